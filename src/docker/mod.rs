@@ -1,0 +1,1 @@
+//! A context becomes an image; a container runs, is found again, is stopped.

@@ -1,0 +1,1 @@
+//! Create, clone and remove a directory tree: plain or Btrfs.

@@ -1,0 +1,4 @@
+//! mistry: a general-purpose build server.
+
+pub mod docker;
+pub mod filesystem;
