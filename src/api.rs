@@ -1,0 +1,373 @@
+//! The JSON contract that the web face and the client share.
+//!
+//! Requests are read as the first mistry's client writes them: keys in any letter case. An
+//! unknown key is an error that names it, because a misspelt option that is ignored builds
+//! the wrong thing. Reading has two steps with two kinds of error: what cannot be read at
+//! all ([`JobRequest::read`]) and names that break their rule ([`JobRequest::names`]).
+
+use std::fmt;
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::build::{BuildInfo, Phase, State};
+use crate::job::{GroupName, JobId, MAX_PARAMS, Params};
+use crate::project::{NameError, ProjectName};
+
+/// `POST /jobs`: as it stands in the body, names not yet parsed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct JobRequest {
+    /// The project's name.
+    pub project: String,
+    /// Names and values, in the order given.
+    #[serde(serialize_with = "as_object")]
+    pub params: Vec<(String, String)>,
+    /// The group; `""` is none.
+    pub group: String,
+    /// A new image and a new build, whatever is cached.
+    pub rebuild: bool,
+}
+
+/// A job request whose names hold what they promise.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// The project asked for; whether it exists is not known yet.
+    pub project: ProjectName,
+    /// The group, if any.
+    pub group: Option<GroupName>,
+    /// The params by name.
+    pub params: Params,
+}
+
+impl JobRequest {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// Says what could not be read, or which key was unknown, and where.
+    pub fn read(body: &[u8]) -> Result<JobRequest, serde_json::Error> {
+        serde_json::from_slice(body)
+    }
+
+    /// Parses the names.
+    ///
+    /// # Errors
+    /// Names the first that breaks its rule.
+    pub fn names(self) -> Result<Named, NameError> {
+        let project = self.project.parse()?;
+        let group = match self.group.as_str() {
+            "" => None,
+            name => Some(name.parse()?),
+        };
+        let params = self
+            .params
+            .into_iter()
+            .map(|(name, value)| Ok((name.parse()?, value)))
+            .collect::<Result<Params, NameError>>()?;
+        Ok(Named {
+            project,
+            group,
+            params,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for JobRequest {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<JobRequest, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = JobRequest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with \"project\"")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JobRequest, A::Error> {
+                const KNOWN: [&str; 4] = ["project", "params", "group", "rebuild"];
+                let mut request = JobRequest::default();
+                let mut seen = Vec::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    let name = key.to_ascii_lowercase();
+                    let Some(name) = KNOWN.into_iter().find(|known| *known == name) else {
+                        let shown: String = key.chars().take(80).collect();
+                        return Err(de::Error::unknown_field(&shown, &KNOWN));
+                    };
+                    if seen.contains(&name) {
+                        return Err(de::Error::duplicate_field(name));
+                    }
+                    seen.push(name);
+                    match name {
+                        "project" => request.project = map.next_value()?,
+                        "params" => {
+                            request.params =
+                                map.next_value::<Option<Pairs>>()?.unwrap_or_default().0;
+                        }
+                        "group" => {
+                            request.group = map.next_value::<Option<String>>()?.unwrap_or_default();
+                        }
+                        _ => {
+                            request.rebuild = map.next_value::<Option<bool>>()?.unwrap_or_default();
+                        }
+                    }
+                }
+                if seen.contains(&"project") {
+                    Ok(request)
+                } else {
+                    Err(de::Error::missing_field("project"))
+                }
+            }
+        }
+
+        input.deserialize_map(Keys)
+    }
+}
+
+/// An object of texts that keeps its order, has no name twice and no more than [`MAX_PARAMS`].
+#[derive(Default)]
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Pairs, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("params as an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs: Vec<(String, String)> = Vec::new();
+                let mut names = std::collections::HashSet::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if pairs.len() == MAX_PARAMS {
+                        return Err(de::Error::custom(format_args!(
+                            "too many params: expected at most {MAX_PARAMS}"
+                        )));
+                    }
+                    let shown: String = name.chars().take(80).collect();
+                    let value = map.next_value::<String>().map_err(|error| {
+                        de::Error::custom(format_args!("param '{shown}': {error}"))
+                    })?;
+                    if !names.insert(name.clone()) {
+                        return Err(de::Error::custom(format_args!(
+                            "param '{shown}' is given twice"
+                        )));
+                    }
+                    pairs.push((name, value));
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        input.deserialize_map(Entries)
+    }
+}
+
+fn as_object<S: serde::Serializer>(pairs: &[(String, String)], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(pairs.iter().map(|(name, value)| (name, value)))
+}
+
+/// Where a job is: the answer of `POST /jobs?async`, and the `state` event of a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct JobState {
+    /// The job's id.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// The project's name.
+    pub project: String,
+    /// Pending or ready.
+    pub state: State,
+    /// What the build is doing; null once it is over.
+    pub phase: Option<Phase>,
+    /// `job/P/ID`, relative to the server.
+    #[serde(rename = "URL")]
+    pub url: String,
+}
+
+impl JobState {
+    /// The state of a build.
+    pub fn of(info: &BuildInfo) -> JobState {
+        JobState {
+            id: info.id.clone(),
+            project: info.project.clone(),
+            state: info.state,
+            phase: info.phase,
+            url: info.url.clone(),
+        }
+    }
+
+    /// The state of a job that was accepted just now.
+    pub fn accepted(project: &ProjectName, id: JobId) -> JobState {
+        JobState {
+            id: id.to_string(),
+            project: project.to_string(),
+            state: State::Pending,
+            phase: Some(Phase::Queued),
+            url: format!("job/{project}/{id}"),
+        }
+    }
+}
+
+/// `GET /job/P/ID` as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct JobView {
+    /// The job's id.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// The project's name.
+    pub project: String,
+    /// Pending or ready.
+    pub state: State,
+    /// All about it.
+    pub build_info: BuildInfo,
+}
+
+/// One line of `GET /index/`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IndexItem {
+    /// The job's id.
+    pub id: String,
+    /// The project's name.
+    pub project: String,
+    /// RFC 3339, UTC.
+    pub started_at: jiff::Timestamp,
+    /// All about it, without the log.
+    pub build_info: BuildInfo,
+    /// Pending or ready.
+    pub state: State,
+}
+
+/// One line of `GET /projects`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProjectItem {
+    /// Its name.
+    pub name: String,
+    /// Builds of it that are kept.
+    pub builds: u64,
+    /// When the latest of them began; null without any.
+    pub latest: Option<jiff::Timestamp>,
+}
+
+/// `GET /project/P` as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProjectView {
+    /// Its name.
+    pub name: String,
+    /// Id of the last succeeded build without a group.
+    pub latest: Option<String>,
+    /// Group names to the id of the last succeeded build of each.
+    pub groups: std::collections::BTreeMap<String, String>,
+    /// The newest builds, newest first, at most 50.
+    pub builds: Vec<IndexItem>,
+}
+
+/// The answer of `POST /project/P/rebuild`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageView {
+    /// The project's name.
+    pub project: String,
+    /// The new image's id.
+    pub image: String,
+    /// How long it took, in nanoseconds.
+    pub duration: i64,
+    /// The end of what the image build printed.
+    pub log: String,
+    /// What was cleaned up afterwards.
+    pub pruned: PruneView,
+}
+
+/// What an image rebuild leaves over and cleans up: only what is this server's own.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PruneView {
+    /// Images of this server that nothing names any more.
+    pub images: u64,
+    /// Containers of this server that no build owns.
+    pub containers: u64,
+    /// Bytes that the images held.
+    pub bytes: u64,
+}
+
+/// The last event of `GET /log/P/ID`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LogEnd {
+    /// Ready, or pending when the server goes away first.
+    pub state: State,
+    /// How the build ended.
+    pub outcome: Option<crate::build::Outcome>,
+    /// The container's exit code; -999 when there is none.
+    pub exit_code: i64,
+}
+
+/// Every answer that is an error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// One sentence.
+    pub error: String,
+    /// The request's id, as in the journal.
+    #[serde(default)]
+    pub request: String,
+    /// The job that the error is about, when one was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(body: &str) -> String {
+        JobRequest::read(body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn keys_are_read_in_any_letter_case() {
+        let request =
+            JobRequest::read(br#"{"Project":"p","PARAMS":{"a":"b"},"Group":"g","Rebuild":true}"#)
+                .unwrap();
+        assert_eq!(request.project, "p");
+        assert_eq!(request.params, [("a".to_owned(), "b".to_owned())]);
+        assert_eq!(request.group, "g");
+        assert!(request.rebuild);
+        let nulls = JobRequest::read(br#"{"project":"p","params":null,"group":null}"#).unwrap();
+        assert_eq!((nulls.params.len(), nulls.group.as_str()), (0, ""));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        assert!(error(r#"{"project":"p","colour":1}"#).contains("colour"));
+        assert!(error(r#"{"params":{}}"#).contains("project"));
+        assert!(error(r#"{"project":"p","Project":"q"}"#).contains("duplicate"));
+        assert!(error(r#"{"project":"p","params":{"a":1}}"#).contains("param 'a'"));
+        assert!(error(r#"{"project":"p","params":{"a":"1","a":"2"}}"#).contains("twice"));
+        assert!(error(r#"{"project":"p"} x"#).contains("trailing"));
+        assert!(error("[]").contains("object"));
+        let many: String = (0..10_000).map(|n| format!(r#""a{n}":"","#)).collect();
+        let body = format!(
+            r#"{{"project":"p","params":{{{}}}}}"#,
+            many.trim_end_matches(',')
+        );
+        assert!(error(&body).contains("at most 1000"));
+    }
+
+    #[test]
+    fn a_request_written_is_a_request_read() {
+        let request = JobRequest {
+            project: "p".to_owned(),
+            params: vec![("a".to_owned(), "<&\u{2028}\0".to_owned())],
+            group: "g/x".to_owned(),
+            rebuild: true,
+        };
+        let text = serde_json::to_vec(&request).unwrap();
+        assert_eq!(JobRequest::read(&text).unwrap(), request);
+    }
+}

@@ -1,0 +1,424 @@
+//! The record of a build: what `build_info.json` holds and what `POST /jobs` answers.
+//!
+//! Field names are those of the first mistry, so that its client and its users' scripts go
+//! on reading them; ours stand beside them. A record that the first mistry left is read, too:
+//! what it lacks is filled in from where it lies ([`BuildInfo::complete`]).
+//!
+//! Values of opaque params never enter [`BuildInfo`]; while a build is pending they live in
+//! the record's [`Bookkeeping`], which is written to disk and shown to nobody.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::job::{Job, JobId, Params};
+use crate::project::ProjectName;
+
+/// The exit code of a build that has none (yet).
+pub const NO_EXIT_CODE: i64 = -999;
+/// The duration of a build that is not over: minus one second, as the first mistry wrote it.
+pub const NO_DURATION: i64 = -1_000_000_000;
+/// Most bytes of log in an answer, and of standard error in a record: what a terminal scrolls.
+pub const LOG_TAIL: usize = 64 << 10;
+
+/// Where a build's directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Accepted, not over.
+    Pending,
+    /// Over, whatever its outcome.
+    Ready,
+}
+
+impl State {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Ready => "ready",
+        }
+    }
+}
+
+/// What a pending build is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Waiting for a slot.
+    Queued,
+    /// Its directory is made or cloned.
+    Preparing,
+    /// Its image is looked for or built.
+    Imaging,
+    /// Its container runs.
+    Running,
+    /// Its result is put in place.
+    Finishing,
+}
+
+impl Phase {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Queued => "queued",
+            Phase::Preparing => "preparing",
+            Phase::Imaging => "imaging",
+            Phase::Running => "running",
+            Phase::Finishing => "finishing",
+        }
+    }
+}
+
+/// How a build ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Its container ended with 0.
+    Succeeded,
+    /// Its container ended with another exit code.
+    Failed,
+    /// It could not be run to its end; `Err` says why.
+    Errored,
+    /// Somebody stopped it.
+    Cancelled,
+    /// A deadline stopped it.
+    TimedOut,
+}
+
+impl Outcome {
+    /// As in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Succeeded => "succeeded",
+            Outcome::Failed => "failed",
+            Outcome::Errored => "errored",
+            Outcome::Cancelled => "cancelled",
+            Outcome::TimedOut => "timed-out",
+        }
+    }
+}
+
+/// Who cancelled a build and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Cancelled {
+    /// Who asked for it.
+    pub by: String,
+    /// The reason given.
+    pub reason: String,
+}
+
+/// How long each part took, in milliseconds; null for what did not happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Phases {
+    /// From acceptance to a slot.
+    pub waiting: Option<u64>,
+    /// Making or cloning the directory.
+    pub snapshot: Option<u64>,
+    /// Finding or building the image.
+    pub image: Option<u64>,
+    /// The container, from creation to its end.
+    pub run: Option<u64>,
+    /// Putting the result in place.
+    pub finish: Option<u64>,
+}
+
+/// What went into the job id, so that a later job can say what differs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Inputs {
+    /// The digest of the context.
+    pub context: String,
+}
+
+/// Everything that is told about a build.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct BuildInfo {
+    /// Names to values; null for opaque ones.
+    #[serde(deserialize_with = "shown_params")]
+    pub params: BTreeMap<String, Option<String>>,
+    /// The group, or "".
+    pub group: String,
+    /// The absolute path of the artifacts once the build is ready.
+    pub path: String,
+    /// The answer came from a ready build.
+    pub cached: bool,
+    /// The answer came from a build that somebody else had asked for already.
+    pub coalesced: bool,
+    /// The build began as a clone of its group's latest.
+    pub incremental: bool,
+    /// The container's exit code, or -999.
+    pub exit_code: i64,
+    /// Why the build could not be run to its end, in one sentence.
+    pub err: Option<String>,
+    /// The same, "" for none.
+    pub err_build: String,
+    /// The end of the log; only in answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_stdouterr: Option<String>,
+    /// The end of standard error; only of failed builds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_stderr: Option<String>,
+    /// Always "rsync", as before.
+    pub transport_method: String,
+    /// When the build began; while it is queued, when it was accepted.
+    pub started_at: Timestamp,
+    /// Nanoseconds from beginning to end, or -1000000000.
+    pub duration: i64,
+    /// `job/P/ID`.
+    #[serde(rename = "URL")]
+    pub url: String,
+    /// The job's id.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// The project's name.
+    pub project: String,
+    /// Pending or ready.
+    pub state: State,
+    /// What it is doing while pending.
+    pub phase: Option<Phase>,
+    /// How it ended, once ready.
+    pub outcome: Option<Outcome>,
+    /// Which execution of the job this is, from 1.
+    pub attempt: u32,
+    /// When the job was accepted.
+    pub queued_at: Option<Timestamp>,
+    /// When it was over.
+    pub finished_at: Option<Timestamp>,
+    /// How long each part took.
+    pub phases: Phases,
+    /// The image's id.
+    pub image: Option<String>,
+    /// Who cancelled it.
+    pub cancelled: Option<Cancelled>,
+    /// Digests of what was asked.
+    pub inputs: Inputs,
+}
+
+impl Default for BuildInfo {
+    fn default() -> BuildInfo {
+        BuildInfo {
+            params: BTreeMap::new(),
+            group: String::new(),
+            path: String::new(),
+            cached: false,
+            coalesced: false,
+            incremental: false,
+            exit_code: NO_EXIT_CODE,
+            err: None,
+            err_build: String::new(),
+            container_stdouterr: None,
+            container_stderr: None,
+            transport_method: "rsync".to_owned(),
+            started_at: Timestamp::UNIX_EPOCH,
+            duration: NO_DURATION,
+            url: String::new(),
+            id: String::new(),
+            project: String::new(),
+            state: State::Pending,
+            phase: None,
+            outcome: None,
+            attempt: 1,
+            queued_at: None,
+            finished_at: None,
+            phases: Phases::default(),
+            image: None,
+            cancelled: None,
+            inputs: Inputs::default(),
+        }
+    }
+}
+
+impl BuildInfo {
+    /// The info of a job that is accepted at `now`; `path` is where its artifacts will be.
+    pub fn accepted(job: &Job, id: JobId, path: String, now: Timestamp) -> BuildInfo {
+        BuildInfo {
+            params: job
+                .params
+                .iter()
+                .map(|(name, value)| (name.to_string(), (!name.is_opaque()).then(|| value.clone())))
+                .collect(),
+            group: job
+                .group
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            path,
+            started_at: now,
+            url: format!("job/{}/{id}", job.project),
+            id: id.to_string(),
+            project: job.project.to_string(),
+            phase: Some(Phase::Queued),
+            queued_at: Some(now),
+            inputs: Inputs {
+                context: job.context.to_string(),
+            },
+            ..BuildInfo::default()
+        }
+    }
+
+    /// True when the result may be served from the cache and be a base.
+    pub fn succeeded(&self) -> bool {
+        self.outcome == Some(Outcome::Succeeded)
+    }
+
+    /// Sets why the build could not be run to its end, in both spellings.
+    pub fn set_error(&mut self, sentence: String) {
+        self.err_build.clone_from(&sentence);
+        self.err = Some(sentence);
+    }
+
+    /// Fills in what the place says and a record of the first mistry does not, and hides the
+    /// opaque values that it kept.
+    pub(super) fn complete(
+        &mut self,
+        project: &ProjectName,
+        id: JobId,
+        state: State,
+        path: String,
+    ) {
+        self.id = id.to_string();
+        self.project = project.to_string();
+        self.url = format!("job/{project}/{id}");
+        self.path = path;
+        self.state = state;
+        if state == State::Ready {
+            self.phase = None;
+            self.outcome
+                .get_or_insert(match (self.exit_code, self.err_build.as_str()) {
+                    (0, "") => Outcome::Succeeded,
+                    (NO_EXIT_CODE, _) | (0, _) => Outcome::Errored,
+                    _ => Outcome::Failed,
+                });
+        }
+        if self.err.is_none() && !self.err_build.is_empty() {
+            self.err = Some(self.err_build.clone());
+        }
+        for (name, value) in &mut self.params {
+            if name.starts_with('_') {
+                *value = None;
+            }
+        }
+    }
+}
+
+/// What the daemon keeps for itself in the record.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Bookkeeping {
+    /// Everything of the build is on stable storage.
+    pub durable: bool,
+    /// The boot in which it was written: what is not durable and of another boot is absent.
+    pub boot: String,
+    /// When the build must be over.
+    pub deadline: Option<Timestamp>,
+    /// How many bytes of `out.log` came before the container's own output.
+    pub log_offset: u64,
+    /// The container of this attempt.
+    pub container: Option<String>,
+    /// A new image was asked for.
+    pub rebuild: bool,
+    /// Values of opaque params; empty once the build is over.
+    pub opaque: BTreeMap<String, String>,
+    /// Digest of each file of the context, at most [`MAX_INPUT_FILES`].
+    pub files: BTreeMap<String, String>,
+}
+
+/// A record names at most this many input files, so that it stays a file one can open.
+pub const MAX_INPUT_FILES: usize = 2_000;
+
+/// `build_info.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// What is told.
+    #[serde(flatten)]
+    pub info: BuildInfo,
+    /// What is not.
+    #[serde(rename = "Bookkeeping", default)]
+    pub keep: Bookkeeping,
+}
+
+impl Record {
+    /// The params as they were asked, opaque ones included; `None` when the record of an
+    /// earlier life cannot say any more.
+    pub fn params(&self) -> Option<Params> {
+        self.info
+            .params
+            .iter()
+            .map(|(name, value)| {
+                let value = value.as_ref().or_else(|| self.keep.opaque.get(name))?;
+                Some((name.parse().ok()?, value.clone()))
+            })
+            .collect()
+    }
+}
+
+/// The first mistry wrote null for no params.
+fn shown_params<'de, D: Deserializer<'de>>(
+    input: D,
+) -> Result<BTreeMap<String, Option<String>>, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> JobId {
+        "0123456789abcdef".repeat(4).parse().unwrap()
+    }
+
+    #[test]
+    fn the_record_is_golden() {
+        let job = Job {
+            project: "yarn".parse().unwrap(),
+            group: Some("main".parse().unwrap()),
+            params: [("lock", "x"), ("_token", "secret")]
+                .map(|(n, v)| (n.parse().unwrap(), v.to_owned()))
+                .into(),
+            context: crate::project::Digest::of(b""),
+        };
+        let now = "2026-01-02T03:04:05.678Z".parse().unwrap();
+        let mut info =
+            BuildInfo::accepted(&job, id(), "/b/yarn/ready/x/data/artifacts".to_owned(), now);
+        info.container_stdouterr = Some("hello\n".to_owned());
+        let text = serde_json::to_string_pretty(&info).unwrap();
+        assert_eq!(text, include_str!("info.golden.json").trim_end());
+        assert_eq!(serde_json::from_str::<BuildInfo>(&text).unwrap(), info);
+        assert!(!text.contains("secret"));
+    }
+
+    #[test]
+    fn a_record_of_the_first_mistry_is_understood() {
+        let text = r#"{"Params":{"a":"b","_s":"secret"},"Group":"g","Path":"/old","Cached":false,
+            "Coalesced":false,"Incremental":true,"ExitCode":0,"ErrBuild":"","TransportMethod":"rsync",
+            "StartedAt":"2019-03-04T12:13:14.123456789+02:00","Duration":41000000000,"URL":"job/p/x"}"#;
+        let mut record: Record = serde_json::from_str(text).unwrap();
+        record
+            .info
+            .complete(&"p".parse().unwrap(), id(), State::Ready, "/new".to_owned());
+        assert!(record.info.succeeded());
+        assert_eq!(record.info.params["_s"], None);
+        assert_eq!(
+            record.info.started_at.to_string(),
+            "2019-03-04T10:13:14.123456789Z"
+        );
+        for (text, outcome) in [
+            (
+                r#"{"Params":null,"ExitCode":-999,"ErrBuild":"work: x"}"#,
+                Outcome::Errored,
+            ),
+            (r#"{"ExitCode":3}"#, Outcome::Failed),
+            (r#"{"ExitCode":0,"ErrBuild":"x"}"#, Outcome::Errored),
+        ] {
+            let mut record: Record = serde_json::from_str(text).unwrap();
+            record
+                .info
+                .complete(&"p".parse().unwrap(), id(), State::Ready, String::new());
+            assert_eq!(record.info.outcome, Some(outcome), "{text}");
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Projects: directories under `projects_path` that hold a `Dockerfile`.
+//!
+//! A [`ProjectName`] is parsed once, at the door; inside the house it can be joined to a
+//! path without thought. [`Projects`] opens them, and remembers the digests of files whose
+//! stamp has not changed, so that asking again for a large project costs a walk over its
+//! files and not a reading of them. Everything here blocks; callers choose the thread.
+//!
+//! Who may write `projects_path` is as good as root on the host (a project may ask for
+//! mounts and a user), so the files of a project are trusted; its *name* is not.
+
+mod context;
+mod ignore;
+mod name;
+mod settings;
+
+pub use context::{Context, Digest};
+pub(crate) use name::is_word;
+pub use name::{NameError, ProjectName};
+pub use settings::{Limits, Settings, SettingsError, parse_duration, parse_size};
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The recipe of a project's image.
+pub(crate) const DOCKERFILE: &str = "Dockerfile";
+/// The project's own settings, beside the Dockerfile.
+pub(crate) const SETTINGS: &str = "mistry.json";
+
+/// What can go wrong with a project, in our words.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No directory of that name, or none with a Dockerfile.
+    #[error("unknown project '{0}'")]
+    Unknown(ProjectName),
+    /// The directory is there, but cannot be built as it is.
+    #[error("project '{0}' cannot be built: {1}")]
+    Unbuildable(ProjectName, String),
+    /// Its `mistry.json` says something that cannot be.
+    #[error("project '{0}' cannot be built: its mistry.json is wrong: {1}")]
+    Settings(ProjectName, SettingsError),
+    /// A file changed between the moment it was read for the digest and the moment it was sent.
+    #[error("project '{0}' changed while it was being read; ask again")]
+    Changed(ProjectName),
+    /// The host's disk said no.
+    #[error("could not read project '{0}'")]
+    Read(ProjectName, #[source] io::Error),
+    /// `projects_path` itself cannot be read.
+    #[error("could not list the projects")]
+    List(#[source] io::Error),
+}
+
+/// A project that exists.
+#[derive(Clone, Debug)]
+pub struct Project {
+    /// Its name, which is its directory's.
+    pub name: ProjectName,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Project {
+    /// Reads `mistry.json`; a project without one has the default settings.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] names the key and what was expected.
+    pub fn settings(&self) -> Result<Settings, Error> {
+        match std::fs::read_to_string(self.path.join(SETTINGS)) {
+            Ok(text) => Settings::parse(&text, &self.path)
+                .map_err(|source| Error::Settings(self.name.clone(), source)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
+            Err(error) => Err(Error::Read(self.name.clone(), error)),
+        }
+    }
+}
+
+/// All projects under one `projects_path`.
+#[derive(Clone, Debug)]
+pub struct Projects {
+    root: PathBuf,
+    /// Guards only the map; walks happen outside of it. Std, because it is held for a lookup.
+    remembered: Arc<Mutex<HashMap<ProjectName, Arc<context::Memory>>>>,
+}
+
+impl Projects {
+    /// The projects under `root`, which must exist (the configuration has checked that).
+    pub fn new(root: &Path) -> Projects {
+        Projects {
+            root: root.to_owned(),
+            remembered: Arc::default(),
+        }
+    }
+
+    /// Where they are.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Finds a project by name.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] without a directory or Dockerfile, [`Error::Unbuildable`] when the
+    /// Dockerfile is not a regular file.
+    pub fn open(&self, name: &ProjectName) -> Result<Project, Error> {
+        let path = self.root.join(name.as_str());
+        match std::fs::symlink_metadata(path.join(DOCKERFILE)) {
+            Ok(found) if found.is_file() => Ok(Project {
+                name: name.clone(),
+                path,
+            }),
+            Ok(found) => Err(Error::Unbuildable(
+                name.clone(),
+                format!(
+                    "its Dockerfile is {}, a regular file was expected",
+                    if found.is_symlink() {
+                        "a symbolic link"
+                    } else {
+                        "not a file"
+                    }
+                ),
+            )),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Err(Error::Unknown(name.clone()))
+            }
+            Err(error) => Err(Error::Read(name.clone(), error)),
+        }
+    }
+
+    /// Names of all projects, sorted. What is no project is passed over.
+    ///
+    /// # Errors
+    /// When `projects_path` cannot be listed.
+    pub fn list(&self) -> Result<Vec<ProjectName>, Error> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.root).map_err(Error::List)? {
+            let entry = entry.map_err(Error::List)?;
+            let name = entry.file_name().to_str().and_then(|n| n.parse().ok());
+            if let Some(name) = name
+                && self.open(&name).is_ok()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Walks the project's context and digests it; files whose stamp is known are not read again.
+    ///
+    /// # Errors
+    /// As [`Projects::open`], or [`Error::Read`] when a file cannot be read.
+    pub fn context(&self, name: &ProjectName) -> Result<Context, Error> {
+        let project = self.open(name)?;
+        let known = self.lock().get(name).cloned();
+        let (context, memory) = match Context::walk(&project, known.as_deref()) {
+            Ok(walked) => walked,
+            // It was there a moment ago: whoever removed it wins.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.open(name)?;
+                return Err(Error::Changed(name.clone()));
+            }
+            Err(error) => return Err(Error::Read(name.clone(), error)),
+        };
+        if let Some(memory) = memory {
+            self.lock().insert(name.clone(), Arc::new(memory));
+        }
+        Ok(context)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ProjectName, Arc<context::Memory>>> {
+        self.remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

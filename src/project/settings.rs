@@ -1,0 +1,261 @@
+//! `mistry.json`: what one project wants otherwise than the rest of the host.
+//!
+//! Also the spelling of durations and sizes, which the daemon's configuration shares.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+/// What is wrong with a settings file: the key and what was expected of it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(String);
+
+/// Bounds on what one container may use; `None` is no bound.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of memory.
+    #[serde(default, deserialize_with = "size")]
+    pub memory: Option<u64>,
+    /// Processors, in fractions.
+    #[serde(default)]
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    #[serde(default)]
+    pub pids: Option<u64>,
+}
+
+impl Limits {
+    /// Says which bound is impossible, if one is.
+    pub fn check(&self) -> Result<(), String> {
+        if self.cpus.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
+            return Err("limits.cpus: expected a number above 0".to_owned());
+        }
+        if self.pids == Some(0) {
+            return Err("limits.pids: expected a number above 0".to_owned());
+        }
+        // Docker's own lower bound.
+        if self.memory.is_some_and(|m| m < 6 << 20) {
+            return Err("limits.memory: expected at least 6M".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// A project's own settings; each overrides the daemon's.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How long a build may run.
+    #[serde(default, deserialize_with = "duration")]
+    pub job_timeout: Option<Duration>,
+    /// How long a build may print nothing.
+    #[serde(default, deserialize_with = "duration")]
+    pub silence_timeout: Option<Duration>,
+    /// Docker network mode.
+    #[serde(default)]
+    pub network: Option<String>,
+    /// Bounds of the container.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+    /// Host path to container path, beside the daemon's mounts.
+    #[serde(default)]
+    pub mounts: BTreeMap<PathBuf, String>,
+    /// `uid`, `uid:gid` or a name that the image knows.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+impl Settings {
+    /// Reads the text of a `mistry.json` of the project at `home`; relative mounts start there.
+    ///
+    /// # Errors
+    /// One line that names the key and what was expected.
+    pub fn parse(text: &str, home: &Path) -> Result<Settings, SettingsError> {
+        let mut settings: Settings =
+            serde_json::from_str(text).map_err(|error| SettingsError(error.to_string()))?;
+        if let Some(limits) = &settings.limits {
+            limits.check().map_err(SettingsError)?;
+        }
+        if settings.user.as_deref() == Some("") || settings.network.as_deref() == Some("") {
+            return Err(SettingsError(
+                "user and network: expected a text that is not empty".to_owned(),
+            ));
+        }
+        settings.mounts = resolve_mounts(settings.mounts, home).map_err(SettingsError)?;
+        Ok(settings)
+    }
+}
+
+/// Makes host paths absolute (relative to `home`) and checks that container paths are.
+pub(crate) fn resolve_mounts(
+    mounts: BTreeMap<PathBuf, String>,
+    home: &Path,
+) -> Result<BTreeMap<PathBuf, String>, String> {
+    mounts
+        .into_iter()
+        .map(|(host, inside)| {
+            let shadows_data = inside == "/data" || inside.starts_with("/data/");
+            if !inside.starts_with('/') || inside == "/" || shadows_data {
+                return Err(format!(
+                    "mounts: '{inside}': expected an absolute path in the container that is neither / nor under /data"
+                ));
+            }
+            Ok((home.join(host), inside))
+        })
+        .collect()
+}
+
+/// Reads `500ms`, `90s`, `15m`, `2h30m`, `7d`; `None` when it is not one of these.
+///
+/// Units go from large to small and each at most once, so `30m2h` is refused.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 5] = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ];
+    let mut rest = text;
+    let mut total: u64 = 0;
+    let mut next_unit = 0;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let number: u64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let letters = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let unit = UNITS
+            .iter()
+            .position(|(name, _)| *name == &rest[..letters])?;
+        if unit < next_unit {
+            return None;
+        }
+        next_unit = unit + 1;
+        total = total.checked_add(number.checked_mul(UNITS[unit].1)?)?;
+        rest = &rest[letters..];
+    }
+    (next_unit > 0).then(|| Duration::from_millis(total))
+}
+
+/// Reads `1048576`, `512K`, `512M`, `20G`, `1T` (powers of 1024); `None` when it is no size.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        "T" => 1_u64 << 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+/// For serde: an optional duration in our spelling, above zero.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(input)? else {
+        return Ok(None);
+    };
+    match parse_duration(&text) {
+        Some(duration) if !duration.is_zero() => Ok(Some(duration)),
+        _ => Err(de::Error::invalid_value(
+            de::Unexpected::Str(&text),
+            &"a duration like 500ms, 90s, 15m, 2h30m or 7d",
+        )),
+    }
+}
+
+/// For serde: an optional size, as a number of bytes or in our spelling.
+pub(crate) fn size<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a size: a number of bytes, or a text like 512M or 20G"
+    )]
+    enum Spelling {
+        Bytes(u64),
+        Text(String),
+    }
+    match Option::<Spelling>::deserialize(input)? {
+        None => Ok(None),
+        Some(Spelling::Bytes(bytes)) => Ok(Some(bytes)),
+        Some(Spelling::Text(text)) => parse_size(&text).map(Some).ok_or_else(|| {
+            de::Error::invalid_value(de::Unexpected::Str(&text), &"a size like 512M or 20G")
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_written() {
+        for (text, ms) in [
+            ("500ms", 500),
+            ("90s", 90_000),
+            ("15m", 900_000),
+            ("2h30m", 9_000_000),
+            ("7d", 604_800_000),
+            ("1m1ms", 60_001),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Some(Duration::from_millis(ms)),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1.5h",
+            "30m2h",
+            "1s1s",
+            "1y",
+            "99999999999999999d",
+        ] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_read_as_written() {
+        assert_eq!(parse_size("512M"), Some(512 << 20));
+        assert_eq!(parse_size("20G"), Some(20 << 30));
+        assert_eq!(parse_size("7"), Some(7));
+        for text in ["", "M", "-1", "1.5G", "1X", "99999999999T"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_settings_file_is_named_by_its_key() {
+        let home = Path::new("/p");
+        for (text, key) in [
+            (r#"{"usr":"x"}"#, "usr"),
+            (r#"{"job_timeout":"soon"}"#, "duration"),
+            (r#"{"limits":{"memory":"lots"}}"#, "size"),
+            (r#"{"limits":{"cpus":0}}"#, "limits.cpus"),
+            (r#"{"mounts":{"/x":"rel"}}"#, "mounts"),
+            (r#"{"mounts":{"/x":"/data/params"}}"#, "mounts"),
+            (r#"{"user":""}"#, "user"),
+        ] {
+            let error = Settings::parse(text, home).unwrap_err().to_string();
+            assert!(error.contains(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn relative_mounts_start_at_the_project() {
+        let settings = Settings::parse(r#"{"mounts":{"ssh":"/ssh"}}"#, Path::new("/p")).unwrap();
+        assert_eq!(settings.mounts[Path::new("/p/ssh")], "/ssh");
+    }
+}
