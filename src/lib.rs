@@ -2,7 +2,10 @@
 
 pub mod api;
 pub mod build;
+pub mod config;
 pub mod docker;
 pub mod filesystem;
 pub mod job;
+pub mod metrics;
+pub mod pipe;
 pub mod project;

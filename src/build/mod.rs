@@ -1,3 +1,31 @@
-//! Builds: one execution of a job and its directory on disk.
+//! Builds: executions of jobs, and their directories under the build path.
+//!
+//! A build is a directory, first in `pending/`, then in `ready/`. Its invariants:
+//!
+//! - From acceptance on it holds a record (`build_info.json`) and a log (`out.log`).
+//! - [`PendingBuild::finish`] is the only way into `ready/`: one rename, or an exchange where
+//!   a build of the same id is replaced. The record in it is complete before that.
+//! - A ready build never changes, but for the mark that it is durable; it is only removed whole.
+//! - Only a succeeded build is ever pointed at by `latest` or `groups/<group>`.
+//! - A ready build of an earlier boot that is not marked durable counts as absent.
+//!
+//! `docs/build-directory.md` is the contract with strangers; [`layout`] is the only file that
+//! knows its names.
+
+mod artifacts;
+mod index;
 mod info;
+mod layout;
+mod lease;
+mod log;
+mod pending;
+mod record;
+mod store;
+
+pub use artifacts::{Artifacts, Found, Item};
+pub use index::{Filter, Place};
 pub use info::*;
+pub use log::{BuildLog, LogFollower, LogProgress};
+pub use pending::{End, FinishedBuild, PendingBuild, Unfinished};
+pub use store::{BuildStore, Error, Holder, Leftover, holder};
+pub(crate) use store::{random_hex, text_of};

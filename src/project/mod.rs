@@ -17,6 +17,7 @@ pub use context::{Context, Digest};
 pub(crate) use name::is_word;
 pub use name::{NameError, ProjectName};
 pub use settings::{Limits, Settings, SettingsError, parse_duration, parse_size};
+pub(crate) use settings::{duration, read_json, resolve_mounts, size};
 
 use std::collections::HashMap;
 use std::io;

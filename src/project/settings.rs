@@ -75,8 +75,7 @@ impl Settings {
     /// # Errors
     /// One line that names the key and what was expected.
     pub fn parse(text: &str, home: &Path) -> Result<Settings, SettingsError> {
-        let mut settings: Settings =
-            serde_json::from_str(text).map_err(|error| SettingsError(error.to_string()))?;
+        let mut settings: Settings = read_json(text).map_err(SettingsError)?;
         if let Some(limits) = &settings.limits {
             limits.check().map_err(SettingsError)?;
         }
@@ -88,6 +87,20 @@ impl Settings {
         settings.mounts = resolve_mounts(settings.mounts, home).map_err(SettingsError)?;
         Ok(settings)
     }
+}
+
+/// Reads JSON; an error names the key, what was expected, and the line.
+pub(crate) fn read_json<T: de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut input = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut input).map_err(|error| {
+        let path = error.path().to_string();
+        match path.as_str() {
+            "." => error.inner().to_string(),
+            key => format!("{key}: {}", error.inner()),
+        }
+    })?;
+    input.end().map_err(|error| error.to_string())?;
+    Ok(value)
 }
 
 /// Makes host paths absolute (relative to `home`) and checks that container paths are.
@@ -241,8 +254,8 @@ mod tests {
         let home = Path::new("/p");
         for (text, key) in [
             (r#"{"usr":"x"}"#, "usr"),
-            (r#"{"job_timeout":"soon"}"#, "duration"),
-            (r#"{"limits":{"memory":"lots"}}"#, "size"),
+            (r#"{"job_timeout":"soon"}"#, "job_timeout: "),
+            (r#"{"limits":{"memory":"lots"}}"#, "limits.memory: "),
             (r#"{"limits":{"cpus":0}}"#, "limits.cpus"),
             (r#"{"mounts":{"/x":"rel"}}"#, "mounts"),
             (r#"{"mounts":{"/x":"/data/params"}}"#, "mounts"),

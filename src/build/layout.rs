@@ -1,0 +1,150 @@
+//! Every path there is under `build_path`. Pure; the only file that knows the names in it.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::build::State;
+use crate::job::{GroupName, JobId};
+use crate::project::ProjectName;
+
+/// The daemon's own directory; no project name begins with a dot.
+const OWN: &str = ".mistry";
+const PENDING: &str = "pending";
+const READY: &str = "ready";
+const FAILED: &str = "failed";
+const LATEST: &str = "latest";
+const GROUPS: &str = "groups";
+/// Mounted at `/data` in the container.
+pub(super) const DATA: &str = "data";
+/// What is served, under `data`.
+pub(super) const ARTIFACTS: &str = "artifacts";
+/// Kept for the next build of the group, under `data`.
+pub(super) const CACHE: &str = "cache";
+/// One file per param, under `data`; never cloned.
+pub(super) const PARAMS: &str = "params";
+/// The record.
+pub(super) const RECORD: &str = "build_info.json";
+/// The log.
+pub(super) const LOG: &str = "out.log";
+
+/// The paths under one build path.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub(super) fn new(root: &Path) -> Layout {
+        Layout {
+            root: root.to_owned(),
+        }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `.mistry`: lock, instance id, trash.
+    pub(super) fn own(&self) -> PathBuf {
+        self.root.join(OWN)
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.own().join("lock")
+    }
+
+    pub(super) fn instance(&self) -> PathBuf {
+        self.own().join("instance")
+    }
+
+    /// Where what is to be removed waits for its last reader.
+    pub(super) fn trash(&self) -> PathBuf {
+        self.own().join("trash")
+    }
+
+    pub(super) fn project(&self, project: &ProjectName) -> PathBuf {
+        self.root.join(project.as_str())
+    }
+
+    /// The directory that holds all builds of a state.
+    pub(super) fn builds(&self, project: &ProjectName, state: State) -> PathBuf {
+        self.project(project).join(match state {
+            State::Pending => PENDING,
+            State::Ready => READY,
+        })
+    }
+
+    pub(super) fn pending(&self, project: &ProjectName, id: JobId) -> PathBuf {
+        self.builds(project, State::Pending).join(id.to_string())
+    }
+
+    pub(super) fn ready(&self, project: &ProjectName, id: JobId) -> PathBuf {
+        self.builds(project, State::Ready).join(id.to_string())
+    }
+
+    /// The last failed rebuild of an id whose succeeded build stays in `ready`.
+    pub(super) fn failed(&self, project: &ProjectName, id: JobId) -> PathBuf {
+        self.project(project).join(FAILED).join(id.to_string())
+    }
+
+    /// The link to the last succeeded build of a group, or without one.
+    pub(super) fn link(&self, project: &ProjectName, group: Option<&GroupName>) -> PathBuf {
+        match group {
+            None => self.project(project).join(LATEST),
+            Some(group) => self.groups(project).join(group.file_name()),
+        }
+    }
+
+    pub(super) fn groups(&self, project: &ProjectName) -> PathBuf {
+        self.project(project).join(GROUPS)
+    }
+
+    /// What such a link says; relative, so that a build path can be moved.
+    pub(super) fn link_target(group: Option<&GroupName>, id: JobId) -> PathBuf {
+        let up = if group.is_some() { "../" } else { "" };
+        PathBuf::from(format!("{up}{READY}/{id}"))
+    }
+
+    /// The id that a link's text names; the first mistry wrote absolute ones.
+    pub(super) fn linked_id(target: &Path) -> Option<JobId> {
+        let mut parts = target.components().rev();
+        let Some(Component::Normal(id)) = parts.next() else {
+            return None;
+        };
+        let in_ready = parts.next() == Some(Component::Normal(READY.as_ref()));
+        in_ready.then(|| id.to_str()?.parse().ok()).flatten()
+    }
+
+    /// The absolute path of a ready build's artifacts, as clients are told it.
+    pub(super) fn served(&self, project: &ProjectName, id: JobId) -> String {
+        let path = self.ready(project, id).join(DATA).join(ARTIFACTS);
+        path.to_string_lossy().into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_relative_and_absolute_ones_are_understood() {
+        let id: JobId = "ab".repeat(32).parse().unwrap();
+        let group: GroupName = "g".parse().unwrap();
+        for group in [None, Some(&group)] {
+            let target = Layout::link_target(group, id);
+            assert!(target.is_relative());
+            assert_eq!(Layout::linked_id(&target), Some(id));
+        }
+        let absolute = format!("/old/p/ready/{id}");
+        assert_eq!(Layout::linked_id(Path::new(&absolute)), Some(id));
+        for foreign in [
+            "",
+            "/",
+            "ready/x",
+            &format!("pending/{id}"),
+            &format!("{id}"),
+            "ready/..",
+        ] {
+            assert_eq!(Layout::linked_id(Path::new(foreign)), None, "{foreign}");
+        }
+    }
+}

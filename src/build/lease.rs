@@ -1,0 +1,73 @@
+//! A lease keeps a build's directory from being removed while somebody reads it.
+//!
+//! It is a shared `flock` on the directory itself, so the kernel keeps the count: it cannot
+//! leak, whatever dies, and holds between processes.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+/// Times that a directory may be replaced between opening and locking it before we give up.
+const PATIENCE: usize = 16;
+
+/// A build's directory, open and not removable.
+#[derive(Debug)]
+pub(super) struct Lease(File);
+
+impl Lease {
+    /// Takes a lease on the directory at `path`; `None` when there is none.
+    pub(super) fn take(path: &Path) -> io::Result<Option<Lease>> {
+        for _ in 0..PATIENCE {
+            let Some(directory) = open(path)? else {
+                return Ok(None);
+            };
+            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared) {
+                // It may have been replaced and removed before the lock was ours.
+                Ok(()) if is_at(&directory, path)? => return Ok(Some(Lease(directory))),
+                Ok(()) => {}
+                // It is being removed: its name leads elsewhere by now, or nowhere.
+                Err(rustix::io::Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The directory.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Waits until nobody holds a lease on the directory at `path`. It must already be out of
+    /// sight, or new ones come for ever.
+    pub(super) fn wait_for_last(path: &Path) -> io::Result<()> {
+        match open(path)? {
+            Some(directory) => {
+                rustix::fs::flock(&directory, FlockOperation::LockExclusive)?;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_at(directory: &File, path: &Path) -> io::Result<bool> {
+    let ours = rustix::fs::fstat(directory)?;
+    match rustix::fs::lstat(path) {
+        Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
+        Err(rustix::io::Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(directory) => Ok(Some(File::from(directory))),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

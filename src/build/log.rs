@@ -1,0 +1,186 @@
+//! The build log: one writer, any number of followers.
+//!
+//! The file is the truth. A follower holds an offset into it, never a copy, so a slow reader
+//! costs the daemon nothing. Followers are woken by the writer; nobody polls.
+
+use std::io::{self, SeekFrom};
+use std::path::Path;
+
+use bytes::{Bytes, BytesMut};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+/// Most bytes that a follower is handed at once.
+const CHUNK: usize = 64 << 10;
+
+/// How far a log is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Written {
+    bytes: u64,
+    over: bool,
+}
+
+/// The writing end. Dropping it ends the log for its followers.
+#[derive(Debug)]
+pub struct BuildLog {
+    file: File,
+    written: watch::Sender<Written>,
+}
+
+/// Where followers of a log that is still written get on.
+#[derive(Clone, Debug)]
+pub struct LogProgress(watch::Receiver<Written>);
+
+impl BuildLog {
+    /// Goes on at the end of `file`, which holds `bytes` already.
+    pub(super) fn new(file: std::fs::File, bytes: u64) -> BuildLog {
+        let (written, _) = watch::channel(Written { bytes, over: false });
+        BuildLog {
+            file: File::from_std(file),
+            written,
+        }
+    }
+
+    /// Appends bytes as they are; followers see them when this returns.
+    ///
+    /// # Errors
+    /// When the disk takes no more. What was written until then stays.
+    pub async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes).await?;
+        // Tokio's file hands bytes to a thread; only after a flush can a follower read them.
+        self.file.flush().await?;
+        self.written
+            .send_modify(|written| written.bytes += bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Bytes written so far.
+    pub fn bytes(&self) -> u64 {
+        self.written.borrow().bytes
+    }
+
+    /// For followers.
+    pub fn progress(&self) -> LogProgress {
+        LogProgress(self.written.subscribe())
+    }
+}
+
+impl Drop for BuildLog {
+    fn drop(&mut self) {
+        self.written.send_modify(|written| written.over = true);
+    }
+}
+
+/// A reading end: from an offset to the end of the log, and on while it grows.
+#[derive(Debug)]
+pub struct LogFollower {
+    file: File,
+    at: u64,
+    length: u64,
+    progress: Option<LogProgress>,
+}
+
+impl LogFollower {
+    /// Opens the log at `path` for reading from byte `from`. Without `progress`, what is there
+    /// now is all.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub async fn open(
+        path: &Path,
+        from: u64,
+        progress: Option<LogProgress>,
+    ) -> io::Result<LogFollower> {
+        let mut file = File::open(path).await?;
+        let length = file.metadata().await?.len();
+        file.seek(SeekFrom::Start(from)).await?;
+        Ok(LogFollower {
+            file,
+            at: from,
+            length,
+            progress,
+        })
+    }
+
+    /// Bytes that were there when it was opened.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The next bytes; `None` at the end of a log that grows no more.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            let written = match &mut self.progress {
+                Some(LogProgress(progress)) => *progress.borrow_and_update(),
+                None => Written {
+                    bytes: self.length,
+                    over: true,
+                },
+            };
+            if self.at < written.bytes {
+                let room = usize::try_from(written.bytes - self.at).unwrap_or(CHUNK);
+                let mut chunk = BytesMut::with_capacity(room.min(CHUNK));
+                let count = (&mut self.file)
+                    .take(room.min(CHUNK) as u64)
+                    .read_buf(&mut chunk)
+                    .await?;
+                if count > 0 {
+                    self.at += count as u64;
+                    return Ok(Some(chunk.freeze()));
+                }
+                // Somebody cut the file short: there is no more to wait for.
+                return Ok(None);
+            }
+            if written.over {
+                return Ok(None);
+            }
+            if let Some(LogProgress(progress)) = &mut self.progress
+                && progress.changed().await.is_err()
+            {
+                // The writer is gone; one more look at what it wrote last.
+                let bytes = progress.borrow().bytes;
+                self.length = bytes;
+                self.progress = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn all(follower: &mut LogFollower) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = follower.next().await.unwrap() {
+            bytes.extend_from_slice(&chunk);
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn each_follower_gets_every_byte_from_its_offset_whenever_it_came() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = BuildLog::new(std::fs::File::create(&path).unwrap(), 0);
+        log.append(b"one\n").await.unwrap();
+        let mut early = LogFollower::open(&path, 0, Some(log.progress()))
+            .await
+            .unwrap();
+        assert_eq!(early.next().await.unwrap().unwrap(), "one\n");
+        let waiting = tokio::spawn(async move { all(&mut early).await });
+        log.append(b"\xff two").await.unwrap();
+        let mut late = LogFollower::open(&path, 2, Some(log.progress()))
+            .await
+            .unwrap();
+        drop(log);
+        assert_eq!(waiting.await.unwrap(), b"\xff two");
+        assert_eq!(all(&mut late).await, b"e\n\xff two");
+        let mut after = LogFollower::open(&path, 100, None).await.unwrap();
+        assert_eq!(all(&mut after).await, b"");
+    }
+}

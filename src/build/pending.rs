@@ -1,0 +1,350 @@
+//! A build under way: half-done work that must be finished.
+//!
+//! [`PendingBuild`] owns the directory in `pending/` and the open log. Only
+//! [`PendingBuild::finish`] makes it ready. When the value is lost (a crash, an end of the
+//! daemon), the directory stays where it is and the next life takes it over.
+//!
+//! What the container may have put in the place of our names is never followed: the params
+//! are written and removed beneath a handle on `data`, which the container cannot replace.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::store::{BuildStore, Error, doing};
+use super::{
+    BuildInfo, BuildLog, NO_EXIT_CODE, Outcome, Phase, Record, State, layout, record, store,
+};
+use crate::job::{GroupName, JobId, Params};
+use crate::project::ProjectName;
+
+/// How a build ended, as its record will say.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The container's exit code, or -999.
+    pub exit_code: i64,
+    /// One sentence where the build could not be run to its end.
+    pub error: Option<String>,
+    /// The end of standard error, for a failed build.
+    pub stderr: Option<String>,
+}
+
+impl End {
+    /// A build that could not be run to its end.
+    pub fn errored(sentence: String) -> End {
+        End {
+            outcome: Outcome::Errored,
+            exit_code: NO_EXIT_CODE,
+            error: Some(sentence),
+            stderr: None,
+        }
+    }
+}
+
+/// A build whose end could not be written down; it is still pending.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// The build, for another try.
+    pub build: PendingBuild,
+    /// Why.
+    pub error: Error,
+}
+
+/// A build that is in place, but may not be on stable storage yet.
+#[must_use = "a finished build is not durable before it is settled"]
+#[derive(Debug)]
+pub struct FinishedBuild {
+    store: Arc<BuildStore>,
+    directory: PathBuf,
+    record: Record,
+}
+
+/// A build that is not over.
+#[must_use = "a pending build must be finished, or it waits for the daemon's next life"]
+#[derive(Debug)]
+pub struct PendingBuild {
+    store: Arc<BuildStore>,
+    project: ProjectName,
+    id: JobId,
+    record: Record,
+    log: BuildLog,
+}
+
+impl PendingBuild {
+    pub(super) fn new(
+        store: Arc<BuildStore>,
+        project: ProjectName,
+        id: JobId,
+        record: Record,
+        log: File,
+    ) -> PendingBuild {
+        store.enter(&project, id, &record.info, true);
+        PendingBuild {
+            store,
+            project,
+            id,
+            record,
+            log: BuildLog::new(log, 0),
+        }
+    }
+
+    /// What is told about it.
+    pub fn info(&self) -> &BuildInfo {
+        &self.record.info
+    }
+
+    /// For the pipeline to note facts; they are on disk after the next [`PendingBuild::save`].
+    pub fn record_mut(&mut self) -> &mut Record {
+        &mut self.record
+    }
+
+    /// The log.
+    pub fn log(&mut self) -> &mut BuildLog {
+        &mut self.log
+    }
+
+    /// What is mounted at `/data`.
+    pub fn data(&self) -> PathBuf {
+        self.directory().join(layout::DATA)
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.store.layout.pending(&self.project, self.id)
+    }
+
+    /// Writes the record as it is now. It survives the daemon, not a power cut.
+    ///
+    /// # Errors
+    /// When the disk takes it not.
+    pub fn save(&self) -> Result<(), Error> {
+        record::write(&self.directory(), &self.record, false)
+            .map_err(doing("write the record of the build"))
+    }
+
+    /// Notes that the build is in `phase` from now on.
+    pub fn enter(&mut self, phase: Phase) {
+        self.record.info.phase = Some(phase);
+    }
+
+    /// Begins: `data` is cloned from the group's latest build, or made empty, and the params
+    /// are written. Returns true when it was cloned.
+    ///
+    /// With `owner`, what the container must be able to write is given to that user and group.
+    ///
+    /// # Errors
+    /// When the tree cannot be made or cloned.
+    pub fn prepare(&mut self, params: &Params, owner: Option<(u32, u32)>) -> Result<bool, Error> {
+        self.record.info.started_at = Timestamp::now();
+        let info = &self.record.info;
+        self.store.enter(&self.project, self.id, info, true);
+        // Only a group has a base; the latest build without one is never built upon.
+        let group: Option<GroupName> = info.group.parse().ok();
+        let base = match &group {
+            Some(group) => self.store.base(&self.project, Some(group))?,
+            None => None,
+        };
+        let data = self.data();
+        let filesystem = self.store.filesystem;
+        let mut incremental = false;
+        if let Some(base) = base
+            && let Some(_held) = self.store.lease(&self.project, base)?
+        {
+            let from = self
+                .store
+                .layout
+                .ready(&self.project, base)
+                .join(layout::DATA);
+            filesystem
+                .clone_tree(&from, &data, &[layout::PARAMS.as_ref()])
+                .map_err(|cause| Error::Tree("clone the latest build of the group", cause))?;
+            incremental = true;
+        } else {
+            filesystem
+                .create(&data)
+                .map_err(|cause| Error::Tree("make the build's directory", cause))?;
+        }
+        self.record.info.incremental = incremental;
+        furnish(&data, params, owner).map_err(doing("write the build's params"))?;
+        Ok(incremental)
+    }
+
+    /// Ends the build: the record is completed and on stable storage, the directory takes its
+    /// place in one rename, and the link is pointed at it when it succeeded.
+    ///
+    /// # Errors
+    /// When the disk takes it not. The build is given back, still pending; if it is lost, the
+    /// next life takes it over.
+    pub fn finish(mut self, end: End) -> Result<FinishedBuild, Box<Unfinished>> {
+        match self.put_in_place(end) {
+            Ok(directory) => Ok(FinishedBuild {
+                store: self.store,
+                directory,
+                record: self.record,
+            }),
+            Err(error) => Err(Box::new(Unfinished { build: self, error })),
+        }
+    }
+
+    fn put_in_place(&mut self, end: End) -> Result<PathBuf, Error> {
+        let began = std::time::Instant::now();
+        if !self.record.keep.opaque.is_empty() {
+            self.forget_opaque()
+                .map_err(doing("remove the build's opaque params"))?;
+        }
+        let info = &mut self.record.info;
+        let now = Timestamp::now();
+        info.state = State::Ready;
+        info.phase = None;
+        info.outcome = Some(end.outcome);
+        info.exit_code = end.exit_code;
+        info.duration = i64::try_from(now.duration_since(info.started_at).as_nanos())
+            .unwrap_or(i64::MAX)
+            .max(0);
+        info.finished_at = Some(now);
+        if let Some(sentence) = end.error {
+            info.set_error(sentence);
+        }
+        info.container_stderr = end.stderr;
+        info.phases.finish = Some(began.elapsed().as_millis() as u64);
+        self.record.keep.opaque.clear();
+        self.record.keep.boot.clone_from(&self.store.boot);
+        self.record.keep.durable = false;
+        record::write(&self.directory(), &self.record, true)
+            .map_err(doing("write the record of the build"))?;
+        self.store.publish(&self.project, self.id, &self.record)
+    }
+
+    /// Frees the room that the build's data takes, for a record that must be written.
+    ///
+    /// # Errors
+    /// When even that is refused.
+    pub fn discard_data(&self) -> Result<(), Error> {
+        self.store
+            .filesystem
+            .remove(&self.data())
+            .map(drop)
+            .map_err(|cause| Error::Tree("remove the build's data", cause))
+    }
+
+    fn forget_opaque(&self) -> io::Result<()> {
+        let Some(data) = open_directory(rustix::fs::CWD, &self.data())? else {
+            return Ok(());
+        };
+        // The container may have put anything in the place of its params.
+        let Some(params) = open_directory(data.as_fd(), Path::new(layout::PARAMS))? else {
+            return Ok(());
+        };
+        for name in self.record.keep.opaque.keys() {
+            match rustix::fs::unlinkat(&params, name.as_str(), AtFlags::empty()) {
+                // A directory that the container made in its place holds no value of ours.
+                Ok(()) | Err(Errno::NOENT | Errno::ISDIR | Errno::PERM) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FinishedBuild {
+    /// What is told about it.
+    pub fn info(&self) -> &BuildInfo {
+        &self.record.info
+    }
+
+    /// What is told about it, with the end of its log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn answer(&self) -> Result<BuildInfo, Error> {
+        let mut info = self.record.info.clone();
+        let tail = store::tail(&self.directory).map_err(doing("read the log of the build"))?;
+        info.container_stdouterr = Some(tail);
+        Ok(info)
+    }
+
+    /// Brings everything of the build to stable storage and marks it durable; until then it
+    /// counts as absent after a power cut. Then removes what it replaced.
+    ///
+    /// # Errors
+    /// When the disk is in the way; the build is in force all the same, until the next boot.
+    pub fn settle(mut self) -> Result<(), Error> {
+        let settle = doing("bring the build to stable storage");
+        let sync = |path: &Path| -> io::Result<()> { Ok(rustix::fs::syncfs(File::open(path)?)?) };
+        match sync(&self.directory) {
+            // Replaced by a later build already, which settles itself.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(settle(error)),
+            Ok(()) => {
+                let there = record::read(&self.directory).map_err(&settle)?;
+                if there.is_some_and(|there| there == self.record) {
+                    self.record.keep.durable = true;
+                    record::write(&self.directory, &self.record, true).map_err(&settle)?;
+                }
+            }
+        }
+        self.store.empty_trash()
+    }
+}
+
+/// Makes `artifacts`, `cache` and `params` under `data`, and writes the params.
+fn furnish(data: &Path, params: &Params, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let Some(data) = open_directory(rustix::fs::CWD, data)? else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    let own = |fd: BorrowedFd<'_>| -> io::Result<()> {
+        if let Some((user, group)) = owner {
+            rustix::fs::fchown(
+                fd,
+                Some(rustix::process::Uid::from_raw(user)),
+                Some(rustix::process::Gid::from_raw(group)),
+            )?;
+        }
+        Ok(())
+    };
+    own(data.as_fd())?;
+    for name in [layout::ARTIFACTS, layout::CACHE, layout::PARAMS] {
+        // A clone may hold a file or a link that an earlier container left in our place.
+        match rustix::fs::statat(&data, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => continue,
+            Ok(_) => rustix::fs::unlinkat(&data, name, AtFlags::empty())?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        rustix::fs::mkdirat(&data, name, Mode::from_raw_mode(0o750))?;
+        if let Some(made) = open_directory(data.as_fd(), Path::new(name))? {
+            own(made.as_fd())?;
+        }
+    }
+    let Some(directory) = open_directory(data.as_fd(), Path::new(layout::PARAMS))? else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    for (name, value) in params {
+        let mut file = File::from(rustix::fs::openat(
+            &directory,
+            name.as_str(),
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::from_raw_mode(if name.is_opaque() { 0o600 } else { 0o640 }),
+        )?);
+        file.write_all(value.as_bytes())?;
+        own(file.as_fd())?;
+    }
+    Ok(())
+}
+
+/// Opens a directory, never through a link in its last name; `None` when it is none.
+fn open_directory(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(at, path, flags, Mode::empty()) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

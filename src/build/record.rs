@@ -1,0 +1,98 @@
+//! Reading and writing `build_info.json`: whole or not at all.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::Record;
+use super::layout::RECORD;
+
+/// A record larger than this is not ours: params are bounded by the size of a request (16 MiB),
+/// which JSON escapes at most sixfold.
+const MAX_RECORD: u64 = 128 << 20;
+/// Where a record is written before it takes its name.
+const NEW: &str = "build_info.json.new";
+
+/// Reads the record in `directory`; `None` when there is none that can be understood.
+pub(super) fn read(directory: &Path) -> io::Result<Option<Record>> {
+    let file = match File::open(directory.join(RECORD)) {
+        Ok(file) => file,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_RECORD).read_to_end(&mut text)?;
+    // Torn, foreign or too large: as good as absent, and never somebody else's trouble.
+    Ok(serde_json::from_slice(&text).ok())
+}
+
+/// Replaces the record in `directory`. With `sync` it is on stable storage on return.
+pub(super) fn write(directory: &Path, record: &Record, sync: bool) -> io::Result<()> {
+    // A pending record holds opaque values.
+    let mode = match record.info.state {
+        super::State::Pending => 0o600,
+        super::State::Ready => 0o640,
+    };
+    let text = serde_json::to_vec_pretty(record)?;
+    let new = directory.join(NEW);
+    // What an earlier life left half-written may have another mode.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&new)?;
+    file.write_all(&text)?;
+    if sync {
+        file.sync_all()?;
+    }
+    std::fs::rename(&new, directory.join(RECORD))?;
+    if sync {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_torn_or_foreign_record_is_as_good_as_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read(dir.path()).unwrap().is_none());
+        for text in ["", "{", "[]", "{\"ExitCode\":\"x\"}", "\0\0"] {
+            std::fs::write(dir.path().join(RECORD), text).unwrap();
+            assert!(read(dir.path()).unwrap().is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pending_record_is_for_the_daemon_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(NEW), "left over").unwrap();
+        let record = Record::default();
+        write(dir.path(), &record, true).unwrap();
+        assert_eq!(read(dir.path()).unwrap().unwrap(), record);
+        let mode = dir
+            .path()
+            .join(RECORD)
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

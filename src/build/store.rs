@@ -1,0 +1,783 @@
+//! The builds under one build path: found, listed, read, accepted, put in place.
+//!
+//! The disk is the database: whatever is asked is answered from the tree, and a build changes
+//! its place by one rename. What is torn or foreign is passed over as if it were not there.
+//! Everything here blocks, except for waiting for the index; callers choose the thread.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, RenameFlags};
+use serde::{Deserialize, Serialize};
+
+use super::artifacts::Artifacts;
+use super::index::{Filter, Index, Place};
+use super::layout::{self, Layout};
+use super::lease::Lease;
+use super::pending::PendingBuild;
+use super::{BuildInfo, LOG_TAIL, MAX_INPUT_FILES, Record, State, record};
+use crate::filesystem::{self, Filesystem};
+use crate::job::{GroupName, Job, JobId};
+use crate::project::{Context, ProjectName};
+
+/// Directories of builds, as umask 0027 leaves them.
+const DIRECTORY_MODE: u32 = 0o750;
+/// What the lock file holds is a few hundred bytes; more is not ours.
+const MAX_LOCK: u64 = 4 << 10;
+
+/// What can go wrong under the build path, in our words.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another daemon holds the lock.
+    #[error("the build path '{path}' is held by another mistryd ({by})")]
+    Held {
+        /// The build path.
+        path: PathBuf,
+        /// Its process and address, as far as it has said.
+        by: String,
+    },
+    /// The disk said no.
+    #[error("could not {0}")]
+    Disk(&'static str, #[source] io::Error),
+    /// A tree could not be made, cloned or removed.
+    #[error("could not {0}")]
+    Tree(&'static str, #[source] filesystem::Error),
+}
+
+impl Error {
+    /// True when there was no room: the one cause that strangers may be told.
+    pub fn is_full(&self) -> bool {
+        let cause = match self {
+            Error::Disk(_, cause) => Some(cause),
+            Error::Tree(_, cause) => cause.io(),
+            Error::Held { .. } => None,
+        };
+        cause.is_some_and(|cause| {
+            matches!(
+                cause.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        })
+    }
+}
+
+/// For `map_err`: what we were doing.
+pub(super) fn doing(what: &'static str) -> impl Fn(io::Error) -> Error {
+    move |cause| Error::Disk(what, cause)
+}
+
+/// Who holds a build path, as written in its lock file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process.
+    pub pid: u32,
+    /// Where it listens over TCP, once it does.
+    pub address: Option<String>,
+    /// A token with every right, for programs that may read the lock file.
+    pub token: Option<String>,
+}
+
+/// What an earlier life of the daemon, or the first mistry, left in `pending`.
+#[derive(Debug)]
+pub struct Leftover {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its id.
+    pub id: JobId,
+    /// Its record, if it can be understood.
+    pub record: Option<Record>,
+}
+
+/// All builds under one build path, which no other daemon holds meanwhile.
+#[derive(Debug)]
+pub struct BuildStore {
+    pub(super) layout: Layout,
+    pub(super) filesystem: Filesystem,
+    pub(super) index: Index,
+    /// The kernel's name for this boot: what is not durable does not survive it.
+    pub(super) boot: String,
+    instance: String,
+    lock: File,
+}
+
+impl BuildStore {
+    /// Takes the lock of `root`, which must exist, and reads or makes its instance id.
+    ///
+    /// # Errors
+    /// [`Error::Held`] when another daemon is there already.
+    pub fn open(root: &Path, filesystem: Filesystem) -> Result<BuildStore, Error> {
+        let layout = Layout::new(root);
+        make_directories(&layout.trash()).map_err(doing("prepare the build path"))?;
+        let lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(layout.lock())
+            .map_err(doing("open the lock of the build path"))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Error::Held {
+                    path: root.to_owned(),
+                    by: holder(root).map_or_else(
+                        || "it did not say who".to_owned(),
+                        |holder| match holder.address {
+                            Some(address) => format!("process {}, {address}", holder.pid),
+                            None => format!("process {}", holder.pid),
+                        },
+                    ),
+                });
+            }
+            Err(error) => return Err(Error::Disk("lock the build path", error.into())),
+        }
+        let instance = instance(&layout).map_err(doing("read the instance id"))?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .map_err(doing("read the id of this boot"))?;
+        let store = BuildStore {
+            layout,
+            filesystem,
+            index: Index::new(),
+            boot: boot.trim().to_owned(),
+            instance,
+            lock,
+        };
+        store.announce(None, None)?;
+        Ok(store)
+    }
+
+    /// Writes into the lock file who we are, for others that want the build path.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn announce(&self, address: Option<String>, token: Option<String>) -> Result<(), Error> {
+        let holder = Holder {
+            pid: std::process::id(),
+            address,
+            token,
+        };
+        let write = || -> io::Result<()> {
+            let mut lock = &self.lock;
+            lock.seek(SeekFrom::Start(0))?;
+            lock.set_len(0)?;
+            lock.write_all(&serde_json::to_vec(&holder)?)
+        };
+        write().map_err(doing("write the lock of the build path"))
+    }
+
+    /// 32 hex digits, made once per build path: what carries it in Docker is ours.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Where the builds are.
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// Which filesystem is used.
+    pub fn filesystem(&self) -> Filesystem {
+        self.filesystem
+    }
+
+    /// Writes a job down, on stable storage: from here on it is accepted.
+    ///
+    /// # Errors
+    /// When the disk takes it not; nothing is left behind then.
+    pub fn accept(
+        self: &Arc<Self>,
+        job: &Job,
+        context: &Context,
+        rebuild: bool,
+    ) -> Result<PendingBuild, Error> {
+        let id = job.id();
+        let now = jiff::Timestamp::now();
+        let mut record = Record {
+            info: BuildInfo::accepted(job, id, self.layout.served(&job.project, id), now),
+            ..Record::default()
+        };
+        record.keep.rebuild = rebuild;
+        record.keep.boot.clone_from(&self.boot);
+        record.keep.opaque = job
+            .params
+            .iter()
+            .filter(|(name, _)| name.is_opaque())
+            .map(|(name, value)| (name.to_string(), value.clone()))
+            .collect();
+        record.keep.files = context
+            .files()
+            .take(MAX_INPUT_FILES)
+            .map(|(path, digest)| (path.to_string_lossy().into_owned(), digest.to_string()))
+            .collect();
+        let directory = self.layout.pending(&job.project, id);
+        let accepted = self.write_down(&directory, &record);
+        if accepted.is_err() {
+            // Un-accept: the next try must find the place free.
+            let _ = std::fs::remove_dir_all(&directory);
+        }
+        let log = accepted.map_err(doing("write the job down"))?;
+        Ok(PendingBuild::new(
+            self.clone(),
+            job.project.clone(),
+            id,
+            record,
+            log,
+        ))
+    }
+
+    fn write_down(&self, directory: &Path, record: &Record) -> io::Result<File> {
+        let parent = directory.parent().unwrap_or(directory);
+        make_directories(parent)?;
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+            // Only one build of an id is ever pending, so what lies here belongs to nobody.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.throw_away(directory)?;
+                DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
+            }
+            other => other?,
+        }
+        // The log is there from the first moment, so that it can be followed from then on.
+        let log = open_log(directory)?;
+        record::write(directory, record, true)?;
+        File::open(parent)?.sync_all()?;
+        Ok(log)
+    }
+
+    /// Takes over what an earlier life left of a job, as its next attempt: what was half-made
+    /// is gone, the record is kept.
+    ///
+    /// # Errors
+    /// When the disk is in the way; the leftover stays for the next life.
+    pub fn resume(
+        self: &Arc<Self>,
+        project: &ProjectName,
+        id: JobId,
+        mut record: Record,
+    ) -> Result<PendingBuild, Error> {
+        let directory = self.layout.pending(project, id);
+        record
+            .info
+            .complete(project, id, State::Pending, self.layout.served(project, id));
+        record.info.attempt += 1;
+        record.info.phase = Some(super::Phase::Queued);
+        record.info.incremental = false;
+        record.keep.container = None;
+        record.keep.boot.clone_from(&self.boot);
+        self.filesystem
+            .remove(&directory.join(layout::DATA))
+            .map_err(|cause| Error::Tree("clear an interrupted build", cause))?;
+        let log = open_log(&directory)
+            .and_then(|log| {
+                log.set_len(0)?;
+                record::write(&directory, &record, true)?;
+                Ok(log)
+            })
+            .map_err(doing("take over an interrupted build"))?;
+        Ok(PendingBuild::new(
+            self.clone(),
+            project.clone(),
+            id,
+            record,
+            log,
+        ))
+    }
+
+    /// Everything in `pending`, and puts in place what only lacked its rename.
+    ///
+    /// # Errors
+    /// When the build path cannot be listed.
+    pub fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
+        let list = doing("list what an earlier life left");
+        let mut found = Vec::new();
+        for project in self.projects().map_err(&list)? {
+            for id in ids(&self.layout.builds(&project, State::Pending)).map_err(&list)? {
+                let directory = self.layout.pending(&project, id);
+                let record = record::read(&directory).map_err(&list)?;
+                match record {
+                    Some(record) if record.info.state == State::Ready => {
+                        self.settle_finished(&project, id, record)?;
+                    }
+                    record => found.push(Leftover {
+                        project: project.clone(),
+                        id,
+                        record,
+                    }),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// A finished record in `pending`: either its rename is still owed, or it is what an
+    /// exchange put there. The later one of the two is the result.
+    fn settle_finished(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        record: Record,
+    ) -> Result<(), Error> {
+        let ready = self.ready(project, id)?;
+        let is_owed = ready.is_none_or(|ready| ready.info.finished_at < record.info.finished_at);
+        if is_owed {
+            self.publish(project, id, &record)?;
+        } else {
+            self.throw_away(&self.layout.pending(project, id))
+                .map_err(doing("clear what a rebuild replaced"))?;
+        }
+        Ok(())
+    }
+
+    /// Moves a finished build from `pending` to where it belongs, and points the link at it.
+    ///
+    /// A rebuild that did not succeed never replaces a succeeded build: it goes to `failed`.
+    pub(super) fn publish(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        record: &Record,
+    ) -> Result<PathBuf, Error> {
+        let publish = doing("put the build in place");
+        let from = self.layout.pending(project, id);
+        let in_force = self.find_ready(project, id)?.is_some();
+        let to = if in_force && !record.info.succeeded() {
+            self.layout.failed(project, id)
+        } else {
+            self.layout.ready(project, id)
+        };
+        make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
+        let replaced = match rename(&from, &to, RenameFlags::NOREPLACE) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                rename(&from, &to, RenameFlags::EXCHANGE).map_err(&publish)?;
+                true
+            }
+            other => other.map(|()| false).map_err(&publish)?,
+        };
+        if record.info.succeeded() {
+            let group = match record.info.group.as_str() {
+                "" => None,
+                // A record of ours always parses; a foreign one then simply is no base.
+                name => name.parse::<GroupName>().ok(),
+            };
+            if group.is_some() || record.info.group.is_empty() {
+                self.point(project, group.as_ref(), id)
+                    .map_err(doing("point the link at the build"))?;
+            }
+        }
+        if replaced {
+            self.throw_away(&from)
+                .map_err(doing("clear what the build replaced"))?;
+        }
+        if !in_force || record.info.succeeded() {
+            let place = Place {
+                started: record.info.started_at,
+                project: project.clone(),
+                id,
+            };
+            self.index
+                .put(place, State::Ready, &record.info.group, true);
+        } else if let Some(ready) = self.find_ready(project, id)? {
+            self.enter(project, id, &ready, true);
+        }
+        Ok(to)
+    }
+
+    /// New link beside the old one, then renamed over it: there is never none.
+    fn point(&self, project: &ProjectName, group: Option<&GroupName>, id: JobId) -> io::Result<()> {
+        let link = self.layout.link(project, group);
+        if group.is_some() {
+            make_directories(&self.layout.groups(project))?;
+        }
+        // In our own directory, where no group can have the name.
+        let new = self.layout.own().join(format!("link-{project}-{id}"));
+        // `group` of the same job is the same link, so a leftover is of no use to anybody.
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(Layout::link_target(group, id), &new)?;
+        std::fs::rename(&new, &link)
+    }
+
+    /// Puts a directory out of sight; [`BuildStore::empty_trash`] removes it.
+    fn throw_away(&self, directory: &Path) -> io::Result<()> {
+        let name = random_hex()?;
+        match std::fs::rename(directory, self.layout.trash().join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes what was thrown away, waiting for whoever still reads it.
+    ///
+    /// # Errors
+    /// When something cannot be removed; it stays in the trash.
+    pub fn empty_trash(&self) -> Result<(), Error> {
+        let empty = doing("empty the trash");
+        for entry in std::fs::read_dir(self.layout.trash()).map_err(&empty)? {
+            let path = entry.map_err(&empty)?.path();
+            Lease::wait_for_last(&path).map_err(&empty)?;
+            // The tree is a subvolume of its own where the filesystem has them.
+            for tree in [path.join(layout::DATA), path] {
+                self.filesystem
+                    .remove(&tree)
+                    .map_err(|cause| Error::Tree("empty the trash", cause))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The result of a job, if it succeeded and may be served.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn find_ready(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
+        Ok(self
+            .ready(project, id)?
+            .map(|record| record.info)
+            .filter(BuildInfo::succeeded))
+    }
+
+    /// The record of a ready build that survived the last power cut, whatever its outcome.
+    fn ready(&self, project: &ProjectName, id: JobId) -> Result<Option<Record>, Error> {
+        let directory = self.layout.ready(project, id);
+        let record = record::read(&directory).map_err(doing("read the record of a build"))?;
+        Ok(record.and_then(|mut record| {
+            // The first mistry knew nothing of durability; what it left has been there long.
+            let ours = !record.keep.boot.is_empty();
+            if ours && !record.keep.durable && record.keep.boot != self.boot {
+                return None;
+            }
+            let path = self.layout.served(project, id);
+            record.info.complete(project, id, State::Ready, path);
+            Some(record)
+        }))
+    }
+
+    /// What there is of a build on disk: pending before ready.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn find(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
+        let pending = record::read(&self.layout.pending(project, id))
+            .map_err(doing("read the record of a build"))?;
+        // What an exchange left there for a moment is no pending build.
+        if let Some(mut record) = pending.filter(|record| record.info.state == State::Pending) {
+            let path = self.layout.served(project, id);
+            record.info.complete(project, id, State::Pending, path);
+            return Ok(Some(record.info));
+        }
+        Ok(self.ready(project, id)?.map(|record| record.info))
+    }
+
+    /// The build that the next of the group begins from.
+    ///
+    /// # Errors
+    /// When the disk is in the way; a link that leads nowhere is no base and no error.
+    pub fn base(
+        &self,
+        project: &ProjectName,
+        group: Option<&GroupName>,
+    ) -> Result<Option<JobId>, Error> {
+        let link = self.layout.link(project, group);
+        let target = match std::fs::read_link(link) {
+            Ok(target) => target,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound
+                        | io::ErrorKind::NotADirectory
+                        | io::ErrorKind::InvalidInput
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(Error::Disk("read the link of a group", error)),
+        };
+        let Some(id) = Layout::linked_id(&target) else {
+            return Ok(None);
+        };
+        Ok(self.find_ready(project, id)?.map(|_| id))
+    }
+
+    /// Group names to their bases, and the latest build without a group.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn bases(
+        &self,
+        project: &ProjectName,
+    ) -> Result<(Option<JobId>, BTreeMap<String, JobId>), Error> {
+        let mut groups = BTreeMap::new();
+        let list = doing("list the groups of a project");
+        match std::fs::read_dir(self.layout.groups(project)) {
+            Ok(links) => {
+                for link in links {
+                    let target = std::fs::read_link(link.map_err(&list)?.path());
+                    let Some(id) = target.ok().as_deref().and_then(Layout::linked_id) else {
+                        continue;
+                    };
+                    // The name on disk is encoded; the record has it as it was given.
+                    if let Some(info) = self.find_ready(project, id)? {
+                        groups.insert(info.group, id);
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(list(error)),
+        }
+        Ok((self.base(project, None)?, groups))
+    }
+
+    /// The end of a build's log, at most [`LOG_TAIL`] bytes, invalid UTF-8 replaced; "" where
+    /// there is none.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log_tail(&self, project: &ProjectName, id: JobId) -> Result<String, Error> {
+        let directories = [
+            self.layout.pending(project, id),
+            self.layout.ready(project, id),
+        ];
+        for directory in directories {
+            match tail(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other.map_err(doing("read the log of a build")),
+            }
+        }
+        Ok(String::new())
+    }
+
+    /// Where a build's log is now; `None` when there is none.
+    pub fn log_path(&self, project: &ProjectName, id: JobId) -> Option<PathBuf> {
+        let pending = self.layout.pending(project, id);
+        let ready = self.layout.ready(project, id);
+        [pending, ready]
+            .map(|directory| directory.join(layout::LOG))
+            .into_iter()
+            .find(|path| path.is_file())
+    }
+
+    /// The artifacts of a ready build; `None` when it is not there or did not survive.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Option<Artifacts>, Error> {
+        let open = doing("open the artifacts of a build");
+        let Some(lease) = Lease::take(&self.layout.ready(project, id)).map_err(&open)? else {
+            return Ok(None);
+        };
+        if self.ready(project, id)?.is_none() {
+            return Ok(None);
+        }
+        Artifacts::open(lease).map(Some).map_err(&open)
+    }
+
+    /// A lease on the ready build that another one is cloned from.
+    pub(super) fn lease(&self, project: &ProjectName, id: JobId) -> Result<Option<Lease>, Error> {
+        Lease::take(&self.layout.ready(project, id)).map_err(doing("hold a build"))
+    }
+
+    /// Waits until the first scan is over, so that lists are whole.
+    pub async fn indexed(&self) {
+        self.index.complete().await;
+    }
+
+    /// At most `limit` builds, newest first, with the place that the next page begins after.
+    /// `None` as that place: there are no more.
+    ///
+    /// # Errors
+    /// When a record cannot be read. One that is gone meanwhile is passed over.
+    pub fn list(
+        &self,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<(Vec<BuildInfo>, Option<Place>), Error> {
+        let page = self.index.page(filter, limit.saturating_add(1));
+        let next = (page.len() > limit)
+            .then(|| {
+                page.get(limit.checked_sub(1)?)
+                    .map(|(place, _)| place.clone())
+            })
+            .flatten();
+        let mut builds = Vec::with_capacity(page.len().min(limit));
+        for (place, _) in page.into_iter().take(limit) {
+            if let Some(info) = self.find(&place.project, place.id)? {
+                builds.push(info);
+            }
+        }
+        Ok((builds, next))
+    }
+
+    /// How many builds of each project there are, as far as the scan has come.
+    pub fn counts(&self) -> BTreeMap<ProjectName, u64> {
+        self.index.counts()
+    }
+
+    /// Reads the tree into the index. To be done once, in the background.
+    ///
+    /// # Errors
+    /// When the build path cannot be listed; a single build that cannot be read is passed over.
+    pub fn scan(&self) -> Result<(), Error> {
+        let list = doing("list the builds");
+        let scanned = (|| {
+            for project in self.projects()? {
+                for id in ids(&self.layout.builds(&project, State::Ready))? {
+                    if let Ok(Some(record)) = self.ready(&project, id) {
+                        self.enter(&project, id, &record.info, false);
+                    }
+                }
+            }
+            Ok(())
+        })();
+        // A list of what was found is better than one that never comes.
+        self.index.completed();
+        scanned.map_err(list)
+    }
+
+    pub(super) fn enter(&self, project: &ProjectName, id: JobId, info: &BuildInfo, news: bool) {
+        let place = Place {
+            started: info.started_at,
+            project: project.clone(),
+            id,
+        };
+        self.index.put(place, info.state, &info.group, news);
+    }
+
+    /// Every directory under the build path that may be a project's.
+    fn projects(&self) -> io::Result<Vec<ProjectName>> {
+        let mut projects = Vec::new();
+        for entry in std::fs::read_dir(self.layout.root())? {
+            let entry = entry?;
+            if let Some(name) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+                && entry.file_type()?.is_dir()
+            {
+                projects.push(name);
+            }
+        }
+        Ok(projects)
+    }
+}
+
+/// Who holds the build path at `root`; `None` when nobody has said.
+pub fn holder(root: &Path) -> Option<Holder> {
+    let file = File::open(Layout::new(root).lock()).ok()?;
+    let mut text = Vec::new();
+    file.take(MAX_LOCK).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The ids among the names in a directory; what is no id is passed over, and so is no directory.
+fn ids(directory: &Path) -> io::Result<Vec<JobId>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        if let Some(id) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+/// The end of the log in a build's directory.
+pub(super) fn tail(directory: &Path) -> io::Result<String> {
+    let mut file = File::open(directory.join(layout::LOG))?;
+    let length = file.metadata()?.len();
+    let from = length.saturating_sub(LOG_TAIL as u64);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL as u64).read_to_end(&mut bytes)?;
+    Ok(text_of(&bytes, from > 0))
+}
+
+/// Text of the end of a log: a character that the cut went through is left out.
+pub(crate) fn text_of(bytes: &[u8], cut: bool) -> String {
+    let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
+    let skipped = if cut {
+        bytes.iter().take(3).take_while(is_continuation).count()
+    } else {
+        0
+    };
+    String::from_utf8_lossy(&bytes[skipped..]).into_owned()
+}
+
+fn open_log(directory: &Path) -> io::Result<File> {
+    File::options()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(directory.join(layout::LOG))
+}
+
+fn make_directories(path: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(path)
+}
+
+fn rename(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        from,
+        rustix::fs::CWD,
+        to,
+        flags,
+    )?)
+}
+
+/// Reads the instance id, or makes one that no other build path has.
+fn instance(layout: &Layout) -> io::Result<String> {
+    let path = layout.instance();
+    match std::fs::read_to_string(&path) {
+        Ok(text)
+            if text.trim().len() == 32 && text.trim().bytes().all(|b| b.is_ascii_hexdigit()) =>
+        {
+            return Ok(text.trim().to_owned());
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        // Torn by a power cut: nothing can carry half an id, so a new one loses nothing.
+        _ => {}
+    }
+    let made = random_hex()?;
+    let new = layout.own().join("instance.new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{made}")?;
+    file.sync_all()?;
+    std::fs::rename(&new, &path)?;
+    File::open(layout.own())?.sync_all()?;
+    Ok(made)
+}
+
+/// 128 random bits as 32 hex digits.
+pub(crate) fn random_hex() -> io::Result<String> {
+    let mut bytes = [0_u8; 16];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,185 @@
+//! A job that is not over, as its waiters see it.
+//!
+//! [`Live`] is shared by the queue, the one task that makes the build, and everybody who
+//! waits. A [`Ticket`] is the right to wait; dropping it changes nothing for the build.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use crate::build::{BuildInfo, LogProgress};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// How it ended for its waiters.
+#[derive(Clone, Debug)]
+enum Ended {
+    /// There is a build, whatever its outcome.
+    Built(Arc<BuildInfo>),
+    /// The job was not accepted, or its end could not be written down.
+    Rejected(Arc<Error>),
+}
+
+#[derive(Clone, Debug, Default)]
+struct View {
+    /// `None` before the job is on stable storage.
+    info: Option<Arc<BuildInfo>>,
+    log: Option<LogProgress>,
+    ended: Option<Ended>,
+}
+
+/// A job between admission and end.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) project: ProjectName,
+    pub(super) id: JobId,
+    /// A new image was asked for: what is cached stays in force meanwhile.
+    pub(super) rebuild: bool,
+    /// Told once, when it gets its slot.
+    pub(super) slot: Notify,
+    view: watch::Sender<View>,
+}
+
+impl Live {
+    pub(super) fn new(project: ProjectName, id: JobId, rebuild: bool) -> Arc<Live> {
+        Arc::new(Live {
+            project,
+            id,
+            rebuild,
+            slot: Notify::new(),
+            view: watch::channel(View::default()).0,
+        })
+    }
+
+    /// Shows what the build is doing now. The first time means: it is accepted.
+    pub(super) fn show(&self, info: &BuildInfo) {
+        self.view
+            .send_modify(|view| view.info = Some(Arc::new(info.clone())));
+    }
+
+    pub(super) fn show_log(&self, log: LogProgress) {
+        self.view.send_modify(|view| view.log = Some(log));
+    }
+
+    pub(super) fn end_built(&self, info: BuildInfo) {
+        self.end(Ended::Built(Arc::new(info)));
+    }
+
+    pub(super) fn end_rejected(&self, error: Error) {
+        self.end(Ended::Rejected(Arc::new(error)));
+    }
+
+    fn end(&self, ended: Ended) {
+        self.view.send_modify(|view| view.ended = Some(ended));
+    }
+
+    pub(super) fn ticket(self: &Arc<Live>, coalesced: bool, stop: CancellationToken) -> Ticket {
+        Ticket {
+            view: self.view.subscribe(),
+            live: self.clone(),
+            coalesced,
+            stop,
+        }
+    }
+}
+
+/// The right to wait for a job. Any number may hold one; dropping it cancels nothing.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    live: Arc<Live>,
+    view: watch::Receiver<View>,
+    coalesced: bool,
+    stop: CancellationToken,
+}
+
+impl Ticket {
+    /// The project asked for.
+    pub fn project(&self) -> &ProjectName {
+        &self.live.project
+    }
+
+    /// The job's id.
+    pub fn id(&self) -> JobId {
+        self.live.id
+    }
+
+    /// Somebody else had asked for it already.
+    pub fn coalesced(&self) -> bool {
+        self.coalesced
+    }
+
+    /// Waits until the job is on stable storage.
+    ///
+    /// # Errors
+    /// Why it was not accepted, or [`Error::Stopping`].
+    pub async fn accepted(&mut self) -> Result<Arc<BuildInfo>, Error> {
+        loop {
+            let view = self.view.borrow_and_update().clone();
+            match (view.ended, view.info) {
+                (Some(ended), _) => return self.result(ended),
+                (None, Some(info)) => return Ok(info),
+                (None, None) => self.changed().await?,
+            }
+        }
+    }
+
+    /// Waits until the job is over; the info holds the end of the log.
+    ///
+    /// # Errors
+    /// Why there is no result, or [`Error::Stopping`] when the daemon ends first.
+    pub async fn end(&mut self) -> Result<Arc<BuildInfo>, Error> {
+        loop {
+            let ended = self.view.borrow_and_update().ended.clone();
+            if let Some(ended) = ended {
+                return self.result(ended);
+            }
+            self.changed().await?;
+        }
+    }
+
+    /// Waits for news of the job, which [`Ticket::now`] then shows.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`] when the daemon ends first.
+    pub async fn changed(&mut self) -> Result<(), Error> {
+        let stopping = || Error::Stopping(self.live.project.clone(), self.live.id);
+        tokio::select! {
+            // The sender lives in our own `Live`.
+            changed = self.view.changed() => changed.map_err(|_| stopping()),
+            () = self.stop.cancelled() => Err(stopping()),
+        }
+    }
+
+    /// What the build is doing now; `None` before it is accepted.
+    pub fn now(&self) -> Option<Arc<BuildInfo>> {
+        let view = self.view.borrow();
+        match &view.ended {
+            Some(Ended::Built(info)) => Some(info.clone()),
+            _ => view.info.clone(),
+        }
+    }
+
+    /// True when there is no more to wait for.
+    pub fn is_over(&self) -> bool {
+        self.view.borrow().ended.is_some()
+    }
+
+    /// Where followers of its log get on; `None` before it is accepted.
+    pub fn log(&self) -> Option<LogProgress> {
+        self.view.borrow().log.clone()
+    }
+
+    fn result(&self, ended: Ended) -> Result<Arc<BuildInfo>, Error> {
+        match ended {
+            Ended::Built(info) if self.coalesced => {
+                let mut info = BuildInfo::clone(&info);
+                info.coalesced = true;
+                Ok(Arc::new(info))
+            }
+            Ended::Built(info) => Ok(info),
+            Ended::Rejected(error) => Err(Error::Rejected(error)),
+        }
+    }
+}
