@@ -1,1 +1,450 @@
-//! Create, clone and remove a directory tree: plain or Btrfs.
+//! Directory trees: created, cloned and removed, on Btrfs or on any other filesystem.
+//!
+//! A tree is named by an absolute path whose parent the caller vouches for; everything below its root
+//! is taken as hostile. No link in there is ever followed, nothing that is mounted in there is entered,
+//! and neither depth nor odd names can exhaust the stack, the file descriptors or `PATH_MAX`.
+//! What a failed clone had made is taken away again.
+//!
+//! All functions block, so async callers use `spawn_blocking`. Nothing is synced, nothing is locked and
+//! nothing is logged here, and no tree may be written to by others while it is cloned: all that is the
+//! caller's. This room does not know what the trees are for.
+//!
+//! - `btrfs`: subvolumes and snapshots by ioctl.
+//! - `plain`: the copy of a tree, with the `contents` of files, their hard `links`, their `metadata`.
+//! - `remove`: a whole tree, of whichever kind.
+//! - `descent`: the way from a tree's root to where one is, with few descriptors.
+
+mod btrfs;
+mod contents;
+mod descent;
+mod links;
+mod metadata;
+mod plain;
+mod remove;
+
+use std::ffi::{CString, OsStr};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use rustix::fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, openat};
+use rustix::io::Errno;
+
+/// What the configuration may ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Btrfs where the path is on Btrfs, plain elsewhere.
+    #[default]
+    Auto,
+    /// Btrfs, or an error.
+    Btrfs,
+    /// Plain directories, even on Btrfs.
+    Plain,
+}
+
+/// How trees are made and cloned under one directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filesystem {
+    /// A tree is a directory; a clone is a copy.
+    Plain,
+    /// A tree is a subvolume; a clone is a snapshot, whose cost does not depend on what is in it.
+    Btrfs,
+}
+
+impl Filesystem {
+    /// Decides for `path`, which must exist.
+    ///
+    /// # Errors
+    /// [`Error::NotBtrfs`] when `kind` insists on Btrfs and `path` is on something else;
+    /// [`Error::Detect`] when the path cannot be asked.
+    pub fn detect(kind: Kind, path: &Path) -> Result<Filesystem, Error> {
+        if kind == Kind::Plain {
+            return Ok(Filesystem::Plain);
+        }
+        let found = rustix::fs::statfs(path).map_err(|errno| Error::Detect {
+            path: path.to_owned(),
+            source: errno.into(),
+        })?;
+        if btrfs::is_btrfs(&found) {
+            return Ok(Filesystem::Btrfs);
+        }
+        match kind {
+            Kind::Btrfs => Err(Error::NotBtrfs {
+                path: path.to_owned(),
+                found: btrfs::magic_name(&found),
+            }),
+            Kind::Auto | Kind::Plain => Ok(Filesystem::Plain),
+        }
+    }
+
+    /// `plain` or `btrfs`, as [`Kind`] spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filesystem::Plain => "plain",
+            Filesystem::Btrfs => "btrfs",
+        }
+    }
+
+    /// Makes a new empty tree of mode 0750, less what the umask takes.
+    ///
+    /// # Errors
+    /// [`Error::Create`]; its kind is `AlreadyExists` when anything has that name.
+    pub fn create(self, path: &Path) -> Result<(), Error> {
+        let make = || {
+            let place = Place::of(path)?;
+            self.make_root(&place, Mode::from_raw_mode(0o750))
+                .map_err(|errno| Fault::new("create", path, errno))
+        };
+        make().map_err(|source| Error::Create {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Makes `to` a writable clone of `from`: all of it except the entries of its root that are named
+    /// in `without`.
+    ///
+    /// Kept are contents, modes, times, hard links inside the tree, symlinks as text, holes, FIFOs,
+    /// extended attributes of users, and owners as far as the caller may give things away. A copy
+    /// leaves sockets and device nodes out, and makes directories of subvolumes inside `from`.
+    ///
+    /// # Errors
+    /// [`Error::Clone`]; its kind is `AlreadyExists` when anything is at `to`, which then stays as it is.
+    pub fn clone_tree(self, from: &Path, to: &Path, without: &[&OsStr]) -> Result<(), Error> {
+        self.clone_inner(from, to, without)
+            .map_err(|source| Error::Clone {
+                from: from.to_owned(),
+                to: to.to_owned(),
+                source,
+            })
+    }
+
+    /// Removes whatever is at `path`, whole. A link is removed itself, never what it points at.
+    /// Returns `false` when nothing was there. Trees of both kinds are understood by both kinds, since
+    /// a host may change its configuration.
+    ///
+    /// # Errors
+    /// [`Error::Remove`] at the first entry that cannot be removed; what was removed until then is gone,
+    /// and a later call goes on from there.
+    pub fn remove(self, path: &Path) -> Result<bool, Error> {
+        let remove = || {
+            let place = match Place::of(path) {
+                Err(fault) if fault.source.kind() == io::ErrorKind::NotFound => return Ok(false),
+                place => place?,
+            };
+            remove::entry(place.parent.as_fd(), &place.name)
+        };
+        remove().map_err(|source| Error::Remove {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    fn clone_inner(self, from: &Path, to: &Path, without: &[&OsStr]) -> Result<(), Fault> {
+        let without = entry_names(without)?;
+        let place = Place::of(to)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let source = openat(CWD, from, flags, Mode::empty())
+            .map_err(|errno| Fault::new("open", from, errno))?;
+
+        let snapshot = match self {
+            Filesystem::Btrfs => btrfs::snapshot(&source, place.parent.as_fd(), &place.name)
+                .map_err(|errno| Fault::new("make a snapshot of", from, errno))?,
+            Filesystem::Plain => false,
+        };
+        if !snapshot {
+            self.make_root(&place, Mode::RWXU)
+                .map_err(|errno| Fault::new("create", to, errno))?;
+        }
+        let fill = || {
+            let target = place.open(to)?;
+            if snapshot {
+                remove_from(&target, &without)
+            } else {
+                plain::copy(source, target, &without)
+            }
+        };
+        fill().inspect_err(|_| {
+            // The first failure is the one to tell; a half-made clone that stays behind hurts nobody
+            // but the disk, and the name is taken, which the next attempt will say.
+            let _ = remove::entry(place.parent.as_fd(), &place.name);
+        })
+    }
+
+    /// Makes an empty root of this kind, of `mode` less what the umask takes.
+    fn make_root(self, place: &Place, mode: Mode) -> Result<(), Errno> {
+        match self {
+            Filesystem::Plain => mkdirat(&place.parent, &place.name, mode),
+            Filesystem::Btrfs => {
+                btrfs::create(place.parent.as_fd(), &place.name)?;
+                // The kernel makes subvolumes 0777 less the umask, and the umask cannot be read
+                // without setting it for all threads; so the mode it left tells.
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let root = openat(&place.parent, &place.name, flags, Mode::empty())?;
+                let made = Mode::from_raw_mode(fstat(&root)?.st_mode);
+                fchmod(&root, made & mode)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Filesystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Auto => "auto",
+            Kind::Btrfs => "btrfs",
+            Kind::Plain => "plain",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Kind, Error> {
+        match text {
+            "auto" => Ok(Kind::Auto),
+            "btrfs" => Ok(Kind::Btrfs),
+            "plain" => Ok(Kind::Plain),
+            other => Err(Error::UnknownKind(other.to_owned())),
+        }
+    }
+}
+
+/// What went wrong with a tree. The messages hold paths, so they are for the journal, not for strangers.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A word that is not a [`Kind`].
+    #[error("'{0}' is no kind of filesystem, there are 'auto', 'btrfs' and 'plain'")]
+    UnknownKind(String),
+    /// Btrfs was asked for, and the path is elsewhere.
+    #[error("'{}' is not on btrfs but on {found}", path.display())]
+    NotBtrfs {
+        /// What was asked about.
+        path: PathBuf,
+        /// The filesystem it is on, as well as it can be named.
+        found: String,
+    },
+    /// The kernel did not say what the path is on.
+    #[error("could not find out which filesystem '{}' is on", path.display())]
+    Detect {
+        /// What was asked about.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A tree was not created.
+    #[error("could not create the tree '{}'", path.display())]
+    Create {
+        /// The tree.
+        path: PathBuf,
+        /// The step that failed.
+        source: Fault,
+    },
+    /// A tree was not cloned, and nothing of the clone is left unless it could not be removed.
+    #[error("could not clone '{}' to '{}'", from.display(), to.display())]
+    Clone {
+        /// The tree to be cloned.
+        from: PathBuf,
+        /// The clone.
+        to: PathBuf,
+        /// The step that failed.
+        source: Fault,
+    },
+    /// A tree was not removed, or not all of it.
+    #[error("could not remove the tree '{}'", path.display())]
+    Remove {
+        /// The tree.
+        path: PathBuf,
+        /// The step that failed.
+        source: Fault,
+    },
+}
+
+impl Error {
+    /// What the operating system said, for callers that tell a full disk or a taken name from the rest.
+    pub fn io(&self) -> Option<&io::Error> {
+        match self {
+            Error::UnknownKind(_) | Error::NotBtrfs { .. } => None,
+            Error::Detect { source, .. } => Some(source),
+            Error::Create { source, .. }
+            | Error::Clone { source, .. }
+            | Error::Remove { source, .. } => Some(&source.source),
+        }
+    }
+}
+
+/// The one step that failed, and where: inside a tree the path is relative to its root.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {doing} '{at}'")]
+pub struct Fault {
+    doing: &'static str,
+    at: String,
+    source: io::Error,
+}
+
+/// Paths in messages are cut to this many characters at their end: whoever fills a tree chooses its
+/// depth, and a message must stay one that fits into a journal record.
+const PATH_SHOWN: usize = 1024;
+
+impl Fault {
+    fn new(doing: &'static str, at: &Path, source: impl Into<io::Error>) -> Fault {
+        // Names are a stranger's: escaped, so that none can forge a line in the journal.
+        let mut shown: String = at.to_string_lossy().chars().flat_map(escape).collect();
+        if let Some((cut, _)) = shown.char_indices().rev().nth(PATH_SHOWN) {
+            shown.replace_range(..cut, "…");
+        }
+        Fault {
+            doing,
+            at: shown,
+            source: source.into(),
+        }
+    }
+}
+
+fn escape(c: char) -> impl Iterator<Item = char> {
+    let (escaped, plain) = match c {
+        '\\' | '\0'..='\x1f' | '\x7f'..='\u{9f}' => (Some(c.escape_default()), None),
+        _ => (None, Some(c)),
+    };
+    escaped.into_iter().flatten().chain(plain)
+}
+
+/// Where a tree stands: its parent, opened, and its name in there.
+#[derive(Debug)]
+struct Place {
+    parent: OwnedFd,
+    name: CString,
+}
+
+impl Place {
+    fn of(path: &Path) -> Result<Place, Fault> {
+        let nameless = || Fault::new("find the name in", path, Errno::INVAL);
+        let name = path.file_name().ok_or_else(nameless)?;
+        let parent = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        Ok(Place {
+            name: CString::new(name.as_bytes()).map_err(|_| nameless())?,
+            parent: openat(
+                CWD,
+                parent,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(|errno| Fault::new("open", parent, errno))?,
+        })
+    }
+
+    fn open(&self, shown: &Path) -> Result<OwnedFd, Fault> {
+        let (root, _) = descent::open_directory(self.parent.as_fd(), &self.name)
+            .map_err(|errno| Fault::new("open", shown, errno))?;
+        Ok(root)
+    }
+}
+
+/// Takes entries out of a root that keeps its own mode and times.
+fn remove_from(root: &OwnedFd, names: &[CString]) -> Result<(), Fault> {
+    let fault = |errno| Fault::new("set mode and times of", Path::new("."), errno);
+    let stat = fstat(root).map_err(fault)?;
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if !mode.contains(Mode::RWXU) {
+        fchmod(root, mode | Mode::RWXU).map_err(fault)?;
+    }
+    for name in names {
+        remove::entry(root.as_fd(), name)?;
+    }
+    metadata::keep(root.as_fd(), &stat).map_err(fault)
+}
+
+/// The names of `without` as the kernel takes them. A path among them would leave the tree.
+fn entry_names(names: &[&OsStr]) -> Result<Vec<CString>, Fault> {
+    let mut entries = Vec::with_capacity(names.len());
+    for name in names {
+        let bytes = name.as_bytes();
+        let single = !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/');
+        match CString::new(bytes) {
+            Ok(entry) if single => entries.push(entry),
+            _ => {
+                return Err(Fault::new(
+                    "take as the name of an entry",
+                    Path::new(name),
+                    Errno::INVAL,
+                ));
+            }
+        }
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_read_back_as_they_are_written() {
+        for kind in [Kind::Auto, Kind::Btrfs, Kind::Plain] {
+            assert_eq!(kind.to_string().parse::<Kind>().unwrap(), kind);
+        }
+        let error = "ZFS".parse::<Kind>().unwrap_err();
+        assert!(error.to_string().starts_with("'ZFS' is no kind"));
+    }
+
+    #[test]
+    fn btrfs_that_is_not_there_is_an_error_that_says_what_is() {
+        let error = Filesystem::detect(Kind::Btrfs, Path::new("/proc")).unwrap_err();
+        assert_eq!(error.to_string(), "'/proc' is not on btrfs but on proc");
+        let auto = Filesystem::detect(Kind::Auto, Path::new("/proc")).unwrap();
+        assert_eq!(auto, Filesystem::Plain);
+        assert!(Filesystem::detect(Kind::Auto, Path::new("/nowhere/at/all")).is_err());
+    }
+
+    #[test]
+    fn an_entry_to_be_left_out_is_a_single_name() {
+        let home = tempfile::tempdir().unwrap();
+        let (from, to) = (home.path().join("from"), home.path().join("to"));
+        Filesystem::Plain.create(&from).unwrap();
+        for name in ["", ".", "..", "a/b", "/etc", "a\0b"] {
+            let error = Filesystem::Plain
+                .clone_tree(&from, &to, &[OsStr::new(name)])
+                .unwrap_err();
+            let kind = error.io().unwrap().kind();
+            assert_eq!(kind, io::ErrorKind::InvalidInput, "{name:?}");
+            assert!(!to.exists());
+        }
+    }
+
+    #[test]
+    fn a_path_without_a_name_is_refused() {
+        for path in ["/", "..", "", "/tmp/.."] {
+            assert!(Filesystem::Plain.create(Path::new(path)).is_err());
+            assert!(Filesystem::Plain.remove(Path::new(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_fault_shows_no_control_characters_and_the_end_of_a_long_path() {
+        let long = format!("{}/a\nb\u{1b}[31m", "x".repeat(5000));
+        let fault = Fault::new("open", Path::new(&long), Errno::ACCESS);
+        let text = fault.to_string();
+        assert!(text.ends_with("/a\\nb\\u{1b}[31m'"), "{text}");
+        assert!(text.len() < 1100);
+    }
+
+    #[test]
+    fn a_removal_where_the_parent_is_missing_removed_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("no/such");
+        assert!(!Filesystem::Plain.remove(&path).unwrap());
+    }
+}

@@ -1,0 +1,204 @@
+//! The contents of a file, copied in the cheapest way that works here.
+//!
+//! First shared with the original (a reflink: no data is moved), else copied inside the kernel, else
+//! read and written. A way that a filesystem does not know is not tried again in the same tree. Holes
+//! stay holes.
+
+use std::os::fd::OwnedFd;
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{SeekFrom, Stat, copy_file_range, ftruncate, ioctl_ficlone, seek};
+use rustix::io::{Errno, pread, pwrite};
+
+/// How much is read at once where the kernel does not copy: large enough that calls do not count.
+const CHUNK: usize = 256 * 1024;
+
+/// How much the kernel is asked to copy at once: little enough that a process can be ended meanwhile.
+const KERNEL_CHUNK: u64 = 128 * 1024 * 1024;
+
+/// The ways that are still worth trying.
+pub(super) struct Contents {
+    reflink: bool,
+    in_kernel: bool,
+    buffer: Vec<u8>,
+}
+
+impl Default for Contents {
+    fn default() -> Contents {
+        Contents {
+            reflink: true,
+            in_kernel: true,
+            buffer: Vec::new(),
+        }
+    }
+}
+
+impl Contents {
+    /// Copies what `from` held when `stat` was taken into the new file `to`.
+    pub(super) fn copy(&mut self, from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
+        let size = u64::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
+        if size == 0 {
+            return Ok(());
+        }
+        if self.reflink {
+            match ioctl_ficlone(to, from) {
+                Ok(()) => return Ok(()),
+                Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::XDEV) => {
+                    self.reflink = false;
+                }
+                // Something about this one file, such as being exempt from copy-on-write.
+                Err(Errno::INVAL | Errno::PERM | Errno::TXTBSY) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        // Blocks are of 512 bytes here, whatever the filesystem's are.
+        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        if allocated >= size {
+            return self.range(from, to, 0, size);
+        }
+        self.sparse(from, to, size)
+    }
+
+    fn sparse(&mut self, from: &OwnedFd, to: &OwnedFd, size: u64) -> Result<(), Errno> {
+        let mut at = 0;
+        while at < size {
+            let start = match seek(from, SeekFrom::Data(at)) {
+                Ok(start) if start < size => start,
+                // Nothing but a hole from here on.
+                Ok(_) | Err(Errno::NXIO) => break,
+                Err(errno) => return Err(errno),
+            };
+            let end = seek(from, SeekFrom::Hole(start))?.min(size);
+            self.range(from, to, start, end)?;
+            at = end;
+        }
+        ftruncate(to, size)
+    }
+
+    fn range(&mut self, from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
+        let mut at = start;
+        while self.in_kernel && at < end {
+            let (mut read, mut written) = (at, at);
+            let length = usize::try_from((end - at).min(KERNEL_CHUNK)).unwrap_or(CHUNK);
+            match copy_file_range(from, Some(&mut read), to, Some(&mut written), length) {
+                // Either the file became shorter or the kernel cannot tell its size; reading will show.
+                Ok(0) => break,
+                Ok(copied) => at += copied as u64,
+                Err(Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => {
+                    self.in_kernel = false;
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.through_buffer(from, to, at, end)
+    }
+
+    fn through_buffer(
+        &mut self,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        mut at: u64,
+        end: u64,
+    ) -> Result<(), Errno> {
+        if at < end {
+            self.buffer.reserve_exact(CHUNK);
+        }
+        while at < end {
+            self.buffer.clear();
+            match pread(from, spare_capacity(&mut self.buffer), at) {
+                // It became shorter.
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno),
+            }
+            let room = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let mut rest = self.buffer.get(..room).unwrap_or(&self.buffer);
+            while !rest.is_empty() {
+                match pwrite(to, rest, at) {
+                    Ok(0) => return Err(Errno::NOSPC),
+                    Ok(written) => {
+                        at += written as u64;
+                        rest = rest.get(written..).unwrap_or_default();
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Seek, Write};
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    use rustix::fs::fstat;
+
+    use super::*;
+
+    fn copy(ways: &mut Contents, from: File) -> File {
+        let to = tempfile::tempfile().unwrap();
+        let stat = fstat(&from).unwrap();
+        let copied = OwnedFd::from(to.try_clone().unwrap());
+        ways.copy(&OwnedFd::from(from), &copied, &stat).unwrap();
+        to
+    }
+
+    fn every_way() -> [Contents; 3] {
+        [(true, true), (false, true), (false, false)].map(|(reflink, in_kernel)| Contents {
+            reflink,
+            in_kernel,
+            buffer: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn every_way_gives_the_same_bytes() {
+        let bytes: Vec<u8> = (0..700_001_u32).map(|n| (n % 251) as u8).collect();
+        for mut way in every_way() {
+            let mut from = tempfile::tempfile().unwrap();
+            from.write_all(&bytes).unwrap();
+            let mut to = copy(&mut way, from);
+            let mut read = Vec::new();
+            to.rewind().unwrap();
+            to.read_to_end(&mut read).unwrap();
+            assert!(read == bytes);
+        }
+    }
+
+    #[test]
+    fn holes_stay_holes_in_every_way() {
+        const SIZE: u64 = 64 * 1024 * 1024;
+        for mut way in every_way() {
+            let from = tempfile::tempfile().unwrap();
+            from.write_all_at(b"middle", SIZE / 2).unwrap();
+            from.set_len(SIZE).unwrap();
+            let to = copy(&mut way, from);
+            let metadata = to.metadata().unwrap();
+            assert_eq!(metadata.len(), SIZE);
+            assert!(metadata.blocks() * 512 < 1024 * 1024);
+            let mut middle = [0; 6];
+            to.read_exact_at(&mut middle, SIZE / 2).unwrap();
+            assert_eq!(&middle, b"middle");
+        }
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_copied_as_far_as_it_goes() {
+        for mut way in every_way() {
+            let mut from = tempfile::tempfile().unwrap();
+            from.write_all(&[1; 100_000]).unwrap();
+            let stat = fstat(&from).unwrap();
+            from.set_len(10).unwrap();
+            let to = tempfile::tempfile().unwrap();
+            let copied = OwnedFd::from(to.try_clone().unwrap());
+            way.copy(&OwnedFd::from(from), &copied, &stat).unwrap();
+            assert!(to.metadata().unwrap().len() <= 100_000);
+        }
+    }
+}

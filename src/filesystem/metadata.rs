@@ -1,0 +1,187 @@
+//! What a copied entry keeps besides its contents: owner, mode, times, attributes.
+//!
+//! Owners are kept as far as we may give things away. Where we may not, the copy is ours, and then it
+//! loses the set-user-id and set-group-id bits: they were not set for us.
+
+use std::ffi::CStr;
+use std::os::fd::BorrowedFd;
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::{
+    AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod,
+    fchown, fgetxattr, flistxattr, flistxattr_query, fsetxattr, fstat, futimens, mkfifoat, statat,
+    utimensat,
+};
+use rustix::io::Errno;
+
+/// The kernel's bound for the list of attributes of a file and for each value.
+const ATTRIBUTE_BYTES: usize = 64 * 1024;
+
+/// Gives the copy `target` the owner, mode and times of its original.
+pub(super) fn keep(target: BorrowedFd<'_>, original: &Stat) -> Result<(), Errno> {
+    let give = |user, group| fchown(target, user, group);
+    let kept = keep_owner(&fstat(target)?, original, give)?;
+    fchmod(target, mode(original, kept))?;
+    futimens(target, &times(original))
+}
+
+/// Makes a FIFO like the original. The directory is ours alone, so the name means the same throughout.
+pub(super) fn make_fifo(at: BorrowedFd<'_>, name: &CStr, original: &Stat) -> Result<(), Errno> {
+    mkfifoat(at, name, Mode::RUSR | Mode::WUSR)?;
+    let kept = keep_owner_of_entry(at, name, original)?;
+    chmodat(at, name, mode(original, kept), AtFlags::empty())?;
+    utimensat(at, name, &times(original), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Gives what cannot be opened the owner of its original; whether that worked.
+pub(super) fn keep_owner_of_entry(
+    at: BorrowedFd<'_>,
+    name: &CStr,
+    original: &Stat,
+) -> Result<bool, Errno> {
+    let made = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let give = |user, group| chownat(at, name, user, group, AtFlags::SYMLINK_NOFOLLOW);
+    keep_owner(&made, original, give)
+}
+
+fn keep_owner(
+    made: &Stat,
+    original: &Stat,
+    give: impl Fn(Option<Uid>, Option<Gid>) -> Result<(), Errno>,
+) -> Result<bool, Errno> {
+    let user = (made.st_uid != original.st_uid).then(|| Uid::from_raw(original.st_uid));
+    let group = (made.st_gid != original.st_gid).then(|| Gid::from_raw(original.st_gid));
+    if user.is_none() && group.is_none() {
+        return Ok(true);
+    }
+    // INVAL: an owner that has no name in our user namespace.
+    match give(user, group) {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM | Errno::INVAL) => {
+            // A group of ours may be given even where the user may not.
+            if user.is_some() && group.is_some() {
+                match give(None, group) {
+                    Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+                    Err(errno) => return Err(errno),
+                }
+            }
+            Ok(false)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn mode(original: &Stat, owner_kept: bool) -> Mode {
+    let mode = Mode::from_raw_mode(original.st_mode);
+    if owner_kept {
+        mode
+    } else {
+        mode - (Mode::SUID | Mode::SGID)
+    }
+}
+
+/// The times of access and change.
+// The fields differ in width and sign between architectures.
+#[allow(clippy::unnecessary_cast)]
+pub(super) fn times(original: &Stat) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: original.st_atime as _,
+            tv_nsec: original.st_atime_nsec as _,
+        },
+        last_modification: Timespec {
+            tv_sec: original.st_mtime as _,
+            tv_nsec: original.st_mtime_nsec as _,
+        },
+    }
+}
+
+/// Copies the `user.` attributes, as far as the filesystem of the copy takes them. The others are the
+/// system's: capabilities and labels are not a build's to hand on.
+pub(super) fn keep_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    // Nearly no file has any, and this tells without a buffer.
+    match flistxattr_query(from) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
+        Ok(_) => {}
+        Err(errno) => return Err(errno),
+    }
+    let mut names = Vec::with_capacity(ATTRIBUTE_BYTES);
+    flistxattr(from, spare_capacity(&mut names))?;
+    let mut value = Vec::with_capacity(ATTRIBUTE_BYTES);
+    for name in names.split_inclusive(|byte| *byte == 0) {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else {
+            continue;
+        };
+        if !name.to_bytes().starts_with(b"user.") {
+            continue;
+        }
+        value.clear();
+        match fgetxattr(from, name, spare_capacity(&mut value)) {
+            Ok(_) => {}
+            Err(Errno::NODATA) => continue,
+            Err(errno) => return Err(errno),
+        }
+        match fsetxattr(to, name, &value, XattrFlags::empty()) {
+            // Filesystems differ in how many and how long ones they take, down to none.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_that_could_not_be_given_away_is_not_set_user_id() {
+        let file = tempfile::tempfile().unwrap();
+        fchmod(&file, Mode::from_raw_mode(0o6755)).unwrap();
+        let original = fstat(&file).unwrap();
+        assert_eq!(mode(&original, true).bits(), 0o6755);
+        assert_eq!(mode(&original, false).bits(), 0o755);
+    }
+
+    #[test]
+    fn an_owner_that_may_not_be_given_is_not_kept_and_its_group_is_tried() {
+        let made = fstat(tempfile::tempfile().unwrap()).unwrap();
+        let mut original = made;
+        original.st_uid += 1;
+        original.st_gid += 1;
+        let calls = std::cell::RefCell::new(Vec::new());
+        let kept = keep_owner(&made, &original, |user, group| {
+            calls.borrow_mut().push((user.is_some(), group.is_some()));
+            Err(Errno::PERM)
+        });
+        assert!(!kept.unwrap());
+        assert_eq!(*calls.borrow(), [(true, true), (false, true)]);
+        let full = keep_owner(&made, &original, |_, _| Err(Errno::NOSPC));
+        assert_eq!(full.unwrap_err(), Errno::NOSPC);
+    }
+
+    #[test]
+    fn times_are_kept_to_the_nanosecond_and_before_1970() {
+        let file = tempfile::tempfile().unwrap();
+        let mut original = fstat(&file).unwrap();
+        (original.st_mtime, original.st_mtime_nsec) = (-5, 123_456_789);
+        (original.st_atime, original.st_atime_nsec) = (1_000_000_000, 987_654_321);
+        keep(file.as_fd(), &original).unwrap();
+        let kept = fstat(&file).unwrap();
+        assert_eq!((kept.st_mtime, kept.st_mtime_nsec), (-5, 123_456_789));
+        assert_eq!(
+            (kept.st_atime, kept.st_atime_nsec),
+            (1_000_000_000, 987_654_321)
+        );
+    }
+
+    #[test]
+    fn what_has_no_attributes_is_no_error() {
+        let from = File::open("/proc/self/status").unwrap();
+        let to = tempfile::tempfile().unwrap();
+        keep_attributes(from.as_fd(), to.as_fd()).unwrap();
+    }
+}

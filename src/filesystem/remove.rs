@@ -1,0 +1,263 @@
+//! Removing whatever has a name, whole.
+//!
+//! Links are removed, never followed; what is mounted inside is never entered. Directories that lack
+//! permissions get them if they are ours, read-only subvolumes are made writable, and subvolumes go in
+//! one piece where the kernel allows it. What others take away meanwhile is no error.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RawDir, Stat, chmod, fchmod, openat, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::Fault;
+use super::btrfs;
+use super::descent::{Descent, READ_BUFFER, is_dots, open_directory};
+
+/// How many subdirectories of one directory are remembered at once; the others are found when it is
+/// read again. It bounds what a directory of millions costs in memory.
+const REMEMBERED: usize = 4096;
+
+/// How often, in one removal, a directory may turn out not to be empty yet: enough for 40 million
+/// subdirectories in one place, and an end where somebody fills as fast as we empty.
+const REREADS: u32 = 10_000;
+
+/// Removes the entry `name` of `parent`, whatever it is. `false` if there is none.
+pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> {
+    let fault =
+        |doing, errno| Fault::new(doing, Path::new(OsStr::from_bytes(name.to_bytes())), errno);
+    match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(false),
+        Err(errno) => return Err(fault("look at", errno)),
+        Ok(stat) if !is_directory(&stat) => {
+            return match unlinkat(parent, name, AtFlags::empty()) {
+                Ok(()) => Ok(true),
+                Err(Errno::NOENT) => Ok(false),
+                Err(errno) => Err(fault("remove", errno)),
+            };
+        }
+        Ok(_) => {}
+    }
+    // The walk begins in the parent, with one entry to remove there and no look at the others.
+    let parent = parent
+        .try_clone_to_owned()
+        .map_err(|error| Fault::new("open", Path::new(".."), error))?;
+    let removal = Removal {
+        descent: Descent::new(parent).map_err(|errno| fault("look at the parent of", errno))?,
+        pending: vec![vec![name.to_owned()]],
+        rereads: 0,
+        buffer: Vec::with_capacity(READ_BUFFER),
+    };
+    removal.run()?;
+    Ok(true)
+}
+
+struct Removal {
+    descent: Descent,
+    /// The directories still to be removed at each level from the parent of the tree down to the
+    /// present directory; at most [`REMEMBERED`] names each.
+    pending: Vec<Vec<CString>>,
+    rereads: u32,
+    buffer: Vec<u8>,
+}
+
+impl Removal {
+    fn run(mut self) -> Result<(), Fault> {
+        while let Some(level) = self.pending.last_mut() {
+            if let Some(name) = level.pop() {
+                self.descend(name)?;
+            } else {
+                self.pending.pop();
+                self.ascend()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes into a directory and removes everything in it but its subdirectories.
+    fn descend(&mut self, name: CString) -> Result<(), Fault> {
+        let (directory, stat) = match open_forcibly(self.descent.here(), &name) {
+            Ok(opened) => opened,
+            Err(Errno::NOENT) => return Ok(()),
+            // It is a directory no more.
+            Err(Errno::NOTDIR | Errno::LOOP) => return self.unlink(&name),
+            Err(errno) => return Err(self.descent.fault("open", &name, errno)),
+        };
+        let subvolume = btrfs::may_be_subvolume(&stat);
+        // Where one of these is refused, what comes after them fails if it was needed.
+        if subvolume {
+            let _ = btrfs::make_writable(directory.as_fd());
+        }
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if !mode.contains(Mode::RWXU) {
+            let _ = fchmod(&directory, mode | Mode::RWXU);
+        }
+        if subvolume && btrfs::destroy(self.descent.here(), &name).is_ok() {
+            return Ok(());
+        }
+        self.descent.enter(name, directory, &stat);
+        let directories = self.sweep()?;
+        self.pending.push(directories);
+        Ok(())
+    }
+
+    /// Goes back up and removes the directory that it came from.
+    fn ascend(&mut self) -> Result<(), Fault> {
+        let name = match self.descent.leave() {
+            Ok(None) => return Ok(()),
+            Ok(Some((_, name))) => name,
+            Err(errno) => return Err(self.descent.fault("find the way up from", c".", errno)),
+        };
+        match unlinkat(self.descent.here(), &name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::NOTDIR) => self.unlink(&name),
+            Err(Errno::NOTEMPTY | Errno::EXIST) if self.rereads < REREADS => {
+                self.rereads += 1;
+                if let Some(level) = self.pending.last_mut() {
+                    level.push(name);
+                }
+                Ok(())
+            }
+            Err(errno) => Err(self.descent.fault("remove", &name, errno)),
+        }
+    }
+
+    /// Removes what is in the present directory and is no directory; gives the names of those.
+    fn sweep(&mut self) -> Result<Vec<CString>, Fault> {
+        let mut directories = Vec::new();
+        let here = self.descent.here();
+        let mut entries = RawDir::new(here, self.buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // The directory itself was removed by somebody else.
+                Err(Errno::NOENT) => break,
+                Err(errno) => return Err(self.descent.fault("read", c".", errno)),
+            };
+            let name = entry.file_name();
+            if is_dots(name) {
+                continue;
+            }
+            let directory = match entry.file_type() {
+                FileType::Directory => true,
+                _ => match unlinkat(here, name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => false,
+                    Err(Errno::ISDIR) => true,
+                    Err(errno) => return Err(self.descent.fault("remove", name, errno)),
+                },
+            };
+            if directory && directories.len() < REMEMBERED {
+                directories.push(name.to_owned());
+            }
+        }
+        Ok(directories)
+    }
+
+    fn unlink(&self, name: &CStr) -> Result<(), Fault> {
+        match unlinkat(self.descent.here(), name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.descent.fault("remove", name, errno)),
+        }
+    }
+}
+
+/// Opens a directory, and if it may not be read tries to give its owner, us, the right to.
+fn open_forcibly(parent: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Stat), Errno> {
+    match open_directory(parent, name) {
+        Err(Errno::ACCESS) => {}
+        result => return result,
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let closed = openat(parent, name, flags, Mode::empty())?;
+    // The only way to change the mode of what cannot be opened without following a link that was put
+    // in its place; a way that fails leaves the first answer to be given again.
+    let _ = chmod(format!("/proc/self/fd/{}", closed.as_raw_fd()), Mode::RWXU);
+    open_directory(parent, name)
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn remove(home: &Path, name: &CStr) -> Result<bool, Fault> {
+        let home = OwnedFd::from(fs::File::open(home).unwrap());
+        entry(home.as_fd(), name)
+    }
+
+    #[test]
+    fn a_tree_goes_and_its_neighbours_stay() {
+        let home = tempfile::tempdir().unwrap();
+        for path in ["tree/a/b/c", "tree/d", "neighbour"] {
+            fs::create_dir_all(home.path().join(path)).unwrap();
+            fs::write(home.path().join(path).join("file"), "x").unwrap();
+        }
+        assert!(remove(home.path(), c"tree").unwrap());
+        assert!(!home.path().join("tree").exists());
+        assert!(home.path().join("neighbour/file").exists());
+        assert!(!remove(home.path(), c"tree").unwrap());
+    }
+
+    #[test]
+    fn a_link_goes_and_what_it_points_at_stays() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("kept")).unwrap();
+        fs::write(home.path().join("kept/file"), "x").unwrap();
+        fs::create_dir(home.path().join("tree")).unwrap();
+        symlink(home.path().join("kept"), home.path().join("tree/link")).unwrap();
+        symlink("kept", home.path().join("link")).unwrap();
+        assert!(remove(home.path(), c"tree").unwrap());
+        assert!(remove(home.path(), c"link").unwrap());
+        assert!(home.path().join("kept/file").exists());
+    }
+
+    #[test]
+    fn more_subdirectories_than_are_remembered_go_too() {
+        let home = tempfile::tempdir().unwrap();
+        for n in 0..REMEMBERED + 10 {
+            fs::create_dir_all(home.path().join(format!("tree/{n}"))).unwrap();
+        }
+        assert!(remove(home.path(), c"tree").unwrap());
+        assert!(!home.path().join("tree").exists());
+    }
+
+    #[test]
+    fn directories_without_permissions_go_if_they_are_ours() {
+        let home = tempfile::tempdir().unwrap();
+        for (name, mode) in [("closed", 0o000), ("read-only", 0o555), ("blind", 0o300)] {
+            let path = home.path().join("tree").join(name);
+            fs::create_dir_all(path.join("inner")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        assert!(remove(home.path(), c"tree").unwrap());
+        assert!(!home.path().join("tree").exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_emptied_by_others_meanwhile_is_no_error() {
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        for n in 0..2000 {
+            fs::create_dir_all(tree.join(format!("{n}/inner"))).unwrap();
+            fs::write(tree.join(format!("{n}/file")), "x").unwrap();
+        }
+        let (one, other) = std::thread::scope(|scope| {
+            let one = scope.spawn(|| remove(home.path(), c"tree"));
+            let other = scope.spawn(|| remove(home.path(), c"tree"));
+            (one.join().unwrap(), other.join().unwrap())
+        });
+        one.unwrap();
+        other.unwrap();
+        assert!(!tree.exists());
+    }
+}

@@ -1,0 +1,9 @@
+//! What is promised about real worlds: real filesystems, a real Docker Engine.
+//!
+//! Each file is named for the world that it meets. A world that is missing fails its tests with a
+//! sentence that says how to provide it, and is never passed over; `make worlds` provides them all.
+
+// The lints that keep panics out of the programs know only single test functions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod filesystems;
