@@ -23,8 +23,11 @@ use bollard::{
         WaitContainerOptions,
     },
 };
-use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use bytes::{Buf as _, Bytes};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 
 use super::{Docker, Error, label_filter, refusal, utf8};
 
@@ -159,33 +162,27 @@ impl Docker {
     /// started has none. The stream is over after its first error.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`], [`Error::Unreachable`] (the Engine went away meanwhile, too),
-    /// [`Error::Api`].
+    /// [`Error::NoSuchContainer`] (removed meanwhile, too), [`Error::Unreachable`] (gone meanwhile,
+    /// too), [`Error::Api`].
     pub fn logs(
         &self,
         container: &str,
     ) -> impl futures_util::Stream<Item = Result<Output, Error>> + Send + 'static + use<> {
-        let doing = "reading a container's output";
-        let docker = self.clone();
-        let container = container.to_owned();
-        let opened = async move {
-            let client = docker.client(doing).await?;
-            let options = LogsOptions {
-                follow: true,
-                stdout: true,
-                stderr: true,
-                ..LogsOptions::default()
-            };
-            let frames = client.logs(&container, Some(options));
-            Ok::<_, Error>(frames.map(move |frame| {
-                let frame = frame.map_err(|e| docker.failed_on(doing, &container, e))?;
-                output(doing, frame)
-            }))
+        let reader = LogReader {
+            docker: self.clone(),
+            container: container.to_owned(),
+            delivered: [0; 2],
+            skip: [0; 2],
+            follow: true,
+            frames: None,
         };
-        stream::once(opened).try_flatten()
+        stream::try_unfold(reader, async |mut reader| {
+            let piece = reader.next().await?;
+            Ok(piece.map(|piece| (piece, reader)))
+        })
     }
 
-    /// Waits until a started container has ended.
+    /// Waits until a started container has ended; one that was never started counts as ended, with 0.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`]; [`Error::Unreachable`] when the Engine goes away while the container
@@ -322,6 +319,68 @@ impl Docker {
                 Error::NoSuchContainer(container.to_owned())
             }
             _ => self.failed(doing, error),
+        }
+    }
+}
+
+const DOING_LOGS: &str = "reading a container's output";
+
+/// Follows a container's output to its end, and then reads what the Engine has swallowed.
+///
+/// Engines before 23 leave a follower when the container ends, whether it has got the last entries
+/// or not; an unterminated last line is lost more often than not. What was kept is whole, though.
+/// Therefore all of it is read once more, without the bytes that were delivered already; meanwhile the
+/// Engine is still busy with taking the container down.
+struct LogReader {
+    docker: Docker,
+    container: String,
+    /// Bytes handed out, of standard output and standard error.
+    delivered: [u64; 2],
+    /// Bytes of the second reading that were handed out in the first.
+    skip: [u64; 2],
+    follow: bool,
+    frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
+}
+
+impl LogReader {
+    async fn next(&mut self) -> Result<Option<Output>, Error> {
+        loop {
+            let frames = match &mut self.frames {
+                Some(frames) => frames,
+                closed => {
+                    let client = self.docker.client(DOING_LOGS).await?;
+                    let options = LogsOptions {
+                        follow: self.follow,
+                        stdout: true,
+                        stderr: true,
+                        ..LogsOptions::default()
+                    };
+                    closed.insert(client.logs(&self.container, Some(options)).boxed())
+                }
+            };
+            match frames.next().await {
+                Some(frame) => {
+                    let frame =
+                        frame.map_err(|e| self.docker.failed_on(DOING_LOGS, &self.container, e))?;
+                    let mut piece = output(DOING_LOGS, frame)?;
+                    let which = piece.stream as usize;
+                    let length = piece.bytes.len() as u64;
+                    // No more than the length of the piece, which is in memory.
+                    let known = self.skip[which].min(length);
+                    self.skip[which] -= known;
+                    self.delivered[which] += length - known;
+                    piece.bytes.advance(known as usize);
+                    if !piece.bytes.is_empty() {
+                        return Ok(Some(piece));
+                    }
+                }
+                None if self.follow => {
+                    self.follow = false;
+                    self.skip = self.delivered;
+                    self.frames = None;
+                }
+                None => return Ok(None),
+            }
         }
     }
 }
