@@ -1,1 +1,314 @@
 //! A context becomes an image; a container runs, is found again, is stopped.
+//!
+//! [`Docker`] is a cheap handle to one Docker Engine behind a unix socket. It takes specs
+//! ([`ImageSpec`], [`ContainerSpec`]) and returns values and streams; it never knows why a container
+//! runs. Images are built by the classic builder, which every Engine still serves.
+//!
+//! Nothing here retries, logs or remembers containers: an Engine that does not answer is
+//! [`Error::Unreachable`], and when to ask again is the caller's affair. The handle connects by itself
+//! when the Engine is back.
+
+mod container;
+mod image;
+mod tag;
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bollard::errors::Error as Bollard;
+
+pub use self::{
+    container::{ContainerSpec, Exit, Found, Limits, Output, Stream},
+    image::{ImageSpec, Pruned},
+    tag::tag_for,
+};
+
+/// Where the Engine listens when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// How long [`Docker::ping`] waits: a living Engine answers within milliseconds even on a busy host,
+/// and somebody waits for a clear "no".
+pub const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long an ordinary call may take. Starting or removing a container on a host whose disk is
+/// saturated takes tens of seconds; past two minutes the Engine hangs.
+const CALL_PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the HTTP client is told to wait for the first byte of an answer, in seconds: a year, because
+/// image builds and builds take as long as they take, and shorter waits are bounded here.
+const STREAM_PATIENCE: u64 = 365 * 24 * 3600;
+
+/// What went wrong between us and the Engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No Engine answers: no socket, refused, silent, or gone in the middle of an answer.
+    #[error("no docker engine answers at '{}' while {doing}", socket.display())]
+    Unreachable {
+        /// The socket we asked at.
+        socket: PathBuf,
+        /// What we were doing.
+        doing: String,
+        /// What became of the connection.
+        source: Cause,
+    },
+    /// The image to run is not on this host.
+    #[error("there is no docker image '{0}'")]
+    NoSuchImage(String),
+    /// Another container has the name.
+    #[error("there is a docker container '{0}' already")]
+    NameTaken(String),
+    /// The container is not there (any more).
+    #[error("there is no docker container '{0}'")]
+    NoSuchContainer(String),
+    /// The image cannot be built; in the Engine's words.
+    #[error("could not build the docker image: {0}")]
+    Build(String),
+    /// The context of an image could not be read to its end.
+    #[error("could not read the context of the docker image")]
+    Context(#[source] std::io::Error),
+    /// A path that cannot be told to the Engine, because the API is JSON.
+    #[error("could not tell docker the path '{}', which is not UTF-8", .0.display())]
+    Path(PathBuf),
+    /// The Engine answers, but refuses, or says what we do not understand.
+    #[error("docker failed while {doing}")]
+    Api {
+        /// What we were doing.
+        doing: String,
+        /// What the Engine said.
+        source: Cause,
+    },
+}
+
+/// The reason beneath an [`Error`], only to be shown.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A handle to a Docker Engine; clones share it.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    socket: String,
+    /// The client that has agreed on an API version; `None` until an Engine has answered, and again
+    /// after it was gone, since the one that comes back may be another version.
+    negotiated: Mutex<Option<bollard::Docker>>,
+}
+
+impl Docker {
+    /// A handle to the Engine behind `socket`. Does not connect: the Engine may come later.
+    ///
+    /// # Errors
+    /// [`Error::Path`] when the path is not UTF-8.
+    pub fn new(socket: &Path) -> Result<Docker, Error> {
+        let path = utf8(socket)?;
+        let shared = Shared {
+            socket: path,
+            negotiated: Mutex::new(None),
+        };
+        Ok(Docker {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Whether the Engine answers.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] within [`ENGINE_PATIENCE`] when it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let doing = "asking whether it is there";
+        // The negotiation is an answer too, so that the first ping is one round trip.
+        match self.negotiated() {
+            None => self.negotiate(doing).await.map(drop),
+            Some(client) => {
+                let pong = self.within(ENGINE_PATIENCE, doing, client.ping()).await?;
+                pong.map(drop).map_err(|e| self.failed(doing, e))
+            }
+        }
+    }
+
+    /// The Engine's version, as in `20.10.24`.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn version(&self) -> Result<String, Error> {
+        let doing = "asking for its version";
+        let answer = self.call(doing, async |docker| docker.version().await);
+        let answer = answer.await?.map_err(|e| self.failed(doing, e))?;
+        answer.version.ok_or_else(|| Error::Api {
+            doing: doing.to_owned(),
+            source: "the answer holds no version".into(),
+        })
+    }
+
+    /// One ordinary call, bounded in time. The inner result is the Engine's answer, for callers that
+    /// tell refusals apart; [`Docker::failed`] makes the rest of it.
+    async fn call<T>(
+        &self,
+        doing: &str,
+        ask: impl AsyncFnOnce(&bollard::Docker) -> Result<T, Bollard>,
+    ) -> Result<Result<T, Bollard>, Error> {
+        let client = self.client(doing).await?;
+        self.within(CALL_PATIENCE, doing, ask(&client)).await
+    }
+
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        doing: &str,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Error> {
+        let answer = tokio::time::timeout(patience, answer).await;
+        answer.map_err(|late| self.unreachable(doing, late.into()))
+    }
+
+    /// A client that speaks a version of the API that the Engine speaks too.
+    async fn client(&self, doing: &str) -> Result<bollard::Docker, Error> {
+        match self.negotiated() {
+            Some(client) => Ok(client),
+            None => self.negotiate(doing).await,
+        }
+    }
+
+    /// Agrees on an API version: old Engines refuse newer ones than theirs, new Engines those before
+    /// their time, and only this question needs no version.
+    async fn negotiate(&self, doing: &str) -> Result<bollard::Docker, Error> {
+        let newest = bollard::API_DEFAULT_VERSION;
+        let client =
+            bollard::Docker::connect_with_unix(&self.shared.socket, STREAM_PATIENCE, newest)
+                .map_err(|e| self.failed(doing, e))?;
+        let agreed = self
+            .within(ENGINE_PATIENCE, doing, client.negotiate_version())
+            .await?
+            .map_err(|e| self.failed(doing, e))?;
+        *self.slot() = Some(agreed.clone());
+        Ok(agreed)
+    }
+
+    fn negotiated(&self) -> Option<bollard::Docker> {
+        self.slot().clone()
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<bollard::Docker>> {
+        let slot = self.shared.negotiated.lock();
+        // The value is replaced whole, so it is good whatever became of the last holder.
+        slot.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unreachable(&self, doing: &str, source: Cause) -> Error {
+        *self.slot() = None;
+        Error::Unreachable {
+            socket: PathBuf::from(&self.shared.socket),
+            doing: doing.to_owned(),
+            source,
+        }
+    }
+
+    /// What a failed call means when its caller knows nothing better.
+    fn failed(&self, doing: &str, error: Bollard) -> Error {
+        match error {
+            Bollard::SocketNotFoundError(_)
+            | Bollard::RequestTimeoutError
+            | Bollard::HyperLegacyError { .. }
+            | Bollard::HyperResponseError { .. }
+            | Bollard::IOError { .. } => self.unreachable(doing, error.into()),
+            other => {
+                // "client version 1.41 is too old": it was upgraded between two calls.
+                if refusal(&other).is_some_and(|(_, said)| said.contains("client version")) {
+                    *self.slot() = None;
+                }
+                Error::Api {
+                    doing: doing.to_owned(),
+                    source: other.into(),
+                }
+            }
+        }
+    }
+}
+
+/// Status and message, when the Engine answered with a refusal.
+fn refusal(error: &Bollard) -> Option<(u16, &str)> {
+    match error {
+        Bollard::DockerResponseServerError {
+            status_code,
+            message,
+        } => Some((*status_code, message)),
+        _ => None,
+    }
+}
+
+fn utf8(path: &Path) -> Result<String, Error> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Error::Path(path.to_owned()))
+}
+
+/// The filter that asks for what carries all these labels with these values.
+fn label_filter(labels: &Labels) -> Vec<String> {
+    labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
+}
+
+type Labels = std::collections::BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_socket_is_an_unreachable_engine() {
+        let docker = Docker::new(Path::new("/nonexistent/docker.sock")).unwrap();
+        let error = docker.ping().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_serves_is_an_unreachable_engine() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let docker = Docker::new(&path).unwrap();
+        let error = docker.version().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_engine_is_unreachable_after_the_patience() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let docker = Docker::new(&path).unwrap();
+        let asked = tokio::time::Instant::now();
+        let error = docker.ping().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(asked.elapsed() <= ENGINE_PATIENCE + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn every_call_can_be_spawned() {
+        fn check<T: Send>(_: T) {}
+        let docker = Docker::new(Path::new(DEFAULT_SOCKET)).unwrap();
+        let labels = Labels::new();
+        let (output, _) = tokio::sync::mpsc::channel(1);
+        let spec = ImageSpec {
+            tag: String::new(),
+            labels: Labels::new(),
+            build_args: Labels::new(),
+            network: String::new(),
+            fresh: true,
+        };
+        check(docker.ping());
+        check(docker.find_image(&labels));
+        check(docker.build_image(&spec, futures_util::stream::empty, output));
+        check(docker.start("c"));
+        check(docker.logs("c"));
+        check(docker.wait("c"));
+        check(docker.containers(&labels));
+    }
+}

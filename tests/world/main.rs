@@ -6,4 +6,5 @@
 // The lints that keep panics out of the programs know only single test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod docker;
 mod filesystems;

@@ -1,0 +1,571 @@
+//! Containers: created, started, followed, awaited, found again, removed.
+//!
+//! A container runs what its image says, without a terminal, with `/data` and nothing else of the host
+//! but the mounts it is given. Its output is kept by the Engine until it is removed, whole and byte
+//! for byte, whoever reads it and whenever.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    pin::pin,
+};
+
+use bollard::{
+    container::LogOutput,
+    errors::Error as Bollard,
+    models::{
+        ContainerCreateBody, ContainerState, ContainerSummary, ContainerSummaryStateEnum,
+        HostConfig, HostConfigLogConfig, Mount, MountType,
+    },
+    query_parameters::{
+        CreateContainerOptions, InspectContainerOptions, KillContainerOptions,
+        ListContainersOptions, LogsOptions, RemoveContainerOptions, StartContainerOptions,
+        WaitContainerOptions,
+    },
+};
+use bytes::{Buf as _, Bytes};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+
+use super::{Docker, Error, label_filter, refusal, utf8};
+
+/// Bytes that the `local` log driver may write for one byte of output: an empty line, of one byte, is
+/// an entry of 28 (its length twice, the name of the stream, the time, the keys of the fields).
+const LOG_OVERHEAD: u64 = 32;
+
+/// Room in the driver's file beyond the bound, so that an entry that passes it is still whole; an entry
+/// is 1 MB at most.
+const LOG_MARGIN: u64 = 4 << 20;
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerSpec {
+    /// Name of the container; one of a kind on the host.
+    pub name: String,
+    /// Id of the image.
+    pub image: String,
+    /// What the container is found by.
+    pub labels: BTreeMap<String, String>,
+    /// `uid:gid` of its processes.
+    pub user: String,
+    /// Directory of the host that is `/data` inside; it must exist.
+    pub data: PathBuf,
+    /// Further directories or files of the host, which must exist, and where they are inside.
+    pub mounts: BTreeMap<PathBuf, String>,
+    /// Network mode; empty for the Engine's default.
+    pub network: String,
+    /// What it may use of the host.
+    pub limits: Limits,
+    /// Bytes of output that the Engine must keep for readers, at least.
+    pub log_bytes: u64,
+    /// Control group (or systemd slice) that the container's own is made in.
+    pub cgroup_parent: Option<String>,
+}
+
+/// What a container may use of the host; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// CPUs, as in `1.5`.
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// A piece of output; chunks are no lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where it was written to.
+    pub stream: Stream,
+    /// The bytes, as written; not necessarily UTF-8.
+    pub bytes: Bytes,
+}
+
+/// The two outputs of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code; 128 + n for signal n.
+    pub code: i64,
+    /// It failed, and the kernel killed one of its processes for want of memory.
+    pub oom_killed: bool,
+}
+
+/// A container on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its id.
+    pub id: String,
+    /// All its labels, those of its image among them.
+    pub labels: BTreeMap<String, String>,
+    /// It has been started and has not ended.
+    pub running: bool,
+}
+
+impl Docker {
+    /// Creates a container and returns its id.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`]; [`Error::NameTaken`]; [`Error::Path`] for a host path that is not
+    /// UTF-8; [`Error::Unreachable`]; [`Error::Api`], also for a host path that does not exist.
+    pub async fn create(&self, spec: &ContainerSpec) -> Result<String, Error> {
+        let doing = "creating a container";
+        let body = body(spec)?;
+        let options = CreateContainerOptions {
+            name: Some(spec.name.clone()),
+            ..CreateContainerOptions::default()
+        };
+        let created = self.call(doing, async |docker| {
+            docker.create_container(Some(options), body).await
+        });
+        match created.await? {
+            Ok(created) => Ok(created.id),
+            Err(error) => Err(match refusal(&error) {
+                Some((404, said)) if said.to_ascii_lowercase().contains("no such image") => {
+                    Error::NoSuchImage(spec.image.clone())
+                }
+                Some((409, _)) => Error::NameTaken(spec.name.clone()),
+                _ => self.failed(doing, error),
+            }),
+        }
+    }
+
+    /// Starts a created container; one that runs already is left alone.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`]; [`Error::Unreachable`]; [`Error::Api`], also when the image's
+    /// program cannot be executed.
+    pub async fn start(&self, container: &str) -> Result<(), Error> {
+        let doing = "starting a container";
+        let started = self.call(doing, async |docker| {
+            docker
+                .start_container(container, None::<StartContainerOptions>)
+                .await
+        });
+        started
+            .await?
+            .map_err(|e| self.failed_on(doing, container, e))
+    }
+
+    /// The output of a started container from its first byte, until it ends. A container that was never
+    /// started has none. The stream is over after its first error.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`] (removed meanwhile, too), [`Error::Unreachable`] (gone meanwhile,
+    /// too), [`Error::Api`].
+    pub fn logs(
+        &self,
+        container: &str,
+    ) -> impl futures_util::Stream<Item = Result<Output, Error>> + Send + 'static + use<> {
+        let reader = LogReader {
+            docker: self.clone(),
+            container: container.to_owned(),
+            delivered: [0; 2],
+            skip: [0; 2],
+            follow: true,
+            frames: None,
+        };
+        stream::try_unfold(reader, async |mut reader| {
+            let piece = reader.next().await?;
+            Ok(piece.map(|piece| (piece, reader)))
+        })
+    }
+
+    /// Waits until a started container has ended; one that was never started counts as ended, with 0.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`]; [`Error::Unreachable`] when the Engine goes away while the container
+    /// runs, after which one may wait again; [`Error::Api`].
+    pub async fn wait(&self, container: &str) -> Result<Exit, Error> {
+        let doing = "waiting for a container";
+        let client = self.client(doing).await?;
+        let options = WaitContainerOptions {
+            condition: "not-running".to_owned(),
+        };
+        let answer = pin!(client.wait_container(container, Some(options)))
+            .next()
+            .await;
+        let code = match answer {
+            // The client library's name for an exit code that is not 0.
+            Some(Err(Bollard::DockerContainerWaitError { code, .. })) => code,
+            Some(Ok(ended)) => match ended.error.and_then(|error| error.message) {
+                Some(message) if !message.is_empty() => {
+                    return Err(Error::Api {
+                        doing: doing.to_owned(),
+                        source: message.into(),
+                    });
+                }
+                _ => ended.status_code,
+            },
+            Some(Err(error)) => return Err(self.failed_on(doing, container, error)),
+            // An Engine that is stopped ends the answer without a word.
+            None => {
+                let state = self.state(doing, container).await?;
+                if state.running.unwrap_or(false) {
+                    let source = "it ended the answer although the container runs".into();
+                    return Err(self.unreachable(doing, source));
+                }
+                return Ok(exit(&state));
+            }
+        };
+        // Only a failure may be for want of memory: success costs no second question.
+        if code == 0 {
+            return Ok(Exit {
+                code,
+                oom_killed: false,
+            });
+        }
+        match self.state(doing, container).await {
+            Ok(state) => Ok(Exit {
+                code,
+                ..exit(&state)
+            }),
+            // Somebody has removed it already; its exit code is known all the same.
+            Err(Error::NoSuchContainer(_)) => Ok(Exit {
+                code,
+                oom_killed: false,
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn state(&self, doing: &str, container: &str) -> Result<ContainerState, Error> {
+        let inspected = self.call(doing, async |docker| {
+            docker
+                .inspect_container(container, None::<InspectContainerOptions>)
+                .await
+        });
+        let inspected = inspected
+            .await?
+            .map_err(|e| self.failed_on(doing, container, e))?;
+        Ok(inspected.state.unwrap_or_default())
+    }
+
+    /// Kills a container's processes; one that has ended is left alone.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
+    pub async fn kill(&self, container: &str) -> Result<(), Error> {
+        let doing = "killing a container";
+        let options = KillContainerOptions {
+            signal: "KILL".to_owned(),
+        };
+        let killed = self.call(doing, async |docker| {
+            docker.kill_container(container, Some(options)).await
+        });
+        match killed.await? {
+            Err(error) if !matches!(refusal(&error), Some((409, _))) => {
+                Err(self.failed_on(doing, container, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a container with its output and its anonymous volumes; one that runs is killed. Gone
+    /// already, or being removed by somebody else, is fine.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn remove(&self, container: &str) -> Result<(), Error> {
+        let doing = "removing a container";
+        let options = RemoveContainerOptions {
+            force: true,
+            v: true,
+            ..RemoveContainerOptions::default()
+        };
+        let removed = self.call(doing, async |docker| {
+            docker.remove_container(container, Some(options)).await
+        });
+        match removed.await? {
+            Err(error) if !matches!(refusal(&error), Some((404 | 409, _))) => {
+                Err(self.failed(doing, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All containers that carry all these labels, whether they run or not.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn containers(&self, labels: &BTreeMap<String, String>) -> Result<Vec<Found>, Error> {
+        let doing = "looking for containers";
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(HashMap::from([("label".to_owned(), label_filter(labels))])),
+            ..ListContainersOptions::default()
+        };
+        let found = self.call(doing, async |docker| {
+            docker.list_containers(Some(options)).await
+        });
+        let found = found.await?.map_err(|e| self.failed(doing, e))?;
+        Ok(found.into_iter().filter_map(found_one).collect())
+    }
+
+    fn failed_on(&self, doing: &str, container: &str, error: Bollard) -> Error {
+        match refusal(&error) {
+            Some((404, said)) if said.to_ascii_lowercase().contains("no such container") => {
+                Error::NoSuchContainer(container.to_owned())
+            }
+            _ => self.failed(doing, error),
+        }
+    }
+}
+
+const DOING_LOGS: &str = "reading a container's output";
+
+/// Follows a container's output to its end, and then reads what the Engine has swallowed.
+///
+/// Engines before 23 leave a follower when the container ends, whether it has got the last entries
+/// or not; an unterminated last line is lost more often than not. What was kept is whole, though.
+/// Therefore all of it is read once more, without the bytes that were delivered already; meanwhile the
+/// Engine is still busy with taking the container down.
+struct LogReader {
+    docker: Docker,
+    container: String,
+    /// Bytes handed out, of standard output and standard error.
+    delivered: [u64; 2],
+    /// Bytes of the second reading that were handed out in the first.
+    skip: [u64; 2],
+    follow: bool,
+    frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
+}
+
+impl LogReader {
+    async fn next(&mut self) -> Result<Option<Output>, Error> {
+        loop {
+            let frames = match &mut self.frames {
+                Some(frames) => frames,
+                closed => {
+                    let client = self.docker.client(DOING_LOGS).await?;
+                    let options = LogsOptions {
+                        follow: self.follow,
+                        stdout: true,
+                        stderr: true,
+                        ..LogsOptions::default()
+                    };
+                    closed.insert(client.logs(&self.container, Some(options)).boxed())
+                }
+            };
+            match frames.next().await {
+                Some(frame) => {
+                    let frame =
+                        frame.map_err(|e| self.docker.failed_on(DOING_LOGS, &self.container, e))?;
+                    let mut piece = output(DOING_LOGS, frame)?;
+                    let which = piece.stream as usize;
+                    let length = piece.bytes.len() as u64;
+                    // No more than the length of the piece, which is in memory.
+                    let known = self.skip[which].min(length);
+                    self.skip[which] -= known;
+                    self.delivered[which] += length - known;
+                    piece.bytes.advance(known as usize);
+                    if !piece.bytes.is_empty() {
+                        return Ok(Some(piece));
+                    }
+                }
+                None if self.follow => {
+                    self.follow = false;
+                    self.skip = self.delivered;
+                    self.frames = None;
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn found_one(summary: ContainerSummary) -> Option<Found> {
+    use ContainerSummaryStateEnum::{PAUSED, RESTARTING, RUNNING, STOPPING};
+    let running = matches!(
+        summary.state,
+        Some(RUNNING | PAUSED | RESTARTING | STOPPING)
+    );
+    Some(Found {
+        id: summary.id?,
+        labels: summary.labels.unwrap_or_default().into_iter().collect(),
+        running,
+    })
+}
+
+fn exit(state: &ContainerState) -> Exit {
+    let code = state.exit_code.unwrap_or(0);
+    Exit {
+        code,
+        oom_killed: code != 0 && state.oom_killed.unwrap_or(false),
+    }
+}
+
+fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
+    let (stream, bytes) = match frame {
+        LogOutput::StdOut { message } => (Stream::Stdout, message),
+        LogOutput::StdErr { message } => (Stream::Stderr, message),
+        // Without a terminal there are only the two; what else comes is the Engine's own complaint.
+        LogOutput::StdIn { message } | LogOutput::Console { message } => {
+            return Err(Error::Api {
+                doing: doing.to_owned(),
+                source: String::from_utf8_lossy(&message).trim().to_owned().into(),
+            });
+        }
+    };
+    Ok(Output { stream, bytes })
+}
+
+fn body(spec: &ContainerSpec) -> Result<ContainerCreateBody, Error> {
+    let mut mounts = vec![bind(&spec.data, "/data")?];
+    for (host, inside) in &spec.mounts {
+        mounts.push(bind(host, inside)?);
+    }
+    let host_config = HostConfig {
+        mounts: Some(mounts),
+        network_mode: (!spec.network.is_empty()).then(|| spec.network.clone()),
+        cap_drop: (!is_root(&spec.user)).then(|| vec!["ALL".to_owned()]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        auto_remove: Some(false),
+        log_config: Some(log_config(spec.log_bytes)),
+        memory: spec.limits.memory.map(signed),
+        // A rounded number of billionths of a CPU; absurd ones are the Engine's to refuse.
+        nano_cpus: spec.limits.cpus.map(|cpus| (cpus * 1e9).round() as i64),
+        pids_limit: spec.limits.pids.map(signed),
+        cgroup_parent: spec.cgroup_parent.clone(),
+        ..HostConfig::default()
+    };
+    Ok(ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        user: Some(spec.user.clone()),
+        labels: Some(spec.labels.clone().into_iter().collect()),
+        tty: Some(false),
+        host_config: Some(host_config),
+        ..ContainerCreateBody::default()
+    })
+}
+
+/// As a mount and not as `-v` would, so that a missing directory is an error and not made by root.
+fn bind(host: &Path, inside: &str) -> Result<Mount, Error> {
+    Ok(Mount {
+        typ: Some(MountType::BIND),
+        source: Some(utf8(host)?),
+        target: Some(inside.to_owned()),
+        ..Mount::default()
+    })
+}
+
+/// The `local` driver, because the others spoil bytes or drop some; one file that is never rotated,
+/// because a rotation would take the first bytes away.
+fn log_config(bytes: u64) -> HostConfigLogConfig {
+    let size = bytes
+        .saturating_mul(LOG_OVERHEAD)
+        .saturating_add(LOG_MARGIN);
+    let config = [
+        ("max-size", signed(size).to_string()),
+        ("max-file", "1".to_owned()),
+        // The Engine refuses to compress where there is one file only.
+        ("compress", "false".to_owned()),
+    ];
+    HostConfigLogConfig {
+        typ: Some("local".to_owned()),
+        config: Some(config.map(|(key, value)| (key.to_owned(), value)).into()),
+    }
+}
+
+fn is_root(user: &str) -> bool {
+    let name = user.split(':').next().unwrap_or("");
+    name == "root" || name.parse::<u32>() == Ok(0)
+}
+
+/// The API's numbers are signed.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            name: "n".into(),
+            image: "sha256:0".into(),
+            labels: BTreeMap::new(),
+            user: "1000:1000".into(),
+            data: "/d".into(),
+            mounts: BTreeMap::from([(PathBuf::from("/cache"), "/c".to_owned())]),
+            network: String::new(),
+            limits: Limits::default(),
+            log_bytes: 1 << 20,
+            cgroup_parent: None,
+        }
+    }
+
+    fn host(spec: &ContainerSpec) -> HostConfig {
+        body(spec).unwrap().host_config.unwrap()
+    }
+
+    #[test]
+    fn only_root_keeps_capabilities_and_nobody_gains_privileges() {
+        for (user, drops) in [
+            ("1000:1000", true),
+            ("0", false),
+            ("0:5", false),
+            ("root", false),
+        ] {
+            let host = host(&ContainerSpec {
+                user: user.into(),
+                ..spec()
+            });
+            assert_eq!(host.cap_drop.is_some(), drops, "{user}");
+            assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
+        }
+    }
+
+    #[test]
+    fn mounts_are_binds_that_create_nothing() {
+        let host = host(&spec());
+        assert!(host.binds.is_none());
+        for mount in host.mounts.unwrap() {
+            assert_eq!(mount.typ, Some(MountType::BIND));
+            assert!(mount.bind_options.is_none());
+        }
+    }
+
+    #[test]
+    fn limits_are_told_in_the_engines_units() {
+        let host = host(&ContainerSpec {
+            limits: Limits {
+                memory: Some(1 << 30),
+                cpus: Some(1.5),
+                pids: Some(100),
+            },
+            ..spec()
+        });
+        assert_eq!(host.memory, Some(1 << 30));
+        assert_eq!(host.nano_cpus, Some(1_500_000_000));
+        assert_eq!(host.pids_limit, Some(100));
+    }
+
+    #[test]
+    fn the_log_of_empty_lines_fits_the_driver() {
+        let config = host(&spec()).log_config.unwrap().config.unwrap();
+        assert!(config["max-size"].parse::<u64>().unwrap() >= 28 << 20);
+        assert_eq!(config["max-file"], "1");
+        log_config(u64::MAX);
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_is_refused_and_not_mangled() {
+        use std::os::unix::ffi::OsStringExt;
+        let data = PathBuf::from(std::ffi::OsString::from_vec(b"/\xff".to_vec()));
+        let error = body(&ContainerSpec { data, ..spec() }).unwrap_err();
+        assert!(matches!(error, Error::Path(_)));
+    }
+}
