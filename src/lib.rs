@@ -9,3 +9,4 @@ pub mod job;
 pub mod metrics;
 pub mod pipe;
 pub mod project;
+pub mod scheduler;

@@ -28,4 +28,4 @@ pub use info::*;
 pub use log::{BuildLog, LogFollower, LogProgress};
 pub use pending::{End, FinishedBuild, PendingBuild, Unfinished};
 pub use store::{BuildStore, Error, Holder, Leftover, holder};
-pub(crate) use store::{random_hex, text_of};
+pub use store::{random_hex, text_of};

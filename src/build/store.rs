@@ -606,8 +606,10 @@ impl BuildStore {
             .flatten();
         let mut builds = Vec::with_capacity(page.len().min(limit));
         for (place, _) in page.into_iter().take(limit) {
-            if let Some(info) = self.find(&place.project, place.id)? {
-                builds.push(info);
+            match self.find(&place.project, place.id)? {
+                Some(info) => builds.push(info),
+                // Somebody removed it behind our back.
+                None => self.index.remove(&place.project, place.id),
             }
         }
         Ok((builds, next))
@@ -713,7 +715,7 @@ pub(super) fn tail(directory: &Path) -> io::Result<String> {
 }
 
 /// Text of the end of a log: a character that the cut went through is left out.
-pub(crate) fn text_of(bytes: &[u8], cut: bool) -> String {
+pub fn text_of(bytes: &[u8], cut: bool) -> String {
     let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
     let skipped = if cut {
         bytes.iter().take(3).take_while(is_continuation).count()
@@ -771,8 +773,11 @@ fn instance(layout: &Layout) -> io::Result<String> {
     Ok(made)
 }
 
-/// 128 random bits as 32 hex digits.
-pub(crate) fn random_hex() -> io::Result<String> {
+/// 128 random bits as 32 hex digits: an id that nobody else has.
+///
+/// # Errors
+/// When the kernel gives no random bytes.
+pub fn random_hex() -> io::Result<String> {
     let mut bytes = [0_u8; 16];
     let mut filled = 0;
     while filled < bytes.len() {

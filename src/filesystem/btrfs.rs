@@ -68,7 +68,7 @@ fn magic(found: &StatFs) -> u64 {
 /// Whether a directory may be the root of a subvolume. On Btrfs this is exact; elsewhere any inode may
 /// have that number, and the requests below then fail without harm.
 pub(super) fn may_be_subvolume(stat: &Stat) -> bool {
-    stat.st_ino == BTRFS_FIRST_FREE_OBJECTID.into()
+    stat.st_ino == u64::from(BTRFS_FIRST_FREE_OBJECTID)
 }
 
 /// Makes a new empty subvolume.

@@ -116,7 +116,10 @@ impl Images {
             (INSTANCE.to_owned(), self.instance.clone()),
             (CONTEXT.to_owned(), wanted.context.digest().to_string()),
             (UID.to_owned(), wanted.uid.clone()),
-            (PROJECT.to_owned(), wanted.context.project().name.to_string()),
+            (
+                PROJECT.to_owned(),
+                wanted.context.project().name.to_string(),
+            ),
         ])
     }
 

@@ -1,0 +1,159 @@
+//! What an earlier life left behind.
+//!
+//! A job that was accepted is built: one that an earlier life left unfinished is queued again,
+//! as its next attempt, in the place that it had. Its containers are stopped before the first
+//! container of this life is created, so that no result is spliced from two. What the first
+//! mistry left in `pending` holds no job that could be made again; it ends as errored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::event::{Event, publish};
+use super::images::INSTANCE;
+use super::live::Live;
+use super::queue::Admission;
+use super::{Error, Shared, blocking, pipeline};
+use crate::build::{End, Leftover, PendingBuild, Record};
+use crate::docker;
+use crate::job::{Job, JobId};
+use crate::project::Context;
+
+/// The label with a container's job id.
+pub(super) const JOB: &str = "mistry.job";
+/// The label that tells executions of one job apart.
+pub(super) const ATTEMPT: &str = "mistry.attempt";
+
+/// Queues what was left, and begins what may take long.
+pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
+    let store = shared.store.clone();
+    let leftovers = blocking(move || store.leftovers()).await??;
+    for leftover in leftovers {
+        let (project, id) = (leftover.project.clone(), leftover.id);
+        let admission = shared
+            .queue()
+            .admit_again(id, || Live::new(project, id, false));
+        let live = match admission {
+            Admission::Started(live) => {
+                live.slot.notify_one();
+                live
+            }
+            Admission::Queued(live) => live,
+            // The same id under two projects: only one of them can be a job of ours.
+            Admission::Coalesced(_) | Admission::Refused => continue,
+        };
+        let task = take_over(shared.clone(), live, leftover);
+        shared.tasks.spawn(task);
+    }
+    shared.count_queue();
+    let (sweeping, scanning) = (shared.clone(), shared.store.clone());
+    shared.tasks.spawn(async move {
+        // Without an Engine, the first build that needs one tries again.
+        if let Err(error) = swept(&sweeping).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "could not look for containers of an earlier life yet"
+            );
+        }
+    });
+    shared.tasks.spawn_blocking(move || {
+        for result in [scanning.scan(), scanning.empty_trash()] {
+            if let Err(error) = result {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the build path is not in order"
+                );
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Makes sure that no container of an earlier life runs.
+pub(super) async fn swept(shared: &Shared) -> Result<(), docker::Error> {
+    let sweep = || async { sweep(shared).await.map(drop) };
+    shared.swept.get_or_try_init(sweep).await.copied()
+}
+
+/// Removes every container of ours that no live build owns; returns how many there were.
+pub(super) async fn sweep(shared: &Shared) -> Result<usize, docker::Error> {
+    let ours = BTreeMap::from([(INSTANCE.to_owned(), shared.store.instance().to_owned())]);
+    let mut removed = 0;
+    for container in shared.docker.containers(&ours).await? {
+        let id: Option<JobId> = container.labels.get(JOB).and_then(|id| id.parse().ok());
+        let attempt = id
+            .and_then(|id| shared.queue().get(id).cloned())
+            .and_then(|live| live.ticket(false, shared.stop.clone()).now())
+            .map(|info| info.attempt.to_string());
+        if attempt.is_some() && attempt.as_ref() == container.labels.get(ATTEMPT) {
+            continue;
+        }
+        shared.docker.remove(&container.id).await?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+/// Makes a leftover again, or ends it with a word about why that cannot be.
+async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
+    let Leftover {
+        project,
+        id,
+        record,
+    } = leftover;
+    let asked = record.clone();
+    let (looking, name) = (shared.clone(), project.clone());
+    let again = blocking(move || asked.and_then(|record| again(&looking, &name, id, &record)));
+    let again = again.await.ok().flatten();
+    let store = shared.store.clone();
+    let resumed = blocking(move || store.resume(&project, id, record.unwrap_or_default())).await;
+    let pending: PendingBuild = match resumed {
+        Ok(Ok(pending)) => pending,
+        Ok(Err(error)) => {
+            tracing::error!(mistry_job = %id, error = &error as &dyn std::error::Error, "could not take over a build");
+            live.end_rejected(error.into());
+            shared.leave_queue(id);
+            return;
+        }
+        Err(error) => {
+            live.end_rejected(error);
+            shared.leave_queue(id);
+            return;
+        }
+    };
+    let attempt = pending.info().attempt;
+    publish(
+        &shared.metrics,
+        &live.project,
+        id,
+        &Event::TakenOver { attempt },
+    );
+    match again {
+        Some((job, context)) => pipeline::make(shared, live, pending, job, context).await,
+        None => {
+            let sentence =
+                "the build was interrupted, and its project has changed since; ask again";
+            pipeline::end(shared, live, pending, End::errored(sentence.to_owned())).await;
+        }
+    }
+}
+
+/// The job of a record, if the project still is what it was asked for.
+fn again(
+    shared: &Shared,
+    project: &crate::project::ProjectName,
+    id: JobId,
+    record: &Record,
+) -> Option<(Job, Context)> {
+    let context = shared.projects.context(project).ok()?;
+    let group = match record.info.group.as_str() {
+        "" => None,
+        name => Some(name.parse().ok()?),
+    };
+    let job = Job {
+        project: project.clone(),
+        group,
+        params: record.params()?,
+        context: context.digest(),
+    };
+    (job.id() == id).then_some((job, context))
+}

@@ -1,0 +1,556 @@
+//! The heart: who builds what, when, and who waits for it.
+//!
+//! [`Scheduler`] is a cheap handle with few verbs. A submitted job is answered from a ready
+//! build, joins one under way, or is written down and made by a task of its own
+//! ([`pipeline`]); whoever asked holds a [`Ticket`] and may leave at any time. What is
+//! decided under a lock is decided by [`queue`], a plain value.
+//!
+//! It knows nothing of HTTP: faces call it and turn its [`Error`]s into their own.
+
+mod adoption;
+mod event;
+mod images;
+mod live;
+mod pipeline;
+mod queue;
+
+pub use live::Ticket;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::event::{Event, publish};
+use self::images::{INSTANCE, Images, Wanted};
+use self::live::Live;
+use self::queue::{Admission, Queue};
+use crate::build::{
+    self, Artifacts, BuildInfo, BuildStore, Filter, LOG_TAIL, LogFollower, Place, text_of,
+};
+use crate::docker::{self, Docker};
+use crate::job::{GroupName, Job, JobId, Params};
+use crate::metrics::Metrics;
+use crate::project::{self, Context, Limits, ProjectName, Projects};
+
+/// What can go wrong with what a face asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The project is unknown or cannot be built as it is.
+    #[error(transparent)]
+    Project(#[from] project::Error),
+    /// There is no build of that id.
+    #[error("unknown job '{1}' of project '{0}'")]
+    UnknownJob(ProjectName, JobId),
+    /// Every slot and every place in the queue is taken.
+    #[error("Server is overloaded; try again later")]
+    BacklogFull,
+    /// No Docker Engine answers, so nothing new can be built.
+    #[error("the Docker Engine cannot be reached; try again later")]
+    EngineAway(#[source] docker::Error),
+    /// The Engine answered, and refused.
+    #[error("{0}")]
+    Engine(&'static str, #[source] docker::Error),
+    /// The disk is in the way.
+    #[error("{}", .0.sentence())]
+    Store(#[from] build::Error),
+    /// The log cannot be read.
+    #[error("could not read the log of a build")]
+    Log(#[source] std::io::Error),
+    /// The daemon ends; the job goes on in its next life.
+    #[error("the server is stopping; job '{1}' of project '{0}' goes on when it is back")]
+    Stopping(ProjectName, JobId),
+    /// What whoever asked first was told.
+    #[error(transparent)]
+    Rejected(Arc<Error>),
+    /// A task of ours ended without a word.
+    #[error("the server failed while it worked on the request")]
+    Lost,
+}
+
+impl build::Error {
+    /// For strangers: what we were doing, and whether there was room; never a path.
+    pub fn sentence(&self) -> String {
+        let doing = match self {
+            build::Error::Held { .. } => "could not use the build path".to_owned(),
+            other => other.to_string(),
+        };
+        if self.is_full() {
+            format!("{doing}: the disk is full")
+        } else {
+            doing
+        }
+    }
+}
+
+/// What the scheduler is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Builds that may run in parallel.
+    pub slots: usize,
+    /// Jobs that may wait for a slot.
+    pub backlog: usize,
+    /// Host path to container path, for every build.
+    pub mounts: BTreeMap<PathBuf, String>,
+    /// Docker network mode.
+    pub network: String,
+    /// Bounds of each container.
+    pub limits: Limits,
+    /// Bytes that a build may print.
+    pub log_limit: u64,
+    /// How long a build may run.
+    pub job_timeout: Option<Duration>,
+}
+
+/// A job as a face asks for it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The recipe.
+    pub project: ProjectName,
+    /// The group, if any.
+    pub group: Option<GroupName>,
+    /// The params.
+    pub params: Params,
+    /// A new image and a new build, whatever is cached.
+    pub rebuild: bool,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Submission {
+    /// There was a ready build: here is its info, with the end of its log.
+    Cached(Box<BuildInfo>),
+    /// It will be built; here is the right to wait.
+    Pending(Ticket),
+}
+
+/// What a rebuilt image is.
+#[derive(Debug)]
+pub struct ImageReport {
+    /// Its id.
+    pub image: String,
+    /// How long it took.
+    pub took: Duration,
+    /// The end of what the image build printed.
+    pub log: String,
+    /// Dangling images of ours that were removed afterwards, and their bytes.
+    pub images: docker::Pruned,
+    /// Containers of ours that no build owned.
+    pub containers: usize,
+}
+
+/// The handle. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Scheduler(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    rules: Rules,
+    projects: Projects,
+    store: Arc<BuildStore>,
+    docker: Docker,
+    images: Images,
+    metrics: Metrics,
+    /// Guards who is live; std, because it is held for a lookup and never over an await.
+    queue: Mutex<Queue<Arc<Live>>>,
+    /// Every task that makes or clears something.
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Containers of earlier lives are gone.
+    swept: OnceCell<()>,
+    /// One image is rebuilt at a time: it is heavy, and nobody waits for it in a hurry.
+    rebuilding: tokio::sync::Mutex<()>,
+}
+
+// === impl Scheduler ===
+
+impl Scheduler {
+    /// A scheduler over one build path and one Engine. Nothing runs before [`Scheduler::adopt`].
+    pub fn new(
+        rules: Rules,
+        projects: Projects,
+        store: BuildStore,
+        docker: Docker,
+        metrics: Metrics,
+    ) -> Scheduler {
+        metrics.record_slots(rules.slots);
+        Scheduler(Arc::new(Shared {
+            queue: Mutex::new(Queue::new(rules.slots, rules.backlog)),
+            images: Images::new(docker.clone(), store.instance()),
+            store: Arc::new(store),
+            rules,
+            projects,
+            docker,
+            metrics,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            swept: OnceCell::new(),
+            rebuilding: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// Takes over what an earlier life left, and begins to read the index. To be called once,
+    /// before anything is submitted; what takes long is done in the background.
+    ///
+    /// # Errors
+    /// When the build path cannot be listed.
+    pub async fn adopt(&self) -> Result<(), Error> {
+        adoption::begin(&self.0).await
+    }
+
+    /// Asks for a job. The build, if one is needed, belongs to the scheduler: dropping this
+    /// future or the ticket cancels nothing.
+    ///
+    /// # Errors
+    /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the ticket says.
+    pub async fn submit(&self, asked: Asked) -> Result<Submission, Error> {
+        let shared = self.0.clone();
+        let looked = blocking(move || shared.look_up(asked)).await??;
+        let (job, id, context, rebuild) = match looked {
+            Looked::Cached(project, id, info) => {
+                publish(&self.0.metrics, &project, id, &Event::Cached);
+                return Ok(Submission::Cached(info));
+            }
+            Looked::Asked(job, id, context, rebuild) => (job, id, context, rebuild),
+        };
+        let admission = self
+            .0
+            .queue()
+            .admit(id, || Live::new(job.project.clone(), id, rebuild));
+        self.0.count_queue();
+        let (live, has_slot) = match admission {
+            Admission::Started(live) => (live, true),
+            Admission::Queued(live) => (live, false),
+            Admission::Coalesced(live) => {
+                publish(&self.0.metrics, &job.project, id, &Event::Coalesced);
+                return Ok(Submission::Pending(live.ticket(true, self.0.stop.clone())));
+            }
+            Admission::Refused => {
+                publish(&self.0.metrics, &job.project, id, &Event::Refused);
+                return Err(Error::BacklogFull);
+            }
+        };
+        let ticket = live.ticket(false, self.0.stop.clone());
+        if has_slot {
+            live.slot.notify_one();
+        }
+        let shared = self.0.clone();
+        self.0
+            .tasks
+            .spawn(async move { pipeline::accept_and_make(shared, live, job, context).await });
+        Ok(Submission::Pending(ticket))
+    }
+
+    /// A ticket for a job that is live.
+    pub fn ticket(&self, project: &ProjectName, id: JobId) -> Option<Ticket> {
+        let live = self.0.live(project, id)?;
+        Some(live.ticket(false, self.0.stop.clone()))
+    }
+
+    /// What is known of a build: of the live one, else of the one on disk. With `log`, the info
+    /// holds the end of its log.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`], [`Error::Store`].
+    pub async fn find(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        log: bool,
+    ) -> Result<BuildInfo, Error> {
+        let live = self.ticket(project, id).and_then(|ticket| ticket.now());
+        let (shared, project) = (self.0.clone(), project.clone());
+        blocking(move || {
+            let found = match live {
+                Some(info) => Some(BuildInfo::clone(&info)),
+                None => shared.store.find(&project, id)?,
+            };
+            let mut info = found.ok_or_else(|| Error::UnknownJob(project.clone(), id))?;
+            info.container_stdouterr = match log {
+                true => Some(shared.store.log_tail(&project, id)?),
+                false => None,
+            };
+            Ok(info)
+        })
+        .await?
+    }
+
+    /// At most `limit` builds, newest first, and where the next page begins.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn list(
+        &self,
+        filter: Filter,
+        limit: usize,
+    ) -> Result<(Vec<BuildInfo>, Option<Place>), Error> {
+        self.0.store.indexed().await;
+        let shared = self.0.clone();
+        blocking(move || {
+            let (mut builds, next) = shared.store.list(&filter, limit)?;
+            for info in &mut builds {
+                // The record of a live build is as old as its last step.
+                let now = info
+                    .id
+                    .parse()
+                    .ok()
+                    .and_then(|id| shared.queue().get(id).cloned())
+                    .and_then(|live| live.ticket(false, shared.stop.clone()).now());
+                if let Some(now) = now {
+                    *info = BuildInfo::clone(&now);
+                    info.container_stdouterr = None;
+                }
+            }
+            Ok((builds, next))
+        })
+        .await?
+    }
+
+    /// Follows a build's log from byte `from`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`], [`Error::Log`].
+    pub async fn follow(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        from: u64,
+    ) -> Result<LogFollower, Error> {
+        let progress = match self.ticket(project, id) {
+            Some(mut ticket) => {
+                ticket.accepted().await?;
+                ticket.log()
+            }
+            None => None,
+        };
+        // Between finding and opening, a build may move from pending to ready: look twice.
+        for _ in 0..2 {
+            let (shared, name) = (self.0.clone(), project.clone());
+            let path = blocking(move || shared.store.log_path(&name, id)).await?;
+            let Some(path) = path else { break };
+            match LogFollower::open(&path, from, progress.clone()).await {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => return other.map_err(Error::Log),
+            }
+        }
+        Err(Error::UnknownJob(project.clone(), id))
+    }
+
+    /// The artifacts of a ready build.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`], [`Error::Store`].
+    pub async fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Artifacts, Error> {
+        let (shared, name) = (self.0.clone(), project.clone());
+        blocking(move || shared.store.artifacts(&name, id))
+            .await??
+            .ok_or_else(|| Error::UnknownJob(project.clone(), id))
+    }
+
+    /// Every project, with the number of its builds.
+    ///
+    /// # Errors
+    /// [`Error::Project`].
+    pub async fn projects(&self) -> Result<Vec<(ProjectName, u64)>, Error> {
+        self.0.store.indexed().await;
+        let shared = self.0.clone();
+        blocking(move || {
+            let counts = shared.store.counts();
+            let names = shared.projects.list()?;
+            Ok(names
+                .into_iter()
+                .map(|name| {
+                    let count = counts.get(&name).copied().unwrap_or(0);
+                    (name, count)
+                })
+                .collect())
+        })
+        .await?
+    }
+
+    /// The latest build of a project without a group, and those of its groups.
+    ///
+    /// # Errors
+    /// [`Error::Project`] when there is no such project, [`Error::Store`].
+    pub async fn bases(
+        &self,
+        project: &ProjectName,
+    ) -> Result<(Option<JobId>, BTreeMap<String, JobId>), Error> {
+        let (shared, project) = (self.0.clone(), project.clone());
+        blocking(move || {
+            shared.projects.open(&project)?;
+            Ok(shared.store.bases(&project)?)
+        })
+        .await?
+    }
+
+    /// Builds a project's image anew, with its base pulled and nothing cached; then removes
+    /// what that leaves over of ours.
+    ///
+    /// # Errors
+    /// [`Error::Project`], [`Error::EngineAway`], [`Error::Engine`].
+    pub async fn rebuild_image(&self, project: &ProjectName) -> Result<ImageReport, Error> {
+        let (shared, project) = (self.0.clone(), project.clone());
+        // A task of its own: whoever asked may leave, an image half-built helps nobody.
+        let task = self
+            .0
+            .tasks
+            .spawn(async move { shared.rebuild_image(project).await });
+        task.await.map_err(|_| Error::Lost)?
+    }
+
+    /// The metrics, with what is only known when asked brought up to date.
+    pub async fn metrics(&self) -> Metrics {
+        let shared = self.0.clone();
+        let refreshed = blocking(move || {
+            for (project, builds) in shared.store.counts() {
+                shared.metrics.record_hosted(project.as_str(), builds);
+            }
+            // Without an answer the last known one stands.
+            if let Ok(found) = rustix::fs::statvfs(shared.store.root()) {
+                shared.metrics.record_free(found.f_bavail * found.f_frsize);
+            }
+        });
+        // Only a panic could end it early, and then the last known figures stand.
+        let _ = refreshed.await;
+        self.0.metrics.clone()
+    }
+
+    /// Ends: nothing new begins, waiters are told, containers run on for the next life. Returns
+    /// false when the tasks did not end within `grace`.
+    pub async fn drain(&self, grace: Duration) -> bool {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        tokio::time::timeout(grace, self.0.tasks.wait())
+            .await
+            .is_ok()
+    }
+}
+
+/// What a look at the disk said about a request.
+enum Looked {
+    Cached(ProjectName, JobId, Box<BuildInfo>),
+    Asked(Job, JobId, Context, bool),
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue<Arc<Live>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_queue(&self) {
+        let queue = self.queue();
+        self.metrics.record_queue(queue.running(), queue.waiting());
+    }
+
+    fn live(&self, project: &ProjectName, id: JobId) -> Option<Arc<Live>> {
+        let live = self.queue().get(id).cloned();
+        live.filter(|live| live.project == *project)
+    }
+
+    /// Gives back a live job's slot or place, and the slot to whoever is next.
+    fn leave_queue(&self, id: JobId) {
+        let next = self.queue().end(id);
+        if let Some(next) = next {
+            next.slot.notify_one();
+        }
+        self.count_queue();
+    }
+
+    /// Digests the project and looks for a ready build. Blocks.
+    fn look_up(&self, asked: Asked) -> Result<Looked, Error> {
+        let context = self.projects.context(&asked.project)?;
+        let job = Job {
+            project: asked.project,
+            group: asked.group,
+            params: asked.params,
+            context: context.digest(),
+        };
+        let id = job.id();
+        // While a build of the id is put in place its links are not; then it is better to join
+        // it. A rebuild under way leaves what is cached in force.
+        let may_be_cached = !asked.rebuild && self.queue().get(id).is_none_or(|live| live.rebuild);
+        if may_be_cached && let Some(info) = self.cached(&job.project, id)? {
+            return Ok(Looked::Cached(job.project, id, info));
+        }
+        Ok(Looked::Asked(job, id, context, asked.rebuild))
+    }
+
+    fn cached(&self, project: &ProjectName, id: JobId) -> Result<Option<Box<BuildInfo>>, Error> {
+        let Some(mut info) = self.store.find_ready(project, id)? else {
+            return Ok(None);
+        };
+        info.cached = true;
+        info.container_stdouterr = Some(self.store.log_tail(project, id)?);
+        Ok(Some(Box::new(info)))
+    }
+
+    fn wanted(&self, context: Context, settings: &project::Settings) -> Wanted {
+        let uid = match &settings.user {
+            Some(user) => user.split(':').next().unwrap_or_default().to_owned(),
+            None => rustix::process::geteuid().as_raw().to_string(),
+        };
+        Wanted {
+            context,
+            uid,
+            network: settings
+                .network
+                .clone()
+                .unwrap_or_else(|| self.rules.network.clone()),
+        }
+    }
+
+    async fn rebuild_image(self: Arc<Self>, project: ProjectName) -> Result<ImageReport, Error> {
+        let _one_at_a_time = self.rebuilding.lock().await;
+        let began = Instant::now();
+        let shared = self.clone();
+        let wanted = blocking(move || -> Result<Wanted, Error> {
+            let context = shared.projects.context(&project)?;
+            let settings = context.project().settings()?;
+            Ok(shared.wanted(context, &settings))
+        })
+        .await??;
+        self.docker.ping().await.map_err(Error::EngineAway)?;
+        let (output, mut pieces) = Images::output();
+        let mut printed = Vec::new();
+        let (image, ()) = tokio::join!(self.images.renew(&wanted, output), async {
+            while let Some(piece) = pieces.recv().await {
+                keep_tail(&mut printed, &piece);
+            }
+        });
+        let image = image.map_err(|error| Error::Engine("could not build docker image", error))?;
+        let pruned = |error| Error::Engine("could not remove what the old image left", error);
+        let containers = adoption::sweep(&self).await.map_err(pruned)?;
+        let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);
+        let images = self.docker.prune_images(&ours).await.map_err(pruned)?;
+        Ok(ImageReport {
+            image,
+            took: began.elapsed(),
+            log: text_of(&printed, printed.len() == LOG_TAIL),
+            images,
+            containers,
+        })
+    }
+}
+
+/// Appends to `tail`, of which only the last [`LOG_TAIL`] bytes are kept.
+fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
+    tail.extend_from_slice(bytes);
+    let excess = tail.len().saturating_sub(LOG_TAIL);
+    tail.drain(..excess);
+}
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Lost)
+}

@@ -1,0 +1,563 @@
+//! How a build is made: written down, prepared, its image found, its container run, its result
+//! put in place. Linear, told in order.
+//!
+//! One task per build, from acceptance to the end. When the daemon ends, the task leaves
+//! everything as it is for the next life: the record in `pending`, the container running.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+
+use super::adoption::{ATTEMPT, JOB, swept};
+use super::event::{Event, publish};
+use super::images::{INSTANCE, Images};
+use super::live::Live;
+use super::{Error, Shared, blocking, keep_tail};
+use crate::build::{self, End, Outcome, PendingBuild, Phase, text_of};
+use crate::docker::{self, ContainerSpec, Limits, Output, Stream};
+use crate::job::Job;
+use crate::project::{self, Context, Settings};
+
+/// Pieces of a container's output that are written to the log at once, when they are there.
+const PIECES_AT_ONCE: usize = 64;
+
+/// Why a build could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+enum Halt {
+    /// The daemon ends; the next life goes on.
+    #[error("the daemon ends")]
+    Stopping,
+    #[error("{}", .0.sentence())]
+    Store(#[from] build::Error),
+    #[error("could not write the build's log")]
+    Log(#[source] std::io::Error),
+    #[error(
+        "could not build docker image '{}': {}",
+        project,
+        image_sentence(source)
+    )]
+    Image {
+        project: String,
+        source: docker::Error,
+    },
+    #[error("could not run the build's container{}", container_sentence(source))]
+    Container { source: docker::Error },
+    #[error("the build printed more than {0} bytes (log_limit) and was stopped")]
+    LogLimit(u64),
+    #[error("{0}")]
+    Project(#[from] project::Error),
+    #[error(transparent)]
+    Lost(Error),
+}
+
+/// What a stranger may know of an image that could not be built: the Engine's words about the
+/// Dockerfile, never a path of the host.
+fn image_sentence(error: &docker::Error) -> String {
+    match error {
+        docker::Error::Build(message) => message.clone(),
+        docker::Error::Context(source) => match source.get_ref().and_then(|e| e.downcast_ref()) {
+            Some(error @ project::Error::Changed(_)) => error.to_string(),
+            _ => "its files could not be read".to_owned(),
+        },
+        docker::Error::Unreachable { .. } => "the Docker Engine went away".to_owned(),
+        _ => "the Docker Engine refused".to_owned(),
+    }
+}
+
+fn container_sentence(error: &docker::Error) -> &'static str {
+    match error {
+        docker::Error::Unreachable { .. } => ": the Docker Engine went away",
+        docker::Error::NoSuchContainer(_) => ": it was removed by somebody else",
+        _ => ": the Docker Engine refused",
+    }
+}
+
+/// Writes an admitted job down and makes it; the ticket's holders learn of either.
+pub(super) async fn accept_and_make(
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    job: Job,
+    context: Context,
+) {
+    match accept(&shared, &live, &job, &context).await {
+        Ok(Some(pending)) => make(shared, live, pending, job, context).await,
+        // Somebody else's build became ready between our look and our admission.
+        Ok(None) => shared.leave_queue(live.id),
+        Err(error) => {
+            if let Error::Store(_) | Error::Lost = error {
+                tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not accept a job");
+            }
+            live.end_rejected(error);
+            shared.leave_queue(live.id);
+        }
+    }
+}
+
+async fn accept(
+    shared: &Arc<Shared>,
+    live: &Arc<Live>,
+    job: &Job,
+    context: &Context,
+) -> Result<Option<PendingBuild>, Error> {
+    // Without an Engine nothing is recorded: the asker is told at once.
+    shared.docker.ping().await.map_err(Error::EngineAway)?;
+    let (shared_there, live_there) = (shared.clone(), live.clone());
+    let (job, context) = (job.clone(), context.clone());
+    let accepted = blocking(move || {
+        let (shared, live) = (shared_there, live_there);
+        if !live.rebuild
+            && let Some(info) = shared.cached(&job.project, live.id)?
+        {
+            live.end_built(*info);
+            return Ok(None);
+        }
+        // A project's wrong settings are told at the door.
+        context.project().settings()?;
+        Ok(Some(shared.store.accept(&job, &context, live.rebuild)?))
+    });
+    let pending: Result<Option<PendingBuild>, Error> = accepted.await?;
+    let pending = pending?;
+    if pending.is_some() {
+        publish(&shared.metrics, &live.project, live.id, &Event::Accepted);
+    }
+    Ok(pending)
+}
+
+/// Waits for the slot, makes the build and ends it.
+pub(super) async fn make(
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    mut pending: PendingBuild,
+    job: Job,
+    context: Context,
+) {
+    live.show_log(pending.log().progress());
+    live.show(pending.info());
+    let accepted = Instant::now();
+    tokio::select! {
+        () = live.slot.notified() => {}
+        // It stays in `pending`, as accepted as before.
+        () = shared.stop.cancelled() => return,
+    }
+    pending.record_mut().info.phases.waiting = Some(milliseconds(accepted));
+    let mut making = Making {
+        shared: shared.clone(),
+        live: live.clone(),
+        pending: Some(pending),
+        stderr: Vec::new(),
+    };
+    let made = making.build(job, context).await;
+    let stderr = std::mem::take(&mut making.stderr);
+    let Some(mut pending) = making.pending else {
+        // The thread that held it died; the directory is there for the next life.
+        live.end_rejected(Error::Lost);
+        shared.leave_queue(live.id);
+        return;
+    };
+    let end = match made {
+        Ok(exit) => outcome(&exit, &stderr),
+        Err(Halt::Stopping) => return,
+        Err(halt) => {
+            tracing::warn!(
+                mistry_project = %live.project,
+                mistry_job = %live.id,
+                error = &halt as &dyn std::error::Error,
+                "the build could not be run to its end"
+            );
+            // Nothing may write to the build's data while it is put in place.
+            if let Some(container) = pending.record_mut().keep.container.take() {
+                clear(&shared, &live, &container).await;
+            }
+            let mut end = End::errored(halt.to_string());
+            if matches!(halt, Halt::LogLimit(_)) {
+                end.stderr = Some(text_of(&stderr, true));
+            }
+            end
+        }
+    };
+    self::end(shared, live, pending, end).await;
+}
+
+fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
+    if exit.code == 0 {
+        return End {
+            outcome: Outcome::Succeeded,
+            exit_code: 0,
+            error: None,
+            stderr: None,
+        };
+    }
+    End {
+        outcome: Outcome::Failed,
+        exit_code: exit.code,
+        error: exit
+            .oom_killed
+            .then(|| "the build ran out of memory".to_owned()),
+        stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
+    }
+}
+
+/// Puts the result in place, tells everybody, gives the slot back; what nobody waits for comes
+/// after.
+pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: PendingBuild, end: End) {
+    pending.enter(Phase::Finishing);
+    live.show(pending.info());
+    let container = pending.record_mut().keep.container.clone();
+    let finished = blocking(move || {
+        pending
+            .finish(end)
+            .or_else(|unfinished| {
+                if !unfinished.error.is_full() {
+                    return Err(unfinished);
+                }
+                // The result does not fit; its record does once the data is gone.
+                let sentence = unfinished.error.sentence();
+                unfinished.build.discard_data().ok();
+                unfinished.build.finish(End::errored(sentence))
+            })
+            .map_err(|unfinished| unfinished.error)
+            .and_then(|finished| Ok((finished.answer()?, finished)))
+    });
+    let settling = match finished.await {
+        Ok(Ok((info, finished))) => {
+            publish(
+                &shared.metrics,
+                &live.project,
+                live.id,
+                &Event::Finished(&info),
+            );
+            live.end_built(info);
+            Some(finished)
+        }
+        Ok(Err(error)) => {
+            tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
+            live.end_rejected(error.into());
+            None
+        }
+        Err(error) => {
+            live.end_rejected(error);
+            None
+        }
+    };
+    shared.leave_queue(live.id);
+    if let Some(container) = container {
+        clear(&shared, &live, &container).await;
+    }
+    if let Some(finished) = settling
+        && let Ok(Err(error)) = blocking(move || finished.settle()).await
+    {
+        tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build is not on stable storage");
+    }
+}
+
+/// Removes a build's container, whether it runs or not.
+async fn clear(shared: &Shared, live: &Live, container: &str) {
+    if let Err(error) = shared.docker.remove(container).await {
+        tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container; the next start does");
+    }
+}
+
+/// One build between its slot and its end.
+struct Making {
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    /// Away only while a blocking thread has it.
+    pending: Option<PendingBuild>,
+    /// The end of the container's standard error.
+    stderr: Vec<u8>,
+}
+
+impl Making {
+    async fn build(&mut self, job: Job, context: Context) -> Result<docker::Exit, Halt> {
+        let began = Instant::now();
+        self.enter(Phase::Preparing)?;
+        let settings = self.prepare(&job, &context).await?;
+        self.pending()?.record_mut().info.phases.snapshot = Some(milliseconds(began));
+
+        let began = Instant::now();
+        self.enter(Phase::Imaging)?;
+        let rebuild = self.live.rebuild || self.pending()?.record_mut().keep.rebuild;
+        let mut image = self.image(&context, &settings, rebuild).await?;
+        self.pending()?.record_mut().info.phases.image = Some(milliseconds(began));
+
+        let began = Instant::now();
+        self.enter(Phase::Running)?;
+        let failed = |source| Halt::Container { source };
+        swept(&self.shared).await.map_err(failed)?;
+        let mut spec = self.spec(&job, &settings, &image)?;
+        let container = match self.shared.docker.create(&spec).await {
+            Err(docker::Error::NoSuchImage(_)) => {
+                // Somebody removed it behind our back: look again, or build it again.
+                self.shared.images.forget(context.digest());
+                image = self.image(&context, &settings, false).await?;
+                spec.image.clone_from(&image);
+                self.shared.docker.create(&spec).await.map_err(failed)?
+            }
+            created => created.map_err(failed)?,
+        };
+        let exit = self.run(container, image).await?;
+        self.pending()?.record_mut().info.phases.run = Some(milliseconds(began));
+        Ok(exit)
+    }
+
+    fn pending(&mut self) -> Result<&mut PendingBuild, Halt> {
+        self.pending.as_mut().ok_or(Halt::Lost(Error::Lost))
+    }
+
+    fn enter(&mut self, phase: Phase) -> Result<(), Halt> {
+        let live = self.live.clone();
+        let pending = self.pending()?;
+        pending.enter(phase);
+        live.show(pending.info());
+        Ok(())
+    }
+
+    /// Lets a blocking thread work on the pending build.
+    async fn on_disk<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut PendingBuild) -> Result<T, Halt> + Send + 'static,
+    ) -> Result<T, Halt> {
+        let mut pending = self.pending.take().ok_or(Halt::Lost(Error::Lost))?;
+        let worked = blocking(move || {
+            let result = work(&mut pending);
+            (pending, result)
+        });
+        let (pending, result) = worked.await.map_err(Halt::Lost)?;
+        self.pending = Some(pending);
+        result
+    }
+
+    async fn prepare(&mut self, job: &Job, context: &Context) -> Result<Settings, Halt> {
+        let params = job.params.clone();
+        let project = context.project().clone();
+        let timeout = self.shared.rules.job_timeout;
+        let prepared = self
+            .on_disk(move |pending| {
+                let settings = project.settings()?;
+                pending.prepare(&params, owner(&settings))?;
+                let started = pending.info().started_at;
+                pending.record_mut().keep.deadline = settings
+                    .job_timeout
+                    .or(timeout)
+                    .map(|limit| started + limit);
+                Ok(settings)
+            })
+            .await?;
+        let live = self.live.clone();
+        live.show(self.pending()?.info());
+        Ok(prepared)
+    }
+
+    /// The image of the context; what its build prints goes into the log.
+    async fn image(
+        &mut self,
+        context: &Context,
+        settings: &Settings,
+        rebuild: bool,
+    ) -> Result<String, Halt> {
+        let shared = self.shared.clone();
+        let wanted = shared.wanted(context.clone(), settings);
+        let (output, mut pieces) = Images::output();
+        let log = self.pending()?.log();
+        let ensuring = async {
+            if rebuild {
+                shared.images.renew(&wanted, output).await
+            } else {
+                shared.images.ensure(&wanted, output).await
+            }
+        };
+        let logging = async {
+            let mut written = Ok(());
+            while let Some(piece) = pieces.recv().await {
+                // Read on when the disk is full, or the Engine would wait for us.
+                if written.is_ok() {
+                    written = log.append(&piece).await;
+                }
+            }
+            written
+        };
+        let (image, written) = tokio::select! {
+            both = async { tokio::join!(ensuring, logging) } => both,
+            () = shared.stop.cancelled() => return Err(Halt::Stopping),
+        };
+        written.map_err(Halt::Log)?;
+        let image = image.map_err(|source| Halt::Image {
+            project: context.project().name.to_string(),
+            source,
+        })?;
+        self.pending()?.record_mut().info.image = Some(image.clone());
+        Ok(image)
+    }
+
+    fn spec(&mut self, job: &Job, settings: &Settings, image: &str) -> Result<ContainerSpec, Halt> {
+        let shared = self.shared.clone();
+        let pending = self.pending()?;
+        let attempt = pending.info().attempt;
+        let id = job.id().to_string();
+        let instance = shared.store.instance();
+        let mut mounts = shared.rules.mounts.clone();
+        mounts.extend(settings.mounts.clone());
+        let limits = settings.limits.as_ref().unwrap_or(&shared.rules.limits);
+        Ok(ContainerSpec {
+            name: format!("mistry-{}-{}-{attempt}", &instance[..8], &id[..16]),
+            image: image.to_owned(),
+            labels: BTreeMap::from([
+                (INSTANCE.to_owned(), instance.to_owned()),
+                (JOB.to_owned(), id),
+                ("mistry.project".to_owned(), job.project.to_string()),
+                (
+                    "mistry.group".to_owned(),
+                    job.group
+                        .as_ref()
+                        .map_or_else(String::new, ToString::to_string),
+                ),
+                (ATTEMPT.to_owned(), attempt.to_string()),
+            ]),
+            user: settings.user.clone().unwrap_or_else(|| {
+                let user = rustix::process::geteuid().as_raw();
+                let group = rustix::process::getegid().as_raw();
+                format!("{user}:{group}")
+            }),
+            data: pending.data(),
+            mounts,
+            network: settings
+                .network
+                .clone()
+                .unwrap_or_else(|| shared.rules.network.clone()),
+            limits: Limits {
+                memory: limits.memory,
+                cpus: limits.cpus,
+                pids: limits.pids,
+            },
+            log_bytes: shared.rules.log_limit,
+            cgroup_parent: None,
+        })
+    }
+
+    /// Runs a created container to its end; its output goes into the log.
+    async fn run(&mut self, container: String, image: String) -> Result<docker::Exit, Halt> {
+        let shared = self.shared.clone();
+        let name = container.clone();
+        self.on_disk(move |pending| {
+            let offset = pending.log().bytes();
+            let record = pending.record_mut();
+            record.keep.container = Some(name);
+            record.keep.log_offset = offset;
+            record.info.image = Some(image);
+            Ok(pending.save()?)
+        })
+        .await?;
+        let failed = |source| Halt::Container { source };
+        shared.docker.start(&container).await.map_err(failed)?;
+        let mut ended = pin!(shared.docker.wait(&container));
+        let mut exit = None;
+        {
+            let pieces = shared.docker.logs(&container).ready_chunks(PIECES_AT_ONCE);
+            let mut pieces = pin!(pieces);
+            loop {
+                tokio::select! {
+                    pieces = pieces.next() => match pieces {
+                        Some(pieces) => self.keep(pieces, &container).await?,
+                        None => break,
+                    },
+                    // Asked for at once, so that the answer is there when the output ends.
+                    result = &mut ended, if exit.is_none() => exit = Some(result),
+                    () = shared.stop.cancelled() => return Err(Halt::Stopping),
+                }
+            }
+        }
+        let exit = match exit {
+            Some(exit) => exit,
+            None => tokio::select! {
+                result = ended => result,
+                () = shared.stop.cancelled() => return Err(Halt::Stopping),
+            },
+        };
+        exit.map_err(failed)
+    }
+
+    /// Writes output into the log, and stops a build that prints too much.
+    async fn keep(
+        &mut self,
+        pieces: Vec<Result<Output, docker::Error>>,
+        container: &str,
+    ) -> Result<(), Halt> {
+        let limit = self.shared.rules.log_limit;
+        let mut bytes = Vec::new();
+        let mut lost = None;
+        for piece in pieces {
+            match piece {
+                Ok(piece) => {
+                    if piece.stream == Stream::Stderr {
+                        keep_tail(&mut self.stderr, &piece.bytes);
+                    }
+                    bytes.extend_from_slice(&piece.bytes);
+                }
+                Err(error) => lost = Some(error),
+            }
+        }
+        let log = self.pending()?.log();
+        let room = limit.saturating_sub(log.bytes());
+        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+        log.append(&bytes[..fits]).await.map_err(Halt::Log)?;
+        if fits < bytes.len() {
+            let halt = Halt::LogLimit(limit);
+            log.append(format!("\nmistry: {halt}\n").as_bytes())
+                .await
+                .map_err(Halt::Log)?;
+            self.shared
+                .docker
+                .kill(container)
+                .await
+                .map_err(|source| Halt::Container { source })?;
+            return Err(halt);
+        }
+        match lost {
+            Some(source) => Err(Halt::Container { source }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Who must be able to write the build's data, where that is not us: only root can give it away.
+fn owner(settings: &Settings) -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let (user, group) = match settings.user.as_deref()?.split_once(':') {
+        Some((user, group)) => (user, group),
+        None => (settings.user.as_deref()?, "0"),
+    };
+    Some((user.parse().ok()?, group.parse().ok()?))
+}
+
+fn milliseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_image_says_why_but_never_where() {
+        let halt = |source| Halt::Image {
+            project: "p".to_owned(),
+            source,
+        };
+        let words = halt(docker::Error::Build("unknown instruction: FRM".to_owned())).to_string();
+        assert_eq!(
+            words,
+            "could not build docker image 'p': unknown instruction: FRM"
+        );
+        let away = docker::Error::Unreachable {
+            socket: "/secret/place.sock".into(),
+            doing: "building".to_owned(),
+            source: "refused at /secret".into(),
+        };
+        assert!(!halt(away).to_string().contains("secret"));
+    }
+}
