@@ -1,1 +1,11 @@
-fn main() {}
+//! The build server. Arguments, journal, [`mistry::daemon::run`], exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let command = mistry::daemon::Command::parse();
+    mistry::journal::begin();
+    mistry::daemon::run(command)
+}

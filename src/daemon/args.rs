@@ -1,0 +1,110 @@
+//! The command line of `mistryd`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::filesystem::Kind;
+use crate::web::Scope;
+
+/// A build server that keeps what it has built.
+///
+/// Projects are directories with a Dockerfile. Asked to build one, mistryd runs its steps in a
+/// container once and answers from the result from then on.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mistryd",
+    version,
+    disable_version_flag = true,
+    after_help = "Exit status: 0 ended as asked; 1 failed; 2 wrong command line; 78 wrong configuration.\nMISTRY_LOG (error, warn, info, debug) sets how much is told on standard error."
+)]
+pub struct Command {
+    /// The configuration file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "config.json",
+        global = true
+    )]
+    pub config: PathBuf,
+    /// Where to listen over TCP [default: 127.0.0.1:8462]
+    #[arg(short, long, value_name = "HOST:PORT")]
+    pub addr: Option<String>,
+    /// How build directories are made and cloned, whatever the configuration says: auto, btrfs, plain
+    #[arg(long, value_name = "KIND")]
+    pub filesystem: Option<Kind>,
+    /// Check the configuration, say what is wrong with it, and end
+    #[arg(long)]
+    pub check_config: bool,
+    /// Print the version and end
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// What mistryd does besides serving.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Build images anew, with their bases pulled and nothing cached
+    Rebuild(Rebuild),
+    /// Make a token for the tokens file
+    #[command(subcommand)]
+    Token(TokenVerb),
+}
+
+/// Which images.
+#[derive(Debug, Args)]
+pub struct Rebuild {
+    /// Only this project; may be given several times [default: all]
+    #[arg(short, long = "project", value_name = "PROJECT")]
+    pub projects: Vec<String>,
+    /// Stop at the first image that cannot be built
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// Show what the image builds print
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// What to do with tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenVerb {
+    /// Make a token, print it once, and store its hash in the configured tokens file
+    New {
+        /// Whose token it is: a name to find its line by
+        name: String,
+        /// What it allows: read, build, admin
+        #[arg(
+            long,
+            value_name = "SCOPE[,SCOPE]",
+            value_delimiter = ',',
+            default_value = "build",
+            value_parser = scope
+        )]
+        scope: Vec<Scope>,
+    },
+}
+
+fn scope(name: &str) -> Result<Scope, String> {
+    name.parse()
+        .map_err(|()| "expected read, build or admin".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_in_order() {
+        Command::command().debug_assert();
+        let command =
+            Command::try_parse_from(["mistryd", "rebuild", "-p", "a", "-p", "b"]).unwrap();
+        assert!(matches!(command.verb, Some(Verb::Rebuild(r)) if r.projects == ["a", "b"]));
+        assert!(Command::try_parse_from(["mistryd", "--filesystem", "zfs"]).is_err());
+        assert!(Command::try_parse_from(["mistryd", "dance"]).is_err());
+    }
+}

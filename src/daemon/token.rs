@@ -1,0 +1,49 @@
+//! `mistryd token new`: a token is printed once, its hash is kept.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::ExitCode;
+
+use super::Error;
+use crate::build::random_hex;
+use crate::config::Config;
+use crate::web::{Scope, Token};
+
+/// Makes a token and appends its hash to the configured file.
+pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitCode, Error> {
+    let Some(path) = &config.auth_tokens_file else {
+        eprintln!(
+            "mistryd: the configuration '{}' names no auth_tokens_file to keep the token in",
+            config.path.display()
+        );
+        return Ok(ExitCode::from(super::WRONG_CONFIG));
+    };
+    if name.is_empty() || name.starts_with('#') || name.chars().any(char::is_whitespace) {
+        eprintln!("mistryd: '{name}': expected a name without spaces that does not begin with #");
+        return Ok(ExitCode::from(2));
+    }
+    let made = |error| Error::System("make a token", error);
+    let secret = format!(
+        "mistry-{}{}",
+        random_hex().map_err(made)?,
+        random_hex().map_err(made)?
+    );
+    let line = Token::of(name, scopes.to_vec(), &secret);
+    let mut file = File::options()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+        .map_err(|error| Error::System("open the tokens file", error))?;
+    // One write, so that a daemon never reads half a line.
+    file.write_all(format!("{line}\n").as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(|error| Error::System("write the tokens file", error))?;
+    println!("{secret}");
+    eprintln!(
+        "Keep it: only its hash is stored, in '{}'. It works at once.",
+        path.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,292 @@
+//! Who may ask at all: decided before a handler sees the request.
+//!
+//! - Over TCP the `Host` must be ours, so that no name of a stranger can be bound to us.
+//! - What changes something must be JSON and must not come from a page of another site.
+//! - With a tokens file, what changes something over TCP needs a token, and reading, too, where
+//!   it is not public. The unix socket is guarded by its mode and group.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+
+use super::answer::Answer;
+use super::error::Refusal;
+use super::tokens::{self, Scope, Token, TokensFile};
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Peer {
+    Tcp,
+    Unix,
+}
+
+/// What needs no token over TCP, where there is a tokens file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Public {
+    /// To read.
+    Read,
+    /// Nothing but `/healthz`.
+    Nothing,
+}
+
+/// The rules.
+#[derive(Debug)]
+pub struct Access {
+    /// Names under which clients may address us; lower case.
+    pub hosts: Vec<String>,
+    /// Without one, everything is allowed.
+    pub tokens: Option<Arc<TokensFile>>,
+    /// What needs no token.
+    pub public: Public,
+    /// The token of this life of the daemon, for programs that may read its lock file.
+    pub local: Option<Token>,
+}
+
+impl Access {
+    /// Lets a request in that needs `scope`, or says why not.
+    pub(super) async fn check(
+        &self,
+        request: &Parts,
+        peer: Peer,
+        scope: Option<Scope>,
+    ) -> Result<(), Refusal> {
+        if let Peer::Tcp = peer {
+            self.check_host(&request.headers)?;
+        }
+        if !is_safe(&request.method) {
+            check_origin(&request.headers)?;
+            check_content_type(&request.headers)?;
+        }
+        match (peer, scope) {
+            (Peer::Tcp, Some(scope)) => self.check_token(&request.headers, scope).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let Some(host) = host else {
+            return Err(Refusal::bad_request("a Host header was expected"));
+        };
+        let name = without_port(host).to_ascii_lowercase();
+        let is_address = name
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+            .is_ok();
+        if is_address || name == "localhost" || self.hosts.contains(&name) {
+            Ok(())
+        } else {
+            Err(Refusal::new(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this server does not answer to that Host; use its address, or have its name added to 'hosts' in its configuration",
+            ))
+        }
+    }
+
+    async fn check_token(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Refusal> {
+        let Some(file) = &self.tokens else {
+            return Ok(());
+        };
+        let given = headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, secret)| secret.trim().to_owned());
+        let Some(given) = given else {
+            if scope == Scope::Read && self.public == Public::Read {
+                return Ok(());
+            }
+            return Err(Refusal::unauthorized(
+                "a token is needed: send it as 'Authorization: Bearer …' (mistry --token-file), or use the server's unix socket",
+            ));
+        };
+        let file = file.clone();
+        let current = tokio::task::spawn_blocking(move || file.current()).await;
+        let current = match current {
+            Ok(Ok(current)) => current,
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "nobody is let in");
+                return Err(Refusal::internal("the server could not check the token"));
+            }
+            Err(_) => return Err(Refusal::internal("the server could not check the token")),
+        };
+        let local = self.local.as_slice();
+        let token = tokens::find(&current, &given).or_else(|| tokens::find(local, &given));
+        match token {
+            Some(token) if tokens::allows(token, scope) => Ok(()),
+            Some(_) => Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                format!("this token does not allow that: scope '{scope}' is needed"),
+            )),
+            None => Err(Refusal::unauthorized("this token is not known")),
+        }
+    }
+}
+
+/// True for what changes nothing.
+pub(super) fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// A browser says where a page comes from; other clients say nothing and are let pass.
+fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
+    let refused = || {
+        Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "a page of another site may not change anything here",
+        ))
+    };
+    if let Some(site) = headers.get("sec-fetch-site")
+        && site != "same-origin"
+        && site != "none"
+    {
+        return refused();
+    }
+    if let Some(origin) = headers.get(ORIGIN) {
+        let origin = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.split_once("://"));
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        match (origin, host) {
+            (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host) => {}
+            _ => return refused(),
+        }
+    }
+    Ok(())
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let media = given
+        .and_then(|value| value.split(';').next())
+        .map(str::trim);
+    match media {
+        Some(media) if media.eq_ignore_ascii_case("application/json") => Ok(()),
+        _ => Err(Refusal::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Content-Type: application/json was expected",
+        )),
+    }
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // The colons of a bare IPv6 address are no port's; in brackets they are inside.
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.contains("::") => {
+            if name.starts_with('[') || !name.contains(':') {
+                name
+            } else {
+                host
+            }
+        }
+        _ => host.rsplit_once("]:").map_or(host, |(name, _)| name),
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Answer {
+        Answer::Refused(refusal)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(method: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = hyper::Request::builder().method(method).uri("/jobs");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn access() -> Access {
+        Access {
+            hosts: vec!["build.example".to_owned()],
+            tokens: None,
+            public: Public::Read,
+            local: None,
+        }
+    }
+
+    async fn status(request: Parts) -> u16 {
+        match access().check(&request, Peer::Tcp, Some(Scope::Read)).await {
+            Ok(()) => 200,
+            Err(refusal) => refusal.status.as_u16(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_of_a_stranger_is_refused() {
+        for host in [
+            "127.0.0.1:8462",
+            "[::1]:8462",
+            "[::1]",
+            "::1",
+            "localhost",
+            "LOCALHOST:1",
+            "build.example:80",
+            "0.0.0.0:8462",
+        ] {
+            assert_eq!(status(parts("GET", &[("host", host)])).await, 200, "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8462",
+            "",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+        ] {
+            assert_eq!(status(parts("GET", &[("host", host)])).await, 421, "{host}");
+        }
+        assert_eq!(status(parts("GET", &[])).await, 400);
+    }
+
+    #[tokio::test]
+    async fn a_page_of_another_site_changes_nothing() {
+        let ours = [
+            ("host", "localhost:1"),
+            ("content-type", "application/json; charset=utf-8"),
+        ];
+        let with = |more: &[(&'static str, &'static str)]| {
+            let mut all = ours.to_vec();
+            all.extend_from_slice(more);
+            parts("POST", &all)
+        };
+        assert_eq!(status(with(&[])).await, 200);
+        assert_eq!(
+            status(with(&[
+                ("sec-fetch-site", "same-origin"),
+                ("origin", "http://localhost:1")
+            ]))
+            .await,
+            200
+        );
+        for foreign in [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+            ("origin", "http://evil.example"),
+            ("origin", "null"),
+            ("origin", "http://localhost:2"),
+        ] {
+            assert_eq!(status(with(&[foreign])).await, 403, "{foreign:?}");
+        }
+        for media in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+        ] {
+            let request = parts("POST", &[("host", "localhost"), ("content-type", media)]);
+            assert_eq!(status(request).await, 415, "{media}");
+        }
+    }
+}

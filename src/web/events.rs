@@ -1,0 +1,209 @@
+//! Server-Sent Events: framing of lines, keeping alive, giving up.
+//!
+//! A stream is made by a future that sends events into a small channel; the body polls both, so
+//! a client that goes away takes the future with it, and one that does not read holds it back
+//! instead of filling memory.
+
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::answer::{self, Body};
+
+/// Events on their way to one client.
+const IN_FLIGHT: usize = 32;
+/// Proxies cut connections that are silent for 30 to 60 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A longer line is sent in pieces of this many bytes: no client needs to hold 100 MB.
+const MAX_LINE: usize = 64 << 10;
+
+/// Where the events of one stream go.
+#[derive(Debug)]
+pub(super) struct Events(mpsc::Sender<Bytes>);
+
+/// Nobody reads any more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Events {
+    /// Sends one event whose data is JSON.
+    pub(super) async fn json(&self, name: &str, data: &impl Serialize) -> Result<(), Gone> {
+        let data = serde_json::to_string(data).map_err(|_| Gone)?;
+        self.send(format!("event: {name}\ndata: {data}\n\n").into())
+            .await
+    }
+
+    /// Sends lines of a log.
+    pub(super) async fn lines(&self, lines: Bytes) -> Result<(), Gone> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.send(lines).await
+    }
+
+    async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
+        self.0.send(bytes).await.map_err(|_| Gone)
+    }
+}
+
+/// Answers with the events that `work` sends until it ends.
+pub(super) fn stream<F>(work: impl FnOnce(Events) -> F) -> Response<Body>
+where
+    F: Future<Output = Result<(), Gone>> + Send + 'static,
+{
+    struct Streaming {
+        events: mpsc::Receiver<Bytes>,
+        /// `None` when it is done; the channel may hold its last events still.
+        work: Option<Pin<Box<dyn Future<Output = Result<(), Gone>> + Send>>>,
+    }
+    let (to, events) = mpsc::channel(IN_FLIGHT);
+    let streaming = Streaming {
+        events,
+        work: Some(Box::pin(work(Events(to)))),
+    };
+    let bytes = stream::unfold(streaming, |mut streaming| async move {
+        loop {
+            let working = async {
+                match &mut streaming.work {
+                    Some(work) => drop(work.await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                event = streaming.events.recv() => {
+                    return event.map(|event| (io::Result::Ok(event), streaming));
+                }
+                () = working => streaming.work = None,
+                () = tokio::time::sleep(KEEP_ALIVE) => {
+                    return Some((Ok(Bytes::from_static(b":\n\n")), streaming));
+                }
+            }
+        }
+    });
+    let mut response = answer::typed(
+        StatusCode::OK,
+        "text/event-stream; charset=utf-8",
+        answer::streamed(bytes),
+    );
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// Cuts a log into lines, one event each; the id is the byte offset of what comes next.
+#[derive(Debug)]
+pub(super) struct Lines {
+    begun: BytesMut,
+    offset: u64,
+}
+
+impl Lines {
+    /// Begins at byte `offset` of the log.
+    pub(super) fn new(offset: u64) -> Lines {
+        Lines {
+            begun: BytesMut::new(),
+            offset,
+        }
+    }
+
+    /// The events of all lines that `chunk` completes.
+    pub(super) fn push(&mut self, mut chunk: Bytes) -> Bytes {
+        let mut events = BytesMut::new();
+        while let Some(at) = chunk.iter().position(|byte| *byte == b'\n') {
+            let rest = chunk.split_off(at + 1);
+            self.begin(&chunk[..at], &mut events);
+            chunk = rest;
+            self.end(1, &mut events);
+        }
+        self.begin(&chunk, &mut events);
+        events.freeze()
+    }
+
+    /// The event of a last line that has no end.
+    pub(super) fn finish(mut self) -> Bytes {
+        let mut events = BytesMut::new();
+        if !self.begun.is_empty() {
+            self.end(0, &mut events);
+        }
+        events.freeze()
+    }
+
+    fn begin(&mut self, mut bytes: &[u8], events: &mut BytesMut) {
+        while self.begun.len() + bytes.len() > MAX_LINE {
+            let (fits, rest) = bytes.split_at(MAX_LINE - self.begun.len());
+            self.begun.extend_from_slice(fits);
+            self.end(0, events);
+            bytes = rest;
+        }
+        self.begun.extend_from_slice(bytes);
+    }
+
+    fn end(&mut self, newline: u64, events: &mut BytesMut) {
+        self.offset += self.begun.len() as u64 + newline;
+        events.extend_from_slice(b"event: log\nid: ");
+        events.extend_from_slice(self.offset.to_string().as_bytes());
+        events.extend_from_slice(b"\n");
+        // A carriage return would end the field: each of its parts is a data line of its own,
+        // which the client joins again. That of a line end in the Windows way means nothing.
+        let line = self.begun.strip_suffix(b"\r").unwrap_or(&self.begun);
+        for part in line.split(|byte| *byte == b'\r') {
+            events.extend_from_slice(b"data: ");
+            events.extend_from_slice(String::from_utf8_lossy(part).as_bytes());
+            events.extend_from_slice(b"\n");
+        }
+        events.extend_from_slice(b"\n");
+        self.begun.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(chunks: &[&[u8]]) -> String {
+        let mut lines = Lines::new(0);
+        let mut events = Vec::new();
+        for chunk in chunks {
+            events.extend_from_slice(&lines.push(Bytes::copy_from_slice(chunk)));
+        }
+        events.extend_from_slice(&lines.finish());
+        String::from_utf8(events).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_one_event_wherever_chunks_are_cut() {
+        let expected = "event: log\nid: 4\ndata: one\n\nevent: log\nid: 5\ndata: \n\nevent: log\nid: 9\ndata: two!\n\n";
+        assert_eq!(framed(&[b"one\n\ntwo!"]), expected);
+        assert_eq!(framed(&[b"o", b"ne", b"\n", b"\n", b"two!"]), expected);
+    }
+
+    #[test]
+    fn what_is_no_text_is_replaced_and_carriage_returns_do_not_end_the_event() {
+        assert_eq!(
+            framed(&[b"\xff\n"]),
+            "event: log\nid: 2\ndata: \u{fffd}\n\n"
+        );
+        assert_eq!(
+            framed(&[b"1%\r2%\r\n"]),
+            "event: log\nid: 7\ndata: 1%\ndata: 2%\n\n"
+        );
+        assert!(!framed(&[b"data: x\revent: end\n"]).contains("\nevent: end"));
+    }
+
+    #[test]
+    fn a_line_without_end_is_sent_in_pieces() {
+        let long = vec![b'x'; 3 * MAX_LINE + 5];
+        let events = framed(&[&long]);
+        assert_eq!(events.matches("event: log").count(), 4);
+        assert!(events.contains(&format!("id: {}\n", long.len())));
+    }
+}

@@ -1,0 +1,269 @@
+//! Jobs: asked for, waited for, listed, shown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, LINK, LOCATION};
+use hyper::{Response, StatusCode};
+
+use super::answer::{self, Body};
+use super::error::Refusal;
+use super::events::{self, Events, Gone, Lines};
+use super::routes::Asked;
+use super::{Web, pages};
+use crate::api::{IndexItem, JobRequest, JobState, JobView};
+use crate::build::{BuildInfo, Filter, LogFollower, Outcome, Place, State};
+use crate::job::JobId;
+use crate::project::ProjectName;
+use crate::scheduler::{self, Submission, Ticket};
+
+/// Lock files are a few megabytes at most; a job is no way to send archives.
+const MAX_BODY: usize = 16 << 20;
+/// A whole request must be here by then: 16 MiB at a slow line's 300 kB/s.
+const BODY_PATIENCE: Duration = Duration::from_secs(60);
+/// A list without `limit`, and its largest.
+const PAGE: usize = 1_000;
+
+/// `POST /jobs`.
+pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Refusal> {
+    let is_async = asked.query("async").is_some();
+    let wants_log = wants_log(&asked);
+    let wants_events = answer::accepts(asked.headers(), "text/event-stream");
+    let body = read(asked.request.into_body()).await?;
+    let request = JobRequest::read(&body)
+        .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
+    let rebuild = request.rebuild;
+    let named = request.names()?;
+    let submission = web
+        .scheduler
+        .submit(scheduler::Asked {
+            project: named.project,
+            group: named.group,
+            params: named.params,
+            rebuild,
+        })
+        .await?;
+    match submission {
+        Submission::Cached(info) if is_async => accepted(&JobState::of(&info)),
+        Submission::Cached(info) if wants_events => Ok(events::stream(|events| async move {
+            events.json("state", &JobState::of(&info)).await?;
+            events.json("result", &info).await
+        })),
+        Submission::Cached(info) => built(*info, wants_log),
+        Submission::Pending(mut ticket) => {
+            let info = ticket.accepted().await?;
+            if is_async {
+                accepted(&JobState::of(&info))
+            } else if wants_events {
+                let log = web
+                    .scheduler
+                    .follow(ticket.project(), ticket.id(), 0)
+                    .await?;
+                Ok(events::stream(|events| tell(events, ticket, log)))
+            } else {
+                let info = ticket.end().await?;
+                built(Arc::unwrap_or_clone(info), wants_log)
+            }
+        }
+    }
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+    let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY).collect());
+    match collected.await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the request is too large: expected at most {MAX_BODY} bytes"),
+        )),
+        Ok(Err(_)) => Err(Refusal::bad_request("the request did not come whole")),
+        Err(_) => Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request did not come within a minute",
+        )),
+    }
+}
+
+/// A build that is over; one that could not be run to its end is an error of ours.
+fn built(mut info: BuildInfo, wants_log: bool) -> Result<Response<Body>, Refusal> {
+    if info.outcome == Some(Outcome::Errored) {
+        return Err(Refusal::errored(&info));
+    }
+    if !wants_log {
+        info.container_stdouterr = None;
+        info.container_stderr = None;
+    }
+    answer::json(StatusCode::CREATED, &info)
+}
+
+fn accepted(state: &JobState) -> Result<Response<Body>, Refusal> {
+    let mut response = answer::json(StatusCode::CREATED, state)?;
+    if let Ok(location) = format!("/{}", state.url).parse() {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// State, log and result as they come. When the daemon ends first, the stream just ends: the
+/// client has the id and comes back.
+async fn tell(events: Events, mut ticket: Ticket, mut log: LogFollower) -> Result<(), Gone> {
+    let mut lines = Lines::new(0);
+    let mut told = None;
+    let mut following = true;
+    loop {
+        if let Some(info) = ticket.now()
+            && told != Some((info.state, info.phase))
+            && (info.state == State::Pending || !following)
+        {
+            told = Some((info.state, info.phase));
+            events.json("state", &JobState::of(&info)).await?;
+        }
+        if !following {
+            break;
+        }
+        tokio::select! {
+            chunk = log.next() => match chunk {
+                Ok(Some(chunk)) => events.lines(lines.push(chunk)).await?,
+                // An error of the disk: the result is still worth waiting for.
+                Ok(None) | Err(_) => {
+                    following = false;
+                    if ticket.end().await.is_err() {
+                        return Ok(());
+                    }
+                }
+            },
+            changed = ticket.changed(), if !ticket.is_over() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    events.lines(lines.finish()).await?;
+    match ticket.end().await {
+        Ok(info) => events.json("result", &*info).await,
+        Err(_) => Ok(()),
+    }
+}
+
+/// `GET /job/P/ID`.
+pub(super) async fn show(
+    web: &Web,
+    asked: &Asked,
+    project: ProjectName,
+    id: JobId,
+) -> Result<Response<Body>, Refusal> {
+    let headers = asked.headers();
+    // The first mistry's client says what it wants in the wrong header.
+    let wants_json = answer::accepts(headers, "application/json")
+        || headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|media| media == "application/json");
+    if asked.query("wait").is_some()
+        && let Some(mut ticket) = web.scheduler.ticket(&project, id)
+    {
+        ticket.end().await?;
+    }
+    let mut info = web.scheduler.find(&project, id, wants_log(asked)).await?;
+    if !wants_json {
+        return pages::job(&info);
+    }
+    if !wants_log(asked) {
+        info.container_stderr = None;
+    }
+    answer::json(
+        StatusCode::OK,
+        &JobView {
+            id: info.id.clone(),
+            project: info.project.clone(),
+            state: info.state,
+            build_info: info,
+        },
+    )
+}
+
+/// `?log=none` leaves the log out.
+fn wants_log(asked: &Asked) -> bool {
+    asked.query("log") != Some("none")
+}
+
+/// `GET /index/`.
+pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+    let mut filter = Filter::default();
+    if let Some(project) = asked.query("project") {
+        filter.project = Some(project.parse()?);
+    }
+    filter.group = asked.query("group").map(str::to_owned);
+    if let Some(state) = asked.query("state") {
+        filter.state = Some(match state {
+            "pending" => State::Pending,
+            "ready" => State::Ready,
+            _ => return Err(Refusal::bad_request("state: expected pending or ready")),
+        });
+    }
+    if let Some(before) = asked.query("before") {
+        filter.before = Some(place(before).ok_or_else(|| {
+            Refusal::bad_request("before: expected the value of a Link header of this server")
+        })?);
+    }
+    let limit = match asked.query("limit") {
+        None => PAGE,
+        Some(limit) => limit
+            .parse()
+            .ok()
+            .filter(|limit| (1..=PAGE).contains(limit))
+            .ok_or_else(|| Refusal::bad_request(format!("limit: expected 1 to {PAGE}")))?,
+    };
+    let (builds, next) = web.scheduler.list(filter, limit).await?;
+    let mut response = answer::json(StatusCode::OK, &items(builds))?;
+    if let Some(next) = next {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for name in ["project", "group", "state"] {
+            if let Some(value) = asked.query(name) {
+                query.append_pair(name, value);
+            }
+        }
+        query.append_pair("limit", &limit.to_string());
+        query.append_pair("before", &cursor(&next));
+        let link = format!("</index/?{}>; rel=\"next\"", query.finish());
+        if let Ok(link) = link.parse() {
+            response.headers_mut().insert(LINK, link);
+        }
+    }
+    Ok(response)
+}
+
+/// Builds as lines of a list, without their logs.
+pub(super) fn items(builds: Vec<BuildInfo>) -> Vec<IndexItem> {
+    builds
+        .into_iter()
+        .map(|mut info| {
+            info.container_stdouterr = None;
+            info.container_stderr = None;
+            IndexItem {
+                id: info.id.clone(),
+                project: info.project.clone(),
+                started_at: info.started_at,
+                state: info.state,
+                build_info: info,
+            }
+        })
+        .collect()
+}
+
+fn cursor(place: &Place) -> String {
+    format!("{},{},{}", place.started, place.project, place.id)
+}
+
+fn place(cursor: &str) -> Option<Place> {
+    let mut parts = cursor.split(',');
+    let place = Place {
+        started: parts.next()?.parse().ok()?,
+        project: parts.next()?.parse().ok()?,
+        id: parts.next()?.parse().ok()?,
+    };
+    parts.next().is_none().then_some(place)
+}

@@ -1,0 +1,72 @@
+//! The HTTP face: JSON API, log streams, artifacts, metrics and the web view.
+//!
+//! [`routes`] is the index of what is answered. A handler parses, calls the scheduler, maps and
+//! answers; who may ask at all is decided before, in [`access`], and which status an error has
+//! in [`error`]. Nothing here knows Docker or the disk.
+
+mod access;
+mod answer;
+mod artifacts;
+mod error;
+mod events;
+mod host;
+mod jobs;
+mod logs;
+mod pages;
+mod projects;
+mod ranges;
+mod routes;
+mod serve;
+mod tokens;
+
+pub use access::{Access, Public};
+pub use projects::image_view;
+pub use serve::{Listener, serve};
+pub use tokens::{Scope, Token, TokensError, TokensFile};
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::scheduler::Scheduler;
+
+/// What every handler has at hand. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Web {
+    scheduler: Scheduler,
+    metrics: Metrics,
+    access: Arc<Access>,
+    /// The daemon ends: streams say goodbye.
+    stop: CancellationToken,
+    /// Request ids: a random beginning, then counted.
+    requests: Arc<AtomicU64>,
+}
+
+impl Web {
+    /// A face of `scheduler`, for those whom `access` lets in, until `stop`.
+    pub fn new(
+        scheduler: Scheduler,
+        metrics: Metrics,
+        access: Access,
+        stop: CancellationToken,
+    ) -> Web {
+        // The ids only have to differ from those of other lives; a failing source is no matter.
+        let first = crate::build::random_hex()
+            .ok()
+            .and_then(|hex| u64::from_str_radix(&hex[..16], 16).ok())
+            .unwrap_or_default();
+        Web {
+            scheduler,
+            metrics,
+            access: Arc::new(access),
+            stop,
+            requests: Arc::new(AtomicU64::new(first)),
+        }
+    }
+
+    fn next_request(&self) -> String {
+        format!("{:016x}", self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+}

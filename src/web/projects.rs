@@ -1,0 +1,76 @@
+//! Projects: listed, shown, their images rebuilt.
+
+use hyper::{Response, StatusCode};
+
+use super::Web;
+use super::answer::{self, Body};
+use super::error::Refusal;
+use super::jobs::items;
+use crate::api::{ImageView, ProjectItem, ProjectView, PruneView};
+use crate::build::Filter;
+use crate::project::ProjectName;
+use crate::scheduler::ImageReport;
+
+/// Builds that are shown with a project.
+const SHOWN: usize = 50;
+
+/// `GET /projects`.
+pub(super) async fn list(web: &Web) -> Result<Response<Body>, Refusal> {
+    let mut view = Vec::new();
+    for (name, builds) in web.scheduler.projects().await? {
+        let newest = Filter {
+            project: Some(name.clone()),
+            ..Filter::default()
+        };
+        let (newest, _) = web.scheduler.list(newest, 1).await?;
+        view.push(ProjectItem {
+            name: name.to_string(),
+            builds,
+            latest: newest.first().map(|info| info.started_at),
+        });
+    }
+    answer::json(StatusCode::OK, &view)
+}
+
+/// `GET /project/P`.
+pub(super) async fn show(web: &Web, project: &ProjectName) -> Result<Response<Body>, Refusal> {
+    let (latest, groups) = web.scheduler.bases(project).await?;
+    let filter = Filter {
+        project: Some(project.clone()),
+        ..Filter::default()
+    };
+    let (builds, _) = web.scheduler.list(filter, SHOWN).await?;
+    answer::json(
+        StatusCode::OK,
+        &ProjectView {
+            name: project.to_string(),
+            latest: latest.map(|id| id.to_string()),
+            groups: groups
+                .into_iter()
+                .map(|(group, id)| (group, id.to_string()))
+                .collect(),
+            builds: items(builds),
+        },
+    )
+}
+
+/// `POST /project/P/rebuild`.
+pub(super) async fn rebuild(web: &Web, project: &ProjectName) -> Result<Response<Body>, Refusal> {
+    let report = web.scheduler.rebuild_image(project).await?;
+    answer::json(StatusCode::OK, &image_view(project, report))
+}
+
+/// The report of an image rebuild as strangers read it.
+pub fn image_view(project: &ProjectName, report: ImageReport) -> ImageView {
+    ImageView {
+        project: project.to_string(),
+        image: report.image,
+        duration: i64::try_from(report.took.as_nanos()).unwrap_or(i64::MAX),
+        log: report.log,
+        pruned: PruneView {
+            images: report.images.count as u64,
+            containers: report.containers as u64,
+            bytes: report.images.bytes,
+        },
+    }
+}

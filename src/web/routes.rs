@@ -1,0 +1,202 @@
+//! The index: every address that is answered, and by whom.
+//!
+//! | request | handler |
+//! | --- | --- |
+//! | `POST /jobs` | [`jobs::create`] |
+//! | `GET /index/` | [`jobs::index`] |
+//! | `GET /job/P/ID` | [`jobs::show`] |
+//! | `GET /log/P/ID` | [`logs::show`] |
+//! | `GET`, `POST /artifacts/P/ID[/path]` | [`artifacts`] |
+//! | `GET /projects`, `GET /project/P`, `POST /project/P/rebuild` | [`projects`] |
+//! | `GET /status` | [`host::status`] |
+//! | `GET /`, `/static/…` | [`pages`] |
+//! | `GET /metrics`, `/healthz`, `/openapi.json` | here |
+
+use std::borrow::Cow;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
+
+use super::access::Peer;
+use super::answer::{self, Answer, Body};
+use super::error::Refusal;
+use super::tokens::Scope;
+use super::{Web, artifacts, host, jobs, logs, pages, projects};
+use crate::job::JobId;
+use crate::project::{NameError, ProjectName};
+
+/// The contract, machine-readable; compared with this file by a test.
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
+/// A request on its way to a handler.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: Request<Incoming>,
+    /// Names and values after the `?`, decoded.
+    query: Vec<(String, String)>,
+}
+
+impl Asked {
+    /// The value of `name` in the query; `Some("")` when it stands there alone.
+    pub(super) fn query(&self, name: &str) -> Option<&str> {
+        self.query
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub(super) fn headers(&self) -> &hyper::HeaderMap {
+        self.request.headers()
+    }
+}
+
+/// Answers one request.
+pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    let id = web.next_request();
+    let is_head = request.method() == Method::HEAD;
+    let headers = request.headers().clone();
+    let mut response = match route(web, request, peer).await {
+        Answer::Given(response) => response,
+        Answer::Refused(refusal) => refusal.answer(&id, &headers),
+    };
+    if is_head {
+        *response.body_mut() = answer::empty();
+    }
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Ok(id) = HeaderValue::try_from(id) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    response
+}
+
+async fn route(web: &Web, request: Request<Incoming>, peer: Peer) -> Answer {
+    let query = request.uri().query().unwrap_or_default();
+    let query = form_urlencoded::parse(query.as_bytes())
+        .into_owned()
+        .collect();
+    let path = request.uri().path().to_owned();
+    let (parts, body) = request.into_parts();
+    // A HEAD is a GET whose body is dropped at the end.
+    let method = match parts.method {
+        Method::HEAD => Method::GET,
+        ref method => method.clone(),
+    };
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    if let Err(refusal) = web
+        .access
+        .check(&parts, peer, scope(&method, &segments))
+        .await
+    {
+        return Answer::Refused(refusal);
+    }
+    let asked = Asked {
+        request: Request::from_parts(parts, body),
+        query,
+    };
+    match (&method, segments.as_slice()) {
+        (&Method::GET, [""]) => pages::overview(web, &asked).await.into(),
+        (&Method::GET, ["static", name]) => pages::file(name).into(),
+        (&Method::POST, ["jobs"]) => jobs::create(web, asked).await.into(),
+        (&Method::GET, ["index"] | ["index", ""]) => jobs::index(web, &asked).await.into(),
+        (&Method::GET, ["job", project, id]) => match names(project, id) {
+            Ok((project, id)) => jobs::show(web, &asked, project, id).await.into(),
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::GET, ["log", project, id]) => match names(project, id) {
+            Ok((project, id)) => logs::show(web, &asked, project, id).await.into(),
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::GET, ["artifacts", project, id, path @ ..]) => match names(project, id) {
+            Ok((project, id)) => match path {
+                [] => artifacts::all(web, &asked, &project, id).await.into(),
+                path => artifacts::one(web, &asked, &project, id, below(path))
+                    .await
+                    .into(),
+            },
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::GET, ["projects"]) => projects::list(web).await.into(),
+        (&Method::GET, ["project", project]) => match name(project) {
+            Ok(project) => projects::show(web, &project).await.into(),
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::POST, ["project", project, "rebuild"]) => match name(project) {
+            Ok(project) => projects::rebuild(web, &project).await.into(),
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::GET, ["status"]) => host::status(web).await.into(),
+        (&Method::GET, ["metrics"]) => metrics(web).await.into(),
+        (&Method::GET, ["healthz"]) => Answer::Given(answer::text(StatusCode::OK, "ok\n")),
+        (&Method::GET, ["openapi.json"]) => Answer::Given(answer::typed(
+            StatusCode::OK,
+            "application/json",
+            answer::full(OPENAPI),
+        )),
+        (_, segments) => Answer::Refused(unknown(segments)),
+    }
+}
+
+/// What a request must be allowed to do; `None`: anybody may.
+fn scope(method: &Method, segments: &[&str]) -> Option<Scope> {
+    match (method, segments) {
+        (&Method::GET, ["healthz"]) => None,
+        (&Method::GET, _) => Some(Scope::Read),
+        (&Method::POST, ["jobs"]) => Some(Scope::Build),
+        _ => Some(Scope::Admin),
+    }
+}
+
+/// Another method where there is something, else nothing at all.
+fn unknown(segments: &[&str]) -> Refusal {
+    match segments {
+        ["jobs"] | ["project", _, "rebuild"] => Refusal::method_not_allowed("POST"),
+        [""]
+        | ["static", _]
+        | ["index"]
+        | ["index", ""]
+        | ["job" | "log", _, _]
+        | ["artifacts", _, _, ..]
+        | ["projects" | "status" | "metrics" | "healthz" | "openapi.json"]
+        | ["project", _] => Refusal::method_not_allowed("GET"),
+        _ => Refusal::not_found("there is nothing at this address"),
+    }
+}
+
+fn name(segment: &str) -> Result<ProjectName, NameError> {
+    decoded(segment).parse()
+}
+
+fn names(project: &str, id: &str) -> Result<(ProjectName, JobId), NameError> {
+    Ok((name(project)?, decoded(id).parse()?))
+}
+
+fn decoded(segment: &str) -> Cow<'_, str> {
+    percent_decode_str(segment).decode_utf8_lossy()
+}
+
+/// A path below the artifacts; names are bytes. What is hostile in it the kernel refuses.
+fn below(segments: &[&str]) -> PathBuf {
+    segments
+        .iter()
+        .map(|segment| Cow::from(percent_decode_str(segment)))
+        .map(|bytes| std::ffi::OsStr::from_bytes(&bytes).to_owned())
+        .collect()
+}
+
+async fn metrics(web: &Web) -> Result<Response<Body>, Refusal> {
+    web.scheduler.refresh_metrics().await;
+    let text = web
+        .metrics
+        .text()
+        .map_err(|error| Refusal::caused("the server could not write its metrics", error))?;
+    Ok(answer::typed(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        answer::full(text),
+    ))
+}

@@ -1,0 +1,168 @@
+//! Serving: connections accepted, bounded in number and time, and ended.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::task::TaskTracker;
+
+use super::access::Peer;
+use super::{Web, routes};
+
+/// Connections at once. Each waiting client holds one, and each takes a file descriptor; the
+/// packaged limit of descriptors is far above. Past it, new ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 8_192;
+/// A request's headers must be here by then, and the next one on a connection kept alive.
+const HEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// A client that takes no byte for that long is gone.
+const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+/// Headers of one request: hyper's buffer bounds them together with what was read ahead.
+const MAX_HEADERS: usize = 64 << 10;
+/// Without file descriptors, accepting again at once would only spin.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// What is being answered when the daemon ends has this long.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A socket that clients connect to.
+#[derive(Debug)]
+pub enum Listener {
+    /// Over TCP.
+    Tcp(TcpListener),
+    /// Over a unix socket, guarded by its mode.
+    Unix(UnixListener),
+}
+
+/// Serves until the web's stop, then lets what is being answered end within a grace time.
+///
+/// # Errors
+/// When a listener fails for good.
+pub async fn serve(listeners: Vec<Listener>, web: Web) -> io::Result<()> {
+    let tasks = TaskTracker::new();
+    let graceful = Arc::new(GracefulShutdown::new());
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut accepting = tokio::task::JoinSet::new();
+    for listener in listeners {
+        let (web, tasks, room) = (web.clone(), tasks.clone(), room.clone());
+        let graceful = graceful.clone();
+        accepting.spawn(async move { accept(listener, web, tasks, graceful, room).await });
+    }
+    while let Some(accepted) = accepting.join_next().await {
+        accepted.map_err(io::Error::other)??;
+    }
+    tasks.close();
+    // Every accept loop has given its share back.
+    if let Some(graceful) = Arc::into_inner(graceful) {
+        let ended = tokio::time::timeout(GRACE, async {
+            graceful.shutdown().await;
+            tasks.wait().await;
+        });
+        if ended.await.is_err() {
+            tracing::warn!("some clients did not take their answer in time");
+        }
+    }
+    Ok(())
+}
+
+async fn accept(
+    listener: Listener,
+    web: Web,
+    tasks: TaskTracker,
+    graceful: Arc<GracefulShutdown>,
+    room: Arc<Semaphore>,
+) -> io::Result<()> {
+    loop {
+        let accepted = tokio::select! {
+            () = web.stop.cancelled() => return Ok(()),
+            accepted = next(&listener, &room) => accepted,
+        };
+        let (connection, peer, place) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_passing(&error) => continue,
+            Err(error) if is_shortage(&error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "could not accept a connection"
+                );
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let web = web.clone();
+        let watcher = graceful.watcher();
+        tasks.spawn(async move {
+            let mut timed = TimeoutStream::new(connection);
+            timed.set_write_timeout(Some(WRITE_PATIENCE));
+            let service = service_fn(move |request| {
+                let web = web.clone();
+                async move {
+                    Ok::<_, std::convert::Infallible>(routes::answer(&web, request, peer).await)
+                }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_PATIENCE)
+                .max_buf_size(MAX_HEADERS)
+                .pipeline_flush(true)
+                .serve_connection(TokioIo::new(Box::pin(timed)), service);
+            // A client that breaks off is its own affair.
+            let _ = watcher.watch(connection).await;
+            drop(place);
+        });
+    }
+}
+
+type Connection = Box<dyn Both>;
+
+trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
+
+async fn next(
+    listener: &Listener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(Connection, Peer, tokio::sync::OwnedSemaphorePermit)> {
+    let place = room
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    match listener {
+        Listener::Tcp(listener) => {
+            let (connection, _) = listener.accept().await?;
+            // Answers are small and waited for.
+            connection.set_nodelay(true)?;
+            Ok((Box::new(connection), Peer::Tcp, place))
+        }
+        Listener::Unix(listener) => {
+            let (connection, _) = listener.accept().await?;
+            Ok((Box::new(connection), Peer::Unix, place))
+        }
+    }
+}
+
+/// The client was gone before it was accepted.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// We are out of file descriptors or memory for the moment.
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
