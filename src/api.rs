@@ -296,6 +296,30 @@ pub struct PruneView {
     pub bytes: u64,
 }
 
+/// `GET /status`: the host and what is going on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HostView {
+    /// The server's version.
+    pub version: String,
+    /// Builds that may run in parallel.
+    pub slots: usize,
+    /// Builds that hold a slot.
+    pub running: usize,
+    /// Jobs that may wait for a slot.
+    pub backlog: usize,
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Bytes left where builds are kept.
+    pub disk_free: u64,
+    /// Bytes there in all.
+    pub disk_size: u64,
+    /// `btrfs` or `plain`.
+    pub filesystem: String,
+    /// The Docker Engine's version; null when none answers.
+    pub engine: Option<String>,
+}
+
 /// The last event of `GET /log/P/ID`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]

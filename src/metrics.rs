@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+pub use prometheus::Error;
+
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,

@@ -1,1 +1,29 @@
-fn main() {}
+//! The client: arguments → `cli::run` → exit status.
+
+use std::process::ExitCode;
+
+use mistry::cli;
+
+/// When the runtime cannot be made, nothing can be asked.
+const NO_RUNTIME: u8 = 7;
+
+fn main() -> ExitCode {
+    let arguments = match cli::parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help goes to standard output with status 0, mistakes to standard error with 2.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => ExitCode::from(runtime.block_on(cli::run(arguments))),
+        Err(error) => {
+            eprintln!("could not start: {error}");
+            ExitCode::from(NO_RUNTIME)
+        }
+    }
+}

@@ -23,7 +23,6 @@ const OUTPUT_PIECES: usize = 64;
 pub(super) const INSTANCE: &str = "mistry.instance";
 const CONTEXT: &str = "mistry.context";
 const UID: &str = "mistry.uid";
-const PROJECT: &str = "mistry.project";
 
 /// What every image of this daemon has in common.
 #[derive(Debug)]
@@ -116,10 +115,6 @@ impl Images {
             (INSTANCE.to_owned(), self.instance.clone()),
             (CONTEXT.to_owned(), wanted.context.digest().to_string()),
             (UID.to_owned(), wanted.uid.clone()),
-            (
-                PROJECT.to_owned(),
-                wanted.context.project().name.to_string(),
-            ),
         ])
     }
 

@@ -143,6 +143,27 @@ pub struct ImageReport {
     pub containers: usize,
 }
 
+/// What is going on, and what there is room for.
+#[derive(Clone, Debug)]
+pub struct HostReport {
+    /// Builds that may run in parallel.
+    pub slots: usize,
+    /// Builds that hold a slot.
+    pub running: usize,
+    /// Jobs that may wait for a slot.
+    pub backlog: usize,
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Bytes left where builds are kept.
+    pub disk_free: u64,
+    /// Bytes there in all.
+    pub disk_size: u64,
+    /// The kind of filesystem.
+    pub filesystem: &'static str,
+    /// The Docker Engine's version; `None` when none answers.
+    pub engine: Option<String>,
+}
+
 /// The handle. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Scheduler(Arc<Shared>);
@@ -403,8 +424,35 @@ impl Scheduler {
         task.await.map_err(|_| Error::Lost)?
     }
 
-    /// The metrics, with what is only known when asked brought up to date.
-    pub async fn metrics(&self) -> Metrics {
+    /// What is going on, and what there is room for.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn host(&self) -> Result<HostReport, Error> {
+        let shared = self.0.clone();
+        let disk = blocking(move || rustix::fs::statvfs(shared.store.root())).await?;
+        let (free, size) = disk.map_or((0, 0), |disk| {
+            (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
+        });
+        let engine = match self.0.docker.ping().await {
+            Ok(()) => self.0.docker.version().await.ok(),
+            Err(_) => None,
+        };
+        let queue = self.0.queue();
+        Ok(HostReport {
+            slots: self.0.rules.slots,
+            running: queue.running(),
+            backlog: self.0.rules.backlog,
+            queued: queue.waiting(),
+            disk_free: free,
+            disk_size: size,
+            filesystem: self.0.store.filesystem().name(),
+            engine,
+        })
+    }
+
+    /// Brings up to date what the metrics can only know when asked.
+    pub async fn refresh_metrics(&self) {
         let shared = self.0.clone();
         let refreshed = blocking(move || {
             for (project, builds) in shared.store.counts() {
@@ -417,7 +465,6 @@ impl Scheduler {
         });
         // Only a panic could end it early, and then the last known figures stand.
         let _ = refreshed.await;
-        self.0.metrics.clone()
     }
 
     /// Ends: nothing new begins, waiters are told, containers run on for the next life. Returns

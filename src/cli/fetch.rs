@@ -1,0 +1,84 @@
+//! `mistry fetch ID`: the artifacts of a build that is there already.
+
+use clap::Args;
+
+use super::transport::{Fetched, Transport};
+use super::{Error, Which, say, screen, short};
+use crate::build::{BuildInfo, State};
+use crate::client::{Client, Finished};
+
+/// Fetch the artifacts of a build
+#[derive(Debug, Args)]
+pub(super) struct Fetch {
+    /// The build's id or the first digits of it, also as PROJECT/ID
+    #[arg(value_name = "ID")]
+    id: Which,
+    #[command(flatten)]
+    transport: Transport,
+}
+
+impl Fetch {
+    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+        self.transport.check().map_err(Error::Usage)?;
+        let (project, id) = self.id.resolve(client).await?;
+        let mut info = client.job(&project, id).await?.build_info;
+        // The path says which build it is; an old record may not.
+        info.project = project.to_string();
+        info.id = id.to_string();
+        let short = short(&info.id).to_owned();
+        if info.state == State::Pending {
+            let way = format!("follow it with: mistry logs -f {short}");
+            return Err(Error::Refused(format!("build {short} is not over; {way}")));
+        }
+        if !info.succeeded() {
+            if self.transport.clear_target {
+                let what = "did not succeed, so --clear-target would lose more than it brings";
+                return Err(Error::Refused(format!("build {short} {what}")));
+            }
+            say(&format!(
+                "build {short} did not succeed; fetching what it left"
+            ));
+        }
+        let fetched = bring(client, &info, &self.transport).await?;
+        super::tell(&format!("{short}: {}", summary(&fetched, &self.transport)))
+    }
+}
+
+/// Fetches, unless Ctrl-C comes first.
+pub(super) async fn bring(
+    client: &Client,
+    info: &BuildInfo,
+    transport: &Transport,
+) -> Result<Fetched, Error> {
+    tokio::select! {
+        fetched = transport.fetch(client, info) => Ok(fetched?),
+        _ = tokio::signal::ctrl_c() => Err(Error::Interrupted(format!(
+            "Interrupted; fetch the artifacts later with: mistry fetch {}",
+            short(&info.id)
+        ))),
+    }
+}
+
+/// `12 files in ./x`.
+pub(super) fn summary(fetched: &Fetched, transport: &Transport) -> String {
+    let what = match fetched.files {
+        None => "artifacts".to_owned(),
+        Some(0) => "no files".to_owned(),
+        Some(1) => "1 file".to_owned(),
+        Some(files) => format!("{files} files"),
+    };
+    let target = transport.target.display().to_string();
+    screen::line(&format!("{what} in {target}"))
+}
+
+/// What `mistry build` says of a build that succeeded.
+pub(super) fn told(done: &Finished) -> String {
+    let info = &done.info;
+    let took = super::spent(info.duration);
+    let how = match (info.cached, info.incremental) {
+        (true, _) => format!("cached (took {took} when it was built)"),
+        (false, true) => format!("built in {took} (incremental)"),
+        (false, false) => format!("built in {took}"),
+    };
+    format!("{} {how}", short(&info.id))
+}

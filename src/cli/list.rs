@@ -1,0 +1,76 @@
+//! `mistry list`: builds, newest first.
+
+use clap::{Args, ValueEnum};
+
+use super::{Error, moment, short, spent, table};
+use crate::build::{BuildInfo, State};
+use crate::client::{Client, Filter};
+
+/// List builds, newest first
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only builds of this project
+    #[arg(long, value_name = "NAME")]
+    project: Option<String>,
+    /// Only builds of this group
+    #[arg(long, short, value_name = "NAME")]
+    group: Option<String>,
+    /// Only builds that are not over (pending), or that are (ready)
+    #[arg(long, value_enum)]
+    state: Option<Stage>,
+    /// How many builds at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+}
+
+/// A state on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Stage {
+    Pending,
+    Ready,
+}
+
+impl List {
+    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+        let state = match self.state {
+            None => "",
+            Some(Stage::Pending) => State::Pending.as_str(),
+            Some(Stage::Ready) => State::Ready.as_str(),
+        };
+        let filter = Filter {
+            project: self.project.clone().unwrap_or_default(),
+            group: self.group.clone().unwrap_or_default(),
+            state: state.to_owned(),
+        };
+        let limit = usize::from(self.limit);
+        let items = client.index(&filter, limit).await?.items;
+        let rows: Vec<[String; 6]> = items
+            .into_iter()
+            // A server that knows no limit sends all.
+            .take(limit)
+            .map(|item| {
+                [
+                    short(&item.id).to_owned(),
+                    item.project,
+                    item.build_info.group.clone(),
+                    standing(item.state, &item.build_info),
+                    moment(item.started_at),
+                    spent(item.build_info.duration),
+                ]
+            })
+            .collect();
+        table(
+            ["ID", "PROJECT", "GROUP", "STATE", "STARTED", "TOOK"],
+            &rows,
+        )
+    }
+}
+
+/// How a build stands, in one or two words.
+pub(super) fn standing(state: State, info: &BuildInfo) -> String {
+    match (state, info.outcome, info.phase) {
+        (State::Ready, Some(outcome), _) => outcome.as_str().to_owned(),
+        (State::Pending, _, Some(phase)) => phase.as_str().to_owned(),
+        (state, ..) => state.as_str().to_owned(),
+    }
+}

@@ -1,0 +1,426 @@
+//! The program `mistry`: one file per verb, all of them told in the words of [`crate::client`].
+//!
+//! What a script reads goes to standard output; what a person reads goes to standard error.
+//! Text that a server or a build wrote is never given to a terminal as it is, see [`screen`].
+//! The environment is read here and nowhere else in the client (`MISTRY_URL`,
+//! `MISTRY_TOKEN_FILE`).
+//!
+//! | exit status | means |
+//! | --- | --- |
+//! | 0 | built (or cached) and fetched; asked and answered |
+//! | 1 | the build failed, or its image could not be built |
+//! | 2 | the command line is wrong |
+//! | 3 | refused: overloaded, unknown project or id, not allowed |
+//! | 4 | the artifacts could not be fetched |
+//! | 5 | `--timeout` ran out |
+//! | 6 | the build was cancelled, or stopped by its deadline |
+//! | 7 | the server could not be reached, or answered nonsense |
+//! | 130 | interrupted by Ctrl-C; a build goes on |
+
+mod build;
+mod completions;
+mod fetch;
+mod list;
+mod logs;
+mod params;
+mod progress;
+mod projects;
+mod rebuild;
+mod screen;
+mod status;
+mod transport;
+mod wait;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::{self, Address, Client, DEFAULT_PORT, Filter};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// Where an installed server listens for local users.
+const SOCKET: &str = "/run/mistry/mistryd.sock";
+/// Digits of an id that are shown: enough that two builds of one server never share them.
+const SHOWN_DIGITS: usize = 12;
+/// Candidates named when an id is ambiguous.
+const MAX_CANDIDATES: usize = 10;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+    0  built (or cached) and fetched; asked and answered
+    1  the build failed, or its image could not be built
+    2  the command line is wrong
+    3  refused: overloaded, unknown project or id, not allowed
+    4  the artifacts could not be fetched
+    5  --timeout ran out (the build goes on)
+    6  the build was cancelled, or stopped by its deadline
+    7  the server could not be reached, or answered nonsense
+  130  interrupted by Ctrl-C (the build goes on)";
+
+/// Has things built by a mistry server and brings the results home.
+#[derive(Debug, Parser)]
+#[command(name = "mistry", version, after_help = EXIT_STATUS)]
+pub struct Arguments {
+    #[command(flatten)]
+    server: Server,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Where the server is and how it knows us.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+struct Server {
+    /// Server's name or IP address [default: the socket of this host's mistryd, else 127.0.0.1]
+    #[arg(long, global = true)]
+    host: Option<String>,
+    /// Server's TCP port [default: 8462]
+    #[arg(long, short, global = true, value_name = "N")]
+    port: Option<u16>,
+    /// Server's unix socket, instead of host and port
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Server's address where none is named above: http://HOST:PORT or unix:///PATH
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "MISTRY_URL",
+        hide_env_values = true
+    )]
+    url: Option<String>,
+    /// File that holds the token to show to the server
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "MISTRY_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Build(build::Build),
+    List(list::List),
+    Status(status::Status),
+    Logs(logs::Logs),
+    Fetch(fetch::Fetch),
+    Projects(projects::Projects),
+    Rebuild(rebuild::Rebuild),
+    Completions(completions::Completions),
+}
+
+/// What ends the program early. The kind decides the exit status, in one place.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// The build failed; what it printed has been shown.
+    #[error("{0}")]
+    BuildFailed(String),
+    /// The server, or we in its stead, said no.
+    #[error("{0}")]
+    Refused(String),
+    /// The artifacts are not here.
+    #[error("could not fetch the artifacts")]
+    Fetch(#[source] transport::Error),
+    /// `--timeout` ran out.
+    #[error("{0}")]
+    TimedOut(String),
+    /// Somebody or a deadline stopped the build.
+    #[error("{0}")]
+    Stopped(String),
+    /// No sense could be made of the server.
+    #[error(transparent)]
+    Server(client::Error),
+    /// Ctrl-C.
+    #[error("{0}")]
+    Interrupted(String),
+    /// Standard output cannot be written to.
+    #[error("could not write to standard output")]
+    Output(#[source] io::Error),
+}
+
+impl Error {
+    /// The exit status, as the table in the head says.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Error::BuildFailed(_) => 1,
+            Error::Usage(_) => 2,
+            Error::Refused(_) => 3,
+            Error::Fetch(_) => 4,
+            Error::TimedOut(_) => 5,
+            Error::Stopped(_) => 6,
+            Error::Server(error) => match error {
+                client::Error::Refused(no) if (400..500).contains(&no.status) => 3,
+                client::Error::Refused(no) if no.status == 503 => 3,
+                client::Error::Refused(_)
+                | client::Error::Connect { .. }
+                | client::Error::Broken(_)
+                | client::Error::Nonsense(_) => 7,
+            },
+            Error::Interrupted(_) => 130,
+            // `mistry list | head` is no mistake.
+            Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Error::Output(_) => 4,
+        }
+    }
+
+    /// All that went wrong in one line, causes behind colons.
+    fn line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            if !line.ends_with(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            cause = error.source();
+        }
+        line
+    }
+}
+
+impl From<client::Error> for Error {
+    fn from(error: client::Error) -> Error {
+        Error::Server(error)
+    }
+}
+
+impl From<transport::Error> for Error {
+    fn from(error: transport::Error) -> Error {
+        Error::Fetch(error)
+    }
+}
+
+/// Reads the command line and the environment.
+///
+/// # Errors
+/// What to print, which may be the help text, and the exit status.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
+    Arguments::try_parse_from(arguments)
+}
+
+/// Does what was asked; says what went wrong on standard error. Returns the exit status.
+pub async fn run(arguments: Arguments) -> u8 {
+    match perform(arguments).await {
+        Ok(()) => 0,
+        Err(error) => {
+            let status = error.exit_status();
+            if status != 0 {
+                say(&screen::line(&error.line()));
+            }
+            status
+        }
+    }
+}
+
+async fn perform(arguments: Arguments) -> Result<(), Error> {
+    if let Verb::Completions(verb) = &arguments.verb {
+        return verb.run();
+    }
+    let client = arguments.server.client()?;
+    match arguments.verb {
+        Verb::Build(verb) => verb.run(&client).await,
+        Verb::List(verb) => verb.run(&client).await,
+        Verb::Status(verb) => verb.run(&client).await,
+        Verb::Logs(verb) => verb.run(&client).await,
+        Verb::Fetch(verb) => verb.run(&client).await,
+        Verb::Projects(verb) => verb.run(&client).await,
+        Verb::Rebuild(verb) => verb.run(&client).await,
+        Verb::Completions(_) => Ok(()),
+    }
+}
+
+impl Server {
+    fn client(&self) -> Result<Client, Error> {
+        let may_use = |socket: &Path| {
+            use std::os::unix::fs::FileTypeExt;
+            socket.metadata().is_ok_and(|f| f.file_type().is_socket())
+                && rustix::fs::access(socket, rustix::fs::Access::WRITE_OK).is_ok()
+        };
+        let address = self.address(|| may_use(Path::new(SOCKET)))?;
+        Ok(Client::new(address, self.token()?))
+    }
+
+    fn address(&self, socket_is_there: impl FnOnce() -> bool) -> Result<Address, Error> {
+        let wrong = |error: client::AddressError| Error::Usage(error.to_string());
+        let named = self.host.is_some() || self.port.is_some();
+        match (&self.socket, &self.url) {
+            (Some(_), _) if named => Err(Error::Usage(
+                "--socket cannot be used with --host or --port".to_owned(),
+            )),
+            (Some(path), _) => std::path::absolute(path)
+                .map(Address::Unix)
+                .map_err(|_| Error::Usage("socket cannot be empty".to_owned())),
+            (None, Some(url)) if !named && !url.is_empty() => url.parse().map_err(wrong),
+            _ if !named && socket_is_there() => Ok(Address::Unix(SOCKET.into())),
+            _ => {
+                let host = self.host.as_deref().unwrap_or(client::DEFAULT_HOST);
+                Address::tcp(host, self.port.unwrap_or(DEFAULT_PORT)).map_err(wrong)
+            }
+        }
+    }
+
+    fn token(&self) -> Result<Option<String>, Error> {
+        let Some(file) = self
+            .token_file
+            .as_ref()
+            .filter(|f| !f.as_os_str().is_empty())
+        else {
+            return Ok(None);
+        };
+        let shown = file.display();
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Error::Usage(format!("could not read token file '{shown}': {error}"))
+        })?;
+        let token = text.trim();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::Usage(format!(
+                "token file '{shown}' holds no token: expected one line without spaces"
+            )));
+        }
+        Ok(Some(token.to_owned()))
+    }
+}
+
+/// Which build is meant: `[PROJECT/]ID`, the id cut to any unambiguous prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Which {
+    project: Option<ProjectName>,
+    prefix: String,
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Which, String> {
+        let (project, prefix) = match text.rsplit_once('/') {
+            Some((project, id)) => (Some(project), id),
+            None => (None, text),
+        };
+        let project = project.map(|p| p.parse().map_err(|e| format!("{e}")));
+        let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        if (1..=64).contains(&prefix.len()) && prefix.bytes().all(is_hex) {
+            Ok(Which {
+                project: project.transpose()?,
+                prefix: prefix.to_owned(),
+            })
+        } else {
+            Err("an id is 1 to 64 digits of 0-9 a-f, the first of them will do".to_owned())
+        }
+    }
+}
+
+impl Which {
+    /// Finds the one build that is meant.
+    async fn resolve(&self, client: &Client) -> Result<(ProjectName, JobId), Error> {
+        if let (Some(project), Ok(id)) = (&self.project, self.prefix.parse()) {
+            return Ok((project.clone(), id));
+        }
+        let filter = Filter {
+            project: self
+                .project
+                .as_ref()
+                .map_or(String::new(), ToString::to_string),
+            ..Filter::default()
+        };
+        let found = client.matching(&filter, &self.prefix).await?;
+        let one = match found.as_slice() {
+            [] => return Err(Error::Refused(format!("no build has id '{}'", self.prefix))),
+            [one] => one,
+            many => {
+                let mut text = format!("id '{}' is ambiguous; it may be", self.prefix);
+                for item in many.iter().take(MAX_CANDIDATES) {
+                    text.push_str(&format!("\n  {}/{}", item.project, item.id));
+                }
+                if many.len() > MAX_CANDIDATES {
+                    text.push_str(&format!("\n  and {} more", many.len() - MAX_CANDIDATES));
+                }
+                return Err(Error::Usage(text));
+            }
+        };
+        match (one.project.parse(), one.id.parse()) {
+            (Ok(project), Ok(id)) => Ok((project, id)),
+            _ => Err(Error::Server(client::Error::Nonsense(
+                "an index with impossible names".to_owned(),
+            ))),
+        }
+    }
+}
+
+/// The digits of an id that are shown.
+fn short(id: &str) -> &str {
+    id.get(..SHOWN_DIGITS).unwrap_or(id)
+}
+
+/// One line for a person. A standard error that is gone is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// One line for whoever reads standard output.
+fn tell(line: &str) -> Result<(), Error> {
+    writeln!(io::stdout(), "{line}").map_err(Error::Output)
+}
+
+/// One JSON document on standard output.
+fn tell_json(value: &serde_json::Value) -> Result<(), Error> {
+    tell(&screen::json(value))
+}
+
+/// `41 s`, `1 m 5 s`, `2 h 3 m`, `180 ms`: nanoseconds for a person; "" for none.
+fn spent(nanos: i64) -> String {
+    let Ok(nanos) = u64::try_from(nanos) else {
+        return String::new();
+    };
+    let millis = nanos / 1_000_000;
+    let seconds = millis / 1_000;
+    match seconds {
+        0 => format!("{millis} ms"),
+        1..=9 => format!("{}.{} s", seconds, millis % 1_000 / 100),
+        10..=59 => format!("{seconds} s"),
+        60..=3_599 => format!("{} m {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} m", seconds / 3_600, seconds % 3_600 / 60),
+    }
+}
+
+/// A time for a person, in the time zone of this host.
+fn moment(at: jiff::Timestamp) -> String {
+    let at = at.to_zoned(jiff::tz::TimeZone::system());
+    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// Rows under a head, columns as wide as they must be.
+fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<(), Error> {
+    let clean: Vec<[String; N]> = rows
+        .iter()
+        .map(|row| row.each_ref().map(|cell| screen::line(cell)))
+        .collect();
+    let width = |column: usize| {
+        let cells = clean.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0).max(head[column].len())
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let print = |row: [&str; N]| {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        tell(line.trim_end())
+    };
+    print(head)?;
+    clean
+        .iter()
+        .try_for_each(|row| print(row.each_ref().map(String::as_str)))
+}
+
+#[cfg(test)]
+mod tests;

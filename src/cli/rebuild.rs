@@ -1,0 +1,52 @@
+//! `mistry rebuild P`: a new image for a project.
+
+use std::io::Write;
+
+use clap::Args;
+
+use super::screen::LogView;
+use super::{Error, spent, tell};
+use crate::client::{self, Client};
+use crate::project::ProjectName;
+
+/// Build the image of a project anew, pulling its base
+#[derive(Debug, Args)]
+pub(super) struct Rebuild {
+    /// The project
+    #[arg(value_name = "PROJECT")]
+    project: ProjectName,
+    /// Show what the image build printed, on standard error
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+impl Rebuild {
+    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+        let image = match client.rebuild(&self.project).await {
+            Ok(image) => image,
+            // The image's own fault, and the only thing that was asked for.
+            Err(client::Error::Refused(no)) if no.status == 500 => {
+                return Err(Error::BuildFailed(no.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if self.verbose {
+            let mut view = LogView::on_stderr();
+            let _ = view.push(image.log.as_bytes()).and_then(|()| view.finish());
+            let _ = std::io::stderr().flush();
+        }
+        tell(&format!(
+            "Rebuilt {} in {}",
+            self.project,
+            spent(image.duration)
+        ))?;
+        let pruned = image.pruned;
+        if self.verbose && pruned.images + pruned.containers > 0 {
+            super::say(&format!(
+                "Removed {} images ({} bytes) and {} containers that nothing uses any more",
+                pruned.images, pruned.bytes, pruned.containers
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+//! Text of strangers on our terminal.
+//!
+//! A terminal obeys what it is shown: a log may retitle the window, move the cursor over
+//! what was said before, or have the terminal type an answer. So on a terminal every control
+//! character is shown in caret notation (`^[`), except tab and line feed, and except plain
+//! colours (`ESC [ digits and semicolons m`), which are reset at the end of their line. What
+//! does not go to a terminal is passed on as it is.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+
+/// Longest line held back while its end is awaited; a longer one is shown in pieces.
+const MAX_LINE: usize = 64 << 10;
+/// Longest colour sequence: `ESC[38;2;255;255;255;48;2;255;255;255m` is 38.
+const MAX_COLOUR: usize = 48;
+
+/// One line made harmless: no line ends, no colours.
+pub(super) fn line(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    // Lines of ours may be several (candidates of an ambiguous id).
+    for letter in text.chars() {
+        if letter == '\n' {
+            shown.push('\n');
+        } else {
+            harmless(letter, &mut shown);
+        }
+    }
+    shown
+}
+
+/// A document whose texts hold nothing that a terminal obeys; still the same document.
+pub(super) fn json(value: &serde_json::Value) -> String {
+    let mut shown = String::new();
+    for letter in value.to_string().chars() {
+        if is_harmful(letter) {
+            let _ = write!(shown, "\\u{:04x}", u32::from(letter));
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+/// C0, DEL and C1 controls, and what turns the direction of writing around.
+fn is_harmful(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn harmless(letter: char, to: &mut String) {
+    match letter {
+        '\t' => to.push(letter),
+        '\0'..='\u{1f}' => {
+            to.push('^');
+            to.push(char::from(letter as u8 ^ 0x40));
+        }
+        '\u{7f}' => to.push_str("^?"),
+        letter if is_harmful(letter) => {
+            let _ = write!(to, "<U+{:04X}>", u32::from(letter));
+        }
+        letter => to.push(letter),
+    }
+}
+
+/// One line of a log for a terminal, without its line feed.
+fn log_line(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut coloured = false;
+    // A progress bar that draws over itself becomes one line for each state.
+    for (at, part) in text.trim_end_matches('\r').split('\r').enumerate() {
+        if at > 0 {
+            shown.push('\n');
+        }
+        let mut rest = part;
+        while let Some(letter) = rest.chars().next() {
+            if let Some(length) = colour(rest) {
+                shown.push_str(&rest[..length]);
+                rest = &rest[length..];
+                coloured = true;
+            } else {
+                harmless(letter, &mut shown);
+                rest = &rest[letter.len_utf8()..];
+            }
+        }
+    }
+    if coloured {
+        shown.push_str("\u{1b}[0m");
+    }
+    shown
+}
+
+/// Length of the colour sequence that `text` begins with.
+fn colour(text: &str) -> Option<usize> {
+    let inner = text.strip_prefix("\u{1b}[")?;
+    let digits = inner
+        .bytes()
+        .take(MAX_COLOUR)
+        .take_while(|b| b.is_ascii_digit() || *b == b';')
+        .count();
+    (inner.as_bytes().get(digits) == Some(&b'm')).then_some(digits + 3)
+}
+
+/// A log on its way to standard output or standard error.
+#[derive(Debug)]
+pub(super) struct LogView<W> {
+    to: W,
+    terminal: bool,
+    line: Vec<u8>,
+}
+
+impl LogView<io::Stdout> {
+    pub(super) fn on_stdout() -> LogView<io::Stdout> {
+        let to = io::stdout();
+        let terminal = to.is_terminal();
+        LogView::new(to, terminal)
+    }
+}
+
+impl LogView<io::Stderr> {
+    pub(super) fn on_stderr() -> LogView<io::Stderr> {
+        let to = io::stderr();
+        let terminal = to.is_terminal();
+        LogView::new(to, terminal)
+    }
+}
+
+impl<W: Write> LogView<W> {
+    fn new(to: W, terminal: bool) -> LogView<W> {
+        LogView {
+            to,
+            terminal,
+            line: Vec::new(),
+        }
+    }
+
+    /// Shows bytes of a log as they come; on a terminal, line by line.
+    pub(super) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if !self.terminal {
+            return self.to.write_all(bytes);
+        }
+        while !bytes.is_empty() {
+            let end = bytes.iter().position(|b| *b == b'\n');
+            let room = MAX_LINE - self.line.len();
+            let take = end.unwrap_or(bytes.len()).min(room);
+            self.line.extend_from_slice(&bytes[..take]);
+            let ended = end == Some(take);
+            bytes = &bytes[take + usize::from(ended)..];
+            if ended || self.line.len() == MAX_LINE {
+                self.show(ended)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows one whole line.
+    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+        self.push(text.as_bytes())?;
+        self.push(b"\n")
+    }
+
+    /// Shows what has no line end.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if !self.line.is_empty() {
+            self.show(true)?;
+        }
+        self.to.flush()
+    }
+
+    fn show(&mut self, ended: bool) -> io::Result<()> {
+        let mut shown = log_line(&String::from_utf8_lossy(&self.line));
+        if ended {
+            shown.push('\n');
+        }
+        self.line.clear();
+        self.to.write_all(shown.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_can_colour_a_terminal_and_nothing_else() {
+        for (text, shown) in [
+            ("plain\tünï", "plain\tünï"),
+            ("\u{1b}[1;31mred", "\u{1b}[1;31mred\u{1b}[0m"),
+            ("\u{1b}[m", "\u{1b}[m\u{1b}[0m"),
+            ("\u{1b}]0;owned\u{7}", "^[]0;owned^G"),
+            ("\u{1b}[2J\u{1b}[6n", "^[[2J^[[6n"),
+            ("\u{9b}31m", "<U+009B>31m"),
+            ("\u{1b}[38:2:1m", "^[[38:2:1m"),
+            ("a\rb\r", "a\nb"),
+            ("x\u{202e}y", "x<U+202E>y"),
+            ("\u{1b}[", "^[["),
+            ("\u{8}\u{7f}\0", "^H^?^@"),
+        ] {
+            assert_eq!(log_line(text), shown, "{text:?}");
+        }
+        let long = format!("\u{1b}[{}m", "1".repeat(MAX_COLOUR + 1));
+        assert!(log_line(&long).starts_with("^[["));
+    }
+
+    #[test]
+    fn a_terminal_gets_lines_and_a_file_gets_bytes() {
+        let bytes = b"one\x1b]0;x\x07\ntwo\xff".as_slice();
+        let mut shown = Vec::new();
+        let mut view = LogView::new(&mut shown, true);
+        for byte in bytes {
+            view.push(&[*byte]).unwrap();
+        }
+        view.finish().unwrap();
+        assert_eq!(shown, "one^[]0;x^G\ntwo\u{fffd}\n".as_bytes());
+
+        let mut kept = Vec::new();
+        let mut view = LogView::new(&mut kept, false);
+        view.push(bytes).unwrap();
+        view.finish().unwrap();
+        assert_eq!(kept, bytes);
+    }
+
+    #[test]
+    fn a_line_without_end_is_shown_in_pieces() {
+        let mut shown = Vec::new();
+        let mut view = LogView::new(&mut shown, true);
+        view.push(&vec![b'x'; 3 * MAX_LINE + 7]).unwrap();
+        assert_eq!(view.line.len(), 7);
+        view.push(b"\n").unwrap();
+        assert_eq!(shown.len(), 3 * MAX_LINE + 8);
+    }
+
+    #[test]
+    fn sentences_are_plain() {
+        assert_eq!(line("a\u{1b}[31mb\r"), "a^[[31mb^M");
+    }
+
+    #[test]
+    fn a_document_stays_the_same_document() {
+        let value = serde_json::json!({"a": "\u{9b}31m\u{202e}\u{1b}ü"});
+        let text = json(&value);
+        assert!(
+            text.is_ascii() || !text.contains(['\u{9b}', '\u{202e}']),
+            "{text}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            value
+        );
+    }
+}

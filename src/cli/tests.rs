@@ -1,0 +1,169 @@
+//! What the command line promises: addresses, ids, exit statuses.
+
+use clap::CommandFactory;
+
+use super::*;
+use crate::client::{Refusal, scripted::Scripted};
+
+fn server(arguments: &[&str]) -> Server {
+    let all = ["mistry"].iter().chain(arguments).chain(&["projects"]);
+    Arguments::try_parse_from(all).unwrap().server
+}
+
+fn refused(status: u16) -> Error {
+    Error::Server(client::Error::Refused(Refusal {
+        status,
+        sentence: "no".to_owned(),
+        request: String::new(),
+        job: None,
+        retry_after: None,
+    }))
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn the_help_names_every_exit_status() {
+    let help = Arguments::command().render_long_help().to_string();
+    for status in ["0", "1", "2", "3", "4", "5", "6", "7", "130"] {
+        let line = format!(" {status}  ");
+        assert!(
+            help.lines()
+                .any(|l| l.starts_with(' ') && l.contains(&line)),
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn the_kind_decides_the_exit_status() {
+    let text = String::new;
+    let io = || io::Error::from(io::ErrorKind::BrokenPipe);
+    for (error, status) in [
+        (Error::BuildFailed(text()), 1),
+        (Error::Usage(text()), 2),
+        (Error::Refused(text()), 3),
+        (refused(404), 3),
+        (refused(401), 3),
+        (refused(422), 3),
+        (refused(503), 3),
+        (refused(500), 7),
+        (refused(502), 7),
+        (Error::Fetch(transport::Error::Torn(io())), 4),
+        (Error::TimedOut(text()), 5),
+        (Error::Stopped(text()), 6),
+        (Error::Server(client::Error::Broken(text().into())), 7),
+        (Error::Server(client::Error::Nonsense(text())), 7),
+        (Error::Interrupted(text()), 130),
+        (Error::Output(io()), 0),
+    ] {
+        assert_eq!(error.exit_status(), status, "{error:?}");
+    }
+}
+
+#[test]
+fn the_address_is_what_was_named_then_the_socket_then_loopback() {
+    let tcp = |host: &str, port| Address::Tcp(host.to_owned(), port);
+    let unix = |path: &str| Address::Unix(path.into());
+    for (arguments, socket, address) in [
+        (&[][..], false, tcp("127.0.0.1", 8462)),
+        (&[], true, unix(SOCKET)),
+        (&["--host", "h"], true, tcp("h", 8462)),
+        (&["-p", "1"], true, tcp("127.0.0.1", 1)),
+        (&["--socket", "/s"], true, unix("/s")),
+        (&["--url", "http://h:1"], true, tcp("h", 1)),
+        (
+            &["--url", "http://h:1", "--port", "2"],
+            true,
+            tcp("127.0.0.1", 2),
+        ),
+        (&["--url", "unix:///s"], false, unix("/s")),
+    ] {
+        assert_eq!(server(arguments).address(|| socket).unwrap(), address);
+    }
+    for wrong in [
+        &["--socket", "/s", "--port", "1"][..],
+        &["--host", ""],
+        &["--host=-oProxyCommand=x"],
+        &["--url", "x"],
+    ] {
+        let error = server(wrong).address(|| false).unwrap_err();
+        assert_eq!(error.exit_status(), 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_token_is_one_word() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for (text, token) in [
+        ("abc\n", Some("abc")),
+        ("", None),
+        ("a b", None),
+        ("a\nb", None),
+    ] {
+        std::fs::write(path, text).unwrap();
+        let read = server(&["--token-file", path]).token().ok().flatten();
+        assert_eq!(read.as_deref(), token, "{text:?}");
+    }
+    assert!(
+        server(&["--token-file", "/does/not/exist"])
+            .token()
+            .is_err()
+    );
+}
+
+#[test]
+fn a_build_may_be_named_by_the_beginning_of_its_id() {
+    for (text, project, prefix) in [("3fa9", None, "3fa9"), ("yarn/3fa9", Some("yarn"), "3fa9")] {
+        let which: Which = text.parse().unwrap();
+        assert_eq!(which.project.map(|p| p.to_string()).as_deref(), project);
+        assert_eq!(which.prefix, prefix);
+    }
+    for wrong in ["", "xyz", "3FA9", "../3fa9", "/3f", &"0".repeat(65)] {
+        assert!(wrong.parse::<Which>().is_err(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn an_ambiguous_id_names_its_candidates_and_an_unknown_one_is_refused() {
+    let item = |id: &str| {
+        format!(
+            r#"{{"id":"{id}","project":"p","startedAt":"2026-01-02T03:04:05Z","buildInfo":{{}},"state":"ready"}}"#
+        )
+    };
+    let (a, b) = (
+        format!("aa{}", "0".repeat(62)),
+        format!("ab{}", "0".repeat(62)),
+    );
+    let list = Scripted::answer("200 OK", "", &format!("[{},{}]", item(&a), item(&b)));
+    let server = Scripted::start(vec![list.clone(), list.clone(), list]).await;
+    let client = Client::new(server.address(), None);
+    let resolve = |text: &str| {
+        let which: Which = text.parse().unwrap();
+        let client = client.clone();
+        async move { which.resolve(&client).await }
+    };
+    assert_eq!(resolve("aa").await.unwrap().1.to_string(), a);
+    let error = resolve("a").await.unwrap_err();
+    assert_eq!(error.exit_status(), 2);
+    assert!(error.to_string().contains(&a) && error.to_string().contains(&b));
+    assert_eq!(resolve("b").await.unwrap_err().exit_status(), 3);
+}
+
+#[test]
+fn times_are_short() {
+    for (nanos, text) in [
+        (180_000_000, "180 ms"),
+        (4_250_000_000, "4.2 s"),
+        (41_000_000_000, "41 s"),
+        (65_000_000_000, "1 m 5 s"),
+        (7_380_000_000_000, "2 h 3 m"),
+        (-1_000_000_000, ""),
+    ] {
+        assert_eq!(spent(nanos), text);
+    }
+}

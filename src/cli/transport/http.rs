@@ -1,0 +1,78 @@
+//! Transport http: one tar stream from the server itself, compressed with zstd when it likes.
+//!
+//! Bytes go from the connection to the disk through a thread that may block; what is in
+//! between is a few chunks, however large the artifacts are.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::time::timeout;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Fetched, Transport, blocking, unpack};
+use crate::cli::progress::Progress;
+use crate::client::{self, Client};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// Silence after which the server is given up: it may have to read a large file, not more.
+const STALLED: Duration = Duration::from_secs(120);
+/// Largest zstd window, 8 MiB: what levels up to 19 need and what every decoder takes.
+const MAX_WINDOW_LOG: u32 = 23;
+
+pub(super) async fn fetch(
+    client: &Client,
+    project: &ProjectName,
+    id: JobId,
+    transport: &Transport,
+    gone: CancellationToken,
+) -> Result<Fetched, Error> {
+    let answer = client.artifacts(project, id).await?;
+    let zstd = match answer.header("content-encoding") {
+        None | Some("identity") => false,
+        Some("zstd") => true,
+        Some(_) => {
+            let what = "artifacts in an unknown encoding".to_owned();
+            return Err(client::Error::Nonsense(what).into());
+        }
+    };
+    let given_up = gone.clone();
+    let body = answer.stream();
+    let chunks = stream::unfold(Box::pin(body), move |mut body| {
+        let gone = given_up.clone();
+        async move {
+            let next = tokio::select! {
+                () = gone.cancelled() => Some(Err(io::ErrorKind::ConnectionAborted.into())),
+                next = timeout(STALLED, body.next()) => match next {
+                    Err(_) => Some(Err(io::ErrorKind::TimedOut.into())),
+                    Ok(chunk) => chunk.map(|c| c.map_err(io::Error::other)),
+                },
+            };
+            next.map(|next| (next, body))
+        }
+    });
+    let reader = SyncIoBridge::new(StreamReader::new(Box::pin(chunks)));
+    let transport = transport.clone();
+    blocking(move || {
+        let progress = Progress::fetching();
+        let mut target = transport.open_target(progress.clone(), gone)?;
+        let reader: Box<dyn Read> = if zstd {
+            let mut decoder = zstd::stream::read::Decoder::new(reader).map_err(Error::Torn)?;
+            decoder
+                .window_log_max(MAX_WINDOW_LOG)
+                .map_err(Error::Torn)?;
+            Box::new(decoder)
+        } else {
+            Box::new(reader)
+        };
+        let unpacked = unpack::unpack(reader, &mut target);
+        progress.done();
+        unpacked?;
+        Ok(Fetched {
+            files: Some(target.files()),
+        })
+    })
+    .await
+}

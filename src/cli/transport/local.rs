@@ -1,0 +1,121 @@
+//! Transport local: from this host's own disk, by the path that the server names.
+//!
+//! It may use only what whoever runs the client may read. Files share their blocks with the
+//! build where the file system can do that. Links in the build are never followed; pipes,
+//! sockets and devices are left where they are.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use tokio_util::sync::CancellationToken;
+
+use super::target::{Modified, Target};
+use super::{Error, Fetched, Transport, blocking};
+use crate::cli::progress::Progress;
+
+/// What becomes of the files that are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// They stay where they are.
+    Copy,
+    /// They are ours and move.
+    Take,
+}
+
+pub(super) async fn fetch(
+    path: String,
+    transport: &Transport,
+    gone: CancellationToken,
+) -> Result<Fetched, Error> {
+    let transport = transport.clone();
+    blocking(move || {
+        if !path.starts_with('/') {
+            let what = "the server names no absolute path of the artifacts";
+            return Err(Error::Unusable(what.to_owned()));
+        }
+        let from = PathBuf::from(path);
+        // Before the target is touched.
+        std::fs::read_dir(&from).map_err(|error| unreadable(&from, error))?;
+        let progress = Progress::fetching();
+        let mut target = transport.open_target(progress.clone(), gone)?;
+        let walked = walk(&from, &mut target, How::Copy);
+        progress.done();
+        walked?;
+        Ok(Fetched {
+            files: Some(target.files()),
+        })
+    })
+    .await
+}
+
+/// Brings everything below `root` into the target.
+pub(super) fn walk(root: &Path, target: &mut Target, how: How) -> Result<(), Error> {
+    // A stack of our own: a deep tree must not overflow the thread's.
+    let mut open = vec![(
+        PathBuf::new(),
+        std::fs::read_dir(root).map_err(|error| unreadable(root, error))?,
+    )];
+    while let Some((directory, entries)) = open.last_mut() {
+        let Some(entry) = entries.next() else {
+            open.pop();
+            continue;
+        };
+        let from = root.join(&*directory);
+        let entry = entry.map_err(|error| unreadable(&from, error))?;
+        let path = directory.join(entry.file_name());
+        let from = entry.path();
+        let fail = |error| unreadable(&from, error);
+        let found = from.symlink_metadata().map_err(fail)?;
+        if found.is_dir() {
+            target.directory(&path, found.mode(), modified(&found))?;
+            let inner = std::fs::read_dir(&from).map_err(fail)?;
+            open.push((path, inner));
+        } else if found.is_symlink() {
+            let to = std::fs::read_link(&from).map_err(fail)?;
+            target.symlink(&path, to.as_os_str(), modified(&found))?;
+        } else if found.is_file() && how == How::Take {
+            if found.mode() & 0o7000 != 0 {
+                let plain = std::fs::Permissions::from_mode(found.mode() & 0o777);
+                std::fs::set_permissions(&from, plain).map_err(fail)?;
+            }
+            target.take(&path, &from)?;
+        } else if found.is_file() {
+            copy(&from, &path, target)?;
+        }
+    }
+    target.settle(None)
+}
+
+fn copy(from: &Path, path: &Path, target: &mut Target) -> Result<(), Error> {
+    let fail = |error| unreadable(from, error);
+    // It may have become a link or a pipe since it was looked at.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let source = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(from)
+        .map_err(fail)?;
+    let found = source.metadata().map_err(fail)?;
+    if !found.is_file() {
+        return Ok(());
+    }
+    let mut draft = target.begin(path, found.mode())?;
+    draft
+        .copy(&source)
+        .map_err(|error| Error::Write(path.display().to_string(), error))?;
+    target.keep(path, draft, modified(&found))
+}
+
+fn modified(found: &std::fs::Metadata) -> Modified {
+    Modified {
+        seconds: found.mtime(),
+        nanos: u32::try_from(found.mtime_nsec()).unwrap_or(0),
+    }
+}
+
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    Error::Read(path.display().to_string(), error)
+}

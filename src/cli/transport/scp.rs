@@ -1,0 +1,141 @@
+//! Transport scp: from an ssh server on the server's host, by the path that the server names.
+//!
+//! scp follows links: those of the build become what they point to (on the server's host),
+//! and those of the target would be written through. So it copies into a fresh directory in
+//! the target, and what came whole is moved to its place from there.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, Fetched, Transport, blocking, local, run, target};
+use crate::cli::progress::Progress;
+
+pub(super) async fn fetch(
+    host: &str,
+    path: &str,
+    transport: &Transport,
+    gone: CancellationToken,
+) -> Result<Fetched, Error> {
+    let remote = remote(host, transport.transport_user.as_deref(), path)?;
+    transport.make_target()?;
+    let stage = Stage::make(&transport.absolute()?).map_err(|e| transport.unwritable(e))?;
+    run("scp", arguments(&transport.ssh_option, &remote, &stage.0)).await?;
+    let transport = transport.clone();
+    blocking(move || {
+        if transport.clear_target {
+            // Not the stage, which is in there.
+            target::clear(&transport.target, stage.0.file_name())?;
+        }
+        let mut target = target::Target::open(&transport.target, Progress::hidden(), gone)?;
+        local::walk(&stage.0, &mut target, local::How::Take)?;
+        Ok(Fetched {
+            files: Some(target.files()),
+        })
+    })
+    .await
+}
+
+/// The arguments of scp. `/.` at the end of the source means what is in it, dot files too.
+fn arguments(options: &[String], remote: &str, to: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["-r", "-p", "-q"].map(OsString::from).into();
+    for option in options {
+        arguments.push("-o".into());
+        arguments.push(option.into());
+    }
+    arguments.push("--".into());
+    arguments.push(remote.into());
+    arguments.push(to.into());
+    arguments
+}
+
+/// `[USER@]HOST:PATH/.`, with what scp would expand escaped.
+fn remote(host: &str, user: Option<&str>, path: &str) -> Result<String, Error> {
+    let shown: String = path
+        .chars()
+        .take(200)
+        .flat_map(char::escape_debug)
+        .collect();
+    let plain = path.starts_with('/') && !path.chars().any(char::is_control);
+    if !plain || path.split('/').any(|part| part == "..") {
+        return Err(Error::Unusable(format!(
+            "the server names no absolute path of the artifacts but '{shown}'"
+        )));
+    }
+    // scp has talked SFTP since OpenSSH 9.0 and expands only globs; an older one hands the
+    // path to the user's shell there, for which a backslash means the same.
+    let mut escaped = String::with_capacity(path.len());
+    for letter in path.trim_end_matches('/').chars() {
+        if letter.is_ascii() && !letter.is_ascii_alphanumeric() && !"/._-+,:@=".contains(letter) {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+    }
+    let user = user.map_or(String::new(), |user| format!("{user}@"));
+    let host = match host {
+        v6 if v6.contains(':') => format!("[{v6}]"),
+        host => host.to_owned(),
+    };
+    Ok(format!("{user}{host}:{escaped}/."))
+}
+
+/// A directory for half-done work, removed with what is still in it.
+#[derive(Debug)]
+struct Stage(PathBuf);
+
+impl Stage {
+    fn make(target: &Path) -> std::io::Result<Stage> {
+        let mut serial = 0;
+        loop {
+            let path = target.join(format!(".mistry-{}-scp-{serial}", std::process::id()));
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => serial += 1,
+                made => return made.map(|()| Stage(path)),
+            }
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_server_says_is_expanded() {
+        for (host, user, path, expected) in [
+            ("h", None, "/b/p/ready/x/", "h:/b/p/ready/x/."),
+            ("h", Some("joe"), "/b", "joe@h:/b/."),
+            ("::1", None, "/b", "[::1]:/b/."),
+            ("h", None, "/a b/*[x]$(y)~", r"h:/a\ b/\*\[x\]\$\(y\)\~/."),
+        ] {
+            assert_eq!(remote(host, user, path).unwrap(), expected);
+        }
+        for path in ["", "rel", "-x", "/a/../b", "/a\nb", "/a\0"] {
+            assert!(remote("h", None, path).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_as_promised() {
+        assert_eq!(
+            arguments(&["Port=1".to_owned()], "h:/b/.", Path::new("/t")),
+            ["-r", "-p", "-q", "-o", "Port=1", "--", "h:/b/.", "/t"]
+        );
+    }
+
+    #[test]
+    fn a_stage_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Stage::make(dir.path()).unwrap();
+        std::fs::write(stage.0.join("x"), "").unwrap();
+        drop(stage);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

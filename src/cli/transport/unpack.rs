@@ -1,0 +1,241 @@
+//! Unpacks a tar stream into a target, in bounded memory.
+//!
+//! The stream is hostile: names, sizes, kinds and long headers are checked here, what names
+//! may do on the disk is the [`Target`]'s promise. The headers are walked by hand and not by
+//! `tar::Archive`, because that takes a stream that ends between two entries for a whole one,
+//! and holds long names of any length.
+
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use tar::{EntryType, Header, PaxExtensions};
+
+use super::Error;
+use super::target::{Modified, Target, inside};
+
+const BLOCK: usize = 512;
+/// Longest name, link target or extended header: many times what a file system takes as a path.
+const MAX_EXTRA: u64 = 64 << 10;
+/// What may follow the end mark: a tape's record filled up, and then some.
+const MAX_TRAILER: u64 = 1 << 20;
+/// Bytes copied at once.
+const CHUNK: usize = 128 << 10;
+
+/// What headers before an entry said about it.
+#[derive(Default)]
+struct Extra {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    modified: Option<Modified>,
+    /// A size that the entry's own header must repeat, since that is what is read.
+    size: Option<u64>,
+}
+
+/// Unpacks until the end mark.
+///
+/// # Errors
+/// [`Error::Torn`] when the stream ends before its end mark, [`Error::Hostile`], or what the
+/// target says. Entries before the error stay; the file that was being written does not.
+pub(super) fn unpack(mut from: impl Read, target: &mut Target) -> Result<(), Error> {
+    let mut extra = Extra::default();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let mut block = [0; BLOCK];
+        from.read_exact(&mut block).map_err(Error::Torn)?;
+        if block.iter().all(|b| *b == 0) {
+            break;
+        }
+        let header = Header::from_byte_slice(&block);
+        let size = check(header, &block)?;
+        match header.entry_type() {
+            EntryType::GNULongName => extra.name = Some(text(&mut from, size)?),
+            EntryType::GNULongLink => extra.link = Some(text(&mut from, size)?),
+            EntryType::XHeader => extended(&extra_bytes(&mut from, size)?, &mut extra)?,
+            // Nothing in it that counts for us; its size is bounded all the same.
+            EntryType::XGlobalHeader => drop(extra_bytes(&mut from, size)?),
+            _ => {
+                let extra = std::mem::take(&mut extra);
+                entry(&mut from, header, size, extra, target, &mut buffer)?;
+            }
+        }
+    }
+    target.settle(None)?;
+    // Read to the end, so that a stream that breaks in its last piece is noticed, too.
+    let rest = io::copy(&mut from.take(MAX_TRAILER), &mut io::sink()).map_err(Error::Torn)?;
+    if rest == MAX_TRAILER {
+        return Err(Error::Hostile(String::new(), "data after the end"));
+    }
+    Ok(())
+}
+
+/// Checks a header and returns the size of what follows it.
+fn check(header: &Header, block: &[u8; BLOCK]) -> Result<u64, Error> {
+    let name = || String::from_utf8_lossy(&header.path_bytes()).into_owned();
+    let wrong = |why| Error::Hostile(name(), why);
+    let sum: u32 = block
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| match at {
+            148..156 => u32::from(b' '),
+            _ => u32::from(*byte),
+        })
+        .sum();
+    if header.cksum().ok() != Some(sum) {
+        return Err(wrong("its header is damaged"));
+    }
+    header
+        .entry_size()
+        .map_err(|_| wrong("its size is no number"))
+}
+
+fn entry(
+    from: &mut impl Read,
+    header: &Header,
+    size: u64,
+    extra: Extra,
+    target: &mut Target,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    let name = extra
+        .name
+        .unwrap_or_else(|| header.path_bytes().into_owned());
+    let shown = String::from_utf8_lossy(&name).into_owned();
+    let hostile = |why| Error::Hostile(shown.clone(), why);
+    let path = inside(&name).map_err(hostile)?;
+    if extra.size.is_some_and(|said| said != size) {
+        return Err(hostile("it has two sizes"));
+    }
+    let kind = header.entry_type();
+    if path.as_os_str().is_empty() {
+        // "./" is the target itself, which is the user's.
+        return if kind == EntryType::Directory && size == 0 {
+            Ok(())
+        } else {
+            Err(hostile("it has no name"))
+        };
+    }
+    let mode = header
+        .mode()
+        .map_err(|_| hostile("its mode is no number"))?;
+    let seconds = header.mtime().unwrap_or(0);
+    let at = extra.modified.unwrap_or(Modified {
+        seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
+        nanos: 0,
+    });
+    let link = || {
+        let link = extra.link.clone();
+        link.or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
+            .filter(|to| !to.is_empty() && !to.contains(&0))
+            .ok_or_else(|| hostile("it is a link to nothing"))
+    };
+    match kind {
+        EntryType::Regular | EntryType::Continuous if !name.ends_with(b"/") => {
+            file(from, size, path, mode, at, target, buffer)
+        }
+        _ if size != 0 => Err(hostile("only files have content")),
+        EntryType::Directory | EntryType::Regular => target.directory(&path, mode, at),
+        EntryType::Symlink => target.symlink(&path, OsStr::from_bytes(&link()?), at),
+        EntryType::Link => {
+            let to = inside(&link()?).map_err(hostile)?;
+            target.hard_link(&path, &to)
+        }
+        EntryType::Char | EntryType::Block => Err(hostile("it is a device")),
+        EntryType::Fifo => Err(hostile("it is a pipe")),
+        _ => Err(hostile("it is of an unknown kind")),
+    }
+}
+
+fn file(
+    from: &mut impl Read,
+    size: u64,
+    path: PathBuf,
+    mode: u32,
+    at: Modified,
+    target: &mut Target,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    let mut draft = target.begin(&path, mode)?;
+    let mut left = size;
+    while left > 0 {
+        let want = buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        let got = match from.read(&mut buffer[..want]) {
+            Ok(0) => return Err(Error::Torn(io::ErrorKind::UnexpectedEof.into())),
+            Ok(got) => got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::Torn(error)),
+        };
+        draft
+            .write_all(&buffer[..got])
+            .map_err(|error| Error::Write(path.display().to_string(), error))?;
+        left -= got as u64;
+    }
+    skip_padding(from, size)?;
+    target.keep(&path, draft, at)
+}
+
+/// The content of an entry that says something about the next one.
+fn extra_bytes(from: &mut impl Read, size: u64) -> Result<Vec<u8>, Error> {
+    if size > MAX_EXTRA {
+        return Err(Error::Hostile(String::new(), "its name is too long"));
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    from.read_exact(&mut bytes).map_err(Error::Torn)?;
+    skip_padding(from, size)?;
+    Ok(bytes)
+}
+
+/// The same as text that a NUL ends.
+fn text(from: &mut impl Read, size: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = extra_bytes(from, size)?;
+    if let Some(end) = bytes.iter().position(|b| *b == 0) {
+        bytes.truncate(end);
+    }
+    Ok(bytes)
+}
+
+fn extended(bytes: &[u8], extra: &mut Extra) -> Result<(), Error> {
+    let wrong = || Error::Hostile(String::new(), "its extended header is damaged");
+    for field in PaxExtensions::new(bytes) {
+        let field = field.map_err(|_| wrong())?;
+        let value = field.value_bytes();
+        match field.key_bytes() {
+            b"path" => extra.name = Some(value.to_owned()),
+            b"linkpath" => extra.link = Some(value.to_owned()),
+            b"mtime" => extra.modified = Some(moment(value).ok_or_else(wrong)?),
+            b"size" => {
+                let size = std::str::from_utf8(value).ok().and_then(|t| t.parse().ok());
+                extra.size = Some(size.ok_or_else(wrong)?);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// `1700000000.25`, not before 1970.
+fn moment(text: &[u8]) -> Option<Modified> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
+    Some(Modified {
+        seconds: seconds.parse().ok()?,
+        nanos: digits.parse().ok()?,
+    })
+}
+
+fn skip_padding(from: &mut impl Read, size: u64) -> Result<(), Error> {
+    let odd = usize::try_from(size % BLOCK as u64).unwrap_or(0);
+    if odd > 0 {
+        let mut padding = [0; BLOCK];
+        from.read_exact(&mut padding[odd..]).map_err(Error::Torn)?;
+    }
+    Ok(())
+}

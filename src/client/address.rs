@@ -1,0 +1,158 @@
+//! Where a server is: `http://HOST:PORT` or `unix:///PATH`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The host when none is named.
+pub const DEFAULT_HOST: &str = "127.0.0.1";
+/// The port when none is named.
+pub const DEFAULT_PORT: u16 = 8462;
+
+/// A server's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Host name or IP address (IPv6 without brackets), and port.
+    Tcp(String, u16),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+/// A text that is no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct AddressError(String);
+
+impl Address {
+    /// The address of `host`, which must be a name or an IP address and nothing else: it ends
+    /// up in requests and in the arguments of transports.
+    ///
+    /// # Errors
+    /// Says what a host must look like.
+    pub fn tcp(host: &str, port: u16) -> Result<Address, AddressError> {
+        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(inner) => inner,
+            None => host,
+        };
+        let is_word = !host.starts_with('-')
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-:%".contains(&b));
+        let is_v6 = host.parse::<std::net::Ipv6Addr>().is_ok()
+            || host.split_once('%').is_some_and(|(a, _)| a.contains(':'));
+        if host.is_empty() {
+            Err(AddressError("host cannot be empty".to_owned()))
+        } else if !is_word || (host.contains([':', '%']) && !is_v6) {
+            let shown: String = host.chars().take(80).flat_map(char::escape_debug).collect();
+            Err(AddressError(format!(
+                "'{shown}' is no host: expected a name or an IP address"
+            )))
+        } else {
+            Ok(Address::Tcp(host.to_owned(), port))
+        }
+    }
+
+    /// What a request's `Host` header says.
+    pub(super) fn authority(&self) -> String {
+        match self {
+            Address::Tcp(host, port) if host.contains(':') => {
+                // The zone is this host's business, not the server's.
+                let host = host.split('%').next().unwrap_or_default();
+                format!("[{host}]:{port}")
+            }
+            Address::Tcp(host, port) => format!("{host}:{port}"),
+            Address::Unix(_) => "localhost".to_owned(),
+        }
+    }
+
+    /// The host for transports that connect by themselves: a unix socket is on this host.
+    pub fn host(&self) -> &str {
+        match self {
+            Address::Tcp(host, _) => host,
+            Address::Unix(_) => DEFAULT_HOST,
+        }
+    }
+
+    /// The address of one of the server's pages for a person; `None` for a unix socket.
+    pub fn page(&self, path: &str) -> Option<String> {
+        match self {
+            Address::Tcp(..) => Some(format!("http://{}/{path}", self.authority())),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(..) => write!(f, "http://{}", self.authority()),
+            Address::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(url: &str) -> Result<Address, AddressError> {
+        let wrong = || {
+            AddressError(format!(
+                "'{}' is no server address: expected http://HOST:PORT or unix:///PATH",
+                url.escape_debug()
+            ))
+        };
+        if let Some(path) = url.strip_prefix("unix://") {
+            return if path.starts_with('/') {
+                Ok(Address::Unix(path.into()))
+            } else {
+                Err(wrong())
+            };
+        }
+        if url.starts_with("https://") {
+            return Err(AddressError(
+                "https is not spoken here: expected http://HOST:PORT or unix:///PATH".to_owned(),
+            ));
+        }
+        let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| wrong())?),
+            _ => (rest, DEFAULT_PORT),
+        };
+        Address::tcp(host, port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_written() {
+        for (text, shown) in [
+            ("http://h:1", "http://h:1"),
+            ("http://h/", "http://h:8462"),
+            ("http://10.0.0.1:80/", "http://10.0.0.1:80"),
+            ("http://[::1]:9", "http://[::1]:9"),
+            ("http://[::1]", "http://[::1]:8462"),
+            ("unix:///run/m.sock", "unix:///run/m.sock"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
+        }
+        for wrong in [
+            "",
+            "h:1",
+            "https://h",
+            "http://",
+            "http://-oProxyCommand=x",
+            "http://u@h",
+            "http://h:99999",
+            "http://h/x",
+            "http://a b",
+            "unix://rel",
+            "ftp://h",
+        ] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
+        }
+    }
+}

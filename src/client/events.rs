@@ -1,0 +1,189 @@
+//! Server-Sent Events, read as they come.
+//!
+//! An event's data is kept up to [`MAX_DATA`]; what is longer is cut, because one line of a
+//! hostile log may have any length. Line ends may be LF, CRLF or CR, as the format allows.
+
+use std::collections::VecDeque;
+
+use super::{Answer, Error};
+
+/// Most bytes of one event: a build info holds params of 16 MiB at most, and JSON may double them.
+pub const MAX_DATA: usize = 32 << 20;
+
+/// One event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// What it is called; `message` when it says nothing.
+    pub name: String,
+    /// Its data; lines are joined by a line feed.
+    pub data: String,
+    /// The last id that was said, by this event or an earlier one.
+    pub id: Option<String>,
+}
+
+/// The events of an answer.
+#[derive(Debug)]
+pub struct Events {
+    answer: Answer,
+    parser: Parser,
+}
+
+impl Events {
+    pub(super) fn new(answer: Answer) -> Events {
+        Events {
+            answer,
+            parser: Parser::default(),
+        }
+    }
+
+    /// The next event; `None` at the end of the stream. An event that was cut off by the end
+    /// is not told.
+    ///
+    /// # Errors
+    /// [`Error::Broken`].
+    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        loop {
+            if let Some(event) = self.parser.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            match self.answer.chunk().await? {
+                Some(chunk) => self.parser.push(&chunk),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Bytes in, events out.
+#[derive(Debug, Default)]
+struct Parser {
+    line: Vec<u8>,
+    after_cr: bool,
+    started: bool,
+    name: String,
+    data: Option<Vec<u8>>,
+    id: Option<String>,
+    /// No longer than the events of one chunk.
+    ready: VecDeque<Event>,
+}
+
+impl Parser {
+    fn push(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if std::mem::take(&mut self.after_cr) && bytes[0] == b'\n' {
+                bytes = &bytes[1..];
+                continue;
+            }
+            let end = bytes.iter().position(|b| matches!(b, b'\n' | b'\r'));
+            let piece = &bytes[..end.unwrap_or(bytes.len())];
+            // The field's name stands before the data and is not counted.
+            let room = (MAX_DATA + 64).saturating_sub(self.line.len());
+            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
+            let Some(end) = end else { return };
+            self.after_cr = bytes[end] == b'\r';
+            bytes = &bytes[end + 1..];
+            self.end_of_line();
+        }
+    }
+
+    fn end_of_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let mut line = line.as_slice();
+        if !std::mem::replace(&mut self.started, true) {
+            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        }
+        if line.is_empty() {
+            self.end_of_event();
+            return;
+        }
+        let colon = line.iter().position(|b| *b == b':');
+        let (field, value) = match colon {
+            Some(at) => (&line[..at], &line[at + 1..]),
+            None => (line, &line[line.len()..]),
+        };
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match field {
+            b"event" => self.name = String::from_utf8_lossy(value).into_owned(),
+            b"id" if !value.contains(&0) => {
+                self.id = Some(String::from_utf8_lossy(value).into_owned());
+            }
+            b"data" => {
+                let data = match &mut self.data {
+                    Some(data) => {
+                        data.push(b'\n');
+                        data
+                    }
+                    none => none.insert(Vec::new()),
+                };
+                let room = MAX_DATA.saturating_sub(data.len());
+                data.extend_from_slice(&value[..value.len().min(room)]);
+            }
+            // Comments keep the connection alive; other fields are not ours.
+            _ => {}
+        }
+    }
+
+    fn end_of_event(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        let Some(data) = self.data.take() else { return };
+        self.ready.push_back(Event {
+            name: if name.is_empty() {
+                "message".to_owned()
+            } else {
+                name
+            },
+            data: String::from_utf8_lossy(&data).into_owned(),
+            id: self.id.clone(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pieces: &[&[u8]]) -> Vec<(String, String, Option<String>)> {
+        let mut parser = Parser::default();
+        for piece in pieces {
+            parser.push(piece);
+        }
+        let told = parser.ready.into_iter();
+        told.map(|e| (e.name, e.data, e.id)).collect()
+    }
+
+    fn event(name: &str, data: &str, id: Option<&str>) -> (String, String, Option<String>) {
+        (name.to_owned(), data.to_owned(), id.map(str::to_owned))
+    }
+
+    #[test]
+    fn events_are_read_however_they_are_cut() {
+        let text = "\u{feff}: hello\nevent: log\nid: 6\ndata: one\n\ndata:two\r\ndata:  x\r\n\r\nid: 9\nevent: log\rdata\r\revent: lost\ndata: cut";
+        let expected = [
+            event("log", "one", Some("6")),
+            event("message", "two\n x", Some("6")),
+            event("log", "", Some("9")),
+        ];
+        assert_eq!(parse(&[text.as_bytes()]), expected);
+        let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+        assert_eq!(parse(&bytes), expected);
+    }
+
+    #[test]
+    fn an_event_without_data_is_none() {
+        assert_eq!(parse(&[b"event: ping\n\n: x\n\ndata: y\n\n"]).len(), 1);
+    }
+
+    #[test]
+    fn a_line_without_end_costs_bounded_memory() {
+        let mut parser = Parser::default();
+        let piece = vec![b'x'; 1 << 20];
+        parser.push(b"data: ");
+        for _ in 0..40 {
+            parser.push(&piece);
+        }
+        assert!(parser.line.len() <= MAX_DATA + 64);
+        parser.push(b"\n\ndata: next\n\n");
+        assert_eq!(parser.ready[0].data.len(), MAX_DATA);
+        assert_eq!(parser.ready[1].data, "next");
+    }
+}
