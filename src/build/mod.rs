@@ -19,6 +19,7 @@ mod layout;
 mod lease;
 mod log;
 mod pending;
+mod recent;
 mod record;
 mod store;
 

@@ -16,7 +16,7 @@ use super::event::{Event, publish};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
 use super::{Error, Shared, blocking, keep_tail};
-use crate::build::{self, End, Outcome, PendingBuild, Phase, text_of};
+use crate::build::{self, BuildInfo, End, Outcome, PendingBuild, Phase, text_of};
 use crate::docker::{self, ContainerSpec, Limits, Output, Stream};
 use crate::job::Job;
 use crate::project::{self, Context, Settings};
@@ -109,9 +109,9 @@ async fn accept(
     let accepted = blocking(move || {
         let (shared, live) = (shared_there, live_there);
         if !live.rebuild
-            && let Some(info) = shared.cached(&job.project, live.id)?
+            && let Some(info) = shared.store.cached(&job.project, live.id)?
         {
-            live.end_built(*info);
+            live.end_built(BuildInfo::clone(&info));
             return Ok(None);
         }
         // A project's wrong settings are told at the door.

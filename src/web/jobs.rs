@@ -50,9 +50,10 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
         Submission::Cached(info) if is_async => accepted(&JobState::of(&info)),
         Submission::Cached(info) if wants_events => Ok(events::stream(|events| async move {
             events.json("state", &JobState::of(&info)).await?;
-            events.json("result", &info).await
+            events.json("result", &*info).await
         })),
-        Submission::Cached(info) => built(*info, wants_log),
+        Submission::Cached(info) if wants_log => answer::json(StatusCode::CREATED, &*info),
+        Submission::Cached(info) => built(BuildInfo::clone(&info), false),
         Submission::Pending(mut ticket) => {
             let info = ticket.accepted().await?;
             if is_async {
