@@ -5,18 +5,16 @@
 //! disk stays the truth.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::BuildInfo;
+use super::record::Stamp;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
 /// Bytes of answers that are remembered: a few hundred with full logs, or many thousand small.
 const MAX_BYTES: usize = 32 << 20;
 
-/// What tells one record from another that took its place.
-type Stamp = (u64, u64, u64, i64, i64);
 type Remembered = (Stamp, Arc<BuildInfo>);
 
 #[derive(Debug, Default)]
@@ -35,11 +33,11 @@ impl Recent {
         &self,
         project: &ProjectName,
         id: JobId,
-        found: &std::fs::Metadata,
+        found: Stamp,
     ) -> Option<Arc<BuildInfo>> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, info) = answers.by_name.get(project)?.get(&id)?;
-        (*at == stamp(found)).then(|| info.clone())
+        (*at == found).then(|| info.clone())
     }
 
     /// Remembers an answer; when there are too many, all others are forgotten.
@@ -47,12 +45,12 @@ impl Recent {
         &self,
         project: &ProjectName,
         id: JobId,
-        found: &std::fs::Metadata,
+        found: Stamp,
         info: &Arc<BuildInfo>,
     ) {
         let log = info.container_stdouterr.as_ref().map_or(0, String::len);
         // The record holds all the rest, and its size is known.
-        let bytes = log + usize::try_from(found.len()).unwrap_or(usize::MAX);
+        let bytes = log + usize::try_from(found.size).unwrap_or(usize::MAX);
         if bytes > MAX_BYTES {
             return;
         }
@@ -62,16 +60,6 @@ impl Recent {
         }
         answers.bytes += bytes;
         let of_project = answers.by_name.entry(project.clone()).or_default();
-        of_project.insert(id, (stamp(found), info.clone()));
+        of_project.insert(id, (found, info.clone()));
     }
-}
-
-fn stamp(found: &std::fs::Metadata) -> Stamp {
-    (
-        found.dev(),
-        found.ino(),
-        found.size(),
-        found.ctime(),
-        found.ctime_nsec(),
-    )
 }

@@ -99,7 +99,9 @@ pub struct BuildStore {
     pub(super) layout: Layout,
     pub(super) filesystem: Filesystem,
     pub(super) index: Index,
-    recent: Recent,
+    /// Answers with their logs, and infos without.
+    answers: Recent,
+    infos: Recent,
     /// The kernel's name for this boot: what is not durable does not survive it.
     pub(super) boot: String,
     instance: String,
@@ -145,7 +147,8 @@ impl BuildStore {
             layout,
             filesystem,
             index: Index::new(),
-            recent: Recent::default(),
+            answers: Recent::default(),
+            infos: Recent::default(),
             boot: boot.trim().to_owned(),
             instance,
             lock,
@@ -325,7 +328,7 @@ impl BuildStore {
         record: Record,
     ) -> Result<(), Error> {
         let ready = self.ready(project, id)?;
-        let is_owed = ready.is_none_or(|ready| ready.info.finished_at < record.info.finished_at);
+        let is_owed = ready.is_none_or(|ready| ready.finished_at < record.info.finished_at);
         if is_owed {
             self.publish(project, id, &record)?;
         } else {
@@ -415,7 +418,8 @@ impl BuildStore {
         }
     }
 
-    /// Removes what was thrown away, waiting for whoever still reads it.
+    /// Removes what was thrown away. What somebody still reads stays for the next time: nobody
+    /// waits for a slow reader.
     ///
     /// # Errors
     /// When something cannot be removed; it stays in the trash.
@@ -423,7 +427,9 @@ impl BuildStore {
         let empty = doing("empty the trash");
         for entry in std::fs::read_dir(self.layout.trash()).map_err(&empty)? {
             let path = entry.map_err(&empty)?.path();
-            Lease::wait_for_last(&path).map_err(&empty)?;
+            let Some(_ours) = Lease::take_last(&path).map_err(&empty)? else {
+                continue;
+            };
             // The tree is a subvolume of its own where the filesystem has them.
             for tree in [path.join(layout::DATA), path] {
                 self.filesystem
@@ -441,8 +447,8 @@ impl BuildStore {
     pub fn find_ready(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
         Ok(self
             .ready(project, id)?
-            .map(|record| record.info)
-            .filter(BuildInfo::succeeded))
+            .filter(|info| info.succeeded())
+            .map(Arc::unwrap_or_clone))
     }
 
     /// The answer from a ready build that succeeded: its info with the end of its log, marked as
@@ -455,20 +461,11 @@ impl BuildStore {
         project: &ProjectName,
         id: JobId,
     ) -> Result<Option<Arc<BuildInfo>>, Error> {
-        let record = self.layout.ready(project, id).join(layout::RECORD);
-        let found = match std::fs::symlink_metadata(record) {
-            Ok(found) => found,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(Error::Disk("read the record of a build", error)),
+        let found = record::stamp(&self.layout.ready(project, id));
+        let Some(found) = found.map_err(doing("read the record of a build"))? else {
+            return Ok(None);
         };
-        if let Some(info) = self.recent.get(project, id, &found) {
+        if let Some(info) = self.answers.get(project, id, found) {
             return Ok(Some(info));
         }
         let Some(mut info) = self.find_ready(project, id)? else {
@@ -477,14 +474,27 @@ impl BuildStore {
         info.cached = true;
         info.container_stdouterr = Some(self.log_tail(project, id)?);
         let info = Arc::new(info);
-        self.recent.put(project, id, &found, &info);
+        self.answers.put(project, id, found, &info);
         Ok(Some(info))
     }
 
-    /// The record of a ready build that survived the last power cut, whatever its outcome.
-    fn ready(&self, project: &ProjectName, id: JobId) -> Result<Option<Record>, Error> {
-        let directory = self.layout.ready(project, id);
-        let record = record::read(&directory).map_err(doing("read the record of a build"))?;
+    /// The info of a ready build that survived the last power cut, whatever its outcome.
+    fn ready(&self, project: &ProjectName, id: JobId) -> Result<Option<Arc<BuildInfo>>, Error> {
+        let read = doing("read the record of a build");
+        let found = record::stamp(&self.layout.ready(project, id)).map_err(&read)?;
+        let Some(found) = found else { return Ok(None) };
+        if let Some(info) = self.infos.get(project, id, found) {
+            return Ok(Some(info));
+        }
+        let info = self.read_ready(project, id).map_err(&read)?.map(Arc::new);
+        if let Some(info) = &info {
+            self.infos.put(project, id, found, info);
+        }
+        Ok(info)
+    }
+
+    fn read_ready(&self, project: &ProjectName, id: JobId) -> io::Result<Option<BuildInfo>> {
+        let record = record::read(&self.layout.ready(project, id))?;
         Ok(record.and_then(|mut record| {
             // The first mistry knew nothing of durability; what it left has been there long.
             let ours = !record.keep.boot.is_empty();
@@ -493,7 +503,7 @@ impl BuildStore {
             }
             let path = self.layout.served(project, id);
             record.info.complete(project, id, State::Ready, path);
-            Some(record)
+            Some(record.info)
         }))
     }
 
@@ -510,7 +520,7 @@ impl BuildStore {
             record.info.complete(project, id, State::Pending, path);
             return Ok(Some(record.info));
         }
-        Ok(self.ready(project, id)?.map(|record| record.info))
+        Ok(self.ready(project, id)?.map(Arc::unwrap_or_clone))
     }
 
     /// The build that the next of the group begins from.
@@ -626,8 +636,8 @@ impl BuildStore {
         self.index.complete().await;
     }
 
-    /// At most `limit` builds, newest first, with the place that the next page begins after.
-    /// `None` as that place: there are no more.
+    /// At most `limit` builds, newest first and abridged, with the place that the next page
+    /// begins after. `None` as that place: there are no more.
     ///
     /// # Errors
     /// When a record cannot be read. One that is gone meanwhile is passed over.
@@ -644,9 +654,18 @@ impl BuildStore {
             })
             .flatten();
         let mut builds = Vec::with_capacity(page.len().min(limit));
-        for (place, _) in page.into_iter().take(limit) {
-            match self.find(&place.project, place.id)? {
-                Some(info) => builds.push(info),
+        for (place, state) in page.into_iter().take(limit) {
+            let found = match state {
+                State::Pending => self.find(&place.project, place.id)?,
+                State::Ready => self
+                    .ready(&place.project, place.id)?
+                    .map(Arc::unwrap_or_clone),
+            };
+            match found {
+                Some(mut info) => {
+                    info.abridge();
+                    builds.push(info);
+                }
                 // Somebody removed it behind our back.
                 None => self.index.remove(&place.project, place.id),
             }
@@ -668,8 +687,9 @@ impl BuildStore {
         let scanned = (|| {
             for project in self.projects()? {
                 for id in ids(&self.layout.builds(&project, State::Ready))? {
-                    if let Ok(Some(record)) = self.ready(&project, id) {
-                        self.enter(&project, id, &record.info, false);
+                    // Past the memory of infos: what is listed is read again anyhow.
+                    if let Ok(Some(info)) = self.read_ready(&project, id) {
+                        self.enter(&project, id, &info, false);
                     }
                 }
             }

@@ -326,7 +326,7 @@ impl Scheduler {
                     .and_then(|live| live.ticket(false, shared.stop.clone()).now());
                 if let Some(now) = now {
                     *info = BuildInfo::clone(&now);
-                    info.container_stdouterr = None;
+                    info.abridge();
                 }
             }
             Ok((builds, next))

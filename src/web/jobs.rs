@@ -170,7 +170,7 @@ pub(super) async fn show(
     }
     let mut info = web.scheduler.find(&project, id, wants_log(asked)).await?;
     if !wants_json {
-        return pages::job(&info);
+        return pages::job(info);
     }
     if !wants_log(asked) {
         info.container_stderr = None;
@@ -237,20 +237,16 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
     Ok(response)
 }
 
-/// Builds as lines of a list, without their logs.
+/// Builds as lines of a list.
 pub(super) fn items(builds: Vec<BuildInfo>) -> Vec<IndexItem> {
     builds
         .into_iter()
-        .map(|mut info| {
-            info.container_stdouterr = None;
-            info.container_stderr = None;
-            IndexItem {
-                id: info.id.clone(),
-                project: info.project.clone(),
-                started_at: info.started_at,
-                state: info.state,
-                build_info: info,
-            }
+        .map(|info| IndexItem {
+            id: info.id.clone(),
+            project: info.project.clone(),
+            started_at: info.started_at,
+            state: info.state,
+            build_info: info,
         })
         .collect()
 }
