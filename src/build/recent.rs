@@ -5,9 +5,8 @@
 //! disk stays the truth.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::BuildInfo;
 use super::record::Stamp;
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -15,51 +14,58 @@ use crate::project::ProjectName;
 /// Bytes of answers that are remembered: a few hundred with full logs, or many thousand small.
 const MAX_BYTES: usize = 32 << 20;
 
-type Remembered = (Stamp, Arc<BuildInfo>);
-
-#[derive(Debug, Default)]
-struct Answers {
-    by_name: HashMap<ProjectName, HashMap<JobId, Remembered>>,
+#[derive(Debug)]
+struct Answers<T> {
+    by_name: HashMap<ProjectName, HashMap<JobId, (Stamp, T)>>,
     bytes: usize,
 }
 
 /// The answers. Std lock, held for a lookup.
-#[derive(Debug, Default)]
-pub(super) struct Recent(Mutex<Answers>);
+#[derive(Debug)]
+pub(super) struct Recent<T>(Mutex<Answers<T>>);
 
-impl Recent {
+impl<T> Default for Recent<T> {
+    fn default() -> Recent<T> {
+        Recent(Mutex::new(Answers::empty()))
+    }
+}
+
+impl<T> Answers<T> {
+    fn empty() -> Answers<T> {
+        Answers {
+            by_name: HashMap::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<T: Clone> Recent<T> {
     /// The answer for a record that looks like `found`.
-    pub(super) fn get(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        found: Stamp,
-    ) -> Option<Arc<BuildInfo>> {
+    pub(super) fn get(&self, project: &ProjectName, id: JobId, found: Stamp) -> Option<T> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, info) = answers.by_name.get(project)?.get(&id)?;
-        (*at == found).then(|| info.clone())
+        let (at, answer) = answers.by_name.get(project)?.get(&id)?;
+        (*at == found).then(|| answer.clone())
     }
 
-    /// Remembers an answer; when there are too many, all others are forgotten.
+    /// Remembers an answer of about so many bytes; when there are too many, all others are
+    /// forgotten.
     pub(super) fn put(
         &self,
         project: &ProjectName,
         id: JobId,
         found: Stamp,
-        info: &Arc<BuildInfo>,
+        bytes: usize,
+        answer: &T,
     ) {
-        let log = info.container_stdouterr.as_ref().map_or(0, String::len);
-        // The record holds all the rest, and its size is known.
-        let bytes = log + usize::try_from(found.size).unwrap_or(usize::MAX);
         if bytes > MAX_BYTES {
             return;
         }
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if answers.bytes + bytes > MAX_BYTES {
-            *answers = Answers::default();
+            *answers = Answers::empty();
         }
         answers.bytes += bytes;
         let of_project = answers.by_name.entry(project.clone()).or_default();
-        of_project.insert(id, (found, info.clone()));
+        of_project.insert(id, (found, answer.clone()));
     }
 }

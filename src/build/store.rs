@@ -20,13 +20,15 @@ use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
-use super::{BuildInfo, LOG_TAIL, MAX_INPUT_FILES, Record, State, record};
+use super::{BuildInfo, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record};
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
 use crate::project::{Context, ProjectName};
 
 /// Directories of builds, as umask 0027 leaves them.
 const DIRECTORY_MODE: u32 = 0o750;
+/// About what a listing takes with its JSON: two copies of the abridged info.
+const MAX_LISTING: usize = 4 << 10;
 /// What the lock file holds is a few hundred bytes; more is not ours.
 const MAX_LOCK: u64 = 4 << 10;
 
@@ -99,9 +101,9 @@ pub struct BuildStore {
     pub(super) layout: Layout,
     pub(super) filesystem: Filesystem,
     pub(super) index: Index,
-    /// Answers with their logs, and infos without.
-    answers: Recent,
-    infos: Recent,
+    /// What cached jobs are answered, and what lists show.
+    answers: Recent<Arc<BuildInfo>>,
+    listings: Recent<Listing>,
     /// The kernel's name for this boot: what is not durable does not survive it.
     pub(super) boot: String,
     instance: String,
@@ -148,7 +150,7 @@ impl BuildStore {
             filesystem,
             index: Index::new(),
             answers: Recent::default(),
-            infos: Recent::default(),
+            listings: Recent::default(),
             boot: boot.trim().to_owned(),
             instance,
             lock,
@@ -445,10 +447,7 @@ impl BuildStore {
     /// # Errors
     /// When the disk is in the way.
     pub fn find_ready(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
-        Ok(self
-            .ready(project, id)?
-            .filter(|info| info.succeeded())
-            .map(Arc::unwrap_or_clone))
+        Ok(self.ready(project, id)?.filter(BuildInfo::succeeded))
     }
 
     /// The answer from a ready build that succeeded: its info with the end of its log, marked as
@@ -473,26 +472,36 @@ impl BuildStore {
         };
         info.cached = true;
         info.container_stdouterr = Some(self.log_tail(project, id)?);
+        // The record holds all but the log, and its size is known.
+        let log = info.container_stdouterr.as_ref().map_or(0, String::len);
+        let bytes = log + usize::try_from(found.size).unwrap_or(usize::MAX - log);
         let info = Arc::new(info);
-        self.answers.put(project, id, found, &info);
+        self.answers.put(project, id, found, bytes, &info);
         Ok(Some(info))
     }
 
-    /// The info of a ready build that survived the last power cut, whatever its outcome.
-    fn ready(&self, project: &ProjectName, id: JobId) -> Result<Option<Arc<BuildInfo>>, Error> {
-        let read = doing("read the record of a build");
-        let found = record::stamp(&self.layout.ready(project, id)).map_err(&read)?;
-        let Some(found) = found else { return Ok(None) };
-        if let Some(info) = self.infos.get(project, id, found) {
-            return Ok(Some(info));
+    /// A ready build as lists show it. A second look costs one look at its record's stamp.
+    fn listing(&self, project: &ProjectName, id: JobId) -> io::Result<Option<Listing>> {
+        let Some(found) = record::stamp(&self.layout.ready(project, id))? else {
+            return Ok(None);
+        };
+        if let Some(listing) = self.listings.get(project, id, found) {
+            return Ok(Some(listing));
         }
-        let info = self.read_ready(project, id).map_err(&read)?.map(Arc::new);
-        if let Some(info) = &info {
-            self.infos.put(project, id, found, info);
-        }
-        Ok(info)
+        let Some(info) = self.read_ready(project, id)? else {
+            return Ok(None);
+        };
+        let listing = Listing::new(info);
+        self.listings.put(project, id, found, MAX_LISTING, &listing);
+        Ok(Some(listing))
     }
 
+    fn ready(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
+        self.read_ready(project, id)
+            .map_err(doing("read the record of a build"))
+    }
+
+    /// The info of a ready build that survived the last power cut, whatever its outcome.
     fn read_ready(&self, project: &ProjectName, id: JobId) -> io::Result<Option<BuildInfo>> {
         let record = record::read(&self.layout.ready(project, id))?;
         Ok(record.and_then(|mut record| {
@@ -520,7 +529,7 @@ impl BuildStore {
             record.info.complete(project, id, State::Pending, path);
             return Ok(Some(record.info));
         }
-        Ok(self.ready(project, id)?.map(Arc::unwrap_or_clone))
+        self.ready(project, id)
     }
 
     /// The build that the next of the group begins from.
@@ -645,7 +654,7 @@ impl BuildStore {
         &self,
         filter: &Filter,
         limit: usize,
-    ) -> Result<(Vec<BuildInfo>, Option<Place>), Error> {
+    ) -> Result<(Vec<Listing>, Option<Place>), Error> {
         let page = self.index.page(filter, limit.saturating_add(1));
         let next = (page.len() > limit)
             .then(|| {
@@ -656,16 +665,13 @@ impl BuildStore {
         let mut builds = Vec::with_capacity(page.len().min(limit));
         for (place, state) in page.into_iter().take(limit) {
             let found = match state {
-                State::Pending => self.find(&place.project, place.id)?,
+                State::Pending => self.find(&place.project, place.id)?.map(Listing::new),
                 State::Ready => self
-                    .ready(&place.project, place.id)?
-                    .map(Arc::unwrap_or_clone),
+                    .listing(&place.project, place.id)
+                    .map_err(doing("read the record of a build"))?,
             };
             match found {
-                Some(mut info) => {
-                    info.abridge();
-                    builds.push(info);
-                }
+                Some(listing) => builds.push(listing),
                 // Somebody removed it behind our back.
                 None => self.index.remove(&place.project, place.id),
             }

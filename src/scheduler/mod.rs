@@ -17,7 +17,7 @@ mod queue;
 
 pub use live::Ticket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ use self::live::Live;
 use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
 use crate::build::{
-    self, Artifacts, BuildInfo, BuildStore, Filter, LOG_TAIL, LogFollower, Place, text_of,
+    self, Artifacts, BuildInfo, BuildStore, Filter, LOG_TAIL, Listing, LogFollower, Place, text_of,
 };
 use crate::docker::{self, Docker};
 use crate::job::{GroupName, JobId, Params};
@@ -311,22 +311,16 @@ impl Scheduler {
         &self,
         filter: Filter,
         limit: usize,
-    ) -> Result<(Vec<BuildInfo>, Option<Place>), Error> {
+    ) -> Result<(Vec<Listing>, Option<Place>), Error> {
         self.0.store.indexed().await;
         let shared = self.0.clone();
         blocking(move || {
             let (mut builds, next) = shared.store.list(&filter, limit)?;
-            for info in &mut builds {
+            let live = shared.live_infos();
+            for listing in builds.iter_mut().filter(|_| !live.is_empty()) {
                 // The record of a live build is as old as its last step.
-                let now = info
-                    .id
-                    .parse()
-                    .ok()
-                    .and_then(|id| shared.queue().get(id).cloned())
-                    .and_then(|live| live.ticket(false, shared.stop.clone()).now());
-                if let Some(now) = now {
-                    *info = BuildInfo::clone(&now);
-                    info.abridge();
+                if let Some(now) = live.get(&listing.info().id) {
+                    *listing = Listing::new(BuildInfo::clone(now));
                 }
             }
             Ok((builds, next))
@@ -496,6 +490,13 @@ impl Shared {
     fn live(&self, project: &ProjectName, id: JobId) -> Option<Arc<Live>> {
         let live = self.queue().get(id).cloned();
         live.filter(|live| live.project == *project)
+    }
+
+    /// What every live job is doing, by id.
+    fn live_infos(&self) -> HashMap<String, Arc<BuildInfo>> {
+        let queue = self.queue();
+        let now = queue.all().filter_map(|live| live.now());
+        now.map(|info| (info.id.clone(), info)).collect()
     }
 
     /// Gives back a live job's slot or place, and the slot to whoever is next.

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, LINK, LOCATION};
 use hyper::{Response, StatusCode};
+use serde_json::value::RawValue;
 
 use super::answer::{self, Body};
 use super::error::Refusal;
@@ -15,7 +16,7 @@ use super::events::{self, Events, Gone, Lines};
 use super::routes::Asked;
 use super::{Web, pages};
 use crate::api::{IndexItem, JobRequest, JobState, JobView};
-use crate::build::{BuildInfo, Filter, LogFollower, Outcome, Place, State};
+use crate::build::{BuildInfo, Filter, Listing, LogFollower, Outcome, Place, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::scheduler::{self, Submission, Ticket};
@@ -219,7 +220,7 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
             .ok_or_else(|| Refusal::bad_request(format!("limit: expected 1 to {PAGE}")))?,
     };
     let (builds, next) = web.scheduler.list(filter, limit).await?;
-    let mut response = answer::json(StatusCode::OK, &items(builds))?;
+    let mut response = answer::json(StatusCode::OK, &items(&builds)?)?;
     if let Some(next) = next {
         let mut query = form_urlencoded::Serializer::new(String::new());
         for name in ["project", "group", "state"] {
@@ -238,17 +239,19 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
 }
 
 /// Builds as lines of a list.
-pub(super) fn items(builds: Vec<BuildInfo>) -> Vec<IndexItem> {
-    builds
-        .into_iter()
-        .map(|info| IndexItem {
-            id: info.id.clone(),
-            project: info.project.clone(),
-            started_at: info.started_at,
-            state: info.state,
-            build_info: info,
-        })
-        .collect()
+pub(super) fn items(builds: &[Listing]) -> Result<Vec<IndexItem<&RawValue>>, Refusal> {
+    builds.iter().map(item).collect()
+}
+
+fn item(listing: &Listing) -> Result<IndexItem<&RawValue>, Refusal> {
+    let info = listing.info();
+    Ok(IndexItem {
+        id: info.id.clone(),
+        project: info.project.clone(),
+        started_at: info.started_at,
+        build_info: listing.json().map_err(answer::unwritable)?,
+        state: info.state,
+    })
 }
 
 fn cursor(place: &Place) -> String {

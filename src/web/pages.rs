@@ -78,7 +78,7 @@ pub(super) async fn overview(web: &Web, asked: &Asked) -> Result<Response<Body>,
     };
     let (builds, next) = web.scheduler.list(filter, SHOWN).await?;
     page(&Overview {
-        builds: builds.iter().map(row).collect(),
+        builds: builds.iter().map(|build| row(build.info())).collect(),
         project: project.map(str::to_owned),
         more: next.is_some(),
     })
