@@ -227,11 +227,20 @@ impl PendingBuild {
     /// # Errors
     /// When even that is refused.
     pub fn discard_data(&self) -> Result<(), Error> {
-        self.store
-            .filesystem
-            .remove(&self.data())
-            .map(drop)
-            .map_err(|cause| Error::Tree("remove the build's data", cause))
+        let discard = doing("remove the build's data");
+        let remove = |path: &Path| {
+            let removed = self.store.filesystem.remove(path);
+            removed.map_err(|cause| Error::Tree("remove the build's data", cause))
+        };
+        let data = self.data();
+        // One by one first: Btrfs clears a subvolume some time after it is gone.
+        for entry in std::fs::read_dir(&data).map_err(&discard)? {
+            remove(&entry.map_err(&discard)?.path())?;
+        }
+        remove(&data)?;
+        // And what is removed there makes room with the next commit only.
+        let directory = File::open(self.directory()).map_err(&discard)?;
+        rustix::fs::syncfs(directory).map_err(|cause| discard(cause.into()))
     }
 
     fn forget_opaque(&self) -> io::Result<()> {

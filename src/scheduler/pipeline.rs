@@ -296,6 +296,17 @@ impl Making {
                 spec.image.clone_from(&image);
                 self.shared.docker.create(&spec).await.map_err(failed)?
             }
+            Err(docker::Error::NameTaken(_)) => {
+                // An answer does not wait for the removal of its container, and whoever got it has
+                // asked for the same again by now.
+                let labels = [INSTANCE, JOB].map(|key| (key.to_owned(), spec.labels[key].clone()));
+                let earlier = self.shared.docker.containers(&labels.into()).await;
+                for earlier in earlier.map_err(failed)? {
+                    let removed = self.shared.docker.remove(&earlier.id).await;
+                    removed.map_err(failed)?;
+                }
+                self.shared.docker.create(&spec).await.map_err(failed)?
+            }
             created => created.map_err(failed)?,
         };
         let exit = self.run(container, image).await?;
