@@ -3,5 +3,8 @@
 // In a test, what must not happen ends the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backlog;
+mod caching;
+mod coalescing;
 mod engine;
 mod support;
