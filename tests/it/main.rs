@@ -7,4 +7,7 @@ mod backlog;
 mod caching;
 mod coalescing;
 mod engine;
+mod groups;
+mod http_contract;
+mod old_wire;
 mod support;
