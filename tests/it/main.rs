@@ -3,11 +3,13 @@
 // In a test, what must not happen ends the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod artifacts;
 mod backlog;
 mod caching;
 mod coalescing;
 mod engine;
 mod groups;
 mod http_contract;
+mod logs;
 mod old_wire;
 mod support;
