@@ -5,11 +5,14 @@
 
 mod artifacts;
 mod backlog;
+mod bad_input;
 mod caching;
 mod coalescing;
 mod engine;
+mod errors_do_not_leak;
 mod groups;
 mod http_contract;
 mod logs;
 mod old_wire;
 mod support;
+mod tokens;
