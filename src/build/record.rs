@@ -32,25 +32,33 @@ pub(super) fn stamp(directory: &Path) -> io::Result<Option<Stamp>> {
             size: found.size(),
             changed: (found.ctime(), found.ctime_nsec()),
         })),
-        Err(error) if is_absent(&error) => Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
 
-fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
 /// Reads the record in `directory`; `None` when there is none that can be understood.
 pub(super) fn read(directory: &Path) -> io::Result<Option<Record>> {
-    let file = match File::open(directory.join(RECORD)) {
-        Ok(file) => file,
-        Err(error) if is_absent(&error) => return Ok(None),
-        Err(error) => return Err(error),
+    use rustix::fs::{Mode, OFlags};
+    use rustix::io::Errno;
+    // Not blocking, because opening a FIFO that somebody left here would wait for ever.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(directory.join(RECORD), flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
+    // A directory or the like in its place is as foreign as a torn one.
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
     let mut text = Vec::new();
     file.take(MAX_RECORD).read_to_end(&mut text)?;
     // Torn, foreign or too large: as good as absent, and never somebody else's trouble.
@@ -100,6 +108,12 @@ mod tests {
             std::fs::write(dir.path().join(RECORD), text).unwrap();
             assert!(read(dir.path()).unwrap().is_none(), "{text}");
         }
+        std::fs::remove_file(dir.path().join(RECORD)).unwrap();
+        std::fs::create_dir(dir.path().join(RECORD)).unwrap();
+        assert!(read(dir.path()).unwrap().is_none());
+        std::fs::remove_dir(dir.path().join(RECORD)).unwrap();
+        std::os::unix::fs::symlink(RECORD, dir.path().join(RECORD)).unwrap();
+        assert!(read(dir.path()).unwrap().is_none());
     }
 
     #[test]

@@ -91,6 +91,10 @@ impl Settings {
 
 /// Reads JSON; an error names the key, what was expected, and the line.
 pub(crate) fn read_json<T: de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    // A list would be taken for the keys' values in the order of our source.
+    if !text.trim_start().starts_with('{') {
+        return Err("expected an object: { \"key\": value, … }".to_owned());
+    }
     let mut input = serde_json::Deserializer::from_str(text);
     let value = serde_path_to_error::deserialize(&mut input).map_err(|error| {
         let path = error.path().to_string();

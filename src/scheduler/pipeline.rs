@@ -171,6 +171,10 @@ pub(super) async fn make(
             if let Some(container) = pending.record_mut().keep.container.take() {
                 clear(&shared, &live, &container).await;
             }
+            // Whoever reads only the log learns it there; where it cannot be written, the record has it.
+            let gap = if pending.log().bytes() > 0 { "\n" } else { "" };
+            let last = format!("{gap}mistry: {halt}\n");
+            let _ = pending.log().append(last.as_bytes()).await;
             let mut end = End::errored(halt.to_string());
             if matches!(halt, Halt::LogLimit(_)) {
                 end.stderr = Some(text_of(&stderr, true));
@@ -515,16 +519,12 @@ impl Making {
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         log.append(&bytes[..fits]).await.map_err(Halt::Log)?;
         if fits < bytes.len() {
-            let halt = Halt::LogLimit(limit);
-            log.append(format!("\nmistry: {halt}\n").as_bytes())
-                .await
-                .map_err(Halt::Log)?;
             self.shared
                 .docker
                 .kill(container)
                 .await
                 .map_err(|source| Halt::Container { source })?;
-            return Err(halt);
+            return Err(Halt::LogLimit(limit));
         }
         match lost {
             Some(source) => Err(Halt::Container { source }),

@@ -114,11 +114,11 @@ pub(super) fn directory<'a>(
     page(&Directory {
         project: project.to_string(),
         id: id.to_string(),
-        path: String::from_utf8_lossy(path).into_owned(),
+        path: shown(path),
         items: items
             .map(|(name, is_directory, size)| Listed {
                 href: format!("{base}/{}", percent_encode(name, IN_PATH)),
-                name: String::from_utf8_lossy(name).into_owned(),
+                name: shown(name),
                 size: if is_directory {
                     "directory".to_owned()
                 } else {
@@ -127,6 +127,19 @@ pub(super) fn directory<'a>(
             })
             .collect(),
     })
+}
+
+/// A file name as text: whoever reads the page in a terminal gets no commands from it.
+fn shown(name: &[u8]) -> String {
+    let letters = String::from_utf8_lossy(name);
+    let shown = |letter: char| {
+        if letter.is_control() {
+            '\u{fffd}'
+        } else {
+            letter
+        }
+    };
+    letters.chars().map(shown).collect()
 }
 
 /// `GET /static/<name>`.

@@ -110,9 +110,10 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer) -> Answer {
         (&Method::GET, ["artifacts", project, id, path @ ..]) => match names(project, id) {
             Ok((project, id)) => match path {
                 [] => artifacts::all(web, &asked, &project, id).await.into(),
-                path => artifacts::one(web, &asked, &project, id, below(path))
-                    .await
-                    .into(),
+                path => match below(path) {
+                    Some(path) => artifacts::one(web, &asked, &project, id, path).await.into(),
+                    None => Answer::Refused(Refusal::not_found("there is no such artifact")),
+                },
             },
             Err(error) => Answer::Refused(error.into()),
         },
@@ -175,12 +176,16 @@ fn decoded(segment: &str) -> Cow<'_, str> {
     percent_decode_str(segment).decode_utf8_lossy()
 }
 
-/// A path below the artifacts; names are bytes. What is hostile in it the kernel refuses.
-fn below(segments: &[&str]) -> PathBuf {
+/// A path below the artifacts; names are bytes. `None` where a segment can be no file's name;
+/// what else is hostile in it the kernel refuses.
+fn below(segments: &[&str]) -> Option<PathBuf> {
     segments
         .iter()
         .map(|segment| Cow::from(percent_decode_str(segment)))
-        .map(|bytes| std::ffi::OsStr::from_bytes(&bytes).to_owned())
+        .map(|bytes| {
+            let is_name = *bytes != *b".." && !bytes.iter().any(|byte| matches!(byte, b'/' | 0));
+            is_name.then(|| std::ffi::OsStr::from_bytes(&bytes).to_owned())
+        })
         .collect()
 }
 

@@ -1,4 +1,4 @@
-//! Contexts for image builds, as tar streams, from a few lines of a test.
+//! Contexts for image builds, as tar streams or as projects on disk, from a few lines of a test.
 
 use std::io;
 
@@ -43,6 +43,29 @@ impl Context {
         self.entries
             .push(Entry::Link(path.to_owned(), target.to_owned()));
         self
+    }
+
+    /// Writes the context as a directory, which is then a project.
+    pub fn write(&self, to: &std::path::Path) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::create_dir_all(to).unwrap();
+        for entry in &self.entries {
+            let path = |name: &str| {
+                let path = to.join(name);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                path
+            };
+            match entry {
+                Entry::File(name, mode, bytes) => {
+                    let path = path(name);
+                    std::fs::write(&path, bytes).unwrap();
+                    std::fs::set_permissions(path, PermissionsExt::from_mode(*mode)).unwrap();
+                }
+                Entry::Link(name, target) => {
+                    std::os::unix::fs::symlink(target, path(name)).unwrap();
+                }
+            }
+        }
     }
 
     /// The tar.

@@ -3,5 +3,9 @@
 // Each test file uses a part of it.
 #![allow(dead_code)]
 
+pub mod cli;
 pub mod context;
+pub mod daemon;
 pub mod engine;
+pub mod http;
+pub mod process;

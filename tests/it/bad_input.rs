@@ -1,0 +1,466 @@
+//! Bad input has a sentence, never a crash, and leaves nothing behind: requests that cannot be
+//! read, names that break their rule, projects that cannot be built, an Engine that is not there,
+//! clients and builds that want too much.
+
+use std::{os::unix::fs::symlink, time::Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{TestDaemon, job, names, text},
+    http::Ask,
+};
+
+/// Asks, expects this status and a sentence that holds these words.
+async fn refused(daemon: &TestDaemon, body: impl Into<bytes::Bytes>, status: u16, words: &[&str]) {
+    let ask = Ask::new("POST", "/jobs").with("content-type", "application/json");
+    let body = body.into();
+    let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+    let answer = daemon.ask(ask.body(body)).await;
+    assert_eq!(answer.status, status, "{shown}: {}", answer.text());
+    let view = answer.json();
+    let sentence = text(&view, "error");
+    assert!(
+        sentence.len() < 2000 && !sentence.contains('\0'),
+        "{sentence}"
+    );
+    for word in words {
+        assert!(
+            sentence.contains(word),
+            "{shown}: '{word}' is not in '{sentence}'"
+        );
+    }
+}
+
+/// Nothing was written down, nothing was asked of the Engine, and the server works.
+async fn unharmed(daemon: &TestDaemon) {
+    assert_eq!(names(&daemon.home.builds()), [".mistry"]);
+    assert_eq!(daemon.home.engine.containers().len(), 0);
+    let status = daemon.get("/status").await.expect(200).json();
+    assert_eq!(
+        (&status["Running"], &status["Queued"]),
+        (&json!(0), &json!(0))
+    );
+    assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    for (body, words) in [
+        ("", &["cannot be read"][..]),
+        ("{", &["cannot be read"]),
+        ("[]", &["object"]),
+        ("null", &["object"]),
+        ("7", &["object"]),
+        ("\"succeed\"", &["object"]),
+        ("{}", &["project"]),
+        (r#"{"project":null}"#, &["string"]),
+        (r#"{"project":7}"#, &["string"]),
+        (r#"{"project":["succeed"]}"#, &["string"]),
+        (r#"{"project":"succeed","params":[]}"#, &["params"]),
+        (r#"{"project":"succeed","params":"a"}"#, &["params"]),
+        (r#"{"project":"succeed","params":{"a":1}}"#, &["param 'a'"]),
+        (
+            r#"{"project":"succeed","params":{"a":null}}"#,
+            &["param 'a'"],
+        ),
+        (
+            r#"{"project":"succeed","params":{"a":{"b":"c"}}}"#,
+            &["param 'a'"],
+        ),
+        (
+            r#"{"project":"succeed","params":{"a":"1","a":"2"}}"#,
+            &["param 'a'", "twice"],
+        ),
+        (r#"{"project":"succeed","group":7}"#, &["string"]),
+        (r#"{"project":"succeed","rebuild":"yes"}"#, &["boolean"]),
+        (
+            r#"{"project":"succeed","colour":"red"}"#,
+            &["colour", "project"],
+        ),
+        (r#"{"project":"succeed","Project":"other"}"#, &["project"]),
+        (r#"{"project":"succeed"} trailing"#, &["trailing"]),
+        (r#"{"project":"\ud800"}"#, &["cannot be read"]),
+    ] {
+        refused(&daemon, body, 400, words).await;
+    }
+    refused(
+        &daemon,
+        &b"{\"project\":\"\xff\"}"[..],
+        400,
+        &["cannot be read"],
+    )
+    .await;
+    let deep = "[".repeat(200_000);
+    refused(
+        &daemon,
+        format!("{{\"project\":{deep}"),
+        400,
+        &["cannot be read"],
+    )
+    .await;
+    let long = "k".repeat(100_000);
+    refused(&daemon, format!("{{\"{long}\":1}}"), 400, &["kkkk"]).await;
+    unharmed(&daemon).await;
+}
+
+#[tokio::test]
+async fn names_that_break_their_rule_are_refused() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let long = "n".repeat(300);
+    let hostile = [
+        "",
+        ".",
+        "..",
+        "../evil",
+        "../../etc",
+        "/",
+        "/etc",
+        "a/b",
+        "a\\b",
+        "a\0b",
+        "\0",
+        "a\nb",
+        " ",
+        "a b",
+        "-rf",
+        ".git",
+        ".mistry",
+        "ä",
+        "a%2fb",
+        "a:b",
+        "~",
+        "$(x)",
+        "\u{202e}x",
+        &long,
+    ];
+    for name in hostile {
+        let body = json!({ "project": name });
+        refused(&daemon, body.to_string(), 422, &["project name"]).await;
+        let body = json!({ "project": "succeed", "params": { name: "x" } });
+        refused(&daemon, body.to_string(), 422, &["param name"]).await;
+    }
+    for group in [
+        "a\0b",
+        "\n",
+        "a\u{1b}[31m",
+        "\u{7f}",
+        "\u{85}",
+        &"g".repeat(201),
+        &long,
+    ] {
+        let body = json!({ "project": "succeed", "group": group });
+        refused(&daemon, body.to_string(), 422, &["group name"]).await;
+    }
+    for path in ["/index/?project=..%2f", "/?project=a/b"] {
+        daemon.get(path).await.expect(422);
+    }
+    unharmed(&daemon).await;
+}
+
+#[tokio::test]
+async fn too_much_is_refused() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let params: serde_json::Map<String, Value> =
+        (0..10_000).map(|n| (format!("p{n}"), json!("x"))).collect();
+    let body = json!({ "project": "succeed", "params": params });
+    refused(&daemon, body.to_string(), 400, &["1000"]).await;
+    let some: serde_json::Map<String, Value> =
+        (0..1001).map(|n| (format!("p{n}"), json!(""))).collect();
+    refused(
+        &daemon,
+        json!({ "project": "succeed", "params": some }).to_string(),
+        400,
+        &["1000"],
+    )
+    .await;
+
+    // 17 MiB, announced and not: refused, and the answer arrives.
+    let size = 17 << 20;
+    let head = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let value = "x".repeat(size);
+    let body = format!("{{\"project\":\"succeed\",\"params\":{{\"a\":\"{value}\"}}}}");
+    let announced = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let chunked = format!(
+        "{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    for request in [announced, chunked] {
+        let answer = daemon.at().raw(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer:?}");
+        assert!(answer.contains("too large"), "{answer}");
+    }
+    unharmed(&daemon).await;
+    // What is just inside the bounds is taken.
+    let value = "x".repeat(15 << 20);
+    let info = daemon
+        .build(json!({ "project": "succeed", "params": { "a": value } }))
+        .await;
+    let artifact = daemon.artifact(&info, "a").await.expect(200);
+    assert!(artifact.body == value);
+}
+
+#[tokio::test]
+async fn requests_that_are_no_http_are_turned_away() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let endless = format!(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nX: {}",
+        "x".repeat(200 << 10)
+    );
+    let many: String = (0..2_000).map(|n| format!("X-{n}: y\r\n")).collect();
+    for (request, statuses) in [
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n".to_owned(), &["400"][..]),
+        ("nonsense\r\n\r\n".to_owned(), &["400", "none"]),
+        ("GET / HTTP/9.9\r\nHost: localhost\r\n\r\n".to_owned(), &["400", "505", "none"]),
+        ("GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), &["400"]),
+        (endless, &["431"]),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\n{many}\r\n"), &["431"]),
+        (
+            "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: x\r\n\r\n".to_owned(),
+            &["400"],
+        ),
+        (
+            "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned(),
+            &["400"],
+        ),
+    ] {
+        let answer = daemon.at().raw(request.as_bytes()).await;
+        let status = answer.split(' ').nth(1).unwrap_or("none");
+        let shown: String = request.chars().take(60).collect();
+        assert!(statuses.contains(&status), "{shown:?}: {answer}");
+    }
+    // A body that breaks off is no job.
+    {
+        use tokio::io::AsyncWriteExt;
+        let mut half = tokio::net::TcpStream::connect(("127.0.0.1", daemon.port()))
+            .await
+            .unwrap();
+        let request = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{\"project\":\"succeed\"}";
+        half.write_all(request.as_bytes()).await.unwrap();
+        half.shutdown().await.unwrap();
+    }
+    unharmed(&daemon).await;
+}
+
+#[tokio::test]
+async fn a_project_that_cannot_be_built_says_why() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let projects = daemon.home.projects();
+    let make = |name: &str| {
+        let path = projects.join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    make("empty");
+    symlink("/etc/passwd", make("linked").join("Dockerfile")).unwrap();
+    symlink("nowhere", make("dangling").join("Dockerfile")).unwrap();
+    std::fs::create_dir(make("directory").join("Dockerfile")).unwrap();
+    std::fs::write(projects.join("file"), "no directory").unwrap();
+    std::fs::write(make("settings").join("Dockerfile"), "FROM scratch\n").unwrap();
+    std::fs::write(projects.join("settings/mistry.json"), r#"{"colour":"red"}"#).unwrap();
+    for (name, status, words) in [
+        ("none-such", 404, &["unknown project 'none-such'"][..]),
+        ("empty", 404, &["unknown project 'empty'"]),
+        ("file", 404, &["unknown project 'file'"]),
+        ("linked", 422, &["'linked'", "symbolic link"]),
+        ("dangling", 422, &["'dangling'", "symbolic link"]),
+        ("directory", 422, &["'directory'", "not a file"]),
+        ("settings", 422, &["'settings'", "mistry.json", "colour"]),
+    ] {
+        refused(&daemon, job(name).to_string(), status, words).await;
+    }
+    unharmed(&daemon).await;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_built_is_recorded_with_its_log() {
+    let daemon = TestDaemon::with(&["bad-dockerfile", "image-build-failure"]).await;
+    daemon
+        .home
+        .project("nothing", &crate::support::context::Context::of(""));
+    for (name, said, logged) in [
+        ("bad-dockerfile", "unknown instruction: COPIE", ""),
+        (
+            "image-build-failure",
+            "returned a non-zero code: 1",
+            "this image is about to fail\n",
+        ),
+        ("nothing", "cannot be empty", ""),
+    ] {
+        let answer = daemon.post("/jobs", &job(name)).await.expect(500);
+        let view = answer.json();
+        let begins = format!("could not build docker image '{name}'");
+        let sentence = text(&view, "error");
+        assert!(
+            sentence.starts_with(&begins) && sentence.contains(said),
+            "{sentence}"
+        );
+        let id = text(&view, "job");
+        assert_eq!(answer.header("location"), format!("/job/{name}/{id}"));
+        assert_eq!(daemon.home.ids(name, "ready"), [id]);
+        assert!(daemon.home.ids(name, "pending").is_empty());
+        let info = daemon.info(name, id).await;
+        for (field, value) in [
+            ("ExitCode", json!(-999)),
+            ("Outcome", json!("errored")),
+            ("State", json!("ready")),
+            ("Err", json!(sentence)),
+            ("ErrBuild", json!(sentence)),
+        ] {
+            assert_eq!(info[field], value, "{field}");
+        }
+        assert!(text(&info, "ContainerStdouterr").contains(logged), "{info}");
+        let log = daemon
+            .ask(Ask::get(format!("/log/{name}/{id}?text")))
+            .await
+            .expect(200)
+            .text();
+        assert!(log.contains(logged) && log.contains(said), "{log:?}");
+        let page = daemon
+            .ask(Ask::get(format!("/job/{name}/{id}")).with("accept", "text/html"))
+            .await;
+        assert!(page.expect(200).text().contains("errored"));
+        assert_eq!(
+            std::fs::read_link(daemon.home.builds().join(name).join("latest")).ok(),
+            None
+        );
+        // Mended, it is built.
+        let dockerfile = daemon.home.projects().join(name).join("Dockerfile");
+        std::fs::write(dockerfile, "FROM scratch\n").unwrap();
+        std::fs::write(daemon.home.projects().join(name).join("run.sh"), "true\n").unwrap();
+        assert_eq!(daemon.build(job(name)).await["ExitCode"], 0);
+    }
+}
+
+#[tokio::test]
+async fn a_project_that_vanishes_or_changes_meanwhile_harms_nobody() {
+    let daemon = TestDaemon::builder().await.slots(1).backlog(4);
+    let daemon = daemon
+        .fixture("succeed")
+        .fixture("output")
+        .fixture("slow")
+        .start()
+        .await;
+    let engine = &daemon.home.engine;
+    engine.hold("images");
+    let first = daemon.asking(Ask::post("/jobs", &job("slow")));
+    engine.wait_for("images", 1).await;
+    let vanishes = daemon.asking(Ask::post("/jobs", &job("output")));
+    daemon.until_metric("mistry_queue_length", "", 1.0).await;
+    std::fs::remove_dir_all(daemon.home.projects().join("output")).unwrap();
+    std::fs::write(daemon.home.projects().join("slow/run.sh"), "changed").unwrap();
+    engine.release("images");
+    for (asked, words) in [(first, "changed"), (vanishes, "could not")] {
+        let answer = asked.await.unwrap().expect(500).json();
+        assert!(text(&answer, "error").contains(words), "{answer}");
+        assert!(answer["job"].is_string());
+    }
+    assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
+    daemon.post("/jobs", &job("output")).await.expect(404);
+}
+
+#[tokio::test]
+async fn without_docker_a_job_is_refused_at_once_and_taken_when_it_is_back() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    daemon.home.engine.stop().await;
+    let began = Instant::now();
+    for path in ["/jobs", "/jobs?async"] {
+        let answer = daemon.post(path, &job("succeed")).await.expect(503);
+        assert!(answer.header("retry-after").parse::<u32>().unwrap() > 0);
+        assert!(
+            text(&answer.json(), "error").contains("Docker"),
+            "{}",
+            answer.text()
+        );
+        assert_eq!(answer.header("location"), "");
+    }
+    daemon
+        .post("/project/succeed/rebuild", &json!({}))
+        .await
+        .expect(503);
+    assert!(began.elapsed().as_secs() < 5);
+    assert_eq!(names(&daemon.home.builds()), [".mistry"]);
+    assert_eq!(daemon.get("/index/").await.expect(200).text(), "[]");
+    daemon.home.engine.start_again();
+    unharmed(&daemon).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_goes_away_in_the_middle_ends_the_build_and_no_other() {
+    let daemon = TestDaemon::with(&["slow", "succeed"]).await;
+    daemon.home.engine.hold("start");
+    let asked = daemon.asking(Ask::post("/jobs", &job("slow")));
+    daemon.home.engine.wait_for("start", 1).await;
+    daemon.home.engine.stop().await;
+    let view = asked.await.unwrap().expect(500).json();
+    let sentence = text(&view, "error");
+    assert!(
+        sentence.contains("the Docker Engine went away"),
+        "{sentence}"
+    );
+    let info = daemon.info("slow", text(&view, "job")).await;
+    assert_eq!(
+        (&info["Outcome"], &info["ExitCode"]),
+        (&json!("errored"), &json!(-999))
+    );
+    daemon.home.engine.release("start");
+    daemon.home.engine.start_again();
+    assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
+}
+
+#[tokio::test]
+async fn a_build_that_prints_too_much_is_stopped_and_says_so() {
+    let daemon = TestDaemon::builder().await.log_limit(100_000);
+    let daemon = daemon.fixture("succeed");
+    // It would print for ever.
+    let daemon = daemon
+        .script("yes", "while :; do echo yes yes yes; done")
+        .start()
+        .await;
+    let answer = daemon.post("/jobs", &job("yes")).await.expect(500).json();
+    assert!(
+        text(&answer, "error").contains("100000 bytes (log_limit)"),
+        "{answer}"
+    );
+    let id = text(&answer, "job");
+    let info = daemon.info("yes", id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["ExitCode"]),
+        (&json!("errored"), &json!(-999))
+    );
+    let log =
+        std::fs::read_to_string(daemon.home.build("yes", "ready", id).join("out.log")).unwrap();
+    assert!((100_000..101_000).contains(&log.len()), "{}", log.len());
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("log_limit"), "{last}");
+    let container = &daemon.home.engine.containers()[0];
+    assert!(!container.running);
+    assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_are_told_at_the_door() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let settings = daemon.home.projects().join("succeed/mistry.json");
+    for (text, word) in [
+        ("", "mistry.json"),
+        ("[]", "mistry.json"),
+        (r#"{"job_timeout":"soon"}"#, "job_timeout"),
+        (r#"{"limits":{"memory":"x"}}"#, "memory"),
+        (r#"{"mounts":{"/x":7}}"#, "mounts"),
+        (r#"{"user":7}"#, "user"),
+        (r#"{"network":""}"#, "network"),
+    ] {
+        std::fs::write(&settings, text).unwrap();
+        refused(
+            &daemon,
+            job("succeed").to_string(),
+            422,
+            &["'succeed'", word],
+        )
+        .await;
+    }
+    std::fs::remove_file(settings).unwrap();
+    unharmed(&daemon).await;
+}
