@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use mistry::build::BuildStore;
+use mistry::build::{BuildStore, Outcome, Phase, State};
 use mistry::docker::Docker;
 use mistry::filesystem::{Filesystem, Kind};
 use mistry::metrics::Metrics;
@@ -511,6 +511,35 @@ fn accepted_url(body: &[u8]) -> String {
 fn errored_job(body: &[u8]) -> String {
     let error: Value = serde_json::from_slice(body).unwrap();
     error["job"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_words_of_states_are_all_there() {
+    let states = [State::Pending, State::Ready].map(|it| json!(it));
+    let phases = [
+        Phase::Queued,
+        Phase::Preparing,
+        Phase::Imaging,
+        Phase::Running,
+        Phase::Finishing,
+    ];
+    let outcomes = [
+        Outcome::Succeeded,
+        Outcome::Failed,
+        Outcome::Errored,
+        Outcome::Cancelled,
+        Outcome::TimedOut,
+    ];
+    let with_none = |words: [Value; 5]| [words.to_vec(), vec![Value::Null]].concat();
+    let document = document();
+    for (name, words) in [
+        ("State", states.to_vec()),
+        ("Phase", with_none(phases.map(|it| json!(it)))),
+        ("Outcome", with_none(outcomes.map(|it| json!(it)))),
+    ] {
+        let declared = &document["components"]["schemas"][name]["enum"];
+        assert_eq!(declared, &Value::from(words), "{name}");
+    }
 }
 
 #[test]

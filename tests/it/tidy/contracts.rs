@@ -2,10 +2,11 @@
 //! every key of the configuration in the sample and in the papers for operators.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::{assert_none, read, source};
+use super::{Tree, assert_none, one, read, root, source, tree};
 
 /// `GET /job/{}/{}` for each arm of the match in `web/routes.rs`.
 fn routed(routes: &str) -> BTreeSet<String> {
@@ -124,6 +125,65 @@ fn differences(what: [&str; 2], sets: [&BTreeSet<String>; 2]) -> Vec<String> {
 
 fn keys(value: &Value) -> BTreeSet<String> {
     value.as_object().unwrap().keys().cloned().collect()
+}
+
+/// `who-is-as-good-as-root` of `## Who is as good as root`: what a heading is linked by.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let heads = document.lines().filter(|line| line.starts_with('#'));
+    heads
+        .map(|head| {
+            let head = head.trim_start_matches('#').trim().to_lowercase();
+            let kept = |l: &char| l.is_alphanumeric() || " -_".contains(*l);
+            head.chars()
+                .filter(kept)
+                .collect::<String>()
+                .replace(' ', "-")
+        })
+        .collect()
+}
+
+/// Links of documents that lead nowhere.
+fn broken(documents: &Tree, is_file: impl Fn(&Path) -> bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (path, text) in documents.iter().filter(|(path, _)| path.ends_with(".md")) {
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let home = Path::new(path).parent().unwrap();
+            let target = match (file, file.strip_prefix("../")) {
+                ("", _) => path.into(),
+                (_, Some(above)) => home.parent().unwrap().join(above),
+                _ => home.join(file),
+            };
+            let there = documents.get(target.to_str().unwrap());
+            let is_there = match there {
+                Some(text) => anchor.is_empty() || anchors(text).contains(anchor),
+                None => anchor.is_empty() && is_file(&target),
+            };
+            if !is_there {
+                wrong.push(format!("{path}: the link to '{link}' leads nowhere"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let mut documents = tree("docs");
+    for path in ["README.md", "CHANGELOG.md"] {
+        documents.insert(path.to_owned(), read(path));
+    }
+    assert_none(&broken(&documents, |path| root().join(path).is_file()));
+    let mut documents = one(
+        "a.md",
+        "[x](docs/b.md#so-it-is) [y](c) [z](#none) [w](no.md)",
+    );
+    documents.extend(one("docs/b.md", "## So it *is*\n[x](../a.md)\n[y](#it-is)"));
+    assert_eq!(broken(&documents, |path| path == Path::new("c")).len(), 3);
 }
 
 #[test]
