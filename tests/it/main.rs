@@ -14,5 +14,7 @@ mod groups;
 mod http_contract;
 mod logs;
 mod old_wire;
+mod openapi;
 mod support;
+mod tidy;
 mod tokens;
