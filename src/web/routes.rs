@@ -6,7 +6,7 @@
 //! | `GET /index/` | [`jobs::index`] |
 //! | `GET /job/P/ID` | [`jobs::show`] |
 //! | `GET /log/P/ID` | [`logs::show`] |
-//! | `GET`, `POST /artifacts/P/ID[/path]` | [`artifacts`] |
+//! | `GET /artifacts/P/ID[/path]` | [`artifacts`] |
 //! | `GET /projects`, `GET /project/P`, `POST /project/P/rebuild` | [`projects`] |
 //! | `GET /status` | [`host::status`] |
 //! | `GET /`, `/static/…` | [`pages`] |
