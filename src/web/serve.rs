@@ -111,7 +111,6 @@ async fn accept(
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_PATIENCE)
                 .max_buf_size(MAX_HEADERS)
-                .pipeline_flush(true)
                 .serve_connection(TokioIo::new(Box::pin(timed)), service);
             // A client that breaks off is its own affair.
             let _ = watcher.watch(connection).await;

@@ -584,3 +584,20 @@ async fn one_connection_serves_many_requests_and_a_refused_body_does_not_spoil_t
     assert_eq!(answer.matches("HTTP/1.1 200").count(), 2, "{statuses:?}");
     assert!(answer.contains("HTTP/1.1 415"), "{statuses:?}");
 }
+
+#[tokio::test]
+async fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let daemon = TestDaemon::with(&[]).await;
+    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", daemon.port()))
+        .await
+        .unwrap();
+    let bytes = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea";
+    connection.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = [0; 15];
+    let read = connection.read_exact(&mut answer);
+    crate::support::http::within("the first answer", read)
+        .await
+        .unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+}
