@@ -26,6 +26,6 @@ pub use artifacts::{Artifacts, Found, Item};
 pub use index::{Filter, Place};
 pub use info::*;
 pub use log::{BuildLog, LogFollower, LogProgress};
-pub use pending::{End, FinishedBuild, PendingBuild, Unfinished};
+pub use pending::{Begun, End, FinishedBuild, PendingBuild, Unfinished};
 pub use store::{BuildStore, Error, Holder, Leftover, holder};
 pub use store::{random_hex, text_of};
