@@ -155,7 +155,7 @@ fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
     assert!(said.contains("Failed names: image-build-failure"), "{said}");
     let ours = |engine: &Engine, daemon: &Daemon| -> Vec<String> {
         let images = engine.images(&daemon.label());
-        let whole = images.into_iter().filter(|image| image.parent_id != "");
+        let whole = images.into_iter().filter(|image| !image.parent_id.is_empty());
         whole.map(|image| image.id).collect()
     };
     let was = first["Image"].as_str().unwrap().to_owned();
