@@ -32,6 +32,6 @@ pub use index::{Filter, Place};
 pub use info::*;
 pub use listing::Listing;
 pub use log::{BuildLog, LogFollower, LogProgress};
-pub use pending::{End, FinishedBuild, PendingBuild, Unfinished};
+pub use pending::{Begun, End, FinishedBuild, PendingBuild, Unfinished};
 pub use store::{BuildStore, Error, Leftover};
 pub use store::{random_hex, text_of};

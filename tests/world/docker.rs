@@ -18,7 +18,7 @@ use mistry::docker::{ContainerSpec, Docker, Error, Exit, ImageSpec, Limits, Stre
 use tokio::sync::mpsc;
 
 #[path = "../it/support/context.rs"]
-mod context;
+pub(crate) mod context;
 use context::Context;
 
 const LABEL: &str = "mistry.instance";

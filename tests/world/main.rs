@@ -8,8 +8,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod builds;
+mod containers;
+mod demo;
 mod docker;
 mod filesystems;
+mod full_disk;
+mod hostile;
 mod npm;
 mod support;
 mod transports;
+mod two_daemons;
+mod unprivileged;

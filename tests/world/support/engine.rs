@@ -80,16 +80,6 @@ impl Engine {
             .unwrap()
     }
 
-    pub fn tag(&self, image: &str, repository: &str) {
-        let options = query::TagImageOptions {
-            repo: Some(repository.to_owned()),
-            tag: Some("latest".to_owned()),
-        };
-        self.runtime
-            .block_on(self.docker.tag_image(image, Some(options)))
-            .unwrap();
-    }
-
     pub fn remove_container(&self, id: &str) {
         let options = query::RemoveContainerOptions {
             force: true,

@@ -75,10 +75,16 @@ pub fn follow(address: &str, path: &str, needle: &str) -> String {
         let mut body = response.into_body();
         let mut read = String::new();
         while let Some(frame) = body.frame().await {
+            let known = read.len();
             if let Ok(data) = frame.expect("the answer goes on").into_data() {
                 read.push_str(&String::from_utf8_lossy(&data));
             }
-            if read.contains(needle) {
+            // What comes may be long: it is not searched from its beginning each time.
+            let mut from = known.saturating_sub(needle.len());
+            while !read.is_char_boundary(from) {
+                from -= 1;
+            }
+            if read[from..].contains(needle) {
                 return read;
             }
         }
@@ -114,7 +120,7 @@ async fn send(
 }
 
 #[track_caller]
-fn within_patience<T>(work: impl Future<Output = T>) -> T {
+pub fn within_patience<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
