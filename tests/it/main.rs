@@ -7,6 +7,7 @@ mod artifacts;
 mod backlog;
 mod bad_input;
 mod caching;
+mod cli;
 mod coalescing;
 mod config;
 mod engine;

@@ -58,11 +58,18 @@ async fn without_a_daemon_it_takes_its_place() {
     let ended = rebuild(&home, &["-p", "succeed", "--verbose"]).await;
     assert!(ended.stdout.contains("Step 1/"), "{ended:?}");
     let last = ended.stdout.lines().last().unwrap();
-    assert_eq!(last, "Finished. Rebuilt: 1, Pruned images: 1, Pruned containers: 0, Reclaimed: 1000B, Failed: 0");
+    assert_eq!(
+        last,
+        "Finished. Rebuilt: 1, Pruned images: 1, Pruned containers: 0, Reclaimed: 1000B, Failed: 0"
+    );
     // The lock is free again, and the image is used.
     let daemon = home.spawn().await;
     let before = home.engine.builds().len();
-    daemon.at.ask(Ask::post("/jobs", &job("succeed"))).await.expect(201);
+    daemon
+        .at
+        .ask(Ask::post("/jobs", &job("succeed")))
+        .await
+        .expect(201);
     assert_eq!(home.engine.builds().len(), before);
 }
 
@@ -74,7 +81,10 @@ async fn with_a_daemon_it_asks_that_one() {
     let daemon = home.spawn().await;
     let ended = rebuild(&home, &["--project", "succeed", "--project", "output"]).await;
     assert_eq!(ended.status, 0, "{ended:?}");
-    assert_eq!(lines(&ended)[..2], ["Rebuilding succeed...", "Rebuilt succeed in TIME"]);
+    assert_eq!(
+        lines(&ended)[..2],
+        ["Rebuilding succeed...", "Rebuilt succeed in TIME"]
+    );
     assert_eq!(home.engine.builds().len(), 2);
     daemon.at.ask(Ask::get("/healthz")).await.expect(200);
 }
@@ -94,11 +104,17 @@ async fn what_fails_is_named_and_the_others_are_built() {
         assert_eq!(lines[0], "Rebuilding bad...");
         assert!(lines[1].starts_with("Failed to build bad"), "{lines:?}");
         assert!(lines[1].contains(" with error: "), "{lines:?}");
-        assert!(lines[3].starts_with("Failed to ") && lines[3].contains("none-such"), "{lines:?}");
+        assert!(
+            lines[3].starts_with("Failed to ") && lines[3].contains("none-such"),
+            "{lines:?}"
+        );
         assert_eq!(lines[5], "Rebuilt succeed in TIME");
         let last = lines.last().unwrap();
         assert!(last.starts_with("Rebuilt: 1, Pruned images: "), "{last}");
-        assert!(last.ends_with(", Failed: 2, Failed names: bad, none-such"), "{last}");
+        assert!(
+            last.ends_with(", Failed: 2, Failed names: bad, none-such"),
+            "{last}"
+        );
         let fast = rebuild(&home, &["--fail-fast", "-p", "bad", "-p", "succeed"]).await;
         assert_eq!(fast.status, 1);
         assert!(!fast.stdout.contains("succeed"), "{fast:?}");
@@ -116,18 +132,29 @@ async fn only_what_is_ours_is_pruned() {
     let image = async |tag: &str, labels: &[(&str, &str)]| {
         let spec = mistry::docker::ImageSpec {
             tag: tag.to_owned(),
-            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            labels: labels
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             build_args: BTreeMap::new(),
             network: "host".to_owned(),
             fresh: true,
         };
         let context = Context::of("FROM scratch\n").script("run.sh", "true");
         let (output, _) = tokio::sync::mpsc::channel(1);
-        docker.build_image(&spec, || context.stream(), output).await.unwrap()
+        docker
+            .build_image(&spec, || context.stream(), output)
+            .await
+            .unwrap()
     };
     let theirs = [("mistry.instance", "another")];
     let mut foreign = Vec::new();
-    for (tag, labels) in [("other", &theirs[..]), ("other", &theirs), ("plain", &[]), ("plain", &[])] {
+    for (tag, labels) in [
+        ("other", &theirs[..]),
+        ("other", &theirs),
+        ("plain", &[]),
+        ("plain", &[]),
+    ] {
         foreign.push(image(tag, labels).await);
     }
     let data = home.path("their-data");
@@ -135,7 +162,10 @@ async fn only_what_is_ours_is_pruned() {
     let container = mistry::docker::ContainerSpec {
         name: "theirs".to_owned(),
         image: foreign[1].clone(),
-        labels: theirs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        labels: theirs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect(),
         user: "0:0".to_owned(),
         data,
         mounts: BTreeMap::new(),
@@ -147,8 +177,18 @@ async fn only_what_is_ours_is_pruned() {
     docker.create(&container).await.unwrap();
     rebuild(&home, &[]).await;
     let ended = rebuild(&home, &[]).await;
-    assert!(ended.stdout.contains("Pruned images: 2, Pruned containers: 0"), "{ended:?}");
-    let there: Vec<_> = home.engine.images().into_iter().map(|image| image.id).collect();
+    assert!(
+        ended
+            .stdout
+            .contains("Pruned images: 2, Pruned containers: 0"),
+        "{ended:?}"
+    );
+    let there: Vec<_> = home
+        .engine
+        .images()
+        .into_iter()
+        .map(|image| image.id)
+        .collect();
     for id in &foreign {
         assert!(there.contains(id), "an image of somebody else is gone");
     }
@@ -161,5 +201,8 @@ async fn without_an_engine_it_says_so() {
     home.engine.stop().await;
     let ended = rebuild(&home, &["-p", "succeed"]).await;
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(ended.stdout.contains("Failed to build succeed"), "{ended:?}");
+    assert!(
+        ended.stdout.contains("Failed to build succeed"),
+        "{ended:?}"
+    );
 }

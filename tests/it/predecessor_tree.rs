@@ -52,17 +52,46 @@ async fn old_tree() -> Builder {
     let builder = TestDaemon::builder().await.fixture("succeed");
     let root = builder.home.builds();
     put(&root, "ready", GOOD, 1, json!({}));
-    put(&root, "ready", GROUPED, 2, json!({ "Group": "g", "Incremental": true }));
-    put(&root, "ready", FAILED, 3, json!({ "ExitCode": 7, "Params": null }));
-    let error = "work: could not build docker image; could not build docker image 'mistry-succeed': x";
-    put(&root, "ready", BROKEN, 4, json!({ "ExitCode": -999, "ErrBuild": error }));
-    put(&root, "pending", PENDING, 5, json!({ "ExitCode": -999, "Duration": -1_000_000_000 }));
+    put(
+        &root,
+        "ready",
+        GROUPED,
+        2,
+        json!({ "Group": "g", "Incremental": true }),
+    );
+    put(
+        &root,
+        "ready",
+        FAILED,
+        3,
+        json!({ "ExitCode": 7, "Params": null }),
+    );
+    let error =
+        "work: could not build docker image; could not build docker image 'mistry-succeed': x";
+    put(
+        &root,
+        "ready",
+        BROKEN,
+        4,
+        json!({ "ExitCode": -999, "ErrBuild": error }),
+    );
+    put(
+        &root,
+        "pending",
+        PENDING,
+        5,
+        json!({ "ExitCode": -999, "Duration": -1_000_000_000 }),
+    );
     // What it left when it failed between two steps.
     std::fs::create_dir_all(root.join("succeed/pending").join(BARE).join("data/params")).unwrap();
     let project = root.join("succeed");
     symlink(project.join("ready").join(GOOD), project.join("latest")).unwrap();
     std::fs::create_dir(project.join("groups")).unwrap();
-    symlink(project.join("ready").join(GROUPED), project.join("groups/g")).unwrap();
+    symlink(
+        project.join("ready").join(GROUPED),
+        project.join("groups/g"),
+    )
+    .unwrap();
     builder
 }
 
@@ -70,7 +99,10 @@ async fn old_tree() -> Builder {
 async fn its_builds_are_listed_and_shown_as_they_ended() {
     let daemon = old_tree().await.start().await;
     for id in [PENDING, BARE] {
-        daemon.get(format!("/job/succeed/{id}?wait")).await.expect(200);
+        daemon
+            .get(format!("/job/succeed/{id}?wait"))
+            .await
+            .expect(200);
     }
     let list = daemon.get("/index/?state=ready").await.expect(200).json();
     for (id, outcome, code) in [
@@ -81,11 +113,21 @@ async fn its_builds_are_listed_and_shown_as_they_ended() {
         (PENDING, "errored", -999),
         (BARE, "errored", -999),
     ] {
-        let found = list.as_array().unwrap().iter().find(|item| item["id"] == id);
+        let found = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|item| item["id"] == id);
         let item = found.unwrap_or_else(|| panic!("{id} is not listed: {list}"));
-        assert_eq!((&item["project"], &item["state"]), (&json!("succeed"), &json!("ready")));
+        assert_eq!(
+            (&item["project"], &item["state"]),
+            (&json!("succeed"), &json!("ready"))
+        );
         for info in [&item["buildInfo"], &daemon.info("succeed", id).await] {
-            assert_eq!((&info["Outcome"], &info["ExitCode"]), (&json!(outcome), &json!(code)));
+            assert_eq!(
+                (&info["Outcome"], &info["ExitCode"]),
+                (&json!(outcome), &json!(code))
+            );
             assert_eq!((text(info, "ID"), text(info, "Project")), (id, "succeed"));
         }
     }
@@ -94,10 +136,16 @@ async fn its_builds_are_listed_and_shown_as_they_ended() {
     // The same moment, now in UTC.
     assert_eq!(text(&good, "StartedAt"), "2021-03-03T23:06:07.123456789Z");
     assert!(text(&good, "ContainerStdouterr").contains("old line"));
-    let log = daemon.ask(Ask::get(format!("/log/succeed/{GOOD}?text"))).await.expect(200);
+    let log = daemon
+        .ask(Ask::get(format!("/log/succeed/{GOOD}?text")))
+        .await
+        .expect(200);
     assert!(log.text().ends_with("old line\n"));
     let project = daemon.get("/project/succeed").await.json();
-    assert_eq!((&project["Latest"], &project["Groups"]), (&json!(GOOD), &json!({ "g": GROUPED })));
+    assert_eq!(
+        (&project["Latest"], &project["Groups"]),
+        (&json!(GOOD), &json!({ "g": GROUPED }))
+    );
 }
 
 #[tokio::test]
@@ -105,7 +153,10 @@ async fn what_it_left_half_made_is_over_and_in_ready() {
     let daemon = old_tree().await.start().await;
     for id in [PENDING, BARE] {
         let info = daemon.wait("succeed", id).await;
-        assert_eq!((&info["State"], &info["Outcome"]), (&json!("ready"), &json!("errored")));
+        assert_eq!(
+            (&info["State"], &info["Outcome"]),
+            (&json!("ready"), &json!("errored"))
+        );
         assert!(!text(&info, "Err").is_empty());
         assert!(daemon.home.build("succeed", "ready", id).is_dir());
     }
@@ -119,7 +170,10 @@ async fn its_artifacts_are_fetched() {
     for id in [GOOD, GROUPED, FAILED] {
         let path = format!("/artifacts/succeed/{id}/old");
         assert_eq!(daemon.ask(Ask::get(path)).await.expect(200).text(), id);
-        let tar = daemon.ask(Ask::get(format!("/artifacts/succeed/{id}"))).await.expect(200);
+        let tar = daemon
+            .ask(Ask::get(format!("/artifacts/succeed/{id}")))
+            .await
+            .expect(200);
         assert!(tar.text().contains(id));
     }
 }
@@ -127,8 +181,13 @@ async fn its_artifacts_are_fetched() {
 #[tokio::test]
 async fn its_group_is_the_base_of_the_next_build() {
     let daemon = old_tree().await.start().await;
-    let info = daemon.build(json!({ "project": "succeed", "group": "g" })).await;
-    assert_eq!((&info["Incremental"], &info["Cached"]), (&json!(true), &json!(false)));
+    let info = daemon
+        .build(json!({ "project": "succeed", "group": "g" }))
+        .await;
+    assert_eq!(
+        (&info["Incremental"], &info["Cached"]),
+        (&json!(true), &json!(false))
+    );
     assert_eq!(daemon.artifact(&info, ".count").await.text(), "42\n");
     assert_eq!(daemon.artifact(&info, "old").await.text(), GROUPED);
     assert_eq!(daemon.artifact(&info, "_token").await.status, 404);
@@ -150,7 +209,9 @@ async fn a_tree_that_was_moved_is_a_base_all_the_same() {
     std::fs::remove_file(&link).unwrap();
     symlink(format!("/old/place/succeed/ready/{GROUPED}"), &link).unwrap();
     let daemon = builder.start().await;
-    let info = daemon.build(json!({ "project": "succeed", "group": "g" })).await;
+    let info = daemon
+        .build(json!({ "project": "succeed", "group": "g" }))
+        .await;
     assert_eq!(info["Incremental"], true);
 }
 
@@ -160,7 +221,11 @@ async fn the_opaque_values_that_it_kept_are_shown_nowhere() {
     daemon.wait("succeed", PENDING).await;
     let info = daemon.info("succeed", GOOD).await;
     assert_eq!(info["Params"], json!({ "_token": null, "a": "b" }));
-    let mut paths = vec!["/".to_owned(), "/index/".to_owned(), "/project/succeed".to_owned()];
+    let mut paths = vec![
+        "/".to_owned(),
+        "/index/".to_owned(),
+        "/project/succeed".to_owned(),
+    ];
     for id in [GOOD, GROUPED, FAILED, BROKEN, PENDING] {
         for place in ["job", "log", "artifacts"] {
             paths.push(format!("/{place}/succeed/{id}"));
