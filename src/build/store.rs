@@ -444,8 +444,13 @@ impl BuildStore {
         let pending = self.layout.pending(project, id);
         let ready = self.layout.ready(project, id);
         [pending, ready]
-            .map(|directory| directory.join(layout::LOG))
             .into_iter()
+            .filter(|directory| {
+                directory
+                    .symlink_metadata()
+                    .is_ok_and(|found| found.is_dir())
+            })
+            .map(|directory| directory.join(layout::LOG))
             .find(|path| path.is_file())
     }
 
@@ -578,10 +583,13 @@ fn ids(directory: &Path) -> io::Result<Vec<JobId>> {
     };
     let mut ids = Vec::new();
     for entry in entries {
-        if let Some(id) = entry?
+        let entry = entry?;
+        // A link is no directory: what it leads to is not ours to read, clear or write into.
+        if let Some(id) = entry
             .file_name()
             .to_str()
             .and_then(|name| name.parse().ok())
+            && entry.file_type()?.is_dir()
         {
             ids.push(id);
         }

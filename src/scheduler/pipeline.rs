@@ -294,15 +294,19 @@ impl Making {
         let began = Instant::now();
         self.enter(Phase::Running)?;
         let failed = |source| Halt::Container { source };
-        swept(&self.shared).await.map_err(failed)?;
+        let shared = self.shared.clone();
+        let swept = unless_stopping(&shared, swept(&shared)).await?;
+        swept.map_err(failed)?;
         let mut spec = self.spec(&job, &settings, &image)?;
-        let container = match self.shared.docker.create(&spec).await {
+        let created = unless_stopping(&shared, shared.docker.create(&spec)).await?;
+        let container = match created {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Somebody removed it behind our back: look again, or build it again.
                 self.shared.images.forget(context.digest());
                 image = self.image(&context, &settings, false).await?;
                 spec.image.clone_from(&image);
-                self.shared.docker.create(&spec).await.map_err(failed)?
+                let created = unless_stopping(&shared, shared.docker.create(&spec)).await?;
+                created.map_err(failed)?
             }
             Err(docker::Error::NameTaken(_)) => {
                 // An answer does not wait for the removal of its container, and whoever got it has
@@ -474,7 +478,8 @@ impl Making {
         })
         .await?;
         let failed = |source| Halt::Container { source };
-        shared.docker.start(&container).await.map_err(failed)?;
+        let started = unless_stopping(&shared, shared.docker.start(&container)).await?;
+        started.map_err(failed)?;
         let mut ended = pin!(shared.docker.wait(&container));
         let mut exit = None;
         {
@@ -538,6 +543,15 @@ impl Making {
             Some(source) => Err(Halt::Container { source }),
             None => Ok(()),
         }
+    }
+}
+
+/// Asks the Engine, which may take its time, until the daemon ends. What it made nevertheless the
+/// next life removes by its labels.
+async fn unless_stopping<T>(shared: &Shared, asking: impl Future<Output = T>) -> Result<T, Halt> {
+    tokio::select! {
+        answer = asking => Ok(answer),
+        () = shared.stop.cancelled() => Err(Halt::Stopping),
     }
 }
 

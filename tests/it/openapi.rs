@@ -357,7 +357,9 @@ async fn every_get_answers_as_declared() {
     let at_the_end = [("last-event-id", "900")];
     let nonsense = [("last-event-id", "x")];
     let stranger = [("host", "evil.example")];
-    let all: &[(&str, &str, &[(&str, &str)], u16)] = &[
+    /// Path, body, headers, status.
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
+    let all: &[Case<'_>] = &[
         ("/", "/", none, 200),
         ("/", "/?project=good", none, 200),
         ("/", "/?project=..", none, 422),

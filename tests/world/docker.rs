@@ -17,6 +17,8 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use mistry::docker::{ContainerSpec, Docker, Error, Exit, ImageSpec, Limits, Stream};
 use tokio::sync::mpsc;
 
+// The fast tests use more of it.
+#[allow(dead_code)]
 #[path = "../it/support/context.rs"]
 pub(crate) mod context;
 use context::Context;

@@ -71,8 +71,14 @@ impl Home {
 
     /// Starts a daemon at an address; returns when it serves.
     pub async fn serve(&self, address: &str) -> Process {
+        let engine = format!("unix://{}", self.engine.socket().display());
+        self.serve_with(address, &engine).await
+    }
+
+    /// The same with somebody else's Engine.
+    pub async fn serve_with(&self, address: &str, engine: &str) -> Process {
         let mut command = self.mistryd();
-        command.args(["--addr", address]);
+        command.args(["--addr", address]).env("DOCKER_HOST", engine);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());

@@ -1,0 +1,459 @@
+//! A start finds what there is, however torn or foreign: what was accepted is built, once; what
+//! was finished is served; what may have been lost in a power cut is not; and what nobody
+//! understands harms nobody.
+
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{Home, TestDaemon, job, names, text},
+    http::{Ask, At},
+    process::Process,
+};
+
+const NEVER: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
+
+fn read(record: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap()
+}
+
+fn change(directory: &Path, changes: Value) {
+    let record = directory.join("build_info.json");
+    let mut value = read(&record);
+    for (key, new) in changes.as_object().unwrap() {
+        value["Bookkeeping"][key] = new.clone();
+    }
+    std::fs::write(record, value.to_string()).unwrap();
+}
+
+/// A directory that links lead to and that must stay as it is: what is in it, with contents.
+fn outside(home: &Home) -> (PathBuf, impl Fn() -> Vec<(String, String)> + use<>) {
+    let path = home.path("outside");
+    for name in ["data/artifacts", "ready", "pending"] {
+        std::fs::create_dir_all(path.join(name)).unwrap();
+    }
+    for name in ["out.log", "data/artifacts/a", "secret"] {
+        std::fs::write(path.join(name), "outside:").unwrap();
+    }
+    let root = path.clone();
+    let tree = move || {
+        let listed = std::process::Command::new("find")
+            .arg(&root)
+            .output()
+            .unwrap();
+        let mut paths: Vec<_> = String::from_utf8(listed.stdout)
+            .unwrap()
+            .lines()
+            .map(|path| {
+                (
+                    path.to_owned(),
+                    std::fs::read_to_string(path).unwrap_or_default(),
+                )
+            })
+            .collect();
+        paths.sort();
+        paths
+    };
+    (path, tree)
+}
+
+/// A process over a home with these fixtures.
+async fn process(fixtures: &[&str]) -> (Home, Process) {
+    let home = Home::new().await;
+    for name in fixtures {
+        home.fixture(name);
+    }
+    home.configure(&json!({}));
+    let daemon = home.spawn().await;
+    (home, daemon)
+}
+
+async fn wait(at: &At, project: &str, id: &str) -> Value {
+    let ask = Ask::get(format!("/job/{project}/{id}?wait")).json();
+    at.ask(ask).await.expect(200).json()["BuildInfo"].clone()
+}
+
+#[tokio::test]
+async fn torn_and_foreign_things_harm_nobody() {
+    let mut daemon = TestDaemon::with(&["succeed", "output"]).await;
+    let good = daemon.build(job("succeed")).await;
+    daemon.stop().await;
+    let builds = daemon.home.builds();
+    let (outside, tree) = outside(&daemon.home);
+    let before = tree();
+    let id = |n: usize| format!("{n:064x}");
+    for place in ["pending", "ready", "failed"] {
+        let place = builds.join("succeed").join(place);
+        let make = |name: &str| {
+            let path: PathBuf = place.join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        make(&id(1));
+        std::fs::write(make(&id(2)).join("build_info.json"), "{\"ExitCode\":").unwrap();
+        std::fs::write(make(&id(3)).join("build_info.json"), "").unwrap();
+        std::fs::create_dir_all(make(&id(4)).join("build_info.json/x")).unwrap();
+        std::fs::write(place.join(id(5)), "a file").unwrap();
+        std::os::unix::fs::symlink("nowhere", place.join(id(6))).unwrap();
+        std::os::unix::fs::symlink(&outside, place.join(id(7))).unwrap();
+        make("no-id");
+        make(&"A".repeat(64));
+        std::fs::write(place.join(".stray"), "x").unwrap();
+        std::fs::write(make(&id(8)).join("build_info.json.new"), "half").unwrap();
+        std::os::unix::fs::symlink("build_info.json", make(&id(9)).join("build_info.json"))
+            .unwrap();
+        rustix::fs::mkfifoat(
+            rustix::fs::CWD,
+            make(&id(10)).join("build_info.json"),
+            rustix::fs::Mode::RUSR,
+        )
+        .unwrap();
+        std::fs::write(make(&id(11)).join("data"), "a file").unwrap();
+        std::os::unix::fs::symlink(&outside, make(&id(12)).join("data")).unwrap();
+    }
+    std::fs::create_dir(builds.join("lost+found")).unwrap();
+    std::fs::create_dir(builds.join("unknown-project")).unwrap();
+    std::fs::create_dir_all(builds.join("files")).unwrap();
+    for name in ["pending", "ready", "failed", "groups", "latest"] {
+        std::fs::write(builds.join("files").join(name), "a file").unwrap();
+    }
+    std::fs::write(builds.join("a-file"), "x").unwrap();
+    std::os::unix::fs::symlink(&outside, builds.join("a-link")).unwrap();
+    std::fs::write(builds.join(".mistry/trash/stray"), "x").unwrap();
+    daemon.start_again().await;
+    assert_eq!(daemon.build(job("succeed")).await["Cached"], true);
+    assert_eq!(daemon.build(job("output")).await["ExitCode"], 0);
+    let list = daemon.get("/index/").await.expect(200).json();
+    assert!(
+        list.as_array()
+            .unwrap()
+            .iter()
+            .any(|item| item["id"] == good["ID"])
+    );
+    for path in [
+        "/",
+        "/projects",
+        "/project/succeed",
+        "/metrics",
+        "/index/?project=files",
+    ] {
+        daemon.ask(Ask::get(path)).await.expect(200);
+    }
+    for n in 1..13 {
+        for path in ["job", "log", "artifacts"] {
+            let answer = daemon.get(format!("/{path}/succeed/{}", id(n))).await;
+            assert!(answer.status < 500, "{path} {n}: {}", answer.text());
+            assert!(!answer.text().contains("outside:"), "{path} {n}");
+        }
+    }
+    // A job that was half-made and cannot be made again is over, not pending for ever.
+    let pending = daemon.get("/index/?state=pending").await.json();
+    assert_eq!(pending, json!([]), "{pending}");
+    assert_eq!(tree(), before);
+    assert_eq!(daemon.get("/status").await.json()["Running"], 0);
+}
+
+#[tokio::test]
+async fn what_was_finished_but_not_in_place_is_put_there() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let grouped = json!({ "project": "succeed", "group": "g" });
+    let info = daemon.build(grouped.clone()).await;
+    daemon.stop().await;
+    let (pending, ready) = (
+        daemon.home.build("succeed", "pending", text(&info, "ID")),
+        daemon.home.build("succeed", "ready", text(&info, "ID")),
+    );
+    std::fs::rename(&ready, &pending).unwrap();
+    std::fs::remove_file(daemon.home.builds().join("succeed/groups/g")).unwrap();
+    daemon.start_again().await;
+    let cached = daemon.build(grouped).await;
+    assert_eq!(
+        (&cached["Cached"], &cached["StartedAt"]),
+        (&json!(true), &info["StartedAt"])
+    );
+    assert!(ready.is_dir() && !pending.exists());
+    assert_eq!(daemon.home.engine.containers().len(), 1);
+    let next = json!({ "project": "succeed", "group": "g", "params": { "n": "2" } });
+    assert_eq!(daemon.build(next).await["Incremental"], true);
+}
+
+#[tokio::test]
+async fn what_an_exchange_left_in_pending_is_cleared() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let old = daemon.build(job("succeed")).await;
+    let id = text(&old, "ID").to_owned();
+    let ready = daemon.home.build("succeed", "ready", &id);
+    let kept = daemon.home.path("old");
+    let copy = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&ready, &kept])
+        .status()
+        .unwrap();
+    assert!(copy.success());
+    let new = daemon
+        .build(json!({ "project": "succeed", "rebuild": true }))
+        .await;
+    daemon.stop().await;
+    std::fs::rename(&kept, daemon.home.build("succeed", "pending", &id)).unwrap();
+    daemon.start_again().await;
+    assert_eq!(
+        daemon.build(job("succeed")).await["StartedAt"],
+        new["StartedAt"]
+    );
+    assert!(daemon.home.ids("succeed", "pending").is_empty());
+}
+
+#[tokio::test]
+async fn what_a_power_cut_may_have_spoilt_is_not_served() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let asked =
+        |n: usize| json!({ "project": "succeed", "group": "g", "params": { "n": n.to_string() } });
+    let first = daemon.build(asked(1)).await;
+    daemon.stop().await;
+    let directory = daemon.home.build("succeed", "ready", text(&first, "ID"));
+    let record = read(&directory.join("build_info.json"));
+    let keep = &record["Bookkeeping"];
+    assert_eq!(
+        keep["Durable"], true,
+        "it is marked once it is on stable storage"
+    );
+    assert!(text(keep, "Boot").len() > 10);
+    // Unmarked, of this boot: nothing was cut.
+    change(&directory, json!({ "Durable": false }));
+    daemon.start_again().await;
+    assert_eq!(daemon.build(asked(1)).await["Cached"], true);
+    daemon.stop().await;
+    // Marked, of another boot: it survived.
+    change(&directory, json!({ "Durable": true, "Boot": "another" }));
+    daemon.start_again().await;
+    assert_eq!(daemon.build(asked(1)).await["Cached"], true);
+    daemon.stop().await;
+    // Unmarked, of another boot: as if it were not there, also as a base.
+    change(&directory, json!({ "Durable": false, "Boot": "another" }));
+    daemon.start_again().await;
+    daemon
+        .get(format!("/job/succeed/{}", text(&first, "ID")))
+        .await
+        .expect(404);
+    assert_eq!(daemon.artifact(&first, ".count").await.status, 404);
+    assert_eq!(daemon.get("/index/").await.text(), "[]");
+    assert_eq!(daemon.build(asked(2)).await["Incremental"], false);
+    let again = daemon.build(asked(1)).await;
+    assert_eq!(
+        (&again["Cached"], &again["ExitCode"]),
+        (&json!(false), &json!(0))
+    );
+}
+
+#[tokio::test]
+async fn what_was_thrown_away_is_removed_at_the_next_start() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    daemon.stop().await;
+    let (outside, tree) = outside(&daemon.home);
+    let trash = daemon.home.builds().join(".mistry/trash");
+    std::fs::create_dir_all(trash.join("x/data/artifacts")).unwrap();
+    std::fs::write(trash.join("x/data/artifacts/a"), "a").unwrap();
+    std::os::unix::fs::symlink(&outside, trash.join("x/data/link")).unwrap();
+    let before = tree();
+    daemon.start_again().await;
+    // The stop waits for all that the start began.
+    daemon.stop().await;
+    assert!(names(&trash).is_empty());
+    assert_eq!(tree(), before);
+}
+
+#[tokio::test]
+async fn an_interrupted_job_whose_project_has_changed_ends_with_a_word_about_it() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    daemon.home.engine.hold("start");
+    let id = daemon.submit(job("succeed")).await;
+    daemon.home.engine.wait_for("start", 1).await;
+    daemon.stop().await;
+    std::fs::write(daemon.home.projects().join("succeed/new"), "x").unwrap();
+    daemon.home.engine.release("start");
+    daemon.start_again().await;
+    let info = daemon.wait("succeed", &id).await;
+    assert_eq!(info["Outcome"], "errored");
+    assert!(text(&info, "Err").contains("changed"), "{info}");
+    assert_eq!(daemon.home.ids("succeed", "ready"), [id]);
+}
+
+#[tokio::test]
+async fn a_killed_daemon_loses_nothing_and_splices_nothing() {
+    let (home, daemon) = process(&["slow"]).await;
+    let asked = json!({ "project": "slow", "params": { "a": "b", "_s": "opaque" } });
+    let accepted = daemon
+        .at
+        .ask(Ask::post("/jobs?async", &asked))
+        .await
+        .expect(201)
+        .json();
+    let id = text(&accepted, "ID").to_owned();
+    // The first execution runs and has printed when the daemon is killed.
+    let mut log = daemon.at.open(Ask::get(format!("/log/slow/{id}"))).await;
+    log.until(|event| event.data == "waiting").await;
+    let pid = daemon.end(Signal::KILL).await;
+    assert_eq!(pid, -9);
+    assert!(home.engine.containers()[0].running);
+    assert_eq!(home.ids("slow", "pending"), [&*id]);
+
+    home.engine.hold("start");
+    let daemon = home.spawn().await;
+    home.engine.wait_for("start", 2).await;
+    // Its old container was gone before the new one began.
+    let all = home.engine.containers();
+    assert_eq!(all.len(), 2);
+    assert!(all[0].removed && !all[0].running);
+    assert_eq!(all[1].labels["mistry.attempt"], "2");
+    assert_ne!(all[0].name, all[1].name);
+    let pending = daemon
+        .at
+        .ask(Ask::get(format!("/job/slow/{id}")).json())
+        .await
+        .json();
+    assert_eq!(
+        (&pending["State"], &pending["BuildInfo"]["Attempt"]),
+        (&json!("pending"), &json!(2))
+    );
+    // Whoever asks for it now joins.
+    let at = daemon.at.clone();
+    let joining = tokio::spawn(async move { at.ask(Ask::post("/jobs", &asked)).await });
+    home.engine.release("start");
+    let mut log = daemon.at.open(Ask::get(format!("/log/slow/{id}"))).await;
+    log.until(|event| event.data == "waiting").await;
+    let gate = home.build("slow", "pending", &id).join("data/gate");
+    assert_eq!(
+        std::fs::read_to_string(gate.with_file_name("params/_s")).unwrap(),
+        "opaque"
+    );
+    tokio::task::spawn_blocking(move || std::fs::write(gate, "").unwrap())
+        .await
+        .unwrap();
+    let info = wait(&daemon.at, "slow", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["Attempt"]),
+        (&json!("succeeded"), &json!(2))
+    );
+    assert_eq!(joining.await.unwrap().expect(201).json()["ID"], json!(id));
+    let log = std::fs::read_to_string(home.build("slow", "ready", &id).join("out.log")).unwrap();
+    assert_eq!(
+        log.matches("waiting").count(),
+        1,
+        "a log of one execution: {log}"
+    );
+    assert_eq!(home.engine.containers().len(), 2);
+    assert!(home.ids("slow", "pending").is_empty());
+}
+
+#[tokio::test]
+async fn what_was_queued_when_the_daemon_was_killed_is_built_too() {
+    let home = Home::new().await;
+    home.fixture("succeed");
+    home.configure(&json!({ "job_concurrency": 1, "job_backlog": 4 }));
+    let daemon = home.spawn().await;
+    home.engine.hold("start");
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        let asked = json!({ "project": "succeed", "params": { "n": n.to_string() } });
+        let accepted = daemon
+            .at
+            .ask(Ask::post("/jobs?async", &asked))
+            .await
+            .expect(201)
+            .json();
+        ids.push(text(&accepted, "ID").to_owned());
+    }
+    home.engine.wait_for("start", 1).await;
+    daemon.end(Signal::KILL).await;
+    home.engine.release("start");
+    // Also where they would not fit into the backlog any more.
+    home.configure(&json!({ "job_concurrency": 1, "job_backlog": 1 }));
+    let daemon = home.spawn().await;
+    for id in &ids {
+        assert_eq!(
+            wait(&daemon.at, "succeed", id).await["Outcome"],
+            "succeeded"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_told_to_end_tells_whoever_waits_and_goes_on_at_the_next_start() {
+    let (home, daemon) = process(&["succeed"]).await;
+    home.engine.hold("start");
+    let at = daemon.at.clone();
+    let waiting = tokio::spawn(async move { at.ask(Ask::post("/jobs", &job("succeed"))).await });
+    home.engine.wait_for("start", 1).await;
+    let stream = Ask::post("/jobs", &job("succeed")).with("accept", "text/event-stream");
+    let stream = daemon.at.open(stream).await;
+    assert_eq!(daemon.end(Signal::TERM).await, 0);
+    let answer = waiting.await.unwrap().expect(503);
+    let id = text(&answer.json(), "job").to_owned();
+    assert_eq!(answer.header("location"), format!("/job/succeed/{id}"));
+    assert!(answer.header("retry-after").parse::<u32>().is_ok());
+    let told = stream.events().await;
+    assert!(told.iter().all(|event| event.name != "result"), "{told:?}");
+
+    home.engine.release("start");
+    let daemon = home.spawn().await;
+    let info = wait(&daemon.at, "succeed", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["ExitCode"]),
+        (&json!("succeeded"), &json!(0))
+    );
+    assert_eq!(daemon.end(Signal::INT).await, 0);
+}
+
+#[tokio::test]
+async fn other_peoples_containers_and_images_are_left_alone() {
+    let (home, daemon) = process(&["slow", "succeed"]).await;
+    let accepted = daemon
+        .at
+        .ask(Ask::post("/jobs?async", &job("slow")))
+        .await
+        .expect(201)
+        .json();
+    let id = text(&accepted, "ID").to_owned();
+    let mut log = daemon.at.open(Ask::get(format!("/log/slow/{id}"))).await;
+    log.until(|event| event.data == "waiting").await;
+    // Another build path on the same Engine: it begins, builds the same job, rebuilds, ends.
+    let other = Home::new().await;
+    other.fixture("slow");
+    other.fixture("succeed");
+    other.configure(&json!({}));
+    let engine = format!("unix://{}", home.engine.socket().display());
+    let second = other.serve_with("127.0.0.1:0", &engine).await;
+    second
+        .at
+        .ask(Ask::post("/jobs", &job("succeed")))
+        .await
+        .expect(201);
+    let same = second
+        .at
+        .ask(Ask::post("/jobs?async", &job("slow")))
+        .await
+        .expect(201)
+        .json();
+    assert_eq!(same["ID"], json!(id));
+    let mut log = second.at.open(Ask::get(format!("/log/slow/{id}"))).await;
+    log.until(|event| event.data == "waiting").await;
+    let rebuild = Ask::post("/project/slow/rebuild", &json!({}));
+    second.at.ask(rebuild).await.expect(200);
+    second.end(Signal::KILL).await;
+    let second = other.serve_with("127.0.0.1:0", &engine).await;
+    let mut log = second.at.open(Ask::get(format!("/log/slow/{id}"))).await;
+    log.until(|event| event.data == "waiting").await;
+    let mine = &home.engine.containers()[0];
+    assert!(mine.running && !mine.removed);
+    for (place, at) in [(&home, &daemon.at), (&other, &second.at)] {
+        let gate = place.build("slow", "pending", &id).join("data/gate");
+        tokio::task::spawn_blocking(move || std::fs::write(gate, "").unwrap())
+            .await
+            .unwrap();
+        assert_eq!(wait(at, "slow", &id).await["Outcome"], "succeeded");
+    }
+    let unknown = Ask::get(format!("/job/slow/{NEVER}")).json();
+    daemon.at.ask(unknown).await.expect(404);
+}
