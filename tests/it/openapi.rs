@@ -323,6 +323,9 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str, wrong: &mut 
 const JSON: &[(&str, &str)] = &[("accept", "application/json")];
 const EVENTS: &[(&str, &str)] = &[("accept", "text/event-stream")];
 
+/// Path as documented, path asked, headers, status.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
+
 #[tokio::test]
 async fn every_get_answers_as_declared() {
     let server = Server::start().await;
@@ -357,8 +360,6 @@ async fn every_get_answers_as_declared() {
     let at_the_end = [("last-event-id", "900")];
     let nonsense = [("last-event-id", "x")];
     let stranger = [("host", "evil.example")];
-    /// Path, body, headers, status.
-    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
     let all: &[Case<'_>] = &[
         ("/", "/", none, 200),
         ("/", "/?project=good", none, 200),

@@ -114,8 +114,12 @@ fn a_build_of_a_group_begins_as_the_last_one_ended(place: Place) {
     assert_eq!(other["Incremental"], false);
 }
 
-/// Mode, times, size, links and targets of all that is in a tree.
-fn facts(root: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, u64, u64, Option<PathBuf>)> {
+/// Mode, modification time, size, links and target of one thing in a tree.
+#[derive(Debug, PartialEq)]
+struct Fact(u32, (i64, i64), u64, u64, Option<PathBuf>);
+
+/// Of all that is in a tree.
+fn facts(root: &Path) -> BTreeMap<PathBuf, Fact> {
     let mut facts = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
     while let Some(path) = pending.pop() {
@@ -124,9 +128,9 @@ fn facts(root: &Path) -> BTreeMap<PathBuf, (u32, i64, i64, u64, u64, Option<Path
         // Directories have as many links as their filesystem likes.
         let links = if found.is_dir() { 1 } else { found.nlink() };
         let name = path.strip_prefix(root).unwrap().to_owned();
-        let entry = (found.mode(), found.mtime(), found.mtime_nsec(), size, links);
+        let changed = (found.mtime(), found.mtime_nsec());
         let target = fs::read_link(&path).ok();
-        facts.insert(name, (entry.0, entry.1, entry.2, entry.3, entry.4, target));
+        facts.insert(name, Fact(found.mode(), changed, size, links, target));
         if found.is_dir() {
             pending.extend(
                 fs::read_dir(&path)

@@ -144,20 +144,23 @@ fn two_daemons_build_the_same_job_at_once_and_touch_nothing_of_each_other() {
 
 #[test]
 fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
-    let stranger = Stranger::of("succeed");
-    let setup = Setup::on(Place::Ext4).fixture("succeed");
+    let stranger = Stranger::of("rebuilt");
+    // A project of a name that no other test has: the tag goes to who built last.
+    let setup = Setup::on(Place::Ext4).script("rebuilt", "echo made > artifacts/made");
     let mut daemon = setup.fixture("image-build-failure").start();
     let engine = Engine::new();
-    let first = daemon.succeed(json!({"project": "succeed"}));
+    let first = daemon.succeed(json!({"project": "rebuilt"}));
     // Asked of the daemon, which is there.
     let said = rebuild(&daemon);
-    assert!(said.contains("Rebuilding succeed..."), "{said}");
+    assert!(said.contains("Rebuilding rebuilt..."), "{said}");
     assert!(said.contains("Failed names: image-build-failure"), "{said}");
+    // Each label is a layer of its own; the image is what has them all.
     let ours = |engine: &Engine, daemon: &Daemon| -> Vec<String> {
-        let images = engine.images(&daemon.label());
-        let whole = images
-            .into_iter()
-            .filter(|image| !image.parent_id.is_empty());
+        let images = engine.images(&daemon.label()).into_iter();
+        let whole = images.filter(|image| {
+            let labels = ["mistry.context", "mistry.uid"];
+            labels.iter().all(|label| image.labels.contains_key(*label))
+        });
         whole.map(|image| image.id).collect()
     };
     let was = first["Image"].as_str().unwrap().to_owned();
@@ -166,7 +169,7 @@ fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
         !is.contains(&was),
         "what the rebuild replaced is gone: {is:?}"
     );
-    let built = daemon.succeed(json!({"project": "succeed", "params": {"n": "1"}}));
+    let built = daemon.succeed(json!({"project": "rebuilt", "params": {"n": "1"}}));
     assert!(
         is.contains(&built["Image"].as_str().unwrap().to_owned()),
         "{is:?} {built:#}"
@@ -178,7 +181,7 @@ fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
     stranger.is_as_it_was();
     daemon.start();
     // The image that this life of the daemon finds is the one that was made without it.
-    let next = daemon.succeed(json!({"project": "succeed", "params": {"n": "2"}}));
+    let next = daemon.succeed(json!({"project": "rebuilt", "params": {"n": "2"}}));
     assert_eq!(
         next["Image"].as_str(),
         ours(&engine, &daemon).first().map(String::as_str)
