@@ -18,7 +18,7 @@ use super::Web;
 use super::answer::{self, Body};
 use super::error::Refusal;
 use super::pages;
-use super::ranges::{Part, part};
+use super::ranges::{self, Part, part};
 use super::routes::Asked;
 use crate::build::Found;
 use crate::job::JobId;
@@ -121,7 +121,7 @@ async fn send(
     if names(IF_NONE_MATCH).is_some_and(|tags| tags == "*" || tags.contains(&etag)) {
         let mut response = Response::new(answer::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        insert(&mut response, ETAG, &etag);
+        answer::set(&mut response, ETAG, &etag);
         return Ok(response);
     }
     let length = metadata.len();
@@ -134,9 +134,7 @@ async fn send(
         Part::Whole => (StatusCode::OK, 0, length),
         Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last + 1 - first),
         Part::Beyond => {
-            let mut response = answer::text(StatusCode::RANGE_NOT_SATISFIABLE, "");
-            insert(&mut response, CONTENT_RANGE, &format!("bytes */{length}"));
-            return Ok(response);
+            return Ok(ranges::beyond(length));
         }
     };
     let failed = |error| Refusal::caused("could not read the artifact", error);
@@ -151,20 +149,14 @@ async fn send(
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
-    insert(&mut response, ETAG, &etag);
+    answer::set(&mut response, ETAG, &etag);
     if status == StatusCode::PARTIAL_CONTENT {
         let last = first + count - 1;
-        insert(
+        answer::set(
             &mut response,
             CONTENT_RANGE,
             &format!("bytes {first}-{last}/{length}"),
         );
     }
     Ok(response)
-}
-
-fn insert(response: &mut Response<Body>, name: hyper::header::HeaderName, value: &str) {
-    if let Ok(value) = value.parse() {
-        response.headers_mut().insert(name, value);
-    }
 }

@@ -9,7 +9,7 @@ use super::Web;
 use super::answer::{self, Body};
 use super::error::Refusal;
 use super::events::{self, Events, Gone, Lines};
-use super::ranges::{Part, part};
+use super::ranges::{self, Part, part};
 use super::routes::Asked;
 use crate::api::LogEnd;
 use crate::build::{LogFollower, State};
@@ -104,9 +104,7 @@ async fn plain(
         // What is not there yet may come.
         Part::Beyond if is_followed => (StatusCode::OK, length, None),
         Part::Beyond => {
-            let mut response = answer::text(StatusCode::RANGE_NOT_SATISFIABLE, "");
-            insert(&mut response, CONTENT_RANGE, &format!("bytes */{length}"));
-            return Ok(response);
+            return Ok(ranges::beyond(length));
         }
     };
     let log = match first {
@@ -129,7 +127,7 @@ async fn plain(
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let (StatusCode::PARTIAL_CONTENT, Some(last)) = (status, last) {
         let range = format!("bytes {first}-{last}/{length}");
-        insert(&mut response, CONTENT_RANGE, &range);
+        answer::set(&mut response, CONTENT_RANGE, &range);
     }
     Ok(response)
 }
@@ -154,10 +152,4 @@ fn bytes_of(
             (chunk, (log, left, stop))
         }))
     })
-}
-
-fn insert(response: &mut Response<Body>, name: hyper::header::HeaderName, value: &str) {
-    if let Ok(value) = value.parse() {
-        response.headers_mut().insert(name, value);
-    }
 }

@@ -1,7 +1,9 @@
 //! `Range`: which part of something is asked for.
 
-use hyper::HeaderMap;
-use hyper::header::RANGE;
+use hyper::header::{CONTENT_RANGE, RANGE};
+use hyper::{HeaderMap, Response, StatusCode};
+
+use super::answer::{self, Body};
 
 /// What a request asks of something that is `length` bytes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,13 @@ pub(super) fn part(headers: &HeaderMap, length: u64) -> Part {
         Ok(_) => Part::Whole,
         Err(_) => Part::Beyond,
     }
+}
+
+/// The answer to a range of which nothing is there.
+pub(super) fn beyond(length: u64) -> Response<Body> {
+    let mut response = answer::text(StatusCode::RANGE_NOT_SATISFIABLE, "");
+    answer::set(&mut response, CONTENT_RANGE, &format!("bytes */{length}"));
+    response
 }
 
 #[cfg(test)]
