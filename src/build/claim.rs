@@ -100,6 +100,14 @@ impl Claim {
     }
 }
 
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Closing would do, but for a child that was forked and has not yet executed: it holds
+        // a copy of the descriptor for a moment. A failure leaves just that moment.
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
 /// Who holds the build path at `root`; `None` when nobody has said.
 pub fn holder(root: &Path) -> Option<Holder> {
     let file = File::open(Layout::new(root).lock()).ok()?;
