@@ -20,6 +20,10 @@ use tokio::sync::mpsc;
 
 use super::{Docker, Error, Labels, label_filter, refusal};
 
+/// How often a build is begun whose cached layers are taken away: each time somebody must remove
+/// images at just that moment.
+const TRIES: usize = 3;
+
 /// What to build, beside the context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSpec {
@@ -68,8 +72,9 @@ impl Docker {
 
     /// Builds an image and returns its id (`sha256:…`).
     ///
-    /// `context` makes the tar stream; it is called a second time when a fresh build cannot pull its
-    /// base and goes on with the one that is on this host. `output` gets the builder's text as it
+    /// `context` makes the tar stream; it is called again when a fresh build cannot pull its base and
+    /// goes on with the one that is on this host, and when somebody who removes images has taken a
+    /// layer that the build was to stand on: the Engine shares them between all builds. `output` gets the builder's text as it
     /// comes, and is dropped at the end; the build waits while it is full, and goes on when nobody
     /// listens. A dropped future cancels the build.
     ///
@@ -86,21 +91,31 @@ impl Docker {
         F: Fn() -> S,
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
-        let first = self.build_once(spec, spec.fresh, context(), &output).await;
-        match first {
-            Err(Failure {
-                error: Error::Build(message),
-                at_base: true,
-            }) if spec.fresh => {
-                let note = format!(
-                    "\nThe base image could not be pulled ({message}); \
-                     building with the one on this host.\n"
-                );
-                say(&output, note).await;
-                let second = self.build_once(spec, false, context(), &output).await;
-                second.map_err(|failure| failure.error)
-            }
-            first => first.map_err(|failure| failure.error),
+        let mut pull = spec.fresh;
+        let mut tries = 1;
+        loop {
+            let note = match self.build_once(spec, pull, context(), &output).await {
+                Ok(image) => return Ok(image),
+                Err(Failure {
+                    error: Error::Build(message),
+                    at_base: true,
+                }) if pull => {
+                    pull = false;
+                    format!(
+                        "\nThe base image could not be pulled ({message}); \
+                         building with the one on this host.\n"
+                    )
+                }
+                Err(Failure {
+                    error: Error::Build(message),
+                    ..
+                }) if tries < TRIES && is_lost_layer(&message) => {
+                    tries += 1;
+                    format!("\nA layer was removed meanwhile ({message}); building again.\n")
+                }
+                Err(failure) => return Err(failure.error),
+            };
+            say(&output, note).await;
         }
     }
 
@@ -190,6 +205,18 @@ impl Docker {
 }
 
 const DOING_BUILD: &str = "building an image";
+
+/// What the classic builder says of a layer that it has just made or found in its cache, and that is
+/// there no more. A base has a name; only layers are spoken of by digest.
+fn is_lost_layer(message: &str) -> bool {
+    let gone = [
+        "unable to find image",
+        "No such image",
+        "unknown parent image",
+        "layer does not exist",
+    ];
+    gone.iter().any(|gone| message.contains(gone)) && message.contains("sha256:")
+}
 
 fn no_image() -> Error {
     Error::Build("the Engine ended the build without an image".to_owned())
@@ -331,6 +358,14 @@ mod tests {
         let shown = |json: &str| Steps::default().take(serde_json::from_str(json).unwrap());
         assert_eq!(shown(bar), None);
         assert_eq!(shown(done).unwrap(), "a: Pull complete\n");
+    }
+
+    #[test]
+    fn a_layer_that_was_taken_away_is_told_from_a_base_that_never_was() {
+        assert!(is_lost_layer("unable to find image \"sha256:4464a8\""));
+        assert!(is_lost_layer("No such image: sha256:4464a8"));
+        assert!(!is_lost_layer("No such image: debian:12"));
+        assert!(!is_lost_layer("unknown instruction: COPIE"));
     }
 
     #[test]
