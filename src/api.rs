@@ -226,18 +226,18 @@ pub struct JobView {
     pub build_info: BuildInfo,
 }
 
-/// One line of `GET /index/`.
+/// One line of `GET /index/`. The server has the info as JSON already; clients read it whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct IndexItem {
+pub struct IndexItem<I = BuildInfo> {
     /// The job's id.
     pub id: String,
     /// The project's name.
     pub project: String,
     /// RFC 3339, UTC.
     pub started_at: jiff::Timestamp,
-    /// All about it, without the log.
-    pub build_info: BuildInfo,
+    /// All about it, without the log and with long params cut.
+    pub build_info: I,
     /// Pending or ready.
     pub state: State,
 }
@@ -257,7 +257,7 @@ pub struct ProjectItem {
 /// `GET /project/P` as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct ProjectView {
+pub struct ProjectView<I = BuildInfo> {
     /// Its name.
     pub name: String,
     /// Id of the last succeeded build without a group.
@@ -265,7 +265,7 @@ pub struct ProjectView {
     /// Group names to the id of the last succeeded build of each.
     pub groups: std::collections::BTreeMap<String, String>,
     /// The newest builds, newest first, at most 50.
-    pub builds: Vec<IndexItem>,
+    pub builds: Vec<IndexItem<I>>,
 }
 
 /// The answer of `POST /project/P/rebuild`.

@@ -1,17 +1,82 @@
 //! mistry: a general-purpose build server.
+//!
+//! A *project* is a directory with a Dockerfile. A *job* asks for it with params; a *build* is
+//! one execution of a job, in a container, and its directory on disk. A job that was built is
+//! answered from its build; one that is being built is waited for; builds of a *group* begin as
+//! a clone of its latest. `docs/ARCHITECTURE.md` has the words, the walls and the invariants;
+//! a test holds the code to its tables.
+//!
+//! # The house, in reading order
+//!
+//! - The nouns: [`project`] (the recipe and its context), [`job`] (what is asked, and its id),
+//!   [`config`], [`api`] (the JSON on the line).
+//! - The rooms that touch one world each: [`filesystem`] (trees), [`build`] (the disk under the
+//!   build path), [`docker`] (the Engine); and [`journal`], [`metrics`], [`pipe`], which know
+//!   nothing of the rest.
+//! - The heart: [`scheduler`]. Who builds what, when, and who waits for it. Its `pipeline` is
+//!   the story of one build.
+//! - The face: [`web`]. The other end of it: [`client`].
+//! - The programs: [`daemon`] (`mistryd`) and [`cli`] (`mistry`).
+//!
+//! # Limitations
+//!
+//! A build that an end of the daemon interrupts is made again, not adopted. Nothing is
+//! cancelled, timed out or collected yet, though records hold what that needs. There is no
+//! D-Bus, no systemd, and images are made by Docker's classic builder.
+//!
+//! # To run it once by hand
+//!
+//! `make demo`, or with a Docker Engine at hand:
+//!
+//! ```text
+//! mkdir -p try/projects try/builds && cp -r examples/projects/hello try/projects/
+//! cp /bin/busybox try/projects/hello/            # a static one
+//! echo '{"projects_path":"projects","build_path":"builds"}' > try/config.json
+//! cargo run --bin mistryd -- --config try/config.json &
+//! cargo run --bin mistry -- build --project hello --target try/out -- --name=world
+//! ```
 
-pub mod api;
-pub mod build;
-pub mod cli;
-pub mod client;
-pub mod config;
-pub mod daemon;
-pub mod docker;
-pub mod filesystem;
-pub mod job;
-pub mod journal;
-pub mod metrics;
-pub mod pipe;
+// The nouns. A directory with a Dockerfile, and the digest of its files.
 pub mod project;
+
+// What is asked, and its id.
+pub mod job;
+
+// What the file may say, and what the daemon may rely on.
+pub mod config;
+
+// The JSON that web and client share.
+pub mod api;
+
+// One world each. Trees of files: created, cloned, removed.
+pub mod filesystem;
+
+// Builds on disk: record, log, artifacts.
+pub mod build;
+
+// Images and containers of one Engine.
+pub mod docker;
+
+// Where the daemon's records go.
+pub mod journal;
+
+// What is counted.
+pub mod metrics;
+
+// A blocking writer becomes a stream.
+pub mod pipe;
+
+// The heart: who builds what, when, and who waits for it.
 pub mod scheduler;
+
+// The face: HTTP.
 pub mod web;
+
+// The other end of it.
+pub mod client;
+
+// The programs. `mistryd`.
+pub mod daemon;
+
+// `mistry`.
+pub mod cli;

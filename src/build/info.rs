@@ -22,6 +22,11 @@ pub const NO_DURATION: i64 = -1_000_000_000;
 /// Most bytes of log in an answer, and of standard error in a record: what a terminal scrolls.
 pub const LOG_TAIL: usize = 64 << 10;
 
+/// A list shows that many bytes of a param's value: enough to recognise it.
+const MAX_LISTED_VALUE: usize = 256;
+/// And that many of all values of one build.
+const MAX_LISTED_PARAMS: usize = 16 << 10;
+
 /// Where a build's directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -265,6 +270,24 @@ impl BuildInfo {
         self.outcome == Some(Outcome::Succeeded)
     }
 
+    /// Leaves out logs and cuts long params, as lists show it: a page of a thousand builds with
+    /// lock files among their params must stay a page.
+    pub fn abridge(&mut self) {
+        self.container_stdouterr = None;
+        self.container_stderr = None;
+        let mut room = MAX_LISTED_PARAMS;
+        for value in self.params.values_mut().flatten() {
+            let most = MAX_LISTED_VALUE.min(room);
+            if value.len() > most {
+                let cut = (0..=most).rev().find(|at| value.is_char_boundary(*at));
+                value.truncate(cut.unwrap_or(0));
+                value.shrink_to_fit();
+                value.push('…');
+            }
+            room = room.saturating_sub(value.len());
+        }
+    }
+
     /// Sets why the build could not be run to its end, in both spellings.
     pub fn set_error(&mut self, sentence: String) {
         self.err_build.clone_from(&sentence);
@@ -389,6 +412,19 @@ mod tests {
         assert_eq!(text, include_str!("info.golden.json").trim_end());
         assert_eq!(serde_json::from_str::<BuildInfo>(&text).unwrap(), info);
         assert!(!text.contains("secret"));
+    }
+
+    #[test]
+    fn a_list_shows_only_the_beginning_of_long_params() {
+        let mut info = BuildInfo::default();
+        for n in 0..1_000 {
+            info.params.insert(n.to_string(), Some("é".repeat(10_000)));
+        }
+        info.params.insert("short".to_owned(), Some("x".to_owned()));
+        info.abridge();
+        let bytes: usize = info.params.values().flatten().map(String::len).sum();
+        assert!(bytes < MAX_LISTED_PARAMS + 4_096, "{bytes}");
+        assert!(info.params["0"].as_ref().unwrap().starts_with("éé"));
     }
 
     #[test]

@@ -41,15 +41,16 @@ impl Lease {
         self.0.as_fd()
     }
 
-    /// Waits until nobody holds a lease on the directory at `path`. It must already be out of
-    /// sight, or new ones come for ever.
-    pub(super) fn wait_for_last(path: &Path) -> io::Result<()> {
-        match open(path)? {
-            Some(directory) => {
-                rustix::fs::flock(&directory, FlockOperation::LockExclusive)?;
-                Ok(())
-            }
-            None => Ok(()),
+    /// The right to remove the directory at `path`, which must be out of sight already; `None`
+    /// while somebody reads it or removes it.
+    pub(super) fn take_last(path: &Path) -> io::Result<Option<Lease>> {
+        let Some(directory) = open(path)? else {
+            return Ok(None);
+        };
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lease(directory))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -13,19 +13,25 @@
 //! knows its names.
 
 mod artifacts;
+mod claim;
 mod index;
 mod info;
 mod layout;
 mod lease;
+mod listing;
 mod log;
 mod pending;
+mod publish;
+mod recent;
 mod record;
 mod store;
 
 pub use artifacts::{Artifacts, Found, Item};
+pub use claim::{Holder, holder};
 pub use index::{Filter, Place};
 pub use info::*;
+pub use listing::Listing;
 pub use log::{BuildLog, LogFollower, LogProgress};
-pub use pending::{End, FinishedBuild, PendingBuild, Unfinished};
-pub use store::{BuildStore, Error, Holder, Leftover, holder};
+pub use pending::{Begun, End, FinishedBuild, PendingBuild, Unfinished};
+pub use store::{BuildStore, Error, Leftover};
 pub use store::{random_hex, text_of};

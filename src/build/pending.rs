@@ -49,6 +49,17 @@ impl End {
     }
 }
 
+/// What a build's `data` began as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// Empty: there is no group, or nothing of it yet.
+    Empty,
+    /// As the group's latest build left it.
+    Incremental,
+    /// Empty, because the group's latest build holds what we may not read.
+    BaseClosed,
+}
+
 /// A build whose end could not be written down; it is still pending.
 #[derive(Debug)]
 pub struct Unfinished {
@@ -135,13 +146,14 @@ impl PendingBuild {
     }
 
     /// Begins: `data` is cloned from the group's latest build, or made empty, and the params
-    /// are written. Returns true when it was cloned.
+    /// are written. A base that we may not read is no base: a build that closes a file to its own
+    /// user must not end its group.
     ///
     /// With `owner`, what the container must be able to write is given to that user and group.
     ///
     /// # Errors
     /// When the tree cannot be made or cloned.
-    pub fn prepare(&mut self, params: &Params, owner: Option<(u32, u32)>) -> Result<bool, Error> {
+    pub fn prepare(&mut self, params: &Params, owner: Option<(u32, u32)>) -> Result<Begun, Error> {
         self.record.info.started_at = Timestamp::now();
         let info = &self.record.info;
         self.store.enter(&self.project, self.id, info, true);
@@ -153,7 +165,7 @@ impl PendingBuild {
         };
         let data = self.data();
         let filesystem = self.store.filesystem;
-        let mut incremental = false;
+        let mut begun = Begun::Empty;
         if let Some(base) = base
             && let Some(_held) = self.store.lease(&self.project, base)?
         {
@@ -162,18 +174,24 @@ impl PendingBuild {
                 .layout
                 .ready(&self.project, base)
                 .join(layout::DATA);
-            filesystem
-                .clone_tree(&from, &data, &[layout::PARAMS.as_ref()])
-                .map_err(|cause| Error::Tree("clone the latest build of the group", cause))?;
-            incremental = true;
-        } else {
+            let clone = |cause| Error::Tree("clone the latest build of the group", cause);
+            begun = match filesystem.clone_tree(&from, &data, &[layout::PARAMS.as_ref()]) {
+                Ok(()) => Begun::Incremental,
+                Err(cause) if is_closed(&cause) => {
+                    filesystem.remove(&data).map_err(clone)?;
+                    Begun::BaseClosed
+                }
+                Err(cause) => return Err(clone(cause)),
+            };
+        }
+        if begun != Begun::Incremental {
             filesystem
                 .create(&data)
                 .map_err(|cause| Error::Tree("make the build's directory", cause))?;
         }
-        self.record.info.incremental = incremental;
+        self.record.info.incremental = begun == Begun::Incremental;
         furnish(&data, params, owner).map_err(doing("write the build's params"))?;
-        Ok(incremental)
+        Ok(begun)
     }
 
     /// Ends the build: the record is completed and on stable storage, the directory takes its
@@ -227,11 +245,20 @@ impl PendingBuild {
     /// # Errors
     /// When even that is refused.
     pub fn discard_data(&self) -> Result<(), Error> {
-        self.store
-            .filesystem
-            .remove(&self.data())
-            .map(drop)
-            .map_err(|cause| Error::Tree("remove the build's data", cause))
+        let discard = doing("remove the build's data");
+        let remove = |path: &Path| {
+            let removed = self.store.filesystem.remove(path);
+            removed.map_err(|cause| Error::Tree("remove the build's data", cause))
+        };
+        let data = self.data();
+        // One by one first: Btrfs clears a subvolume some time after it is gone.
+        for entry in std::fs::read_dir(&data).map_err(&discard)? {
+            remove(&entry.map_err(&discard)?.path())?;
+        }
+        remove(&data)?;
+        // And what is removed there makes room with the next commit only.
+        let directory = File::open(self.directory()).map_err(&discard)?;
+        rustix::fs::syncfs(directory).map_err(|cause| discard(cause.into()))
     }
 
     fn forget_opaque(&self) -> io::Result<()> {
@@ -292,6 +319,11 @@ impl FinishedBuild {
         }
         self.store.empty_trash()
     }
+}
+
+fn is_closed(error: &crate::filesystem::Error) -> bool {
+    let cause = error.io();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Makes `artifacts`, `cache` and `params` under `data`, and writes the params.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::Record;
@@ -13,6 +13,36 @@ use super::layout::RECORD;
 const MAX_RECORD: u64 = 128 << 20;
 /// Where a record is written before it takes its name.
 const NEW: &str = "build_info.json.new";
+
+/// What tells one record from another that took its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    pub(super) size: u64,
+    changed: (i64, i64),
+}
+
+/// The stamp of the record in `directory`; `None` when there is none.
+pub(super) fn stamp(directory: &Path) -> io::Result<Option<Stamp>> {
+    match std::fs::symlink_metadata(directory.join(RECORD)) {
+        Ok(found) => Ok(Some(Stamp {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// Reads the record in `directory`; `None` when there is none that can be understood.
 pub(super) fn read(directory: &Path) -> io::Result<Option<Record>> {

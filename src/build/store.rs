@@ -6,28 +6,27 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, RenameFlags};
-use serde::{Deserialize, Serialize};
-
 use super::artifacts::Artifacts;
+use super::claim::Claim;
 use super::index::{Filter, Index, Place};
 use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::pending::PendingBuild;
-use super::{BuildInfo, LOG_TAIL, MAX_INPUT_FILES, Record, State, record};
+use super::recent::Recent;
+use super::{BuildInfo, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record};
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
 use crate::project::{Context, ProjectName};
 
 /// Directories of builds, as umask 0027 leaves them.
 const DIRECTORY_MODE: u32 = 0o750;
-/// What the lock file holds is a few hundred bytes; more is not ours.
-const MAX_LOCK: u64 = 4 << 10;
+/// About what a listing takes with its JSON: two copies of the abridged info.
+const MAX_LISTING: usize = 4 << 10;
 
 /// What can go wrong under the build path, in our words.
 #[derive(Debug, thiserror::Error)]
@@ -70,17 +69,6 @@ pub(super) fn doing(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |cause| Error::Disk(what, cause)
 }
 
-/// Who holds a build path, as written in its lock file.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Holder {
-    /// Its process.
-    pub pid: u32,
-    /// Where it listens over TCP, once it does.
-    pub address: Option<String>,
-    /// A token with every right, for programs that may read the lock file.
-    pub token: Option<String>,
-}
-
 /// What an earlier life of the daemon, or the first mistry, left in `pending`.
 #[derive(Debug)]
 pub struct Leftover {
@@ -98,10 +86,12 @@ pub struct BuildStore {
     pub(super) layout: Layout,
     pub(super) filesystem: Filesystem,
     pub(super) index: Index,
+    /// What cached jobs are answered, and what lists show.
+    answers: Recent<Arc<BuildInfo>>,
+    listings: Recent<Listing>,
     /// The kernel's name for this boot: what is not durable does not survive it.
     pub(super) boot: String,
-    instance: String,
-    lock: File,
+    claim: Claim,
 }
 
 impl BuildStore {
@@ -112,43 +102,18 @@ impl BuildStore {
     pub fn open(root: &Path, filesystem: Filesystem) -> Result<BuildStore, Error> {
         let layout = Layout::new(root);
         make_directories(&layout.trash()).map_err(doing("prepare the build path"))?;
-        let lock = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(layout.lock())
-            .map_err(doing("open the lock of the build path"))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Error::Held {
-                    path: root.to_owned(),
-                    by: holder(root).map_or_else(
-                        || "it did not say who".to_owned(),
-                        |holder| match holder.address {
-                            Some(address) => format!("process {}, {address}", holder.pid),
-                            None => format!("process {}", holder.pid),
-                        },
-                    ),
-                });
-            }
-            Err(error) => return Err(Error::Disk("lock the build path", error.into())),
-        }
-        let instance = instance(&layout).map_err(doing("read the instance id"))?;
+        let claim = Claim::take(&layout)?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(doing("read the id of this boot"))?;
-        let store = BuildStore {
+        Ok(BuildStore {
             layout,
             filesystem,
             index: Index::new(),
+            answers: Recent::default(),
+            listings: Recent::default(),
             boot: boot.trim().to_owned(),
-            instance,
-            lock,
-        };
-        store.announce(None, None)?;
-        Ok(store)
+            claim,
+        })
     }
 
     /// Writes into the lock file who we are, for others that want the build path.
@@ -156,23 +121,12 @@ impl BuildStore {
     /// # Errors
     /// When it cannot be written.
     pub fn announce(&self, address: Option<String>, token: Option<String>) -> Result<(), Error> {
-        let holder = Holder {
-            pid: std::process::id(),
-            address,
-            token,
-        };
-        let write = || -> io::Result<()> {
-            let mut lock = &self.lock;
-            lock.seek(SeekFrom::Start(0))?;
-            lock.set_len(0)?;
-            lock.write_all(&serde_json::to_vec(&holder)?)
-        };
-        write().map_err(doing("write the lock of the build path"))
+        self.claim.announce(address, token)
     }
 
     /// 32 hex digits, made once per build path: what carries it in Docker is ours.
     pub fn instance(&self) -> &str {
-        &self.instance
+        self.claim.instance()
     }
 
     /// Where the builds are.
@@ -313,139 +267,72 @@ impl BuildStore {
         Ok(found)
     }
 
-    /// A finished record in `pending`: either its rename is still owed, or it is what an
-    /// exchange put there. The later one of the two is the result.
-    fn settle_finished(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        record: Record,
-    ) -> Result<(), Error> {
-        let ready = self.ready(project, id)?;
-        let is_owed = ready.is_none_or(|ready| ready.info.finished_at < record.info.finished_at);
-        if is_owed {
-            self.publish(project, id, &record)?;
-        } else {
-            self.throw_away(&self.layout.pending(project, id))
-                .map_err(doing("clear what a rebuild replaced"))?;
-        }
-        Ok(())
-    }
-
-    /// Moves a finished build from `pending` to where it belongs, and points the link at it.
-    ///
-    /// A rebuild that did not succeed never replaces a succeeded build: it goes to `failed`.
-    pub(super) fn publish(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        record: &Record,
-    ) -> Result<PathBuf, Error> {
-        let publish = doing("put the build in place");
-        let from = self.layout.pending(project, id);
-        let in_force = self.find_ready(project, id)?.is_some();
-        let to = if in_force && !record.info.succeeded() {
-            self.layout.failed(project, id)
-        } else {
-            self.layout.ready(project, id)
-        };
-        make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
-        let replaced = match rename(&from, &to, RenameFlags::NOREPLACE) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                rename(&from, &to, RenameFlags::EXCHANGE).map_err(&publish)?;
-                true
-            }
-            other => other.map(|()| false).map_err(&publish)?,
-        };
-        if record.info.succeeded() {
-            let group = match record.info.group.as_str() {
-                "" => None,
-                // A record of ours always parses; a foreign one then simply is no base.
-                name => name.parse::<GroupName>().ok(),
-            };
-            if group.is_some() || record.info.group.is_empty() {
-                self.point(project, group.as_ref(), id)
-                    .map_err(doing("point the link at the build"))?;
-            }
-        }
-        if replaced {
-            self.throw_away(&from)
-                .map_err(doing("clear what the build replaced"))?;
-        }
-        if !in_force || record.info.succeeded() {
-            let place = Place {
-                started: record.info.started_at,
-                project: project.clone(),
-                id,
-            };
-            self.index
-                .put(place, State::Ready, &record.info.group, true);
-        } else if let Some(ready) = self.find_ready(project, id)? {
-            self.enter(project, id, &ready, true);
-        }
-        Ok(to)
-    }
-
-    /// New link beside the old one, then renamed over it: there is never none.
-    fn point(&self, project: &ProjectName, group: Option<&GroupName>, id: JobId) -> io::Result<()> {
-        let link = self.layout.link(project, group);
-        if group.is_some() {
-            make_directories(&self.layout.groups(project))?;
-        }
-        // In our own directory, where no group can have the name.
-        let new = self.layout.own().join(format!("link-{project}-{id}"));
-        // `group` of the same job is the same link, so a leftover is of no use to anybody.
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        std::os::unix::fs::symlink(Layout::link_target(group, id), &new)?;
-        std::fs::rename(&new, &link)
-    }
-
-    /// Puts a directory out of sight; [`BuildStore::empty_trash`] removes it.
-    fn throw_away(&self, directory: &Path) -> io::Result<()> {
-        let name = random_hex()?;
-        match std::fs::rename(directory, self.layout.trash().join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Removes what was thrown away, waiting for whoever still reads it.
-    ///
-    /// # Errors
-    /// When something cannot be removed; it stays in the trash.
-    pub fn empty_trash(&self) -> Result<(), Error> {
-        let empty = doing("empty the trash");
-        for entry in std::fs::read_dir(self.layout.trash()).map_err(&empty)? {
-            let path = entry.map_err(&empty)?.path();
-            Lease::wait_for_last(&path).map_err(&empty)?;
-            // The tree is a subvolume of its own where the filesystem has them.
-            for tree in [path.join(layout::DATA), path] {
-                self.filesystem
-                    .remove(&tree)
-                    .map_err(|cause| Error::Tree("empty the trash", cause))?;
-            }
-        }
-        Ok(())
-    }
-
     /// The result of a job, if it succeeded and may be served.
     ///
     /// # Errors
     /// When the disk is in the way.
     pub fn find_ready(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
-        Ok(self
-            .ready(project, id)?
-            .map(|record| record.info)
-            .filter(BuildInfo::succeeded))
+        Ok(self.ready(project, id)?.filter(BuildInfo::succeeded))
     }
 
-    /// The record of a ready build that survived the last power cut, whatever its outcome.
-    fn ready(&self, project: &ProjectName, id: JobId) -> Result<Option<Record>, Error> {
-        let directory = self.layout.ready(project, id);
-        let record = record::read(&directory).map_err(doing("read the record of a build"))?;
+    /// The answer from a ready build that succeeded: its info with the end of its log, marked as
+    /// cached. A second look at the same build costs one look at its record's stamp.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn cached(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+    ) -> Result<Option<Arc<BuildInfo>>, Error> {
+        let found = record::stamp(&self.layout.ready(project, id));
+        let Some(found) = found.map_err(doing("read the record of a build"))? else {
+            return Ok(None);
+        };
+        if let Some(info) = self.answers.get(project, id, found) {
+            return Ok(Some(info));
+        }
+        let Some(mut info) = self.find_ready(project, id)? else {
+            return Ok(None);
+        };
+        info.cached = true;
+        info.container_stdouterr = Some(self.log_tail(project, id)?);
+        // The record holds all but the log, and its size is known.
+        let log = info.container_stdouterr.as_ref().map_or(0, String::len);
+        let bytes = log + usize::try_from(found.size).unwrap_or(usize::MAX - log);
+        let info = Arc::new(info);
+        self.answers.put(project, id, found, bytes, &info);
+        Ok(Some(info))
+    }
+
+    /// A ready build as lists show it. A second look costs one look at its record's stamp.
+    fn listing(&self, project: &ProjectName, id: JobId) -> io::Result<Option<Listing>> {
+        let Some(found) = record::stamp(&self.layout.ready(project, id))? else {
+            return Ok(None);
+        };
+        if let Some(listing) = self.listings.get(project, id, found) {
+            return Ok(Some(listing));
+        }
+        let Some(info) = self.read_ready(project, id)? else {
+            return Ok(None);
+        };
+        let listing = Listing::new(info);
+        self.listings.put(project, id, found, MAX_LISTING, &listing);
+        Ok(Some(listing))
+    }
+
+    pub(super) fn ready(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+    ) -> Result<Option<BuildInfo>, Error> {
+        self.read_ready(project, id)
+            .map_err(doing("read the record of a build"))
+    }
+
+    /// The info of a ready build that survived the last power cut, whatever its outcome.
+    fn read_ready(&self, project: &ProjectName, id: JobId) -> io::Result<Option<BuildInfo>> {
+        let record = record::read(&self.layout.ready(project, id))?;
         Ok(record.and_then(|mut record| {
             // The first mistry knew nothing of durability; what it left has been there long.
             let ours = !record.keep.boot.is_empty();
@@ -454,7 +341,7 @@ impl BuildStore {
             }
             let path = self.layout.served(project, id);
             record.info.complete(project, id, State::Ready, path);
-            Some(record)
+            Some(record.info)
         }))
     }
 
@@ -471,7 +358,7 @@ impl BuildStore {
             record.info.complete(project, id, State::Pending, path);
             return Ok(Some(record.info));
         }
-        Ok(self.ready(project, id)?.map(|record| record.info))
+        self.ready(project, id)
     }
 
     /// The build that the next of the group begins from.
@@ -592,8 +479,8 @@ impl BuildStore {
         self.index.complete().await;
     }
 
-    /// At most `limit` builds, newest first, with the place that the next page begins after.
-    /// `None` as that place: there are no more.
+    /// At most `limit` builds, newest first and abridged, with the place that the next page
+    /// begins after. `None` as that place: there are no more.
     ///
     /// # Errors
     /// When a record cannot be read. One that is gone meanwhile is passed over.
@@ -601,7 +488,7 @@ impl BuildStore {
         &self,
         filter: &Filter,
         limit: usize,
-    ) -> Result<(Vec<BuildInfo>, Option<Place>), Error> {
+    ) -> Result<(Vec<Listing>, Option<Place>), Error> {
         let page = self.index.page(filter, limit.saturating_add(1));
         let next = (page.len() > limit)
             .then(|| {
@@ -610,9 +497,15 @@ impl BuildStore {
             })
             .flatten();
         let mut builds = Vec::with_capacity(page.len().min(limit));
-        for (place, _) in page.into_iter().take(limit) {
-            match self.find(&place.project, place.id)? {
-                Some(info) => builds.push(info),
+        for (place, state) in page.into_iter().take(limit) {
+            let found = match state {
+                State::Pending => self.find(&place.project, place.id)?.map(Listing::new),
+                State::Ready => self
+                    .listing(&place.project, place.id)
+                    .map_err(doing("read the record of a build"))?,
+            };
+            match found {
+                Some(listing) => builds.push(listing),
                 // Somebody removed it behind our back.
                 None => self.index.remove(&place.project, place.id),
             }
@@ -634,8 +527,9 @@ impl BuildStore {
         let scanned = (|| {
             for project in self.projects()? {
                 for id in ids(&self.layout.builds(&project, State::Ready))? {
-                    if let Ok(Some(record)) = self.ready(&project, id) {
-                        self.enter(&project, id, &record.info, false);
+                    // Past the memory of infos: what is listed is read again anyhow.
+                    if let Ok(Some(info)) = self.read_ready(&project, id) {
+                        self.enter(&project, id, &info, false);
                     }
                 }
             }
@@ -671,14 +565,6 @@ impl BuildStore {
         }
         Ok(projects)
     }
-}
-
-/// Who holds the build path at `root`; `None` when nobody has said.
-pub fn holder(root: &Path) -> Option<Holder> {
-    let file = File::open(Layout::new(root).lock()).ok()?;
-    let mut text = Vec::new();
-    file.take(MAX_LOCK).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
 }
 
 /// The ids among the names in a directory; what is no id is passed over, and so is no directory.
@@ -741,44 +627,11 @@ fn open_log(directory: &Path) -> io::Result<File> {
         .open(directory.join(layout::LOG))
 }
 
-fn make_directories(path: &Path) -> io::Result<()> {
+pub(super) fn make_directories(path: &Path) -> io::Result<()> {
     DirBuilder::new()
         .recursive(true)
         .mode(DIRECTORY_MODE)
         .create(path)
-}
-
-fn rename(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {
-    Ok(rustix::fs::renameat_with(
-        rustix::fs::CWD,
-        from,
-        rustix::fs::CWD,
-        to,
-        flags,
-    )?)
-}
-
-/// Reads the instance id, or makes one that no other build path has.
-fn instance(layout: &Layout) -> io::Result<String> {
-    let path = layout.instance();
-    match std::fs::read_to_string(&path) {
-        Ok(text)
-            if text.trim().len() == 32 && text.trim().bytes().all(|b| b.is_ascii_hexdigit()) =>
-        {
-            return Ok(text.trim().to_owned());
-        }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        // Torn by a power cut: nothing can carry half an id, so a new one loses nothing.
-        _ => {}
-    }
-    let made = random_hex()?;
-    let new = layout.own().join("instance.new");
-    let mut file = File::create(&new)?;
-    writeln!(file, "{made}")?;
-    file.sync_all()?;
-    std::fs::rename(&new, &path)?;
-    File::open(layout.own())?.sync_all()?;
-    Ok(made)
 }
 
 /// 128 random bits as 32 hex digits: an id that nobody else has.

@@ -273,7 +273,7 @@ impl Docker {
     }
 
     /// Removes a container with its output and its anonymous volumes; one that runs is killed. Gone
-    /// already, or being removed by somebody else, is fine.
+    /// already is fine, and so is somebody else who removes it: on return it is gone.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -288,10 +288,32 @@ impl Docker {
             docker.remove_container(container, Some(options)).await
         });
         match removed.await? {
-            Err(error) if !matches!(refusal(&error), Some((404 | 409, _))) => {
-                Err(self.failed(doing, error))
-            }
-            _ => Ok(()),
+            Ok(()) => Ok(()),
+            Err(error) => match refusal(&error) {
+                Some((409, said)) if said.contains("already in progress") => {
+                    self.gone(doing, container).await
+                }
+                Some((404 | 409, _)) => Ok(()),
+                _ => Err(self.failed(doing, error)),
+            },
+        }
+    }
+
+    /// Waits until somebody else has removed a container: its name is free only then.
+    async fn gone(&self, doing: &str, container: &str) -> Result<(), Error> {
+        let options = WaitContainerOptions {
+            condition: "removed".to_owned(),
+        };
+        let gone = self.call(doing, async |docker| {
+            let mut answer = pin!(docker.wait_container(container, Some(options)));
+            answer.next().await.transpose()
+        });
+        match gone.await? {
+            Ok(_) | Err(Bollard::DockerContainerWaitError { .. }) => Ok(()),
+            Err(error) => match refusal(&error) {
+                Some((404, _)) => Ok(()),
+                _ => Err(self.failed(doing, error)),
+            },
         }
     }
 

@@ -143,7 +143,9 @@ impl Context {
             ignore: Arc::default(),
             now: SystemTime::now(),
             entries: Vec::new(),
-            learnt: Memory::default(),
+            known_ignore: None,
+            hits: 0,
+            learnt: Vec::new(),
             news: false,
         };
         walk.read_ignore()?;
@@ -154,8 +156,8 @@ impl Context {
         }
         walk.entries
             .sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
-        let forgot = known.is_some_and(|k| k.files.len() != walk.learnt.files.len());
-        let memory = (walk.news || forgot).then_some(walk.learnt);
+        let has_forgotten = known.is_some_and(|k| k.files.len() != walk.hits);
+        let memory = (walk.news || has_forgotten).then(|| walk.remember());
         let digest = digest(&walk.entries);
         let context = Context {
             project: project.clone(),
@@ -256,7 +258,12 @@ struct Walk<'a> {
     ignore: Arc<Ignore>,
     now: SystemTime,
     entries: Vec<Entry>,
-    learnt: Memory,
+    /// The ignore file as it is to be remembered.
+    known_ignore: Option<(Stamp, Arc<Ignore>)>,
+    /// Files whose digest was known.
+    hits: usize,
+    /// Files to be remembered that were not.
+    learnt: Vec<(PathBuf, (Stamp, Digest))>,
     news: bool,
 }
 
@@ -277,7 +284,7 @@ impl Walk<'_> {
             }
         };
         if stamp.settled(self.now) {
-            self.learnt.ignore = Some((stamp, self.ignore.clone()));
+            self.known_ignore = Some((stamp, self.ignore.clone()));
         }
         Ok(())
     }
@@ -317,7 +324,10 @@ impl Walk<'_> {
         let mut stamp = Stamp::of(found);
         let known = self.known.and_then(|k| k.files.get(path));
         let digest = match known.filter(|(at, _)| *at == stamp) {
-            Some((_, digest)) => *digest,
+            Some((_, digest)) => {
+                self.hits += 1;
+                *digest
+            }
             None => {
                 self.news = true;
                 let file = open(&self.root.join(path))?;
@@ -330,17 +340,38 @@ impl Walk<'_> {
                 };
                 let mut chunk = vec![0; CHUNK];
                 while all.read(&mut chunk)? > 0 {}
-                all.digest()
+                let digest = all.digest();
+                if stamp.settled(self.now) {
+                    self.learnt.push((path.to_owned(), (stamp, digest)));
+                }
+                digest
             }
         };
-        if stamp.settled(self.now) {
-            self.learnt.files.insert(path.to_owned(), (stamp, digest));
-        }
         Ok(Content::File {
             executable: found.mode() & 0o111 != 0,
             size: stamp.size,
             digest,
         })
+    }
+}
+
+impl Walk<'_> {
+    /// What was known of files that are still there, and what was learnt.
+    fn remember(&mut self) -> Memory {
+        let known = self.known.map(|known| &known.files);
+        let mut files: HashMap<PathBuf, (Stamp, Digest)> = self
+            .entries
+            .iter()
+            .filter_map(|entry| {
+                let (path, known) = known?.get_key_value(&entry.path)?;
+                Some((path.clone(), *known))
+            })
+            .collect();
+        files.extend(self.learnt.drain(..));
+        Memory {
+            files,
+            ignore: self.known_ignore.take(),
+        }
     }
 }
 

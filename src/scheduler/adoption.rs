@@ -82,7 +82,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<usize, docker::Error> {
         let id: Option<JobId> = container.labels.get(JOB).and_then(|id| id.parse().ok());
         let attempt = id
             .and_then(|id| shared.queue().get(id).cloned())
-            .and_then(|live| live.ticket(false, shared.stop.clone()).now())
+            .and_then(|live| live.now())
             .map(|info| info.attempt.to_string());
         if attempt.is_some() && attempt.as_ref() == container.labels.get(ATTEMPT) {
             continue;

@@ -30,6 +30,15 @@ struct View {
     ended: Option<Ended>,
 }
 
+impl View {
+    fn now(&self) -> Option<Arc<BuildInfo>> {
+        match &self.ended {
+            Some(Ended::Built(info)) => Some(info.clone()),
+            _ => self.info.clone(),
+        }
+    }
+}
+
 /// A job between admission and end.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -69,6 +78,11 @@ impl Live {
 
     pub(super) fn end_rejected(&self, error: Error) {
         self.end(Ended::Rejected(Arc::new(error)));
+    }
+
+    /// What the build is doing now; `None` before it is accepted.
+    pub(super) fn now(&self) -> Option<Arc<BuildInfo>> {
+        self.view.borrow().now()
     }
 
     fn end(&self, ended: Ended) {
@@ -154,11 +168,7 @@ impl Ticket {
 
     /// What the build is doing now; `None` before it is accepted.
     pub fn now(&self) -> Option<Arc<BuildInfo>> {
-        let view = self.view.borrow();
-        match &view.ended {
-            Some(Ended::Built(info)) => Some(info.clone()),
-            _ => view.info.clone(),
-        }
+        self.view.borrow().now()
     }
 
     /// True when there is no more to wait for.

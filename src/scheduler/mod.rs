@@ -11,12 +11,13 @@ mod adoption;
 mod event;
 mod images;
 mod live;
+mod lookup;
 mod pipeline;
 mod queue;
 
 pub use live::Ticket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,12 +29,13 @@ use tokio_util::task::TaskTracker;
 use self::event::{Event, publish};
 use self::images::{INSTANCE, Images, Wanted};
 use self::live::Live;
+use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
 use crate::build::{
-    self, Artifacts, BuildInfo, BuildStore, Filter, LOG_TAIL, LogFollower, Place, text_of,
+    self, Artifacts, BuildInfo, BuildStore, Filter, LOG_TAIL, Listing, LogFollower, Place, text_of,
 };
 use crate::docker::{self, Docker};
-use crate::job::{GroupName, Job, JobId, Params};
+use crate::job::{GroupName, JobId, Params};
 use crate::metrics::Metrics;
 use crate::project::{self, Context, Limits, ProjectName, Projects};
 
@@ -123,7 +125,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub enum Submission {
     /// There was a ready build: here is its info, with the end of its log.
-    Cached(Box<BuildInfo>),
+    Cached(Arc<BuildInfo>),
     /// It will be built; here is the right to wait.
     Pending(Ticket),
 }
@@ -176,6 +178,7 @@ struct Shared {
     docker: Docker,
     images: Images,
     metrics: Metrics,
+    lookups: Lookups,
     /// Guards who is live; std, because it is held for a lookup and never over an await.
     queue: Mutex<Queue<Arc<Live>>>,
     /// Every task that makes or clears something.
@@ -203,6 +206,7 @@ impl Scheduler {
             queue: Mutex::new(Queue::new(rules.slots, rules.backlog)),
             images: Images::new(docker.clone(), store.instance()),
             store: Arc::new(store),
+            lookups: Lookups::default(),
             rules,
             projects,
             docker,
@@ -229,8 +233,7 @@ impl Scheduler {
     /// # Errors
     /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the ticket says.
     pub async fn submit(&self, asked: Asked) -> Result<Submission, Error> {
-        let shared = self.0.clone();
-        let looked = blocking(move || shared.look_up(asked)).await??;
+        let looked = lookup::look_up(&self.0, asked).await?;
         let (job, id, context, rebuild) = match looked {
             Looked::Cached(project, id, info) => {
                 publish(&self.0.metrics, &project, id, &Event::Cached);
@@ -308,22 +311,16 @@ impl Scheduler {
         &self,
         filter: Filter,
         limit: usize,
-    ) -> Result<(Vec<BuildInfo>, Option<Place>), Error> {
+    ) -> Result<(Vec<Listing>, Option<Place>), Error> {
         self.0.store.indexed().await;
         let shared = self.0.clone();
         blocking(move || {
             let (mut builds, next) = shared.store.list(&filter, limit)?;
-            for info in &mut builds {
+            let live = shared.live_infos();
+            for listing in builds.iter_mut().filter(|_| !live.is_empty()) {
                 // The record of a live build is as old as its last step.
-                let now = info
-                    .id
-                    .parse()
-                    .ok()
-                    .and_then(|id| shared.queue().get(id).cloned())
-                    .and_then(|live| live.ticket(false, shared.stop.clone()).now());
-                if let Some(now) = now {
-                    *info = BuildInfo::clone(&now);
-                    info.container_stdouterr = None;
+                if let Some(now) = live.get(&listing.info().id) {
+                    *listing = Listing::new(BuildInfo::clone(now));
                 }
             }
             Ok((builds, next))
@@ -478,12 +475,6 @@ impl Scheduler {
     }
 }
 
-/// What a look at the disk said about a request.
-enum Looked {
-    Cached(ProjectName, JobId, Box<BuildInfo>),
-    Asked(Job, JobId, Context, bool),
-}
-
 // === impl Shared ===
 
 impl Shared {
@@ -501,6 +492,13 @@ impl Shared {
         live.filter(|live| live.project == *project)
     }
 
+    /// What every live job is doing, by id.
+    fn live_infos(&self) -> HashMap<String, Arc<BuildInfo>> {
+        let queue = self.queue();
+        let now = queue.all().filter_map(|live| live.now());
+        now.map(|info| (info.id.clone(), info)).collect()
+    }
+
     /// Gives back a live job's slot or place, and the slot to whoever is next.
     fn leave_queue(&self, id: JobId) {
         let next = self.queue().end(id);
@@ -508,34 +506,6 @@ impl Shared {
             next.slot.notify_one();
         }
         self.count_queue();
-    }
-
-    /// Digests the project and looks for a ready build. Blocks.
-    fn look_up(&self, asked: Asked) -> Result<Looked, Error> {
-        let context = self.projects.context(&asked.project)?;
-        let job = Job {
-            project: asked.project,
-            group: asked.group,
-            params: asked.params,
-            context: context.digest(),
-        };
-        let id = job.id();
-        // While a build of the id is put in place its links are not; then it is better to join
-        // it. A rebuild under way leaves what is cached in force.
-        let may_be_cached = !asked.rebuild && self.queue().get(id).is_none_or(|live| live.rebuild);
-        if may_be_cached && let Some(info) = self.cached(&job.project, id)? {
-            return Ok(Looked::Cached(job.project, id, info));
-        }
-        Ok(Looked::Asked(job, id, context, asked.rebuild))
-    }
-
-    fn cached(&self, project: &ProjectName, id: JobId) -> Result<Option<Box<BuildInfo>>, Error> {
-        let Some(mut info) = self.store.find_ready(project, id)? else {
-            return Ok(None);
-        };
-        info.cached = true;
-        info.container_stdouterr = Some(self.store.log_tail(project, id)?);
-        Ok(Some(Box::new(info)))
     }
 
     fn wanted(&self, context: Context, settings: &project::Settings) -> Wanted {

@@ -16,13 +16,17 @@ use super::event::{Event, publish};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
 use super::{Error, Shared, blocking, keep_tail};
-use crate::build::{self, End, Outcome, PendingBuild, Phase, text_of};
+use crate::build::{self, Begun, BuildInfo, End, Outcome, PendingBuild, Phase, text_of};
 use crate::docker::{self, ContainerSpec, Limits, Output, Stream};
 use crate::job::Job;
 use crate::project::{self, Context, Settings};
 
 /// Pieces of a container's output that are written to the log at once, when they are there.
 const PIECES_AT_ONCE: usize = 64;
+
+/// What a log begins with when the build could not begin where the last one of its group ended.
+const BASE_CLOSED: &[u8] =
+    b"mistry: the latest build of the group holds files that mistryd may not read; starting empty\n";
 
 /// Why a build could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -109,9 +113,9 @@ async fn accept(
     let accepted = blocking(move || {
         let (shared, live) = (shared_there, live_there);
         if !live.rebuild
-            && let Some(info) = shared.cached(&job.project, live.id)?
+            && let Some(info) = shared.store.cached(&job.project, live.id)?
         {
-            live.end_built(*info);
+            live.end_built(BuildInfo::clone(&info));
             return Ok(None);
         }
         // A project's wrong settings are told at the door.
@@ -304,6 +308,17 @@ impl Making {
                 let created = unless_stopping(&shared, shared.docker.create(&spec)).await?;
                 created.map_err(failed)?
             }
+            Err(docker::Error::NameTaken(_)) => {
+                // An answer does not wait for the removal of its container, and whoever got it has
+                // asked for the same again by now.
+                let labels = [INSTANCE, JOB].map(|key| (key.to_owned(), spec.labels[key].clone()));
+                let earlier = self.shared.docker.containers(&labels.into()).await;
+                for earlier in earlier.map_err(failed)? {
+                    let removed = self.shared.docker.remove(&earlier.id).await;
+                    removed.map_err(failed)?;
+                }
+                self.shared.docker.create(&spec).await.map_err(failed)?
+            }
             created => created.map_err(failed)?,
         };
         let exit = self.run(container, image).await?;
@@ -342,21 +357,25 @@ impl Making {
         let params = job.params.clone();
         let project = context.project().clone();
         let timeout = self.shared.rules.job_timeout;
-        let prepared = self
+        let (settings, begun) = self
             .on_disk(move |pending| {
                 let settings = project.settings()?;
-                pending.prepare(&params, owner(&settings))?;
+                let begun = pending.prepare(&params, owner(&settings))?;
                 let started = pending.info().started_at;
                 pending.record_mut().keep.deadline = settings
                     .job_timeout
                     .or(timeout)
                     .map(|limit| started + limit);
-                Ok(settings)
+                Ok((settings, begun))
             })
             .await?;
+        if begun == Begun::BaseClosed {
+            let log = self.pending()?.log();
+            log.append(BASE_CLOSED).await.map_err(Halt::Log)?;
+        }
         let live = self.live.clone();
         live.show(self.pending()?.info());
-        Ok(prepared)
+        Ok(settings)
     }
 
     /// The image of the context; what its build prints goes into the log.

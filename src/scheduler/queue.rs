@@ -91,6 +91,11 @@ impl<T: Clone> Queue<T> {
         self.live.get(&id)
     }
 
+    /// Everybody who is live, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &T> {
+        self.live.values()
+    }
+
     /// How many hold a slot.
     pub(super) fn running(&self) -> usize {
         self.live.len() - self.waiting.len()

@@ -67,10 +67,12 @@ impl Access {
     }
 
     fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        let Some(host) = host else {
-            return Err(Refusal::bad_request("a Host header was expected"));
+        // RFC 9112 §3.2: exactly one.
+        let mut given = headers.get_all(HOST).iter();
+        let (Some(host), None) = (given.next(), given.next()) else {
+            return Err(Refusal::bad_request("one Host header was expected"));
         };
+        let host = host.to_str().unwrap_or_default();
         let name = without_port(host).to_ascii_lowercase();
         let is_address = name
             .trim_start_matches('[')
@@ -249,6 +251,8 @@ mod tests {
             assert_eq!(status(parts("GET", &[("host", host)])).await, 421, "{host}");
         }
         assert_eq!(status(parts("GET", &[])).await, 400);
+        let twice = [("host", "localhost"), ("host", "evil.example")];
+        assert_eq!(status(parts("GET", &twice)).await, 400);
     }
 
     #[tokio::test]

@@ -61,9 +61,13 @@ pub(super) fn typed(status: StatusCode, media: &'static str, body: Body) -> Resp
 
 /// JSON.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Refusal> {
-    let text = serde_json::to_vec(value)
-        .map_err(|_| Refusal::internal("the server could not write its answer"))?;
+    let text = serde_json::to_vec(value).map_err(unwritable)?;
     Ok(typed(status, "application/json", full(text)))
+}
+
+/// An answer that cannot be written as JSON.
+pub(super) fn unwritable(cause: serde_json::Error) -> Refusal {
+    Refusal::caused("the server could not write its answer", cause)
 }
 
 /// Plain text.

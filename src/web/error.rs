@@ -4,7 +4,7 @@
 //! to the journal under the same id.
 
 use hyper::header::{ALLOW, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use hyper::{HeaderMap, Response, StatusCode};
+use hyper::{Response, StatusCode};
 
 use super::answer::{self, Body};
 use crate::api::ErrorView;
@@ -90,7 +90,7 @@ impl Refusal {
     }
 
     /// The answer, and a record in the journal where the fault is ours.
-    pub(super) fn answer(self, request: &str, headers: &HeaderMap) -> Response<Body> {
+    pub(super) fn answer(self, request: &str, as_json: bool) -> Response<Body> {
         if let Some(cause) = &self.cause {
             tracing::error!(
                 mistry_request = request,
@@ -104,7 +104,7 @@ impl Refusal {
             request: request.to_owned(),
             job: self.job.as_ref().map(|(_, id)| id.clone()),
         };
-        let as_json = answer::takes_json(headers)
+        let as_json = as_json
             .then(|| answer::json(self.status, &view).ok())
             .flatten();
         let mut response =

@@ -53,6 +53,9 @@ impl Events {
     }
 }
 
+/// What sends the events.
+type Work = dyn Future<Output = Result<(), Gone>> + Send;
+
 /// Answers with the events that `work` sends until it ends.
 pub(super) fn stream<F>(work: impl FnOnce(Events) -> F) -> Response<Body>
 where
@@ -61,7 +64,7 @@ where
     struct Streaming {
         events: mpsc::Receiver<Bytes>,
         /// `None` when it is done; the channel may hold its last events still.
-        work: Option<Pin<Box<dyn Future<Output = Result<(), Gone>> + Send>>>,
+        work: Option<Pin<Box<Work>>>,
     }
     let (to, events) = mpsc::channel(IN_FLIGHT);
     let streaming = Streaming {

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, LINK, LOCATION};
 use hyper::{Response, StatusCode};
+use serde_json::value::RawValue;
 
 use super::answer::{self, Body};
 use super::error::Refusal;
@@ -15,7 +16,7 @@ use super::events::{self, Events, Gone, Lines};
 use super::routes::Asked;
 use super::{Web, pages};
 use crate::api::{IndexItem, JobRequest, JobState, JobView};
-use crate::build::{BuildInfo, Filter, LogFollower, Outcome, Place, State};
+use crate::build::{BuildInfo, Filter, Listing, LogFollower, Outcome, Place, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::scheduler::{self, Submission, Ticket};
@@ -50,9 +51,10 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
         Submission::Cached(info) if is_async => accepted(&JobState::of(&info)),
         Submission::Cached(info) if wants_events => Ok(events::stream(|events| async move {
             events.json("state", &JobState::of(&info)).await?;
-            events.json("result", &info).await
+            events.json("result", &*info).await
         })),
-        Submission::Cached(info) => built(*info, wants_log),
+        Submission::Cached(info) if wants_log => answer::json(StatusCode::CREATED, &*info),
+        Submission::Cached(info) => built(BuildInfo::clone(&info), false),
         Submission::Pending(mut ticket) => {
             let info = ticket.accepted().await?;
             if is_async {
@@ -169,7 +171,7 @@ pub(super) async fn show(
     }
     let mut info = web.scheduler.find(&project, id, wants_log(asked)).await?;
     if !wants_json {
-        return pages::job(&info);
+        return pages::job(info);
     }
     if !wants_log(asked) {
         info.container_stderr = None;
@@ -218,7 +220,7 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
             .ok_or_else(|| Refusal::bad_request(format!("limit: expected 1 to {PAGE}")))?,
     };
     let (builds, next) = web.scheduler.list(filter, limit).await?;
-    let mut response = answer::json(StatusCode::OK, &items(builds))?;
+    let mut response = answer::json(StatusCode::OK, &items(&builds)?)?;
     if let Some(next) = next {
         let mut query = form_urlencoded::Serializer::new(String::new());
         for name in ["project", "group", "state"] {
@@ -236,22 +238,20 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
     Ok(response)
 }
 
-/// Builds as lines of a list, without their logs.
-pub(super) fn items(builds: Vec<BuildInfo>) -> Vec<IndexItem> {
-    builds
-        .into_iter()
-        .map(|mut info| {
-            info.container_stdouterr = None;
-            info.container_stderr = None;
-            IndexItem {
-                id: info.id.clone(),
-                project: info.project.clone(),
-                started_at: info.started_at,
-                state: info.state,
-                build_info: info,
-            }
-        })
-        .collect()
+/// Builds as lines of a list.
+pub(super) fn items(builds: &[Listing]) -> Result<Vec<IndexItem<&RawValue>>, Refusal> {
+    builds.iter().map(item).collect()
+}
+
+fn item(listing: &Listing) -> Result<IndexItem<&RawValue>, Refusal> {
+    let info = listing.info();
+    Ok(IndexItem {
+        id: info.id.clone(),
+        project: info.project.clone(),
+        started_at: info.started_at,
+        build_info: listing.json().map_err(answer::unwritable)?,
+        state: info.state,
+    })
 }
 
 fn cursor(place: &Place) -> String {

@@ -78,21 +78,22 @@ pub(super) async fn overview(web: &Web, asked: &Asked) -> Result<Response<Body>,
     };
     let (builds, next) = web.scheduler.list(filter, SHOWN).await?;
     page(&Overview {
-        builds: builds.iter().map(row).collect(),
+        builds: builds.iter().map(|build| row(build.info())).collect(),
         project: project.map(str::to_owned),
         more: next.is_some(),
     })
 }
 
 /// `GET /job/P/ID` for people.
-pub(super) fn job(info: &BuildInfo) -> Result<Response<Body>, Refusal> {
-    let log = info.container_stdouterr.as_deref().unwrap_or_default();
+pub(super) fn job(mut info: BuildInfo) -> Result<Response<Body>, Refusal> {
+    let log = info.container_stdouterr.take().unwrap_or_default();
+    info.abridge();
     page(&Job {
-        row: row(info),
-        log,
+        row: row(&info),
         is_over: info.phase.is_none(),
         is_cut: log.len() + 4 >= crate::build::LOG_TAIL,
-        info,
+        log: &log,
+        info: &info,
     })
 }
 

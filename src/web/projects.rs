@@ -26,7 +26,7 @@ pub(super) async fn list(web: &Web) -> Result<Response<Body>, Refusal> {
         view.push(ProjectItem {
             name: name.to_string(),
             builds,
-            latest: newest.first().map(|info| info.started_at),
+            latest: newest.first().map(|newest| newest.info().started_at),
         });
     }
     answer::json(StatusCode::OK, &view)
@@ -49,7 +49,7 @@ pub(super) async fn show(web: &Web, project: &ProjectName) -> Result<Response<Bo
                 .into_iter()
                 .map(|(group, id)| (group, id.to_string()))
                 .collect(),
-            builds: items(builds),
+            builds: items(&builds)?,
         },
     )
 }

@@ -6,7 +6,7 @@
 //! | `GET /index/` | [`jobs::index`] |
 //! | `GET /job/P/ID` | [`jobs::show`] |
 //! | `GET /log/P/ID` | [`logs::show`] |
-//! | `GET`, `POST /artifacts/P/ID[/path]` | [`artifacts`] |
+//! | `GET /artifacts/P/ID[/path]` | [`artifacts`] |
 //! | `GET /projects`, `GET /project/P`, `POST /project/P/rebuild` | [`projects`] |
 //! | `GET /status` | [`host::status`] |
 //! | `GET /`, `/static/…` | [`pages`] |
@@ -57,15 +57,11 @@ impl Asked {
 /// Answers one request.
 pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) -> Response<Body> {
     let id = web.next_request();
-    let is_head = request.method() == Method::HEAD;
-    let headers = request.headers().clone();
+    let takes_json = answer::takes_json(request.headers());
     let mut response = match route(web, request, peer).await {
         Answer::Given(response) => response,
-        Answer::Refused(refusal) => refusal.answer(&id, &headers),
+        Answer::Refused(refusal) => refusal.answer(&id, takes_json),
     };
-    if is_head {
-        *response.body_mut() = answer::empty();
-    }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(id) = HeaderValue::try_from(id) {
@@ -81,7 +77,7 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer) -> Answer {
         .collect();
     let path = request.uri().path().to_owned();
     let (parts, body) = request.into_parts();
-    // A HEAD is a GET whose body is dropped at the end.
+    // A HEAD is a GET whose body hyper does not send.
     let method = match parts.method {
         Method::HEAD => Method::GET,
         ref method => method.clone(),

@@ -17,8 +17,10 @@ use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use mistry::docker::{ContainerSpec, Docker, Error, Exit, ImageSpec, Limits, Stream};
 use tokio::sync::mpsc;
 
+// The fast tests use more of it.
+#[allow(dead_code)]
 #[path = "../it/support/context.rs"]
-mod context;
+pub(crate) mod context;
 use context::Context;
 
 const LABEL: &str = "mistry.instance";

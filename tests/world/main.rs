@@ -1,10 +1,21 @@
-//! What is promised about real worlds: real filesystems, a real Docker Engine.
+//! What is promised about real worlds: real filesystems, a real Docker Engine, the built programs.
 //!
-//! Each file is named for the world that it meets. A world that is missing fails its tests with a
-//! sentence that says how to provide it, and is never passed over; `make worlds` provides them all.
+//! Each file is named for the world that it meets or the promise that it keeps. A world that is
+//! missing fails its tests with a sentence that says how to provide it, and is never passed over;
+//! `make worlds` provides them all.
 
 // The lints that keep panics out of the programs know only single test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod builds;
+mod containers;
+mod demo;
 mod docker;
 mod filesystems;
+mod full_disk;
+mod hostile;
+mod npm;
+mod support;
+mod transports;
+mod two_daemons;
+mod unprivileged;

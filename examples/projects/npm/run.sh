@@ -1,0 +1,31 @@
+#!/bin/sh
+# The build of the project `npm`: params package and lockfile in, node_modules out.
+set -eu
+data=${DATA:-/data}
+
+for param in package lockfile; do
+    if [ ! -f "$data/params/$param" ]; then
+        echo "the param '$param' is missing: give it as --$param=@FILE" >&2
+        exit 2
+    fi
+done
+
+# Kept for the next build of the group. The user of a build may have no home of its own.
+cache="$data/cache/npm"
+export npm_config_cache="$cache"
+export HOME="$data/cache"
+if [ -d "$cache/_cacache" ]; then
+    echo "npm cache: found, $(find "$cache/_cacache/content-v2" -type f | wc -l) packages"
+else
+    echo "npm cache: empty"
+fi
+
+cd "$data/artifacts"
+cp "$data/params/package" package.json
+cp "$data/params/lockfile" package-lock.json
+# `npm ci` installs exactly what the lock file says, and fails when it does not fit package.json.
+# --prefer-offline: what the cache holds is not asked for again; integrity is checked all the same.
+npm ci --prefer-offline --no-audit --no-fund --no-update-notifier
+# The asker has these two; only what was made is a result.
+rm package.json package-lock.json
+echo "installed $(find node_modules -name package.json -path '*node_modules/*' | wc -l) package files"

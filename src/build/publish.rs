@@ -1,0 +1,151 @@
+//! Finished builds: put in place, linked, replaced, thrown away.
+//!
+//! One rename takes a build from `pending` to where it belongs, or an exchange where it replaces
+//! another; a link is replaced by a rename, too. What is replaced is put out of sight at once
+//! and removed when nobody reads it any more.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::RenameFlags;
+
+use super::index::Place;
+use super::layout::{self, Layout};
+use super::lease::Lease;
+use super::store::{BuildStore, Error, doing, make_directories, random_hex};
+use super::{Record, State};
+use crate::job::{GroupName, JobId};
+use crate::project::ProjectName;
+
+impl BuildStore {
+    /// A finished record in `pending`: either its rename is still owed, or it is what an
+    /// exchange put there. The later one of the two is the result.
+    pub(super) fn settle_finished(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        record: Record,
+    ) -> Result<(), Error> {
+        let ready = self.ready(project, id)?;
+        let is_owed = ready.is_none_or(|ready| ready.finished_at < record.info.finished_at);
+        if is_owed {
+            self.publish(project, id, &record)?;
+        } else {
+            self.throw_away(&self.layout.pending(project, id))
+                .map_err(doing("clear what a rebuild replaced"))?;
+        }
+        Ok(())
+    }
+
+    /// Moves a finished build from `pending` to where it belongs, and points the link at it.
+    ///
+    /// A rebuild that did not succeed never replaces a succeeded build: it goes to `failed`.
+    pub(super) fn publish(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        record: &Record,
+    ) -> Result<PathBuf, Error> {
+        let publish = doing("put the build in place");
+        let from = self.layout.pending(project, id);
+        let in_force = self.find_ready(project, id)?.is_some();
+        let to = if in_force && !record.info.succeeded() {
+            self.layout.failed(project, id)
+        } else {
+            self.layout.ready(project, id)
+        };
+        make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
+        let replaced = match rename(&from, &to, RenameFlags::NOREPLACE) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                rename(&from, &to, RenameFlags::EXCHANGE).map_err(&publish)?;
+                true
+            }
+            other => other.map(|()| false).map_err(&publish)?,
+        };
+        if record.info.succeeded() {
+            let group = match record.info.group.as_str() {
+                "" => None,
+                // A record of ours always parses; a foreign one then simply is no base.
+                name => name.parse::<GroupName>().ok(),
+            };
+            if group.is_some() || record.info.group.is_empty() {
+                self.point(project, group.as_ref(), id)
+                    .map_err(doing("point the link at the build"))?;
+            }
+        }
+        if replaced {
+            self.throw_away(&from)
+                .map_err(doing("clear what the build replaced"))?;
+        }
+        if !in_force || record.info.succeeded() {
+            let place = Place {
+                started: record.info.started_at,
+                project: project.clone(),
+                id,
+            };
+            self.index
+                .put(place, State::Ready, &record.info.group, true);
+        } else if let Some(ready) = self.find_ready(project, id)? {
+            self.enter(project, id, &ready, true);
+        }
+        Ok(to)
+    }
+
+    /// New link beside the old one, then renamed over it: there is never none.
+    fn point(&self, project: &ProjectName, group: Option<&GroupName>, id: JobId) -> io::Result<()> {
+        let link = self.layout.link(project, group);
+        if group.is_some() {
+            make_directories(&self.layout.groups(project))?;
+        }
+        // In our own directory, where no group can have the name.
+        let new = self.layout.own().join(format!("link-{project}-{id}"));
+        // `group` of the same job is the same link, so a leftover is of no use to anybody.
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(Layout::link_target(group, id), &new)?;
+        std::fs::rename(&new, &link)
+    }
+
+    /// Puts a directory out of sight; [`BuildStore::empty_trash`] removes it.
+    pub(super) fn throw_away(&self, directory: &Path) -> io::Result<()> {
+        let name = random_hex()?;
+        match std::fs::rename(directory, self.layout.trash().join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes what was thrown away. What somebody still reads stays for the next time: nobody
+    /// waits for a slow reader.
+    ///
+    /// # Errors
+    /// When something cannot be removed; it stays in the trash.
+    pub fn empty_trash(&self) -> Result<(), Error> {
+        let empty = doing("empty the trash");
+        for entry in std::fs::read_dir(self.layout.trash()).map_err(&empty)? {
+            let path = entry.map_err(&empty)?.path();
+            let Some(_ours) = Lease::take_last(&path).map_err(&empty)? else {
+                continue;
+            };
+            // The tree is a subvolume of its own where the filesystem has them.
+            for tree in [path.join(layout::DATA), path] {
+                self.filesystem
+                    .remove(&tree)
+                    .map_err(|cause| Error::Tree("empty the trash", cause))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rename(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        from,
+        rustix::fs::CWD,
+        to,
+        flags,
+    )?)
+}

@@ -1,0 +1,589 @@
+//! `docs/openapi.json` and the running server say the same: for each request below, the status
+//! and media type are declared, and a JSON body fits its schema, with no key that is not there.
+//!
+//! Every path of the document is asked for; which is missing is said.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use mistry::build::{BuildStore, Outcome, Phase, State};
+use mistry::docker::Docker;
+use mistry::filesystem::{Filesystem, Kind};
+use mistry::metrics::Metrics;
+use mistry::project::{Limits, Projects};
+use mistry::scheduler::{Rules, Scheduler};
+use mistry::web::{Access, Listener, Public, Web, serve};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::engine::Engine;
+
+const DOCUMENT: &str = include_str!("../../docs/openapi.json");
+
+/// A whole server over the fake Engine, gone when dropped.
+struct Server {
+    address: String,
+    _home: tempfile::TempDir,
+    engine: Engine,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn project(home: &Path, name: &str, dockerfile: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let place = home.join("projects").join(name);
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::write(place.join("Dockerfile"), dockerfile).unwrap();
+    let run = place.join("run.sh");
+    std::fs::write(&run, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(run, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+impl Server {
+    async fn start() -> Server {
+        const DOCKERFILE: &str = "FROM scratch\nCOPY run.sh /\nENTRYPOINT [\"/run.sh\"]\n";
+        let home = tempfile::tempdir().unwrap();
+        let builds = home.path().join("builds");
+        std::fs::create_dir(&builds).unwrap();
+        let made = "echo said; mkdir $DATA/artifacts/dir; echo 0123456789 > $DATA/artifacts/file";
+        project(home.path(), "good", DOCKERFILE, made);
+        project(home.path(), "bad", DOCKERFILE, "echo why >&2; exit 3");
+        project(home.path(), "broken", "FRM scratch\n", "true");
+        let engine = Engine::start().await;
+        let rules = Rules {
+            slots: 1,
+            backlog: 1,
+            mounts: Default::default(),
+            network: "host".to_owned(),
+            limits: Limits::default(),
+            log_limit: 1 << 20,
+            job_timeout: None,
+        };
+        let filesystem = Filesystem::detect(Kind::Plain, &builds).unwrap();
+        let metrics = Metrics::new().unwrap();
+        let scheduler = Scheduler::new(
+            rules,
+            Projects::new(&home.path().join("projects")),
+            BuildStore::open(&builds, filesystem).unwrap(),
+            Docker::new(&engine.socket()).unwrap(),
+            metrics.clone(),
+        );
+        scheduler.adopt().await.unwrap();
+        let access = Access {
+            hosts: Vec::new(),
+            tokens: None,
+            public: Public::Read,
+            local: None,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let web = Web::new(scheduler, metrics, access, CancellationToken::new());
+        Server {
+            address,
+            _home: home,
+            engine,
+            serving: tokio::spawn(serve(vec![Listener::Tcp(listener)], web)),
+        }
+    }
+
+    /// Asks, and holds the answer against the document. Returns the body.
+    async fn ask(&self, asked: Asked<'_>) -> (Answer, Vec<String>) {
+        let stream = TcpStream::connect(&self.address).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let connection = tokio::spawn(connection);
+        let mut request = Request::builder().method(asked.method).uri(asked.path);
+        if asked.headers.iter().all(|(name, _)| *name != "host") {
+            request = request.header("host", &self.address);
+        }
+        for (name, value) in asked.headers {
+            request = request.header(*name, *value);
+        }
+        let body = Full::new(Bytes::from(asked.body.to_owned()));
+        let response = sender
+            .send_request(request.body(body).unwrap())
+            .await
+            .unwrap();
+        let (head, body) = response.into_parts();
+        let header = |name: &str| {
+            head.headers
+                .get(name)
+                .map(|v| v.to_str().unwrap().to_owned())
+        };
+        let answer = Answer {
+            status: head.status.as_u16(),
+            media: header("content-type"),
+            location: header("location"),
+            body: body.collect().await.unwrap().to_bytes(),
+        };
+        connection.abort();
+        assert!(header("x-request-id").is_some());
+        let wrong = asked.differences(&answer);
+        (answer, wrong)
+    }
+
+    async fn fits(&self, asked: Asked<'_>, status: u16) -> Answer {
+        let (answer, wrong) = self.ask(asked).await;
+        let text = String::from_utf8_lossy(&answer.body);
+        assert_eq!(
+            answer.status, status,
+            "{} {}: {text}",
+            asked.method, asked.path
+        );
+        assert!(
+            wrong.is_empty(),
+            "{} {}: {wrong:#?}\n{text}",
+            asked.method,
+            asked.path
+        );
+        answer
+    }
+}
+
+/// A request, and the path of the document that it is about.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    about: &'a str,
+    method: &'a str,
+    path: &'a str,
+    headers: &'a [(&'a str, &'a str)],
+    body: &'a str,
+}
+
+struct Answer {
+    status: u16,
+    media: Option<String>,
+    location: Option<String>,
+    body: Bytes,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+fn get<'a>(about: &'a str, path: &'a str, headers: &'a [(&'a str, &'a str)]) -> Asked<'a> {
+    Asked {
+        about,
+        method: "GET",
+        path,
+        headers,
+        body: "",
+    }
+}
+
+fn post<'a>(about: &'a str, path: &'a str, body: &'a str) -> Asked<'a> {
+    Asked {
+        about,
+        method: "POST",
+        path,
+        headers: &[("content-type", "application/json")],
+        body,
+    }
+}
+
+fn document() -> Value {
+    serde_json::from_str(DOCUMENT).unwrap()
+}
+
+/// The value, or what its `$ref` names.
+fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(place) => document.pointer(place.trim_start_matches('#')).unwrap(),
+        None => value,
+    }
+}
+
+impl Asked<'_> {
+    /// What the document says otherwise.
+    fn differences(&self, answer: &Answer) -> Vec<String> {
+        let document = document();
+        let item = resolved(&document, &document["paths"][self.about]);
+        let operation = &item[self.method.to_lowercase()];
+        let response = &operation["responses"][answer.status.to_string()];
+        if response.is_null() {
+            return vec![format!("status {} is not declared", answer.status)];
+        }
+        let Some(content) = response["content"].as_object() else {
+            let is_empty = answer.body.is_empty();
+            return (!is_empty)
+                .then(|| "a body is not declared".to_owned())
+                .into_iter()
+                .collect();
+        };
+        let media = answer.media.as_deref().unwrap_or_default();
+        let Some(declared) = content.get(media) else {
+            return vec![format!("media type '{media}' is not declared")];
+        };
+        let mut wrong = Vec::new();
+        if media == "application/json" {
+            check(
+                &document,
+                &declared["schema"],
+                &answer.json(),
+                "",
+                &mut wrong,
+            );
+        }
+        wrong
+    }
+}
+
+/// Says where `value` is not what `schema` says: as much of JSON Schema as the document uses.
+fn check(document: &Value, schema: &Value, value: &Value, at: &str, wrong: &mut Vec<String>) {
+    let schema = resolved(document, schema);
+    if let Some(any) = schema["anyOf"].as_array() {
+        let fits = any.iter().any(|one| {
+            let mut wrong = Vec::new();
+            check(document, one, value, at, &mut wrong);
+            wrong.is_empty()
+        });
+        if !fits {
+            wrong.push(format!("{at}: fits none of its schemas: {value}"));
+        }
+        return;
+    }
+    let types = match &schema["type"] {
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        Value::String(one) => vec![one.as_str()],
+        _ => {
+            wrong.push(format!("{at}: the schema has no type"));
+            return;
+        }
+    };
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if !types.contains(&found) {
+        wrong.push(format!("{at}: {found}, {types:?} was expected"));
+        return;
+    }
+    if schema["enum"]
+        .as_array()
+        .is_some_and(|all| !all.contains(value))
+    {
+        wrong.push(format!("{at}: {value} is not in the enum"));
+    }
+    match value {
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                check(
+                    document,
+                    &schema["items"],
+                    item,
+                    &format!("{at}/{index}"),
+                    wrong,
+                );
+            }
+        }
+        Value::Object(members) => {
+            let required = schema["required"].as_array().into_iter().flatten();
+            for name in required.filter_map(Value::as_str) {
+                if !members.contains_key(name) {
+                    wrong.push(format!("{at}/{name}: missing"));
+                }
+            }
+            for (name, member) in members {
+                let at = format!("{at}/{name}");
+                match (&schema["properties"][name], &schema["additionalProperties"]) {
+                    (Value::Null, Value::Bool(false)) => wrong.push(format!("{at}: unknown")),
+                    (Value::Null, Value::Null) => {}
+                    (Value::Null, rest) => check(document, rest, member, &at, wrong),
+                    (declared, _) => check(document, declared, member, &at, wrong),
+                }
+            }
+        }
+        Value::String(text) if schema["format"] == "date-time" => {
+            let time = text.parse::<jiff::Timestamp>();
+            wrong.extend(time.err().map(|error| format!("{at}: '{text}': {error}")));
+        }
+        _ => {}
+    }
+}
+
+const JSON: &[(&str, &str)] = &[("accept", "application/json")];
+const EVENTS: &[(&str, &str)] = &[("accept", "text/event-stream")];
+
+/// Path as documented, path asked, headers, status.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u16);
+
+#[tokio::test]
+async fn every_get_answers_as_declared() {
+    let server = Server::start().await;
+    let body = r#"{"project": "good", "group": "g", "params": {"a": "b", "_c": "d"}}"#;
+    let built = server.fits(post("/jobs", "/jobs", body), 201).await.json();
+    let failed = server
+        .fits(post("/jobs", "/jobs", r#"{"project": "bad"}"#), 201)
+        .await
+        .json();
+    let url = built["URL"].as_str().unwrap().to_owned();
+    let (_, name) = url.split_once('/').unwrap();
+    let (job, log) = (format!("/job/{name}"), format!("/log/{name}"));
+    let (tar, file) = (
+        format!("/artifacts/{name}"),
+        format!("/artifacts/{name}/file"),
+    );
+    let (directory, lost) = (
+        format!("/artifacts/{name}/dir"),
+        format!("/artifacts/{name}/no"),
+    );
+    let (waited, short) = (format!("{job}?wait"), format!("{job}?log=none"));
+    let (failed, page) = (
+        format!("/{}", failed["URL"].as_str().unwrap()),
+        "/index/?limit=1",
+    );
+    let nobody = format!("/job/good/{}", "0".repeat(64));
+    let none: &[(&str, &str)] = &[];
+    let text: &[(&str, &str)] = &[("accept", "text/plain")];
+    let (part, beyond) = ([("range", "bytes=1-2")], [("range", "bytes=900-")]);
+    let text_part = [("accept", "text/plain"), ("range", "bytes=0-1")];
+    let text_beyond = [("accept", "text/plain"), ("range", "bytes=900-")];
+    let at_the_end = [("last-event-id", "900")];
+    let nonsense = [("last-event-id", "x")];
+    let stranger = [("host", "evil.example")];
+    let all: &[Case<'_>] = &[
+        ("/", "/", none, 200),
+        ("/", "/?project=good", none, 200),
+        ("/", "/?project=..", none, 422),
+        ("/static/{name}", "/static/style.css", none, 200),
+        ("/static/{name}", "/static/no", none, 404),
+        ("/index/", "/index/", none, 200),
+        ("/index/", page, none, 200),
+        ("/index/", "/index/?limit=0", none, 400),
+        ("/index", "/index?project=good&state=ready", none, 200),
+        ("/job/{project}/{id}", &job, JSON, 200),
+        ("/job/{project}/{id}", &waited, JSON, 200),
+        ("/job/{project}/{id}", &short, JSON, 200),
+        ("/job/{project}/{id}", &failed, JSON, 200),
+        ("/job/{project}/{id}", &job, none, 200),
+        ("/job/{project}/{id}", &nobody, JSON, 404),
+        ("/job/{project}/{id}", "/job/good/1", JSON, 422),
+        ("/log/{project}/{id}", &log, none, 200),
+        ("/log/{project}/{id}", &log, EVENTS, 200),
+        ("/log/{project}/{id}", &log, &at_the_end, 204),
+        ("/log/{project}/{id}", &log, &nonsense, 400),
+        ("/log/{project}/{id}", &log, text, 200),
+        ("/log/{project}/{id}", &log, &text_part, 206),
+        ("/log/{project}/{id}", &log, &text_beyond, 416),
+        ("/artifacts/{project}/{id}", &tar, none, 200),
+        ("/artifacts/{project}/{id}/{path}", &file, none, 200),
+        ("/artifacts/{project}/{id}/{path}", &file, &part, 206),
+        ("/artifacts/{project}/{id}/{path}", &file, &beyond, 416),
+        (
+            "/artifacts/{project}/{id}/{path}",
+            &file,
+            &[("if-none-match", "*")],
+            304,
+        ),
+        ("/artifacts/{project}/{id}/{path}", &directory, none, 200),
+        ("/artifacts/{project}/{id}/{path}", &lost, none, 404),
+        ("/projects", "/projects", none, 200),
+        ("/project/{project}", "/project/good", none, 200),
+        ("/project/{project}", "/project/nobody", none, 404),
+        ("/project/{project}", "/project/_", none, 422),
+        ("/status", "/status", none, 200),
+        ("/metrics", "/metrics", none, 200),
+        ("/healthz", "/healthz", none, 200),
+        ("/healthz", "/healthz", &stranger, 421),
+        ("/openapi.json", "/openapi.json", none, 200),
+    ];
+    for (about, path, headers, status) in all {
+        server.fits(get(about, path, headers), *status).await;
+    }
+    let asked: BTreeSet<&str> = all.iter().map(|(about, ..)| *about).collect();
+    let document = document();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let has_get = !resolved(&document, item)["get"].is_null();
+        assert!(
+            !has_get || asked.contains(path.as_str()),
+            "{path} is not asked for"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_post_answers_as_declared() {
+    let server = Server::start().await;
+    let jobs = |body| post("/jobs", "/jobs", body);
+    let good = r#"{"project": "good"}"#;
+    let built = server.fits(jobs(good), 201).await.json();
+    assert_eq!(built["Cached"], false);
+    assert_eq!(server.fits(jobs(good), 201).await.json()["Cached"], true);
+    let short = server
+        .fits(post("/jobs", "/jobs?log=none", good), 201)
+        .await
+        .json();
+    assert!(short["ContainerStdouterr"].is_null());
+    let accepted = post(
+        "/jobs",
+        "/jobs?async",
+        r#"{"project": "good", "group": "g"}"#,
+    );
+    let accepted = server.fits(accepted, 201).await;
+    assert_eq!(
+        accepted.location.unwrap(),
+        format!("/{}", accepted_url(&accepted.body))
+    );
+    let events = Asked {
+        headers: &[("content-type", "application/json"), EVENTS[0]],
+        ..jobs(good)
+    };
+    let events = server.fits(events, 200).await.body;
+    let events = String::from_utf8(events.to_vec()).unwrap();
+    let document = document();
+    for (name, schema) in [("state", "JobState"), ("result", "BuildInfo")] {
+        let (_, event) = events
+            .split_once(&format!("event: {name}\ndata: "))
+            .unwrap();
+        let data: Value = serde_json::from_str(event.lines().next().unwrap()).unwrap();
+        let mut wrong = Vec::new();
+        check(
+            &document,
+            &document["components"]["schemas"][schema],
+            &data,
+            "",
+            &mut wrong,
+        );
+        assert!(wrong.is_empty(), "{name}: {wrong:?}");
+    }
+    let errored = server.fits(jobs(r#"{"project": "broken"}"#), 500).await;
+    assert!(
+        errored
+            .location
+            .unwrap()
+            .ends_with(errored_job(&errored.body).as_str())
+    );
+    for (body, status) in [
+        ("{", 400),
+        (r#"{"project": "good", "colour": 1}"#, 400),
+        (r#"{"project": "nobody"}"#, 404),
+        (r#"{"project": "../x"}"#, 422),
+    ] {
+        server.fits(jobs(body), status).await;
+    }
+    let untyped = Asked {
+        headers: &[],
+        ..jobs(good)
+    };
+    server.fits(untyped, 415).await;
+    let foreign = Asked {
+        headers: &[
+            ("content-type", "application/json"),
+            ("sec-fetch-site", "cross-site"),
+        ],
+        ..jobs(good)
+    };
+    server.fits(foreign, 403).await;
+
+    let rebuild = |path| post("/project/{project}/rebuild", path, "{}");
+    server.fits(rebuild("/project/good/rebuild"), 200).await;
+    server.fits(rebuild("/project/nobody/rebuild"), 404).await;
+    server.fits(rebuild("/project/_/rebuild"), 422).await;
+    server.fits(rebuild("/project/broken/rebuild"), 500).await;
+    server.engine.stop().await;
+    server.fits(rebuild("/project/good/rebuild"), 503).await;
+    server
+        .fits(jobs(r#"{"project": "good", "group": "new"}"#), 503)
+        .await;
+}
+
+fn accepted_url(body: &[u8]) -> String {
+    let state: Value = serde_json::from_slice(body).unwrap();
+    state["URL"].as_str().unwrap().to_owned()
+}
+
+fn errored_job(body: &[u8]) -> String {
+    let error: Value = serde_json::from_slice(body).unwrap();
+    error["job"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_words_of_states_are_all_there() {
+    let states = [State::Pending, State::Ready].map(|it| json!(it));
+    let phases = [
+        Phase::Queued,
+        Phase::Preparing,
+        Phase::Imaging,
+        Phase::Running,
+        Phase::Finishing,
+    ];
+    let outcomes = [
+        Outcome::Succeeded,
+        Outcome::Failed,
+        Outcome::Errored,
+        Outcome::Cancelled,
+        Outcome::TimedOut,
+    ];
+    let with_none = |words: [Value; 5]| [words.to_vec(), vec![Value::Null]].concat();
+    let document = document();
+    for (name, words) in [
+        ("State", states.to_vec()),
+        ("Phase", with_none(phases.map(|it| json!(it)))),
+        ("Outcome", with_none(outcomes.map(|it| json!(it)))),
+    ] {
+        let declared = &document["components"]["schemas"][name]["enum"];
+        assert_eq!(declared, &Value::from(words), "{name}");
+    }
+}
+
+#[test]
+fn the_request_in_the_paper_fits_its_schema() {
+    let document = document();
+    let schema = &document["components"]["schemas"]["JobRequest"];
+    let paper = include_str!("../../docs/http-api.md");
+    let (_, example) = paper.split_once("```json\n").unwrap();
+    let example = serde_json::from_str(example.split_once("\n```").unwrap().0).unwrap();
+    let mut wrong = Vec::new();
+    check(&document, schema, &example, "", &mut wrong);
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn this_check_can_fail() {
+    let document = json!({"s": {"type": "object", "required": ["a"], "additionalProperties": false,
+        "properties": {"a": {"type": ["string", "null"], "enum": ["x", null]},
+            "b": {"type": "array", "items": {"type": "integer"}},
+            "c": {"type": "object", "additionalProperties": {"type": "boolean"}},
+            "d": {"anyOf": [{"type": "null"}, {"type": "integer"}]},
+            "e": {"type": "string", "format": "date-time"}}}});
+    let schema = json!({"$ref": "#/s"});
+    let complaints = |value: Value| {
+        let mut wrong = Vec::new();
+        check(&document, &schema, &value, "", &mut wrong);
+        wrong.len()
+    };
+    let good = json!({"a": null, "b": [1], "c": {"x": true}, "d": 1, "e": "2026-01-02T03:04:05Z"});
+    assert_eq!(complaints(good), 0);
+    for bad in [
+        json!([]),
+        json!({}),
+        json!({"a": 1}),
+        json!({"a": "y"}),
+        json!({"a": "x", "z": 1}),
+        json!({"a": "x", "b": ["1"]}),
+        json!({"a": "x", "c": {"x": 1}}),
+        json!({"a": "x", "d": "1"}),
+        json!({"a": "x", "e": "yesterday"}),
+    ] {
+        assert_eq!(complaints(bad.clone()), 1, "{bad}");
+    }
+}

@@ -1,0 +1,296 @@
+//! What documents promise and sources do: every route is in both papers of the HTTP contract,
+//! every key of the configuration in the sample and in the papers for operators.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{Tree, assert_none, one, read, root, source, tree};
+
+/// `GET /job/{}/{}` for each arm of the match in `web/routes.rs`.
+fn routed(routes: &str) -> BTreeSet<String> {
+    let (_, table) = routes
+        .split_once("match (&method, segments.as_slice())")
+        .unwrap_or_default();
+    let (table, _) = table.split_once("\n}\n").unwrap_or((table, ""));
+    let mut found = BTreeSet::new();
+    for arm in table
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("(&Method::"))
+    {
+        let Some((method, patterns)) = arm.split_once(", ") else {
+            continue;
+        };
+        let Some((patterns, _)) = patterns.split_once(") =>") else {
+            continue;
+        };
+        for pattern in patterns.split('|') {
+            let pattern = pattern.trim().trim_matches(['[', ']']);
+            let segments: Vec<&str> = pattern.split(',').map(str::trim).collect();
+            let mut path = String::new();
+            for segment in segments {
+                if segment.ends_with("..") {
+                    // With nothing behind it as well.
+                    found.insert(format!("{method} {path}"));
+                }
+                path.push('/');
+                path.push_str(match segment.strip_prefix('"') {
+                    Some(literal) => literal.trim_end_matches('"'),
+                    None => "{}",
+                });
+            }
+            found.insert(format!("{method} {path}"));
+        }
+    }
+    found
+}
+
+/// The routes in the headings of the HTTP contract.
+fn told(document: &str) -> BTreeSet<String> {
+    document
+        .lines()
+        .filter(|line| line.starts_with("### `"))
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .map(unnamed)
+        .collect()
+}
+
+/// The routes of the OpenAPI document.
+fn declared(openapi: &str) -> BTreeSet<String> {
+    let document: Value = serde_json::from_str(openapi).unwrap();
+    let mut found = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let item = match item["$ref"].as_str() {
+            Some(place) => document.pointer(place.trim_start_matches('#')).unwrap(),
+            None => item,
+        };
+        for method in item.as_object().unwrap().keys() {
+            found.insert(unnamed(&format!("{} {path}", method.to_uppercase())));
+        }
+    }
+    found
+}
+
+/// `/job/{}` of `/job/{id}`.
+fn unnamed(path: &str) -> String {
+    let mut parts = path.split('{');
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown.push_str("{}");
+        shown.push_str(part.split_once('}').map_or("", |(_, rest)| rest));
+    }
+    shown
+}
+
+/// Names of the fields of a struct, as JSON spells them.
+fn fields(code: &str, name: &str) -> BTreeSet<String> {
+    let (_, body) = code
+        .split_once(&format!("struct {name} {{"))
+        .unwrap_or_default();
+    body.lines()
+        .take_while(|line| *line != "}")
+        .filter_map(|line| {
+            let line = line.trim();
+            let (name, _) = line.strip_prefix("pub ").unwrap_or(line).split_once(": ")?;
+            let is_name = name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            is_name.then(|| name.to_owned())
+        })
+        .collect()
+}
+
+/// The keys in the first cells of the tables below a heading cell `| HEAD |`.
+fn table(document: &str, head: &str) -> BTreeSet<String> {
+    let begin = format!("| {head} |");
+    document
+        .lines()
+        .skip_while(|line| !line.starts_with(&begin))
+        .take_while(|line| line.starts_with('|'))
+        .filter_map(|line| line.split('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What one of two sets has and the other has not.
+fn differences(what: [&str; 2], sets: [&BTreeSet<String>; 2]) -> Vec<String> {
+    let only = |a: usize, b: usize| {
+        let more = sets[a].difference(sets[b]);
+        more.map(move |name| format!("{name} is in {} and not in {}", what[a], what[b]))
+    };
+    only(0, 1).chain(only(1, 0)).collect()
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+/// `who-is-as-good-as-root` of `## Who is as good as root`: what a heading is linked by.
+fn anchors(document: &str) -> BTreeSet<String> {
+    let heads = document.lines().filter(|line| line.starts_with('#'));
+    heads
+        .map(|head| {
+            let head = head.trim_start_matches('#').trim().to_lowercase();
+            let kept = |l: &char| l.is_alphanumeric() || " -_".contains(*l);
+            head.chars()
+                .filter(kept)
+                .collect::<String>()
+                .replace(' ', "-")
+        })
+        .collect()
+}
+
+/// Links of documents that lead nowhere.
+fn broken(documents: &Tree, is_file: impl Fn(&Path) -> bool) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (path, text) in documents.iter().filter(|(path, _)| path.ends_with(".md")) {
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let home = Path::new(path).parent().unwrap();
+            let target = match (file, file.strip_prefix("../")) {
+                ("", _) => path.into(),
+                (_, Some(above)) => home.parent().unwrap().join(above),
+                _ => home.join(file),
+            };
+            let there = documents.get(target.to_str().unwrap());
+            let is_there = match there {
+                Some(text) => anchor.is_empty() || anchors(text).contains(anchor),
+                None => anchor.is_empty() && is_file(&target),
+            };
+            if !is_there {
+                wrong.push(format!("{path}: the link to '{link}' leads nowhere"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let mut documents = tree("docs");
+    for path in ["README.md", "CHANGELOG.md"] {
+        documents.insert(path.to_owned(), read(path));
+    }
+    assert_none(&broken(&documents, |path| root().join(path).is_file()));
+    let mut documents = one(
+        "a.md",
+        "[x](docs/b.md#so-it-is) [y](c) [z](#none) [w](no.md)",
+    );
+    documents.extend(one("docs/b.md", "## So it *is*\n[x](../a.md)\n[y](#it-is)"));
+    assert_eq!(broken(&documents, |path| path == Path::new("c")).len(), 3);
+}
+
+#[test]
+fn every_route_is_in_both_papers_and_none_besides() {
+    let routes = routed(&read("src/web/routes.rs"));
+    assert!(routes.len() > 10, "the routes are not found: {routes:?}");
+    let names = ["web/routes.rs", "docs/http-api.md"];
+    assert_none(&differences(
+        names,
+        [&routes, &told(&read("docs/http-api.md"))],
+    ));
+    let names = ["web/routes.rs", "docs/openapi.json"];
+    assert_none(&differences(
+        names,
+        [&routes, &declared(&read("docs/openapi.json"))],
+    ));
+}
+
+#[test]
+fn every_key_is_in_the_sample_and_in_the_papers() {
+    let config = source::code(&read("src/config.rs"));
+    let settings = source::code(&read("src/project/settings.rs"));
+    let paper = read("docs/operations.md");
+    let sample: Value = serde_json::from_str(&read("config.sample.json")).unwrap();
+    let known = fields(&config, "ConfigFile");
+    assert!(known.len() > 10, "the keys are not found: {known:?}");
+    for (keys, known) in [
+        (keys(&sample), &known),
+        (keys(&sample["gc"]), &fields(&config, "Collection")),
+        (keys(&sample["limits"]), &fields(&settings, "Limits")),
+    ] {
+        assert_none(&differences(
+            ["config.sample.json", "the sources"],
+            [&keys, known],
+        ));
+    }
+    let names = ["docs/operations.md", "config.rs"];
+    assert_none(&differences(names, [&table(&paper, "key"), &known]));
+    let names = ["docs/operations.md", "project/settings.rs"];
+    let told = table(&paper, "key of `mistry.json`");
+    let told = &told
+        .into_iter()
+        .filter(|key| key != "mistry.json")
+        .collect();
+    assert_none(&differences(names, [told, &fields(&settings, "Settings")]));
+    for key in fields(&config, "Collection") {
+        assert!(
+            paper.contains(&format!("`{key}`")),
+            "gc.{key} is not in the paper"
+        );
+    }
+}
+
+#[test]
+fn every_metric_is_in_the_papers() {
+    let source = read("src/metrics.rs");
+    let (source, _) = source.split_once("#[cfg(test)]").unwrap();
+    let known = source.split('"').skip(1).step_by(2);
+    let known: BTreeSet<String> = known
+        .filter(|text| text.starts_with("mistry_"))
+        .map(str::to_owned)
+        .collect();
+    let paper = read("docs/operations.md");
+    let (_, paper) = paper.split_once("## Metrics").unwrap();
+    let names = ["metrics.rs", "docs/operations.md"];
+    assert_none(&differences(names, [&known, &table(paper, "name")]));
+}
+
+#[test]
+fn these_checks_can_fail() {
+    let routes = "match (&method, segments.as_slice()) {\n\
+        (&Method::GET, [\"\"]) => a,\n\
+        (&Method::GET, [\"index\"] | [\"index\", \"\"]) => b,\n\
+        (&Method::POST, [\"p\", name, \"x\"]) => match c {\n\
+        (&Method::GET, [\"a\", id, path @ ..]) => d,\n\
+        (_, segments) => e,\n}\n}\nfn other() {\n(&Method::GET, [\"no\"]) => f,\n}\n";
+    let expected = [
+        "GET /",
+        "GET /a/{}",
+        "GET /a/{}/{}",
+        "GET /index",
+        "GET /index/",
+        "POST /p/{}/x",
+    ];
+    assert_eq!(routed(routes).into_iter().collect::<Vec<_>>(), expected);
+    let paper = "### `GET /index/`, `GET /index`\n## `GET /no`\n### `GET /a/{id}`\n";
+    let told = told(paper);
+    assert_eq!(
+        told.iter().collect::<Vec<_>>(),
+        ["GET /a/{}", "GET /index", "GET /index/"]
+    );
+    assert_eq!(differences(["", ""], [&routed(routes), &told]).len(), 3);
+    let openapi =
+        r##"{"paths": {"/index": {"$ref": "#/paths/~1index~1"}, "/index/": {"get": {}}}}"##;
+    assert_eq!(declared(openapi).len(), 2);
+
+    let code = "pub struct A {\n    pub one: B,\n    two_three: C<D>,\n    #[serde(x)]\n}\nstruct E {\n f: G,\n}";
+    assert_eq!(
+        fields(code, "A").into_iter().collect::<Vec<_>>(),
+        ["one", "two_three"]
+    );
+    assert_eq!(
+        table(
+            "| key | x |\n| - | - |\n| `a`, `b` | `c` |\n\n| `d` | |",
+            "key"
+        )
+        .len(),
+        2
+    );
+}

@@ -1,0 +1,215 @@
+//! The rules of the house that a program can check, checked: walls, homes of external crates,
+//! file heads, sizes, names, panics, and that documents say what the sources do.
+//!
+//! Every check is a function from texts to complaints, so that each can be shown to fail.
+
+mod contracts;
+mod layers;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A file longer than this wants a wall.
+const MAX_LINES: usize = 750;
+/// Names that say nothing of what is inside.
+const DRAWERS: [&str; 6] = ["utils", "util", "helpers", "common", "misc", "types"];
+/// What ends a program.
+const PANICS: [&str; 5] = [".unwrap()", ".expect(", "panic!", "todo!", "dbg!"];
+/// Hosts of package registries; `*` stands for a dot, so that this file names none.
+const REGISTRIES: [&str; 10] = [
+    "registry*npmjs",
+    "registry*yarnpkg",
+    "crates*io",
+    "pypi*org",
+    "pythonhosted*",
+    "registry-1*docker",
+    "rubygems*org",
+    "proxy*golang",
+    "deb*debian",
+    "archive*ubuntu",
+];
+/// Beginnings of paths that only a developer's machine has; `*` stands for a slash.
+const MACHINES: [&str; 2] = ["*work*", "*root*"];
+
+/// Files of the repository by path, text only.
+type Tree = BTreeMap<String, String>;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// All text files below `under` ("" is everything), without what git and cargo make.
+fn tree(under: &str) -> Tree {
+    let mut found = Tree::new();
+    let mut open: Vec<PathBuf> = vec![root().join(under)];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let shown = path.strip_prefix(root()).unwrap().to_str().unwrap();
+            if path.is_symlink() || [".git", "target"].contains(&shown) {
+                continue;
+            }
+            if path.is_dir() {
+                open.push(path);
+            } else if let Ok(text) = std::fs::read_to_string(&path) {
+                found.insert(shown.to_owned(), text);
+            }
+        }
+    }
+    found
+}
+
+fn rust(tree: &Tree) -> impl Iterator<Item = (&String, &String)> {
+    tree.iter().filter(|(path, _)| path.ends_with(".rs"))
+}
+
+/// Heads, sizes and names of Rust files.
+fn shape(tree: &Tree) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (path, text) in rust(tree) {
+        if !text.starts_with("//! ") {
+            wrong.push(format!("{path} does not begin with `//!` and what it is"));
+        }
+        let lines = text.lines().count();
+        if lines > MAX_LINES {
+            wrong.push(format!("{path} has {lines} lines, more than {MAX_LINES}"));
+        }
+        let mut names = Path::new(path).iter().map(|name| name.to_str().unwrap());
+        if let Some(drawer) = names.find(|name| DRAWERS.contains(&name.trim_end_matches(".rs"))) {
+            wrong.push(format!("{path} is in a drawer, '{drawer}'"));
+        }
+    }
+    wrong
+}
+
+/// The code of `src` without what only tests compile.
+fn shipped(tree: &Tree) -> Tree {
+    let mut shipped = Tree::new();
+    let mut tests = Vec::new();
+    for (path, text) in rust(tree) {
+        let (kept, files) = source::without_tests(&source::code(text));
+        let home = Path::new(path).parent().unwrap();
+        tests.extend(files.iter().map(|name| home.join(name)));
+        shipped.insert(path.clone(), kept);
+    }
+    shipped.retain(|path, _| {
+        let path = Path::new(path);
+        !tests
+            .iter()
+            .any(|test| path.with_extension("") == *test || path.starts_with(test))
+    });
+    shipped
+}
+
+/// What could end the program.
+fn panics(shipped: &Tree) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (path, code) in shipped {
+        for (at, line) in code.lines().enumerate() {
+            let found = PANICS.iter().filter(|word| line.contains(*word));
+            wrong.extend(found.map(|word| format!("{path}:{}: {word}", at + 1)));
+        }
+    }
+    wrong
+}
+
+/// Hosts of registries and paths of a developer's machine.
+fn traces(tree: &Tree) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (path, text) in tree {
+        for (at, line) in text.lines().enumerate() {
+            // Cargo itself writes there where each package is from: the public index, and no other.
+            let line = match path.as_str() {
+                "Cargo.lock" => line.replace(&PUBLIC_INDEX.replace('*', "."), ""),
+                _ => line.to_owned(),
+            };
+            for host in REGISTRIES.map(|host| host.replace('*', ".")) {
+                if line.contains(&host) {
+                    wrong.push(format!("{path}:{}: {host}", at + 1));
+                }
+            }
+            for place in MACHINES.map(|place| place.replace('*', "/")) {
+                let begins = |at: usize| !line[..at].ends_with(|l: char| l.is_alphanumeric());
+                if line.match_indices(&place).any(|(at, _)| begins(at)) {
+                    wrong.push(format!("{path}:{}: {place}", at + 1));
+                }
+            }
+            if path == "Cargo.lock" && line.starts_with("source = ") && line != "source = \"\"" {
+                wrong.push(format!("{path}:{}: {line}", at + 1));
+            }
+        }
+    }
+    wrong
+}
+
+/// What cargo calls the public index, whatever mirror it used; `*` stands for a dot.
+const PUBLIC_INDEX: &str = "registry+https://github*com/rust-lang/crates*io-index";
+
+fn assert_none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+fn one(path: &str, text: &str) -> Tree {
+    Tree::from([(path.to_owned(), text.to_owned())])
+}
+
+#[test]
+fn files_have_heads_and_walls_and_names() {
+    for under in ["src", "tests"] {
+        assert_none(&shape(&tree(under)));
+    }
+}
+
+#[test]
+fn nothing_that_ships_panics() {
+    assert_none(&panics(&shipped(&tree("src"))));
+}
+
+#[test]
+fn the_repository_names_no_registry_and_no_machine() {
+    assert_none(&traces(&tree("")));
+}
+
+#[test]
+fn these_checks_can_fail() {
+    let head = "//! What it is.\n";
+    assert!(shape(&one("src/a.rs", head)).is_empty());
+    assert_eq!(shape(&one("src/a.rs", "use b;\n")).len(), 1);
+    assert_eq!(shape(&one("src/a.rs", &head.repeat(751))).len(), 1);
+    assert_eq!(shape(&one("src/utils.rs", head)).len(), 1);
+    assert_eq!(shape(&one("src/common/a.rs", head)).len(), 1);
+
+    for bad in [
+        "a.unwrap();",
+        "a.expect(\"\");",
+        "panic!()",
+        "todo!()",
+        "dbg!(a)",
+    ] {
+        let code = format!("fn f() {{ {bad} }}");
+        assert_eq!(panics(&shipped(&one("src/a.rs", &code))).len(), 1, "{bad}");
+        let tested = format!("#[cfg(test)]\nmod tests {{ {code} }}");
+        assert!(panics(&shipped(&one("src/a.rs", &tested))).is_empty());
+    }
+    let mut files = one("src/a/mod.rs", "#[cfg(test)]\nmod tests;");
+    files.extend(one("src/a/tests.rs", "a.unwrap()"));
+    assert!(panics(&shipped(&files)).is_empty());
+    files.extend(one("src/a/testsuite.rs", "a.unwrap()"));
+    assert_eq!(panics(&shipped(&files)).len(), 1);
+
+    let host = REGISTRIES[0].replace('*', ".");
+    assert_eq!(traces(&one("a", &format!("https://{host}.org/x"))).len(), 1);
+    assert_eq!(
+        traces(&one("a", &format!("cd {}x", "*root*".replace('*', "/")))).len(),
+        1
+    );
+    assert!(traces(&one("a", "frame/work/x network/root/y")).is_empty());
+    let source = |index: &str| one("Cargo.lock", &format!("source = \"{index}\""));
+    assert!(traces(&source(&PUBLIC_INDEX.replace('*', "."))).is_empty());
+    assert_eq!(traces(&source("registry+https://mirror.example")).len(), 1);
+}

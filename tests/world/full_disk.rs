@@ -1,0 +1,132 @@
+//! A build path that is full: said clearly, nothing half-made is left, and when there is room again
+//! building goes on.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::support::daemon::Setup;
+use crate::support::{Place, names};
+
+/// A file that takes all the room there is.
+struct Filler(PathBuf);
+
+impl Filler {
+    fn fill(directory: &Path) -> Filler {
+        let path = directory.join("filler");
+        let mut file = File::create(&path).unwrap();
+        // Large pieces first, then ever smaller ones, until not a byte fits.
+        for size in [1 << 20, 64 << 10, 4 << 10, 512] {
+            let piece = vec![b'x'; size];
+            loop {
+                match file.write_all(&piece).and_then(|()| file.sync_data()) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        Filler(path)
+    }
+
+    fn free(self) {
+        fs::remove_file(self.0).unwrap();
+    }
+}
+
+fn a_full_build_path_is_said_and_forgotten_when_there_is_room(place: Place) {
+    let daemon = Setup::on(place).fixture("succeed").start();
+    let kept = daemon.succeed(json!({"project": "succeed"}));
+    let filler = Filler::fill(daemon.home());
+    let big = "x".repeat(200_000);
+    for n in 0..3 {
+        let job =
+            json!({"project": "succeed", "group": "g", "params": {"n": n.to_string(), "big": big}});
+        let answer = daemon.post("/jobs", &job);
+        let text = answer.text();
+        assert_eq!(answer.status, 500, "{text}");
+        assert!(text.contains("the disk is full"), "{text}");
+        assert!(!text.contains("/builds"), "{text}");
+        // What was not accepted has left nothing.
+        if answer.json().get("job").is_none_or(|job| job.is_null()) {
+            assert!(names(&daemon.builds().join("succeed/pending")).is_empty());
+        }
+        assert_eq!(daemon.get("/healthz").status, 200);
+    }
+    // What is there is served all the same.
+    assert_eq!(
+        daemon.succeed(json!({"project": "succeed"}))["ID"],
+        kept["ID"]
+    );
+    filler.free();
+    assert!(names(&daemon.builds().join("succeed/pending")).is_empty());
+    let job = json!({"project": "succeed", "group": "g", "params": {"n": "1", "big": big}});
+    let built = daemon.succeed(job);
+    assert_eq!(built["Incremental"], false);
+}
+
+fn a_build_that_fills_the_disk_fails_and_the_daemon_does_not(place: Place) {
+    let script = "
+        echo filling
+        if [ -e params/_room ]; then echo enough > artifacts/result; exit 0; fi
+        cat /dev/zero > artifacts/zeros || echo 'no room' >&2
+        exit 5";
+    let mut daemon = Setup::on(place).script("filling", script).start();
+    let job = json!({"project": "filling", "params": {"a": "b"}});
+    let answer = daemon.post("/jobs", &job);
+    let told = answer.json();
+    let id = match answer.status {
+        // The build's own failure, if what it left leaves room for the record.
+        201 => {
+            assert_eq!(told["ExitCode"], 5, "{told:#}");
+            assert!(
+                told["ContainerStderr"]
+                    .as_str()
+                    .unwrap()
+                    .contains("no room")
+            );
+            told["ID"].as_str().unwrap().to_owned()
+        }
+        _ => {
+            assert_eq!(answer.status, 500, "{told:#}");
+            assert!(
+                told["error"].as_str().unwrap().contains("the disk is full"),
+                "{told:#}"
+            );
+            told["job"].as_str().unwrap().to_owned()
+        }
+    };
+    assert_eq!(daemon.get("/healthz").status, 200);
+    let info = daemon.wait("filling", &id);
+    assert!(
+        ["failed", "errored"].contains(&info["Outcome"].as_str().unwrap()),
+        "{info:#}"
+    );
+    // Its owner makes room; the daemon may be there or not.
+    daemon.end();
+    let zeros = daemon.ready("filling", &id).join("data/artifacts/zeros");
+    if zeros.exists() {
+        fs::remove_file(zeros).unwrap();
+    }
+    daemon.start();
+    let mut job = job;
+    job["params"]["_room"] = json!("1");
+    let built = daemon.succeed(job);
+    assert_eq!(built["ID"], json!(id));
+    assert!(names(&daemon.builds().join("filling/pending")).is_empty());
+}
+
+/// In turn: two tests would fill one filesystem for each other.
+#[test]
+fn on_ext4() {
+    a_full_build_path_is_said_and_forgotten_when_there_is_room(Place::FullExt4);
+    a_build_that_fills_the_disk_fails_and_the_daemon_does_not(Place::FullExt4);
+}
+
+#[test]
+fn on_btrfs() {
+    a_full_build_path_is_said_and_forgotten_when_there_is_room(Place::FullBtrfs);
+    a_build_that_fills_the_disk_fails_and_the_daemon_does_not(Place::FullBtrfs);
+}

@@ -1,0 +1,337 @@
+//! Four ways home bring the same tree: http, rsync, scp and local.
+//!
+//! The rsync daemon and the ssh server are the test's own: it listens on loopback itself and gives
+//! each connection to a new `rsync --daemon` or `sshd -i`, so that no port is guessed and nothing
+//! runs on.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use serde_json::json;
+
+use crate::support::daemon::{Daemon, Setup};
+use crate::support::{Home, Place, tree};
+
+const TREE: &str = "
+    cd artifacts
+    mkdir -p deep/er .hidden-directory empty
+    echo plain > plain
+    echo hidden > .hidden
+    echo within > .hidden-directory/file
+    echo below > deep/er/below
+    printf '#!/bin/sh\\n' > deep/program && chmod 755 deep/program
+    ln -s ../plain deep/link
+    echo strange > \"a 'strange' name\"
+    touch -d '2001-02-03 04:05:06' plain";
+
+/// What each way home brings, `.stale` being what was in the target before.
+const KEPT: [&str; 13] = [
+    ".hidden - \"hidden\\n\"",
+    ".hidden-directory/",
+    ".hidden-directory/file - \"within\\n\"",
+    "a 'strange' name - \"strange\\n\"",
+    "deep/",
+    "deep/er/",
+    "deep/er/below - \"below\\n\"",
+    "deep/link -> ../plain",
+    "deep/program x \"#!/bin/sh\\n\"",
+    "empty/",
+    "link-to-directory -> deep",
+    "plain - \"plain\\n\"",
+    // Sorted behind the others where it is.
+    ".stale - \"\"",
+];
+
+#[test]
+fn http_brings_the_tree() {
+    check("http", |_| Vec::new());
+}
+
+#[test]
+fn local_brings_the_tree() {
+    check("local", |_| Vec::new());
+}
+
+#[test]
+fn rsync_brings_the_tree_from_a_daemon_rooted_at_the_build_path() {
+    check("rsync", |daemon| {
+        let config = daemon.home().join("rsyncd.conf");
+        let text = format!(
+            "use chroot = no\nuid = 0\ngid = 0\n[mistry]\npath = {}\nread only = yes\n",
+            daemon.builds().display()
+        );
+        fs::write(&config, text).unwrap();
+        // It sees that its standard input is a connection, and serves that one.
+        let server = Inetd::start(move || {
+            let mut command = Command::new("rsync");
+            command
+                .arg("--daemon")
+                .arg(format!("--config={}", config.display()));
+            command
+        });
+        let port = server.port.to_string();
+        vec![Way::new(server, vec!["--rsync-port".to_owned(), port])]
+    });
+}
+
+#[test]
+fn scp_brings_the_tree_with_links_followed() {
+    // A link to a directory is left out: scp over SFTP, as it is from OpenSSH 9.0 on, refuses it.
+    check("scp", |daemon| {
+        let server = ssh(daemon.home());
+        let port = server.port;
+        let keys = daemon.home().join("keys");
+        let known = format!("[127.0.0.1]:{port} {}", read(&keys.join("host.pub")));
+        fs::write(keys.join("known"), known).unwrap();
+        let options = [
+            format!("Port={port}"),
+            format!("IdentityFile={}", keys.join("client").display()),
+            format!("UserKnownHostsFile={}", keys.join("known").display()),
+            "IdentitiesOnly=yes".to_owned(),
+            "StrictHostKeyChecking=yes".to_owned(),
+            "BatchMode=yes".to_owned(),
+        ];
+        let mut arguments = vec!["--transport-user".to_owned(), "root".to_owned()];
+        for option in options {
+            arguments.extend(["--ssh-option".to_owned(), option]);
+        }
+        vec![Way::new(server, arguments)]
+    });
+}
+
+/// A server and how `mistry` is told to use it.
+struct Way {
+    _server: Inetd,
+    arguments: Vec<String>,
+}
+
+impl Way {
+    fn new(server: Inetd, arguments: Vec<String>) -> Way {
+        Way {
+            _server: server,
+            arguments,
+        }
+    }
+}
+
+fn check(transport: &str, server: impl FnOnce(&Daemon) -> Vec<Way>) {
+    let mut script = TREE.to_owned();
+    if transport != "scp" {
+        script.push_str("\n    ln -s deep link-to-directory");
+    }
+    let setup = Setup::on(Place::Ext4).script("tree", &script);
+    let daemon = setup.script("nothing", "exit 0").start();
+    let ways = server(&daemon);
+    let build = |project: &str, target: &Path, more: &[&str]| {
+        let mut arguments = vec!["build", "--project", project, "--transport", transport];
+        arguments.extend(["--target", target.to_str().unwrap()]);
+        arguments.extend(
+            ways.iter()
+                .flat_map(|way| &way.arguments)
+                .map(String::as_str),
+        );
+        arguments.extend(more);
+        let built = daemon.mistry(&arguments);
+        let said = String::from_utf8_lossy(&built.stderr).into_owned();
+        (built.status.code().unwrap(), said)
+    };
+
+    let target = daemon.home().join("made/by the client");
+    let (status, said) = build("tree", &target, &[]);
+    assert_eq!(status, 0, "{said}\n{}", daemon.told());
+    assert_eq!(tree(&target), expected(transport, false));
+    if transport != "scp" {
+        let times = fs::metadata(target.join("plain"))
+            .unwrap()
+            .modified()
+            .unwrap();
+        let times = times.duration_since(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(times.as_secs(), 981_173_106);
+    }
+
+    // What was there before stays, unless the target is to be cleared; what has changed is replaced.
+    fs::write(target.join(".stale"), "").unwrap();
+    fs::write(target.join("plain"), "changed here").unwrap();
+    assert_eq!(build("tree", &target, &[]).0, 0);
+    assert_eq!(tree(&target), expected(transport, true));
+    assert_eq!(build("tree", &target, &["--clear-target"]).0, 0);
+    assert_eq!(tree(&target), expected(transport, false));
+
+    let empty = daemon.home().join("empty");
+    let (status, said) = build("nothing", &empty, &[]);
+    assert_eq!(status, 0, "{said}");
+    assert!(tree(&empty).is_empty());
+}
+
+fn expected(transport: &str, stale: bool) -> Vec<String> {
+    let mut expected: Vec<String> = KEPT.map(str::to_owned).into();
+    expected.retain(|line| stale || !line.starts_with(".stale"));
+    if transport == "scp" {
+        expected.retain(|line| !line.contains(" -> "));
+        expected.push("deep/link - \"plain\\n\"".to_owned());
+    }
+    expected.sort();
+    expected
+}
+
+#[test]
+fn a_way_home_that_fails_says_so_with_status_4_and_the_build_stands() {
+    let daemon = Setup::on(Place::Ext4).script("tree", TREE).start();
+    let built = daemon.succeed(json!({"project": "tree"}));
+    // Nobody listens where somebody listened a moment ago.
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let (port, option) = (closed.to_string(), format!("Port={closed}"));
+    let target = daemon.home().join("target");
+    let target = target.to_str().unwrap();
+    let build = |more: &[&str]| {
+        let mut arguments = vec![
+            "build",
+            "--project",
+            "tree",
+            "--target",
+            target,
+            "--transport",
+        ];
+        arguments.extend(more);
+        let built = daemon.mistry(&arguments);
+        assert_eq!(built.status.code(), Some(4), "{more:?}: {built:?}");
+        let said = String::from_utf8(built.stderr).unwrap();
+        assert!(said.contains("could not fetch the artifacts"), "{said}");
+    };
+    build(&["rsync", "--rsync-port", &port]);
+    build(&[
+        "scp",
+        "--ssh-option",
+        &option,
+        "--ssh-option",
+        "BatchMode=yes",
+    ]);
+    assert!(tree(Path::new(target)).is_empty());
+    // The target cannot be made.
+    let file = daemon.home().join("file");
+    fs::write(&file, "").unwrap();
+    let below = file.join("below");
+    let fetched = daemon.mistry(&[
+        "build",
+        "--project",
+        "tree",
+        "--target",
+        below.to_str().unwrap(),
+    ]);
+    assert_eq!(fetched.status.code(), Some(4), "{fetched:?}");
+    // The artifacts went behind the server's back.
+    let data = daemon
+        .ready("tree", built["ID"].as_str().unwrap())
+        .join("data");
+    fs::rename(data.join("artifacts"), data.join("elsewhere")).unwrap();
+    build(&["local"]);
+}
+
+/// Listens on loopback and starts a program for each connection, which is its standard input and
+/// output.
+struct Inetd {
+    port: u16,
+    over: Arc<AtomicBool>,
+    serving: Option<JoinHandle<()>>,
+    /// Made because sshd wants it, and removed again.
+    made: Option<PathBuf>,
+}
+
+impl Inetd {
+    fn start(program: impl Fn() -> Command + Send + 'static) -> Inetd {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = over.clone();
+        let serving = std::thread::spawn(move || {
+            let mut children = Vec::new();
+            for stream in listener.incoming() {
+                if ends.load(Ordering::SeqCst) {
+                    break;
+                }
+                let stream = OwnedFd::from(stream.unwrap());
+                let mut command = program();
+                command.stdin(stream.try_clone().unwrap()).stdout(stream);
+                children.push(command.stderr(Stdio::null()).spawn().unwrap());
+            }
+            // Each ends with its connection.
+            children.iter_mut().for_each(|child| drop(child.wait()));
+        });
+        Inetd {
+            port,
+            over,
+            serving: Some(serving),
+            made: None,
+        }
+    }
+}
+
+impl Drop for Inetd {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // One more connection, so that it notices.
+        let _ = std::net::TcpStream::connect(("127.0.0.1", self.port));
+        let served = self.serving.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || served.is_none_or(|served| served.is_ok()));
+        if let Some(made) = &self.made {
+            let _ = fs::remove_dir(made);
+        }
+    }
+}
+
+/// An ssh server for root with one key, both made now.
+fn ssh(home: &Path) -> Inetd {
+    // Where OpenSSH separates privileges; the package's service makes it, and it may never have run.
+    let separation = PathBuf::from("/run/sshd");
+    let made = fs::create_dir(&separation).is_ok().then_some(separation);
+    let keys = home.join("keys");
+    fs::create_dir(&keys).unwrap();
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
+    for name in ["host", "client"] {
+        let mut command = Command::new("ssh-keygen");
+        command
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(keys.join(name));
+        assert!(command.status().unwrap().success());
+    }
+    let config = keys.join("sshd_config");
+    let text = format!(
+        "HostKey {keys}/host\nAuthorizedKeysFile {keys}/client.pub\nPidFile none\nUsePAM yes\n\
+         StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n\
+         KbdInteractiveAuthentication no\nSubsystem sftp internal-sftp\nPrintMotd no\n",
+        keys = keys.display()
+    );
+    fs::write(&config, text).unwrap();
+    let mut server = Inetd::start(move || {
+        // sshd starts itself again for each session and wants to be called by its whole path.
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.arg("-i").arg("-f").arg(&config);
+        command
+    });
+    server.made = made;
+    server
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn a_home_is_removed_with_all_that_is_in_it() {
+    let home = Home::on(Place::Btrfs);
+    let path = home.path().to_owned();
+    fs::create_dir_all(path.join("a/b")).unwrap();
+    drop(home);
+    assert!(!path.exists());
+}
