@@ -192,8 +192,8 @@ async fn too_much_is_refused() {
         assert!(answer.contains("too large"), "{answer}");
     }
     unharmed(&daemon).await;
-    // What is just inside the bounds is taken.
-    let value = "x".repeat(15 << 20);
+    // What a large lock file needs is taken.
+    let value = "x".repeat(3 << 20);
     let info = daemon
         .build(json!({ "project": "succeed", "params": { "a": value } }))
         .await;
