@@ -153,7 +153,10 @@ impl World {
 }
 
 fn busybox(context: Context) -> Context {
-    let binary = std::fs::read("/bin/busybox").expect("Debian's busybox-static is installed");
+    let binary = std::fs::read(
+        std::env::var("MISTRY_TEST_BUSYBOX").unwrap_or_else(|_| "/bin/busybox".to_owned()),
+    )
+    .expect("Debian's busybox-static is installed");
     context
         .file("bin/busybox", 0o755, binary)
         .link("bin/sh", "busybox")

@@ -40,7 +40,7 @@ pub(super) enum Kind {
     Http,
     /// From an rsync daemon on the server's host; only what changed is sent
     Rsync,
-    /// From an ssh server on the server's host; symbolic links are followed
+    /// From an ssh server on the host; links to files are followed, links to directories are not taken by every scp
     Scp,
     /// From this host's own disk, when the server runs here
     Local,
