@@ -89,7 +89,14 @@ pub(super) async fn one(
     let found = tokio::task::spawn_blocking(move || artifacts.find(&path))
         .await
         .map_err(|_| Refusal::from(Error::Lost))?
-        .map_err(|error| Refusal::caused("could not read the artifact", error))?;
+        .map_err(|error| match error.kind() {
+            // The build closed it against us, which is no fault of ours.
+            std::io::ErrorKind::PermissionDenied => Refusal::new(
+                StatusCode::FORBIDDEN,
+                "the build left this artifact closed to the server",
+            ),
+            _ => Refusal::caused("could not read the artifact", error),
+        })?;
     match found {
         None => Err(Refusal::not_found("there is no such artifact")),
         Some(Found::Directory(items)) => {

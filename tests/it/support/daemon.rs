@@ -226,7 +226,17 @@ impl TestDaemon {
     pub async fn start_again(&mut self) {
         assert!(self.life.is_none(), "it runs");
         let filesystem = Filesystem::detect(Kind::Plain, &self.home.builds()).unwrap();
-        let store = BuildStore::open(&self.home.builds(), filesystem).unwrap();
+        let store = within("the lock of the build path", async {
+            loop {
+                match BuildStore::open(&self.home.builds(), filesystem) {
+                    // A child that another test begins in this process has our descriptors, and
+                    // with them the lock of the life before, until it executes its program.
+                    Err(mistry::build::Error::Held { .. }) => tokio::task::yield_now().await,
+                    opened => return opened.unwrap(),
+                }
+            }
+        })
+        .await;
         let rules = Rules {
             slots: self.slots,
             backlog: self.backlog,
