@@ -235,6 +235,11 @@ impl ConfigFile {
         };
         let projects_path = directory("projects_path", &self.projects_path, false)?;
         let build_path = directory("build_path", &self.build_path, true)?;
+        if build_path == projects_path {
+            // Every build would change its project.
+            let expected = "expected another directory than projects_path";
+            return Err(wrong("build_path", expected.to_owned()));
+        }
         for (key, number) in [
             ("job_concurrency", self.job_concurrency),
             ("job_backlog", self.job_backlog),
@@ -360,6 +365,7 @@ mod tests {
             ("projects_path", r#""nowhere""#),
             ("projects_path", "7"),
             ("build_path", r#""config.json""#),
+            ("build_path", r#""p""#),
             ("mounts", r#"{"/nowhere/at/all":"/x"}"#),
             ("mounts", r#"{"/":"relative"}"#),
             ("mounts", "[]"),

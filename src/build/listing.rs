@@ -6,6 +6,9 @@ use serde_json::value::RawValue;
 
 use super::BuildInfo;
 
+/// What the rest of an info takes, twice: as values and as JSON.
+const FIXED: usize = 3 << 10;
+
 /// One build of a list. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Listing(Arc<Inner>);
@@ -25,6 +28,15 @@ impl Listing {
             info,
             json: OnceLock::new(),
         }))
+    }
+
+    /// About what it takes in memory together with its JSON.
+    pub(super) fn bytes(&self) -> usize {
+        let params = self.0.info.params.iter();
+        let params: usize = params
+            .map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len) + 64)
+            .sum();
+        2 * params + FIXED
     }
 
     /// What is shown.

@@ -24,6 +24,7 @@ mod pending;
 mod publish;
 mod recent;
 mod record;
+mod settle;
 mod store;
 
 pub use artifacts::{Artifacts, Found, Item};

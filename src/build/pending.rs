@@ -76,6 +76,7 @@ pub struct FinishedBuild {
     store: Arc<BuildStore>,
     directory: PathBuf,
     record: Record,
+    trouble: Option<Error>,
 }
 
 /// A build that is not over.
@@ -202,21 +203,24 @@ impl PendingBuild {
     /// next life takes it over.
     pub fn finish(mut self, end: End) -> Result<FinishedBuild, Box<Unfinished>> {
         match self.put_in_place(end) {
-            Ok(directory) => Ok(FinishedBuild {
+            Ok((directory, trouble)) => Ok(FinishedBuild {
                 store: self.store,
                 directory,
                 record: self.record,
+                trouble,
             }),
             Err(error) => Err(Box::new(Unfinished { build: self, error })),
         }
     }
 
-    fn put_in_place(&mut self, end: End) -> Result<PathBuf, Error> {
+    fn put_in_place(&mut self, end: End) -> Result<(PathBuf, Option<Error>), Error> {
         let began = std::time::Instant::now();
         if !self.record.keep.opaque.is_empty() {
             self.forget_opaque()
                 .map_err(doing("remove the build's opaque params"))?;
         }
+        self.keep_artifacts_ours()
+            .map_err(doing("look after the build's artifacts"))?;
         let info = &mut self.record.info;
         let now = Timestamp::now();
         info.state = State::Ready;
@@ -261,6 +265,15 @@ impl PendingBuild {
         rustix::fs::syncfs(directory).map_err(|cause| discard(cause.into()))
     }
 
+    /// What is served is a directory of ours: a link that the container put in its place would
+    /// lead the transports that go by path to anywhere on the host.
+    fn keep_artifacts_ours(&self) -> io::Result<()> {
+        match open_directory(rustix::fs::CWD, &self.data())? {
+            Some(data) => make_directory(data.as_fd(), layout::ARTIFACTS).map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn forget_opaque(&self) -> io::Result<()> {
         let Some(data) = open_directory(rustix::fs::CWD, &self.data())? else {
             return Ok(());
@@ -297,26 +310,20 @@ impl FinishedBuild {
         Ok(info)
     }
 
+    /// What could not be linked or cleared although the build is in place; for the journal.
+    pub fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref()
+    }
+
     /// Brings everything of the build to stable storage and marks it durable; until then it
     /// counts as absent after a power cut. Then removes what it replaced.
     ///
     /// # Errors
     /// When the disk is in the way; the build is in force all the same, until the next boot.
-    pub fn settle(mut self) -> Result<(), Error> {
-        let settle = doing("bring the build to stable storage");
-        let sync = |path: &Path| -> io::Result<()> { Ok(rustix::fs::syncfs(File::open(path)?)?) };
-        match sync(&self.directory) {
-            // Replaced by a later build already, which settles itself.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(settle(error)),
-            Ok(()) => {
-                let there = record::read(&self.directory).map_err(&settle)?;
-                if there.is_some_and(|there| there == self.record) {
-                    self.record.keep.durable = true;
-                    record::write(&self.directory, &self.record, true).map_err(&settle)?;
-                }
-            }
-        }
+    pub fn settle(self) -> Result<(), Error> {
+        self.store
+            .settle(&[self.directory])
+            .map_err(doing("bring the build to stable storage"))?;
         self.store.empty_trash()
     }
 }
@@ -344,14 +351,9 @@ fn furnish(data: &Path, params: &Params, owner: Option<(u32, u32)>) -> io::Resul
     own(data.as_fd())?;
     for name in [layout::ARTIFACTS, layout::CACHE, layout::PARAMS] {
         // A clone may hold a file or a link that an earlier container left in our place.
-        match rustix::fs::statat(&data, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => continue,
-            Ok(_) => rustix::fs::unlinkat(&data, name, AtFlags::empty())?,
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-        rustix::fs::mkdirat(&data, name, Mode::from_raw_mode(0o750))?;
-        if let Some(made) = open_directory(data.as_fd(), Path::new(name))? {
+        if make_directory(data.as_fd(), name)?
+            && let Some(made) = open_directory(data.as_fd(), Path::new(name))?
+        {
             own(made.as_fd())?;
         }
     }
@@ -369,6 +371,21 @@ fn furnish(data: &Path, params: &Params, owner: Option<(u32, u32)>) -> io::Resul
         own(file.as_fd())?;
     }
     Ok(())
+}
+
+/// Makes a directory where there is none, in the place of whatever else stands there. True when
+/// it was made.
+fn make_directory(at: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+    match rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
+            return Ok(false);
+        }
+        Ok(_) => rustix::fs::unlinkat(at, name, AtFlags::empty())?,
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o750))?;
+    Ok(true)
 }
 
 /// Opens a directory, never through a link in its last name; `None` when it is none.

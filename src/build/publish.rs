@@ -24,12 +24,12 @@ impl BuildStore {
         &self,
         project: &ProjectName,
         id: JobId,
-        record: Record,
+        record: &Record,
     ) -> Result<(), Error> {
         let ready = self.ready(project, id)?;
         let is_owed = ready.is_none_or(|ready| ready.finished_at < record.info.finished_at);
         if is_owed {
-            self.publish(project, id, &record)?;
+            self.publish(project, id, record)?;
         } else {
             self.throw_away(&self.layout.pending(project, id))
                 .map_err(doing("clear what a rebuild replaced"))?;
@@ -40,12 +40,14 @@ impl BuildStore {
     /// Moves a finished build from `pending` to where it belongs, and points the link at it.
     ///
     /// A rebuild that did not succeed never replaces a succeeded build: it goes to `failed`.
+    /// Once the build is in place, nothing makes a failure of it: what then cannot be linked or
+    /// cleared is the second value.
     pub(super) fn publish(
         &self,
         project: &ProjectName,
         id: JobId,
         record: &Record,
-    ) -> Result<PathBuf, Error> {
+    ) -> Result<(PathBuf, Option<Error>), Error> {
         let publish = doing("put the build in place");
         let from = self.layout.pending(project, id);
         let in_force = self.find_ready(project, id)?.is_some();
@@ -62,6 +64,7 @@ impl BuildStore {
             }
             other => other.map(|()| false).map_err(&publish)?,
         };
+        let mut trouble = None;
         if record.info.succeeded() {
             let group = match record.info.group.as_str() {
                 "" => None,
@@ -69,13 +72,14 @@ impl BuildStore {
                 name => name.parse::<GroupName>().ok(),
             };
             if group.is_some() || record.info.group.is_empty() {
-                self.point(project, group.as_ref(), id)
-                    .map_err(doing("point the link at the build"))?;
+                let pointed = self.point(project, group.as_ref(), id);
+                trouble = pointed.map_err(doing("point the link at the build")).err();
             }
         }
         if replaced {
-            self.throw_away(&from)
-                .map_err(doing("clear what the build replaced"))?;
+            let cleared = self.throw_away(&from);
+            let cleared = cleared.map_err(doing("clear what the build replaced"));
+            trouble = trouble.or(cleared.err());
         }
         if !in_force || record.info.succeeded() {
             let place = Place {
@@ -85,10 +89,10 @@ impl BuildStore {
             };
             self.index
                 .put(place, State::Ready, &record.info.group, true);
-        } else if let Some(ready) = self.find_ready(project, id)? {
+        } else if let Ok(Some(ready)) = self.find_ready(project, id) {
             self.enter(project, id, &ready, true);
         }
-        Ok(to)
+        Ok((to, trouble))
     }
 
     /// New link beside the old one, then renamed over it: there is never none.

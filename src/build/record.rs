@@ -46,23 +46,27 @@ pub(super) fn stamp(directory: &Path) -> io::Result<Option<Stamp>> {
 
 /// Reads the record in `directory`; `None` when there is none that can be understood.
 pub(super) fn read(directory: &Path) -> io::Result<Option<Record>> {
-    use rustix::fs::{Mode, OFlags};
-    use rustix::io::Errno;
-    // Not blocking, because opening a FIFO that somebody left here would wait for ever.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(directory.join(RECORD), flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    // A directory or the like in its place is as foreign as a torn one.
-    if !file.metadata()?.is_file() {
+    let Some(file) = open_regular(&directory.join(RECORD))? else {
         return Ok(None);
-    }
+    };
     let mut text = Vec::new();
     file.take(MAX_RECORD).read_to_end(&mut text)?;
     // Torn, foreign or too large: as good as absent, and never somebody else's trouble.
     Ok(serde_json::from_slice(&text).ok())
+}
+
+/// Opens a regular file; `None` where there is none, or a link, directory or the like.
+pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::io::Errno;
+    // Not blocking, because opening a FIFO that somebody left here would wait for ever.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(file.metadata()?.is_file().then_some(file))
 }
 
 /// Replaces the record in `directory`. With `sync` it is on stable storage on return.

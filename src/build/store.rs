@@ -9,7 +9,7 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::artifacts::Artifacts;
 use super::claim::Claim;
@@ -18,15 +18,16 @@ use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
-use super::{BuildInfo, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record};
+use super::{
+    BuildInfo, LOG_TAIL, Listing, MAX_INPUT_FILES, NO_DURATION, NO_EXIT_CODE, Phases, Record,
+    State, record,
+};
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
 use crate::project::{Context, ProjectName};
 
 /// Directories of builds, as umask 0027 leaves them.
 const DIRECTORY_MODE: u32 = 0o750;
-/// About what a listing takes with its JSON: two copies of the abridged info.
-const MAX_LISTING: usize = 4 << 10;
 
 /// What can go wrong under the build path, in our words.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +90,8 @@ pub struct BuildStore {
     /// What cached jobs are answered, and what lists show.
     answers: Recent<Arc<BuildInfo>>,
     listings: Recent<Listing>,
+    /// Held while builds are marked as durable.
+    pub(super) settling: Mutex<()>,
     /// The kernel's name for this boot: what is not durable does not survive it.
     pub(super) boot: String,
     claim: Claim,
@@ -111,6 +114,7 @@ impl BuildStore {
             index: Index::new(),
             answers: Recent::default(),
             listings: Recent::default(),
+            settling: Mutex::new(()),
             boot: boot.trim().to_owned(),
             claim,
         })
@@ -186,6 +190,7 @@ impl BuildStore {
 
     fn write_down(&self, directory: &Path, record: &Record) -> io::Result<File> {
         let parent = directory.parent().unwrap_or(directory);
+        let is_new = !parent.exists();
         make_directories(parent)?;
         match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
             // Only one build of an id is ever pending, so what lies here belongs to nobody.
@@ -199,6 +204,12 @@ impl BuildStore {
         let log = open_log(directory)?;
         record::write(directory, record, true)?;
         File::open(parent)?.sync_all()?;
+        if is_new {
+            // The project's directory and its name are as new as what is in it.
+            for above in parent.ancestors().skip(1).take(2) {
+                File::open(above)?.sync_all()?;
+            }
+        }
         Ok(log)
     }
 
@@ -220,7 +231,18 @@ impl BuildStore {
         record.info.attempt += 1;
         record.info.phase = Some(super::Phase::Queued);
         record.info.incremental = false;
+        // What an end that did not last had noted.
+        record.info.outcome = None;
+        record.info.exit_code = NO_EXIT_CODE;
+        record.info.duration = NO_DURATION;
+        record.info.finished_at = None;
+        record.info.err = None;
+        record.info.err_build = String::new();
+        record.info.container_stderr = None;
+        record.info.phases = Phases::default();
+        record.info.started_at = jiff::Timestamp::now();
         record.keep.container = None;
+        record.keep.durable = false;
         record.keep.boot.clone_from(&self.boot);
         self.filesystem
             .remove(&directory.join(layout::DATA))
@@ -241,22 +263,37 @@ impl BuildStore {
         ))
     }
 
-    /// Everything in `pending`, and puts in place what only lacked its rename.
-    ///
-    /// # Errors
-    /// When the build path cannot be listed.
-    pub fn leftovers(&self) -> Result<Vec<Leftover>, Error> {
+    /// Everything in `pending`, longest accepted first, after what only lacked its rename was put
+    /// in place. What cannot be read is passed over, and told as the second value.
+    pub fn leftovers(&self) -> (Vec<Leftover>, Option<Error>) {
+        let mut trouble = None;
+        let mut note = |error: Error| {
+            trouble.get_or_insert(error);
+        };
         let list = doing("list what an earlier life left");
         let mut found = Vec::new();
-        for project in self.projects().map_err(&list)? {
-            for id in ids(&self.layout.builds(&project, State::Pending)).map_err(&list)? {
-                let directory = self.layout.pending(&project, id);
-                let record = record::read(&directory).map_err(&list)?;
-                match record {
-                    Some(record) if record.info.state == State::Ready => {
-                        self.settle_finished(&project, id, record)?;
+        let projects = self.projects().unwrap_or_else(|error| {
+            note(list(error));
+            Vec::new()
+        });
+        for project in projects {
+            let builds = self.layout.builds(&project, State::Pending);
+            let ids = ids(&builds).unwrap_or_else(|error| {
+                note(list(error));
+                Vec::new()
+            });
+            for id in ids {
+                match record::read(&self.layout.pending(&project, id)) {
+                    Err(error) => note(list(error)),
+                    Ok(Some(record))
+                        if record.info.state == State::Ready && self.survived(&record) =>
+                    {
+                        if let Err(error) = self.settle_finished(&project, id, &record) {
+                            note(error);
+                        }
                     }
-                    record => found.push(Leftover {
+                    // An end that a power cut undid is none: the job is made again.
+                    Ok(record) => found.push(Leftover {
                         project: project.clone(),
                         id,
                         record,
@@ -264,7 +301,11 @@ impl BuildStore {
                 }
             }
         }
-        Ok(found)
+        found.sort_by_key(|leftover| {
+            let record = leftover.record.as_ref();
+            record.and_then(|record| record.info.queued_at)
+        });
+        (found, trouble)
     }
 
     /// The result of a job, if it succeeded and may be served.
@@ -296,7 +337,12 @@ impl BuildStore {
             return Ok(None);
         };
         info.cached = true;
-        info.container_stdouterr = Some(self.log_tail(project, id)?);
+        // Of this build alone: a rebuild of the same id may have a log of its own in `pending`.
+        let log = match tail(&self.layout.ready(project, id)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            log => log.map_err(doing("read the log of a build")),
+        };
+        info.container_stdouterr = Some(log?);
         // The record holds all but the log, and its size is known.
         let log = info.container_stdouterr.as_ref().map_or(0, String::len);
         let bytes = log + usize::try_from(found.size).unwrap_or(usize::MAX - log);
@@ -317,7 +363,8 @@ impl BuildStore {
             return Ok(None);
         };
         let listing = Listing::new(info);
-        self.listings.put(project, id, found, MAX_LISTING, &listing);
+        let bytes = listing.bytes();
+        self.listings.put(project, id, found, bytes, &listing);
         Ok(Some(listing))
     }
 
@@ -333,15 +380,11 @@ impl BuildStore {
     /// The info of a ready build that survived the last power cut, whatever its outcome.
     fn read_ready(&self, project: &ProjectName, id: JobId) -> io::Result<Option<BuildInfo>> {
         let record = record::read(&self.layout.ready(project, id))?;
-        Ok(record.and_then(|mut record| {
-            // The first mistry knew nothing of durability; what it left has been there long.
-            let ours = !record.keep.boot.is_empty();
-            if ours && !record.keep.durable && record.keep.boot != self.boot {
-                return None;
-            }
+        let survived = record.filter(|record| self.survived(record));
+        Ok(survived.map(|mut record| {
             let path = self.layout.served(project, id);
             record.info.complete(project, id, State::Ready, path);
-            Some(record.info)
+            record.info
         }))
     }
 
@@ -480,15 +523,9 @@ impl BuildStore {
     }
 
     /// At most `limit` builds, newest first and abridged, with the place that the next page
-    /// begins after. `None` as that place: there are no more.
-    ///
-    /// # Errors
-    /// When a record cannot be read. One that is gone meanwhile is passed over.
-    pub fn list(
-        &self,
-        filter: &Filter,
-        limit: usize,
-    ) -> Result<(Vec<Listing>, Option<Place>), Error> {
+    /// begins after. `None` as that place: there are no more. A build that is gone meanwhile, or
+    /// cannot be read, is passed over.
+    pub fn list(&self, filter: &Filter, limit: usize) -> (Vec<Listing>, Option<Place>) {
         let page = self.index.page(filter, limit.saturating_add(1));
         let next = (page.len() > limit)
             .then(|| {
@@ -499,18 +536,22 @@ impl BuildStore {
         let mut builds = Vec::with_capacity(page.len().min(limit));
         for (place, state) in page.into_iter().take(limit) {
             let found = match state {
-                State::Pending => self.find(&place.project, place.id)?.map(Listing::new),
+                State::Pending => self
+                    .find(&place.project, place.id)
+                    .map(|info| info.map(Listing::new)),
                 State::Ready => self
                     .listing(&place.project, place.id)
-                    .map_err(doing("read the record of a build"))?,
+                    .map_err(doing("read the record of a build")),
             };
             match found {
-                Some(listing) => builds.push(listing),
+                Ok(Some(listing)) => builds.push(listing),
                 // Somebody removed it behind our back.
-                None => self.index.remove(&place.project, place.id),
+                Ok(None) => self.index.remove(&place.project, place.id),
+                // One that cannot be read must not hide the others.
+                Err(_) => {}
             }
         }
-        Ok((builds, next))
+        (builds, next)
     }
 
     /// How many builds of each project there are, as far as the scan has come.
@@ -518,26 +559,44 @@ impl BuildStore {
         self.index.counts()
     }
 
-    /// Reads the tree into the index. To be done once, in the background.
+    /// Reads the tree into the index, and marks what an earlier life of this boot finished but
+    /// did not mark as durable. To be done once, in the background.
     ///
     /// # Errors
-    /// When the build path cannot be listed; a single build that cannot be read is passed over.
+    /// The first trouble; whatever cannot be read is passed over.
     pub fn scan(&self) -> Result<(), Error> {
         let list = doing("list the builds");
-        let scanned = (|| {
-            for project in self.projects()? {
-                for id in ids(&self.layout.builds(&project, State::Ready))? {
-                    // Past the memory of infos: what is listed is read again anyhow.
-                    if let Ok(Some(info)) = self.read_ready(&project, id) {
-                        self.enter(&project, id, &info, false);
-                    }
+        let mut trouble = None;
+        let mut unmarked = Vec::new();
+        let projects = self.projects();
+        for project in projects.as_deref().unwrap_or_default() {
+            let builds = self.layout.builds(project, State::Ready);
+            let ids = ids(&builds).unwrap_or_else(|error| {
+                trouble.get_or_insert(error);
+                Vec::new()
+            });
+            for id in ids {
+                let directory = self.layout.ready(project, id);
+                let Ok(Some(mut record)) = record::read(&directory) else {
+                    continue;
+                };
+                if !self.survived(&record) {
+                    continue;
                 }
+                if self.is_unmarked(&record) {
+                    unmarked.push(directory);
+                }
+                let path = self.layout.served(project, id);
+                record.info.complete(project, id, State::Ready, path);
+                self.enter(project, id, &record.info, false);
             }
-            Ok(())
-        })();
+        }
         // A list of what was found is better than one that never comes.
         self.index.completed();
-        scanned.map_err(list)
+        projects.map_err(&list)?;
+        self.settle(&unmarked)
+            .map_err(doing("bring builds of an earlier life to stable storage"))?;
+        trouble.map_or(Ok(()), |error| Err(list(error)))
     }
 
     pub(super) fn enter(&self, project: &ProjectName, id: JobId, info: &BuildInfo, news: bool) {
@@ -558,7 +617,7 @@ impl BuildStore {
                 .file_name()
                 .to_str()
                 .and_then(|name| name.parse().ok())
-                && entry.file_type()?.is_dir()
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
             {
                 projects.push(name);
             }
@@ -589,7 +648,7 @@ fn ids(directory: &Path) -> io::Result<Vec<JobId>> {
             .file_name()
             .to_str()
             .and_then(|name| name.parse().ok())
-            && entry.file_type()?.is_dir()
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
         {
             ids.push(id);
         }
@@ -599,7 +658,9 @@ fn ids(directory: &Path) -> io::Result<Vec<JobId>> {
 
 /// The end of the log in a build's directory.
 pub(super) fn tail(directory: &Path) -> io::Result<String> {
-    let mut file = File::open(directory.join(layout::LOG))?;
+    let Some(mut file) = record::open_regular(&directory.join(layout::LOG))? else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
     let length = file.metadata()?.len();
     let from = length.saturating_sub(LOG_TAIL as u64);
     file.seek(SeekFrom::Start(from))?;

@@ -111,6 +111,11 @@ fn perform(command: Command) -> Result<ExitCode, Error> {
     if let Some(Verb::Token(args::TokenVerb::New { name, scope })) = &command.verb {
         return token::new(&config, name, scope);
     }
+    // Each connection and each build takes descriptors; the usual soft limit is for select(2).
+    let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    files.current = files.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, files)
+        .map_err(|error| Error::System("raise the limit of open files", error.into()))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -73,7 +73,15 @@ pub enum Error {
     /// A path that cannot be told to the Engine, because the API is JSON.
     #[error("could not tell docker the path '{}', which is not UTF-8", .0.display())]
     Path(PathBuf),
-    /// The Engine answers, but refuses, or says what we do not understand.
+    /// The Engine refuses what was asked, in its words: the fault is in the asking.
+    #[error("docker refused while {doing}: {said}")]
+    Refused {
+        /// What we were doing.
+        doing: String,
+        /// What the Engine said.
+        said: String,
+    },
+    /// The Engine answers, but fails, or says what we do not understand.
     #[error("docker failed while {doing}")]
     Api {
         /// What we were doing.
@@ -221,6 +229,18 @@ impl Docker {
                 // "client version 1.41 is too old": it was upgraded between two calls.
                 if refusal(&other).is_some_and(|(_, said)| said.contains("client version")) {
                     *self.slot() = None;
+                }
+                match refusal(&other) {
+                    // A network that is not there is the one 404 that is about what was asked.
+                    Some((status, said))
+                        if status == 400 || (status == 404 && said.starts_with("network ")) =>
+                    {
+                        return Error::Refused {
+                            doing: doing.to_owned(),
+                            said: said.to_owned(),
+                        };
+                    }
+                    _ => {}
                 }
                 Error::Api {
                     doing: doing.to_owned(),

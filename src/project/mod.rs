@@ -35,6 +35,9 @@ pub enum Error {
     /// No directory of that name, or none with a Dockerfile.
     #[error("unknown project '{0}'")]
     Unknown(ProjectName),
+    /// The directory is there, without a recipe.
+    #[error("project '{0}' has no Dockerfile")]
+    NoDockerfile(ProjectName),
     /// The directory is there, but cannot be built as it is.
     #[error("project '{0}' cannot be built: {1}")]
     Unbuildable(ProjectName, String),
@@ -101,7 +104,7 @@ impl Projects {
     /// Finds a project by name.
     ///
     /// # Errors
-    /// [`Error::Unknown`] without a directory or Dockerfile, [`Error::Unbuildable`] when the
+    /// [`Error::Unknown`] without a directory, [`Error::NoDockerfile`], [`Error::Unbuildable`] when the
     /// Dockerfile is not a regular file.
     pub fn open(&self, name: &ProjectName) -> Result<Project, Error> {
         let path = self.root.join(name.as_str());
@@ -127,7 +130,11 @@ impl Projects {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {
-                Err(Error::Unknown(name.clone()))
+                if self.root.join(name.as_str()).is_dir() {
+                    Err(Error::NoDockerfile(name.clone()))
+                } else {
+                    Err(Error::Unknown(name.clone()))
+                }
             }
             Err(error) => Err(Error::Read(name.clone(), error)),
         }

@@ -64,7 +64,7 @@ pub struct Settings {
     /// Host path to container path, beside the daemon's mounts.
     #[serde(default)]
     pub mounts: BTreeMap<PathBuf, String>,
-    /// `uid`, `uid:gid` or a name that the image knows.
+    /// `uid` or `uid:gid`, in numbers.
     #[serde(default)]
     pub user: Option<String>,
 }
@@ -79,14 +79,23 @@ impl Settings {
         if let Some(limits) = &settings.limits {
             limits.check().map_err(SettingsError)?;
         }
-        if settings.user.as_deref() == Some("") || settings.network.as_deref() == Some("") {
-            return Err(SettingsError(
-                "user and network: expected a text that is not empty".to_owned(),
-            ));
+        if settings.user.as_deref().is_some_and(|user| !is_user(user)) {
+            // A name means something in the image only, and `/data` must be made writable here.
+            let expected = "user: expected uid or uid:gid in numbers, such as 1000:1000";
+            return Err(SettingsError(expected.to_owned()));
+        }
+        if settings.network.as_deref() == Some("") {
+            let expected = "network: expected a text that is not empty";
+            return Err(SettingsError(expected.to_owned()));
         }
         settings.mounts = resolve_mounts(settings.mounts, home).map_err(SettingsError)?;
         Ok(settings)
     }
+}
+
+fn is_user(user: &str) -> bool {
+    let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
+    uid.parse::<u32>().is_ok() && gid.parse::<u32>().is_ok()
 }
 
 /// Reads JSON; an error names the key, what was expected, and the line.

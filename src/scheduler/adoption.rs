@@ -26,7 +26,13 @@ pub(super) const ATTEMPT: &str = "mistry.attempt";
 /// Queues what was left, and begins what may take long.
 pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     let store = shared.store.clone();
-    let leftovers = blocking(move || store.leftovers()).await??;
+    let (leftovers, trouble) = blocking(move || store.leftovers()).await?;
+    if let Some(error) = trouble {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "some of the build path is not in order and is passed over"
+        );
+    }
     for leftover in leftovers {
         let (project, id) = (leftover.project.clone(), leftover.id);
         let admission = shared
@@ -41,8 +47,11 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             // The same id under two projects: only one of them can be a job of ours.
             Admission::Coalesced(_) | Admission::Refused => continue,
         };
+        let guarded = live.clone();
         let task = take_over(shared.clone(), live, leftover);
-        shared.tasks.spawn(task);
+        shared
+            .tasks
+            .spawn(pipeline::guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
     let (sweeping, scanning) = (shared.clone(), shared.store.clone());
@@ -68,10 +77,14 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes sure that no container of an earlier life runs.
+/// Makes sure that no container runs that no build owns.
 pub(super) async fn swept(shared: &Shared) -> Result<(), docker::Error> {
-    let sweep = || async { sweep(shared).await.map(drop) };
-    shared.swept.get_or_try_init(sweep).await.copied()
+    let mut swept = shared.swept.lock().await;
+    if !*swept {
+        sweep(shared).await?;
+        *swept = true;
+    }
+    Ok(())
 }
 
 /// Removes every container of ours that no live build owns; returns how many there were.
@@ -110,13 +123,13 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         Ok(Ok(pending)) => pending,
         Ok(Err(error)) => {
             tracing::error!(mistry_job = %id, error = &error as &dyn std::error::Error, "could not take over a build");
-            live.end_rejected(error.into());
             shared.leave_queue(id);
+            live.end_rejected(error.into());
             return;
         }
         Err(error) => {
-            live.end_rejected(error);
             shared.leave_queue(id);
+            live.end_rejected(error);
             return;
         }
     };

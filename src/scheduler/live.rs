@@ -156,9 +156,14 @@ impl Ticket {
     /// Waits for news of the job, which [`Ticket::now`] then shows.
     ///
     /// # Errors
-    /// [`Error::Stopping`] when the daemon ends first.
+    /// [`Error::Stopping`] when the daemon ends first, [`Error::Ending`] when the job was not even
+    /// accepted by then.
     pub async fn changed(&mut self) -> Result<(), Error> {
-        let stopping = || Error::Stopping(self.live.project.clone(), self.live.id);
+        let is_accepted = self.view.borrow().info.is_some();
+        let stopping = || match is_accepted {
+            true => Error::Stopping(self.live.project.clone(), self.live.id),
+            false => Error::Ending,
+        };
         tokio::select! {
             // The sender lives in our own `Live`.
             changed = self.view.changed() => changed.map_err(|_| stopping()),

@@ -20,7 +20,7 @@ pub(super) enum Looked {
     /// A ready build.
     Cached(ProjectName, JobId, Arc<BuildInfo>),
     /// None: to be built from this context.
-    Asked(Job, JobId, Context, bool),
+    Asked(Job, JobId, Context),
 }
 
 #[derive(Debug)]
@@ -117,5 +117,5 @@ fn find(shared: &Shared, asked: Asked, context: Context) -> Result<Looked, Error
     if may_be_cached && let Some(info) = shared.store.cached(&job.project, id)? {
         return Ok(Looked::Cached(job.project, id, info));
     }
-    Ok(Looked::Asked(job, id, context, asked.rebuild))
+    Ok(Looked::Asked(job, id, context))
 }

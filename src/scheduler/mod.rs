@@ -22,7 +22,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -54,6 +53,12 @@ pub enum Error {
     /// No Docker Engine answers, so nothing new can be built.
     #[error("the Docker Engine cannot be reached; try again later")]
     EngineAway(#[source] docker::Error),
+    /// An image cannot be built; in the Engine's words.
+    #[error("could not build docker image '{0}': {1}")]
+    Image(ProjectName, String),
+    /// The daemon ends, and the job was not accepted.
+    #[error("the server is stopping; ask again when it is back")]
+    Ending,
     /// The Engine answered, and refused.
     #[error("{0}")]
     Engine(&'static str, #[source] docker::Error),
@@ -184,8 +189,9 @@ struct Shared {
     /// Every task that makes or clears something.
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// Containers of earlier lives are gone.
-    swept: OnceCell<()>,
+    /// True when no container runs that no build owns: none of an earlier life, and none that
+    /// could not be removed.
+    swept: tokio::sync::Mutex<bool>,
     /// One image is rebuilt at a time: it is heavy, and nobody waits for it in a hurry.
     rebuilding: tokio::sync::Mutex<()>,
 }
@@ -213,7 +219,7 @@ impl Scheduler {
             metrics,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            swept: OnceCell::new(),
+            swept: tokio::sync::Mutex::new(false),
             rebuilding: tokio::sync::Mutex::new(()),
         }))
     }
@@ -222,7 +228,7 @@ impl Scheduler {
     /// before anything is submitted; what takes long is done in the background.
     ///
     /// # Errors
-    /// When the build path cannot be listed.
+    /// [`Error::Lost`]; what cannot be read of the build path is told to the journal.
     pub async fn adopt(&self) -> Result<(), Error> {
         adoption::begin(&self.0).await
     }
@@ -233,39 +239,50 @@ impl Scheduler {
     /// # Errors
     /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the ticket says.
     pub async fn submit(&self, asked: Asked) -> Result<Submission, Error> {
-        let looked = lookup::look_up(&self.0, asked).await?;
-        let (job, id, context, rebuild) = match looked {
-            Looked::Cached(project, id, info) => {
-                publish(&self.0.metrics, &project, id, &Event::Cached);
-                return Ok(Submission::Cached(info));
-            }
-            Looked::Asked(job, id, context, rebuild) => (job, id, context, rebuild),
-        };
-        let admission = self
-            .0
-            .queue()
-            .admit(id, || Live::new(job.project.clone(), id, rebuild));
-        self.0.count_queue();
-        let (live, has_slot) = match admission {
-            Admission::Started(live) => (live, true),
-            Admission::Queued(live) => (live, false),
-            Admission::Coalesced(live) => {
-                publish(&self.0.metrics, &job.project, id, &Event::Coalesced);
-                return Ok(Submission::Pending(live.ticket(true, self.0.stop.clone())));
-            }
-            Admission::Refused => {
-                publish(&self.0.metrics, &job.project, id, &Event::Refused);
-                return Err(Error::BacklogFull);
+        let (live, has_slot, job, context) = loop {
+            let (job, id, context) = match lookup::look_up(&self.0, asked.clone()).await? {
+                Looked::Cached(project, id, info) => {
+                    publish(&self.0.metrics, &project, id, &Event::Cached);
+                    return Ok(Submission::Cached(info));
+                }
+                Looked::Asked(job, id, context) => (job, id, context),
+            };
+            let admission = self
+                .0
+                .queue()
+                .admit(id, || Live::new(job.project.clone(), id, asked.rebuild));
+            self.0.count_queue();
+            match admission {
+                Admission::Started(live) => break (live, true, job, context),
+                Admission::Queued(live) => break (live, false, job, context),
+                Admission::Coalesced(live) if asked.rebuild && !live.rebuild => {
+                    // What is under way has the old image. Wait for its end, then ask again.
+                    let mut ticket = live.ticket(false, self.0.stop.clone());
+                    if let Err(error @ (Error::Stopping(..) | Error::Ending)) = ticket.end().await {
+                        return Err(error);
+                    }
+                }
+                Admission::Coalesced(live) => {
+                    publish(&self.0.metrics, &job.project, id, &Event::Coalesced);
+                    let ticket = live.ticket(true, self.0.stop.clone());
+                    return Ok(Submission::Pending(ticket));
+                }
+                Admission::Refused => {
+                    publish(&self.0.metrics, &job.project, id, &Event::Refused);
+                    return Err(Error::BacklogFull);
+                }
             }
         };
         let ticket = live.ticket(false, self.0.stop.clone());
         if has_slot {
             live.slot.notify_one();
         }
-        let shared = self.0.clone();
-        self.0
-            .tasks
-            .spawn(async move { pipeline::accept_and_make(shared, live, job, context).await });
+        let (shared, guard, guarded) = (self.0.clone(), self.0.clone(), live.clone());
+        self.0.tasks.spawn(pipeline::guarded(
+            guard,
+            guarded,
+            pipeline::accept_and_make(shared, live, job, context),
+        ));
         Ok(Submission::Pending(ticket))
     }
 
@@ -315,7 +332,7 @@ impl Scheduler {
         self.0.store.indexed().await;
         let shared = self.0.clone();
         blocking(move || {
-            let (mut builds, next) = shared.store.list(&filter, limit)?;
+            let (mut builds, next) = shared.store.list(&filter, limit);
             let live = shared.live_infos();
             for listing in builds.iter_mut().filter(|_| !live.is_empty()) {
                 // The record of a live build is as old as its last step.
@@ -525,6 +542,7 @@ impl Shared {
 
     async fn rebuild_image(self: Arc<Self>, project: ProjectName) -> Result<ImageReport, Error> {
         let _one_at_a_time = self.rebuilding.lock().await;
+        let name = project.clone();
         let began = Instant::now();
         let shared = self.clone();
         let wanted = blocking(move || -> Result<Wanted, Error> {
@@ -541,7 +559,10 @@ impl Shared {
                 keep_tail(&mut printed, &piece);
             }
         });
-        let image = image.map_err(|error| Error::Engine("could not build docker image", error))?;
+        let image = image.map_err(|error| match error {
+            docker::Error::Build(said) => Error::Image(name, said),
+            error => Error::Engine("could not build docker image", error),
+        })?;
         let pruned = |error| Error::Engine("could not remove what the old image left", error);
         let containers = adoption::sweep(&self).await.map_err(pruned)?;
         let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);

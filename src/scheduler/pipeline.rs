@@ -67,16 +67,38 @@ fn image_sentence(error: &docker::Error) -> String {
             _ => "its files could not be read".to_owned(),
         },
         docker::Error::Unreachable { .. } => "the Docker Engine went away".to_owned(),
-        _ => "the Docker Engine refused".to_owned(),
+        _ => "the Docker Engine failed".to_owned(),
     }
 }
 
-fn container_sentence(error: &docker::Error) -> &'static str {
+fn container_sentence(error: &docker::Error) -> String {
     match error {
-        docker::Error::Unreachable { .. } => ": the Docker Engine went away",
-        docker::Error::NoSuchContainer(_) => ": it was removed by somebody else",
-        _ => ": the Docker Engine refused",
+        docker::Error::Unreachable { .. } => ": the Docker Engine went away".to_owned(),
+        docker::Error::NoSuchContainer(_) => ": it was removed by somebody else".to_owned(),
+        // Its words would hold a path of the host.
+        docker::Error::Refused { said, .. } if said.contains("bind source path") => {
+            ": what one of its mounts names is not on this host".to_owned()
+        }
+        // What the project asked for cannot be had: its author needs the Engine's words.
+        docker::Error::Refused { said, .. } => format!(": {said}"),
+        _ => ": the Docker Engine failed".to_owned(),
     }
+}
+
+/// Does a build's work. Should it panic, its waiters are told and its slot is given back.
+pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Future<Output = ()>) {
+    struct Guard(Arc<Shared>, Arc<Live>, bool);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if self.2 {
+                self.0.leave_queue(self.1.id);
+                self.1.end_rejected(Error::Lost);
+            }
+        }
+    }
+    let mut guard = Guard(shared, live, true);
+    work.await;
+    guard.2 = false;
 }
 
 /// Writes an admitted job down and makes it; the ticket's holders learn of either.
@@ -94,8 +116,8 @@ pub(super) async fn accept_and_make(
             if let Error::Store(_) | Error::Lost = error {
                 tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not accept a job");
             }
-            live.end_rejected(error);
             shared.leave_queue(live.id);
+            live.end_rejected(error);
         }
     }
 }
@@ -117,6 +139,9 @@ async fn accept(
         {
             live.end_built(BuildInfo::clone(&info));
             return Ok(None);
+        }
+        if shared.stop.is_cancelled() {
+            return Err(Error::Ending);
         }
         // A project's wrong settings are told at the door.
         context.project().settings()?;
@@ -157,8 +182,8 @@ pub(super) async fn make(
     let stderr = std::mem::take(&mut making.stderr);
     let Some(mut pending) = making.pending else {
         // The thread that held it died; the directory is there for the next life.
-        live.end_rejected(Error::Lost);
         shared.leave_queue(live.id);
+        live.end_rejected(Error::Lost);
         return;
     };
     let end = match made {
@@ -229,7 +254,10 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
             .map_err(|unfinished| unfinished.error)
             .and_then(|finished| Ok((finished.answer()?, finished)))
     });
-    let settling = match finished.await {
+    let finished = finished.await;
+    // First, so that who waited for the end and asks again finds the place free.
+    shared.leave_queue(live.id);
+    let settling = match finished {
         Ok(Ok((info, finished))) => {
             publish(
                 &shared.metrics,
@@ -238,6 +266,9 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
                 &Event::Finished(&info),
             );
             live.end_built(info);
+            if let Some(error) = finished.trouble() {
+                tracing::error!(mistry_job = %live.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
+            }
             Some(finished)
         }
         Ok(Err(error)) => {
@@ -250,7 +281,6 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
             None
         }
     };
-    shared.leave_queue(live.id);
     if let Some(container) = container {
         clear(&shared, &live, &container).await;
     }
@@ -264,7 +294,8 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
 /// Removes a build's container, whether it runs or not.
 async fn clear(shared: &Shared, live: &Live, container: &str) {
     if let Err(error) = shared.docker.remove(container).await {
-        tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container; the next start does");
+        tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container; the next build tries again");
+        *shared.swept.lock().await = false;
     }
 }
 
@@ -396,21 +427,24 @@ impl Making {
                 shared.images.ensure(&wanted, output).await
             }
         };
+        let limit = shared.rules.log_limit;
         let logging = async {
-            let mut written = Ok(());
             while let Some(piece) = pieces.recv().await {
-                // Read on when the disk is full, or the Engine would wait for us.
-                if written.is_ok() {
-                    written = log.append(&piece).await;
+                let room = limit.saturating_sub(log.bytes());
+                let fits = usize::try_from(room).unwrap_or(usize::MAX).min(piece.len());
+                log.append(&piece[..fits]).await.map_err(Halt::Log)?;
+                if fits < piece.len() {
+                    return Err(Halt::LogLimit(limit));
                 }
             }
-            written
+            Ok(())
         };
-        let (image, written) = tokio::select! {
-            both = async { tokio::join!(ensuring, logging) } => both,
+        // A log that cannot go on ends the image build, but one that failed has its last words.
+        let ensuring = async { Ok(ensuring.await) };
+        let (image, ()) = tokio::select! {
+            both = async { tokio::try_join!(ensuring, logging) } => both?,
             () = shared.stop.cancelled() => return Err(Halt::Stopping),
         };
-        written.map_err(Halt::Log)?;
         let image = image.map_err(|source| Halt::Image {
             project: context.project().name.to_string(),
             source,

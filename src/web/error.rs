@@ -89,6 +89,14 @@ impl Refusal {
         }
     }
 
+    /// For now: ask again in some seconds.
+    pub(super) fn busy(sentence: impl Into<String>) -> Refusal {
+        Refusal {
+            retry_after: Some(ROOM_AGAIN),
+            ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
+        }
+    }
+
     /// The answer, and a record in the journal where the fault is ours.
     pub(super) fn answer(self, request: &str, as_json: bool) -> Response<Body> {
         if let Some(cause) = &self.cause {
@@ -143,6 +151,7 @@ impl From<Error> for Refusal {
                 Some(BACK_AGAIN),
             ),
             Error::BacklogFull | Error::EngineAway(_) => (None, Some(ROOM_AGAIN)),
+            Error::Ending => (None, Some(BACK_AGAIN)),
             _ => (None, None),
         };
         Refusal {
@@ -167,7 +176,7 @@ fn unwrapped(error: &Error) -> &Error {
 fn status(error: &Error) -> StatusCode {
     match error {
         Error::Project(project) => match project {
-            project::Error::Unknown(_) => StatusCode::NOT_FOUND,
+            project::Error::Unknown(_) | project::Error::NoDockerfile(_) => StatusCode::NOT_FOUND,
             project::Error::Unbuildable(..) | project::Error::Settings(..) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
@@ -175,10 +184,10 @@ fn status(error: &Error) -> StatusCode {
             project::Error::Read(..) | project::Error::List(_) => StatusCode::INTERNAL_SERVER_ERROR,
         },
         Error::UnknownJob(..) => StatusCode::NOT_FOUND,
-        Error::BacklogFull | Error::EngineAway(_) | Error::Stopping(..) => {
+        Error::BacklogFull | Error::EngineAway(_) | Error::Stopping(..) | Error::Ending => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        Error::Engine(..) | Error::Store(_) | Error::Log(_) | Error::Lost => {
+        Error::Image(..) | Error::Engine(..) | Error::Store(_) | Error::Log(_) | Error::Lost => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
         Error::Rejected(inner) => status(inner),

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::HeaderMap;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, LINK, LOCATION};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LINK, LOCATION};
 use hyper::{Response, StatusCode};
 use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{self, Body};
 use super::error::Refusal;
@@ -23,6 +25,8 @@ use crate::scheduler::{self, Submission, Ticket};
 
 /// Lock files are a few megabytes at most; a job is no way to send archives.
 const MAX_BODY: usize = 16 << 20;
+/// Most requests are smaller than this, and always welcome.
+const SMALL_BODY: usize = 64 << 10;
 /// A whole request must be here by then: 16 MiB at a slow line's 300 kB/s.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
 /// A list without `limit`, and its largest.
@@ -33,7 +37,10 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     let is_async = asked.query("async").is_some();
     let wants_log = wants_log(&asked);
     let wants_events = answer::accepts(asked.headers(), "text/event-stream");
-    let body = read(asked.request.into_body()).await?;
+    let body = {
+        let _room = room_for(web, asked.headers())?;
+        read(asked.request.into_body()).await?
+    };
     let request = JobRequest::read(&body)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
     let rebuild = request.rebuild;
@@ -71,6 +78,22 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
             }
         }
     }
+}
+
+/// Room for a large body, held while it is read; small ones need none.
+fn room_for(web: &Web, headers: &HeaderMap) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+    let length = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok())
+        .unwrap_or(MAX_BODY)
+        .min(MAX_BODY);
+    if length <= SMALL_BODY {
+        return Ok(None);
+    }
+    let kilobytes = u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+    let room = web.bodies.clone().try_acquire_many_owned(kilobytes);
+    room.map(Some)
+        .map_err(|_| Refusal::busy("too many large requests at once; try again later"))
 }
 
 async fn read(body: Incoming) -> Result<Bytes, Refusal> {

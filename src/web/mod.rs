@@ -27,6 +27,7 @@ pub use tokens::{Scope, Token, TokensError, TokensFile};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -42,7 +43,12 @@ pub struct Web {
     stop: CancellationToken,
     /// Request ids: a random beginning, then counted.
     requests: Arc<AtomicU64>,
+    /// Kilobytes of large request bodies that may be in flight.
+    bodies: Arc<Semaphore>,
 }
+
+/// 256 MiB: sixteen of the largest requests at once, and little of a host's memory.
+const MAX_BODY_KILOBYTES: usize = 256 << 10;
 
 impl Web {
     /// A face of `scheduler`, for those whom `access` lets in, until `stop`.
@@ -63,6 +69,7 @@ impl Web {
             access: Arc::new(access),
             stop,
             requests: Arc::new(AtomicU64::new(first)),
+            bodies: Arc::new(Semaphore::new(MAX_BODY_KILOBYTES)),
         }
     }
 

@@ -17,9 +17,11 @@ use tokio_util::task::TaskTracker;
 use super::access::Peer;
 use super::{Web, routes};
 
-/// Connections at once. Each waiting client holds one, and each takes a file descriptor; the
-/// packaged limit of descriptors is far above. Past it, new ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 8_192;
+/// Connections at once, where descriptors allow it. Each waiting client holds one. Past it, new
+/// ones wait in the kernel's queue.
+const MAX_CONNECTIONS: u64 = 8_192;
+/// File descriptors that connections leave to the builds.
+const RESERVED_FILES: u64 = 512;
 /// A request's headers must be here by then, and the next one on a connection kept alive.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 /// A client that takes no byte for that long is gone.
@@ -47,7 +49,7 @@ pub enum Listener {
 pub async fn serve(listeners: Vec<Listener>, web: Web) -> io::Result<()> {
     let tasks = TaskTracker::new();
     let graceful = Arc::new(GracefulShutdown::new());
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let room = Arc::new(Semaphore::new(max_connections()));
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
         let (web, tasks, room) = (web.clone(), tasks.clone(), room.clone());
@@ -69,6 +71,14 @@ pub async fn serve(listeners: Vec<Listener>, web: Web) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// As many connections as there are descriptors, less what builds need; half of few.
+fn max_connections() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.unwrap_or(u64::MAX);
+    let most = files.saturating_sub(RESERVED_FILES).max(files / 2);
+    usize::try_from(most.min(MAX_CONNECTIONS)).unwrap_or(usize::MAX)
 }
 
 async fn accept(

@@ -261,7 +261,7 @@ async fn a_project_that_cannot_be_built_says_why() {
     std::fs::write(projects.join("settings/mistry.json"), r#"{"colour":"red"}"#).unwrap();
     for (name, status, words) in [
         ("none-such", 404, &["unknown project 'none-such'"][..]),
-        ("empty", 404, &["unknown project 'empty'"]),
+        ("empty", 404, &["project 'empty' has no Dockerfile"]),
         ("file", 404, &["unknown project 'file'"]),
         ("linked", 422, &["'linked'", "symbolic link"]),
         ("dangling", 422, &["'dangling'", "symbolic link"]),

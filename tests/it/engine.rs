@@ -241,7 +241,7 @@ async fn refusals_are_told_apart() {
         ..spec.clone()
     };
     let error = bench.docker.create(&nowhere).await.unwrap_err();
-    assert!(matches!(error, Error::Api { .. }), "{error:?}");
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
     for error in [
         bench.docker.start("nobody").await.unwrap_err(),
         bench.docker.wait("nobody").await.unwrap_err(),

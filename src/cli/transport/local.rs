@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,12 @@ pub(super) async fn fetch(
             return Err(Error::Unusable(what.to_owned()));
         }
         let from = PathBuf::from(path);
+        // A link in its place was put there by the build.
+        let found = std::fs::symlink_metadata(&from).map_err(|error| unreadable(&from, error))?;
+        if !found.is_dir() || from.components().any(|part| part == Component::ParentDir) {
+            let what = "what the server names as the artifacts is no directory";
+            return Err(Error::Unusable(what.to_owned()));
+        }
         // Before the target is touched.
         std::fs::read_dir(&from).map_err(|error| unreadable(&from, error))?;
         let progress = Progress::fetching();
