@@ -26,7 +26,7 @@ const DEFAULT_ENGINE_WAIT: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("could not read the configuration '{}': {source}", path.display())]
+    #[error("could not read the configuration '{}'", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -266,7 +266,7 @@ impl ConfigFile {
         let limits = self.limits.unwrap_or_default();
         limits
             .check()
-            .map_err(|expected| wrong("limits", expected))?;
+            .map_err(|expected| wrong("limits", without("limits.", &expected)))?;
         if self.network.as_deref() == Some("") {
             return Err(wrong(
                 "network",
@@ -280,7 +280,7 @@ impl ConfigFile {
                 .map_err(|error| wrong("filesystem", format!("{error}")))?,
         };
         let mounts = project::resolve_mounts(self.mounts, home)
-            .map_err(|expected| wrong("mounts", expected))?;
+            .map_err(|expected| wrong("mounts", without("mounts: ", &expected)))?;
         if let Some(host) = mounts.keys().find(|host| !host.exists()) {
             let shown = host.display();
             return Err(wrong(
@@ -325,6 +325,11 @@ impl ConfigFile {
             path,
         })
     }
+}
+
+/// What a project's settings name with its key is here told beneath that key.
+fn without(key: &str, expected: &str) -> String {
+    expected.strip_prefix(key).unwrap_or(expected).to_owned()
 }
 
 fn is_host(name: &str) -> bool {

@@ -33,6 +33,8 @@ use crate::web::{self, Access, Listener, Scope, Token, TokensFile, Web};
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8462";
 /// The exit status of a wrong configuration: `EX_CONFIG` of sysexits(3).
 const WRONG_CONFIG: u8 = 78;
+/// The exit status of a wrong command line, as clap has it.
+const WRONG_USAGE: u8 = 2;
 /// What builds do between two awaits when the daemon ends: write a record, clone a tree.
 const GRACE: Duration = Duration::from_secs(10);
 /// What may still hang then is a thread in the kernel; it must not keep the process.
@@ -61,6 +63,8 @@ enum Error {
     Metrics(#[source] crate::metrics::Error),
     #[error("could not take over what an earlier life left")]
     Adoption(#[source] scheduler::Error),
+    #[error("--addr: expected HOST:PORT such as {DEFAULT_ADDRESS}, found '{0}'")]
+    Address(String),
     #[error("could not listen on '{0}'")]
     Listen(String, #[source] io::Error),
     #[error("could not {0}")]
@@ -74,6 +78,7 @@ impl Error {
             Error::Config(_) | Error::Tokens(_) | Error::Filesystem(_) | Error::DockerHost(_) => {
                 ExitCode::from(WRONG_CONFIG)
             }
+            Error::Address(_) => ExitCode::from(WRONG_USAGE),
             _ => ExitCode::FAILURE,
         }
     }
@@ -106,6 +111,9 @@ fn perform(command: Command) -> Result<ExitCode, Error> {
     };
     if command.check_config {
         println!("the configuration '{}' is in order", config.path.display());
+        for key in config.without_effect() {
+            println!("note: '{key}' is set, but this version does not act on it yet");
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(Verb::Token(args::TokenVerb::New { name, scope })) = &command.verb {
@@ -178,7 +186,7 @@ async fn serve(
             return Ok(ExitCode::FAILURE);
         }
     }
-    tracing::info!("stopping; what is being built goes on at the next start");
+    tracing::info!("stopping; what is being built is made again at the next start");
     stop.cancel();
     // Waiters are told by the scheduler, and the web lets them have their answer.
     let (drained, served) = tokio::join!(scheduler.drain(GRACE), serving);
@@ -225,7 +233,11 @@ async fn listen(address: &str) -> Result<tokio::net::TcpListener, Error> {
     let resolved = resolved
         .await
         .map_err(|error| failed(io::Error::other(error)))?;
-    tokio::net::TcpListener::bind(&*resolved.map_err(failed)?)
+    let resolved = resolved.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => Error::Address(address.to_owned()),
+        _ => failed(error),
+    })?;
+    tokio::net::TcpListener::bind(&*resolved)
         .await
         .map_err(failed)
 }

@@ -108,7 +108,7 @@ pub(crate) fn read_json<T: de::DeserializeOwned>(text: &str) -> Result<T, String
     let value = serde_path_to_error::deserialize(&mut input).map_err(|error| {
         let path = error.path().to_string();
         match path.as_str() {
-            "." => error.inner().to_string(),
+            "." | "?" => error.inner().to_string(),
             key => format!("{key}: {}", error.inner()),
         }
     })?;

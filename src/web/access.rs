@@ -104,7 +104,7 @@ impl Access {
                 return Ok(());
             }
             return Err(Refusal::unauthorized(
-                "a token is needed: send it as 'Authorization: Bearer …' (mistry --token-file), or use the server's unix socket",
+                "a token is needed: send it as 'Authorization: Bearer …' (mistry --token-file)",
             ));
         };
         let file = file.clone();

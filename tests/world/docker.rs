@@ -313,7 +313,7 @@ async fn a_spec_that_cannot_be_met_creates_nothing() {
             ..world.container(&image)
         };
         let error = world.docker.create(&spec).await.unwrap_err();
-        assert!(matches!(error, Error::Api { .. }), "{error:?}");
+        assert!(matches!(error, Error::Refused { .. }), "{error:?}");
         assert!(!Path::exists(&spec.data));
         assert!(
             world
