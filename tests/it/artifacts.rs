@@ -440,3 +440,26 @@ async fn a_reader_keeps_what_he_reads_while_a_rebuild_replaces_it() {
     let new = daemon.ask(Ask::get(path(&info))).await.expect(200);
     assert!(content(&new.body) == vec![b'b'; 8_000_000]);
 }
+
+#[tokio::test]
+async fn a_link_in_the_place_of_the_artifacts_is_replaced_by_an_empty_directory() {
+    let builder = TestDaemon::builder().await;
+    let outside = builder.home.path("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret"), "outside:").unwrap();
+    let lines = format!(
+        "rm -rf \"$D/artifacts\"\nln -s '{}' \"$D/artifacts\"",
+        outside.display()
+    );
+    let daemon = builder.script("p", &lines).start().await;
+    let info = daemon.build(job("p")).await;
+    assert_eq!(info["Outcome"], "succeeded", "{info}");
+    // Whoever reads the tree himself, as `mistry --transport local` does, is led nowhere.
+    let ready = daemon.home.build("p", "ready", text(&info, "ID"));
+    let artifacts = ready.join("data/artifacts");
+    assert!(artifacts.symlink_metadata().unwrap().is_dir());
+    assert_eq!(std::fs::read_dir(&artifacts).unwrap().count(), 0);
+    assert_eq!(daemon.artifact(&info, "secret").await.status, 404);
+    let kept = std::fs::read_to_string(outside.join("secret")).unwrap();
+    assert_eq!(kept, "outside:");
+}

@@ -464,3 +464,113 @@ async fn settings_that_cannot_be_are_told_at_the_door() {
     std::fs::remove_file(settings).unwrap();
     unharmed(&daemon).await;
 }
+
+#[tokio::test]
+async fn an_image_build_that_prints_too_much_is_stopped_and_says_so() {
+    let builder = TestDaemon::builder().await.log_limit(100_000);
+    let line = format!("RUN echo {}\n", "x".repeat(90));
+    let dockerfile = format!("FROM scratch\n{}", line.repeat(3_000));
+    let daemon = builder
+        .fixture("succeed")
+        .project("loud", |c| c.file("Dockerfile", 0o644, dockerfile))
+        .start()
+        .await;
+    let answer = daemon.post("/jobs", &job("loud")).await.expect(500).json();
+    assert!(
+        text(&answer, "error").contains("100000 bytes (log_limit)"),
+        "{answer}"
+    );
+    let id = text(&answer, "job");
+    let info = daemon.info("loud", id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["ExitCode"]),
+        (&json!("errored"), &json!(-999))
+    );
+    let log = daemon.home.build("loud", "ready", id).join("out.log");
+    let log = std::fs::read_to_string(log).unwrap();
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("log_limit"), "{last}");
+    assert!((100_000..101_000).contains(&log.len()), "{}", log.len());
+    assert_eq!(daemon.home.engine.containers().len(), 0);
+    assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
+}
+
+#[tokio::test]
+async fn a_user_that_is_no_number_is_refused_at_the_door() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let settings = daemon.home.projects().join("succeed/mistry.json");
+    for user in ["node", "1000:node", "node:1000", "-1", "1000:", ":1000"] {
+        std::fs::write(&settings, json!({ "user": user }).to_string()).unwrap();
+        let words = ["'succeed'", "user", "uid:gid"];
+        refused(&daemon, job("succeed").to_string(), 422, &words).await;
+    }
+    assert_eq!(names(&daemon.home.builds()), [".mistry"]);
+    for user in ["1000", "1000:1000"] {
+        std::fs::write(&settings, json!({ "user": user }).to_string()).unwrap();
+        // Whether it can be made depends on who we are; it is taken.
+        daemon.submit(job("succeed")).await;
+    }
+}
+
+#[tokio::test]
+async fn many_large_requests_at_once_take_no_more_memory_than_is_set_aside() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    const DECLARED: usize = 16 << 20;
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let port = daemon.port();
+    let head = format!(
+        "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {DECLARED}\r\n\r\n"
+    );
+    let body = bytes::Bytes::from(vec![b' '; 15 << 20]);
+    // Each says what the server answered, if it answers before the body is whole.
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..21 {
+        let (head, body) = (head.clone(), body.clone());
+        clients.spawn(async move {
+            let stream = tokio::net::TcpStream::connect(("127.0.0.1", port));
+            let (mut from, mut to) = stream.await.unwrap().into_split();
+            let sending = tokio::spawn(async move {
+                // The server may have had enough before all is sent.
+                let _ = to.write_all(head.as_bytes()).await;
+                let _ = to.write_all(&body).await;
+                // Never finished, never closed.
+                std::future::pending::<()>().await;
+            });
+            struct Ending(tokio::task::JoinHandle<()>);
+            impl Drop for Ending {
+                fn drop(&mut self) {
+                    self.0.abort();
+                }
+            }
+            let _ending = Ending(sending);
+            let mut answer = vec![0; 4096];
+            let n = from.read(&mut answer).await.unwrap_or(0);
+            String::from_utf8_lossy(&answer[..n]).to_lowercase()
+        });
+    }
+    // 21 of them would be 336 MiB; 256 MiB are set aside.
+    let first = clients.join_next();
+    let answer = crate::support::http::within("a refusal", first).await;
+    let answer = answer.unwrap().unwrap();
+    assert!(answer.starts_with("http/1.1 503"), "{answer}");
+    assert!(answer.contains("\r\nretry-after: "), "{answer}");
+    // Whoever wants little is served.
+    daemon.get("/healthz").await.expect(200);
+    assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
+    // With the clients goes what they held; the server learns of it in its own time.
+    clients.shutdown().await;
+    let value = "x".repeat(15 << 20);
+    let large = json!({ "project": "succeed", "params": { "a": value } });
+    crate::support::http::within("the room of those who left", async {
+        loop {
+            let answer = daemon.post("/jobs", &large).await;
+            match answer.status {
+                503 => tokio::task::yield_now().await,
+                _ => return answer.expect(201),
+            }
+        }
+    })
+    .await;
+}

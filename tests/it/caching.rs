@@ -369,3 +369,82 @@ async fn without_a_registry_a_rebuild_uses_the_base_that_is_there() {
     assert_eq!(info["Outcome"], "succeeded", "{info}");
     assert!(text(&info, "ContainerStdouterr").contains("pull"), "{info}");
 }
+
+#[tokio::test]
+async fn a_cached_answer_has_the_log_of_its_own_build_whatever_a_rebuild_prints() {
+    let builder = TestDaemon::builder().await;
+    let flag = builder.home.path("fail");
+    let lines = format!(
+        "[ ! -e '{}' ] || {{ echo bad; exit 9; }}\necho good",
+        flag.display()
+    );
+    let mut daemon = builder.script("p", &lines).start().await;
+    let first = daemon.build(job("p")).await;
+    let own = text(&first, "ContainerStdouterr").to_owned();
+    assert!(own.ends_with("good\n"), "{first}");
+    // A new life remembers no answer.
+    daemon.stop().await;
+    daemon.start_again().await;
+    std::fs::write(&flag, "").unwrap();
+    daemon.home.engine.hold("start");
+    let again = daemon.asking(Ask::post("/jobs", &rebuild("p")));
+    daemon.home.engine.wait_for("start", 2).await;
+    let id = text(&first, "ID");
+    let printed = daemon.home.build("p", "pending", id).join("out.log");
+    assert!(printed.metadata().unwrap().len() > 0, "it has printed");
+    let meanwhile = daemon.build(job("p")).await;
+    daemon.home.engine.release("start");
+    assert_eq!(again.await.unwrap().expect(201).json()["ExitCode"], 9);
+    let afterwards = daemon.build(job("p")).await;
+    for cached in [&meanwhile, &afterwards] {
+        assert_eq!(cached["Cached"], true);
+        assert_eq!(cached["StartedAt"], first["StartedAt"]);
+        assert_eq!(text(cached, "ContainerStdouterr"), own);
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_asked_for_during_a_build_is_a_build_of_its_own_afterwards() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let engine = &daemon.home.engine;
+    engine.hold("start");
+    let first = daemon.asking(Ask::post("/jobs", &job("succeed")));
+    engine.wait_for("start", 1).await;
+    let rebuilds: Vec<_> = (0..2)
+        .map(|_| daemon.asking(Ask::post("/jobs", &rebuild("succeed"))))
+        .collect();
+    // Requests are looked up in the order in which they come, so those two have been.
+    for _ in 0..3 {
+        daemon.submit(job("succeed")).await;
+    }
+    assert_eq!(engine.containers().len(), 1, "they wait");
+    engine.release("start");
+    let first = first.await.unwrap().expect(201).json();
+    assert_eq!(first["Coalesced"], false);
+    let mut infos = Vec::new();
+    for asked in rebuilds {
+        infos.push(asked.await.unwrap().expect(201).json());
+    }
+    for info in &infos {
+        assert_eq!(
+            (&info["ID"], &info["Outcome"], &info["Cached"]),
+            (&first["ID"], &json!("succeeded"), &json!(false))
+        );
+        assert_ne!(info["StartedAt"], first["StartedAt"]);
+        assert_eq!(info["StartedAt"], infos[0]["StartedAt"], "they share one");
+    }
+    // Neither of them joined the ordinary one; at most one joined the other.
+    assert!(
+        infos.iter().any(|info| info["Coalesced"] == false),
+        "{infos:?}"
+    );
+    assert_eq!(engine.containers().len(), 2);
+    let builds = engine.builds();
+    assert_eq!(builds.len(), 2);
+    assert!(builds[1].nocache && builds[1].pull);
+    let after = daemon.build(job("succeed")).await;
+    assert_eq!(
+        (&after["Cached"], &after["StartedAt"]),
+        (&json!(true), &infos[0]["StartedAt"])
+    );
+}

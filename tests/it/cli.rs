@@ -554,3 +554,20 @@ async fn it_answers_for_itself() {
     );
     assert_eq!(run(mistry(&[])).await.status, 2);
 }
+
+#[tokio::test]
+async fn a_local_transport_brings_nothing_of_what_a_link_leads_to() {
+    let bench = Bench::new(&[]).await;
+    let home = &bench.daemon.home;
+    let outside = home.path("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("secret"), "outside:").unwrap();
+    let lines = format!(
+        "rm -rf \"$D/artifacts\"\nln -s '{}' \"$D/artifacts\"",
+        outside.display()
+    );
+    home.script("p", &lines);
+    let built = bench.build("p", &["--transport", "local"]).await;
+    assert_eq!(built.status, 0, "{built:?}");
+    assert!(names(&bench.target()).is_empty(), "{built:?}");
+}

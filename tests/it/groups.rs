@@ -233,3 +233,22 @@ async fn a_link_that_leads_nowhere_or_elsewhere_is_no_base() {
         true
     );
 }
+
+#[tokio::test]
+async fn a_directory_in_the_place_of_a_link_spoils_no_build() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let place = daemon.home.builds().join("succeed");
+    for (link, group) in [("latest", ""), ("groups/g", "g")] {
+        let foreign = place.join(link);
+        std::fs::create_dir_all(foreign.join("of-somebody")).unwrap();
+        let info = daemon.build(job("succeed", group, 1)).await;
+        assert_eq!(
+            (&info["Outcome"], &info["Cached"]),
+            (&json!("succeeded"), &json!(false)),
+            "{link}"
+        );
+        let again = daemon.build(job("succeed", group, 1)).await;
+        assert_eq!(again["Cached"], true, "{link}");
+    }
+    assert!(names(&place.join("pending")).is_empty());
+}

@@ -20,6 +20,7 @@ mod old_wire;
 mod openapi;
 mod predecessor_tree;
 mod recovery;
+mod slow_clients;
 mod support;
 mod tidy;
 mod tokens;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     daemon::{Home, TestDaemon, job, names, text},
-    http::{Ask, At},
+    http::{Ask, At, within},
     process::Process,
 };
 
@@ -456,4 +456,252 @@ async fn other_peoples_containers_and_images_are_left_alone() {
     }
     let unknown = Ask::get(format!("/job/slow/{NEVER}")).json();
     daemon.at.ask(unknown).await.expect(404);
+}
+
+/// Marks the whole record, not only what is kept for ourselves.
+fn mark(directory: &Path, changes: Value) {
+    let record = directory.join("build_info.json");
+    let mut value = read(&record);
+    for (key, new) in changes.as_object().unwrap() {
+        value[key] = new.clone();
+    }
+    std::fs::write(record, value.to_string()).unwrap();
+}
+
+/// As a build that a power cut caught between its end and stable storage.
+fn spoil(directory: &Path) {
+    let later =
+        json!({ "StartedAt": "2020-01-01T00:00:00Z", "FinishedAt": "2099-01-01T00:00:00Z" });
+    mark(directory, later);
+    change(directory, json!({ "Durable": false, "Boot": "another" }));
+}
+
+#[tokio::test]
+async fn what_a_power_cut_may_have_spoilt_replaces_no_good_build() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let good = daemon.build(job("succeed")).await;
+    let id = text(&good, "ID").to_owned();
+    daemon.stop().await;
+    let ready = daemon.home.build("succeed", "ready", &id);
+    let pending = daemon.home.build("succeed", "pending", &id);
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&ready, &pending])
+        .status();
+    assert!(copied.unwrap().success());
+    assert_eq!(
+        read(&ready.join("build_info.json"))["Bookkeeping"]["Durable"],
+        true
+    );
+    spoil(&pending);
+    daemon.start_again().await;
+    let cached = daemon.build(job("succeed")).await;
+    assert_eq!(
+        (&cached["Cached"], &cached["StartedAt"]),
+        (&json!(true), &good["StartedAt"])
+    );
+    assert_eq!(daemon.artifact(&good, ".count").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_a_power_cut_may_have_spoilt_is_not_put_in_place() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let asked = |n: &str| json!({ "project": "succeed", "group": "g", "params": { "n": n } });
+    let spoilt = daemon.build(asked("1")).await;
+    let id = text(&spoilt, "ID").to_owned();
+    daemon.stop().await;
+    let ready = daemon.home.build("succeed", "ready", &id);
+    let pending = daemon.home.build("succeed", "pending", &id);
+    std::fs::rename(&ready, &pending).unwrap();
+    let link = daemon.home.builds().join("succeed/groups/g");
+    std::fs::remove_file(&link).unwrap();
+    spoil(&pending);
+    std::fs::write(pending.join("data/artifacts/spoilt"), "x").unwrap();
+    daemon.start_again().await;
+    // Made again, or gone; either way nothing of it is shown.
+    let answer = daemon.get(format!("/job/succeed/{id}?wait")).await;
+    assert!(matches!(answer.status, 200 | 404), "{}", answer.text());
+    assert!(!answer.text().contains("2099-"), "{}", answer.text());
+    assert_eq!(daemon.artifact(&spoilt, "spoilt").await.status, 404);
+    // The link of the group is none, or leads to what was made since.
+    if link.symlink_metadata().is_ok() {
+        let linked = read(&link.join("build_info.json"));
+        assert_ne!(linked["Bookkeeping"]["Boot"], "another", "{linked}");
+    }
+    let info = daemon.build(asked("1")).await;
+    assert!(!text(&info, "FinishedAt").starts_with("2099"), "{info}");
+    assert_eq!(daemon.artifact(&info, "spoilt").await.status, 404);
+    assert!(daemon.home.ids("succeed", "pending").is_empty());
+}
+
+#[tokio::test]
+async fn what_was_answered_but_not_settled_is_settled_at_the_next_start() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let info = daemon.build(job("succeed")).await;
+    daemon.stop().await;
+    let directory = daemon.home.build("succeed", "ready", text(&info, "ID"));
+    change(&directory, json!({ "Durable": false }));
+    daemon.start_again().await;
+    assert_eq!(daemon.get("/index/").await.json()[0]["id"], info["ID"]);
+    let record = directory.join("build_info.json");
+    within("to be durable", async {
+        while read(&record)["Bookkeeping"]["Durable"] != true {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(daemon.build(job("succeed")).await["Cached"], true);
+}
+
+/// A FIFO; whoever has opened it for reading and hangs is let go in the end, so that a test that
+/// fails ends.
+struct Fifo(PathBuf);
+
+impl Fifo {
+    fn make(path: PathBuf) -> Fifo {
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).unwrap();
+        Fifo(path)
+    }
+}
+
+impl Drop for Fifo {
+    fn drop(&mut self) {
+        use std::os::unix::fs::OpenOptionsExt;
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let _ = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(nonblocking)
+            .open(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_thing_among_the_projects_stops_no_start_and_no_list() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let good = daemon.build(job("succeed")).await;
+    daemon.stop().await;
+    let builds = daemon.home.builds();
+    let ready = daemon.home.build("succeed", "ready", text(&good, "ID"));
+    let id = |n: usize| format!("{n:064x}");
+    // A finished build that cannot be put in place, because a file stands there.
+    let pending = builds.join("x/pending");
+    std::fs::create_dir_all(&pending).unwrap();
+    std::fs::write(builds.join("x/ready"), "a file").unwrap();
+    std::fs::create_dir(pending.join(id(1))).unwrap();
+    std::fs::copy(
+        ready.join("build_info.json"),
+        pending.join(id(1)).join("build_info.json"),
+    )
+    .unwrap();
+    std::fs::create_dir_all(pending.join(id(2)).join("build_info.json")).unwrap();
+    // Root may read everything, so this says something only to somebody else.
+    let closed = builds.join("closed");
+    for name in ["pending", "ready", "groups"] {
+        use std::os::unix::fs::PermissionsExt;
+        let closed = closed.join(name);
+        std::fs::create_dir_all(&closed).unwrap();
+        std::fs::set_permissions(closed, PermissionsExt::from_mode(0o000)).unwrap();
+    }
+    daemon.start_again().await;
+    assert_eq!(daemon.build(job("succeed")).await["Cached"], true);
+    let list = daemon.get("/index/").await.expect(200).json();
+    let ours = |item: &Value| item["id"] == good["ID"];
+    assert!(list.as_array().unwrap().iter().any(ours), "{list}");
+    for path in ["/", "/projects", "/metrics", "/index/?project=closed"] {
+        daemon.ask(Ask::get(path)).await.expect(200);
+    }
+    for name in ["pending", "ready", "groups"] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(closed.join(name), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_fifo_in_the_place_of_a_log_keeps_nobody_waiting() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let good = daemon.build(job("succeed")).await;
+    let id = text(&good, "ID");
+    daemon.stop().await;
+    let log = daemon.home.build("succeed", "ready", id).join("out.log");
+    std::fs::remove_file(&log).unwrap();
+    let _fifo = Fifo::make(log);
+    daemon.start_again().await;
+    let (job_path, log_path) = (format!("/job/succeed/{id}"), format!("/log/succeed/{id}"));
+    for (path, accept) in [
+        (&log_path, "text/event-stream"),
+        (&format!("{log_path}?text"), "*/*"),
+        (&job_path, "text/html"),
+        (&job_path, "application/json"),
+    ] {
+        let answer = daemon.ask(Ask::get(path).with("accept", accept)).await;
+        assert!(answer.status < 500, "{path}: {}", answer.text());
+    }
+    let cached = daemon.build(job("succeed")).await;
+    assert_eq!(cached["ExitCode"], 0, "{cached}");
+}
+
+#[tokio::test]
+async fn who_waits_while_the_engine_says_nothing_is_told_that_nothing_was_accepted() {
+    let (home, daemon) = process(&["succeed", "output"]).await;
+    // The two know each other: from here on a ping is a ping.
+    let at = daemon.at.clone();
+    at.ask(Ask::post("/jobs", &job("output"))).await.expect(201);
+    let pings = home.engine.count("ping");
+    home.engine.hold("ping");
+    let waiting = tokio::spawn(async move { at.ask(Ask::post("/jobs", &job("succeed"))).await });
+    home.engine.wait_for("ping", pings + 1).await;
+    daemon.end(Signal::TERM).await;
+    let answer = waiting.await.unwrap().expect(503);
+    assert_eq!(answer.header("location"), "", "{}", answer.text());
+    assert!(answer.json().get("job").is_none(), "{}", answer.text());
+    assert!(answer.header("retry-after").parse::<u32>().is_ok());
+    assert!(home.ids("succeed", "pending").is_empty());
+    home.engine.release("ping");
+}
+
+#[tokio::test]
+async fn what_was_left_is_made_in_the_order_in_which_it_was_accepted() {
+    let builder = TestDaemon::builder().await.slots(1).backlog(16);
+    let mut daemon = builder.fixture("succeed").fixture("output").start().await;
+    daemon.home.engine.hold("start");
+    let mut accepted = Vec::new();
+    for n in 0..8 {
+        let project = ["succeed", "output"][n % 2];
+        let asked = json!({ "project": project, "params": { "n": n.to_string() } });
+        accepted.push((project, daemon.submit(asked).await));
+    }
+    daemon.home.engine.wait_for("start", 1).await;
+    daemon.stop().await;
+    daemon.home.engine.release("start");
+    daemon.start_again().await;
+    let mut started = Vec::new();
+    for (project, id) in &accepted {
+        let info = daemon.wait(project, id).await;
+        assert_eq!(info["Outcome"], "succeeded", "{info}");
+        let at: jiff::Timestamp = text(&info, "StartedAt").parse().unwrap();
+        started.push((at, id.clone()));
+    }
+    started.sort();
+    let made: Vec<_> = started.into_iter().map(|(_, id)| id).collect();
+    let accepted: Vec<_> = accepted.into_iter().map(|(_, id)| id).collect();
+    assert_eq!(made, accepted);
+}
+
+#[tokio::test]
+async fn a_leftover_without_a_record_did_not_begin_decades_ago() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    daemon.stop().await;
+    let place = daemon.home.build("succeed", "pending", NEVER);
+    std::fs::create_dir_all(place).unwrap();
+    daemon.start_again().await;
+    let info = daemon.wait("succeed", NEVER).await;
+    assert_eq!(info["Outcome"], "errored", "{info}");
+    let hour = 3_600_000_000_000;
+    let duration = info["Duration"].as_i64().unwrap();
+    assert!((0..hour).contains(&duration), "{info}");
+    let started: jiff::Timestamp = text(&info, "StartedAt").parse().unwrap();
+    let ago = jiff::Timestamp::now().duration_since(started).as_nanos();
+    assert!((0..i128::from(hour)).contains(&ago), "{info}");
 }

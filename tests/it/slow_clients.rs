@@ -1,0 +1,72 @@
+//! A client that dawdles is let go: what it holds, others may have.
+//!
+//! The clock stands still and jumps to the next deadline when nothing else is to be done, so an
+//! hour of patience takes no time; how long the server was patient is read from that clock.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+
+use crate::support::{daemon::TestDaemon, http::Ask};
+
+/// What is read until the server ends the connection, and how long that took.
+async fn end_of(mut connection: TcpStream, began: Instant) -> (String, Duration) {
+    let mut answer = Vec::new();
+    // A connection that is cut is as good as one that is closed.
+    let _ = connection.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    (answer, began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_drips_a_header_is_cut_off() {
+    let daemon = TestDaemon::with(&[]).await;
+    let mut connection = TcpStream::connect(("127.0.0.1", daemon.port()))
+        .await
+        .unwrap();
+    let began = Instant::now();
+    connection
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        .await
+        .unwrap();
+    let (mut from, mut to) = connection.into_split();
+    // A byte every now and then buys no time.
+    let dripping = async {
+        for byte in b"X-Slow: ".iter().chain(std::iter::repeat(&b'y')) {
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            if to.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+        }
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        _ = from.read_to_end(&mut answer) => {}
+        () = dripping => {}
+    }
+    let took = began.elapsed().as_secs();
+    assert!((30..45).contains(&took), "{took} s");
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    daemon.ask(Ask::get("/healthz")).await.expect(200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_never_ends_a_request_is_told_so_and_cut_off() {
+    let daemon = TestDaemon::with(&[]).await;
+    let mut connection = TcpStream::connect(("127.0.0.1", daemon.port()))
+        .await
+        .unwrap();
+    let began = Instant::now();
+    let head = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Content-Length: 99\r\n\r\n{\"project\":";
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let (answer, took) = end_of(connection, began).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer:?}");
+    let took = took.as_secs();
+    assert!((60..95).contains(&took), "{took} s");
+    daemon.ask(Ask::get("/healthz")).await.expect(200);
+}
