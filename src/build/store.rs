@@ -292,6 +292,17 @@ impl BuildStore {
                             note(error);
                         }
                     }
+                    // The job has its result already, and no new one was asked for.
+                    Ok(Some(record))
+                        if record.info.state == State::Ready
+                            && !record.keep.rebuild
+                            && matches!(self.find_ready(&project, id), Ok(Some(_))) =>
+                    {
+                        let cleared = self.throw_away(&self.layout.pending(&project, id));
+                        if let Err(error) = cleared {
+                            note(list(error));
+                        }
+                    }
                     // An end that a power cut undid is none: the job is made again.
                     Ok(record) => found.push(Leftover {
                         project: project.clone(),

@@ -35,9 +35,14 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     }
     for leftover in leftovers {
         let (project, id) = (leftover.project.clone(), leftover.id);
+        // While a rebuild is made again, what is cached stays in force.
+        let rebuild = leftover
+            .record
+            .as_ref()
+            .is_some_and(|record| record.keep.rebuild);
         let admission = shared
             .queue()
-            .admit_again(id, || Live::new(project, id, false));
+            .admit_again(id, || Live::new(project, id, rebuild));
         let live = match admission {
             Admission::Started(live) => {
                 live.slot.notify_one();
