@@ -257,7 +257,7 @@ pub struct ProjectItem {
 /// `GET /project/P` as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct ProjectView<I = BuildInfo> {
+pub struct ProjectView<I = IndexItem> {
     /// Its name.
     pub name: String,
     /// Id of the last succeeded build without a group.
@@ -265,7 +265,7 @@ pub struct ProjectView<I = BuildInfo> {
     /// Group names to the id of the last succeeded build of each.
     pub groups: std::collections::BTreeMap<String, String>,
     /// The newest builds, newest first, at most 50.
-    pub builds: Vec<IndexItem<I>>,
+    pub builds: Vec<I>,
 }
 
 /// The answer of `POST /project/P/rebuild`.

@@ -1,7 +1,9 @@
-//! A build as lists show it: abridged, and its JSON kept once it was written.
+//! Builds as lists show them and as cached jobs are answered: their JSON is kept once it was
+//! written.
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::BuildInfo;
@@ -44,15 +46,46 @@ impl Listing {
         &self.0.info
     }
 
+    /// Its JSON in a list: what `write` made of it the first time that it was asked for.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub fn json<E>(
+        &self,
+        write: impl FnOnce(&BuildInfo) -> Result<Box<RawValue>, E>,
+    ) -> Result<&RawValue, E> {
+        if let Some(json) = self.0.json.get() {
+            return Ok(json);
+        }
+        let json = write(&self.0.info)?;
+        Ok(self.0.json.get_or_init(|| json))
+    }
+}
+
+/// The answer to a job that is cached: its info with the end of its log, and its JSON kept once it
+/// was written. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Cached(Arc<(BuildInfo, OnceLock<Bytes>)>);
+
+impl Cached {
+    pub(super) fn new(info: BuildInfo) -> Cached {
+        Cached(Arc::new((info, OnceLock::new())))
+    }
+
+    /// What is told.
+    pub fn info(&self) -> &BuildInfo {
+        &self.0.0
+    }
+
     /// The same as JSON.
     ///
     /// # Errors
     /// When it cannot be written, which no info is known to bring about.
-    pub fn json(&self) -> Result<&RawValue, serde_json::Error> {
-        if let Some(json) = self.0.json.get() {
-            return Ok(json);
+    pub fn json(&self) -> Result<Bytes, serde_json::Error> {
+        if let Some(json) = self.0.1.get() {
+            return Ok(json.clone());
         }
-        let json = serde_json::value::to_raw_value(&self.0.info)?;
-        Ok(self.0.json.get_or_init(|| json))
+        let json = Bytes::from(serde_json::to_vec(self.info())?);
+        Ok(self.0.1.get_or_init(|| json).clone())
     }
 }

@@ -31,7 +31,7 @@ pub use artifacts::{Artifacts, Found, Item};
 pub use claim::{Holder, holder};
 pub use index::{Filter, Place};
 pub use info::*;
-pub use listing::Listing;
+pub use listing::{Cached, Listing};
 pub use log::{BuildLog, LogFollower, LogProgress};
 pub use pending::{Begun, End, FinishedBuild, PendingBuild, Unfinished};
 pub use store::{BuildStore, Error, Leftover};

@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use rustix::fs::AtFlags;
 
 use super::Record;
 use super::layout::RECORD;
@@ -23,24 +26,21 @@ pub(super) struct Stamp {
     changed: (i64, i64),
 }
 
-/// The stamp of the record in `directory`; `None` when there is none.
-pub(super) fn stamp(directory: &Path) -> io::Result<Option<Stamp>> {
-    match std::fs::symlink_metadata(directory.join(RECORD)) {
+/// The stamp of the record in the directory at `path` beneath `at`; `None` when there is none.
+pub(super) fn stamp(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Stamp>> {
+    use rustix::io::Errno;
+    match rustix::fs::statat(at, path.join(RECORD), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => Ok(Some(Stamp {
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.size(),
-            changed: (found.ctime(), found.ctime_nsec()),
+            device: found.st_dev,
+            inode: found.st_ino,
+            size: u64::try_from(found.st_size).unwrap_or(0),
+            changed: (
+                found.st_ctime,
+                i64::try_from(found.st_ctime_nsec).unwrap_or(0),
+            ),
         })),
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

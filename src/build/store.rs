@@ -7,9 +7,12 @@
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::artifacts::Artifacts;
 use super::claim::Claim;
@@ -19,8 +22,8 @@ use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
 use super::{
-    BuildInfo, LOG_TAIL, Listing, MAX_INPUT_FILES, NO_DURATION, NO_EXIT_CODE, Phases, Record,
-    State, record,
+    BuildInfo, Cached, LOG_TAIL, Listing, MAX_INPUT_FILES, NO_DURATION, NO_EXIT_CODE, Phases,
+    Record, State, record,
 };
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
@@ -88,7 +91,7 @@ pub struct BuildStore {
     pub(super) filesystem: Filesystem,
     pub(super) index: Index,
     /// What cached jobs are answered, and what lists show.
-    answers: Recent<Arc<BuildInfo>>,
+    answers: Recent<Cached>,
     listings: Recent<Listing>,
     /// Held while builds are marked as durable.
     pub(super) settling: Mutex<()>,
@@ -332,12 +335,8 @@ impl BuildStore {
     ///
     /// # Errors
     /// When the disk is in the way.
-    pub fn cached(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-    ) -> Result<Option<Arc<BuildInfo>>, Error> {
-        let found = record::stamp(&self.layout.ready(project, id));
+    pub fn cached(&self, project: &ProjectName, id: JobId) -> Result<Option<Cached>, Error> {
+        let found = record::stamp(rustix::fs::CWD, &self.layout.ready(project, id));
         let Some(found) = found.map_err(doing("read the record of a build"))? else {
             return Ok(None);
         };
@@ -356,15 +355,25 @@ impl BuildStore {
         info.container_stdouterr = Some(log?);
         // The record holds all but the log, and its size is known.
         let log = info.container_stdouterr.as_ref().map_or(0, String::len);
-        let bytes = log + usize::try_from(found.size).unwrap_or(usize::MAX - log);
-        let info = Arc::new(info);
-        self.answers.put(project, id, found, bytes, &info);
-        Ok(Some(info))
+        let size = usize::try_from(found.size).unwrap_or(usize::MAX);
+        // Twice: as values and as JSON.
+        let bytes = size.saturating_add(log).saturating_mul(2);
+        let answer = Cached::new(info);
+        self.answers.put(project, id, found, bytes, &answer);
+        Ok(Some(answer))
     }
 
     /// A ready build as lists show it. A second look costs one look at its record's stamp.
-    fn listing(&self, project: &ProjectName, id: JobId) -> io::Result<Option<Listing>> {
-        let Some(found) = record::stamp(&self.layout.ready(project, id))? else {
+    ///
+    /// `builds` is the project's directory of ready builds: a short way to fifty of them.
+    fn listing(
+        &self,
+        builds: BorrowedFd<'_>,
+        project: &ProjectName,
+        id: JobId,
+    ) -> io::Result<Option<Listing>> {
+        let name = id.to_string();
+        let Some(found) = record::stamp(builds, Path::new(&name))? else {
             return Ok(None);
         };
         if let Some(listing) = self.listings.get(project, id, found) {
@@ -545,14 +554,27 @@ impl BuildStore {
             })
             .flatten();
         let mut builds = Vec::with_capacity(page.len().min(limit));
+        let mut builds_of: Option<(ProjectName, OwnedFd)> = None;
         for (place, state) in page.into_iter().take(limit) {
+            if builds_of
+                .as_ref()
+                .is_none_or(|(of, _)| *of != place.project)
+            {
+                let path = self.layout.builds(&place.project, State::Ready);
+                builds_of = open_directory(&path)
+                    .ok()
+                    .map(|open| (place.project.clone(), open));
+            }
             let found = match state {
                 State::Pending => self
                     .find(&place.project, place.id)
                     .map(|info| info.map(Listing::new)),
-                State::Ready => self
-                    .listing(&place.project, place.id)
-                    .map_err(doing("read the record of a build")),
+                State::Ready => match &builds_of {
+                    Some((_, open)) => self
+                        .listing(open.as_fd(), &place.project, place.id)
+                        .map_err(doing("read the record of a build")),
+                    None => Ok(None),
+                },
             };
             match found {
                 Ok(Some(listing)) => builds.push(listing),
@@ -635,6 +657,11 @@ impl BuildStore {
         }
         Ok(projects)
     }
+}
+
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// The ids among the names in a directory; what is no id is passed over, and so is no directory.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::{Asked, Error, Shared};
-use crate::build::BuildInfo;
+use crate::build::Cached;
 use crate::job::{Job, JobId};
 use crate::project::{Context, ProjectName};
 
@@ -18,7 +18,7 @@ use crate::project::{Context, ProjectName};
 #[derive(Debug)]
 pub(super) enum Looked {
     /// A ready build.
-    Cached(ProjectName, JobId, Arc<BuildInfo>),
+    Cached(ProjectName, JobId, Cached),
     /// None: to be built from this context.
     Asked(Job, JobId, Context),
 }
@@ -86,11 +86,12 @@ fn walk(shared: &Shared, project: &ProjectName) {
         };
         match shared.projects.context(project) {
             Ok(context) => {
+                // Many who ask at once often ask the same.
+                let mut last = None;
                 for waiter in waiters {
+                    let found = find(shared, waiter.asked, context.clone(), &mut last);
                     // Whoever left needs no answer.
-                    let _ = waiter
-                        .answer
-                        .send(find(shared, waiter.asked, context.clone()));
+                    let _ = waiter.answer.send(found);
                 }
             }
             Err(error) => {
@@ -103,7 +104,12 @@ fn walk(shared: &Shared, project: &ProjectName) {
     }
 }
 
-fn find(shared: &Shared, asked: Asked, context: Context) -> Result<Looked, Error> {
+fn find(
+    shared: &Shared,
+    asked: Asked,
+    context: Context,
+    last: &mut Option<(JobId, Cached)>,
+) -> Result<Looked, Error> {
     let job = Job {
         project: asked.project,
         group: asked.group,
@@ -114,8 +120,16 @@ fn find(shared: &Shared, asked: Asked, context: Context) -> Result<Looked, Error
     // While a build of the id is put in place its links are not; then it is better to join it.
     // A rebuild under way leaves what is cached in force.
     let may_be_cached = !asked.rebuild && shared.queue().get(id).is_none_or(|live| live.rebuild);
-    if may_be_cached && let Some(info) = shared.store.cached(&job.project, id)? {
-        return Ok(Looked::Cached(job.project, id, info));
+    if may_be_cached {
+        let same = last.as_ref().filter(|(of, _)| *of == id);
+        let cached = match same {
+            Some((_, cached)) => Some(cached.clone()),
+            None => shared.store.cached(&job.project, id)?,
+        };
+        if let Some(cached) = cached {
+            *last = Some((id, cached.clone()));
+            return Ok(Looked::Cached(job.project, id, cached));
+        }
     }
     Ok(Looked::Asked(job, id, context))
 }

@@ -31,7 +31,8 @@ use self::live::Live;
 use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
 use crate::build::{
-    self, Artifacts, BuildInfo, BuildStore, Filter, LOG_TAIL, Listing, LogFollower, Place, text_of,
+    self, Artifacts, BuildInfo, BuildStore, Cached, Filter, LOG_TAIL, Listing, LogFollower, Place,
+    text_of,
 };
 use crate::docker::{self, Docker};
 use crate::job::{GroupName, JobId, Params};
@@ -130,7 +131,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub enum Submission {
     /// There was a ready build: here is its info, with the end of its log.
-    Cached(Arc<BuildInfo>),
+    Cached(Cached),
     /// It will be built; here is the right to wait.
     Pending(Ticket),
 }

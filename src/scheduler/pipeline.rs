@@ -16,7 +16,7 @@ use super::event::{Event, publish};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
 use super::{Error, Shared, blocking, keep_tail};
-use crate::build::{self, Begun, BuildInfo, End, Outcome, PendingBuild, Phase, text_of};
+use crate::build::{self, Begun, End, Outcome, PendingBuild, Phase, text_of};
 use crate::docker::{self, ContainerSpec, Limits, Output, Stream};
 use crate::job::Job;
 use crate::project::{self, Context, Settings};
@@ -137,7 +137,7 @@ async fn accept(
         if !live.rebuild
             && let Some(info) = shared.store.cached(&job.project, live.id)?
         {
-            live.end_built(BuildInfo::clone(&info));
+            live.end_built(info.info().clone());
             return Ok(None);
         }
         if shared.stop.is_cancelled() {

@@ -55,13 +55,17 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
         })
         .await?;
     match submission {
-        Submission::Cached(info) if is_async => accepted(&JobState::of(&info)),
+        Submission::Cached(info) if is_async => accepted(&JobState::of(info.info())),
         Submission::Cached(info) if wants_events => Ok(events::stream(|events| async move {
-            events.json("state", &JobState::of(&info)).await?;
-            events.json("result", &*info).await
+            events.json("state", &JobState::of(info.info())).await?;
+            events.json("result", info.info()).await
         })),
-        Submission::Cached(info) if wants_log => answer::json(StatusCode::CREATED, &*info),
-        Submission::Cached(info) => built(BuildInfo::clone(&info), false),
+        Submission::Cached(info) if wants_log => {
+            let json = info.json().map_err(answer::unwritable)?;
+            let body = answer::full(json);
+            Ok(answer::typed(StatusCode::CREATED, "application/json", body))
+        }
+        Submission::Cached(info) => built(info.info().clone(), false),
         Submission::Pending(mut ticket) => {
             let info = ticket.accepted().await?;
             if is_async {
@@ -262,17 +266,17 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
 }
 
 /// Builds as lines of a list.
-pub(super) fn items(builds: &[Listing]) -> Result<Vec<IndexItem<&RawValue>>, Refusal> {
+pub(super) fn items(builds: &[Listing]) -> Result<Vec<&RawValue>, Refusal> {
+    let item = |listing| Listing::json(listing, written).map_err(answer::unwritable);
     builds.iter().map(item).collect()
 }
 
-fn item(listing: &Listing) -> Result<IndexItem<&RawValue>, Refusal> {
-    let info = listing.info();
-    Ok(IndexItem {
+fn written(info: &BuildInfo) -> Result<Box<RawValue>, serde_json::Error> {
+    serde_json::value::to_raw_value(&IndexItem {
         id: info.id.clone(),
         project: info.project.clone(),
         started_at: info.started_at,
-        build_info: listing.json().map_err(answer::unwritable)?,
+        build_info: info,
         state: info.state,
     })
 }
