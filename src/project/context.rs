@@ -125,7 +125,8 @@ struct Entry {
 /// A project's files as one walk found them.
 #[derive(Clone, Debug)]
 pub struct Context {
-    project: Project,
+    /// Shared, like the rest: one walk serves many askers.
+    project: Arc<Project>,
     /// Sorted by path bytes, parents before children.
     entries: Arc<[Entry]>,
     digest: Digest,
@@ -148,11 +149,19 @@ impl Context {
             learnt: Vec::new(),
             news: false,
         };
-        walk.read_ignore()?;
+        let top = std::fs::read_dir(&project.path)?.collect::<io::Result<Vec<_>>>()?;
+        if top.iter().any(|found| found.file_name() == IGNORE_FILE) {
+            walk.read_ignore()?;
+        }
         // A stack of our own: a deep tree must not overflow the thread's.
-        let mut pending = vec![PathBuf::new()];
+        let mut pending = Vec::new();
+        for found in top {
+            walk.found(Path::new(""), &found, &mut pending)?;
+        }
         while let Some(directory) = pending.pop() {
-            walk.directory(&directory, &mut pending)?;
+            for found in std::fs::read_dir(project.path.join(&directory))? {
+                walk.found(&directory, &found?, &mut pending)?;
+            }
         }
         walk.entries
             .sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
@@ -160,7 +169,7 @@ impl Context {
         let memory = (walk.news || has_forgotten).then(|| walk.remember());
         let digest = digest(&walk.entries);
         let context = Context {
-            project: project.clone(),
+            project: Arc::new(project.clone()),
             entries: walk.entries.into(),
             digest,
         };
@@ -170,6 +179,15 @@ impl Context {
     /// The digest of everything in it.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// True when there is a recipe, and it is a regular file.
+    pub(super) fn has_dockerfile(&self) -> bool {
+        let path = Path::new(DOCKERFILE);
+        let at = self
+            .entries
+            .binary_search_by(|entry| entry.path.as_os_str().cmp(path.as_os_str()));
+        at.is_ok_and(|at| matches!(self.entries[at].content, Content::File { .. }))
     }
 
     /// The project it was read from.
@@ -289,30 +307,32 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn directory(&mut self, directory: &Path, pending: &mut Vec<PathBuf>) -> io::Result<()> {
-        for found in std::fs::read_dir(self.root.join(directory))? {
-            let found = found?;
-            let path = directory.join(found.file_name());
-            let excluded = !always_counts(path.as_os_str()) && self.ignore.excludes(&path);
-            let kind = found.file_type()?;
-            if kind.is_dir() {
-                if !excluded {
-                    self.keep(path.clone(), Content::Directory);
-                    pending.push(path);
-                } else if self.ignore.has_exceptions() {
-                    // A `!` line may bring something below it back.
-                    pending.push(path);
-                }
-            } else if excluded {
-            } else if kind.is_symlink() {
-                let target = std::fs::read_link(found.path())?;
-                self.keep(path, Content::Link(target));
-            } else if kind.is_file() {
-                let content = self.file(&path, &found.metadata()?)?;
-                self.keep(path, content);
+    fn found(
+        &mut self,
+        directory: &Path,
+        found: &std::fs::DirEntry,
+        pending: &mut Vec<PathBuf>,
+    ) -> io::Result<()> {
+        let path = directory.join(found.file_name());
+        let excluded = !always_counts(path.as_os_str()) && self.ignore.excludes(&path);
+        let kind = found.file_type()?;
+        if kind.is_dir() {
+            if !excluded {
+                self.keep(path.clone(), Content::Directory);
+                pending.push(path);
+            } else if self.ignore.has_exceptions() {
+                // A `!` line may bring something below it back.
+                pending.push(path);
             }
-            // Sockets, FIFOs and devices are no input of a build; Docker leaves them out, too.
+        } else if excluded {
+        } else if kind.is_symlink() {
+            let target = std::fs::read_link(found.path())?;
+            self.keep(path, Content::Link(target));
+        } else if kind.is_file() {
+            let content = self.file(&path, &found.metadata()?)?;
+            self.keep(path, content);
         }
+        // Sockets, FIFOs and devices are no input of a build; Docker leaves them out, too.
         Ok(())
     }
 

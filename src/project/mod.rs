@@ -164,10 +164,16 @@ impl Projects {
     /// # Errors
     /// As [`Projects::open`], or [`Error::Read`] when a file cannot be read.
     pub fn context(&self, name: &ProjectName) -> Result<Context, Error> {
-        let project = self.open(name)?;
+        let project = Project {
+            name: name.clone(),
+            path: self.root.join(name.as_str()),
+        };
         let known = self.lock().get(name).cloned();
         let (context, memory) = match Context::walk(&project, known.as_deref()) {
             Ok(walked) => walked,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(Error::Unknown(name.clone()));
+            }
             // It was there a moment ago: whoever removed it wins.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.open(name)?;
@@ -175,6 +181,11 @@ impl Projects {
             }
             Err(error) => return Err(Error::Read(name.clone(), error)),
         };
+        if !context.has_dockerfile() {
+            // What stands in its place, if anything, has a sentence of its own.
+            self.open(name)?;
+            return Err(Error::Changed(name.clone()));
+        }
         if let Some(memory) = memory {
             self.lock().insert(name.clone(), Arc::new(memory));
         }

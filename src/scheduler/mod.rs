@@ -239,9 +239,10 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the ticket says.
-    pub async fn submit(&self, asked: Asked) -> Result<Submission, Error> {
+    pub async fn submit(&self, mut asked: Asked) -> Result<Submission, Error> {
+        let is_rebuild = asked.rebuild;
         let (live, has_slot, job, context) = loop {
-            let (job, id, context) = match lookup::look_up(&self.0, asked.clone()).await? {
+            let (job, id, context) = match lookup::look_up(&self.0, asked).await? {
                 Looked::Cached(project, id, info) => {
                     publish(&self.0.metrics, &project, id, &Event::Cached);
                     return Ok(Submission::Cached(info));
@@ -251,17 +252,23 @@ impl Scheduler {
             let admission = self
                 .0
                 .queue()
-                .admit(id, || Live::new(job.project.clone(), id, asked.rebuild));
+                .admit(id, || Live::new(job.project.clone(), id, is_rebuild));
             self.0.count_queue();
             match admission {
                 Admission::Started(live) => break (live, true, job, context),
                 Admission::Queued(live) => break (live, false, job, context),
-                Admission::Coalesced(live) if asked.rebuild && !live.rebuild => {
+                Admission::Coalesced(live) if is_rebuild && !live.rebuild => {
                     // What is under way has the old image. Wait for its end, then ask again.
                     let mut ticket = live.ticket(false, self.0.stop.clone());
                     if let Err(error @ (Error::Stopping(..) | Error::Ending)) = ticket.end().await {
                         return Err(error);
                     }
+                    asked = Asked {
+                        project: job.project,
+                        group: job.group,
+                        params: job.params,
+                        rebuild: is_rebuild,
+                    };
                 }
                 Admission::Coalesced(live) => {
                     publish(&self.0.metrics, &job.project, id, &Event::Coalesced);

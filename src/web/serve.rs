@@ -106,7 +106,8 @@ async fn accept(
             }
             Err(error) => return Err(error),
         };
-        let web = web.clone();
+        // One count for the connection's requests, which no other connection contends for.
+        let web = Arc::new(web.clone());
         let watcher = graceful.watcher();
         tasks.spawn(async move {
             let mut timed = TimeoutStream::new(connection);
