@@ -251,6 +251,8 @@ async fn an_overloaded_server_is_3_and_a_time_that_ran_out_5() {
     engine.release("start");
     let built = bench.build("succeed", &[]).await;
     assert_eq!(built.status, 0, "{built:?}");
+    // The one that waited has its turn, and nobody else has one.
+    engine.wait_for("start", 2).await;
     assert_eq!(engine.containers().len(), 2);
 }
 
