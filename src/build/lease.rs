@@ -64,7 +64,8 @@ fn is_at(directory: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-fn open(path: &Path) -> io::Result<Option<File>> {
+/// Opens a directory, never through a link; `None` when there is none.
+pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(directory) => Ok(Some(File::from(directory))),

@@ -7,13 +7,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::PoisonError;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::store::BuildStore;
-use super::{Record, State, record};
+use super::{Record, State, lease, record};
 
 /// Directories that are held open for one sync of the filesystem.
 const AT_ONCE: usize = 64;
@@ -41,7 +39,7 @@ impl BuildStore {
             let mut held = Vec::new();
             for directory in some {
                 // Held open, so that what takes its name meanwhile is never touched.
-                if let Some(directory) = open(directory)?
+                if let Some(directory) = lease::open(directory)?
                     && let Some(record) = record::read(&through(&directory))?
                     && self.is_unmarked(&record)
                 {
@@ -61,15 +59,6 @@ impl BuildStore {
             }
         }
         Ok(())
-    }
-}
-
-fn open(path: &Path) -> io::Result<Option<File>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(directory) => Ok(Some(File::from(directory))),
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -89,16 +89,21 @@ pub fn run(command: Command) -> ExitCode {
     match perform(command) {
         Ok(code) => code,
         Err(error) => {
-            let mut told = format!("mistryd: {error}");
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                told = format!("{told}: {error}");
-                cause = error.source();
-            }
-            eprintln!("{told}");
+            eprintln!("mistryd: {}", told(&error));
             error.exit()
         }
     }
+}
+
+/// On the host itself, causes are told as well.
+fn told(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told = format!("{told}: {error}");
+        cause = error.source();
+    }
+    told
 }
 
 fn perform(command: Command) -> Result<ExitCode, Error> {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::Rebuild;
-use super::{Error, assemble};
+use super::{Error, assemble, told};
 use crate::api::{ImageView, PruneView};
 use crate::build::{self, BuildStore, holder};
 use crate::client::{Address, Client};
@@ -131,17 +131,6 @@ fn daemon(config: &Config) -> Option<Client> {
     let (host, port) = holder.address.as_deref()?.rsplit_once(':')?;
     let address = Address::tcp(host, port.parse().ok()?).ok()?;
     Some(Client::new(address, holder.token))
-}
-
-/// On the host itself, causes are told as well.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told = format!("{told}: {error}");
-        cause = error.source();
-    }
-    told
 }
 
 fn duration(nanos: i64) -> Duration {
