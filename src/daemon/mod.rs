@@ -416,17 +416,6 @@ fn hosts(config: &Config) -> Vec<String> {
 }
 
 fn announce(config: &Config, filesystem: Filesystem, listening: &Listening) {
-    tracing::info!(
-        message_id = SERVING,
-        mistry_event = "serving",
-        "serving on {}; projects in '{}', builds in '{}' ({}), {} at once, {} waiting",
-        listening.shown.join(" and "),
-        config.projects_path.display(),
-        config.build_path.display(),
-        filesystem.name(),
-        config.job_concurrency,
-        config.job_backlog,
-    );
     for address in &listening.tcp {
         if !address.ip().is_loopback() && config.auth_tokens_file.is_none() {
             tracing::warn!(
@@ -440,6 +429,17 @@ fn announce(config: &Config, filesystem: Filesystem, listening: &Listening) {
         );
     }
     warn_without_effect(config);
+    tracing::info!(
+        message_id = SERVING,
+        mistry_event = "serving",
+        "serving on {}; projects in '{}', builds in '{}' ({}), {} at once, {} waiting",
+        listening.shown.join(" and "),
+        config.projects_path.display(),
+        config.build_path.display(),
+        filesystem.name(),
+        config.job_concurrency,
+        config.job_backlog,
+    );
 }
 
 fn warn_without_effect(config: &Config) {
