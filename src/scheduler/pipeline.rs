@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt;
+use rustix::thread::CapabilitySet;
 
 use super::adoption::{ATTEMPT, JOB, swept};
 use super::event::{Event, publish};
@@ -594,9 +595,11 @@ async fn unless_stopping<T>(shared: &Shared, asking: impl Future<Output = T>) ->
     }
 }
 
-/// Who must be able to write the build's data, where that is not us: only root can give it away.
+/// Who must be able to write the build's data, where that is not us: it takes a capability to give it
+/// away, which root has and the packaged daemon.
 fn owner(settings: &Settings) -> Option<(u32, u32)> {
-    if !rustix::process::geteuid().is_root() {
+    let ours = rustix::thread::capabilities(None).ok()?;
+    if !ours.effective.contains(CapabilitySet::CHOWN) {
         return None;
     }
     let (user, group) = match settings.user.as_deref()?.split_once(':') {
