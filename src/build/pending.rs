@@ -83,29 +83,31 @@ pub struct FinishedBuild {
 #[must_use = "a pending build must be finished, or it waits for the daemon's next life"]
 #[derive(Debug)]
 pub struct PendingBuild {
-    store: Arc<BuildStore>,
+    pub(super) store: Arc<BuildStore>,
     project: ProjectName,
     id: JobId,
-    record: Record,
+    pub(super) record: Record,
     log: BuildLog,
 }
 
 impl PendingBuild {
+    /// The log goes on at the end of `log`.
     pub(super) fn new(
         store: Arc<BuildStore>,
         project: ProjectName,
         id: JobId,
         record: Record,
         log: File,
-    ) -> PendingBuild {
+    ) -> io::Result<PendingBuild> {
+        let written = log.metadata()?.len();
         store.enter(&project, id, &record.info, true);
-        PendingBuild {
+        Ok(PendingBuild {
             store,
             project,
             id,
             record,
-            log: BuildLog::new(log, 0),
-        }
+            log: BuildLog::new(log, written),
+        })
     }
 
     /// What is told about it.
@@ -128,7 +130,7 @@ impl PendingBuild {
         self.directory().join(layout::DATA)
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         self.store.layout.pending(&self.project, self.id)
     }
 

@@ -73,17 +73,6 @@ pub(super) fn doing(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |cause| Error::Disk(what, cause)
 }
 
-/// What an earlier life of the daemon, or the first mistry, left in `pending`.
-#[derive(Debug)]
-pub struct Leftover {
-    /// Its project.
-    pub project: ProjectName,
-    /// Its id.
-    pub id: JobId,
-    /// Its record, if it can be understood.
-    pub record: Option<Record>,
-}
-
 /// All builds under one build path, which no other daemon holds meanwhile.
 #[derive(Debug)]
 pub struct BuildStore {
@@ -214,112 +203,6 @@ impl BuildStore {
             }
         }
         Ok(log)
-    }
-
-    /// Takes over what an earlier life left of a job, as its next attempt: what was half-made
-    /// is gone, the record is kept.
-    ///
-    /// # Errors
-    /// When the disk is in the way; the leftover stays for the next life.
-    pub fn resume(
-        self: &Arc<Self>,
-        project: &ProjectName,
-        id: JobId,
-        mut record: Record,
-    ) -> Result<PendingBuild, Error> {
-        let directory = self.layout.pending(project, id);
-        record
-            .info
-            .complete(project, id, State::Pending, self.layout.served(project, id));
-        record.info.attempt += 1;
-        record.info.phase = Some(super::Phase::Queued);
-        record.info.incremental = false;
-        // What an end that did not last had noted.
-        record.info.outcome = None;
-        record.info.exit_code = NO_EXIT_CODE;
-        record.info.duration = NO_DURATION;
-        record.info.finished_at = None;
-        record.info.err = None;
-        record.info.err_build = String::new();
-        record.info.container_stderr = None;
-        record.info.phases = Phases::default();
-        record.info.started_at = jiff::Timestamp::now();
-        record.keep.container = None;
-        record.keep.durable = false;
-        record.keep.boot.clone_from(&self.boot);
-        self.filesystem
-            .remove(&directory.join(layout::DATA))
-            .map_err(|cause| Error::Tree("clear an interrupted build", cause))?;
-        let log = open_log(&directory)
-            .and_then(|log| {
-                log.set_len(0)?;
-                record::write(&directory, &record, true)?;
-                Ok(log)
-            })
-            .map_err(doing("take over an interrupted build"))?;
-        Ok(PendingBuild::new(
-            self.clone(),
-            project.clone(),
-            id,
-            record,
-            log,
-        ))
-    }
-
-    /// Everything in `pending`, longest accepted first, after what only lacked its rename was put
-    /// in place. What cannot be read is passed over, and told as the second value.
-    pub fn leftovers(&self) -> (Vec<Leftover>, Option<Error>) {
-        let mut trouble = None;
-        let mut note = |error: Error| {
-            trouble.get_or_insert(error);
-        };
-        let list = doing("list what an earlier life left");
-        let mut found = Vec::new();
-        let projects = self.projects().unwrap_or_else(|error| {
-            note(list(error));
-            Vec::new()
-        });
-        for project in projects {
-            let builds = self.layout.builds(&project, State::Pending);
-            let ids = ids(&builds).unwrap_or_else(|error| {
-                note(list(error));
-                Vec::new()
-            });
-            for id in ids {
-                match record::read(&self.layout.pending(&project, id)) {
-                    Err(error) => note(list(error)),
-                    Ok(Some(record))
-                        if record.info.state == State::Ready && self.survived(&record) =>
-                    {
-                        if let Err(error) = self.settle_finished(&project, id, &record) {
-                            note(error);
-                        }
-                    }
-                    // The job has its result already, and no new one was asked for.
-                    Ok(Some(record))
-                        if record.info.state == State::Ready
-                            && !record.keep.rebuild
-                            && matches!(self.find_ready(&project, id), Ok(Some(_))) =>
-                    {
-                        let cleared = self.throw_away(&self.layout.pending(&project, id));
-                        if let Err(error) = cleared {
-                            note(list(error));
-                        }
-                    }
-                    // An end that a power cut undid is none: the job is made again.
-                    Ok(record) => found.push(Leftover {
-                        project: project.clone(),
-                        id,
-                        record,
-                    }),
-                }
-            }
-        }
-        found.sort_by_key(|leftover| {
-            let record = leftover.record.as_ref();
-            record.and_then(|record| record.info.queued_at)
-        });
-        (found, trouble)
     }
 
     /// The result of a job, if it succeeded and may be served.
@@ -642,7 +525,7 @@ impl BuildStore {
     }
 
     /// Every directory under the build path that may be a project's.
-    fn projects(&self) -> io::Result<Vec<ProjectName>> {
+    pub(super) fn projects(&self) -> io::Result<Vec<ProjectName>> {
         let mut projects = Vec::new();
         for entry in std::fs::read_dir(self.layout.root())? {
             let entry = entry?;
@@ -665,7 +548,7 @@ fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 /// The ids among the names in a directory; what is no id is passed over, and so is no directory.
-fn ids(directory: &Path) -> io::Result<Vec<JobId>> {
+pub(super) fn ids(directory: &Path) -> io::Result<Vec<JobId>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error)
@@ -718,7 +601,7 @@ pub fn text_of(bytes: &[u8], cut: bool) -> String {
     String::from_utf8_lossy(&bytes[skipped..]).into_owned()
 }
 
-fn open_log(directory: &Path) -> io::Result<File> {
+pub(super) fn open_log(directory: &Path) -> io::Result<File> {
     File::options()
         .append(true)
         .create(true)

@@ -1,0 +1,163 @@
+//! What an earlier life left in `pending`: found, and taken over.
+//!
+//! A build that had its container is adopted as it is: its log goes on where it ends. Anything
+//! else is made again, as its next attempt; the log keeps what was printed until then, so that
+//! whoever follows it misses nothing and sees nothing twice.
+
+use std::sync::Arc;
+
+use super::info::NO_DURATION;
+use super::layout;
+use super::pending::PendingBuild;
+use super::store::{BuildStore, Error, doing, ids, open_log};
+use super::{NO_EXIT_CODE, Phase, Phases, Record, State, record};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// What an earlier life of the daemon, or the first mistry, left in `pending`.
+#[derive(Debug)]
+pub struct Leftover {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its id.
+    pub id: JobId,
+    /// Its record, if it can be understood.
+    pub record: Option<Record>,
+}
+
+impl BuildStore {
+    /// Everything in `pending`, longest accepted first, after what only lacked its rename was put
+    /// in place. What cannot be read is passed over, and told as the second value.
+    pub fn leftovers(&self) -> (Vec<Leftover>, Option<Error>) {
+        let mut trouble = None;
+        let mut note = |error: Error| {
+            trouble.get_or_insert(error);
+        };
+        let list = doing("list what an earlier life left");
+        let mut found = Vec::new();
+        let projects = self.projects().unwrap_or_else(|error| {
+            note(list(error));
+            Vec::new()
+        });
+        for project in projects {
+            let builds = self.layout.builds(&project, State::Pending);
+            let ids = ids(&builds).unwrap_or_else(|error| {
+                note(list(error));
+                Vec::new()
+            });
+            for id in ids {
+                match record::read(&self.layout.pending(&project, id)) {
+                    Err(error) => note(list(error)),
+                    Ok(Some(record))
+                        if record.info.state == State::Ready && self.survived(&record) =>
+                    {
+                        if let Err(error) = self.settle_finished(&project, id, &record) {
+                            note(error);
+                        }
+                    }
+                    // The job has its result already, and no new one was asked for.
+                    Ok(Some(record))
+                        if record.info.state == State::Ready
+                            && !record.keep.rebuild
+                            && matches!(self.find_ready(&project, id), Ok(Some(_))) =>
+                    {
+                        let cleared = self.throw_away(&self.layout.pending(&project, id));
+                        if let Err(error) = cleared {
+                            note(list(error));
+                        }
+                    }
+                    // An end that a power cut undid is none: the job is made again.
+                    Ok(record) => found.push(Leftover {
+                        project: project.clone(),
+                        id,
+                        record,
+                    }),
+                }
+            }
+        }
+        found.sort_by_key(|leftover| {
+            let record = leftover.record.as_ref();
+            record.and_then(|record| record.info.queued_at)
+        });
+        (found, trouble)
+    }
+
+    /// True when a build of this record may still be under way: its container was made in this boot.
+    pub fn has_container(&self, record: &Record) -> bool {
+        record.info.state == State::Pending
+            && record.keep.container.is_some()
+            && record.keep.boot == self.boot
+    }
+
+    /// Takes over a build as an earlier life left it: its log goes on at its end.
+    ///
+    /// # Errors
+    /// When the disk is in the way; the leftover stays for the next life.
+    pub fn adopt(
+        self: &Arc<Self>,
+        project: &ProjectName,
+        id: JobId,
+        mut record: Record,
+    ) -> Result<PendingBuild, Error> {
+        let served = self.layout.served(project, id);
+        record.info.complete(project, id, State::Pending, served);
+        record.keep.boot.clone_from(&self.boot);
+        let log = open_log(&self.layout.pending(project, id))
+            .map_err(doing("take over an interrupted build"))?;
+        PendingBuild::new(self.clone(), project.clone(), id, record, log)
+            .map_err(doing("take over an interrupted build"))
+    }
+
+    /// Takes over a job whose build is to be made, or made again: what was half-made is gone, the
+    /// record and the log are kept.
+    ///
+    /// # Errors
+    /// When the disk is in the way; the leftover stays for the next life.
+    pub fn resume(
+        self: &Arc<Self>,
+        project: &ProjectName,
+        id: JobId,
+        record: Record,
+    ) -> Result<PendingBuild, Error> {
+        // One that only waited in the queue has not been tried yet.
+        let was_begun = record.info.phase != Some(Phase::Queued);
+        let mut pending = self.adopt(project, id, record)?;
+        pending.begin_again(was_begun)?;
+        Ok(pending)
+    }
+}
+
+impl PendingBuild {
+    /// Back to the beginning: what was half-made is gone, the log is kept. With `is_attempt`, what
+    /// was there counts as an attempt.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn begin_again(&mut self, is_attempt: bool) -> Result<(), Error> {
+        let (directory, store) = (self.directory(), self.store.clone());
+        let info = &mut self.record.info;
+        info.attempt += u32::from(is_attempt);
+        info.phase = Some(Phase::Queued);
+        info.incremental = false;
+        // What an end that did not last had noted.
+        info.outcome = None;
+        info.exit_code = NO_EXIT_CODE;
+        info.duration = NO_DURATION;
+        info.finished_at = None;
+        info.err = None;
+        info.err_build = String::new();
+        info.container_stderr = None;
+        info.phases = Phases::default();
+        info.started_at = jiff::Timestamp::now();
+        let keep = &mut self.record.keep;
+        keep.container = None;
+        keep.deadline = None;
+        keep.durable = false;
+        store
+            .filesystem
+            .remove(&directory.join(layout::DATA))
+            .map_err(|cause| Error::Tree("clear an interrupted build", cause))?;
+        record::write(&directory, &self.record, true)
+            .map_err(doing("take over an interrupted build"))
+    }
+}
