@@ -6,6 +6,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let command = mistry::daemon::Command::parse();
-    mistry::journal::begin();
+    // Until the end: what was told last is on its way until then.
+    let _journal = mistry::journal::begin();
     mistry::daemon::run(command)
 }

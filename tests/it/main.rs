@@ -14,6 +14,7 @@ mod engine;
 mod errors_do_not_leak;
 mod groups;
 mod http_contract;
+mod journal;
 mod logs;
 mod mistryd_rebuild;
 mod old_wire;
