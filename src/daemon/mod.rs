@@ -48,6 +48,8 @@ const DOCKER_HOST: &str = "DOCKER_HOST";
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
+    NoConfig(#[from] args::NoConfig),
+    #[error(transparent)]
     Config(#[from] config::Error),
     #[error(transparent)]
     Tokens(#[from] web::TokensError),
@@ -75,9 +77,11 @@ impl Error {
     fn exit(&self) -> ExitCode {
         match self {
             // Not to be tried again before somebody has changed something.
-            Error::Config(_) | Error::Tokens(_) | Error::Filesystem(_) | Error::DockerHost(_) => {
-                ExitCode::from(WRONG_CONFIG)
-            }
+            Error::NoConfig(_)
+            | Error::Config(_)
+            | Error::Tokens(_)
+            | Error::Filesystem(_)
+            | Error::DockerHost(_) => ExitCode::from(WRONG_CONFIG),
             Error::Address(_) => ExitCode::from(WRONG_USAGE),
             _ => ExitCode::FAILURE,
         }
@@ -107,7 +111,7 @@ fn told(error: &dyn std::error::Error) -> String {
 }
 
 fn perform(command: Command) -> Result<ExitCode, Error> {
-    let config = Config::read(&command.config)?;
+    let config = Config::read(&command.config()?)?;
     let kind = command.filesystem.unwrap_or(config.filesystem);
     let filesystem = Filesystem::detect(kind, &config.build_path)?;
     let tokens = match &config.auth_tokens_file {
