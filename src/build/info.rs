@@ -338,10 +338,14 @@ pub struct Bookkeeping {
     pub boot: String,
     /// When the build must be over.
     pub deadline: Option<Timestamp>,
+    /// When its container was started.
+    pub running_since: Option<Timestamp>,
     /// How many bytes of `out.log` came before the container's own output.
     pub log_offset: u64,
     /// The container of this attempt.
     pub container: Option<String>,
+    /// Attempts whose container was lost.
+    pub lost: u32,
     /// A new image was asked for.
     pub rebuild: bool,
     /// Values of opaque params; empty once the build is over.

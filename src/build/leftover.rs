@@ -151,6 +151,7 @@ impl PendingBuild {
         info.started_at = jiff::Timestamp::now();
         let keep = &mut self.record.keep;
         keep.container = None;
+        keep.running_since = None;
         keep.deadline = None;
         keep.durable = false;
         store

@@ -21,10 +21,7 @@ use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
-use super::{
-    BuildInfo, Cached, LOG_TAIL, Listing, MAX_INPUT_FILES, NO_DURATION, NO_EXIT_CODE, Phases,
-    Record, State, record,
-};
+use super::{BuildInfo, Cached, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record};
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
 use crate::project::{Context, ProjectName};
@@ -171,13 +168,8 @@ impl BuildStore {
             let _ = std::fs::remove_dir_all(&directory);
         }
         let log = accepted.map_err(doing("write the job down"))?;
-        Ok(PendingBuild::new(
-            self.clone(),
-            job.project.clone(),
-            id,
-            record,
-            log,
-        ))
+        PendingBuild::new(self.clone(), job.project.clone(), id, record, log)
+            .map_err(doing("write the job down"))
     }
 
     fn write_down(&self, directory: &Path, record: &Record) -> io::Result<File> {

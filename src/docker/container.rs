@@ -102,6 +102,19 @@ pub struct Exit {
     pub oom_killed: bool,
 }
 
+/// What has become of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was never started.
+    Created,
+    /// It runs.
+    Running,
+    /// It ran, and has ended.
+    Ended(Exit),
+    /// There is no such container.
+    Gone,
+}
+
 /// A container on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -242,6 +255,25 @@ impl Docker {
             }),
             Err(error) => Err(error),
         }
+    }
+
+    /// What has become of a container.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn fate(&self, container: &str) -> Result<Fate, Error> {
+        use bollard::models::ContainerStateStatusEnum::{CREATED, DEAD, EMPTY, EXITED};
+        let state = match self.state("asking about a container", container).await {
+            Ok(state) => state,
+            Err(Error::NoSuchContainer(_)) => return Ok(Fate::Gone),
+            Err(error) => return Err(error),
+        };
+        Ok(match state.status {
+            Some(CREATED) => Fate::Created,
+            Some(EXITED | DEAD) => Fate::Ended(exit(&state)),
+            None | Some(EMPTY) if !state.running.unwrap_or(false) => Fate::Ended(exit(&state)),
+            _ => Fate::Running,
+        })
     }
 
     async fn state(&self, doing: &str, container: &str) -> Result<ContainerState, Error> {

@@ -23,7 +23,7 @@ use bollard::errors::Error as Bollard;
 use bollard::models::SystemInfoCgroupDriverEnum;
 
 pub use self::{
-    container::{ContainerSpec, Exit, Found, Limits, Output, Stream},
+    container::{ContainerSpec, Exit, Fate, Found, Limits, Output, Stream},
     image::{ImageSpec, Pruned},
     tag::tag_for,
 };
@@ -90,6 +90,13 @@ pub enum Error {
         /// What the Engine said.
         source: Cause,
     },
+}
+
+impl Error {
+    /// No Engine answers, or it went away: it may come back.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Error::Unreachable { .. })
+    }
 }
 
 /// The reason beneath an [`Error`], only to be shown.

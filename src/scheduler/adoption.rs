@@ -1,9 +1,9 @@
 //! What an earlier life left behind.
 //!
-//! A job that was accepted is built: one that an earlier life left unfinished is queued again,
-//! as its next attempt, in the place that it had. Its containers are stopped before the first
-//! container of this life is created, so that no result is spliced from two. What the first
-//! mistry left in `pending` holds no job that could be made again; it ends as errored.
+//! A job that was accepted is built. One whose container was made in this boot is adopted: the
+//! container is followed from where the log ends, wherever it has got to meanwhile. One that had
+//! none yet is made from the beginning. What the first mistry left in `pending` holds no job that
+//! could be made again; it ends as errored.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::event::{Event, publish};
 use super::images::INSTANCE;
 use super::live::Live;
+use super::pipeline::From;
 use super::queue::Admission;
 use super::{Error, Shared, blocking, pipeline};
 use crate::build::{End, Leftover, PendingBuild, Record};
@@ -42,9 +43,13 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             .is_some_and(|record| record.keep.rebuild);
         let group = leftover.record.as_ref().map(|r| r.info.group.clone());
         let group = group.filter(|group| !group.is_empty());
-        let admission = shared
-            .queue()
-            .admit_again(id, || Live::new(project, id, group, rebuild, None));
+        let is_adopted = leftover
+            .record
+            .as_ref()
+            .is_some_and(|record| shared.store.has_container(record));
+        let admission = shared.queue().admit_again(id, is_adopted, || {
+            Live::new(project, id, group, rebuild, None)
+        });
         let live = match admission {
             Admission::Started(live) => {
                 live.slot.notify_one();
@@ -103,12 +108,13 @@ pub(super) async fn sweep(shared: &Shared) -> Result<usize, docker::Error> {
     let mut removed = 0;
     for container in shared.docker.containers(&ours).await? {
         let id: Option<JobId> = container.labels.get(JOB).and_then(|id| id.parse().ok());
-        let attempt = id
-            .and_then(|id| shared.queue().get(id).cloned())
-            .and_then(|live| live.now())
-            .map(|info| info.attempt.to_string());
-        if attempt.is_some() && attempt.as_ref() == container.labels.get(ATTEMPT) {
-            continue;
+        let live = id.and_then(|id| shared.queue().get(id).cloned());
+        if let Some(live) = live {
+            // Which attempt it is at is not known before its record was read.
+            let attempt = live.now().map(|info| info.attempt.to_string());
+            if attempt.is_none() || attempt.as_ref() == container.labels.get(ATTEMPT) {
+                continue;
+            }
         }
         shared.docker.remove(&container.id).await?;
         removed += 1;
@@ -116,7 +122,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<usize, docker::Error> {
     Ok(removed)
 }
 
-/// Makes a leftover again, or ends it with a word about why that cannot be.
+/// Goes on with a leftover, or ends it with a word about why that cannot be.
 async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
     let Leftover {
         project,
@@ -125,11 +131,17 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
     } = leftover;
     let asked = record.clone();
     let (looking, name) = (shared.clone(), project.clone());
-    let again = blocking(move || asked.and_then(|record| again(&looking, &name, id, &record)));
-    let again = again.await.ok().flatten();
+    let recipe = blocking(move || asked.and_then(|record| recipe(&looking, &name, id, &record)));
+    let recipe = recipe.await.ok().flatten();
     let store = shared.store.clone();
-    let resumed = blocking(move || store.resume(&project, id, record.unwrap_or_default())).await;
-    let pending: PendingBuild = match resumed {
+    let taken = blocking(move || {
+        let record = record.unwrap_or_default();
+        match store.has_container(&record) {
+            true => store.adopt(&project, id, record),
+            false => store.resume(&project, id, record),
+        }
+    });
+    let mut pending: PendingBuild = match taken.await {
         Ok(Ok(pending)) => pending,
         Ok(Err(error)) => {
             tracing::error!(mistry_job = %id, error = &error as &dyn std::error::Error, "could not take over a build");
@@ -145,18 +157,27 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
     };
     let attempt = pending.info().attempt;
     publish(&shared, live.subject(), &Event::TakenOver { attempt });
-    match again {
-        Some((job, context)) => pipeline::make(shared, live, pending, job, context).await,
-        None => {
+    let container = pending.record_mut().keep.container.clone();
+    if container.is_none() && pending.log().bytes() > 0 {
+        let word = "\nmistry: the build was interrupted (mistryd ended) and is made again\n";
+        // A disk that takes no line takes no build either, and that is told.
+        let _ = pending.log().append(word.as_bytes()).await;
+    }
+    let from = match (container, recipe) {
+        (Some(container), recipe) => From::Container(container, recipe),
+        (None, Some(recipe)) => From::Beginning(recipe),
+        (None, None) => {
             let sentence =
                 "the build was interrupted, and its project has changed since; ask again";
             pipeline::end(shared, live, pending, End::errored(sentence.to_owned())).await;
+            return;
         }
-    }
+    };
+    pipeline::make(shared, live, pending, from).await;
 }
 
 /// The job of a record, if the project still is what it was asked for.
-fn again(
+fn recipe(
     shared: &Shared,
     project: &crate::project::ProjectName,
     id: JobId,

@@ -9,6 +9,7 @@
 
 mod activity;
 mod adoption;
+mod attend;
 mod event;
 mod images;
 mod live;
@@ -45,6 +46,9 @@ use crate::faults;
 use crate::job::{GroupName, JobId, Params};
 use crate::metrics::Metrics;
 use crate::project::{self, Context, Limits, ProjectName, Projects};
+
+/// When an Engine that is away is asked again whether it is there.
+const ENGINE_AGAIN: Duration = Duration::from_millis(500);
 
 /// What can go wrong with what a face asks for.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +123,8 @@ pub struct Rules {
     pub log_limit: u64,
     /// How long a build may run.
     pub job_timeout: Option<Duration>,
+    /// How long an accepted job waits for an Engine that went away.
+    pub engine_wait: Duration,
 }
 
 /// A job as a face asks for it.

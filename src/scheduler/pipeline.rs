@@ -5,25 +5,23 @@
 //! everything as it is for the next life: the record in `pending`, the container running.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use rustix::thread::CapabilitySet;
 
 use super::adoption::{ATTEMPT, JOB, swept};
 use super::event::{Event, publish};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
-use super::{Error, Shared, blocking, keep_tail};
+use super::{Error, Shared, blocking};
 use crate::build::{self, Begun, End, Outcome, PendingBuild, Phase, text_of};
-use crate::docker::{self, ContainerSpec, Limits, Output, Stream};
+use crate::docker::{self, ContainerSpec, Limits};
 use crate::job::Job;
 use crate::project::{self, Context, Settings};
 
-/// Pieces of a container's output that are written to the log at once, when they are there.
-const PIECES_AT_ONCE: usize = 64;
+/// Attempts whose container may be lost: an Engine that loses three is no accident of one build.
+const MAX_LOST: u32 = 3;
 
 /// Where systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
 const SLICE: &str = "mistry-builds.slice";
@@ -34,7 +32,7 @@ const BASE_CLOSED: &[u8] =
 
 /// Why a build could not be run to its end.
 #[derive(Debug, thiserror::Error)]
-enum Halt {
+pub(super) enum Halt {
     /// The daemon ends; the next life goes on.
     #[error("the daemon ends")]
     Stopping,
@@ -53,6 +51,21 @@ enum Halt {
     },
     #[error("could not run the build's container{}", container_sentence(source))]
     Container { source: docker::Error },
+    #[error(
+        "the Docker Engine went away and was not back within {} s (engine_wait)",
+        patience.as_secs()
+    )]
+    EngineAway {
+        patience: Duration,
+        source: docker::Error,
+    },
+    /// It is made again.
+    #[error("the build was interrupted: {0}")]
+    Attempt(&'static str),
+    #[error("the build was interrupted {MAX_LOST} times, the last time because {0}")]
+    Interrupted(&'static str),
+    #[error("the build was interrupted ({0}), and its project has changed since; ask again")]
+    Changed(&'static str),
     #[error("the build printed more than {0} bytes (log_limit) and was stopped")]
     LogLimit(u64),
     #[error("{0}")]
@@ -113,7 +126,10 @@ pub(super) async fn accept_and_make(
     context: Context,
 ) {
     match accept(&shared, &live, &job, &context).await {
-        Ok(Some(pending)) => make(shared, live, pending, job, context).await,
+        Ok(Some(pending)) => {
+            let from = From::Beginning((job, context));
+            make(shared, live, pending, from).await;
+        }
         // Somebody else's build became ready between our look and our admission.
         Ok(None) => shared.leave_queue(live.id),
         Err(error) => {
@@ -159,13 +175,24 @@ async fn accept(
     Ok(pending)
 }
 
+/// What a build is made of, when it is made from the beginning.
+pub(super) type Recipe = (Job, Context);
+
+/// Where a build is begun.
+pub(super) enum From {
+    /// At the beginning.
+    Beginning(Recipe),
+    /// With a container that an earlier life made; the recipe is `None` where the project is no
+    /// longer what it was.
+    Container(String, Option<Recipe>),
+}
+
 /// Waits for the slot, makes the build and ends it.
 pub(super) async fn make(
     shared: Arc<Shared>,
     live: Arc<Live>,
     mut pending: PendingBuild,
-    job: Job,
-    context: Context,
+    from: From,
 ) {
     live.show_log(pending.log().progress());
     live.show(pending.info());
@@ -175,15 +202,17 @@ pub(super) async fn make(
         // It stays in `pending`, as accepted as before.
         () = shared.stop.cancelled() => return,
     }
-    publish(&shared, live.subject(), &Event::Started);
-    pending.record_mut().info.phases.waiting = Some(milliseconds(accepted));
+    if let From::Beginning(_) = from {
+        publish(&shared, live.subject(), &Event::Started);
+        pending.record_mut().info.phases.waiting = Some(milliseconds(accepted));
+    }
     let mut making = Making {
         shared: shared.clone(),
         live: live.clone(),
         pending: Some(pending),
         stderr: Vec::new(),
     };
-    let made = making.build(job, context).await;
+    let made = making.work(from).await;
     let stderr = std::mem::take(&mut making.stderr);
     let Some(mut pending) = making.pending else {
         // The thread that held it died; the directory is there for the next life.
@@ -300,48 +329,124 @@ async fn clear(shared: &Shared, live: &Live, container: &str) {
 }
 
 /// One build between its slot and its end.
-struct Making {
-    shared: Arc<Shared>,
+pub(super) struct Making {
+    pub(super) shared: Arc<Shared>,
     live: Arc<Live>,
     /// Away only while a blocking thread has it.
     pending: Option<PendingBuild>,
     /// The end of the container's standard error.
-    stderr: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
 }
 
 impl Making {
-    async fn build(&mut self, job: Job, context: Context) -> Result<docker::Exit, Halt> {
+    /// Makes the build, and again when an attempt is lost.
+    async fn work(&mut self, mut from: From) -> Result<docker::Exit, Halt> {
+        loop {
+            let (made, recipe) = match from {
+                From::Container(container, recipe) => {
+                    self.enter(Phase::Running)?;
+                    (self.run(&container, false).await, recipe)
+                }
+                From::Beginning(recipe) => {
+                    let made = match self.container(&recipe.0, &recipe.1).await {
+                        Ok(container) => self.run(&container, true).await,
+                        Err(halt) => Err(halt),
+                    };
+                    (made, Some(recipe))
+                }
+            };
+            let why = match made {
+                Err(Halt::Attempt(why)) => why,
+                made => return made,
+            };
+            let recipe = recipe.ok_or(Halt::Changed(why))?;
+            self.begin_again(why).await?;
+            from = From::Beginning(recipe);
+        }
+    }
+
+    /// After an attempt that was lost: back to the beginning, with a word in the log.
+    async fn begin_again(&mut self, why: &'static str) -> Result<(), Halt> {
+        let keep = &mut self.pending()?.record_mut().keep;
+        keep.lost += 1;
+        let (lost, container) = (keep.lost, keep.container.take());
+        if let Some(container) = container {
+            clear(&self.shared, &self.live, &container).await;
+        }
+        if lost >= MAX_LOST {
+            return Err(Halt::Interrupted(why));
+        }
+        self.on_disk(|pending| Ok(pending.begin_again(true)?))
+            .await?;
+        let log = self.pending()?.log();
+        let gap = if log.bytes() > 0 { "\n" } else { "" };
+        let word = format!("{gap}mistry: the build was interrupted ({why}) and is made again\n");
+        log.append(word.as_bytes()).await.map_err(Halt::Log)?;
+        let attempt = self.pending()?.info().attempt;
+        let event = Event::TakenOver { attempt };
+        publish(&self.shared, self.live.subject(), &event);
+        Ok(())
+    }
+
+    /// Everything up to a container that runs. Where the Engine goes away, it is waited for.
+    async fn container(&mut self, job: &Job, context: &Context) -> Result<String, Halt> {
         let began = Instant::now();
         self.enter(Phase::Preparing)?;
-        let settings = self.prepare(&job, &context).await?;
+        let settings = self.prepare(job, context).await?;
         self.pending()?.record_mut().info.phases.snapshot = Some(milliseconds(began));
 
         let began = Instant::now();
         self.enter(Phase::Imaging)?;
         let rebuild = self.live.rebuild || self.pending()?.record_mut().keep.rebuild;
-        let mut image = self.image(&context, &settings, rebuild).await?;
+        let image = loop {
+            match self.image(context, &settings, rebuild).await {
+                Err(Halt::Image { source, .. }) if source.is_unreachable() => {
+                    self.engine_back(source).await?;
+                }
+                image => break image?,
+            }
+        };
         self.pending()?.record_mut().info.phases.image = Some(milliseconds(began));
 
-        let began = Instant::now();
         self.enter(Phase::Running)?;
+        loop {
+            match self.create(job, context, &settings, &image).await {
+                Err(Halt::Container { source }) if source.is_unreachable() => {
+                    self.engine_back(source).await?;
+                }
+                created => return created,
+            }
+        }
+    }
+
+    /// A container of the image, written down and started.
+    async fn create(
+        &mut self,
+        job: &Job,
+        context: &Context,
+        settings: &Settings,
+        image: &str,
+    ) -> Result<String, Halt> {
+        let mut image = image.to_owned();
         let failed = |source| Halt::Container { source };
         let shared = self.shared.clone();
         let swept = unless_stopping(&shared, swept(&shared)).await?;
         swept.map_err(failed)?;
-        let mut spec = self.spec(&job, &settings, &image)?;
+        let mut spec = self.spec(job, settings, &image)?;
         let created = unless_stopping(&shared, shared.docker.create(&spec)).await?;
         let container = match created {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Somebody removed it behind our back: look again, or build it again.
                 self.shared.images.forget(context.digest());
-                image = self.image(&context, &settings, false).await?;
+                image = self.image(context, settings, false).await?;
                 spec.image.clone_from(&image);
                 let created = unless_stopping(&shared, shared.docker.create(&spec)).await?;
                 created.map_err(failed)?
             }
             Err(docker::Error::NameTaken(_)) => {
                 // An answer does not wait for the removal of its container, and whoever got it has
-                // asked for the same again by now.
+                // asked for the same again by now. Or the Engine went away before it could say that
+                // it had made one.
                 let labels = [INSTANCE, JOB].map(|key| (key.to_owned(), spec.labels[key].clone()));
                 let earlier = self.shared.docker.containers(&labels.into()).await;
                 for earlier in earlier.map_err(failed)? {
@@ -352,12 +457,21 @@ impl Making {
             }
             created => created.map_err(failed)?,
         };
-        let exit = self.run(container, image).await?;
-        self.pending()?.record_mut().info.phases.run = Some(milliseconds(began));
+        self.start(container, image).await
+    }
+
+    /// Runs a started container to its end.
+    async fn run(&mut self, container: &str, is_watched: bool) -> Result<docker::Exit, Halt> {
+        let exit = self.attend(container, is_watched).await?;
+        let record = self.pending()?.record_mut();
+        if let Some(since) = record.keep.running_since {
+            let ran = jiff::Timestamp::now().duration_since(since).as_millis();
+            record.info.phases.run = Some(u64::try_from(ran).unwrap_or(0));
+        }
         Ok(exit)
     }
 
-    fn pending(&mut self) -> Result<&mut PendingBuild, Halt> {
+    pub(super) fn pending(&mut self) -> Result<&mut PendingBuild, Halt> {
         self.pending.as_mut().ok_or(Halt::Lost(Error::Lost))
     }
 
@@ -499,8 +613,8 @@ impl Making {
         })
     }
 
-    /// Runs a created container to its end; its output goes into the log.
-    async fn run(&mut self, container: String, image: String) -> Result<docker::Exit, Halt> {
+    /// Starts a created container, which is written down before.
+    async fn start(&mut self, container: String, image: String) -> Result<String, Halt> {
         let shared = self.shared.clone();
         let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| {
@@ -508,6 +622,7 @@ impl Making {
             let record = pending.record_mut();
             record.keep.container = Some(name);
             record.keep.log_offset = offset;
+            record.keep.running_since = Some(jiff::Timestamp::now());
             record.info.image = Some(ran);
             Ok(pending.save()?)
         })
@@ -520,75 +635,16 @@ impl Making {
             image: &image,
         };
         publish(&shared, self.live.subject(), &running);
-        let mut ended = pin!(shared.docker.wait(&container));
-        let mut exit = None;
-        {
-            let pieces = shared.docker.logs(&container).ready_chunks(PIECES_AT_ONCE);
-            let mut pieces = pin!(pieces);
-            loop {
-                tokio::select! {
-                    pieces = pieces.next() => match pieces {
-                        Some(pieces) => self.keep(pieces, &container).await?,
-                        None => break,
-                    },
-                    // Asked for at once, so that the answer is there when the output ends.
-                    result = &mut ended, if exit.is_none() => exit = Some(result),
-                    () = shared.stop.cancelled() => return Err(Halt::Stopping),
-                }
-            }
-        }
-        let exit = match exit {
-            Some(exit) => exit,
-            None => tokio::select! {
-                result = ended => result,
-                () = shared.stop.cancelled() => return Err(Halt::Stopping),
-            },
-        };
-        exit.map_err(failed)
-    }
-
-    /// Writes output into the log, and stops a build that prints too much.
-    async fn keep(
-        &mut self,
-        pieces: Vec<Result<Output, docker::Error>>,
-        container: &str,
-    ) -> Result<(), Halt> {
-        let limit = self.shared.rules.load().log_limit;
-        let mut bytes = Vec::new();
-        let mut lost = None;
-        for piece in pieces {
-            match piece {
-                Ok(piece) => {
-                    if piece.stream == Stream::Stderr {
-                        keep_tail(&mut self.stderr, &piece.bytes);
-                    }
-                    bytes.extend_from_slice(&piece.bytes);
-                }
-                Err(error) => lost = Some(error),
-            }
-        }
-        let log = self.pending()?.log();
-        let room = limit.saturating_sub(log.bytes());
-        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-        log.append(&bytes[..fits]).await.map_err(Halt::Log)?;
-        if fits < bytes.len() {
-            self.shared
-                .docker
-                .kill(container)
-                .await
-                .map_err(|source| Halt::Container { source })?;
-            return Err(Halt::LogLimit(limit));
-        }
-        match lost {
-            Some(source) => Err(Halt::Container { source }),
-            None => Ok(()),
-        }
+        Ok(container)
     }
 }
 
 /// Asks the Engine, which may take its time, until the daemon ends. What it made nevertheless the
 /// next life removes by its labels.
-async fn unless_stopping<T>(shared: &Shared, asking: impl Future<Output = T>) -> Result<T, Halt> {
+pub(super) async fn unless_stopping<T>(
+    shared: &Shared,
+    asking: impl Future<Output = T>,
+) -> Result<T, Halt> {
     tokio::select! {
         answer = asking => Ok(answer),
         () = shared.stop.cancelled() => Err(Halt::Stopping),

@@ -61,11 +61,21 @@ impl<T: Clone> Queue<T> {
         }
     }
 
-    /// Admits what was accepted in an earlier life: it has its place, whatever the backlog.
-    pub(super) fn admit_again(&mut self, id: JobId, make: impl FnOnce() -> T) -> Admission<T> {
-        let backlog = std::mem::replace(&mut self.backlog, usize::MAX);
+    /// Admits what was accepted in an earlier life: it has its place, whatever the backlog, and a
+    /// slot, whatever their number, if it `is_running` already.
+    pub(super) fn admit_again(
+        &mut self,
+        id: JobId,
+        is_running: bool,
+        make: impl FnOnce() -> T,
+    ) -> Admission<T> {
+        let (slots, backlog) = (self.slots, self.backlog);
+        if is_running {
+            self.slots = usize::MAX;
+        }
+        self.backlog = usize::MAX;
         let admission = self.admit(id, make);
-        self.backlog = backlog;
+        (self.slots, self.backlog) = (slots, backlog);
         admission
     }
 
@@ -137,7 +147,8 @@ mod tests {
         assert_eq!(queue.admit(id(3), || 3), Admission::Queued(3));
         assert_eq!(queue.admit(id(4), || 4), Admission::Refused);
         assert_eq!((queue.running(), queue.waiting()), (2, 1));
-        assert_eq!(queue.admit_again(id(5), || 5), Admission::Queued(5));
+        assert_eq!(queue.admit_again(id(5), false, || 5), Admission::Queued(5));
+        assert_eq!(queue.admit_again(id(6), true, || 6), Admission::Started(6));
     }
 
     #[test]

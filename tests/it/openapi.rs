@@ -69,6 +69,7 @@ impl Server {
             limits: Limits::default(),
             log_limit: 1 << 20,
             job_timeout: None,
+            engine_wait: std::time::Duration::from_secs(60),
         };
         let filesystem = Filesystem::detect(Kind::Plain, &builds).unwrap();
         let metrics = Metrics::new().unwrap();

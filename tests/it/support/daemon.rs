@@ -245,6 +245,7 @@ impl TestDaemon {
             limits: Limits::default(),
             log_limit: self.log_limit,
             job_timeout: None,
+            engine_wait: std::time::Duration::from_secs(60),
         };
         let metrics = Metrics::new().unwrap();
         let docker = Docker::new(&self.home.engine.socket()).unwrap();
