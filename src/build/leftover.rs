@@ -67,11 +67,17 @@ impl BuildStore {
                         }
                     }
                     // An end that a power cut undid is none: the job is made again.
-                    Ok(record) => found.push(Leftover {
-                        project: project.clone(),
-                        id,
-                        record,
-                    }),
+                    Ok(record) => {
+                        // Whoever lists them now sees them, taken over or not.
+                        if let Some(record) = &record {
+                            self.enter(&project, id, &record.info, true);
+                        }
+                        found.push(Leftover {
+                            project: project.clone(),
+                            id,
+                            record,
+                        });
+                    }
                 }
             }
         }

@@ -148,6 +148,33 @@ impl PendingBuild {
         self.record.info.phase = Some(phase);
     }
 
+    /// Writes down which container of which image is about to be started: from then on the build can
+    /// be adopted. What the log holds came before the container's own output.
+    ///
+    /// # Errors
+    /// When the disk takes it not.
+    pub fn start(&mut self, container: String, image: String) -> Result<(), Error> {
+        let keep = &mut self.record.keep;
+        keep.container = Some(container);
+        keep.running_since = Some(Timestamp::now());
+        keep.log_offset = self.log.bytes();
+        self.record.info.image = Some(image);
+        self.save()
+    }
+
+    /// Notes that the container has ended.
+    pub fn stopped(&mut self) {
+        if let Some(since) = self.record.keep.running_since {
+            let ran = Timestamp::now().duration_since(since).as_millis();
+            self.record.info.phases.run = Some(u64::try_from(ran).unwrap_or(0));
+        }
+    }
+
+    /// Bytes of the container's output that the log holds already.
+    pub fn known(&self) -> u64 {
+        self.log.bytes().saturating_sub(self.record.keep.log_offset)
+    }
+
     /// Begins: `data` is cloned from the group's latest build, or made empty, and the params
     /// are written. A base that we may not read is no base: a build that closes a file to its own
     /// user must not end its group.

@@ -87,9 +87,7 @@ impl Making {
 
     async fn follow(&mut self, container: &str) -> Result<Exit, Halt> {
         let shared = self.shared.clone();
-        let pending = self.pending()?;
-        let before = pending.record_mut().keep.log_offset;
-        let mut known = pending.log().bytes().saturating_sub(before);
+        let mut known = self.pending()?.known();
         self.stderr.clear();
         let mut ended = pin!(shared.docker.wait(container));
         let mut exit = None;

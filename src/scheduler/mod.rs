@@ -385,6 +385,7 @@ impl Scheduler {
         limit: usize,
     ) -> Result<(Vec<Listing>, Option<Place>), Error> {
         self.0.store.indexed().await;
+        self.0.adopted.wait().await;
         let shared = self.0.clone();
         blocking(move || {
             let (mut builds, next) = shared.store.list(&filter, limit);

@@ -463,11 +463,7 @@ impl Making {
     /// Runs a started container to its end.
     async fn run(&mut self, container: &str, is_watched: bool) -> Result<docker::Exit, Halt> {
         let exit = self.attend(container, is_watched).await?;
-        let record = self.pending()?.record_mut();
-        if let Some(since) = record.keep.running_since {
-            let ran = jiff::Timestamp::now().duration_since(since).as_millis();
-            record.info.phases.run = Some(u64::try_from(ran).unwrap_or(0));
-        }
+        self.pending()?.stopped();
         Ok(exit)
     }
 
@@ -617,16 +613,8 @@ impl Making {
     async fn start(&mut self, container: String, image: String) -> Result<String, Halt> {
         let shared = self.shared.clone();
         let (name, ran) = (container.clone(), image.clone());
-        self.on_disk(move |pending| {
-            let offset = pending.log().bytes();
-            let record = pending.record_mut();
-            record.keep.container = Some(name);
-            record.keep.log_offset = offset;
-            record.keep.running_since = Some(jiff::Timestamp::now());
-            record.info.image = Some(ran);
-            Ok(pending.save()?)
-        })
-        .await?;
+        self.on_disk(move |pending| Ok(pending.start(name, ran)?))
+            .await?;
         let failed = |source| Halt::Container { source };
         let started = unless_stopping(&shared, shared.docker.start(&container)).await?;
         started.map_err(failed)?;

@@ -4,6 +4,8 @@
 
 use std::{os::unix::fs::symlink, time::Instant};
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -387,8 +389,11 @@ async fn without_docker_a_job_is_refused_at_once_and_taken_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn an_engine_that_goes_away_in_the_middle_ends_the_build_and_no_other() {
-    let daemon = TestDaemon::with(&["slow", "succeed"]).await;
+async fn an_engine_that_does_not_come_back_in_time_ends_the_build_and_no_other() {
+    let daemon = TestDaemon::builder()
+        .await
+        .engine_wait(Duration::from_millis(100));
+    let daemon = daemon.fixture("slow").fixture("succeed").start().await;
     daemon.home.engine.hold("start");
     let asked = daemon.asking(Ask::post("/jobs", &job("slow")));
     daemon.home.engine.wait_for("start", 1).await;
@@ -396,7 +401,7 @@ async fn an_engine_that_goes_away_in_the_middle_ends_the_build_and_no_other() {
     let view = asked.await.unwrap().expect(500).json();
     let sentence = text(&view, "error");
     assert!(
-        sentence.contains("the Docker Engine went away"),
+        sentence.contains("the Docker Engine went away and was not back within"),
         "{sentence}"
     );
     let info = daemon.info("slow", text(&view, "job")).await;

@@ -3,6 +3,7 @@
 // In a test, what must not happen ends the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod adoption;
 mod artifacts;
 mod backlog;
 mod bad_input;

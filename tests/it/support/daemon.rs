@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use mistry::{
@@ -115,6 +116,7 @@ pub struct Builder {
     slots: usize,
     backlog: usize,
     log_limit: u64,
+    engine_wait: Duration,
     tokens: Option<String>,
     public: Public,
 }
@@ -125,6 +127,7 @@ pub struct TestDaemon {
     slots: usize,
     backlog: usize,
     log_limit: u64,
+    engine_wait: Duration,
     tokens: bool,
     public: Public,
     life: Option<Life>,
@@ -144,6 +147,7 @@ impl TestDaemon {
             slots: 4,
             backlog: 8,
             log_limit: 64 << 20,
+            engine_wait: Duration::from_secs(60),
             tokens: None,
             public: Public::Read,
         }
@@ -167,6 +171,12 @@ impl Builder {
 
     pub fn backlog(mut self, backlog: usize) -> Builder {
         self.backlog = backlog;
+        self
+    }
+
+    /// How long an accepted job waits for an Engine that went away.
+    pub fn engine_wait(mut self, patience: Duration) -> Builder {
+        self.engine_wait = patience;
         self
     }
 
@@ -210,6 +220,7 @@ impl Builder {
             slots: self.slots,
             backlog: self.backlog,
             log_limit: self.log_limit,
+            engine_wait: self.engine_wait,
             tokens: self.tokens.is_some(),
             public: self.public,
             life: None,
@@ -245,7 +256,7 @@ impl TestDaemon {
             limits: Limits::default(),
             log_limit: self.log_limit,
             job_timeout: None,
-            engine_wait: std::time::Duration::from_secs(60),
+            engine_wait: self.engine_wait,
         };
         let metrics = Metrics::new().unwrap();
         let docker = Docker::new(&self.home.engine.socket()).unwrap();

@@ -158,6 +158,31 @@ impl Engine {
             .collect()
     }
 
+    /// Returns when the container that was made as the `at`th has ended.
+    pub async fn ended(&self, at: usize) {
+        let container = self.shared.seen.lock().unwrap()[at].clone();
+        container.ended().await;
+    }
+
+    /// Kills every container, as an Engine does that goes down; removes them, too, where that is said.
+    pub async fn take_down(&self, remove: bool) {
+        let all: Vec<_> = self
+            .shared
+            .containers
+            .lock()
+            .unwrap()
+            .values()
+            .cloned()
+            .collect();
+        for container in all {
+            container.kill_all();
+            container.ended().await;
+            if remove {
+                self.shared.containers.lock().unwrap().remove(&container.id);
+            }
+        }
+    }
+
     /// Every image build that was asked for, in order.
     pub fn builds(&self) -> Vec<BuildSeen> {
         self.shared.builds.lock().unwrap().clone()

@@ -1,0 +1,211 @@
+//! Builds outlive the daemon and the Engine: a container that runs on is found again and followed
+//! from where the log ends; one that was taken down is made again, not for ever.
+
+use serde_json::json;
+
+use crate::support::{
+    daemon::{TestDaemon, job, text},
+    http::Ask,
+};
+
+/// Prints lines, waits at a gate, prints more, and ends as it is told there.
+const SCRIPT: &str = "
+    mkfifo \"$DATA/gate\"; printf 'one\\ntw'; printf 'o\\nwaiting\\n'
+    read -r code < \"$DATA/gate\" || :
+    [ \"${code:-0}\" = 0 ] || echo err >&2
+    printf 'three\\377\\n'; exit \"${code:-0}\"";
+const PRINTED: &[u8] = b"one\ntwo\nwaiting\nthree\xff\n";
+
+async fn daemon() -> (TestDaemon, String) {
+    let daemon = TestDaemon::builder().await.script("gated", SCRIPT);
+    let daemon = daemon.start().await;
+    let id = daemon.submit(job("gated")).await;
+    until(&daemon, &id, "waiting").await;
+    (daemon, id)
+}
+
+/// Until the log has a line.
+async fn until(daemon: &TestDaemon, id: &str, line: &str) {
+    let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
+    log.until(|event| event.data.ends_with(line)).await;
+}
+
+async fn open_gate(daemon: &TestDaemon, id: &str, code: &'static str) {
+    let gate = daemon.home.build("gated", "pending", id).join("data/gate");
+    tokio::task::spawn_blocking(move || std::fs::write(gate, code).unwrap())
+        .await
+        .unwrap();
+}
+
+/// What the log holds of containers: all that follows the building of the image.
+fn log(daemon: &TestDaemon, id: &str) -> Vec<u8> {
+    const BUILT: &[u8] = b"Successfully tagged mistry-gated\n";
+    let path = daemon.home.build("gated", "ready", id).join("out.log");
+    let log = std::fs::read(path).unwrap();
+    let built = log.windows(BUILT.len()).position(|at| at == BUILT);
+    log[built.unwrap() + BUILT.len()..].to_vec()
+}
+
+#[tokio::test]
+async fn a_container_that_runs_on_is_followed_and_no_byte_is_missing_or_doubled() {
+    let (mut daemon, id) = daemon().await;
+    daemon.stop().await;
+    daemon.start_again().await;
+    daemon.stop().await;
+    daemon.start_again().await;
+    open_gate(&daemon, &id, "0").await;
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["Attempt"]),
+        (&json!("succeeded"), &json!(1))
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&log(&daemon, &id)),
+        String::from_utf8_lossy(PRINTED)
+    );
+    assert_eq!(daemon.home.engine.containers().len(), 1);
+}
+
+#[tokio::test]
+async fn one_that_ended_meanwhile_has_its_own_exit_code_and_all_of_its_output() {
+    let (mut daemon, id) = daemon().await;
+    daemon.stop().await;
+    open_gate(&daemon, &id, "3").await;
+    // What nobody follows is kept by the Engine.
+    daemon.home.engine.ended(0).await;
+    daemon.start_again().await;
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["ExitCode"]),
+        (&json!("failed"), &json!(3))
+    );
+    assert_eq!(text(&info, "ContainerStderr"), "err\n");
+    // The two outputs come in any order.
+    assert_eq!(log(&daemon, &id).len(), PRINTED.len() + "err\n".len());
+}
+
+#[tokio::test]
+async fn one_whose_project_has_changed_meanwhile_is_what_was_asked_for() {
+    let (mut daemon, id) = daemon().await;
+    daemon.stop().await;
+    std::fs::write(daemon.home.projects().join("gated/new"), "x").unwrap();
+    daemon.start_again().await;
+    open_gate(&daemon, &id, "0").await;
+    assert_eq!(daemon.wait("gated", &id).await["Outcome"], "succeeded");
+}
+
+#[tokio::test]
+async fn an_engine_that_goes_away_and_comes_back_costs_a_build_nothing() {
+    let (daemon, id) = daemon().await;
+    for _ in 0..2 {
+        daemon.home.engine.stop().await;
+        daemon.home.engine.start_again();
+    }
+    open_gate(&daemon, &id, "0").await;
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["Attempt"]),
+        (&json!("succeeded"), &json!(1))
+    );
+    assert_eq!(log(&daemon, &id), PRINTED);
+}
+
+/// Whether a daemon was there or not.
+#[tokio::test]
+async fn one_that_the_engine_took_down_or_lost_is_made_again() {
+    for (is_away, is_removed) in [(false, false), (true, false), (true, true)] {
+        let (mut daemon, id) = daemon().await;
+        if is_away {
+            daemon.stop().await;
+        }
+        daemon.home.engine.stop().await;
+        daemon.home.engine.take_down(is_removed).await;
+        daemon.home.engine.start_again();
+        if is_away {
+            daemon.start_again().await;
+        }
+        until(&daemon, &id, "is made again").await;
+        let mut again = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
+        for _ in 0..2 {
+            again.until(|event| event.data == "waiting").await;
+        }
+        open_gate(&daemon, &id, "0").await;
+        let info = daemon.wait("gated", &id).await;
+        assert_eq!(
+            (&info["Outcome"], &info["Attempt"]),
+            (&json!("succeeded"), &json!(2))
+        );
+        let log = log(&daemon, &id);
+        let whole = String::from_utf8_lossy(&log);
+        assert!(log.ends_with(PRINTED), "{whole}");
+        assert!(
+            whole.contains("mistry: the build was interrupted ("),
+            "{whole}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_lost_again_and_again_ends_and_says_so() {
+    let (daemon, id) = daemon().await;
+    for attempt in 1..=3 {
+        let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
+        for _ in 0..attempt {
+            log.until(|event| event.data == "waiting").await;
+        }
+        daemon.home.engine.stop().await;
+        daemon.home.engine.take_down(false).await;
+        daemon.home.engine.start_again();
+    }
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(info["Outcome"], "errored");
+    assert!(text(&info, "Err").contains("interrupted 3 times"), "{info}");
+    assert_eq!(daemon.home.engine.containers().len(), 3);
+    assert!(
+        daemon
+            .home
+            .engine
+            .containers()
+            .iter()
+            .all(|one| one.removed)
+    );
+}
+
+/// With somebody watching, the same exit code is the build's own.
+#[tokio::test]
+async fn a_build_that_is_killed_by_its_own_is_not_made_again() {
+    let script = "echo dying; kill -9 $$";
+    let daemon = TestDaemon::builder()
+        .await
+        .script("gated", script)
+        .start()
+        .await;
+    let info = daemon.build(job("gated")).await;
+    assert_eq!(
+        (&info["Outcome"], &info["ExitCode"]),
+        (&json!("failed"), &json!(137))
+    );
+    assert_eq!(daemon.home.engine.containers().len(), 1);
+}
+
+/// Never more than one container at a time, however often the daemon ends between its steps.
+#[tokio::test]
+async fn a_container_that_was_made_and_not_yet_started_is_started_once() {
+    let daemon = TestDaemon::builder().await.script("gated", SCRIPT);
+    let mut daemon = daemon.start().await;
+    daemon.home.engine.hold("start");
+    let id = daemon.submit(job("gated")).await;
+    daemon.home.engine.wait_for("start", 1).await;
+    daemon.stop().await;
+    daemon.home.engine.release("start");
+    daemon.start_again().await;
+    until(&daemon, &id, "waiting").await;
+    open_gate(&daemon, &id, "0").await;
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["Attempt"]),
+        (&json!("succeeded"), &json!(1))
+    );
+    assert_eq!(daemon.home.engine.containers().len(), 1);
+    assert_eq!(log(&daemon, &id), PRINTED);
+}
