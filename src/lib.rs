@@ -60,8 +60,14 @@ pub mod docker;
 // Where the daemon's records go.
 pub mod journal;
 
+// What systemd gives and is told.
+pub mod systemd;
+
 // What is counted.
 pub mod metrics;
+
+// Where tests let the daemon fail; nothing in a release build.
+pub mod faults;
 
 // A blocking writer becomes a stream.
 pub mod pipe;
