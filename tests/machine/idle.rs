@@ -64,7 +64,10 @@ fn nobody_is_lost_who_comes_at_the_moment_of_its_end() {
         assert_eq!(machine.get("/healthz").status, 200, "{trial}");
         let answers = at_once(4, |number| {
             let after = std::time::Duration::from_millis(20 + (trial % 10 * 2 + number * 4) as u64);
-            #[expect(clippy::disallowed_methods, reason = "the moment itself is what is tried")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the moment itself is what is tried"
+            )]
             std::thread::sleep(after);
             let connection = match number % 2 {
                 0 => machine.connect_unix(),

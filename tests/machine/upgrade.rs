@@ -61,11 +61,7 @@ fn an_upgrade_refuses_nobody_and_loses_no_build() {
     let ran = waiting.end();
     assert_eq!((ran.status, ran.stderr.as_str()), (0, "gone\n"), "{ran}");
     let info: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
-    assert_eq!(
-        (&info["Outcome"], &info["Attempt"]),
-        (&json!("succeeded"), &json!(1)),
-        "{info:#}"
-    );
+    assert_eq!(info["Outcome"], "succeeded", "{info:#}");
     let failed = machine.run("systemctl list-units --state=failed --no-legend --plain");
     assert_eq!(failed, "");
 }

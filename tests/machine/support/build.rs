@@ -51,7 +51,8 @@ impl Machine {
         ));
         self.script(
             name,
-            "echo here > /gates/here; read word < /gates/go; echo $word > artifacts/word",
+            // Whoever made it before has heard of it; made again, it need not be heard.
+            "(echo here > /gates/here) & word=$(cat /gates/go); echo $word > artifacts/word",
             json!({ "mounts": { GATES: "/gates" } }),
         )
     }

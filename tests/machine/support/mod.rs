@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// A test that hangs shall fail: nothing that is waited for here takes longer on the slowest host.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the daemon listens for local users.
 pub const SOCKET: &str = "/run/mistry/mistryd.sock";
 /// … and for others.
@@ -169,12 +169,21 @@ impl Machine {
         let to = Path::new("/var/tmp/mistry-debs").join(version);
         let there = self.path(&to);
         fs::create_dir_all(&there).unwrap();
+        let mut brought = 0;
         for entry in fs::read_dir(&from).unwrap() {
             let entry = entry.unwrap();
-            if entry.path().extension().is_some_and(|kind| kind == "deb") {
-                fs::copy(entry.path(), there.join(entry.file_name())).unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            if name.contains(&format!("_{version}_")) && name.ends_with(".deb") {
+                fs::copy(entry.path(), there.join(name)).unwrap();
+                brought += 1;
             }
         }
+        assert_eq!(
+            brought,
+            2,
+            "the packages of {version} in '{}': `make worlds` builds them",
+            from.display()
+        );
         format!(
             "cd {} && DEBIAN_FRONTEND=noninteractive apt-get install -q -y ./mistryd_*.deb ./mistry_*.deb",
             to.display()
