@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{
-    daemon::Home,
+    daemon::{Home, TestDaemon},
     http::{Ask, within},
     manager::{Life, Manager},
 };
@@ -192,11 +192,7 @@ async fn with_a_wrong_configuration_who_waits_is_told_and_the_next_life_serves()
     let at = manager.over_tcp();
     let waiting = tokio::spawn(async move { at.ask(Ask::get("/index/")).await });
     // Until it waits at the door, nobody is there who could be told.
-    within("the client", async {
-        let door = tokio::io::unix::AsyncFd::new(manager.tcp.try_clone().unwrap()).unwrap();
-        let _ = door.readable().await.unwrap();
-    })
-    .await;
+    manager.awaited().await;
     let life = manager.start(&home);
     let answer = within("the answer", waiting).await.unwrap();
     assert_eq!(answer.status, 503);
@@ -299,4 +295,21 @@ async fn a_systemd_that_does_not_hear_stops_nothing() {
     manager.over_unix().ask(job).await.expect(201);
     life.signal(Signal::TERM);
     assert_eq!(life.ended().await, 0);
+}
+
+/// Other cgroup drivers know no slices and would refuse one.
+#[tokio::test]
+async fn builds_run_in_a_slice_of_their_own_where_systemd_makes_the_cgroups() {
+    for (driver, parent) in [
+        ("systemd", json!("mistry-builds.slice")),
+        ("cgroupfs", json!(null)),
+    ] {
+        let daemon = TestDaemon::with(&["succeed"]).await;
+        daemon.home.engine.cgroup_driver(driver);
+        let job = json!({"project": "succeed"});
+        daemon.post("/jobs", &job).await.expect(201);
+        let container = &daemon.home.engine.containers()[0];
+        let found = &container.spec["HostConfig"]["CgroupParent"];
+        assert_eq!(*found, parent, "{driver}");
+    }
 }

@@ -9,6 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use rustix::event::{PollFd, PollFlags, poll};
 use tokio::net::UnixDatagram;
 
 use super::{
@@ -76,6 +77,15 @@ impl Manager {
     /// Starts it.
     pub fn start(&self, home: &Home) -> Life {
         Life(self.command(home).spawn().unwrap())
+    }
+
+    /// Returns when somebody waits to be accepted over TCP.
+    pub async fn awaited(&self) {
+        let door = self.tcp.try_clone().unwrap();
+        let waiting = tokio::task::spawn_blocking(move || {
+            poll(&mut [PollFd::new(&door, PollFlags::IN)], None).unwrap();
+        });
+        within("a client", waiting).await.unwrap();
     }
 
     /// The next line that it tells us and that begins with `wanted`.
