@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use super::{assert_none, read, root, shipped, tree};
+use super::{assert_none, read, root, tree};
 
 #[allow(dead_code)]
 #[path = "../../../packaging/manuals/main.rs"]
@@ -309,7 +309,7 @@ fn the_catalog_explains_each_id_once_and_no_other() {
     let (explained, wrong) = entries(&catalog);
     assert_none(&wrong);
     assert!(explained.len() > 10, "the entries are not found");
-    let sources: String = shipped(&tree("src")).into_values().collect();
+    let sources: String = tree("src").into_values().collect();
     let literals = sources.split('"').skip(1).step_by(2);
     let given: BTreeSet<&str> = literals.filter(|text| is_id(text)).collect();
     let known: BTreeSet<&str> = explained.keys().copied().collect();
