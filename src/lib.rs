@@ -11,8 +11,8 @@
 //! - The nouns: [`project`] (the recipe and its context), [`job`] (what is asked, and its id),
 //!   [`config`], [`api`] (the JSON on the line).
 //! - The rooms that touch one world each: [`filesystem`] (trees), [`build`] (the disk under the
-//!   build path), [`docker`] (the Engine); and [`journal`], [`metrics`], [`pipe`], which know
-//!   nothing of the rest.
+//!   build path), [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`],
+//!   [`pipe`], which know nothing of the rest.
 //! - The heart: [`scheduler`]. Who builds what, when, and who waits for it. Its `pipeline` is
 //!   the story of one build.
 //! - The face: [`web`]. The other end of it: [`client`].
@@ -22,7 +22,7 @@
 //!
 //! A build that an end of the daemon interrupts is made again, not adopted. Nothing is
 //! cancelled, timed out or collected yet, though records hold what that needs. There is no
-//! D-Bus, no systemd, and images are made by Docker's classic builder.
+//! D-Bus, and images are made by Docker's classic builder.
 //!
 //! # To run it once by hand
 //!
@@ -60,8 +60,14 @@ pub mod docker;
 // Where the daemon's records go.
 pub mod journal;
 
+// What systemd gives and is told.
+pub mod systemd;
+
 // What is counted.
 pub mod metrics;
+
+// Where tests let the daemon fail; nothing in a release build.
+pub mod faults;
 
 // A blocking writer becomes a stream.
 pub mod pipe;

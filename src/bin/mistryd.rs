@@ -1,11 +1,13 @@
-//! The build server. Arguments, journal, [`mistry::daemon::run`], exit status.
+//! The build server. Inherited sockets, arguments, journal, [`mistry::daemon::run`], exit status.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // Before there are threads: what it takes out of the environment they could be reading.
+    let inherited = mistry::systemd::inherited();
     let command = mistry::daemon::Command::parse();
     mistry::journal::begin();
-    mistry::daemon::run(command)
+    mistry::daemon::run(command, inherited)
 }

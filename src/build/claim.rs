@@ -22,10 +22,13 @@ const MAX_LOCK: u64 = 4 << 10;
 pub struct Holder {
     /// Its process.
     pub pid: u32,
-    /// Where it listens over TCP, once it does.
+    /// Where it listens, once it does: `HOST:PORT`, or `unix:///PATH`.
     pub address: Option<String>,
     /// A token with every right, for programs that may read the lock file.
     pub token: Option<String>,
+    /// systemd holds its sockets: who connects there finds a daemon, or starts one.
+    #[serde(default)]
+    pub activated: bool,
 }
 
 /// The lock, held, and the instance id.
@@ -66,30 +69,22 @@ impl Claim {
             Err(error) => return Err(Error::Disk("lock the build path", error.into())),
         }
         let instance = instance(layout).map_err(doing("read the instance id"))?;
-        let claim = Claim { lock, instance };
-        claim.announce(None, None)?;
-        Ok(claim)
+        // Who held it before holds it no more. On a full disk that stays written, which misleads
+        // only whoever asks in this moment.
+        let _ = lock.set_len(0);
+        Ok(Claim { lock, instance })
     }
 
     /// Writes into the lock file who we are, for others that want the build path.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn announce(
-        &self,
-        address: Option<String>,
-        token: Option<String>,
-    ) -> Result<(), Error> {
-        let holder = Holder {
-            pid: std::process::id(),
-            address,
-            token,
-        };
+    pub(super) fn announce(&self, holder: &Holder) -> Result<(), Error> {
         let write = || -> io::Result<()> {
             let mut lock = &self.lock;
             lock.seek(SeekFrom::Start(0))?;
             lock.set_len(0)?;
-            lock.write_all(&serde_json::to_vec(&holder)?)
+            lock.write_all(&serde_json::to_vec(holder)?)
         };
         write().map_err(doing("write the lock of the build path"))
     }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{Mode, OFlags};
 
 use super::artifacts::Artifacts;
-use super::claim::Claim;
+use super::claim::{Claim, Holder};
 use super::index::{Filter, Index, Place};
 use super::layout::{self, Layout};
 use super::lease::Lease;
@@ -127,8 +127,8 @@ impl BuildStore {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn announce(&self, address: Option<String>, token: Option<String>) -> Result<(), Error> {
-        self.claim.announce(address, token)
+    pub fn announce(&self, holder: &Holder) -> Result<(), Error> {
+        self.claim.announce(holder)
     }
 
     /// 32 hex digits, made once per build path: what carries it in Docker is ours.

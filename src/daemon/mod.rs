@@ -4,33 +4,39 @@
 //! an earlier life left: a request that needs one of them waits for it alone.
 
 mod args;
+mod idle;
+mod listen;
 mod rebuild;
+mod reload;
+mod status;
 mod token;
+mod watchdog;
 
 pub use args::Command;
 
 use std::io;
-use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::args::Verb;
-use crate::build::{self, BuildStore, random_hex};
+use self::listen::{DEFAULT_ADDRESS, Listening};
+use self::reload::Reloading;
+use crate::build::{self, BuildStore, Holder, random_hex};
 use crate::config::{self, Config};
 use crate::docker::{self, Docker};
 use crate::filesystem::{self, Filesystem};
 use crate::metrics::Metrics;
 use crate::project::Projects;
 use crate::scheduler::{self, Rules, Scheduler};
-use crate::web::{self, Access, Listener, Scope, Token, TokensFile, Web};
+use crate::systemd::{self, Socket};
+use crate::web::{self, Access, Scope, Token, TokensFile, Web};
 
-/// Where to listen when nothing is said.
-const DEFAULT_ADDRESS: &str = "127.0.0.1:8462";
 /// The exit status of a wrong configuration: `EX_CONFIG` of sysexits(3).
 const WRONG_CONFIG: u8 = 78;
 /// The exit status of a wrong command line, as clap has it.
@@ -41,6 +47,20 @@ const GRACE: Duration = Duration::from_secs(10);
 const THREADS_GRACE: Duration = Duration::from_secs(1);
 /// Our umask: what a build leaves is for our user and group.
 const UMASK: u32 = 0o027;
+/// With clients at the door, a daemon that cannot start tells them so for this long before it ends:
+/// their coming starts it again, and so that happens once in this time, however many come.
+const TURNING_AWAY: Duration = Duration::from_secs(5);
+/// What they are told; where the reason is, only those on the host may read.
+const CANNOT_START: &str =
+    "mistryd cannot start; whoever administers the host sees why with: journalctl -u mistryd";
+/// What is read where systemd keeps the tokens from us: `LoadCredential=` of mistryd.service.
+const TOKENS_CREDENTIAL: &str = "tokens";
+
+const SERVING: &str = "03ad2c8104284b9f899695452143b987";
+const STOPPING: &str = "8dbb612cd34d4078ba151159d4e5cd82";
+const IDLE: &str = "a22b43c71a9948ee934e1926106d92dd";
+const MISCONFIGURED: &str = "d1c53a7e64f84b0f9be0a8123f57c9e4";
+
 /// Where the Engine is, when it is elsewhere.
 const DOCKER_HOST: &str = "DOCKER_HOST";
 
@@ -50,7 +70,13 @@ enum Error {
     #[error(transparent)]
     Config(#[from] config::Error),
     #[error(transparent)]
+    Inherited(#[from] systemd::Error),
+    #[error(transparent)]
     Tokens(#[from] web::TokensError),
+    #[error("the configuration '{}' names another {key} than the one in force: restart mistryd for that", path.display())]
+    Fixed { key: &'static str, path: PathBuf },
+    #[error("a thread of ours ended without a word")]
+    Lost,
     #[error(transparent)]
     Filesystem(#[from] filesystem::Error),
     #[error(transparent)]
@@ -75,23 +101,61 @@ impl Error {
     fn exit(&self) -> ExitCode {
         match self {
             // Not to be tried again before somebody has changed something.
-            Error::Config(_) | Error::Tokens(_) | Error::Filesystem(_) | Error::DockerHost(_) => {
-                ExitCode::from(WRONG_CONFIG)
-            }
+            Error::Config(_)
+            | Error::Inherited(_)
+            | Error::Tokens(_)
+            | Error::Filesystem(_)
+            | Error::DockerHost(_) => ExitCode::from(WRONG_CONFIG),
+            Error::Store(error) if error.is_full() => ExitCode::from(WRONG_CONFIG),
             Error::Address(_) => ExitCode::from(WRONG_USAGE),
             _ => ExitCode::FAILURE,
         }
     }
 }
 
-/// Does what the command line asks; what goes wrong is told on standard error.
-pub fn run(command: Command) -> ExitCode {
-    match perform(command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("mistryd: {}", told(&error));
-            error.exit()
-        }
+/// Does what the command line asks, at the sockets that systemd gave us; what goes wrong is told on
+/// standard error, or to systemd and the journal where they started us.
+pub fn run(command: Command, inherited: Result<Vec<Socket>, systemd::Error>) -> ExitCode {
+    let mut sockets = Vec::new();
+    let result = inherited.map_err(Error::from).and_then(|given| {
+        sockets = given;
+        perform(command, &mut sockets)
+    });
+    let error = match result {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    let told = told(&error);
+    if systemd::is_watching() {
+        tracing::error!(
+            message_id = MISCONFIGURED,
+            mistry_event = "misconfigured",
+            "mistryd cannot start: {told}"
+        );
+        // Nobody else could be told if this fails.
+        let _ = systemd::status(&told);
+    } else {
+        eprintln!("mistryd: {told}");
+    }
+    if systemd::is_awaited(&sockets) {
+        turn_away(sockets);
+    }
+    error.exit()
+}
+
+/// Tells those who wait at the door that it stays closed.
+fn turn_away(sockets: Vec<Socket>) {
+    let turned_away = runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            let listeners: io::Result<Vec<_>> = sockets.into_iter().map(listen::listener).collect();
+            let turning = async { web::turn_away(listeners?, CANNOT_START, TURNING_AWAY).await };
+            turning
+                .await
+                .map_err(|error| Error::System("turn clients away", error))
+        })
+    });
+    if let Err(error) = turned_away {
+        tracing::error!("{}", told(&error));
     }
 }
 
@@ -106,14 +170,11 @@ fn told(error: &dyn std::error::Error) -> String {
     told
 }
 
-fn perform(command: Command) -> Result<ExitCode, Error> {
+fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Error> {
     let config = Config::read(&command.config)?;
     let kind = command.filesystem.unwrap_or(config.filesystem);
     let filesystem = Filesystem::detect(kind, &config.build_path)?;
-    let tokens = match &config.auth_tokens_file {
-        Some(path) => Some(Arc::new(TokensFile::open(path)?)),
-        None => None,
-    };
+    let tokens = open_tokens(&config)?;
     if command.check_config {
         println!("the configuration '{}' is in order", config.path.display());
         for key in config.without_effect() {
@@ -126,20 +187,19 @@ fn perform(command: Command) -> Result<ExitCode, Error> {
     }
     // Each connection and each build takes descriptors; the usual soft limit is for select(2).
     let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    files.current = files.maximum;
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, files)
-        .map_err(|error| Error::System("raise the limit of open files", error.into()))?;
+    if files.current != files.maximum {
+        files.current = files.maximum;
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, files)
+            .map_err(|error| Error::System("raise the limit of open files", error.into()))?;
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Error::System("start the runtime", error))?;
+    let runtime = runtime()?;
     let result = runtime.block_on(async {
         match command.verb {
             Some(Verb::Rebuild(asked)) => rebuild::run(&config, filesystem, &asked).await,
             _ => {
-                let address = command.addr.as_deref().unwrap_or(DEFAULT_ADDRESS);
-                serve(&config, filesystem, tokens, address).await
+                let address = command.addr.as_deref();
+                serve(config, filesystem, tokens, sockets, address).await
             }
         }
     });
@@ -147,64 +207,148 @@ fn perform(command: Command) -> Result<ExitCode, Error> {
     result
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::System("start the runtime", error))
+}
+
 async fn serve(
-    config: &Config,
+    config: Config,
     filesystem: Filesystem,
     tokens: Option<Arc<TokensFile>>,
-    address: &str,
+    sockets: &mut Vec<Socket>,
+    address: Option<&str>,
 ) -> Result<ExitCode, Error> {
     // The lock comes first: a second daemon must not touch what the first one builds.
     let store = BuildStore::open(&config.build_path, filesystem)?;
-    let listener = listen(address).await?;
-    let bound = listener
-        .local_addr()
-        .map_err(|error| Error::Listen(address.to_owned(), error))?;
+    let listening = Listening::begin(std::mem::take(sockets), address).await?;
     let secret = random_hex().map_err(|error| Error::System("make a token", error))?;
-    store.announce(Some(bound.to_string()), Some(secret.clone()))?;
+    let announced = store.announce(&Holder {
+        pid: std::process::id(),
+        address: listening.address(),
+        token: Some(secret.clone()),
+        activated: listening.inherited,
+    });
+    match announced {
+        // What is cached can be served without a byte of room.
+        Err(error) if error.is_full() => tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the disk is full: cached builds are served; mistryd rebuild does not find this daemon"
+        ),
+        announced => announced?,
+    }
 
     let metrics = Metrics::new().map_err(Error::Metrics)?;
-    let scheduler = assemble(config, store, metrics.clone())?;
-    scheduler.adopt().await.map_err(Error::Adoption)?;
-
+    let scheduler = assemble(&config, store, metrics.clone())?;
     let stop = CancellationToken::new();
-    let access = Access {
-        hosts: hosts(config),
-        tokens,
-        public: match config.public {
-            config::Public::Read => web::Public::Read,
-            config::Public::None => web::Public::Nothing,
-        },
-        local: Some(Token::of("local", vec![Scope::Admin], &secret)),
-    };
+    let access = access(&config, tokens, &secret);
     let face = Web::new(scheduler.clone(), metrics, access, stop.clone());
-    announce(config, filesystem, bound);
-    let mut serving = Box::pin(web::serve(vec![Listener::Tcp(listener)], face));
-
+    let door = face.door();
+    let limit = config.idle_exit.filter(|_| listening.inherited);
+    let is_inherited = listening.inherited;
     let mut terminate = handler(SignalKind::terminate())?;
     let mut interrupt = handler(SignalKind::interrupt())?;
+    let mut hangup = handler(SignalKind::hangup())?;
+    announce(&config, filesystem, &listening);
+    let mut reloading = Reloading {
+        config,
+        scheduler: scheduler.clone(),
+        face: face.clone(),
+        secret,
+        idle_exit: watch::channel(limit).0,
+        trouble: watch::channel(None).0,
+    };
+    let (idle_exit, trouble) = (
+        reloading.idle_exit.subscribe(),
+        reloading.trouble.subscribe(),
+    );
+    let mut serving = Box::pin(web::serve(listening.listeners, face));
+    tell_systemd(systemd::ready).await;
+
+    let asked_to_end = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let reloads = async {
+        loop {
+            hangup.recv().await;
+            reloading.reload().await;
+        }
+    };
+    // What an earlier life left comes first: a daemon that has not looked is not idle.
+    let working = async {
+        scheduler.adopt().await.map_err(Error::Adoption)?;
+        match is_inherited {
+            true => idle::idle(&door, scheduler.activity(), idle_exit).await,
+            // Nobody would start it again.
+            false => std::future::pending().await,
+        }
+        Ok::<(), Error>(())
+    };
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = asked_to_end => tracing::info!(
+            message_id = STOPPING,
+            mistry_event = "stopping",
+            "stopping; what is being built is made again at the next start"
+        ),
+        idle = working => {
+            idle?;
+            tracing::info!(
+                message_id = IDLE,
+                mistry_event = "idle",
+                "nothing to do: ending; the next client starts it again"
+            );
+        }
         served = &mut serving => {
             // Nobody asked it to end: that is a fault.
-            served.map_err(|error| Error::Listen(address.to_owned(), error))?;
+            served.map_err(|error| Error::System("accept connections", error))?;
             return Ok(ExitCode::FAILURE);
         }
+        () = watchdog::keep(&door, &scheduler) => {}
+        () = status::tell(scheduler.activity(), trouble) => {}
+        () = reloads => {}
     }
-    tracing::info!("stopping; what is being built is made again at the next start");
+    tell_systemd(|| systemd::stopping("stopping")).await;
     stop.cancel();
     // Waiters are told by the scheduler, and the web lets them have their answer.
     let (drained, served) = tokio::join!(scheduler.drain(GRACE), serving);
     if !drained {
         tracing::warn!("some builds did not let go in time; the next start takes them over");
     }
-    served.map_err(|error| Error::Listen(address.to_owned(), error))?;
+    served.map_err(|error| Error::System("accept connections", error))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells systemd something, on a thread that may wait for it.
+async fn tell_systemd(tell: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "systemd does not hear us"
+        );
+    }
 }
 
 /// The scheduler over a store, as the configuration wants it.
 fn assemble(config: &Config, store: BuildStore, metrics: Metrics) -> Result<Scheduler, Error> {
-    let rules = Rules {
+    let docker = Docker::new(&docker_socket()?)?;
+    let projects = Projects::new(&config.projects_path);
+    Ok(Scheduler::new(
+        rules(config),
+        projects,
+        store,
+        docker,
+        metrics,
+    ))
+}
+
+/// What the scheduler is told by the configuration.
+fn rules(config: &Config) -> Rules {
+    Rules {
         slots: config.job_concurrency,
         backlog: config.job_backlog,
         mounts: config.mounts.clone(),
@@ -212,10 +356,36 @@ fn assemble(config: &Config, store: BuildStore, metrics: Metrics) -> Result<Sche
         limits: config.limits.clone(),
         log_limit: config.log_limit,
         job_timeout: config.job_timeout,
+    }
+}
+
+/// Who may ask what, as the configuration says.
+fn access(config: &Config, tokens: Option<Arc<TokensFile>>, secret: &str) -> Access {
+    Access {
+        hosts: hosts(config),
+        tokens,
+        public: match config.public {
+            config::Public::Read => web::Public::Read,
+            config::Public::None => web::Public::Nothing,
+        },
+        local: Some(Token::of("local", vec![Scope::Admin], secret)),
+    }
+}
+
+/// The tokens file, if one is configured; where it is closed to us, what systemd read of it before
+/// it started us.
+fn open_tokens(config: &Config) -> Result<Option<Arc<TokensFile>>, Error> {
+    let Some(path) = &config.auth_tokens_file else {
+        return Ok(None);
     };
-    let docker = Docker::new(&docker_socket()?)?;
-    let projects = Projects::new(&config.projects_path);
-    Ok(Scheduler::new(rules, projects, store, docker, metrics))
+    let opened = match (
+        TokensFile::open(path),
+        systemd::credential(TOKENS_CREDENTIAL),
+    ) {
+        (Err(error), Some(credential)) if error.is_closed() => TokensFile::open(&credential),
+        (opened, _) => opened,
+    };
+    Ok(Some(Arc::new(opened?)))
 }
 
 /// The Engine's socket: Docker's own variable, else the usual place.
@@ -227,24 +397,6 @@ fn docker_socket() -> Result<PathBuf, Error> {
         },
         Err(_) => Ok(Path::new(docker::DEFAULT_SOCKET).to_owned()),
     }
-}
-
-async fn listen(address: &str) -> Result<tokio::net::TcpListener, Error> {
-    let failed = |error| Error::Listen(address.to_owned(), error);
-    let named = address.to_owned();
-    let resolved = tokio::task::spawn_blocking(move || {
-        named.to_socket_addrs().map(Iterator::collect::<Vec<_>>)
-    });
-    let resolved = resolved
-        .await
-        .map_err(|error| failed(io::Error::other(error)))?;
-    let resolved = resolved.map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidInput => Error::Address(address.to_owned()),
-        _ => failed(error),
-    })?;
-    tokio::net::TcpListener::bind(&*resolved)
-        .await
-        .map_err(failed)
 }
 
 /// Names under which clients may address us: the configured ones and this host's.
@@ -263,20 +415,34 @@ fn hosts(config: &Config) -> Vec<String> {
     hosts
 }
 
-fn announce(config: &Config, filesystem: Filesystem, bound: std::net::SocketAddr) {
+fn announce(config: &Config, filesystem: Filesystem, listening: &Listening) {
+    for address in &listening.tcp {
+        if !address.ip().is_loopback() && config.auth_tokens_file.is_none() {
+            tracing::warn!(
+                "anybody who can reach {address} may build here, which is as good as running programs on this host: set auth_tokens_file, or listen on 127.0.0.1"
+            );
+        }
+    }
+    if config.idle_exit.is_some() && !listening.inherited {
+        tracing::warn!(
+            "'idle_exit' is set, but has no effect here: without sockets held by systemd nobody would start mistryd again"
+        );
+    }
+    warn_without_effect(config);
     tracing::info!(
-        "serving on http://{bound}; projects in '{}', builds in '{}' ({}), {} at once, {} waiting",
+        message_id = SERVING,
+        mistry_event = "serving",
+        "serving on {}; projects in '{}', builds in '{}' ({}), {} at once, {} waiting",
+        listening.shown.join(" and "),
         config.projects_path.display(),
         config.build_path.display(),
         filesystem.name(),
         config.job_concurrency,
         config.job_backlog,
     );
-    if !bound.ip().is_loopback() && config.auth_tokens_file.is_none() {
-        tracing::warn!(
-            "anybody who can reach {bound} may build here, which is as good as running programs on this host: set auth_tokens_file, or listen on 127.0.0.1"
-        );
-    }
+}
+
+fn warn_without_effect(config: &Config) {
     for key in config.without_effect() {
         tracing::warn!("'{key}' is set, but this version does not act on it yet");
     }

@@ -35,6 +35,12 @@ pub(super) async fn run(
     filesystem: Filesystem,
     asked: &Rebuild,
 ) -> Result<ExitCode, Error> {
+    // Where systemd holds the sockets, the daemon is there as soon as it is asked, and it builds
+    // images for its own user, not for ours.
+    if let Some(client) = daemon(config).filter(|_| is_activated(config)) {
+        // A socket that nobody holds any more is no daemon; then we take its place.
+        let _ = client.status().await;
+    }
     let builder = match BuildStore::open(&config.build_path, filesystem) {
         Ok(store) => {
             let metrics = Metrics::new().map_err(Error::Metrics)?;
@@ -128,9 +134,19 @@ impl Builder {
 /// The daemon that says it holds the build path.
 fn daemon(config: &Config) -> Option<Client> {
     let holder = holder(&config.build_path)?;
-    let (host, port) = holder.address.as_deref()?.rsplit_once(':')?;
-    let address = Address::tcp(host, port.parse().ok()?).ok()?;
+    let address = holder.address.as_deref()?;
+    let address = match address.parse() {
+        Ok(unix @ Address::Unix(_)) => unix,
+        _ => {
+            let (host, port) = address.rsplit_once(':')?;
+            Address::tcp(host, port.parse().ok()?).ok()?
+        }
+    };
     Some(Client::new(address, holder.token))
+}
+
+fn is_activated(config: &Config) -> bool {
+    holder(&config.build_path).is_some_and(|holder| holder.activated)
 }
 
 fn duration(nanos: i64) -> Duration {

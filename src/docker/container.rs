@@ -60,8 +60,8 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// Bytes of output that the Engine must keep for readers, at least.
     pub log_bytes: u64,
-    /// Control group (or systemd slice) that the container's own is made in.
-    pub cgroup_parent: Option<String>,
+    /// The systemd slice that it is put into, where the Engine lets systemd make the cgroups.
+    pub slice: Option<String>,
 }
 
 /// What a container may use of the host; `None` is no limit.
@@ -121,7 +121,11 @@ impl Docker {
     /// UTF-8; [`Error::Unreachable`]; [`Error::Api`], also for a host path that does not exist.
     pub async fn create(&self, spec: &ContainerSpec) -> Result<String, Error> {
         let doing = "creating a container";
-        let body = body(spec)?;
+        let slice = match &spec.slice {
+            Some(slice) if self.has_slices().await? => Some(slice.clone()),
+            _ => None,
+        };
+        let body = body(spec, slice)?;
         let options = CreateContainerOptions {
             name: Some(spec.name.clone()),
             ..CreateContainerOptions::default()
@@ -443,7 +447,7 @@ fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
     Ok(Output { stream, bytes })
 }
 
-fn body(spec: &ContainerSpec) -> Result<ContainerCreateBody, Error> {
+fn body(spec: &ContainerSpec, slice: Option<String>) -> Result<ContainerCreateBody, Error> {
     let mut mounts = vec![bind(&spec.data, "/data")?];
     for (host, inside) in &spec.mounts {
         mounts.push(bind(host, inside)?);
@@ -459,7 +463,7 @@ fn body(spec: &ContainerSpec) -> Result<ContainerCreateBody, Error> {
         // A rounded number of billionths of a CPU; absurd ones are the Engine's to refuse.
         nano_cpus: spec.limits.cpus.map(|cpus| (cpus * 1e9).round() as i64),
         pids_limit: spec.limits.pids.map(signed),
-        cgroup_parent: spec.cgroup_parent.clone(),
+        cgroup_parent: slice,
         ..HostConfig::default()
     };
     Ok(ContainerCreateBody {
@@ -525,12 +529,12 @@ mod tests {
             network: String::new(),
             limits: Limits::default(),
             log_bytes: 1 << 20,
-            cgroup_parent: None,
+            slice: None,
         }
     }
 
     fn host(spec: &ContainerSpec) -> HostConfig {
-        body(spec).unwrap().host_config.unwrap()
+        body(spec, None).unwrap().host_config.unwrap()
     }
 
     #[test]
@@ -587,7 +591,7 @@ mod tests {
     fn a_path_that_is_not_utf8_is_refused_and_not_mangled() {
         use std::os::unix::ffi::OsStringExt;
         let data = PathBuf::from(std::ffi::OsString::from_vec(b"/\xff".to_vec()));
-        let error = body(&ContainerSpec { data, ..spec() }).unwrap_err();
+        let error = body(&ContainerSpec { data, ..spec() }, None).unwrap_err();
         assert!(matches!(error, Error::Path(_)));
     }
 }

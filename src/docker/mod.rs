@@ -20,6 +20,7 @@ use std::{
 };
 
 use bollard::errors::Error as Bollard;
+use bollard::models::SystemInfoCgroupDriverEnum;
 
 pub use self::{
     container::{ContainerSpec, Exit, Found, Limits, Output, Stream},
@@ -105,7 +106,15 @@ struct Shared {
     socket: String,
     /// The client that has agreed on an API version; `None` until an Engine has answered, and again
     /// after it was gone, since the one that comes back may be another version.
-    negotiated: Mutex<Option<bollard::Docker>>,
+    negotiated: Mutex<Option<Agreed>>,
+}
+
+/// What was agreed on with an Engine, and what it said of itself.
+#[derive(Debug, Clone)]
+struct Agreed {
+    client: bollard::Docker,
+    /// Whether systemd makes the cgroups of its containers; `None` until asked.
+    has_slices: Option<bool>,
 }
 
 impl Docker {
@@ -194,15 +203,34 @@ impl Docker {
             .within(ENGINE_PATIENCE, doing, client.negotiate_version())
             .await?
             .map_err(|e| self.failed(doing, e))?;
-        *self.slot() = Some(agreed.clone());
+        *self.slot() = Some(Agreed {
+            client: agreed.clone(),
+            has_slices: None,
+        });
         Ok(agreed)
     }
 
-    fn negotiated(&self) -> Option<bollard::Docker> {
-        self.slot().clone()
+    /// Whether its cgroup driver is systemd: other drivers take no slices. Asked once per Engine.
+    async fn has_slices(&self) -> Result<bool, Error> {
+        let doing = "asking for its cgroup driver";
+        let known = self.slot().as_ref().and_then(|agreed| agreed.has_slices);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let answer = self.call(doing, async |docker| docker.info().await);
+        let info = answer.await?.map_err(|e| self.failed(doing, e))?;
+        let has_slices = info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD);
+        if let Some(agreed) = self.slot().as_mut() {
+            agreed.has_slices = Some(has_slices);
+        }
+        Ok(has_slices)
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<bollard::Docker>> {
+    fn negotiated(&self) -> Option<bollard::Docker> {
+        self.slot().as_ref().map(|agreed| agreed.client.clone())
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Agreed>> {
         let slot = self.shared.negotiated.lock();
         // The value is replaced whole, so it is good whatever became of the last holder.
         slot.unwrap_or_else(PoisonError::into_inner)

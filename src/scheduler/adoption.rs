@@ -40,9 +40,11 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             .record
             .as_ref()
             .is_some_and(|record| record.keep.rebuild);
+        let group = leftover.record.as_ref().map(|r| r.info.group.clone());
+        let group = group.filter(|group| !group.is_empty());
         let admission = shared
             .queue()
-            .admit_again(id, || Live::new(project, id, rebuild));
+            .admit_again(id, || Live::new(project, id, group, rebuild, None));
         let live = match admission {
             Admission::Started(live) => {
                 live.slot.notify_one();
@@ -54,14 +56,15 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         };
         let guarded = live.clone();
         let task = take_over(shared.clone(), live, leftover);
-        shared
-            .tasks
-            .spawn(pipeline::guarded(shared.clone(), guarded, task));
+        shared.spawn(pipeline::guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
     let (sweeping, scanning) = (shared.clone(), shared.store.clone());
-    shared.tasks.spawn(async move {
+    shared.spawn(async move {
         // Without an Engine, the first build that needs one tries again.
+        if sweeping.engine_there().await.is_err() {
+            return;
+        }
         if let Err(error) = swept(&sweeping).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -69,7 +72,9 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             );
         }
     });
+    let busy = shared.board.busy();
     shared.tasks.spawn_blocking(move || {
+        let _busy = busy;
         for result in [scanning.scan(), scanning.empty_trash()] {
             if let Err(error) = result {
                 tracing::error!(
@@ -139,12 +144,7 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         }
     };
     let attempt = pending.info().attempt;
-    publish(
-        &shared.metrics,
-        &live.project,
-        id,
-        &Event::TakenOver { attempt },
-    );
+    publish(&shared, live.subject(), &Event::TakenOver { attempt });
     match again {
         Some((job, context)) => pipeline::make(shared, live, pending, job, context).await,
         None => {

@@ -1,13 +1,43 @@
-//! What happens to jobs, told once: the one funnel to metrics and journal.
+//! What happens to jobs, told once: the one funnel to metrics, journal and those who watch.
 //!
 //! Each event is one record with the same fields, so that all records of a job are its story.
+//! Its `MESSAGE_ID` is explained in `packaging/systemd/mistryd.catalog`; a test holds the two
+//! together.
 
 use std::time::Duration;
 
+use super::Shared;
+use super::live::Live;
 use crate::build::{BuildInfo, Outcome};
+use crate::docker;
 use crate::job::JobId;
-use crate::metrics::Metrics;
 use crate::project::ProjectName;
+
+/// Message ids: made once, at random, and never changed.
+const ACCEPTED: &str = "fddd42b3f76149bdb9aa243f0a7b9143";
+const COALESCED: &str = "c8a51a290e3d4e89a26953616137c03c";
+const CACHED: &str = "0f73f604f82f4d57ba4f86276dd0de13";
+const REFUSED: &str = "685e339a279640b3ba8c8914d4216faa";
+const STARTED: &str = "98e3dc20d8b443089d23f8a07a9ffe7e";
+const RUNNING: &str = "c0b2a58ab75e4a088345564b2e626c27";
+const TAKEN_OVER: &str = "c57ed7b93c0c49df8c85570ecf688284";
+const SUCCEEDED: &str = "8422031a6eb14a51a89d70754a1e266c";
+const FAILED: &str = "bcb709d46fe3499db04ea6809552042c";
+const ERRORED: &str = "e9866551735b4e32a603e9dc6de8a3ce";
+const CANCELLED: &str = "4e6deb6e4bb7474cacdcb0dd37ffde44";
+const TIMED_OUT: &str = "7e37c5da088142f0af324a6f9d72c2e5";
+const ENGINE_AWAY: &str = "5b1f4fd6a02d4f6c8d39c01d6a4c2f11";
+const ENGINE_BACK: &str = "2f6a7c3d90b14d8e9a5b3e7f4c812d06";
+
+/// Whom an event is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) project: &'a ProjectName,
+    pub(super) id: JobId,
+    pub(super) group: Option<&'a str>,
+    /// The request that it came from, where one did.
+    pub(super) request: Option<&'a str>,
+}
 
 /// Something that happened to a job.
 #[derive(Debug)]
@@ -25,47 +55,132 @@ pub(super) enum Event<'a> {
         /// Which execution this is.
         attempt: u32,
     },
+    /// It has a slot.
+    Started,
+    /// Its container runs.
+    Running {
+        /// The container's id.
+        container: &'a str,
+        /// The image's.
+        image: &'a str,
+    },
     /// Over, whatever its outcome.
     Finished(&'a BuildInfo),
 }
 
-/// Tells everybody who counts or keeps records.
-pub(super) fn publish(metrics: &Metrics, project: &ProjectName, id: JobId, event: &Event<'_>) {
-    let name = project.as_str();
+/// One record about a job.
+macro_rules! tell {
+    ($level:ident, $message_id:expr, $event:expr, $subject:expr, $($rest:tt)+) => {
+        tracing::$level!(
+            message_id = $message_id,
+            mistry_event = $event,
+            mistry_project = $subject.project.as_str(),
+            mistry_job = %$subject.id,
+            mistry_group = $subject.group,
+            mistry_request = $subject.request,
+            $($rest)+
+        )
+    };
+}
+
+/// Tells everybody who counts, keeps records or watches.
+pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) {
+    let name = subject.project.as_str();
+    let metrics = &shared.metrics;
     match event {
         Event::Cached => {
             metrics.record_started(name);
             metrics.record_cached(name);
-            tracing::debug!(mistry_event = "cached", mistry_project = %project, mistry_job = %id, "answered from the cache");
+            tell!(debug, CACHED, "cached", subject, "answered from the cache");
         }
         Event::Coalesced => {
             metrics.record_started(name);
             metrics.record_coalesced(name);
-            tracing::info!(mistry_event = "coalesced", mistry_project = %project, mistry_job = %id, "joined a build under way");
+            tell!(
+                info,
+                COALESCED,
+                "coalesced",
+                subject,
+                "joined a build under way"
+            );
         }
         Event::Refused => {
             metrics.record_started(name);
-            tracing::warn!(mistry_event = "refused", mistry_project = %project, mistry_job = %id, "refused: every slot and every place in the queue is taken");
+            tell!(
+                warn,
+                REFUSED,
+                "refused",
+                subject,
+                "refused: every slot and every place in the queue is taken"
+            );
         }
         Event::Accepted => {
             metrics.record_started(name);
-            tracing::info!(mistry_event = "accepted", mistry_project = %project, mistry_job = %id, "accepted");
+            tell!(info, ACCEPTED, "accepted", subject, "accepted");
         }
         Event::TakenOver { attempt } => {
-            tracing::info!(mistry_event = "taken-over", mistry_project = %project, mistry_job = %id, attempt, "an earlier life left it unfinished; made again");
+            tell!(
+                info,
+                TAKEN_OVER,
+                "taken-over",
+                subject,
+                attempt,
+                "an earlier life left it unfinished; made again"
+            );
         }
-        Event::Finished(info) => finished(metrics, project, id, info),
+        Event::Started => tell!(info, STARTED, "started", subject, "it has its slot"),
+        Event::Running { container, image } => {
+            tell!(
+                info,
+                RUNNING,
+                "running",
+                subject,
+                container,
+                image,
+                "its container runs"
+            );
+        }
+        Event::Finished(info) => finished(shared, subject, info),
     }
 }
 
-fn finished(metrics: &Metrics, project: &ProjectName, id: JobId, info: &BuildInfo) {
+/// Tells when the Engine went away, or is back.
+pub(super) fn publish_engine(trouble: Option<&docker::Error>) {
+    match trouble {
+        Some(error) => tracing::error!(
+            message_id = ENGINE_AWAY,
+            mistry_event = "engine-away",
+            error = error as &dyn std::error::Error,
+            "the Docker Engine cannot be reached: cached builds are served, new ones are refused. See that Docker is installed and runs, and that this user may use its socket"
+        ),
+        None => tracing::info!(
+            message_id = ENGINE_BACK,
+            mistry_event = "engine-back",
+            "the Docker Engine answers again"
+        ),
+    }
+}
+
+impl Live {
+    /// As records name it.
+    pub(super) fn subject(&self) -> Subject<'_> {
+        Subject {
+            project: &self.project,
+            id: self.id,
+            group: self.group.as_deref(),
+            request: self.request.as_deref(),
+        }
+    }
+}
+
+fn finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
     let took = Duration::from_nanos(u64::try_from(info.duration).unwrap_or(0));
     let ran = matches!(
         info.outcome,
         Some(Outcome::Succeeded | Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled)
     );
-    metrics.record_finished(
-        project.as_str(),
+    shared.metrics.record_finished(
+        subject.project.as_str(),
         ran,
         info.succeeded(),
         info.incremental,
@@ -80,18 +195,59 @@ fn finished(metrics: &Metrics, project: &ProjectName, id: JobId, info: &BuildInf
     ];
     for (phase, milliseconds) in phases {
         if let Some(milliseconds) = milliseconds {
-            metrics.record_phase(phase, Duration::from_millis(milliseconds));
+            shared
+                .metrics
+                .record_phase(phase, Duration::from_millis(milliseconds));
         }
     }
-    let outcome = info.outcome.map_or("", Outcome::as_str);
-    tracing::info!(
-        mistry_event = "finished",
-        mistry_project = %project,
-        mistry_job = %id,
-        mistry_group = info.group,
-        exit_code = info.exit_code,
-        error = info.err,
-        "{outcome} after {} ms",
-        took.as_millis()
-    );
+    shared.board.ended(subject.project, subject.id, info, took);
+    let exit_code = info.exit_code;
+    let error = info.err.as_deref();
+    let took = took.as_millis();
+    match info.outcome {
+        Some(Outcome::Succeeded) | None => tell!(
+            info,
+            SUCCEEDED,
+            "succeeded",
+            subject,
+            exit_code,
+            "succeeded after {took} ms"
+        ),
+        Some(Outcome::Failed) => tell!(
+            warn,
+            FAILED,
+            "failed",
+            subject,
+            exit_code,
+            error,
+            "failed after {took} ms"
+        ),
+        Some(Outcome::Errored) => tell!(
+            error,
+            ERRORED,
+            "errored",
+            subject,
+            exit_code,
+            error,
+            "errored after {took} ms"
+        ),
+        Some(Outcome::Cancelled) => tell!(
+            info,
+            CANCELLED,
+            "cancelled",
+            subject,
+            exit_code,
+            error,
+            "cancelled after {took} ms"
+        ),
+        Some(Outcome::TimedOut) => tell!(
+            warn,
+            TIMED_OUT,
+            "timed-out",
+            subject,
+            exit_code,
+            error,
+            "timed out after {took} ms"
+        ),
+    }
 }

@@ -46,17 +46,29 @@ pub(super) struct Live {
     pub(super) id: JobId,
     /// A new image was asked for: what is cached stays in force meanwhile.
     pub(super) rebuild: bool,
+    /// The group's name, if any.
+    pub(super) group: Option<String>,
+    /// The request that asked first; `None` when that was in an earlier life.
+    pub(super) request: Option<String>,
     /// Told once, when it gets its slot.
     pub(super) slot: Notify,
     view: watch::Sender<View>,
 }
 
 impl Live {
-    pub(super) fn new(project: ProjectName, id: JobId, rebuild: bool) -> Arc<Live> {
+    pub(super) fn new(
+        project: ProjectName,
+        id: JobId,
+        group: Option<String>,
+        rebuild: bool,
+        request: Option<String>,
+    ) -> Arc<Live> {
         Arc::new(Live {
             project,
             id,
+            group,
             rebuild,
+            request,
             slot: Notify::new(),
             view: watch::channel(View::default()).0,
         })

@@ -7,6 +7,7 @@
 //!
 //! It knows nothing of HTTP: faces call it and turn its [`Error`]s into their own.
 
+mod activity;
 mod adoption;
 mod event;
 mod images;
@@ -15,6 +16,7 @@ mod lookup;
 mod pipeline;
 mod queue;
 
+pub use activity::{Activity, Last};
 pub use live::Ticket;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,10 +24,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+use tokio::sync::{SetOnce, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::event::{Event, publish};
+use self::activity::Board;
+use self::event::{Event, Subject, publish, publish_engine};
 use self::images::{INSTANCE, Images, Wanted};
 use self::live::Live;
 use self::lookup::{Looked, Lookups};
@@ -35,6 +41,7 @@ use crate::build::{
     text_of,
 };
 use crate::docker::{self, Docker};
+use crate::faults;
 use crate::job::{GroupName, JobId, Params};
 use crate::metrics::Metrics;
 use crate::project::{self, Context, Limits, ProjectName, Projects};
@@ -125,6 +132,8 @@ pub struct Asked {
     pub params: Params,
     /// A new image and a new build, whatever is cached.
     pub rebuild: bool,
+    /// The request that it came with, as the face calls it: it is in the records of the job.
+    pub request: Option<String>,
 }
 
 /// What became of it.
@@ -178,7 +187,8 @@ pub struct Scheduler(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    rules: Rules,
+    /// A reload swaps them; what is under way keeps what it has read of them.
+    rules: ArcSwap<Rules>,
     projects: Projects,
     store: Arc<BuildStore>,
     docker: Docker,
@@ -190,6 +200,9 @@ struct Shared {
     /// Every task that makes or clears something.
     tasks: TaskTracker,
     stop: CancellationToken,
+    board: Board,
+    /// Set when what an earlier life left is in the queue.
+    adopted: SetOnce<()>,
     /// True when no container runs that no build owns: none of an earlier life, and none that
     /// could not be removed.
     swept: tokio::sync::Mutex<bool>,
@@ -200,7 +213,8 @@ struct Shared {
 // === impl Scheduler ===
 
 impl Scheduler {
-    /// A scheduler over one build path and one Engine. Nothing runs before [`Scheduler::adopt`].
+    /// A scheduler over one build path and one Engine. Nothing new is built before
+    /// [`Scheduler::adopt`].
     pub fn new(
         rules: Rules,
         projects: Projects,
@@ -214,24 +228,29 @@ impl Scheduler {
             images: Images::new(docker.clone(), store.instance()),
             store: Arc::new(store),
             lookups: Lookups::default(),
-            rules,
+            rules: ArcSwap::from_pointee(rules),
             projects,
             docker,
             metrics,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            board: Board::new(),
+            adopted: SetOnce::new(),
             swept: tokio::sync::Mutex::new(false),
             rebuilding: tokio::sync::Mutex::new(()),
         }))
     }
 
-    /// Takes over what an earlier life left, and begins to read the index. To be called once,
-    /// before anything is submitted; what takes long is done in the background.
+    /// Takes over what an earlier life left, and begins to read the index. To be called once;
+    /// what must not begin before it waits for it, and what takes long is done in the background.
     ///
     /// # Errors
     /// [`Error::Lost`]; what cannot be read of the build path is told to the journal.
     pub async fn adopt(&self) -> Result<(), Error> {
-        adoption::begin(&self.0).await
+        adoption::begin(&self.0).await?;
+        // It is called once, so it is set once.
+        let _ = self.0.adopted.set(());
+        Ok(())
     }
 
     /// Asks for a job. The build, if one is needed, belongs to the scheduler: dropping this
@@ -241,18 +260,37 @@ impl Scheduler {
     /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the ticket says.
     pub async fn submit(&self, mut asked: Asked) -> Result<Submission, Error> {
         let is_rebuild = asked.rebuild;
+        let request = asked.request.take();
         let (live, has_slot, job, context) = loop {
             let (job, id, context) = match lookup::look_up(&self.0, asked).await? {
                 Looked::Cached(project, id, info) => {
-                    publish(&self.0.metrics, &project, id, &Event::Cached);
+                    let subject = Subject {
+                        project: &project,
+                        id,
+                        group: None,
+                        request: request.as_deref(),
+                    };
+                    publish(&self.0, subject, &Event::Cached);
                     return Ok(Submission::Cached(info));
                 }
                 Looked::Asked(job, id, context) => (job, id, context),
             };
-            let admission = self
-                .0
-                .queue()
-                .admit(id, || Live::new(job.project.clone(), id, is_rebuild));
+            self.0.adopted.wait().await;
+            let group = job.group.as_ref().map(ToString::to_string);
+            let subject = Subject {
+                project: &job.project,
+                id,
+                group: group.as_deref(),
+                request: request.as_deref(),
+            };
+            let admission = {
+                let mut queue = self.0.queue();
+                faults::point("scheduler");
+                queue.admit(id, || {
+                    let (project, group) = (job.project.clone(), group.clone());
+                    Live::new(project, id, group, is_rebuild, request.clone())
+                })
+            };
             self.0.count_queue();
             match admission {
                 Admission::Started(live) => break (live, true, job, context),
@@ -268,15 +306,16 @@ impl Scheduler {
                         group: job.group,
                         params: job.params,
                         rebuild: is_rebuild,
+                        request: request.clone(),
                     };
                 }
                 Admission::Coalesced(live) => {
-                    publish(&self.0.metrics, &job.project, id, &Event::Coalesced);
+                    publish(&self.0, subject, &Event::Coalesced);
                     let ticket = live.ticket(true, self.0.stop.clone());
                     return Ok(Submission::Pending(ticket));
                 }
                 Admission::Refused => {
-                    publish(&self.0.metrics, &job.project, id, &Event::Refused);
+                    publish(&self.0, subject, &Event::Refused);
                     return Err(Error::BacklogFull);
                 }
             }
@@ -286,7 +325,7 @@ impl Scheduler {
             live.slot.notify_one();
         }
         let (shared, guard, guarded) = (self.0.clone(), self.0.clone(), live.clone());
-        self.0.tasks.spawn(pipeline::guarded(
+        self.0.spawn(pipeline::guarded(
             guard,
             guarded,
             pipeline::accept_and_make(shared, live, job, context),
@@ -295,7 +334,8 @@ impl Scheduler {
     }
 
     /// A ticket for a job that is live.
-    pub fn ticket(&self, project: &ProjectName, id: JobId) -> Option<Ticket> {
+    pub async fn ticket(&self, project: &ProjectName, id: JobId) -> Option<Ticket> {
+        self.0.adopted.wait().await;
         let live = self.0.live(project, id)?;
         Some(live.ticket(false, self.0.stop.clone()))
     }
@@ -311,7 +351,8 @@ impl Scheduler {
         id: JobId,
         log: bool,
     ) -> Result<BuildInfo, Error> {
-        let live = self.ticket(project, id).and_then(|ticket| ticket.now());
+        let live = self.ticket(project, id).await;
+        let live = live.and_then(|ticket| ticket.now());
         let (shared, project) = (self.0.clone(), project.clone());
         blocking(move || {
             let found = match live {
@@ -363,7 +404,7 @@ impl Scheduler {
         id: JobId,
         from: u64,
     ) -> Result<LogFollower, Error> {
-        let progress = match self.ticket(project, id) {
+        let progress = match self.ticket(project, id).await {
             Some(mut ticket) => {
                 ticket.accepted().await?;
                 ticket.log()
@@ -441,7 +482,6 @@ impl Scheduler {
         // A task of its own: whoever asked may leave, an image half-built helps nobody.
         let task = self
             .0
-            .tasks
             .spawn(async move { shared.rebuild_image(project).await });
         task.await.map_err(|_| Error::Lost)?
     }
@@ -456,15 +496,16 @@ impl Scheduler {
         let (free, size) = disk.map_or((0, 0), |disk| {
             (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
         });
-        let engine = match self.0.docker.ping().await {
+        let rules = self.0.rules.load();
+        let engine = match self.0.engine_there().await {
             Ok(()) => self.0.docker.version().await.ok(),
             Err(_) => None,
         };
         let queue = self.0.queue();
         Ok(HostReport {
-            slots: self.0.rules.slots,
+            slots: rules.slots,
             running: queue.running(),
-            backlog: self.0.rules.backlog,
+            backlog: rules.backlog,
             queued: queue.waiting(),
             disk_free: free,
             disk_size: size,
@@ -489,6 +530,33 @@ impl Scheduler {
         let _ = refreshed.await;
     }
 
+    /// Other rules from now on. What is being built keeps those that it began with, but a free
+    /// slot is taken at once.
+    pub fn change(&self, rules: Rules) {
+        let begin = self.0.queue().resize(rules.slots, rules.backlog);
+        self.0.metrics.record_slots(rules.slots);
+        self.0.rules.store(Arc::new(rules));
+        for live in begin {
+            live.slot.notify_one();
+        }
+        self.0.count_queue();
+    }
+
+    /// What is going on, now and from now on.
+    pub fn activity(&self) -> watch::Receiver<Activity> {
+        self.0.board.watch()
+    }
+
+    /// Returns when the scheduler has shown that it can still do what every job needs of it: take
+    /// its lock, on a thread of its own, and give it back.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn beat(&self) -> Result<(), Error> {
+        let shared = self.0.clone();
+        blocking(move || shared.count_queue()).await
+    }
+
     /// Ends: nothing new begins, waiters are told, containers run on for the next life. Returns
     /// false when the tasks did not end within `grace`.
     pub async fn drain(&self, grace: Duration) -> bool {
@@ -510,6 +578,28 @@ impl Shared {
     fn count_queue(&self) {
         let queue = self.queue();
         self.metrics.record_queue(queue.running(), queue.waiting());
+        self.board.count(queue.running(), queue.waiting());
+    }
+
+    /// Work that is in hand until it is done, whoever asked for it.
+    fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let busy = self.board.busy();
+        self.tasks.spawn(async move {
+            let _busy = busy;
+            work.await
+        })
+    }
+
+    /// Asks whether the Engine is there, and tells when that has changed.
+    async fn engine_there(&self) -> Result<(), Error> {
+        let answer = self.docker.ping().await;
+        if self.board.engine(answer.is_err()) {
+            publish_engine(answer.as_ref().err());
+        }
+        answer.map_err(Error::EngineAway)
     }
 
     fn live(&self, project: &ProjectName, id: JobId) -> Option<Arc<Live>> {
@@ -544,7 +634,7 @@ impl Shared {
             network: settings
                 .network
                 .clone()
-                .unwrap_or_else(|| self.rules.network.clone()),
+                .unwrap_or_else(|| self.rules.load().network.clone()),
         }
     }
 
@@ -559,7 +649,7 @@ impl Shared {
             Ok(shared.wanted(context, &settings))
         })
         .await??;
-        self.docker.ping().await.map_err(Error::EngineAway)?;
+        self.engine_there().await?;
         let (output, mut pieces) = Images::output();
         let mut printed = Vec::new();
         let (image, ()) = tokio::join!(self.images.renew(&wanted, output), async {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt;
+use rustix::thread::CapabilitySet;
 
 use super::adoption::{ATTEMPT, JOB, swept};
 use super::event::{Event, publish};
@@ -23,6 +24,9 @@ use crate::project::{self, Context, Settings};
 
 /// Pieces of a container's output that are written to the log at once, when they are there.
 const PIECES_AT_ONCE: usize = 64;
+
+/// Where systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
+const SLICE: &str = "mistry-builds.slice";
 
 /// What a log begins with when the build could not begin where the last one of its group ended.
 const BASE_CLOSED: &[u8] =
@@ -129,7 +133,7 @@ async fn accept(
     context: &Context,
 ) -> Result<Option<PendingBuild>, Error> {
     // Without an Engine nothing is recorded: the asker is told at once.
-    shared.docker.ping().await.map_err(Error::EngineAway)?;
+    shared.engine_there().await?;
     let (shared_there, live_there) = (shared.clone(), live.clone());
     let (job, context) = (job.clone(), context.clone());
     let accepted = blocking(move || {
@@ -150,7 +154,7 @@ async fn accept(
     let pending: Result<Option<PendingBuild>, Error> = accepted.await?;
     let pending = pending?;
     if pending.is_some() {
-        publish(&shared.metrics, &live.project, live.id, &Event::Accepted);
+        publish(shared, live.subject(), &Event::Accepted);
     }
     Ok(pending)
 }
@@ -171,6 +175,7 @@ pub(super) async fn make(
         // It stays in `pending`, as accepted as before.
         () = shared.stop.cancelled() => return,
     }
+    publish(&shared, live.subject(), &Event::Started);
     pending.record_mut().info.phases.waiting = Some(milliseconds(accepted));
     let mut making = Making {
         shared: shared.clone(),
@@ -259,12 +264,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     shared.leave_queue(live.id);
     let settling = match finished {
         Ok(Ok((info, finished))) => {
-            publish(
-                &shared.metrics,
-                &live.project,
-                live.id,
-                &Event::Finished(&info),
-            );
+            publish(&shared, live.subject(), &Event::Finished(&info));
             live.end_built(info);
             if let Some(error) = finished.trouble() {
                 tracing::error!(mistry_job = %live.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
@@ -387,7 +387,7 @@ impl Making {
     async fn prepare(&mut self, job: &Job, context: &Context) -> Result<Settings, Halt> {
         let params = job.params.clone();
         let project = context.project().clone();
-        let timeout = self.shared.rules.job_timeout;
+        let timeout = self.shared.rules.load().job_timeout;
         let (settings, begun) = self
             .on_disk(move |pending| {
                 let settings = project.settings()?;
@@ -427,7 +427,7 @@ impl Making {
                 shared.images.ensure(&wanted, output).await
             }
         };
-        let limit = shared.rules.log_limit;
+        let limit = shared.rules.load().log_limit;
         let logging = async {
             while let Some(piece) = pieces.recv().await {
                 let room = limit.saturating_sub(log.bytes());
@@ -455,13 +455,14 @@ impl Making {
 
     fn spec(&mut self, job: &Job, settings: &Settings, image: &str) -> Result<ContainerSpec, Halt> {
         let shared = self.shared.clone();
+        let rules = shared.rules.load();
         let pending = self.pending()?;
         let attempt = pending.info().attempt;
         let id = job.id().to_string();
         let instance = shared.store.instance();
-        let mut mounts = shared.rules.mounts.clone();
+        let mut mounts = rules.mounts.clone();
         mounts.extend(settings.mounts.clone());
-        let limits = settings.limits.as_ref().unwrap_or(&shared.rules.limits);
+        let limits = settings.limits.as_ref().unwrap_or(&rules.limits);
         Ok(ContainerSpec {
             name: format!("mistry-{}-{}-{attempt}", &instance[..8], &id[..16]),
             image: image.to_owned(),
@@ -487,33 +488,38 @@ impl Making {
             network: settings
                 .network
                 .clone()
-                .unwrap_or_else(|| shared.rules.network.clone()),
+                .unwrap_or_else(|| rules.network.clone()),
             limits: Limits {
                 memory: limits.memory,
                 cpus: limits.cpus,
                 pids: limits.pids,
             },
-            log_bytes: shared.rules.log_limit,
-            cgroup_parent: None,
+            log_bytes: rules.log_limit,
+            slice: Some(SLICE.to_owned()),
         })
     }
 
     /// Runs a created container to its end; its output goes into the log.
     async fn run(&mut self, container: String, image: String) -> Result<docker::Exit, Halt> {
         let shared = self.shared.clone();
-        let name = container.clone();
+        let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| {
             let offset = pending.log().bytes();
             let record = pending.record_mut();
             record.keep.container = Some(name);
             record.keep.log_offset = offset;
-            record.info.image = Some(image);
+            record.info.image = Some(ran);
             Ok(pending.save()?)
         })
         .await?;
         let failed = |source| Halt::Container { source };
         let started = unless_stopping(&shared, shared.docker.start(&container)).await?;
         started.map_err(failed)?;
+        let running = Event::Running {
+            container: &container,
+            image: &image,
+        };
+        publish(&shared, self.live.subject(), &running);
         let mut ended = pin!(shared.docker.wait(&container));
         let mut exit = None;
         {
@@ -547,7 +553,7 @@ impl Making {
         pieces: Vec<Result<Output, docker::Error>>,
         container: &str,
     ) -> Result<(), Halt> {
-        let limit = self.shared.rules.log_limit;
+        let limit = self.shared.rules.load().log_limit;
         let mut bytes = Vec::new();
         let mut lost = None;
         for piece in pieces {
@@ -589,9 +595,11 @@ async fn unless_stopping<T>(shared: &Shared, asking: impl Future<Output = T>) ->
     }
 }
 
-/// Who must be able to write the build's data, where that is not us: only root can give it away.
+/// Who must be able to write the build's data, where that is not us: it takes a capability to give it
+/// away, which root has and the packaged daemon.
 fn owner(settings: &Settings) -> Option<(u32, u32)> {
-    if !rustix::process::geteuid().is_root() {
+    let ours = rustix::thread::capabilities(None).ok()?;
+    if !ours.effective.contains(CapabilitySet::CHOWN) {
         return None;
     }
     let (user, group) = match settings.user.as_deref()?.split_once(':') {

@@ -82,8 +82,22 @@ impl<T: Clone> Queue<T> {
             self.waiting.remove(at);
             return None;
         }
+        self.next()
+    }
+
+    /// Gives the slot that is free, if one is, to whoever waits longest.
+    fn next(&mut self) -> Option<T> {
+        if self.running() >= self.slots {
+            return None;
+        }
         let next = self.waiting.pop_front()?;
         self.live.get(&next).cloned()
+    }
+
+    /// Other bounds from now on; what is live stays. Returns who gets a slot by that.
+    pub(super) fn resize(&mut self, slots: usize, backlog: usize) -> Vec<T> {
+        (self.slots, self.backlog) = (slots, backlog);
+        std::iter::from_fn(|| self.next()).collect()
     }
 
     /// What the waiters of a live job hold on to.
@@ -124,6 +138,21 @@ mod tests {
         assert_eq!(queue.admit(id(4), || 4), Admission::Refused);
         assert_eq!((queue.running(), queue.waiting()), (2, 1));
         assert_eq!(queue.admit_again(id(5), || 5), Admission::Queued(5));
+    }
+
+    #[test]
+    fn with_more_slots_those_who_wait_begin_and_with_fewer_nobody_is_stopped() {
+        let mut queue = Queue::new(1, 4);
+        for n in 1..=5 {
+            queue.admit(id(n), || n);
+        }
+        assert_eq!(queue.resize(3, 4), [2, 3]);
+        assert_eq!((queue.running(), queue.waiting()), (3, 2));
+        assert!(queue.resize(1, 0).is_empty());
+        assert_eq!(queue.end(id(1)), None);
+        assert_eq!(queue.end(id(2)), None);
+        assert_eq!(queue.end(id(3)), Some(4));
+        assert_eq!(queue.admit(id(9), || 9), Admission::Refused);
     }
 
     #[test]

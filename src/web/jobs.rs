@@ -35,6 +35,7 @@ const PAGE: usize = 1_000;
 /// `POST /jobs`.
 pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Refusal> {
     let is_async = asked.query("async").is_some();
+    let request_id = asked.id.clone();
     let wants_log = wants_log(&asked);
     let wants_events = answer::accepts(asked.headers(), "text/event-stream");
     let body = {
@@ -52,6 +53,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
             group: named.group,
             params: named.params,
             rebuild,
+            request: Some(request_id),
         })
         .await?;
     match submission {
@@ -192,7 +194,7 @@ pub(super) async fn show(
             .get(CONTENT_TYPE)
             .is_some_and(|media| media == "application/json");
     if asked.query("wait").is_some()
-        && let Some(mut ticket) = web.scheduler.ticket(&project, id)
+        && let Some(mut ticket) = web.scheduler.ticket(&project, id).await
     {
         ticket.end().await?;
     }

@@ -35,7 +35,7 @@ pub(super) async fn show(
             .ok_or_else(|| Refusal::bad_request("Last-Event-ID: expected a byte offset"))?,
     };
     let log = web.scheduler.follow(&project, id, from).await?;
-    if from > 0 && from >= log.length() && web.scheduler.ticket(&project, id).is_none() {
+    if from > 0 && from >= log.length() && web.scheduler.ticket(&project, id).await.is_none() {
         return Ok(answer::no_content());
     }
     let web = web.clone();
@@ -67,7 +67,7 @@ async fn tell(
     }
     events.lines(lines.finish()).await?;
     // The log ends a moment before the build does.
-    if let Some(mut ticket) = web.scheduler.ticket(project, id)
+    if let Some(mut ticket) = web.scheduler.ticket(project, id).await
         && ticket.end().await.is_err()
     {
         return Ok(());

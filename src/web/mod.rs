@@ -7,6 +7,7 @@
 mod access;
 mod answer;
 mod artifacts;
+mod door;
 mod error;
 mod events;
 mod host;
@@ -20,13 +21,15 @@ mod serve;
 mod tokens;
 
 pub use access::{Access, Public};
+pub use door::Door;
 pub use projects::image_view;
-pub use serve::{Listener, serve};
+pub use serve::{Listener, serve, turn_away};
 pub use tokens::{Scope, Token, TokensError, TokensFile};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +41,9 @@ use crate::scheduler::Scheduler;
 pub struct Web {
     scheduler: Scheduler,
     metrics: Metrics,
-    access: Arc<Access>,
+    /// A reload swaps it.
+    access: Arc<ArcSwap<Access>>,
+    door: Door,
     /// The daemon ends: streams say goodbye.
     stop: CancellationToken,
     /// Request ids: a random beginning, then counted.
@@ -66,11 +71,22 @@ impl Web {
         Web {
             scheduler,
             metrics,
-            access: Arc::new(access),
+            access: Arc::new(ArcSwap::from_pointee(access)),
+            door: Door::new(),
             stop,
             requests: Arc::new(AtomicU64::new(first)),
             bodies: Arc::new(Semaphore::new(MAX_BODY_KILOBYTES)),
         }
+    }
+
+    /// The accept loops of whoever serves it.
+    pub fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// Other rules about who may ask, from the next request on.
+    pub fn change(&self, access: Access) {
+        self.access.store(Arc::new(access));
     }
 
     fn next_request(&self) -> String {

@@ -35,6 +35,8 @@ const OPENAPI: &str = include_str!("../../docs/openapi.json");
 /// A request on its way to a handler.
 #[derive(Debug)]
 pub(super) struct Asked {
+    /// What the request is called, in its answer and in records.
+    pub(super) id: String,
     pub(super) request: Request<Incoming>,
     /// Names and values after the `?`, decoded.
     query: Vec<(String, String)>,
@@ -58,7 +60,7 @@ impl Asked {
 pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) -> Response<Body> {
     let id = web.next_request();
     let takes_json = answer::takes_json(request.headers());
-    let mut response = match route(web, request, peer).await {
+    let mut response = match route(web, request, peer, &id).await {
         Answer::Given(response) => response,
         Answer::Refused(refusal) => refusal.answer(&id, takes_json),
     };
@@ -70,7 +72,7 @@ pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) ->
     response
 }
 
-async fn route(web: &Web, request: Request<Incoming>, peer: Peer) -> Answer {
+async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> Answer {
     let query = request.uri().query().unwrap_or_default();
     let query = form_urlencoded::parse(query.as_bytes())
         .into_owned()
@@ -85,12 +87,14 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer) -> Answer {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     if let Err(refusal) = web
         .access
+        .load()
         .check(&parts, peer, scope(&method, &segments))
         .await
     {
         return Answer::Refused(refusal);
     }
     let asked = Asked {
+        id: id.to_owned(),
         request: Request::from_parts(parts, body),
         query,
     };

@@ -4,18 +4,25 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Peer;
+use super::answer::{self, Body};
+use super::door::{Ask, Door, What};
+use super::error::Refusal;
 use super::{Web, routes};
+use crate::faults;
 
 /// Connections at once, where descriptors allow it. Each waiting client holds one. Past it, new
 /// ones wait in the kernel's queue.
@@ -42,35 +49,92 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// Serves until the web's stop, then lets what is being answered end within a grace time.
+/// Serves until the web's stop, then lets what is being answered end within a grace time. The
+/// accept loops run from the call on.
 ///
 /// # Errors
 /// When a listener fails for good.
-pub async fn serve(listeners: Vec<Listener>, web: Web) -> io::Result<()> {
+pub fn serve(listeners: Vec<Listener>, web: Web) -> impl Future<Output = io::Result<()>> {
+    let (stop, door) = (web.stop.clone(), web.door.clone());
+    serve_by(listeners, stop, door, move || {
+        // One count for a connection's requests, which no other connection contends for.
+        let web = Arc::new(web.clone());
+        move |request, peer| {
+            let web = web.clone();
+            async move { routes::answer(&web, request, peer).await }
+        }
+    })
+}
+
+/// Tells everybody who comes within `patience` that this server cannot serve, and why.
+///
+/// # Errors
+/// When a listener fails for good.
+pub async fn turn_away(
+    listeners: Vec<Listener>,
+    why: &'static str,
+    patience: Duration,
+) -> io::Result<()> {
+    let stop = CancellationToken::new();
+    let serving = serve_by(listeners, stop.clone(), Door::new(), move || {
+        move |request: Request<Incoming>, _| async move {
+            let takes_json = answer::takes_json(request.headers());
+            Refusal::busy(why).answer("-", takes_json)
+        }
+    });
+    let (served, ()) = tokio::join!(serving, async {
+        tokio::time::sleep(patience).await;
+        stop.cancel();
+    });
+    served
+}
+
+/// Serves until `stop`; `connected` is called for each connection, and makes what answers its
+/// requests.
+fn serve_by<C, A, F>(
+    listeners: Vec<Listener>,
+    stop: CancellationToken,
+    door: Door,
+    connected: C,
+) -> impl Future<Output = io::Result<()>>
+where
+    C: Fn() -> A + Clone + Send + 'static,
+    A: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
     let tasks = TaskTracker::new();
     let graceful = Arc::new(GracefulShutdown::new());
     let room = Arc::new(Semaphore::new(max_connections()));
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
-        let (web, tasks, room) = (web.clone(), tasks.clone(), room.clone());
-        let graceful = graceful.clone();
-        accepting.spawn(async move { accept(listener, web, tasks, graceful, room).await });
+        let accepting_one = Accepting {
+            listener,
+            asked: door.enter(),
+            door: door.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+            graceful: graceful.clone(),
+            room: room.clone(),
+        };
+        accepting.spawn(accepting_one.run(connected.clone()));
     }
-    while let Some(accepted) = accepting.join_next().await {
-        accepted.map_err(io::Error::other)??;
-    }
-    tasks.close();
-    // Every accept loop has given its share back.
-    if let Some(graceful) = Arc::into_inner(graceful) {
-        let ended = tokio::time::timeout(GRACE, async {
-            graceful.shutdown().await;
-            tasks.wait().await;
-        });
-        if ended.await.is_err() {
-            tracing::warn!("some clients did not take their answer in time");
+    async move {
+        while let Some(accepted) = accepting.join_next().await {
+            accepted.map_err(io::Error::other)??;
         }
+        tasks.close();
+        // Every accept loop has given its share back.
+        if let Some(graceful) = Arc::into_inner(graceful) {
+            let ended = tokio::time::timeout(GRACE, async {
+                graceful.shutdown().await;
+                tasks.wait().await;
+            });
+            if ended.await.is_err() {
+                tracing::warn!("some clients did not take their answer in time");
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// As many connections as there are descriptors, less what builds need; half of few.
@@ -81,52 +145,74 @@ fn max_connections() -> usize {
     usize::try_from(most.min(MAX_CONNECTIONS)).unwrap_or(usize::MAX)
 }
 
-async fn accept(
+/// One accept loop.
+struct Accepting {
     listener: Listener,
-    web: Web,
+    asked: mpsc::Receiver<Ask>,
+    door: Door,
+    stop: CancellationToken,
     tasks: TaskTracker,
     graceful: Arc<GracefulShutdown>,
     room: Arc<Semaphore>,
-) -> io::Result<()> {
-    loop {
-        let accepted = tokio::select! {
-            () = web.stop.cancelled() => return Ok(()),
-            accepted = next(&listener, &room) => accepted,
-        };
-        let (connection, peer, place) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) if is_passing(&error) => continue,
-            Err(error) if is_shortage(&error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "could not accept a connection"
-                );
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        // One count for the connection's requests, which no other connection contends for.
-        let web = Arc::new(web.clone());
-        let watcher = graceful.watcher();
-        tasks.spawn(async move {
-            let mut timed = TimeoutStream::new(connection);
-            timed.set_write_timeout(Some(WRITE_PATIENCE));
-            let service = service_fn(move |request| {
-                let web = web.clone();
-                async move {
-                    Ok::<_, std::convert::Infallible>(routes::answer(&web, request, peer).await)
+}
+
+impl Accepting {
+    async fn run<C, A, F>(mut self, connected: C) -> io::Result<()>
+    where
+        C: Fn() -> A,
+        A: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let mut is_open = true;
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                Some(ask) = self.asked.recv() => {
+                    match ask.what {
+                        What::Beat => {}
+                        What::Close => is_open = false,
+                        What::Open => is_open = true,
+                    }
+                    // Whoever asked may have gone.
+                    let _ = ask.heard.send(());
+                    continue;
                 }
+                accepted = next(&self.listener, &self.room), if is_open => accepted,
+            };
+            let (connection, peer, place) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if is_passing(&error) => continue,
+                Err(error) if is_shortage(&error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "could not accept a connection"
+                    );
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            faults::point("accept");
+            let counted = self.door.count();
+            let answers = connected();
+            let watcher = self.graceful.watcher();
+            self.tasks.spawn(async move {
+                let mut timed = TimeoutStream::new(connection);
+                timed.set_write_timeout(Some(WRITE_PATIENCE));
+                let service = service_fn(move |request| {
+                    let answer = answers(request, peer);
+                    async move { Ok::<_, std::convert::Infallible>(answer.await) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEADER_PATIENCE)
+                    .max_buf_size(MAX_HEADERS)
+                    .serve_connection(TokioIo::new(Box::pin(timed)), service);
+                // A client that breaks off is its own affair.
+                let _ = watcher.watch(connection).await;
+                drop((place, counted));
             });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_PATIENCE)
-                .max_buf_size(MAX_HEADERS)
-                .serve_connection(TokioIo::new(Box::pin(timed)), service);
-            // A client that breaks off is its own affair.
-            let _ = watcher.watch(connection).await;
-            drop(place);
-        });
+        }
     }
 }
 

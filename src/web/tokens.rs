@@ -148,6 +148,13 @@ pub struct TokensFile {
     read: Mutex<(Stamp, Arc<[Token]>)>,
 }
 
+impl TokensError {
+    /// The file is there and closed to us.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, TokensError::Read(_, error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 impl TokensFile {
     /// Reads the file at `path`.
     ///

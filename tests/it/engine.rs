@@ -56,7 +56,7 @@ impl Bench {
             network: "host".to_owned(),
             limits: Limits::default(),
             log_bytes: 1 << 20,
-            cgroup_parent: None,
+            slice: None,
         }
     }
 

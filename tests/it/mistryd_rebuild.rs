@@ -172,7 +172,7 @@ async fn only_what_is_ours_is_pruned() {
         network: "host".to_owned(),
         limits: mistry::docker::Limits::default(),
         log_bytes: 1 << 20,
-        cgroup_parent: None,
+        slice: None,
     };
     docker.create(&container).await.unwrap();
     rebuild(&home, &[]).await;

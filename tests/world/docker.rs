@@ -105,7 +105,7 @@ impl World {
             network: "none".to_owned(),
             limits: Limits::default(),
             log_bytes: 1 << 20,
-            cgroup_parent: None,
+            slice: None,
         }
     }
 

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -36,9 +37,21 @@ impl Filler {
     }
 }
 
+/// The configuration of another build path beside, which no daemon has used.
+fn never_used(home: &Path) -> PathBuf {
+    let path = home.join("unclaimed.json");
+    for name in ["unclaimed", "none"] {
+        fs::create_dir(home.join(name)).unwrap();
+    }
+    let config = json!({"projects_path": "none", "build_path": "unclaimed"});
+    fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
 fn a_full_build_path_is_said_and_forgotten_when_there_is_room(place: Place) {
-    let daemon = Setup::on(place).fixture("succeed").start();
+    let mut daemon = Setup::on(place).fixture("succeed").start();
     let kept = daemon.succeed(json!({"project": "succeed"}));
+    let unclaimed = never_used(daemon.home());
     let filler = Filler::fill(daemon.home());
     let big = "x".repeat(200_000);
     for n in 0..3 {
@@ -60,6 +73,23 @@ fn a_full_build_path_is_said_and_forgotten_when_there_is_room(place: Place) {
         daemon.succeed(json!({"project": "succeed"}))["ID"],
         kept["ID"]
     );
+    // Also by a daemon that is started meanwhile, where there was one before. Elsewhere it can make
+    // no name for itself, and says so to be looked at, not to be tried again.
+    assert!(daemon.end().success());
+    daemon.start();
+    assert_eq!(
+        daemon.succeed(json!({"project": "succeed"}))["ID"],
+        kept["ID"]
+    );
+    let refused = Command::new(env!("CARGO_BIN_EXE_mistryd"))
+        .arg("--config")
+        .arg(unclaimed)
+        .args(["--addr", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(78), "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
     filler.free();
     assert!(names(&daemon.builds().join("succeed/pending")).is_empty());
     let job = json!({"project": "succeed", "group": "g", "params": {"n": "1", "big": big}});

@@ -56,7 +56,7 @@ impl Stranger {
                     network: "none".to_owned(),
                     limits: mistry::docker::Limits::default(),
                     log_bytes: 1 << 20,
-                    cgroup_parent: None,
+                    slice: None,
                 })
                 .await
                 .unwrap();

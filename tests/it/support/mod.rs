@@ -8,4 +8,5 @@ pub mod context;
 pub mod daemon;
 pub mod engine;
 pub mod http;
+pub mod manager;
 pub mod process;

@@ -189,9 +189,11 @@ impl Daemon {
             child.wait().unwrap();
             panic!("mistryd did not start: {}", told.lock().unwrap());
         }
-        let lock = fs::read(self.builds().join(".mistry/lock")).unwrap();
-        let lock: Value = serde_json::from_slice(&lock).unwrap();
-        let address = lock["address"].as_str().unwrap().to_owned();
+        let address = {
+            let told = told.lock().unwrap();
+            let at = told.split("serving on http://").nth(1).unwrap();
+            at.split([';', ' ']).next().unwrap().to_owned()
+        };
         self.running = Some(Running {
             child,
             address,

@@ -2,7 +2,7 @@
 //! speaks to the real one. Its images are directories, its containers processes of the host.
 //!
 //! What it was asked for is recorded; any kind of call can be counted, held back and made to fail. The
-//! kinds: `ping version images build create start logs wait inspect kill stop remove list prune
+//! kinds: `ping version info images build create start logs wait inspect kill stop remove list prune
 //! inspect-image`. A dropped engine takes its processes with it.
 //!
 //! It proves nothing about Docker; what matters about the real one is tested in `tests/world`.
@@ -43,6 +43,7 @@ struct Shared {
     api: (AtomicUsize, AtomicUsize),
     registry: AtomicBool,
     lossy: AtomicBool,
+    driver: Mutex<String>,
     sequence: AtomicUsize,
     images: Mutex<Vec<Image>>,
     builds: Mutex<Vec<BuildSeen>>,
@@ -61,6 +62,7 @@ impl Engine {
             api: (AtomicUsize::new(41), AtomicUsize::new(12)),
             registry: AtomicBool::new(true),
             lossy: AtomicBool::new(false),
+            driver: Mutex::new("cgroupfs".to_owned()),
             sequence: AtomicUsize::new(0),
             images: Mutex::default(),
             builds: Mutex::default(),
@@ -97,6 +99,11 @@ impl Engine {
     /// now and then.
     pub fn lose_the_end(&self, lossy: bool) {
         self.shared.lossy.store(lossy, Ordering::Relaxed);
+    }
+
+    /// Who makes the cgroups of containers; `cgroupfs` at first.
+    pub fn cgroup_driver(&self, driver: &str) {
+        *self.shared.driver.lock().unwrap() = driver.to_owned();
     }
 
     /// The engine goes away: socket gone, connections cut. Containers run on, as with live-restore.

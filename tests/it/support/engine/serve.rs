@@ -68,6 +68,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
     let call = match parts[..] {
         ["_ping"] => "ping",
         ["version"] if get => "version",
+        ["info"] if get => "info",
         ["images", "json"] if get => "images",
         ["images", "prune"] if post => "prune",
         ["images", .., "json"] if get => "inspect-image",
@@ -91,6 +92,10 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
     match call {
         "ping" => Ok(text("OK")),
         "version" => Ok(respond(200, &version(&shared))),
+        "info" => {
+            let driver = shared.driver.lock().unwrap().clone();
+            Ok(respond(200, &json!({ "CgroupDriver": driver })))
+        }
         "images" => Ok(respond(200, &images(&shared, &query))),
         "prune" => Ok(respond(200, &prune(&shared, &query))),
         "inspect-image" => {

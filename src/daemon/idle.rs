@@ -1,0 +1,54 @@
+//! The end for want of work.
+//!
+//! First the daemon must have been quiet for the whole time that is configured. Then nobody is
+//! accepted any more, and only then it is decided: whoever was accepted before that is connected
+//! and keeps the daemon alive; whoever comes after it waits in the kernel's queue, which systemd
+//! holds, and starts the next life. So nobody is lost, whenever they come.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::scheduler::Activity;
+use crate::web::Door;
+
+/// Returns when there was nothing to do for as long as `limit` says, and nobody is accepted any
+/// more. Without a limit it never returns.
+pub(super) async fn idle(
+    door: &Door,
+    mut activity: watch::Receiver<Activity>,
+    mut limit: watch::Receiver<Option<Duration>>,
+) {
+    let mut connections = door.connections();
+    loop {
+        let is_quiet = is_quiet(&mut connections, &mut activity);
+        let limited = limit.borrow_and_update().filter(|_| is_quiet);
+        let quiet = async {
+            match limited {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        // The senders live in the door and in the scheduler: these only tell of changes.
+        tokio::select! {
+            () = quiet => {}
+            _ = connections.changed() => continue,
+            _ = activity.changed() => continue,
+            _ = limit.changed() => continue,
+        }
+        door.close().await;
+        if self::is_quiet(&mut connections, &mut activity) {
+            return;
+        }
+        door.open().await;
+    }
+}
+
+/// Connections are looked at first: one that is gone has already put into the scheduler's hands
+/// what it leaves behind.
+fn is_quiet(
+    connections: &mut watch::Receiver<usize>,
+    activity: &mut watch::Receiver<Activity>,
+) -> bool {
+    *connections.borrow_and_update() == 0 && activity.borrow_and_update().tasks == 0
+}

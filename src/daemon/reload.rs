@@ -1,0 +1,95 @@
+//! `SIGHUP`: the configuration is read again, and what may change while the daemon runs changes.
+//!
+//! A file that is wrong changes nothing. Nor does one that wants another place for projects or
+//! builds: that is another daemon, and takes a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Error, access, open_tokens, rules, tell_systemd, told};
+use crate::config::Config;
+use crate::scheduler::Scheduler;
+use crate::systemd;
+use crate::web::{TokensFile, Web};
+
+const RELOADED: &str = "f10f5750e1ff46008359a3660c4386e0";
+const NOT_RELOADED: &str = "93a1cf23a5dc4e46942f529f3b027c30";
+
+/// What a reload reaches.
+pub(super) struct Reloading {
+    /// As it is in force.
+    pub(super) config: Config,
+    pub(super) scheduler: Scheduler,
+    pub(super) face: Web,
+    /// The token of this life.
+    pub(super) secret: String,
+    pub(super) idle_exit: watch::Sender<Option<Duration>>,
+    /// What is the matter with the file; `None` when what it says is in force.
+    pub(super) trouble: watch::Sender<Option<String>>,
+}
+
+impl Reloading {
+    /// Reads the file again and does what it says, or tells why not.
+    pub(super) async fn reload(&mut self) {
+        tell_systemd(systemd::reloading).await;
+        let path = self.config.path.clone();
+        let read = tokio::task::spawn_blocking(move || read(&path)).await;
+        let result = match read {
+            Ok(Ok((config, tokens))) => self.change(config, tokens),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::Lost),
+        };
+        match result {
+            Ok(()) => {
+                self.trouble.send_replace(None);
+                tracing::info!(
+                    message_id = RELOADED,
+                    mistry_event = "reloaded",
+                    "the configuration '{}' was read again and is in force",
+                    self.config.path.display()
+                );
+                super::warn_without_effect(&self.config);
+            }
+            Err(error) => {
+                let told = told(&error);
+                tracing::error!(
+                    message_id = NOT_RELOADED,
+                    mistry_event = "not-reloaded",
+                    "the configuration stays as it was: {told}"
+                );
+                self.trouble.send_replace(Some(told));
+            }
+        }
+        tell_systemd(systemd::ready).await;
+    }
+
+    fn change(&mut self, new: Config, tokens: Option<Arc<TokensFile>>) -> Result<(), Error> {
+        let old = &self.config;
+        for (key, changed) in [
+            ("projects_path", new.projects_path != old.projects_path),
+            ("build_path", new.build_path != old.build_path),
+            ("filesystem", new.filesystem != old.filesystem),
+        ] {
+            if changed {
+                return Err(Error::Fixed {
+                    key,
+                    path: new.path,
+                });
+            }
+        }
+        self.scheduler.change(rules(&new));
+        self.face.change(access(&new, tokens, &self.secret));
+        self.idle_exit.send_replace(new.idle_exit);
+        self.config = new;
+        Ok(())
+    }
+}
+
+/// Blocks.
+fn read(path: &std::path::Path) -> Result<(Config, Option<Arc<TokensFile>>), Error> {
+    let config = Config::read(path)?;
+    let tokens = open_tokens(&config)?;
+    Ok((config, tokens))
+}

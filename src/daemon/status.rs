@@ -1,0 +1,117 @@
+//! What `systemctl status` says: one line, changed with each event.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::build::Outcome;
+use crate::scheduler::{Activity, Last};
+use crate::systemd;
+
+/// Digits of an id that people are shown.
+const SHORT_ID: usize = 7;
+
+/// Tells systemd what is going on whenever that changes, and what is the matter with the
+/// configuration; never returns.
+pub(super) async fn tell(
+    mut activity: watch::Receiver<Activity>,
+    mut trouble: watch::Receiver<Option<String>>,
+) {
+    let mut told = None;
+    loop {
+        let text = text(&activity.borrow_and_update(), &trouble.borrow_and_update());
+        if told.as_ref() != Some(&text) {
+            let line = text.clone();
+            super::tell_systemd(move || systemd::status(&line)).await;
+            told = Some(text);
+        }
+        // The senders live as long as the daemon.
+        tokio::select! {
+            _ = activity.changed() => {}
+            _ = trouble.changed() => {}
+        }
+    }
+}
+
+fn text(activity: &Activity, trouble: &Option<String>) -> String {
+    let mut text = match (activity.building, activity.queued) {
+        (0, 0) => "idle".to_owned(),
+        (building, 0) => format!("{building} building"),
+        (building, queued) => format!("{building} building, {queued} queued"),
+    };
+    if let Some(last) = &activity.last {
+        text.push_str(&format!("; last: {}", short(last)));
+    }
+    if activity.engine_away {
+        text.push_str("; the Docker Engine cannot be reached: only cached builds are served");
+    }
+    if let Some(trouble) = trouble {
+        text.push_str(&format!("; configuration not reloaded: {trouble}"));
+    }
+    text
+}
+
+fn short(last: &Last) -> String {
+    let id = last.id.to_string();
+    let id = &id[..SHORT_ID];
+    let ended = match last.outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::Failed => "failed",
+        Outcome::Errored => "errored",
+        Outcome::Cancelled => "was cancelled",
+        Outcome::TimedOut => "timed out",
+    };
+    format!("{} {id} {ended} in {}", last.project, rounded(last.took))
+}
+
+/// As a person says it.
+fn rounded(took: Duration) -> String {
+    let seconds = took.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", took.as_secs_f64()),
+        10..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_tells_the_story_in_one_line() {
+        let mut activity = Activity::default();
+        assert_eq!(text(&activity, &None), "idle");
+        activity.last = Some(Last {
+            project: "yarn".parse().unwrap(),
+            id: "3fa9c1d0".repeat(8).parse().unwrap(),
+            outcome: Outcome::Succeeded,
+            took: Duration::from_millis(41_300),
+        });
+        (activity.building, activity.queued) = (2, 1);
+        let told = "2 building, 1 queued; last: yarn 3fa9c1d succeeded in 41 s";
+        assert_eq!(text(&activity, &None), told);
+        activity.engine_away = true;
+        let trouble = Some("no such key".to_owned());
+        let text = text(&activity, &trouble);
+        assert!(
+            text.starts_with(told) && text.contains("Docker Engine"),
+            "{text}"
+        );
+        assert!(text.ends_with("not reloaded: no such key"), "{text}");
+    }
+
+    #[test]
+    fn durations_are_said_as_people_say_them() {
+        for (seconds, said) in [
+            (0.04, "0.0 s"),
+            (9.94, "9.9 s"),
+            (59.9, "59 s"),
+            (61.0, "1 min 1 s"),
+            (7_260.0, "2 h 1 min"),
+        ] {
+            assert_eq!(rounded(Duration::from_secs_f64(seconds)), said);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What is going on, for those who watch: systemd's status text, the end for want of work.
+//!
+//! A plain value in a `watch`: whoever looks late sees the latest, and nobody is waited for.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::build::{BuildInfo, Outcome};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// What is going on.
+#[derive(Clone, Debug, Default)]
+pub struct Activity {
+    /// Builds that hold a slot.
+    pub building: usize,
+    /// Jobs that wait for one.
+    pub queued: usize,
+    /// Work in hand, from admission until nothing about it is left to be done: jobs, image
+    /// builds, what is read and tidied in the background.
+    pub tasks: usize,
+    /// The build that ended last in this life.
+    pub last: Option<Last>,
+    /// The Engine did not answer when it was asked last.
+    pub engine_away: bool,
+}
+
+/// A build that has ended.
+#[derive(Clone, Debug)]
+pub struct Last {
+    /// Of which project.
+    pub project: ProjectName,
+    /// Its job.
+    pub id: JobId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Where it is kept up to date.
+#[derive(Debug)]
+pub(super) struct Board(watch::Sender<Activity>);
+
+/// Work in hand, while it is held.
+#[derive(Debug)]
+pub(super) struct Busy(watch::Sender<Activity>);
+
+impl Board {
+    pub(super) fn new() -> Board {
+        Board(watch::channel(Activity::default()).0)
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Activity> {
+        self.0.subscribe()
+    }
+
+    /// One more piece of work, until the value is dropped.
+    pub(super) fn busy(&self) -> Busy {
+        self.0.send_modify(|activity| activity.tasks += 1);
+        Busy(self.0.clone())
+    }
+
+    pub(super) fn count(&self, building: usize, queued: usize) {
+        self.0.send_if_modified(|activity| {
+            let before = (activity.building, activity.queued);
+            (activity.building, activity.queued) = (building, queued);
+            before != (building, queued)
+        });
+    }
+
+    pub(super) fn ended(&self, project: &ProjectName, id: JobId, info: &BuildInfo, took: Duration) {
+        let Some(outcome) = info.outcome else { return };
+        self.0.send_modify(|activity| {
+            activity.last = Some(Last {
+                project: project.clone(),
+                id,
+                outcome,
+                took,
+            });
+        });
+    }
+
+    /// Notes whether the Engine answers; true when that is news.
+    pub(super) fn engine(&self, away: bool) -> bool {
+        self.0
+            .send_if_modified(|activity| std::mem::replace(&mut activity.engine_away, away) != away)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.send_modify(|activity| activity.tasks -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_in_hand_exactly_as_long_as_it_is_held() {
+        let board = Board::new();
+        let watch = board.watch();
+        let (one, two) = (board.busy(), board.busy());
+        drop(one);
+        assert_eq!(watch.borrow().tasks, 1);
+        drop(two);
+        assert_eq!(watch.borrow().tasks, 0);
+    }
+
+    #[test]
+    fn only_a_change_of_the_engine_is_news() {
+        let board = Board::new();
+        assert!(!board.engine(false));
+        assert!(board.engine(true));
+        assert!(!board.engine(true));
+        assert!(board.engine(false));
+    }
+}

@@ -1,0 +1,195 @@
+//! What systemd gives and is told: inherited sockets, readiness, status, the watchdog.
+//!
+//! Outside systemd there are no sockets to inherit and nobody to tell: everything here is then
+//! quietly nothing. The environment is read here (`LISTEN_*`, and by `sd-notify` `NOTIFY_SOCKET`
+//! and `WATCHDOG_*`) and nowhere else.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sd_notify::NotifyState;
+
+/// Sockets that one daemon may be given. A unit has a few; a number beyond is no number of sockets.
+const MAX_SOCKETS: usize = 64;
+/// The first inherited descriptor: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
+const FIRST: usize = 3;
+/// systemd keeps a line of a status; what is longer nobody reads.
+const MAX_STATUS: usize = 500;
+
+/// An inherited socket that listens, known by what it is and not by its name.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP, IPv4 or IPv6.
+    Tcp(TcpListener),
+    /// A unix stream socket.
+    Unix(UnixListener),
+}
+
+/// What was inherited cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The number is no number of sockets.
+    #[error(
+        "LISTEN_FDS: expected the number of inherited sockets, {MAX_SOCKETS} at most, found '{0}'"
+    )]
+    Number(String),
+    /// A descriptor is not what it should be.
+    #[error(
+        "inherited descriptor {0}: expected a TCP or unix stream socket that listens; mistryd.socket must have ListenStream= and Accept=no"
+    )]
+    Kind(usize, #[source] io::Error),
+}
+
+/// The sockets that systemd holds for us; none where there is no systemd. To be called once, before
+/// there are threads: it takes its variables out of the environment.
+///
+/// # Errors
+/// [`Error`], when what was inherited are not sockets that listen.
+pub fn inherited() -> Result<Vec<Socket>, Error> {
+    // Somebody else's sockets, when a parent forgot to take the variables back.
+    let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
+    let Some(count) = std::env::var_os("LISTEN_FDS").filter(|_| ours) else {
+        return Ok(Vec::new());
+    };
+    let count = count.to_string_lossy();
+    if count.parse().is_ok_and(|count: usize| count > MAX_SOCKETS)
+        || count.parse::<usize>().is_err()
+    {
+        let shown = count.chars().take(40).flat_map(char::escape_debug);
+        return Err(Error::Number(shown.collect()));
+    }
+    let mut given = ListenFd::from_env();
+    (0..given.len())
+        .map(|at| take(&mut given, at).map_err(|error| Error::Kind(FIRST + at, error)))
+        .collect()
+}
+
+fn take(given: &mut ListenFd, at: usize) -> io::Result<Socket> {
+    let socket = match given.take_tcp_listener(at) {
+        Ok(Some(tcp)) => Socket::Tcp(tcp),
+        _ => match given.take_unix_listener(at)? {
+            Some(unix) => Socket::Unix(unix),
+            None => return Err(io::ErrorKind::NotFound.into()),
+        },
+    };
+    if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+        return Err(io::Error::other("the socket does not listen"));
+    }
+    // A socket that blocks would hold a whole thread of the runtime.
+    match &socket {
+        Socket::Tcp(tcp) => tcp.set_nonblocking(true)?,
+        Socket::Unix(unix) => unix.set_nonblocking(true)?,
+    }
+    Ok(socket)
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(tcp) => tcp.as_fd(),
+            Socket::Unix(unix) => unix.as_fd(),
+        }
+    }
+}
+
+/// Whether somebody waits at one of the sockets to be accepted.
+pub fn is_awaited(sockets: &[Socket]) -> bool {
+    let mut polled: Vec<PollFd<'_>> = sockets
+        .iter()
+        .map(|socket| PollFd::new(socket, PollFlags::IN))
+        .collect();
+    poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// Requests are served from now on.
+///
+/// # Errors
+/// When systemd does not take the message.
+pub fn ready() -> io::Result<()> {
+    sd_notify::notify(&[NotifyState::Ready])
+}
+
+/// Whether systemd started us and wants to hear how we are.
+pub fn is_watching() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// What `systemctl status` shows.
+///
+/// # Errors
+/// When systemd does not take the message.
+pub fn status(status: &str) -> io::Result<()> {
+    sd_notify::notify(&[NotifyState::Status(&line(status))])
+}
+
+/// The configuration is being read again; [`ready`] says that it was.
+///
+/// # Errors
+/// When systemd does not take the message.
+pub fn reloading() -> io::Result<()> {
+    // systemd from 253 on wants the time with it.
+    sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
+}
+
+/// The daemon ends.
+///
+/// # Errors
+/// When systemd does not take the message.
+pub fn stopping(status: &str) -> io::Result<()> {
+    sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status(&line(status))])
+}
+
+/// The daemon is alive; to be said within each [`watchdog`] interval.
+///
+/// # Errors
+/// When systemd does not take the message.
+pub fn alive() -> io::Result<()> {
+    sd_notify::notify(&[NotifyState::Watchdog])
+}
+
+/// How long systemd waits for [`alive`] before it kills us; `None` where it does not watch.
+pub fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
+}
+
+/// A credential that systemd keeps for us (`LoadCredential=`).
+pub fn credential(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name);
+    path.exists().then_some(path)
+}
+
+/// One line: a message to systemd has one assignment per line.
+fn line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_STATUS)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_one_line_whatever_is_in_it() {
+        assert_eq!(line("a\nREADY=1\u{1b}[0m"), "a READY=1 [0m");
+        assert_eq!(line(&"ä".repeat(9_000)).chars().count(), MAX_STATUS);
+    }
+
+    #[test]
+    fn somebody_at_the_door_is_seen() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let sockets = [Socket::Tcp(listener)];
+        assert!(!is_awaited(&sockets));
+        let _waiting = std::net::TcpStream::connect(address).unwrap();
+        assert!(is_awaited(&sockets));
+        assert!(!is_awaited(&[]));
+    }
+}

@@ -1,0 +1,151 @@
+//! The end for want of work: never with work in hand, and nobody who comes is lost.
+
+use std::{
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::Signal,
+};
+use serde_json::json;
+
+use crate::support::{
+    daemon::Home,
+    http::{Ask, within},
+    manager::Manager,
+};
+
+async fn home(idle_exit: &str) -> (Home, Manager) {
+    let home = Home::new().await;
+    home.configure(&json!({"idle_exit": idle_exit}));
+    home.fixture("succeed");
+    let manager = Manager::new(&home);
+    (home, manager)
+}
+
+#[tokio::test]
+async fn with_nothing_to_do_it_ends_with_status_0_and_says_so() {
+    let (home, manager) = home("50ms").await;
+    let life = manager.start(&home);
+    manager.hears("READY=1").await;
+    manager.hears("STOPPING=1").await;
+    assert_eq!(life.ended().await, 0);
+}
+
+/// A build whose asker has gone, one who waits, a stream, a request that is not yet whole.
+#[tokio::test]
+async fn it_does_not_end_with_anything_in_hand() {
+    let (home, manager) = home("30ms").await;
+    home.engine.hold("wait");
+    let life = manager.start(&home);
+    let at = manager.over_unix();
+    let job = Ask::post("/jobs?async", &json!({"project": "succeed"}));
+    let asked = at.ask(job).await.expect(201).json();
+    let url = asked["URL"].as_str().unwrap().to_owned();
+    stays(&manager).await;
+    home.engine.release("wait");
+    at.ask(Ask::get(format!("/{url}?wait")).json())
+        .await
+        .expect(200);
+
+    // The connection of whoever reads lives as long as it is read from.
+    let stream = at
+        .open(Ask::get(format!("/{}", url.replacen("job", "log", 1))))
+        .await;
+    let mut upload = UnixStream::connect(home.path("mistryd.sock")).unwrap();
+    let head = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n";
+    std::io::Write::write_all(&mut upload, head.as_bytes()).unwrap();
+    drop(stream);
+    stays(&manager).await;
+    drop(upload);
+    manager.hears("STOPPING=1").await;
+    assert_eq!(life.ended().await, 0);
+}
+
+/// Ten times as long as it would take to end.
+async fn stays(manager: &Manager) {
+    let patience = Duration::from_millis(300);
+    let ending = tokio::time::timeout(patience, manager.hears("STOPPING=1"));
+    assert!(ending.await.is_err(), "it ended with work in hand");
+}
+
+#[tokio::test]
+async fn without_sockets_of_systemd_it_stays_because_nobody_would_start_it() {
+    let (home, _) = home("1ms").await;
+    let process = home.spawn().await;
+    assert!(
+        process
+            .told()
+            .contains("'idle_exit' is set, but has no effect")
+    );
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    process.at.ask(Ask::get("/healthz")).await.expect(200);
+    assert_eq!(process.end(Signal::TERM).await, 0);
+}
+
+/// Clients come at every moment of the end, half of them as soon as it is told. Each is answered, by
+/// this life or the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_at_the_moment_of_the_end_is_answered() {
+    let trials = match std::env::var_os("MISTRY_SOAK") {
+        Some(_) => 1_000,
+        None => 50,
+    };
+    let (home, manager) = home("5ms").await;
+    let lives = Arc::new(AtomicUsize::new(0));
+    let (end, ending) = UnixStream::pair().unwrap();
+    let supervisor = {
+        let sockets = (
+            manager.tcp.try_clone().unwrap(),
+            manager.unix.try_clone().unwrap(),
+        );
+        let commands: Vec<_> = (0..4 * trials).map(|_| manager.command(&home)).collect();
+        let lives = lives.clone();
+        std::thread::spawn(move || {
+            for mut command in commands {
+                let mut awaited = [
+                    PollFd::new(&sockets.0, PollFlags::IN),
+                    PollFd::new(&sockets.1, PollFlags::IN),
+                    PollFd::from_borrowed_fd(ending.as_fd(), PollFlags::IN),
+                ];
+                poll(&mut awaited, None).unwrap();
+                if !awaited[2].revents().is_empty() {
+                    return;
+                }
+                assert!(command.status().unwrap().success());
+                lives.fetch_add(1, Ordering::Relaxed);
+            }
+            panic!("it was started again and again");
+        })
+    };
+    let mut answered = 0;
+    for trial in 0..trials {
+        if trial % 2 == 0 && trial > 0 {
+            manager.hears("STOPPING=1").await;
+        } else {
+            // Around the end, a little later each time.
+            tokio::time::sleep(Duration::from_micros(200 * (trial as u64 % 40))).await;
+        }
+        let at = match trial % 4 {
+            0 | 1 => manager.over_tcp(),
+            _ => manager.over_unix(),
+        };
+        manager.unheard();
+        let answer = within(
+            "an answer",
+            at.ask(Ask::get("/healthz").with("connection", "close")),
+        );
+        answered += usize::from(answer.await.status == 200);
+    }
+    drop(end);
+    supervisor.join().unwrap();
+    assert_eq!(answered, trials);
+    let lives = lives.load(Ordering::Relaxed);
+    assert!(lives > trials / 3, "only {lives} ends in {trials} trials");
+}

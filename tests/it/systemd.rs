@@ -1,0 +1,315 @@
+//! A citizen of systemd: its sockets, its questions, its signals.
+
+use std::{fs, os::fd::OwnedFd, process::Stdio};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::{
+    daemon::{Home, TestDaemon},
+    http::{Ask, within},
+    manager::{Life, Manager},
+};
+
+/// Of the whole of them at once: each has its connection.
+const CLIENTS: usize = 200;
+
+async fn home() -> (Home, Manager) {
+    let home = Home::new().await;
+    home.configure(&json!({}));
+    home.fixture("succeed");
+    let manager = Manager::new(&home);
+    (home, manager)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_before_there_is_a_daemon_is_answered_over_tcp_and_unix_socket() {
+    let (home, manager) = home().await;
+    let (tcp, unix) = (manager.over_tcp(), manager.over_unix());
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..CLIENTS {
+        let at = if n % 2 == 0 {
+            tcp.clone()
+        } else {
+            unix.clone()
+        };
+        asked.spawn(async move { at.ask(Ask::get("/healthz")).await.status });
+    }
+    let life = manager.start(&home);
+    while let Some(status) = within("an answer", asked.join_next()).await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    life.signal(Signal::TERM);
+    assert_eq!(life.ended().await, 0);
+}
+
+#[tokio::test]
+async fn it_is_ready_before_the_engine_answers_and_ends_as_it_says() {
+    let (home, manager) = home().await;
+    home.engine.hold("ping");
+    let life = manager.start(&home);
+    manager.hears("READY=1").await;
+    let answer = manager.over_unix().ask(Ask::get("/index/")).await;
+    assert_eq!(answer.status, 200);
+    life.signal(Signal::TERM);
+    manager.hears("STOPPING=1").await;
+    assert_eq!(life.ended().await, 0);
+    home.engine.release("ping");
+}
+
+#[tokio::test]
+async fn the_status_changes_with_what_happens() {
+    let (home, manager) = home().await;
+    home.engine.hold("wait");
+    let life = manager.start(&home);
+    manager.hears("STATUS=idle").await;
+    let at = manager.over_unix();
+    let job = Ask::post("/jobs?async", &json!({"project": "succeed"}));
+    let id = at.ask(job).await.expect(201).json()["ID"].clone();
+    manager.hears("STATUS=1 building").await;
+    home.engine.release("wait");
+    let wanted = format!(
+        "STATUS=idle; last: succeed {} succeeded in ",
+        &id.as_str().unwrap()[..7]
+    );
+    let told = manager.hears(&wanted).await;
+    assert!(told.ends_with(" s"), "{told}");
+    home.engine.stop().await;
+    let job = Ask::post(
+        "/jobs",
+        &json!({"project": "succeed", "params": {"a": "b"}}),
+    );
+    at.ask(job).await.expect(503);
+    let told = manager.hears("STATUS=idle; last:").await;
+    assert!(told.contains("Docker Engine cannot be reached"), "{told}");
+    drop(life);
+}
+
+#[tokio::test]
+async fn the_watchdog_hears_that_it_lives() {
+    let (home, manager) = home().await;
+    let mut command = manager.command(&home);
+    command.env("WATCHDOG_USEC", "100000");
+    let life = Life(command.spawn().unwrap());
+    for _ in 0..3 {
+        manager.hears("WATCHDOG=1").await;
+    }
+    drop(life);
+}
+
+/// Fault points are there in debug builds, which this one is.
+#[tokio::test]
+async fn a_daemon_that_hangs_does_not_say_that_it_lives() {
+    for fault in ["accept=wedge", "scheduler=wedge"] {
+        let (home, manager) = home().await;
+        let mut command = manager.command(&home);
+        command
+            .env("WATCHDOG_USEC", "100000")
+            .env("MISTRY_FAULTS", fault);
+        let life = Life(command.spawn().unwrap());
+        manager.hears("WATCHDOG=1").await;
+        let at = manager.over_tcp();
+        let job = Ask::post("/jobs?async", &json!({"project": "succeed"}));
+        let asking = tokio::spawn(async move { at.ask(job).await.status });
+        // It falls silent: nothing comes for ten times as long as it has.
+        let silence = std::time::Duration::from_secs(1);
+        within("silence", async {
+            while tokio::time::timeout(silence, manager.message())
+                .await
+                .is_ok()
+            {}
+        })
+        .await;
+        asking.abort();
+        drop(life);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_puts_a_good_file_in_force_and_keeps_the_old_one_when_it_is_broken() {
+    let (home, manager) = home().await;
+    let life = manager.start(&home);
+    manager.hears("READY=1").await;
+    let at = manager.over_tcp();
+    let slots = async || {
+        let status = at.ask(Ask::get("/status")).await.expect(200).json();
+        status["Slots"].clone()
+    };
+    assert_eq!(slots().await, 2);
+    home.configure(&json!({"job_concurrency": 5}));
+    life.signal(Signal::HUP);
+    manager.hears("RELOADING=1").await;
+    manager.hears("READY=1").await;
+    assert_eq!(slots().await, 5);
+
+    for (wrong, said) in [
+        (json!({"job_concurrency": 7, "colour": 1}), "colour"),
+        (
+            json!({"job_concurrency": 7, "build_path": home.path("projects/succeed")}),
+            "restart mistryd",
+        ),
+    ] {
+        home.configure(&wrong);
+        manager.unheard();
+        life.signal(Signal::HUP);
+        let told = manager
+            .hears("STATUS=idle; configuration not reloaded: ")
+            .await;
+        assert!(told.contains(said), "{told}");
+        assert_eq!(slots().await, 5);
+    }
+    home.configure(&json!({}));
+    life.signal(Signal::HUP);
+    while manager.hears("STATUS=").await != "STATUS=idle" {}
+    assert_eq!(slots().await, 2);
+}
+
+/// More slots are taken at once by those who wait.
+#[tokio::test]
+async fn a_reload_with_more_slots_begins_what_waits() {
+    let (home, manager) = home().await;
+    home.configure(&json!({"job_concurrency": 1}));
+    home.engine.hold("wait");
+    let life = manager.start(&home);
+    manager.hears("READY=1").await;
+    for n in ["1", "2"] {
+        let job = json!({"project": "succeed", "params": {"n": n}});
+        let asked = manager.over_tcp().ask(Ask::post("/jobs?async", &job)).await;
+        asked.expect(201);
+    }
+    manager.hears("STATUS=1 building, 1 queued").await;
+    home.configure(&json!({"job_concurrency": 2}));
+    life.signal(Signal::HUP);
+    manager.hears("STATUS=2 building").await;
+    home.engine.release("wait");
+    manager.hears("STATUS=idle; last: succeed").await;
+}
+
+#[tokio::test]
+async fn with_a_wrong_configuration_who_waits_is_told_and_the_next_life_serves() {
+    let (home, manager) = home().await;
+    home.configure(&json!({"colour": 1}));
+    let at = manager.over_tcp();
+    let waiting = tokio::spawn(async move { at.ask(Ask::get("/index/")).await });
+    // Until it waits at the door, nobody is there who could be told.
+    manager.awaited().await;
+    let life = manager.start(&home);
+    let answer = within("the answer", waiting).await.unwrap();
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("journalctl -u mistryd"));
+    assert!(!answer.text().contains("colour"));
+    assert_eq!(answer.header("retry-after"), "5");
+    // Others who come meanwhile are told, too, by the same life.
+    let other = manager.over_unix().ask(Ask::get("/index/")).await;
+    assert_eq!(other.status, 503);
+    assert_eq!(life.ended().await, 78);
+    let told = manager.unheard();
+    assert!(told.contains("STATUS=the configuration"), "{told}");
+    assert!(told.contains("colour"), "{told}");
+    assert!(!told.contains("READY=1"), "{told}");
+
+    home.configure(&json!({}));
+    let life = manager.start(&home);
+    let answer = manager.over_tcp().ask(Ask::get("/index/")).await;
+    assert_eq!(answer.status, 200);
+    drop(life);
+}
+
+#[tokio::test]
+async fn with_a_wrong_configuration_and_nobody_at_the_door_it_ends_at_once() {
+    let (home, manager) = home().await;
+    for (write, said) in [
+        (Some("{"), "is wrong"),
+        (Some("{\"projects_path\": \"x\"}"), "build_path"),
+        (None, "could not read the configuration"),
+    ] {
+        let path = home.path("config.json");
+        match write {
+            Some(text) => fs::write(path, text).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+        let (status, _) = manager.run(manager.command(&home)).await;
+        assert_eq!(status, 78);
+        let told = manager.unheard();
+        assert!(told.contains(said) && !told.contains("READY"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_inherited_must_be_sockets_that_listen() {
+    let (home, manager) = home().await;
+    let file = || OwnedFd::from(fs::File::open(home.path("config.json")).unwrap());
+    let tcp = || OwnedFd::from(manager.tcp.try_clone().unwrap());
+    let datagrams = || OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    let deaf = || {
+        let connected = std::os::unix::net::UnixStream::pair().unwrap();
+        OwnedFd::from(connected.0)
+    };
+    for (third, fourth, which) in [
+        (file(), tcp(), 3),
+        (tcp(), file(), 4),
+        (tcp(), datagrams(), 4),
+        (deaf(), tcp(), 3),
+    ] {
+        let command = manager.command_with(&home, third, fourth);
+        let (status, said) = manager.run(command).await;
+        assert_eq!(status, 78, "{said}");
+        let wanted = format!("inherited descriptor {which}: expected a TCP or unix stream socket");
+        assert!(manager.unheard().contains(&wanted), "{said}");
+    }
+    for lie in ["two", "-1", "65", "99999999999999999999", "3"] {
+        let mut command = manager.command(&home);
+        command.env("LISTEN_FDS", lie);
+        let (status, said) = manager.run(command).await;
+        assert_eq!(status, 78, "{lie}: {said}");
+        manager.unheard();
+    }
+}
+
+#[tokio::test]
+async fn sockets_that_were_meant_for_another_process_are_left_alone() {
+    let (home, _) = home().await;
+    let mut command = home.mistryd();
+    command
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_PID", "1")
+        .args(["--addr", "127.0.0.1:0"])
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    assert!(line.contains("serving on http://127.0.0.1:"), "{line}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Without systemd there is nobody to tell, and with one that does not hear nothing is different.
+#[tokio::test]
+async fn a_systemd_that_does_not_hear_stops_nothing() {
+    let (home, manager) = home().await;
+    let mut command = manager.command(&home);
+    command.env("NOTIFY_SOCKET", home.path("nobody"));
+    let life = Life(command.spawn().unwrap());
+    let job = Ask::post("/jobs", &json!({"project": "succeed"}));
+    manager.over_unix().ask(job).await.expect(201);
+    life.signal(Signal::TERM);
+    assert_eq!(life.ended().await, 0);
+}
+
+/// Other cgroup drivers know no slices and would refuse one.
+#[tokio::test]
+async fn builds_run_in_a_slice_of_their_own_where_systemd_makes_the_cgroups() {
+    for (driver, parent) in [
+        ("systemd", json!("mistry-builds.slice")),
+        ("cgroupfs", json!(null)),
+    ] {
+        let daemon = TestDaemon::with(&["succeed"]).await;
+        daemon.home.engine.cgroup_driver(driver);
+        let job = json!({"project": "succeed"});
+        daemon.post("/jobs", &job).await.expect(201);
+        let container = &daemon.home.engine.containers()[0];
+        let found = &container.spec["HostConfig"]["CgroupParent"];
+        assert_eq!(*found, parent, "{driver}");
+    }
+}
