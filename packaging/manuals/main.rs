@@ -115,7 +115,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     page.section("Examples");
     page.words("A project to begin with, and its first build:");
     page.code(
-        "cp -r /usr/share/doc/mistryd/examples/projects/hello /var/lib/mistry/projects/\n\
+        "cp -r /usr/share/doc/mistryd/examples/hello /var/lib/mistry/projects/\n\
          cp /bin/busybox /var/lib/mistry/projects/hello/    # package busybox-static\n\
          mistry build --project hello --target out -- --name=world",
     );
