@@ -14,7 +14,7 @@ use super::params;
 use super::screen::LogView;
 use super::transport::Transport;
 use super::wait::{Shown, Waiting};
-use super::{Error, say, short, tell, tell_json};
+use super::{Again, Error, say, tell, tell_json};
 use crate::api::JobRequest;
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome};
 use crate::client::{Client, Finished};
@@ -81,7 +81,7 @@ impl FromStr for Timeout {
 }
 
 impl Build {
-    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+    pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
         let request = self.request()?;
         self.transport.check().map_err(Error::Usage)?;
         if self.no_wait {
@@ -91,18 +91,15 @@ impl Build {
             log: self.verbose,
             place: !self.json_result,
         };
-        let mut waiting = Waiting::new(client, self.project.clone(), shown);
+        let mut waiting = Waiting::new(client, again, self.project.clone(), shown);
         let awaited = tokio::select! {
             done = tokio::time::timeout(self.timeout.time, waiting.finish(&request)) => Some(done),
             _ = tokio::signal::ctrl_c() => None,
         };
         waiting.done();
         let way_on = waiting.accepted().map(|id| {
-            let id = id.to_string();
-            format!(
-                "the build goes on; follow it with: mistry logs -f {}",
-                short(&id)
-            )
+            let hint = again.hint("logs -f", &id.to_string());
+            format!("the build goes on; follow it with: {hint}")
         });
         let done = match awaited {
             Some(Ok(done)) => done?,
@@ -119,7 +116,7 @@ impl Build {
                 )));
             }
         };
-        self.conclude(client, &done).await
+        self.conclude(client, again, &done).await
     }
 
     fn request(&self) -> Result<JobRequest, Error> {
@@ -149,12 +146,12 @@ impl Build {
     }
 
     /// Says how it ended, and fetches what there is.
-    async fn conclude(&self, client: &Client, done: &Finished) -> Result<(), Error> {
+    async fn conclude(&self, client: &Client, again: &Again, done: &Finished) -> Result<(), Error> {
         if self.json_result {
             tell_json(&done.raw)?;
         }
         verdict(&done.info)?;
-        let fetched = bring(client, &done.info, &self.transport).await?;
+        let fetched = bring(client, again, &done.info, &self.transport).await?;
         if self.json_result {
             return Ok(());
         }
@@ -177,8 +174,9 @@ fn verdict(info: &BuildInfo) -> Result<(), Error> {
             )))
         }
         Some(Outcome::Errored) | None => {
-            show(info.container_stdouterr.as_deref().unwrap_or_default());
             let why = info.err.as_deref().unwrap_or(&info.err_build);
+            let log = info.container_stdouterr.as_deref().unwrap_or_default();
+            show(without(log, why));
             let code = info.exit_code;
             Err(Error::BuildFailed(match (why, code) {
                 ("", NO_EXIT_CODE) => "The build could not be run to its end".to_owned(),
@@ -196,6 +194,16 @@ fn verdict(info: &BuildInfo) -> Result<(), Error> {
             Err(Error::Stopped(with(text, info.err.clone())))
         }
     }
+}
+
+/// The log of a build that could not be run to its end, without its last line where that is the
+/// server's, saying once more what is said here anyway.
+fn without<'a>(log: &'a str, why: &str) -> &'a str {
+    log.trim_end()
+        .strip_suffix(why)
+        .and_then(|log| log.strip_suffix("mistry: "))
+        .filter(|log| !why.is_empty() && (log.is_empty() || log.ends_with('\n')))
+        .map_or(log, str::trim_end)
 }
 
 /// What a failed build said last: its standard error, or else the end of its log.
@@ -279,6 +287,25 @@ mod tests {
             );
         }
         assert!(verdict(&ended(Outcome::Succeeded, 0)).is_ok());
+    }
+
+    #[test]
+    fn the_sentence_of_an_errored_build_is_said_once() {
+        for (log, why, shown) in [
+            ("step 1\n\nmistry: no room\n", "no room", "step 1"),
+            ("mistry: no room\n", "no room", ""),
+            ("step 1\nmistry: a: b\nc\n", "a: b\nc", "step 1"),
+            ("step 1\n", "no room", "step 1\n"),
+            ("say no room\n", "no room", "say no room\n"),
+            (
+                "I say mistry: no room\n",
+                "no room",
+                "I say mistry: no room\n",
+            ),
+            ("mistry: \n", "", "mistry: \n"),
+        ] {
+            assert_eq!(without(log, why), shown, "{log:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::transport::{Fetched, Transport};
-use super::{Error, Which, say, screen, short};
+use super::{Again, Error, Which, say, screen, short};
 use crate::build::{BuildInfo, State};
 use crate::client::{Client, Finished};
 
@@ -18,7 +18,7 @@ pub(super) struct Fetch {
 }
 
 impl Fetch {
-    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+    pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
         self.transport.check().map_err(Error::Usage)?;
         let (project, id) = self.id.resolve(client).await?;
         let mut info = client.job(&project, id).await?.build_info;
@@ -27,7 +27,7 @@ impl Fetch {
         info.id = id.to_string();
         let short = short(&info.id).to_owned();
         if info.state == State::Pending {
-            let way = format!("follow it with: mistry logs -f {short}");
+            let way = format!("follow it with: {}", again.hint("logs -f", &short));
             return Err(Error::Refused(format!("build {short} is not over; {way}")));
         }
         if !info.succeeded() {
@@ -39,7 +39,7 @@ impl Fetch {
                 "build {short} did not succeed; fetching what it left"
             ));
         }
-        let fetched = bring(client, &info, &self.transport).await?;
+        let fetched = bring(client, again, &info, &self.transport).await?;
         super::tell(&format!("{short}: {}", summary(&fetched, &self.transport)))
     }
 }
@@ -47,14 +47,15 @@ impl Fetch {
 /// Fetches, unless Ctrl-C comes first.
 pub(super) async fn bring(
     client: &Client,
+    again: &Again,
     info: &BuildInfo,
     transport: &Transport,
 ) -> Result<Fetched, Error> {
     tokio::select! {
         fetched = transport.fetch(client, info) => Ok(fetched?),
         _ = tokio::signal::ctrl_c() => Err(Error::Interrupted(format!(
-            "Interrupted; fetch the artifacts later with: mistry fetch {}",
-            short(&info.id)
+            "Interrupted; fetch the artifacts later with: {}",
+            again.hint("fetch", &info.id)
         ))),
     }
 }

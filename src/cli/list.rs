@@ -44,7 +44,7 @@ impl List {
         };
         let limit = usize::from(self.limit);
         let items = client.index(&filter, limit).await?.items;
-        let rows: Vec<[String; 6]> = items
+        let rows: Vec<[String; 7]> = items
             .into_iter()
             // A server that knows no limit sends all.
             .take(limit)
@@ -56,14 +56,42 @@ impl List {
                     standing(item.state, &item.build_info),
                     moment(item.started_at),
                     spent(item.build_info.duration),
+                    told(&item.build_info),
                 ]
             })
             .collect();
         table(
-            ["ID", "PROJECT", "GROUP", "STATE", "STARTED", "TOOK"],
+            [
+                "ID", "PROJECT", "GROUP", "STATE", "STARTED", "TOOK", "PARAMS",
+            ],
             &rows,
         )
     }
+}
+
+/// The params of a build, cut to what helps to tell it from others.
+fn told(info: &BuildInfo) -> String {
+    /// Letters of one value.
+    const VALUE: usize = 24;
+    /// Letters of all.
+    const ALL: usize = 72;
+    let cut = |text: &str, at: usize| match text.char_indices().nth(at) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    };
+    let params = info.params.iter().map(|(name, value)| match value {
+        Some(value) => {
+            let first = value.lines().next().unwrap_or_default();
+            let more = if first.len() < value.trim_end().len() {
+                "…"
+            } else {
+                ""
+            };
+            format!("{name}={}", cut(&format!("{first}{more}"), VALUE))
+        }
+        None => format!("{name}=(hidden)"),
+    });
+    cut(&params.collect::<Vec<_>>().join(" "), ALL)
 }
 
 /// How a build stands, in one or two words.
@@ -72,5 +100,34 @@ pub(super) fn standing(state: State, info: &BuildInfo) -> String {
         (State::Ready, Some(outcome), _) => outcome.as_str().to_owned(),
         (State::Pending, _, Some(phase)) => phase.as_str().to_owned(),
         (state, ..) => state.as_str().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn params_are_short() {
+        let of = |params: &[(&str, Option<&str>)]| {
+            told(&BuildInfo {
+                params: params
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+                    .collect(),
+                ..BuildInfo::default()
+            })
+        };
+        assert_eq!(of(&[]), "");
+        assert_eq!(
+            of(&[("name", Some("world")), ("_key", None), ("n", Some(""))]),
+            "_key=(hidden) n= name=world"
+        );
+        assert_eq!(of(&[("lock", Some("{\n1\n"))]), "lock={…");
+        assert_eq!(of(&[("a", Some("b\n"))]), "a=b");
+        let long = "ü".repeat(200);
+        assert_eq!(of(&[("a", Some(&long))]).chars().count(), 2 + 24 + 1);
+        let many: Vec<_> = ["a", "b", "c", "d", "e"].map(|n| (n, Some(&*long))).into();
+        assert_eq!(of(&many).chars().count(), 73);
     }
 }

@@ -35,14 +35,13 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::client::{self, Address, Client, DEFAULT_PORT, Filter};
+use crate::client::{self, Address, Client, DEFAULT_PORT, DEFAULT_SOCKET, Filter};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Where an installed server listens for local users.
-const SOCKET: &str = "/run/mistry/mistryd.sock";
 /// Digits of an id that are shown: enough that two builds of one server never share them.
 const SHOWN_DIGITS: usize = 12;
 /// Candidates named when an id is ambiguous.
@@ -101,6 +100,52 @@ struct Server {
         hide_env_values = true
     )]
     token_file: Option<PathBuf>,
+    /// What of this stood on the command line.
+    #[arg(skip)]
+    again: Again,
+}
+
+/// How the command line named the server, for hints that can be copied: what came from the
+/// environment is there next time, too.
+#[derive(Clone, Debug, Default)]
+struct Again(String);
+
+impl Again {
+    /// What stands in `matches` and is not from the environment.
+    fn of(server: &Server, matches: &ArgMatches) -> Again {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+        let mut words = String::new();
+        for (name, value) in [
+            ("host", server.host.clone()),
+            ("port", server.port.map(|port| port.to_string())),
+            ("socket", path(&server.socket)),
+            ("url", server.url.clone()),
+            ("token_file", path(&server.token_file)),
+        ] {
+            if let Some(value) = value
+                && matches.value_source(name) == Some(ValueSource::CommandLine)
+            {
+                let flag = name.replace('_', "-");
+                words.push_str(&format!(" --{flag} {}", quoted(&value)));
+            }
+        }
+        Again(words)
+    }
+
+    /// `mistry VERB ID` and how to meet the same server.
+    fn hint(&self, verb: &str, id: &str) -> String {
+        format!("mistry {verb} {}{}", short(id), self.0)
+    }
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./:@%+,=".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -160,6 +205,7 @@ impl Error {
             Error::Server(error) => match error {
                 client::Error::Refused(no) if (400..500).contains(&no.status) => 3,
                 client::Error::Refused(no) if no.status == 503 => 3,
+                client::Error::Forbidden { .. } => 3,
                 client::Error::Refused(_)
                 | client::Error::Connect { .. }
                 | client::Error::Broken(_)
@@ -205,7 +251,10 @@ impl From<transport::Error> for Error {
 /// # Errors
 /// What to print, which may be the help text, and the exit status.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
-    Arguments::try_parse_from(arguments)
+    let matches = Arguments::command().try_get_matches_from(arguments)?;
+    let mut parsed = Arguments::from_arg_matches(&matches)?;
+    parsed.server.again = Again::of(&parsed.server, &matches);
+    Ok(parsed)
 }
 
 /// Does what was asked; says what went wrong on standard error. Returns the exit status.
@@ -227,12 +276,13 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         return verb.run();
     }
     let client = arguments.server.client()?;
+    let again = &arguments.server.again;
     match arguments.verb {
-        Verb::Build(verb) => verb.run(&client).await,
+        Verb::Build(verb) => verb.run(&client, again).await,
         Verb::List(verb) => verb.run(&client).await,
         Verb::Status(verb) => verb.run(&client).await,
         Verb::Logs(verb) => verb.run(&client).await,
-        Verb::Fetch(verb) => verb.run(&client).await,
+        Verb::Fetch(verb) => verb.run(&client, again).await,
         Verb::Projects(verb) => verb.run(&client).await,
         Verb::Rebuild(verb) => verb.run(&client).await,
         Verb::Completions(_) => Ok(()),
@@ -241,16 +291,11 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
 
 impl Server {
     fn client(&self) -> Result<Client, Error> {
-        let may_use = |socket: &Path| {
-            use std::os::unix::fs::FileTypeExt;
-            socket.metadata().is_ok_and(|f| f.file_type().is_socket())
-                && rustix::fs::access(socket, rustix::fs::Access::WRITE_OK).is_ok()
-        };
-        let address = self.address(|| may_use(Path::new(SOCKET)))?;
+        let address = self.address(|| Address::of_this_host(Path::new(DEFAULT_SOCKET)))?;
         Ok(Client::new(address, self.token()?))
     }
 
-    fn address(&self, socket_is_there: impl FnOnce() -> bool) -> Result<Address, Error> {
+    fn address(&self, of_this_host: impl FnOnce() -> Address) -> Result<Address, Error> {
         let wrong = |error: client::AddressError| Error::Usage(error.to_string());
         let named = self.host.is_some() || self.port.is_some();
         match (&self.socket, &self.url) {
@@ -261,7 +306,7 @@ impl Server {
                 .map(Address::Unix)
                 .map_err(|_| Error::Usage("socket cannot be empty".to_owned())),
             (None, Some(url)) if !named && !url.is_empty() => url.parse().map_err(wrong),
-            _ if !named && socket_is_there() => Ok(Address::Unix(SOCKET.into())),
+            _ if !named => Ok(of_this_host()),
             _ => {
                 let host = self.host.as_deref().unwrap_or(client::DEFAULT_HOST);
                 Address::tcp(host, self.port.unwrap_or(DEFAULT_PORT)).map_err(wrong)
@@ -389,6 +434,29 @@ fn spent(nanos: i64) -> String {
         10..=59 => format!("{seconds} s"),
         60..=3_599 => format!("{} m {} s", seconds / 60, seconds % 60),
         _ => format!("{} h {} m", seconds / 3_600, seconds % 3_600 / 60),
+    }
+}
+
+/// `0 B`, `980 B`, `1.5 MiB`, `120 GiB`: bytes for a person.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1 << 10 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1_024.0;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        // What would be shown as 1024 is 1.0 of the next.
+        if value < 1_023.5 {
+            break;
+        }
+        value /= 1_024.0;
+        unit = next;
+    }
+    if value < 9.95 {
+        format!("{value:.1} {unit}")
+    } else {
+        format!("{value:.0} {unit}")
     }
 }
 

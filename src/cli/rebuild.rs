@@ -43,8 +43,10 @@ impl Rebuild {
         let pruned = image.pruned;
         if self.verbose && pruned.images + pruned.containers > 0 {
             super::say(&format!(
-                "Removed {} images ({} bytes) and {} containers that nothing uses any more",
-                pruned.images, pruned.bytes, pruned.containers
+                "Removed {} images ({}) and {} containers that nothing uses any more",
+                pruned.images,
+                super::size(pruned.bytes),
+                pruned.containers
             ));
         }
         Ok(())

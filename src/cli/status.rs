@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{Error, Which, list, moment, screen, spent, tell};
+use super::{Error, Which, list, moment, screen, size, spent, tell};
 use crate::build::NO_EXIT_CODE;
 use crate::client::Client;
 
@@ -79,7 +79,7 @@ fn first_line(value: &str) -> String {
     }
 }
 
-/// All that a server tells, names joined by dots.
+/// All that a server tells, names joined by dots, bytes in readable units.
 fn server_facts(value: &Value) -> Vec<(String, String)> {
     fn collect(name: &str, value: &Value, into: &mut Vec<(String, String)>) {
         match value {
@@ -94,6 +94,12 @@ fn server_facts(value: &Value) -> Vec<(String, String)> {
             }
             Value::String(text) => into.push((name.to_owned(), first_line(text))),
             Value::Null => {}
+            Value::Number(n) if name.starts_with("Disk") => {
+                into.push((
+                    name.to_owned(),
+                    n.as_u64().map_or_else(|| n.to_string(), size),
+                ));
+            }
             other => into.push((name.to_owned(), other.to_string())),
         }
     }
@@ -108,12 +114,19 @@ mod tests {
 
     #[test]
     fn all_that_a_server_tells_is_shown() {
-        let value =
-            serde_json::json!({"Slots": {"Used": 1, "All": 2}, "Version": "x", "Idle": null});
+        let value = serde_json::json!({"Slots": {"Used": 1, "All": 2}, "Version": "x", "Idle": null, "DiskFree": 13_000_000_000_u64});
         let mut facts = server_facts(&value);
         facts.sort();
         let facts: Vec<String> = facts.into_iter().map(|(n, v)| format!("{n}={v}")).collect();
-        assert_eq!(facts, ["Slots.All=2", "Slots.Used=1", "Version=x"]);
+        assert_eq!(
+            facts,
+            [
+                "DiskFree=12 GiB",
+                "Slots.All=2",
+                "Slots.Used=1",
+                "Version=x"
+            ]
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::client::{Refusal, scripted::Scripted};
 
 fn server(arguments: &[&str]) -> Server {
     let all = ["mistry"].iter().chain(arguments).chain(&["projects"]);
-    Arguments::try_parse_from(all).unwrap().server
+    parse(all.map(OsString::from)).unwrap().server
 }
 
 fn refused(status: u16) -> Error {
@@ -51,6 +51,13 @@ fn the_kind_decides_the_exit_status() {
         (refused(422), 3),
         (refused(503), 3),
         (refused(500), 7),
+        (
+            Error::Server(client::Error::Forbidden {
+                path: "/s".into(),
+                advice: text(),
+            }),
+            3,
+        ),
         (refused(502), 7),
         (Error::Fetch(transport::Error::Torn(io())), 4),
         (Error::TimedOut(text()), 5),
@@ -65,24 +72,20 @@ fn the_kind_decides_the_exit_status() {
 }
 
 #[test]
-fn the_address_is_what_was_named_then_the_socket_then_loopback() {
+fn the_address_is_what_was_named_else_this_host() {
     let tcp = |host: &str, port| Address::Tcp(host.to_owned(), port);
     let unix = |path: &str| Address::Unix(path.into());
-    for (arguments, socket, address) in [
-        (&[][..], false, tcp("127.0.0.1", 8462)),
-        (&[], true, unix(SOCKET)),
-        (&["--host", "h"], true, tcp("h", 8462)),
-        (&["-p", "1"], true, tcp("127.0.0.1", 1)),
-        (&["--socket", "/s"], true, unix("/s")),
-        (&["--url", "http://h:1"], true, tcp("h", 1)),
-        (
-            &["--url", "http://h:1", "--port", "2"],
-            true,
-            tcp("127.0.0.1", 2),
-        ),
-        (&["--url", "unix:///s"], false, unix("/s")),
+    let here = || unix("/here");
+    for (arguments, address) in [
+        (&["--url", ""][..], here()),
+        (&["--host", "h"], tcp("h", 8462)),
+        (&["-p", "1"], tcp("127.0.0.1", 1)),
+        (&["--socket", "/s"], unix("/s")),
+        (&["--url", "http://h:1"], tcp("h", 1)),
+        (&["--url", "http://h:1", "--port", "2"], tcp("127.0.0.1", 2)),
+        (&["--url", "unix:///s"], unix("/s")),
     ] {
-        assert_eq!(server(arguments).address(|| socket).unwrap(), address);
+        assert_eq!(server(arguments).address(here).unwrap(), address);
     }
     for wrong in [
         &["--socket", "/s", "--port", "1"][..],
@@ -90,8 +93,46 @@ fn the_address_is_what_was_named_then_the_socket_then_loopback() {
         &["--host=-oProxyCommand=x"],
         &["--url", "x"],
     ] {
-        let error = server(wrong).address(|| false).unwrap_err();
+        let error = server(wrong).address(here).unwrap_err();
         assert_eq!(error.exit_status(), 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn hints_say_how_the_server_was_named() {
+    let id = "3fa9c1d00000ffff";
+    for (arguments, hint) in [
+        (&["--port", "4711"][..], " --port 4711"),
+        (&["-p", "1", "--host", "h"], " --host h --port 1"),
+        (&["--socket", "a dir/s"], " --socket 'a dir/s'"),
+        (&["--url", "unix:///s"], " --url unix:///s"),
+        (
+            &["--token-file=it's", "-p1"],
+            r" --port 1 --token-file 'it'\''s'",
+        ),
+    ] {
+        let hinted = server(arguments).again.hint("logs -f", id);
+        assert_eq!(hinted, format!("mistry logs -f 3fa9c1d00000{hint}"));
+    }
+    // After the verb, too.
+    let parsed = parse(["mistry", "build", "--project", "p", "-p", "2"].map(OsString::from));
+    assert_eq!(parsed.unwrap().server.again.0, " --port 2");
+}
+
+#[test]
+fn bytes_are_readable() {
+    for (bytes, text) in [
+        (0, "0 B"),
+        (1_023, "1023 B"),
+        (1_024, "1.0 KiB"),
+        (10_188, "9.9 KiB"),
+        (10_189, "10 KiB"),
+        (1_048_063, "1023 KiB"),
+        (1_048_064, "1.0 MiB"),
+        (13_000_000_000, "12 GiB"),
+        (u64::MAX, "16 EiB"),
+    ] {
+        assert_eq!(size(bytes), text);
     }
 }
 

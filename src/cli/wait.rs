@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::progress::Progress;
 use super::screen::LogView;
-use super::{Error, say, short, tell};
+use super::{Again, Error, say, short, tell};
 use crate::api::{ErrorView, JobRequest};
 use crate::build::{Phase, State};
 use crate::client::{self, Backoff, Client, Events, Finished, Refusal, Submitted};
@@ -92,6 +92,7 @@ pub(super) struct Shown {
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
     client: &'a Client,
+    again: &'a Again,
     project: ProjectName,
     shown: Shown,
     view: LogView<io::Stderr>,
@@ -102,9 +103,15 @@ pub(super) struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    pub(super) fn new(client: &'a Client, project: ProjectName, shown: Shown) -> Waiting<'a> {
+    pub(super) fn new(
+        client: &'a Client,
+        again: &'a Again,
+        project: ProjectName,
+        shown: Shown,
+    ) -> Waiting<'a> {
         Waiting {
             client,
+            again,
             project,
             shown,
             view: LogView::on_stderr(),
@@ -288,10 +295,10 @@ impl<'a> Waiting<'a> {
         let page = format!("job/{}/{id}", self.project);
         let line = match self.client.address().page(&page) {
             Some(url) => format!("Logs can be found at {url}"),
-            None => format!(
-                "Logs can be found with: mistry logs {}",
-                short(&id.to_string())
-            ),
+            None => {
+                let hint = self.again.hint("logs", &id.to_string());
+                format!("Logs can be found with: {hint}")
+            }
         };
         self.progress.aside(|| tell(&line))
     }
@@ -342,7 +349,8 @@ mod tests {
     async fn wait(server: &Scripted, log: bool) -> (Result<Finished, Error>, bool, bool) {
         let client = Client::new(server.address(), None);
         let shown = Shown { log, place: false };
-        let mut waiting = Waiting::new(&client, "p".parse().unwrap(), shown);
+        let again = &Again::default();
+        let mut waiting = Waiting::new(&client, again, "p".parse().unwrap(), shown);
         let done = waiting.finish(&JobRequest::default()).await;
         (done, waiting.job.is_some(), waiting.lost)
     }
@@ -475,7 +483,8 @@ mod tests {
             client::Address::Tcp("127.0.0.1".to_owned(), at.port()),
             None,
         );
-        let mut waiting = Waiting::new(&client, "p".parse().unwrap(), Shown::default());
+        let again = &Again::default();
+        let mut waiting = Waiting::new(&client, again, "p".parse().unwrap(), Shown::default());
         let request = JobRequest::default();
         let late = async {
             sleep(Duration::from_millis(150)).await;
@@ -490,7 +499,8 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_not_there_is_given_up_in_time() {
         let client = Client::new(client::Address::Unix("/does/not/exist".into()), None);
-        let mut waiting = Waiting::new(&client, "p".parse().unwrap(), Shown::default());
+        let again = &Again::default();
+        let mut waiting = Waiting::new(&client, again, "p".parse().unwrap(), Shown::default());
         assert_eq!(waiting.reach, Duration::from_secs(5));
         waiting.reach = Duration::from_millis(500);
         let begun = Instant::now();

@@ -1,13 +1,17 @@
 //! Where a server is: `http://HOST:PORT` or `unix:///PATH`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The host when none is named.
 pub const DEFAULT_HOST: &str = "127.0.0.1";
 /// The port when none is named.
 pub const DEFAULT_PORT: u16 = 8462;
+
+/// Where an installed server listens for the users of its host.
+pub const DEFAULT_SOCKET: &str = "/run/mistry/mistryd.sock";
 
 /// A server's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +53,17 @@ impl Address {
             )))
         } else {
             Ok(Address::Tcp(host.to_owned(), port))
+        }
+    }
+
+    /// The server of this host: by `socket` where that is one and we may write to it, else by
+    /// TCP, where anybody may ask.
+    pub fn of_this_host(socket: &Path) -> Address {
+        let is_socket = socket.metadata().is_ok_and(|f| f.file_type().is_socket());
+        if is_socket && rustix::fs::access(socket, rustix::fs::Access::WRITE_OK).is_ok() {
+            Address::Unix(socket.to_owned())
+        } else {
+            Address::Tcp(DEFAULT_HOST.to_owned(), DEFAULT_PORT)
         }
     }
 
@@ -126,6 +141,24 @@ impl FromStr for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_server_of_this_host_is_met_on_its_socket_where_that_is_one() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        for (name, to) in [("link", "socket"), ("loop", "loop"), ("astray", "none")] {
+            std::os::unix::fs::symlink(to, at(name)).unwrap();
+        }
+        for name in ["socket", "link"] {
+            assert_eq!(Address::of_this_host(&at(name)), Address::Unix(at(name)));
+        }
+        let tcp = Address::Tcp("127.0.0.1".to_owned(), 8462);
+        for name in ["none", "file", "", "loop", "astray", "file/socket"] {
+            assert_eq!(Address::of_this_host(&at(name)), tcp, "{name}");
+        }
+    }
 
     #[test]
     fn addresses_are_read_as_written() {

@@ -107,11 +107,17 @@ pub(super) async fn open(address: &Address, ask: Ask) -> Result<Answer, Error> {
             exchange(stream, request).await
         }
         Address::Unix(path) => {
-            let stream = timeout(CONNECT, UnixStream::connect(path))
+            let connected = timeout(CONNECT, UnixStream::connect(path))
                 .await
-                .map_err(late)?
-                .map_err(failed)?;
-            exchange(stream, request).await
+                .map_err(late)?;
+            match connected {
+                Ok(stream) => exchange(stream, request).await,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let known = tokio::fs::metadata(path).await;
+                    Err(Error::forbidden(path, known.ok().as_ref()))
+                }
+                Err(error) => Err(failed(error)),
+            }
         }
     }
 }

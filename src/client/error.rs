@@ -1,10 +1,13 @@
 //! What can go wrong between us and the server, and how long to wait after it.
 
 use std::fmt;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Address, Answer, job_of};
+use super::{Address, Answer, DEFAULT_SOCKET, job_of};
 use crate::api::ErrorView;
 use crate::job::JobId;
 
@@ -24,6 +27,14 @@ pub enum Error {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// The server's unix socket is there, but not for us.
+    #[error("you may not use the socket '{}': {advice}", path.display())]
+    Forbidden {
+        /// The socket.
+        path: PathBuf,
+        /// What to do about it.
+        advice: String,
     },
     /// The connection was there and ended before the answer did.
     #[error("the connection to the server broke")]
@@ -71,8 +82,26 @@ impl Error {
         match self {
             Error::Connect { .. } | Error::Broken(_) => true,
             Error::Refused(no) => matches!(no.status, 429 | 502..=504),
-            Error::Nonsense(_) => false,
+            Error::Forbidden { .. } | Error::Nonsense(_) => false,
         }
+    }
+
+    /// The socket may not be written to, or not even be seen, for want of what is known of it.
+    pub(super) fn forbidden(path: &Path, known: Option<&Metadata>) -> Error {
+        let advice = match known {
+            _ if path == Path::new(DEFAULT_SOCKET) => {
+                "ask an administrator to add you to the group 'mistry' (adduser NAME mistry), then log in again".to_owned()
+            }
+            Some(file) => format!(
+                "its mode is {:04o}, its owner {}, its group {}; ask whoever runs its server",
+                file.mode() & 0o7777,
+                file.uid(),
+                file.gid()
+            ),
+            None => "its directory is closed to you; ask whoever runs its server".to_owned(),
+        };
+        let path = path.to_owned();
+        Error::Forbidden { path, advice }
     }
 
     /// When to ask again, in the server's opinion.
@@ -145,4 +174,28 @@ pub(super) async fn refusal(answer: Answer) -> Error {
         job: located.or(named),
         retry_after,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_use_a_socket_is_told_what_to_do() {
+        let told = |path: &str, known: Option<&Metadata>| {
+            let error = Error::forbidden(Path::new(path), known);
+            assert!(!error.is_passing());
+            error.to_string()
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let known = file.as_file().metadata().unwrap();
+        let expected = "you may not use the socket '/run/mistry/mistryd.sock': ask an administrator to add you to the group 'mistry' (adduser NAME mistry), then log in again";
+        assert_eq!(told(DEFAULT_SOCKET, None), expected);
+        assert_eq!(told(DEFAULT_SOCKET, Some(&known)), expected);
+        let other = told("/srv/m.sock", Some(&known));
+        for part in ["'/srv/m.sock'", "0600", &format!("group {}", known.gid())] {
+            assert!(other.contains(part), "{other}");
+        }
+        assert!(told("/srv/m.sock", None).contains("directory"));
+    }
 }

@@ -12,7 +12,7 @@ mod events;
 #[cfg(test)]
 pub(crate) mod scripted;
 
-pub use address::{Address, AddressError, DEFAULT_HOST, DEFAULT_PORT};
+pub use address::{Address, AddressError, DEFAULT_HOST, DEFAULT_PORT, DEFAULT_SOCKET};
 pub use connection::Answer;
 pub use error::{Backoff, Error, Refusal};
 pub use events::{Event, Events};

@@ -1,6 +1,7 @@
 //! The command line of `mistryd`.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -19,15 +20,9 @@ use crate::web::Scope;
     after_help = "Exit status: 0 ended as asked; 1 failed; 2 wrong command line; 78 wrong configuration.\nMISTRY_LOG (error, warn, info, debug) sets how much is told on standard error."
 )]
 pub struct Command {
-    /// The configuration file
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        default_value = "config.json",
-        global = true
-    )]
-    pub config: PathBuf,
+    /// The configuration file [default: ./config.json where it is, else /etc/mistry/config.json]
+    #[arg(short, long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
     /// Where to listen over TCP [default: 127.0.0.1:8462]
     #[arg(short, long, value_name = "HOST:PORT")]
     pub addr: Option<String>,
@@ -43,6 +38,40 @@ pub struct Command {
     /// What to do instead of serving
     #[command(subcommand)]
     pub verb: Option<Verb>,
+}
+
+/// Where the configuration is looked for when nothing is said: what one works on, then what is
+/// installed.
+const CONFIGS: [&str; 2] = ["config.json", "/etc/mistry/config.json"];
+
+/// There is no configuration.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no configuration: neither '{}' here nor '{}'; name one with --config", CONFIGS[0], CONFIGS[1]
+)]
+pub struct NoConfig;
+
+impl Command {
+    /// The configuration file: the named one, else the first that is there.
+    ///
+    /// # Errors
+    /// None is named and none is there.
+    pub fn config(&self) -> Result<PathBuf, NoConfig> {
+        match &self.config {
+            Some(named) => Ok(named.clone()),
+            None => first(&CONFIGS.map(Path::new)).ok_or(NoConfig),
+        }
+    }
+}
+
+/// The first path that is there, or that may be: what cannot be looked at is told by whoever
+/// reads it, not passed over.
+fn first(paths: &[&Path]) -> Option<PathBuf> {
+    let is_absent = |path: &Path| {
+        std::fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let found = paths.iter().find(|path| !is_absent(path));
+    found.map(|path| path.to_path_buf())
 }
 
 /// What mistryd does besides serving.
@@ -97,6 +126,25 @@ fn scope(name: &str) -> Result<Scope, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn the_configuration_is_what_was_named_or_is_here_or_is_installed() {
+        let named = Command::try_parse_from(["mistryd", "-c", "x"]).unwrap();
+        assert_eq!(named.config().unwrap(), Path::new("x"));
+        let home = tempfile::tempdir().unwrap();
+        let (here, installed) = (home.path().join("a"), home.path().join("b"));
+        let found = || first(&[&here, &installed]);
+        assert_eq!(found(), None);
+        std::fs::write(&installed, "").unwrap();
+        assert_eq!(found().as_ref(), Some(&installed));
+        // A link to itself cannot be looked at; it is there nonetheless.
+        std::os::unix::fs::symlink("a", &here).unwrap();
+        assert_eq!(found().as_ref(), Some(&here));
+        let sentence = NoConfig.to_string();
+        for path in CONFIGS {
+            assert!(sentence.contains(&format!("'{path}'")), "{sentence}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_in_order() {

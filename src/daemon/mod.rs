@@ -68,6 +68,8 @@ const DOCKER_HOST: &str = "DOCKER_HOST";
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
+    NoConfig(#[from] args::NoConfig),
+    #[error(transparent)]
     Config(#[from] config::Error),
     #[error(transparent)]
     Inherited(#[from] systemd::Error),
@@ -101,7 +103,8 @@ impl Error {
     fn exit(&self) -> ExitCode {
         match self {
             // Not to be tried again before somebody has changed something.
-            Error::Config(_)
+            Error::NoConfig(_)
+            | Error::Config(_)
             | Error::Inherited(_)
             | Error::Tokens(_)
             | Error::Filesystem(_)
@@ -171,7 +174,7 @@ fn told(error: &dyn std::error::Error) -> String {
 }
 
 fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Error> {
-    let config = Config::read(&command.config)?;
+    let config = Config::read(&command.config()?)?;
     let kind = command.filesystem.unwrap_or(config.filesystem);
     let filesystem = Filesystem::detect(kind, &config.build_path)?;
     let tokens = open_tokens(&config)?;

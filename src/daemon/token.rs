@@ -1,16 +1,18 @@
 //! `mistryd token new`: a token is printed once, its hash is kept.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
+
+use rustix::fs::FlockOperation;
 
 use super::Error;
 use crate::build::random_hex;
 use crate::config::Config;
-use crate::web::{Scope, Token};
+use crate::web::{Scope, Token, TokensFile};
 
-/// Makes a token and appends its hash to the configured file.
+/// Makes a token and appends its hash to the configured file, where its name is a new one.
 pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitCode, Error> {
     let Some(path) = &config.auth_tokens_file else {
         eprintln!(
@@ -23,6 +25,26 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
         eprintln!("mistryd: '{name}': expected a name without spaces that does not begin with #");
         return Ok(ExitCode::from(2));
     }
+    let opened = |error| Error::System("open the tokens file", error);
+    let mut file = File::options()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+        .map_err(opened)?;
+    // Two that make the same name at once are one after the other.
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| opened(e.into()))?;
+    let there = TokensFile::open(path)?.current()?;
+    if there.iter().any(|token| token.name == name) {
+        eprintln!(
+            "mistryd: there is a token '{name}' already: choose another name, or delete its line in '{}' first, after which the old one no longer works",
+            path.display()
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(opened)?;
     let made = |error| Error::System("make a token", error);
     let secret = format!(
         "mistry-{}{}",
@@ -30,14 +52,14 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
         random_hex().map_err(made)?
     );
     let line = Token::of(name, scopes.to_vec(), &secret);
-    let mut file = File::options()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
-        .map_err(|error| Error::System("open the tokens file", error))?;
+    // Somebody's editor may have left the last line without an end.
+    let gap = if text.is_empty() || text.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     // One write, so that a daemon never reads half a line.
-    file.write_all(format!("{line}\n").as_bytes())
+    file.write_all(format!("{gap}{line}\n").as_bytes())
         .and_then(|()| file.sync_all())
         .map_err(|error| Error::System("write the tokens file", error))?;
     println!("{secret}");

@@ -104,7 +104,7 @@ impl Access {
                 return Ok(());
             }
             return Err(Refusal::unauthorized(
-                "a token is needed: send it as 'Authorization: Bearer …' (mistry --token-file)",
+                "a token is needed over TCP: 'mistryd token new' on the server makes one, sent as 'Authorization: Bearer …' (mistry --token-file); the server's unix socket needs none, for members of its group ('mistry') on its own host",
             ));
         };
         let file = file.clone();
@@ -125,7 +125,9 @@ impl Access {
                 StatusCode::FORBIDDEN,
                 format!("this token does not allow that: scope '{scope}' is needed"),
             )),
-            None => Err(Refusal::unauthorized("this token is not known")),
+            None => Err(Refusal::unauthorized(
+                "this token is not known: 'mistryd token new' on the server makes one",
+            )),
         }
     }
 }

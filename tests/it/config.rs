@@ -123,6 +123,20 @@ async fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
+async fn without_a_name_the_file_of_this_directory_is_taken() {
+    let home = Home::new().await;
+    home.configure(&json!({}));
+    let mut command = std::process::Command::new(home.mistryd().get_program());
+    command
+        .env_clear()
+        .arg("--check-config")
+        .current_dir(home.path(""));
+    let ended = run(command).await;
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.stdout.contains("config.json'"), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_wrong_docker_host_is_named() {
     let home = Home::new().await;
     home.configure(&json!({}));

@@ -15,6 +15,7 @@ mod errors_do_not_leak;
 mod groups;
 mod http_contract;
 mod idle_exit;
+mod journal;
 mod logs;
 mod mistryd_rebuild;
 mod old_wire;

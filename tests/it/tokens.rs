@@ -191,6 +191,14 @@ async fn a_token_is_made_and_used_with_the_programs() {
         .ask(ask("/project/succeed/rebuild", secret))
         .await
         .expect(403);
+    let again = make(&["ci", "--scope", "read"]).await;
+    assert_eq!((again.status, again.stdout.as_str()), (1, ""), "{again:?}");
+    for part in ["token 'ci' already", "delete its line", "/tokens'"] {
+        assert!(again.stderr.contains(part), "{again:?}");
+    }
+    assert_eq!(std::fs::read_to_string(&tokens).unwrap(), kept);
+    // As an editor may leave it.
+    std::fs::write(&tokens, kept.trim_end()).unwrap();
     let admin = make(&["root", "--scope", "admin,read"]).await;
     daemon
         .at
@@ -221,7 +229,15 @@ async fn a_token_is_made_and_used_with_the_programs() {
     };
     let refused = build(&[]).await;
     assert_eq!(refused.status, 3, "{refused:?}");
-    assert!(refused.stderr.contains("token"), "{refused:?}");
+    // What to do, elsewhere and on the host itself.
+    for part in [
+        "mistryd token new",
+        "--token-file",
+        "unix socket",
+        "'mistry'",
+    ] {
+        assert!(refused.stderr.contains(part), "{part}: {refused:?}");
+    }
     let built = build(&["--token-file", file.to_str().unwrap()]).await;
     assert_eq!(built.status, 0, "{built:?}");
 }

@@ -1,0 +1,225 @@
+//! The journal of systemd, in its native protocol.
+//!
+//! Sending blocks when journald stalls, so this is for the thread of a [`super::relay`] only.
+//! A record is told once more, to a subscriber that nobody else sees, as if the place that told
+//! it had told it with our own fields: so `CODE_FILE` and `CODE_LINE` lead to that place.
+
+use std::collections::HashMap;
+use std::io;
+
+use tracing::callsite::Identifier;
+use tracing::field::{Field, FieldSet, Value};
+use tracing::metadata::Kind;
+use tracing::subscriber::Interest;
+use tracing::{Callsite, Dispatch, Event, Level, Metadata};
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::prelude::*;
+
+use super::record::{MESSAGE_ID, Place, Record, pair};
+
+/// Under which name `journalctl -t` finds us.
+const IDENTIFIER: &str = "mistryd";
+
+/// The error of a record, which is in the message as well: `journalctl` shows nothing else.
+const ERROR: &str = "error";
+
+/// Fields of the journal, in capitals there. All others are appended to the message, so that
+/// no name of ours ever meets one that journald gives a meaning of its own.
+const FIELDS: [&str; 12] = [
+    "message",
+    MESSAGE_ID,
+    "mistry_job",
+    "mistry_project",
+    "mistry_group",
+    "mistry_event",
+    "mistry_request",
+    "attempt",
+    "exit_code",
+    ERROR,
+    "container",
+    "image",
+];
+
+/// A sink for records.
+///
+/// # Errors
+/// journald cannot be reached.
+pub(super) fn open() -> io::Result<impl FnMut(&Record) + Send + 'static> {
+    let layer = tracing_journald::layer()?
+        .with_field_prefix(None)
+        .with_syslog_identifier(IDENTIFIER.to_owned())
+        .with_priority_mappings(PriorityMappings {
+            error: Priority::Error,
+            warn: Priority::Warning,
+            info: Priority::Informational,
+            debug: Priority::Debug,
+            trace: Priority::Debug,
+        });
+    Ok(replay(Dispatch::new(
+        tracing_subscriber::registry().with(layer),
+    )))
+}
+
+/// Tells records to `to`.
+fn replay(to: Dispatch) -> impl FnMut(&Record) + Send + 'static {
+    // What tracing calls static must be so. There are as many entries as places in the program
+    // that tell something, so what is leaked is as bounded as its text.
+    let mut places: HashMap<Place, &'static Metadata<'static>> = HashMap::new();
+    move |record| {
+        let metadata: &'static Metadata<'static> = places
+            .entry(record.place)
+            .or_insert_with(|| Box::leak(Box::new(metadata(record.place))));
+        let message = message(record);
+        let fields: [Field; FIELDS.len()] = {
+            let mut known = metadata.fields().iter();
+            // Never shorter than what it was made of; an event without fields says nothing.
+            let Some(first) = known.next() else { return };
+            std::array::from_fn(|at| match at {
+                0 => first.clone(),
+                _ => known.next().unwrap_or_else(|| first.clone()),
+            })
+        };
+        let texts: [Option<&str>; FIELDS.len()] = std::array::from_fn(|at| match FIELDS[at] {
+            "message" => Some(message.as_str()),
+            name => record.told.get(name),
+        });
+        let values: [(&Field, Option<&dyn Value>); FIELDS.len()] = std::array::from_fn(|at| {
+            let text = texts[at].as_ref();
+            (&fields[at], text.map(|text| text as &dyn Value))
+        });
+        to.event(&Event::new(metadata, &metadata.fields().value_set(&values)));
+    }
+}
+
+/// What is told, with what has no field of its own in the journal.
+fn message(record: &Record) -> String {
+    let mut message = record.told.message.clone();
+    for (name, value) in &record.told.fields {
+        if !FIELDS.contains(name) {
+            message.push_str(if message.is_empty() { "" } else { " " });
+            message.push_str(&pair(name, value));
+        }
+    }
+    match record.told.get(ERROR) {
+        Some(error) if message.is_empty() => error.to_owned(),
+        Some(error) => format!("{message}: {error}"),
+        None => message,
+    }
+}
+
+/// A place as tracing knows places, with our fields.
+fn metadata(place: Place) -> Metadata<'static> {
+    Metadata::new(
+        "record",
+        place.target,
+        place.level,
+        place.file,
+        place.line,
+        None,
+        FieldSet::new(&FIELDS, Identifier(&REPLAYED)),
+        Kind::EVENT,
+    )
+}
+
+/// To whom all sets of our fields belong. Nobody asks whether it is of interest.
+struct Replayed(Metadata<'static>);
+
+static REPLAYED: Replayed = Replayed(Metadata::new(
+    "record",
+    module_path!(),
+    Level::INFO,
+    None,
+    None,
+    None,
+    FieldSet::new(&FIELDS, Identifier(&REPLAYED)),
+    Kind::EVENT,
+));
+
+impl Callsite for Replayed {
+    fn set_interest(&self, _: Interest) {}
+
+    fn metadata(&self) -> &Metadata<'_> {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing::Subscriber;
+    use tracing_subscriber::layer::{Context, Layer};
+
+    use super::*;
+    use crate::journal::record::Told;
+
+    type Seen = Arc<Mutex<Vec<(Place, Told)>>>;
+
+    /// What journald's layer is given.
+    struct Journal(Seen);
+
+    impl<S: Subscriber> Layer<S> for Journal {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut told = Told::default();
+            event.record(&mut told);
+            let place = event.metadata().into();
+            self.0.lock().unwrap().push((place, told));
+        }
+    }
+
+    fn told(records: &[Record]) -> Vec<(Place, Told)> {
+        let seen = Seen::default();
+        let journal = tracing_subscriber::registry().with(Journal(seen.clone()));
+        let mut sink = replay(Dispatch::new(journal));
+        records.iter().for_each(&mut sink);
+        std::mem::take(&mut seen.lock().unwrap())
+    }
+
+    fn record(level: Level, message: &str, fields: &[(&'static str, &str)]) -> Record {
+        Record {
+            place: Place {
+                level,
+                target: "mistry::somewhere",
+                file: Some("src/somewhere.rs"),
+                line: Some(7),
+            },
+            told: Told {
+                message: message.to_owned(),
+                fields: fields
+                    .iter()
+                    .map(|(name, value)| (*name, (*value).to_owned()))
+                    .collect(),
+            },
+        }
+    }
+
+    #[test]
+    fn known_fields_are_fields_and_others_are_in_the_message() {
+        let all: Vec<(&'static str, &str)> = FIELDS[1..].iter().map(|name| (*name, "x")).collect();
+        let some = [("mistry_job", "3fa9"), ("colour", "dark red"), ("n", "2")];
+        let records = [
+            record(Level::WARN, "all", &all),
+            record(Level::ERROR, "some", &some),
+            record(Level::DEBUG, "", &[("error", "no room")]),
+            record(Level::INFO, "many\nlines", &[]),
+        ];
+        let told = told(&records);
+        for (record, (place, _)) in records.iter().zip(&told) {
+            assert_eq!(*place, record.place);
+        }
+        let said: Vec<&str> = told.iter().map(|(_, told)| told.message.as_str()).collect();
+        assert_eq!(
+            said,
+            [
+                "all: x",
+                "some colour=\"dark red\" n=2",
+                "no room",
+                "many\nlines"
+            ]
+        );
+        assert_eq!(told[0].1.fields, records[0].told.fields);
+        assert_eq!(told[1].1.fields, [("mistry_job", "3fa9".to_owned())]);
+        assert_eq!(told[2].1.fields, [("error", "no room".to_owned())]);
+        assert!(told[3].1.fields.is_empty());
+    }
+}

@@ -1,0 +1,154 @@
+//! Where the daemon's records go.
+//!
+//! To the journal of systemd, with their fields, where standard error leads there anyway; else
+//! as readable lines to standard error. How much is said is set by `MISTRY_LOG` (`error`,
+//! `warn`, `info`, `debug`), read once; what is not said costs nothing.
+//!
+//! A journal that stalls stalls nobody: see [`relay`].
+
+mod journald;
+mod record;
+mod relay;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use tracing::Subscriber;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry};
+
+use self::record::{Collect, Line};
+use self::relay::{Flush, Relay};
+
+/// The variable that says how much is told.
+const LEVEL: &str = "MISTRY_LOG";
+
+/// The variable that says which file the journal's stream is: `DEVICE:INODE`.
+const STREAM: &str = "JOURNAL_STREAM";
+
+/// Records are kept. Dropping it waits, but not long, for what was told last; so it is kept
+/// until the end of the program.
+#[must_use = "what was told last is lost when it is dropped too early"]
+#[derive(Debug)]
+pub struct Journal {
+    /// There are none on their way where they are written at once.
+    _flush: Option<Flush>,
+}
+
+/// Begins to keep records. To be called once, before anything is told.
+pub fn begin() -> Journal {
+    let (layer, flush, unreachable) = match native() {
+        Some(Ok((layer, flush))) => (layer, Some(flush), None),
+        Some(Err(error)) => (lines(), None, Some(error)),
+        None => (lines(), None, None),
+    };
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var(LEVEL)
+        .from_env_lossy();
+    // A second subscriber is a mistake of ours, and the first one tells it.
+    if let Err(error) = heard(layer, filter).try_init() {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "records are kept already"
+        );
+    }
+    if let Some(error) = unreachable {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the journal cannot be reached; records are lines on standard error"
+        );
+    }
+    Journal { _flush: flush }
+}
+
+type Kept = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// The filter decides first, so what it leaves out reaches no layer and is put into no words.
+fn heard(layer: Kept, filter: EnvFilter) -> impl Subscriber + Send + Sync {
+    Registry::default().with(layer).with(filter)
+}
+
+/// Records with their fields for journald; `None` where standard error does not lead there.
+fn native() -> Option<io::Result<(Kept, Flush)>> {
+    let stream = std::env::var(STREAM).ok()?;
+    let file = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?);
+    let file = file.metadata().ok()?;
+    if !names(&stream, file.dev(), file.ino()) {
+        return None;
+    }
+    let begun = journald::open()
+        .and_then(Relay::start)
+        .map(|(relay, flush)| {
+            let layer = Collect(move |record| relay.put(record));
+            (Box::new(layer) as Kept, flush)
+        });
+    Some(begun)
+}
+
+/// Readable lines on standard error.
+fn lines() -> Kept {
+    Box::new(
+        tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(false)
+            .with_target(false)
+            .fmt_fields(Line),
+    )
+}
+
+/// True where `DEVICE:INODE` names the file: another one means that our standard error was
+/// redirected by somebody who inherited the variable.
+fn names(stream: &str, device: u64, inode: u64) -> bool {
+    let parts = stream
+        .split_once(':')
+        .map(|(device, inode)| (device.parse(), inode.parse()));
+    parts == Some((Ok(device), Ok(inode)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tracing::level_filters::LevelFilter;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_to_be_told_is_put_into_no_words() {
+        static PUT: AtomicU32 = AtomicU32::new(0);
+        struct Word;
+        impl std::fmt::Debug for Word {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                PUT.fetch_add(1, Ordering::Relaxed);
+                f.write_str("word")
+            }
+        }
+        let (relay, flush) = Relay::start(|_| {}).unwrap();
+        let collect = Collect(move |record| relay.put(record));
+        for (layer, put) in [(Box::new(collect) as Kept, 1), (lines(), 2)] {
+            let all = heard(layer, EnvFilter::new("warn"));
+            assert_eq!(all.max_level_hint(), Some(LevelFilter::WARN));
+            tracing::subscriber::with_default(all, || {
+                assert!(!tracing::enabled!(tracing::Level::INFO));
+                tracing::info!(word = ?Word, "not told");
+                tracing::warn!(word = ?Word, "told");
+            });
+            assert_eq!(PUT.load(Ordering::Relaxed), put);
+        }
+        drop(flush);
+    }
+
+    #[test]
+    fn only_the_file_that_is_named_is_the_journal() {
+        assert!(names("8:1234", 8, 1234));
+        for other in [
+            "8:1235", "9:1234", "", ":", "8", "8:", ":1234", "8:x", "8:1234:1",
+        ] {
+            assert!(!names(other, 8, 1234), "{other}");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Records on their way to somebody who may stall.
+//!
+//! Whoever tells a record puts it into a bounded queue and goes on, whatever the other end
+//! does. One thread takes them out and hands them to the sink, which may block. What does not
+//! fit is counted, and told as one record when there is room again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::record::{Place, Record, Told};
+
+/// Records that wait: some seconds of the busiest hour, in about two megabytes.
+const QUEUE: usize = 4096;
+
+/// How long the end of a life waits for its last records. A journal that works takes a full
+/// queue in a fraction of it; one that does not must not keep the daemon.
+const FLUSH: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Shared {
+    lost: AtomicU64,
+    ending: AtomicBool,
+}
+
+/// Where records are put. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Relay {
+    /// `None` only wakes the thread.
+    queue: SyncSender<Option<Record>>,
+    shared: Arc<Shared>,
+}
+
+/// The thread behind a [`Relay`]. Dropping it waits, but not long, for what is in the queue.
+#[derive(Debug)]
+pub(super) struct Flush {
+    relay: Relay,
+    /// Nothing is ever sent: that the other end is gone says that the thread is done.
+    done: Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+    patience: Duration,
+}
+
+impl Relay {
+    /// Starts the thread that hands records to `sink`.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub(super) fn start(
+        sink: impl FnMut(&Record) + Send + 'static,
+    ) -> std::io::Result<(Relay, Flush)> {
+        Relay::with(QUEUE, FLUSH, sink)
+    }
+
+    fn with(
+        bound: usize,
+        patience: Duration,
+        sink: impl FnMut(&Record) + Send + 'static,
+    ) -> std::io::Result<(Relay, Flush)> {
+        let (queue, waiting) = sync_channel(bound);
+        let (alive, done) = sync_channel(1);
+        let shared = Arc::new(Shared::default());
+        let theirs = shared.clone();
+        let thread = Builder::new().name("journal".to_owned()).spawn(move || {
+            carry(&waiting, &theirs, sink);
+            drop(alive);
+        })?;
+        let relay = Relay { queue, shared };
+        let flush = Flush {
+            relay: relay.clone(),
+            done,
+            thread: Some(thread),
+            patience,
+        };
+        Ok((relay, flush))
+    }
+
+    /// Puts a record into the queue, or counts it as lost. Never blocks.
+    pub(super) fn put(&self, record: Record) {
+        if self.queue.try_send(Some(record)).is_err() {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Hands on what comes, until the end is wanted and nothing is left.
+fn carry(waiting: &Receiver<Option<Record>>, shared: &Shared, mut sink: impl FnMut(&Record)) {
+    loop {
+        // Looked at before the queue: what was put there before the end was wanted is seen.
+        let ending = shared.ending.load(Ordering::Acquire);
+        let next = match waiting.try_recv() {
+            Ok(next) => next,
+            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => {
+                // What was lost came after all that was in the queue.
+                let lost = shared.lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    sink(&loss(lost));
+                    continue;
+                }
+                if ending {
+                    return;
+                }
+                match waiting.recv() {
+                    Ok(next) => next,
+                    Err(_) => return,
+                }
+            }
+        };
+        if let Some(record) = next {
+            sink(&record);
+        }
+    }
+}
+
+/// Told here, past the collector, which would put it into the queue again.
+fn loss(lost: u64) -> Record {
+    Record {
+        place: Place {
+            level: Level::WARN,
+            target: module_path!(),
+            file: Some(file!()),
+            line: Some(line!()),
+        },
+        told: Told {
+            message: match lost {
+                1 => "1 record was lost while the journal was stalled".to_owned(),
+                lost => format!("{lost} records were lost while the journal was stalled"),
+            },
+            fields: Vec::new(),
+        },
+    }
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        self.relay.shared.ending.store(true, Ordering::Release);
+        // Where the queue is full the thread looks by itself when it has emptied it.
+        let _ = self.relay.queue.try_send(None);
+        if self.done.recv_timeout(self.patience) == Err(RecvTimeoutError::Disconnected)
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::mpsc::{Sender, channel};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Longer than anything here takes where nothing is wrong.
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn record(message: &str) -> Record {
+        let mut record = loss(0);
+        record.told.message = message.to_owned();
+        record
+    }
+
+    /// A sink that says what it is given, and stalls until it is let go on.
+    fn stalled() -> (impl FnMut(&Record) + Send, Receiver<String>, Sender<()>) {
+        let (said, heard) = channel();
+        let (go, gate) = channel();
+        let sink = move |record: &Record| {
+            let _ = said.send(record.told.message.clone());
+            // Whose other end is gone is open.
+            let _ = gate.recv();
+        };
+        (sink, heard, go)
+    }
+
+    #[test]
+    fn a_stalled_journal_stalls_nobody_and_what_is_lost_is_told() {
+        let (sink, heard, go) = stalled();
+        let (relay, flush) = Relay::with(4, LONG, sink).unwrap();
+        relay.put(record("first"));
+        // It is in the hands of the sink, so the queue is empty again.
+        assert_eq!(heard.recv_timeout(LONG).unwrap(), "first");
+        let begun = Instant::now();
+        let tellers: Vec<_> = (0..4)
+            .map(|_| {
+                let relay = relay.clone();
+                std::thread::spawn(move || (0..250).for_each(|_| relay.put(record("flood"))))
+            })
+            .collect();
+        for teller in tellers {
+            teller.join().unwrap();
+        }
+        assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+        drop(go);
+        drop(flush);
+        let rest: Vec<String> = heard.iter().collect();
+        assert_eq!(rest[..4], ["flood"; 4]);
+        assert_eq!(
+            rest[4..],
+            ["996 records were lost while the journal was stalled"]
+        );
+    }
+
+    #[test]
+    fn a_single_loss_is_told_and_only_once() {
+        let (sink, heard, go) = stalled();
+        let (relay, flush) = Relay::with(1, LONG, sink).unwrap();
+        relay.put(record("a"));
+        assert_eq!(heard.recv_timeout(LONG).unwrap(), "a");
+        relay.put(record("b"));
+        relay.put(record("c"));
+        drop(go);
+        let loss = "1 record was lost while the journal was stalled";
+        assert_eq!(heard.recv_timeout(LONG).unwrap(), "b");
+        assert_eq!(heard.recv_timeout(LONG).unwrap(), loss);
+        relay.put(record("d"));
+        drop(flush);
+        assert_eq!(heard.iter().collect::<Vec<_>>(), ["d"]);
+    }
+
+    #[test]
+    fn the_end_waits_for_the_last_records() {
+        let gate = Arc::new(Barrier::new(2));
+        let (ours, (said, heard)) = (gate.clone(), channel());
+        let mut first = true;
+        let sink = move |record: &Record| {
+            if std::mem::take(&mut first) {
+                ours.wait();
+            }
+            said.send(record.told.message.clone()).unwrap();
+        };
+        let (relay, flush) = Relay::with(QUEUE, LONG, sink).unwrap();
+        (0..QUEUE / 2).for_each(|n| relay.put(record(&n.to_string())));
+        let ending = std::thread::spawn(move || drop(flush));
+        gate.wait();
+        ending.join().unwrap();
+        assert_eq!(heard.iter().count(), QUEUE / 2);
+        // Nobody is there any more; nobody is stalled by that.
+        relay.put(record("late"));
+    }
+
+    #[test]
+    fn the_end_waits_for_a_stalled_journal_no_longer_than_it_said() {
+        for waiting in [0, 1, 2] {
+            let (sink, heard, go) = stalled();
+            let patience = Duration::from_millis(50);
+            let (relay, flush) = Relay::with(2, patience, sink).unwrap();
+            relay.put(record("first"));
+            assert_eq!(heard.recv_timeout(LONG).unwrap(), "first");
+            (0..waiting).for_each(|_| relay.put(record("more")));
+            let begun = Instant::now();
+            drop(flush);
+            assert!(begun.elapsed() >= patience);
+            assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
+            drop(go);
+        }
+        assert!(FLUSH <= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_end_without_records_is_at_once() {
+        let (_relay, flush) = Relay::with(1, LONG, |_| {}).unwrap();
+        let begun = Instant::now();
+        drop(flush);
+        assert!(begun.elapsed() < LONG / 2);
+    }
+}
