@@ -5,7 +5,7 @@
 use clap::{Arg, ArgAction, Command};
 use clap_mangen::roff::{Inline, bold, italic, roman};
 
-use crate::page::Page;
+use super::page::Page;
 
 /// One line for each way to call it, without the options that ask for help.
 pub fn synopsis(page: &mut Page, command: &Command) {

@@ -12,7 +12,7 @@ mod paper;
 
 use std::error::Error;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
@@ -23,11 +23,13 @@ use paper::Paper;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
-    let out: PathBuf = std::env::args_os()
-        .nth(1)
-        .ok_or("usage: manuals DIR")?
-        .into();
-    fs::create_dir_all(&out)?;
+    let out = std::env::args_os().nth(1);
+    make(Path::new(&out.ok_or("usage: manuals DIR")?))
+}
+
+/// Makes everything in `out`, which is made where it is not there.
+pub fn make(out: &Path) -> Result<()> {
+    fs::create_dir_all(out)?;
     let mut daemon = mistry::daemon::Command::command();
     let mut client = mistry::cli::Arguments::command();
     // Only then are their own options (help, version) in them.

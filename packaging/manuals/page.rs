@@ -5,7 +5,7 @@
 
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
-use crate::paper::{Block, Table};
+use super::paper::{Block, Table};
 
 /// Indentation of code, and of what stands in a list.
 const INDENT: &str = "4";

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::Result;
+use super::Result;
 
 #[derive(Debug)]
 pub enum Block {
