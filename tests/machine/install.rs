@@ -1,15 +1,18 @@
 //! Installing: `apt-get install` of the two packages is all that is needed, and nothing else on the
 //! machine is changed by it.
 
-use crate::support::{FIRST, Machine};
+use crate::support::{Machine, Packages};
 
 #[test]
 fn one_command_installs_a_server_that_is_ready_to_be_asked() {
     let machine = Machine::bare();
     let before = machine.run("systemctl list-units --state=failed --no-legend --plain");
-    machine.install(FIRST);
+    machine.install(Packages::First);
 
-    assert_eq!(machine.version("mistryd").as_deref(), Some(FIRST));
+    assert_eq!(
+        machine.version("mistryd").as_deref(),
+        Some(Packages::First.version().as_str())
+    );
     assert_eq!(machine.active("mistryd.socket"), "active");
     assert_eq!(
         machine.run("systemctl is-enabled mistryd.socket mistryd.service"),
@@ -82,7 +85,7 @@ fn docker_may_come_later() {
         groupdel docker",
     );
     let installed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        machine.install(FIRST);
+        machine.install(Packages::First);
         let answer = machine.get("/healthz");
         assert_eq!(answer.status, 200, "{}", answer.body);
         machine.wait_for("mistryd.service", "StatusText", |text| {

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::support::{FIRST, Machine};
+use crate::support::{Machine, Packages};
 
 const REMOVE: &str = "DEBIAN_FRONTEND=noninteractive apt-get remove -q -y mistryd mistry";
 const PURGE: &str = "DEBIAN_FRONTEND=noninteractive apt-get purge -q -y mistryd mistry";
@@ -48,7 +48,7 @@ fn what_is_removed_keeps_its_data_and_goes_on_when_it_is_installed_again() {
     assert_eq!(machine.read("/etc/mistry/config.json"), config);
     assert_eq!(machine.read("/etc/mistry/tokens"), tokens);
 
-    machine.install(FIRST);
+    machine.install(Packages::First);
     assert_eq!(machine.read("/etc/mistry/config.json"), config);
     let info = hello.build(json!({ "name": "kept" }));
     assert_eq!(
@@ -68,7 +68,7 @@ fn what_is_purged_leaves_nothing_but_what_people_put_there() {
     // As most have it: the builds are on the disk of all else.
     machine.run("umount /var/lib/mistry/builds");
     let purged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        machine.install(FIRST);
+        machine.install(Packages::First);
         let project = machine.script(
             "theirs",
             "echo x > artifacts/x; chmod 700 artifacts",
@@ -104,7 +104,7 @@ fn what_is_purged_leaves_nothing_but_what_people_put_there() {
         machine.run("rm -r /etc/mistry /var/lib/mistry/projects");
 
         // Without anything of theirs nothing is left at all.
-        machine.install(FIRST);
+        machine.install(Packages::First);
         assert_eq!(machine.get("/healthz").status, 200);
         machine.run(PURGE);
         let left = machine.run(LEFT);
@@ -122,7 +122,7 @@ fn what_is_purged_leaves_nothing_but_what_people_put_there() {
 #[test]
 fn builds_on_a_disk_of_their_own_are_purged_and_the_disk_stays() {
     let machine = Machine::bare();
-    machine.install(FIRST);
+    machine.install(Packages::First);
     let hello = machine.example();
     hello.succeed(json!({}));
     machine.run(PURGE);

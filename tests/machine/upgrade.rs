@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::support::{Machine, NEXT, ask};
+use crate::support::{Machine, Packages, ask};
 
 #[test]
 fn an_upgrade_refuses_nobody_and_loses_no_build() {
@@ -41,16 +41,23 @@ fn an_upgrade_refuses_nobody_and_loses_no_build() {
                 }
             });
         }
-        let ran = machine.attempt(&machine.install_command(NEXT));
+        let ran = machine.attempt(&machine.install_command(Packages::Next));
         over.store(true, Ordering::Relaxed);
         ran
     });
     assert_eq!(ran.status, 0, "{ran}");
-    assert_eq!(machine.version("mistryd").as_deref(), Some(NEXT));
+    assert_eq!(
+        machine.version("mistryd").as_deref(),
+        Some(Packages::Next.version().as_str())
+    );
     assert_eq!(machine.get("/healthz").status, 200);
     let new = machine.daemon();
     assert_ne!(new, old);
-    assert!(machine.run("mistryd --version").contains(NEXT));
+    assert!(
+        machine
+            .run("mistryd --version")
+            .contains(&Packages::Next.version())
+    );
     let program = machine.run(&format!("readlink /proc/{new}/exe"));
     assert_eq!(program, "/usr/sbin/mistryd\n");
     assert_eq!(machine.property("mistryd.socket", "InvocationID"), socket);

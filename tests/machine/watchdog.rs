@@ -6,14 +6,18 @@ use crate::support::Machine;
 const QUICKLY: &str = "WatchdogSec=2s\nTimeoutAbortSec=1s\n";
 
 #[track_caller]
-fn is_replaced_when_wedged(fault: &str) {
+fn is_replaced_when_wedged(fault: &str, method: &str, path: &str, body: &str) {
     let machine = Machine::installed();
     let healthy = machine.property("mistryd.service", "ExecStart");
+    machine.example();
     machine.wedge(fault, QUICKLY);
     assert_ne!(machine.property("mistryd.service", "ExecStart"), healthy);
     let mut watch = machine.watch("mistryd.service");
     machine.run("systemctl start mistryd.service");
     let first = machine.daemon();
+    // Nobody ends what wedges it: the answer does not come.
+    let mut wedges = machine.connect_unix().unwrap();
+    crate::support::say(&mut *wedges, method, path, body).unwrap();
     watch.until("NRestarts", |count| count != "0");
     let told = machine.journal_text("mistryd.service");
     assert!(told.contains("Watchdog timeout"), "{told}");
@@ -29,12 +33,17 @@ fn is_replaced_when_wedged(fault: &str) {
 
 #[test]
 fn a_daemon_whose_scheduler_stands_is_replaced() {
-    is_replaced_when_wedged("scheduler=wedge");
+    is_replaced_when_wedged(
+        "scheduler=wedge",
+        "POST",
+        "/jobs",
+        r#"{ "project": "hello" }"#,
+    );
 }
 
 #[test]
 fn a_daemon_that_accepts_nobody_is_replaced() {
-    is_replaced_when_wedged("accept=wedge");
+    is_replaced_when_wedged("accept=wedge", "GET", "/healthz", "");
 }
 
 #[test]

@@ -85,13 +85,7 @@ pub fn try_ask(
     path: &str,
     body: &str,
 ) -> io::Result<Answer> {
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\
-        Accept: application/json\r\nContent-Type: application/json\r\n\
-        Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    connection.write_all(request.as_bytes())?;
+    say(&mut *connection, method, path, body)?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
@@ -112,6 +106,22 @@ pub fn try_ask(
             body.to_owned()
         },
     })
+}
+
+/// Asks, and reads nothing.
+pub fn say(
+    connection: &mut dyn Connection,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<()> {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {ADDRESS}\r\nConnection: close\r\n\
+        Accept: application/json\r\nContent-Type: application/json\r\n\
+        Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    connection.write_all(request.as_bytes())
 }
 
 /// A body that came in pieces, each with its length before it.

@@ -27,21 +27,18 @@ impl Record {
 }
 
 impl Machine {
-    /// The end of the journal as it is.
-    pub(super) fn journal_end(&self) -> String {
-        let said = self.run("journalctl --sync; journalctl -q -n 0 --show-cursor");
-        let cursor = said.trim().strip_prefix("-- cursor: ");
-        cursor
-            .unwrap_or_else(|| panic!("no cursor: {said}"))
-            .to_owned()
+    /// The time of the machine, as `journalctl --since` reads it. No cursor: what comes after one
+    /// misses its first record when it is filtered.
+    pub(super) fn now(&self) -> String {
+        self.run("date +@%s.%6N").trim().to_owned()
     }
 
     /// What was written since the test began, of records with all of `fields` (`NAME=VALUE`).
     #[track_caller]
     pub fn journal(&self, fields: &[&str]) -> Vec<Record> {
         let text = self.run(&format!(
-            "journalctl --sync; journalctl -q --all -o json --after-cursor='{}' {}",
-            self.cursor,
+            "journalctl --sync; journalctl -q --all -o json --since='{}' {}",
+            self.since,
             quoted(fields)
         ));
         text.lines().map(record).collect()
@@ -49,9 +46,9 @@ impl Machine {
 
     /// What a person reads of a unit since the test began.
     pub fn journal_text(&self, unit: &str) -> String {
-        let cursor = &self.cursor;
+        let since = &self.since;
         self.attempt(&format!(
-            "journalctl --sync; journalctl -q --after-cursor='{cursor}' -u {unit} -n 100"
+            "journalctl --sync; journalctl -q --since='{since}' -u {unit} -n 100"
         ))
         .stdout
     }
@@ -61,8 +58,8 @@ impl Machine {
         let mut running = self.begin(
             "root",
             &format!(
-                "exec journalctl -q -f --no-tail --all -o json --after-cursor='{}' {}",
-                self.cursor,
+                "exec journalctl -q -f --no-tail --all -o json --since='{}' {}",
+                self.since,
                 quoted(fields)
             ),
         );

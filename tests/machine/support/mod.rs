@@ -10,7 +10,7 @@ mod journal;
 mod shell;
 mod unit;
 
-pub use http::{ask, try_ask};
+pub use http::{ask, say, try_ask};
 pub use journal::Record;
 pub use shell::Running;
 
@@ -28,6 +28,9 @@ pub const ADDRESS: &str = "127.0.0.1:8462";
 /// The `mistryd` of this build, with its fault points, as the machine knows it.
 pub const DEBUG_DAEMON: &str = "/usr/local/sbin/mistryd-debug";
 
+/// Says which packages are installed, whole and unchanged.
+const WHOLE: &str = "/run/mistry-test/whole";
+
 /// One test has the machine at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -37,8 +40,8 @@ pub struct Machine {
     _alone: MutexGuard<'static, ()>,
     /// Its first process, as the host knows it.
     leader: u32,
-    /// The end of the journal when the test began.
-    cursor: String,
+    /// When the test began.
+    since: String,
 }
 
 impl Machine {
@@ -48,17 +51,17 @@ impl Machine {
     pub fn installed() -> Machine {
         let machine = Machine::enter();
         machine.run("mkdir -p /run/mistry-test");
-        let version = machine.version("mistryd");
-        let whole = machine.attempt("test -e /run/mistry-test/whole").status == 0;
-        if version.as_deref() != Some(FIRST) || !whole {
+        // Whoever changes the packages removes this file first.
+        let known = fs::read_to_string(machine.path(WHOLE)).unwrap_or_default();
+        let wanted = Packages::First.fingerprint();
+        if known != wanted {
             machine.purge();
-            machine.install(FIRST);
-            // Only now: what is half installed is installed again by the next test.
+            machine.install(Packages::First);
             machine.run(
                 "usermod -aG mistry member
-                cp -a /etc/mistry/config.json /run/mistry-test/config.json
-                touch /run/mistry-test/whole",
+                cp -a /etc/mistry/config.json /run/mistry-test/config.json",
             );
+            machine.write(WHOLE, &wanted);
         }
         machine.reset();
         machine
@@ -66,7 +69,7 @@ impl Machine {
 
     /// The packages will be changed: the next test installs them anew, however this one ends.
     pub fn changing(&self) {
-        self.run("rm -f /run/mistry-test/whole");
+        self.run(&format!("rm -f {WHOLE}"));
     }
 
     /// Without anything of mistry. Whoever calls this may leave it as it likes.
@@ -99,10 +102,10 @@ impl Machine {
         let mut machine = Machine {
             _alone: alone,
             leader,
-            cursor: String::new(),
+            since: String::new(),
         };
         machine.revive();
-        machine.cursor = machine.journal_end();
+        machine.since = machine.now();
         machine
     }
 
@@ -153,40 +156,26 @@ impl Machine {
         );
     }
 
-    /// Installs both packages of a version, as an administrator does.
+    /// Installs both packages, as an administrator does.
     #[track_caller]
-    pub fn install(&self, version: &str) {
-        let ran = self.attempt(&self.install_command(version));
+    pub fn install(&self, packages: Packages) {
+        let ran = self.attempt(&self.install_command(packages));
         assert_eq!(ran.status, 0, "{ran}");
     }
 
-    /// Brings the packages of a version to the machine; returns what installs them.
-    pub fn install_command(&self, version: &str) -> String {
-        let from = match version {
-            FIRST => world("MISTRY_TEST_DEBS"),
-            _ => world("MISTRY_TEST_DEBS_NEXT"),
-        };
-        let to = Path::new("/var/tmp/mistry-debs").join(version);
-        let there = self.path(&to);
+    /// Brings packages to the machine; returns what installs them.
+    #[track_caller]
+    pub fn install_command(&self, packages: Packages) -> String {
+        let to = "/var/tmp/mistry-debs";
+        let there = self.path(to);
+        let _ = fs::remove_dir_all(&there);
         fs::create_dir_all(&there).unwrap();
-        let mut brought = 0;
-        for entry in fs::read_dir(&from).unwrap() {
-            let entry = entry.unwrap();
-            let name = entry.file_name().into_string().unwrap();
-            if name.contains(&format!("_{version}_")) && name.ends_with(".deb") {
-                fs::copy(entry.path(), there.join(name)).unwrap();
-                brought += 1;
-            }
+        for file in packages.files() {
+            fs::copy(&file, there.join(file.file_name().unwrap())).unwrap();
         }
-        assert_eq!(
-            brought,
-            2,
-            "the packages of {version} in '{}': `make worlds` builds them",
-            from.display()
-        );
         format!(
-            "cd {} && DEBIAN_FRONTEND=noninteractive apt-get install -q -y ./mistryd_*.deb ./mistry_*.deb",
-            to.display()
+            "cd {to} && DEBIAN_FRONTEND=noninteractive \
+            apt-get install -q -y ./mistryd_*.deb ./mistry_*.deb"
         )
     }
 
@@ -253,9 +242,60 @@ impl Machine {
     }
 }
 
-/// The version that is installed, and the one that it is upgraded to.
-pub const FIRST: &str = "0.1.0";
-pub const NEXT: &str = "0.1.1";
+/// Packages, by where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packages {
+    /// Those of this version.
+    First,
+    /// Test builds that say they are the next version, to upgrade to.
+    Next,
+}
+
+impl Packages {
+    /// The two files.
+    #[track_caller]
+    fn files(self) -> Vec<PathBuf> {
+        let place = world(match self {
+            Packages::First => "MISTRY_TEST_DEBS",
+            Packages::Next => "MISTRY_TEST_DEBS_NEXT",
+        });
+        let entries = fs::read_dir(&place).map(|all| all.map(|entry| entry.unwrap().path()));
+        let files: Vec<_> = match entries {
+            Ok(paths) => paths
+                .filter(|path| path.extension().is_some_and(|kind| kind == "deb"))
+                .collect(),
+            Err(_) => Vec::new(),
+        };
+        assert_eq!(
+            files.len(),
+            2,
+            "the packages are not in '{}': `make worlds` builds them",
+            place.display()
+        );
+        files
+    }
+
+    /// Differs when they were built anew.
+    #[track_caller]
+    fn fingerprint(self) -> String {
+        let told = self.files().into_iter().map(|file| {
+            let changed = fs::metadata(&file).and_then(|facts| facts.modified());
+            format!("{} {:?}\n", file.display(), changed.unwrap())
+        });
+        told.collect()
+    }
+
+    /// Their version.
+    #[track_caller]
+    pub fn version(self) -> String {
+        let files = self.files();
+        let name = files[0].file_name().and_then(|name| name.to_str());
+        // `mistryd_0.1.0_amd64.deb`
+        name.and_then(|name| name.split('_').nth(1))
+            .unwrap()
+            .to_owned()
+    }
+}
 
 /// What `make worlds` says in this variable.
 #[track_caller]
