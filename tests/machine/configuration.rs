@@ -10,6 +10,9 @@ use crate::support::{Machine, try_ask};
 /// Microseconds. Five seconds are promised between two starts; the machine may be busy.
 const PACE: u64 = 4_500_000;
 
+/// What strangers are told; the causes are for the journal.
+const FOR_CLIENTS: &str = "journalctl -u mistryd";
+
 /// Has clients come all the time while the configuration is as `spoil` leaves it, until the daemon was
 /// started twice; then `machine.configure` mends it.
 #[track_caller]
@@ -30,7 +33,7 @@ fn does_no_storm(spoil: &str, sentence: &str) {
                         continue;
                     };
                     if answer.status == 503 {
-                        assert!(answer.body.contains(sentence), "{}", answer.body);
+                        assert!(answer.body.contains(FOR_CLIENTS), "{}", answer.body);
                     } else {
                         assert_eq!(answer.status, 200, "{}", answer.body);
                         return;
@@ -115,9 +118,14 @@ fn a_build_path_that_is_missing_is_a_wrong_configuration() {
     machine.configure(json!({ "build_path": "/var/lib/mistry/elsewhere" }));
     let answer = machine.get("/index/");
     assert_eq!(answer.status, 503, "{}", answer.body);
-    assert!(answer.body.contains("build_path"), "{}", answer.body);
+    assert!(answer.body.contains(FOR_CLIENTS), "{}", answer.body);
     let mut watch = machine.watch("mistryd.service");
     watch.until("ExecMainStatus", |status| status == "78");
+    let told = machine.journal(&[
+        "_SYSTEMD_UNIT=mistryd.service",
+        "MISTRY_EVENT=misconfigured",
+    ]);
+    assert!(told[0].message().contains("build_path"), "{told:#?}");
     machine.run("install -d -o mistry -g mistry /var/lib/mistry/elsewhere");
     assert_eq!(machine.get("/index/").status, 200);
     machine.run("systemctl stop mistryd.service; rm -r /var/lib/mistry/elsewhere");

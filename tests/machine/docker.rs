@@ -39,23 +39,6 @@ fn without_docker_the_daemon_is_ready_says_so_and_serves_what_it_has() {
 }
 
 #[test]
-fn a_build_goes_on_when_docker_is_restarted() {
-    let machine = Machine::installed();
-    let project = machine.script(
-        "any",
-        "[ -e cache/again ] || sleep 1; echo done > artifacts/word",
-        json!(null),
-    );
-    let id = project.submit(json!({}));
-    machine
-        .follow(&[&format!("MISTRY_JOB={id}")])
-        .event("running");
-    machine.run("systemctl restart docker.service");
-    let info = project.wait(&id);
-    assert_eq!(info["Outcome"], "succeeded", "{info:#}");
-}
-
-#[test]
 fn containers_of_builds_are_under_a_slice_of_their_own() {
     let machine = Machine::installed();
     let driver = machine.run("docker info --format '{{.CgroupDriver}}'");
