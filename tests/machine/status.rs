@@ -43,10 +43,13 @@ fn a_stop_is_clean_and_what_was_accepted_is_built_by_the_next_life() {
     assert_eq!(machine.property("mistryd.service", "ExecMainStatus"), "0");
     let job = format!("MISTRY_JOB={id}");
     machine.run("systemctl start mistryd.service");
+    // Only when its second container is there: the first may still be ending.
+    let mut story = machine.follow(&[&job]);
+    story.event("taken-over");
+    story.event("running");
     held.let_go();
     let info = held.wait(&id);
     assert_eq!(info["Outcome"], "succeeded", "{info:#}");
-    machine.follow(&[&job]).event("taken-over");
 }
 
 #[test]

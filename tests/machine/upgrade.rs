@@ -64,6 +64,10 @@ fn an_upgrade_refuses_nobody_and_loses_no_build() {
     assert_eq!(machine.read("/etc/mistry/config.json"), config);
     assert_eq!(machine.read("/etc/mistry/tokens"), tokens);
 
+    // Only when its second container is there: the first may still be ending.
+    let mut story = machine.follow(&["MISTRY_PROJECT=held"]);
+    story.event("taken-over");
+    story.event("running");
     held.let_go();
     let ran = waiting.end();
     assert_eq!(ran.status, 0, "{ran}");
