@@ -26,11 +26,13 @@ impl Page {
         };
         let title = name.to_uppercase();
         // No date: two builds of one version are the same.
+        // Words of code are not to be divided, since a part of one would be copied; and where words
+        // are not divided, lines that are filled to the margin have holes.
+        roff.control("nr", ["HY", "0"]);
         roff.control("TH", [&title, &section.to_string(), " ", source, manual]);
         roff.control("SH", ["NAME"]);
         roff.text([roman(format!("{name} - {about}"))]);
-        // Long words of code would tear holes into lines that are filled to the margin.
-        roff.control("ad", ["l"]).control("nr", ["HY", "0"]);
+        roff.control("ad", ["l"]);
         Page { roff }
     }
 
