@@ -109,10 +109,16 @@ impl Machine {
         machine
     }
 
-    /// What a test stopped, or took from the machine, is there again.
+    /// What a test stopped, or took from the machine, is there again; what it began is gone. A
+    /// client that goes on asking would start the daemon before the next test has set the scene.
     fn revive(&self) {
         self.run(
-            "systemctl kill --signal=CONT systemd-journald.service mistryd.service 2> /dev/null || :
+            "for process in /proc/[0-9]*; do
+                if grep -qzs '^MISTRY_TEST_RUN=@' $process/environ; then
+                    kill -KILL ${process#/proc/} || :
+                fi
+            done
+            systemctl kill --signal=CONT systemd-journald.service mistryd.service 2> /dev/null || :
             systemctl unmask --runtime --quiet docker.service docker.socket
             systemctl start docker.socket docker.service",
         );

@@ -101,6 +101,8 @@ impl Machine {
             &format!("HOME={home}"),
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG=C.UTF-8",
+            // By this the next test finds what is left of this one.
+            &format!("MISTRY_TEST_RUN={}", self.since),
         ]);
         // Nothing that a test has begun outlives its patience; a hanging test names its command.
         command.args(["timeout", "-k", "5", &limit(PATIENCE)]);
