@@ -9,7 +9,7 @@ WORLDS := $(or $(MISTRY_WORLDS),$(or $(TMPDIR),/tmp)/mistry-worlds-$(shell id -u
 with := $(if $(wildcard $(WORLDS)/environment),MISTRY_WORLDS="$(WORLDS)") tests/worlds/with
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test soak bench worlds clean-worlds
+.PHONY: help demo check test soak bench worlds clean-worlds deb
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ soak: ## the same, with what is repeated repeated many more times
 
 bench: ## measure, each figure against its yardstick
 	$(with) $(CARGO) bench --locked
+
+deb: ## build the Debian packages mistryd and mistry into target/deb/
+	@CARGO="$(CARGO)" packaging/build
 
 worlds: ## bring up the real worlds, leave them up, print the environment that tests need
 	@[ -e "$(WORLDS)/environment" ] || tests/worlds/up "$(WORLDS)"

@@ -5,6 +5,7 @@
 
 mod contracts;
 mod layers;
+mod packaging;
 mod source;
 
 use std::collections::BTreeMap;
@@ -160,7 +161,7 @@ fn one(path: &str, text: &str) -> Tree {
 
 #[test]
 fn files_have_heads_and_walls_and_names() {
-    for under in ["src", "tests"] {
+    for under in ["src", "tests", "packaging"] {
         assert_none(&shape(&tree(under)));
     }
 }

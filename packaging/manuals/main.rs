@@ -1,0 +1,248 @@
+//! `cargo run --example manuals -- DIR`: what the packages say about the programs, made from the
+//! programs' own definitions and the tables of the documents, so that there is one truth of each.
+//!
+//! Leaves in DIR `mistryd.8`, `mistry.1`, `mistry.json.5` and, under `completions/`, a script of
+//! each program for bash, zsh and fish. Ends with a status other than 0 and a sentence when a table
+//! that a page needs is not where it was. What is written by hand here is only what stands nowhere
+//! else: what a page is about, its files, its examples.
+
+mod command;
+mod page;
+mod paper;
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+
+use page::Page;
+use paper::Paper;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let out = std::env::args_os().nth(1);
+    make(Path::new(&out.ok_or("usage: manuals DIR")?))
+}
+
+/// Makes everything in `out`, which is made where it is not there.
+pub fn make(out: &Path) -> Result<()> {
+    fs::create_dir_all(out)?;
+    let mut daemon = mistry::daemon::Command::command();
+    let mut client = mistry::cli::Arguments::command();
+    // Only then are their own options (help, version) in them.
+    daemon.build();
+    client.build();
+    let house = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let operations = Paper::read(&house.join("docs/operations.md"))?;
+    let readme = Paper::read(&house.join("README.md"))?;
+    fs::write(out.join("mistryd.8"), mistryd(&daemon, &operations)?)?;
+    fs::write(out.join("mistry.1"), mistry(&client, &readme)?)?;
+    fs::write(out.join("mistry.json.5"), settings(&operations)?)?;
+    for (command, name) in [(daemon, "mistryd"), (client, "mistry")] {
+        completions(command, name, &out.join("completions"))?;
+    }
+    Ok(())
+}
+
+fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
+    let mut page = Page::new("mistryd", 8, "build server that does nothing twice");
+    page.section("Synopsis");
+    command::synopsis(&mut page, command);
+    page.section("Description");
+    page.words(
+        "`mistryd` runs projects, which are directories with a Dockerfile, in containers of the \
+         Docker Engine, keeps what they leave, and answers the same question from the result from \
+         then on. Users ask with mistry(1), scripts over HTTP.",
+    );
+    page.words(
+        "Installed from its package it runs as user `mistry`, reads `/etc/mistry/config.json`, and \
+         is started by `mistryd.socket` when somebody connects; it ends when it has had nothing to \
+         do for as long as `idle_exit` says. By hand, it listens where `--addr` says.",
+    );
+    page.section("Options");
+    command::options(&mut page, command);
+    page.section("Commands");
+    command::subcommands(&mut page, command);
+
+    page.section("Configuration");
+    page.blocks(operations.before("Configuration", "key of `mistry.json`")?);
+    page.words("What one project wants otherwise stands in its mistry.json(5).");
+    for (title, section) in [
+        ("Installed from the packages", "Installed from the packages"),
+        ("systemd", "systemd"),
+        ("Tokens", "Tokens"),
+        ("Disk", "Disk"),
+        ("Log", "Log"),
+    ] {
+        page.section(title);
+        page.blocks(operations.section(section)?);
+    }
+    for (title, head) in [
+        ("Signals", "signal"),
+        ("Exit status", "exit status"),
+        ("Environment", "variable"),
+    ] {
+        page.section(title);
+        page.table(operations.table(head)?);
+    }
+    page.section("Files");
+    page.entries(&[
+        ("/etc/mistry/config.json", "The configuration."),
+        (
+            "/etc/mistry/tokens",
+            "Hashes of tokens. It must exist; it may be empty.",
+        ),
+        (
+            "/var/lib/mistry/projects",
+            "The projects. Who may write here is as good as root.",
+        ),
+        (
+            "/var/lib/mistry/builds",
+            "The builds: a cache. It can be lost, and what it held is built again. Best a Btrfs.",
+        ),
+        (
+            "/run/mistry/mistryd.sock",
+            "The socket for users of group `mistry`, who need no token.",
+        ),
+        (
+            "/usr/share/doc/mistryd",
+            "The HTTP contract, the build directory, operations; `examples/` has projects to begin with.",
+        ),
+    ]);
+    page.section("Examples");
+    page.words("A project to begin with, and its first build:");
+    page.code(
+        "cp -r /usr/share/doc/mistryd/examples/hello /var/lib/mistry/projects/\n\
+         cp /bin/busybox /var/lib/mistry/projects/hello/    # package busybox-static\n\
+         mistry build --project hello --target out -- --name=world",
+    );
+    page.words("Whether the daemon is well, what it does, and what became of one build:");
+    page.code(
+        "systemctl status mistryd.service\n\
+         mistry list\n\
+         journalctl -x MISTRY_JOB=ID",
+    );
+    page.words("A changed configuration, tried and taken:");
+    page.code(
+        "mistryd --config /etc/mistry/config.json --check-config\n\
+         systemctl reload mistryd.service",
+    );
+    page.see("mistry(1), mistry.json(5), systemd.socket(5), journalctl(1), docker(1)");
+    Ok(page.finish())
+}
+
+fn mistry(command: &Command, readme: &Paper) -> Result<String> {
+    let mut page = Page::new("mistry", 1, "have things built by a mistryd and fetch them");
+    page.section("Synopsis");
+    command::synopsis(&mut page, command);
+    page.section("Description");
+    page.words(
+        "`mistry` asks a build server, mistryd(8), for a build of a project, waits for it, and brings \
+         what the build has left home. What was built before is answered from the server's cache; \
+         a build that somebody else is waiting for already is waited for together.",
+    );
+    page.words(
+        "What a script reads goes to standard output; what a person reads, to standard error. When \
+         the connection breaks while it waits, it comes back by itself. An `ID` may be cut to its \
+         first digits.",
+    );
+    page.section("Commands");
+    command::subcommands(&mut page, command);
+    page.section("Options everywhere");
+    command::options(&mut page, command);
+    page.section("Which server");
+    page.words(
+        "The first of these that is given: `--socket`; `--host` and `--port`; `--url` or \
+         `MISTRY_URL`. Otherwise the socket of this host's mistryd, `/run/mistry/mistryd.sock`, \
+         where it is there and may be written to (members of group `mistry` may); otherwise \
+         127.0.0.1, port 8462.",
+    );
+    page.section("Exit status");
+    page.table(readme.table("exit status")?);
+    page.section("Environment");
+    command::environment(&mut page, command);
+    page.section("Files");
+    page.entries(&[(
+        "/run/mistry/mistryd.sock",
+        "The socket of this host's mistryd. Who is in group `mistry` needs no token there.",
+    )]);
+    page.section("Examples");
+    page.words(
+        "Packages of a lock file into `./node_modules`, at once where they were built before:",
+    );
+    page.code(
+        "mistry build --project npm --group my-app --target . -- \\\n\
+         \x20   --package=@package.json --lockfile=@package-lock.json",
+    );
+    page.words("What was built lately, and why the last one failed:");
+    page.code("mistry list\nmistry logs 3fa9c1d");
+    page.words("A server elsewhere, with a token, from a script:");
+    page.code(
+        "export MISTRY_URL=http://builds.example.org:8462 MISTRY_TOKEN_FILE=~/.mistry-token\n\
+         mistry build --project docs --target public --json-result > build.json",
+    );
+    page.see("mistryd(8), mistry.json(5)");
+    Ok(page.finish())
+}
+
+fn settings(operations: &Paper) -> Result<String> {
+    let mut page = Page::new(
+        "mistry.json",
+        5,
+        "what one project wants of mistryd otherwise",
+    );
+    page.section("Synopsis");
+    page.words("`mistry.json` in the directory of a project, beside its Dockerfile");
+    page.section("Description");
+    let (introduction, own) = operations.introduced("Configuration", "key of `mistry.json`")?;
+    page.words(introduction);
+    // "as above" is above there, and not here.
+    let all = operations.table("key")?;
+    for row in &own.rows {
+        match (row[0].as_str(), row[1].strip_prefix("as above")) {
+            (keys, Some(more)) => {
+                for key in keys.split(", ") {
+                    let row = all.rows.iter().find(|row| row[0] == key);
+                    let row = row.ok_or_else(|| format!("{key} is in no table of keys"))?;
+                    page.row(all, row, &format!("{}{more}", row[row.len() - 1]));
+                }
+            }
+            _ => page.row(own, row, &row[1]),
+        }
+    }
+    page.words(
+        "It is one JSON object. An unknown key, a wrong type or an impossible value ends the build \
+         with a sentence that names the key and what was expected. Durations are written `500ms`, \
+         `90s`, `15m`, `2h30m`, `7d`; sizes `512M`, `20G` (powers of 1024).",
+    );
+    page.section("Examples");
+    page.words("A build that needs no network, little memory, and a cache of this host:");
+    page.code(
+        "{\n\
+         \x20 \"network\": \"none\",\n\
+         \x20 \"limits\": { \"memory\": \"512M\", \"cpus\": 1.5, \"pids\": 256 },\n\
+         \x20 \"mounts\": { \"/srv/mirror\": \"/mirror\" }\n\
+         }",
+    );
+    page.see("mistryd(8), mistry(1)");
+    Ok(page.finish())
+}
+
+/// One script for each shell, under the name by which the shell looks for it.
+fn completions(mut command: Command, name: &str, out: &Path) -> Result<()> {
+    for (shell, file) in [
+        (Shell::Bash, format!("bash/{name}")),
+        (Shell::Zsh, format!("zsh/_{name}")),
+        (Shell::Fish, format!("fish/{name}.fish")),
+    ] {
+        let path = out.join(file);
+        fs::create_dir_all(path.parent().unwrap_or(out))?;
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut command, name, &mut script);
+        fs::write(path, script)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Who may build: members of group `mistry` over the socket, whoever has a token over TCP, and nobody
+//! else; who is refused is told what to do.
+
+use crate::support::Machine;
+
+const BUILD: &str = "build --project hello --target out -- --name=member";
+const GREETING: &str = "Hello, member! (run 1 of this group)\n";
+
+#[test]
+fn a_member_of_the_group_builds_over_the_socket() {
+    let machine = Machine::installed();
+    machine.example();
+    let ran = machine.as_user("member", &format!("mistry {BUILD} && cat out/greeting.txt"));
+    assert_eq!(ran.status, 0, "{ran}");
+    assert!(ran.stdout.ends_with(GREETING), "{ran}");
+    // Told an address, it goes there instead.
+    let ran = machine.as_user("member", &format!("mistry --host 127.0.0.1 {BUILD}"));
+    assert_eq!(ran.status, 3, "{ran}");
+}
+
+#[test]
+fn a_token_lets_one_build_over_tcp() {
+    let machine = Machine::installed();
+    machine.example();
+    assert_eq!(machine.get("/healthz").status, 200);
+    let told = machine.run("umask 077; mistryd token new visitor");
+    let token = told.split_whitespace().last().unwrap();
+    assert!(!machine.read("/etc/mistry/tokens").contains(token));
+    assert_eq!(
+        machine.run("stat -c '%a %U:%G' /etc/mistry/tokens").trim(),
+        "640 root:mistry"
+    );
+    machine.write("/home/outsider/token", token);
+    machine.run("chown outsider:outsider /home/outsider/token; chmod 0600 /home/outsider/token");
+
+    // The daemon ran when the token was made.
+    let ran = machine.as_user(
+        "outsider",
+        &format!("mistry --token-file token {BUILD} && cat out/greeting.txt"),
+    );
+    assert_eq!(ran.status, 0, "{ran}");
+    assert!(ran.stdout.ends_with(GREETING), "{ran}");
+
+    // What is closed to it comes with the next start.
+    machine.run("chown root:root /etc/mistry/tokens; chmod 0600 /etc/mistry/tokens");
+    machine.run("systemctl restart mistryd.service");
+    let ran = machine.as_user("outsider", &format!("mistry --token-file token {BUILD}"));
+    assert_eq!(ran.status, 0, "{ran}");
+
+    machine.write("/home/outsider/token", "made-up");
+    let ran = machine.as_user("outsider", &format!("mistry --token-file token {BUILD}"));
+    assert_eq!(ran.status, 3, "{ran}");
+    assert!(ran.stderr.contains("this token is not known"), "{ran}");
+}
+
+#[test]
+fn without_a_token_tcp_is_for_reading() {
+    let machine = Machine::installed();
+    machine.example();
+    let ran = machine.as_user("outsider", "mistry projects");
+    assert_eq!(
+        (ran.status, ran.stdout.contains("hello")),
+        (0, true),
+        "{ran}"
+    );
+    let ran = machine.as_user("outsider", &format!("mistry {BUILD}"));
+    assert_eq!(ran.status, 3, "{ran}");
+    assert!(ran.stderr.contains("a token is needed"), "{ran}");
+    assert!(ran.stderr.contains("--token-file"), "{ran}");
+}
+
+#[test]
+fn the_socket_is_closed_to_who_is_not_in_the_group() {
+    let machine = Machine::installed();
+    machine.example();
+    let ran = machine.as_user(
+        "outsider",
+        &format!("mistry --socket /run/mistry/mistryd.sock {BUILD}"),
+    );
+    assert_eq!(ran.status, 3, "{ran}");
+    assert!(
+        ran.stderr.contains("add you to the group 'mistry'"),
+        "{ran}"
+    );
+    // Nobody was woken by it.
+    assert_eq!(machine.daemon(), 0);
+}

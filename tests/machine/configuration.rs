@@ -1,0 +1,132 @@
+//! A configuration that is wrong, missing or unreadable: clients are told, nothing storms, and when it
+//! is mended everything works again, with nobody to start anything.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+
+use crate::support::{Machine, try_ask};
+
+/// Microseconds. Five seconds are promised between two starts; the machine may be busy.
+const PACE: u64 = 4_500_000;
+
+/// What strangers are told; the causes are for the journal.
+const FOR_CLIENTS: &str = "journalctl -u mistryd";
+
+/// Has clients come all the time while the configuration is as `spoil` leaves it, until the daemon was
+/// started twice; then `machine.configure` mends it.
+#[track_caller]
+fn does_no_storm(spoil: &str, sentence: &str) {
+    let machine = Machine::installed();
+    let socket = machine.property("mistryd.socket", "InvocationID");
+    machine.run(spoil);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let Ok(connection) = machine.connect_unix() else {
+                        continue;
+                    };
+                    // One that comes as it ends may be let down; it comes again.
+                    let Ok(answer) = try_ask(connection, "GET", "/index/", "") else {
+                        continue;
+                    };
+                    if answer.status == 503 {
+                        assert!(answer.body.contains(FOR_CLIENTS), "{}", answer.body);
+                    } else {
+                        assert_eq!(answer.status, 200, "{}", answer.body);
+                        return;
+                    }
+                }
+            });
+        }
+        let ends = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut journal = machine.follow(&["UNIT=mistryd.service", "_PID=1"]);
+            let mut start = || {
+                let starting = |record: &crate::support::Record| {
+                    record.field("MESSAGE_ID") == "7d4958e842da4a758f6c1cdc7b36dcc5"
+                };
+                let record = journal.until(starting);
+                record
+                    .field("__MONOTONIC_TIMESTAMP")
+                    .parse::<u64>()
+                    .unwrap()
+            };
+            let (first, second, third) = (start(), start(), start());
+            assert!(second - first > PACE, "{first} {second} {third}");
+            assert!(third - second > PACE, "{first} {second} {third}");
+            // What it ended with.
+            let told = machine.journal_text("mistryd.service");
+            assert!(told.contains("status=78"), "{told}");
+            assert!(told.contains(sentence), "{told}");
+        }));
+        machine.run("rm -rf /etc/mistry/config.json");
+        machine.configure(json!({}));
+        if ends.is_err() {
+            over.store(true, Ordering::Relaxed);
+        }
+        ends.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // All threads end only when they have been answered.
+    });
+    assert_eq!(machine.property("mistryd.socket", "InvocationID"), socket);
+    assert_eq!(machine.active("mistryd.service"), "active");
+}
+
+#[test]
+fn a_wrong_one_is_told_to_whoever_waits_and_makes_no_storm() {
+    does_no_storm(
+        "echo '{ \"builds_path\": 1 }' > /etc/mistry/config.json",
+        "builds_path",
+    );
+}
+
+#[test]
+fn a_missing_one_is_told_to_whoever_waits_and_makes_no_storm() {
+    does_no_storm("rm /etc/mistry/config.json", "/etc/mistry/config.json");
+}
+
+#[test]
+fn an_unreadable_one_is_told_to_whoever_waits_and_makes_no_storm() {
+    does_no_storm(
+        "rm /etc/mistry/config.json; mkdir /etc/mistry/config.json",
+        "/etc/mistry/config.json",
+    );
+}
+
+#[test]
+fn a_started_service_says_at_once_that_its_configuration_is_wrong() {
+    let machine = Machine::installed();
+    machine.run("echo '{' > /etc/mistry/config.json");
+    let ran = machine.attempt("systemctl start mistryd.service");
+    assert_ne!(ran.status, 0, "{ran}");
+    assert_eq!(machine.property("mistryd.service", "ExecMainStatus"), "78");
+    let told = machine.journal(&[
+        "_SYSTEMD_UNIT=mistryd.service",
+        "MISTRY_EVENT=misconfigured",
+    ]);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(told[0].field("PRIORITY"), "3");
+    machine.configure(json!({}));
+    machine.run("systemctl start mistryd.service");
+    assert_eq!(machine.get("/healthz").status, 200);
+}
+
+#[test]
+fn a_build_path_that_is_missing_is_a_wrong_configuration() {
+    let machine = Machine::installed();
+    machine.configure(json!({ "build_path": "/var/lib/mistry/elsewhere" }));
+    let answer = machine.get("/index/");
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    assert!(answer.body.contains(FOR_CLIENTS), "{}", answer.body);
+    let mut watch = machine.watch("mistryd.service");
+    watch.until("ExecMainStatus", |status| status == "78");
+    let told = machine.journal(&[
+        "_SYSTEMD_UNIT=mistryd.service",
+        "MISTRY_EVENT=misconfigured",
+    ]);
+    assert!(told[0].message().contains("build_path"), "{told:#?}");
+    machine.run("install -d -o mistry -g mistry /var/lib/mistry/elsewhere");
+    assert_eq!(machine.get("/index/").status, 200);
+    machine.run("systemctl stop mistryd.service; rm -r /var/lib/mistry/elsewhere");
+}

@@ -1,0 +1,24 @@
+//! What is promised about a machine: a whole Debian, booted with systemd as PID 1, on which the
+//! packages are installed and their units run unchanged.
+//!
+//! Each file is named for the promise that it keeps. A machine that is missing fails its tests with a
+//! sentence that says how to provide it, and is never passed over; `make worlds` boots it. The tests
+//! may run in any order, one at a time: each begins by putting the machine in order.
+
+// The lints that keep panics out of the programs know only single test functions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod access;
+mod activation;
+mod configuration;
+mod docker;
+mod idle;
+mod install;
+mod journal;
+mod privileges;
+mod reload;
+mod remove;
+mod status;
+mod support;
+mod upgrade;
+mod watchdog;

@@ -1,0 +1,63 @@
+//! Readiness and the status text: `systemctl status mistryd` tells what the daemon is doing.
+
+use serde_json::json;
+
+use crate::support::Machine;
+
+#[test]
+fn the_status_tells_what_is_built_what_waits_and_how_the_last_one_ended() {
+    let machine = Machine::installed();
+    machine.configure(json!({ "job_concurrency": 1 }));
+    assert_eq!(machine.get("/healthz").status, 200);
+    let mut watch = machine.watch("mistryd.service");
+    watch.until("StatusText", |text| text == "idle");
+
+    let held = machine.held("held");
+    let other = machine.script("other", "exit 7", json!(null));
+    let first = held.submit(json!({}));
+    held.is_there();
+    watch.until("StatusText", |text| {
+        text == "1 building, 0 queued" || text == "1 building"
+    });
+    let second = other.submit(json!({}));
+    watch.until("StatusText", |text| text == "1 building, 1 queued");
+    held.let_go();
+    let begins = format!("idle; last: other {} failed", &second[..7]);
+    watch.until("StatusText", |text| text.starts_with(&begins));
+    assert_eq!(held.wait(&first)["Outcome"], "succeeded");
+    assert!(
+        machine
+            .run("systemctl status mistryd.service")
+            .contains("Status: \"idle; last: other")
+    );
+}
+
+#[test]
+fn a_stop_is_clean_and_what_was_accepted_is_built_by_the_next_life() {
+    let machine = Machine::installed();
+    let held = machine.held("held");
+    let id = held.submit(json!({}));
+    held.is_there();
+    machine.run("systemctl stop mistryd.service");
+    assert_eq!(machine.property("mistryd.service", "Result"), "success");
+    assert_eq!(machine.property("mistryd.service", "ExecMainStatus"), "0");
+    let job = format!("MISTRY_JOB={id}");
+    machine.run("systemctl start mistryd.service");
+    // Only when its second container is there: the first may still be ending.
+    let mut story = machine.follow(&[&job]);
+    story.event("taken-over");
+    story.event("running");
+    held.let_go();
+    let info = held.wait(&id);
+    assert_eq!(info["Outcome"], "succeeded", "{info:#}");
+}
+
+#[test]
+fn at_boot_the_daemon_goes_on_with_what_was_accepted() {
+    let machine = Machine::installed();
+    let wanted = machine.property("multi-user.target", "Wants");
+    assert!(
+        wanted.split(' ').any(|unit| unit == "mistryd.service"),
+        "{wanted}"
+    );
+}

@@ -1,0 +1,79 @@
+//! An upgrade with builds running and clients waiting: nobody is refused, nothing is made twice.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+
+use crate::support::{Machine, Packages, ask};
+
+#[test]
+fn an_upgrade_refuses_nobody_and_loses_no_build() {
+    let machine = Machine::installed();
+    machine.changing();
+    let held = machine.held("held");
+    // What the administrator changed stays, and nobody is asked about it.
+    machine.configure(json!({ "idle_exit": "20m" }));
+    let config = machine.read("/etc/mistry/config.json");
+    machine.run("mistryd token new visitor > /dev/null");
+    let tokens = machine.read("/etc/mistry/tokens");
+
+    let waiting = machine.begin(
+        "member",
+        "mistry build --project held --target out --json-result && cat out/word >&2",
+    );
+    held.is_there();
+    let (old, socket) = (
+        machine.daemon(),
+        machine.property("mistryd.socket", "InvocationID"),
+    );
+    let over = AtomicBool::new(false);
+    let ran = std::thread::scope(|scope| {
+        for number in 0..4 {
+            let (machine, over) = (&machine, &over);
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let connection = match number % 2 {
+                        0 => machine.connect_unix(),
+                        _ => machine.connect_tcp(),
+                    };
+                    let answer = ask(connection.unwrap(), "GET", "/index/", "");
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                }
+            });
+        }
+        let ran = machine.attempt(&machine.install_command(Packages::Next));
+        over.store(true, Ordering::Relaxed);
+        ran
+    });
+    assert_eq!(ran.status, 0, "{ran}");
+    assert_eq!(
+        machine.version("mistryd").as_deref(),
+        Some(Packages::Next.version().as_str())
+    );
+    assert_eq!(machine.get("/healthz").status, 200);
+    let new = machine.daemon();
+    assert_ne!(new, old);
+    assert!(
+        machine
+            .run("mistryd --version")
+            .contains(&Packages::Next.version())
+    );
+    let program = machine.run(&format!("readlink /proc/{new}/exe"));
+    assert_eq!(program, "/usr/sbin/mistryd\n");
+    assert_eq!(machine.property("mistryd.socket", "InvocationID"), socket);
+    assert_eq!(machine.read("/etc/mistry/config.json"), config);
+    assert_eq!(machine.read("/etc/mistry/tokens"), tokens);
+
+    // Only when its second container is there: the first may still be ending.
+    let mut story = machine.follow(&["MISTRY_PROJECT=held"]);
+    story.event("taken-over");
+    story.event("running");
+    held.let_go();
+    let ran = waiting.end();
+    assert_eq!(ran.status, 0, "{ran}");
+    assert!(ran.stderr.ends_with("gone\n"), "{ran}");
+    let info: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(info["Outcome"], "succeeded", "{info:#}");
+    let failed = machine.run("systemctl list-units --state=failed --no-legend --plain");
+    assert_eq!(failed, "");
+}
