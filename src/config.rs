@@ -184,7 +184,6 @@ impl Config {
             (self.job_timeout.is_some(), "job_timeout"),
             (self.silence_timeout.is_some(), "silence_timeout"),
             (self.gc.is_some(), "gc"),
-            (self.engine_wait != DEFAULT_ENGINE_WAIT, "engine_wait"),
         ]
         .into_iter()
         .filter_map(|(set, key)| set.then_some(key))

@@ -20,9 +20,8 @@
 //!
 //! # Limitations
 //!
-//! A build that an end of the daemon interrupts is made again, not adopted. Nothing is
-//! cancelled, timed out or collected yet, though records hold what that needs. There is no
-//! D-Bus, and images are made by Docker's classic builder.
+//! Nothing is cancelled, timed out or collected yet, though records hold what that needs. There
+//! is no D-Bus, and images are made by Docker's classic builder.
 //!
 //! # To run it once by hand
 //!

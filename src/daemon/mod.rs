@@ -296,7 +296,7 @@ async fn serve(
         () = asked_to_end => tracing::info!(
             message_id = STOPPING,
             mistry_event = "stopping",
-            "stopping; what is being built is made again at the next start"
+            "stopping; what is being built goes on, and so does the next life with it"
         ),
         idle = working => {
             idle?;

@@ -160,7 +160,11 @@ impl From<Error> for Refusal {
             job,
             retry_after,
             allow: None,
-            cause: status.is_server_error().then(|| error.into()),
+            // That we are busy or ending is no fault, and told elsewhere.
+            cause: match unwrapped(&error) {
+                Error::Stopping(..) | Error::Ending | Error::BacklogFull => None,
+                _ => status.is_server_error().then(|| error.into()),
+            },
         }
     }
 }

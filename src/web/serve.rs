@@ -1,6 +1,7 @@
 //! Serving: connections accepted, bounded in number and time, and ended.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
@@ -37,6 +37,8 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(60);
 const MAX_HEADERS: usize = 64 << 10;
 /// Without file descriptors, accepting again at once would only spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// A client that was accepted when the daemon ends has this long to say what it wants.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// What is being answered when the daemon ends has this long.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -103,7 +105,6 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let tasks = TaskTracker::new();
-    let graceful = Arc::new(GracefulShutdown::new());
     let room = Arc::new(Semaphore::new(max_connections()));
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
@@ -113,7 +114,6 @@ where
             door: door.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
-            graceful: graceful.clone(),
             room: room.clone(),
         };
         accepting.spawn(accepting_one.run(connected.clone()));
@@ -123,15 +123,8 @@ where
             accepted.map_err(io::Error::other)??;
         }
         tasks.close();
-        // Every accept loop has given its share back.
-        if let Some(graceful) = Arc::into_inner(graceful) {
-            let ended = tokio::time::timeout(GRACE, async {
-                graceful.shutdown().await;
-                tasks.wait().await;
-            });
-            if ended.await.is_err() {
-                tracing::warn!("some clients did not take their answer in time");
-            }
+        if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+            tracing::warn!("some clients did not take their answer in time");
         }
         Ok(())
     }
@@ -152,7 +145,6 @@ struct Accepting {
     door: Door,
     stop: CancellationToken,
     tasks: TaskTracker,
-    graceful: Arc<GracefulShutdown>,
     room: Arc<Semaphore>,
 }
 
@@ -194,26 +186,51 @@ impl Accepting {
             };
             faults::point("accept");
             let counted = self.door.count();
-            let answers = connected();
-            let watcher = self.graceful.watcher();
+            let (answers, stop) = (connected(), self.stop.clone());
             self.tasks.spawn(async move {
-                let mut timed = TimeoutStream::new(connection);
-                timed.set_write_timeout(Some(WRITE_PATIENCE));
-                let service = service_fn(move |request| {
-                    let answer = answers(request, peer);
-                    async move { Ok::<_, std::convert::Infallible>(answer.await) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_PATIENCE)
-                    .max_buf_size(MAX_HEADERS)
-                    .serve_connection(TokioIo::new(Box::pin(timed)), service);
-                // A client that breaks off is its own affair.
-                let _ = watcher.watch(connection).await;
+                serve_one(connection, peer, answers, stop).await;
                 drop((place, counted));
             });
         }
     }
+}
+
+/// Serves a connection until its client or the server has enough of it.
+async fn serve_one<A, F>(connection: Connection, peer: Peer, answers: A, stop: CancellationToken)
+where
+    A: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let asked = CancellationToken::new();
+    let asking = asked.clone();
+    let mut timed = TimeoutStream::new(connection);
+    timed.set_write_timeout(Some(WRITE_PATIENCE));
+    let service = service_fn(move |request| {
+        asking.cancel();
+        let answer = answers(request, peer);
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    let mut served = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_PATIENCE)
+            .max_buf_size(MAX_HEADERS)
+            .serve_connection(TokioIo::new(Box::pin(timed)), service)
+    );
+    tokio::select! {
+        // A client that breaks off is its own affair.
+        _ = served.as_mut() => return,
+        () = stop.cancelled() => {}
+    }
+    // Whoever was accepted is answered: his first request may be on its way, and hyper would close
+    // a connection on which nothing has come yet.
+    tokio::select! {
+        _ = served.as_mut() => return,
+        () = asked.cancelled() => {}
+        () = tokio::time::sleep(FIRST_REQUEST) => {}
+    }
+    served.as_mut().graceful_shutdown();
+    let _ = served.await;
 }
 
 type Connection = Box<dyn Both>;

@@ -57,6 +57,37 @@ async fn it_is_ready_before_the_engine_answers_and_ends_as_it_says() {
     home.engine.release("ping");
 }
 
+/// Over connections on which nothing was said when it was told to end.
+#[tokio::test]
+async fn who_was_accepted_before_the_end_is_answered() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (home, manager) = home().await;
+    let life = manager.start(&home);
+    manager.hears("READY=1").await;
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        let address = manager.tcp.local_addr().unwrap();
+        connections.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    // Later than all of them.
+    manager
+        .over_tcp()
+        .ask(Ask::get("/healthz"))
+        .await
+        .expect(200);
+    life.signal(Signal::TERM);
+    manager.hears("STOPPING=1").await;
+    for connection in &mut connections {
+        let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        connection.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        let answered = connection.read_to_string(&mut answer);
+        within("an answer", answered).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "'{answer}'");
+    }
+    assert_eq!(life.ended().await, 0);
+}
+
 #[tokio::test]
 async fn the_status_changes_with_what_happens() {
     let (home, manager) = home().await;
