@@ -9,6 +9,7 @@
 //! when the Engine is back.
 
 mod container;
+mod events;
 mod image;
 mod tag;
 

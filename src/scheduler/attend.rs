@@ -4,9 +4,11 @@
 //! The log says how much of the output is known; each time that following begins, the Engine is
 //! asked for all of it and as much is passed over. An end that somebody watched is the build's
 //! own. One that nobody watched may have been the Engine's, which kills containers when it goes
-//! down: then the attempt is lost, and made again.
+//! down: then the attempt is lost, and made again. So is one whose container was signalled from outside
+//! while the Engine was about to go.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 
@@ -20,6 +22,9 @@ const PIECES_AT_ONCE: usize = 64;
 /// Exit codes of containers that an Engine has taken down with it: by SIGKILL, by SIGTERM, and that
 /// of one whose end it did not see.
 const TAKEN_DOWN: [i64; 3] = [137, 143, 255];
+
+/// An Engine that goes down gives containers 10 s, then kills them, and ends itself within 15 s.
+const GOING_DOWN: Duration = Duration::from_secs(16);
 
 impl Making {
     /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
@@ -38,6 +43,14 @@ impl Making {
                 },
             };
             match followed {
+                // The API of an Engine that goes down outlives its containers.
+                Ok(exit) if is_taken_down(&exit) => match self.engine_gone(container).await? {
+                    Some(source) => {
+                        is_watched = false;
+                        self.engine_back(source).await?;
+                    }
+                    None => return Ok(exit),
+                },
                 Err(Halt::Container { source }) if source.is_unreachable() => {
                     is_watched = false;
                     self.engine_back(source).await?;
@@ -57,7 +70,7 @@ impl Making {
         let fate = unless_stopping(&shared, shared.docker.fate(container)).await?;
         match fate.map_err(failed)? {
             Fate::Gone => Err(Halt::Attempt("its container is gone")),
-            Fate::Ended(exit) if TAKEN_DOWN.contains(&exit.code) && !exit.oom_killed => {
+            Fate::Ended(exit) if is_taken_down(&exit) => {
                 Err(Halt::Attempt("its container was taken down"))
             }
             Fate::Ended(_) | Fate::Running => Ok(()),
@@ -66,6 +79,23 @@ impl Making {
                 started.map_err(failed)
             }
         }
+    }
+
+    /// Why the Engine is gone, if it went down with the container that has just ended. One that ended
+    /// by itself is told apart at once; for one that was signalled from outside it takes a while.
+    async fn engine_gone(&mut self, container: &str) -> Result<Option<docker::Error>, Halt> {
+        let shared = self.shared.clone();
+        let asking = async {
+            match shared.docker.was_signalled(container).await {
+                Ok(true) => shared.docker.goes_away(GOING_DOWN).await,
+                Ok(false) => None,
+                Err(error) if error.is_unreachable() => Some(error),
+                // An Engine that cannot say counts as one that stays.
+                // An Engine that cannot say counts as one that stays.
+                Err(_) => None,
+            }
+        };
+        unless_stopping(&shared, asking).await
     }
 
     /// Waits until the Engine answers again, as long as the configuration says.
@@ -156,4 +186,8 @@ impl Making {
             None => Ok(()),
         }
     }
+}
+
+fn is_taken_down(exit: &Exit) -> bool {
+    TAKEN_DOWN.contains(&exit.code) && !exit.oom_killed
 }

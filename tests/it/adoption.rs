@@ -171,6 +171,28 @@ async fn one_that_is_lost_again_and_again_ends_and_says_so() {
     );
 }
 
+/// As Docker 20.10 does it: the API is the last thing that ends.
+#[tokio::test]
+async fn one_that_the_engine_took_down_before_it_went_itself_is_made_again() {
+    let (daemon, id) = daemon().await;
+    let engine = &daemon.home.engine;
+    engine.take_down(false).await;
+    engine.wait_for("events", 2).await;
+    engine.stop().await;
+    engine.start_again();
+    until(&daemon, &id, "is made again").await;
+    let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
+    for _ in 0..2 {
+        log.until(|event| event.data == "waiting").await;
+    }
+    open_gate(&daemon, &id, "0").await;
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["Attempt"]),
+        (&json!("succeeded"), &json!(2))
+    );
+}
+
 /// With somebody watching, the same exit code is the build's own.
 #[tokio::test]
 async fn a_build_that_is_killed_by_its_own_is_not_made_again() {

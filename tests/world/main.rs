@@ -14,6 +14,7 @@ mod docker;
 mod filesystems;
 mod full_disk;
 mod hostile;
+mod kills;
 mod npm;
 mod support;
 mod transports;

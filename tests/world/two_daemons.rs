@@ -105,7 +105,7 @@ fn two_daemons_build_the_same_job_at_once_and_touch_nothing_of_each_other() {
     let held = engine.containers(&one.label());
     assert_eq!(held.len(), 1);
 
-    // The other one dies, clears up what it had, builds it again, and rebuilds its image.
+    // The other one dies, follows what it had, and rebuilds its image.
     other.kill();
     other.start();
     other.until("slow", id, "waiting");
@@ -124,7 +124,7 @@ fn two_daemons_build_the_same_job_at_once_and_touch_nothing_of_each_other() {
     );
     assert_eq!(
         (&second["Outcome"], &second["Attempt"]),
-        (&json!("succeeded"), &json!(2))
+        (&json!("succeeded"), &json!(1))
     );
     assert_ne!(first["Image"], second["Image"]);
 

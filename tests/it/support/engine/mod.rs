@@ -2,7 +2,7 @@
 //! speaks to the real one. Its images are directories, its containers processes of the host.
 //!
 //! What it was asked for is recorded; any kind of call can be counted, held back and made to fail. The
-//! kinds: `ping version info images build create start logs wait inspect kill stop remove list prune
+//! kinds: `ping version info events images build create start logs wait inspect kill stop remove list prune
 //! inspect-image`. A dropped engine takes its processes with it.
 //!
 //! It proves nothing about Docker; what matters about the real one is tested in `tests/world`.
@@ -44,6 +44,7 @@ struct Shared {
     registry: AtomicBool,
     lossy: AtomicBool,
     driver: Mutex<String>,
+    signalled: AtomicBool,
     sequence: AtomicUsize,
     images: Mutex<Vec<Image>>,
     builds: Mutex<Vec<BuildSeen>>,
@@ -63,6 +64,7 @@ impl Engine {
             registry: AtomicBool::new(true),
             lossy: AtomicBool::new(false),
             driver: Mutex::new("cgroupfs".to_owned()),
+            signalled: AtomicBool::new(false),
             sequence: AtomicUsize::new(0),
             images: Mutex::default(),
             builds: Mutex::default(),
@@ -166,6 +168,7 @@ impl Engine {
 
     /// Kills every container, as an Engine does that goes down; removes them, too, where that is said.
     pub async fn take_down(&self, remove: bool) {
+        self.shared.signalled.store(true, Ordering::Relaxed);
         let all: Vec<_> = self
             .shared
             .containers
