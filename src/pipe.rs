@@ -6,13 +6,18 @@
 use std::io::{self, Write};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::stream::{self, Stream};
-use tokio::sync::mpsc;
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::sync::{Semaphore, mpsc};
 
 /// Bytes gathered before they are handed over.
 const CHUNK: usize = 64 << 10;
 /// Chunks in flight: enough to keep both sides busy, little enough to hold nothing whole.
 const IN_FLIGHT: usize = 4;
+
+/// Writers at once. Each holds a thread as long as its reader takes, and the runtime's 512 must leave
+/// some for everything else.
+const WRITERS: usize = 256;
+static ROOM: Semaphore = Semaphore::const_new(WRITERS);
 
 /// The writing side; fails with `BrokenPipe` once nobody reads any more.
 #[derive(Debug)]
@@ -55,7 +60,8 @@ where
     let (to, mut from) = mpsc::channel(IN_FLIGHT);
     // Joined by the stream itself: it ends only after the sender is gone, and the sender is
     // the task's.
-    tokio::task::spawn_blocking(move || {
+    let writing = move |place| {
+        let _place = place;
         let mut writer = PipeWriter {
             to,
             gathered: BytesMut::new(),
@@ -65,8 +71,15 @@ where
             // The reader may be gone; then nobody is left to tell.
             let _ = writer.to.blocking_send(Err(error));
         }
-    });
-    stream::poll_fn(move |cx| from.poll_recv(cx))
+    };
+    let starting = async move {
+        // The semaphore is never closed.
+        if let Ok(place) = ROOM.acquire().await {
+            tokio::task::spawn_blocking(move || writing(place));
+        }
+        stream::poll_fn(move |cx| from.poll_recv(cx))
+    };
+    stream::once(starting).flatten()
 }
 
 #[cfg(test)]

@@ -49,25 +49,30 @@ pub enum Error {
 /// The sockets that systemd holds for us; none where there is no systemd. To be called once, before
 /// there are threads: it takes its variables out of the environment.
 ///
-/// # Errors
-/// [`Error`], when what was inherited are not sockets that listen.
-pub fn inherited() -> Result<Vec<Socket>, Error> {
+/// Beside the sockets that can be served it says what is wrong with the first of the others: that
+/// is an error for who would serve them, but those who wait at the good ones can be told.
+pub fn inherited() -> (Vec<Socket>, Result<(), Error>) {
     // Somebody else's sockets, when a parent forgot to take the variables back.
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let Some(count) = std::env::var_os("LISTEN_FDS").filter(|_| ours) else {
-        return Ok(Vec::new());
+        return (Vec::new(), Ok(()));
     };
     let count = count.to_string_lossy();
     if count.parse().is_ok_and(|count: usize| count > MAX_SOCKETS)
         || count.parse::<usize>().is_err()
     {
         let shown = count.chars().take(40).flat_map(char::escape_debug);
-        return Err(Error::Number(shown.collect()));
+        return (Vec::new(), Err(Error::Number(shown.collect())));
     }
     let mut given = ListenFd::from_env();
-    (0..given.len())
-        .map(|at| take(&mut given, at).map_err(|error| Error::Kind(FIRST + at, error)))
-        .collect()
+    let (mut sockets, mut wrong) = (Vec::new(), Ok(()));
+    for at in 0..given.len() {
+        match take(&mut given, at) {
+            Ok(socket) => sockets.push(socket),
+            Err(error) => wrong = wrong.and(Err(Error::Kind(FIRST + at, error))),
+        }
+    }
+    (sockets, wrong)
 }
 
 fn take(given: &mut ListenFd, at: usize) -> io::Result<Socket> {

@@ -95,6 +95,17 @@ impl BuildStore {
             && record.keep.boot == self.boot
     }
 
+    /// True when the record of a pending build names this container as its own. What cannot be read
+    /// counts as yes: nothing is lost by leaving a container alone.
+    pub fn awaits(&self, project: &ProjectName, id: JobId, container: &str) -> bool {
+        match record::read(&self.layout.pending(project, id)) {
+            Ok(record) => record.is_some_and(|record| {
+                self.has_container(&record) && record.keep.container.as_deref() == Some(container)
+            }),
+            Err(_) => true,
+        }
+    }
+
     /// Takes over a build as an earlier life left it: its log goes on at its end.
     ///
     /// # Errors

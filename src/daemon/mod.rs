@@ -100,47 +100,61 @@ enum Error {
 }
 
 impl Error {
-    fn exit(&self) -> ExitCode {
+    /// Not to be tried again before somebody has changed something.
+    fn is_configuration(&self) -> bool {
         match self {
-            // Not to be tried again before somebody has changed something.
             Error::NoConfig(_)
             | Error::Config(_)
             | Error::Inherited(_)
             | Error::Tokens(_)
             | Error::Filesystem(_)
-            | Error::DockerHost(_) => ExitCode::from(WRONG_CONFIG),
-            Error::Store(error) if error.is_full() => ExitCode::from(WRONG_CONFIG),
+            | Error::DockerHost(_) => true,
+            Error::Store(error) => error.is_full(),
+            _ => false,
+        }
+    }
+
+    fn exit(&self) -> ExitCode {
+        match self {
+            error if error.is_configuration() => ExitCode::from(WRONG_CONFIG),
             Error::Address(_) => ExitCode::from(WRONG_USAGE),
             _ => ExitCode::FAILURE,
         }
     }
 }
 
+/// The sockets that systemd gave us, and whether all that it gave us are.
+pub type Inherited = (Vec<Socket>, Result<(), systemd::Error>);
+
 /// Does what the command line asks, at the sockets that systemd gave us; what goes wrong is told on
 /// standard error, or to systemd and the journal where they started us.
-pub fn run(command: Command, inherited: Result<Vec<Socket>, systemd::Error>) -> ExitCode {
-    let mut sockets = Vec::new();
-    let result = inherited.map_err(Error::from).and_then(|given| {
-        sockets = given;
-        perform(command, &mut sockets)
-    });
+pub fn run(command: Command, inherited: Inherited) -> ExitCode {
+    let (mut sockets, in_order) = inherited;
+    let result = in_order
+        .map_err(Error::from)
+        .and_then(|()| perform(command, &mut sockets));
     let error = match result {
         Ok(code) => return code,
         Err(error) => error,
     };
     let told = told(&error);
     if systemd::is_watching() {
-        tracing::error!(
-            message_id = MISCONFIGURED,
-            mistry_event = "misconfigured",
-            "mistryd cannot start: {told}"
-        );
+        match error.is_configuration() {
+            true => tracing::error!(
+                message_id = MISCONFIGURED,
+                mistry_event = "misconfigured",
+                "mistryd cannot start: {told}"
+            ),
+            false => tracing::error!("mistryd ends: {told}"),
+        }
         // Nobody else could be told if this fails.
         let _ = systemd::status(&told);
     } else {
         eprintln!("mistryd: {told}");
     }
-    if systemd::is_awaited(&sockets) {
+    // At a socket that cannot be served somebody may wait whom nobody sees, and who starts us again.
+    let is_blind = matches!(error, Error::Inherited(_)) && systemd::is_watching();
+    if is_blind || systemd::is_awaited(&sockets) {
         turn_away(sockets);
     }
     error.exit()
@@ -178,6 +192,7 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     let kind = command.filesystem.unwrap_or(config.filesystem);
     let filesystem = Filesystem::detect(kind, &config.build_path)?;
     let tokens = open_tokens(&config)?;
+    let docker = docker_socket()?;
     if command.check_config {
         println!("the configuration '{}' is in order", config.path.display());
         for key in config.without_effect() {
@@ -199,10 +214,10 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         match command.verb {
-            Some(Verb::Rebuild(asked)) => rebuild::run(&config, filesystem, &asked).await,
+            Some(Verb::Rebuild(asked)) => rebuild::run(&config, filesystem, &docker, &asked).await,
             _ => {
                 let address = command.addr.as_deref();
-                serve(config, filesystem, tokens, sockets, address).await
+                serve(config, filesystem, &docker, tokens, sockets, address).await
             }
         }
     });
@@ -220,6 +235,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
 async fn serve(
     config: Config,
     filesystem: Filesystem,
+    docker: &Path,
     tokens: Option<Arc<TokensFile>>,
     sockets: &mut Vec<Socket>,
     address: Option<&str>,
@@ -244,7 +260,7 @@ async fn serve(
     }
 
     let metrics = Metrics::new().map_err(Error::Metrics)?;
-    let scheduler = assemble(&config, store, metrics.clone())?;
+    let scheduler = assemble(&config, store, docker, metrics.clone())?;
     let stop = CancellationToken::new();
     let access = access(&config, tokens, &secret);
     let face = Web::new(scheduler.clone(), metrics, access, stop.clone());
@@ -292,14 +308,16 @@ async fn serve(
         }
         Ok::<(), Error>(())
     };
+    let mut ending = "stopping; builds under way run on";
     tokio::select! {
         () = asked_to_end => tracing::info!(
             message_id = STOPPING,
             mistry_event = "stopping",
-            "stopping; what is being built goes on, and so does the next life with it"
+            "stopping; builds under way run on, the next start follows them"
         ),
         idle = working => {
             idle?;
+            ending = "nothing to do; the next client starts it";
             tracing::info!(
                 message_id = IDLE,
                 mistry_event = "idle",
@@ -315,7 +333,7 @@ async fn serve(
         () = status::tell(scheduler.activity(), trouble) => {}
         () = reloads => {}
     }
-    tell_systemd(|| systemd::stopping("stopping")).await;
+    tell_systemd(move || systemd::stopping(ending)).await;
     stop.cancel();
     // Waiters are told by the scheduler, and the web lets them have their answer.
     let (drained, served) = tokio::join!(scheduler.drain(GRACE), serving);
@@ -337,8 +355,13 @@ async fn tell_systemd(tell: impl FnOnce() -> io::Result<()> + Send + 'static) {
 }
 
 /// The scheduler over a store, as the configuration wants it.
-fn assemble(config: &Config, store: BuildStore, metrics: Metrics) -> Result<Scheduler, Error> {
-    let docker = Docker::new(&docker_socket()?)?;
+fn assemble(
+    config: &Config,
+    store: BuildStore,
+    docker: &Path,
+    metrics: Metrics,
+) -> Result<Scheduler, Error> {
+    let docker = Docker::new(docker)?;
     let projects = Projects::new(&config.projects_path);
     Ok(Scheduler::new(
         rules(config),
@@ -386,7 +409,12 @@ fn open_tokens(config: &Config) -> Result<Option<Arc<TokensFile>>, Error> {
         TokensFile::open(path),
         systemd::credential(TOKENS_CREDENTIAL),
     ) {
-        (Err(error), Some(credential)) if error.is_closed() => TokensFile::open(&credential),
+        (Err(error), Some(credential)) if error.is_closed() => {
+            tracing::warn!(
+                "the tokens file is closed to mistryd: in force is what systemd read of /etc/mistry/tokens before it started us; a change takes a restart"
+            );
+            TokensFile::open(&credential)
+        }
         (opened, _) => opened,
     };
     Ok(Some(Arc::new(opened?)))

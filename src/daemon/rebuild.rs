@@ -3,6 +3,7 @@
 //! The daemon that holds the build path is asked to do it, when there is one; else we take its
 //! place for the time being. What is printed is what the first mistry's users' scripts read.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ enum Builder {
 pub(super) async fn run(
     config: &Config,
     filesystem: Filesystem,
+    docker: &Path,
     asked: &Rebuild,
 ) -> Result<ExitCode, Error> {
     // Where systemd holds the sockets, the daemon is there as soon as it is asked, and it builds
@@ -44,7 +46,7 @@ pub(super) async fn run(
     let builder = match BuildStore::open(&config.build_path, filesystem) {
         Ok(store) => {
             let metrics = Metrics::new().map_err(Error::Metrics)?;
-            Builder::Own(assemble(config, store, metrics)?)
+            Builder::Own(assemble(config, store, docker, metrics)?)
         }
         Err(held @ build::Error::Held { .. }) => match daemon(config) {
             Some(client) => Builder::Daemon(client),

@@ -4,6 +4,10 @@
 //! Whatever hangs there hangs this loop too, nothing is told any more, and systemd starts another
 //! daemon; what was accepted is on disk.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 use crate::scheduler::Scheduler;
 use crate::systemd;
 use crate::web::Door;
@@ -19,11 +23,31 @@ pub(super) async fn keep(door: &Door, scheduler: &Scheduler) {
     loop {
         ticks.tick().await;
         door.beat().await;
-        match scheduler.beat().await {
-            Ok(()) => super::tell_systemd(systemd::alive).await,
+        let (beaten, scheduler) = (Arc::new(Notify::new()), scheduler.clone());
+        let beating = beaten.clone();
+        // A thread of its own: those of the runtime may all be busy with slow readers, which is no
+        // reason to be killed. It is joined by its notice; one that hangs ends with the process.
+        let thread = std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || {
+                scheduler.beat();
+                let told = systemd::alive();
+                beating.notify_one();
+                told
+            });
+        match thread {
+            Ok(thread) => {
+                beaten.notified().await;
+                if let Ok(Err(error)) = thread.join() {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "systemd does not hear us"
+                    );
+                }
+            }
             Err(error) => tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "the scheduler does not answer the watchdog"
+                "there is no thread for the watchdog"
             ),
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::net::UnixDatagram;
 
 use tracing::callsite::Identifier;
 use tracing::field::{Field, FieldSet, Value};
@@ -16,6 +17,9 @@ use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::prelude::*;
 
 use super::record::{MESSAGE_ID, Place, Record, pair};
+
+/// Where journald listens: sd_journal_sendv(3), and the same in `tracing-journald`.
+const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// Under which name `journalctl -t` finds us.
 const IDENTIFIER: &str = "mistryd";
@@ -45,6 +49,21 @@ const FIELDS: [&str; 12] = [
 /// # Errors
 /// journald cannot be reached.
 pub(super) fn open() -> io::Result<impl FnMut(&Record) + Send + 'static> {
+    // Connecting never blocks, but the layer sends as soon as it is made: that is for the thread.
+    UnixDatagram::unbound()?.connect(SOCKET)?;
+    let mut sink = None;
+    Ok(move |record: &Record| {
+        if sink.is_none() {
+            sink = told().ok();
+        }
+        if let Some(tell) = &mut sink {
+            tell(record);
+        }
+    })
+}
+
+/// What tells journald. Blocks while that is stalled.
+fn told() -> io::Result<impl FnMut(&Record) + Send + 'static> {
     let layer = tracing_journald::layer()?
         .with_field_prefix(None)
         .with_syslog_identifier(IDENTIFIER.to_owned())

@@ -26,6 +26,9 @@ use self::relay::{Flush, Relay};
 /// The variable that says how much is told.
 const LEVEL: &str = "MISTRY_LOG";
 
+/// What it may be.
+const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
+
 /// The variable that says which file the journal's stream is: `DEVICE:INODE`.
 const STREAM: &str = "JOURNAL_STREAM";
 
@@ -45,15 +48,20 @@ pub fn begin() -> Journal {
         Some(Err(error)) => (lines(), None, Some(error)),
         None => (lines(), None, None),
     };
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var(LEVEL)
-        .from_env_lossy();
+    let wanted = std::env::var(LEVEL).unwrap_or_default();
+    let is_known = LEVELS.contains(&wanted.as_str());
+    let filter = EnvFilter::new(if is_known { &wanted } else { "info" });
     // A second subscriber is a mistake of ours, and the first one tells it.
     if let Err(error) = heard(layer, filter).try_init() {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "records are kept already"
+        );
+    }
+    if !is_known && !wanted.is_empty() {
+        let shown: String = wanted.chars().take(40).collect();
+        tracing::warn!(
+            "{LEVEL}: expected error, warn, info or debug, found '{shown}': info is taken"
         );
     }
     if let Some(error) = unreachable {

@@ -21,6 +21,8 @@ use crate::project::Context;
 
 /// The label with a container's job id.
 pub(super) const JOB: &str = "mistry.job";
+/// The label with its project's name.
+pub(super) const PROJECT: &str = "mistry.project";
 /// The label that tells executions of one job apart.
 pub(super) const ATTEMPT: &str = "mistry.attempt";
 
@@ -34,6 +36,9 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             "some of the build path is not in order and is passed over"
         );
     }
+    // All have their places before the first one is gone on with: who looks for containers that
+    // nobody owns must know every owner.
+    let mut taken = Vec::new();
     for leftover in leftovers {
         let (project, id) = (leftover.project.clone(), leftover.id);
         // While a rebuild is made again, what is cached stays in force.
@@ -59,6 +64,9 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             // The same id under two projects: only one of them can be a job of ours.
             Admission::Coalesced(_) | Admission::Refused => continue,
         };
+        taken.push((live, leftover));
+    }
+    for (live, leftover) in taken {
         let guarded = live.clone();
         let task = take_over(shared.clone(), live, leftover);
         shared.spawn(pipeline::guarded(shared.clone(), guarded, task));
@@ -97,6 +105,7 @@ pub(super) async fn swept(shared: &Shared) -> Result<(), docker::Error> {
     let mut swept = shared.swept.lock().await;
     if !*swept {
         sweep(shared).await?;
+        // Those whose record is not read yet were passed over, and are their builds' own affair.
         *swept = true;
     }
     Ok(())
@@ -115,11 +124,27 @@ pub(super) async fn sweep(shared: &Shared) -> Result<usize, docker::Error> {
             if attempt.is_none() || attempt.as_ref() == container.labels.get(ATTEMPT) {
                 continue;
             }
+        } else if let Some(id) = id
+            && !shared.adopted.initialized()
+            && is_awaited(shared, id, &container).await
+        {
+            continue;
         }
         shared.docker.remove(&container.id).await?;
         removed += 1;
     }
     Ok(removed)
+}
+
+/// Whether the record of a build that no daemon is at now names this container: the next daemon
+/// follows it.
+async fn is_awaited(shared: &Shared, id: JobId, container: &docker::Found) -> bool {
+    let Some(project) = container.labels.get(PROJECT).and_then(|p| p.parse().ok()) else {
+        return false;
+    };
+    let (store, name) = (shared.store.clone(), container.id.clone());
+    let awaited = blocking(move || store.awaits(&project, id, &name)).await;
+    awaited.unwrap_or(true)
 }
 
 /// Goes on with a leftover, or ends it with a word about why that cannot be.
@@ -156,8 +181,12 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         }
     };
     let attempt = pending.info().attempt;
-    publish(&shared, live.subject(), &Event::TakenOver { attempt });
     let container = pending.record_mut().keep.container.clone();
+    let event = Event::TakenOver {
+        attempt,
+        runs_on: container.is_some(),
+    };
+    publish(&shared, live.subject(), &event);
     if container.is_none() && pending.log().bytes() > 0 {
         let word = "\nmistry: the build was interrupted (mistryd ended) and is made again\n";
         // A disk that takes no line takes no build either, and that is told.

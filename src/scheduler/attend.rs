@@ -34,10 +34,11 @@ impl Making {
         container: &str,
         mut is_watched: bool,
     ) -> Result<Exit, Halt> {
+        let mut was_away = false;
         loop {
             let followed = match is_watched {
                 true => self.follow(container).await,
-                false => match self.look(container).await {
+                false => match self.look(container, was_away).await {
                     Ok(()) => self.follow(container).await,
                     Err(halt) => Err(halt),
                 },
@@ -46,13 +47,13 @@ impl Making {
                 // The API of an Engine that goes down outlives its containers.
                 Ok(exit) if is_taken_down(&exit) => match self.engine_gone(container).await? {
                     Some(source) => {
-                        is_watched = false;
+                        (is_watched, was_away) = (false, true);
                         self.engine_back(source).await?;
                     }
                     None => return Ok(exit),
                 },
                 Err(Halt::Container { source }) if source.is_unreachable() => {
-                    is_watched = false;
+                    (is_watched, was_away) = (false, true);
                     self.engine_back(source).await?;
                 }
                 Err(Halt::Container {
@@ -63,14 +64,15 @@ impl Making {
         }
     }
 
-    /// What became of a container while nobody watched.
-    async fn look(&mut self, container: &str) -> Result<(), Halt> {
+    /// What became of a container while nobody watched. Where it `was_away`, the Engine that we saw go
+    /// may have ended it, whatever its exit code: a build may take SIGTERM for a good reason to end.
+    async fn look(&mut self, container: &str, was_away: bool) -> Result<(), Halt> {
         let shared = self.shared.clone();
         let failed = |source| Halt::Container { source };
         let fate = unless_stopping(&shared, shared.docker.fate(container)).await?;
         match fate.map_err(failed)? {
             Fate::Gone => Err(Halt::Attempt("its container is gone")),
-            Fate::Ended(exit) if is_taken_down(&exit) => {
+            Fate::Ended(exit) if is_taken_down(&exit) || was_away => {
                 Err(Halt::Attempt("its container was taken down"))
             }
             Fate::Ended(_) | Fate::Running => Ok(()),
@@ -103,9 +105,12 @@ impl Making {
         let shared = self.shared.clone();
         let patience = shared.rules.load().engine_wait;
         let back = async {
-            while shared.engine_there().await.is_err() {
+            loop {
                 // An Engine that comes back tells nobody.
                 tokio::time::sleep(ENGINE_AGAIN).await;
+                if shared.engine_there().await.is_ok() {
+                    return;
+                }
             }
         };
         let back = tokio::time::timeout(patience, back);
@@ -151,7 +156,7 @@ impl Making {
         known: &mut u64,
         container: &str,
     ) -> Result<(), Halt> {
-        let limit = self.shared.rules.load().log_limit;
+        let limit = self.log_limit;
         let mut bytes = Vec::new();
         let mut lost = None;
         for piece in pieces {

@@ -50,10 +50,19 @@ pub(super) enum Event<'a> {
     Refused,
     /// Written down.
     Accepted,
-    /// Taken over from an earlier life.
+    /// An earlier life left it; what it had of a container runs on, or it is made from the beginning.
     TakenOver {
         /// Which execution this is.
         attempt: u32,
+        /// It has a container.
+        runs_on: bool,
+    },
+    /// Its attempt was lost.
+    MadeAgain {
+        /// Which execution the next one is.
+        attempt: u32,
+        /// What became of the last one.
+        why: &'static str,
     },
     /// It has a slot.
     Started,
@@ -118,15 +127,22 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
             metrics.record_started(name);
             tell!(info, ACCEPTED, "accepted", subject, "accepted");
         }
-        Event::TakenOver { attempt } => {
+        Event::MadeAgain { attempt, why } => {
             tell!(
-                info,
+                warn,
                 TAKEN_OVER,
                 "taken-over",
                 subject,
                 attempt,
-                "an earlier life left it unfinished; made again"
+                "made again: {why}"
             );
+        }
+        Event::TakenOver { attempt, runs_on } => {
+            let how = match runs_on {
+                true => "goes on where it is: its container was left to it by an earlier life",
+                false => "made from the beginning: an earlier life had accepted it",
+            };
+            tell!(info, TAKEN_OVER, "taken-over", subject, attempt, "{how}");
         }
         Event::Started => tell!(info, STARTED, "started", subject, "it has its slot"),
         Event::Running { container, image } => {

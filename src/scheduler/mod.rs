@@ -555,13 +555,9 @@ impl Scheduler {
     }
 
     /// Returns when the scheduler has shown that it can still do what every job needs of it: take
-    /// its lock, on a thread of its own, and give it back.
-    ///
-    /// # Errors
-    /// [`Error::Lost`].
-    pub async fn beat(&self) -> Result<(), Error> {
-        let shared = self.0.clone();
-        blocking(move || shared.count_queue()).await
+    /// its lock, and give it back. Blocks where it cannot.
+    pub fn beat(&self) {
+        self.0.count_queue();
     }
 
     /// Ends: nothing new begins, waiters are told, containers run on for the next life. Returns

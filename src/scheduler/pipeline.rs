@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::CapabilitySet;
 
-use super::adoption::{ATTEMPT, JOB, swept};
+use super::adoption::{ATTEMPT, JOB, PROJECT, swept};
 use super::event::{Event, publish};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
@@ -187,6 +187,9 @@ pub(super) enum From {
     Container(String, Option<Recipe>),
 }
 
+/// A container, and whether this life saw it start.
+type Started = (String, bool);
+
 /// Waits for the slot, makes the build and ends it.
 pub(super) async fn make(
     shared: Arc<Shared>,
@@ -211,6 +214,7 @@ pub(super) async fn make(
         live: live.clone(),
         pending: Some(pending),
         stderr: Vec::new(),
+        log_limit: shared.rules.load().log_limit,
     };
     let made = making.work(from).await;
     let stderr = std::mem::take(&mut making.stderr);
@@ -336,6 +340,8 @@ pub(super) struct Making {
     pending: Option<PendingBuild>,
     /// The end of the container's standard error.
     pub(super) stderr: Vec<u8>,
+    /// As it was when the build began: its container keeps that much for us.
+    pub(super) log_limit: u64,
 }
 
 impl Making {
@@ -349,7 +355,7 @@ impl Making {
                 }
                 From::Beginning(recipe) => {
                     let made = match self.container(&recipe.0, &recipe.1).await {
-                        Ok(container) => self.run(&container, true).await,
+                        Ok((container, is_watched)) => self.run(&container, is_watched).await,
                         Err(halt) => Err(halt),
                     };
                     (made, Some(recipe))
@@ -383,13 +389,13 @@ impl Making {
         let word = format!("{gap}mistry: the build was interrupted ({why}) and is made again\n");
         log.append(word.as_bytes()).await.map_err(Halt::Log)?;
         let attempt = self.pending()?.info().attempt;
-        let event = Event::TakenOver { attempt };
+        let event = Event::MadeAgain { attempt, why };
         publish(&self.shared, self.live.subject(), &event);
         Ok(())
     }
 
     /// Everything up to a container that runs. Where the Engine goes away, it is waited for.
-    async fn container(&mut self, job: &Job, context: &Context) -> Result<String, Halt> {
+    async fn container(&mut self, job: &Job, context: &Context) -> Result<Started, Halt> {
         let began = Instant::now();
         self.enter(Phase::Preparing)?;
         let settings = self.prepare(job, context).await?;
@@ -426,7 +432,7 @@ impl Making {
         context: &Context,
         settings: &Settings,
         image: &str,
-    ) -> Result<String, Halt> {
+    ) -> Result<Started, Halt> {
         let mut image = image.to_owned();
         let failed = |source| Halt::Container { source };
         let shared = self.shared.clone();
@@ -529,6 +535,7 @@ impl Making {
         let shared = self.shared.clone();
         let wanted = shared.wanted(context.clone(), settings);
         let (output, mut pieces) = Images::output();
+        let limit = self.log_limit;
         let log = self.pending()?.log();
         let ensuring = async {
             if rebuild {
@@ -537,7 +544,6 @@ impl Making {
                 shared.images.ensure(&wanted, output).await
             }
         };
-        let limit = shared.rules.load().log_limit;
         let logging = async {
             while let Some(piece) = pieces.recv().await {
                 let room = limit.saturating_sub(log.bytes());
@@ -579,7 +585,7 @@ impl Making {
             labels: BTreeMap::from([
                 (INSTANCE.to_owned(), instance.to_owned()),
                 (JOB.to_owned(), id),
-                ("mistry.project".to_owned(), job.project.to_string()),
+                (PROJECT.to_owned(), job.project.to_string()),
                 (
                     "mistry.group".to_owned(),
                     job.group
@@ -604,26 +610,30 @@ impl Making {
                 cpus: limits.cpus,
                 pids: limits.pids,
             },
-            log_bytes: rules.log_limit,
+            log_bytes: self.log_limit,
             slice: Some(SLICE.to_owned()),
         })
     }
 
     /// Starts a created container, which is written down before.
-    async fn start(&mut self, container: String, image: String) -> Result<String, Halt> {
+    async fn start(&mut self, container: String, image: String) -> Result<Started, Halt> {
         let shared = self.shared.clone();
         let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
         let failed = |source| Halt::Container { source };
         let started = unless_stopping(&shared, shared.docker.start(&container)).await?;
-        started.map_err(failed)?;
+        match started {
+            // It may run all the same: whoever attends looks.
+            Err(error) if error.is_unreachable() => return Ok((container, false)),
+            started => started.map_err(failed)?,
+        }
         let running = Event::Running {
             container: &container,
             image: &image,
         };
         publish(&shared, self.live.subject(), &running);
-        Ok(container)
+        Ok((container, true))
     }
 }
 

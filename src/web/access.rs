@@ -104,7 +104,7 @@ impl Access {
                 return Ok(());
             }
             return Err(Refusal::unauthorized(
-                "a token is needed over TCP: 'mistryd token new' on the server makes one, sent as 'Authorization: Bearer …' (mistry --token-file); the server's unix socket needs none, for members of its group ('mistry') on its own host",
+                "a token is needed over TCP: 'mistryd token new NAME' on the server makes one, sent as 'Authorization: Bearer …' (mistry --token-file); the server's unix socket needs none, for members of its group ('mistry') on its own host",
             ));
         };
         let file = file.clone();
@@ -126,7 +126,7 @@ impl Access {
                 format!("this token does not allow that: scope '{scope}' is needed"),
             )),
             None => Err(Refusal::unauthorized(
-                "this token is not known: 'mistryd token new' on the server makes one",
+                "this token is not known: 'mistryd token new NAME' on the server makes one",
             )),
         }
     }

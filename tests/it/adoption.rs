@@ -97,9 +97,12 @@ async fn one_whose_project_has_changed_meanwhile_is_what_was_asked_for() {
 #[tokio::test]
 async fn an_engine_that_goes_away_and_comes_back_costs_a_build_nothing() {
     let (daemon, id) = daemon().await;
-    for _ in 0..2 {
-        daemon.home.engine.stop().await;
-        daemon.home.engine.start_again();
+    let engine = &daemon.home.engine;
+    for looked in 1..=2 {
+        engine.stop().await;
+        engine.start_again();
+        // Until it has been found running.
+        engine.wait_for("inspect", looked).await;
     }
     open_gate(&daemon, &id, "0").await;
     let info = daemon.wait("gated", &id).await;
@@ -143,6 +146,27 @@ async fn one_that_the_engine_took_down_or_lost_is_made_again() {
             "{whole}"
         );
     }
+}
+
+/// A build may have taken SIGTERM for a good reason to end: with 0 and half its result.
+#[tokio::test]
+async fn one_that_ended_while_the_engine_was_away_is_made_again_whatever_its_exit_code() {
+    let (daemon, id) = daemon().await;
+    daemon.home.engine.stop().await;
+    open_gate(&daemon, &id, "0").await;
+    daemon.home.engine.ended(0).await;
+    daemon.home.engine.start_again();
+    until(&daemon, &id, "is made again").await;
+    let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
+    for _ in 0..2 {
+        log.until(|event| event.data == "waiting").await;
+    }
+    open_gate(&daemon, &id, "0").await;
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["Attempt"]),
+        (&json!("succeeded"), &json!(2))
+    );
 }
 
 #[tokio::test]

@@ -49,19 +49,18 @@ async fn it_does_not_end_with_anything_in_hand() {
     let asked = at.ask(job).await.expect(201).json();
     let url = asked["URL"].as_str().unwrap().to_owned();
     stays(&manager).await;
+    let (waiting, who) = (Ask::get(format!("/{url}?wait")).json(), at.clone());
+    let waiting = tokio::spawn(async move { who.ask(waiting).await });
+    let log = format!("/{}", url.replacen("job", "log", 1));
+    let stream = at.open(Ask::get(log)).await;
+    stays(&manager).await;
     home.engine.release("wait");
-    at.ask(Ask::get(format!("/{url}?wait")).json())
-        .await
-        .expect(200);
+    within("the end", waiting).await.unwrap().expect(200);
+    drop(stream);
 
-    // The connection of whoever reads lives as long as it is read from.
-    let stream = at
-        .open(Ask::get(format!("/{}", url.replacen("job", "log", 1))))
-        .await;
     let mut upload = UnixStream::connect(home.path("mistryd.sock")).unwrap();
     let head = "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n";
     std::io::Write::write_all(&mut upload, head.as_bytes()).unwrap();
-    drop(stream);
     stays(&manager).await;
     drop(upload);
     manager.hears("STOPPING=1").await;

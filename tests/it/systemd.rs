@@ -276,24 +276,60 @@ async fn what_was_inherited_must_be_sockets_that_listen() {
         let connected = std::os::unix::net::UnixStream::pair().unwrap();
         OwnedFd::from(connected.0)
     };
-    for (third, fourth, which) in [
-        (file(), tcp(), 3),
-        (tcp(), file(), 4),
-        (tcp(), datagrams(), 4),
-        (deaf(), tcp(), 3),
+    let mut commands = Vec::new();
+    for (third, fourth) in [
+        (file(), tcp()),
+        (tcp(), file()),
+        (tcp(), datagrams()),
+        (deaf(), tcp()),
     ] {
-        let command = manager.command_with(&home, third, fourth);
-        let (status, said) = manager.run(command).await;
-        assert_eq!(status, 78, "{said}");
-        let wanted = format!("inherited descriptor {which}: expected a TCP or unix stream socket");
-        assert!(manager.unheard().contains(&wanted), "{said}");
+        commands.push(manager.command_with(&home, third, fourth));
     }
     for lie in ["two", "-1", "65", "99999999999999999999", "3"] {
         let mut command = manager.command(&home);
         command.env("LISTEN_FDS", lie);
-        let (status, said) = manager.run(command).await;
-        assert_eq!(status, 78, "{lie}: {said}");
-        manager.unheard();
+        commands.push(command);
+    }
+    // At once: each takes its time, lest who waits at such a socket starts it again and again.
+    let ended = futures_util::future::join_all(commands.into_iter().map(|c| manager.run(c)));
+    for (status, said) in ended.await {
+        assert_eq!(status, 78, "{said}");
+    }
+    let told = manager.unheard();
+    assert!(!told.contains("READY"), "{told}");
+    for wanted in [
+        "inherited descriptor 3: expected a TCP or unix stream socket",
+        "inherited descriptor 4: expected a TCP or unix stream socket",
+        "inherited descriptor 5: expected a TCP or unix stream socket",
+        "LISTEN_FDS: expected the number of inherited sockets, 64 at most, found 'two'",
+    ] {
+        assert!(told.contains(wanted), "{wanted}: {told}");
+    }
+}
+
+/// Who waits at the good ones is told, and so there is one start in a while and no storm.
+#[tokio::test]
+async fn who_waits_beside_a_wrong_socket_or_for_a_wrong_engine_is_told() {
+    for wrong in ["socket", "engine"] {
+        let (home, manager) = home().await;
+        let mut command = match wrong {
+            "socket" => {
+                let file = OwnedFd::from(fs::File::open(home.path("config.json")).unwrap());
+                let tcp = OwnedFd::from(manager.tcp.try_clone().unwrap());
+                manager.command_with(&home, file, tcp)
+            }
+            _ => manager.command(&home),
+        };
+        if wrong == "engine" {
+            command.env("DOCKER_HOST", "tcp://elsewhere");
+        }
+        let at = manager.over_tcp();
+        let waiting = tokio::spawn(async move { at.ask(Ask::get("/index/")).await });
+        manager.awaited().await;
+        let life = Life(command.spawn().unwrap());
+        let answer = within("the answer", waiting).await.unwrap();
+        assert_eq!(answer.status, 503, "{wrong}");
+        assert_eq!(life.ended().await, 78, "{wrong}");
     }
 }
 

@@ -43,7 +43,16 @@ fn a_token_lets_one_build_over_tcp() {
 
     // What is closed to it comes with the next start.
     machine.run("chown root:root /etc/mistry/tokens; chmod 0600 /etc/mistry/tokens");
+    machine.drop_in(
+        "mistryd.service",
+        "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n",
+    );
     machine.run("systemctl restart mistryd.service");
+    let told = machine.journal_text("mistryd.service");
+    assert!(
+        told.contains("the tokens file is closed to mistryd"),
+        "{told}"
+    );
     let ran = machine.as_user("outsider", &format!("mistry --token-file token {BUILD}"));
     assert_eq!(ran.status, 0, "{ran}");
 

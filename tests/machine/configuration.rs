@@ -16,7 +16,7 @@ const FOR_CLIENTS: &str = "journalctl -u mistryd";
 /// Has clients come all the time while the configuration is as `spoil` leaves it, until the daemon was
 /// started twice; then `machine.configure` mends it.
 #[track_caller]
-fn does_no_storm(spoil: &str, sentence: &str) {
+fn does_no_storm(spoil: &str, sentence: &str, mend: &str) {
     let machine = Machine::installed();
     let socket = machine.property("mistryd.socket", "InvocationID");
     machine.run(spoil);
@@ -61,7 +61,7 @@ fn does_no_storm(spoil: &str, sentence: &str) {
             assert!(told.contains("status=78"), "{told}");
             assert!(told.contains(sentence), "{told}");
         }));
-        machine.run("rm -rf /etc/mistry/config.json");
+        machine.run(&format!("rm -rf /etc/mistry/config.json; {mend}"));
         machine.configure(json!({}));
         if ends.is_err() {
             over.store(true, Ordering::Relaxed);
@@ -78,12 +78,13 @@ fn a_wrong_one_is_told_to_whoever_waits_and_makes_no_storm() {
     does_no_storm(
         "echo '{ \"builds_path\": 1 }' > /etc/mistry/config.json",
         "builds_path",
+        "",
     );
 }
 
 #[test]
 fn a_missing_one_is_told_to_whoever_waits_and_makes_no_storm() {
-    does_no_storm("rm /etc/mistry/config.json", "/etc/mistry/config.json");
+    does_no_storm("rm /etc/mistry/config.json", "/etc/mistry/config.json", "");
 }
 
 #[test]
@@ -91,6 +92,19 @@ fn an_unreadable_one_is_told_to_whoever_waits_and_makes_no_storm() {
     does_no_storm(
         "rm /etc/mistry/config.json; mkdir /etc/mistry/config.json",
         "/etc/mistry/config.json",
+        "",
+    );
+}
+
+#[test]
+fn a_wrong_engine_is_told_to_whoever_waits_and_makes_no_storm() {
+    does_no_storm(
+        "mkdir -p /run/systemd/system/mistryd.service.d
+        printf '[Service]\\nEnvironment=DOCKER_HOST=tcp://elsewhere\\n' \
+            > /run/systemd/system/mistryd.service.d/test.conf
+        systemctl daemon-reload",
+        "DOCKER_HOST",
+        "rm /run/systemd/system/mistryd.service.d/test.conf; systemctl daemon-reload",
     );
 }
 

@@ -49,6 +49,24 @@ fn one_command_installs_a_server_that_is_ready_to_be_asked() {
     assert_eq!(after, before);
 }
 
+/// As Debian's own checker sees them, its opinions included.
+#[test]
+fn the_packages_are_as_debian_wants_them() {
+    let files = Packages::First.files();
+    let checked = std::process::Command::new("lintian")
+        .args([
+            "--pedantic",
+            "--fail-on",
+            "error,warning,pedantic",
+            "--allow-root",
+        ])
+        .args(files)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{said}");
+}
+
 #[test]
 fn the_units_say_nothing_that_systemd_does_not_understand() {
     let machine = Machine::installed();

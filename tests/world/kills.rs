@@ -31,6 +31,10 @@ impl Dice {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a moment that nothing announces is what is wanted"
+)]
 fn jobs_outlive_a_daemon_that_is_killed_at_any_moment() {
     let jobs = match std::env::var_os("MISTRY_SOAK") {
         Some(_) => 60,

@@ -260,7 +260,7 @@ pub enum Packages {
 impl Packages {
     /// The two files.
     #[track_caller]
-    fn files(self) -> Vec<PathBuf> {
+    pub fn files(self) -> Vec<PathBuf> {
         let place = world(match self {
             Packages::First => "MISTRY_TEST_DEBS",
             Packages::Next => "MISTRY_TEST_DEBS_NEXT",
