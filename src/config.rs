@@ -228,7 +228,16 @@ impl ConfigFile {
                 access | rustix::fs::Access::EXEC_OK,
                 flags,
             )
-            .map_err(|error| wrong(key, format!("'{shown}' cannot be {what}: {error}")))?;
+            .map_err(|error| {
+                let hint = match error {
+                    rustix::io::Errno::ROFS => {
+                        "; a service may be kept out by its sandbox: see ReadWritePaths= in mistryd(8)"
+                    }
+                    rustix::io::Errno::ACCESS => "; run it as root (sudo), or as the daemon's user",
+                    _ => "",
+                };
+                wrong(key, format!("'{shown}' cannot be {what}: {error}{hint}"))
+            })?;
             Ok(found)
         };
         let projects_path = directory("projects_path", &self.projects_path, false)?;

@@ -199,19 +199,8 @@ fn settings(operations: &Paper) -> Result<String> {
     page.section("Description");
     let (introduction, own) = operations.introduced("Configuration", "key of `mistry.json`")?;
     page.words(introduction);
-    // "as above" is above there, and not here.
-    let all = operations.table("key")?;
     for row in &own.rows {
-        match (row[0].as_str(), row[1].strip_prefix("as above")) {
-            (keys, Some(more)) => {
-                for key in keys.split(", ") {
-                    let row = all.rows.iter().find(|row| row[0] == key);
-                    let row = row.ok_or_else(|| format!("{key} is in no table of keys"))?;
-                    page.row(all, row, &format!("{}{more}", row[row.len() - 1]));
-                }
-            }
-            _ => page.row(own, row, &row[1]),
-        }
+        page.row(own, row, &row[row.len() - 1]);
     }
     page.words(
         "It is one JSON object. An unknown key, a wrong type or an impossible value ends the build \

@@ -18,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -346,7 +347,11 @@ async fn serve(
 
 /// Tells systemd something, on a thread that may wait for it.
 async fn tell_systemd(tell: impl FnOnce() -> io::Result<()> + Send + 'static) {
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await {
+    static IS_TOLD: AtomicBool = AtomicBool::new(false);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await
+        // Once: it is told again and again, and does not hear each time.
+        && !IS_TOLD.swap(true, Ordering::Relaxed)
+    {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "systemd does not hear us"

@@ -170,12 +170,12 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         Ok(Ok(pending)) => pending,
         Ok(Err(error)) => {
             tracing::error!(mistry_job = %id, error = &error as &dyn std::error::Error, "could not take over a build");
-            shared.leave_queue(id);
+            shared.leave_queue(&live);
             live.end_rejected(error.into());
             return;
         }
         Err(error) => {
-            shared.leave_queue(id);
+            shared.leave_queue(&live);
             live.end_rejected(error);
             return;
         }

@@ -618,8 +618,13 @@ impl Shared {
     }
 
     /// Gives back a live job's slot or place, and the slot to whoever is next.
-    fn leave_queue(&self, id: JobId) {
-        let next = self.queue().end(id);
+    fn leave_queue(&self, live: &Arc<Live>) {
+        let next = {
+            let mut queue = self.queue();
+            // Its place may be somebody else's by now: whoever panics late has left already.
+            let is_there = queue.get(live.id).is_some_and(|l| Arc::ptr_eq(l, live));
+            if is_there { queue.end(live.id) } else { None }
+        };
         if let Some(next) = next {
             next.slot.notify_one();
         }

@@ -108,7 +108,7 @@ pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Fut
     impl Drop for Guard {
         fn drop(&mut self) {
             if self.2 {
-                self.0.leave_queue(self.1.id);
+                self.0.leave_queue(&self.1);
                 self.1.end_rejected(Error::Lost);
             }
         }
@@ -131,12 +131,12 @@ pub(super) async fn accept_and_make(
             make(shared, live, pending, from).await;
         }
         // Somebody else's build became ready between our look and our admission.
-        Ok(None) => shared.leave_queue(live.id),
+        Ok(None) => shared.leave_queue(&live),
         Err(error) => {
             if let Error::Store(_) | Error::Lost = error {
                 tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not accept a job");
             }
-            shared.leave_queue(live.id);
+            shared.leave_queue(&live);
             live.end_rejected(error);
         }
     }
@@ -220,7 +220,7 @@ pub(super) async fn make(
     let stderr = std::mem::take(&mut making.stderr);
     let Some(mut pending) = making.pending else {
         // The thread that held it died; the directory is there for the next life.
-        shared.leave_queue(live.id);
+        shared.leave_queue(&live);
         live.end_rejected(Error::Lost);
         return;
     };
@@ -294,7 +294,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     });
     let finished = finished.await;
     // First, so that who waited for the end and asks again finds the place free.
-    shared.leave_queue(live.id);
+    shared.leave_queue(&live);
     let settling = match finished {
         Ok(Ok((info, finished))) => {
             publish(&shared, live.subject(), &Event::Finished(&info));
