@@ -25,6 +25,8 @@ const TAKEN_DOWN: [i64; 3] = [137, 143, 255];
 
 /// An Engine that goes down gives containers 10 s, then kills them, and ends itself within 15 s.
 const GOING_DOWN: Duration = Duration::from_secs(16);
+/// One whose containers have all ended ends itself at once.
+const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 impl Making {
     /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
@@ -84,18 +86,17 @@ impl Making {
     }
 
     /// Why the Engine is gone, if it went down with the container that has just ended. One that ended
-    /// by itself is told apart at once; for one that was signalled from outside it takes a while.
+    /// by itself is told apart soon; for one that was signalled from outside it takes a while.
     async fn engine_gone(&mut self, container: &str) -> Result<Option<docker::Error>, Halt> {
         let shared = self.shared.clone();
         let asking = async {
-            match shared.docker.was_signalled(container).await {
-                Ok(true) => shared.docker.goes_away(GOING_DOWN).await,
-                Ok(false) => None,
-                Err(error) if error.is_unreachable() => Some(error),
-                // An Engine that cannot say counts as one that stays.
-                // An Engine that cannot say counts as one that stays.
-                Err(_) => None,
-            }
+            let patience = match shared.docker.was_signalled(container).await {
+                Ok(true) => GOING_DOWN,
+                Err(error) if error.is_unreachable() => return Some(error),
+                // In its last moment it has no answer any more.
+                Ok(false) | Err(_) => LAST_MOMENT,
+            };
+            shared.docker.goes_away(patience).await
         };
         unless_stopping(&shared, asking).await
     }
