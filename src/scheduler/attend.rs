@@ -4,8 +4,8 @@
 //! The log says how much of the output is known; each time that following begins, the Engine is
 //! asked for all of it and as much is passed over. An end that somebody watched is the build's
 //! own. One that nobody watched may have been the Engine's, which kills containers when it goes
-//! down: then the attempt is lost, and made again. So is one whose container was signalled from outside
-//! while the Engine was about to go.
+//! down: then the attempt is lost, and made again. So is one that ended by a
+//! signal just before the Engine went.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -25,8 +25,6 @@ const TAKEN_DOWN: [i64; 3] = [137, 143, 255];
 
 /// An Engine that goes down gives containers 10 s, then kills them, and ends itself within 15 s.
 const GOING_DOWN: Duration = Duration::from_secs(16);
-/// One whose containers have all ended ends itself at once.
-const LAST_MOMENT: Duration = Duration::from_secs(2);
 
 impl Making {
     /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
@@ -47,7 +45,7 @@ impl Making {
             };
             match followed {
                 // The API of an Engine that goes down outlives its containers.
-                Ok(exit) if is_taken_down(&exit) => match self.engine_gone(container).await? {
+                Ok(exit) if is_taken_down(&exit) => match self.engine_gone().await? {
                     Some(source) => {
                         (is_watched, was_away) = (false, true);
                         self.engine_back(source).await?;
@@ -85,20 +83,11 @@ impl Making {
         }
     }
 
-    /// Why the Engine is gone, if it went down with the container that has just ended. One that ended
-    /// by itself is told apart soon; for one that was signalled from outside it takes a while.
-    async fn engine_gone(&mut self, container: &str) -> Result<Option<docker::Error>, Halt> {
+    /// Why the Engine is gone, if it went down with the container that has just ended. That takes as
+    /// long as an Engine takes to go: a build that really ended by such a signal is told of it later.
+    async fn engine_gone(&mut self) -> Result<Option<docker::Error>, Halt> {
         let shared = self.shared.clone();
-        let asking = async {
-            let patience = match shared.docker.was_signalled(container).await {
-                Ok(true) => GOING_DOWN,
-                Err(error) if error.is_unreachable() => return Some(error),
-                // In its last moment it has no answer any more.
-                Ok(false) | Err(_) => LAST_MOMENT,
-            };
-            shared.docker.goes_away(patience).await
-        };
-        unless_stopping(&shared, asking).await
+        unless_stopping(&shared, shared.docker.goes_away(GOING_DOWN)).await
     }
 
     /// Waits until the Engine answers again, as long as the configuration says.

@@ -201,7 +201,7 @@ async fn one_that_the_engine_took_down_before_it_went_itself_is_made_again() {
     let (daemon, id) = daemon().await;
     let engine = &daemon.home.engine;
     engine.take_down(false).await;
-    engine.wait_for("events", 2).await;
+    engine.wait_for("events", 1).await;
     engine.stop().await;
     engine.start_again();
     until(&daemon, &id, "is made again").await;

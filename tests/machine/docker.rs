@@ -54,21 +54,3 @@ fn containers_of_builds_are_under_a_slice_of_their_own() {
     held.let_go();
     assert_eq!(held.wait(&id)["Outcome"], "succeeded");
 }
-
-/// Docker ends its containers when it ends.
-#[test]
-fn a_build_that_docker_took_down_with_it_is_made_again() {
-    let machine = Machine::installed();
-    let held = machine.held("held");
-    let id = held.submit(json!({}));
-    held.is_there();
-    machine.run("systemctl restart docker.service");
-    let job = format!("MISTRY_JOB={id}");
-    let mut story = machine.follow(&[&job]);
-    story.event("taken-over");
-    story.event("running");
-    held.let_go();
-    let info = held.wait(&id);
-    assert_eq!(info["Outcome"], "succeeded", "{info:#}");
-    assert_eq!(info["Attempt"], 2, "{info:#}");
-}

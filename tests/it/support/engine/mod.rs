@@ -44,7 +44,6 @@ struct Shared {
     registry: AtomicBool,
     lossy: AtomicBool,
     driver: Mutex<String>,
-    signalled: AtomicBool,
     sequence: AtomicUsize,
     images: Mutex<Vec<Image>>,
     builds: Mutex<Vec<BuildSeen>>,
@@ -64,7 +63,6 @@ impl Engine {
             registry: AtomicBool::new(true),
             lossy: AtomicBool::new(false),
             driver: Mutex::new("cgroupfs".to_owned()),
-            signalled: AtomicBool::new(false),
             sequence: AtomicUsize::new(0),
             images: Mutex::default(),
             builds: Mutex::default(),
@@ -168,7 +166,6 @@ impl Engine {
 
     /// Kills every container, as an Engine does that goes down; removes them, too, where that is said.
     pub async fn take_down(&self, remove: bool) {
-        self.shared.signalled.store(true, Ordering::Relaxed);
         let all: Vec<_> = self
             .shared
             .containers

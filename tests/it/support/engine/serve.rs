@@ -97,24 +97,11 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
             let driver = shared.driver.lock().unwrap().clone();
             Ok(respond(200, &json!({ "CgroupDriver": driver })))
         }
-        "events" => {
-            let signalled = shared.signalled.load(Ordering::Relaxed);
-            let said = match query.get("until") {
-                Some(_) if signalled => {
-                    json!({ "Type": "container", "Action": "kill" }).to_string()
-                }
-                Some(_) => String::new(),
-                // Until it goes away.
-                None => {
-                    return Ok(streaming(
-                        "application/json",
-                        StreamBody::new(stream::pending()),
-                    ));
-                }
-            };
-            let said = stream::once(async { Ok(Frame::data(Bytes::from(said))) });
-            Ok(streaming("application/json", StreamBody::new(said)))
-        }
+        // Nothing happens, until it goes away.
+        "events" => Ok(streaming(
+            "application/json",
+            StreamBody::new(stream::pending()),
+        )),
         "images" => Ok(respond(200, &images(&shared, &query))),
         "prune" => Ok(respond(200, &prune(&shared, &query))),
         "inspect-image" => {
