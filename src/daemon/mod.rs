@@ -347,13 +347,17 @@ async fn serve(
 
 /// Tells systemd something, on a thread that may wait for it.
 async fn tell_systemd(tell: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await {
+        note_deaf(&error);
+    }
+}
+
+/// Says that systemd does not hear us; once, because it is told again and again.
+fn note_deaf(error: &io::Error) {
     static IS_TOLD: AtomicBool = AtomicBool::new(false);
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(tell).await
-        // Once: it is told again and again, and does not hear each time.
-        && !IS_TOLD.swap(true, Ordering::Relaxed)
-    {
+    if !IS_TOLD.swap(true, Ordering::Relaxed) {
         tracing::warn!(
-            error = &error as &dyn std::error::Error,
+            error = error as &dyn std::error::Error,
             "systemd does not hear us"
         );
     }

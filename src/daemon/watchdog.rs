@@ -4,9 +4,7 @@
 //! Whatever hangs there hangs this loop too, nothing is told any more, and systemd starts another
 //! daemon; what was accepted is on disk.
 
-use std::sync::Arc;
-
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 
 use crate::scheduler::Scheduler;
 use crate::systemd;
@@ -23,26 +21,19 @@ pub(super) async fn keep(door: &Door, scheduler: &Scheduler) {
     loop {
         ticks.tick().await;
         door.beat().await;
-        let (beaten, scheduler) = (Arc::new(Notify::new()), scheduler.clone());
-        let beating = beaten.clone();
+        let (scheduler, (beaten, beating)) = (scheduler.clone(), oneshot::channel());
         // A thread of its own: those of the runtime may all be busy with slow readers, which is no
-        // reason to be killed. It is joined by its notice; one that hangs ends with the process.
+        // reason to be killed. Its answer is its last word; one that hangs ends with the process.
         let thread = std::thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {
                 scheduler.beat();
-                let told = systemd::alive();
-                beating.notify_one();
-                told
+                let _ = beaten.send(systemd::alive());
             });
         match thread {
-            Ok(thread) => {
-                beaten.notified().await;
-                if let Ok(Err(error)) = thread.join() {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "systemd does not hear us"
-                    );
+            Ok(_) => {
+                if let Ok(Err(error)) = beating.await {
+                    super::note_deaf(&error);
                 }
             }
             Err(error) => tracing::error!(

@@ -43,24 +43,20 @@ impl Making {
                     Err(halt) => Err(halt),
                 },
             };
-            match followed {
+            let gone = match followed {
                 // The API of an Engine that goes down outlives its containers.
                 Ok(exit) if is_taken_down(&exit) => match self.engine_gone().await? {
-                    Some(source) => {
-                        (is_watched, was_away) = (false, true);
-                        self.engine_back(source).await?;
-                    }
+                    Some(source) => source,
                     None => return Ok(exit),
                 },
-                Err(Halt::Container { source }) if source.is_unreachable() => {
-                    (is_watched, was_away) = (false, true);
-                    self.engine_back(source).await?;
-                }
+                Err(Halt::Container { source }) if source.is_unreachable() => source,
                 Err(Halt::Container {
                     source: docker::Error::NoSuchContainer(_),
                 }) => return Err(Halt::Attempt("its container was removed")),
                 ended => return ended,
-            }
+            };
+            (is_watched, was_away) = (false, true);
+            self.engine_back(gone).await?;
         }
     }
 

@@ -37,6 +37,21 @@ async fn open_gate(daemon: &TestDaemon, id: &str, code: &'static str) {
         .unwrap();
 }
 
+/// It is made again, says so, and its second attempt ends well.
+async fn succeeds_the_second_time(daemon: &TestDaemon, id: &str) {
+    until(daemon, id, "is made again").await;
+    let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
+    for _ in 0..2 {
+        log.until(|event| event.data == "waiting").await;
+    }
+    open_gate(daemon, id, "0").await;
+    let info = daemon.wait("gated", id).await;
+    assert_eq!(
+        (&info["Outcome"], &info["Attempt"]),
+        (&json!("succeeded"), &json!(2))
+    );
+}
+
 /// What the log holds of containers: all that follows the building of the image.
 fn log(daemon: &TestDaemon, id: &str) -> Vec<u8> {
     const BUILT: &[u8] = b"Successfully tagged mistry-gated\n";
@@ -127,17 +142,7 @@ async fn one_that_the_engine_took_down_or_lost_is_made_again() {
         if is_away {
             daemon.start_again().await;
         }
-        until(&daemon, &id, "is made again").await;
-        let mut again = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
-        for _ in 0..2 {
-            again.until(|event| event.data == "waiting").await;
-        }
-        open_gate(&daemon, &id, "0").await;
-        let info = daemon.wait("gated", &id).await;
-        assert_eq!(
-            (&info["Outcome"], &info["Attempt"]),
-            (&json!("succeeded"), &json!(2))
-        );
+        succeeds_the_second_time(&daemon, &id).await;
         let log = log(&daemon, &id);
         let whole = String::from_utf8_lossy(&log);
         assert!(log.ends_with(PRINTED), "{whole}");
@@ -156,17 +161,7 @@ async fn one_that_ended_while_the_engine_was_away_is_made_again_whatever_its_exi
     open_gate(&daemon, &id, "0").await;
     daemon.home.engine.ended(0).await;
     daemon.home.engine.start_again();
-    until(&daemon, &id, "is made again").await;
-    let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
-    for _ in 0..2 {
-        log.until(|event| event.data == "waiting").await;
-    }
-    open_gate(&daemon, &id, "0").await;
-    let info = daemon.wait("gated", &id).await;
-    assert_eq!(
-        (&info["Outcome"], &info["Attempt"]),
-        (&json!("succeeded"), &json!(2))
-    );
+    succeeds_the_second_time(&daemon, &id).await;
 }
 
 #[tokio::test]
@@ -204,17 +199,7 @@ async fn one_that_the_engine_took_down_before_it_went_itself_is_made_again() {
     engine.wait_for("events", 1).await;
     engine.stop().await;
     engine.start_again();
-    until(&daemon, &id, "is made again").await;
-    let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
-    for _ in 0..2 {
-        log.until(|event| event.data == "waiting").await;
-    }
-    open_gate(&daemon, &id, "0").await;
-    let info = daemon.wait("gated", &id).await;
-    assert_eq!(
-        (&info["Outcome"], &info["Attempt"]),
-        (&json!("succeeded"), &json!(2))
-    );
+    succeeds_the_second_time(&daemon, &id).await;
 }
 
 /// With somebody watching, the same exit code is the build's own.
