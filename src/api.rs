@@ -26,6 +26,9 @@ pub struct JobRequest {
     pub group: String,
     /// A new image and a new build, whatever is cached.
     pub rebuild: bool,
+    /// The build shall end when whoever asks hangs up, unless somebody else wants it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cancel_on_disconnect: bool,
 }
 
 /// A job request whose names hold what they promise.
@@ -83,7 +86,13 @@ impl<'de> Deserialize<'de> for JobRequest {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JobRequest, A::Error> {
-                const KNOWN: [&str; 4] = ["project", "params", "group", "rebuild"];
+                const KNOWN: [&str; 5] = [
+                    "project",
+                    "params",
+                    "group",
+                    "rebuild",
+                    "cancel_on_disconnect",
+                ];
                 let mut request = JobRequest::default();
                 let mut seen = Vec::new();
                 while let Some(key) = map.next_key::<String>()? {
@@ -105,8 +114,12 @@ impl<'de> Deserialize<'de> for JobRequest {
                         "group" => {
                             request.group = map.next_value::<Option<String>>()?.unwrap_or_default();
                         }
-                        _ => {
+                        "rebuild" => {
                             request.rebuild = map.next_value::<Option<bool>>()?.unwrap_or_default();
+                        }
+                        _ => {
+                            request.cancel_on_disconnect =
+                                map.next_value::<Option<bool>>()?.unwrap_or_default();
                         }
                     }
                 }
@@ -167,6 +180,37 @@ impl<'de> Deserialize<'de> for Pairs {
 
 fn as_object<S: serde::Serializer>(pairs: &[(String, String)], to: S) -> Result<S::Ok, S::Error> {
     to.collect_map(pairs.iter().map(|(name, value)| (name, value)))
+}
+
+/// `POST /job/P/ID/cancel`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelRequest {
+    /// Why, for whoever waits: a line of at most [`MAX_REASON`] bytes.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// A reason is a sentence.
+pub const MAX_REASON: usize = 1_000;
+
+impl CancelRequest {
+    /// Reads a body; an empty one gives no reason.
+    ///
+    /// # Errors
+    /// Says what could not be read, or which key was unknown.
+    pub fn read(body: &[u8]) -> Result<CancelRequest, serde_json::Error> {
+        match body {
+            [] => Ok(CancelRequest::default()),
+            body => serde_json::from_slice(body),
+        }
+    }
+
+    /// The reason, if it is a line of bearable length.
+    pub fn reason(self) -> Option<String> {
+        let is_line = !self.reason.chars().any(char::is_control);
+        (is_line && self.reason.len() <= MAX_REASON).then_some(self.reason)
+    }
 }
 
 /// Where a job is: the answer of `POST /jobs?async`, and the `state` event of a stream.
@@ -390,6 +434,7 @@ mod tests {
             params: vec![("a".to_owned(), "<&\u{2028}\0".to_owned())],
             group: "g/x".to_owned(),
             rebuild: true,
+            cancel_on_disconnect: true,
         };
         let text = serde_json::to_vec(&request).unwrap();
         assert_eq!(JobRequest::read(&text).unwrap(), request);

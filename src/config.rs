@@ -11,12 +11,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::filesystem::Kind;
-use crate::project::{self, Limits};
+use crate::project::{self, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits};
 
 /// Most builds in parallel, and most jobs waiting: beyond this it is a typing error.
 const MAX_JOBS: u32 = 10_000;
-/// A log larger than this fills disks; smaller than the lower bound no build can say anything.
-const LOG_LIMITS: std::ops::RangeInclusive<u64> = (4 << 10)..=(64 << 30);
 /// Without `log_limit`.
 const DEFAULT_LOG_LIMIT: u64 = 256 << 20;
 /// Without `engine_wait`.
@@ -180,14 +178,10 @@ impl Config {
 
     /// Keys that are read and checked, but that this version does not act on yet.
     pub fn without_effect(&self) -> Vec<&'static str> {
-        [
-            (self.job_timeout.is_some(), "job_timeout"),
-            (self.silence_timeout.is_some(), "silence_timeout"),
-            (self.gc.is_some(), "gc"),
-        ]
-        .into_iter()
-        .filter_map(|(set, key)| set.then_some(key))
-        .collect()
+        [(self.gc.is_some(), "gc")]
+            .into_iter()
+            .filter_map(|(set, key)| set.then_some(key))
+            .collect()
     }
 }
 
@@ -268,7 +262,8 @@ impl ConfigFile {
         };
         let log_limit = self.log_limit.unwrap_or(DEFAULT_LOG_LIMIT);
         if !LOG_LIMITS.contains(&log_limit) {
-            return Err(wrong("log_limit", "expected 4K to 64G".to_owned()));
+            let expected = format!("expected {LOG_LIMITS_WRITTEN}");
+            return Err(wrong("log_limit", expected));
         }
         let limits = self.limits.unwrap_or_default();
         limits

@@ -328,6 +328,28 @@ impl BuildInfo {
     }
 }
 
+/// How long a build may take and how much it may print: as it was when its container was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Bounds {
+    /// Milliseconds that it may run.
+    pub job_timeout: Option<u64>,
+    /// Milliseconds that it may print nothing.
+    pub silence_timeout: Option<u64>,
+    /// Bytes that its log may hold; 0 in records that do not say.
+    pub log_limit: u64,
+}
+
+/// What was decided about a build before its container was stopped: no later life decides otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Stopped {
+    /// How it ends.
+    pub outcome: Outcome,
+    /// Why, in one sentence.
+    pub sentence: String,
+}
+
 /// What the daemon keeps for itself in the record.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -336,8 +358,14 @@ pub struct Bookkeeping {
     pub durable: bool,
     /// The boot in which it was written: what is not durable and of another boot is absent.
     pub boot: String,
-    /// When the build must be over.
+    /// When its container must have ended.
     pub deadline: Option<Timestamp>,
+    /// What it may take.
+    pub bounds: Bounds,
+    /// That and why it is stopped before its end.
+    pub stopped: Option<Stopped>,
+    /// Who asked for it first, as the face knows them.
+    pub asker: Option<String>,
     /// When its container was started.
     pub running_since: Option<Timestamp>,
     /// How many bytes of `out.log` came before the container's own output.

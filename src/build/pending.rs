@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -19,7 +20,8 @@ use rustix::io::Errno;
 
 use super::store::{BuildStore, Error, doing};
 use super::{
-    BuildInfo, BuildLog, NO_EXIT_CODE, Outcome, Phase, Record, State, layout, record, store,
+    BuildInfo, BuildLog, Cancelled, NO_EXIT_CODE, Outcome, Phase, Record, State, Stopped, layout,
+    record, store,
 };
 use crate::job::{GroupName, JobId, Params};
 use crate::project::ProjectName;
@@ -149,17 +151,38 @@ impl PendingBuild {
     }
 
     /// Writes down which container of which image is about to be started: from then on the build can
-    /// be adopted. What the log holds came before the container's own output.
+    /// be adopted, and its time runs. What the log holds came before the container's own output.
     ///
     /// # Errors
     /// When the disk takes it not.
     pub fn start(&mut self, container: String, image: String) -> Result<(), Error> {
         let keep = &mut self.record.keep;
         keep.container = Some(container);
-        keep.running_since = Some(Timestamp::now());
         keep.log_offset = self.log.bytes();
         self.record.info.image = Some(image);
+        self.start_clock();
         self.save()
+    }
+
+    /// Its time runs from now on: its container is about to be started.
+    pub fn start_clock(&mut self) {
+        let keep = &mut self.record.keep;
+        let now = Timestamp::now();
+        keep.running_since = Some(now);
+        let limit = keep.bounds.job_timeout.map(Duration::from_millis);
+        keep.deadline = limit.and_then(|limit| now.checked_add(limit).ok());
+    }
+
+    /// Writes down that the build is stopped and how it ends, on stable storage: from then on it ends
+    /// so, whatever dies before.
+    ///
+    /// # Errors
+    /// When the disk takes it not.
+    pub fn stop(&mut self, stopped: Stopped, by: Option<Cancelled>) -> Result<(), Error> {
+        self.record.keep.stopped = Some(stopped);
+        self.record.info.cancelled = by;
+        record::write(&self.directory(), &self.record, true)
+            .map_err(doing("write the record of the build"))
     }
 
     /// Notes that the container has ended.

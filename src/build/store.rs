@@ -132,7 +132,7 @@ impl BuildStore {
         self.filesystem
     }
 
-    /// Writes a job down, on stable storage: from here on it is accepted.
+    /// Writes a job down that `asker` asks for, on stable storage: from here on it is accepted.
     ///
     /// # Errors
     /// When the disk takes it not; nothing is left behind then.
@@ -141,6 +141,7 @@ impl BuildStore {
         job: &Job,
         context: &Context,
         rebuild: bool,
+        asker: Option<String>,
     ) -> Result<PendingBuild, Error> {
         let id = job.id();
         let now = jiff::Timestamp::now();
@@ -149,6 +150,7 @@ impl BuildStore {
             ..Record::default()
         };
         record.keep.rebuild = rebuild;
+        record.keep.asker = asker;
         record.keep.boot.clone_from(&self.boot);
         record.keep.opaque = job
             .params

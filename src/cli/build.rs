@@ -46,6 +46,9 @@ pub(super) struct Build {
     /// Return as soon as the job is accepted; fetch nothing
     #[arg(long, visible_alias = "async")]
     no_wait: bool,
+    /// Have the build cancelled when this program ends before it and nobody else wants it
+    #[arg(long, conflicts_with = "no_wait")]
+    cancel_on_disconnect: bool,
     /// Print the build info as JSON on standard output, and nothing else
     #[arg(long)]
     json_result: bool,
@@ -98,8 +101,13 @@ impl Build {
         };
         waiting.done();
         let way_on = waiting.accepted().map(|id| {
-            let hint = again.hint("logs -f", &id.to_string());
-            format!("the build goes on; follow it with: {hint}")
+            let id = id.to_string();
+            let goes_on = match self.cancel_on_disconnect {
+                true => "the build is cancelled unless somebody else wants it",
+                false => "the build goes on",
+            };
+            let (logs, cancel) = (again.hint("logs -f", &id), again.hint("cancel", &id));
+            format!("{goes_on}; follow it with: {logs}; cancel it with: {cancel}")
         });
         let done = match awaited {
             Some(Ok(done)) => done?,
@@ -131,6 +139,7 @@ impl Build {
             params: params.map_err(|error| Error::Usage(error.to_string()))?,
             group,
             rebuild: self.rebuild,
+            cancel_on_disconnect: self.cancel_on_disconnect,
         })
     }
 

@@ -18,6 +18,7 @@
 //! | 130 | interrupted by Ctrl-C; a build goes on |
 
 mod build;
+mod cancel;
 mod completions;
 mod fetch;
 mod list;
@@ -154,6 +155,7 @@ enum Verb {
     List(list::List),
     Status(status::Status),
     Logs(logs::Logs),
+    Cancel(cancel::Cancel),
     Fetch(fetch::Fetch),
     Projects(projects::Projects),
     Rebuild(rebuild::Rebuild),
@@ -282,6 +284,7 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         Verb::List(verb) => verb.run(&client).await,
         Verb::Status(verb) => verb.run(&client).await,
         Verb::Logs(verb) => verb.run(&client).await,
+        Verb::Cancel(verb) => verb.run(&client, again).await,
         Verb::Fetch(verb) => verb.run(&client, again).await,
         Verb::Projects(verb) => verb.run(&client).await,
         Verb::Rebuild(verb) => verb.run(&client).await,

@@ -22,7 +22,9 @@ use std::fmt;
 use hyper::Method;
 use serde::Deserialize;
 
-use crate::api::{ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, ProjectItem};
+use crate::api::{
+    CancelRequest, ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, ProjectItem,
+};
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -181,6 +183,22 @@ impl Client {
             State::Pending => Ok(None),
             State::Ready => Finished::read(raw.build_info).map(Some),
         }
+    }
+
+    /// Has a build stopped; returns when the server has written that down.
+    ///
+    /// # Errors
+    /// As [`Error`] says; a build that is over is a refusal with status 409.
+    pub async fn cancel(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        reason: &str,
+    ) -> Result<JobState, Error> {
+        let reason = reason.to_owned();
+        let ask = Ask::new(Method::POST, format!("/job/{project}/{id}/cancel"))
+            .json(&CancelRequest { reason })?;
+        self.send(ask).await?.json(MAX_JSON).await
     }
 
     /// A page of the index: the newest `limit` builds.

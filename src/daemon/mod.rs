@@ -391,6 +391,7 @@ fn rules(config: &Config) -> Rules {
         limits: config.limits.clone(),
         log_limit: config.log_limit,
         job_timeout: config.job_timeout,
+        silence_timeout: config.silence_timeout,
         engine_wait: config.engine_wait,
     }
 }

@@ -20,7 +20,7 @@ use bollard::{
     query_parameters::{
         CreateContainerOptions, InspectContainerOptions, KillContainerOptions,
         ListContainersOptions, LogsOptions, RemoveContainerOptions, StartContainerOptions,
-        WaitContainerOptions,
+        StopContainerOptions, WaitContainerOptions,
     },
 };
 use bytes::{Buf as _, Bytes};
@@ -28,6 +28,7 @@ use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use jiff::Timestamp;
 
 use super::{Docker, Error, label_filter, refusal, utf8};
 
@@ -38,6 +39,10 @@ const LOG_OVERHEAD: u64 = 32;
 /// Room in the driver's file beyond the bound, so that an entry that passes it is still whole; an entry
 /// is 1 MB at most.
 const LOG_MARGIN: u64 = 4 << 20;
+
+/// How long a container that is stopped has to end by itself: Docker's own default, which authors of
+/// images know.
+const STOP_GRACE: i32 = 10;
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,8 +114,8 @@ pub enum Fate {
     Created,
     /// It runs.
     Running,
-    /// It ran, and has ended.
-    Ended(Exit),
+    /// It ran, and has ended: how, and when as far as the Engine knows.
+    Ended(Exit, Option<Timestamp>),
     /// There is no such container.
     Gone,
 }
@@ -270,8 +275,8 @@ impl Docker {
         };
         Ok(match state.status {
             Some(CREATED) => Fate::Created,
-            Some(EXITED | DEAD) => Fate::Ended(exit(&state)),
-            None | Some(EMPTY) if !state.running.unwrap_or(false) => Fate::Ended(exit(&state)),
+            Some(EXITED | DEAD) => ended(&state),
+            None | Some(EMPTY) if !state.running.unwrap_or(false) => ended(&state),
             _ => Fate::Running,
         })
     }
@@ -286,6 +291,53 @@ impl Docker {
             .await?
             .map_err(|e| self.failed_on(doing, container, e))?;
         Ok(inspected.state.unwrap_or_default())
+    }
+
+    /// When a container printed its last line, by the Engine's clock; `None` when it has printed none.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
+    pub async fn last_line(&self, container: &str) -> Result<Option<Timestamp>, Error> {
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            timestamps: true,
+            tail: "1".to_owned(),
+            ..LogsOptions::default()
+        };
+        let last = self.call(DOING_LOGS, async |docker| {
+            let mut pieces = pin!(docker.logs(container, Some(options)));
+            let mut last = None;
+            while let Some(piece) = pieces.next().await {
+                // Of a line in several pieces each has its time.
+                last = stamp(piece?.as_ref()).or(last);
+            }
+            Ok(last)
+        });
+        last.await?
+            .map_err(|e| self.failed_on(DOING_LOGS, container, e))
+    }
+
+    /// Stops a container: it is told to end (SIGTERM, or what its image says), and killed when it has
+    /// not within [`STOP_GRACE`] seconds. One that has ended is left alone.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
+    pub async fn stop(&self, container: &str) -> Result<(), Error> {
+        let doing = "stopping a container";
+        let options = StopContainerOptions {
+            t: Some(STOP_GRACE),
+            ..StopContainerOptions::default()
+        };
+        let stopped = self.call(doing, async |docker| {
+            docker.stop_container(container, Some(options)).await
+        });
+        match stopped.await? {
+            Err(error) if !matches!(refusal(&error), Some((304, _))) => {
+                Err(self.failed_on(doing, container, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Kills a container's processes; one that has ended is left alone.
@@ -464,6 +516,11 @@ fn exit(state: &ContainerState) -> Exit {
     }
 }
 
+fn ended(state: &ContainerState) -> Fate {
+    let at = state.finished_at.as_ref();
+    Fate::Ended(exit(state), at.and_then(|at| at.parse().ok()))
+}
+
 fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
     let (stream, bytes) = match frame {
         LogOutput::StdOut { message } => (Stream::Stdout, message),
@@ -477,6 +534,12 @@ fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
         }
     };
     Ok(Output { stream, bytes })
+}
+
+/// The time that a piece of output begins with where times were asked for.
+fn stamp(piece: &[u8]) -> Option<Timestamp> {
+    let end = piece.iter().position(|byte| *byte == b' ')?;
+    std::str::from_utf8(&piece[..end]).ok()?.parse().ok()
 }
 
 fn body(spec: &ContainerSpec, slice: Option<String>) -> Result<ContainerCreateBody, Error> {
@@ -617,6 +680,15 @@ mod tests {
         assert!(config["max-size"].parse::<u64>().unwrap() >= 28 << 20);
         assert_eq!(config["max-file"], "1");
         log_config(u64::MAX);
+    }
+
+    #[test]
+    fn a_line_is_as_old_as_its_stamp_says() {
+        let at = "2026-11-24T05:06:07.123456789Z";
+        let found = stamp(format!("{at} hello there\n").as_bytes());
+        assert_eq!(found, Some(at.parse().unwrap()));
+        assert_eq!(stamp(b"hello there\n"), None);
+        assert_eq!(stamp(b"\xff\n"), None);
     }
 
     #[test]

@@ -16,8 +16,10 @@ mod settings;
 pub use context::{Context, Digest};
 pub(crate) use name::is_word;
 pub use name::{NameError, ProjectName};
+pub(crate) use settings::{
+    LOG_LIMITS, LOG_LIMITS_WRITTEN, duration, read_json, resolve_mounts, size,
+};
 pub use settings::{Limits, Settings, SettingsError, parse_duration, parse_size};
-pub(crate) use settings::{duration, read_json, resolve_mounts, size};
 
 use std::collections::HashMap;
 use std::io;

@@ -3,10 +3,16 @@
 //! Also the spelling of durations and sizes, which the daemon's configuration shares.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
+
+/// A log larger than this fills disks; smaller than the lower bound no build can say anything.
+pub(crate) const LOG_LIMITS: RangeInclusive<u64> = (4 << 10)..=(64 << 30);
+/// The same as it is written.
+pub(crate) const LOG_LIMITS_WRITTEN: &str = "4K to 64G";
 
 /// What is wrong with a settings file: the key and what was expected of it.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +61,9 @@ pub struct Settings {
     /// How long a build may print nothing.
     #[serde(default, deserialize_with = "duration")]
     pub silence_timeout: Option<Duration>,
+    /// Bytes that a build may print.
+    #[serde(default, deserialize_with = "size")]
+    pub log_limit: Option<u64>,
     /// Docker network mode.
     #[serde(default)]
     pub network: Option<String>,
@@ -83,6 +92,11 @@ impl Settings {
             // A name means something in the image only, and `/data` must be made writable here.
             let expected = "user: expected uid or uid:gid in numbers, such as 1000:1000";
             return Err(SettingsError(expected.to_owned()));
+        }
+        let log_limit = settings.log_limit.unwrap_or(*LOG_LIMITS.start());
+        if !LOG_LIMITS.contains(&log_limit) {
+            let expected = format!("log_limit: expected {LOG_LIMITS_WRITTEN}");
+            return Err(SettingsError(expected));
         }
         if settings.network.as_deref() == Some("") {
             let expected = "network: expected a text that is not empty";
@@ -273,6 +287,7 @@ mod tests {
             (r#"{"mounts":{"/x":"rel"}}"#, "mounts"),
             (r#"{"mounts":{"/x":"/data/params"}}"#, "mounts"),
             (r#"{"user":""}"#, "user"),
+            (r#"{"log_limit":"1K"}"#, "log_limit: "),
         ] {
             let error = Settings::parse(text, home).unwrap_err().to_string();
             assert!(error.contains(key), "{text}: {error}");

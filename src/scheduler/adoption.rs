@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::event::{Event, publish};
 use super::images::INSTANCE;
-use super::live::Live;
+use super::live::{Live, Origin};
 use super::pipeline::From;
 use super::queue::Admission;
 use super::{Error, Shared, blocking, pipeline};
@@ -41,20 +41,21 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     let mut taken = Vec::new();
     for leftover in leftovers {
         let (project, id) = (leftover.project.clone(), leftover.id);
-        // While a rebuild is made again, what is cached stays in force.
-        let rebuild = leftover
-            .record
-            .as_ref()
-            .is_some_and(|record| record.keep.rebuild);
+        let keep = leftover.record.as_ref().map(|record| &record.keep);
+        let origin = Origin {
+            request: None,
+            asker: keep.and_then(|keep| keep.asker.clone()),
+            rebuild: keep.is_some_and(|keep| keep.rebuild),
+        };
         let group = leftover.record.as_ref().map(|r| r.info.group.clone());
         let group = group.filter(|group| !group.is_empty());
         let is_adopted = leftover
             .record
             .as_ref()
             .is_some_and(|record| shared.store.has_container(record));
-        let admission = shared.queue().admit_again(id, is_adopted, || {
-            Live::new(project, id, group, rebuild, None)
-        });
+        let admission = shared
+            .queue()
+            .admit_again(id, is_adopted, || Live::new(project, id, group, origin));
         let live = match admission {
             Admission::Started(live) => {
                 live.slot.notify_one();
@@ -64,6 +65,8 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             // The same id under two projects: only one of them can be a job of ours.
             Admission::Coalesced(_) | Admission::Refused => continue,
         };
+        // Whoever wanted it only while they wait comes back, or not: that cannot be known.
+        live.keep();
         taken.push((live, leftover));
     }
     for (live, leftover) in taken {

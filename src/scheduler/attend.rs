@@ -11,10 +11,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::OptionFuture;
+use jiff::Timestamp;
 
-use super::pipeline::{Halt, Making, unless_stopping};
-use super::{ENGINE_AGAIN, keep_tail};
-use crate::docker::{self, Exit, Fate, Output, Stream};
+use super::halt::Halt;
+use super::pipeline::Making;
+use super::{ENGINE_AGAIN, keep_tail, stop};
+use crate::build::Stopped;
+use crate::docker::{self, Docker, Exit, Fate, Output, Stream};
 
 /// Pieces of a container's output that are written to the log at once, when they are there.
 const PIECES_AT_ONCE: usize = 64;
@@ -29,14 +33,22 @@ const GOING_DOWN: Duration = Duration::from_secs(16);
 impl Making {
     /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
     /// started by this life just now.
-    pub(super) async fn attend(
-        &mut self,
-        container: &str,
-        mut is_watched: bool,
-    ) -> Result<Exit, Halt> {
+    pub(super) async fn attend(&mut self, container: &str, is_watched: bool) -> Result<Exit, Halt> {
+        let attended = self.attend_engine(container, is_watched).await;
+        match (attended, self.stopped()?) {
+            // It ends as was decided, whatever became of its container or the Engine.
+            (Ok(_) | Err(_), Some(stopped)) if !self.shared.stop.is_cancelled() => {
+                Err(Halt::Stopped(stopped))
+            }
+            (_, Some(_)) => Err(Halt::Stopping),
+            (attended, None) => attended,
+        }
+    }
+
+    async fn attend_engine(&mut self, container: &str, mut is_watched: bool) -> Result<Exit, Halt> {
         let mut was_away = false;
         loop {
-            let followed = match is_watched {
+            let followed = match is_watched || self.stopped()?.is_some() {
                 true => self.follow(container).await,
                 false => match self.look(container, was_away).await {
                     Ok(()) => self.follow(container).await,
@@ -63,17 +75,22 @@ impl Making {
     /// What became of a container while nobody watched. Where it `was_away`, the Engine that we saw go
     /// may have ended it, whatever its exit code: a build may take SIGTERM for a good reason to end.
     async fn look(&mut self, container: &str, was_away: bool) -> Result<(), Halt> {
-        let shared = self.shared.clone();
+        let docker = self.shared.docker.clone();
         let failed = |source| Halt::Container { source };
-        let fate = unless_stopping(&shared, shared.docker.fate(container)).await?;
+        let fate = self.ask(docker.fate(container)).await?;
         match fate.map_err(failed)? {
             Fate::Gone => Err(Halt::Attempt("its container is gone")),
-            Fate::Ended(exit) if is_taken_down(&exit) || was_away => {
+            Fate::Ended(exit, _) if is_taken_down(&exit) || was_away => {
                 Err(Halt::Attempt("its container was taken down"))
             }
-            Fate::Ended(_) | Fate::Running => Ok(()),
+            Fate::Ended(..) | Fate::Running => Ok(()),
             Fate::Created => {
-                let started = unless_stopping(&shared, shared.docker.start(container)).await?;
+                self.on_disk(|pending| {
+                    pending.start_clock();
+                    Ok(pending.save()?)
+                })
+                .await?;
+                let started = self.ask(docker.start(container)).await?;
                 started.map_err(failed)
             }
         }
@@ -82,8 +99,8 @@ impl Making {
     /// Why the Engine is gone, if it went down with the container that has just ended. That takes as
     /// long as an Engine takes to go: a build that really ended by such a signal is told of it later.
     async fn engine_gone(&mut self) -> Result<Option<docker::Error>, Halt> {
-        let shared = self.shared.clone();
-        unless_stopping(&shared, shared.docker.goes_away(GOING_DOWN)).await
+        let docker = self.shared.docker.clone();
+        self.ask(docker.goes_away(GOING_DOWN)).await
     }
 
     /// Waits until the Engine answers again, as long as the configuration says.
@@ -100,38 +117,74 @@ impl Making {
             }
         };
         let back = tokio::time::timeout(patience, back);
-        match unless_stopping(&shared, back).await? {
+        match self.ask(back).await? {
             Ok(()) => Ok(()),
             Err(_) => Err(Halt::EngineAway { patience, source }),
         }
     }
 
+    /// Follows a container until it has ended, by itself or because we stop it.
     async fn follow(&mut self, container: &str) -> Result<Exit, Halt> {
-        let shared = self.shared.clone();
+        let (shared, live) = (self.shared.clone(), self.live.clone());
         let mut known = self.pending()?.known();
         self.stderr.clear();
+        let mut limits = Limits::of(self)?;
+        // Its end is waited for by the log; this only brings it about.
+        let mut stopping = pin!(OptionFuture::from(None));
+        if self.stopped()?.is_some() {
+            stopping.set(Some(shared.docker.stop(container)).into());
+        }
         let mut ended = pin!(shared.docker.wait(container));
         let mut exit = None;
         {
             let pieces = shared.docker.logs(container).ready_chunks(PIECES_AT_ONCE);
             let mut pieces = pin!(pieces);
             loop {
-                tokio::select! {
+                let is_stopped = self.stopped()?.is_some();
+                let stop = tokio::select! {
                     pieces = pieces.next() => match pieces {
-                        Some(pieces) => self.keep(pieces, &mut known, container).await?,
+                        Some(pieces) => {
+                            self.keep(pieces, &mut known, container).await?;
+                            continue;
+                        }
                         None => break,
                     },
                     // Asked for at once, so that the answer is there when the output ends.
-                    result = &mut ended, if exit.is_none() => exit = Some(result),
+                    result = &mut ended, if exit.is_none() => {
+                        exit = Some(result);
+                        continue;
+                    }
+                    Some(stopped) = &mut stopping => {
+                        stopping.set(None.into());
+                        stopped.map_err(|source| Halt::Container { source })?;
+                        continue;
+                    }
+                    // Nothing more is decided about what has ended or is being stopped.
+                    cancelled = live.cancelled(), if !is_stopped && exit.is_none() => {
+                        (stop::cancelled(&cancelled), Some(cancelled))
+                    }
+                    passed = limits.pass(&shared.docker, container), if !is_stopped && exit.is_none() => {
+                        match passed.map_err(|source| Halt::Container { source })? {
+                            Some(stopped) => (stopped, None),
+                            None => continue,
+                        }
+                    }
                     () = shared.stop.cancelled() => return Err(Halt::Stopping),
-                }
+                };
+                self.decide(stop.0, stop.1).await?;
+                stopping.set(Some(shared.docker.stop(container)).into());
             }
         }
         let exit = match exit {
             Some(exit) => exit,
-            None => unless_stopping(&shared, ended).await?,
+            None => self.ask(ended).await?,
         };
-        exit.map_err(|source| Halt::Container { source })
+        let exit = exit.map_err(|source| Halt::Container { source })?;
+        // It may have been over before anybody looked at the time.
+        if let Some(stopped) = limits.were_passed(&shared.docker, container).await {
+            self.decide(stopped, None).await?;
+        }
+        Ok(exit)
     }
 
     /// Writes output into the log but for what it has already, and stops a build that prints too
@@ -142,7 +195,8 @@ impl Making {
         known: &mut u64,
         container: &str,
     ) -> Result<(), Halt> {
-        let limit = self.log_limit;
+        let limit = self.bounds()?.log_limit;
+        let is_stopped = self.stopped()?.is_some();
         let mut bytes = Vec::new();
         let mut lost = None;
         for piece in pieces {
@@ -164,18 +218,103 @@ impl Making {
         let room = limit.saturating_sub(log.bytes());
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         log.append(&bytes[..fits]).await.map_err(Halt::Log)?;
-        if fits < bytes.len() {
-            self.shared
-                .docker
-                .kill(container)
-                .await
-                .map_err(|source| Halt::Container { source })?;
-            return Err(Halt::LogLimit(limit));
+        if fits < bytes.len() && !is_stopped {
+            let stopped = stop::too_loud(limit);
+            self.decide(stopped.clone(), None).await?;
+            // At once: what it prints from now on is for nobody.
+            let killed = self.shared.docker.kill(container).await;
+            killed.map_err(|source| Halt::Container { source })?;
+            return Err(Halt::Stopped(stopped));
         }
         match lost {
             Some(source) => Err(Halt::Container { source }),
             None => Ok(()),
         }
+    }
+}
+
+/// How long a container may go on, by the clock and by its own silence.
+struct Limits {
+    /// Until when it may run, and how long that is; `None` when nobody cares, or it was over by then.
+    deadline: Option<(Timestamp, Duration)>,
+    /// How long it may print nothing.
+    silence: Option<Duration>,
+    /// When it was heard of last, as far as was looked.
+    heard: Timestamp,
+}
+
+impl Limits {
+    fn of(making: &mut Making) -> Result<Limits, Halt> {
+        let bounds = making.bounds()?;
+        let keep = &making.pending()?.record_mut().keep;
+        let limit = bounds.job_timeout.map(Duration::from_millis);
+        Ok(Limits {
+            deadline: keep.deadline.zip(limit),
+            silence: bounds.silence_timeout.map(Duration::from_millis),
+            heard: keep.running_since.unwrap_or_else(Timestamp::now),
+        })
+    }
+
+    /// Waits until a limit seems to be passed, and then looks: what is to be done about it, if anything.
+    /// May be dropped at any time.
+    async fn pass(
+        &mut self,
+        docker: &Docker,
+        container: &str,
+    ) -> Result<Option<Stopped>, docker::Error> {
+        let deadline = self.deadline.map(|(at, _)| at);
+        let silence = self.silence;
+        let quiet = silence.and_then(|limit| self.heard.checked_add(limit).ok());
+        tokio::select! {
+            () = until(deadline) => self.check_deadline(docker, container).await,
+            () = until(quiet) => {
+                // The log's own times count, not ours: it may have been read long after it was printed.
+                if let Some(last) = docker.last_line(container).await? {
+                    self.heard = self.heard.max(last);
+                }
+                let is_over = |limit| self.heard.checked_add(limit).is_ok_and(|end| end <= Timestamp::now());
+                Ok(silence.filter(|limit| is_over(*limit)).map(stop::silent))
+            }
+        }
+    }
+
+    /// What there is to say about a container that has ended.
+    async fn were_passed(&mut self, docker: &Docker, container: &str) -> Option<Stopped> {
+        let (deadline, _) = self.deadline?;
+        if deadline > Timestamp::now() {
+            return None;
+        }
+        // An Engine that does not say when it ended leaves it at that: it was watched.
+        self.check_deadline(docker, container).await.ok().flatten()
+    }
+
+    /// The deadline is there. A container that ended before stands.
+    async fn check_deadline(
+        &mut self,
+        docker: &Docker,
+        container: &str,
+    ) -> Result<Option<Stopped>, docker::Error> {
+        let Some((deadline, limit)) = self.deadline else {
+            return Ok(None);
+        };
+        match docker.fate(container).await? {
+            Fate::Ended(_, at) if at.is_none_or(|at| at <= deadline) => {
+                self.deadline = None;
+                Ok(None)
+            }
+            _ => Ok(Some(stop::timed_out(limit))),
+        }
+    }
+}
+
+/// Waits until a moment by the clock of the host; for ever without one.
+async fn until(moment: Option<Timestamp>) {
+    match moment {
+        Some(moment) => {
+            let left = moment.duration_since(Timestamp::now());
+            tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -184,7 +184,7 @@ impl Live {
             project: &self.project,
             id: self.id,
             group: self.group.as_deref(),
-            request: self.request.as_deref(),
+            request: self.origin.request.as_deref(),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! A job that is not over, as its waiters see it.
 //!
 //! [`Live`] is shared by the queue, the one task that makes the build, and everybody who
-//! waits. A [`Ticket`] is the right to wait; dropping it changes nothing for the build.
+//! waits. A [`Ticket`] is the right to wait. Dropping it changes nothing for the build, unless
+//! all who asked for the build wanted it only while they wait.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::build::{BuildInfo, LogProgress};
+use crate::build::{BuildInfo, Cancelled, LogProgress};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -39,19 +40,43 @@ impl View {
     }
 }
 
+/// Who wants a build.
+#[derive(Debug, Default)]
+struct Wants {
+    /// Somebody wants it whether they wait or not.
+    for_good: bool,
+    /// Tickets that are held.
+    held: usize,
+}
+
+/// Who cancels a build that nobody wants any more, and why.
+const NOBODY: (&str, &str) = ("mistryd", "everybody who wanted it has disconnected");
+
+/// Who is at the beginning of a job, and what they wanted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origin {
+    /// The request that asked first; `None` when that was in an earlier life.
+    pub(super) request: Option<String>,
+    /// Who asked first, as the face knows them.
+    pub(super) asker: Option<String>,
+    /// A new image was asked for: what is cached stays in force meanwhile.
+    pub(super) rebuild: bool,
+}
+
 /// A job between admission and end.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) project: ProjectName,
     pub(super) id: JobId,
-    /// A new image was asked for: what is cached stays in force meanwhile.
-    pub(super) rebuild: bool,
     /// The group's name, if any.
     pub(super) group: Option<String>,
-    /// The request that asked first; `None` when that was in an earlier life.
-    pub(super) request: Option<String>,
+    pub(super) origin: Origin,
     /// Told once, when it gets its slot.
     pub(super) slot: Notify,
+    /// Set when somebody wants its end.
+    cancel: SetOnce<Cancelled>,
+    /// Std, held for a count, and for the decision that follows from it.
+    wants: Mutex<Wants>,
     view: watch::Sender<View>,
 }
 
@@ -60,18 +85,46 @@ impl Live {
         project: ProjectName,
         id: JobId,
         group: Option<String>,
-        rebuild: bool,
-        request: Option<String>,
+        origin: Origin,
     ) -> Arc<Live> {
         Arc::new(Live {
             project,
             id,
             group,
-            rebuild,
-            request,
+            origin,
             slot: Notify::new(),
+            cancel: SetOnce::new(),
+            wants: Mutex::default(),
             view: watch::channel(View::default()).0,
         })
+    }
+
+    /// Asks for its end; whoever asks first is named.
+    pub(super) fn cancel(&self, cancelled: Cancelled) {
+        // A second wish changes nothing.
+        let _ = self.cancel.set(cancelled);
+    }
+
+    /// Waits until somebody wants its end.
+    pub(super) async fn cancelled(&self) -> Cancelled {
+        self.cancel.wait().await.clone()
+    }
+
+    /// True when somebody wants its end.
+    pub(super) fn is_cancelled(&self) -> bool {
+        let _decided = self.wants();
+        self.cancel.initialized()
+    }
+
+    /// It is wanted whether anybody waits or not; false when its end is wanted already.
+    pub(super) fn keep(&self) -> bool {
+        let mut wants = self.wants();
+        wants.for_good = true;
+        !self.cancel.initialized()
+    }
+
+    fn wants(&self) -> MutexGuard<'_, Wants> {
+        self.wants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows what the build is doing now. The first time means: it is accepted.
@@ -102,6 +155,7 @@ impl Live {
     }
 
     pub(super) fn ticket(self: &Arc<Live>, coalesced: bool, stop: CancellationToken) -> Ticket {
+        self.wants().held += 1;
         Ticket {
             view: self.view.subscribe(),
             live: self.clone(),
@@ -111,13 +165,28 @@ impl Live {
     }
 }
 
-/// The right to wait for a job. Any number may hold one; dropping it cancels nothing.
-#[derive(Clone, Debug)]
+/// The right to wait for a job. Any number may hold one; dropping it cancels nothing, but when it is
+/// the last of a job that nobody wanted except while they wait.
+#[derive(Debug)]
 pub struct Ticket {
     live: Arc<Live>,
     view: watch::Receiver<View>,
     coalesced: bool,
     stop: CancellationToken,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut wants = self.live.wants();
+        wants.held -= 1;
+        // A daemon that ends sends everybody away, and no build with them.
+        if wants.held == 0 && !wants.for_good && !self.stop.is_cancelled() && !self.is_over() {
+            self.live.cancel(Cancelled {
+                by: NOBODY.0.to_owned(),
+                reason: NOBODY.1.to_owned(),
+            });
+        }
+    }
 }
 
 impl Ticket {
@@ -134,6 +203,36 @@ impl Ticket {
     /// Somebody else had asked for it already.
     pub fn coalesced(&self) -> bool {
         self.coalesced
+    }
+
+    /// Asks for the build's end, unless `only_own` names somebody else than who asked for it first.
+    /// Returns when that is on stable storage.
+    ///
+    /// # Errors
+    /// [`Error::NotYours`]; [`Error::Over`] when it ended otherwise meanwhile; why it was not accepted;
+    /// [`Error::Stopping`].
+    pub(super) async fn cancel(
+        &mut self,
+        cancelled: Cancelled,
+        only_own: Option<&str>,
+    ) -> Result<(), Error> {
+        self.accepted().await?;
+        let (project, id) = (self.live.project.clone(), self.live.id);
+        if only_own.is_some_and(|by| self.live.origin.asker.as_deref() != Some(by)) {
+            return Err(Error::NotYours(project, id));
+        }
+        self.live.cancel(cancelled);
+        loop {
+            let view = self.view.borrow_and_update().clone();
+            if view.now().is_some_and(|info| info.cancelled.is_some()) {
+                return Ok(());
+            }
+            match view.ended {
+                Some(Ended::Built(_)) => return Err(Error::Over(project, id)),
+                Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
+                None => self.changed().await?,
+            }
+        }
     }
 
     /// Waits until the job is on stable storage.

@@ -119,7 +119,11 @@ fn find(
     let id = job.id();
     // While a build of the id is put in place its links are not; then it is better to join it.
     // A rebuild under way leaves what is cached in force.
-    let may_be_cached = !asked.rebuild && shared.queue().get(id).is_none_or(|live| live.rebuild);
+    let may_be_cached = !asked.rebuild
+        && shared
+            .queue()
+            .get(id)
+            .is_none_or(|live| live.origin.rebuild);
     if may_be_cached {
         let same = last.as_ref().filter(|(of, _)| *of == id);
         let cached = match same {

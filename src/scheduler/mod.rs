@@ -10,20 +10,26 @@
 mod activity;
 mod adoption;
 mod attend;
+mod error;
 mod event;
+mod halt;
 mod images;
 mod live;
 mod lookup;
 mod pipeline;
 mod queue;
+mod rebuild;
+mod stop;
 
 pub use activity::{Activity, Last};
+pub use error::Error;
 pub use live::Ticket;
+pub use rebuild::ImageReport;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{SetOnce, watch};
@@ -33,15 +39,15 @@ use tokio_util::task::TaskTracker;
 
 use self::activity::Board;
 use self::event::{Event, Subject, publish, publish_engine};
-use self::images::{INSTANCE, Images, Wanted};
-use self::live::Live;
+use self::images::{Images, Wanted};
+use self::live::{Live, Origin};
 use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
 use crate::build::{
-    self, Artifacts, BuildInfo, BuildStore, Cached, Filter, LOG_TAIL, Listing, LogFollower, Place,
-    text_of,
+    Artifacts, BuildInfo, BuildStore, Cached, Cancelled, Filter, LOG_TAIL, Listing, LogFollower,
+    Place,
 };
-use crate::docker::{self, Docker};
+use crate::docker::Docker;
 use crate::faults;
 use crate::job::{GroupName, JobId, Params};
 use crate::metrics::Metrics;
@@ -49,62 +55,6 @@ use crate::project::{self, Context, Limits, ProjectName, Projects};
 
 /// When an Engine that is away is asked again whether it is there.
 const ENGINE_AGAIN: Duration = Duration::from_millis(500);
-
-/// What can go wrong with what a face asks for.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The project is unknown or cannot be built as it is.
-    #[error(transparent)]
-    Project(#[from] project::Error),
-    /// There is no build of that id.
-    #[error("unknown job '{1}' of project '{0}'")]
-    UnknownJob(ProjectName, JobId),
-    /// Every slot and every place in the queue is taken.
-    #[error("Server is overloaded; try again later")]
-    BacklogFull,
-    /// No Docker Engine answers, so nothing new can be built.
-    #[error("the Docker Engine cannot be reached; try again later")]
-    EngineAway(#[source] docker::Error),
-    /// An image cannot be built; in the Engine's words.
-    #[error("could not build docker image '{0}': {1}")]
-    Image(ProjectName, String),
-    /// The daemon ends, and the job was not accepted.
-    #[error("the server is stopping; ask again when it is back")]
-    Ending,
-    /// The Engine answered, and refused.
-    #[error("{0}")]
-    Engine(&'static str, #[source] docker::Error),
-    /// The disk is in the way.
-    #[error("{}", .0.sentence())]
-    Store(#[from] build::Error),
-    /// The log cannot be read.
-    #[error("could not read the log of a build")]
-    Log(#[source] std::io::Error),
-    /// The daemon ends; the job goes on in its next life.
-    #[error("the server is stopping; job '{1}' of project '{0}' goes on when it is back")]
-    Stopping(ProjectName, JobId),
-    /// What whoever asked first was told.
-    #[error(transparent)]
-    Rejected(Arc<Error>),
-    /// A task of ours ended without a word.
-    #[error("the server failed while it worked on the request")]
-    Lost,
-}
-
-impl build::Error {
-    /// For strangers: what we were doing, and whether there was room; never a path.
-    pub fn sentence(&self) -> String {
-        let doing = match self {
-            build::Error::Held { .. } => "could not use the build path".to_owned(),
-            other => other.to_string(),
-        };
-        if self.is_full() {
-            format!("{doing}: the disk is full")
-        } else {
-            doing
-        }
-    }
-}
 
 /// What the scheduler is told by the configuration.
 #[derive(Clone, Debug)]
@@ -123,6 +73,8 @@ pub struct Rules {
     pub log_limit: u64,
     /// How long a build may run.
     pub job_timeout: Option<Duration>,
+    /// How long a build may print nothing.
+    pub silence_timeout: Option<Duration>,
     /// How long an accepted job waits for an Engine that went away.
     pub engine_wait: Duration,
 }
@@ -138,6 +90,10 @@ pub struct Asked {
     pub params: Params,
     /// A new image and a new build, whatever is cached.
     pub rebuild: bool,
+    /// The build is wanted only while somebody holds a ticket.
+    pub while_held: bool,
+    /// Who asks, as the face knows them.
+    pub asker: Option<String>,
     /// The request that it came with, as the face calls it: it is in the records of the job.
     pub request: Option<String>,
 }
@@ -149,21 +105,6 @@ pub enum Submission {
     Cached(Cached),
     /// It will be built; here is the right to wait.
     Pending(Ticket),
-}
-
-/// What a rebuilt image is.
-#[derive(Debug)]
-pub struct ImageReport {
-    /// Its id.
-    pub image: String,
-    /// How long it took.
-    pub took: Duration,
-    /// The end of what the image build printed.
-    pub log: String,
-    /// Dangling images of ours that were removed afterwards, and their bytes.
-    pub images: docker::Pruned,
-    /// Containers of ours that no build owned.
-    pub containers: usize,
 }
 
 /// What is going on, and what there is room for.
@@ -260,14 +201,20 @@ impl Scheduler {
     }
 
     /// Asks for a job. The build, if one is needed, belongs to the scheduler: dropping this
-    /// future or the ticket cancels nothing.
+    /// future or the ticket cancels nothing, unless it is wanted [`Asked::while_held`] only.
     ///
     /// # Errors
     /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the ticket says.
     pub async fn submit(&self, mut asked: Asked) -> Result<Submission, Error> {
         let is_rebuild = asked.rebuild;
-        let request = asked.request.take();
-        let (live, has_slot, job, context) = loop {
+        let while_held = asked.while_held;
+        let origin = Origin {
+            request: asked.request.take(),
+            asker: asked.asker.take(),
+            rebuild: is_rebuild,
+        };
+        let request = origin.request.clone();
+        let (live, ticket, has_slot, job, context) = loop {
             let (job, id, context) = match lookup::look_up(&self.0, asked).await? {
                 Looked::Cached(project, id, info) => {
                     let subject = Subject {
@@ -294,16 +241,31 @@ impl Scheduler {
                 faults::point("scheduler");
                 queue.admit(id, || {
                     let (project, group) = (job.project.clone(), group.clone());
-                    Live::new(project, id, group, is_rebuild, request.clone())
+                    Live::new(project, id, group, origin.clone())
                 })
             };
             self.0.count_queue();
-            match admission {
-                Admission::Started(live) => break (live, true, job, context),
-                Admission::Queued(live) => break (live, false, job, context),
-                Admission::Coalesced(live) if is_rebuild && !live.rebuild => {
-                    // What is under way has the old image. Wait for its end, then ask again.
-                    let mut ticket = live.ticket(false, self.0.stop.clone());
+            let (live, has_slot) = match admission {
+                Admission::Started(live) => (live, Some(true)),
+                Admission::Queued(live) => (live, Some(false)),
+                Admission::Coalesced(live) => (live, None),
+                Admission::Refused => {
+                    publish(&self.0, subject, &Event::Refused);
+                    return Err(Error::BacklogFull);
+                }
+            };
+            let mut ticket = live.ticket(has_slot.is_none(), self.0.stop.clone());
+            let has_old_image = is_rebuild && !live.origin.rebuild;
+            let is_wanted = !has_old_image
+                && match while_held {
+                    true => !live.is_cancelled(),
+                    false => live.keep(),
+                };
+            match has_slot {
+                Some(has_slot) => break (live, ticket, has_slot, job, context),
+                // What is under way has the old image, or is being stopped. Wait for its end, then
+                // ask again.
+                None if !is_wanted => {
                     if let Err(error @ (Error::Stopping(..) | Error::Ending)) = ticket.end().await {
                         return Err(error);
                     }
@@ -312,21 +274,17 @@ impl Scheduler {
                         group: job.group,
                         params: job.params,
                         rebuild: is_rebuild,
-                        request: request.clone(),
+                        while_held,
+                        asker: None,
+                        request: None,
                     };
                 }
-                Admission::Coalesced(live) => {
+                None => {
                     publish(&self.0, subject, &Event::Coalesced);
-                    let ticket = live.ticket(true, self.0.stop.clone());
                     return Ok(Submission::Pending(ticket));
-                }
-                Admission::Refused => {
-                    publish(&self.0, subject, &Event::Refused);
-                    return Err(Error::BacklogFull);
                 }
             }
         };
-        let ticket = live.ticket(false, self.0.stop.clone());
         if has_slot {
             live.slot.notify_one();
         }
@@ -337,6 +295,28 @@ impl Scheduler {
             pipeline::accept_and_make(shared, live, job, context),
         ));
         Ok(Submission::Pending(ticket))
+    }
+
+    /// Stops a build. Returns when that is on stable storage; its container may need some seconds to
+    /// end, and whoever waits is told then. With `only_own`, it must have been `by` who asked first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`]; [`Error::Over`] when there is nothing to stop; [`Error::NotYours`].
+    pub async fn cancel(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        cancelled: Cancelled,
+        only_own: bool,
+    ) -> Result<(), Error> {
+        let Some(mut ticket) = self.ticket(project, id).await else {
+            self.find(project, id, false).await?;
+            return Err(Error::Over(project.clone(), id));
+        };
+        let by = cancelled.by.clone();
+        ticket
+            .cancel(cancelled, only_own.then_some(by.as_str()))
+            .await
     }
 
     /// A ticket for a job that is live.
@@ -477,20 +457,6 @@ impl Scheduler {
             Ok(shared.store.bases(&project)?)
         })
         .await?
-    }
-
-    /// Builds a project's image anew, with its base pulled and nothing cached; then removes
-    /// what that leaves over of ours.
-    ///
-    /// # Errors
-    /// [`Error::Project`], [`Error::EngineAway`], [`Error::Engine`].
-    pub async fn rebuild_image(&self, project: &ProjectName) -> Result<ImageReport, Error> {
-        let (shared, project) = (self.0.clone(), project.clone());
-        // A task of its own: whoever asked may leave, an image half-built helps nobody.
-        let task = self
-            .0
-            .spawn(async move { shared.rebuild_image(project).await });
-        task.await.map_err(|_| Error::Lost)?
     }
 
     /// What is going on, and what there is room for.
@@ -644,42 +610,6 @@ impl Shared {
                 .clone()
                 .unwrap_or_else(|| self.rules.load().network.clone()),
         }
-    }
-
-    async fn rebuild_image(self: Arc<Self>, project: ProjectName) -> Result<ImageReport, Error> {
-        let _one_at_a_time = self.rebuilding.lock().await;
-        let name = project.clone();
-        let began = Instant::now();
-        let shared = self.clone();
-        let wanted = blocking(move || -> Result<Wanted, Error> {
-            let context = shared.projects.context(&project)?;
-            let settings = context.project().settings()?;
-            Ok(shared.wanted(context, &settings))
-        })
-        .await??;
-        self.engine_there().await?;
-        let (output, mut pieces) = Images::output();
-        let mut printed = Vec::new();
-        let (image, ()) = tokio::join!(self.images.renew(&wanted, output), async {
-            while let Some(piece) = pieces.recv().await {
-                keep_tail(&mut printed, &piece);
-            }
-        });
-        let image = image.map_err(|error| match error {
-            docker::Error::Build(said) => Error::Image(name, said),
-            error => Error::Engine("could not build docker image", error),
-        })?;
-        let pruned = |error| Error::Engine("could not remove what the old image left", error);
-        let containers = adoption::sweep(&self).await.map_err(pruned)?;
-        let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);
-        let images = self.docker.prune_images(&ours).await.map_err(pruned)?;
-        Ok(ImageReport {
-            image,
-            took: began.elapsed(),
-            log: text_of(&printed, printed.len() == LOG_TAIL),
-            images,
-            containers,
-        })
     }
 }
 

@@ -12,16 +12,16 @@ use rustix::thread::CapabilitySet;
 
 use super::adoption::{ATTEMPT, JOB, PROJECT, swept};
 use super::event::{Event, publish};
+use super::halt::{Halt, MAX_LOST};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
-use super::{Error, Shared, blocking};
-use crate::build::{self, Begun, End, Outcome, PendingBuild, Phase, text_of};
+use super::{Error, Rules, Shared, blocking, stop};
+use crate::build::{
+    self, Begun, Bounds, Cancelled, End, Outcome, PendingBuild, Phase, Stopped, text_of,
+};
 use crate::docker::{self, ContainerSpec, Limits};
 use crate::job::Job;
-use crate::project::{self, Context, Settings};
-
-/// Attempts whose container may be lost: an Engine that loses three is no accident of one build.
-const MAX_LOST: u32 = 3;
+use crate::project::{Context, Settings};
 
 /// Where systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
 const SLICE: &str = "mistry-builds.slice";
@@ -29,78 +29,6 @@ const SLICE: &str = "mistry-builds.slice";
 /// What a log begins with when the build could not begin where the last one of its group ended.
 const BASE_CLOSED: &[u8] =
     b"mistry: the latest build of the group holds files that mistryd may not read; starting empty\n";
-
-/// Why a build could not be run to its end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Halt {
-    /// The daemon ends; the next life goes on.
-    #[error("the daemon ends")]
-    Stopping,
-    #[error("{}", .0.sentence())]
-    Store(#[from] build::Error),
-    #[error("could not write the build's log")]
-    Log(#[source] std::io::Error),
-    #[error(
-        "could not build docker image '{}': {}",
-        project,
-        image_sentence(source)
-    )]
-    Image {
-        project: String,
-        source: docker::Error,
-    },
-    #[error("could not run the build's container{}", container_sentence(source))]
-    Container { source: docker::Error },
-    #[error(
-        "the Docker Engine went away and was not back within {} s (engine_wait)",
-        patience.as_secs()
-    )]
-    EngineAway {
-        patience: Duration,
-        source: docker::Error,
-    },
-    /// It is made again.
-    #[error("the build was interrupted: {0}")]
-    Attempt(&'static str),
-    #[error("the build was interrupted {MAX_LOST} times, the last time because {0}")]
-    Interrupted(&'static str),
-    #[error("the build was interrupted ({0}), and its project has changed since; ask again")]
-    Changed(&'static str),
-    #[error("the build printed more than {0} bytes (log_limit) and was stopped")]
-    LogLimit(u64),
-    #[error("{0}")]
-    Project(#[from] project::Error),
-    #[error(transparent)]
-    Lost(Error),
-}
-
-/// What a stranger may know of an image that could not be built: the Engine's words about the
-/// Dockerfile, never a path of the host.
-fn image_sentence(error: &docker::Error) -> String {
-    match error {
-        docker::Error::Build(message) => message.clone(),
-        docker::Error::Context(source) => match source.get_ref().and_then(|e| e.downcast_ref()) {
-            Some(error @ project::Error::Changed(_)) => error.to_string(),
-            _ => "its files could not be read".to_owned(),
-        },
-        docker::Error::Unreachable { .. } => "the Docker Engine went away".to_owned(),
-        _ => "the Docker Engine failed".to_owned(),
-    }
-}
-
-fn container_sentence(error: &docker::Error) -> String {
-    match error {
-        docker::Error::Unreachable { .. } => ": the Docker Engine went away".to_owned(),
-        docker::Error::NoSuchContainer(_) => ": it was removed by somebody else".to_owned(),
-        // Its words would hold a path of the host.
-        docker::Error::Refused { said, .. } if said.contains("bind source path") => {
-            ": what one of its mounts names is not on this host".to_owned()
-        }
-        // What the project asked for cannot be had: its author needs the Engine's words.
-        docker::Error::Refused { said, .. } => format!(": {said}"),
-        _ => ": the Docker Engine failed".to_owned(),
-    }
-}
 
 /// Does a build's work. Should it panic, its waiters are told and its slot is given back.
 pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Future<Output = ()>) {
@@ -154,7 +82,7 @@ async fn accept(
     let (job, context) = (job.clone(), context.clone());
     let accepted = blocking(move || {
         let (shared, live) = (shared_there, live_there);
-        if !live.rebuild
+        if !live.origin.rebuild
             && let Some(info) = shared.store.cached(&job.project, live.id)?
         {
             live.end_built(info.info().clone());
@@ -165,7 +93,11 @@ async fn accept(
         }
         // A project's wrong settings are told at the door.
         context.project().settings()?;
-        Ok(Some(shared.store.accept(&job, &context, live.rebuild)?))
+        let origin = &live.origin;
+        let accepted = shared
+            .store
+            .accept(&job, &context, origin.rebuild, origin.asker.clone());
+        Ok(Some(accepted?))
     });
     let pending: Result<Option<PendingBuild>, Error> = accepted.await?;
     let pending = pending?;
@@ -199,24 +131,16 @@ pub(super) async fn make(
 ) {
     live.show_log(pending.log().progress());
     live.show(pending.info());
-    let accepted = Instant::now();
-    tokio::select! {
-        () = live.slot.notified() => {}
-        // It stays in `pending`, as accepted as before.
-        () = shared.stop.cancelled() => return,
-    }
-    if let From::Beginning(_) = from {
-        publish(&shared, live.subject(), &Event::Started);
-        pending.record_mut().info.phases.waiting = Some(milliseconds(accepted));
-    }
     let mut making = Making {
         shared: shared.clone(),
         live: live.clone(),
         pending: Some(pending),
         stderr: Vec::new(),
-        log_limit: shared.rules.load().log_limit,
     };
-    let made = making.work(from).await;
+    let made = match making.wait_for_slot(&from).await {
+        Ok(()) => making.work(from).await,
+        Err(halt) => Err(halt),
+    };
     let stderr = std::mem::take(&mut making.stderr);
     let Some(mut pending) = making.pending else {
         // The thread that held it died; the directory is there for the next life.
@@ -228,12 +152,6 @@ pub(super) async fn make(
         Ok(exit) => outcome(&exit, &stderr),
         Err(Halt::Stopping) => return,
         Err(halt) => {
-            tracing::warn!(
-                mistry_project = %live.project,
-                mistry_job = %live.id,
-                error = &halt as &dyn std::error::Error,
-                "the build could not be run to its end"
-            );
             // Nothing may write to the build's data while it is put in place.
             if let Some(container) = pending.record_mut().keep.container.take() {
                 clear(&shared, &live, &container).await;
@@ -242,14 +160,32 @@ pub(super) async fn make(
             let gap = if pending.log().bytes() > 0 { "\n" } else { "" };
             let last = format!("{gap}mistry: {halt}\n");
             let _ = pending.log().append(last.as_bytes()).await;
-            let mut end = End::errored(halt.to_string());
-            if matches!(halt, Halt::LogLimit(_)) {
-                end.stderr = Some(text_of(&stderr, true));
-            }
-            end
+            halted(&live, halt, &stderr)
         }
     };
     self::end(shared, live, pending, end).await;
+}
+
+/// How a build ends that was not run to its end.
+fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
+    match halt {
+        Halt::Stopped(stopped) => End {
+            outcome: stopped.outcome,
+            // Not that of its container, which may have taken the signal well and ended with 0.
+            exit_code: build::NO_EXIT_CODE,
+            error: Some(stopped.sentence),
+            stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
+        },
+        halt => {
+            tracing::warn!(
+                mistry_project = %live.project,
+                mistry_job = %live.id,
+                error = &halt as &dyn std::error::Error,
+                "the build could not be run to its end"
+            );
+            End::errored(halt.to_string())
+        }
+    }
 }
 
 fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
@@ -335,16 +271,77 @@ async fn clear(shared: &Shared, live: &Live, container: &str) {
 /// One build between its slot and its end.
 pub(super) struct Making {
     pub(super) shared: Arc<Shared>,
-    live: Arc<Live>,
+    pub(super) live: Arc<Live>,
     /// Away only while a blocking thread has it.
     pending: Option<PendingBuild>,
     /// The end of the container's standard error.
     pub(super) stderr: Vec<u8>,
-    /// As it was when the build began: its container keeps that much for us.
-    pub(super) log_limit: u64,
 }
 
 impl Making {
+    /// Waits for its turn.
+    async fn wait_for_slot(&mut self, from: &From) -> Result<(), Halt> {
+        let (live, accepted) = (self.live.clone(), Instant::now());
+        // It stays in `pending`, as accepted as before, when the daemon ends.
+        self.ask(live.slot.notified()).await?;
+        if let From::Beginning(_) = from {
+            publish(&self.shared, live.subject(), &Event::Started);
+            self.pending()?.record_mut().info.phases.waiting = Some(milliseconds(accepted));
+        }
+        Ok(())
+    }
+
+    /// Waits for the Engine or whoever else may take their time, until the daemon ends or somebody
+    /// wants the build's end. What the Engine made nevertheless is found by its labels.
+    pub(super) async fn ask<T>(&mut self, asking: impl Future<Output = T>) -> Result<T, Halt> {
+        if let Some(stopped) = self.stopped()? {
+            return Err(Halt::Stopped(stopped));
+        }
+        let (shared, live) = (self.shared.clone(), self.live.clone());
+        let cancelled = tokio::select! {
+            answer = asking => return Ok(answer),
+            () = shared.stop.cancelled() => return Err(Halt::Stopping),
+            cancelled = live.cancelled() => cancelled,
+        };
+        Err(self.cancel(cancelled).await)
+    }
+
+    /// Somebody wants the build's end.
+    pub(super) async fn cancel(&mut self, cancelled: Cancelled) -> Halt {
+        let stopped = stop::cancelled(&cancelled);
+        match self.decide(stopped.clone(), Some(cancelled)).await {
+            Ok(()) => Halt::Stopped(stopped),
+            Err(halt) => halt,
+        }
+    }
+
+    /// What the build may take; a record of an earlier version does not say it.
+    pub(super) fn bounds(&mut self) -> Result<Bounds, Halt> {
+        let mut bounds = self.pending()?.record_mut().keep.bounds;
+        if bounds.log_limit == 0 {
+            bounds.log_limit = self.shared.rules.load().log_limit;
+        }
+        Ok(bounds)
+    }
+
+    /// What was decided about its end before it came, in this life or an earlier one.
+    pub(super) fn stopped(&mut self) -> Result<Option<Stopped>, Halt> {
+        Ok(self.pending()?.record_mut().keep.stopped.clone())
+    }
+
+    /// Decides about its end, and lets all who wait see it.
+    pub(super) async fn decide(
+        &mut self,
+        stopped: Stopped,
+        by: Option<Cancelled>,
+    ) -> Result<(), Halt> {
+        self.on_disk(move |pending| Ok(pending.stop(stopped, by)?))
+            .await?;
+        let live = self.live.clone();
+        live.show(self.pending()?.info());
+        Ok(())
+    }
+
     /// Makes the build, and again when an attempt is lost.
     async fn work(&mut self, mut from: From) -> Result<docker::Exit, Halt> {
         loop {
@@ -403,7 +400,7 @@ impl Making {
 
         let began = Instant::now();
         self.enter(Phase::Imaging)?;
-        let rebuild = self.live.rebuild || self.pending()?.record_mut().keep.rebuild;
+        let rebuild = self.live.origin.rebuild || self.pending()?.record_mut().keep.rebuild;
         let image = loop {
             match self.image(context, &settings, rebuild).await {
                 Err(Halt::Image { source, .. }) if source.is_unreachable() => {
@@ -436,17 +433,16 @@ impl Making {
         let mut image = image.to_owned();
         let failed = |source| Halt::Container { source };
         let shared = self.shared.clone();
-        let swept = unless_stopping(&shared, swept(&shared)).await?;
-        swept.map_err(failed)?;
+        self.ask(swept(&shared)).await?.map_err(failed)?;
         let mut spec = self.spec(job, settings, &image)?;
-        let created = unless_stopping(&shared, shared.docker.create(&spec)).await?;
+        let created = self.ask(shared.docker.create(&spec)).await?;
         let container = match created {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Somebody removed it behind our back: look again, or build it again.
                 self.shared.images.forget(context.digest());
                 image = self.image(context, settings, false).await?;
                 spec.image.clone_from(&image);
-                let created = unless_stopping(&shared, shared.docker.create(&spec)).await?;
+                let created = self.ask(shared.docker.create(&spec)).await?;
                 created.map_err(failed)?
             }
             Err(docker::Error::NameTaken(_)) => {
@@ -486,7 +482,7 @@ impl Making {
     }
 
     /// Lets a blocking thread work on the pending build.
-    async fn on_disk<T: Send + 'static>(
+    pub(super) async fn on_disk<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut PendingBuild) -> Result<T, Halt> + Send + 'static,
     ) -> Result<T, Halt> {
@@ -503,16 +499,12 @@ impl Making {
     async fn prepare(&mut self, job: &Job, context: &Context) -> Result<Settings, Halt> {
         let params = job.params.clone();
         let project = context.project().clone();
-        let timeout = self.shared.rules.load().job_timeout;
+        let rules = self.shared.rules.load_full();
         let (settings, begun) = self
             .on_disk(move |pending| {
                 let settings = project.settings()?;
+                pending.record_mut().keep.bounds = bounds(&settings, &rules);
                 let begun = pending.prepare(&params, owner(&settings))?;
-                let started = pending.info().started_at;
-                pending.record_mut().keep.deadline = settings
-                    .job_timeout
-                    .or(timeout)
-                    .map(|limit| started + limit);
                 Ok((settings, begun))
             })
             .await?;
@@ -535,7 +527,9 @@ impl Making {
         let shared = self.shared.clone();
         let wanted = shared.wanted(context.clone(), settings);
         let (output, mut pieces) = Images::output();
-        let limit = self.log_limit;
+        let live = self.live.clone();
+        let bounds = self.bounds()?;
+        let (limit, timeout) = (bounds.log_limit, bounds.job_timeout);
         let log = self.pending()?.log();
         let ensuring = async {
             if rebuild {
@@ -550,16 +544,29 @@ impl Making {
                 let fits = usize::try_from(room).unwrap_or(usize::MAX).min(piece.len());
                 log.append(&piece[..fits]).await.map_err(Halt::Log)?;
                 if fits < piece.len() {
-                    return Err(Halt::LogLimit(limit));
+                    return Err(Halt::Stopped(stop::too_loud(limit)));
                 }
             }
             Ok(())
         };
         // A log that cannot go on ends the image build, but one that failed has its last words.
         let ensuring = async { Ok(ensuring.await) };
+        let both = async { tokio::try_join!(ensuring, logging) };
+        let timeout = timeout.map(Duration::from_millis);
+        // A step that hangs would hold its slot for ever. The container's time is counted by itself.
+        let ended = async {
+            match timeout {
+                Some(limit) => tokio::time::timeout(limit, both)
+                    .await
+                    .unwrap_or_else(|_| Err(Halt::Stopped(stop::image_timed_out(limit)))),
+                None => both.await,
+            }
+        };
+        // Not by `ask`, since the log is lent to what is asked here.
         let (image, ()) = tokio::select! {
-            both = async { tokio::try_join!(ensuring, logging) } => both?,
+            ended = ended => ended?,
             () = shared.stop.cancelled() => return Err(Halt::Stopping),
+            cancelled = live.cancelled() => return Err(self.cancel(cancelled).await),
         };
         let image = image.map_err(|source| Halt::Image {
             project: context.project().name.to_string(),
@@ -576,6 +583,7 @@ impl Making {
         let attempt = pending.info().attempt;
         let id = job.id().to_string();
         let instance = shared.store.instance();
+        let log_bytes = pending.record_mut().keep.bounds.log_limit;
         let mut mounts = rules.mounts.clone();
         mounts.extend(settings.mounts.clone());
         let limits = settings.limits.as_ref().unwrap_or(&rules.limits);
@@ -610,7 +618,7 @@ impl Making {
                 cpus: limits.cpus,
                 pids: limits.pids,
             },
-            log_bytes: self.log_limit,
+            log_bytes,
             slice: Some(SLICE.to_owned()),
         })
     }
@@ -622,7 +630,7 @@ impl Making {
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
         let failed = |source| Halt::Container { source };
-        let started = unless_stopping(&shared, shared.docker.start(&container)).await?;
+        let started = self.ask(shared.docker.start(&container)).await?;
         match started {
             // It may run all the same: whoever attends looks.
             Err(error) if error.is_unreachable() => return Ok((container, false)),
@@ -637,15 +645,15 @@ impl Making {
     }
 }
 
-/// Asks the Engine, which may take its time, until the daemon ends. What it made nevertheless the
-/// next life removes by its labels.
-pub(super) async fn unless_stopping<T>(
-    shared: &Shared,
-    asking: impl Future<Output = T>,
-) -> Result<T, Halt> {
-    tokio::select! {
-        answer = asking => Ok(answer),
-        () = shared.stop.cancelled() => Err(Halt::Stopping),
+/// What a build may take: as its project says, else as the configuration does.
+fn bounds(settings: &Settings, rules: &Rules) -> Bounds {
+    let milliseconds = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let job_timeout = settings.job_timeout.or(rules.job_timeout);
+    let silence_timeout = settings.silence_timeout.or(rules.silence_timeout);
+    Bounds {
+        job_timeout: job_timeout.map(milliseconds),
+        silence_timeout: silence_timeout.map(milliseconds),
+        log_limit: settings.log_limit.unwrap_or(rules.log_limit),
     }
 }
 
@@ -665,28 +673,4 @@ fn owner(settings: &Settings) -> Option<(u32, u32)> {
 
 fn milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_failed_image_says_why_but_never_where() {
-        let halt = |source| Halt::Image {
-            project: "p".to_owned(),
-            source,
-        };
-        let words = halt(docker::Error::Build("unknown instruction: FRM".to_owned())).to_string();
-        assert_eq!(
-            words,
-            "could not build docker image 'p': unknown instruction: FRM"
-        );
-        let away = docker::Error::Unreachable {
-            socket: "/secret/place.sock".into(),
-            doing: "building".to_owned(),
-            source: "refused at /secret".into(),
-        };
-        assert!(!halt(away).to_string().contains("secret"));
-    }
 }

@@ -19,8 +19,32 @@ use super::tokens::{self, Scope, Token, TokensFile};
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Peer {
-    Tcp,
-    Unix,
+    Tcp(IpAddr),
+    /// The user at the other end, where the kernel says who it is.
+    Unix(Option<u32>),
+}
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// `token NAME`, `uid N`, or an address: what is theirs is known by it.
+    pub(super) name: String,
+    /// What is somebody else's is theirs, too.
+    pub(super) may_all: bool,
+}
+
+impl Peer {
+    /// Whoever shows no token.
+    fn caller(self) -> Caller {
+        Caller {
+            name: match self {
+                Peer::Tcp(address) => address.to_string(),
+                Peer::Unix(Some(user)) => format!("uid {user}"),
+                Peer::Unix(None) => "the unix socket".to_owned(),
+            },
+            may_all: true,
+        }
+    }
 }
 
 /// What needs no token over TCP, where there is a tokens file.
@@ -52,8 +76,8 @@ impl Access {
         request: &Parts,
         peer: Peer,
         scope: Option<Scope>,
-    ) -> Result<(), Refusal> {
-        if let Peer::Tcp = peer {
+    ) -> Result<Caller, Refusal> {
+        if let Peer::Tcp(_) = peer {
             self.check_host(&request.headers)?;
         }
         if !is_safe(&request.method) {
@@ -61,8 +85,11 @@ impl Access {
             check_content_type(&request.headers)?;
         }
         match (peer, scope) {
-            (Peer::Tcp, Some(scope)) => self.check_token(&request.headers, scope).await,
-            _ => Ok(()),
+            (Peer::Tcp(_), Some(scope)) => {
+                let token = self.check_token(&request.headers, scope).await?;
+                Ok(token.unwrap_or_else(|| peer.caller()))
+            }
+            _ => Ok(peer.caller()),
         }
     }
 
@@ -89,9 +116,14 @@ impl Access {
         }
     }
 
-    async fn check_token(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Refusal> {
+    /// Whose token it is; `None` where none is needed.
+    async fn check_token(
+        &self,
+        headers: &HeaderMap,
+        scope: Scope,
+    ) -> Result<Option<Caller>, Refusal> {
         let Some(file) = &self.tokens else {
-            return Ok(());
+            return Ok(None);
         };
         let given = headers
             .get(AUTHORIZATION)
@@ -101,7 +133,7 @@ impl Access {
             .map(|(_, secret)| secret.trim().to_owned());
         let Some(given) = given else {
             if scope == Scope::Read && self.public == Public::Read {
-                return Ok(());
+                return Ok(None);
             }
             return Err(Refusal::unauthorized(
                 "a token is needed over TCP: 'mistryd token new NAME' on the server makes one, sent as 'Authorization: Bearer …' (mistry --token-file); the server's unix socket needs none, for members of its group ('mistry') on its own host",
@@ -120,7 +152,10 @@ impl Access {
         let local = self.local.as_slice();
         let token = tokens::find(&current, &given).or_else(|| tokens::find(local, &given));
         match token {
-            Some(token) if tokens::allows(token, scope) => Ok(()),
+            Some(token) if tokens::allows(token, scope) => Ok(Some(Caller {
+                name: format!("token {}", token.name),
+                may_all: tokens::allows(token, Scope::Admin),
+            })),
             Some(_) => Err(Refusal::new(
                 StatusCode::FORBIDDEN,
                 format!("this token does not allow that: scope '{scope}' is needed"),
@@ -223,8 +258,9 @@ mod tests {
     }
 
     async fn status(request: Parts) -> u16 {
-        match access().check(&request, Peer::Tcp, Some(Scope::Read)).await {
-            Ok(()) => 200,
+        let peer = Peer::Tcp([127, 0, 0, 1].into());
+        match access().check(&request, peer, Some(Scope::Read)).await {
+            Ok(_) => 200,
             Err(refusal) => refusal.status.as_u16(),
         }
     }

@@ -188,6 +188,8 @@ fn status(error: &Error) -> StatusCode {
             project::Error::Read(..) | project::Error::List(_) => StatusCode::INTERNAL_SERVER_ERROR,
         },
         Error::UnknownJob(..) => StatusCode::NOT_FOUND,
+        Error::Over(..) => StatusCode::CONFLICT,
+        Error::NotYours(..) => StatusCode::FORBIDDEN,
         Error::BacklogFull | Error::EngineAway(_) | Error::Stopping(..) | Error::Ending => {
             StatusCode::SERVICE_UNAVAILABLE
         }

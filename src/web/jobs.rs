@@ -12,13 +12,14 @@ use hyper::{Response, StatusCode};
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::access::Caller;
 use super::answer::{self, Body};
 use super::error::Refusal;
 use super::events::{self, Events, Gone, Lines};
 use super::routes::Asked;
 use super::{Web, pages};
-use crate::api::{IndexItem, JobRequest, JobState, JobView};
-use crate::build::{BuildInfo, Filter, Listing, LogFollower, Outcome, Place, State};
+use crate::api::{CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON};
+use crate::build::{BuildInfo, Cancelled, Filter, Listing, LogFollower, Outcome, Place, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::scheduler::{self, Submission, Ticket};
@@ -40,11 +41,16 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     let wants_events = answer::accepts(asked.headers(), "text/event-stream");
     let body = {
         let _room = room_for(web, asked.headers())?;
-        read(asked.request.into_body()).await?
+        read(asked.request.into_body(), MAX_BODY).await?
     };
     let request = JobRequest::read(&body)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
-    let rebuild = request.rebuild;
+    let (rebuild, while_held) = (request.rebuild, request.cancel_on_disconnect);
+    if while_held && is_async {
+        return Err(Refusal::bad_request(
+            "cancel_on_disconnect: expected of a request that waits, not with ?async",
+        ));
+    }
     let named = request.names()?;
     let submission = web
         .scheduler
@@ -53,6 +59,8 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
             group: named.group,
             params: named.params,
             rebuild,
+            while_held,
+            asker: Some(asked.caller.name),
             request: Some(request_id),
         })
         .await?;
@@ -102,13 +110,13 @@ fn room_for(web: &Web, headers: &HeaderMap) -> Result<Option<OwnedSemaphorePermi
         .map_err(|_| Refusal::busy("too many large requests at once; try again later"))
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Refusal> {
-    let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY).collect());
+async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+    let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, most).collect());
     match collected.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request is too large: expected at most {MAX_BODY} bytes"),
+            format!("the request is too large: expected at most {most} bytes"),
         )),
         Ok(Err(_)) => Err(Refusal::bad_request("the request did not come whole")),
         Err(_) => Err(Refusal::new(
@@ -178,6 +186,29 @@ async fn tell(events: Events, mut ticket: Ticket, mut log: LogFollower) -> Resul
         Ok(info) => events.json("result", &*info).await,
         Err(_) => Ok(()),
     }
+}
+
+/// `POST /job/P/ID/cancel`.
+pub(super) async fn cancel(
+    web: &Web,
+    asked: Asked,
+    project: ProjectName,
+    id: JobId,
+) -> Result<Response<Body>, Refusal> {
+    let Caller { name, may_all } = asked.caller;
+    let body = read(asked.request.into_body(), SMALL_BODY).await?;
+    let reason = CancelRequest::read(&body)
+        .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?
+        .reason()
+        .ok_or_else(|| {
+            let expected = format!("reason: expected one line of at most {MAX_REASON} bytes");
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, expected)
+        })?;
+    let cancelled = Cancelled { by: name, reason };
+    let cancelling = web.scheduler.cancel(&project, id, cancelled, !may_all);
+    cancelling.await?;
+    let info = web.scheduler.find(&project, id, false).await?;
+    answer::json(StatusCode::ACCEPTED, &JobState::of(&info))
 }
 
 /// `GET /job/P/ID`.

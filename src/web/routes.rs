@@ -5,6 +5,7 @@
 //! | `POST /jobs` | [`jobs::create`] |
 //! | `GET /index/` | [`jobs::index`] |
 //! | `GET /job/P/ID` | [`jobs::show`] |
+//! | `POST /job/P/ID/cancel` | [`jobs::cancel`] |
 //! | `GET /log/P/ID` | [`logs::show`] |
 //! | `GET /artifacts/P/ID[/path]` | [`artifacts`] |
 //! | `GET /projects`, `GET /project/P`, `POST /project/P/rebuild` | [`projects`] |
@@ -21,7 +22,7 @@ use hyper::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use super::access::Peer;
+use super::access::{Caller, Peer};
 use super::answer::{self, Answer, Body};
 use super::error::Refusal;
 use super::tokens::Scope;
@@ -38,6 +39,7 @@ pub(super) struct Asked {
     /// What the request is called, in its answer and in records.
     pub(super) id: String,
     pub(super) request: Request<Incoming>,
+    pub(super) caller: Caller,
     /// Names and values after the `?`, decoded.
     query: Vec<(String, String)>,
 }
@@ -85,16 +87,14 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
         ref method => method.clone(),
     };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    if let Err(refusal) = web
-        .access
-        .load()
-        .check(&parts, peer, scope(&method, &segments))
-        .await
-    {
-        return Answer::Refused(refusal);
-    }
+    let access = web.access.load_full();
+    let caller = match access.check(&parts, peer, scope(&method, &segments)).await {
+        Ok(caller) => caller,
+        Err(refusal) => return Answer::Refused(refusal),
+    };
     let asked = Asked {
         id: id.to_owned(),
+        caller,
         request: Request::from_parts(parts, body),
         query,
     };
@@ -105,6 +105,10 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
         (&Method::GET, ["index"] | ["index", ""]) => jobs::index(web, &asked).await.into(),
         (&Method::GET, ["job", project, id]) => match names(project, id) {
             Ok((project, id)) => jobs::show(web, &asked, project, id).await.into(),
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::POST, ["job", project, id, "cancel"]) => match names(project, id) {
+            Ok((project, id)) => jobs::cancel(web, asked, project, id).await.into(),
             Err(error) => Answer::Refused(error.into()),
         },
         (&Method::GET, ["log", project, id]) => match names(project, id) {
@@ -147,7 +151,7 @@ fn scope(method: &Method, segments: &[&str]) -> Option<Scope> {
     match (method, segments) {
         (&Method::GET, ["healthz"]) => None,
         (&Method::GET, _) => Some(Scope::Read),
-        (&Method::POST, ["jobs"]) => Some(Scope::Build),
+        (&Method::POST, ["jobs"] | ["job", _, _, "cancel"]) => Some(Scope::Build),
         _ => Some(Scope::Admin),
     }
 }
@@ -155,7 +159,9 @@ fn scope(method: &Method, segments: &[&str]) -> Option<Scope> {
 /// Another method where there is something, else nothing at all.
 fn unknown(segments: &[&str]) -> Refusal {
     match segments {
-        ["jobs"] | ["project", _, "rebuild"] => Refusal::method_not_allowed("POST"),
+        ["jobs"] | ["project", _, "rebuild"] | ["job", _, _, "cancel"] => {
+            Refusal::method_not_allowed("POST")
+        }
         [""]
         | ["static", _]
         | ["index"]

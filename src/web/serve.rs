@@ -249,14 +249,15 @@ async fn next(
         .map_err(io::Error::other)?;
     match listener {
         Listener::Tcp(listener) => {
-            let (connection, _) = listener.accept().await?;
+            let (connection, peer) = listener.accept().await?;
             // Answers are small and waited for.
             connection.set_nodelay(true)?;
-            Ok((Box::new(connection), Peer::Tcp, place))
+            Ok((Box::new(connection), Peer::Tcp(peer.ip()), place))
         }
         Listener::Unix(listener) => {
             let (connection, _) = listener.accept().await?;
-            Ok((Box::new(connection), Peer::Unix, place))
+            let user = connection.peer_cred().ok().map(|peer| peer.uid());
+            Ok((Box::new(connection), Peer::Unix(user), place))
         }
     }
 }

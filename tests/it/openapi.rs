@@ -69,6 +69,7 @@ impl Server {
             limits: Limits::default(),
             log_limit: 1 << 20,
             job_timeout: None,
+            silence_timeout: None,
             engine_wait: std::time::Duration::from_secs(60),
         };
         let filesystem = Filesystem::detect(Kind::Plain, &builds).unwrap();
@@ -494,6 +495,27 @@ async fn every_post_answers_as_declared() {
         ..jobs(good)
     };
     server.fits(foreign, 403).await;
+
+    let about = "/job/{project}/{id}/cancel";
+    server.engine.hold("create");
+    let asked = r#"{"project": "good", "group": "held"}"#;
+    let held = server.fits(post("/jobs", "/jobs?async", asked), 201).await;
+    let path = format!("/{}/cancel", accepted_url(&held.body));
+    server
+        .fits(post(about, &path, r#"{"reason": "x"}"#), 202)
+        .await;
+    server.engine.release("create");
+    let over = format!("/job/good/{}/cancel", built["ID"].as_str().unwrap());
+    let unknown = format!("/job/good/{}/cancel", "0".repeat(64));
+    for (path, body, status) in [
+        (over.as_str(), "", 409),
+        (&over, "{", 400),
+        (&over, r#"{"reason": "\n"}"#, 422),
+        (&unknown, "{}", 404),
+        ("/job/good/x/cancel", "{}", 422),
+    ] {
+        server.fits(post(about, path, body), status).await;
+    }
 
     let rebuild = |path| post("/project/{project}/rebuild", path, "{}");
     server.fits(rebuild("/project/good/rebuild"), 200).await;

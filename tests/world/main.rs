@@ -16,6 +16,7 @@ mod full_disk;
 mod hostile;
 mod kills;
 mod npm;
+mod stops;
 mod support;
 mod transports;
 mod two_daemons;

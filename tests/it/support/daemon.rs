@@ -113,10 +113,7 @@ pub fn names(directory: &Path) -> Vec<String> {
 /// How the server is wanted.
 pub struct Builder {
     pub home: Home,
-    slots: usize,
-    backlog: usize,
-    log_limit: u64,
-    engine_wait: Duration,
+    rules: Rules,
     tokens: Option<String>,
     public: Public,
 }
@@ -124,10 +121,7 @@ pub struct Builder {
 /// A running server; see the head of the file.
 pub struct TestDaemon {
     pub home: Home,
-    slots: usize,
-    backlog: usize,
-    log_limit: u64,
-    engine_wait: Duration,
+    rules: Rules,
     tokens: bool,
     public: Public,
     life: Option<Life>,
@@ -144,10 +138,17 @@ impl TestDaemon {
     pub async fn builder() -> Builder {
         Builder {
             home: Home::new().await,
-            slots: 4,
-            backlog: 8,
-            log_limit: 64 << 20,
-            engine_wait: Duration::from_secs(60),
+            rules: Rules {
+                slots: 4,
+                backlog: 8,
+                mounts: BTreeMap::new(),
+                network: "host".to_owned(),
+                limits: Limits::default(),
+                log_limit: 64 << 20,
+                job_timeout: None,
+                silence_timeout: None,
+                engine_wait: Duration::from_secs(60),
+            },
             tokens: None,
             public: Public::Read,
         }
@@ -165,23 +166,35 @@ impl TestDaemon {
 
 impl Builder {
     pub fn slots(mut self, slots: usize) -> Builder {
-        self.slots = slots;
+        self.rules.slots = slots;
         self
     }
 
     pub fn backlog(mut self, backlog: usize) -> Builder {
-        self.backlog = backlog;
+        self.rules.backlog = backlog;
         self
     }
 
     /// How long an accepted job waits for an Engine that went away.
     pub fn engine_wait(mut self, patience: Duration) -> Builder {
-        self.engine_wait = patience;
+        self.rules.engine_wait = patience;
         self
     }
 
     pub fn log_limit(mut self, bytes: u64) -> Builder {
-        self.log_limit = bytes;
+        self.rules.log_limit = bytes;
+        self
+    }
+
+    /// How long a build may run.
+    pub fn job_timeout(mut self, limit: Duration) -> Builder {
+        self.rules.job_timeout = Some(limit);
+        self
+    }
+
+    /// How long a build may print nothing.
+    pub fn silence_timeout(mut self, limit: Duration) -> Builder {
+        self.rules.silence_timeout = Some(limit);
         self
     }
 
@@ -217,10 +230,7 @@ impl Builder {
             std::fs::write(self.home.path("tokens"), lines).unwrap();
         }
         let mut daemon = TestDaemon {
-            slots: self.slots,
-            backlog: self.backlog,
-            log_limit: self.log_limit,
-            engine_wait: self.engine_wait,
+            rules: self.rules,
             tokens: self.tokens.is_some(),
             public: self.public,
             life: None,
@@ -248,20 +258,11 @@ impl TestDaemon {
             }
         })
         .await;
-        let rules = Rules {
-            slots: self.slots,
-            backlog: self.backlog,
-            mounts: BTreeMap::new(),
-            network: "host".to_owned(),
-            limits: Limits::default(),
-            log_limit: self.log_limit,
-            job_timeout: None,
-            engine_wait: self.engine_wait,
-        };
         let metrics = Metrics::new().unwrap();
         let docker = Docker::new(&self.home.engine.socket()).unwrap();
         let projects = Projects::new(&self.home.projects());
-        let scheduler = Scheduler::new(rules, projects, store, docker, metrics.clone());
+        let scheduler =
+            Scheduler::new(self.rules.clone(), projects, store, docker, metrics.clone());
         scheduler.adopt().await.unwrap();
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.at = At::Tcp(tcp.local_addr().unwrap());

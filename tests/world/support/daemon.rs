@@ -291,6 +291,11 @@ impl Daemon {
         format!("mistry.instance={}", instance.trim())
     }
 
+    /// The label of all that is made from its projects: steps of image builds, too.
+    pub fn mark(&self) -> String {
+        format!("{LABEL}={}", self.setup.word)
+    }
+
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
         let headers = [("accept", "application/json, */*;q=0.5")];
@@ -412,6 +417,6 @@ impl Drop for Daemon {
         if self.builds().join(".mistry/instance").exists() {
             engine.sweep(&self.label());
         }
-        engine.sweep(&format!("{LABEL}={}", self.setup.word));
+        engine.sweep(&self.mark());
     }
 }

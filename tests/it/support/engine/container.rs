@@ -9,9 +9,11 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use serde_json::{Value, json};
 use tokio::{
@@ -48,9 +50,10 @@ pub struct Container {
     pub spec: Value,
     root: PathBuf,
     pub state: watch::Sender<State>,
-    /// Frames as `/logs` sends them, and a signal that there are more.
-    frames: Mutex<Vec<Bytes>>,
+    /// Frames as `/logs` sends them, each with its time, and a signal that there are more.
+    frames: Mutex<Vec<(Timestamp, Bytes)>>,
     more: watch::Sender<usize>,
+    ended_at: Mutex<Option<Timestamp>>,
     group: Mutex<Option<Pid>>,
 }
 
@@ -64,6 +67,7 @@ impl Container {
             state: watch::Sender::new(State::Created),
             frames: Mutex::default(),
             more: watch::Sender::new(0),
+            ended_at: Mutex::default(),
             group: Mutex::default(),
         })
     }
@@ -118,6 +122,7 @@ impl Container {
                 "Status": self.summary()["State"], "Running": running, "ExitCode": code,
                 "OOMKilled": false, "Paused": false, "Restarting": false, "Dead": false,
                 "Error": "", "Pid": 0,
+                "FinishedAt": self.ended_at.lock().unwrap().unwrap_or_default().to_string(),
             },
             "Config": { "Labels": self.labels(), "User": self.spec["User"] },
             "HostConfig": self.spec["HostConfig"],
@@ -169,6 +174,10 @@ impl Container {
             let (status, (), ()) = tokio::join!(ended, self.copy(1, out), self.copy(2, err));
             let signal = status.signal().map_or(0, |signal| 128 + signal);
             let code = status.code().unwrap_or(signal);
+            self.ended_at
+                .lock()
+                .unwrap()
+                .get_or_insert_with(Timestamp::now);
             self.state.send_replace(State::Exited(i64::from(code)));
         })
     }
@@ -185,7 +194,8 @@ impl Container {
             frame.put_slice(&[stream, 0, 0, 0]);
             frame.put_u32(n as u32);
             frame.put_slice(&piece[..n]);
-            self.frames.lock().unwrap().push(frame.freeze());
+            let frame = (Timestamp::now(), frame.freeze());
+            self.frames.lock().unwrap().push(frame);
             self.more.send_modify(|count| *count += 1);
         }
     }
@@ -203,7 +213,28 @@ impl Container {
         }
         let frames = self.frames.lock().unwrap();
         let shown = frames.len().saturating_sub(behind);
-        frames[..shown].get(at).cloned()
+        frames[..shown].get(at).map(|(_, frame)| frame.clone())
+    }
+
+    /// The last frame, its line behind its time.
+    pub fn last(&self) -> Option<Bytes> {
+        let frames = self.frames.lock().unwrap();
+        let (at, frame) = frames.last()?;
+        let line = format!("{at} {}", String::from_utf8_lossy(&frame[8..]));
+        let mut stamped = BytesMut::from(&frame[..4]);
+        stamped.put_u32(line.len() as u32);
+        stamped.put_slice(line.as_bytes());
+        Some(stamped.freeze())
+    }
+
+    /// As if all that it did had been done that much earlier.
+    pub fn age(&self, by: Duration) {
+        for (at, _) in self.frames.lock().unwrap().iter_mut() {
+            *at -= by;
+        }
+        if let Some(at) = self.ended_at.lock().unwrap().as_mut() {
+            *at -= by;
+        }
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -164,6 +164,13 @@ impl Engine {
         container.ended().await;
     }
 
+    /// As if all that the containers did had been done that much earlier.
+    pub fn age(&self, by: std::time::Duration) {
+        for container in self.shared.seen.lock().unwrap().iter() {
+            container.age(by);
+        }
+    }
+
     /// Kills every container, as an Engine does that goes down; removes them, too, where that is said.
     pub async fn take_down(&self, remove: bool) {
         let all: Vec<_> = self

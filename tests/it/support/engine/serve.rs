@@ -411,6 +411,10 @@ fn logs(shared: &Shared, container: Arc<Container>, query: &Query) -> Response<B
     let follow = query.get("follow").is_some_and(|v| v == "true" || v == "1");
     let lossy = follow && shared.lossy.load(Ordering::Relaxed);
     let behind = usize::from(lossy);
+    if query.get("tail").is_some_and(|tail| tail == "1") {
+        let last = container.last().unwrap_or_default();
+        return streaming("application/octet-stream", Full::new(last));
+    }
     let frames = stream::unfold((container, 0), move |(container, at)| async move {
         let frame = container.frame(at, follow, behind).await?;
         Some((Ok(Frame::data(frame)), (container, at + 1)))

@@ -1,0 +1,69 @@
+//! What can go wrong with what a face asks for, each with its one sentence.
+
+use std::sync::Arc;
+
+use crate::job::JobId;
+use crate::project::ProjectName;
+use crate::{build, docker, project};
+
+/// What can go wrong with what a face asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The project is unknown or cannot be built as it is.
+    #[error(transparent)]
+    Project(#[from] project::Error),
+    /// There is no build of that id.
+    #[error("unknown job '{1}' of project '{0}'")]
+    UnknownJob(ProjectName, JobId),
+    /// There is nothing left to be stopped.
+    #[error("the build of job '{1}' of project '{0}' is over")]
+    Over(ProjectName, JobId),
+    /// Somebody else asked for it first.
+    #[error("job '{1}' of project '{0}' was asked for by somebody else")]
+    NotYours(ProjectName, JobId),
+    /// Every slot and every place in the queue is taken.
+    #[error("Server is overloaded; try again later")]
+    BacklogFull,
+    /// No Docker Engine answers, so nothing new can be built.
+    #[error("the Docker Engine cannot be reached; try again later")]
+    EngineAway(#[source] docker::Error),
+    /// An image cannot be built; in the Engine's words.
+    #[error("could not build docker image '{0}': {1}")]
+    Image(ProjectName, String),
+    /// The daemon ends, and the job was not accepted.
+    #[error("the server is stopping; ask again when it is back")]
+    Ending,
+    /// The Engine answered, and refused.
+    #[error("{0}")]
+    Engine(&'static str, #[source] docker::Error),
+    /// The disk is in the way.
+    #[error("{}", .0.sentence())]
+    Store(#[from] build::Error),
+    /// The log cannot be read.
+    #[error("could not read the log of a build")]
+    Log(#[source] std::io::Error),
+    /// The daemon ends; the job goes on in its next life.
+    #[error("the server is stopping; job '{1}' of project '{0}' goes on when it is back")]
+    Stopping(ProjectName, JobId),
+    /// What whoever asked first was told.
+    #[error(transparent)]
+    Rejected(Arc<Error>),
+    /// A task of ours ended without a word.
+    #[error("the server failed while it worked on the request")]
+    Lost,
+}
+
+impl build::Error {
+    /// For strangers: what we were doing, and whether there was room; never a path.
+    pub fn sentence(&self) -> String {
+        let doing = match self {
+            build::Error::Held { .. } => "could not use the build path".to_owned(),
+            other => other.to_string(),
+        };
+        if self.is_full() {
+            format!("{doing}: the disk is full")
+        } else {
+            doing
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Why a build is not run to its end, and what its record and its log then say of that.
+//!
+//! Strangers read these sentences: they hold the Engine's words about the project, never a path of
+//! the host.
+
+use std::time::Duration;
+
+use super::Error;
+use crate::build::{self, Stopped};
+use crate::{docker, project};
+
+/// Attempts whose container may be lost: an Engine that loses three is no accident of one build.
+pub(super) const MAX_LOST: u32 = 3;
+
+/// Why a build could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Halt {
+    /// The daemon ends; the next life goes on.
+    #[error("the daemon ends")]
+    Stopping,
+    #[error("{}", .0.sentence())]
+    Store(#[from] build::Error),
+    #[error("could not write the build's log")]
+    Log(#[source] std::io::Error),
+    #[error(
+        "could not build docker image '{}': {}",
+        project,
+        image_sentence(source)
+    )]
+    Image {
+        project: String,
+        source: docker::Error,
+    },
+    #[error("could not run the build's container{}", container_sentence(source))]
+    Container { source: docker::Error },
+    #[error(
+        "the Docker Engine went away and was not back within {} s (engine_wait)",
+        patience.as_secs()
+    )]
+    EngineAway {
+        patience: Duration,
+        source: docker::Error,
+    },
+    /// It is made again.
+    #[error("the build was interrupted: {0}")]
+    Attempt(&'static str),
+    #[error("the build was interrupted {MAX_LOST} times, the last time because {0}")]
+    Interrupted(&'static str),
+    #[error("the build was interrupted ({0}), and its project has changed since; ask again")]
+    Changed(&'static str),
+    /// It ends as was decided, and written down.
+    #[error("{}", .0.sentence)]
+    Stopped(Stopped),
+    #[error("{0}")]
+    Project(#[from] project::Error),
+    #[error(transparent)]
+    Lost(Error),
+}
+
+/// What a stranger may know of an image that could not be built: the Engine's words about the
+/// Dockerfile, never a path of the host.
+fn image_sentence(error: &docker::Error) -> String {
+    match error {
+        docker::Error::Build(message) => message.clone(),
+        docker::Error::Context(source) => match source.get_ref().and_then(|e| e.downcast_ref()) {
+            Some(error @ project::Error::Changed(_)) => error.to_string(),
+            _ => "its files could not be read".to_owned(),
+        },
+        docker::Error::Unreachable { .. } => "the Docker Engine went away".to_owned(),
+        _ => "the Docker Engine failed".to_owned(),
+    }
+}
+
+fn container_sentence(error: &docker::Error) -> String {
+    match error {
+        docker::Error::Unreachable { .. } => ": the Docker Engine went away".to_owned(),
+        docker::Error::NoSuchContainer(_) => ": it was removed by somebody else".to_owned(),
+        // Its words would hold a path of the host.
+        docker::Error::Refused { said, .. } if said.contains("bind source path") => {
+            ": what one of its mounts names is not on this host".to_owned()
+        }
+        // What the project asked for cannot be had: its author needs the Engine's words.
+        docker::Error::Refused { said, .. } => format!(": {said}"),
+        _ => ": the Docker Engine failed".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_image_says_why_but_never_where() {
+        let halt = |source| Halt::Image {
+            project: "p".to_owned(),
+            source,
+        };
+        let words = halt(docker::Error::Build("unknown instruction: FRM".to_owned())).to_string();
+        assert_eq!(
+            words,
+            "could not build docker image 'p': unknown instruction: FRM"
+        );
+        let away = docker::Error::Unreachable {
+            socket: "/secret/place.sock".into(),
+            doing: "building".to_owned(),
+            source: "refused at /secret".into(),
+        };
+        assert!(!halt(away).to_string().contains("secret"));
+    }
+}

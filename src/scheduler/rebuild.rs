@@ -1,0 +1,80 @@
+//! A project's image built anew, whatever is cached, and what that leaves over cleared away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::images::{INSTANCE, Images, Wanted};
+use super::{Error, Scheduler, Shared, adoption, blocking, keep_tail};
+use crate::build::{LOG_TAIL, text_of};
+use crate::docker;
+use crate::project::ProjectName;
+
+/// What a rebuilt image is.
+#[derive(Debug)]
+pub struct ImageReport {
+    /// Its id.
+    pub image: String,
+    /// How long it took.
+    pub took: Duration,
+    /// The end of what the image build printed.
+    pub log: String,
+    /// Dangling images of ours that were removed afterwards, and their bytes.
+    pub images: docker::Pruned,
+    /// Containers of ours that no build owned.
+    pub containers: usize,
+}
+
+impl Scheduler {
+    /// Builds a project's image anew, with its base pulled and nothing cached; then removes
+    /// what that leaves over of ours.
+    ///
+    /// # Errors
+    /// [`Error::Project`], [`Error::EngineAway`], [`Error::Engine`].
+    pub async fn rebuild_image(&self, project: &ProjectName) -> Result<ImageReport, Error> {
+        let (shared, project) = (self.0.clone(), project.clone());
+        // A task of its own: whoever asked may leave, an image half-built helps nobody.
+        let task = self
+            .0
+            .spawn(async move { shared.rebuild_image(project).await });
+        task.await.map_err(|_| Error::Lost)?
+    }
+}
+
+impl Shared {
+    async fn rebuild_image(self: Arc<Self>, project: ProjectName) -> Result<ImageReport, Error> {
+        let _one_at_a_time = self.rebuilding.lock().await;
+        let name = project.clone();
+        let began = Instant::now();
+        let shared = self.clone();
+        let wanted = blocking(move || -> Result<Wanted, Error> {
+            let context = shared.projects.context(&project)?;
+            let settings = context.project().settings()?;
+            Ok(shared.wanted(context, &settings))
+        })
+        .await??;
+        self.engine_there().await?;
+        let (output, mut pieces) = Images::output();
+        let mut printed = Vec::new();
+        let (image, ()) = tokio::join!(self.images.renew(&wanted, output), async {
+            while let Some(piece) = pieces.recv().await {
+                keep_tail(&mut printed, &piece);
+            }
+        });
+        let image = image.map_err(|error| match error {
+            docker::Error::Build(said) => Error::Image(name, said),
+            error => Error::Engine("could not build docker image", error),
+        })?;
+        let pruned = |error| Error::Engine("could not remove what the old image left", error);
+        let containers = adoption::sweep(&self).await.map_err(pruned)?;
+        let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);
+        let images = self.docker.prune_images(&ours).await.map_err(pruned)?;
+        Ok(ImageReport {
+            image,
+            took: began.elapsed(),
+            log: text_of(&printed, printed.len() == LOG_TAIL),
+            images,
+            containers,
+        })
+    }
+}

@@ -1,0 +1,98 @@
+//! Why a build is stopped before its end: somebody wants that, or it took too long or printed too much.
+//!
+//! What is decided is a value that is written into the record before anything is stopped, so that no
+//! later life of the daemon decides otherwise.
+
+use std::time::Duration;
+
+use crate::build::{Cancelled, Outcome, Stopped};
+
+pub(super) fn cancelled(cancelled: &Cancelled) -> Stopped {
+    let Cancelled { by, reason } = cancelled;
+    Stopped {
+        outcome: Outcome::Cancelled,
+        sentence: match reason.as_str() {
+            "" => format!("the build was cancelled by {by}"),
+            reason => format!("the build was cancelled by {by}: {reason}"),
+        },
+    }
+}
+
+/// It has run longer than `limit`.
+pub(super) fn timed_out(limit: Duration) -> Stopped {
+    Stopped {
+        outcome: Outcome::TimedOut,
+        sentence: format!(
+            "the build ran longer than {} (job_timeout) and was stopped",
+            written(limit)
+        ),
+    }
+}
+
+/// Its image was being built for longer than `limit`.
+pub(super) fn image_timed_out(limit: Duration) -> Stopped {
+    Stopped {
+        outcome: Outcome::TimedOut,
+        sentence: format!(
+            "the image was not built within {} (job_timeout)",
+            written(limit)
+        ),
+    }
+}
+
+/// It has printed no line for `limit`.
+pub(super) fn silent(limit: Duration) -> Stopped {
+    Stopped {
+        outcome: Outcome::TimedOut,
+        sentence: format!(
+            "the build printed nothing for {} (silence_timeout) and was stopped",
+            written(limit)
+        ),
+    }
+}
+
+/// It has printed more than `limit` bytes.
+pub(super) fn too_loud(limit: u64) -> Stopped {
+    Stopped {
+        outcome: Outcome::Errored,
+        sentence: format!("the build printed more than {limit} bytes (log_limit) and was stopped"),
+    }
+}
+
+/// As configurations have it: `1h30m`, `90s` as `1m30s`, `500ms`.
+fn written(duration: Duration) -> String {
+    let mut left = duration.as_millis();
+    let mut text = String::new();
+    for (name, unit) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ] {
+        if left >= unit {
+            text.push_str(&format!("{}{name}", left / unit));
+            left %= unit;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_told_as_it_may_be_configured() {
+        for (milliseconds, text) in [
+            (500, "500ms"),
+            (90_000, "1m30s"),
+            (5_400_000, "1h30m"),
+            (604_800_000, "7d"),
+        ] {
+            let limit = Duration::from_millis(milliseconds);
+            assert_eq!(written(limit), text);
+            assert_eq!(crate::project::parse_duration(text), Some(limit));
+        }
+    }
+}
