@@ -13,7 +13,7 @@ use super::fetch::{bring, summary, told};
 use super::params;
 use super::screen::LogView;
 use super::transport::Transport;
-use super::wait::{Shown, Waiting};
+use super::wait::{Reaching, Shown, Waiting};
 use super::{Again, Error, say, tell, tell_json};
 use crate::api::JobRequest;
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome};
@@ -144,7 +144,14 @@ impl Build {
     }
 
     async fn submit_only(&self, client: &Client, request: &JobRequest) -> Result<(), Error> {
-        let job = client.submit_only(request).await?;
+        let mut reaching = Reaching::begin();
+        let job = loop {
+            match client.submit_only(request).await {
+                Ok(job) => break job,
+                Err(error) if reaching.again(&error).await => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
         match job {
             Some(job) if self.json_result => {
                 tell_json(&serde_json::to_value(&job).map_err(crate::client::nonsense)?)

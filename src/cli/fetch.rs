@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::transport::{Fetched, Transport};
+use super::transport::{self, Fetched, Transport};
+use super::wait::Reaching;
 use super::{Again, Error, Which, say, screen, short};
 use crate::build::{BuildInfo, State};
 use crate::client::{Client, Finished};
@@ -14,7 +15,7 @@ pub(super) struct Fetch {
     #[arg(value_name = "ID")]
     id: Which,
     #[command(flatten)]
-    transport: Transport,
+    pub(super) transport: Transport,
 }
 
 impl Fetch {
@@ -44,15 +45,32 @@ impl Fetch {
     }
 }
 
-/// Fetches, unless Ctrl-C comes first.
+/// Fetches, once more when the server goes away meanwhile, unless Ctrl-C comes first.
 pub(super) async fn bring(
     client: &Client,
     again: &Again,
     info: &BuildInfo,
     transport: &Transport,
 ) -> Result<Fetched, Error> {
+    let fetching = async {
+        let mut reaching = Reaching::begin();
+        loop {
+            let error = match transport.fetch(client, info).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => error,
+            };
+            let is_tried_again = match &error {
+                transport::Error::Server(error) => reaching.again(error).await,
+                transport::Error::Torn(_) => reaching.again_after_break().await,
+                _ => false,
+            };
+            if !is_tried_again {
+                return Err(error);
+            }
+        }
+    };
     tokio::select! {
-        fetched = transport.fetch(client, info) => Ok(fetched?),
+        fetched = fetching => Ok(fetched?),
         _ = tokio::signal::ctrl_c() => Err(Error::Interrupted(format!(
             "Interrupted; fetch the artifacts later with: {}",
             again.hint("fetch", &info.id)

@@ -208,3 +208,45 @@ fn times_are_short() {
         assert_eq!(spent(nanos), text);
     }
 }
+
+#[tokio::test]
+async fn artifacts_that_break_off_are_fetched_again() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(5);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "file", &b"whole"[..]).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/x-tar\r\nContent-Length: {}\r\n\r\n",
+        tar.len()
+    );
+    let answer = |bytes: &[u8]| [head.as_bytes(), bytes].concat();
+    let again = Again::default();
+    let home = tempfile::tempdir().unwrap();
+    let target = home.path().display().to_string();
+    let words = ["mistry", "fetch", "aa", "--target", &target];
+    let verb = parse(words.map(OsString::from)).unwrap().verb;
+    let Verb::Fetch(fetch) = verb else {
+        unreachable!("{verb:?}")
+    };
+    let info = crate::build::BuildInfo {
+        project: "p".to_owned(),
+        id: "a".repeat(64),
+        ..Default::default()
+    };
+    let torn = || answer(&tar[..600]);
+    // In the middle, before the first byte, and then as it should be.
+    let server = Scripted::start(vec![torn(), Vec::new(), answer(&tar)]).await;
+    let client = Client::new(server.address(), None);
+    let fetched = fetch::bring(&client, &again, &info, &fetch.transport);
+    assert_eq!(fetched.await.unwrap().files, Some(1));
+    let file = std::fs::read_to_string(home.path().join("file")).unwrap();
+    assert_eq!(file, "whole");
+    // Not for ever.
+    let server = Scripted::start(vec![torn(); 4]).await;
+    let client = Client::new(server.address(), None);
+    let fetched = fetch::bring(&client, &again, &info, &fetch.transport);
+    assert_eq!(fetched.await.unwrap_err().exit_status(), 4);
+    assert_eq!(server.asked().len(), 4);
+}

@@ -27,6 +27,60 @@ const MAX_BREAKS: u32 = 3;
 /// A connection that held this long was a good one: pauses begin anew after it.
 const HELD: Duration = Duration::from_secs(5);
 
+/// How long to go on asking a server that is being started, or has just gone away.
+#[derive(Debug)]
+pub(super) struct Reaching {
+    reach: Duration,
+    deadline: Instant,
+    backoff: Backoff,
+    breaks: u32,
+}
+
+impl Reaching {
+    /// From now on.
+    pub(super) fn begin() -> Reaching {
+        Reaching::within(REACH)
+    }
+
+    fn within(reach: Duration) -> Reaching {
+        Reaching {
+            reach,
+            deadline: Instant::now() + reach,
+            backoff: Backoff::default(),
+            breaks: 0,
+        }
+    }
+
+    /// Pauses before the next try; false when there is no use in one.
+    pub(super) async fn again(&mut self, error: &client::Error) -> bool {
+        match error {
+            client::Error::Connect { source, .. }
+                if source.kind() != io::ErrorKind::PermissionDenied =>
+            {
+                let pause = self.backoff.pause();
+                let is_time = Instant::now() + pause < self.deadline;
+                if is_time {
+                    sleep(pause).await;
+                }
+                is_time
+            }
+            client::Error::Broken(_) => self.again_after_break().await,
+            _ => false,
+        }
+    }
+
+    /// The same, where there was a connection.
+    pub(super) async fn again_after_break(&mut self) -> bool {
+        if self.breaks == MAX_BREAKS {
+            return false;
+        }
+        self.breaks += 1;
+        self.deadline = Instant::now() + self.reach;
+        sleep(self.backoff.pause()).await;
+        true
+    }
+}
+
 /// A log that is read line by line, and how far.
 #[derive(Debug)]
 pub(super) struct Follower {
@@ -151,9 +205,7 @@ impl<'a> Waiting<'a> {
 
     /// The build info, or how long to pause before coming back to a job that was accepted.
     async fn submit(&mut self, request: &JobRequest) -> Result<Result<Finished, Duration>, Error> {
-        let mut deadline = Instant::now() + self.reach;
-        let mut backoff = Backoff::default();
-        let mut breaks = 0;
+        let mut reaching = Reaching::within(self.reach);
         self.progress.phase("connecting");
         loop {
             let error = match self.client.submit(request).await {
@@ -175,18 +227,9 @@ impl<'a> Waiting<'a> {
                 }
                 return Ok(Err(error.retry_after().unwrap_or_default()));
             }
-            let pause = backoff.pause();
-            match &error {
-                client::Error::Connect { source, .. }
-                    if source.kind() != io::ErrorKind::PermissionDenied
-                        && Instant::now() + pause < deadline => {}
-                client::Error::Broken(_) if breaks < MAX_BREAKS => {
-                    breaks += 1;
-                    deadline = Instant::now() + self.reach;
-                }
-                _ => return Err(error.into()),
+            if !reaching.again(&error).await {
+                return Err(error.into());
             }
-            sleep(pause).await;
         }
     }
 
