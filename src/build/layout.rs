@@ -13,6 +13,8 @@ const READY: &str = "ready";
 const FAILED: &str = "failed";
 const LATEST: &str = "latest";
 const GROUPS: &str = "groups";
+/// What the name of a new link begins with.
+const NEW_LINK: &str = "link-";
 /// Mounted at `/data` in the container.
 pub(super) const DATA: &str = "data";
 /// What is served, under `data`.
@@ -59,6 +61,17 @@ impl Layout {
     /// Where what is to be removed waits for its last reader.
     pub(super) fn trash(&self) -> PathBuf {
         self.own().join("trash")
+    }
+
+    /// A new link to a build, on its way to its name; no group can have one here.
+    pub(super) fn new_link(&self, project: &ProjectName, id: JobId) -> PathBuf {
+        self.own().join(format!("{NEW_LINK}{project}-{id}"))
+    }
+
+    /// The build that such a link in `.mistry` is for.
+    pub(super) fn linked_by(name: &str) -> Option<(ProjectName, JobId)> {
+        let (project, id) = name.strip_prefix(NEW_LINK)?.rsplit_once('-')?;
+        Some((project.parse().ok()?, id.parse().ok()?))
     }
 
     pub(super) fn project(&self, project: &ProjectName) -> PathBuf {

@@ -11,6 +11,7 @@ use super::layout;
 use super::pending::PendingBuild;
 use super::store::{BuildStore, Error, doing, ids, open_log};
 use super::{NO_EXIT_CODE, Phase, Phases, Record, State, record};
+use crate::faults;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -34,6 +35,9 @@ impl BuildStore {
             trouble.get_or_insert(error);
         };
         let list = doing("list what an earlier life left");
+        if let Err(error) = self.settle_links() {
+            note(error);
+        }
         let mut found = Vec::new();
         let projects = self.projects().unwrap_or_else(|error| {
             note(list(error));
@@ -175,6 +179,7 @@ impl PendingBuild {
             .filesystem
             .remove(&directory.join(layout::DATA))
             .map_err(|cause| Error::Tree("clear an interrupted build", cause))?;
+        faults::point("data-cleared");
         record::write(&directory, &self.record, true)
             .map_err(doing("take over an interrupted build"))
     }

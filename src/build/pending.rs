@@ -23,6 +23,7 @@ use super::{
     BuildInfo, BuildLog, Cancelled, NO_EXIT_CODE, Outcome, Phase, Record, State, Stopped, layout,
     record, store,
 };
+use crate::faults;
 use crate::job::{GroupName, JobId, Params};
 use crate::project::ProjectName;
 
@@ -242,6 +243,7 @@ impl PendingBuild {
                 .create(&data)
                 .map_err(|cause| Error::Tree("make the build's directory", cause))?;
         }
+        faults::point("data-made");
         self.record.info.incremental = begun == Begun::Incremental;
         furnish(&data, params, owner).map_err(doing("write the build's params"))?;
         Ok(begun)
@@ -271,6 +273,7 @@ impl PendingBuild {
             self.forget_opaque()
                 .map_err(doing("remove the build's opaque params"))?;
         }
+        faults::point("params-removed");
         self.keep_artifacts_ours()
             .map_err(doing("look after the build's artifacts"))?;
         let info = &mut self.record.info;
@@ -293,6 +296,7 @@ impl PendingBuild {
         self.record.keep.durable = false;
         record::write(&self.directory(), &self.record, true)
             .map_err(doing("write the record of the build"))?;
+        faults::point("finish-record");
         self.store.publish(&self.project, self.id, &self.record)
     }
 
@@ -376,6 +380,7 @@ impl FinishedBuild {
         self.store
             .settle(&[self.directory])
             .map_err(doing("bring the build to stable storage"))?;
+        faults::point("settled");
         self.store.empty_trash()
     }
 }

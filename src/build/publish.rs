@@ -13,7 +13,8 @@ use super::index::Place;
 use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::store::{BuildStore, Error, doing, make_directories, random_hex};
-use super::{Record, State};
+use super::{Record, State, record};
+use crate::faults;
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
 
@@ -57,6 +58,15 @@ impl BuildStore {
             self.layout.ready(project, id)
         };
         make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
+        // The new link comes first, beside the old one: a life that ends between the two leaves word
+        // of it, and the next one completes it.
+        let point = doing("point the link at the build");
+        let group = linked_group(record);
+        if let Some(group) = &group {
+            self.make_link(project, group.as_ref(), id)
+                .map_err(&point)?;
+            faults::point("link-made");
+        }
         let replaced = match rename(&from, &to, RenameFlags::NOREPLACE) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 rename(&from, &to, RenameFlags::EXCHANGE).map_err(&publish)?;
@@ -64,22 +74,20 @@ impl BuildStore {
             }
             other => other.map(|()| false).map_err(&publish)?,
         };
+        faults::point("in-place");
         let mut trouble = None;
-        if record.info.succeeded() {
-            let group = match record.info.group.as_str() {
-                "" => None,
-                // A record of ours always parses; a foreign one then simply is no base.
-                name => name.parse::<GroupName>().ok(),
-            };
-            if group.is_some() || record.info.group.is_empty() {
-                let pointed = self.point(project, group.as_ref(), id);
-                trouble = pointed.map_err(doing("point the link at the build")).err();
-            }
+        if let Some(group) = &group {
+            trouble = self
+                .point(project, group.as_ref(), id)
+                .map_err(&point)
+                .err();
+            faults::point("linked");
         }
         if replaced {
             let cleared = self.throw_away(&from);
             let cleared = cleared.map_err(doing("clear what the build replaced"));
             trouble = trouble.or(cleared.err());
+            faults::point("replaced");
         }
         if !in_force || record.info.succeeded() {
             let place = Place {
@@ -95,21 +103,68 @@ impl BuildStore {
         Ok((to, trouble))
     }
 
-    /// New link beside the old one, then renamed over it: there is never none.
-    fn point(&self, project: &ProjectName, group: Option<&GroupName>, id: JobId) -> io::Result<()> {
-        let link = self.layout.link(project, group);
-        if group.is_some() {
-            make_directories(&self.layout.groups(project))?;
-        }
-        // In our own directory, where no group can have the name.
-        let new = self.layout.own().join(format!("link-{project}-{id}"));
+    /// Makes the link that is to be: beside the old one, which is replaced by [`BuildStore::point`].
+    fn make_link(
+        &self,
+        project: &ProjectName,
+        group: Option<&GroupName>,
+        id: JobId,
+    ) -> io::Result<()> {
+        let new = self.layout.new_link(project, id);
         // `group` of the same job is the same link, so a leftover is of no use to anybody.
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        std::os::unix::fs::symlink(Layout::link_target(group, id), &new)?;
-        std::fs::rename(&new, &link)
+        std::os::unix::fs::symlink(Layout::link_target(group, id), &new)
+    }
+
+    /// The new link is renamed over the old one: there is never none.
+    fn point(&self, project: &ProjectName, group: Option<&GroupName>, id: JobId) -> io::Result<()> {
+        let link = self.layout.link(project, group);
+        if group.is_some() {
+            make_directories(&self.layout.groups(project))?;
+        }
+        std::fs::rename(self.layout.new_link(project, id), &link)
+    }
+
+    /// New links that an earlier life left on their way: to a build that is in place they are
+    /// completed, unless a later one has been linked since; others are removed.
+    pub(super) fn settle_links(&self) -> Result<(), Error> {
+        let settle = doing("complete the links of an earlier life");
+        let mut trouble = Ok(());
+        for entry in std::fs::read_dir(self.layout.own()).map_err(&settle)? {
+            let entry = entry.map_err(&settle)?;
+            let name = entry.file_name();
+            let Some((project, id)) = name.to_str().and_then(Layout::linked_by) else {
+                continue;
+            };
+            // One that fails is left to the next life, and is no reason to leave the others.
+            if let Err(error) = self.settle_link(&project, id) {
+                trouble = Err(error);
+            }
+        }
+        trouble
+    }
+
+    fn settle_link(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+        let settle = doing("complete the links of an earlier life");
+        let record = record::read(&self.layout.ready(project, id)).map_err(&settle)?;
+        let record = record.filter(|record| self.survived(record));
+        let group = record.as_ref().and_then(linked_group);
+        let (Some(record), Some(group)) = (record, group) else {
+            return std::fs::remove_file(self.layout.new_link(project, id)).map_err(settle);
+        };
+        let linked = match self.base(project, group.as_ref())? {
+            Some(linked) => self.find_ready(project, linked)?,
+            None => None,
+        };
+        let is_later = linked.is_none_or(|linked| linked.finished_at <= record.info.finished_at);
+        match is_later {
+            true => self.point(project, group.as_ref(), id),
+            false => std::fs::remove_file(self.layout.new_link(project, id)),
+        }
+        .map_err(settle)
     }
 
     /// Puts a directory out of sight; [`BuildStore::empty_trash`] removes it.
@@ -138,9 +193,20 @@ impl BuildStore {
                 self.filesystem
                     .remove(&tree)
                     .map_err(|cause| Error::Tree("empty the trash", cause))?;
+                faults::point("emptied");
             }
         }
         Ok(())
+    }
+}
+
+/// Whose link leads to a build: of its group, or of those without; `None` for one that no link leads
+/// to. A record of ours always parses; a foreign one then simply is no base.
+fn linked_group(record: &Record) -> Option<Option<GroupName>> {
+    match record.info.group.as_str() {
+        _ if !record.info.succeeded() => None,
+        "" => Some(None),
+        name => name.parse().ok().map(Some),
     }
 }
 

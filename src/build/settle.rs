@@ -12,6 +12,7 @@ use std::sync::PoisonError;
 
 use super::store::BuildStore;
 use super::{Record, State, lease, record};
+use crate::faults;
 
 /// Directories that are held open for one sync of the filesystem.
 const AT_ONCE: usize = 64;
@@ -48,6 +49,7 @@ impl BuildStore {
             }
             if let Some((directory, _)) = held.first() {
                 rustix::fs::syncfs(directory)?;
+                faults::point("synced");
             }
             for (directory, mut record) in held {
                 record.keep.durable = true;

@@ -22,6 +22,7 @@ use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
 use super::{BuildInfo, Cached, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record};
+use crate::faults;
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
 use crate::project::{Context, ProjectName};
@@ -186,9 +187,11 @@ impl BuildStore {
             }
             other => other?,
         }
+        faults::point("accept-directory");
         // The log is there from the first moment, so that it can be followed from then on.
         let log = open_log(directory)?;
         record::write(directory, record, true)?;
+        faults::point("accept-record");
         File::open(parent)?.sync_all()?;
         if is_new {
             // The project's directory and its name are as new as what is in it.

@@ -16,6 +16,7 @@ use super::queue::Admission;
 use super::{Error, Shared, blocking, pipeline};
 use crate::build::{End, Leftover, PendingBuild, Record};
 use crate::docker;
+use crate::faults;
 use crate::job::{Job, JobId};
 use crate::project::Context;
 
@@ -36,6 +37,7 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             "some of the build path is not in order and is passed over"
         );
     }
+    faults::point("left-over");
     // All have their places before the first one is gone on with: who looks for containers that
     // nobody owns must know every owner.
     let mut taken = Vec::new();
@@ -183,6 +185,7 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
             return;
         }
     };
+    faults::point("taken-over");
     let attempt = pending.info().attempt;
     let container = pending.record_mut().keep.container.clone();
     let event = Event::TakenOver {

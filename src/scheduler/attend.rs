@@ -19,6 +19,7 @@ use super::pipeline::Making;
 use super::{ENGINE_AGAIN, keep_tail, stop};
 use crate::build::Stopped;
 use crate::docker::{self, Docker, Exit, Fate, Output, Stream};
+use crate::faults;
 
 /// Pieces of a container's output that are written to the log at once, when they are there.
 const PIECES_AT_ONCE: usize = 64;
@@ -218,6 +219,7 @@ impl Making {
         let room = limit.saturating_sub(log.bytes());
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         log.append(&bytes[..fits]).await.map_err(Halt::Log)?;
+        faults::point("log");
         if fits < bytes.len() && !is_stopped {
             let stopped = stop::too_loud(limit);
             self.decide(stopped.clone(), None).await?;

@@ -20,6 +20,7 @@ use crate::build::{
     self, Begun, Bounds, Cancelled, End, Outcome, PendingBuild, Phase, Stopped, text_of,
 };
 use crate::docker::{self, ContainerSpec, Limits};
+use crate::faults;
 use crate::job::Job;
 use crate::project::{Context, Settings};
 
@@ -97,7 +98,9 @@ async fn accept(
         let accepted = shared
             .store
             .accept(&job, &context, origin.rebuild, origin.asker.clone());
-        Ok(Some(accepted?))
+        let accepted = accepted?;
+        faults::point("accepted");
+        Ok(Some(accepted))
     });
     let pending: Result<Option<PendingBuild>, Error> = accepted.await?;
     let pending = pending?;
@@ -229,6 +232,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
             .and_then(|finished| Ok((finished.answer()?, finished)))
     });
     let finished = finished.await;
+    faults::point("finished");
     // First, so that who waited for the end and asks again finds the place free.
     shared.leave_queue(&live);
     let settling = match finished {
@@ -250,9 +254,11 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
             None
         }
     };
+    faults::point("answered");
     if let Some(container) = container {
         clear(&shared, &live, &container).await;
     }
+    faults::point("cleared");
     if let Some(finished) = settling
         && let Ok(Err(error)) = blocking(move || finished.settle()).await
     {
@@ -284,6 +290,7 @@ impl Making {
         let (live, accepted) = (self.live.clone(), Instant::now());
         // It stays in `pending`, as accepted as before, when the daemon ends.
         self.ask(live.slot.notified()).await?;
+        faults::point("slot");
         if let From::Beginning(_) = from {
             publish(&self.shared, live.subject(), &Event::Started);
             self.pending()?.record_mut().info.phases.waiting = Some(milliseconds(accepted));
@@ -337,6 +344,7 @@ impl Making {
     ) -> Result<(), Halt> {
         self.on_disk(move |pending| Ok(pending.stop(stopped, by)?))
             .await?;
+        faults::point("stop-decided");
         let live = self.live.clone();
         live.show(self.pending()?.info());
         Ok(())
@@ -409,6 +417,7 @@ impl Making {
                 image => break image?,
             }
         };
+        faults::point("image");
         self.pending()?.record_mut().info.phases.image = Some(milliseconds(began));
 
         self.enter(Phase::Running)?;
@@ -459,12 +468,14 @@ impl Making {
             }
             created => created.map_err(failed)?,
         };
+        faults::point("container-made");
         self.start(container, image).await
     }
 
     /// Runs a started container to its end.
     async fn run(&mut self, container: &str, is_watched: bool) -> Result<docker::Exit, Halt> {
         let exit = self.attend(container, is_watched).await?;
+        faults::point("container-ended");
         self.pending()?.stopped();
         Ok(exit)
     }
@@ -505,6 +516,7 @@ impl Making {
                 let settings = project.settings()?;
                 pending.record_mut().keep.bounds = bounds(&settings, &rules);
                 let begun = pending.prepare(&params, owner(&settings))?;
+                faults::point("prepared");
                 Ok((settings, begun))
             })
             .await?;
@@ -629,6 +641,7 @@ impl Making {
         let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
+        faults::point("container-known");
         let failed = |source| Halt::Container { source };
         let started = self.ask(shared.docker.start(&container)).await?;
         match started {
@@ -636,6 +649,7 @@ impl Making {
             Err(error) if error.is_unreachable() => return Ok((container, false)),
             started => started.map_err(failed)?,
         }
+        faults::point("container-started");
         let running = Event::Running {
             container: &container,
             image: &image,

@@ -252,3 +252,36 @@ async fn a_directory_in_the_place_of_a_link_spoils_no_build() {
     }
     assert!(names(&place.join("pending")).is_empty());
 }
+
+/// Between the build's place and its link there is a moment.
+#[tokio::test]
+async fn a_link_that_was_on_its_way_when_the_daemon_ended_arrives_unless_a_later_one_has() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let mut ids = Vec::new();
+    for n in ["1", "2"] {
+        let job = json!({"project": "succeed", "group": "g", "params": {"n": n}});
+        ids.push(text(&daemon.build(job).await, "ID").to_owned());
+    }
+    daemon.stop().await;
+    let builds = daemon.home.builds();
+    let link = builds.join("succeed/groups/g");
+    let own = builds.join(".mistry");
+    let new = |id: &str| {
+        let new = own.join(format!("link-succeed-{id}"));
+        std::os::unix::fs::symlink(format!("../ready/{id}"), new).unwrap();
+    };
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(format!("../ready/{}", ids[0]), &link).unwrap();
+    for id in [&ids[0], &ids[1], &"0".repeat(64)] {
+        new(id);
+    }
+    // Not one of ours.
+    std::fs::write(own.join("link-to-somewhere"), "").unwrap();
+    daemon.start_again().await;
+    let view = daemon.get("/project/succeed").await.json();
+    assert_eq!(view["Groups"]["g"], json!(ids[1]));
+    let left = names(&own)
+        .into_iter()
+        .filter(|name| name.starts_with("link-"));
+    assert_eq!(left.collect::<Vec<_>>(), ["link-to-somewhere"]);
+}

@@ -1,25 +1,61 @@
-//! A daemon that is killed again and again while it builds: each accepted job is built once, with the
-//! right outcome, and its log is what its container printed, byte for byte.
+//! A daemon that is killed while it builds, at every named step and at any moment: each accepted job
+//! is built once, with the right outcome, its log is what its container printed, byte for byte, and
+//! whoever waits has their answer.
+//!
+//! A round is five jobs at once (cold, incremental, coalesced, failing, async), asked for by the real
+//! client, and one or more kills. What is then on disk, in the Engine, in the index and in the hands
+//! of the clients is compared with what must be there.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Output;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::daemon::Setup;
+use crate::support::daemon::{Daemon, Setup};
 use crate::support::engine::Engine;
+use crate::support::http::PATIENCE;
 use crate::support::{Place, names};
 
 /// Lines that a build prints, about a hundred a second.
-const LINES: usize = 120;
-/// Kills for each job.
-const KILLS: usize = 5;
+const LINES: usize = 40;
+
+/// Each execution has a word of its own, in its log, in its artifacts and in a place that the build
+/// cannot lose: so it is seen how many there were, and whether two were spliced.
+fn script() -> String {
+    format!(
+        "word=$(cat /proc/sys/kernel/random/uuid); echo $word > /runs/$(cat params/job)-$word
+        [ ! -e params/_secret ] || [ \"$(cat params/_secret)\" = hidden ] || exit 9
+        n=0; while [ $n -lt {LINES} ]; do
+            echo \"line $n of $word\"; n=$((n + 1)); sleep 0.01
+        done
+        rm -rf artifacts/* artifacts/.made; echo $word > artifacts/word; echo $word > cache/word
+        exit $(cat params/code)"
+    )
+}
+
+/// What a container printed.
+fn printed(word: &str) -> String {
+    (0..LINES)
+        .map(|n| format!("line {n} of {word}\n"))
+        .collect()
+}
 
 /// Numbers that differ from run to run; the seed is told when a test fails.
 struct Dice(u64);
 
 impl Dice {
+    fn new() -> Dice {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Dice(u64::from(since.unwrap().subsec_nanos()))
+    }
+
     fn up_to(&mut self, most: u64) -> u64 {
         // Knuth's constants for a linear congruential generator of 64 bits.
         self.0 = self
@@ -30,55 +66,412 @@ impl Dice {
     }
 }
 
-#[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a moment that nothing announces is what is wanted"
-)]
-fn jobs_outlive_a_daemon_that_is_killed_at_any_moment() {
-    let jobs = match std::env::var_os("MISTRY_SOAK") {
-        Some(_) => 60,
-        None => 6,
-    };
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let seed = u64::from(since.unwrap().subsec_nanos());
-    let mut dice = Dice(seed);
-    let script = format!(
-        "n=0; while [ $n -lt {LINES} ]; do
-            if [ $((n % 7)) = 0 ]; then echo \"line $n\" >&2; else echo \"line $n\"; fi
-            n=$((n + 1)); sleep 0.01
-        done
-        echo made > artifacts/made; exit $(cat params/code)"
-    );
-    let setup = Setup::on(Place::Host).script("counting", &script);
-    let mut daemon = setup.start();
-    let engine = Engine::new();
-    for job in 0..jobs {
-        let told = format!("seed {seed}, job {job}");
-        let code = if job % 3 == 2 { 3 } else { 0 };
-        let params = json!({"job": job.to_string(), "code": code.to_string()});
-        let id = daemon.submit(json!({"project": "counting", "group": "g", "params": params}));
-        for _ in 0..KILLS {
-            // From the first moments of a life to the middle of a build.
-            std::thread::sleep(Duration::from_millis(dice.up_to(400)));
-            daemon.kill();
-            daemon.start();
+/// A kind of job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Cold,
+    Incremental,
+    Coalesced,
+    Failing,
+    Async,
+    /// The same job again, by somebody who waits.
+    Awaited,
+}
+
+const KINDS: [Kind; 5] = [
+    Kind::Cold,
+    Kind::Incremental,
+    Kind::Coalesced,
+    Kind::Failing,
+    Kind::Async,
+];
+
+impl Kind {
+    /// Which clients ask for it, and with what.
+    fn arguments(self, round: usize) -> Vec<String> {
+        let project = match self {
+            Kind::Cold => "cold",
+            _ => "warm",
+        };
+        let mut words = vec!["build", "--project", project, "--verbose"];
+        match self {
+            Kind::Incremental => words.extend(["--group", "g"]),
+            Kind::Async => words.push("--no-wait"),
+            Kind::Cold | Kind::Coalesced | Kind::Failing | Kind::Awaited => {}
         }
-        let info = daemon.wait("counting", &id);
-        let outcome = if code == 0 { "succeeded" } else { "failed" };
-        assert_eq!(info["Outcome"], outcome, "{told}: {info:#}");
-        assert_eq!(info["ExitCode"], code, "{told}: {info:#}");
-        let log = fs::read_to_string(daemon.ready("counting", &id).join("out.log")).unwrap();
-        // An image build that was cut off is begun anew; what a container printed is there once, and
-        // the lines of each output are in their order.
-        let printed: Vec<&str> = log.lines().filter(|l| l.starts_with("line ")).collect();
-        assert_eq!(printed.len(), LINES, "{told}: {log}");
-        let different: BTreeSet<_> = printed.iter().collect();
-        assert_eq!(different.len(), LINES, "{told}: {log}");
+        let job = self.job(round);
+        let target = format!("out-{job}");
+        let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        words.extend(["--target".to_owned(), target, "--".to_owned()]);
+        words.extend([format!("--job={job}"), format!("--code={}", self.code())]);
+        words.push("--_secret=hidden".to_owned());
+        words
     }
-    daemon.end();
-    assert!(engine.containers(&daemon.label()).is_empty(), "seed {seed}");
-    assert!(names(&daemon.builds().join("counting/pending")).is_empty());
-    assert_eq!(names(&daemon.builds().join("counting/ready")).len(), jobs);
-    assert!(names(&daemon.builds().join(".mistry/trash")).is_empty());
+
+    fn job(self, round: usize) -> String {
+        match self {
+            // Always the same: each replaces what the round before has left.
+            Kind::Failing => "Failing".to_owned(),
+            Kind::Awaited => Kind::Async.job(round),
+            kind => format!("{kind:?}-{round}"),
+        }
+    }
+
+    fn code(self) -> i32 {
+        match self {
+            Kind::Failing => 3,
+            _ => 0,
+        }
+    }
+
+    fn clients(self) -> usize {
+        match self {
+            Kind::Coalesced => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// What happened.
+enum News {
+    /// The daemon was killed.
+    Died,
+    /// A client has ended.
+    Ended(Kind, Output),
+}
+
+/// What all rounds together came to.
+#[derive(Debug, Default)]
+struct Sum {
+    rounds: usize,
+    kills: usize,
+    jobs: usize,
+    answers: usize,
+    came_back: usize,
+    /// Bytes of logs that were compared.
+    bytes: usize,
+}
+
+/// A daemon that is started again at its address, its projects, and where containers leave word.
+struct Sweep {
+    daemon: Daemon,
+    address: String,
+    sum: Sum,
+}
+
+impl Sweep {
+    fn new() -> Sweep {
+        let setup = Setup::on(Place::Btrfs)
+            .script("warm", &script())
+            .script("cold", &script());
+        fs::create_dir(setup.home().join("runs")).unwrap();
+        let config = json!({"mounts": {"runs": "/runs"}, "job_concurrency": 3, "job_backlog": 20});
+        let mut daemon = setup.config(config).start();
+        daemon.succeed(json!({"project": "warm", "group": "g",
+            "params": {"job": "first", "code": "0"}}));
+        daemon.end();
+        Sweep {
+            daemon,
+            address: free_address(),
+            sum: Sum::default(),
+        }
+    }
+
+    /// Five jobs; the daemon is started with `faults`, and killed by them or by `kill`, as often as it
+    /// says. Returns how often it died.
+    fn round(&mut self, faults: &[&str], mut kill: impl FnMut(usize) -> Option<Duration>) -> usize {
+        let round = self.sum.rounds;
+        let told = format!("round {round}, {faults:?}");
+        // Another image for the cold one.
+        let file = self.daemon.project("cold").join("round");
+        fs::write(file, round.to_string()).unwrap();
+        let (tell, news) = channel();
+        let mut faults = faults.iter();
+        let mut start = |daemon: &mut Daemon, address: &str, tell: &Sender<News>| {
+            daemon.start_at(address, faults.next().unwrap_or(&""));
+            watch(daemon, tell.clone())
+        };
+        let mut watching = vec![start(&mut self.daemon, &self.address, &tell)];
+        let ask = |daemon: &Daemon, kind: Kind| {
+            let words = kind.arguments(round);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let mut client = daemon.client(&words);
+            let tell = tell.clone();
+            std::thread::spawn(move || {
+                let ended = client.output().unwrap();
+                // Who does not listen any more has failed already.
+                let _ = tell.send(News::Ended(kind, ended));
+            })
+        };
+        let mut clients = Vec::new();
+        for kind in KINDS {
+            for _ in 0..kind.clients() {
+                clients.push(ask(&self.daemon, kind));
+            }
+        }
+        let mut died = 0;
+        let mut left = clients.len();
+        let mut ids = BTreeMap::new();
+        while left > 0 {
+            let patience = kill(died).unwrap_or(PATIENCE);
+            match next(&news, patience) {
+                Some(News::Ended(kind, output)) => {
+                    left -= 1;
+                    self.answered(&told, kind, &output, &mut ids);
+                    if kind == Kind::Async {
+                        // What is asked for without waiting is waited for now.
+                        clients.push(ask(&self.daemon, Kind::Awaited));
+                        left += 1;
+                    }
+                }
+                Some(News::Died) => {
+                    died += 1;
+                    // It has ended by itself; this takes it from the list of processes.
+                    self.daemon.kill();
+                    watching.push(start(&mut self.daemon, &self.address, &tell));
+                }
+                None if patience < PATIENCE => self.daemon.signal_kill(),
+                None => panic!("{told}: nothing happens:\n{}", self.daemon.told()),
+            }
+        }
+        for client in clients {
+            client.join().unwrap();
+        }
+        assert_eq!(ids.get(&Kind::Async), ids.get(&Kind::Awaited), "{told}");
+        ids.remove(&Kind::Awaited);
+        // The work after the answers is done by whichever life gets to it.
+        while !self.daemon.end_somehow().success() {
+            died += 1;
+            watching.push(start(&mut self.daemon, &self.address, &tell));
+        }
+        for watcher in watching {
+            watcher.join().unwrap();
+        }
+        self.sum.kills += died;
+        self.sum.rounds += 1;
+        self.compare(&told, round, &ids);
+        died
+    }
+
+    /// A client has its answer, and it is the right one.
+    fn answered(
+        &mut self,
+        told: &str,
+        kind: Kind,
+        output: &Output,
+        ids: &mut BTreeMap<Kind, String>,
+    ) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let daemon = self.daemon.told();
+        let status = i32::from(kind == Kind::Failing);
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{told}, {kind:?}: {said}\n{daemon}"
+        );
+        let lost = said
+            .matches("The connection to the server was lost")
+            .count();
+        assert!(lost <= 1, "{told}, {kind:?}: {said}");
+        self.sum.came_back += lost;
+        self.sum.answers += 1;
+        let answer = String::from_utf8_lossy(&output.stdout);
+        let id = match kind {
+            Kind::Async => answer.trim(),
+            _ => answer
+                .split_once("/job/")
+                .and_then(|(_, rest)| rest.split('/').nth(1)?.get(..64))
+                .unwrap_or_else(|| panic!("{told}, {kind:?}: {answer}")),
+        };
+        ids.insert(kind, id.to_owned());
+    }
+
+    /// What is there when all is over.
+    fn compare(&mut self, told: &str, round: usize, ids: &BTreeMap<Kind, String>) {
+        let daemon = &self.daemon;
+        let builds = daemon.builds();
+        let mut runs = names(&daemon.home().join("runs"));
+        runs.retain(|name| !name.starts_with("first-"));
+        for (kind, id) in ids {
+            let project = match kind {
+                Kind::Cold => "cold",
+                _ => "warm",
+            };
+            let told = format!("{told}, {kind:?}");
+            let directory = daemon.ready(project, id);
+            let record = record(&directory);
+            let outcome = match kind {
+                Kind::Failing => "failed",
+                _ => "succeeded",
+            };
+            assert_eq!(record["Outcome"], outcome, "{told}: {record:#}");
+            assert_eq!(record["ExitCode"], kind.code(), "{told}");
+            assert_eq!(record["Attempt"].as_u64().map(|n| n > 0), Some(true));
+            assert_eq!(record["Bookkeeping"]["Durable"], true, "{told}: {record:#}");
+            assert_eq!(record["Bookkeeping"]["Opaque"], json!({}), "{told}");
+            assert!(!directory.join("data/params/_secret").exists(), "{told}");
+            let job = kind.job(round);
+            let mine: Vec<_> = runs
+                .extract_if(.., |n| n.starts_with(&format!("{job}-")))
+                .collect();
+            // One execution; only what has failed is made anew for a client that could not know that
+            // it was accepted, and asked again.
+            let is_once = mine.len() == 1 || *kind == Kind::Failing && mine.len() > 1;
+            assert!(is_once, "{told}: executed as {mine:?}\n{}", daemon.told());
+            let log = fs::read_to_string(directory.join("out.log")).unwrap();
+            let last = log.trim_end().rsplit(' ').next().unwrap();
+            let run = mine.iter().find(|run| run.ends_with(last));
+            let word = run.map_or("", |run| &run[job.len() + 1..]);
+            assert!(log.ends_with(&printed(word)), "{told}, {word}: {log}");
+            // What comes before is of the image.
+            assert_eq!(log.matches("line ").count(), LINES, "{told}: {log}");
+            self.sum.bytes += printed(word).len();
+            self.sum.jobs += 1;
+            let made = directory.join("data/artifacts/word");
+            assert_eq!(fs::read_to_string(made).unwrap().trim(), word, "{told}");
+            if let Kind::Cold | Kind::Incremental | Kind::Coalesced = kind {
+                let fetched = daemon.home().join(format!("out-{job}/word"));
+                assert_eq!(fs::read_to_string(fetched).unwrap().trim(), word, "{told}");
+            }
+        }
+        assert!(runs.is_empty(), "{told}: more executions: {runs:?}");
+        for project in ["cold", "warm"] {
+            assert!(
+                names(&builds.join(project).join("pending")).is_empty(),
+                "{told}"
+            );
+            let latest = fs::read_link(builds.join(project).join("latest")).unwrap();
+            let latest = record(&builds.join(project).join(latest));
+            assert_eq!(latest["Outcome"], "succeeded", "{told}");
+            assert!(!builds.join(project).join("failed").exists(), "{told}");
+        }
+        let group = fs::read_link(builds.join("warm/groups/g")).unwrap();
+        assert_eq!(
+            group.file_name().unwrap().to_str(),
+            Some(ids[&Kind::Incremental].as_str()),
+            "{told}"
+        );
+        let base = record(&daemon.ready("warm", &ids[&Kind::Incremental]));
+        assert_eq!(base["Incremental"], true, "{told}: {base:#}");
+        assert!(names(&builds.join(".mistry/trash")).is_empty(), "{told}");
+        let own = names(&builds.join(".mistry"));
+        assert!(
+            !own.iter().any(|name| name.starts_with("link-")),
+            "{told}: {own:?}"
+        );
+        let left = Engine::new().containers(&daemon.mark());
+        assert!(left.is_empty(), "{told}: {left:?}");
+        fs::remove_dir_all(daemon.home().join("runs")).unwrap();
+        fs::create_dir(daemon.home().join("runs")).unwrap();
+        self.index_is_disk(told);
+    }
+
+    /// The next life lists what is there, and nothing else.
+    fn index_is_disk(&mut self, told: &str) {
+        self.daemon.start_at(&self.address, "");
+        let listed = self.daemon.get("/index/").json();
+        let listed = listed.as_array().unwrap().iter();
+        let mut listed: Vec<_> = listed
+            .map(|item| item["id"].as_str().unwrap().to_owned())
+            .collect();
+        let mut there: Vec<_> = ["cold", "warm"]
+            .iter()
+            .flat_map(|project| names(&self.daemon.builds().join(project).join("ready")))
+            .collect();
+        listed.sort();
+        there.sort();
+        assert_eq!(listed, there, "{told}");
+        self.daemon.end();
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        eprintln!(
+            "{:?}; lost, doubled or spliced: 0, or this test has failed",
+            self.sum
+        );
+    }
+}
+
+fn record(directory: &Path) -> Value {
+    serde_json::from_slice(&fs::read(directory.join("build_info.json")).unwrap()).unwrap()
+}
+
+/// An address at which a daemon can be started again and again. Not one of those that the kernel gives
+/// to whoever connects.
+fn free_address() -> String {
+    let mut dice = Dice::new();
+    loop {
+        let address = format!("127.0.0.1:{}", 20_000 + dice.up_to(10_000));
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
+}
+
+fn next(news: &Receiver<News>, patience: Duration) -> Option<News> {
+    news.recv_timeout(patience).ok()
+}
+
+/// Tells when this life of the daemon has ended.
+fn watch(daemon: &Daemon, tell: Sender<News>) -> JoinHandle<()> {
+    let process = daemon.watch();
+    std::thread::spawn(move || {
+        let mut ends = [rustix::event::PollFd::new(
+            &process,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut ends, None).unwrap();
+        let _ = process.as_fd();
+        let _ = tell.send(News::Died);
+    })
+}
+
+/// Steps that a build of these kinds does not take; they have tests of their own.
+const ELSEWHERE: [&str; 2] = ["stop-decided", "data-cleared"];
+/// Steps that only a start over something left behind takes: behind a kill that leaves it.
+const AT_START: [(&str, &str); 3] = [
+    ("left-over", "container-started"),
+    ("taken-over", "container-known"),
+    ("data-cleared", "prepared"),
+];
+
+#[test]
+fn jobs_outlive_a_daemon_that_is_killed_at_every_step_of_a_build() {
+    let mut sweep = Sweep::new();
+    let is_soak = std::env::var_os("MISTRY_SOAK").is_some();
+    for (point, _) in mistry::faults::POINTS {
+        if ELSEWHERE.contains(&point) || AT_START.iter().any(|(at, _)| *at == point) {
+            continue;
+        }
+        // By whichever job gets there first; then by another.
+        let times: &[usize] = if is_soak { &[1, 2, 3, 4, 5] } else { &[1] };
+        for time in times {
+            let fault = format!("{point}=kill@{time}");
+            let died = sweep.round(&[&fault], |_| None);
+            assert!(died == 1 || *time > 1, "'{point}' was not reached");
+        }
+    }
+    for (point, before) in AT_START {
+        let faults = [format!("{before}=kill"), format!("{point}=kill")];
+        let died = sweep.round(&[&faults[0], &faults[1]], |_| None);
+        assert_eq!(died, 2, "'{point}' was not reached");
+    }
+}
+
+#[test]
+fn jobs_outlive_a_daemon_that_is_killed_at_any_moment() {
+    let kills = match std::env::var_os("MISTRY_SOAK") {
+        Some(_) => 300,
+        None => 30,
+    };
+    let mut dice = Dice::new();
+    eprintln!("seed {}", dice.0);
+    let mut sweep = Sweep::new();
+    while sweep.sum.kills < kills {
+        sweep.round(&[], |died| {
+            (died < 5).then(|| Duration::from_millis(dice.up_to(600)))
+        });
+    }
 }

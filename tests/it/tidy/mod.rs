@@ -119,6 +119,27 @@ fn panics(shipped: &Tree) -> Vec<String> {
     wrong
 }
 
+/// Fault points that only the sources or only their list know.
+fn fault_points(files: &Tree, listed: &[&str]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut used: Vec<&str> = Vec::new();
+    for code in files.values() {
+        let calls = code.split("faults::point(\"").skip(1);
+        used.extend(calls.filter_map(|rest| rest.split('"').next()));
+    }
+    for name in listed {
+        match used.iter().filter(|there| there == &name).count() {
+            1 => {}
+            times => wrong.push(format!(
+                "'{name}' is listed, and stands {times} times in src/"
+            )),
+        }
+    }
+    let unknown = used.iter().filter(|name| !listed.contains(name));
+    wrong.extend(unknown.map(|name| format!("'{name}' is not listed in src/faults.rs")));
+    wrong
+}
+
 /// Hosts of registries and paths of a developer's machine.
 fn traces(tree: &Tree) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -172,6 +193,12 @@ fn nothing_that_ships_panics() {
 }
 
 #[test]
+fn every_fault_point_is_listed_and_stands_at_one_place() {
+    let listed = mistry::faults::POINTS.map(|(name, _)| name);
+    assert_none(&fault_points(&tree("src"), &listed));
+}
+
+#[test]
 fn the_repository_names_no_registry_and_no_machine() {
     assert_none(&traces(&tree("")));
 }
@@ -202,6 +229,15 @@ fn these_checks_can_fail() {
     assert!(panics(&shipped(&files)).is_empty());
     files.extend(one("src/a/testsuite.rs", "a.unwrap()"));
     assert_eq!(panics(&shipped(&files)).len(), 1);
+
+    let call = "faults::point(\"a\");";
+    assert!(fault_points(&one("src/a.rs", call), &["a"]).is_empty());
+    assert_eq!(fault_points(&one("src/a.rs", call), &["a", "b"]).len(), 1);
+    assert_eq!(fault_points(&one("src/a.rs", call), &[]).len(), 1);
+    assert_eq!(
+        fault_points(&one("src/a.rs", &call.repeat(2)), &["a"]).len(),
+        1
+    );
 
     let host = REGISTRIES[0].replace('*', ".");
     assert_eq!(traces(&one("a", &format!("https://{host}.org/x"))).len(), 1);

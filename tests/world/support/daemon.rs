@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -177,9 +178,17 @@ impl Daemon {
     /// Starts it, again.
     #[track_caller]
     pub fn start(&mut self) {
+        self.start_at("127.0.0.1:0", "");
+    }
+
+    /// Starts it at an address, to fail where `MISTRY_FAULTS` says.
+    #[track_caller]
+    pub fn start_at(&mut self, address: &str, faults: &str) {
         assert!(self.running.is_none());
         let mut command = self.mistryd();
-        command.args(["--addr", "127.0.0.1:0"]);
+        command
+            .args(["--addr", address])
+            .env("MISTRY_FAULTS", faults);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let told = Arc::new(Mutex::new(String::new()));
         let ready = listen(&mut child, told.clone());
@@ -201,6 +210,13 @@ impl Daemon {
         });
     }
 
+    /// What tells when it has ended, if it was not asked to: a descriptor of its process that becomes
+    /// readable then.
+    pub fn watch(&self) -> OwnedFd {
+        let process = rustix::process::Pid::from_child(&self.running().child);
+        rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty()).unwrap()
+    }
+
     /// `mistryd --config …`, as this daemon is started.
     pub fn mistryd(&self) -> Command {
         let mut command = Command::new(&self.program);
@@ -220,6 +236,12 @@ impl Daemon {
         command
     }
 
+    /// `kill -9` for whoever watches: the process stays in our hands.
+    pub fn signal_kill(&self) {
+        let process = rustix::process::Pid::from_child(&self.running().child);
+        rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
@@ -231,16 +253,18 @@ impl Daemon {
     /// Asks it to end, and waits for that.
     #[track_caller]
     pub fn end(&mut self) -> ExitStatus {
+        let told = self.running().told.clone();
+        let status = self.end_somehow();
+        assert!(status.success(), "{status}: {}", told.lock().unwrap());
+        status
+    }
+
+    /// The same, for one that may be killed meanwhile.
+    pub fn end_somehow(&mut self) -> ExitStatus {
         let mut running = self.running.take().unwrap();
         let process = rustix::process::Pid::from_child(&running.child);
         rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
-        let status = running.child.wait().unwrap();
-        assert!(
-            status.success(),
-            "{status}: {}",
-            running.told.lock().unwrap()
-        );
-        status
+        running.child.wait().unwrap()
     }
 
     fn running(&self) -> &Running {
