@@ -1,9 +1,12 @@
 //! A mistryd of the benchmark's own, on the real Engine; what it leaves is removed.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 /// A running daemon; stopped, and its containers and images removed, on drop.
 pub struct Daemon {
@@ -11,6 +14,9 @@ pub struct Daemon {
     pub port: u16,
     child: Child,
 }
+
+/// What a life of the daemon says on standard error, and when.
+pub struct Said(pub Receiver<(Instant, String)>);
 
 impl Daemon {
     /// Starts one in a directory of its own with one project, `trivial`, that does `script`.
@@ -27,27 +33,65 @@ impl Daemon {
             r#"{{"projects_path":"projects","build_path":"builds","job_concurrency":{slots},"job_backlog":100}}"#
         );
         std::fs::write(home.path().join("config.json"), config).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mistryd"))
-            .args(["--addr", "127.0.0.1:0", "--config"])
-            .arg(home.path().join("config.json"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let port = loop {
-            let line = lines.next().expect("mistryd ended").unwrap();
-            if let Some((_, rest)) = line.split_once("http://127.0.0.1:") {
-                break rest.split(';').next().unwrap().parse().unwrap();
-            }
+        let (child, said) = spawn(home.path(), &[]);
+        let mut daemon = Daemon {
+            home,
+            port: 0,
+            child,
         };
-        // Its pipe must not fill up.
-        std::thread::spawn(move || lines.for_each(drop));
-        Daemon { home, port, child }
+        daemon.port = said.port();
+        daemon
+    }
+
+    /// `kill -9`, and another life with this in its environment.
+    pub fn restart(&mut self, environment: &[(&str, &OsStr)]) -> Said {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (child, said) = spawn(self.home.path(), environment);
+        self.child = child;
+        said
     }
 
     pub fn builds(&self) -> PathBuf {
         self.home.path().join("builds")
     }
+}
+
+impl Said {
+    /// When the next line that holds this was said, and the line.
+    pub fn until(&self, word: &str) -> (Instant, String) {
+        loop {
+            let (at, line) = self.0.recv().expect("mistryd says it before it ends");
+            if line.contains(word) {
+                return (at, line);
+            }
+        }
+    }
+
+    fn port(&self) -> u16 {
+        let (_, line) = self.until("http://127.0.0.1:");
+        let (_, rest) = line.split_once("http://127.0.0.1:").unwrap();
+        rest.split(';').next().unwrap().parse().unwrap()
+    }
+}
+
+fn spawn(home: &Path, environment: &[(&str, &OsStr)]) -> (Child, Said) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mistryd"))
+        .args(["--addr", "127.0.0.1:0", "--config"])
+        .arg(home.join("config.json"))
+        .envs(environment.iter().copied())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let (say, said) = channel();
+    // Ends with the daemon. Its pipe must not fill up, whether somebody listens or not.
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = say.send((Instant::now(), line));
+        }
+    });
+    (child, Said(said))
 }
 
 impl Drop for Daemon {

@@ -73,7 +73,8 @@ fn listed(builds: usize) -> Listed {
     }
 }
 
-fn build(at: &Path, n: usize) {
+/// A ready build, as small as it can be.
+pub fn build(at: &Path, n: usize) {
     std::fs::create_dir_all(at.join("data/artifacts")).unwrap();
     let record = serde_json::json!({
         "Params": {"n": n.to_string()},

@@ -7,6 +7,7 @@
 // In a benchmark, what must not happen ends it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod adoption;
 mod cached;
 mod clone;
 mod cold;
@@ -74,12 +75,13 @@ fn main() {
         names.is_empty() || names.iter().any(|n| *n == name)
     };
     type Measure = fn() -> Vec<Figure>;
-    let measures: [(&str, Measure); 5] = [
+    let measures: [(&str, Measure); 6] = [
         ("cached", cached::measure),
         ("cold", cold::measure),
         ("logs", logs::measure),
         ("clone", clone::measure),
         ("index", index::measure),
+        ("adoption", adoption::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
