@@ -13,7 +13,7 @@ use super::images::INSTANCE;
 use super::live::{Live, Origin};
 use super::pipeline::From;
 use super::queue::Admission;
-use super::{Error, Shared, blocking, pipeline};
+use super::{ENGINE_AGAIN, Error, Shared, blocking, pipeline};
 use crate::build::{End, Leftover, PendingBuild, Record};
 use crate::docker;
 use crate::faults;
@@ -68,7 +68,7 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             Admission::Coalesced(_) | Admission::Refused => continue,
         };
         // Whoever wanted it only while they wait comes back, or not: that cannot be known.
-        live.keep();
+        live.want(false);
         taken.push((live, leftover));
     }
     for (live, leftover) in taken {
@@ -114,6 +114,32 @@ pub(super) async fn swept(shared: &Shared) -> Result<(), docker::Error> {
         *swept = true;
     }
     Ok(())
+}
+
+/// A container that no build owns could not be removed. The next build tries it again before it makes
+/// one of its own; without one, it is done when the Engine answers.
+pub(super) async fn sweep_later(shared: &Arc<Shared>) {
+    let mut swept = shared.swept.lock().await;
+    if !std::mem::replace(&mut *swept, false) {
+        // Somebody is at it.
+        return;
+    }
+    let later = shared.clone();
+    // No work in hand: a daemon may end for want of it, and the next start sweeps.
+    shared.tasks.spawn(async move {
+        let sweeping = async {
+            loop {
+                tokio::time::sleep(ENGINE_AGAIN).await;
+                if later.engine_there().await.is_ok() && self::swept(&later).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = sweeping => {}
+            () = later.stop.cancelled() => {}
+        }
+    });
 }
 
 /// Removes every container of ours that no live build owns; returns how many there were.

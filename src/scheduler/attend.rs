@@ -129,7 +129,8 @@ impl Making {
         let (shared, live) = (self.shared.clone(), self.live.clone());
         let mut known = self.pending()?.known();
         self.stderr.clear();
-        let mut limits = Limits::of(self)?;
+        let limits = Limits::of(self)?;
+        let mut passed = pin!(limits.passed(&shared.docker, container));
         // Its end is waited for by the log; this only brings it about.
         let mut stopping = pin!(OptionFuture::from(None));
         if self.stopped()?.is_some() {
@@ -164,11 +165,8 @@ impl Making {
                     cancelled = live.cancelled(), if !is_stopped && exit.is_none() => {
                         (stop::cancelled(&cancelled), Some(cancelled))
                     }
-                    passed = limits.pass(&shared.docker, container), if !is_stopped && exit.is_none() => {
-                        match passed.map_err(|source| Halt::Container { source })? {
-                            Some(stopped) => (stopped, None),
-                            None => continue,
-                        }
+                    stopped = &mut passed, if !is_stopped && exit.is_none() => {
+                        (stopped.map_err(|source| Halt::Container { source })?, None)
                     }
                     () = shared.stop.cancelled() => return Err(Halt::Stopping),
                 };
@@ -236,6 +234,7 @@ impl Making {
 }
 
 /// How long a container may go on, by the clock and by its own silence.
+#[derive(Clone, Copy)]
 struct Limits {
     /// Until when it may run, and how long that is; `None` when nobody cares, or it was over by then.
     deadline: Option<(Timestamp, Duration)>,
@@ -257,31 +256,38 @@ impl Limits {
         })
     }
 
-    /// Waits until a limit seems to be passed, and then looks: what is to be done about it, if anything.
-    /// May be dropped at any time.
-    async fn pass(
-        &mut self,
-        docker: &Docker,
-        container: &str,
-    ) -> Result<Option<Stopped>, docker::Error> {
-        let deadline = self.deadline.map(|(at, _)| at);
-        let silence = self.silence;
-        let quiet = silence.and_then(|limit| self.heard.checked_add(limit).ok());
-        tokio::select! {
-            () = until(deadline) => self.check_deadline(docker, container).await,
-            () = until(quiet) => {
-                // The log's own times count, not ours: it may have been read long after it was printed.
-                if let Some(last) = docker.last_line(container).await? {
-                    self.heard = self.heard.max(last);
+    /// Waits until a limit is passed: what is to be done about it.
+    async fn passed(mut self, docker: &Docker, container: &str) -> Result<Stopped, docker::Error> {
+        loop {
+            let silence = self.silence;
+            let quiet = silence.and_then(|limit| self.heard.checked_add(limit).ok());
+            tokio::select! {
+                () = until(self.deadline.map(|(at, _)| at)) => {
+                    match self.check_deadline(docker, container).await? {
+                        Some(stopped) => return Ok(stopped),
+                        None => self.deadline = None,
+                    }
                 }
-                let is_over = |limit| self.heard.checked_add(limit).is_ok_and(|end| end <= Timestamp::now());
-                Ok(silence.filter(|limit| is_over(*limit)).map(stop::silent))
+                () = until(quiet) => {
+                    // The log's own times count: it may be read long after it was printed. So it is
+                    // asked once in so long a time, and not with each line.
+                    if let Some(last) = docker.last_line(container).await? {
+                        self.heard = self.heard.max(last);
+                    }
+                    let is_over = |limit: &Duration| {
+                        let end = self.heard.checked_add(*limit);
+                        end.is_ok_and(|end| end <= Timestamp::now())
+                    };
+                    if let Some(limit) = silence.filter(is_over) {
+                        return Ok(stop::silent(limit));
+                    }
+                }
             }
         }
     }
 
     /// What there is to say about a container that has ended.
-    async fn were_passed(&mut self, docker: &Docker, container: &str) -> Option<Stopped> {
+    async fn were_passed(&self, docker: &Docker, container: &str) -> Option<Stopped> {
         let (deadline, _) = self.deadline?;
         if deadline > Timestamp::now() {
             return None;
@@ -292,7 +298,7 @@ impl Limits {
 
     /// The deadline is there. A container that ended before stands.
     async fn check_deadline(
-        &mut self,
+        &self,
         docker: &Docker,
         container: &str,
     ) -> Result<Option<Stopped>, docker::Error> {
@@ -300,10 +306,7 @@ impl Limits {
             return Ok(None);
         };
         match docker.fate(container).await? {
-            Fate::Ended(_, at) if at.is_none_or(|at| at <= deadline) => {
-                self.deadline = None;
-                Ok(None)
-            }
+            Fate::Ended(_, at) if at.is_none_or(|at| at <= deadline) => Ok(None),
             _ => Ok(Some(stop::timed_out(limit))),
         }
     }

@@ -45,6 +45,8 @@ impl View {
 struct Wants {
     /// Somebody wants it whether they wait or not.
     for_good: bool,
+    /// Somebody wants it only while they wait.
+    while_held: bool,
     /// Tickets that are held.
     held: usize,
 }
@@ -110,16 +112,14 @@ impl Live {
         self.cancel.wait().await.clone()
     }
 
-    /// True when somebody wants its end.
-    pub(super) fn is_cancelled(&self) -> bool {
-        let _decided = self.wants();
-        self.cancel.initialized()
-    }
-
-    /// It is wanted whether anybody waits or not; false when its end is wanted already.
-    pub(super) fn keep(&self) -> bool {
+    /// Somebody wants it, who holds a ticket: only as long as they do (`while_held`), or for good.
+    /// False when its end is wanted already.
+    pub(super) fn want(&self, while_held: bool) -> bool {
         let mut wants = self.wants();
-        wants.for_good = true;
+        match while_held {
+            true => wants.while_held = true,
+            false => wants.for_good = true,
+        }
         !self.cancel.initialized()
     }
 
@@ -180,7 +180,8 @@ impl Drop for Ticket {
         let mut wants = self.live.wants();
         wants.held -= 1;
         // A daemon that ends sends everybody away, and no build with them.
-        if wants.held == 0 && !wants.for_good && !self.stop.is_cancelled() && !self.is_over() {
+        let is_left = wants.held == 0 && wants.while_held && !wants.for_good;
+        if is_left && !self.stop.is_cancelled() && !self.is_over() {
             self.live.cancel(Cancelled {
                 by: NOBODY.0.to_owned(),
                 reason: NOBODY.1.to_owned(),

@@ -256,16 +256,12 @@ impl Scheduler {
             };
             let mut ticket = live.ticket(has_slot.is_none(), self.0.stop.clone());
             let has_old_image = is_rebuild && !live.origin.rebuild;
-            let is_wanted = !has_old_image
-                && match while_held {
-                    true => !live.is_cancelled(),
-                    false => live.keep(),
-                };
+            let is_joined = !has_old_image && live.want(while_held);
             match has_slot {
                 Some(has_slot) => break (live, ticket, has_slot, job, context),
                 // What is under way has the old image, or is being stopped. Wait for its end, then
                 // ask again.
-                None if !is_wanted => {
+                None if !is_joined => {
                     if let Err(error @ (Error::Stopping(..) | Error::Ending)) = ticket.end().await {
                         return Err(error);
                     }

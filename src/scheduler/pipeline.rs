@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::CapabilitySet;
 
-use super::adoption::{ATTEMPT, JOB, PROJECT, swept};
+use super::adoption::{self, ATTEMPT, JOB, PROJECT, swept};
 use super::event::{Event, publish};
 use super::halt::{Halt, MAX_LOST};
 use super::images::{INSTANCE, Images};
@@ -267,10 +267,10 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
 }
 
 /// Removes a build's container, whether it runs or not.
-async fn clear(shared: &Shared, live: &Live, container: &str) {
+async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) {
     if let Err(error) = shared.docker.remove(container).await {
-        tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container; the next build tries again");
-        *shared.swept.lock().await = false;
+        tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container yet");
+        adoption::sweep_later(shared).await;
     }
 }
 
@@ -285,8 +285,11 @@ pub(super) struct Making {
 }
 
 impl Making {
-    /// Waits for its turn.
+    /// Waits for its turn; what was decided already needs none.
     async fn wait_for_slot(&mut self, from: &From) -> Result<(), Halt> {
+        if let (From::Beginning(_), Some(stopped)) = (from, self.stopped()?) {
+            return Err(Halt::Stopped(stopped));
+        }
         let (live, accepted) = (self.live.clone(), Instant::now());
         // It stays in `pending`, as accepted as before, when the daemon ends.
         self.ask(live.slot.notified()).await?;
@@ -301,14 +304,13 @@ impl Making {
     /// Waits for the Engine or whoever else may take their time, until the daemon ends or somebody
     /// wants the build's end. What the Engine made nevertheless is found by its labels.
     pub(super) async fn ask<T>(&mut self, asking: impl Future<Output = T>) -> Result<T, Halt> {
-        if let Some(stopped) = self.stopped()? {
-            return Err(Halt::Stopped(stopped));
-        }
         let (shared, live) = (self.shared.clone(), self.live.clone());
+        let is_stopped = self.stopped()?.is_some();
         let cancelled = tokio::select! {
             answer = asking => return Ok(answer),
             () = shared.stop.cancelled() => return Err(Halt::Stopping),
-            cancelled = live.cancelled() => cancelled,
+            // Nothing more is decided about what is stopped already.
+            cancelled = live.cancelled(), if !is_stopped => cancelled,
         };
         Err(self.cancel(cancelled).await)
     }
