@@ -3,11 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::support::daemon::Setup;
+use crate::support::dice::{Dice, seed};
 use crate::support::engine::Engine;
 use crate::support::{Place, names};
 
@@ -15,20 +16,6 @@ use crate::support::{Place, names};
 const LINES: usize = 120;
 /// Kills for each job.
 const KILLS: usize = 5;
-
-/// Numbers that differ from run to run; the seed is told when a test fails.
-struct Dice(u64);
-
-impl Dice {
-    fn up_to(&mut self, most: u64) -> u64 {
-        // Knuth's constants for a linear congruential generator of 64 bits.
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % most
-    }
-}
 
 #[test]
 #[expect(
@@ -40,9 +27,8 @@ fn jobs_outlive_a_daemon_that_is_killed_at_any_moment() {
         Some(_) => 60,
         None => 6,
     };
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let seed = u64::from(since.unwrap().subsec_nanos());
-    let mut dice = Dice(seed);
+    let seed = seed();
+    let mut dice = Dice::of(seed);
     let script = format!(
         "n=0; while [ $n -lt {LINES} ]; do
             if [ $((n % 7)) = 0 ]; then echo \"line $n\" >&2; else echo \"line $n\"; fi
