@@ -11,6 +11,7 @@ mod builds;
 mod containers;
 mod demo;
 mod docker;
+mod faulty_engine;
 mod filesystems;
 mod full_disk;
 mod hostile;

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dice;
 pub mod engine;
 pub mod http;
+pub mod proxy;
 pub mod stranger;
 
 use std::ffi::OsStr;
