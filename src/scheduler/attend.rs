@@ -149,9 +149,10 @@ impl Making {
                         }
                         None => break,
                     },
-                    // Asked for at once, so that the answer is there when the output ends.
+                    // Asked for at once, so that the answer is there when the output ends; one that
+                    // is not to come must be asked for again while the container runs.
                     result = &mut ended, if exit.is_none() => {
-                        exit = Some(result);
+                        exit = Some(result.map_err(|source| Halt::Container { source })?);
                         continue;
                     }
                     Some(stopped) = &mut stopping => {
@@ -177,9 +178,11 @@ impl Making {
         }
         let exit = match exit {
             Some(exit) => exit,
-            None => self.ask(ended).await?,
+            None => {
+                let exit = self.ask(ended).await?;
+                exit.map_err(|source| Halt::Container { source })?
+            }
         };
-        let exit = exit.map_err(|source| Halt::Container { source })?;
         // It may have been over before anybody looked at the time.
         if let Some(stopped) = limits.were_passed(&shared.docker, container).await {
             self.decide(stopped, None).await?;

@@ -193,6 +193,39 @@ fn an_image_build_that_ends_in_good_order_without_an_image_says_so() {
 }
 
 #[test]
+fn a_wait_that_ends_without_an_answer_is_asked_again() {
+    // The Engine sends the head at once, and an empty end when it goes.
+    for fault in [Fault::Lose, Fault::Refuse, Fault::Cut(20)] {
+        let world = World::new();
+        world.proxy.next("wait", fault);
+        let id = world.held();
+        world.proxy.wait_for("wait", 2);
+        world.ends_well(&id);
+        world.leaves_nothing();
+    }
+}
+
+#[test]
+fn an_engine_that_answers_nonsense_is_a_clear_error() {
+    let world = World::new();
+    for endpoint in ["images", "build", "create", "wait", "logs"] {
+        world.proxy.next(endpoint, Fault::Nonsense);
+        let id = world
+            .daemon
+            .submit(json!({"project": "held", "params": {"to": endpoint}}));
+        let info = world.daemon.wait("held", &id);
+        let said = sentence(&info);
+        assert!(
+            said.contains("Docker Engine failed") || said.contains("the Engine"),
+            "{said}"
+        );
+        let log = fs::read_to_string(world.daemon.ready("held", &id).join("out.log")).unwrap();
+        assert!(log.ends_with(&format!("mistry: {said}\n")), "{log}");
+    }
+    world.leaves_nothing();
+}
+
+#[test]
 fn a_container_that_could_not_be_removed_is_removed_by_the_next_build() {
     for fault in [Fault::Refuse, Fault::Fail] {
         let world = World::new();
