@@ -135,6 +135,29 @@ fn a_log_that_is_cut_anywhere_is_taken_up_again_and_no_byte_is_missing_or_double
     world.leaves_nothing();
 }
 
+/// The Engine has been seen to end the follower of a log before its container.
+#[test]
+fn a_log_that_ends_in_good_order_before_its_container_is_read_to_its_end() {
+    let world = World::new();
+    world.proxy.next("logs", Fault::End(5_000));
+    let id = world.held();
+    world.ends_well(&id);
+    assert_eq!(world.proxy.faults(), 1, "{}", world.proxy.summary());
+    world.leaves_nothing();
+}
+
+/// Less of it than has been seen before cannot be all of it.
+#[test]
+fn a_log_of_which_less_comes_than_before_is_read_again() {
+    let world = World::new();
+    world.proxy.next("kept logs", Fault::End(5_000));
+    let id = world.held();
+    world.ends_well(&id);
+    assert_eq!(world.proxy.asked("kept logs"), 2);
+    assert_eq!(world.proxy.faults(), 1, "{}", world.proxy.summary());
+    world.leaves_nothing();
+}
+
 #[test]
 fn a_create_whose_answer_was_lost_gives_one_container() {
     for fault in [Fault::Lose, Fault::Twice] {
