@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::CapabilitySet;
 
-use super::adoption::{ATTEMPT, JOB, PROJECT, swept};
+use super::adoption::{ATTEMPT, JOB, PROJECT, sweep, swept};
 use super::event::{Event, publish};
 use super::halt::{Halt, MAX_LOST};
 use super::images::{INSTANCE, Images};
@@ -148,6 +148,7 @@ pub(super) async fn make(
         live.end_rejected(Error::Lost);
         return;
     };
+    let mut is_clear = true;
     let end = match made {
         Ok(exit) => outcome(&exit, &stderr),
         Err(Halt::Stopping) => return,
@@ -155,6 +156,9 @@ pub(super) async fn make(
             // Nothing may write to the build's data while it is put in place.
             if let Some(container) = pending.record_mut().keep.container.take() {
                 clear(&shared, &live, &container).await;
+            } else {
+                // The Engine may have made one all the same, whatever it said or did not say.
+                is_clear = !matches!(halt, Halt::Container { .. } | Halt::EngineAway { .. });
             }
             // Whoever reads only the log learns it there; where it cannot be written, the record has it.
             let gap = if pending.log().bytes() > 0 { "\n" } else { "" };
@@ -163,7 +167,17 @@ pub(super) async fn make(
             halted(&live, halt, &stderr)
         }
     };
-    self::end(shared, live, pending, end).await;
+    self::end(shared.clone(), live, pending, end).await;
+    if !is_clear {
+        // So the next build looks, too, should there be no answer now.
+        *shared.swept.lock().await = false;
+        if let Err(error) = sweep(&shared).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "could not look for containers that no build owns; the next build tries again"
+            );
+        }
+    }
 }
 
 /// How a build ends that was not run to its end.

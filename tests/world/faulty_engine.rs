@@ -171,6 +171,16 @@ fn a_create_whose_answer_was_lost_gives_one_container() {
 }
 
 #[test]
+fn a_create_that_failed_after_it_was_done_leaves_no_container() {
+    let world = World::new();
+    world.proxy.next("create", Fault::FailAfter);
+    let id = world.daemon.submit(json!({"project": "held"}));
+    let info = world.daemon.wait("held", &id);
+    assert!(sentence(&info).contains("Docker Engine failed"), "{info:#}");
+    world.leaves_nothing();
+}
+
+#[test]
 fn a_start_whose_answer_was_lost_is_not_started_twice() {
     for fault in [Fault::Lose, Fault::Twice] {
         let world = World::new();
