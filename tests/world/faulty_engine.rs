@@ -2,7 +2,8 @@
 //! outcome and all that its container wrote, or with a sentence that says what the Engine did. Never
 //! with a wrong success, and nothing is left behind.
 //!
-//! Here the faults come one by one, each where it hurts.
+//! Here the faults come one by one, each where it hurts; [`crate::faulty_engine_storm`] lets many of
+//! them loose on many builds.
 
 use std::fs;
 use std::time::Duration;
