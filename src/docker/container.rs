@@ -233,14 +233,10 @@ impl Docker {
                 _ => ended.status_code,
             },
             Some(Err(error)) => return Err(self.failed_on(doing, container, error)),
-            // An Engine that is stopped ends the answer without a word.
+            // So does an Engine that is stopped, and what it leaves is not the container's own end.
             None => {
-                let state = self.state(doing, container).await?;
-                if state.running.unwrap_or(false) {
-                    let source = "it ended the answer although the container runs".into();
-                    return Err(self.unreachable(doing, source));
-                }
-                return Ok(exit(&state));
+                let source = "it ended the answer without a word".into();
+                return Err(self.unreachable(doing, source));
             }
         };
         // Only a failure may be for want of memory: success costs no second question.
