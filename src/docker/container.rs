@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     pin::pin,
+    time::Duration,
 };
 
 use bollard::{
@@ -196,6 +197,7 @@ impl Docker {
             delivered: [0; 2],
             skip: [0; 2],
             follow: true,
+            tries: 0,
             frames: None,
         };
         stream::try_unfold(reader, async |mut reader| {
@@ -231,14 +233,10 @@ impl Docker {
                 _ => ended.status_code,
             },
             Some(Err(error)) => return Err(self.failed_on(doing, container, error)),
-            // An Engine that is stopped ends the answer without a word.
+            // So does an Engine that is stopped, and what it leaves is not the container's own end.
             None => {
-                let state = self.state(doing, container).await?;
-                if state.running.unwrap_or(false) {
-                    let source = "it ended the answer although the container runs".into();
-                    return Err(self.unreachable(doing, source));
-                }
-                return Ok(exit(&state));
+                let source = "it ended the answer without a word".into();
+                return Err(self.unreachable(doing, source));
             }
         };
         // Only a failure may be for want of memory: success costs no second question.
@@ -435,12 +433,20 @@ impl Docker {
 
 const DOING_LOGS: &str = "reading a container's output";
 
+/// How long an Engine that has ended the output is given to end the container too, which it does
+/// within some hundred milliseconds; one that does not is followed again.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// How often all of the output of a container that is over is read, when less comes than before.
+const READINGS: u32 = 3;
+
 /// Follows a container's output to its end, and then reads what the Engine has swallowed.
 ///
 /// Engines before 23 leave a follower when the container ends, whether it has got the last entries
 /// or not; an unterminated last line is lost more often than not. What was kept is whole, though.
-/// Therefore all of it is read once more, without the bytes that were delivered already; meanwhile the
-/// Engine is still busy with taking the container down.
+/// Therefore all of it is read once more when the container is over, without the bytes that were
+/// delivered already. Nothing but the end of the container tells that it is: an answer may end in
+/// good order for other reasons.
 struct LogReader {
     docker: Docker,
     container: String,
@@ -449,6 +455,8 @@ struct LogReader {
     /// Bytes of the second reading that were handed out in the first.
     skip: [u64; 2],
     follow: bool,
+    /// Readings of all of it that were less than the first.
+    tries: u32,
     frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
 }
 
@@ -485,7 +493,23 @@ impl LogReader {
                     }
                 }
                 None if self.follow => {
-                    self.follow = false;
+                    let ended = self.docker.wait(&self.container);
+                    if let Ok(ended) = tokio::time::timeout(ENDING, ended).await {
+                        ended?;
+                        self.follow = false;
+                    }
+                    self.skip = self.delivered;
+                    self.frames = None;
+                }
+                // It cannot be less than what was there before.
+                None if self.skip != [0; 2] => {
+                    self.tries += 1;
+                    if self.tries == READINGS {
+                        return Err(Error::Api {
+                            doing: DOING_LOGS.to_owned(),
+                            source: "it leaves out the end of it".into(),
+                        });
+                    }
                     self.skip = self.delivered;
                     self.frames = None;
                 }

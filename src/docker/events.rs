@@ -1,38 +1,77 @@
-//! What the Engine tells about itself: that it goes away.
+//! What befalls a container from outside while somebody listens: that it is sent a signal, and that
+//! the Engine goes away.
 
 use std::collections::HashMap;
-use std::pin::pin;
-use std::time::Duration;
 
+use bollard::errors::Error as Bollard;
+use bollard::models::EventMessage;
 use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 
 use super::{Docker, Error};
 
+const DOING: &str = "watching whether it goes away";
+
+/// Listens to one container, and to the Engine that it was asked of: what is asked later may be
+/// answered by the next one, where systemd keeps the socket.
+pub struct Watch {
+    docker: Docker,
+    container: String,
+    events: Option<BoxStream<'static, Result<EventMessage, Bollard>>>,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Watch");
+        shown.field("container", &self.container).finish()
+    }
+}
+
 impl Docker {
-    /// Why no Engine answers any more, when it goes away within `patience`.
-    pub async fn goes_away(&self, patience: Duration) -> Option<Error> {
-        let doing = "watching whether it goes away";
-        let client = match self.client(doing).await {
-            Ok(client) => client,
-            Err(error) => return Some(error),
-        };
-        let options = EventsOptions {
-            // Of a kind of which there are none: all that is waited for is the end.
-            filters: Some(HashMap::from([(
-                "type".to_owned(),
-                vec!["plugin".to_owned()],
-            )])),
-            ..EventsOptions::default()
-        };
-        let mut events = pin!(client.events(Some(options)));
-        let ended = async { while let Some(Ok(_)) = events.next().await {} };
-        match tokio::time::timeout(patience, ended).await {
-            Ok(()) => {
-                let source = "it ended a stream that has no end".into();
-                Some(self.unreachable(doing, source))
+    /// A watch over a container. It begins when it is asked first.
+    pub fn watch(&self, container: &str) -> Watch {
+        Watch {
+            docker: self.clone(),
+            container: container.to_owned(),
+            events: None,
+        }
+    }
+}
+
+impl Watch {
+    /// Waits until somebody sends the container a signal, as an Engine does that goes down. May be
+    /// dropped and asked again.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] when the Engine has gone.
+    pub async fn signal(&mut self) -> Result<(), Error> {
+        let events = match &mut self.events {
+            Some(events) => events,
+            none => {
+                let client = self.docker.client(DOING).await?;
+                let filters = [
+                    ("type", "container"),
+                    ("container", &self.container),
+                    ("event", "kill"),
+                ];
+                let filters = filters.map(|(key, value)| (key.to_owned(), vec![value.to_owned()]));
+                let options = EventsOptions {
+                    filters: Some(HashMap::from(filters)),
+                    ..EventsOptions::default()
+                };
+                none.insert(client.events(Some(options)).boxed())
             }
-            Err(_) => None,
+        };
+        match events.next().await {
+            Some(Ok(_)) => Ok(()),
+            ended => {
+                let source = match ended {
+                    Some(Err(error)) => error.into(),
+                    _ => "it ended a stream that has no end".into(),
+                };
+                Err(self.docker.unreachable(DOING, source))
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ use bollard::models::SystemInfoCgroupDriverEnum;
 
 pub use self::{
     container::{ContainerSpec, Exit, Fate, Found, Limits, Output, Stream},
+    events::Watch,
     image::{ImageSpec, Pruned},
     tag::tag_for,
 };

@@ -5,27 +5,17 @@
 //! none yet is made from the beginning. What the first mistry left in `pending` holds no job that
 //! could be made again; it ends as errored.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::{Event, publish};
-use super::images::INSTANCE;
 use super::live::{Live, Origin};
 use super::pipeline::From;
 use super::queue::Admission;
-use super::{ENGINE_AGAIN, Error, Shared, blocking, pipeline};
+use super::{Error, Shared, blocking, pipeline, sweep};
 use crate::build::{End, Leftover, PendingBuild, Record};
-use crate::docker;
 use crate::faults;
 use crate::job::{Job, JobId};
 use crate::project::Context;
-
-/// The label with a container's job id.
-pub(super) const JOB: &str = "mistry.job";
-/// The label with its project's name.
-pub(super) const PROJECT: &str = "mistry.project";
-/// The label that tells executions of one job apart.
-pub(super) const ATTEMPT: &str = "mistry.attempt";
 
 /// Queues what was left, and begins what may take long.
 pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
@@ -77,19 +67,8 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         shared.spawn(pipeline::guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
-    let (sweeping, scanning) = (shared.clone(), shared.store.clone());
-    shared.spawn(async move {
-        // Without an Engine, the first build that needs one tries again.
-        if sweeping.engine_there().await.is_err() {
-            return;
-        }
-        if let Err(error) = swept(&sweeping).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "could not look for containers of an earlier life yet"
-            );
-        }
-    });
+    sweep::sweep_soon(shared).await;
+    let scanning = shared.store.clone();
     let busy = shared.board.busy();
     shared.tasks.spawn_blocking(move || {
         let _busy = busy;
@@ -103,79 +82,6 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         }
     });
     Ok(())
-}
-
-/// Makes sure that no container runs that no build owns.
-pub(super) async fn swept(shared: &Shared) -> Result<(), docker::Error> {
-    let mut swept = shared.swept.lock().await;
-    if !*swept {
-        sweep(shared).await?;
-        // Those whose record is not read yet were passed over, and are their builds' own affair.
-        *swept = true;
-    }
-    Ok(())
-}
-
-/// A container that no build owns could not be removed. The next build tries it again before it makes
-/// one of its own; without one, it is done when the Engine answers.
-pub(super) async fn sweep_later(shared: &Arc<Shared>) {
-    let mut swept = shared.swept.lock().await;
-    if !std::mem::replace(&mut *swept, false) {
-        // Somebody is at it.
-        return;
-    }
-    let later = shared.clone();
-    // No work in hand: a daemon may end for want of it, and the next start sweeps.
-    shared.tasks.spawn(async move {
-        let sweeping = async {
-            loop {
-                tokio::time::sleep(ENGINE_AGAIN).await;
-                if later.engine_there().await.is_ok() && self::swept(&later).await.is_ok() {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = sweeping => {}
-            () = later.stop.cancelled() => {}
-        }
-    });
-}
-
-/// Removes every container of ours that no live build owns; returns how many there were.
-pub(super) async fn sweep(shared: &Shared) -> Result<usize, docker::Error> {
-    let ours = BTreeMap::from([(INSTANCE.to_owned(), shared.store.instance().to_owned())]);
-    let mut removed = 0;
-    for container in shared.docker.containers(&ours).await? {
-        let id: Option<JobId> = container.labels.get(JOB).and_then(|id| id.parse().ok());
-        let live = id.and_then(|id| shared.queue().get(id).cloned());
-        if let Some(live) = live {
-            // Which attempt it is at is not known before its record was read.
-            let attempt = live.now().map(|info| info.attempt.to_string());
-            if attempt.is_none() || attempt.as_ref() == container.labels.get(ATTEMPT) {
-                continue;
-            }
-        } else if let Some(id) = id
-            && !shared.adopted.initialized()
-            && is_awaited(shared, id, &container).await
-        {
-            continue;
-        }
-        shared.docker.remove(&container.id).await?;
-        removed += 1;
-    }
-    Ok(removed)
-}
-
-/// Whether the record of a build that no daemon is at now names this container: the next daemon
-/// follows it.
-async fn is_awaited(shared: &Shared, id: JobId, container: &docker::Found) -> bool {
-    let Some(project) = container.labels.get(PROJECT).and_then(|p| p.parse().ok()) else {
-        return false;
-    };
-    let (store, name) = (shared.store.clone(), container.id.clone());
-    let awaited = blocking(move || store.awaits(&project, id, &name)).await;
-    awaited.unwrap_or(true)
 }
 
 /// Goes on with a leftover, or ends it with a word about why that cannot be.

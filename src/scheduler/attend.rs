@@ -4,8 +4,8 @@
 //! The log says how much of the output is known; each time that following begins, the Engine is
 //! asked for all of it and as much is passed over. An end that somebody watched is the build's
 //! own. One that nobody watched may have been the Engine's, which kills containers when it goes
-//! down: then the attempt is lost, and made again. So is one that ended by a
-//! signal just before the Engine went.
+//! down: then the attempt is lost, and made again. So is one that was told to end, or ended by a
+//! signal, just before the Engine went.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::halt::Halt;
 use super::pipeline::Making;
 use super::{ENGINE_AGAIN, keep_tail, stop};
 use crate::build::Stopped;
-use crate::docker::{self, Docker, Exit, Fate, Output, Stream};
+use crate::docker::{self, Docker, Exit, Fate, Output, Stream, Watch};
 use crate::faults;
 
 /// Pieces of a container's output that are written to the log at once, when they are there.
@@ -57,11 +57,6 @@ impl Making {
                 },
             };
             let gone = match followed {
-                // The API of an Engine that goes down outlives its containers.
-                Ok(exit) if is_taken_down(&exit) => match self.engine_gone().await? {
-                    Some(source) => source,
-                    None => return Ok(exit),
-                },
                 Err(Halt::Container { source }) if source.is_unreachable() => source,
                 Err(Halt::Container {
                     source: docker::Error::NoSuchContainer(_),
@@ -97,11 +92,18 @@ impl Making {
         }
     }
 
-    /// Why the Engine is gone, if it went down with the container that has just ended. That takes as
-    /// long as an Engine takes to go: a build that really ended by such a signal is told of it later.
-    async fn engine_gone(&mut self) -> Result<Option<docker::Error>, Halt> {
-        let docker = self.shared.docker.clone();
-        self.ask(docker.goes_away(GOING_DOWN)).await
+    /// Whether the Engine goes, which ended the container on its way. Its API outlives its containers, so
+    /// this takes as long as it takes to go: a build that really ended by a signal is told of it later.
+    async fn goes(&mut self, watch: &mut Watch) -> Result<Option<docker::Error>, Halt> {
+        let gone = async {
+            loop {
+                if let Err(source) = watch.signal().await {
+                    return source;
+                }
+            }
+        };
+        let gone = tokio::time::timeout(GOING_DOWN, gone);
+        Ok(self.ask(gone).await?.ok())
     }
 
     /// Waits until the Engine answers again, as long as the configuration says.
@@ -138,6 +140,9 @@ impl Making {
         }
         let mut ended = pin!(shared.docker.wait(container));
         let mut exit = None;
+        // From the beginning: who is asked at the end may be the next Engine already.
+        let mut watch = shared.docker.watch(container);
+        let (mut is_told, mut gone) = (false, None);
         {
             let pieces = shared.docker.logs(container).ready_chunks(PIECES_AT_ONCE);
             let mut pieces = pin!(pieces);
@@ -151,9 +156,17 @@ impl Making {
                         }
                         None => break,
                     },
-                    // Asked for at once, so that the answer is there when the output ends.
+                    // Asked for at once, so that the answer is there when the output ends; one that
+                    // is not to come must be asked for again while the container runs.
                     result = &mut ended, if exit.is_none() => {
-                        exit = Some(result);
+                        exit = Some(result.map_err(|source| Halt::Container { source })?);
+                        continue;
+                    }
+                    signal = watch.signal(), if gone.is_none() => {
+                        match signal {
+                            Ok(()) => is_told = true,
+                            Err(source) => gone = Some(source),
+                        }
                         continue;
                     }
                     Some(stopped) = &mut stopping => {
@@ -176,9 +189,22 @@ impl Making {
         }
         let exit = match exit {
             Some(exit) => exit,
-            None => self.ask(ended).await?,
+            None => {
+                let exit = self.ask(ended).await?;
+                exit.map_err(|source| Halt::Container { source })?
+            }
         };
-        let exit = exit.map_err(|source| Halt::Container { source })?;
+        // It was told to end, which an Engine does on its way; then its exit code means nothing, since
+        // a build may take SIGTERM for a good reason to end.
+        if (is_told || is_taken_down(&exit)) && self.stopped()?.is_none() {
+            let gone = match gone {
+                Some(source) => Some(source),
+                None => self.goes(&mut watch).await?,
+            };
+            if let Some(source) = gone {
+                return Err(Halt::Container { source });
+            }
+        }
         // It may have been over before anybody looked at the time.
         if let Some(stopped) = limits.were_passed(&shared.docker, container).await {
             self.decide(stopped, None).await?;

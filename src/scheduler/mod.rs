@@ -20,6 +20,7 @@ mod pipeline;
 mod queue;
 mod rebuild;
 mod stop;
+mod sweep;
 
 pub use activity::{Activity, Last};
 pub use error::Error;
@@ -43,6 +44,7 @@ use self::images::{Images, Wanted};
 use self::live::{Live, Origin};
 use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
+use self::sweep::Swept;
 use crate::build::{
     Artifacts, BuildInfo, BuildStore, Cached, Cancelled, Filter, LOG_TAIL, Listing, LogFollower,
     Place,
@@ -152,7 +154,7 @@ struct Shared {
     adopted: SetOnce<()>,
     /// True when no container runs that no build owns: none of an earlier life, and none that
     /// could not be removed.
-    swept: tokio::sync::Mutex<bool>,
+    swept: tokio::sync::Mutex<Swept>,
     /// One image is rebuilt at a time: it is heavy, and nobody waits for it in a hurry.
     rebuilding: tokio::sync::Mutex<()>,
 }
@@ -183,7 +185,7 @@ impl Scheduler {
             stop: CancellationToken::new(),
             board: Board::new(),
             adopted: SetOnce::new(),
-            swept: tokio::sync::Mutex::new(false),
+            swept: tokio::sync::Mutex::default(),
             rebuilding: tokio::sync::Mutex::new(()),
         }))
     }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::CapabilitySet;
 
-use super::adoption::{self, ATTEMPT, JOB, PROJECT, swept};
 use super::event::{Event, publish};
 use super::halt::{Halt, MAX_LOST};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
+use super::sweep::{ATTEMPT, JOB, PROJECT, sweep_soon, swept};
 use super::{Error, Rules, Shared, blocking, stop};
 use crate::build::{
     self, Begun, Bounds, Cancelled, End, Outcome, PendingBuild, Phase, Stopped, text_of,
@@ -151,6 +151,7 @@ pub(super) async fn make(
         live.end_rejected(Error::Lost);
         return;
     };
+    let mut is_clear = true;
     let end = match made {
         Ok(exit) => outcome(&exit, &stderr),
         Err(Halt::Stopping) => return,
@@ -158,6 +159,9 @@ pub(super) async fn make(
             // Nothing may write to the build's data while it is put in place.
             if let Some(container) = pending.record_mut().keep.container.take() {
                 clear(&shared, &live, &container).await;
+            } else {
+                // The Engine may have made one all the same, whatever it said or did not say.
+                is_clear = !matches!(halt, Halt::Container { .. } | Halt::EngineAway { .. });
             }
             // Whoever reads only the log learns it there; where it cannot be written, the record has it.
             let gap = if pending.log().bytes() > 0 { "\n" } else { "" };
@@ -166,7 +170,10 @@ pub(super) async fn make(
             halted(&live, halt, &stderr)
         }
     };
-    self::end(shared, live, pending, end).await;
+    self::end(shared.clone(), live, pending, end).await;
+    if !is_clear {
+        sweep_soon(&shared).await;
+    }
 }
 
 /// How a build ends that was not run to its end.
@@ -270,7 +277,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
 async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) {
     if let Err(error) = shared.docker.remove(container).await {
         tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container yet");
-        adoption::sweep_later(shared).await;
+        sweep_soon(shared).await;
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::images::{INSTANCE, Images, Wanted};
-use super::{Error, Scheduler, Shared, adoption, blocking, keep_tail};
+use super::{Error, Scheduler, Shared, blocking, keep_tail, sweep};
 use crate::build::{LOG_TAIL, text_of};
 use crate::docker;
 use crate::project::ProjectName;
@@ -66,7 +66,7 @@ impl Shared {
             error => Error::Engine("could not build docker image", error),
         })?;
         let pruned = |error| Error::Engine("could not remove what the old image left", error);
-        let containers = adoption::sweep(&self).await.map_err(pruned)?;
+        let containers = sweep::sweep(&self).await.map_err(pruned)?;
         let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);
         let images = self.docker.prune_images(&ours).await.map_err(pruned)?;
         Ok(ImageReport {

@@ -12,6 +12,7 @@ mod access;
 mod activation;
 mod configuration;
 mod docker;
+mod engine;
 mod idle;
 mod install;
 mod journal;

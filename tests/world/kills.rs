@@ -14,11 +14,12 @@ use std::path::Path;
 use std::process::Output;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::daemon::{Daemon, Setup};
+use crate::support::dice::{Dice, seed};
 use crate::support::engine::Engine;
 use crate::support::http::PATIENCE;
 use crate::support::{Place, names};
@@ -45,25 +46,6 @@ fn printed(word: &str) -> String {
     (0..LINES)
         .map(|n| format!("line {n} of {word}\n"))
         .collect()
-}
-
-/// Numbers that differ from run to run; the seed is told when a test fails.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Dice {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        Dice(u64::from(since.unwrap().subsec_nanos()))
-    }
-
-    fn up_to(&mut self, most: u64) -> u64 {
-        // Knuth's constants for a linear congruential generator of 64 bits.
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % most
-    }
 }
 
 /// A kind of job.
@@ -401,7 +383,7 @@ fn record(directory: &Path) -> Value {
 /// An address at which a daemon can be started again and again. Not one of those that the kernel gives
 /// to whoever connects.
 fn free_address() -> String {
-    let mut dice = Dice::new();
+    let mut dice = Dice::of(seed());
     loop {
         let address = format!("127.0.0.1:{}", 20_000 + dice.up_to(10_000));
         if TcpListener::bind(&address).is_ok() {
@@ -466,8 +448,9 @@ fn jobs_outlive_a_daemon_that_is_killed_at_any_moment() {
         Some(_) => 300,
         None => 30,
     };
-    let mut dice = Dice::new();
-    eprintln!("seed {}", dice.0);
+    let seed = seed();
+    eprintln!("seed {seed}");
+    let mut dice = Dice::of(seed);
     let mut sweep = Sweep::new();
     while sweep.sum.kills < kills {
         sweep.round(&[], |died| {

@@ -11,6 +11,8 @@ mod builds;
 mod containers;
 mod demo;
 mod docker;
+mod faulty_engine;
+mod faulty_engine_storm;
 mod filesystems;
 mod full_disk;
 mod hostile;

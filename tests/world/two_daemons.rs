@@ -1,92 +1,12 @@
 //! Several daemons share one Docker Engine, with each other and with strangers: each touches only
 //! what carries its own label.
 
-use std::collections::BTreeMap;
-
 use serde_json::json;
 
+use crate::support::Place;
 use crate::support::daemon::{Daemon, Setup};
-use crate::support::engine::{Engine, socket};
-use crate::support::{Place, word, world};
-
-/// A container and an image of somebody else, who uses our words.
-struct Stranger {
-    engine: Engine,
-    label: String,
-    image: String,
-    container: String,
-}
-
-impl Stranger {
-    /// With an image that looks like that of a project, and a container that runs.
-    fn of(project: &str) -> Stranger {
-        let label = word();
-        let labels = BTreeMap::from([
-            ("mistry.instance".to_owned(), format!("stranger-{label}")),
-            ("mistry.job".to_owned(), "0".repeat(64)),
-            ("mistry.project".to_owned(), project.to_owned()),
-        ]);
-        let busybox = std::fs::read(world("MISTRY_TEST_BUSYBOX")).unwrap();
-        let dockerfile = "FROM scratch\nCOPY busybox /bin/busybox\n\
-            ENTRYPOINT [\"/bin/busybox\", \"tail\", \"-f\", \"/dev/null\"]\n";
-        let context =
-            crate::docker::context::Context::of(dockerfile).file("busybox", 0o755, busybox);
-        let (image, container) = crate::support::http::within_patience(async {
-            let docker = mistry::docker::Docker::new(&socket()).unwrap();
-            let spec = mistry::docker::ImageSpec {
-                tag: mistry::docker::tag_for(&format!("stranger-{label}")),
-                labels: labels.clone(),
-                build_args: BTreeMap::new(),
-                network: "none".to_owned(),
-                fresh: false,
-            };
-            let (output, _) = tokio::sync::mpsc::channel(1);
-            let image = docker
-                .build_image(&spec, || context.stream(), output)
-                .await
-                .unwrap();
-            let container = docker
-                .create(&mistry::docker::ContainerSpec {
-                    name: format!("mistry-stranger-{label}"),
-                    image: image.clone(),
-                    labels,
-                    user: "0:0".to_owned(),
-                    data: std::env::temp_dir(),
-                    mounts: BTreeMap::new(),
-                    network: "none".to_owned(),
-                    limits: mistry::docker::Limits::default(),
-                    log_bytes: 1 << 20,
-                    slice: None,
-                })
-                .await
-                .unwrap();
-            docker.start(&container).await.unwrap();
-            (image, container)
-        });
-        Stranger {
-            engine: Engine::new(),
-            label: format!("mistry.instance=stranger-{label}"),
-            image,
-            container,
-        }
-    }
-
-    #[track_caller]
-    fn is_as_it_was(&self) {
-        let container = self.engine.container(&self.container);
-        assert_eq!(container.state.unwrap().running, Some(true));
-        assert_eq!(
-            self.engine.image(&self.image).id.as_ref(),
-            Some(&self.image)
-        );
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.engine.sweep(&self.label);
-    }
-}
+use crate::support::engine::Engine;
+use crate::support::stranger::Stranger;
 
 #[test]
 fn two_daemons_build_the_same_job_at_once_and_touch_nothing_of_each_other() {

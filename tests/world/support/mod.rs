@@ -5,8 +5,11 @@
 //! whatever a test has made on the host is gone when it ends, also when it fails.
 
 pub mod daemon;
+pub mod dice;
 pub mod engine;
 pub mod http;
+pub mod proxy;
+pub mod stranger;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
@@ -237,15 +237,19 @@ impl Container {
         }
     }
 
+    /// To its first process alone, as Docker does it.
     pub fn signal(&self, signal: Signal) {
-        if let Some(group) = *self.group.lock().unwrap() {
-            // A group that has just ended is as good as killed.
-            let _ = kill_process_group(group, signal);
+        if let Some(first) = *self.group.lock().unwrap() {
+            // One that has just ended is as good as told.
+            let _ = kill_process(first, signal);
         }
     }
 
     pub fn kill_all(&self) {
-        self.signal(Signal::KILL);
+        if let Some(group) = *self.group.lock().unwrap() {
+            // A group that has just ended is as good as killed.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
     }
 
     /// Its exit code, when it has ended; at once when it never ran.
