@@ -132,3 +132,24 @@ fn deadlines_hold_by_the_engines_own_clock_and_through_a_restart() {
     assert!(ran >= Duration::from_secs(4), "{ran:?}");
     nothing_is_left(daemon, &["quiet", "chatty"]);
 }
+
+/// From the moment that it is written down.
+#[test]
+fn a_build_whose_daemon_dies_while_it_is_cancelled_is_cancelled_by_the_next() {
+    let mut daemon = Setup::on(Place::Btrfs).script("polite", POLITE).start();
+    daemon.end();
+    daemon.start_at("127.0.0.1:0", "stop-decided=kill");
+    let id = daemon.submit(json!({"project": "polite"}));
+    daemon.until("polite", &id, "waiting");
+    let told = daemon.mistry(&["cancel", &id]);
+    assert_eq!(told.status.code(), Some(7), "it broke off");
+    daemon.kill();
+    daemon.start();
+    let info = daemon.wait("polite", &id);
+    assert_eq!(info["Outcome"], "cancelled", "{info:#}");
+    assert_eq!(info["Attempt"], 1);
+    // Its last words are not lost either.
+    let printed = log(&daemon, "polite", &id);
+    assert!(printed.contains("waiting\ntold\n"), "{printed}");
+    nothing_is_left(daemon, &["polite"]);
+}
