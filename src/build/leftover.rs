@@ -4,6 +4,7 @@
 //! else is made again, as its next attempt; the log keeps what was printed until then, so that
 //! whoever follows it misses nothing and sees nothing twice.
 
+use std::io;
 use std::sync::Arc;
 
 use super::info::NO_DURATION;
@@ -70,6 +71,13 @@ impl BuildStore {
                             note(list(error));
                         }
                     }
+                    // A life that ended while it wrote the job down has told nobody that it was accepted.
+                    Ok(None) if self.is_begun_only(&project, id) => {
+                        let cleared = self.throw_away(&self.layout.pending(&project, id));
+                        if let Err(error) = cleared {
+                            note(list(error));
+                        }
+                    }
                     // An end that a power cut undid is none: the job is made again.
                     Ok(record) => {
                         // Whoever lists them now sees them, taken over or not.
@@ -90,6 +98,19 @@ impl BuildStore {
             record.and_then(|record| record.info.queued_at)
         });
         (found, trouble)
+    }
+
+    /// True when there is nothing of a build yet but its directory and an empty log.
+    fn is_begun_only(&self, project: &ProjectName, id: JobId) -> bool {
+        let directory = self.layout.pending(project, id);
+        let is_absent = |name| {
+            let found = directory.join(name).symlink_metadata();
+            found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        let log = directory.join(layout::LOG).symlink_metadata();
+        is_absent(layout::RECORD)
+            && is_absent(layout::DATA)
+            && log.map_or(true, |log| log.is_file() && log.len() == 0)
     }
 
     /// True when a build of this record may still be under way: its container was made in this boot.

@@ -240,3 +240,27 @@ async fn a_container_that_was_made_and_not_yet_started_is_started_once() {
     assert_eq!(daemon.home.engine.containers().len(), 1);
     assert_eq!(log(&daemon, &id), PRINTED);
 }
+
+/// Nobody was told that it was accepted; whoever asks again gets a build of theirs.
+#[tokio::test]
+async fn a_job_that_was_being_written_down_when_the_daemon_was_killed_is_not_there() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let id = text(&daemon.build(job("succeed")).await, "ID").to_owned();
+    for half in [&[][..], &["out.log"], &["out.log", "build_info.json.new"]] {
+        daemon.stop().await;
+        let ready = daemon.home.build("succeed", "ready", &id);
+        std::fs::remove_dir_all(ready).unwrap();
+        let pending = daemon.home.build("succeed", "pending", &id);
+        std::fs::create_dir(&pending).unwrap();
+        for name in half {
+            std::fs::write(pending.join(name), "").unwrap();
+        }
+        daemon.start_again().await;
+        daemon.get(format!("/job/succeed/{id}")).await.expect(404);
+        let info = daemon.build(job("succeed")).await;
+        assert_eq!(
+            (&info["Outcome"], &info["Attempt"]),
+            (&json!("succeeded"), &json!(1))
+        );
+    }
+}

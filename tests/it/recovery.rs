@@ -684,7 +684,7 @@ async fn a_leftover_without_a_record_did_not_begin_decades_ago() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     daemon.stop().await;
     let place = daemon.home.build("succeed", "pending", NEVER);
-    std::fs::create_dir_all(place).unwrap();
+    std::fs::create_dir_all(place.join("data")).unwrap();
     daemon.start_again().await;
     let info = daemon.wait("succeed", NEVER).await;
     assert_eq!(info["Outcome"], "errored", "{info}");

@@ -76,6 +76,8 @@ impl Kind {
             _ => "warm",
         };
         let mut words = vec!["build", "--project", project, "--verbose"];
+        // Nobody ends those of a test that has failed.
+        words.extend(["--timeout", "110s"]);
         match self {
             Kind::Incremental => words.extend(["--group", "g"]),
             Kind::Async => words.push("--no-wait"),
