@@ -162,6 +162,24 @@ pub struct Plan {
     pub short: u64,
 }
 
+impl Plan {
+    /// Leaves of the removals only those at these places, which are in order: what was done of it.
+    pub fn leave_only(&mut self, done: &[usize]) {
+        let all = std::mem::take(&mut self.removals);
+        let planned = all.len();
+        let mut done = done.iter().copied().peekable();
+        for (at, removal) in all.into_iter().enumerate() {
+            if done.next_if_eq(&at).is_some() {
+                self.removals.push(removal);
+            } else {
+                self.kept_bytes = self.kept_bytes.saturating_add(removal.bytes);
+            }
+        }
+        self.kept += planned - self.removals.len();
+        self.bytes = self.removals.iter().map(|removal| removal.bytes).sum();
+    }
+}
+
 /// Decides what goes. `free` is how many bytes are free now.
 pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free: u64) -> Plan {
     let mut forest = Forest::new(&nodes(&candidates));
@@ -503,7 +521,7 @@ mod tests {
         );
         let one = one.prop_map(|((days, seconds, other, bytes, own), (base, odd), bits)| {
             let mut build = build(0, days);
-            build.used = build.used - Duration::from_secs(seconds as u64);
+            build.used -= Duration::from_secs(seconds as u64);
             if other {
                 build.project = "q".parse().unwrap();
             }

@@ -37,7 +37,7 @@ mod used;
 
 pub use artifacts::{Artifacts, Found, Item};
 pub use claim::{Holder, holder};
-pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why, decide};
+pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};
 pub use index::{Filter, Place};
 pub use info::*;
 pub use leftover::Leftover;

@@ -5,6 +5,7 @@
 //! first: a build without one is absent, so a crash leaves nothing that is wrong.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -31,6 +32,17 @@ pub enum Held {
     UnderWay,
     /// Somebody reads it, or it was used or replaced since it was looked at.
     InUse,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Held::Linked => "a link names it as the latest of its group or project",
+            Held::Pinned => "it is pinned; unpin it first",
+            Held::UnderWay => "a build of it is not over",
+            Held::InUse => "somebody uses it in this moment; try again later",
+        })
+    }
 }
 
 /// What became of a build that was to be removed.

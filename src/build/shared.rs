@@ -181,14 +181,14 @@ fn downwards(trees: &mut [Tree]) -> Vec<usize> {
             next += 1;
         }
     };
-    for at in 0..trees.len() {
-        if trees[at].above.is_none() {
+    for (at, tree) in trees.iter().enumerate() {
+        if tree.above.is_none() {
             place(at, &mut order, &mut is_placed);
         }
     }
-    for at in 0..trees.len() {
+    for (at, tree) in trees.iter_mut().enumerate() {
         if !is_placed[at] {
-            trees[at].above = None;
+            tree.above = None;
             place(at, &mut order, &mut is_placed);
         }
     }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rustix::fs::AtFlags;
 use serde::Deserialize;
 
-use super::gc::{Candidate, Shelf};
+use super::gc::{self, Candidate, Plan, Policy, Shelf};
 use super::layout::Layout;
 use super::store::{BuildStore, Error, doing, ids, open_directory};
 use super::{State, record, used};
@@ -41,8 +41,26 @@ struct Kept {
 }
 
 impl BuildStore {
+    /// What is to go by a policy, as the disk is now; `is_busy` says of a build whether it is under
+    /// way. What could not be read is no part of it, and told as the second value.
+    ///
+    /// # Errors
+    /// When it cannot be told how much is free.
+    pub fn plan(
+        &self,
+        policy: &Policy,
+        is_busy: impl Fn(&ProjectName, JobId) -> bool,
+    ) -> Result<(Plan, Option<Error>), Error> {
+        let (mut found, trouble) = self.survey();
+        for build in &mut found {
+            build.is_busy |= is_busy(&build.project, build.id);
+        }
+        let plan = gc::decide(found, policy, Timestamp::now(), self.free()?);
+        Ok((plan, trouble))
+    }
+
     /// Every build that is over, of every project; and the first trouble.
-    pub fn survey(&self) -> (Vec<Candidate>, Option<Error>) {
+    fn survey(&self) -> (Vec<Candidate>, Option<Error>) {
         let mut trouble = None;
         let mut note = |error: io::Error| {
             trouble.get_or_insert(Error::Disk("list the builds", error));
