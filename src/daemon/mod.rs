@@ -4,6 +4,7 @@
 //! an earlier life left: a request that needs one of them waits for it alone.
 
 mod args;
+mod holder;
 mod idle;
 mod listen;
 mod rebuild;
