@@ -95,7 +95,7 @@ struct ConfigFile {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Collection {
-    /// Builds older than this go.
+    /// Builds that were not used for that long go.
     #[serde(default, deserialize_with = "project::duration")]
     pub max_age: Option<Duration>,
     /// Bytes that all builds together may take.
@@ -104,7 +104,7 @@ pub struct Collection {
     /// Bytes that must stay free.
     #[serde(default, deserialize_with = "project::size")]
     pub min_free: Option<u64>,
-    /// Builds of each project that stay, whatever their age.
+    /// Builds of each project that stay, whatever the other rules say.
     #[serde(default)]
     pub keep_last: Option<u64>,
 }
@@ -183,7 +183,6 @@ impl Config {
         [
             (self.job_timeout.is_some(), "job_timeout"),
             (self.silence_timeout.is_some(), "silence_timeout"),
-            (self.gc.is_some(), "gc"),
         ]
         .into_iter()
         .filter_map(|(set, key)| set.then_some(key))

@@ -20,8 +20,7 @@
 //!
 //! # Limitations
 //!
-//! Nothing is cancelled, timed out or collected yet, though records hold what that needs. There
-//! is no D-Bus, and images are made by Docker's classic builder.
+//! Nothing is cancelled or timed out yet, though records hold what that needs. There is no D-Bus, and images are made by Docker's classic builder.
 //!
 //! # To run it once by hand
 //!

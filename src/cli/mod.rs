@@ -20,9 +20,11 @@
 mod build;
 mod completions;
 mod fetch;
+mod gc;
 mod list;
 mod logs;
 mod params;
+mod pin;
 mod progress;
 mod projects;
 mod rebuild;
@@ -157,6 +159,9 @@ enum Verb {
     Fetch(fetch::Fetch),
     Projects(projects::Projects),
     Rebuild(rebuild::Rebuild),
+    Pin(pin::Pin),
+    Unpin(pin::Unpin),
+    Gc(gc::Gc),
     Completions(completions::Completions),
 }
 
@@ -285,6 +290,9 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         Verb::Fetch(verb) => verb.run(&client, again).await,
         Verb::Projects(verb) => verb.run(&client).await,
         Verb::Rebuild(verb) => verb.run(&client).await,
+        Verb::Pin(verb) => verb.run(&client).await,
+        Verb::Unpin(verb) => verb.run(&client).await,
+        Verb::Gc(verb) => verb.run(&client).await,
         Verb::Completions(_) => Ok(()),
     }
 }

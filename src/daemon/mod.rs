@@ -4,6 +4,7 @@
 //! an earlier life left: a request that needs one of them waits for it alone.
 
 mod args;
+mod gc;
 mod holder;
 mod idle;
 mod listen;
@@ -217,6 +218,7 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     let result = runtime.block_on(async {
         match command.verb {
             Some(Verb::Rebuild(asked)) => rebuild::run(&config, filesystem, &docker, &asked).await,
+            Some(Verb::Gc(asked)) => gc::run(&config, filesystem, &docker, &asked).await,
             _ => {
                 let address = command.addr.as_deref();
                 serve(config, filesystem, &docker, tokens, sockets, address).await
@@ -393,6 +395,7 @@ fn rules(config: &Config) -> Rules {
         log_limit: config.log_limit,
         job_timeout: config.job_timeout,
         engine_wait: config.engine_wait,
+        gc: config.gc.as_ref().map(gc::policy),
     }
 }
 

@@ -10,6 +10,7 @@
 mod activity;
 mod adoption;
 mod attend;
+mod collection;
 mod event;
 mod images;
 mod live;
@@ -18,6 +19,7 @@ mod pipeline;
 mod queue;
 
 pub use activity::{Activity, Last};
+pub use collection::Collection;
 pub use live::Ticket;
 
 use std::collections::{BTreeMap, HashMap};
@@ -32,14 +34,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::activity::Board;
+use self::collection::Collecting;
 use self::event::{Event, Subject, publish, publish_engine};
 use self::images::{INSTANCE, Images, Wanted};
 use self::live::Live;
 use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
 use crate::build::{
-    self, Artifacts, BuildInfo, BuildStore, Cached, Filter, LOG_TAIL, Listing, LogFollower, Place,
-    text_of,
+    self, Artifacts, BuildInfo, BuildStore, Cached, Filter, Held, LOG_TAIL, Listing, LogFollower,
+    Place, Policy, text_of,
 };
 use crate::docker::{self, Docker};
 use crate::faults;
@@ -77,6 +80,14 @@ pub enum Error {
     /// The disk is in the way.
     #[error("{}", .0.sentence())]
     Store(#[from] build::Error),
+    /// A build stays, though its removal was asked for.
+    #[error("job '{1}' of project '{0}' is not removed: {2}")]
+    Held(ProjectName, JobId, Held),
+    /// Garbage collection was asked for, and no rule says what goes.
+    #[error(
+        "nothing says what is to go: give max_age, max_bytes or min_free, or set one of them in 'gc' of the configuration"
+    )]
+    NoPolicy,
     /// The log cannot be read.
     #[error("could not read the log of a build")]
     Log(#[source] std::io::Error),
@@ -125,6 +136,8 @@ pub struct Rules {
     pub job_timeout: Option<Duration>,
     /// How long an accepted job waits for an Engine that went away.
     pub engine_wait: Duration,
+    /// What garbage collection may keep; without it nothing is collected by itself.
+    pub gc: Option<Policy>,
 }
 
 /// A job as a face asks for it.
@@ -214,6 +227,8 @@ struct Shared {
     swept: tokio::sync::Mutex<bool>,
     /// One image is rebuilt at a time: it is heavy, and nobody waits for it in a hurry.
     rebuilding: tokio::sync::Mutex<()>,
+    /// One collection goes on at a time.
+    collecting: Collecting,
 }
 
 // === impl Scheduler ===
@@ -244,6 +259,7 @@ impl Scheduler {
             adopted: SetOnce::new(),
             swept: tokio::sync::Mutex::new(false),
             rebuilding: tokio::sync::Mutex::new(()),
+            collecting: Collecting::default(),
         }))
     }
 

@@ -504,6 +504,7 @@ impl Making {
         let params = job.params.clone();
         let project = context.project().clone();
         let timeout = self.shared.rules.load().job_timeout;
+        self.shared.make_room().await;
         let (settings, begun) = self
             .on_disk(move |pending| {
                 let settings = project.settings()?;

@@ -188,6 +188,8 @@ fn status(error: &Error) -> StatusCode {
             project::Error::Read(..) | project::Error::List(_) => StatusCode::INTERNAL_SERVER_ERROR,
         },
         Error::UnknownJob(..) => StatusCode::NOT_FOUND,
+        Error::Held(..) => StatusCode::CONFLICT,
+        Error::NoPolicy => StatusCode::UNPROCESSABLE_ENTITY,
         Error::BacklogFull | Error::EngineAway(_) | Error::Stopping(..) | Error::Ending => {
             StatusCode::SERVICE_UNAVAILABLE
         }

@@ -87,7 +87,10 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
 }
 
 /// Room for a large body, held while it is read; small ones need none.
-fn room_for(web: &Web, headers: &HeaderMap) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+pub(super) fn room_for(
+    web: &Web,
+    headers: &HeaderMap,
+) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
     let length = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse().ok())
@@ -102,7 +105,8 @@ fn room_for(web: &Web, headers: &HeaderMap) -> Result<Option<OwnedSemaphorePermi
         .map_err(|_| Refusal::busy("too many large requests at once; try again later"))
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Refusal> {
+/// A body, whole, within a bound and a time.
+pub(super) async fn read(body: Incoming) -> Result<Bytes, Refusal> {
     let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY).collect());
     match collected.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -202,6 +206,7 @@ pub(super) async fn show(
     if !wants_json {
         return pages::job(info);
     }
+    let pinned = web.scheduler.is_pinned(&project, id).await;
     if !wants_log(asked) {
         info.container_stderr = None;
     }
@@ -211,6 +216,7 @@ pub(super) async fn show(
             id: info.id.clone(),
             project: info.project.clone(),
             state: info.state,
+            pinned,
             build_info: info,
         },
     )

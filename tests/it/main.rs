@@ -13,6 +13,7 @@ mod coalescing;
 mod config;
 mod engine;
 mod errors_do_not_leak;
+mod garbage;
 mod groups;
 mod http_contract;
 mod idle_exit;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use mistry::{
-    build::BuildStore,
+    build::{BuildStore, Policy},
     docker::Docker,
     filesystem::{Filesystem, Kind},
     metrics::Metrics,
@@ -119,6 +119,7 @@ pub struct Builder {
     engine_wait: Duration,
     tokens: Option<String>,
     public: Public,
+    gc: Option<Policy>,
 }
 
 /// A running server; see the head of the file.
@@ -130,6 +131,7 @@ pub struct TestDaemon {
     engine_wait: Duration,
     tokens: bool,
     public: Public,
+    gc: Option<Policy>,
     life: Option<Life>,
     at: At,
 }
@@ -150,6 +152,7 @@ impl TestDaemon {
             engine_wait: Duration::from_secs(60),
             tokens: None,
             public: Public::Read,
+            gc: None,
         }
     }
 
@@ -177,6 +180,12 @@ impl Builder {
     /// How long an accepted job waits for an Engine that went away.
     pub fn engine_wait(mut self, patience: Duration) -> Builder {
         self.engine_wait = patience;
+        self
+    }
+
+    /// What garbage collection may keep.
+    pub fn gc(mut self, policy: Policy) -> Builder {
+        self.gc = Some(policy);
         self
     }
 
@@ -223,6 +232,7 @@ impl Builder {
             engine_wait: self.engine_wait,
             tokens: self.tokens.is_some(),
             public: self.public,
+            gc: self.gc,
             life: None,
             at: At::Unix(self.home.path("mistryd.sock")),
             home: self.home,
@@ -257,6 +267,7 @@ impl TestDaemon {
             log_limit: self.log_limit,
             job_timeout: None,
             engine_wait: self.engine_wait,
+            gc: self.gc,
         };
         let metrics = Metrics::new().unwrap();
         let docker = Docker::new(&self.home.engine.socket()).unwrap();
@@ -282,6 +293,11 @@ impl TestDaemon {
             stop,
             serving: tokio::spawn(mistry::web::serve(listeners, web)),
         });
+    }
+
+    /// Another policy of garbage collection, from the next life on.
+    pub fn collect_by(&mut self, policy: Policy) {
+        self.gc = Some(policy);
     }
 
     /// Ends as the daemon does on SIGTERM.
