@@ -13,6 +13,7 @@ mod demo;
 mod docker;
 mod filesystems;
 mod full_disk;
+mod garbage;
 mod hostile;
 mod kills;
 mod npm;
