@@ -9,6 +9,7 @@ use mistry::build::Policy;
 use serde_json::{Value, json};
 
 use crate::support::{
+    cli,
     daemon::{Home, TestDaemon, job, names, text},
     http::{Ask, within},
     process::{Ended, run},
@@ -491,4 +492,44 @@ async fn mistryd_gc_does_it_with_and_without_a_daemon() {
     assert_eq!(ended.status, 0, "{ended:?}");
     assert!(ended.stdout.contains("Finished. Removed: 1"), "{ended:?}");
     assert_eq!(home.ids("succeed", "ready"), [ids[3].clone()]);
+}
+
+#[tokio::test]
+async fn the_client_pins_and_collects() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let pinned = build(&daemon, 1, 9).await;
+    let old = build(&daemon, 2, 8).await;
+    build(&daemon, 3, 0).await;
+    let port = daemon.port().to_string();
+    let mistry = async |arguments: &[&str]| {
+        let (verb, rest) = arguments.split_first().unwrap();
+        run(cli::mistry(&[&[*verb, "--port", &port], rest].concat())).await
+    };
+    let ended = mistry(&["pin", &pinned[..12]]).await;
+    assert_eq!(ended.status, 0, "{ended:?}");
+    let status = mistry(&["status", &pinned]).await.stdout;
+    assert!(
+        status
+            .lines()
+            .any(|line| line.starts_with("pinned") && line.ends_with("yes")),
+        "{status}"
+    );
+    let dry = mistry(&["gc", "--older-than", "7d", "--dry-run"]).await;
+    assert!(dry.stdout.contains(&old[..12]), "{dry:?}");
+    assert!(dry.stdout.contains("Would remove 1 builds"), "{dry:?}");
+    let done = mistry(&["gc", "--older-than", "7d", "--keep-last", "1"]).await;
+    assert_eq!(done.status, 0, "{done:?}");
+    assert!(done.stdout.contains("Removed 1 builds"), "{done:?}");
+    assert_eq!(mistry(&["unpin", &pinned]).await.status, 0);
+    assert_eq!(mistry(&["unpin", &old]).await.status, 3);
+    for wrong in [["--older-than", "0s"], ["--max-bytes", "much"]] {
+        let ended = mistry(&["gc", wrong[0], wrong[1]]).await;
+        assert_eq!(ended.status, 2, "{ended:?}");
+    }
+    let refused = mistry(&["gc"]).await;
+    assert_eq!(refused.status, 3, "{refused:?}");
+    assert!(
+        refused.stderr.contains("max_age, max_bytes or min_free"),
+        "{refused:?}"
+    );
 }
