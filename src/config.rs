@@ -93,7 +93,7 @@ struct ConfigFile {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Collection {
-    /// Builds older than this go.
+    /// Builds that were not used for that long go.
     #[serde(default, deserialize_with = "project::duration")]
     pub max_age: Option<Duration>,
     /// Bytes that all builds together may take.
@@ -102,7 +102,7 @@ pub struct Collection {
     /// Bytes that must stay free.
     #[serde(default, deserialize_with = "project::size")]
     pub min_free: Option<u64>,
-    /// Builds of each project that stay, whatever their age.
+    /// Builds of each project that stay, whatever the other rules say.
     #[serde(default)]
     pub keep_last: Option<u64>,
 }
@@ -174,14 +174,6 @@ impl Config {
             what,
         })?;
         file.check(path)
-    }
-
-    /// Keys that are read and checked, but that this version does not act on yet.
-    pub fn without_effect(&self) -> Vec<&'static str> {
-        [(self.gc.is_some(), "gc")]
-            .into_iter()
-            .filter_map(|(set, key)| set.then_some(key))
-            .collect()
     }
 }
 
@@ -363,7 +355,6 @@ mod tests {
         assert_eq!(config.job_backlog, 2 * config.job_concurrency);
         assert_eq!(config.log_limit, 256 << 20);
         assert_eq!(config.network, "host");
-        assert!(config.without_effect().is_empty());
     }
 
     #[test]

@@ -20,8 +20,7 @@
 //!
 //! # Limitations
 //!
-//! Builds are not collected yet. There is no D-Bus, and images are made by Docker's classic
-//! builder.
+//! There is no D-Bus, and images are made by Docker's classic builder.
 //!
 //! # To run it once by hand
 //!

@@ -30,6 +30,8 @@ pub struct Metrics {
     running: IntGauge,
     slots: IntGauge,
     served: IntCounter,
+    removed: IntCounter,
+    removed_bytes: IntCounter,
     free: GaugeVec,
 }
 
@@ -102,6 +104,17 @@ impl Metrics {
             served: register(
                 &registry,
                 IntCounter::new("mistry_artifact_bytes_served", "Bytes of artifacts sent.")?,
+            )?,
+            removed: register(
+                &registry,
+                IntCounter::new("mistry_builds_removed", "Builds that were removed.")?,
+            )?,
+            removed_bytes: register(
+                &registry,
+                IntCounter::new(
+                    "mistry_builds_removed_bytes",
+                    "Bytes that this has freed, as far as builds were measured.",
+                )?,
             )?,
             free: register(
                 &registry,
@@ -182,6 +195,12 @@ impl Metrics {
     /// Bytes of artifacts that were sent.
     pub fn record_served(&self, bytes: u64) {
         self.served.inc_by(bytes);
+    }
+
+    /// A build was removed, which freed so many bytes.
+    pub fn record_removed(&self, bytes: u64) {
+        self.removed.inc();
+        self.removed_bytes.inc_by(bytes);
     }
 
     /// Room left, in bytes.

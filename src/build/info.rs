@@ -378,6 +378,13 @@ pub struct Bookkeeping {
     pub rebuild: bool,
     /// Values of opaque params; empty once the build is over.
     pub opaque: BTreeMap<String, String>,
+    /// What `data` was cloned from: an id of the same project.
+    pub base: Option<String>,
+    /// Bytes of all blocks of `data` and the log, once they are on stable storage; `None` where they
+    /// could not be counted.
+    pub bytes: Option<u64>,
+    /// Those of them that no other build shared then.
+    pub own: Option<u64>,
     /// Digest of each file of the context, at most [`MAX_INPUT_FILES`].
     pub files: BTreeMap<String, String>,
 }

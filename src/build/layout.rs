@@ -15,6 +15,7 @@ const LATEST: &str = "latest";
 const GROUPS: &str = "groups";
 /// What the name of a new link begins with.
 const NEW_LINK: &str = "link-";
+const PINS: &str = "pins";
 /// Mounted at `/data` in the container.
 pub(super) const DATA: &str = "data";
 /// What is served, under `data`.
@@ -74,6 +75,15 @@ impl Layout {
         Some((project.parse().ok()?, id.parse().ok()?))
     }
 
+    /// One empty file for each pinned build.
+    pub(super) fn pins(&self) -> PathBuf {
+        self.own().join(PINS)
+    }
+
+    pub(super) fn pin(&self, project: &ProjectName, id: JobId) -> PathBuf {
+        self.pins().join(format!("{project}-{id}"))
+    }
+
     pub(super) fn project(&self, project: &ProjectName) -> PathBuf {
         self.root.join(project.as_str())
     }
@@ -96,7 +106,12 @@ impl Layout {
 
     /// The last failed rebuild of an id whose succeeded build stays in `ready`.
     pub(super) fn failed(&self, project: &ProjectName, id: JobId) -> PathBuf {
-        self.project(project).join(FAILED).join(id.to_string())
+        self.all_failed(project).join(id.to_string())
+    }
+
+    /// The directory of those.
+    pub(super) fn all_failed(&self, project: &ProjectName) -> PathBuf {
+        self.project(project).join(FAILED)
     }
 
     /// The link to the last succeeded build of a group, or without one.
@@ -134,9 +149,27 @@ impl Layout {
     }
 }
 
+/// The build that a pin's file name says; `None` for what is no pin.
+pub(super) fn pinned(name: &str) -> Option<(ProjectName, JobId)> {
+    let (project, id) = name.rsplit_once('-')?;
+    Some((project.parse().ok()?, id.parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pin_names_its_build() {
+        let id: JobId = "ab".repeat(32).parse().unwrap();
+        let project: ProjectName = "a-b.c".parse().unwrap();
+        let pin = Layout::new(Path::new("/b")).pin(&project, id);
+        let name = pin.file_name().unwrap().to_str().unwrap();
+        assert_eq!(pinned(name), Some((project, id)));
+        for foreign in ["", "x", "a-b", &format!("-{id}"), &id.to_string()] {
+            assert_eq!(pinned(foreign), None, "{foreign}");
+        }
+    }
 
     #[test]
     fn links_are_relative_and_absolute_ones_are_understood() {

@@ -196,6 +196,7 @@ impl PendingBuild {
         keep.running_since = None;
         keep.deadline = None;
         keep.durable = false;
+        keep.base = None;
         store
             .filesystem
             .remove(&directory.join(layout::DATA))

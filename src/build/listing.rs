@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::BuildInfo;
+use super::used::Noted;
 
 /// What the rest of an info takes, twice: as values and as JSON.
 const FIXED: usize = 3 << 10;
@@ -65,11 +66,16 @@ impl Listing {
 /// The answer to a job that is cached: its info with the end of its log, and its JSON kept once it
 /// was written. Clones share everything.
 #[derive(Clone, Debug)]
-pub struct Cached(Arc<(BuildInfo, OnceLock<Bytes>)>);
+pub struct Cached(Arc<(BuildInfo, OnceLock<Bytes>, Noted)>);
 
 impl Cached {
     pub(super) fn new(info: BuildInfo) -> Cached {
-        Cached(Arc::new((info, OnceLock::new())))
+        Cached(Arc::new((info, OnceLock::new(), Noted::default())))
+    }
+
+    /// When it was last written down that its build is used.
+    pub(super) fn noted(&self) -> &Noted {
+        &self.0.2
     }
 
     /// What is told.

@@ -5,7 +5,8 @@
 //! - From acceptance on it holds a record (`build_info.json`) and a log (`out.log`).
 //! - [`PendingBuild::finish`] is the only way into `ready/`: one rename, or an exchange where
 //!   a build of the same id is replaced. The record in it is complete before that.
-//! - A ready build never changes, but for the mark that it is durable; it is only removed whole.
+//! - A ready build never changes, but for the mark that it is durable and the measure of what it
+//!   takes; it is only removed whole.
 //! - Only a succeeded build is ever pointed at by `latest` or `groups/<group>`.
 //! - A ready build of an earlier boot that is not marked durable counts as absent.
 //!
@@ -14,6 +15,7 @@
 
 mod artifacts;
 mod claim;
+mod gc;
 mod index;
 mod info;
 mod layout;
@@ -22,19 +24,26 @@ mod leftover;
 mod listing;
 mod log;
 mod pending;
+mod pins;
 mod publish;
 mod recent;
 mod record;
+mod retire;
 mod settle;
+mod shared;
 mod store;
+mod survey;
+mod used;
 
 pub use artifacts::{Artifacts, Found, Item};
 pub use claim::{Holder, holder};
+pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};
 pub use index::{Filter, Place};
 pub use info::*;
 pub use leftover::Leftover;
 pub use listing::{Cached, Listing};
 pub use log::{BuildLog, LogFollower, LogProgress};
 pub use pending::{Begun, End, FinishedBuild, PendingBuild, Unfinished};
+pub use retire::{Collected, Held, Removed};
 pub use store::{BuildStore, Error};
 pub use store::{random_hex, text_of};

@@ -229,6 +229,7 @@ impl PendingBuild {
                 .ready(&self.project, base)
                 .join(layout::DATA);
             let clone = |cause| Error::Tree("clone the latest build of the group", cause);
+            self.record.keep.base = Some(base.to_string());
             begun = match filesystem.clone_tree(&from, &data, &[layout::PARAMS.as_ref()]) {
                 Ok(()) => Begun::Incremental,
                 Err(cause) if is_closed(&cause) => {
@@ -239,6 +240,7 @@ impl PendingBuild {
             };
         }
         if begun != Begun::Incremental {
+            self.record.keep.base = None;
             filesystem
                 .create(&data)
                 .map_err(|cause| Error::Tree("make the build's directory", cause))?;
@@ -305,20 +307,7 @@ impl PendingBuild {
     /// # Errors
     /// When even that is refused.
     pub fn discard_data(&self) -> Result<(), Error> {
-        let discard = doing("remove the build's data");
-        let remove = |path: &Path| {
-            let removed = self.store.filesystem.remove(path);
-            removed.map_err(|cause| Error::Tree("remove the build's data", cause))
-        };
-        let data = self.data();
-        // One by one first: Btrfs clears a subvolume some time after it is gone.
-        for entry in std::fs::read_dir(&data).map_err(&discard)? {
-            remove(&entry.map_err(&discard)?.path())?;
-        }
-        remove(&data)?;
-        // And what is removed there makes room with the next commit only.
-        let directory = File::open(self.directory()).map_err(&discard)?;
-        rustix::fs::syncfs(directory).map_err(|cause| discard(cause.into()))
+        self.store.clear_out(&self.directory())
     }
 
     /// What is served is a directory of ours: a link that the container put in its place would

@@ -6,12 +6,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use rustix::fs::RenameFlags;
 
 use super::index::Place;
-use super::layout::{self, Layout};
-use super::lease::Lease;
+use super::layout::Layout;
 use super::store::{BuildStore, Error, doing, make_directories, random_hex};
 use super::{Record, State, record};
 use crate::faults;
@@ -50,6 +50,8 @@ impl BuildStore {
         record: &Record,
     ) -> Result<(PathBuf, Option<Error>), Error> {
         let publish = doing("put the build in place");
+        // A build that is in place and not linked yet is nobody's to remove.
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let from = self.layout.pending(project, id);
         let in_force = self.find_ready(project, id)?.is_some();
         let to = if in_force && !record.info.succeeded() {
@@ -174,29 +176,6 @@ impl BuildStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         }
-    }
-
-    /// Removes what was thrown away. What somebody still reads stays for the next time: nobody
-    /// waits for a slow reader.
-    ///
-    /// # Errors
-    /// When something cannot be removed; it stays in the trash.
-    pub fn empty_trash(&self) -> Result<(), Error> {
-        let empty = doing("empty the trash");
-        for entry in std::fs::read_dir(self.layout.trash()).map_err(&empty)? {
-            let path = entry.map_err(&empty)?.path();
-            let Some(_ours) = Lease::take_last(&path).map_err(&empty)? else {
-                continue;
-            };
-            // The tree is a subvolume of its own where the filesystem has them.
-            for tree in [path.join(layout::DATA), path] {
-                self.filesystem
-                    .remove(&tree)
-                    .map_err(|cause| Error::Tree("empty the trash", cause))?;
-                faults::point("emptied");
-            }
-        }
-        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::AtFlags;
+use serde::de::DeserializeOwned;
 
 use super::Record;
 use super::layout::RECORD;
@@ -46,6 +47,12 @@ pub(super) fn stamp(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Stamp>
 
 /// Reads the record in `directory`; `None` when there is none that can be understood.
 pub(super) fn read(directory: &Path) -> io::Result<Option<Record>> {
+    read_as(directory)
+}
+
+/// Reads as much of the record in `directory` as `T` has; `None` when there is none that can be
+/// understood.
+pub(super) fn read_as<T: DeserializeOwned>(directory: &Path) -> io::Result<Option<T>> {
     let Some(file) = open_regular(&directory.join(RECORD))? else {
         return Ok(None);
     };

@@ -1,4 +1,4 @@
-//! Finished builds brought to stable storage, and marked as durable.
+//! Finished builds brought to stable storage, measured, and marked as durable.
 //!
 //! A build is answered before its data is on stable storage; until it is marked it counts as
 //! absent after a power cut. Whoever could not mark it (a crash, a full disk) leaves that to the
@@ -7,12 +7,14 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use super::store::BuildStore;
-use super::{Record, State, lease, record};
+use super::{Record, State, layout, lease, record};
 use crate::faults;
+use crate::filesystem::Usage;
 
 /// Directories that are held open for one sync of the filesystem.
 const AT_ONCE: usize = 64;
@@ -20,9 +22,13 @@ const AT_ONCE: usize = 64;
 impl BuildStore {
     /// True when what the record says survived the last power cut, if there was one.
     pub(super) fn survived(&self, record: &Record) -> bool {
+        self.lasts(&record.keep.boot, record.keep.durable)
+    }
+
+    /// The same of what a record says of it.
+    pub(super) fn lasts(&self, boot: &str, durable: bool) -> bool {
         // The first mistry knew nothing of durability; what it left has been there long.
-        let boot = &record.keep.boot;
-        boot.is_empty() || record.keep.durable || *boot == self.boot
+        boot.is_empty() || durable || boot == self.boot
     }
 
     /// True when a ready build waits for its mark.
@@ -31,11 +37,9 @@ impl BuildStore {
         record.info.state == State::Ready && keep.boot == self.boot && !keep.durable
     }
 
-    /// Brings the builds in these directories to stable storage and marks them. One that is gone
-    /// or replaced meanwhile is passed over.
+    /// Brings the builds in these directories to stable storage, measures what they take, and marks
+    /// them. One that is gone or replaced meanwhile is passed over.
     pub(super) fn settle(&self, directories: &[PathBuf]) -> io::Result<()> {
-        // Two marks of one record would write beside each other.
-        let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
         for some in directories.chunks(AT_ONCE) {
             let mut held = Vec::new();
             for directory in some {
@@ -51,20 +55,53 @@ impl BuildStore {
                 rustix::fs::syncfs(directory)?;
                 faults::point("synced");
             }
-            for (directory, mut record) in held {
-                record.keep.durable = true;
-                match record::write(&through(&directory), &record, true) {
-                    // Removed meanwhile.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    other => other?,
-                }
+            for (directory, record) in held {
+                let usage = self.measure(&directory, &record);
+                self.mark(&directory, usage)?;
             }
         }
         Ok(())
     }
+
+    fn mark(&self, directory: &File, usage: Option<Usage>) -> io::Result<()> {
+        // Two marks of one record would write beside each other.
+        let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = through(directory);
+        let record = record::read(&path)?.filter(|record| self.is_unmarked(record));
+        let Some(mut record) = record else {
+            return Ok(());
+        };
+        record.keep.durable = true;
+        record.keep.bytes = usage.map(|usage| usage.bytes);
+        record.keep.own = usage.map(|usage| usage.own);
+        match record::write(&path, &record, true) {
+            // Removed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// What a build takes, its log included; `None` where that cannot be told, which is nobody's
+    /// failure.
+    fn measure(&self, directory: &File, record: &Record) -> Option<Usage> {
+        let cloned = record.keep.base.as_ref();
+        let cloned = cloned.map(|_| record.info.started_at.as_second());
+        let path = through(directory);
+        let mut usage = match self.filesystem.usage(&path.join(layout::DATA), cloned) {
+            Ok(usage) => usage,
+            // It was discarded for want of room.
+            Err(error) if error.io()?.kind() == io::ErrorKind::NotFound => Usage::default(),
+            Err(_) => return None,
+        };
+        if let Ok(log) = path.join(layout::LOG).symlink_metadata() {
+            usage.bytes += log.blocks() * 512;
+            usage.own += log.blocks() * 512;
+        }
+        Some(usage)
+    }
 }
 
 /// The path of an open directory, whatever its name is now.
-fn through(directory: &File) -> PathBuf {
+pub(super) fn through(directory: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }

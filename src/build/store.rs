@@ -21,7 +21,7 @@ use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
-use super::{BuildInfo, Cached, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record};
+use super::{BuildInfo, Cached, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record, used};
 use crate::faults;
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
@@ -82,6 +82,8 @@ pub struct BuildStore {
     listings: Recent<Listing>,
     /// Held while builds are marked as durable.
     pub(super) settling: Mutex<()>,
+    /// Held while a build is put in place and linked, pinned, or taken away.
+    pub(super) changing: Mutex<()>,
     /// The kernel's name for this boot: what is not durable does not survive it.
     pub(super) boot: String,
     claim: Claim,
@@ -105,6 +107,7 @@ impl BuildStore {
             answers: Recent::default(),
             listings: Recent::default(),
             settling: Mutex::new(()),
+            changing: Mutex::new(()),
             boot: boot.trim().to_owned(),
             claim,
         })
@@ -220,8 +223,8 @@ impl BuildStore {
         let Some(found) = found.map_err(doing("read the record of a build"))? else {
             return Ok(None);
         };
-        if let Some(info) = self.answers.get(project, id, found) {
-            return Ok(Some(info));
+        if let Some(answer) = self.answers.get(project, id, found) {
+            return Ok(self.use_for(project, id, answer));
         }
         let Some(mut info) = self.find_ready(project, id)? else {
             return Ok(None);
@@ -240,7 +243,13 @@ impl BuildStore {
         let bytes = size.saturating_add(log).saturating_mul(2);
         let answer = Cached::new(info);
         self.answers.put(project, id, found, bytes, &answer);
-        Ok(Some(answer))
+        Ok(self.use_for(project, id, answer))
+    }
+
+    /// The answer, once it is noted that its build is used; `None` when it was removed meanwhile.
+    fn use_for(&self, project: &ProjectName, id: JobId, answer: Cached) -> Option<Cached> {
+        let is_there = !answer.noted().is_due() || used::note_at(&self.layout.ready(project, id));
+        is_there.then_some(answer)
     }
 
     /// A ready build as lists show it. A second look costs one look at its record's stamp.
@@ -409,6 +418,7 @@ impl BuildStore {
         if self.ready(project, id)?.is_none() {
             return Ok(None);
         }
+        used::note(lease.directory());
         Artifacts::open(lease).map(Some).map_err(&open)
     }
 
@@ -539,7 +549,7 @@ impl BuildStore {
     }
 }
 
-fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
 }

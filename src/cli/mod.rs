@@ -21,9 +21,11 @@ mod build;
 mod cancel;
 mod completions;
 mod fetch;
+mod gc;
 mod list;
 mod logs;
 mod params;
+mod pin;
 mod progress;
 mod projects;
 mod rebuild;
@@ -159,6 +161,9 @@ enum Verb {
     Fetch(fetch::Fetch),
     Projects(projects::Projects),
     Rebuild(rebuild::Rebuild),
+    Pin(pin::Pin),
+    Unpin(pin::Unpin),
+    Gc(gc::Gc),
     Completions(completions::Completions),
 }
 
@@ -288,6 +293,9 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         Verb::Fetch(verb) => verb.run(&client, again).await,
         Verb::Projects(verb) => verb.run(&client).await,
         Verb::Rebuild(verb) => verb.run(&client).await,
+        Verb::Pin(verb) => verb.run(&client).await,
+        Verb::Unpin(verb) => verb.run(&client).await,
+        Verb::Gc(verb) => verb.run(&client).await,
         Verb::Completions(_) => Ok(()),
     }
 }

@@ -31,7 +31,8 @@ impl Status {
 
 async fn build_facts(client: &Client, which: &Which) -> Result<Vec<(String, String)>, Error> {
     let (project, id) = which.resolve(client).await?;
-    let info = client.job(&project, id).await?.build_info;
+    let view = client.job(&project, id).await?;
+    let info = view.build_info;
     let page = client.address().page(&info.url).unwrap_or_default();
     let mut facts = vec![
         ("id", id.to_string()),
@@ -52,6 +53,7 @@ async fn build_facts(client: &Client, which: &Which) -> Result<Vec<(String, Stri
             "incremental",
             if info.incremental { "yes" } else { "no" }.to_owned(),
         ),
+        ("pinned", if view.pinned { "yes" } else { "" }.to_owned()),
         ("artifacts", info.path.clone()),
         ("page", page),
     ];

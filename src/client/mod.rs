@@ -23,7 +23,8 @@ use hyper::Method;
 use serde::Deserialize;
 
 use crate::api::{
-    CancelRequest, ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, ProjectItem,
+    CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd,
+    ProjectItem,
 };
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, State};
 use crate::job::JobId;
@@ -317,6 +318,25 @@ impl Client {
         let ask = Ask::new(Method::POST, format!("/project/{project}/rebuild"))
             .json(&serde_json::json!({}))?;
         self.send(ask).await?.json(MAX_JSON).await
+    }
+
+    /// Collects garbage, or says what would go, and waits for it.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn collect(&self, request: &GcRequest) -> Result<GcView, Error> {
+        let ask = Ask::new(Method::POST, "/gc").json(request)?;
+        self.send(ask).await?.json(MAX_JSON).await
+    }
+
+    /// Keeps a build from garbage collection, or lets it go.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn pin(&self, project: &ProjectName, id: JobId, is_kept: bool) -> Result<(), Error> {
+        let method = if is_kept { Method::PUT } else { Method::DELETE };
+        let ask = Ask::new(method, format!("/job/{project}/{id}/pin"));
+        self.send(ask.json(&serde_json::json!({}))?).await.map(drop)
     }
 
     /// What the server tells about itself and its host.

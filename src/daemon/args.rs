@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::filesystem::Kind;
+use crate::project::{parse_duration, parse_size};
 use crate::web::Scope;
 
 /// A build server that keeps what it has built.
@@ -79,6 +81,8 @@ fn first(paths: &[&Path]) -> Option<PathBuf> {
 pub enum Verb {
     /// Build images anew, with their bases pulled and nothing cached
     Rebuild(Rebuild),
+    /// Remove builds that are not needed any more, as 'gc' of the configuration says
+    Gc(Gc),
     /// Make a token for the tokens file
     #[command(subcommand)]
     Token(TokenVerb),
@@ -96,6 +100,35 @@ pub struct Rebuild {
     /// Show what the image builds print
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+/// Which builds go; each rule that is given takes the place of the configured one.
+#[derive(Debug, Args)]
+pub struct Gc {
+    /// Only show what would go
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Builds that were not used for that long go: 90m, 12h, 7d
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    pub older_than: Option<Duration>,
+    /// Builds go until all together take no more than that: 500M, 20G
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub max_bytes: Option<u64>,
+    /// Builds go until that much is free: 500M, 20G
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub min_free: Option<u64>,
+    /// So many builds of each project stay, whatever the other rules say
+    #[arg(long, value_name = "N")]
+    pub keep_last: Option<u64>,
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    let found = parse_duration(text).filter(|age| !age.is_zero());
+    found.ok_or_else(|| "expected a duration like 90m, 12h or 7d".to_owned())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "expected a size like 500M or 20G".to_owned())
 }
 
 /// What to do with tokens.

@@ -67,13 +67,12 @@ impl Listening {
         })
     }
 
-    /// The address for programs on this host that ask the daemon: TCP where there is any, because
-    /// that needs no group.
+    /// The address for programs on this host that ask the daemon: the unix socket where there is one,
+    /// because a service may be kept out of every network.
     pub(super) fn address(&self) -> Option<String> {
-        match self.tcp.first() {
-            Some(address) => Some(address.to_string()),
-            None => self.shown.first().cloned(),
-        }
+        let unix = self.shown.iter().find(|at| at.starts_with("unix:///"));
+        let tcp = self.tcp.first().map(ToString::to_string);
+        unix.cloned().or(tcp)
     }
 }
 

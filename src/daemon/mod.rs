@@ -4,6 +4,8 @@
 //! an earlier life left: a request that needs one of them waits for it alone.
 
 mod args;
+mod gc;
+mod holder;
 mod idle;
 mod listen;
 mod rebuild;
@@ -196,9 +198,6 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     let docker = docker_socket()?;
     if command.check_config {
         println!("the configuration '{}' is in order", config.path.display());
-        for key in config.without_effect() {
-            println!("note: '{key}' is set, but this version does not act on it yet");
-        }
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(Verb::Token(args::TokenVerb::New { name, scope })) = &command.verb {
@@ -216,6 +215,7 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     let result = runtime.block_on(async {
         match command.verb {
             Some(Verb::Rebuild(asked)) => rebuild::run(&config, filesystem, &docker, &asked).await,
+            Some(Verb::Gc(asked)) => gc::run(&config, filesystem, &docker, &asked).await,
             _ => {
                 let address = command.addr.as_deref();
                 serve(config, filesystem, &docker, tokens, sockets, address).await
@@ -393,6 +393,7 @@ fn rules(config: &Config) -> Rules {
         job_timeout: config.job_timeout,
         silence_timeout: config.silence_timeout,
         engine_wait: config.engine_wait,
+        gc: config.gc.as_ref().map(gc::policy),
     }
 }
 
@@ -470,7 +471,6 @@ fn announce(config: &Config, filesystem: Filesystem, listening: &Listening) {
             "'idle_exit' is set, but has no effect here: without sockets held by systemd nobody would start mistryd again"
         );
     }
-    warn_without_effect(config);
     tracing::info!(
         message_id = SERVING,
         mistry_event = "serving",
@@ -482,12 +482,6 @@ fn announce(config: &Config, filesystem: Filesystem, listening: &Listening) {
         config.job_concurrency,
         config.job_backlog,
     );
-}
-
-fn warn_without_effect(config: &Config) {
-    for key in config.without_effect() {
-        tracing::warn!("'{key}' is set, but this version does not act on it yet");
-    }
 }
 
 fn handler(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Error> {

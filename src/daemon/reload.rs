@@ -50,7 +50,6 @@ impl Reloading {
                     "the configuration '{}' was read again and is in force",
                     self.config.path.display()
                 );
-                super::warn_without_effect(&self.config);
             }
             Err(error) => {
                 let told = told(&error);

@@ -5,7 +5,7 @@
 //! decides what to do when the kernel says no, except that [`snapshot`] tells "not by a snapshot" from
 //! "not at all".
 //!
-//! This is the only file of the crate with `unsafe` in it.
+//! Besides `fiemap`, this is the only file of the crate with `unsafe` in it.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -12,15 +12,20 @@
 //! - `btrfs`: subvolumes and snapshots by ioctl.
 //! - `plain`: the copy of a tree, with the `contents` of files, their hard `links`, their `metadata`.
 //! - `remove`: a whole tree, of whichever kind.
+//! - `usage`: what a tree takes, with `fiemap` for what it shares.
 //! - `descent`: the way from a tree's root to where one is, with few descriptors.
 
 mod btrfs;
 mod contents;
 mod descent;
+mod fiemap;
 mod links;
 mod metadata;
 mod plain;
 mod remove;
+mod usage;
+
+pub use usage::Usage;
 
 use std::ffi::{CString, OsStr};
 use std::fmt;
@@ -138,6 +143,22 @@ impl Filesystem {
             remove::entry(place.parent.as_fd(), &place.name)
         };
         remove().map_err(|source| Error::Remove {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Measures the tree at `path`. With `cloned`, the second of the epoch before it was cloned from
+    /// another, also what it shares with others; call it when its data has its blocks, after a sync.
+    ///
+    /// # Errors
+    /// [`Error::Measure`], also when there is no tree.
+    pub fn usage(self, path: &Path, cloned: Option<i64>) -> Result<Usage, Error> {
+        let measure = || {
+            let root = Place::of(path)?.open(path)?;
+            usage::of(root, cloned)
+        };
+        measure().map_err(|source| Error::Measure {
             path: path.to_owned(),
             source,
         })
@@ -268,6 +289,14 @@ pub enum Error {
         /// The step that failed.
         source: Fault,
     },
+    /// A tree was not measured.
+    #[error("could not measure the tree '{}'", path.display())]
+    Measure {
+        /// The tree.
+        path: PathBuf,
+        /// The step that failed.
+        source: Fault,
+    },
 }
 
 impl Error {
@@ -278,7 +307,8 @@ impl Error {
             Error::Detect { source, .. } => Some(source),
             Error::Create { source, .. }
             | Error::Clone { source, .. }
-            | Error::Remove { source, .. } => Some(&source.source),
+            | Error::Remove { source, .. }
+            | Error::Measure { source, .. } => Some(&source.source),
         }
     }
 }

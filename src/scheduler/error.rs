@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::build::Held;
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::{build, docker, project};
@@ -39,6 +40,14 @@ pub enum Error {
     /// The disk is in the way.
     #[error("{}", .0.sentence())]
     Store(#[from] build::Error),
+    /// A build stays, though its removal was asked for.
+    #[error("job '{1}' of project '{0}' is not removed: {2}")]
+    Held(ProjectName, JobId, Held),
+    /// Garbage collection was asked for, and no rule says what goes.
+    #[error(
+        "nothing says what is to go: give max_age, max_bytes or min_free, or set one of them in 'gc' of the configuration"
+    )]
+    NoPolicy,
     /// The log cannot be read.
     #[error("could not read the log of a build")]
     Log(#[source] std::io::Error),

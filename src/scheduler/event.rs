@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::Shared;
+use super::collection::Collection;
 use super::live::Live;
 use crate::build::{BuildInfo, Outcome};
 use crate::docker;
@@ -28,6 +29,9 @@ const CANCELLED: &str = "4e6deb6e4bb7474cacdcb0dd37ffde44";
 const TIMED_OUT: &str = "7e37c5da088142f0af324a6f9d72c2e5";
 const ENGINE_AWAY: &str = "5b1f4fd6a02d4f6c8d39c01d6a4c2f11";
 const ENGINE_BACK: &str = "2f6a7c3d90b14d8e9a5b3e7f4c812d06";
+const REMOVED: &str = "e07d1f6a9f3c4b51a4c2d7b8160395ce";
+const COLLECTED: &str = "4b9e52c78d1a4f0f8a36c0e5d97f2b14";
+const NO_ROOM: &str = "a8c3f1d5072e4c6db15e96804f3b7d29";
 
 /// Whom an event is about.
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +179,65 @@ pub(super) fn publish_engine(trouble: Option<&docker::Error>) {
             "the Docker Engine answers again"
         ),
     }
+}
+
+/// A build that was removed.
+#[derive(Debug)]
+pub(super) struct Removal<'a> {
+    pub(super) project: &'a ProjectName,
+    pub(super) id: JobId,
+    /// The rule, or `asked`.
+    pub(super) why: &'a str,
+    /// Bytes that this freed.
+    pub(super) bytes: u64,
+}
+
+/// Tells that a build is gone: the end of its story.
+pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
+    shared.metrics.record_removed(removal.bytes);
+    tracing::info!(
+        message_id = REMOVED,
+        mistry_event = "removed",
+        mistry_project = removal.project.as_str(),
+        mistry_job = %removal.id,
+        why = removal.why,
+        bytes = removal.bytes,
+        "removed ({})",
+        removal.why
+    );
+}
+
+/// Tells what a collection has done: of each build, and in all.
+pub(super) fn publish_collection(shared: &Shared, collection: &Collection) {
+    let plan = &collection.plan;
+    for removal in &plan.removals {
+        let removal = Removal {
+            project: &removal.build.project,
+            id: removal.build.id,
+            why: removal.why.as_str(),
+            bytes: removal.bytes,
+        };
+        publish_removal(shared, &removal);
+    }
+    tracing::info!(
+        message_id = COLLECTED,
+        mistry_event = "collected",
+        bytes = plan.bytes,
+        "garbage collected: {} builds removed ({} bytes), {} kept, {} bytes free",
+        plan.removals.len(),
+        plan.bytes,
+        plan.kept,
+        collection.free
+    );
+}
+
+/// Tells that collecting did not make the room that there must be.
+pub(super) fn publish_short(free: u64, least: u64) {
+    tracing::warn!(
+        message_id = NO_ROOM,
+        mistry_event = "no-room",
+        "{free} bytes are free and {least} must be (gc.min_free), but no more builds may be removed; building goes on"
+    );
 }
 
 impl Live {

@@ -10,6 +10,7 @@
 mod activity;
 mod adoption;
 mod attend;
+mod collection;
 mod error;
 mod event;
 mod halt;
@@ -23,6 +24,7 @@ mod stop;
 mod sweep;
 
 pub use activity::{Activity, Last};
+pub use collection::Collection;
 pub use error::Error;
 pub use live::Ticket;
 pub use rebuild::ImageReport;
@@ -39,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::activity::Board;
+use self::collection::Collecting;
 use self::event::{Event, Subject, publish, publish_engine};
 use self::images::{Images, Wanted};
 use self::live::{Live, Origin};
@@ -47,7 +50,7 @@ use self::queue::{Admission, Queue};
 use self::sweep::Swept;
 use crate::build::{
     Artifacts, BuildInfo, BuildStore, Cached, Cancelled, Filter, LOG_TAIL, Listing, LogFollower,
-    Place,
+    Place, Policy,
 };
 use crate::docker::Docker;
 use crate::faults;
@@ -79,6 +82,8 @@ pub struct Rules {
     pub silence_timeout: Option<Duration>,
     /// How long an accepted job waits for an Engine that went away.
     pub engine_wait: Duration,
+    /// What garbage collection may keep; without it nothing is collected by itself.
+    pub gc: Option<Policy>,
 }
 
 /// A job as a face asks for it.
@@ -157,6 +162,8 @@ struct Shared {
     swept: tokio::sync::Mutex<Swept>,
     /// One image is rebuilt at a time: it is heavy, and nobody waits for it in a hurry.
     rebuilding: tokio::sync::Mutex<()>,
+    /// One collection goes on at a time.
+    collecting: Collecting,
 }
 
 // === impl Scheduler ===
@@ -187,6 +194,7 @@ impl Scheduler {
             adopted: SetOnce::new(),
             swept: tokio::sync::Mutex::default(),
             rebuilding: tokio::sync::Mutex::new(()),
+            collecting: Collecting::default(),
         }))
     }
 

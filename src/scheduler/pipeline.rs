@@ -519,6 +519,7 @@ impl Making {
     async fn prepare(&mut self, job: &Job, context: &Context) -> Result<Settings, Halt> {
         let params = job.params.clone();
         let project = context.project().clone();
+        self.shared.make_room().await;
         let rules = self.shared.rules.load_full();
         let (settings, begun) = self
             .on_disk(move |pending| {

@@ -190,6 +190,8 @@ fn status(error: &Error) -> StatusCode {
         Error::UnknownJob(..) => StatusCode::NOT_FOUND,
         Error::Over(..) => StatusCode::CONFLICT,
         Error::NotYours(..) => StatusCode::FORBIDDEN,
+        Error::Held(..) => StatusCode::CONFLICT,
+        Error::NoPolicy => StatusCode::UNPROCESSABLE_ENTITY,
         Error::BacklogFull | Error::EngineAway(_) | Error::Stopping(..) | Error::Ending => {
             StatusCode::SERVICE_UNAVAILABLE
         }

@@ -27,7 +27,7 @@ use crate::scheduler::{self, Submission, Ticket};
 /// Lock files are a few megabytes at most; a job is no way to send archives.
 const MAX_BODY: usize = 16 << 20;
 /// Most requests are smaller than this, and always welcome.
-const SMALL_BODY: usize = 64 << 10;
+pub(super) const SMALL_BODY: usize = 64 << 10;
 /// A whole request must be here by then: 16 MiB at a slow line's 300 kB/s.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
 /// A list without `limit`, and its largest.
@@ -110,7 +110,8 @@ fn room_for(web: &Web, headers: &HeaderMap) -> Result<Option<OwnedSemaphorePermi
         .map_err(|_| Refusal::busy("too many large requests at once; try again later"))
 }
 
-async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+/// A body of so many bytes at most, whole, and not for ever.
+pub(super) async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
     let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, most).collect());
     match collected.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
@@ -233,6 +234,7 @@ pub(super) async fn show(
     if !wants_json {
         return pages::job(info);
     }
+    let pinned = web.scheduler.is_pinned(&project, id).await;
     if !wants_log(asked) {
         info.container_stderr = None;
     }
@@ -242,6 +244,7 @@ pub(super) async fn show(
             id: info.id.clone(),
             project: info.project.clone(),
             state: info.state,
+            pinned,
             build_info: info,
         },
     )

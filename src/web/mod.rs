@@ -7,6 +7,7 @@
 mod access;
 mod answer;
 mod artifacts;
+mod collection;
 mod door;
 mod error;
 mod events;
@@ -21,6 +22,7 @@ mod serve;
 mod tokens;
 
 pub use access::{Access, Public};
+pub use collection::gc_view;
 pub use door::Door;
 pub use projects::image_view;
 pub use serve::{Listener, serve, turn_away};

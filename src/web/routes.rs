@@ -6,6 +6,7 @@
 //! | `GET /index/` | [`jobs::index`] |
 //! | `GET /job/P/ID` | [`jobs::show`] |
 //! | `POST /job/P/ID/cancel` | [`jobs::cancel`] |
+//! | `DELETE /job/P/ID`, `PUT` and `DELETE /job/P/ID/pin`, `POST /gc` | [`collection`] |
 //! | `GET /log/P/ID` | [`logs::show`] |
 //! | `GET /artifacts/P/ID[/path]` | [`artifacts`] |
 //! | `GET /projects`, `GET /project/P`, `POST /project/P/rebuild` | [`projects`] |
@@ -26,7 +27,7 @@ use super::access::{Caller, Peer};
 use super::answer::{self, Answer, Body};
 use super::error::Refusal;
 use super::tokens::Scope;
-use super::{Web, artifacts, host, jobs, logs, pages, projects};
+use super::{Web, artifacts, collection, host, jobs, logs, pages, projects};
 use crate::job::JobId;
 use crate::project::{NameError, ProjectName};
 
@@ -111,6 +112,19 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
             Ok((project, id)) => jobs::cancel(web, asked, project, id).await.into(),
             Err(error) => Answer::Refused(error.into()),
         },
+        (&Method::DELETE, ["job", project, id]) => match names(project, id) {
+            Ok((project, id)) => collection::remove(web, &project, id).await.into(),
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::PUT, ["job", project, id, "pin"]) => match names(project, id) {
+            Ok((project, id)) => collection::pin(web, &project, id).await.into(),
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::DELETE, ["job", project, id, "pin"]) => match names(project, id) {
+            Ok((project, id)) => collection::unpin(web, &project, id).await.into(),
+            Err(error) => Answer::Refused(error.into()),
+        },
+        (&Method::POST, ["gc"]) => collection::collect(web, asked).await.into(),
         (&Method::GET, ["log", project, id]) => match names(project, id) {
             Ok((project, id)) => logs::show(web, &asked, project, id).await.into(),
             Err(error) => Answer::Refused(error.into()),
@@ -159,14 +173,16 @@ fn scope(method: &Method, segments: &[&str]) -> Option<Scope> {
 /// Another method where there is something, else nothing at all.
 fn unknown(segments: &[&str]) -> Refusal {
     match segments {
-        ["jobs"] | ["project", _, "rebuild"] | ["job", _, _, "cancel"] => {
+        ["jobs" | "gc"] | ["project", _, "rebuild"] | ["job", _, _, "cancel"] => {
             Refusal::method_not_allowed("POST")
         }
+        ["job", _, _] => Refusal::method_not_allowed("GET, DELETE"),
+        ["job", _, _, "pin"] => Refusal::method_not_allowed("PUT, DELETE"),
         [""]
         | ["static", _]
         | ["index"]
         | ["index", ""]
-        | ["job" | "log", _, _]
+        | ["log", _, _]
         | ["artifacts", _, _, ..]
         | ["projects" | "status" | "metrics" | "healthz" | "openapi.json"]
         | ["project", _] => Refusal::method_not_allowed("GET"),

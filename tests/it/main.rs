@@ -15,6 +15,7 @@ mod config;
 mod deadlines;
 mod engine;
 mod errors_do_not_leak;
+mod garbage;
 mod groups;
 mod http_contract;
 mod idle_exit;

@@ -71,6 +71,7 @@ impl Server {
             job_timeout: None,
             silence_timeout: None,
             engine_wait: std::time::Duration::from_secs(60),
+            gc: None,
         };
         let filesystem = Filesystem::detect(Kind::Plain, &builds).unwrap();
         let metrics = Metrics::new().unwrap();
@@ -515,6 +516,33 @@ async fn every_post_answers_as_declared() {
         ("/job/good/x/cancel", "{}", 422),
     ] {
         server.fits(post(about, path, body), status).await;
+    }
+
+    let gc = |body| post("/gc", "/gc", body);
+    let all = server.fits(gc(r#"{"max_bytes": 0, "dry_run": true}"#), 200);
+    assert_eq!(all.await.json()["DryRun"], true);
+    server.fits(gc("{}"), 422).await;
+    server.fits(gc(r#"{"colour": 1}"#), 400).await;
+    let job = format!("/{}", built["URL"].as_str().unwrap());
+    let pin = format!("{job}/pin");
+    let (of_job, of_pin) = ("/job/{project}/{id}", "/job/{project}/{id}/pin");
+    let nobody = format!("/job/good/{}", "0".repeat(64));
+    let lost = format!("{nobody}/pin");
+    for (about, method, path, status) in [
+        (of_pin, "PUT", pin.as_str(), 204),
+        (of_pin, "PUT", lost.as_str(), 404),
+        (of_job, "DELETE", job.as_str(), 409),
+        (of_pin, "DELETE", pin.as_str(), 204),
+        (of_pin, "DELETE", lost.as_str(), 404),
+        (of_pin, "DELETE", "/job/good/1/pin", 422),
+        (of_job, "DELETE", nobody.as_str(), 404),
+        (of_job, "DELETE", "/job/good/1", 422),
+    ] {
+        let asked = Asked {
+            method,
+            ..post(about, path, "")
+        };
+        server.fits(asked, status).await;
     }
 
     let rebuild = |path| post("/project/{project}/rebuild", path, "{}");

@@ -84,10 +84,12 @@ fn the_units_say_nothing_that_systemd_does_not_understand() {
     ] {
         assert_eq!(machine.property(unit, "LoadState"), "loaded", "{unit}");
     }
-    assert_eq!(
-        machine.property("mistryd-gc.timer", "UnitFileState"),
-        "disabled"
-    );
+    for (property, value) in [("UnitFileState", "enabled"), ("ActiveState", "active")] {
+        assert_eq!(machine.property("mistryd-gc.timer", property), value);
+    }
+    // Without a rule there is nothing to do.
+    machine.run("systemctl start mistryd-gc.service");
+    assert_eq!(machine.property("mistryd-gc.service", "Result"), "success");
     let catalog = machine.run("journalctl --dump-catalog fddd42b3f76149bdb9aa243f0a7b9143");
     assert!(catalog.contains("Subject:"), "{catalog}");
 }

@@ -12,10 +12,10 @@ use crate::support::daemon::Setup;
 use crate::support::{Place, names};
 
 /// A file that takes all the room there is.
-struct Filler(PathBuf);
+pub struct Filler(PathBuf);
 
 impl Filler {
-    fn fill(directory: &Path) -> Filler {
+    pub fn fill(directory: &Path) -> Filler {
         let path = directory.join("filler");
         let mut file = File::create(&path).unwrap();
         // Large pieces first, then ever smaller ones, until not a byte fits.
@@ -32,7 +32,7 @@ impl Filler {
         Filler(path)
     }
 
-    fn free(self) {
+    pub fn free(self) {
         fs::remove_file(self.0).unwrap();
     }
 }
@@ -148,7 +148,6 @@ fn a_build_that_fills_the_disk_fails_and_the_daemon_does_not(place: Place) {
     assert!(names(&daemon.builds().join("filling/pending")).is_empty());
 }
 
-/// In turn: two tests would fill one filesystem for each other.
 #[test]
 fn on_ext4() {
     a_full_build_path_is_said_and_forgotten_when_there_is_room(Place::FullExt4);

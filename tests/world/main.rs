@@ -15,6 +15,7 @@ mod faulty_engine;
 mod faulty_engine_storm;
 mod filesystems;
 mod full_disk;
+mod garbage;
 mod hostile;
 mod kills;
 mod npm;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use mistry::{
-    build::BuildStore,
+    build::{BuildStore, Policy},
     docker::Docker,
     filesystem::{Filesystem, Kind},
     metrics::Metrics,
@@ -148,6 +148,7 @@ impl TestDaemon {
                 job_timeout: None,
                 silence_timeout: None,
                 engine_wait: Duration::from_secs(60),
+                gc: None,
             },
             tokens: None,
             public: Public::Read,
@@ -178,6 +179,12 @@ impl Builder {
     /// How long an accepted job waits for an Engine that went away.
     pub fn engine_wait(mut self, patience: Duration) -> Builder {
         self.rules.engine_wait = patience;
+        self
+    }
+
+    /// What garbage collection may keep.
+    pub fn gc(mut self, policy: Policy) -> Builder {
+        self.rules.gc = Some(policy);
         self
     }
 
@@ -283,6 +290,11 @@ impl TestDaemon {
             stop,
             serving: tokio::spawn(mistry::web::serve(listeners, web)),
         });
+    }
+
+    /// Another policy of garbage collection, from the next life on.
+    pub fn collect_by(&mut self, policy: Policy) {
+        self.rules.gc = Some(policy);
     }
 
     /// Ends as the daemon does on SIGTERM.

@@ -15,6 +15,8 @@ use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mistry::filesystem::Filesystem;
 
@@ -70,7 +72,11 @@ impl Place {
 
 /// A directory that is removed in the end, subvolumes and all.
 #[derive(Debug)]
-pub struct Home(PathBuf);
+pub struct Home {
+    path: PathBuf,
+    /// One filesystem that is filled is one test's at a time.
+    _alone: Option<MutexGuard<'static, ()>>,
+}
 
 impl Home {
     pub fn on(place: Place) -> Home {
@@ -79,6 +85,13 @@ impl Home {
             "these tests speak to the Docker Engine and fill filesystems, so they run as root, as \
              `make test` does"
         );
+        static FULL: [Mutex<()>; 2] = [const { Mutex::new(()) }; 2];
+        let alone = match place {
+            Place::FullExt4 => Some(&FULL[0]),
+            Place::FullBtrfs => Some(&FULL[1]),
+            _ => None,
+        };
+        let alone = alone.map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         let home = tempfile::Builder::new()
             .prefix("mistry-world-")
             .permissions(Permissions::from_mode(0o755))
@@ -86,25 +99,34 @@ impl Home {
         let home = home.unwrap_or_else(|error| {
             panic!("{place:?} is not usable ({error}): `make worlds` mounts it")
         });
-        Home(home.keep())
+        Home {
+            path: home.keep(),
+            _alone: alone,
+        }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
         // On every kind: what knows subvolumes knows directories.
-        let removed = Filesystem::Btrfs.remove(&self.0);
+        let removed = Filesystem::Btrfs.remove(&self.path);
         if let Err(error) = removed {
-            eprintln!("'{}' is left: {error}", self.0.display());
+            eprintln!("'{}' is left: {error}", self.path.display());
             assert!(std::thread::panicking());
+        }
+        // The room of subvolumes is there some time after they are gone; the next one fills it all.
+        if let Some(mount) = self.path.parent().filter(|_| self._alone.is_some()) {
+            let mut sync = Command::new("btrfs");
+            // On another filesystem it says so and does nothing.
+            let _ = sync.args(["subvolume", "sync"]).arg(mount).output();
         }
     }
 }

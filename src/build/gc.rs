@@ -1,0 +1,605 @@
+//! Garbage collection, decided: which builds go, why, and what that frees. A value; nothing is touched.
+//!
+//! What `--dry-run` prints is what a run then does. The rules, in the order in which they are applied,
+//! each from the build that was used longest ago on:
+//!
+//! 1. What is torn (no record that counts) and older than a day goes.
+//! 2. `max_age`: what was not used for that long goes.
+//! 3. `max_bytes`: builds go until all together take no more than that.
+//! 4. `min_free`: builds go until that much is free.
+//!
+//! Whatever the rules say, these stay: what a link names, what is pinned, what is under way, what was
+//! used a moment ago ([`JUST_USED`]), and the `keep_last` most recently used builds of each project.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::shared::{Base, Forest, Node};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// Whoever was just answered must still be able to fetch. The time of a use is written down at most
+/// once in [`super::used::EVERY`], so this leaves them a minute at least.
+pub const JUST_USED: Duration = Duration::from_secs(120);
+
+/// What has no record yet may be somebody's work under way; after a day it is nobody's.
+const TORN_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// What may be kept; an absent rule says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Builds that were not used for that long go.
+    pub max_age: Option<Duration>,
+    /// Bytes that all builds together may take.
+    pub max_bytes: Option<u64>,
+    /// Bytes that must be free where builds are kept.
+    pub min_free: Option<u64>,
+    /// So many builds of each project stay, whatever the other rules say.
+    pub keep_last: Option<u64>,
+}
+
+impl Policy {
+    /// True when there is a rule by which builds go; `keep_last` is none.
+    pub fn has_rule(&self) -> bool {
+        self.max_age.is_some() || self.max_bytes.is_some() || self.min_free.is_some()
+    }
+
+    /// This policy with the rules of `other` in the place of its own, where those are given.
+    pub fn overridden_by(self, other: Policy) -> Policy {
+        Policy {
+            max_age: other.max_age.or(self.max_age),
+            max_bytes: other.max_bytes.or(self.max_bytes),
+            min_free: other.min_free.or(self.min_free),
+            keep_last: other.keep_last.or(self.keep_last),
+        }
+    }
+}
+
+/// Which of a project's directories a build is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shelf {
+    /// Where builds are served from.
+    Ready,
+    /// Where the last rebuild that did not succeed lies beside its succeeded build.
+    Failed,
+}
+
+impl Shelf {
+    /// As in JSON, and as the directory is called.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Shelf::Ready => "ready",
+            Shelf::Failed => "failed",
+        }
+    }
+}
+
+/// A build that is over, as far as garbage collection is concerned.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its id.
+    pub id: JobId,
+    /// Where it is.
+    pub shelf: Shelf,
+    /// Its group, or "".
+    pub group: String,
+    /// When it was last put in place, answered from or read.
+    pub used: Timestamp,
+    /// When it began and ended; `None` where its record does not say.
+    pub ran: Option<(Timestamp, Timestamp)>,
+    /// All its blocks, in bytes; `None` where nobody has measured it.
+    pub bytes: Option<u64>,
+    /// Those of them that it shared with nobody.
+    pub own: Option<u64>,
+    /// What it was cloned from.
+    pub base: Option<JobId>,
+    /// A link names it.
+    pub is_linked: bool,
+    /// It is pinned.
+    pub is_pinned: bool,
+    /// A build of the same id is under way.
+    pub is_busy: bool,
+    /// It has no record that counts: it is as good as absent.
+    pub is_torn: bool,
+}
+
+/// Why a build goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has no record that counts.
+    Torn,
+    /// It was not used for too long.
+    MaxAge,
+    /// All builds together take too much.
+    MaxBytes,
+    /// Too little is free.
+    MinFree,
+}
+
+impl Why {
+    /// As in JSON: the key of the rule.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::Torn => "torn",
+            Why::MaxAge => "max_age",
+            Why::MaxBytes => "max_bytes",
+            Why::MinFree => "min_free",
+        }
+    }
+}
+
+/// One build that goes.
+#[derive(Clone, Debug)]
+pub struct Removal {
+    /// The build.
+    pub build: Candidate,
+    /// The rule.
+    pub why: Why,
+    /// Bytes that this frees, once those before it in the plan are gone.
+    pub bytes: u64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// What goes, in this order.
+    pub removals: Vec<Removal>,
+    /// Bytes that all of it frees.
+    pub bytes: u64,
+    /// How many builds stay.
+    pub kept: usize,
+    /// Bytes that those take.
+    pub kept_bytes: u64,
+    /// Builds, of all, whose size nobody has measured: they count as nothing.
+    pub unmeasured: usize,
+    /// Bytes that are free now.
+    pub free: u64,
+    /// Bytes past `max_bytes`, or short of `min_free`, for which nothing more may be removed.
+    pub short: u64,
+}
+
+impl Plan {
+    /// Leaves of the removals only those at these places, which are in order: what was done of it.
+    pub fn leave_only(&mut self, done: &[usize]) {
+        let all = std::mem::take(&mut self.removals);
+        let planned = all.len();
+        let mut done = done.iter().copied().peekable();
+        for (at, removal) in all.into_iter().enumerate() {
+            if done.next_if_eq(&at).is_some() {
+                self.removals.push(removal);
+            } else {
+                self.kept_bytes = self.kept_bytes.saturating_add(removal.bytes);
+            }
+        }
+        self.kept += planned - self.removals.len();
+        self.bytes = self.removals.iter().map(|removal| removal.bytes).sum();
+    }
+}
+
+/// Decides what goes. `free` is how many bytes are free now.
+pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free: u64) -> Plan {
+    let mut forest = Forest::new(&nodes(&candidates));
+    let mut oldest_first: Vec<usize> = (0..candidates.len()).collect();
+    oldest_first.sort_by_key(|at| {
+        let build = &candidates[*at];
+        (build.used, build.project.clone(), build.id)
+    });
+    let stays = among_the_last(&candidates, &oldest_first, policy.keep_last);
+    let before = |limit: Duration| now.checked_sub(limit).unwrap_or(Timestamp::MIN);
+    let (just, torn) = (before(JUST_USED), before(TORN_AFTER));
+    let may_go = |at: &usize| {
+        let build = &candidates[*at];
+        let is_held = build.is_linked || build.is_pinned || build.is_busy;
+        !is_held && build.used < just && !(build.is_torn && build.used >= torn)
+    };
+    let mut left: Vec<usize> = oldest_first.into_iter().filter(may_go).collect();
+    let mut gone: Vec<(usize, Why, u64)> = Vec::new();
+    left.retain(|at| {
+        let is_torn = candidates[*at].is_torn;
+        if is_torn {
+            gone.push((*at, Why::Torn, forest.remove(*at)));
+        }
+        !is_torn && !stays[*at]
+    });
+    if let Some(limit) = policy.max_age.map(before) {
+        left.retain(|at| {
+            let is_old = candidates[*at].used < limit;
+            if is_old {
+                gone.push((*at, Why::MaxAge, forest.remove(*at)));
+            }
+            !is_old
+        });
+    }
+    let mut left = left.into_iter();
+    let mut short = 0;
+    if let Some(most) = policy.max_bytes {
+        while forest.total() > most
+            && let Some(at) = left.next()
+        {
+            gone.push((at, Why::MaxBytes, forest.remove(at)));
+        }
+        short = forest.total().saturating_sub(most);
+    }
+    let mut freed: u64 = gone.iter().map(|(_, _, bytes)| bytes).sum();
+    if let Some(least) = policy.min_free {
+        while free.saturating_add(freed) < least
+            && let Some(at) = left.next()
+        {
+            let bytes = forest.remove(at);
+            freed += bytes;
+            gone.push((at, Why::MinFree, bytes));
+        }
+        short = short.max(least.saturating_sub(free.saturating_add(freed)));
+    }
+    let unmeasured = candidates
+        .iter()
+        .filter(|build| build.bytes.is_none())
+        .count();
+    let kept = candidates.len() - gone.len();
+    let mut builds: Vec<Option<Candidate>> = candidates.into_iter().map(Some).collect();
+    let removals = gone.into_iter().filter_map(|(at, why, bytes)| {
+        let build = builds[at].take()?;
+        Some(Removal { build, why, bytes })
+    });
+    Plan {
+        removals: removals.collect(),
+        bytes: freed,
+        kept,
+        kept_bytes: forest.total(),
+        unmeasured,
+        free,
+        short,
+    }
+}
+
+/// Which builds are among the last of their project.
+fn among_the_last(
+    candidates: &[Candidate],
+    oldest_first: &[usize],
+    keep_last: Option<u64>,
+) -> Vec<bool> {
+    let mut stays = vec![false; candidates.len()];
+    let mut seen: HashMap<&ProjectName, u64> = HashMap::new();
+    for &at in oldest_first.iter().rev() {
+        let build = &candidates[at];
+        if build.shelf == Shelf::Ready && !build.is_torn {
+            let count = seen.entry(&build.project).or_default();
+            stays[at] = *count < keep_last.unwrap_or(0);
+            *count += 1;
+        }
+    }
+    stays
+}
+
+/// The builds as [`Forest`] takes them.
+fn nodes(candidates: &[Candidate]) -> Vec<Node> {
+    let mut ready = HashMap::new();
+    for (at, build) in candidates.iter().enumerate() {
+        if build.shelf == Shelf::Ready {
+            ready.insert((&build.project, build.id), at);
+        }
+    }
+    let mut gone = HashMap::new();
+    let mut nodes = Vec::with_capacity(candidates.len());
+    for build in candidates {
+        let bytes = build.bytes.unwrap_or(0);
+        let base = build.base.map_or(Base::None, |base| {
+            let name = (&build.project, base);
+            // What was made since under the base's id is another build.
+            let is_it = |at: &usize| match (candidates[*at].ran, build.ran) {
+                (Some((_, ended)), Some((began, _))) => ended <= began,
+                _ => true,
+            };
+            match ready.get(&name).copied().filter(is_it) {
+                Some(at) => Base::At(at),
+                None => {
+                    let next = gone.len();
+                    Base::Gone(*gone.entry(name).or_insert(next))
+                }
+            }
+        });
+        nodes.push(Node {
+            bytes,
+            own: build.own.unwrap_or(bytes),
+            base,
+        });
+    }
+    nodes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: i64 = 24 * 3600;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn id(n: usize) -> JobId {
+        format!("{n:064x}").parse().unwrap()
+    }
+
+    /// A build of 10 bytes, used this long before `now` = 100 days.
+    fn build(n: usize, days: i64) -> Candidate {
+        Candidate {
+            project: "p".parse().unwrap(),
+            id: id(n),
+            shelf: Shelf::Ready,
+            group: String::new(),
+            used: at((100 - days) * DAY),
+            ran: None,
+            bytes: Some(10),
+            own: Some(10),
+            base: None,
+            is_linked: false,
+            is_pinned: false,
+            is_busy: false,
+            is_torn: false,
+        }
+    }
+
+    fn days(days: u64) -> Option<Duration> {
+        Some(Duration::from_secs(days * 24 * 3600))
+    }
+
+    fn plan(builds: &[Candidate], policy: Policy, free: u64) -> Plan {
+        decide(builds.to_vec(), &policy, at(100 * DAY), free)
+    }
+
+    fn gone(plan: &Plan) -> Vec<(usize, Why, u64)> {
+        let number = |id: JobId| usize::from_str_radix(&id.to_string(), 16).unwrap();
+        let one = |r: &Removal| (number(r.build.id), r.why, r.bytes);
+        plan.removals.iter().map(one).collect()
+    }
+
+    #[test]
+    fn without_a_rule_only_what_is_torn_goes() {
+        let torn = |n, days| Candidate {
+            is_torn: true,
+            bytes: None,
+            own: None,
+            ..build(n, days)
+        };
+        let young = Candidate {
+            used: at(100 * DAY - 3600),
+            ..torn(3, 0)
+        };
+        let builds = [build(1, 90), torn(2, 2), young];
+        let policy = Policy {
+            keep_last: Some(9),
+            ..Policy::default()
+        };
+        assert!(!policy.has_rule());
+        let plan = plan(&builds, policy, 0);
+        assert_eq!(gone(&plan), [(2, Why::Torn, 0)]);
+        assert_eq!((plan.kept, plan.kept_bytes, plan.unmeasured), (2, 10, 2));
+    }
+
+    #[test]
+    fn what_was_not_used_for_too_long_goes_oldest_first() {
+        let builds = [build(1, 3), build(2, 9), build(3, 8), build(4, 7)];
+        let policy = Policy {
+            max_age: days(7),
+            ..Policy::default()
+        };
+        let plan = plan(&builds, policy, 0);
+        let expected = [(2, Why::MaxAge, 10), (3, Why::MaxAge, 10)];
+        assert_eq!(gone(&plan), expected);
+        assert_eq!((plan.bytes, plan.kept), (20, 2));
+    }
+
+    #[test]
+    fn bytes_and_room_are_had_by_the_oldest() {
+        let builds = [build(1, 1), build(2, 2), build(3, 3), build(4, 4)];
+        let policy = Policy {
+            max_bytes: Some(30),
+            min_free: Some(35),
+            ..Policy::default()
+        };
+        let all = plan(&builds, policy, 20);
+        let expected = [(4, Why::MaxBytes, 10), (3, Why::MinFree, 10)];
+        assert_eq!(gone(&all), expected);
+        assert_eq!((all.bytes, all.kept_bytes, all.short), (20, 20, 0));
+        // Room that cannot be had is told.
+        let policy = Policy {
+            min_free: Some(100),
+            keep_last: Some(3),
+            ..Policy::default()
+        };
+        let all = plan(&builds, policy, 20);
+        assert_eq!(gone(&all), [(4, Why::MinFree, 10)]);
+        assert_eq!(all.short, 70);
+    }
+
+    #[test]
+    fn what_is_held_stays_whatever_the_rules_say() {
+        let now = at(100 * DAY);
+        let mut builds = vec![build(0, 50); 6];
+        for (n, build) in builds.iter_mut().enumerate() {
+            build.id = id(n);
+        }
+        builds[0].is_linked = true;
+        builds[1].is_pinned = true;
+        builds[2].is_busy = true;
+        builds[3].used = now - JUST_USED + Duration::from_secs(1);
+        builds[4].used = now + Duration::from_secs(3600);
+        let policy = Policy {
+            max_age: Some(Duration::from_millis(1)),
+            max_bytes: Some(0),
+            min_free: Some(u64::MAX),
+            keep_last: None,
+        };
+        let plan = plan(&builds, policy, 0);
+        assert_eq!(gone(&plan), [(5, Why::MaxAge, 10)]);
+        assert_eq!(plan.short, u64::MAX - 10);
+    }
+
+    #[test]
+    fn so_many_of_each_project_stay_and_failed_rebuilds_do_not_count() {
+        let mut builds = vec![build(1, 9), build(2, 8), build(3, 7), build(4, 30)];
+        builds[3].project = "q".parse().unwrap();
+        let failed = Candidate {
+            shelf: Shelf::Failed,
+            ..build(1, 6)
+        };
+        builds.push(failed);
+        let policy = Policy {
+            max_age: days(1),
+            keep_last: Some(2),
+            ..Policy::default()
+        };
+        let plan = plan(&builds, policy, 0);
+        let expected = [(1, Why::MaxAge, 10), (1, Why::MaxAge, 10)];
+        assert_eq!(gone(&plan), expected);
+        let shelves: Vec<_> = plan.removals.iter().map(|r| r.build.shelf).collect();
+        assert_eq!(shelves, [Shelf::Ready, Shelf::Failed]);
+    }
+
+    #[test]
+    fn clones_count_what_they_do_not_share() {
+        let ran = |began, ended| Some((at(began), at(ended)));
+        let clone = |n, days, base| Candidate {
+            base: Some(id(base)),
+            bytes: Some(11),
+            own: Some(1),
+            ..build(n, days)
+        };
+        let mut builds = [build(1, 9), clone(2, 8, 1), clone(3, 7, 2)];
+        let policy = Policy {
+            max_bytes: Some(11),
+            ..Policy::default()
+        };
+        // All three take 12; without the first it is 12 still, without the second 11.
+        let all = plan(&builds, policy, 0);
+        let expected = [(1, Why::MaxBytes, 0), (2, Why::MaxBytes, 1)];
+        assert_eq!(gone(&all), expected);
+        assert_eq!(all.kept_bytes, 11);
+        // A build that was made later under the base's id is not what it was cloned from.
+        builds[0].ran = ran(50, 60);
+        builds[1].ran = ran(10, 20);
+        builds[2].ran = ran(30, 40);
+        let all = plan(&builds, Policy::default(), 0);
+        assert_eq!(all.kept_bytes, 10 + 12);
+    }
+
+    #[test]
+    fn given_rules_come_before_configured_ones() {
+        let configured = Policy {
+            max_age: days(7),
+            keep_last: Some(3),
+            ..Policy::default()
+        };
+        let given = Policy {
+            max_age: days(1),
+            max_bytes: Some(5),
+            ..Policy::default()
+        };
+        let both = configured.overridden_by(given);
+        assert_eq!((both.max_age, both.keep_last), (days(1), Some(3)));
+        assert_eq!(configured.overridden_by(Policy::default()), configured);
+    }
+
+    fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
+        let one = (
+            (
+                0_i64..6,
+                0_i64..200_000,
+                any::<bool>(),
+                0_u64..50,
+                0_u64..60,
+            ),
+            (proptest::option::of(0_usize..12), 0_u8..10),
+            (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
+        );
+        let one = one.prop_map(|((days, seconds, other, bytes, own), (base, odd), bits)| {
+            let mut build = build(0, days);
+            build.used -= Duration::from_secs(seconds as u64);
+            if other {
+                build.project = "q".parse().unwrap();
+            }
+            (build.bytes, build.own) = (Some(bytes), Some(own));
+            build.base = base.map(id);
+            // Most are free to go.
+            build.is_linked = odd == 0;
+            build.is_pinned = odd == 1;
+            build.is_busy = odd == 2;
+            build.is_torn = odd == 3 && bits.0;
+            if odd == 4 {
+                build.used = at(100 * DAY);
+            }
+            build
+        });
+        proptest::collection::vec(one, 0..12).prop_map(|mut builds| {
+            for (n, build) in builds.iter_mut().enumerate() {
+                build.id = id(n);
+            }
+            builds
+        })
+    }
+
+    fn policies() -> impl Strategy<Value = Policy> {
+        let option = proptest::option::of::<std::ops::Range<u64>>;
+        (option(0..6), option(0..200), option(0..200), option(0..4)).prop_map(
+            |(age, max_bytes, min_free, keep_last)| Policy {
+                max_age: age.map(|days| Duration::from_secs(days * 24 * 3600)),
+                max_bytes,
+                min_free,
+                keep_last,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_keeps_what_is_held_and_reaches_its_aim_or_has_nothing_left(
+            builds in candidates(), policy in policies(), free in 0_u64..100,
+        ) {
+            let now = at(100 * DAY);
+            let plan = plan(&builds, policy, free);
+            let is_gone = |build: &Candidate| {
+                plan.removals.iter().any(|r| r.build.id == build.id)
+            };
+            for removal in &plan.removals {
+                let build = &removal.build;
+                prop_assert!(!build.is_linked && !build.is_pinned && !build.is_busy);
+                prop_assert!(build.used < now - JUST_USED);
+            }
+            prop_assert_eq!(plan.kept + plan.removals.len(), builds.len());
+            let sum: u64 = plan.removals.iter().map(|r| r.bytes).sum();
+            prop_assert_eq!(sum, plan.bytes);
+            prop_assert_eq!(
+                plan.kept_bytes + plan.bytes,
+                Forest::new(&nodes(&builds)).total()
+            );
+            // Whatever could still go for want of room is among the last of its project.
+            let mut last: HashMap<ProjectName, u64> = HashMap::new();
+            let mut newest_first: Vec<&Candidate> = builds.iter().collect();
+            newest_first.sort_by_key(|b| (b.used, b.project.clone(), b.id));
+            let mut could_go = 0;
+            for build in newest_first.into_iter().rev().filter(|b| !b.is_torn) {
+                let place = last.entry(build.project.clone()).or_default();
+                let is_last = *place < policy.keep_last.unwrap_or(0);
+                *place += 1;
+                if is_last {
+                    prop_assert!(!is_gone(build));
+                }
+                let is_held = build.is_linked || build.is_pinned || build.is_busy;
+                if !is_last && !is_held && build.used < now - JUST_USED && !is_gone(build) {
+                    could_go += 1;
+                }
+            }
+            let over = policy.max_bytes.is_some_and(|most| plan.kept_bytes > most);
+            let under = policy.min_free.is_some_and(|least| free + plan.bytes < least);
+            prop_assert!(!(over || under) || could_go == 0);
+            prop_assert_eq!(plan.short > 0, over || under);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Pins: builds that garbage collection leaves alone, whatever its rules say.
+//!
+//! A pin is an empty file under `.mistry/pins`, so it outlives the daemon and is seen with `ls`. One
+//! whose build is gone is forgotten by the next collection.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::sync::PoisonError;
+
+use super::State;
+use super::store::{BuildStore, Error, doing, make_directories};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+impl BuildStore {
+    /// Pins a build that is there, under way or over; false when there is none. To pin twice is no
+    /// error. On return the pin is on stable storage.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn pin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
+        // Not between the last look of a collection and the removal.
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.find(project, id)?.is_none() {
+            return Ok(false);
+        }
+        let pin = doing("pin the build");
+        let pins = self.layout.pins();
+        make_directories(&pins).map_err(&pin)?;
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(self.layout.pin(project, id))
+            .map_err(&pin)?;
+        self.sync_pins().map_err(&pin)?;
+        Ok(true)
+    }
+
+    /// Lets a build go; true when it was pinned.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn unpin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
+        let unpin = doing("let go of the build");
+        match std::fs::remove_file(self.layout.pin(project, id)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(unpin(error)),
+        }
+        self.sync_pins().map_err(&unpin)?;
+        Ok(true)
+    }
+
+    /// True when a build is pinned.
+    pub fn is_pinned(&self, project: &ProjectName, id: JobId) -> bool {
+        self.layout.pin(project, id).symlink_metadata().is_ok()
+    }
+
+    /// Every pin; foreign names among them are passed over.
+    pub(super) fn pins(&self) -> Result<HashSet<(ProjectName, JobId)>, Error> {
+        let list = doing("list the pins");
+        let entries = match std::fs::read_dir(self.layout.pins()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
+            Err(error) => return Err(list(error)),
+        };
+        let mut pins = HashSet::new();
+        for entry in entries {
+            let name = entry.map_err(&list)?.file_name();
+            pins.extend(name.to_str().and_then(super::layout::pinned));
+        }
+        Ok(pins)
+    }
+
+    /// Forgets the pins of builds that are gone.
+    ///
+    /// # Errors
+    /// The first trouble.
+    pub(super) fn forget_idle_pins(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_changed = false;
+        for (project, id) in self.pins()? {
+            let places = [
+                self.layout.builds(&project, State::Pending),
+                self.layout.builds(&project, State::Ready),
+                self.layout.all_failed(&project),
+            ];
+            let is_there = |place: &std::path::PathBuf| {
+                // What cannot be looked at may be there.
+                !matches!(place.join(id.to_string()).symlink_metadata(),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound)
+            };
+            if !places.iter().any(is_there) {
+                is_changed |= self.unpin(&project, id)?;
+            }
+        }
+        if is_changed {
+            self.sync_pins().map_err(doing("forget old pins"))?;
+        }
+        Ok(())
+    }
+
+    fn sync_pins(&self) -> io::Result<()> {
+        File::open(self.layout.pins())?.sync_all()?;
+        // The directory itself may be as new as what is in it.
+        File::open(self.layout.own())?.sync_all()
+    }
+}

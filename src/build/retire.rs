@@ -1,0 +1,308 @@
+//! Builds taken away: out of sight by one rename, and removed when nobody reads them.
+//!
+//! The last look (is it linked, pinned, used meanwhile, read) and the rename are one step for whoever
+//! links or pins. On a full disk, where even a rename may need room that is not there, the record goes
+//! first: a build without one is absent, so a crash leaves nothing that is wrong.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::PoisonError;
+
+use super::gc::{Candidate, Plan, Shelf};
+use super::lease::{self, Lease};
+use super::settle::through;
+use super::store::{BuildStore, Error, doing, random_hex};
+use super::survey::named_by;
+use super::{layout, used};
+use crate::faults;
+use crate::job::{GroupName, JobId};
+use crate::project::ProjectName;
+
+/// Why a build is not removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// A link names it.
+    Linked,
+    /// It is pinned.
+    Pinned,
+    /// A build of the same id is under way.
+    UnderWay,
+    /// Somebody reads it, or it was used or replaced since it was looked at.
+    InUse,
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Held::Linked => "a link names it as the latest of its group or project",
+            Held::Pinned => "it is pinned; unpin it first",
+            Held::UnderWay => "a build of it is not over",
+            Held::InUse => "somebody uses it in this moment; try again later",
+        })
+    }
+}
+
+/// What became of a build that was to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone; so many bytes were its own, as far as that was measured.
+    Gone(u64),
+    /// It stays.
+    Held(Held),
+    /// There is none.
+    Unknown,
+}
+
+/// What a collection has done.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// Places in the plan of what is gone.
+    pub gone: Vec<usize>,
+    /// The first thing that went wrong; the rest was done all the same.
+    pub trouble: Option<Error>,
+}
+
+impl BuildStore {
+    /// Does what a plan says. `goes_on` is asked before each build: false leaves it alone. With
+    /// `at_once`, what is removed makes room before this returns, which takes longer.
+    pub fn collect(
+        &self,
+        plan: &Plan,
+        at_once: bool,
+        goes_on: impl Fn(&Candidate) -> bool,
+    ) -> Collected {
+        let mut collected = Collected::default();
+        let mut note = |error| {
+            collected.trouble.get_or_insert(error);
+        };
+        for (at, removal) in plan.removals.iter().enumerate() {
+            if !goes_on(&removal.build) {
+                continue;
+            }
+            match self.retire(&removal.build) {
+                Ok(None) => collected.gone.push(at),
+                Ok(Some(_)) => {}
+                Err(error) => note(error),
+            }
+        }
+        let is_changed = !collected.gone.is_empty();
+        for result in [
+            self.clear_trash(at_once),
+            self.forget_idle_pins(),
+            // A subvolume that is destroyed comes back after a crash unless that is committed.
+            if is_changed { self.sync() } else { Ok(()) },
+        ] {
+            if let Err(error) = result {
+                note(error);
+            }
+        }
+        collected
+    }
+
+    /// Removes one build, and the failed rebuild beside it.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn remove(&self, project: &ProjectName, id: JobId) -> Result<Removed, Error> {
+        let look = doing("look at the build");
+        let Some(info) = self.ready(project, id)? else {
+            return Ok(Removed::Unknown);
+        };
+        if self.linked(project).map_err(&look)?.contains(&id) {
+            return Ok(Removed::Held(Held::Linked));
+        }
+        let mut own = 0;
+        let shelves = [Shelf::Ready, Shelf::Failed];
+        for shelf in shelves {
+            let place = self.place(project, id, shelf);
+            let Some(directory) = lease::open(&place).map_err(&look)? else {
+                continue;
+            };
+            let found = rustix::fs::fstat(&directory).map_err(|error| look(error.into()))?;
+            let record = super::record::read(&place).map_err(&look)?;
+            let keep = record.map(|record| record.keep).unwrap_or_default();
+            let build = Candidate {
+                project: project.clone(),
+                id,
+                shelf,
+                group: info.group.clone(),
+                used: used::time(&found),
+                ran: None,
+                bytes: keep.bytes,
+                own: keep.own,
+                base: None,
+                is_linked: false,
+                is_pinned: false,
+                is_busy: false,
+                is_torn: false,
+            };
+            match self.retire(&build)? {
+                None => own += keep.own.unwrap_or(0),
+                Some(held) if shelf == Shelf::Ready => return Ok(Removed::Held(held)),
+                // What is left of it is collected later.
+                Some(_) => {}
+            }
+        }
+        self.clear_trash(false)?;
+        self.sync()?;
+        Ok(Removed::Gone(own))
+    }
+
+    /// Takes a build out of sight, as it was looked at; or says why not.
+    fn retire(&self, build: &Candidate) -> Result<Option<Held>, Error> {
+        let retire = doing("take the build away");
+        let (project, id) = (&build.project, build.id);
+        let place = self.place(project, id, build.shelf);
+        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_pinned(project, id) {
+            return Ok(Some(Held::Pinned));
+        }
+        // Only this link can have been pointed at it since the links were read.
+        let group = build.group.parse::<GroupName>().ok();
+        let link = named_by(&self.layout.link(project, group.as_ref())).map_err(&retire)?;
+        if build.shelf == Shelf::Ready && link == Some(id) {
+            return Ok(Some(Held::Linked));
+        }
+        if self.layout.pending(project, id).symlink_metadata().is_ok() {
+            return Ok(Some(Held::UnderWay));
+        }
+        let is_same = |path: &Path| -> io::Result<bool> {
+            let found = rustix::fs::lstat(path)?;
+            Ok(used::time(&found) == build.used)
+        };
+        let Some(last) = Lease::take_last(&place).map_err(&retire)? else {
+            return Ok(Some(Held::InUse));
+        };
+        if !is_same(&place).map_err(&retire)? {
+            return Ok(Some(Held::InUse));
+        }
+        let away = self.layout.trash().join(random_hex().map_err(&retire)?);
+        match std::fs::rename(&place, &away) {
+            Ok(()) => {
+                // Who was answered from it in this moment has noted it.
+                if !is_same(&away).map_err(&retire)? {
+                    std::fs::rename(&away, &place).map_err(&retire)?;
+                    return Ok(Some(Held::InUse));
+                }
+                self.forget(build);
+            }
+            Err(error) if retire(error_like(&error)).is_full() => {
+                match std::fs::remove_file(place.join(layout::RECORD)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(retire(error));
+                    }
+                    _ => {}
+                }
+                self.forget(build);
+                drop(changing);
+                self.clear_out(&place)?;
+                self.remove_tree(&place)?;
+            }
+            Err(error) => return Err(retire(error)),
+        }
+        drop(last);
+        Ok(None)
+    }
+
+    fn place(&self, project: &ProjectName, id: JobId, shelf: Shelf) -> std::path::PathBuf {
+        match shelf {
+            Shelf::Ready => self.layout.ready(project, id),
+            Shelf::Failed => self.layout.failed(project, id),
+        }
+    }
+
+    fn forget(&self, build: &Candidate) {
+        if build.shelf == Shelf::Ready {
+            self.index.remove(&build.project, build.id);
+        }
+    }
+
+    fn remove_tree(&self, path: &Path) -> Result<(), Error> {
+        let removed = self.filesystem.remove(path);
+        removed
+            .map(drop)
+            .map_err(|cause| Error::Tree("remove the build's data", cause))
+    }
+
+    /// Removes the data of the build in `directory` so that its room is there on return, which must
+    /// also work where there is none left.
+    pub(super) fn clear_out(&self, directory: &Path) -> Result<(), Error> {
+        let clear = doing("remove the build's data");
+        let data = directory.join(layout::DATA);
+        // One by one first: Btrfs clears a subvolume some time after it is gone. Where its root may
+        // not be read, all at once must do.
+        if let Ok(Some(open)) = lease::open(&data) {
+            let path = through(&open);
+            for entry in rustix::fs::Dir::read_from(&open).map_err(|error| clear(error.into()))? {
+                let entry = entry.map_err(|error| clear(error.into()))?;
+                let name = OsStr::from_bytes(entry.file_name().to_bytes());
+                if name != "." && name != ".." {
+                    self.remove_tree(&path.join(name))?;
+                }
+            }
+        }
+        self.remove_tree(&data)?;
+        // And what is removed there makes room with the next commit only.
+        let directory = File::open(directory).map_err(&clear)?;
+        rustix::fs::syncfs(directory).map_err(|error| clear(error.into()))
+    }
+
+    /// Removes what was thrown away. What somebody still reads stays for the next time: nobody
+    /// waits for a slow reader.
+    ///
+    /// # Errors
+    /// The first thing that cannot be removed; it stays in the trash, and the others go.
+    pub fn empty_trash(&self) -> Result<(), Error> {
+        self.clear_trash(false)
+    }
+
+    pub(super) fn clear_trash(&self, at_once: bool) -> Result<(), Error> {
+        let empty = doing("empty the trash");
+        let mut trouble = None;
+        for entry in std::fs::read_dir(self.layout.trash()).map_err(&empty)? {
+            let path = entry.map_err(&empty)?.path();
+            let Some(_ours) = Lease::take_last(&path).map_err(&empty)? else {
+                continue;
+            };
+            if let Err(error) = self.remove_build(&path, at_once) {
+                trouble.get_or_insert(error);
+            }
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    fn remove_build(&self, path: &Path, at_once: bool) -> Result<(), Error> {
+        // The tree is a subvolume of its own where the filesystem has them.
+        let remove = || {
+            self.remove_tree(&path.join(layout::DATA))?;
+            faults::point("emptied");
+            self.remove_tree(path)
+        };
+        if at_once {
+            self.clear_out(path)?;
+        }
+        match remove() {
+            Err(error) if error.is_full() => {
+                self.clear_out(path)?;
+                remove()
+            }
+            other => other,
+        }
+    }
+
+    /// Commits what was done under the build path.
+    fn sync(&self) -> Result<(), Error> {
+        let sync = doing("bring removals to stable storage");
+        let root = File::open(self.root()).map_err(&sync)?;
+        rustix::fs::syncfs(root).map_err(|error| sync(error.into()))
+    }
+}
+
+/// The same kind of error, for one more look at it.
+fn error_like(error: &io::Error) -> io::Error {
+    error.kind().into()
+}

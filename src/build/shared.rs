@@ -1,0 +1,337 @@
+//! What a set of builds takes on disk, where builds share blocks with those they were cloned from.
+//!
+//! Each build is known by two numbers: all its blocks (`bytes`), and those that it shared with nobody
+//! when it was over (`own`). A sum of the first counts what is shared many times over, a sum of the
+//! second counts what only the last one holds not at all. So builds are taken as a forest, each below
+//! the one that it was cloned from, and whatever of a tree is needed by what is left in it counts once.
+//!
+//! It is an estimate, and a careful one: what is taken never grows when a build is removed, a build
+//! whose clones are left frees little, and nothing counts more than its own blocks. What clones share
+//! beyond a build that is not known any more is not seen, and counts for each.
+
+/// A build as the sums see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node {
+    /// All its blocks.
+    pub(super) bytes: u64,
+    /// Those that it shared with nobody; at most `bytes`.
+    pub(super) own: u64,
+    /// What it was cloned from, as [`Base`] of the same list.
+    pub(super) base: Base,
+}
+
+/// What a build began as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Base {
+    /// Empty: it shares with nobody above it.
+    None,
+    /// A clone of the build at this place of the list.
+    At(usize),
+    /// A clone of what is not there any more; equal numbers are the same.
+    Gone(usize),
+}
+
+/// The forest, and what of it is left.
+#[derive(Debug)]
+pub(super) struct Forest {
+    /// The builds, then one for each base that is gone.
+    trees: Vec<Tree>,
+    total: u64,
+}
+
+#[derive(Debug)]
+struct Tree {
+    bytes: u64,
+    own: u64,
+    above: Option<usize>,
+    is_there: bool,
+    /// Sums over those right below of what they take beside it, and without it.
+    beside: u64,
+    alone: u64,
+}
+
+impl Tree {
+    /// What is left here and below takes beside the blocks of the one above.
+    fn beside(&self) -> u64 {
+        let with = self.own.saturating_add(self.beside);
+        match self.is_there {
+            true => with,
+            // Either its blocks are what those below share, or they share nothing of it.
+            false => with.min(self.alone),
+        }
+    }
+
+    /// The same where the one above is not there to share with.
+    fn alone(&self) -> u64 {
+        let with = self.bytes.saturating_add(self.beside);
+        match self.is_there {
+            true => with,
+            false => with.min(self.alone),
+        }
+    }
+}
+
+impl Forest {
+    /// A forest in which all builds are there. A base that leads round in a circle is none.
+    pub(super) fn new(nodes: &[Node]) -> Forest {
+        let gone = nodes.iter().filter_map(|node| match node.base {
+            Base::Gone(name) => Some(name + 1),
+            _ => None,
+        });
+        let gone = gone.max().unwrap_or(0);
+        let mut trees: Vec<Tree> = nodes
+            .iter()
+            .map(|node| Tree {
+                bytes: node.bytes,
+                own: node.own.min(node.bytes),
+                above: match node.base {
+                    Base::None => None,
+                    Base::At(at) => Some(at).filter(|at| *at < nodes.len()),
+                    Base::Gone(name) => Some(nodes.len() + name),
+                },
+                is_there: true,
+                beside: 0,
+                alone: 0,
+            })
+            .collect();
+        trees.extend((0..gone).map(|_| Tree {
+            bytes: 0,
+            own: 0,
+            above: None,
+            is_there: false,
+            beside: 0,
+            alone: 0,
+        }));
+        for node in nodes {
+            if let Base::Gone(name) = node.base {
+                // At least that much of it is left.
+                let shared = node.bytes.saturating_sub(node.own);
+                let base = &mut trees[nodes.len() + name];
+                base.bytes = base.bytes.max(shared);
+                base.own = base.bytes;
+            }
+        }
+        let order = downwards(&mut trees);
+        let mut forest = Forest { trees, total: 0 };
+        for at in order.into_iter().rev() {
+            let (beside, alone) = (forest.trees[at].beside(), forest.trees[at].alone());
+            match forest.trees[at].above {
+                Some(above) => {
+                    let above = &mut forest.trees[above];
+                    above.beside = above.beside.saturating_add(beside);
+                    above.alone = above.alone.saturating_add(alone);
+                }
+                None => forest.total = forest.total.saturating_add(alone),
+            }
+        }
+        forest
+    }
+
+    /// Bytes that what is left takes.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Takes a build out; returns the bytes that this frees.
+    pub(super) fn remove(&mut self, at: usize) -> u64 {
+        let before = self.total;
+        let mut at = at;
+        let mut was = (self.trees[at].beside(), self.trees[at].alone());
+        self.trees[at].is_there = false;
+        loop {
+            let is = (self.trees[at].beside(), self.trees[at].alone());
+            if is == was {
+                break;
+            }
+            let Some(above) = self.trees[at].above else {
+                self.total = self.total.saturating_sub(was.1 - is.1);
+                break;
+            };
+            let tree = &mut self.trees[above];
+            let its = (tree.beside(), tree.alone());
+            tree.beside = tree.beside.saturating_sub(was.0 - is.0);
+            tree.alone = tree.alone.saturating_sub(was.1 - is.1);
+            (at, was) = (above, its);
+        }
+        before - self.total
+    }
+}
+
+/// The trees in an order in which each comes after the one above it; circles are cut.
+fn downwards(trees: &mut [Tree]) -> Vec<usize> {
+    let mut below: Vec<Vec<usize>> = trees.iter().map(|_| Vec::new()).collect();
+    for (at, tree) in trees.iter().enumerate() {
+        if let Some(above) = tree.above {
+            below[above].push(at);
+        }
+    }
+    let mut order: Vec<usize> = Vec::with_capacity(trees.len());
+    let mut is_placed = vec![false; trees.len()];
+    let place = |from: usize, order: &mut Vec<usize>, is_placed: &mut Vec<bool>| {
+        let mut next = order.len();
+        is_placed[from] = true;
+        order.push(from);
+        while let Some(at) = order.get(next).copied() {
+            for &child in &below[at] {
+                if !is_placed[child] {
+                    is_placed[child] = true;
+                    order.push(child);
+                }
+            }
+            next += 1;
+        }
+    };
+    for (at, tree) in trees.iter().enumerate() {
+        if tree.above.is_none() {
+            place(at, &mut order, &mut is_placed);
+        }
+    }
+    for (at, tree) in trees.iter_mut().enumerate() {
+        if !is_placed[at] {
+            tree.above = None;
+            place(at, &mut order, &mut is_placed);
+        }
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node(bytes: u64, own: u64, base: Base) -> Node {
+        Node { bytes, own, base }
+    }
+
+    fn freed(nodes: &[Node], order: &[usize]) -> (u64, Vec<u64>) {
+        let mut forest = Forest::new(nodes);
+        let total = forest.total();
+        let freed = order.iter().map(|at| forest.remove(*at)).collect();
+        (total, freed)
+    }
+
+    #[test]
+    fn builds_that_share_nothing_take_the_sum_of_their_blocks() {
+        let nodes = [node(10, 10, Base::None), node(5, 5, Base::None)];
+        assert_eq!(freed(&nodes, &[1, 0]), (15, vec![5, 10]));
+    }
+
+    #[test]
+    fn a_base_whose_clone_is_left_frees_only_what_the_clone_has_not() {
+        // 10, and a clone of it with 1 more.
+        let nodes = [node(10, 10, Base::None), node(11, 1, Base::At(0))];
+        assert_eq!(freed(&nodes, &[0, 1]), (11, vec![0, 11]));
+        assert_eq!(freed(&nodes, &[1, 0]), (11, vec![1, 10]));
+        // One that was rewritten wholly shares nothing.
+        let nodes = [node(10, 10, Base::None), node(10, 10, Base::At(0))];
+        assert_eq!(freed(&nodes, &[0, 1]), (20, vec![10, 10]));
+        // And one that has dropped most of it holds what it has.
+        let nodes = [node(10, 10, Base::None), node(3, 1, Base::At(0))];
+        assert_eq!(freed(&nodes, &[0, 1]), (11, vec![8, 3]));
+    }
+
+    #[test]
+    fn clones_of_one_base_that_is_gone_count_it_once() {
+        let nodes = [
+            node(11, 1, Base::Gone(0)),
+            node(12, 2, Base::Gone(0)),
+            node(7, 7, Base::Gone(1)),
+        ];
+        assert_eq!(freed(&nodes, &[0, 1, 2]), (13 + 7, vec![1, 12, 7]));
+        assert_eq!(freed(&nodes, &[1, 0, 2]), (13 + 7, vec![2, 11, 7]));
+    }
+
+    #[test]
+    fn a_gap_in_a_chain_does_not_make_it_take_more() {
+        // Each a clone of the one before, with 1 more.
+        let nodes = [
+            node(10, 10, Base::None),
+            node(11, 1, Base::At(0)),
+            node(12, 1, Base::At(1)),
+        ];
+        assert_eq!(freed(&nodes, &[1, 0, 2]), (12, vec![0, 0, 12]));
+        assert_eq!(freed(&nodes, &[2, 1, 0]), (12, vec![1, 1, 10]));
+        // Long chains take neither stack nor time.
+        let mut chain = vec![node(10, 10, Base::None)];
+        chain.extend((0..5_000).map(|at| node(10, 1, Base::At(at))));
+        let mut forest = Forest::new(&chain);
+        assert_eq!(forest.total(), 5_010);
+        for at in 0..5_000 {
+            forest.remove(at);
+        }
+        assert_eq!(forest.total(), 10);
+    }
+
+    #[test]
+    fn what_leads_round_in_a_circle_ends() {
+        let nodes = [
+            node(3, 1, Base::At(1)),
+            node(4, 1, Base::At(0)),
+            node(5, 1, Base::At(2)),
+        ];
+        let (total, freed) = freed(&nodes, &[0, 1, 2]);
+        assert_eq!(total, freed.iter().sum::<u64>());
+    }
+
+    fn forests() -> impl Strategy<Value = (Vec<Node>, Vec<usize>)> {
+        let base = prop_oneof![
+            Just(Base::None),
+            (0_usize..24).prop_map(Base::At),
+            (0_usize..3).prop_map(Base::Gone),
+        ];
+        let node = (0_u64..100, 0_u64..120, base);
+        proptest::collection::vec(node, 1..24).prop_flat_map(|parts| {
+            let count = parts.len();
+            let nodes = parts.into_iter().map(|(bytes, own, base)| {
+                let base = match base {
+                    Base::At(at) => Base::At(at % count),
+                    base => base,
+                };
+                Node { bytes, own, base }
+            });
+            let nodes: Vec<Node> = nodes.collect();
+            let order: Vec<usize> = (0..count).collect();
+            (Just(nodes), Just(order).prop_shuffle())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_removal_never_makes_the_rest_take_more((nodes, order) in forests()) {
+            let mut forest = Forest::new(&nodes);
+            let all: u64 = nodes.iter().map(|node| node.bytes).sum();
+            prop_assert!(forest.total() <= all);
+            for at in order {
+                let before = forest.total();
+                let freed = forest.remove(at);
+                prop_assert_eq!(before, forest.total() + freed);
+                prop_assert!(freed <= before);
+            }
+            prop_assert_eq!(forest.total(), 0);
+        }
+
+        #[test]
+        fn removing_one_by_one_is_removing_at_once((nodes, order) in forests(), left in 0_usize..24) {
+            // Those that are left, as if the others had never had blocks that anybody counts.
+            let mut forest = Forest::new(&nodes);
+            let (gone, kept) = order.split_at(order.len().saturating_sub(left));
+            for at in gone {
+                forest.remove(*at);
+            }
+            let most: u64 = kept.iter().map(|at| nodes[*at].bytes).sum();
+            let least = kept.iter().map(|at| nodes[*at].own.min(nodes[*at].bytes)).max();
+            prop_assert!(forest.total() <= most);
+            prop_assert!(forest.total() >= least.unwrap_or(0));
+            let again = {
+                let mut forest = Forest::new(&nodes);
+                for at in gone.iter().rev() {
+                    forest.remove(*at);
+                }
+                forest.total()
+            };
+            prop_assert_eq!(again, forest.total());
+        }
+    }
+}

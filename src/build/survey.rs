@@ -1,0 +1,189 @@
+//! What there is to be collected: every build that is over, as the tree tells.
+//!
+//! The disk is the database, so a survey reads all of it: records, links, pins. What is foreign is no
+//! candidate, and what cannot be read is none either, and is told.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use jiff::Timestamp;
+use rustix::fs::AtFlags;
+use serde::Deserialize;
+
+use super::gc::{self, Candidate, Plan, Policy, Shelf};
+use super::layout::Layout;
+use super::store::{BuildStore, Error, doing, ids, open_directory};
+use super::{State, record, used};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// As much of a record as garbage collection needs: reading all of ten thousand of them would take
+/// seconds.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Brief {
+    group: String,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    bookkeeping: Kept,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Kept {
+    durable: bool,
+    boot: String,
+    bytes: Option<u64>,
+    own: Option<u64>,
+    base: Option<String>,
+}
+
+impl BuildStore {
+    /// What is to go by a policy, as the disk is now; `is_busy` says of a build whether it is under
+    /// way. What could not be read is no part of it, and told as the second value.
+    ///
+    /// # Errors
+    /// When it cannot be told how much is free.
+    pub fn plan(
+        &self,
+        policy: &Policy,
+        is_busy: impl Fn(&ProjectName, JobId) -> bool,
+    ) -> Result<(Plan, Option<Error>), Error> {
+        let (mut found, trouble) = self.survey();
+        for build in &mut found {
+            build.is_busy |= is_busy(&build.project, build.id);
+        }
+        let plan = gc::decide(found, policy, Timestamp::now(), self.free()?);
+        Ok((plan, trouble))
+    }
+
+    /// Every build that is over, of every project; and the first trouble.
+    fn survey(&self) -> (Vec<Candidate>, Option<Error>) {
+        let mut trouble = None;
+        let mut note = |error: io::Error| {
+            trouble.get_or_insert(Error::Disk("list the builds", error));
+        };
+        let mut found = Vec::new();
+        let projects = self.projects().unwrap_or_else(|error| {
+            note(error);
+            Vec::new()
+        });
+        let pins = match self.pins() {
+            Ok(pins) => pins,
+            // Whoever does not know what is pinned must not remove anything.
+            Err(error) => return (Vec::new(), Some(error)),
+        };
+        for project in projects {
+            match self.survey_project(&project, &pins, &mut note) {
+                Ok(builds) => found.extend(builds),
+                Err(error) => note(error),
+            }
+        }
+        (found, trouble)
+    }
+
+    fn survey_project(
+        &self,
+        project: &ProjectName,
+        pins: &HashSet<(ProjectName, JobId)>,
+        note: &mut impl FnMut(io::Error),
+    ) -> io::Result<Vec<Candidate>> {
+        let linked = self.linked(project)?;
+        let pending = ids(&self.layout.builds(project, State::Pending))?;
+        let pending: HashSet<JobId> = pending.into_iter().collect();
+        let mut found = Vec::new();
+        for (shelf, place) in [
+            (Shelf::Ready, self.layout.builds(project, State::Ready)),
+            (Shelf::Failed, self.layout.all_failed(project)),
+        ] {
+            let ids = ids(&place)?;
+            if ids.is_empty() {
+                continue;
+            }
+            let open = open_directory(&place)?;
+            for id in ids {
+                let name = id.to_string();
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                let looked = rustix::fs::statat(open.as_fd(), &name, flags);
+                let read = looked
+                    .map_err(io::Error::from)
+                    .and_then(|stat| Ok((stat, record::read_as::<Brief>(&place.join(&name))?)));
+                let (stat, brief) = match read {
+                    Ok(read) => read,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => {
+                        note(error);
+                        continue;
+                    }
+                };
+                let brief = brief.filter(|brief| {
+                    let kept = &brief.bookkeeping;
+                    self.lasts(&kept.boot, kept.durable)
+                });
+                let is_torn = brief.is_none();
+                let brief = brief.unwrap_or_default();
+                found.push(Candidate {
+                    project: project.clone(),
+                    id,
+                    shelf,
+                    group: brief.group,
+                    used: used::time(&stat),
+                    ran: brief.started_at.zip(brief.finished_at),
+                    bytes: brief.bookkeeping.bytes,
+                    own: brief.bookkeeping.own,
+                    base: brief.bookkeeping.base.and_then(|base| base.parse().ok()),
+                    is_linked: shelf == Shelf::Ready && linked.contains(&id),
+                    is_pinned: pins.contains(&(project.clone(), id)),
+                    is_busy: pending.contains(&id),
+                    is_torn,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The builds that a link of the project names, whether they are there or not.
+    pub(super) fn linked(&self, project: &ProjectName) -> io::Result<HashSet<JobId>> {
+        let mut linked: HashSet<JobId> = named_by(&self.layout.link(project, None))?
+            .into_iter()
+            .collect();
+        match std::fs::read_dir(self.layout.groups(project)) {
+            Ok(links) => {
+                for link in links {
+                    linked.extend(named_by(&link?.path())?);
+                }
+            }
+            Err(error) if is_none(&error) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(linked)
+    }
+
+    /// Bytes that are free where builds are kept.
+    ///
+    /// # Errors
+    /// When the filesystem does not say.
+    pub fn free(&self) -> Result<u64, Error> {
+        let found = rustix::fs::statvfs(self.root())
+            .map_err(|error| doing("ask how much is free")(error.into()))?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+}
+
+/// The build that a link names; `None` where there is no link, or a foreign one.
+pub(super) fn named_by(link: &Path) -> io::Result<Option<JobId>> {
+    match std::fs::read_link(link) {
+        Ok(target) => Ok(Layout::linked_id(&target)),
+        Err(error) if is_none(&error) || error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_none(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}

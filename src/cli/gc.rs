@@ -1,0 +1,111 @@
+//! `mistry gc`: builds removed by rules, or what would be.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Error, moment, short, size, table, tell};
+use crate::api::{GcRequest, GcView};
+use crate::build::Policy;
+use crate::client::Client;
+use crate::project::{parse_duration, parse_size};
+
+/// Remove builds that are not needed any more
+///
+/// Without a rule here, by those of the server's configuration; one that is given takes the place of
+/// the configured one. What a link names, what is pinned or in use always stays.
+#[derive(Debug, Args)]
+pub(super) struct Gc {
+    /// Only show what would go
+    #[arg(long)]
+    dry_run: bool,
+    /// Builds that were not used for that long go: 90m, 12h, 7d
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    older_than: Option<Duration>,
+    /// Builds go until all together take no more than that: 500M, 20G
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    max_bytes: Option<u64>,
+    /// Builds go until that much is free: 500M, 20G
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    min_free: Option<u64>,
+    /// So many builds of each project stay, whatever the other rules say
+    #[arg(long, value_name = "N")]
+    keep_last: Option<u64>,
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    let found = parse_duration(text).filter(|age| !age.is_zero());
+    found.ok_or_else(|| "expected a duration like 90m, 12h or 7d".to_owned())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "expected a size like 500M or 20G".to_owned())
+}
+
+impl Gc {
+    pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
+        let request = GcRequest {
+            dry_run: self.dry_run,
+            policy: Policy {
+                max_age: self.older_than,
+                max_bytes: self.max_bytes,
+                min_free: self.min_free,
+                keep_last: self.keep_last,
+            },
+        };
+        show(&client.collect(&request).await?)
+    }
+}
+
+fn show(view: &GcView) -> Result<(), Error> {
+    let rows: Vec<[String; 6]> = view
+        .removed
+        .iter()
+        .map(|removed| {
+            let place = if removed.place == "failed" {
+                "failed rebuild, "
+            } else {
+                ""
+            };
+            [
+                short(&removed.id).to_owned(),
+                removed.project.clone(),
+                removed.group.clone(),
+                size(removed.bytes),
+                moment(removed.used),
+                format!("{place}{}", removed.why),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        table(["ID", "PROJECT", "GROUP", "FREES", "USED", "WHY"], &rows)?;
+    }
+    let did = if view.dry_run {
+        "Would remove"
+    } else {
+        "Removed"
+    };
+    tell(&format!(
+        "{did} {} builds ({}); {} stay ({}), {} free",
+        view.removed.len(),
+        size(view.bytes),
+        view.kept,
+        size(view.kept_bytes),
+        size(view.free),
+    ))?;
+    for (count, what) in [
+        (view.passed, "are in use or could not be removed"),
+        (view.unmeasured, "were never measured and count as nothing"),
+    ] {
+        if count > 0 {
+            super::say(&format!("{count} builds {what}"));
+        }
+    }
+    if view.short > 0 {
+        super::say(&format!(
+            "{} more than the rules allow cannot be had: what is left is held",
+            size(view.short)
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! `mistryd gc`: garbage collected by the rules of the configuration, or those given.
+//!
+//! What the timer of the packages starts. The daemon that holds the build path is asked to do it, when
+//! there is one; else we take its place for the time being.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::args::Gc;
+use super::holder::Worker;
+use super::{Error, told};
+use crate::api::{GcRequest, GcView};
+use crate::build::Policy;
+use crate::config::{Collection, Config};
+use crate::filesystem::Filesystem;
+use crate::web::gc_view;
+
+/// The rules of the configuration as the scheduler takes them.
+pub(super) fn policy(configured: &Collection) -> Policy {
+    Policy {
+        max_age: configured.max_age,
+        max_bytes: configured.max_bytes,
+        min_free: configured.min_free,
+        keep_last: configured.keep_last,
+    }
+}
+
+/// Collects, and prints what went or would go.
+pub(super) async fn run(
+    config: &Config,
+    filesystem: Filesystem,
+    docker: &Path,
+    asked: &Gc,
+) -> Result<ExitCode, Error> {
+    let configured = config.gc.as_ref().map(policy).unwrap_or_default();
+    let policy = configured.overridden_by(Policy {
+        max_age: asked.older_than,
+        max_bytes: asked.max_bytes,
+        min_free: asked.min_free,
+        keep_last: asked.keep_last,
+    });
+    if !policy.has_rule() {
+        println!(
+            "Nothing to do: no rule says what is to go. Set max_age, max_bytes or min_free in 'gc' of '{}', or give --older-than, --max-bytes or --min-free.",
+            config.path.display()
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = GcRequest {
+        dry_run: asked.dry_run,
+        policy,
+    };
+    let worker = Worker::find(config, filesystem, docker).await?;
+    let view = match &worker {
+        Worker::Daemon(client) => client
+            .collect(&request)
+            .await
+            .map_err(|error| error.to_string()),
+        Worker::Own(scheduler) => {
+            let collection = scheduler.collect(policy, request.dry_run).await;
+            collection
+                .map(|collection| gc_view(&collection, request.dry_run))
+                .map_err(|error| told(&error))
+        }
+    };
+    worker.end().await;
+    match view {
+        Ok(view) => {
+            print(&view);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(sentence) => {
+            eprintln!("mistryd: could not collect garbage: {sentence}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn print(view: &GcView) {
+    let did = if view.dry_run {
+        "Would remove"
+    } else {
+        "Removed"
+    };
+    for build in &view.removed {
+        println!(
+            "{did} {}/{} ({}, {}): {}B, used {}",
+            build.project, build.id, build.place, build.why, build.bytes, build.used
+        );
+    }
+    println!(
+        "Finished. {did}: {}, Reclaimed: {}B, Kept: {}, {}B, In use: {}, Not measured: {}, Short of the rules: {}B, Free: {}B, Pruned images: {}",
+        view.removed.len(),
+        view.bytes,
+        view.kept,
+        view.kept_bytes,
+        view.passed,
+        view.unmeasured,
+        view.short,
+        view.free,
+        view.images,
+    );
+}

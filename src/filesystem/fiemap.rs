@@ -1,0 +1,136 @@
+//! Which blocks of a file are its own: asked of the kernel by FIEMAP.
+//!
+//! One question about one open file. Filesystems that know no shared blocks, or cannot say, are told
+//! apart from those where nothing is shared.
+
+use std::os::fd::BorrowedFd;
+
+use linux_raw_sys::ioctl::{
+    FIEMAP_EXTENT_DATA_INLINE, FIEMAP_EXTENT_LAST, FIEMAP_EXTENT_SHARED, FS_IOC_FIEMAP,
+};
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Updater, ioctl};
+
+/// Extents of one answer: all of nearly every file, in 14 KiB.
+const AT_ONCE: usize = 256;
+
+/// `struct fiemap_extent` of linux/fiemap.h.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+/// `struct fiemap`, with room for the answer.
+#[repr(C)]
+struct Request {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    extents: [Extent; AT_ONCE],
+}
+
+/// Bytes of a file that nobody shares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unshared {
+    /// In blocks of the file's own.
+    pub(super) blocks: u64,
+    /// Beside the file's metadata, where blocks are shared or not with those of other small files,
+    /// which the kernel does not tell.
+    pub(super) inline: u64,
+}
+
+/// Asks again and again with the same memory.
+pub(super) struct Asker(Box<Request>);
+
+impl Asker {
+    pub(super) fn new() -> Asker {
+        Asker(Box::new(Request {
+            start: 0,
+            length: 0,
+            flags: 0,
+            mapped_extents: 0,
+            extent_count: 0,
+            reserved: 0,
+            extents: [Extent::default(); AT_ONCE],
+        }))
+    }
+
+    /// What of an open regular file is shared with no other; `None` where the filesystem cannot say.
+    /// What was written but not yet given its blocks counts as not shared.
+    pub(super) fn unshared(&mut self, file: BorrowedFd<'_>) -> Result<Option<Unshared>, Errno> {
+        let mut found = Unshared::default();
+        let mut start = 0;
+        loop {
+            match self.ask(file, start) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => return Ok(None),
+                Err(errno) => return Err(errno),
+            }
+            let count = usize::try_from(self.0.mapped_extents).unwrap_or(AT_ONCE);
+            let extents = &self.0.extents[..count.min(AT_ONCE)];
+            for extent in extents {
+                if extent.flags & FIEMAP_EXTENT_DATA_INLINE != 0 {
+                    found.inline = found.inline.saturating_add(extent.length);
+                } else if extent.flags & FIEMAP_EXTENT_SHARED == 0 {
+                    found.blocks = found.blocks.saturating_add(extent.length);
+                }
+            }
+            let Some(last) = extents.last() else {
+                return Ok(Some(found));
+            };
+            let next = last.logical.saturating_add(last.length);
+            if last.flags & FIEMAP_EXTENT_LAST != 0 || next <= start {
+                return Ok(Some(found));
+            }
+            start = next;
+        }
+    }
+
+    #[allow(unsafe_code)]
+    fn ask(&mut self, file: BorrowedFd<'_>, start: u64) -> Result<(), Errno> {
+        self.0.start = start;
+        self.0.length = u64::MAX - start;
+        self.0.flags = 0;
+        self.0.mapped_extents = 0;
+        self.0.extent_count = AT_ONCE as u32;
+        // SAFETY: FIEMAP reads the head of a `struct fiemap`, which `Request` is laid out as, and writes
+        // to that head and to at most `extent_count` extents behind it, which is as many as `Request`
+        // has room for; any bit pattern is valid in them.
+        unsafe {
+            ioctl(
+                file,
+                Updater::<{ FS_IOC_FIEMAP as Opcode }, _>::new(&mut *self.0),
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn the_structures_are_laid_out_as_the_kernel_has_them() {
+        assert_eq!(size_of::<Extent>(), 56);
+        assert_eq!(std::mem::offset_of!(Extent, flags), 40);
+        assert_eq!(std::mem::offset_of!(Request, extents), 32);
+    }
+
+    #[test]
+    fn where_nothing_can_be_said_that_is_told() {
+        let file = tempfile::tempfile_in("/dev/shm").unwrap();
+        std::io::Write::write_all(&mut &file, b"x").unwrap();
+        assert_eq!(Asker::new().unshared(file.as_fd()).unwrap(), None);
+    }
+}

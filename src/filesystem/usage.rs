@@ -1,0 +1,263 @@
+//! What a tree takes on disk, and how much of that it shares with no other tree.
+//!
+//! Blocks are counted, not lengths: a hole takes nothing. A file with several names counts with an
+//! equal part for each, so that no list of names is kept and a tree that holds them all counts it
+//! once. Links are not followed, and what is mounted inside is not entered.
+//!
+//! What is shared by reflink or snapshot is seen after the data has got its blocks (syncfs). A file
+//! that shares with another one of the same tree counts as sharing. Compressed blocks count as what
+//! they hold.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, statat};
+use rustix::io::Errno;
+
+use super::Fault;
+use super::descent::{Descent, READ_BUFFER, is_dots, open_directory};
+use super::fiemap::Asker;
+
+/// What stat counts blocks in, whatever the filesystem's own blocks are.
+const BLOCK: u64 = 512;
+
+/// What a tree takes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All its blocks.
+    pub bytes: u64,
+    /// Those that no other tree shares: what is free when this one is gone. At most `bytes`.
+    pub own: u64,
+}
+
+impl Usage {
+    fn add(&mut self, bytes: u64, own: u64) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.own = self.own.saturating_add(own.min(bytes));
+    }
+}
+
+/// Measures a tree. With `cloned`, the second of the epoch at which it began as a clone, its files
+/// are asked what they share; else everything is its own. The memory that it takes grows with the
+/// number of subdirectories on the way to where it is.
+pub(super) fn of(root: OwnedFd, cloned: Option<i64>) -> Result<Usage, Fault> {
+    let here = |errno| Fault::new("look at", ".".as_ref(), errno);
+    let stat = fstat(&root).map_err(here)?;
+    let mut measuring = Measuring {
+        descent: Descent::new(root).map_err(here)?,
+        found: Usage::default(),
+        cloned,
+        asker: cloned.map(|_| Asker::new()),
+        buffer: Vec::with_capacity(READ_BUFFER),
+    };
+    measuring.count_whole(&stat);
+    measuring.run()?;
+    Ok(measuring.found)
+}
+
+struct Measuring {
+    descent: Descent,
+    found: Usage,
+    cloned: Option<i64>,
+    /// Gone once a filesystem has said that it cannot say.
+    asker: Option<Asker>,
+    buffer: Vec<u8>,
+}
+
+impl Measuring {
+    fn run(&mut self) -> Result<(), Fault> {
+        let mut levels = vec![self.read()?];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.pop() else {
+                levels.pop();
+                self.descent
+                    .leave()
+                    .map_err(|errno| self.descent.fault("find the way up from", c".", errno))?;
+                continue;
+            };
+            let (directory, stat) = match open_directory(self.descent.here(), &name) {
+                Ok(opened) => opened,
+                // Gone, replaced, or the place of another filesystem.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
+                Err(errno) => return Err(self.descent.fault("open", &name, errno)),
+            };
+            self.count_whole(&stat);
+            self.descent.enter(name, directory, &stat);
+            levels.push(self.read()?);
+        }
+        Ok(())
+    }
+
+    /// Counts what is in the present directory and is no directory; gives the names of those.
+    fn read(&mut self) -> Result<Vec<CString>, Fault> {
+        let mut directories = Vec::new();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let here = self.descent.here().try_clone_to_owned();
+        let here = here.map_err(|error| self.descent.fault("open", c".", error))?;
+        let mut entries = RawDir::new(here, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|errno| self.descent.fault("read", c".", errno))?;
+            let name = entry.file_name();
+            if is_dots(name) {
+                continue;
+            }
+            let stat = match statat(self.descent.here(), name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => return Err(self.descent.fault("look at", name, errno)),
+            };
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => directories.push(name.to_owned()),
+                FileType::RegularFile => self.count_file(name, &stat)?,
+                _ => self.count_whole(&stat),
+            }
+        }
+        self.buffer = buffer;
+        Ok(directories)
+    }
+
+    fn count_whole(&mut self, stat: &Stat) {
+        let bytes = part(stat);
+        self.found.add(bytes, bytes);
+    }
+
+    fn count_file(&mut self, name: &CStr, stat: &Stat) -> Result<(), Fault> {
+        let bytes = part(stat);
+        let own = match bytes {
+            0 => Some(0),
+            _ => self
+                .own(name, stat)
+                .map_err(|errno| self.descent.fault("ask for the blocks of", name, errno))?,
+        };
+        self.found.add(bytes, own.unwrap_or(bytes));
+        Ok(())
+    }
+
+    /// A name's part of what of a file is not shared; `None` when that cannot be said.
+    fn own(&mut self, name: &CStr, stat: &Stat) -> Result<Option<u64>, Errno> {
+        let (Some(asker), Some(cloned)) = (&mut self.asker, self.cloned) else {
+            return Ok(None);
+        };
+        // Not blocking, should it be a FIFO by now.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(self.descent.here(), name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(Some(0)),
+            // Closed to us, or something else by now.
+            Err(Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NXIO) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+            return Ok(None);
+        }
+        let Some(unshared) = asker.unshared(file.as_fd())? else {
+            self.asker = None;
+            return Ok(None);
+        };
+        // A small file stands in its directory's own blocks; as it was before the clone, it is shared.
+        let is_as_cloned = stat.st_ctime < cloned;
+        let inline = if is_as_cloned { 0 } else { unshared.inline };
+        let own = unshared.blocks.saturating_add(inline);
+        Ok(Some(own / names(stat)))
+    }
+}
+
+/// The bytes of blocks that one name of a file stands for.
+fn part(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK / names(stat)
+}
+
+// The field's width differs between architectures.
+#[allow(clippy::unnecessary_cast)]
+fn names(stat: &Stat) -> u64 {
+    match FileType::from_raw_mode(stat.st_mode) {
+        // The links of a directory are its subdirectories.
+        FileType::Directory => 1,
+        _ => (stat.st_nlink as u64).max(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use super::super::Filesystem;
+    use super::*;
+
+    fn measure(path: &Path) -> Usage {
+        Filesystem::Plain.usage(path, None).unwrap()
+    }
+
+    fn blocks(path: &Path) -> u64 {
+        fs::symlink_metadata(path).unwrap().blocks() * BLOCK
+    }
+
+    #[test]
+    fn blocks_are_counted_and_holes_are_not() {
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        fs::create_dir_all(tree.join("a/b/c")).unwrap();
+        fs::write(tree.join("a/b/c/file"), vec![1; 100_000]).unwrap();
+        let sparse = fs::File::create(tree.join("sparse")).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        let mut expected = 0;
+        for path in ["", "a", "a/b", "a/b/c", "a/b/c/file", "sparse"] {
+            expected += blocks(&tree.join(path));
+        }
+        let found = measure(&tree);
+        assert_eq!((found.bytes, found.own), (expected, expected));
+        assert!((100_000..1 << 30).contains(&found.bytes), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_with_many_names_counts_once() {
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let first = tree.join("0");
+        fs::write(&first, vec![1; 64 << 10]).unwrap();
+        for n in 1..4 {
+            fs::hard_link(&first, tree.join(n.to_string())).unwrap();
+        }
+        assert_eq!(measure(&tree).bytes, blocks(&tree) + blocks(&first));
+    }
+
+    #[test]
+    fn links_are_not_followed_and_what_is_not_there_is_an_error() {
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        std::os::unix::fs::symlink("/usr", tree.join("out")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            tree.join("fifo"),
+            FileType::Fifo,
+            Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        assert!(measure(&tree).bytes < 1 << 20);
+        assert!(
+            Filesystem::Plain
+                .usage(&home.path().join("none"), None)
+                .is_err()
+        );
+        std::os::unix::fs::symlink(&tree, home.path().join("link")).unwrap();
+        assert!(
+            Filesystem::Plain
+                .usage(&home.path().join("link"), None)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn where_blocks_cannot_be_asked_for_all_are_its_own() {
+        let home = tempfile::tempdir_in("/dev/shm").unwrap();
+        fs::write(home.path().join("file"), vec![1; 64 << 10]).unwrap();
+        let found = Filesystem::Plain.usage(home.path(), Some(0)).unwrap();
+        assert_eq!(found.own, found.bytes);
+        assert!(found.bytes >= 64 << 10);
+    }
+}

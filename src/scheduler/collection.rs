@@ -1,0 +1,245 @@
+//! Garbage collection: on demand, by timer, and where room is short before a build; pins, and the
+//! removal of single builds.
+//!
+//! What goes is decided by `build::gc`, from a survey of the disk; here it is asked for, done,
+//! counted and told. One collection goes on at a time. What is live in the queue is left alone, as are
+//! builds that somebody reads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::event::{self, Removal};
+use super::images::INSTANCE;
+use super::{Error, Scheduler, Shared, blocking};
+use crate::build::{self, Held, Plan, Policy, Removed};
+use crate::docker;
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// After a collection that could not make enough room, so long no build begins another: what it might
+/// find has not been there before, and a survey reads the whole tree.
+const ROOM_AGAIN: Duration = Duration::from_secs(60);
+
+/// A disk with less room than this is as good as full: a few builds take that much, and what is removed
+/// must make room at once, not when the filesystem finds the time.
+const HARDLY_ANY: u64 = 1 << 30;
+
+/// What a collection did, or would do.
+#[derive(Debug)]
+pub struct Collection {
+    /// What was decided; what could not be removed is left out of a real one.
+    pub plan: Plan,
+    /// Builds that were to go and are in use after all, or could not be removed.
+    pub passed: usize,
+    /// Bytes that are free afterwards.
+    pub free: u64,
+    /// Images of ours that nothing names any more and that were removed.
+    pub images: docker::Pruned,
+}
+
+/// When a collection last could not make enough room.
+pub(super) type Collecting = tokio::sync::Mutex<Option<Instant>>;
+
+impl Scheduler {
+    /// Collects garbage by the configured rules, in which those that `given` holds take the place of
+    /// the configured ones. With `dry_run` nothing is touched.
+    ///
+    /// # Errors
+    /// [`Error::NoPolicy`] when there is no rule by which anything goes; [`Error::Store`].
+    pub async fn collect(&self, given: Policy, dry_run: bool) -> Result<Collection, Error> {
+        let configured = self.0.rules.load().gc.unwrap_or_default();
+        let policy = configured.overridden_by(given);
+        if !policy.has_rule() {
+            return Err(Error::NoPolicy);
+        }
+        let shared = self.0.clone();
+        // A task of its own: whoever asked may leave.
+        let task = self.0.spawn(async move {
+            let _one_at_a_time = shared.collecting.lock().await;
+            let mut collection = shared.collect(policy, dry_run).await?;
+            if !dry_run {
+                collection.images = shared.prune_images().await;
+            }
+            Ok(collection)
+        });
+        task.await.map_err(|_| Error::Lost)?
+    }
+
+    /// Keeps a build from garbage collection.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`], [`Error::Store`].
+    pub async fn pin(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+        let (shared, name) = (self.0.clone(), project.clone());
+        match blocking(move || shared.store.pin(&name, id)).await?? {
+            true => Ok(()),
+            false => Err(Error::UnknownJob(project.clone(), id)),
+        }
+    }
+
+    /// Lets it go; one that is not pinned stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`] when it is neither there nor pinned, [`Error::Store`].
+    pub async fn unpin(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+        let (shared, name) = (self.0.clone(), project.clone());
+        blocking(move || {
+            let was_pinned = shared.store.unpin(&name, id)?;
+            if !was_pinned && shared.store.find(&name, id)?.is_none() {
+                return Err(Error::UnknownJob(name, id));
+            }
+            Ok(())
+        })
+        .await?
+    }
+
+    /// True when a build is pinned.
+    pub async fn is_pinned(&self, project: &ProjectName, id: JobId) -> bool {
+        let (shared, name) = (self.0.clone(), project.clone());
+        blocking(move || shared.store.is_pinned(&name, id))
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Removes a build that is over.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`]; [`Error::Held`] when a link names it, it is pinned, in use or not over;
+    /// [`Error::Store`].
+    pub async fn remove(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+        let held = |held| Err(Error::Held(project.clone(), id, held));
+        self.0.adopted.wait().await;
+        if self.0.live(project, id).is_some() {
+            return held(Held::UnderWay);
+        }
+        let (shared, name) = (self.0.clone(), project.clone());
+        // Whoever asked may leave; a removal goes on.
+        let task = self.0.spawn(async move {
+            let store = shared.store.clone();
+            let removed = blocking(move || store.remove(&name, id)).await??;
+            Ok::<_, Error>((removed, shared))
+        });
+        let (removed, shared) = task.await.map_err(|_| Error::Lost)??;
+        match removed {
+            Removed::Gone(bytes) => {
+                let removal = Removal {
+                    project,
+                    id,
+                    why: "asked",
+                    bytes,
+                };
+                event::publish_removal(&shared, &removal);
+                Ok(())
+            }
+            Removed::Held(why) => held(why),
+            Removed::Unknown => Err(Error::UnknownJob(project.clone(), id)),
+        }
+    }
+}
+
+impl Shared {
+    /// Before a build: where less is free than `min_free`, collects by the configured rules. What then
+    /// is still missing the build may do without, or the disk says no itself.
+    pub(super) async fn make_room(self: &Arc<Self>) {
+        let Some(policy) = self.rules.load().gc else {
+            return;
+        };
+        let Some(least) = policy.min_free else {
+            return;
+        };
+        if self.has_room(least).await {
+            return;
+        }
+        let mut collecting = self.collecting.lock().await;
+        // Another build may have made room meanwhile, or found that there is none to be had.
+        let is_vain = collecting.is_some_and(|last| last.elapsed() < ROOM_AGAIN);
+        if is_vain || self.stop.is_cancelled() || self.has_room(least).await {
+            return;
+        }
+        match self.collect(policy, false).await {
+            Ok(collection) if collection.free >= least => *collecting = None,
+            Ok(collection) => {
+                *collecting = Some(Instant::now());
+                event::publish_short(collection.free, least);
+            }
+            Err(error) => {
+                *collecting = Some(Instant::now());
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "could not collect garbage before a build"
+                );
+            }
+        }
+    }
+
+    async fn has_room(self: &Arc<Self>, least: u64) -> bool {
+        let store = self.store.clone();
+        // What cannot be told is no reason to remove builds.
+        let free = blocking(move || store.free()).await;
+        !matches!(free, Ok(Ok(free)) if free < least)
+    }
+
+    /// Decides, and does it unless `dry_run`. The caller holds `collecting`.
+    async fn collect(self: &Arc<Self>, policy: Policy, dry_run: bool) -> Result<Collection, Error> {
+        let shared = self.clone();
+        let collected = blocking(move || shared.collect_blocking(&policy, dry_run)).await??;
+        let (collection, trouble) = collected;
+        if let Some(error) = trouble {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "not all garbage could be collected"
+            );
+        }
+        if !dry_run {
+            event::publish_collection(self, &collection);
+        }
+        Ok(collection)
+    }
+
+    fn collect_blocking(
+        &self,
+        policy: &Policy,
+        dry_run: bool,
+    ) -> Result<(Collection, Option<build::Error>), Error> {
+        let is_live = |project: &ProjectName, id| self.live(project, id).is_some();
+        let (mut plan, trouble) = self.store.plan(policy, is_live)?;
+        let mut collection = Collection {
+            free: plan.free,
+            plan: Plan::default(),
+            passed: 0,
+            images: docker::Pruned::default(),
+        };
+        if dry_run {
+            collection.plan = plan;
+            return Ok((collection, trouble));
+        }
+        // Where room is needed now, it is worth the time that it takes to have it at once.
+        let at_once = plan.free < policy.min_free.unwrap_or(0).max(HARDLY_ANY);
+        let goes_on = |build: &build::Candidate| {
+            !self.stop.is_cancelled() && !is_live(&build.project, build.id)
+        };
+        let done = self.store.collect(&plan, at_once, goes_on);
+        collection.passed = plan.removals.len() - done.gone.len();
+        plan.leave_only(&done.gone);
+        collection.plan = plan;
+        collection.free = self.store.free()?;
+        Ok((collection, trouble.or(done.trouble)))
+    }
+
+    /// Removes images of ours that nothing names. An Engine that is not there is no trouble: the next
+    /// collection finds them.
+    async fn prune_images(&self) -> docker::Pruned {
+        let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);
+        match self.docker.prune_images(&ours).await {
+            Ok(pruned) => pruned,
+            Err(error) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "could not remove old images, ignoring"
+                );
+                docker::Pruned::default()
+            }
+        }
+    }
+}
