@@ -8,7 +8,7 @@
 
 /// Every point, in the order of a build's life, and what has just happened there. A test holds the
 /// names against the sources.
-pub const POINTS: [(&str, &str); 30] = [
+pub const POINTS: [(&str, &str); 31] = [
     ("accept", "a connection was accepted, and is not yet served"),
     (
         "scheduler",
@@ -77,6 +77,10 @@ pub const POINTS: [(&str, &str); 30] = [
     (
         "emptied",
         "a tree of the trash is removed, its directory is not",
+    ),
+    (
+        "retired",
+        "a build that is collected is out of sight, the index still has it",
     ),
     (
         "left-over",

@@ -183,6 +183,7 @@ impl BuildStore {
         let away = self.layout.trash().join(random_hex().map_err(&retire)?);
         match std::fs::rename(&place, &away) {
             Ok(()) => {
+                faults::point("retired");
                 // Who was answered from it in this moment has noted it.
                 if !is_same(&away).map_err(&retire)? {
                     std::fs::rename(&away, &place).map_err(&retire)?;

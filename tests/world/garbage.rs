@@ -240,3 +240,41 @@ fn a_build_makes_itself_room() {
         daemon.told()
     );
 }
+
+/// What is out of sight does not come back, and what was not reached is there.
+#[test]
+fn a_collection_that_is_killed_is_completed_by_the_next_life() {
+    for point in ["retired", "emptied"] {
+        let mut daemon = Setup::on(Place::Btrfs).script("growing", GROWING).start();
+        let mut builds = Vec::new();
+        for n in 0..3 {
+            let params = json!({"n": n.to_string()});
+            let info = daemon.succeed(json!({"project": "growing", "params": params}));
+            builds.push(info["ID"].as_str().unwrap().to_owned());
+        }
+        daemon.end();
+        for id in &builds[..2] {
+            age(&daemon.ready("growing", id), 30);
+        }
+        daemon.start_at("127.0.0.1:0", &format!("{point}=kill"));
+        let arguments = ["gc", "--older-than", "1d"];
+        let told = daemon.mistry(&arguments);
+        assert_eq!(told.status.code(), Some(7), "{point}: it broke off");
+        daemon.kill();
+        daemon.start();
+        let told = daemon.mistry(&arguments);
+        assert!(told.status.success(), "{point}: {told:?}");
+        daemon.end();
+        assert_eq!(
+            names(&daemon.builds().join("growing/ready")),
+            [builds[2].clone()]
+        );
+        assert!(
+            names(&daemon.builds().join(".mistry/trash")).is_empty(),
+            "{point}"
+        );
+        daemon.start();
+        let listed = daemon.get("/index/").json();
+        assert_eq!(listed.as_array().unwrap().len(), 1, "{point}: {listed}");
+    }
+}

@@ -413,7 +413,7 @@ fn watch(daemon: &Daemon, tell: Sender<News>) -> JoinHandle<()> {
 }
 
 /// Steps that a build of these kinds does not take; they have tests of their own.
-const ELSEWHERE: [&str; 2] = ["stop-decided", "data-cleared"];
+const ELSEWHERE: [&str; 3] = ["stop-decided", "data-cleared", "retired"];
 /// Steps that only a start over something left behind takes: behind a kill that leaves it.
 const AT_START: [(&str, &str); 3] = [
     ("left-over", "container-started"),
