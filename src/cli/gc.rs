@@ -13,7 +13,7 @@ use crate::project::{parse_duration, parse_size};
 /// Remove builds that are not needed any more
 ///
 /// Without a rule here, by those of the server's configuration; one that is given takes the place of
-/// the configured one. What a link names, what is pinned or in use always stays.
+/// the configured one. What a link names, is pinned, or was used in the last two minutes stays.
 #[derive(Debug, Args)]
 pub(super) struct Gc {
     /// Only show what would go
