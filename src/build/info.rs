@@ -348,6 +348,8 @@ pub struct Stopped {
     pub outcome: Outcome,
     /// Why, in one sentence.
     pub sentence: String,
+    /// Who wanted that, where somebody did.
+    pub cancelled: Option<Cancelled>,
 }
 
 /// What the daemon keeps for itself in the record.

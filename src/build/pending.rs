@@ -38,6 +38,8 @@ pub struct End {
     pub error: Option<String>,
     /// The end of standard error, for a failed build.
     pub stderr: Option<String>,
+    /// Who cancelled it.
+    pub cancelled: Option<Cancelled>,
 }
 
 impl End {
@@ -48,6 +50,7 @@ impl End {
             exit_code: NO_EXIT_CODE,
             error: Some(sentence),
             stderr: None,
+            cancelled: None,
         }
     }
 }
@@ -174,20 +177,26 @@ impl PendingBuild {
         keep.deadline = limit.and_then(|limit| now.checked_add(limit).ok());
     }
 
-    /// Writes down that the build is stopped and how it ends, on stable storage: from then on it ends
-    /// so, whatever dies before.
+    /// Decides how the build ends, and writes that down on stable storage: from then on it ends so,
+    /// whatever dies before. What was decided already stays.
     ///
     /// # Errors
-    /// When the disk takes it not.
-    pub fn stop(&mut self, stopped: Stopped, by: Option<Cancelled>) -> Result<(), Error> {
-        self.record.keep.stopped = Some(stopped);
-        self.record.info.cancelled = by;
-        record::write(&self.directory(), &self.record, true)
-            .map_err(doing("write the record of the build"))
+    /// When the disk takes it not; then nothing is decided.
+    pub fn stop(&mut self, stopped: Stopped) -> Result<(), Error> {
+        if self.record.keep.stopped.is_some() {
+            return Ok(());
+        }
+        let mut record = self.record.clone();
+        record.info.cancelled.clone_from(&stopped.cancelled);
+        record.keep.stopped = Some(stopped);
+        record::write(&self.directory(), &record, true)
+            .map_err(doing("write the record of the build"))?;
+        self.record = record;
+        Ok(())
     }
 
     /// Notes that the container has ended.
-    pub fn stopped(&mut self) {
+    pub fn container_ended(&mut self) {
         if let Some(since) = self.record.keep.running_since {
             let ran = Timestamp::now().duration_since(since).as_millis();
             self.record.info.phases.run = Some(u64::try_from(ran).unwrap_or(0));
@@ -292,6 +301,9 @@ impl PendingBuild {
             info.set_error(sentence);
         }
         info.container_stderr = end.stderr;
+        if let Some(by) = end.cancelled {
+            info.cancelled = Some(by);
+        }
         info.phases.finish = Some(began.elapsed().as_millis() as u64);
         self.record.keep.opaque.clear();
         self.record.keep.boot.clone_from(&self.store.boot);

@@ -50,6 +50,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// For strangers: what we were doing, and whether there was room; never a path.
+    pub fn sentence(&self) -> String {
+        let doing = match self {
+            Error::Held { .. } => "could not use the build path".to_owned(),
+            other => other.to_string(),
+        };
+        if self.is_full() {
+            format!("{doing}: the disk is full")
+        } else {
+            doing
+        }
+    }
+
     /// True when there was no room: the one cause that strangers may be told.
     pub fn is_full(&self) -> bool {
         let cause = match self {

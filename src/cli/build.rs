@@ -93,6 +93,7 @@ impl Build {
         let shown = Shown {
             log: self.verbose,
             place: !self.json_result,
+            is_bound: self.cancel_on_disconnect,
         };
         let mut waiting = Waiting::new(client, again, self.project.clone(), shown);
         let awaited = tokio::select! {

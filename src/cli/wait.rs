@@ -140,6 +140,8 @@ pub(super) struct Shown {
     pub log: bool,
     /// Where the log can be found, on standard output.
     pub place: bool,
+    /// That the build ends with the connection, unless somebody else wants it.
+    pub is_bound: bool,
 }
 
 /// One build that is awaited.
@@ -352,10 +354,16 @@ impl<'a> Waiting<'a> {
                 .accepted()
                 .map_or_else(String::new, |id| id.to_string());
             let id = short(&id);
+            let fate = match self.shown.is_bound {
+                true => {
+                    "the build is cancelled unless somebody else wants it or the server was restarted"
+                }
+                false => "the build goes on",
+            };
             self.progress.phase("connecting");
             self.progress.aside(|| {
                 say(&format!(
-                    "The connection to the server was lost; the build goes on, coming back to {id} by itself"
+                    "The connection to the server was lost; {fate}, coming back to {id} by itself"
                 ));
             });
         }
@@ -391,7 +399,10 @@ mod tests {
 
     async fn wait(server: &Scripted, log: bool) -> (Result<Finished, Error>, bool, bool) {
         let client = Client::new(server.address(), None);
-        let shown = Shown { log, place: false };
+        let shown = Shown {
+            log,
+            ..Shown::default()
+        };
         let again = &Again::default();
         let mut waiting = Waiting::new(&client, again, "p".parse().unwrap(), shown);
         let done = waiting.finish(&JobRequest::default()).await;

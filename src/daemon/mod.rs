@@ -327,6 +327,7 @@ async fn serve(
         }
         served = &mut serving => {
             // Nobody asked it to end: that is a fault.
+            scheduler.drain(GRACE).await;
             served.map_err(|error| Error::System("accept connections", error))?;
             return Ok(ExitCode::FAILURE);
         }

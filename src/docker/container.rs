@@ -1,18 +1,15 @@
 //! Containers: created, started, followed, awaited, found again, removed.
 //!
 //! A container runs what its image says, without a terminal, with `/data` and nothing else of the host
-//! but the mounts it is given. Its output is kept by the Engine until it is removed, whole and byte
-//! for byte, whoever reads it and whenever.
+//! but the mounts it is given. What becomes of its output is in `logs`.
 
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     pin::pin,
-    time::Duration,
 };
 
 use bollard::{
-    container::LogOutput,
     errors::Error as Bollard,
     models::{
         ContainerCreateBody, ContainerState, ContainerSummary, ContainerSummaryStateEnum,
@@ -20,15 +17,11 @@ use bollard::{
     },
     query_parameters::{
         CreateContainerOptions, InspectContainerOptions, KillContainerOptions,
-        ListContainersOptions, LogsOptions, RemoveContainerOptions, StartContainerOptions,
-        StopContainerOptions, WaitContainerOptions,
+        ListContainersOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
+        WaitContainerOptions,
     },
 };
-use bytes::{Buf as _, Bytes};
-use futures_util::{
-    StreamExt,
-    stream::{self, BoxStream},
-};
+use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use super::{Docker, Error, label_filter, refusal, utf8};
@@ -79,24 +72,6 @@ pub struct Limits {
     pub cpus: Option<f64>,
     /// Processes and threads.
     pub pids: Option<u64>,
-}
-
-/// A piece of output; chunks are no lines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Where it was written to.
-    pub stream: Stream,
-    /// The bytes, as written; not necessarily UTF-8.
-    pub bytes: Bytes,
-}
-
-/// The two outputs of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
 }
 
 /// How a container ended.
@@ -179,31 +154,6 @@ impl Docker {
         started
             .await?
             .map_err(|e| self.failed_on(doing, container, e))
-    }
-
-    /// The output of a started container from its first byte, until it ends. A container that was never
-    /// started has none. The stream is over after its first error.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchContainer`] (removed meanwhile, too), [`Error::Unreachable`] (gone meanwhile,
-    /// too), [`Error::Api`].
-    pub fn logs(
-        &self,
-        container: &str,
-    ) -> impl futures_util::Stream<Item = Result<Output, Error>> + Send + 'static + use<> {
-        let reader = LogReader {
-            docker: self.clone(),
-            container: container.to_owned(),
-            delivered: [0; 2],
-            skip: [0; 2],
-            follow: true,
-            tries: 0,
-            frames: None,
-        };
-        stream::try_unfold(reader, async |mut reader| {
-            let piece = reader.next().await?;
-            Ok(piece.map(|piece| (piece, reader)))
-        })
     }
 
     /// Waits until a started container has ended; one that was never started counts as ended, with 0.
@@ -289,31 +239,6 @@ impl Docker {
             .await?
             .map_err(|e| self.failed_on(doing, container, e))?;
         Ok(inspected.state.unwrap_or_default())
-    }
-
-    /// When a container printed its last line, by the Engine's clock; `None` when it has printed none.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
-    pub async fn last_line(&self, container: &str) -> Result<Option<Timestamp>, Error> {
-        let options = LogsOptions {
-            stdout: true,
-            stderr: true,
-            timestamps: true,
-            tail: "1".to_owned(),
-            ..LogsOptions::default()
-        };
-        let last = self.call(DOING_LOGS, async |docker| {
-            let mut pieces = pin!(docker.logs(container, Some(options)));
-            let mut last = None;
-            while let Some(piece) = pieces.next().await {
-                // Of a line in several pieces each has its time.
-                last = stamp(piece?.as_ref()).or(last);
-            }
-            Ok(last)
-        });
-        last.await?
-            .map_err(|e| self.failed_on(DOING_LOGS, container, e))
     }
 
     /// Stops a container: it is told to end (SIGTERM, or what its image says), and killed when it has
@@ -421,100 +346,12 @@ impl Docker {
         Ok(found.into_iter().filter_map(found_one).collect())
     }
 
-    fn failed_on(&self, doing: &str, container: &str, error: Bollard) -> Error {
+    pub(super) fn failed_on(&self, doing: &str, container: &str, error: Bollard) -> Error {
         match refusal(&error) {
             Some((404, said)) if said.to_ascii_lowercase().contains("no such container") => {
                 Error::NoSuchContainer(container.to_owned())
             }
             _ => self.failed(doing, error),
-        }
-    }
-}
-
-const DOING_LOGS: &str = "reading a container's output";
-
-/// How long an Engine that has ended the output is given to end the container too, which it does
-/// within some hundred milliseconds; one that does not is followed again.
-const ENDING: Duration = Duration::from_secs(2);
-
-/// How often all of the output of a container that is over is read, when less comes than before.
-const READINGS: u32 = 3;
-
-/// Follows a container's output to its end, and then reads what the Engine has swallowed.
-///
-/// Engines before 23 leave a follower when the container ends, whether it has got the last entries
-/// or not; an unterminated last line is lost more often than not. What was kept is whole, though.
-/// Therefore all of it is read once more when the container is over, without the bytes that were
-/// delivered already. Nothing but the end of the container tells that it is: an answer may end in
-/// good order for other reasons.
-struct LogReader {
-    docker: Docker,
-    container: String,
-    /// Bytes handed out, of standard output and standard error.
-    delivered: [u64; 2],
-    /// Bytes of the second reading that were handed out in the first.
-    skip: [u64; 2],
-    follow: bool,
-    /// Readings of all of it that were less than the first.
-    tries: u32,
-    frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
-}
-
-impl LogReader {
-    async fn next(&mut self) -> Result<Option<Output>, Error> {
-        loop {
-            let frames = match &mut self.frames {
-                Some(frames) => frames,
-                closed => {
-                    let client = self.docker.client(DOING_LOGS).await?;
-                    let options = LogsOptions {
-                        follow: self.follow,
-                        stdout: true,
-                        stderr: true,
-                        ..LogsOptions::default()
-                    };
-                    closed.insert(client.logs(&self.container, Some(options)).boxed())
-                }
-            };
-            match frames.next().await {
-                Some(frame) => {
-                    let frame =
-                        frame.map_err(|e| self.docker.failed_on(DOING_LOGS, &self.container, e))?;
-                    let mut piece = output(DOING_LOGS, frame)?;
-                    let which = piece.stream as usize;
-                    let length = piece.bytes.len() as u64;
-                    // No more than the length of the piece, which is in memory.
-                    let known = self.skip[which].min(length);
-                    self.skip[which] -= known;
-                    self.delivered[which] += length - known;
-                    piece.bytes.advance(known as usize);
-                    if !piece.bytes.is_empty() {
-                        return Ok(Some(piece));
-                    }
-                }
-                None if self.follow => {
-                    let ended = self.docker.wait(&self.container);
-                    if let Ok(ended) = tokio::time::timeout(ENDING, ended).await {
-                        ended?;
-                        self.follow = false;
-                    }
-                    self.skip = self.delivered;
-                    self.frames = None;
-                }
-                // It cannot be less than what was there before.
-                None if self.skip != [0; 2] => {
-                    self.tries += 1;
-                    if self.tries == READINGS {
-                        return Err(Error::Api {
-                            doing: DOING_LOGS.to_owned(),
-                            source: "it leaves out the end of it".into(),
-                        });
-                    }
-                    self.skip = self.delivered;
-                    self.frames = None;
-                }
-                None => return Ok(None),
-            }
         }
     }
 }
@@ -543,27 +380,6 @@ fn exit(state: &ContainerState) -> Exit {
 fn ended(state: &ContainerState) -> Fate {
     let at = state.finished_at.as_ref();
     Fate::Ended(exit(state), at.and_then(|at| at.parse().ok()))
-}
-
-fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
-    let (stream, bytes) = match frame {
-        LogOutput::StdOut { message } => (Stream::Stdout, message),
-        LogOutput::StdErr { message } => (Stream::Stderr, message),
-        // Without a terminal there are only the two; what else comes is the Engine's own complaint.
-        LogOutput::StdIn { message } | LogOutput::Console { message } => {
-            return Err(Error::Api {
-                doing: doing.to_owned(),
-                source: String::from_utf8_lossy(&message).trim().to_owned().into(),
-            });
-        }
-    };
-    Ok(Output { stream, bytes })
-}
-
-/// The time that a piece of output begins with where times were asked for.
-fn stamp(piece: &[u8]) -> Option<Timestamp> {
-    let end = piece.iter().position(|byte| *byte == b' ')?;
-    std::str::from_utf8(&piece[..end]).ok()?.parse().ok()
 }
 
 fn body(spec: &ContainerSpec, slice: Option<String>) -> Result<ContainerCreateBody, Error> {
@@ -704,15 +520,6 @@ mod tests {
         assert!(config["max-size"].parse::<u64>().unwrap() >= 28 << 20);
         assert_eq!(config["max-file"], "1");
         log_config(u64::MAX);
-    }
-
-    #[test]
-    fn a_line_is_as_old_as_its_stamp_says() {
-        let at = "2026-11-24T05:06:07.123456789Z";
-        let found = stamp(format!("{at} hello there\n").as_bytes());
-        assert_eq!(found, Some(at.parse().unwrap()));
-        assert_eq!(stamp(b"hello there\n"), None);
-        assert_eq!(stamp(b"\xff\n"), None);
     }
 
     #[test]

@@ -66,6 +66,8 @@ impl Watch {
         match events.next().await {
             Some(Ok(_)) => Ok(()),
             ended => {
+                // Whoever asks again listens to the Engine that is there then.
+                self.events = None;
                 let source = match ended {
                     Some(Err(error)) => error.into(),
                     _ => "it ended a stream that has no end".into(),

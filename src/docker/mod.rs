@@ -11,6 +11,7 @@
 mod container;
 mod events;
 mod image;
+mod logs;
 mod tag;
 
 use std::{
@@ -24,9 +25,10 @@ use bollard::errors::Error as Bollard;
 use bollard::models::SystemInfoCgroupDriverEnum;
 
 pub use self::{
-    container::{ContainerSpec, Exit, Fate, Found, Limits, Output, Stream},
+    container::{ContainerSpec, Exit, Fate, Found, Limits},
     events::Watch,
     image::{ImageSpec, Pruned},
+    logs::{Output, Stream},
     tag::tag_for,
 };
 
@@ -364,7 +366,8 @@ mod tests {
         check(docker.find_image(&labels));
         check(docker.build_image(&spec, futures_util::stream::empty, output));
         check(docker.start("c"));
-        check(docker.logs("c"));
+        let over = tokio_util::sync::CancellationToken::new();
+        check(docker.logs("c", over));
         check(docker.wait("c"));
         check(docker.containers(&labels));
     }

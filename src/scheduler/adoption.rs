@@ -8,11 +8,12 @@
 use std::sync::Arc;
 
 use super::event::{Event, publish};
+use super::halt::Halt;
 use super::live::{Live, Origin};
 use super::pipeline::From;
 use super::queue::Admission;
 use super::{Error, Shared, blocking, pipeline, sweep};
-use crate::build::{End, Leftover, PendingBuild, Record};
+use crate::build::{Leftover, PendingBuild, Record};
 use crate::faults;
 use crate::job::{Job, JobId};
 use crate::project::Context;
@@ -59,6 +60,9 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         };
         // Whoever wanted it only while they wait comes back, or not: that cannot be known.
         live.want(false);
+        if is_adopted {
+            live.own(keep.and_then(|keep| keep.container.clone()));
+        }
         taken.push((live, leftover));
     }
     for (live, leftover) in taken {
@@ -67,7 +71,13 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         shared.spawn(pipeline::guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
-    sweep::sweep_soon(shared).await;
+    let sweeping = shared.clone();
+    shared.spawn(async move {
+        // Without an Engine, the first build that needs one looks.
+        if sweeping.engine_there().await.is_ok() {
+            sweep::sweep_soon(&sweeping).await;
+        }
+    });
     let scanning = shared.store.clone();
     let busy = shared.board.busy();
     shared.tasks.spawn_blocking(move || {
@@ -125,21 +135,26 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         runs_on: container.is_some(),
     };
     publish(&shared, live.subject(), &event);
-    if container.is_none() && pending.log().bytes() > 0 {
+    let from = match (container, pending.record_mut().keep.stopped.clone(), recipe) {
+        (Some(container), _, recipe) => From::Container(container, recipe),
+        // It ends as was decided, whatever has become of its project.
+        (None, Some(stopped), _) => {
+            pipeline::halt(shared, live, pending, Halt::Stopped(stopped), &[]).await;
+            return;
+        }
+        (None, None, Some(recipe)) => From::Beginning(recipe),
+        (None, None, None) => {
+            pipeline::halt(shared, live, pending, Halt::Changed("mistryd ended"), &[]).await;
+            return;
+        }
+    };
+    if let From::Beginning(_) = from
+        && pending.log().bytes() > 0
+    {
         let word = "\nmistry: the build was interrupted (mistryd ended) and is made again\n";
         // A disk that takes no line takes no build either, and that is told.
         let _ = pending.log().append(word.as_bytes()).await;
     }
-    let from = match (container, recipe) {
-        (Some(container), recipe) => From::Container(container, recipe),
-        (None, Some(recipe)) => From::Beginning(recipe),
-        (None, None) => {
-            let sentence =
-                "the build was interrupted, and its project has changed since; ask again";
-            pipeline::end(shared, live, pending, End::errored(sentence.to_owned())).await;
-            return;
-        }
-    };
     pipeline::make(shared, live, pending, from).await;
 }
 

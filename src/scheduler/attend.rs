@@ -10,9 +10,11 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::OptionFuture;
+use futures_util::{FutureExt, StreamExt};
 use jiff::Timestamp;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::halt::Halt;
 use super::pipeline::Making;
@@ -142,9 +144,21 @@ impl Making {
         let mut exit = None;
         // From the beginning: who is asked at the end may be the next Engine already.
         let mut watch = shared.docker.watch(container);
-        let (mut is_told, mut gone) = (false, None);
+        let (mut is_told, mut gone) = (false, None::<(docker::Error, Instant)>);
+        // An Engine of which nothing more was heard within that time after it has gone never went.
+        let forgotten = |gone: &Option<(docker::Error, Instant)>| {
+            let at = gone.as_ref().map(|(_, at)| *at + GOING_DOWN);
+            async move {
+                match at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            }
+        };
         {
-            let pieces = shared.docker.logs(container).ready_chunks(PIECES_AT_ONCE);
+            let over = CancellationToken::new();
+            let pieces = shared.docker.logs(container, over.clone());
+            let pieces = pieces.ready_chunks(PIECES_AT_ONCE);
             let mut pieces = pin!(pieces);
             loop {
                 let is_stopped = self.stopped()?.is_some();
@@ -160,13 +174,18 @@ impl Making {
                     // is not to come must be asked for again while the container runs.
                     result = &mut ended, if exit.is_none() => {
                         exit = Some(result.map_err(|source| Halt::Container { source })?);
+                        over.cancel();
                         continue;
                     }
                     signal = watch.signal(), if gone.is_none() => {
                         match signal {
                             Ok(()) => is_told = true,
-                            Err(source) => gone = Some(source),
+                            Err(source) => gone = Some((source, Instant::now())),
                         }
+                        continue;
+                    }
+                    () = forgotten(&gone) => {
+                        gone = None;
                         continue;
                     }
                     Some(stopped) = &mut stopping => {
@@ -176,14 +195,14 @@ impl Making {
                     }
                     // Nothing more is decided about what has ended or is being stopped.
                     cancelled = live.cancelled(), if !is_stopped && exit.is_none() => {
-                        (stop::cancelled(&cancelled), Some(cancelled))
+                        stop::cancelled(cancelled)
                     }
                     stopped = &mut passed, if !is_stopped && exit.is_none() => {
-                        (stopped.map_err(|source| Halt::Container { source })?, None)
+                        stopped.map_err(|source| Halt::Container { source })?
                     }
                     () = shared.stop.cancelled() => return Err(Halt::Stopping),
                 };
-                self.decide(stop.0, stop.1).await?;
+                self.decide(stop).await?;
                 stopping.set(Some(shared.docker.stop(container)).into());
             }
         }
@@ -196,9 +215,11 @@ impl Making {
         };
         // It was told to end, which an Engine does on its way; then its exit code means nothing, since
         // a build may take SIGTERM for a good reason to end.
+        // The word of that may have come with the end of the output.
+        is_told |= gone.is_none() && matches!(watch.signal().now_or_never(), Some(Ok(())));
         if (is_told || is_taken_down(&exit)) && self.stopped()?.is_none() {
             let gone = match gone {
-                Some(source) => Some(source),
+                Some((source, _)) => Some(source),
                 None => self.goes(&mut watch).await?,
             };
             if let Some(source) = gone {
@@ -206,8 +227,10 @@ impl Making {
             }
         }
         // It may have been over before anybody looked at the time.
-        if let Some(stopped) = limits.were_passed(&shared.docker, container).await {
-            self.decide(stopped, None).await?;
+        if self.stopped()?.is_none()
+            && let Some(stopped) = limits.were_passed(&shared.docker, container).await
+        {
+            self.decide(stopped).await?;
         }
         Ok(exit)
     }
@@ -246,7 +269,7 @@ impl Making {
         faults::point("log");
         if fits < bytes.len() && !is_stopped {
             let stopped = stop::too_loud(limit);
-            self.decide(stopped.clone(), None).await?;
+            self.decide(stopped.clone()).await?;
             // At once: what it prints from now on is for nobody.
             let killed = self.shared.docker.kill(container).await;
             killed.map_err(|source| Halt::Container { source })?;

@@ -61,18 +61,3 @@ pub enum Error {
     #[error("the server failed while it worked on the request")]
     Lost,
 }
-
-impl build::Error {
-    /// For strangers: what we were doing, and whether there was room; never a path.
-    pub fn sentence(&self) -> String {
-        let doing = match self {
-            build::Error::Held { .. } => "could not use the build path".to_owned(),
-            other => other.to_string(),
-        };
-        if self.is_full() {
-            format!("{doing}: the disk is full")
-        } else {
-            doing
-        }
-    }
-}

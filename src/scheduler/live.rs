@@ -29,6 +29,8 @@ struct View {
     info: Option<Arc<BuildInfo>>,
     log: Option<LogProgress>,
     ended: Option<Ended>,
+    /// The container that is its own now.
+    container: Option<String>,
 }
 
 impl View {
@@ -137,6 +139,16 @@ impl Live {
         self.view.send_modify(|view| view.log = Some(log));
     }
 
+    /// Shows which container is its own; any other that runs for this job is nobody's.
+    pub(super) fn own(&self, container: Option<String>) {
+        self.view.send_modify(|view| view.container = container);
+    }
+
+    /// The container that is its own now.
+    pub(super) fn container(&self) -> Option<String> {
+        self.view.borrow().container.clone()
+    }
+
     pub(super) fn end_built(&self, info: BuildInfo) {
         self.end(Ended::Built(Arc::new(info)));
     }
@@ -229,6 +241,8 @@ impl Ticket {
                 return Ok(());
             }
             match view.ended {
+                // On a disk that took no word of it before.
+                Some(Ended::Built(info)) if info.cancelled.is_some() => return Ok(()),
                 Some(Ended::Built(_)) => return Err(Error::Over(project, id)),
                 Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
                 None => self.changed().await?,

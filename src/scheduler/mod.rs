@@ -246,27 +246,32 @@ impl Scheduler {
                 group: group.as_deref(),
                 request: request.as_deref(),
             };
-            let admission = {
+            let has_old_image = |live: &Live| is_rebuild && !live.origin.rebuild;
+            // Whoever is let in is counted among those who want it before anybody else can leave it.
+            let admitted = {
                 let mut queue = self.0.queue();
                 faults::point("scheduler");
-                queue.admit(id, || {
+                let admission = queue.admit(id, || {
                     let (project, group) = (job.project.clone(), group.clone());
                     Live::new(project, id, group, origin.clone())
+                });
+                let (live, has_slot) = match admission {
+                    Admission::Started(live) => (Some(live), Some(true)),
+                    Admission::Queued(live) => (Some(live), Some(false)),
+                    Admission::Coalesced(live) => (Some(live), None),
+                    Admission::Refused => (None, None),
+                };
+                live.map(|live| {
+                    let ticket = live.ticket(has_slot.is_none(), self.0.stop.clone());
+                    let is_joined = !has_old_image(&live) && live.want(while_held);
+                    (live, ticket, has_slot, is_joined)
                 })
             };
             self.0.count_queue();
-            let (live, has_slot) = match admission {
-                Admission::Started(live) => (live, Some(true)),
-                Admission::Queued(live) => (live, Some(false)),
-                Admission::Coalesced(live) => (live, None),
-                Admission::Refused => {
-                    publish(&self.0, subject, &Event::Refused);
-                    return Err(Error::BacklogFull);
-                }
+            let Some((live, mut ticket, has_slot, is_joined)) = admitted else {
+                publish(&self.0, subject, &Event::Refused);
+                return Err(Error::BacklogFull);
             };
-            let mut ticket = live.ticket(has_slot.is_none(), self.0.stop.clone());
-            let has_old_image = is_rebuild && !live.origin.rebuild;
-            let is_joined = !has_old_image && live.want(while_held);
             match has_slot {
                 Some(has_slot) => break (live, ticket, has_slot, job, context),
                 // What is under way has the old image, or is being stopped. Wait for its end, then

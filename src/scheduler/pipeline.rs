@@ -16,9 +16,7 @@ use super::images::{INSTANCE, Images};
 use super::live::Live;
 use super::sweep::{ATTEMPT, JOB, PROJECT, sweep_soon, swept};
 use super::{Error, Rules, Shared, blocking, stop};
-use crate::build::{
-    self, Begun, Bounds, Cancelled, End, Outcome, PendingBuild, Phase, Stopped, text_of,
-};
+use crate::build::{self, Begun, Bounds, End, Outcome, PendingBuild, Phase, Stopped, text_of};
 use crate::docker::{self, ContainerSpec, Limits};
 use crate::faults;
 use crate::job::Job;
@@ -145,31 +143,43 @@ pub(super) async fn make(
         Err(halt) => Err(halt),
     };
     let stderr = std::mem::take(&mut making.stderr);
-    let Some(mut pending) = making.pending else {
+    let Some(pending) = making.pending else {
         // The thread that held it died; the directory is there for the next life.
         shared.leave_queue(&live);
         live.end_rejected(Error::Lost);
         return;
     };
-    let mut is_clear = true;
-    let end = match made {
-        Ok(exit) => outcome(&exit, &stderr),
-        Err(Halt::Stopping) => return,
-        Err(halt) => {
-            // Nothing may write to the build's data while it is put in place.
-            if let Some(container) = pending.record_mut().keep.container.take() {
-                clear(&shared, &live, &container).await;
-            } else {
-                // The Engine may have made one all the same, whatever it said or did not say.
-                is_clear = !matches!(halt, Halt::Container { .. } | Halt::EngineAway { .. });
-            }
-            // Whoever reads only the log learns it there; where it cannot be written, the record has it.
-            let gap = if pending.log().bytes() > 0 { "\n" } else { "" };
-            let last = format!("{gap}mistry: {halt}\n");
-            let _ = pending.log().append(last.as_bytes()).await;
-            halted(&live, halt, &stderr)
-        }
-    };
+    match made {
+        Ok(exit) => self::end(shared, live, pending, outcome(&exit, &stderr)).await,
+        Err(Halt::Stopping) => {}
+        Err(why) => halt(shared, live, pending, why, &stderr).await,
+    }
+}
+
+/// Ends a build that was not run to its end.
+pub(super) async fn halt(
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    mut pending: PendingBuild,
+    why: Halt,
+    stderr: &[u8],
+) {
+    // Nothing may write to the build's data while it is put in place.
+    let container = pending.record_mut().keep.container.take();
+    if let Some(container) = &container {
+        clear(&shared, &live, container).await;
+    }
+    // The Engine may have made one all the same, whatever it said or did not say.
+    let is_clear = container.is_some()
+        || !matches!(
+            why,
+            Halt::Container { .. } | Halt::EngineAway { .. } | Halt::Stopped(_)
+        );
+    // Whoever reads only the log learns it there; where it cannot be written, the record has it.
+    let gap = if pending.log().bytes() > 0 { "\n" } else { "" };
+    let last = format!("{gap}mistry: {why}\n");
+    let _ = pending.log().append(last.as_bytes()).await;
+    let end = halted(&live, why, stderr);
     self::end(shared.clone(), live, pending, end).await;
     if !is_clear {
         sweep_soon(&shared).await;
@@ -185,6 +195,7 @@ fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
             exit_code: build::NO_EXIT_CODE,
             error: Some(stopped.sentence),
             stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
+            cancelled: stopped.cancelled,
         },
         halt => {
             tracing::warn!(
@@ -205,6 +216,7 @@ fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
             exit_code: 0,
             error: None,
             stderr: None,
+            cancelled: None,
         };
     }
     End {
@@ -214,6 +226,7 @@ fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
             .oom_killed
             .then(|| "the build ran out of memory".to_owned()),
         stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
+        cancelled: None,
     }
 }
 
@@ -292,11 +305,8 @@ pub(super) struct Making {
 }
 
 impl Making {
-    /// Waits for its turn; what was decided already needs none.
+    /// Waits for its turn.
     async fn wait_for_slot(&mut self, from: &From) -> Result<(), Halt> {
-        if let (From::Beginning(_), Some(stopped)) = (from, self.stopped()?) {
-            return Err(Halt::Stopped(stopped));
-        }
         let (live, accepted) = (self.live.clone(), Instant::now());
         // It stays in `pending`, as accepted as before, when the daemon ends.
         self.ask(live.slot.notified()).await?;
@@ -314,20 +324,21 @@ impl Making {
         let (shared, live) = (self.shared.clone(), self.live.clone());
         let is_stopped = self.stopped()?.is_some();
         let cancelled = tokio::select! {
-            answer = asking => return Ok(answer),
+            biased;
             () = shared.stop.cancelled() => return Err(Halt::Stopping),
             // Nothing more is decided about what is stopped already.
             cancelled = live.cancelled(), if !is_stopped => cancelled,
+            answer = asking => return Ok(answer),
         };
-        Err(self.cancel(cancelled).await)
+        Err(self.stop(stop::cancelled(cancelled)).await)
     }
 
-    /// Somebody wants the build's end.
-    pub(super) async fn cancel(&mut self, cancelled: Cancelled) -> Halt {
-        let stopped = stop::cancelled(&cancelled);
-        match self.decide(stopped.clone(), Some(cancelled)).await {
-            Ok(()) => Halt::Stopped(stopped),
-            Err(halt) => halt,
+    /// The same, for what makes something: a wish for the build's end waits for it, so that what was
+    /// made is known and can be removed.
+    async fn make_one<T>(&mut self, making: impl Future<Output = T>) -> Result<T, Halt> {
+        tokio::select! {
+            made = making => Ok(made),
+            () = self.shared.stop.cancelled() => Err(Halt::Stopping),
         }
     }
 
@@ -345,18 +356,32 @@ impl Making {
         Ok(self.pending()?.record_mut().keep.stopped.clone())
     }
 
-    /// Decides about its end, and lets all who wait see it.
-    pub(super) async fn decide(
-        &mut self,
-        stopped: Stopped,
-        by: Option<Cancelled>,
-    ) -> Result<(), Halt> {
-        self.on_disk(move |pending| Ok(pending.stop(stopped, by)?))
-            .await?;
+    /// Decides about its end, and lets all who wait see it; what was decided before stays.
+    ///
+    /// # Errors
+    /// [`Halt::Stopped`] on a disk that takes no word of it: then it ends so at once.
+    pub(super) async fn decide(&mut self, stopped: Stopped) -> Result<(), Halt> {
+        let decided = stopped.clone();
+        let written = self
+            .on_disk(move |pending| Ok(pending.stop(stopped)?))
+            .await;
+        if let Err(Halt::Store(error)) = written {
+            tracing::error!(mistry_job = %self.live.id, error = &error as &dyn std::error::Error, "could not write down that a build is stopped; it ends so all the same");
+            return Err(Halt::Stopped(decided));
+        }
+        written?;
         faults::point("stop-decided");
         let live = self.live.clone();
         live.show(self.pending()?.info());
         Ok(())
+    }
+
+    /// The same, where nothing of it has to be waited for.
+    async fn stop(&mut self, stopped: Stopped) -> Halt {
+        match self.decide(stopped.clone()).await {
+            Ok(()) => Halt::Stopped(stopped),
+            Err(halt) => halt,
+        }
     }
 
     /// Makes the build, and again when an attempt is lost.
@@ -393,6 +418,7 @@ impl Making {
         if let Some(container) = container {
             clear(&self.shared, &self.live, &container).await;
         }
+        self.live.own(None);
         if lost >= MAX_LOST {
             return Err(Halt::Interrupted(why));
         }
@@ -453,14 +479,14 @@ impl Making {
         let shared = self.shared.clone();
         self.ask(swept(&shared)).await?.map_err(failed)?;
         let mut spec = self.spec(job, settings, &image)?;
-        let created = self.ask(shared.docker.create(&spec)).await?;
+        let created = self.make_one(shared.docker.create(&spec)).await?;
         let container = match created {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Somebody removed it behind our back: look again, or build it again.
                 self.shared.images.forget(context.digest());
                 image = self.image(context, settings, false).await?;
                 spec.image.clone_from(&image);
-                let created = self.ask(shared.docker.create(&spec)).await?;
+                let created = self.make_one(shared.docker.create(&spec)).await?;
                 created.map_err(failed)?
             }
             Err(docker::Error::NameTaken(_)) => {
@@ -483,10 +509,12 @@ impl Making {
 
     /// Runs a started container to its end.
     async fn run(&mut self, container: &str, is_watched: bool) -> Result<docker::Exit, Halt> {
-        let exit = self.attend(container, is_watched).await?;
+        let attended = self.attend(container, is_watched).await;
         faults::point("container-ended");
-        self.pending()?.stopped();
-        Ok(exit)
+        if !matches!(attended, Err(Halt::Stopping)) {
+            self.pending()?.container_ended();
+        }
+        attended
     }
 
     pub(super) fn pending(&mut self) -> Result<&mut PendingBuild, Halt> {
@@ -588,7 +616,7 @@ impl Making {
         let (image, ()) = tokio::select! {
             ended = ended => ended?,
             () = shared.stop.cancelled() => return Err(Halt::Stopping),
-            cancelled = live.cancelled() => return Err(self.cancel(cancelled).await),
+            cancelled = live.cancelled() => return Err(self.stop(stop::cancelled(cancelled)).await),
         };
         let image = image.map_err(|source| Halt::Image {
             project: context.project().name.to_string(),
@@ -651,6 +679,7 @@ impl Making {
         let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
+        self.live.own(Some(container.clone()));
         faults::point("container-known");
         let failed = |source| Halt::Container { source };
         let started = self.ask(shared.docker.start(&container)).await?;

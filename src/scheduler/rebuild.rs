@@ -66,7 +66,7 @@ impl Shared {
             error => Error::Engine("could not build docker image", error),
         })?;
         let pruned = |error| Error::Engine("could not remove what the old image left", error);
-        let containers = sweep::sweep(&self).await.map_err(pruned)?;
+        let swept = sweep::sweep(&self).await.map_err(pruned)?;
         let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);
         let images = self.docker.prune_images(&ours).await.map_err(pruned)?;
         Ok(ImageReport {
@@ -74,7 +74,7 @@ impl Shared {
             took: began.elapsed(),
             log: text_of(&printed, printed.len() == LOG_TAIL),
             images,
-            containers,
+            containers: swept.removed,
         })
     }
 }

@@ -7,56 +7,58 @@ use std::time::Duration;
 
 use crate::build::{Cancelled, Outcome, Stopped};
 
-pub(super) fn cancelled(cancelled: &Cancelled) -> Stopped {
-    let Cancelled { by, reason } = cancelled;
+/// Somebody wants its end.
+pub(super) fn cancelled(cancelled: Cancelled) -> Stopped {
+    let Cancelled { by, reason } = &cancelled;
     Stopped {
         outcome: Outcome::Cancelled,
         sentence: match reason.as_str() {
             "" => format!("the build was cancelled by {by}"),
             reason => format!("the build was cancelled by {by}: {reason}"),
         },
+        cancelled: Some(cancelled),
+    }
+}
+
+fn by_itself(outcome: Outcome, sentence: String) -> Stopped {
+    Stopped {
+        outcome,
+        sentence,
+        cancelled: None,
     }
 }
 
 /// It has run longer than `limit`.
 pub(super) fn timed_out(limit: Duration) -> Stopped {
-    Stopped {
-        outcome: Outcome::TimedOut,
-        sentence: format!(
-            "the build ran longer than {} (job_timeout) and was stopped",
-            written(limit)
-        ),
-    }
+    let sentence = format!(
+        "the build ran longer than {} (job_timeout) and was stopped",
+        written(limit)
+    );
+    by_itself(Outcome::TimedOut, sentence)
 }
 
 /// Its image was being built for longer than `limit`.
 pub(super) fn image_timed_out(limit: Duration) -> Stopped {
-    Stopped {
-        outcome: Outcome::TimedOut,
-        sentence: format!(
-            "the image was not built within {} (job_timeout)",
-            written(limit)
-        ),
-    }
+    let sentence = format!(
+        "the image was not built within {} (job_timeout)",
+        written(limit)
+    );
+    by_itself(Outcome::TimedOut, sentence)
 }
 
 /// It has printed no line for `limit`.
 pub(super) fn silent(limit: Duration) -> Stopped {
-    Stopped {
-        outcome: Outcome::TimedOut,
-        sentence: format!(
-            "the build printed nothing for {} (silence_timeout) and was stopped",
-            written(limit)
-        ),
-    }
+    let sentence = format!(
+        "the build printed nothing for {} (silence_timeout) and was stopped",
+        written(limit)
+    );
+    by_itself(Outcome::TimedOut, sentence)
 }
 
 /// It has printed more than `limit` bytes.
 pub(super) fn too_loud(limit: u64) -> Stopped {
-    Stopped {
-        outcome: Outcome::Errored,
-        sentence: format!("the build printed more than {limit} bytes (log_limit) and was stopped"),
-    }
+    let sentence = format!("the build printed more than {limit} bytes (log_limit) and was stopped");
+    by_itself(Outcome::Errored, sentence)
 }
 
 /// As configurations have it: `1h30m`, `90s` as `1m30s`, `500ms`.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::images::INSTANCE;
 use super::{ENGINE_AGAIN, Shared, blocking};
@@ -18,75 +19,125 @@ pub(super) const PROJECT: &str = "mistry.project";
 /// The label that tells executions of one job apart.
 pub(super) const ATTEMPT: &str = "mistry.attempt";
 
+/// The longest pause of whoever tries again: a host may have a container for weeks that Docker cannot
+/// remove.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 /// How it stands with them.
 #[derive(Debug, Default)]
 pub(super) struct Swept {
-    /// There are none.
-    is_done: bool,
+    /// None of them runs.
+    is_safe: bool,
+    /// How often somebody said that there may be one.
+    said: u64,
     /// Somebody tries until there are none.
     is_tried: bool,
 }
 
-/// Makes sure that no container runs that no build owns.
-pub(super) async fn swept(shared: &Shared) -> Result<(), docker::Error> {
+/// What a sweep came to.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    /// Containers that were removed.
+    pub(super) removed: usize,
+    /// Why the first of those that were not could not be.
+    pub(super) trouble: Option<docker::Error>,
+    /// One of those runs.
+    is_running: bool,
+    /// Somebody may be about to use it; if not, it is to be looked at again.
+    is_spared: bool,
+}
+
+/// Makes sure that no container runs that no build owns. One that is dead and cannot be removed harms
+/// no build: it is tried again by [`sweep_soon`].
+pub(super) async fn swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
     let mut swept = shared.swept.lock().await;
-    if !swept.is_done {
-        sweep(shared).await?;
-        // Those whose record is not read yet were passed over, and are their builds' own affair.
-        swept.is_done = true;
+    if swept.is_safe {
+        return Ok(());
+    }
+    let sweep = sweep(shared).await?;
+    swept.is_safe = !sweep.is_running;
+    let is_clean = sweep.trouble.is_none() && !sweep.is_spared;
+    drop(swept);
+    match sweep.trouble {
+        Some(error) if sweep.is_running => return Err(error),
+        _ if is_clean => {}
+        _ => sweep_soon(shared).await,
     }
     Ok(())
 }
 
-/// There may be a container that no build owns: it is removed now, or when the Engine answers again.
-/// The next build looks, too, before it makes one of its own.
+/// There may be a container that no build owns: it is removed now, or when the Engine can and will. The
+/// next build looks, too, before it makes one of its own.
 pub(super) async fn sweep_soon(shared: &Arc<Shared>) {
     {
         let mut swept = shared.swept.lock().await;
-        swept.is_done = false;
+        swept.is_safe = false;
+        swept.said += 1;
         if std::mem::replace(&mut swept.is_tried, true) {
             return;
         }
     }
     let soon = shared.clone();
     // No work in hand: a daemon may end for want of it, and the next start sweeps.
-    shared.tasks.spawn(async move {
-        loop {
-            if soon.engine_there().await.is_ok()
-                && let Err(error) = swept(&soon).await
+    shared
+        .tasks
+        .spawn(async move { sweep_until_clean(&soon).await });
+}
+
+async fn sweep_until_clean(shared: &Arc<Shared>) {
+    let mut pause = ENGINE_AGAIN;
+    let mut is_told = false;
+    loop {
+        let said = shared.swept.lock().await.said;
+        if shared.engine_there().await.is_ok() {
+            let sweep = sweep(shared).await;
+            let trouble = match &sweep {
+                Ok(sweep) => sweep.trouble.as_ref(),
+                Err(error) => Some(error),
+            };
+            if let Some(error) = trouble
+                && !std::mem::replace(&mut is_told, true)
             {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "could not remove containers that no build owns yet"
+                    error = error as &dyn std::error::Error,
+                    "could not remove a container that no build owns; trying again"
                 );
             }
+            let mut swept = shared.swept.lock().await;
+            if let Ok(sweep) = sweep
+                && swept.said == said
             {
-                let mut swept = soon.swept.lock().await;
-                if swept.is_done {
+                swept.is_safe = !sweep.is_running;
+                if sweep.trouble.is_none() && !sweep.is_spared {
                     swept.is_tried = false;
                     return;
                 }
             }
-            tokio::select! {
-                // An Engine that comes back tells nobody.
-                () = tokio::time::sleep(ENGINE_AGAIN) => {}
-                () = soon.stop.cancelled() => return,
-            }
         }
-    });
+        tokio::select! {
+            // Nobody tells when an Engine comes back, or has got rid of what held a container.
+            () = tokio::time::sleep(pause) => {}
+            () = shared.stop.cancelled() => return,
+        }
+        pause = (2 * pause).min(LONGEST_PAUSE);
+    }
 }
 
-/// Removes every container of ours that no live build owns; returns how many there were.
-pub(super) async fn sweep(shared: &Shared) -> Result<usize, docker::Error> {
+/// Removes every container of ours that no live build owns, as far as the Engine does it.
+pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
     let ours = BTreeMap::from([(INSTANCE.to_owned(), shared.store.instance().to_owned())]);
-    let mut removed = 0;
+    let mut sweep = Sweep::default();
     for container in shared.docker.containers(&ours).await? {
         let id: Option<JobId> = container.labels.get(JOB).and_then(|id| id.parse().ok());
         let live = id.and_then(|id| shared.queue().get(id).cloned());
         if let Some(live) = live {
-            // Which attempt it is at is not known before its record was read.
-            let attempt = live.now().map(|info| info.attempt.to_string());
-            if attempt.is_none() || attempt.as_ref() == container.labels.get(ATTEMPT) {
+            let own = live.container();
+            if own.as_ref() == Some(&container.id) {
+                continue;
+            }
+            // It may have been made this moment: what runs is known to its build before it does.
+            if own.is_none() && !container.running {
+                sweep.is_spared = true;
                 continue;
             }
         } else if let Some(id) = id
@@ -95,10 +146,15 @@ pub(super) async fn sweep(shared: &Shared) -> Result<usize, docker::Error> {
         {
             continue;
         }
-        shared.docker.remove(&container.id).await?;
-        removed += 1;
+        match shared.docker.remove(&container.id).await {
+            Ok(()) => sweep.removed += 1,
+            Err(error) => {
+                sweep.is_running |= container.running;
+                sweep.trouble.get_or_insert(error);
+            }
+        }
     }
-    Ok(removed)
+    Ok(sweep)
 }
 
 /// Whether the record of a build that no daemon is at now names this container: the next daemon

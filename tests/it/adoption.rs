@@ -264,3 +264,36 @@ async fn a_job_that_was_being_written_down_when_the_daemon_was_killed_is_not_the
         );
     }
 }
+
+/// An Engine that was away may have gone on with it.
+#[tokio::test]
+async fn a_container_that_no_build_waits_for_any_more_is_removed_when_the_engine_is_back() {
+    let wait = std::time::Duration::from_millis(200);
+    let builder = TestDaemon::builder().await.script("gated", SCRIPT);
+    let daemon = builder.engine_wait(wait).start().await;
+    let id = daemon.submit(job("gated")).await;
+    until(&daemon, &id, "waiting").await;
+    daemon.home.engine.stop().await;
+    let info = daemon.wait("gated", &id).await;
+    assert!(text(&info, "Err").contains("engine_wait"), "{info}");
+    assert!(daemon.home.engine.containers()[0].running);
+    daemon.home.engine.start_again();
+    daemon.home.engine.wait_for("remove", 1).await;
+    daemon.home.engine.ended(0).await;
+}
+
+/// Docker cannot always: "device or resource busy".
+#[tokio::test]
+async fn a_dead_container_that_cannot_be_removed_is_in_no_builds_way() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let engine = &daemon.home.engine;
+    for _ in 0..100 {
+        engine.fail_next("remove", 500);
+    }
+    for n in 0..3 {
+        let job = json!({"project": "succeed", "params": {"n": n.to_string()}});
+        assert_eq!(daemon.build(job).await["Outcome"], "succeeded");
+    }
+    engine.wait_for("remove", 4).await;
+    assert!(engine.containers().iter().all(|one| !one.removed));
+}

@@ -125,22 +125,80 @@ async fn a_build_is_cancelled_whatever_it_is_doing() {
     {
         let asked = engine.count(held);
         engine.hold(held);
+        engine.hold("start");
         let id = daemon
             .submit(json!({"project": "succeed", "params": {"n": n.to_string()}}))
             .await;
-        // The image is there after the third.
-        if n == 1 {
-            std::fs::write(daemon.home.projects().join("succeed/new"), "x").unwrap();
-        }
         engine.wait_for(held, asked + 1).await;
-        daemon.ask(cancel("succeed", &id, held)).await.expect(202);
+        let cancelling = daemon.asking(cancel("succeed", &id, held));
+        if held == "create" {
+            // What is being made is made first, so that it can be removed.
+            engine.release(held);
+        }
+        cancelling.await.unwrap().expect(202);
         is_cancelled(&daemon.wait("succeed", &id).await, "127.0.0.1", held);
         engine.release(held);
+        engine.release("start");
     }
     // Nothing that was under way is left.
-    let built = daemon.build(job("succeed")).await;
-    assert_eq!(built["Outcome"], "succeeded");
-    assert!(engine.containers().iter().all(|one| !one.running));
+    let mut daemon = daemon;
+    daemon.stop().await;
+    let containers = daemon.home.engine.containers();
+    assert!(containers.iter().all(|one| one.removed), "{containers:?}");
+}
+
+/// The container that takes no signal is killed after the deadline; but the build was cancelled before.
+#[tokio::test]
+async fn a_cancelled_build_does_not_time_out() {
+    let builder = TestDaemon::builder().await.script("gated", GATED);
+    let hour = std::time::Duration::from_secs(3_600);
+    let mut daemon = builder.job_timeout(hour).start().await;
+    let id = daemon.submit(job("gated")).await;
+    until_waiting(&daemon, &id).await;
+    daemon.home.engine.hold("stop");
+    daemon
+        .ask(cancel("gated", &id, "in time"))
+        .await
+        .expect(202);
+    daemon.stop().await;
+    let record = daemon.home.build("gated", "pending", &id);
+    let record = record.join("build_info.json");
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    let now = jiff::Timestamp::now();
+    value["Bookkeeping"]["Deadline"] = json!((now - hour).to_string());
+    std::fs::write(record, value.to_string()).unwrap();
+    daemon.home.engine.release("stop");
+    daemon.start_again().await;
+    is_cancelled(&daemon.wait("gated", &id).await, "127.0.0.1", "in time");
+}
+
+/// What was decided needs no project any more.
+#[tokio::test]
+async fn a_cancelled_job_is_cancelled_whatever_has_become_of_its_project() {
+    let builder = TestDaemon::builder().await.slots(1);
+    let builder = builder.script("gated", GATED).fixture("succeed");
+    let mut daemon = builder.start().await;
+    let running = daemon.submit(job("gated")).await;
+    until_waiting(&daemon, &running).await;
+    let queued = daemon.submit(job("succeed")).await;
+    daemon.stop().await;
+    // As a daemon leaves it that dies between its promise and the end.
+    let record = daemon.home.build("succeed", "pending", &queued);
+    let record = record.join("build_info.json");
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    let by = json!({"By": "uid 1", "Reason": "moved"});
+    value["Cancelled"] = by.clone();
+    value["Bookkeeping"]["Stopped"] =
+        json!({"Outcome": "cancelled", "Sentence": "cancelled: moved", "Cancelled": by});
+    std::fs::write(record, value.to_string()).unwrap();
+    std::fs::remove_dir_all(daemon.home.projects().join("succeed")).unwrap();
+    daemon.start_again().await;
+    let info = daemon.wait("succeed", &queued).await;
+    is_cancelled(&info, "uid 1", "moved");
+    let log = text(&info, "ContainerStdouterr");
+    assert!(!log.contains("made again"), "{log}");
+    daemon.ask(cancel("gated", &running, "")).await.expect(202);
+    daemon.wait("gated", &running).await;
 }
 
 #[tokio::test]

@@ -109,7 +109,10 @@ async fn a_container_runs_in_its_data_and_both_streams_come_back() {
     bench.docker.start(&id).await.unwrap();
     let (exit, pieces) = tokio::join!(
         bench.docker.wait(&id),
-        bench.docker.logs(&id).try_collect::<Vec<_>>()
+        bench
+            .docker
+            .logs(&id, Default::default())
+            .try_collect::<Vec<_>>()
     );
     assert_eq!(exit.unwrap().code, 7);
     let text = |stream| -> Vec<u8> {
@@ -140,7 +143,12 @@ async fn what_a_follower_loses_at_the_end_is_read_again_and_nothing_twice() {
     let image = bench.script("echo one; echo two >&2; printf three").await;
     let id = bench.docker.create(&bench.container(&image)).await.unwrap();
     bench.docker.start(&id).await.unwrap();
-    let pieces: Vec<_> = bench.docker.logs(&id).try_collect().await.unwrap();
+    let pieces: Vec<_> = bench
+        .docker
+        .logs(&id, Default::default())
+        .try_collect()
+        .await
+        .unwrap();
     let bytes = |stream| -> Vec<u8> {
         let pieces = pieces.iter().filter(|piece| piece.stream == stream);
         pieces.flat_map(|piece| piece.bytes.to_vec()).collect()
@@ -246,7 +254,7 @@ async fn refusals_are_told_apart() {
         bench.docker.start("nobody").await.unwrap_err(),
         bench.docker.wait("nobody").await.unwrap_err(),
         bench.docker.kill("nobody").await.unwrap_err(),
-        pin!(bench.docker.logs("nobody"))
+        pin!(bench.docker.logs("nobody", Default::default()))
             .next()
             .await
             .unwrap()
@@ -294,7 +302,7 @@ async fn an_engine_that_goes_away_while_a_container_runs_is_unreachable() {
     );
     let id = bench.docker.create(&bench.container(&image)).await.unwrap();
     bench.docker.start(&id).await.unwrap();
-    let mut logs = pin!(bench.docker.logs(&id));
+    let mut logs = pin!(bench.docker.logs(&id, Default::default()));
     assert_eq!(&logs.next().await.unwrap().unwrap().bytes[..], b"up\n");
     let stop = async {
         bench.engine.wait_for("wait", 1).await;
@@ -316,7 +324,7 @@ async fn a_running_container_is_found_and_killed_with_its_children() {
     let image = bench.script("echo up; sleep 600 & wait").await;
     let id = bench.docker.create(&bench.container(&image)).await.unwrap();
     bench.docker.start(&id).await.unwrap();
-    let mut logs = pin!(bench.docker.logs(&id));
+    let mut logs = pin!(bench.docker.logs(&id, Default::default()));
     assert_eq!(&logs.next().await.unwrap().unwrap().bytes[..], b"up\n");
     let found = bench.docker.containers(&bench.labels()).await.unwrap();
     assert_eq!((&found[0].id, found[0].running), (&id, true));

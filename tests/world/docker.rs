@@ -138,13 +138,16 @@ impl World {
         let id = self.docker.create(&self.container(image)).await.unwrap();
         self.docker.start(&id).await.unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let read = self.docker.logs(&id).try_for_each(|piece| {
-            match piece.stream {
-                Stream::Stdout => out.extend_from_slice(&piece.bytes),
-                Stream::Stderr => err.extend_from_slice(&piece.bytes),
-            }
-            std::future::ready(Ok(()))
-        });
+        let read = self
+            .docker
+            .logs(&id, Default::default())
+            .try_for_each(|piece| {
+                match piece.stream {
+                    Stream::Stdout => out.extend_from_slice(&piece.bytes),
+                    Stream::Stderr => err.extend_from_slice(&piece.bytes),
+                }
+                std::future::ready(Ok(()))
+            });
         let (read, exit) = tokio::join!(read, self.docker.wait(&id));
         read.unwrap();
         self.docker.remove(&id).await.unwrap();
@@ -269,7 +272,7 @@ async fn a_container_is_found_killed_and_removed() {
         assert_eq!((found.len(), found[0].running), (1, false));
 
         world.docker.start(&id).await.unwrap();
-        let mut logs = pin!(world.docker.logs(&id));
+        let mut logs = pin!(world.docker.logs(&id, Default::default()));
         assert_eq!(&logs.next().await.unwrap().unwrap().bytes[..], b"up\n");
         let found = world.docker.containers(&world.labels()).await.unwrap();
         assert_eq!((&found[0].id, found[0].running), (&id, true));
@@ -285,7 +288,7 @@ async fn a_container_is_found_killed_and_removed() {
             world.docker.start(&id).await.unwrap_err(),
             world.docker.kill(&id).await.unwrap_err(),
             world.docker.wait(&id).await.unwrap_err(),
-            pin!(world.docker.logs(&id))
+            pin!(world.docker.logs(&id, Default::default()))
                 .next()
                 .await
                 .unwrap()
@@ -344,7 +347,12 @@ async fn a_user_that_is_not_root_has_no_capabilities_and_limits_hold() {
         };
         let id = world.docker.create(&spec).await.unwrap();
         world.docker.start(&id).await.unwrap();
-        let pieces: Vec<_> = world.docker.logs(&id).try_collect().await.unwrap();
+        let pieces: Vec<_> = world
+            .docker
+            .logs(&id, Default::default())
+            .try_collect()
+            .await
+            .unwrap();
         let text: Vec<u8> = pieces.iter().flat_map(|p| p.bytes.to_vec()).collect();
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("1234\n"), "{text}");
@@ -368,7 +376,7 @@ async fn a_hundred_megabytes_in_one_line_come_through_in_bounded_memory() {
         let id = world.docker.create(&spec).await.unwrap();
         world.docker.start(&id).await.unwrap();
         let (mut total, mut largest) = (0, 0);
-        let mut logs = pin!(world.docker.logs(&id));
+        let mut logs = pin!(world.docker.logs(&id, Default::default()));
         while let Some(piece) = logs.next().await {
             let bytes = piece.unwrap().bytes;
             assert!(bytes.iter().all(|&b| b == b'x'));
@@ -397,7 +405,12 @@ async fn no_byte_of_many_short_lines_is_rotated_away() {
         world.docker.start(&id).await.unwrap();
         world.docker.wait(&id).await.unwrap();
         // Read after the end, as after a restart: the Engine still has it from the first byte.
-        let pieces: Vec<_> = world.docker.logs(&id).try_collect().await.unwrap();
+        let pieces: Vec<_> = world
+            .docker
+            .logs(&id, Default::default())
+            .try_collect()
+            .await
+            .unwrap();
         let total: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
         assert_eq!(total, LINES + 4);
     })

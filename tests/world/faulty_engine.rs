@@ -147,6 +147,22 @@ fn a_log_that_ends_in_good_order_before_its_container_is_read_to_its_end() {
     world.leaves_nothing();
 }
 
+/// Engines have been seen to leave a follower waiting for ever.
+#[test]
+fn a_log_that_goes_on_no_more_after_its_container_has_ended_is_read_to_its_end() {
+    let world = World::new();
+    world.proxy.next("logs", Fault::Stall(5_000));
+    let id = world.daemon.submit(json!({"project": "held"}));
+    // Its log does not tell that it waits.
+    let gate = world.daemon.pending("held", &id).join("data/gate");
+    while !gate.exists() {
+        std::thread::yield_now();
+    }
+    world.ends_well(&id);
+    assert_eq!(world.proxy.faults(), 1, "{}", world.proxy.summary());
+    world.leaves_nothing();
+}
+
 /// Less of it than has been seen before cannot be all of it.
 #[test]
 fn a_log_of_which_less_comes_than_before_is_read_again() {

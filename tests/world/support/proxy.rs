@@ -41,6 +41,8 @@ pub enum Fault {
     Lose,
     /// The answer ends after so many bytes, wherever that is.
     Cut(usize),
+    /// The answer goes on no more after so many bytes, and the connection stays.
+    Stall(usize),
     /// The answer ends in the middle of the first piece of its body.
     MidFrame,
     /// The answer ends in good order, with the first part of its body that is so long.
@@ -62,6 +64,7 @@ impl Fault {
             Fault::FailAfter => "500 after it was done",
             Fault::Lose => "answer lost",
             Fault::Cut(_) => "cut",
+            Fault::Stall(_) => "stalled",
             Fault::MidFrame => "cut in a frame",
             Fault::End(_) => "ended early",
             Fault::Twice => "twice",
@@ -365,7 +368,10 @@ impl Asked<'_> {
             return self.relay(client, self.ask().await?, None).await;
         };
         // Whether these come to pass is seen on the way.
-        if !matches!(fault, Fault::Cut(_) | Fault::MidFrame | Fault::End(_)) {
+        if !matches!(
+            fault,
+            Fault::Cut(_) | Fault::Stall(_) | Fault::MidFrame | Fault::End(_)
+        ) {
             self.shared.count(self.endpoint, fault);
         }
         match fault {
@@ -400,7 +406,7 @@ impl Asked<'_> {
                 self.done().await?;
                 self.relay(client, self.ask().await?, None).await
             }
-            Fault::Cut(_) | Fault::MidFrame | Fault::End(_) => {
+            Fault::Cut(_) | Fault::Stall(_) | Fault::MidFrame | Fault::End(_) => {
                 self.relay(client, self.ask().await?, Some(fault)).await
             }
         }
@@ -461,6 +467,15 @@ impl Asked<'_> {
                 Some(fault @ Fault::Cut(after)) if sent + piece.len() > after => {
                     count(fault);
                     client.write_all(&piece[..after - sent]).await?;
+                    return Ok(false);
+                }
+                Some(fault @ Fault::Stall(after)) if sent + piece.len() > after => {
+                    count(fault);
+                    client
+                        .write_all(&piece[..after.saturating_sub(sent)])
+                        .await?;
+                    // Until whoever asked has had enough.
+                    let _ = client.read_buf(&mut Vec::new()).await;
                     return Ok(false);
                 }
                 Some(fault @ Fault::MidFrame) if piece.len() > 1 => {

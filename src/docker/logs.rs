@@ -1,0 +1,240 @@
+//! The output of a container: followed from its first byte to its last, byte for byte.
+//!
+//! The Engine keeps it until the container is removed, whole, whoever reads it and whenever. What it
+//! answers is not believed to be all of it before the container is known to have ended.
+
+use std::{pin::pin, time::Duration};
+
+use bollard::{container::LogOutput, errors::Error as Bollard, query_parameters::LogsOptions};
+use bytes::{Buf as _, Bytes};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::{Docker, Error};
+
+/// A piece of output; chunks are no lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where it was written to.
+    pub stream: Stream,
+    /// The bytes, as written; not necessarily UTF-8.
+    pub bytes: Bytes,
+}
+
+/// The two outputs of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Docker {
+    /// The output of a started container from its first byte, until it ends. A container that was never
+    /// started has none. The stream is over after its first error.
+    ///
+    /// Whoever knows that the container has ended cancels `over`: an Engine that then says nothing more
+    /// is not waited for.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`] (removed meanwhile, too), [`Error::Unreachable`] (gone meanwhile,
+    /// too), [`Error::Api`].
+    pub fn logs(
+        &self,
+        container: &str,
+        over: CancellationToken,
+    ) -> impl futures_util::Stream<Item = Result<Output, Error>> + Send + 'static + use<> {
+        let reader = LogReader {
+            docker: self.clone(),
+            container: container.to_owned(),
+            over,
+            delivered: [0; 2],
+            skip: [0; 2],
+            follow: true,
+            tries: 0,
+            frames: None,
+        };
+        stream::try_unfold(reader, async |mut reader| {
+            let piece = reader.next().await?;
+            Ok(piece.map(|piece| (piece, reader)))
+        })
+    }
+
+    /// When a container printed its last line, by the Engine's clock; `None` when it has printed none.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
+    pub async fn last_line(&self, container: &str) -> Result<Option<Timestamp>, Error> {
+        let options = LogsOptions {
+            stdout: true,
+            stderr: true,
+            timestamps: true,
+            tail: "1".to_owned(),
+            ..LogsOptions::default()
+        };
+        let last = self.call(DOING_LOGS, async |docker| {
+            let mut pieces = pin!(docker.logs(container, Some(options)));
+            let mut last = None;
+            while let Some(piece) = pieces.next().await {
+                // Of a line in several pieces each has its time.
+                last = stamp(piece?.as_ref()).or(last);
+            }
+            Ok(last)
+        });
+        last.await?
+            .map_err(|e| self.failed_on(DOING_LOGS, container, e))
+    }
+}
+
+const DOING_LOGS: &str = "reading a container's output";
+
+/// How long an Engine that has ended the output is given to end the container too, which it does
+/// within some hundred milliseconds; one that does not is followed again.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// How long the Engine may say nothing about a container that has ended, whose output is on its disk.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// How often all of the output of a container that is over is read, when less comes than before.
+const READINGS: u32 = 3;
+
+/// Follows a container's output to its end, and then reads what the Engine has swallowed.
+///
+/// Engines before 23 leave a follower when the container ends, whether it has got the last entries
+/// or not; an unterminated last line is lost more often than not. What was kept is whole, though.
+/// Therefore all of it is read once more when the container is over, without the bytes that were
+/// delivered already. Nothing but the end of the container tells that it is: an answer may end in
+/// good order for other reasons.
+struct LogReader {
+    docker: Docker,
+    container: String,
+    /// The container has ended.
+    over: CancellationToken,
+    /// Bytes handed out, of standard output and standard error.
+    delivered: [u64; 2],
+    /// Bytes of the second reading that were handed out in the first.
+    skip: [u64; 2],
+    follow: bool,
+    /// Readings of all of it that were less than the first.
+    tries: u32,
+    frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
+}
+
+impl LogReader {
+    async fn next(&mut self) -> Result<Option<Output>, Error> {
+        loop {
+            let frames = match &mut self.frames {
+                Some(frames) => frames,
+                closed => {
+                    let client = self.docker.client(DOING_LOGS).await?;
+                    let options = LogsOptions {
+                        follow: self.follow,
+                        stdout: true,
+                        stderr: true,
+                        ..LogsOptions::default()
+                    };
+                    closed.insert(client.logs(&self.container, Some(options)).boxed())
+                }
+            };
+            let (over, is_following) = (self.over.clone(), self.follow);
+            let stalled = async {
+                if is_following {
+                    over.cancelled().await;
+                }
+                tokio::time::sleep(STALLED).await;
+            };
+            let frame = tokio::select! {
+                frame = frames.next() => frame,
+                // All that is there is read once more, and that has an end.
+                () = stalled => match is_following {
+                    true => None,
+                    false => {
+                        return Err(Error::Api {
+                            doing: DOING_LOGS.to_owned(),
+                            source: "it does not go on".into(),
+                        });
+                    }
+                },
+            };
+            match frame {
+                Some(frame) => {
+                    let frame =
+                        frame.map_err(|e| self.docker.failed_on(DOING_LOGS, &self.container, e))?;
+                    let mut piece = output(DOING_LOGS, frame)?;
+                    let which = piece.stream as usize;
+                    let length = piece.bytes.len() as u64;
+                    // No more than the length of the piece, which is in memory.
+                    let known = self.skip[which].min(length);
+                    self.skip[which] -= known;
+                    self.delivered[which] += length - known;
+                    piece.bytes.advance(known as usize);
+                    if !piece.bytes.is_empty() {
+                        return Ok(Some(piece));
+                    }
+                }
+                None if self.follow => {
+                    let ended = self.docker.wait(&self.container);
+                    if let Ok(ended) = tokio::time::timeout(ENDING, ended).await {
+                        ended?;
+                        self.follow = false;
+                    }
+                    self.skip = self.delivered;
+                    self.frames = None;
+                }
+                // It cannot be less than what was there before.
+                None if self.skip != [0; 2] => {
+                    self.tries += 1;
+                    if self.tries == READINGS {
+                        return Err(Error::Api {
+                            doing: DOING_LOGS.to_owned(),
+                            source: "it leaves out the end of it".into(),
+                        });
+                    }
+                    self.skip = self.delivered;
+                    self.frames = None;
+                }
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
+    let (stream, bytes) = match frame {
+        LogOutput::StdOut { message } => (Stream::Stdout, message),
+        LogOutput::StdErr { message } => (Stream::Stderr, message),
+        // Without a terminal there are only the two; what else comes is the Engine's own complaint.
+        LogOutput::StdIn { message } | LogOutput::Console { message } => {
+            return Err(Error::Api {
+                doing: doing.to_owned(),
+                source: String::from_utf8_lossy(&message).trim().to_owned().into(),
+            });
+        }
+    };
+    Ok(Output { stream, bytes })
+}
+
+/// The time that a piece of output begins with where times were asked for.
+fn stamp(piece: &[u8]) -> Option<Timestamp> {
+    let end = piece.iter().position(|byte| *byte == b' ')?;
+    std::str::from_utf8(&piece[..end]).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_as_old_as_its_stamp_says() {
+        let at = "2026-11-24T05:06:07.123456789Z";
+        let found = stamp(format!("{at} hello there\n").as_bytes());
+        assert_eq!(found, Some(at.parse().unwrap()));
+        assert_eq!(stamp(b"hello there\n"), None);
+        assert_eq!(stamp(b"\xff\n"), None);
+    }
+}
