@@ -5,6 +5,7 @@
 //! everything as it is for the next life: the record in `pending`, the container running.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -333,13 +334,25 @@ impl Making {
         Err(self.stop(stop::cancelled(cancelled)).await)
     }
 
-    /// The same, for what makes something: a wish for the build's end waits for it, so that what was
-    /// made is known and can be removed.
-    async fn make_one<T>(&mut self, making: impl Future<Output = T>) -> Result<T, Halt> {
+    /// The same, for a container that is made: where somebody wants the build's end, that is decided at
+    /// once, but what is being made is waited for, so that it is known and can be removed.
+    async fn make_one(
+        &mut self,
+        making: impl Future<Output = Result<String, docker::Error>>,
+    ) -> Result<Result<String, docker::Error>, Halt> {
+        let (shared, live) = (self.shared.clone(), self.live.clone());
+        let mut making = pin!(making);
+        let cancelled = tokio::select! {
+            made = &mut making => return Ok(made),
+            () = shared.stop.cancelled() => return Err(Halt::Stopping),
+            cancelled = live.cancelled() => cancelled,
+        };
+        let halt = self.stop(stop::cancelled(cancelled)).await;
         tokio::select! {
-            made = making => Ok(made),
-            () = self.shared.stop.cancelled() => Err(Halt::Stopping),
+            made = making => self.pending()?.record_mut().keep.container = made.ok(),
+            () = shared.stop.cancelled() => return Err(Halt::Stopping),
         }
+        Err(halt)
     }
 
     /// What the build may take; a record of an earlier version does not say it.
