@@ -13,6 +13,7 @@ mod activation;
 mod configuration;
 mod docker;
 mod engine;
+mod garbage;
 mod idle;
 mod install;
 mod journal;
