@@ -202,16 +202,19 @@ impl CancelRequest {
     /// # Errors
     /// Says what could not be read, or which key was unknown.
     pub fn read(body: &[u8]) -> Result<CancelRequest, serde_json::Error> {
-        match body {
-            [] => Ok(CancelRequest::default()),
-            body => serde_json::from_slice(body),
+        if body.is_empty() {
+            return Ok(CancelRequest::default());
         }
+        // A list would be taken for the keys' values in the order of our source.
+        let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
+        serde_json::from_value(object.into())
     }
 
-    /// The reason, if it is a line of bearable length.
+    /// The reason, if it is a line of bearable length; blank is none.
     pub fn reason(self) -> Option<String> {
         let is_line = !self.reason.chars().any(char::is_control);
-        (is_line && self.reason.len() <= MAX_REASON).then_some(self.reason)
+        let reason = self.reason.trim().to_owned();
+        (is_line && reason.len() <= MAX_REASON).then_some(reason)
     }
 }
 

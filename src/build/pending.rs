@@ -94,6 +94,8 @@ pub struct PendingBuild {
     id: JobId,
     pub(super) record: Record,
     log: BuildLog,
+    /// When its container had ended, where that was not just now.
+    ended: Option<Timestamp>,
 }
 
 impl PendingBuild {
@@ -113,6 +115,7 @@ impl PendingBuild {
             id,
             record,
             log: BuildLog::new(log, written),
+            ended: None,
         })
     }
 
@@ -195,10 +198,13 @@ impl PendingBuild {
         Ok(())
     }
 
-    /// Notes that the container has ended.
-    pub fn container_ended(&mut self) {
+    /// Notes that the container has ended: just now, or at the moment that the Engine told whoever
+    /// found it.
+    pub fn container_ended(&mut self, at: Option<Timestamp>) {
+        self.ended = at;
         if let Some(since) = self.record.keep.running_since {
-            let ran = Timestamp::now().duration_since(since).as_millis();
+            let ended = at.unwrap_or_else(Timestamp::now);
+            let ran = ended.duration_since(since).as_millis();
             self.record.info.phases.run = Some(u64::try_from(ran).unwrap_or(0));
         }
     }
@@ -293,7 +299,8 @@ impl PendingBuild {
         info.phase = None;
         info.outcome = Some(end.outcome);
         info.exit_code = end.exit_code;
-        info.duration = i64::try_from(now.duration_since(info.started_at).as_nanos())
+        let ended = self.ended.unwrap_or(now);
+        info.duration = i64::try_from(ended.duration_since(info.started_at).as_nanos())
             .unwrap_or(i64::MAX)
             .max(0);
         info.finished_at = Some(now);

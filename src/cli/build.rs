@@ -103,12 +103,14 @@ impl Build {
         waiting.done();
         let way_on = waiting.accepted().map(|id| {
             let id = id.to_string();
-            let goes_on = match self.cancel_on_disconnect {
-                true => "the build is cancelled unless somebody else wants it",
-                false => "the build goes on",
-            };
+            if self.cancel_on_disconnect {
+                let status = again.hint("status", &id);
+                return format!(
+                    "the build is cancelled unless somebody else wants it; see: {status}"
+                );
+            }
             let (logs, cancel) = (again.hint("logs -f", &id), again.hint("cancel", &id));
-            format!("{goes_on}; follow it with: {logs}; cancel it with: {cancel}")
+            format!("the build goes on; follow it with: {logs}; cancel it with: {cancel}")
         });
         let done = match awaited {
             Some(Ok(done)) => done?,
@@ -207,8 +209,13 @@ fn verdict(info: &BuildInfo) -> Result<(), Error> {
             None => "The build was cancelled".to_owned(),
         })),
         Some(Outcome::TimedOut) => {
-            let text = "The build was stopped by its deadline".to_owned();
-            Err(Error::Stopped(with(text, info.err.clone())))
+            // What it was at when it hung is what whoever asked wants to know.
+            let (head, text) = last_words(info);
+            say(head);
+            show(text);
+            let why = info.err.as_deref().unwrap_or("the build took too long");
+            let why = why.strip_prefix("the ").unwrap_or(why);
+            Err(Error::Stopped(format!("The {why}")))
         }
     }
 }
@@ -294,7 +301,7 @@ mod tests {
             (
                 ended(Outcome::TimedOut, NO_EXIT_CODE),
                 6,
-                "The build was stopped by its deadline",
+                "The build took too long",
             ),
         ] {
             let error = verdict(&info).unwrap_err();

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Again, Error, Which, say, short, tell};
+use crate::build::Phase;
 use crate::client::Client;
 
 /// Stop a build; whoever waits for it is told who did that and why
@@ -24,14 +25,16 @@ pub(super) struct Cancel {
 impl Cancel {
     pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
         let (project, id) = self.id.resolve(client).await?;
-        client.cancel(&project, id, &self.reason).await?;
+        let state = client.cancel(&project, id, &self.reason).await?;
         let id = id.to_string();
         tell(&format!("Cancelled {project}/{}", short(&id)))?;
         // Its container may take the signal as it likes for some seconds.
-        say(&format!(
-            "Its container has 10 s to end; see how it is with: {}",
-            again.hint("status", &id)
-        ));
+        if state.phase == Some(Phase::Running) {
+            say(&format!(
+                "Its container has 10 s to end; see how it is with: {}",
+                again.hint("status", &id)
+            ));
+        }
         Ok(())
     }
 }

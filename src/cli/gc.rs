@@ -103,7 +103,7 @@ fn show(view: &GcView) -> Result<(), Error> {
     }
     if view.short > 0 {
         super::say(&format!(
-            "{} more than the rules allow cannot be had: what is left is held",
+            "The rules want {} more to go; what is left is linked, pinned, in use, or kept by keep_last",
             size(view.short)
         ));
     }

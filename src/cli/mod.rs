@@ -390,7 +390,14 @@ impl Which {
         };
         let found = client.matching(&filter, &self.prefix).await?;
         let one = match found.as_slice() {
-            [] => return Err(Error::Refused(format!("no build has id '{}'", self.prefix))),
+            [] => {
+                let of = match &self.project {
+                    Some(project) => format!(" of project '{project}'"),
+                    None => String::new(),
+                };
+                let prefix = &self.prefix;
+                return Err(Error::Refused(format!("no build{of} has id '{prefix}'")));
+            }
             [one] => one,
             many => {
                 let mut text = format!("id '{}' is ambiguous; it may be", self.prefix);

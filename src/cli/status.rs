@@ -58,7 +58,11 @@ async fn build_facts(client: &Client, which: &Which) -> Result<Vec<(String, Stri
         ("page", page),
     ];
     if let Some(by) = &info.cancelled {
-        facts.push(("cancelled", format!("by {}: {}", by.by, by.reason)));
+        let reason = match by.reason.as_str() {
+            "" => String::new(),
+            reason => format!(": {reason}"),
+        };
+        facts.push(("cancelled", format!("by {}{reason}", by.by)));
     }
     let named = facts.into_iter().map(|(n, v)| (n.to_owned(), v));
     let params = info.params.iter().map(|(name, value)| {

@@ -472,6 +472,13 @@ fn announce(config: &Config, filesystem: Filesystem, listening: &Listening) {
             "'idle_exit' is set, but has no effect here: without sockets held by systemd nobody would start mistryd again"
         );
     }
+    if let Some(gc) = &config.gc
+        && !gc::policy(gc).has_rule()
+    {
+        tracing::warn!(
+            "'gc' holds no rule (max_age, max_bytes, min_free), so nothing is collected by itself"
+        );
+    }
     tracing::info!(
         message_id = SERVING,
         mistry_event = "serving",

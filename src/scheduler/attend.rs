@@ -81,7 +81,11 @@ impl Making {
             Fate::Ended(exit, _) if is_taken_down(&exit) || was_away => {
                 Err(Halt::Attempt("its container was taken down"))
             }
-            Fate::Ended(..) | Fate::Running => Ok(()),
+            Fate::Ended(_, at) => {
+                self.found_ended = at;
+                Ok(())
+            }
+            Fate::Running => Ok(()),
             Fate::Created => {
                 self.on_disk(|pending| {
                     pending.start_clock();

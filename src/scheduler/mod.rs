@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{SetOnce, watch};
+use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -157,9 +157,11 @@ struct Shared {
     board: Board,
     /// Set when what an earlier life left is in the queue.
     adopted: SetOnce<()>,
-    /// True when no container runs that no build owns: none of an earlier life, and none that
-    /// could not be removed.
+    /// Whether there are containers that no build owns: of an earlier life, or some that could not be
+    /// removed.
     swept: tokio::sync::Mutex<Swept>,
+    /// Told when it may be worth a try to remove what could not be removed.
+    try_again: Notify,
     /// One image is rebuilt at a time: it is heavy, and nobody waits for it in a hurry.
     rebuilding: tokio::sync::Mutex<()>,
     /// One collection goes on at a time.
@@ -193,6 +195,7 @@ impl Scheduler {
             board: Board::new(),
             adopted: SetOnce::new(),
             swept: tokio::sync::Mutex::default(),
+            try_again: Notify::new(),
             rebuilding: tokio::sync::Mutex::new(()),
             collecting: Collecting::default(),
         }))

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::thread::CapabilitySet;
 
 use super::event::{Event, publish};
@@ -138,6 +139,7 @@ pub(super) async fn make(
         live: live.clone(),
         pending: Some(pending),
         stderr: Vec::new(),
+        found_ended: None,
     };
     let made = match making.wait_for_slot(&from).await {
         Ok(()) => making.work(from).await,
@@ -303,6 +305,8 @@ pub(super) struct Making {
     pending: Option<PendingBuild>,
     /// The end of the container's standard error.
     pub(super) stderr: Vec<u8>,
+    /// When a container that had ended while nobody watched did so.
+    pub(super) found_ended: Option<Timestamp>,
 }
 
 impl Making {
@@ -525,7 +529,8 @@ impl Making {
         let attended = self.attend(container, is_watched).await;
         faults::point("container-ended");
         if !matches!(attended, Err(Halt::Stopping)) {
-            self.pending()?.container_ended();
+            let at = self.found_ended.take();
+            self.pending()?.container_ended(at);
         }
         attended
     }

@@ -52,6 +52,10 @@ pub(super) struct Sweep {
 pub(super) async fn swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
     let mut swept = shared.swept.lock().await;
     if swept.is_safe {
+        if swept.is_tried {
+            // Not waited for; but with a build under way the Engine may have changed its mind.
+            shared.try_again.notify_one();
+        }
         return Ok(());
     }
     let sweep = sweep(shared).await?;
@@ -117,6 +121,7 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
         tokio::select! {
             // Nobody tells when an Engine comes back, or has got rid of what held a container.
             () = tokio::time::sleep(pause) => {}
+            () = shared.try_again.notified() => {}
             () = shared.stop.cancelled() => return,
         }
         pause = (2 * pause).min(LONGEST_PAUSE);

@@ -255,6 +255,7 @@ async fn what_is_over_or_unknown_or_wrongly_asked_is_refused_with_a_sentence() {
         "1000 bytes",
     );
     let path = format!("/job/succeed/{id}/cancel");
+    refused(daemon.post(&path, &json!([])).await, 400, "map");
     refused(daemon.post(&path, &json!({"why": "x"})).await, 400, "why");
     refused(daemon.ask(Ask::get(&path).json()).await, 405, "POST");
     let both = json!({"project": "succeed", "cancel_on_disconnect": true});

@@ -117,6 +117,33 @@ async fn a_deadline_that_passed_while_no_daemon_was_there_is_kept() {
     assert_eq!(info["Attempt"], 1);
 }
 
+/// Not the time for which nobody was there to see it.
+#[tokio::test]
+async fn a_build_took_as_long_as_its_container_ran() {
+    let mut daemon = gated().await.start().await;
+    let id = daemon.submit(job("gated")).await;
+    until_waiting(&daemon, &id).await;
+    daemon.stop().await;
+    open_gate(&daemon, &id).await;
+    daemon.home.engine.ended(0).await;
+    // All of that was an hour ago.
+    daemon.home.engine.age(HOUR);
+    age(&daemon, &id, HOUR);
+    let record = daemon.home.build("gated", "pending", &id);
+    let record = record.join("build_info.json");
+    let mut value: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    let started: jiff::Timestamp = text(&value, "StartedAt").parse().unwrap();
+    value["StartedAt"] = json!((started - HOUR).to_string());
+    std::fs::write(record, value.to_string()).unwrap();
+    daemon.start_again().await;
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(info["Outcome"], "succeeded");
+    let took = Duration::from_nanos(info["Duration"].as_u64().unwrap());
+    assert!(took < HOUR / 2, "{took:?}");
+    let ran = Duration::from_millis(info["Phases"]["Run"].as_u64().unwrap());
+    assert!(ran < HOUR / 2, "{ran:?}");
+}
+
 #[tokio::test]
 async fn what_ended_before_its_deadline_stands_whenever_that_is_found_out() {
     let mut daemon = gated().await.job_timeout(HOUR).start().await;

@@ -158,7 +158,9 @@ fn settle(daemon: &Daemon, id: &str) {
 }
 
 /// Each build has data of its own, whatever it began as.
-const FILLING: &str = "rm -f artifacts/*; head -c 3000000 /dev/urandom > artifacts/$(cat params/n)";
+const FILLING: &str = "rm -f artifacts/*; head -c 5000000 /dev/urandom > artifacts/$(cat params/n)";
+/// Bytes of it.
+const PIECE: u64 = 5_000_000;
 
 fn a_full_disk_is_had_back(place: Place) {
     let mut daemon = Setup::on(place).script("filling", FILLING).start();
@@ -194,7 +196,7 @@ fn a_full_disk_is_had_back(place: Place) {
         for id in gone {
             assert!(!left.contains(&id.to_owned()), "{id}");
         }
-        assert!(done["Free"].as_u64().unwrap() > 2 * 3_000_000, "{done:#}");
+        assert!(done["Free"].as_u64().unwrap() > 2 * PIECE, "{done:#}");
         assert_eq!(daemon.get("/healthz").status, 200);
         // With all of the rest of the disk taken, there is room for the next ones.
         let job = json!({"project": "filling", "params": {"n": format!("after-{is_restarted}")}});
@@ -217,11 +219,11 @@ fn a_full_btrfs_is_had_back() {
 fn a_build_makes_itself_room() {
     let daemon = Setup::on(Place::FullBtrfs)
         .script("filling", FILLING)
-        .config(json!({"gc": {"min_free": "30M"}}))
+        .config(json!({"gc": {"min_free": "40M"}}))
         .start();
     // Many more than fit: each that finds too little room has the oldest ones removed.
     let size = rustix::fs::statvfs(daemon.home()).unwrap();
-    let most = size.f_blocks * size.f_frsize / 3_000_000 + 20;
+    let most = size.f_blocks * size.f_frsize / PIECE + 20;
     for n in 0..most {
         let info = daemon.succeed(json!({"project": "filling", "params": {"n": n.to_string()}}));
         let id = info["ID"].as_str().unwrap();
