@@ -22,6 +22,9 @@ use crate::faults;
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
 
+/// How often a build that is to be removed is looked at, when it changes under our eyes.
+const LOOKS: usize = 3;
+
 /// Why a build is not removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
@@ -118,38 +121,63 @@ impl BuildStore {
         let mut own = 0;
         let shelves = [Shelf::Ready, Shelf::Failed];
         for shelf in shelves {
-            let place = self.place(project, id, shelf);
-            let Some(directory) = lease::open(&place).map_err(&look)? else {
-                continue;
-            };
-            let found = rustix::fs::fstat(&directory).map_err(|error| look(error.into()))?;
-            let record = super::record::read(&place).map_err(&look)?;
-            let keep = record.map(|record| record.keep).unwrap_or_default();
-            let build = Candidate {
-                project: project.clone(),
-                id,
-                shelf,
-                group: info.group.clone(),
-                used: used::time(&found),
-                ran: None,
-                bytes: keep.bytes,
-                own: keep.own,
-                base: None,
-                is_linked: false,
-                is_pinned: false,
-                is_busy: false,
-                is_torn: false,
-            };
-            match self.retire(&build)? {
-                None => own += keep.own.unwrap_or(0),
+            // It is marked as durable some time after its end: then it is looked at again.
+            let mut held = Some(Held::InUse);
+            for _ in 0..LOOKS {
+                let Some(build) = self.look_at(project, id, shelf, &info.group)? else {
+                    held = None;
+                    break;
+                };
+                held = self.retire(&build)?;
+                if held.is_none() {
+                    own += build.own.unwrap_or(0);
+                }
+                if held != Some(Held::InUse) {
+                    break;
+                }
+            }
+            match held {
                 Some(held) if shelf == Shelf::Ready => return Ok(Removed::Held(held)),
-                // What is left of it is collected later.
-                Some(_) => {}
+                // What is left of a failed rebuild is collected later.
+                _ => {}
             }
         }
         self.clear_trash(false)?;
         self.sync()?;
         Ok(Removed::Gone(own))
+    }
+
+    /// A build as it is now; `None` when it is not there.
+    fn look_at(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        shelf: Shelf,
+        group: &str,
+    ) -> Result<Option<Candidate>, Error> {
+        let look = doing("look at the build");
+        let place = self.place(project, id, shelf);
+        let Some(directory) = lease::open(&place).map_err(&look)? else {
+            return Ok(None);
+        };
+        let found = rustix::fs::fstat(&directory).map_err(|error| look(error.into()))?;
+        let record = super::record::read(&place).map_err(&look)?;
+        let keep = record.map(|record| record.keep).unwrap_or_default();
+        Ok(Some(Candidate {
+            project: project.clone(),
+            id,
+            shelf,
+            group: group.to_owned(),
+            used: used::time(&found),
+            ran: None,
+            bytes: keep.bytes,
+            own: keep.own,
+            base: None,
+            is_linked: false,
+            is_pinned: false,
+            is_busy: false,
+            is_torn: false,
+        }))
     }
 
     /// Takes a build out of sight, as it was looked at; or says why not.
