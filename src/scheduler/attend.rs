@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::halt::Halt;
-use super::pipeline::Making;
+use super::making::Making;
 use super::{ENGINE_AGAIN, keep_tail, stop};
 use crate::build::Stopped;
 use crate::docker::{self, Docker, Exit, Fate, Output, Stream, Watch};

@@ -17,6 +17,7 @@ mod halt;
 mod images;
 mod live;
 mod lookup;
+mod making;
 mod pipeline;
 mod queue;
 mod rebuild;

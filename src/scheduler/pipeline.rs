@@ -5,20 +5,19 @@
 //! everything as it is for the next life: the record in `pending`, the container running.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use rustix::thread::CapabilitySet;
 
 use super::event::{Event, publish};
 use super::halt::{Halt, MAX_LOST};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
+use super::making::Making;
 use super::sweep::{ATTEMPT, JOB, PROJECT, sweep_soon, swept};
 use super::{Error, Rules, Shared, blocking, stop};
-use crate::build::{self, Begun, Bounds, End, Outcome, PendingBuild, Phase, Stopped, text_of};
+use crate::build::{self, Begun, Bounds, End, Outcome, PendingBuild, Phase, text_of};
 use crate::docker::{self, ContainerSpec, Limits};
 use crate::faults;
 use crate::job::Job;
@@ -297,18 +296,6 @@ async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) {
     }
 }
 
-/// One build between its slot and its end.
-pub(super) struct Making {
-    pub(super) shared: Arc<Shared>,
-    pub(super) live: Arc<Live>,
-    /// Away only while a blocking thread has it.
-    pending: Option<PendingBuild>,
-    /// The end of the container's standard error.
-    pub(super) stderr: Vec<u8>,
-    /// When a container that had ended while nobody watched did so.
-    pub(super) found_ended: Option<Timestamp>,
-}
-
 impl Making {
     /// Waits for its turn.
     async fn wait_for_slot(&mut self, from: &From) -> Result<(), Halt> {
@@ -321,84 +308,6 @@ impl Making {
             self.pending()?.record_mut().info.phases.waiting = Some(milliseconds(accepted));
         }
         Ok(())
-    }
-
-    /// Waits for the Engine or whoever else may take their time, until the daemon ends or somebody
-    /// wants the build's end. What the Engine made nevertheless is found by its labels.
-    pub(super) async fn ask<T>(&mut self, asking: impl Future<Output = T>) -> Result<T, Halt> {
-        let (shared, live) = (self.shared.clone(), self.live.clone());
-        let is_stopped = self.stopped()?.is_some();
-        let cancelled = tokio::select! {
-            biased;
-            () = shared.stop.cancelled() => return Err(Halt::Stopping),
-            // Nothing more is decided about what is stopped already.
-            cancelled = live.cancelled(), if !is_stopped => cancelled,
-            answer = asking => return Ok(answer),
-        };
-        Err(self.stop(stop::cancelled(cancelled)).await)
-    }
-
-    /// The same, for a container that is made: where somebody wants the build's end, that is decided at
-    /// once, but what is being made is waited for, so that it is known and can be removed.
-    async fn make_one(
-        &mut self,
-        making: impl Future<Output = Result<String, docker::Error>>,
-    ) -> Result<Result<String, docker::Error>, Halt> {
-        let (shared, live) = (self.shared.clone(), self.live.clone());
-        let mut making = pin!(making);
-        let cancelled = tokio::select! {
-            made = &mut making => return Ok(made),
-            () = shared.stop.cancelled() => return Err(Halt::Stopping),
-            cancelled = live.cancelled() => cancelled,
-        };
-        let halt = self.stop(stop::cancelled(cancelled)).await;
-        tokio::select! {
-            made = making => self.pending()?.record_mut().keep.container = made.ok(),
-            () = shared.stop.cancelled() => return Err(Halt::Stopping),
-        }
-        Err(halt)
-    }
-
-    /// What the build may take; a record of an earlier version does not say it.
-    pub(super) fn bounds(&mut self) -> Result<Bounds, Halt> {
-        let mut bounds = self.pending()?.record_mut().keep.bounds;
-        if bounds.log_limit == 0 {
-            bounds.log_limit = self.shared.rules.load().log_limit;
-        }
-        Ok(bounds)
-    }
-
-    /// What was decided about its end before it came, in this life or an earlier one.
-    pub(super) fn stopped(&mut self) -> Result<Option<Stopped>, Halt> {
-        Ok(self.pending()?.record_mut().keep.stopped.clone())
-    }
-
-    /// Decides about its end, and lets all who wait see it; what was decided before stays.
-    ///
-    /// # Errors
-    /// [`Halt::Stopped`] on a disk that takes no word of it: then it ends so at once.
-    pub(super) async fn decide(&mut self, stopped: Stopped) -> Result<(), Halt> {
-        let decided = stopped.clone();
-        let written = self
-            .on_disk(move |pending| Ok(pending.stop(stopped)?))
-            .await;
-        if let Err(Halt::Store(error)) = written {
-            tracing::error!(mistry_job = %self.live.id, error = &error as &dyn std::error::Error, "could not write down that a build is stopped; it ends so all the same");
-            return Err(Halt::Stopped(decided));
-        }
-        written?;
-        faults::point("stop-decided");
-        let live = self.live.clone();
-        live.show(self.pending()?.info());
-        Ok(())
-    }
-
-    /// The same, where nothing of it has to be waited for.
-    async fn stop(&mut self, stopped: Stopped) -> Halt {
-        match self.decide(stopped.clone()).await {
-            Ok(()) => Halt::Stopped(stopped),
-            Err(halt) => halt,
-        }
     }
 
     /// Makes the build, and again when an attempt is lost.
@@ -533,33 +442,6 @@ impl Making {
             self.pending()?.container_ended(at);
         }
         attended
-    }
-
-    pub(super) fn pending(&mut self) -> Result<&mut PendingBuild, Halt> {
-        self.pending.as_mut().ok_or(Halt::Lost(Error::Lost))
-    }
-
-    fn enter(&mut self, phase: Phase) -> Result<(), Halt> {
-        let live = self.live.clone();
-        let pending = self.pending()?;
-        pending.enter(phase);
-        live.show(pending.info());
-        Ok(())
-    }
-
-    /// Lets a blocking thread work on the pending build.
-    pub(super) async fn on_disk<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut PendingBuild) -> Result<T, Halt> + Send + 'static,
-    ) -> Result<T, Halt> {
-        let mut pending = self.pending.take().ok_or(Halt::Lost(Error::Lost))?;
-        let worked = blocking(move || {
-            let result = work(&mut pending);
-            (pending, result)
-        });
-        let (pending, result) = worked.await.map_err(Halt::Lost)?;
-        self.pending = Some(pending);
-        result
     }
 
     async fn prepare(&mut self, job: &Job, context: &Context) -> Result<Settings, Halt> {
