@@ -97,16 +97,7 @@ impl<'de> Deserialize<'de> for JobRequest {
                 ];
                 let mut request = JobRequest::default();
                 let mut seen = Vec::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    let name = key.to_ascii_lowercase();
-                    let Some(name) = KNOWN.into_iter().find(|known| *known == name) else {
-                        let shown: String = key.chars().take(80).collect();
-                        return Err(de::Error::unknown_field(&shown, &KNOWN));
-                    };
-                    if seen.contains(&name) {
-                        return Err(de::Error::duplicate_field(name));
-                    }
-                    seen.push(name);
+                while let Some(name) = next_key(&mut map, &KNOWN, &mut seen)? {
                     match name {
                         "project" => request.project = map.next_value()?,
                         "params" => {
@@ -135,6 +126,27 @@ impl<'de> Deserialize<'de> for JobRequest {
 
         input.deserialize_map(Keys)
     }
+}
+
+/// The next key of an object, in any letter case: one of those that are known, and not twice.
+fn next_key<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    known: &'static [&'static str],
+    seen: &mut Vec<&'static str>,
+) -> Result<Option<&'static str>, A::Error> {
+    let Some(key) = map.next_key::<String>()? else {
+        return Ok(None);
+    };
+    let name = key.to_ascii_lowercase();
+    let Some(name) = known.iter().copied().find(|known| *known == name) else {
+        let shown: String = key.chars().take(80).collect();
+        return Err(de::Error::unknown_field(&shown, known));
+    };
+    if seen.contains(&name) {
+        return Err(de::Error::duplicate_field(name));
+    }
+    seen.push(name);
+    Ok(Some(name))
 }
 
 /// An object of texts that keeps its order, has no name twice and no more than [`MAX_PARAMS`].
@@ -431,16 +443,7 @@ impl<'de> Deserialize<'de> for GcRequest {
                     ["dry_run", "max_age", "max_bytes", "min_free", "keep_last"];
                 let mut request = GcRequest::default();
                 let mut seen = Vec::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    let name = key.to_ascii_lowercase();
-                    let Some(name) = KNOWN.into_iter().find(|known| *known == name) else {
-                        let shown: String = key.chars().take(80).collect();
-                        return Err(de::Error::unknown_field(&shown, &KNOWN));
-                    };
-                    if seen.contains(&name) {
-                        return Err(de::Error::duplicate_field(name));
-                    }
-                    seen.push(name);
+                while let Some(name) = next_key(&mut map, &KNOWN, &mut seen)? {
                     let policy = &mut request.policy;
                     let named = |error| de::Error::custom(format_args!("{name}: {error}"));
                     match name {

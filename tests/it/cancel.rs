@@ -17,6 +17,12 @@ const GATED: &str = "
     { read -r code < \"$DATA/gate\" || :; } & wait $!
     exit 0";
 
+/// A server with a project that waits.
+async fn gated() -> TestDaemon {
+    let builder = TestDaemon::builder().await;
+    builder.script("gated", GATED).start().await
+}
+
 fn cancel(project: &str, id: &str, reason: &str) -> Ask {
     let path = format!("/job/{project}/{id}/cancel");
     Ask::post(path, &json!({ "reason": reason })).json()
@@ -47,11 +53,7 @@ fn is_cancelled(info: &Value, by: &str, reason: &str) {
 
 #[tokio::test]
 async fn everybody_who_waits_for_a_running_build_is_told_by_whom_and_why_it_was_cancelled() {
-    let daemon = TestDaemon::builder()
-        .await
-        .script("gated", GATED)
-        .start()
-        .await;
+    let daemon = gated().await;
     let first = daemon.asking(Ask::post("/jobs", &job("gated")));
     daemon.home.engine.wait_for("start", 1).await;
     let (stream, id) = joined(&daemon, &job("gated")).await;
@@ -203,11 +205,7 @@ async fn a_cancelled_job_is_cancelled_whatever_has_become_of_its_project() {
 
 #[tokio::test]
 async fn the_base_of_a_group_stays_what_it_was() {
-    let daemon = TestDaemon::builder()
-        .await
-        .script("gated", GATED)
-        .start()
-        .await;
+    let daemon = gated().await;
     let with = |n: &str| json!({"project": "gated", "group": "g", "params": {"n": n}});
     let base = daemon.submit(with("1")).await;
     until_waiting(&daemon, &base).await;
@@ -319,11 +317,7 @@ async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
 
 #[tokio::test]
 async fn who_hangs_up_cancels_nothing_unless_nobody_else_wants_it() {
-    let daemon = TestDaemon::builder()
-        .await
-        .script("gated", GATED)
-        .start()
-        .await;
+    let daemon = gated().await;
     let with = |n: &str, cancels: bool| json!({"project": "gated", "params": {"n": n}, "cancel_on_disconnect": cancels});
     let reason = "everybody who wanted it has disconnected";
     // The only one.
@@ -362,11 +356,7 @@ async fn who_hangs_up_cancels_nothing_unless_nobody_else_wants_it() {
 
 #[tokio::test]
 async fn a_daemon_that_ends_sends_everybody_away_and_no_build_with_them() {
-    let mut daemon = TestDaemon::builder()
-        .await
-        .script("gated", GATED)
-        .start()
-        .await;
+    let mut daemon = gated().await;
     let asked = json!({"project": "gated", "cancel_on_disconnect": true});
     let (stream, id) = joined(&daemon, &asked).await;
     until_waiting(&daemon, &id).await;
@@ -381,11 +371,7 @@ async fn a_daemon_that_ends_sends_everybody_away_and_no_build_with_them() {
 /// The answer 202 is a promise, as acceptance is.
 #[tokio::test]
 async fn a_cancelled_build_is_cancelled_whatever_dies_before_its_container_has_ended() {
-    let mut daemon = TestDaemon::builder()
-        .await
-        .script("gated", GATED)
-        .start()
-        .await;
+    let mut daemon = gated().await;
     let id = daemon.submit(job("gated")).await;
     until_waiting(&daemon, &id).await;
     daemon.home.engine.hold("stop");
@@ -408,11 +394,7 @@ async fn a_cancelled_build_is_cancelled_whatever_dies_before_its_container_has_e
 /// What is being stopped is not what they asked for.
 #[tokio::test]
 async fn who_asks_while_a_build_is_being_stopped_gets_a_new_one() {
-    let daemon = TestDaemon::builder()
-        .await
-        .script("gated", GATED)
-        .start()
-        .await;
+    let daemon = gated().await;
     let id = daemon.submit(job("gated")).await;
     until_waiting(&daemon, &id).await;
     daemon.home.engine.hold("stop");
