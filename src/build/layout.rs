@@ -71,8 +71,7 @@ impl Layout {
 
     /// The build that such a link in `.mistry` is for.
     pub(super) fn linked_by(name: &str) -> Option<(ProjectName, JobId)> {
-        let (project, id) = name.strip_prefix(NEW_LINK)?.rsplit_once('-')?;
-        Some((project.parse().ok()?, id.parse().ok()?))
+        named(name.strip_prefix(NEW_LINK)?)
     }
 
     /// One empty file for each pinned build.
@@ -149,8 +148,8 @@ impl Layout {
     }
 }
 
-/// The build that a pin's file name says; `None` for what is no pin.
-pub(super) fn pinned(name: &str) -> Option<(ProjectName, JobId)> {
+/// The build that `PROJECT-ID` says, as pins are called; `None` for what is no such name.
+pub(super) fn named(name: &str) -> Option<(ProjectName, JobId)> {
     let (project, id) = name.rsplit_once('-')?;
     Some((project.parse().ok()?, id.parse().ok()?))
 }
@@ -165,9 +164,9 @@ mod tests {
         let project: ProjectName = "a-b.c".parse().unwrap();
         let pin = Layout::new(Path::new("/b")).pin(&project, id);
         let name = pin.file_name().unwrap().to_str().unwrap();
-        assert_eq!(pinned(name), Some((project, id)));
+        assert_eq!(named(name), Some((project, id)));
         for foreign in ["", "x", "a-b", &format!("-{id}"), &id.to_string()] {
-            assert_eq!(pinned(foreign), None, "{foreign}");
+            assert_eq!(named(foreign), None, "{foreign}");
         }
     }
 

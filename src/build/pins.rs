@@ -69,7 +69,7 @@ impl BuildStore {
         let mut pins = HashSet::new();
         for entry in entries {
             let name = entry.map_err(&list)?.file_name();
-            pins.extend(name.to_str().and_then(super::layout::pinned));
+            pins.extend(name.to_str().and_then(super::layout::named));
         }
         Ok(pins)
     }
