@@ -55,7 +55,8 @@ impl BuildStore {
         for build in &mut found {
             build.is_busy |= is_busy(&build.project, build.id);
         }
-        let plan = gc::decide(found, policy, Timestamp::now(), self.free()?);
+        let (free, _) = self.room()?;
+        let plan = gc::decide(found, policy, Timestamp::now(), free);
         Ok((plan, trouble))
     }
 
@@ -161,14 +162,15 @@ impl BuildStore {
         Ok(linked)
     }
 
-    /// Bytes that are free where builds are kept.
+    /// Bytes that are free where builds are kept, and that are there in all.
     ///
     /// # Errors
     /// When the filesystem does not say.
-    pub fn free(&self) -> Result<u64, Error> {
+    pub fn room(&self) -> Result<(u64, u64), Error> {
         let found = rustix::fs::statvfs(self.root())
             .map_err(|error| doing("ask how much is free")(error.into()))?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
     }
 }
 

@@ -176,8 +176,8 @@ impl Shared {
     async fn has_room(self: &Arc<Self>, least: u64) -> bool {
         let store = self.store.clone();
         // What cannot be told is no reason to remove builds.
-        let free = blocking(move || store.free()).await;
-        !matches!(free, Ok(Ok(free)) if free < least)
+        let room = blocking(move || store.room()).await;
+        !matches!(room, Ok(Ok((free, _))) if free < least)
     }
 
     /// Decides, and does it unless `dry_run`. The caller holds `collecting`.
@@ -223,7 +223,7 @@ impl Shared {
         collection.passed = plan.removals.len() - done.gone.len();
         plan.leave_only(&done.gone);
         collection.plan = plan;
-        collection.free = self.store.free()?;
+        (collection.free, _) = self.store.room()?;
         Ok((collection, trouble.or(done.trouble)))
     }
 

@@ -480,10 +480,8 @@ impl Scheduler {
     /// [`Error::Lost`].
     pub async fn host(&self) -> Result<HostReport, Error> {
         let shared = self.0.clone();
-        let disk = blocking(move || rustix::fs::statvfs(shared.store.root())).await?;
-        let (free, size) = disk.map_or((0, 0), |disk| {
-            (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
-        });
+        let room = blocking(move || shared.store.room()).await?;
+        let (free, size) = room.unwrap_or((0, 0));
         let rules = self.0.rules.load();
         let engine = match self.0.engine_there().await {
             Ok(()) => self.0.docker.version().await.ok(),
@@ -510,8 +508,8 @@ impl Scheduler {
                 shared.metrics.record_hosted(project.as_str(), builds);
             }
             // Without an answer the last known one stands.
-            if let Ok(found) = rustix::fs::statvfs(shared.store.root()) {
-                shared.metrics.record_free(found.f_bavail * found.f_frsize);
+            if let Ok((free, _)) = shared.store.room() {
+                shared.metrics.record_free(free);
             }
         });
         // Only a panic could end it early, and then the last known figures stand.
