@@ -55,6 +55,16 @@ impl BuildLog {
         Ok(())
     }
 
+    /// Appends a line of ours, apart from what the build has printed.
+    ///
+    /// # Errors
+    /// As [`BuildLog::append`].
+    pub async fn note(&mut self, line: impl std::fmt::Display) -> io::Result<()> {
+        let gap = if self.bytes() > 0 { "\n" } else { "" };
+        let text = format!("{gap}mistry: {line}\n");
+        self.append(text.as_bytes()).await
+    }
+
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.written.borrow().bytes

@@ -18,6 +18,9 @@ use crate::faults;
 use crate::job::{Job, JobId};
 use crate::project::Context;
 
+/// What interrupted a build that had no container yet.
+const ENDED: &str = "mistryd ended";
+
 /// Queues what was left, and begins what may take long.
 pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     let store = shared.store.clone();
@@ -144,16 +147,15 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         }
         (None, None, Some(recipe)) => From::Beginning(recipe),
         (None, None, None) => {
-            pipeline::halt(shared, live, pending, Halt::Changed("mistryd ended"), &[]).await;
+            pipeline::halt(shared, live, pending, Halt::Changed(ENDED), &[]).await;
             return;
         }
     };
     if let From::Beginning(_) = from
         && pending.log().bytes() > 0
     {
-        let word = "\nmistry: the build was interrupted (mistryd ended) and is made again\n";
         // A disk that takes no line takes no build either, and that is told.
-        let _ = pending.log().append(word.as_bytes()).await;
+        let _ = pending.log().note(pipeline::made_again(ENDED)).await;
     }
     pipeline::make(shared, live, pending, from).await;
 }

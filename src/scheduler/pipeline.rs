@@ -94,12 +94,10 @@ async fn accept(
         // A project's wrong settings are told at the door.
         context.project().settings()?;
         let origin = &live.origin;
-        let accepted = shared
-            .store
-            .accept(&job, &context, origin.rebuild, origin.asker.clone());
-        let accepted = accepted?;
+        let asker = origin.asker.clone();
+        let pending = shared.store.accept(&job, &context, origin.rebuild, asker)?;
         faults::point("accepted");
-        Ok(Some(accepted))
+        Ok(Some(pending))
     });
     let pending: Result<Option<PendingBuild>, Error> = accepted.await?;
     let pending = pending?;
@@ -178,9 +176,7 @@ pub(super) async fn halt(
             Halt::Container { .. } | Halt::EngineAway { .. } | Halt::Stopped(_)
         );
     // Whoever reads only the log learns it there; where it cannot be written, the record has it.
-    let gap = if pending.log().bytes() > 0 { "\n" } else { "" };
-    let last = format!("{gap}mistry: {why}\n");
-    let _ = pending.log().append(last.as_bytes()).await;
+    let _ = pending.log().note(&why).await;
     let end = halted(&live, why, stderr);
     self::end(shared.clone(), live, pending, end).await;
     if !is_clear {
@@ -209,6 +205,11 @@ fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
             End::errored(halt.to_string())
         }
     }
+}
+
+/// What a log says between two attempts.
+pub(super) fn made_again(why: &str) -> String {
+    format!("the build was interrupted ({why}) and is made again")
 }
 
 fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
@@ -351,9 +352,7 @@ impl Making {
         self.on_disk(|pending| Ok(pending.begin_again(true)?))
             .await?;
         let log = self.pending()?.log();
-        let gap = if log.bytes() > 0 { "\n" } else { "" };
-        let word = format!("{gap}mistry: the build was interrupted ({why}) and is made again\n");
-        log.append(word.as_bytes()).await.map_err(Halt::Log)?;
+        log.note(made_again(why)).await.map_err(Halt::Log)?;
         let attempt = self.pending()?.info().attempt;
         let event = Event::MadeAgain { attempt, why };
         publish(&self.shared, self.live.subject(), &event);
