@@ -47,8 +47,15 @@ pub(super) struct Sweep {
     is_spared: bool,
 }
 
+impl Sweep {
+    /// There is nothing left to be done.
+    fn is_clean(&self) -> bool {
+        self.trouble.is_none() && !self.is_spared
+    }
+}
+
 /// Makes sure that no container runs that no build owns. One that is dead and cannot be removed harms
-/// no build: it is tried again by [`sweep_soon`].
+/// no build: it is tried again in the background.
 pub(super) async fn swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
     let mut swept = shared.swept.lock().await;
     if swept.is_safe {
@@ -60,26 +67,28 @@ pub(super) async fn swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
     }
     let sweep = sweep(shared).await?;
     swept.is_safe = !sweep.is_running;
-    let is_clean = sweep.trouble.is_none() && !sweep.is_spared;
-    drop(swept);
-    match sweep.trouble {
-        Some(error) if sweep.is_running => return Err(error),
-        _ if is_clean => {}
-        _ => sweep_soon(shared).await,
+    if !sweep.is_clean() {
+        keep_trying(shared, &mut swept);
     }
-    Ok(())
+    match sweep.trouble {
+        Some(error) if sweep.is_running => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// There may be a container that no build owns: it is removed now, or when the Engine can and will. The
 /// next build looks, too, before it makes one of its own.
 pub(super) async fn sweep_soon(shared: &Arc<Shared>) {
-    {
-        let mut swept = shared.swept.lock().await;
-        swept.is_safe = false;
-        swept.said += 1;
-        if std::mem::replace(&mut swept.is_tried, true) {
-            return;
-        }
+    let mut swept = shared.swept.lock().await;
+    swept.is_safe = false;
+    swept.said += 1;
+    keep_trying(shared, &mut swept);
+}
+
+/// Somebody is at it in the background, until there are none.
+fn keep_trying(shared: &Arc<Shared>, swept: &mut Swept) {
+    if std::mem::replace(&mut swept.is_tried, true) {
+        return;
     }
     let soon = shared.clone();
     // No work in hand: a daemon may end for want of it, and the next start sweeps.
@@ -112,7 +121,7 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
                 && swept.said == said
             {
                 swept.is_safe = !sweep.is_running;
-                if sweep.trouble.is_none() && !sweep.is_spared {
+                if sweep.is_clean() {
                     swept.is_tried = false;
                     return;
                 }
