@@ -38,20 +38,18 @@ impl Making {
     /// started by this life just now.
     pub(super) async fn attend(&mut self, container: &str, is_watched: bool) -> Result<Exit, Halt> {
         let attended = self.attend_engine(container, is_watched).await;
-        match (attended, self.stopped()?) {
+        match self.stopped()? {
+            None => attended,
+            Some(_) if self.shared.stop.is_cancelled() => Err(Halt::Stopping),
             // It ends as was decided, whatever became of its container or the Engine.
-            (Ok(_) | Err(_), Some(stopped)) if !self.shared.stop.is_cancelled() => {
-                Err(Halt::Stopped(stopped))
-            }
-            (_, Some(_)) => Err(Halt::Stopping),
-            (attended, None) => attended,
+            Some(stopped) => Err(Halt::Stopped(stopped)),
         }
     }
 
     async fn attend_engine(&mut self, container: &str, mut is_watched: bool) -> Result<Exit, Halt> {
         let mut was_away = false;
         loop {
-            let followed = match is_watched || self.stopped()?.is_some() {
+            let followed = match is_watched || self.is_stopped()? {
                 true => self.follow(container).await,
                 false => match self.look(container, was_away).await {
                     Ok(()) => self.follow(container).await,
@@ -141,7 +139,7 @@ impl Making {
         let mut passed = pin!(limits.passed(&shared.docker, container));
         // Its end is waited for by the log; this only brings it about.
         let mut stopping = pin!(OptionFuture::from(None));
-        if self.stopped()?.is_some() {
+        if self.is_stopped()? {
             stopping.set(Some(shared.docker.stop(container)).into());
         }
         let mut ended = pin!(shared.docker.wait(container));
@@ -149,23 +147,15 @@ impl Making {
         // From the beginning: who is asked at the end may be the next Engine already.
         let mut watch = shared.docker.watch(container);
         let (mut is_told, mut gone) = (false, None::<(docker::Error, Instant)>);
-        // An Engine of which nothing more was heard within that time after it has gone never went.
-        let forgotten = |gone: &Option<(docker::Error, Instant)>| {
-            let at = gone.as_ref().map(|(_, at)| *at + GOING_DOWN);
-            async move {
-                match at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            }
-        };
         {
             let over = CancellationToken::new();
             let pieces = shared.docker.logs(container, over.clone());
             let pieces = pieces.ready_chunks(PIECES_AT_ONCE);
             let mut pieces = pin!(pieces);
             loop {
-                let is_stopped = self.stopped()?.is_some();
+                let is_stopped = self.is_stopped()?;
+                // Where the Engine has gone, it goes on ending containers for so long.
+                let gone_at = gone.as_ref().map_or_else(Instant::now, |(_, at)| *at);
                 let stop = tokio::select! {
                     pieces = pieces.next() => match pieces {
                         Some(pieces) => {
@@ -188,7 +178,8 @@ impl Making {
                         }
                         continue;
                     }
-                    () = forgotten(&gone) => {
+                    // After that, whatever broke was not the Engine.
+                    () = tokio::time::sleep_until(gone_at + GOING_DOWN), if gone.is_some() => {
                         gone = None;
                         continue;
                     }
@@ -217,11 +208,11 @@ impl Making {
                 exit.map_err(|source| Halt::Container { source })?
             }
         };
+        // Word of a signal may have come with the end of the output.
+        is_told |= gone.is_none() && matches!(watch.signal().now_or_never(), Some(Ok(())));
         // It was told to end, which an Engine does on its way; then its exit code means nothing, since
         // a build may take SIGTERM for a good reason to end.
-        // The word of that may have come with the end of the output.
-        is_told |= gone.is_none() && matches!(watch.signal().now_or_never(), Some(Ok(())));
-        if (is_told || is_taken_down(&exit)) && self.stopped()?.is_none() {
+        if (is_told || is_taken_down(&exit)) && !self.is_stopped()? {
             let gone = match gone {
                 Some((source, _)) => Some(source),
                 None => self.goes(&mut watch).await?,
@@ -231,7 +222,7 @@ impl Making {
             }
         }
         // It may have been over before anybody looked at the time.
-        if self.stopped()?.is_none()
+        if !self.is_stopped()?
             && let Some(stopped) = limits.were_passed(&shared.docker, container).await
         {
             self.decide(stopped).await?;
@@ -248,7 +239,7 @@ impl Making {
         container: &str,
     ) -> Result<(), Halt> {
         let limit = self.bounds()?.log_limit;
-        let is_stopped = self.stopped()?.is_some();
+        let is_stopped = self.is_stopped()?;
         let mut bytes = Vec::new();
         let mut lost = None;
         for piece in pieces {

@@ -33,7 +33,7 @@ impl Making {
     /// wants the build's end. What the Engine made nevertheless is found by its labels.
     pub(super) async fn ask<T>(&mut self, asking: impl Future<Output = T>) -> Result<T, Halt> {
         let (shared, live) = (self.shared.clone(), self.live.clone());
-        let is_stopped = self.stopped()?.is_some();
+        let is_stopped = self.is_stopped()?;
         let cancelled = tokio::select! {
             biased;
             () = shared.stop.cancelled() => return Err(Halt::Stopping),
@@ -77,6 +77,11 @@ impl Making {
     /// What was decided about its end before it came, in this life or an earlier one.
     pub(super) fn stopped(&mut self) -> Result<Option<Stopped>, Halt> {
         Ok(self.pending()?.record_mut().keep.stopped.clone())
+    }
+
+    /// True when something was.
+    pub(super) fn is_stopped(&mut self) -> Result<bool, Halt> {
+        Ok(self.pending()?.record_mut().keep.stopped.is_some())
     }
 
     /// Decides about its end, and lets all who wait see it; what was decided before stays.
