@@ -88,8 +88,8 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
         ref method => method.clone(),
     };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
-    let access = web.access.load_full();
-    let caller = match access.check(&parts, peer, scope(&method, &segments)).await {
+    let scope = scope(&method, &segments);
+    let caller = match web.access.load().check(&parts, peer, scope).await {
         Ok(caller) => caller,
         Err(refusal) => return Answer::Refused(refusal),
     };
