@@ -244,7 +244,6 @@ impl PendingBuild {
                 .ready(&self.project, base)
                 .join(layout::DATA);
             let clone = |cause| Error::Tree("clone the latest build of the group", cause);
-            self.record.keep.base = Some(base.to_string());
             begun = match filesystem.clone_tree(&from, &data, &[layout::PARAMS.as_ref()]) {
                 Ok(()) => Begun::Incremental,
                 Err(cause) if is_closed(&cause) => {
@@ -255,13 +254,14 @@ impl PendingBuild {
             };
         }
         if begun != Begun::Incremental {
-            self.record.keep.base = None;
             filesystem
                 .create(&data)
                 .map_err(|cause| Error::Tree("make the build's directory", cause))?;
         }
         faults::point("data-made");
-        self.record.info.incremental = begun == Begun::Incremental;
+        let base = base.filter(|_| begun == Begun::Incremental);
+        self.record.keep.base = base.map(|base| base.to_string());
+        self.record.info.incremental = base.is_some();
         furnish(&data, params, owner).map_err(doing("write the build's params"))?;
         Ok(begun)
     }
