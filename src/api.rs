@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::de::{self, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::build::{BuildInfo, Phase, Policy, State};
 use crate::job::{GroupName, JobId, MAX_PARAMS, Params};
@@ -304,6 +305,22 @@ pub struct IndexItem<I = BuildInfo> {
     pub build_info: I,
     /// Pending or ready.
     pub state: State,
+}
+
+impl IndexItem<&BuildInfo> {
+    /// The item of a build, as it stands in a list.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn written(info: &BuildInfo) -> Result<Box<RawValue>, serde_json::Error> {
+        serde_json::value::to_raw_value(&IndexItem {
+            id: info.id.clone(),
+            project: info.project.clone(),
+            started_at: info.started_at,
+            build_info: info,
+            state: info.state,
+        })
+    }
 }
 
 /// One line of `GET /projects`.

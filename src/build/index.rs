@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -39,6 +40,25 @@ pub struct Place {
     pub project: ProjectName,
     /// Its id.
     pub id: JobId,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{},{}", self.started, self.project, self.id)
+    }
+}
+
+impl Place {
+    /// Reads what [`Place`] writes.
+    pub fn parse(text: &str) -> Option<Place> {
+        let mut parts = text.split(',');
+        let place = Place {
+            started: parts.next()?.parse().ok()?,
+            project: parts.next()?.parse().ok()?,
+            id: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(place)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +115,13 @@ impl Index {
                 *count = count.saturating_sub(1);
             }
         }
+    }
+
+    /// The project of a build; the first of them, should a copied tree have several.
+    pub(super) fn project_of(&self, id: JobId) -> Option<ProjectName> {
+        let builds = self.lock();
+        let is_there = |project: &&ProjectName| builds.started.contains_key(&((*project).clone(), id));
+        builds.counts.keys().find(is_there).cloned()
     }
 
     /// Says that the first scan is over.

@@ -118,6 +118,17 @@ impl LogFollower {
         self.length
     }
 
+    /// The file itself, where the log grows no more.
+    ///
+    /// # Errors
+    /// The follower back, where it does.
+    pub async fn into_whole(self) -> Result<std::fs::File, LogFollower> {
+        match self.progress {
+            Some(_) => Err(self),
+            None => Ok(self.file.into_std().await),
+        }
+    }
+
     /// The next bytes; `None` at the end of a log that grows no more.
     ///
     /// # Errors

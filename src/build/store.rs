@@ -490,6 +490,11 @@ impl BuildStore {
         (builds, next)
     }
 
+    /// The project of a build that is on disk, as far as the scan has come.
+    pub fn project_of(&self, id: JobId) -> Option<ProjectName> {
+        self.index.project_of(id)
+    }
+
     /// How many builds of each project there are, as far as the scan has come.
     pub fn counts(&self) -> BTreeMap<ProjectName, u64> {
         self.index.counts()

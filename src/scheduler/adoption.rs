@@ -64,7 +64,10 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         // Whoever wanted it only while they wait comes back, or not: that cannot be known.
         live.want(false);
         if is_adopted {
-            live.own(keep.and_then(|keep| keep.container.clone()));
+            live.own(
+                keep.and_then(|keep| keep.container.clone()),
+                keep.and_then(|keep| keep.deadline),
+            );
         }
         taken.push((live, leftover));
     }
@@ -138,6 +141,7 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         runs_on: container.is_some(),
     };
     publish(&shared, live.subject(), &event);
+    shared.feed.tell(&shared, &live);
     let from = match (container, pending.record_mut().keep.stopped.clone(), recipe) {
         (Some(container), _, recipe) => From::Container(container, recipe),
         // It ends as was decided, whatever has become of its project.

@@ -90,6 +90,8 @@ impl Making {
                     Ok(pending.save()?)
                 })
                 .await?;
+                let deadline = self.pending()?.record_mut().keep.deadline;
+                self.live.own(Some(container.to_owned()), deadline);
                 let started = self.ask(docker.start(container)).await?;
                 started.map_err(failed)
             }

@@ -16,6 +16,9 @@ pub enum Error {
     /// There is no build of that id.
     #[error("unknown job '{1}' of project '{0}'")]
     UnknownJob(ProjectName, JobId),
+    /// There is no build of that id in any project.
+    #[error("no build has the id '{0}'")]
+    NoBuild(JobId),
     /// There is nothing left to be stopped.
     #[error("the build of job '{1}' of project '{0}' is over")]
     Over(ProjectName, JobId),

@@ -1,16 +1,19 @@
 //! A job that is not over, as its waiters see it.
 //!
 //! [`Live`] is shared by the queue, the one task that makes the build, and everybody who
-//! waits. A [`Ticket`] is the right to wait. Dropping it changes nothing for the build, unless
-//! all who asked for the build wanted it only while they wait.
+//! looks on. A [`JobFollower`] sees how it goes. A [`Ticket`] is one that wants it: dropping it
+//! changes nothing for the build, unless all who asked for the build wanted it only while they
+//! wait.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::build::{BuildInfo, Cancelled, LogProgress};
+use crate::build::{BuildInfo, Cancelled, LogProgress, Outcome};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -31,6 +34,8 @@ struct View {
     ended: Option<Ended>,
     /// The container that is its own now.
     container: Option<String>,
+    /// Until when that must have ended.
+    deadline: Option<Timestamp>,
 }
 
 impl View {
@@ -139,9 +144,13 @@ impl Live {
         self.view.send_modify(|view| view.log = Some(log));
     }
 
-    /// Shows which container is its own; any other that runs for this job is nobody's.
-    pub(super) fn own(&self, container: Option<String>) {
-        self.view.send_modify(|view| view.container = container);
+    /// Shows which container is its own, and until when it may run; any other that runs for this job
+    /// is nobody's.
+    pub(super) fn own(&self, container: Option<String>, deadline: Option<Timestamp>) {
+        self.view.send_modify(|view| {
+            view.container = container;
+            view.deadline = deadline;
+        });
     }
 
     /// The container that is its own now.
@@ -169,40 +178,29 @@ impl Live {
     pub(super) fn ticket(self: &Arc<Live>, coalesced: bool, stop: CancellationToken) -> Ticket {
         self.wants().held += 1;
         Ticket {
+            follower: self.follower(stop),
+            coalesced,
+        }
+    }
+
+    pub(super) fn follower(self: &Arc<Live>, stop: CancellationToken) -> JobFollower {
+        JobFollower {
             view: self.view.subscribe(),
             live: self.clone(),
-            coalesced,
             stop,
         }
     }
 }
 
-/// The right to wait for a job. Any number may hold one; dropping it cancels nothing, but when it is
-/// the last of a job that nobody wanted except while they wait.
-#[derive(Debug)]
-pub struct Ticket {
+/// Somebody who sees how a job goes, without wanting it.
+#[derive(Clone, Debug)]
+pub struct JobFollower {
     live: Arc<Live>,
     view: watch::Receiver<View>,
-    coalesced: bool,
     stop: CancellationToken,
 }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        let mut wants = self.live.wants();
-        wants.held -= 1;
-        // A daemon that ends sends everybody away, and no build with them.
-        let is_left = wants.held == 0 && wants.while_held && !wants.for_good;
-        if is_left && !self.stop.is_cancelled() && !self.is_over() {
-            self.live.cancel(Cancelled {
-                by: NOBODY.0.to_owned(),
-                reason: NOBODY.1.to_owned(),
-            });
-        }
-    }
-}
-
-impl Ticket {
+impl JobFollower {
     /// The project asked for.
     pub fn project(&self) -> &ProjectName {
         &self.live.project
@@ -213,40 +211,27 @@ impl Ticket {
         self.live.id
     }
 
-    /// Somebody else had asked for it already.
-    pub fn coalesced(&self) -> bool {
-        self.coalesced
+    /// Who asked for it first, as the face knows them; `None` where that is not known.
+    pub fn asker(&self) -> Option<&str> {
+        self.live.origin.asker.as_deref()
     }
 
-    /// Asks for the build's end, unless `only_own` names somebody else than who asked for it first.
-    /// Returns when that is on stable storage.
-    ///
-    /// # Errors
-    /// [`Error::NotYours`]; [`Error::Over`] when it ended otherwise meanwhile; why it was not accepted;
-    /// [`Error::Stopping`].
-    pub(super) async fn cancel(
-        &mut self,
-        cancelled: Cancelled,
-        only_own: Option<&str>,
-    ) -> Result<(), Error> {
-        self.accepted().await?;
-        let (project, id) = (self.live.project.clone(), self.live.id);
-        if only_own.is_some_and(|by| self.live.origin.asker.as_deref() != Some(by)) {
-            return Err(Error::NotYours(project, id));
-        }
-        self.live.cancel(cancelled);
-        loop {
-            let view = self.view.borrow_and_update().clone();
-            if view.now().is_some_and(|info| info.cancelled.is_some()) {
-                return Ok(());
-            }
-            match view.ended {
-                // On a disk that took no word of it before.
-                Some(Ended::Built(info)) if info.cancelled.is_some() => return Ok(()),
-                Some(Ended::Built(_)) => return Err(Error::Over(project, id)),
-                Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
-                None => self.changed().await?,
-            }
+    /// The container that is its own now.
+    pub fn container(&self) -> Option<String> {
+        self.live.container()
+    }
+
+    /// Until when its container must have ended, where it has one and that matters.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.view.borrow().deadline
+    }
+
+    /// How it ended: `None` while it has not. What could not be brought to its end is errored.
+    pub fn outcome(&self) -> Option<Outcome> {
+        match &self.view.borrow().ended {
+            Some(Ended::Built(info)) => Some(info.outcome.unwrap_or(Outcome::Errored)),
+            Some(Ended::Rejected(_)) => Some(Outcome::Errored),
+            None => None,
         }
     }
 
@@ -258,28 +243,15 @@ impl Ticket {
         loop {
             let view = self.view.borrow_and_update().clone();
             match (view.ended, view.info) {
-                (Some(ended), _) => return self.result(ended),
+                (Some(Ended::Built(info)), _) => return Ok(info),
+                (Some(Ended::Rejected(error)), _) => return Err(Error::Rejected(error)),
                 (None, Some(info)) => return Ok(info),
                 (None, None) => self.changed().await?,
             }
         }
     }
 
-    /// Waits until the job is over; the info holds the end of the log.
-    ///
-    /// # Errors
-    /// Why there is no result, or [`Error::Stopping`] when the daemon ends first.
-    pub async fn end(&mut self) -> Result<Arc<BuildInfo>, Error> {
-        loop {
-            let ended = self.view.borrow_and_update().ended.clone();
-            if let Some(ended) = ended {
-                return self.result(ended);
-            }
-            self.changed().await?;
-        }
-    }
-
-    /// Waits for news of the job, which [`Ticket::now`] then shows.
+    /// Waits for news of the job, which [`JobFollower::now`] then shows.
     ///
     /// # Errors
     /// [`Error::Stopping`] when the daemon ends first, [`Error::Ending`] when the job was not even
@@ -311,16 +283,124 @@ impl Ticket {
     pub fn log(&self) -> Option<LogProgress> {
         self.view.borrow().log.clone()
     }
+}
 
-    fn result(&self, ended: Ended) -> Result<Arc<BuildInfo>, Error> {
-        match ended {
-            Ended::Built(info) if self.coalesced => {
+/// The right to wait for a job. Any number may hold one; dropping it cancels nothing, but when it is
+/// the last of a job that nobody wanted except while they wait.
+#[derive(Debug)]
+pub struct Ticket {
+    follower: JobFollower,
+    coalesced: bool,
+}
+
+impl Deref for Ticket {
+    type Target = JobFollower;
+
+    fn deref(&self) -> &JobFollower {
+        &self.follower
+    }
+}
+
+impl DerefMut for Ticket {
+    fn deref_mut(&mut self) -> &mut JobFollower {
+        &mut self.follower
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut wants = self.live.wants();
+        wants.held -= 1;
+        // A daemon that ends sends everybody away, and no build with them.
+        let is_left = wants.held == 0 && wants.while_held && !wants.for_good;
+        if is_left && !self.stop.is_cancelled() && !self.is_over() {
+            self.live.cancel(Cancelled {
+                by: NOBODY.0.to_owned(),
+                reason: NOBODY.1.to_owned(),
+            });
+        }
+    }
+}
+
+impl Ticket {
+    /// To see how the job goes without wanting it.
+    pub fn follower(&self) -> JobFollower {
+        self.follower.clone()
+    }
+
+    /// Somebody else had asked for it already.
+    pub fn coalesced(&self) -> bool {
+        self.coalesced
+    }
+
+    /// Asks for the build's end, unless `only_own` names somebody else than who asked for it first.
+    /// Returns when that is on stable storage.
+    ///
+    /// # Errors
+    /// [`Error::NotYours`]; [`Error::Over`] when it ended otherwise meanwhile; why it was not accepted;
+    /// [`Error::Stopping`].
+    pub(super) async fn cancel(
+        &mut self,
+        cancelled: Cancelled,
+        only_own: Option<&str>,
+    ) -> Result<(), Error> {
+        self.accepted().await?;
+        let (project, id) = (self.live.project.clone(), self.live.id);
+        if only_own.is_some_and(|by| self.asker() != Some(by)) {
+            return Err(Error::NotYours(project, id));
+        }
+        self.live.cancel(cancelled);
+        loop {
+            let view = self.view.borrow_and_update().clone();
+            if view.now().is_some_and(|info| info.cancelled.is_some()) {
+                return Ok(());
+            }
+            match view.ended {
+                // On a disk that took no word of it before.
+                Some(Ended::Built(info)) if info.cancelled.is_some() => return Ok(()),
+                Some(Ended::Built(_)) => return Err(Error::Over(project, id)),
+                Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
+                None => self.changed().await?,
+            }
+        }
+    }
+
+    /// Waits until the job is on stable storage; what is over by then says who it was coalesced for.
+    ///
+    /// # Errors
+    /// As [`JobFollower::accepted`].
+    pub async fn accepted(&mut self) -> Result<Arc<BuildInfo>, Error> {
+        let info = self.follower.accepted().await?;
+        match self.is_over() {
+            true => Ok(self.shown(info)),
+            false => Ok(info),
+        }
+    }
+
+    /// Waits until the job is over; the info holds the end of the log.
+    ///
+    /// # Errors
+    /// Why there is no result, or [`Error::Stopping`] when the daemon ends first.
+    pub async fn end(&mut self) -> Result<Arc<BuildInfo>, Error> {
+        loop {
+            let ended = self.view.borrow_and_update().ended.clone();
+            match ended {
+                Some(Ended::Built(info)) => return Ok(self.shown(info)),
+                Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
+                None => self.changed().await?,
+            }
+        }
+    }
+
+    /// What is over, as this asker is told it.
+    fn shown(&self, info: Arc<BuildInfo>) -> Arc<BuildInfo> {
+        match self.coalesced {
+            true => {
                 let mut info = BuildInfo::clone(&info);
                 info.coalesced = true;
-                Ok(Arc::new(info))
+                Arc::new(info)
             }
-            Ended::Built(info) => Ok(info),
-            Ended::Rejected(error) => Err(Error::Rejected(error)),
+            false => info,
         }
     }
 }

@@ -13,6 +13,7 @@ mod attend;
 mod collection;
 mod error;
 mod event;
+mod feed;
 mod halt;
 mod images;
 mod live;
@@ -27,7 +28,8 @@ mod sweep;
 pub use activity::{Activity, Last};
 pub use collection::Collection;
 pub use error::Error;
-pub use live::Ticket;
+pub use feed::JobFeed;
+pub use live::{JobFollower, Ticket};
 pub use rebuild::ImageReport;
 
 use std::collections::{BTreeMap, HashMap};
@@ -44,6 +46,7 @@ use tokio_util::task::TaskTracker;
 use self::activity::Board;
 use self::collection::Collecting;
 use self::event::{Event, Subject, publish, publish_engine};
+use self::feed::Feed;
 use self::images::{Images, Wanted};
 use self::live::{Live, Origin};
 use self::lookup::{Looked, Lookups};
@@ -156,6 +159,7 @@ struct Shared {
     tasks: TaskTracker,
     stop: CancellationToken,
     board: Board,
+    feed: Feed,
     /// Set when what an earlier life left is in the queue.
     adopted: SetOnce<()>,
     /// Whether there are containers that no build owns: of an earlier life, or some that could not be
@@ -194,6 +198,7 @@ impl Scheduler {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             board: Board::new(),
+            feed: Feed::new(),
             adopted: SetOnce::new(),
             swept: tokio::sync::Mutex::default(),
             try_again: Notify::new(),
@@ -526,6 +531,11 @@ impl Scheduler {
             live.slot.notify_one();
         }
         self.0.count_queue();
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.0.rules.load_full()
     }
 
     /// What is going on, now and from now on.

@@ -103,6 +103,7 @@ async fn accept(
     let pending = pending?;
     if pending.is_some() {
         publish(shared, live.subject(), &Event::Accepted);
+        shared.feed.tell(shared, live);
     }
     Ok(pending)
 }
@@ -345,7 +346,7 @@ impl Making {
         if let Some(container) = container {
             clear(&self.shared, &self.live, &container).await;
         }
-        self.live.own(None);
+        self.live.own(None, None);
         if lost >= MAX_LOST {
             return Err(Halt::Interrupted(why));
         }
@@ -578,7 +579,8 @@ impl Making {
         let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
-        self.live.own(Some(container.clone()));
+        let deadline = self.pending()?.record_mut().keep.deadline;
+        self.live.own(Some(container.clone()), deadline);
         faults::point("container-known");
         let failed = |source| Halt::Container { source };
         let started = self.ask(shared.docker.start(&container)).await?;

@@ -270,7 +270,7 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
         });
     }
     if let Some(before) = asked.query("before") {
-        filter.before = Some(place(before).ok_or_else(|| {
+        filter.before = Some(Place::parse(before).ok_or_else(|| {
             Refusal::bad_request("before: expected the value of a Link header of this server")
         })?);
     }
@@ -292,7 +292,7 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
             }
         }
         query.append_pair("limit", &limit.to_string());
-        query.append_pair("before", &cursor(&next));
+        query.append_pair("before", &next.to_string());
         let link = format!("</index/?{}>; rel=\"next\"", query.finish());
         if let Ok(link) = link.parse() {
             response.headers_mut().insert(LINK, link);
@@ -303,30 +303,6 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
 
 /// Builds as lines of a list.
 pub(super) fn items(builds: &[Listing]) -> Result<Vec<&RawValue>, Refusal> {
-    let item = |listing| Listing::json(listing, written).map_err(answer::unwritable);
+    let item = |listing| Listing::json(listing, IndexItem::written).map_err(answer::unwritable);
     builds.iter().map(item).collect()
-}
-
-fn written(info: &BuildInfo) -> Result<Box<RawValue>, serde_json::Error> {
-    serde_json::value::to_raw_value(&IndexItem {
-        id: info.id.clone(),
-        project: info.project.clone(),
-        started_at: info.started_at,
-        build_info: info,
-        state: info.state,
-    })
-}
-
-fn cursor(place: &Place) -> String {
-    format!("{},{},{}", place.started, place.project, place.id)
-}
-
-fn place(cursor: &str) -> Option<Place> {
-    let mut parts = cursor.split(',');
-    let place = Place {
-        started: parts.next()?.parse().ok()?,
-        project: parts.next()?.parse().ok()?,
-        id: parts.next()?.parse().ok()?,
-    };
-    parts.next().is_none().then_some(place)
 }

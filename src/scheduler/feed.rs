@@ -1,0 +1,89 @@
+//! Which jobs begin, told as they do to faces that show each of them.
+//!
+//! Whoever follows sees every job that begins while they keep up; whoever does not is told so, and
+//! looks at [`Scheduler::live`] again. What becomes of a job its [`JobFollower`] tells.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+
+use super::live::{JobFollower, Live};
+use super::{Error, Scheduler, Shared};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// Jobs that may begin before a follower has seen the first of them: some seconds of the shortest
+/// builds there are, each kept as a handle.
+const BEHIND: usize = 1_024;
+
+/// Where it is told.
+#[derive(Debug)]
+pub(super) struct Feed(broadcast::Sender<JobFollower>);
+
+impl Feed {
+    pub(super) fn new() -> Feed {
+        Feed(broadcast::channel(BEHIND).0)
+    }
+
+    /// A job is accepted, or was taken over from an earlier life.
+    pub(super) fn tell(&self, shared: &Shared, live: &Arc<Live>) {
+        // Nobody needs to follow.
+        let _ = self.0.send(live.follower(shared.stop.clone()));
+    }
+}
+
+/// Jobs as they begin.
+#[derive(Debug)]
+pub struct JobFeed(broadcast::Receiver<JobFollower>);
+
+impl JobFeed {
+    /// The next job; `None` when some were missed. It never ends before the scheduler.
+    pub async fn next(&mut self) -> Option<JobFollower> {
+        match self.0.recv().await {
+            Ok(job) => Some(job),
+            Err(broadcast::error::RecvError::Lagged(_)) => None,
+            // The sender lives in the scheduler, which whoever follows holds a handle of.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+impl Scheduler {
+    /// Jobs that begin from now on.
+    pub fn feed(&self) -> JobFeed {
+        JobFeed(self.0.feed.0.subscribe())
+    }
+
+    /// Jobs that are not over, in no order; what an earlier life left is among them.
+    pub async fn live(&self) -> Vec<JobFollower> {
+        self.0.adopted.wait().await;
+        let queue = self.0.queue();
+        let live = queue.all().filter(|live| live.now().is_some());
+        live.map(|live| live.follower(self.0.stop.clone()))
+            .collect()
+    }
+
+    /// The live job of an id, whatever its project.
+    pub async fn live_job(&self, id: JobId) -> Option<JobFollower> {
+        self.0.adopted.wait().await;
+        let live = self.0.queue().get(id).cloned()?;
+        live.now()?;
+        Some(live.follower(self.0.stop.clone()))
+    }
+
+    /// The project of a job that is live, or of a build that is over.
+    ///
+    /// # Errors
+    /// [`Error::NoBuild`].
+    pub async fn locate(&self, id: JobId) -> Result<ProjectName, Error> {
+        if let Some(live) = self.live_job(id).await {
+            return Ok(live.project().clone());
+        }
+        let store = &self.0.store;
+        if let Some(project) = store.project_of(id) {
+            return Ok(project);
+        }
+        store.indexed().await;
+        store.project_of(id).ok_or(Error::NoBuild(id))
+    }
+}
