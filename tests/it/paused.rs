@@ -7,10 +7,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
+    cli,
     daemon::{Builder, Home, TestDaemon, job, text},
     http::{Answer, Ask, At, within},
     manager::Manager,
-    process::Process,
+    process::{Ended, Process, run},
 };
 
 fn numbered(n: usize) -> Value {
@@ -324,4 +325,31 @@ async fn however_many_pause_and_resume_at_once_mark_and_queue_agree() {
     daemon.until_metric("mistry_queue_length", "", 0.0).await;
     daemon.until_metric("mistry_builds_running", "", 0.0).await;
     assert_eq!(daemon.home.ids("succeed", "ready").len(), 20);
+}
+
+#[tokio::test]
+async fn the_command_line_pauses_and_resumes() {
+    let daemon = builder().await.start().await;
+    let port = daemon.port().to_string();
+    let mistry = async |verb: &str| -> Ended { run(cli::mistry(&[verb, "--port", &port])).await };
+    for _ in 0..2 {
+        let ended = mistry("pause").await;
+        assert_eq!(ended.status, 0, "{ended:?}");
+        assert!(ended.stdout.starts_with("Paused: "), "{ended:?}");
+    }
+    let status = mistry("status").await.stdout;
+    let paused = status.lines().find(|line| line.starts_with("Paused "));
+    assert!(
+        paused.is_some_and(|line| line.ends_with(" true")),
+        "{status}"
+    );
+    let ended = mistry("resume").await;
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.stdout.starts_with("Resumed: "), "{ended:?}");
+    assert_eq!(standing(&daemon.at()).await.2, json!(false));
+
+    let guarded = builder().await.tokens("").start().await;
+    let port = guarded.port().to_string();
+    let ended = run(cli::mistry(&["pause", "--port", &port])).await;
+    assert_eq!(ended.status, 3, "{ended:?}");
 }
