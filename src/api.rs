@@ -391,6 +391,8 @@ pub struct HostView {
     pub backlog: usize,
     /// Jobs that wait.
     pub queued: usize,
+    /// The queue is paused: nothing new begins.
+    pub paused: bool,
     /// Bytes left where builds are kept.
     pub disk_free: u64,
     /// Bytes there in all.

@@ -29,6 +29,7 @@ pub struct Metrics {
     queued: IntGauge,
     running: IntGauge,
     slots: IntGauge,
+    paused: IntGauge,
     served: IntCounter,
     removed: IntCounter,
     removed_bytes: IntCounter,
@@ -101,6 +102,10 @@ impl Metrics {
             queued: gauge("mistry_queue_length", "Jobs that wait for a slot.")?,
             running: gauge("mistry_builds_running", "Builds that hold a slot.")?,
             slots: gauge("mistry_slots", "Builds that may run in parallel.")?,
+            paused: gauge(
+                "mistry_queue_paused",
+                "1 while the queue is paused and nothing new begins, else 0.",
+            )?,
             served: register(
                 &registry,
                 IntCounter::new("mistry_artifact_bytes_served", "Bytes of artifacts sent.")?,
@@ -174,8 +179,9 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// How many hold a slot and how many wait for one.
-    pub fn record_queue(&self, running: usize, queued: usize) {
+    /// How many hold a slot, how many wait for one, and whether slots are given at all.
+    pub fn record_queue(&self, running: usize, queued: usize, paused: bool) {
+        self.paused.set(paused.into());
         self.running.set(running.try_into().unwrap_or(i64::MAX));
         self.queued.set(queued.try_into().unwrap_or(i64::MAX));
     }

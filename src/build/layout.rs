@@ -16,6 +16,7 @@ const GROUPS: &str = "groups";
 /// What the name of a new link begins with.
 const NEW_LINK: &str = "link-";
 const PINS: &str = "pins";
+const PAUSED: &str = "paused";
 /// Mounted at `/data` in the container.
 pub(super) const DATA: &str = "data";
 /// What is served, under `data`.
@@ -46,7 +47,7 @@ impl Layout {
         &self.root
     }
 
-    /// `.mistry`: lock, instance id, trash.
+    /// `.mistry`: lock, instance id, trash, pins, whether the queue is paused.
     pub(super) fn own(&self) -> PathBuf {
         self.root.join(OWN)
     }
@@ -81,6 +82,11 @@ impl Layout {
 
     pub(super) fn pin(&self, project: &ProjectName, id: JobId) -> PathBuf {
         self.pins().join(format!("{project}-{id}"))
+    }
+
+    /// There while the queue is paused.
+    pub(super) fn paused(&self) -> PathBuf {
+        self.own().join(PAUSED)
     }
 
     pub(super) fn project(&self, project: &ProjectName) -> PathBuf {

@@ -23,6 +23,7 @@ mod lease;
 mod leftover;
 mod listing;
 mod log;
+mod paused;
 mod pending;
 mod pins;
 mod publish;

@@ -28,6 +28,7 @@ mod params;
 mod pin;
 mod progress;
 mod projects;
+mod queue;
 mod rebuild;
 mod screen;
 mod status;
@@ -163,6 +164,8 @@ enum Verb {
     Rebuild(rebuild::Rebuild),
     Pin(pin::Pin),
     Unpin(pin::Unpin),
+    Pause(queue::Pause),
+    Resume(queue::Resume),
     Gc(gc::Gc),
     Completions(completions::Completions),
 }
@@ -295,6 +298,8 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         Verb::Rebuild(verb) => verb.run(&client).await,
         Verb::Pin(verb) => verb.run(&client).await,
         Verb::Unpin(verb) => verb.run(&client).await,
+        Verb::Pause(verb) => verb.run(&client).await,
+        Verb::Resume(verb) => verb.run(&client).await,
         Verb::Gc(verb) => verb.run(&client).await,
         Verb::Completions(_) => Ok(()),
     }

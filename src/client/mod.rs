@@ -339,6 +339,24 @@ impl Client {
         self.send(ask.json(&serde_json::json!({}))?).await.map(drop)
     }
 
+    /// Has the server begin nothing new; what runs goes on.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn pause(&self) -> Result<(), Error> {
+        let ask = Ask::new(Method::POST, "/queue/pause").json(&serde_json::json!({}))?;
+        self.send(ask).await.map(drop)
+    }
+
+    /// Has the server begin jobs again, first those that wait.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn resume(&self) -> Result<(), Error> {
+        let ask = Ask::new(Method::POST, "/queue/resume").json(&serde_json::json!({}))?;
+        self.send(ask).await.map(drop)
+    }
+
     /// What the server tells about itself and its host.
     ///
     /// # Errors

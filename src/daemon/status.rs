@@ -39,6 +39,9 @@ fn text(activity: &Activity, trouble: &Option<String>) -> String {
         (building, 0) => format!("{building} building"),
         (building, queued) => format!("{building} building, {queued} queued"),
     };
+    if activity.paused {
+        text.push_str(", paused: nothing new begins");
+    }
     if let Some(last) = &activity.last {
         text.push_str(&format!("; last: {}", short(last)));
     }
@@ -100,6 +103,19 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("not reloaded: no such key"), "{text}");
+    }
+
+    #[test]
+    fn that_nothing_new_begins_is_said_beside_what_waits() {
+        let mut activity = Activity {
+            paused: true,
+            ..Activity::default()
+        };
+        let said = "idle, paused: nothing new begins";
+        assert_eq!(text(&activity, &None), said);
+        (activity.building, activity.queued) = (2, 3);
+        let said = "2 building, 3 queued, paused: nothing new begins";
+        assert_eq!(text(&activity, &None), said);
     }
 
     #[test]

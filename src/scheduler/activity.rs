@@ -17,6 +17,8 @@ pub struct Activity {
     pub building: usize,
     /// Jobs that wait for one.
     pub queued: usize,
+    /// Nothing new begins.
+    pub paused: bool,
     /// Work in hand, from admission until nothing about it is left to be done: jobs, image
     /// builds, what is read and tidied in the background.
     pub tasks: usize,
@@ -62,11 +64,11 @@ impl Board {
         Busy(self.0.clone())
     }
 
-    pub(super) fn count(&self, building: usize, queued: usize) {
+    pub(super) fn count(&self, building: usize, queued: usize, paused: bool) {
         self.0.send_if_modified(|activity| {
-            let before = (activity.building, activity.queued);
-            (activity.building, activity.queued) = (building, queued);
-            before != (building, queued)
+            let before = (activity.building, activity.queued, activity.paused);
+            (activity.building, activity.queued, activity.paused) = (building, queued, paused);
+            before != (building, queued, paused)
         });
     }
 
@@ -108,6 +110,18 @@ mod tests {
         assert_eq!(watch.borrow().tasks, 1);
         drop(two);
         assert_eq!(watch.borrow().tasks, 0);
+    }
+
+    #[test]
+    fn that_the_queue_is_paused_is_news_once() {
+        let board = Board::new();
+        let mut watch = board.watch();
+        board.count(1, 2, true);
+        assert!(watch.has_changed().unwrap() && watch.borrow_and_update().paused);
+        board.count(1, 2, true);
+        assert!(!watch.has_changed().unwrap());
+        board.count(1, 2, false);
+        assert!(watch.has_changed().unwrap() && !watch.borrow_and_update().paused);
     }
 
     #[test]

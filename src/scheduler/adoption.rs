@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::event::{Event, publish};
+use super::event::{Event, publish, publish_still_paused};
 use super::halt::Halt;
 use super::live::{Live, Origin};
 use super::pipeline::From;
@@ -32,6 +32,9 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         );
     }
     faults::point("left-over");
+    if shared.queue().is_paused() {
+        publish_still_paused();
+    }
     // All have their places before the first one is gone on with: who looks for containers that
     // nobody owns must know every owner.
     let mut taken = Vec::new();

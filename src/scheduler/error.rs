@@ -25,7 +25,7 @@ pub enum Error {
     /// Somebody else asked for it first.
     #[error("job '{1}' of project '{0}' was asked for by somebody else")]
     NotYours(ProjectName, JobId),
-    /// Every slot and every place in the queue is taken.
+    /// No slot is to be had, and every place in the queue is taken.
     #[error("Server is overloaded; try again later")]
     BacklogFull,
     /// No Docker Engine answers, so nothing new can be built.

@@ -1,4 +1,4 @@
-//! What happens to jobs, told once: the one funnel to metrics, journal and those who watch.
+//! What happens to jobs and to their queue, told once: the one funnel to metrics, journal and those who watch.
 //!
 //! Each event is one record with the same fields, so that all records of a job are its story.
 //! Its `MESSAGE_ID` is explained in `packaging/systemd/mistryd.catalog`; a test holds the two
@@ -32,6 +32,8 @@ const ENGINE_BACK: &str = "2f6a7c3d90b14d8e9a5b3e7f4c812d06";
 const REMOVED: &str = "e07d1f6a9f3c4b51a4c2d7b8160395ce";
 const COLLECTED: &str = "4b9e52c78d1a4f0f8a36c0e5d97f2b14";
 const NO_ROOM: &str = "a8c3f1d5072e4c6db15e96804f3b7d29";
+const PAUSED: &str = "b70361e860b343828dad5909a490102e";
+const RESUMED: &str = "20f4be90972d48519363f07e8bd3921d";
 
 /// Whom an event is about.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +52,7 @@ pub(super) enum Event<'a> {
     Cached,
     /// Joined a build under way.
     Coalesced,
-    /// Turned away: all slots and places are taken.
+    /// Turned away: no slot is to be had, and all places are taken.
     Refused,
     /// Written down.
     Accepted,
@@ -124,7 +126,7 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
                 REFUSED,
                 "refused",
                 subject,
-                "refused: every slot and every place in the queue is taken"
+                "refused: no slot is to be had, and every place in the queue is taken"
             );
         }
         Event::Accepted => {
@@ -179,6 +181,35 @@ pub(super) fn publish_engine(trouble: Option<&docker::Error>) {
             "the Docker Engine answers again"
         ),
     }
+}
+
+/// Tells that nothing new begins, and who wanted that.
+pub(super) fn publish_paused(by: &str) {
+    tracing::info!(
+        message_id = PAUSED,
+        mistry_event = "paused",
+        by,
+        "the queue is paused by {by}: what runs goes on, nothing new begins"
+    );
+}
+
+/// Tells at a start that an earlier life was paused, and that this one is.
+pub(super) fn publish_still_paused() {
+    tracing::warn!(
+        message_id = PAUSED,
+        mistry_event = "paused",
+        "the queue is still paused, as an earlier life of mistryd was told: nothing new begins before 'mistry resume'"
+    );
+}
+
+/// Tells that jobs begin again, and who wanted that.
+pub(super) fn publish_resumed(by: &str) {
+    tracing::info!(
+        message_id = RESUMED,
+        mistry_event = "resumed",
+        by,
+        "the queue is resumed by {by}: what waits begins"
+    );
 }
 
 /// A build that was removed.

@@ -19,6 +19,7 @@ mod images;
 mod live;
 mod lookup;
 mod making;
+mod pause;
 mod pipeline;
 mod queue;
 mod rebuild;
@@ -129,6 +130,8 @@ pub struct HostReport {
     pub backlog: usize,
     /// Jobs that wait.
     pub queued: usize,
+    /// Nothing new begins.
+    pub paused: bool,
     /// Bytes left where builds are kept.
     pub disk_free: u64,
     /// Bytes there in all.
@@ -171,13 +174,15 @@ struct Shared {
     rebuilding: tokio::sync::Mutex<()>,
     /// One collection goes on at a time.
     collecting: Collecting,
+    /// Held while the queue is paused or resumed, so that its mark on disk and the queue agree.
+    pausing: tokio::sync::Mutex<()>,
 }
 
 // === impl Scheduler ===
 
 impl Scheduler {
     /// A scheduler over one build path and one Engine. Nothing new is built before
-    /// [`Scheduler::adopt`].
+    /// [`Scheduler::adopt`]. What an earlier life was told about pausing holds from the beginning.
     pub fn new(
         rules: Rules,
         projects: Projects,
@@ -186,8 +191,12 @@ impl Scheduler {
         metrics: Metrics,
     ) -> Scheduler {
         metrics.record_slots(rules.slots);
-        Scheduler(Arc::new(Shared {
-            queue: Mutex::new(Queue::new(rules.slots, rules.backlog)),
+        let mut queue = Queue::new(rules.slots, rules.backlog);
+        if store.is_marked_paused() {
+            queue.pause();
+        }
+        let scheduler = Scheduler(Arc::new(Shared {
+            queue: Mutex::new(queue),
             images: Images::new(docker.clone(), store.instance()),
             store: Arc::new(store),
             lookups: Lookups::default(),
@@ -204,7 +213,10 @@ impl Scheduler {
             try_again: Notify::new(),
             rebuilding: tokio::sync::Mutex::new(()),
             collecting: Collecting::default(),
-        }))
+            pausing: tokio::sync::Mutex::new(()),
+        }));
+        scheduler.0.count_queue();
+        scheduler
     }
 
     /// Takes over what an earlier life left, and begins to read the index. To be called once;
@@ -498,6 +510,7 @@ impl Scheduler {
             running: queue.running(),
             backlog: rules.backlog,
             queued: queue.waiting(),
+            paused: queue.is_paused(),
             disk_free: free,
             disk_size: size,
             filesystem: self.0.store.filesystem().name(),
@@ -527,10 +540,7 @@ impl Scheduler {
         let begin = self.0.queue().resize(rules.slots, rules.backlog);
         self.0.metrics.record_slots(rules.slots);
         self.0.rules.store(Arc::new(rules));
-        for live in begin {
-            live.slot.notify_one();
-        }
-        self.0.count_queue();
+        self.0.begin(&begin);
     }
 
     /// The rules in force.
@@ -569,8 +579,17 @@ impl Shared {
 
     fn count_queue(&self) {
         let queue = self.queue();
-        self.metrics.record_queue(queue.running(), queue.waiting());
-        self.board.count(queue.running(), queue.waiting());
+        let (running, waiting, paused) = (queue.running(), queue.waiting(), queue.is_paused());
+        self.metrics.record_queue(running, waiting, paused);
+        self.board.count(running, waiting, paused);
+    }
+
+    /// Tells those who got a slot by a change of the queue, and everybody who watches of the change.
+    fn begin(&self, given: &[Arc<Live>]) {
+        for live in given {
+            live.slot.notify_one();
+        }
+        self.count_queue();
     }
 
     /// Work that is in hand until it is done, whoever asked for it.

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! At most one build of an id is live: whoever asks again joins it. A slot that becomes free
-//! goes to whoever waits longest. `slots` bounds the running, `backlog` the waiting.
+//! goes to whoever waits longest. `slots` bounds the running, `backlog` the waiting. While it is
+//! paused nobody gets a slot: what runs goes on, what is new waits.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -32,6 +33,8 @@ pub(super) enum Admission<T> {
 pub(super) struct Queue<T> {
     slots: usize,
     backlog: usize,
+    /// Slots that are free, or become free, are kept back.
+    is_paused: bool,
     live: HashMap<JobId, T>,
     /// Those of `live` that have no slot, longest first.
     waiting: VecDeque<JobId>,
@@ -42,6 +45,7 @@ impl<T: Clone> Queue<T> {
         Queue {
             slots,
             backlog,
+            is_paused: false,
             live: HashMap::new(),
             waiting: VecDeque::new(),
         }
@@ -51,7 +55,7 @@ impl<T: Clone> Queue<T> {
     pub(super) fn admit(&mut self, id: JobId, make: impl FnOnce() -> T) -> Admission<T> {
         if let Some(live) = self.live.get(&id) {
             Admission::Coalesced(live.clone())
-        } else if self.running() < self.slots {
+        } else if self.has_slot() {
             Admission::Started(self.enter(id, make()))
         } else if self.waiting.len() < self.backlog {
             self.waiting.push_back(id);
@@ -62,20 +66,20 @@ impl<T: Clone> Queue<T> {
     }
 
     /// Admits what was accepted in an earlier life: it has its place, whatever the backlog, and a
-    /// slot, whatever their number, if it `is_running` already.
+    /// slot, whatever their number and also while paused, if it `is_running` already.
     pub(super) fn admit_again(
         &mut self,
         id: JobId,
         is_running: bool,
         make: impl FnOnce() -> T,
     ) -> Admission<T> {
-        let (slots, backlog) = (self.slots, self.backlog);
+        let (slots, backlog, is_paused) = (self.slots, self.backlog, self.is_paused);
         if is_running {
-            self.slots = usize::MAX;
+            (self.slots, self.is_paused) = (usize::MAX, false);
         }
         self.backlog = usize::MAX;
         let admission = self.admit(id, make);
-        (self.slots, self.backlog) = (slots, backlog);
+        (self.slots, self.backlog, self.is_paused) = (slots, backlog, is_paused);
         admission
     }
 
@@ -84,7 +88,8 @@ impl<T: Clone> Queue<T> {
         made
     }
 
-    /// A live job is over, or never began. Returns who gets the slot that this set free.
+    /// A live job is over, or never began. Returns who gets the slot that this set free; nobody
+    /// while paused.
     pub(super) fn end(&mut self, id: JobId) -> Option<T> {
         self.live.remove(&id)?;
         if let Some(at) = self.waiting.iter().position(|waiting| *waiting == id) {
@@ -97,7 +102,7 @@ impl<T: Clone> Queue<T> {
 
     /// Gives the slot that is free, if one is, to whoever waits longest.
     fn next(&mut self) -> Option<T> {
-        if self.running() >= self.slots {
+        if !self.has_slot() {
             return None;
         }
         let next = self.waiting.pop_front()?;
@@ -107,7 +112,31 @@ impl<T: Clone> Queue<T> {
     /// Other bounds from now on; what is live stays. Returns who gets a slot by that.
     pub(super) fn resize(&mut self, slots: usize, backlog: usize) -> Vec<T> {
         (self.slots, self.backlog) = (slots, backlog);
+        self.hand_out()
+    }
+
+    /// From now on nobody gets a slot. What has one keeps it.
+    pub(super) fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// Slots are given again. Returns who gets one by that, longest waiting first.
+    pub(super) fn resume(&mut self) -> Vec<T> {
+        self.is_paused = false;
+        self.hand_out()
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Gives every slot that is free.
+    fn hand_out(&mut self) -> Vec<T> {
         std::iter::from_fn(|| self.next()).collect()
+    }
+
+    fn has_slot(&self) -> bool {
+        !self.is_paused && self.running() < self.slots
     }
 
     /// What the waiters of a live job hold on to.
@@ -164,6 +193,54 @@ mod tests {
         assert_eq!(queue.end(id(2)), None);
         assert_eq!(queue.end(id(3)), Some(4));
         assert_eq!(queue.admit(id(9), || 9), Admission::Refused);
+    }
+
+    #[test]
+    fn while_paused_nobody_gets_a_slot_and_whoever_has_one_keeps_it() {
+        let mut queue = Queue::new(2, 2);
+        queue.admit(id(1), || 1);
+        queue.pause();
+        queue.pause();
+        assert!(queue.is_paused());
+        // A slot is free; it is not given.
+        assert_eq!(queue.admit(id(2), || 2), Admission::Queued(2));
+        assert_eq!(queue.admit(id(3), || 3), Admission::Queued(3));
+        assert_eq!(queue.admit(id(4), || 4), Admission::Refused);
+        assert_eq!(queue.admit(id(1), || 9), Admission::Coalesced(1));
+        assert_eq!(queue.admit(id(2), || 9), Admission::Coalesced(2));
+        assert_eq!((queue.running(), queue.waiting()), (1, 2));
+        assert_eq!(queue.end(id(1)), None);
+        assert!(queue.resize(3, 2).is_empty());
+        assert_eq!((queue.running(), queue.waiting()), (0, 2));
+    }
+
+    #[test]
+    fn what_ran_in_an_earlier_life_runs_though_it_is_paused_and_what_waited_waits() {
+        let mut queue = Queue::new(1, 0);
+        queue.pause();
+        assert_eq!(queue.admit_again(id(1), false, || 1), Admission::Queued(1));
+        assert_eq!(queue.admit_again(id(2), true, || 2), Admission::Started(2));
+        assert_eq!(queue.admit_again(id(3), true, || 3), Admission::Started(3));
+        assert!(queue.is_paused());
+        assert_eq!(queue.end(id(2)), None);
+        // As many run as there are slots: the end of pausing begins nothing yet.
+        assert!(queue.resume().is_empty());
+        assert_eq!(queue.end(id(3)), Some(1));
+    }
+
+    #[test]
+    fn after_a_pause_the_free_slots_go_to_those_who_wait_longest() {
+        let mut queue = Queue::new(2, 4);
+        queue.pause();
+        for n in 1..=4 {
+            assert_eq!(queue.admit(id(n), || n), Admission::Queued(n));
+        }
+        // One that leaves while it waits is not missed.
+        assert_eq!(queue.end(id(1)), None);
+        assert_eq!(queue.resume(), [2, 3]);
+        assert!(!queue.is_paused() && queue.resume().is_empty());
+        assert_eq!(queue.admit(id(5), || 5), Admission::Queued(5));
+        assert_eq!(queue.end(id(2)), Some(4));
     }
 
     #[test]

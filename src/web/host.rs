@@ -18,6 +18,7 @@ pub(super) async fn status(web: &Web) -> Result<Response<Body>, Refusal> {
             running: host.running,
             backlog: host.backlog,
             queued: host.queued,
+            paused: host.paused,
             disk_free: host.disk_free,
             disk_size: host.disk_size,
             filesystem: host.filesystem.to_owned(),

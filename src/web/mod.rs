@@ -16,6 +16,7 @@ mod jobs;
 mod logs;
 mod pages;
 mod projects;
+mod queue;
 mod ranges;
 mod routes;
 mod serve;

@@ -29,6 +29,7 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
 #[derive(Template)]
 #[template(path = "overview.html")]
 struct Overview {
+    is_paused: bool,
     builds: Vec<Row>,
     project: Option<String>,
     more: bool,
@@ -78,6 +79,7 @@ pub(super) async fn overview(web: &Web, asked: &Asked) -> Result<Response<Body>,
     };
     let (builds, next) = web.scheduler.list(filter, SHOWN).await?;
     page(&Overview {
+        is_paused: web.scheduler.is_paused(),
         builds: builds.iter().map(|build| row(build.info())).collect(),
         project: project.map(str::to_owned),
         more: next.is_some(),

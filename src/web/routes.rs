@@ -7,6 +7,7 @@
 //! | `GET /job/P/ID` | [`jobs::show`] |
 //! | `POST /job/P/ID/cancel` | [`jobs::cancel`] |
 //! | `DELETE /job/P/ID`, `PUT` and `DELETE /job/P/ID/pin`, `POST /gc` | [`collection`] |
+//! | `POST /queue/pause`, `POST /queue/resume` | [`queue`] |
 //! | `GET /log/P/ID` | [`logs::show`] |
 //! | `GET /artifacts/P/ID[/path]` | [`artifacts`] |
 //! | `GET /projects`, `GET /project/P`, `POST /project/P/rebuild` | [`projects`] |
@@ -27,7 +28,7 @@ use super::access::{Caller, Peer};
 use super::answer::{self, Answer, Body};
 use super::error::Refusal;
 use super::tokens::Scope;
-use super::{Web, artifacts, collection, host, jobs, logs, pages, projects};
+use super::{Web, artifacts, collection, host, jobs, logs, pages, projects, queue};
 use crate::job::JobId;
 use crate::project::{NameError, ProjectName};
 
@@ -125,6 +126,8 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
             Err(error) => Answer::Refused(error.into()),
         },
         (&Method::POST, ["gc"]) => collection::collect(web, asked).await.into(),
+        (&Method::POST, ["queue", "pause"]) => queue::pause(web, &asked).await.into(),
+        (&Method::POST, ["queue", "resume"]) => queue::resume(web, &asked).await.into(),
         (&Method::GET, ["log", project, id]) => match names(project, id) {
             Ok((project, id)) => logs::show(web, &asked, project, id).await.into(),
             Err(error) => Answer::Refused(error.into()),
@@ -173,9 +176,10 @@ fn scope(method: &Method, segments: &[&str]) -> Option<Scope> {
 /// Another method where there is something, else nothing at all.
 fn unknown(segments: &[&str]) -> Refusal {
     match segments {
-        ["jobs" | "gc"] | ["project", _, "rebuild"] | ["job", _, _, "cancel"] => {
-            Refusal::method_not_allowed("POST")
-        }
+        ["jobs" | "gc"]
+        | ["queue", "pause" | "resume"]
+        | ["project", _, "rebuild"]
+        | ["job", _, _, "cancel"] => Refusal::method_not_allowed("POST"),
         ["job", _, _] => Refusal::method_not_allowed("GET, DELETE"),
         ["job", _, _, "pin"] => Refusal::method_not_allowed("PUT, DELETE"),
         [""]

@@ -24,6 +24,7 @@ mod logs;
 mod mistryd_rebuild;
 mod old_wire;
 mod openapi;
+mod paused;
 mod predecessor_tree;
 mod recovery;
 mod slow_clients;

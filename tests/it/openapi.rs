@@ -545,6 +545,14 @@ async fn every_post_answers_as_declared() {
         server.fits(asked, status).await;
     }
 
+    for path in ["/queue/pause", "/queue/pause", "/queue/resume"] {
+        server.fits(post(path, path, ""), 204).await;
+        let untyped = Asked {
+            headers: &[],
+            ..post(path, path, "")
+        };
+        server.fits(untyped, 415).await;
+    }
     let rebuild = |path| post("/project/{project}/rebuild", path, "{}");
     server.fits(rebuild("/project/good/rebuild"), 200).await;
     server.fits(rebuild("/project/nobody/rebuild"), 404).await;

@@ -1,0 +1,98 @@
+//! The mark that the queue is paused: an empty file, `.mistry/paused`.
+//!
+//! It outlives the daemon, is seen with `ls`, and is on stable storage before anybody acts on it.
+//! What pausing means is the scheduler's business, and so is that the mark is made and removed by one
+//! at a time.
+
+use std::fs::File;
+use std::io;
+
+use super::store::{BuildStore, Error, doing};
+
+impl BuildStore {
+    /// True when the queue is marked as paused. What cannot be looked at may be there: a queue that
+    /// stands still is seen and resumed, one that goes on in the middle of somebody's maintenance is not.
+    pub fn is_marked_paused(&self) -> bool {
+        !matches!(self.layout.paused().symlink_metadata(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Marks the queue as paused; on return that is on stable storage. To do so twice is no error.
+    ///
+    /// # Errors
+    /// When the disk takes it not; it is then marked as it was before.
+    pub fn mark_paused(&self) -> Result<(), Error> {
+        let mark = doing("write down that the queue is paused");
+        let path = self.layout.paused();
+        let made = match File::options().write(true).create_new(true).open(&path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+            Err(error) => return Err(mark(error)),
+        };
+        let synced = made.as_ref().map_or(Ok(()), File::sync_all);
+        let synced = synced.and_then(|()| self.sync_own());
+        if synced.is_err() && made.is_some() {
+            // A later life must not find what nobody was promised. A disk that does not even take
+            // this says so to whoever asks next.
+            let _ = std::fs::remove_file(&path);
+        }
+        synced.map_err(mark)
+    }
+
+    /// Takes the mark away; on return that is on stable storage. Where there is none that is no
+    /// error, and what an earlier try has removed is made durable.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn unmark_paused(&self) -> Result<(), Error> {
+        let unmark = doing("write down that the queue is not paused any more");
+        match std::fs::remove_file(self.layout.paused()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unmark(error)),
+            _ => self.sync_own().map_err(unmark),
+        }
+    }
+
+    fn sync_own(&self) -> io::Result<()> {
+        File::open(self.layout.own())?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::Filesystem;
+
+    #[test]
+    fn the_mark_is_there_until_it_is_taken_away_whatever_lives_come_between() {
+        let home = tempfile::tempdir().unwrap();
+        let open = || BuildStore::open(home.path(), Filesystem::Plain).unwrap();
+        let store = open();
+        assert!(!store.is_marked_paused());
+        store.unmark_paused().unwrap();
+        store.mark_paused().unwrap();
+        store.mark_paused().unwrap();
+        drop(store);
+        let store = open();
+        assert!(store.is_marked_paused());
+        store.unmark_paused().unwrap();
+        assert!(!store.is_marked_paused());
+        drop(store);
+        assert!(!open().is_marked_paused());
+    }
+
+    #[test]
+    fn what_cannot_be_marked_says_so_and_leaves_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let store = BuildStore::open(home.path(), Filesystem::Plain).unwrap();
+        let (own, away) = (store.layout.own(), home.path().join("away"));
+        std::fs::rename(&own, &away).unwrap();
+        let error = store.mark_paused().unwrap_err();
+        assert_eq!(
+            error.sentence(),
+            "could not write down that the queue is paused"
+        );
+        assert!(store.unmark_paused().is_err());
+        std::fs::rename(&away, &own).unwrap();
+        assert!(!store.is_marked_paused());
+    }
+}

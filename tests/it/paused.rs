@@ -1,0 +1,355 @@
+//! While the queue is paused nothing new begins, whatever life of the daemon it is; what runs goes
+//! on, what is cached is answered, and what waits begins once it is resumed.
+
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{
+    cli,
+    daemon::{Builder, Home, TestDaemon, job, text},
+    http::{Answer, Ask, At, within},
+    manager::Manager,
+    process::{Ended, Process, run},
+};
+
+fn numbered(n: usize) -> Value {
+    json!({ "project": "succeed", "params": { "n": n.to_string() } })
+}
+
+fn mark(home: &Home) -> PathBuf {
+    home.builds().join(".mistry/paused")
+}
+
+async fn builder() -> Builder {
+    TestDaemon::builder().await.fixture("succeed")
+}
+
+/// `pause` or `resume`, over and done.
+async fn say(daemon: &TestDaemon, verb: &str) {
+    let answer = daemon.post(format!("/queue/{verb}"), &json!({})).await;
+    assert_eq!(answer.expect(204).body.len(), 0);
+}
+
+/// How many run and wait, and whether it is paused.
+async fn standing(at: &At) -> (Value, Value, Value) {
+    let status = at.ask(Ask::get("/status").json()).await.expect(200).json();
+    let fact = |name: &str| status[name].clone();
+    (fact("Running"), fact("Queued"), fact("Paused"))
+}
+
+fn stands(running: usize, queued: usize, paused: bool) -> (Value, Value, Value) {
+    (json!(running), json!(queued), json!(paused))
+}
+
+#[tokio::test]
+async fn what_runs_goes_on_and_what_is_new_waits_until_it_is_resumed() {
+    let daemon = builder().await.slots(2).start().await;
+    let engine = &daemon.home.engine;
+    engine.hold("start");
+    let runs = daemon.submit(numbered(0)).await;
+    engine.wait_for("start", 1).await;
+    say(&daemon, "pause").await;
+    say(&daemon, "pause").await;
+    let first = daemon.submit(numbered(1)).await;
+    let second = daemon.submit(numbered(2)).await;
+    let waiting = daemon.asking(Ask::post("/jobs", &numbered(1)));
+    engine.release("start");
+    assert_eq!(daemon.wait("succeed", &runs).await["Outcome"], "succeeded");
+    daemon.until_metric("mistry_builds_running", "", 0.0).await;
+    // Two slots are free, and neither who waits longest nor who comes now gets one.
+    let third = daemon.submit(numbered(3)).await;
+    assert_eq!(standing(&daemon.at()).await, stands(0, 3, true));
+    for id in [&first, &second, &third] {
+        assert_eq!(daemon.info("succeed", id).await["Phase"], "queued");
+    }
+    assert_eq!(engine.builds().len(), 1);
+    // One that is not wanted any more leaves as ever.
+    let path = format!("/job/succeed/{second}/cancel");
+    daemon.post(path, &json!({})).await.expect(202);
+    let cancelled = daemon.wait("succeed", &second).await;
+    assert_eq!(cancelled["Outcome"], "cancelled");
+    say(&daemon, "resume").await;
+    say(&daemon, "resume").await;
+    for id in [&first, &third] {
+        assert_eq!(daemon.wait("succeed", id).await["Outcome"], "succeeded");
+    }
+    let joined = within("who waited", waiting).await.unwrap();
+    assert_eq!(joined.expect(201).json()["Coalesced"], true);
+    assert_eq!(daemon.build(numbered(4)).await["ExitCode"], 0);
+    daemon.until_metric("mistry_builds_running", "", 0.0).await;
+    assert_eq!(standing(&daemon.at()).await, stands(0, 0, false));
+}
+
+#[tokio::test]
+async fn who_waits_longest_begins_first_and_no_more_than_the_slots() {
+    let daemon = builder().await.slots(1).start().await;
+    say(&daemon, "pause").await;
+    let mut ids = Vec::new();
+    for n in 0..4 {
+        ids.push(daemon.submit(numbered(n)).await);
+    }
+    say(&daemon, "resume").await;
+    let mut last_end = String::new();
+    for id in &ids {
+        let info = daemon.wait("succeed", id).await;
+        assert!(text(&info, "StartedAt") >= last_end.as_str(), "{info}");
+        last_end = text(&info, "FinishedAt").to_owned();
+    }
+}
+
+#[tokio::test]
+async fn cached_answers_wait_for_nobody() {
+    let daemon = builder().await.start().await;
+    daemon.build(numbered(0)).await;
+    say(&daemon, "pause").await;
+    assert_eq!(daemon.build(numbered(0)).await["Cached"], true);
+    // An image is no job.
+    let rebuilt = daemon.post("/project/succeed/rebuild", &json!({})).await;
+    rebuilt.expect(200);
+}
+
+#[tokio::test]
+async fn past_the_backlog_a_job_is_refused_though_slots_are_free() {
+    let daemon = builder().await.slots(2).backlog(2).start().await;
+    say(&daemon, "pause").await;
+    let ids = [
+        daemon.submit(numbered(0)).await,
+        daemon.submit(numbered(1)).await,
+    ];
+    let refused = daemon.post("/jobs", &numbered(2)).await.expect(503);
+    assert!(refused.header("retry-after").parse::<u32>().unwrap() > 0);
+    let mut there = ids.to_vec();
+    there.sort();
+    assert_eq!(daemon.home.ids("succeed", "pending"), there);
+    // Who joins takes no place.
+    let again = daemon.post("/jobs?async", &numbered(1)).await.expect(201);
+    assert_eq!(text(&again.json(), "ID"), ids[1]);
+    say(&daemon, "resume").await;
+    for id in &ids {
+        assert_eq!(daemon.wait("succeed", id).await["Outcome"], "succeeded");
+    }
+}
+
+#[tokio::test]
+async fn it_stays_paused_over_a_restart_and_resumed_over_the_next() {
+    let mut daemon = builder().await.start().await;
+    say(&daemon, "pause").await;
+    let id = daemon.submit(numbered(0)).await;
+    assert!(mark(&daemon.home).is_file());
+    daemon.stop().await;
+    daemon.start_again().await;
+    assert_eq!(standing(&daemon.at()).await, stands(0, 1, true));
+    assert_eq!(daemon.info("succeed", &id).await["Phase"], "queued");
+    assert!(daemon.home.engine.containers().is_empty());
+    say(&daemon, "resume").await;
+    assert_eq!(daemon.wait("succeed", &id).await["Outcome"], "succeeded");
+    assert!(!mark(&daemon.home).exists());
+    daemon.stop().await;
+    daemon.start_again().await;
+    assert_eq!(standing(&daemon.at()).await, stands(0, 0, false));
+    assert_eq!(daemon.build(numbered(1)).await["ExitCode"], 0);
+}
+
+async fn post(daemon: &Process, path: &str, body: &Value) -> Answer {
+    daemon.at.ask(Ask::post(path, body)).await
+}
+
+/// Until a record says so: it is written beside what is answered, and may come later.
+async fn tells(daemon: &Process, words: &str) {
+    within(words, async {
+        while !daemon.told().contains(words) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn it_stays_paused_over_a_kill_and_what_ran_is_followed_to_its_end() {
+    let home = Home::new().await;
+    for name in ["slow", "succeed"] {
+        home.fixture(name);
+    }
+    home.configure(&json!({}));
+    let daemon = home.spawn().await;
+    let accepted = post(&daemon, "/jobs?async", &job("slow")).await;
+    let runs = text(&accepted.expect(201).json(), "ID").to_owned();
+    let mut log = daemon.at.open(Ask::get(format!("/log/slow/{runs}"))).await;
+    log.until(|event| event.data == "waiting").await;
+    post(&daemon, "/queue/pause", &json!({})).await.expect(204);
+    let accepted = post(&daemon, "/jobs?async", &job("succeed")).await;
+    let waits = text(&accepted.expect(201).json(), "ID").to_owned();
+    tells(&daemon, "the queue is paused by 127.0.0.1").await;
+    assert_eq!(daemon.end(Signal::KILL).await, -9);
+
+    let daemon = home.spawn().await;
+    // Who asks about a job is answered when all that was left is taken over.
+    let path = format!("/job/succeed/{waits}");
+    let info = daemon.at.ask(Ask::get(path).json()).await.expect(200);
+    assert_eq!(info.json()["BuildInfo"]["Phase"], "queued");
+    assert_eq!(standing(&daemon.at).await, stands(1, 1, true));
+    tells(&daemon, "the queue is still paused").await;
+    let gate = home.build("slow", "pending", &runs).join("data/gate");
+    tokio::task::spawn_blocking(move || std::fs::write(gate, "").unwrap())
+        .await
+        .unwrap();
+    let wait = |project: &str, id: &str| Ask::get(format!("/job/{project}/{id}?wait")).json();
+    let info = daemon.at.ask(wait("slow", &runs)).await.expect(200).json();
+    let (outcome, attempt) = (&info["BuildInfo"]["Outcome"], &info["BuildInfo"]["Attempt"]);
+    assert_eq!((outcome, attempt), (&json!("succeeded"), &json!(1)));
+    assert_eq!(standing(&daemon.at).await.2, json!(true));
+    post(&daemon, "/queue/resume", &json!({})).await.expect(204);
+    let info = daemon.at.ask(wait("succeed", &waits)).await.expect(200);
+    assert_eq!(info.json()["BuildInfo"]["Outcome"], "succeeded");
+    tells(&daemon, "the queue is resumed by 127.0.0.1").await;
+    assert_eq!(daemon.end(Signal::KILL).await, -9);
+
+    let daemon = home.spawn().await;
+    assert_eq!(standing(&daemon.at).await, stands(0, 0, false));
+}
+
+#[tokio::test]
+async fn status_metrics_and_the_web_view_say_so() {
+    let daemon = builder().await.start().await;
+    let page = || async { daemon.ask(Ask::get("/")).await.expect(200).text() };
+    assert_eq!(daemon.metric("mistry_queue_paused", "").await, 0.0);
+    assert!(!page().await.contains("paused"));
+    say(&daemon, "pause").await;
+    daemon.submit(numbered(0)).await;
+    assert_eq!(daemon.metric("mistry_queue_paused", "").await, 1.0);
+    assert_eq!(daemon.metric("mistry_queue_length", "").await, 1.0);
+    assert!(page().await.contains("The queue is paused."));
+    assert_eq!(standing(&daemon.at()).await, stands(0, 1, true));
+    say(&daemon, "resume").await;
+    assert_eq!(daemon.metric("mistry_queue_paused", "").await, 0.0);
+    assert!(!page().await.contains("paused"));
+}
+
+#[tokio::test]
+async fn systemd_is_told_and_a_paused_daemon_without_work_may_end() {
+    let home = Home::new().await;
+    home.configure(&json!({"idle_exit": "50ms"}));
+    let manager = Manager::new(&home);
+    let at = manager.over_unix();
+    let life = manager.start(&home);
+    let pause = Ask::post("/queue/pause", &json!({}));
+    at.ask(pause).await.expect(204);
+    manager
+        .hears("STATUS=idle, paused: nothing new begins")
+        .await;
+    manager.hears("STOPPING=1").await;
+    assert_eq!(life.ended().await, 0);
+    let life = manager.start(&home);
+    assert_eq!(standing(&at).await, stands(0, 0, true));
+    manager
+        .hears("STATUS=idle, paused: nothing new begins")
+        .await;
+    life.signal(Signal::TERM);
+    assert_eq!(life.ended().await, 0);
+}
+
+#[tokio::test]
+async fn it_takes_an_admin() {
+    use mistry::web::{Scope, Token};
+    let line = |scope| Token::of("some", vec![scope], "some-secret").to_string();
+    for (scope, status) in [(Scope::Read, 403), (Scope::Build, 403), (Scope::Admin, 204)] {
+        let daemon = builder().await.tokens(line(scope)).start().await;
+        for verb in ["pause", "resume"] {
+            let ask = || Ask::post(format!("/queue/{verb}"), &json!({}));
+            daemon.ask(ask()).await.expect(401);
+            let bearer = ask().with("authorization", "Bearer some-secret");
+            daemon.ask(bearer.clone()).await.expect(status);
+            daemon
+                .ask(bearer.clone().without("content-type"))
+                .await
+                .expect(415);
+            let foreign = bearer.with("sec-fetch-site", "cross-site");
+            daemon.ask(foreign).await.expect(403);
+            // Who may use the socket needs no token.
+            At::Unix(daemon.socket()).ask(ask()).await.expect(204);
+        }
+        let refused = daemon.get("/queue/pause").await.expect(405);
+        assert_eq!(refused.header("allow"), "POST");
+        daemon.post("/queue", &json!({})).await.expect(401);
+        assert_eq!(standing(&daemon.at()).await, stands(0, 0, false));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_down_changes_nothing() {
+    let daemon = builder().await.start().await;
+    let (own, away) = (
+        daemon.home.builds().join(".mistry"),
+        daemon.home.path("away"),
+    );
+    let refused = async |verb: &str| {
+        std::fs::rename(&own, &away).unwrap();
+        let answer = daemon.post(format!("/queue/{verb}"), &json!({})).await;
+        std::fs::rename(&away, &own).unwrap();
+        text(&answer.expect(500).json(), "error").to_owned()
+    };
+    let said = refused("pause").await;
+    assert_eq!(said, "could not write down that the queue is paused");
+    assert_eq!(standing(&daemon.at()).await.2, json!(false));
+    assert_eq!(daemon.build(numbered(0)).await["ExitCode"], 0);
+    say(&daemon, "pause").await;
+    let said = refused("resume").await;
+    assert!(said.contains("not paused any more"), "{said}");
+    assert_eq!(standing(&daemon.at()).await.2, json!(true));
+    assert!(mark(&daemon.home).exists());
+    // A mark that somebody took away is made again by whoever asks again.
+    std::fs::remove_file(mark(&daemon.home)).unwrap();
+    say(&daemon, "pause").await;
+    assert!(mark(&daemon.home).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_pause_and_resume_at_once_mark_and_queue_agree() {
+    let daemon = builder().await.backlog(20).start().await;
+    for round in 0..20 {
+        let verbs = ["pause", "resume", "resume", "pause", "resume", "pause"];
+        let asked = verbs.map(|verb| {
+            let ask = Ask::post(format!("/queue/{verb}"), &json!({}));
+            daemon.asking(ask)
+        });
+        daemon.submit(numbered(round)).await;
+        for answer in asked {
+            within("an answer", answer).await.unwrap().expect(204);
+        }
+        let (.., paused) = standing(&daemon.at()).await;
+        assert_eq!(paused, json!(mark(&daemon.home).exists()), "{round}");
+        say(&daemon, "resume").await;
+    }
+    daemon.until_metric("mistry_queue_length", "", 0.0).await;
+    daemon.until_metric("mistry_builds_running", "", 0.0).await;
+    assert_eq!(daemon.home.ids("succeed", "ready").len(), 20);
+}
+
+#[tokio::test]
+async fn the_command_line_pauses_and_resumes() {
+    let daemon = builder().await.start().await;
+    let port = daemon.port().to_string();
+    let mistry = async |verb: &str| -> Ended { run(cli::mistry(&[verb, "--port", &port])).await };
+    for _ in 0..2 {
+        let ended = mistry("pause").await;
+        assert_eq!(ended.status, 0, "{ended:?}");
+        assert!(ended.stdout.starts_with("Paused: "), "{ended:?}");
+    }
+    let status = mistry("status").await.stdout;
+    let paused = status.lines().find(|line| line.starts_with("Paused "));
+    assert!(
+        paused.is_some_and(|line| line.ends_with(" true")),
+        "{status}"
+    );
+    let ended = mistry("resume").await;
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.stdout.starts_with("Resumed: "), "{ended:?}");
+    assert_eq!(standing(&daemon.at()).await.2, json!(false));
+
+    let guarded = builder().await.tokens("").start().await;
+    let port = guarded.port().to_string();
+    let ended = run(cli::mistry(&["pause", "--port", &port])).await;
+    assert_eq!(ended.status, 3, "{ended:?}");
+}
