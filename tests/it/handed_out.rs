@@ -14,7 +14,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use mistry::filesystem::{self, Filesystem, hand_out};
+use mistry::{
+    filesystem::{self, Filesystem, hand_out},
+    job::JobId,
+    project::ProjectName,
+    scheduler::Error,
+};
 use rustix::{
     fs::{
         AtFlags, Dir, Mode, OFlags, StatVfsMountFlags, fchmod, fstat, fstatvfs, ftruncate, linkat,
@@ -23,8 +28,12 @@ use rustix::{
     io::Errno,
     mount::{OpenTreeFlags, open_tree},
 };
+use serde_json::{Value, json};
 
-use crate::support::daemon::names;
+use crate::support::{
+    daemon::{TestDaemon, job, names, text},
+    http::within,
+};
 
 const MISTRYD: &str = env!("CARGO_BIN_EXE_mistryd");
 
@@ -379,4 +388,76 @@ fn by_hand_it_does_nothing_and_says_whose_it_is() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(told, "mistryd: confine is what mistryd does for itself\n");
     assert!(output.stdout.is_empty());
+}
+
+fn names_of(info: &Value) -> (ProjectName, JobId) {
+    let (project, id) = (text(info, "Project"), text(info, "ID"));
+    (project.parse().unwrap(), id.parse().unwrap())
+}
+
+#[tokio::test]
+async fn the_scheduler_hands_out_what_a_build_left() {
+    let script = "echo made > $D/artifacts/made\nln -s ../../build_info.json $D/artifacts/info";
+    let daemon = TestDaemon::builder()
+        .await
+        .script("p", script)
+        .start()
+        .await;
+    let info = daemon.build(job("p")).await;
+    let (project, id) = names_of(&info);
+    let handed = told(daemon.scheduler().hand_out_artifacts(&project, id).await);
+    assert_eq!(listed(&handed), ["info", "made"]);
+    assert_eq!(read(&handed, "made"), "made\n");
+    assert_eq!(open(&handed, "info").unwrap_err(), Errno::LOOP);
+    // It is no lease: a build that is replaced goes from the disk as if nobody held it.
+    let again = daemon.build(json!({"project": "p", "rebuild": true})).await;
+    assert_eq!(names_of(&again).1, id);
+    within("the end of the old build", async {
+        while open(&handed, "made").is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let handed = told(daemon.scheduler().hand_out_artifacts(&project, id).await);
+    assert_eq!(read(&handed, "made"), "made\n");
+}
+
+#[tokio::test]
+async fn where_there_is_nothing_to_hand_out_it_is_said() {
+    let script = "echo made > $D/artifacts/made";
+    let daemon = TestDaemon::builder().await.script("p", script);
+    let daemon = daemon.start().await;
+    let artifacts = async |project: &ProjectName, id| {
+        let handed = daemon.scheduler().hand_out_artifacts(project, id);
+        handed.await.unwrap_err()
+    };
+
+    let never: JobId = "0".repeat(64).parse().unwrap();
+    let error = artifacts(&"p".parse().unwrap(), never).await;
+    assert!(matches!(error, Error::UnknownJob(..)), "{error}");
+
+    daemon.home.engine.hold("start");
+    let id = daemon.submit(job("p")).await.parse().unwrap();
+    let error = artifacts(&"p".parse().unwrap(), id).await;
+    let sentence = format!(
+        "there are no artifacts of job '{id}' of project 'p': it is not over, was not built to its \
+         end, or left none"
+    );
+    assert_eq!(error.to_string(), sentence);
+    daemon.home.engine.release("start");
+    let built = daemon.wait("p", &id.to_string()).await;
+    let (project, id) = names_of(&built);
+    told(daemon.scheduler().hand_out_artifacts(&project, id).await);
+
+    // Whatever may have come into their place.
+    let data = daemon
+        .home
+        .build("p", "ready", &id.to_string())
+        .join("data");
+    fs::remove_dir_all(data.join("artifacts")).unwrap();
+    let error = artifacts(&project, id).await;
+    assert!(matches!(error, Error::NoArtifacts(..)), "{error}");
+    symlink("/etc", data.join("artifacts")).unwrap();
+    let error = artifacts(&project, id).await;
+    assert!(matches!(error, Error::NoArtifacts(..)), "{error}");
 }
