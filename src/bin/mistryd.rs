@@ -1,10 +1,15 @@
-//! The build server. Inherited sockets, arguments, journal, [`mistry::daemon::run`], exit status.
+//! The build server. Inherited sockets, arguments, journal, [`mistry::daemon::run`], exit status;
+//! or [`mistry::daemon::confine`], for the daemon that started us.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // Neither a daemon nor a command of one: it must have no second thread, and reads nothing.
+    if mistry::daemon::is_confinement(std::env::args_os().skip(1)) {
+        return mistry::daemon::confine();
+    }
     // Before there are threads: what it takes out of the environment they could be reading.
     let inherited = mistry::systemd::inherited();
     let command = mistry::daemon::Command::parse();

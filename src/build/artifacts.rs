@@ -5,7 +5,8 @@
 //! passed on, and FIFOs, sockets and devices are left out. Links are passed on as links in
 //! the tar; for a single file they are followed only inside the artifacts.
 //!
-//! A shared lock on the build's directory keeps it from being removed while it is read.
+//! A shared lock on the build's directory keeps it from being removed while it is read. What is
+//! handed out has no such lock: it is a stranger's, who may hold it forever.
 
 use std::collections::HashMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -20,6 +21,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 
 use super::layout;
 use super::lease::Lease;
+use crate::filesystem;
 
 /// A build's artifacts, held open.
 #[derive(Debug)]
@@ -111,6 +113,18 @@ impl Artifacts {
             }
             _ => Ok(None),
         }
+    }
+
+    /// A descriptor for strangers that leads to the artifacts and nowhere else, made by a child that
+    /// runs `program`; `None` where there are none. `path` is for messages.
+    pub(super) fn hand_out(
+        &self,
+        program: &Path,
+        path: &Path,
+    ) -> Result<Option<OwnedFd>, filesystem::Error> {
+        let root = self.root.as_ref().map(AsFd::as_fd);
+        root.map(|root| filesystem::hand_out(program, root, path))
+            .transpose()
     }
 
     /// Writes all artifacts as a tar, names relative to the artifacts directory.

@@ -47,6 +47,9 @@ pub enum Error {
     /// A tree could not be made, cloned or removed.
     #[error("could not {0}")]
     Tree(&'static str, #[source] filesystem::Error),
+    /// The kernel does not let us make what directories are handed out as.
+    #[error("this host does not let mistryd hand out directories")]
+    Confine(#[source] filesystem::Error),
 }
 
 impl Error {
@@ -67,7 +70,7 @@ impl Error {
     pub fn is_full(&self) -> bool {
         let cause = match self {
             Error::Disk(_, cause) => Some(cause),
-            Error::Tree(_, cause) => cause.io(),
+            Error::Tree(_, cause) | Error::Confine(cause) => cause.io(),
             Error::Held { .. } => None,
         };
         cause.is_some_and(|cause| {
@@ -100,6 +103,8 @@ pub struct BuildStore {
     /// The kernel's name for this boot: what is not durable does not survive it.
     pub(super) boot: String,
     claim: Claim,
+    /// The program that confines what is handed out.
+    confiner: PathBuf,
 }
 
 impl BuildStore {
@@ -123,6 +128,7 @@ impl BuildStore {
             changing: Mutex::new(()),
             boot: boot.trim().to_owned(),
             claim,
+            confiner: PathBuf::from(filesystem::OURSELVES),
         })
     }
 
@@ -433,6 +439,34 @@ impl BuildStore {
         }
         used::note(lease.directory());
         Artifacts::open(lease).map(Some).map_err(&open)
+    }
+
+    /// The artifacts of a ready build for a stranger: a descriptor that leads to them and nowhere
+    /// else. `None` when the build is not there, did not survive or left none. It is no lease: the
+    /// build is used now, and may go as any other from then on.
+    ///
+    /// # Errors
+    /// [`Error::Confine`] where the host does not let us; when the disk is in the way.
+    pub fn hand_out(&self, project: &ProjectName, id: JobId) -> Result<Option<OwnedFd>, Error> {
+        let Some(artifacts) = self.artifacts(project, id)? else {
+            return Ok(None);
+        };
+        let path = self.layout.ready(project, id).join(layout::DATA);
+        artifacts
+            .hand_out(&self.confiner, &path.join(layout::ARTIFACTS))
+            .map_err(|error| match error {
+                error @ filesystem::Error::Confine { .. } => Error::Confine(error),
+                error => Error::Tree("hand out the artifacts of a build", error),
+            })
+    }
+
+    /// The same store with `program` for what is handed out: [`filesystem::hand_out`]. For those who
+    /// are not `mistryd` themselves.
+    pub fn confined_by(self, program: &Path) -> BuildStore {
+        BuildStore {
+            confiner: program.to_owned(),
+            ..self
+        }
     }
 
     /// A lease on the ready build that another one is cloned from.

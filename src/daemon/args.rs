@@ -1,12 +1,13 @@
 //! The command line of `mistryd`.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::filesystem::Kind;
+use crate::filesystem::{self, Kind};
 use crate::project::{parse_duration, parse_size};
 use crate::web::Scope;
 
@@ -40,6 +41,13 @@ pub struct Command {
     /// What to do instead of serving
     #[command(subcommand)]
     pub verb: Option<Verb>,
+}
+
+/// True where these arguments are what the daemon starts a child of its own with, which is
+/// [`filesystem::confine`]. It is no verb of [`Command`], because it is not for people, and what clap
+/// has hidden is still in the completions that it writes.
+pub fn is_confinement(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    arguments.into_iter().eq([filesystem::VERB])
 }
 
 /// Where the configuration is looked for when nothing is said: what one works on, then what is
@@ -187,5 +195,19 @@ mod tests {
         assert!(matches!(command.verb, Some(Verb::Rebuild(r)) if r.projects == ["a", "b"]));
         assert!(Command::try_parse_from(["mistryd", "--filesystem", "zfs"]).is_err());
         assert!(Command::try_parse_from(["mistryd", "dance"]).is_err());
+    }
+
+    #[test]
+    fn what_the_daemon_asks_of_itself_is_no_verb_for_people() {
+        let verb = || OsString::from(filesystem::VERB);
+        assert!(is_confinement([verb()]));
+        assert!(!is_confinement([]));
+        assert!(!is_confinement([verb(), verb()]));
+        assert!(!is_confinement(["gc".into()]));
+        assert!(
+            Command::command()
+                .find_subcommand(filesystem::VERB)
+                .is_none()
+        );
     }
 }

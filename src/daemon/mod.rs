@@ -14,7 +14,8 @@ mod status;
 mod token;
 mod watchdog;
 
-pub use args::Command;
+pub use self::args::{Command, is_confinement};
+pub use crate::filesystem::confine;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -14,8 +14,10 @@
 //! - `remove`: a whole tree, of whichever kind.
 //! - `usage`: what a tree takes, with `fiemap` for what it shares.
 //! - `descent`: the way from a tree's root to where one is, with few descriptors.
+//! - `confined`: a directory as strangers may have it.
 
 mod btrfs;
+mod confined;
 mod contents;
 mod descent;
 mod fiemap;
@@ -25,6 +27,7 @@ mod plain;
 mod remove;
 mod usage;
 
+pub use confined::{OURSELVES, VERB, confine, hand_out};
 pub use usage::Usage;
 
 use std::ffi::{CString, OsStr};
@@ -297,6 +300,22 @@ pub enum Error {
         /// The step that failed.
         source: Fault,
     },
+    /// The kernel, or what guards it, does not let us confine a directory.
+    #[error("this host does not let us confine the directory '{}'", path.display())]
+    Confine {
+        /// The directory.
+        path: PathBuf,
+        /// The step that was refused.
+        source: Fault,
+    },
+    /// A directory was not handed out.
+    #[error("could not hand out the directory '{}'", path.display())]
+    HandOut {
+        /// The directory.
+        path: PathBuf,
+        /// The step that failed.
+        source: Fault,
+    },
 }
 
 impl Error {
@@ -308,7 +327,9 @@ impl Error {
             Error::Create { source, .. }
             | Error::Clone { source, .. }
             | Error::Remove { source, .. }
-            | Error::Measure { source, .. } => Some(&source.source),
+            | Error::Measure { source, .. }
+            | Error::Confine { source, .. }
+            | Error::HandOut { source, .. } => Some(&source.source),
         }
     }
 }

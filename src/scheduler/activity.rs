@@ -17,6 +17,10 @@ pub struct Activity {
     pub building: usize,
     /// Jobs that wait for one.
     pub queued: usize,
+    /// Builds that may hold one.
+    pub slots: usize,
+    /// Jobs that may wait for one.
+    pub backlog: usize,
     /// Nothing new begins.
     pub paused: bool,
     /// Work in hand, from admission until nothing about it is left to be done: jobs, image
@@ -62,6 +66,12 @@ impl Board {
     pub(super) fn busy(&self) -> Busy {
         self.0.send_modify(|activity| activity.tasks += 1);
         Busy(self.0.clone())
+    }
+
+    /// How many may be building, and how many wait.
+    pub(super) fn bound(&self, slots: usize, backlog: usize) {
+        self.0
+            .send_modify(|activity| (activity.slots, activity.backlog) = (slots, backlog));
     }
 
     pub(super) fn count(&self, building: usize, queued: usize, paused: bool) {

@@ -19,6 +19,11 @@ pub enum Error {
     /// There is no build of that id in any project.
     #[error("no build has the id '{0}'")]
     NoBuild(JobId),
+    /// There is nothing to be handed out.
+    #[error(
+        "there are no artifacts of job '{1}' of project '{0}': it is not over, was not built to its end, or left none"
+    )]
+    NoArtifacts(ProjectName, JobId),
     /// There is nothing left to be stopped.
     #[error("the build of job '{1}' of project '{0}' is over")]
     Over(ProjectName, JobId),

@@ -34,12 +34,13 @@ pub use live::{JobFollower, Ticket};
 pub use rebuild::ImageReport;
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, SetOnce, watch};
+use tokio::sync::{Notify, Semaphore, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,6 +66,10 @@ use crate::project::{self, Context, Limits, ProjectName, Projects};
 
 /// When an Engine that is away is asked again whether it is there.
 const ENGINE_AGAIN: Duration = Duration::from_millis(500);
+
+/// Each takes a process of some milliseconds: more at a time would be slower, and could be as many as
+/// strangers wish.
+const HANDING_OUT: usize = 4;
 
 /// What the scheduler is told by the configuration.
 #[derive(Clone, Debug)]
@@ -176,6 +181,8 @@ struct Shared {
     collecting: Collecting,
     /// Held while the queue is paused or resumed, so that its mark on disk and the queue agree.
     pausing: tokio::sync::Mutex<()>,
+    /// Who hands out artifacts: [`HANDING_OUT`] at a time.
+    handing_out: Arc<Semaphore>,
 }
 
 // === impl Scheduler ===
@@ -213,8 +220,12 @@ impl Scheduler {
             try_again: Notify::new(),
             rebuilding: tokio::sync::Mutex::new(()),
             collecting: Collecting::default(),
+            handing_out: Arc::new(Semaphore::new(HANDING_OUT)),
             pausing: tokio::sync::Mutex::new(()),
         }));
+        let rules = scheduler.0.rules.load();
+        scheduler.0.board.bound(rules.slots, rules.backlog);
+        drop(rules);
         scheduler.0.count_queue();
         scheduler
     }
@@ -454,6 +465,34 @@ impl Scheduler {
             .ok_or_else(|| Error::UnknownJob(project.clone(), id))
     }
 
+    /// The artifacts of a ready build as a descriptor for somebody else, open for reading: it leads to
+    /// them and nowhere else, and keeps nothing from being removed.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`]; [`Error::NoArtifacts`] where there is a build and nothing to hand out;
+    /// [`Error::Store`], also where the host does not let us.
+    pub async fn hand_out_artifacts(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+    ) -> Result<OwnedFd, Error> {
+        let turn = self.0.handing_out.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Error::Lost)?;
+        let (shared, name) = (self.0.clone(), project.clone());
+        let found = blocking(move || {
+            // Whoever asks may be gone before the child is.
+            let _turn = turn;
+            shared.store.hand_out(&name, id)
+        });
+        match found.await?? {
+            Some(descriptor) => Ok(descriptor),
+            None => {
+                self.find(project, id, false).await?;
+                Err(Error::NoArtifacts(project.clone(), id))
+            }
+        }
+    }
+
     /// Every project, with the number of its builds.
     ///
     /// # Errors
@@ -539,13 +578,9 @@ impl Scheduler {
     pub fn change(&self, rules: Rules) {
         let begin = self.0.queue().resize(rules.slots, rules.backlog);
         self.0.metrics.record_slots(rules.slots);
+        self.0.board.bound(rules.slots, rules.backlog);
         self.0.rules.store(Arc::new(rules));
         self.0.begin(&begin);
-    }
-
-    /// The rules in force.
-    pub fn rules(&self) -> Arc<Rules> {
-        self.0.rules.load_full()
     }
 
     /// What is going on, now and from now on.

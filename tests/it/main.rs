@@ -17,6 +17,7 @@ mod engine;
 mod errors_do_not_leak;
 mod garbage;
 mod groups;
+mod handed_out;
 mod http_contract;
 mod idle_exit;
 mod journal;

@@ -254,13 +254,15 @@ impl TestDaemon {
     pub async fn start_again(&mut self) {
         assert!(self.life.is_none(), "it runs");
         let filesystem = Filesystem::detect(Kind::Plain, &self.home.builds()).unwrap();
+        // What is handed out is made by a program that this test is not.
+        let mistryd = Path::new(env!("CARGO_BIN_EXE_mistryd"));
         let store = within("the lock of the build path", async {
             loop {
                 match BuildStore::open(&self.home.builds(), filesystem) {
                     // A child that another test begins in this process has our descriptors, and
                     // with them the lock of the life before, until it executes its program.
                     Err(mistry::build::Error::Held { .. }) => tokio::task::yield_now().await,
-                    opened => return opened.unwrap(),
+                    opened => return opened.unwrap().confined_by(mistryd),
                 }
             }
         })
@@ -308,6 +310,11 @@ impl TestDaemon {
         .await;
         assert!(drained, "builds did not let go");
         served.unwrap().unwrap();
+    }
+
+    /// What its face asks.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.life.as_ref().expect("it does not run").scheduler
     }
 
     /// Where it listens over TCP.
