@@ -15,12 +15,12 @@
 //!   [`pipe`], which know nothing of the rest.
 //! - The heart: [`scheduler`]. Who builds what, when, and who waits for it. Its `pipeline` is
 //!   the story of one build.
-//! - The face: [`web`]. The other end of it: [`client`].
+//! - The faces: [`web`] and [`dbus`]. The other end of them: [`client`].
 //! - The programs: [`daemon`] (`mistryd`) and [`cli`] (`mistry`).
 //!
 //! # Limitations
 //!
-//! There is no D-Bus, and images are made by Docker's classic builder.
+//! Images are made by Docker's classic builder.
 //!
 //! # To run it once by hand
 //!
@@ -73,10 +73,13 @@ pub mod pipe;
 // The heart: who builds what, when, and who waits for it.
 pub mod scheduler;
 
-// The face: HTTP.
+// A face: HTTP.
 pub mod web;
 
-// The other end of it.
+// Another: the bus.
+pub mod dbus;
+
+// The other end of them.
 pub mod client;
 
 // The programs. `mistryd`.

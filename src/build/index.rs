@@ -120,7 +120,8 @@ impl Index {
     /// The project of a build; the first of them, should a copied tree have several.
     pub(super) fn project_of(&self, id: JobId) -> Option<ProjectName> {
         let builds = self.lock();
-        let is_there = |project: &&ProjectName| builds.started.contains_key(&((*project).clone(), id));
+        let is_there =
+            |project: &&ProjectName| builds.started.contains_key(&((*project).clone(), id));
         builds.counts.keys().find(is_there).cloned()
     }
 

@@ -6,6 +6,7 @@
 //! same question may be answered later.
 
 mod address;
+pub mod bus;
 mod connection;
 mod error;
 mod events;

@@ -32,6 +32,9 @@ pub struct Command {
     /// How build directories are made and cloned, whatever the configuration says: auto, btrfs, plain
     #[arg(long, value_name = "KIND")]
     pub filesystem: Option<Kind>,
+    /// Be on the bus of the user who starts it, instead of the host's: for trying out
+    #[arg(long)]
+    pub user_bus: bool,
     /// Check the configuration, say what is wrong with it, and end
     #[arg(long)]
     pub check_config: bool,

@@ -29,10 +29,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::args::Verb;
+use self::idle::Doors;
 use self::listen::{DEFAULT_ADDRESS, Listening};
 use self::reload::Reloading;
 use crate::build::{self, BuildStore, Holder, random_hex};
 use crate::config::{self, Config};
+use crate::dbus::{self, Bus, Dbus, Facts};
 use crate::docker::{self, Docker};
 use crate::filesystem::{self, Filesystem};
 use crate::metrics::Metrics;
@@ -218,8 +220,14 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
             Some(Verb::Rebuild(asked)) => rebuild::run(&config, filesystem, &docker, &asked).await,
             Some(Verb::Gc(asked)) => gc::run(&config, filesystem, &docker, &asked).await,
             _ => {
-                let address = command.addr.as_deref();
-                serve(config, filesystem, &docker, tokens, sockets, address).await
+                let asked = Asked {
+                    address: command.addr.as_deref(),
+                    bus: match command.user_bus {
+                        true => Bus::User,
+                        false => Bus::System,
+                    },
+                };
+                serve(config, filesystem, &docker, tokens, sockets, asked).await
             }
         }
     });
@@ -234,17 +242,23 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
         .map_err(|error| Error::System("start the runtime", error))
 }
 
+/// What the command line says of how to serve.
+struct Asked<'a> {
+    address: Option<&'a str>,
+    bus: Bus,
+}
+
 async fn serve(
     config: Config,
     filesystem: Filesystem,
     docker: &Path,
     tokens: Option<Arc<TokensFile>>,
     sockets: &mut Vec<Socket>,
-    address: Option<&str>,
+    asked: Asked<'_>,
 ) -> Result<ExitCode, Error> {
     // The lock comes first: a second daemon must not touch what the first one builds.
     let store = BuildStore::open(&config.build_path, filesystem)?;
-    let listening = Listening::begin(std::mem::take(sockets), address).await?;
+    let listening = Listening::begin(std::mem::take(sockets), asked.address).await?;
     let secret = random_hex().map_err(|error| Error::System("make a token", error))?;
     let announced = store.announce(&Holder {
         pid: std::process::id(),
@@ -266,7 +280,16 @@ async fn serve(
     let stop = CancellationToken::new();
     let access = access(&config, tokens, &secret);
     let face = Web::new(scheduler.clone(), metrics, access, stop.clone());
-    let door = face.door();
+    let facts = Facts {
+        projects_path: config.projects_path.clone(),
+        build_path: config.build_path.clone(),
+        filesystem: filesystem.name(),
+    };
+    let (bus, mut reloads_asked) = Dbus::new(scheduler.clone(), facts, asked.bus);
+    let doors = Doors {
+        web: face.door(),
+        bus: bus.door(),
+    };
     let limit = config.idle_exit.filter(|_| listening.inherited);
     let is_inherited = listening.inherited;
     let mut terminate = handler(SignalKind::terminate())?;
@@ -286,6 +309,7 @@ async fn serve(
         reloading.trouble.subscribe(),
     );
     let mut serving = Box::pin(web::serve(listening.listeners, face));
+    let mut on_bus = Box::pin(dbus::serve(bus, stop.clone()));
     tell_systemd(systemd::ready).await;
 
     let asked_to_end = async {
@@ -296,15 +320,22 @@ async fn serve(
     };
     let reloads = async {
         loop {
-            hangup.recv().await;
-            reloading.reload().await;
+            let asker = tokio::select! {
+                _ = hangup.recv() => None,
+                asker = reloads_asked.recv() => asker,
+            };
+            let reloaded = reloading.reload().await;
+            if let Some(asker) = asker {
+                // Whoever asked may have left.
+                let _ = asker.send(reloaded);
+            }
         }
     };
     // What an earlier life left comes first: a daemon that has not looked is not idle.
     let working = async {
         scheduler.adopt().await.map_err(Error::Adoption)?;
         match is_inherited {
-            true => idle::idle(&door, scheduler.activity(), idle_exit).await,
+            true => idle::idle(&doors, scheduler.activity(), idle_exit).await,
             // Nobody would start it again.
             false => std::future::pending().await,
         }
@@ -332,14 +363,16 @@ async fn serve(
             served.map_err(|error| Error::System("accept connections", error))?;
             return Ok(ExitCode::FAILURE);
         }
-        () = watchdog::keep(&door, &scheduler) => {}
+        // It ends when it is told to, and nobody has.
+        () = &mut on_bus => return Ok(ExitCode::FAILURE),
+        () = watchdog::keep(&doors.web, &scheduler) => {}
         () = status::tell(scheduler.activity(), trouble) => {}
         () = reloads => {}
     }
     tell_systemd(move || systemd::stopping(ending)).await;
     stop.cancel();
-    // Waiters are told by the scheduler, and the web lets them have their answer.
-    let (drained, served) = tokio::join!(scheduler.drain(GRACE), serving);
+    // Waiters are told by the scheduler, and the faces let them have their answer.
+    let (drained, served, ()) = tokio::join!(scheduler.drain(GRACE), serving, on_bus);
     if !drained {
         tracing::warn!("some builds did not let go in time; the next start takes them over");
     }

@@ -31,8 +31,9 @@ pub(super) struct Reloading {
 }
 
 impl Reloading {
-    /// Reads the file again and does what it says, or tells why not.
-    pub(super) async fn reload(&mut self) {
+    /// Reads the file again and does what it says, or tells why not: to the journal, and in one
+    /// sentence to whoever asked.
+    pub(super) async fn reload(&mut self) -> Result<(), String> {
         tell_systemd(systemd::reloading).await;
         let path = self.config.path.clone();
         let read = tokio::task::spawn_blocking(move || read(&path)).await;
@@ -41,7 +42,7 @@ impl Reloading {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Lost),
         };
-        match result {
+        let told = match result {
             Ok(()) => {
                 self.trouble.send_replace(None);
                 tracing::info!(
@@ -50,6 +51,7 @@ impl Reloading {
                     "the configuration '{}' was read again and is in force",
                     self.config.path.display()
                 );
+                Ok(())
             }
             Err(error) => {
                 let told = told(&error);
@@ -58,10 +60,12 @@ impl Reloading {
                     mistry_event = "not-reloaded",
                     "the configuration stays as it was: {told}"
                 );
-                self.trouble.send_replace(Some(told));
+                self.trouble.send_replace(Some(told.clone()));
+                Err(told)
             }
-        }
+        };
         tell_systemd(systemd::ready).await;
+        told
     }
 
     fn change(&mut self, new: Config, tokens: Option<Arc<TokensFile>>) -> Result<(), Error> {

@@ -187,9 +187,7 @@ fn status(error: &Error) -> StatusCode {
             project::Error::Changed(_) => StatusCode::CONFLICT,
             project::Error::Read(..) | project::Error::List(_) => StatusCode::INTERNAL_SERVER_ERROR,
         },
-        Error::UnknownJob(..) | Error::NoBuild(_) | Error::NoArtifacts(..) => {
-            StatusCode::NOT_FOUND
-        }
+        Error::UnknownJob(..) | Error::NoBuild(_) | Error::NoArtifacts(..) => StatusCode::NOT_FOUND,
         Error::Over(..) => StatusCode::CONFLICT,
         Error::NotYours(..) => StatusCode::FORBIDDEN,
         Error::Held(..) => StatusCode::CONFLICT,

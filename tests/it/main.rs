@@ -7,6 +7,7 @@ mod adoption;
 mod artifacts;
 mod backlog;
 mod bad_input;
+mod bus_control;
 mod caching;
 mod cancel;
 mod cli;

@@ -3,6 +3,7 @@
 // Each test file uses a part of it.
 #![allow(dead_code)]
 
+pub mod bus;
 pub mod cli;
 pub mod context;
 pub mod daemon;

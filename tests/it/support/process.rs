@@ -60,6 +60,8 @@ impl Home {
                 "DOCKER_HOST",
                 format!("unix://{}", self.engine.socket().display()),
             )
+            // Whatever bus this host has is not for tests.
+            .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
             .stdin(Stdio::null());
         command
     }
@@ -79,36 +81,41 @@ impl Home {
     pub async fn serve_with(&self, address: &str, engine: &str) -> Process {
         let mut command = self.mistryd();
         command.args(["--addr", address]).env("DOCKER_HOST", engine);
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let told = Arc::new(Mutex::new(String::new()));
-        let (to, serving) = tokio::sync::oneshot::channel();
-        let mut to = Some(to);
-        let kept = told.clone();
-        let reading = std::thread::spawn(move || {
-            let mut line = String::new();
-            while matches!(lines.read_line(&mut line), Ok(1..)) {
-                let at = line.split("serving on http://").nth(1);
-                if let Some(at) = at.and_then(|at| at.split(';').next())
-                    && let Some(to) = to.take()
-                {
-                    let _ = to.send(at.parse().unwrap());
-                }
-                kept.lock().unwrap().push_str(&line);
-                line.clear();
+        served(command).await
+    }
+}
+
+/// Starts a daemon that listens over TCP; returns when it serves.
+pub async fn served(mut command: Command) -> Process {
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let told = Arc::new(Mutex::new(String::new()));
+    let (to, serving) = tokio::sync::oneshot::channel();
+    let mut to = Some(to);
+    let kept = told.clone();
+    let reading = std::thread::spawn(move || {
+        let mut line = String::new();
+        while matches!(lines.read_line(&mut line), Ok(1..)) {
+            let at = line.split("serving on http://").nth(1);
+            if let Some(at) = at.and_then(|at| at.split(';').next())
+                && let Some(to) = to.take()
+            {
+                let _ = to.send(at.parse().unwrap());
             }
-        });
-        let at = within("the start of mistryd", serving).await;
-        let Ok(at) = at else {
-            panic!("mistryd did not start: {}", told.lock().unwrap())
-        };
-        Process {
-            child,
-            at: At::Tcp(at),
-            told,
-            reading: Some(reading),
+            kept.lock().unwrap().push_str(&line);
+            line.clear();
         }
+    });
+    let at = within("the start of mistryd", serving).await;
+    let Ok(at) = at else {
+        panic!("mistryd did not start: {}", told.lock().unwrap())
+    };
+    Process {
+        child,
+        at: At::Tcp(at),
+        told,
+        reading: Some(reading),
     }
 }
 

@@ -1,0 +1,3 @@
+//! The other end of `dbus/`.
+
+pub mod proxy;

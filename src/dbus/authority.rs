@@ -1,0 +1,254 @@
+//! Who may do what: root may, and whom polkit lets.
+//!
+//! What we know of a caller is the bus's word, never the caller's own. Where no polkit daemon is to
+//! be had, root and the group `mistry` may, and nobody else; on a user's bus, that user.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use nix::unistd::Group;
+use zbus::Connection;
+use zbus::fdo::DBusProxy;
+use zbus::message::{Flags, Header};
+use zbus::names::BusName;
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+use super::Bus;
+use super::error::{Error, Kind};
+
+/// Who is in it may use the daemon.
+const GROUP: &str = "mistry";
+/// A person is asked for a password; polkit's own agents give up after some minutes.
+const PERSON: Duration = Duration::from_secs(300);
+/// Nobody is asked: polkit has its rules to read.
+const RULES: Duration = Duration::from_secs(25);
+
+/// What may be allowed; `packaging/dbus/org.mistry.mistry1.policy` describes them to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Submit,
+    Cancel,
+    Rebuild,
+    Gc,
+    Pause,
+    Reload,
+    ReadOutput,
+}
+
+impl Action {
+    /// As polkit knows it.
+    fn id(self) -> &'static str {
+        match self {
+            Action::Submit => "org.mistry.mistry1.submit",
+            Action::Cancel => "org.mistry.mistry1.cancel",
+            Action::Rebuild => "org.mistry.mistry1.rebuild",
+            Action::Gc => "org.mistry.mistry1.gc",
+            Action::Pause => "org.mistry.mistry1.pause",
+            Action::Reload => "org.mistry.mistry1.reload",
+            Action::ReadOutput => "org.mistry.mistry1.read-output",
+        }
+    }
+
+    /// As a person says it.
+    fn deed(self) -> &'static str {
+        match self {
+            Action::Submit => "start a build",
+            Action::Cancel => "cancel a build of somebody else",
+            Action::Rebuild => "build an image anew",
+            Action::Gc => "remove old builds",
+            Action::Pause => "pause or resume the queue",
+            Action::Reload => "reload the configuration",
+            Action::ReadOutput => "read what builds have left",
+        }
+    }
+}
+
+/// Whom to ask.
+#[derive(Debug)]
+pub(super) struct Authority {
+    /// On a user's own bus: that user.
+    owner: Option<u32>,
+}
+
+/// Who calls, by the bus's word.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    uid: u32,
+    groups: Vec<u32>,
+}
+
+impl Caller {
+    /// Asks the bus who sent a call.
+    pub(super) async fn of(connection: &Connection, header: &Header<'_>) -> Result<Caller, Error> {
+        let unknown = || Error::new(Kind::AccessDenied, "the bus does not say who calls");
+        let sender = header.sender().ok_or_else(unknown)?.to_owned();
+        let bus = DBusProxy::new(connection).await;
+        let bus = bus.map_err(|error| Error::ours("could not ask the bus who calls", &error))?;
+        // Whoever is gone by now needs no answer.
+        let known = bus
+            .get_connection_credentials(BusName::Unique(sender))
+            .await;
+        let known = known.map_err(|_| unknown())?;
+        Ok(Caller {
+            uid: known.unix_user_id().ok_or_else(unknown)?,
+            groups: known.unix_group_ids().cloned().unwrap_or_default(),
+        })
+    }
+
+    /// As jobs name who asked for them, whichever face they came through.
+    pub(super) fn asker(&self) -> String {
+        format!("uid {}", self.uid)
+    }
+}
+
+/// The user that an asker is, where it is one.
+pub(super) fn user_of(asker: Option<&str>) -> Option<u32> {
+    asker?.strip_prefix("uid ")?.parse().ok()
+}
+
+impl Authority {
+    pub(super) fn of(bus: Bus) -> Authority {
+        Authority {
+            owner: (bus == Bus::User).then(|| rustix::process::geteuid().as_raw()),
+        }
+    }
+
+    /// Lets a caller do something, or says why not. May take as long as a person takes to find a
+    /// password, where the call allows to ask for one.
+    pub(super) async fn check(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        caller: &Caller,
+        action: Action,
+    ) -> Result<(), Error> {
+        if caller.uid == 0 || self.owner == Some(caller.uid) {
+            return Ok(());
+        }
+        let may_ask = header
+            .primary()
+            .flags()
+            .contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        let asked = match self.owner {
+            // It lives on the system's bus, and knows nobody here.
+            Some(_) => None,
+            None => ask(connection, header, action, may_ask).await,
+        };
+        match asked {
+            Some(Answer::Yes) => Ok(()),
+            Some(Answer::AfterAsking) if !may_ask => Err(Error::new(
+                Kind::InteractiveAuthorizationRequired,
+                format!(
+                    "you may not {} without a password; allow the call to ask for it (busctl --allow-interactive-authorization=yes), or be in group '{GROUP}'",
+                    action.deed()
+                ),
+            )),
+            Some(_) => Err(denied(action)),
+            None if is_member(&caller.groups) => Ok(()),
+            None => Err(denied(action)),
+        }
+    }
+}
+
+fn denied(action: Action) -> Error {
+    let deed = action.deed();
+    Error::new(
+        Kind::AccessDenied,
+        format!("you may not {deed}: that is for root and group '{GROUP}' (adduser NAME {GROUP})"),
+    )
+}
+
+enum Answer {
+    Yes,
+    AfterAsking,
+    No,
+}
+
+/// What polkit says; `None` where there is no polkit.
+async fn ask(
+    connection: &Connection,
+    header: &Header<'_>,
+    action: Action,
+    may_ask: bool,
+) -> Option<Answer> {
+    let (flags, patience) = match may_ask {
+        true => (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, PERSON),
+        false => (CheckAuthorizationFlags::empty(), RULES),
+    };
+    let asking = async {
+        let authority = AuthorityProxy::new(connection).await?;
+        let subject = Subject::new_for_message_header(header)
+            .map_err(|error| zbus::Error::Failure(error.to_string()))?;
+        authority
+            .check_authorization(&subject, action.id(), &HashMap::new(), flags, "")
+            .await
+    };
+    match tokio::time::timeout(patience, asking).await {
+        Ok(Ok(result)) if result.is_authorized => Some(Answer::Yes),
+        Ok(Ok(result)) if result.is_challenge => Some(Answer::AfterAsking),
+        Ok(Ok(_)) => Some(Answer::No),
+        Ok(Err(error)) if is_absent(&error) => None,
+        Ok(Err(error)) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "polkit cannot say who may {}: nobody but root may",
+                action.deed()
+            );
+            Some(Answer::No)
+        }
+        Err(_) => {
+            tracing::warn!("polkit did not say in time who may {}", action.deed());
+            Some(Answer::No)
+        }
+    }
+}
+
+/// There is no polkit, or none that can be started.
+fn is_absent(error: &zbus::Error) -> bool {
+    use zbus::DBusError;
+    let name = match error {
+        zbus::Error::MethodError(name, ..) => name.as_str().to_owned(),
+        zbus::Error::FDO(error) => error.name().to_string(),
+        _ => return false,
+    };
+    let is_started = "org.freedesktop.DBus.Error.Spawn.";
+    name == "org.freedesktop.DBus.Error.ServiceUnknown"
+        || name == "org.freedesktop.DBus.Error.NameHasNoOwner"
+        || name == "org.freedesktop.systemd1.NoSuchUnit"
+        || name == "org.freedesktop.systemd1.UnitMasked"
+        || name.starts_with(is_started)
+}
+
+/// Whether one of `groups` is ours. A host without that group has no members of it.
+fn is_member(groups: &[u32]) -> bool {
+    match Group::from_name(GROUP) {
+        Ok(Some(group)) => groups.contains(&group.gid.as_raw()),
+        Ok(None) => false,
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "could not look up group '{GROUP}'"
+            );
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_user_of_this_host_has_a_number() {
+        assert_eq!(user_of(Some("uid 1000")), Some(1000));
+        for other in [
+            None,
+            Some("token uid 5"),
+            Some("127.0.0.1"),
+            Some("uid "),
+            Some("uid -1"),
+        ] {
+            assert_eq!(user_of(other), None, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! How much one client, and all of them, may have in hand at once.
+//!
+//! The bus bounds what it keeps for whoever does not read. Here it is bounded what calls cost us: a
+//! client that floods is told so at once, and no other waits for that.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use zbus::message::Header;
+
+use super::error::{Error, Kind};
+
+/// Calls of one client that are not answered yet: an applet has one, a script that submits in
+/// parallel some tens.
+pub(super) const PER_CLIENT: usize = 64;
+/// Calls of all clients. Who has many connections is held by this.
+const IN_ALL: usize = 1_024;
+/// Bytes of one call: what HTTP allows a request, and some for its frame.
+pub(super) const MAX_CALL: usize = (16 << 20) + (64 << 10);
+/// Bytes of large calls at once, as HTTP has it.
+const LARGE_IN_ALL: usize = 64 << 20;
+/// Most calls are smaller, and not counted.
+const SMALL: usize = 64 << 10;
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// By the unique name of the client; who has none in hand is not in it.
+    clients: HashMap<String, usize>,
+    calls: usize,
+    large: usize,
+}
+
+/// What is in hand.
+#[derive(Clone, Debug)]
+pub(super) struct Calls {
+    /// Std, held for a count.
+    counts: Arc<Mutex<Counts>>,
+    in_hand: watch::Sender<usize>,
+}
+
+impl Default for Calls {
+    fn default() -> Calls {
+        Calls {
+            counts: Arc::default(),
+            in_hand: watch::channel(0).0,
+        }
+    }
+}
+
+/// A call that is in hand, as long as this is held.
+#[derive(Debug)]
+pub(super) struct Call {
+    calls: Calls,
+    /// The unique name of whoever calls.
+    pub(super) client: String,
+    bytes: usize,
+}
+
+impl Calls {
+    /// Lets a call in, or says that it is one too many.
+    pub(super) fn enter(&self, header: &Header<'_>) -> Result<Call, Error> {
+        let too_much = |sentence: &str| Err(Error::new(Kind::LimitsExceeded, sentence));
+        let client = header
+            .sender()
+            .map_or_else(String::new, ToString::to_string);
+        let bytes = usize::try_from(header.primary().body_len()).unwrap_or(usize::MAX);
+        if bytes > MAX_CALL {
+            return too_much("the call is too large: expected at most 16 MiB");
+        }
+        let bytes = if bytes > SMALL { bytes } else { 0 };
+        let mut counts = self.counts();
+        if counts.large + bytes > LARGE_IN_ALL {
+            return too_much("too many large calls at once; try again later");
+        }
+        if counts.calls >= IN_ALL {
+            return too_much("too many calls at once; try again later");
+        }
+        let own = counts.clients.get(&client).copied().unwrap_or(0);
+        if own >= PER_CLIENT {
+            return too_much(&format!(
+                "too many calls at once: wait for answers after {PER_CLIENT} of them"
+            ));
+        }
+        counts.clients.insert(client.clone(), own + 1);
+        counts.calls += 1;
+        counts.large += bytes;
+        self.in_hand.send_replace(counts.calls);
+        drop(counts);
+        Ok(Call {
+            calls: self.clone(),
+            client,
+            bytes,
+        })
+    }
+
+    /// How many there are, now and from now on.
+    pub(super) fn in_hand(&self) -> watch::Receiver<usize> {
+        self.in_hand.subscribe()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut counts = self.calls.counts();
+        counts.calls -= 1;
+        counts.large -= self.bytes;
+        if let Some(own) = counts.clients.get_mut(&self.client) {
+            *own -= 1;
+            if *own == 0 {
+                counts.clients.remove(&self.client);
+            }
+        }
+        self.calls.in_hand.send_replace(counts.calls);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(calls: &Calls, client: &str) -> Result<Call, Error> {
+        let message = zbus::Message::method_call("/", "M")
+            .unwrap()
+            .sender(client)
+            .unwrap()
+            .build(&())
+            .unwrap();
+        calls.enter(&message.header())
+    }
+
+    #[test]
+    fn who_floods_is_told_so_and_nobody_else_is() {
+        let calls = Calls::default();
+        let mut held: Vec<Call> = (0..PER_CLIENT)
+            .map(|_| call(&calls, ":1.1").unwrap())
+            .collect();
+        assert!(call(&calls, ":1.1").is_err());
+        drop(call(&calls, ":1.2").unwrap());
+        held.pop();
+        drop(call(&calls, ":1.1").unwrap());
+        drop(held);
+        assert_eq!(*calls.in_hand().borrow(), 0);
+        assert!(calls.counts().clients.is_empty());
+    }
+
+    #[test]
+    fn many_clients_together_are_bounded_too() {
+        let calls = Calls::default();
+        let clients = IN_ALL / PER_CLIENT;
+        let held: Vec<Call> = (0..IN_ALL)
+            .map(|n| call(&calls, &format!(":1.{}", n % clients)).unwrap())
+            .collect();
+        assert!(call(&calls, ":1.999").is_err());
+        drop(held);
+    }
+}

@@ -1,0 +1,182 @@
+//! `org.mistry.Mistry1.Job`: a job that is not over, as an object.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, interface};
+
+use super::authority::user_of;
+use super::error::Error;
+use super::{Dbus, PATH};
+use crate::build::{BuildInfo, Phase};
+use crate::job::JobId;
+use crate::scheduler::JobFollower;
+
+/// Where jobs are.
+const JOBS: &str = "job";
+/// Digits of an id in a path.
+const SHORT: usize = 16;
+/// Who is not known.
+const NOBODY: u32 = u32::MAX;
+
+/// Where the job of an id is; the long way, where the short one is taken by another.
+pub(super) fn path(id: JobId, is_short: bool) -> String {
+    let id = id.to_string();
+    let digits = if is_short { &id[..SHORT] } else { &id[..] };
+    format!("{PATH}/{JOBS}/_{digits}")
+}
+
+/// The object.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) face: Dbus,
+    pub(super) follower: JobFollower,
+}
+
+/// What changes of a job, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shown {
+    state: &'static str,
+    started: u64,
+    deadline: u64,
+    container: String,
+}
+
+impl Shown {
+    pub(super) fn of(job: &JobFollower) -> Shown {
+        let info = job.now();
+        let phase = info.as_deref().and_then(|info| info.phase);
+        let is_begun = phase.is_some_and(|phase| phase != Phase::Queued);
+        Shown {
+            state: phase.unwrap_or(Phase::Finishing).as_str(),
+            started: info
+                .filter(|_| is_begun)
+                .map_or(0, |info| microseconds(info.started_at)),
+            deadline: job.deadline().map_or(0, microseconds),
+            container: job.container().unwrap_or_default(),
+        }
+    }
+
+    /// Tells what differs from what was told before.
+    pub(super) async fn tell(
+        &self,
+        before: &Shown,
+        job: &Job,
+        emitter: &SignalEmitter<'_>,
+    ) -> zbus::Result<()> {
+        if self.state != before.state {
+            job.state_changed(emitter).await?;
+        }
+        if self.started != before.started {
+            job.started_at_changed(emitter).await?;
+        }
+        if self.deadline != before.deadline {
+            job.deadline_changed(emitter).await?;
+        }
+        if self.container != before.container {
+            job.container_id_changed(emitter).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Since the epoch.
+fn microseconds(at: Timestamp) -> u64 {
+    u64::try_from(at.as_microsecond()).unwrap_or(0)
+}
+
+impl Job {
+    fn info(&self) -> BuildInfo {
+        let info = self.follower.now();
+        info.map_or_else(BuildInfo::default, |info| BuildInfo::clone(&info))
+    }
+}
+
+/// A job that is not over. The object is gone as soon as JobRemoved has said how it ended.
+#[interface(name = "org.mistry.Mistry1.Job")]
+impl Job {
+    /// Asks for the build's end. Answered when that is on stable storage; JobRemoved follows when
+    /// its container has ended. Whoever asked for the job first may; others need
+    /// org.mistry.mistry1.cancel.
+    async fn cancel(
+        &self,
+        reason: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let _call = self.face.0.calls.enter(&header)?;
+        let (project, id) = (self.follower.project(), self.follower.id());
+        self.face
+            .cancel(connection, &header, project, id, reason)
+            .await
+    }
+
+    /// The job's id: 64 hex digits.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn id(&self) -> String {
+        self.follower.id().to_string()
+    }
+
+    /// The project that is built.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn project(&self) -> String {
+        self.follower.project().to_string()
+    }
+
+    /// The group that it starts from and becomes the latest of; empty for none.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn group(&self) -> String {
+        self.info().group
+    }
+
+    /// The params, long values cut as in lists. Values of opaque params are not told.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn params(&self) -> BTreeMap<String, String> {
+        let mut info = self.info();
+        info.abridge();
+        let params = info.params.into_iter();
+        params
+            .map(|(name, value)| (name, value.unwrap_or_default()))
+            .collect()
+    }
+
+    /// What it is doing: queued, preparing, imaging, running or finishing.
+    #[zbus(property)]
+    fn state(&self) -> &'static str {
+        Shown::of(&self.follower).state
+    }
+
+    /// When it was accepted, in microseconds since the epoch.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn queued_at(&self) -> u64 {
+        self.info().queued_at.map_or(0, microseconds)
+    }
+
+    /// When it got its slot, in microseconds since the epoch; 0 before that.
+    #[zbus(property)]
+    fn started_at(&self) -> u64 {
+        Shown::of(&self.follower).started
+    }
+
+    /// When its container is stopped at the latest, in microseconds since the epoch; 0 for never, or
+    /// as long as there is no container.
+    #[zbus(property)]
+    fn deadline(&self) -> u64 {
+        Shown::of(&self.follower).deadline
+    }
+
+    /// The user who asked for it first, as the bus or the kernel said; 4294967295 where that is not
+    /// known.
+    #[zbus(property(emits_changed_signal = "const"), name = "StartedByUID")]
+    fn started_by_uid(&self) -> u32 {
+        user_of(self.follower.asker()).unwrap_or(NOBODY)
+    }
+
+    /// The Docker container that runs for it; empty while there is none.
+    #[zbus(property)]
+    fn container_id(&self) -> String {
+        Shown::of(&self.follower).container
+    }
+}

@@ -1,0 +1,60 @@
+//! Logs handed out as file descriptors: bulk never travels over the bus.
+//!
+//! The log of a build that is over is its file, open for reading. One that grows is the reading
+//! end of a pipe, which is filled until the log ends; the kernel wakes whoever reads. When the
+//! daemon ends before the build does, the pipe just ends: whoever reads asks how the build is.
+
+use std::os::fd::OwnedFd;
+
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::unix::pipe;
+
+use super::Dbus;
+use super::calls::Call;
+use super::error::Error;
+use crate::build::LogFollower;
+
+/// Opens what there is of a log. The call stays in hand as long as the log is read while it grows.
+pub(super) async fn hand_out(face: &Dbus, call: Call, log: LogFollower) -> Result<OwnedFd, Error> {
+    let follower = match log.into_whole().await {
+        Ok(file) => return Ok(file.into()),
+        Err(follower) => follower,
+    };
+    let failed = |error| Error::ours("could not open a pipe for a log", &error);
+    let (into, out) = pipe::pipe().map_err(failed)?;
+    face.0.tasks.spawn(async move {
+        let _call = call;
+        fill(into, follower).await;
+    });
+    out.into_blocking_fd().map_err(failed)
+}
+
+/// Fills a pipe until the log is over, or nobody reads any more.
+async fn fill(mut into: pipe::Sender, mut log: LogFollower) {
+    loop {
+        let chunk = tokio::select! {
+            chunk = log.next() => chunk,
+            _ = left(&into) => return,
+        };
+        match chunk {
+            Ok(Some(chunk)) => {
+                if into.write_all(&chunk).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "could not read the log of a build"
+                );
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until nobody has the other end.
+async fn left(into: &pipe::Sender) -> std::io::Result<()> {
+    into.ready(Interest::ERROR).await.map(drop)
+}

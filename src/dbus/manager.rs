@@ -1,0 +1,520 @@
+//! `org.mistry.Mistry1.Manager`: what there is to ask of the daemon.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+use zbus::fdo::DBusProxy;
+use zbus::message::Header;
+use zbus::names::BusName;
+use zbus::object_server::{ResponseDispatchNotifier, SignalEmitter};
+use zbus::{Connection, ObjectPath, OwnedFd, OwnedObjectPath, interface};
+
+use super::authority::{Action, Caller};
+use super::error::{Error, Kind};
+use super::options::{self, Options, Submit};
+use super::{Dbus, logs};
+use crate::api::{CancelRequest, IndexItem, JobView, MAX_REASON};
+use crate::build::Cancelled;
+use crate::job::{GroupName, JobId, MAX_PARAMS, ParamName, Params};
+use crate::project::ProjectName;
+use crate::scheduler::{Asked, Submission};
+
+/// There is nothing to wait for.
+const NO_JOB: &str = "/";
+
+/// The object.
+#[derive(Debug)]
+pub(super) struct Manager(pub(super) Dbus);
+
+/// What `SubmitJob` answers: the job's id, its object, and what became of the request.
+type Submitted = (String, OwnedObjectPath, &'static str);
+
+impl Dbus {
+    /// Asks for a build's end, for whoever calls.
+    pub(super) async fn cancel(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        project: &ProjectName,
+        id: JobId,
+        reason: String,
+    ) -> Result<(), Error> {
+        let reason = CancelRequest { reason }.reason().ok_or_else(|| {
+            let expected = format!("reason: expected one line of at most {MAX_REASON} bytes");
+            Error::new(Kind::InvalidArgs, expected)
+        })?;
+        let caller = Caller::of(connection, header).await?;
+        let by = caller.asker();
+        let live = self.0.scheduler.live_job(id).await;
+        if live.is_none_or(|job| job.asker() != Some(&by)) {
+            self.check(connection, header, &caller, Action::Cancel)
+                .await?;
+        }
+        let cancelled = Cancelled { by, reason };
+        let cancelling = self.0.scheduler.cancel(project, id, cancelled, false);
+        Ok(cancelling.await?)
+    }
+
+    async fn check(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        caller: &Caller,
+        action: Action,
+    ) -> Result<(), Error> {
+        let authority = &self.0.authority;
+        authority.check(connection, header, caller, action).await
+    }
+
+    /// Lets whoever calls do something, or says why not.
+    async fn allow(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        action: Action,
+    ) -> Result<Caller, Error> {
+        let caller = Caller::of(connection, header).await?;
+        self.check(connection, header, &caller, action).await?;
+        Ok(caller)
+    }
+
+    /// Which build is meant by an id.
+    async fn locate(&self, id: &str) -> Result<(ProjectName, JobId), Error> {
+        let id = parse_id(id)?;
+        Ok((self.0.scheduler.locate(id).await?, id))
+    }
+}
+
+fn parse_id(id: &str) -> Result<JobId, Error> {
+    id.parse()
+        .map_err(|_| Error::new(Kind::InvalidName, "id: expected the 64 hex digits of a job"))
+}
+
+fn parse_project(project: &str) -> Result<ProjectName, Error> {
+    Ok(project.parse::<ProjectName>()?)
+}
+
+fn parse_group(group: &str) -> Result<Option<GroupName>, Error> {
+    Ok(match group {
+        "" => None,
+        name => Some(name.parse::<GroupName>()?),
+    })
+}
+
+fn parse_params(params: HashMap<String, String>) -> Result<Params, Error> {
+    if params.len() > MAX_PARAMS {
+        let expected = format!("params: expected at most {MAX_PARAMS}");
+        return Err(Error::new(Kind::LimitsExceeded, expected));
+    }
+    let mut parsed = Params::new();
+    for (name, value) in params {
+        parsed.insert(name.parse::<ParamName>()?, value);
+    }
+    Ok(parsed)
+}
+
+fn object_path(path: String) -> Result<OwnedObjectPath, Error> {
+    OwnedObjectPath::try_from(path).map_err(|error| Error::ours("could not name a job", &error))
+}
+
+fn unwritable(error: serde_json::Error) -> Error {
+    Error::ours("could not write the answer", &error)
+}
+
+/// Builds projects with parameters and keeps what they leave. What changes something, and what
+/// reads the output of builds, is asked of polkit; everything else any user of the host may ask.
+#[interface(name = "org.mistry.Mistry1.Manager")]
+impl Manager {
+    /// Asks for a build of a project with params. An empty group is none. Options: rebuild (b) makes
+    /// image and build anew; cancel_on_disconnect (b) has the build cancelled when the caller leaves
+    /// the bus and nobody else wants it. The disposition is queued, coalesced (somebody had asked
+    /// for the same already) or cached (the result is there, and the job is "/"). Of one job,
+    /// JobNew is sent before the answer and JobRemoved after it. Needs org.mistry.mistry1.submit.
+    #[zbus(out_args("id", "job", "disposition"))]
+    #[allow(clippy::too_many_arguments)]
+    async fn submit_job(
+        &self,
+        project: String,
+        group: String,
+        params: HashMap<String, String>,
+        options: Options,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<ResponseDispatchNotifier<Submitted>, Error> {
+        let face = &self.0;
+        let call = face.0.calls.enter(&header)?;
+        let (project, group) = (parse_project(&project)?, parse_group(&group)?);
+        let params = parse_params(params)?;
+        let options = Submit::read(&options)?;
+        let caller = face.allow(connection, &header, Action::Submit).await?;
+        let asked = Asked {
+            project,
+            group,
+            params,
+            rebuild: options.rebuild,
+            while_held: options.cancel_on_disconnect,
+            asker: Some(caller.asker()),
+            request: None,
+        };
+        let mut ticket = match face.0.scheduler.submit(asked).await? {
+            Submission::Cached(info) => return Ok(cached(info.info().id.clone())),
+            Submission::Pending(ticket) => ticket,
+        };
+        let id = ticket.id();
+        let hold = face.0.objects.hold(id);
+        let info = ticket.accepted().await?;
+        if info.cached {
+            return Ok(cached(id.to_string()));
+        }
+        let disposition = match ticket.coalesced() {
+            true => "coalesced",
+            false => "queued",
+        };
+        let shown = face.0.objects.show(face, connection, ticket.follower());
+        let path = shown
+            .await
+            .map_err(|error| Error::ours("could not show the job on the bus", &error))?;
+        if options.cancel_on_disconnect {
+            face.0.departures.hold(&call.client, ticket);
+            // It may have left before its name was noted.
+            if !is_there(connection, &call.client).await {
+                face.0.departures.left(&call.client);
+            }
+        }
+        let answer = (id.to_string(), object_path(path)?, disposition);
+        let (answer, sent) = ResponseDispatchNotifier::new(answer);
+        face.0.tasks.spawn(async move {
+            sent.await;
+            drop((hold, call));
+        });
+        Ok(answer)
+    }
+
+    /// The jobs that are not over: id, project, group, phase and object of each.
+    #[zbus(out_args("jobs"))]
+    async fn list_jobs(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Vec<(String, String, String, String, OwnedObjectPath)>, Error> {
+        let _call = self.0.0.calls.enter(&header)?;
+        let mut jobs = Vec::new();
+        for job in self.0.0.scheduler.live().await {
+            let path = self.0.0.objects.path(job.id()).await;
+            if let (Some(info), Some(path)) = (job.now(), path) {
+                let phase = info.phase.map_or("", |phase| phase.as_str()).to_owned();
+                let (id, project, group) = (&info.id, &info.project, &info.group);
+                jobs.push((
+                    id.clone(),
+                    project.clone(),
+                    group.clone(),
+                    phase,
+                    object_path(path)?,
+                ));
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// The object of a job that is not over.
+    #[zbus(out_args("job"))]
+    async fn get_job(
+        &self,
+        id: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let id = parse_id(&id)?;
+        let over = || {
+            let sentence = format!("no job '{id}' is under way; DescribeBuild tells what is over");
+            Error::new(Kind::NoSuchJob, sentence)
+        };
+        if let Some(path) = face.0.objects.path(id).await {
+            return object_path(path);
+        }
+        let job = face.0.scheduler.live_job(id).await.ok_or_else(over)?;
+        let shown = face.0.objects.show(face, connection, job).await;
+        object_path(
+            shown.map_err(|error| Error::ours("could not show the job on the bus", &error))?,
+        )
+    }
+
+    /// All about a build, whether it is over or not, as JSON: the answer of GET /job/P/ID over HTTP
+    /// without what the build has printed.
+    #[zbus(out_args("build"))]
+    async fn describe_build(
+        &self,
+        id: String,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<String, Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let (project, id) = face.locate(&id).await?;
+        let mut info = face.0.scheduler.find(&project, id, false).await?;
+        info.container_stdouterr = None;
+        info.container_stderr = None;
+        let view = JobView {
+            id: info.id.clone(),
+            project: info.project.clone(),
+            state: info.state,
+            pinned: face.0.scheduler.is_pinned(&project, id).await,
+            build_info: info,
+        };
+        serde_json::to_string(&view).map_err(unwritable)
+    }
+
+    /// Builds, newest first, each as JSON: an item of GET /index/ over HTTP. Filter: project (s),
+    /// group (s), state (s, pending or ready), limit (t, 100 unless said, at most 1000), before (s).
+    /// There is a next page where next is not empty: give it as before.
+    #[zbus(out_args("builds", "next"))]
+    async fn list_builds(
+        &self,
+        filter: Options,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(Vec<String>, String), Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let (filter, limit) = options::filter(&filter)?;
+        let (builds, next) = face.0.scheduler.list(filter, limit).await?;
+        let builds = builds.iter().map(|listing| {
+            let item = listing.json(IndexItem::written).map_err(unwritable)?;
+            Ok(item.get().to_owned())
+        });
+        let next = next.map_or_else(String::new, |place| place.to_string());
+        Ok((builds.collect::<Result<_, Error>>()?, next))
+    }
+
+    /// Asks for the end of a job's build. Answered when that is on stable storage; JobRemoved follows
+    /// when its container has ended. The reason is one line, for whoever waits. Whoever asked for
+    /// the job first may; others need org.mistry.mistry1.cancel.
+    async fn cancel_job(
+        &self,
+        id: String,
+        reason: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let (project, id) = face.locate(&id).await?;
+        face.cancel(connection, &header, &project, id, reason).await
+    }
+
+    /// The names of all projects.
+    #[zbus(out_args("projects"))]
+    async fn list_projects(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Vec<String>, Error> {
+        let _call = self.0.0.calls.enter(&header)?;
+        let projects = self.0.0.scheduler.projects().await?;
+        let names = projects.into_iter().map(|(name, _)| name.to_string());
+        Ok(names.collect())
+    }
+
+    /// Builds a project's image anew, its base pulled and nothing cached, and waits for that.
+    /// Needs org.mistry.mistry1.rebuild.
+    async fn rebuild_image(
+        &self,
+        project: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let project = parse_project(&project)?;
+        face.allow(connection, &header, Action::Rebuild).await?;
+        face.0.scheduler.rebuild_image(&project).await?;
+        Ok(())
+    }
+
+    /// Nothing new begins from now on, also after a restart; what runs goes on. Needs
+    /// org.mistry.mistry1.pause.
+    async fn pause_queue(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let caller = face.allow(connection, &header, Action::Pause).await?;
+        face.0.scheduler.pause(&caller.asker()).await?;
+        Ok(())
+    }
+
+    /// What waits begins. Needs org.mistry.mistry1.pause.
+    async fn resume_queue(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let caller = face.allow(connection, &header, Action::Pause).await?;
+        face.0.scheduler.resume(&caller.asker()).await?;
+        Ok(())
+    }
+
+    /// Removes old builds, and tells how many and how many bytes. Policy: max_age (t, seconds),
+    /// max_bytes (t), min_free (t), keep_last (t) take the place of the configured rules; dry_run
+    /// (b) touches nothing. Needs org.mistry.mistry1.gc.
+    #[zbus(out_args("builds", "bytes"))]
+    async fn collect_garbage(
+        &self,
+        policy: Options,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(u64, u64), Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let (policy, dry_run) = options::policy(&policy)?;
+        face.allow(connection, &header, Action::Gc).await?;
+        let collection = face.0.scheduler.collect(policy, dry_run).await?;
+        let plan = &collection.plan;
+        Ok((plan.removals.len() as u64, plan.bytes))
+    }
+
+    /// Reads the configuration again, and waits until it is in force. Needs
+    /// org.mistry.mistry1.reload.
+    async fn reload(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        face.allow(connection, &header, Action::Reload).await?;
+        let ending = || Error::new(Kind::Stopping, "the server is stopping");
+        let (reply, done) = oneshot::channel();
+        face.0.reloads.send(reply).await.map_err(|_| ending())?;
+        let done = done.await.map_err(|_| ending())?;
+        done.map_err(|sentence| Error::new(Kind::BadConfiguration, sentence))
+    }
+
+    /// A build's log as a file descriptor to read from the first byte. Of a build that is not over it
+    /// follows the log until its end. Needs org.mistry.mistry1.read-output.
+    #[zbus(out_args("log"))]
+    async fn open_log(
+        &self,
+        id: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedFd, Error> {
+        let face = &self.0;
+        let call = face.0.calls.enter(&header)?;
+        let (project, id) = face.locate(&id).await?;
+        face.allow(connection, &header, Action::ReadOutput).await?;
+        let log = face.0.scheduler.follow(&project, id, 0).await?;
+        Ok(logs::hand_out(face, call, log).await?.into())
+    }
+
+    /// A build's artifacts as the file descriptor of a directory from which nothing else can be
+    /// reached: not its parent, not what links in it name. Needs org.mistry.mistry1.read-output.
+    #[zbus(out_args("artifacts"))]
+    async fn open_artifacts(
+        &self,
+        id: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedFd, Error> {
+        let face = &self.0;
+        let _call = face.0.calls.enter(&header)?;
+        let (project, id) = face.locate(&id).await?;
+        face.allow(connection, &header, Action::ReadOutput).await?;
+        let directory = face.0.scheduler.hand_out_artifacts(&project, id).await?;
+        Ok(directory.into())
+    }
+
+    /// mistryd's version.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// Where projects are.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn projects_path(&self) -> String {
+        self.0.0.facts.projects_path.display().to_string()
+    }
+
+    /// Where builds are.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn build_path(&self) -> String {
+        self.0.0.facts.build_path.display().to_string()
+    }
+
+    /// What they are on: btrfs, or plain.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn file_system(&self) -> &'static str {
+        self.0.0.facts.filesystem
+    }
+
+    /// Builds that may run in parallel.
+    #[zbus(property)]
+    fn job_concurrency(&self) -> u32 {
+        shown(self.0.0.scheduler.activity().borrow().slots)
+    }
+
+    /// Jobs that may wait for a slot.
+    #[zbus(property)]
+    fn job_backlog(&self) -> u32 {
+        shown(self.0.0.scheduler.activity().borrow().backlog)
+    }
+
+    /// Builds that hold a slot.
+    #[zbus(property, name = "NRunning")]
+    fn n_running(&self) -> u32 {
+        shown(self.0.0.scheduler.activity().borrow().building)
+    }
+
+    /// Jobs that wait for one.
+    #[zbus(property, name = "NQueued")]
+    fn n_queued(&self) -> u32 {
+        shown(self.0.0.scheduler.activity().borrow().queued)
+    }
+
+    /// Nothing new begins until ResumeQueue.
+    #[zbus(property)]
+    fn paused(&self) -> bool {
+        self.0.0.scheduler.activity().borrow().paused
+    }
+
+    /// A job was accepted, or taken over from an earlier life of the daemon.
+    #[zbus(signal)]
+    pub(super) async fn job_new(
+        emitter: &SignalEmitter<'_>,
+        id: &str,
+        job: ObjectPath<'_>,
+    ) -> zbus::Result<()>;
+
+    /// A job is over, and its object gone. The outcome is succeeded, failed, errored, cancelled or
+    /// timed-out.
+    #[zbus(signal)]
+    pub(super) async fn job_removed(
+        emitter: &SignalEmitter<'_>,
+        id: &str,
+        job: ObjectPath<'_>,
+        outcome: &str,
+    ) -> zbus::Result<()>;
+}
+
+fn shown(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// The answer where there is nothing to wait for.
+fn cached(id: String) -> ResponseDispatchNotifier<Submitted> {
+    let nowhere = ObjectPath::from_static_str_unchecked(NO_JOB).into();
+    ResponseDispatchNotifier::new((id, nowhere, "cached")).0
+}
+
+/// Whether a client is still on the bus.
+async fn is_there(connection: &Connection, client: &str) -> bool {
+    let asking = async {
+        let name = BusName::try_from(client)?;
+        let bus = DBusProxy::new(connection).await?;
+        Ok::<bool, zbus::Error>(bus.name_has_owner(name).await?)
+    };
+    asking.await.unwrap_or(false)
+}

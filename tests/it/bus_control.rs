@@ -1,0 +1,503 @@
+//! Jobs over the bus are the jobs of the daemon: the same ones, whichever face they came through, and
+//! nobody who waits for the end of one misses it.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use zbus::Connection;
+use zbus::fdo::{ObjectManagerProxy, PropertiesProxy};
+
+use crate::support::{
+    bus::{TestBus, job_at, manager, name_of},
+    daemon::{Home, text},
+    http::{Ask, within},
+    process::Process,
+};
+
+/// A daemon on a bus, with a project that succeeds and one that waits at a gate.
+struct World {
+    bus: TestBus,
+    home: Home,
+    daemon: Process,
+    here: Connection,
+}
+
+impl World {
+    async fn new() -> World {
+        World::with(&json!({})).await
+    }
+
+    async fn with(config: &Value) -> World {
+        let (bus, home) = (TestBus::start(), Home::new().await);
+        home.configure(config);
+        home.fixture("succeed");
+        home.script("loud", "echo one; echo two; echo three >&2");
+        let daemon = bus.spawn(&home).await;
+        let here = bus.connect().await;
+        World {
+            bus,
+            home,
+            daemon,
+            here,
+        }
+    }
+
+    /// Submits a job without options; id, path, disposition.
+    async fn submit(&self, project: &str, params: &[(&str, &str)]) -> (String, String, String) {
+        let params: HashMap<&str, &str> = params.iter().copied().collect();
+        let manager = manager(&self.here).await;
+        let none = HashMap::new();
+        let submitting = manager.submit_job(project, "", &params, &none);
+        let (id, path, disposition) = within("an answer", submitting).await.unwrap();
+        (id, path.to_string(), disposition)
+    }
+
+    /// Submits a job and waits for its end.
+    async fn build(&self, project: &str, params: &[(&str, &str)]) -> (String, String) {
+        let manager = manager(&self.here).await;
+        let mut ends = manager.receive_job_removed().await.unwrap();
+        let (id, ..) = self.submit(project, params).await;
+        let outcome = within("the end", async {
+            loop {
+                let end = ends.next().await.unwrap();
+                let end = end.args().unwrap();
+                if end.id == id {
+                    return end.outcome.clone();
+                }
+            }
+        });
+        let outcome = outcome.await;
+        (id, outcome)
+    }
+
+    async fn describe(&self, id: &str) -> Value {
+        let manager = manager(&self.here).await;
+        serde_json::from_str(&manager.describe_build(id).await.unwrap()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_job_over_the_bus_is_the_same_job_as_one_over_http() {
+    let world = World::new().await;
+    let job = json!({"project": "succeed", "params": {"a": "b"}});
+    world.home.engine.hold("wait");
+    let (id, path, disposition) = world.submit("succeed", &[("a", "b")]).await;
+    assert_eq!(disposition, "queued");
+    assert_eq!(path, format!("/org/mistry/Mistry1/job/_{}", &id[..16]));
+    // Over HTTP it is joined.
+    let posting = Ask::post("/jobs", &job);
+    let at = world.daemon.at.clone();
+    let posted = tokio::spawn(async move { at.ask(posting).await });
+    let shown = Ask::get(format!("/job/succeed/{id}")).json();
+    let shown = world.daemon.at.ask(shown).await.expect(200).json();
+    assert_eq!(shown["State"], "pending");
+    // Over the bus, too, and it is the same object.
+    let (again, same, disposition) = world.submit("succeed", &[("a", "b")]).await;
+    assert_eq!(
+        (again, same, disposition),
+        (id.clone(), path, "coalesced".to_owned())
+    );
+    world.home.engine.release("wait");
+    let posted = within("the answer", posted)
+        .await
+        .unwrap()
+        .expect(201)
+        .json();
+    assert_eq!(text(&posted, "ID"), id);
+    // What is there needs no waiting.
+    let (cached, nowhere, disposition) = world.submit("succeed", &[("a", "b")]).await;
+    assert_eq!(
+        (cached, nowhere, disposition),
+        (id.clone(), "/".to_owned(), "cached".to_owned())
+    );
+    // It is described in the words of HTTP, without what it printed.
+    let view = world.describe(&id).await;
+    assert_eq!(view["State"], "ready");
+    assert_eq!(view["BuildInfo"]["Outcome"], "succeeded");
+    assert_eq!(view["BuildInfo"]["Params"], json!({"a": "b"}));
+    assert!(view["BuildInfo"]["ContainerStdouterr"].is_null());
+    let (builds, next) = manager(&world.here)
+        .await
+        .list_builds(&HashMap::new())
+        .await
+        .unwrap();
+    assert_eq!((builds.len(), next.as_str()), (1, ""));
+    let projects = manager(&world.here).await.list_projects().await.unwrap();
+    assert_eq!(projects, ["loud", "succeed"]);
+}
+
+#[tokio::test]
+async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
+    let world = World::with(&json!({"job_timeout": "1h"})).await;
+    world.home.engine.hold("wait");
+    let manager = manager(&world.here).await;
+    let mut begun = manager.receive_job_new().await.unwrap();
+    let objects = ObjectManagerProxy::new(&world.here, "org.mistry.Mistry1", "/org/mistry/Mistry1");
+    let objects = objects.await.unwrap();
+    let mut added = objects.receive_interfaces_added().await.unwrap();
+    let mut removed = objects.receive_interfaces_removed().await.unwrap();
+    let (id, path, _) = world
+        .submit("succeed", &[("a", "b"), ("_secret", "s3cr3t")])
+        .await;
+    let job = job_at(&world.here, &path).await;
+    assert_eq!(job.id().await.unwrap(), id);
+    assert_eq!(job.project().await.unwrap(), "succeed");
+    assert_eq!(job.group().await.unwrap(), "");
+    let params = job.params().await.unwrap();
+    assert_eq!(params["a"], "b");
+    assert_eq!(params["_secret"], "", "an opaque value was told");
+    let own = rustix::process::getuid().as_raw();
+    assert_eq!(job.started_by_uid().await.unwrap(), own);
+    world.home.engine.wait_for("wait", 1).await;
+    assert_eq!(job.state().await.unwrap(), "running");
+    let (queued, started) = (
+        job.queued_at().await.unwrap(),
+        job.started_at().await.unwrap(),
+    );
+    assert!(queued > 1_700_000_000_000_000 && started >= queued);
+    let hour = 3_600_000_000;
+    let deadline = job.deadline().await.unwrap();
+    assert!(deadline > queued + hour - 1_000_000 && deadline < queued + 2 * hour);
+    assert!(!job.container_id().await.unwrap().is_empty());
+    // The manager lists it, finds it, and tells of it.
+    let live = manager.list_jobs().await.unwrap();
+    assert_eq!(live.len(), 1);
+    assert_eq!(
+        (&live[0].0, live[0].1.as_str(), live[0].3.as_str()),
+        (&id, "succeed", "running")
+    );
+    assert_eq!(manager.get_job(&id).await.unwrap().as_str(), path);
+    assert_eq!(manager.n_running().await.unwrap(), 1);
+    let told = within("JobNew", begun.next()).await.unwrap();
+    assert_eq!(told.args().unwrap().id, id);
+    let told = within("InterfacesAdded", added.next()).await.unwrap();
+    assert_eq!(told.args().unwrap().object_path.as_str(), path);
+    let all = objects.get_managed_objects().await.unwrap();
+    assert!(all.keys().any(|there| there.as_str() == path), "{all:?}");
+    let changes = PropertiesProxy::builder(&world.here)
+        .destination("org.mistry.Mistry1")
+        .path(path.clone())
+        .build()
+        .await
+        .unwrap();
+    let mut changes = changes.receive_properties_changed().await.unwrap();
+    world.home.engine.release("wait");
+    let told = within("a change", changes.next()).await.unwrap();
+    assert!(
+        told.args()
+            .unwrap()
+            .changed_properties
+            .contains_key("State")
+    );
+    let told = within("InterfacesRemoved", removed.next()).await.unwrap();
+    assert_eq!(told.args().unwrap().object_path.as_str(), path);
+    assert!(
+        job.state().await.is_err(),
+        "the object is there after its end"
+    );
+    let over = manager.get_job(&id).await;
+    assert_eq!(name_of(over), "org.mistry.Mistry1.Error.NoSuchJob");
+}
+
+#[tokio::test]
+async fn the_manager_tells_how_much_is_going_on() {
+    let world = World::with(&json!({"job_concurrency": 1})).await;
+    world.home.engine.hold("wait");
+    let manager = manager(&world.here).await;
+    let mut running = manager.receive_n_running_changed().await;
+    let mut queued = manager.receive_n_queued_changed().await;
+    world.submit("succeed", &[("n", "1")]).await;
+    world.submit("succeed", &[("n", "2")]).await;
+    within("NRunning", async {
+        while running.next().await.unwrap().get().await.unwrap() != 1 {}
+    })
+    .await;
+    within("NQueued", async {
+        while queued.next().await.unwrap().get().await.unwrap() != 1 {}
+    })
+    .await;
+    assert_eq!(manager.job_concurrency().await.unwrap(), 1);
+    assert_eq!(manager.version().await.unwrap(), env!("CARGO_PKG_VERSION"));
+    assert_eq!(manager.file_system().await.unwrap(), "plain");
+    let builds = manager.build_path().await.unwrap();
+    assert_eq!(builds, world.home.builds().display().to_string());
+    world.home.engine.release("wait");
+    within("the end of both", async {
+        while running.next().await.unwrap().get().await.unwrap() != 0 {}
+    })
+    .await;
+}
+
+/// Who subscribes, submits and waits sees JobNew, the answer and JobRemoved, in this order, however
+/// short the build.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_misses_the_end_of_a_thousand_builds_of_no_time() {
+    /// Clients at once, each with a connection and a subscription of its own.
+    const CLIENTS: usize = 20;
+    const EACH: usize = 50;
+    let world = World::with(&json!({"job_concurrency": 4, "job_backlog": 1000})).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let here = world.bus.connect().await;
+        clients.spawn(async move {
+            let manager = manager(&here).await;
+            let mut signals = zbus::MessageStream::for_match_rule(
+                zbus::MatchRule::builder()
+                    .msg_type(zbus::message::Type::Signal)
+                    .interface("org.mistry.Mistry1.Manager")
+                    .build()
+                    .unwrap(),
+                &here,
+                // All that may come before it is read: nothing may be dropped here.
+                Some(std::num::NonZeroUsize::new(4 * CLIENTS * EACH).unwrap()),
+            )
+            .await
+            .unwrap();
+            let mut submitted = Vec::new();
+            for n in 0..EACH {
+                let value = format!("{client}-{n}");
+                let params = HashMap::from([("n", value.as_str())]);
+                let none = HashMap::new();
+                let answer = manager.submit_job("succeed", "", &params, &none);
+                let (id, _, disposition) = within("an answer", answer).await.unwrap();
+                assert_eq!(disposition, "queued");
+                submitted.push(id);
+            }
+            let mut seen: HashMap<String, Vec<String>> = HashMap::new();
+            let mut over = 0;
+            while over < EACH {
+                let signal = within("a signal", signals.next()).await.unwrap().unwrap();
+                let member = signal.header().member().unwrap().to_string();
+                let id = match member.as_str() {
+                    "JobNew" => {
+                        let (id, _): (String, zbus::OwnedObjectPath) =
+                            signal.body().deserialize().unwrap();
+                        id
+                    }
+                    _ => {
+                        let (id, _, outcome): (String, zbus::OwnedObjectPath, String) =
+                            signal.body().deserialize().unwrap();
+                        assert_eq!(outcome, "succeeded");
+                        over += usize::from(submitted.contains(&id));
+                        id
+                    }
+                };
+                seen.entry(id).or_default().push(member);
+            }
+            for id in submitted {
+                assert_eq!(seen[&id], ["JobNew", "JobRemoved"], "{id}");
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    assert!(
+        manager(&world.here)
+            .await
+            .list_jobs()
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+/// The end is told after the answer that names the job.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_job_is_told_after_its_answer() {
+    let world = World::new().await;
+    for n in 0..20 {
+        let mut all = zbus::MessageStream::from(&world.here);
+        let value = n.to_string();
+        let params = HashMap::from([("n", value.as_str())]);
+        let rule = zbus::MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .interface("org.mistry.Mistry1.Manager")
+            .build()
+            .unwrap();
+        let _told = zbus::MessageStream::for_match_rule(rule, &world.here, None)
+            .await
+            .unwrap();
+        let none: HashMap<&str, zbus::Variant<'_>> = HashMap::new();
+        let arguments = ("succeed", "", params, none);
+        let asking = world.here.call_method(
+            Some("org.mistry.Mistry1"),
+            "/org/mistry/Mistry1",
+            Some("org.mistry.Mistry1.Manager"),
+            "SubmitJob",
+            &arguments,
+        );
+        let answer = within("an answer", asking).await.unwrap();
+        let mut order = Vec::new();
+        within("the end", async {
+            loop {
+                let message = all.next().await.unwrap().unwrap();
+                match message.header().member().map(ToString::to_string) {
+                    Some(member) if member.starts_with("Job") => {
+                        order.push(member.clone());
+                        if member == "JobRemoved" {
+                            return;
+                        }
+                    }
+                    _ if message.header().reply_serial() == answer.header().reply_serial() => {
+                        order.push("answer".to_owned());
+                    }
+                    _ => {}
+                }
+            }
+        })
+        .await;
+        assert_eq!(order, ["JobNew", "answer", "JobRemoved"]);
+    }
+}
+
+#[tokio::test]
+async fn each_outcome_is_told_by_its_name() {
+    let world = World::with(&json!({"job_timeout": "50ms"})).await;
+    world.home.script("fail", "exit 3");
+    world.home.script("hang", "sleep 1000");
+    for (project, expected) in [("fail", "failed"), ("hang", "timed-out")] {
+        let (id, outcome) = world.build(project, &[]).await;
+        assert_eq!(outcome, expected);
+        assert_eq!(world.describe(&id).await["BuildInfo"]["Outcome"], expected);
+    }
+}
+
+#[tokio::test]
+async fn a_job_is_cancelled_across_faces() {
+    let world = World::new().await;
+    world.home.engine.hold("start");
+    let manager = manager(&world.here).await;
+    for over_bus in [true, false] {
+        let mut ends = manager.receive_job_removed().await.unwrap();
+        let value = over_bus.to_string();
+        let (id, path, _) = world.submit("succeed", &[("n", &value)]).await;
+        if over_bus {
+            manager.cancel_job(&id, "wrong branch").await.unwrap();
+            // Whoever asks again while it ends changes nothing.
+            let _ = job_at(&world.here, &path).await.cancel("again").await;
+        } else {
+            let path = format!("/job/succeed/{id}/cancel");
+            let cancel = Ask::post(path, &json!({"reason": "wrong branch"})).json();
+            world.daemon.at.ask(cancel).await.expect(202);
+        }
+        world.home.engine.release("start");
+        let end = within("the end", ends.next()).await.unwrap();
+        assert_eq!(end.args().unwrap().outcome, "cancelled");
+        let info = world.describe(&id).await["BuildInfo"].clone();
+        assert_eq!(info["Cancelled"]["Reason"], "wrong branch");
+        if over_bus {
+            let uid = rustix::process::getuid().as_raw();
+            assert_eq!(info["Cancelled"]["By"], format!("uid {uid}"));
+        }
+        let again = manager.cancel_job(&id, "").await;
+        assert_eq!(name_of(again), "org.mistry.Mistry1.Error.JobOver");
+        world.home.engine.hold("start");
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_the_bus_cancels_what_was_wanted_only_while_they_were_there() {
+    let world = World::new().await;
+    world.home.engine.hold("wait");
+    let here = manager(&world.here).await;
+    let mut ends = here.receive_job_removed().await.unwrap();
+    let leaver = world.bus.connect().await;
+    let options = HashMap::from([("cancel_on_disconnect", zbus::Variant::from(true))]);
+    let there = manager(&leaver).await;
+    let none = HashMap::new();
+    let asking = there.submit_job("succeed", "", &none, &options);
+    let (id, ..) = asking.await.unwrap();
+    drop(there);
+    leaver.close().await.unwrap();
+    let end = within("the end", ends.next()).await.unwrap();
+    let end = end.args().unwrap();
+    assert_eq!((&end.id, end.outcome.as_str()), (&id, "cancelled"));
+    world.home.engine.release("wait");
+}
+
+#[tokio::test]
+async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
+    let world = World::new().await;
+    world.home.script(
+        "slow",
+        "mkfifo \"$DATA/gate\"; echo first; read -r x < \"$DATA/gate\"; echo last",
+    );
+    let manager = manager(&world.here).await;
+    let (id, ..) = world.submit("slow", &[]).await;
+    let log = manager.open_log(&id).await.unwrap();
+    let mut log = std::fs::File::from(std::os::fd::OwnedFd::from(log));
+    let gate = world.home.build("slow", "pending", &id).join("data/gate");
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut seen = Vec::new();
+        let mut piece = [0; 1024];
+        while !String::from_utf8_lossy(&seen).contains("first\n") {
+            let count = log.read(&mut piece).unwrap();
+            assert!(count > 0, "the log ended early");
+            seen.extend_from_slice(&piece[..count]);
+        }
+        std::fs::write(gate, "on\n").unwrap();
+        log.read_to_end(&mut seen).unwrap();
+        seen
+    });
+    let seen = within("the log", reading).await.unwrap();
+    let on_disk = |id: &str| {
+        let ready = world.home.build("slow", "ready", id).join("out.log");
+        std::fs::read(ready).unwrap()
+    };
+    within("the end", async {
+        while world.describe(&id).await["State"] != "ready" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(seen, on_disk(&id));
+    // Of a build that is over it is the file itself, and only to be read.
+    let log = manager.open_log(&id).await.unwrap();
+    let log = std::fs::File::from(std::os::fd::OwnedFd::from(log));
+    assert!(std::io::Write::write(&mut &log, b"x").is_err());
+    let mut whole = Vec::new();
+    (&log).read_to_end(&mut whole).unwrap();
+    assert_eq!(whole, on_disk(&id));
+}
+
+#[tokio::test]
+async fn the_bus_may_go_and_come_back_and_http_goes_on() {
+    let mut world = World::new().await;
+    world.home.engine.hold("wait");
+    let (id, path, _) = world.submit("succeed", &[]).await;
+    world.bus.kill();
+    world.daemon.at.ask(Ask::get("/healthz")).await.expect(200);
+    world.bus.start_again();
+    world.here = world.bus.connect().await;
+    world.bus.named(&world.here).await;
+    // The job is an object again, and its end is told.
+    let manager = manager(&world.here).await;
+    let mut ends = manager.receive_job_removed().await.unwrap();
+    assert_eq!(manager.get_job(&id).await.unwrap().as_str(), path);
+    world.home.engine.release("wait");
+    let end = within("the end", ends.next()).await.unwrap();
+    assert_eq!(end.args().unwrap().outcome, "succeeded");
+    assert!(world.daemon.told().contains("not on the bus"));
+}
+
+#[tokio::test]
+async fn a_reload_is_answered_when_it_is_in_force_or_with_what_is_wrong() {
+    let world = World::with(&json!({"job_concurrency": 1})).await;
+    let manager = manager(&world.here).await;
+    assert_eq!(manager.job_concurrency().await.unwrap(), 1);
+    let mut changes = manager.receive_job_concurrency_changed().await;
+    world.home.configure(&json!({"job_concurrency": 3}));
+    manager.reload().await.unwrap();
+    within("the change", async {
+        while changes.next().await.unwrap().get().await.unwrap() != 3 {}
+    })
+    .await;
+    world.home.configure(&json!({"job_concurency": 3}));
+    let wrong = manager.reload().await;
+    let told = wrong.as_ref().unwrap_err().to_string();
+    assert!(told.contains("job_concurency"), "{told}");
+    assert_eq!(name_of(wrong), "org.mistry.Mistry1.Error.BadConfiguration");
+}
