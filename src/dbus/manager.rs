@@ -22,12 +22,12 @@ use crate::scheduler::{Asked, Submission};
 /// There is nothing to wait for.
 const NO_JOB: &str = "/";
 
+/// What became of a request; tells when the answer that it is the last part of is sent.
+type Disposition = ResponseDispatchNotifier<&'static str>;
+
 /// The object.
 #[derive(Debug)]
 pub(super) struct Manager(pub(super) Dbus);
-
-/// What `SubmitJob` answers: the job's id, its object, and what became of the request.
-type Submitted = (String, OwnedObjectPath, &'static str);
 
 impl Dbus {
     /// Asks for a build's end, for whoever calls.
@@ -140,7 +140,7 @@ impl Manager {
         options: Options,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
-    ) -> Result<ResponseDispatchNotifier<Submitted>, Error> {
+    ) -> Result<(String, OwnedObjectPath, Disposition), Error> {
         let face = &self.0;
         let call = face.0.calls.enter(&header)?;
         let (project, group) = (parse_project(&project)?, parse_group(&group)?);
@@ -181,13 +181,13 @@ impl Manager {
                 face.0.departures.left(&call.client);
             }
         }
-        let answer = (id.to_string(), object_path(path)?, disposition);
-        let (answer, sent) = ResponseDispatchNotifier::new(answer);
+        let path = object_path(path)?;
+        let (disposition, sent) = ResponseDispatchNotifier::new(disposition);
         face.0.tasks.spawn(async move {
             sent.await;
             drop((hold, call));
         });
-        Ok(answer)
+        Ok((id.to_string(), path, disposition))
     }
 
     /// The jobs that are not over: id, project, group, phase and object of each.
@@ -504,9 +504,9 @@ fn shown(count: usize) -> u32 {
 }
 
 /// The answer where there is nothing to wait for.
-fn cached(id: String) -> ResponseDispatchNotifier<Submitted> {
+fn cached(id: String) -> (String, OwnedObjectPath, Disposition) {
     let nowhere = ObjectPath::from_static_str_unchecked(NO_JOB).into();
-    ResponseDispatchNotifier::new((id, nowhere, "cached")).0
+    (id, nowhere, ResponseDispatchNotifier::new("cached").0)
 }
 
 /// Whether a client is still on the bus.
