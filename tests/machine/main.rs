@@ -10,6 +10,7 @@
 
 mod access;
 mod activation;
+mod bus;
 mod configuration;
 mod docker;
 mod engine;

@@ -13,7 +13,7 @@ mod unit;
 pub use build::Project;
 pub use http::{ask, say, try_ask};
 pub use journal::Record;
-pub use shell::Running;
+pub use shell::{Ran, Running};
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,250 @@
+//! Who may do what on the bus: everybody reads, polkit lets others act, and without polkit nobody but
+//! root and group `mistry` does. Asked as a user who is not root, of a bus that counts as the host's.
+//!
+//! Real users and the real polkit are on the booted machine, `tests/machine/bus.rs`.
+
+use std::collections::HashMap;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use zbus::{Connection, interface};
+use zbus_polkit::policykit1::{AuthorizationResult, CheckAuthorizationFlags, Subject};
+
+use crate::support::{
+    bus::{TestBus, job_at, manager},
+    daemon::Home,
+    process::{Ended, Process, run, served},
+};
+
+/// Who is nobody in particular, where the tests run as root.
+const NOBODY: u32 = 65_534;
+/// How busctl says AccessDenied.
+const DENIED: &str = "Access denied";
+
+/// A daemon that takes the bus for the host's.
+async fn world() -> (TestBus, Home, Process) {
+    let (bus, home) = (TestBus::start(), Home::new().await);
+    home.configure(&json!({}));
+    home.fixture("succeed");
+    let mut command = home.mistryd();
+    command
+        .args(["--addr", "127.0.0.1:0"])
+        .env("DBUS_SYSTEM_BUS_ADDRESS", bus.address());
+    let daemon = served(command).await;
+    bus.named(&bus.connect().await).await;
+    (bus, home, daemon)
+}
+
+/// The user whom [`call`] calls as.
+fn stranger() -> u32 {
+    match rustix::process::getuid() {
+        root if root.is_root() => NOBODY,
+        own => own.as_raw(),
+    }
+}
+
+/// Calls a method as somebody who is not root.
+async fn call(bus: &TestBus, may_ask: bool, method: &str, arguments: &[&str]) -> Ended {
+    let mut command = match rustix::process::getuid().is_root() {
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl"]);
+            command
+        }
+        false => Command::new("busctl"),
+    };
+    command
+        .arg(format!("--address={}", bus.address()))
+        .arg(format!("--allow-interactive-authorization={may_ask}"))
+        .args(["call", "org.mistry.Mistry1", "/org/mistry/Mistry1"])
+        .args(["org.mistry.Mistry1.Manager", method])
+        .args(arguments);
+    run(command).await
+}
+
+async fn submit(bus: &TestBus, may_ask: bool, value: &str) -> Ended {
+    let arguments = ["ssa{ss}a{sv}", "succeed", "", "1", "n", value, "0"];
+    call(bus, may_ask, "SubmitJob", &arguments).await
+}
+
+/// A polkit that answers as it is told, and remembers what it was asked.
+#[derive(Clone, Default)]
+struct Polkit {
+    /// What is let; what is in neither is not.
+    yes: Arc<Mutex<Vec<&'static str>>>,
+    /// What is let after a password.
+    after_asking: Arc<Mutex<Vec<&'static str>>>,
+    asked: Arc<Mutex<Vec<(String, bool)>>>,
+}
+
+#[interface(name = "org.freedesktop.PolicyKit1.Authority")]
+impl Polkit {
+    fn check_authorization(
+        &self,
+        subject: Subject,
+        action: &str,
+        _details: HashMap<String, String>,
+        flags: CheckAuthorizationFlags,
+        _cancellation: &str,
+    ) -> AuthorizationResult {
+        // It is told who asks by the name that the bus has given them.
+        assert!(format!("{subject:?}").contains(":1."), "{subject:?}");
+        let may_ask = flags.contains(CheckAuthorizationFlags::ALLOW_USER_INTERACTION);
+        self.asked.lock().unwrap().push((action.to_owned(), may_ask));
+        AuthorizationResult {
+            is_authorized: self.yes.lock().unwrap().contains(&action),
+            is_challenge: self.after_asking.lock().unwrap().contains(&action),
+            details: HashMap::new(),
+        }
+    }
+}
+
+impl Polkit {
+    async fn start(bus: &TestBus) -> (Polkit, Connection) {
+        let polkit = Polkit::default();
+        let connection = zbus::connection::Builder::address(bus.address().as_str())
+            .serve_at("/org/freedesktop/PolicyKit1/Authority", polkit.clone())
+            .name("org.freedesktop.PolicyKit1")
+            .build()
+            .await
+            .unwrap();
+        (polkit, connection)
+    }
+
+    fn asked(&self) -> Vec<(String, bool)> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+#[tokio::test]
+async fn without_polkit_a_stranger_reads_and_changes_nothing() {
+    let (bus, home, daemon) = world().await;
+    let ran = call(&bus, true, "ListProjects", &[]).await;
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "as 1 \"succeed\"\n"), "{ran:?}");
+    let id = "0".repeat(64);
+    let refused = [
+        submit(&bus, true, "1").await,
+        call(&bus, true, "PauseQueue", &[]).await,
+        call(&bus, true, "ResumeQueue", &[]).await,
+        call(&bus, true, "CollectGarbage", &["a{sv}", "1", "max_bytes", "t", "0"]).await,
+        call(&bus, true, "RebuildImage", &["s", "succeed"]).await,
+        call(&bus, true, "Reload", &[]).await,
+    ];
+    for ran in refused {
+        assert_ne!(ran.status, 0, "{ran:?}");
+        assert!(ran.stderr.contains(DENIED), "{ran:?}");
+    }
+    let ran = call(&bus, true, "CancelJob", &["ss", &id, ""]).await;
+    assert!(ran.stderr.contains("no build has the id"), "{ran:?}");
+    assert!(home.ids("succeed", "pending").is_empty() && home.ids("succeed", "ready").is_empty());
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name() {
+    let (bus, home, daemon) = world().await;
+    let (polkit, _there) = Polkit::start(&bus).await;
+    let every = [
+        "org.mistry.mistry1.submit",
+        "org.mistry.mistry1.pause",
+        "org.mistry.mistry1.gc",
+        "org.mistry.mistry1.reload",
+        "org.mistry.mistry1.rebuild",
+        "org.mistry.mistry1.read-output",
+    ];
+    polkit.yes.lock().unwrap().extend(every);
+    let ran = submit(&bus, false, "1").await;
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let id = ran.stdout.split('"').nth(1).unwrap().to_owned();
+    let rest = [
+        call(&bus, false, "PauseQueue", &[]).await,
+        call(&bus, false, "ResumeQueue", &[]).await,
+        call(&bus, false, "CollectGarbage", &["a{sv}", "1", "max_bytes", "t", "1000000000"]).await,
+        call(&bus, false, "Reload", &[]).await,
+        call(&bus, false, "RebuildImage", &["s", "succeed"]).await,
+        call(&bus, false, "OpenLog", &["s", &id]).await,
+    ];
+    for ran in rest {
+        assert_eq!(ran.status, 0, "{ran:?}");
+    }
+    let asked: Vec<String> = polkit.asked().into_iter().map(|(action, _)| action).collect();
+    let expected = [every[0], every[1], every[1], every[2], every[3], every[4], every[5]];
+    assert_eq!(asked, expected);
+    // What the daemon knows of who asked is the bus's word.
+    let info = home.build("succeed", "ready", &id).join("build_info.json");
+    let record = std::fs::read_to_string(info).unwrap();
+    assert!(record.contains(&format!("\"Asker\": \"uid {}\"", stranger())), "{record}");
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
+    let (bus, _home, daemon) = world().await;
+    let (polkit, _there) = Polkit::start(&bus).await;
+    polkit.after_asking.lock().unwrap().push("org.mistry.mistry1.submit");
+    let ran = submit(&bus, false, "1").await;
+    assert!(ran.stderr.contains("without a password"), "{ran:?}");
+    assert_eq!(polkit.asked(), [("org.mistry.mistry1.submit".to_owned(), false)]);
+    // Somebody was asked, and gave none.
+    let ran = submit(&bus, true, "1").await;
+    assert!(ran.stderr.contains(DENIED), "{ran:?}");
+    assert_eq!(polkit.asked(), [("org.mistry.mistry1.submit".to_owned(), true)]);
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn whoever_asked_for_a_job_may_cancel_it_and_nobody_else_may() {
+    let (bus, home, daemon) = world().await;
+    let (polkit, _there) = Polkit::start(&bus).await;
+    polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
+    home.engine.hold("start");
+    let ran = submit(&bus, false, "own").await;
+    let own = ran.stdout.split('"').nth(1).unwrap().to_owned();
+    // Where the tests are root, somebody else's is one of root's; else one over HTTP.
+    let job = json!({"project": "succeed", "params": {"n": "other"}});
+    let asking = crate::support::http::Ask::post("/jobs?async", &job);
+    let other = daemon.at.ask(asking).await.expect(201).json();
+    let other = other["ID"].as_str().unwrap().to_owned();
+    polkit.asked();
+    let ran = call(&bus, false, "CancelJob", &["ss", &other, ""]).await;
+    assert!(ran.stderr.contains(DENIED), "{ran:?}");
+    assert_eq!(polkit.asked(), [("org.mistry.mistry1.cancel".to_owned(), false)]);
+    // Joining it makes nobody its starter.
+    let ran = submit(&bus, false, "other").await;
+    assert!(ran.stdout.contains("coalesced"), "{ran:?}");
+    let ran = call(&bus, false, "CancelJob", &["ss", &other, ""]).await;
+    assert!(ran.stderr.contains(DENIED), "{ran:?}");
+    polkit.asked();
+    let ran = call(&bus, false, "CancelJob", &["ss", &own, "mine"]).await;
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(polkit.asked().is_empty());
+    home.engine.release("start");
+    drop(daemon);
+}
+
+#[tokio::test]
+async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
+    let (bus, home, daemon) = world().await;
+    let (polkit, _there) = Polkit::start(&bus).await;
+    polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
+    home.engine.hold("wait");
+    // There is nothing that a caller could say it with.
+    let arguments = ["ssa{ss}a{sv}", "succeed", "", "0", "1", "uid", "u", "0"];
+    let ran = call(&bus, false, "SubmitJob", &arguments).await;
+    assert!(ran.stderr.contains("option 'uid' is not known"), "{ran:?}");
+    let ran = submit(&bus, false, "1").await;
+    let path = ran.stdout.split('"').nth(3).unwrap().to_owned();
+    let here = bus.connect().await;
+    let job = job_at(&here, &path).await;
+    assert_eq!(job.started_by_uid().await.unwrap(), stranger());
+    // Over TCP nobody knows.
+    let value = json!({"project": "succeed", "params": {"n": "tcp"}});
+    let asking = crate::support::http::Ask::post("/jobs?async", &value);
+    let id = daemon.at.ask(asking).await.expect(201).json();
+    let path = manager(&here).await.get_job(id["ID"].as_str().unwrap()).await.unwrap();
+    let job = job_at(&here, path.as_str()).await;
+    assert_eq!(job.started_by_uid().await.unwrap(), u32::MAX);
+    home.engine.release("wait");
+    drop(daemon);
+}

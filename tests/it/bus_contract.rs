@@ -1,0 +1,182 @@
+//! What the papers say of the bus is what is on it: the installed interfaces, the contract, the bus
+//! policy and the actions of polkit.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::json;
+use zbus::fdo::IntrospectableProxy;
+
+use crate::support::{
+    bus::{TestBus, manager},
+    daemon::Home,
+};
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Our interface in an introspection, its lines without the blanks around them.
+fn interface(xml: &str, name: &str) -> Vec<String> {
+    let head = format!("<interface name=\"org.mistry.Mistry1.{name}\">");
+    let from = xml.find(&head).unwrap_or_else(|| panic!("no {name}: {xml}"));
+    let (text, _) = xml[from..].split_once("</interface>").unwrap();
+    let lines = text.lines().map(|line| line.trim().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// The value of an attribute.
+fn attribute<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let from = line.find(&format!(" {name}=\""))? + name.len() + 3;
+    line[from..].split_once('"').map(|(value, _)| value)
+}
+
+/// Methods, signals and properties as the contract writes them.
+fn members(interface: &[String]) -> Vec<String> {
+    let mut members = Vec::new();
+    let (mut name, mut given, mut returned) = ("", Vec::new(), Vec::new());
+    for line in interface {
+        if line.starts_with("<method") || line.starts_with("<signal") {
+            name = attribute(line, "name").unwrap();
+            (given, returned) = (Vec::new(), Vec::new());
+        } else if line.starts_with("<arg") {
+            let (kind, name) = (attribute(line, "type"), attribute(line, "name"));
+            let shown = format!("{} {}", kind.unwrap(), name.expect("an argument without a name"));
+            match attribute(line, "direction") {
+                Some("out") => returned.push(shown),
+                _ => given.push(shown),
+            }
+        } else if line.starts_with("</method") || line.starts_with("</signal") {
+            let mut member = format!("{name}({})", given.join(", "));
+            if !returned.is_empty() {
+                member.push_str(&format!(" → ({})", returned.join(", ")));
+            }
+            members.push(member);
+        } else if line.starts_with("<property") {
+            let (kind, name) = (attribute(line, "type"), attribute(line, "name"));
+            members.push(format!("{} {}", kind.unwrap(), name.unwrap()));
+        }
+    }
+    members
+}
+
+/// What stands between backticks in the first column of the contract's tables.
+fn told(document: &str) -> BTreeSet<String> {
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    rows.filter_map(|row| row.split('`').nth(1))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The interfaces on the bus, as they are installed.
+#[tokio::test]
+async fn the_installed_interfaces_are_those_on_the_bus() {
+    let (bus, home) = (TestBus::start(), Home::new().await);
+    home.configure(&json!({}));
+    home.fixture("succeed");
+    home.engine.hold("wait");
+    let _daemon = bus.spawn(&home).await;
+    let here = bus.connect().await;
+    let none = std::collections::HashMap::new();
+    let options = std::collections::HashMap::new();
+    let manager = manager(&here).await;
+    let (_, job, _) = manager
+        .submit_job("succeed", "", &none, &options)
+        .await
+        .unwrap();
+    for (name, path) in [("Manager", "/org/mistry/Mistry1"), ("Job", job.as_str())] {
+        let object = IntrospectableProxy::builder(&here)
+            .destination("org.mistry.Mistry1")
+            .path(path.to_owned())
+            .build();
+        let there = object.await.unwrap().introspect().await.unwrap();
+        let installed = read(&format!("packaging/dbus/org.mistry.Mistry1.{name}.xml"));
+        assert_eq!(
+            interface(&there, name),
+            interface(&installed, name),
+            "packaging/dbus/org.mistry.Mistry1.{name}.xml is not what is on the bus"
+        );
+    }
+    home.engine.release("wait");
+}
+
+#[test]
+fn each_member_and_error_is_in_the_contract_and_nothing_else() {
+    let document = read("docs/dbus-api.md");
+    let mut expected = BTreeSet::new();
+    for name in ["Manager", "Job"] {
+        let installed = read(&format!("packaging/dbus/org.mistry.Mistry1.{name}.xml"));
+        expected.extend(members(&interface(&installed, name)));
+    }
+    // Errors of ours, from the one place where they are named.
+    let source = read("src/dbus/error.rs");
+    let ours = source.match_indices("(OURS, \"").map(|(at, head)| {
+        let rest = &source[at + head.len()..];
+        rest.split('"').next().unwrap().to_owned()
+    });
+    expected.extend(ours);
+    let actions = actions();
+    expected.extend(actions.iter().cloned());
+    let told = told(&document);
+    let missing: Vec<_> = expected.difference(&told).collect();
+    let unknown: Vec<_> = told.difference(&expected).collect();
+    assert!(missing.is_empty(), "docs/dbus-api.md does not tell {missing:?}");
+    assert!(unknown.is_empty(), "docs/dbus-api.md tells of {unknown:?}");
+}
+
+/// The actions that the daemon asks for.
+fn actions() -> BTreeSet<String> {
+    let source = read("src/dbus/authority.rs");
+    let quoted = source.split('"').filter(|text| {
+        text.starts_with("org.mistry.mistry1.") && !text.contains([' ', '/'])
+    });
+    quoted.map(str::to_owned).collect()
+}
+
+#[test]
+fn polkit_knows_each_action_and_describes_it() {
+    let policy = read("packaging/dbus/org.mistry.mistry1.policy");
+    let known: BTreeSet<String> = policy
+        .lines()
+        .filter(|line| line.trim().starts_with("<action"))
+        .map(|line| attribute(line.trim(), "id").unwrap().to_owned())
+        .collect();
+    assert_eq!(known, actions());
+    for tag in ["description", "message", "allow_any", "allow_inactive", "allow_active", "annotate"] {
+        let count = policy.matches(&format!("<{tag}")).count();
+        assert_eq!(count, known.len(), "<{tag}>");
+    }
+    // Others may only with an administrator's password.
+    assert_eq!(policy.matches(">auth_admin").count(), 3 * known.len());
+    assert!(read("packaging/dbus/org.mistry.mistry1.rules").contains("\"org.mistry.mistry1.\""));
+}
+
+#[test]
+fn the_bus_lets_everybody_ask_and_only_root_and_mistry_answer() {
+    let policy = read("packaging/dbus/org.mistry.Mistry1.conf");
+    let lines: Vec<&str> = policy.lines().map(str::trim).collect();
+    let sent: BTreeSet<&str> = lines
+        .iter()
+        .filter_map(|line| attribute(line, "send_interface"))
+        .collect();
+    let expected = [
+        "org.freedesktop.DBus.Introspectable",
+        "org.freedesktop.DBus.ObjectManager",
+        "org.freedesktop.DBus.Peer",
+        "org.freedesktop.DBus.Properties",
+        "org.mistry.Mistry1.Job",
+        "org.mistry.Mistry1.Manager",
+    ];
+    assert_eq!(sent, BTreeSet::from(expected));
+    let owners: Vec<&str> = lines
+        .windows(2)
+        .filter(|pair| pair[1] == "<allow own=\"org.mistry.Mistry1\"/>")
+        .map(|pair| attribute(pair[0], "user").unwrap())
+        .collect();
+    assert_eq!(owners, ["root", "mistry"]);
+    let service = read("packaging/dbus/org.mistry.Mistry1.service");
+    for line in ["Name=org.mistry.Mistry1", "SystemdService=mistryd.service", "Exec=/bin/false"] {
+        assert!(service.lines().any(|there| there == line), "{line}");
+    }
+}

@@ -1,0 +1,225 @@
+//! A client on the bus that asks too much, too fast or for what cannot be is told so; the others
+//! notice nothing.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+
+use futures_util::StreamExt;
+use serde_json::json;
+use zbus::message::Type;
+use zbus::{Connection, MatchRule, MessageStream, Variant};
+
+use crate::support::{
+    bus::{TestBus, manager, name_of},
+    daemon::Home,
+    http::within,
+    process::Process,
+};
+
+const LIMITS: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
+const INVALID: &str = "org.mistry.Mistry1.Error.InvalidName";
+const ARGUMENTS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
+
+async fn world() -> (TestBus, Home, Process) {
+    let (bus, home) = (TestBus::start(), Home::new().await);
+    home.configure(&json!({"job_backlog": 500}));
+    home.fixture("succeed");
+    let daemon = bus.spawn(&home).await;
+    (bus, home, daemon)
+}
+
+fn none<'a>() -> HashMap<&'a str, Variant<'a>> {
+    HashMap::new()
+}
+
+#[tokio::test]
+async fn names_and_options_that_cannot_be_are_named() {
+    let (bus, home, _daemon) = world().await;
+    let here = bus.connect().await;
+    let manager = manager(&here).await;
+    let plain = HashMap::new();
+    let path = HashMap::from([("../../x", "y")]);
+    let long = "g".repeat(201);
+    let unknown = HashMap::from([("rebild", Variant::from(true))]);
+    let wrong = HashMap::from([("rebuild", Variant::from("yes"))]);
+    for (project, group, params, options, error) in [
+        ("../succeed", "", &plain, none(), INVALID),
+        ("", "", &plain, none(), INVALID),
+        ("succeed", "a\nb", &plain, none(), INVALID),
+        ("succeed", &long, &plain, none(), INVALID),
+        ("succeed", "", &path, none(), INVALID),
+        ("succeed", "", &plain, unknown, ARGUMENTS),
+        ("succeed", "", &plain, wrong, ARGUMENTS),
+        ("nothing", "", &plain, none(), "org.mistry.Mistry1.Error.NoSuchProject"),
+    ] {
+        let answer = manager.submit_job(project, group, params, &options).await;
+        assert_eq!(name_of(answer), error, "{project} {group:?} {params:?}");
+    }
+    for id in ["", "x", "../../etc", &"g".repeat(64)] {
+        assert_eq!(name_of(manager.get_job(id).await), INVALID, "{id}");
+        assert_eq!(name_of(manager.open_artifacts(id).await), INVALID, "{id}");
+        assert_eq!(name_of(manager.open_log(id).await), INVALID, "{id}");
+    }
+    let absent = "0".repeat(64);
+    for answer in [
+        name_of(manager.describe_build(&absent).await),
+        name_of(manager.cancel_job(&absent, "").await),
+        name_of(manager.get_job(&absent).await),
+    ] {
+        assert_eq!(answer, "org.mistry.Mistry1.Error.NoSuchJob");
+    }
+    let reason = manager.cancel_job(&absent, "two\nlines").await;
+    assert_eq!(name_of(reason), "org.mistry.Mistry1.Error.NoSuchJob");
+    assert!(home.ids("succeed", "ready").is_empty());
+}
+
+#[tokio::test]
+async fn params_of_sixteen_mebibytes_and_thousands_of_them_are_too_much() {
+    let (bus, home, daemon) = world().await;
+    let here = bus.connect().await;
+    let manager = manager(&here).await;
+    let large = "x".repeat((16 << 20) + (64 << 10));
+    let answer = manager
+        .submit_job("succeed", "", &HashMap::from([("a", large.as_str())]), &none())
+        .await;
+    assert_eq!(name_of(answer), LIMITS);
+    let names: Vec<String> = (0..1_001).map(|n| format!("p{n}")).collect();
+    let many: HashMap<&str, &str> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let answer = manager.submit_job("succeed", "", &many, &none()).await;
+    assert_eq!(name_of(answer), LIMITS);
+    assert!(home.ids("succeed", "pending").is_empty());
+    // What a lock file is passes.
+    let lock = "y".repeat(4 << 20);
+    let mut ends = manager.receive_job_removed().await.unwrap();
+    let given = HashMap::from([("a", lock.as_str())]);
+    manager.submit_job("succeed", "", &given, &none()).await.unwrap();
+    let end = within("the end", ends.next()).await.unwrap();
+    let id = end.args().unwrap().id.clone();
+    // And is told to nobody at its full length but to whoever asks for it.
+    let whole = manager.describe_build(&id).await.unwrap();
+    assert!(whole.len() > 4 << 20);
+    let (listed, _) = manager.list_builds(&none()).await.unwrap();
+    assert!(listed[0].len() < 64 << 10);
+    drop(daemon);
+}
+
+/// Sends calls without waiting for answers, and counts those.
+async fn flood(here: &Connection, calls: usize) -> (usize, usize) {
+    let replies = MatchRule::builder().msg_type(Type::MethodReturn).build().unwrap();
+    let errors = MatchRule::builder().msg_type(Type::Error).build().unwrap();
+    let room = NonZeroUsize::new(2 * calls);
+    let mut replies = MessageStream::for_match_rule(replies, here, room).await.unwrap();
+    let mut errors = MessageStream::for_match_rule(errors, here, room).await.unwrap();
+    let sending = async {
+        for n in 0..calls {
+            let value = format!("{n}");
+            let call = zbus::Message::method_call("/org/mistry/Mistry1", "SubmitJob")
+                .destination("org.mistry.Mistry1")
+                .interface("org.mistry.Mistry1.Manager")
+                .build(&("succeed", "", HashMap::from([("n", value.as_str())]), none()))
+                .unwrap();
+            here.send(&call).await.unwrap();
+        }
+    };
+    let counting = async {
+        let (mut good, mut refused) = (0, 0);
+        while good + refused < calls {
+            tokio::select! {
+                _ = replies.next() => good += 1,
+                error = errors.next() => {
+                    let error = error.unwrap().unwrap();
+                    let name = error.header().error_name().unwrap().to_string();
+                    assert!(
+                        name == LIMITS || name == "org.mistry.Mistry1.Error.BacklogFull",
+                        "{name}"
+                    );
+                    refused += 1;
+                }
+            }
+        }
+        (good, refused)
+    };
+    let ((), counted) = within("the flood", async { tokio::join!(sending, counting) }).await;
+    counted
+}
+
+/// Ten thousand calls at once: each is answered, most of them with `LimitsExceeded`; somebody else is
+/// served meanwhile, and what was accepted is built.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_floods_is_refused_and_the_others_notice_nothing() {
+    let (bus, home, daemon) = world().await;
+    let flooder = bus.connect().await;
+    let flooding = tokio::spawn(async move { flood(&flooder, 10_000).await });
+    let here = bus.connect().await;
+    let other = manager(&here).await;
+    let mut asked = 0;
+    while !flooding.is_finished() {
+        within("an answer to somebody else", other.list_projects()).await.unwrap();
+        asked += 1;
+    }
+    let (good, refused) = flooding.await.unwrap();
+    assert_eq!(good + refused, 10_000);
+    assert!(refused > 5_000, "only {refused} of 10,000 were refused");
+    assert!(asked > 0);
+    within("the end of what was accepted", async {
+        while !other.list_jobs().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(home.ids("succeed", "ready").len(), good);
+    drop(daemon);
+}
+
+/// A client that has asked for every signal and reads none: the bus keeps them for it, or throws it
+/// out; the daemon and the others go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_no_signals_is_nobody_elses_trouble() {
+    let (bus, _home, daemon) = world().await;
+    // Its own queue is as small as can be, and nobody takes from it: it reads its socket no more.
+    let deaf = bus.connect().await;
+    let rule = MatchRule::builder().msg_type(Type::Signal).build().unwrap();
+    let unread = MessageStream::for_match_rule(rule, &deaf, NonZeroUsize::new(1)).await.unwrap();
+    let here = bus.connect().await;
+    let manager = manager(&here).await;
+    let mut ends = manager.receive_job_removed().await.unwrap();
+    for n in 0..200 {
+        let value = format!("{n}");
+        let given = HashMap::from([("n", value.as_str())]);
+        let options = none();
+        let asking = manager.submit_job("succeed", "", &given, &options);
+        within("an answer", asking).await.unwrap();
+        within("the end", ends.next()).await.unwrap();
+    }
+    drop((unread, daemon));
+}
+
+#[tokio::test]
+async fn logs_that_nobody_reads_are_bounded_for_each_client() {
+    let (bus, home, _daemon) = world().await;
+    home.engine.hold("wait");
+    let here = bus.connect().await;
+    let manager = manager(&here).await;
+    let (id, ..) = manager
+        .submit_job("succeed", "", &HashMap::new(), &none())
+        .await
+        .unwrap();
+    let mut open = Vec::new();
+    let refused = loop {
+        match manager.open_log(&id).await {
+            Ok(log) => open.push(log),
+            error => break name_of(error),
+        }
+        assert!(open.len() < 100, "there is no bound");
+    };
+    assert_eq!(refused, LIMITS);
+    // Who closes one may open another.
+    open.clear();
+    within("room", async {
+        while manager.open_log(&id).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    home.engine.release("wait");
+}
