@@ -80,8 +80,11 @@ pub async fn serve(face: Dbus, stop: CancellationToken) {
     let counting = count(&face);
     let staying = async {
         loop {
-            // The sender is the door's.
-            let _ = is_wanted.wait_for(|is_wanted| *is_wanted).await;
+            tokio::select! {
+                // The sender is the door's.
+                _ = is_wanted.wait_for(|is_wanted| *is_wanted) => {}
+                () = stop.cancelled() => return,
+            }
             let left = stay(&face, &stop, &mut is_told).await;
             door.is_there.send_replace(false);
             match left {

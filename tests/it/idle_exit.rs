@@ -1,6 +1,7 @@
 //! The end for want of work: never with work in hand, and nobody who comes is lost.
 
 use std::{
+    collections::HashMap,
     os::{fd::AsFd, unix::net::UnixStream},
     sync::{
         Arc,
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::StreamExt;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::Signal,
@@ -16,9 +18,10 @@ use rustix::{
 use serde_json::json;
 
 use crate::support::{
+    bus::TestBus,
     daemon::Home,
     http::{Ask, within},
-    manager::Manager,
+    manager::{Life, Manager},
 };
 
 async fn home(idle_exit: &str) -> (Home, Manager) {
@@ -63,6 +66,36 @@ async fn it_does_not_end_with_anything_in_hand() {
     std::io::Write::write_all(&mut upload, head.as_bytes()).unwrap();
     stays(&manager).await;
     drop(upload);
+    manager.hears("STOPPING=1").await;
+    assert_eq!(life.ended().await, 0);
+}
+
+/// A job that was asked for over the bus, and a call that is not answered yet; then it leaves the bus,
+/// and ends.
+#[tokio::test]
+async fn it_does_not_end_while_somebody_on_the_bus_waits() {
+    let (home, manager) = home("30ms").await;
+    let bus = TestBus::start();
+    home.engine.hold("wait");
+    let mut command = manager.command(&home);
+    command
+        .arg("--user-bus")
+        .env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+    let life = Life(command.spawn().unwrap());
+    let here = bus.connect().await;
+    bus.owned(&here, true).await;
+    let on_bus = crate::support::bus::manager(&here).await;
+    let mut ends = on_bus.receive_job_removed().await.unwrap();
+    let (none, options) = (HashMap::new(), HashMap::new());
+    let (id, ..) = on_bus
+        .submit_job("succeed", "", &none, &options)
+        .await
+        .unwrap();
+    stays(&manager).await;
+    home.engine.release("wait");
+    let end = within("the end", ends.next()).await.unwrap();
+    assert_eq!(end.args().unwrap().id, id);
+    bus.owned(&here, false).await;
     manager.hears("STOPPING=1").await;
     assert_eq!(life.ended().await, 0);
 }
