@@ -21,19 +21,43 @@ pub struct Said(pub Receiver<(Instant, String)>);
 impl Daemon {
     /// Starts one in a directory of its own with one project, `trivial`, that does `script`.
     pub fn start(slots: usize, script: &str) -> Daemon {
-        let home = tempfile::tempdir().unwrap();
-        std::fs::create_dir(home.path().join("builds")).unwrap();
-        project(&home.path().join("projects/trivial"), script);
-        Daemon::again(home, slots)
+        Daemon::with_backlog(slots, script, BACKLOG)
+    }
+
+    /// The same with another backlog.
+    pub fn with_backlog(slots: usize, script: &str, backlog: usize) -> Daemon {
+        Daemon::begin(prepared(script), slots, backlog, &[], None)
+    }
+
+    /// One with a single slot and a long queue, on a bus.
+    pub fn on_bus(script: &str, address: &str) -> Daemon {
+        Daemon::begin(
+            prepared(script),
+            1,
+            10 * BACKLOG,
+            &["--user-bus"],
+            Some(address),
+        )
     }
 
     /// Starts one in a directory that is prepared.
     pub fn again(home: tempfile::TempDir, slots: usize) -> Daemon {
+        Daemon::begin(home, slots, BACKLOG, &[], None)
+    }
+
+    fn begin(
+        home: tempfile::TempDir,
+        slots: usize,
+        backlog: usize,
+        arguments: &[&str],
+        bus: Option<&str>,
+    ) -> Daemon {
         let config = format!(
-            r#"{{"projects_path":"projects","build_path":"builds","job_concurrency":{slots},"job_backlog":100}}"#
+            r#"{{"projects_path":"projects","build_path":"builds","job_concurrency":{slots},"job_backlog":{backlog}}}"#
         );
         std::fs::write(home.path().join("config.json"), config).unwrap();
-        let (child, said) = spawn(home.path(), &[]);
+        let bus = bus.map(|address| ("DBUS_SESSION_BUS_ADDRESS", OsStr::new(address)));
+        let (child, said) = spawn(home.path(), arguments, bus.as_slice());
         let mut daemon = Daemon {
             home,
             port: 0,
@@ -47,9 +71,13 @@ impl Daemon {
     pub fn restart(&mut self, environment: &[(&str, &OsStr)]) -> Said {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let (child, said) = spawn(self.home.path(), environment);
+        let (child, said) = spawn(self.home.path(), &[], environment);
         self.child = child;
         said
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn builds(&self) -> PathBuf {
@@ -75,10 +103,13 @@ impl Said {
     }
 }
 
-fn spawn(home: &Path, environment: &[(&str, &OsStr)]) -> (Child, Said) {
+fn spawn(home: &Path, arguments: &[&str], environment: &[(&str, &OsStr)]) -> (Child, Said) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mistryd"))
         .args(["--addr", "127.0.0.1:0", "--config"])
         .arg(home.join("config.json"))
+        .args(arguments)
+        // Whatever bus this host has is not for benchmarks.
+        .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
         .envs(environment.iter().copied())
         .stderr(Stdio::piped())
         .spawn()
@@ -115,6 +146,17 @@ impl Drop for Daemon {
             }
         }
     }
+}
+
+/// Jobs that may wait.
+const BACKLOG: usize = 100;
+
+/// A directory with one project, `trivial`, that does `script`.
+fn prepared(script: &str) -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("builds")).unwrap();
+    project(&home.path().join("projects/trivial"), script);
+    home
 }
 
 /// A project without need of a registry: a static busybox and a script.

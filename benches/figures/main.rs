@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod adoption;
+mod bus;
 mod cached;
 mod clone;
 mod cold;
@@ -63,9 +64,12 @@ pub fn p99(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    // The bare server that cached answers are measured against is a process of its own.
+    // The bare servers that answers are measured against are processes of their own.
     if let Some(at) = arguments.iter().position(|a| a == "--bare-server") {
         return http::bare_server(&arguments[at + 1]);
+    }
+    if let Some(at) = arguments.iter().position(|a| a == "--bare-echo") {
+        return bus::bare_echo(&arguments[at + 1]);
     }
     let wanted = |name: &str| {
         let names: Vec<_> = arguments[1..]
@@ -75,13 +79,14 @@ fn main() {
         names.is_empty() || names.iter().any(|n| *n == name)
     };
     type Measure = fn() -> Vec<Figure>;
-    let measures: [(&str, Measure); 6] = [
+    let measures: [(&str, Measure); 7] = [
         ("cached", cached::measure),
         ("cold", cold::measure),
         ("logs", logs::measure),
         ("clone", clone::measure),
         ("index", index::measure),
         ("adoption", adoption::measure),
+        ("bus", bus::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {

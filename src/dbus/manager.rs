@@ -241,7 +241,7 @@ impl Manager {
     }
 
     /// All about a build, whether it is over or not, as JSON: the answer of GET /job/P/ID over HTTP
-    /// without what the build has printed.
+    /// without what the build has printed, long params cut as in lists.
     #[zbus(out_args("build"))]
     async fn describe_build(
         &self,
@@ -252,8 +252,7 @@ impl Manager {
         let _call = face.0.calls.enter(&header)?;
         let (project, id) = face.locate(&id).await?;
         let mut info = face.0.scheduler.find(&project, id, false).await?;
-        info.container_stdouterr = None;
-        info.container_stderr = None;
+        info.abridge();
         let view = JobView {
             id: info.id.clone(),
             project: info.project.clone(),

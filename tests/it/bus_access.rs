@@ -91,7 +91,10 @@ impl Polkit {
         // It is told who asks by the name that the bus has given them.
         assert!(format!("{subject:?}").contains(":1."), "{subject:?}");
         let may_ask = flags.contains(CheckAuthorizationFlags::ALLOW_USER_INTERACTION);
-        self.asked.lock().unwrap().push((action.to_owned(), may_ask));
+        self.asked
+            .lock()
+            .unwrap()
+            .push((action.to_owned(), may_ask));
         AuthorizationResult {
             is_authorized: self.yes.lock().unwrap().contains(&action),
             is_challenge: self.after_asking.lock().unwrap().contains(&action),
@@ -121,13 +124,23 @@ impl Polkit {
 async fn without_polkit_a_stranger_reads_and_changes_nothing() {
     let (bus, home, daemon) = world().await;
     let ran = call(&bus, true, "ListProjects", &[]).await;
-    assert_eq!((ran.status, ran.stdout.as_str()), (0, "as 1 \"succeed\"\n"), "{ran:?}");
+    assert_eq!(
+        (ran.status, ran.stdout.as_str()),
+        (0, "as 1 \"succeed\"\n"),
+        "{ran:?}"
+    );
     let id = "0".repeat(64);
     let refused = [
         submit(&bus, true, "1").await,
         call(&bus, true, "PauseQueue", &[]).await,
         call(&bus, true, "ResumeQueue", &[]).await,
-        call(&bus, true, "CollectGarbage", &["a{sv}", "1", "max_bytes", "t", "0"]).await,
+        call(
+            &bus,
+            true,
+            "CollectGarbage",
+            &["a{sv}", "1", "max_bytes", "t", "0"],
+        )
+        .await,
         call(&bus, true, "RebuildImage", &["s", "succeed"]).await,
         call(&bus, true, "Reload", &[]).await,
     ];
@@ -160,7 +173,13 @@ async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name
     let rest = [
         call(&bus, false, "PauseQueue", &[]).await,
         call(&bus, false, "ResumeQueue", &[]).await,
-        call(&bus, false, "CollectGarbage", &["a{sv}", "1", "max_bytes", "t", "1000000000"]).await,
+        call(
+            &bus,
+            false,
+            "CollectGarbage",
+            &["a{sv}", "1", "max_bytes", "t", "1000000000"],
+        )
+        .await,
         call(&bus, false, "Reload", &[]).await,
         call(&bus, false, "RebuildImage", &["s", "succeed"]).await,
         call(&bus, false, "OpenLog", &["s", &id]).await,
@@ -168,13 +187,22 @@ async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name
     for ran in rest {
         assert_eq!(ran.status, 0, "{ran:?}");
     }
-    let asked: Vec<String> = polkit.asked().into_iter().map(|(action, _)| action).collect();
-    let expected = [every[0], every[1], every[1], every[2], every[3], every[4], every[5]];
+    let asked: Vec<String> = polkit
+        .asked()
+        .into_iter()
+        .map(|(action, _)| action)
+        .collect();
+    let expected = [
+        every[0], every[1], every[1], every[2], every[3], every[4], every[5],
+    ];
     assert_eq!(asked, expected);
     // What the daemon knows of who asked is the bus's word.
     let info = home.build("succeed", "ready", &id).join("build_info.json");
     let record = std::fs::read_to_string(info).unwrap();
-    assert!(record.contains(&format!("\"Asker\": \"uid {}\"", stranger())), "{record}");
+    assert!(
+        record.contains(&format!("\"Asker\": \"uid {}\"", stranger())),
+        "{record}"
+    );
     drop(daemon);
 }
 
@@ -182,14 +210,24 @@ async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name
 async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
     let (bus, _home, daemon) = world().await;
     let (polkit, _there) = Polkit::start(&bus).await;
-    polkit.after_asking.lock().unwrap().push("org.mistry.mistry1.submit");
+    polkit
+        .after_asking
+        .lock()
+        .unwrap()
+        .push("org.mistry.mistry1.submit");
     let ran = submit(&bus, false, "1").await;
     assert!(ran.stderr.contains("without a password"), "{ran:?}");
-    assert_eq!(polkit.asked(), [("org.mistry.mistry1.submit".to_owned(), false)]);
+    assert_eq!(
+        polkit.asked(),
+        [("org.mistry.mistry1.submit".to_owned(), false)]
+    );
     // Somebody was asked, and gave none.
     let ran = submit(&bus, true, "1").await;
     assert!(ran.stderr.contains(DENIED), "{ran:?}");
-    assert_eq!(polkit.asked(), [("org.mistry.mistry1.submit".to_owned(), true)]);
+    assert_eq!(
+        polkit.asked(),
+        [("org.mistry.mistry1.submit".to_owned(), true)]
+    );
     drop(daemon);
 }
 
@@ -209,7 +247,10 @@ async fn whoever_asked_for_a_job_may_cancel_it_and_nobody_else_may() {
     polkit.asked();
     let ran = call(&bus, false, "CancelJob", &["ss", &other, ""]).await;
     assert!(ran.stderr.contains(DENIED), "{ran:?}");
-    assert_eq!(polkit.asked(), [("org.mistry.mistry1.cancel".to_owned(), false)]);
+    assert_eq!(
+        polkit.asked(),
+        [("org.mistry.mistry1.cancel".to_owned(), false)]
+    );
     // Joining it makes nobody its starter.
     let ran = submit(&bus, false, "other").await;
     assert!(ran.stdout.contains("coalesced"), "{ran:?}");
@@ -242,7 +283,11 @@ async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
     let value = json!({"project": "succeed", "params": {"n": "tcp"}});
     let asking = crate::support::http::Ask::post("/jobs?async", &value);
     let id = daemon.at.ask(asking).await.expect(201).json();
-    let path = manager(&here).await.get_job(id["ID"].as_str().unwrap()).await.unwrap();
+    let path = manager(&here)
+        .await
+        .get_job(id["ID"].as_str().unwrap())
+        .await
+        .unwrap();
     let job = job_at(&here, path.as_str()).await;
     assert_eq!(job.started_by_uid().await.unwrap(), u32::MAX);
     home.engine.release("wait");

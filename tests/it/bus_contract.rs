@@ -20,7 +20,9 @@ fn read(path: &str) -> String {
 /// Our interface in an introspection, its lines without the blanks around them.
 fn interface(xml: &str, name: &str) -> Vec<String> {
     let head = format!("<interface name=\"org.mistry.Mistry1.{name}\">");
-    let from = xml.find(&head).unwrap_or_else(|| panic!("no {name}: {xml}"));
+    let from = xml
+        .find(&head)
+        .unwrap_or_else(|| panic!("no {name}: {xml}"));
     let (text, _) = xml[from..].split_once("</interface>").unwrap();
     let lines = text.lines().map(|line| line.trim().to_owned());
     lines.filter(|line| !line.is_empty()).collect()
@@ -42,7 +44,11 @@ fn members(interface: &[String]) -> Vec<String> {
             (given, returned) = (Vec::new(), Vec::new());
         } else if line.starts_with("<arg") {
             let (kind, name) = (attribute(line, "type"), attribute(line, "name"));
-            let shown = format!("{} {}", kind.unwrap(), name.expect("an argument without a name"));
+            let shown = format!(
+                "{} {}",
+                kind.unwrap(),
+                name.expect("an argument without a name")
+            );
             match attribute(line, "direction") {
                 Some("out") => returned.push(shown),
                 _ => given.push(shown),
@@ -121,16 +127,19 @@ fn each_member_and_error_is_in_the_contract_and_nothing_else() {
     let told = told(&document);
     let missing: Vec<_> = expected.difference(&told).collect();
     let unknown: Vec<_> = told.difference(&expected).collect();
-    assert!(missing.is_empty(), "docs/dbus-api.md does not tell {missing:?}");
+    assert!(
+        missing.is_empty(),
+        "docs/dbus-api.md does not tell {missing:?}"
+    );
     assert!(unknown.is_empty(), "docs/dbus-api.md tells of {unknown:?}");
 }
 
 /// The actions that the daemon asks for.
 fn actions() -> BTreeSet<String> {
     let source = read("src/dbus/authority.rs");
-    let quoted = source.split('"').filter(|text| {
-        text.starts_with("org.mistry.mistry1.") && !text.contains([' ', '/'])
-    });
+    let quoted = source
+        .split('"')
+        .filter(|text| text.starts_with("org.mistry.mistry1.") && !text.contains([' ', '/']));
     quoted.map(str::to_owned).collect()
 }
 
@@ -143,7 +152,14 @@ fn polkit_knows_each_action_and_describes_it() {
         .map(|line| attribute(line.trim(), "id").unwrap().to_owned())
         .collect();
     assert_eq!(known, actions());
-    for tag in ["description", "message", "allow_any", "allow_inactive", "allow_active", "annotate"] {
+    for tag in [
+        "description",
+        "message",
+        "allow_any",
+        "allow_inactive",
+        "allow_active",
+        "annotate",
+    ] {
         let count = policy.matches(&format!("<{tag}")).count();
         assert_eq!(count, known.len(), "<{tag}>");
     }
@@ -176,7 +192,11 @@ fn the_bus_lets_everybody_ask_and_only_root_and_mistry_answer() {
         .collect();
     assert_eq!(owners, ["root", "mistry"]);
     let service = read("packaging/dbus/org.mistry.Mistry1.service");
-    for line in ["Name=org.mistry.Mistry1", "SystemdService=mistryd.service", "Exec=/bin/false"] {
+    for line in [
+        "Name=org.mistry.Mistry1",
+        "SystemdService=mistryd.service",
+        "Exec=/bin/false",
+    ] {
         assert!(service.lines().any(|there| there == line), "{line}");
     }
 }

@@ -6,7 +6,8 @@ use serde_json::json;
 use crate::support::{Machine, Ran, at_once};
 
 /// `busctl call` of the manager; what stands behind is the method and its arguments.
-const CALL: &str = "busctl --timeout=30 call org.mistry.Mistry1 /org/mistry/Mistry1 org.mistry.Mistry1.Manager";
+const CALL: &str =
+    "busctl --timeout=30 call org.mistry.Mistry1 /org/mistry/Mistry1 org.mistry.Mistry1.Manager";
 /// The same by gdbus, which says errors by their names.
 const GDBUS: &str = "gdbus call --system --timeout 30 --dest org.mistry.Mistry1 --object-path /org/mistry/Mistry1 --method org.mistry.Mistry1.Manager";
 
@@ -15,25 +16,38 @@ const DENIED: &str = "org.freedesktop.DBus.Error.AccessDenied";
 /// Submits a job of a project by gdbus.
 fn submit(machine: &Machine, user: &str, project: &str, n: u32) -> Ran {
     let params = format!("\"{{'n': '{n}'}}\"");
-    machine.as_user(user, &format!("{GDBUS}.SubmitJob {project} '' {params} '{{}}'"))
+    machine.as_user(
+        user,
+        &format!("{GDBUS}.SubmitJob {project} '' {params} '{{}}'"),
+    )
 }
 
 /// The id in the answer of SubmitJob.
 fn id_of(ran: &Ran) -> String {
     assert_eq!(ran.status, 0, "{ran}");
-    let id = ran.stdout.split('\'').nth(1).unwrap_or_else(|| panic!("{ran}"));
+    let id = ran
+        .stdout
+        .split('\'')
+        .nth(1)
+        .unwrap_or_else(|| panic!("{ran}"));
     id.to_owned()
 }
 
 /// A project whose builds wait until they are let go.
 fn gated(machine: &Machine) {
-    machine.script("gated", "mkfifo /data/gate; read -r x < /data/gate", json!(null));
+    machine.script(
+        "gated",
+        "mkfifo /data/gate; read -r x < /data/gate",
+        json!(null),
+    );
 }
 
 /// Lets a build of it go, as soon as it waits.
 fn release(machine: &Machine, id: &str) {
     let gate = format!("/var/lib/mistry/builds/gated/pending/{id}/data/gate");
-    machine.run(&format!("until [ -p {gate} ]; do sleep 0.05; done; echo on > {gate}"));
+    machine.run(&format!(
+        "until [ -p {gate} ]; do sleep 0.05; done; echo on > {gate}"
+    ));
 }
 
 #[test]
@@ -42,13 +56,20 @@ fn a_call_on_the_bus_starts_the_daemon() {
     machine.example();
     assert_eq!(machine.daemon(), 0, "it runs already");
     let ran = machine.as_user("outsider", &format!("{CALL} ListProjects"));
-    assert_eq!((ran.status, ran.stdout.as_str()), (0, "as 1 \"hello\"\n"), "{ran}");
+    assert_eq!(
+        (ran.status, ran.stdout.as_str()),
+        (0, "as 1 \"hello\"\n"),
+        "{ran}"
+    );
     assert_eq!(machine.active("mistryd.service"), "active");
     // It is the one that serves HTTP.
     assert_eq!(machine.get("/healthz").status, 200);
     let ran = machine.as_user("outsider", "busctl get-property org.mistry.Mistry1 /org/mistry/Mistry1 org.mistry.Mistry1.Manager FileSystem");
     assert_eq!(ran.stdout, "s \"btrfs\"\n", "{ran}");
-    let ran = machine.as_user("outsider", "busctl introspect org.mistry.Mistry1 /org/mistry/Mistry1");
+    let ran = machine.as_user(
+        "outsider",
+        "busctl introspect org.mistry.Mistry1 /org/mistry/Mistry1",
+    );
     assert!(ran.stdout.contains(".SubmitJob"), "{ran}");
 }
 
@@ -60,12 +81,21 @@ fn root_and_members_of_the_group_may_and_others_may_only_read() {
         let ran = submit(&machine, user, "hello", n);
         assert!(ran.stdout.contains("'queued'"), "{user}: {ran}");
     }
-    let ran = machine.as_user("member", &format!("{CALL} SubmitJob 'ssa{{ss}}a{{sv}}' hello '' 1 n 3 0"));
-    assert!(ran.stdout.starts_with("sos \"") && ran.stdout.ends_with("\"queued\"\n"), "{ran}");
+    let ran = machine.as_user(
+        "member",
+        &format!("{CALL} SubmitJob 'ssa{{ss}}a{{sv}}' hello '' 1 n 3 0"),
+    );
+    assert!(
+        ran.stdout.starts_with("sos \"") && ran.stdout.ends_with("\"queued\"\n"),
+        "{ran}"
+    );
     let ran = submit(&machine, "outsider", "hello", 4);
     assert_ne!(ran.status, 0, "{ran}");
     // Nobody is there to be asked, and the call did not allow it either.
-    assert!(ran.stderr.contains("InteractiveAuthorizationRequired") || ran.stderr.contains(DENIED), "{ran}");
+    assert!(
+        ran.stderr.contains("InteractiveAuthorizationRequired") || ran.stderr.contains(DENIED),
+        "{ran}"
+    );
     let id = id_of(&submit(&machine, "member", "hello", 2));
     for call in [
         "PauseQueue".to_owned(),
@@ -78,9 +108,17 @@ fn root_and_members_of_the_group_may_and_others_may_only_read() {
     ] {
         let ran = machine.as_user("outsider", &format!("{GDBUS}.{call}"));
         assert_ne!(ran.status, 0, "{call}: {ran}");
-        assert!(ran.stderr.contains("nteractiveAuthorizationRequired") || ran.stderr.contains(DENIED), "{call}: {ran}");
+        assert!(
+            ran.stderr.contains("nteractiveAuthorizationRequired") || ran.stderr.contains(DENIED),
+            "{call}: {ran}"
+        );
     }
-    for call in ["ListProjects", "ListJobs", "ListBuilds '{}'", &format!("DescribeBuild {id}")] {
+    for call in [
+        "ListProjects",
+        "ListJobs",
+        "ListBuilds '{}'",
+        &format!("DescribeBuild {id}"),
+    ] {
         let ran = machine.as_user("outsider", &format!("{GDBUS}.{call}"));
         assert_eq!(ran.status, 0, "{call}: {ran}");
     }
@@ -110,7 +148,10 @@ fn a_rule_of_the_administrator_lets_somebody_in_and_a_starter_cancels_only_their
     assert_eq!(who.trim(), format!("u {}", uid.trim()));
     let ran = machine.as_user("outsider", &format!("{GDBUS}.CancelJob {others} no"));
     assert_ne!(ran.status, 0, "{ran}");
-    let ran = machine.as_user("outsider", &format!("{GDBUS}.CancelJob {own} 'wrong branch'"));
+    let ran = machine.as_user(
+        "outsider",
+        &format!("{GDBUS}.CancelJob {own} 'wrong branch'"),
+    );
     assert_eq!(ran.status, 0, "{ran}");
     let ran = machine.as_user("member", &format!("{GDBUS}.CancelJob {others} ''"));
     assert_eq!(ran.status, 0, "{ran}");
@@ -122,14 +163,21 @@ fn without_polkit_root_and_the_group_may_and_nobody_else() {
     let machine = Machine::installed();
     machine.example();
     machine.run("systemctl mask --runtime --now --quiet polkit.service");
-    let asked = [("root", 1), ("member", 2), ("outsider", 3)].map(|(user, n)| submit(&machine, user, "hello", n));
-    machine.run("systemctl unmask --runtime --quiet polkit.service; systemctl start polkit.service");
+    let asked = [("root", 1), ("member", 2), ("outsider", 3)]
+        .map(|(user, n)| submit(&machine, user, "hello", n));
+    machine
+        .run("systemctl unmask --runtime --quiet polkit.service; systemctl start polkit.service");
     let [root, member, outsider] = asked;
     assert_eq!(root.status, 0, "{root}");
     assert_eq!(member.status, 0, "{member}");
     assert_ne!(outsider.status, 0, "{outsider}");
     assert!(outsider.stderr.contains(DENIED), "{outsider}");
-    assert!(outsider.stderr.contains("that is for root and group 'mistry'"), "{outsider}");
+    assert!(
+        outsider
+            .stderr
+            .contains("that is for root and group 'mistry'"),
+        "{outsider}"
+    );
 }
 
 #[test]
@@ -145,11 +193,19 @@ fn an_idle_daemon_waits_for_the_end_of_a_job_of_the_bus_and_then_leaves() {
     let first = machine.run("busctl status org.mistry.Mistry1 | grep ^PID=");
     // Ten times as long as it would take to end.
     machine.run("sleep 1");
-    assert_eq!(machine.run("busctl status org.mistry.Mistry1 | grep ^PID="), first);
+    assert_eq!(
+        machine.run("busctl status org.mistry.Mistry1 | grep ^PID="),
+        first
+    );
     release(&machine, &id);
     let heard = waiting.end();
-    assert!(heard.stdout.contains(&id) && heard.stdout.contains("'succeeded'"), "{heard}");
-    machine.wait_for("mistryd.service", "ActiveState", |state| state == "inactive");
+    assert!(
+        heard.stdout.contains(&id) && heard.stdout.contains("'succeeded'"),
+        "{heard}"
+    );
+    machine.wait_for("mistryd.service", "ActiveState", |state| {
+        state == "inactive"
+    });
     let ran = machine.as_user("outsider", &format!("{GDBUS}.DescribeBuild {id}"));
     assert!(ran.stdout.contains("succeeded"), "{ran}");
 }
@@ -159,7 +215,11 @@ fn nobody_is_lost_who_calls_at_the_moment_of_its_end() {
     let machine = Machine::installed();
     machine.example();
     machine.configure(json!({ "idle_exit": "20ms" }));
-    let trials = if std::env::var_os("MISTRY_SOAK").is_some() { 300 } else { 30 };
+    let trials = if std::env::var_os("MISTRY_SOAK").is_some() {
+        300
+    } else {
+        30
+    };
     let calls = at_once(2, |which| {
         let line = format!(
             "for n in $(seq {trials}); do
@@ -209,7 +269,10 @@ fn a_paused_queue_stays_paused_over_a_restart() {
     let ran = machine.as_user("outsider", paused);
     assert_eq!(ran.stdout, "b true\n", "{ran}");
     let ran = machine.as_user("outsider", &format!("{GDBUS}.ListJobs"));
-    assert!(ran.stdout.contains(&id) && ran.stdout.contains("'queued'"), "{ran}");
+    assert!(
+        ran.stdout.contains(&id) && ran.stdout.contains("'queued'"),
+        "{ran}"
+    );
     let status = machine.run("systemctl show -P StatusText mistryd.service");
     assert!(status.contains("paused"), "{status}");
     let mut story = machine.follow(&[&format!("MISTRY_JOB={id}")]);

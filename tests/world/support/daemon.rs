@@ -225,6 +225,8 @@ impl Daemon {
             .arg(self.setup.home.join("config.json"));
         command.current_dir(self.setup.home.path());
         command.stdin(Stdio::null());
+        // Whatever bus this host has is not for tests.
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
         match &self.setup.docker_host {
             Some(host) => command.env("DOCKER_HOST", host),
             None => command.env_remove("DOCKER_HOST"),
