@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -461,6 +463,40 @@ async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
     let mut whole = Vec::new();
     (&log).read_to_end(&mut whole).unwrap();
     assert_eq!(whole, on_disk(&id));
+}
+
+/// From the directory that is handed out one gets to the build's artifacts and to nothing else; all that
+/// holds for such a directory is in `handed_out.rs`.
+#[tokio::test]
+async fn artifacts_are_handed_out_as_a_directory_that_leads_nowhere_else() {
+    let world = World::new().await;
+    world.home.script(
+        "leaver",
+        "echo hello > $DATA/artifacts/file; ln -s ../../build_info.json $DATA/artifacts/link",
+    );
+    let (id, outcome) = world.build("leaver", &[]).await;
+    assert_eq!(outcome, "succeeded");
+    let manager = manager(&world.here).await;
+    let directory = manager.open_artifacts(&id).await.unwrap();
+    let directory = std::os::fd::OwnedFd::from(directory);
+    let at = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let file = std::fs::read_to_string(format!("{at}/file")).unwrap();
+    assert_eq!(file, "hello\n");
+    let up = std::fs::metadata(format!("{at}/..")).unwrap();
+    let here = std::fs::metadata(format!("{at}/.")).unwrap();
+    assert_eq!((up.dev(), up.ino()), (here.dev(), here.ino()));
+    let link = std::fs::read(format!("{at}/link")).unwrap_err();
+    assert_eq!(
+        link.raw_os_error(),
+        Some(rustix::io::Errno::LOOP.raw_os_error())
+    );
+    assert!(std::fs::write(format!("{at}/new"), "x").is_err());
+    // Of a build that is not over there is nothing to be had.
+    world.home.engine.hold("wait");
+    let (pending, ..) = world.submit("succeed", &[]).await;
+    let answer = manager.open_artifacts(&pending).await;
+    assert_eq!(name_of(answer), "org.mistry.Mistry1.Error.NoArtifacts");
+    world.home.engine.release("wait");
 }
 
 #[tokio::test]
