@@ -144,8 +144,10 @@ impl Authority {
                 ),
             )),
             Some(_) => Err(denied(action)),
-            None if is_member(&caller.groups) => Ok(()),
-            None => Err(denied(action)),
+            None => match is_member(&caller.groups).await {
+                true => Ok(()),
+                false => Err(denied(action)),
+            },
         }
     }
 }
@@ -220,17 +222,20 @@ fn is_absent(error: &zbus::Error) -> bool {
 }
 
 /// Whether one of `groups` is ours. A host without that group has no members of it.
-fn is_member(groups: &[u32]) -> bool {
-    match Group::from_name(GROUP) {
-        Ok(Some(group)) => groups.contains(&group.gid.as_raw()),
-        Ok(None) => false,
-        Err(error) => {
+async fn is_member(groups: &[u32]) -> bool {
+    // Where groups are kept elsewhere, this asks over the network.
+    match tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await {
+        Ok(Ok(Some(group))) => groups.contains(&group.gid.as_raw()),
+        Ok(Ok(None)) => false,
+        Ok(Err(error)) => {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "could not look up group '{GROUP}'"
             );
             false
         }
+        // It panicked, and who may is not known.
+        Err(_) => false,
     }
 }
 
