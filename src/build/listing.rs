@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::BuildInfo;
 use super::used::Noted;
+use super::{BuildInfo, Place};
 
 /// What the rest of an info takes, twice: as values and as JSON.
 const FIXED: usize = 3 << 10;
@@ -31,6 +31,16 @@ impl Listing {
             info,
             json: OnceLock::new(),
         }))
+    }
+
+    /// Where it is in the order of lists; `None` for a record whose names cannot be.
+    pub fn place(&self) -> Option<Place> {
+        let info = self.info();
+        Some(Place {
+            started: info.started_at,
+            project: info.project.parse().ok()?,
+            id: info.id.parse().ok()?,
+        })
     }
 
     /// About what it takes in memory together with its JSON.

@@ -3,20 +3,38 @@
 //! First the daemon must have been quiet for the whole time that is configured. Then nobody is
 //! accepted any more, and only then it is decided: whoever was accepted before that is connected
 //! and keeps the daemon alive; whoever comes after it waits in the kernel's queue, which systemd
-//! holds, and starts the next life. On the bus it is the same: we leave it, answer what came before,
-//! and whoever calls then has us started by the bus. So nobody is lost, whenever they come.
+//! holds, and starts the next life.
+//!
+//! The bus has no such queue: it has us started once for whoever calls, and where systemd takes us
+//! for running then, that start comes to nothing. So systemd is told that we end before the name is
+//! given back, and from there is no way back. What came over the bus meanwhile is answered, and where
+//! that was more than a question, the daemon asks to be started again.
+//!
+//! So nobody is lost, whenever they come.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::scheduler::Activity;
-use crate::{dbus, web};
+use crate::{dbus, systemd, web};
+
+/// What systemd is told.
+const ENDING: &str = "nothing to do; the next client starts it";
 
 /// The ways in.
 pub(super) struct Doors {
     pub(super) web: web::Door,
     pub(super) bus: dbus::Door,
+}
+
+/// How it was when the last way in was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// There was nothing to do.
+    Quiet,
+    /// Somebody had come in the last moment.
+    Busy,
 }
 
 /// Returns when there was nothing to do for as long as `limit` says, and nobody is accepted any
@@ -25,7 +43,7 @@ pub(super) async fn idle(
     doors: &Doors,
     mut activity: watch::Receiver<Activity>,
     mut limit: watch::Receiver<Option<Duration>>,
-) {
+) -> Left {
     let mut connections = doors.web.connections();
     let mut on_bus = doors.bus.busy();
     loop {
@@ -46,11 +64,14 @@ pub(super) async fn idle(
             _ = limit.changed() => continue,
         }
         doors.web.close().await;
-        doors.bus.close().await;
         if self::is_quiet(&mut connections, &mut on_bus, &mut activity) {
-            return;
+            super::tell_systemd(|| systemd::stopping(ENDING)).await;
+            doors.bus.close().await;
+            return match self::is_quiet(&mut connections, &mut on_bus, &mut activity) {
+                true => Left::Quiet,
+                false => Left::Busy,
+            };
         }
-        doors.bus.open();
         doors.web.open().await;
     }
 }

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::args::Verb;
-use self::idle::Doors;
+use self::idle::{Doors, Left};
 use self::listen::{DEFAULT_ADDRESS, Listening};
 use self::reload::Reloading;
 use crate::build::{self, BuildStore, Holder, random_hex};
@@ -45,6 +45,9 @@ use crate::web::{self, Access, Scope, Token, TokensFile, Web};
 
 /// The exit status of a wrong configuration: `EX_CONFIG` of sysexits(3).
 const WRONG_CONFIG: u8 = 78;
+/// The exit status of a daemon that has something to do and was ending all the same: `EX_TEMPFAIL` of
+/// sysexits(3). mistryd.service starts it again.
+const START_AGAIN: u8 = 75;
 /// The exit status of a wrong command line, as clap has it.
 const WRONG_USAGE: u8 = 2;
 /// What builds do between two awaits when the daemon ends: write a record, clone a tree.
@@ -334,29 +337,37 @@ async fn serve(
     // What an earlier life left comes first: a daemon that has not looked is not idle.
     let working = async {
         scheduler.adopt().await.map_err(Error::Adoption)?;
-        match is_inherited {
+        Ok::<Left, Error>(match is_inherited {
             true => idle::idle(&doors, scheduler.activity(), idle_exit).await,
             // Nobody would start it again.
             false => std::future::pending().await,
-        }
-        Ok::<(), Error>(())
+        })
     };
-    let mut ending = "stopping; builds under way run on";
+    let mut code = ExitCode::SUCCESS;
     tokio::select! {
-        () = asked_to_end => tracing::info!(
-            message_id = STOPPING,
-            mistry_event = "stopping",
-            "stopping; builds under way run on, the next start follows them"
-        ),
-        idle = working => {
-            idle?;
-            ending = "nothing to do; the next client starts it";
+        () = asked_to_end => {
             tracing::info!(
+                message_id = STOPPING,
+                mistry_event = "stopping",
+                "stopping; builds under way run on, the next start follows them"
+            );
+            tell_systemd(|| systemd::stopping("stopping; builds under way run on")).await;
+        }
+        left = working => match left? {
+            Left::Quiet => tracing::info!(
                 message_id = IDLE,
                 mistry_event = "idle",
                 "nothing to do: ending; the next client starts it again"
-            );
-        }
+            ),
+            Left::Busy => {
+                code = ExitCode::from(START_AGAIN);
+                tracing::info!(
+                    message_id = STOPPING,
+                    mistry_event = "stopping",
+                    "ending for want of work, and somebody came in the last moment: to be started again"
+                );
+            }
+        },
         served = &mut serving => {
             // Nobody asked it to end: that is a fault.
             scheduler.drain(GRACE).await;
@@ -369,7 +380,8 @@ async fn serve(
         () = status::tell(scheduler.activity(), trouble) => {}
         () = reloads => {}
     }
-    tell_systemd(move || systemd::stopping(ending)).await;
+    // Those who wait for a reload are told that there is none.
+    drop(reloads_asked);
     stop.cancel();
     // Waiters are told by the scheduler, and the faces let them have their answer.
     let (drained, served, ()) = tokio::join!(scheduler.drain(GRACE), serving, on_bus);
@@ -377,7 +389,7 @@ async fn serve(
         tracing::warn!("some builds did not let go in time; the next start takes them over");
     }
     served.map_err(|error| Error::System("accept connections", error))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// Tells systemd something, on a thread that may wait for it.

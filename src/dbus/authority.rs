@@ -4,6 +4,8 @@
 //! be had, root and the group `mistry` may, and nobody else; on a user's bus, that user.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::Group;
@@ -63,11 +65,34 @@ impl Action {
     }
 }
 
+/// Calls of one user that may wait for a person at once: there is one to ask, and who is asked more
+/// often is being annoyed. Others are not to be kept out by them.
+const ASKED_AT_ONCE: usize = 4;
+
 /// Whom to ask.
 #[derive(Debug)]
 pub(super) struct Authority {
     /// On a user's own bus: that user.
     owner: Option<u32>,
+    /// How often each user is being asked just now. Std, held for a count.
+    asked: Mutex<HashMap<u32, usize>>,
+    /// Names the questions, so that they can be taken back.
+    questions: AtomicU64,
+}
+
+/// A person who is being asked, as long as this is held.
+struct Asking<'a>(&'a Authority, u32);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.0.asked();
+        if let Some(count) = asked.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                asked.remove(&self.1);
+            }
+        }
+    }
 }
 
 /// Who calls, by the bus's word.
@@ -110,7 +135,27 @@ impl Authority {
     pub(super) fn of(bus: Bus) -> Authority {
         Authority {
             owner: (bus == Bus::User).then(|| rustix::process::geteuid().as_raw()),
+            asked: Mutex::default(),
+            questions: AtomicU64::new(0),
         }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room to ask a user for a password, or the sentence that there is none.
+    fn begin_asking(&self, uid: u32) -> Result<Asking<'_>, Error> {
+        let mut asked = self.asked();
+        let count = asked.entry(uid).or_default();
+        if *count >= ASKED_AT_ONCE {
+            return Err(Error::new(
+                Kind::LimitsExceeded,
+                format!("you are being asked for a password {ASKED_AT_ONCE} times already"),
+            ));
+        }
+        *count += 1;
+        Ok(Asking(self, uid))
     }
 
     /// Lets a caller do something, or says why not. May take as long as a person takes to find a
@@ -129,10 +174,14 @@ impl Authority {
             .primary()
             .flags()
             .contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        let _asking = match may_ask {
+            true => Some(self.begin_asking(caller.uid)?),
+            false => None,
+        };
         let asked = match self.owner {
             // It lives on the system's bus, and knows nobody here.
             Some(_) => None,
-            None => ask(connection, header, action, may_ask).await,
+            None => self.ask(connection, header, action, may_ask).await,
         };
         match asked {
             Some(Answer::Yes) => Ok(()),
@@ -150,6 +199,53 @@ impl Authority {
             },
         }
     }
+
+    /// What polkit says; `None` where there is no polkit.
+    async fn ask(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        action: Action,
+        may_ask: bool,
+    ) -> Option<Answer> {
+        let (flags, patience) = match may_ask {
+            true => (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, PERSON),
+            false => (CheckAuthorizationFlags::empty(), RULES),
+        };
+        let question = self.questions.fetch_add(1, Ordering::Relaxed).to_string();
+        let asking = async {
+            let authority = AuthorityProxy::new(connection).await?;
+            let subject = Subject::new_for_message_header(header)
+                .map_err(|error| zbus::Error::Failure(error.to_string()))?;
+            let nothing = HashMap::new();
+            authority
+                .check_authorization(&subject, action.id(), &nothing, flags, &question)
+                .await
+        };
+        match tokio::time::timeout(patience, asking).await {
+            Ok(Ok(result)) if result.is_authorized => Some(Answer::Yes),
+            Ok(Ok(result)) if result.is_challenge => Some(Answer::AfterAsking),
+            Ok(Ok(_)) => Some(Answer::No),
+            Ok(Err(error)) if is_absent(&error) => None,
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "polkit cannot say who may {}: nobody but root may",
+                    action.deed()
+                );
+                Some(Answer::No)
+            }
+            Err(_) => {
+                tracing::warn!("polkit did not say in time who may {}", action.deed());
+                // Nobody waits for the answer any more, so nobody should be asked for one.
+                if let Ok(authority) = AuthorityProxy::new(connection).await {
+                    let taken_back = authority.cancel_check_authorization(&question);
+                    let _ = tokio::time::timeout(RULES, taken_back).await;
+                }
+                Some(Answer::No)
+            }
+        }
+    }
 }
 
 fn denied(action: Action) -> Error {
@@ -164,45 +260,6 @@ enum Answer {
     Yes,
     AfterAsking,
     No,
-}
-
-/// What polkit says; `None` where there is no polkit.
-async fn ask(
-    connection: &Connection,
-    header: &Header<'_>,
-    action: Action,
-    may_ask: bool,
-) -> Option<Answer> {
-    let (flags, patience) = match may_ask {
-        true => (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, PERSON),
-        false => (CheckAuthorizationFlags::empty(), RULES),
-    };
-    let asking = async {
-        let authority = AuthorityProxy::new(connection).await?;
-        let subject = Subject::new_for_message_header(header)
-            .map_err(|error| zbus::Error::Failure(error.to_string()))?;
-        authority
-            .check_authorization(&subject, action.id(), &HashMap::new(), flags, "")
-            .await
-    };
-    match tokio::time::timeout(patience, asking).await {
-        Ok(Ok(result)) if result.is_authorized => Some(Answer::Yes),
-        Ok(Ok(result)) if result.is_challenge => Some(Answer::AfterAsking),
-        Ok(Ok(_)) => Some(Answer::No),
-        Ok(Err(error)) if is_absent(&error) => None,
-        Ok(Err(error)) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "polkit cannot say who may {}: nobody but root may",
-                action.deed()
-            );
-            Some(Answer::No)
-        }
-        Err(_) => {
-            tracing::warn!("polkit did not say in time who may {}", action.deed());
-            Some(Answer::No)
-        }
-    }
 }
 
 /// There is no polkit, or none that can be started.

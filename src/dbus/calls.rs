@@ -14,8 +14,12 @@ use super::error::{Error, Kind};
 /// Calls of one client that are not answered yet: an applet has one, a script that submits in
 /// parallel some tens.
 pub(super) const PER_CLIENT: usize = 64;
-/// Calls of all clients. Who has many connections is held by this.
-const IN_ALL: usize = 1_024;
+/// With so many calls in hand it is crowded, and each client may have a [`FEW`] only: who has many
+/// connections (a user may have 256 on the system bus) cannot take all the room that there is.
+const CROWDED: usize = 1_024;
+const FEW: usize = 4;
+/// Calls of all clients: more than one user can have, by the two above.
+const IN_ALL: usize = 4_096;
 /// Bytes of one call: what HTTP allows a request, and some for its frame.
 pub(super) const MAX_CALL: usize = (16 << 20) + (64 << 10);
 /// Bytes of large calls at once, as HTTP has it.
@@ -77,9 +81,13 @@ impl Calls {
             return too_much("too many calls at once; try again later");
         }
         let own = counts.clients.get(&client).copied().unwrap_or(0);
-        if own >= PER_CLIENT {
+        let most = match counts.calls {
+            0..CROWDED => PER_CLIENT,
+            _ => FEW,
+        };
+        if own >= most {
             return too_much(&format!(
-                "too many calls at once: wait for answers after {PER_CLIENT} of them"
+                "too many calls at once: wait for answers after {most} of them"
             ));
         }
         counts.clients.insert(client.clone(), own + 1);
@@ -147,13 +155,25 @@ mod tests {
     }
 
     #[test]
-    fn many_clients_together_are_bounded_too() {
+    fn where_it_is_crowded_there_is_room_for_those_who_ask_for_little() {
         let calls = Calls::default();
-        let clients = IN_ALL / PER_CLIENT;
-        let held: Vec<Call> = (0..IN_ALL)
+        let clients = CROWDED / PER_CLIENT;
+        let crowd: Vec<Call> = (0..CROWDED)
             .map(|n| call(&calls, &format!(":1.{}", n % clients)).unwrap())
             .collect();
+        assert!(call(&calls, ":1.0").is_err());
+        let few: Vec<Call> = (0..FEW).map(|_| call(&calls, ":1.999").unwrap()).collect();
         assert!(call(&calls, ":1.999").is_err());
+        drop((crowd, few));
+    }
+
+    #[test]
+    fn many_clients_together_are_bounded_too() {
+        let calls = Calls::default();
+        let held: Vec<Call> = (0..IN_ALL)
+            .map(|n| call(&calls, &format!(":1.{}", n / FEW)).unwrap())
+            .collect();
+        assert!(call(&calls, ":1.9999").is_err());
         drop(held);
     }
 }

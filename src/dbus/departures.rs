@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::scheduler::Ticket;
 
-/// Tickets by the unique name of whoever holds them. As many as there are live jobs asked for so.
+/// Tickets by the unique name of whoever holds them: one for each time that a live job was asked for
+/// so, which is no more than the calls that there were while it was live.
 #[derive(Debug, Default)]
 pub(super) struct Departures {
     /// Std, held for a push or a take. What is dropped is dropped outside of it.
@@ -15,14 +16,22 @@ pub(super) struct Departures {
 impl Departures {
     /// Holds a ticket until its job is over or its client has left.
     pub(super) fn hold(&self, client: &str, ticket: Ticket) {
-        let mut over = Vec::new();
         let mut held = self.held();
-        let own = held.entry(client.to_owned()).or_default();
-        let (ended, live) = std::mem::take(own).into_iter().partition(|t| t.is_over());
-        over = std::mem::replace(&mut over, ended);
-        *own = live;
-        own.push(ticket);
-        drop(held);
+        held.entry(client.to_owned()).or_default().push(ticket);
+    }
+
+    /// Some job is over: nobody holds it any more.
+    pub(super) fn over(&self) {
+        let mut over = Vec::new();
+        self.held().retain(|_, tickets| {
+            let (ended, live) = std::mem::take(tickets)
+                .into_iter()
+                .partition(|ticket| ticket.is_over());
+            *tickets = live;
+            let mut ended: Vec<Ticket> = ended;
+            over.append(&mut ended);
+            !tickets.is_empty()
+        });
         drop(over);
     }
 

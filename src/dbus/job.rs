@@ -18,6 +18,9 @@ use crate::scheduler::JobFollower;
 const JOBS: &str = "job";
 /// Digits of an id in a path.
 const SHORT: usize = 16;
+/// Bytes of params that an object shows: with ten thousand jobs in the queue, all objects together are
+/// still a message that the bus carries.
+const MAX_PARAMS: usize = 1 << 10;
 /// Who is not known.
 const NOBODY: u32 = u32::MAX;
 
@@ -107,10 +110,8 @@ impl Job {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let _call = self.face.0.calls.enter(&header)?;
-        let (project, id) = (self.follower.project(), self.follower.id());
-        self.face
-            .cancel(connection, &header, project, id, reason)
-            .await
+        let id = self.follower.id();
+        self.face.cancel(connection, &header, id, reason).await
     }
 
     /// The job's id: 64 hex digits.
@@ -131,14 +132,20 @@ impl Job {
         self.info().group
     }
 
-    /// The params, long values cut as in lists. Values of opaque params are not told.
+    /// The params, as many as fit into 1 KiB, long values cut. Values of opaque params are not told.
     #[zbus(property(emits_changed_signal = "const"))]
     fn params(&self) -> BTreeMap<String, String> {
         let mut info = self.info();
         info.abridge();
+        let mut room = MAX_PARAMS;
         let params = info.params.into_iter();
-        params
-            .map(|(name, value)| (name, value.unwrap_or_default()))
+        let shown = params.map(|(name, value)| (name, value.unwrap_or_default()));
+        shown
+            .take_while(|(name, value)| {
+                let fits = name.len() + value.len() <= room;
+                room = room.saturating_sub(name.len() + value.len());
+                fits
+            })
             .collect()
     }
 

@@ -22,9 +22,14 @@ pub(super) async fn hand_out(face: &Dbus, call: Call, log: LogFollower) -> Resul
     };
     let failed = |error| Error::ours("could not open a pipe for a log", &error);
     let (into, out) = pipe::pipe().map_err(failed)?;
+    let ending = face.0.ending.clone();
     face.0.tasks.spawn(async move {
         let _call = call;
-        fill(into, follower).await;
+        tokio::select! {
+            () = fill(into, follower) => {}
+            // Whoever reads opens it again.
+            () = ending.cancelled() => {}
+        }
     });
     out.into_blocking_fd().map_err(failed)
 }

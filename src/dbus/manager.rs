@@ -1,24 +1,29 @@
 //! `org.mistry.Mistry1.Manager`: what there is to ask of the daemon.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
 use zbus::names::BusName;
-use zbus::object_server::{ResponseDispatchNotifier, SignalEmitter};
+use zbus::object_server::{ResponseDispatchListener, ResponseDispatchNotifier, SignalEmitter};
 use zbus::{Connection, ObjectPath, OwnedFd, OwnedObjectPath, interface};
 
 use super::authority::{Action, Caller};
+use super::calls::Call;
 use super::error::{Error, Kind};
+use super::objects::{Hold, Objects};
 use super::options::{self, Options, Submit};
 use super::{Dbus, logs};
 use crate::api::{CancelRequest, IndexItem, JobView, MAX_REASON};
-use crate::build::Cancelled;
+use crate::build::{Cancelled, Listing};
 use crate::job::{GroupName, JobId, MAX_PARAMS, ParamName, Params};
 use crate::project::ProjectName;
-use crate::scheduler::{Asked, Submission};
+use crate::scheduler::{self, Asked, Submission};
 
+/// Bytes of one page of builds. The bus throws out whoever sends a message of more than 32 MiB.
+const MAX_PAGE: usize = 4 << 20;
 /// There is nothing to wait for.
 const NO_JOB: &str = "/";
 
@@ -27,7 +32,10 @@ type Disposition = ResponseDispatchNotifier<&'static str>;
 
 /// The object.
 #[derive(Debug)]
-pub(super) struct Manager(pub(super) Dbus);
+pub(super) struct Manager {
+    pub(super) face: Dbus,
+    pub(super) objects: Arc<Objects>,
+}
 
 impl Dbus {
     /// Asks for a build's end, for whoever calls.
@@ -35,7 +43,6 @@ impl Dbus {
         &self,
         connection: &Connection,
         header: &Header<'_>,
-        project: &ProjectName,
         id: JobId,
         reason: String,
     ) -> Result<(), Error> {
@@ -43,16 +50,37 @@ impl Dbus {
             let expected = format!("reason: expected one line of at most {MAX_REASON} bytes");
             Error::new(Kind::InvalidArgs, expected)
         })?;
+        let scheduler = &self.0.scheduler;
+        // Whether it is over everybody may read, so nobody is asked about that.
+        let Some(live) = scheduler.live_job(id).await else {
+            let project = scheduler.locate(id).await?;
+            return Err(scheduler::Error::Over(project, id).into());
+        };
+        let project = live.project();
         let caller = Caller::of(connection, header).await?;
-        let by = caller.asker();
-        let live = self.0.scheduler.live_job(id).await;
-        if live.is_none_or(|job| job.asker() != Some(&by)) {
-            self.check(connection, header, &caller, Action::Cancel)
-                .await?;
+        let cancelled = Cancelled {
+            by: caller.asker(),
+            reason,
+        };
+        if live.asker() == Some(&cancelled.by) {
+            let own = scheduler.cancel(project, id, cancelled.clone(), true);
+            match own.await {
+                // It is over, and somebody else has asked for it again since.
+                Err(scheduler::Error::NotYours(..)) => {}
+                answer => return Ok(answer?),
+            }
         }
-        let cancelled = Cancelled { by, reason };
-        let cancelling = self.0.scheduler.cancel(project, id, cancelled, false);
-        Ok(cancelling.await?)
+        self.check(connection, header, &caller, Action::Cancel)
+            .await?;
+        Ok(scheduler.cancel(project, id, cancelled, false).await?)
+    }
+
+    /// Holds something until an answer is sent.
+    fn hold_until(&self, sent: ResponseDispatchListener, held: (Hold, Call)) {
+        self.0.tasks.spawn(async move {
+            sent.await;
+            drop(held);
+        });
     }
 
     async fn check(
@@ -63,7 +91,10 @@ impl Dbus {
         action: Action,
     ) -> Result<(), Error> {
         let authority = &self.0.authority;
-        authority.check(connection, header, caller, action).await
+        tokio::select! {
+            answer = authority.check(connection, header, caller, action) => answer,
+            () = self.0.ending.cancelled() => Err(stopping()),
+        }
     }
 
     /// Lets whoever calls do something, or says why not.
@@ -83,6 +114,10 @@ impl Dbus {
         let id = parse_id(id)?;
         Ok((self.0.scheduler.locate(id).await?, id))
     }
+}
+
+fn stopping() -> Error {
+    Error::new(Kind::Stopping, "the server is stopping; call again")
 }
 
 fn parse_id(id: &str) -> Result<JobId, Error> {
@@ -141,7 +176,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(String, OwnedObjectPath, Disposition), Error> {
-        let face = &self.0;
+        let face = &self.face;
         let call = face.0.calls.enter(&header)?;
         let (project, group) = (parse_project(&project)?, parse_group(&group)?);
         let params = parse_params(params)?;
@@ -161,7 +196,7 @@ impl Manager {
             Submission::Pending(ticket) => ticket,
         };
         let id = ticket.id();
-        let hold = face.0.objects.hold(id);
+        let hold = self.objects.hold(&ticket.follower());
         let info = ticket.accepted().await?;
         if info.cached {
             return Ok(cached(id.to_string()));
@@ -170,10 +205,8 @@ impl Manager {
             true => "coalesced",
             false => "queued",
         };
-        let shown = face.0.objects.show(face, connection, ticket.follower());
-        let path = shown
-            .await
-            .map_err(|error| Error::ours("could not show the job on the bus", &error))?;
+        let shown = self.objects.show(face, connection, ticket.follower());
+        let path = shown.await?;
         if options.cancel_on_disconnect {
             face.0.departures.hold(&call.client, ticket);
             // It may have left before its name was noted.
@@ -183,10 +216,7 @@ impl Manager {
         }
         let path = object_path(path)?;
         let (disposition, sent) = ResponseDispatchNotifier::new(disposition);
-        face.0.tasks.spawn(async move {
-            sent.await;
-            drop((hold, call));
-        });
+        face.hold_until(sent, (hold, call));
         Ok((id.to_string(), path, disposition))
     }
 
@@ -196,11 +226,11 @@ impl Manager {
         &self,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<Vec<(String, String, String, String, OwnedObjectPath)>, Error> {
-        let _call = self.0.0.calls.enter(&header)?;
+        let _call = self.face.0.calls.enter(&header)?;
         let mut jobs = Vec::new();
-        for job in self.0.0.scheduler.live().await {
-            let path = self.0.0.objects.path(job.id()).await;
-            if let (Some(info), Some(path)) = (job.now(), path) {
+        for job in self.face.0.scheduler.live().await {
+            let found = self.objects.find(job.id()).await;
+            if let (Some(info), Some((path, _))) = (job.now(), found) {
                 let phase = info.phase.map_or("", |phase| phase.as_str()).to_owned();
                 let (id, project, group) = (&info.id, &info.project, &info.group);
                 jobs.push((
@@ -215,29 +245,33 @@ impl Manager {
         Ok(jobs)
     }
 
-    /// The object of a job that is not over.
+    /// The object of a job that is not over. JobRemoved is sent after the answer.
     #[zbus(out_args("job"))]
     async fn get_job(
         &self,
         id: String,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
-    ) -> Result<OwnedObjectPath, Error> {
-        let face = &self.0;
-        let _call = face.0.calls.enter(&header)?;
+    ) -> Result<ResponseDispatchNotifier<OwnedObjectPath>, Error> {
+        let face = &self.face;
+        let call = face.0.calls.enter(&header)?;
         let id = parse_id(&id)?;
-        let over = || {
-            let sentence = format!("no job '{id}' is under way; DescribeBuild tells what is over");
-            Error::new(Kind::NoSuchJob, sentence)
+        let (path, hold) = match self.objects.find(id).await {
+            Some(found) => found,
+            None => {
+                let over = || {
+                    let sentence =
+                        format!("no job '{id}' is under way; DescribeBuild tells what is over");
+                    Error::new(Kind::NoSuchJob, sentence)
+                };
+                let job = face.0.scheduler.live_job(id).await.ok_or_else(over)?;
+                let hold = self.objects.hold(&job);
+                (self.objects.show(face, connection, job).await?, hold)
+            }
         };
-        if let Some(path) = face.0.objects.path(id).await {
-            return object_path(path);
-        }
-        let job = face.0.scheduler.live_job(id).await.ok_or_else(over)?;
-        let shown = face.0.objects.show(face, connection, job).await;
-        object_path(
-            shown.map_err(|error| Error::ours("could not show the job on the bus", &error))?,
-        )
+        let (path, sent) = ResponseDispatchNotifier::new(object_path(path)?);
+        face.hold_until(sent, (hold, call));
+        Ok(path)
     }
 
     /// All about a build, whether it is over or not, as JSON: the answer of GET /job/P/ID over HTTP
@@ -248,7 +282,7 @@ impl Manager {
         id: String,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<String, Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         let (project, id) = face.locate(&id).await?;
         let mut info = face.0.scheduler.find(&project, id, false).await?;
@@ -265,23 +299,36 @@ impl Manager {
 
     /// Builds, newest first, each as JSON: an item of GET /index/ over HTTP. Filter: project (s),
     /// group (s), state (s, pending or ready), limit (t, 100 unless said, at most 1000), before (s).
-    /// There is a next page where next is not empty: give it as before.
+    /// A page may hold fewer, where they are large; there is a next one where next is not empty: give
+    /// it as before.
     #[zbus(out_args("builds", "next"))]
     async fn list_builds(
         &self,
         filter: Options,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(Vec<String>, String), Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         let (filter, limit) = options::filter(&filter)?;
         let (builds, next) = face.0.scheduler.list(filter, limit).await?;
-        let builds = builds.iter().map(|listing| {
-            let item = listing.json(IndexItem::written).map_err(unwritable)?;
-            Ok(item.get().to_owned())
-        });
-        let next = next.map_or_else(String::new, |place| place.to_string());
-        Ok((builds.collect::<Result<_, Error>>()?, next))
+        let mut room = MAX_PAGE;
+        let mut page: Vec<String> = Vec::new();
+        for build in &builds {
+            let item = build.json(IndexItem::written).map_err(unwritable)?.get();
+            if item.len() > room && !page.is_empty() {
+                let last = builds.get(page.len() - 1).and_then(Listing::place);
+                return Ok((
+                    page,
+                    last.map_or_else(String::new, |place| place.to_string()),
+                ));
+            }
+            room = room.saturating_sub(item.len());
+            page.push(item.to_owned());
+        }
+        Ok((
+            page,
+            next.map_or_else(String::new, |place| place.to_string()),
+        ))
     }
 
     /// Asks for the end of a job's build. Answered when that is on stable storage; JobRemoved follows
@@ -294,10 +341,10 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
-        let (project, id) = face.locate(&id).await?;
-        face.cancel(connection, &header, &project, id, reason).await
+        let id = parse_id(&id)?;
+        face.cancel(connection, &header, id, reason).await
     }
 
     /// The names of all projects.
@@ -306,8 +353,8 @@ impl Manager {
         &self,
         #[zbus(header)] header: Header<'_>,
     ) -> Result<Vec<String>, Error> {
-        let _call = self.0.0.calls.enter(&header)?;
-        let projects = self.0.0.scheduler.projects().await?;
+        let _call = self.face.0.calls.enter(&header)?;
+        let projects = self.face.0.scheduler.projects().await?;
         let names = projects.into_iter().map(|(name, _)| name.to_string());
         Ok(names.collect())
     }
@@ -320,7 +367,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         let project = parse_project(&project)?;
         face.allow(connection, &header, Action::Rebuild).await?;
@@ -335,7 +382,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         let caller = face.allow(connection, &header, Action::Pause).await?;
         face.0.scheduler.pause(&caller.asker()).await?;
@@ -348,7 +395,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         let caller = face.allow(connection, &header, Action::Pause).await?;
         face.0.scheduler.resume(&caller.asker()).await?;
@@ -365,7 +412,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(u64, u64), Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         let (policy, dry_run) = options::policy(&policy)?;
         face.allow(connection, &header, Action::Gc).await?;
@@ -381,13 +428,12 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         face.allow(connection, &header, Action::Reload).await?;
-        let ending = || Error::new(Kind::Stopping, "the server is stopping");
         let (reply, done) = oneshot::channel();
-        face.0.reloads.send(reply).await.map_err(|_| ending())?;
-        let done = done.await.map_err(|_| ending())?;
+        face.0.reloads.send(reply).await.map_err(|_| stopping())?;
+        let done = done.await.map_err(|_| stopping())?;
         done.map_err(|sentence| Error::new(Kind::BadConfiguration, sentence))
     }
 
@@ -400,7 +446,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedFd, Error> {
-        let face = &self.0;
+        let face = &self.face;
         let call = face.0.calls.enter(&header)?;
         let (project, id) = face.locate(&id).await?;
         face.allow(connection, &header, Action::ReadOutput).await?;
@@ -417,7 +463,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedFd, Error> {
-        let face = &self.0;
+        let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         let (project, id) = face.locate(&id).await?;
         face.allow(connection, &header, Action::ReadOutput).await?;
@@ -434,49 +480,49 @@ impl Manager {
     /// Where projects are.
     #[zbus(property(emits_changed_signal = "const"))]
     fn projects_path(&self) -> String {
-        self.0.0.facts.projects_path.display().to_string()
+        self.face.0.facts.projects_path.display().to_string()
     }
 
     /// Where builds are.
     #[zbus(property(emits_changed_signal = "const"))]
     fn build_path(&self) -> String {
-        self.0.0.facts.build_path.display().to_string()
+        self.face.0.facts.build_path.display().to_string()
     }
 
     /// What they are on: btrfs, or plain.
     #[zbus(property(emits_changed_signal = "const"))]
     fn file_system(&self) -> &'static str {
-        self.0.0.facts.filesystem
+        self.face.0.facts.filesystem
     }
 
     /// Builds that may run in parallel.
     #[zbus(property)]
     fn job_concurrency(&self) -> u32 {
-        shown(self.0.0.scheduler.activity().borrow().slots)
+        shown(self.face.0.scheduler.activity().borrow().slots)
     }
 
     /// Jobs that may wait for a slot.
     #[zbus(property)]
     fn job_backlog(&self) -> u32 {
-        shown(self.0.0.scheduler.activity().borrow().backlog)
+        shown(self.face.0.scheduler.activity().borrow().backlog)
     }
 
     /// Builds that hold a slot.
     #[zbus(property, name = "NRunning")]
     fn n_running(&self) -> u32 {
-        shown(self.0.0.scheduler.activity().borrow().building)
+        shown(self.face.0.scheduler.activity().borrow().building)
     }
 
     /// Jobs that wait for one.
     #[zbus(property, name = "NQueued")]
     fn n_queued(&self) -> u32 {
-        shown(self.0.0.scheduler.activity().borrow().queued)
+        shown(self.face.0.scheduler.activity().borrow().queued)
     }
 
     /// Nothing new begins until ResumeQueue.
     #[zbus(property)]
     fn paused(&self) -> bool {
-        self.0.0.scheduler.activity().borrow().paused
+        self.face.0.scheduler.activity().borrow().paused
     }
 
     /// A job was accepted, or taken over from an earlier life of the daemon.

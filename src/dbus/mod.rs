@@ -29,12 +29,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::authority::Authority;
 use self::calls::Calls;
 use self::departures::Departures;
-use self::objects::Objects;
 use crate::scheduler::Scheduler;
 
 /// Our name on the bus.
@@ -79,12 +79,13 @@ struct Shared {
     bus: Bus,
     authority: Authority,
     calls: Calls,
-    objects: Objects,
     departures: Departures,
     door: Door,
     reloads: mpsc::Sender<Reload>,
     /// What outlives a call: logs that are read, answers that are on their way.
     tasks: TaskTracker,
+    /// Cancelled when the daemon ends: nobody is waited for any more.
+    ending: CancellationToken,
 }
 
 impl Dbus {
@@ -97,11 +98,11 @@ impl Dbus {
             bus,
             authority: Authority::of(bus),
             calls: Calls::default(),
-            objects: Objects::default(),
             departures: Departures::default(),
             door: Door::new(),
             reloads,
             tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
         }));
         (face, wanted)
     }

@@ -1,8 +1,10 @@
-//! Jobs that are not over, as objects: shown when they begin, taken away when they end.
+//! Jobs that are not over, as objects on one connection: shown when they begin, taken away when they
+//! end.
 //!
 //! Of one job everything is told by one task, in order: `JobNew`, what changes, `JobRemoved`. Who
-//! submits a job holds it here until the answer is sent, so that an end comes after the answer that
-//! names the job, however short the build.
+//! submits a job, or asks where it is, holds it until the answer is sent, so that an end comes after
+//! the answer that names the job, however short the build. The same job may be built again: that is
+//! another life, shown when the one before is told to its end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 
+use super::error::{Error, Kind};
 use super::job::{self, Job, Shown};
 use super::manager::Manager;
 use super::{Dbus, PATH};
@@ -20,24 +23,32 @@ use crate::build::Outcome;
 use crate::job::JobId;
 use crate::scheduler::JobFollower;
 
-/// The jobs that are shown.
+/// The jobs that are shown on a connection.
 #[derive(Debug)]
 pub(super) struct Objects {
-    /// Where each is shown. Tokio's, because it is held until the object is there and told.
-    shown: tokio::sync::Mutex<HashMap<JobId, String>>,
-    /// Answers that are on their way, by job. Std, held for a count.
+    /// Tokio's, because it is held until an object is there and told, or gone and told.
+    shown: tokio::sync::Mutex<HashMap<JobId, Entry>>,
+    /// Answers that are on their way. Std, held for a count.
     holds: Arc<Holds>,
+    /// Told when an object is gone.
+    gone: Notify,
     /// How many are shown.
     count: watch::Sender<usize>,
     /// One task for each.
     tasks: TaskTracker,
-    /// Ends them, with the connection that they tell it to.
-    end: Mutex<CancellationToken>,
+    /// Ends them, with the connection that they tell it to; nothing is shown after that.
+    end: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Entry {
+    path: String,
+    job: JobFollower,
 }
 
 #[derive(Debug, Default)]
 struct Holds {
-    by_job: Mutex<HashMap<JobId, usize>>,
+    held: Mutex<Vec<JobFollower>>,
     released: Notify,
 }
 
@@ -45,115 +56,162 @@ struct Holds {
 #[derive(Debug)]
 pub(super) struct Hold {
     holds: Arc<Holds>,
-    id: JobId,
+    job: JobFollower,
 }
 
 impl Holds {
-    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, usize>> {
-        self.by_job.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<JobFollower>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut holds = self.holds.lock();
-        if let Some(count) = holds.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                holds.remove(&self.id);
-            }
+        let mut held = self.holds.lock();
+        if let Some(at) = held.iter().position(|job| job.is_same(&self.job)) {
+            held.swap_remove(at);
         }
-        drop(holds);
+        drop(held);
         self.holds.released.notify_waiters();
     }
 }
 
-impl Default for Objects {
-    fn default() -> Objects {
-        Objects {
+impl Objects {
+    /// None yet; `count` is told how many there are.
+    pub(super) fn new(count: watch::Sender<usize>) -> Arc<Objects> {
+        count.send_replace(0);
+        Arc::new(Objects {
             shown: tokio::sync::Mutex::default(),
             holds: Arc::default(),
-            count: watch::channel(0).0,
+            gone: Notify::new(),
+            count,
             tasks: TaskTracker::new(),
-            end: Mutex::default(),
-        }
-    }
-}
-
-impl Objects {
-    /// How many there are, now and from now on.
-    pub(super) fn count(&self) -> watch::Receiver<usize> {
-        self.count.subscribe()
+            end: CancellationToken::new(),
+        })
     }
 
     /// Keeps the end of a job from being told as long as the hold is held.
-    pub(super) fn hold(&self, id: JobId) -> Hold {
-        *self.holds.lock().entry(id).or_default() += 1;
+    pub(super) fn hold(&self, job: &JobFollower) -> Hold {
+        self.holds.lock().push(job.clone());
         Hold {
             holds: self.holds.clone(),
-            id,
+            job: job.clone(),
         }
     }
 
-    /// Where a job is shown, if it is.
-    pub(super) async fn path(&self, id: JobId) -> Option<String> {
-        self.shown.lock().await.get(&id).cloned()
+    /// Where a job is shown, if it is; its end is not told as long as the hold is held.
+    pub(super) async fn find(&self, id: JobId) -> Option<(String, Hold)> {
+        let shown = self.shown.lock().await;
+        let entry = shown.get(&id)?;
+        Some((entry.path.clone(), self.hold(&entry.job)))
     }
 
     /// Shows a job that was accepted, unless it is shown already, and tells how it goes from now on.
     /// Returns where it is.
+    ///
+    /// # Errors
+    /// [`Kind::Stopping`] when the connection is being left; when the bus does not take it.
     pub(super) async fn show(
-        &self,
+        self: &Arc<Self>,
         face: &Dbus,
         connection: &Connection,
-        follower: JobFollower,
-    ) -> zbus::Result<String> {
-        let id = follower.id();
-        let mut shown = self.shown.lock().await;
-        if let Some(path) = shown.get(&id) {
-            return Ok(path.clone());
-        }
-        let server = connection.object_server();
-        let mut path = job::path(id, true);
-        let object = Job {
-            face: face.clone(),
-            follower: follower.clone(),
+        job: JobFollower,
+    ) -> Result<String, Error> {
+        let id = job.id();
+        let mut shown = loop {
+            let gone = self.gone.notified();
+            let shown = self.shown.lock().await;
+            if self.end.is_cancelled() {
+                let sentence = format!("the server is leaving the bus; job '{id}' goes on");
+                return Err(Error::new(Kind::Stopping, sentence));
+            }
+            match shown.get(&id) {
+                Some(entry) if entry.job.is_same(&job) => return Ok(entry.path.clone()),
+                // The life before is over; its end comes first.
+                Some(_) => drop(shown),
+                None => break shown,
+            }
+            gone.await;
         };
-        let before = Shown::of(&follower);
-        // Two ids that begin alike are no accident, but no reason to mix them up either.
-        if let Some(refused) = server.at(path.clone(), object).await? {
-            path = job::path(id, false);
-            server.at(path.clone(), refused).await?;
-        }
-        shown.insert(id, path.clone());
+        let before = Shown::of(&job);
+        let path = self.register(face, connection, &job).await;
+        let path = path.map_err(|error| Error::ours("could not show a job on the bus", &error))?;
+        let entry = Entry {
+            path: path.clone(),
+            job: job.clone(),
+        };
+        shown.insert(id, entry);
         self.count.send_replace(shown.len());
-        let emitter = SignalEmitter::new(connection, PATH)?;
-        let at = zbus::ObjectPath::try_from(path.clone())?;
-        let told = Manager::job_new(&emitter, &id.to_string(), at).await;
-        let (face, connection, at) = (face.clone(), connection.clone(), path.clone());
-        let end = self.end().clone();
+        let told = tell_new(connection, id, &path).await;
+        let (objects, face, connection) = (self.clone(), face.clone(), connection.clone());
+        let (end, at) = (self.end.clone(), path.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = end.cancelled() => {}
-                () = attend(&face, &connection, follower, before, at) => {}
+                () = objects.attend(&face, &connection, job, before, at) => {}
             }
         });
-        told.map(|()| path)
+        told.map_err(|error| Error::ours("could not tell of a job on the bus", &error))?;
+        Ok(path)
+    }
+
+    async fn register(
+        self: &Arc<Self>,
+        face: &Dbus,
+        connection: &Connection,
+        job: &JobFollower,
+    ) -> zbus::Result<String> {
+        let server = connection.object_server();
+        let path = job::path(job.id(), true);
+        let object = Job {
+            face: face.clone(),
+            follower: job.clone(),
+        };
+        match server.at(path.clone(), object).await? {
+            None => Ok(path),
+            // Two ids that begin alike are no accident, but no reason to mix them up either.
+            Some(object) => {
+                let path = job::path(job.id(), false);
+                server.at(path.clone(), object).await?;
+                Ok(path)
+            }
+        }
     }
 
     /// Lets all of them go without a word: the connection that they were shown on is gone or goes.
-    pub(super) async fn forget(&self) {
-        let end = std::mem::take(&mut *self.end());
-        end.cancel();
+    pub(super) async fn leave(&self) {
+        self.end.cancel();
+        // Who shows one just now sees it through; after that nobody begins.
+        drop(self.shown.lock().await);
         self.tasks.close();
         self.tasks.wait().await;
-        self.tasks.reopen();
-        self.shown.lock().await.clear();
         self.count.send_replace(0);
     }
 
-    fn end(&self) -> MutexGuard<'_, CancellationToken> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Tells how a job goes, and that it is over.
+    async fn attend(
+        &self,
+        face: &Dbus,
+        connection: &Connection,
+        mut job: JobFollower,
+        before: Shown,
+        path: String,
+    ) {
+        let told = tell_changes(connection, &mut job, before, &path).await;
+        let told = match told {
+            Ok(true) => self.remove(connection, &job, &path).await,
+            // It goes on in the next life of the daemon, and so does its story.
+            Ok(false) => return,
+            Err(error) => Err(error),
+        };
+        face.0.departures.over();
+        if let Err(error) = told {
+            tracing::debug!(
+                mistry_job = %job.id(),
+                error = &error as &dyn std::error::Error,
+                "the bus does not hear of a job, ignoring"
+            );
+        }
     }
 
     /// Waits until no answer that names a job is on its way; then takes its object away and tells its
@@ -168,54 +226,51 @@ impl Objects {
         let mut shown = loop {
             let released = self.holds.released.notified();
             let shown = self.shown.lock().await;
-            if !self.holds.lock().contains_key(&id) {
+            if !self.holds.lock().iter().any(|held| held.is_same(job)) {
                 break shown;
             }
             drop(shown);
             released.await;
         };
-        shown.remove(&id);
-        self.count.send_replace(shown.len());
         let server = connection.object_server();
-        server.remove::<Job, _>(path.to_owned()).await?;
+        let removed = server.remove::<Job, _>(path.to_owned()).await;
         let outcome = job.outcome().unwrap_or(Outcome::Errored);
         let emitter = SignalEmitter::new(connection, PATH)?;
         let at = zbus::ObjectPath::try_from(path)?;
-        Manager::job_removed(&emitter, &id.to_string(), at, outcome.as_str()).await
+        let told = Manager::job_removed(&emitter, &id.to_string(), at, outcome.as_str()).await;
+        shown.remove(&id);
+        self.count.send_replace(shown.len());
+        drop(shown);
+        self.gone.notify_waiters();
+        removed.and(told)
     }
 }
 
-/// Tells how a job goes, and that it is over.
-async fn attend(
-    face: &Dbus,
+async fn tell_new(connection: &Connection, id: JobId, path: &str) -> zbus::Result<()> {
+    let emitter = SignalEmitter::new(connection, PATH)?;
+    let at = zbus::ObjectPath::try_from(path)?;
+    Manager::job_new(&emitter, &id.to_string(), at).await
+}
+
+/// Tells what changes of a job until it is over; false when the daemon ends first.
+async fn tell_changes(
     connection: &Connection,
-    mut job: JobFollower,
+    job: &mut JobFollower,
     mut before: Shown,
-    path: String,
-) {
-    let told = async {
-        let server = connection.object_server();
-        let emitter = SignalEmitter::new(connection, path.clone())?;
-        while !job.is_over() {
-            let now = Shown::of(&job);
-            if now != before {
-                let object = server.interface::<_, Job>(path.clone()).await?;
-                now.tell(&before, &*object.get().await, &emitter).await?;
-                before = now;
-            }
-            if job.changed().await.is_err() {
-                // It goes on in the next life of the daemon, and so does its story.
-                return Ok(());
-            }
+    path: &str,
+) -> zbus::Result<bool> {
+    let server = connection.object_server();
+    let emitter = SignalEmitter::new(connection, path.to_owned())?;
+    while !job.is_over() {
+        let now = Shown::of(job);
+        if now != before {
+            let object = server.interface::<_, Job>(path.to_owned()).await?;
+            now.tell(&before, &*object.get().await, &emitter).await?;
+            before = now;
         }
-        face.0.objects.remove(connection, &job, &path).await
-    };
-    let told: zbus::Result<()> = told.await;
-    if let Err(error) = told {
-        tracing::debug!(
-            mistry_job = %job.id(),
-            error = &error as &dyn std::error::Error,
-            "the bus does not hear of a job, ignoring"
-        );
+        if job.changed().await.is_err() {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }

@@ -1,11 +1,14 @@
 //! On the bus, as long as there is one: connected, served, named; and back after it was lost.
 //!
 //! The name is asked for when everything that may be asked under it is there. Without the bus, or
-//! without the name, the daemon goes on for HTTP.
+//! without the name, the daemon goes on for HTTP. When it is time to go, the name is given back
+//! first, and what had come by then is answered.
 
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use zbus::Connection;
@@ -14,7 +17,9 @@ use zbus::fdo::{
 };
 
 use super::manager::Manager;
+use super::objects::Objects;
 use super::{Bus, Dbus, NAME, PATH};
+use crate::scheduler::Activity;
 
 /// When a bus that is away is looked for again: nobody tells that its socket is back.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -25,40 +30,42 @@ const GRACE: Duration = Duration::from_secs(5);
 const NAMED: &str = "5c1d0ea2a9c846c1a7d63b9c8f0e2d71";
 const LOST: &str = "b7e94d3f60c14f7d9b2a8c5e1f03a6d4";
 
-/// The face from outside: how much it has in hand, and whether it may be there.
+/// The face from outside: how much it has in hand, and the way to close it.
 #[derive(Clone, Debug)]
 pub struct Door {
-    is_wanted: watch::Sender<bool>,
+    is_closed: watch::Sender<bool>,
     is_there: watch::Sender<bool>,
+    /// Whether it is known by now if there is a bus for us.
+    is_settled: watch::Sender<bool>,
+    pub(super) jobs: watch::Sender<usize>,
     busy: watch::Sender<usize>,
 }
 
 impl Door {
     pub(super) fn new() -> Door {
         Door {
-            is_wanted: watch::channel(true).0,
+            is_closed: watch::channel(false).0,
             is_there: watch::channel(false).0,
-            busy: watch::channel(0).0,
+            is_settled: watch::channel(false).0,
+            jobs: watch::channel(0).0,
+            // As long as nothing is known: whoever calls may be why we were started.
+            busy: watch::channel(1).0,
         }
     }
 
-    /// Calls that are not answered and jobs whose end is not told, now and from now on.
+    /// Calls that are not answered and jobs whose end is not told, now and from now on; and one for the
+    /// bus itself, until it is known whether we are on it.
     pub fn busy(&self) -> watch::Receiver<usize> {
         self.busy.subscribe()
     }
 
-    /// Leaves the bus; returns when what had come by then is answered. Who calls after that finds
-    /// nobody, and has us started again.
+    /// Leaves the bus for good; returns when what had come by then is answered. Who calls after that
+    /// has the next life started.
     pub async fn close(&self) {
-        self.is_wanted.send_replace(false);
+        self.is_closed.send_replace(true);
         let mut is_there = self.is_there.subscribe();
         // The sender is ours.
         let _ = is_there.wait_for(|is_there| !is_there).await;
-    }
-
-    /// Comes back.
-    pub fn open(&self) {
-        self.is_wanted.send_replace(true);
     }
 }
 
@@ -72,126 +79,173 @@ enum Left {
     Ours,
 }
 
-/// Keeps the face on the bus until it is told to stop. It returns for nothing else.
+/// Keeps the face on the bus until it is closed or told to stop, and returns when it is told to stop.
 pub async fn serve(face: Dbus, stop: CancellationToken) {
-    let door = face.0.door.clone();
-    let mut is_wanted = door.is_wanted.subscribe();
-    let mut is_told = false;
-    let counting = count(&face);
+    let ending = face.0.ending.clone();
     let staying = async {
-        loop {
-            tokio::select! {
-                // The sender is the door's.
-                _ = is_wanted.wait_for(|is_wanted| *is_wanted) => {}
-                () = stop.cancelled() => return,
-            }
-            let left = stay(&face, &stop, &mut is_told).await;
-            door.is_there.send_replace(false);
-            match left {
-                Left::Ours if stop.is_cancelled() => return,
-                Left::Ours => {}
-                Left::Lost(error) => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        tracing::warn!(
-                            message_id = LOST,
-                            mistry_event = "bus-lost",
-                            error = &error as &dyn std::error::Error,
-                            "not on the bus: HTTP is served, and the bus again when it is there"
-                        );
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(AGAIN) => {}
-                        () = stop.cancelled() => return,
-                    }
-                }
-                Left::Refused(error) => {
+        // Whoever waits for something long is told that the daemon ends.
+        let ends = async {
+            stop.cancelled().await;
+            ending.cancel();
+        };
+        tokio::join!(stay(&face, &stop), ends);
+    };
+    tokio::select! {
+        () = count(&face) => {}
+        () = staying => {}
+    }
+    face.0.tasks.close();
+    // Answers that are on their way.
+    let _ = tokio::time::timeout(GRACE, face.0.tasks.wait()).await;
+}
+
+/// Joins the bus as often as it takes.
+async fn stay(face: &Dbus, stop: &CancellationToken) {
+    let door = &face.0.door;
+    let mut is_closed = door.is_closed.subscribe();
+    let mut is_told = false;
+    let left = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // The sender is the door's.
+            _ = is_closed.wait_for(|is_closed| *is_closed) => {}
+        }
+    };
+    let mut left = pin!(left.shared());
+    loop {
+        door.is_there.send_replace(true);
+        let why = join(face, left.clone(), &mut is_told).await;
+        door.is_settled.send_replace(true);
+        door.is_there.send_replace(false);
+        match why {
+            Left::Ours => return,
+            Left::Lost(error) => {
+                if !std::mem::replace(&mut is_told, true) {
                     tracing::warn!(
                         message_id = LOST,
                         mistry_event = "bus-lost",
                         error = &error as &dyn std::error::Error,
-                        "not on the bus: it does not let us be '{NAME}', which its policy allows root and the user 'mistry'. HTTP is served"
+                        "not on the bus: HTTP is served, and the bus again when it is there"
                     );
-                    stop.cancelled().await;
-                    return;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN) => {}
+                    () = &mut left => return,
                 }
             }
+            Left::Refused(error) => {
+                tracing::warn!(
+                    message_id = LOST,
+                    mistry_event = "bus-lost",
+                    error = &error as &dyn std::error::Error,
+                    "not on the bus: it does not let us be '{NAME}', which its policy allows root and the user 'mistry'. HTTP is served"
+                );
+                return;
+            }
         }
-    };
-    tokio::select! {
-        () = counting => {}
-        () = staying => {}
     }
-    face.0.tasks.close();
-    // A log that nobody reads is no reason to stay.
-    let _ = tokio::time::timeout(GRACE, face.0.tasks.wait()).await;
 }
 
 /// Counts what is in hand; never returns.
 async fn count(face: &Dbus) {
-    let (mut calls, mut jobs) = (face.0.calls.in_hand(), face.0.objects.count());
+    let door = &face.0.door;
+    let (mut calls, mut jobs) = (face.0.calls.in_hand(), door.jobs.subscribe());
+    let mut is_settled = door.is_settled.subscribe();
     loop {
-        let busy = *calls.borrow_and_update() + *jobs.borrow_and_update();
-        face.0.door.busy.send_replace(busy);
+        let unsettled = usize::from(!*is_settled.borrow_and_update());
+        let busy = unsettled + *calls.borrow_and_update() + *jobs.borrow_and_update();
+        door.busy.send_replace(busy);
         // The senders live in the face.
         tokio::select! {
             _ = calls.changed() => {}
             _ = jobs.changed() => {}
+            _ = is_settled.changed() => {}
         }
     }
 }
 
-/// One connection, from its beginning to its end.
-async fn stay(face: &Dbus, stop: &CancellationToken, is_told: &mut bool) -> Left {
-    let mut is_wanted = face.0.door.is_wanted.subscribe();
-    face.0.door.is_there.send_replace(true);
-    let connected = match face.0.bus {
+/// One connection, from its beginning to its end; `left` ends it.
+async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -> Left {
+    let mut left = pin!(left);
+    let connecting = match face.0.bus {
         Bus::System => zbus::connection::Builder::system(),
         Bus::User => zbus::connection::Builder::session(),
     };
     let connection = tokio::select! {
-        connected = connected.build() => match connected {
+        connected = connecting.build() => match connected {
             Ok(connection) => connection,
             Err(error) => return Left::Lost(error),
         },
-        () = stop.cancelled() => return Left::Ours,
-        _ = is_wanted.wait_for(|is_wanted| !is_wanted) => return Left::Ours,
+        () = &mut left => return Left::Ours,
     };
-    let left = tokio::select! {
-        left = serve_on(face, &connection, is_told) => left,
+    let objects = Objects::new(face.0.door.jobs.clone());
+    let why = tokio::select! {
+        why = serve_on(face, &connection, &objects, is_told) => why,
         () = connection.closed() => {
             Left::Lost(zbus::Error::Failure("the connection to the bus ended".to_owned()))
         }
-        () = stop.cancelled() => Left::Ours,
-        _ = is_wanted.wait_for(|is_wanted| !is_wanted) => Left::Ours,
+        () = &mut left => Left::Ours,
     };
-    // Who calls from now on starts the next life, or is told that nobody is there.
-    if let Left::Ours = left {
-        let released = connection.release_name(NAME).await;
-        if let Err(error) = released {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "could not give the name back, ignoring"
-            );
+    match why {
+        Left::Ours => {
+            if let Err(error) = part(face, &connection).await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "could not part from the bus in good order, ignoring"
+                );
+            }
+            objects.leave().await;
+            // It waits for answers that are being sent.
+            let gone = connection.graceful_shutdown();
+            let _ = tokio::time::timeout(GRACE, gone).await;
+        }
+        Left::Lost(_) | Left::Refused(_) => {
+            objects.leave().await;
+            // Whoever was on it is not any more.
+            face.0.departures.all_left();
         }
     }
-    face.0.objects.forget().await;
-    face.0.departures.all_left();
-    // It waits for the answers to what came before.
-    if tokio::time::timeout(GRACE, connection.graceful_shutdown())
-        .await
-        .is_err()
-    {
-        tracing::debug!("a call on the bus was not answered in time");
+    why
+}
+
+/// Gives the name back and answers what had come before that.
+async fn part(face: &Dbus, connection: &Connection) -> zbus::Result<()> {
+    // Who calls from now on starts the next life.
+    connection.release_name(NAME).await?;
+    // What comes back to us by way of the bus came after all calls under the name.
+    if let Some(own) = connection.unique_name() {
+        let peer = zbus::fdo::PeerProxy::builder(connection)
+            .destination(own.clone())
+            .path("/")
+            .build()
+            .await?;
+        peer.ping().await?;
     }
-    left
+    let mut calls = face.0.calls.in_hand();
+    let answered = calls.wait_for(|calls| *calls == 0);
+    // One that waits for a person, or for an image, is told by the bus that we are gone.
+    let _ = tokio::time::timeout(GRACE, answered).await;
+    Ok(())
 }
 
 /// Serves until the connection ends.
-async fn serve_on(face: &Dbus, connection: &Connection, is_told: &mut bool) -> Left {
+async fn serve_on(
+    face: &Dbus,
+    connection: &Connection,
+    objects: &Arc<Objects>,
+    is_told: &mut bool,
+) -> Left {
+    // What is told from the name on are changes against this.
+    let mut activity = face.0.scheduler.activity();
+    let before = activity.borrow_and_update().clone();
     let prepared = async {
         let server = connection.object_server();
         server.at(PATH, ObjectManager).await?;
-        server.at(PATH, Manager(face.clone())).await?;
+        let manager = Manager {
+            face: face.clone(),
+            objects: objects.clone(),
+        };
+        server.at(PATH, manager).await?;
         let bus = DBusProxy::new(connection).await?;
         // Those who leave for good: their unique names have no owner any more.
         let leavers = bus.receive_name_owner_changed_with_args(&[(2, "")]).await?;
@@ -205,6 +259,7 @@ async fn serve_on(face: &Dbus, connection: &Connection, is_told: &mut bool) -> L
         Err(error) => return Left::Lost(error),
     };
     *is_told = false;
+    face.0.door.is_settled.send_replace(true);
     match reply {
         RequestNameReply::InQueue | RequestNameReply::Exists => tracing::warn!(
             message_id = LOST,
@@ -219,27 +274,21 @@ async fn serve_on(face: &Dbus, connection: &Connection, is_told: &mut bool) -> L
     }
     // None of them ends before the connection does.
     tokio::join!(
-        tell_jobs(face, connection),
-        tell_changes(face, connection),
+        tell_jobs(face, connection, objects),
+        tell_changes(connection, activity, before),
         see_off(face, leavers)
     );
     Left::Lost(zbus::Error::Failure("the bus is silent".to_owned()))
 }
 
 /// Shows the jobs that there are and those that begin.
-async fn tell_jobs(face: &Dbus, connection: &Connection) {
+async fn tell_jobs(face: &Dbus, connection: &Connection, objects: &Arc<Objects>) {
     let mut feed = face.0.scheduler.feed();
     let mut begun = face.0.scheduler.live().await;
     loop {
         for job in begun {
-            let id = job.id();
-            if let Err(error) = face.0.objects.show(face, connection, job).await {
-                tracing::debug!(
-                    mistry_job = %id,
-                    error = &error as &dyn std::error::Error,
-                    "the bus does not hear of a job, ignoring"
-                );
-            }
+            // What went wrong was told.
+            let _ = objects.show(face, connection, job).await;
         }
         begun = match feed.next().await {
             Some(job) => vec![job],
@@ -249,12 +298,14 @@ async fn tell_jobs(face: &Dbus, connection: &Connection) {
 }
 
 /// Tells what changes of the manager.
-async fn tell_changes(face: &Dbus, connection: &Connection) {
+async fn tell_changes(
+    connection: &Connection,
+    mut activity: watch::Receiver<Activity>,
+    mut before: Activity,
+) {
     let manager = connection.object_server().interface::<_, Manager>(PATH);
     let Ok(manager) = manager.await else { return };
     let emitter = manager.signal_emitter();
-    let mut activity = face.0.scheduler.activity();
-    let mut before = activity.borrow_and_update().clone();
     loop {
         // The sender lives in the scheduler.
         let _ = activity.changed().await;

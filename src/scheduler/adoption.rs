@@ -144,6 +144,7 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         runs_on: container.is_some(),
     };
     publish(&shared, live.subject(), &event);
+    live.show(pending.info());
     shared.feed.tell(&shared, &live);
     let from = match (container, pending.record_mut().keep.stopped.clone(), recipe) {
         (Some(container), _, recipe) => From::Container(container, recipe),

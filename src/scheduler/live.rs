@@ -211,6 +211,12 @@ impl JobFollower {
         self.live.id
     }
 
+    /// True when both follow the same life of a job. The same id may be asked for again when it is
+    /// over, and that is another.
+    pub fn is_same(&self, other: &JobFollower) -> bool {
+        Arc::ptr_eq(&self.live, &other.live)
+    }
+
     /// Who asked for it first, as the face knows them; `None` where that is not known.
     pub fn asker(&self) -> Option<&str> {
         self.live.origin.asker.as_deref()

@@ -101,8 +101,9 @@ async fn accept(
     });
     let pending: Result<Option<PendingBuild>, Error> = accepted.await?;
     let pending = pending?;
-    if pending.is_some() {
+    if let Some(pending) = &pending {
         publish(shared, live.subject(), &Event::Accepted);
+        live.show(pending.info());
         shared.feed.tell(shared, live);
     }
     Ok(pending)

@@ -14,6 +14,7 @@ use zbus_polkit::policykit1::{AuthorizationResult, CheckAuthorizationFlags, Subj
 use crate::support::{
     bus::{TestBus, job_at, manager},
     daemon::Home,
+    http::Ask,
     process::{Ended, Process, run, served},
 };
 
@@ -241,7 +242,7 @@ async fn whoever_asked_for_a_job_may_cancel_it_and_nobody_else_may() {
     let own = ran.stdout.split('"').nth(1).unwrap().to_owned();
     // Where the tests are root, somebody else's is one of root's; else one over HTTP.
     let job = json!({"project": "succeed", "params": {"n": "other"}});
-    let asking = crate::support::http::Ask::post("/jobs?async", &job);
+    let asking = Ask::post("/jobs?async", &job);
     let other = daemon.at.ask(asking).await.expect(201).json();
     let other = other["ID"].as_str().unwrap().to_owned();
     polkit.asked();
@@ -259,8 +260,13 @@ async fn whoever_asked_for_a_job_may_cancel_it_and_nobody_else_may() {
     polkit.asked();
     let ran = call(&bus, false, "CancelJob", &["ss", &own, "mine"]).await;
     assert_eq!(ran.status, 0, "{ran:?}");
-    assert!(polkit.asked().is_empty());
     home.engine.release("start");
+    // That it is over is no secret, and no reason to ask for a password.
+    let over = Ask::get(format!("/job/succeed/{own}?wait")).json();
+    daemon.at.ask(over).await.expect(200);
+    let ran = call(&bus, false, "CancelJob", &["ss", &own, "again"]).await;
+    assert!(ran.stderr.contains("is over"), "{ran:?}");
+    assert!(polkit.asked().is_empty());
     drop(daemon);
 }
 
@@ -281,7 +287,7 @@ async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
     assert_eq!(job.started_by_uid().await.unwrap(), stranger());
     // Over TCP nobody knows.
     let value = json!({"project": "succeed", "params": {"n": "tcp"}});
-    let asking = crate::support::http::Ask::post("/jobs?async", &value);
+    let asking = Ask::post("/jobs?async", &value);
     let id = daemon.at.ask(asking).await.expect(201).json();
     let path = manager(&here)
         .await

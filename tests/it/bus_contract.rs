@@ -134,6 +134,80 @@ fn each_member_and_error_is_in_the_contract_and_nothing_else() {
     assert!(unknown.is_empty(), "docs/dbus-api.md tells of {unknown:?}");
 }
 
+/// In which column of the contract stands what.
+fn columns(document: &str) -> Vec<Vec<String>> {
+    let rows = document.lines().filter(|line| line.starts_with("| `"));
+    let cells = |row: &str| {
+        row.split(" | ")
+            .map(|cell| cell.trim_matches(['|', ' ', '`']).to_owned())
+            .collect()
+    };
+    rows.map(cells).collect()
+}
+
+#[test]
+fn the_contract_says_truly_which_changes_are_told_and_who_may() {
+    let rows = columns(&read("docs/dbus-api.md"));
+    for name in ["Manager", "Job"] {
+        let installed = read(&format!("packaging/dbus/org.mistry.Mistry1.{name}.xml"));
+        let lines = interface(&installed, name);
+        for (at, line) in lines.iter().enumerate() {
+            if !line.starts_with("<property") {
+                continue;
+            }
+            let is_const = lines
+                .get(at + 1)
+                .is_some_and(|next| next.contains("value=\"const\""));
+            let property = format!(
+                "{} {}",
+                attribute(line, "type").unwrap(),
+                attribute(line, "name").unwrap()
+            );
+            let row = rows.iter().find(|row| row[0] == property).unwrap();
+            assert_eq!(row[1], if is_const { "const" } else { "yes" }, "{property}");
+        }
+    }
+    // What a method asks polkit for, by its name in the source.
+    for (file, name) in [("manager", "Manager"), ("job", "Job")] {
+        let source = read(&format!("src/dbus/{file}.rs"));
+        let installed = read(&format!("packaging/dbus/org.mistry.Mistry1.{name}.xml"));
+        for member in members(&interface(&installed, name)) {
+            let Some((method, _)) = member.split_once('(') else {
+                continue;
+            };
+            let Some(row) = rows.iter().find(|row| row[0] == member) else {
+                continue;
+            };
+            // Signals are in a table without that column.
+            if method.starts_with("JobNew") || method.starts_with("JobRemoved") {
+                continue;
+            }
+            let mut snake = String::new();
+            for letter in method.chars() {
+                if letter.is_uppercase() && !snake.is_empty() {
+                    snake.push('_');
+                }
+                snake.extend(letter.to_lowercase());
+            }
+            let body = source.split(&format!("async fn {snake}(")).nth(1).unwrap();
+            let body = body.split("\n    #[zbus").next().unwrap();
+            let body = body.split("\n    async fn").next().unwrap();
+            let asked = body.split("Action::").nth(1).map(|rest| {
+                let end = rest.find(|c: char| !c.is_alphanumeric()).unwrap();
+                rest[..end]
+                    .replace("ReadOutput", "read-output")
+                    .to_lowercase()
+            });
+            let expected = match (asked, body.contains("cancel(connection")) {
+                (Some(action), _) => action,
+                (None, true) => "cancel, starter".to_owned(),
+                (None, false) => "all".to_owned(),
+            };
+            assert_eq!(row[1], expected, "{method}");
+        }
+    }
+}
+
 /// The actions that the daemon asks for.
 fn actions() -> BTreeSet<String> {
     let source = read("src/dbus/authority.rs");

@@ -355,11 +355,77 @@ async fn the_end_of_a_job_is_told_after_its_answer() {
     }
 }
 
+/// A build that failed is made again when it is asked for again: each has its own beginning and end, in
+/// order, however fast they follow each other and however many ask at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_of_one_job_one_after_the_other_are_told_one_after_the_other() {
+    /// Clients that ask for the same all the time.
+    const CLIENTS: usize = 8;
+    const EACH: usize = 12;
+    let world = World::new().await;
+    world.home.script("fail", "exit 3");
+    let rule = zbus::MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .interface("org.mistry.Mistry1.Manager")
+        .build()
+        .unwrap();
+    let room = std::num::NonZeroUsize::new(10_000);
+    let mut signals = zbus::MessageStream::for_match_rule(rule, &world.here, room)
+        .await
+        .unwrap();
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let here = world.bus.connect().await;
+        clients.spawn(async move {
+            let manager = manager(&here).await;
+            let mut ends = manager.receive_job_removed().await.unwrap();
+            for _ in 0..EACH {
+                let (none, options) = (HashMap::new(), HashMap::new());
+                let asking = manager.submit_job("fail", "", &none, &options);
+                let (id, ..) = within("an answer", asking).await.unwrap();
+                // Whoever was told of a job is told of its end.
+                let end = within("the end", ends.next()).await.unwrap();
+                let end = end.args().unwrap();
+                assert_eq!((&end.id, end.outcome.as_str()), (&id, "failed"));
+                // Ends of builds that others asked for meanwhile are not for the next round.
+                while let Some(Some(_)) = futures_util::FutureExt::now_or_never(ends.next()) {}
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    within("the end of all", async {
+        while !manager(&world.here)
+            .await
+            .list_jobs()
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let accepted = world.daemon.told().matches("mistry_event=accepted").count();
+    let mut told = Vec::new();
+    while told.len() < 2 * accepted {
+        let signal = within("a signal", signals.next()).await.unwrap().unwrap();
+        told.push(signal.header().member().unwrap().to_string());
+    }
+    for pair in told.chunks(2) {
+        assert_eq!(pair, ["JobNew", "JobRemoved"], "{told:?}");
+    }
+    assert!(accepted >= EACH, "only {accepted} builds");
+}
+
 #[tokio::test]
 async fn each_outcome_is_told_by_its_name() {
-    let world = World::with(&json!({"job_timeout": "50ms"})).await;
+    let world = World::new().await;
     world.home.script("fail", "exit 3");
     world.home.script("hang", "sleep 1000");
+    let settings = world.home.projects().join("hang/mistry.json");
+    std::fs::write(settings, r#"{"job_timeout": "50ms"}"#).unwrap();
     for (project, expected) in [("fail", "failed"), ("hang", "timed-out")] {
         let (id, outcome) = world.build(project, &[]).await;
         assert_eq!(outcome, expected);

@@ -82,6 +82,8 @@ async fn it_does_not_end_while_somebody_on_the_bus_waits() {
         .arg("--user-bus")
         .env("DBUS_SESSION_BUS_ADDRESS", bus.address());
     let life = Life(command.spawn().unwrap());
+    // Until the job is there, somebody is connected.
+    let early = UnixStream::connect(home.path("mistryd.sock")).unwrap();
     let here = bus.connect().await;
     bus.owned(&here, true).await;
     let on_bus = crate::support::bus::manager(&here).await;
@@ -91,6 +93,7 @@ async fn it_does_not_end_while_somebody_on_the_bus_waits() {
         .submit_job("succeed", "", &none, &options)
         .await
         .unwrap();
+    drop(early);
     stays(&manager).await;
     home.engine.release("wait");
     let end = within("the end", ends.next()).await.unwrap();
