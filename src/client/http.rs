@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::connection::{self, Ask, LINES, TEXT};
 use super::error::refusal;
-use super::{Address, Answer, Error, Events, Filter, Finished, Submitted};
+use super::{Address, Answer, Error, Events, Filter, Finished, Matching, Submitted};
 use crate::api::{
     CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView,
     ProjectItem,
@@ -162,21 +162,15 @@ impl Http {
     /// # Errors
     /// As [`Error`] says.
     pub async fn matching(&self, filter: &Filter, prefix: &str) -> Result<Vec<IndexItem>, Error> {
-        let mut found: Vec<IndexItem> = Vec::new();
+        let mut found = Matching::new(prefix);
         let mut page = self.index(filter, PAGE).await?;
         loop {
-            for item in page.items {
-                let known = |f: &IndexItem| f.id == item.id && f.project == item.project;
-                if item.id.starts_with(prefix) && !found.iter().any(known) {
-                    found.push(item);
-                }
-            }
-            if prefix.len() == 64 && !found.is_empty() {
-                return Ok(found);
+            if found.add(page.items) {
+                return Ok(found.items);
             }
             match page.next.take() {
                 Some(next) => page = self.page(next.clone()).await?.unless(&next)?,
-                None => return Ok(found),
+                None => return Ok(found.items),
             }
         }
     }

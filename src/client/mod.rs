@@ -1,6 +1,8 @@
-//! The other end of `api.rs`: asks a server for things over TCP or a unix socket.
+//! The other end of `api.rs`: asks a server for things over TCP, a unix socket or the bus.
 //!
-//! Each request has a connection of its own, so nothing is left half-used when one breaks.
+//! There are two ways to ask ([`Http`], [`bus::Bus`]) and one [`Client`], so that whoever asks need not
+//! know which is taken. Each request has a connection of its own, so nothing is left half-used when one
+//! breaks.
 //! Answers are read in bounded memory. Nothing here retries, prints or ends a program: what
 //! to do about an [`Error`] is the caller's business; [`Error::is_passing`] says whether the
 //! same question may be answered later.
@@ -13,16 +15,18 @@ mod events;
 mod http;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod ways;
 
 pub use address::{Address, AddressError, DEFAULT_HOST, DEFAULT_PORT, DEFAULT_SOCKET};
 pub use connection::Answer;
 pub use error::{Backoff, Error, Refusal};
 pub use events::{Event, Events};
-pub use http::{Http, Http as Client};
+pub use http::Http;
+pub use ways::{Body, Client, Collection, Project};
 
 use serde::Deserialize;
 
-use crate::api::{JobState, LogEnd};
+use crate::api::{IndexItem, JobState, LogEnd};
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -67,7 +71,7 @@ impl Finished {
     }
 }
 
-/// What `POST /jobs` answers.
+/// What a server answers that was asked for a job.
 #[derive(Debug)]
 pub enum Submitted {
     /// A stream of states and lines that ends with the result.
@@ -85,6 +89,33 @@ pub struct Filter {
     pub group: String,
     /// `pending` or `ready`.
     pub state: String,
+}
+
+/// Builds whose ids begin alike, found among many.
+#[derive(Debug)]
+struct Matching<'a> {
+    prefix: &'a str,
+    items: Vec<IndexItem>,
+}
+
+impl Matching<'_> {
+    fn new(prefix: &str) -> Matching<'_> {
+        Matching {
+            prefix,
+            items: Vec::new(),
+        }
+    }
+
+    /// Adds those of a page; true when there can be no more of them.
+    fn add(&mut self, page: Vec<IndexItem>) -> bool {
+        for item in page {
+            let known = |f: &IndexItem| f.id == item.id && f.project == item.project;
+            if item.id.starts_with(self.prefix) && !self.items.iter().any(known) {
+                self.items.push(item);
+            }
+        }
+        self.prefix.len() == 64 && !self.items.is_empty()
+    }
 }
 
 impl Event {
