@@ -448,3 +448,50 @@ async fn a_rebuild_that_fails_is_not_taken_for_the_build_that_stays() {
         "{kept:?}"
     );
 }
+
+#[tokio::test]
+async fn a_build_that_is_wanted_only_while_one_waits_ends_when_one_gives_up() {
+    let world = World::new(&[]).await;
+    world.home.script("slow", "sleep 1000");
+    let bound = ["--cancel-on-disconnect", "--timeout", "500ms"];
+    let late = world.build("slow", &bound).await;
+    assert_eq!(late.status, 5, "{late:?}");
+    assert!(
+        late.stderr.contains("unless somebody else wants it"),
+        "{late:?}"
+    );
+    // Whoever follows it does not want it, and sees its end.
+    let (_, hint) = late.stderr.split_once("mistry status ").unwrap();
+    let id = hint.split(' ').next().unwrap();
+    let followed = world.mistry("logs", &["-f", id]).await;
+    assert_eq!(followed.status, 0, "{followed:?}");
+    let status = world.mistry("status", &[id]).await;
+    assert!(status.stdout.contains("cancelled"), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_away_is_started_by_the_bus() {
+    let (bus, home) = (TestBus::start(), Home::new().await);
+    let config = home.configure(&json!({}));
+    home.fixture("succeed");
+    let program = format!(
+        "/usr/bin/env DBUS_SESSION_BUS_ADDRESS={} {} --config {} --addr 127.0.0.1:0 --user-bus",
+        bus.address(),
+        env!("CARGO_BIN_EXE_mistryd"),
+        config.display()
+    );
+    bus.activate("org.mistry.Mistry1", &program);
+    let mut command = mistry(&["--bus=user", "list"]);
+    command.env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+    let listed = run(command).await;
+    // The bus has begun it, so nobody else ends it.
+    let here = bus.connect().await;
+    let asked = zbus::fdo::DBusProxy::new(&here).await.unwrap();
+    let name = "org.mistry.Mistry1".try_into().unwrap();
+    if let Ok(pid) = asked.get_connection_unix_process_id(name).await {
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+    assert_eq!(listed.status, 0, "{listed:?}");
+    assert!(listed.stdout.starts_with("ID"), "{listed:?}");
+}
