@@ -86,7 +86,7 @@ impl FromStr for Timeout {
 impl Build {
     pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
         let request = self.request()?;
-        self.transport.check().map_err(Error::Usage)?;
+        self.transport.check(client).map_err(Error::Usage)?;
         if self.no_wait {
             return self.submit_only(client, &request).await;
         }
@@ -188,9 +188,10 @@ fn verdict(info: &BuildInfo) -> Result<(), Error> {
             say(head);
             show(text);
             let code = info.exit_code;
-            Err(Error::BuildFailed(format!(
-                "Build failed with exit code {code}"
-            )))
+            Err(Error::BuildFailed(match &info.err {
+                Some(why) if code == NO_EXIT_CODE => format!("Build failed: {why}"),
+                _ => format!("Build failed with exit code {code}"),
+            }))
         }
         Some(Outcome::Errored) | None => {
             let why = info.err.as_deref().unwrap_or(&info.err_build);

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Error, moment, short, size, table, tell};
 use crate::api::{GcRequest, GcView};
 use crate::build::Policy;
-use crate::client::Client;
+use crate::client::{Client, Collection};
 use crate::project::{parse_duration, parse_size};
 
 /// Remove builds that are not needed any more
@@ -53,7 +53,20 @@ impl Gc {
                 keep_last: self.keep_last,
             },
         };
-        show(&client.collect(&request).await?)
+        match client.collect(&request).await? {
+            Collection::Told(view) => show(&view),
+            Collection::Counted { builds, bytes } => {
+                let did = done(self.dry_run);
+                tell(&format!("{did} {builds} builds ({})", size(bytes)))
+            }
+        }
+    }
+}
+
+fn done(dry_run: bool) -> &'static str {
+    match dry_run {
+        true => "Would remove",
+        false => "Removed",
     }
 }
 
@@ -80,11 +93,7 @@ fn show(view: &GcView) -> Result<(), Error> {
     if !rows.is_empty() {
         table(["ID", "PROJECT", "GROUP", "FREES", "USED", "WHY"], &rows)?;
     }
-    let did = if view.dry_run {
-        "Would remove"
-    } else {
-        "Removed"
-    };
+    let did = done(view.dry_run);
     tell(&format!(
         "{did} {} builds ({}); {} stay ({}), {} free",
         view.removed.len(),

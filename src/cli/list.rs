@@ -43,7 +43,7 @@ impl List {
             state: state.to_owned(),
         };
         let limit = usize::from(self.limit);
-        let items = client.index(&filter, limit).await?.items;
+        let items = client.index(&filter, limit).await?;
         let rows: Vec<[String; 7]> = items
             .into_iter()
             // A server that knows no limit sends all.

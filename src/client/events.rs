@@ -1,10 +1,11 @@
-//! Server-Sent Events, read as they come.
+//! Server-Sent Events, read as they come; and those of the bus, which are the same.
 //!
 //! An event's data is kept up to [`MAX_DATA`]; what is longer is cut, because one line of a
 //! hostile log may have any length. Line ends may be LF, CRLF or CR, as the format allows.
 
 use std::collections::VecDeque;
 
+use super::bus::Course;
 use super::{Answer, Error};
 
 /// Most bytes of one event: a build info holds params of 16 MiB at most, and JSON may double them.
@@ -21,19 +22,23 @@ pub struct Event {
     pub id: Option<String>,
 }
 
-/// The events of an answer.
+/// Events from one of the ways to a server.
 #[derive(Debug)]
-pub struct Events {
-    answer: Answer,
-    parser: Parser,
+pub struct Events(Source);
+
+#[derive(Debug)]
+enum Source {
+    Http(Box<(Answer, Parser)>),
+    Bus(Box<Course>),
 }
 
 impl Events {
     pub(super) fn new(answer: Answer) -> Events {
-        Events {
-            answer,
-            parser: Parser::default(),
-        }
+        Events(Source::Http(Box::new((answer, Parser::default()))))
+    }
+
+    pub(super) fn of_bus(course: Course) -> Events {
+        Events(Source::Bus(Box::new(course)))
     }
 
     /// The next event; `None` at the end of the stream. An event that was cut off by the end
@@ -42,12 +47,16 @@ impl Events {
     /// # Errors
     /// [`Error::Broken`].
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        let (answer, parser) = match &mut self.0 {
+            Source::Http(http) => (&mut http.0, &mut http.1),
+            Source::Bus(course) => return course.next().await,
+        };
         loop {
-            if let Some(event) = self.parser.ready.pop_front() {
+            if let Some(event) = parser.ready.pop_front() {
                 return Ok(Some(event));
             }
-            match self.answer.chunk().await? {
-                Some(chunk) => self.parser.push(&chunk),
+            match answer.chunk().await? {
+                Some(chunk) => parser.push(&chunk),
                 None => return Ok(None),
             }
         }

@@ -299,3 +299,74 @@ async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
     home.engine.release("wait");
     drop(daemon);
 }
+
+/// `mistry --bus VERB …` as somebody who is not root, in a place that they may use.
+async fn mistry(bus: &TestBus, place: &tempfile::TempDir, arguments: &[&str]) -> Ended {
+    let program = place.path().join("mistry");
+    if !program.exists() {
+        // Where it was built may be closed to them.
+        std::fs::copy(env!("CARGO_BIN_EXE_mistry"), &program).unwrap();
+        let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(place.path(), open(0o777)).unwrap();
+    }
+    let mut command = match rustix::process::getuid().is_root() {
+        true => {
+            let mut command = Command::new("setpriv");
+            command
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+                .arg(&program);
+            command
+        }
+        false => Command::new(&program),
+    };
+    command
+        .arg("--bus")
+        .args(arguments)
+        .current_dir(place.path())
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("DBUS_SYSTEM_BUS_ADDRESS", bus.address());
+    run(command).await
+}
+
+#[tokio::test]
+async fn the_command_line_is_told_what_it_may_not_and_waits_for_what_it_may() {
+    let (bus, home, _daemon) = world().await;
+    home.script("fail", "echo hush; exit 3");
+    // A build may let others than group mistry have what it leaves.
+    let open = "echo x > \"$DATA/artifacts/file\"; chmod -R a+rX \"$DATA/artifacts\"";
+    home.script("open", open);
+    let place = tempfile::tempdir().unwrap();
+    let (polkit, _there) = Polkit::start(&bus).await;
+    let build = |project| ["build", "--project", project, "--target", "out"];
+    let refused = mistry(&bus, &place, &build("succeed")).await;
+    assert_eq!(refused.status, 3, "{refused:?}");
+    assert!(!refused.stderr.is_empty());
+    for verb in [
+        &["pause"][..],
+        &["gc", "--keep-last", "1"],
+        &["rebuild", "succeed"],
+    ] {
+        let refused = mistry(&bus, &place, verb).await;
+        assert_eq!(refused.status, 3, "{verb:?}: {refused:?}");
+    }
+    assert_eq!(mistry(&bus, &place, &["list"]).await.status, 0);
+    // Who may not read the log is told how the build ended all the same.
+    polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
+    let failed = mistry(&bus, &place, &[&build("fail")[..], &["--verbose"]].concat()).await;
+    assert_eq!(failed.status, 1, "{failed:?}");
+    assert!(failed.stderr.contains("exit code 3"), "{failed:?}");
+    assert!(!failed.stderr.contains("hush"), "{failed:?}");
+    let built = mistry(&bus, &place, &build("succeed")).await;
+    assert_eq!(built.status, 4, "{built:?}");
+    let output = "org.mistry.mistry1.read-output";
+    polkit.yes.lock().unwrap().push(output);
+    let built = mistry(&bus, &place, &build("open")).await;
+    assert_eq!(built.status, 0, "{built:?}");
+    assert!(place.path().join("out/file").exists());
+    let closed = mistry(&bus, &place, &build("succeed")).await;
+    assert_eq!(closed.status, 4, "{closed:?}");
+    assert!(closed.stderr.contains("Permission denied"), "{closed:?}");
+    let failed = mistry(&bus, &place, &build("fail")).await;
+    assert!(failed.stderr.contains("hush"), "{failed:?}");
+}

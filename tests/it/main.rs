@@ -8,6 +8,7 @@ mod artifacts;
 mod backlog;
 mod bad_input;
 mod bus_access;
+mod bus_cli;
 mod bus_contract;
 mod bus_control;
 mod bus_limits;

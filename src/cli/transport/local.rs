@@ -1,11 +1,13 @@
-//! Transport local: from this host's own disk, by the path that the server names.
+//! Transport local: from this host's own disk, by the path that the server names, or over the bus as
+//! the directory that it hands out.
 //!
-//! It may use only what whoever runs the client may read. Files share their blocks with the
+//! By the path it may use only what whoever runs the client may read. Files share their blocks with the
 //! build where the file system can do that. Links in the build are never followed; pipes,
 //! sockets and devices are left where they are.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -14,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::target::{Modified, Target};
 use super::{Error, Fetched, Transport, blocking};
+use crate::build::BuildInfo;
 use crate::cli::progress::Progress;
+use crate::client::{self, bus::Artifacts};
 
 /// What becomes of the files that are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +47,52 @@ pub(super) async fn fetch(
             let what = "what the server names as the artifacts is no directory";
             return Err(Error::Unusable(what.to_owned()));
         }
-        // Before the target is touched.
-        std::fs::read_dir(&from).map_err(|error| unreadable(&from, error))?;
-        let progress = Progress::fetching();
-        let mut target = transport.open_target(progress.clone(), gone)?;
-        let walked = walk(&from, &mut target, How::Copy);
-        progress.done();
-        walked?;
-        Ok(Fetched {
-            files: Some(target.files()),
+        bring(&from, &transport, gone)
+    })
+    .await
+}
+
+/// The same from a directory that the server has opened.
+pub(super) async fn fetch_opened(
+    opened: Artifacts,
+    info: &BuildInfo,
+    transport: &Transport,
+    gone: CancellationToken,
+) -> Result<Fetched, Error> {
+    let directory = match opened {
+        Artifacts::Directory(directory) => directory,
+        // Then the target is left as it is, too.
+        Artifacts::None(_) if info.succeeded() => return Ok(Fetched { files: Some(0) }),
+        Artifacts::None(no) => return Err(client::Error::Refused(no).into()),
+    };
+    let shown = PathBuf::from(&info.path);
+    let transport = transport.clone();
+    blocking(move || {
+        // What is in there has no other name in our own view of the file system.
+        let from = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        bring(&from, &transport, gone).map_err(|error| match error {
+            Error::Read(path, source) => {
+                let inner = Path::new(&path).strip_prefix(&from).map(Path::to_owned);
+                let path = inner.map_or(path, |inner| shown.join(inner).display().to_string());
+                Error::Read(path, source)
+            }
+            other => other,
         })
     })
     .await
+}
+
+fn bring(from: &Path, transport: &Transport, gone: CancellationToken) -> Result<Fetched, Error> {
+    // Before the target is touched.
+    std::fs::read_dir(from).map_err(|error| unreadable(from, error))?;
+    let progress = Progress::fetching();
+    let mut target = transport.open_target(progress.clone(), gone)?;
+    let walked = walk(from, &mut target, How::Copy);
+    progress.done();
+    walked?;
+    Ok(Fetched {
+        files: Some(target.files()),
+    })
 }
 
 /// Brings everything below `root` into the target.
