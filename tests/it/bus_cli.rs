@@ -310,7 +310,8 @@ async fn a_log_is_followed_while_it_grows_and_read_as_far_as_it_is() {
         so_far = logs.stdout;
     }
     assert!(!so_far.contains("last"));
-    let following = begin(world.command("logs", &["-f", &id[..12]]));
+    // By its whole name: in the moment in which it is put in place, a list may be without it.
+    let following = begin(world.command("logs", &["-f", &format!("slow/{id}")]));
     std::fs::write(gate, "on\n").unwrap();
     let followed = following.await;
     assert_eq!(followed.status, 0, "{followed:?}");
