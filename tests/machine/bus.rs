@@ -215,13 +215,12 @@ fn an_idle_daemon_waits_for_the_end_of_a_job_of_the_bus_and_then_leaves() {
     assert!(ran.stdout.contains("succeeded"), "{ran}");
 }
 
-/// Half of the callers ask, the others have something built and wait for its end as the contract says:
-/// when the name changes its owner they ask for the job again.
+/// Half of the callers ask, the others have something built and do not come back for it.
 #[test]
 fn nobody_is_lost_who_calls_at_the_moment_of_its_end() {
     let machine = Machine::installed();
     machine.script("quick", "true", json!(null));
-    machine.configure(json!({ "idle_exit": "20ms" }));
+    machine.configure(json!({ "idle_exit": "20ms", "job_backlog": 1000 }));
     let trials = if std::env::var_os("MISTRY_SOAK").is_some() {
         300
     } else {
@@ -274,6 +273,31 @@ fn a_bus_that_is_restarted_is_joined_again_and_http_goes_on() {
     let ran = machine.as_user("outsider", &format!("{GDBUS}.GetJob {id}"));
     assert!(ran.stdout.contains(&id[..16]), "{ran}");
     release(&machine, &id);
+}
+
+#[test]
+fn the_command_line_builds_over_the_bus_and_brings_home_what_only_the_group_may_read() {
+    let machine = Machine::installed();
+    machine.example();
+    let build = "mistry --bus build --project hello --target out -- --name=member";
+    for _ in ["built", "cached"] {
+        let ran = machine.as_user("member", &format!("{build} && cat out/greeting.txt"));
+        assert_eq!(ran.status, 0, "{ran}");
+        assert!(
+            ran.stdout
+                .ends_with("Hello, member! (run 1 of this group)\n"),
+            "{ran}"
+        );
+    }
+    let ran = machine.as_user("member", "mistry --bus list && mistry --bus status");
+    assert!(ran.status == 0 && ran.stdout.contains("succeeded"), "{ran}");
+    let ran = machine.as_user("outsider", build);
+    assert_eq!(ran.status, 3, "{ran}");
+    assert!(ran.stderr.contains("group 'mistry'"), "{ran}");
+    // What was handed out is no mount of the host's, nor of the daemon's.
+    let mounts =
+        machine.run("cat /proc/self/mounts /proc/$(systemctl show -P MainPID mistryd)/mounts");
+    assert!(!mounts.contains("artifacts"), "{mounts}");
 }
 
 #[test]

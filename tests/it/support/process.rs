@@ -185,6 +185,8 @@ pub fn begin(mut command: Command) -> impl Future<Output = Ended> + Send {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    // Nobody waits any more when this is dropped: a test that failed must not wait for ever.
+    let mut abandoned = Abandoned(Pid::from_raw(child.id().cast_signed()));
     let task = tokio::task::spawn_blocking(move || {
         let errors = std::thread::spawn(move || {
             let mut text = Vec::new();
@@ -200,5 +202,20 @@ pub fn begin(mut command: Command) -> impl Future<Output = Ended> + Send {
             stderr: String::from_utf8_lossy(&errors.join().unwrap()).into_owned(),
         }
     });
-    async move { within("a program", task).await.unwrap() }
+    async move {
+        let ended = within("a program", task).await.unwrap();
+        abandoned.0 = None;
+        ended
+    }
+}
+
+/// A process that is killed with the value, unless it has ended.
+struct Abandoned(Option<Pid>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
 }
