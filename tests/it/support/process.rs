@@ -186,7 +186,7 @@ pub fn begin(mut command: Command) -> impl Future<Output = Ended> + Send {
     let mut child = command.spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
     // Nobody waits any more when this is dropped: a test that failed must not wait for ever.
-    let mut abandoned = Abandoned(Pid::from_raw(child.id().cast_signed()));
+    let abandoned = Abandoned(Pid::from_raw(child.id().cast_signed()));
     let task = tokio::task::spawn_blocking(move || {
         let errors = std::thread::spawn(move || {
             let mut text = Vec::new();
@@ -204,13 +204,20 @@ pub fn begin(mut command: Command) -> impl Future<Output = Ended> + Send {
     });
     async move {
         let ended = within("a program", task).await.unwrap();
-        abandoned.0 = None;
+        abandoned.spare();
         ended
     }
 }
 
 /// A process that is killed with the value, unless it has ended.
 struct Abandoned(Option<Pid>);
+
+impl Abandoned {
+    /// It has ended.
+    fn spare(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
