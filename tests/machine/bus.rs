@@ -227,14 +227,18 @@ fn nobody_is_lost_who_calls_at_the_moment_of_its_end() {
         25
     };
     let calls = at_once(2, |which| {
-        let ask = match which {
-            0 => format!("{CALL} ListProjects"),
-            _ => format!("{CALL} SubmitJob 'ssa{{ss}}a{{sv}}' quick '' 1 n $n 0"),
+        // Builds follow each other so slowly that there is an end between them.
+        let (ask, pause) = match which {
+            0 => (format!("{CALL} ListProjects"), "0.0$((n % 6))"),
+            _ => (
+                format!("{CALL} SubmitJob 'ssa{{ss}}a{{sv}}' quick '' 1 n $n 0"),
+                "0.$((5 + n % 5))$((n % 7))",
+            ),
         };
         let line = format!(
             "for n in $(seq {trials}); do
                 {ask} > /dev/null || echo lost
-                sleep 0.0$((({which} + n) % 6))
+                sleep {pause}
             done"
         );
         machine.as_user("member", &line)
