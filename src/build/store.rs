@@ -323,13 +323,20 @@ impl BuildStore {
     pub fn find(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
         let pending = record::read(&self.layout.pending(project, id))
             .map_err(doing("read the record of a build"))?;
-        // What an exchange left there for a moment is no pending build.
-        if let Some(mut record) = pending.filter(|record| record.info.state == State::Pending) {
+        let as_pending = |mut record: Record| {
             let path = self.layout.served(project, id);
             record.info.complete(project, id, State::Pending, path);
-            return Ok(Some(record.info));
+            record.info
+        };
+        match pending {
+            Some(record) if record.info.state == State::Pending => Ok(Some(as_pending(record))),
+            // What an exchange left there for a moment is no pending build. Without a ready one it is a
+            // build whose record is complete, a moment before it is put in place.
+            Some(record) => Ok(self
+                .ready(project, id)?
+                .or_else(|| Some(as_pending(record)))),
+            None => self.ready(project, id),
         }
-        self.ready(project, id)
     }
 
     /// The build that the next of the group begins from.

@@ -4,6 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use mistry::{
+    build::{BuildStore, State},
+    filesystem::{Filesystem, Kind},
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -694,4 +698,21 @@ async fn a_leftover_without_a_record_did_not_begin_decades_ago() {
     let started: jiff::Timestamp = text(&info, "StartedAt").parse().unwrap();
     let ago = jiff::Timestamp::now().duration_since(started).as_nanos();
     assert!((0..i128::from(hour)).contains(&ago), "{info}");
+}
+
+/// In the moment before a build is put in place its record says already that it is ready: it was not
+/// found then, and fell out of the list.
+#[test]
+fn a_build_that_is_just_put_in_place_is_found_all_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let filesystem = Filesystem::detect(Kind::Plain, dir.path()).unwrap();
+    let store = BuildStore::open(dir.path(), filesystem).unwrap();
+    let id = "1".repeat(64);
+    let place = dir.path().join("p/pending").join(&id);
+    std::fs::create_dir_all(&place).unwrap();
+    let record = r#"{"State":"ready","Outcome":"succeeded","StartedAt":"2026-01-01T00:00:00Z"}"#;
+    std::fs::write(place.join("build_info.json"), record).unwrap();
+    let found = store.find(&"p".parse().unwrap(), id.parse().unwrap());
+    let info = found.unwrap().expect("it is not found");
+    assert_eq!(info.state, State::Pending);
 }
