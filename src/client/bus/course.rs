@@ -90,8 +90,12 @@ pub struct Course {
     last: Last,
     /// Until it is at its end; none where it is not shown, or not for us.
     log: Option<(Log, Lines)>,
+    /// What was begun of a line when a pipe ended: perhaps with the log, perhaps with the daemon.
+    rest: Option<Lines>,
     /// What the log ended with, as far as it was read.
     tail: Tail,
+    /// How its build ended, where that was heard and not yet used.
+    heard: Option<String>,
     phases: Option<PropertyStream<'static, String>>,
     ready: VecDeque<Event>,
     is_over: bool,
@@ -149,7 +153,9 @@ impl Course {
             id,
             last,
             log: None,
+            rest: None,
             tail: Tail::default(),
+            heard: None,
             phases: None,
             ready: VecDeque::new(),
             is_over: false,
@@ -157,12 +163,34 @@ impl Course {
     }
 
     async fn open_log(&mut self, after: u64) -> Result<(), Error> {
+        self.log = Some((self.log_after(after).await?, Lines::new(after)));
+        Ok(())
+    }
+
+    async fn log_after(&mut self, after: u64) -> Result<Log, Error> {
         let id = self.id.to_string();
         let opening = self.session.answer(self.session.manager.open_log(&id));
         let fd = self.ends.during(opening).await?;
         let mut log = Log::of(fd.into())?;
         self.ends.during(log.skip(after)).await?;
-        self.log = Some((log, Lines::new(after)));
+        Ok(log)
+    }
+
+    /// A pipe that has ended may have ended with the daemon: what lies beyond it is in the file that
+    /// the log is now.
+    async fn read_rest(&mut self, mut lines: Lines) -> Result<(), Error> {
+        // After a rebuild that failed it would be another build's.
+        if !self.is_rebuild() {
+            match self.log_after(lines.position()).await {
+                Ok(log @ Log::Whole(_)) => {
+                    self.log = Some((log, lines));
+                    return Ok(());
+                }
+                Ok(Log::Growing(_)) | Err(Error::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.ready.extend(lines.finish());
         Ok(())
     }
 
@@ -210,10 +238,11 @@ impl Course {
                         self.tail.push(&chunk);
                         self.ready.extend(lines.push(&chunk));
                     }
-                    None => {
-                        self.ready.extend(lines.finish());
-                        self.log = None;
-                    }
+                    None => match self.log.take() {
+                        Some((Log::Growing(_), lines)) => self.rest = Some(lines),
+                        Some((Log::Whole(_), mut lines)) => self.ready.extend(lines.finish()),
+                        None => {}
+                    },
                 }
                 None
             }
@@ -227,10 +256,16 @@ impl Course {
     /// Looks how the build is, and waits until it is worth to look again.
     async fn look(&mut self) -> Result<(), Error> {
         let id = self.id.to_string();
-        let mut heard = self.ends.outcome(&id);
+        let mut heard = self.ends.outcome(&id).or(self.heard.take());
         let describing = Description::of(&self.session, &self.project, self.id);
         let described = self.ends.during(describing).await?;
         heard = self.ends.outcome(&id).or(heard);
+        if described.state == State::Ready
+            && let Some(lines) = self.rest.take()
+        {
+            self.heard = heard;
+            return self.read_rest(lines).await;
+        }
         if described.state == State::Ready {
             // Its end is told after the answer that named it, so it is still to come.
             while heard.is_none() && self.is_rebuild() {

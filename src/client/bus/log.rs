@@ -171,6 +171,11 @@ impl Lines {
         events
     }
 
+    /// The byte of the log that comes next.
+    pub(super) fn position(&self) -> u64 {
+        self.offset + self.begun.len() as u64
+    }
+
     /// The event of a last line that has no end.
     pub(super) fn finish(&mut self) -> Option<Event> {
         (!self.begun.is_empty()).then(|| self.end(0))
