@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::bus::{Artifacts, Bus, LogSoFar, Scope};
+use super::bus::{Artifacts, Bus, LogSoFar, PAGE, Scope};
 use super::{
     Address, Answer, DEFAULT_HOST, Error, Events, Filter, Finished, Http, Matching, Submitted,
 };
@@ -199,7 +199,7 @@ impl Client {
             Way::Http(http) => http.matching(filter, prefix).await,
             Way::Bus(bus, _) => {
                 let mut found = Matching::new(prefix);
-                bus.pages(filter, |page| found.add(page)).await?;
+                bus.pages(filter, PAGE, |page| found.add(page)).await?;
                 Ok(found.items)
             }
         }

@@ -174,14 +174,18 @@ impl Authority {
             .primary()
             .flags()
             .contains(Flags::ALLOW_INTERACTIVE_AUTH);
-        let _asking = match may_ask {
-            true => Some(self.begin_asking(caller.uid)?),
-            false => None,
-        };
         let asked = match self.owner {
             // It lives on the system's bus, and knows nobody here.
             Some(_) => None,
-            None => self.ask(connection, header, action, may_ask).await,
+            None => self.ask(connection, header, action, false).await,
+        };
+        // Whom the rules let needs no person, and no room for one.
+        let asked = match asked {
+            Some(Answer::AfterAsking) if may_ask => {
+                let _asking = self.begin_asking(caller.uid)?;
+                self.ask(connection, header, action, true).await
+            }
+            asked => asked,
         };
         match asked {
             Some(Answer::Yes) => Ok(()),

@@ -127,6 +127,11 @@ impl Objects {
             }
             match shown.get(&id) {
                 Some(entry) if entry.job.is_same(&job) => return Ok(entry.path.clone()),
+                // It came and went while others were told; whoever asked for it looks how it ended.
+                Some(entry) if job.is_over() && !entry.job.is_over() => {
+                    let sentence = format!("job '{id}' is over; DescribeBuild tells how");
+                    return Err(Error::new(Kind::JobOver, sentence));
+                }
                 // The life before is over; its end comes first.
                 Some(_) => drop(shown),
                 None => break shown,
@@ -197,13 +202,14 @@ impl Objects {
         before: Shown,
         path: String,
     ) {
-        let told = tell_changes(connection, &mut job, before, &path).await;
-        let told = match told {
-            Ok(true) => self.remove(connection, &job, &path).await,
-            // It goes on in the next life of the daemon, and so does its story.
-            Ok(false) => return,
-            Err(error) => Err(error),
-        };
+        let changes = tell_changes(connection, &mut job, before, &path).await;
+        while !job.is_over() {
+            if job.changed().await.is_err() {
+                // It goes on in the next life of the daemon, and so does its story.
+                return;
+            }
+        }
+        let told = changes.and(self.remove(connection, &job, &path).await);
         face.0.departures.over();
         if let Err(error) = told {
             tracing::debug!(
@@ -252,13 +258,13 @@ async fn tell_new(connection: &Connection, id: JobId, path: &str) -> zbus::Resul
     Manager::job_new(&emitter, &id.to_string(), at).await
 }
 
-/// Tells what changes of a job until it is over; false when the daemon ends first.
+/// Tells what changes of a job until it is over, or the daemon ends.
 async fn tell_changes(
     connection: &Connection,
     job: &mut JobFollower,
     mut before: Shown,
     path: &str,
-) -> zbus::Result<bool> {
+) -> zbus::Result<()> {
     let server = connection.object_server();
     let emitter = SignalEmitter::new(connection, path.to_owned())?;
     while !job.is_over() {
@@ -269,8 +275,8 @@ async fn tell_changes(
             before = now;
         }
         if job.changed().await.is_err() {
-            return Ok(false);
+            break;
         }
     }
-    Ok(true)
+    Ok(())
 }

@@ -188,15 +188,19 @@ async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
     };
     match why {
         Left::Ours => {
-            if let Err(error) = part(face, &connection).await {
+            // Each within its time: a bus that stands must not hold our end.
+            let parted = tokio::time::timeout(2 * GRACE, part(face, &connection)).await;
+            if let Ok(Err(error)) = parted {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
                     "could not part from the bus in good order, ignoring"
                 );
             }
-            objects.leave().await;
-            // It waits for answers that are being sent.
-            let gone = connection.graceful_shutdown();
+            let gone = async {
+                objects.leave().await;
+                // It waits for answers that are being sent.
+                connection.graceful_shutdown().await;
+            };
             let _ = tokio::time::timeout(GRACE, gone).await;
         }
         Left::Lost(_) | Left::Refused(_) => {

@@ -225,17 +225,23 @@ pub(super) async fn show(
         || headers
             .get(CONTENT_TYPE)
             .is_some_and(|media| media == "application/json");
+    let mut ended = None;
     if asked.query("wait").is_some()
         && let Some(mut ticket) = web.scheduler.ticket(&project, id).await
     {
-        ticket.end().await?;
+        ended = Some(ticket.end().await?);
     }
-    let mut info = web.scheduler.find(&project, id, wants_log(asked)).await?;
+    let mut info = match ended {
+        // Of a rebuild that failed: the build of before stays in its place.
+        Some(info) if !info.succeeded() => Arc::unwrap_or_clone(info),
+        _ => web.scheduler.find(&project, id, wants_log(asked)).await?,
+    };
     if !wants_json {
         return pages::job(info);
     }
     let pinned = web.scheduler.is_pinned(&project, id).await;
     if !wants_log(asked) {
+        info.container_stdouterr = None;
         info.container_stderr = None;
     }
     answer::json(

@@ -207,6 +207,22 @@ async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name
     drop(daemon);
 }
 
+/// Who is let without a person asked may call as often at once as anybody, also where the calls would
+/// allow one to be asked.
+#[tokio::test]
+async fn there_is_no_bound_on_questions_that_need_no_person() {
+    let (bus, _home, daemon) = world().await;
+    let (polkit, _there) = Polkit::start(&bus).await;
+    polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
+    // As many as there is room for in the queue.
+    let values: Vec<String> = (0..6).map(|n| n.to_string()).collect();
+    let asking = values.iter().map(|value| submit(&bus, true, value));
+    for ran in futures_util::future::join_all(asking).await {
+        assert_eq!(ran.status, 0, "{ran:?}");
+    }
+    drop(daemon);
+}
+
 #[tokio::test]
 async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
     let (bus, _home, daemon) = world().await;
@@ -225,9 +241,10 @@ async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
     // Somebody was asked, and gave none.
     let ran = submit(&bus, true, "1").await;
     assert!(ran.stderr.contains(DENIED), "{ran:?}");
+    // A person is asked only where the rules alone do not let.
     assert_eq!(
         polkit.asked(),
-        [("org.mistry.mistry1.submit".to_owned(), true)]
+        [false, true].map(|may_ask| ("org.mistry.mistry1.submit".to_owned(), may_ask))
     );
     drop(daemon);
 }

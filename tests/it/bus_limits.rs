@@ -120,71 +120,60 @@ async fn params_of_sixteen_mebibytes_and_thousands_of_them_are_too_much() {
     drop(daemon);
 }
 
-/// Sends calls without waiting for answers; counts good and bad ones until but so many are unanswered.
-async fn flood(here: &Connection, calls: usize, unanswered: usize) -> (usize, usize) {
-    let replies = MatchRule::builder()
-        .msg_type(Type::MethodReturn)
-        .build()
-        .unwrap();
-    let errors = MatchRule::builder().msg_type(Type::Error).build().unwrap();
-    let room = NonZeroUsize::new(2 * calls);
-    let mut replies = MessageStream::for_match_rule(replies, here, room)
-        .await
-        .unwrap();
-    let mut errors = MessageStream::for_match_rule(errors, here, room)
-        .await
-        .unwrap();
-    let sending = async {
-        for n in 0..calls {
-            let value = format!("{n}");
-            let call = zbus::Message::method_call("/org/mistry/Mistry1", "SubmitJob")
+/// Answers of calls that were sent without waiting for them.
+struct Flood {
+    good: MessageStream,
+    bad: MessageStream,
+}
+
+impl Flood {
+    /// Sends so many calls; none of them is read yet.
+    async fn begin(here: &Connection, calls: usize) -> Flood {
+        let room = NonZeroUsize::new(2 * calls);
+        let of = |kind| MatchRule::builder().msg_type(kind).build().unwrap();
+        let (good, bad) = (of(Type::MethodReturn), of(Type::Error));
+        let flood = Flood {
+            good: MessageStream::for_match_rule(good, here, room)
+                .await
+                .unwrap(),
+            bad: MessageStream::for_match_rule(bad, here, room)
+                .await
+                .unwrap(),
+        };
+        for _ in 0..calls {
+            let call = zbus::Message::method_call("/org/mistry/Mistry1", "RebuildImage")
                 .destination("org.mistry.Mistry1")
                 .interface("org.mistry.Mistry1.Manager")
-                .build(&(
-                    "succeed",
-                    "",
-                    HashMap::from([("n", value.as_str())]),
-                    none(),
-                ))
+                .build(&"succeed")
                 .unwrap();
             here.send(&call).await.unwrap();
         }
-    };
-    let counting = async {
-        let (mut good, mut refused) = (0, 0);
-        while good + refused < calls - unanswered {
-            tokio::select! {
-                _ = replies.next() => good += 1,
-                error = errors.next() => {
-                    let error = error.unwrap().unwrap();
-                    let name = error.header().error_name().unwrap().to_string();
-                    assert_eq!(name, LIMITS);
-                    refused += 1;
-                }
-            }
+        flood
+    }
+
+    /// Waits for so many answers that say it was too much.
+    async fn refused(&mut self, count: usize) {
+        for _ in 0..count {
+            let error = within("a refusal", self.bad.next()).await.unwrap().unwrap();
+            let name = error.header().error_name().unwrap().to_string();
+            assert_eq!(name, LIMITS);
         }
-        (good, refused)
-    };
-    let ((), counted) = within("the flood", async { tokio::join!(sending, counting) }).await;
-    counted
+    }
 }
 
-/// Ten thousand calls at once, none of which can be answered: as many are let in as one client may have,
-/// the others are answered with `LimitsExceeded`; somebody else is served meanwhile, and what was let in
-/// is built.
+/// Ten thousand calls at once, none of which can be answered soon: as many are let in as one client may
+/// have, the others are answered with `LimitsExceeded`; somebody else is served meanwhile, and what was
+/// let in is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_floods_is_refused_and_the_others_notice_nothing() {
+    const CALLS: usize = 10_000;
     let (bus, home, daemon) = world().await;
-    // No job is accepted before the Engine has answered.
-    home.engine.hold("ping");
+    // Images are built one after the other, and the first waits.
+    home.engine.hold("build");
     let flooder = bus.connect().await;
-    let flooding = tokio::spawn(async move { flood(&flooder, 10_000, PER_CLIENT).await });
     let here = bus.connect().await;
     let other = manager(&here).await;
-    let flooded = async {
-        let (good, refused) = flooding.await.unwrap();
-        assert_eq!((good, refused), (0, 10_000 - PER_CLIENT));
-    };
+    let mut flood = Flood::begin(&flooder, CALLS).await;
     let asking = async {
         loop {
             within("an answer to somebody else", other.list_projects())
@@ -193,16 +182,16 @@ async fn who_floods_is_refused_and_the_others_notice_nothing() {
         }
     };
     tokio::select! {
-        () = flooded => {}
+        () = flood.refused(CALLS - PER_CLIENT) => {}
         () = asking => {}
     }
-    home.engine.release("ping");
-    within("the end of what was let in", async {
-        while home.ids("succeed", "ready").len() < PER_CLIENT {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    home.engine.release("build");
+    for _ in 0..PER_CLIENT {
+        within("what was let in", flood.good.next())
+            .await
+            .unwrap()
+            .unwrap();
+    }
     drop(daemon);
 }
 

@@ -88,6 +88,8 @@ pub struct Course {
     project: ProjectName,
     id: JobId,
     last: Last,
+    /// It is to be opened, once it is told that the job was accepted.
+    is_log_wanted: bool,
     /// Until it is at its end; none where it is not shown, or not for us.
     log: Option<(Log, Lines)>,
     /// What was begun of a line when a pipe ended: perhaps with the log, perhaps with the daemon.
@@ -121,12 +123,7 @@ impl Course {
         course.phases = phases(&course.session, path).await.ok();
         // The log of a rebuild is read in any case: when it fails, the build before it stays in its
         // place, and nobody can ask for the log afterwards.
-        if with_log || asked.rebuild {
-            match course.open_log(0).await {
-                Ok(()) | Err(Error::Refused(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        course.is_log_wanted = with_log || asked.rebuild;
         Ok(course)
     }
 
@@ -152,6 +149,7 @@ impl Course {
             project,
             id,
             last,
+            is_log_wanted: false,
             log: None,
             rest: None,
             tail: Tail::default(),
@@ -214,6 +212,12 @@ impl Course {
             }
             if self.is_over {
                 return Ok(None);
+            }
+            if std::mem::take(&mut self.is_log_wanted) {
+                match self.open_log(0).await {
+                    Ok(()) | Err(Error::Refused(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
             if self.log.is_some() {
                 self.read().await?;
@@ -328,7 +332,8 @@ impl Course {
                 if let Some(outcome) = heard.and_then(|heard| kept(&raw, &heard)) {
                     fail(&mut raw, outcome, self.tail.text());
                 } else {
-                    raw = with_log(&self.session, self.id, raw).await;
+                    let log = with_log(&self.session, self.id, raw);
+                    raw = self.ends.during(log).await?;
                 }
                 set(&mut raw, "Cached", asked.cached.into());
                 set(&mut raw, "Coalesced", asked.coalesced.into());
@@ -346,32 +351,37 @@ pub(super) async fn finished(
     id: JobId,
 ) -> Result<Option<Finished>, Error> {
     let text = id.to_string();
-    let mut is_told = false;
+    let mut heard = None;
     loop {
-        // What was heard until now is in the answer.
-        ends.outcome(&text);
         let describing = Description::of(session, project, id);
         let described = ends.during(describing).await?;
         match described.state {
             State::Ready => {
-                let raw = with_log(session, id, described.build_info).await;
+                let mut raw = described.build_info;
+                // A rebuild that failed leaves the build of before in its place.
+                match heard.and_then(|heard: String| kept(&raw, &heard)) {
+                    Some(outcome) => fail(&mut raw, outcome, String::new()),
+                    None => raw = ends.during(with_log(session, id, raw)).await?,
+                }
                 return Finished::read(raw).map(Some);
             }
-            State::Pending if is_told => return Ok(None),
+            State::Pending if heard.is_some() => return Ok(None),
             State::Pending => {}
         }
-        while ends.outcome(&text).is_none() {
-            ends.hear().await?;
-        }
-        is_told = true;
+        heard = loop {
+            match ends.outcome(&text) {
+                Some(outcome) => break Some(outcome),
+                None => ends.hear().await?,
+            }
+        };
     }
 }
 
 /// What a build that did not succeed has printed last, where we may read it.
-async fn with_log(session: &Session, id: JobId, mut raw: Value) -> Value {
+async fn with_log(session: &Session, id: JobId, mut raw: Value) -> Result<Value, Error> {
     let succeeded = Some(Outcome::Succeeded.as_str());
     if raw.get("Outcome").and_then(Value::as_str) == succeeded {
-        return raw;
+        return Ok(raw);
     }
     let reading = async {
         let id = id.to_string();
@@ -382,7 +392,7 @@ async fn with_log(session: &Session, id: JobId, mut raw: Value) -> Value {
     if let Ok(tail) = reading.await {
         set(&mut raw, "ContainerStdouterr", tail.into());
     }
-    raw
+    Ok(raw)
 }
 
 /// How a rebuild ended that left the build of before in its place.

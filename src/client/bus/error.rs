@@ -78,12 +78,16 @@ fn answered(scope: Scope, name: &str, sentence: String) -> Error {
         })
     };
     if let Some(kind) = name.strip_prefix(OURS) {
+        // What it had accepted goes on, and who asks for it again joins it.
+        if kind == "Stopping" {
+            return Error::Broken(sentence.into());
+        }
         return refused(match kind {
             "NoSuchProject" | "NoSuchJob" | "NoArtifacts" => 404,
             "JobOver" | "JobBusy" => 409,
             "BadProject" | "NoPolicy" | "BadConfiguration" => 422,
             "InvalidName" => 400,
-            "BacklogFull" | "EngineUnavailable" | "Stopping" => 503,
+            "BacklogFull" | "EngineUnavailable" => 503,
             "NotSupported" => 501,
             // An image that cannot be built, what is the daemon's own fault, and what a later
             // one may say.
@@ -132,7 +136,6 @@ mod tests {
             ("JobOver", 409, false),
             ("BacklogFull", 503, true),
             ("EngineUnavailable", 503, true),
-            ("Stopping", 503, true),
             ("ImageFailed", 500, false),
             ("NotSupported", 501, false),
             ("Novelty", 500, false),
@@ -142,6 +145,9 @@ mod tests {
             assert_eq!(error.to_string(), "a sentence");
             assert!(matches!(error, Error::Refused(no) if no.status == status));
         }
+        // Whoever asks again joins what was accepted.
+        let error = of(&format!("{OURS}Stopping"));
+        assert!(matches!(&error, Error::Broken(_)) && error.is_passing());
     }
 
     #[test]

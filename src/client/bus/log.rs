@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt};
 use tokio::net::unix::pipe;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::build::LOG_TAIL;
 use crate::client::{Error, Event};
@@ -23,9 +23,9 @@ const PIECE: usize = 64 << 10;
 const MAX_LINE: usize = 64 << 10;
 /// Bytes of a letter, at most.
 const LETTER: usize = 4;
-/// Silence in a pipe that counts as the end of what there is so far, where that was asked for: the
-/// bus tells no length. What is on disk is in the pipe within milliseconds.
-const QUIET: Duration = Duration::from_millis(500);
+/// How long, in all, a pipe is waited for that shall be read as far as it is by now: the bus tells no
+/// length. What is on disk is in the pipe within milliseconds; what is printed meanwhile is read, too.
+pub(super) const QUIET: Duration = Duration::from_millis(500);
 
 /// The log, read from its beginning.
 #[derive(Debug)]
@@ -60,14 +60,19 @@ impl Log {
         }
     }
 
-    /// The next piece of what there is by now.
-    pub(super) async fn chunk_so_far(&mut self) -> Result<Option<Bytes>, Error> {
+    /// The next piece of what there is by now, for which it may be waited so long; that becomes less.
+    pub(super) async fn chunk_so_far(
+        &mut self,
+        patience: &mut Duration,
+    ) -> Result<Option<Bytes>, Error> {
         match self {
             Log::Whole(file) => piece(file).await,
-            Log::Growing(pipe) => match timeout(QUIET, piece(pipe)).await {
-                Ok(chunk) => chunk,
-                Err(_) => Ok(None),
-            },
+            Log::Growing(pipe) => {
+                let since = Instant::now();
+                let chunk = timeout(*patience, piece(pipe)).await;
+                *patience = patience.saturating_sub(since.elapsed());
+                chunk.unwrap_or(Ok(None))
+            }
         }
     }
 
@@ -277,8 +282,11 @@ mod tests {
         into.write_all(b"one\ntwo\n").unwrap();
         let mut log = Log::of(out.into()).unwrap();
         log.skip(4).await.unwrap();
-        assert_eq!(log.chunk_so_far().await.unwrap().unwrap(), "two\n");
-        assert_eq!(log.chunk_so_far().await.unwrap(), None);
+        let mut patience = QUIET;
+        let chunk = log.chunk_so_far(&mut patience).await.unwrap();
+        assert_eq!(chunk.unwrap(), "two\n");
+        assert_eq!(log.chunk_so_far(&mut patience).await.unwrap(), None);
+        assert!(patience.is_zero());
         into.write_all(b"three").unwrap();
         drop(into);
         assert_eq!(log.tail().await.unwrap(), "three");

@@ -14,6 +14,7 @@ pub use course::Course;
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -30,7 +31,7 @@ use proxy::Options;
 use session::{Ends, Session};
 
 /// Builds asked for at once when the whole list is read; the most that a server gives.
-const PAGE: usize = 1_000;
+pub(super) const PAGE: usize = 1_000;
 
 /// Which bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +71,7 @@ pub enum Artifacts {
 #[derive(Debug)]
 pub struct LogSoFar {
     log: Log,
+    patience: Duration,
     /// Who leaves the bus is not written to any more.
     _session: Session,
 }
@@ -80,7 +82,7 @@ impl LogSoFar {
     /// # Errors
     /// [`Error::Broken`].
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        self.log.chunk_so_far().await
+        self.log.chunk_so_far(&mut self.patience).await
     }
 }
 
@@ -182,23 +184,31 @@ impl Bus {
     /// # Errors
     /// As [`Error`] says.
     pub async fn index(&self, filter: &Filter, limit: usize) -> Result<Vec<IndexItem>, Error> {
-        let session = self.session().await?;
-        Ok(page(&session, filter, limit, "").await?.0)
+        let mut found = Vec::new();
+        // A page may hold fewer than it was asked for.
+        self.pages(filter, limit.clamp(1, PAGE), |items| {
+            found.extend(items);
+            found.len() >= limit
+        })
+        .await?;
+        found.truncate(limit);
+        Ok(found)
     }
 
-    /// All builds, newest first, page by page until `enough` has seen enough.
+    /// All builds, newest first, `size` at once, until `enough` has seen enough.
     ///
     /// # Errors
     /// As [`Error`] says.
     pub async fn pages(
         &self,
         filter: &Filter,
+        size: usize,
         mut enough: impl FnMut(Vec<IndexItem>) -> bool,
     ) -> Result<(), Error> {
         let session = self.session().await?;
         let mut before = String::new();
         loop {
-            let (items, next) = page(&session, filter, PAGE, &before).await?;
+            let (items, next) = page(&session, filter, size, &before).await?;
             if enough(items) || next.is_empty() {
                 return Ok(());
             }
@@ -234,6 +244,7 @@ impl Bus {
         let text = id.to_string();
         let fd = session.answer(session.manager.open_log(&text)).await?;
         Ok(LogSoFar {
+            patience: log::QUIET,
             log: Log::of(fd.into())?,
             _session: session,
         })

@@ -95,6 +95,8 @@ pub(super) struct Ends {
     owners: NameOwnerChangedStream,
     /// Ids and outcomes.
     lately: VecDeque<(String, String)>,
+    /// The daemon has left.
+    is_alone: bool,
 }
 
 impl Ends {
@@ -109,6 +111,7 @@ impl Ends {
                 removed,
                 owners,
                 lately: VecDeque::new(),
+                is_alone: false,
             })
         };
         session.soon(listening).await
@@ -117,6 +120,9 @@ impl Ends {
     /// Hears the next thing; ends that were told before the daemon left count.
     pub(super) async fn hear(&mut self) -> Result<(), Error> {
         let left = || Error::Broken("the server has left the bus".into());
+        if self.is_alone {
+            return Err(left());
+        }
         loop {
             tokio::select! {
                 biased;
@@ -140,7 +146,8 @@ impl Ends {
         }
     }
 
-    /// Hears what comes until a call is answered: a stream that nobody reads holds up all others.
+    /// Hears what comes until a call is answered: a stream that nobody reads holds up all others. A
+    /// daemon that leaves answers what had come before; where it does not, the bus does.
     pub(super) async fn during<T>(
         &mut self,
         call: impl Future<Output = Result<T, Error>>,
@@ -150,7 +157,7 @@ impl Ends {
             tokio::select! {
                 biased;
                 answer = &mut call => return answer,
-                heard = self.hear() => heard?,
+                heard = self.hear(), if !self.is_alone => self.is_alone |= heard.is_err(),
             }
         }
     }
