@@ -633,6 +633,8 @@ impl Shared {
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
         let busy = self.board.busy();
+        // Boxed, or each layer around it would hold it twice: as it was given, and as it runs.
+        let work = Box::pin(work);
         self.tasks.spawn(async move {
             let _busy = busy;
             work.await

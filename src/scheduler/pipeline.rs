@@ -141,7 +141,8 @@ pub(super) async fn make(
         found_ended: None,
     };
     let made = match making.wait_for_slot(&from).await {
-        Ok(()) => making.work(from).await,
+        // What a build needs while it runs is had when it has its slot: most live jobs wait.
+        Ok(()) => Box::pin(making.work(from)).await,
         Err(halt) => Err(halt),
     };
     let stderr = std::mem::take(&mut making.stderr);
