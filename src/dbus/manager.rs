@@ -16,9 +16,9 @@ use super::error::{Error, Kind};
 use super::objects::{Hold, Objects};
 use super::options::{self, Options, Submit};
 use super::{Dbus, logs};
-use crate::api::{CancelRequest, IndexItem, JobView, MAX_REASON};
+use crate::api::{CancelRequest, IndexItem, JobRequest, JobView, MAX_REASON};
 use crate::build::{Cancelled, Listing};
-use crate::job::{GroupName, JobId, MAX_PARAMS, ParamName, Params};
+use crate::job::{JobId, MAX_PARAMS};
 use crate::project::ProjectName;
 use crate::scheduler::{self, Asked, Submission};
 
@@ -125,29 +125,6 @@ fn parse_id(id: &str) -> Result<JobId, Error> {
         .map_err(|_| Error::new(Kind::InvalidName, "id: expected the 64 hex digits of a job"))
 }
 
-fn parse_project(project: &str) -> Result<ProjectName, Error> {
-    Ok(project.parse::<ProjectName>()?)
-}
-
-fn parse_group(group: &str) -> Result<Option<GroupName>, Error> {
-    Ok(match group {
-        "" => None,
-        name => Some(name.parse::<GroupName>()?),
-    })
-}
-
-fn parse_params(params: HashMap<String, String>) -> Result<Params, Error> {
-    if params.len() > MAX_PARAMS {
-        let expected = format!("params: expected at most {MAX_PARAMS}");
-        return Err(Error::new(Kind::LimitsExceeded, expected));
-    }
-    let mut parsed = Params::new();
-    for (name, value) in params {
-        parsed.insert(name.parse::<ParamName>()?, value);
-    }
-    Ok(parsed)
-}
-
 fn object_path(path: String) -> Result<OwnedObjectPath, Error> {
     OwnedObjectPath::try_from(path).map_err(|error| Error::ours("could not name a job", &error))
 }
@@ -178,14 +155,23 @@ impl Manager {
     ) -> Result<(String, OwnedObjectPath, Disposition), Error> {
         let face = &self.face;
         let call = face.0.calls.enter(&header)?;
-        let (project, group) = (parse_project(&project)?, parse_group(&group)?);
-        let params = parse_params(params)?;
+        if params.len() > MAX_PARAMS {
+            let expected = format!("params: expected at most {MAX_PARAMS}");
+            return Err(Error::new(Kind::LimitsExceeded, expected));
+        }
+        let request = JobRequest {
+            project,
+            params: params.into_iter().collect(),
+            group,
+            ..JobRequest::default()
+        };
+        let named = request.names()?;
         let options = Submit::read(&options)?;
         let caller = face.allow(connection, &header, Action::Submit).await?;
         let asked = Asked {
-            project,
-            group,
-            params,
+            project: named.project,
+            group: named.group,
+            params: named.params,
             rebuild: options.rebuild,
             while_held: options.cancel_on_disconnect,
             asker: Some(caller.asker()),
@@ -369,7 +355,7 @@ impl Manager {
     ) -> Result<(), Error> {
         let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
-        let project = parse_project(&project)?;
+        let project = project.parse::<ProjectName>()?;
         face.allow(connection, &header, Action::Rebuild).await?;
         face.0.scheduler.rebuild_image(&project).await?;
         Ok(())
