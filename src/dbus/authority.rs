@@ -16,7 +16,7 @@ use zbus::names::BusName;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 use super::Bus;
-use super::error::{Error, Kind};
+use super::error::{Error, Kind, name_of};
 
 /// Who is in it may use the daemon.
 const GROUP: &str = "mistry";
@@ -268,11 +268,8 @@ enum Answer {
 
 /// There is no polkit, or none that can be started.
 fn is_absent(error: &zbus::Error) -> bool {
-    use zbus::DBusError;
-    let name = match error {
-        zbus::Error::MethodError(name, ..) => name.as_str().to_owned(),
-        zbus::Error::FDO(error) => error.name().to_string(),
-        _ => return false,
+    let Some(name) = name_of(error) else {
+        return false;
     };
     let is_started = "org.freedesktop.DBus.Error.Spawn.";
     name == "org.freedesktop.DBus.Error.ServiceUnknown"

@@ -106,6 +106,16 @@ impl Error {
     }
 }
 
+/// The name of the error that a call of ours was answered with; `None` where there was no answer.
+pub(super) fn name_of(error: &zbus::Error) -> Option<String> {
+    use zbus::DBusError;
+    match error {
+        zbus::Error::MethodError(name, ..) => Some(name.to_string()),
+        zbus::Error::FDO(error) => Some(error.name().to_string()),
+        _ => None,
+    }
+}
+
 impl zbus::DBusError for Error {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<zbus::Message> {
         zbus::Message::error(call, self.name()).build(&self.sentence)

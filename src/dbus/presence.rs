@@ -16,6 +16,7 @@ use zbus::fdo::{
     DBusProxy, NameOwnerChangedStream, ObjectManager, RequestNameFlags, RequestNameReply,
 };
 
+use super::error::name_of;
 use super::manager::Manager;
 use super::objects::Objects;
 use super::{Bus, Dbus, NAME, PATH};
@@ -351,11 +352,5 @@ async fn see_off(face: &Dbus, mut leavers: NameOwnerChangedStream) {
 
 /// The bus is there, and will not have us.
 fn is_refusal(error: &zbus::Error) -> bool {
-    use zbus::DBusError;
-    let name = match error {
-        zbus::Error::MethodError(name, ..) => name.as_str().to_owned(),
-        zbus::Error::FDO(error) => error.name().to_string(),
-        _ => return false,
-    };
-    name == "org.freedesktop.DBus.Error.AccessDenied"
+    name_of(error).as_deref() == Some("org.freedesktop.DBus.Error.AccessDenied")
 }
