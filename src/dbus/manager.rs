@@ -296,17 +296,14 @@ impl Manager {
         let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
         let (filter, limit) = options::filter(&filter)?;
-        let (builds, next) = face.0.scheduler.list(filter, limit).await?;
+        let (builds, mut next) = face.0.scheduler.list(filter, limit).await?;
         let mut room = MAX_PAGE;
         let mut page: Vec<String> = Vec::new();
-        for build in &builds {
+        for (at, build) in builds.iter().enumerate() {
             let item = build.json(IndexItem::written).map_err(unwritable)?.get();
-            if item.len() > room && !page.is_empty() {
-                let last = builds.get(page.len() - 1).and_then(Listing::place);
-                return Ok((
-                    page,
-                    last.map_or_else(String::new, |place| place.to_string()),
-                ));
+            if item.len() > room && at > 0 {
+                next = builds.get(at - 1).and_then(Listing::place);
+                break;
             }
             room = room.saturating_sub(item.len());
             page.push(item.to_owned());
