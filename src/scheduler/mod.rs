@@ -198,6 +198,8 @@ impl Scheduler {
         metrics: Metrics,
     ) -> Scheduler {
         metrics.record_slots(rules.slots);
+        let board = Board::new();
+        board.bound(rules.slots, rules.backlog);
         let mut queue = Queue::new(rules.slots, rules.backlog);
         if store.is_marked_paused() {
             queue.pause();
@@ -213,7 +215,7 @@ impl Scheduler {
             metrics,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            board: Board::new(),
+            board,
             feed: Feed::new(),
             adopted: SetOnce::new(),
             swept: tokio::sync::Mutex::default(),
@@ -223,9 +225,6 @@ impl Scheduler {
             handing_out: Arc::new(Semaphore::new(HANDING_OUT)),
             pausing: tokio::sync::Mutex::new(()),
         }));
-        let rules = scheduler.0.rules.load();
-        scheduler.0.board.bound(rules.slots, rules.backlog);
-        drop(rules);
         scheduler.0.count_queue();
         scheduler
     }
