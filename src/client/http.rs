@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::connection::{self, Ask, LINES, TEXT};
 use super::error::refusal;
-use super::{Address, Answer, Error, Events, Filter, Finished, Matching, Submitted};
+use super::{Address, Answer, Error, Events, Filter, Finished, Matching, PAGE, Submitted};
 use crate::api::{
     CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView,
     ProjectItem,
@@ -20,8 +20,6 @@ use crate::project::ProjectName;
 const MAX_JSON: usize = 64 << 20;
 /// An event stream, and errors as JSON.
 const LINES_OR_JSON: &str = "text/event-stream, application/json;q=0.5";
-/// Builds asked for at once when the whole list is read; the most that a server gives.
-const PAGE: usize = 1_000;
 
 /// A page of the index.
 #[derive(Debug)]

@@ -32,6 +32,9 @@ use crate::job::JobId;
 use crate::project::ProjectName;
 pub(crate) use error::nonsense;
 
+/// Builds asked for at once when the whole list is read; the most that a server gives.
+const PAGE: usize = 1_000;
+
 /// A build that is over: its info, and the same as the server wrote it.
 #[derive(Clone, Debug)]
 pub struct Finished {

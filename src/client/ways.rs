@@ -5,9 +5,9 @@ use std::fmt;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::bus::{Artifacts, Bus, LogSoFar, PAGE, Scope};
+use super::bus::{Artifacts, Bus, LogSoFar, Scope};
 use super::{
-    Address, Answer, DEFAULT_HOST, Error, Events, Filter, Finished, Http, Matching, Submitted,
+    Address, Answer, DEFAULT_HOST, Error, Events, Filter, Finished, Http, Matching, PAGE, Submitted,
 };
 use crate::api::{GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView};
 use crate::job::JobId;
@@ -26,14 +26,14 @@ pub struct Client(Way);
 #[derive(Clone)]
 enum Way {
     Http(Http),
-    Bus(Bus, Scope),
+    Bus(Bus),
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Way::Http(http) => write!(f, "{http:?}"),
-            Way::Bus(_, scope) => write!(f, "Bus({scope})"),
+            Way::Bus(bus) => write!(f, "{bus:?}"),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Client {
 
     /// Asks over a bus, which knows who we are.
     pub fn on_bus(scope: Scope) -> Client {
-        Client(Way::Bus(Bus::new(scope), scope))
+        Client(Way::Bus(Bus::new(scope)))
     }
 
     /// True when it asks over a bus.
@@ -123,7 +123,7 @@ impl Client {
     pub async fn submit(&self, job: &JobRequest, with_log: bool) -> Result<Submitted, Error> {
         match &self.0 {
             Way::Http(http) => http.submit(job).await,
-            Way::Bus(bus, _) => {
+            Way::Bus(bus) => {
                 let course = bus.submit(job, with_log).await?;
                 Ok(Submitted::Stream(Box::new(Events::of_bus(course))))
             }
@@ -137,7 +137,7 @@ impl Client {
     pub async fn submit_only(&self, job: &JobRequest) -> Result<Option<JobState>, Error> {
         match &self.0 {
             Way::Http(http) => http.submit_only(job).await,
-            Way::Bus(bus, _) => bus.submit_only(job).await.map(Some),
+            Way::Bus(bus) => bus.submit_only(job).await.map(Some),
         }
     }
 
@@ -148,7 +148,7 @@ impl Client {
     pub async fn job(&self, project: &ProjectName, id: JobId) -> Result<JobView, Error> {
         match &self.0 {
             Way::Http(http) => http.job(project, id).await,
-            Way::Bus(bus, _) => bus.job(project, id).await,
+            Way::Bus(bus) => bus.job(project, id).await,
         }
     }
 
@@ -159,7 +159,7 @@ impl Client {
     pub async fn wait(&self, project: &ProjectName, id: JobId) -> Result<Option<Finished>, Error> {
         match &self.0 {
             Way::Http(http) => http.wait(project, id).await,
-            Way::Bus(bus, _) => bus.wait(project, id).await,
+            Way::Bus(bus) => bus.wait(project, id).await,
         }
     }
 
@@ -175,7 +175,7 @@ impl Client {
     ) -> Result<JobState, Error> {
         match &self.0 {
             Way::Http(http) => http.cancel(project, id, reason).await,
-            Way::Bus(bus, _) => bus.cancel(project, id, reason).await,
+            Way::Bus(bus) => bus.cancel(project, id, reason).await,
         }
     }
 
@@ -186,7 +186,7 @@ impl Client {
     pub async fn index(&self, filter: &Filter, limit: usize) -> Result<Vec<IndexItem>, Error> {
         match &self.0 {
             Way::Http(http) => Ok(http.index(filter, limit).await?.items),
-            Way::Bus(bus, _) => bus.index(filter, limit).await,
+            Way::Bus(bus) => bus.index(filter, limit).await,
         }
     }
 
@@ -197,7 +197,7 @@ impl Client {
     pub async fn matching(&self, filter: &Filter, prefix: &str) -> Result<Vec<IndexItem>, Error> {
         match &self.0 {
             Way::Http(http) => http.matching(filter, prefix).await,
-            Way::Bus(bus, _) => {
+            Way::Bus(bus) => {
                 let mut found = Matching::new(prefix);
                 bus.pages(filter, PAGE, |page| found.add(page)).await?;
                 Ok(found.items)
@@ -217,7 +217,7 @@ impl Client {
     ) -> Result<Option<Events>, Error> {
         match &self.0 {
             Way::Http(http) => http.follow(project, id, after).await,
-            Way::Bus(bus, _) => {
+            Way::Bus(bus) => {
                 let course = bus.follow(project, id, after).await?;
                 Ok(Some(Events::of_bus(course)))
             }
@@ -231,7 +231,7 @@ impl Client {
     pub async fn log(&self, project: &ProjectName, id: JobId) -> Result<Body, Error> {
         match &self.0 {
             Way::Http(http) => http.log(project, id).await.map(Body::Http),
-            Way::Bus(bus, _) => bus.log(project, id).await.map(Body::Bus),
+            Way::Bus(bus) => bus.log(project, id).await.map(Body::Bus),
         }
     }
 
@@ -253,7 +253,7 @@ impl Client {
     pub async fn open_artifacts(&self, id: JobId) -> Result<Artifacts, Error> {
         match &self.0 {
             Way::Http(_) => Err(Error::NotOffered(NO_DIRECTORY)),
-            Way::Bus(bus, _) => bus.artifacts(id).await,
+            Way::Bus(bus) => bus.artifacts(id).await,
         }
     }
 
@@ -271,7 +271,7 @@ impl Client {
                 });
                 Ok(all.collect())
             }
-            Way::Bus(bus, _) => {
+            Way::Bus(bus) => {
                 let names = bus.projects().await?.into_iter();
                 Ok(names.map(|name| Project { name, builds: None }).collect())
             }
@@ -286,7 +286,7 @@ impl Client {
     pub async fn rebuild(&self, project: &ProjectName) -> Result<Option<ImageView>, Error> {
         match &self.0 {
             Way::Http(http) => http.rebuild(project).await.map(Some),
-            Way::Bus(bus, _) => bus.rebuild(project).await.map(|()| None),
+            Way::Bus(bus) => bus.rebuild(project).await.map(|()| None),
         }
     }
 
@@ -300,7 +300,7 @@ impl Client {
                 let view = http.collect(request).await?;
                 Ok(Collection::Told(Box::new(view)))
             }
-            Way::Bus(bus, _) => {
+            Way::Bus(bus) => {
                 let (builds, bytes) = bus.collect(request).await?;
                 Ok(Collection::Counted { builds, bytes })
             }
@@ -336,7 +336,7 @@ impl Client {
     pub async fn pause(&self) -> Result<(), Error> {
         match &self.0 {
             Way::Http(http) => http.pause().await,
-            Way::Bus(bus, _) => bus.pause().await,
+            Way::Bus(bus) => bus.pause().await,
         }
     }
 
@@ -347,7 +347,7 @@ impl Client {
     pub async fn resume(&self) -> Result<(), Error> {
         match &self.0 {
             Way::Http(http) => http.resume().await,
-            Way::Bus(bus, _) => bus.resume().await,
+            Way::Bus(bus) => bus.resume().await,
         }
     }
 
@@ -358,7 +358,7 @@ impl Client {
     pub async fn status(&self) -> Result<serde_json::Value, Error> {
         match &self.0 {
             Way::Http(http) => http.status().await,
-            Way::Bus(bus, _) => bus.status().await,
+            Way::Bus(bus) => bus.status().await,
         }
     }
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use zbus::Variant;
 
-use super::{Error, Filter, Finished, Refusal, nonsense};
+use super::{Error, Filter, Finished, PAGE, Refusal, nonsense};
 use crate::api::{GcRequest, IndexItem, JobRequest, JobState, JobView};
 use crate::build::State;
 use crate::job::JobId;
@@ -29,9 +29,6 @@ use course::{Asked, Description};
 use log::Log;
 use proxy::Options;
 use session::{Ends, Session};
-
-/// Builds asked for at once when the whole list is read; the most that a server gives.
-pub(super) const PAGE: usize = 1_000;
 
 /// Which bus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
