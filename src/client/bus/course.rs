@@ -294,6 +294,8 @@ impl Course {
             }
             heard = self.ends.outcome(&id);
         }
+        // The next look uses it: it is told once, and the one just now may have come too early.
+        self.heard = heard;
         Ok(())
     }
 
