@@ -4,7 +4,9 @@
 //! costs the daemon nothing. Followers are woken by the writer; nobody polls.
 
 use std::io::{self, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use bytes::{Bytes, BytesMut};
 use tokio::fs::File;
@@ -88,7 +90,17 @@ pub struct LogFollower {
     file: File,
     at: u64,
     length: u64,
+    tag: String,
     progress: Option<LogProgress>,
+}
+
+/// A name for a file that holds from its first byte to its removal, whatever is appended to it and
+/// wherever it is moved. A new file may get the inode of one that is gone, but not its birth.
+fn tag(metadata: &std::fs::Metadata) -> String {
+    let birth = metadata.created().ok();
+    let birth = birth.and_then(|birth| birth.duration_since(UNIX_EPOCH).ok());
+    let birth = birth.map_or(0, |birth| birth.as_nanos());
+    format!("{:x}-{birth:x}", metadata.ino())
 }
 
 impl LogFollower {
@@ -103,14 +115,30 @@ impl LogFollower {
         progress: Option<LogProgress>,
     ) -> io::Result<LogFollower> {
         let mut file = File::open(path).await?;
-        let length = file.metadata().await?.len();
+        let metadata = file.metadata().await?;
         file.seek(SeekFrom::Start(from)).await?;
         Ok(LogFollower {
             file,
             at: from,
-            length,
+            length: metadata.len(),
+            tag: tag(&metadata),
             progress,
         })
+    }
+
+    /// Goes on at byte `from`.
+    ///
+    /// # Errors
+    /// When the file cannot be read there.
+    pub async fn skip_to(mut self, from: u64) -> io::Result<LogFollower> {
+        self.file.seek(SeekFrom::Start(from)).await?;
+        self.at = from;
+        Ok(self)
+    }
+
+    /// Which log it is: another one, of the same job asked for again, has another tag.
+    pub fn tag(&self) -> &str {
+        &self.tag
     }
 
     /// Bytes that were there when it was opened.
@@ -127,6 +155,11 @@ impl LogFollower {
             Some(_) => Err(self),
             None => Ok(self.file.into_std().await),
         }
+    }
+
+    /// The file, and how many bytes of the log are in it now.
+    pub async fn into_now(self) -> (std::fs::File, u64) {
+        (self.file.into_std().await, self.length)
     }
 
     /// The next bytes; `None` at the end of a log that grows no more.
@@ -203,5 +236,21 @@ mod tests {
         assert_eq!(all(&mut late).await, b"e\n\xff two");
         let mut after = LogFollower::open(&path, 100, None).await.unwrap();
         assert_eq!(all(&mut after).await, b"");
+    }
+
+    #[tokio::test]
+    async fn a_log_keeps_its_tag_and_another_at_its_place_has_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("log"), dir.path().join("moved"));
+        let tag = async |path| LogFollower::open(path, 0, None).await.unwrap().tag;
+        std::fs::write(&path, "one").unwrap();
+        let first = tag(&path).await;
+        std::fs::rename(&path, &moved).unwrap();
+        let file = std::fs::OpenOptions::new().append(true).open(&moved);
+        std::io::Write::write_all(&mut file.unwrap(), b" two").unwrap();
+        assert_eq!(tag(&moved).await, first);
+        std::fs::remove_file(&moved).unwrap();
+        std::fs::write(&path, "one two").unwrap();
+        assert_ne!(tag(&path).await, first);
     }
 }

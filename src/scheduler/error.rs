@@ -56,6 +56,9 @@ pub enum Error {
         "nothing says what is to go: give max_age, max_bytes or min_free, or set one of them in 'gc' of the configuration"
     )]
     NoPolicy,
+    /// Too many wait until a log is looked through for them.
+    #[error("too many logs are being looked through; try again later")]
+    ScansFull,
     /// The log cannot be read.
     #[error("could not read the log of a build")]
     Log(#[source] std::io::Error),

@@ -1,7 +1,9 @@
-//! Logs: as events, line by line, or as text, byte by byte.
+//! Logs: as events, line by line; as text, byte by byte; where lines begin, and which hold a text.
 
 use futures_util::stream;
-use hyper::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, HeaderValue};
+use hyper::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderValue, IF_MATCH,
+};
 use hyper::{Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
@@ -11,18 +13,38 @@ use super::error::Refusal;
 use super::events::{self, Events, Gone, Lines};
 use super::ranges::{self, Part, part};
 use super::routes::Asked;
-use crate::api::LogEnd;
+use crate::api::{LogEnd, LogLines, LogMatches};
+use crate::build::lines::NeedleError;
 use crate::build::{LogFollower, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
+use crate::scheduler::Error;
 
-/// `GET /log/P/ID`: events, or text where `Accept: text/plain` or `?text` asks for it.
+/// `GET /log/P/ID`: events, or text where `Accept: text/plain` or `?text` asks for it; with
+/// `?lines` and `?find=TEXT`, what is to be known of its lines.
 pub(super) async fn show(
     web: &Web,
     asked: &Asked,
     project: ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
+    if asked.query("lines").is_some() {
+        let (log, tag) = named(web, asked, &project, id).await?;
+        let lines = LogLines::from(web.scheduler.log_index(log).await?);
+        let mut response = answer::json(StatusCode::OK, &lines)?;
+        answer::set(&mut response, ETAG, &tag);
+        return Ok(response);
+    }
+    if let Some(text) = asked.query("find") {
+        let needle = text
+            .parse()
+            .map_err(|error: NeedleError| Refusal::bad_request(format!("find: {error}")))?;
+        let (log, tag) = named(web, asked, &project, id).await?;
+        let found = web.scheduler.log_find(log, needle).await?;
+        let mut response = answer::json(StatusCode::OK, &LogMatches::from(found))?;
+        answer::set(&mut response, ETAG, &tag);
+        return Ok(response);
+    }
     if answer::accepts(asked.headers(), "text/plain") || asked.query("text").is_some() {
         return plain(web, asked, project, id).await;
     }
@@ -42,6 +64,32 @@ pub(super) async fn show(
     Ok(events::stream(|events| async move {
         tell(&web, events, log, from, &project, id).await
     }))
+}
+
+/// The log and its tag, where it is the one that `If-Match` names. A job that is asked for again has
+/// another log at the same address: without this, a client would mix both.
+async fn named(
+    web: &Web,
+    asked: &Asked,
+    project: &ProjectName,
+    id: JobId,
+) -> Result<(LogFollower, String), Refusal> {
+    let log = web.scheduler.follow(project, id, 0).await?;
+    let tag = format!("\"{}\"", log.tag());
+    let is_it = match asked.headers().get(IF_MATCH) {
+        None => true,
+        Some(tags) => tags
+            .to_str()
+            .is_ok_and(|tags| tags.split(',').any(|one| ["*", &tag].contains(&one.trim()))),
+    };
+    if is_it {
+        Ok((log, tag))
+    } else {
+        Err(Refusal::new(
+            StatusCode::PRECONDITION_FAILED,
+            "this is another log: the job was asked for again",
+        ))
+    }
 }
 
 async fn tell(
@@ -94,10 +142,9 @@ async fn plain(
     project: ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
-    let scheduler = &web.scheduler;
     let is_followed = asked.query("follow").is_some();
-    let whole = scheduler.follow(&project, id, 0).await?;
-    let length = whole.length();
+    let (log, tag) = named(web, asked, &project, id).await?;
+    let length = log.length();
     let (status, first, last) = match part(asked.headers(), length) {
         Part::Whole => (StatusCode::OK, 0, length.checked_sub(1)),
         Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, Some(last)),
@@ -107,14 +154,12 @@ async fn plain(
             return Ok(ranges::beyond(length));
         }
     };
-    let log = match first {
-        0 => whole,
-        first => scheduler.follow(&project, id, first).await?,
-    };
+    let log = log.skip_to(first).await.map_err(Error::Log)?;
     let media = "text/plain; charset=utf-8";
     if is_followed {
         let body = answer::streamed(bytes_of(log, u64::MAX, web.stop.clone()));
         let mut response = answer::typed(StatusCode::OK, media, body);
+        answer::set(&mut response, ETAG, &tag);
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         return Ok(response);
@@ -122,6 +167,7 @@ async fn plain(
     let count = last.map_or(0, |last| last + 1 - first);
     let body = answer::streamed(bytes_of(log, count, web.stop.clone()));
     let mut response = answer::typed(status, media, body);
+    answer::set(&mut response, ETAG, &tag);
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, count.into());
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));

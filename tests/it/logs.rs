@@ -109,6 +109,40 @@ async fn whoever_comes_back_goes_on_where_he_was_without_gap_or_repeat() {
 }
 
 #[tokio::test]
+async fn a_log_keeps_its_name_to_its_end_and_another_is_not_taken_for_it() {
+    let daemon = TestDaemon::with(&["slow"]).await;
+    let (id, follower, _) = at_the_gate(&daemon).await;
+    let path = format!("/log/slow/{id}");
+    let live = daemon.ask(Ask::get(format!("{path}?lines"))).await;
+    let tag = live.expect(200).header("etag").to_owned();
+    open_gate(&daemon, "slow", &id).await;
+    follower.events().await;
+    for query in ["lines", "find=released", "text", "text&follow"] {
+        let ask = || Ask::get(format!("{path}?{query}"));
+        let same = daemon.ask(ask().with("if-match", &tag)).await.expect(200);
+        assert_eq!(same.header("etag"), tag, "{query}");
+        daemon
+            .ask(ask().with("if-match", format!("\"x\", {tag}")))
+            .await
+            .expect(200);
+        daemon.ask(ask().with("if-match", "*")).await.expect(200);
+        daemon
+            .ask(ask().with("if-match", "\"x\""))
+            .await
+            .expect(412);
+    }
+    let part = Ask::get(format!("{path}?text")).with("range", "bytes=0-3");
+    let part = daemon.ask(part.with("if-match", &tag)).await.expect(206);
+    assert_eq!(part.header("etag"), tag);
+    // Nobody is told that there is no such part of a log that he did not mean.
+    let beyond = Ask::get(format!("{path}?text")).with("range", "bytes=99999-");
+    daemon
+        .ask(beyond.with("if-match", "\"x\""))
+        .await
+        .expect(412);
+}
+
+#[tokio::test]
 async fn text_is_byte_for_byte_with_ranges() {
     let daemon = TestDaemon::with(&["output"]).await;
     let id = text(&daemon.build(job("output")).await, "ID").to_owned();
@@ -321,4 +355,74 @@ async fn a_build_that_has_no_log_any_more_is_404_and_nothing_breaks() {
         (&json!(true), "")
     );
     daemon.get(format!("/job/succeed/{id}")).await.expect(200);
+}
+
+#[tokio::test]
+async fn where_lines_begin_is_told_of_a_finished_log_and_of_what_there_is_of_a_growing_one() {
+    let daemon = TestDaemon::with(&["slow", "big-line"]).await;
+    let asked = json!({ "project": "big-line", "params": { "size": "300000" } });
+    let id = text(&daemon.build(asked).await, "ID").to_owned();
+    let file = daemon.home.build("big-line", "ready", &id).join("out.log");
+    let bytes = std::fs::read(file).unwrap();
+    let told = daemon
+        .get(format!("/log/big-line/{id}?lines"))
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(told["Length"], bytes.len());
+    let breaks = bytes.iter().filter(|byte| **byte == b'\n').count();
+    assert_eq!(told["Lines"], breaks);
+    // The long line is a block of its own.
+    let long = bytes.windows(3).position(|three| three == b"xxx").unwrap();
+    assert_eq!(told["Offsets"], json!([0, long, long + 300_001]));
+    assert_eq!(told["Firsts"], json!([0, breaks - 2, breaks - 1]));
+    assert_eq!(told["Colours"], json!(["", "", ""]));
+    // One that grows: all that its followers have.
+    let (id, follower, _) = at_the_gate(&daemon).await;
+    let path = format!("/log/slow/{id}?lines");
+    let before = daemon.get(&path).await.expect(200).json();
+    open_gate(&daemon, "slow", &id).await;
+    follower.events().await;
+    let after = daemon.get(&path).await.expect(200).json();
+    let count = |told: &Value, name: &str| told[name].as_u64().unwrap();
+    assert_eq!(count(&after, "Length"), count(&before, "Length") + 9);
+    assert_eq!(count(&after, "Lines"), count(&before, "Lines") + 1);
+    let nobody = format!("/log/slow/{}?lines", "0".repeat(64));
+    daemon.get(nobody).await.expect(404);
+}
+
+#[tokio::test]
+async fn a_text_is_found_in_the_lines_that_a_reader_sees() {
+    let daemon = TestDaemon::with(&["output"]).await;
+    let id = text(&daemon.build(job("output")).await, "ID").to_owned();
+    let file = daemon.home.build("output", "ready", &id).join("out.log");
+    let bytes = std::fs::read(file).unwrap();
+    let path = format!("/log/output/{id}?find=");
+    let find = async |text: &str| daemon.get(format!("{path}{text}")).await.expect(200).json();
+    let red = find("RED").await;
+    let count = usize::try_from(red["Count"].as_u64().unwrap()).unwrap();
+    assert!(count >= 1, "{red}");
+    assert_eq!(red["Length"], bytes.len());
+    let matches = red["Matches"].as_array().unwrap();
+    assert_eq!(matches.len(), count);
+    for found in matches {
+        let number = |name: &str| usize::try_from(found[name].as_u64().unwrap()).unwrap();
+        let before = &bytes[..number("Offset")];
+        let breaks = before.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(number("Line"), breaks);
+        let line = bytes[number("Offset")..]
+            .split(|byte| *byte == b'\n')
+            .next();
+        let line = String::from_utf8_lossy(line.unwrap()).to_lowercase();
+        assert!(line.contains("red"), "{line:?}");
+    }
+    // Neither what colours it nor what was written over.
+    for unseen in ["31mred", "progress%2010%25"] {
+        assert_eq!(find(unseen).await["Count"], 0, "{unseen}");
+    }
+    assert_eq!(find("progress%20100%25").await["Count"], 1);
+    for wrong in [String::new(), "a%0Ab".to_owned(), "x".repeat(201)] {
+        let refused = daemon.get(format!("{path}{wrong}")).await.expect(400);
+        assert!(refused.text().contains("find: expected a text"), "{wrong}");
+    }
 }

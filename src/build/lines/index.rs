@@ -1,0 +1,270 @@
+//! Where the lines of a log begin, block by block.
+//!
+//! A log is cut into blocks, each of which begins at the start of a line. Whoever has the blocks
+//! can read any line by reading one of them.
+
+use std::io::{self, Read};
+use std::sync::atomic::AtomicBool;
+
+use memchr::memchr2;
+
+use super::colours::Style;
+use super::escapes::{Escapes, Seen};
+use super::{ESCAPE, each_chunk};
+
+/// Lines of a block: one screen needs one or two blocks, and empty lines do not make many.
+const BLOCK_LINES: u64 = 2_000;
+
+/// Bytes of a block, but for its last line: one answer, and soon shown.
+const BLOCK_BYTES: u64 = 64 << 10;
+
+/// Blocks of a log: 4 GiB in blocks of 64 KiB, and 6 MiB as JSON with the longest colours. Past
+/// it every second is left out, so the blocks of larger logs are larger.
+const MAX_BLOCKS: usize = 64 << 10;
+
+/// Where lines begin. The three lists have an entry for each block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Index {
+    /// Bytes that were looked at.
+    pub length: u64,
+    /// Lines that begin in them; the last may go on.
+    pub lines: u64,
+    /// The byte at which a block begins, which is that at which a line does.
+    pub offsets: Vec<u64>,
+    /// The number of that line, counted from 0.
+    pub firsts: Vec<u64>,
+    /// The colours in force there, as parameters of one SGR sequence; "" for none.
+    pub colours: Vec<String>,
+}
+
+/// The index of the first `length` bytes of `log`. A block has at least 2,000 lines or 64 KiB,
+/// but for the last; a line past that is a block by itself.
+///
+/// # Errors
+/// When the log cannot be read, or `stop` was set.
+pub fn index(log: impl Read, length: u64, stop: &AtomicBool) -> io::Result<Index> {
+    let mut blocks = Blocks::new(MAX_BLOCKS);
+    each_chunk(log, length, stop, |chunk| blocks.take(chunk))?;
+    Ok(blocks.finish())
+}
+
+/// A place where a line begins.
+#[derive(Clone, Copy, Debug, Default)]
+struct Start {
+    offset: u64,
+    line: u64,
+    style: Style,
+}
+
+#[derive(Debug)]
+struct Blocks {
+    starts: Vec<Start>,
+    /// Of the block that is not over.
+    block: Start,
+    /// Of the line that is not over.
+    line: Start,
+    /// Bytes seen.
+    at: u64,
+    style: Style,
+    escapes: Escapes,
+    block_lines: u64,
+    block_bytes: u64,
+    max_blocks: usize,
+}
+
+impl Blocks {
+    fn new(max_blocks: usize) -> Blocks {
+        Blocks {
+            starts: vec![Start::default()],
+            block: Start::default(),
+            line: Start::default(),
+            at: 0,
+            style: Style::default(),
+            escapes: Escapes::default(),
+            block_lines: BLOCK_LINES,
+            block_bytes: BLOCK_BYTES,
+            max_blocks,
+        }
+    }
+
+    fn take(&mut self, chunk: &[u8]) {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if self.escapes.is_in_text() {
+                let text = memchr2(b'\n', ESCAPE, rest).unwrap_or(rest.len());
+                self.at += text as u64;
+                rest = &rest[text..];
+                if let Some((params, after)) = Escapes::colours_at(rest) {
+                    self.style.apply(params);
+                    self.at += (rest.len() - after.len()) as u64;
+                    rest = after;
+                    continue;
+                }
+            }
+            let Some((byte, after)) = rest.split_first() else {
+                return;
+            };
+            rest = after;
+            self.at += 1;
+            if *byte == b'\n' {
+                self.end_line();
+            } else if self.escapes.step(*byte) == Seen::Colours {
+                self.style.apply(self.escapes.params());
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        self.escapes.end_line();
+        let is_long = self.split_long();
+        self.line = Start {
+            offset: self.at,
+            line: self.line.line + 1,
+            style: self.style,
+        };
+        let has_all_lines = self.line.line - self.block.line >= self.block_lines;
+        if is_long || has_all_lines || self.at - self.block.offset >= self.block_bytes {
+            self.begin_block();
+        }
+    }
+
+    /// A long line is a block by itself.
+    fn split_long(&mut self) -> bool {
+        let is_long = self.at - self.line.offset > self.block_bytes;
+        if is_long && self.line.offset > self.block.offset {
+            self.begin_block();
+        }
+        is_long
+    }
+
+    /// A block begins where the line does.
+    fn begin_block(&mut self) {
+        if self.starts.len() >= self.max_blocks {
+            let mut number = 0_usize;
+            self.starts.retain(|_| {
+                number += 1;
+                number % 2 == 1
+            });
+            self.block_lines *= 2;
+            self.block_bytes *= 2;
+        }
+        self.block = self.line;
+        self.starts.push(self.line);
+    }
+
+    fn finish(mut self) -> Index {
+        self.split_long();
+        // A block that nothing has come after is none.
+        if self
+            .starts
+            .last()
+            .is_some_and(|last| last.offset == self.at)
+        {
+            self.starts.pop();
+        }
+        let goes_on = u64::from(self.at > self.line.offset);
+        Index {
+            length: self.at,
+            lines: self.line.line + goes_on,
+            offsets: self.starts.iter().map(|start| start.offset).collect(),
+            firsts: self.starts.iter().map(|start| start.line).collect(),
+            colours: self
+                .starts
+                .iter()
+                .map(|start| start.style.to_string())
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(log: &[u8]) -> Index {
+        index(log, log.len() as u64, &AtomicBool::new(false)).unwrap()
+    }
+
+    #[test]
+    fn blocks_begin_at_lines_after_so_many_lines_or_bytes() {
+        assert_eq!(of(b""), Index::default());
+        let short = of(b"one\ntwo\nthree");
+        assert_eq!((short.length, short.lines), (13, 3));
+        assert_eq!((short.offsets, short.firsts), (vec![0], vec![0]));
+        let empty = of("\n".repeat(4_001).as_bytes());
+        assert_eq!(empty.lines, 4_001);
+        assert_eq!(empty.offsets, [0, 2_000, 4_000]);
+        assert_eq!(empty.firsts, empty.offsets);
+        // Exactly two blocks, and no third without a byte.
+        assert_eq!(of("\n".repeat(4_000).as_bytes()).offsets, [0, 2_000]);
+        let wide = of(format!("{}\n", "x".repeat(999)).repeat(200).as_bytes());
+        assert_eq!(wide.offsets, [0, 66_000, 132_000, 198_000]);
+        assert_eq!(wide.firsts, [0, 66, 132, 198]);
+    }
+
+    #[test]
+    fn a_long_line_is_a_block_by_itself_whether_it_ends_or_not() {
+        let long = "x".repeat(1 << 20);
+        let log = format!("before\n{long}\nafter\n{long}");
+        let index = of(log.as_bytes());
+        let second = 7 + (1 << 20) + 1;
+        assert_eq!(index.offsets, [0, 7, second, second + 6]);
+        assert_eq!(index.firsts, [0, 1, 2, 3]);
+        assert_eq!(index.lines, 4);
+    }
+
+    #[test]
+    fn a_block_knows_the_colours_that_it_begins_with() {
+        let red = format!("\u{1b}[1;31mred{}", "\n".repeat(2_000));
+        let log = format!("{red}\u{1b}[0mplain{}end", "\n".repeat(2_000));
+        assert_eq!(of(log.as_bytes()).colours, ["", "1;31", ""]);
+        // A title is none, and one that is never ended hides no line.
+        let log = format!("\u{1b}]0;[31m{}\u{1b}[32m\n", "\n".repeat(2_000));
+        assert_eq!(of(log.as_bytes()).colours, ["", ""]);
+    }
+
+    #[test]
+    fn a_vast_log_has_few_blocks_all_the_same() {
+        let mut blocks = Blocks::new(8);
+        blocks.take("\n".repeat(100_000).as_bytes());
+        let index = blocks.finish();
+        assert!(index.offsets.len() <= 8, "{:?}", index.offsets);
+        assert_eq!((index.offsets[0], index.lines), (0, 100_000));
+        assert_eq!(index.firsts, index.offsets);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_stops() {
+        let stop = AtomicBool::new(true);
+        assert!(index(&b"text"[..], 4, &stop).is_err());
+    }
+
+    #[test]
+    fn a_log_is_not_read_past_the_length_that_was_asked_about() {
+        let stop = AtomicBool::new(false);
+        let index = index(&b"one\ntwo\nthree"[..], 6, &stop).unwrap();
+        assert_eq!((index.length, index.lines), (6, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn however_a_log_is_cut_into_chunks_the_index_is_the_same(
+            log in proptest::collection::vec(proptest::sample::select(&b"a\n\x1b[3;1m]\x07\r\xff"[..]), 0..4_000),
+            cut in 1_usize..100,
+        ) {
+            let mut blocks = Blocks::new(MAX_BLOCKS);
+            log.chunks(cut).for_each(|chunk| blocks.take(chunk));
+            let index = blocks.finish();
+            prop_assert_eq!(&index, &of(&log));
+            let breaks = log.iter().filter(|byte| **byte == b'\n').count() as u64;
+            let goes_on = log.last().is_some_and(|byte| *byte != b'\n');
+            prop_assert_eq!(index.lines, breaks + u64::from(goes_on));
+            for (offset, first) in index.offsets.iter().zip(&index.firsts) {
+                let before = &log[..usize::try_from(*offset).unwrap()];
+                prop_assert!(before.is_empty() || before.ends_with(b"\n"));
+                prop_assert_eq!(before.iter().filter(|byte| **byte == b'\n').count() as u64, *first);
+            }
+        }
+    }
+}
