@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 
+use super::directory::{self, Entries, Entry};
 use super::layout;
 use super::lease::Lease;
 use crate::filesystem;
@@ -36,19 +37,8 @@ pub struct Artifacts {
 pub enum Found {
     /// A regular file and its metadata.
     File(File, std::fs::Metadata),
-    /// A directory and what is in it, sorted by name.
-    Directory(Vec<Item>),
-}
-
-/// One name in a directory.
-#[derive(Clone, Debug)]
-pub struct Item {
-    /// Its name; any bytes but `/`.
-    pub name: OsString,
-    /// True for directories.
-    pub directory: bool,
-    /// Bytes, for regular files.
-    pub size: u64,
+    /// A directory and what is in it.
+    Directory(Entries),
 }
 
 impl Artifacts {
@@ -82,7 +72,7 @@ impl Artifacts {
             return Ok(path
                 .as_os_str()
                 .is_empty()
-                .then(|| Found::Directory(Vec::new())));
+                .then(|| Found::Directory(Entries::default())));
         };
         let path = if path.as_os_str().is_empty() {
             Path::new(".")
@@ -109,7 +99,7 @@ impl Artifacts {
             }
             FileType::Directory => {
                 let directory = reopen(&handle, OFlags::RDONLY | OFlags::DIRECTORY)?;
-                list(directory.as_fd()).map(|items| Some(Found::Directory(items)))
+                directory::list(directory.as_fd()).map(|listing| Some(Found::Directory(listing)))
             }
             _ => Ok(None),
         }
@@ -143,12 +133,12 @@ impl Artifacts {
             let Some(directory) = self.directory(&path)? else {
                 continue;
             };
-            for item in list(directory.as_fd())? {
-                let path = path.join(&item.name);
-                if item.directory {
+            for (name, is_directory) in names(directory.as_fd())? {
+                let path = path.join(&name);
+                if is_directory {
                     let found = File::from(rustix::fs::openat(
                         &directory,
-                        item.name.as_os_str(),
+                        name.as_os_str(),
                         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
                         Mode::empty(),
                     )?)
@@ -157,11 +147,35 @@ impl Artifacts {
                     tar.append_data(&mut header, &path, io::empty())?;
                     pending.push(path);
                 } else {
-                    append(&mut tar, &directory, &item.name, path, &mut seen)?;
+                    append(&mut tar, &directory, &name, path, &mut seen)?;
                 }
             }
         }
         tar.into_inner()?.flush()
+    }
+
+    /// Tells `each` of all artifacts, in the order of the tar: a path below the artifacts, and what is
+    /// there. Special files are among them, although nobody is given any.
+    ///
+    /// # Errors
+    /// When a directory cannot be read, and what `each` returns.
+    pub fn walk(&self, mut each: impl FnMut(&Path, &Entry) -> io::Result<()>) -> io::Result<()> {
+        let mut pending = vec![PathBuf::new()];
+        while let Some(path) = pending.pop() {
+            let Some(directory) = self.directory(&path)? else {
+                continue;
+            };
+            for (name, is_directory) in names(directory.as_fd())? {
+                let path = path.join(&name);
+                if let Some(entry) = directory::item(directory.as_fd(), name)? {
+                    each(&path, &entry)?;
+                }
+                if is_directory {
+                    pending.push(path);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Opens a directory for listing without following any link on the way.
@@ -251,8 +265,9 @@ fn header(kind: tar::EntryType, found: &std::fs::Metadata) -> tar::Header {
     header
 }
 
-fn list(directory: BorrowedFd<'_>) -> io::Result<Vec<Item>> {
-    let mut items = Vec::new();
+/// Every name in `directory` in the order of their bytes, and whether it is a directory.
+fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<(OsString, bool)>> {
+    let mut names = Vec::new();
     for entry in rustix::fs::Dir::read_from(directory)? {
         let entry = entry?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -265,18 +280,10 @@ fn list(directory: BorrowedFd<'_>) -> io::Result<Vec<Item>> {
             Err(error) => return Err(error.into()),
         };
         let kind = FileType::from_raw_mode(found.st_mode);
-        items.push(Item {
-            name: name.to_owned(),
-            directory: kind == FileType::Directory,
-            size: if kind == FileType::RegularFile {
-                u64::try_from(found.st_size).unwrap_or(0)
-            } else {
-                0
-            },
-        });
+        names.push((name.to_owned(), kind == FileType::Directory));
     }
-    items.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(items)
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Turns a handle into a file that can be read, without looking its name up again.

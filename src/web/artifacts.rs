@@ -1,14 +1,15 @@
-//! Artifacts: all as a tar, or one file or directory.
+//! Artifacts: all as a tar, or one file or directory, also as pages for people.
 
-use std::io::SeekFrom;
+use std::io::{Read, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use hyper::header::{
-    ACCEPT_ENCODING, ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_RANGE, CONTENT_SECURITY_POLICY, ETAG, HeaderValue, IF_NONE_MATCH, IF_RANGE, VARY,
+    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_SECURITY_POLICY, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, VARY,
 };
 use hyper::{Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -17,6 +18,8 @@ use tokio_util::io::ReaderStream;
 use super::Web;
 use super::answer::{self, Body};
 use super::error::Refusal;
+use super::manifest;
+use super::media::{self, Media};
 use super::pages;
 use super::ranges::{self, Part, part};
 use super::routes::Asked;
@@ -26,26 +29,25 @@ use crate::pipe;
 use crate::project::ProjectName;
 use crate::scheduler::Error;
 
+/// No page of another origin embeds what a container wrote.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 /// Bytes that are read from a file at once.
 const CHUNK: usize = 64 << 10;
 /// The fastest level: artifacts are sent once, and the line is rarely slower than that.
 const ZSTD_LEVEL: i32 = 1;
 
-/// `GET /artifacts/P/ID`: a tar of all.
+/// `GET /artifacts/P/ID`: a tar of all, or with `?manifest` what is in it.
 pub(super) async fn all(
     web: &Web,
     asked: &Asked,
     project: &ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
+    if asked.query("manifest").is_some() {
+        return manifest::show(web, project, id).await;
+    }
     let artifacts = web.scheduler.artifacts(project, id).await?;
-    let compress = asked
-        .headers()
-        .get_all(ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|coding| coding.trim().eq_ignore_ascii_case("zstd"));
+    let compress = answer::takes_coding(asked.headers(), "zstd");
     let metrics = web.metrics.clone();
     let bytes = pipe::stream_of(move |to| {
         if compress {
@@ -56,13 +58,8 @@ pub(super) async fn all(
             artifacts.write_tar(to)
         }
     });
-    let (name, shown) = (project.clone(), id.short());
-    let counted = bytes
-        .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64))
-        .inspect_err(move |error| {
-            // The client only sees that the tar is torn.
-            tracing::error!(mistry_project = %name, mistry_job = shown, error = error as &dyn std::error::Error, "artifacts could not be sent to their end");
-        });
+    let counted = told_when_torn(bytes, project, id)
+        .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let mut response = answer::typed(
         StatusCode::OK,
         "application/x-tar",
@@ -70,10 +67,29 @@ pub(super) async fn all(
     );
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     if compress {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
     }
+    let name = format!("{project}-{}.tar", id.short());
+    answer::set(
+        &mut response,
+        CONTENT_DISPOSITION,
+        &media::disposition("attachment", name.as_bytes()),
+    );
     Ok(response)
+}
+
+/// The client only sees that what it gets is torn; the journal is told why.
+pub(super) fn told_when_torn<S: Stream<Item = std::io::Result<Bytes>>>(
+    bytes: S,
+    project: &ProjectName,
+    id: JobId,
+) -> impl Stream<Item = std::io::Result<Bytes>> + use<S> {
+    let (name, shown) = (project.clone(), id.short());
+    bytes.inspect_err(move |error| {
+        tracing::error!(mistry_project = %name, mistry_job = shown, error = error as &dyn std::error::Error, "artifacts could not be sent to their end");
+    })
 }
 
 /// `GET /artifacts/P/ID/<path>`: one file, or what is in a directory.
@@ -85,36 +101,78 @@ pub(super) async fn one(
     path: PathBuf,
 ) -> Result<Response<Body>, Refusal> {
     let artifacts = web.scheduler.artifacts(project, id).await?;
-    let shown = path.clone();
-    let found = tokio::task::spawn_blocking(move || artifacts.find(&path))
-        .await
-        .map_err(|_| Refusal::from(Error::Lost))?
-        .map_err(|error| match error.kind() {
-            // The build closed it against us, which is no fault of ours.
-            std::io::ErrorKind::PermissionDenied => Refusal::new(
-                StatusCode::FORBIDDEN,
-                "the build left this artifact closed to the server",
-            ),
-            _ => Refusal::caused("could not read the artifact", error),
-        })?;
-    match found {
-        None => Err(Refusal::not_found("there is no such artifact")),
-        Some(Found::Directory(items)) => {
-            let names = items
-                .iter()
-                .map(|item| (item.name.as_bytes(), item.directory, item.size));
-            pages::directory(project, id, shown.as_os_str().as_bytes(), names)
+    // Of links, the name that was asked for.
+    let name = path.file_name().unwrap_or_default().to_owned();
+    let media = media::of(name.as_bytes());
+    let view = asked.query("view").map(|_| media);
+    let (headers, project) = (asked.headers().clone(), project.clone());
+    let looked = tokio::task::spawn_blocking(move || -> Result<Looked, Refusal> {
+        Ok(match artifacts.find(&path).map_err(unreadable)? {
+            None => Looked::Nothing,
+            Some(Found::Directory(entries)) => {
+                let page = pages::directory::show(&headers, &project, id, &path, &entries)?;
+                Looked::Page(page)
+            }
+            Some(Found::File(file, metadata)) => match view {
+                None => Looked::File(file, metadata),
+                Some(media) => {
+                    let head = head(file, media).map_err(unreadable)?;
+                    let file = pages::file::File {
+                        metadata: &metadata,
+                        media,
+                        head: &head,
+                    };
+                    Looked::Page(pages::file::show(&headers, &project, id, &path, file)?)
+                }
+            },
+        })
+    });
+    match looked.await.map_err(|_| Refusal::from(Error::Lost))?? {
+        Looked::Nothing => Err(Refusal::not_found("there is no such artifact")),
+        Looked::Page(page) => Ok(page),
+        Looked::File(file, metadata) => {
+            let inline = asked.query("inline").and_then(|_| media.inline());
+            send(web, asked, file, &metadata, name.as_bytes(), inline).await
         }
-        Some(Found::File(file, metadata)) => send(web, asked, file, &metadata).await,
     }
 }
 
-/// Sends a file, or the part of it that is asked for. A browser must never take it for a page.
+/// What a path comes to.
+enum Looked {
+    Nothing,
+    Page(Response<Body>),
+    File(std::fs::File, std::fs::Metadata),
+}
+
+fn unreadable(error: std::io::Error) -> Refusal {
+    match error.kind() {
+        // The build closed it against us, which is no fault of ours.
+        std::io::ErrorKind::PermissionDenied => Refusal::new(
+            StatusCode::FORBIDDEN,
+            "the build left this artifact closed to the server",
+        ),
+        _ => Refusal::caused("could not read the artifact", error),
+    }
+}
+
+/// As much of a file as a page shows of one of its kind.
+fn head(file: std::fs::File, media: Media) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    if matches!(media, Media::Text | Media::Markup) {
+        file.take(pages::file::SHOWN).read_to_end(&mut head)?;
+    }
+    Ok(head)
+}
+
+/// Sends a file, or the part of it that is asked for. A browser must never take it for a page: it
+/// keeps it, or shows it as the `inline` type, which runs nothing.
 async fn send(
     web: &Web,
     asked: &Asked,
     file: std::fs::File,
     metadata: &std::fs::Metadata,
+    name: &[u8],
+    inline: Option<&'static str>,
 ) -> Result<Response<Body>, Refusal> {
     let etag = format!(
         "\"{:x}-{:x}-{:x}.{:x}\"",
@@ -150,12 +208,22 @@ async fn send(
     let metrics = web.metrics.clone();
     let bytes = ReaderStream::with_capacity(file.take(count), CHUNK)
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
-    let mut response = answer::typed(status, "application/octet-stream", answer::streamed(bytes));
+    let media = inline.unwrap_or("application/octet-stream");
+    let mut response = answer::typed(status, media, answer::streamed(bytes));
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, count.into());
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    let (kind, policy) = match inline {
+        Some(_) => ("inline", "sandbox; default-src 'none'"),
+        None => ("attachment", "sandbox"),
+    };
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    answer::set(
+        &mut response,
+        CONTENT_DISPOSITION,
+        &media::disposition(kind, name),
+    );
     answer::set(&mut response, ETAG, &etag);
     if status == StatusCode::PARTIAL_CONTENT {
         let last = first + count - 1;

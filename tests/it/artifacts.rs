@@ -49,6 +49,11 @@ async fn all_of_them_come_as_a_tar_plain_or_compressed() {
     let plain = daemon.ask(Ask::get(path(&info))).await.expect(200);
     assert_eq!(plain.header("content-type"), "application/x-tar");
     assert_eq!(plain.header("content-encoding"), "");
+    let name = format!("p-{}.tar", &text(&info, "ID")[..7]);
+    assert_eq!(
+        plain.header("content-disposition"),
+        format!("attachment; filename=\"{name}\"")
+    );
     let packed = Ask::get(path(&info)).with("accept-encoding", "gzip, zstd");
     let packed = daemon.ask(packed).await.expect(200);
     assert_eq!(packed.header("content-encoding"), "zstd");
@@ -106,7 +111,10 @@ async fn one_file_comes_whole_in_part_or_not_again() {
     assert_eq!(whole.header("accept-ranges"), "bytes");
     // A browser shall keep it, never run it.
     assert_eq!(whole.header("content-type"), "application/octet-stream");
-    assert_eq!(whole.header("content-disposition"), "attachment");
+    assert_eq!(
+        whole.header("content-disposition"),
+        "attachment; filename=\"a\""
+    );
     assert_eq!(whole.header("content-security-policy"), "sandbox");
     assert_eq!(whole.header("x-content-type-options"), "nosniff");
     let tag = whole.header("etag").to_owned();
@@ -187,8 +195,9 @@ async fn a_directory_is_a_listing_in_which_names_are_text() {
         .skip(1)
         .filter_map(|rest| rest.split('"').next())
     {
-        if href.starts_with(&format!("{}/", path(&info))) {
-            let answer = daemon.ask(Ask::get(href)).await;
+        if let Some(below) = href.strip_prefix("./") {
+            let address = format!("{}/{below}", path(&info));
+            let answer = daemon.ask(Ask::get(address)).await;
             assert!(
                 matches!(answer.status, 200 | 404),
                 "{href}: {}",

@@ -1,0 +1,238 @@
+//! One directory of artifacts as people look at it: sorted, and bounded whatever a container left.
+//!
+//! Names are read once, and only the first [`MOST`] of them in the order of the page are kept and
+//! looked at; a directory of a million names takes no more memory than one of some thousands.
+//! Nothing is opened or followed.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
+
+/// Names that a listing holds: more than anybody reads. How long they are is bounded by the page.
+const MOST: usize = 5_000;
+
+/// What is in a directory: directories first, then by name.
+#[derive(Clone, Debug, Default)]
+pub struct Entries {
+    /// The first of them.
+    pub items: Vec<Entry>,
+    /// How many there are besides.
+    pub more: usize,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its name; any bytes but `/`.
+    pub name: OsString,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Its permissions, without setuid, setgid and sticky bits, which nobody is given.
+    pub mode: u32,
+    /// When it was changed, in seconds since 1970.
+    pub modified: i64,
+}
+
+/// What a name in a directory is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A regular file of so many bytes.
+    File(u64),
+    /// A symbolic link and what it says; it may lead anywhere, or nowhere.
+    Link(OsString),
+    /// A FIFO, a socket or a device, which nobody is given.
+    Special,
+}
+
+/// A name that is looked at later, in the order of the page.
+#[derive(Debug, PartialEq, Eq)]
+struct Name {
+    is_directory: bool,
+    name: Vec<u8>,
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Name) -> Ordering {
+        let directories_first = other.is_directory.cmp(&self.is_directory);
+        directories_first.then_with(|| natural(&self.name, &other.name))
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Name) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Lists `directory`.
+///
+/// # Errors
+/// When the host's disk is in the way.
+pub(super) fn list(directory: BorrowedFd<'_>) -> io::Result<Entries> {
+    list_at_most(directory, MOST)
+}
+
+fn list_at_most(directory: BorrowedFd<'_>, most: usize) -> io::Result<Entries> {
+    // The last of those that are kept is on top, and makes room for one that comes before it.
+    let mut first: BinaryHeap<Name> = BinaryHeap::new();
+    let mut count = 0_usize;
+    for entry in rustix::fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            // Not every filesystem tells it here.
+            FileType::Unknown => match look(directory, OsStr::from_bytes(name))? {
+                Some(found) => FileType::from_raw_mode(found.st_mode),
+                None => continue,
+            },
+            known => known,
+        };
+        count += 1;
+        first.push(Name {
+            is_directory: kind == FileType::Directory,
+            name: name.to_owned(),
+        });
+        if first.len() > most {
+            first.pop();
+        }
+    }
+    let more = count - first.len();
+    let mut items = Vec::with_capacity(first.len());
+    for name in first.into_sorted_vec() {
+        items.extend(item(directory, OsString::from_vec(name.name))?);
+    }
+    Ok(Entries { items, more })
+}
+
+/// Looks at one name; `None` where it is gone meanwhile.
+pub(super) fn item(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Entry>> {
+    let Some(found) = look(directory, &name)? else {
+        return Ok(None);
+    };
+    let kind = match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => EntryKind::Directory,
+        FileType::RegularFile => EntryKind::File(u64::try_from(found.st_size).unwrap_or(0)),
+        FileType::Symlink => {
+            let target: CString = rustix::fs::readlinkat(directory, &*name, Vec::new())?;
+            EntryKind::Link(OsString::from_vec(target.into_bytes()))
+        }
+        _ => EntryKind::Special,
+    };
+    Ok(Some(Entry {
+        name,
+        kind,
+        mode: found.st_mode & 0o777,
+        modified: found.st_mtime,
+    }))
+}
+
+fn look(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<rustix::fs::Stat>> {
+    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The order in which people expect names: `v9` before `v10`, `a` beside `A`. Names that differ are
+/// never equal.
+fn natural(a: &[u8], b: &[u8]) -> Ordering {
+    let (mut left, mut right) = (a, b);
+    while let (Some(x), Some(y)) = (left.first(), right.first()) {
+        let order = if x.is_ascii_digit() && y.is_ascii_digit() {
+            let (m, n) = (number(&mut left), number(&mut right));
+            m.len().cmp(&n.len()).then_with(|| m.cmp(n))
+        } else {
+            let order = x.to_ascii_lowercase().cmp(&y.to_ascii_lowercase());
+            (left, right) = (&left[1..], &right[1..]);
+            order
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+    left.len().cmp(&right.len()).then_with(|| a.cmp(b))
+}
+
+/// Takes the digits at the beginning of `text`; gives them without leading zeros.
+fn number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
+    let is_other = |byte: &u8| !byte.is_ascii_digit();
+    let end = text.iter().position(is_other).unwrap_or(text.len());
+    let (digits, rest) = text.split_at(end);
+    *text = rest;
+    let zeros = digits.iter().take_while(|byte| **byte == b'0').count();
+    &digits[zeros..]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_are_compared_as_numbers() {
+        let sorted = [
+            "1",
+            "01",
+            "2",
+            "10",
+            "a",
+            "A",
+            "a2",
+            "a10",
+            "a10b",
+            "b",
+            "file-9.txt",
+            "file-10.txt",
+        ];
+        let mut names: Vec<&str> = sorted.into_iter().rev().collect();
+        names.sort_unstable_by(|a, b| natural(a.as_bytes(), b.as_bytes()));
+        // Zeros in front decide where nothing else does.
+        assert_eq!(names[..2], ["01", "1"]);
+        assert_eq!(names[2..4], sorted[2..4]);
+        assert_eq!(names[4..6], ["A", "a"]);
+        assert_eq!(names[6..], sorted[6..]);
+        let large = "9".repeat(200);
+        assert_eq!(natural(large.as_bytes(), b"10"), Ordering::Greater);
+    }
+
+    #[test]
+    fn a_listing_keeps_the_first_and_counts_the_rest() {
+        let home = tempfile::tempdir().unwrap();
+        for at in 0..40 {
+            std::fs::write(home.path().join(format!("f{at}")), "abc").unwrap();
+        }
+        std::fs::create_dir(home.path().join("z")).unwrap();
+        std::os::unix::fs::symlink("/etc/shadow", home.path().join("a")).unwrap();
+        let directory = File::open(home.path()).unwrap();
+        let listing = list_at_most(directory.as_fd(), 5).unwrap();
+        let names: Vec<_> = listing.items.iter().map(|item| &*item.name).collect();
+        assert_eq!(names, ["z", "a", "f0", "f1", "f2"]);
+        assert_eq!(listing.more, 37);
+        let kinds: Vec<_> = listing.items.iter().map(|item| &item.kind).collect();
+        let link = EntryKind::Link("/etc/shadow".into());
+        assert_eq!(
+            kinds[..3],
+            [&EntryKind::Directory, &link, &EntryKind::File(3)]
+        );
+        assert!(
+            listing
+                .items
+                .iter()
+                .all(|item| item.modified > 1_600_000_000)
+        );
+    }
+}

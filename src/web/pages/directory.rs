@@ -1,0 +1,333 @@
+//! A directory of artifacts as a page.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use askama::Template;
+use hyper::{HeaderMap, Response};
+use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+
+use crate::build::{Entries, Entry, EntryKind};
+use crate::job::JobId;
+use crate::project::ProjectName;
+use crate::web::answer::Body;
+use crate::web::error::Refusal;
+use crate::web::words;
+
+/// Letters of a name or of a link's target that are shown: more than one that means something has.
+const LETTERS: usize = 300;
+/// Bytes of addresses and names in a page. Names that a container makes up are written out many times
+/// longer than they are; what does not fit is counted.
+const MOST_BYTES: usize = 4 << 20;
+/// Directories on the way that are named: more than anybody nests by hand. Each has the whole way to
+/// itself in its address.
+const MOST_STEPS: usize = 24;
+/// What a file name keeps in an address.
+pub(in crate::web) const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Where a file or directory is among a build's artifacts, as links.
+#[derive(Debug)]
+pub(super) struct Trail {
+    pub(super) project: String,
+    pub(super) id: String,
+    pub(super) short: String,
+    /// From the artifacts themselves down; the last one is the place itself.
+    pub(super) steps: Vec<Step>,
+}
+
+/// A name on the way.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) href: String,
+    pub(super) name: String,
+}
+
+impl Trail {
+    pub(super) fn new(project: &ProjectName, id: JobId, path: &Path) -> Trail {
+        let mut href = format!("/artifacts/{project}/{id}");
+        let mut steps = vec![Step {
+            href: format!("{href}/"),
+            name: "artifacts".to_owned(),
+        }];
+        let names: Vec<&[u8]> = names(path).collect();
+        let left_out = names.len().saturating_sub(MOST_STEPS);
+        for (at, name) in names.iter().enumerate() {
+            href.push('/');
+            href.extend(percent_encode(name, IN_PATH));
+            // What is left out is one step, to the last of it.
+            let name = match (at + 1).cmp(&left_out) {
+                Ordering::Less => continue,
+                Ordering::Equal => "…".to_owned(),
+                Ordering::Greater => cut(&visible(name)),
+            };
+            steps.push(Step {
+                href: format!("{href}/"),
+                name,
+            });
+        }
+        Trail {
+            project: project.to_string(),
+            id: id.to_string(),
+            short: id.short(),
+            steps,
+        }
+    }
+
+    /// The address of the place itself, without a slash at its end.
+    pub(super) fn here(&self) -> &str {
+        let last = self.steps.last().map_or("", |step| &*step.href);
+        last.trim_end_matches('/')
+    }
+
+    /// The name of the place itself.
+    pub(super) fn name(&self) -> &str {
+        self.steps.last().map_or("", |step| &*step.name)
+    }
+
+    /// The way to the place, without itself.
+    pub(super) fn above(&self) -> &[Step] {
+        self.steps.split_last().map_or(&[], |(_, above)| above)
+    }
+}
+
+/// The names that a path is made of.
+fn names(path: &Path) -> impl Iterator<Item = &[u8]> {
+    let names = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
+    names.filter(|name| !matches!(*name, b"" | b"."))
+}
+
+/// What leads from the page's own address to what is in the directory: with a slash at its end,
+/// nothing; without one, the directory's own name, which a browser takes for a file's.
+fn base(path: &Path) -> String {
+    let address = path.as_os_str().as_bytes();
+    match names(path).last() {
+        Some(name) if !address.ends_with(b"/") => format!("./{}/", percent_encode(name, IN_PATH)),
+        _ => "./".to_owned(),
+    }
+}
+
+/// A time for a page; `None` where a container made up one that no calendar has.
+#[derive(Debug)]
+pub(super) struct Moment {
+    pub(super) stamp: String,
+    pub(super) shown: String,
+}
+
+pub(super) fn moment(seconds: i64) -> Option<Moment> {
+    let time = Timestamp::from_second(seconds).ok()?;
+    Some(Moment {
+        stamp: words::stamp(time),
+        shown: words::utc(time),
+    })
+}
+
+/// A name of a container on one line.
+pub(super) fn visible(name: &[u8]) -> Cow<'static, str> {
+    words::visible(&String::from_utf8_lossy(name)).into()
+}
+
+#[derive(Template)]
+#[template(path = "directory.html")]
+struct Page {
+    trail: Trail,
+    rows: Vec<Row>,
+    count: String,
+    more: usize,
+    total: String,
+    total_exact: u64,
+}
+
+struct Row {
+    href: String,
+    name: String,
+    kind: Kind,
+    modified: Option<Moment>,
+}
+
+enum Kind {
+    Directory,
+    File { size: String, exact: u64 },
+    Link { target: String },
+    Special,
+}
+
+/// What is in the directory at `path` of a build's artifacts.
+pub(in crate::web) fn show(
+    headers: &HeaderMap,
+    project: &ProjectName,
+    id: JobId,
+    path: &Path,
+    entries: &Entries,
+) -> Result<Response<Body>, Refusal> {
+    let base = base(path);
+    let mut room = MOST_BYTES;
+    let mut total = 0_u64;
+    let mut rows = Vec::with_capacity(entries.items.len());
+    for entry in &entries.items {
+        let row = row(&base, entry);
+        let Some(left) = room.checked_sub(row.bytes()) else {
+            break;
+        };
+        room = left;
+        if let Kind::File { exact, .. } = row.kind {
+            total = total.saturating_add(exact);
+        }
+        rows.push(row);
+    }
+    super::page(
+        headers,
+        &Page {
+            trail: Trail::new(project, id, path),
+            count: match entries.items.len() + entries.more {
+                1 => "1 entry".to_owned(),
+                count => format!("{count} entries"),
+            },
+            more: entries.items.len() + entries.more - rows.len(),
+            rows,
+            total: words::bytes(total),
+            total_exact: total,
+        },
+    )
+}
+
+fn row(base: &str, entry: &Entry) -> Row {
+    let name = entry.name.as_bytes();
+    Row {
+        href: format!("{base}{}", percent_encode(name, IN_PATH)),
+        name: cut(&visible(name)),
+        kind: match &entry.kind {
+            EntryKind::Directory => Kind::Directory,
+            EntryKind::File(size) => Kind::File {
+                size: words::bytes(*size),
+                exact: *size,
+            },
+            EntryKind::Link(target) => Kind::Link {
+                target: cut(&visible(target.as_bytes())),
+            },
+            EntryKind::Special => Kind::Special,
+        },
+        modified: moment(entry.modified),
+    }
+}
+
+impl Row {
+    /// How much of the page its address and its name take: both are there twice for a file.
+    fn bytes(&self) -> usize {
+        let own = self.href.len() + escaped(&self.name);
+        match &self.kind {
+            Kind::File { .. } => 2 * own,
+            Kind::Link { target } => own + escaped(target),
+            Kind::Directory | Kind::Special => own,
+        }
+    }
+}
+
+/// The length of `text` in a page, where `<` is `&#60;`.
+fn escaped(text: &str) -> usize {
+    let longer = text.bytes().filter(|byte| b"<>&\"'".contains(byte));
+    text.len() + 4 * longer.count()
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(LETTERS) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    use std::path::PathBuf;
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn shown(path: &Path, entries: &Entries) -> String {
+        let id: JobId = "ab".repeat(32).parse().unwrap();
+        let project = "p".parse().unwrap();
+        let answer = show(&HeaderMap::new(), &project, id, path, entries).unwrap();
+        let body = answer.into_body().collect().await.unwrap();
+        String::from_utf8(body.to_bytes().to_vec()).unwrap()
+    }
+
+    fn entry(name: Vec<u8>, kind: EntryKind) -> Entry {
+        Entry {
+            name: OsString::from_vec(name),
+            kind,
+            mode: 0o644,
+            modified: 1_000_000_000,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_stays_small_whatever_names_are_in_it_and_however_deep_it_is() {
+        for (step, depth) in [(vec![0xff_u8; 255], 15), (vec![b'<'], 2_000)] {
+            let path: PathBuf = std::iter::repeat_n(OsString::from_vec(step), depth).collect();
+            let items = (0..5_000_u32).map(|n| {
+                let mut name = vec![1; 251];
+                name.extend(n.to_be_bytes().map(|byte| byte.max(1)));
+                let kind = match n % 2 {
+                    0 => EntryKind::File(2),
+                    _ => EntryKind::Link(OsString::from_vec(vec![b'"'; 4_000])),
+                };
+                entry(name, kind)
+            });
+            let entries = Entries {
+                items: items.collect(),
+                more: 7,
+            };
+            let page = shown(&path, &entries).await;
+            assert!(page.len() < 7 << 20, "{}", page.len());
+            let rows = page.matches("<tr><td>").count();
+            assert!(rows > 500, "{rows}");
+            assert!(page.contains("5007 entries"));
+            let more = format!("{} more are not listed", 5_007 - rows);
+            assert!(page.contains(&more), "{more}");
+            // The sum is of what is shown.
+            let sum = format!("title=\"{} bytes\"", rows.div_ceil(2) * 2);
+            assert!(page.contains(&sum), "{sum}");
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_lead_on_with_and_without_a_slash_at_the_end() {
+        let entries = Entries {
+            items: vec![entry(b"javascript:x".to_vec(), EntryKind::File(1))],
+            more: 0,
+        };
+        for (path, href) in [
+            ("", "./javascript%3Ax"),
+            ("a b/", "./javascript%3Ax"),
+            ("a b/c:d", "./c%3Ad/javascript%3Ax"),
+        ] {
+            let page = shown(Path::new(path), &entries).await;
+            assert!(page.contains(&format!("href=\"{href}?view\"")), "{page}");
+            assert!(page.contains(&format!("href=\"{href}\" download")));
+        }
+        // What is left out of a long way can be reached.
+        let trail = Trail::new(
+            &"p".parse().unwrap(),
+            "ab".repeat(32).parse().unwrap(),
+            Path::new(&"d/".repeat(100)),
+        );
+        assert_eq!(trail.steps.len(), 1 + 1 + MOST_STEPS);
+        assert!(trail.here().ends_with(&"/d".repeat(100)));
+        let gap = &trail.steps[1];
+        assert_eq!(gap.name, "…");
+        assert!(
+            gap.href
+                .ends_with(&format!("{}/", "/d".repeat(100 - MOST_STEPS)))
+        );
+        assert!(!gap.href.ends_with(&"/d".repeat(101 - MOST_STEPS)));
+    }
+}
