@@ -118,6 +118,11 @@ impl fmt::Display for GroupName {
 pub struct JobId(Digest);
 
 impl JobId {
+    /// The first in order.
+    pub const FIRST: JobId = JobId(Digest::from_bytes([0; 32]));
+    /// The last in order.
+    pub const LAST: JobId = JobId(Digest::from_bytes([0xff; 32]));
+
     /// The first digits, enough for people to tell builds apart.
     pub fn short(&self) -> String {
         self.to_string()[..7].to_owned()

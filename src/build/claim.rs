@@ -1,8 +1,10 @@
 //! The claim on a build path: one daemon at a time, and a name that only it has.
 //!
 //! The claim is a lock that the kernel lets go when its holder dies, whatever it dies of. The
-//! instance id stays with the build path: what carries it in Docker belongs to these builds.
+//! instance id stays with the build path: what carries it in Docker belongs to these builds. So does
+//! a secret, for what is signed here and must hold over a restart.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,6 +18,10 @@ use super::store::{Error, doing, random_hex};
 
 /// What the lock file holds is a few hundred bytes; more is not ours.
 const MAX_LOCK: u64 = 4 << 10;
+/// Nor is more of what is made once.
+const MAX_KEPT: u64 = 4 << 10;
+/// 256 bits: as many as the signatures have that it goes into.
+const SECRET_DIGITS: usize = 64;
 
 /// Who holds a build path, as written in its lock file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,15 +37,16 @@ pub struct Holder {
     pub activated: bool,
 }
 
-/// The lock, held, and the instance id.
+/// The lock, held, the instance id and the secret.
 #[derive(Debug)]
 pub(super) struct Claim {
     lock: File,
     instance: String,
+    secret: Secret,
 }
 
 impl Claim {
-    /// Takes the lock, and reads the instance id or makes one.
+    /// Takes the lock, and reads the instance id and the secret or makes them.
     ///
     /// # Errors
     /// [`Error::Held`] when another daemon has it.
@@ -69,10 +76,15 @@ impl Claim {
             Err(error) => return Err(Error::Disk("lock the build path", error.into())),
         }
         let instance = instance(layout).map_err(doing("read the instance id"))?;
+        let secret = secret(layout).map_err(doing("make a secret"))?;
         // Who held it before holds it no more. On a full disk that stays written, which misleads
         // only whoever asks in this moment.
         let _ = lock.set_len(0);
-        Ok(Claim { lock, instance })
+        Ok(Claim {
+            lock,
+            instance,
+            secret,
+        })
     }
 
     /// Writes into the lock file who we are, for others that want the build path.
@@ -93,6 +105,10 @@ impl Claim {
     pub(super) fn instance(&self) -> &str {
         &self.instance
     }
+
+    pub(super) fn secret(&self) -> &Secret {
+        &self.secret
+    }
 }
 
 impl Drop for Claim {
@@ -111,25 +127,117 @@ pub fn holder(root: &Path) -> Option<Holder> {
     serde_json::from_slice(&text).ok()
 }
 
+/// What only the daemons of a build path know; never printed.
+pub struct Secret(String);
+
+impl Secret {
+    /// What is to be mixed into a key.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// One for a test.
+    #[cfg(test)]
+    pub(crate) fn of(text: &str) -> Secret {
+        Secret(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
 /// Reads the instance id, or makes one that no other build path has.
 fn instance(layout: &Layout) -> io::Result<String> {
-    let path = layout.instance();
-    match std::fs::read_to_string(&path) {
-        Ok(text)
-            if text.trim().len() == 32 && text.trim().bytes().all(|b| b.is_ascii_hexdigit()) =>
-        {
-            return Ok(text.trim().to_owned());
-        }
+    kept(layout, &layout.instance(), 32, 0o640)
+}
+
+/// Reads the secret, or makes one. Where it can be neither read nor kept, as on a full disk, it is one
+/// of this life: browsers show
+/// their token again after the next start, and all else is served.
+fn secret(layout: &Layout) -> io::Result<Secret> {
+    let kept = kept(layout, &layout.secret(), SECRET_DIGITS, 0o600);
+    Ok(Secret(kept.or_else(|_| random_digits(SECRET_DIGITS))?))
+}
+
+/// So many hex digits that are made once, at random, and kept in a file of this mode.
+fn kept(layout: &Layout, path: &Path, digits: usize, mode: u32) -> io::Result<String> {
+    match read_kept(path, digits) {
+        Ok(Some(text)) => return Ok(text),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        // Torn by a power cut: nothing can carry half an id, so a new one loses nothing.
+        // Torn by a power cut: nothing can carry half of it, so a new one loses nothing.
         _ => {}
     }
-    let made = random_hex()?;
-    let new = layout.own().join("instance.new");
-    let mut file = File::create(&new)?;
+    let made = random_digits(digits)?;
+    let new = path.with_extension("new");
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&new)?;
     writeln!(file, "{made}")?;
     file.sync_all()?;
-    std::fs::rename(&new, &path)?;
+    std::fs::rename(&new, path)?;
     File::open(layout.own())?.sync_all()?;
     Ok(made)
+}
+
+/// `None` for a file that holds something else.
+fn read_kept(path: &Path, digits: usize) -> io::Result<Option<String>> {
+    let mut text = Vec::new();
+    let file = File::open(path)?;
+    file.take(MAX_KEPT).read_to_end(&mut text)?;
+    let text = text.trim_ascii();
+    if text.len() != digits || !text.iter().all(u8::is_ascii_hexdigit) {
+        return Ok(None);
+    }
+    Ok(String::from_utf8(text.to_owned()).ok())
+}
+
+/// So many hex digits at random; 32 or a multiple.
+fn random_digits(digits: usize) -> io::Result<String> {
+    let mut made = String::new();
+    while made.len() < digits {
+        made.push_str(&random_hex()?);
+    }
+    Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_for_nobody_else_and_never_printed() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new(home.path());
+        std::fs::create_dir(layout.own()).unwrap();
+        let made = secret(&layout).unwrap();
+        assert_eq!(made.as_bytes().len(), SECRET_DIGITS);
+        assert_eq!(secret(&layout).unwrap().as_bytes(), made.as_bytes());
+        let mode = std::fs::metadata(layout.secret()).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+        assert!(!format!("{made:?}").contains(&made.0));
+        // Half of one is none.
+        std::fs::write(layout.secret(), &made.0[1..]).unwrap();
+        let again = secret(&layout).unwrap();
+        assert_ne!(again.as_bytes(), made.as_bytes());
+        assert_ne!(again.0, instance(&layout).unwrap().repeat(2));
+        assert_eq!(secret(&layout).unwrap().as_bytes(), again.as_bytes());
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_kept_is_one_of_this_life() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout::new(home.path());
+        std::fs::create_dir_all(layout.secret()).unwrap();
+        let (one, other) = (secret(&layout).unwrap(), secret(&layout).unwrap());
+        assert_eq!(one.as_bytes().len(), SECRET_DIGITS);
+        assert_ne!(one.as_bytes(), other.as_bytes());
+    }
 }

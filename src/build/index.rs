@@ -1,22 +1,26 @@
 //! What is on disk, in memory: rebuilt from the tree at start, never the truth.
 //!
-//! It holds what ordering and filtering need and nothing else; whoever lists reads the
+//! It holds the [`Facts`] that ordering, filtering and reckoning need; whoever lists reads the
 //! records of the page that is shown. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::State;
+use super::facts::Facts;
+use super::{BuildInfo, Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Newest first; ties are broken by project and id, so that a page has one order.
-type Key = (Reverse<Timestamp>, ProjectName, JobId);
+/// Builds that are looked at before the lock is given back for a moment: less than a millisecond.
+const AT_ONCE: usize = 2_048;
 
 /// Which builds a list is about.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +31,51 @@ pub struct Filter {
     pub group: Option<String>,
     /// Only in this state.
     pub state: Option<State>,
+    /// Only those that ended so.
+    pub outcome: Option<Outcome>,
+    /// Only those whose project, group, params or beginning of id hold each of these words; in lower
+    /// case.
+    pub words: Vec<String>,
     /// Only what began before: the place where the page before ended.
     pub before: Option<Place>,
+}
+
+impl Filter {
+    /// True for a build that belongs into the list, wherever it is in its order.
+    pub fn takes(&self, project: &ProjectName, id: JobId, facts: &Facts) -> bool {
+        let is_project = self.project.as_ref().is_none_or(|wanted| wanted == project);
+        let is_group = self
+            .group
+            .as_ref()
+            .is_none_or(|wanted| **wanted == *facts.group);
+        let is_state = self.state.is_none_or(|wanted| wanted == facts.state);
+        let is_outcome = self
+            .outcome
+            .is_none_or(|wanted| Some(wanted) == facts.outcome);
+        is_project
+            && is_group
+            && is_state
+            && is_outcome
+            && facts.holds(&self.words, || id.to_string())
+    }
+
+    /// True for a build that may have been in the list while it was pending.
+    pub fn may_have_taken(&self, info: &BuildInfo) -> bool {
+        let anyhow = Filter {
+            state: None,
+            outcome: None,
+            ..self.clone()
+        };
+        anyhow.takes_build(info)
+    }
+
+    /// The same for a build of which all is known.
+    pub fn takes_build(&self, info: &BuildInfo) -> bool {
+        match (info.project.parse(), info.id.parse()) {
+            (Ok(project), Ok(id)) => self.takes(&project, id, &Facts::of(info, None)),
+            _ => false,
+        }
+    }
 }
 
 /// A place in the order of the list.
@@ -61,68 +108,91 @@ impl Place {
     }
 }
 
+/// Newest first within a project; ties are broken by id, so that a page has one order.
+type Key = (Reverse<Timestamp>, JobId);
+
+/// The builds of one project.
 #[derive(Debug, Default)]
 struct Builds {
-    order: BTreeMap<Key, (State, String)>,
-    /// When each build began: the way from its name to its key.
-    started: HashMap<(ProjectName, JobId), Timestamp>,
-    counts: BTreeMap<ProjectName, u64>,
+    order: BTreeMap<Key, Facts>,
+    /// When each began: the way from its id to its key.
+    started: HashMap<JobId, Timestamp>,
+    /// The longest time from a beginning to the end that is told, which is later than the container's
+    /// where that ended without us: none that began earlier than that can have ended later.
+    longest: Duration,
 }
 
 /// The index. Cheap to ask, never waited for by a build.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Std, held for a lookup or one page; never over an await.
-    builds: Mutex<Builds>,
+    /// Std, held for a lookup or for [`AT_ONCE`] builds; never over an await.
+    projects: Mutex<BTreeMap<ProjectName, Builds>>,
     complete: watch::Sender<bool>,
 }
 
 impl Index {
     pub(super) fn new() -> Index {
         Index {
-            builds: Mutex::default(),
+            projects: Mutex::default(),
             complete: watch::channel(false).0,
         }
     }
 
     /// Enters a build or what became of it. A scan (`news` false) never overwrites what a live
     /// build said.
-    pub(super) fn put(&self, place: Place, state: State, group: &str, news: bool) {
-        let mut builds = self.lock();
-        let name = (place.project.clone(), place.id);
-        if let Some(&started) = builds.started.get(&name) {
+    pub(super) fn put(&self, place: Place, mut facts: Facts, news: bool) {
+        let mut projects = self.lock();
+        let builds = projects.entry(place.project).or_default();
+        if let Some(&started) = builds.started.get(&place.id) {
             if !news {
                 return;
             }
-            let old = (Reverse(started), place.project.clone(), place.id);
-            builds.order.remove(&old);
-        } else {
-            *builds.counts.entry(place.project.clone()).or_default() += 1;
+            let before = builds.order.remove(&(Reverse(started), place.id));
+            // Until it is measured anew.
+            facts.own = facts.own.max(before.map_or(0, |facts| facts.own));
         }
-        builds.started.insert(name, place.started);
-        let key = (Reverse(place.started), place.project, place.id);
-        builds.order.insert(key, (state, group.to_owned()));
+        if let Some(finished) = facts.finished {
+            let took = finished.duration_since(place.started);
+            let took = Duration::try_from(took).unwrap_or_default();
+            builds.longest = builds.longest.max(took);
+        }
+        builds.started.insert(place.id, place.started);
+        builds
+            .order
+            .insert((Reverse(place.started), place.id), facts);
+    }
+
+    /// Notes how many bytes of the disk are a build's own.
+    pub(super) fn weigh(&self, project: &ProjectName, id: JobId, own: u64) {
+        let mut projects = self.lock();
+        let Some(builds) = projects.get_mut(project) else {
+            return;
+        };
+        if let Some(&started) = builds.started.get(&id)
+            && let Some(facts) = builds.order.get_mut(&(Reverse(started), id))
+        {
+            facts.own = own;
+        }
     }
 
     /// Forgets a build.
     pub(super) fn remove(&self, project: &ProjectName, id: JobId) {
-        let mut builds = self.lock();
-        if let Some(started) = builds.started.remove(&(project.clone(), id)) {
-            builds
-                .order
-                .remove(&(Reverse(started), project.clone(), id));
-            if let Some(count) = builds.counts.get_mut(project) {
-                *count = count.saturating_sub(1);
-            }
+        let mut projects = self.lock();
+        let Some(builds) = projects.get_mut(project) else {
+            return;
+        };
+        if let Some(started) = builds.started.remove(&id) {
+            builds.order.remove(&(Reverse(started), id));
         }
     }
 
     /// The project of a build; the first of them, should a copied tree have several.
     pub(super) fn project_of(&self, id: JobId) -> Option<ProjectName> {
-        let builds = self.lock();
-        let is_there =
-            |project: &&ProjectName| builds.started.contains_key(&((*project).clone(), id));
-        builds.counts.keys().find(is_there).cloned()
+        let projects = self.lock();
+        let mut found = projects
+            .iter()
+            .filter(|(_, builds)| builds.started.contains_key(&id));
+        found.next().map(|(project, _)| project.clone())
     }
 
     /// Says that the first scan is over.
@@ -142,42 +212,180 @@ impl Index {
 
     /// At most `limit` builds, newest first.
     pub(super) fn page(&self, filter: &Filter, limit: usize) -> Vec<(Place, State)> {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let builds = self.lock();
-        let from = filter
-            .before
-            .as_ref()
-            .map(|place| (Reverse(place.started), place.project.clone(), place.id));
-        builds
-            .order
-            .range((from.map_or(Unbounded, Excluded), Unbounded))
-            .filter(|((_, project, _), (state, group))| {
-                filter
-                    .project
-                    .as_ref()
-                    .is_none_or(|wanted| wanted == project)
-                    && filter.state.is_none_or(|wanted| wanted == *state)
-                    && filter.group.as_ref().is_none_or(|wanted| wanted == group)
-            })
-            .take(limit)
-            .map(|((Reverse(started), project, id), (state, _))| {
-                let place = Place {
-                    started: *started,
-                    project: project.clone(),
-                    id: *id,
+        let mut page = Vec::new();
+        if limit == 0 {
+            return page;
+        }
+        let from = filter.before.clone();
+        self.walk(from, filter.project.as_ref(), |place, facts| {
+            if filter.takes(&place.project, place.id, facts) {
+                page.push((place.clone(), facts.state));
+            }
+            match page.len() == limit {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        page
+    }
+
+    /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
+    /// latest of them.
+    pub(super) fn ended(&self, since: Timestamp, limit: usize) -> Vec<Place> {
+        let longest = {
+            let projects = self.lock();
+            let longest = projects.values().map(|builds| builds.longest);
+            longest.max().unwrap_or_default()
+        };
+        // What began before this was over before `since`.
+        let horizon = since.checked_sub(longest).unwrap_or(Timestamp::MIN);
+        let mut ended = Vec::new();
+        self.walk(None, None, |place, facts| {
+            if let Some(finished) = facts.finished
+                && finished >= since
+            {
+                ended.push((finished, place.clone()));
+            }
+            match place.started < horizon {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        ended.sort_by_key(|(finished, _)| *finished);
+        let surplus = ended.len().saturating_sub(limit);
+        let latest = ended.into_iter().skip(surplus);
+        latest.map(|(_, place)| place).collect()
+    }
+
+    /// Shows the builds that come after a place, newest first, of one project or of all, until `each`
+    /// breaks. What comes and goes meanwhile may be shown or not; nothing is shown twice.
+    pub(super) fn walk(
+        &self,
+        mut from: Option<Place>,
+        project: Option<&ProjectName>,
+        mut each: impl FnMut(&Place, &Facts) -> ControlFlow<()>,
+    ) {
+        loop {
+            let projects = self.lock();
+            let mut next = BinaryHeap::new();
+            let after = from.take();
+            let mut rest: Vec<_> = match project {
+                Some(project) => projects.get_key_value(project).into_iter().collect(),
+                None => projects.iter().collect::<Vec<_>>(),
+            }
+            .into_iter()
+            .map(|(name, builds)| (name, builds.after(after.as_ref(), name)))
+            .collect();
+            for (at, (name, builds)) in rest.iter_mut().enumerate() {
+                if let Some((key, facts)) = builds.next() {
+                    next.push(Reverse((key.0, *name, key.1, at, Shown(facts))));
+                }
+            }
+            let mut last = None::<Place>;
+            for _ in 0..AT_ONCE {
+                let Some(Reverse((started, name, id, at, Shown(facts)))) = next.pop() else {
+                    return;
                 };
-                (place, *state)
-            })
-            .collect()
+                let place = Place {
+                    started: started.0,
+                    project: name.clone(),
+                    id,
+                };
+                if each(&place, facts).is_break() {
+                    return;
+                }
+                last = Some(place);
+                if let Some((key, facts)) = rest.get_mut(at).and_then(|(_, builds)| builds.next()) {
+                    next.push(Reverse((key.0, name, key.1, at, Shown(facts))));
+                }
+            }
+            from = last;
+            drop(rest);
+            drop(projects);
+            // A lock that is given back and taken again at once is nobody else's in between.
+            std::thread::yield_now();
+        }
+    }
+
+    /// How long the latest succeeded builds of a project took that began alike: at most `most`, among
+    /// the latest `among`.
+    pub(super) fn like(
+        &self,
+        project: &ProjectName,
+        incremental: bool,
+        most: usize,
+        among: usize,
+    ) -> Vec<Duration> {
+        let projects = self.lock();
+        let Some(builds) = projects.get(project) else {
+            return Vec::new();
+        };
+        let latest = builds.order.values().take(among);
+        let alike = latest.filter(|facts| {
+            facts.outcome == Some(Outcome::Succeeded) && facts.incremental == incremental
+        });
+        alike.filter_map(|facts| facts.took).take(most).collect()
     }
 
     /// How many builds of each project there are.
     pub(super) fn counts(&self) -> BTreeMap<ProjectName, u64> {
-        self.lock().counts.clone()
+        let projects = self.lock();
+        let counts = projects
+            .iter()
+            .map(|(project, builds)| (project.clone(), builds.order.len() as u64));
+        counts.collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Builds> {
-        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ProjectName, Builds>> {
+        self.projects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Builds {
+    /// Those that come after a place in the order of all, where `name` is our project.
+    fn after(
+        &self,
+        place: Option<&Place>,
+        name: &ProjectName,
+    ) -> impl Iterator<Item = (&Key, &Facts)> {
+        // Of those that began in the same moment, the projects behind the place's come after it.
+        let equal = place.filter(|place| *name > place.project);
+        let from = match place {
+            None => Unbounded,
+            Some(place) if *name == place.project => Excluded((Reverse(place.started), place.id)),
+            Some(place) => Excluded((Reverse(place.started), JobId::LAST)),
+        };
+        let equal = equal.map(|place| {
+            let key = |id| (Reverse(place.started), id);
+            self.order.range(key(JobId::FIRST)..=key(JobId::LAST))
+        });
+        equal
+            .into_iter()
+            .flatten()
+            .chain(self.order.range((from, Unbounded)))
+    }
+}
+
+/// Facts beside a key that has decided already.
+struct Shown<'a>(&'a Facts);
+
+impl PartialEq for Shown<'_> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Shown<'_> {}
+
+impl PartialOrd for Shown<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Shown<'_> {
+    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
     }
 }
 
@@ -185,43 +393,112 @@ impl Index {
 mod tests {
     use super::*;
 
-    fn place(second: i64, digit: &str) -> Place {
+    fn place(second: i64, project: &str, digit: &str) -> Place {
         Place {
             started: Timestamp::from_second(second).unwrap(),
-            project: "p".parse().unwrap(),
+            project: project.parse().unwrap(),
             id: digit.repeat(64).parse().unwrap(),
         }
+    }
+
+    fn facts(state: State) -> Facts {
+        let info = BuildInfo {
+            state,
+            ..BuildInfo::default()
+        };
+        Facts::of(&info, None)
     }
 
     #[test]
     fn pages_follow_each_other_without_gap_or_repeat() {
         let index = Index::new();
-        for (second, digit) in [(1, "a"), (2, "b"), (2, "c"), (3, "d")] {
-            index.put(place(second, digit), State::Ready, "", false);
+        let order = [
+            place(3, "q", "d"),
+            place(2, "p", "b"),
+            place(2, "p", "c"),
+            place(2, "q", "a"),
+            place(2, "r", "b"),
+            place(1, "p", "a"),
+        ];
+        for at in [4, 1, 0, 5, 3, 2] {
+            let place: &Place = &order[at];
+            index.put(place.clone(), facts(State::Ready), false);
         }
-        let mut seen = Vec::new();
-        let mut filter = Filter::default();
-        loop {
-            let page = index.page(&filter, 1);
-            let Some((last, _)) = page.first() else { break };
-            seen.push(last.clone());
-            filter.before = Some(last.clone());
+        for limit in 1..7 {
+            let mut seen = Vec::new();
+            let mut filter = Filter::default();
+            loop {
+                let page = index.page(&filter, limit);
+                let Some((last, _)) = page.last() else { break };
+                filter.before = Some(last.clone());
+                seen.extend(page.into_iter().map(|(place, _)| place));
+            }
+            assert_eq!(seen, order, "{limit} at a time");
         }
-        assert_eq!(
-            seen,
-            [place(3, "d"), place(2, "b"), place(2, "c"), place(1, "a")]
-        );
+        let of_p = Filter {
+            project: Some("p".parse().unwrap()),
+            ..Filter::default()
+        };
+        let page = index.page(&of_p, 9).into_iter().map(|(place, _)| place);
+        let expected = [&order[1], &order[2], &order[5]].map(Place::clone);
+        assert_eq!(page.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_long_walk_gives_the_lock_back_and_misses_nothing() {
+        let index = Index::new();
+        let many = 3 * AT_ONCE + 7;
+        for n in 0..many {
+            let place = Place {
+                started: Timestamp::from_second((n / 3) as i64).unwrap(),
+                project: format!("p{}", n % 5).parse().unwrap(),
+                id: format!("{n:064x}").parse().unwrap(),
+            };
+            index.put(place, facts(State::Ready), false);
+        }
+        let page = index.page(&Filter::default(), usize::MAX);
+        assert_eq!(page.len(), many);
+        let order = |place: &Place| (Reverse(place.started), place.project.clone(), place.id);
+        assert!(page.is_sorted_by_key(|(place, _)| order(place)));
     }
 
     #[test]
     fn a_scan_does_not_overwrite_what_a_live_build_said() {
         let index = Index::new();
-        index.put(place(5, "a"), State::Ready, "g", true);
-        index.put(place(1, "a"), State::Pending, "", false);
+        index.put(place(5, "p", "a"), facts(State::Ready), true);
+        index.put(place(1, "p", "a"), facts(State::Pending), false);
         let page = index.page(&Filter::default(), 9);
-        assert_eq!(page, [(place(5, "a"), State::Ready)]);
-        index.remove(&"p".parse().unwrap(), place(5, "a").id);
+        assert_eq!(page, [(place(5, "p", "a"), State::Ready)]);
+        index.remove(&"p".parse().unwrap(), place(5, "p", "a").id);
         assert!(index.page(&Filter::default(), 9).is_empty());
         assert_eq!(index.counts().values().sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn what_ended_since_is_told_in_the_order_of_the_ends() {
+        let index = Index::new();
+        // The long one began before the horizon that the short ones alone would have.
+        for (began, ended, digit) in [(10, 1_000, "a"), (900, 950, "b"), (980, 990, "c")] {
+            let at = |second| Timestamp::from_second(second).unwrap();
+            let info = BuildInfo {
+                started_at: at(began),
+                finished_at: Some(at(ended)),
+                duration: (ended - began) * 1_000_000_000,
+                ..BuildInfo::default()
+            };
+            index.put(place(began, "p", digit), Facts::of(&info, None), true);
+        }
+        let since = |second, limit| -> Vec<String> {
+            let since = Timestamp::from_second(second).unwrap();
+            let ended = index.ended(since, limit).into_iter();
+            ended.map(|place| place.id.short()).collect()
+        };
+        let ids = |digits: &[&str]| -> Vec<String> {
+            digits.iter().map(|digit| digit.repeat(7)).collect()
+        };
+        assert_eq!(since(950, 9), ids(&["b", "c", "a"]));
+        assert_eq!(since(951, 9), ids(&["c", "a"]));
+        assert_eq!(since(0, 1), ids(&["a"]));
+        assert_eq!(since(1_001, 9), ids(&[]));
     }
 }

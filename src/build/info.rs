@@ -93,6 +93,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All there are.
+    pub const ALL: [Outcome; 5] = [
+        Outcome::Succeeded,
+        Outcome::Failed,
+        Outcome::Errored,
+        Outcome::Cancelled,
+        Outcome::TimedOut,
+    ];
+
     /// As in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -198,6 +207,14 @@ pub struct BuildInfo {
     pub phases: Phases,
     /// The image's id.
     pub image: Option<String>,
+    /// The container's id, of the last attempt; it is gone when the build is over.
+    pub container: Option<String>,
+    /// What it began as a clone of: an id of the same project.
+    pub base: Option<String>,
+    /// Who asked for it first: `token NAME`, `uid N`, or an address.
+    pub asked_by: Option<String>,
+    /// How many more have asked for it while it was under way.
+    pub joined: u32,
     /// Who cancelled it.
     pub cancelled: Option<Cancelled>,
     /// Digests of what was asked.
@@ -232,6 +249,10 @@ impl Default for BuildInfo {
             finished_at: None,
             phases: Phases::default(),
             image: None,
+            container: None,
+            base: None,
+            asked_by: None,
+            joined: 0,
             cancelled: None,
             inputs: Inputs::default(),
         }
@@ -366,8 +387,6 @@ pub struct Bookkeeping {
     pub bounds: Bounds,
     /// That and why it is stopped before its end.
     pub stopped: Option<Stopped>,
-    /// Who asked for it first, as the face knows them.
-    pub asker: Option<String>,
     /// When its container was started.
     pub running_since: Option<Timestamp>,
     /// How many bytes of `out.log` came before the container's own output.
@@ -380,8 +399,6 @@ pub struct Bookkeeping {
     pub rebuild: bool,
     /// Values of opaque params; empty once the build is over.
     pub opaque: BTreeMap<String, String>,
-    /// What `data` was cloned from: an id of the same project.
-    pub base: Option<String>,
     /// Bytes of all blocks of `data` and the log, once they are on stable storage; `None` where they
     /// could not be counted.
     pub bytes: Option<u64>,

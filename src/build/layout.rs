@@ -17,6 +17,9 @@ const GROUPS: &str = "groups";
 const NEW_LINK: &str = "link-";
 const PINS: &str = "pins";
 const PAUSED: &str = "paused";
+const ANSWERS: &str = "answers";
+/// What the name of a tally ends with.
+const TALLY: &str = ".json";
 /// Mounted at `/data` in the container.
 pub(super) const DATA: &str = "data";
 /// What is served, under `data`.
@@ -47,7 +50,7 @@ impl Layout {
         &self.root
     }
 
-    /// `.mistry`: lock, instance id, trash, pins, whether the queue is paused.
+    /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, tallies of answers.
     pub(super) fn own(&self) -> PathBuf {
         self.root.join(OWN)
     }
@@ -58,6 +61,10 @@ impl Layout {
 
     pub(super) fn instance(&self) -> PathBuf {
         self.own().join("instance")
+    }
+
+    pub(super) fn secret(&self) -> PathBuf {
+        self.own().join("secret")
     }
 
     /// Where what is to be removed waits for its last reader.
@@ -87,6 +94,20 @@ impl Layout {
     /// There while the queue is paused.
     pub(super) fn paused(&self) -> PathBuf {
         self.own().join(PAUSED)
+    }
+
+    /// A file for each project: how its jobs were answered.
+    pub(super) fn tallies(&self) -> PathBuf {
+        self.own().join(ANSWERS)
+    }
+
+    pub(super) fn tally(&self, project: &ProjectName) -> PathBuf {
+        self.tallies().join(format!("{project}{TALLY}"))
+    }
+
+    /// The project whose jobs such a file in `answers` counts.
+    pub(super) fn counted_by(name: &str) -> Option<ProjectName> {
+        name.strip_suffix(TALLY)?.parse().ok()
     }
 
     pub(super) fn project(&self, project: &ProjectName) -> PathBuf {

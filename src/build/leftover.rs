@@ -82,7 +82,7 @@ impl BuildStore {
                     Ok(record) => {
                         // Whoever lists them now sees them, taken over or not.
                         if let Some(record) = &record {
-                            self.enter(&project, id, &record.info, true);
+                            self.enter(&project, id, &record.info, None, true);
                         }
                         found.push(Leftover {
                             project: project.clone(),
@@ -190,13 +190,14 @@ impl PendingBuild {
         info.err_build = String::new();
         info.container_stderr = None;
         info.phases = Phases::default();
+        info.base = None;
+        info.container = None;
         info.started_at = jiff::Timestamp::now();
         let keep = &mut self.record.keep;
         keep.container = None;
         keep.running_since = None;
         keep.deadline = None;
         keep.durable = false;
-        keep.base = None;
         store
             .filesystem
             .remove(&directory.join(layout::DATA))

@@ -15,12 +15,15 @@
 
 mod artifacts;
 mod claim;
+mod directory;
+mod facts;
 mod gc;
 mod index;
 mod info;
 mod layout;
 mod lease;
 mod leftover;
+pub mod lines;
 mod listing;
 mod log;
 mod paused;
@@ -34,10 +37,14 @@ mod settle;
 mod shared;
 mod store;
 mod survey;
+mod tally;
+mod trend;
 mod used;
 
-pub use artifacts::{Artifacts, Found, Item};
-pub use claim::{Holder, holder};
+pub use artifacts::{Artifacts, Found};
+pub use claim::{Holder, Secret, holder};
+pub use directory::{Entries, Entry, EntryKind};
+pub use facts::Facts;
 pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};
 pub use index::{Filter, Place};
 pub use info::*;
@@ -48,3 +55,5 @@ pub use pending::{Begun, End, FinishedBuild, PendingBuild, Unfinished};
 pub use retire::{Collected, Held, Removed};
 pub use store::{BuildStore, Error};
 pub use store::{random_hex, text_of};
+pub use tally::{Answered, Day, Tally};
+pub use trend::{Point, Trend};

@@ -108,7 +108,7 @@ impl PendingBuild {
         log: File,
     ) -> io::Result<PendingBuild> {
         let written = log.metadata()?.len();
-        store.enter(&project, id, &record.info, true);
+        store.enter(&project, id, &record.info, None, true);
         Ok(PendingBuild {
             store,
             project,
@@ -164,9 +164,10 @@ impl PendingBuild {
     /// When the disk takes it not.
     pub fn start(&mut self, container: String, image: String) -> Result<(), Error> {
         let keep = &mut self.record.keep;
-        keep.container = Some(container);
+        keep.container = Some(container.clone());
         keep.log_offset = self.log.bytes();
         self.record.info.image = Some(image);
+        self.record.info.container = Some(container);
         self.start_clock();
         self.save()
     }
@@ -225,7 +226,7 @@ impl PendingBuild {
     pub fn prepare(&mut self, params: &Params, owner: Option<(u32, u32)>) -> Result<Begun, Error> {
         self.record.info.started_at = Timestamp::now();
         let info = &self.record.info;
-        self.store.enter(&self.project, self.id, info, true);
+        self.store.enter(&self.project, self.id, info, None, true);
         // Only a group has a base; the latest build without one is never built upon.
         let group: Option<GroupName> = info.group.parse().ok();
         let base = match &group {
@@ -260,7 +261,7 @@ impl PendingBuild {
         }
         faults::point("data-made");
         let base = base.filter(|_| begun == Begun::Incremental);
-        self.record.keep.base = base.map(|base| base.to_string());
+        self.record.info.base = base.map(|base| base.to_string());
         self.record.info.incremental = base.is_some();
         furnish(&data, params, owner).map_err(doing("write the build's params"))?;
         Ok(begun)

@@ -10,10 +10,9 @@ use std::sync::PoisonError;
 
 use rustix::fs::RenameFlags;
 
-use super::index::Place;
 use super::layout::Layout;
 use super::store::{BuildStore, Error, doing, make_directories, random_hex};
-use super::{Record, State, record};
+use super::{Record, record};
 use crate::faults;
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
@@ -92,15 +91,9 @@ impl BuildStore {
             faults::point("replaced");
         }
         if !in_force || record.info.succeeded() {
-            let place = Place {
-                started: record.info.started_at,
-                project: project.clone(),
-                id,
-            };
-            self.index
-                .put(place, State::Ready, &record.info.group, true);
+            self.enter(project, id, &record.info, None, true);
         } else if let Ok(Some(ready)) = self.find_ready(project, id) {
-            self.enter(project, id, &ready, true);
+            self.enter(project, id, &ready, None, true);
         }
         Ok((to, trouble))
     }

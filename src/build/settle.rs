@@ -77,14 +77,21 @@ impl BuildStore {
         match record::write(&path, &record, true) {
             // Removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+            Err(error) => Err(error),
+            Ok(()) => {
+                let names = (record.info.project.parse(), record.info.id.parse());
+                if let (Ok(project), Ok(id), Some(own)) = (names.0, names.1, record.keep.own) {
+                    self.index.weigh(&project, id, own);
+                }
+                Ok(())
+            }
         }
     }
 
     /// What a build takes, its log included; `None` where that cannot be told, which is nobody's
     /// failure.
     fn measure(&self, directory: &File, record: &Record) -> Option<Usage> {
-        let cloned = record.keep.base.as_ref();
+        let cloned = record.info.base.as_ref();
         let cloned = cloned.map(|_| record.info.started_at.as_second());
         let path = through(directory);
         let mut usage = match self.filesystem.usage(&path.join(layout::DATA), cloned) {

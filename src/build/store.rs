@@ -15,13 +15,16 @@ use std::sync::{Arc, Mutex};
 use rustix::fs::{Mode, OFlags};
 
 use super::artifacts::Artifacts;
-use super::claim::{Claim, Holder};
+use super::claim::{Claim, Holder, Secret};
 use super::index::{Filter, Index, Place};
 use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
-use super::{BuildInfo, Cached, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record, used};
+use super::tally::Tallies;
+use super::{
+    BuildInfo, Cached, Facts, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record, used,
+};
 use crate::faults;
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
@@ -96,6 +99,7 @@ pub struct BuildStore {
     /// What cached jobs are answered, and what lists show.
     answers: Recent<Cached>,
     listings: Recent<Listing>,
+    pub(super) tallies: Tallies,
     /// Held while builds are marked as durable.
     pub(super) settling: Mutex<()>,
     /// Held while a build is put in place and linked, pinned, or taken away.
@@ -124,6 +128,7 @@ impl BuildStore {
             index: Index::new(),
             answers: Recent::default(),
             listings: Recent::default(),
+            tallies: Tallies::default(),
             settling: Mutex::new(()),
             changing: Mutex::new(()),
             boot: boot.trim().to_owned(),
@@ -143,6 +148,11 @@ impl BuildStore {
     /// 32 hex digits, made once per build path: what carries it in Docker is ours.
     pub fn instance(&self) -> &str {
         self.claim.instance()
+    }
+
+    /// What only the daemons of this build path know, made once.
+    pub fn secret(&self) -> &Secret {
+        self.claim.secret()
     }
 
     /// Where the builds are.
@@ -173,7 +183,7 @@ impl BuildStore {
             ..Record::default()
         };
         record.keep.rebuild = rebuild;
-        record.keep.asker = asker;
+        record.info.asked_by = asker;
         record.keep.boot.clone_from(&self.boot);
         record.keep.opaque = job
             .params
@@ -487,8 +497,7 @@ impl BuildStore {
     }
 
     /// At most `limit` builds, newest first and abridged, with the place that the next page
-    /// begins after. `None` as that place: there are no more. A build that is gone meanwhile, or
-    /// cannot be read, is passed over.
+    /// begins after. `None` as that place: there are no more.
     pub fn list(&self, filter: &Filter, limit: usize) -> (Vec<Listing>, Option<Place>) {
         let page = self.index.page(filter, limit.saturating_add(1));
         let next = (page.len() > limit)
@@ -497,9 +506,15 @@ impl BuildStore {
                     .map(|(place, _)| place.clone())
             })
             .flatten();
-        let mut builds = Vec::with_capacity(page.len().min(limit));
+        (self.listings(page.into_iter().take(limit)), next)
+    }
+
+    /// What is at these places, as lists show it; what is gone meanwhile, or cannot be read, is passed
+    /// over.
+    pub(super) fn listings(&self, places: impl Iterator<Item = (Place, State)>) -> Vec<Listing> {
+        let mut builds = Vec::new();
         let mut builds_of: Option<(ProjectName, OwnedFd)> = None;
-        for (place, state) in page.into_iter().take(limit) {
+        for (place, state) in places {
             if builds_of
                 .as_ref()
                 .is_none_or(|(of, _)| *of != place.project)
@@ -528,7 +543,7 @@ impl BuildStore {
                 Err(_) => {}
             }
         }
-        (builds, next)
+        builds
     }
 
     /// The project of a build that is on disk, as far as the scan has come.
@@ -551,6 +566,7 @@ impl BuildStore {
         let mut trouble = None;
         let mut unmarked = Vec::new();
         let projects = self.projects();
+        self.load_tallies();
         for project in projects.as_deref().unwrap_or_default() {
             let builds = self.layout.builds(project, State::Ready);
             let ids = ids(&builds).unwrap_or_else(|error| {
@@ -570,7 +586,8 @@ impl BuildStore {
                 }
                 let path = self.layout.served(project, id);
                 record.info.complete(project, id, State::Ready, path);
-                self.enter(project, id, &record.info, false);
+                let own = record.keep.own;
+                self.enter(project, id, &record.info, own, false);
             }
         }
         // A list of what was found is better than one that never comes.
@@ -581,13 +598,21 @@ impl BuildStore {
         trouble.map_or(Ok(()), |error| Err(list(error)))
     }
 
-    pub(super) fn enter(&self, project: &ProjectName, id: JobId, info: &BuildInfo, news: bool) {
+    /// Enters a build of which `own` bytes are its own, as far as that is known.
+    pub(super) fn enter(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        info: &BuildInfo,
+        own: Option<u64>,
+        news: bool,
+    ) {
         let place = Place {
             started: info.started_at,
             project: project.clone(),
             id,
         };
-        self.index.put(place, info.state, &info.group, news);
+        self.index.put(place, Facts::of(info, own), news);
     }
 
     /// Every directory under the build path that may be a project's.

@@ -27,6 +27,7 @@ struct Brief {
     group: String,
     started_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
+    base: Option<String>,
     bookkeeping: Kept,
 }
 
@@ -37,7 +38,6 @@ struct Kept {
     boot: String,
     bytes: Option<u64>,
     own: Option<u64>,
-    base: Option<String>,
 }
 
 impl BuildStore {
@@ -134,7 +134,7 @@ impl BuildStore {
                     ran: brief.started_at.zip(brief.finished_at),
                     bytes: brief.bookkeeping.bytes,
                     own: brief.bookkeeping.own,
-                    base: brief.bookkeeping.base.and_then(|base| base.parse().ok()),
+                    base: brief.base.and_then(|base| base.parse().ok()),
                     is_linked: shelf == Shelf::Ready && linked.contains(&id),
                     is_pinned: pins.contains(&(project.clone(), id)),
                     is_busy: pending.contains(&id),

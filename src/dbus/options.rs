@@ -71,6 +71,7 @@ pub(super) fn filter(options: &Options) -> Result<(Filter, usize), Error> {
                 wrong("option 'before': expected what ListBuilds has returned as 'next'")
             })?),
         },
+        ..Filter::default()
     };
     let limit = number(options, "limit")?.unwrap_or(PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {

@@ -42,7 +42,7 @@ impl Digest {
     }
 
     /// Wraps what a hasher returned.
-    pub fn from_bytes(bytes: [u8; 32]) -> Digest {
+    pub const fn from_bytes(bytes: [u8; 32]) -> Digest {
         Digest(bytes)
     }
 

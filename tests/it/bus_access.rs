@@ -201,7 +201,7 @@ async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name
     let info = home.build("succeed", "ready", &id).join("build_info.json");
     let record = std::fs::read_to_string(info).unwrap();
     assert!(
-        record.contains(&format!("\"Asker\": \"uid {}\"", stranger())),
+        record.contains(&format!("\"AskedBy\": \"uid {}\"", stranger())),
         "{record}"
     );
     drop(daemon);

@@ -1,0 +1,122 @@
+//! What is kept in memory of each build: as much as ordering, filtering and reckoning need.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{BuildInfo, Outcome, State};
+
+/// Bytes of a build's params that can be searched: names and the beginnings of values.
+const MAX_TEXT: usize = 256;
+
+/// What is known of a build without reading its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Pending or ready.
+    pub state: State,
+    /// The group, or "".
+    pub group: Box<str>,
+    /// How it ended, once it has.
+    pub outcome: Option<Outcome>,
+    /// It began as a clone of its group's latest.
+    pub incremental: bool,
+    /// From beginning to end.
+    pub took: Option<Duration>,
+    /// When it was over.
+    pub finished: Option<Timestamp>,
+    /// Bytes on disk that no other build shared when it was measured; 0 before.
+    pub own: u64,
+    /// What a search looks at: project, group and params, in lower case.
+    text: Box<str>,
+}
+
+impl Facts {
+    /// Those of a build that takes `own` bytes.
+    pub(super) fn of(info: &BuildInfo, own: Option<u64>) -> Facts {
+        Facts {
+            state: info.state,
+            group: info.group.as_str().into(),
+            outcome: info.outcome,
+            incremental: info.incremental,
+            took: u64::try_from(info.duration).ok().map(Duration::from_nanos),
+            finished: info.finished_at,
+            own: own.unwrap_or(0),
+            text: text(info),
+        }
+    }
+
+    /// True when each of `words`, which are in lower case, is somewhere in the build's names or params.
+    pub(super) fn holds(&self, words: &[String], id: impl Fn() -> String) -> bool {
+        words.iter().all(|word| {
+            let is_digits = word.bytes().all(|byte| byte.is_ascii_hexdigit());
+            self.text.contains(word.as_str()) || (is_digits && id().starts_with(word.as_str()))
+        })
+    }
+}
+
+fn text(info: &BuildInfo) -> Box<str> {
+    let mut text = format!("{} {} ", info.project, info.group).to_lowercase();
+    let names = text.len();
+    for (name, value) in &info.params {
+        let value = value.as_deref().unwrap_or_default();
+        let left = (names + MAX_TEXT).saturating_sub(text.len());
+        if left == 0 {
+            break;
+        }
+        let pair = [name.as_str(), "=", value, " "];
+        let letters = pair.iter().flat_map(|part| part.chars());
+        let mut taken = 0;
+        text.extend(letters.flat_map(char::to_lowercase).take_while(|letter| {
+            taken += letter.len_utf8();
+            taken <= left
+        }));
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_finds_names_params_and_the_beginning_of_ids() {
+        let mut info = BuildInfo {
+            project: "Yarn".to_owned(),
+            group: "Feature/Ünï".to_owned(),
+            ..BuildInfo::default()
+        };
+        for (name, value) in [("branch", Some("Main Line")), ("_token", None)] {
+            let value = value.map(str::to_owned);
+            info.params.insert(name.to_owned(), value);
+        }
+        let facts = Facts::of(&info, None);
+        let holds = |words: &str| {
+            let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
+            facts.holds(&words, || "0af3".repeat(16))
+        };
+        for found in [
+            "",
+            "yarn",
+            "ÜNÏ",
+            "branch=main",
+            "line YARN",
+            "_token",
+            "0af30",
+        ] {
+            assert!(holds(found), "{found}");
+        }
+        for not_found in ["af3", "yarn nothing", "0af4"] {
+            assert!(!holds(not_found), "{not_found}");
+        }
+    }
+
+    #[test]
+    fn long_params_take_little_memory() {
+        let mut info = BuildInfo::default();
+        for name in ["a", "b"] {
+            info.params
+                .insert(name.to_owned(), Some("é".repeat(100_000)));
+        }
+        assert!(Facts::of(&info, None).text.len() <= MAX_TEXT + 2);
+    }
+}

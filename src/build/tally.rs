@@ -1,0 +1,302 @@
+//! How jobs were answered, counted per project and day: built, cached or coalesced.
+//!
+//! Builds are on disk and count themselves; an answer from the cache leaves nothing behind but this.
+//! It is a statistic: kept in memory, written by [`BuildStore::save_tallies`] now and then and at the end, and
+//! what a `kill -9` takes is the last seconds of it. A file that cannot be understood is begun again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
+
+use super::BuildStore;
+use super::layout::Layout;
+use crate::project::ProjectName;
+
+/// Days that are kept.
+const DAYS: usize = 90;
+/// Cached answers that are remembered one by one, for plots.
+const LATEST: usize = 200;
+/// A larger file is not ours.
+const MAX_FILE: u64 = 1 << 20;
+/// Files that are read: more than any host has projects.
+const MOST_FILES: usize = 10_000;
+
+/// How a job was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// By a build made for it.
+    Built,
+    /// From a ready build.
+    Cached,
+    /// By a build that somebody else had asked for already.
+    Coalesced,
+}
+
+/// The jobs of one day, by their answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Day {
+    /// Builds made.
+    pub built: u64,
+    /// Answers from the cache.
+    pub cached: u64,
+    /// Answers that joined a build.
+    pub coalesced: u64,
+}
+
+/// How jobs of one project were answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Tally {
+    /// By day, in UTC.
+    pub days: BTreeMap<Date, Day>,
+    /// When the latest cached answers were given, and the microseconds that each took; oldest first.
+    pub latest: VecDeque<(Timestamp, u64)>,
+}
+
+impl Tally {
+    /// All jobs of the last `days` days, today included.
+    pub fn last(&self, days: i32) -> Day {
+        let first = today().checked_sub((days - 1).days()).unwrap_or(Date::MIN);
+        let mut sum = Day::default();
+        for (_, day) in self.days.range(first..) {
+            sum.built += day.built;
+            sum.cached += day.cached;
+            sum.coalesced += day.coalesced;
+        }
+        sum
+    }
+
+    fn count(&mut self, answered: Answered, now: Timestamp, took: Duration) {
+        let date = now.to_zoned(TimeZone::UTC).date();
+        let day = self.days.entry(date).or_default();
+        match answered {
+            Answered::Built => day.built += 1,
+            Answered::Coalesced => day.coalesced += 1,
+            Answered::Cached => {
+                day.cached += 1;
+                let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                self.latest.push_back((now, took));
+            }
+        }
+        self.trim();
+    }
+
+    /// Adds what an earlier life counted.
+    fn add(&mut self, earlier: Tally) {
+        for (date, earlier) in earlier.days {
+            let day = self.days.entry(date).or_default();
+            day.built = day.built.saturating_add(earlier.built);
+            day.cached = day.cached.saturating_add(earlier.cached);
+            day.coalesced = day.coalesced.saturating_add(earlier.coalesced);
+        }
+        for answer in earlier.latest.into_iter().rev() {
+            self.latest.push_front(answer);
+        }
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        while self.days.len() > DAYS {
+            self.days.pop_first();
+        }
+        while self.latest.len() > LATEST {
+            self.latest.pop_front();
+        }
+    }
+}
+
+fn today() -> Date {
+    Timestamp::now().to_zoned(TimeZone::UTC).date()
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    by_project: BTreeMap<ProjectName, Tally>,
+    /// Those that changed since they were written.
+    changed: Vec<ProjectName>,
+    /// What earlier lives counted has been added.
+    is_loaded: bool,
+}
+
+/// All tallies. Std lock, held for a count or a copy.
+#[derive(Debug, Default)]
+pub(super) struct Tallies(Mutex<Counted>);
+
+impl Tallies {
+    fn lock(&self) -> MutexGuard<'_, Counted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BuildStore {
+    /// Counts an answer that took so long.
+    pub fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
+        let mut counted = self.tallies.lock();
+        let now = Timestamp::now();
+        match counted.by_project.get_mut(project) {
+            Some(tally) => tally.count(answered, now, took),
+            None => {
+                let mut tally = Tally::default();
+                tally.count(answered, now, took);
+                counted.by_project.insert(project.clone(), tally);
+            }
+        }
+        if !counted.changed.contains(project) {
+            counted.changed.push(project.clone());
+        }
+    }
+
+    /// How jobs of a project were answered.
+    pub fn tally(&self, project: &ProjectName) -> Tally {
+        let counted = self.tallies.lock();
+        counted.by_project.get(project).cloned().unwrap_or_default()
+    }
+
+    /// Adds what earlier lives counted, of every project: also of one whose builds are all gone. To be
+    /// done once.
+    pub(super) fn load_tallies(&self) {
+        let read: Vec<(ProjectName, Tally)> = match std::fs::read_dir(self.layout.tallies()) {
+            Ok(files) => files
+                .take(MOST_FILES)
+                .filter_map(|file| {
+                    let project = Layout::counted_by(file.ok()?.file_name().to_str()?)?;
+                    let tally = read(&self.layout.tally(&project))?;
+                    Some((project, tally))
+                })
+                .collect(),
+            // Nothing was counted yet; or it cannot be read, and is begun again.
+            Err(_) => Vec::new(),
+        };
+        let mut counted = self.tallies.lock();
+        for (project, earlier) in read {
+            counted.by_project.entry(project).or_default().add(earlier);
+        }
+        counted.is_loaded = true;
+    }
+
+    /// Writes down what was counted since the last time.
+    ///
+    /// # Errors
+    /// When the disk takes it not; it is tried again the next time.
+    pub fn save_tallies(&self) -> io::Result<()> {
+        let changed: Vec<(ProjectName, Tally)> = {
+            let mut counted = self.tallies.lock();
+            // Before that, what is there would be overwritten.
+            if !counted.is_loaded {
+                return Ok(());
+            }
+            let changed = std::mem::take(&mut counted.changed);
+            let with_tally = changed.into_iter().map(|project| {
+                let tally = counted.by_project.get(&project).cloned();
+                (project, tally.unwrap_or_default())
+            });
+            with_tally.collect()
+        };
+        let mut failed = None;
+        for (project, tally) in changed {
+            if let Err(error) = write(&self.layout.tally(&project), &tally) {
+                self.tallies.lock().changed.push(project);
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// Reads a file; `None` where it is none of ours.
+fn read(path: &Path) -> Option<Tally> {
+    let file = super::record::open_regular(path).ok()??;
+    let mut text = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE), &mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Replaces a file. Not synced: what a power cut takes of a statistic is no loss.
+fn write(path: &Path, tally: &Tally) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        super::store::make_directories(directory)?;
+    }
+    let new = path.with_extension("new");
+    std::fs::write(&new, serde_json::to_vec(tally)?)?;
+    std::fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::filesystem::{Filesystem, Kind};
+
+    #[test]
+    fn what_two_lives_counted_adds_up() {
+        let mut tally = Tally::default();
+        let now = Timestamp::now();
+        tally.count(Answered::Cached, now, Duration::from_micros(900));
+        let mut earlier = Tally::default();
+        earlier.count(Answered::Built, now, Duration::ZERO);
+        earlier.count(Answered::Cached, now, Duration::from_micros(800));
+        earlier.count(Answered::Coalesced, now, Duration::ZERO);
+        tally.add(earlier);
+        let day = Day {
+            built: 1,
+            cached: 2,
+            coalesced: 1,
+        };
+        assert_eq!(tally.last(30), day);
+        let took: Vec<u64> = tally.latest.iter().map(|(_, took)| *took).collect();
+        assert_eq!(took, [800, 900]);
+        let text = serde_json::to_string(&tally).unwrap();
+        assert_eq!(serde_json::from_str::<Tally>(&text).unwrap(), tally);
+    }
+
+    #[test]
+    fn a_tally_stays_small_and_forgets_old_days() {
+        let mut tally = Tally::default();
+        let begin: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        for day in 0..1_000_i64 {
+            let now = begin + (day * 24).hours();
+            for _ in 0..3 {
+                tally.count(Answered::Cached, now, Duration::from_micros(1));
+            }
+        }
+        assert_eq!((tally.days.len(), tally.latest.len()), (DAYS, LATEST));
+        assert!(tally.days.keys().next().unwrap() > &jiff::civil::date(2028, 1, 1));
+    }
+
+    #[test]
+    fn what_was_counted_of_a_project_without_builds_is_not_begun_anew() {
+        let home = tempfile::tempdir().unwrap();
+        let open = || {
+            let filesystem = Filesystem::detect(Kind::Plain, home.path()).unwrap();
+            let store = BuildStore::open(home.path(), filesystem).unwrap();
+            store.load_tallies();
+            store
+        };
+        let project: ProjectName = "p.json".parse().unwrap();
+        for life in 1..=3 {
+            let store = open();
+            store.count(&project, Answered::Cached, Duration::from_micros(5));
+            assert_eq!(store.tally(&project).last(2).cached, life);
+            store.save_tallies().unwrap();
+        }
+        // What is no tally harms none.
+        let answers = home.path().join(".mistry/answers");
+        symlink(answers.join("p.json.json"), answers.join("link.json")).unwrap();
+        for name in ["x", ".json", "..json", "p.new", "torn.json"] {
+            std::fs::write(answers.join(name), "{").unwrap();
+        }
+        std::fs::create_dir(answers.join("d.json")).unwrap();
+        let store = open();
+        assert_eq!(store.tally(&project).last(2).cached, 3);
+        assert_eq!(store.tallies.lock().by_project.len(), 1);
+    }
+}

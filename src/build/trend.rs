@@ -1,0 +1,112 @@
+//! How the builds of a project went: for plots, rates, and what to expect of the next one.
+//!
+//! Reckoned from the index, so it is about builds that are kept, and asks the disk nothing.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{BuildInfo, BuildStore, Facts, Listing, Outcome, State};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// Builds like it that say how long the next one may take: recent enough to follow a change, enough
+/// that one slow disk does not decide.
+const LIKE_IT: usize = 15;
+/// Among so many builds of the project those are looked for.
+const LOOKED_AT: usize = 500;
+
+/// A build that is over, as a plot shows it.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// Its id.
+    pub id: JobId,
+    /// When it began.
+    pub started: Timestamp,
+    /// From beginning to end.
+    pub took: Duration,
+    /// It began as a clone of its group's latest.
+    pub incremental: bool,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How the builds of a project went.
+#[derive(Clone, Debug, Default)]
+pub struct Trend {
+    /// The latest that are over, newest first.
+    pub points: Vec<Point>,
+    /// Builds that are kept, pending ones included.
+    pub builds: u64,
+    /// Of those that are over: all, and the succeeded ones.
+    pub ended: u64,
+    /// Those of them that succeeded.
+    pub succeeded: u64,
+    /// Bytes of the disk that are theirs alone, as far as they were measured.
+    pub own: u64,
+}
+
+impl BuildStore {
+    /// How the builds of a project went, with the latest `most` of them.
+    pub fn trend(&self, project: &ProjectName, most: usize) -> Trend {
+        let mut trend = Trend::default();
+        self.index.walk(None, Some(project), |place, facts| {
+            trend.builds += 1;
+            trend.own += facts.own;
+            if let (Some(outcome), Some(took)) = (facts.outcome, facts.took) {
+                trend.ended += 1;
+                trend.succeeded += u64::from(outcome == Outcome::Succeeded);
+                if trend.points.len() < most {
+                    trend.points.push(Point {
+                        id: place.id,
+                        started: place.started,
+                        took,
+                        incremental: facts.incremental,
+                        outcome,
+                    });
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        trend
+    }
+
+    /// How long a build of a project may take: the middle of the latest succeeded ones that began
+    /// alike. `None` without any.
+    pub fn expected(&self, project: &ProjectName, incremental: bool) -> Option<Duration> {
+        let mut like_it = self.index.like(project, incremental, LIKE_IT, LOOKED_AT);
+        like_it.sort_unstable();
+        like_it.get(like_it.len() / 2).copied()
+    }
+
+    /// Bytes of the disk that builds which began at `since` or later took for themselves, as far as
+    /// they are kept and were measured.
+    pub fn grown(&self, since: Timestamp) -> u64 {
+        let mut grown = 0;
+        self.index.walk(None, None, |place, facts: &Facts| {
+            if place.started < since {
+                return ControlFlow::Break(());
+            }
+            grown += facts.own;
+            ControlFlow::Continue(())
+        });
+        grown
+    }
+
+    /// The last rebuild of a job that did not succeed and lies beside the build that did; `None` also
+    /// where it cannot be read.
+    pub fn failed_rebuild(&self, project: &ProjectName, id: JobId) -> Option<BuildInfo> {
+        let record = super::record::read(&self.layout.failed(project, id)).ok()??;
+        self.survived(&record).then_some(record.info)
+    }
+
+    /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
+    /// latest of them.
+    pub fn ended(&self, since: Timestamp, limit: usize) -> Vec<Listing> {
+        let places = self.index.ended(since, limit);
+        let mut ended = self.listings(places.into_iter().map(|place| (place, State::Ready)));
+        ended.retain(|listing| listing.info().outcome.is_some());
+        ended
+    }
+}
