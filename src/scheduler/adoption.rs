@@ -40,13 +40,14 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     let mut taken = Vec::new();
     for leftover in leftovers {
         let (project, id) = (leftover.project.clone(), leftover.id);
+        let info = leftover.record.as_ref().map(|record| &record.info);
         let keep = leftover.record.as_ref().map(|record| &record.keep);
         let origin = Origin {
             request: None,
-            asker: keep.and_then(|keep| keep.asker.clone()),
+            asker: info.and_then(|info| info.asked_by.clone()),
             rebuild: keep.is_some_and(|keep| keep.rebuild),
         };
-        let group = leftover.record.as_ref().map(|r| r.info.group.clone());
+        let group = info.map(|info| info.group.clone());
         let group = group.filter(|group| !group.is_empty());
         let is_adopted = leftover
             .record

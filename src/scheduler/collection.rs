@@ -128,6 +128,7 @@ impl Scheduler {
                     id,
                     why: "asked",
                     bytes,
+                    is_listed: true,
                 };
                 event::publish_removal(&shared, &removal);
                 Ok(())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Shared;
 use super::collection::Collection;
 use super::live::Live;
-use crate::build::{BuildInfo, Outcome};
+use crate::build::{Answered, BuildInfo, Outcome, Shelf};
 use crate::docker;
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -49,7 +49,10 @@ pub(super) struct Subject<'a> {
 #[derive(Debug)]
 pub(super) enum Event<'a> {
     /// Answered from the cache.
-    Cached,
+    Cached {
+        /// How long that took.
+        took: Duration,
+    },
     /// Joined a build under way.
     Coalesced,
     /// Turned away: no slot is to be had, and all places are taken.
@@ -103,12 +106,14 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
     let name = subject.project.as_str();
     let metrics = &shared.metrics;
     match event {
-        Event::Cached => {
+        Event::Cached { took } => {
+            shared.count(subject.project, Answered::Cached, *took);
             metrics.record_started(name);
             metrics.record_cached(name);
             tell!(debug, CACHED, "cached", subject, "answered from the cache");
         }
         Event::Coalesced => {
+            shared.count(subject.project, Answered::Coalesced, Duration::ZERO);
             metrics.record_started(name);
             metrics.record_coalesced(name);
             tell!(
@@ -130,6 +135,7 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
             );
         }
         Event::Accepted => {
+            shared.count(subject.project, Answered::Built, Duration::ZERO);
             metrics.record_started(name);
             tell!(info, ACCEPTED, "accepted", subject, "accepted");
         }
@@ -221,11 +227,16 @@ pub(super) struct Removal<'a> {
     pub(super) why: &'a str,
     /// Bytes that this freed.
     pub(super) bytes: u64,
+    /// Lists showed it; else it was a failed rebuild beside the build that they show.
+    pub(super) is_listed: bool,
 }
 
 /// Tells that a build is gone: the end of its story.
 pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
     shared.metrics.record_removed(removal.bytes);
+    if removal.is_listed {
+        shared.feed.tell_removed(removal.project, removal.id);
+    }
     tracing::info!(
         message_id = REMOVED,
         mistry_event = "removed",
@@ -247,6 +258,7 @@ pub(super) fn publish_collection(shared: &Shared, collection: &Collection) {
             id: removal.build.id,
             why: removal.why.as_str(),
             bytes: removal.bytes,
+            is_listed: removal.build.shelf == Shelf::Ready,
         };
         publish_removal(shared, &removal);
     }

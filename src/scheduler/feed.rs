@@ -18,17 +18,34 @@ const BEHIND: usize = 1_024;
 
 /// Where it is told.
 #[derive(Debug)]
-pub(super) struct Feed(broadcast::Sender<JobFollower>);
+pub(super) struct Feed {
+    begun: broadcast::Sender<JobFollower>,
+    removed: broadcast::Sender<(ProjectName, JobId)>,
+}
 
 impl Feed {
     pub(super) fn new() -> Feed {
-        Feed(broadcast::channel(BEHIND).0)
+        Feed {
+            begun: broadcast::channel(BEHIND).0,
+            removed: broadcast::channel(BEHIND).0,
+        }
     }
 
     /// A job is accepted, or was taken over from an earlier life.
     pub(super) fn tell(&self, shared: &Shared, live: &Arc<Live>) {
         // Nobody needs to follow.
-        let _ = self.0.send(live.follower(shared.stop.clone()));
+        let _ = self.begun.send(live.follower(shared.stop.clone()));
+    }
+
+    /// A build is removed.
+    pub(super) fn tell_removed(&self, project: &ProjectName, id: JobId) {
+        // As above.
+        let _ = self.removed.send((project.clone(), id));
+    }
+
+    /// Builds that are removed from now on.
+    pub(super) fn removals(&self) -> broadcast::Receiver<(ProjectName, JobId)> {
+        self.removed.subscribe()
     }
 }
 
@@ -51,7 +68,7 @@ impl JobFeed {
 impl Scheduler {
     /// Jobs that begin from now on.
     pub fn feed(&self) -> JobFeed {
-        JobFeed(self.0.feed.0.subscribe())
+        JobFeed(self.0.feed.begun.subscribe())
     }
 
     /// Jobs that are not over, in no order; what an earlier life left is among them.

@@ -6,6 +6,7 @@
 //! wait.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -84,6 +85,8 @@ pub(super) struct Live {
     pub(super) slot: Notify,
     /// Set when somebody wants its end.
     cancel: SetOnce<Cancelled>,
+    /// Askers who came after the first.
+    joined: AtomicU32,
     /// Std, held for a count, and for the decision that follows from it.
     wants: Mutex<Wants>,
     view: watch::Sender<View>,
@@ -103,6 +106,7 @@ impl Live {
             origin,
             slot: Notify::new(),
             cancel: SetOnce::new(),
+            joined: AtomicU32::new(0),
             wants: Mutex::default(),
             view: watch::channel(View::default()).0,
         })
@@ -136,8 +140,26 @@ impl Live {
 
     /// Shows what the build is doing now. The first time means: it is accepted.
     pub(super) fn show(&self, info: &BuildInfo) {
-        self.view
-            .send_modify(|view| view.info = Some(Arc::new(info.clone())));
+        let mut info = info.clone();
+        self.view.send_modify(|view| {
+            info.joined = self.joined();
+            view.info = Some(Arc::new(info));
+        });
+    }
+
+    /// One more has asked for it.
+    pub(super) fn join(&self) {
+        self.view.send_modify(|view| {
+            let joined = self.joined.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(info) = &mut view.info {
+                Arc::make_mut(info).joined = joined;
+            }
+        });
+    }
+
+    /// How many have asked for it after the first.
+    pub(super) fn joined(&self) -> u32 {
+        self.joined.load(Ordering::Relaxed)
     }
 
     pub(super) fn show_log(&self, log: LogProgress) {
@@ -222,6 +244,11 @@ impl JobFollower {
         self.live.origin.asker.as_deref()
     }
 
+    /// A new image was asked for, whatever was cached.
+    pub fn is_rebuild(&self) -> bool {
+        self.live.origin.rebuild
+    }
+
     /// The container that is its own now.
     pub fn container(&self) -> Option<String> {
         self.live.container()
@@ -278,6 +305,13 @@ impl JobFollower {
     /// What the build is doing now; `None` before it is accepted.
     pub fn now(&self) -> Option<Arc<BuildInfo>> {
         self.view.borrow().now()
+    }
+
+    /// Whether it is over, and what the build is doing or how it ended; what changes from now on
+    /// [`JobFollower::changed`] tells.
+    pub fn look(&mut self) -> (bool, Option<Arc<BuildInfo>>) {
+        let view = self.view.borrow_and_update();
+        (view.ended.is_some(), view.now())
     }
 
     /// True when there is no more to wait for.

@@ -15,10 +15,13 @@ mod error;
 mod event;
 mod feed;
 mod halt;
+mod history;
 mod images;
 mod live;
+mod logs;
 mod lookup;
 mod making;
+mod news;
 mod pause;
 mod pipeline;
 mod queue;
@@ -30,14 +33,16 @@ pub use activity::{Activity, Last};
 pub use collection::Collection;
 pub use error::Error;
 pub use feed::JobFeed;
+pub use history::Growth;
 pub use live::{JobFollower, Ticket};
+pub use news::{News, NewsFeed};
 pub use rebuild::ImageReport;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore, SetOnce, watch};
@@ -70,6 +75,10 @@ const ENGINE_AGAIN: Duration = Duration::from_millis(500);
 /// Each takes a process of some milliseconds: more at a time would be slower, and could be as many as
 /// strangers wish.
 const HANDING_OUT: usize = 4;
+
+/// A walk through a hundred thousand builds takes some milliseconds of a processor: however many
+/// strangers ask at once, builds and answers get theirs.
+const WALKING: usize = 4;
 
 /// What the scheduler is told by the configuration.
 #[derive(Clone, Debug)]
@@ -167,6 +176,8 @@ struct Shared {
     tasks: TaskTracker,
     stop: CancellationToken,
     board: Board,
+    /// Told when there are answers to be written into their tally.
+    counted: Notify,
     feed: Feed,
     /// Set when what an earlier life left is in the queue.
     adopted: SetOnce<()>,
@@ -181,8 +192,14 @@ struct Shared {
     collecting: Collecting,
     /// Held while the queue is paused or resumed, so that its mark on disk and the queue agree.
     pausing: tokio::sync::Mutex<()>,
+    /// Who walks through the index: [`WALKING`] at a time.
+    walking: Semaphore,
     /// Who hands out artifacts: [`HANDING_OUT`] at a time.
     handing_out: Arc<Semaphore>,
+    /// Who asks where the lines of a log begin.
+    indexing: logs::Turns,
+    /// Who looks for a text in a log.
+    finding: logs::Turns,
 }
 
 // === impl Scheduler ===
@@ -216,13 +233,17 @@ impl Scheduler {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             board,
+            counted: Notify::new(),
             feed: Feed::new(),
             adopted: SetOnce::new(),
             swept: tokio::sync::Mutex::default(),
             try_again: Notify::new(),
             rebuilding: tokio::sync::Mutex::new(()),
             collecting: Collecting::default(),
+            walking: Semaphore::new(WALKING),
             handing_out: Arc::new(Semaphore::new(HANDING_OUT)),
+            indexing: logs::Turns::default(),
+            finding: logs::Turns::default(),
             pausing: tokio::sync::Mutex::new(()),
         }));
         scheduler.0.count_queue();
@@ -236,6 +257,7 @@ impl Scheduler {
     /// [`Error::Lost`]; what cannot be read of the build path is told to the journal.
     pub async fn adopt(&self) -> Result<(), Error> {
         adoption::begin(&self.0).await?;
+        self.0.tasks.spawn(history::keep_tallies(self.0.clone()));
         // It is called once, so it is set once.
         let _ = self.0.adopted.set(());
         Ok(())
@@ -247,6 +269,7 @@ impl Scheduler {
     /// # Errors
     /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the ticket says.
     pub async fn submit(&self, mut asked: Asked) -> Result<Submission, Error> {
+        let asked_at = Instant::now();
         let is_rebuild = asked.rebuild;
         let while_held = asked.while_held;
         let origin = Origin {
@@ -264,7 +287,13 @@ impl Scheduler {
                         group: None,
                         request: request.as_deref(),
                     };
-                    publish(&self.0, subject, &Event::Cached);
+                    publish(
+                        &self.0,
+                        subject,
+                        &Event::Cached {
+                            took: asked_at.elapsed(),
+                        },
+                    );
                     return Ok(Submission::Cached(info));
                 }
                 Looked::Asked(job, id, context) => (job, id, context),
@@ -322,6 +351,7 @@ impl Scheduler {
                     };
                 }
                 None => {
+                    live.join();
                     publish(&self.0, subject, &Event::Coalesced);
                     return Ok(Submission::Pending(ticket));
                 }
@@ -408,6 +438,7 @@ impl Scheduler {
     ) -> Result<(Vec<Listing>, Option<Place>), Error> {
         self.0.store.indexed().await;
         self.0.adopted.wait().await;
+        let _turn = self.0.walking.acquire().await;
         let shared = self.0.clone();
         blocking(move || {
             let (mut builds, next) = shared.store.list(&filter, limit);

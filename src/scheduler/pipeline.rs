@@ -242,6 +242,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     pending.enter(Phase::Finishing);
     live.show(pending.info());
     let container = pending.record_mut().keep.container.clone();
+    pending.record_mut().info.joined = live.joined();
     let finished = blocking(move || {
         pending
             .finish(end)

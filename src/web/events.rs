@@ -40,6 +40,18 @@ impl Events {
             .await
     }
 
+    /// The same with the id that a client comes back with.
+    pub(super) async fn told(
+        &self,
+        name: &str,
+        id: &str,
+        data: &impl Serialize,
+    ) -> Result<(), Gone> {
+        let data = serde_json::to_string(data).map_err(|_| Gone)?;
+        self.send(format!("event: {name}\nid: {id}\ndata: {data}\n\n").into())
+            .await
+    }
+
     /// Sends lines of a log.
     pub(super) async fn lines(&self, lines: Bytes) -> Result<(), Gone> {
         if lines.is_empty() {

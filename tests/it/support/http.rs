@@ -150,6 +150,8 @@ pub struct Opened {
 pub struct Event {
     pub name: String,
     pub id: Option<u64>,
+    /// The id as it stands, where it is no number.
+    pub mark: String,
     pub data: String,
 }
 
@@ -175,8 +177,12 @@ impl Opened {
         }
     }
 
-    /// The next event; `None` when the stream has ended.
+    /// The next event; `None` when the stream has ended. What keeps the stream alive is none.
     pub async fn event(&mut self) -> Option<Event> {
+        within("the next event", self.next_event()).await
+    }
+
+    async fn next_event(&mut self) -> Option<Event> {
         loop {
             if let Some(at) = self.read.windows(2).position(|two| two == b"\n\n") {
                 let text = self.read.split_to(at + 2);
@@ -186,7 +192,10 @@ impl Opened {
                 for line in text.lines() {
                     match line.split_once(": ").unwrap_or((line, "")) {
                         ("event", name) => event.name = name.to_owned(),
-                        ("id", id) => event.id = Some(id.parse().unwrap()),
+                        ("id", id) => match id.parse() {
+                            Ok(id) => event.id = Some(id),
+                            Err(_) => event.mark = id.to_owned(),
+                        },
                         ("data" | "data:", text) => data.push(text),
                         _ => {}
                     }

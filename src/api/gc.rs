@@ -1,0 +1,190 @@
+//! Garbage collection: what is asked, what was done.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::next_key;
+use crate::build::Policy;
+use crate::project;
+
+/// `POST /gc`: rules that take the place of the configured ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GcRequest {
+    /// Say what would go, and touch nothing.
+    pub dry_run: bool,
+    /// The rules that are given.
+    pub policy: Policy,
+}
+
+impl GcRequest {
+    /// Reads a body; an empty one gives no rule.
+    ///
+    /// # Errors
+    /// Says what could not be read, or which key was unknown, and where.
+    pub fn read(body: &[u8]) -> Result<GcRequest, serde_json::Error> {
+        match body.trim_ascii() {
+            b"" => Ok(GcRequest::default()),
+            body => serde_json::from_slice(body),
+        }
+    }
+}
+
+impl Serialize for GcRequest {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let policy = &self.policy;
+        let mut map = to.serialize_map(None)?;
+        map.serialize_entry("dry_run", &self.dry_run)?;
+        if let Some(age) = policy.max_age {
+            map.serialize_entry("max_age", &format!("{}ms", age.as_millis()))?;
+        }
+        for (key, value) in [
+            ("max_bytes", policy.max_bytes),
+            ("min_free", policy.min_free),
+            ("keep_last", policy.keep_last),
+        ] {
+            if let Some(value) = value {
+                map.serialize_entry(key, &value)?;
+            }
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for GcRequest {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<GcRequest, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = GcRequest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object with rules of garbage collection")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<GcRequest, A::Error> {
+                const KNOWN: [&str; 5] =
+                    ["dry_run", "max_age", "max_bytes", "min_free", "keep_last"];
+                let mut request = GcRequest::default();
+                let mut seen = Vec::new();
+                while let Some(name) = next_key(&mut map, &KNOWN, &mut seen)? {
+                    let policy = &mut request.policy;
+                    let named = |error| de::Error::custom(format_args!("{name}: {error}"));
+                    match name {
+                        "dry_run" => {
+                            let value = map.next_value::<Option<bool>>().map_err(named)?;
+                            request.dry_run = value.unwrap_or_default();
+                        }
+                        "max_age" => policy.max_age = map.next_value::<Age>().map_err(named)?.0,
+                        "max_bytes" => {
+                            policy.max_bytes = map.next_value::<Size>().map_err(named)?.0;
+                        }
+                        "min_free" => policy.min_free = map.next_value::<Size>().map_err(named)?.0,
+                        _ => policy.keep_last = map.next_value().map_err(named)?,
+                    }
+                }
+                Ok(request)
+            }
+        }
+
+        input.deserialize_map(Keys)
+    }
+}
+
+/// A duration as the configuration spells it; null is none.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Age(#[serde(deserialize_with = "project::duration")] Option<Duration>);
+
+/// A size as the configuration spells it; null is none.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Size(#[serde(deserialize_with = "project::size")] Option<u64>);
+
+/// The answer of `POST /gc`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct GcView {
+    /// Nothing was touched: this is what would be done.
+    pub dry_run: bool,
+    /// What went, or would go, in this order.
+    pub removed: Vec<RemovedView>,
+    /// Bytes that this freed, as far as builds were measured.
+    pub bytes: u64,
+    /// How many builds stay.
+    pub kept: usize,
+    /// Bytes that those take.
+    pub kept_bytes: u64,
+    /// Builds that were to go and are in use after all, or could not be removed.
+    pub passed: usize,
+    /// Builds whose size nobody has measured: they count as nothing.
+    pub unmeasured: usize,
+    /// Bytes past `max_bytes`, or short of `min_free`, for which nothing more may be removed.
+    pub short: u64,
+    /// Bytes that are free now.
+    pub free: u64,
+    /// Images of this server that nothing names any more, and that were removed.
+    pub images: u64,
+}
+
+/// One build that went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RemovedView {
+    /// The job's id.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// The project's name.
+    pub project: String,
+    /// The group, or "".
+    pub group: String,
+    /// `ready`, or `failed` for a rebuild beside its succeeded build.
+    pub place: String,
+    /// The rule: `max_age`, `max_bytes`, `min_free`; or `torn`.
+    pub why: String,
+    /// When it was used last.
+    pub used: jiff::Timestamp,
+    /// Bytes that this freed.
+    pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_written_are_rules_read() {
+        let request = GcRequest {
+            dry_run: true,
+            policy: Policy {
+                max_age: Some(Duration::from_secs(7 * 86_400)),
+                max_bytes: Some(20 << 30),
+                min_free: None,
+                keep_last: Some(0),
+            },
+        };
+        let text = serde_json::to_vec(&request).unwrap();
+        assert_eq!(GcRequest::read(&text).unwrap(), request);
+        let spelled =
+            br#"{"Dry_Run":true,"MAX_AGE":"7d","max_bytes":"20G","keep_last":0,"min_free":null}"#;
+        assert_eq!(GcRequest::read(spelled).unwrap(), request);
+        assert_eq!(GcRequest::read(b" ").unwrap(), GcRequest::default());
+        for (text, named) in [
+            (r#"{"colour":1}"#, "colour"),
+            (r#"{"max_age":7}"#, "max_age: "),
+            (r#"{"max_age":"0s"}"#, "max_age: "),
+            (r#"{"max_bytes":"lots"}"#, "max_bytes: "),
+            (r#"{"min_free":-1}"#, "min_free: "),
+            (r#"{"keep_last":"1"}"#, "keep_last: "),
+            (r#"{"dry_run":"no"}"#, "dry_run: "),
+            (r#"{"max_age":"1d","Max_age":"2d"}"#, "duplicate"),
+            ("[]", "object"),
+        ] {
+            let error = GcRequest::read(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Logs: how one ended, where its lines begin, which hold a text.
+
+use serde::{Deserialize, Serialize};
+
+use crate::build::{State, lines};
+
+/// The last event of `GET /log/P/ID`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LogEnd {
+    /// Ready, or pending when the server goes away first.
+    pub state: State,
+    /// How the build ended.
+    pub outcome: Option<crate::build::Outcome>,
+    /// The container's exit code; -999 when there is none.
+    pub exit_code: i64,
+}
+
+/// `GET /log/P/ID?lines`: where lines begin. The three lists have an entry for each block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LogLines {
+    /// Bytes of the log that this is about: those that were there.
+    pub length: u64,
+    /// Lines that begin in them; the last may go on.
+    pub lines: u64,
+    /// The byte at which each block begins.
+    pub offsets: Vec<u64>,
+    /// The number of the line that begins there, counted from 0.
+    pub firsts: Vec<u64>,
+    /// The colours in force there, as parameters of one SGR sequence; "" for none.
+    pub colours: Vec<String>,
+}
+
+impl From<lines::Index> for LogLines {
+    fn from(index: lines::Index) -> LogLines {
+        LogLines {
+            length: index.length,
+            lines: index.lines,
+            offsets: index.offsets,
+            firsts: index.firsts,
+            colours: index.colours,
+        }
+    }
+}
+
+/// `GET /log/P/ID?find=TEXT`: the lines that hold a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LogMatches {
+    /// Bytes of the log that were searched: those that were there.
+    pub length: u64,
+    /// How many lines hold it.
+    pub count: u64,
+    /// The first 1,000 of them.
+    pub matches: Vec<LogMatch>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct LogMatch {
+    /// The line's number, counted from 0.
+    pub line: u64,
+    /// The byte at which it begins.
+    pub offset: u64,
+}
+
+impl From<lines::Found> for LogMatches {
+    fn from(found: lines::Found) -> LogMatches {
+        let told = |found: lines::Match| LogMatch {
+            line: found.line,
+            offset: found.offset,
+        };
+        LogMatches {
+            length: found.length,
+            count: found.count,
+            matches: found.matches.into_iter().map(told).collect(),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Projects: listed, shown, their images rebuilt.
+
+use serde::{Deserialize, Serialize};
+
+use super::IndexItem;
+
+/// One line of `GET /projects`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProjectItem {
+    /// Its name.
+    pub name: String,
+    /// Builds of it that are kept.
+    pub builds: u64,
+    /// When the latest of them began; null without any.
+    pub latest: Option<jiff::Timestamp>,
+}
+
+/// `GET /project/P` as JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProjectView<I = IndexItem> {
+    /// Its name.
+    pub name: String,
+    /// Id of the last succeeded build without a group.
+    pub latest: Option<String>,
+    /// Group names to the id of the last succeeded build of each.
+    pub groups: std::collections::BTreeMap<String, String>,
+    /// The newest builds, newest first, at most 50.
+    pub builds: Vec<I>,
+}
+
+/// The answer of `POST /project/P/rebuild`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ImageView {
+    /// The project's name.
+    pub project: String,
+    /// The new image's id.
+    pub image: String,
+    /// How long it took, in nanoseconds.
+    pub duration: i64,
+    /// The end of what the image build printed.
+    pub log: String,
+    /// What was cleaned up afterwards.
+    pub pruned: PruneView,
+}
+
+/// What an image rebuild leaves over and cleans up: only what is this server's own.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct PruneView {
+    /// Images of this server that nothing names any more.
+    pub images: u64,
+    /// Containers of this server that no build owns.
+    pub containers: u64,
+    /// Bytes that the images held.
+    pub bytes: u64,
+}

@@ -1,0 +1,130 @@
+//! How builds went and jobs were answered: what to expect of the next, what a page about a project
+//! or the host shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{Timestamp, ToSpan};
+
+use super::{Error, Scheduler, Shared, blocking};
+use crate::build::{Answered, BuildInfo, Listing, Secret, Tally, Trend};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// How long answers are counted before the tally is written again.
+const SAVE_AFTER: Duration = Duration::from_secs(5);
+/// A week shows work days and the others.
+const GROWTH_DAYS: i32 = 7;
+
+/// What builds take of the disk, and where that leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Growth {
+    /// Bytes that the builds of the last days took for themselves, per day.
+    pub per_day: u64,
+    /// Over how many days.
+    pub days: i32,
+}
+
+impl Scheduler {
+    /// How long a build of a project may take, from those before it. `None` without any.
+    pub fn expected(&self, project: &ProjectName, incremental: bool) -> Option<Duration> {
+        self.0.store.expected(project, incremental)
+    }
+
+    /// How the builds of a project went, with the latest `most` of them.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn trend(&self, project: &ProjectName, most: usize) -> Result<Trend, Error> {
+        self.0.store.indexed().await;
+        let _turn = self.0.walking.acquire().await;
+        let (shared, project) = (self.0.clone(), project.clone());
+        blocking(move || shared.store.trend(&project, most)).await
+    }
+
+    /// What only the daemons of this build path know: for what is signed and must hold over a restart.
+    pub fn secret(&self) -> &Secret {
+        self.0.store.secret()
+    }
+
+    /// How jobs of a project were answered.
+    pub fn tally(&self, project: &ProjectName) -> Tally {
+        self.0.store.tally(project)
+    }
+
+    /// How fast builds take up the disk.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn growth(&self) -> Result<Growth, Error> {
+        self.0.store.indexed().await;
+        let since = Timestamp::now() - (i64::from(GROWTH_DAYS) * 24).hours();
+        let _turn = self.0.walking.acquire().await;
+        let shared = self.0.clone();
+        let grown = blocking(move || shared.store.grown(since)).await?;
+        Ok(Growth {
+            per_day: grown / u64::from(GROWTH_DAYS.unsigned_abs()),
+            days: GROWTH_DAYS,
+        })
+    }
+
+    /// The last rebuild of a job that did not succeed and lies beside the build that did.
+    pub async fn failed_rebuild(&self, project: &ProjectName, id: JobId) -> Option<BuildInfo> {
+        let (shared, project) = (self.0.clone(), project.clone());
+        let found = blocking(move || shared.store.failed_rebuild(&project, id)).await;
+        found.ok().flatten()
+    }
+
+    /// True when garbage is collected by itself.
+    pub fn collects(&self) -> bool {
+        self.0.rules.load().gc.is_some()
+    }
+
+    /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
+    /// latest of them.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn ended(&self, since: Timestamp, limit: usize) -> Result<Vec<Listing>, Error> {
+        self.0.store.indexed().await;
+        let _turn = self.0.walking.acquire().await;
+        let shared = self.0.clone();
+        blocking(move || shared.store.ended(since, limit)).await
+    }
+}
+
+impl Shared {
+    /// Counts an answer.
+    pub(super) fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
+        self.store.count(project, answered, took);
+        self.counted.notify_one();
+    }
+}
+
+/// Writes tallies down some time after something was counted, and at the end. Nobody waits for it,
+/// so it is no work in hand: the daemon may end at any time.
+pub(super) async fn keep_tallies(shared: Arc<Shared>) {
+    let mut is_told = false;
+    loop {
+        tokio::select! {
+            () = shared.counted.notified() => {}
+            () = shared.stop.cancelled() => {}
+        }
+        // Many answers, one write; whoever ends does not wait.
+        let _ = tokio::time::timeout(SAVE_AFTER, shared.stop.cancelled()).await;
+        let saving = shared.clone();
+        let saved = blocking(move || saving.store.save_tallies()).await;
+        if let Ok(Err(error)) = saved {
+            if !is_told {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not write down how jobs were answered; the rates of projects may come out wrong"
+                );
+            }
+            is_told = true;
+        }
+        if shared.stop.is_cancelled() {
+            return;
+        }
+    }
+}

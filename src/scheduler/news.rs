@@ -1,0 +1,267 @@
+//! What happens, to whoever looks on: the present first, then the news.
+//!
+//! A follower of its own is held of each job that is not over, so nothing is queued up for a slow
+//! reader: they see the latest of each job when they come to it. What is told is a state and no step,
+//! so a state may be told twice, and one that was over before anybody could read it not at all, but
+//! for the last: every end is told.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use jiff::{Timestamp, ToSpan};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Activity, Error, JobFeed, JobFollower, Scheduler};
+use crate::build::{BuildInfo, Phase};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// Ends that a reader who comes back is told one by one; past it they are told to list anew.
+const MOST_ENDS: usize = 1_000;
+/// A build's end is written down some time before it is told.
+const SLACK_SECONDS: i64 = 60;
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// What the host is doing has changed.
+    Host(Activity),
+    /// How a job goes: accepted, another phase, one more who waits for it, over.
+    Job(Arc<BuildInfo>),
+    /// A build is there no more; or a job is not, because its end could not be written down.
+    Removed(ProjectName, JobId),
+    /// Not all can be told: whoever keeps a list asks for it anew.
+    Missed,
+    /// The present was told; what comes now is new.
+    Present,
+}
+
+/// What decides whether a change of a job is news.
+type Told = (Option<Phase>, u32, bool, bool);
+
+type Following = Pin<Box<dyn Future<Output = (JobFollower, Told, Result<(), Error>)> + Send>>;
+
+/// The news as they come.
+pub struct NewsFeed {
+    scheduler: Scheduler,
+    begun: JobFeed,
+    gone: broadcast::Receiver<(ProjectName, JobId)>,
+    activity: watch::Receiver<Activity>,
+    stop: CancellationToken,
+    followed: HashMap<JobId, JobFollower>,
+    /// Whose end was told before their turn, because the same job was asked for again.
+    replaced: Vec<JobFollower>,
+    following: FuturesUnordered<Following>,
+    ready: VecDeque<Next>,
+    /// Whatever ended before then was told.
+    told: Timestamp,
+}
+
+/// What is to be told next.
+enum Next {
+    News(News),
+    /// How a build stands on disk: a rebuild of it did not succeed, so lists show the one before.
+    Stays(ProjectName, JobId),
+}
+
+/// What wakes a feed.
+enum Woken {
+    Changed(JobFollower, Told, Result<(), Error>),
+    Begun(Option<JobFollower>),
+    Host(bool),
+    Gone(Option<(ProjectName, JobId)>),
+}
+
+impl std::fmt::Debug for NewsFeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewsFeed")
+            .field("followed", &self.followed.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scheduler {
+    /// The present and then the news; with `since`, builds that ended from then on are part of the
+    /// present, whichever life of the daemon they ended in.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn news(&self, since: Option<Timestamp>) -> Result<NewsFeed, Error> {
+        let mut news = NewsFeed {
+            scheduler: self.clone(),
+            // Before the look at what is there, so that nothing falls in between.
+            begun: self.feed(),
+            gone: self.0.feed.removals(),
+            activity: self.activity(),
+            stop: self.0.stop.clone(),
+            followed: HashMap::new(),
+            replaced: Vec::new(),
+            following: FuturesUnordered::new(),
+            ready: VecDeque::new(),
+            told: since.unwrap_or_else(Timestamp::now),
+        };
+        let activity = news.activity.borrow_and_update().clone();
+        news.push(News::Host(activity));
+        news.look(since.is_some()).await?;
+        news.push(News::Present);
+        Ok(news)
+    }
+}
+
+impl NewsFeed {
+    /// Whoever comes back with this is told every end that they were not told.
+    pub fn told(&self) -> Timestamp {
+        self.told
+    }
+
+    /// The next news; `None` when the daemon ends.
+    pub async fn next(&mut self) -> Option<News> {
+        loop {
+            match self.ready.pop_front() {
+                Some(Next::Stays(project, id)) => {
+                    let found = self.scheduler.find(&project, id, false).await;
+                    if let Ok(info) = found {
+                        return Some(News::Job(Arc::new(info)));
+                    }
+                    continue;
+                }
+                Some(Next::News(news)) => return Some(news),
+                None => {}
+            }
+            // Only when nothing is waiting to be told, all is told.
+            let woken = match self.woken().now_or_never() {
+                Some(woken) => woken,
+                None => {
+                    self.told = Timestamp::now();
+                    let stop = self.stop.clone();
+                    tokio::select! {
+                        () = stop.cancelled() => return None,
+                        woken = self.woken() => woken,
+                    }
+                }
+            };
+            match woken? {
+                Woken::Changed(job, told, Ok(())) => self.tell(job, Some(told)),
+                // The daemon ends.
+                Woken::Changed(_, _, Err(_)) | Woken::Host(false) => return None,
+                Woken::Begun(Some(job)) => self.follow(job),
+                Woken::Begun(None) => self.look(true).await.ok()?,
+                Woken::Host(true) => {
+                    let activity = self.activity.borrow_and_update().clone();
+                    self.push(News::Host(activity));
+                }
+                Woken::Gone(gone) => self.push(match gone {
+                    Some((project, id)) => News::Removed(project, id),
+                    None => News::Missed,
+                }),
+            }
+        }
+    }
+
+    /// Waits until something happens; loses nothing when it is given up. What is told of a job comes
+    /// before its next life, and before that it is gone.
+    async fn woken(&mut self) -> Option<Woken> {
+        tokio::select! {
+            biased;
+            Some((job, told, changed)) = self.following.next() => {
+                Some(Woken::Changed(job, told, changed))
+            }
+            begun = self.begun.next() => Some(Woken::Begun(begun)),
+            changed = self.activity.changed() => Some(Woken::Host(changed.is_ok())),
+            gone = self.gone.recv() => Some(Woken::Gone(gone.ok())),
+        }
+    }
+
+    fn push(&mut self, news: News) {
+        self.ready.push_back(Next::News(news));
+    }
+
+    /// Tells what there is now, and with `ends` what ended since everything was told.
+    async fn look(&mut self, ends: bool) -> Result<(), Error> {
+        // Before the look at what ended: what is live now and over a moment later is followed.
+        let live = self.scheduler.live().await;
+        if ends {
+            let since = self.told.checked_sub(SLACK_SECONDS.seconds());
+            let since = since.unwrap_or(Timestamp::MIN);
+            let ended = self.scheduler.ended(since, MOST_ENDS).await?;
+            if ended.len() == MOST_ENDS {
+                self.push(News::Missed);
+            }
+            for listing in ended {
+                let info = Arc::new(listing.info().clone());
+                self.push(News::Job(info));
+            }
+        }
+        for job in live {
+            self.follow(job);
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, job: JobFollower) {
+        if let Some(known) = self.followed.get(&job.id()) {
+            if known.is_same(&job) {
+                return;
+            }
+            // The end of the life before comes before this one's beginning.
+            let mut known = known.clone();
+            if let (true, info) = known.look() {
+                self.end(&known, info);
+                self.replaced.push(known);
+            }
+        }
+        self.followed.insert(job.id(), job.clone());
+        self.tell(job, None);
+    }
+
+    /// Tells that a job is over.
+    fn end(&mut self, job: &JobFollower, info: Option<Arc<BuildInfo>>) {
+        let (project, id) = (job.project().clone(), job.id());
+        match info.filter(|info| info.outcome.is_some()) {
+            Some(info) => {
+                let is_beside = job.is_rebuild() && !info.succeeded();
+                self.push(News::Job(info));
+                // The build of before it, if there is one, is what lists show.
+                if is_beside {
+                    self.ready.push_back(Next::Stays(project, id));
+                }
+            }
+            None => self.push(News::Removed(project, id)),
+        }
+    }
+
+    /// Tells how a job goes where that is news, and waits for the next change unless it is over.
+    fn tell(&mut self, mut job: JobFollower, told: Option<Told>) {
+        let (is_over, info) = job.look();
+        let state = info.as_ref().map(|info| {
+            let is_known = info.image.is_some();
+            (info.phase, info.joined, info.cancelled.is_some(), is_known)
+        });
+        if is_over {
+            if let Some(at) = self.replaced.iter().position(|known| known.is_same(&job)) {
+                self.replaced.swap_remove(at);
+                return;
+            }
+            let known = self.followed.get(&job.id());
+            if known.is_some_and(|known| known.is_same(&job)) {
+                self.followed.remove(&job.id());
+            }
+            self.end(&job, info);
+            return;
+        }
+        if let Some(info) = info
+            && state != told
+        {
+            self.push(News::Job(info));
+        }
+        let told = state.unwrap_or_default();
+        self.following.push(Box::pin(async move {
+            let changed = job.changed().await;
+            (job, told, changed)
+        }));
+    }
+}

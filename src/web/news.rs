@@ -1,0 +1,122 @@
+//! `GET /events`: what happens to jobs and the host, as one stream.
+
+use hyper::Response;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::answer::Body;
+use super::error::Refusal;
+use super::events::{self, Events, Gone};
+use super::filter::filter;
+use super::routes::Asked;
+use super::{Web, pages};
+use crate::api::{IndexItem, NewsHost, NewsRemoved};
+use crate::build::{BuildInfo, Filter};
+use crate::scheduler::{Activity, News, NewsFeed};
+
+/// A row of the web view in the place of the facts.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Row {
+    project: String,
+    #[serde(rename = "ID")]
+    id: String,
+    state: crate::build::State,
+    row: String,
+}
+
+/// The present and then the news, of what the filter takes; after `Last-Event-ID` also the ends that
+/// were missed. With `?rows` jobs come as rows of the web view's tables.
+pub(super) async fn follow(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+    let filter = filter(asked.choice())?;
+    let since: Option<Timestamp> = match asked.headers().get("last-event-id") {
+        None => None,
+        Some(id) => Some(
+            id.to_str()
+                .ok()
+                .and_then(|id| id.parse().ok())
+                .ok_or_else(|| {
+                    Refusal::bad_request(
+                        "Last-Event-ID: expected the id of an event of this stream",
+                    )
+                })?,
+        ),
+    };
+    let news = web.scheduler.news(since).await?;
+    let as_rows = asked.query("rows").is_some();
+    let web = web.clone();
+    Ok(events::stream(|events| async move {
+        tell(&web, &events, news, &filter, as_rows).await
+    }))
+}
+
+async fn tell(
+    web: &Web,
+    events: &Events,
+    mut feed: NewsFeed,
+    filter: &Filter,
+    as_rows: bool,
+) -> Result<(), Gone> {
+    let mut told_host = None;
+    while let Some(news) = feed.next().await {
+        // Whoever comes back with it is told every end that they were not told.
+        let id = feed.told().to_string();
+        match news {
+            News::Host(activity) => {
+                let host = host(&activity);
+                if told_host.as_ref() != Some(&host) {
+                    events.told("host", &id, &host).await?;
+                    told_host = Some(host);
+                }
+            }
+            News::Job(info) if !filter.takes_build(&info) => {
+                if info.phase.is_none() && filter.may_have_taken(&info) {
+                    let removed = removed(&info.project, &info.id);
+                    events.told("gone", &id, &removed).await?;
+                }
+            }
+            News::Job(info) if as_rows => {
+                let row = Row {
+                    project: info.project.clone(),
+                    id: info.id.clone(),
+                    state: info.state,
+                    row: pages::row_of(web, &info).map_err(|_| Gone)?,
+                };
+                events.told("row", &id, &row).await?;
+            }
+            News::Job(info) => {
+                let mut info = BuildInfo::clone(&info);
+                info.abridge();
+                let item = IndexItem::written(&info).map_err(|_| Gone)?;
+                events.told("job", &id, &item).await?;
+            }
+            News::Removed(project, _)
+                if filter.project.as_ref().is_some_and(|of| *of != project) => {}
+            News::Removed(project, job) => {
+                let removed = removed(project.as_str(), &job.to_string());
+                events.told("gone", &id, &removed).await?;
+            }
+            News::Missed => events.told("missed", &id, &serde_json::json!({})).await?,
+            News::Present => events.told("present", &id, &serde_json::json!({})).await?,
+        }
+    }
+    Ok(())
+}
+
+fn removed(project: &str, id: &str) -> NewsRemoved {
+    NewsRemoved {
+        project: project.to_owned(),
+        id: id.to_owned(),
+    }
+}
+
+fn host(activity: &Activity) -> NewsHost {
+    NewsHost {
+        slots: activity.slots,
+        running: activity.building,
+        backlog: activity.backlog,
+        queued: activity.queued,
+        paused: activity.paused,
+        engine_away: activity.engine_away,
+    }
+}

@@ -1,0 +1,269 @@
+//! `GET /events`: whoever looks on is told the present, then the news; no end is missed, whether the
+//! reader was slow, away, or the daemon was another one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::support::daemon::{TestDaemon, job, text};
+use crate::support::http::{Ask, Event, Opened};
+
+async fn look_on(daemon: &TestDaemon, query: &str) -> Opened {
+    let stream = daemon.open(Ask::get(format!("/events{query}"))).await;
+    assert_eq!(stream.status, 200);
+    stream
+}
+
+async fn come_back(daemon: &TestDaemon, last: &Event) -> Opened {
+    let ask = Ask::get("/events").with("last-event-id", last.mark.clone());
+    daemon.open(ask).await
+}
+
+fn numbered(n: usize) -> Value {
+    json!({"project": "succeed", "params": {"n": n.to_string()}})
+}
+
+/// The end of a job, once it is told.
+async fn end_of(stream: &mut Opened, id: &str) -> Value {
+    last_of(stream, id).await.json()
+}
+
+async fn last_of(stream: &mut Opened, id: &str) -> Event {
+    let is_end = |event: &Event| {
+        event.name == "job" && event.json()["id"] == id && event.json()["state"] == "ready"
+    };
+    stream.until(is_end).await.pop().unwrap()
+}
+
+fn names(events: &[Event]) -> Vec<&str> {
+    events.iter().map(|event| event.name.as_str()).collect()
+}
+
+async fn present(stream: &mut Opened) -> Vec<Event> {
+    stream.until(|event| event.name == "present").await
+}
+
+#[tokio::test]
+async fn the_present_comes_first_then_each_step_and_the_end() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    daemon.home.engine.hold("start");
+    let early = daemon.submit(numbered(1)).await;
+    daemon.home.engine.wait_for("start", 1).await;
+    let mut stream = look_on(&daemon, "").await;
+    let told = present(&mut stream).await;
+    assert_eq!(names(&told), ["host", "job", "present"]);
+    assert_eq!(told[0].json()["Running"], 1);
+    assert_eq!(told[1].json()["id"], early);
+    assert_eq!(told[1].json()["buildInfo"]["Phase"], "running");
+    daemon.home.engine.release("start");
+    assert_eq!(
+        end_of(&mut stream, &early).await["buildInfo"]["Outcome"],
+        "succeeded"
+    );
+
+    let late = daemon.submit(numbered(2)).await;
+    let mut steps = Vec::new();
+    while steps.last() != Some(&Value::Null) {
+        let event = stream.event().await.unwrap();
+        if event.name == "job" {
+            assert_eq!(event.json()["id"], late);
+            steps.push(event.json()["buildInfo"]["Phase"].clone());
+        }
+    }
+    // A quick step may be over before it can be told; none is told after a later one.
+    let order = ["queued", "preparing", "imaging", "running", "finishing"];
+    let at = |step: &Value| order.iter().position(|name| step == name).unwrap_or(9);
+    assert!(steps.iter().map(at).is_sorted(), "{steps:?}");
+}
+
+#[tokio::test]
+async fn whoever_comes_back_is_told_every_end_that_they_missed_over_a_restart() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let mut stream = look_on(&daemon, "").await;
+    let seen = text(&daemon.build(numbered(0)).await, "ID").to_owned();
+    let last = last_of(&mut stream, &seen).await;
+    drop(stream);
+    let mut missed = Vec::new();
+    for n in 1..4 {
+        missed.push(text(&daemon.build(numbered(n)).await, "ID").to_owned());
+    }
+    daemon.home.engine.hold("start");
+    let runs = daemon.submit(numbered(9)).await;
+    daemon.home.engine.wait_for("start", 5).await;
+    daemon.stop().await;
+    daemon.start_again().await;
+    let mut stream = come_back(&daemon, &last).await;
+    let told = present(&mut stream).await;
+    let jobs: Vec<Value> = told
+        .iter()
+        .filter(|event| event.name == "job")
+        .map(Event::json)
+        .collect();
+    let ids: Vec<&str> = jobs.iter().map(|job| text(job, "id")).collect();
+    let at = |id: &String| ids.iter().position(|told| told == id);
+    let places: Vec<_> = missed.iter().map(at).collect();
+    assert!(
+        places.iter().all(Option::is_some) && places.is_sorted(),
+        "{ids:?}"
+    );
+    daemon.home.engine.release("start");
+    end_of(&mut stream, &runs).await;
+}
+
+#[tokio::test]
+async fn a_reader_who_is_slow_misses_no_end() {
+    let builder = TestDaemon::builder().await.slots(8).backlog(1_000);
+    let daemon = builder.fixture("succeed").start().await;
+    let mut stream = look_on(&daemon, "").await;
+    present(&mut stream).await;
+    let mut asked = BTreeSet::new();
+    let mut ended = BTreeMap::new();
+    for n in 0..120 {
+        asked.insert(daemon.submit(numbered(n)).await);
+    }
+    // Only now does the reader begin to read.
+    while ended.len() < asked.len() {
+        let event = stream.event().await.unwrap();
+        if event.name == "job" && event.json()["state"] == "ready" {
+            *ended
+                .entry(text(&event.json(), "id").to_owned())
+                .or_insert(0) += 1;
+        }
+    }
+    assert!(ended.keys().eq(asked.iter()));
+    // Told twice only where somebody came back.
+    assert!(ended.values().all(|times| *times == 1), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_filter_holds_for_the_stream_as_for_a_list() {
+    let daemon = TestDaemon::with(&["succeed", "exit-code"]).await;
+    let mut of_project = look_on(&daemon, "?project=exit-code").await;
+    let mut failed = look_on(&daemon, "?outcome=failed").await;
+    let mut text_of = look_on(&daemon, "?text=N%3D7").await;
+    for stream in [&mut of_project, &mut failed, &mut text_of] {
+        present(stream).await;
+    }
+    let good = text(&daemon.build(numbered(7)).await, "ID").to_owned();
+    let bad = text(&daemon.build(job("exit-code")).await, "ID").to_owned();
+    assert_eq!(end_of(&mut text_of, &good).await["project"], "succeed");
+    let told = of_project.until(|event| event.name == "job").await;
+    assert_eq!(told.last().unwrap().json()["id"], bad);
+    // What a list of failed ones would not show any more is gone; what it shows is told.
+    let gone = failed.until(|event| event.name == "gone").await;
+    assert!(
+        names(&gone)
+            .iter()
+            .all(|name| ["host", "gone"].contains(name))
+    );
+    assert_eq!(
+        gone.last().unwrap().json(),
+        json!({"Project": "succeed", "ID": good})
+    );
+    end_of(&mut failed, &bad).await;
+}
+
+#[tokio::test]
+async fn removals_pauses_and_those_who_join_are_told() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let old = text(&daemon.build(numbered(1)).await, "ID").to_owned();
+    daemon.build(numbered(2)).await;
+    let mut stream = look_on(&daemon, "").await;
+    present(&mut stream).await;
+    let remove =
+        Ask::new("DELETE", format!("/job/succeed/{old}")).with("content-type", "application/json");
+    daemon.ask(remove).await.expect(204);
+    let gone = stream
+        .until(|event| event.name == "gone")
+        .await
+        .pop()
+        .unwrap();
+    assert_eq!(gone.json(), json!({"Project": "succeed", "ID": old}));
+
+    daemon.post("/queue/pause", &json!({})).await.expect(204);
+    let is_paused = |event: &Event| event.name == "host" && event.json()["Paused"] == true;
+    stream.until(is_paused).await;
+    let waits = daemon.submit(numbered(3)).await;
+    assert_eq!(daemon.submit(numbered(3)).await, waits);
+    let joined = |event: &Event| event.name == "job" && event.json()["buildInfo"]["Joined"] == 1;
+    stream.until(joined).await;
+    daemon.post("/queue/resume", &json!({})).await.expect(204);
+    let end = end_of(&mut stream, &waits).await;
+    // It is on disk, too, and so is who asked.
+    assert_eq!(end["buildInfo"]["Joined"], 1);
+    assert_eq!(end["buildInfo"]["AskedBy"], "127.0.0.1");
+    let kept = daemon.get(format!("/job/succeed/{waits}")).await.json();
+    assert_eq!(kept["BuildInfo"]["Joined"], 1);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_fails_is_told_and_then_the_build_that_stays() {
+    let builder = TestDaemon::builder().await;
+    let mark = builder.home.path("fail");
+    let script = format!("[ ! -e {} ] || {{ echo no >&2; exit 7; }}", mark.display());
+    let daemon = builder.script("flip", &script).start().await;
+    let good = daemon.build(job("flip")).await;
+    let id = text(&good, "ID").to_owned();
+    std::fs::write(&mark, "").unwrap();
+    let mut stream = look_on(&daemon, "").await;
+    let mut succeeded = look_on(&daemon, "?outcome=succeeded").await;
+    present(&mut stream).await;
+    present(&mut succeeded).await;
+    let bad = json!({"project": "flip", "rebuild": true});
+    assert_eq!(daemon.build(bad).await["ExitCode"], 7);
+    let outcome = |told: &Value| told["buildInfo"]["Outcome"].clone();
+    assert_eq!(outcome(&end_of(&mut stream, &id).await), "failed");
+    assert_eq!(outcome(&end_of(&mut stream, &id).await), "succeeded");
+    // Where the failed one does not belong, the good one is there again after it is gone.
+    succeeded.until(|event| event.name == "gone").await;
+    assert_eq!(outcome(&end_of(&mut succeeded, &id).await), "succeeded");
+    // Its page says both.
+    let page = Ask::get(format!("/job/flip/{id}")).with("accept", "text/html");
+    let told = daemon.ask(page).await.expect(200).text();
+    assert!(told.contains("A rebuild failed with exit code 7"), "{told}");
+    assert!(told.contains("<pre>no"), "{told}");
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_before_all_was_told_can_be_come_back_to() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let mut stream = look_on(&daemon, "").await;
+    let first = stream.event().await.unwrap();
+    for n in 0..3 {
+        daemon.build(numbered(n)).await;
+    }
+    drop(stream);
+    let mut again = come_back(&daemon, &first).await;
+    // The stream breaks with the first event, before the ends.
+    let host = again.event().await.unwrap();
+    assert_eq!(host.name, "host");
+    assert!(host.mark <= first.mark, "{} {}", host.mark, first.mark);
+    let told = present(&mut come_back(&daemon, &host).await).await;
+    let ends = told.iter().filter(|event| event.name == "job").count();
+    assert_eq!(ends, 3);
+}
+
+#[tokio::test]
+async fn rows_of_the_view_hold_no_markup_of_strangers() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let mut stream = look_on(&daemon, "?rows").await;
+    let asked = json!({"project": "succeed", "group": "<img src=x>", "params": {"x": "</td><script>\u{202e}"}});
+    let id = text(&daemon.build(asked).await, "ID").to_owned();
+    let is_over = |event: &Event| event.name == "row" && event.json()["State"] == "ready";
+    let row = stream.until(is_over).await.pop().unwrap().json();
+    assert_eq!(
+        (text(&row, "Project"), text(&row, "ID")),
+        ("succeed", id.as_str())
+    );
+    let html = text(&row, "Row");
+    assert!(
+        html.starts_with("<tr ") && html.contains("succeeded"),
+        "{html}"
+    );
+    assert!(
+        !html.contains("<img") && !html.contains("<script"),
+        "{html}"
+    );
+    assert_eq!(html.matches("</td>").count(), 6);
+    assert!(html.contains("&#60;U+202E&#62;"), "{html}");
+}
