@@ -4,6 +4,7 @@
 //! - What changes something must be JSON and must not come from a page of another site.
 //! - With a tokens file, what changes something over TCP needs a token, and reading, too, where
 //!   it is not public. The unix socket is guarded by its mode and group.
+//! - Only to read, a browser's cookie is as good as the token that it was made of.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use hyper::{Method, StatusCode};
 
 use super::answer::Answer;
 use super::error::Refusal;
+use super::session;
 use super::tokens::{self, Scope, Token, TokensFile};
+use crate::build::Secret;
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +34,8 @@ pub(super) struct Caller {
     pub(super) name: String,
     /// What is somebody else's is theirs, too.
     pub(super) may_all: bool,
+    /// The token that was shown, if one was.
+    pub(super) token: Option<Token>,
 }
 
 impl Peer {
@@ -43,6 +48,7 @@ impl Peer {
                 Peer::Unix(None) => "the unix socket".to_owned(),
             },
             may_all: true,
+            token: None,
         }
     }
 }
@@ -70,12 +76,13 @@ pub struct Access {
 }
 
 impl Access {
-    /// Lets a request in that needs `scope`, or says why not.
+    /// Lets a request in that needs `scope`, or says why not. Cookies are signed with `secret`.
     pub(super) async fn check(
         &self,
         request: &Parts,
         peer: Peer,
         scope: Option<Scope>,
+        secret: &Secret,
     ) -> Result<Caller, Refusal> {
         if let Peer::Tcp(_) = peer {
             self.check_host(&request.headers)?;
@@ -86,7 +93,7 @@ impl Access {
         }
         match (peer, scope) {
             (Peer::Tcp(_), Some(scope)) => {
-                let token = self.check_token(&request.headers, scope).await?;
+                let token = self.check_token(request, scope, secret).await?;
                 Ok(token.unwrap_or_else(|| peer.caller()))
             }
             _ => Ok(peer.caller()),
@@ -119,51 +126,72 @@ impl Access {
     /// Whose token it is; `None` where none is needed.
     async fn check_token(
         &self,
-        headers: &HeaderMap,
+        request: &Parts,
         scope: Scope,
+        secret: &Secret,
     ) -> Result<Option<Caller>, Refusal> {
         let Some(file) = &self.tokens else {
             return Ok(None);
         };
-        let given = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, secret)| secret.trim().to_owned());
-        let Some(given) = given else {
-            if scope == Scope::Read && self.public == Public::Read {
-                return Ok(None);
-            }
-            return Err(Refusal::unauthorized(
-                "a token is needed over TCP: 'mistryd token new NAME' on the server makes one, sent as 'Authorization: Bearer …' (mistry --token-file); the server's unix socket needs none, for members of its group ('mistry') on its own host",
-            ));
-        };
-        let file = file.clone();
-        let current = tokio::task::spawn_blocking(move || file.current()).await;
-        let current = match current {
-            Ok(Ok(current)) => current,
-            Ok(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "nobody is let in");
-                return Err(Refusal::internal("the server could not check the token"));
-            }
-            Err(_) => return Err(Refusal::internal("the server could not check the token")),
-        };
         let local = self.local.as_slice();
-        let token = tokens::find(&current, &given).or_else(|| tokens::find(local, &given));
-        match token {
-            Some(token) if tokens::allows(token, scope) => Ok(Some(Caller {
-                name: format!("token {}", token.name),
-                may_all: tokens::allows(token, Scope::Admin),
-            })),
-            Some(_) => Err(Refusal::new(
-                StatusCode::FORBIDDEN,
-                format!("this token does not allow that: scope '{scope}' is needed"),
-            )),
-            None => Err(Refusal::unauthorized(
-                "this token is not known: 'mistryd token new NAME' on the server makes one",
-            )),
+        if let Some(given) = bearer(&request.headers) {
+            let current = current(file).await?;
+            let token = tokens::find(&current, &given).or_else(|| tokens::find(local, &given));
+            return match token {
+                Some(token) if tokens::allows(token, scope) => Ok(Some(Caller {
+                    name: format!("token {}", token.name),
+                    may_all: tokens::allows(token, Scope::Admin),
+                    token: Some(token.clone()),
+                })),
+                Some(_) => Err(Refusal::new(
+                    StatusCode::FORBIDDEN,
+                    format!("this token does not allow that: scope '{scope}' is needed"),
+                )),
+                None => Err(Refusal::unauthorized(
+                    "this token is not known: 'mistryd token new NAME' on the server makes one",
+                )),
+            };
         }
+        if scope == Scope::Read && self.public == Public::Read {
+            return Ok(None);
+        }
+        if scope == Scope::Read && session::is_brought(request) {
+            let current = current(file).await?;
+            if let Some(token) = session::find(secret, &[&current, local], request) {
+                session::check_site(request)?;
+                return Ok(Some(Caller {
+                    name: format!("token {}", token.name),
+                    may_all: false,
+                    token: None,
+                }));
+            }
+        }
+        Err(Refusal::unauthorized(
+            "a token is needed over TCP: 'mistryd token new NAME' on the server makes one, sent as 'Authorization: Bearer …' (mistry --token-file); the server's unix socket needs none, for members of its group ('mistry') on its own host",
+        ))
+    }
+}
+
+/// The token that a request shows.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, secret)| secret.trim().to_owned())
+}
+
+/// The tokens as their file says now.
+async fn current(file: &Arc<TokensFile>) -> Result<Arc<[Token]>, Refusal> {
+    let file = file.clone();
+    match tokio::task::spawn_blocking(move || file.current()).await {
+        Ok(Ok(current)) => Ok(current),
+        Ok(Err(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "nobody is let in");
+            Err(Refusal::internal("the server could not check the token"))
+        }
+        Err(_) => Err(Refusal::internal("the server could not check the token")),
     }
 }
 
@@ -259,7 +287,10 @@ mod tests {
 
     async fn status(request: Parts) -> u16 {
         let peer = Peer::Tcp([127, 0, 0, 1].into());
-        match access().check(&request, peer, Some(Scope::Read)).await {
+        match access()
+            .check(&request, peer, Some(Scope::Read), &Secret::of(""))
+            .await
+        {
             Ok(_) => 200,
             Err(refusal) => refusal.status.as_u16(),
         }

@@ -67,6 +67,11 @@ impl Token {
         }
     }
 
+    /// What the file holds of the secret.
+    pub(super) fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
     fn allows(&self, wanted: Scope) -> bool {
         self.scopes.iter().any(|scope| match scope {
             Scope::Admin => true,

@@ -1,5 +1,6 @@
 //! Who may ask: with a tokens file, what changes something over TCP needs a token of the right
-//! scope, and reading, too, where nothing is public; the unix socket needs none.
+//! scope, and reading, too, where nothing is public; the unix socket needs none. A browser that has
+//! shown a token reads by a cookie, and does nothing else by it.
 
 use mistry::web::{Public, Scope, Token};
 use serde_json::json;
@@ -240,4 +241,267 @@ async fn a_token_is_made_and_used_with_the_programs() {
     }
     let built = build(&["--token-file", file.to_str().unwrap()]).await;
     assert_eq!(built.status, 0, "{built:?}");
+}
+
+const NAVIGATION: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+fn session(method: &str) -> Ask {
+    Ask::new(method, "/session").with("content-type", "application/json")
+}
+
+/// What a browser keeps after it has shown the token of `name`.
+async fn cookie(daemon: &TestDaemon, name: &str) -> String {
+    let answer = daemon.ask(with(session("POST"), name)).await.expect(204);
+    let set = answer.header("set-cookie");
+    let (cookie, rest) = set.split_once("; ").unwrap();
+    assert_eq!(rest, "Max-Age=2592000; Path=/; HttpOnly; SameSite=Lax");
+    assert!(!cookie.contains("secret"));
+    cookie.to_owned()
+}
+
+#[tokio::test]
+async fn a_browser_reads_by_its_cookie_and_changes_nothing() {
+    let daemon = guarded().await.public(Public::Nothing).start().await;
+    for name in ["eye", "ci", "root"] {
+        let cookie = cookie(&daemon, name).await;
+        for (ask, scope) in asks() {
+            let answer = daemon.ask(ask.clone().with("cookie", &cookie)).await;
+            let expected = match scope {
+                "nothing" | "read" => 200,
+                _ => 401,
+            };
+            assert_eq!(answer.status, expected, "{name} {ask:?}: {}", answer.text());
+        }
+        // Beside others, and after one that somebody else has set.
+        let among = format!("a=b; mistry-read=v1.x.9.0; {cookie}; mistry-read-2=c");
+        let head = Ask::new("HEAD", "/").with("cookie", among);
+        daemon.ask(head).await.expect(200);
+        // It makes no other, and is taken for no token.
+        let again = daemon.ask(session("POST").with("cookie", &cookie)).await;
+        assert_eq!((again.status, again.header("set-cookie")), (401, ""));
+        let (_, value) = cookie.split_once('=').unwrap();
+        let bearer = Ask::get("/").with("authorization", format!("Bearer {value}"));
+        daemon.ask(bearer).await.expect(401);
+        // A token that is shown counts alone.
+        let both = with(Ask::get("/"), "stranger").with("cookie", &cookie);
+        daemon.ask(both).await.expect(401);
+    }
+    assert_eq!(daemon.home.engine.containers().len(), 0);
+    for name in ["", "stranger"] {
+        let refused = daemon.ask(with(session("POST"), name)).await.expect(401);
+        assert_eq!(refused.header("set-cookie"), "");
+    }
+}
+
+#[tokio::test]
+async fn where_everybody_reads_no_cookie_is_made() {
+    let daemon = guarded().await.public(Public::Read).start().await;
+    for name in ["", "eye", "root"] {
+        let answer = daemon.ask(with(session("POST"), name)).await.expect(204);
+        assert_eq!(answer.header("set-cookie"), "", "{name}");
+    }
+    daemon
+        .ask(with(session("POST"), "stranger"))
+        .await
+        .expect(401);
+}
+
+#[tokio::test]
+async fn a_cookie_ends_with_its_token_and_outlives_the_daemon() {
+    let mut daemon = guarded().await.public(Public::Nothing).start().await;
+    let cookie = cookie(&daemon, "eye").await;
+    daemon.stop().await;
+    daemon.start_again().await;
+    let status = async |cookie: &str| {
+        let ask = Ask::get("/index/").with("cookie", cookie);
+        daemon.ask(ask).await.status
+    };
+    assert_eq!(status(&cookie).await, 200);
+    let renamed = lines().replace("eye ", "eyes ");
+    let made_anew = lines().replace(
+        &Token::of("eye", vec![Scope::Read], "eye-secret").to_string(),
+        &Token::of("eye", vec![Scope::Read], "another").to_string(),
+    );
+    let without: String = lines()
+        .lines()
+        .filter(|line| !line.starts_with("eye"))
+        .fold(String::new(), |all, line| all + line + "\n");
+    for (other, what) in [
+        (renamed, "renamed"),
+        (made_anew, "made anew"),
+        (without, "removed"),
+    ] {
+        std::fs::write(daemon.home.path("tokens"), other).unwrap();
+        assert_eq!(status(&cookie).await, 401, "{what}");
+        std::fs::write(daemon.home.path("tokens"), lines()).unwrap();
+        assert_eq!(status(&cookie).await, 200, "{what}");
+    }
+    for changed in [
+        cookie.replace(".eye.", ".root."),
+        cookie.replace("v1.eye.1", "v1.eye.9"),
+        cookie.replace("mistry-read", "mistry-write"),
+        format!("{cookie}0"),
+        cookie[..cookie.len() - 1].to_owned(),
+        "mistry-read=".to_owned(),
+        "mistry-read=eye-secret".to_owned(),
+    ] {
+        assert_eq!(status(&changed).await, 401, "{changed}");
+    }
+    // The tokens file alone makes none: with another secret it is another server.
+    daemon.stop().await;
+    std::fs::remove_file(daemon.home.builds().join(".mistry/secret")).unwrap();
+    daemon.start_again().await;
+    let ask = Ask::get("/index/").with("cookie", &cookie);
+    daemon.ask(ask).await.expect(401);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_does_nothing_with_a_cookie() {
+    let daemon = guarded().await.public(Public::Nothing).start().await;
+    let cookie = cookie(&daemon, "root").await;
+    let ask = |site: &str, mode: &str, target: &str| {
+        Ask::get("/")
+            .with("cookie", &cookie)
+            .with("sec-fetch-site", site)
+            .with("sec-fetch-mode", mode)
+            .with("sec-fetch-dest", target)
+    };
+    for (site, mode, target, status) in [
+        ("same-origin", "cors", "empty", 200),
+        ("none", "navigate", "document", 200),
+        // A link to us in a chat is followed.
+        ("cross-site", "navigate", "document", 200),
+        ("cross-site", "navigate", "iframe", 403),
+        ("cross-site", "no-cors", "image", 403),
+        ("cross-site", "cors", "empty", 403),
+        // Another port of this host.
+        ("same-site", "no-cors", "script", 403),
+    ] {
+        let answer = daemon.ask(ask(site, mode, target)).await;
+        assert_eq!(answer.status, status, "{site} {mode} {target}");
+    }
+    for method in ["POST", "DELETE"] {
+        let foreign = with(session(method), "root").with("sec-fetch-site", "cross-site");
+        let refused = daemon.ask(foreign).await.expect(403);
+        assert_eq!(refused.header("set-cookie"), "");
+        let form = with(session(method), "root").with("content-type", "text/plain");
+        daemon.ask(form).await.expect(415);
+    }
+}
+
+#[tokio::test]
+async fn signing_out_takes_the_cookie_away_and_tls_keeps_it_to_itself() {
+    let daemon = guarded().await.public(Public::Nothing).start().await;
+    let out = daemon.ask(session("DELETE")).await.expect(204);
+    assert_eq!(
+        out.header("set-cookie"),
+        "mistry-read=; Max-Age=0; Path=/; HttpOnly; SameSite=Lax"
+    );
+    for (name, value) in [
+        ("x-forwarded-proto", "https"),
+        ("origin", "https://localhost"),
+    ] {
+        let ask = with(session("POST"), "eye").with(name, value);
+        let set = daemon.ask(ask).await.expect(204);
+        assert!(set.header("set-cookie").ends_with("; Secure"), "{name}");
+    }
+    let allow = daemon.ask(with(Ask::get("/session"), "eye")).await;
+    assert_eq!((allow.status, allow.header("allow")), (405, "POST, DELETE"));
+}
+
+#[tokio::test]
+async fn a_page_says_how_to_ask_with_a_token_and_over_tls() {
+    let guarded = guarded().await.public(Public::Read).start().await;
+    let open = TestDaemon::with(&["succeed"]).await;
+    let page = async |daemon: &TestDaemon, proto: &str| {
+        let ask = Ask::get("/project/succeed")
+            .with("accept", NAVIGATION)
+            .with("x-forwarded-proto", proto);
+        daemon.ask(ask).await.expect(200).text()
+    };
+    for proto in ["http", "https"] {
+        let told = page(&guarded, proto).await;
+        for part in [
+            "curl -H &#39;Authorization: Bearer …&#39; -H".to_owned(),
+            format!(" {proto}://"),
+        ] {
+            assert!(told.contains(&part), "{part}: {told}");
+        }
+        // The program speaks no TLS.
+        let is_plain = proto == "http";
+        let flag = " --token-file FILE build --project succeed";
+        assert_eq!(told.contains(flag), is_plain);
+        assert_eq!(told.contains("mistry --url http://"), is_plain);
+        let told = page(&open, proto).await;
+        assert!(!told.contains("--token-file") && !told.contains("Bearer"));
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_breaks_headers_breaks_none() {
+    let name = "d\u{e9}p\u{f4}t;x=\"1\",\u{7}.=%41";
+    let line = Token::of(name, vec![Scope::Read], "odd-secret");
+    let builder = TestDaemon::builder().await.tokens(format!("{line}\n"));
+    let daemon = builder.public(Public::Nothing).start().await;
+    let cookie = cookie(&daemon, "odd").await;
+    assert!(cookie.bytes().all(|byte| byte.is_ascii_graphic()));
+    let read = Ask::get("/").with("cookie", &cookie);
+    daemon.ask(read).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_browser_without_a_token_is_asked_for_one_and_told_nothing() {
+    let daemon = guarded().await.public(Public::Nothing).start().await;
+    daemon
+        .ask(with(Ask::post("/jobs", &job("succeed")), "ci"))
+        .await
+        .expect(201);
+    for path in [
+        "/",
+        "/?project=succeed",
+        "/project/succeed",
+        "/projects",
+        "/nothing",
+    ] {
+        let asked = daemon.ask(Ask::get(path).with("accept", NAVIGATION)).await;
+        assert_eq!(asked.status, 401, "{path}");
+        assert_eq!(asked.header("www-authenticate"), "Bearer");
+        assert_eq!(asked.header("content-type"), "text/html; charset=utf-8");
+        assert_eq!(asked.header("cache-control"), "no-store");
+        let page = asked.text();
+        assert!(page.contains("type=\"password\"") && page.contains("autocomplete=\"off\""));
+        assert!(!page.contains("succeed"), "{page}");
+        // What it is made of is there for everybody.
+        for address in page
+            .split(['"', '\''])
+            .filter(|part| part.starts_with("/static/"))
+        {
+            daemon.ask(Ask::get(address)).await.expect(200);
+        }
+    }
+    // The same whatever is there and what is not.
+    let page = async |path: &str| {
+        daemon
+            .ask(Ask::get(path).with("accept", NAVIGATION))
+            .await
+            .text()
+    };
+    assert_eq!(
+        page("/project/succeed").await,
+        page("/project/nobody").await
+    );
+    // Programs are told in their own way.
+    for accept in ["application/json", "*/*"] {
+        let told = daemon.ask(Ask::get("/").with("accept", accept)).await;
+        assert_eq!(
+            (told.status, told.header("www-authenticate")),
+            (401, "Bearer")
+        );
+        assert!(text(&told.json(), "error").contains("a token is needed"));
+    }
+    let plain = daemon
+        .ask(Ask::get("/").with("accept", "text/plain"))
+        .await
+        .expect(401);
+    assert!(plain.text().starts_with("a token is needed"));
 }

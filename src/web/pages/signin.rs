@@ -1,0 +1,23 @@
+//! The page for a browser that may not read yet: it asks for a token. It is the same for everybody, and
+//! tells nothing of the server.
+
+use askama::Template;
+use hyper::header::{CACHE_CONTROL, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{HeaderMap, Response, StatusCode};
+
+use crate::web::answer::Body;
+use crate::web::error::Refusal;
+
+#[derive(Template)]
+#[template(path = "signin.html")]
+struct Page;
+
+/// Asks for a token, in the place of any page.
+pub(in crate::web) fn show(headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
+    let mut response = super::page(headers, &Page)?;
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    let headers = response.headers_mut();
+    headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
