@@ -1,17 +1,27 @@
 //! Answers: bodies and the headers that they share.
 
-use std::io;
+use std::io::{self, Write};
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Frame;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue, VARY,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::error::Refusal;
+
+/// Kept by the reader's own browser at most, and asked for again each time.
+pub(super) const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
+/// What a text depends on that is a page or a part of one.
+pub(super) const VARIES: HeaderValue = HeaderValue::from_static("accept, accept-encoding");
 
 /// The body of every answer; an error in it ends the connection, so that it never looks whole.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -59,10 +69,20 @@ pub(super) fn typed(status: StatusCode, media: &'static str, body: Body) -> Resp
     response
 }
 
-/// JSON.
+/// JSON, at an address that may answer a browser by a page.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Refusal> {
     let text = serde_json::to_vec(value).map_err(unwritable)?;
-    Ok(typed(status, "application/json", full(text)))
+    let mut response = typed(status, "application/json", full(text));
+    of_now(&mut response);
+    Ok(response)
+}
+
+/// For an answer that is right for whoever asks so, and now: no cache gives it to a browser that asks
+/// for a page, or to somebody who may not read.
+pub(super) fn of_now(response: &mut Response<Body>) {
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    headers.insert(CACHE_CONTROL, PRIVATE);
 }
 
 /// An answer that cannot be written as JSON.
@@ -73,6 +93,32 @@ pub(super) fn unwritable(cause: serde_json::Error) -> Refusal {
 /// Plain text.
 pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     typed(status, "text/plain; charset=utf-8", full(text))
+}
+
+/// Text that is sent compressed to who takes it: `gzipped` makes it, `plain` is the same.
+pub(super) fn compressible(
+    asked: &HeaderMap,
+    media: &'static str,
+    plain: Bytes,
+    gzipped: impl FnOnce() -> Bytes,
+) -> Response<Body> {
+    let is_taken = takes_coding(asked, "gzip");
+    let body = if is_taken { gzipped() } else { plain };
+    let mut response = typed(StatusCode::OK, media, full(body));
+    let headers = response.headers_mut();
+    headers.insert(VARY, VARIES);
+    if is_taken {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
+}
+
+/// The fastest level: half a millisecond for a page, a fifth of its size.
+pub(super) fn gzip(text: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 4), Compression::fast());
+    // Memory takes everything.
+    let written = encoder.write_all(text).and_then(|()| encoder.finish());
+    written.unwrap_or_default().into()
 }
 
 /// No content.
@@ -106,4 +152,18 @@ pub(super) fn takes_json(headers: &HeaderMap) -> bool {
         || ["application/json", "application/*", "*/*"]
             .iter()
             .any(|media| accepts(headers, media))
+}
+
+/// True when `Accept-Encoding` names `coding`, and does not refuse it by `q=0`.
+pub(super) fn takes_coding(headers: &HeaderMap, coding: &str) -> bool {
+    headers
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|taken| {
+            let (name, weight) = taken.split_once(';').unwrap_or((taken, ""));
+            let weight = weight.trim().strip_prefix("q=").unwrap_or("1");
+            name.trim().eq_ignore_ascii_case(coding) && weight.parse() != Ok(0.0)
+        })
 }

@@ -97,6 +97,11 @@ impl Refusal {
         }
     }
 
+    /// What whoever asked is told.
+    pub(super) fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
     /// The answer, and a record in the journal where the fault is ours.
     pub(super) fn answer(self, request: &str, as_json: bool) -> Response<Body> {
         if let Some(cause) = &self.cause {
@@ -117,6 +122,7 @@ impl Refusal {
             .flatten();
         let mut response =
             as_json.unwrap_or_else(|| answer::text(self.status, format!("{}\n", view.error)));
+        answer::of_now(&mut response);
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, seconds.into());
@@ -150,7 +156,9 @@ impl From<Error> for Refusal {
                 Some((project.to_string(), id.to_string())),
                 Some(BACK_AGAIN),
             ),
-            Error::BacklogFull | Error::EngineAway(_) => (None, Some(ROOM_AGAIN)),
+            Error::BacklogFull | Error::ScansFull | Error::EngineAway(_) => {
+                (None, Some(ROOM_AGAIN))
+            }
             Error::Ending => (None, Some(BACK_AGAIN)),
             _ => (None, None),
         };
@@ -162,7 +170,7 @@ impl From<Error> for Refusal {
             allow: None,
             // That we are busy or ending is no fault, and told elsewhere.
             cause: match unwrapped(&error) {
-                Error::Stopping(..) | Error::Ending | Error::BacklogFull => None,
+                Error::Stopping(..) | Error::Ending | Error::BacklogFull | Error::ScansFull => None,
                 _ => status.is_server_error().then(|| error.into()),
             },
         }
@@ -192,9 +200,11 @@ fn status(error: &Error) -> StatusCode {
         Error::NotYours(..) => StatusCode::FORBIDDEN,
         Error::Held(..) => StatusCode::CONFLICT,
         Error::NoPolicy => StatusCode::UNPROCESSABLE_ENTITY,
-        Error::BacklogFull | Error::EngineAway(_) | Error::Stopping(..) | Error::Ending => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Error::BacklogFull
+        | Error::ScansFull
+        | Error::EngineAway(_)
+        | Error::Stopping(..)
+        | Error::Ending => StatusCode::SERVICE_UNAVAILABLE,
         Error::Image(..) | Error::Engine(..) | Error::Store(_) | Error::Log(_) | Error::Lost => {
             StatusCode::INTERNAL_SERVER_ERROR
         }

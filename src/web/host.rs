@@ -2,13 +2,17 @@
 
 use hyper::{Response, StatusCode};
 
-use super::Web;
 use super::answer::{self, Body};
 use super::error::Refusal;
+use super::routes::Asked;
+use super::{Web, pages};
 use crate::api::HostView;
 
 /// `GET /status`.
-pub(super) async fn status(web: &Web) -> Result<Response<Body>, Refusal> {
+pub(super) async fn status(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+    if asked.wants_page() {
+        return pages::host(web, asked).await;
+    }
     let host = web.scheduler.host().await?;
     answer::json(
         StatusCode::OK,

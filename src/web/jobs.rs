@@ -17,9 +17,9 @@ use super::answer::{self, Body};
 use super::error::Refusal;
 use super::events::{self, Events, Gone, Lines};
 use super::routes::Asked;
-use super::{Web, pages};
+use super::{Web, filter, pages};
 use crate::api::{CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON};
-use crate::build::{BuildInfo, Cancelled, Filter, Listing, LogFollower, Outcome, Place, State};
+use crate::build::{BuildInfo, Cancelled, Listing, LogFollower, Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::scheduler::{self, Submission, Ticket};
@@ -196,7 +196,7 @@ pub(super) async fn cancel(
     project: ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
-    let Caller { name, may_all } = asked.caller;
+    let Caller { name, may_all, .. } = asked.caller;
     let body = read(asked.request.into_body(), SMALL_BODY).await?;
     let reason = CancelRequest::read(&body)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?
@@ -222,6 +222,7 @@ pub(super) async fn show(
     let headers = asked.headers();
     // The first mistry's client says what it wants in the wrong header.
     let wants_json = answer::accepts(headers, "application/json")
+        || asked.query("json").is_some()
         || headers
             .get(CONTENT_TYPE)
             .is_some_and(|media| media == "application/json");
@@ -237,7 +238,7 @@ pub(super) async fn show(
         _ => web.scheduler.find(&project, id, wants_log(asked)).await?,
     };
     if !wants_json {
-        return pages::job(info);
+        return pages::job(web, asked.headers(), info).await;
     }
     let pinned = web.scheduler.is_pinned(&project, id).await;
     if !wants_log(asked) {
@@ -263,23 +264,7 @@ fn wants_log(asked: &Asked) -> bool {
 
 /// `GET /index/`.
 pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    let mut filter = Filter::default();
-    if let Some(project) = asked.query("project") {
-        filter.project = Some(project.parse()?);
-    }
-    filter.group = asked.query("group").map(str::to_owned);
-    if let Some(state) = asked.query("state") {
-        filter.state = Some(match state {
-            "pending" => State::Pending,
-            "ready" => State::Ready,
-            _ => return Err(Refusal::bad_request("state: expected pending or ready")),
-        });
-    }
-    if let Some(before) = asked.query("before") {
-        filter.before = Some(Place::parse(before).ok_or_else(|| {
-            Refusal::bad_request("before: expected the value of a Link header of this server")
-        })?);
-    }
+    let filter = filter::filter(asked.choice())?;
     let limit = match asked.query("limit") {
         None => PAGE,
         Some(limit) => limit
@@ -291,12 +276,7 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
     let (builds, next) = web.scheduler.list(filter, limit).await?;
     let mut response = answer::json(StatusCode::OK, &items(&builds)?)?;
     if let Some(next) = next {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        for name in ["project", "group", "state"] {
-            if let Some(value) = asked.query(name) {
-                query.append_pair(name, value);
-            }
-        }
+        let mut query = filter::query(asked.choice());
         query.append_pair("limit", &limit.to_string());
         query.append_pair("before", &next.to_string());
         let link = format!("</index/?{}>; rel=\"next\"", query.finish());

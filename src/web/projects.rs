@@ -2,10 +2,11 @@
 
 use hyper::{Response, StatusCode};
 
-use super::Web;
 use super::answer::{self, Body};
 use super::error::Refusal;
 use super::jobs::items;
+use super::routes::Asked;
+use super::{Web, pages};
 use crate::api::{ImageView, ProjectItem, ProjectView, PruneView};
 use crate::build::Filter;
 use crate::project::ProjectName;
@@ -15,7 +16,10 @@ use crate::scheduler::ImageReport;
 const SHOWN: usize = 50;
 
 /// `GET /projects`.
-pub(super) async fn list(web: &Web) -> Result<Response<Body>, Refusal> {
+pub(super) async fn list(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+    if asked.wants_page() {
+        return pages::projects(web, asked).await;
+    }
     let mut view = Vec::new();
     for (name, builds) in web.scheduler.projects().await? {
         let newest = Filter {
@@ -33,7 +37,14 @@ pub(super) async fn list(web: &Web) -> Result<Response<Body>, Refusal> {
 }
 
 /// `GET /project/P`.
-pub(super) async fn show(web: &Web, project: &ProjectName) -> Result<Response<Body>, Refusal> {
+pub(super) async fn show(
+    web: &Web,
+    asked: &Asked,
+    project: &ProjectName,
+) -> Result<Response<Body>, Refusal> {
+    if asked.wants_page() {
+        return pages::project(web, asked, project).await;
+    }
     let (latest, groups) = web.scheduler.bases(project).await?;
     let filter = Filter {
         project: Some(project.clone()),

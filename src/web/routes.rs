@@ -12,7 +12,10 @@
 //! | `GET /artifacts/P/ID[/path]` | [`artifacts`] |
 //! | `GET /projects`, `GET /project/P`, `POST /project/P/rebuild` | [`projects`] |
 //! | `GET /status` | [`host::status`] |
-//! | `GET /`, `/static/…` | [`pages`] |
+//! | `GET /events` | [`news::follow`] |
+//! | `GET /` | [`pages`] |
+//! | `GET /static/…` | [`embedded`] |
+//! | `POST` and `DELETE /session` | [`session`] |
 //! | `GET /metrics`, `/healthz`, `/openapi.json` | here |
 
 use std::borrow::Cow;
@@ -28,7 +31,9 @@ use super::access::{Caller, Peer};
 use super::answer::{self, Answer, Body};
 use super::error::Refusal;
 use super::tokens::Scope;
-use super::{Web, artifacts, collection, host, jobs, logs, pages, projects, queue};
+use super::{
+    Web, artifacts, collection, embedded, host, jobs, logs, news, pages, projects, queue, session,
+};
 use crate::job::JobId;
 use crate::project::{NameError, ProjectName};
 
@@ -42,17 +47,43 @@ pub(super) struct Asked {
     pub(super) id: String,
     pub(super) request: Request<Incoming>,
     pub(super) caller: Caller,
-    /// Names and values after the `?`, decoded.
-    query: Vec<(String, String)>,
+    query: Query,
+}
+
+/// Names and values after the `?`, decoded.
+#[derive(Clone, Debug)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// The value of `name`; `Some("")` when it stands there alone.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Without the empty fields of a form.
+    pub(super) fn without_empty(mut self) -> Query {
+        self.0.retain(|(_, value)| !value.is_empty());
+        self
+    }
 }
 
 impl Asked {
     /// The value of `name` in the query; `Some("")` when it stands there alone.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
-        self.query
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
+        self.query.get(name)
+    }
+
+    /// All of the query.
+    pub(super) fn choice(&self) -> &Query {
+        &self.query
+    }
+
+    /// True for a browser that shows pages, unless it asks for the facts.
+    pub(super) fn wants_page(&self) -> bool {
+        answer::accepts(self.headers(), "text/html") && self.query("json").is_none()
     }
 
     pub(super) fn headers(&self) -> &hyper::HeaderMap {
@@ -64,9 +95,16 @@ impl Asked {
 pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) -> Response<Body> {
     let id = web.next_request();
     let takes_json = answer::takes_json(request.headers());
-    let mut response = match route(web, request, peer, &id).await {
-        Answer::Given(response) => response,
-        Answer::Refused(refusal) => refusal.answer(&id, takes_json),
+    // Kept for browsers only, which are refused with a page.
+    let browser =
+        answer::accepts(request.headers(), "text/html").then(|| request.headers().clone());
+    let mut response = match (route(web, request, peer, &id).await, browser) {
+        (Answer::Given(response), _) => response,
+        (Answer::Refused(refusal), Some(headers)) if refusal.status == StatusCode::UNAUTHORIZED => {
+            pages::signin::show(&headers).unwrap_or_else(|refusal| refusal.answer(&id, takes_json))
+        }
+        (Answer::Refused(refusal), Some(headers)) => pages::refused::show(refusal, &id, &headers),
+        (Answer::Refused(refusal), None) => refusal.answer(&id, takes_json),
     };
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -78,9 +116,8 @@ pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) ->
 
 async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> Answer {
     let query = request.uri().query().unwrap_or_default();
-    let query = form_urlencoded::parse(query.as_bytes())
-        .into_owned()
-        .collect();
+    let query = form_urlencoded::parse(query.as_bytes());
+    let query = Query(query.into_owned().collect());
     let path = request.uri().path().to_owned();
     let (parts, body) = request.into_parts();
     // A HEAD is a GET whose body hyper does not send.
@@ -90,7 +127,9 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
     };
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let scope = scope(&method, &segments);
-    let caller = match web.access.load().check(&parts, peer, scope).await {
+    let access = web.access.load_full();
+    let secret = web.scheduler.secret();
+    let caller = match access.check(&parts, peer, scope, secret).await {
         Ok(caller) => caller,
         Err(refusal) => return Answer::Refused(refusal),
     };
@@ -102,7 +141,7 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
     };
     match (&method, segments.as_slice()) {
         (&Method::GET, [""]) => pages::overview(web, &asked).await.into(),
-        (&Method::GET, ["static", name]) => pages::file(name).into(),
+        (&Method::GET, ["static", name]) => embedded::show(&asked, name).into(),
         (&Method::POST, ["jobs"]) => jobs::create(web, asked).await.into(),
         (&Method::GET, ["index"] | ["index", ""]) => jobs::index(web, &asked).await.into(),
         (&Method::GET, ["job", project, id]) => match names(project, id) {
@@ -142,16 +181,17 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
             },
             Err(error) => Answer::Refused(error.into()),
         },
-        (&Method::GET, ["projects"]) => projects::list(web).await.into(),
+        (&Method::GET, ["projects"]) => projects::list(web, &asked).await.into(),
         (&Method::GET, ["project", project]) => match name(project) {
-            Ok(project) => projects::show(web, &project).await.into(),
+            Ok(project) => projects::show(web, &asked, &project).await.into(),
             Err(error) => Answer::Refused(error.into()),
         },
         (&Method::POST, ["project", project, "rebuild"]) => match name(project) {
             Ok(project) => projects::rebuild(web, &project).await.into(),
             Err(error) => Answer::Refused(error.into()),
         },
-        (&Method::GET, ["status"]) => host::status(web).await.into(),
+        (&Method::GET, ["status"]) => host::status(web, &asked).await.into(),
+        (&Method::GET, ["events"]) => news::follow(web, &asked).await.into(),
         (&Method::GET, ["metrics"]) => metrics(web).await.into(),
         (&Method::GET, ["healthz"]) => Answer::Given(answer::text(StatusCode::OK, "ok\n")),
         (&Method::GET, ["openapi.json"]) => Answer::Given(answer::typed(
@@ -159,6 +199,8 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
             "application/json",
             answer::full(OPENAPI),
         )),
+        (&Method::POST, ["session"]) => Answer::Given(session::begin(web, &asked)),
+        (&Method::DELETE, ["session"]) => Answer::Given(session::end(&asked)),
         (_, segments) => Answer::Refused(unknown(segments)),
     }
 }
@@ -166,7 +208,10 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
 /// What a request must be allowed to do; `None`: anybody may.
 fn scope(method: &Method, segments: &[&str]) -> Option<Scope> {
     match (method, segments) {
-        (&Method::GET, ["healthz"]) => None,
+        // The same for everybody, and what a page that asks for a token is made of.
+        (&Method::GET, ["healthz"] | ["static", _]) => None,
+        (&Method::DELETE, ["session"]) => None,
+        (&Method::POST, ["session"]) => Some(Scope::Read),
         (&Method::GET, _) => Some(Scope::Read),
         (&Method::POST, ["jobs"] | ["job", _, _, "cancel"]) => Some(Scope::Build),
         _ => Some(Scope::Admin),
@@ -180,6 +225,7 @@ fn unknown(segments: &[&str]) -> Refusal {
         | ["queue", "pause" | "resume"]
         | ["project", _, "rebuild"]
         | ["job", _, _, "cancel"] => Refusal::method_not_allowed("POST"),
+        ["session"] => Refusal::method_not_allowed("POST, DELETE"),
         ["job", _, _] => Refusal::method_not_allowed("GET, DELETE"),
         ["job", _, _, "pin"] => Refusal::method_not_allowed("PUT, DELETE"),
         [""]
@@ -188,7 +234,7 @@ fn unknown(segments: &[&str]) -> Refusal {
         | ["index", ""]
         | ["log", _, _]
         | ["artifacts", _, _, ..]
-        | ["projects" | "status" | "metrics" | "healthz" | "openapi.json"]
+        | ["projects" | "status" | "events" | "metrics" | "healthz" | "openapi.json"]
         | ["project", _] => Refusal::method_not_allowed("GET"),
         _ => Refusal::not_found("there is nothing at this address"),
     }

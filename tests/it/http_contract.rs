@@ -258,7 +258,9 @@ async fn a_job_is_a_page_for_people_and_json_for_programs() {
     assert!(page.header("content-type").starts_with("text/html"));
     assert!(!page.header("content-security-policy").is_empty());
     let text = page.text();
-    assert!(!text.contains("<script"), "{text}");
+    // Nothing but our own module, and no page of strangers.
+    assert_eq!(text.matches("<script").count(), 1, "{text}");
+    assert!(text.contains("<script type=\"module\" src=\"/static/page.js\"></script>"));
     assert!(!text.contains("<b>"));
     assert!(text.contains("to standard output") && text.contains(&id));
     assert!(!text.contains("//unpkg") && !text.contains("http://"));
@@ -561,7 +563,7 @@ async fn an_error_is_json_or_text_and_has_the_id_of_its_request() {
         );
     }
     let plain = daemon
-        .ask(Ask::get("/nowhere").with("accept", "text/html"))
+        .ask(Ask::get("/nowhere").with("accept", "text/plain"))
         .await
         .expect(404);
     assert!(plain.header("content-type").starts_with("text/plain"));

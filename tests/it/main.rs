@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod adoption;
+mod artifact_pages;
 mod artifacts;
 mod backlog;
 mod bad_input;
@@ -20,6 +21,7 @@ mod config;
 mod deadlines;
 mod engine;
 mod errors_do_not_leak;
+mod events;
 mod garbage;
 mod groups;
 mod handed_out;
@@ -30,6 +32,7 @@ mod logs;
 mod mistryd_rebuild;
 mod old_wire;
 mod openapi;
+mod pages;
 mod paused;
 mod predecessor_tree;
 mod recovery;

@@ -56,7 +56,7 @@ impl Server {
         let home = tempfile::tempdir().unwrap();
         let builds = home.path().join("builds");
         std::fs::create_dir(&builds).unwrap();
-        let made = "echo said; mkdir $DATA/artifacts/dir; echo 0123456789 > $DATA/artifacts/file";
+        let made = "echo said; mkdir $DATA/artifacts/dir; echo 0123456789 | tee $DATA/artifacts/file > $DATA/artifacts/file.txt";
         project(home.path(), "good", DOCKERFILE, made);
         project(home.path(), "bad", DOCKERFILE, "echo why >&2; exit 3");
         project(home.path(), "broken", "FRM scratch\n", "true");
@@ -324,6 +324,7 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str, wrong: &mut 
 }
 
 const JSON: &[(&str, &str)] = &[("accept", "application/json")];
+const JSON_BODY: &[(&str, &str)] = &[("content-type", "application/json")];
 const EVENTS: &[(&str, &str)] = &[("accept", "text/event-stream")];
 
 /// Path as documented, path asked, headers, status.
@@ -341,6 +342,11 @@ async fn every_get_answers_as_declared() {
     let url = built["URL"].as_str().unwrap().to_owned();
     let (_, name) = url.split_once('/').unwrap();
     let (job, log) = (format!("/job/{name}"), format!("/log/{name}"));
+    let (lines, found, nothing) = (
+        format!("{log}?lines"),
+        format!("{log}?find=SAID"),
+        format!("{log}?find="),
+    );
     let (tar, file) = (
         format!("/artifacts/{name}"),
         format!("/artifacts/{name}/file"),
@@ -348,6 +354,11 @@ async fn every_get_answers_as_declared() {
     let (directory, lost) = (
         format!("/artifacts/{name}/dir"),
         format!("/artifacts/{name}/no"),
+    );
+    let listed = format!("{tar}?manifest");
+    let (viewed, inline) = (
+        format!("/artifacts/{name}/file.txt?view"),
+        format!("/artifacts/{name}/file.txt?inline"),
     );
     let (waited, short) = (format!("{job}?wait"), format!("{job}?log=none"));
     let (failed, page) = (
@@ -362,6 +373,7 @@ async fn every_get_answers_as_declared() {
     let text_beyond = [("accept", "text/plain"), ("range", "bytes=900-")];
     let at_the_end = [("last-event-id", "900")];
     let nonsense = [("last-event-id", "x")];
+    let another = [("if-match", "\"x\"")];
     let stranger = [("host", "evil.example")];
     let all: &[Case<'_>] = &[
         ("/", "/", none, 200),
@@ -387,7 +399,12 @@ async fn every_get_answers_as_declared() {
         ("/log/{project}/{id}", &log, text, 200),
         ("/log/{project}/{id}", &log, &text_part, 206),
         ("/log/{project}/{id}", &log, &text_beyond, 416),
+        ("/log/{project}/{id}", &lines, none, 200),
+        ("/log/{project}/{id}", &found, none, 200),
+        ("/log/{project}/{id}", &found, &another, 412),
+        ("/log/{project}/{id}", &nothing, JSON, 400),
         ("/artifacts/{project}/{id}", &tar, none, 200),
+        ("/artifacts/{project}/{id}", &listed, none, 200),
         ("/artifacts/{project}/{id}/{path}", &file, none, 200),
         ("/artifacts/{project}/{id}/{path}", &file, &part, 206),
         ("/artifacts/{project}/{id}/{path}", &file, &beyond, 416),
@@ -398,12 +415,18 @@ async fn every_get_answers_as_declared() {
             304,
         ),
         ("/artifacts/{project}/{id}/{path}", &directory, none, 200),
+        ("/artifacts/{project}/{id}/{path}", &viewed, none, 200),
+        ("/artifacts/{project}/{id}/{path}", &inline, none, 200),
+        ("/artifacts/{project}/{id}/{path}", &inline, &part, 206),
         ("/artifacts/{project}/{id}/{path}", &lost, none, 404),
         ("/projects", "/projects", none, 200),
         ("/project/{project}", "/project/good", none, 200),
         ("/project/{project}", "/project/nobody", none, 404),
         ("/project/{project}", "/project/_", none, 422),
         ("/status", "/status", none, 200),
+        // It never ends; what it tells is for tests/it/events.rs.
+        ("/events", "/events", &nonsense, 400),
+        ("/events", "/events?outcome=fine", none, 400),
         ("/metrics", "/metrics", none, 200),
         ("/healthz", "/healthz", none, 200),
         ("/healthz", "/healthz", &stranger, 421),
@@ -545,6 +568,18 @@ async fn every_post_answers_as_declared() {
         server.fits(asked, status).await;
     }
 
+    for (method, headers, status) in [
+        ("POST", JSON_BODY, 204),
+        ("DELETE", JSON_BODY, 204),
+        ("DELETE", &[][..], 415),
+    ] {
+        let asked = Asked {
+            method,
+            headers,
+            ..post("/session", "/session", "")
+        };
+        server.fits(asked, status).await;
+    }
     for path in ["/queue/pause", "/queue/pause", "/queue/resume"] {
         server.fits(post(path, path, ""), 204).await;
         let untyped = Asked {

@@ -1,0 +1,83 @@
+//! `GET /status` for people: what the host is doing, and what there is room for.
+
+use askama::Template;
+use hyper::Response;
+
+use super::super::answer::Body;
+use super::super::error::Refusal;
+use super::super::routes::Asked;
+use super::super::{Web, words};
+use super::page;
+use crate::scheduler::HostReport;
+
+/// Past so many days nobody needs to be told.
+const FAR: u64 = 3_650;
+
+#[derive(Template)]
+#[template(path = "host.html")]
+struct Host {
+    host: HostReport,
+    version: &'static str,
+    free: String,
+    size: String,
+    used_percent: u64,
+    per_day: String,
+    days: i32,
+    forecast: String,
+    collection: &'static str,
+}
+
+/// The page.
+pub(in crate::web) async fn host(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+    let host = web.scheduler.host().await?;
+    let growth = web.scheduler.growth().await?;
+    let used = host.disk_size.saturating_sub(host.disk_free);
+    page(
+        asked.headers(),
+        &Host {
+            version: env!("CARGO_PKG_VERSION"),
+            free: words::bytes(host.disk_free),
+            size: words::bytes(host.disk_size),
+            used_percent: (used / 100.max(host.disk_size / 100).max(1)).min(100),
+            per_day: words::bytes(growth.per_day),
+            days: growth.days,
+            forecast: forecast(host.disk_free, growth.per_day),
+            collection: match web.scheduler.collects() {
+                true => "Garbage collection removes old builds before that.",
+                false => {
+                    "Builds stay until garbage collection is configured (gc), or somebody calls mistry gc."
+                }
+            },
+            host,
+        },
+    )
+}
+
+/// When the disk is full at this pace.
+fn forecast(free: u64, per_day: u64) -> String {
+    match free.checked_div(per_day) {
+        None => "does not grow".to_owned(),
+        Some(FAR..) => "lasts for years".to_owned(),
+        Some(0) => "full within a day".to_owned(),
+        Some(1) => "full in about a day".to_owned(),
+        Some(days) => format!("full in about {days} days"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forecast_is_a_sentence_whatever_the_pace() {
+        for (free, per_day, said) in [
+            (100, 0, "does not grow"),
+            (0, 5, "full within a day"),
+            (9, 5, "full in about a day"),
+            (100, 5, "full in about 20 days"),
+            (u64::MAX, 1, "lasts for years"),
+        ] {
+            assert_eq!(forecast(free, per_day), said);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `GET /job/P/ID` for people: a build as it is or was.
+
+use askama::Template;
+use hyper::Response;
+use hyper::header::HeaderMap;
+use jiff::Timestamp;
+
+use super::super::answer::Body;
+use super::super::error::Refusal;
+use super::super::{Web, words};
+use super::page;
+use super::row::{Progress, expected, short, word};
+use super::timeline::{Segment, timeline};
+use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, lines};
+use crate::project::ProjectName;
+
+/// Bytes of a param's value that the page shows: a lock file is a page of its own.
+const MAX_VALUE: usize = 4 << 10;
+/// Values past this are folded away.
+const MAX_OPEN: usize = 120;
+/// Bytes of all values that the page shows.
+const MAX_VALUES: usize = 64 << 10;
+
+#[derive(Template)]
+#[template(path = "job.html")]
+struct Job<'a> {
+    info: &'a BuildInfo,
+    word: &'static str,
+    icon: &'static str,
+    short: String,
+    group: String,
+    error: Option<String>,
+    cancelled: Option<(String, String)>,
+    asked_by: Option<String>,
+    times: Vec<(&'static str, String, String)>,
+    took: String,
+    /// How it began.
+    kind: String,
+    base: Option<(String, String)>,
+    timeline: Vec<Segment>,
+    live: Option<Progress>,
+    params: Vec<Param>,
+    is_pinned: bool,
+    /// One that did not succeed and lies beside it.
+    rebuild: Option<Rebuild>,
+    log: String,
+    is_cut: bool,
+}
+
+struct Rebuild {
+    ended: String,
+    /// For `datetime`, and for who has no modules.
+    at: (String, String),
+    error: Option<String>,
+    stderr: String,
+}
+
+impl Rebuild {
+    fn of(info: &BuildInfo) -> Rebuild {
+        let at = info.finished_at.unwrap_or(info.started_at);
+        Rebuild {
+            ended: match (info.outcome, info.exit_code) {
+                (Some(Outcome::Failed), code) => format!("failed with exit code {code}"),
+                (Some(Outcome::Cancelled), _) => "was cancelled".to_owned(),
+                (Some(Outcome::TimedOut), _) => "timed out".to_owned(),
+                _ => "could not be run to its end".to_owned(),
+            },
+            at: (words::stamp(at), words::utc(at)),
+            error: info.err.as_deref().map(words::visible),
+            stderr: lines::readable(info.container_stderr.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+struct Param {
+    name: String,
+    value: Value,
+}
+
+enum Value {
+    Secret,
+    Short(String),
+    /// Bytes in all, and what is shown of them.
+    Long(String, String, bool),
+}
+
+/// The page.
+pub(in crate::web) async fn job(
+    web: &Web,
+    headers: &HeaderMap,
+    mut info: BuildInfo,
+) -> Result<Response<Body>, Refusal> {
+    let log = info.container_stdouterr.take().unwrap_or_default();
+    let (mut is_pinned, mut rebuild) = (false, None);
+    if let (Ok(project), Ok(id)) = (info.project.parse::<ProjectName>(), info.id.parse()) {
+        is_pinned = web.scheduler.is_pinned(&project, id).await;
+        rebuild = web.scheduler.failed_rebuild(&project, id).await;
+    }
+    let time = |name, time: Timestamp| (name, words::stamp(time), words::utc(time));
+    let times = [
+        info.queued_at.map(|at| time("Asked for", at)),
+        Some(time("Started", info.started_at)),
+        info.finished_at.map(|at| time("Ended", at)),
+    ];
+    let params = params(&info);
+    page(
+        headers,
+        &Job {
+            word: word(&info),
+            icon: match (info.phase, info.outcome) {
+                (Some(_), _) => "running",
+                (None, Some(Outcome::Succeeded)) => "good",
+                (None, Some(Outcome::Cancelled)) => "idle",
+                _ => "bad",
+            },
+            short: short(&info.id),
+            group: words::visible(&info.group),
+            error: info.err.as_deref().map(words::visible),
+            cancelled: info.cancelled.as_ref().map(|cancelled| {
+                (
+                    words::visible(&cancelled.by),
+                    words::visible(&cancelled.reason),
+                )
+            }),
+            asked_by: info.asked_by.as_deref().map(words::visible),
+            times: times.into_iter().flatten().collect(),
+            took: words::span_of(info.duration),
+            kind: match (info.incremental, info.phases.snapshot) {
+                (true, _) => "incremental",
+                (false, Some(_)) => "cold",
+                (false, None) => "",
+            }
+            .to_owned(),
+            base: info.base.as_ref().map(|base| (base.clone(), short(base))),
+            timeline: timeline(&info, Timestamp::now()),
+            live: info
+                .phase
+                .map(|_| Progress::of(&info, expected(web, &info))),
+            params,
+            is_pinned,
+            rebuild: rebuild
+                .filter(|_| info.phase.is_none())
+                .as_ref()
+                .map(Rebuild::of),
+            is_cut: log.len() + 4 >= crate::build::LOG_TAIL,
+            log: lines::readable(&log),
+            info: &info,
+        },
+    )
+}
+
+fn params(info: &BuildInfo) -> Vec<Param> {
+    let mut room = MAX_VALUES;
+    let shown = |(name, value): (&String, &Option<String>)| {
+        let value = match value {
+            None => Value::Secret,
+            Some(value) if value.len() <= MAX_OPEN && !value.contains('\n') => {
+                Value::Short(words::visible(value))
+            }
+            Some(value) => {
+                let most = MAX_VALUE.min(room);
+                let cut = (0..=most.min(value.len())).rev();
+                let cut = cut.into_iter().find(|at| value.is_char_boundary(*at));
+                let shown = &value[..cut.unwrap_or(0)];
+                room -= shown.len().min(room);
+                let size = words::bytes(value.len() as u64);
+                Value::Long(size, lines::readable(shown), shown.len() < value.len())
+            }
+        };
+        Param {
+            name: name.clone(),
+            value,
+        }
+    };
+    info.params.iter().map(shown).collect()
+}
+
+impl Job<'_> {
+    /// The exit code, where there is one to speak of.
+    fn exit_code(&self) -> Option<i64> {
+        let code = self.info.exit_code;
+        (code != NO_EXIT_CODE && self.info.phase.is_none()).then_some(code)
+    }
+}

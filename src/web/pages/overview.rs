@@ -1,0 +1,138 @@
+//! `GET /`: what is being built now, and what was lately.
+
+use askama::Template;
+use hyper::Response;
+use jiff::Timestamp;
+
+use super::super::answer::Body;
+use super::super::error::Refusal;
+use super::super::routes::Asked;
+use super::super::{Web, filter, words};
+use super::{page, row_of};
+use crate::build::{BuildInfo, Filter, Outcome, Phase, State};
+
+/// Builds that are over, on one page: the first paint stays small.
+const SHOWN: usize = 50;
+/// Builds under way that are shown; a backlog can be longer.
+const MOST_LIVE: usize = 100;
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct Overview<'a> {
+    heading: String,
+    icon: &'static str,
+    is_paused: bool,
+    is_engine_away: bool,
+    load: String,
+    project: &'a str,
+    group: &'a str,
+    text: &'a str,
+    outcomes: Vec<(&'static str, bool)>,
+    projects: Vec<String>,
+    is_filtered: bool,
+    events: String,
+    since: String,
+    /// No `before` stands in the address: the page shows the present.
+    is_first: bool,
+    first: String,
+    older: Option<String>,
+    most: usize,
+    live: Vec<String>,
+    recent: Vec<String>,
+}
+
+/// The page, of what the address asks for.
+pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+    // A form sends its empty fields, too; here they mean nothing.
+    let choice = asked.choice().clone().without_empty();
+    let filter = filter::filter(&choice)?;
+    let is_first = filter.before.is_none();
+    // Before the look: what ends from now on the stream tells.
+    let since = words::stamp(Timestamp::now());
+    let live = live(web, &filter).await;
+    let ready = Filter {
+        state: Some(State::Ready),
+        ..filter.clone()
+    };
+    let (recent, next) = match filter.state {
+        // They are all in the first table.
+        Some(State::Pending) => (Vec::new(), None),
+        _ => web.scheduler.list(ready, SHOWN).await?,
+    };
+    let query = filter::query(&choice).finish();
+    let address = |more: &str| match (query.as_str(), more) {
+        ("", "") => "/".to_owned(),
+        (query, "") => format!("/?{query}"),
+        ("", more) => format!("/?{more}"),
+        (query, more) => format!("/?{query}&{more}"),
+    };
+    let older = next.map(|place| {
+        let mut before = form_urlencoded::Serializer::new(String::new());
+        address(&before.append_pair("before", &place.to_string()).finish())
+    });
+    let activity = web.scheduler.activity().borrow().clone();
+    let names = web.scheduler.projects().await?;
+    let value = |name| choice.get(name).unwrap_or_default();
+    let is_red = recent.first().is_some_and(|newest| {
+        let outcome = newest.info().outcome;
+        !matches!(outcome, Some(Outcome::Succeeded | Outcome::Cancelled))
+    });
+    let rows = |infos: &mut dyn Iterator<Item = &BuildInfo>| -> Result<Vec<String>, Refusal> {
+        infos.map(|info| row_of(web, info)).collect()
+    };
+    page(
+        asked.headers(),
+        &Overview {
+            heading: match value("project") {
+                "" => "Builds".to_owned(),
+                project => format!("Builds of {project}"),
+            },
+            icon: match (live.is_empty(), recent.is_empty(), is_red) {
+                (false, ..) => "running",
+                (true, true, _) => "idle",
+                (true, false, true) => "bad",
+                (true, false, false) => "good",
+            },
+            is_paused: activity.paused,
+            is_engine_away: activity.engine_away,
+            load: format!(
+                "{} of {} slots in use, {} queued",
+                activity.building, activity.slots, activity.queued
+            ),
+            project: value("project"),
+            group: value("group"),
+            text: value("text"),
+            outcomes: Outcome::ALL
+                .map(|outcome| (outcome.as_str(), Some(outcome) == filter.outcome))
+                .to_vec(),
+            projects: names
+                .into_iter()
+                .map(|(name, _)| name.to_string())
+                .collect(),
+            is_filtered: !query.is_empty(),
+            events: match query.as_str() {
+                "" => "/events?rows".to_owned(),
+                query => format!("/events?rows&{query}"),
+            },
+            since,
+            is_first,
+            first: address(""),
+            older,
+            most: SHOWN,
+            live: rows(&mut live.iter().map(|info| &**info))?,
+            recent: rows(&mut recent.iter().map(|listing| listing.info()))?,
+        },
+    )
+}
+
+/// Builds under way, those that run before those that wait, each in the order in which they came.
+async fn live(web: &Web, filter: &Filter) -> Vec<std::sync::Arc<BuildInfo>> {
+    let jobs = web.scheduler.live().await;
+    let now = jobs.into_iter().filter_map(|job| job.now());
+    let mut live: Vec<_> = now
+        .filter(|info| info.phase.is_some() && filter.takes_build(info))
+        .collect();
+    live.sort_by_key(|info| (info.phase == Some(Phase::Queued), info.queued_at));
+    live.truncate(MOST_LIVE);
+    live
+}

@@ -1,0 +1,214 @@
+//! `GET /projects` and `GET /project/P` for people.
+
+use askama::Template;
+use hyper::Response;
+
+use super::super::answer::Body;
+use super::super::error::Refusal;
+use super::super::routes::Asked;
+use super::super::{Web, session, words};
+use super::plot::{Plot, plot};
+use super::row::word;
+use super::{page, row_of};
+use crate::build::{Filter, Outcome};
+use crate::project::ProjectName;
+
+/// Builds and answers in the plot.
+const PLOTTED: usize = 200;
+/// Builds in the table.
+const SHOWN: usize = 20;
+/// Days over which the rate of cached answers is reckoned.
+const RATE_DAYS: i32 = 30;
+/// Groups in the table: a branch each, and there may be thousands.
+const MOST_GROUPS: usize = 200;
+
+#[derive(Template)]
+#[template(path = "projects.html")]
+struct Projects {
+    projects: Vec<Line>,
+}
+
+struct Line {
+    name: String,
+    builds: u64,
+    /// Word, `datetime`, for people.
+    last: Option<(&'static str, String, String)>,
+    expected: String,
+    own: String,
+}
+
+/// Every project.
+pub(in crate::web) async fn projects(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+    let mut projects = Vec::new();
+    for (name, builds) in web.scheduler.projects().await? {
+        let newest = web.scheduler.list(of(&name), 1).await?.0;
+        let trend = web.scheduler.trend(&name, 0).await?;
+        projects.push(Line {
+            builds,
+            last: newest.first().map(|newest| {
+                let started = newest.info().started_at;
+                let (stamp, utc) = (words::stamp(started), words::utc(started));
+                (word(newest.info()), stamp, utc)
+            }),
+            expected: web
+                .scheduler
+                .expected(&name, false)
+                .map(words::span)
+                .unwrap_or_default(),
+            own: words::bytes(trend.own),
+            name: name.to_string(),
+        });
+    }
+    page(asked.headers(), &Projects { projects })
+}
+
+#[derive(Template)]
+#[template(path = "project.html")]
+struct Project {
+    name: String,
+    icon: &'static str,
+    builds: u64,
+    ended: u64,
+    succeeded: u64,
+    success_rate: u64,
+    answers: u64,
+    cached: u64,
+    coalesced: u64,
+    hit_rate: u64,
+    days: i32,
+    own: String,
+    cold: String,
+    incremental: String,
+    plot: Option<Plot>,
+    latest: Option<(String, String)>,
+    groups: Vec<Group>,
+    more_groups: usize,
+    /// `None` over TLS, which mistry does not speak.
+    build_command: Option<String>,
+    curl_command: String,
+    rows: Vec<String>,
+}
+
+struct Group {
+    name: String,
+    href: String,
+    id: String,
+    short: String,
+}
+
+/// One project.
+pub(in crate::web) async fn project(
+    web: &Web,
+    asked: &Asked,
+    name: &ProjectName,
+) -> Result<Response<Body>, Refusal> {
+    let (latest, groups) = web.scheduler.bases(name).await?;
+    let trend = web.scheduler.trend(name, PLOTTED).await?;
+    let tally = web.scheduler.tally(name);
+    let answers = tally.last(RATE_DAYS);
+    let (builds, _) = web.scheduler.list(of(name), SHOWN).await?;
+    let all = answers.built + answers.cached + answers.coalesced;
+    let percent = |part: u64, of: u64| (part * 100).checked_div(of).unwrap_or(0);
+    let expected = |incremental| {
+        let expected = web.scheduler.expected(name, incremental);
+        expected.map(words::span).unwrap_or_default()
+    };
+    let is_secure = session::is_secure(asked.headers());
+    let scheme = match is_secure {
+        true => "https",
+        false => "http",
+    };
+    let address = format!("{scheme}://{}", host(asked));
+    // A name that stands for what only the reader has.
+    let (token_flag, token_header) = match web.access.load().tokens.is_some() {
+        true => (" --token-file FILE", " -H 'Authorization: Bearer …'"),
+        false => ("", ""),
+    };
+    // The names of params that were given last are the best guess at what to give.
+    let params: Vec<&String> = builds
+        .first()
+        .map(|newest| newest.info().params.keys().collect())
+        .unwrap_or_default();
+    let flags: String = params.iter().map(|name| format!(" --{name}=…")).collect();
+    let json: Vec<String> = params
+        .iter()
+        .map(|name| format!("\"{name}\":\"…\""))
+        .collect();
+    page(
+        asked.headers(),
+        &Project {
+            icon: match trend.points.first().map(|point| point.outcome) {
+                None => "idle",
+                Some(Outcome::Succeeded | Outcome::Cancelled) => "good",
+                Some(_) => "bad",
+            },
+            builds: trend.builds,
+            ended: trend.ended,
+            succeeded: trend.succeeded,
+            success_rate: percent(trend.succeeded, trend.ended),
+            answers: all,
+            cached: answers.cached,
+            coalesced: answers.coalesced,
+            hit_rate: percent(answers.cached + answers.coalesced, all),
+            days: RATE_DAYS,
+            own: words::bytes(trend.own),
+            cold: expected(false),
+            incremental: expected(true),
+            plot: plot(name, &trend, &tally),
+            latest: latest.map(|id| (id.to_string(), id.short())),
+            more_groups: groups.len().saturating_sub(MOST_GROUPS),
+            groups: groups
+                .into_iter()
+                .take(MOST_GROUPS)
+                .map(|(group, id)| Group {
+                    name: words::visible(&group),
+                    href: form_urlencoded::Serializer::new("/?".to_owned())
+                        .append_pair("project", name.as_str())
+                        .append_pair("group", &group)
+                        .finish(),
+                    id: id.to_string(),
+                    short: id.short(),
+                })
+                .collect(),
+            build_command: (!is_secure).then(|| {
+                format!(
+                    "mistry --url {address}{token_flag} build --project {name}{}",
+                    match flags.as_str() {
+                        "" => String::new(),
+                        flags => format!(" --{flags}"),
+                    }
+                )
+            }),
+            curl_command: format!(
+                "curl{token_header} -H 'Content-Type: application/json' -d '{{\"project\":\"{name}\",\"params\":{{{}}}}}' {address}/jobs",
+                json.join(",")
+            ),
+            rows: builds
+                .iter()
+                .map(|listing| row_of(web, listing.info()))
+                .collect::<Result<_, _>>()?,
+            name: name.to_string(),
+        },
+    )
+}
+
+fn of(project: &ProjectName) -> Filter {
+    Filter {
+        project: Some(project.clone()),
+        ..Filter::default()
+    }
+}
+
+/// The host by which the reader came, which was checked at the door; over the unix socket it may be
+/// anything, and only what can be a host is shown.
+fn host(asked: &Asked) -> String {
+    let given = asked.headers().get(hyper::header::HOST);
+    let given = given
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    match given.is_empty() || !given.bytes().all(is_plain) {
+        true => "127.0.0.1:8462".to_owned(),
+        false => given.to_owned(),
+    }
+}

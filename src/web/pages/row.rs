@@ -1,0 +1,141 @@
+//! A build as one line of a table: in lists, on a project's page, and in the stream of events.
+
+use std::time::Duration;
+
+use askama::Template;
+use jiff::Timestamp;
+
+use super::super::error::Refusal;
+use super::super::{Web, words};
+use crate::build::{BuildInfo, Outcome, Phase};
+
+/// Letters of a build's params that a line shows.
+const MAX_SUMMARY: usize = 90;
+
+/// The line.
+#[derive(Debug, Template)]
+#[template(path = "row.html")]
+struct Row {
+    project: String,
+    id: String,
+    short: String,
+    /// Phase or outcome, in a word that is also its class.
+    word: &'static str,
+    group: String,
+    /// The list of the same project and group.
+    group_href: String,
+    /// The params, as far as they fit.
+    summary: String,
+    /// For `datetime`, and for who has no modules.
+    started: (String, String),
+    took: String,
+    /// While it is under way.
+    live: Option<Progress>,
+}
+
+/// How far a build is.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Since when: for `data-since`.
+    pub(super) since: String,
+    /// So far, in milliseconds.
+    pub(super) elapsed: u64,
+    /// Like it, others took so many milliseconds in all.
+    pub(super) expected: Option<u64>,
+    pub(super) said: String,
+}
+
+impl Row {
+    /// The line of a build that may take `expected`.
+    fn of(info: &BuildInfo, expected: Option<Duration>) -> Row {
+        let group_href = form_urlencoded::Serializer::new(String::new())
+            .append_pair("project", &info.project)
+            .append_pair("group", &info.group)
+            .finish();
+        Row {
+            project: info.project.clone(),
+            id: info.id.clone(),
+            short: short(&info.id),
+            word: word(info),
+            group: words::visible(&info.group),
+            group_href: format!("/?{group_href}"),
+            summary: summary(info),
+            started: (words::stamp(info.started_at), words::utc(info.started_at)),
+            took: words::span_of(info.duration),
+            live: info.phase.map(|_| Progress::of(info, expected)),
+        }
+    }
+}
+
+impl Progress {
+    pub(super) fn of(info: &BuildInfo, expected: Option<Duration>) -> Progress {
+        let elapsed = Timestamp::now().duration_since(info.started_at);
+        let elapsed = Duration::try_from(elapsed).unwrap_or_default();
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Progress {
+            since: words::stamp(info.started_at),
+            elapsed: millis(elapsed),
+            expected: expected.map(millis),
+            said: match expected {
+                Some(expected) => {
+                    format!(
+                        "{} of about {}",
+                        words::span(elapsed),
+                        words::span(expected)
+                    )
+                }
+                None => words::span(elapsed),
+            },
+        }
+    }
+}
+
+/// The line of a build as it is now, as HTML.
+pub(in crate::web) fn row_of(web: &Web, info: &BuildInfo) -> Result<String, Refusal> {
+    Row::of(info, expected(web, info))
+        .render()
+        .map_err(|error| Refusal::caused("the server could not write the page", error))
+}
+
+/// How long a build that is under way may take; `None` where nobody knows, or it is over.
+pub(super) fn expected(web: &Web, info: &BuildInfo) -> Option<Duration> {
+    // How long it waits says nothing of how long it will take.
+    info.phase.filter(|phase| *phase != Phase::Queued)?;
+    let project = info.project.parse().ok()?;
+    // Whether it has a base is known when its directory is made.
+    let is_incremental =
+        info.incremental || (info.phases.snapshot.is_none() && !info.group.is_empty());
+    let scheduler = &web.scheduler;
+    let like_it = scheduler.expected(&project, is_incremental);
+    like_it.or_else(|| scheduler.expected(&project, !is_incremental))
+}
+
+/// Phase or outcome.
+pub(super) fn word(info: &BuildInfo) -> &'static str {
+    match info.phase {
+        Some(phase) => phase.as_str(),
+        None => info.outcome.map_or("pending", Outcome::as_str),
+    }
+}
+
+/// The first digits of an id, whatever is there.
+pub(super) fn short(id: &str) -> String {
+    id.chars().take(7).collect()
+}
+
+fn summary(info: &BuildInfo) -> String {
+    let mut summary = String::new();
+    for (name, value) in &info.params {
+        if summary.len() > MAX_SUMMARY {
+            break;
+        }
+        let value = value.as_deref().unwrap_or("(secret)");
+        let value: String = value.chars().take(MAX_SUMMARY).collect();
+        summary.push_str(&format!("{name}={} ", words::visible(&value)));
+    }
+    let cut = summary.char_indices().nth(MAX_SUMMARY).map(|(at, _)| at);
+    match cut {
+        Some(at) => format!("{}…", &summary[..at]),
+        None => summary.trim_end().to_owned(),
+    }
+}

@@ -1,0 +1,80 @@
+// The page of a build, live while it is under way: what the server says of it, as it says it.
+
+import { buttons } from "./buttons.js";
+import { badge, connection } from "./badge.js";
+import { count } from "./progress.js";
+import { Refused, ask, follow } from "./server.js";
+import { local } from "./times.js";
+
+export function mount(page) {
+    const [project, id] = page.dataset.build.split("/");
+    buttons(page);
+    if (!("live" in page.dataset)) {
+        return;
+    }
+    const stopCounting = count();
+    const over = new AbortController();
+    const query = new URLSearchParams({ project, text: id });
+    const tell = (sentence) => (document.querySelector("#link").textContent = sentence);
+    let isStale = false;
+    let isRefreshing = false;
+
+    /** One after the other: what the server said first must not stand in the end. */
+    async function change() {
+        isStale = true;
+        if (isRefreshing) {
+            return;
+        }
+        isRefreshing = true;
+        try {
+            while (isStale) {
+                isStale = false;
+                if (!(await refresh(page))) {
+                    over.abort();
+                    stopCounting();
+                    tell("");
+                    return;
+                }
+            }
+        } catch (error) {
+            // Without a server, the stream that comes back tells it again.
+            if (error instanceof Refused) {
+                tell(error.message);
+            }
+        } finally {
+            isRefreshing = false;
+        }
+    }
+
+    follow(`/events?${query}`, {
+        signal: over.signal,
+        onstate: connection,
+        onevent(name, data) {
+            const told = JSON.parse(data);
+            // What became of it before we heard is known when the present was told.
+            if (name === "job" || name === "present" || (name === "gone" && told.ID === id)) {
+                change();
+            }
+        },
+    }).catch((refused) => {
+        if (!over.signal.aborted) {
+            tell(refused.message);
+        }
+    });
+}
+
+/** Takes over the summary as the server writes it now; false when the build is over. */
+async function refresh(page) {
+    const response = await ask(`${location.pathname}?log=none`, { accept: "text/html" });
+    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    const summary = fresh.querySelector("#summary");
+    local(summary);
+    const wasOpen = page.querySelector("#summary details").open;
+    summary.querySelector("details").open = wasOpen;
+    page.querySelector("#summary").replaceWith(document.adoptNode(summary));
+    buttons(page);
+    document.title = fresh.title;
+    badge(summary.dataset.icon);
+    page.toggleAttribute("data-live", "live" in summary.dataset);
+    return "live" in summary.dataset;
+}

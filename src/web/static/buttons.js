@@ -1,0 +1,119 @@
+// What a reader may do: cancel, build again, rebuild, pin; rebuild an image; pause the queue.
+
+import { ask } from "./server.js";
+
+/** Shows the buttons below `page` and has them do what they say. */
+export function buttons(page) {
+    const bar = page.querySelector("#actions");
+    bar.hidden = false;
+    for (const button of bar.querySelectorAll("button")) {
+        button.addEventListener("click", () => run(page, button));
+    }
+}
+
+async function run(page, button) {
+    button.disabled = true;
+    try {
+        await ACTIONS[button.dataset.do](page, button);
+    } catch (refused) {
+        tell(button, refused.message);
+    } finally {
+        button.disabled = false;
+    }
+}
+
+const ACTIONS = {
+    async cancel(page) {
+        const reason = await question("Cancel this build?", [{ name: "reason", label: "Why, for those who wait (may be empty)", type: "text" }], "Cancel the build");
+        if (reason) {
+            await ask(`/job/${page.dataset.build}/cancel`, { method: "POST", body: { reason: reason.reason } });
+        }
+    },
+    again: (page) => build(page, false),
+    rebuild: (page) => build(page, true),
+    async pin(page, button) {
+        await ask(`/job/${page.dataset.build}/pin`, { method: "PUT" });
+        Object.assign(button, { textContent: "Unpin" }).dataset.do = "unpin";
+    },
+    async unpin(page, button) {
+        await ask(`/job/${page.dataset.build}/pin`, { method: "DELETE" });
+        Object.assign(button, { textContent: "Pin" }).dataset.do = "pin";
+    },
+    async image(page, button) {
+        tell(button, "building …");
+        const report = await (await ask(`/project/${page.dataset.project}/rebuild`, { method: "POST" })).json();
+        tell(button, `the image is ${report.Image.replace("sha256:", "").slice(0, 12)}`);
+    },
+    async pause() {
+        await ask("/queue/pause", { method: "POST" });
+        location.reload();
+    },
+    async resume() {
+        await ask("/queue/resume", { method: "POST" });
+        location.reload();
+    },
+};
+
+/** Asks for the same job; secrets are kept nowhere, so the reader is asked for them. */
+async function build(page, rebuild) {
+    const { BuildInfo: info } = await (await ask(`/job/${page.dataset.build}?log=none`)).json();
+    const secrets = Object.keys(info.Params).filter((name) => info.Params[name] === null);
+    let given = {};
+    if (secrets.length > 0) {
+        const fields = secrets.map((name) => ({ name, label: name, type: "password" }));
+        given = await question("This build was given secrets, which are kept nowhere.", fields, "Build");
+        if (!given) {
+            return;
+        }
+    }
+    const job = { project: info.Project, group: info.Group, params: { ...info.Params, ...given }, rebuild };
+    const { URL } = await (await ask("/jobs?async", { method: "POST", body: job })).json();
+    location.assign(`/${URL}`);
+    if (location.pathname === `/${URL}`) {
+        location.reload();
+    }
+}
+
+/** What became of a button's wish, beside it. */
+function tell(button, sentence) {
+    const bar = button.parentElement;
+    const told = bar.querySelector("[role=status]") ?? bar.appendChild(document.createElement("span"));
+    told.setAttribute("role", "status");
+    told.textContent = sentence;
+}
+
+/** Asks the reader; resolves to the values by name, or null. */
+function question(sentence, fields, yes) {
+    const dialog = document.createElement("dialog");
+    const form = document.createElement("form");
+    form.method = "dialog";
+    const title = document.createElement("p");
+    title.textContent = sentence;
+    title.id = "question";
+    dialog.setAttribute("aria-labelledby", title.id);
+    form.append(title);
+    const inputs = fields.map(({ name, label, type }) => {
+        const line = document.createElement("p");
+        const tag = line.appendChild(document.createElement("label"));
+        const input = document.createElement("input");
+        Object.assign(input, { name, type, autocomplete: "off" });
+        tag.append(`${label} `, input);
+        form.append(line);
+        return input;
+    });
+    const bar = form.appendChild(document.createElement("p"));
+    bar.className = "bar";
+    for (const [value, text] of [["yes", yes], ["", "Back"]]) {
+        bar.append(Object.assign(document.createElement("button"), { value, textContent: text }));
+    }
+    dialog.append(form);
+    document.body.append(dialog);
+    return new Promise((resolve) => {
+        dialog.addEventListener("close", () => {
+            const values = Object.fromEntries(inputs.map((input) => [input.name, input.value]));
+            resolve(dialog.returnValue === "yes" ? values : null);
+            dialog.remove();
+        });
+        dialog.showModal();
+    });
+}

@@ -1,0 +1,24 @@
+// A button beside each command that copies it.
+
+export function mount() {
+    for (const element of document.querySelectorAll("[data-copy]")) {
+        const button = document.createElement("button");
+        button.textContent = "Copy";
+        button.addEventListener("click", async () => {
+            await copy(element);
+            button.textContent = "Copied";
+            setTimeout(() => (button.textContent = "Copy"), 1500);
+        });
+        element.after(button);
+    }
+}
+
+/** The clipboard is only there for pages over TLS and of this host; else the text is selected for the reader. */
+async function copy(element) {
+    try {
+        await navigator.clipboard.writeText(element.textContent);
+    } catch {
+        getSelection().selectAllChildren(element);
+        document.execCommand("copy");
+    }
+}

@@ -1,0 +1,484 @@
+// The log of a build: any part of it at once, however long it is; on while it grows; with a text found in it, a
+// line or a range linked to.
+
+import { bind } from "./keys.js";
+import { Blocks } from "./logblocks.js";
+import { Find } from "./logfind.js";
+import { row } from "./logrow.js";
+import { follow } from "./logstream.js";
+import { Window } from "./logwindow.js";
+
+const WRAP = "mistry-log-wrap";
+
+/** After the last letter typed, before the server is asked, in milliseconds. */
+const TYPED = 250;
+
+/** No letter of the log is narrower, in pixels. */
+const NARROWEST = 4;
+
+const STATES = {
+    open: "Reading…",
+    live: "Live",
+    cut: "Connection lost; trying again",
+    over: "",
+};
+
+/** Makes `section` a view of the log that it names. */
+export function mount(section) {
+    new View(section).open();
+}
+
+class View {
+    #range = null;
+    #marked = 0;
+    #drawing = 0;
+    /** While the build runs: what is printed is shown. */
+    #isFollowing;
+    #state = "open";
+    /** Stands before what is said of the stream. */
+    #note = "";
+    #renewing = false;
+    #over = new AbortController();
+
+    constructor(section) {
+        this.section = section;
+        this.isPending = section.dataset.state === "pending";
+        this.#isFollowing = this.isPending;
+        this.isAtEnd = false;
+        this.path = section.dataset.log;
+        this.job = this.path.replace(/^\/log\//, "/job/");
+        this.#take(this.#blocks());
+    }
+
+    /** Blocks of the log that there is now. */
+    #blocks() {
+        const blocks = new Blocks(this.path, (...ended) => this.blocks === blocks && this.find.see(...ended));
+        return blocks;
+    }
+
+    #take(blocks) {
+        this.blocks = blocks;
+        this.find = new Find(blocks);
+    }
+
+    async open() {
+        this.#build();
+        this.#listen();
+        try {
+            await this.blocks.open(this.isPending);
+        } catch (error) {
+            this.#failed(error, this.blocks);
+            return;
+        }
+        this.#show();
+        this.#stream();
+    }
+
+    /** Shows the log when it was opened. */
+    #show() {
+        this.section.querySelector("pre")?.remove();
+        this.box.hidden = false;
+        this.section.style.setProperty("--digits", String(this.blocks.count).length);
+        this.window ??= new Window(this.box, this.#source());
+        if (!this.#fromAddress()) {
+            this.isAtEnd = true;
+            this.window.end();
+        }
+    }
+
+    async #stream() {
+        if (!this.isPending) {
+            this.#become("over");
+            return;
+        }
+        const { blocks } = this;
+        const { signal } = this.#over;
+        try {
+            await follow(blocks, this.job, {
+                signal,
+                onbytes: () => this.#changed(),
+                onstate: (state) => this.#become(state),
+            });
+        } catch (error) {
+            if (!signal.aborted) {
+                this.#failed(error, blocks);
+            }
+        }
+    }
+
+    /** Says what went wrong with some blocks; where the log is another one by now, opens that. */
+    #failed(error, blocks) {
+        if (error.status === 412) {
+            this.#renew(blocks);
+        } else {
+            this.#say(error.message);
+        }
+    }
+
+    /** The job was asked for again: its log begins anew, and grows, or has. */
+    async #renew(old) {
+        if (this.#renewing || old !== this.blocks) {
+            return;
+        }
+        this.#renewing = true;
+        this.#over.abort();
+        this.#over = new AbortController();
+        try {
+            const blocks = this.#blocks();
+            await blocks.open(true);
+            this.#take(blocks);
+        } catch (error) {
+            this.#say(error.message);
+            return;
+        } finally {
+            this.#renewing = false;
+        }
+        this.isPending = true;
+        this.#note = "Asked for again";
+        this.followButton.hidden = false;
+        this.#become("open");
+        this.#marked += 1;
+        this.#show();
+        this.#stream();
+        this.#search();
+    }
+
+    #build() {
+        const bar = make("div", { className: "log-bar", role: "toolbar", ariaLabel: "Log" });
+        const top = button("log-top", "Top", "the first line (g)", () => this.#leave(() => this.window.begin()));
+        const end = button("log-end", "End", "the last line (G)", () => this.#toEnd());
+        this.followButton = button("log-follow", "Follow", "stay at the end while the log grows (f)", () => this.#follow(!this.#isFollowing));
+        this.followButton.hidden = !this.isPending;
+        this.wrapButton = button("log-wrap", "Wrap", "break long lines (w)", () => this.#wrap(!this.isWrapped));
+        const label = make("label", { className: "log-search", textContent: "Find " });
+        this.input = make("input", { id: "log-find", type: "search", maxLength: 200, autocomplete: "off", spellcheck: false, title: "a text in the log (/)" });
+        label.append(this.input);
+        const previous = button("log-previous", "↑", "the match before (N)", () => this.#next(-1));
+        previous.ariaLabel = "Previous match";
+        const next = button("log-next", "↓", "the next match (n)", () => this.#next(1));
+        next.ariaLabel = "Next match";
+        this.count = make("output", { id: "log-count", ariaLabel: "Matches" });
+        this.size = make("span", { id: "log-size" });
+        this.status = make("span", { id: "log-status", role: "status", textContent: STATES.open });
+        const steps = make("span", { className: "log-steps" });
+        steps.append(previous, next, this.count);
+        bar.append(top, end, this.followButton, this.wrapButton, label, steps, this.status, this.size);
+        this.box = make("div", { className: "log-box", role: "log", ariaLive: "off", ariaLabel: "Log of the build", tabIndex: 0, hidden: true });
+        this.section.append(bar, this.box);
+        this.#showFollowing();
+        this.#wrap(stored(WRAP) !== "off");
+    }
+
+    #listen() {
+        bind("f", "follow the log, or stop that", () => this.#follow(!this.#isFollowing));
+        bind("w", "wrap long lines of the log, or not", () => this.#wrap(!this.isWrapped));
+        bind("/", "find in the log", () => this.input.select());
+        bind("n", "the next match", () => this.#next(1));
+        bind("N", "the match before", () => this.#next(-1));
+        bind("g", "the first line of the log", () => this.#leave(() => this.window.begin()));
+        bind("G", "the last line of the log", () => this.#toEnd());
+        let typed;
+        this.input.addEventListener("input", () => {
+            clearTimeout(typed);
+            typed = setTimeout(() => this.#search(), TYPED);
+        });
+        this.input.addEventListener("keydown", async (event) => {
+            if (event.key === "Enter") {
+                event.preventDefault();
+                clearTimeout(typed);
+                const isNew = this.input.value !== this.find.text;
+                const isFound = await this.#search();
+                if (isFound && !isNew) {
+                    this.#next(event.shiftKey ? -1 : 1);
+                }
+            } else if (event.key === "Escape") {
+                // The field keeps what stands in it: n and N go on with it.
+                event.preventDefault();
+                this.box.focus();
+            }
+        });
+        this.box.addEventListener("click", (event) => this.#clicked(event));
+        // The browser knows only the rows that are in the page.
+        this.box.addEventListener("keydown", (event) => {
+            if ((event.key === "Home" || event.key === "End") && !event.shiftKey) {
+                event.preventDefault();
+                event.key === "Home" ? this.#leave(() => this.window.begin()) : this.#toEnd();
+            }
+        });
+        addEventListener("hashchange", () => this.window && this.#fromAddress());
+    }
+
+    #source() {
+        const view = this;
+        return {
+            get count() {
+                return view.blocks.count;
+            },
+            row: (number) => {
+                const line = view.blocks.line(number);
+                if (!line) {
+                    view.#fetch(number);
+                }
+                const element = row(number, line, view.find.needle);
+                element.line = line;
+                element.marks = view.#marked;
+                view.#paint(element, number);
+                return element;
+            },
+            isSame: (element, number) => element.marks === view.#marked && element.line !== undefined && element.line === view.blocks.line(number),
+            tall: (number) => view.#tall(number),
+            onresize: () => view.#reflow(),
+            onview: (isAtEnd, isUp) => view.#scrolled(isAtEnd, isUp),
+        };
+    }
+
+    /** How many lines of text a row takes at least: what escapes and carriage returns take away is not counted. */
+    #tall(number) {
+        const text = this.isWrapped ? this.blocks.line(number)?.text : undefined;
+        if (text === undefined || text.length < NARROWEST || /[\x1b\r]/.test(text)) {
+            return 1;
+        }
+        return Math.max(1, Math.floor((text.length * NARROWEST) / this.box.clientWidth));
+    }
+
+    /** Asks for the block of a row that is not here, and shows it when it is. */
+    async #fetch(number) {
+        const { blocks } = this;
+        try {
+            if (await blocks.need(number, number + 1)) {
+                this.#redraw();
+            }
+        } catch (error) {
+            this.#failed(error, blocks);
+        }
+    }
+
+    #redraw() {
+        this.#drawing ||= requestAnimationFrame(() => {
+            this.#drawing = 0;
+            if (this.#isFollowing || this.isAtEnd) {
+                this.window.end();
+            } else {
+                this.window.refresh();
+            }
+        });
+    }
+
+    #changed() {
+        this.section.style.setProperty("--digits", String(this.blocks.count).length);
+        this.#redraw();
+        this.#measure();
+        this.count.textContent = this.find.told;
+    }
+
+    #become(state) {
+        this.#state = state;
+        if (state === "over") {
+            this.isAtEnd = this.#isFollowing || this.isAtEnd;
+            this.#isFollowing = false;
+            this.followButton.hidden = true;
+            this.#redraw();
+        }
+        const word = this.isPending && state === "over" ? "Over" : STATES[state];
+        this.#say([this.#note, word].filter(Boolean).join(": "));
+        this.#measure();
+        this.section.dataset.stream = state;
+    }
+
+    #measure() {
+        const lines = this.blocks.count;
+        this.size.textContent = `${lines.toLocaleString("en-GB")} ${lines === 1 ? "line" : "lines"}, ${size(this.blocks.length)}`;
+    }
+
+    #say(sentence) {
+        if (this.status.textContent !== sentence) {
+            this.status.textContent = sentence;
+        }
+    }
+
+    #scrolled(isAtEnd, isUp) {
+        this.isAtEnd = isAtEnd;
+        if (this.#state === "over") {
+            return;
+        }
+        if (isAtEnd) {
+            this.#setFollowing(true);
+        } else if (isUp) {
+            this.#setFollowing(false);
+        }
+    }
+
+    #setFollowing(isFollowing) {
+        this.#isFollowing = isFollowing;
+        this.#showFollowing();
+    }
+
+    #showFollowing() {
+        this.followButton.ariaPressed = String(this.#isFollowing);
+    }
+
+    #follow(isFollowing) {
+        if (!this.window || this.#state === "over") {
+            return;
+        }
+        this.isAtEnd = false;
+        this.#setFollowing(isFollowing);
+        if (isFollowing) {
+            this.window.end();
+            this.box.scrollIntoView({ block: "nearest" });
+        }
+    }
+
+    #toEnd() {
+        if (this.window) {
+            this.#follow(true);
+            this.isAtEnd = true;
+            this.window.end();
+            this.box.scrollIntoView({ block: "nearest" });
+        }
+    }
+
+    /** Goes elsewhere: what is printed now no longer pulls us away. */
+    #leave(go) {
+        if (this.window) {
+            this.isAtEnd = false;
+            this.#setFollowing(false);
+            go();
+            this.box.scrollIntoView({ block: "nearest" });
+        }
+    }
+
+    #wrap(isWrapped) {
+        this.isWrapped = isWrapped;
+        this.wrapButton.ariaPressed = String(isWrapped);
+        store(WRAP, isWrapped ? "on" : "off");
+        this.box.classList.toggle("wrapped", isWrapped);
+        if (this.window) {
+            this.box.scrollLeft = 0;
+            this.#reflow();
+        }
+    }
+
+    #reflow() {
+        if (this.#isFollowing || this.isAtEnd) {
+            this.window.end();
+        } else {
+            this.window.reflow();
+        }
+    }
+
+    /** Looks for what stands in the field; true when there is something. */
+    async #search() {
+        const text = this.input.value;
+        if (text !== this.find.text) {
+            if (text === "") {
+                this.find.clear();
+            } else {
+                this.count.textContent = "…";
+                try {
+                    if (!(await this.find.begin(text))) {
+                        return false;
+                    }
+                } catch (error) {
+                    this.count.textContent = error.message;
+                    if (error.status === 412) {
+                        this.#failed(error, this.find.blocks);
+                    }
+                    return false;
+                }
+            }
+            this.#marked += 1;
+            this.count.textContent = this.find.told;
+            if (this.find.lines.length > 0) {
+                this.#next(1);
+            } else {
+                this.#redraw();
+            }
+        }
+        return this.find.lines.length > 0;
+    }
+
+    #next(step) {
+        const number = this.window && this.find.next(step, this.window.first);
+        if (number === null || number === undefined) {
+            return;
+        }
+        this.#marked += 1;
+        this.count.textContent = this.find.told;
+        this.#leave(() => (this.window.isSeen(number) ? this.window.refresh() : this.window.show(number)));
+    }
+
+    #paint(element, number) {
+        const { from, to } = this.#range ?? { from: 1, to: 0 };
+        element.classList.toggle("linked", number >= from && number <= to);
+        element.classList.toggle("found", this.find.lines[this.find.at] === number);
+    }
+
+    #clicked(event) {
+        const link = event.target.closest(".line-number");
+        if (!link) {
+            return;
+        }
+        event.preventDefault();
+        const number = Number(link.parentElement.dataset.line);
+        const other = event.shiftKey && this.#range ? this.#range.from + 1 : number;
+        const [from, to] = [Math.min(number, other), Math.max(number, other)];
+        history.replaceState(null, "", from === to ? `#L${from}` : `#L${from}-L${to}`);
+        this.#range = { from: from - 1, to: to - 1 };
+        this.#marked += 1;
+        this.#leave(() => this.window.refresh());
+    }
+
+    /** Shows the lines that the address names; false when it names none. */
+    #fromAddress() {
+        const named = /^#L(\d{1,15})(?:-L?(\d{1,15}))?$/.exec(location.hash);
+        if (!named) {
+            return false;
+        }
+        const numbers = [named[1], named[2] ?? named[1]].map((number) => Math.max(0, Number(number) - 1));
+        this.#range = { from: Math.min(...numbers), to: Math.max(...numbers) };
+        this.#marked += 1;
+        this.#leave(() => this.window.show(this.#range.from));
+        return true;
+    }
+}
+
+function make(tag, properties) {
+    return Object.assign(document.createElement(tag), properties);
+}
+
+function button(id, text, title, action) {
+    const element = make("button", { id, type: "button", textContent: text, title });
+    element.addEventListener("click", action);
+    return element;
+}
+
+/** "812 B", "4.1 KiB": as `web/words.rs` says it. */
+function size(bytes) {
+    if (bytes < 1024) {
+        return `${bytes} B`;
+    }
+    const units = ["KiB", "MiB", "GiB", "TiB"];
+    let [number, unit] = [bytes / 1024, 0];
+    while (number >= 1023.95 && unit < units.length - 1) {
+        [number, unit] = [number / 1024, unit + 1];
+    }
+    return `${number.toFixed(1)} ${units[unit]}`;
+}
+
+/** A browser may keep nothing for us. */
+function stored(key) {
+    try {
+        return localStorage.getItem(key);
+    } catch {
+        return null;
+    }
+}
+
+function store(key, value) {
+    try {
+        localStorage.setItem(key, value);
+    } catch {
+        // It is forgotten with the page, then.
+    }
+}

@@ -1,0 +1,214 @@
+// A log in blocks: which lines are in which, those that were read lately, and what comes at the end.
+//
+// The server tells where blocks begin; a block is asked for when one of its lines is to be shown, and a few are
+// kept. What a running build prints is cut into blocks here, by the rules of `build/lines/index.rs`.
+
+import { PLAIN, apply } from "./ansi.js";
+import { Cutter, SHOWN, line } from "./loglines.js";
+import { ask } from "./server.js";
+
+const BLOCK_LINES = 2000;
+const BLOCK_BYTES = 64 << 10;
+
+/** Letters of the blocks that are kept: more than any window shows of the longest lines, and little memory. */
+const KEPT = 8 << 20;
+
+/** Letters as which a line counts besides its own. */
+const PER_LINE = 64;
+
+export class Blocks {
+    #offsets = [];
+    #firsts = [];
+    #styles = [];
+    #kept = new Map();
+    #letters = 0;
+    #coming = new Map();
+    #lines = 0;
+    /** Cuts what comes at the end; null where nothing does. */
+    #end = null;
+
+    /** `onend(number, line, start, end)` is told of each line that ends while the log grows. */
+    constructor(path, onend = () => {}) {
+        this.path = path;
+        this.onend = onend;
+        this.length = 0;
+        this.tag = null;
+    }
+
+    /** Headers for more of the same log: another one, of the job asked for again, is refused with 412. */
+    get same() {
+        return this.tag === null ? {} : { "If-Match": this.tag };
+    }
+
+    /** Lines that there are. */
+    get count() {
+        return this.#end ? this.#firsts.at(-1) + this.#end.lines.length + (this.#end.open ? 1 : 0) : this.#lines;
+    }
+
+    /** Asks where lines begin; `grows` where more will come: then it can be pushed. */
+    async open(grows) {
+        const response = await ask(`${this.path}?lines`);
+        const told = await response.json();
+        this.tag = response.headers.get("ETag");
+        this.length = told.Length;
+        this.#lines = told.Lines;
+        this.#offsets = told.Offsets;
+        this.#firsts = told.Firsts;
+        this.#styles = told.Colours.map((params) => (params === "" ? PLAIN : apply(PLAIN, params)));
+        if (grows) {
+            await this.#openEnd();
+        }
+    }
+
+    /** The line, or undefined where it was not read: `need` reads it. */
+    line(number) {
+        const block = this.#blockOf(number);
+        const at = number - this.#firsts[block];
+        if (this.#end && block === this.#offsets.length - 1) {
+            return this.#end.lines[at] ?? this.#end.open ?? undefined;
+        }
+        const lines = this.#kept.get(block);
+        if (lines) {
+            // What was used last is forgotten last.
+            this.#kept.delete(block);
+            this.#kept.set(block, lines);
+        }
+        return lines?.[at];
+    }
+
+    /** Reads what is missing of lines `from` up to `to`; true when there was something. */
+    async need(from, to) {
+        const missing = [];
+        for (let block = this.#blockOf(from); block < this.#offsets.length && this.#firsts[block] < to; block++) {
+            const isEnd = this.#end && block === this.#offsets.length - 1;
+            if (!isEnd && !this.#kept.has(block)) {
+                missing.push(this.#read(block));
+            }
+        }
+        await Promise.all(missing);
+        return missing.length > 0;
+    }
+
+    /** What comes next of a log that grows. */
+    push(bytes) {
+        this.#end.push(bytes);
+        this.length += bytes.length;
+    }
+
+    /** It grows no more. */
+    finish() {
+        this.#end?.finish();
+    }
+
+    #blockOf(number) {
+        let [low, high] = [0, this.#firsts.length - 1];
+        while (low < high) {
+            const middle = (low + high + 1) >> 1;
+            [low, high] = this.#firsts[middle] <= number ? [middle, high] : [low, middle - 1];
+        }
+        return low;
+    }
+
+    #bounds(block) {
+        return [this.#offsets[block], this.#offsets[block + 1] ?? this.length];
+    }
+
+    async #read(block) {
+        if (!this.#coming.has(block)) {
+            const reading = this.#fetch(block).finally(() => this.#coming.delete(block));
+            this.#coming.set(block, reading);
+        }
+        this.#keep(block, await this.#coming.get(block));
+    }
+
+    #keep(block, lines) {
+        this.#forget(block);
+        this.#kept.set(block, lines);
+        this.#letters += letters(lines);
+        for (const oldest of this.#kept.keys()) {
+            if (this.#letters <= KEPT) {
+                break;
+            }
+            this.#forget(oldest);
+        }
+    }
+
+    #forget(block) {
+        this.#letters -= letters(this.#kept.get(block) ?? []);
+        this.#kept.delete(block);
+    }
+
+    async #fetch(block) {
+        const [from, to] = this.#bounds(block);
+        if (this.#isLong(block)) {
+            const [head, tail] = await this.#ends(from, to);
+            const hasFeed = tail.at(-1) === 10;
+            return [line(head, hasFeed ? tail.subarray(0, -1) : tail, to - from - (hasFeed ? 1 : 0), this.#styles[block])];
+        }
+        const cutter = new Cutter(from, this.#styles[block]);
+        cutter.push(await this.#bytes(from, to));
+        cutter.finish();
+        return cutter.lines;
+    }
+
+    /** A line that is a block by itself is not read whole. */
+    #isLong(block) {
+        const [from, to] = this.#bounds(block);
+        const lines = (this.#firsts[block + 1] ?? this.#lines) - this.#firsts[block];
+        return lines === 1 && to - from > BLOCK_BYTES;
+    }
+
+    #ends(from, to) {
+        return Promise.all([this.#bytes(from, from + SHOWN), this.#bytes(to - SHOWN, to)]);
+    }
+
+    async #bytes(from, to) {
+        if (from === to) {
+            return new Uint8Array();
+        }
+        const headers = { Range: `bytes=${from}-${to - 1}`, ...this.same };
+        const response = await ask(`${this.path}?text`, { headers, accept: "text/plain, application/json" });
+        return new Uint8Array(await response.arrayBuffer());
+    }
+
+    async #openEnd() {
+        if (this.#offsets.length === 0) {
+            [this.#offsets, this.#firsts, this.#styles] = [[0], [0], [PLAIN]];
+        }
+        const block = this.#offsets.length - 1;
+        const [from, to] = this.#bounds(block);
+        const isLong = this.#isLong(block);
+        const [head, tail] = isLong ? await this.#ends(from, to) : [await this.#bytes(from, to), new Uint8Array()];
+        this.#end = new Cutter(from, this.#styles[block], (start, stop) => this.#ended(start, stop));
+        this.#end.push(head);
+        this.#end.skip(isLong ? to - from - 2 * SHOWN : 0);
+        this.#end.push(tail);
+    }
+
+    #ended(start, stop) {
+        const lines = this.#end.lines;
+        this.onend(this.#firsts.at(-1) + lines.length - 1, lines.at(-1), start, stop);
+        const isLong = stop - start > BLOCK_BYTES;
+        if (isLong && lines.length > 1) {
+            const long = lines.pop();
+            this.#begin(start, long.before);
+            this.#end.lines.push(long);
+        }
+        if (isLong || lines.length >= BLOCK_LINES || this.#end.at - this.#offsets.at(-1) >= BLOCK_BYTES) {
+            this.#begin(this.#end.at, this.#end.style);
+        }
+    }
+
+    #begin(offset, style) {
+        const lines = this.#end.lines;
+        this.#keep(this.#offsets.length - 1, lines);
+        this.#firsts.push(this.#firsts.at(-1) + lines.length);
+        this.#offsets.push(offset);
+        this.#styles.push(style);
+        this.#end.lines = [];
+    }
+}
+
+function letters(lines) {
+    return lines.reduce((sum, line) => sum + line.text.length + PER_LINE, 0);
+}

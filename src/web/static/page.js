@@ -1,0 +1,32 @@
+// What every page does: times in the reader's zone, keys, and what else the page holds.
+
+import { bind } from "./keys.js";
+import { token } from "./server.js";
+import { local } from "./times.js";
+
+/** Which module makes which part of a page live. */
+const PARTS = {
+    "[data-list]": "./list.js",
+    "[data-build]": "./build.js",
+    "[data-log]": "./log.js",
+    "[data-copy]": "./copy.js",
+    "[data-project]": "./project.js",
+    "[data-host]": "./host.js",
+    "[data-signin]": "./signin.js",
+};
+
+local(document);
+bind("b", "go to the builds", () => location.assign("/"));
+bind("p", "go to the projects", () => location.assign("/projects"));
+bind("h", "go to the host", () => location.assign("/status"));
+
+for (const [selector, module] of Object.entries(PARTS)) {
+    const element = document.querySelector(selector);
+    if (element) {
+        import(module).then((part) => part.mount(element));
+    }
+}
+
+if (token()) {
+    import("./token.js").then((part) => part.offerSignOut(document.querySelector(".top nav")));
+}

@@ -1,0 +1,27 @@
+// Elapsed times of builds under way, counted on from where the server began to count.
+
+import { serverNow, span } from "./times.js";
+
+function draw() {
+    for (const element of document.querySelectorAll("[data-since]")) {
+        const elapsed = Math.max(0, serverNow() - Date.parse(element.dataset.since));
+        const expected = Number(element.dataset.expected);
+        const bar = element.querySelector("progress");
+        if (bar) {
+            bar.value = Math.min(elapsed, bar.max);
+        }
+        const said = expected ? `${span(elapsed)} of about ${span(expected)}` : span(elapsed);
+        const text = element.querySelector("span");
+        if (text.textContent !== said) {
+            text.textContent = said;
+        }
+    }
+}
+
+/** Counts as long as the page is looked at. */
+export function count() {
+    draw();
+    const seconds = setInterval(() => document.hidden || draw(), 1000);
+    document.addEventListener("visibilitychange", draw);
+    return () => clearInterval(seconds);
+}

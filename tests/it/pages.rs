@@ -1,0 +1,259 @@
+//! The web view's pages tell what is so, hold no markup of strangers, and load nothing but our own.
+
+use serde_json::{Value, json};
+
+use crate::support::daemon::{TestDaemon, text};
+use crate::support::http::{Answer, Ask};
+
+const BROWSER: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
+
+async fn page(daemon: &TestDaemon, path: &str) -> String {
+    let answer = daemon.ask(Ask::get(path).with("accept", BROWSER)).await;
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    assert!(
+        answer.header("content-type").starts_with("text/html"),
+        "{path}"
+    );
+    let policy = answer.header("content-security-policy");
+    assert!(
+        policy.starts_with("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    let text = answer.text();
+    // Nothing that the policy would have to stop.
+    let is_inline = |word: &&str| {
+        word.starts_with("style=") || (word.starts_with("on") && word.contains("=\""))
+    };
+    assert_eq!(text.split_whitespace().find(is_inline), None, "{path}");
+    text
+}
+
+fn numbered(n: usize) -> Value {
+    json!({"project": "succeed", "params": {"n": n.to_string()}})
+}
+
+async fn ids(daemon: &TestDaemon, query: &str) -> Vec<String> {
+    let list = daemon
+        .get(format!("/index/{query}"))
+        .await
+        .expect(200)
+        .json();
+    let list = list.as_array().unwrap().iter();
+    list.map(|item| text(item, "id").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_browser_gets_a_page_where_a_program_gets_json() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let info = daemon.build(numbered(1)).await;
+    let job = format!("/{}", text(&info, "URL"));
+    for path in ["/projects", "/project/succeed", "/status", &job] {
+        assert!(page(&daemon, path).await.contains("<h1>"), "{path}");
+        let json = daemon.get(path).await.expect(200);
+        assert_eq!(json.header("content-type"), "application/json");
+        // No cache gives one for the other, or either to somebody else.
+        let asked = Ask::get(path).with("accept", BROWSER);
+        for (answer, vary) in [
+            (&json, "accept"),
+            (&daemon.ask(asked).await, "accept, accept-encoding"),
+        ] {
+            assert_eq!(answer.header("vary"), vary, "{path}");
+            assert_eq!(answer.header("cache-control"), "private, no-cache");
+        }
+        let asked = Ask::get(format!("{path}?json")).with("accept", BROWSER);
+        let json = daemon.ask(asked).await.expect(200);
+        assert_eq!(json.header("content-type"), "application/json", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_browser_that_is_refused_gets_a_page_with_the_same_sentence() {
+    let daemon = TestDaemon::with(&[]).await;
+    let nobody = format!("/job/p%3Cb%3E/{}", "0".repeat(64));
+    for (path, status) in [
+        ("/nowhere", 404),
+        ("/project/nobody", 404),
+        ("/?outcome=%3Cb%3E", 400),
+        (nobody.as_str(), 422),
+    ] {
+        let refused = daemon
+            .ask(Ask::get(path).with("accept", BROWSER))
+            .await
+            .expect(status);
+        assert!(
+            refused.header("content-type").starts_with("text/html"),
+            "{path}"
+        );
+        assert!(
+            refused
+                .header("content-security-policy")
+                .contains("default-src 'none'")
+        );
+        let json = daemon.get(path).await.expect(status).json();
+        let sentence = text(&json, "error")
+            .replace('\'', "&#39;")
+            .replace('<', "&#60;")
+            .replace('>', "&#62;");
+        let told = refused.text();
+        assert!(told.contains(&sentence), "{told}");
+        assert!(
+            told.contains(refused.header("x-request-id")) && !told.contains("<b>"),
+            "{told}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn how_jobs_were_answered_is_known_over_a_restart() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    for _ in 0..3 {
+        daemon.build(numbered(1)).await;
+    }
+    daemon.stop().await;
+    daemon.start_again().await;
+    daemon.build(numbered(1)).await;
+    // The list waits for the scan, which reads what the life before has counted.
+    let told = page(&daemon, "/project/succeed").await;
+    assert!(told.contains("3 cached, 0 joined of 4"), "{told}");
+    assert!(
+        told.contains("75 %") && told.contains("1 of 1 that are kept"),
+        "{told}"
+    );
+    assert_eq!(
+        told.matches("class=\"mark cached\"").count(),
+        3 + 1,
+        "{told}"
+    );
+    assert_eq!(told.matches("class=\"mark cold\"").count(), 1 + 1, "{told}");
+}
+
+#[tokio::test]
+async fn builds_are_found_by_outcome_and_text_wherever_they_are() {
+    let daemon = TestDaemon::with(&["succeed", "exit-code"]).await;
+    let mut good = Vec::new();
+    for n in 0..3 {
+        good.push(text(&daemon.build(numbered(n)).await, "ID").to_owned());
+    }
+    let bad = daemon
+        .build(json!({"project": "exit-code", "group": "Feature/X"}))
+        .await;
+    let bad = text(&bad, "ID").to_owned();
+    let only_bad = std::slice::from_ref(&bad);
+    for query in [
+        "?outcome=failed",
+        "?text=feature",
+        "?text=exit",
+        &format!("?text={}", &bad[..9]),
+    ] {
+        assert_eq!(ids(&daemon, query).await, only_bad, "{query}");
+    }
+    assert_eq!(ids(&daemon, "?text=n%3D2").await, good[2..]);
+    assert_eq!(ids(&daemon, "?outcome=succeeded").await.len(), 3);
+    assert_eq!(ids(&daemon, "?outcome=cancelled").await.len(), 0);
+    // The next page is of the same choice.
+    let first = daemon
+        .get("/index/?outcome=succeeded&text=succeed&limit=2")
+        .await;
+    let link = first.header("link").to_owned();
+    let next = link.split(['<', '>']).nth(1).unwrap();
+    assert!(next.contains("outcome=succeeded&text=succeed"), "{link}");
+    assert_eq!(daemon.get(next).await.json().as_array().unwrap().len(), 1);
+    // The page says it, too, and keeps it in its addresses.
+    let told = page(&daemon, "/?outcome=failed&project=&group=&text=").await;
+    assert!(told.contains(&bad) && !told.contains(&good[0]));
+    assert!(
+        told.contains("data-events=\"/events?rows&#38;outcome=failed\""),
+        "{told}"
+    );
+    for wrong in ["outcome=fine", &format!("text={}", "x".repeat(201))] {
+        daemon.get(format!("/index/?{wrong}")).await.expect(400);
+    }
+}
+
+#[tokio::test]
+async fn what_strangers_wrote_is_text_on_every_page() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let hostile = "\"><script>alert(1)</script>\u{202e}'";
+    let params = json!({"short": hostile, "long": hostile.repeat(2_000), "lines": format!("{hostile}\n").repeat(9), "_secret": "hunter2"});
+    let asked = json!({"project": "succeed", "group": hostile, "params": params});
+    let info = daemon.build(asked).await;
+    let job = format!("/{}", text(&info, "URL"));
+    for path in [
+        "/",
+        "/projects",
+        "/project/succeed",
+        &job,
+        "/?text=%22%3E%3Cscript%3E&group=%22%3E%3Cscript%3E&project=succeed",
+    ] {
+        let told = page(&daemon, path).await;
+        assert_eq!(told.matches("<script").count(), 1, "{path}: {told}");
+        assert!(
+            !told.contains('\u{202e}') && !told.contains("hunter2"),
+            "{path}: {told}"
+        );
+        assert!(told.len() < 100_000, "{path}: {}", told.len());
+    }
+    assert!(page(&daemon, &job).await.contains("class=\"secret\""));
+}
+
+async fn asset(daemon: &TestDaemon, name: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut ask = Ask::get(format!("/static/{name}"));
+    for (header, value) in headers {
+        ask = ask.with(header, *value);
+    }
+    daemon.ask(ask).await
+}
+
+#[tokio::test]
+async fn what_pages_are_made_of_is_kept_by_browsers_and_sent_small() {
+    let daemon = TestDaemon::with(&[]).await;
+    let told = page(&daemon, "/").await;
+    let mut all = 0;
+    let mut names: Vec<String> = told
+        .split("/static/")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap().to_owned())
+        .collect();
+    let mut at = 0;
+    while let Some(name) = names.get(at).cloned() {
+        at += 1;
+        let plain = asset(&daemon, &name, &[]).await.expect(200);
+        let small = asset(&daemon, &name, &[("accept-encoding", "br, gzip")])
+            .await
+            .expect(200);
+        assert_eq!(small.header("content-encoding"), "gzip");
+        all += small.body.len();
+        let tag = plain.header("etag").to_owned();
+        let small_tag = small.header("etag").to_owned();
+        // Other bytes have another tag.
+        assert_ne!(small_tag, tag);
+        for (told, expected) in [
+            (tag.clone(), &tag),
+            (small_tag.clone(), &small_tag),
+            (format!("\"x\", W/{small_tag}"), &small_tag),
+        ] {
+            for coding in ["gzip", "identity"] {
+                let headers = [("if-none-match", &*told), ("accept-encoding", coding)];
+                let known = asset(&daemon, &name, &headers).await.expect(304);
+                assert!(known.body.is_empty());
+                assert_eq!(known.header("etag"), expected);
+                assert_eq!(known.header("vary"), plain.header("vary"));
+            }
+        }
+        for other in ["\"x\"", &tag[1..tag.len() - 1]] {
+            let answer = asset(&daemon, &name, &[("if-none-match", other)]).await;
+            answer.expect(200);
+        }
+        let refused = asset(&daemon, &name, &[("accept-encoding", "gzip;q=0")]).await;
+        assert_eq!(refused.body, plain.body);
+        // What a module asks for is there, too.
+        for part in plain.text().split("\"./").skip(1) {
+            let part = part.split('"').next().unwrap().to_owned();
+            if !names.contains(&part) {
+                names.push(part);
+            }
+        }
+    }
+    assert!(names.len() > 5, "{names:?}");
+    assert!(all < 50_000, "all modules of all pages: {all} bytes");
+}
