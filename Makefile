@@ -9,7 +9,7 @@ WORLDS := $(or $(MISTRY_WORLDS),$(or $(TMPDIR),/tmp)/mistry-worlds-$(shell id -u
 with := $(if $(wildcard $(WORLDS)/environment),MISTRY_WORLDS="$(WORLDS)") tests/worlds/with
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test soak bench worlds clean-worlds deb
+.PHONY: help demo check test soak bench screenshots worlds clean-worlds deb
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ soak: ## the same, with what is repeated repeated many more times
 
 bench: ## measure, each figure against its yardstick
 	$(with) $(CARGO) bench --locked
+
+screenshots: ## take the pictures in docs/screenshots/ anew: needs a Docker Engine and a browser
+	MISTRY_SCREENSHOTS="$(CURDIR)/docs/screenshots" $(with) --few $(CARGO) test --locked --test world browser::screenshots
 
 deb: ## build the Debian packages mistryd and mistry into target/deb/
 	@CARGO="$(CARGO)" packaging/build

@@ -7,6 +7,7 @@
 // The lints that keep panics out of the programs know only single test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod browser;
 mod builds;
 mod containers;
 mod demo;

@@ -1,0 +1,72 @@
+//! A log that is another one by now, and one that nobody sees.
+
+use serde_json::json;
+
+use super::support::Browser;
+use crate::support::Place;
+use crate::support::daemon::{Daemon, Setup};
+use crate::support::http;
+
+/// Asks for the job named so, which prints "waiting" and goes on when it is released.
+fn submit(daemon: &Daemon, name: &str) -> String {
+    let id = daemon.submit(json!({"project": "slow", "params": {"name": name}}));
+    daemon.until("slow", &id, "waiting");
+    id
+}
+
+#[test]
+fn the_log_of_a_job_that_was_asked_for_again_is_opened_anew() {
+    let daemon = Setup::on(Place::Host).fixture("slow").start();
+    // The last build of a project cannot be removed.
+    let [id, _] = ["first", "last"].map(|name| {
+        let id = submit(&daemon, name);
+        daemon.release("slow", &id);
+        daemon.wait("slow", &id);
+        id
+    });
+    let browser = Browser::at(daemon.address());
+    browser.forgive("status of 412");
+    browser.open(&format!("/job/slow/{id}"));
+    browser.wait_for_text("#log", "released");
+    browser.wait_for_text("#log-size", "lines");
+
+    let headers = [("content-type", "application/json")];
+    let path = format!("/job/slow/{id}");
+    let removed = http::ask(daemon.address(), "DELETE", &path, &headers, b"");
+    assert_eq!(removed.status, 204, "{}", removed.text());
+    assert_eq!(submit(&daemon, "first"), id);
+    browser.press("/");
+    browser.write("waiting");
+    browser.wait_for_text("#log-status", "Asked for again: Live");
+    browser.wait_for_text("#log-count", "1 of 1");
+    assert!(!browser.text("#log").contains("released"));
+    daemon.release("slow", &id);
+    browser.wait_for_text("#log", "released");
+    browser.wait_for_text("#log-status", "Asked for again: Over");
+    browser.end();
+}
+
+#[test]
+fn a_log_goes_on_where_it_was_when_its_page_is_seen_again() {
+    let daemon = Setup::on(Place::Host).fixture("slow").start();
+    let id = submit(&daemon, "seen");
+    let browser = Browser::at(daemon.address());
+    browser.open(&format!("/job/slow/{id}"));
+    browser.wait_for_text("#log-status", "Live");
+    browser.wait_for_text("#log", "waiting");
+    let see = |is_hidden: bool| {
+        browser.eval(&format!(
+            "void Object.defineProperty(document, 'hidden', {{ value: {is_hidden}, configurable: true }})"
+        ));
+        browser.eval("void document.dispatchEvent(new Event('visibilitychange'))");
+    };
+    see(true);
+    daemon.release("slow", &id);
+    browser.wait_for_text("#summary .outcome", "succeeded");
+    assert!(!browser.text("#log").contains("released"));
+    see(false);
+    browser.wait_for_text("#log", "released");
+    browser.wait_for_text("#log-status", "Over");
+    assert_eq!(browser.text("#log").matches("waiting").count(), 1);
+    browser.end();
+}

@@ -1,0 +1,173 @@
+//! The buttons do what they say, tell what became of it, and ask before what cannot be taken back.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::support::Browser;
+use crate::support::Place;
+use crate::support::daemon::{Daemon, Setup};
+
+fn info(daemon: &Daemon, project: &str, id: &str) -> Value {
+    daemon.get(&format!("/job/{project}/{id}?json")).json()
+}
+
+fn id(info: &Value) -> String {
+    info["ID"].as_str().unwrap().to_owned()
+}
+
+fn button(does: &str) -> String {
+    format!("#actions:not([hidden]) button[data-do={does}]")
+}
+
+#[test]
+fn a_build_is_cancelled_with_a_reason_once_its_reader_is_sure() {
+    let daemon = Setup::on(Place::Host).fixture("slow").start();
+    let running = daemon.submit(json!({"project": "slow"}));
+    daemon.until("slow", &running, "waiting");
+    let browser = Browser::at(daemon.address());
+    browser.open(&format!("/job/slow/{running}"));
+    browser.wait_for(&button("cancel"));
+    for leave in ["Escape", "Back"] {
+        browser.click(&button("cancel"));
+        browser.wait_for("dialog[open] input[name=reason]");
+        match leave {
+            "Escape" => browser.press("Escape"),
+            _ => browser.click("dialog button:last-of-type"),
+        }
+        browser.wait_until("!document.querySelector('dialog')");
+        assert_eq!(info(&daemon, "slow", &running)["State"], "pending");
+        browser.wait_until("!document.querySelector('button[disabled]')");
+    }
+
+    browser.click(&button("cancel"));
+    browser.wait_for("dialog[open] input[name=reason]");
+    browser.write("nobody needs it");
+    browser.click("dialog button[value=yes]");
+    browser.wait_for_text("#summary .outcome", "cancelled");
+    browser.wait_for_text(
+        "#summary .notice",
+        "Cancelled by 127.0.0.1: nobody needs it",
+    );
+    assert_eq!(
+        info(&daemon, "slow", &running)["BuildInfo"]["Cancelled"]["Reason"],
+        "nobody needs it"
+    );
+
+    // And asked for again.
+    browser.click(&button("again"));
+    browser.wait_for_text("#summary .outcome", "running");
+    daemon.until("slow", &running, "waiting");
+    daemon.release("slow", &running);
+    browser.wait_for_text("#summary .outcome", "succeeded");
+    browser.end();
+}
+
+#[test]
+fn a_rebuild_asks_for_the_secrets_that_are_kept_nowhere() {
+    let daemon = Setup::on(Place::Host).fixture("secret").start();
+    let params = json!({"_token": "xyzzy", "name": "open"});
+    let built = id(&daemon.succeed(json!({"project": "secret", "params": params})));
+    let browser = Browser::at(daemon.address());
+    browser.open(&format!("/job/secret/{built}"));
+    browser.wait_for(&button("rebuild"));
+    assert!(!browser.text("body").contains("xyzzy"));
+    browser.click(&button("rebuild"));
+    browser.wait_for("dialog[open] input[type=password][name=_token]");
+    browser.press("Escape");
+    browser.wait_until("!document.querySelector('dialog')");
+    browser.click(&button("rebuild"));
+    browser.wait_for("dialog[open] input[type=password][name=_token]");
+    browser.write("xyzzy");
+    browser.press("Enter");
+    browser.wait_until("!document.querySelector('dialog')");
+    // The same job: it is where it was, and executed once more.
+    daemon.wait("secret", &built);
+    browser.wait_for_text("#summary .outcome", "succeeded");
+    assert_eq!(browser.path(), format!("/job/secret/{built}"));
+    let now = info(&daemon, "secret", &built);
+    assert_eq!(
+        now["BuildInfo"]["Params"],
+        json!({"_token": null, "name": "open"}),
+        "{now:#}"
+    );
+    browser.end();
+}
+
+#[test]
+fn a_build_is_pinned_and_let_go() {
+    let daemon = Setup::on(Place::Host).fixture("succeed").start();
+    let built = id(&daemon.succeed(json!({"project": "succeed"})));
+    let browser = Browser::at(daemon.address());
+    browser.open(&format!("/job/succeed/{built}"));
+    browser.wait_for(&button("pin"));
+    browser.click(&button("pin"));
+    browser.wait_for_text(&button("unpin"), "Unpin");
+    assert_eq!(info(&daemon, "succeed", &built)["Pinned"], true);
+    browser.reload();
+    browser.wait_for(&button("unpin"));
+    browser.click(&button("unpin"));
+    browser.wait_for_text(&button("pin"), "Pin");
+    assert_eq!(info(&daemon, "succeed", &built)["Pinned"], false);
+
+    // What the server refuses is told beside the button.
+    std::fs::remove_dir_all(daemon.ready("succeed", &built)).unwrap();
+    browser.click(&button("pin"));
+    browser.wait_for("#actions [role=status]:not(:empty)");
+    browser.wait_until("!document.querySelector('button[disabled]')");
+    browser.forgive("status of 404");
+    browser.end();
+}
+
+#[test]
+fn the_queue_is_paused_and_goes_on_and_every_page_says_so() {
+    let daemon = Setup::on(Place::Host).fixture("succeed").start();
+    let browser = Browser::at(daemon.address());
+    let overview = Browser::at(daemon.address());
+    overview.open("/");
+    overview.wait_for_text("#link", "● live");
+    browser.open("/status");
+    browser.wait_for(&button("pause"));
+    browser.click(&button("pause"));
+    browser.wait_for_text(".notice", "The queue is paused.");
+    overview.wait_for_text("#notices", "The queue is paused.");
+    let waits = daemon.submit(json!({"project": "succeed"}));
+    overview.wait_for_text(&format!("#now tr[data-job='succeed/{waits}']"), "queued");
+    browser.wait_until("document.querySelector('#queue').innerText.startsWith('1 of')");
+    browser.click(&button("resume"));
+    browser.wait_for(&button("pause"));
+    assert_eq!(browser.count(".notice"), 0);
+    overview.wait_until("!document.querySelector('#notices').innerText.includes('paused')");
+    overview.wait_for_text(
+        &format!("#recent tr[data-job='succeed/{waits}']"),
+        "succeeded",
+    );
+    browser.end();
+    overview.end();
+}
+
+#[test]
+fn a_projects_image_is_built_anew_and_its_commands_are_copied() {
+    let daemon = Setup::on(Place::Host).fixture("succeed").start();
+    daemon.succeed(json!({"project": "succeed"}));
+    let browser = Browser::at(daemon.address());
+    browser.open("/project/succeed");
+    browser.wait_for(&button("image"));
+    browser.click(&button("image"));
+    browser.wait_for_text("#actions [role=status]", "the image is ");
+    let commands = browser.texts("[data-copy]");
+    assert!(commands[1].starts_with("curl "), "{commands:?}");
+    // What is copied does what it says.
+    let mistry = Path::new(env!("CARGO_BIN_EXE_mistry")).parent().unwrap();
+    let built = Command::new("/bin/sh")
+        .args(["-c", &commands[0]])
+        .env("PATH", mistry)
+        .current_dir(daemon.home())
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{commands:?}: {built:?}");
+    browser.click("[data-copy] + button");
+    browser.wait_for_text("[data-copy] + button", "Copied");
+    browser.end();
+}

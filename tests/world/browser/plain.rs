@@ -1,0 +1,51 @@
+//! The pages as the server writes them: what they tell is there with scripts and without.
+
+use serde_json::json;
+
+use super::support::Browser;
+use crate::support::Place;
+use crate::support::daemon::{Daemon, Setup};
+
+/// A daemon with one build that has failed; its id.
+fn with_a_failed_build() -> (Daemon, String) {
+    let script = "echo 'tests: 41 passed, <b>1 failed</b>'; exit 3";
+    let daemon = Setup::on(Place::Host).script("tests", script).start();
+    let info = daemon.build(json!({"project": "tests", "group": "main", "params": {"on": "<i>"}}));
+    assert_eq!(info["Outcome"], "failed", "{info:#}");
+    let id = info["ID"].as_str().unwrap().to_owned();
+    (daemon, id)
+}
+
+fn a_build_is_found_and_tells_how_it_ended(browser: &Browser, id: &str) {
+    browser.open("/");
+    assert!(browser.title().contains("mistry"), "{}", browser.title());
+    let overview = browser.text("body");
+    for told in [&id[..7], "tests", "main", "failed"] {
+        assert!(overview.contains(told), "{told} is not in {overview}");
+    }
+    browser.click(&format!("a[href$='/job/tests/{id}']"));
+    browser.wait_for_text("body", "failed");
+    assert_eq!(browser.path(), format!("/job/tests/{id}"));
+    let page = browser.text("body");
+    for told in ["failed", "exit code 3", "41 passed, <b>1 failed</b>", "<i>"] {
+        assert!(page.contains(told), "{told} is not in {page}");
+    }
+    assert_eq!(browser.count("b, i"), 0);
+}
+
+#[test]
+fn a_build_is_found_from_the_overview_and_its_page_tells_how_it_ended() {
+    let (daemon, id) = with_a_failed_build();
+    let browser = Browser::at(daemon.address());
+    a_build_is_found_and_tells_how_it_ended(&browser, &id);
+    browser.end();
+}
+
+#[test]
+fn the_same_is_told_where_scripts_are_switched_off() {
+    let (daemon, id) = with_a_failed_build();
+    let browser = Browser::at(daemon.address());
+    browser.set_javascript(false);
+    a_build_is_found_and_tells_how_it_ended(&browser, &id);
+    browser.end();
+}
