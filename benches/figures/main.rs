@@ -16,6 +16,8 @@ mod daemon;
 mod http;
 mod index;
 mod logs;
+mod support;
+mod web;
 
 use serde::Serialize;
 
@@ -79,7 +81,7 @@ fn main() {
         names.is_empty() || names.iter().any(|n| *n == name)
     };
     type Measure = fn() -> Vec<Figure>;
-    let measures: [(&str, Measure); 7] = [
+    let measures: [(&str, Measure); 8] = [
         ("cached", cached::measure),
         ("cold", cold::measure),
         ("logs", logs::measure),
@@ -87,6 +89,7 @@ fn main() {
         ("index", index::measure),
         ("adoption", adoption::measure),
         ("bus", bus::measure),
+        ("web", web::measure),
     ];
     let mut figures = Vec::new();
     for (name, measure) in measures {
