@@ -102,11 +102,15 @@ impl BuildStore {
     }
 
     /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
-    /// latest of them.
-    pub fn ended(&self, since: Timestamp, limit: usize) -> Vec<Listing> {
-        let places = self.index.ended(since, limit);
+    /// latest of them. True when there are more.
+    pub fn ended(&self, since: Timestamp, limit: usize) -> (Vec<Listing>, bool) {
+        let mut places = self.index.ended(since, limit.saturating_add(1));
+        let is_cut = places.len() > limit;
+        if is_cut {
+            places.remove(0);
+        }
         let mut ended = self.listings(places.into_iter().map(|place| (place, State::Ready)));
         ended.retain(|listing| listing.info().outcome.is_some());
-        ended
+        (ended, is_cut)
     }
 }

@@ -81,11 +81,15 @@ impl Scheduler {
     }
 
     /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
-    /// latest of them.
+    /// latest of them. True when there are more.
     ///
     /// # Errors
     /// [`Error::Lost`].
-    pub async fn ended(&self, since: Timestamp, limit: usize) -> Result<Vec<Listing>, Error> {
+    pub async fn ended(
+        &self,
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<(Vec<Listing>, bool), Error> {
         self.0.store.indexed().await;
         let _turn = self.0.walking.acquire().await;
         let shared = self.0.clone();

@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use jiff::{Timestamp, ToSpan};
 use tokio::sync::{broadcast, watch};
+use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
 
 use super::{Activity, Error, JobFeed, JobFollower, Scheduler};
@@ -132,8 +133,9 @@ impl NewsFeed {
                 Some(Next::News(news)) => return Some(news),
                 None => {}
             }
-            // Only when nothing is waiting to be told, all is told.
-            let woken = match self.woken().now_or_never() {
+            // Only when nothing is waiting to be told, all is told; a task that has had its share for now
+            // would look as if nothing were.
+            let woken = match unconstrained(self.woken()).now_or_never() {
                 Some(woken) => woken,
                 None => {
                     self.told = Timestamp::now();
@@ -187,8 +189,8 @@ impl NewsFeed {
         if ends {
             let since = self.told.checked_sub(SLACK_SECONDS.seconds());
             let since = since.unwrap_or(Timestamp::MIN);
-            let ended = self.scheduler.ended(since, MOST_ENDS).await?;
-            if ended.len() == MOST_ENDS {
+            let (ended, is_cut) = self.scheduler.ended(since, MOST_ENDS).await?;
+            if is_cut {
                 self.push(News::Missed);
             }
             for listing in ended {
@@ -197,7 +199,15 @@ impl NewsFeed {
             }
         }
         for job in live {
-            self.follow(job);
+            let known = self.followed.get(&job.id());
+            match known
+                .filter(|known| known.is_same(&job))
+                .and_then(JobFollower::now)
+            {
+                // An end of before may have been told just now.
+                Some(info) => self.push(News::Job(info)),
+                None => self.follow(job),
+            }
         }
         Ok(())
     }

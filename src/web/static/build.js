@@ -3,8 +3,11 @@
 import { buttons } from "./buttons.js";
 import { badge, connection } from "./badge.js";
 import { count } from "./progress.js";
-import { Refused, ask, follow } from "./server.js";
+import { ask, follow, isFinal, pause } from "./server.js";
 import { local } from "./times.js";
+
+/** A page that does not come within this many milliseconds does not come. */
+const PATIENCE = 30_000;
 
 export function mount(page) {
     const [project, id] = page.dataset.build.split("/");
@@ -26,24 +29,24 @@ export function mount(page) {
             return;
         }
         isRefreshing = true;
-        try {
-            while (isStale) {
+        while (isStale) {
+            try {
                 isStale = false;
                 if (!(await refresh(page))) {
                     over.abort();
                     stopCounting();
                     tell("");
-                    return;
+                }
+            } catch (error) {
+                if (isFinal(error)) {
+                    tell(error.message);
+                } else {
+                    isStale = true;
+                    await pause(PATIENCE / 10, over.signal);
                 }
             }
-        } catch (error) {
-            // Without a server, the stream that comes back tells it again.
-            if (error instanceof Refused) {
-                tell(error.message);
-            }
-        } finally {
-            isRefreshing = false;
         }
+        isRefreshing = false;
     }
 
     follow(`/events?${query}`, {
@@ -65,7 +68,7 @@ export function mount(page) {
 
 /** Takes over the summary as the server writes it now; false when the build is over. */
 async function refresh(page) {
-    const response = await ask(`${location.pathname}?log=none`, { accept: "text/html" });
+    const response = await ask(`${location.pathname}?log=none`, { accept: "text/html", signal: AbortSignal.timeout(PATIENCE) });
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const summary = fresh.querySelector("#summary");
     local(summary);

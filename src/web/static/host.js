@@ -6,35 +6,56 @@ import { ask, follow } from "./server.js";
 
 export function mount(page) {
     buttons(page);
+    let last = null;
+    let isAsking = false;
+
+    /** Paused, or without an Engine: the page says it in the server's words. */
+    async function show() {
+        draw(page, last);
+        if (isAsking || page.dataset.told === said(last)) {
+            return;
+        }
+        isAsking = true;
+        try {
+            const asked = said(last);
+            await again(page);
+            if (said(last) !== asked) {
+                // It has changed while the page was on its way.
+                await again(page);
+            }
+        } catch {
+            // Without a server, the stream that comes back tells it again.
+            return;
+        } finally {
+            isAsking = false;
+        }
+        draw(page, last);
+    }
+
     follow("/events", {
         onstate: connection,
         onevent(name, data) {
-            if (name !== "host") {
-                return;
+            if (name === "host") {
+                last = JSON.parse(data);
+                show();
             }
-            const { Slots, Running, Queued, Backlog, Paused, EngineAway } = JSON.parse(data);
-            page.querySelector("#slots").textContent = `${Running} of ${Slots}`;
-            page.querySelector("#queue").textContent = `${Queued} of ${Backlog}`;
-            if (page.dataset.told !== `${Paused} ${EngineAway}`) {
-                // Without a server, the stream that comes back tells it again.
-                again(page).catch(() => {});
-            }
-            badge(EngineAway ? "bad" : Running > 0 ? "running" : "idle");
         },
     }).catch((refused) => {
         document.querySelector("#link").textContent = refused.message;
     });
 }
 
-/** Paused, or without an Engine: what the server says of it now. */
+const said = ({ Paused, EngineAway }) => `${Paused} ${EngineAway}`;
+
+function draw(page, { Slots, Running, Queued, Backlog, EngineAway }) {
+    page.querySelector("#slots").textContent = `${Running} of ${Slots}`;
+    page.querySelector("#queue").textContent = `${Queued} of ${Backlog}`;
+    badge(EngineAway ? "bad" : Running > 0 ? "running" : "idle");
+}
+
 async function again(page) {
-    const { told } = page.dataset;
     const response = await ask(location.pathname, { accept: "text/html" });
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-host]");
-    if (page.dataset.told !== told) {
-        // A later answer was here first.
-        return;
-    }
     page.dataset.told = fresh.dataset.told;
     page.replaceChildren(...document.adoptNode(fresh).childNodes);
     buttons(page);

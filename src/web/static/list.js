@@ -4,11 +4,17 @@ import { badge, connection } from "./badge.js";
 import { bind } from "./keys.js";
 import { count } from "./progress.js";
 import { find, parse, place, walkable } from "./rows.js";
-import { ask, follow } from "./server.js";
+import { ask, follow, isFinal, pause } from "./server.js";
 import { local } from "./times.js";
 
 /** Builds under way that are shown, as the server bounds them. */
 const MOST_LIVE = 100;
+
+/** A page that does not come within this many milliseconds does not come. */
+const PATIENCE = 30_000;
+
+/** Events that a page which was asked for before may not know. */
+const LATER = ["row", "gone", "host"];
 
 const now = document.querySelector("#now");
 const recent = document.querySelector("#recent");
@@ -21,6 +27,7 @@ export function mount(list) {
         since: list.dataset.from,
         onstate(isConnected) {
             connection(isConnected);
+            named.clear();
             // What was removed while nobody told us must go, too.
             isStale ||= !isConnected;
         },
@@ -37,6 +44,8 @@ export function mount(list) {
 
 /** The tables may show what is gone: they are asked for anew when the present was told. */
 let isStale = false;
+/** Builds under way that were told since the connection: others in the table are over, whatever was heard. */
+const named = new Set();
 /** What was told while the tables are asked for: they may be older. Null when they are not. */
 let missed = null;
 
@@ -49,6 +58,8 @@ function take(list, name, told) {
         host(list, told);
     } else if (name === "missed" || (name === "present" && isStale)) {
         again(list);
+    } else if (name === "present") {
+        [...now.tBodies[0].rows].filter((row) => !named.has(row.dataset.job)).forEach((row) => row.remove());
     }
 }
 
@@ -56,6 +67,7 @@ function show(list, { Project, ID, State, Row }) {
     const row = parse(Row);
     const there = find(now.tBodies[0], `${Project}/${ID}`);
     if (State === "pending") {
+        named.add(row.dataset.job);
         if (there) {
             there.replaceWith(row);
         } else if (now.tBodies[0].rows.length < MOST_LIVE) {
@@ -68,8 +80,10 @@ function show(list, { Project, ID, State, Row }) {
     there?.remove();
     if ("first" in list.dataset) {
         place(recent.tBodies[0], row);
-        const surplus = [...recent.tBodies[0].rows].slice(Number(list.dataset.most));
-        surplus.forEach((old) => old.remove());
+        // Those that go would be on no page, unless the way to the older ones begins anew, too.
+        if (recent.tBodies[0].rows.length >= 2 * Number(list.dataset.most)) {
+            again(list);
+        }
     }
 }
 
@@ -86,28 +100,33 @@ async function again(list) {
     if (missed) {
         return;
     }
-    try {
-        while (isStale) {
+    while (isStale) {
+        try {
             isStale = false;
             missed = [];
-            const response = await ask(location.pathname + location.search, { accept: "text/html" });
+            const signal = AbortSignal.timeout(PATIENCE);
+            const response = await ask(location.pathname + location.search, { accept: "text/html", signal });
             const page = new DOMParser().parseFromString(await response.text(), "text/html");
-            document.querySelector("#notices").replaceWith(document.adoptNode(page.querySelector("#notices")));
+            for (const id of ["#notices", "#turn"]) {
+                document.querySelector(id).replaceWith(document.adoptNode(page.querySelector(id)));
+            }
             for (const table of [now, recent]) {
                 const fresh = page.querySelector(`#${table.id} tbody`);
                 local(fresh);
                 table.tBodies[0].replaceWith(document.adoptNode(fresh));
             }
             // The answer may be older than what was told meanwhile.
-            missed.filter(([name]) => name === "row" || name === "gone").forEach(([name, told]) => take(list, name, told));
+            missed.filter(([name]) => LATER.includes(name)).forEach(([name, told]) => take(list, name, told));
+        } catch (error) {
+            if (isFinal(error)) {
+                break;
+            }
+            isStale = true;
+            await pause(PATIENCE / 10);
         }
-    } catch {
-        // The stream that comes back asks again.
-        isStale = true;
-    } finally {
-        missed = null;
-        tidy();
     }
+    missed = null;
+    tidy();
 }
 
 /** Empty tables are hidden, the tab says what is going on. */

@@ -7,6 +7,7 @@ import { Find } from "./logfind.js";
 import { row } from "./logrow.js";
 import { follow } from "./logstream.js";
 import { Window } from "./logwindow.js";
+import { AGAIN, isFinal, pause } from "./server.js";
 
 const WRAP = "mistry-log-wrap";
 
@@ -65,13 +66,28 @@ class View {
         this.#build();
         this.#listen();
         try {
-            await this.blocks.open(this.isPending);
+            await this.#opened(this.blocks, this.isPending);
         } catch (error) {
             this.#failed(error, this.blocks);
             return;
         }
         this.#show();
         this.#stream();
+    }
+
+    /** Opens blocks, again and again where that may be better later. */
+    async #opened(blocks, isPending) {
+        for (let wait = AGAIN[0]; ; wait = Math.min(wait * 2, AGAIN[1])) {
+            try {
+                return await blocks.open(isPending);
+            } catch (error) {
+                if (isFinal(error)) {
+                    throw error;
+                }
+                this.#say(`${error.message}; trying again`);
+                await pause(wait);
+            }
+        }
     }
 
     /** Shows the log when it was opened. */
@@ -125,7 +141,7 @@ class View {
         this.#over = new AbortController();
         try {
             const blocks = this.#blocks();
-            await blocks.open(true);
+            await this.#opened(blocks, true);
             this.#take(blocks);
         } catch (error) {
             this.#say(error.message);

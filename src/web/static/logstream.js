@@ -5,10 +5,7 @@
 // sees the page, so that tabs in the background leave connections to others, and when the page's events had to be
 // asked for again: the connections of a network that is gone are dead without a word.
 
-import { RECONNECTED, ask, isFinal, pause } from "./server.js";
-
-/** First and longest wait before a stream is asked for again, in milliseconds. */
-const AGAIN = [250, 8000];
+import { AGAIN, RECONNECTED, ask, isFinal, pause } from "./server.js";
 
 /** A page that is not seen looks whether it is, in milliseconds; it is told at once, too. */
 const HIDDEN = 60_000;
@@ -29,7 +26,13 @@ export async function follow(blocks, job, { onbytes, onstate, signal }) {
                 onbytes();
             });
         } catch (error) {
-            giveUp(error, signal);
+            if (isOver && error.status === 412) {
+                // A rebuild that failed makes room for the build that stays, and its log with it; what it
+                // printed is here.
+                isWhole = true;
+            } else {
+                giveUp(error, signal);
+            }
             if (breaking.isMeant) {
                 continue;
             }

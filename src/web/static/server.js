@@ -131,8 +131,8 @@ async function send(path, secret, { method = "GET", headers = {}, body, signal, 
     return response;
 }
 
-/** First and longest wait before a broken stream is asked for again, in milliseconds. */
-const AGAIN = [250, 8000];
+/** First and longest wait before what broke is asked for again, in milliseconds. */
+export const AGAIN = [250, 8000];
 
 /** Streams of events that are silent for longer are dead: the server says something each 15 s. In milliseconds. */
 const SILENT = 45_000;
@@ -170,7 +170,7 @@ export async function follow(path, { onevent, onstate = () => {}, since = null, 
             wasConnected = true;
             for await (const event of events(response.body, () => silence.heard())) {
                 // A server that answers and breaks off at once is not asked faster for it.
-                wait = AGAIN[0];
+                wait = event.name === "present" ? AGAIN[0] : wait;
                 last = event.id ?? last;
                 onevent(event.name, event.data);
             }
