@@ -47,6 +47,27 @@ fn the_log_of_a_job_that_was_asked_for_again_is_opened_anew() {
 }
 
 #[test]
+fn what_a_rebuild_printed_before_it_failed_stays_and_the_page_says_which_build_does() {
+    let daemon = Setup::on(Place::Host).fixture("slow").start();
+    let id = submit(&daemon, "good");
+    daemon.release("slow", &id);
+    daemon.wait("slow", &id);
+    let job = json!({"project": "slow", "params": {"name": "good"}, "rebuild": true});
+    assert_eq!(daemon.submit(job), id);
+    daemon.until("slow", &id, "waiting");
+    let browser = Browser::at(daemon.address());
+    browser.forgive("status of 412");
+    browser.open(&format!("/job/slow/{id}"));
+    browser.wait_for_text("#log-status", "Live");
+    std::fs::write(daemon.pending("slow", &id).join("data/gate"), "7\n").unwrap();
+    browser.wait_for_text("#summary", "A rebuild failed with exit code 7");
+    browser.wait_for_text("#summary .outcome", "succeeded");
+    browser.wait_for_text("#log-status", "Over");
+    assert_eq!(browser.text("#log-status"), "Over");
+    browser.end();
+}
+
+#[test]
 fn a_log_goes_on_where_it_was_when_its_page_is_seen_again() {
     let daemon = Setup::on(Place::Host).fixture("slow").start();
     let id = submit(&daemon, "seen");
