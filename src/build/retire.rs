@@ -319,6 +319,8 @@ impl BuildStore {
                 self.clear_out(path)?;
                 remove()
             }
+            // Whoever marks it as durable just now holds it open, and may have put its record there again.
+            Err(error) if error.is_not_empty() => remove(),
             other => other,
         }
     }

@@ -69,14 +69,23 @@ impl Error {
         }
     }
 
-    /// True when there was no room: the one cause that strangers may be told.
-    pub fn is_full(&self) -> bool {
-        let cause = match self {
+    fn io(&self) -> Option<&io::Error> {
+        match self {
             Error::Disk(_, cause) => Some(cause),
             Error::Tree(_, cause) | Error::Confine(cause) => cause.io(),
             Error::Held { .. } => None,
-        };
-        cause.is_some_and(|cause| {
+        }
+    }
+
+    /// True when a directory that was to go had something in it again.
+    pub(super) fn is_not_empty(&self) -> bool {
+        let kind = self.io().map(io::Error::kind);
+        kind == Some(io::ErrorKind::DirectoryNotEmpty)
+    }
+
+    /// True when there was no room: the one cause that strangers may be told.
+    pub fn is_full(&self) -> bool {
+        self.io().is_some_and(|cause| {
             matches!(
                 cause.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
