@@ -46,15 +46,7 @@ struct Listed {
 }
 
 fn listed(builds: usize) -> Listed {
-    let home = tempfile::tempdir().unwrap();
-    project(&home.path().join("projects/trivial"), "echo done\n");
-    for n in 0..builds {
-        build(
-            &home.path().join(format!("builds/trivial/ready/{n:064x}")),
-            n,
-        );
-    }
-    let daemon = Daemon::again(home, 2);
+    let daemon = keeping(builds);
     let mut connection = Connection::tcp(daemon.port);
     let mut time = |path: &str| {
         let began = Instant::now();
@@ -71,6 +63,19 @@ fn listed(builds: usize) -> Listed {
         first_list,
         list,
     }
+}
+
+/// A daemon that has just begun, with so many builds of an earlier life.
+pub fn keeping(builds: usize) -> Daemon {
+    let home = tempfile::tempdir().unwrap();
+    project(&home.path().join("projects/trivial"), "echo done\n");
+    for n in 0..builds {
+        build(
+            &home.path().join(format!("builds/trivial/ready/{n:064x}")),
+            n,
+        );
+    }
+    Daemon::again(home, 2)
 }
 
 /// A ready build, as small as it can be.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -12,18 +13,7 @@ use crate::{Figure, median};
 const LINES: usize = 60;
 
 pub fn measure() -> Vec<Figure> {
-    // Prints each line that is written into its FIFO, and ends when that is closed.
-    let script = "mkfifo /data/cache/gate; echo ready; cat /data/cache/gate\n";
-    let daemon = Daemon::start(2, script);
-    let mut connection = Connection::tcp(daemon.port);
-    let (status, answer) = connection.ask("POST", "/jobs?async", r#"{"project":"trivial"}"#);
-    assert_eq!(status, 201);
-    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
-    let id = answer["ID"].as_str().unwrap();
-
-    let stream = std::net::TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
-    let text = request("GET", &format!("/log/trivial/{id}"), "");
-    (&stream).write_all(text.as_bytes()).unwrap();
+    let (daemon, id, stream) = printing();
     let mut ours = BufReader::new(stream).lines();
     await_line(&mut ours, "ready");
 
@@ -79,4 +69,20 @@ fn await_line(lines: &mut impl Iterator<Item = std::io::Result<String>>, marker:
         }
     }
     panic!("'{marker}' did not come");
+}
+
+/// A build that prints each line which is written into its FIFO, and ends when that is closed: its
+/// daemon, its id, and where its log is read.
+pub fn printing() -> (Daemon, String, TcpStream) {
+    let script = "mkfifo /data/cache/gate; echo ready; cat /data/cache/gate\n";
+    let daemon = Daemon::start(2, script);
+    let mut connection = Connection::tcp(daemon.port);
+    let (status, answer) = connection.ask("POST", "/jobs?async", r#"{"project":"trivial"}"#);
+    assert_eq!(status, 201);
+    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+    let id = answer["ID"].as_str().unwrap().to_owned();
+    let stream = TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
+    let text = request("GET", &format!("/log/trivial/{id}"), "");
+    (&stream).write_all(text.as_bytes()).unwrap();
+    (daemon, id, stream)
 }

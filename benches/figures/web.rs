@@ -7,8 +7,9 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::daemon::{Daemon, project};
-use crate::http::{Connection, request};
-use crate::index::build;
+use crate::http::Connection;
+use crate::index::{build, keeping};
+use crate::logs::printing;
 use crate::support::browser::Browser;
 use crate::{Figure, median};
 
@@ -86,15 +87,7 @@ struct Visited {
 }
 
 fn visited(builds: usize) -> Visited {
-    let home = tempfile::tempdir().unwrap();
-    project(&home.path().join("projects/trivial"), "echo done\n");
-    for n in 0..builds {
-        build(
-            &home.path().join(format!("builds/trivial/ready/{n:064x}")),
-            n,
-        );
-    }
-    let daemon = Daemon::again(home, 2);
+    let daemon = keeping(builds);
     // The index is whole before anything is measured.
     Connection::tcp(daemon.port).ask("GET", "/index/?limit=50", "");
 
@@ -122,18 +115,7 @@ const PAINTED: &str = "performance.getEntriesByName('first-contentful-paint').le
 
 /// Milliseconds that a line takes from the container into a page, and to a client that only reads.
 fn lines() -> (f64, f64) {
-    // Prints each line that is written into its FIFO, and ends when that is closed.
-    let script = "mkfifo /data/cache/gate; echo ready; cat /data/cache/gate\n";
-    let daemon = Daemon::start(2, script);
-    let mut connection = Connection::tcp(daemon.port);
-    let (status, answer) = connection.ask("POST", "/jobs?async", r#"{"project":"trivial"}"#);
-    assert_eq!(status, 201);
-    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
-    let id = answer["ID"].as_str().unwrap();
-
-    let stream = std::net::TcpStream::connect(("127.0.0.1", daemon.port)).unwrap();
-    let text = request("GET", &format!("/log/trivial/{id}"), "");
-    (&stream).write_all(text.as_bytes()).unwrap();
+    let (daemon, id, stream) = printing();
     let mut bare = BufReader::new(stream).lines().map_while(Result::ok);
     bare.find(|line| line.ends_with("ready")).unwrap();
     let browser = Browser::at(&format!("127.0.0.1:{}", daemon.port));
