@@ -3,11 +3,8 @@
 import { buttons } from "./buttons.js";
 import { badge, connection } from "./badge.js";
 import { count } from "./progress.js";
-import { ask, follow, isFinal, pause } from "./server.js";
+import { PATIENCE, follow, isFinal, page as written, pause } from "./server.js";
 import { local } from "./times.js";
-
-/** A page that does not come within this many milliseconds does not come. */
-const PATIENCE = 30_000;
 
 export function mount(page) {
     const [project, id] = page.dataset.build.split("/");
@@ -68,8 +65,7 @@ export function mount(page) {
 
 /** Takes over the summary as the server writes it now; false when the build is over. */
 async function refresh(page) {
-    const response = await ask(`${location.pathname}?log=none`, { accept: "text/html", signal: AbortSignal.timeout(PATIENCE) });
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
+    const fresh = await written(`${location.pathname}?log=none`);
     const summary = fresh.querySelector("#summary");
     local(summary);
     const wasOpen = page.querySelector("#summary details").open;

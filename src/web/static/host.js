@@ -2,7 +2,7 @@
 
 import { badge, connection } from "./badge.js";
 import { buttons } from "./buttons.js";
-import { ask, follow } from "./server.js";
+import { follow, page as written } from "./server.js";
 
 export function mount(page) {
     buttons(page);
@@ -54,8 +54,7 @@ function draw(page, { Slots, Running, Queued, Backlog, EngineAway }) {
 }
 
 async function again(page) {
-    const response = await ask(location.pathname, { accept: "text/html" });
-    const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-host]");
+    const fresh = (await written(location.pathname)).querySelector("[data-host]");
     page.dataset.told = fresh.dataset.told;
     page.replaceChildren(...document.adoptNode(fresh).childNodes);
     buttons(page);

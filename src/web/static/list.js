@@ -4,14 +4,11 @@ import { badge, connection } from "./badge.js";
 import { bind } from "./keys.js";
 import { count } from "./progress.js";
 import { find, parse, place, walkable } from "./rows.js";
-import { ask, follow, isFinal, pause } from "./server.js";
+import { PATIENCE, follow, isFinal, page, pause } from "./server.js";
 import { local } from "./times.js";
 
 /** Builds under way that are shown, as the server bounds them. */
 const MOST_LIVE = 100;
-
-/** A page that does not come within this many milliseconds does not come. */
-const PATIENCE = 30_000;
 
 /** Events that a page which was asked for before may not know. */
 const LATER = ["row", "gone", "host"];
@@ -104,16 +101,14 @@ async function again(list) {
         try {
             isStale = false;
             missed = [];
-            const signal = AbortSignal.timeout(PATIENCE);
-            const response = await ask(location.pathname + location.search, { accept: "text/html", signal });
-            const page = new DOMParser().parseFromString(await response.text(), "text/html");
+            const fresh = await page(location.pathname + location.search);
             for (const id of ["#notices", "#turn"]) {
-                document.querySelector(id).replaceWith(document.adoptNode(page.querySelector(id)));
+                document.querySelector(id).replaceWith(document.adoptNode(fresh.querySelector(id)));
             }
             for (const table of [now, recent]) {
-                const fresh = page.querySelector(`#${table.id} tbody`);
-                local(fresh);
-                table.tBodies[0].replaceWith(document.adoptNode(fresh));
+                const rows = fresh.querySelector(`#${table.id} tbody`);
+                local(rows);
+                table.tBodies[0].replaceWith(document.adoptNode(rows));
             }
             // The answer may be older than what was told meanwhile.
             missed.filter(([name]) => LATER.includes(name)).forEach(([name, told]) => take(list, name, told));

@@ -80,6 +80,15 @@ export async function ask(path, options = {}) {
     }
 }
 
+/** A page that does not come within this many milliseconds does not come. */
+export const PATIENCE = 30_000;
+
+/** A page as the server writes it now, to take parts of. */
+export async function page(path) {
+    const response = await ask(path, { accept: "text/html", signal: AbortSignal.timeout(PATIENCE) });
+    return new DOMParser().parseFromString(await response.text(), "text/html");
+}
+
 /** Shows the server a token and keeps it; a cookie lets this browser open pages from then on. */
 export async function signIn(secret) {
     const response = await send("/session", secret, { method: "POST" });
