@@ -20,6 +20,7 @@ mod garbage;
 mod hostile;
 mod kills;
 mod npm;
+mod oracle;
 mod stops;
 mod support;
 mod transports;

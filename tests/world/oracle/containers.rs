@@ -1,0 +1,1 @@
+//! What a container sees and how it ends, compared with `docker run`.

@@ -1,0 +1,1 @@
+//! What of a project reaches its image, compared with `docker build`.

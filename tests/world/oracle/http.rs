@@ -1,0 +1,1 @@
+//! Ranges, validators and the documented proxies, compared with nginx.

@@ -1,0 +1,1 @@
+//! Tools that decide by time, over the builds of a group: GNU make, cargo.

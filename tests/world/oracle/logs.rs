@@ -1,0 +1,1 @@
+//! A log by every way, compared with the bytes that were printed.

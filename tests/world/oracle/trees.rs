@@ -1,0 +1,1 @@
+//! Trees as builds leave them, compared with `cp -a` and GNU tar.

@@ -1,0 +1,1 @@
+//! What each transport brings home, compared with what was built.
