@@ -8,7 +8,7 @@
 //! Besides `fiemap`, this is the only file of the crate with `unsafe` in it.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use linux_raw_sys::btrfs::{
     BTRFS_FIRST_FREE_OBJECTID, BTRFS_SUBVOL_RDONLY, btrfs_ioctl_get_subvol_rootref_args,
@@ -82,7 +82,7 @@ pub(super) fn create(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
 /// others inside (a snapshot would have dead directories in their place), or on another filesystem, or
 /// one that this user may not take a snapshot of.
 pub(super) fn snapshot(
-    source: &OwnedFd,
+    source: BorrowedFd<'_>,
     parent: BorrowedFd<'_>,
     name: &CStr,
 ) -> Result<bool, Errno> {
@@ -100,7 +100,7 @@ pub(super) fn snapshot(
 
 /// Older kernels take a snapshot of the surrounding subvolume when they are given a mere directory, so
 /// this must be sure.
-fn is_subvolume(directory: &OwnedFd) -> Result<bool, Errno> {
+fn is_subvolume(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(may_be_subvolume(&fstat(directory)?) && is_btrfs(&fstatfs(directory)?))
 }
 
@@ -150,7 +150,7 @@ pub(super) fn make_writable(subvolume: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Whether a subvolume has subvolumes somewhere inside. A kernel before 4.18 cannot say, which counts
 /// as no.
 #[allow(unsafe_code)]
-fn holds_subvolumes(subvolume: &OwnedFd) -> bool {
+fn holds_subvolumes(subvolume: BorrowedFd<'_>) -> bool {
     let mut found = btrfs_ioctl_get_subvol_rootref_args {
         min_treeid: 0,
         rootref: [RootRef {
@@ -207,6 +207,8 @@ fn name_field<const SIZE: usize>(name: &CStr) -> Result<[c_char; SIZE], Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use super::*;
 
     fn root() -> OwnedFd {
@@ -220,8 +222,8 @@ mod tests {
         assert_eq!(create(directory.as_fd(), c"x").unwrap_err(), Errno::NOTTY);
         assert_eq!(destroy(directory.as_fd(), c"x").unwrap_err(), Errno::NOTTY);
         assert!(make_writable(directory.as_fd()).is_err());
-        assert!(!holds_subvolumes(&directory));
-        assert!(!snapshot(&root(), directory.as_fd(), c"x").unwrap());
+        assert!(!holds_subvolumes(directory.as_fd()));
+        assert!(!snapshot(root().as_fd(), directory.as_fd(), c"x").unwrap());
     }
 
     #[test]

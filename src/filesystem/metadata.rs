@@ -8,9 +8,9 @@ use std::os::fd::BorrowedFd;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
-    AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod,
-    fchown, fgetxattr, flistxattr, flistxattr_query, fsetxattr, fstat, futimens, mkfifoat, statat,
-    utimensat,
+    AtFlags, FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
+    fchmod, fchown, fgetxattr, flistxattr, flistxattr_query, fsetxattr, fstat, futimens, mknodat,
+    statat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -19,18 +19,51 @@ const ATTRIBUTE_BYTES: usize = 64 * 1024;
 
 /// Gives the copy `target` the owner, mode and times of its original.
 pub(super) fn keep(target: BorrowedFd<'_>, original: &Stat) -> Result<(), Errno> {
+    keep_all(None, target, original)
+}
+
+/// The same, with the attributes that `from` has.
+pub(super) fn keep_with_attributes(
+    from: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
+    original: &Stat,
+) -> Result<(), Errno> {
+    keep_all(Some(from), target, original)
+}
+
+/// In this order: another owner takes capabilities and set-id bits away, and a mode may forbid to set
+/// attributes.
+fn keep_all(
+    from: Option<BorrowedFd<'_>>,
+    target: BorrowedFd<'_>,
+    original: &Stat,
+) -> Result<(), Errno> {
     let give = |user, group| fchown(target, user, group);
     let kept = keep_owner(&fstat(target)?, original, give)?;
+    if let Some(from) = from {
+        keep_attributes(from, target, kept)?;
+    }
     fchmod(target, mode(original, kept))?;
     futimens(target, &times(original))
 }
 
-/// Makes a FIFO like the original. The directory is ours alone, so the name means the same throughout.
-pub(super) fn make_fifo(at: BorrowedFd<'_>, name: &CStr, original: &Stat) -> Result<(), Errno> {
-    mkfifoat(at, name, Mode::RUSR | Mode::WUSR)?;
+/// Makes a FIFO, a socket or a device like the original; whether that was allowed. The directory is
+/// ours alone, so the name means the same throughout.
+pub(super) fn make_special(
+    at: BorrowedFd<'_>,
+    name: &CStr,
+    original: &Stat,
+) -> Result<bool, Errno> {
+    let kind = FileType::from_raw_mode(original.st_mode);
+    match mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, original.st_rdev) {
+        // Devices take a capability.
+        Err(Errno::PERM) if kind.is_char_device() || kind.is_block_device() => return Ok(false),
+        made => made?,
+    }
     let kept = keep_owner_of_entry(at, name, original)?;
     chmodat(at, name, mode(original, kept), AtFlags::empty())?;
-    utimensat(at, name, &times(original), AtFlags::SYMLINK_NOFOLLOW)
+    utimensat(at, name, &times(original), AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(true)
 }
 
 /// Gives what cannot be opened the owner of its original; whether that worked.
@@ -96,9 +129,14 @@ pub(super) fn times(original: &Stat) -> Timestamps {
     }
 }
 
-/// Copies the `user.` attributes, as far as the filesystem of the copy takes them. The others are the
-/// system's: capabilities and labels are not a build's to hand on.
-pub(super) fn keep_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Copies the attributes that `cp -a` copies and a build can have: those of users, the access control
+/// lists, and where the owner is kept the capabilities of programs; as far as the filesystem of the
+/// copy takes them and we may set them. Labels of security modules are the host's.
+fn keep_attributes(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    owner_kept: bool,
+) -> Result<(), Errno> {
     // Nearly no file has any, and this tells without a buffer.
     match flistxattr_query(from) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
@@ -112,7 +150,12 @@ pub(super) fn keep_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Resul
         let Ok(name) = CStr::from_bytes_with_nul(name) else {
             continue;
         };
-        if !name.to_bytes().starts_with(b"user.") {
+        let is_copied = match name.to_bytes() {
+            b"security.capability" => owner_kept,
+            b"system.posix_acl_access" | b"system.posix_acl_default" => true,
+            other => other.starts_with(b"user."),
+        };
+        if !is_copied {
             continue;
         }
         value.clear();
@@ -122,8 +165,11 @@ pub(super) fn keep_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Resul
             Err(errno) => return Err(errno),
         }
         match fsetxattr(to, name, &value, XattrFlags::empty()) {
-            // Filesystems differ in how many and how long ones they take, down to none.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE) => {}
+            // Filesystems differ in how many and how long ones they take, down to none; and
+            // capabilities take a capability.
+            Ok(())
+            | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::PERM) => {
+            }
             Err(errno) => return Err(errno),
         }
     }
@@ -182,6 +228,6 @@ mod tests {
     fn what_has_no_attributes_is_no_error() {
         let from = File::open("/proc/self/status").unwrap();
         let to = tempfile::tempfile().unwrap();
-        keep_attributes(from.as_fd(), to.as_fd()).unwrap();
+        keep_attributes(from.as_fd(), to.as_fd(), true).unwrap();
     }
 }

@@ -13,10 +13,13 @@
 //! - `plain`: the copy of a tree, with the `contents` of files, their hard `links`, their `metadata`.
 //! - `remove`: a whole tree, of whichever kind.
 //! - `usage`: what a tree takes, with `fiemap` for what it shares.
+//! - `closed`: what its owner closed, opened for as long as a walk needs it.
+//! - `walk`: every entry of a tree, to be listed or sent.
 //! - `descent`: the way from a tree's root to where one is, with few descriptors.
 //! - `confined`: a directory as strangers may have it.
 
 mod btrfs;
+mod closed;
 mod confined;
 mod contents;
 mod descent;
@@ -26,19 +29,22 @@ mod metadata;
 mod plain;
 mod remove;
 mod usage;
+mod walk;
 
 pub use confined::{OURSELVES, VERB, confine, hand_out};
 pub use usage::Usage;
+pub use walk::{Found, Links, OpenDirectory, Opened, locate, look, open, walk};
 
 use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustix::fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, openat};
+use descent::Directory;
+use rustix::fs::{CWD, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
 /// What the configuration may ask for.
@@ -158,7 +164,7 @@ impl Filesystem {
     /// [`Error::Measure`], also when there is no tree.
     pub fn usage(self, path: &Path, cloned: Option<i64>) -> Result<Usage, Error> {
         let measure = || {
-            let root = Place::of(path)?.open(path)?;
+            let (root, _) = Place::of(path)?.open(path)?;
             usage::of(root, cloned)
         };
         measure().map_err(|source| Error::Measure {
@@ -170,13 +176,13 @@ impl Filesystem {
     fn clone_inner(self, from: &Path, to: &Path, without: &[&OsStr]) -> Result<(), Fault> {
         let without = entry_names(without)?;
         let place = Place::of(to)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let source = openat(CWD, from, flags, Mode::empty())
-            .map_err(|errno| Fault::new("open", from, errno))?;
+        let source = open_root(CWD, from).map_err(|errno| Fault::new("open", from, errno))?;
 
         let snapshot = match self {
-            Filesystem::Btrfs => btrfs::snapshot(&source, place.parent.as_fd(), &place.name)
-                .map_err(|errno| Fault::new("make a snapshot of", from, errno))?,
+            Filesystem::Btrfs => {
+                btrfs::snapshot(source.0.as_fd(), place.parent.as_fd(), &place.name)
+                    .map_err(|errno| Fault::new("make a snapshot of", from, errno))?
+            }
             Filesystem::Plain => false,
         };
         if !snapshot {
@@ -184,9 +190,9 @@ impl Filesystem {
                 .map_err(|errno| Fault::new("create", to, errno))?;
         }
         let fill = || {
-            let target = place.open(to)?;
+            let (target, _) = place.open(to)?;
             if snapshot {
-                remove_from(&target, &without)
+                remove_from(target, source.1, &without)
             } else {
                 plain::copy(source, target, &without)
             }
@@ -397,25 +403,79 @@ impl Place {
         })
     }
 
-    fn open(&self, shown: &Path) -> Result<OwnedFd, Fault> {
-        let (root, _) = descent::open_directory(self.parent.as_fd(), &self.name)
-            .map_err(|errno| Fault::new("open", shown, errno))?;
-        Ok(root)
+    fn open(&self, shown: &Path) -> Result<(Directory, Stat), Fault> {
+        descent::open_directory(self.parent.as_fd(), &self.name)
+            .map_err(|errno| Fault::new("open", shown, errno))
     }
 }
 
-/// Takes entries out of a root that keeps its own mode and times.
-fn remove_from(root: &OwnedFd, names: &[CString]) -> Result<(), Fault> {
-    let fault = |errno| Fault::new("set mode and times of", Path::new("."), errno);
-    let stat = fstat(root).map_err(fault)?;
+/// Opens the root of a tree, also one that is closed to us, its owner; never through a link in the
+/// last name of its path.
+fn open_root(at: BorrowedFd<'_>, path: &Path) -> Result<(Directory, Stat), Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = openat(at, path, flags | OFlags::PATH, Mode::empty())?;
+    Directory::reopen(handle.as_fd())
+}
+
+/// Opens a directory that we want to write into, never through a link in the last name of `path`;
+/// `None` where there is none. What a build may have done to keep its owner out is undone and stays
+/// so: a subvolume is writable again, and the owner may read, write and search.
+///
+/// # Errors
+/// When it cannot be opened. One that cannot be made writable is opened all the same, and writing will
+/// tell.
+pub fn open_writable(at: impl AsFd, path: &Path) -> io::Result<Option<OwnedFd>> {
+    let (directory, stat) = match open_root(at.as_fd(), path) {
+        Ok(opened) => opened,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    if btrfs::may_be_subvolume(&stat) {
+        let _ = btrfs::make_writable(directory.as_fd());
+    }
+    let opened = directory.as_fd().try_clone_to_owned()?;
+    // First it gets the mode back that it had.
+    drop(directory);
     let mode = Mode::from_raw_mode(stat.st_mode);
     if !mode.contains(Mode::RWXU) {
-        fchmod(root, mode | Mode::RWXU).map_err(fault)?;
+        let _ = fchmod(&opened, mode | Mode::RWXU);
+    }
+    Ok(Some(opened))
+}
+
+/// Removes the entry `name` of an open directory, whole and whatever its modes; `false` where there
+/// is none.
+///
+/// # Errors
+/// At the first entry that cannot be removed; what was removed until then is gone.
+pub fn remove_in(directory: impl AsFd, name: &OsStr) -> io::Result<bool> {
+    let names = entry_names(&[name]).map_err(into_io)?;
+    let mut is_removed = false;
+    for name in &names {
+        is_removed |= remove::entry(directory.as_fd(), name).map_err(into_io)?;
+    }
+    Ok(is_removed)
+}
+
+/// A step that failed, of the kind that the operating system gave.
+fn into_io(fault: Fault) -> io::Error {
+    io::Error::new(fault.source.kind(), fault)
+}
+
+/// Takes entries out of a root, which keeps the mode and times that it had as `stat`.
+fn remove_from(root: Directory, stat: Stat, names: &[CString]) -> Result<(), Fault> {
+    let fault = |errno| Fault::new("set mode and times of", Path::new("."), errno);
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if !mode.contains(Mode::RWXU) {
+        fchmod(&root, mode | Mode::RWXU).map_err(fault)?;
     }
     for name in names {
         remove::entry(root.as_fd(), name)?;
     }
-    metadata::keep(root.as_fd(), &stat).map_err(fault)
+    let opened = root.as_fd().try_clone_to_owned();
+    let opened = opened.map_err(|error| Fault::new("open", Path::new("."), error))?;
+    drop(root);
+    metadata::keep(opened.as_fd(), &stat).map_err(fault)
 }
 
 /// The names of `without` as the kernel takes them. A path among them would leave the tree.

@@ -6,7 +6,7 @@
 //! so that an entry that changes its type meanwhile gives an error and nothing worse.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, RawDir, Stat, fchmod, fstat, mkdirat, openat, readlinkat,
@@ -14,29 +14,32 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::Fault;
 use super::contents::Contents;
-use super::descent::{Descent, READ_BUFFER, is_dots, open_directory};
+use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
 use super::links::{Links, Seen};
-use super::metadata;
+use super::{Fault, closed, metadata};
 
 /// Copies everything in `source`, except its entries `without`, into the empty directory `target`.
 ///
-/// Kept are modes (all twelve bits), times of access and change to the nanosecond, hard links inside
-/// the tree, symlinks as text, holes, FIFOs, `user.` attributes, and owners as far as we may give things
-/// away. Sockets and device nodes are left out. The memory that it takes grows with the number of
+/// Kept is what `cp -a` keeps: modes (all twelve bits), times of access and change to the nanosecond,
+/// hard links inside the tree, symlinks as text, holes, FIFOs, sockets, device nodes where we may make
+/// them, attributes of users, access control lists, and owners as far as we may give things away. What
+/// its owner, us, has closed is read all the same. The memory that it takes grows with the number of
 /// directories and of hard links that are yet to be met, not with that of files or with their sizes.
-pub(super) fn copy(source: OwnedFd, target: OwnedFd, without: &[CString]) -> Result<(), Fault> {
+pub(super) fn copy(
+    (source, stat): (Directory, Stat),
+    target: Directory,
+    without: &[CString],
+) -> Result<(), Fault> {
     let here = |errno| Fault::new("look at", ".".as_ref(), errno);
-    let stat = fstat(&source).map_err(here)?;
     // Until it gets its own mode, nobody else looks into it; and what is made inside does not inherit
     // a group.
     fchmod(&target, Mode::RWXU).map_err(here)?;
     let root = target.as_fd().try_clone_to_owned();
     let root = root.map_err(|error| Fault::new("open", ".".as_ref(), error))?;
     let mut copying = Copying {
-        source: Descent::new(source).map_err(here)?,
-        target: Descent::new(target).map_err(here)?,
+        source: Descent::new(source),
+        target: Descent::new(target),
         levels: Vec::new(),
         links: Links::new(root),
         contents: Contents::default(),
@@ -84,12 +87,12 @@ impl Copying {
     fn descend(&mut self, name: CString) -> Result<(), Fault> {
         let (from, stat) = open_directory(self.source.here(), &name)
             .map_err(|errno| self.source.fault("open", &name, errno))?;
-        let (to, to_stat) = mkdirat(self.target.here(), &name, Mode::RWXU)
+        let (to, _) = mkdirat(self.target.here(), &name, Mode::RWXU)
             .and_then(|()| open_directory(self.target.here(), &name))
             .map_err(|errno| self.source.fault("create", &name, errno))?;
         let node = self.links.directory(self.node(), &name);
-        self.source.enter(name.clone(), from, &stat);
-        self.target.enter(name, to, &to_stat);
+        self.source.enter(name.clone(), from);
+        self.target.enter(name, to);
         self.levels.push(Level {
             stat,
             directories: Vec::new(),
@@ -105,17 +108,16 @@ impl Copying {
     /// Goes back up. Only now the directory gets its own mode and times: writing into it would spoil
     /// the one and might be forbidden by the other.
     fn ascend(&mut self, stat: &Stat) -> Result<(), Fault> {
-        metadata::keep_attributes(self.source.here(), self.target.here())
-            .map_err(|errno| self.source.fault("copy the attributes of", c".", errno))?;
         let up = |copying: &Self, errno| copying.source.fault("find the way up from", c".", errno);
-        let target = self.target.leave().map_err(|errno| up(self, errno))?;
-        let source = self.source.leave().map_err(|errno| up(self, errno))?;
-        match (target, source) {
-            (Some((left, name)), Some(_)) => metadata::keep(left.as_fd(), stat)
-                .map_err(|errno| self.source.fault("set mode and times of", &name, errno)),
-            _ => metadata::keep(self.target.here(), stat)
-                .map_err(|errno| self.source.fault("set mode and times of", c".", errno)),
-        }
+        let left = self.target.leave().map_err(|errno| up(self, errno))?;
+        let target = match &left {
+            Some((left, _)) => left.as_fd(),
+            None => self.target.here(),
+        };
+        metadata::keep_with_attributes(self.source.here(), target, stat)
+            .map_err(|errno| self.source.fault("set the metadata of", c".", errno))?;
+        self.source.leave().map_err(|errno| up(self, errno))?;
+        Ok(())
     }
 
     /// Copies what is in the present directory and is no directory; gives the names of those.
@@ -146,9 +148,7 @@ impl Copying {
                 FileType::Directory => directories.push(name.to_owned()),
                 FileType::RegularFile => self.file(name)?,
                 FileType::Symlink => self.symlink(name)?,
-                FileType::Fifo => self.fifo(name)?,
-                // A socket is dead without its listener, and a device node was never a build's to give.
-                _ => {}
+                _ => self.special(name)?,
             }
         }
         drop(entries);
@@ -157,23 +157,16 @@ impl Copying {
     }
 
     fn file(&mut self, name: &CStr) -> Result<(), Fault> {
-        // NONBLOCK: should it be a FIFO by now, nobody waits for a writer.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let (from, stat) = openat(self.source.here(), name, flags, Mode::empty())
-            .and_then(|from| fstat(&from).map(|stat| (from, stat)))
+        let (from, stat) = closed::open_file(self.source.here(), name)
+            .and_then(|from| fstat(&from).map(|stat| (from, closed::original(stat))))
             .map_err(|errno| self.source.fault("open", name, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(self
                 .source
                 .fault("open as the file it was", name, Errno::INVAL));
         }
-        if let Seen::Before(first) = self.links.meet(&stat, self.node(), name) {
-            match first.link(&self.links, self.node(), self.target.here(), name) {
-                Ok(()) => return Ok(()),
-                // So many links to one file are more than the filesystem has room for.
-                Err(Errno::MLINK) => {}
-                Err(errno) => return Err(self.source.fault("link", name, errno)),
-            }
+        if self.is_linked(&stat, name)? {
+            return Ok(());
         }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -182,14 +175,15 @@ impl Copying {
         self.contents
             .copy(&from, &to, &stat)
             .map_err(|errno| self.source.fault("copy", name, errno))?;
-        metadata::keep_attributes(from.as_fd(), to.as_fd())
-            .map_err(|errno| self.source.fault("copy the attributes of", name, errno))?;
-        metadata::keep(to.as_fd(), &stat)
-            .map_err(|errno| self.source.fault("set mode and times of", name, errno))
+        metadata::keep_with_attributes(from.as_fd(), to.as_fd(), &stat)
+            .map_err(|errno| self.source.fault("set the metadata of", name, errno))
     }
 
     fn symlink(&mut self, name: &CStr) -> Result<(), Fault> {
         let stat = self.stat(name)?;
+        if self.is_linked(&stat, name)? {
+            return Ok(());
+        }
         let target = self.target.here();
         readlinkat(self.source.here(), name, Vec::new())
             .and_then(|text| symlinkat(&text, target, name))
@@ -201,10 +195,29 @@ impl Copying {
             .map_err(|errno| self.source.fault("copy the link", name, errno))
     }
 
-    fn fifo(&mut self, name: &CStr) -> Result<(), Fault> {
+    /// Makes another name for what was copied before, if `name` is another name of it.
+    fn is_linked(&mut self, stat: &Stat, name: &CStr) -> Result<bool, Fault> {
+        let Seen::Before(first) = self.links.meet(stat, self.node(), name) else {
+            return Ok(false);
+        };
+        match first.link(&self.links, self.node(), self.target.here(), name) {
+            Ok(()) => Ok(true),
+            // So many links to one file are more than the filesystem has room for; or the first was a
+            // device, which we may not make.
+            Err(Errno::MLINK | Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.source.fault("link", name, errno)),
+        }
+    }
+
+    /// A FIFO, a socket or a device; a device only where we may make one.
+    fn special(&mut self, name: &CStr) -> Result<(), Fault> {
         let stat = self.stat(name)?;
-        metadata::make_fifo(self.target.here(), name, &stat)
-            .map_err(|errno| self.source.fault("copy the fifo", name, errno))
+        if self.is_linked(&stat, name)? {
+            return Ok(());
+        }
+        metadata::make_special(self.target.here(), name, &stat)
+            .map(drop)
+            .map_err(|errno| self.source.fault("copy the special file", name, errno))
     }
 
     fn stat(&self, name: &CStr) -> Result<Stat, Fault> {

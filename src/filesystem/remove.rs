@@ -1,22 +1,24 @@
 //! Removing whatever has a name, whole.
 //!
 //! Links are removed, never followed; what is mounted inside is never entered. Directories that lack
-//! permissions get them if they are ours, read-only subvolumes are made writable, and subvolumes go in
-//! one piece where the kernel allows it. What others take away meanwhile is no error.
+//! permissions get them if they are ours, read-only subvolumes are made writable, attributes that
+//! forbid changes are taken away where we may, and subvolumes go in one piece where the kernel allows
+//! it. What others take away meanwhile is no error.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, Stat, chmod, fchmod, openat, statat, unlinkat,
+    AtFlags, FileType, IFlags, Mode, OFlags, RawDir, Stat, fchmod, ioctl_getflags, ioctl_setflags,
+    openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::Fault;
 use super::btrfs;
-use super::descent::{Descent, READ_BUFFER, is_dots, open_directory};
+use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
 
 /// How many subdirectories of one directory are remembered at once; the others are found when it is
 /// read again. It bounds what a directory of millions costs in memory.
@@ -34,7 +36,7 @@ pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> 
         Err(Errno::NOENT) => return Ok(false),
         Err(errno) => return Err(fault("look at", errno)),
         Ok(stat) if !is_directory(&stat) => {
-            return match unlinkat(parent, name, AtFlags::empty()) {
+            return match unlink(parent, name, AtFlags::empty()) {
                 Ok(()) => Ok(true),
                 Err(Errno::NOENT) => Ok(false),
                 Err(errno) => Err(fault("remove", errno)),
@@ -46,8 +48,10 @@ pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> 
     let parent = parent
         .try_clone_to_owned()
         .map_err(|error| Fault::new("open", Path::new(".."), error))?;
+    let (parent, _) =
+        Directory::new(parent).map_err(|errno| fault("look at the parent of", errno))?;
     let removal = Removal {
-        descent: Descent::new(parent).map_err(|errno| fault("look at the parent of", errno))?,
+        descent: Descent::new(parent),
         pending: vec![vec![name.to_owned()]],
         rereads: 0,
         buffer: Vec::with_capacity(READ_BUFFER),
@@ -80,7 +84,7 @@ impl Removal {
 
     /// Goes into a directory and removes everything in it but its subdirectories.
     fn descend(&mut self, name: CString) -> Result<(), Fault> {
-        let (directory, stat) = match open_forcibly(self.descent.here(), &name) {
+        let (directory, stat) = match open_directory(self.descent.here(), &name) {
             Ok(opened) => opened,
             Err(Errno::NOENT) => return Ok(()),
             // It is a directory no more.
@@ -99,7 +103,7 @@ impl Removal {
         if subvolume && btrfs::destroy(self.descent.here(), &name).is_ok() {
             return Ok(());
         }
-        self.descent.enter(name, directory, &stat);
+        self.descent.enter(name, directory);
         let directories = self.sweep()?;
         self.pending.push(directories);
         Ok(())
@@ -112,7 +116,7 @@ impl Removal {
             Ok(Some((_, name))) => name,
             Err(errno) => return Err(self.descent.fault("find the way up from", c".", errno)),
         };
-        match unlinkat(self.descent.here(), &name, AtFlags::REMOVEDIR) {
+        match unlink(self.descent.here(), &name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::NOTDIR) => self.unlink(&name),
             Err(Errno::NOTEMPTY | Errno::EXIST) if self.rereads < REREADS => {
@@ -144,7 +148,7 @@ impl Removal {
             }
             let directory = match entry.file_type() {
                 FileType::Directory => true,
-                _ => match unlinkat(here, name, AtFlags::empty()) {
+                _ => match unlink(here, name, AtFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT) => false,
                     Err(Errno::ISDIR) => true,
                     Err(errno) => return Err(self.descent.fault("remove", name, errno)),
@@ -158,25 +162,40 @@ impl Removal {
     }
 
     fn unlink(&self, name: &CStr) -> Result<(), Fault> {
-        match unlinkat(self.descent.here(), name, AtFlags::empty()) {
+        match unlink(self.descent.here(), name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.descent.fault("remove", name, errno)),
         }
     }
 }
 
-/// Opens a directory, and if it may not be read tries to give its owner, us, the right to.
-fn open_forcibly(parent: BorrowedFd<'_>, name: &CStr) -> Result<(OwnedFd, Stat), Errno> {
-    match open_directory(parent, name) {
-        Err(Errno::ACCESS) => {}
-        result => return result,
+/// Removes one name. An entry or a directory that is immutable or append-only loses that first.
+fn unlink(parent: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
+    match unlinkat(parent, name, flags) {
+        Err(Errno::PERM) if unprotect_entry(parent, name) | unprotect(parent) => {
+            unlinkat(parent, name, flags)
+        }
+        result => result,
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let closed = openat(parent, name, flags, Mode::empty())?;
-    // The only way to change the mode of what cannot be opened without following a link that was put
-    // in its place; a way that fails leaves the first answer to be given again.
-    let _ = chmod(format!("/proc/self/fd/{}", closed.as_raw_fd()), Mode::RWXU);
-    open_directory(parent, name)
+}
+
+/// Takes from a file or directory the attributes that forbid to change it; whether it had any.
+fn unprotect(file: impl AsFd) -> bool {
+    let forbidding = IFlags::IMMUTABLE | IFlags::APPEND;
+    let Ok(flags) = ioctl_getflags(&file) else {
+        return false;
+    };
+    flags.intersects(forbidding) && ioctl_setflags(&file, flags - forbidding).is_ok()
+}
+
+fn unprotect_entry(parent: BorrowedFd<'_>, name: &CStr) -> bool {
+    let is_plain = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        matches!(kind, FileType::RegularFile | FileType::Directory)
+    });
+    // To open a device may do anything; and it cannot have these attributes on most filesystems.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    is_plain && openat(parent, name, flags, Mode::empty()).is_ok_and(unprotect)
 }
 
 fn is_directory(stat: &Stat) -> bool {
@@ -186,6 +205,7 @@ fn is_directory(stat: &Stat) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::OwnedFd;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;

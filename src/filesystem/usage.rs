@@ -9,13 +9,13 @@
 //! they hold.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::Fault;
-use super::descent::{Descent, READ_BUFFER, is_dots, open_directory};
+use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
 use super::fiemap::Asker;
 
 /// What stat counts blocks in, whatever the filesystem's own blocks are.
@@ -40,11 +40,11 @@ impl Usage {
 /// Measures a tree. With `cloned`, the second of the epoch at which it began as a clone, its files
 /// are asked what they share; else everything is its own. The memory that it takes grows with the
 /// number of subdirectories on the way to where it is.
-pub(super) fn of(root: OwnedFd, cloned: Option<i64>) -> Result<Usage, Fault> {
+pub(super) fn of(root: Directory, cloned: Option<i64>) -> Result<Usage, Fault> {
     let here = |errno| Fault::new("look at", ".".as_ref(), errno);
     let stat = fstat(&root).map_err(here)?;
     let mut measuring = Measuring {
-        descent: Descent::new(root).map_err(here)?,
+        descent: Descent::new(root),
         found: Usage::default(),
         cloned,
         asker: cloned.map(|_| Asker::new()),
@@ -82,7 +82,7 @@ impl Measuring {
                 Err(errno) => return Err(self.descent.fault("open", &name, errno)),
             };
             self.count_whole(&stat);
-            self.descent.enter(name, directory, &stat);
+            self.descent.enter(name, directory);
             levels.push(self.read()?);
         }
         Ok(())

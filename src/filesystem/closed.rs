@@ -1,0 +1,157 @@
+//! What its owner has closed, opened for as long as a walk needs it.
+//!
+//! A build may take from its own user the right to read a file or to search a directory. A daemon
+//! without capabilities that runs as this user may then not read them either, but it may change their
+//! modes. It adds the owner's missing bits while a walk is there, and puts the original mode back when
+//! the last walk has left. Meanwhile [`original`] gives the mode that the build chose. After a crash
+//! the added bits stay.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, chmod, fstat, open, openat2};
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::descent::Id;
+
+/// What is open at the moment, with the number of walks that hold it. Held over two system calls on
+/// one inode, never over a walk.
+static HELD: Mutex<BTreeMap<Id, Held>> = Mutex::new(BTreeMap::new());
+/// How many entries `HELD` has, so that nearly every look at a mode takes no lock.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+struct Held {
+    walks: usize,
+    mode: Mode,
+}
+
+/// What the owner of a directory needs to read and search it, or the owner of a file to read it.
+fn needed(stat: &Stat) -> Mode {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Mode::RUSR | Mode::XUSR,
+        _ => Mode::RUSR,
+    }
+}
+
+/// Whether this thread is the owner, lacks the bits, and has no capability that makes up for them.
+fn is_closed(stat: &Stat) -> bool {
+    if Mode::from_raw_mode(stat.st_mode).contains(needed(stat))
+        || stat.st_uid != rustix::process::geteuid().as_raw()
+    {
+        return false;
+    }
+    let enough = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+    // Where they cannot be asked for, adding the bits does no harm.
+    capabilities(None).map_or(true, |sets| !sets.effective.intersects(enough))
+}
+
+/// Looks at what `handle` leads to, of which a bare handle (`O_PATH`) is enough, and opens it to its
+/// owner if it is closed. Where the second value is true, [`release`] has to follow.
+pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stat = fstat(handle)?;
+    let id = Id::of(&stat);
+    if let Some(entry) = held.get_mut(&id) {
+        entry.walks += 1;
+        set_mode(&mut stat, entry.mode);
+        return Ok((stat, true));
+    }
+    if !is_closed(&stat) {
+        return Ok((stat, false));
+    }
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    // A filesystem or subvolume that is read-only; then opening gives the error.
+    if change_mode(handle, mode | needed(&stat)).is_err() {
+        return Ok((stat, false));
+    }
+    held.insert(id, Held { walks: 1, mode });
+    COUNT.store(held.len(), Ordering::Release);
+    Ok((stat, true))
+}
+
+/// Ends a [`hold`]: the last one gives the original mode back. A filesystem that does not let us do it
+/// any more (it has become read-only) keeps the added bits.
+pub(super) fn release(handle: BorrowedFd<'_>, id: Id) {
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(entry) = held.get_mut(&id) {
+        entry.walks -= 1;
+        if entry.walks == 0 {
+            let _ = change_mode(handle, entry.mode);
+            held.remove(&id);
+            COUNT.store(held.len(), Ordering::Release);
+        }
+    }
+}
+
+/// Ends a [`hold`] of what cannot be reached any more.
+pub(super) fn forget(id: Id) {
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(entry) = held.get_mut(&id) {
+        entry.walks -= 1;
+        if entry.walks == 0 {
+            held.remove(&id);
+            COUNT.store(held.len(), Ordering::Release);
+        }
+    }
+}
+
+/// The same look at an entry, with the mode that it has when no walk holds it open.
+pub(super) fn original(mut stat: Stat) -> Stat {
+    if COUNT.load(Ordering::Acquire) > 0 {
+        let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = held.get(&Id::of(&stat)) {
+            set_mode(&mut stat, entry.mode);
+        }
+    }
+    stat
+}
+
+/// Opens the file `name` of `parent` for reading, also one that is closed to us, its owner; never
+/// through a link, and never waiting for the writer of a FIFO.
+pub(super) fn open_file(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => {}
+        result => return result,
+    }
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = openat2(parent, name, flags, Mode::empty(), resolve)?;
+    reopen(handle.as_fd())
+}
+
+/// Opens the regular file that a bare handle leads to for reading, also one that is closed to us.
+pub(super) fn reopen(handle: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let stat = fstat(handle)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::ACCESS);
+    }
+    let (stat, is_held) = hold(handle)?;
+    let opened = open(
+        path(handle),
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    if is_held {
+        release(handle, Id::of(&stat));
+    }
+    opened
+}
+
+/// The only way to open or to change the mode of what a bare handle leads to without looking its name
+/// up again.
+pub(super) fn path(handle: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", handle.as_raw_fd())
+}
+
+fn change_mode(handle: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
+    chmod(path(handle), mode)
+}
+
+fn set_mode(stat: &mut Stat, mode: Mode) {
+    let kind = FileType::from_raw_mode(stat.st_mode).as_raw_mode();
+    stat.st_mode = kind | mode.as_raw_mode();
+}
