@@ -8,11 +8,12 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rustix::fs::{AtFlags, FileType};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Stat};
+
+use crate::filesystem::look;
 
 /// Names that a listing holds: more than anybody reads. How long they are is bounded by the page.
 const MOST: usize = 5_000;
@@ -76,8 +77,8 @@ impl PartialOrd for Name {
 ///
 /// # Errors
 /// When the host's disk is in the way.
-pub(super) fn list(directory: BorrowedFd<'_>) -> io::Result<Entries> {
-    list_at_most(directory, MOST)
+pub(super) fn list(directory: impl AsFd) -> io::Result<Entries> {
+    list_at_most(directory.as_fd(), MOST)
 }
 
 fn list_at_most(directory: BorrowedFd<'_>, most: usize) -> io::Result<Entries> {
@@ -116,32 +117,36 @@ fn list_at_most(directory: BorrowedFd<'_>, most: usize) -> io::Result<Entries> {
 }
 
 /// Looks at one name; `None` where it is gone meanwhile.
-pub(super) fn item(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Entry>> {
-    let Some(found) = look(directory, &name)? else {
+fn item(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Entry>> {
+    let Some(stat) = look(directory, &name)? else {
         return Ok(None);
     };
-    let kind = match FileType::from_raw_mode(found.st_mode) {
-        FileType::Directory => EntryKind::Directory,
-        FileType::RegularFile => EntryKind::File(u64::try_from(found.st_size).unwrap_or(0)),
-        FileType::Symlink => {
-            let target: CString = rustix::fs::readlinkat(directory, &*name, Vec::new())?;
-            EntryKind::Link(OsString::from_vec(target.into_bytes()))
-        }
-        _ => EntryKind::Special,
+    let target = || -> io::Result<OsString> {
+        let target: CString = rustix::fs::readlinkat(directory, &*name, Vec::new())?;
+        Ok(OsString::from_vec(target.into_bytes()))
     };
-    Ok(Some(Entry {
-        name,
-        kind,
-        mode: found.st_mode & 0o777,
-        modified: found.st_mtime,
-    }))
+    Entry::of(&name, &stat, target).map(Some)
 }
 
-fn look(directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Option<rustix::fs::Stat>> {
-    match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(found) => Ok(Some(found)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error.into()),
+impl Entry {
+    /// The entry `name` of which `stat` tells; `target` reads what a link says.
+    pub(super) fn of(
+        name: &OsStr,
+        stat: &Stat,
+        target: impl FnOnce() -> io::Result<OsString>,
+    ) -> io::Result<Entry> {
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => EntryKind::Directory,
+            FileType::RegularFile => EntryKind::File(u64::try_from(stat.st_size).unwrap_or(0)),
+            FileType::Symlink => EntryKind::Link(target()?),
+            _ => EntryKind::Special,
+        };
+        Ok(Entry {
+            name: name.to_owned(),
+            kind,
+            mode: stat.st_mode & 0o777,
+            modified: stat.st_mtime,
+        })
     }
 }
 
@@ -178,7 +183,6 @@ fn number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::os::fd::AsFd;
 
     use super::*;
 

@@ -13,6 +13,7 @@
 //! `docs/build-directory.md` is the contract with strangers; [`layout`] is the only file that
 //! knows its names.
 
+mod archive;
 mod artifacts;
 mod claim;
 mod directory;

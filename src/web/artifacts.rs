@@ -36,7 +36,8 @@ const CHUNK: usize = 64 << 10;
 /// The fastest level: artifacts are sent once, and the line is rarely slower than that.
 const ZSTD_LEVEL: i32 = 1;
 
-/// `GET /artifacts/P/ID`: a tar of all, or with `?manifest` what is in it.
+/// `GET /artifacts/P/ID`: a tar of all, with `?sparse` without the holes of files; or with `?manifest`
+/// what is in it.
 pub(super) async fn all(
     web: &Web,
     asked: &Asked,
@@ -48,14 +49,15 @@ pub(super) async fn all(
     }
     let artifacts = web.scheduler.artifacts(project, id).await?;
     let compress = answer::takes_coding(asked.headers(), "zstd");
+    let sparse = asked.query("sparse").is_some();
     let metrics = web.metrics.clone();
     let bytes = pipe::stream_of(move |to| {
         if compress {
             let mut encoder = zstd::stream::write::Encoder::new(to, ZSTD_LEVEL)?;
-            artifacts.write_tar(&mut encoder)?;
+            artifacts.write_tar(&mut encoder, sparse)?;
             encoder.finish().map(drop)
         } else {
-            artifacts.write_tar(to)
+            artifacts.write_tar(to, sparse)
         }
     });
     let counted = told_when_torn(bytes, project, id)
