@@ -53,6 +53,13 @@ impl Lease {
             Err(error) => Err(error.into()),
         }
     }
+    /// Waits until nobody removes the directory at `path`, which must be out of sight already, any more.
+    pub(super) fn wait_for_removal(path: &Path) -> io::Result<()> {
+        match open(path)? {
+            Some(directory) => Ok(rustix::fs::flock(&directory, FlockOperation::LockShared)?),
+            None => Ok(()),
+        }
+    }
 }
 
 fn is_at(directory: &File, path: &Path) -> io::Result<bool> {

@@ -154,7 +154,8 @@ impl BuildStore {
     /// record and the log are kept.
     ///
     /// # Errors
-    /// When the disk is in the way; the leftover stays for the next life.
+    /// When the disk is in the way; the leftover stays for the next life. When what was half-made can
+    /// be neither removed nor put aside; then the build has ended as errored.
     pub fn resume(
         self: &Arc<Self>,
         project: &ProjectName,
@@ -164,8 +165,17 @@ impl BuildStore {
         // One that only waited in the queue has not been tried yet.
         let was_begun = record.info.phase != Some(Phase::Queued);
         let mut pending = self.adopt(project, id, record)?;
-        pending.begin_again(was_begun)?;
-        Ok(pending)
+        match pending.begin_again(was_begun) {
+            Ok(()) => Ok(pending),
+            // Data that cannot be removed now cannot be removed at the next start either.
+            Err(error) if matches!(error, Error::Tree(..)) && !error.is_full() => {
+                match pending.finish_without_data(&error) {
+                    Ok(finished) => finished.settle().and(Err(error)),
+                    Err(unfinished) => Err(unfinished.error),
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -198,10 +208,7 @@ impl PendingBuild {
         keep.running_since = None;
         keep.deadline = None;
         keep.durable = false;
-        store
-            .filesystem
-            .remove(&directory.join(layout::DATA))
-            .map_err(|cause| Error::Tree("clear an interrupted build", cause))?;
+        store.discard(&directory)?;
         faults::point("data-cleared");
         record::write(&directory, &self.record, true)
             .map_err(doing("take over an interrupted build"))

@@ -23,9 +23,9 @@ use super::{
     BuildInfo, BuildLog, Cancelled, NO_EXIT_CODE, Outcome, Phase, Record, State, Stopped, layout,
     record, store,
 };
-use crate::faults;
 use crate::job::{GroupName, JobId, Params};
 use crate::project::ProjectName;
+use crate::{faults, filesystem};
 
 /// How a build ended, as its record will say.
 #[derive(Clone, Debug)]
@@ -73,6 +73,9 @@ pub struct Unfinished {
     pub build: PendingBuild,
     /// Why.
     pub error: Error,
+    /// Whether its data was in the way: it leaves no room for the record, or cannot be put in order.
+    /// Then [`PendingBuild::finish_without_data`] may do.
+    pub is_for_data: bool,
 }
 
 /// A build that is in place, but may not be on stable storage yet.
@@ -96,6 +99,8 @@ pub struct PendingBuild {
     log: BuildLog,
     /// When its container had ended, where that was not just now.
     ended: Option<Timestamp>,
+    /// Its data can be neither put in order nor removed, and is left as it is.
+    is_data_stuck: bool,
 }
 
 impl PendingBuild {
@@ -116,6 +121,7 @@ impl PendingBuild {
             record,
             log: BuildLog::new(log, written),
             ended: None,
+            is_data_stuck: false,
         })
     }
 
@@ -281,19 +287,36 @@ impl PendingBuild {
                 record: self.record,
                 trouble,
             }),
-            Err(error) => Err(Box::new(Unfinished { build: self, error })),
+            Err((error, is_for_data)) => Err(Box::new(Unfinished {
+                is_for_data: is_for_data || error.is_full(),
+                build: self,
+                error,
+            })),
         }
     }
 
-    fn put_in_place(&mut self, end: End) -> Result<(PathBuf, Option<Error>), Error> {
+    /// The second value of an error: whether it is the data's.
+    fn put_in_place(&mut self, end: End) -> Result<(PathBuf, Option<Error>), (Error, bool)> {
         let began = std::time::Instant::now();
-        if !self.record.keep.opaque.is_empty() {
-            self.forget_opaque()
-                .map_err(doing("remove the build's opaque params"))?;
+        if !self.is_data_stuck {
+            self.put_data_in_order().map_err(|error| (error, true))?;
         }
+        self.write_end(end, began).map_err(|error| (error, false))
+    }
+
+    fn put_data_in_order(&self) -> Result<(), Error> {
+        self.forget_opaque()
+            .map_err(doing("remove the build's opaque params"))?;
         faults::point("params-removed");
         self.keep_artifacts_ours()
-            .map_err(doing("look after the build's artifacts"))?;
+            .map_err(doing("look after the build's artifacts"))
+    }
+
+    fn write_end(
+        &mut self,
+        end: End,
+        began: std::time::Instant,
+    ) -> Result<(PathBuf, Option<Error>), Error> {
         let info = &mut self.record.info;
         let now = Timestamp::now();
         info.state = State::Ready;
@@ -322,12 +345,18 @@ impl PendingBuild {
         self.store.publish(&self.project, self.id, &self.record)
     }
 
-    /// Frees the room that the build's data takes, for a record that must be written.
+    /// Ends a build that [`PendingBuild::finish`] or a beginning has failed for: as errored, for the
+    /// reason that `error` gives. Its data is removed, opaque params included, and so is what may have
+    /// been in the way; what cannot be removed now is put out of sight and tried again. Data that allows
+    /// neither stays where it is.
     ///
     /// # Errors
-    /// When even that is refused.
-    pub fn discard_data(&self) -> Result<(), Error> {
-        self.store.clear_out(&self.directory())
+    /// When the record cannot be written.
+    pub fn finish_without_data(mut self, error: &Error) -> Result<FinishedBuild, Box<Unfinished>> {
+        let discarded = self.store.discard(&self.directory());
+        // Where there is no room it is the record that needs it, and the data is no obstacle.
+        self.is_data_stuck = discarded.is_err_and(|error| !error.is_full());
+        self.finish(End::errored(error.sentence()))
     }
 
     /// What is served is a directory of ours: a link that the container put in its place would
@@ -340,6 +369,9 @@ impl PendingBuild {
     }
 
     fn forget_opaque(&self) -> io::Result<()> {
+        if self.record.keep.opaque.is_empty() {
+            return Ok(());
+        }
         let Some(data) = open_directory(rustix::fs::CWD, &self.data())? else {
             return Ok(());
         };
@@ -348,11 +380,8 @@ impl PendingBuild {
             return Ok(());
         };
         for name in self.record.keep.opaque.keys() {
-            match rustix::fs::unlinkat(&params, name.as_str(), AtFlags::empty()) {
-                // A directory that the container made in its place holds no value of ours.
-                Ok(()) | Err(Errno::NOENT | Errno::ISDIR | Errno::PERM) => {}
-                Err(error) => return Err(error.into()),
-            }
+            // A directory that the container made in its place may hold copies of the value.
+            filesystem::remove_in(&params, name.as_ref())?;
         }
         Ok(())
     }
@@ -394,7 +423,7 @@ impl FinishedBuild {
     }
 }
 
-fn is_closed(error: &crate::filesystem::Error) -> bool {
+fn is_closed(error: &filesystem::Error) -> bool {
     let cause = error.io();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
 }
@@ -417,10 +446,12 @@ fn furnish(data: &Path, params: &Params, owner: Option<(u32, u32)>) -> io::Resul
     own(data.as_fd())?;
     for name in [layout::ARTIFACTS, layout::CACHE, layout::PARAMS] {
         // A clone may hold a file or a link that an earlier container left in our place.
-        if make_directory(data.as_fd(), name)?
-            && let Some(made) = open_directory(data.as_fd(), Path::new(name))?
+        let is_made = make_directory(data.as_fd(), name)?;
+        // Opened in any case: one that an earlier build closed to its owner is open to the next build.
+        if let Some(directory) = open_directory(data.as_fd(), Path::new(name))?
+            && is_made
         {
-            own(made.as_fd())?;
+            own(directory.as_fd())?;
         }
     }
     let Some(directory) = open_directory(data.as_fd(), Path::new(layout::PARAMS))? else {
@@ -446,7 +477,9 @@ fn make_directory(at: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
         Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
             return Ok(false);
         }
-        Ok(_) => rustix::fs::unlinkat(at, name, AtFlags::empty())?,
+        Ok(_) => {
+            filesystem::remove_in(at, name.as_ref())?;
+        }
         Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
@@ -454,12 +487,8 @@ fn make_directory(at: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Opens a directory, never through a link in its last name; `None` when it is none.
+/// Opens a directory to write into, whatever a build did to its modes; never through a link in its
+/// last name. `None` when it is none.
 fn open_directory(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(at, path, flags, Mode::empty()) {
-        Ok(directory) => Ok(Some(directory)),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    filesystem::open_writable(at, path)
 }

@@ -9,18 +9,17 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::gc::{Candidate, Plan, Shelf};
 use super::lease::{self, Lease};
-use super::settle::through;
 use super::store::{BuildStore, Error, doing, random_hex};
 use super::survey::named_by;
 use super::{layout, used};
-use crate::faults;
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
+use crate::{faults, filesystem};
 
 /// How often a build that is to be removed is looked at, when it changes under our eyes.
 const LOOKS: usize = 3;
@@ -60,6 +59,14 @@ pub enum Removed {
     Unknown,
 }
 
+/// What became of a build that was looked at.
+enum Retired {
+    /// It is out of sight, and this path leads to what is left of it.
+    To(PathBuf),
+    /// It stays.
+    Held(Held),
+}
+
 /// What a collection has done.
 #[derive(Debug, Default)]
 pub struct Collected {
@@ -82,22 +89,34 @@ impl BuildStore {
         let mut note = |error| {
             collected.trouble.get_or_insert(error);
         };
+        let mut retired = Vec::new();
         for (at, removal) in plan.removals.iter().enumerate() {
             if !goes_on(&removal.build) {
                 continue;
             }
             match self.retire(&removal.build) {
-                Ok(None) => collected.gone.push(at),
-                Ok(Some(_)) => {}
+                Ok(Retired::To(away)) => retired.push((at, away)),
+                Ok(Retired::Held(_)) => {}
                 Err(error) => note(error),
             }
         }
-        let is_changed = !collected.gone.is_empty();
+        let cleared = self.clear_trash(at_once);
+        for (at, away) in &retired {
+            match is_gone(away) {
+                Ok(true) => collected.gone.push(*at),
+                // Its trouble is that of the trash.
+                Ok(false) => {}
+                Err(error) => note(doing("look at what was removed")(error)),
+            }
+        }
         for result in [
-            self.clear_trash(at_once),
+            cleared,
             self.forget_idle_pins(),
             // A subvolume that is destroyed comes back after a crash unless that is committed.
-            if is_changed { self.sync() } else { Ok(()) },
+            match retired.is_empty() {
+                false => self.sync(),
+                true => Ok(()),
+            },
         ] {
             if let Err(error) = result {
                 note(error);
@@ -119,6 +138,7 @@ impl BuildStore {
             return Ok(Removed::Held(Held::Linked));
         }
         let mut own = 0;
+        let mut retired = Vec::new();
         let shelves = [Shelf::Ready, Shelf::Failed];
         for shelf in shelves {
             // It is marked as durable some time after its end: then it is looked at again.
@@ -128,10 +148,14 @@ impl BuildStore {
                     held = None;
                     break;
                 };
-                held = self.retire(&build)?;
-                if held.is_none() {
-                    own += build.own.unwrap_or(0);
-                }
+                held = match self.retire(&build)? {
+                    Retired::Held(held) => Some(held),
+                    Retired::To(away) => {
+                        own += build.own.unwrap_or(0);
+                        retired.push(away);
+                        None
+                    }
+                };
                 if held != Some(Held::InUse) {
                     break;
                 }
@@ -142,7 +166,14 @@ impl BuildStore {
                 _ => {}
             }
         }
-        self.clear_trash(false)?;
+        let cleared = self.clear_trash(false);
+        for away in &retired {
+            if !is_gone(away).map_err(&look)? {
+                // What else is in the trash is not this build's trouble.
+                cleared?;
+                break;
+            }
+        }
         self.sync()?;
         Ok(Removed::Gone(own))
     }
@@ -181,32 +212,32 @@ impl BuildStore {
     }
 
     /// Takes a build out of sight, as it was looked at; or says why not.
-    fn retire(&self, build: &Candidate) -> Result<Option<Held>, Error> {
+    fn retire(&self, build: &Candidate) -> Result<Retired, Error> {
         let retire = doing("take the build away");
         let (project, id) = (&build.project, build.id);
         let place = self.place(project, id, build.shelf);
         let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_pinned(project, id) {
-            return Ok(Some(Held::Pinned));
+            return Ok(Retired::Held(Held::Pinned));
         }
         // Only this link can have been pointed at it since the links were read.
         let group = build.group.parse::<GroupName>().ok();
         let link = named_by(&self.layout.link(project, group.as_ref())).map_err(&retire)?;
         if build.shelf == Shelf::Ready && link == Some(id) {
-            return Ok(Some(Held::Linked));
+            return Ok(Retired::Held(Held::Linked));
         }
         if self.layout.pending(project, id).symlink_metadata().is_ok() {
-            return Ok(Some(Held::UnderWay));
+            return Ok(Retired::Held(Held::UnderWay));
         }
         let is_same = |path: &Path| -> io::Result<bool> {
             let found = rustix::fs::lstat(path)?;
             Ok(used::time(&found) == build.used)
         };
         let Some(last) = Lease::take_last(&place).map_err(&retire)? else {
-            return Ok(Some(Held::InUse));
+            return Ok(Retired::Held(Held::InUse));
         };
         if !is_same(&place).map_err(&retire)? {
-            return Ok(Some(Held::InUse));
+            return Ok(Retired::Held(Held::InUse));
         }
         let away = self.layout.trash().join(random_hex().map_err(&retire)?);
         match std::fs::rename(&place, &away) {
@@ -215,7 +246,7 @@ impl BuildStore {
                 // Who was answered from it in this moment has noted it.
                 if !is_same(&away).map_err(&retire)? {
                     std::fs::rename(&away, &place).map_err(&retire)?;
-                    return Ok(Some(Held::InUse));
+                    return Ok(Retired::Held(Held::InUse));
                 }
                 self.forget(build);
             }
@@ -234,7 +265,7 @@ impl BuildStore {
             Err(error) => return Err(retire(error)),
         }
         drop(last);
-        Ok(None)
+        Ok(Retired::To(away))
     }
 
     fn place(&self, project: &ProjectName, id: JobId, shelf: Shelf) -> std::path::PathBuf {
@@ -262,15 +293,14 @@ impl BuildStore {
     pub(super) fn clear_out(&self, directory: &Path) -> Result<(), Error> {
         let clear = doing("remove the build's data");
         let data = directory.join(layout::DATA);
-        // One by one first: Btrfs clears a subvolume some time after it is gone. Where its root may
-        // not be read, all at once must do.
-        if let Ok(Some(open)) = lease::open(&data) {
-            let path = through(&open);
+        // One by one first: Btrfs clears a subvolume some time after it is gone. Where its root cannot be
+        // opened, all at once must do.
+        if let Ok(Some(open)) = filesystem::open_writable(rustix::fs::CWD, &data) {
             for entry in rustix::fs::Dir::read_from(&open).map_err(|error| clear(error.into()))? {
                 let entry = entry.map_err(|error| clear(error.into()))?;
                 let name = OsStr::from_bytes(entry.file_name().to_bytes());
                 if name != "." && name != ".." {
-                    self.remove_tree(&path.join(name))?;
+                    filesystem::remove_in(&open, name).map_err(&clear)?;
                 }
             }
         }
@@ -278,6 +308,23 @@ impl BuildStore {
         // And what is removed there makes room with the next commit only.
         let directory = File::open(directory).map_err(&clear)?;
         rustix::fs::syncfs(directory).map_err(|error| clear(error.into()))
+    }
+
+    /// Takes the data of the build in `directory` away. What cannot be removed goes into the trash, where
+    /// it is tried again; so it is out of the way, whatever is in it.
+    ///
+    /// # Errors
+    /// When neither is possible.
+    pub(super) fn discard(&self, directory: &Path) -> Result<(), Error> {
+        let data = directory.join(layout::DATA);
+        match self.clear_out(directory) {
+            Err(error) if !error.is_full() => {
+                // To move a directory takes the right to write into it.
+                let _ = filesystem::open_writable(rustix::fs::CWD, &data);
+                self.throw_away(&data).map_err(|_| error)
+            }
+            result => result,
+        }
     }
 
     /// Removes what was thrown away. What somebody still reads stays for the next time: nobody
@@ -330,6 +377,17 @@ impl BuildStore {
         let sync = doing("bring removals to stable storage");
         let root = File::open(self.root()).map_err(&sync)?;
         rustix::fs::syncfs(root).map_err(|error| sync(error.into()))
+    }
+}
+
+/// Whether nothing is left of what was taken out of sight.
+fn is_gone(away: &Path) -> io::Result<bool> {
+    // A build that has just ended may be emptying the trash, too.
+    Lease::wait_for_removal(away)?;
+    match away.symlink_metadata() {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

@@ -243,17 +243,18 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     live.show(pending.info());
     let container = pending.record_mut().keep.container.clone();
     pending.record_mut().info.joined = live.joined();
+    let id = live.id;
     let finished = blocking(move || {
         pending
             .finish(end)
             .or_else(|unfinished| {
-                if !unfinished.error.is_full() {
+                if !unfinished.is_for_data {
                     return Err(unfinished);
                 }
-                // The result does not fit; its record does once the data is gone.
-                let sentence = unfinished.error.sentence();
-                unfinished.build.discard_data().ok();
-                unfinished.build.finish(End::errored(sentence))
+                // The result does not fit, or its data is in the way; its record fits once that is gone.
+                let (build, error) = (unfinished.build, unfinished.error);
+                tracing::warn!(mistry_job = %id, error = &error as &dyn std::error::Error, "a build's data is discarded, because its end could not be written down with it");
+                build.finish_without_data(&error)
             })
             .map_err(|unfinished| unfinished.error)
             .and_then(|finished| Ok((finished.answer()?, finished)))
