@@ -119,6 +119,8 @@ enum Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     path: PathBuf,
+    /// When its content was changed, as the disk says.
+    modified: SystemTime,
     content: Content,
 }
 
@@ -200,6 +202,15 @@ impl Context {
         self.entries.iter().filter_map(|entry| match entry.content {
             Content::File { digest, .. } => Some((entry.path.as_path(), digest)),
             _ => None,
+        })
+    }
+
+    /// Relative path and modification time of each regular file and symbolic link, as the
+    /// file system has it: not cut to whole seconds, and possibly before 1980 or in the future.
+    pub fn modified(&self) -> impl Iterator<Item = (&Path, SystemTime)> {
+        self.entries.iter().filter_map(|entry| match entry.content {
+            Content::File { .. } | Content::Link(_) => Some((entry.path.as_path(), entry.modified)),
+            Content::Directory => None,
         })
     }
 
@@ -318,7 +329,7 @@ impl Walk<'_> {
         let kind = found.file_type()?;
         if kind.is_dir() {
             if !excluded {
-                self.keep(path.clone(), Content::Directory);
+                self.keep(path.clone(), &found.metadata()?, Content::Directory)?;
                 pending.push(path);
             } else if self.ignore.has_exceptions() {
                 // A `!` line may bring something below it back.
@@ -327,17 +338,28 @@ impl Walk<'_> {
         } else if excluded {
         } else if kind.is_symlink() {
             let target = std::fs::read_link(found.path())?;
-            self.keep(path, Content::Link(target));
+            self.keep(path, &found.metadata()?, Content::Link(target))?;
         } else if kind.is_file() {
-            let content = self.file(&path, &found.metadata()?)?;
-            self.keep(path, content);
+            let metadata = found.metadata()?;
+            let content = self.file(&path, &metadata)?;
+            self.keep(path, &metadata, content)?;
         }
         // Sockets, FIFOs and devices are no input of a build; Docker leaves them out, too.
         Ok(())
     }
 
-    fn keep(&mut self, path: PathBuf, content: Content) {
-        self.entries.push(Entry { path, content });
+    fn keep(
+        &mut self,
+        path: PathBuf,
+        metadata: &std::fs::Metadata,
+        content: Content,
+    ) -> io::Result<()> {
+        self.entries.push(Entry {
+            path,
+            modified: metadata.modified()?,
+            content,
+        });
+        Ok(())
     }
 
     fn file(&mut self, path: &Path, found: &std::fs::Metadata) -> io::Result<Content> {
@@ -589,6 +611,25 @@ mod tests {
                 ("run.sh".to_owned(), tar::EntryType::Regular, 0o755),
             ]
         );
+    }
+
+    #[test]
+    fn times_are_told_as_the_disk_has_them() {
+        let place = Place::new();
+        symlink("a", place.path("l")).unwrap();
+        place.write("a", "1");
+        let long_ago = SystemTime::UNIX_EPOCH - Duration::new(86_400, 5);
+        File::options()
+            .write(true)
+            .open(place.path("a"))
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
+        let context = place.context();
+        let times: HashMap<_, _> = context.modified().collect();
+        assert_eq!(times[Path::new("a")], long_ago);
+        let link = place.path("l").symlink_metadata().unwrap();
+        assert_eq!(times[Path::new("l")], link.modified().unwrap());
     }
 
     #[test]
