@@ -24,6 +24,9 @@ use crate::scheduler::Activity;
 
 /// When a bus that is away is looked for again: nobody tells that its socket is back.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long a bus may take to let us on it, which is milliseconds. One that accepts connections and then
+/// says nothing is as good as away; without this bound it would pass for a bus that is about to come.
+const JOINING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is being answered when we leave the bus has this long; a call that takes longer is told that
 /// we are gone, by the bus.
 const GRACE: Duration = Duration::from_secs(5);
@@ -58,6 +61,13 @@ impl Door {
     /// bus itself, until it is known whether we are on it.
     pub fn busy(&self) -> watch::Receiver<usize> {
         self.busy.subscribe()
+    }
+
+    /// Notes that it is known whether there is a bus for us. Only the first time is a change: a bus
+    /// that is tried again and again must not look like work to those who wait for quiet.
+    fn settle(&self) {
+        self.is_settled
+            .send_if_modified(|is_settled| !std::mem::replace(is_settled, true));
     }
 
     /// Leaves the bus for good; returns when what had come by then is answered. Who calls after that
@@ -116,7 +126,7 @@ async fn stay(face: &Dbus, stop: &CancellationToken) {
     loop {
         door.is_there.send_replace(true);
         let why = join(face, left.clone(), &mut is_told).await;
-        door.is_settled.send_replace(true);
+        door.settle();
         door.is_there.send_replace(false);
         match why {
             Left::Ours => return,
@@ -155,7 +165,8 @@ async fn count(face: &Dbus) {
     loop {
         let unsettled = usize::from(!*is_settled.borrow_and_update());
         let busy = unsettled + *calls.borrow_and_update() + *jobs.borrow_and_update();
-        door.busy.send_replace(busy);
+        door.busy
+            .send_if_modified(|known| std::mem::replace(known, busy) != busy);
         // The senders live in the face.
         tokio::select! {
             _ = calls.changed() => {}
@@ -173,7 +184,7 @@ async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
         Bus::User => zbus::connection::Builder::session(),
     };
     let connection = tokio::select! {
-        connected = connecting.build() => match connected {
+        connected = in_time(connecting.build()) => match connected {
             Ok(connection) => connection,
             Err(error) => return Left::Lost(error),
         },
@@ -211,6 +222,13 @@ async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
         }
     }
     why
+}
+
+/// A step on the way onto the bus, which fails where it takes longer than [`JOINING_TIMEOUT`].
+async fn in_time<T>(step: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
+    let silent = || Err(zbus::Error::Failure("the bus does not answer".to_owned()));
+    let done = tokio::time::timeout(JOINING_TIMEOUT, step).await;
+    done.unwrap_or_else(|_| silent())
 }
 
 /// Gives the name back and answers what had come before that.
@@ -258,13 +276,13 @@ async fn serve_on(
         let reply = connection.request_name_with_flags(NAME, flags).await?;
         Ok::<_, zbus::Error>((leavers, reply))
     };
-    let (leavers, reply) = match prepared.await {
+    let (leavers, reply) = match in_time(prepared).await {
         Ok(prepared) => prepared,
         Err(error) if is_refusal(&error) => return Left::Refused(error),
         Err(error) => return Left::Lost(error),
     };
     *is_told = false;
-    face.0.door.is_settled.send_replace(true);
+    face.0.door.settle();
     match reply {
         RequestNameReply::InQueue | RequestNameReply::Exists => tracing::warn!(
             message_id = LOST,

@@ -103,6 +103,35 @@ async fn it_does_not_end_while_somebody_on_the_bus_waits() {
     assert_eq!(life.ended().await, 0);
 }
 
+/// A host without a bus, one whose bus does not let us have the name, one whose bus accepts and says
+/// nothing, and one whose bus is killed: each time that the bus is tried again is no work.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_whatever_the_bus_is_like() {
+    let (refusing, mut lost) = (TestBus::refusing(), TestBus::start());
+    let silent = tempfile::tempdir().unwrap();
+    let _silent = std::os::unix::net::UnixListener::bind(silent.path().join("bus")).unwrap();
+    let at = |path: &std::path::Path| format!("unix:path={}", path.display());
+    let begin = async |address: String| {
+        // Longer than the time between two tries of the bus.
+        let (home, manager) = home("1500ms").await;
+        let mut command = manager.command(&home);
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", address);
+        let life = Life(command.spawn().unwrap());
+        manager.hears("READY=1").await;
+        (home, manager, life)
+    };
+    let none = begin(at("/nonexistent/mistry-test-bus".as_ref())).await;
+    let unanswered = begin(at(&silent.path().join("bus"))).await;
+    let refused = begin(refusing.address()).await;
+    let killed = begin(lost.address()).await;
+    lost.owned(&lost.connect().await, true).await;
+    lost.kill();
+    for (_home, manager, life) in [none, refused, killed, unanswered] {
+        manager.hears("STOPPING=1").await;
+        assert_eq!(life.ended().await, 0);
+    }
+}
+
 /// Ten times as long as it would take to end.
 async fn stays(manager: &Manager) {
     let patience = Duration::from_millis(300);

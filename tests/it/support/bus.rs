@@ -48,10 +48,25 @@ pub struct TestBus {
 impl TestBus {
     /// Starts one.
     pub fn start() -> TestBus {
+        TestBus::with(CONFIG)
+    }
+
+    /// Starts one whose policy lets nobody have the daemon's name.
+    pub fn refusing() -> TestBus {
+        let refused = r#"<deny own="org.mistry.Mistry1"/>"#;
+        TestBus::with(&CONFIG.replace(r#"<allow own="*"/>"#, refused))
+    }
+
+    fn with(config: &str) -> TestBus {
         let dir = tempfile::tempdir().unwrap();
         // Other users are on it, too.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::create_dir(dir.path().join("services")).unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let config = config
+            .replace("SOCKET", &path("bus"))
+            .replace("SERVICES", &path("services"));
+        std::fs::write(dir.path().join("bus.conf"), config).unwrap();
         let child = begin(&dir);
         TestBus { child, dir }
     }
@@ -135,10 +150,6 @@ impl TestBus {
 
 fn begin(dir: &tempfile::TempDir) -> Child {
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let config = CONFIG
-        .replace("SOCKET", &path("bus"))
-        .replace("SERVICES", &path("services"));
-    std::fs::write(dir.path().join("bus.conf"), config).unwrap();
     let mut child = Command::new("dbus-daemon")
         .arg(format!("--config-file={}", path("bus.conf")))
         .args(["--nofork", "--nopidfile", "--print-address"])
