@@ -14,6 +14,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
+use super::replace::{self, Durability};
 use super::store::{Error, doing, random_hex};
 
 /// What the lock file holds is a few hundred bytes; more is not ours.
@@ -151,19 +152,19 @@ impl fmt::Debug for Secret {
 
 /// Reads the instance id, or makes one that no other build path has.
 fn instance(layout: &Layout) -> io::Result<String> {
-    kept(layout, &layout.instance(), 32, 0o640)
+    kept(&layout.instance(), 32, 0o640)
 }
 
 /// Reads the secret, or makes one. Where it can be neither read nor kept, as on a full disk, it is one
 /// of this life: browsers show
 /// their token again after the next start, and all else is served.
 fn secret(layout: &Layout) -> io::Result<Secret> {
-    let kept = kept(layout, &layout.secret(), SECRET_DIGITS, 0o600);
+    let kept = kept(&layout.secret(), SECRET_DIGITS, 0o600);
     Ok(Secret(kept.or_else(|_| random_digits(SECRET_DIGITS))?))
 }
 
 /// So many hex digits that are made once, at random, and kept in a file of this mode.
-fn kept(layout: &Layout, path: &Path, digits: usize, mode: u32) -> io::Result<String> {
+fn kept(path: &Path, digits: usize, mode: u32) -> io::Result<String> {
     match read_kept(path, digits) {
         Ok(Some(text)) => return Ok(text),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -171,17 +172,8 @@ fn kept(layout: &Layout, path: &Path, digits: usize, mode: u32) -> io::Result<St
         _ => {}
     }
     let made = random_digits(digits)?;
-    let new = path.with_extension("new");
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&new)?;
-    writeln!(file, "{made}")?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    File::open(layout.own())?.sync_all()?;
+    let line = format!("{made}\n");
+    replace::replace(path, line.as_bytes(), mode, Durability::OnReturn)?;
     Ok(made)
 }
 

@@ -33,6 +33,7 @@ mod pins;
 mod publish;
 mod recent;
 mod record;
+mod replace;
 mod retire;
 mod settle;
 mod shared;

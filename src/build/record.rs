@@ -1,9 +1,8 @@
 //! Reading and writing `build_info.json`: whole or not at all.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::AtFlags;
@@ -11,12 +10,11 @@ use serde::de::DeserializeOwned;
 
 use super::Record;
 use super::layout::RECORD;
+use super::replace::{self, Durability};
 
 /// A record larger than this is not ours: params are bounded by the size of a request (16 MiB),
 /// which JSON escapes at most sixfold.
 const MAX_RECORD: u64 = 128 << 20;
-/// Where a record is written before it takes its name.
-const NEW: &str = "build_info.json.new";
 
 /// What tells one record from another that took its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +74,8 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     Ok(file.metadata()?.is_file().then_some(file))
 }
 
-/// Replaces the record in `directory`. With `sync` it is on stable storage on return.
+/// Replaces the record in `directory`. After a power cut there is the old record or the new one, each
+/// whole. With `sync` it is the new one: it is on stable storage on return.
 pub(super) fn write(directory: &Path, record: &Record, sync: bool) -> io::Result<()> {
     // A pending record holds opaque values.
     let mode = match record.info.state {
@@ -84,26 +83,11 @@ pub(super) fn write(directory: &Path, record: &Record, sync: bool) -> io::Result
         super::State::Ready => 0o640,
     };
     let text = serde_json::to_vec_pretty(record)?;
-    let new = directory.join(NEW);
-    // What an earlier life left half-written may have another mode.
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&new)?;
-    file.write_all(&text)?;
-    if sync {
-        file.sync_all()?;
-    }
-    std::fs::rename(&new, directory.join(RECORD))?;
-    if sync {
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(())
+    let durability = match sync {
+        true => Durability::OnReturn,
+        false => Durability::Whole,
+    };
+    replace::replace(&directory.join(RECORD), &text, mode, durability)
 }
 
 #[cfg(test)]
@@ -130,7 +114,7 @@ mod tests {
     #[test]
     fn a_pending_record_is_for_the_daemon_alone() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(NEW), "left over").unwrap();
+        std::fs::write(dir.path().join("build_info.json.new"), "left over").unwrap();
         let record = Record::default();
         write(dir.path(), &record, true).unwrap();
         assert_eq!(read(dir.path()).unwrap().unwrap(), record);

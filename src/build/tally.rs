@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BuildStore;
 use super::layout::Layout;
+use super::replace::{self, Durability};
 use crate::project::ProjectName;
 
 /// Days that are kept.
@@ -219,14 +220,13 @@ fn read(path: &Path) -> Option<Tally> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Replaces a file. Not synced: what a power cut takes of a statistic is no loss.
+/// Replaces a file. What was counted last may be lost with a power cut, what was counted before not.
 fn write(path: &Path, tally: &Tally) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         super::store::make_directories(directory)?;
     }
-    let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(tally)?)?;
-    std::fs::rename(&new, path)
+    let text = serde_json::to_vec(tally)?;
+    replace::replace(path, &text, 0o640, Durability::Whole)
 }
 
 #[cfg(test)]
