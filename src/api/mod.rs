@@ -8,11 +8,13 @@
 mod gc;
 mod host;
 mod log;
+mod log_pieces;
 mod project;
 
 pub use gc::{GcRequest, GcView, RemovedView};
 pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
+pub use log_pieces::{LogPiece, LogPieces, decode};
 pub use project::{ImageView, ProjectItem, ProjectView, PruneView};
 
 use std::fmt;

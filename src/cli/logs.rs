@@ -1,7 +1,7 @@
 //! `mistry logs [-f] ID`: what a build printed.
 //!
-//! Without `-f` the log so far comes byte for byte; with it, line by line as a stream of
-//! events, so that a broken connection is taken up where it ended.
+//! Both ways it comes byte for byte: without `-f` the log so far, with it as a stream of events, so that
+//! a broken connection is taken up where it ended.
 
 use clap::Args;
 
@@ -31,7 +31,7 @@ impl Logs {
             let mut lost = false;
             loop {
                 let seen = follower.seen();
-                let mut show = |line: &str| view.line(line).map_err(Error::Output);
+                let mut show = |bytes: &[u8]| view.push(bytes).map_err(Error::Output);
                 match follower.follow(client, &mut show).await {
                     Ok(true) => break,
                     Err(Error::Server(error)) if !error.is_passing() => return Err(error.into()),

@@ -152,12 +152,6 @@ impl<W: Write> LogView<W> {
         Ok(())
     }
 
-    /// Shows one whole line.
-    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
-        self.push(text.as_bytes())?;
-        self.push(b"\n")
-    }
-
     /// Shows what has no line end.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         if !self.line.is_empty() {

@@ -81,7 +81,7 @@ impl Reaching {
     }
 }
 
-/// A log that is read line by line, and how far.
+/// A log that is read event by event, and how far.
 #[derive(Debug)]
 pub(super) struct Follower {
     project: ProjectName,
@@ -103,11 +103,11 @@ impl Follower {
         self.seen
     }
 
-    /// Shows lines until the log or the connection ends; true when the build is over.
+    /// Shows bytes until the log or the connection ends; true when the build is over.
     pub(super) async fn follow(
         &mut self,
         client: &Client,
-        show: &mut dyn FnMut(&str) -> Result<(), Error>,
+        show: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<bool, Error> {
         let Some(mut events) = client.follow(&self.project, self.id, self.seen).await? else {
             return Ok(true);
@@ -117,8 +117,9 @@ impl Follower {
                 "end" => return Ok(event.end()?.state == State::Ready),
                 // The first mistry's lines had no name.
                 "log" | "message" => {
-                    show(&event.data)?;
-                    self.note(event.id.as_deref());
+                    let end = event.id.clone();
+                    show(&event.log_bytes())?;
+                    self.note(end.as_deref());
                 }
                 _ => {}
             }
@@ -255,12 +256,12 @@ impl<'a> Waiting<'a> {
                     });
                 }
                 "log" => {
-                    if self.shown.log {
-                        // A standard error that is gone is no reason to give up the build.
-                        let _ = self.view.line(&event.data);
-                    }
                     if let Some(job) = &mut self.job {
                         job.note(event.id.as_deref());
+                    }
+                    if self.shown.log {
+                        // A standard error that is gone is no reason to give up the build.
+                        let _ = self.view.push(&event.log_bytes());
                     }
                 }
                 "result" => return Ok(Some(event.result()?)),
@@ -314,8 +315,8 @@ impl<'a> Waiting<'a> {
             return Ok(None);
         };
         if !*log_is_over {
-            let mut show = |line: &str| {
-                let _ = view.line(line);
+            let mut show = |bytes: &[u8]| {
+                let _ = view.push(bytes);
                 Ok(())
             };
             match job.follow(client, &mut show).await {

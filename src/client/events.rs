@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::bus::Course;
 use super::{Answer, Error};
+use crate::api::decode;
 
 /// Most bytes of one event: a build info holds params of 16 MiB at most, and JSON may double them.
 pub const MAX_DATA: usize = 32 << 20;
@@ -20,6 +21,19 @@ pub struct Event {
     pub data: String,
     /// The last id that was said, by this event or an earlier one.
     pub id: Option<String>,
+    /// The bytes that it stands for, where its data cannot tell them.
+    pub bytes: Option<Vec<u8>>,
+}
+
+impl Event {
+    /// The bytes of the log that an event of a log stands for.
+    pub fn log_bytes(self) -> Vec<u8> {
+        self.bytes.unwrap_or_else(|| {
+            let mut line = self.data.into_bytes();
+            line.push(b'\n');
+            line
+        })
+    }
 }
 
 /// Events from one of the ways to a server.
@@ -72,6 +86,7 @@ struct Parser {
     name: String,
     data: Option<Vec<u8>>,
     id: Option<String>,
+    bytes: Option<Vec<u8>>,
     /// No longer than the events of one chunk.
     ready: VecDeque<Event>,
 }
@@ -116,6 +131,8 @@ impl Parser {
             b"id" if !value.contains(&0) => {
                 self.id = Some(String::from_utf8_lossy(value).into_owned());
             }
+            // What cannot be decoded is not ours; the data is nearest to it then.
+            b"bytes" => self.bytes = decode(value),
             b"data" => {
                 let data = match &mut self.data {
                     Some(data) => {
@@ -134,6 +151,7 @@ impl Parser {
 
     fn end_of_event(&mut self) {
         let name = std::mem::take(&mut self.name);
+        let bytes = self.bytes.take();
         let Some(data) = self.data.take() else { return };
         self.ready.push_back(Event {
             name: if name.is_empty() {
@@ -143,6 +161,7 @@ impl Parser {
             },
             data: String::from_utf8_lossy(&data).into_owned(),
             id: self.id.clone(),
+            bytes,
         });
     }
 }
@@ -175,6 +194,18 @@ mod tests {
         assert_eq!(parse(&[text.as_bytes()]), expected);
         let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
         assert_eq!(parse(&bytes), expected);
+    }
+
+    #[test]
+    fn the_bytes_of_a_log_are_its_data_with_a_line_end_or_what_the_event_says() {
+        let mut parser = Parser::default();
+        parser.push(
+            b"event: log\ndata: one\n\nevent: log\ndata: 1%\ndata: 2%\nbytes: MSUNMiUNCg==\n\n",
+        );
+        parser.push(b"event: log\ndata: x\nbytes: ?\n\nevent: log\ndata: two\n\n");
+        let told = parser.ready.into_iter().map(Event::log_bytes);
+        let expected: [&[u8]; 4] = [b"one\n", b"1%\r2%\r\n", b"x\n", b"two\n"];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -16,13 +16,12 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::answer::{self, Body};
+use crate::api::{LogPiece, LogPieces};
 
 /// Events on their way to one client.
 const IN_FLIGHT: usize = 32;
 /// Proxies cut connections that are silent for 30 to 60 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A longer line is sent in pieces of this many bytes: no client needs to hold 100 MB.
-const MAX_LINE: usize = 64 << 10;
 
 /// Where the events of one stream go.
 #[derive(Debug)]
@@ -114,70 +113,45 @@ where
     response
 }
 
-/// Cuts a log into lines, one event each; the id is the byte offset of what comes next.
+/// Cuts a log into pieces, one event each; the id is the byte offset of what comes next.
 #[derive(Debug)]
-pub(super) struct Lines {
-    begun: BytesMut,
-    offset: u64,
-}
+pub(super) struct Lines(LogPieces);
 
 impl Lines {
     /// Begins at byte `offset` of the log.
     pub(super) fn new(offset: u64) -> Lines {
-        Lines {
-            begun: BytesMut::new(),
-            offset,
-        }
+        Lines(LogPieces::new(offset))
     }
 
-    /// The events of all lines that `chunk` completes.
-    pub(super) fn push(&mut self, mut chunk: Bytes) -> Bytes {
+    /// The events of all pieces that `chunk` completes.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Bytes {
         let mut events = BytesMut::new();
-        while let Some(at) = chunk.iter().position(|byte| *byte == b'\n') {
-            let rest = chunk.split_off(at + 1);
-            self.begin(&chunk[..at], &mut events);
-            chunk = rest;
-            self.end(1, &mut events);
-        }
-        self.begin(&chunk, &mut events);
+        self.0.push(chunk, |piece| write_event(piece, &mut events));
         events.freeze()
     }
 
     /// The event of a last line that has no end.
     pub(super) fn finish(mut self) -> Bytes {
         let mut events = BytesMut::new();
-        if !self.begun.is_empty() {
-            self.end(0, &mut events);
-        }
+        self.0.finish(|piece| write_event(piece, &mut events));
         events.freeze()
     }
+}
 
-    fn begin(&mut self, mut bytes: &[u8], events: &mut BytesMut) {
-        while self.begun.len() + bytes.len() > MAX_LINE {
-            let (fits, rest) = bytes.split_at(MAX_LINE - self.begun.len());
-            self.begun.extend_from_slice(fits);
-            self.end(0, events);
-            bytes = rest;
-        }
-        self.begun.extend_from_slice(bytes);
+fn write_event(piece: LogPiece<'_>, events: &mut BytesMut) {
+    events.extend_from_slice(b"event: log\nid: ");
+    events.extend_from_slice(piece.end.to_string().as_bytes());
+    // A line feed in the text would end the field: each of its parts is a data line of its own, which
+    // the client joins again.
+    for part in piece.text().split('\n') {
+        events.extend_from_slice(b"\ndata: ");
+        events.extend_from_slice(part.as_bytes());
     }
-
-    fn end(&mut self, newline: u64, events: &mut BytesMut) {
-        self.offset += self.begun.len() as u64 + newline;
-        events.extend_from_slice(b"event: log\nid: ");
-        events.extend_from_slice(self.offset.to_string().as_bytes());
-        events.extend_from_slice(b"\n");
-        // A carriage return would end the field: each of its parts is a data line of its own,
-        // which the client joins again. That of a line end in the Windows way means nothing.
-        let line = self.begun.strip_suffix(b"\r").unwrap_or(&self.begun);
-        for part in line.split(|byte| *byte == b'\r') {
-            events.extend_from_slice(b"data: ");
-            events.extend_from_slice(String::from_utf8_lossy(part).as_bytes());
-            events.extend_from_slice(b"\n");
-        }
-        events.extend_from_slice(b"\n");
-        self.begun.clear();
+    if let Some(encoded) = piece.encoded() {
+        events.extend_from_slice(b"\nbytes: ");
+        events.extend_from_slice(encoded.as_bytes());
     }
+    events.extend_from_slice(b"\n\n");
 }
 
 #[cfg(test)]
@@ -188,7 +162,7 @@ mod tests {
         let mut lines = Lines::new(0);
         let mut events = Vec::new();
         for chunk in chunks {
-            events.extend_from_slice(&lines.push(Bytes::copy_from_slice(chunk)));
+            events.extend_from_slice(&lines.push(chunk));
         }
         events.extend_from_slice(&lines.finish());
         String::from_utf8(events).unwrap()
@@ -196,27 +170,28 @@ mod tests {
 
     #[test]
     fn a_line_is_one_event_wherever_chunks_are_cut() {
-        let expected = "event: log\nid: 4\ndata: one\n\nevent: log\nid: 5\ndata: \n\nevent: log\nid: 9\ndata: two!\n\n";
+        let expected = "event: log\nid: 4\ndata: one\n\nevent: log\nid: 5\ndata: \n\n\
+            event: log\nid: 9\ndata: two!\nbytes: dHdvIQ==\n\n";
         assert_eq!(framed(&[b"one\n\ntwo!"]), expected);
         assert_eq!(framed(&[b"o", b"ne", b"\n", b"\n", b"two!"]), expected);
     }
 
     #[test]
-    fn what_is_no_text_is_replaced_and_carriage_returns_do_not_end_the_event() {
+    fn what_is_no_line_of_text_is_replaced_in_it_and_carries_its_bytes() {
         assert_eq!(
             framed(&[b"\xff\n"]),
-            "event: log\nid: 2\ndata: \u{fffd}\n\n"
+            "event: log\nid: 2\ndata: \u{fffd}\nbytes: /wo=\n\n"
         );
         assert_eq!(
             framed(&[b"1%\r2%\r\n"]),
-            "event: log\nid: 7\ndata: 1%\ndata: 2%\n\n"
+            "event: log\nid: 7\ndata: 1%\ndata: 2%\nbytes: MSUNMiUNCg==\n\n"
         );
         assert!(!framed(&[b"data: x\revent: end\n"]).contains("\nevent: end"));
     }
 
     #[test]
     fn a_line_without_end_is_sent_in_pieces() {
-        let long = vec![b'x'; 3 * MAX_LINE + 5];
+        let long = vec![b'x'; (3 << 16) + 5];
         let events = framed(&[&long]);
         assert_eq!(events.matches("event: log").count(), 4);
         assert!(events.contains(&format!("id: {}\n", long.len())));

@@ -166,7 +166,7 @@ async fn tell(events: Events, mut ticket: Ticket, mut log: LogFollower) -> Resul
         }
         tokio::select! {
             chunk = log.next() => match chunk {
-                Ok(Some(chunk)) => events.lines(lines.push(chunk)).await?,
+                Ok(Some(chunk)) => events.lines(lines.push(&chunk)).await?,
                 // An error of the disk: the result is still worth waiting for.
                 Ok(None) | Err(_) => {
                     following = false;

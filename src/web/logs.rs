@@ -108,7 +108,7 @@ async fn tell(
             () = web.stop.cancelled() => return Ok(()),
         };
         match chunk {
-            Ok(Some(chunk)) => events.lines(lines.push(chunk)).await?,
+            Ok(Some(chunk)) => events.lines(lines.push(&chunk)).await?,
             Ok(None) => break,
             Err(_) => return Ok(()),
         }

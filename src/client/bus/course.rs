@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zbus::proxy::PropertyStream;
 
-use super::log::{Lines, Log, Tail};
+use super::log::{self, Log, Tail};
 use super::proxy::JobProxy;
 use super::session::{Ends, Session};
-use crate::api::{JobState, LogEnd};
+use crate::api::{JobState, LogEnd, LogPieces};
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, Phase, State};
 use crate::client::{Error, Event, Finished, Refusal, nonsense};
 use crate::job::JobId;
@@ -91,9 +91,9 @@ pub struct Course {
     /// It is to be opened, once it is told that the job was accepted.
     is_log_wanted: bool,
     /// Until it is at its end; none where it is not shown, or not for us.
-    log: Option<(Log, Lines)>,
+    log: Option<(Log, LogPieces)>,
     /// What was begun of a line when a pipe ended: perhaps with the log, perhaps with the daemon.
-    rest: Option<Lines>,
+    rest: Option<LogPieces>,
     /// What the log ended with, as far as it was read.
     tail: Tail,
     /// How its build ended, where that was heard and not yet used.
@@ -161,7 +161,7 @@ impl Course {
     }
 
     async fn open_log(&mut self, after: u64) -> Result<(), Error> {
-        self.log = Some((self.log_after(after).await?, Lines::new(after)));
+        self.log = Some((self.log_after(after).await?, LogPieces::new(after)));
         Ok(())
     }
 
@@ -176,7 +176,7 @@ impl Course {
 
     /// A pipe that has ended may have ended with the daemon: what lies beyond it is in the file that
     /// the log is now.
-    async fn read_rest(&mut self, mut lines: Lines) -> Result<(), Error> {
+    async fn read_rest(&mut self, mut lines: LogPieces) -> Result<(), Error> {
         // After a rebuild that failed it would be another build's.
         if !self.is_rebuild() {
             match self.log_after(lines.position()).await {
@@ -188,7 +188,7 @@ impl Course {
                 Err(error) => return Err(error),
             }
         }
-        self.ready.extend(lines.finish());
+        self.ready.extend(log::last_event(&mut lines));
         Ok(())
     }
 
@@ -196,7 +196,7 @@ impl Course {
         self.ready.push_back(Event {
             name: name.to_owned(),
             data: serde_json::to_string(data).map_err(nonsense)?,
-            id: None,
+            ..Event::default()
         });
         Ok(())
     }
@@ -240,11 +240,13 @@ impl Course {
                 match chunk? {
                     Some(chunk) => {
                         self.tail.push(&chunk);
-                        self.ready.extend(lines.push(&chunk));
+                        self.ready.extend(log::events(lines, &chunk));
                     }
                     None => match self.log.take() {
                         Some((Log::Growing(_), lines)) => self.rest = Some(lines),
-                        Some((Log::Whole(_), mut lines)) => self.ready.extend(lines.finish()),
+                        Some((Log::Whole(_), mut lines)) => {
+                            self.ready.extend(log::last_event(&mut lines));
+                        }
                         None => {}
                     },
                 }

@@ -14,13 +14,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, timeout};
 
+use crate::api::{LogPiece, LogPieces};
 use crate::build::LOG_TAIL;
 use crate::client::{Error, Event};
 
 /// Read at once: what a pipe holds.
 const PIECE: usize = 64 << 10;
-/// A line of a log that is longer is told in pieces, as over HTTP.
-const MAX_LINE: usize = 64 << 10;
 /// Bytes of a letter, at most.
 const LETTER: usize = 4;
 /// How long, in all, a pipe is waited for that shall be read as far as it is by now: the bus tells no
@@ -144,70 +143,27 @@ impl Tail {
     }
 }
 
-/// Cuts a log into lines, one event each; the id is the byte offset of what comes next. As the server
-/// does it for HTTP, so that whoever shows lines need not know which way they came.
-#[derive(Debug)]
-pub(super) struct Lines {
-    begun: Vec<u8>,
-    offset: u64,
+/// The events of the pieces of a log that a chunk completes, as the server makes them for HTTP: so
+/// those who show a log need not know which way it came.
+pub(super) fn events(pieces: &mut LogPieces, chunk: &[u8]) -> Vec<Event> {
+    let mut events = Vec::new();
+    pieces.push(chunk, |piece| events.push(event(piece)));
+    events
 }
 
-impl Lines {
-    /// Begins at byte `offset` of the log.
-    pub(super) fn new(offset: u64) -> Lines {
-        Lines {
-            begun: Vec::new(),
-            offset,
-        }
-    }
+/// The event of a last line that has no end.
+pub(super) fn last_event(pieces: &mut LogPieces) -> Option<Event> {
+    let mut last = None;
+    pieces.finish(|piece| last = Some(event(piece)));
+    last
+}
 
-    /// The events of all lines that `chunk` completes.
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Vec<Event> {
-        let mut events = Vec::new();
-        for line in chunk.split_inclusive(|byte| *byte == b'\n') {
-            match line.strip_suffix(b"\n") {
-                Some(whole) => {
-                    self.begin(whole, &mut events);
-                    events.push(self.end(1));
-                }
-                None => self.begin(line, &mut events),
-            }
-        }
-        events
-    }
-
-    /// The byte of the log that comes next.
-    pub(super) fn position(&self) -> u64 {
-        self.offset + self.begun.len() as u64
-    }
-
-    /// The event of a last line that has no end.
-    pub(super) fn finish(&mut self) -> Option<Event> {
-        (!self.begun.is_empty()).then(|| self.end(0))
-    }
-
-    fn begin(&mut self, mut bytes: &[u8], events: &mut Vec<Event>) {
-        while self.begun.len() + bytes.len() > MAX_LINE {
-            let (fits, rest) = bytes.split_at(MAX_LINE - self.begun.len());
-            self.begun.extend_from_slice(fits);
-            events.push(self.end(0));
-            bytes = rest;
-        }
-        self.begun.extend_from_slice(bytes);
-    }
-
-    fn end(&mut self, newline: u64) -> Event {
-        self.offset += self.begun.len() as u64 + newline;
-        // A carriage return ends a line of an event stream; that of a line end in the Windows way
-        // means nothing.
-        let line = self.begun.strip_suffix(b"\r").unwrap_or(&self.begun);
-        let data = String::from_utf8_lossy(line).replace('\r', "\n");
-        self.begun.clear();
-        Event {
-            name: "log".to_owned(),
-            data,
-            id: Some(self.offset.to_string()),
-        }
+fn event(piece: LogPiece<'_>) -> Event {
+    Event {
+        name: "log".to_owned(),
+        data: piece.text().into_owned(),
+        id: Some(piece.end.to_string()),
+        bytes: Some(piece.bytes.to_owned()),
     }
 }
 
@@ -217,38 +173,18 @@ mod tests {
 
     use super::*;
 
-    fn cut(chunks: &[&[u8]]) -> Vec<(u64, String)> {
-        let mut lines = Lines::new(0);
-        let mut events: Vec<Event> = chunks.iter().flat_map(|chunk| lines.push(chunk)).collect();
-        events.extend(lines.finish());
-        let told = events.into_iter();
-        told.map(|e| (e.id.unwrap().parse().unwrap(), e.data))
-            .collect()
-    }
-
-    fn line(id: u64, text: &str) -> (u64, String) {
-        (id, text.to_owned())
-    }
-
     #[test]
-    fn a_line_is_one_event_wherever_chunks_are_cut() {
-        let expected = [line(4, "one"), line(5, ""), line(9, "two!")];
-        assert_eq!(cut(&[b"one\n\ntwo!"]), expected);
-        assert_eq!(cut(&[b"o", b"ne", b"\n", b"\n", b"two!"]), expected);
-    }
-
-    #[test]
-    fn what_is_no_text_is_replaced_and_returns_are_as_over_http() {
-        assert_eq!(cut(&[b"\xff\n"]), [line(2, "\u{fffd}")]);
-        assert_eq!(cut(&[b"1%\r2%\r\n"]), [line(7, "1%\n2%")]);
-    }
-
-    #[test]
-    fn a_line_without_end_is_told_in_pieces() {
-        let long = vec![b'x'; 3 * MAX_LINE + 5];
-        let told = cut(&[&long]);
-        assert_eq!(told.len(), 4);
-        assert_eq!(told[3], line(long.len() as u64, "xxxxx"));
+    fn the_events_of_a_log_hold_its_bytes_and_where_they_end() {
+        let log = b"one\n\xff\n1%\r2%\r\nlast";
+        let mut pieces = LogPieces::new(0);
+        let mut told = events(&mut pieces, log);
+        told.extend(last_event(&mut pieces));
+        let ids: Vec<_> = told.iter().filter_map(|e| e.id.as_deref()).collect();
+        assert_eq!(ids, ["4", "6", "13", "17"]);
+        let texts: Vec<_> = told.iter().map(|e| e.data.as_str()).collect();
+        assert_eq!(texts, ["one", "\u{fffd}", "1%\n2%", "last"]);
+        let bytes: Vec<u8> = told.into_iter().flat_map(Event::log_bytes).collect();
+        assert_eq!(bytes, log);
     }
 
     #[test]
