@@ -1,31 +1,41 @@
 //! Transport local: from this host's own disk, by the path that the server names, or over the bus as
 //! the directory that it hands out.
 //!
-//! By the path it may use only what whoever runs the client may read. Files share their blocks with the
-//! build where the file system can do that. Links in the build are never followed; pipes,
-//! sockets and devices are left where they are.
+//! By the path it reads only what the caller may read. Files share their blocks with the build where
+//! the filesystem can do that. Directories are opened one beneath the other, so no path is too long
+//! and links in the build are never followed; pipes, sockets and devices are left where they are.
 
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-use super::target::{Modified, Target};
+use super::descent::Descent;
+use super::target::{FileId, Modified, Target, open_closed};
 use super::{Error, Fetched, Transport, blocking};
 use crate::build::BuildInfo;
 use crate::cli::progress::Progress;
 use crate::client::{self, bus::Artifacts};
+
+/// Opens a directory that is a directory itself, not by a link.
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// What becomes of the files that are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
     /// They stay where they are.
     Copy,
-    /// They are ours and move.
+    /// They are ours and move: directories that are closed to us are opened.
     Take,
 }
 
@@ -40,14 +50,20 @@ pub(super) async fn fetch(
             let what = "the server names no absolute path of the artifacts";
             return Err(Error::Unusable(what.to_owned()));
         }
-        let from = PathBuf::from(path);
-        // A link in its place was put there by the build.
-        let found = std::fs::symlink_metadata(&from).map_err(|error| unreadable(&from, error))?;
-        if !found.is_dir() || from.components().any(|part| part == Component::ParentDir) {
+        let shown = PathBuf::from(path);
+        let unusable = || {
             let what = "what the server names as the artifacts is no directory";
-            return Err(Error::Unusable(what.to_owned()));
+            Error::Unusable(what.to_owned())
+        };
+        if shown.components().any(|part| part == Component::ParentDir) {
+            return Err(unusable());
         }
-        bring(&from, &transport, gone)
+        // A link in its place was put there by the build.
+        let from = match rustix::fs::open(&shown, DIRECTORY, Mode::empty()) {
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(unusable()),
+            opened => opened.map_err(|error| unreadable(&shown, error))?,
+        };
+        bring(from, &shown, &transport, gone)
     })
     .await
 }
@@ -68,26 +84,23 @@ pub(super) async fn fetch_opened(
     let shown = PathBuf::from(&info.path);
     let transport = transport.clone();
     blocking(move || {
-        // What is in there has no other name in our own view of the file system.
-        let from = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
-        bring(&from, &transport, gone).map_err(|error| match error {
-            Error::Read(path, source) => {
-                let inner = Path::new(&path).strip_prefix(&from).map(Path::to_owned);
-                let path = inner.map_or(path, |inner| shown.join(inner).display().to_string());
-                Error::Read(path, source)
-            }
-            other => other,
-        })
+        // What the server hands out may be a handle that cannot be read itself.
+        let from = rustix::fs::openat(&directory, ".", DIRECTORY, Mode::empty())
+            .map_err(|error| unreadable(&shown, error))?;
+        bring(from, &shown, &transport, gone)
     })
     .await
 }
 
-fn bring(from: &Path, transport: &Transport, gone: CancellationToken) -> Result<Fetched, Error> {
-    // Before the target is touched.
-    std::fs::read_dir(from).map_err(|error| unreadable(from, error))?;
+fn bring(
+    from: OwnedFd,
+    shown: &Path,
+    transport: &Transport,
+    gone: CancellationToken,
+) -> Result<Fetched, Error> {
     let progress = Progress::fetching();
     let mut target = transport.open_target(progress.clone(), gone)?;
-    let walked = walk(from, &mut target, How::Copy);
+    let walked = walk(from, shown, &mut target, How::Copy);
     progress.done();
     walked?;
     Ok(Fetched {
@@ -95,71 +108,164 @@ fn bring(from: &Path, transport: &Transport, gone: CancellationToken) -> Result<
     })
 }
 
-/// Brings everything below `root` into the target.
-pub(super) fn walk(root: &Path, target: &mut Target, how: How) -> Result<(), Error> {
-    // A stack of our own: a deep tree must not overflow the thread's.
-    let mut open = vec![(
-        PathBuf::new(),
-        std::fs::read_dir(root).map_err(|error| unreadable(root, error))?,
-    )];
-    while let Some((directory, entries)) = open.last_mut() {
-        let Some(entry) = entries.next() else {
-            open.pop();
-            continue;
-        };
-        let from = root.join(&*directory);
-        let entry = entry.map_err(|error| unreadable(&from, error))?;
-        let path = directory.join(entry.file_name());
-        let from = entry.path();
-        let fail = |error| unreadable(&from, error);
-        let found = from.symlink_metadata().map_err(fail)?;
-        if found.is_dir() {
-            target.directory(&path, found.mode(), modified(&found))?;
-            let inner = std::fs::read_dir(&from).map_err(fail)?;
-            open.push((path, inner));
-        } else if found.is_symlink() {
-            let to = std::fs::read_link(&from).map_err(fail)?;
-            target.symlink(&path, to.as_os_str(), modified(&found))?;
-        } else if found.is_file() && how == How::Take {
-            if found.mode() & 0o7000 != 0 {
-                let plain = std::fs::Permissions::from_mode(found.mode() & 0o777);
-                std::fs::set_permissions(&from, plain).map_err(fail)?;
-            }
-            target.take(&path, &from)?;
-        } else if found.is_file() {
-            copy(&from, &path, target)?;
+/// Brings everything in the directory `root`, which is called `shown` in messages, into the target.
+pub(super) fn walk(
+    root: OwnedFd,
+    shown: &Path,
+    target: &mut Target,
+    how: How,
+) -> Result<(), Error> {
+    let mut walk = Walk {
+        descent: Descent::new(root).map_err(|error| unreadable(shown, error))?,
+        path: PathBuf::new(),
+        shown,
+        several: HashMap::new(),
+        target,
+        how,
+    };
+    // The directories still to be entered at each level; a stack of our own, since a deep tree must
+    // not overflow the thread's.
+    let mut pending = vec![walk.files()?];
+    while let Some(level) = pending.last_mut() {
+        if let Some(name) = level.pop() {
+            walk.enter(&name)?;
+            pending.push(walk.files()?);
+        } else {
+            pending.pop();
+            walk.leave()?;
         }
     }
-    target.settle(None)
+    walk.target.finish()
 }
 
-fn copy(from: &Path, path: &Path, target: &mut Target) -> Result<(), Error> {
-    let fail = |error| unreadable(from, error);
-    // It may have become a link or a pipe since it was looked at.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let source = File::options()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(from)
-        .map_err(fail)?;
-    let found = source.metadata().map_err(fail)?;
-    if !found.is_file() {
-        return Ok(());
+/// A walk over artifacts.
+struct Walk<'a> {
+    descent: Descent,
+    /// Where it is, below the root.
+    path: PathBuf,
+    shown: &'a Path,
+    /// The first name of each file that has several.
+    several: HashMap<FileId, PathBuf>,
+    target: &'a mut Target,
+    how: How,
+}
+
+impl Walk<'_> {
+    /// Brings what is in the present directory and is no directory; gives the names of those.
+    fn files(&mut self) -> Result<Vec<OsString>, Error> {
+        let names = names(self.descent.here()).map_err(|error| self.unreadable("", error))?;
+        let mut directories = Vec::new();
+        for name in names {
+            let stat = rustix::fs::statat(self.descent.here(), &name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| self.unreadable(&name, error))?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => directories.push(name),
+                FileType::Symlink | FileType::RegularFile => self.file(&name, &stat)?,
+                _ => {}
+            }
+        }
+        Ok(directories)
     }
-    let mut draft = target.begin(path, found.mode())?;
-    draft
-        .copy(&source)
-        .map_err(|error| Error::Write(path.display().to_string(), error))?;
-    target.keep(path, draft, modified(&found))
-}
 
-fn modified(found: &std::fs::Metadata) -> Modified {
-    Modified {
-        seconds: found.mtime(),
-        nanos: u32::try_from(found.mtime_nsec()).unwrap_or(0),
+    /// Brings a file or link.
+    fn file(&mut self, name: &OsStr, stat: &Stat) -> Result<(), Error> {
+        let path = self.path.join(name);
+        if stat.st_nlink > 1 && self.how == How::Copy {
+            if let Some(first) = self.several.get(&FileId::of(stat)) {
+                return self.target.hard_link(&path, first);
+            }
+            self.several.insert(FileId::of(stat), path.clone());
+        }
+        let here = self.descent.here();
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+            let to = rustix::fs::readlinkat(here, name, Vec::new())
+                .map_err(|error| self.unreadable(name, error))?;
+            let to = OsStr::from_bytes(to.to_bytes());
+            return self.target.symlink(&path, to, Modified::of(stat));
+        }
+        if self.how == How::Copy {
+            return self.copy(name, &path);
+        }
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        if mode.intersects(Mode::SUID | Mode::SGID | Mode::SVTX) {
+            let plain = mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO);
+            rustix::fs::chmodat(here, name, plain, AtFlags::empty())
+                .map_err(|error| self.unreadable(name, error))?;
+        }
+        self.target.take(&path, here, name)
+    }
+
+    fn copy(&mut self, name: &OsStr, path: &Path) -> Result<(), Error> {
+        // It may have become a link or a pipe since it was looked at.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(self.descent.here(), name, flags, Mode::empty())
+            .and_then(|source| Ok((rustix::fs::fstat(&source)?, source)));
+        let (stat, source) = opened.map_err(|error| self.unreadable(name, error))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(());
+        }
+        let mut draft = self.target.begin(path)?;
+        draft
+            .copy(&File::from(source))
+            .map_err(|error| Error::Write(path.display().to_string(), error))?;
+        self.target
+            .keep(path, draft, stat.st_mode, Modified::of(&stat))
+    }
+
+    /// Goes on into a directory.
+    fn enter(&mut self, name: &OsStr) -> Result<(), Error> {
+        let opened = self.open(name);
+        let (directory, stat) = opened.map_err(|error| self.unreadable(name, error))?;
+        self.path.push(name);
+        self.target
+            .directory(&self.path, stat.st_mode, Modified::of(&stat))?;
+        self.descent.enter(directory, &stat);
+        Ok(())
+    }
+
+    fn open(&self, name: &OsStr) -> Result<(OwnedFd, Stat), Errno> {
+        let here = self.descent.here();
+        if self.how == How::Copy {
+            let directory = rustix::fs::openat(here, name, DIRECTORY, Mode::empty())?;
+            let stat = rustix::fs::fstat(&directory)?;
+            return Ok((directory, stat));
+        }
+        let flags = DIRECTORY.union(OFlags::PATH);
+        let handle = rustix::fs::openat(here, name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&handle)?;
+        open_closed(handle.as_fd(), &stat)?;
+        Ok((
+            rustix::fs::openat(&handle, ".", DIRECTORY, Mode::empty())?,
+            stat,
+        ))
+    }
+
+    fn leave(&mut self) -> Result<(), Error> {
+        self.descent
+            .leave()
+            .map_err(|error| self.unreadable("", error))?;
+        self.path.pop();
+        Ok(())
+    }
+
+    fn unreadable(&self, name: impl AsRef<OsStr>, error: Errno) -> Error {
+        unreadable(&self.shown.join(&self.path).join(name.as_ref()), error)
     }
 }
 
-fn unreadable(path: &Path, error: io::Error) -> Error {
-    Error::Read(path.display().to_string(), error)
+/// The names in a directory.
+pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn unreadable(path: &Path, error: impl Into<io::Error>) -> Error {
+    Error::Read(path.display().to_string(), error.into())
 }

@@ -10,6 +10,8 @@
 //! | symbolic links | kept | kept | followed | kept |
 //! | a failure leaves | whole files | whole files | what was there before | whole files |
 
+mod child;
+mod descent;
 #[cfg(test)]
 mod hostile;
 mod http;
@@ -23,7 +25,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::build::BuildInfo;
@@ -173,18 +174,14 @@ impl Transport {
             }
             Kind::Local => local::fetch(info.path.clone(), self, gone).await,
             Kind::Rsync => {
-                self.make_target()?;
-                let arguments = rsync::arguments(&rsync::Source {
+                let source = rsync::Source {
                     host,
                     user: self.transport_user.as_deref(),
                     port: self.rsync_port,
                     project: &project,
                     id,
-                    delete: self.clear_target,
-                    target: &self.absolute()?,
-                });
-                run("rsync", arguments).await?;
-                Ok(Fetched::default())
+                };
+                rsync::fetch(source, self).await
             }
             Kind::Scp => scp::fetch(host, &info.path, self, gone).await,
         }
@@ -214,23 +211,6 @@ impl Transport {
             target::clear(&self.target, None)?;
         }
         target::Target::open(&self.target, progress, gone)
-    }
-}
-
-/// Runs a program to its end; its standard error is ours, its standard output nobody's.
-async fn run(program: &'static str, arguments: Vec<std::ffi::OsString>) -> Result<(), Error> {
-    let status = Command::new(program)
-        .args(arguments)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .status()
-        .await
-        .map_err(|error| Error::Spawn(program, error))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::Child(program, status))
     }
 }
 

@@ -1,15 +1,19 @@
 //! Transport scp: from an ssh server on the server's host, by the path that the server names.
 //!
-//! scp follows links: those of the build become what they point to (on the server's host),
-//! and those of the target would be written through. So it copies into a fresh directory in
-//! the target, and what came whole is moved to its place from there.
+//! scp follows links: those of the build become what they point to (on the server's host, with the
+//! rights of the account there), and those of the target would be written through. So it copies into
+//! a fresh directory in the target, and what came whole is moved to its place from there.
 
 use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Fetched, Transport, blocking, local, run, target};
+use super::child::run;
+use super::{Error, Fetched, Transport, blocking, local, target};
 use crate::cli::progress::Progress;
 
 pub(super) async fn fetch(
@@ -21,15 +25,17 @@ pub(super) async fn fetch(
     let remote = remote(host, transport.transport_user.as_deref(), path)?;
     transport.make_target()?;
     let stage = Stage::make(&transport.absolute()?).map_err(|e| transport.unwritable(e))?;
-    run("scp", arguments(&transport.ssh_option, &remote, &stage.0)).await?;
+    let arguments = arguments(&transport.ssh_option, &remote, &stage.0);
+    let stage = run("scp", arguments, stage).await?;
     let transport = transport.clone();
     blocking(move || {
         if transport.clear_target {
             // Not the stage, which is in there.
             target::clear(&transport.target, stage.0.file_name())?;
         }
+        let from = stage.open().map_err(|e| transport.unwritable(e))?;
         let mut target = target::Target::open(&transport.target, Progress::hidden(), gone)?;
-        local::walk(&stage.0, &mut target, local::How::Take)?;
+        local::walk(from, &stage.0, &mut target, local::How::Take)?;
         Ok(Fetched {
             files: Some(target.files()),
         })
@@ -89,7 +95,8 @@ impl Stage {
         let mut serial = 0;
         loop {
             let path = target.join(format!(".mistry-{}-scp-{serial}", std::process::id()));
-            match std::fs::create_dir(&path) {
+            // Nobody else gets to files on the way whose modes are not what they shall be.
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => serial += 1,
                 made => return made.map(|()| Stage(path)),
             }
@@ -97,14 +104,27 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Opens it, also where scp has given it the mode of artifacts that are closed.
+    fn open(&self) -> std::io::Result<OwnedFd> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(&self.0, flags | OFlags::PATH, Mode::empty())?;
+        target::open_closed(handle.as_fd(), &rustix::fs::fstat(&handle)?)?;
+        Ok(rustix::fs::openat(&handle, ".", flags, Mode::empty())?)
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = target::remove(&self.0);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -131,10 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_leaves_nothing_behind() {
+    fn a_stage_leaves_nothing_behind_whatever_modes_came_into_it() {
         let dir = tempfile::tempdir().unwrap();
         let stage = Stage::make(dir.path()).unwrap();
-        std::fs::write(stage.0.join("x"), "").unwrap();
+        std::fs::create_dir(stage.0.join("closed")).unwrap();
+        std::fs::write(stage.0.join("closed/x"), "").unwrap();
+        for path in [stage.0.join("closed"), stage.0.clone()] {
+            std::fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
+        }
         drop(stage);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -1,46 +1,58 @@
 //! The directory that artifacts are put into.
 //!
 //! Every name is resolved one directory at a time from the opened target and links are never
-//! followed, so nothing is written outside, whatever the names say and whatever lies there.
-//! What stands in the way is replaced: a file or link by anything, a directory only when it is
-//! empty. A file is written under a name of ours beside its own and renamed when it is whole.
+//! followed, so nothing is written outside, whatever the names say and whatever lies there, and no
+//! path is too long. What stands in the way is replaced: a file or link by anything, a directory
+//! only when it is empty. A file is written under a name of ours beside its own and renamed when it
+//! is whole.
+//!
+//! Modes are those of the artifacts whatever the umask is, without set-id and sticky bits. A
+//! directory gets its mode and times when it is left, since a closed one could not be filled; one
+//! that is entered later gets back what it had. So memory depends on the depth of the tree only,
+//! but for the set of files that a later entry may name again.
+//!
 //! Everything here blocks.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use super::super::progress::Progress;
 use super::Error;
+use super::descent::Descent;
+use crate::filesystem::Filesystem;
 
-/// The last second of year 9999: file systems take no later time, and no honest one is later.
-const LAST_SECOND: i64 = 253_402_300_799;
 /// Looks at a directory without being able to read it.
 const LOOK: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+/// Opens a directory for all that its modes allow.
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+/// Permission bits that artifacts keep; set-id and sticky bits mean nothing to another owner.
+const KEPT_MODE: u32 = 0o777;
+/// Zeros of a whole block are not written: the size of a block on nearly every filesystem.
+const ZEROS: [u8; 4096] = [0; 4096];
 
-/// Removes everything in `path` but `except`; links are removed, not followed.
+/// Removes everything in `path` but `except`: also what is in closed directories of the caller.
+/// Links are removed, not followed.
 pub(super) fn clear(path: &Path, except: Option<&OsStr>) -> Result<(), Error> {
     let emptied = std::fs::read_dir(path).and_then(|entries| {
         for entry in entries {
             let entry = entry?;
-            if Some(entry.file_name().as_os_str()) == except {
-                continue;
-            }
-            if entry.file_type()?.is_dir() {
-                std::fs::remove_dir_all(entry.path())?;
-            } else {
-                std::fs::remove_file(entry.path())?;
+            if Some(entry.file_name().as_os_str()) != except {
+                remove(&entry.path())?;
             }
         }
         Ok(())
@@ -48,14 +60,32 @@ pub(super) fn clear(path: &Path, except: Option<&OsStr>) -> Result<(), Error> {
     emptied.map_err(|error| Error::Clear(path.display().to_string(), error))
 }
 
-/// A time for a file, within what file systems take.
-#[derive(Clone, Copy, Debug)]
+/// Removes a file, a link or a whole tree, whatever modes its directories have.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let removed = Filesystem::Plain.remove(path);
+    removed.map(drop).map_err(io::Error::other)
+}
+
+/// A time for a file, as exact as the source told it; a filesystem takes the nearest that it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Modified {
+    /// Since 1970; negative before.
     pub seconds: i64,
+    /// Forward from there, less than a second.
     pub nanos: u32,
 }
 
 impl Modified {
+    /// What a file or directory has.
+    // The fields differ in width and sign between architectures.
+    #[allow(clippy::unnecessary_cast)]
+    pub(super) fn of(stat: &Stat) -> Modified {
+        Modified {
+            seconds: stat.st_mtime as i64,
+            nanos: stat.st_mtime_nsec as u32,
+        }
+    }
+
     fn times(self) -> Timestamps {
         Timestamps {
             last_access: Timespec {
@@ -63,21 +93,44 @@ impl Modified {
                 tv_nsec: UTIME_OMIT,
             },
             last_modification: Timespec {
-                tv_sec: self.seconds.clamp(-LAST_SECOND, LAST_SECOND),
+                tv_sec: self.seconds,
                 tv_nsec: i64::from(self.nanos.min(999_999_999)),
             },
         }
     }
 }
 
+/// Which file something is a name of, whatever the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    // The fields differ in width between architectures.
+    #[allow(clippy::unnecessary_cast)]
+    pub(super) fn of(stat: &Stat) -> FileId {
+        FileId(stat.st_dev as u64, stat.st_ino as u64)
+    }
+}
+
+/// A directory in which entries are put, opened so that this can be done.
+#[derive(Debug)]
+struct Level {
+    name: OsString,
+    /// What it gets when it is left.
+    mode: u32,
+    at: Modified,
+    /// The artifacts said so. Otherwise it is what it had before, and no error where it is not ours.
+    named: bool,
+}
+
 /// An opened target.
 #[derive(Debug)]
 pub(super) struct Target {
-    root: Arc<OwnedFd>,
-    /// The directory of the last entry, since most entries share it.
-    recent: Option<(PathBuf, Arc<OwnedFd>)>,
-    /// Directories around the last entry: their times are set when nothing more comes into them.
-    unsettled: Vec<(PathBuf, Modified)>,
+    descent: Descent,
+    /// The directories from the target to where the descent is.
+    levels: Vec<Level>,
+    /// The files and links that were put here: only these may be given second names.
+    written: HashSet<FileId>,
     serial: u64,
     files: u64,
     progress: Progress,
@@ -94,12 +147,13 @@ impl Target {
     ) -> Result<Target, Error> {
         // The user named it, so a link to it is followed.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, Mode::empty())
+        let descent = rustix::fs::open(path, flags, Mode::empty())
+            .and_then(Descent::new)
             .map_err(|error| Error::Write(path.display().to_string(), error.into()))?;
         Ok(Target {
-            root: Arc::new(root),
-            recent: None,
-            unsettled: Vec::new(),
+            descent,
+            levels: Vec::new(),
+            written: HashSet::new(),
             serial: 0,
             files: 0,
             progress,
@@ -112,212 +166,322 @@ impl Target {
         self.files
     }
 
-    /// Makes a directory, or leaves the one that is there.
+    /// Makes a directory, or takes the one that is there, and gives it this mode and time.
     pub(super) fn directory(&mut self, path: &Path, mode: u32, at: Modified) -> Result<(), Error> {
-        self.settle(Some(path))?;
-        let made = self.place(path).and_then(|(parent, name)| {
-            // Whoever fetches must be able to write into it and to remove it again.
-            step(&parent, name, Mode::from_raw_mode((mode & 0o777) | 0o700))
-        });
-        let directory = made.map_err(|error| failed(path, error))?;
-        self.recent = Some((path.to_owned(), Arc::new(directory)));
-        self.unsettled.push((path.to_owned(), at));
+        let mode = mode & KEPT_MODE;
+        let name = self.enter_parent(path)?;
+        self.step(name, Some(mode))
+            .map_err(|error| failed(path, error))?;
+        if let Some(level) = self.levels.last_mut() {
+            (level.mode, level.at, level.named) = (mode, at, true);
+        }
         Ok(())
     }
 
     /// Begins a file; it has its name only when [`Target::keep`] is called.
-    pub(super) fn begin(&mut self, path: &Path, mode: u32) -> Result<Draft, Error> {
-        self.settle(Some(path))?;
-        let begun = self.place(path).and_then(|(parent, name)| {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let mode = Mode::from_raw_mode((mode & 0o777) | 0o400);
-            let (temporary, file) = self.unused(|temporary| {
-                rustix::fs::openat(&*parent, temporary, flags | OFlags::NOFOLLOW, mode)
-            })?;
-            Ok(Draft {
-                file: File::from(file),
-                name: name.to_owned(),
-                beside: Beside {
-                    parent,
-                    temporary,
-                    kept: false,
-                },
-                progress: self.progress.clone(),
-                gone: self.gone.clone(),
-            })
+    pub(super) fn begin(&mut self, path: &Path) -> Result<Draft, Error> {
+        let name = self.enter_parent(path)?.to_owned();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let begun = self.temporary(|parent, temporary| {
+            rustix::fs::openat(parent, temporary, flags | OFlags::NOFOLLOW, mode)
         });
-        begun.map_err(|error| failed(path, error))
+        let (temporary, file) = begun.map_err(|error| failed(path, error))?;
+        Ok(Draft {
+            file: File::from(file),
+            position: 0,
+            length: 0,
+            name,
+            temporary,
+            progress: self.progress.clone(),
+            gone: self.gone.clone(),
+        })
     }
 
-    /// Gives a file that is whole its name and its time.
-    pub(super) fn keep(&mut self, path: &Path, draft: Draft, at: Modified) -> Result<(), Error> {
-        let kept = rustix::fs::futimens(&draft.file, &at.times())
-            .and_then(|()| self.put(draft.beside, &draft.name));
+    /// Gives a file that is whole its mode, its time and its name.
+    pub(super) fn keep(
+        &mut self,
+        path: &Path,
+        draft: Draft,
+        mode: u32,
+        at: Modified,
+    ) -> Result<(), Error> {
+        let file = &draft.file;
+        if draft.length < draft.position {
+            file.set_len(draft.position)
+                .map_err(|error| Error::Write(path.display().to_string(), error))?;
+        }
+        let kept = rustix::fs::futimens(file, &at.times())
+            .and_then(|()| set_mode(file.as_fd(), mode & KEPT_MODE))
+            .and_then(|()| rustix::fs::fstat(file))
+            .and_then(|stat| self.put(draft.temporary, &draft.name, &stat));
         kept.map_err(|error| failed(path, error))
     }
 
     /// Makes a symbolic link; where it points to does not matter, since nothing follows it here.
     pub(super) fn symlink(&mut self, path: &Path, to: &OsStr, at: Modified) -> Result<(), Error> {
-        self.settle(Some(path))?;
-        let made = self.place(path).and_then(|(parent, name)| {
-            let (temporary, ()) = self.unused(|name| rustix::fs::symlinkat(to, &*parent, name))?;
-            let link = &temporary;
-            rustix::fs::utimensat(&*parent, link, &at.times(), AtFlags::SYMLINK_NOFOLLOW)?;
-            let beside = Beside {
-                parent,
-                temporary,
-                kept: false,
-            };
-            self.put(beside, name)
-        });
+        let name = self.enter_parent(path)?;
+        let made = self
+            .temporary(|parent, link| rustix::fs::symlinkat(to, parent, link))
+            .and_then(|(link, ())| {
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::utimensat(&link.parent, &link.name, &at.times(), flags)?;
+                let stat = rustix::fs::statat(&link.parent, &link.name, flags)?;
+                self.put(link, name, &stat)
+            });
         made.map_err(|error| failed(path, error))
     }
 
-    /// Makes a second name for a file that is in the target.
+    /// Makes a second name for a file or link that was put here.
+    ///
+    /// # Errors
+    /// [`Error::Hostile`] for one that was in the target before: what is written to one name of it
+    /// would be written to the other.
     pub(super) fn hard_link(&mut self, path: &Path, to: &Path) -> Result<(), Error> {
-        self.settle(Some(path))?;
-        let linked = self.existing(to).and_then(|(from, old)| {
-            let (parent, name) = self.place(path)?;
-            // Without AT_SYMLINK_FOLLOW: a link gets a second name itself, its target does not.
-            let (temporary, ()) = self.unused(|temporary| {
-                rustix::fs::linkat(&from, old, &*parent, temporary, AtFlags::empty())
-            })?;
-            let beside = Beside {
-                parent,
-                temporary,
-                kept: false,
-            };
-            self.put(beside, name)
-        });
-        linked.map_err(|error| failed(path, error))
-    }
-
-    /// Moves a file or link that is on the same file system to its place.
-    pub(super) fn take(&mut self, path: &Path, from: &Path) -> Result<(), Error> {
-        self.settle(Some(path))?;
-        let taken = self.place(path).and_then(|(parent, name)| {
-            self.over(name, &parent, || {
-                rustix::fs::renameat(rustix::fs::CWD, from, &*parent, name)
+        let handle = self.find_written(path, to)?;
+        let name = self.enter_parent(path)?;
+        // The directory of the other name may be closed again, so it is linked by its handle. That
+        // of a symbolic link leads to the link and not to its target.
+        let from = by_descriptor(handle.as_fd());
+        let made = self
+            .temporary(|parent, link| {
+                rustix::fs::linkat(CWD, &from, parent, link, AtFlags::SYMLINK_FOLLOW)
             })
-        });
-        self.files += 1;
-        taken.map_err(|error| failed(path, error))
+            .and_then(|(link, ())| self.put(link, name, &rustix::fs::fstat(&handle)?));
+        made.map_err(|error| failed(path, error))
     }
 
-    /// Sets the times of directories that nothing more comes into: all, or those that do not
-    /// hold `next`.
-    pub(super) fn settle(&mut self, next: Option<&Path>) -> Result<(), Error> {
-        while let Some((path, at)) = self.unsettled.last() {
-            let holds = |next: &Path| next != path && next.starts_with(path);
-            if next.is_some_and(holds) {
-                return Ok(());
+    /// The file or link `to`, which was put here, for `path`, which shall be a second name of it.
+    fn find_written(&mut self, path: &Path, to: &Path) -> Result<OwnedFd, Error> {
+        let directory = to.parent().unwrap_or(Path::new(""));
+        self.leave_for(directory)?;
+        let mut find = || {
+            for name in directory.iter().skip(self.levels.len()) {
+                self.step(name, None)?;
             }
-            let (path, at) = (path.clone(), *at);
-            self.unsettled.pop();
-            let set = self.existing(&path).and_then(|(parent, name)| {
-                rustix::fs::utimensat(&parent, name, &at.times(), AtFlags::SYMLINK_NOFOLLOW)
-            });
-            match set {
-                // A later entry may have replaced it.
-                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => return Err(failed(&path, error)),
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let name = to.file_name().ok_or(Errno::NOENT)?;
+            let handle = rustix::fs::openat(self.descent.here(), name, flags, Mode::empty())?;
+            let stat = rustix::fs::fstat(&handle)?;
+            Ok((handle, stat))
+        };
+        match find() {
+            Ok((handle, stat)) if self.written.contains(&FileId::of(&stat)) => Ok(handle),
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                let what = "it is a second name of a file that did not come with it";
+                Err(Error::Hostile(path.display().to_string(), what))
             }
+            Err(error) => Err(failed(to, error)),
         }
+    }
+
+    /// Moves a file or link that is on the same filesystem, the entry `from` of `parent`, to its place.
+    pub(super) fn take(
+        &mut self,
+        path: &Path,
+        parent: BorrowedFd<'_>,
+        from: &OsStr,
+    ) -> Result<(), Error> {
+        let name = self.enter_parent(path)?;
+        let here = self.descent.here();
+        let taken = over(here, name, || {
+            rustix::fs::renameat(parent, from, here, name)
+        });
+        taken.map_err(|error| failed(path, error))?;
+        self.files += 1;
         Ok(())
+    }
+
+    /// Leaves all directories, so that each has its mode and times.
+    pub(super) fn finish(&mut self) -> Result<(), Error> {
+        self.leave_for(Path::new(""))
     }
 
     /// Gives something that is whole its name.
-    fn put(&mut self, mut beside: Beside, name: &OsStr) -> Result<(), Errno> {
-        let parent = beside.parent.clone();
-        self.over(name, &parent, || {
-            rustix::fs::renameat(&*parent, &beside.temporary, &*parent, name)
+    fn put(&mut self, mut whole: Temporary, name: &OsStr, stat: &Stat) -> Result<(), Errno> {
+        let parent = whole.parent.as_fd();
+        over(parent, name, || {
+            rustix::fs::renameat(parent, &whole.name, parent, name)
         })?;
-        // Renaming one name of a file to another of the same file does nothing and says so not.
-        beside.kept = rustix::fs::statat(
-            &*beside.parent,
-            &beside.temporary,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .is_err();
+        // Renaming one name of a file to another of the same file does nothing and is no error: then
+        // the temporary one is still there, and goes.
+        whole.renamed = stat.st_nlink < 2
+            || rustix::fs::statat(parent, &whole.name, AtFlags::SYMLINK_NOFOLLOW).is_err();
+        self.written.insert(FileId::of(stat));
         self.files += 1;
         Ok(())
     }
 
-    /// Renames over what is there; an empty directory makes way.
-    fn over(
+    /// Makes something under a name that nothing has, in the present directory.
+    fn temporary<T>(
         &mut self,
-        name: &OsStr,
-        parent: &OwnedFd,
-        rename: impl Fn() -> Result<(), Errno>,
-    ) -> Result<(), Errno> {
-        match rename() {
-            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
-                match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-                    Err(Errno::EXIST) => return Err(Errno::NOTEMPTY),
-                    done => done?,
-                }
-                self.recent = None;
-                rename()
-            }
-            done => done,
-        }
-    }
-
-    /// Makes something under a name that nothing has.
-    fn unused<T>(
-        &mut self,
-        make: impl Fn(&OsStr) -> Result<T, Errno>,
-    ) -> Result<(OsString, T), Errno> {
+        make: impl Fn(BorrowedFd<'_>, &OsStr) -> Result<T, Errno>,
+    ) -> Result<(Temporary, T), Errno> {
+        let parent = rustix::io::fcntl_dupfd_cloexec(self.descent.here(), 0)?;
         loop {
             let name = OsString::from(format!(".mistry-{}-{}", std::process::id(), self.serial));
             self.serial += 1;
-            match make(&name) {
+            match make(parent.as_fd(), &name) {
                 Err(Errno::EXIST) => {}
-                made => return Ok((name, made?)),
+                made => {
+                    let made = made?;
+                    let temporary = Temporary {
+                        parent,
+                        name,
+                        renamed: false,
+                    };
+                    return Ok((temporary, made));
+                }
             }
         }
     }
 
-    /// The directory that `path` goes into, made where it is not there, and its last name.
-    fn place<'a>(&mut self, path: &'a Path) -> Result<(Arc<OwnedFd>, &'a OsStr), Errno> {
-        let name = path.file_name().ok_or(Errno::INVAL)?;
-        let wanted = path.parent().unwrap_or(Path::new(""));
-        let (mut at, rest) = match &self.recent {
-            Some((known, fd)) => match wanted.strip_prefix(known) {
-                Ok(rest) => (fd.clone(), rest),
-                Err(_) => (self.root.clone(), wanted),
-            },
-            None => (self.root.clone(), wanted),
+    /// Goes to the directory that `path` is in, made where it is not there; gives the last name.
+    fn enter_parent<'a>(&mut self, path: &'a Path) -> Result<&'a OsStr, Error> {
+        let directory = path.parent().unwrap_or(Path::new(""));
+        self.leave_for(directory)?;
+        let mut enter = || {
+            for name in directory.iter().skip(self.levels.len()) {
+                self.step(name, Some(0o777))?;
+            }
+            path.file_name().ok_or(Errno::INVAL)
         };
-        for part in rest {
-            at = Arc::new(step(&at, part, Mode::from_raw_mode(0o777))?);
-        }
-        self.recent = Some((wanted.to_owned(), at.clone()));
-        Ok((at, name))
+        enter().map_err(|error| failed(path, error))
     }
 
-    /// The directory that `path` is in, and its last name; nothing is made.
-    fn existing<'a>(&self, path: &'a Path) -> Result<(OwnedFd, &'a OsStr), Errno> {
-        let name = path.file_name().ok_or(Errno::INVAL)?;
-        let mut at = rustix::fs::openat(&*self.root, ".", LOOK, Mode::empty())?;
-        for part in path.parent().unwrap_or(Path::new("")) {
-            at = rustix::fs::openat(&at, part, LOOK, Mode::empty())?;
+    /// Goes on into the directory `name` of the present one; with `make`, it is made with that mode
+    /// where there is none or something else.
+    fn step(&mut self, name: &OsStr, make: Option<u32>) -> Result<(), Errno> {
+        let (directory, stat) = open_for_entries(self.descent.here(), name, make)?;
+        self.descent.enter(directory, &stat);
+        self.levels.push(Level {
+            name: name.to_owned(),
+            mode: stat.st_mode & 0o7777,
+            at: Modified::of(&stat),
+            named: false,
+        });
+        Ok(())
+    }
+
+    /// Leaves directories until the present one is `next` or one above it.
+    fn leave_for(&mut self, next: &Path) -> Result<(), Error> {
+        let names = self.levels.iter().map(|level| level.name.as_os_str());
+        let shared = names.zip(next).take_while(|(is, goes)| is == goes).count();
+        while self.levels.len() > shared {
+            self.leave()?;
         }
-        Ok((at, name))
+        Ok(())
+    }
+
+    /// Leaves the present directory, which gets its mode and time.
+    fn leave(&mut self) -> Result<(), Error> {
+        let Some(level) = self.levels.pop() else {
+            return Ok(());
+        };
+        let mut leave = || {
+            let Some(directory) = self.descent.leave()? else {
+                return Ok(());
+            };
+            let set = rustix::fs::futimens(&directory, &level.at.times())
+                .and_then(|()| set_mode(directory.as_fd(), level.mode));
+            // Of what was here before and is not ours, both are as they were but for the time.
+            if level.named { set } else { Ok(()) }
+        };
+        leave().map_err(|error| {
+            let above = self.levels.iter().map(|level| &level.name);
+            let path: PathBuf = above.chain([&level.name]).collect();
+            failed(&path, error)
+        })
     }
 }
 
-/// Opens a directory in a directory; makes it where there is none or something else.
-fn step(parent: &OwnedFd, name: &OsStr, mode: Mode) -> Result<OwnedFd, Errno> {
-    match rustix::fs::openat(parent, name, LOOK, Mode::empty()) {
-        Err(Errno::NOENT) => {}
-        Err(Errno::NOTDIR | Errno::LOOP) => {
-            rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+impl Drop for Target {
+    /// After an error, directories that were opened are closed again as far as can be.
+    fn drop(&mut self) {
+        while !self.levels.is_empty() {
+            let _ = self.leave();
         }
-        opened => return opened,
     }
-    rustix::fs::mkdirat(parent, name, mode)?;
-    rustix::fs::openat(parent, name, LOOK, Mode::empty())
+}
+
+/// Opens a directory of a directory so that entries can be put into it, and gives what it was like
+/// before: one of ours that is closed is opened. With `mode`, it is made with that where there is
+/// none, or something else.
+pub(super) fn open_for_entries(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    mode: Option<u32>,
+) -> Result<(OwnedFd, Stat), Errno> {
+    let look = || rustix::fs::openat(parent, name, LOOK, Mode::empty());
+    let make = |mode| {
+        rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(mode) | Mode::RWXU)?;
+        look()
+    };
+    let handle = match (look(), mode) {
+        (Err(Errno::NOENT), Some(mode)) => make(mode)?,
+        (Err(Errno::NOTDIR | Errno::LOOP), Some(mode)) => {
+            rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+            make(mode)?
+        }
+        (found, _) => found?,
+    };
+    let stat = rustix::fs::fstat(&handle)?;
+    open_closed(handle.as_fd(), &stat)?;
+    match rustix::fs::openat(&handle, ".", OPEN, Mode::empty()) {
+        // Another's, which takes entries and cannot be read.
+        Err(Errno::ACCESS) => Ok((handle, stat)),
+        opened => Ok((opened?, stat)),
+    }
+}
+
+/// Gives the owner of a directory, where that is the caller, all rights in it.
+pub(super) fn open_closed(directory: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    if mode.contains(Mode::RWXU) || stat.st_uid != rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    // By way of /proc, since a handle that opens nothing takes no mode itself.
+    rustix::fs::chmod(by_descriptor(directory), mode | Mode::RWXU)
+}
+
+/// A path that leads to what is opened, whatever its name is now.
+fn by_descriptor(opened: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", opened.as_raw_fd())
+}
+
+/// Gives a file or directory exactly this mode, whatever the umask and inherited rules made of it.
+fn set_mode(of: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(of)?;
+    if stat.st_mode & 0o7777 == mode {
+        return Ok(());
+    }
+    match rustix::fs::fchmod(of, Mode::from_raw_mode(mode)) {
+        // A filesystem without modes, such as FAT, refuses them to the owner, too.
+        Err(Errno::PERM | Errno::OPNOTSUPP)
+            if stat.st_uid == rustix::process::geteuid().as_raw() =>
+        {
+            Ok(())
+        }
+        set => set,
+    }
+}
+
+/// Renames over what is there; an empty directory makes way.
+fn over(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    rename: impl Fn() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    match rename() {
+        Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+            match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+                Err(Errno::EXIST) => return Err(Errno::NOTEMPTY),
+                removed => removed?,
+            }
+            rename()
+        }
+        renamed => renamed,
+    }
 }
 
 fn failed(path: &Path, error: Errno) -> Error {
@@ -328,18 +492,18 @@ fn failed(path: &Path, error: Errno) -> Error {
     }
 }
 
-/// Something under a name of ours, removed unless it is kept.
+/// Something under a name of ours, removed unless it got its own.
 #[derive(Debug)]
-struct Beside {
-    parent: Arc<OwnedFd>,
-    temporary: OsString,
-    kept: bool,
+struct Temporary {
+    parent: OwnedFd,
+    name: OsString,
+    renamed: bool,
 }
 
-impl Drop for Beside {
+impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.kept {
-            let _ = rustix::fs::unlinkat(&*self.parent, &self.temporary, AtFlags::empty());
+        if !self.renamed {
+            let _ = rustix::fs::unlinkat(&self.parent, &self.name, AtFlags::empty());
         }
     }
 }
@@ -349,28 +513,80 @@ impl Drop for Beside {
 #[must_use]
 pub(super) struct Draft {
     file: File,
+    /// Where the next bytes belong.
+    position: u64,
+    /// How long the file is so far: less than `position` behind a hole.
+    length: u64,
     name: OsString,
-    beside: Beside,
+    temporary: Temporary,
     progress: Progress,
     gone: CancellationToken,
 }
 
 impl Draft {
-    /// Fills the file with another's content; shares its blocks where that can be done.
+    /// Adds bytes. Blocks of zeros become holes.
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        self.still_wanted()?;
+        self.progress.add(bytes.len() as u64);
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(leading(bytes, self.position, false));
+            self.file.write_all_at(piece, self.position)?;
+            self.position += piece.len() as u64;
+            if !piece.is_empty() {
+                self.length = self.position;
+            }
+            let zeros = leading(rest, self.position, true);
+            self.position += zeros as u64;
+            bytes = rest.split_at(zeros).1;
+        }
+        Ok(())
+    }
+
+    /// Makes what lies before `position` and was not written a hole.
+    pub(super) fn skip_to(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// Fills the file with another's content; shares its blocks where that can be done, and has its
+    /// holes.
     pub(super) fn copy(&mut self, from: &File) -> io::Result<()> {
-        /// Copied at once: a quarter of a second on a slow disk, so that one can stop.
-        const PIECE: u64 = 16 << 20;
         if rustix::fs::ioctl_ficlone(&self.file, from).is_ok() {
             return Ok(());
         }
-        loop {
-            self.still_wanted()?;
-            let count = io::copy(&mut from.take(PIECE), &mut self.file)?;
-            self.progress.add(count);
-            if count == 0 {
-                return Ok(());
-            }
+        let size = from.metadata()?.len();
+        while self.position < size {
+            let start = match rustix::fs::seek(from, SeekFrom::Data(self.position)) {
+                Ok(start) => start,
+                // Nothing but a hole from here on.
+                Err(Errno::NXIO) => size,
+                // A filesystem that knows no holes.
+                Err(Errno::INVAL) => self.position,
+                Err(error) => return Err(error.into()),
+            };
+            let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(size);
+            self.copy_data(from, start, end.min(size))?;
         }
+        Ok(())
+    }
+
+    fn copy_data(&mut self, mut from: &File, start: u64, end: u64) -> io::Result<()> {
+        /// Copied at once: a quarter of a second on a slow disk, so that one can stop.
+        const PIECE: u64 = 16 << 20;
+        from.seek(io::SeekFrom::Start(start))?;
+        self.file.seek(io::SeekFrom::Start(start))?;
+        self.position = start;
+        while self.position < end {
+            self.still_wanted()?;
+            let wanted = (end - self.position).min(PIECE);
+            let count = io::copy(&mut from.take(wanted), &mut self.file)?;
+            if count == 0 {
+                return Err(io::Error::other("it became shorter while it was read"));
+            }
+            self.progress.add(count);
+            self.position += count;
+            self.length = self.position;
+        }
+        Ok(())
     }
 
     fn still_wanted(&self) -> io::Result<()> {
@@ -382,17 +598,20 @@ impl Draft {
     }
 }
 
-impl Write for Draft {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.still_wanted()?;
-        let count = self.file.write(bytes)?;
-        self.progress.add(count as u64);
-        Ok(count)
+/// How many of the first bytes are in blocks of the file that are all zeros here, or are not.
+fn leading(bytes: &[u8], position: u64, zeros: bool) -> usize {
+    let block = ZEROS.len();
+    // What is left of the block that the first byte is in.
+    let mut end = block - usize::try_from(position % block as u64).unwrap_or(0);
+    let mut start = 0;
+    while start < bytes.len() {
+        let piece = &bytes[start..end.min(bytes.len())];
+        if (piece == &ZEROS[..piece.len()]) != zeros {
+            break;
+        }
+        (start, end) = (end, end + block);
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
+    start.min(bytes.len())
 }
 
 /// The path that an entry's name means: relative, and nowhere outside; "" is the target itself.

@@ -6,18 +6,21 @@
 //! and holds long names of any length.
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use tar::{EntryType, Header, PaxExtensions};
+use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header, PaxExtensions};
 
 use super::Error;
 use super::target::{Modified, Target, inside};
 
 const BLOCK: usize = 512;
-/// Longest name, link target or extended header: many times what a file system takes as a path.
-const MAX_EXTRA: u64 = 64 << 10;
+/// Longest name, link target or extended header. The kernel takes paths of 4,096 bytes at once, but
+/// trees are deeper where each directory is entered by itself: this is 2,000 names of 255 bytes.
+const MAX_EXTRA: u64 = 512 << 10;
+/// Most pieces of one sparse file: 16 MiB of memory.
+const MAX_PIECES: usize = 1 << 20;
 /// What may follow the end mark: a tape's record filled up, and then some.
 const MAX_TRAILER: u64 = 1 << 20;
 /// Bytes copied at once.
@@ -61,7 +64,7 @@ pub(super) fn unpack(mut from: impl Read, target: &mut Target) -> Result<(), Err
             }
         }
     }
-    target.settle(None)?;
+    target.finish()?;
     // Read to the end, so that a stream that breaks in its last piece is noticed, too.
     let rest = io::copy(&mut from.take(MAX_TRAILER), &mut io::sink()).map_err(Error::Torn)?;
     if rest == MAX_TRAILER {
@@ -119,11 +122,7 @@ fn entry(
     let mode = header
         .mode()
         .map_err(|_| hostile("its mode is no number"))?;
-    let seconds = header.mtime().unwrap_or(0);
-    let at = extra.modified.unwrap_or(Modified {
-        seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
-        nanos: 0,
-    });
+    let at = extra.modified.unwrap_or_else(|| modified(header));
     let link = || {
         let link = extra.link.clone();
         link.or_else(|| header.link_name_bytes().map(|l| l.into_owned()))
@@ -132,7 +131,12 @@ fn entry(
     };
     match kind {
         EntryType::Regular | EntryType::Continuous if !name.ends_with(b"/") => {
-            file(from, size, path, mode, at, target, buffer)
+            let pieces = [(0, size)];
+            file(from, &pieces, size, path, (mode, at), target, buffer)
+        }
+        EntryType::GNUSparse if !name.ends_with(b"/") => {
+            let (pieces, length) = sparse(from, header, size, &hostile)?;
+            file(from, &pieces, length, path, (mode, at), target, buffer)
         }
         _ if size != 0 => Err(hostile("only files have content")),
         EntryType::Directory | EntryType::Regular => target.directory(&path, mode, at),
@@ -147,34 +151,88 @@ fn entry(
     }
 }
 
+/// Writes a file of `length` bytes, of which `pieces` (where, how many) are in the stream; the rest
+/// is holes.
 fn file(
     from: &mut impl Read,
-    size: u64,
+    pieces: &[(u64, u64)],
+    length: u64,
     path: PathBuf,
-    mode: u32,
-    at: Modified,
+    (mode, at): (u32, Modified),
     target: &mut Target,
     buffer: &mut [u8],
 ) -> Result<(), Error> {
-    let mut draft = target.begin(&path, mode)?;
-    let mut left = size;
-    while left > 0 {
-        let want = buffer
-            .len()
-            .min(usize::try_from(left).unwrap_or(usize::MAX));
-        let got = match from.read(&mut buffer[..want]) {
-            Ok(0) => return Err(Error::Torn(io::ErrorKind::UnexpectedEof.into())),
-            Ok(got) => got,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Error::Torn(error)),
-        };
-        draft
-            .write_all(&buffer[..got])
-            .map_err(|error| Error::Write(path.display().to_string(), error))?;
-        left -= got as u64;
+    let mut draft = target.begin(&path)?;
+    let mut read = 0;
+    for (start, size) in pieces {
+        draft.skip_to(*start);
+        let mut left = *size;
+        while left > 0 {
+            let want = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
+            let got = match from.read(&mut buffer[..want]) {
+                Ok(0) => return Err(Error::Torn(io::ErrorKind::UnexpectedEof.into())),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::Torn(error)),
+            };
+            draft
+                .write(&buffer[..got])
+                .map_err(|error| Error::Write(path.display().to_string(), error))?;
+            left -= got as u64;
+        }
+        read += size;
     }
-    skip_padding(from, size)?;
-    target.keep(&path, draft, at)
+    draft.skip_to(length);
+    skip_padding(from, read)?;
+    target.keep(&path, draft, mode, at)
+}
+
+/// Where the data of a sparse file belongs, and how long the file is: GNU's own format, whose map
+/// begins in the header and goes on in blocks before the data.
+fn sparse(
+    from: &mut impl Read,
+    header: &Header,
+    size: u64,
+    hostile: &impl Fn(&'static str) -> Error,
+) -> Result<(Vec<(u64, u64)>, u64), Error> {
+    let damaged = || hostile("its map of holes is damaged");
+    let header = header.as_gnu().ok_or_else(damaged)?;
+    let length = header.real_size().map_err(|_| damaged())?;
+    let mut pieces = Vec::new();
+    add_pieces(&header.sparse, &mut pieces).ok_or_else(damaged)?;
+    let mut goes_on = header.is_extended();
+    while goes_on {
+        if pieces.len() > MAX_PIECES {
+            return Err(hostile("it has too many holes"));
+        }
+        let mut more = GnuExtSparseHeader::new();
+        from.read_exact(more.as_mut_bytes()).map_err(Error::Torn)?;
+        add_pieces(more.sparse(), &mut pieces).ok_or_else(damaged)?;
+        goes_on = more.is_extended();
+    }
+    let (mut end, mut sum) = (0, 0);
+    for (start, count) in &pieces {
+        let next = start.checked_add(*count).ok_or_else(damaged)?;
+        if *start < end || next > length {
+            return Err(damaged());
+        }
+        end = next;
+        sum += count;
+    }
+    if sum != size {
+        return Err(damaged());
+    }
+    Ok((pieces, length))
+}
+
+/// The entries of a map that are in use; `None` where one is no pair of numbers.
+fn add_pieces(map: &[GnuSparseHeader], pieces: &mut Vec<(u64, u64)>) -> Option<()> {
+    for entry in map.iter().filter(|entry| !entry.is_empty()) {
+        pieces.push((entry.offset().ok()?, entry.length().ok()?));
+    }
+    Some(())
 }
 
 /// The content of an entry that says something about the next one.
@@ -210,13 +268,18 @@ fn extended(bytes: &[u8], extra: &mut Extra) -> Result<(), Error> {
                 let size = std::str::from_utf8(value).ok().and_then(|t| t.parse().ok());
                 extra.size = Some(size.ok_or_else(wrong)?);
             }
+            // Its data would begin with a map that is not read here.
+            b"GNU.sparse.major" | b"GNU.sparse.map" | b"GNU.sparse.offset" => {
+                let what = "it is sparse in a format that is not known";
+                return Err(Error::Hostile(String::new(), what));
+            }
             _ => {}
         }
     }
     Ok(())
 }
 
-/// `1700000000.25`, not before 1970.
+/// `1700000000.25`; `-1.25` is that much before 1970.
 fn moment(text: &[u8]) -> Option<Modified> {
     let text = std::str::from_utf8(text).ok()?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -225,10 +288,28 @@ fn moment(text: &[u8]) -> Option<Modified> {
         .chain("000000000".chars())
         .take(9)
         .collect();
-    Some(Modified {
-        seconds: seconds.parse().ok()?,
-        nanos: digits.parse().ok()?,
+    let (whole, nanos): (i64, u32) = (seconds.parse().ok()?, digits.parse().ok()?);
+    // The fraction is counted away from zero in the text, and forward in a file's time.
+    Some(if seconds.starts_with('-') && nanos > 0 {
+        Modified {
+            seconds: whole.checked_sub(1)?,
+            nanos: 1_000_000_000 - nanos,
+        }
+    } else {
+        Modified {
+            seconds: whole,
+            nanos,
+        }
     })
+}
+
+/// The time in an entry's own header, in whole seconds: octal, or a binary number that may be negative.
+fn modified(header: &Header) -> Modified {
+    let seconds = match &header.as_old().mtime {
+        [0xff, _, _, _, low @ ..] => i64::from_be_bytes(*low),
+        _ => i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(i64::MAX),
+    };
+    Modified { seconds, nanos: 0 }
 }
 
 fn skip_padding(from: &mut impl Read, size: u64) -> Result<(), Error> {
