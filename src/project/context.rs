@@ -1,186 +1,130 @@
-//! The context: the bytes of a project that Docker is given, and their digest.
+//! The context: the files of a project that Docker is given, and their digest.
 //!
-//! The digest covers relative path, file type, whether a file is executable, and content of
-//! everything that `.dockerignore` does not exclude; mtime, owner and host do not enter it,
-//! so it is the same in every checkout. The tar that is sent is normalised in the same way,
-//! so an image is a function of the digest, and each file is hashed again while it is sent:
-//! what changed in between fails the build instead of passing for something else.
+//! The digest covers relative path, kind, permissions, file capabilities, content and link target
+//! of everything that `.dockerignore` does not exclude, the text of `.dockerignore`, and that of
+//! `mistry.json` even where it is excluded. Times, owners and the host do not enter it, so it is
+//! the same in every checkout; of permissions, what the umasks 002 and 022 make different does
+//! not. Nor does it tell two names of one file from two files, since few ways to copy a checkout
+//! keep that apart.
 //!
 //! A file's digest is remembered by device, inode, size, mtime and ctime, but not when the
 //! file was changed less than two seconds before it was read: a second change within the
 //! clock's grain would leave no trace in the stamp.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 
-use super::ignore::{IGNORE_FILE, Ignore};
-use super::{DOCKERFILE, Project, SETTINGS};
+use super::digest::Digest;
+use super::walk::{Found, Memory, walk};
+use super::{DOCKERFILE, Error, Project, Settings};
 
-/// How old a change must be before a stamp is trusted: the coarsest mtime still met is 2 s (FAT).
-const SETTLED: Duration = Duration::from_secs(2);
-/// Read size while hashing.
-const CHUNK: usize = 64 << 10;
-
-/// A SHA-256, written as 64 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; 32]);
-
-impl Digest {
-    /// The digest of some bytes.
-    pub fn of(bytes: &[u8]) -> Digest {
-        Digest(Sha256::digest(bytes).into())
-    }
-
-    /// Wraps what a hasher returned.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Digest {
-        Digest(bytes)
-    }
-
-    /// The 32 bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// What tells that a file is the one that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(found: &std::fs::Metadata) -> Stamp {
-        Stamp {
-            device: found.dev(),
-            inode: found.ino(),
-            size: found.size(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        }
-    }
-
-    /// True when nothing touched the file shortly before `now`.
-    fn settled(&self, now: SystemTime) -> bool {
-        let before = |(seconds, nanos): (i64, i64)| {
-            let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
-                return true;
-            };
-            now.duration_since(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanos))
-                .is_ok_and(|age| age >= SETTLED)
-        };
-        before(self.modified) && before(self.changed)
-    }
-}
-
-/// What an earlier walk learnt; valid for files whose stamp is the same.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    files: HashMap<PathBuf, (Stamp, Digest)>,
-    ignore: Option<(Stamp, Arc<Ignore>)>,
-}
-
+/// What an entry is, beside its name and its metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Content {
+pub(super) enum Content {
     File {
-        executable: bool,
         size: u64,
         digest: Digest,
     },
     Directory,
     Link(PathBuf),
+    Fifo,
+    Device {
+        is_block: bool,
+        major: u32,
+        minor: u32,
+    },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
-    path: PathBuf,
+/// One file, directory or whatever else has a name in the project.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) path: PathBuf,
+    /// Permissions as they are sent.
+    pub(super) mode: u32,
     /// When its content was changed, as the disk says.
-    modified: SystemTime,
-    content: Content,
+    pub(super) modified: SystemTime,
+    /// Device and inode of what has more names than this one.
+    pub(super) inode: Option<(u64, u64)>,
+    /// The extended attribute `security.capability`, as it is sent.
+    pub(super) capability: Option<Box<[u8]>>,
+    pub(super) content: Content,
+    /// It counts, and is part of what Docker is given; else it only counts.
+    pub(super) is_sent: bool,
+}
+
+impl Entry {
+    /// True when one file with two names would be found as these two.
+    pub(super) fn is_same_file(&self, other: &Entry) -> bool {
+        self.inode == other.inode
+            && self.mode == other.mode
+            && self.modified == other.modified
+            && self.capability == other.capability
+            && self.content == other.content
+    }
 }
 
 /// A project's files as one walk found them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Context {
     /// Shared, like the rest: one walk serves many askers.
     project: Arc<Project>,
     /// Sorted by path bytes, parents before children.
     entries: Arc<[Entry]>,
+    /// The content of `mistry.json`, as it entered the digest.
+    settings: Option<Arc<[u8]>>,
     digest: Digest,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("project", &self.project)
+            .field("entries", &self.entries.len())
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Context {
     /// Walks the project. The second value is what to remember, when it differs from `known`.
-    pub(super) fn walk(
+    pub(super) fn read(
         project: &Project,
         known: Option<&Memory>,
-    ) -> io::Result<(Context, Option<Memory>)> {
-        let mut walk = Walk {
-            root: &project.path,
-            known,
-            ignore: Arc::default(),
-            now: SystemTime::now(),
-            entries: Vec::new(),
-            known_ignore: None,
-            hits: 0,
-            learnt: Vec::new(),
-            news: false,
-        };
-        let top = std::fs::read_dir(&project.path)?.collect::<io::Result<Vec<_>>>()?;
-        if top.iter().any(|found| found.file_name() == IGNORE_FILE) {
-            walk.read_ignore()?;
-        }
-        // A stack of our own: a deep tree must not overflow the thread's.
-        let mut pending = Vec::new();
-        for found in top {
-            walk.found(Path::new(""), &found, &mut pending)?;
-        }
-        while let Some(directory) = pending.pop() {
-            for found in std::fs::read_dir(project.path.join(&directory))? {
-                walk.found(&directory, &found?, &mut pending)?;
-            }
-        }
-        walk.entries
-            .sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
-        let has_forgotten = known.is_some_and(|k| k.files.len() != walk.hits);
-        let memory = (walk.news || has_forgotten).then(|| walk.remember());
-        let digest = digest(&walk.entries);
+    ) -> Result<(Context, Option<Memory>), Error> {
+        let found = walk(project, known)?;
         let context = Context {
             project: Arc::new(project.clone()),
-            entries: walk.entries.into(),
-            digest,
+            digest: digest(&found),
+            entries: found.entries.into(),
+            settings: found.settings.map(Arc::from),
         };
-        Ok((context, memory))
+        Ok((context, found.memory))
     }
 
     /// The digest of everything in it.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The settings that its `mistry.json` holds, from the bytes that entered the digest; those of
+    /// a project without one are the default.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] names the key and what was expected.
+    pub fn settings(&self) -> Result<Settings, Error> {
+        let Some(text) = &self.settings else {
+            return Ok(Settings::default());
+        };
+        Settings::parse(text, &self.project.path)
+            .map_err(|source| Error::Settings(self.project.name.clone(), source))
     }
 
     /// True when there is a recipe, and it is a regular file.
@@ -205,225 +149,23 @@ impl Context {
         })
     }
 
-    /// Relative path and modification time of each regular file and symbolic link, as the
-    /// file system has it: not cut to whole seconds, and possibly before 1980 or in the future.
+    /// Relative path and modification time of each regular file and symbolic link that is sent,
+    /// as the file system has it: not cut to whole seconds, and possibly before 1980 or in the
+    /// future.
     pub fn modified(&self) -> impl Iterator<Item = (&Path, SystemTime)> {
-        self.entries.iter().filter_map(|entry| match entry.content {
-            Content::File { .. } | Content::Link(_) => Some((entry.path.as_path(), entry.modified)),
-            Content::Directory => None,
-        })
+        self.sent()
+            .filter(|entry| matches!(entry.content, Content::File { .. } | Content::Link(_)))
+            .map(|entry| (entry.path.as_path(), entry.modified))
     }
 
-    /// Writes the context as a tar: owner 0, mode by the executable bit, mtime 0.
-    ///
-    /// Files are read as they are sent, never held whole.
-    ///
-    /// # Errors
-    /// [`super::Error::Changed`] when a file is no longer what the digest says; what was
-    /// written until then is a torn tar, which Docker refuses.
-    pub fn write_tar(&self, to: impl Write) -> Result<(), super::Error> {
-        let name = &self.project.name;
-        let failed = |error: io::Error| super::Error::Read(name.clone(), error);
-        let mut tar = tar::Builder::new(to);
-        for entry in self.entries.iter() {
-            let mut header = tar::Header::new_gnu();
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_mtime(0);
-            match &entry.content {
-                Content::Directory => {
-                    header.set_entry_type(tar::EntryType::Directory);
-                    header.set_mode(0o755);
-                    header.set_size(0);
-                    tar.append_data(&mut header, &entry.path, io::empty())
-                        .map_err(failed)?;
-                }
-                Content::Link(target) => {
-                    header.set_entry_type(tar::EntryType::Symlink);
-                    header.set_mode(0o777);
-                    header.set_size(0);
-                    tar.append_link(&mut header, &entry.path, target)
-                        .map_err(failed)?;
-                }
-                Content::File {
-                    executable,
-                    size,
-                    digest,
-                } => {
-                    header.set_entry_type(tar::EntryType::Regular);
-                    header.set_mode(if *executable { 0o755 } else { 0o644 });
-                    header.set_size(*size);
-                    let changed = || super::Error::Changed(name.clone());
-                    let file = match open(&self.project.path.join(&entry.path)) {
-                        Ok(file) => file,
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                            return Err(changed());
-                        }
-                        Err(error) => return Err(failed(error)),
-                    };
-                    let mut sent = Hashing {
-                        from: file.take(*size),
-                        hasher: Sha256::new(),
-                        bytes: 0,
-                    };
-                    tar.append_data(&mut header, &entry.path, &mut sent)
-                        .map_err(failed)?;
-                    if sent.bytes != *size || sent.digest() != *digest {
-                        return Err(changed());
-                    }
-                }
-            }
-        }
-        tar.into_inner()
-            .and_then(|mut to| to.flush())
-            .map_err(failed)
+    /// What Docker is given, parents before children.
+    pub(super) fn sent(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.is_sent)
     }
-}
-
-/// One walk over a project.
-struct Walk<'a> {
-    root: &'a Path,
-    known: Option<&'a Memory>,
-    ignore: Arc<Ignore>,
-    now: SystemTime,
-    entries: Vec<Entry>,
-    /// The ignore file as it is to be remembered.
-    known_ignore: Option<(Stamp, Arc<Ignore>)>,
-    /// Files whose digest was known.
-    hits: usize,
-    /// Files to be remembered that were not.
-    learnt: Vec<(PathBuf, (Stamp, Digest))>,
-    news: bool,
-}
-
-impl Walk<'_> {
-    fn read_ignore(&mut self) -> io::Result<()> {
-        let path = self.root.join(IGNORE_FILE);
-        let stamp = match std::fs::metadata(&path) {
-            Ok(found) => Stamp::of(&found),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let known = self.known.and_then(|k| k.ignore.as_ref());
-        self.ignore = match known.filter(|(at, _)| *at == stamp) {
-            Some((_, ignore)) => ignore.clone(),
-            None => {
-                self.news = true;
-                Arc::new(Ignore::parse(&std::fs::read_to_string(&path)?))
-            }
-        };
-        if stamp.settled(self.now) {
-            self.known_ignore = Some((stamp, self.ignore.clone()));
-        }
-        Ok(())
-    }
-
-    fn found(
-        &mut self,
-        directory: &Path,
-        found: &std::fs::DirEntry,
-        pending: &mut Vec<PathBuf>,
-    ) -> io::Result<()> {
-        let path = directory.join(found.file_name());
-        let excluded = !always_counts(path.as_os_str()) && self.ignore.excludes(&path);
-        let kind = found.file_type()?;
-        if kind.is_dir() {
-            if !excluded {
-                self.keep(path.clone(), &found.metadata()?, Content::Directory)?;
-                pending.push(path);
-            } else if self.ignore.has_exceptions() {
-                // A `!` line may bring something below it back.
-                pending.push(path);
-            }
-        } else if excluded {
-        } else if kind.is_symlink() {
-            let target = std::fs::read_link(found.path())?;
-            self.keep(path, &found.metadata()?, Content::Link(target))?;
-        } else if kind.is_file() {
-            let metadata = found.metadata()?;
-            let content = self.file(&path, &metadata)?;
-            self.keep(path, &metadata, content)?;
-        }
-        // Sockets, FIFOs and devices are no input of a build; Docker leaves them out, too.
-        Ok(())
-    }
-
-    fn keep(
-        &mut self,
-        path: PathBuf,
-        metadata: &std::fs::Metadata,
-        content: Content,
-    ) -> io::Result<()> {
-        self.entries.push(Entry {
-            path,
-            modified: metadata.modified()?,
-            content,
-        });
-        Ok(())
-    }
-
-    fn file(&mut self, path: &Path, found: &std::fs::Metadata) -> io::Result<Content> {
-        let mut stamp = Stamp::of(found);
-        let known = self.known.and_then(|k| k.files.get(path));
-        let digest = match known.filter(|(at, _)| *at == stamp) {
-            Some((_, digest)) => {
-                self.hits += 1;
-                *digest
-            }
-            None => {
-                self.news = true;
-                let file = open(&self.root.join(path))?;
-                // The stamp of what is read: the name may lead to another file by now.
-                stamp = Stamp::of(&file.metadata()?);
-                let mut all = Hashing {
-                    from: file.take(stamp.size),
-                    hasher: Sha256::new(),
-                    bytes: 0,
-                };
-                let mut chunk = vec![0; CHUNK];
-                while all.read(&mut chunk)? > 0 {}
-                let digest = all.digest();
-                if stamp.settled(self.now) {
-                    self.learnt.push((path.to_owned(), (stamp, digest)));
-                }
-                digest
-            }
-        };
-        Ok(Content::File {
-            executable: found.mode() & 0o111 != 0,
-            size: stamp.size,
-            digest,
-        })
-    }
-}
-
-impl Walk<'_> {
-    /// What was known of files that are still there, and what was learnt.
-    fn remember(&mut self) -> Memory {
-        let known = self.known.map(|known| &known.files);
-        let mut files: HashMap<PathBuf, (Stamp, Digest)> = self
-            .entries
-            .iter()
-            .filter_map(|entry| {
-                let (path, known) = known?.get_key_value(&entry.path)?;
-                Some((path.clone(), *known))
-            })
-            .collect();
-        files.extend(self.learnt.drain(..));
-        Memory {
-            files,
-            ignore: self.known_ignore.take(),
-        }
-    }
-}
-
-/// Dockerfile, `.dockerignore` and `mistry.json` are never excluded.
-fn always_counts(path: &OsStr) -> bool {
-    path == DOCKERFILE || path == IGNORE_FILE || path == SETTINGS
 }
 
 /// Opens without following a link and without waiting for the other end of a FIFO.
-fn open(path: &Path) -> io::Result<File> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     File::options()
         .read(true)
@@ -431,60 +173,53 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// A reader that hashes what passes through.
-struct Hashing<R> {
-    from: R,
-    hasher: Sha256,
-    bytes: u64,
-}
-
-impl<R> Hashing<R> {
-    fn digest(self) -> Digest {
-        Digest(self.hasher.finalize().into())
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.from.read(into)?;
-        self.hasher.update(&into[..count]);
-        self.bytes += count as u64;
-        Ok(count)
-    }
-}
-
 /// Length-prefixed, so that no two trees share an encoding.
-fn digest(entries: &[Entry]) -> Digest {
+fn digest(found: &Found) -> Digest {
     fn field(hasher: &mut Sha256, bytes: &[u8]) {
         hasher.update((bytes.len() as u64).to_be_bytes());
         hasher.update(bytes);
     }
     let mut hasher = Sha256::new();
-    hasher.update(b"mistry-context-v1\0");
-    for entry in entries {
+    hasher.update(b"mistry-context-v2\0");
+    let ignore = found.ignore.as_ref().map(Digest::as_bytes);
+    field(&mut hasher, ignore.map_or(&[], |digest| &digest[..]));
+    for entry in &found.entries {
         field(&mut hasher, entry.path.as_os_str().as_bytes());
+        hasher.update([u8::from(entry.is_sent)]);
+        hasher.update(entry.mode.to_be_bytes());
+        field(&mut hasher, entry.capability.as_deref().unwrap_or_default());
         match &entry.content {
+            Content::File { digest, .. } => {
+                hasher.update(b"f");
+                hasher.update(digest.as_bytes());
+            }
             Content::Directory => hasher.update(b"d"),
             Content::Link(target) => {
                 hasher.update(b"l");
                 field(&mut hasher, target.as_os_str().as_bytes());
             }
-            Content::File {
-                executable, digest, ..
+            Content::Fifo => hasher.update(b"p"),
+            Content::Device {
+                is_block,
+                major,
+                minor,
             } => {
-                hasher.update(if *executable { b"x" } else { b"f" });
-                hasher.update(digest.0);
+                hasher.update(if *is_block { b"b" } else { b"c" });
+                hasher.update(major.to_be_bytes());
+                hasher.update(minor.to_be_bytes());
             }
         }
     }
-    Digest(hasher.finalize().into())
+    Digest::from_bytes(hasher.finalize().into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::project::Projects;
+    use std::collections::HashMap;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::Duration;
 
     struct Place {
         dir: tempfile::TempDir,
@@ -502,20 +237,60 @@ mod tests {
             self.dir.path().join("p").join(name)
         }
 
-        fn write(&self, name: &str, text: &str) {
+        fn write(&self, name: &str, text: impl AsRef<[u8]>) {
             let path = self.path(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
 
+        fn chmod(&self, name: &str, mode: u32) {
+            std::fs::set_permissions(self.path(name), PermissionsExt::from_mode(mode)).unwrap();
+        }
+
+        fn touch(&self, name: &str, at: SystemTime) {
+            let file = File::open(self.path(name)).unwrap();
+            file.set_modified(at).unwrap();
+        }
+
+        fn fifo(&self, name: &str) {
+            let mode = rustix::fs::Mode::from_raw_mode(0o644);
+            let kind = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, self.path(name), kind, mode, 0).unwrap();
+        }
+
+        fn read(&self) -> Result<Context, Error> {
+            Projects::new(self.dir.path()).context(&"p".parse().unwrap())
+        }
+
         fn context(&self) -> Context {
-            Projects::new(self.dir.path())
-                .context(&"p".parse().unwrap())
-                .unwrap()
+            self.read().unwrap()
         }
 
         fn digest(&self) -> Digest {
             self.context().digest()
+        }
+
+        /// What is said when the project cannot be built.
+        fn refused(&self) -> String {
+            let error = self.read().unwrap_err();
+            assert!(matches!(error, Error::Unbuildable(..)), "{error:?}");
+            error.to_string()
+        }
+
+        fn tar(&self) -> Vec<u8> {
+            let mut bytes = Vec::new();
+            self.context().write_tar(&mut bytes).unwrap();
+            bytes
+        }
+
+        fn names(&self) -> Vec<String> {
+            let tar = self.tar();
+            let mut archive = tar::Archive::new(&tar[..]);
+            let names = archive
+                .entries()
+                .unwrap()
+                .map(|entry| String::from_utf8_lossy(&entry.unwrap().path_bytes()).into_owned());
+            names.collect()
         }
     }
 
@@ -524,14 +299,16 @@ mod tests {
         let (a, b) = (Place::new(), Place::new());
         for place in [&a, &b] {
             place.write("src/x", "1");
+            place.write("src/run", "1");
+            place.chmod("src/run", 0o755);
         }
-        File::options()
-            .write(true)
-            .open(b.path("src/x"))
-            .unwrap()
-            .set_modified(SystemTime::UNIX_EPOCH)
-            .unwrap();
-        std::fs::set_permissions(b.path("src/x"), PermissionsExt::from_mode(0o600)).unwrap();
+        b.touch("src/x", SystemTime::UNIX_EPOCH);
+        assert_eq!(a.digest(), b.digest());
+        // The umask 002 in a directory of a group.
+        b.chmod("Dockerfile", 0o664);
+        b.chmod("src/x", 0o664);
+        b.chmod("src/run", 0o775);
+        b.chmod("src", 0o2775);
         assert_eq!(a.digest(), b.digest());
     }
 
@@ -548,17 +325,25 @@ mod tests {
         changed("a file");
         place.write("a", "2");
         changed("its content");
-        std::fs::set_permissions(place.path("a"), PermissionsExt::from_mode(0o755)).unwrap();
+        place.chmod("a", 0o755);
         changed("its executable bit");
+        place.chmod("a", 0o700);
+        changed("who may read it");
+        place.chmod("a", 0o4700);
+        changed("its set-uid bit");
         std::fs::rename(place.path("a"), place.path("b")).unwrap();
         changed("its name");
         std::fs::create_dir(place.path("empty")).unwrap();
         changed("an empty directory");
+        place.chmod("empty", 0o700);
+        changed("its mode");
         symlink("b", place.path("l")).unwrap();
         changed("a link");
         std::fs::remove_file(place.path("l")).unwrap();
         symlink("c", place.path("l")).unwrap();
         changed("its target");
+        place.fifo("f");
+        changed("a FIFO");
     }
 
     #[test]
@@ -574,41 +359,201 @@ mod tests {
         let after = place.digest();
         assert_ne!(after, before);
         place.write("mistry.json", "{}");
-        assert_ne!(place.digest(), after);
+        let with_settings = place.digest();
+        assert_ne!(with_settings, after);
+        place.write(".dockerignore", "*\n!kept\n\n");
+        assert_ne!(place.digest(), with_settings);
         let names: Vec<_> = place.context().files().map(|(p, _)| p.to_owned()).collect();
         assert_eq!(
             names,
             [".dockerignore", "Dockerfile", "kept", "mistry.json"].map(PathBuf::from)
         );
+        // Docker takes the first two out of the context by itself.
+        assert_eq!(place.names(), [".dockerignore", "Dockerfile", "kept"]);
     }
 
     #[test]
-    fn the_tar_is_normalised_and_holds_links_and_empty_directories() {
+    fn a_dockerignore_that_is_a_link_is_followed_inside_the_project_only() {
         let place = Place::new();
+        place.write("config/ignored", "b\n");
+        place.write("b", "1");
+        place.write("c", "1");
+        symlink("config/ignored", place.path(".dockerignore")).unwrap();
+        assert_eq!(
+            place.names(),
+            [
+                ".dockerignore",
+                "Dockerfile",
+                "c",
+                "config/",
+                "config/ignored"
+            ]
+        );
+        // What it leads to counts, also where that is excluded itself.
+        place.write("config/ignored", "b\nconfig\n");
+        let before = place.digest();
+        place.write("config/ignored", "b\nconfig\n#\n");
+        assert_ne!(place.digest(), before);
+        assert_eq!(place.names(), [".dockerignore", "Dockerfile", "c"]);
+        std::fs::write(place.dir.path().join("outside"), "c\n").unwrap();
+        for (target, said) in [
+            ("../outside", "leads out of the project"),
+            ("/etc/passwd", "leads out of the project"),
+            (".dockerignore", "leads to itself"),
+            ("config", "is a directory"),
+        ] {
+            std::fs::remove_file(place.path(".dockerignore")).unwrap();
+            symlink(target, place.path(".dockerignore")).unwrap();
+            let refused = place.refused();
+            assert!(refused.contains(said), "{target}: {refused}");
+        }
+        // As for Docker, a link to nothing excludes nothing.
+        std::fs::remove_file(place.path(".dockerignore")).unwrap();
+        symlink("none-such", place.path(".dockerignore")).unwrap();
+        assert!(place.names().contains(&"b".to_owned()));
+    }
+
+    #[test]
+    fn a_dockerignore_that_docker_refuses_is_refused_by_its_line() {
+        let long = "x".repeat(65_536);
+        for (text, said) in [
+            ("a\n# b\n[a-", "line 3: '[a-' is not a pattern"),
+            ("!\n", "line 1: expected a pattern after '!'"),
+            ("a\r\n\r\n! \r\n", "line 3: expected a pattern after '!'"),
+            ("a\\", "line 1: 'a\\\\' is not a pattern"),
+            ("\n[z-a]", "line 2: '[z-a]' is not a pattern"),
+            (
+                &format!("\n{long}\n"),
+                "line 2: expected at most 65535 bytes",
+            ),
+        ] {
+            let place = Place::new();
+            place.write(".dockerignore", text);
+            let refused = place.refused();
+            let said = format!("project 'p' cannot be built: its .dockerignore is wrong: {said}");
+            assert!(refused.starts_with(&said), "{refused}");
+        }
+        let place = Place::new();
+        place.write(".dockerignore", &long[1..]);
+        assert_eq!(place.names(), [".dockerignore", "Dockerfile"]);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_where_a_file_is_read() {
+        use std::os::unix::net::UnixListener;
+        for name in [".dockerignore", "mistry.json", "Dockerfile"] {
+            for (kind, said) in [("d", "a directory"), ("f", "a FIFO"), ("s", "a socket")] {
+                let place = Place::new();
+                let _ = std::fs::remove_file(place.path(name));
+                match kind {
+                    "d" => std::fs::create_dir(place.path(name)).unwrap(),
+                    "f" => place.fifo(name),
+                    _ => drop(UnixListener::bind(place.path(name)).unwrap()),
+                }
+                let said = format!("its {name} is {said}, a regular file was expected");
+                let refused = place.refused();
+                assert!(refused.ends_with(&said), "{refused}");
+            }
+        }
+        let place = Place::new();
+        place.write("other", "{}");
+        symlink("other", place.path("mistry.json")).unwrap();
+        let refused = place.refused();
+        assert!(
+            refused.ends_with("its mistry.json is a symbolic link, a regular file was expected")
+        );
+    }
+
+    #[test]
+    fn files_that_are_read_whole_have_a_bound() {
+        let place = Place::new();
+        place.write("mistry.json", vec![b' '; 1 << 20]);
+        place.context();
+        place.write("mistry.json", vec![b' '; (1 << 20) + 1]);
+        assert!(place.refused().contains("its mistry.json is too large"));
+        std::fs::remove_file(place.path("mistry.json")).unwrap();
+        let line = [b"# ", &b"x".repeat(1_000)[..], b"\n"].concat();
+        place.write(
+            ".dockerignore",
+            [line.repeat(10_000), b"gone\n".to_vec()].concat(),
+        );
+        place.write("gone", "1");
+        assert_eq!(place.names(), [".dockerignore", "Dockerfile"]);
+        place.write(".dockerignore", line.repeat(17_000));
+        assert!(place.refused().contains("its .dockerignore is too large"));
+    }
+
+    #[test]
+    fn settings_are_read_from_the_bytes_that_were_hashed() {
+        let place = Place::new();
+        place.write("mistry.json", r#"{"user":"1"}"#);
+        let first = place.context();
+        place.write("mistry.json", r#"{"user":"2"}"#);
+        let second = place.context();
+        assert_ne!(first.digest(), second.digest());
+        assert_eq!(first.settings().unwrap().user.unwrap(), "1");
+        assert_eq!(second.settings().unwrap().user.unwrap(), "2");
+        std::fs::remove_file(place.path("mistry.json")).unwrap();
+        assert_eq!(place.context().settings().unwrap(), Settings::default());
+        place.write("mistry.json", b"\xff");
+        let error = place.context().settings().unwrap_err().to_string();
+        assert!(
+            error.contains("its mistry.json is wrong: expected UTF-8"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_tar_holds_what_the_files_are_and_root_owns_it() {
+        let place = Place::new();
+        let long = "d".repeat(120);
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         place.write("run.sh", "#!/bin/sh\n");
-        std::fs::set_permissions(place.path("run.sh"), PermissionsExt::from_mode(0o700)).unwrap();
+        place.chmod("run.sh", 0o4775);
+        std::fs::hard_link(place.path("run.sh"), place.path("twin")).unwrap();
+        place.touch("run.sh", at(1_700_000_000) + Duration::from_millis(999));
         std::fs::create_dir(place.path("empty")).unwrap();
-        symlink("run.sh", place.path("l")).unwrap();
-        let mut bytes = Vec::new();
-        place.context().write_tar(&mut bytes).unwrap();
+        place.chmod("empty", 0o3777);
+        place.touch("empty", at(7));
+        symlink("./a//b/", place.path("l")).unwrap();
+        place.write(&format!("{long}/f"), "1");
+        symlink(&long, place.path("m")).unwrap();
+        place.fifo("pipe");
+        let tar = place.tar();
         let mut seen = Vec::new();
-        for entry in tar::Archive::new(&bytes[..]).entries().unwrap() {
+        for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
             let entry = entry.unwrap();
             let header = entry.header();
-            assert_eq!((header.uid().unwrap(), header.mtime().unwrap()), (0, 0));
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
+            // What was made just now has a time that no test knows.
+            let mtime = Some(header.mtime().unwrap()).filter(|time| *time < 1_750_000_000);
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             seen.push((
-                entry.path().unwrap().to_string_lossy().into_owned(),
-                header.entry_type(),
+                text(&entry.path_bytes()),
+                header.entry_type().as_byte(),
                 header.mode().unwrap(),
+                mtime,
+                entry
+                    .link_name_bytes()
+                    .map(|name| text(&name))
+                    .unwrap_or_default(),
             ));
         }
+        let row = |name: &str, kind, mode, mtime, link: &str| {
+            (name.to_owned(), kind, mode, mtime, link.to_owned())
+        };
         assert_eq!(
             seen,
             [
-                ("Dockerfile".to_owned(), tar::EntryType::Regular, 0o644),
-                ("empty".to_owned(), tar::EntryType::Directory, 0o755),
-                ("l".to_owned(), tar::EntryType::Symlink, 0o777),
-                ("run.sh".to_owned(), tar::EntryType::Regular, 0o755),
+                row("Dockerfile", b'0', 0o644, 0, ""),
+                row(&format!("{long}/"), b'5', 0o755, 0, ""),
+                row(&format!("{long}/f"), b'0', 0o644, 0, ""),
+                row("empty/", b'5', 0o1755, 315_532_800, ""),
+                row("l", b'2', 0o777, 0, "./a//b/"),
+                row("m", b'2', 0o777, 0, &long),
+                row("pipe", b'6', 0o644, 0, ""),
+                row("run.sh", b'0', 0o4755, 1_700_000_000, ""),
+                row("twin", b'1', 0o4755, 1_700_000_000, "run.sh"),
             ]
         );
     }
@@ -619,12 +564,7 @@ mod tests {
         symlink("a", place.path("l")).unwrap();
         place.write("a", "1");
         let long_ago = SystemTime::UNIX_EPOCH - Duration::new(86_400, 5);
-        File::options()
-            .write(true)
-            .open(place.path("a"))
-            .unwrap()
-            .set_modified(long_ago)
-            .unwrap();
+        place.touch("a", long_ago);
         let context = place.context();
         let times: HashMap<_, _> = context.modified().collect();
         assert_eq!(times[Path::new("a")], long_ago);
@@ -640,15 +580,12 @@ mod tests {
         for text in ["54321", "1"] {
             place.write("a", text);
             let result = context.write_tar(io::sink());
-            assert!(
-                matches!(result, Err(crate::project::Error::Changed(_))),
-                "{text}"
-            );
+            assert!(matches!(result, Err(Error::Changed(_))), "{text}");
         }
         std::fs::remove_file(place.path("a")).unwrap();
         assert!(matches!(
             context.write_tar(io::sink()),
-            Err(crate::project::Error::Changed(_))
+            Err(Error::Changed(_))
         ));
     }
 

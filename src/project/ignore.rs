@@ -1,15 +1,35 @@
 //! `.dockerignore`: which paths of a project stay out of its context.
 //!
-//! Docker's rules: one pattern a line, `#` comments, `!` brings back, the last line that
-//! matches decides, a pattern that matches a directory covers all below it, `**` spans
-//! directories, everything is relative to the project whether or not it begins with `/`.
+//! The file is read as Docker reads it (`frontend/dockerfile/dockerignore` of BuildKit and
+//! `New` of `github.com/moby/patternmatcher`), byte for byte and in any encoding, and a path is
+//! decided upon as Docker's CLI does when it packs a context (`MatchesUsingParentResults`): the
+//! last line that matches decides, and a line that matches a directory covers all below it.
 
-use std::path::Path;
+use std::fmt;
+use std::sync::Arc;
 
-use globset::{GlobBuilder, GlobMatcher};
+use super::pattern::{Name, Pattern, is_well_formed};
 
 /// Its file name.
 pub(super) const IGNORE_FILE: &str = ".dockerignore";
+/// Bytes of the longest line: Go's `bufio.Scanner`, by which Docker reads, takes no longer one.
+const LONGEST_LINE: usize = 65_535;
+/// Letters of a pattern that an error shows.
+const SHOWN: usize = 80;
+
+/// A line that Docker refuses.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct WrongLine {
+    /// Counted from 1.
+    number: usize,
+    what: String,
+}
+
+impl fmt::Display for WrongLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.number, self.what)
+    }
+}
 
 /// The patterns of one `.dockerignore`; the default excludes nothing.
 #[derive(Debug, Default)]
@@ -19,130 +39,292 @@ pub(super) struct Ignore {
 
 #[derive(Debug)]
 struct Line {
-    matcher: GlobMatcher,
-    brings_back: bool,
+    number: usize,
+    pattern: Pattern,
+    /// It begins with `!`: what it matches is not excluded.
+    is_exception: bool,
 }
+
+/// Which lines match a directory, and thereby all below it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Matched(Arc<[usize]>);
 
 impl Ignore {
-    /// Reads the file's text. A line that is no pattern matches nothing.
-    pub(super) fn parse(text: &str) -> Ignore {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let lines = text
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(|line| {
-                let line = line.trim();
-                let (line, brings_back) = match line.strip_prefix('!') {
-                    Some(rest) => (rest.trim_start(), true),
-                    None => (line, false),
-                };
-                let matcher = GlobBuilder::new(&clean(line)?)
-                    .literal_separator(true)
-                    .backslash_escape(true)
-                    .build()
-                    .ok()?
-                    .compile_matcher();
-                Some(Line {
-                    matcher,
-                    brings_back,
-                })
-            })
-            .collect();
-        Ignore { lines }
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// The first line that is too long or no pattern.
+    pub(super) fn parse(text: &[u8]) -> Result<Ignore, WrongLine> {
+        let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
+        let mut lines = Vec::new();
+        for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            let number = at + 1;
+            let wrong = |what| WrongLine { number, what };
+            if line.len() > LONGEST_LINE {
+                let what = format!("expected at most {LONGEST_LINE} bytes");
+                return Err(wrong(what));
+            }
+            let Some((pattern, is_exception)) = cleaned(line) else {
+                continue;
+            };
+            if is_exception && pattern.is_empty() {
+                return Err(wrong("expected a pattern after '!'".to_owned()));
+            }
+            if !is_well_formed(&pattern) {
+                return Err(wrong(not_a_pattern(&pattern)));
+            }
+            lines.push(Line {
+                number,
+                pattern: Pattern::new(pattern),
+                is_exception,
+            });
+        }
+        Ok(Ignore { lines })
     }
 
-    /// True when some line may bring back what lies below an excluded directory.
-    pub(super) fn has_exceptions(&self) -> bool {
-        self.lines.iter().any(|line| line.brings_back)
-    }
-
-    /// True when `path`, relative to the project, stays out.
-    pub(super) fn excludes(&self, path: &Path) -> bool {
-        let mut excluded = false;
-        for line in &self.lines {
-            // Only a line that would change the verdict needs to be asked.
-            if line.brings_back == excluded
-                && path
-                    .ancestors()
-                    .take_while(|p| !p.as_os_str().is_empty())
-                    .any(|p| line.matcher.is_match(p))
-            {
-                excluded = !line.brings_back;
+    /// True when the path, relative to the project, stays out; and which lines match it.
+    /// `above` is what this said of the directory that holds the path.
+    ///
+    /// # Errors
+    /// A line that Docker finds to be wrong only when it matches a path with it.
+    pub(super) fn excludes(
+        &self,
+        path: &[u8],
+        above: &Matched,
+    ) -> Result<(bool, Matched), WrongLine> {
+        let name = Name::new(path);
+        let mut is_excluded = false;
+        let mut matched = Vec::new();
+        let mut above = above.0.iter().copied().peekable();
+        for (at, line) in self.lines.iter().enumerate() {
+            let is_match = if above.next_if_eq(&at).is_some() {
+                true
+            } else if line.is_exception == is_excluded {
+                // Only a line that would change the verdict is asked.
+                line.pattern.matches(&name).map_err(|_| WrongLine {
+                    number: line.number,
+                    what: not_a_pattern(line.pattern.text()),
+                })?
+            } else {
+                false
+            };
+            if is_match {
+                matched.push(at);
+                is_excluded = !line.is_exception;
             }
         }
-        excluded
+        Ok((is_excluded, Matched(matched.into())))
+    }
+
+    /// True when an exception names the directory or something below it without a wildcard
+    /// before: Docker looks into no other directory that is excluded.
+    pub(super) fn may_except_below(&self, directory: &[u8]) -> bool {
+        self.lines.iter().any(|line| {
+            line.is_exception
+                && line
+                    .pattern
+                    .text()
+                    .strip_prefix(directory)
+                    .is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+        })
     }
 }
 
-/// Resolves `.` and `..`, drops slashes at both ends, and takes braces literally, as Docker does.
-fn clean(pattern: &str) -> Option<String> {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in pattern.split('/') {
+/// The pattern of a line, and whether it is an exception; `None` when the line holds none.
+///
+/// A line is trimmed and cleaned twice, as Docker does in its reader and in its matcher.
+fn cleaned(line: &[u8]) -> Option<(Vec<u8>, bool)> {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.starts_with(b"#") {
+        return None;
+    }
+    let line = trim(line);
+    if line.is_empty() {
+        return None;
+    }
+    let mut read = Vec::new();
+    let pattern = match line.strip_prefix(b"!") {
+        Some(pattern) => {
+            read.push(b'!');
+            trim(pattern)
+        }
+        None => line,
+    };
+    if !pattern.is_empty() {
+        let pattern = clean(pattern);
+        match &pattern[..] {
+            [b'/', rest @ ..] if !rest.is_empty() => read.extend_from_slice(rest),
+            pattern => read.extend_from_slice(pattern),
+        }
+    }
+    let read = trim(&read);
+    if read.is_empty() {
+        return None;
+    }
+    let pattern = clean(read);
+    Some(match pattern.strip_prefix(b"!") {
+        Some(pattern) => (pattern.to_owned(), true),
+        None => (pattern, false),
+    })
+}
+
+fn not_a_pattern(pattern: &[u8]) -> String {
+    let text = String::from_utf8_lossy(pattern);
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    format!("'{shown}' is not a pattern that Docker takes")
+}
+
+/// Removes white space at both ends, as Unicode defines it; what is not UTF-8 is none.
+fn trim(mut text: &[u8]) -> &[u8] {
+    /// Bytes of the longest letter that is white space.
+    const LONGEST: usize = 3;
+    let is_space = |bytes: &[u8]| {
+        std::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(char::is_whitespace))
+    };
+    let lengths = |text: &[u8]| 1..=text.len().min(LONGEST);
+    while let Some(length) = lengths(text).find(|length| is_space(&text[..*length])) {
+        text = &text[length..];
+    }
+    while let Some(length) = lengths(text).find(|length| is_space(&text[text.len() - length..])) {
+        text = &text[..text.len() - length];
+    }
+    text
+}
+
+/// The shortest path that means the same, as `filepath.Clean` of Go defines it.
+fn clean(path: &[u8]) -> Vec<u8> {
+    let is_rooted = path.starts_with(b"/");
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in path.split(|byte| *byte == b'/') {
         match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
+            b"" | b"." => {}
+            b".." => match parts.last() {
+                Some(last) if *last != b".." => {
+                    parts.pop();
+                }
+                _ if is_rooted => {}
+                _ => parts.push(part),
+            },
             part => parts.push(part),
         }
     }
-    let joined = parts.join("/").replace('{', r"\{").replace('}', r"\}");
-    (!joined.is_empty()).then_some(joined)
+    let mut cleaned = if is_rooted { vec![b'/'] } else { Vec::new() };
+    cleaned.extend_from_slice(&parts.join(&b'/'));
+    if cleaned.is_empty() {
+        cleaned.push(b'.');
+    }
+    cleaned
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Whether a path is excluded, as a walk would ask.
+    fn excludes(ignore: &Ignore, path: &str) -> bool {
+        let mut above = Matched::default();
+        let mut is_excluded = false;
+        for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
+            let path = &path.as_bytes()[..end];
+            (is_excluded, above) = ignore.excludes(path, &above).unwrap();
+        }
+        is_excluded
+    }
+
+    /// Each row is what Docker 28 does.
     #[test]
     fn patterns_mean_what_docker_means() {
         for (text, out, kept) in [
             (
                 "# all\n\nnode_modules",
-                vec!["node_modules", "node_modules/a/b"],
-                vec!["x/node_modules"],
+                &["node_modules", "node_modules/a/b"][..],
+                &["x/node_modules"][..],
             ),
-            ("/a/", vec!["a", "a/b"], vec!["b/a"]),
-            ("**/*.log", vec!["x.log", "a/b/x.log"], vec!["x.txt"]),
+            ("/a/", &["a", "a/b"], &["b/a"]),
+            ("**/*.log", &["x.log", "a/b/x.log"], &["x.txt"]),
+            ("**.log", &["x.log", "sub/b.log"], &["b.logs"]),
+            ("sub/**b", &["sub/b", "sub/x/b"], &["sub/xb", "b"]),
             (
-                "*.md\n!README.md",
-                vec!["a.md"],
-                vec!["README.md", "d/a.md"],
+                "**node_modules",
+                &["xnode_modules", "a/node_modules/b"],
+                &["a"],
             ),
+            ("[!k]eep", &["keep", "!eep"], &["jeep"]),
+            ("[^k]eep", &["jeep"], &["keep"]),
+            ("../foo", &[], &["foo"]),
+            ("foo/", &["foo/f"], &["fo"]),
+            ("\\#x", &["#x"], &["x"]),
+            (" #x", &["#x"], &["x"]),
+            ("*.md\n!README.md", &["a.md"], &["README.md", "d/a.md"]),
             (
                 "*/temp*",
-                vec!["a/temp1", "a/temp1/x"],
-                vec!["temp1", "a/b/temp1"],
+                &["a/temp1", "a/temp1/x"],
+                &["temp1", "a/b/temp1"],
             ),
-            ("temp?", vec!["temp1"], vec!["temp", "temp12"]),
-            ("a/**/z", vec!["a/z", "a/b/c/z"], vec!["z"]),
+            ("temp?", &["temp1", "tempé"], &["temp", "temp12"]),
+            ("a/**/z", &["a/z", "a/b/c/z"], &["z"]),
+            ("a/**", &["a/z", "a/b/c"], &["a"]),
             (
                 "docs\n!docs/keep\ndocs/keep/not",
-                vec!["docs/x", "docs/keep/not"],
-                vec!["docs/keep", "docs/keep/y"],
+                &["docs/x", "docs/keep/not"],
+                &["docs/keep", "docs/keep/y"],
             ),
-            ("./a/../b", vec!["b"], vec!["a"]),
-            ("x{1}", vec!["x{1}"], vec!["x1"]),
-            ("[ab]c", vec!["ac", "bc"], vec!["cc"]),
-            ("  ", vec![], vec!["a"]),
+            ("./a/../b", &["b"], &["a"]),
+            ("[ab]c", &["ac", "bc"], &["cc"]),
+            ("  ", &[], &["a"]),
+            ("!/a\n/!a", &[], &["a", "!a"]),
+            // What the translation into a regular expression happens to mean.
+            ("a{2}", &["a{2}"], &["aa"]),
+            ("a{2}*", &["aa", "aab"], &["a{2}", "a"]),
+            ("x|b", &["x|b"], &["x"]),
+            ("x|?b", &["x", "xy", "ab", "aab"], &["a", "b"]),
+            ("\\d*", &["5", "55"], &["d", "a5"]),
+            ("a^*", &[], &["a^", "a"]),
+            ("[[:alpha:]]?", &["ab"], &["5b"]),
+            ("\\Qa.b", &["a\\.b$"], &["a.b"]),
         ] {
-            let ignore = Ignore::parse(text);
+            let ignore = Ignore::parse(text.as_bytes()).unwrap();
             for path in out {
-                assert!(ignore.excludes(Path::new(path)), "{text:?} keeps {path}");
+                assert!(excludes(&ignore, path), "{text:?} keeps {path}");
             }
             for path in kept {
-                assert!(
-                    !ignore.excludes(Path::new(path)),
-                    "{text:?} excludes {path}"
-                );
+                assert!(!excludes(&ignore, path), "{text:?} excludes {path}");
             }
         }
     }
 
     #[test]
-    fn a_line_that_is_no_pattern_matches_nothing() {
-        let ignore = Ignore::parse("[a\nb");
-        assert!(!ignore.excludes(Path::new("[a")));
-        assert!(ignore.excludes(Path::new("b")));
+    fn a_line_that_is_wrong_for_a_path_only_is_refused_when_it_is_asked() {
+        let wrong = |text: &str| {
+            let ignore = Ignore::parse(text.as_bytes()).unwrap();
+            ignore.excludes(b"a", &Matched::default()).is_err()
+        };
+        assert!(wrong("[z-a]"));
+        assert!(wrong("a\n![z-a]"));
+        assert!(!wrong("![z-a]"));
+        assert!(!wrong("*\n[z-a]"));
+    }
+
+    #[test]
+    fn a_directory_that_is_excluded_is_looked_into_for_exceptions_that_name_it() {
+        let ignore = Ignore::parse(b"*\n!a/b/c\n!**/d\n!e*\n").unwrap();
+        for (directory, is_looked_into) in [
+            ("a", true),
+            ("a/b", true),
+            ("a/b/c", true),
+            ("ab", false),
+            ("d", false),
+            ("e", false),
+        ] {
+            let looked_into = ignore.may_except_below(directory.as_bytes());
+            assert_eq!(looked_into, is_looked_into, "{directory}");
+        }
     }
 }

@@ -8,12 +8,18 @@
 //! Who may write `projects_path` is as good as root on the host (a project may ask for
 //! mounts and a user), so the files of a project are trusted; its *name* is not.
 
+mod archive;
 mod context;
+mod digest;
 mod ignore;
 mod name;
+mod pattern;
+mod regex;
 mod settings;
+mod walk;
 
-pub use context::{Context, Digest};
+pub use context::Context;
+pub use digest::Digest;
 pub(crate) use name::is_word;
 pub use name::{NameError, ProjectName};
 pub(crate) use settings::{
@@ -66,27 +72,12 @@ pub struct Project {
     pub path: PathBuf,
 }
 
-impl Project {
-    /// Reads `mistry.json`; a project without one has the default settings.
-    ///
-    /// # Errors
-    /// [`Error::Settings`] names the key and what was expected.
-    pub fn settings(&self) -> Result<Settings, Error> {
-        match std::fs::read_to_string(self.path.join(SETTINGS)) {
-            Ok(text) => Settings::parse(&text, &self.path)
-                .map_err(|source| Error::Settings(self.name.clone(), source)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Settings::default()),
-            Err(error) => Err(Error::Read(self.name.clone(), error)),
-        }
-    }
-}
-
 /// All projects under one `projects_path`.
 #[derive(Clone, Debug)]
 pub struct Projects {
     root: PathBuf,
     /// Guards only the map; walks happen outside of it. Std, because it is held for a lookup.
-    remembered: Arc<Mutex<HashMap<ProjectName, Arc<context::Memory>>>>,
+    remembered: Arc<Mutex<HashMap<ProjectName, Arc<walk::Memory>>>>,
 }
 
 impl Projects {
@@ -118,12 +109,8 @@ impl Projects {
             Ok(found) => Err(Error::Unbuildable(
                 name.clone(),
                 format!(
-                    "its Dockerfile is {}, a regular file was expected",
-                    if found.is_symlink() {
-                        "a symbolic link"
-                    } else {
-                        "not a file"
-                    }
+                    "its {DOCKERFILE} is {}",
+                    walk::not_a_file(walk::kind_of(found.file_type()))
                 ),
             )),
             Err(error)
@@ -164,24 +151,25 @@ impl Projects {
     /// Walks the project's context and digests it; files whose stamp is known are not read again.
     ///
     /// # Errors
-    /// As [`Projects::open`], or [`Error::Read`] when a file cannot be read.
+    /// As [`Projects::open`]; [`Error::Unbuildable`] when Docker would refuse its `.dockerignore`,
+    /// or `mistry.json` is not a regular file; [`Error::Read`] when a file cannot be read.
     pub fn context(&self, name: &ProjectName) -> Result<Context, Error> {
         let project = Project {
             name: name.clone(),
             path: self.root.join(name.as_str()),
         };
         let known = self.lock().get(name).cloned();
-        let (context, memory) = match Context::walk(&project, known.as_deref()) {
-            Ok(walked) => walked,
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+        let (context, memory) = match Context::read(&project, known.as_deref()) {
+            Ok(read) => read,
+            Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotADirectory => {
                 return Err(Error::Unknown(name.clone()));
             }
             // It was there a moment ago: whoever removed it wins.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
                 self.open(name)?;
                 return Err(Error::Changed(name.clone()));
             }
-            Err(error) => return Err(Error::Read(name.clone(), error)),
+            Err(error) => return Err(error),
         };
         if !context.has_dockerfile() {
             // What stands in its place, if anything, has a sentence of its own.
@@ -194,7 +182,7 @@ impl Projects {
         Ok(context)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ProjectName, Arc<context::Memory>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ProjectName, Arc<walk::Memory>>> {
         self.remembered
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -83,7 +83,9 @@ impl Settings {
     ///
     /// # Errors
     /// One line that names the key and what was expected.
-    pub fn parse(text: &str, home: &Path) -> Result<Settings, SettingsError> {
+    pub fn parse(text: &[u8], home: &Path) -> Result<Settings, SettingsError> {
+        let text = std::str::from_utf8(text)
+            .map_err(|error| SettingsError(format!("expected UTF-8: {error}")))?;
         let mut settings: Settings = read_json(text).map_err(SettingsError)?;
         if let Some(limits) = &settings.limits {
             limits.check().map_err(SettingsError)?;
@@ -289,14 +291,16 @@ mod tests {
             (r#"{"user":""}"#, "user"),
             (r#"{"log_limit":"1K"}"#, "log_limit: "),
         ] {
-            let error = Settings::parse(text, home).unwrap_err().to_string();
+            let error = Settings::parse(text.as_bytes(), home)
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(key), "{text}: {error}");
         }
     }
 
     #[test]
     fn relative_mounts_start_at_the_project() {
-        let settings = Settings::parse(r#"{"mounts":{"ssh":"/ssh"}}"#, Path::new("/p")).unwrap();
+        let settings = Settings::parse(br#"{"mounts":{"ssh":"/ssh"}}"#, Path::new("/p")).unwrap();
         assert_eq!(settings.mounts[Path::new("/p/ssh")], "/ssh");
     }
 }

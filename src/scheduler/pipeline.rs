@@ -92,7 +92,7 @@ async fn accept(
             return Err(Error::Ending);
         }
         // A project's wrong settings are told at the door.
-        context.project().settings()?;
+        context.settings()?;
         let origin = &live.origin;
         let asker = origin.asker.clone();
         let pending = shared.store.accept(&job, &context, origin.rebuild, asker)?;
@@ -450,12 +450,12 @@ impl Making {
 
     async fn prepare(&mut self, job: &Job, context: &Context) -> Result<Settings, Halt> {
         let params = job.params.clone();
-        let project = context.project().clone();
+        let context = context.clone();
         self.shared.make_room().await;
         let rules = self.shared.rules.load_full();
         let (settings, begun) = self
             .on_disk(move |pending| {
-                let settings = project.settings()?;
+                let settings = context.settings()?;
                 pending.record_mut().keep.bounds = bounds(&settings, &rules);
                 let begun = pending.prepare(&params, owner(&settings))?;
                 faults::point("prepared");

@@ -49,7 +49,7 @@ impl Shared {
         let shared = self.clone();
         let wanted = blocking(move || -> Result<Wanted, Error> {
             let context = shared.projects.context(&project)?;
-            let settings = context.project().settings()?;
+            let settings = context.settings()?;
             Ok(shared.wanted(context, &settings))
         })
         .await??;

@@ -261,14 +261,29 @@ async fn a_project_that_cannot_be_built_says_why() {
     std::fs::write(projects.join("file"), "no directory").unwrap();
     std::fs::write(make("settings").join("Dockerfile"), "FROM scratch\n").unwrap();
     std::fs::write(projects.join("settings/mistry.json"), r#"{"colour":"red"}"#).unwrap();
+    std::fs::write(make("other").join("Dockerfile"), "FROM scratch\n").unwrap();
+    std::fs::write(projects.join("other/settings"), "{}").unwrap();
+    symlink("settings", projects.join("other/mistry.json")).unwrap();
+    std::fs::write(make("pattern").join("Dockerfile"), "FROM scratch\n").unwrap();
+    std::fs::write(projects.join("pattern/.dockerignore"), "a\n[\n").unwrap();
     for (name, status, words) in [
         ("none-such", 404, &["unknown project 'none-such'"][..]),
         ("empty", 404, &["project 'empty' has no Dockerfile"]),
         ("file", 404, &["unknown project 'file'"]),
         ("linked", 422, &["'linked'", "symbolic link"]),
         ("dangling", 422, &["'dangling'", "symbolic link"]),
-        ("directory", 422, &["'directory'", "not a file"]),
+        (
+            "directory",
+            422,
+            &["'directory'", "Dockerfile is a directory"],
+        ),
         ("settings", 422, &["'settings'", "mistry.json", "colour"]),
+        ("other", 422, &["'other'", "mistry.json is a symbolic link"]),
+        (
+            "pattern",
+            422,
+            &["project 'pattern' cannot be built: its .dockerignore is wrong: line 2: "],
+        ),
     ] {
         refused(&daemon, job(name).to_string(), status, words).await;
     }

@@ -1,0 +1,141 @@
+//! A context as the tar that Docker is given: what Docker's own client would send.
+//!
+//! Names, kinds, modes, link targets, hard links and file capabilities are those of the walk, the
+//! owner is root, and times are those of the files in whole seconds, within what tools take. Each
+//! file is hashed again while it is sent: what has changed since the walk fails the build
+//! instead of passing for something else.
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::time::SystemTime;
+
+use super::Error;
+use super::context::{Content, Context, Entry, open};
+use super::digest::Hashing;
+
+/// 1980-01-01T00:00:00Z in seconds of Unix time: the earliest time that a ZIP archive can hold.
+/// Tools that pack a file which is older fail.
+const EARLIEST: u64 = 315_532_800;
+/// The last second that Docker sets as the time of a file; it takes a later one for the
+/// beginning of Unix time.
+const LATEST: u64 = i64::MAX as u64 / 1_000_000_000;
+/// Bytes of a name or a link target that a header has room for.
+const NAME: usize = 100;
+
+/// When a file was changed, as it is sent: whole seconds, from 1980 on.
+fn sent_time(modified: SystemTime) -> u64 {
+    let seconds = modified
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    if seconds > LATEST {
+        EARLIEST
+    } else {
+        seconds.max(EARLIEST)
+    }
+}
+
+impl Context {
+    /// Writes the context as a tar. Files are read as they are sent, never held whole.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] when a file is no longer what the digest says; what was written until
+    /// then is a torn tar, which Docker refuses.
+    pub fn write_tar(&self, to: impl Write) -> Result<(), Error> {
+        let name = &self.project().name;
+        let failed = |error| Error::Read(name.clone(), error);
+        let mut tar = tar::Builder::new(to);
+        // The first name of each file that has several.
+        let mut first_names: HashMap<(u64, u64), &Entry> = HashMap::new();
+        for entry in self.sent() {
+            if let Some(inode) = entry.inode {
+                let first = *first_names.entry(inode).or_insert(entry);
+                if first.path != entry.path && first.is_same_file(entry) {
+                    let kind = tar::EntryType::Link;
+                    let target = first.path.as_os_str().as_bytes();
+                    append(&mut tar, entry, kind, target, io::empty()).map_err(failed)?;
+                    continue;
+                }
+            }
+            let (kind, target) = match &entry.content {
+                Content::File { .. } => {
+                    self.append_file(&mut tar, entry)?;
+                    continue;
+                }
+                Content::Directory => (tar::EntryType::Directory, &b""[..]),
+                Content::Link(target) => (tar::EntryType::Symlink, target.as_os_str().as_bytes()),
+                Content::Fifo => (tar::EntryType::Fifo, &b""[..]),
+                Content::Device { is_block, .. } if *is_block => (tar::EntryType::Block, &b""[..]),
+                Content::Device { .. } => (tar::EntryType::Char, &b""[..]),
+            };
+            append(&mut tar, entry, kind, target, io::empty()).map_err(failed)?;
+        }
+        tar.into_inner()
+            .and_then(|mut to| to.flush())
+            .map_err(failed)
+    }
+
+    fn append_file(&self, tar: &mut tar::Builder<impl Write>, entry: &Entry) -> Result<(), Error> {
+        let Content::File { size, digest } = &entry.content else {
+            return Ok(());
+        };
+        let name = &self.project().name;
+        let changed = || Error::Changed(name.clone());
+        let failed = |error| Error::Read(name.clone(), error);
+        let file = match open(&self.project().path.join(&entry.path)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(changed()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut sent = Hashing::new(file.take(*size));
+        append(tar, entry, tar::EntryType::Regular, b"", &mut sent).map_err(failed)?;
+        if sent.finish() != (*size, *digest) {
+            return Err(changed());
+        }
+        Ok(())
+    }
+}
+
+/// Adds one entry. What a header has no room for stands in front of it, as Docker's client
+/// writes it.
+fn append(
+    tar: &mut tar::Builder<impl Write>,
+    entry: &Entry,
+    kind: tar::EntryType,
+    target: &[u8],
+    content: impl Read,
+) -> io::Result<()> {
+    let mut path = entry.path.as_os_str().as_bytes().to_vec();
+    if kind.is_dir() {
+        path.push(b'/');
+    }
+    let mut extensions: Vec<(&str, &[u8])> = Vec::new();
+    if path.len() > NAME {
+        extensions.push(("path", &path));
+    }
+    if target.len() > NAME {
+        extensions.push(("linkpath", target));
+    }
+    if let Some(capability) = &entry.capability {
+        extensions.push(("SCHILY.xattr.security.capability", capability));
+    }
+    tar.append_pax_extensions(extensions)?;
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.as_old_mut().name[..path.len().min(NAME)].copy_from_slice(&path[..path.len().min(NAME)]);
+    header.set_link_name_literal(&target[..target.len().min(NAME)])?;
+    header.set_mode(entry.mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(sent_time(entry.modified));
+    header.set_size(match (kind, &entry.content) {
+        (tar::EntryType::Regular, Content::File { size, .. }) => *size,
+        _ => 0,
+    });
+    if let Content::Device { major, minor, .. } = entry.content {
+        header.set_device_major(major)?;
+        header.set_device_minor(minor)?;
+    }
+    header.set_cksum();
+    tar.append(&header, content)
+}

@@ -1,0 +1,395 @@
+//! One walk over a project: which of its files are the context, and what they are.
+
+use std::collections::HashMap;
+use std::fs::{FileType, Metadata};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::context::{Content, Entry, open};
+use super::digest::{Digest, Hashing};
+use super::ignore::{IGNORE_FILE, Ignore, Matched, WrongLine};
+use super::{DOCKERFILE, Error, Project, SETTINGS};
+
+/// How old a change must be before a stamp is trusted: the coarsest mtime still met is 2 s (FAT).
+const SETTLED: Duration = Duration::from_secs(2);
+/// Read size while hashing.
+const CHUNK: usize = 64 << 10;
+/// Bytes of the largest `mistry.json`: it is held for as long as its job.
+const LARGEST_SETTINGS: usize = 1 << 20;
+/// Bytes of the largest `.dockerignore`: its patterns are held in memory.
+const LARGEST_IGNORE_FILE: usize = 16 << 20;
+/// Permissions that the umasks 002 and 022 make different; ids must not depend on them.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// What a directory hands down in a tree whose group is shared.
+const SET_GID: u32 = 0o2000;
+/// The name of the extended attribute that Docker sends.
+const CAPABILITY: &str = "security.capability";
+
+/// What tells that a file is the one that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(found: &Metadata) -> Stamp {
+        Stamp {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        }
+    }
+
+    /// True when nothing touched the file shortly before `now`.
+    fn settled(&self, now: SystemTime) -> bool {
+        let before = |(seconds, nanos): (i64, i64)| {
+            let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
+                return true;
+            };
+            let at = SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos));
+            at.and_then(|at| now.duration_since(at).ok())
+                .is_some_and(|age| age >= SETTLED)
+        };
+        before(self.modified) && before(self.changed)
+    }
+}
+
+/// What an earlier walk learnt; valid for files whose stamp is the same.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    files: HashMap<PathBuf, (Stamp, Digest)>,
+    ignore: Option<(Digest, Arc<Ignore>)>,
+}
+
+/// What a walk found.
+pub(super) struct Found {
+    /// Sorted by path bytes, parents before children.
+    pub(super) entries: Vec<Entry>,
+    /// The content of `mistry.json`.
+    pub(super) settings: Option<Vec<u8>>,
+    /// The digest of the text that said what is excluded.
+    pub(super) ignore: Option<Digest>,
+    /// What to remember, when it differs from what was known.
+    pub(super) memory: Option<Memory>,
+}
+
+/// Walks the project.
+pub(super) fn walk(project: &Project, known: Option<&Memory>) -> Result<Found, Error> {
+    let mut walk = Walk {
+        project,
+        known,
+        ignore: Arc::default(),
+        now: SystemTime::now(),
+        entries: Vec::new(),
+        settings: None,
+        hits: 0,
+        learnt: Vec::new(),
+        is_news: false,
+    };
+    let ignore = walk.read_ignore()?;
+    // A stack of our own: a deep tree must not overflow the thread's.
+    let mut pending = vec![(PathBuf::new(), Matched::default())];
+    while let Some((directory, above)) = pending.pop() {
+        let names = std::fs::read_dir(project.path.join(&directory));
+        for found in names.map_err(|error| walk.unread(error))? {
+            let found = found.map_err(|error| walk.unread(error))?;
+            walk.found(&directory, &above, &found, &mut pending)?;
+        }
+    }
+    walk.entries
+        .sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
+    let has_forgotten = known.is_some_and(|known| known.files.len() != walk.hits);
+    let memory = (walk.is_news || has_forgotten).then(|| walk.remember(ignore));
+    Ok(Found {
+        entries: walk.entries,
+        settings: walk.settings,
+        ignore,
+        memory,
+    })
+}
+
+/// One walk over a project.
+struct Walk<'a> {
+    project: &'a Project,
+    known: Option<&'a Memory>,
+    ignore: Arc<Ignore>,
+    now: SystemTime,
+    entries: Vec<Entry>,
+    settings: Option<Vec<u8>>,
+    /// Files whose digest was known.
+    hits: usize,
+    /// Files to be remembered that were not.
+    learnt: Vec<(PathBuf, (Stamp, Digest))>,
+    is_news: bool,
+}
+
+impl Walk<'_> {
+    fn unread(&self, error: io::Error) -> Error {
+        Error::Read(self.project.name.clone(), error)
+    }
+
+    fn unbuildable(&self, why: String) -> Error {
+        Error::Unbuildable(self.project.name.clone(), why)
+    }
+
+    fn wrong_line(&self, line: &WrongLine) -> Error {
+        self.unbuildable(format!("its {IGNORE_FILE} is wrong: {line}"))
+    }
+
+    /// Reads `.dockerignore`, also where it is a symbolic link to a file of the project.
+    ///
+    /// Docker follows a link to anywhere; what an image holds would then depend on files that
+    /// are no part of the project.
+    fn read_ignore(&mut self) -> Result<Option<Digest>, Error> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let root = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, &self.project.path, root, Mode::empty())
+            .map_err(|error| self.unread(error.into()))?;
+        let opened = rustix::fs::openat2(root.as_fd(), IGNORE_FILE, flags, Mode::empty(), beneath);
+        let is = |what: &str| self.unbuildable(format!("its {IGNORE_FILE} is {what}"));
+        let file = match opened {
+            Ok(file) => std::fs::File::from(file),
+            // As for Docker, a link to nothing is no file.
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::XDEV) => return Err(is("a symbolic link that leads out of the project")),
+            Err(Errno::LOOP) => return Err(is("a symbolic link that leads to itself")),
+            // The answer to who opens a socket.
+            Err(Errno::NXIO) => return Err(is(&not_a_file("a socket"))),
+            Err(error) => return Err(self.unread(error.into())),
+        };
+        let found = file.metadata().map_err(|error| self.unread(error))?;
+        if !found.is_file() {
+            return Err(is(&not_a_file(kind_of(found.file_type()))));
+        }
+        let text = self.read(file, IGNORE_FILE, LARGEST_IGNORE_FILE)?;
+        let digest = Digest::of(&text);
+        let known = self.known.and_then(|known| known.ignore.as_ref());
+        self.ignore = match known.filter(|(of, _)| *of == digest) {
+            Some((_, ignore)) => ignore.clone(),
+            None => {
+                self.is_news = true;
+                let ignore = Ignore::parse(&text).map_err(|line| self.wrong_line(&line))?;
+                Arc::new(ignore)
+            }
+        };
+        Ok(Some(digest))
+    }
+
+    /// Reads a file of the project that has a bound.
+    fn read(&self, file: impl Read, name: &str, largest: usize) -> Result<Vec<u8>, Error> {
+        let mut text = Vec::new();
+        file.take(largest as u64 + 1)
+            .read_to_end(&mut text)
+            .map_err(|error| self.unread(error))?;
+        if text.len() > largest {
+            return Err(self.unbuildable(format!(
+                "its {name} is too large, at most {largest} bytes were expected"
+            )));
+        }
+        Ok(text)
+    }
+
+    fn found(
+        &mut self,
+        directory: &Path,
+        above: &Matched,
+        found: &std::fs::DirEntry,
+        pending: &mut Vec<(PathBuf, Matched)>,
+    ) -> Result<(), Error> {
+        let path = directory.join(found.file_name());
+        let bytes = path.as_os_str().as_bytes();
+        let kind = found.file_type().map_err(|error| self.unread(error))?;
+        let (is_excluded, matched) = self
+            .ignore
+            .excludes(bytes, above)
+            .map_err(|line| self.wrong_line(&line))?;
+        let is_settings = bytes == SETTINGS.as_bytes();
+        // Docker needs these two. It takes them out of the context itself where they are excluded.
+        let is_sent =
+            !is_excluded || bytes == DOCKERFILE.as_bytes() || bytes == IGNORE_FILE.as_bytes();
+        if is_settings && !kind.is_file() {
+            let what = not_a_file(kind_of(kind));
+            return Err(self.unbuildable(format!("its {SETTINGS} is {what}")));
+        }
+        if kind.is_dir() && (is_sent || self.ignore.may_except_below(bytes)) {
+            pending.push((path.clone(), matched));
+        }
+        // A socket is nothing that a tar can hold.
+        if kind.is_socket() || !(is_sent || is_settings) {
+            return Ok(());
+        }
+        let entry = if is_settings {
+            self.settings(path, is_sent)
+        } else {
+            self.entry(path, found)
+        };
+        let entry = entry?;
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// Reads `mistry.json`, which counts whether it is excluded or not.
+    fn settings(&mut self, path: PathBuf, is_sent: bool) -> Result<Entry, Error> {
+        let file = open(&self.project.path.join(&path)).map_err(|error| self.unread(error))?;
+        let found = file.metadata().map_err(|error| self.unread(error))?;
+        if !found.is_file() {
+            return Err(Error::Changed(self.project.name.clone()));
+        }
+        let text = self.read(file, SETTINGS, LARGEST_SETTINGS)?;
+        let content = Content::File {
+            size: text.len() as u64,
+            digest: Digest::of(&text),
+        };
+        self.settings = Some(text);
+        let entry = self.entry_of(path, &found, content);
+        let entry = entry.map_err(|error| self.unread(error))?;
+        Ok(Entry { is_sent, ..entry })
+    }
+
+    fn entry(&mut self, path: PathBuf, found: &std::fs::DirEntry) -> Result<Entry, Error> {
+        let entry = found.metadata().and_then(|metadata| {
+            let kind = metadata.file_type();
+            if kind.is_file() {
+                return self.file(path, metadata);
+            }
+            let content = if kind.is_dir() {
+                Content::Directory
+            } else if kind.is_symlink() {
+                Content::Link(std::fs::read_link(found.path())?)
+            } else if kind.is_fifo() {
+                Content::Fifo
+            } else {
+                Content::Device {
+                    is_block: kind.is_block_device(),
+                    major: rustix::fs::major(metadata.rdev()),
+                    minor: rustix::fs::minor(metadata.rdev()),
+                }
+            };
+            self.entry_of(path, &metadata, content)
+        });
+        entry.map_err(|error| self.unread(error))
+    }
+
+    fn file(&mut self, path: PathBuf, mut found: Metadata) -> io::Result<Entry> {
+        let mut stamp = Stamp::of(&found);
+        let known = self.known.and_then(|known| known.files.get(&path));
+        let digest = match known.filter(|(at, _)| *at == stamp) {
+            Some((_, digest)) => {
+                self.hits += 1;
+                *digest
+            }
+            None => {
+                self.is_news = true;
+                let file = open(&self.project.path.join(&path))?;
+                // The stamp of what is read: the name may lead to another file by now.
+                found = file.metadata()?;
+                stamp = Stamp::of(&found);
+                let mut all = Hashing::new(file.take(stamp.size));
+                let mut chunk = vec![0; CHUNK];
+                while all.read(&mut chunk)? > 0 {}
+                let (_, digest) = all.finish();
+                if stamp.settled(self.now) {
+                    self.learnt.push((path.clone(), (stamp, digest)));
+                }
+                digest
+            }
+        };
+        let size = stamp.size;
+        self.entry_of(path, &found, Content::File { size, digest })
+    }
+
+    fn entry_of(&self, path: PathBuf, found: &Metadata, content: Content) -> io::Result<Entry> {
+        let permissions = found.mode() & 0o7777;
+        let mode = match content {
+            Content::Link(_) => 0o777,
+            Content::Directory => permissions & !WRITABLE_BY_OTHERS & !SET_GID,
+            _ => permissions & !WRITABLE_BY_OTHERS,
+        };
+        let has_names = found.nlink() > 1 && !matches!(content, Content::Directory);
+        Ok(Entry {
+            mode,
+            modified: found.modified()?,
+            inode: has_names.then(|| (found.dev(), found.ino())),
+            capability: capability(&self.project.path.join(&path)),
+            path,
+            content,
+            is_sent: true,
+        })
+    }
+
+    /// What was known of files that are still there, and what was learnt.
+    fn remember(&mut self, ignore: Option<Digest>) -> Memory {
+        let known = self.known.map(|known| &known.files);
+        let mut files: HashMap<PathBuf, (Stamp, Digest)> = self
+            .entries
+            .iter()
+            .filter_map(|entry| {
+                let (path, known) = known?.get_key_value(&entry.path)?;
+                Some((path.clone(), *known))
+            })
+            .collect();
+        files.extend(self.learnt.drain(..));
+        Memory {
+            files,
+            ignore: ignore.map(|digest| (digest, self.ignore.clone())),
+        }
+    }
+}
+
+/// The file capabilities of a file, as Docker's client sends them: without the user namespace
+/// that they may be bound to. As for Docker, what cannot be read is none.
+fn capability(path: &Path) -> Option<Box<[u8]>> {
+    /// Bytes of `struct vfs_cap_data`, revision 2, and of revision 3 with its owner.
+    const REVISION_2: usize = 20;
+    const REVISION_3: usize = 24;
+    /// Where the revision is, in little endian order.
+    const REVISION: usize = 3;
+    let mut bytes = [0; REVISION_3];
+    let length = rustix::fs::lgetxattr(path, CAPABILITY, &mut bytes).ok()?;
+    let capability = &mut bytes[..length];
+    match capability.get_mut(REVISION) {
+        Some(revision) if *revision == 3 => {
+            *revision = 2;
+            capability.get(..REVISION_2).map(Box::from)
+        }
+        Some(_) => Some(Box::from(&*capability)),
+        None => None,
+    }
+}
+
+/// What stands where a file was expected.
+pub(super) fn not_a_file(kind: &str) -> String {
+    format!("{kind}, a regular file was expected")
+}
+
+/// A kind of file, in words.
+pub(super) fn kind_of(kind: FileType) -> &'static str {
+    if kind.is_symlink() {
+        "a symbolic link"
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_file() {
+        "a file"
+    } else {
+        "a device"
+    }
+}
