@@ -353,3 +353,58 @@ async fn the_command_line_pauses_and_resumes() {
     let ended = run(cli::mistry(&["pause", "--port", &port])).await;
     assert_eq!(ended.status, 3, "{ended:?}");
 }
+
+#[tokio::test]
+async fn a_job_that_waited_runs_with_the_settings_that_its_id_was_made_of() {
+    let daemon = builder().await.start().await;
+    let engine = &daemon.home.engine;
+    let settings = daemon.home.projects().join("succeed/mistry.json");
+    let set = |network: &str| {
+        let text = json!({ "network": network }).to_string();
+        std::fs::write(&settings, text).unwrap();
+    };
+    // The network that each container of an id was given.
+    let networks = |id: &str| -> Vec<Value> {
+        let containers = engine.containers();
+        let of_id = containers
+            .iter()
+            .filter(|container| container.labels["mistry.job"] == id);
+        of_id
+            .map(|container| container.spec["HostConfig"]["NetworkMode"].clone())
+            .collect()
+    };
+    set("none");
+    // Where no image is known, the project would have to be sent as it is no more.
+    say(&daemon, "pause").await;
+    let unsent = daemon.submit(numbered(1)).await;
+    set("bridge");
+    say(&daemon, "resume").await;
+    let ended = daemon.wait("succeed", &unsent).await;
+    assert_eq!(ended["Outcome"], "errored");
+    assert!(text(&ended, "Err").contains("changed"), "{ended}");
+    assert_eq!(networks(&unsent).len(), 0);
+    set("none");
+    let again = daemon.build(numbered(1)).await;
+    assert_eq!(
+        (text(&again, "ID"), &again["Cached"]),
+        (&unsent[..], &json!(false))
+    );
+    assert_eq!(networks(&unsent), ["none"]);
+    // Where it is, nothing is sent, and the settings are still those of the id.
+    say(&daemon, "pause").await;
+    let waits = daemon.submit(numbered(2)).await;
+    set("bridge");
+    say(&daemon, "resume").await;
+    assert_eq!(daemon.wait("succeed", &waits).await["Outcome"], "succeeded");
+    set("none");
+    let cached = daemon.build(numbered(2)).await;
+    assert_eq!(
+        (text(&cached, "ID"), &cached["Cached"]),
+        (&waits[..], &json!(true))
+    );
+    assert_eq!(networks(&waits), ["none"]);
+    set("bridge");
+    let other = daemon.build(numbered(2)).await;
+    assert_ne!(text(&other, "ID"), waits);
+    assert_eq!(networks(text(&other, "ID")), ["bridge"]);
+}

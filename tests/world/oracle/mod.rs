@@ -6,5 +6,6 @@ mod context;
 mod http;
 mod image_times;
 mod logs;
+mod sent;
 mod trees;
 mod ways;
