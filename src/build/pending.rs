@@ -448,10 +448,13 @@ fn furnish(data: &Path, params: &Params, owner: Option<(u32, u32)>) -> io::Resul
         // A clone may hold a file or a link that an earlier container left in our place.
         let is_made = make_directory(data.as_fd(), name)?;
         // Opened in any case: one that an earlier build closed to its owner is open to the next build.
-        if let Some(directory) = open_directory(data.as_fd(), Path::new(name))?
-            && is_made
-        {
-            own(directory.as_fd())?;
+        match open_directory(data.as_fd(), Path::new(name)) {
+            Ok(Some(directory)) if is_made => own(directory.as_fd())?,
+            // That of another user, whom the next build may act for.
+            Err(error) if is_made || error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(error);
+            }
+            _ => {}
         }
     }
     let Some(directory) = open_directory(data.as_fd(), Path::new(layout::PARAMS))? else {

@@ -341,8 +341,14 @@ impl BuildStore {
         let mut trouble = None;
         for entry in std::fs::read_dir(self.layout.trash()).map_err(&empty)? {
             let path = entry.map_err(&empty)?.path();
-            let Some(_ours) = Lease::take_last(&path).map_err(&empty)? else {
-                continue;
+            let _ours = match Lease::take_last(&path) {
+                Ok(Some(lease)) => lease,
+                Ok(None) => continue,
+                // One that cannot be opened is no reason to keep the others.
+                Err(error) => {
+                    trouble.get_or_insert(empty(error));
+                    continue;
+                }
             };
             if let Err(error) = self.remove_build(&path, at_once) {
                 trouble.get_or_insert(error);

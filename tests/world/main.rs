@@ -25,4 +25,5 @@ mod stops;
 mod support;
 mod transports;
 mod two_daemons;
+mod unfinishable;
 mod unprivileged;

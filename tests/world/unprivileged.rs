@@ -73,36 +73,81 @@ fn what_a_build_closes_to_its_owner_is_removed_with_the_build() {
     assert_eq!(names(&daemon.builds().join("unreadable/ready")).len(), 1);
 }
 
-/// It used to end the group: each next build of it could not be begun.
 #[test]
-fn a_base_that_the_daemon_may_not_read_is_no_base_and_the_group_goes_on() {
+fn a_base_that_its_build_closed_to_the_daemon_is_cloned_all_the_same() {
     let daemon = start();
     for n in ["1", "2", "3"] {
         let job = json!({"project": "unreadable", "group": "g", "params": {"n": n}});
         let built = daemon.succeed(job);
-        assert_eq!(built["Incremental"], false);
-        let log = built["ContainerStdouterr"].as_str().unwrap();
-        let said = log.starts_with("mistry: the latest build of the group holds files that");
-        assert_eq!(said, n != "1", "{log}");
+        assert_eq!(built["Incremental"], n != "1");
+        let data = daemon.ready("unreadable", built["ID"].as_str().unwrap());
+        for closed in ["cache/secret", "cache/closed", "artifacts/closed"] {
+            let found = fs::metadata(data.join("data").join(closed)).unwrap();
+            assert_eq!(found.mode() & 0o777, 0, "{closed}");
+        }
     }
 }
 
 #[test]
-fn artifacts_that_the_daemon_may_not_read_are_an_error_and_no_leak() {
+fn artifacts_that_their_build_closed_to_the_daemon_are_served_with_their_modes() {
     let daemon = start();
     let built = daemon.succeed(json!({"project": "unreadable"}));
-    let root = format!("/artifacts/unreadable/{}", built["ID"].as_str().unwrap());
-    assert_eq!(daemon.get(&format!("{root}/open")).text(), "readable\n");
-    for closed in ["secret", "closed", "closed/inner/file"] {
-        let answer = daemon.get(&format!("{root}/{closed}"));
-        assert!(answer.status >= 400, "{}", answer.text());
-        assert!(!answer.text().contains("/builds/"), "{}", answer.text());
+    let id = built["ID"].as_str().unwrap();
+    let root = format!("/artifacts/unreadable/{id}");
+    for (open, text) in [
+        ("open", "readable\n"),
+        ("secret", "closed\n"),
+        ("closed/inner/file", "deep\n"),
+    ] {
+        assert_eq!(daemon.get(&format!("{root}/{open}")).text(), text);
     }
+    assert_eq!(daemon.get(&format!("{root}/closed/")).status, 200);
+    let list = daemon.get(&format!("{root}?manifest")).json();
+    let modes: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| &item["Mode"])
+        .collect();
+    assert_eq!(modes[0], "0000", "{list}");
     let target = daemon.home().join("fetched");
     let fetched = daemon.mistry(&[
         "build",
         "--project",
         "unreadable",
+        "--target",
+        target.to_str().unwrap(),
+    ]);
+    assert!(fetched.status.success(), "{fetched:?}");
+    let file = fs::read_to_string(target.join("closed/inner/file"));
+    assert_eq!(file.unwrap(), "deep\n");
+    let closed = daemon.ready("unreadable", id).join("data/artifacts/closed");
+    assert_eq!(fs::metadata(closed).unwrap().mode() & 0o777, 0);
+}
+
+/// What belongs to others is not the daemon's to open.
+#[test]
+fn artifacts_of_another_user_that_the_daemon_may_not_read_are_an_error_and_no_leak() {
+    let group = fs::metadata(socket()).unwrap().gid();
+    let script =
+        "echo closed > artifacts/secret; chmod 600 artifacts/secret; echo fine > artifacts/open";
+    let setup = Setup::on(Place::Host)
+        .user(USER, group)
+        .script("foreign", script);
+    let settings = setup.home().join("projects/foreign/mistry.json");
+    fs::write(settings, r#"{"user": "0:0"}"#).unwrap();
+    let daemon = setup.start();
+    let built = daemon.succeed(json!({"project": "foreign"}));
+    let root = format!("/artifacts/foreign/{}", built["ID"].as_str().unwrap());
+    assert_eq!(daemon.get(&format!("{root}/open")).text(), "fine\n");
+    let answer = daemon.get(&format!("{root}/secret"));
+    assert_eq!(answer.status, 403, "{}", answer.text());
+    assert!(!answer.text().contains("/builds/"), "{}", answer.text());
+    let target = daemon.home().join("fetched");
+    let fetched = daemon.mistry(&[
+        "build",
+        "--project",
+        "foreign",
         "--target",
         target.to_str().unwrap(),
     ]);

@@ -1,1 +1,8 @@
-//! Trees as builds leave them, compared with `cp -a` and GNU tar.
+//! Trees as `cp -a`, GNU tar and `find` know them: a clone is what `cp -a` makes of the same tree, the
+//! tar of artifacts unpacks to what GNU tar's own does, and the list of artifacts is what `find` finds.
+//!
+//! Trees are generated; `MISTRY_SOAK` tries many more.
+
+mod generated;
+mod hand_made;
+mod look;
