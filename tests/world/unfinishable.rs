@@ -191,6 +191,28 @@ fn a_daemon_without_capabilities_finishes_a_build_that_makes_its_subvolume_read_
     a_read_only_subvolume_is_finished(unprivileged(Place::Btrfs));
 }
 
+#[test]
+fn a_build_of_very_many_files_ends_is_built_upon_and_is_removed() {
+    let count = match std::env::var_os("MISTRY_SOAK") {
+        Some(_) => 1_000_000,
+        None => 100_000,
+    };
+    let script = format!(
+        "cat params/n > artifacts/n
+        [ ! -e cache/many ] || exit 0
+        mkdir cache/many; cd cache/many; seq {count} | xargs touch; chmod 000 .; cd ..; chmod 000 ."
+    );
+    let mut daemon = unprivileged(Place::Btrfs).script("many", &script).start();
+    let first = daemon.succeed(job("many", "", 1, "g"));
+    let second = daemon.succeed(job("many", "", 2, "g"));
+    assert_eq!(second["Incremental"], true);
+    let many = daemon.ready("many", second["ID"].as_str().unwrap());
+    assert_eq!(names(&many.join("data/cache/many")).len(), count);
+    remove(&daemon, "many", first["ID"].as_str().unwrap());
+    daemon.end();
+    assert!(names(&daemon.builds().join(".mistry/trash")).is_empty());
+}
+
 /// Root in the container may leave what the daemon can neither write into nor remove.
 #[test]
 fn data_that_cannot_be_put_in_order_ends_its_build_as_errored_and_is_not_tried_at_each_start() {

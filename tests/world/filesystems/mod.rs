@@ -5,6 +5,7 @@
 //! The suite runs as root, and meets the filesystems as a user without privileges too.
 
 mod btrfs;
+mod closed;
 mod handed_out;
 
 use std::ffi::OsStr;
