@@ -3,15 +3,17 @@
 //! The file is the truth. A follower holds an offset into it, never a copy, so a slow reader
 //! costs the daemon nothing. Followers are woken by the writer; nobody polls.
 
-use std::io::{self, SeekFrom};
+use std::io::{self, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use bytes::{Bytes, BytesMut};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Most bytes that a follower is handed at once.
 const CHUNK: usize = 64 << 10;
@@ -23,10 +25,21 @@ struct Written {
     over: bool,
 }
 
-/// The writing end. Dropping it ends the log for its followers.
+/// The writing end. Dropping it ends the log for its followers, after the last byte that it was given.
 #[derive(Debug)]
 pub struct BuildLog {
-    file: File,
+    writer: Arc<Writer>,
+    /// Bytes that were given to it, those that are being written among them.
+    bytes: u64,
+    /// The write under way. It goes on where its caller gives up waiting for it; the next one waits.
+    writing: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// The file, and how far it is. The last one who has it ends the log: a write that is still under way
+/// comes before the end.
+#[derive(Debug)]
+struct Writer {
+    file: std::fs::File,
     written: watch::Sender<Written>,
 }
 
@@ -39,22 +52,34 @@ impl BuildLog {
     pub(super) fn new(file: std::fs::File, bytes: u64) -> BuildLog {
         let (written, _) = watch::channel(Written { bytes, over: false });
         BuildLog {
-            file: File::from_std(file),
-            written,
+            writer: Arc::new(Writer { file, written }),
+            bytes,
+            writing: None,
         }
     }
 
-    /// Appends bytes as they are; followers see them when this returns.
+    /// Appends bytes as they are; followers see them when this returns. Where it is dropped before
+    /// that, all of them are appended and seen nevertheless.
     ///
     /// # Errors
     /// When the disk takes no more. What was written until then stays.
     pub async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes).await?;
-        // Tokio's file hands bytes to a thread; only after a flush can a follower read them.
-        self.file.flush().await?;
-        self.written
-            .send_modify(|written| written.bytes += bytes.len() as u64);
-        Ok(())
+        self.written().await?;
+        let (writer, bytes) = (self.writer.clone(), bytes.to_vec());
+        self.bytes += bytes.len() as u64;
+        self.writing = Some(tokio::task::spawn_blocking(move || writer.write(&bytes)));
+        self.written().await
+    }
+
+    /// Waits for the write under way.
+    async fn written(&mut self) -> io::Result<()> {
+        let Some(writing) = &mut self.writing else {
+            return Ok(());
+        };
+        let written = writing.await;
+        self.writing = None;
+        self.bytes = self.writer.written.borrow().bytes;
+        written?
     }
 
     /// Appends a line of ours, apart from what the build has printed.
@@ -69,16 +94,38 @@ impl BuildLog {
 
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
-        self.written.borrow().bytes
+        self.bytes
     }
 
     /// For followers.
     pub fn progress(&self) -> LogProgress {
-        LogProgress(self.written.subscribe())
+        LogProgress(self.writer.written.subscribe())
     }
 }
 
-impl Drop for BuildLog {
+impl Writer {
+    /// Appends bytes and lets followers see as many as the disk took.
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let (mut file, mut rest) = (&self.file, bytes);
+        let result = loop {
+            if rest.is_empty() {
+                break Ok(());
+            }
+            match file.write(rest) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => rest = &rest[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        let count = bytes.len() - rest.len();
+        self.written
+            .send_modify(|written| written.bytes += count as u64);
+        result
+    }
+}
+
+impl Drop for Writer {
     fn drop(&mut self) {
         self.written.send_modify(|written| written.over = true);
     }
@@ -236,6 +283,44 @@ mod tests {
         assert_eq!(all(&mut late).await, b"e\n\xff two");
         let mut after = LogFollower::open(&path, 100, None).await.unwrap();
         assert_eq!(all(&mut after).await, b"");
+    }
+
+    /// A step of a build is dropped with the write that it waits for, when the build is cancelled or the
+    /// daemon ends.
+    #[tokio::test]
+    async fn what_was_given_is_followed_to_its_end_though_its_writer_gives_up_waiting() {
+        use futures_util::FutureExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        for trial in 0..50 {
+            let mut log = BuildLog::new(std::fs::File::create(&path).unwrap(), 0);
+            let mut follower = LogFollower::open(&path, 0, Some(log.progress()))
+                .await
+                .unwrap();
+            let first = vec![b'1'; 200_000];
+            assert!(log.append(&first).now_or_never().is_none());
+            assert_eq!(log.bytes(), 200_000);
+            let mut expected = first;
+            if trial % 2 == 0 {
+                log.append(b"2\n").await.unwrap();
+                assert_eq!(log.bytes(), 200_002);
+                expected.extend(b"2\n");
+            }
+            drop(log);
+            let followed = all(&mut follower).await;
+            assert!(followed == expected, "{} bytes", followed.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_write_that_fails_what_is_there_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, "").unwrap();
+        let mut log = BuildLog::new(std::fs::File::open(&path).unwrap(), 0);
+        log.append(b"never").await.unwrap_err();
+        assert_eq!(log.bytes(), 0);
     }
 
     #[tokio::test]
