@@ -146,6 +146,7 @@ impl Docker {
     /// program cannot be executed.
     pub async fn start(&self, container: &str) -> Result<(), Error> {
         let doing = "starting a container";
+        self.count_output(container).await;
         let started = self.call(doing, async |docker| {
             docker
                 .start_container(container, None::<StartContainerOptions>)
@@ -290,6 +291,7 @@ impl Docker {
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn remove(&self, container: &str) -> Result<(), Error> {
         let doing = "removing a container";
+        self.forget_output(container);
         let options = RemoveContainerOptions {
             force: true,
             v: true,

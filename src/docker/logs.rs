@@ -3,7 +3,7 @@
 //! The Engine keeps it until the container is removed, whole, whoever reads it and whenever. What it
 //! answers is not believed to be all of it before the container is known to have ended.
 
-use std::{pin::pin, time::Duration};
+use std::{collections::VecDeque, pin::pin, time::Duration};
 
 use bollard::{container::LogOutput, errors::Error as Bollard, query_parameters::LogsOptions};
 use bytes::{Buf as _, Bytes};
@@ -14,6 +14,7 @@ use futures_util::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::line_ends::{self, LineEnds};
 use super::{Docker, Error};
 
 /// A piece of output; chunks are no lines.
@@ -58,6 +59,8 @@ impl Docker {
             follow: true,
             tries: 0,
             frames: None,
+            line_ends: None,
+            ready: VecDeque::new(),
         };
         stream::try_unfold(reader, async |mut reader| {
             let piece = reader.next().await?;
@@ -123,22 +126,37 @@ struct LogReader {
     /// Readings of all of it that were less than the first.
     tries: u32,
     frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
+    /// Where the Engine leaves line ends out.
+    line_ends: Option<LineEnds>,
+    /// Read, and not handed out yet.
+    ready: VecDeque<Output>,
 }
 
 impl LogReader {
     async fn next(&mut self) -> Result<Option<Output>, Error> {
         loop {
+            if let Some(piece) = self.ready.pop_front() {
+                match self.leave_out_known(piece) {
+                    Some(piece) => return Ok(Some(piece)),
+                    None => continue,
+                }
+            }
             let frames = match &mut self.frames {
                 Some(frames) => frames,
                 closed => {
                     let client = self.docker.client(DOING_LOGS).await?;
+                    let are_left_out = line_ends::are_left_out(&client);
+                    let counter = || self.docker.counter(&self.container);
+                    self.line_ends = are_left_out.then(|| LineEnds::new(counter()));
                     let options = LogsOptions {
                         follow: self.follow,
+                        timestamps: are_left_out,
                         stdout: true,
                         stderr: true,
                         ..LogsOptions::default()
                     };
-                    closed.insert(client.logs(&self.container, Some(options)).boxed())
+                    let frames = client.logs(&self.container, Some(options));
+                    closed.insert(frames.fuse().boxed())
                 }
             };
             let (over, is_following) = (self.over.clone(), self.follow);
@@ -165,16 +183,10 @@ impl LogReader {
                 Some(frame) => {
                     let frame =
                         frame.map_err(|e| self.docker.failed_on(DOING_LOGS, &self.container, e))?;
-                    let mut piece = output(DOING_LOGS, frame)?;
-                    let which = piece.stream as usize;
-                    let length = piece.bytes.len() as u64;
-                    // No more than the length of the piece, which is in memory.
-                    let known = self.skip[which].min(length);
-                    self.skip[which] -= known;
-                    self.delivered[which] += length - known;
-                    piece.bytes.advance(known as usize);
-                    if !piece.bytes.is_empty() {
-                        return Ok(Some(piece));
+                    let piece = output(DOING_LOGS, frame)?;
+                    match &mut self.line_ends {
+                        Some(line_ends) => self.ready.extend(line_ends.pass(piece).await),
+                        None => self.ready.push_back(piece),
                     }
                 }
                 None if self.follow => {
@@ -185,6 +197,12 @@ impl LogReader {
                     }
                     self.skip = self.delivered;
                     self.frames = None;
+                }
+                // Only what has been read to its end says how it ends.
+                None if self.line_ends.is_some() => {
+                    if let Some(mut line_ends) = self.line_ends.take() {
+                        self.ready.extend(line_ends.finish().await);
+                    }
                 }
                 // It cannot be less than what was there before.
                 None if self.skip != [0; 2] => {
@@ -201,6 +219,18 @@ impl LogReader {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// A piece without what was handed out already; `None` where nothing is left of it.
+    fn leave_out_known(&mut self, mut piece: Output) -> Option<Output> {
+        let which = piece.stream as usize;
+        let length = piece.bytes.len() as u64;
+        // No more than the length of the piece, which is in memory.
+        let known = self.skip[which].min(length);
+        self.skip[which] -= known;
+        self.delivered[which] += length - known;
+        piece.bytes.advance(known as usize);
+        (!piece.bytes.is_empty()).then_some(piece)
     }
 }
 

@@ -11,10 +11,12 @@
 mod container;
 mod events;
 mod image;
+mod line_ends;
 mod logs;
 mod tag;
 
 use std::{
+    collections::HashMap,
     future::Future,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -24,6 +26,7 @@ use std::{
 use bollard::errors::Error as Bollard;
 use bollard::models::SystemInfoCgroupDriverEnum;
 
+use self::line_ends::Counter;
 pub use self::{
     container::{ContainerSpec, Exit, Fate, Found, Limits},
     events::Watch,
@@ -118,6 +121,8 @@ struct Shared {
     /// The client that has agreed on an API version; `None` until an Engine has answered, and again
     /// after it was gone, since the one that comes back may be another version.
     negotiated: Mutex<Option<Agreed>>,
+    /// Containers whose output is counted, until they are removed; see [`line_ends`].
+    counters: Mutex<HashMap<String, Counter>>,
 }
 
 /// What was agreed on with an Engine, and what it said of itself.
@@ -138,6 +143,7 @@ impl Docker {
         let shared = Shared {
             socket: path,
             negotiated: Mutex::new(None),
+            counters: Mutex::default(),
         };
         Ok(Docker {
             shared: Arc::new(shared),
@@ -245,6 +251,12 @@ impl Docker {
         let slot = self.shared.negotiated.lock();
         // The value is replaced whole, so it is good whatever became of the last holder.
         slot.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counters(&self) -> std::sync::MutexGuard<'_, HashMap<String, Counter>> {
+        let counters = self.shared.counters.lock();
+        // Each entry is whole, whatever became of the last holder.
+        counters.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unreachable(&self, doing: &str, source: Cause) -> Error {

@@ -1,0 +1,332 @@
+//! Line ends that Engines before 23.0 leave out of a container's output, put back.
+//!
+//! Engines cut lines into entries of 16 KiB at most. The `local` log driver of those before API 1.42
+//! hands out the last entry of such a line without its line end, and where the line is a multiple of
+//! 16 KiB, that entry is empty and not to be seen at all. (Version 23.0 of the Engine mends that.) What
+//! is left of it can be told from the entries:
+//!
+//! - Each has its time before it where times are asked for, so the empty ones are seen, too.
+//! - An entry without a line end after which the line goes on is full. So one that is not full, after one
+//!   that is, ends either its line or the whole output of its stream.
+//! - Where something more of its stream follows, it was the line.
+//!
+//! Only at the end of a stream both are possible. There, how many bytes the stream had decides: the same
+//! output is followed a second time by attaching to the container before it is started, and what comes
+//! there is counted and dropped. Where nobody counted, because the daemon was started after the container,
+//! a line end is assumed: most programs end their last line.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::container::LogOutput;
+use bollard::query_parameters::AttachContainerOptions;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::Docker;
+use super::logs::{Output, Stream};
+
+/// Bytes of the largest entry of a log: the buffer of the Engine's log copier.
+const FULL: usize = 16 << 10;
+
+/// The API of the first Engine that hands out all line ends, as minor version of 1.
+const FIRST_WHOLE: usize = 42;
+
+/// How long an Engine may take to attach us; without it a container is started all the same.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How far the count may be behind the log: both come from the same write within the Engine.
+const COUNT_DELAY: Duration = Duration::from_secs(2);
+
+/// True for an Engine that leaves line ends out.
+pub(super) fn are_left_out(client: &bollard::Docker) -> bool {
+    let version = client.client_version();
+    version.major_version == 1 && version.minor_version < FIRST_WHOLE
+}
+
+/// How many bytes a container has written to standard output and standard error.
+#[derive(Clone, Debug)]
+pub(super) struct Counter {
+    counted: watch::Receiver<Counted>,
+    /// Ended with the last one who has it.
+    _task: Arc<JoinSet<()>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    bytes: [u64; 2],
+    is_over: bool,
+}
+
+impl Counter {
+    /// Begins to count for a container that is not started yet; `None` where that is not to be had.
+    pub(super) async fn begin(client: &bollard::Docker, container: &str) -> Option<Counter> {
+        let options = AttachContainerOptions {
+            stream: true,
+            stdout: true,
+            stderr: true,
+            ..AttachContainerOptions::default()
+        };
+        let attaching = client.attach_container(container, Some(options));
+        let attached = tokio::time::timeout(ATTACH_TIMEOUT, attaching).await;
+        let mut attached = attached.ok()?.ok()?;
+        let (count, counted) = watch::channel(Counted::default());
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            while let Some(Ok(frame)) = attached.output.next().await {
+                let (stream, length) = match &frame {
+                    LogOutput::StdOut { message } => (Stream::Stdout, message.len()),
+                    LogOutput::StdErr { message } => (Stream::Stderr, message.len()),
+                    // Without a terminal there are no others.
+                    LogOutput::StdIn { .. } | LogOutput::Console { .. } => break,
+                };
+                count.send_modify(|counted| counted.bytes[stream as usize] += length as u64);
+            }
+            count.send_modify(|counted| counted.is_over = true);
+        });
+        Some(Counter {
+            counted,
+            _task: Arc::new(task),
+        })
+    }
+
+    /// True when a stream had more than `bytes`, or less: then the count broke off.
+    async fn has_not_just(&mut self, stream: Stream, bytes: u64) -> bool {
+        let is_known =
+            |counted: &Counted| counted.bytes[stream as usize] > bytes || counted.is_over;
+        let waiting = self.counted.wait_for(is_known);
+        let _ = tokio::time::timeout(COUNT_DELAY, waiting).await;
+        self.counted.borrow().bytes[stream as usize] != bytes
+    }
+}
+
+/// Puts line ends back while the entries of a log pass.
+#[derive(Debug, Default)]
+pub(super) struct LineEnds {
+    counter: Option<Counter>,
+    streams: [Passing; 2],
+}
+
+/// How far a stream is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Passing {
+    /// Bytes that were handed on.
+    bytes: u64,
+    at: At,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum At {
+    /// Behind a line end, or where nothing is known.
+    #[default]
+    Begin,
+    /// Behind a full entry, after which the line goes on.
+    Inside,
+    /// Behind the last entry of a line, or of the stream.
+    End,
+}
+
+impl LineEnds {
+    /// At the first entry; `counter` has counted from the first byte.
+    pub(super) fn new(counter: Option<Counter>) -> LineEnds {
+        LineEnds {
+            counter,
+            streams: Default::default(),
+        }
+    }
+
+    /// What an entry, which has its time before it, stands for: its own bytes, and a line end of its own
+    /// stream or of the other one before it.
+    pub(super) async fn pass(&mut self, entry: Output) -> Vec<Output> {
+        let mut output = self.close(Some(entry.stream)).await;
+        let bytes = without_time(entry.bytes);
+        let passing = &mut self.streams[entry.stream as usize];
+        let was_inside = passing.at == At::Inside;
+        passing.bytes += bytes.len() as u64;
+        passing.at = match bytes.len() {
+            _ if bytes.ends_with(b"\n") => At::Begin,
+            FULL => At::Inside,
+            _ if was_inside => At::End,
+            _ => At::Begin,
+        };
+        let is_empty = bytes.is_empty();
+        if !is_empty {
+            output.push(Output {
+                stream: entry.stream,
+                bytes,
+            });
+        } else if passing.at == At::End {
+            // Nothing but a line end makes an entry of no bytes.
+            output.push(self.end_line(entry.stream));
+        }
+        output
+    }
+
+    /// The line ends after the last entries.
+    pub(super) async fn finish(&mut self) -> Vec<Output> {
+        self.close(None).await
+    }
+
+    /// Ends the lines that ended before an entry of stream `next` came, or before the end of both.
+    async fn close(&mut self, next: Option<Stream>) -> Vec<Output> {
+        let mut ends = Vec::new();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let Passing { bytes, at } = self.streams[stream as usize];
+            if at != At::End {
+                continue;
+            }
+            let is_line = match &mut self.counter {
+                _ if next == Some(stream) => true,
+                Some(counter) => counter.has_not_just(stream, bytes).await,
+                None => true,
+            };
+            if is_line {
+                ends.push(self.end_line(stream));
+            } else {
+                self.streams[stream as usize].at = At::Begin;
+            }
+        }
+        ends
+    }
+
+    fn end_line(&mut self, stream: Stream) -> Output {
+        let passing = &mut self.streams[stream as usize];
+        passing.bytes += 1;
+        passing.at = At::Begin;
+        Output {
+            stream,
+            bytes: Bytes::from_static(b"\n"),
+        }
+    }
+}
+
+impl Docker {
+    /// Begins to count what a container writes, where that will be needed; it must not be started yet.
+    pub(super) async fn count_output(&self, container: &str) {
+        let Some(client) = self.negotiated().filter(are_left_out) else {
+            return;
+        };
+        if let Some(counter) = Counter::begin(&client, container).await {
+            self.counters().insert(container.to_owned(), counter);
+        }
+    }
+
+    /// Who counts what a container writes.
+    pub(super) fn counter(&self, container: &str) -> Option<Counter> {
+        self.counters().get(container).cloned()
+    }
+
+    /// It need not be counted any more.
+    pub(super) fn forget_output(&self, container: &str) {
+        self.counters().remove(container);
+    }
+}
+
+/// An entry without the time that it begins with.
+fn without_time(mut entry: Bytes) -> Bytes {
+    match entry.iter().position(|byte| *byte == b' ') {
+        Some(space) => entry.split_off(space + 1),
+        None => entry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The entries that an Engine with the defect makes of a stream: as its log copier does.
+    fn entries(stream: Stream, mut bytes: &[u8]) -> Vec<Output> {
+        let mut entries = Vec::new();
+        let mut is_inside = false;
+        while !bytes.is_empty() {
+            let room = &bytes[..bytes.len().min(FULL)];
+            let line = room.iter().position(|byte| *byte == b'\n');
+            let (entry, taken) = match line {
+                Some(at) if is_inside => (&bytes[..at], at + 1),
+                Some(at) => (&bytes[..=at], at + 1),
+                None => (room, room.len()),
+            };
+            is_inside = line.is_none();
+            bytes = &bytes[taken..];
+            let timed = [b"2026-11-25T18:21:16.041218904Z ", entry].concat();
+            entries.push(Output {
+                stream,
+                bytes: timed.into(),
+            });
+        }
+        entries
+    }
+
+    fn counter(stdout: usize, stderr: usize) -> Option<Counter> {
+        let counted = Counted {
+            bytes: [stdout as u64, stderr as u64],
+            is_over: true,
+        };
+        Some(Counter {
+            counted: watch::channel(counted).1,
+            _task: Arc::default(),
+        })
+    }
+
+    async fn mended(entries: Vec<Output>, counter: Option<Counter>) -> Vec<u8> {
+        let mut ends = LineEnds::new(counter);
+        let mut all = Vec::new();
+        for entry in entries {
+            all.extend(ends.pass(entry).await);
+        }
+        all.extend(ends.finish().await);
+        all.into_iter().flat_map(|output| output.bytes).collect()
+    }
+
+    fn lines(lengths: &[usize]) -> Vec<u8> {
+        let line = |length: &usize| [vec![b'x'; *length], b"\n".to_vec()].concat();
+        lengths.iter().flat_map(line).collect()
+    }
+
+    #[tokio::test]
+    async fn every_line_gets_its_end_back() {
+        let of_all_lengths = [
+            0, 1, 20_000, 1, 16_383, 0, 16_384, 2, 16_385, 3, 32_768, 4, 0, 0, 40_000,
+        ];
+        for count in 1..=of_all_lengths.len() {
+            let whole = lines(&of_all_lengths[..count]);
+            for length in [whole.len(), whole.len() - 1] {
+                let bytes = &whole[..length];
+                let entries = entries(Stream::Stdout, bytes);
+                let found = mended(entries, counter(length, 0)).await;
+                assert!(
+                    found == bytes,
+                    "{count} lines, {length} bytes: {}",
+                    found.len()
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn where_nobody_counted_the_last_line_has_an_end() {
+        let whole = lines(&[20_000]);
+        let open = &whole[..20_000];
+        assert!(mended(entries(Stream::Stdout, open), None).await == whole);
+        // One that is short, or exactly full, says itself that it has none.
+        for open in [&whole[..100], &whole[..FULL]] {
+            assert!(mended(entries(Stream::Stdout, open), None).await == open);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_ends_before_the_other_stream_goes_on() {
+        let long = lines(&[20_000]);
+        let both = |out: &[u8]| {
+            let mut both = entries(Stream::Stdout, out);
+            both.extend(entries(Stream::Stderr, b"error\n"));
+            both
+        };
+        let ended = mended(both(&long), counter(20_001, 6)).await;
+        assert!(ended == [&long, b"error\n".as_slice()].concat());
+        let open = mended(both(&long[..20_000]), counter(20_000, 6)).await;
+        assert!(open == [&long[..20_000], b"error\n"].concat());
+    }
+}
