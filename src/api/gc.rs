@@ -124,6 +124,10 @@ pub struct GcView {
     pub unmeasured: usize,
     /// Bytes past `max_bytes`, or short of `min_free`, for which nothing more may be removed.
     pub short: u64,
+    /// Until then nothing goes by its age, since the clock of the server was set forward; absent where
+    /// it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubted_until: Option<jiff::Timestamp>,
     /// Bytes that are free now.
     pub free: u64,
     /// Images of this server that nothing names any more, and that were removed.

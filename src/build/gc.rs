@@ -9,7 +9,7 @@
 //! 4. `min_free`: builds go until that much is free.
 //!
 //! Whatever the rules say, these stay: what a link names, what is pinned, what is under way, what was
-//! used a moment ago ([`JUST_USED`]), and the `keep_last` most recently used builds of each project.
+//! used a moment ago ([`JUST_USED`], by a clock that was not set back meanwhile), and the `keep_last` most recently used builds of each project.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -160,6 +160,8 @@ pub struct Plan {
     pub free: u64,
     /// Bytes past `max_bytes`, or short of `min_free`, for which nothing more may be removed.
     pub short: u64,
+    /// Until then nothing goes by its age, since the clock was set forward.
+    pub doubted_until: Option<Timestamp>,
 }
 
 impl Plan {
@@ -191,10 +193,13 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
     let stays = among_the_last(&candidates, &oldest_first, policy.keep_last);
     let before = |limit: Duration| now.checked_sub(limit).unwrap_or(Timestamp::MIN);
     let (just, torn) = (before(JUST_USED), before(TORN_AFTER));
+    let soon = now.checked_add(JUST_USED).unwrap_or(Timestamp::MAX);
     let may_go = |at: &usize| {
         let build = &candidates[*at];
         let is_held = build.is_linked || build.is_pinned || build.is_busy;
-        !is_held && build.used < just && !(build.is_torn && build.used >= torn)
+        // A use to come was noted before the clock was set back: it says nothing of a moment ago.
+        let is_just_used = build.used >= just && build.used <= soon;
+        !is_held && !is_just_used && !(build.is_torn && build.used >= torn)
     };
     let mut left: Vec<usize> = oldest_first.into_iter().filter(may_go).collect();
     let mut gone: Vec<(usize, Why, u64)> = Vec::new();
@@ -253,6 +258,7 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
         unmeasured,
         free,
         short,
+        doubted_until: None,
     }
 }
 
@@ -381,6 +387,27 @@ mod tests {
         let plan = plan(&builds, policy, 0);
         assert_eq!(gone(&plan), [(2, Why::Torn, 0)]);
         assert_eq!((plan.kept, plan.kept_bytes, plan.unmeasured), (2, 10, 2));
+    }
+
+    #[test]
+    fn after_the_clock_was_set_back_room_is_made_and_nothing_is_old() {
+        let later = |n, days: i64| Candidate {
+            used: at((100 + days) * DAY),
+            ..build(n, 0)
+        };
+        let builds = [later(1, 3), later(2, 2), build(3, 0)];
+        let by_age = Policy {
+            max_age: days(1),
+            ..Policy::default()
+        };
+        assert_eq!(gone(&plan(&builds, by_age, 0)), []);
+        let by_room = Policy {
+            min_free: Some(15),
+            ..Policy::default()
+        };
+        // What was used longest ago goes first; what was used just now stays.
+        let expected = [(2, Why::MinFree, 10), (1, Why::MinFree, 10)];
+        assert_eq!(gone(&plan(&builds, by_room, 0)), expected);
     }
 
     #[test]

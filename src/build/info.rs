@@ -389,10 +389,17 @@ pub struct Bookkeeping {
     pub stopped: Option<Stopped>,
     /// When its container was started.
     pub running_since: Option<Timestamp>,
+    /// The host's uptime then, in milliseconds; as [`super::Since`] has it.
+    pub running_uptime: Option<i64>,
+    /// The host's uptime when the build was started, likewise.
+    pub started_uptime: Option<i64>,
     /// How many bytes of `out.log` came before the container's own output.
     pub log_offset: u64,
     /// The container of this attempt.
     pub container: Option<String>,
+    /// Of builds that may come in each other's place, a later one has a larger number; 0 in records that
+    /// do not say.
+    pub number: u64,
     /// Attempts whose container was lost.
     pub lost: u32,
     /// A new image was asked for.

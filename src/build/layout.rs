@@ -17,6 +17,7 @@ const GROUPS: &str = "groups";
 const NEW_LINK: &str = "link-";
 const PINS: &str = "pins";
 const PAUSED: &str = "paused";
+const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
 /// What the name of a tally ends with.
 const TALLY: &str = ".json";
@@ -94,6 +95,11 @@ impl Layout {
     /// There while the queue is paused.
     pub(super) fn paused(&self) -> PathBuf {
         self.own().join(PAUSED)
+    }
+
+    /// What the clocks of the host said last.
+    pub(super) fn clock(&self) -> PathBuf {
+        self.own().join(CLOCK)
     }
 
     /// A file for each project: how its jobs were answered.

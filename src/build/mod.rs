@@ -13,9 +13,11 @@
 //! `docs/build-directory.md` is the contract with strangers; [`layout`] is the only file that
 //! knows its names.
 
+mod ages;
 mod archive;
 mod artifacts;
 mod claim;
+mod clock;
 mod directory;
 mod facts;
 mod gc;
@@ -45,6 +47,7 @@ mod used;
 
 pub use artifacts::{Artifacts, Found};
 pub use claim::{Holder, Secret, holder};
+pub use clock::Since;
 pub use directory::{Entries, Entry, EntryKind};
 pub use facts::Facts;
 pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};

@@ -20,8 +20,8 @@ use rustix::io::Errno;
 
 use super::store::{BuildStore, Error, doing};
 use super::{
-    BuildInfo, BuildLog, Cancelled, NO_EXIT_CODE, Outcome, Phase, Record, State, Stopped, layout,
-    record, store,
+    BuildInfo, BuildLog, Cancelled, NO_EXIT_CODE, Outcome, Phase, Record, Since, State, Stopped,
+    layout, record, store,
 };
 use crate::job::{GroupName, JobId, Params};
 use crate::project::ProjectName;
@@ -98,7 +98,7 @@ pub struct PendingBuild {
     pub(super) record: Record,
     log: BuildLog,
     /// When its container had ended, where that was not just now.
-    ended: Option<Timestamp>,
+    ended: Option<Since>,
     /// Its data can be neither put in order nor removed, and is left as it is.
     is_data_stuck: bool,
 }
@@ -149,7 +149,8 @@ impl PendingBuild {
         self.store.layout.pending(&self.project, self.id)
     }
 
-    /// Writes the record as it is now. It survives the daemon, not a power cut.
+    /// Writes the record as it is now. It survives the daemon; after a power cut there is it or the one
+    /// before it.
     ///
     /// # Errors
     /// When the disk takes it not.
@@ -181,10 +182,18 @@ impl PendingBuild {
     /// Its time runs from now on: its container is about to be started.
     pub fn start_clock(&mut self) {
         let keep = &mut self.record.keep;
-        let now = Timestamp::now();
-        keep.running_since = Some(now);
+        let now = Since::now();
+        keep.running_since = Some(now.wall());
+        keep.running_uptime = now.uptime();
         let limit = keep.bounds.job_timeout.map(Duration::from_millis);
-        keep.deadline = limit.and_then(|limit| now.checked_add(limit).ok());
+        keep.deadline = limit.and_then(|limit| now.wall().checked_add(limit).ok());
+    }
+
+    /// Since when its container runs; `None` before it is started.
+    pub fn running(&self) -> Option<Since> {
+        let keep = &self.record.keep;
+        let since = keep.running_since?;
+        Some(Since::recorded(since, keep.running_uptime))
     }
 
     /// Decides how the build ends, and writes that down on stable storage: from then on it ends so,
@@ -208,12 +217,22 @@ impl PendingBuild {
     /// Notes that the container has ended: just now, or at the moment that the Engine told whoever
     /// found it.
     pub fn container_ended(&mut self, at: Option<Timestamp>) {
-        self.ended = at;
-        if let Some(since) = self.record.keep.running_since {
-            let ended = at.unwrap_or_else(Timestamp::now);
-            let ran = ended.duration_since(since).as_millis();
-            self.record.info.phases.run = Some(u64::try_from(ran).unwrap_or(0));
-        }
+        let Some(running) = self.running() else {
+            return;
+        };
+        let told = at.and_then(|at| running.until(at));
+        let ran = told.unwrap_or_else(|| running.elapsed());
+        self.record.info.phases.run = Some(u64::try_from(ran.as_millis()).unwrap_or(u64::MAX));
+        // Of one that nobody saw end, the time counts at which it did.
+        self.ended = at.and(told).map(|ran| running.later(ran));
+    }
+
+    /// How long the build has taken, to the end of its container where that was not just now.
+    fn duration(&self) -> Duration {
+        let keep = &self.record.keep;
+        let started = Since::recorded(self.record.info.started_at, keep.started_uptime);
+        let over = self.ended.map(|ended| ended.elapsed()).unwrap_or_default();
+        started.elapsed().saturating_sub(over)
     }
 
     /// Bytes of the container's output that the log holds already.
@@ -230,7 +249,9 @@ impl PendingBuild {
     /// # Errors
     /// When the tree cannot be made or cloned.
     pub fn prepare(&mut self, params: &Params, owner: Option<(u32, u32)>) -> Result<Begun, Error> {
-        self.record.info.started_at = Timestamp::now();
+        let now = Since::now();
+        self.record.info.started_at = now.wall();
+        self.record.keep.started_uptime = now.uptime();
         let info = &self.record.info;
         self.store.enter(&self.project, self.id, info, None, true);
         // Only a group has a base; the latest build without one is never built upon.
@@ -317,16 +338,16 @@ impl PendingBuild {
         end: End,
         began: std::time::Instant,
     ) -> Result<(PathBuf, Option<Error>), Error> {
+        let (project, group) = (&self.project, &self.record.info.group);
+        self.record.keep.number = self.store.next_number(project, self.id, group)?;
+        let duration = self.duration();
         let info = &mut self.record.info;
         let now = Timestamp::now();
         info.state = State::Ready;
         info.phase = None;
         info.outcome = Some(end.outcome);
         info.exit_code = end.exit_code;
-        let ended = self.ended.unwrap_or(now);
-        info.duration = i64::try_from(ended.duration_since(info.started_at).as_nanos())
-            .unwrap_or(i64::MAX)
-            .max(0);
+        info.duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
         info.finished_at = Some(now);
         if let Some(sentence) = end.error {
             info.set_error(sentence);

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
+use jiff::Timestamp;
 use rustix::fs::RenameFlags;
 
 use super::layout::Layout;
@@ -19,16 +20,18 @@ use crate::project::ProjectName;
 
 impl BuildStore {
     /// A finished record in `pending`: either its rename is still owed, or it is what an
-    /// exchange put there. The later one of the two is the result.
+    /// exchange put there. The later one is the result.
     pub(super) fn settle_finished(
         &self,
         project: &ProjectName,
         id: JobId,
         record: &Record,
     ) -> Result<(), Error> {
-        let ready = self.ready(project, id)?;
-        let is_owed = ready.is_none_or(|ready| ready.finished_at < record.info.finished_at);
-        if is_owed {
+        let there = [
+            self.ready_order(project, id)?,
+            self.failed_order(project, id)?,
+        ];
+        if there.into_iter().max().flatten() < Some(Order::of(record)) {
             self.publish(project, id, record)?;
         } else {
             self.throw_away(&self.layout.pending(project, id))
@@ -151,15 +154,51 @@ impl BuildStore {
             return std::fs::remove_file(self.layout.new_link(project, id)).map_err(settle);
         };
         let linked = match self.base(project, group.as_ref())? {
-            Some(linked) => self.find_ready(project, linked)?,
+            Some(linked) => self.ready_order(project, linked)?,
             None => None,
         };
-        let is_later = linked.is_none_or(|linked| linked.finished_at <= record.info.finished_at);
-        match is_later {
+        match linked <= Some(Order::of(&record)) {
             true => self.point(project, group.as_ref(), id),
             false => std::fs::remove_file(self.layout.new_link(project, id)),
         }
         .map_err(settle)
+    }
+
+    /// The number of a build that ends now: larger than that of each build in whose place it may come, the
+    /// one of the same id and the latest of its group.
+    pub(super) fn next_number(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        group: &str,
+    ) -> Result<u64, Error> {
+        let group: Option<GroupName> = group.parse().ok();
+        let linked = match self.base(project, group.as_ref())? {
+            Some(linked) => self.ready_order(project, linked)?,
+            None => None,
+        };
+        let before = [
+            linked,
+            self.ready_order(project, id)?,
+            self.failed_order(project, id)?,
+        ];
+        let last = before.into_iter().flatten().map(|order| order.number).max();
+        Ok(last.map_or(1, |last| last.saturating_add(1)))
+    }
+
+    fn ready_order(&self, project: &ProjectName, id: JobId) -> Result<Option<Order>, Error> {
+        self.order(&self.layout.ready(project, id))
+    }
+
+    fn failed_order(&self, project: &ProjectName, id: JobId) -> Result<Option<Order>, Error> {
+        self.order(&self.layout.failed(project, id))
+    }
+
+    /// `None` where there is no build, or none that survived.
+    fn order(&self, directory: &Path) -> Result<Option<Order>, Error> {
+        let record = record::read(directory).map_err(doing("read the record of a build"))?;
+        let record = record.filter(|record| self.survived(record));
+        Ok(record.as_ref().map(Order::of))
     }
 
     /// Puts a directory out of sight; [`BuildStore::empty_trash`] removes it.
@@ -168,6 +207,23 @@ impl BuildStore {
         match std::fs::rename(directory, self.layout.trash().join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
+        }
+    }
+}
+
+/// Which of several builds was made later. Their numbers say so; records without one are compared by the
+/// time at which they ended, which is wrong where the clock was set back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Order {
+    number: u64,
+    finished_at: Option<Timestamp>,
+}
+
+impl Order {
+    fn of(record: &Record) -> Order {
+        Order {
+            number: record.keep.number,
+            finished_at: record.info.finished_at,
         }
     }
 }

@@ -131,7 +131,7 @@ impl BuildStore {
         let claim = Claim::take(&layout)?;
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_err(doing("read the id of this boot"))?;
-        Ok(BuildStore {
+        let store = BuildStore {
             layout,
             filesystem,
             index: Index::new(),
@@ -143,7 +143,9 @@ impl BuildStore {
             boot: boot.trim().to_owned(),
             claim,
             confiner: PathBuf::from(filesystem::OURSELVES),
-        })
+        };
+        store.mark_clock();
+        Ok(store)
     }
 
     /// Writes into the lock file who we are, for others that want the build path.

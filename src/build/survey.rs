@@ -56,7 +56,16 @@ impl BuildStore {
             build.is_busy |= is_busy(&build.project, build.id);
         }
         let (free, _) = self.room()?;
-        let plan = gc::decide(found, policy, Timestamp::now(), free);
+        let mut policy = *policy;
+        let last_use = found.iter().map(|build| build.used).max();
+        let doubted_until = self.doubt_ages(last_use);
+        if doubted_until.is_some() {
+            policy.max_age = None;
+            // It is torn whatever the clock says, but may have been somebody's work a moment ago.
+            found.retain(|build| !build.is_torn);
+        }
+        let mut plan = gc::decide(found, &policy, Timestamp::now(), free);
+        plan.doubted_until = doubted_until;
         Ok((plan, trouble))
     }
 

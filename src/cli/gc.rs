@@ -110,6 +110,12 @@ fn show(view: &GcView) -> Result<(), Error> {
             super::say(&format!("{count} builds {what}"));
         }
     }
+    if let Some(until) = view.doubted_until {
+        super::say(&format!(
+            "The clock of the server was set forward: until {} nothing goes by its age",
+            moment(until)
+        ));
+    }
     if view.short > 0 {
         super::say(&format!(
             "The rules want {} more to go; what is left is linked, pinned, in use, or kept by keep_last",

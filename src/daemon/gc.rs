@@ -88,6 +88,9 @@ fn print(view: &GcView) {
             build.project, build.id, build.place, build.why, build.bytes, build.used
         );
     }
+    if let Some(until) = view.doubted_until {
+        println!("The clock was set forward: until {until} nothing goes by its age");
+    }
     println!(
         "Finished. {did}: {}, Reclaimed: {}B, Kept: {}, {}B, In use: {}, Not measured: {}, Short of the rules: {}B, Free: {}B, Pruned images: {}",
         view.removed.len(),

@@ -8,18 +8,18 @@
 //! signal, just before the Engine went.
 
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
 use futures_util::{FutureExt, StreamExt};
-use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::halt::Halt;
 use super::making::Making;
 use super::{ENGINE_AGAIN, keep_tail, stop};
-use crate::build::Stopped;
+use crate::build::{Since, Stopped};
 use crate::docker::{self, Docker, Exit, Fate, Output, Stream, Watch};
 use crate::faults;
 
@@ -138,7 +138,7 @@ impl Making {
         let mut known = self.pending()?.known();
         self.stderr.clear();
         let limits = Limits::of(self)?;
-        let mut passed = pin!(limits.passed(&shared.docker, container));
+        let mut passed = pin!(limits.clone().passed(&shared.docker, container));
         // Its end is waited for by the log; this only brings it about.
         let mut stopping = pin!(OptionFuture::from(None));
         if self.is_stopped()? {
@@ -161,6 +161,7 @@ impl Making {
                 let stop = tokio::select! {
                     pieces = pieces.next() => match pieces {
                         Some(pieces) => {
+                            limits.hear();
                             self.keep(pieces, &mut known, container).await?;
                             continue;
                         }
@@ -279,52 +280,66 @@ impl Making {
     }
 }
 
-/// How long a container may go on, by the clock and by its own silence.
-#[derive(Clone, Copy)]
+/// How long a container may go on, and be silent. Both are counted by a clock that is never set.
+#[derive(Clone)]
 struct Limits {
-    /// Until when it may run, and how long that is; `None` when nobody cares, or it was over by then.
-    deadline: Option<(Timestamp, Duration)>,
+    /// Since when it runs.
+    running: Since,
+    /// How long it may run.
+    deadline: Option<Duration>,
     /// How long it may print nothing.
     silence: Option<Duration>,
-    /// When it was heard of last, as far as was looked.
-    heard: Timestamp,
+    /// When a piece of its output came last, as far as we were there.
+    heard: Arc<Mutex<Option<Since>>>,
 }
 
 impl Limits {
     fn of(making: &mut Making) -> Result<Limits, Halt> {
         let bounds = making.bounds()?;
-        let keep = &making.pending()?.record_mut().keep;
-        let limit = bounds.job_timeout.map(Duration::from_millis);
+        let running = making.pending()?.running();
         Ok(Limits {
-            deadline: keep.deadline.zip(limit),
+            running: running.unwrap_or_else(Since::now),
+            deadline: bounds.job_timeout.map(Duration::from_millis),
             silence: bounds.silence_timeout.map(Duration::from_millis),
-            heard: keep.running_since.unwrap_or_else(Timestamp::now),
+            heard: Arc::default(),
         })
+    }
+
+    /// Notes that output has come.
+    fn hear(&self) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = Some(Since::now());
+    }
+
+    fn heard(&self) -> Option<Since> {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a limit is passed: what is to be done about it.
     async fn passed(mut self, docker: &Docker, container: &str) -> Result<Stopped, docker::Error> {
+        // Since when it is silent, as far as was looked, and the last line that was seen then.
+        let (mut silent, mut seen) = (self.running, None);
         loop {
-            let silence = self.silence;
-            let quiet = silence.and_then(|limit| self.heard.checked_add(limit).ok());
             tokio::select! {
-                () = until(self.deadline.map(|(at, _)| at)) => {
+                () = goes_on(self.running, self.deadline) => {
                     match self.check_deadline(docker, container).await? {
                         Some(stopped) => return Ok(stopped),
                         None => self.deadline = None,
                     }
                 }
-                () = until(quiet) => {
+                () = goes_on(silent, self.silence) => {
                     // The log's own times count: it may be read long after it was printed. So it is
                     // asked once in so long a time, and not with each line.
-                    if let Some(last) = docker.last_line(container).await? {
-                        self.heard = self.heard.max(last);
+                    let last = docker.last_line(container).await?;
+                    if let Some(last) = last.filter(|last| Some(*last) != seen) {
+                        seen = Some(last);
+                        silent = match self.running.until(last) {
+                            Some(ran) => self.running.later(ran),
+                            // The clock by which that was told was set meanwhile.
+                            None => self.heard().unwrap_or_else(Since::now),
+                        };
                     }
-                    let is_over = |limit: &Duration| {
-                        let end = self.heard.checked_add(*limit);
-                        end.is_ok_and(|end| end <= Timestamp::now())
-                    };
-                    if let Some(limit) = silence.filter(is_over) {
+                    if let Some(limit) = self.silence.filter(|limit| silent.elapsed() >= *limit) {
                         return Ok(stop::silent(limit));
                     }
                 }
@@ -334,38 +349,43 @@ impl Limits {
 
     /// What there is to say about a container that has ended.
     async fn were_passed(&self, docker: &Docker, container: &str) -> Option<Stopped> {
-        let (deadline, _) = self.deadline?;
-        if deadline > Timestamp::now() {
+        if self.running.elapsed() < self.deadline? {
             return None;
         }
         // An Engine that does not say when it ended leaves it at that: it was watched.
         self.check_deadline(docker, container).await.ok().flatten()
     }
 
-    /// The deadline is there. A container that ended before stands.
+    /// The deadline is there. A container that ended before stands, and one that may have.
     async fn check_deadline(
         &self,
         docker: &Docker,
         container: &str,
     ) -> Result<Option<Stopped>, docker::Error> {
-        let Some((deadline, limit)) = self.deadline else {
+        let Some(limit) = self.deadline else {
             return Ok(None);
         };
-        match docker.fate(container).await? {
-            Fate::Ended(_, at) if at.is_none_or(|at| at <= deadline) => Ok(None),
-            _ => Ok(Some(stop::timed_out(limit))),
-        }
+        let is_late = match docker.fate(container).await? {
+            Fate::Ended(_, at) => at
+                .and_then(|at| self.running.until(at))
+                .is_some_and(|ran| ran > limit),
+            _ => true,
+        };
+        Ok(is_late.then(|| stop::timed_out(limit)))
     }
 }
 
-/// Waits until a moment by the clock of the host; for ever without one.
-async fn until(moment: Option<Timestamp>) {
-    match moment {
-        Some(moment) => {
-            let left = moment.duration_since(Timestamp::now());
-            tokio::time::sleep(Duration::try_from(left).unwrap_or_default()).await;
+/// Waits until something has gone on for so long; for ever without a limit.
+async fn goes_on(since: Since, limit: Option<Duration>) {
+    let Some(limit) = limit else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = limit.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            return;
         }
-        None => std::future::pending().await,
+        tokio::time::sleep(left).await;
     }
 }
 

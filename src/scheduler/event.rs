@@ -252,6 +252,11 @@ pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
 /// Tells what a collection has done: of each build, and in all.
 pub(super) fn publish_collection(shared: &Shared, collection: &Collection) {
     let plan = &collection.plan;
+    if let Some(until) = plan.doubted_until {
+        tracing::warn!(
+            "the clock of this host was set forward: until {until} no build goes by its age (gc.max_age)"
+        );
+    }
     for removal in &plan.removals {
         let removal = Removal {
             project: &removal.build.project,

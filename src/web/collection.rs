@@ -75,6 +75,7 @@ pub fn gc_view(collection: &Collection, dry_run: bool) -> GcView {
         passed: collection.passed,
         unmeasured: plan.unmeasured,
         short: plan.short,
+        doubted_until: plan.doubted_until,
         free: collection.free,
         images: collection.images.count as u64,
     }

@@ -48,6 +48,11 @@ fn age(daemon: &TestDaemon, id: &str, by: Duration) {
             value["Bookkeeping"][key] = json!((at - by).to_string());
         }
     }
+    for key in ["RunningUptime", "StartedUptime"] {
+        if let Some(at) = value["Bookkeeping"][key].as_i64() {
+            value["Bookkeeping"][key] = json!(at - i64::try_from(by.as_millis()).unwrap());
+        }
+    }
     std::fs::write(record, value.to_string()).unwrap();
 }
 

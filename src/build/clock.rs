@@ -1,0 +1,189 @@
+//! How long something goes on, by a clock that is never set.
+//!
+//! The wall clock of a host may be set at any time: by a person, by NTP after a boot without a hardware
+//! clock, after a suspend. Therefore:
+//!
+//! - What is measured here is measured by `CLOCK_MONOTONIC`, the time since the host booted without the
+//!   time for which it was suspended. Containers do not run while it is suspended.
+//! - That clock is one for all processes of a boot, so a record can hold it for the process after this
+//!   one. No container outlives a boot, so nothing here has to.
+//! - What others tell by the wall clock (the Engine says when a container ended and when a line was
+//!   printed) is believed where both clocks have gone on alike since. Where they have not, the wall clock
+//!   was set, or the host was suspended: then it is not known when that was, and nothing is held against
+//!   a build that may be in order.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// How far both clocks may be apart: NTP adjusts by half a thousandth of the time at most, and a container
+/// that is killed or a line that is written may be told a moment later.
+const TOLERANCE: Duration = Duration::from_secs(5);
+
+/// The clocks of the host at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Clocks {
+    wall: Timestamp,
+    /// Milliseconds of `CLOCK_MONOTONIC`.
+    uptime: i64,
+}
+
+impl Clocks {
+    fn now() -> Clocks {
+        let now = clock_gettime(ClockId::Monotonic);
+        Clocks {
+            wall: Timestamp::now(),
+            uptime: now.tv_sec * 1_000 + now.tv_nsec / 1_000_000,
+        }
+    }
+}
+
+/// The moment at which something began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    wall: Timestamp,
+    /// `None` in records that do not say it; then there is only the wall clock.
+    uptime: Option<i64>,
+}
+
+impl Since {
+    /// Just now.
+    pub fn now() -> Since {
+        let Clocks { wall, uptime } = Clocks::now();
+        Since {
+            wall,
+            uptime: Some(uptime),
+        }
+    }
+
+    /// As a record of this boot has it.
+    pub(super) fn recorded(wall: Timestamp, uptime: Option<i64>) -> Since {
+        Since { wall, uptime }
+    }
+
+    /// By the wall clock.
+    pub(super) fn wall(&self) -> Timestamp {
+        self.wall
+    }
+
+    /// Milliseconds of uptime, for a record.
+    pub(super) fn uptime(&self) -> Option<i64> {
+        self.uptime
+    }
+
+    /// How long it has gone on; never negative.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed_at(Clocks::now())
+    }
+
+    fn elapsed_at(&self, now: Clocks) -> Duration {
+        match self.uptime {
+            Some(uptime) => milliseconds(now.uptime.saturating_sub(uptime)),
+            None => between(self.wall, now.wall).unwrap_or_default(),
+        }
+    }
+
+    /// How long it had gone on at a moment that was told by the wall clock; `None` where that clock
+    /// contradicts, so that nobody knows.
+    pub fn until(&self, moment: Timestamp) -> Option<Duration> {
+        self.until_at(moment, Clocks::now())
+    }
+
+    fn until_at(&self, moment: Timestamp, now: Clocks) -> Option<Duration> {
+        let told = between(self.wall, moment)?;
+        let passed = between(self.wall, now.wall)?;
+        let elapsed = self.elapsed_at(now);
+        let tolerance = TOLERANCE + elapsed / 1_000;
+        let is_steady = passed.abs_diff(elapsed) <= tolerance;
+        (is_steady && told <= passed + tolerance).then(|| told.min(elapsed))
+    }
+
+    /// The moment that is so much later.
+    #[must_use]
+    pub fn later(&self, by: Duration) -> Since {
+        let milliseconds = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        Since {
+            wall: self.wall.checked_add(by).unwrap_or(Timestamp::MAX),
+            uptime: self.uptime.map(|at| at.saturating_add(milliseconds)),
+        }
+    }
+}
+
+/// `None` where the second is before the first.
+fn between(first: Timestamp, second: Timestamp) -> Option<Duration> {
+    second.duration_since(first).try_into().ok()
+}
+
+fn milliseconds(count: i64) -> Duration {
+    Duration::from_millis(u64::try_from(count).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600;
+
+    /// Both clocks, in seconds after the begin; the wall clock was set by so much since.
+    fn after(uptime: i64, set: i64) -> Clocks {
+        Clocks {
+            wall: Timestamp::from_second(1_800_000_000 + uptime + set).unwrap(),
+            uptime: (100 + uptime) * 1_000,
+        }
+    }
+
+    fn begun(has_uptime: bool) -> Since {
+        let Clocks { wall, uptime } = after(0, 0);
+        Since::recorded(wall, has_uptime.then_some(uptime))
+    }
+
+    fn seconds(count: i64) -> Duration {
+        milliseconds(count * 1_000)
+    }
+
+    #[test]
+    fn what_goes_on_is_counted_whatever_the_wall_clock_is_set_to() {
+        for set in [0, 10 * HOUR, -10 * HOUR, 400 * 24 * HOUR] {
+            assert_eq!(begun(true).elapsed_at(after(60, set)), seconds(60), "{set}");
+        }
+        // Where nothing else is known, the wall clock counts, but never backwards.
+        assert_eq!(begun(false).elapsed_at(after(60, 0)), seconds(60));
+        assert_eq!(begun(false).elapsed_at(after(60, -HOUR)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_moment_is_believed_where_both_clocks_agree() {
+        let at = |uptime, set| after(uptime, set).wall;
+        for (moment, now, expected) in [
+            (at(30, 0), after(60, 0), Some(seconds(30))),
+            (at(60, 2), after(60, 2), Some(seconds(60))),
+            // A day in which NTP has adjusted the clock.
+            (at(10, 0), after(24 * HOUR, 40), Some(seconds(10))),
+            // Set forward or back, before the moment or after it; or suspended.
+            (at(30, 0), after(60, 10 * HOUR), None),
+            (at(30, 10 * HOUR), after(60, 10 * HOUR), None),
+            (at(30, 0), after(60, -HOUR), None),
+            (at(30, -HOUR), after(60, -HOUR), None),
+            // Told by a clock of another host, perhaps.
+            (at(-30, 0), after(60, 0), None),
+            (at(600, 0), after(60, 0), None),
+        ] {
+            assert_eq!(
+                begun(true).until_at(moment, now),
+                expected,
+                "{moment} {now:?}"
+            );
+        }
+        let now = after(60, 0);
+        assert_eq!(begun(false).until_at(at(30, 0), now), Some(seconds(30)));
+    }
+
+    #[test]
+    fn a_later_moment_is_counted_from() {
+        let later = begun(true).later(seconds(20));
+        assert_eq!(later.elapsed_at(after(60, HOUR)), seconds(40));
+        assert!(Since::now().elapsed() < seconds(60));
+        assert_eq!(Since::now().later(seconds(60)).elapsed(), Duration::ZERO);
+    }
+}
