@@ -9,6 +9,7 @@
 
 mod browser;
 mod builds;
+mod clocks;
 mod containers;
 mod demo;
 mod docker;

@@ -28,6 +28,7 @@ pub struct Setup {
     config: Value,
     docker_host: Option<String>,
     user: Option<(u32, u32)>,
+    environment: Vec<(&'static str, String)>,
     word: String,
 }
 
@@ -48,6 +49,7 @@ impl Setup {
             place,
             docker_host: std::env::var("DOCKER_HOST").ok(),
             user: None,
+            environment: Vec::new(),
             word: word(),
         }
     }
@@ -75,6 +77,12 @@ impl Setup {
     /// The daemon runs as this user and group, and no other group; all is theirs.
     pub fn user(mut self, user: u32, group: u32) -> Setup {
         self.user = Some((user, group));
+        self
+    }
+
+    /// A variable in the environment of the daemon.
+    pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Setup {
+        self.environment.push((name, value.into()));
         self
     }
 
@@ -227,6 +235,9 @@ impl Daemon {
         command.stdin(Stdio::null());
         // Whatever bus this host has is not for tests.
         command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+        for (name, value) in &self.setup.environment {
+            command.env(name, value);
+        }
         match &self.setup.docker_host {
             Some(host) => command.env("DOCKER_HOST", host),
             None => command.env_remove("DOCKER_HOST"),
