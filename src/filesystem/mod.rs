@@ -11,6 +11,7 @@
 //!
 //! - `btrfs`: subvolumes and snapshots by ioctl.
 //! - `plain`: the copy of a tree, with the `contents` of files, their hard `links`, their `metadata`.
+//! - `ownership`: a whole tree given to another user.
 //! - `remove`: a whole tree, of whichever kind.
 //! - `usage`: what a tree takes, with `fiemap` for what it shares.
 //! - `closed`: what its owner closed, opened for as long as a walk needs it.
@@ -26,6 +27,7 @@ mod descent;
 mod fiemap;
 mod links;
 mod metadata;
+mod ownership;
 mod plain;
 mod remove;
 mod usage;
@@ -152,6 +154,20 @@ impl Filesystem {
             remove::entry(place.parent.as_fd(), &place.name)
         };
         remove().map_err(|source| Error::Remove {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Gives all of the tree at `path` to another user and group, without following a link. What
+    /// belongs to them already is left alone.
+    ///
+    /// # Errors
+    /// [`Error::Give`]; its kind is `PermissionDenied` where this process may not. A part of the tree
+    /// may be given away then.
+    pub fn give(self, path: &Path, user: u32, group: u32) -> Result<(), Error> {
+        let give = || ownership::give(Place::of(path)?.open(path)?, user, group);
+        give().map_err(|source| Error::Give {
             path: path.to_owned(),
             source,
         })
@@ -298,6 +314,14 @@ pub enum Error {
         /// The step that failed.
         source: Fault,
     },
+    /// A tree was not given to another user, or not all of it.
+    #[error("could not give away the tree '{}'", path.display())]
+    Give {
+        /// The tree.
+        path: PathBuf,
+        /// The step that failed.
+        source: Fault,
+    },
     /// A tree was not measured.
     #[error("could not measure the tree '{}'", path.display())]
     Measure {
@@ -333,6 +357,7 @@ impl Error {
             Error::Create { source, .. }
             | Error::Clone { source, .. }
             | Error::Remove { source, .. }
+            | Error::Give { source, .. }
             | Error::Measure { source, .. }
             | Error::Confine { source, .. }
             | Error::HandOut { source, .. } => Some(&source.source),

@@ -1,0 +1,217 @@
+//! A whole tree given to another user and group.
+//!
+//! Every entry is changed itself: no link is followed, nothing that is mounted inside is entered. What
+//! has the right owner already is not touched, so that a tree of one's own takes no right to give
+//! files away. Modes and times stay, but for the set-user-id and set-group-id bits of programs: the
+//! kernel takes these away, since they were not set for the new owner.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{
+    AtFlags, FileType, Gid, RawDir, SeekFrom, Stat, Uid, chownat, fchown, fstat, seek, statat,
+};
+use rustix::io::Errno;
+
+use super::Fault;
+use super::descent::{Descent, READ_BUFFER, is_dots, open_directory};
+
+/// How many subdirectories of one directory are remembered at once: the next ones are read when these
+/// are done. It bounds what a directory of millions costs in memory.
+const REMEMBERED: usize = 4096;
+
+/// The number that Btrfs gives to the place of a subvolume that a snapshot did not take along: it is
+/// no file of the snapshot, and cannot be changed.
+const EMPTY_SUBVOLUME: u64 = 2;
+
+/// Gives the tree at `root`, itself included, to `user` and `group`.
+pub(super) fn give(root: OwnedFd, user: u32, group: u32) -> Result<(), Fault> {
+    let here = |errno| Fault::new("give away", ".".as_ref(), errno);
+    let giving = Giving {
+        user,
+        group,
+        buffer: Vec::with_capacity(READ_BUFFER),
+        descent: Descent::new(root).map_err(here)?,
+    };
+    giving.run()
+}
+
+struct Giving {
+    user: u32,
+    group: u32,
+    buffer: Vec<u8>,
+    descent: Descent,
+}
+
+/// What of a directory is still to be done.
+#[derive(Default)]
+struct Level {
+    /// Subdirectories that are to be entered.
+    directories: Vec<CString>,
+    /// Where reading goes on when these are done; `None` at the end.
+    next: Option<u64>,
+}
+
+impl Giving {
+    fn run(mut self) -> Result<(), Fault> {
+        let mut levels = vec![self.read(0)?];
+        while let Some(level) = levels.last_mut() {
+            if let Some(name) = level.directories.pop() {
+                let (directory, stat) = match open_directory(self.descent.here(), &name) {
+                    Ok(opened) => opened,
+                    // The place of another filesystem.
+                    Err(Errno::XDEV) => continue,
+                    Err(errno) => return Err(self.descent.fault("open", &name, errno)),
+                };
+                self.descent.enter(name, directory, &stat);
+                levels.push(self.read(0)?);
+            } else if let Some(next) = level.next {
+                *level = self.read(next)?;
+            } else {
+                levels.pop();
+                self.leave()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives away the present directory, after all that is in it: until then its mode is for whom it
+    /// was. Goes up.
+    fn leave(&mut self) -> Result<(), Fault> {
+        let fault = |giving: &Self, errno| giving.descent.fault("give away", c".", errno);
+        let here = self.descent.here();
+        let stat = fstat(here).map_err(|errno| fault(self, errno))?;
+        if let Some((user, group)) = self.wanted(&stat) {
+            match fchown(here, user, group) {
+                Err(_) if stat.st_ino == EMPTY_SUBVOLUME => {}
+                given => given.map_err(|errno| fault(self, errno))?,
+            }
+        }
+        let up = self.descent.leave();
+        up.map_err(|errno| self.descent.fault("find the way up from", c".", errno))?;
+        Ok(())
+    }
+
+    /// Gives away what is in the present directory from a place of it on and is no directory, until
+    /// enough directories were found.
+    fn read(&mut self, from: u64) -> Result<Level, Fault> {
+        let mut level = Level::default();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let here = self.descent.here();
+        let fault = |errno| self.descent.fault("read", c".", errno);
+        seek(here, SeekFrom::Start(from)).map_err(fault)?;
+        let mut entries = RawDir::new(here, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(fault)?;
+            let name = entry.file_name();
+            if is_dots(name) {
+                continue;
+            }
+            let given = self.give_entry(name);
+            let is_directory =
+                given.map_err(|errno| self.descent.fault("give away", name, errno))?;
+            if is_directory {
+                level.directories.push(name.to_owned());
+            }
+            if level.directories.len() >= REMEMBERED {
+                level.next = Some(entry.next_entry_cookie());
+                break;
+            }
+        }
+        self.buffer = buffer;
+        Ok(level)
+    }
+
+    /// Gives away an entry of the present directory; true for a directory, which comes later.
+    fn give_entry(&self, name: &CStr) -> Result<bool, Errno> {
+        let stat = statat(self.descent.here(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Ok(true);
+        }
+        if let Some((user, group)) = self.wanted(&stat) {
+            chownat(
+                self.descent.here(),
+                name,
+                user,
+                group,
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
+        }
+        Ok(false)
+    }
+
+    /// The owner that an entry should have; `None` where it has it.
+    fn wanted(&self, stat: &Stat) -> Option<(Option<Uid>, Option<Gid>)> {
+        let is_right = stat.st_uid == self.user && stat.st_gid == self.group;
+        (!is_right).then(|| {
+            (
+                Some(Uid::from_raw(self.user)),
+                Some(Gid::from_raw(self.group)),
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::path::Path;
+
+    use super::*;
+
+    fn give_to(root: &Path, user: u32, group: u32) -> Result<(), Fault> {
+        give(OwnedFd::from(fs::File::open(root).unwrap()), user, group)
+    }
+
+    #[test]
+    fn a_tree_of_ones_own_takes_no_right_to_give_it_away() {
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        fs::write(tree.join("a/file"), "x").unwrap();
+        symlink("/nowhere", tree.join("link")).unwrap();
+        let stat = fs::metadata(&tree).unwrap();
+        give_to(&tree, stat.uid(), stat.gid()).unwrap();
+    }
+
+    #[test]
+    fn more_subdirectories_than_are_remembered_are_given_away_and_links_are_not_followed() {
+        let home = tempfile::tempdir().unwrap();
+        let tree = home.path().join("tree");
+        let outside = home.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("file"), "x").unwrap();
+        for n in 0..REMEMBERED + 10 {
+            fs::create_dir_all(tree.join(format!("{n}"))).unwrap();
+        }
+        let deep = tree.join("0/deeper");
+        fs::create_dir(&deep).unwrap();
+        fs::write(deep.join("file"), "x").unwrap();
+        fs::set_permissions(deep.join("file"), fs::Permissions::from_mode(0o640)).unwrap();
+        fs::hard_link(deep.join("file"), tree.join("name")).unwrap();
+        symlink(&outside, tree.join("link")).unwrap();
+        let given = give_to(&tree, 1234, 1235);
+        if !rustix::process::geteuid().is_root() {
+            let error = given.unwrap_err();
+            assert!(error.to_string().contains("give away"), "{error}");
+            return;
+        }
+        given.unwrap();
+        let owner = |path: &Path| {
+            let stat = fs::symlink_metadata(path).unwrap();
+            (stat.uid(), stat.gid())
+        };
+        for path in ["", "0/deeper", "0/deeper/file", "name", "link"] {
+            assert_eq!(owner(&tree.join(path)), (1234, 1235), "{path}");
+        }
+        for n in 0..REMEMBERED + 10 {
+            assert_eq!(owner(&tree.join(format!("{n}"))), (1234, 1235), "{n}");
+        }
+        let mode = fs::metadata(deep.join("file")).unwrap().mode();
+        assert_eq!(mode & 0o7777, 0o640);
+        for path in [outside.clone(), outside.join("file")] {
+            assert_eq!(owner(&path).0, 0, "{path:?}");
+        }
+    }
+}
