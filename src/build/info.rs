@@ -167,6 +167,9 @@ pub struct BuildInfo {
     pub incremental: bool,
     /// The container's exit code, or -999.
     pub exit_code: i64,
+    /// The kernel killed a process of the build for want of memory, whatever the exit code is.
+    #[serde(rename = "OOMKilled")]
+    pub oom_killed: bool,
     /// Why the build could not be run to its end, in one sentence.
     pub err: Option<String>,
     /// The same, "" for none.
@@ -231,6 +234,7 @@ impl Default for BuildInfo {
             coalesced: false,
             incremental: false,
             exit_code: NO_EXIT_CODE,
+            oom_killed: false,
             err: None,
             err_build: String::new(),
             container_stdouterr: None,
@@ -400,6 +404,8 @@ pub struct Bookkeeping {
     /// Of builds that may come in each other's place, a later one has a larger number; 0 in records that
     /// do not say.
     pub number: u64,
+    /// The `uid:gid` that its files belong to; `None` in records that do not say.
+    pub user: Option<String>,
     /// Attempts whose container was lost.
     pub lost: u32,
     /// A new image was asked for.

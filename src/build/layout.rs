@@ -29,6 +29,9 @@ pub(super) const ARTIFACTS: &str = "artifacts";
 pub(super) const CACHE: &str = "cache";
 /// One file per param, under `data`; never cloned.
 pub(super) const PARAMS: &str = "params";
+/// The home directory of a build whose image has none for its user, beside `data`; never cloned, and
+/// gone before the build is ready.
+pub(super) const HOME: &str = "home";
 /// The record.
 pub(super) const RECORD: &str = "build_info.json";
 /// The log.

@@ -194,6 +194,7 @@ impl PendingBuild {
         // What an end that did not last had noted.
         info.outcome = None;
         info.exit_code = NO_EXIT_CODE;
+        info.oom_killed = false;
         info.duration = NO_DURATION;
         info.finished_at = None;
         info.err = None;
@@ -212,6 +213,7 @@ impl PendingBuild {
         keep.deadline = None;
         keep.durable = false;
         store.discard(&directory)?;
+        self.remove_home()?;
         faults::point("data-cleared");
         record::write(&directory, &self.record, true)
             .map_err(doing("take over an interrupted build"))

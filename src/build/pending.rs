@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +65,40 @@ pub enum Begun {
     Incremental,
     /// Empty, because the group's latest build holds what we may not read.
     BaseClosed,
+    /// Empty, because the group's latest build belongs to another user, and we may not give its
+    /// files away.
+    BaseForeign,
+}
+
+/// Who a build is inside its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its number.
+    pub user: u32,
+    /// That of its group.
+    pub group: u32,
+    /// What we make is given to them. False where we may not, or need not: then it is ours.
+    pub is_given: bool,
+}
+
+impl User {
+    /// Gives them what we made.
+    pub(super) fn own(&self, made: BorrowedFd<'_>) -> io::Result<()> {
+        if self.is_given {
+            rustix::fs::fchown(
+                made,
+                Some(rustix::process::Uid::from_raw(self.user)),
+                Some(rustix::process::Gid::from_raw(self.group)),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.user, self.group)
+    }
 }
 
 /// A build whose end could not be written down; it is still pending.
@@ -242,13 +277,12 @@ impl PendingBuild {
 
     /// Begins: `data` is cloned from the group's latest build, or made empty, and the params
     /// are written. A base that we may not read is no base: a build that closes a file to its own
-    /// user must not end its group.
-    ///
-    /// With `owner`, what the container must be able to write is given to that user and group.
+    /// user must not end its group. What the container must be able to write belongs to `user`, also
+    /// where another one made the base.
     ///
     /// # Errors
     /// When the tree cannot be made or cloned.
-    pub fn prepare(&mut self, params: &Params, owner: Option<(u32, u32)>) -> Result<Begun, Error> {
+    pub fn prepare(&mut self, params: &Params, user: &User) -> Result<Begun, Error> {
         let now = Since::now();
         self.record.info.started_at = now.wall();
         self.record.keep.started_uptime = now.uptime();
@@ -273,7 +307,7 @@ impl PendingBuild {
                 .join(layout::DATA);
             let clone = |cause| Error::Tree("clone the latest build of the group", cause);
             begun = match filesystem.clone_tree(&from, &data, &[layout::PARAMS.as_ref()]) {
-                Ok(()) => Begun::Incremental,
+                Ok(()) => self.give_clone(base, &data, user)?,
                 Err(cause) if is_closed(&cause) => {
                     filesystem.remove(&data).map_err(clone)?;
                     Begun::BaseClosed
@@ -290,8 +324,36 @@ impl PendingBuild {
         let base = base.filter(|_| begun == Begun::Incremental);
         self.record.info.base = base.map(|base| base.to_string());
         self.record.info.incremental = base.is_some();
-        furnish(&data, params, owner).map_err(doing("write the build's params"))?;
+        self.record.keep.user = Some(user.to_string());
+        furnish(&data, params, user).map_err(doing("write the build's params"))?;
         Ok(begun)
+    }
+
+    /// Gives the clone of a base to `user`, where another one made the base.
+    fn give_clone(&self, base: JobId, data: &Path, user: &User) -> Result<Begun, Error> {
+        let read = doing("read the record of the latest build of the group");
+        let made = record::read(&self.store.layout.ready(&self.project, base)).map_err(&read)?;
+        let made_by = match made.and_then(|record| record.keep.user) {
+            Some(made_by) => made_by,
+            // A record of an earlier version; the container's user was given the root.
+            None => {
+                let root = data.symlink_metadata().map_err(&read)?;
+                format!("{}:{}", root.uid(), root.gid())
+            }
+        };
+        if made_by == user.to_string() {
+            return Ok(Begun::Incremental);
+        }
+        let filesystem = self.store.filesystem;
+        let give = |cause| Error::Tree("give the latest build of the group to its user", cause);
+        match filesystem.give(data, user.user, user.group) {
+            Ok(()) => Ok(Begun::Incremental),
+            Err(cause) if is_closed(&cause) => {
+                filesystem.remove(data).map_err(give)?;
+                Ok(Begun::BaseForeign)
+            }
+            Err(cause) => Err(give(cause)),
+        }
     }
 
     /// Ends the build: the record is completed and on stable storage, the directory takes its
@@ -329,6 +391,7 @@ impl PendingBuild {
         self.forget_opaque()
             .map_err(doing("remove the build's opaque params"))?;
         faults::point("params-removed");
+        self.remove_home()?;
         self.keep_artifacts_ours()
             .map_err(doing("look after the build's artifacts"))
     }
@@ -378,6 +441,16 @@ impl PendingBuild {
         // Where there is no room it is the record that needs it, and the data is no obstacle.
         self.is_data_stuck = discarded.is_err_and(|error| !error.is_full());
         self.finish(End::errored(error.sentence()))
+    }
+
+    /// Takes the build's data out of it: a container that may run on still writes there, and what it
+    /// writes is in no build.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn put_data_aside(&self) -> Result<(), Error> {
+        let aside = self.store.throw_away(&self.data());
+        aside.map_err(doing("put the build's data aside"))
     }
 
     /// What is served is a directory of ours: a link that the container put in its place would
@@ -450,27 +523,17 @@ fn is_closed(error: &filesystem::Error) -> bool {
 }
 
 /// Makes `artifacts`, `cache` and `params` under `data`, and writes the params.
-fn furnish(data: &Path, params: &Params, owner: Option<(u32, u32)>) -> io::Result<()> {
+fn furnish(data: &Path, params: &Params, user: &User) -> io::Result<()> {
     let Some(data) = open_directory(rustix::fs::CWD, data)? else {
         return Err(io::ErrorKind::NotFound.into());
     };
-    let own = |fd: BorrowedFd<'_>| -> io::Result<()> {
-        if let Some((user, group)) = owner {
-            rustix::fs::fchown(
-                fd,
-                Some(rustix::process::Uid::from_raw(user)),
-                Some(rustix::process::Gid::from_raw(group)),
-            )?;
-        }
-        Ok(())
-    };
-    own(data.as_fd())?;
+    user.own(data.as_fd())?;
     for name in [layout::ARTIFACTS, layout::CACHE, layout::PARAMS] {
         // A clone may hold a file or a link that an earlier container left in our place.
         let is_made = make_directory(data.as_fd(), name)?;
         // Opened in any case: one that an earlier build closed to its owner is open to the next build.
         match open_directory(data.as_fd(), Path::new(name)) {
-            Ok(Some(directory)) if is_made => own(directory.as_fd())?,
+            Ok(Some(directory)) if is_made => user.own(directory.as_fd())?,
             // That of another user, whom the next build may act for.
             Err(error) if is_made || error.kind() != io::ErrorKind::PermissionDenied => {
                 return Err(error);
@@ -489,14 +552,18 @@ fn furnish(data: &Path, params: &Params, owner: Option<(u32, u32)>) -> io::Resul
             Mode::from_raw_mode(if name.is_opaque() { 0o600 } else { 0o640 }),
         )?);
         file.write_all(value.as_bytes())?;
-        own(file.as_fd())?;
+        user.own(file.as_fd())?;
     }
     Ok(())
 }
 
 /// Makes a directory where there is none, in the place of whatever else stands there. True when
 /// it was made.
-fn make_directory(at: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
+pub(super) fn make_directory(
+    at: BorrowedFd<'_>,
+    name: impl AsRef<std::ffi::OsStr>,
+) -> io::Result<bool> {
+    let name = name.as_ref();
     match rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
             return Ok(false);
@@ -513,6 +580,6 @@ fn make_directory(at: BorrowedFd<'_>, name: &str) -> io::Result<bool> {
 
 /// Opens a directory to write into, whatever a build did to its modes; never through a link in its
 /// last name. `None` when it is none.
-fn open_directory(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
+pub(super) fn open_directory(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
     filesystem::open_writable(at, path)
 }

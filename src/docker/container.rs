@@ -24,7 +24,7 @@ use bollard::{
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use super::{Docker, Error, label_filter, refusal, utf8};
+use super::{Docker, Error, Traits, label_filter, refusal, utf8};
 
 /// Bytes that the `local` log driver may write for one byte of output: an empty line, of one byte, is
 /// an entry of 28 (its length twice, the name of the stream, the time, the keys of the fields).
@@ -57,6 +57,8 @@ pub struct ContainerSpec {
     pub network: String,
     /// What it may use of the host.
     pub limits: Limits,
+    /// Variables beside those of the image, as `NAME=value`.
+    pub environment: Vec<String>,
     /// Bytes of output that the Engine must keep for readers, at least.
     pub log_bytes: u64,
     /// The systemd slice that it is put into, where the Engine lets systemd make the cgroups.
@@ -79,7 +81,8 @@ pub struct Limits {
 pub struct Exit {
     /// Its exit code; 128 + n for signal n.
     pub code: i64,
-    /// It failed, and the kernel killed one of its processes for want of memory.
+    /// The kernel killed one of its processes for want of memory, whatever the exit code is.
+    /// [`Docker::wait`] leaves this false for exit code 0; [`Docker::fate`] always knows.
     pub oom_killed: bool,
 }
 
@@ -115,11 +118,7 @@ impl Docker {
     /// UTF-8; [`Error::Unreachable`]; [`Error::Api`], also for a host path that does not exist.
     pub async fn create(&self, spec: &ContainerSpec) -> Result<String, Error> {
         let doing = "creating a container";
-        let slice = match &spec.slice {
-            Some(slice) if self.has_slices().await? => Some(slice.clone()),
-            _ => None,
-        };
-        let body = body(spec, slice)?;
+        let body = body(spec, self.traits().await?)?;
         let options = CreateContainerOptions {
             name: Some(spec.name.clone()),
             ..CreateContainerOptions::default()
@@ -142,8 +141,8 @@ impl Docker {
     /// Starts a created container; one that runs already is left alone.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`]; [`Error::Unreachable`]; [`Error::Api`], also when the image's
-    /// program cannot be executed.
+    /// [`Error::NotStarted`] when the image's program cannot be executed;
+    /// [`Error::NoSuchContainer`]; [`Error::Unreachable`]; [`Error::Api`].
     pub async fn start(&self, container: &str) -> Result<(), Error> {
         let doing = "starting a container";
         self.count_output(container).await;
@@ -152,9 +151,16 @@ impl Docker {
                 .start_container(container, None::<StartContainerOptions>)
                 .await
         });
-        started
-            .await?
-            .map_err(|e| self.failed_on(doing, container, e))
+        started.await?.map_err(|error| {
+            let code = refusal(&error).and_then(|(_, said)| Some((exec_status(said)?, said)));
+            match code {
+                Some((code, said)) => Error::NotStarted {
+                    code,
+                    said: said.to_owned(),
+                },
+                None => self.failed_on(doing, container, error),
+            }
+        })
     }
 
     /// Waits until a started container has ended; one that was never started counts as ended, with 0.
@@ -190,7 +196,7 @@ impl Docker {
                 return Err(self.unreachable(doing, source));
             }
         };
-        // Only a failure may be for want of memory: success costs no second question.
+        // Success costs no second question: the caller hears of such a kill from the events.
         if code == 0 {
             return Ok(Exit {
                 code,
@@ -375,7 +381,7 @@ fn exit(state: &ContainerState) -> Exit {
     let code = state.exit_code.unwrap_or(0);
     Exit {
         code,
-        oom_killed: code != 0 && state.oom_killed.unwrap_or(false),
+        oom_killed: state.oom_killed.unwrap_or(false),
     }
 }
 
@@ -384,7 +390,7 @@ fn ended(state: &ContainerState) -> Fate {
     Fate::Ended(exit(state), at.and_then(|at| at.parse().ok()))
 }
 
-fn body(spec: &ContainerSpec, slice: Option<String>) -> Result<ContainerCreateBody, Error> {
+fn body(spec: &ContainerSpec, engine: Traits) -> Result<ContainerCreateBody, Error> {
     let mut mounts = vec![bind(&spec.data, "/data")?];
     for (host, inside) in &spec.mounts {
         mounts.push(bind(host, inside)?);
@@ -400,12 +406,15 @@ fn body(spec: &ContainerSpec, slice: Option<String>) -> Result<ContainerCreateBo
         // A rounded number of billionths of a CPU; absurd ones are the Engine's to refuse.
         nano_cpus: spec.limits.cpus.map(|cpus| (cpus * 1e9).round() as i64),
         pids_limit: spec.limits.pids.map(signed),
-        cgroup_parent: slice,
+        cgroup_parent: spec.slice.clone().filter(|_| engine.has_slices),
+        // The files of builds belong to users of the host, and so does the host's network.
+        userns_mode: engine.remaps_users.then(|| "host".to_owned()),
         ..HostConfig::default()
     };
     Ok(ContainerCreateBody {
         image: Some(spec.image.clone()),
         user: Some(spec.user.clone()),
+        env: Some(spec.environment.clone()),
         labels: Some(spec.labels.clone().into_iter().collect()),
         tty: Some(false),
         host_config: Some(host_config),
@@ -441,6 +450,21 @@ fn log_config(bytes: u64) -> HostConfigLogConfig {
     }
 }
 
+/// The exit status that `docker run` has for a program that cannot be executed, by its own rule:
+/// 127 where there is none, 126 where it may not be executed. `None` for every other refusal, which
+/// is 125 there.
+fn exec_status(said: &str) -> Option<i64> {
+    const MISSING: [&str; 2] = ["executable file not found", "no such file or directory"];
+    const FORBIDDEN: [&str; 2] = ["permission denied", "is a directory"];
+    let is_any = |of: [&str; 2]| of.iter().any(|part| said.contains(part));
+    // The same words are said of a mount, together with paths of the host.
+    match said.contains("mount") {
+        true => None,
+        false if is_any(MISSING) => Some(127),
+        false => is_any(FORBIDDEN).then_some(126),
+    }
+}
+
 fn is_root(user: &str) -> bool {
     let name = user.split(':').next().unwrap_or("");
     name == "root" || name.parse::<u32>() == Ok(0)
@@ -465,13 +489,14 @@ mod tests {
             mounts: BTreeMap::from([(PathBuf::from("/cache"), "/c".to_owned())]),
             network: String::new(),
             limits: Limits::default(),
+            environment: Vec::new(),
             log_bytes: 1 << 20,
             slice: None,
         }
     }
 
     fn host(spec: &ContainerSpec) -> HostConfig {
-        body(spec, None).unwrap().host_config.unwrap()
+        body(spec, Traits::default()).unwrap().host_config.unwrap()
     }
 
     #[test]
@@ -517,6 +542,43 @@ mod tests {
     }
 
     #[test]
+    fn slices_and_namespaces_are_told_to_those_engines_that_have_them() {
+        let spec = ContainerSpec {
+            slice: Some("s.slice".into()),
+            ..spec()
+        };
+        let plain = host(&spec);
+        assert_eq!((plain.cgroup_parent, plain.userns_mode), (None, None));
+        let engine = Traits {
+            has_slices: true,
+            remaps_users: true,
+        };
+        let host = body(&spec, engine).unwrap().host_config.unwrap();
+        assert_eq!(host.cgroup_parent.as_deref(), Some("s.slice"));
+        assert_eq!(host.userns_mode.as_deref(), Some("host"));
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_executed_has_the_status_of_docker_run() {
+        for (said, status) in [
+            (
+                "exec: \"/nope\": stat /nope: no such file or directory: unknown",
+                Some(127),
+            ),
+            (
+                "exec: \"nope\": executable file not found in $PATH: unknown",
+                Some(127),
+            ),
+            ("exec: \"/etc\": permission denied: unknown", Some(126)),
+            ("exec: \"/etc\": is a directory: unknown", Some(126)),
+            ("error mounting \"/srv/x\": no such file or directory", None),
+            ("cannot join the network", None),
+        ] {
+            assert_eq!(exec_status(said), status, "{said}");
+        }
+    }
+
+    #[test]
     fn the_log_of_empty_lines_fits_the_driver() {
         let config = host(&spec()).log_config.unwrap().config.unwrap();
         assert!(config["max-size"].parse::<u64>().unwrap() >= 28 << 20);
@@ -528,7 +590,7 @@ mod tests {
     fn a_path_that_is_not_utf8_is_refused_and_not_mangled() {
         use std::os::unix::ffi::OsStringExt;
         let data = PathBuf::from(std::ffi::OsString::from_vec(b"/\xff".to_vec()));
-        let error = body(&ContainerSpec { data, ..spec() }, None).unwrap_err();
+        let error = body(&ContainerSpec { data, ..spec() }, Traits::default()).unwrap_err();
         assert!(matches!(error, Error::Path(_)));
     }
 }

@@ -1,5 +1,5 @@
-//! What befalls a container from outside while somebody listens: that it is sent a signal, and that
-//! the Engine goes away.
+//! What happens to a container while it is watched: it is sent a signal, the kernel kills one of its
+//! processes for want of memory, or the Engine goes away.
 
 use std::collections::HashMap;
 
@@ -11,6 +11,9 @@ use futures_util::stream::BoxStream;
 
 use super::{Docker, Error};
 
+/// The Engine's name for a kill for want of memory.
+const OOM: &str = "oom";
+
 const DOING: &str = "watching whether it goes away";
 
 /// Listens to one container, and to the Engine that it was asked of: what is asked later may be
@@ -19,6 +22,15 @@ pub struct Watch {
     docker: Docker,
     container: String,
     events: Option<BoxStream<'static, Result<EventMessage, Bollard>>>,
+}
+
+/// What happened to a watched container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happening {
+    /// The Engine sent it a signal: as somebody asked for, or because the Engine itself goes down.
+    Signal,
+    /// The kernel killed one of its processes for want of memory.
+    OutOfMemory,
 }
 
 impl std::fmt::Debug for Watch {
@@ -40,22 +52,21 @@ impl Docker {
 }
 
 impl Watch {
-    /// Waits until somebody sends the container a signal, as an Engine does that goes down. May be
-    /// dropped and asked again.
+    /// Waits for the next thing that happens to the container. May be dropped and asked again.
     ///
     /// # Errors
     /// [`Error::Unreachable`] when the Engine has gone.
-    pub async fn signal(&mut self) -> Result<(), Error> {
+    pub async fn next(&mut self) -> Result<Happening, Error> {
         let events = match &mut self.events {
             Some(events) => events,
             none => {
                 let client = self.docker.client(DOING).await?;
                 let filters = [
-                    ("type", "container"),
-                    ("container", &self.container),
-                    ("event", "kill"),
+                    ("type", vec!["container".to_owned()]),
+                    ("container", vec![self.container.clone()]),
+                    ("event", vec!["kill".to_owned(), OOM.to_owned()]),
                 ];
-                let filters = filters.map(|(key, value)| (key.to_owned(), vec![value.to_owned()]));
+                let filters = filters.map(|(key, values)| (key.to_owned(), values));
                 let options = EventsOptions {
                     filters: Some(HashMap::from(filters)),
                     ..EventsOptions::default()
@@ -64,7 +75,10 @@ impl Watch {
             }
         };
         match events.next().await {
-            Some(Ok(_)) => Ok(()),
+            Some(Ok(event)) => Ok(match event.action.as_deref() {
+                Some(OOM) => Happening::OutOfMemory,
+                _ => Happening::Signal,
+            }),
             ended => {
                 // Whoever asks again listens to the Engine that is there then.
                 self.events = None;

@@ -39,6 +39,17 @@ pub struct ImageSpec {
     pub fresh: bool,
 }
 
+/// What an image says of the containers that are made of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// The paths of its `VOLUME`s, as the Engine has them.
+    pub volumes: Vec<String>,
+    /// Its `WORKDIR`, or "".
+    pub working_dir: String,
+    /// Its variables, as `NAME=value`.
+    pub environment: Vec<String>,
+}
+
 /// What [`Docker::prune_images`] removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -68,6 +79,25 @@ impl Docker {
         let found = found.await?.map_err(|e| self.failed(doing, e))?;
         let newest = found.into_iter().max_by_key(|image| image.created);
         Ok(newest.map(|image| image.id))
+    }
+
+    /// What an image says of its containers.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchImage`], [`Error::Unreachable`], [`Error::Api`].
+    pub async fn image_config(&self, image: &str) -> Result<ImageConfig, Error> {
+        let doing = "looking at an image";
+        let found = self.call(doing, async |docker| docker.inspect_image(image).await);
+        let found = found.await?.map_err(|error| match refusal(&error) {
+            Some((404, _)) => Error::NoSuchImage(image.to_owned()),
+            _ => self.failed(doing, error),
+        })?;
+        let config = found.config.unwrap_or_default();
+        Ok(ImageConfig {
+            volumes: config.volumes.unwrap_or_default(),
+            working_dir: config.working_dir.unwrap_or_default(),
+            environment: config.env.unwrap_or_default(),
+        })
     }
 
     /// Builds an image and returns its id (`sha256:…`).

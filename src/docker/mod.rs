@@ -13,6 +13,7 @@ mod events;
 mod image;
 mod line_ends;
 mod logs;
+mod passwd;
 mod tag;
 
 use std::{
@@ -29,8 +30,8 @@ use bollard::models::SystemInfoCgroupDriverEnum;
 use self::line_ends::Counter;
 pub use self::{
     container::{ContainerSpec, Exit, Fate, Found, Limits},
-    events::Watch,
-    image::{ImageSpec, Pruned},
+    events::{Happening, Watch},
+    image::{ImageConfig, ImageSpec, Pruned},
     logs::{Output, Stream},
     tag::tag_for,
 };
@@ -89,6 +90,14 @@ pub enum Error {
         /// What the Engine said.
         said: String,
     },
+    /// The image's program cannot be executed.
+    #[error("could not start the container: {said}")]
+    NotStarted {
+        /// The exit status that `docker run` has for this: 126 or 127.
+        code: i64,
+        /// What the Engine said.
+        said: String,
+    },
     /// The Engine answers, but fails, or says what we do not understand.
     #[error("docker failed while {doing}")]
     Api {
@@ -129,8 +138,17 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Agreed {
     client: bollard::Docker,
-    /// Whether systemd makes the cgroups of its containers; `None` until asked.
-    has_slices: Option<bool>,
+    /// `None` until asked.
+    traits: Option<Traits>,
+}
+
+/// In what Engines differ that matters to a new container.
+#[derive(Debug, Clone, Copy, Default)]
+struct Traits {
+    /// systemd makes the cgroups of its containers: other cgroup drivers take no slices.
+    has_slices: bool,
+    /// Its containers' users are others on the host (`userns-remap`), unless they ask otherwise.
+    remaps_users: bool,
 }
 
 impl Docker {
@@ -212,35 +230,55 @@ impl Docker {
     /// Agrees on an API version: old Engines refuse newer ones than theirs, new Engines those before
     /// their time, and only this question needs no version.
     async fn negotiate(&self, doing: &str) -> Result<bollard::Docker, Error> {
-        let newest = bollard::API_DEFAULT_VERSION;
-        let client =
-            bollard::Docker::connect_with_unix(&self.shared.socket, STREAM_PATIENCE, newest)
-                .map_err(|e| self.failed(doing, e))?;
-        let agreed = self
-            .within(ENGINE_PATIENCE, doing, client.negotiate_version())
-            .await?
-            .map_err(|e| self.failed(doing, e))?;
+        let agreed = self.connect(doing).await?;
         *self.slot() = Some(Agreed {
             client: agreed.clone(),
-            has_slices: None,
+            traits: None,
         });
         Ok(agreed)
     }
 
-    /// Whether its cgroup driver is systemd: other drivers take no slices. Asked once per Engine.
-    async fn has_slices(&self) -> Result<bool, Error> {
+    /// A client with a connection of its own, which has agreed on a version.
+    async fn connect(&self, doing: &str) -> Result<bollard::Docker, Error> {
+        let newest = bollard::API_DEFAULT_VERSION;
+        let client =
+            bollard::Docker::connect_with_unix(&self.shared.socket, STREAM_PATIENCE, newest)
+                .map_err(|e| self.failed(doing, e))?;
+        self.within(ENGINE_PATIENCE, doing, client.negotiate_version())
+            .await?
+            .map_err(|e| self.failed(doing, e))
+    }
+
+    /// Whether the Engine takes new connections.
+    ///
+    /// An Engine that is told to end closes its socket first, then ends its containers, and answers
+    /// on the connections that it has until it is gone. So this never asks on one of those.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] within [`ENGINE_PATIENCE`] when it does not; [`Error::Api`].
+    pub async fn accepts(&self) -> Result<(), Error> {
+        self.connect("asking whether it is about to end")
+            .await
+            .map(drop)
+    }
+
+    /// What the Engine says of itself. Asked once per Engine.
+    async fn traits(&self) -> Result<Traits, Error> {
         let doing = "asking for its cgroup driver";
-        let known = self.slot().as_ref().and_then(|agreed| agreed.has_slices);
-        if let Some(known) = known {
+        if let Some(known) = self.slot().as_ref().and_then(|agreed| agreed.traits) {
             return Ok(known);
         }
         let answer = self.call(doing, async |docker| docker.info().await);
         let info = answer.await?.map_err(|e| self.failed(doing, e))?;
-        let has_slices = info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD);
+        let options = info.security_options.unwrap_or_default();
+        let traits = Traits {
+            has_slices: info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD),
+            remaps_users: options.iter().any(|option| option == "name=userns"),
+        };
         if let Some(agreed) = self.slot().as_mut() {
-            agreed.has_slices = Some(has_slices);
+            agreed.traits = Some(traits);
         }
-        Ok(has_slices)
+        Ok(traits)
     }
 
     fn negotiated(&self) -> Option<bollard::Docker> {

@@ -166,7 +166,10 @@ impl Filesystem {
     /// [`Error::Give`]; its kind is `PermissionDenied` where this process may not. A part of the tree
     /// may be given away then.
     pub fn give(self, path: &Path, user: u32, group: u32) -> Result<(), Error> {
-        let give = || ownership::give(Place::of(path)?.open(path)?, user, group);
+        let give = || {
+            let (root, _) = Place::of(path)?.open(path)?;
+            ownership::give(root, user, group)
+        };
         give().map_err(|source| Error::Give {
             path: path.to_owned(),
             source,

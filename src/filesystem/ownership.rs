@@ -6,7 +6,6 @@
 //! kernel takes these away, since they were not set for the new owner.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, RawDir, SeekFrom, Stat, Uid, chownat, fchown, fstat, seek, statat,
@@ -14,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Fault;
-use super::descent::{Descent, READ_BUFFER, is_dots, open_directory};
+use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
 
 /// How many subdirectories of one directory are remembered at once: the next ones are read when these
 /// are done. It bounds what a directory of millions costs in memory.
@@ -25,13 +24,12 @@ const REMEMBERED: usize = 4096;
 const EMPTY_SUBVOLUME: u64 = 2;
 
 /// Gives the tree at `root`, itself included, to `user` and `group`.
-pub(super) fn give(root: OwnedFd, user: u32, group: u32) -> Result<(), Fault> {
-    let here = |errno| Fault::new("give away", ".".as_ref(), errno);
+pub(super) fn give(root: Directory, user: u32, group: u32) -> Result<(), Fault> {
     let giving = Giving {
         user,
         group,
         buffer: Vec::with_capacity(READ_BUFFER),
-        descent: Descent::new(root).map_err(here)?,
+        descent: Descent::new(root),
     };
     giving.run()
 }
@@ -57,13 +55,13 @@ impl Giving {
         let mut levels = vec![self.read(0)?];
         while let Some(level) = levels.last_mut() {
             if let Some(name) = level.directories.pop() {
-                let (directory, stat) = match open_directory(self.descent.here(), &name) {
+                let (directory, _) = match open_directory(self.descent.here(), &name) {
                     Ok(opened) => opened,
                     // The place of another filesystem.
                     Err(Errno::XDEV) => continue,
                     Err(errno) => return Err(self.descent.fault("open", &name, errno)),
                 };
-                self.descent.enter(name, directory, &stat);
+                self.descent.enter(name, directory);
                 levels.push(self.read(0)?);
             } else if let Some(next) = level.next {
                 *level = self.read(next)?;
@@ -161,7 +159,8 @@ mod tests {
     use super::*;
 
     fn give_to(root: &Path, user: u32, group: u32) -> Result<(), Fault> {
-        give(OwnedFd::from(fs::File::open(root).unwrap()), user, group)
+        let (directory, _) = Directory::new(fs::File::open(root).unwrap().into()).unwrap();
+        give(directory, user, group)
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //! daemon that started it.
 //!
 //! The log says how much of the output is known; each time that following begins, the Engine is
-//! asked for all of it and as much is passed over. An end that somebody watched is the build's
-//! own. One that nobody watched may have been the Engine's, which kills containers when it goes
-//! down: then the attempt is lost, and made again. So is one that was told to end, or ended by a
-//! signal, just before the Engine went.
+//! asked for all of it and as much is passed over. An end that was watched is the build's own,
+//! whatever its exit code, unless the Engine says by then that it is going down: an Engine kills its
+//! containers on its way. The attempt is lost then, and made again. So is one that ended unwatched
+//! with an exit code that an Engine which goes down leaves.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,14 +20,14 @@ use super::halt::Halt;
 use super::making::Making;
 use super::{ENGINE_AGAIN, keep_tail, stop};
 use crate::build::{Since, Stopped};
-use crate::docker::{self, Docker, Exit, Fate, Output, Stream, Watch};
+use crate::docker::{self, Docker, Exit, Fate, Happening, Output, Stream, Watch};
 use crate::faults;
 
 /// Pieces of a container's output that are written to the log at once, when they are there.
 const PIECES_AT_ONCE: usize = 64;
 
 /// Exit codes of containers that an Engine has taken down with it: by SIGKILL, by SIGTERM, and that
-/// of one whose end it did not see.
+/// of one whose end it did not see. A build may end with them as well, so the Engine is asked.
 const TAKEN_DOWN: [i64; 3] = [137, 143, 255];
 
 /// An Engine that goes down gives containers 10 s, then kills them, and ends itself within 15 s.
@@ -98,18 +98,41 @@ impl Making {
         }
     }
 
-    /// Whether the Engine goes, which ended the container on its way. Its API outlives its containers, so
-    /// this takes as long as it takes to go: a build that really ended by a signal is told of it later.
-    async fn goes(&mut self, watch: &mut Watch) -> Result<Option<docker::Error>, Halt> {
-        let gone = async {
+    /// Whether the Engine is going down, which ended the container on its way. Decided at once where it
+    /// takes new connections. Else this takes as long as it takes to go.
+    async fn goes_down(&mut self, watch: &mut Watch) -> Result<Option<docker::Error>, Halt> {
+        let docker = self.shared.docker.clone();
+        let asking = async {
+            let gone = async {
+                loop {
+                    if let Err(source) = watch.next().await {
+                        return source;
+                    }
+                }
+            };
+            let mut gone = pin!(gone);
+            let until = Instant::now() + GOING_DOWN;
             loop {
-                if let Err(source) = watch.signal().await {
-                    return source;
+                let refused = tokio::select! {
+                    // First: where systemd keeps the socket, the next Engine may answer, but not
+                    // before this one has gone.
+                    biased;
+                    source = &mut gone => return Some(source),
+                    answer = docker.accepts() => match answer {
+                        Err(error) if error.is_unreachable() => error,
+                        _ => return None,
+                    }
+                };
+                if Instant::now() >= until {
+                    return Some(refused);
+                }
+                tokio::select! {
+                    source = &mut gone => return Some(source),
+                    () = tokio::time::sleep(ENGINE_AGAIN) => {}
                 }
             }
         };
-        let gone = tokio::time::timeout(GOING_DOWN, gone);
-        Ok(self.ask(gone).await?.ok())
+        self.ask(asking).await
     }
 
     /// Waits until the Engine answers again, as long as the configuration says.
@@ -148,7 +171,8 @@ impl Making {
         let mut exit = None;
         // From the beginning: who is asked at the end may be the next Engine already.
         let mut watch = shared.docker.watch(container);
-        let (mut is_told, mut gone) = (false, None::<(docker::Error, Instant)>);
+        let (mut is_told, mut is_short_of_memory) = (false, false);
+        let mut gone = None::<(docker::Error, Instant)>;
         {
             let over = CancellationToken::new();
             let pieces = shared.docker.logs(container, over.clone());
@@ -174,9 +198,10 @@ impl Making {
                         over.cancel();
                         continue;
                     }
-                    signal = watch.signal(), if gone.is_none() => {
-                        match signal {
-                            Ok(()) => is_told = true,
+                    happening = watch.next(), if gone.is_none() => {
+                        match happening {
+                            Ok(Happening::Signal) => is_told = true,
+                            Ok(Happening::OutOfMemory) => is_short_of_memory = true,
                             Err(source) => gone = Some((source, Instant::now())),
                         }
                         continue;
@@ -204,21 +229,28 @@ impl Making {
                 stopping.set(Some(shared.docker.stop(container)).into());
             }
         }
-        let exit = match exit {
+        let mut exit = match exit {
             Some(exit) => exit,
             None => {
                 let exit = self.ask(ended).await?;
                 exit.map_err(|source| Halt::Container { source })?
             }
         };
-        // Word of a signal may have come with the end of the output.
-        is_told |= gone.is_none() && matches!(watch.signal().now_or_never(), Some(Ok(())));
+        // What happened last may have come with the end of the output.
+        while gone.is_none() {
+            match watch.next().now_or_never() {
+                Some(Ok(Happening::Signal)) => is_told = true,
+                Some(Ok(Happening::OutOfMemory)) => is_short_of_memory = true,
+                Some(Err(_)) | None => break,
+            }
+        }
+        exit.oom_killed |= is_short_of_memory || self.was_short_of_memory(container, &exit).await?;
         // It was told to end, which an Engine does on its way; then its exit code means nothing, since
         // a build may take SIGTERM for a good reason to end.
-        if (is_told || is_taken_down(&exit)) && !self.is_stopped()? {
+        if (is_told || TAKEN_DOWN.contains(&exit.code)) && !self.is_stopped()? {
             let gone = match gone {
                 Some((source, _)) => Some(source),
-                None => self.goes(&mut watch).await?,
+                None => self.goes_down(&mut watch).await?,
             };
             if let Some(source) = gone {
                 return Err(Halt::Container { source });
@@ -231,6 +263,18 @@ impl Making {
             self.decide(stopped).await?;
         }
         Ok(exit)
+    }
+
+    /// Whether a container that succeeded lost a process for want of memory, where no event said so:
+    /// asked only where that is likely to be missed. A failure was asked for it by now.
+    async fn was_short_of_memory(&mut self, container: &str, exit: &Exit) -> Result<bool, Halt> {
+        if exit.code != 0 || exit.oom_killed || !self.may_lack_memory {
+            return Ok(false);
+        }
+        let docker = self.shared.docker.clone();
+        let fate = self.ask(docker.fate(container)).await?;
+        // An Engine that does not say leaves it at that: the build succeeded.
+        Ok(matches!(fate, Ok(Fate::Ended(exit, _)) if exit.oom_killed))
     }
 
     /// Writes output into the log but for what it has already, and stops a build that prints too

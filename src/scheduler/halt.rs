@@ -79,9 +79,25 @@ fn container_sentence(error: &docker::Error) -> String {
         docker::Error::Refused { said, .. } if said.contains("bind source path") => {
             ": what one of its mounts names is not on this host".to_owned()
         }
+        docker::Error::NotStarted { said, .. } => format!(": {said}"),
         // What the project asked for cannot be had: its author needs the Engine's words.
         docker::Error::Refused { said, .. } => format!(": {said}"),
         _ => ": the Docker Engine failed".to_owned(),
+    }
+}
+
+/// The exit status that `docker run` has where it cannot run a container; `None` where that is no
+/// matter of what was asked for.
+pub(super) fn run_status(halt: &Halt) -> Option<i64> {
+    /// What `docker run` ends with when the Engine refuses what it asks for.
+    const REFUSED: i64 = 125;
+    match halt {
+        Halt::Container { source } => match source {
+            docker::Error::NotStarted { code, .. } => Some(*code),
+            docker::Error::Refused { .. } => Some(REFUSED),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -11,6 +11,7 @@ mod activity;
 mod adoption;
 mod attend;
 mod collection;
+mod container;
 mod error;
 mod event;
 mod feed;
@@ -27,6 +28,7 @@ mod pipeline;
 mod queue;
 mod rebuild;
 mod stop;
+mod surroundings;
 mod sweep;
 
 pub use activity::{Activity, Last};
@@ -58,6 +60,7 @@ use self::images::{Images, Wanted};
 use self::live::{Live, Origin};
 use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
+use self::surroundings::Surroundings;
 use self::sweep::Swept;
 use crate::build::{
     Artifacts, BuildInfo, BuildStore, Cached, Cancelled, Filter, LOG_TAIL, Listing, LogFollower,
@@ -168,6 +171,7 @@ struct Shared {
     store: Arc<BuildStore>,
     docker: Docker,
     images: Images,
+    surroundings: Surroundings,
     metrics: Metrics,
     lookups: Lookups,
     /// Guards who is live; std, because it is held for a lookup and never over an await.
@@ -224,6 +228,7 @@ impl Scheduler {
         let scheduler = Scheduler(Arc::new(Shared {
             queue: Mutex::new(queue),
             images: Images::new(docker.clone(), store.instance()),
+            surroundings: Surroundings::default(),
             store: Arc::new(store),
             lookups: Lookups::default(),
             rules: ArcSwap::from_pointee(rules),

@@ -8,17 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::thread::CapabilitySet;
-
+use super::container::user;
 use super::event::{Event, publish};
-use super::halt::{Halt, MAX_LOST};
+use super::halt::{Halt, MAX_LOST, run_status};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
 use super::making::Making;
 use super::sweep::{ATTEMPT, JOB, PROJECT, sweep_soon, swept};
 use super::{Error, Rules, Shared, blocking, stop};
 use crate::build::{self, Begun, Bounds, End, Outcome, PendingBuild, Phase, text_of};
-use crate::docker::{self, ContainerSpec, Limits};
+use crate::docker::{self, ContainerSpec, Fate, Limits};
 use crate::faults;
 use crate::job::Job;
 use crate::project::{Context, Settings};
@@ -29,6 +28,12 @@ const SLICE: &str = "mistry-builds.slice";
 /// What a log begins with when the build could not begin where the last one of its group ended.
 const BASE_CLOSED: &[u8] =
     b"mistry: the latest build of the group holds files that mistryd may not read; starting empty\n";
+/// The same, where that build was another user's.
+const BASE_FOREIGN: &[u8] =
+    b"mistry: the latest build of the group belongs to another user, and mistryd may not give its files away; starting empty\n";
+
+/// What a log says when the kernel killed a process of the build for want of memory.
+const OUT_OF_MEMORY: &str = "the kernel killed a process of the build, which had no memory left";
 
 /// Does a build's work. Should it panic, its waiters are told and its slot is given back.
 pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Future<Output = ()>) {
@@ -138,6 +143,7 @@ pub(super) async fn make(
         live: live.clone(),
         pending: Some(pending),
         stderr: Vec::new(),
+        may_lack_memory: true,
         found_ended: None,
     };
     let made = match making.wait_for_slot(&from).await {
@@ -169,8 +175,19 @@ pub(super) async fn halt(
 ) {
     // Nothing may write to the build's data while it is put in place.
     let container = pending.record_mut().keep.container.take();
-    if let Some(container) = &container {
-        clear(&shared, &live, container).await;
+    if let Some(container) = &container
+        && !clear(&shared, &live, container).await
+    {
+        // It runs on where the Engine cannot end it: what it writes must be in no build.
+        match blocking(move || (pending.put_data_aside(), pending)).await {
+            Ok((Ok(()), build)) => pending = build,
+            Ok((Err(error), _)) => return unfinished(&shared, &live, error),
+            Err(error) => {
+                shared.leave_queue(&live);
+                live.end_rejected(error);
+                return;
+            }
+        }
     }
     // The Engine may have made one all the same, whatever it said or did not say.
     let is_clear = container.is_some()
@@ -198,6 +215,16 @@ fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
             stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
             cancelled: stopped.cancelled,
         },
+        // The project's own fault, and no other than a command that a shell does not find.
+        halt @ Halt::Container {
+            source: docker::Error::NotStarted { code, .. },
+        } => End {
+            outcome: Outcome::Failed,
+            exit_code: code,
+            error: Some(halt.to_string()),
+            stderr: Some(String::new()),
+            cancelled: None,
+        },
         halt => {
             tracing::warn!(
                 mistry_project = %live.project,
@@ -205,7 +232,10 @@ fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
                 error = &halt as &dyn std::error::Error,
                 "the build could not be run to its end"
             );
-            End::errored(halt.to_string())
+            End {
+                exit_code: run_status(&halt).unwrap_or(build::NO_EXIT_CODE),
+                ..End::errored(halt.to_string())
+            }
         }
     }
 }
@@ -273,8 +303,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
             Some(finished)
         }
         Ok(Err(error)) => {
-            tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
-            live.end_rejected(error.into());
+            unfinished(&shared, &live, error);
             None
         }
         Err(error) => {
@@ -294,12 +323,22 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     }
 }
 
-/// Removes a build's container, whether it runs or not.
-async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) {
-    if let Err(error) = shared.docker.remove(container).await {
-        tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container yet");
-        sweep_soon(shared).await;
-    }
+/// A build whose end the disk does not take: it stays pending, and its place in the queue is free.
+fn unfinished(shared: &Arc<Shared>, live: &Arc<Live>, error: build::Error) {
+    tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
+    shared.leave_queue(live);
+    live.end_rejected(error.into());
+}
+
+/// Removes a build's container, whether it runs or not. False where it may run on.
+async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) -> bool {
+    let Err(error) = shared.docker.remove(container).await else {
+        return true;
+    };
+    tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container yet");
+    sweep_soon(shared).await;
+    let fate = shared.docker.fate(container).await;
+    matches!(fate, Ok(Fate::Ended(..) | Fate::Gone))
 }
 
 impl Making {
@@ -408,28 +447,13 @@ impl Making {
         let failed = |source| Halt::Container { source };
         let shared = self.shared.clone();
         self.ask(swept(&shared)).await?.map_err(failed)?;
-        let mut spec = self.spec(job, settings, &image)?;
-        let created = self.make_one(shared.docker.create(&spec)).await?;
-        let container = match created {
+        let container = match self.make_container(job, settings, &image).await? {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Somebody removed it behind our back: look again, or build it again.
                 self.shared.images.forget(context.digest());
                 image = self.image(context, settings, false).await?;
-                spec.image.clone_from(&image);
-                let created = self.make_one(shared.docker.create(&spec)).await?;
+                let created = self.make_container(job, settings, &image).await?;
                 created.map_err(failed)?
-            }
-            Err(docker::Error::NameTaken(_)) => {
-                // An answer does not wait for the removal of its container, and whoever got it has
-                // asked for the same again by now. Or the Engine went away before it could say that
-                // it had made one.
-                let labels = [INSTANCE, JOB].map(|key| (key.to_owned(), spec.labels[key].clone()));
-                let earlier = self.shared.docker.containers(&labels.into()).await;
-                for earlier in earlier.map_err(failed)? {
-                    let removed = self.shared.docker.remove(&earlier.id).await;
-                    removed.map_err(failed)?;
-                }
-                self.shared.docker.create(&spec).await.map_err(failed)?
             }
             created => created.map_err(failed)?,
         };
@@ -445,6 +469,13 @@ impl Making {
             let at = self.found_ended.take();
             self.pending()?.container_ended(at);
         }
+        if let Ok(exit) = &attended
+            && exit.oom_killed
+        {
+            self.pending()?.record_mut().info.oom_killed = true;
+            // Where it cannot be written, the record has it.
+            let _ = self.pending()?.log().note(OUT_OF_MEMORY).await;
+        }
         attended
     }
 
@@ -457,15 +488,18 @@ impl Making {
             .on_disk(move |pending| {
                 let settings = context.settings()?;
                 pending.record_mut().keep.bounds = bounds(&settings, &rules);
-                let begun = pending.prepare(&params, owner(&settings))?;
+                let begun = pending.prepare(&params, &user(&settings))?;
                 faults::point("prepared");
                 Ok((settings, begun))
             })
             .await?;
-        if begun == Begun::BaseClosed {
-            let log = self.pending()?.log();
-            log.append(BASE_CLOSED).await.map_err(Halt::Log)?;
-        }
+        let note = match begun {
+            Begun::BaseClosed => BASE_CLOSED,
+            Begun::BaseForeign => BASE_FOREIGN,
+            Begun::Empty | Begun::Incremental => b"",
+        };
+        let log = self.pending()?.log();
+        log.append(note).await.map_err(Halt::Log)?;
         let live = self.live.clone();
         live.show(self.pending()?.info());
         Ok(settings)
@@ -530,7 +564,12 @@ impl Making {
         Ok(image)
     }
 
-    fn spec(&mut self, job: &Job, settings: &Settings, image: &str) -> Result<ContainerSpec, Halt> {
+    pub(super) fn spec(
+        &mut self,
+        job: &Job,
+        settings: &Settings,
+        image: &str,
+    ) -> Result<ContainerSpec, Halt> {
         let shared = self.shared.clone();
         let rules = shared.rules.load();
         let pending = self.pending()?;
@@ -541,6 +580,8 @@ impl Making {
         let mut mounts = rules.mounts.clone();
         mounts.extend(settings.mounts.clone());
         let limits = settings.limits.as_ref().unwrap_or(&rules.limits);
+        self.may_lack_memory = limits.memory.is_some();
+        let pending = self.pending()?;
         Ok(ContainerSpec {
             name: format!("mistry-{}-{}-{attempt}", &instance[..8], &id[..16]),
             image: image.to_owned(),
@@ -556,11 +597,10 @@ impl Making {
                 ),
                 (ATTEMPT.to_owned(), attempt.to_string()),
             ]),
-            user: settings.user.clone().unwrap_or_else(|| {
-                let user = rustix::process::geteuid().as_raw();
-                let group = rustix::process::getegid().as_raw();
-                format!("{user}:{group}")
-            }),
+            user: settings
+                .user
+                .clone()
+                .unwrap_or_else(|| user(settings).to_string()),
             data: pending.data(),
             mounts,
             network: settings
@@ -572,6 +612,7 @@ impl Making {
                 cpus: limits.cpus,
                 pids: limits.pids,
             },
+            environment: Vec::new(),
             log_bytes,
             slice: Some(SLICE.to_owned()),
         })
@@ -613,20 +654,6 @@ fn bounds(settings: &Settings, rules: &Rules) -> Bounds {
         silence_timeout: silence_timeout.map(milliseconds),
         log_limit: settings.log_limit.unwrap_or(rules.log_limit),
     }
-}
-
-/// Who must be able to write the build's data, where that is not us: it takes a capability to give it
-/// away, which root has and the packaged daemon.
-fn owner(settings: &Settings) -> Option<(u32, u32)> {
-    let ours = rustix::thread::capabilities(None).ok()?;
-    if !ours.effective.contains(CapabilitySet::CHOWN) {
-        return None;
-    }
-    let (user, group) = match settings.user.as_deref()?.split_once(':') {
-        Some((user, group)) => (user, group),
-        None => (settings.user.as_deref()?, "0"),
-    };
-    Some((user.parse().ok()?, group.parse().ok()?))
 }
 
 fn milliseconds(since: Instant) -> u64 {

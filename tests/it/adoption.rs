@@ -190,16 +190,81 @@ async fn one_that_is_lost_again_and_again_ends_and_says_so() {
     );
 }
 
-/// As Docker 20.10 does it: the API is the last thing that ends.
+/// As Docker does it: its socket is the first thing that ends, its connections are the last.
 #[tokio::test]
 async fn one_that_the_engine_took_down_before_it_went_itself_is_made_again() {
     let (daemon, id) = daemon().await;
     let engine = &daemon.home.engine;
+    engine.close();
     engine.take_down(false).await;
     engine.wait_for("events", 1).await;
     engine.stop().await;
     engine.start_again();
     succeeds_the_second_time(&daemon, &id).await;
+}
+
+/// Whatever the exit code: an Engine that takes connections has not ended the container.
+#[tokio::test]
+async fn the_exit_codes_of_an_engine_that_goes_down_are_told_at_once_while_it_is_there() {
+    for code in [137, 143, 255] {
+        let builder = TestDaemon::builder().await;
+        let daemon = builder
+            .script("gated", &format!("exit {code}"))
+            .start()
+            .await;
+        let began = std::time::Instant::now();
+        let info = daemon.build(job("gated")).await;
+        // An Engine that goes down may take 16 s.
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(8),
+            "{code}"
+        );
+        assert_eq!(
+            (&info["Outcome"], &info["ExitCode"], &info["Attempt"]),
+            (&json!("failed"), &json!(code), &json!(1))
+        );
+    }
+}
+
+/// The Engine can neither end nor remove it.
+#[tokio::test]
+async fn what_a_container_writes_that_cannot_be_ended_is_in_no_build() {
+    let script = "
+        cd \"$DATA\"; mkfifo gate done; exec 3< artifacts/. 4<> done
+        echo early > artifacts/early; echo waiting; read -r code < gate || :
+        cd /proc/$$/fd/3; echo late > late; echo written >&4; sleep 600";
+    let builder = TestDaemon::builder().await.script("gated", script);
+    let daemon = builder.start().await;
+    let id = daemon.submit(job("gated")).await;
+    until(&daemon, &id, "waiting").await;
+    let data = daemon.home.build("gated", "pending", &id).join("data");
+    let open = |name: &str| {
+        let mut file = std::fs::File::options();
+        file.read(true).write(true).open(data.join(name)).unwrap()
+    };
+    let (gate, done) = (open("gate"), open("done"));
+    let engine = &daemon.home.engine;
+    for _ in 0..100 {
+        engine.fail_next("stop", 500);
+        engine.fail_next("remove", 500);
+    }
+    let cancel = json!({"reason": "enough"});
+    let cancelled = daemon.post(format!("/job/gated/{id}/cancel"), &cancel);
+    cancelled.await.expect(202);
+    let info = daemon.wait("gated", &id).await;
+    assert_eq!(info["Outcome"], "cancelled", "{info}");
+    // It goes on in the directory that it had opened.
+    let written = tokio::task::spawn_blocking(move || {
+        std::io::Write::write_all(&mut &gate, b"0\n").unwrap();
+        std::io::Read::read(&mut &done, &mut [0; 8]).unwrap()
+    });
+    assert_eq!(written.await.unwrap(), 8);
+    assert!(engine.containers()[0].running);
+    let ready = daemon.home.build("gated", "ready", &id);
+    for name in ["early", "late"] {
+        assert!(!ready.join("data/artifacts").join(name).exists(), "{name}");
+    }
+    assert!(ready.join("out.log").exists());
 }
 
 /// With somebody watching, the same exit code is the build's own.

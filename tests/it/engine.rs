@@ -55,6 +55,7 @@ impl Bench {
             mounts: BTreeMap::new(),
             network: "host".to_owned(),
             limits: Limits::default(),
+            environment: Vec::new(),
             log_bytes: 1 << 20,
             slice: None,
         }

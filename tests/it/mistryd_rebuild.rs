@@ -171,6 +171,7 @@ async fn only_what_is_ours_is_pruned() {
         mounts: BTreeMap::new(),
         network: "host".to_owned(),
         limits: mistry::docker::Limits::default(),
+        environment: Vec::new(),
         log_bytes: 1 << 20,
         slice: None,
     };

@@ -77,7 +77,10 @@ fn a_container_is_named_labelled_and_bound_as_promised() {
     let data = daemon.pending("slow", &id).join("data");
     assert_eq!(mount(&host, "/data").as_deref(), data.to_str());
     assert_eq!(mount(&host, "/outside").as_deref(), outside.to_str());
-    assert_eq!(host.mounts.unwrap().len(), 2);
+    // Its image knows no users.
+    let home = daemon.pending("slow", &id).join("home");
+    assert_eq!(mount(&host, "/mistry/home").as_deref(), home.to_str());
+    assert_eq!(host.mounts.unwrap().len(), 3);
     assert_eq!(
         (host.memory, host.nano_cpus),
         (Some(0), Some(0)),

@@ -104,6 +104,7 @@ impl World {
             mounts: BTreeMap::new(),
             network: "none".to_owned(),
             limits: Limits::default(),
+            environment: Vec::new(),
             log_bytes: 1 << 20,
             slice: None,
         }
@@ -370,6 +371,7 @@ async fn a_hundred_megabytes_in_one_line_come_through_in_bounded_memory() {
             .script("busybox head -c 104857600 /dev/zero | busybox tr '\\000' x")
             .await;
         let spec = ContainerSpec {
+            environment: Vec::new(),
             log_bytes: BYTES,
             ..world.container(&image)
         };
@@ -398,6 +400,7 @@ async fn no_byte_of_many_short_lines_is_rotated_away() {
             .script("busybox yes '' | busybox head -n 300000; echo end >&2")
             .await;
         let spec = ContainerSpec {
+            environment: Vec::new(),
             log_bytes: LINES + 4,
             ..world.container(&image)
         };

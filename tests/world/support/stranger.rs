@@ -65,6 +65,7 @@ impl Stranger {
                     mounts: BTreeMap::new(),
                     network: "none".to_owned(),
                     limits: Limits::default(),
+                    environment: Vec::new(),
                     log_bytes: 1 << 20,
                     slice: None,
                 };

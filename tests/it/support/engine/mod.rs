@@ -3,7 +3,7 @@
 //!
 //! What it was asked for is recorded; any kind of call can be counted, held back and made to fail. The
 //! kinds: `ping version info events images build create start logs wait inspect kill stop remove list prune
-//! inspect-image`. A dropped engine takes its processes with it.
+//! inspect-image archive`. A dropped engine takes its processes with it.
 //!
 //! It proves nothing about Docker; what matters about the real one is tested in `tests/world`.
 
@@ -22,6 +22,7 @@ use std::{
 };
 
 use tokio::{net::UnixListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 use self::{container::Container, gate::Gates};
 pub use self::{
@@ -32,7 +33,7 @@ pub use self::{
 /// The engine; see the head of the file.
 pub struct Engine {
     shared: Arc<Shared>,
-    server: Mutex<Option<JoinHandle<()>>>,
+    server: Mutex<Option<(JoinHandle<()>, CancellationToken)>>,
 }
 
 /// What the server and the test share.
@@ -109,7 +110,7 @@ impl Engine {
     /// The engine goes away: socket gone, connections cut. Containers run on, as with live-restore.
     pub async fn stop(&self) {
         let server = self.server.lock().unwrap().take();
-        if let Some(server) = server {
+        if let Some((server, _)) = server {
             let _ = std::fs::remove_file(self.socket());
             server.abort();
             // Cancelled, and with it every connection.
@@ -117,11 +118,21 @@ impl Engine {
         }
     }
 
+    /// The engine is told to end: no new connection is taken, those that it has are answered. The real
+    /// one then ends its containers, and goes.
+    pub fn close(&self) {
+        if let Some((_, closed)) = &*self.server.lock().unwrap() {
+            let _ = std::fs::remove_file(self.socket());
+            closed.cancel();
+        }
+    }
+
     /// It is back, with all it had.
     pub fn start_again(&self) {
         let listener = UnixListener::bind(self.socket()).unwrap();
-        let serve = serve::serve(listener, self.shared.clone());
-        *self.server.lock().unwrap() = Some(tokio::spawn(serve));
+        let closed = CancellationToken::new();
+        let serve = serve::serve(listener, self.shared.clone(), closed.clone());
+        *self.server.lock().unwrap() = Some((tokio::spawn(serve), closed));
     }
 
     /// From now on calls of this kind wait.
@@ -231,7 +242,7 @@ impl Drop for Engine {
         for container in self.shared.seen.lock().unwrap().iter() {
             container.kill_all();
         }
-        if let Some(server) = self.server.lock().unwrap().take() {
+        if let Some((server, _)) = self.server.lock().unwrap().take() {
             server.abort();
         }
         for supervisor in self.shared.supervisors.lock().unwrap().drain(..) {

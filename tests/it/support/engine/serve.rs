@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{io::AsyncWriteExt, net::UnixListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
@@ -31,11 +32,15 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 type Answer = Result<Response<Body>, (u16, String)>;
 type Query = BTreeMap<String, String>;
 
-/// Serves until it is dropped, and every connection with it.
-pub async fn serve(listener: UnixListener, shared: Arc<Shared>) {
+/// Serves until it is dropped, and every connection with it. Once it is `closed`, no connection comes
+/// to those that it has.
+pub async fn serve(listener: UnixListener, shared: Arc<Shared>, closed: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = listener.accept().await.unwrap();
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap(),
+            () = closed.cancelled() => break,
+        };
         let shared = shared.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| answer(shared.clone(), request));
@@ -46,6 +51,8 @@ pub async fn serve(listener: UnixListener, shared: Arc<Shared>) {
         });
         while connections.try_join_next().is_some() {}
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
 }
 
 async fn answer(
@@ -78,6 +85,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
         ["containers", "create"] if post => "create",
         ["containers", _, "json"] if get => "inspect",
         ["containers", _, "logs"] if get => "logs",
+        ["containers", _, "archive"] if get => "archive",
         ["containers", _, call @ ("start" | "wait" | "kill" | "stop")] if post => call,
         ["containers", _] if request.method() == Method::DELETE => "remove",
         _ => return Err((404, "page not found".to_owned())),
@@ -119,6 +127,13 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
         "create" => create(&shared, &query, request.into_body()).await,
         "inspect" => Ok(respond(200, &container()?.inspected())),
         "logs" => Ok(logs(&shared, container()?, &query)),
+        // Its images have no files but those of their contexts.
+        "archive" => {
+            let (id, path) = (container()?.id.clone(), query.get("path"));
+            let path = path.map_or("", String::as_str);
+            let said = format!("Could not find the file {path} in container {id}");
+            Err((404, said))
+        }
         "start" => start(&shared, container()?),
         "wait" => {
             let container = container()?;

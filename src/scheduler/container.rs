@@ -1,0 +1,135 @@
+//! A build's container, made of an image with what the image expects of it: its declared directories,
+//! a home directory, places for caches.
+
+use rustix::thread::CapabilitySet;
+
+use super::halt::Halt;
+use super::images::INSTANCE;
+use super::making::Making;
+use super::surroundings::{Declared, HOME, mounted_in_home};
+use super::sweep::JOB;
+use crate::build::User;
+use crate::docker::{self, ContainerSpec};
+use crate::job::Job;
+use crate::project::Settings;
+
+impl Making {
+    /// A container of an image, made and not started, with what the image expects of it. The inner
+    /// result is the Engine's answer.
+    pub(super) async fn make_container(
+        &mut self,
+        job: &Job,
+        settings: &Settings,
+        image: &str,
+    ) -> Result<Result<String, docker::Error>, Halt> {
+        let shared = self.shared.clone();
+        let (known, user) = (&shared.surroundings, user(settings));
+        let declared = match self.ask(known.declared(&shared.docker, image)).await? {
+            Ok(declared) => declared,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mounts = self.spec(job, settings, image)?.mounts;
+        let mut is_at_home = match declared.has_home {
+            true => Some(true),
+            false => known.is_at_home(image, user.user, &mounts),
+        };
+        loop {
+            let mut spec = self.spec(job, settings, image)?;
+            let needs_home = is_at_home != Some(true);
+            self.furnish(&mut spec, &declared, needs_home, user).await?;
+            let container = match self.create_named(&spec).await? {
+                Ok(container) if is_at_home.is_none() => container,
+                created => return Ok(created),
+            };
+            // Only a container can be asked for the users of its image: this one, which mostly can stay.
+            match self
+                .ask(shared.docker.home_of(&container, user.user))
+                .await?
+            {
+                Ok(home) => {
+                    known.found(image, user.user, &mounts, home.is_some());
+                    if home.is_none() {
+                        return Ok(Ok(container));
+                    }
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+            is_at_home = Some(true);
+            if let Err(error) = self.ask(shared.docker.remove(&container)).await? {
+                return Ok(Err(error));
+            }
+        }
+    }
+
+    /// A container of this spec, also where an earlier one has its name.
+    async fn create_named(
+        &mut self,
+        spec: &ContainerSpec,
+    ) -> Result<Result<String, docker::Error>, Halt> {
+        let docker = self.shared.docker.clone();
+        let created = self.make_one(docker.create(spec)).await?;
+        let Err(docker::Error::NameTaken(_)) = created else {
+            return Ok(created);
+        };
+        // An answer does not wait for the removal of its container, and whoever got it has asked for
+        // the same again by now. Or the Engine went away before it could say that it had made one.
+        let labels = [INSTANCE, JOB].map(|key| (key.to_owned(), spec.labels[key].clone()));
+        let again = async {
+            for earlier in docker.containers(&labels.into()).await? {
+                docker.remove(&earlier.id).await?;
+            }
+            docker.create(spec).await
+        };
+        Ok(again.await)
+    }
+
+    /// Makes on disk what the image expects to find, and mounts it.
+    async fn furnish(
+        &mut self,
+        spec: &mut ContainerSpec,
+        declared: &Declared,
+        needs_home: bool,
+        user: User,
+    ) -> Result<(), Halt> {
+        let (directories, mounts) = (declared.directories.clone(), spec.mounts.clone());
+        let home = self.on_disk(move |pending| {
+            pending.make_declared(&directories, &user)?;
+            match mounted_in_home(&mounts).filter(|_| needs_home) {
+                Some(inside) => Ok(Some(pending.make_home(&inside, &user)?)),
+                None => Ok(None),
+            }
+        });
+        if let Some(home) = home.await? {
+            spec.mounts.insert(home, HOME.to_owned());
+        }
+        for volume in &declared.volumes {
+            let inside = format!("/data/{}", volume.display());
+            spec.mounts.insert(spec.data.join(volume), inside);
+        }
+        spec.environment.clone_from(&declared.environment);
+        if needs_home {
+            spec.environment.push(format!("HOME={HOME}"));
+        }
+        Ok(())
+    }
+}
+
+/// Who a build is, and so who must be able to write its data: we, unless its project says otherwise.
+/// It takes a capability to give it away, which root has and the packaged daemon.
+pub(super) fn user(settings: &Settings) -> User {
+    let asked = settings.user.as_deref().and_then(|user| {
+        let (user, group) = user.split_once(':').unwrap_or((user, "0"));
+        Some((user.parse().ok()?, group.parse().ok()?))
+    });
+    let (user, group) = asked.unwrap_or_else(|| {
+        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+        (user.as_raw(), group.as_raw())
+    });
+    let capabilities = rustix::thread::capabilities(None);
+    let may_give = capabilities.is_ok_and(|ours| ours.effective.contains(CapabilitySet::CHOWN));
+    User {
+        user,
+        group,
+        is_given: may_give && asked.is_some(),
+    }
+}
