@@ -121,6 +121,10 @@ impl Docker {
         F: Fn() -> S,
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
+        let spec = &ImageSpec {
+            network: self.network_of_steps(&spec.network).await?,
+            ..spec.clone()
+        };
         let mut pull = spec.fresh;
         let mut tries = 1;
         loop {
@@ -147,6 +151,13 @@ impl Docker {
             };
             say(&output, note).await;
         }
+    }
+
+    /// The network of `RUN` steps. Where an Engine remaps users, it refuses them the host's, which only
+    /// a container may ask for that is not remapped; then they have the Engine's default.
+    async fn network_of_steps(&self, network: &str) -> Result<String, Error> {
+        let is_refused = network == "host" && self.traits().await?.remaps_users;
+        Ok(if is_refused { "" } else { network }.to_owned())
     }
 
     async fn build_once<S>(
