@@ -51,8 +51,8 @@ impl PendingBuild {
     /// # Errors
     /// When the disk is in the way.
     pub fn make_home(&self, mounts: &[MountPoint], user: &User) -> Result<PathBuf, Error> {
-        self.remove_home()?;
-        let path = self.directory().join(layout::HOME);
+        self.clear_home()?;
+        let path = self.home();
         let make = || -> io::Result<()> {
             rustix::fs::mkdirat(CWD, &path, Mode::RWXU)?;
             let open = || -> io::Result<OwnedFd> {
@@ -76,15 +76,26 @@ impl PendingBuild {
         Ok(path)
     }
 
-    /// Removes the home directory with all that the build has left there.
-    pub(super) fn remove_home(&self) -> Result<(), Error> {
-        let home = self.directory().join(layout::HOME);
-        let Err(cause) = self.store.filesystem.remove(&home) else {
-            return Ok(());
-        };
-        // In the trash its removal is tried again, and it does not keep the build from its end.
-        let aside = self.store.throw_away(&home);
-        aside.map_err(|_| Error::Tree("remove the build's home directory", cause))
+    /// Removes the home directory with all that the build has left there. What cannot be removed is
+    /// put into the trash: it is in no build, and removed when that can be.
+    ///
+    /// # Errors
+    /// When neither can be done.
+    pub(super) fn clear_home(&self) -> Result<(), Error> {
+        match self.store.filesystem.remove(&self.home()) {
+            Ok(_) => Ok(()),
+            Err(_) => self.put_home_aside(),
+        }
+    }
+
+    /// Puts the home directory into the trash, though it may be in use.
+    pub(super) fn put_home_aside(&self) -> Result<(), Error> {
+        let aside = self.store.throw_away(&self.home());
+        aside.map_err(doing("put the build's home directory aside"))
+    }
+
+    fn home(&self) -> PathBuf {
+        self.directory().join(layout::HOME)
     }
 
     /// Whether a param stands at a path relative to `data`.

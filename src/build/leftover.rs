@@ -213,7 +213,7 @@ impl PendingBuild {
         keep.deadline = None;
         keep.durable = false;
         store.discard(&directory)?;
-        self.remove_home()?;
+        self.clear_home()?;
         faults::point("data-cleared");
         record::write(&directory, &self.record, true)
             .map_err(doing("take over an interrupted build"))

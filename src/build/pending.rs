@@ -391,7 +391,7 @@ impl PendingBuild {
         self.forget_opaque()
             .map_err(doing("remove the build's opaque params"))?;
         faults::point("params-removed");
-        self.remove_home()?;
+        let home = self.clear_home();
         self.keep_artifacts_ours()
             .map_err(doing("look after the build's artifacts"))
     }
@@ -426,7 +426,8 @@ impl PendingBuild {
         record::write(&self.directory(), &self.record, true)
             .map_err(doing("write the record of the build"))?;
         faults::point("finish-record");
-        self.store.publish(&self.project, self.id, &self.record)
+        let (directory, trouble) = self.store.publish(&self.project, self.id, &self.record)?;
+        Ok((directory, trouble.or(home.err())))
     }
 
     /// Ends a build that [`PendingBuild::finish`] or a beginning has failed for: as errored, for the
@@ -450,7 +451,8 @@ impl PendingBuild {
     /// When the disk is in the way.
     pub fn put_data_aside(&self) -> Result<(), Error> {
         let aside = self.store.throw_away(&self.data());
-        aside.map_err(doing("put the build's data aside"))
+        aside.map_err(doing("put the build's data aside"))?;
+        self.put_home_aside()
     }
 
     /// What is served is a directory of ours: a link that the container put in its place would

@@ -41,6 +41,31 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Docker {
+    /// Whether the Engine that answers now is the one that started the container, as far as it
+    /// remembers: it has its last 256 events in memory, and none of an Engine before it.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn has_started(&self, container: &str) -> Result<bool, Error> {
+        let doing = "asking whether it started a container";
+        let options = EventsOptions {
+            // With an end that is past, only what it remembers is told.
+            since: Some("0".to_owned()),
+            until: Some(jiff::Timestamp::now().as_second().to_string()),
+            filters: Some(filters(container, &["start"])),
+        };
+        let first = self.call(doing, async |docker| {
+            docker
+                .events(Some(options))
+                .boxed()
+                .next()
+                .await
+                .transpose()
+        });
+        let first = first.await?.map_err(|error| self.failed(doing, error))?;
+        Ok(first.is_some())
+    }
+
     /// A watch over a container. It begins when it is asked first.
     pub fn watch(&self, container: &str) -> Watch {
         Watch {
@@ -61,14 +86,8 @@ impl Watch {
             Some(events) => events,
             none => {
                 let client = self.docker.client(DOING).await?;
-                let filters = [
-                    ("type", vec!["container".to_owned()]),
-                    ("container", vec![self.container.clone()]),
-                    ("event", vec!["kill".to_owned(), OOM.to_owned()]),
-                ];
-                let filters = filters.map(|(key, values)| (key.to_owned(), values));
                 let options = EventsOptions {
-                    filters: Some(HashMap::from(filters)),
+                    filters: Some(filters(&self.container, &["kill", OOM])),
                     ..EventsOptions::default()
                 };
                 none.insert(client.events(Some(options)).boxed())
@@ -90,4 +109,14 @@ impl Watch {
             }
         }
     }
+}
+
+/// The filter for some events of one container.
+fn filters(container: &str, events: &[&str]) -> HashMap<String, Vec<String>> {
+    let owned = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect();
+    HashMap::from([
+        ("type".to_owned(), owned(&["container"])),
+        ("container".to_owned(), owned(&[container])),
+        ("event".to_owned(), owned(events)),
+    ])
 }

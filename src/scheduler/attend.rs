@@ -5,7 +5,8 @@
 //! asked for all of it and as much is passed over. An end that was watched is the build's own,
 //! whatever its exit code, unless the Engine says by then that it is going down: an Engine kills its
 //! containers on its way. The attempt is lost then, and made again. So is one that ended unwatched
-//! with an exit code that an Engine which goes down leaves.
+//! with an exit code that an Engine which goes down leaves, or while the Engine was away, unless the
+//! Engine that is there remembers that it started it.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,7 +77,9 @@ impl Making {
         let fate = self.ask(docker.fate(container)).await?;
         match fate.map_err(failed)? {
             Fate::Gone => Err(Halt::Attempt("its container is gone")),
-            Fate::Ended(exit, _) if is_taken_down(&exit) || was_away => {
+            Fate::Ended(exit, _)
+                if (is_taken_down(&exit) || was_away) && !self.is_own_end(container).await? =>
+            {
                 Err(Halt::Attempt("its container was taken down"))
             }
             Fate::Ended(_, at) => {
@@ -95,6 +98,23 @@ impl Making {
                 let started = self.ask(docker.start(container)).await?;
                 started.map_err(failed)
             }
+        }
+    }
+
+    /// Whether a container that ended unwatched did so by itself: the Engine that started it is there,
+    /// and stays.
+    async fn is_own_end(&mut self, container: &str) -> Result<bool, Halt> {
+        let docker = self.shared.docker.clone();
+        let asking = async {
+            match docker.has_started(container).await {
+                Ok(true) => docker.accepts().await.map(|()| true),
+                other => other,
+            }
+        };
+        match self.ask(asking).await? {
+            Err(source) if source.is_unreachable() => Err(Halt::Container { source }),
+            // An Engine that does not say so may have taken it down.
+            answer => Ok(answer.unwrap_or(false)),
         }
     }
 

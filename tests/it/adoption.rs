@@ -226,6 +226,24 @@ async fn the_exit_codes_of_an_engine_that_goes_down_are_told_at_once_while_it_is
     }
 }
 
+/// The Engine that started it is still there, so it has not gone down meanwhile.
+#[tokio::test]
+async fn one_that_ended_while_no_daemon_was_there_has_its_own_exit_code_whatever_it_is() {
+    for code in ["137", "143", "255"] {
+        let (mut daemon, id) = daemon().await;
+        daemon.stop().await;
+        open_gate(&daemon, &id, code).await;
+        daemon.home.engine.ended(0).await;
+        daemon.start_again().await;
+        let info = daemon.wait("gated", &id).await;
+        assert_eq!(info["ExitCode"].to_string(), code, "{info}");
+        assert_eq!(
+            (&info["Outcome"], &info["Attempt"]),
+            (&json!("failed"), &json!(1))
+        );
+    }
+}
+
 /// The Engine can neither end nor remove it.
 #[tokio::test]
 async fn what_a_container_writes_that_cannot_be_ended_is_in_no_build() {

@@ -267,7 +267,8 @@ ENTRYPOINT";
             let kept = fs::read_to_string(artifacts.join("kept")).unwrap();
             assert_eq!(kept, "kept\n".repeat(n), "{user}");
             let image = info["Image"].as_str().unwrap();
-            let pwd = docker(&["inspect", "-f", "{{.Config.WorkingDir}}", image]);
+            let program = ["--network", "none", "--entrypoint", "/bin/busybox"];
+            let pwd = docker(&[&["run", "--rm"], &program[..], &[image, "pwd"]].concat());
             let pwd = String::from_utf8(pwd.stdout).unwrap();
             assert_eq!(fs::read_to_string(artifacts.join("pwd")).unwrap(), pwd);
             let local = artifacts.join("../cache/deep/there/local");
@@ -347,11 +348,9 @@ fn home_is_that_of_docker_run_where_the_image_has_one_and_else_empty_and_writabl
     let setup = with_users(Setup::on(Place::Host), "knows", script);
     let daemon = setup.script("knows-none", script).start();
     for (project, image_home, user) in [
-        ("knows", "", "0:0"),
         ("knows", "", "1000:1000"),
         ("knows", "", "1234:1000"),
         ("knows", "/from/env", "1234:1000"),
-        ("knows", "/from/env", "1000:1000"),
         ("knows-none", "", "0:0"),
         ("knows-none", "", "1000"),
     ] {
@@ -371,13 +370,9 @@ fn home_is_that_of_docker_run_where_the_image_has_one_and_else_empty_and_writabl
             let artifacts = artifacts(&daemon, &info);
             let home = fs::read_to_string(artifacts.join("home")).unwrap();
             let image = info["Image"].as_str().unwrap();
-            let print = ["--entrypoint", "/bin/busybox"];
-            let env = {
-                let mut arguments = vec!["run", "--rm", "--network", "none", "-u", user];
-                arguments.extend(print);
-                arguments.extend([image, "env"]);
-                String::from_utf8(docker(&arguments).stdout).unwrap()
-            };
+            let run = ["run", "--rm", "--network", "none", "-u", user];
+            let env = docker(&[&run[..], &["--entrypoint", "/bin/busybox", image, "env"]].concat());
+            let env = String::from_utf8(env.stdout).unwrap();
             let theirs = env
                 .lines()
                 .find_map(|line| line.strip_prefix("HOME="))
@@ -517,10 +512,8 @@ fn a_clone_belongs_to_the_user_of_the_new_build_whoever_made_the_base() {
             /bin/busybox cp cache/name artifacts/users";
         let daemon = Setup::on(place).script("changes", script).start();
         let mut users = String::new();
-        for (n, user) in ["1000:1000", "2000:2000", "0:0", "2000:3000", "1000:1000"]
-            .iter()
-            .enumerate()
-        {
+        let all = ["1000:1000", "2000:2000", "0:0", "2000:3000"];
+        for (n, user) in all.iter().enumerate() {
             settings(&daemon, "changes", json!({"user": user}));
             let job = json!({"project": "changes", "group": "g", "params": {"n": n.to_string()}});
             let info = daemon.succeed(job);

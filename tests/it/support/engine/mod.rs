@@ -13,7 +13,7 @@ mod image;
 mod serve;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -49,6 +49,8 @@ struct Shared {
     images: Mutex<Vec<Image>>,
     builds: Mutex<Vec<BuildSeen>>,
     containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    /// Ids of those that were started since it is there.
+    started: Mutex<BTreeSet<String>>,
     /// In the order of creation, those removed since too.
     seen: Mutex<Vec<Arc<Container>>>,
     supervisors: Mutex<Vec<JoinHandle<()>>>,
@@ -68,6 +70,7 @@ impl Engine {
             images: Mutex::default(),
             builds: Mutex::default(),
             containers: Mutex::default(),
+            started: Mutex::default(),
             seen: Mutex::default(),
             supervisors: Mutex::default(),
         };
@@ -115,6 +118,7 @@ impl Engine {
             server.abort();
             // Cancelled, and with it every connection.
             let _ = server.await;
+            self.shared.started.lock().unwrap().clear();
         }
     }
 

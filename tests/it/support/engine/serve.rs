@@ -105,6 +105,21 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
             let driver = shared.driver.lock().unwrap().clone();
             Ok(respond(200, &json!({ "CgroupDriver": driver })))
         }
+        // What it remembers of its present life.
+        "events" if query.contains_key("until") => {
+            let started = shared.started.lock().unwrap();
+            let container = filter(&query, "container").concat();
+            let event = json!({ "Type": "container", "Action": "start" });
+            let events = if started.contains(&container) {
+                format!("{event}\n")
+            } else {
+                String::new()
+            };
+            Ok(streaming(
+                "application/json",
+                Full::new(Bytes::from(events)),
+            ))
+        }
         // Nothing happens, until it goes away.
         "events" => Ok(streaming(
             "application/json",
@@ -413,6 +428,7 @@ fn start(shared: &Shared, container: Arc<Container>) -> Answer {
     if container.state() != State::Created {
         return Ok(status(304));
     }
+    shared.started.lock().unwrap().insert(container.id.clone());
     let supervisor = container.start().map_err(|said| (400, said))?;
     shared
         .supervisors
