@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, chmod, fstat, open, openat2};
@@ -17,11 +17,14 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::descent::Id;
 
-/// What is open at the moment, with the number of walks that hold it. Held over two system calls on
-/// one inode, never over a walk.
+/// What is open at the moment, with the number of walks that hold it. Locked over a few system calls
+/// on one inode, never over a walk.
 static HELD: Mutex<BTreeMap<Id, Held>> = Mutex::new(BTreeMap::new());
-/// How many entries `HELD` has, so that nearly every look at a mode takes no lock.
+/// How many entries `HELD` has, so that nearly every look at a mode takes no lock. It grows before a
+/// mode is changed.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Grows after each mode that was given back, before `COUNT` shrinks.
+static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
 
 struct Held {
     walks: usize,
@@ -63,13 +66,14 @@ pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
         return Ok((stat, false));
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
-    // A filesystem or subvolume that is read-only; then opening gives the error.
-    if change_mode(handle, mode | needed(&stat)).is_err() {
-        return Ok((stat, false));
-    }
     held.insert(id, Held { walks: 1, mode });
-    COUNT.store(held.len(), Ordering::Release);
-    Ok((stat, true))
+    COUNT.store(held.len(), Ordering::SeqCst);
+    // Refused by a filesystem or subvolume that is read-only; then opening gives the error.
+    let is_changed = change_mode(handle, mode | needed(&stat)).is_ok();
+    if !is_changed {
+        drop_entry(&mut held, id);
+    }
+    Ok((stat, is_changed))
 }
 
 /// Ends a [`hold`]: the last one gives the original mode back. A filesystem that does not let us do it
@@ -80,8 +84,7 @@ pub(super) fn release(handle: BorrowedFd<'_>, id: Id) {
         entry.walks -= 1;
         if entry.walks == 0 {
             let _ = change_mode(handle, entry.mode);
-            held.remove(&id);
-            COUNT.store(held.len(), Ordering::Release);
+            drop_entry(&mut held, id);
         }
     }
 }
@@ -92,21 +95,34 @@ pub(super) fn forget(id: Id) {
     if let Some(entry) = held.get_mut(&id) {
         entry.walks -= 1;
         if entry.walks == 0 {
-            held.remove(&id);
-            COUNT.store(held.len(), Ordering::Release);
+            drop_entry(&mut held, id);
         }
     }
 }
 
-/// The same look at an entry, with the mode that it has when no walk holds it open.
-pub(super) fn original(mut stat: Stat) -> Stat {
-    if COUNT.load(Ordering::Acquire) > 0 {
-        let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = held.get(&Id::of(&stat)) {
-            set_mode(&mut stat, entry.mode);
+fn drop_entry(held: &mut BTreeMap<Id, Held>, id: Id) {
+    held.remove(&id);
+    GIVEN_BACK.fetch_add(1, Ordering::SeqCst);
+    COUNT.store(held.len(), Ordering::SeqCst);
+}
+
+/// Looks at an entry by `look`; gives the mode that it has when no walk holds it open.
+pub(super) fn original(look: impl Fn() -> Result<Stat, Errno>) -> Result<Stat, Errno> {
+    let before = GIVEN_BACK.load(Ordering::SeqCst);
+    if COUNT.load(Ordering::SeqCst) == 0 {
+        let stat = look()?;
+        // Nothing was held at any moment of the look.
+        if COUNT.load(Ordering::SeqCst) == 0 && GIVEN_BACK.load(Ordering::SeqCst) == before {
+            return Ok(stat);
         }
     }
-    stat
+    // No mode changes while this is locked.
+    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut stat = look()?;
+    if let Some(entry) = held.get(&Id::of(&stat)) {
+        set_mode(&mut stat, entry.mode);
+    }
+    Ok(stat)
 }
 
 /// Opens the file `name` of `parent` for reading, also one that is closed to us, its owner; never

@@ -158,7 +158,7 @@ impl Copying {
 
     fn file(&mut self, name: &CStr) -> Result<(), Fault> {
         let (from, stat) = closed::open_file(self.source.here(), name)
-            .and_then(|from| fstat(&from).map(|stat| (from, closed::original(stat))))
+            .and_then(|from| closed::original(|| fstat(&from)).map(|stat| (from, stat)))
             .map_err(|errno| self.source.fault("open", name, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(self

@@ -134,8 +134,10 @@ impl Walk {
                 continue;
             };
             self.held -= 1;
-            let stat = match statat(self.descent.here(), &name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => closed::original(stat),
+            let here = self.descent.here();
+            let stat = closed::original(|| statat(here, &name, AtFlags::SYMLINK_NOFOLLOW));
+            let stat = match stat {
+                Ok(stat) => stat,
                 Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(into_io(self.descent.fault("look at", &name, errno))),
             };
@@ -311,8 +313,8 @@ pub fn open(handle: impl AsFd) -> io::Result<Opened> {
 /// # Errors
 /// When the host's disk or a permission is in the way.
 pub fn look(directory: impl AsFd, name: &OsStr) -> io::Result<Option<Stat>> {
-    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(closed::original(stat))),
+    match closed::original(|| statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)) {
+        Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
     }
