@@ -20,6 +20,7 @@ use super::archive::Archive;
 use super::directory::{self, Entries, Entry};
 use super::layout;
 use super::lease::Lease;
+use super::{BuildInfo, Outcome, used};
 use crate::filesystem::{self, Links, Opened};
 
 /// A build's artifacts, held open.
@@ -27,7 +28,9 @@ use crate::filesystem::{self, Links, Opened};
 pub struct Artifacts {
     /// `None`: the build left none, or put something else in their place.
     root: Option<OwnedFd>,
-    _lease: Lease,
+    lease: Lease,
+    execution: String,
+    is_expected: bool,
 }
 
 /// What a path among the artifacts is.
@@ -40,8 +43,8 @@ pub enum Found {
 }
 
 impl Artifacts {
-    /// Opens the artifacts of the build in `lease`.
-    pub(super) fn open(lease: Lease) -> io::Result<Artifacts> {
+    /// Opens the artifacts of the build in `lease`, whose record says `info`.
+    pub(super) fn open(lease: Lease, info: &BuildInfo) -> io::Result<Artifacts> {
         let path = Path::new(layout::DATA).join(layout::ARTIFACTS);
         let root = filesystem::locate(lease.directory(), &path, Links::Refused)?;
         let root = root.filter(|root| {
@@ -50,8 +53,34 @@ impl Artifacts {
         });
         Ok(Artifacts {
             root,
-            _lease: lease,
+            lease,
+            execution: execution(info),
+            is_expected: matches!(info.outcome, Some(Outcome::Succeeded | Outcome::Failed)),
         })
+    }
+
+    /// True where the build ran to its end, and its directory of artifacts was removed since.
+    pub fn is_gone(&self) -> bool {
+        self.is_expected && self.root.is_none()
+    }
+
+    /// Notes that the build is used now, for garbage collection.
+    pub fn note_use(&self) {
+        used::note(self.lease.directory());
+    }
+
+    /// A strong entity tag of one of the files, without quotes: another file, another execution of the
+    /// same job, and a file that was changed by hand have another. Times and inodes alone would not do:
+    /// a container may set the one, and filesystems use the other again.
+    pub fn tag_of(&self, file: &std::fs::Metadata) -> String {
+        format!(
+            "{}-{:x}-{:x}-{:x}.{:x}",
+            self.execution,
+            file.ino(),
+            file.len(),
+            file.mtime(),
+            file.mtime_nsec()
+        )
     }
 
     /// Finds one file or directory; links are followed inside the artifacts only. `None` is
@@ -120,4 +149,10 @@ impl Artifacts {
             each(found.path, &entry)
         })
     }
+}
+
+/// What tells one execution of a job from another of the same job: when it ended, to the nanosecond.
+fn execution(info: &BuildInfo) -> String {
+    let ended = info.finished_at.unwrap_or(info.started_at);
+    format!("{:x}.{}", ended.as_nanosecond(), info.attempt)
 }

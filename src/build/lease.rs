@@ -5,8 +5,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -39,6 +39,11 @@ impl Lease {
     /// The directory.
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+
+    /// A path that leads to the directory itself, wherever it is moved, while it is held.
+    pub(super) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 
     /// The right to remove the directory at `path`, which must be out of sight already; `None`

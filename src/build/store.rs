@@ -462,11 +462,20 @@ impl BuildStore {
         let Some(lease) = Lease::take(&self.layout.ready(project, id)).map_err(&open)? else {
             return Ok(None);
         };
-        if self.ready(project, id)?.is_none() {
-            return Ok(None);
+        // Of the directory that is held: at its place there may be another build by now.
+        let record = record::read(&lease.path()).map_err(doing("read the record of a build"))?;
+        match record.filter(|record| self.survived(record)) {
+            Some(record) => Artifacts::open(lease, &record.info)
+                .map(Some)
+                .map_err(&open),
+            None => Ok(None),
         }
-        used::note(lease.directory());
-        Artifacts::open(lease).map(Some).map_err(&open)
+    }
+
+    /// True where a build that is over should be: what is there may have lost its record.
+    pub fn has_directory(&self, project: &ProjectName, id: JobId) -> bool {
+        let found = self.layout.ready(project, id).symlink_metadata();
+        found.is_ok_and(|found| found.is_dir())
     }
 
     /// The artifacts of a ready build for a stranger: a descriptor that leads to them and nowhere
@@ -479,6 +488,7 @@ impl BuildStore {
         let Some(artifacts) = self.artifacts(project, id)? else {
             return Ok(None);
         };
+        artifacts.note_use();
         let path = self.layout.ready(project, id).join(layout::DATA);
         artifacts
             .hand_out(&self.confiner, &path.join(layout::ARTIFACTS))

@@ -32,6 +32,8 @@ pub(super) enum Kind {
     NoSuchJob,
     /// The build is not over, or left no artifacts.
     NoArtifacts,
+    /// The build's log was removed.
+    NoLog,
     /// The job is over, so it cannot be cancelled.
     JobOver,
     /// The build is not over, or its directory is in use.
@@ -72,6 +74,7 @@ impl Kind {
             Kind::BadProject => (OURS, "BadProject"),
             Kind::NoSuchJob => (OURS, "NoSuchJob"),
             Kind::NoArtifacts => (OURS, "NoArtifacts"),
+            Kind::NoLog => (OURS, "NoLog"),
             Kind::JobOver => (OURS, "JobOver"),
             Kind::JobBusy => (OURS, "JobBusy"),
             Kind::BacklogFull => (OURS, "BacklogFull"),
@@ -160,7 +163,8 @@ fn kind(error: &Heart) -> Kind {
             | project::Error::Changed(_) => Kind::BadProject,
             project::Error::Read(..) | project::Error::List(_) => Kind::Failed,
         },
-        Heart::UnknownJob(..) | Heart::NoBuild(_) => Kind::NoSuchJob,
+        Heart::UnknownJob(..) | Heart::NoBuild(_) | Heart::NoRecord(..) => Kind::NoSuchJob,
+        Heart::NoLog(..) => Kind::NoLog,
         Heart::NoArtifacts(..) => Kind::NoArtifacts,
         Heart::Store(build::Error::Confine(..)) => Kind::NotSupported,
         Heart::Over(..) => Kind::JobOver,

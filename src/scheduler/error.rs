@@ -21,9 +21,17 @@ pub enum Error {
     NoBuild(JobId),
     /// There is nothing to be handed out.
     #[error(
-        "there are no artifacts of job '{1}' of project '{0}': it is not over, was not built to its end, or left none"
+        "there are no artifacts of job '{1}' of project '{0}': it is not over, was not built to its end, left none, or they were removed"
     )]
     NoArtifacts(ProjectName, JobId),
+    /// There is a build, and its log was removed.
+    #[error("the log of job '{1}' of project '{0}' is not there: it was removed")]
+    NoLog(ProjectName, JobId),
+    /// There is a build's directory, and its record was removed or cannot be understood.
+    #[error(
+        "the record of job '{1}' of project '{0}' is not there or cannot be read: its build is as good as absent, and is made again when it is asked for"
+    )]
+    NoRecord(ProjectName, JobId),
     /// There is nothing left to be stopped.
     #[error("the build of job '{1}' of project '{0}' is over")]
     Over(ProjectName, JobId),

@@ -202,6 +202,7 @@ impl Live {
         Ticket {
             follower: self.follower(stop),
             coalesced,
+            is_held: true,
         }
     }
 
@@ -331,6 +332,8 @@ impl JobFollower {
 pub struct Ticket {
     follower: JobFollower,
     coalesced: bool,
+    /// It counts among those that want the build.
+    is_held: bool,
 }
 
 impl Deref for Ticket {
@@ -349,6 +352,16 @@ impl DerefMut for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+impl Ticket {
+    /// Stops wanting the build, as dropping the ticket does, and still follows it.
+    pub fn let_go(&mut self) {
+        if !std::mem::take(&mut self.is_held) {
+            return;
+        }
         let mut wants = self.live.wants();
         wants.held -= 1;
         // A daemon that ends sends everybody away, and no build with them.
@@ -360,9 +373,7 @@ impl Drop for Ticket {
             });
         }
     }
-}
 
-impl Ticket {
     /// To see how the job goes without wanting it.
     pub fn follower(&self) -> JobFollower {
         self.follower.clone()

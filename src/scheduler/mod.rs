@@ -407,7 +407,7 @@ impl Scheduler {
     /// holds the end of its log.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`], [`Error::Store`].
+    /// [`Error::UnknownJob`], [`Error::NoRecord`], [`Error::Store`].
     pub async fn find(
         &self,
         project: &ProjectName,
@@ -422,7 +422,7 @@ impl Scheduler {
                 Some(info) => Some(BuildInfo::clone(&info)),
                 None => shared.store.find(&project, id)?,
             };
-            let mut info = found.ok_or_else(|| Error::UnknownJob(project.clone(), id))?;
+            let mut info = found.ok_or_else(|| shared.absent(&project, id))?;
             info.container_stdouterr = match log {
                 true => Some(shared.store.log_tail(&project, id)?),
                 false => None,
@@ -462,7 +462,8 @@ impl Scheduler {
     /// Follows a build's log from byte `from`.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`], [`Error::Log`].
+    /// [`Error::UnknownJob`], [`Error::NoRecord`]; [`Error::NoLog`] where there is a build without one;
+    /// [`Error::Log`].
     pub async fn follow(
         &self,
         project: &ProjectName,
@@ -486,18 +487,23 @@ impl Scheduler {
                 other => return other.map_err(Error::Log),
             }
         }
-        Err(Error::UnknownJob(project.clone(), id))
+        self.find(project, id, false).await?;
+        Err(Error::NoLog(project.clone(), id))
     }
 
     /// The artifacts of a ready build.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`], [`Error::Store`].
+    /// [`Error::UnknownJob`], [`Error::NoRecord`]; [`Error::NoArtifacts`] where a build that ran to its
+    /// end has none any more; [`Error::Store`].
     pub async fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Artifacts, Error> {
-        let (shared, name) = (self.0.clone(), project.clone());
-        blocking(move || shared.store.artifacts(&name, id))
-            .await??
-            .ok_or_else(|| Error::UnknownJob(project.clone(), id))
+        let (shared, project) = (self.0.clone(), project.clone());
+        blocking(move || match shared.store.artifacts(&project, id)? {
+            Some(artifacts) if artifacts.is_gone() => Err(Error::NoArtifacts(project, id)),
+            Some(artifacts) => Ok(artifacts),
+            None => Err(shared.absent(&project, id)),
+        })
+        .await?
     }
 
     /// The artifacts of a ready build as a descriptor for somebody else, open for reading: it leads to
@@ -688,6 +694,14 @@ impl Shared {
     fn live(&self, project: &ProjectName, id: JobId) -> Option<Arc<Live>> {
         let live = self.queue().get(id).cloned();
         live.filter(|live| live.project == *project)
+    }
+
+    /// Why there is nothing to be told of a build. Blocks.
+    fn absent(&self, project: &ProjectName, id: JobId) -> Error {
+        match self.store.has_directory(project, id) {
+            true => Error::NoRecord(project.clone(), id),
+            false => Error::UnknownJob(project.clone(), id),
+        }
     }
 
     /// What every live job is doing, by id.

@@ -1,6 +1,7 @@
 //! Who may ask at all: decided before a handler sees the request.
 //!
-//! - Over TCP the `Host` must be ours, so that no name of a stranger can be bound to us.
+//! - Over TCP the host that a request names must be ours, so that no name of a stranger can be bound
+//!   to us.
 //! - What changes something must be JSON and must not come from a page of another site.
 //! - With a tokens file, what changes something over TCP needs a token, and reading, too, where
 //!   it is not public. The unix socket is guarded by its mode and group.
@@ -9,11 +10,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
-use super::answer::Answer;
+use super::answer::{self, Answer};
+use super::authority::{self, Addressee};
 use super::error::Refusal;
 use super::session;
 use super::tokens::{self, Scope, Token, TokensFile};
@@ -84,12 +86,9 @@ impl Access {
         scope: Option<Scope>,
         secret: &Secret,
     ) -> Result<Caller, Refusal> {
-        if let Peer::Tcp(_) = peer {
-            self.check_host(&request.headers)?;
-        }
+        self.check_host(request, peer)?;
         if !is_safe(&request.method) {
-            check_origin(&request.headers)?;
-            check_content_type(&request.headers)?;
+            check_origin(request)?;
         }
         match (peer, scope) {
             (Peer::Tcp(_), Some(scope)) => {
@@ -100,20 +99,23 @@ impl Access {
         }
     }
 
-    fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        // RFC 9112 §3.2: exactly one.
-        let mut given = headers.get_all(HOST).iter();
-        let (Some(host), None) = (given.next(), given.next()) else {
-            return Err(Refusal::bad_request("one Host header was expected"));
+    /// Over a unix socket the name does not matter, only that it is said once (RFC 9112 §3.2).
+    fn check_host(&self, request: &Parts, peer: Peer) -> Result<(), Refusal> {
+        let invalid = || Refusal::bad_request("one Host header that names a host was expected");
+        if let Peer::Unix(_) = peer {
+            return match authority::is_host_missing_or_repeated(request) {
+                true => Err(invalid()),
+                false => Ok(()),
+            };
+        }
+        let host = match authority::addressee(request) {
+            Addressee::Invalid => return Err(invalid()),
+            // No browser speaks HTTP/1.0.
+            Addressee::Unnamed => return Ok(()),
+            Addressee::Named(host) => host,
         };
-        let host = host.to_str().unwrap_or_default();
-        let name = without_port(host).to_ascii_lowercase();
-        let is_address = name
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>()
-            .is_ok();
-        if is_address || name == "localhost" || self.hosts.contains(&name) {
+        let name = host.name();
+        if host.is_address() || name == "localhost" || self.hosts.contains(&name) {
             Ok(())
         } else {
             Err(Refusal::new(
@@ -201,61 +203,35 @@ pub(super) fn is_safe(method: &Method) -> bool {
 }
 
 /// A browser says where a page comes from; other clients say nothing and are let pass.
-fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
-    let refused = || {
-        Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "a page of another site may not change anything here",
-        ))
-    };
-    if let Some(site) = headers.get("sec-fetch-site")
-        && site != "same-origin"
-        && site != "none"
-    {
-        return refused();
+fn check_origin(request: &Parts) -> Result<(), Refusal> {
+    let headers = &request.headers;
+    let site = headers.get("sec-fetch-site");
+    let is_other_site = site.is_some_and(|site| site != "same-origin" && site != "none");
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let is_ours = origins.all(
+        |origin| match (origin.to_str(), authority::addressee(request)) {
+            (Ok(origin), Addressee::Named(host)) => host.is_origin(origin),
+            _ => false,
+        },
+    );
+    if is_ours && !is_other_site {
+        return Ok(());
     }
-    if let Some(origin) = headers.get(ORIGIN) {
-        let origin = origin
-            .to_str()
-            .ok()
-            .and_then(|origin| origin.split_once("://"));
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        match (origin, host) {
-            (Some((_, origin)), Some(host)) if origin.eq_ignore_ascii_case(host) => {}
-            _ => return refused(),
-        }
-    }
-    Ok(())
+    Err(Refusal::new(
+        StatusCode::FORBIDDEN,
+        "a page of another site may not change anything here",
+    ))
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
-    let given = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let media = given
-        .and_then(|value| value.split(';').next())
-        .map(str::trim);
-    match media {
-        Some(media) if media.eq_ignore_ascii_case("application/json") => Ok(()),
-        _ => Err(Refusal::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "Content-Type: application/json was expected",
-        )),
+/// What changes something must be JSON, which no form of another site can send.
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
+    if answer::is_json(headers.get(CONTENT_TYPE)) {
+        return Ok(());
     }
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        // The colons of a bare IPv6 address are no port's; in brackets they are inside.
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !name.contains("::") => {
-            if name.starts_with('[') || !name.contains(':') {
-                name
-            } else {
-                host
-            }
-        }
-        _ => host.rsplit_once("]:").map_or(host, |(name, _)| name),
-    }
+    Err(Refusal::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "Content-Type: application/json was expected",
+    ))
 }
 
 impl From<Refusal> for Answer {
@@ -302,9 +278,11 @@ mod tests {
             "127.0.0.1:8462",
             "[::1]:8462",
             "[::1]",
-            "::1",
             "localhost",
+            "localhost.",
+            "localhost:",
             "LOCALHOST:1",
+            "build.example.:80",
             "build.example:80",
             "0.0.0.0:8462",
         ] {
@@ -313,11 +291,22 @@ mod tests {
         for host in [
             "evil.example",
             "evil.example:8462",
-            "",
+            "evil.example.",
             "localhost.evil.example",
             "127.0.0.1.evil.example",
         ] {
             assert_eq!(status(parts("GET", &[("host", host)])).await, 421, "{host}");
+        }
+        for invalid in [
+            "",
+            "::1",
+            "[::1",
+            "localhost:port",
+            "user@localhost",
+            "localhost/x",
+        ] {
+            let request = parts("GET", &[("host", invalid)]);
+            assert_eq!(status(request).await, 400, "{invalid}");
         }
         assert_eq!(status(parts("GET", &[])).await, 400);
         let twice = [("host", "localhost"), ("host", "evil.example")];
@@ -353,13 +342,18 @@ mod tests {
         ] {
             assert_eq!(status(with(&[foreign])).await, 403, "{foreign:?}");
         }
-        for media in [
-            "text/plain",
-            "application/x-www-form-urlencoded",
-            "multipart/form-data; boundary=x",
+        for (media, is_taken) in [
+            ("application/json", true),
+            ("Application/JSON ; charset=utf-8", true),
+            ("text/plain", false),
+            ("application/x-www-form-urlencoded", false),
+            ("multipart/form-data; boundary=x", false),
+            ("application/jsonp", false),
         ] {
-            let request = parts("POST", &[("host", "localhost"), ("content-type", media)]);
-            assert_eq!(status(request).await, 415, "{media}");
+            let request = parts("POST", &[("content-type", media)]);
+            let checked = check_content_type(&request.headers);
+            assert_eq!(checked.is_ok(), is_taken, "{media}");
         }
+        assert!(check_content_type(&parts("POST", &[]).headers).is_err());
     }
 }

@@ -10,8 +10,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName,
-    HeaderValue, VARY,
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, VARY,
 };
 use hyper::{Response, StatusCode};
 use serde::Serialize;
@@ -128,6 +128,14 @@ pub(super) fn no_content() -> Response<Body> {
     response
 }
 
+/// 304: the client has what `etag` names.
+pub(super) fn not_modified(etag: &str) -> Response<Body> {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    set(&mut response, ETAG, etag);
+    response
+}
+
 /// Sets a header whose value is made here and holds nothing that a header may not.
 pub(super) fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
     if let Ok(value) = value.parse() {
@@ -135,35 +143,136 @@ pub(super) fn set(response: &mut Response<Body>, name: HeaderName, value: &str) 
     }
 }
 
-/// True when `Accept` names `media`, in whatever place.
-pub(super) fn accepts(headers: &HeaderMap, media: &str) -> bool {
+/// Thousandths of weight of what is named without one (RFC 9110 §12.4.2).
+const FULL_WEIGHT: u16 = 1_000;
+
+/// The elements of a list of the kind of `Accept`: names, and weights in thousandths.
+fn weighted(headers: &HeaderMap, header: HeaderName) -> impl Iterator<Item = (&str, u16)> {
     headers
-        .get_all(ACCEPT)
+        .get_all(header)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|range| range.split(';').next())
-        .any(|range| range.trim().eq_ignore_ascii_case(media))
+        .map(|element| {
+            let mut parts = element.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default();
+            let weight = parts.filter_map(|part| part.split_once('='));
+            let mut weight = weight.filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+            let weight = weight.find_map(|(_, weight)| weight.trim().parse::<f32>().ok());
+            let thousandths = weight.map(|weight| weight.clamp(0.0, 1.0) * f32::from(FULL_WEIGHT));
+            // Of 0 to 1,000, so nothing is cut off.
+            let thousandths = thousandths.map(|weight| weight.round() as u16);
+            (name, thousandths.unwrap_or(FULL_WEIGHT))
+        })
 }
 
-/// True when JSON may be sent: it is named, or anything is, or nothing is said.
+/// The weight under which a list names `wanted` itself, whatever the letter case; `None`: it does not.
+fn weight_of(headers: &HeaderMap, header: HeaderName, wanted: &str) -> Option<u16> {
+    weighted(headers, header)
+        .filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
+        .map(|(_, weight)| weight)
+        .max()
+}
+
+/// True when `Accept` names `media` itself, and does not refuse it by `q=0`.
+pub(super) fn accepts(headers: &HeaderMap, media: &str) -> bool {
+    weight_of(headers, ACCEPT, media).is_some_and(|weight| weight > 0)
+}
+
+/// True when `Accept` names `media`, and not `other` with more weight.
+pub(super) fn prefers(headers: &HeaderMap, media: &str, other: &str) -> bool {
+    let weight = weight_of(headers, ACCEPT, media).unwrap_or(0);
+    weight > 0 && weight >= weight_of(headers, ACCEPT, other).unwrap_or(0)
+}
+
+/// True when JSON may be sent: it is named, or anything is, or nothing is said. What is named most
+/// closely decides (RFC 9110 §12.5.1).
 pub(super) fn takes_json(headers: &HeaderMap) -> bool {
     !headers.contains_key(ACCEPT)
         || ["application/json", "application/*", "*/*"]
             .iter()
-            .any(|media| accepts(headers, media))
+            .find_map(|media| weight_of(headers, ACCEPT, media))
+            .is_some_and(|weight| weight > 0)
 }
 
-/// True when `Accept-Encoding` names `coding`, and does not refuse it by `q=0`.
+/// True when `Accept-Encoding` names `coding`, and does not refuse it by `q=0`. That anything is taken
+/// (`*`) is no wish for it.
 pub(super) fn takes_coding(headers: &HeaderMap, coding: &str) -> bool {
-    headers
-        .get_all(ACCEPT_ENCODING)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|taken| {
-            let (name, weight) = taken.split_once(';').unwrap_or((taken, ""));
-            let weight = weight.trim().strip_prefix("q=").unwrap_or("1");
-            name.trim().eq_ignore_ascii_case(coding) && weight.parse() != Ok(0.0)
-        })
+    weight_of(headers, ACCEPT_ENCODING, coding).is_some_and(|weight| weight > 0)
+}
+
+/// True for a media type that is JSON, with or without parameters.
+pub(super) fn is_json(media: Option<&HeaderValue>) -> bool {
+    let media = media.and_then(|media| media.to_str().ok());
+    let name = media.and_then(|media| media.split(';').next());
+    name.is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn what_is_refused_by_its_weight_is_not_accepted() {
+        for (value, page, json) in [
+            ("text/html", true, false),
+            ("text/html,*/*;q=0.8", true, true),
+            ("text/html;q=0, */*", false, true),
+            ("text/html; q=0.000", false, false),
+            ("TEXT/HTML;level=1;Q=0.1", true, false),
+            ("*/*", false, true),
+            ("*/*;q=0", false, false),
+            ("application/*", false, true),
+            ("application/json;q=0, */*", false, false),
+            ("application/*;q=0, application/json", false, true),
+            ("text/plain", false, false),
+            ("", false, false),
+        ] {
+            let headers = headers(ACCEPT, value);
+            assert_eq!(accepts(&headers, "text/html"), page, "{value}");
+            assert_eq!(takes_json(&headers), json, "{value}");
+        }
+        assert!(takes_json(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_greater_weight_is_preferred() {
+        let prefers = |value| prefers(&headers(ACCEPT, value), "text/html", "application/json");
+        assert!(prefers("text/html"));
+        assert!(prefers("application/json, text/html"));
+        assert!(prefers("application/json;q=0.5, text/html;q=0.6"));
+        assert!(!prefers("application/json, text/html;q=0.9"));
+        assert!(!prefers("application/json"));
+        assert!(!prefers("text/html;q=0"));
+    }
+
+    #[test]
+    fn a_coding_is_used_when_it_is_named_and_not_refused() {
+        let takes = |value| takes_coding(&headers(ACCEPT_ENCODING, value), "gzip");
+        for value in [
+            "gzip",
+            "br, GZIP;q=0.1",
+            "gzip ; q=1.0",
+            "identity;q=0, gzip",
+        ] {
+            assert!(takes(value), "{value}");
+        }
+        for value in [
+            "",
+            "gzip;q=0",
+            "gzip; Q=0.0",
+            "identity;q=0",
+            "*",
+            "*;q=0",
+            "br",
+            "gzipped",
+        ] {
+            assert!(!takes(value), "{value}");
+        }
+        assert!(!takes_coding(&HeaderMap::new(), "gzip"));
+    }
 }

@@ -2,14 +2,13 @@
 
 use std::io::{Read, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 use hyper::header::{
-    ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, VARY,
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ETAG,
+    HeaderName, HeaderValue, VARY,
 };
 use hyper::{Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -17,6 +16,7 @@ use tokio_util::io::ReaderStream;
 
 use super::Web;
 use super::answer::{self, Body};
+use super::conditions::{self, Verdict};
 use super::error::Refusal;
 use super::manifest;
 use super::media::{self, Media};
@@ -44,14 +44,18 @@ pub(super) async fn all(
     project: &ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
-    if asked.query("manifest").is_some() {
-        return manifest::show(web, project, id).await;
+    if asked.flag("manifest")? {
+        return manifest::show(web, asked, project, id).await;
     }
     let artifacts = web.scheduler.artifacts(project, id).await?;
+    let is_use = asked.is_get();
     let compress = answer::takes_coding(asked.headers(), "zstd");
     let sparse = asked.query("sparse").is_some();
     let metrics = web.metrics.clone();
     let bytes = pipe::stream_of(move |to| {
+        if is_use {
+            artifacts.note_use();
+        }
         if compress {
             let mut encoder = zstd::stream::write::Encoder::new(to, ZSTD_LEVEL)?;
             artifacts.write_tar(&mut encoder, sparse)?;
@@ -69,6 +73,7 @@ pub(super) async fn all(
     );
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    headers.insert(CACHE_CONTROL, answer::PRIVATE);
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     if compress {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
@@ -102,21 +107,31 @@ pub(super) async fn one(
     id: JobId,
     path: PathBuf,
 ) -> Result<Response<Body>, Refusal> {
-    let artifacts = web.scheduler.artifacts(project, id).await?;
     // Of links, the name that was asked for.
     let name = path.file_name().unwrap_or_default().to_owned();
     let media = media::of(name.as_bytes());
-    let view = asked.query("view").map(|_| media);
+    let view = asked.flag("view")?.then_some(media);
+    let inline = asked.flag("inline")?.then(|| media.inline()).flatten();
+    let artifacts = web.scheduler.artifacts(project, id).await?;
+    let is_use = asked.is_get();
     let (headers, project) = (asked.headers().clone(), project.clone());
     let looked = tokio::task::spawn_blocking(move || -> Result<Looked, Refusal> {
-        Ok(match artifacts.find(&path).map_err(unreadable)? {
+        let found = artifacts.find(&path).map_err(unreadable)?;
+        // Whoever asks for what is not there, or only whether it is, uses nothing.
+        if is_use && found.is_some() {
+            artifacts.note_use();
+        }
+        Ok(match found {
             None => Looked::Nothing,
             Some(Found::Directory(entries)) => {
                 let page = pages::directory::show(&headers, &project, id, &path, &entries)?;
                 Looked::Page(page)
             }
             Some(Found::File(file, metadata)) => match view {
-                None => Looked::File(file, metadata),
+                None => {
+                    let etag = format!("\"{}\"", artifacts.tag_of(&metadata));
+                    Looked::File(file, metadata.len(), etag)
+                }
                 Some(media) => {
                     let head = head(file, media).map_err(unreadable)?;
                     let file = pages::file::File {
@@ -132,9 +147,10 @@ pub(super) async fn one(
     match looked.await.map_err(|_| Refusal::from(Error::Lost))?? {
         Looked::Nothing => Err(Refusal::not_found("there is no such artifact")),
         Looked::Page(page) => Ok(page),
-        Looked::File(file, metadata) => {
-            let inline = asked.query("inline").and_then(|_| media.inline());
-            send(web, asked, file, &metadata, name.as_bytes(), inline).await
+        Looked::File(file, length, etag) => {
+            let mut response = send(web, asked, file, length, &etag, inline).await?;
+            describe(&mut response, name.as_bytes(), inline);
+            Ok(response)
         }
     }
 }
@@ -143,7 +159,8 @@ pub(super) async fn one(
 enum Looked {
     Nothing,
     Page(Response<Body>),
-    File(std::fs::File, std::fs::Metadata),
+    /// Its length and its entity tag.
+    File(std::fs::File, u64, String),
 }
 
 fn unreadable(error: std::io::Error) -> Refusal {
@@ -166,43 +183,26 @@ fn head(file: std::fs::File, media: Media) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Sends a file, or the part of it that is asked for. A browser must never take it for a page: it
-/// keeps it, or shows it as the `inline` type, which runs nothing.
+/// Sends a file of `length` bytes, or the part of it that is asked for, under its own type or as
+/// `inline` says.
 async fn send(
     web: &Web,
     asked: &Asked,
     file: std::fs::File,
-    metadata: &std::fs::Metadata,
-    name: &[u8],
+    length: u64,
+    etag: &str,
     inline: Option<&'static str>,
 ) -> Result<Response<Body>, Refusal> {
-    let etag = format!(
-        "\"{:x}-{:x}-{:x}.{:x}\"",
-        metadata.ino(),
-        metadata.len(),
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    );
     let headers = asked.headers();
-    let names = |header| headers.get(header).and_then(|value| value.to_str().ok());
-    if names(IF_NONE_MATCH).is_some_and(|tags| tags == "*" || tags.contains(&etag)) {
-        let mut response = Response::new(answer::empty());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-        answer::set(&mut response, ETAG, &etag);
-        return Ok(response);
+    match conditions::evaluate(headers, etag) {
+        Verdict::Proceed => {}
+        Verdict::NotModified => return Ok(answer::not_modified(etag)),
+        Verdict::Failed => return Err(Refusal::precondition_failed()),
     }
-    let length = metadata.len();
-    // A part of another version would not fit to what the client has.
-    let asked_part = match names(IF_RANGE) {
-        Some(tag) if tag != etag => Part::Whole,
-        _ => part(headers, length),
-    };
-    let (status, first, count) = match asked_part {
+    let (status, first, count) = match part(asked.method(), headers, etag, length) {
         Part::Whole => (StatusCode::OK, 0, length),
-        Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last + 1 - first),
-        Part::Beyond => {
-            return Ok(ranges::beyond(length));
-        }
+        Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
+        Part::Beyond => return Ok(ranges::beyond(length)),
     };
     let failed = |error| Refusal::caused("could not read the artifact", error);
     let mut file = tokio::fs::File::from_std(file);
@@ -212,28 +212,23 @@ async fn send(
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let media = inline.unwrap_or("application/octet-stream");
     let mut response = answer::typed(status, media, answer::streamed(bytes));
+    ranges::describe(&mut response, first, count, length);
+    answer::set(&mut response, ETAG, etag);
+    Ok(response)
+}
+
+/// Says what a browser may do with a file. It must never take it for a page: it keeps it, or shows it
+/// as the `inline` type, which runs nothing. A rebuild puts another file at the same address, so what
+/// is kept is asked for again each time.
+fn describe(response: &mut Response<Body>, name: &[u8], inline: Option<&'static str>) {
     let headers = response.headers_mut();
-    headers.insert(CONTENT_LENGTH, count.into());
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let (kind, policy) = match inline {
         Some(_) => ("inline", "sandbox; default-src 'none'"),
         None => ("attachment", "sandbox"),
     };
+    headers.insert(CACHE_CONTROL, answer::PRIVATE);
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
-    answer::set(
-        &mut response,
-        CONTENT_DISPOSITION,
-        &media::disposition(kind, name),
-    );
-    answer::set(&mut response, ETAG, &etag);
-    if status == StatusCode::PARTIAL_CONTENT {
-        let last = first + count - 1;
-        answer::set(
-            &mut response,
-            CONTENT_RANGE,
-            &format!("bytes {first}-{last}/{length}"),
-        );
-    }
-    Ok(response)
+    let disposition = media::disposition(kind, name);
+    answer::set(response, CONTENT_DISPOSITION, &disposition);
 }

@@ -4,11 +4,12 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use hyper::Response;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
-use hyper::{Response, StatusCode};
 use sha2::{Digest, Sha256};
 
 use super::answer::{self, Body};
+use super::conditions;
 use super::error::Refusal;
 use super::routes::Asked;
 
@@ -96,10 +97,8 @@ pub(super) fn show(asked: &Asked, name: &str) -> Result<Response<Body>, Refusal>
         .ok_or_else(|| Refusal::not_found("there is nothing at this address"))?;
     let mut response;
     if let Some(etag) = file.known(asked.headers()) {
-        response = Response::new(answer::empty());
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response = answer::not_modified(etag);
         response.headers_mut().insert(VARY, answer::VARIES);
-        answer::set(&mut response, ETAG, etag);
     } else {
         let plain = file.plain.clone();
         response =
@@ -129,10 +128,6 @@ impl File {
         }
         let ours = [&*self.gzipped_etag, &*self.etag];
         // A proxy that compresses or unpacks makes a strong tag weak.
-        let tags = tags
-            .split(',')
-            .map(|tag| tag.trim().trim_start_matches("W/"));
-        tags.into_iter()
-            .find_map(|tag| ours.into_iter().find(|own| *own == tag))
+        conditions::tags(tags).find_map(|tag| ours.into_iter().find(|own| tag.is_weakly(own)))
     }
 }

@@ -70,6 +70,14 @@ impl Refusal {
         }
     }
 
+    /// A condition of the request does not hold.
+    pub(super) fn precondition_failed() -> Refusal {
+        Refusal::new(
+            StatusCode::PRECONDITION_FAILED,
+            "this is not the content that If-Match names",
+        )
+    }
+
     pub(super) fn method_not_allowed(allow: &'static str) -> Refusal {
         Refusal {
             allow: Some(allow),
@@ -195,7 +203,11 @@ fn status(error: &Error) -> StatusCode {
             project::Error::Changed(_) => StatusCode::CONFLICT,
             project::Error::Read(..) | project::Error::List(_) => StatusCode::INTERNAL_SERVER_ERROR,
         },
-        Error::UnknownJob(..) | Error::NoBuild(_) | Error::NoArtifacts(..) => StatusCode::NOT_FOUND,
+        Error::UnknownJob(..)
+        | Error::NoBuild(_)
+        | Error::NoArtifacts(..)
+        | Error::NoLog(..)
+        | Error::NoRecord(..) => StatusCode::NOT_FOUND,
         Error::Over(..) => StatusCode::CONFLICT,
         Error::NotYours(..) => StatusCode::FORBIDDEN,
         Error::Held(..) => StatusCode::CONFLICT,

@@ -1,7 +1,7 @@
 //! Which builds a list or a stream is about: the same words in every address.
 
 use super::error::Refusal;
-use super::routes::Query;
+use super::query::Query;
 use crate::build::{Filter, Outcome, Place, State};
 
 /// Bytes of a search: a few words.

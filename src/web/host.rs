@@ -10,7 +10,7 @@ use crate::api::HostView;
 
 /// `GET /status`.
 pub(super) async fn status(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    if asked.wants_page() {
+    if asked.wants_page()? {
         return pages::host(web, asked).await;
     }
     let host = web.scheduler.host().await?;

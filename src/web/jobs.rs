@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::HeaderMap;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LINK, LOCATION};
 use hyper::{Response, StatusCode};
 use serde_json::value::RawValue;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::access::Caller;
 use super::answer::{self, Body};
@@ -35,10 +36,11 @@ const PAGE: usize = 1_000;
 
 /// `POST /jobs`.
 pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Refusal> {
-    let is_async = asked.query("async").is_some();
+    let is_async = asked.flag("async")?;
     let request_id = asked.id.clone();
-    let wants_log = wants_log(&asked);
+    let wants_log = wants_log(&asked)?;
     let wants_events = answer::accepts(asked.headers(), "text/event-stream");
+    let half_closed = asked.half_closed();
     let body = {
         let _room = room_for(web, asked.headers())?;
         read(asked.request.into_body(), MAX_BODY).await?
@@ -85,13 +87,29 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
                     .scheduler
                     .follow(ticket.project(), ticket.id(), 0)
                     .await?;
-                Ok(events::stream(|events| tell(events, ticket, log)))
+                Ok(events::stream(|events| {
+                    tell(events, ticket, log, half_closed)
+                }))
             } else {
-                let info = ticket.end().await?;
+                let info = end_of(ticket, half_closed).await?;
                 built(Arc::unwrap_or_clone(info), wants_log)
             }
         }
     }
+}
+
+/// Waits for the end of a build. A client that sends no more is answered, but does not keep the build
+/// from being cancelled.
+async fn end_of(
+    mut ticket: Ticket,
+    half_closed: CancellationToken,
+) -> Result<Arc<BuildInfo>, scheduler::Error> {
+    tokio::select! {
+        ended = ticket.end() => return ended,
+        () = half_closed.cancelled() => {}
+    }
+    ticket.let_go();
+    ticket.end().await
 }
 
 /// Room for a large body, held while it is read; small ones need none.
@@ -110,15 +128,22 @@ fn room_for(web: &Web, headers: &HeaderMap) -> Result<Option<OwnedSemaphorePermi
         .map_err(|_| Refusal::busy("too many large requests at once; try again later"))
 }
 
-/// A body of so many bytes at most, whole, and not for ever.
+/// A body of so many bytes at most, whole, and not for ever. One that says that it is larger is not
+/// read at all, so that a client that waits for `100 Continue` does not send it.
 pub(super) async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the request is too large: expected at most {most} bytes"),
+        )
+    };
+    if body.size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
     let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, most).collect());
     match collected.await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request is too large: expected at most {most} bytes"),
-        )),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err(Refusal::bad_request("the request did not come whole")),
         Err(_) => Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
@@ -149,7 +174,13 @@ fn accepted(state: &JobState) -> Result<Response<Body>, Refusal> {
 
 /// State, log and result as they come. When the daemon ends first, the stream just ends: the
 /// client has the id and comes back.
-async fn tell(events: Events, mut ticket: Ticket, mut log: LogFollower) -> Result<(), Gone> {
+async fn tell(
+    events: Events,
+    mut ticket: Ticket,
+    mut log: LogFollower,
+    half_closed: CancellationToken,
+) -> Result<(), Gone> {
+    let mut is_held = true;
     let mut lines = Lines::new(0);
     let mut told = None;
     let mut following = true;
@@ -175,6 +206,10 @@ async fn tell(events: Events, mut ticket: Ticket, mut log: LogFollower) -> Resul
                     }
                 }
             },
+            () = half_closed.cancelled(), if is_held => {
+                is_held = false;
+                ticket.let_go();
+            }
             changed = ticket.changed(), if !ticket.is_over() => {
                 if changed.is_err() {
                     return Ok(());
@@ -221,27 +256,26 @@ pub(super) async fn show(
 ) -> Result<Response<Body>, Refusal> {
     let headers = asked.headers();
     // The first mistry's client says what it wants in the wrong header.
-    let wants_json = answer::accepts(headers, "application/json")
-        || asked.query("json").is_some()
-        || headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|media| media == "application/json");
+    let wants_json = asked.flag("json")?
+        || answer::prefers(headers, "application/json", "text/html")
+        || answer::is_json(headers.get(CONTENT_TYPE));
+    let wants_log = wants_log(asked)?;
     let mut ended = None;
-    if asked.query("wait").is_some()
-        && let Some(mut ticket) = web.scheduler.ticket(&project, id).await
+    if asked.flag("wait")?
+        && let Some(ticket) = web.scheduler.ticket(&project, id).await
     {
-        ended = Some(ticket.end().await?);
+        ended = Some(end_of(ticket, asked.half_closed()).await?);
     }
     let mut info = match ended {
         // Of a rebuild that failed: the build of before stays in its place.
         Some(info) if !info.succeeded() => Arc::unwrap_or_clone(info),
-        _ => web.scheduler.find(&project, id, wants_log(asked)).await?,
+        _ => web.scheduler.find(&project, id, wants_log).await?,
     };
     if !wants_json {
         return pages::job(web, asked.headers(), info).await;
     }
     let pinned = web.scheduler.is_pinned(&project, id).await;
-    if !wants_log(asked) {
+    if !wants_log {
         info.container_stdouterr = None;
         info.container_stderr = None;
     }
@@ -258,8 +292,12 @@ pub(super) async fn show(
 }
 
 /// `?log=none` leaves the log out.
-fn wants_log(asked: &Asked) -> bool {
-    asked.query("log") != Some("none")
+fn wants_log(asked: &Asked) -> Result<bool, Refusal> {
+    match asked.query("log") {
+        None => Ok(true),
+        Some("none") => Ok(false),
+        Some(_) => Err(Refusal::bad_request("log: expected none")),
+    }
 }
 
 /// `GET /index/`.

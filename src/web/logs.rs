@@ -1,14 +1,13 @@
 //! Logs: as events, line by line; as text, byte by byte; where lines begin, and which hold a text.
 
 use futures_util::stream;
-use hyper::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderValue, IF_MATCH,
-};
+use hyper::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use super::Web;
 use super::answer::{self, Body};
+use super::conditions::{self, Verdict};
 use super::error::Refusal;
 use super::events::{self, Events, Gone, Lines};
 use super::ranges::{self, Part, part};
@@ -20,6 +19,10 @@ use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::scheduler::Error;
 
+/// Which log an answer is of, and which one a request means. An `ETag` names what an answer holds, so
+/// it changes while a log grows; this does not.
+const LOG: HeaderName = HeaderName::from_static("mistry-log");
+
 /// `GET /log/P/ID`: events, or text where `Accept: text/plain` or `?text` asks for it; with
 /// `?lines` and `?find=TEXT`, what is to be known of its lines.
 pub(super) async fn show(
@@ -28,11 +31,11 @@ pub(super) async fn show(
     project: ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
-    if asked.query("lines").is_some() {
+    if asked.flag("lines")? {
         let (log, tag) = named(web, asked, &project, id).await?;
         let lines = LogLines::from(web.scheduler.log_index(log).await?);
         let mut response = answer::json(StatusCode::OK, &lines)?;
-        answer::set(&mut response, ETAG, &tag);
+        answer::set(&mut response, LOG, &tag);
         return Ok(response);
     }
     if let Some(text) = asked.query("find") {
@@ -42,10 +45,10 @@ pub(super) async fn show(
         let (log, tag) = named(web, asked, &project, id).await?;
         let found = web.scheduler.log_find(log, needle).await?;
         let mut response = answer::json(StatusCode::OK, &LogMatches::from(found))?;
-        answer::set(&mut response, ETAG, &tag);
+        answer::set(&mut response, LOG, &tag);
         return Ok(response);
     }
-    if answer::accepts(asked.headers(), "text/plain") || asked.query("text").is_some() {
+    if asked.flag("text")? || answer::prefers(asked.headers(), "text/plain", "text/event-stream") {
         return plain(web, asked, project, id).await;
     }
     let from = match asked.headers().get("last-event-id") {
@@ -66,7 +69,7 @@ pub(super) async fn show(
     }))
 }
 
-/// The log and its tag, where it is the one that `If-Match` names. A job that is asked for again has
+/// The log and its name, where it is the one that the request means. A job that is asked for again has
 /// another log at the same address: without this, a client would mix both.
 async fn named(
     web: &Web,
@@ -75,20 +78,13 @@ async fn named(
     id: JobId,
 ) -> Result<(LogFollower, String), Refusal> {
     let log = web.scheduler.follow(project, id, 0).await?;
-    let tag = format!("\"{}\"", log.tag());
-    let is_it = match asked.headers().get(IF_MATCH) {
-        None => true,
-        Some(tags) => tags
-            .to_str()
-            .is_ok_and(|tags| tags.split(',').any(|one| ["*", &tag].contains(&one.trim()))),
-    };
-    if is_it {
-        Ok((log, tag))
-    } else {
-        Err(Refusal::new(
+    let tag = log.tag().to_owned();
+    match asked.headers().get(LOG) {
+        Some(meant) if *meant != *tag => Err(Refusal::new(
             StatusCode::PRECONDITION_FAILED,
             "this is another log: the job was asked for again",
-        ))
+        )),
+        _ => Ok((log, tag)),
     }
 }
 
@@ -142,40 +138,61 @@ async fn plain(
     project: ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
-    let is_followed = asked.query("follow").is_some();
+    let is_followed = asked.flag("follow")?;
+    let from = match asked.query("from") {
+        None => 0,
+        Some(from) if is_followed => from
+            .parse()
+            .map_err(|_| Refusal::bad_request("from: expected a byte offset"))?,
+        Some(_) => return Err(Refusal::bad_request("from: expected only with follow")),
+    };
     let (log, tag) = named(web, asked, &project, id).await?;
+    let mut response = if is_followed {
+        // How long it will be is not known, so no part of it can be named by a range.
+        let log = log.skip_to(from).await.map_err(Error::Log)?;
+        text(StatusCode::OK, bytes_of(log, u64::MAX, web.stop.clone()))
+    } else {
+        now(web, asked, log).await?
+    };
+    answer::set(&mut response, LOG, &tag);
+    let headers = response.headers_mut();
+    let caching = if is_followed {
+        HeaderValue::from_static("no-store")
+    } else {
+        answer::PRIVATE
+    };
+    headers.insert(CACHE_CONTROL, caching);
+    Ok(response)
+}
+
+/// The bytes that there are now, or a part of them. A log only grows, so its name and its length name
+/// its content.
+async fn now(web: &Web, asked: &Asked, log: LogFollower) -> Result<Response<Body>, Refusal> {
     let length = log.length();
-    let (status, first, last) = match part(asked.headers(), length) {
-        Part::Whole => (StatusCode::OK, 0, length.checked_sub(1)),
-        Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, Some(last)),
-        // What is not there yet may come.
-        Part::Beyond if is_followed => (StatusCode::OK, length, None),
-        Part::Beyond => {
-            return Ok(ranges::beyond(length));
-        }
+    let etag = format!("\"{}-{length:x}\"", log.tag());
+    let headers = asked.headers();
+    match conditions::evaluate(headers, &etag) {
+        Verdict::Proceed => {}
+        Verdict::NotModified => return Ok(answer::not_modified(&etag)),
+        Verdict::Failed => return Err(Refusal::precondition_failed()),
+    }
+    let (status, first, count) = match part(asked.method(), headers, &etag, length) {
+        Part::Whole => (StatusCode::OK, 0, length),
+        Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
+        Part::Beyond => return Ok(ranges::beyond(length)),
     };
     let log = log.skip_to(first).await.map_err(Error::Log)?;
-    let media = "text/plain; charset=utf-8";
-    if is_followed {
-        let body = answer::streamed(bytes_of(log, u64::MAX, web.stop.clone()));
-        let mut response = answer::typed(StatusCode::OK, media, body);
-        answer::set(&mut response, ETAG, &tag);
-        let headers = response.headers_mut();
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        return Ok(response);
-    }
-    let count = last.map_or(0, |last| last + 1 - first);
-    let body = answer::streamed(bytes_of(log, count, web.stop.clone()));
-    let mut response = answer::typed(status, media, body);
-    answer::set(&mut response, ETAG, &tag);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_LENGTH, count.into());
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if let (StatusCode::PARTIAL_CONTENT, Some(last)) = (status, last) {
-        let range = format!("bytes {first}-{last}/{length}");
-        answer::set(&mut response, CONTENT_RANGE, &range);
-    }
+    let mut response = text(status, bytes_of(log, count, web.stop.clone()));
+    ranges::describe(&mut response, first, count, length);
+    answer::set(&mut response, ETAG, &etag);
     Ok(response)
+}
+
+fn text(
+    status: StatusCode,
+    bytes: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+) -> Response<Body> {
+    answer::typed(status, "text/plain; charset=utf-8", answer::streamed(bytes))
 }
 
 /// At most `count` bytes, until the log ends or the daemon does.

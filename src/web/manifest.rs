@@ -4,6 +4,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use hyper::header::CACHE_CONTROL;
 use hyper::{Response, StatusCode};
 use jiff::Timestamp;
 use percent_encoding::percent_encode;
@@ -14,6 +15,7 @@ use super::answer::{self, Body};
 use super::artifacts::told_when_torn;
 use super::error::Refusal;
 use super::pages::directory::IN_PATH;
+use super::routes::Asked;
 use crate::build::{Entry, EntryKind};
 use crate::job::JobId;
 use crate::pipe;
@@ -43,11 +45,16 @@ struct Item {
 /// `GET /artifacts/P/ID?manifest`: a JSON array that is written while the artifacts are walked.
 pub(super) async fn show(
     web: &Web,
+    asked: &Asked,
     project: &ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
     let artifacts = web.scheduler.artifacts(project, id).await?;
+    let is_use = asked.is_get();
     let bytes = pipe::stream_of(move |mut to| {
+        if is_use {
+            artifacts.note_use();
+        }
         let mut before = "[";
         artifacts.walk(|path, entry| {
             to.write_all(before.as_bytes())?;
@@ -57,11 +64,14 @@ pub(super) async fn show(
         })?;
         to.write_all(if before == "[" { b"[]\n" } else { b"]\n" })
     });
-    Ok(answer::typed(
+    let mut response = answer::typed(
         StatusCode::OK,
         "application/json",
         answer::streamed(told_when_torn(bytes, project, id)),
-    ))
+    );
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, answer::PRIVATE);
+    Ok(response)
 }
 
 fn item(path: &Path, entry: &Entry) -> Item {

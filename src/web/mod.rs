@@ -7,7 +7,10 @@
 mod access;
 mod answer;
 mod artifacts;
+mod authority;
 mod collection;
+mod conditions;
+mod connection;
 mod door;
 mod embedded;
 mod error;
@@ -21,6 +24,7 @@ mod media;
 mod news;
 mod pages;
 mod projects;
+mod query;
 mod queue;
 mod ranges;
 mod routes;

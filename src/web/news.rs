@@ -42,8 +42,8 @@ pub(super) async fn follow(web: &Web, asked: &Asked) -> Result<Response<Body>, R
                 })?,
         ),
     };
+    let as_rows = asked.flag("rows")?;
     let news = web.scheduler.news(since).await?;
-    let as_rows = asked.query("rows").is_some();
     let web = web.clone();
     Ok(events::stream(|events| async move {
         tell(&web, &events, news, &filter, as_rows).await

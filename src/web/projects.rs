@@ -17,7 +17,7 @@ const SHOWN: usize = 50;
 
 /// `GET /projects`.
 pub(super) async fn list(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    if asked.wants_page() {
+    if asked.wants_page()? {
         return pages::projects(web, asked).await;
     }
     let mut view = Vec::new();
@@ -42,7 +42,7 @@ pub(super) async fn show(
     asked: &Asked,
     project: &ProjectName,
 ) -> Result<Response<Body>, Refusal> {
-    if asked.wants_page() {
+    if asked.wants_page()? {
         return pages::project(web, asked, project).await;
     }
     let (latest, groups) = web.scheduler.bases(project).await?;

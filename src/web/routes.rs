@@ -23,13 +23,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{
+    ALLOW, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
+use tokio_util::sync::CancellationToken;
 
-use super::access::{Caller, Peer};
+use super::access::{self, Caller, Peer};
 use super::answer::{self, Answer, Body};
+use super::connection::HalfClosed;
 use super::error::Refusal;
+use super::query::Query;
 use super::tokens::Scope;
 use super::{
     Web, artifacts, collection, embedded, host, jobs, logs, news, pages, projects, queue, session,
@@ -39,6 +44,12 @@ use crate::project::{NameError, ProjectName};
 
 /// The contract, machine-readable; compared with this file by a test.
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
+/// Bytes of a target: twice what the longest path that Linux opens takes when each byte is escaped.
+const MAX_TARGET: usize = 32 << 10;
+
+/// Bytes of all headers of one request.
+const MAX_HEADERS: usize = 64 << 10;
 
 /// A request on its way to a handler.
 #[derive(Debug)]
@@ -50,30 +61,15 @@ pub(super) struct Asked {
     query: Query,
 }
 
-/// Names and values after the `?`, decoded.
-#[derive(Clone, Debug)]
-pub(super) struct Query(Vec<(String, String)>);
-
-impl Query {
-    /// The value of `name`; `Some("")` when it stands there alone.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// Without the empty fields of a form.
-    pub(super) fn without_empty(mut self) -> Query {
-        self.0.retain(|(_, value)| !value.is_empty());
-        self
-    }
-}
-
 impl Asked {
     /// The value of `name` in the query; `Some("")` when it stands there alone.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
         self.query.get(name)
+    }
+
+    /// Whether the flag `name` of the query is set: [`Query::flag`].
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        self.query.flag(name)
     }
 
     /// All of the query.
@@ -82,12 +78,29 @@ impl Asked {
     }
 
     /// True for a browser that shows pages, unless it asks for the facts.
-    pub(super) fn wants_page(&self) -> bool {
-        answer::accepts(self.headers(), "text/html") && self.query("json").is_none()
+    pub(super) fn wants_page(&self) -> Result<bool, Refusal> {
+        let is_json = self.flag("json")?;
+        Ok(!is_json && answer::prefers(self.headers(), "text/html", "application/json"))
     }
 
     pub(super) fn headers(&self) -> &hyper::HeaderMap {
         self.request.headers()
+    }
+
+    /// `HEAD` is `HEAD` here.
+    pub(super) fn method(&self) -> &Method {
+        self.request.method()
+    }
+
+    /// Set when the client sends no more.
+    pub(super) fn half_closed(&self) -> CancellationToken {
+        let closed = self.request.extensions().get::<HalfClosed>();
+        closed.cloned().unwrap_or_default().0
+    }
+
+    /// True for what sends a body: only that uses a build.
+    pub(super) fn is_get(&self) -> bool {
+        *self.method() == Method::GET
     }
 }
 
@@ -115,10 +128,13 @@ pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) ->
 }
 
 async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> Answer {
-    let query = request.uri().query().unwrap_or_default();
-    let query = form_urlencoded::parse(query.as_bytes());
-    let query = Query(query.into_owned().collect());
     let path = request.uri().path().to_owned();
+    let query = match check_framing(&request)
+        .and_then(|()| Query::parse(request.uri().query().unwrap_or_default()))
+    {
+        Ok(query) => query,
+        Err(refusal) => return Answer::Refused(refusal),
+    };
     let (parts, body) = request.into_parts();
     // A HEAD is a GET whose body hyper does not send.
     let method = match parts.method {
@@ -133,6 +149,23 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
         Ok(caller) => caller,
         Err(refusal) => return Answer::Refused(refusal),
     };
+    let Some(allowed) = methods(&segments) else {
+        return Answer::Refused(Refusal::not_found("there is nothing at this address"));
+    };
+    if method == Method::OPTIONS {
+        let mut response = answer::no_content();
+        let allowed = HeaderValue::from_static(allowed);
+        response.headers_mut().insert(ALLOW, allowed);
+        return Answer::Given(response);
+    }
+    if !allowed.split(", ").any(|name| name == method.as_str()) {
+        return Answer::Refused(Refusal::method_not_allowed(allowed));
+    }
+    if !access::is_safe(&method)
+        && let Err(refusal) = access::check_content_type(&parts.headers)
+    {
+        return Answer::Refused(refusal);
+    }
     let asked = Asked {
         id: id.to_owned(),
         caller,
@@ -201,7 +234,7 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
         )),
         (&Method::POST, ["session"]) => Answer::Given(session::begin(web, &asked)),
         (&Method::DELETE, ["session"]) => Answer::Given(session::end(&asked)),
-        (_, segments) => Answer::Refused(unknown(segments)),
+        _ => Answer::Refused(Refusal::not_found("there is nothing at this address")),
     }
 }
 
@@ -212,22 +245,24 @@ fn scope(method: &Method, segments: &[&str]) -> Option<Scope> {
         (&Method::GET, ["healthz"] | ["static", _]) => None,
         (&Method::DELETE, ["session"]) => None,
         (&Method::POST, ["session"]) => Some(Scope::Read),
-        (&Method::GET, _) => Some(Scope::Read),
+        (&Method::GET | &Method::OPTIONS, _) => Some(Scope::Read),
         (&Method::POST, ["jobs"] | ["job", _, _, "cancel"]) => Some(Scope::Build),
         _ => Some(Scope::Admin),
     }
 }
 
-/// Another method where there is something, else nothing at all.
-fn unknown(segments: &[&str]) -> Refusal {
-    match segments {
+/// What an address takes, as `Allow` says it; `None` where there is nothing at all.
+fn methods(segments: &[&str]) -> Option<&'static str> {
+    Some(match segments {
+        // `OPTIONS *`, and a target without a path.
+        [] => "GET, HEAD, POST, PUT, DELETE, OPTIONS",
         ["jobs" | "gc"]
         | ["queue", "pause" | "resume"]
         | ["project", _, "rebuild"]
-        | ["job", _, _, "cancel"] => Refusal::method_not_allowed("POST"),
-        ["session"] => Refusal::method_not_allowed("POST, DELETE"),
-        ["job", _, _] => Refusal::method_not_allowed("GET, DELETE"),
-        ["job", _, _, "pin"] => Refusal::method_not_allowed("PUT, DELETE"),
+        | ["job", _, _, "cancel"] => "POST, OPTIONS",
+        ["session"] => "POST, DELETE, OPTIONS",
+        ["job", _, _] => "GET, HEAD, DELETE, OPTIONS",
+        ["job", _, _, "pin"] => "PUT, DELETE, OPTIONS",
         [""]
         | ["static", _]
         | ["index"]
@@ -235,8 +270,52 @@ fn unknown(segments: &[&str]) -> Refusal {
         | ["log", _, _]
         | ["artifacts", _, _, ..]
         | ["projects" | "status" | "events" | "metrics" | "healthz" | "openapi.json"]
-        | ["project", _] => Refusal::method_not_allowed("GET"),
-        _ => Refusal::not_found("there is nothing at this address"),
+        | ["project", _] => "GET, HEAD, OPTIONS",
+        _ => return None,
+    })
+}
+
+/// Refuses what no address takes, before any body is read: a target or headers that are too long,
+/// expectations that are not known (RFC 9110 §10.1.1), codings that are not understood (RFC 9112 §6.1).
+fn check_framing(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let target = request.uri().path_and_query();
+    if target.is_some_and(|target| target.as_str().len() > MAX_TARGET) {
+        return Err(Refusal::new(
+            StatusCode::URI_TOO_LONG,
+            format!("the address is too long: expected at most {MAX_TARGET} bytes"),
+        ));
+    }
+    let is = |value: &HeaderValue, word: &str| {
+        let text = value.to_str().unwrap_or_default();
+        text.trim().eq_ignore_ascii_case(word)
+    };
+    let headers = request.headers();
+    // With the colon, the space and the end of each line.
+    let lengths = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4);
+    if lengths.sum::<usize>() > MAX_HEADERS {
+        return Err(Refusal::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            format!("the headers are too long: expected at most {MAX_HEADERS} bytes"),
+        ));
+    }
+    let mut expectations = headers.get_all(EXPECT).iter();
+    // HTTP/1.0 has none, and what says so is ignored.
+    if request.version() >= Version::HTTP_11 && !expectations.all(|said| is(said, "100-continue")) {
+        return Err(Refusal::new(
+            StatusCode::EXPECTATION_FAILED,
+            "Expect: 100-continue is all that can be expected",
+        ));
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if is(only, "chunked") => Ok(()),
+        _ => Err(Refusal::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "Transfer-Encoding: chunked is all that is understood",
+        )),
     }
 }
 

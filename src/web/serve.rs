@@ -10,7 +10,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_io_timeout::TimeoutStream;
@@ -19,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::access::Peer;
 use super::answer::{self, Body};
+use super::connection::{Connection, HalfClosed};
 use super::door::{Ask, Door, What};
 use super::error::Refusal;
 use super::{Web, routes};
@@ -33,8 +33,10 @@ const RESERVED_FILES: u64 = 512;
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
 /// A client that takes no byte for that long is gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(60);
-/// Headers of one request: hyper's buffer bounds them together with what was read ahead.
-const MAX_HEADERS: usize = 64 << 10;
+/// Bytes of a request's head that are read: a target or headers that are too long, but not by far, are
+/// refused by [`routes`], which tells which it was; past this hyper says 431. It also bounds what is
+/// read ahead and what waits to be written.
+const MAX_BUFFER: usize = 128 << 10;
 /// Without file descriptors, accepting again at once would only spin.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// A client that was accepted when the daemon ends has this long to say what it wants.
@@ -201,42 +203,49 @@ where
     A: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let asked = CancellationToken::new();
-    let asking = asked.clone();
-    let mut timed = TimeoutStream::new(connection);
+    let (asked, half_closed) = (CancellationToken::new(), HalfClosed::default());
+    let (asking, closed) = (asked.clone(), half_closed.clone());
+    let mut timed = TimeoutStream::new(connection.clone());
     timed.set_write_timeout(Some(WRITE_PATIENCE));
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         asking.cancel();
+        request.extensions_mut().insert(closed.clone());
         let answer = answers(request, peer);
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let mut served = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
+            .half_close(true)
             .header_read_timeout(HEADER_PATIENCE)
-            .max_buf_size(MAX_HEADERS)
+            .max_buf_size(MAX_BUFFER)
             .serve_connection(TokioIo::new(Box::pin(timed)), service)
     );
+    let mut gone = pin!(async {
+        connection.gone(&half_closed.0).await;
+        // What it has sent before it left is read all the same.
+        asked.cancelled().await;
+    });
     tokio::select! {
         // A client that breaks off is its own affair.
         _ = served.as_mut() => return,
+        () = gone.as_mut() => return,
         () = stop.cancelled() => {}
     }
     // Whoever was accepted is answered: his first request may be on its way, and hyper would close
     // a connection on which nothing has come yet.
     tokio::select! {
         _ = served.as_mut() => return,
+        () = gone.as_mut() => return,
         () = asked.cancelled() => {}
         () = tokio::time::sleep(FIRST_REQUEST) => {}
     }
     served.as_mut().graceful_shutdown();
-    let _ = served.await;
+    tokio::select! {
+        _ = served => {}
+        () = gone => {}
+    }
 }
-
-type Connection = Box<dyn Both>;
-
-trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
 
 async fn next(
     listener: &Listener,
@@ -250,14 +259,12 @@ async fn next(
     match listener {
         Listener::Tcp(listener) => {
             let (connection, peer) = listener.accept().await?;
-            // Answers are small and waited for.
-            connection.set_nodelay(true)?;
-            Ok((Box::new(connection), Peer::Tcp(peer.ip()), place))
+            Ok((Connection::tcp(connection)?, Peer::Tcp(peer.ip()), place))
         }
         Listener::Unix(listener) => {
             let (connection, _) = listener.accept().await?;
             let user = connection.peer_cred().ok().map(|peer| peer.uid());
-            Ok((Box::new(connection), Peer::Unix(user), place))
+            Ok((Connection::unix(connection), Peer::Unix(user), place))
         }
     }
 }

@@ -35,7 +35,7 @@ async fn build(daemon: &TestDaemon, n: u64, days: u64) -> String {
 }
 
 /// The daemon's own notes on a build, once it is measured: after the answer.
-async fn settled(home: &Home, project: &str, id: &str) -> Value {
+pub async fn settled(home: &Home, project: &str, id: &str) -> Value {
     let record = home.build(project, "ready", id).join("build_info.json");
     within("the measure of a build", async {
         loop {

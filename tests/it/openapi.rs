@@ -373,7 +373,8 @@ async fn every_get_answers_as_declared() {
     let text_beyond = [("accept", "text/plain"), ("range", "bytes=900-")];
     let at_the_end = [("last-event-id", "900")];
     let nonsense = [("last-event-id", "x")];
-    let another = [("if-match", "\"x\"")];
+    let another = [("mistry-log", "x")];
+    let changed = [("accept", "application/json"), ("if-match", "\"x\"")];
     let stranger = [("host", "evil.example")];
     let all: &[Case<'_>] = &[
         ("/", "/", none, 200),
@@ -406,6 +407,7 @@ async fn every_get_answers_as_declared() {
         ("/artifacts/{project}/{id}", &tar, none, 200),
         ("/artifacts/{project}/{id}", &listed, none, 200),
         ("/artifacts/{project}/{id}/{path}", &file, none, 200),
+        ("/artifacts/{project}/{id}/{path}", &file, &changed, 412),
         ("/artifacts/{project}/{id}/{path}", &file, &part, 206),
         ("/artifacts/{project}/{id}/{path}", &file, &beyond, 416),
         (

@@ -13,6 +13,7 @@ use super::row::{Progress, expected, short, word};
 use super::timeline::{Segment, timeline};
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, lines};
 use crate::project::ProjectName;
+use crate::scheduler::Error;
 
 /// Bytes of a param's value that the page shows: a lock file is a page of its own.
 const MAX_VALUE: usize = 4 << 10;
@@ -45,6 +46,8 @@ struct Job<'a> {
     rebuild: Option<Rebuild>,
     log: String,
     is_cut: bool,
+    /// The build is over, and its log was removed.
+    is_log_gone: bool,
 }
 
 struct Rebuild {
@@ -91,10 +94,14 @@ pub(in crate::web) async fn job(
     mut info: BuildInfo,
 ) -> Result<Response<Body>, Refusal> {
     let log = info.container_stdouterr.take().unwrap_or_default();
-    let (mut is_pinned, mut rebuild) = (false, None);
+    let (mut is_pinned, mut rebuild, mut is_log_gone) = (false, None, false);
     if let (Ok(project), Ok(id)) = (info.project.parse::<ProjectName>(), info.id.parse()) {
         is_pinned = web.scheduler.is_pinned(&project, id).await;
         rebuild = web.scheduler.failed_rebuild(&project, id).await;
+        if log.is_empty() && info.phase.is_none() {
+            let found = web.scheduler.follow(&project, id, 0).await;
+            is_log_gone = matches!(found, Err(Error::NoLog(..)));
+        }
     }
     let time = |name, time: Timestamp| (name, words::stamp(time), words::utc(time));
     let times = [
@@ -144,6 +151,7 @@ pub(in crate::web) async fn job(
                 .map(Rebuild::of),
             is_cut: log.len() + 4 >= crate::build::LOG_TAIL,
             log: lines::readable(&log),
+            is_log_gone,
             info: &info,
         },
     )

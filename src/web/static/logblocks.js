@@ -37,7 +37,7 @@ export class Blocks {
 
     /** Headers for more of the same log: another one, of the job asked for again, is refused with 412. */
     get same() {
-        return this.tag === null ? {} : { "If-Match": this.tag };
+        return this.tag === null ? {} : { "Mistry-Log": this.tag };
     }
 
     /** Lines that there are. */
@@ -49,7 +49,7 @@ export class Blocks {
     async open(grows) {
         const response = await ask(`${this.path}?lines`);
         const told = await response.json();
-        this.tag = response.headers.get("ETag");
+        this.tag = response.headers.get("Mistry-Log");
         this.length = told.Length;
         this.#lines = told.Lines;
         this.#offsets = told.Offsets;

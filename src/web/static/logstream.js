@@ -100,8 +100,8 @@ function giveUp(error, signal) {
 }
 
 async function stream(blocks, signal, onopen, onbytes) {
-    const headers = { Range: `bytes=${blocks.length}-`, ...blocks.same };
-    const response = await ask(`${blocks.path}?text&follow`, { headers, signal, accept: "text/plain, application/json" });
+    const headers = blocks.same;
+    const response = await ask(`${blocks.path}?text&follow&from=${blocks.length}`, { headers, signal, accept: "text/plain, application/json" });
     onopen();
     const reader = response.body.getReader();
     for (let begun = performance.now(); ; ) {

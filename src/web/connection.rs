@@ -1,0 +1,257 @@
+//! A client's connection, read and written by hyper, and watched for its end meanwhile.
+//!
+//! A client may close its sending side and still wait for the answer (RFC 9112 §9.6 leaves that to TCP).
+//! TCP tells this from a client that is gone only when something is sent: on the wire both are a FIN. So
+//! a client that sends no more is answered; what it wants only while it is connected
+//! (`cancel_on_disconnect`) it wants no more. One that is gone altogether is noticed by its RST, which
+//! the next write brings, or a keepalive probe once its kernel has forgotten the connection; over a unix
+//! socket at once.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::net::{Shutdown, shutdown, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+/// How long nothing comes before a client is asked whether it is there: as long as Linux keeps a
+/// connection whose program has closed it (`tcp_fin_timeout`).
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Between two probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Probes without an answer before the connection is given up.
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Set when the client of a request sends no more; part of the request (its extensions).
+#[derive(Clone, Debug, Default)]
+pub(super) struct HalfClosed(pub(super) CancellationToken);
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A connection that clones share.
+#[derive(Clone, Debug)]
+pub(super) struct Connection(Arc<Socket>);
+
+impl Connection {
+    /// Over TCP, with what every such connection is set to.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does for a connection that is gone already.
+    pub(super) fn tcp(stream: TcpStream) -> io::Result<Connection> {
+        // Answers are small and waited for.
+        stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
+        sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
+        Ok(Connection(Arc::new(Socket::Tcp(stream))))
+    }
+
+    /// Over a unix socket.
+    pub(super) fn unix(stream: UnixStream) -> Connection {
+        Connection(Arc::new(Socket::Unix(stream)))
+    }
+
+    /// Returns when the client is gone, and tells `half_closed` when it sends no more.
+    pub(super) async fn gone(&self, half_closed: &CancellationToken) {
+        // Both interests are about conditions that stay: this waits for no bytes, and takes none.
+        match self.ready(Interest::PRIORITY | Interest::ERROR).await {
+            Ok(ready) if ready.is_read_closed() || ready.is_error() => half_closed.cancel(),
+            // Urgent data, which no HTTP client sends, or a runtime that ends: nothing more is told.
+            _ => return std::future::pending().await,
+        }
+        let is_gone = |ready: Ready| ready.is_write_closed() || ready.is_error();
+        match self.ready(Interest::WRITABLE | Interest::ERROR).await {
+            Ok(ready) if is_gone(ready) => {}
+            _ => drop(self.ready(Interest::ERROR).await),
+        }
+    }
+
+    async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        match &*self.0 {
+            Socket::Tcp(stream) => stream.ready(interest).await,
+            Socket::Unix(stream) => stream.ready(interest).await,
+        }
+    }
+}
+
+/// Waits until `poll` says that it may be tried, and tries, until it is done.
+fn when_ready<T>(
+    mut poll: impl FnMut() -> Poll<io::Result<()>>,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    loop {
+        ready!(poll())?;
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = match &*self.0 {
+            Socket::Tcp(stream) => when_ready(
+                || stream.poll_read_ready(context),
+                || stream.try_read_buf(buffer),
+            ),
+            Socket::Unix(stream) => when_ready(
+                || stream.poll_read_ready(context),
+                || stream.try_read_buf(buffer),
+            ),
+        };
+        read.map_ok(drop)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &*self.0 {
+            Socket::Tcp(stream) => when_ready(
+                || stream.poll_write_ready(context),
+                || stream.try_write(bytes),
+            ),
+            Socket::Unix(stream) => when_ready(
+                || stream.poll_write_ready(context),
+                || stream.try_write(bytes),
+            ),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &*self.0 {
+            Socket::Tcp(stream) => when_ready(
+                || stream.poll_write_ready(context),
+                || stream.try_write_vectored(pieces),
+            ),
+            Socket::Unix(stream) => when_ready(
+                || stream.poll_write_ready(context),
+                || stream.try_write_vectored(pieces),
+            ),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = match &*self.0 {
+            Socket::Tcp(stream) => shutdown(stream, Shutdown::Write),
+            Socket::Unix(stream) => shutdown(stream, Shutdown::Write),
+        };
+        Poll::Ready(ended.map_err(io::Error::from))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn tcp() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (server, _) = listener.accept().await.unwrap();
+        (Connection::tcp(server).unwrap(), client.unwrap())
+    }
+
+    fn unix() -> (Connection, UnixStream) {
+        let (server, client) = UnixStream::pair().unwrap();
+        (Connection::unix(server), client)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_no_more_is_still_answered() {
+        let (mut server, mut client) = tcp().await;
+        client.write_all(b"asked").await.unwrap();
+        client.shutdown().await.unwrap();
+        let half_closed = CancellationToken::new();
+        {
+            let mut gone = std::pin::pin!(server.gone(&half_closed));
+            assert!(futures_util::poll!(&mut gone).is_pending());
+            tokio::select! {
+                () = &mut gone => panic!("it is there"),
+                () = half_closed.cancelled() => {}
+            }
+            assert!(futures_util::poll!(&mut gone).is_pending());
+        }
+        let mut asked = String::new();
+        server.read_to_string(&mut asked).await.unwrap();
+        server.write_all(b"told").await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut told = String::new();
+        client.read_to_string(&mut told).await.unwrap();
+        assert_eq!((asked.as_str(), told.as_str()), ("asked", "told"));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_is_noticed() {
+        // With bytes that it has not read, the kernel of the client says so at once.
+        let (mut server, client) = tcp().await;
+        server.write_all(b"never read").await.unwrap();
+        client.readable().await.unwrap();
+        drop(client);
+        server.gone(&CancellationToken::new()).await;
+        // Without, the next write shows it.
+        let (mut server, client) = tcp().await;
+        drop(client);
+        let half_closed = CancellationToken::new();
+        let watched = server.clone();
+        let mut gone = std::pin::pin!(watched.gone(&half_closed));
+        tokio::select! {
+            () = &mut gone => panic!("it may be there"),
+            () = half_closed.cancelled() => {}
+        }
+        server.write_all(b"told").await.unwrap();
+        gone.await;
+        // Over a unix socket both ends are one kernel's.
+        let (server, client) = unix();
+        drop(client);
+        server.gone(&CancellationToken::new()).await;
+    }
+
+    #[tokio::test]
+    async fn bytes_are_neither_an_end_nor_taken() {
+        let (mut server, mut client) = unix();
+        let half_closed = CancellationToken::new();
+        client.write_all(b"asked").await.unwrap();
+        {
+            let mut gone = std::pin::pin!(server.gone(&half_closed));
+            assert!(futures_util::poll!(&mut gone).is_pending());
+            tokio::task::yield_now().await;
+            assert!(futures_util::poll!(&mut gone).is_pending());
+        }
+        assert!(!half_closed.is_cancelled());
+        let mut asked = [0; 5];
+        server.read_exact(&mut asked).await.unwrap();
+        assert_eq!(&asked, b"asked");
+    }
+}
