@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::build::Held;
+use crate::build::{BuildStore, Held};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::{build, docker, project};
@@ -79,4 +79,14 @@ pub enum Error {
     /// A task of ours ended without a word.
     #[error("the server failed while it worked on the request")]
     Lost,
+}
+
+impl Error {
+    /// Why there is nothing to be told of a build. Blocks.
+    pub(super) fn absent(store: &BuildStore, project: &ProjectName, id: JobId) -> Error {
+        match store.has_directory(project, id) {
+            true => Error::NoRecord(project.clone(), id),
+            false => Error::UnknownJob(project.clone(), id),
+        }
+    }
 }

@@ -422,7 +422,7 @@ impl Scheduler {
                 Some(info) => Some(BuildInfo::clone(&info)),
                 None => shared.store.find(&project, id)?,
             };
-            let mut info = found.ok_or_else(|| shared.absent(&project, id))?;
+            let mut info = found.ok_or_else(|| Error::absent(&shared.store, &project, id))?;
             info.container_stdouterr = match log {
                 true => Some(shared.store.log_tail(&project, id)?),
                 false => None,
@@ -501,7 +501,7 @@ impl Scheduler {
         blocking(move || match shared.store.artifacts(&project, id)? {
             Some(artifacts) if artifacts.is_gone() => Err(Error::NoArtifacts(project, id)),
             Some(artifacts) => Ok(artifacts),
-            None => Err(shared.absent(&project, id)),
+            None => Err(Error::absent(&shared.store, &project, id)),
         })
         .await?
     }
@@ -694,14 +694,6 @@ impl Shared {
     fn live(&self, project: &ProjectName, id: JobId) -> Option<Arc<Live>> {
         let live = self.queue().get(id).cloned();
         live.filter(|live| live.project == *project)
-    }
-
-    /// Why there is nothing to be told of a build. Blocks.
-    fn absent(&self, project: &ProjectName, id: JobId) -> Error {
-        match self.store.has_directory(project, id) {
-            true => Error::NoRecord(project.clone(), id),
-            false => Error::UnknownJob(project.clone(), id),
-        }
     }
 
     /// What every live job is doing, by id.

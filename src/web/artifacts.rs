@@ -23,7 +23,7 @@ use super::media::{self, Media};
 use super::pages;
 use super::ranges::{self, Part, part};
 use super::routes::Asked;
-use crate::build::Found;
+use crate::build::{Artifacts, Found};
 use crate::job::JobId;
 use crate::pipe;
 use crate::project::ProjectName;
@@ -47,15 +47,11 @@ pub(super) async fn all(
     if asked.flag("manifest")? {
         return manifest::show(web, asked, project, id).await;
     }
-    let artifacts = web.scheduler.artifacts(project, id).await?;
-    let is_use = asked.is_get();
+    let artifacts = used(web, asked, project, id).await?;
     let compress = answer::takes_coding(asked.headers(), "zstd");
     let sparse = asked.query("sparse").is_some();
     let metrics = web.metrics.clone();
     let bytes = pipe::stream_of(move |to| {
-        if is_use {
-            artifacts.note_use();
-        }
         if compress {
             let mut encoder = zstd::stream::write::Encoder::new(to, ZSTD_LEVEL)?;
             artifacts.write_tar(&mut encoder, sparse)?;
@@ -85,6 +81,24 @@ pub(super) async fn all(
         &media::disposition("attachment", name.as_bytes()),
     );
     Ok(response)
+}
+
+/// The artifacts of a build, which is used by a request that reads them.
+pub(super) async fn used(
+    web: &Web,
+    asked: &Asked,
+    project: &ProjectName,
+    id: JobId,
+) -> Result<Artifacts, Refusal> {
+    let artifacts = web.scheduler.artifacts(project, id).await?;
+    if !asked.is_get() {
+        return Ok(artifacts);
+    }
+    let noted = tokio::task::spawn_blocking(move || {
+        artifacts.note_use();
+        artifacts
+    });
+    noted.await.map_err(|_| Refusal::from(Error::Lost))
 }
 
 /// The client only sees that what it gets is torn; the journal is told why.

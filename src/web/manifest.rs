@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Web;
 use super::answer::{self, Body};
-use super::artifacts::told_when_torn;
+use super::artifacts::{told_when_torn, used};
 use super::error::Refusal;
 use super::pages::directory::IN_PATH;
 use super::routes::Asked;
@@ -49,12 +49,8 @@ pub(super) async fn show(
     project: &ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
-    let artifacts = web.scheduler.artifacts(project, id).await?;
-    let is_use = asked.is_get();
+    let artifacts = used(web, asked, project, id).await?;
     let bytes = pipe::stream_of(move |mut to| {
-        if is_use {
-            artifacts.note_use();
-        }
         let mut before = "[";
         artifacts.walk(|path, entry| {
             to.write_all(before.as_bytes())?;

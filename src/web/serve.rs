@@ -227,23 +227,28 @@ where
         asked.cancelled().await;
     });
     tokio::select! {
+        // First, so that what is being answered hears of a client that left before anybody who came
+        // after that is answered.
+        biased;
+        () = gone.as_mut() => return,
         // A client that breaks off is its own affair.
         _ = served.as_mut() => return,
-        () = gone.as_mut() => return,
         () = stop.cancelled() => {}
     }
     // Whoever was accepted is answered: his first request may be on its way, and hyper would close
     // a connection on which nothing has come yet.
     tokio::select! {
-        _ = served.as_mut() => return,
+        biased;
         () = gone.as_mut() => return,
+        _ = served.as_mut() => return,
         () = asked.cancelled() => {}
         () = tokio::time::sleep(FIRST_REQUEST) => {}
     }
     served.as_mut().graceful_shutdown();
     tokio::select! {
-        _ = served => {}
+        biased;
         () = gone => {}
+        _ = served => {}
     }
 }
 

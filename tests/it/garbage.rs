@@ -308,7 +308,7 @@ async fn a_build_may_be_removed_by_its_id() {
     assert!(daemon.home.ids("exit-code", "ready").is_empty());
     let put = Ask::new("PUT", "/job/exit-code/x").with("content-type", "application/json");
     let refused = daemon.ask(put).await.expect(405);
-    assert_eq!(refused.header("allow"), "GET, DELETE");
+    assert_eq!(refused.header("allow"), "GET, HEAD, DELETE, OPTIONS");
 }
 
 #[tokio::test]
@@ -374,7 +374,7 @@ async fn what_cannot_be_read_is_named() {
     }
     daemon.ask(put("/job/p/1/pin".to_owned())).await.expect(422);
     let refused = daemon.get("/gc").await.expect(405);
-    assert_eq!(refused.header("allow"), "POST");
+    assert_eq!(refused.header("allow"), "POST, OPTIONS");
 }
 
 #[tokio::test]

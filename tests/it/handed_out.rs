@@ -441,7 +441,7 @@ async fn where_there_is_nothing_to_hand_out_it_is_said() {
     let error = artifacts(&"p".parse().unwrap(), id).await;
     let sentence = format!(
         "there are no artifacts of job '{id}' of project 'p': it is not over, was not built to its \
-         end, or left none"
+         end, left none, or they were removed"
     );
     assert_eq!(error.to_string(), sentence);
     daemon.home.engine.release("start");

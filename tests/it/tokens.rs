@@ -406,7 +406,10 @@ async fn signing_out_takes_the_cookie_away_and_tls_keeps_it_to_itself() {
         assert!(set.header("set-cookie").ends_with("; Secure"), "{name}");
     }
     let allow = daemon.ask(with(Ask::get("/session"), "eye")).await;
-    assert_eq!((allow.status, allow.header("allow")), (405, "POST, DELETE"));
+    assert_eq!(
+        (allow.status, allow.header("allow")),
+        (405, "POST, DELETE, OPTIONS")
+    );
 }
 
 #[tokio::test]

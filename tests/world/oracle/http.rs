@@ -1,1 +1,631 @@
-//! Ranges, validators and the documented proxies, compared with nginx.
+//! Ranges and conditions as nginx answers them for the same files, and the proxies of
+//! docs/operations.md as they stand there.
+//!
+//! Where nginx and RFC 9110 differ, the RFC decides: [`is_allowed`] says where, and why.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::support::daemon::{Daemon, Setup};
+use crate::support::dice::{Dice, seed};
+use crate::support::http::PATIENCE;
+use crate::support::{Home, Place};
+
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+
+/// A server that a test has started; it is killed when it is dropped.
+struct Server {
+    child: Child,
+    port: u16,
+    home: Home,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGTERM, so that nginx takes its worker with it.
+        let process = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let told = fs::read_to_string(self.home.join("error.log")).unwrap_or_default();
+            eprintln!("the other server said:\n{told}");
+        }
+    }
+}
+
+impl Server {
+    /// Starts `command` with what `configure` makes of a free port and a home, and waits until it
+    /// listens.
+    fn start(
+        command: impl Fn(&Path) -> Command,
+        configure: impl FnOnce(u16, &Home) -> String,
+    ) -> Server {
+        let home = Home::on(Place::Host);
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let file = home.join("server.conf");
+        fs::write(&file, configure(port, &home)).unwrap();
+        let log = fs::File::create(home.join("error.log")).unwrap();
+        let mut command = command(&file);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let child = command.spawn().unwrap();
+        let mut server = Server { child, port, home };
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = server.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && began.elapsed() < PATIENCE,
+                "it does not listen"
+            );
+            std::thread::yield_now();
+        }
+        server
+    }
+
+    /// nginx with this in its `http` block.
+    fn nginx(http: impl FnOnce(u16, &Home) -> String) -> Server {
+        Server::start(
+            |file| {
+                let mut command = Command::new("/usr/sbin/nginx");
+                command
+                    .arg("-p")
+                    .arg(file.parent().unwrap())
+                    .arg("-c")
+                    .arg(file);
+                command.args(["-e", "stderr"]);
+                command
+            },
+            |port, home| {
+                let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                    .map(|what| format!("{what}_temp_path {}/{what};\n", home.path().display()))
+                    .concat();
+                format!(
+                    "user root;\nworker_processes 1;\ndaemon off;\npid nginx.pid;\nevents {{}}\nhttp {{\n\
+                     access_log off;\ndefault_type application/octet-stream;\n{temporary}{}\n}}\n",
+                    http(port, home)
+                )
+            },
+        )
+    }
+}
+
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .find(|(there, _)| there.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+    }
+}
+
+fn ask(port: u16, method: &str, path: &str, headers: &str) -> Reply {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let at = answer
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap();
+    let head = String::from_utf8(answer[..at].to_vec()).unwrap();
+    let reply = Reply {
+        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head,
+        body: answer[at + 4..].to_vec(),
+    };
+    if let (Some(length), false) = (reply.header("content-length"), method == "HEAD") {
+        assert_eq!(length, reply.body.len().to_string(), "{headers}");
+    }
+    reply
+}
+
+/// What a set of ranges is to RFC 9110, read apart from the code under test: `None` where it breaks
+/// the grammar of §14.1.1; else what is satisfiable of `length` bytes, in the order of the set.
+fn satisfiable(range: &str, length: usize) -> Option<Vec<(usize, usize)>> {
+    let (unit, set) = range.split_once('=')?;
+    (unit.eq_ignore_ascii_case("bytes")).then_some(())?;
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        digits.then(|| text.parse::<u128>().unwrap_or(u128::MAX))
+    };
+    let mut found = Vec::new();
+    let specs: Vec<_> = set
+        .split(',')
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .collect();
+    (!specs.is_empty()).then_some(())?;
+    for spec in specs {
+        let (first, last) = spec.split_once('-')?;
+        if first.is_empty() {
+            let suffix = number(last)?.min(length as u128) as usize;
+            if suffix > 0 {
+                found.push((length - suffix, length - 1));
+            }
+            continue;
+        }
+        let first = number(first)?;
+        let last = if last.is_empty() {
+            u128::MAX
+        } else {
+            number(last)?
+        };
+        (first <= last).then_some(())?;
+        if first < length as u128 {
+            found.push((first as usize, last.min(length as u128 - 1) as usize));
+        }
+    }
+    Some(found)
+}
+
+/// Whether RFC 9110 allows this answer of `content`, whatever nginx does.
+fn is_allowed(range: &str, content: &[u8], reply: &Reply) -> bool {
+    let whole = reply.status == 200 && reply.body == content;
+    let Some(parts) = satisfiable(range, content.len()) else {
+        // §14.2: what is invalid may be ignored or refused; nginx refuses it.
+        return whole;
+    };
+    match parts.as_slice() {
+        // §14.2: 416; of an empty file a suffix is satisfiable, and no part of it can be named.
+        [] => {
+            let refused = format!("bytes */{}", content.len());
+            let is_refused = reply.status == 416 && reply.header("content-range") == Some(&refused);
+            is_refused || (content.is_empty() && whole)
+        }
+        // §15.3.7: one part comes as it is.
+        [(first, last)] => is_part(content, *first, *last, reply),
+        // Several may be ignored, sent in parts (as nginx does), or as one where they touch.
+        several => {
+            let first = several.iter().map(|part| part.0).min().unwrap();
+            let last = several.iter().map(|part| part.1).max().unwrap();
+            let covers = (first..=last).all(|at| several.iter().any(|p| p.0 <= at && at <= p.1));
+            whole || (covers && is_part(content, first, last, reply))
+        }
+    }
+}
+
+fn is_part(content: &[u8], first: usize, last: usize, reply: &Reply) -> bool {
+    let range = format!("bytes {first}-{last}/{}", content.len());
+    reply.status == 206
+        && reply.header("content-range") == Some(&range)
+        && reply.body == content[first..=last]
+}
+
+fn generated(dice: &mut Dice, length: u64) -> String {
+    let number = |dice: &mut Dice| match dice.up_to(8) {
+        0 => "0".to_owned(),
+        1 => "00".to_owned(),
+        2 => length.to_string(),
+        3 => "99999999999999999999999".to_owned(),
+        4 => String::new(),
+        _ => dice.up_to(length + 4).to_string(),
+    };
+    let specs: Vec<String> = (0..=dice.up_to(4).saturating_sub(1))
+        .map(|_| match dice.up_to(12) {
+            0 => "x".to_owned(),
+            1 => String::new(),
+            2 => format!("-{}", number(dice)),
+            3 => format!("{}-", number(dice)),
+            _ => format!("{}-{}", number(dice), number(dice)),
+        })
+        .collect();
+    let unit = ["bytes", "bytes", "bytes", "bytes", "BYTES", "lines"][dice.up_to(6) as usize];
+    let comma = [",", ", ", " ,"][dice.up_to(3) as usize];
+    format!("{unit}={}", specs.join(comma))
+}
+
+#[test]
+fn ranges_and_conditions_are_those_of_nginx_or_of_the_standard_where_they_differ() {
+    let daemon = Setup::on(Place::Host)
+        .script(
+            "ranges",
+            "cd artifacts; printf 0123456789abcdefghij > twenty.txt; : > empty.txt; printf x > one.txt\n\
+             head -c 100000 /dev/zero | tr '\\0' z > large.txt; printf 'said\\nthat\\n'",
+        )
+        .start();
+    let info = daemon.succeed(json!({ "project": "ranges" }));
+    let id = info["ID"].as_str().unwrap();
+    let artifacts = daemon.ready("ranges", id).join("data/artifacts");
+    fs::copy(
+        daemon.ready("ranges", id).join("out.log"),
+        artifacts.join("log.txt"),
+    )
+    .unwrap();
+    let nginx = Server::nginx(|port, _| {
+        format!(
+            "server {{ listen 127.0.0.1:{port}; root {}; }}",
+            artifacts.display()
+        )
+    });
+    let ours: u16 = daemon.port().parse().unwrap();
+    let at = format!("/artifacts/ranges/{id}");
+    let mut ranges: Vec<String> = [
+        "bytes=0-0",
+        "bytes=0-5",
+        "bytes=5-",
+        "bytes=-5",
+        "bytes=-1000",
+        "bytes=0-1000",
+        "bytes=0-",
+        "bytes=19-",
+        "bytes=20-",
+        "bytes=20-30",
+        "bytes=-0",
+        "bytes=0-5,3-8",
+        "bytes=3-8,0-5",
+        "bytes=0-1,4-5",
+        "bytes=4-5,0-1",
+        "bytes=0-5,100-200",
+        "bytes=100-200,300-",
+        "bytes=9-0",
+        "bytes=",
+        "bytes=,",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=0-5x",
+        "bytes= 0-5",
+        "bytes=0-5 , 6-9",
+        "bytes=0-0,-1",
+        "bytes=00-05",
+        "lines=0-5",
+        "items",
+        "bytes=0-99999999999999999999",
+        "bytes=99999999999999999999-",
+        "bytes=-99999999999999999999",
+        "bytes=0-0,0-0,0-0,0-0",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let seed = seed();
+    let mut dice = Dice::of(seed);
+    let many = match std::env::var_os("MISTRY_SOAK") {
+        Some(_) => 3_000,
+        None => 150,
+    };
+    ranges.extend((0..many).map(|_| generated(&mut dice, 20)));
+    let mut differences = 0;
+    for (name, path) in [
+        ("empty.txt", format!("{at}/empty.txt")),
+        ("one.txt", format!("{at}/one.txt?inline")),
+        ("twenty.txt", format!("{at}/twenty.txt")),
+        ("large.txt", format!("{at}/large.txt?inline")),
+        ("log.txt", format!("/log/ranges/{id}?text")),
+    ] {
+        let content = fs::read(artifacts.join(name)).unwrap();
+        for range in &ranges {
+            let header = format!("Range: {range}\r\n");
+            let reply = ask(ours, "GET", &path, &header);
+            assert!(
+                is_allowed(range, &content, &reply),
+                "{range} of {name} (seed {seed}): {}",
+                reply.head
+            );
+            let theirs = ask(nginx.port, "GET", &format!("/{name}"), &header);
+            let told = |reply: &Reply| {
+                let range = reply.header("content-range").map(str::to_owned);
+                let is_error = reply.status >= 400;
+                (
+                    reply.status,
+                    range,
+                    if is_error {
+                        Vec::new()
+                    } else {
+                        reply.body.clone()
+                    },
+                )
+            };
+            if told(&reply) != told(&theirs) {
+                differences += 1;
+                let parts = satisfiable(range, content.len());
+                let is_several = parts.as_ref().is_some_and(|parts| parts.len() > 1);
+                // nginx refuses numbers past 64 bits, and empty elements of a list (§5.6.1.2).
+                let is_large = range.contains("9999999999999999999");
+                let mut specs = range.split([',', '=']).map(str::trim);
+                let is_odd = is_large || specs.any(str::is_empty);
+                assert!(
+                    parts.is_none() || is_several || is_odd || content.is_empty(),
+                    "{range} of {name} (seed {seed}): ours {} theirs {}",
+                    reply.head,
+                    theirs.head
+                );
+            }
+            // §14.2: a HEAD has no ranges. nginx answers it like a GET.
+            let head = ask(ours, "HEAD", &path, &header);
+            assert_eq!(head.status, 200, "{range}");
+            assert_eq!(
+                head.header("content-length"),
+                Some(&*content.len().to_string())
+            );
+            assert!(head.body.is_empty());
+        }
+    }
+    // nginx has been asked, and mostly agrees on what it does not refuse.
+    let asked = ranges.len() * 5;
+    assert!(differences < asked * 3 / 4, "{differences} of {asked}");
+
+    let past = "Sun, 06 Nov 1994 08:49:37 GMT";
+    let future = "Fri, 06 Nov 2099 08:49:37 GMT";
+    let path = format!("{at}/twenty.txt");
+    let tag = |port, path| {
+        ask(port, "GET", path, "")
+            .header("etag")
+            .unwrap()
+            .to_owned()
+    };
+    let (our_tag, their_tag) = (tag(ours, &path), tag(nginx.port, "/twenty.txt"));
+    assert!(our_tag.starts_with('"'), "{our_tag}");
+    for headers in [
+        "If-None-Match: TAG\r\n",
+        "If-None-Match: W/TAG\r\n",
+        "If-None-Match: *\r\n",
+        "If-None-Match: \"x\", TAG\r\n",
+        "If-None-Match: \"x\"\r\n",
+        "If-None-Match: x\r\n",
+        "If-Match: TAG\r\n",
+        "If-Match: \"x\" , TAG\r\n",
+        "If-Match: *\r\n",
+        "If-Match: W/TAG\r\n",
+        "If-Match: \"x\"\r\n",
+        "If-Match: \"x\"\r\nIf-None-Match: TAG\r\n",
+        "If-Match: TAG\r\nIf-None-Match: TAG\r\n",
+        "If-Match: TAG\r\nRange: bytes=0-4\r\n",
+        "If-None-Match: TAG\r\nRange: bytes=0-4\r\n",
+        "If-None-Match: \"x\"\r\nRange: bytes=0-4\r\n",
+        "If-Range: TAG\r\nRange: bytes=0-4\r\n",
+        "If-Range: \"x\"\r\nRange: bytes=0-4\r\n",
+        "If-Range: W/TAG\r\nRange: bytes=0-4\r\n",
+        "If-Range: \"x\"\r\nRange: bytes=100-\r\n",
+        "If-Range: TAG\r\nRange: bytes=100-\r\n",
+        "If-None-Match: \"x\"\r\nIf-Modified-Since: FUTURE\r\n",
+        "If-Match: TAG\r\nIf-Unmodified-Since: PAST\r\n",
+        "If-Modified-Since: PAST\r\n",
+        "If-Unmodified-Since: FUTURE\r\n",
+        "If-Range: PAST\r\nRange: bytes=0-4\r\n",
+    ] {
+        for method in ["GET", "HEAD"] {
+            if method == "HEAD" && headers.contains("Range:") {
+                continue;
+            }
+            let headers = headers.replace("PAST", past).replace("FUTURE", future);
+            let reply = ask(ours, method, &path, &headers.replace("TAG", &our_tag));
+            let with_tag = headers.replace("TAG", &their_tag);
+            let theirs = ask(nginx.port, method, "/twenty.txt", &with_tag);
+            let expected = match &*headers {
+                // §13.2.2: If-Match decides alone. nginx looks at the date as well.
+                both if both.contains("If-Match") && both.contains("Unmodified") => 200,
+                _ => theirs.status,
+            };
+            assert_eq!(reply.status, expected, "{method} {headers}");
+            if reply.status == 304 || reply.status == 200 {
+                assert_eq!(reply.header("etag"), Some(&*our_tag));
+            }
+        }
+    }
+    // Ours have no date (§13.1.3 and §13.1.4: ignored then); nginx has one.
+    for headers in [
+        "If-Modified-Since: FUTURE\r\n",
+        "If-Unmodified-Since: PAST\r\n",
+    ] {
+        let headers = headers.replace("PAST", past).replace("FUTURE", future);
+        let reply = ask(ours, "GET", &path, &headers);
+        assert_eq!(
+            (reply.status, reply.header("last-modified")),
+            (200, None),
+            "{headers}"
+        );
+    }
+}
+
+/// The first block of this language in docs/operations.md that holds `needle`.
+fn documented(language: &str, needle: &str) -> &'static str {
+    OPERATIONS
+        .split(&format!("```{language}\n"))
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .find(|block| block.contains(needle))
+        .unwrap_or_else(|| panic!("no {language} block with {needle}"))
+}
+
+/// `text` with each of these in the place of what must stand in it.
+fn with(text: &str, changes: &[(&str, String)]) -> String {
+    changes.iter().fold(text.to_owned(), |text, (from, to)| {
+        assert!(text.contains(from), "{from} in {text}");
+        text.replace(from, to)
+    })
+}
+
+/// A certificate of its own for the documented name, and its key.
+fn certificate(home: &Home) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (home.join("builds.pem"), home.join("builds.key"));
+    let mut command = Command::new("openssl");
+    command.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+    ]);
+    command.args(["-subj", "/CN=builds.example.org"]);
+    command.args([
+        "-addext",
+        "subjectAltName=DNS:builds.example.org",
+        "-keyout",
+    ]);
+    command.arg(&key).arg("-out").arg(&certificate);
+    let made = command.output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    (certificate, key)
+}
+
+fn curl(port: u16, scheme: &str, path: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("curl");
+    command.args([
+        "--silent",
+        "--show-error",
+        "--insecure",
+        "--max-time",
+        "60",
+        "--noproxy",
+        "*",
+    ]);
+    command.args(["--resolve", &format!("builds.example.org:{port}:127.0.0.1")]);
+    command.args(arguments);
+    command.arg(format!("{scheme}://builds.example.org:{port}{path}"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// What is promised of each documented proxy, on a port that is not the usual one.
+fn is_a_good_proxy(daemon: &Daemon, port: u16, scheme: &str, who: &[&str]) {
+    let text = |path: &str, arguments: &[&str]| {
+        let output = curl(port, scheme, path, &[who, arguments].concat())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{path}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let code = ["--output", "/dev/null", "--write-out", "%{http_code}"];
+    let json = ["--header", "content-type: application/json"];
+    // A button: the browser names the page that it is on, with its port.
+    let own = format!("origin: {scheme}://builds.example.org:{port}");
+    let again = r#"{"project": "artifacts"}"#;
+    for (origin, expected) in [
+        (&*own, "201"),
+        (&*format!("origin: {scheme}://builds.example.org"), "403"),
+        ("origin: https://evil.example", "403"),
+    ] {
+        let asked = [&code[..], &json, &["--header", origin, "--data", again]].concat();
+        assert_eq!(text("/jobs", &asked), expected, "{origin}");
+    }
+    // A large request.
+    let large = json!({ "project": "artifacts", "params": { "large": "x".repeat(8 << 20) } });
+    let home = Home::on(Place::Host);
+    let file = home.join("large.json");
+    fs::write(&file, large.to_string()).unwrap();
+    let data = format!("@{}", file.display());
+    let uploaded = text(
+        "/jobs?log=none",
+        &[&json[..], &["--data-binary", &data]].concat(),
+    );
+    assert!(
+        uploaded.contains("\"Outcome\":\"succeeded\""),
+        "{uploaded:.300}"
+    );
+    // A part of a large artifact, and all of it.
+    let info: serde_json::Value = serde_json::from_str(&uploaded).unwrap();
+    let artifact = format!(
+        "/artifacts/artifacts/{}/large",
+        info["ID"].as_str().unwrap()
+    );
+    assert_eq!(text(&artifact, &["--range", "20000000-20000003"]), "zzzz");
+    let size = ["--output", "/dev/null", "--write-out", "%{size_download}"];
+    assert_eq!(text(&artifact, &size), "30000000");
+    // Events arrive when they happen, not when the build is over.
+    let slow = json!({ "project": "slow", "params": { "port": port.to_string() } });
+    let id = daemon.submit(slow);
+    daemon.until("slow", &id, "waiting");
+    let follow = [who, &["--no-buffer"]].concat();
+    let mut following = curl(port, scheme, &format!("/log/slow/{id}"), &follow);
+    let mut following = following.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(|line| line.unwrap());
+    assert!(lines.any(|line| line == "data: waiting"));
+    daemon.release("slow", &id);
+    assert!(lines.any(|line| line == "event: end"));
+    assert!(following.wait().unwrap().success());
+}
+
+#[test]
+fn the_documented_proxies_work_on_any_port() {
+    let daemon = Setup::on(Place::Host)
+        .fixture("slow")
+        .script(
+            "artifacts",
+            "head -c 30000000 /dev/zero | tr '\\0' z > artifacts/large",
+        )
+        .config(json!({ "hosts": ["builds.example.org"] }))
+        .start();
+    let upstream = format!("127.0.0.1:{}", daemon.port());
+    let tls = documented("nginx", "listen 443 ssl");
+    let nginx = Server::nginx(|port, home| {
+        let (certificate, key) = certificate(home);
+        with(
+            tls,
+            &[
+                ("listen 443 ssl", format!("listen 127.0.0.1:{port} ssl")),
+                (
+                    "/etc/ssl/certs/builds.pem",
+                    certificate.display().to_string(),
+                ),
+                ("/etc/ssl/private/builds.key", key.display().to_string()),
+                ("127.0.0.1:8462", upstream.clone()),
+            ],
+        )
+    });
+    is_a_good_proxy(&daemon, nginx.port, "https", &[]);
+    // The block for a proxy that knows its users, here before the address and not the socket.
+    let known = documented("nginx", "auth_basic ");
+    let nginx = Server::nginx(|port, home| {
+        let users = home.join("builds.htpasswd");
+        fs::write(&users, "alice:{PLAIN}secret\n").unwrap();
+        let location = with(
+            known,
+            &[
+                ("/etc/nginx/builds.htpasswd", users.display().to_string()),
+                (
+                    "http://unix:/run/mistry/mistryd.sock:",
+                    format!("http://{upstream}"),
+                ),
+            ],
+        );
+        format!("server {{ listen 127.0.0.1:{port};\n{location}\n}}")
+    });
+    let nobody = curl(
+        nginx.port,
+        "http",
+        "/healthz",
+        &["--write-out", "%{http_code}"],
+    );
+    let nobody = { nobody }.output().unwrap();
+    assert!(nobody.stdout.ends_with(b"401"), "{nobody:?}");
+    is_a_good_proxy(&daemon, nginx.port, "http", &["--user", "alice:secret"]);
+    let block = documented("haproxy", "frontend builds");
+    let haproxy = Server::start(
+        |file| {
+            let mut command = Command::new("/usr/sbin/haproxy");
+            command.arg("-f").arg(file).arg("-db");
+            command
+        },
+        |port, home| {
+            let (certificate, key) = certificate(home);
+            let both = [fs::read(&certificate).unwrap(), fs::read(&key).unwrap()].concat();
+            fs::write(&certificate, both).unwrap();
+            with(
+                block,
+                &[
+                    ("bind :443 ssl", format!("bind 127.0.0.1:{port} ssl")),
+                    ("/etc/haproxy/builds.pem", certificate.display().to_string()),
+                    ("127.0.0.1:8462", upstream.clone()),
+                ],
+            )
+        },
+    );
+    is_a_good_proxy(&daemon, haproxy.port, "https", &[]);
+}
