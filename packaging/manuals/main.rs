@@ -162,6 +162,10 @@ fn mistry(command: &Command, readme: &Paper) -> Result<String> {
     );
     page.section("Exit status");
     page.table(readme.table("exit status")?);
+    page.section("What each transport keeps");
+    let fetch = command.find_subcommand("fetch");
+    let kept = fetch.and_then(|fetch| fetch.get_after_long_help());
+    page.code(&kept.ok_or("`mistry fetch` has no long help")?.to_string());
     page.section("Environment");
     command::environment(&mut page, command);
     page.section("Files");

@@ -12,7 +12,7 @@ use clap::Args;
 use super::fetch::{bring, summary, told};
 use super::params;
 use super::screen::LogView;
-use super::transport::Transport;
+use super::transport::{self, Transport};
 use super::wait::{Reaching, Shown, Waiting};
 use super::{Again, Error, say, tell, tell_json};
 use crate::api::JobRequest;
@@ -21,15 +21,21 @@ use crate::client::{Client, Finished};
 use crate::job::GroupName;
 use crate::project::{ProjectName, parse_duration};
 
-/// Build a project and fetch what the build leaves
-#[derive(Debug, Args)]
-#[command(after_help = "\
+/// What `-h` says at its end; `--help` also says what each transport keeps.
+const PARAMS_AND_STATUS: &str = "\
 Params stand after `--`: --NAME=VALUE or --NAME VALUE. A value @FILE is the content of that
 file, @@x is the text @x. Params whose names begin with _ are secret: they reach the build,
 are shown nowhere, and do not decide whether a build is cached.
 
 Exit status: 0 built, 1 build failed, 2 wrong command line, 3 refused, 4 artifacts not
-fetched, 5 --timeout ran out, 6 build cancelled or out of time, 7 no server, 130 Ctrl-C.")]
+fetched, 5 --timeout ran out, 6 build cancelled or out of time, 7 no server, 130 Ctrl-C.";
+
+/// Build a project and fetch what the build leaves
+#[derive(Debug, Args)]
+#[command(
+    after_help = PARAMS_AND_STATUS,
+    after_long_help = format!("{PARAMS_AND_STATUS}\n\n{}", transport::KEPT),
+)]
 pub(super) struct Build {
     /// The project to build
     #[arg(long, value_name = "NAME")]

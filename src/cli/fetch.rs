@@ -1,6 +1,7 @@
 //! `mistry fetch ID`: the artifacts of a build that is there already.
 
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::transport::{self, Fetched, Transport};
 use super::wait::Reaching;
@@ -10,6 +11,7 @@ use crate::client::{Client, Finished};
 
 /// Fetch the artifacts of a build
 #[derive(Debug, Args)]
+#[command(after_long_help = transport::KEPT)]
 pub(super) struct Fetch {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
@@ -45,7 +47,8 @@ impl Fetch {
     }
 }
 
-/// Fetches, once more when the server goes away meanwhile, unless Ctrl-C comes first.
+/// Fetches, once more when the server goes away meanwhile, unless a signal comes first that ends us:
+/// then what is half done is removed.
 pub(super) async fn bring(
     client: &Client,
     again: &Again,
@@ -71,10 +74,26 @@ pub(super) async fn bring(
     };
     tokio::select! {
         fetched = fetching => Ok(fetched?),
-        _ = tokio::signal::ctrl_c() => Err(Error::Interrupted(format!(
+        () = asked_to_end() => Err(Error::Interrupted(format!(
             "Interrupted; fetch the artifacts later with: {}",
             again.hint("fetch", &info.id)
         ))),
+    }
+}
+
+/// Ctrl-C, or what a service manager or a closed terminal sends.
+async fn asked_to_end() {
+    // Where a signal cannot be listened to, it ends us at once.
+    let other = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = other(SignalKind::terminate()) => {}
+        () = other(SignalKind::hangup()) => {}
     }
 }
 

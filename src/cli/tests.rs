@@ -26,6 +26,42 @@ fn the_command_line_is_well_formed() {
 }
 
 #[test]
+fn the_help_and_the_document_agree_on_what_each_transport_keeps() {
+    let cells = |row: Vec<&str>| -> Vec<String> {
+        let cells = row.into_iter().map(|cell| cell.trim().to_owned());
+        cells.filter(|cell| !cell.is_empty()).collect()
+    };
+    let document = include_str!("../../docs/operations.md");
+    let (_, section) = document
+        .split_once("\n## What each transport keeps\n")
+        .unwrap();
+    let table = section.lines().skip_while(|line| !line.starts_with('|'));
+    let mut told: Vec<_> = table
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| cells(line.split('|').collect()))
+        .collect();
+    told.remove(1);
+    assert_eq!(told[0], ["http", "rsync", "scp", "local"]);
+    for verb in ["build", "fetch"] {
+        let mut command = Arguments::command();
+        let verb = command.find_subcommand_mut(verb).unwrap();
+        let help = verb.render_long_help().to_string();
+        let rows = help
+            .lines()
+            .skip_while(|line| cells(vec![line]) != ["http    rsync   scp       local"]);
+        let rows: Vec<_> = rows
+            .take_while(|line| !line.is_empty())
+            .map(|line| cells(line.split("  ").collect()))
+            .collect();
+        assert_eq!(rows, told);
+        assert!(
+            help.lines().all(|line| line.chars().count() <= 100),
+            "{help}"
+        );
+    }
+}
+
+#[test]
 fn the_help_names_every_exit_status() {
     let help = Arguments::command().render_long_help().to_string();
     for status in ["0", "1", "2", "3", "4", "5", "6", "7", "130"] {

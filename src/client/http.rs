@@ -207,12 +207,13 @@ impl Http {
             .await
     }
 
-    /// A tar of a job's artifacts; see [`Answer::header`] for how it is compressed.
+    /// A tar of a job's artifacts, with sparse files as GNU tar's sparse entries where the server can;
+    /// see [`Answer::header`] for how it is compressed.
     ///
     /// # Errors
     /// As [`Error`] says.
     pub async fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Answer, Error> {
-        let ask = Ask::new(Method::GET, format!("/artifacts/{project}/{id}"))
+        let ask = Ask::new(Method::GET, format!("/artifacts/{project}/{id}?sparse"))
             .accept("application/x-tar, application/json;q=0.5")
             .header("accept-encoding", "zstd");
         self.send(ask).await

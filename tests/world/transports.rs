@@ -1,22 +1,15 @@
 //! Four ways home bring the same tree: http, rsync, scp and local.
 //!
-//! The rsync daemon and the ssh server are the test's own: it listens on loopback itself and gives
-//! each connection to a new `rsync --daemon` or `sshd -i`, so that no port is guessed and nothing
-//! runs on.
+//! What exactly arrives is compared in `oracle::ways`.
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::path::Path;
 
 use serde_json::json;
 
 use crate::support::daemon::{Daemon, Setup};
+use crate::support::servers::{self, Server};
 use crate::support::{Home, Place, tree};
 
 const TREE: &str = "
@@ -62,66 +55,21 @@ fn local_brings_the_tree() {
 #[test]
 fn rsync_brings_the_tree_from_a_daemon_rooted_at_the_build_path() {
     check("rsync", |daemon| {
-        let config = daemon.home().join("rsyncd.conf");
         let text = format!(
             "use chroot = no\nuid = 0\ngid = 0\n[mistry]\npath = {}\nread only = yes\n",
             daemon.builds().display()
         );
-        fs::write(&config, text).unwrap();
-        // It sees that its standard input is a connection, and serves that one.
-        let server = Inetd::start(move || {
-            let mut command = Command::new("rsync");
-            command
-                .arg("--daemon")
-                .arg(format!("--config={}", config.display()));
-            command
-        });
-        let port = server.port.to_string();
-        vec![Way::new(server, vec!["--rsync-port".to_owned(), port])]
+        vec![servers::rsync(daemon.home(), &text)]
     });
 }
 
 #[test]
 fn scp_brings_the_tree_with_links_followed() {
     // A link to a directory is left out: scp over SFTP, as it is from OpenSSH 9.0 on, refuses it.
-    check("scp", |daemon| {
-        let server = ssh(daemon.home());
-        let port = server.port;
-        let keys = daemon.home().join("keys");
-        let known = format!("[127.0.0.1]:{port} {}", read(&keys.join("host.pub")));
-        fs::write(keys.join("known"), known).unwrap();
-        let options = [
-            format!("Port={port}"),
-            format!("IdentityFile={}", keys.join("client").display()),
-            format!("UserKnownHostsFile={}", keys.join("known").display()),
-            "IdentitiesOnly=yes".to_owned(),
-            "StrictHostKeyChecking=yes".to_owned(),
-            "BatchMode=yes".to_owned(),
-        ];
-        let mut arguments = vec!["--transport-user".to_owned(), "root".to_owned()];
-        for option in options {
-            arguments.extend(["--ssh-option".to_owned(), option]);
-        }
-        vec![Way::new(server, arguments)]
-    });
+    check("scp", |daemon| vec![servers::ssh(daemon.home())]);
 }
 
-/// A server and how `mistry` is told to use it.
-struct Way {
-    _server: Inetd,
-    arguments: Vec<String>,
-}
-
-impl Way {
-    fn new(server: Inetd, arguments: Vec<String>) -> Way {
-        Way {
-            _server: server,
-            arguments,
-        }
-    }
-}
-
-fn check(transport: &str, server: impl FnOnce(&Daemon) -> Vec<Way>) {
+fn check(transport: &str, server: impl FnOnce(&Daemon) -> Vec<Server>) {
     let mut script = TREE.to_owned();
     if transport != "scp" {
         script.push_str("\n    ln -s deep link-to-directory");
@@ -236,95 +184,6 @@ fn a_way_home_that_fails_says_so_with_status_4_and_the_build_stands() {
         .join("data");
     fs::rename(data.join("artifacts"), data.join("elsewhere")).unwrap();
     build(&["local"]);
-}
-
-/// Listens on loopback and starts a program for each connection, which is its standard input and
-/// output.
-struct Inetd {
-    port: u16,
-    over: Arc<AtomicBool>,
-    serving: Option<JoinHandle<()>>,
-    /// Made because sshd wants it, and removed again.
-    made: Option<PathBuf>,
-}
-
-impl Inetd {
-    fn start(program: impl Fn() -> Command + Send + 'static) -> Inetd {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let over = Arc::new(AtomicBool::new(false));
-        let ends = over.clone();
-        let serving = std::thread::spawn(move || {
-            let mut children = Vec::new();
-            for stream in listener.incoming() {
-                if ends.load(Ordering::SeqCst) {
-                    break;
-                }
-                let stream = OwnedFd::from(stream.unwrap());
-                let mut command = program();
-                command.stdin(stream.try_clone().unwrap()).stdout(stream);
-                children.push(command.stderr(Stdio::null()).spawn().unwrap());
-            }
-            // Each ends with its connection.
-            children.iter_mut().for_each(|child| drop(child.wait()));
-        });
-        Inetd {
-            port,
-            over,
-            serving: Some(serving),
-            made: None,
-        }
-    }
-}
-
-impl Drop for Inetd {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        // One more connection, so that it notices.
-        let _ = std::net::TcpStream::connect(("127.0.0.1", self.port));
-        let served = self.serving.take().map(JoinHandle::join);
-        assert!(std::thread::panicking() || served.is_none_or(|served| served.is_ok()));
-        if let Some(made) = &self.made {
-            let _ = fs::remove_dir(made);
-        }
-    }
-}
-
-/// An ssh server for root with one key, both made now.
-fn ssh(home: &Path) -> Inetd {
-    // Where OpenSSH separates privileges; the package's service makes it, and it may never have run.
-    let separation = PathBuf::from("/run/sshd");
-    let made = fs::create_dir(&separation).is_ok().then_some(separation);
-    let keys = home.join("keys");
-    fs::create_dir(&keys).unwrap();
-    fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
-    for name in ["host", "client"] {
-        let mut command = Command::new("ssh-keygen");
-        command
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(keys.join(name));
-        assert!(command.status().unwrap().success());
-    }
-    let config = keys.join("sshd_config");
-    let text = format!(
-        "HostKey {keys}/host\nAuthorizedKeysFile {keys}/client.pub\nPidFile none\nUsePAM yes\n\
-         StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n\
-         KbdInteractiveAuthentication no\nSubsystem sftp internal-sftp\nPrintMotd no\n",
-        keys = keys.display()
-    );
-    fs::write(&config, text).unwrap();
-    let mut server = Inetd::start(move || {
-        // sshd starts itself again for each session and wants to be called by its whole path.
-        let mut command = Command::new("/usr/sbin/sshd");
-        command.arg("-i").arg("-f").arg(&config);
-        command
-    });
-    server.made = made;
-    server
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap()
 }
 
 #[test]

@@ -3,15 +3,12 @@
 //! Whatever the way: nothing is written outside the target, existing links in it are replaced
 //! and never followed, and the target is made (or, with `--clear-target`, emptied) only when
 //! there is something to put into it. Names, paths and bytes that a server or a build gave
-//! are hostile.
-//!
-//! | | http | rsync | scp | local |
-//! | --- | --- | --- | --- | --- |
-//! | symbolic links | kept | kept | followed | kept |
-//! | a failure leaves | whole files | whole files | what was there before | whole files |
+//! are hostile. What each way keeps is in [`KEPT`].
 
 mod child;
 mod descent;
+#[cfg(test)]
+mod faithful;
 #[cfg(test)]
 mod hostile;
 mod http;
@@ -34,6 +31,26 @@ use crate::project::ProjectName;
 
 use super::progress::Progress;
 
+/// What each transport keeps: the rows of the table in docs/operations.md, in the order of its columns.
+pub(super) const KEPT: &str = "\
+What each transport keeps, beside names, contents and empty directories:
+
+                                         http    rsync   scp       local
+  modes, without set-id and sticky bits  yes     yes     yes       yes
+  modification times                     to 1 s  exact   to 1 s    exact
+  symbolic links                         yes     yes     followed  yes
+  hard links                             yes     yes     no        yes
+  holes of sparse files                  yes     yes     no        yes
+  names of any bytes                     yes     yes     yes       yes
+  paths of 4,096 bytes and more          yes     no      no        yes
+  directories closed to their owner      yes     yes     yes       yes
+  new content of the same size and time  yes     yes     yes       yes
+  pipes, sockets, devices                no      no      no        no
+
+scp follows links with the rights of the account on the server's host. A link to
+a directory or to nothing ends its transfer, as too long a path does: what cannot
+be fetched is an error.";
+
 /// Ways to bring artifacts home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Kind {
@@ -41,7 +58,7 @@ pub(super) enum Kind {
     Http,
     /// From an rsync daemon on the server's host; only what changed is sent
     Rsync,
-    /// From an ssh server on the host; links to files are followed, links to directories are not taken by every scp
+    /// From an ssh server on the host; links are followed, and neither hard links nor holes kept
     Scp,
     /// From this host's own disk, when the server runs here; over the bus, as the server hands it out
     Local,

@@ -9,6 +9,7 @@ pub mod dice;
 pub mod engine;
 pub mod http;
 pub mod proxy;
+pub mod servers;
 pub mod stranger;
 
 use std::ffi::OsStr;
