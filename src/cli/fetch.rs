@@ -1,7 +1,10 @@
 //! `mistry fetch ID`: the artifacts of a build that is there already.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::transport::{self, Fetched, Transport};
 use super::wait::Reaching;
@@ -55,6 +58,7 @@ pub(super) async fn bring(
     info: &BuildInfo,
     transport: &Transport,
 ) -> Result<Fetched, Error> {
+    let ended = asked_to_end();
     let fetching = async {
         let mut reaching = Reaching::begin();
         loop {
@@ -74,27 +78,30 @@ pub(super) async fn bring(
     };
     tokio::select! {
         fetched = fetching => Ok(fetched?),
-        () = asked_to_end() => Err(Error::Interrupted(format!(
+        () = ended => Err(Error::Interrupted(format!(
             "Interrupted; fetch the artifacts later with: {}",
             again.hint("fetch", &info.id)
         ))),
     }
 }
 
-/// Ctrl-C, or what a service manager or a closed terminal sends.
-async fn asked_to_end() {
-    // Where a signal cannot be listened to, it ends us at once.
-    let other = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
+/// Ctrl-C, or what a service manager or a closed terminal sends. It is listened to from this call on,
+/// not only when the future is awaited.
+fn asked_to_end() -> impl Future<Output = ()> {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    // One that cannot be listened to ends us at once.
+    let mut signals: Vec<_> = kinds.into_iter().flat_map(signal).collect();
+    poll_fn(move |context| {
+        let ended = |signal: &mut Signal| signal.poll_recv(context).is_ready();
+        match signals.iter_mut().any(ended) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = other(SignalKind::terminate()) => {}
-        () = other(SignalKind::hangup()) => {}
-    }
+    })
 }
 
 /// `12 files in ./x`.

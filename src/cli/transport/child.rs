@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::fs::Mode;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, umask};
 
 use super::{Error, blocking};
 
@@ -22,12 +23,16 @@ pub(super) async fn run<T: Send + 'static>(
     works_on: T,
 ) -> Result<T, Error> {
     let spawn = |error| Error::Spawn(program, error);
-    let mut child = Command::new(program)
+    // scp takes what the umask says from the modes of directories. Until the program runs, no other
+    // thread of the client makes files.
+    let usual = umask(Mode::empty());
+    let spawned = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .spawn()
-        .map_err(spawn)?;
+        .spawn();
+    umask(usual);
+    let mut child = spawned.map_err(spawn)?;
     let _ended = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
         Ok(process) => EndedWithUs(process),
         Err(error) => {

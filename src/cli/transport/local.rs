@@ -35,9 +35,14 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 pub(super) enum How {
     /// They stay where they are.
     Copy,
-    /// They are ours and move: directories that are closed to us are opened.
-    Take,
+    /// They are ours and move: directories that are closed to us are opened. They came from a path of
+    /// so many bytes, by scp.
+    Take(usize),
 }
+
+/// Longest path of a directory that scp is trusted with: the kernel takes paths of 4,095 bytes, and a
+/// server of scp leaves out, in silence, each name that is more than that together with its directory.
+const MAX_SCP_PATH: usize = 4_095 - 256;
 
 pub(super) async fn fetch(
     path: String,
@@ -217,6 +222,13 @@ impl Walk<'_> {
         let opened = self.open(name);
         let (directory, stat) = opened.map_err(|error| self.unreadable(name, error))?;
         self.path.push(name);
+        if let How::Take(above) = self.how
+            && above + 1 + self.path.as_os_str().len() > MAX_SCP_PATH
+        {
+            let what = "there are paths that are too long for scp, which may have left some out";
+            let other = "take another transport";
+            return Err(Error::Unusable(format!("{what}; {other}")));
+        }
         self.target
             .directory(&self.path, stat.st_mode, Modified::of(&stat))?;
         self.descent.enter(directory, &stat);

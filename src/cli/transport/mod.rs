@@ -43,13 +43,14 @@ What each transport keeps, beside names, contents and empty directories:
   holes of sparse files                  yes     yes     no        yes
   names of any bytes                     yes     yes     yes       yes
   paths of 4,096 bytes and more          yes     no      no        yes
-  directories closed to their owner      yes     yes     yes       yes
+  read-only directories                  yes     yes     yes       yes
+  directories closed to their owner      yes     opened  yes       no
   new content of the same size and time  yes     yes     yes       yes
   pipes, sockets, devices                no      no      no        no
 
 scp follows links with the rights of the account on the server's host. A link to
-a directory or to nothing ends its transfer, as too long a path does: what cannot
-be fetched is an error.";
+a directory or to nothing ends its transfer, as too long a path does, and local
+ends at what the caller may not read: what cannot be fetched is an error.";
 
 /// Ways to bring artifacts home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

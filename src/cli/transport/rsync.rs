@@ -61,6 +61,10 @@ pub(super) async fn fetch(source: Source<'_>, transport: &Transport) -> Result<F
                 is_empty,
             };
             let target = KeptMode::of(&destination.path).map_err(unwritable)?;
+            if !target.is_ours() {
+                let what = "the target is another user's, and rsync would set its mode";
+                return Err(Error::Unusable(format!("{what}; take another transport")));
+            }
             Ok((destination, target))
         })
         .await?
@@ -72,8 +76,9 @@ pub(super) async fn fetch(source: Source<'_>, transport: &Transport) -> Result<F
 /// The arguments of rsync. The directory itself is synchronised, so dot files come along, no
 /// files are no error, and `--delete` removes everything that does not belong there.
 fn arguments(source: &Source<'_>, to: &Destination) -> Vec<OsString> {
-    // Recursive, with times, links, modes, hard links and holes.
-    let mut arguments: Vec<OsString> = vec!["-rtlpHS".into()];
+    // Recursive, with times, links, modes, hard links and holes. Times are the same only when they are
+    // to the nanosecond; without the window, a time of the same second would be left as it is.
+    let mut arguments: Vec<OsString> = vec!["-rtlpHS".into(), "--modify-window=-1".into()];
     if !to.is_empty {
         // Builds may fix all times, and files in the target may have been changed: a file of the same
         // size and time is not the same. Reading both ends is cheaper than `--ignore-times`, which
@@ -133,22 +138,30 @@ fn open_closed_below(root: &Path) -> Result<(), Errno> {
 struct KeptMode {
     path: PathBuf,
     mode: Mode,
+    owner: u32,
 }
 
 impl KeptMode {
     fn of(path: &Path) -> std::io::Result<KeptMode> {
-        let mode = Mode::from_raw_mode(rustix::fs::stat(path)?.st_mode);
+        let stat = rustix::fs::stat(path)?;
         Ok(KeptMode {
             path: path.to_owned(),
-            mode,
+            mode: Mode::from_raw_mode(stat.st_mode),
+            owner: stat.st_uid,
         })
+    }
+
+    /// Whether the caller may change it.
+    fn is_ours(&self) -> bool {
+        let caller = rustix::process::geteuid();
+        caller.is_root() || caller.as_raw() == self.owner
     }
 }
 
 impl Drop for KeptMode {
     fn drop(&mut self) {
         let now = rustix::fs::stat(&self.path).map(|stat| Mode::from_raw_mode(stat.st_mode));
-        // What cannot be given back was not taken by us, who are its owner or may not change it.
+        // The owner can; if the filesystem has gone meanwhile, there is nothing to give back.
         if now.is_ok_and(|now| now != self.mode) {
             let _ = rustix::fs::chmod(&self.path, self.mode);
         }
@@ -184,6 +197,7 @@ mod tests {
                 (None, host) => host.to_owned(),
             };
             let mut expected: Vec<OsString> = expected.iter().map(OsString::from).collect();
+            expected.insert(1, "--modify-window=-1".into());
             expected.extend(["--chmod=ug-s,o-t", "--"].map(OsString::from));
             expected
                 .extend([format!("{named}{path}"), "/home/tmp/x:y/".to_owned()].map(Into::into));

@@ -27,7 +27,7 @@ pub(super) async fn fetch(
     let stage = Stage::make(&transport.absolute()?).map_err(|e| transport.unwritable(e))?;
     let arguments = arguments(&transport.ssh_option, &remote, &stage.0);
     let stage = run("scp", arguments, stage).await?;
-    let transport = transport.clone();
+    let (transport, length) = (transport.clone(), path.len());
     blocking(move || {
         if transport.clear_target {
             // Not the stage, which is in there.
@@ -35,7 +35,7 @@ pub(super) async fn fetch(
         }
         let from = stage.open().map_err(|e| transport.unwritable(e))?;
         let mut target = target::Target::open(&transport.target, Progress::hidden(), gone)?;
-        local::walk(from, &stage.0, &mut target, local::How::Take)?;
+        local::walk(from, &stage.0, &mut target, local::How::Take(length))?;
         Ok(Fetched {
             files: Some(target.files()),
         })

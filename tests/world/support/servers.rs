@@ -7,10 +7,10 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// A server, and how `mistry` is told to use it.
@@ -70,9 +70,6 @@ pub fn ssh_for(home: &Path, user: u32) -> Server {
 }
 
 fn sshd(home: &Path) -> Inetd {
-    // Where OpenSSH separates privileges; the package's service makes it, and it may never have run.
-    let separation = PathBuf::from("/run/sshd");
-    let made = fs::create_dir(&separation).is_ok().then_some(separation);
     let keys = home.join("keys");
     fs::create_dir(&keys).unwrap();
     fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
@@ -97,7 +94,7 @@ fn sshd(home: &Path) -> Inetd {
         command.arg("-i").arg("-f").arg(&config);
         command
     });
-    server.made = made;
+    server.separation = Some(Separation::hold());
     server
 }
 
@@ -107,8 +104,7 @@ struct Inetd {
     port: u16,
     over: Arc<AtomicBool>,
     serving: Option<JoinHandle<()>>,
-    /// Made because sshd wants it, and removed again.
-    made: Option<PathBuf>,
+    separation: Option<Separation>,
 }
 
 impl Inetd {
@@ -135,7 +131,7 @@ impl Inetd {
             port,
             over,
             serving: Some(serving),
-            made: None,
+            separation: None,
         }
     }
 }
@@ -147,8 +143,35 @@ impl Drop for Inetd {
         let _ = std::net::TcpStream::connect(("127.0.0.1", self.port));
         let served = self.serving.take().map(JoinHandle::join);
         assert!(std::thread::panicking() || served.is_none_or(|served| served.is_ok()));
-        if let Some(made) = &self.made {
-            let _ = fs::remove_dir(made);
+    }
+}
+
+/// The directory where OpenSSH separates privileges. The package's service makes it, and it may never
+/// have run: then it is there as long as a test needs it.
+struct Separation;
+
+impl Separation {
+    const PATH: &str = "/run/sshd";
+
+    fn hold() -> Separation {
+        let mut held = HOLDERS.lock().unwrap();
+        if held.0 == 0 {
+            held.1 = fs::create_dir(Separation::PATH).is_ok();
+        }
+        held.0 += 1;
+        Separation
+    }
+}
+
+/// How many hold it, and whether it was made.
+static HOLDERS: Mutex<(usize, bool)> = Mutex::new((0, false));
+
+impl Drop for Separation {
+    fn drop(&mut self) {
+        let mut held = HOLDERS.lock().unwrap();
+        held.0 -= 1;
+        if *held == (0, true) {
+            let _ = fs::remove_dir(Separation::PATH);
         }
     }
 }

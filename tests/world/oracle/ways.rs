@@ -1,1 +1,0 @@
-//! What each transport brings home, compared with what was built.
