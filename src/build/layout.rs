@@ -19,7 +19,8 @@ const PINS: &str = "pins";
 const PAUSED: &str = "paused";
 const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
-/// What the name of a tally ends with.
+const IMAGES: &str = "images";
+/// What the name of a tally, or of what is remembered of images, ends with.
 const TALLY: &str = ".json";
 /// Mounted at `/data` in the container.
 pub(super) const DATA: &str = "data";
@@ -54,7 +55,8 @@ impl Layout {
         &self.root
     }
 
-    /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, tallies of answers.
+    /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, tallies of
+    /// answers, what is remembered of images.
     pub(super) fn own(&self) -> PathBuf {
         self.root.join(OWN)
     }
@@ -114,7 +116,16 @@ impl Layout {
         self.tallies().join(format!("{project}{TALLY}"))
     }
 
-    /// The project whose jobs such a file in `answers` counts.
+    /// A file for each project: what is remembered of its images.
+    pub(super) fn all_image_records(&self) -> PathBuf {
+        self.own().join(IMAGES)
+    }
+
+    pub(super) fn image_records(&self, project: &ProjectName) -> PathBuf {
+        self.all_image_records().join(format!("{project}{TALLY}"))
+    }
+
+    /// The project that such a file in `answers` or `images` is about.
     pub(super) fn counted_by(name: &str) -> Option<ProjectName> {
         name.strip_suffix(TALLY)?.parse().ok()
     }

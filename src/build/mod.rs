@@ -22,6 +22,7 @@ mod declared;
 mod directory;
 mod facts;
 mod gc;
+mod image_records;
 mod index;
 mod info;
 mod layout;
@@ -53,6 +54,9 @@ pub use declared::MountPoint;
 pub use directory::{Entries, Entry, EntryKind};
 pub use facts::Facts;
 pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};
+pub use image_records::{
+    Change, ImageRecord, ImageRecords, MadeContainer, MadeLayer, Step, is_prefix,
+};
 pub use index::{Filter, Place};
 pub use info::*;
 pub use leftover::Leftover;

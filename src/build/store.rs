@@ -111,6 +111,8 @@ pub struct BuildStore {
     pub(super) tallies: Tallies,
     /// Held while builds are marked as durable.
     pub(super) settling: Mutex<()>,
+    /// Held while what is remembered of images is changed.
+    pub(super) images: Mutex<()>,
     /// Held while a build is put in place and linked, pinned, or taken away.
     pub(super) changing: Mutex<()>,
     /// The kernel's name for this boot: what is not durable does not survive it.
@@ -139,6 +141,7 @@ impl BuildStore {
             listings: Recent::default(),
             tallies: Tallies::default(),
             settling: Mutex::new(()),
+            images: Mutex::new(()),
             changing: Mutex::new(()),
             boot: boot.trim().to_owned(),
             claim,

@@ -104,6 +104,12 @@ pub enum Fate {
 pub struct Found {
     /// Its id.
     pub id: String,
+    /// Its name.
+    pub name: String,
+    /// What it runs, as the Engine writes it.
+    pub command: String,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
     /// All its labels, those of its image among them.
     pub labels: BTreeMap<String, String>,
     /// It has been started and has not ended.
@@ -341,10 +347,26 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn containers(&self, labels: &BTreeMap<String, String>) -> Result<Vec<Found>, Error> {
+        self.list_containers("label", label_filter(labels)).await
+    }
+
+    /// The containers whose ids begin with one of these, whether they run or not.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn containers_by_id(&self, ids: &[String]) -> Result<Vec<Found>, Error> {
+        self.list_containers("id", ids.to_vec()).await
+    }
+
+    async fn list_containers(
+        &self,
+        filter: &str,
+        values: Vec<String>,
+    ) -> Result<Vec<Found>, Error> {
         let doing = "looking for containers";
         let options = ListContainersOptions {
             all: true,
-            filters: Some(HashMap::from([("label".to_owned(), label_filter(labels))])),
+            filters: Some(HashMap::from([(filter.to_owned(), values)])),
             ..ListContainersOptions::default()
         };
         let found = self.call(doing, async |docker| {
@@ -370,8 +392,12 @@ fn found_one(summary: ContainerSummary) -> Option<Found> {
         summary.state,
         Some(RUNNING | PAUSED | RESTARTING | STOPPING)
     );
+    let name = summary.names.unwrap_or_default().into_iter().next();
     Some(Found {
         id: summary.id?,
+        name: name.unwrap_or_default().trim_start_matches('/').to_owned(),
+        command: summary.command.unwrap_or_default(),
+        created: summary.created.unwrap_or_default(),
         labels: summary.labels.unwrap_or_default().into_iter().collect(),
         running,
     })

@@ -1,4 +1,4 @@
-//! Images: built from a tar stream, found by their labels, pruned by their labels.
+//! Images: built from a tar stream, found by their labels, listed and removed one by one.
 //!
 //! An image is known by its id alone. What the Engine prints while it builds is handed on as it comes.
 
@@ -11,18 +11,24 @@ use std::{
 
 use bollard::{
     errors::Error as Bollard,
-    models::BuildInfo,
-    query_parameters::{BuildImageOptions, ListImagesOptions, PruneImagesOptions},
+    models::ImageSummary,
+    query_parameters::{
+        BuildImageOptions, CreateImageOptions, ListImagesOptions, RemoveImageOptions,
+    },
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
+use super::steps::{Fetching, Progress, Steps};
 use super::{Docker, Error, Labels, label_filter, refusal};
 
 /// How often a build is begun whose cached layers are taken away: each time somebody must remove
 /// images at just that moment.
 const TRIES: usize = 3;
+
+/// Images that are pulled one by one: more than any Dockerfile names.
+const MAX_PULLED: usize = 100;
 
 /// What to build, beside the context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +41,11 @@ pub struct ImageSpec {
     pub build_args: BTreeMap<String, String>,
     /// Network mode of the `RUN` steps; empty for the Engine's default.
     pub network: String,
-    /// Pull the bases anew and use no cached step.
+    /// Pull the images that the Dockerfile names anew, and use no cached step.
     pub fresh: bool,
+    /// Those images, from [`named_images`](super::named_images): they are pulled one by one when the
+    /// builder cannot pull one of them.
+    pub images: Vec<String>,
 }
 
 /// What an image says of the containers that are made of it.
@@ -50,7 +59,24 @@ pub struct ImageConfig {
     pub environment: Vec<String>,
 }
 
-/// What [`Docker::prune_images`] removed.
+/// An image or a layer on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundImage {
+    /// Its id (`sha256:…`).
+    pub id: String,
+    /// The id of the image that it was built on, where the Engine knows one.
+    pub parent: Option<String>,
+    /// Something names it.
+    pub is_tagged: bool,
+    /// Its labels, those that it inherited among them.
+    pub labels: BTreeMap<String, String>,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// Bytes, those of its parent among them.
+    pub size: u64,
+}
+
+/// Images that were removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// Images and layers removed.
@@ -60,25 +86,82 @@ pub struct Pruned {
 }
 
 impl Docker {
-    /// The id of the newest image that carries all these labels, if there is one.
+    /// The ids of the images that carry all these labels. An image that somebody made of one of ours
+    /// carries its labels too.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
-    pub async fn find_image(
+    pub async fn labelled_images(
         &self,
         labels: &BTreeMap<String, String>,
-    ) -> Result<Option<String>, Error> {
-        let doing = "looking for an image";
+    ) -> Result<Vec<String>, Error> {
+        let found = self.list_images(label_filter(labels), false).await?;
+        Ok(found.into_iter().map(|image| image.id).collect())
+    }
+
+    /// All images on the host, and all layers of the classic builder.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn images(&self) -> Result<Vec<FoundImage>, Error> {
+        let found = self.list_images(Vec::new(), true).await?;
+        Ok(found.into_iter().map(found_image).collect())
+    }
+
+    async fn list_images(
+        &self,
+        labels: Vec<String>,
+        all: bool,
+    ) -> Result<Vec<ImageSummary>, Error> {
+        let doing = "looking for images";
+        let filters = (!labels.is_empty()).then(|| HashMap::from([("label".to_owned(), labels)]));
         let options = ListImagesOptions {
-            filters: Some(HashMap::from([("label".to_owned(), label_filter(labels))])),
+            all,
+            filters,
             ..ListImagesOptions::default()
         };
         let found = self.call(doing, async |docker| {
             docker.list_images(Some(options)).await
         });
-        let found = found.await?.map_err(|e| self.failed(doing, e))?;
-        let newest = found.into_iter().max_by_key(|image| image.created);
-        Ok(newest.map(|image| image.id))
+        found.await?.map_err(|e| self.failed(doing, e))
+    }
+
+    /// The instruction that made the newest layer of an image, as the Engine writes it; empty where it
+    /// does not know.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn newest_instruction(&self, image: &str) -> Result<String, Error> {
+        let doing = "reading the history of an image";
+        let history = self.call(doing, async |docker| docker.image_history(image).await);
+        let history = history.await?.map_err(|e| self.failed(doing, e))?;
+        let newest = history.into_iter().next();
+        Ok(newest.map(|layer| layer.created_by).unwrap_or_default())
+    }
+
+    /// Removes an image that nothing names and nothing uses. False where a container, another image or
+    /// a second name holds it. With `parents`, layers that only it needed go with it.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn remove_image(&self, image: &str, parents: bool) -> Result<bool, Error> {
+        let doing = "removing an image";
+        let options = RemoveImageOptions {
+            force: false,
+            noprune: !parents,
+            ..RemoveImageOptions::default()
+        };
+        let removed = self.call(doing, async |docker| {
+            docker.remove_image(image, Some(options), None).await
+        });
+        match removed.await? {
+            Ok(_) => Ok(true),
+            Err(error) => match refusal(&error) {
+                Some((404, _)) => Ok(true),
+                Some((409, _)) => Ok(false),
+                _ => Err(self.failed(doing, error)),
+            },
+        }
     }
 
     /// What an image says of its containers.
@@ -102,11 +185,11 @@ impl Docker {
 
     /// Builds an image and returns its id (`sha256:…`).
     ///
-    /// `context` makes the tar stream; it is called again when a fresh build cannot pull its base and
-    /// goes on with the one that is on this host, and when somebody who removes images has taken a
-    /// layer that the build was to stand on: the Engine shares them between all builds. `output` gets the builder's text as it
-    /// comes, and is dropped at the end; the build waits while it is full, and goes on when nobody
-    /// listens. A dropped future cancels the build.
+    /// `context` makes the tar stream; it is called again when a fresh build cannot pull an image and
+    /// goes on with the one that is on this host, and when a layer that the build was to stand on was
+    /// removed meanwhile: the Engine shares them between all builds. `output` gets the builder's text
+    /// as it comes, and is dropped at the end; the build waits while it is full, and goes on when its
+    /// receiver is dropped. A dropped future cancels the build.
     ///
     /// # Errors
     /// [`Error::Build`] with the Engine's words when the image cannot be built; [`Error::Context`]
@@ -115,7 +198,7 @@ impl Docker {
         &self,
         spec: &ImageSpec,
         context: F,
-        output: mpsc::Sender<Bytes>,
+        output: mpsc::Sender<Progress>,
     ) -> Result<String, Error>
     where
         F: Fn() -> S,
@@ -132,13 +215,10 @@ impl Docker {
                 Ok(image) => return Ok(image),
                 Err(Failure {
                     error: Error::Build(message),
-                    at_base: true,
-                }) if pull => {
+                    fetching,
+                }) if pull && is_pull(fetching, &message) => {
                     pull = false;
-                    format!(
-                        "\nThe base image could not be pulled ({message}); \
-                         building with the one on this host.\n"
-                    )
+                    self.pull_each(spec, fetching, &message).await
                 }
                 Err(Failure {
                     error: Error::Build(message),
@@ -149,6 +229,7 @@ impl Docker {
                 }
                 Err(failure) => return Err(failure.error),
             };
+            let _ = output.send(Progress::Restarted).await;
             say(&output, note).await;
         }
     }
@@ -160,12 +241,63 @@ impl Docker {
         Ok(if is_refused { "" } else { network }.to_owned())
     }
 
+    /// After the builder could not pull an image: pulls all that the Dockerfile names, one by one, and
+    /// returns what the log says of those that cannot be had.
+    async fn pull_each(&self, spec: &ImageSpec, fetching: Fetching, message: &str) -> String {
+        let mut note = String::from("\n");
+        let mut say = |what: &str, why: &str| {
+            note.push_str(&format!(
+                "{what} could not be pulled ({}); building with the one on this host.\n",
+                why.trim_end()
+            ));
+        };
+        for image in spec.images.iter().take(MAX_PULLED) {
+            if let Err(why) = self.pull(image).await {
+                say(&format!("The image '{image}'"), &why);
+            }
+        }
+        if spec.images.is_empty() {
+            let what = match fetching {
+                Fetching::Base => "The base image",
+                _ => "An image that is copied from",
+            };
+            say(what, message);
+        }
+        note
+    }
+
+    /// Pulls one image; the error is the Engine's, or ours, in words.
+    async fn pull(&self, image: &str) -> Result<(), String> {
+        let doing = "pulling an image";
+        let away = |_| "the Docker Engine went away".to_owned();
+        let client = self.client(doing).await.map_err(away)?;
+        // Without a tag the Engine would take all there are.
+        let name = image.rsplit('/').next().unwrap_or(image);
+        let tag = (!name.contains([':', '@'])).then(|| "latest".to_owned());
+        let options = CreateImageOptions {
+            from_image: Some(image.to_owned()),
+            tag,
+            ..CreateImageOptions::default()
+        };
+        let mut progress = pin!(client.create_image(Some(options), None, None));
+        while let Some(item) = progress.next().await {
+            if let Err(error) = item {
+                return Err(match (&error, refusal(&error)) {
+                    (_, Some((_, said))) => said.to_owned(),
+                    (Bollard::DockerStreamError { error }, _) => error.clone(),
+                    _ => away(self.failed(doing, error)),
+                });
+            }
+        }
+        Ok(())
+    }
+
     async fn build_once<S>(
         &self,
         spec: &ImageSpec,
         pull: bool,
         context: S,
-        output: &mpsc::Sender<Bytes>,
+        output: &mpsc::Sender<Progress>,
     ) -> Result<String, Failure>
     where
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
@@ -174,14 +306,14 @@ impl Docker {
         let broken = Broken::default();
         let body = bollard::body_try_stream(broken.clone().watch(context));
         let mut progress = pin!(client.build_image(options(spec, pull), None, Some(body)));
-        let mut steps = Steps::default();
+        let mut steps = Steps::new(spec);
         while let Some(item) = progress.next().await {
             let item = item.map_err(|error| Failure {
                 error: self.build_failed(error, &broken),
-                at_base: steps.at_base,
+                fetching: steps.fetching(),
             })?;
-            if let Some(text) = steps.take(item) {
-                say(output, text).await;
+            for told in steps.take(item) {
+                let _ = output.send(told).await;
             }
         }
         // An Engine that was cut off in the middle of the context may end its answer in good order.
@@ -214,34 +346,6 @@ impl Docker {
                 _ => self.failed(DOING_BUILD, error),
             },
         }
-    }
-
-    /// Removes the dangling images that carry all these labels, and the layers that only they need;
-    /// nothing else on the host.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`], [`Error::Api`].
-    pub async fn prune_images(&self, labels: &BTreeMap<String, String>) -> Result<Pruned, Error> {
-        let doing = "pruning images";
-        // Without a label the Engine would take every dangling image on the host.
-        if labels.is_empty() {
-            return Ok(Pruned::default());
-        }
-        let options = PruneImagesOptions {
-            filters: Some(HashMap::from([
-                ("dangling".to_owned(), vec!["true".to_owned()]),
-                ("label".to_owned(), label_filter(labels)),
-            ])),
-        };
-        let pruned = self.call(doing, async |docker| {
-            docker.prune_images(Some(options)).await
-        });
-        let pruned = pruned.await?.map_err(|e| self.failed(doing, e))?;
-        let items = pruned.images_deleted.unwrap_or_default();
-        Ok(Pruned {
-            count: items.iter().filter(|item| item.deleted.is_some()).count(),
-            bytes: pruned.space_reclaimed.unwrap_or(0).try_into().unwrap_or(0),
-        })
     }
 }
 
@@ -279,22 +383,49 @@ fn options(spec: &ImageSpec, pull: bool) -> BuildImageOptions {
     }
 }
 
-/// Nobody listening is no reason to end a build.
-async fn say(output: &mpsc::Sender<Bytes>, text: String) {
-    let _ = output.send(Bytes::from(text)).await;
+/// A note of ours for the log. A build goes on when nothing receives its output.
+async fn say(output: &mpsc::Sender<Progress>, text: String) {
+    let _ = output.send(Progress::Text(Bytes::from(text))).await;
 }
 
-/// A failed attempt, and whether it failed while it fetched a base.
+/// True when a step has failed because an image could not be pulled.
+fn is_pull(fetching: Fetching, message: &str) -> bool {
+    match fetching {
+        Fetching::Nothing => false,
+        // What else is wrong with a `FROM` would be wrong without a pull, too.
+        Fetching::Base => !["should not be blank", "platform", "invalid reference"]
+            .iter()
+            .any(|words| message.contains(words)),
+        // An image that is not there, or a file in it that is not.
+        Fetching::Source => ["invalid from flag value", "pull access denied", "manifest"]
+            .iter()
+            .any(|words| message.contains(words)),
+    }
+}
+
+fn found_image(summary: ImageSummary) -> FoundImage {
+    let mut names = summary.repo_tags.iter();
+    FoundImage {
+        is_tagged: names.any(|name| !name.starts_with("<none>")),
+        id: summary.id,
+        parent: Some(summary.parent_id).filter(|parent| !parent.is_empty()),
+        labels: summary.labels.into_iter().collect(),
+        created: summary.created,
+        size: u64::try_from(summary.size).unwrap_or(0),
+    }
+}
+
+/// A failed attempt, and which image it was fetching then.
 struct Failure {
     error: Error,
-    at_base: bool,
+    fetching: Fetching,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         Failure {
             error,
-            at_base: false,
+            fetching: Fetching::Nothing,
         }
     }
 }
@@ -323,83 +454,9 @@ impl Broken {
     }
 }
 
-/// What is read out of the classic builder's progress.
-#[derive(Default)]
-struct Steps {
-    /// The last step begun is a `FROM` that has not succeeded.
-    at_base: bool,
-    image: Option<String>,
-    short_id: Option<String>,
-}
-
-impl Steps {
-    /// Notes what the item says, and returns what there is to show of it.
-    fn take(&mut self, item: BuildInfo) -> Option<String> {
-        if let Some(id) = item.aux.and_then(|aux| aux.id) {
-            self.image = Some(id);
-        }
-        if let Some(text) = item.stream {
-            self.read(&text);
-            return Some(text);
-        }
-        let status = item.status?;
-        // The bars of a pull, many times a second, are for terminals.
-        if item
-            .progress_detail
-            .is_some_and(|bar| bar.current.is_some())
-        {
-            return None;
-        }
-        Some(match item.id {
-            Some(id) => format!("{id}: {status}\n"),
-            None => format!("{status}\n"),
-        })
-    }
-
-    fn read(&mut self, text: &str) {
-        for line in text.lines() {
-            if line.starts_with(" ---> ") {
-                self.at_base = false;
-            } else if let Some(id) = line.strip_prefix("Successfully built ") {
-                self.short_id = Some(id.trim().to_owned());
-            } else if let Some(step) = line.strip_prefix("Step ") {
-                let instruction = step.split_once(" : ").map_or("", |(_, rest)| rest);
-                let word = instruction.split_whitespace().next().unwrap_or("");
-                self.at_base = word.eq_ignore_ascii_case("from");
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn after(lines: &[&str]) -> Steps {
-        let mut steps = Steps::default();
-        for line in lines {
-            steps.read(line);
-        }
-        steps
-    }
-
-    #[test]
-    fn only_a_from_that_has_not_succeeded_is_a_failed_base() {
-        assert!(!after(&[]).at_base);
-        assert!(after(&["Step 1/2 : FROM bbox", "\n"]).at_base);
-        assert!(after(&["Step 1/2 : from bbox AS one", "\n"]).at_base);
-        assert!(!after(&["Step 1/2 : FROM bbox", "\n", " ---> 04bde878d3aa\n"]).at_base);
-        assert!(!after(&["Step 1/2 : FROM bbox", "\n", "Step 2/2 : RUN false\n"]).at_base);
-    }
-
-    #[test]
-    fn the_bars_of_a_pull_are_not_shown_but_its_words_are() {
-        let bar = r#"{"status":"Downloading","progressDetail":{"current":1,"total":9},"id":"a"}"#;
-        let done = r#"{"status":"Pull complete","progressDetail":{},"id":"a"}"#;
-        let shown = |json: &str| Steps::default().take(serde_json::from_str(json).unwrap());
-        assert_eq!(shown(bar), None);
-        assert_eq!(shown(done).unwrap(), "a: Pull complete\n");
-    }
 
     #[test]
     fn a_layer_that_was_taken_away_is_told_from_a_base_that_never_was() {
@@ -410,12 +467,38 @@ mod tests {
     }
 
     #[test]
-    fn the_id_is_what_the_builder_said_last() {
-        let mut steps = Steps::default();
-        for id in ["sha256:one", "sha256:two"] {
-            let item = format!(r#"{{"aux":{{"ID":"{id}"}}}}"#);
-            assert_eq!(steps.take(serde_json::from_str(&item).unwrap()), None);
+    fn a_pull_that_failed_is_told_from_other_failures() {
+        for (fetching, message) in [
+            (
+                Fetching::Base,
+                "pull access denied for x, repository does not exist",
+            ),
+            (
+                Fetching::Base,
+                "Get \"https://r/v2/\": dial tcp: lookup r: no such host",
+            ),
+            (
+                Fetching::Source,
+                "invalid from flag value tools:1: pull access denied for tools",
+            ),
+            (
+                Fetching::Source,
+                "invalid from flag value r/t: manifest for r/t not found",
+            ),
+        ] {
+            assert!(is_pull(fetching, message), "{message}");
         }
-        assert_eq!(steps.image.unwrap(), "sha256:two");
+        for (fetching, message) in [
+            (Fetching::Nothing, "pull access denied for x"),
+            (Fetching::Base, "base name ($X) should not be blank"),
+            (Fetching::Base, "failed to parse platform x"),
+            (Fetching::Base, "invalid reference format"),
+            (
+                Fetching::Source,
+                "COPY failed: stat /a: file does not exist",
+            ),
+        ] {
+            assert!(!is_pull(fetching, message), "{message}");
+        }
     }
 }

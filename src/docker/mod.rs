@@ -9,11 +9,13 @@
 //! when the Engine is back.
 
 mod container;
+mod dockerfile;
 mod events;
 mod image;
 mod line_ends;
 mod logs;
 mod passwd;
+mod steps;
 mod tag;
 
 use std::{
@@ -30,9 +32,11 @@ use bollard::models::SystemInfoCgroupDriverEnum;
 use self::line_ends::Counter;
 pub use self::{
     container::{ContainerSpec, Exit, Fate, Found, Limits},
+    dockerfile::named_images,
     events::{Happening, Watch},
-    image::{ImageConfig, ImageSpec, Pruned},
+    image::{FoundImage, ImageConfig, ImageSpec, Pruned},
     logs::{Output, Stream},
+    steps::{Layer, Progress},
     tag::tag_for,
 };
 
@@ -411,9 +415,10 @@ mod tests {
             build_args: Labels::new(),
             network: String::new(),
             fresh: true,
+            images: Vec::new(),
         };
         check(docker.ping());
-        check(docker.find_image(&labels));
+        check(docker.images());
         check(docker.build_image(&spec, futures_util::stream::empty, output));
         check(docker.start("c"));
         let over = tokio_util::sync::CancellationToken::new();

@@ -5,12 +5,11 @@
 //! counted and told. One collection goes on at a time. What is live in the queue is left alone, as are
 //! builds that somebody reads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{self, Removal};
-use super::images::INSTANCE;
+use super::unused_images::Unused;
 use super::{Error, Scheduler, Shared, blocking};
 use crate::build::{self, Held, Plan, Policy, Removed};
 use crate::docker;
@@ -34,7 +33,7 @@ pub struct Collection {
     pub passed: usize,
     /// Bytes that are free afterwards.
     pub free: u64,
-    /// Images of ours that nothing names any more and that were removed.
+    /// Images and layers of ours that nothing names any more and that were removed.
     pub images: docker::Pruned,
 }
 
@@ -228,11 +227,10 @@ impl Shared {
         Ok((collection, trouble.or(done.trouble)))
     }
 
-    /// Removes images of ours that nothing names. An Engine that is not there is no trouble: the next
+    /// Removes images and layers of ours that nothing names. An Engine that is not there is no trouble: the next
     /// collection finds them.
     async fn prune_images(&self) -> docker::Pruned {
-        let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);
-        match self.docker.prune_images(&ours).await {
+        match self.images.remove_unused(&Unused::All).await {
             Ok(pruned) => pruned,
             Err(error) => {
                 tracing::debug!(

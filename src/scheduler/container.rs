@@ -75,7 +75,8 @@ impl Making {
         // the same again by now. Or the Engine went away before it could say that it had made one.
         let labels = [INSTANCE, JOB].map(|key| (key.to_owned(), spec.labels[key].clone()));
         let again = async {
-            for earlier in docker.containers(&labels.into()).await? {
+            let found = docker.containers(&labels.into()).await?;
+            for earlier in found.into_iter().filter(|found| found.name == spec.name) {
                 docker.remove(&earlier.id).await?;
             }
             docker.create(spec).await

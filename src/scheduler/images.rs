@@ -1,35 +1,45 @@
-//! Which image belongs to a context: looked up once, built once, whoever asks.
+//! Which image belongs to a context: looked up once, built once, for all jobs that need it.
 //!
 //! An image is a function of its context's digest, so one that is known needs no question to
-//! the Engine. Who removes images behind our back is noticed when a container cannot be
-//! created, and then the image is looked for again.
+//! the Engine. An image that was removed meanwhile is noticed when a container cannot be created, and
+//! then the image is looked for again. Only an image that we remember to have built is taken: commits
+//! and children of it carry its labels, too.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{OnceCell, mpsc};
+use jiff::Timestamp;
+use tokio::sync::{OnceCell, RwLock, RwLockWriteGuard, mpsc};
 
-use crate::docker::{self, Docker, ImageSpec};
+use super::blocking;
+use super::unused_images::Unused;
+use crate::build::{BuildStore, ImageRecord, ImageRecords, Step, is_prefix};
+use crate::docker::{self, Docker, ImageSpec, Layer, Progress};
 use crate::pipe;
-use crate::project::{Context, Digest};
+use crate::project::{Context, Digest, ProjectName};
 
 /// Contexts remembered; past it all are forgotten, which costs one question each.
 const MAX_KNOWN: usize = 4_096;
 /// Pieces of an image build's output on their way into the log.
 const OUTPUT_PIECES: usize = 64;
+/// Bytes of a Dockerfile that are read for the images that it names.
+const MAX_DOCKERFILE: u64 = 1 << 20;
 
 /// The label that every image and container of ours carries.
 pub(super) const INSTANCE: &str = "mistry.instance";
-const CONTEXT: &str = "mistry.context";
+pub(super) const CONTEXT: &str = "mistry.context";
 const UID: &str = "mistry.uid";
 
 /// What every image of this daemon has in common.
 #[derive(Debug)]
 pub(super) struct Images {
-    docker: Docker,
-    instance: String,
-    known: Mutex<HashMap<Digest, Arc<OnceCell<String>>>>,
+    pub(super) docker: Docker,
+    pub(super) store: Arc<BuildStore>,
+    known: Mutex<HashMap<Digest, Arc<OnceCell<Arc<ImageRecord>>>>>,
+    /// Held shared by image builds, and alone while layers and containers of such builds are removed.
+    building: RwLock<()>,
 }
 
 /// How one image is wanted.
@@ -41,12 +51,19 @@ pub(super) struct Wanted {
     pub(super) network: String,
 }
 
+impl Wanted {
+    fn project(&self) -> &ProjectName {
+        &self.context.project().name
+    }
+}
+
 impl Images {
-    pub(super) fn new(docker: Docker, instance: &str) -> Images {
+    pub(super) fn new(docker: Docker, store: Arc<BuildStore>) -> Images {
         Images {
             docker,
-            instance: instance.to_owned(),
+            store,
             known: Mutex::default(),
+            building: RwLock::new(()),
         }
     }
 
@@ -57,23 +74,23 @@ impl Images {
         &self,
         wanted: &Wanted,
         output: mpsc::Sender<Bytes>,
-    ) -> Result<String, docker::Error> {
+    ) -> Result<Arc<ImageRecord>, docker::Error> {
         let cell = self.cell(wanted.context.digest());
         let image = cell.get_or_try_init(|| async {
-            match self.docker.find_image(&self.labels(wanted)).await? {
-                Some(found) => Ok(found),
+            match self.find(wanted).await? {
+                Some(found) => Ok(Arc::new(found)),
                 None => self.build(wanted, false, output).await,
             }
         });
         image.await.cloned()
     }
 
-    /// A new image of a context, with the base pulled and nothing cached.
+    /// A new image of a context, with the images that it names pulled and nothing cached.
     pub(super) async fn renew(
         &self,
         wanted: &Wanted,
         output: mpsc::Sender<Bytes>,
-    ) -> Result<String, docker::Error> {
+    ) -> Result<Arc<ImageRecord>, docker::Error> {
         let image = self.build(wanted, true, output).await?;
         let cell = Arc::new(OnceCell::new_with(Some(image.clone())));
         self.lock().insert(wanted.context.digest(), cell);
@@ -90,35 +107,171 @@ impl Images {
         mpsc::channel(OUTPUT_PIECES)
     }
 
+    /// While it is held, no image is built; `None` while one is.
+    pub(super) fn idle(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        self.building.try_write().ok()
+    }
+
+    /// The latest image of ours that was built for a context and is still there.
+    async fn find(&self, wanted: &Wanted) -> Result<Option<ImageRecord>, docker::Error> {
+        let there = self.docker.labelled_images(&self.labels(wanted)).await?;
+        let records = self.records(wanted.project().clone()).await;
+        let context = wanted.context.digest().to_string();
+        let mut images = records.images.into_iter().rev();
+        Ok(images.find(|image| {
+            image.context == context && image.uid == wanted.uid && there.contains(&image.id)
+        }))
+    }
+
     async fn build(
         &self,
         wanted: &Wanted,
         fresh: bool,
         output: mpsc::Sender<Bytes>,
-    ) -> Result<String, docker::Error> {
+    ) -> Result<Arc<ImageRecord>, docker::Error> {
         let spec = ImageSpec {
-            tag: docker::tag_for(wanted.context.project().name.as_str()),
+            tag: docker::tag_for(wanted.project().as_str()),
             labels: self.labels(wanted),
             build_args: BTreeMap::from([("uid".to_owned(), wanted.uid.clone())]),
             network: wanted.network.clone(),
             fresh,
+            images: if fresh {
+                named(wanted).await
+            } else {
+                Vec::new()
+            },
         };
         let tar = || {
             let context = wanted.context.clone();
             pipe::stream_of(move |to| context.write_tar(to).map_err(std::io::Error::other))
         };
-        self.docker.build_image(&spec, tar, output).await
+        let building = self.building.read().await;
+        let began = Timestamp::now();
+        let (to, progress) = mpsc::channel(OUTPUT_PIECES);
+        let (built, layers) = tokio::join!(
+            self.docker.build_image(&spec, tar, to),
+            self.note(wanted.project(), began, progress, output)
+        );
+        let image = built.as_ref().ok().cloned();
+        let record = self.end_build(wanted, began, layers, image).await;
+        drop(building);
+        let unused = Unused::Layers(wanted.project().clone());
+        if let Err(error) = self.remove_unused(&unused).await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "could not remove layers that no image needs, ignoring"
+            );
+        }
+        built.map(|_| Arc::new(record))
+    }
+
+    /// Hands the text of an image build on, and writes down what it makes as soon as it is told: a
+    /// daemon that dies meanwhile leaves it to the next one. Returns the layers of its last attempt.
+    async fn note(
+        &self,
+        project: &ProjectName,
+        began: Timestamp,
+        mut progress: mpsc::Receiver<Progress>,
+        output: mpsc::Sender<Bytes>,
+    ) -> Vec<Layer> {
+        let mut layers = Vec::new();
+        while let Some(told) = progress.recv().await {
+            match told {
+                // A build goes on when nothing receives its output.
+                Progress::Text(text) => drop(output.send(text).await),
+                Progress::Restarted => layers.clear(),
+                Progress::Container(id) => {
+                    let note = move |known: &mut ImageRecords| known.add_container(&id, began);
+                    self.change(project, note).await;
+                }
+                Progress::Layer(layer) => {
+                    if !layer.is_cached {
+                        let id = layer.id.clone();
+                        let note = move |known: &mut ImageRecords| known.add_layer(&id, began);
+                        self.change(project, note).await;
+                    }
+                    layers.push(layer);
+                }
+            }
+        }
+        layers
+    }
+
+    /// Writes down that an image build is over, and what it has made if it succeeded.
+    async fn end_build(
+        &self,
+        wanted: &Wanted,
+        began: Timestamp,
+        layers: Vec<Layer>,
+        image: Option<String>,
+    ) -> ImageRecord {
+        let mut record = ImageRecord {
+            id: image.clone().unwrap_or_default(),
+            context: wanted.context.digest().to_string(),
+            uid: wanted.uid.clone(),
+            steps: Vec::new(),
+        };
+        let unknown = record.clone();
+        let ended = move |known: &mut ImageRecords| {
+            let step = |layer: &Layer| {
+                let made = match layer.is_cached {
+                    true => known.made(&layer.id),
+                    false => Some(began),
+                };
+                Step::new(&layer.id, made, &layer.instruction)
+            };
+            record.steps = layers.iter().map(step).collect();
+            let ids: Vec<&str> = layers.iter().map(|layer| layer.id.as_str()).collect();
+            known.end_build(&ids, image.is_some());
+            if let Some(image) = image {
+                known.layers.retain(|layer| !is_prefix(&layer.id, &image));
+                known.add_image(record.clone());
+            }
+            record
+        };
+        // Where it cannot be written, the image is one of which nothing is known.
+        self.change(wanted.project(), ended)
+            .await
+            .unwrap_or(unknown)
+    }
+
+    /// What is remembered of a project's images.
+    pub(super) async fn records(&self, project: ProjectName) -> ImageRecords {
+        let store = self.store.clone();
+        let read = blocking(move || store.image_records(&project)).await;
+        read.unwrap_or_default()
+    }
+
+    /// Changes what is remembered of a project's images; `None` where that cannot be written.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        project: &ProjectName,
+        change: impl FnOnce(&mut ImageRecords) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (store, name) = (self.store.clone(), project.clone());
+        let changed = blocking(move || store.change_image_records(&name, change)).await;
+        match changed.ok()? {
+            Ok(result) => Some(result),
+            Err(error) => {
+                tracing::warn!(
+                    mistry_project = %project,
+                    error = &error as &dyn std::error::Error,
+                    "could not write down which images were built"
+                );
+                None
+            }
+        }
     }
 
     fn labels(&self, wanted: &Wanted) -> BTreeMap<String, String> {
         BTreeMap::from([
-            (INSTANCE.to_owned(), self.instance.clone()),
+            (INSTANCE.to_owned(), self.store.instance().to_owned()),
             (CONTEXT.to_owned(), wanted.context.digest().to_string()),
             (UID.to_owned(), wanted.uid.clone()),
         ])
     }
 
-    fn cell(&self, context: Digest) -> Arc<OnceCell<String>> {
+    fn cell(&self, context: Digest) -> Arc<OnceCell<Arc<ImageRecord>>> {
         let mut known = self.lock();
         if known.len() >= MAX_KNOWN && !known.contains_key(&context) {
             known.clear();
@@ -126,7 +279,21 @@ impl Images {
         known.entry(context).or_default().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<OnceCell<String>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<OnceCell<Arc<ImageRecord>>>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The images that the Dockerfile names. One that cannot be read fails the build itself.
+async fn named(wanted: &Wanted) -> Vec<String> {
+    let path = wanted.context.project().path.join("Dockerfile");
+    let read = blocking(move || {
+        let mut text = String::new();
+        let file = std::fs::File::open(path)?;
+        file.take(MAX_DOCKERFILE).read_to_string(&mut text)?;
+        Ok::<_, std::io::Error>(text)
+    });
+    let text = read.await.ok().and_then(Result::ok);
+    text.map(|text| docker::named_images(&text))
+        .unwrap_or_default()
 }

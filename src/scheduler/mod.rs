@@ -30,6 +30,7 @@ mod rebuild;
 mod stop;
 mod surroundings;
 mod sweep;
+mod unused_images;
 
 pub use activity::{Activity, Last};
 pub use collection::Collection;
@@ -225,11 +226,12 @@ impl Scheduler {
         if store.is_marked_paused() {
             queue.pause();
         }
+        let store = Arc::new(store);
         let scheduler = Scheduler(Arc::new(Shared {
             queue: Mutex::new(queue),
-            images: Images::new(docker.clone(), store.instance()),
+            images: Images::new(docker.clone(), store.clone()),
             surroundings: Surroundings::default(),
-            store: Arc::new(store),
+            store,
             lookups: Lookups::default(),
             rules: ArcSwap::from_pointee(rules),
             projects,

@@ -14,9 +14,9 @@ use super::halt::{Halt, MAX_LOST, run_status};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
 use super::making::Making;
-use super::sweep::{ATTEMPT, JOB, PROJECT, sweep_soon, swept};
+use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, sweep_soon, swept};
 use super::{Error, Rules, Shared, blocking, stop};
-use crate::build::{self, Begun, Bounds, End, Outcome, PendingBuild, Phase, text_of};
+use crate::build::{self, Begun, Bounds, End, ImageRecord, Outcome, PendingBuild, Phase, text_of};
 use crate::docker::{self, ContainerSpec, Fate, Limits};
 use crate::faults;
 use crate::job::Job;
@@ -426,7 +426,7 @@ impl Making {
 
         self.enter(Phase::Running)?;
         loop {
-            match self.create(job, context, &settings, &image).await {
+            match self.create(job, context, &settings, &image.id).await {
                 Err(Halt::Container { source }) if source.is_unreachable() => {
                     self.engine_back(source).await?;
                 }
@@ -451,7 +451,7 @@ impl Making {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Somebody removed it behind our back: look again, or build it again.
                 self.shared.images.forget(context.digest());
-                image = self.image(context, settings, false).await?;
+                image = self.image(context, settings, false).await?.id.clone();
                 let created = self.make_container(job, settings, &image).await?;
                 created.map_err(failed)?
             }
@@ -480,8 +480,7 @@ impl Making {
     }
 
     async fn prepare(&mut self, job: &Job, context: &Context) -> Result<Settings, Halt> {
-        let params = job.params.clone();
-        let context = context.clone();
+        let (params, context) = (job.params.clone(), context.clone());
         self.shared.make_room().await;
         let rules = self.shared.rules.load_full();
         let (settings, begun) = self
@@ -511,7 +510,7 @@ impl Making {
         context: &Context,
         settings: &Settings,
         rebuild: bool,
-    ) -> Result<String, Halt> {
+    ) -> Result<Arc<ImageRecord>, Halt> {
         let shared = self.shared.clone();
         let wanted = shared.wanted(context.clone(), settings);
         let (output, mut pieces) = Images::output();
@@ -560,7 +559,7 @@ impl Making {
             project: context.project().name.to_string(),
             source,
         })?;
-        self.pending()?.record_mut().info.image = Some(image.clone());
+        self.pending()?.record_mut().info.image = Some(image.id.clone());
         Ok(image)
     }
 
@@ -583,7 +582,7 @@ impl Making {
         self.may_lack_memory = limits.memory.is_some();
         let pending = self.pending()?;
         Ok(ContainerSpec {
-            name: format!("mistry-{}-{}-{attempt}", &instance[..8], &id[..16]),
+            name: container_name(instance, &id, &attempt.to_string()),
             image: image.to_owned(),
             labels: BTreeMap::from([
                 (INSTANCE.to_owned(), instance.to_owned()),

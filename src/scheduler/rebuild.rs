@@ -1,10 +1,10 @@
 //! A project's image built anew, whatever is cached, and what that leaves over cleared away.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::images::{INSTANCE, Images, Wanted};
+use super::images::{Images, Wanted};
+use super::unused_images::Unused;
 use super::{Error, Scheduler, Shared, blocking, keep_tail, sweep};
 use crate::build::{LOG_TAIL, text_of};
 use crate::docker;
@@ -19,7 +19,7 @@ pub struct ImageReport {
     pub took: Duration,
     /// The end of what the image build printed.
     pub log: String,
-    /// Dangling images of ours that were removed afterwards, and their bytes.
+    /// Images and layers of ours without a name that were removed afterwards, and their bytes.
     pub images: docker::Pruned,
     /// Containers of ours that no build owned.
     pub containers: usize,
@@ -67,10 +67,10 @@ impl Shared {
         })?;
         let pruned = |error| Error::Engine("could not remove what the old image left", error);
         let swept = sweep::sweep(&self).await.map_err(pruned)?;
-        let ours = BTreeMap::from([(INSTANCE.to_owned(), self.store.instance().to_owned())]);
-        let images = self.docker.prune_images(&ours).await.map_err(pruned)?;
+        let images = self.images.remove_unused(&Unused::Images).await;
+        let images = images.map_err(pruned)?;
         Ok(ImageReport {
-            image,
+            image: image.id.clone(),
             took: began.elapsed(),
             log: text_of(&printed, printed.len() == LOG_TAIL),
             images,

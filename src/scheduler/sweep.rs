@@ -1,4 +1,5 @@
-//! Containers of ours that no build owns: found by their labels, and removed.
+//! Containers of ours that no build owns: found by their labels and names, and removed. Containers that
+//! inherited our labels, because their image is ours, have names that we did not give.
 //!
 //! An earlier life has left them, or an Engine that went away when they were to be removed, or one
 //! that made them and did not say so. None is left when the first container of a life is made.
@@ -141,7 +142,23 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
 pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
     let ours = BTreeMap::from([(INSTANCE.to_owned(), shared.store.instance().to_owned())]);
     let mut sweep = Sweep::default();
-    for container in shared.docker.containers(&ours).await? {
+    let found = shared.docker.containers(&ours).await?;
+    if let Some(idle) = shared.images.idle() {
+        let records = shared.images.all_records().await;
+        let mut removed = vec![shared.images.remove_step_containers(&records, &idle).await];
+        for container in found.iter().filter(|container| is_label_step(container)) {
+            removed.push(shared.docker.remove(&container.id).await.map(|()| 1));
+        }
+        for removed in removed {
+            match removed {
+                Ok(count) => sweep.removed += count,
+                // It is no build's, and does not run for long: no build waits for its end.
+                Err(error) => drop(sweep.trouble.get_or_insert(error)),
+            }
+        }
+    }
+    let instance = shared.store.instance();
+    for container in found.into_iter().filter(|found| is_ours(found, instance)) {
         let id: Option<JobId> = container.labels.get(JOB).and_then(|id| id.parse().ok());
         let live = id.and_then(|id| shared.queue().get(id).cloned());
         if let Some(live) = live {
@@ -171,6 +188,28 @@ pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
     Ok(sweep)
 }
 
+/// The name of the container of a build; with its labels it tells that a container is ours.
+pub(super) fn container_name(instance: &str, job: &str, attempt: &str) -> String {
+    let short = |text: &str, digits| text.get(..digits).unwrap_or(text).to_owned();
+    format!("mistry-{}-{}-{attempt}", short(instance, 8), short(job, 16))
+}
+
+/// True when we made this container for a build.
+fn is_ours(found: &docker::Found, instance: &str) -> bool {
+    let label = |key| found.labels.get(key).map(String::as_str);
+    let (Some(job), Some(attempt)) = (label(JOB), label(ATTEMPT)) else {
+        return false;
+    };
+    label(INSTANCE) == Some(instance) && found.name == container_name(instance, job, attempt)
+}
+
+/// True when the builder made this container to set the labels of an image of ours, and was cut off. It
+/// never runs. To be asked while no image is built.
+fn is_label_step(found: &docker::Found) -> bool {
+    let is_nop = found.command.contains("#(nop)") && found.command.contains("LABEL");
+    is_nop && found.command.contains("mistry.") && !found.running && !found.labels.contains_key(JOB)
+}
+
 /// Whether the record of a build that no daemon is at now names this container: the next daemon
 /// follows it.
 async fn is_awaited(shared: &Shared, id: JobId, container: &docker::Found) -> bool {
@@ -180,4 +219,48 @@ async fn is_awaited(shared: &Shared, id: JobId, container: &docker::Found) -> bo
     let (store, name) = (shared.store.clone(), container.id.clone());
     let awaited = blocking(move || store.awaits(&project, id, &name)).await;
     awaited.unwrap_or(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(name: &str, command: &str, labels: &[(&str, &str)]) -> docker::Found {
+        let labels = labels
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        docker::Found {
+            id: "c".repeat(64),
+            name: name.to_owned(),
+            command: command.to_owned(),
+            created: 0,
+            labels: labels.collect(),
+            running: false,
+        }
+    }
+
+    #[test]
+    fn a_container_is_ours_by_its_labels_and_its_name() {
+        let (instance, job) = ("0123456789abcdef".repeat(2), "fedcba9876543210".repeat(4));
+        let labels = [(INSTANCE, instance.as_str()), (JOB, &job), (ATTEMPT, "2")];
+        let ours = found("mistry-01234567-fedcba9876543210-2", "/run.sh", &labels);
+        assert!(is_ours(&ours, &instance));
+        assert!(!is_ours(&ours, &"f".repeat(32)), "of another build path");
+        let copied = found("theirs", "/run.sh", &labels);
+        assert!(!is_ours(&copied, &instance), "every label copied by hand");
+        let inherited = found(
+            "mistry-01234567-fedcba9876543210-2",
+            "/run.sh",
+            &labels[..1],
+        );
+        assert!(!is_ours(&inherited, &instance));
+    }
+
+    #[test]
+    fn only_the_builders_own_container_is_a_step() {
+        let labels = [(INSTANCE, "i")];
+        let nop = "/bin/sh -c '#(nop) ' 'LABEL mistry.uid=0'";
+        assert!(is_label_step(&found("brave_bell", nop, &labels)));
+        assert!(!is_label_step(&found("theirs", "/run.sh", &labels)));
+    }
 }

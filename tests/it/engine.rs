@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, pin::pin};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use mistry::docker::{ContainerSpec, Docker, Error, ImageSpec, Limits, Stream};
+use mistry::docker::{ContainerSpec, Docker, Error, ImageSpec, Limits, Progress, Stream};
 use tokio::sync::mpsc;
 
 use crate::support::{context::Context, engine::Engine};
@@ -41,6 +41,7 @@ impl Bench {
             build_args: BTreeMap::from([("uid".to_owned(), "1000".to_owned())]),
             network: "host".to_owned(),
             fresh: false,
+            images: Vec::new(),
         }
     }
 
@@ -62,11 +63,13 @@ impl Bench {
     }
 
     async fn build(&self, spec: &ImageSpec, context: &Context) -> (Result<String, Error>, String) {
-        let (output, mut text) = mpsc::channel::<Bytes>(1);
+        let (output, mut progress) = mpsc::channel(1);
         let read = async {
             let mut all = Vec::new();
-            while let Some(piece) = text.recv().await {
-                all.extend_from_slice(&piece);
+            while let Some(told) = progress.recv().await {
+                if let Progress::Text(text) = told {
+                    all.extend_from_slice(&text);
+                }
             }
             String::from_utf8(all).unwrap()
         };
@@ -86,10 +89,10 @@ impl Bench {
 async fn an_image_is_built_as_asked_and_found_by_its_labels() {
     let bench = Bench::new().await;
     let image = bench.script("true").await;
-    let found = bench.docker.find_image(&bench.labels()).await.unwrap();
-    assert_eq!(found, Some(image));
+    let found = bench.docker.labelled_images(&bench.labels()).await.unwrap();
+    assert_eq!(found, [image]);
     let other = BTreeMap::from([("mistry.instance".to_owned(), "there".to_owned())]);
-    assert_eq!(bench.docker.find_image(&other).await.unwrap(), None);
+    assert_eq!(bench.docker.labelled_images(&other).await.unwrap(), [""; 0]);
     let build = &bench.engine.builds()[0];
     assert_eq!(
         (build.tag.as_str(), build.network.as_str()),
@@ -229,9 +232,16 @@ async fn a_fresh_build_pulls_and_falls_back_to_the_base_on_this_host() {
     assert!(matches!(built, Err(Error::Build(_))));
     assert_eq!(bench.engine.builds().len(), 4);
 
-    // The tag went to the second image; the first dangles and is ours.
-    let pruned = bench.docker.prune_images(&bench.labels()).await.unwrap();
-    assert_eq!(pruned.count, 1);
+    // The tag went to the second image; the first has none.
+    let images = bench.docker.images().await.unwrap();
+    let [without] = &images
+        .iter()
+        .filter(|image| !image.is_tagged)
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("{images:?}")
+    };
+    assert!(bench.docker.remove_image(&without.id, false).await.unwrap());
     assert_eq!(bench.engine.images().len(), 1);
 }
 

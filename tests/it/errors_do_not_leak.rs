@@ -170,7 +170,15 @@ fn replace(project: &Path, name: &str) {
 #[tokio::test]
 async fn what_the_engine_says_is_kept_inside() {
     // What the builder says is about the asker's own Dockerfile; see below.
-    let calls = ["images", "create", "start", "logs", "wait", "list", "prune"];
+    let calls = [
+        "images",
+        "create",
+        "start",
+        "logs",
+        "wait",
+        "list",
+        "remove-image",
+    ];
     for call in calls {
         for status in [404, 500] {
             let daemon = TestDaemon::with(&["succeed"]).await;

@@ -139,6 +139,7 @@ async fn only_what_is_ours_is_pruned() {
             build_args: BTreeMap::new(),
             network: "host".to_owned(),
             fresh: true,
+            images: Vec::new(),
         };
         let context = Context::of("FROM scratch\n").script("run.sh", "true");
         let (output, _) = tokio::sync::mpsc::channel(1);

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
-use mistry::docker::{ContainerSpec, Docker, Error, Exit, ImageSpec, Limits, Stream};
+use mistry::docker::{ContainerSpec, Docker, Error, Exit, ImageSpec, Limits, Progress, Stream};
 use tokio::sync::mpsc;
 
 // The fast tests use more of it.
@@ -91,6 +91,7 @@ impl World {
             build_args: BTreeMap::from([("uid".to_owned(), "1000".to_owned())]),
             network: "none".to_owned(),
             fresh: false,
+            images: Vec::new(),
         }
     }
 
@@ -111,11 +112,13 @@ impl World {
     }
 
     async fn build(&self, spec: &ImageSpec, context: &Context) -> (Result<String, Error>, String) {
-        let (output, mut text) = mpsc::channel::<Bytes>(8);
+        let (output, mut progress) = mpsc::channel(8);
         let read = async {
             let mut all = Vec::new();
-            while let Some(piece) = text.recv().await {
-                all.extend_from_slice(&piece);
+            while let Some(told) = progress.recv().await {
+                if let Progress::Text(text) = told {
+                    all.extend_from_slice(&text);
+                }
             }
             String::from_utf8(all).unwrap()
         };
@@ -179,10 +182,13 @@ async fn a_context_becomes_an_image_and_the_image_runs() {
             image.starts_with("sha256:") && image.len() == 7 + 64,
             "{image}"
         );
-        let found = world.docker.find_image(&world.labels()).await.unwrap();
-        assert_eq!(found.as_ref(), Some(&image));
+        let found = world.docker.labelled_images(&world.labels()).await.unwrap();
+        assert_eq!(found, std::slice::from_ref(&image));
         let stranger = BTreeMap::from([(LABEL.to_owned(), "nobody".to_owned())]);
-        assert_eq!(world.docker.find_image(&stranger).await.unwrap(), None);
+        assert_eq!(
+            world.docker.labelled_images(&stranger).await.unwrap(),
+            [""; 0]
+        );
 
         let (exit, out, err) = world.run(&image).await;
         assert_eq!((exit.code, exit.oom_killed), (7, false));
@@ -252,8 +258,16 @@ async fn a_fresh_build_falls_back_to_the_base_on_this_host() {
         let (second, output) = world.build(&spec, &context).await;
         assert_ne!(first, second.unwrap());
         assert!(output.contains("anew"), "{output}");
-        let pruned = world.docker.prune_images(&world.labels()).await.unwrap();
-        assert!(pruned.count > 0);
+        let (key, value) = world.labels().into_iter().next().unwrap();
+        let images = world.docker.images().await.unwrap();
+        let dangling = images.iter().filter(|image| {
+            !image.is_tagged && image.labels.get(&key) == Some(&value) && image.id == first
+        });
+        for image in dangling {
+            assert!(world.docker.remove_image(&image.id, true).await.unwrap());
+        }
+        let left = world.docker.images().await.unwrap();
+        assert!(left.iter().all(|image| image.id != first));
         let nowhere = Context::of("FROM mistry-test-is-nowhere\n");
         let (built, _) = world.build(&spec, &nowhere).await;
         assert!(matches!(built, Err(Error::Build(_))), "{built:?}");

@@ -19,6 +19,7 @@ mod filesystems;
 mod full_disk;
 mod garbage;
 mod hostile;
+mod images;
 mod kills;
 mod npm;
 mod oracle;

@@ -45,6 +45,7 @@ impl Stranger {
                 build_args: BTreeMap::new(),
                 network: "none".to_owned(),
                 fresh: false,
+                images: Vec::new(),
             };
             let (output, _) = tokio::sync::mpsc::channel(1);
             let image = docker

@@ -79,6 +79,20 @@ impl Image {
     }
 }
 
+impl Image {
+    /// Its newest layer, which sets a label where it has any.
+    pub fn history(&self) -> Value {
+        let label = self.labels.iter().next_back();
+        let label = label.map_or(String::new(), |(key, value)| {
+            format!(" LABEL {key}={value}")
+        });
+        json!([{
+            "Id": self.id, "Created": self.created, "CreatedBy": format!("/bin/sh -c #(nop) {label}"),
+            "Tags": null, "Size": 0, "Comment": "",
+        }])
+    }
+}
+
 /// Unpacks a context, and returns its paths and a digest of its names, modes and contents.
 pub fn unpack(tar: File, root: &Path) -> std::io::Result<(BTreeSet<String>, Sha256)> {
     std::fs::create_dir_all(root)?;
@@ -168,6 +182,7 @@ pub fn build(
             if let Some(words) = rest.strip_prefix("echo ") {
                 text.push(format!("{words}\n"));
             }
+            text.push("Removing intermediate container 0123456789ab\n".to_owned());
         }
         text.push(" ---> 0123456789ab\n".to_owned());
     }

@@ -78,7 +78,8 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
         ["info"] if get => "info",
         ["events"] if get => "events",
         ["images", "json"] if get => "images",
-        ["images", "prune"] if post => "prune",
+        ["images", .., "history"] if get => "history",
+        ["images", ..] if request.method() == Method::DELETE => "remove-image",
         ["images", .., "json"] if get => "inspect-image",
         ["build"] if post => "build",
         ["containers", "json"] if get => "list",
@@ -126,7 +127,14 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
             StreamBody::new(stream::pending()),
         )),
         "images" => Ok(respond(200, &images(&shared, &query))),
-        "prune" => Ok(respond(200, &prune(&shared, &query))),
+        "history" => {
+            let name = parts[1..parts.len() - 1].join("/");
+            let images = shared.images.lock().unwrap();
+            let found = images.iter().find(|image| image.is(&name));
+            let found = found.ok_or_else(|| no_such_image(&name))?;
+            Ok(respond(200, &found.history()))
+        }
+        "remove-image" => remove_image(&shared, &parts[1..].join("/")),
         "inspect-image" => {
             let name = parts[1..parts.len() - 1].join("/");
             let images = shared.images.lock().unwrap();
@@ -249,21 +257,22 @@ fn images(shared: &Shared, query: &Query) -> Value {
         .collect()
 }
 
-fn prune(shared: &Shared, query: &Query) -> Value {
-    let wanted = filter(query, "label");
+/// As the real one without `force`: what has two names or a container stays.
+fn remove_image(shared: &Shared, name: &str) -> Answer {
     let containers = shared.containers.lock().unwrap();
-    let mut pruned = Vec::new();
-    shared.images.lock().unwrap().retain(|image| {
-        let used = containers
-            .values()
-            .any(|c| c.spec["Image"] == image.id.as_str());
-        let keep = !image.tags.is_empty() || used || !has_all(&image.labels, &wanted);
-        if !keep {
-            pruned.push(json!({ "Deleted": image.id }));
-        }
-        keep
-    });
-    json!({ "SpaceReclaimed": 1000 * pruned.len(), "ImagesDeleted": pruned })
+    let mut images = shared.images.lock().unwrap();
+    let Some(at) = images.iter().position(|image| image.is(name)) else {
+        return Err(no_such_image(name));
+    };
+    let id = images[at].id.clone();
+    let is_used = containers
+        .values()
+        .any(|container| container.spec["Image"] == id.as_str());
+    if is_used || images[at].tags.len() > 1 {
+        return Err((409, format!("conflict: unable to delete {id}")));
+    }
+    images.remove(at);
+    Ok(respond(200, &json!([{ "Deleted": id }])))
 }
 
 async fn build(shared: Arc<Shared>, query: Query, mut body: Incoming) -> Answer {
@@ -300,7 +309,9 @@ async fn build(shared: Arc<Shared>, query: Query, mut body: Incoming) -> Answer 
         files,
     };
     shared.builds.lock().unwrap().push(seen.clone());
-    let steps = image::parse(&root)?;
+    let mut steps = image::parse(&root)?;
+    let labels = seen.labels.iter();
+    steps.extend(labels.map(|(key, value)| format!("LABEL {key}={value}")));
     let pulls = shared.registry.load(Ordering::Relaxed) || !seen.pull;
     let (text, failure) = image::build(&steps, |base| match base {
         "scratch" => Ok(()),
@@ -415,11 +426,13 @@ async fn create(shared: &Shared, query: &Query, body: Incoming) -> Answer {
 }
 
 fn list(shared: &Shared, query: &Query) -> Value {
-    let wanted = filter(query, "label");
+    let (wanted, ids) = (filter(query, "label"), filter(query, "id"));
     let all = query.get("all").is_some_and(|v| v == "true" || v == "1");
     let containers = shared.containers.lock().unwrap();
     let shown = containers.values().filter(|container| {
-        (all || container.state() == State::Running) && has_all(&container.labels(), &wanted)
+        let is_meant = ids.is_empty() || ids.iter().any(|id| container.id.starts_with(id));
+        let is_shown = all || container.state() == State::Running;
+        is_meant && is_shown && has_all(&container.labels(), &wanted)
     });
     shown.map(|container| container.summary()).collect()
 }

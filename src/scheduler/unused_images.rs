@@ -1,0 +1,298 @@
+//! Images, layers and containers that image builds of ours have left, removed when nothing needs them.
+//!
+//! The classic builder leaves stages, the layers of builds that failed and now and then a container,
+//! and none of them carries a label. So what image builds make is written down while they make it, and
+//! what is removed is looked for there. Nothing is removed that has a name, a child or a container, or
+//! that was there before the image build that is said to have made it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tokio::sync::RwLockWriteGuard;
+
+use super::images::{CONTEXT, INSTANCE, Images};
+use super::sweep::JOB;
+use super::{Error, blocking};
+use crate::build::{ImageRecords, is_prefix};
+use crate::docker::{self, FoundImage, Pruned};
+use crate::project::ProjectName;
+
+/// What is to be removed where nothing needs it.
+#[derive(Debug)]
+pub(super) enum Unused {
+    /// Layers of the project that neither its latest image build used nor the latest that succeeded.
+    Layers(ProjectName),
+    /// The same of all projects, and all images without a name.
+    Images,
+    /// All images and layers without a name: also those that make the next image build quicker.
+    All,
+}
+
+impl Images {
+    /// Removes what is not used. Nothing is while an image is built: the builder may be about to use
+    /// it, and what it leaves is looked at when it has ended.
+    pub(super) async fn remove_unused(&self, which: &Unused) -> Result<Pruned, docker::Error> {
+        let Some(idle) = self.idle() else {
+            return Ok(Pruned::default());
+        };
+        let records = match which {
+            Unused::Layers(project) => {
+                let records = self.records(project.clone()).await;
+                BTreeMap::from([(project.clone(), records)])
+            }
+            Unused::Images | Unused::All => self.all_records().await,
+        };
+        self.remove_step_containers(&records, &idle).await?;
+        let goes = |layer: &&crate::build::MadeLayer| {
+            matches!(which, Unused::All) || !(layer.is_built || layer.is_tried)
+        };
+        let has_layers = records
+            .values()
+            .any(|known| known.layers.iter().any(|l| goes(&l)));
+        if !has_layers && matches!(which, Unused::Layers(_)) {
+            return Ok(Pruned::default());
+        }
+        let mut there = Forest::new(self.docker.images().await?);
+        let mut pruned = Pruned::default();
+        let mut candidates = HashSet::new();
+        for known in records.values() {
+            for layer in known.layers.iter().filter(goes) {
+                if !known.is_image(&layer.id) {
+                    candidates.extend(there.unnamed(&layer.id, layer.made.as_second()));
+                }
+            }
+            if !matches!(which, Unused::Layers(_)) {
+                let images = known.images.iter();
+                candidates.extend(images.filter_map(|image| there.unnamed(&image.id, i64::MIN)));
+            }
+        }
+        if !matches!(which, Unused::Layers(_)) {
+            self.remove_unknown(&mut there, &candidates, &mut pruned)
+                .await?;
+        }
+        self.remove_leaves(&mut there, candidates, &mut pruned)
+            .await?;
+        for (project, known) in records {
+            let is_there = |id: &str| there.images.keys().any(|image| is_prefix(id, image));
+            let gone: HashSet<String> = known
+                .layers
+                .into_iter()
+                .map(|layer| layer.id)
+                .filter(|id| !is_there(id))
+                .collect();
+            if !gone.is_empty() {
+                let forget = move |known: &mut ImageRecords| {
+                    known.layers.retain(|layer| !gone.contains(&layer.id));
+                };
+                self.change(&project, forget).await;
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Removes containers that image builds have left: those of a builder that was cut off. Returns how
+    /// many. To be called while no image is built.
+    pub(super) async fn remove_step_containers(
+        &self,
+        records: &BTreeMap<ProjectName, ImageRecords>,
+        _idle: &RwLockWriteGuard<'_, ()>,
+    ) -> Result<usize, docker::Error> {
+        let mut removed = 0;
+        for (project, known) in records {
+            if known.containers.is_empty() {
+                continue;
+            }
+            let ids: Vec<String> = known.containers.iter().map(|c| c.id.clone()).collect();
+            for found in self.docker.containers_by_id(&ids).await? {
+                let is_made = known.containers.iter().any(|made| {
+                    is_prefix(&made.id, &found.id) && found.created >= made.made.as_second()
+                });
+                if is_made && !found.labels.contains_key(JOB) {
+                    self.docker.remove(&found.id).await?;
+                    removed += 1;
+                }
+            }
+            let forget = move |known: &mut ImageRecords| {
+                known
+                    .containers
+                    .retain(|container| !ids.contains(&container.id));
+            };
+            self.change(project, forget).await;
+        }
+        Ok(removed)
+    }
+
+    /// What is remembered of the images of all projects.
+    pub(super) async fn all_records(&self) -> BTreeMap<ProjectName, ImageRecords> {
+        let store = self.store.clone();
+        let read = blocking(move || store.all_image_records());
+        match read.await {
+            Ok(Ok(records)) => records,
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not read which images were built"
+                );
+                BTreeMap::new()
+            }
+            Err(Error::Lost | _) => BTreeMap::new(),
+        }
+    }
+
+    /// Removes images without a name that are ours and not remembered: those of earlier versions, or
+    /// where the record was lost. That our label is the last thing that was done to them tells them from
+    /// commits and children, which inherit it.
+    async fn remove_unknown(
+        &self,
+        there: &mut Forest,
+        known: &HashSet<String>,
+        pruned: &mut Pruned,
+    ) -> Result<(), docker::Error> {
+        let instance = self.store.instance();
+        let labelled: Vec<String> = there
+            .images
+            .values()
+            .filter(|image| {
+                let is_labelled = image.labels.get(INSTANCE).is_some_and(|i| i == instance)
+                    && image.labels.contains_key(CONTEXT);
+                is_labelled && there.is_free(image) && !known.contains(&image.id)
+            })
+            .map(|image| image.id.clone())
+            .collect();
+        for id in labelled {
+            let made_by = self.docker.newest_instruction(&id).await?;
+            let is_ours = made_by.contains("#(nop)") && made_by.contains("LABEL mistry.");
+            // Its layers are not remembered either.
+            if is_ours && self.docker.remove_image(&id, true).await? {
+                there.remove(&id, pruned);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes those that nothing is built on, and then those that this leaves without children.
+    async fn remove_leaves(
+        &self,
+        there: &mut Forest,
+        mut candidates: HashSet<String>,
+        pruned: &mut Pruned,
+    ) -> Result<(), docker::Error> {
+        loop {
+            let leaves: Vec<String> = candidates
+                .iter()
+                .filter(|id| {
+                    there
+                        .images
+                        .get(*id)
+                        .is_some_and(|image| there.is_free(image))
+                })
+                .cloned()
+                .collect();
+            if leaves.is_empty() {
+                return Ok(());
+            }
+            for id in leaves {
+                candidates.remove(&id);
+                // A container may use it.
+                if self.docker.remove_image(&id, false).await? {
+                    there.remove(&id, pruned);
+                }
+            }
+        }
+    }
+}
+
+/// The images on the host, and how many others are built on each.
+struct Forest {
+    images: HashMap<String, FoundImage>,
+    children: HashMap<String, usize>,
+}
+
+impl Forest {
+    fn new(found: Vec<FoundImage>) -> Forest {
+        let mut children = HashMap::new();
+        for parent in found.iter().filter_map(|image| image.parent.clone()) {
+            *children.entry(parent).or_default() += 1;
+        }
+        let images = found.into_iter().map(|image| (image.id.clone(), image));
+        Forest {
+            images: images.collect(),
+            children,
+        }
+    }
+
+    /// The full id of an image without a name that begins so and was made at that second or later;
+    /// `None` where more than one does.
+    fn unnamed(&self, id: &str, made: i64) -> Option<String> {
+        let mut found = self
+            .images
+            .values()
+            .filter(|image| image.id == id || is_prefix(id, &image.id));
+        let (first, second) = (found.next()?, found.next());
+        let is_ours = second.is_none() && !first.is_tagged && first.created >= made;
+        is_ours.then(|| first.id.clone())
+    }
+
+    fn is_free(&self, image: &FoundImage) -> bool {
+        !image.is_tagged
+            && self
+                .children
+                .get(&image.id)
+                .is_none_or(|children| *children == 0)
+    }
+
+    /// Notes that an image is gone.
+    fn remove(&mut self, id: &str, pruned: &mut Pruned) {
+        let Some(image) = self.images.remove(id) else {
+            return;
+        };
+        let parent = image.parent.and_then(|parent| {
+            if let Some(children) = self.children.get_mut(&parent) {
+                *children = children.saturating_sub(1);
+            }
+            self.images.get(&parent)
+        });
+        pruned.count += 1;
+        let shared = parent.map_or(0, |parent| parent.size);
+        pruned.bytes += image.size.saturating_sub(shared);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(id: &str, parent: Option<&str>, is_tagged: bool) -> FoundImage {
+        FoundImage {
+            id: format!("sha256:{}", id.repeat(64)),
+            parent: parent.map(|parent| format!("sha256:{}", parent.repeat(64))),
+            is_tagged,
+            labels: BTreeMap::new(),
+            created: 100,
+            size: 10,
+        }
+    }
+
+    #[test]
+    fn only_what_has_no_name_and_no_child_and_is_young_enough_is_taken() {
+        let all = vec![
+            image("a", None, false),
+            image("b", Some("a"), false),
+            image("c", Some("a"), true),
+        ];
+        let mut forest = Forest::new(all.clone());
+        let found = |forest: &Forest, id: &str, made| forest.unnamed(&id.repeat(12), made);
+        assert_eq!(found(&forest, "a", 100), Some(all[0].id.clone()));
+        assert_eq!(found(&forest, "a", 101), None, "it was there before");
+        assert_eq!(found(&forest, "c", 0), None, "it has a name");
+        assert_eq!(found(&forest, "d", 0), None);
+        assert_eq!(forest.unnamed("a", 0), None, "too short to be an id");
+        assert!(!forest.is_free(&all[0]));
+        assert!(forest.is_free(&all[1]));
+        let mut pruned = Pruned::default();
+        forest.remove(&all[1].id, &mut pruned);
+        assert!(!forest.is_free(&all[0]), "the other child is there");
+        forest.remove(&all[2].id, &mut pruned);
+        assert!(forest.is_free(&all[0]));
+        assert_eq!(pruned.count, 2);
+    }
+}
