@@ -16,6 +16,7 @@
 mod ages;
 mod archive;
 mod artifacts;
+mod base;
 mod claim;
 mod clock;
 mod declared;

@@ -19,13 +19,14 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::base::Start;
 use super::store::{BuildStore, Error, doing};
 use super::{
-    BuildInfo, BuildLog, Cancelled, NO_EXIT_CODE, Outcome, Phase, Record, Since, State, Stopped,
-    layout, record, store,
+    BuildInfo, BuildLog, Cancelled, Change, ImageRecord, NO_EXIT_CODE, Outcome, Phase, Record,
+    Since, State, Stopped, layout, record, store,
 };
 use crate::job::{GroupName, JobId, Params};
-use crate::project::ProjectName;
+use crate::project::{Context, ProjectName};
 use crate::{faults, filesystem};
 
 /// How a build ended, as its record will say.
@@ -68,6 +69,10 @@ pub enum Begun {
     /// Empty, because the group's latest build belongs to another user, and we may not give its
     /// files away.
     BaseForeign,
+    /// Empty, because a file has changed and is not newer than the group's latest build.
+    BaseNewer,
+    /// As an earlier build of the group left it that was made of the same files, for the same reason.
+    Earlier,
 }
 
 /// Who a build is inside its container.
@@ -136,6 +141,8 @@ pub struct PendingBuild {
     ended: Option<Since>,
     /// Its data can be neither put in order nor removed, and is left as it is.
     is_data_stuck: bool,
+    /// How its context differs from that of its base, until the image is known.
+    change: Option<Change>,
 }
 
 impl PendingBuild {
@@ -157,6 +164,7 @@ impl PendingBuild {
             log: BuildLog::new(log, written),
             ended: None,
             is_data_stuck: false,
+            change: None,
         })
     }
 
@@ -277,27 +285,67 @@ impl PendingBuild {
 
     /// Begins: `data` is cloned from the group's latest build, or made empty, and the params
     /// are written. A base that we may not read is no base: a build that closes a file to its own
-    /// user must not end its group. What the container must be able to write belongs to `user`, also
-    /// where another one made the base.
+    /// user must not end its group. Nor is one that is as new as a file that has changed since; whether
+    /// it is so in the image, too, is for [`PendingBuild::reconsider`]. What the container must be able
+    /// to write belongs to `user`, also where another one made the base.
     ///
     /// # Errors
     /// When the tree cannot be made or cloned.
-    pub fn prepare(&mut self, params: &Params, user: &User) -> Result<Begun, Error> {
+    pub fn prepare(
+        &mut self,
+        params: &Params,
+        user: &User,
+        context: &Context,
+    ) -> Result<Begun, Error> {
         let now = Since::now();
         self.record.info.started_at = now.wall();
         self.record.keep.started_uptime = now.uptime();
         let info = &self.record.info;
         self.store.enter(&self.project, self.id, info, None, true);
         // Only a group has a base; the latest build without one is never built upon.
-        let group: Option<GroupName> = info.group.parse().ok();
-        let base = match &group {
-            Some(group) => self.store.base(&self.project, Some(group))?,
-            None => None,
+        let start = match info.group.parse::<GroupName>() {
+            Ok(group) => self.store.start(&self.project, &group, context)?,
+            Err(_) => Start::default(),
         };
+        self.begin_from(start, params, user)
+    }
+
+    /// Looks again at the base, now that the image is known. Where a file that differs from those of
+    /// the base is not newer in the image than the base, the build begins anew without that base, and
+    /// the result says how; else `None`.
+    ///
+    /// # Errors
+    /// When the tree cannot be made or cloned.
+    pub fn reconsider(
+        &mut self,
+        image: &ImageRecord,
+        params: &Params,
+        user: &User,
+        context: &Context,
+    ) -> Result<Option<Begun>, Error> {
+        let Some(change) = self.change.take() else {
+            return Ok(None);
+        };
+        let base = self.image_of_base(&self.project);
+        let group = self.record.info.group.parse::<GroupName>();
+        let Ok(group) = group else { return Ok(None) };
+        if image.is_newer(base.as_ref(), &change) {
+            return Ok(None);
+        }
+        self.clear_data()?;
+        let start = self.store.start_elsewhere(&self.project, &group, context);
+        self.begin_from(start, params, user).map(Some)
+    }
+
+    fn begin_from(&mut self, start: Start, params: &Params, user: &User) -> Result<Begun, Error> {
         let data = self.data();
         let filesystem = self.store.filesystem;
-        let mut begun = Begun::Empty;
-        if let Some(base) = base
+        let mut begun = match start.is_passed {
+            true => Begun::BaseNewer,
+            false => Begun::Empty,
+        };
+        let mut is_cloned = false;
+        if let Some(base) = start.base
             && let Some(_held) = self.store.lease(&self.project, base)?
         {
             let from = self
@@ -307,7 +355,16 @@ impl PendingBuild {
                 .join(layout::DATA);
             let clone = |cause| Error::Tree("clone the latest build of the group", cause);
             begun = match filesystem.clone_tree(&from, &data, &[layout::PARAMS.as_ref()]) {
-                Ok(()) => self.give_clone(base, &data, user)?,
+                Ok(()) => match self.give_clone(base, &data, user)? {
+                    Begun::Incremental => {
+                        is_cloned = true;
+                        match start.is_passed {
+                            true => Begun::Earlier,
+                            false => Begun::Incremental,
+                        }
+                    }
+                    foreign => foreign,
+                },
                 Err(cause) if is_closed(&cause) => {
                     filesystem.remove(&data).map_err(clone)?;
                     Begun::BaseClosed
@@ -315,15 +372,16 @@ impl PendingBuild {
                 Err(cause) => return Err(clone(cause)),
             };
         }
-        if begun != Begun::Incremental {
+        if !is_cloned {
             filesystem
                 .create(&data)
                 .map_err(|cause| Error::Tree("make the build's directory", cause))?;
         }
         faults::point("data-made");
-        let base = base.filter(|_| begun == Begun::Incremental);
+        let base = start.base.filter(|_| is_cloned);
+        self.change = start.change.filter(|_| is_cloned);
         self.record.info.base = base.map(|base| base.to_string());
-        self.record.info.incremental = base.is_some();
+        self.record.info.incremental = is_cloned;
         self.record.keep.user = Some(user.to_string());
         furnish(&data, params, user).map_err(doing("write the build's params"))?;
         Ok(begun)

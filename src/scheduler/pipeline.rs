@@ -35,6 +35,13 @@ const BASE_FOREIGN: &[u8] =
 /// What a log says when the kernel killed a process of the build for want of memory.
 const OUT_OF_MEMORY: &str = "the kernel killed a process of the build, which had no memory left";
 
+/// What a log says when the build could not begin where the last one of its group ended, because of the
+/// times of files.
+const BASE_NEWER: &[u8] = b"mistry: a file of the project has changed and is not newer than the \
+    latest build of the group; starting empty\n";
+const EARLIER_BASE: &[u8] = b"mistry: a file of the project has changed and is not newer than the \
+    latest build of the group; starting from an earlier build of the same files\n";
+
 /// Does a build's work. Should it panic, its waiters are told and its slot is given back.
 pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Future<Output = ()>) {
     struct Guard(Arc<Shared>, Arc<Live>, bool);
@@ -423,6 +430,7 @@ impl Making {
         };
         faults::point("image");
         self.pending()?.record_mut().info.phases.image = Some(milliseconds(began));
+        self.reconsider(job, context, &settings, &image).await?;
 
         self.enter(Phase::Running)?;
         loop {
@@ -487,21 +495,50 @@ impl Making {
             .on_disk(move |pending| {
                 let settings = context.settings()?;
                 pending.record_mut().keep.bounds = bounds(&settings, &rules);
-                let begun = pending.prepare(&params, &user(&settings))?;
+                let begun = pending.prepare(&params, &user(&settings), &context)?;
                 faults::point("prepared");
                 Ok((settings, begun))
             })
             .await?;
-        let note = match begun {
+        self.log_start(begun).await?;
+        Ok(settings)
+    }
+
+    /// Begins anew where the image shows that the base is none.
+    async fn reconsider(
+        &mut self,
+        job: &Job,
+        context: &Context,
+        settings: &Settings,
+        image: &Arc<ImageRecord>,
+    ) -> Result<(), Halt> {
+        let (params, context, image) = (job.params.clone(), context.clone(), image.clone());
+        let user = user(settings);
+        let begun = self
+            .on_disk(move |pending| Ok(pending.reconsider(&image, &params, &user, &context)?))
+            .await?;
+        match begun {
+            Some(begun) => self.log_start(begun).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Says in the log where the build began, if that is not where it was asked to.
+    async fn log_start(&mut self, begun: Begun) -> Result<(), Halt> {
+        let text = match begun {
+            Begun::Empty | Begun::Incremental => &[][..],
             Begun::BaseClosed => BASE_CLOSED,
             Begun::BaseForeign => BASE_FOREIGN,
-            Begun::Empty | Begun::Incremental => b"",
+            Begun::BaseNewer => BASE_NEWER,
+            Begun::Earlier => EARLIER_BASE,
         };
-        let log = self.pending()?.log();
-        log.append(note).await.map_err(Halt::Log)?;
+        if !text.is_empty() {
+            let log = self.pending()?.log();
+            log.append(text).await.map_err(Halt::Log)?;
+        }
         let live = self.live.clone();
         live.show(self.pending()?.info());
-        Ok(settings)
+        Ok(())
     }
 
     /// The image of the context; what its build prints goes into the log.
