@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::FileType;
@@ -71,15 +72,18 @@ impl Artifacts {
 
     /// A strong entity tag of one of the files, without quotes: another file, another execution of the
     /// same job, and a file that was changed by hand have another. Times and inodes alone would not do:
-    /// a container may set the one, and filesystems use the other again.
+    /// a container may set the one, and filesystems use the other again. The time of change is the
+    /// kernel's own.
     pub fn tag_of(&self, file: &std::fs::Metadata) -> String {
         format!(
-            "{}-{:x}-{:x}-{:x}.{:x}",
+            "{}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
             self.execution,
             file.ino(),
             file.len(),
             file.mtime(),
-            file.mtime_nsec()
+            file.mtime_nsec(),
+            file.ctime(),
+            file.ctime_nsec()
         )
     }
 

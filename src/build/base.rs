@@ -55,6 +55,8 @@ fn difference(base: &Record, context: &Context) -> Difference {
         return Difference::Other;
     }
     let since = base.info.finished_at.unwrap_or(base.info.started_at);
+    // The first mistry kept no digests: what is older than its build counts as unchanged.
+    let is_known = !known.is_empty();
     let modified: HashMap<&Path, SystemTime> = context.modified().collect();
     let mut change = Change {
         since,
@@ -71,15 +73,15 @@ fn difference(base: &Record, context: &Context) -> Difference {
         let is_later = modified
             .get(path)
             .is_some_and(|time| whole_second(*time) > SystemTime::from(since));
-        // The first mistry kept no digests: what is older than its build counts as unchanged.
-        match (is_later, known.is_empty()) {
-            (true, _) => {}
-            (false, true) => continue,
-            (false, false) => return Difference::Other,
+        if !is_later && is_known {
+            return Difference::Other;
+        }
+        if !is_later {
+            continue;
         }
         differs = true;
         change.latest = modified[path].max(change.latest);
-        change.is_dockerfile |= name == "Dockerfile";
+        change.is_dockerfile |= is_known && name == "Dockerfile";
         let name = name.to_ascii_lowercase();
         change.is_archive |= ARCHIVES.iter().any(|end| name.ends_with(end));
     }

@@ -442,14 +442,15 @@ impl PendingBuild {
         if !self.is_data_stuck {
             self.put_data_in_order().map_err(|error| (error, true))?;
         }
-        self.write_end(end, began).map_err(|error| (error, false))
+        let home = self.clear_home();
+        let (directory, trouble) = self.write_end(end, began).map_err(|error| (error, false))?;
+        Ok((directory, trouble.or(home.err())))
     }
 
     fn put_data_in_order(&self) -> Result<(), Error> {
         self.forget_opaque()
             .map_err(doing("remove the build's opaque params"))?;
         faults::point("params-removed");
-        let home = self.clear_home();
         self.keep_artifacts_ours()
             .map_err(doing("look after the build's artifacts"))
     }
@@ -484,8 +485,7 @@ impl PendingBuild {
         record::write(&self.directory(), &self.record, true)
             .map_err(doing("write the record of the build"))?;
         faults::point("finish-record");
-        let (directory, trouble) = self.store.publish(&self.project, self.id, &self.record)?;
-        Ok((directory, trouble.or(home.err())))
+        self.store.publish(&self.project, self.id, &self.record)
     }
 
     /// Ends a build that [`PendingBuild::finish`] or a beginning has failed for: as errored, for the

@@ -286,3 +286,66 @@ fn the_output_of_an_image_build_is_that_of_docker_build() {
     };
     assert_eq!(plain(&log), plain(&docker));
 }
+
+/// Runs functions of the script that dpkg runs when the package is purged, over this build path.
+fn purge(daemon: &Daemon, functions: &str) {
+    let script = include_str!("../../packaging/debian/mistryd.postrm");
+    let (head, _) = script.split_once("\ncase $1 in").unwrap();
+    let (was, is) = (
+        "builds=$state/builds",
+        format!("builds='{}'", daemon.builds().display()),
+    );
+    assert!(head.contains(was));
+    let script = format!("{}\n{functions}\n", head.replace(was, &is));
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn purging_takes_the_images_and_containers_that_are_ours_and_no_others() {
+    let mut daemon = Setup::on(Place::Ext4)
+        .script("alone", "true")
+        .script("shared", "true")
+        .start();
+    rewrite(&daemon, "alone", two_stages);
+    daemon.succeed(json!({"project": "alone"}));
+    rebuild(&daemon, "alone");
+    let info = daemon.succeed(json!({"project": "shared"}));
+    let id = info["ID"].as_str().unwrap();
+    daemon.end();
+    let (label, mark) = (daemon.label(), daemon.mark());
+    let instance = label.rsplit('=').next().unwrap();
+    let tag = mistry::docker::tag_for("shared");
+    let job = format!("mistry.job={id}");
+    let create = |name: &str| {
+        let labels = [&label, &job, "mistry.attempt=1"].map(|label| ["--label", label]);
+        let end = ["--entrypoint", "/x", &tag];
+        docker(&[&["create", "--name", name][..], &labels.concat(), &end].concat())
+    };
+    let ours = create(&format!("mistry-{}-{}-1", &instance[..8], &id[..16]));
+    let theirs = create(&format!("theirs-{instance}"));
+    let commit = docker(&["commit", &theirs]);
+    purge(&daemon, "remove_containers");
+    let engine = Engine::new();
+    let there: Vec<_> = engine
+        .containers(&mark)
+        .into_iter()
+        .filter_map(|c| c.id)
+        .collect();
+    assert_eq!((there, ours.is_empty()), (vec![theirs.clone()], false));
+    purge(&daemon, "remove_images");
+    docker(&["image", "inspect", &commit]);
+    docker(&["inspect", &theirs]);
+    let left = engine.images(&mark);
+    let mut tags = left.iter().flat_map(|image| &image.repo_tags);
+    assert!(
+        tags.all(|tag| !tag.starts_with("mistry-alone")),
+        "{left:#?}"
+    );
+    // When what people made of it is gone, the rest goes.
+    docker(&["rm", &theirs]);
+    docker(&["rmi", "--no-prune", &commit]);
+    purge(&daemon, "remove_images");
+    let left = engine.images(&mark);
+    assert!(left.is_empty(), "{left:#?}");
+}
