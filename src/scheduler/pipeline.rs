@@ -188,11 +188,13 @@ pub(super) async fn halt(
         // It runs on where the Engine cannot end it: what it writes must be in no build.
         match blocking(move || (pending.put_data_aside(), pending)).await {
             Ok((Ok(()), build)) => pending = build,
-            Ok((Err(error), _)) => return unfinished(&shared, &live, error),
+            Ok((Err(error), _)) => {
+                shared.leave_queue(&live);
+                return unfinished(&live, error);
+            }
             Err(error) => {
                 shared.leave_queue(&live);
-                live.end_rejected(error);
-                return;
+                return live.end_rejected(error);
             }
         }
     }
@@ -310,7 +312,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
             Some(finished)
         }
         Ok(Err(error)) => {
-            unfinished(&shared, &live, error);
+            unfinished(&live, error);
             None
         }
         Err(error) => {
@@ -330,10 +332,9 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     }
 }
 
-/// A build whose end the disk does not take: it stays pending, and its place in the queue is free.
-fn unfinished(shared: &Arc<Shared>, live: &Arc<Live>, error: build::Error) {
+/// Tells of a build whose end the disk does not take: it stays pending.
+fn unfinished(live: &Live, error: build::Error) {
     tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
-    shared.leave_queue(live);
     live.end_rejected(error.into());
 }
 
