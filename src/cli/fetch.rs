@@ -85,14 +85,11 @@ pub(super) async fn bring(
     }
 }
 
-/// Ctrl-C, or what a service manager or a closed terminal sends. It is listened to from this call on,
-/// not only when the future is awaited.
+/// Ctrl-C, or what a service manager sends. It is listened to from this call on, not only when the
+/// future is awaited. A terminal that is closed ends us at once, unless nohup(1) says otherwise, which
+/// would no longer hold if we listened.
 fn asked_to_end() -> impl Future<Output = ()> {
-    let kinds = [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ];
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
     // One that cannot be listened to ends us at once.
     let mut signals: Vec<_> = kinds.into_iter().flat_map(signal).collect();
     poll_fn(move |context| {

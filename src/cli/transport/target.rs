@@ -556,15 +556,18 @@ impl Draft {
         let size = from.metadata()?.len();
         while self.position < size {
             let start = match rustix::fs::seek(from, SeekFrom::Data(self.position)) {
-                Ok(start) => start,
+                Ok(start) => start.min(size),
                 // Nothing but a hole from here on.
                 Err(Errno::NXIO) => size,
                 // A filesystem that knows no holes.
                 Err(Errno::INVAL) => self.position,
                 Err(error) => return Err(error.into()),
             };
-            let end = rustix::fs::seek(from, SeekFrom::Hole(start)).unwrap_or(size);
-            self.copy_data(from, start, end.min(size))?;
+            let end = match rustix::fs::seek(from, SeekFrom::Hole(start)) {
+                Ok(end) if end > start => end.min(size),
+                _ => size,
+            };
+            self.copy_data(from, start, end)?;
         }
         Ok(())
     }

@@ -688,6 +688,9 @@ fn the_documented_rsync_daemon_serves_all_artifacts_and_nothing_else() {
             files.map(|(path, _)| path).collect::<Vec<_>>(),
         )
     };
+    // Its group's latest build, by the link that leads to it.
+    let (is_served, latest) = rsync("data/groups/data/data/artifacts/");
+    assert_eq!((is_served, latest.len()), (true, ARTIFACTS.len()));
     for project in ["pending", "data"] {
         for build in [
             format!("ready/{id}"),
