@@ -42,41 +42,57 @@ impl Packed {
 
 pub type Tree = BTreeMap<Vec<u8>, Packed>;
 
+/// The records of a PAX header by their keys; a value may hold any byte.
+fn records(mut header: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut records = BTreeMap::new();
+    while !header.is_empty() {
+        let space = header.iter().position(|byte| *byte == b' ').unwrap();
+        let length: usize = str::from_utf8(&header[..space]).unwrap().parse().unwrap();
+        let record = &header[space + 1..length - 1];
+        let equals = record.iter().position(|byte| *byte == b'=').unwrap();
+        let key = str::from_utf8(&record[..equals]).unwrap().to_owned();
+        records.insert(key, record[equals + 1..].to_vec());
+        header = &header[length..];
+    }
+    records
+}
+
 pub fn unpack(tar: &[u8]) -> Tree {
     let mut tree = Tree::new();
-    for entry in tar::Archive::new(tar).entries().unwrap() {
+    let mut extended = BTreeMap::new();
+    for entry in tar::Archive::new(tar).entries().unwrap().raw(true) {
         let mut entry = entry.unwrap();
         let header = entry.header().clone();
-        let mut time = header.mtime().map(u64::cast_signed).unwrap_or_default();
-        let mut capability = Vec::new();
-        if let Some(extensions) = entry.pax_extensions().unwrap() {
-            for extension in extensions.map(Result::unwrap) {
-                match extension.key().unwrap() {
-                    "mtime" => time = extension.value().unwrap().parse::<f64>().unwrap() as i64,
-                    "SCHILY.xattr.security.capability" => {
-                        capability = extension.value_bytes().to_vec();
-                    }
-                    _ => {}
-                }
-            }
-        }
         let mut content = Vec::new();
         entry.read_to_end(&mut content).unwrap();
-        let path = entry.path_bytes();
+        if header.entry_type().is_pax_local_extensions() {
+            extended = records(&content);
+            continue;
+        }
+        let mut extended = std::mem::take(&mut extended);
+        let time = match extended.remove("mtime") {
+            Some(time) => String::from_utf8(time).unwrap().parse::<f64>().unwrap() as i64,
+            None => header.mtime().unwrap().cast_signed(),
+        };
+        let path = extended.remove("path");
+        let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
         let path = path.strip_suffix(b"/").unwrap_or(&path).to_vec();
+        let target = extended.remove("linkpath").or_else(|| {
+            let target = header.link_name_bytes()?;
+            Some(target.into_owned())
+        });
+        let capability = extended.remove("SCHILY.xattr.security.capability");
         let packed = Packed {
             kind: header.entry_type().as_byte(),
             mode: header.mode().unwrap(),
             owner: (header.uid().unwrap(), header.gid().unwrap()),
             time,
-            target: entry.link_name_bytes().unwrap_or_default().into_owned(),
-            capability,
+            target: target.unwrap_or_default(),
+            capability: capability.unwrap_or_default(),
             content,
         };
-        assert!(
-            tree.insert(path, packed).is_none(),
-            "an entry is packed twice"
-        );
+        let twice = tree.insert(path, packed);
+        assert!(twice.is_none(), "an entry is packed twice");
     }
     tree
 }
@@ -106,7 +122,8 @@ impl Recorder {
         *self.sent.lock().unwrap() = None;
         let host = format!("unix://{}", self.socket.display());
         let output = docker(&["build", "-q"], Some(&host), project);
-        match self.sent.lock().unwrap().take() {
+        let sent = self.sent.lock().unwrap().take();
+        match sent {
             Some(tar) => Ok(unpack(&tar)),
             None => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
