@@ -199,7 +199,8 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
         let is_held = build.is_linked || build.is_pinned || build.is_busy;
         // A use to come was noted before the clock was set back: it says nothing of a moment ago.
         let is_just_used = build.used >= just && build.used <= soon;
-        !is_held && !is_just_used && !(build.is_torn && build.used >= torn)
+        let is_new_and_torn = build.is_torn && build.used >= torn;
+        !(is_held || is_just_used || is_new_and_torn)
     };
     let mut left: Vec<usize> = oldest_first.into_iter().filter(may_go).collect();
     let mut gone: Vec<(usize, Why, u64)> = Vec::new();
@@ -457,7 +458,7 @@ mod tests {
         builds[1].is_pinned = true;
         builds[2].is_busy = true;
         builds[3].used = now - JUST_USED + Duration::from_secs(1);
-        builds[4].used = now + Duration::from_secs(3600);
+        builds[4].used = now + Duration::from_secs(60);
         let policy = Policy {
             max_age: Some(Duration::from_millis(1)),
             max_bytes: Some(0),

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Docker;
-use super::logs::{Output, Stream};
+use super::logs::{Output, Stream, stamp};
 
 /// Bytes of the largest entry of a log: the buffer of the Engine's log copier.
 const FULL: usize = 16 << 10;
@@ -224,9 +224,11 @@ impl Docker {
     }
 }
 
-/// An entry without the time that it begins with.
+/// An entry without the time that it begins with; what speaks the API without being an Engine may not
+/// give times.
 fn without_time(mut entry: Bytes) -> Bytes {
-    match entry.iter().position(|byte| *byte == b' ') {
+    let space = entry.iter().position(|byte| *byte == b' ');
+    match space.filter(|_| stamp(&entry).is_some()) {
         Some(space) => entry.split_off(space + 1),
         None => entry,
     }

@@ -250,7 +250,7 @@ fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
 }
 
 /// The time that a piece of output begins with where times were asked for.
-fn stamp(piece: &[u8]) -> Option<Timestamp> {
+pub(super) fn stamp(piece: &[u8]) -> Option<Timestamp> {
     let end = piece.iter().position(|byte| *byte == b' ')?;
     std::str::from_utf8(&piece[..end]).ok()?.parse().ok()
 }

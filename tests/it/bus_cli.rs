@@ -496,3 +496,29 @@ async fn a_daemon_that_is_away_is_started_by_the_bus() {
     assert_eq!(listed.status, 0, "{listed:?}");
     assert!(listed.stdout.starts_with("ID"), "{listed:?}");
 }
+
+/// Bytes that text cannot carry, and a line past the size of a piece that is cut within a letter.
+#[tokio::test]
+async fn a_log_is_the_same_bytes_over_the_bus_finished_followed_and_while_it_is_built() {
+    let world = World::new(&["output"]).await;
+    let script = world.home.projects().join("output/run.sh");
+    let print = "printf 'x'; for n in $(seq 4000); do printf 'éééééééééé'; done\n\
+        printf '\\n\\n1%%\\r2%%\\r\\n\\377\\303\\n\\000\\033[1mred\\nno end'\n";
+    std::fs::write(script, print).unwrap();
+    let mut expected = format!("x{}", "é".repeat(40_000)).into_bytes();
+    expected.extend_from_slice(b"\n\n1%\r2%\r\n\xff\xc3\n\0\x1b[1mred\nno end");
+    let bytes = async |mut command: Command| {
+        let ran = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let ran = ran.await.unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        ran
+    };
+    let built = bytes(world.building("output", &["--verbose"])).await;
+    let said = String::from_utf8(built.stdout).unwrap();
+    let id = said.split("mistry logs ").nth(1).unwrap()[..12].to_owned();
+    let shown = bytes(world.command("logs", &[&id])).await.stdout;
+    let followed = bytes(world.command("logs", &["-f", &id])).await.stdout;
+    // Before that comes what the image build has printed.
+    assert!(shown.ends_with(&expected));
+    assert!(followed == shown && built.stderr == shown);
+}

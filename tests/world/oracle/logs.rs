@@ -41,12 +41,9 @@ fn cases() -> Vec<Vec<u8>> {
         "1%\r2%",
         "\r",
         "\r\r\n",
-        "windows\r\nlines\r\n",
-        "nul\0in\0line\n\0",
-        "\u{1b}[31mred\u{1b}[0m\n\u{1b}]0;title\u{7}\u{1b}[2J",
-        "data: x\n\nevent: end\ndata: {}\n\n",
-        "\u{feff}mark\n  spaces \n\t\n",
-        "\u{2028}\u{85}\u{b}\u{c}\n",
+        "windows\r\nlines\r\n\nnul\0in\0line\n\0",
+        "\u{feff}mark\n  spaces \n\t\n\u{1b}[31mred\u{1b}[0m\n\u{1b}]0;title\u{7}\u{1b}[2J",
+        "data: x\n\nevent: end\ndata: {}\n\n\u{2028}\u{85}\u{b}\u{c}\n",
     ]
     .map(|text| text.as_bytes().to_vec())
     .into();
@@ -57,7 +54,7 @@ fn cases() -> Vec<Vec<u8>> {
     cases.push(format!("{letters}\n").into_bytes());
     cases.push(format!("{letters}\nshort\n{letters}").into_bytes());
     // Around the entries of Docker's log, and the pieces of ours.
-    for length in [16_383, 16_384, 16_385, 32_768, 65_535, 65_536, 65_537] {
+    for length in [16_383, 16_384, 16_385, 32_768, 65_536] {
         cases.push(line(length));
         cases.push(vec![b'x'; length]);
         cases.push([line(length), line(3), line(0), line(length)].concat());
@@ -240,7 +237,7 @@ fn a_log_is_the_same_by_every_way_and_is_what_the_container_wrote() {
     let fixed = all.len();
     let more = match std::env::var_os("MISTRY_SOAK") {
         Some(_) => 300,
-        None => 12,
+        None => 8,
     };
     let mut runner = TestRunner::default();
     for _ in 0..more {
