@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio::sync::RwLockWriteGuard;
 
+use super::blocking;
 use super::images::{CONTEXT, INSTANCE, Images};
 use super::sweep::JOB;
-use super::{Error, blocking};
 use crate::build::{ImageRecords, is_prefix};
 use crate::docker::{self, FoundImage, Pruned};
 use crate::project::ProjectName;
@@ -134,7 +134,7 @@ impl Images {
                 );
                 BTreeMap::new()
             }
-            Err(Error::Lost | _) => BTreeMap::new(),
+            Err(_) => BTreeMap::new(),
         }
     }
 
