@@ -41,10 +41,12 @@ pub(super) struct Surroundings {
 #[derive(Debug, Default)]
 struct Known {
     config: ImageConfig,
-    /// Users, and what is mounted (it may bring a list of users of its own), to whether they have a
-    /// home directory.
-    users: Mutex<HashMap<(u32, BTreeMap<PathBuf, String>), bool>>,
+    /// Whether users have a home directory.
+    users: Mutex<HashMap<Inhabitant, bool>>,
 }
+
+/// A user, and what is mounted: it may bring a list of users of its own.
+type Inhabitant = (u32, BTreeMap<PathBuf, String>);
 
 /// What the containers of an image need on disk, and what they are told.
 #[derive(Debug, Default, PartialEq, Eq)]
