@@ -1,9 +1,10 @@
 //! What a container sees and how it ends, compared with `docker run`.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -613,7 +614,6 @@ impl Remapping {
             .tempdir()
             .unwrap();
         let at = |name: &str| home.path().join(name).display().to_string();
-        let log = fs::File::create(home.path().join("log")).unwrap();
         let mut dockerd = Command::new("dockerd");
         dockerd
             .arg(format!("--host=unix://{}", at("docker.sock")))
@@ -627,8 +627,7 @@ impl Remapping {
                 "--iptables=false",
                 "--ip-forward=false",
             ])
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+            .stderr(Stdio::piped());
         // Without an interface docker0, no other Engine's can be taken away.
         if !Path::new("/sys/class/net/docker0").exists() {
             dockerd.arg("--bridge=none");
@@ -636,17 +635,14 @@ impl Remapping {
         let mut process = dockerd
             .spawn()
             .expect("dockerd runs: `make worlds` installs it");
-        let began = Instant::now();
-        loop {
-            let host = format!("unix://{}", at("docker.sock"));
-            if docker(&["--host", &host, "version"]).status.success() {
-                break;
-            }
-            let log = || fs::read_to_string(home.path().join("log")).unwrap();
-            assert!(process.try_wait().unwrap().is_none(), "{}", log());
-            assert!(began.elapsed() < Duration::from_secs(60), "{}", log());
-            std::thread::sleep(Duration::from_millis(100));
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut told = String::new();
+        while !told.contains("API listen on") {
+            let line = lines.next().and_then(Result::ok);
+            told = line.unwrap_or_else(|| panic!("dockerd did not start: {told}"));
         }
+        // Ends with the Engine.
+        std::thread::spawn(move || lines.for_each(drop));
         Remapping { home, process }
     }
 
