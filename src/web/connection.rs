@@ -18,9 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-/// How long nothing comes before a client is asked whether it is there: as long as Linux keeps a
-/// connection whose program has closed it (`tcp_fin_timeout`).
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How long nothing comes before a client is asked whether it is there: longer than Linux keeps a
+/// connection whose program has closed it, 60 s (`tcp_fin_timeout`), because until then it answers.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
 /// Between two probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Probes without an answer before the connection is given up.
