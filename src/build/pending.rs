@@ -143,7 +143,13 @@ pub struct PendingBuild {
     is_data_stuck: bool,
     /// How its context differs from that of its base, until the image is known.
     change: Option<Change>,
+    /// The files of opaque params that this process wrote, at most [`OPAQUE_FILES`].
+    opaque_files: Vec<File>,
 }
+
+/// Files of opaque params that are held open while a build runs, so that they are emptied in the end
+/// wherever the build moved them: more than builds have, and few beside the usual 1,024 descriptors.
+const OPAQUE_FILES: usize = 16;
 
 impl PendingBuild {
     /// The log goes on at the end of `log`.
@@ -165,6 +171,7 @@ impl PendingBuild {
             ended: None,
             is_data_stuck: false,
             change: None,
+            opaque_files: Vec::new(),
         })
     }
 
@@ -383,7 +390,8 @@ impl PendingBuild {
         self.record.info.base = base.map(|base| base.to_string());
         self.record.info.incremental = is_cloned;
         self.record.keep.user = Some(user.to_string());
-        furnish(&data, params, user).map_err(doing("write the build's params"))?;
+        self.opaque_files =
+            furnish(&data, params, user).map_err(doing("write the build's params"))?;
         Ok(begun)
     }
 
@@ -447,7 +455,7 @@ impl PendingBuild {
         Ok((directory, trouble.or(home.err())))
     }
 
-    fn put_data_in_order(&self) -> Result<(), Error> {
+    fn put_data_in_order(&mut self) -> Result<(), Error> {
         self.forget_opaque()
             .map_err(doing("remove the build's opaque params"))?;
         faults::point("params-removed");
@@ -522,11 +530,17 @@ impl PendingBuild {
         }
     }
 
-    fn forget_opaque(&self) -> io::Result<()> {
+    fn forget_opaque(&mut self) -> io::Result<()> {
         if self.record.keep.opaque.is_empty() {
             return Ok(());
         }
-        let Some(data) = open_directory(rustix::fs::CWD, &self.data())? else {
+        // Opened first: a subvolume that the build made read-only is writable again.
+        let data = open_directory(rustix::fs::CWD, &self.data());
+        // They may have other names by now, and belong to another user.
+        let files = std::mem::take(&mut self.opaque_files);
+        let emptied: Vec<_> = files.iter().map(|file| file.set_len(0)).collect();
+        emptied.into_iter().collect::<io::Result<()>>()?;
+        let Some(data) = data? else {
             return Ok(());
         };
         // The container may have put anything in the place of its params.
@@ -582,8 +596,9 @@ fn is_closed(error: &filesystem::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Makes `artifacts`, `cache` and `params` under `data`, and writes the params.
-fn furnish(data: &Path, params: &Params, user: &User) -> io::Result<()> {
+/// Makes `artifacts`, `cache` and `params` under `data`, and writes the params. Gives the files of the
+/// first opaque ones.
+fn furnish(data: &Path, params: &Params, user: &User) -> io::Result<Vec<File>> {
     let Some(data) = open_directory(rustix::fs::CWD, data)? else {
         return Err(io::ErrorKind::NotFound.into());
     };
@@ -604,6 +619,7 @@ fn furnish(data: &Path, params: &Params, user: &User) -> io::Result<()> {
     let Some(directory) = open_directory(data.as_fd(), Path::new(layout::PARAMS))? else {
         return Err(io::ErrorKind::NotFound.into());
     };
+    let mut opaque_files = Vec::new();
     for (name, value) in params {
         let mut file = File::from(rustix::fs::openat(
             &directory,
@@ -613,8 +629,11 @@ fn furnish(data: &Path, params: &Params, user: &User) -> io::Result<()> {
         )?);
         file.write_all(value.as_bytes())?;
         user.own(file.as_fd())?;
+        if name.is_opaque() && opaque_files.len() < OPAQUE_FILES {
+            opaque_files.push(file);
+        }
     }
-    Ok(())
+    Ok(opaque_files)
 }
 
 /// Makes a directory where there is none, in the place of whatever else stands there. True when

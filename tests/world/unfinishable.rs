@@ -19,11 +19,13 @@ const USER: u32 = 65534;
 const SECRET: &str = "hunter2-is-nowhere-on-this-disk";
 
 /// What builds do to their data in the end. They run as the daemon's user.
-const DEEDS: [&str; 12] = [
+const DEEDS: [&str; 14] = [
     "chmod -R a-w /data",
     "chmod 000 /data",
     "chmod 000 params",
     "chmod 000 params/_token; chmod 555 params",
+    "mv params cache/elsewhere; chmod 000 cache/elsewhere",
+    "mv params/_token artifacts/mine; ln artifacts/mine cache/mine; chmod 000 cache/mine",
     "chmod 000 cache; chmod 111 artifacts; chmod 444 .",
     "mkdir -p x; cp params/_token x/copy; rm params/_token; mkdir params/_token; mv x/copy params/_token/; chmod 000 params/_token params",
     "rm -r params; ln -s /etc params",
@@ -46,6 +48,10 @@ const VANDAL: &str = r#"
     [ "$(cat params/_token)" ] || exit 9
     echo "made $n" > "artifacts/made-$n"
     echo "kept $n" > "cache/kept-$n"
+    # What a base brought along.
+    [ ! -e cache/elsewhere ] || chmod 700 cache/elsewhere
+    rm -rf cache/elsewhere
+    rm -f artifacts/mine cache/mine
     eval "$how""#;
 
 fn job(project: &str, how: &str, n: u32, group: &str) -> Value {
@@ -233,6 +239,7 @@ fn data_that_cannot_be_put_in_order_ends_its_build_as_errored_and_is_not_tried_a
             (&json!("ready"), &json!("errored"))
         );
         assert_eq!(info["Err"], json!(sentence));
+        assert_eq!(leaks(&daemon.builds()), Vec::<String>::new());
         assert!(names(&daemon.builds().join("foreign/pending")).is_empty());
         daemon.end();
         daemon.start();

@@ -151,7 +151,10 @@ impl Setup {
         if let Some((user, group)) = self.user {
             // The house may be where nobody else can get to.
             let copy = self.home.join("mistryd");
-            fs::copy(&program, &copy).unwrap();
+            // Not by this process: what another test starts meanwhile would inherit the open file, and a
+            // program that is open for writing cannot be started.
+            let copied = Command::new("cp").arg(&program).arg(&copy).status();
+            assert!(copied.unwrap().success());
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
             program = copy;
             chown(self.home.path(), Some(user), Some(group)).unwrap();
