@@ -648,7 +648,7 @@ pub(super) fn make_directory(
             return Ok(false);
         }
         Ok(_) => {
-            filesystem::remove_in(at, name.as_ref())?;
+            filesystem::remove_in(at, name)?;
         }
         Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
