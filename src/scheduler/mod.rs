@@ -9,6 +9,7 @@
 
 mod activity;
 mod adoption;
+mod artifacts;
 mod attend;
 mod collection;
 mod container;
@@ -42,7 +43,6 @@ pub use news::{News, NewsFeed};
 pub use rebuild::ImageReport;
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::activity::Board;
+use self::artifacts::HANDING_OUT;
 use self::collection::Collecting;
 use self::event::{Event, Subject, publish, publish_engine};
 use self::feed::Feed;
@@ -64,8 +65,7 @@ use self::queue::{Admission, Queue};
 use self::surroundings::Surroundings;
 use self::sweep::Swept;
 use crate::build::{
-    Artifacts, BuildInfo, BuildStore, Cached, Cancelled, Filter, LOG_TAIL, Listing, LogFollower,
-    Place, Policy,
+    BuildInfo, BuildStore, Cached, Cancelled, Filter, LOG_TAIL, Listing, LogFollower, Place, Policy,
 };
 use crate::docker::Docker;
 use crate::faults;
@@ -75,10 +75,6 @@ use crate::project::{self, Context, Limits, ProjectName, Projects};
 
 /// When an Engine that is away is asked again whether it is there.
 const ENGINE_AGAIN: Duration = Duration::from_millis(500);
-
-/// Each takes a process of some milliseconds: more at a time would be slower, and could be as many as
-/// strangers wish.
-const HANDING_OUT: usize = 4;
 
 /// A walk through a hundred thousand builds takes some milliseconds of a processor: however many
 /// strangers ask at once, builds and answers get theirs.
@@ -491,49 +487,6 @@ impl Scheduler {
         }
         self.find(project, id, false).await?;
         Err(Error::NoLog(project.clone(), id))
-    }
-
-    /// The artifacts of a ready build.
-    ///
-    /// # Errors
-    /// [`Error::UnknownJob`], [`Error::NoRecord`]; [`Error::NoArtifacts`] where a build that ran to its
-    /// end has none any more; [`Error::Store`].
-    pub async fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Artifacts, Error> {
-        let (shared, project) = (self.0.clone(), project.clone());
-        blocking(move || match shared.store.artifacts(&project, id)? {
-            Some(artifacts) if artifacts.is_gone() => Err(Error::NoArtifacts(project, id)),
-            Some(artifacts) => Ok(artifacts),
-            None => Err(Error::absent(&shared.store, &project, id)),
-        })
-        .await?
-    }
-
-    /// The artifacts of a ready build as a descriptor for somebody else, open for reading: it leads to
-    /// them and nowhere else, and keeps nothing from being removed.
-    ///
-    /// # Errors
-    /// [`Error::UnknownJob`]; [`Error::NoArtifacts`] where there is a build and nothing to hand out;
-    /// [`Error::Store`], also where the host does not let us.
-    pub async fn hand_out_artifacts(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-    ) -> Result<OwnedFd, Error> {
-        let turn = self.0.handing_out.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| Error::Lost)?;
-        let (shared, name) = (self.0.clone(), project.clone());
-        let found = blocking(move || {
-            // Whoever asks may be gone before the child is.
-            let _turn = turn;
-            shared.store.hand_out(&name, id)
-        });
-        match found.await?? {
-            Some(descriptor) => Ok(descriptor),
-            None => {
-                self.find(project, id, false).await?;
-                Err(Error::NoArtifacts(project.clone(), id))
-            }
-        }
     }
 
     /// Every project, with the number of its builds.

@@ -188,7 +188,8 @@ impl Container {
     }
 
     async fn copy(&self, stream: u8, mut from: impl AsyncRead + Unpin) {
-        let mut piece = vec![0; 64 * 1024];
+        // Less than the largest entry of an Engine's log, 16 KiB, after which a line goes on.
+        let mut piece = vec![0; (16 << 10) - 1];
         while let Ok(n @ 1..) = from.read(&mut piece).await {
             let mut frame = BytesMut::with_capacity(8 + n);
             frame.put_slice(&[stream, 0, 0, 0]);
