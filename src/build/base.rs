@@ -5,15 +5,13 @@
 //! Times on disk tell it first ([`difference`]); what the image has may be older, and is asked when the
 //! image is there ([`ImageRecord::is_newer`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::inputs::Inputs;
 use super::store::{BuildStore, Error};
-use super::{
-    Change, Filter, ImageRecord, MAX_INPUT_FILES, Outcome, PendingBuild, Record, State, layout,
-    record,
-};
+use super::{Change, Filter, ImageRecord, Outcome, PendingBuild, Record, State, layout, record};
 use crate::job::{GroupName, JobId};
 use crate::project::{Context, ProjectName};
 
@@ -46,18 +44,19 @@ enum Difference {
     Other,
 }
 
-fn difference(base: &Record, context: &Context) -> Difference {
+/// How a context differs from that of the build in `directory`, whose record is `base`.
+fn difference(base: &Record, directory: &Path, context: &Context) -> Difference {
     if base.info.inputs.context == context.digest().to_string() {
         return Difference::Nothing;
     }
-    let known = &base.keep.files;
-    if known.len() >= MAX_INPUT_FILES {
+    let known = Inputs::read(directory, base);
+    let now = Inputs::of(context);
+    // A link leads to files of any age.
+    if known.links.is_some() && known.links != now.links {
         return Difference::Other;
     }
-    let since = base.info.finished_at.unwrap_or(base.info.started_at);
-    // The first mistry kept no digests: what is older than its build counts as unchanged.
-    let is_known = !known.is_empty();
-    let modified: HashMap<&Path, SystemTime> = context.modified().collect();
+    let since = base.keep.built_until.or(base.info.finished_at);
+    let since = since.unwrap_or(base.info.started_at);
     let mut change = Change {
         since,
         latest: SystemTime::UNIX_EPOCH,
@@ -65,30 +64,47 @@ fn difference(base: &Record, context: &Context) -> Difference {
         is_archive: false,
     };
     let mut differs = false;
-    for (path, digest) in context.files() {
+    let modified: HashMap<&Path, SystemTime> = context.modified().collect();
+    for (path, time) in modified {
         let name = path.to_string_lossy();
-        if known.get(name.as_ref()) == Some(&digest.to_string()) {
+        let Some(digest) = now.files.get(name.as_ref()) else {
+            continue;
+        };
+        if known.files.get(name.as_ref()) == Some(digest) {
             continue;
         }
-        let is_later = modified
-            .get(path)
-            .is_some_and(|time| whole_second(*time) > SystemTime::from(since));
-        if !is_later && is_known {
-            return Difference::Other;
-        }
-        if !is_later {
-            continue;
+        let is_later = whole_second(time) > SystemTime::from(since);
+        let is_known = known.is_whole || known.files.contains_key(name.as_ref());
+        match (is_later, is_known) {
+            (true, _) => {}
+            // What is older than a build whose files are not known counts as unchanged.
+            (false, false) => continue,
+            (false, true) => return Difference::Other,
         }
         differs = true;
-        change.latest = modified[path].max(change.latest);
+        change.latest = time.max(change.latest);
         change.is_dockerfile |= is_known && name == "Dockerfile";
         let name = name.to_ascii_lowercase();
         change.is_archive |= ARCHIVES.iter().any(|end| name.ends_with(end));
     }
-    match differs {
+    let gone = known
+        .files
+        .keys()
+        .filter(|name| !now.files.contains_key(*name));
+    let gone: HashSet<&str> = gone.map(|name| last_name(name)).collect();
+    // A file that is gone may have lain over another one of its name, which has an age of its own.
+    if now.files.keys().any(|name| gone.contains(last_name(name))) {
+        return Difference::Other;
+    }
+    match differs || !gone.is_empty() {
         true => Difference::Later(change),
         false => Difference::Nothing,
     }
+}
+
+/// A path's last name.
+fn last_name(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
 /// As the image has it: Docker keeps whole seconds.
@@ -109,10 +125,11 @@ impl BuildStore {
         let Some(base) = self.base(project, Some(group))? else {
             return Ok(Start::default());
         };
-        let record = record::read(&self.layout.ready(project, base));
-        let difference = record.map_or(Difference::Other, |record| {
-            record.map_or(Difference::Other, |record| difference(&record, context))
-        });
+        let directory = self.layout.ready(project, base);
+        let difference = match record::read(&directory) {
+            Ok(Some(record)) => difference(&record, &directory, context),
+            _ => Difference::Other,
+        };
         Ok(match difference {
             Difference::Nothing => Start {
                 base: Some(base),
@@ -142,14 +159,13 @@ impl BuildStore {
             outcome: Some(Outcome::Succeeded),
             ..Filter::default()
         };
-        let files = context.files().count();
         let builds = self.index.page(&filter, MOST_LOOKED_AT);
         let same = builds.into_iter().find(|(place, _)| {
-            let record = record::read(&self.layout.ready(project, place.id));
-            record.ok().flatten().is_some_and(|record| {
-                let is_same = difference(&record, context) == Difference::Nothing;
-                let is_whole = record.keep.files.len() == files.min(MAX_INPUT_FILES);
-                is_same && is_whole
+            let directory = self.layout.ready(project, place.id);
+            let record = record::read(&directory).ok().flatten();
+            record.is_some_and(|record| {
+                Inputs::read(&directory, &record).is_whole
+                    && difference(&record, &directory, context) == Difference::Nothing
             })
         });
         Start {
@@ -176,5 +192,109 @@ impl PendingBuild {
         let removed = self.store.filesystem.remove(&data);
         removed.map_err(|cause| Error::Tree("clear what was cloned", cause))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::project::Projects;
+
+    /// A project, and the build that was made of its first files.
+    struct Scene {
+        home: tempfile::TempDir,
+        base: Record,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let home = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(home.path().join("p/override")).unwrap();
+            let mut scene = Scene {
+                home,
+                base: Record::default(),
+            };
+            for name in ["Dockerfile", "a.c", "b.c", "override/a.c", "old.c"] {
+                scene.write(name, name, 100);
+            }
+            symlink("a.c", scene.path("link")).unwrap();
+            let context = scene.context();
+            scene.base.info.inputs.context = context.digest().to_string();
+            scene.base.info.finished_at = Some(Timestamp::from_second(1_000_000_200).unwrap());
+            let rest = Inputs::of(&context).into_record(&mut scene.base);
+            assert!(rest.is_none());
+            scene
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.home.path().join("p").join(name)
+        }
+
+        fn write(&self, name: &str, text: &str, second: u64) {
+            std::fs::write(self.path(name), text).unwrap();
+            let file = std::fs::File::open(self.path(name)).unwrap();
+            let time = Duration::from_secs(1_000_000_000 + second);
+            file.set_modified(SystemTime::UNIX_EPOCH + time).unwrap();
+        }
+
+        fn context(&self) -> Context {
+            let projects = Projects::new(self.home.path());
+            projects.context(&"p".parse().unwrap()).unwrap()
+        }
+
+        fn difference(&self) -> Difference {
+            difference(&self.base, self.home.path(), &self.context())
+        }
+
+        fn is_later(&self) -> bool {
+            matches!(self.difference(), Difference::Later(_))
+        }
+    }
+
+    #[test]
+    fn a_file_that_differs_must_be_newer_than_the_base() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.difference(), Difference::Nothing);
+        scene.write("a.c", "other", 201);
+        assert!(scene.is_later());
+        scene.write("a.c", "other", 200);
+        assert_eq!(scene.difference(), Difference::Other);
+        scene.write("a.c", "other", 300);
+        scene.base.keep.built_until = Some(Timestamp::from_second(1_000_000_400).unwrap());
+        assert_eq!(
+            scene.difference(),
+            Difference::Other,
+            "the clock had been ahead"
+        );
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_is_as_old_as_any_file() {
+        let scene = Scene::new();
+        std::fs::remove_file(scene.path("link")).unwrap();
+        symlink("b.c", scene.path("link")).unwrap();
+        assert_eq!(scene.difference(), Difference::Other);
+    }
+
+    #[test]
+    fn a_link_of_which_an_earlier_record_says_nothing_counts_as_unchanged() {
+        let mut scene = Scene::new();
+        scene.base.keep.links = None;
+        scene.base.info.inputs.context = "a digest of an earlier version".to_owned();
+        assert_eq!(scene.difference(), Difference::Nothing);
+    }
+
+    #[test]
+    fn a_file_that_is_gone_asks_the_image_unless_it_may_have_lain_over_another() {
+        let scene = Scene::new();
+        std::fs::remove_file(scene.path("old.c")).unwrap();
+        assert!(scene.is_later());
+        std::fs::remove_file(scene.path("override/a.c")).unwrap();
+        assert_eq!(scene.difference(), Difference::Other);
     }
 }

@@ -23,7 +23,7 @@ const MAX_IMAGES: usize = 64;
 const MAX_LAYERS: usize = 4_096;
 /// Containers of image builds remembered of one project; they are gone when their build is over.
 const MAX_CONTAINERS: usize = 256;
-/// Bytes of an instruction that are kept; a longer one never equals another.
+/// Bytes of an instruction that are kept; of a longer one nothing is.
 const MAX_INSTRUCTION: usize = 512;
 /// A larger file is not ours.
 const MAX_FILE: u64 = 16 << 20;
@@ -181,17 +181,6 @@ impl Step {
             .iter()
             .any(|making| word.eq_ignore_ascii_case(making))
     }
-
-    /// Files of the context may have another place where this instruction is another.
-    fn moves_files(&self) -> bool {
-        let word = self.instruction.split_whitespace().next();
-        // Too long to be known.
-        let Some(word) = word else { return true };
-        let moving = ["COPY", "ADD", "WORKDIR"];
-        moving
-            .iter()
-            .any(|moving| word.eq_ignore_ascii_case(moving))
-    }
 }
 
 /// How a context differs from that of a build, where all that differs was changed after that build.
@@ -214,29 +203,26 @@ impl ImageRecord {
     ///
     /// The context must have been seen to differ by `change`. Each layer that the base's image has not
     /// must have been made after the base, and after the files were changed: a layer from Docker's
-    /// cache has the times of the files that it was once made of.
+    /// cache has the times of the files that it was once made of. A changed Dockerfile may bring old
+    /// files to new places in each of its steps. Of an image without steps nothing is known.
     pub fn is_newer(&self, base: Option<&ImageRecord>, change: &Change) -> bool {
         let known = base.map_or(&[][..], |base| &base.steps);
-        self.steps.iter().all(|step| {
-            let is_known = known.iter().any(|known| known.layer == step.layer);
-            if is_known || !step.makes_files() {
-                return true;
-            }
-            let is_moved = change.is_dockerfile
-                && step.moves_files()
-                && known
-                    .iter()
-                    .all(|known| known.instruction != step.instruction);
-            let is_unpacked = change.is_archive && {
-                let word = step.instruction.split_whitespace().next();
-                word.is_none_or(|word| word.eq_ignore_ascii_case("ADD"))
-            };
-            !is_moved
-                && !is_unpacked
-                && step.made.is_some_and(|made| {
-                    made > change.since && SystemTime::from(made) >= change.latest
-                })
-        })
+        !self.steps.is_empty()
+            && self.steps.iter().all(|step| {
+                let is_known = known.iter().any(|known| known.layer == step.layer);
+                if is_known || !step.makes_files() {
+                    return true;
+                }
+                let is_unpacked = change.is_archive && {
+                    let word = step.instruction.split_whitespace().next();
+                    word.is_none_or(|word| word.eq_ignore_ascii_case("ADD"))
+                };
+                !change.is_dockerfile
+                    && !is_unpacked
+                    && step.made.is_some_and(|made| {
+                        made > change.since && SystemTime::from(made) >= change.latest
+                    })
+            })
     }
 }
 
@@ -351,17 +337,35 @@ mod tests {
     }
 
     #[test]
-    fn a_dockerfile_that_copies_from_elsewhere_may_bring_old_files() {
+    fn a_changed_dockerfile_may_bring_old_files_in_each_new_layer() {
         let base = image(&[("a", Some(10), "COPY v1.c /a.c"), ("b", Some(10), "RUN x")]);
-        let next = |instruction, run| image(&[("c", Some(30), instruction), ("d", Some(30), run)]);
         let change = Change {
             is_dockerfile: true,
             ..change(20, 25)
         };
-        assert!(!next("COPY v2.c /a.c", "RUN x").is_newer(Some(&base), &change));
-        assert!(next("COPY v1.c /a.c", "RUN y").is_newer(Some(&base), &change));
-        let long = format!("COPY {} /a.c", "x".repeat(MAX_INSTRUCTION));
-        assert!(!next(&long, "RUN x").is_newer(Some(&base), &change));
+        for (layer, instruction) in [
+            ("c", "COPY v2.c /a.c"),
+            ("c", "COPY $V.c /a.c"),
+            ("c", "RUN mv v2.c a.c"),
+        ] {
+            let next = image(&[
+                ("a", Some(10), "COPY v1.c /a.c"),
+                (layer, Some(30), instruction),
+            ]);
+            assert!(!next.is_newer(Some(&base), &change), "{instruction}");
+        }
+        let settings = image(&[
+            ("a", Some(10), "COPY v1.c /a.c"),
+            ("b", Some(10), "RUN x"),
+            ("c", Some(30), "ENV V=2"),
+        ]);
+        assert!(settings.is_newer(Some(&base), &change));
+    }
+
+    #[test]
+    fn an_image_of_which_nothing_is_known_is_not_newer() {
+        let base = image(&[("a", Some(10), "COPY v1.c /a.c")]);
+        assert!(!image(&[]).is_newer(Some(&base), &change(20, 25)));
     }
 
     #[test]

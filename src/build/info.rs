@@ -419,6 +419,13 @@ pub struct Bookkeeping {
     pub own: Option<u64>,
     /// Digest of each file of the context, at most [`MAX_INPUT_FILES`].
     pub files: BTreeMap<String, String>,
+    /// Digest of the target of each symbolic link of the context; `None` in records that do not say.
+    pub links: Option<BTreeMap<String, String>>,
+    /// All of both stand in `inputs.json`, since they are too many.
+    pub has_inputs: bool,
+    /// No file that the build or its bases left is newer, as far as clocks tell: what was made while the
+    /// clock was ahead counts. `None` in records that do not say.
+    pub built_until: Option<Timestamp>,
 }
 
 /// A record names at most this many input files, so that it stays a file one can open.

@@ -35,6 +35,8 @@ pub(super) const PARAMS: &str = "params";
 pub(super) const HOME: &str = "home";
 /// The record.
 pub(super) const RECORD: &str = "build_info.json";
+/// What a build with a large context was made of.
+pub(super) const INPUTS: &str = "inputs.json";
 /// The log.
 pub(super) const LOG: &str = "out.log";
 

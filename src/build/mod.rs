@@ -26,6 +26,7 @@ mod gc;
 mod image_records;
 mod index;
 mod info;
+mod inputs;
 mod layout;
 mod lease;
 mod leftover;

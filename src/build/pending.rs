@@ -479,6 +479,13 @@ impl PendingBuild {
         info.exit_code = end.exit_code;
         info.duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
         info.finished_at = Some(now);
+        let built_until = [
+            info.started_at.checked_add(duration).ok(),
+            self.base_built_until(),
+        ];
+        let built_until = built_until.into_iter().flatten().fold(now, Timestamp::max);
+        self.record.keep.built_until = Some(built_until);
+        let info = &mut self.record.info;
         if let Some(sentence) = end.error {
             info.set_error(sentence);
         }
@@ -494,6 +501,13 @@ impl PendingBuild {
             .map_err(doing("write the record of the build"))?;
         faults::point("finish-record");
         self.store.publish(&self.project, self.id, &self.record)
+    }
+
+    /// The latest time that anything cloned from the base may have.
+    fn base_built_until(&self) -> Option<Timestamp> {
+        let base: JobId = self.record.info.base.as_deref()?.parse().ok()?;
+        let directory = self.store.layout.ready(&self.project, base);
+        record::read(&directory).ok()??.keep.built_until
     }
 
     /// Ends a build that [`PendingBuild::finish`] or a beginning has failed for: as errored, for the

@@ -17,14 +17,13 @@ use rustix::fs::{Mode, OFlags};
 use super::artifacts::Artifacts;
 use super::claim::{Claim, Holder, Secret};
 use super::index::{Filter, Index, Place};
+use super::inputs::Inputs;
 use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
 use super::tally::Tallies;
-use super::{
-    BuildInfo, Cached, Facts, LOG_TAIL, Listing, MAX_INPUT_FILES, Record, State, record, used,
-};
+use super::{BuildInfo, Cached, Facts, LOG_TAIL, Listing, Record, State, record, used};
 use crate::faults;
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
@@ -205,13 +204,9 @@ impl BuildStore {
             .filter(|(name, _)| name.is_opaque())
             .map(|(name, value)| (name.to_string(), value.clone()))
             .collect();
-        record.keep.files = context
-            .files()
-            .take(MAX_INPUT_FILES)
-            .map(|(path, digest)| (path.to_string_lossy().into_owned(), digest.to_string()))
-            .collect();
+        let listed = Inputs::of(context).into_record(&mut record);
         let directory = self.layout.pending(&job.project, id);
-        let accepted = self.write_down(&directory, &record);
+        let accepted = self.write_down(&directory, &record, listed.as_ref());
         if accepted.is_err() {
             // Un-accept: the next try must find the place free.
             let _ = std::fs::remove_dir_all(&directory);
@@ -221,7 +216,12 @@ impl BuildStore {
             .map_err(doing("write the job down"))
     }
 
-    fn write_down(&self, directory: &Path, record: &Record) -> io::Result<File> {
+    fn write_down(
+        &self,
+        directory: &Path,
+        record: &Record,
+        listed: Option<&Inputs>,
+    ) -> io::Result<File> {
         let parent = directory.parent().unwrap_or(directory);
         let is_new = !parent.exists();
         make_directories(parent)?;
@@ -236,6 +236,9 @@ impl BuildStore {
         faults::point("accept-directory");
         // The log is there from the first moment, so that it can be followed from then on.
         let log = open_log(directory)?;
+        if let Some(inputs) = listed {
+            inputs.write(directory)?;
+        }
         record::write(directory, record, true)?;
         faults::point("accept-record");
         File::open(parent)?.sync_all()?;

@@ -149,6 +149,17 @@ impl Context {
         })
     }
 
+    /// Relative path of each symbolic link that is sent, and the digest of its target's text.
+    pub fn links(&self) -> impl Iterator<Item = (&Path, Digest)> {
+        self.sent().filter_map(|entry| match &entry.content {
+            Content::Link(target) => {
+                let digest = Digest::of(target.as_os_str().as_bytes());
+                Some((entry.path.as_path(), digest))
+            }
+            _ => None,
+        })
+    }
+
     /// Relative path and modification time of each regular file and symbolic link that is sent,
     /// as the file system has it: not cut to whole seconds, and possibly before 1980 or in the
     /// future.

@@ -431,7 +431,10 @@ impl Making {
         };
         faults::point("image");
         self.pending()?.record_mut().info.phases.image = Some(milliseconds(began));
+        let began = Instant::now();
         self.reconsider(job, context, &settings, &image).await?;
+        let snapshot = &mut self.pending()?.record_mut().info.phases.snapshot;
+        *snapshot = snapshot.map(|before| before + milliseconds(began));
 
         self.enter(Phase::Running)?;
         loop {

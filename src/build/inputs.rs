@@ -1,0 +1,145 @@
+//! What a build was made of: the files and symbolic links of its context, each with its digest. The next
+//! build of the group learns from it what differs.
+//!
+//! A record lists a few thousand; the list of a larger context is a file of its own beside it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{MAX_INPUT_FILES, Record, layout, record};
+use crate::project::Context;
+
+/// Entries that a list of its own may have: some 100 MB. Of a larger context only the part in the record
+/// is known.
+const MAX_LISTED: usize = 500_000;
+/// A larger file is not ours.
+const MAX_FILE: u64 = 256 << 20;
+
+/// Files and links by their paths.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct Inputs {
+    /// The digest of each file.
+    pub(super) files: BTreeMap<String, String>,
+    /// The digest of each link's target; `None` where the record does not say.
+    pub(super) links: Option<BTreeMap<String, String>>,
+    /// These are all.
+    #[serde(skip)]
+    pub(super) is_whole: bool,
+}
+
+impl Inputs {
+    /// Those of a context.
+    pub(super) fn of(context: &Context) -> Inputs {
+        let entry = |(path, digest): (&Path, crate::project::Digest)| {
+            (path.to_string_lossy().into_owned(), digest.to_string())
+        };
+        Inputs {
+            files: context.files().map(entry).collect(),
+            links: Some(context.links().map(entry).collect()),
+            is_whole: true,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.files.len() + self.links.as_ref().map_or(0, BTreeMap::len)
+    }
+
+    /// Writes them into the record; gives back those that do not fit, for [`Inputs::write`].
+    pub(super) fn into_record(self, record: &mut Record) -> Option<Inputs> {
+        if self.len() < MAX_INPUT_FILES {
+            record.keep.files = self.files;
+            record.keep.links = self.links;
+            return None;
+        }
+        let first = self.files.iter().take(MAX_INPUT_FILES);
+        record.keep.files = first.map(|(k, v)| (k.clone(), v.clone())).collect();
+        record.keep.has_inputs = self.len() <= MAX_LISTED;
+        record.keep.has_inputs.then_some(self)
+    }
+
+    /// Writes them beside the record in `directory`. A power cut may take the list: it is synced with
+    /// the build.
+    pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
+        let file = std::fs::File::create_new(directory.join(layout::INPUTS))?;
+        let mut file = io::BufWriter::new(file);
+        serde_json::to_writer(&mut file, self)?;
+        file.flush()
+    }
+
+    /// Those of the build in `directory`, whose record is `record`.
+    pub(super) fn read(directory: &Path, record: &Record) -> Inputs {
+        let listed = match record.keep.has_inputs {
+            true => read(directory),
+            false => None,
+        };
+        listed.unwrap_or_else(|| Inputs {
+            files: record.keep.files.clone(),
+            links: record.keep.links.clone(),
+            // The first mistry wrote none.
+            is_whole: (1..MAX_INPUT_FILES).contains(&record.keep.files.len()),
+        })
+    }
+}
+
+/// `None` where the list is lost or none of ours.
+fn read(directory: &Path) -> Option<Inputs> {
+    let file = record::open_regular(&directory.join(layout::INPUTS)).ok()??;
+    let mut text = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut text).ok()?;
+    let inputs: Inputs = serde_json::from_slice(&text).ok()?;
+    Some(Inputs {
+        is_whole: true,
+        ..inputs
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(files: usize) -> Inputs {
+        Inputs {
+            files: (0..files)
+                .map(|n| (format!("{n:05}"), n.to_string()))
+                .collect(),
+            links: Some([("l".to_owned(), "t".to_owned())].into()),
+            is_whole: true,
+        }
+    }
+
+    #[test]
+    fn all_are_known_of_small_contexts_and_of_large_ones() {
+        for files in [
+            1,
+            MAX_INPUT_FILES - 2,
+            MAX_INPUT_FILES - 1,
+            MAX_INPUT_FILES + 1,
+            9_000,
+        ] {
+            let home = tempfile::tempdir().unwrap();
+            let mut record = Record::default();
+            if let Some(rest) = inputs(files).into_record(&mut record) {
+                rest.write(home.path()).unwrap();
+            }
+            assert!(record.keep.files.len() <= MAX_INPUT_FILES);
+            assert_eq!(Inputs::read(home.path(), &record), inputs(files), "{files}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_lost_or_torn_leaves_what_the_record_says() {
+        let home = tempfile::tempdir().unwrap();
+        let mut record = Record::default();
+        let rest = inputs(9_000).into_record(&mut record).unwrap();
+        let part = Inputs::read(home.path(), &record);
+        assert!(!part.is_whole && part.files.len() == MAX_INPUT_FILES);
+        rest.write(home.path()).unwrap();
+        std::fs::write(home.path().join(layout::INPUTS), "{\"Files\":").unwrap();
+        assert!(!Inputs::read(home.path(), &record).is_whole);
+        assert!(!Inputs::read(home.path(), &Record::default()).is_whole);
+    }
+}
