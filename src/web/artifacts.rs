@@ -49,7 +49,7 @@ pub(super) async fn all(
     }
     let artifacts = used(web, asked, project, id).await?;
     let compress = answer::takes_coding(asked.headers(), "zstd");
-    let sparse = asked.query("sparse").is_some();
+    let sparse = asked.flag("sparse")?;
     let metrics = web.metrics.clone();
     let bytes = pipe::stream_of(move |to| {
         if compress {

@@ -3,9 +3,9 @@
 use super::error::Refusal;
 
 /// Every name that an address of this server reads. Given twice it would mean two things.
-const KNOWN: [&str; 19] = [
+const KNOWN: [&str; 20] = [
     "async", "before", "find", "follow", "from", "group", "inline", "json", "limit", "lines",
-    "log", "manifest", "outcome", "project", "rows", "state", "text", "view", "wait",
+    "log", "manifest", "outcome", "project", "rows", "sparse", "state", "text", "view", "wait",
 ];
 
 /// Names and values after the `?`, decoded.

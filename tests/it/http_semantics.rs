@@ -32,6 +32,7 @@ async fn a_flag_is_true_false_or_a_mistake_at_every_address() {
         (format!("/log/{name}?"), "lines"),
         (format!("/log/{name}?text&"), "follow"),
         (format!("/artifacts/{name}?"), "manifest"),
+        (format!("/artifacts/{name}?"), "sparse"),
         (format!("/artifacts/{name}/a?"), "view"),
         (format!("/artifacts/{name}/a?"), "inline"),
     ] {
