@@ -219,3 +219,91 @@ impl PendingBuild {
             .map_err(doing("take over an interrupted build"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::path::{Path, PathBuf};
+
+    use rustix::process::{Uid, geteuid};
+    use rustix::thread::set_thread_res_uid;
+
+    use super::*;
+    use crate::build::User;
+    use crate::filesystem::Filesystem;
+    use crate::job::Job;
+    use crate::project::Projects;
+
+    const SECRET: &str = "only-for-the-build";
+    /// The user `nobody`.
+    const NOBODY: u32 = 65534;
+
+    /// A build of a job with an opaque param, in a build path of its own, that has its data and its home.
+    fn begun(home: &Path) -> PendingBuild {
+        let builds = home.join("builds");
+        fs::create_dir(&builds).unwrap();
+        fs::create_dir_all(home.join("projects/p")).unwrap();
+        fs::write(home.join("projects/p/Dockerfile"), "FROM scratch\n").unwrap();
+        let projects = Projects::new(&home.join("projects"));
+        let context = projects.context(&"p".parse().unwrap()).unwrap();
+        let params = [("_token".parse().unwrap(), SECRET.to_owned())];
+        let job = Job {
+            project: "p".parse().unwrap(),
+            group: None,
+            params: params.into(),
+            context: context.digest(),
+        };
+        let store = Arc::new(BuildStore::open(&builds, Filesystem::Plain).unwrap());
+        let mut pending = store.accept(&job, &context, false, None).unwrap();
+        let user = User {
+            user: 0,
+            group: 0,
+            is_given: false,
+        };
+        pending.prepare(&job.params, &user, &context).unwrap();
+        pending.make_home(&[], &user).unwrap();
+        pending
+    }
+
+    fn set_mode(path: PathBuf, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Runs a test as a user without capabilities, in a directory of theirs. Only its thread changes.
+    fn without_capabilities(test: fn(&Path)) {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().to_owned();
+        if geteuid().is_root() {
+            chown(&path, Some(NOBODY), None).unwrap();
+        }
+        let thread = std::thread::spawn(move || {
+            if geteuid().is_root() {
+                let user = Uid::from_raw(NOBODY);
+                set_thread_res_uid(user, user, user).unwrap();
+            }
+            test(&path);
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn data_and_home_that_a_build_closed_to_its_owner_are_put_aside() {
+        without_capabilities(|home| {
+            for (of_data, of_home) in [(0o555, 0o700), (0o700, 0o555), (0o000, 0o000)] {
+                let place = home.join(format!("{of_data}-{of_home}"));
+                fs::create_dir(&place).unwrap();
+                let mut pending = begun(&place);
+                set_mode(pending.data(), of_data);
+                set_mode(pending.directory().join(layout::HOME), of_home);
+                pending.put_data_aside().unwrap();
+                assert!(!pending.data().exists());
+                assert!(!pending.directory().join(layout::HOME).exists());
+                pending.begin_again(true).unwrap();
+                pending.store.empty_trash().unwrap();
+                let trash = pending.store.layout.trash();
+                assert_eq!(fs::read_dir(trash).unwrap().count(), 0);
+            }
+        });
+    }
+}

@@ -14,9 +14,9 @@ use rustix::fs::RenameFlags;
 use super::layout::Layout;
 use super::store::{BuildStore, Error, doing, make_directories, random_hex};
 use super::{Record, record};
-use crate::faults;
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
+use crate::{faults, filesystem};
 
 impl BuildStore {
     /// A finished record in `pending`: either its rename is still owed, or it is what an
@@ -201,9 +201,16 @@ impl BuildStore {
         Ok(record.as_ref().map(Order::of))
     }
 
-    /// Puts a directory out of sight; [`BuildStore::empty_trash`] removes it.
+    /// Puts a directory out of sight, whatever a build did to its mode; [`BuildStore::empty_trash`]
+    /// removes it.
+    ///
+    /// # Errors
+    /// When it cannot be moved; then it stays where it is.
     pub(super) fn throw_away(&self, directory: &Path) -> io::Result<()> {
         let name = random_hex()?;
+        // Moving a directory to another parent takes write permission on the directory itself. Where
+        // that cannot be had, the rename tells.
+        let _ = filesystem::open_writable(rustix::fs::CWD, directory);
         match std::fs::rename(directory, self.layout.trash().join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,

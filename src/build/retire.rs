@@ -318,11 +318,7 @@ impl BuildStore {
     pub(super) fn discard(&self, directory: &Path) -> Result<(), Error> {
         let data = directory.join(layout::DATA);
         match self.clear_out(directory) {
-            Err(error) if !error.is_full() => {
-                // To move a directory takes the right to write into it.
-                let _ = filesystem::open_writable(rustix::fs::CWD, &data);
-                self.throw_away(&data).map_err(|_| error)
-            }
+            Err(error) if !error.is_full() => self.throw_away(&data).map_err(|_| error),
             result => result,
         }
     }
