@@ -13,7 +13,7 @@ use super::inputs::Inputs;
 use super::store::{BuildStore, Error};
 use super::{Change, Filter, ImageRecord, Outcome, PendingBuild, Record, State, layout, record};
 use crate::job::{GroupName, JobId};
-use crate::project::{Context, ProjectName};
+use crate::project::{Context, DOCKERFILE, ProjectName, SETTINGS};
 
 /// Builds of the group that are looked at for one of the same files: each costs a record to read.
 const MOST_LOOKED_AT: usize = 20;
@@ -21,6 +21,9 @@ const MOST_LOOKED_AT: usize = 20;
 const ARCHIVES: [&str; 8] = [
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst",
 ];
+
+/// Files of a project that Docker and mistry read.
+const RECIPE: [&str; 3] = [DOCKERFILE, ".dockerignore", SETTINGS];
 
 /// Where a build begins.
 #[derive(Debug, Default)]
@@ -73,8 +76,15 @@ fn difference(base: &Record, directory: &Path, context: &Context) -> Difference 
         if known.files.get(name.as_ref()) == Some(digest) {
             continue;
         }
-        let is_later = whole_second(time) > SystemTime::from(since);
         let is_known = known.is_whole || known.files.contains_key(name.as_ref());
+        // What they say is in layers and settings; tools of a build do not look at their times.
+        if RECIPE.contains(&name.as_ref()) {
+            let is_dockerfile = is_known && name == DOCKERFILE;
+            change.is_dockerfile |= is_dockerfile;
+            differs |= is_dockerfile;
+            continue;
+        }
+        let is_later = whole_second(time) > SystemTime::from(since);
         match (is_later, is_known) {
             (true, _) => {}
             // What is older than a build whose files are not known counts as unchanged.
@@ -83,7 +93,6 @@ fn difference(base: &Record, directory: &Path, context: &Context) -> Difference 
         }
         differs = true;
         change.latest = time.max(change.latest);
-        change.is_dockerfile |= is_known && name == "Dockerfile";
         let name = name.to_ascii_lowercase();
         change.is_archive |= ARCHIVES.iter().any(|end| name.ends_with(end));
     }
@@ -270,6 +279,19 @@ mod tests {
             scene.difference(),
             Difference::Other,
             "the clock had been ahead"
+        );
+    }
+
+    #[test]
+    fn a_recipe_that_differs_asks_the_image_whatever_its_time() {
+        let scene = Scene::new();
+        scene.write("mistry.json", "{}", 100);
+        assert_eq!(scene.difference(), Difference::Nothing);
+        scene.write("Dockerfile", "FROM other", 100);
+        let difference = scene.difference();
+        assert!(
+            matches!(&difference, Difference::Later(change) if change.is_dockerfile),
+            "{difference:?}"
         );
     }
 

@@ -176,7 +176,8 @@ impl Step {
         let word = self.instruction.split_whitespace().next();
         // Too long to be known.
         let Some(word) = word else { return true };
-        let making = ["RUN", "COPY", "ADD", "WORKDIR"];
+        // A WORKDIR makes a directory; what it moves is in the layers after it.
+        let making = ["RUN", "COPY", "ADD"];
         making
             .iter()
             .any(|making| word.eq_ignore_ascii_case(making))

@@ -87,7 +87,8 @@ impl Access {
         secret: &Secret,
     ) -> Result<Caller, Refusal> {
         self.check_host(request, peer)?;
-        if !is_safe(&request.method) {
+        // By OPTIONS a browser asks whether a page of another site may do something: it may not.
+        if !is_safe(&request.method) || request.method == Method::OPTIONS {
             check_origin(request)?;
         }
         match (peer, scope) {

@@ -212,7 +212,7 @@ fn an_image_holds_the_context_as_it_is_without_what_is_ignored() {
     let count = |daemon: &Daemon| Engine::new().images(&daemon.label()).len();
     let images = count(&daemon);
     fs::write(files.join("b.tmp"), "ignored").unwrap();
-    fs::set_permissions(files.join("plain"), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(files.join("program"), fs::Permissions::from_mode(0o775)).unwrap();
     fs::write(files.join("plain"), "plain").unwrap();
     let again = build("1");
     assert_eq!(
