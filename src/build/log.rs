@@ -7,13 +7,15 @@ use std::io::{self, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use super::record;
 
 /// Most bytes that a follower is handed at once.
 const CHUNK: usize = 64 << 10;
@@ -141,13 +143,23 @@ pub struct LogFollower {
     progress: Option<LogProgress>,
 }
 
-/// A name for a file that holds from its first byte to its removal, whatever is appended to it and
-/// wherever it is moved. A new file may get the inode of one that is gone, but not its birth.
-fn tag(metadata: &std::fs::Metadata) -> String {
-    let birth = metadata.created().ok();
+/// A name for the log at `path` that holds from its first byte to its removal, whatever is appended to
+/// it and wherever it is moved. A new file may get the inode of one that is gone, but not its birth.
+/// Where the filesystem keeps no births, the time at which the execution was asked for, as its record
+/// says, stands in for it.
+///
+/// # Errors
+/// `NotFound` where that record is needed and is not there: the build was moved or removed.
+async fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String> {
     let birth = birth.and_then(|birth| birth.duration_since(UNIX_EPOCH).ok());
-    let birth = birth.map_or(0, |birth| birth.as_nanos());
-    format!("{:x}-{birth:x}", metadata.ino())
+    if let Some(birth) = birth {
+        return Ok(format!("{inode:x}-{:x}", birth.as_nanos()));
+    }
+    let directory = path.parent().unwrap_or(path).to_owned();
+    let record = tokio::task::spawn_blocking(move || record::read(&directory)).await??;
+    let info = record.ok_or(io::ErrorKind::NotFound)?.info;
+    let birth = info.queued_at.unwrap_or(info.started_at).as_nanosecond();
+    Ok(format!("{inode:x}-{birth:x}"))
 }
 
 impl LogFollower {
@@ -155,7 +167,8 @@ impl LogFollower {
     /// now is all.
     ///
     /// # Errors
-    /// When the file cannot be opened.
+    /// When the file cannot be opened; where the filesystem keeps no times of birth, also when the
+    /// build's record beside it cannot be read.
     pub async fn open(
         path: &Path,
         from: u64,
@@ -168,7 +181,7 @@ impl LogFollower {
             file,
             at: from,
             length: metadata.len(),
-            tag: tag(&metadata),
+            tag: tag(metadata.ino(), metadata.created().ok(), path).await?,
             progress,
         })
     }
@@ -253,6 +266,9 @@ impl LogFollower {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
+    use super::super::{Record, layout};
     use super::*;
 
     async fn all(follower: &mut LogFollower) -> Vec<u8> {
@@ -338,5 +354,32 @@ mod tests {
         std::fs::remove_file(&moved).unwrap();
         std::fs::write(&path, "one two").unwrap();
         assert_ne!(tag(&path).await, first);
+    }
+
+    /// Some filesystems, such as ramfs and older XFS, keep no time of birth.
+    #[tokio::test]
+    async fn without_a_time_of_birth_a_log_is_named_by_the_execution_that_its_record_is_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.log");
+        let tag_of = async || tag(7, None, &path).await;
+        let mut record = Record::default();
+        record.info.queued_at =
+            Some(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
+        record::write(dir.path(), &record, false).unwrap();
+        let first = tag_of().await.unwrap();
+        // A new attempt goes on with the same log.
+        record.info.attempt = 2;
+        record.info.started_at = Timestamp::now();
+        record::write(dir.path(), &record, false).unwrap();
+        assert_eq!(tag_of().await.unwrap(), first);
+        // The job was asked for again, and its log has the inode of the last one.
+        record.info.queued_at =
+            Some(Timestamp::from_nanosecond(1_700_000_000_000_000_002).unwrap());
+        record::write(dir.path(), &record, false).unwrap();
+        assert_ne!(tag_of().await.unwrap(), first);
+        // The build was moved meanwhile: its log is to be looked for again.
+        std::fs::remove_file(dir.path().join(layout::RECORD)).unwrap();
+        let moved = tag_of().await.unwrap_err();
+        assert_eq!(moved.kind(), io::ErrorKind::NotFound);
     }
 }
