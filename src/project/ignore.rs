@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::pattern::{Name, Pattern, is_well_formed};
+use super::regex::{MOST_MEMORY, Memory, TooMuch};
 
 /// Its file name.
 pub(super) const IGNORE_FILE: &str = ".dockerignore";
@@ -17,7 +18,7 @@ const LONGEST_LINE: usize = 65_535;
 /// Letters of a pattern that an error shows.
 const SHOWN: usize = 80;
 
-/// A line that Docker refuses.
+/// A line that Docker refuses, or that takes too much memory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WrongLine {
     /// Counted from 1.
@@ -53,8 +54,13 @@ impl Ignore {
     /// Reads the file.
     ///
     /// # Errors
-    /// The first line that is too long or no pattern.
+    /// The first line that is too long or no pattern, or with which all take more than
+    /// [`MOST_MEMORY`].
     pub(super) fn parse(text: &[u8]) -> Result<Ignore, WrongLine> {
+        Ignore::parse_within(text, Memory::new(MOST_MEMORY))
+    }
+
+    fn parse_within(text: &[u8], mut memory: Memory) -> Result<Ignore, WrongLine> {
         let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
         let mut lines = Vec::new();
         for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -73,9 +79,15 @@ impl Ignore {
             if !is_well_formed(&pattern) {
                 return Err(wrong(not_a_pattern(&pattern)));
             }
+            let pattern = Pattern::new(pattern, &mut memory).map_err(|TooMuch| {
+                let most = MOST_MEMORY >> 20;
+                wrong(format!(
+                    "the patterns up to here take more than {most} MiB of memory"
+                ))
+            })?;
             lines.push(Line {
                 number,
-                pattern: Pattern::new(pattern),
+                pattern,
                 is_exception,
             });
         }
@@ -326,5 +338,33 @@ mod tests {
             let looked_into = ignore.may_except_below(directory.as_bytes());
             assert_eq!(looked_into, is_looked_into, "{directory}");
         }
+    }
+
+    /// Each of the lines is one that Docker takes.
+    #[test]
+    fn patterns_that_would_take_too_much_memory_are_refused_at_the_line_that_does() {
+        let parsed = |text: &str| Ignore::parse_within(text.as_bytes(), Memory::new(1 << 20));
+        let long = format!("?{}", "a{1000}".repeat(20));
+        assert!(parsed(&format!("x\n{long}\nb?")).is_ok());
+        let alternatives = format!("?{}", "|".repeat(12_000));
+        let plain = "a\n".repeat(20_000);
+        for (text, line) in [
+            (format!("x\n{long}\n\n{long}\nb"), 4),
+            (format!("{alternatives}\n{alternatives}"), 2),
+            (format!("{plain}{long}"), 20_001),
+        ] {
+            let error = parsed(&text).err().unwrap().to_string();
+            let expected = "the patterns up to here take more than 128 MiB of memory";
+            assert_eq!(error, format!("line {line}: {expected}"));
+        }
+    }
+
+    #[test]
+    fn what_docker_refuses_for_its_length_takes_nothing_from_other_patterns() {
+        let endless = format!("?{}", "a{1000}".repeat(3_400));
+        let long = format!("?{}", "a{1000}".repeat(3_000));
+        let ignore = Ignore::parse(format!("{endless}\n{endless}\n{long}").as_bytes()).unwrap();
+        let error = ignore.excludes(b"a", &Matched::default()).unwrap_err();
+        assert_eq!(error.number, 1);
     }
 }

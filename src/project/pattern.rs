@@ -8,7 +8,7 @@
 
 use std::cell::OnceCell;
 
-use super::regex::{Program, parse};
+use super::regex::{Memory, Program, TooMuch, Wrong, parse};
 
 /// A pattern that Docker finds to be wrong when it matches a path with it.
 #[derive(Debug)]
@@ -174,13 +174,26 @@ enum Matcher {
 }
 
 impl Pattern {
-    pub(super) fn new(text: Vec<u8>) -> Pattern {
+    /// Reads a pattern, which takes of `memory` what it needs.
+    pub(super) fn new(text: Vec<u8>, memory: &mut Memory) -> Result<Pattern, TooMuch> {
+        memory.take(size_of::<Pattern>() + text.len())?;
         let (matcher, regex) = translate(&text);
         let matcher = match matcher {
-            None => parse(&regex).map_or(Matcher::Unmatchable, Matcher::Programs),
+            None => {
+                let mut left = *memory;
+                match parse(&regex, &mut left) {
+                    Ok(programs) => {
+                        *memory = left;
+                        Matcher::Programs(programs)
+                    }
+                    // Nothing of it is kept.
+                    Err(Wrong::Refused) => Matcher::Unmatchable,
+                    Err(Wrong::TooMuch) => return Err(TooMuch),
+                }
+            }
             Some(matcher) => matcher,
         };
-        Pattern { text, matcher }
+        Ok(Pattern { text, matcher })
     }
 
     pub(super) fn text(&self) -> &[u8] {

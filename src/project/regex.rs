@@ -3,7 +3,10 @@
 //! They are those of Go (`regexp/syntax`), as far as the translation can write them: there are no
 //! groups but its own. The syntax is Go's and no other's: what a pattern with a stray `\w` or
 //! `{2}` matches, and whether Docker refuses it, depends on it. An expression is run in time
-//! that is linear in the length of the path, and takes memory that is linear in its own length.
+//! that is linear in the length of the path. A repetition is written out, so a short expression may
+//! take much memory; all of one file together take at most [`MOST_MEMORY`].
+
+use std::sync::Arc;
 
 use regex_syntax::hir::{Class, HirKind};
 
@@ -16,7 +19,11 @@ type Ranges = Vec<(u32, u32)>;
 enum Set {
     One(u32),
     NotNewline,
-    Ranges { ranges: Ranges, is_negated: bool },
+    /// Repetitions share them.
+    Ranges {
+        ranges: Arc<[(u32, u32)]>,
+        is_negated: bool,
+    },
 }
 
 impl Set {
@@ -72,10 +79,60 @@ enum Step {
     Assert(Assertion),
 }
 
+impl Step {
+    /// How many ranges of letters it has.
+    fn count_ranges(&self) -> usize {
+        match self {
+            Step::One(Set::Ranges { ranges, .. }) | Step::Many(Set::Ranges { ranges, .. }) => {
+                ranges.len()
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// Bytes that all patterns of one file take at most. The longest expression that Go takes fits in.
+pub(super) const MOST_MEMORY: usize = 128 << 20;
+const _: () = assert!(MOST_STEPS * size_of::<Step>() < MOST_MEMORY);
+
+/// Bytes that patterns may still take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory(usize);
+
+/// Patterns take more memory than there is for them.
+#[derive(Debug)]
+pub(super) struct TooMuch;
+
+impl Memory {
+    pub(super) fn new(bytes: usize) -> Memory {
+        Memory(bytes)
+    }
+
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), TooMuch> {
+        self.0 = self.0.checked_sub(bytes).ok_or(TooMuch)?;
+        Ok(())
+    }
+}
+
+/// Why there is no program.
+#[derive(Debug)]
+pub(super) enum Wrong {
+    /// Go refuses the expression.
+    Refused,
+    /// It takes too much memory.
+    TooMuch,
+}
+
+impl From<TooMuch> for Wrong {
+    fn from(_: TooMuch) -> Wrong {
+        Wrong::TooMuch
+    }
+}
+
 /// One alternative of a regular expression, run over a path on all its branches at once.
 #[derive(Debug)]
 pub(super) struct Program {
-    steps: Vec<Step>,
+    steps: Box<[Step]>,
     /// It matches from the beginning of a path only.
     is_anchored: bool,
     /// What each path that matches ends with; most paths are told apart by it.
@@ -104,7 +161,7 @@ impl Program {
         Program {
             ending: ending.into_iter().rev().collect(),
             is_anchored: matches!(steps.first(), Some(Step::Assert(Assertion::Begin))),
-            steps,
+            steps: steps.into(),
         }
     }
 
@@ -190,8 +247,11 @@ enum Last {
     Repetition,
 }
 
-/// Reads a regular expression that the translation wrote; `None` when Go refuses it.
-pub(super) fn parse(regex: &[char]) -> Option<Vec<Program>> {
+/// Reads a regular expression that the translation wrote.
+///
+/// # Errors
+/// When Go refuses it, or when it needs more than is left of `memory`.
+pub(super) fn parse(regex: &[char], memory: &mut Memory) -> Result<Vec<Program>, Wrong> {
     let mut programs = Vec::new();
     let mut steps = Vec::new();
     let mut last = Last::None;
@@ -203,6 +263,7 @@ pub(super) fn parse(regex: &[char]) -> Option<Vec<Program>> {
         let mut now = Last::Piece;
         match letter {
             '|' => {
+                memory.take(size_of::<Program>())?;
                 programs.push(Program::new(std::mem::take(&mut steps)));
                 last = Last::None;
                 continue;
@@ -212,10 +273,10 @@ pub(super) fn parse(regex: &[char]) -> Option<Vec<Program>> {
                     || least > MOST_TIMES
                     || most.is_some_and(|most| most > MOST_TIMES || most < least)
                 {
-                    return None;
+                    return Err(Wrong::Refused);
                 }
                 rest = after;
-                let piece = steps.pop()?;
+                let piece = steps.pop().ok_or(Wrong::Refused)?;
                 repeat(&mut steps, piece, least, most);
                 now = Last::Repetition;
             }
@@ -223,19 +284,20 @@ pub(super) fn parse(regex: &[char]) -> Option<Vec<Program>> {
             '$' => steps.push(Step::Assert(Assertion::End)),
             // Outside of brackets these two are the translation's own.
             '.' => {
-                rest = after.strip_prefix(&['*'])?;
+                rest = after.strip_prefix(&['*']).ok_or(Wrong::Refused)?;
                 steps.push(Step::Many(Set::NotNewline));
                 now = Last::Repetition;
             }
             '(' => {
-                rest = after.strip_prefix(&['.', '*', '/', ')', '?'])?;
+                let group = after.strip_prefix(&['.', '*', '/', ')', '?']);
+                rest = group.ok_or(Wrong::Refused)?;
                 steps.push(Step::Skip(2));
                 steps.push(Step::Many(Set::NotNewline));
                 steps.push(Step::One(Set::One(u32::from('/'))));
                 now = Last::Repetition;
             }
             '[' => {
-                let (set, after) = class(after)?;
+                let (set, after) = class(after).ok_or(Wrong::Refused)?;
                 match after.strip_prefix(&['*']) {
                     Some(after) => {
                         rest = after;
@@ -249,7 +311,7 @@ pub(super) fn parse(regex: &[char]) -> Option<Vec<Program>> {
                 }
             }
             '\\' => {
-                rest = escaped(after, &mut steps)?;
+                rest = escaped(after, &mut steps).ok_or(Wrong::Refused)?;
                 if steps.len() == length {
                     // An empty quotation.
                     now = last;
@@ -258,13 +320,21 @@ pub(super) fn parse(regex: &[char]) -> Option<Vec<Program>> {
             letter => steps.push(Step::One(Set::One(u32::from(*letter)))),
         }
         last = now;
-        count += steps.len().saturating_sub(length);
+        let added = steps.get(length..).unwrap_or_default();
+        count += added.len();
         if count > MOST_STEPS {
-            return None;
+            return Err(Wrong::Refused);
         }
+        let ranges: usize = match letter {
+            // They are those of the piece, which are counted.
+            '{' => 0,
+            _ => added.iter().map(Step::count_ranges).sum(),
+        };
+        memory.take(size_of_val(added) + ranges * size_of::<(u32, u32)>())?;
     }
+    memory.take(size_of::<Program>())?;
     programs.push(Program::new(steps));
-    Some(programs)
+    Ok(programs)
 }
 
 /// How often Go repeats a piece at most.
@@ -334,8 +404,10 @@ fn escaped<'a>(rest: &'a [char], steps: &mut Vec<Step>) -> Option<&'a [char]> {
         return Some(end.map_or(&[], |end| &quoted[end + 2..]));
     }
     if let Some((ranges, rest)) = named_escape(rest)? {
-        let is_negated = false;
-        steps.push(Step::One(Set::Ranges { ranges, is_negated }));
+        steps.push(Step::One(Set::Ranges {
+            ranges: ranges.into(),
+            is_negated: false,
+        }));
         return Some(rest);
     }
     let (number, rest) = letter_escape(rest)?;
@@ -350,14 +422,21 @@ fn class(rest: &[char]) -> Option<(Set, &[char])> {
         None => (false, rest),
     };
     let mut ranges = Ranges::new();
+    let mut most = MERGED_FROM;
     let mut is_first = true;
     loop {
         if let Some(after) = rest.strip_prefix(&[']'])
             && !is_first
         {
+            merge(&mut ranges);
+            let ranges = ranges.into();
             return Some((Set::Ranges { ranges, is_negated }, after));
         }
         is_first = false;
+        if ranges.len() > most {
+            merge(&mut ranges);
+            most = MERGED_FROM.max(2 * ranges.len());
+        }
         if let Some((named, after)) = posix_class(rest)? {
             ranges.extend(named);
             rest = after;
@@ -381,6 +460,21 @@ fn class(rest: &[char]) -> Option<(Set, &[char])> {
         ranges.push((low, high));
         rest = after;
     }
+}
+
+/// How many ranges a class may have before those that overlap are made one.
+const MERGED_FROM: usize = 4_096;
+
+/// Sorts ranges, and makes one of those that overlap or touch.
+fn merge(ranges: &mut Ranges) {
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, last| {
+        let is_joined = next.0 <= last.1.saturating_add(1);
+        if is_joined {
+            last.1 = last.1.max(next.1);
+        }
+        is_joined
+    });
 }
 
 fn class_letter(rest: &[char]) -> Option<(u32, &[char])> {
@@ -552,4 +646,57 @@ fn hexadecimal(rest: &[char]) -> Option<(u32, &[char])> {
         }
     }
     (!digits.is_empty()).then_some((number, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Address and length of the ranges of each step that has some.
+    fn ranges_of(regex: &str) -> Vec<(*const (u32, u32), usize)> {
+        let regex: Vec<char> = regex.chars().collect();
+        let programs = parse(&regex, &mut Memory::new(MOST_MEMORY)).unwrap();
+        let ranges = programs[0].steps.iter().filter_map(|step| match step {
+            Step::One(Set::Ranges { ranges, .. }) | Step::Many(Set::Ranges { ranges, .. }) => {
+                Some((ranges.as_ptr(), ranges.len()))
+            }
+            _ => None,
+        });
+        ranges.collect()
+    }
+
+    #[test]
+    fn letters_of_a_piece_that_is_repeated_are_kept_once() {
+        for (regex, times) in [(r"\pL{1000}", 1_000), ("[a-z]{2,5}", 5), (r"\d{3,}", 4)] {
+            let ranges = ranges_of(regex);
+            assert_eq!(ranges.len(), times, "{regex}");
+            assert!(ranges.iter().all(|one| one == &ranges[0]), "{regex}");
+        }
+    }
+
+    #[test]
+    fn letters_that_a_class_names_often_are_kept_once() {
+        let length = |regex: &str| ranges_of(regex)[0].1;
+        assert_eq!(
+            length(&format!("[{}]", r"\pL".repeat(1_000))),
+            length(r"\pL")
+        );
+        assert_eq!(length("[c-ea-bx-zd-fg0-9]"), 3);
+        assert_eq!(length("[^a-ca-c]"), 1);
+    }
+
+    #[test]
+    fn letters_are_counted_as_memory_once_for_each_time_that_they_are_written() {
+        let parsed = |regex: &str| {
+            let regex: Vec<char> = regex.chars().collect();
+            parse(&regex, &mut Memory::new(10_000))
+        };
+        for fits in [r"\pL", r"\pL{100}", r"[\pL\pL\pL]"] {
+            assert!(parsed(fits).is_ok(), "{fits}");
+        }
+        for large in [r"\pL\pL", r"\pL{1000}", r"[\pL][\pL]"] {
+            assert!(matches!(parsed(large), Err(Wrong::TooMuch)), "{large}");
+        }
+        assert!(matches!(parsed(r"\y"), Err(Wrong::Refused)));
+    }
 }
