@@ -212,6 +212,11 @@ impl PendingBuild {
         keep.running_since = None;
         keep.deadline = None;
         keep.durable = false;
+        // These were about the attempt before.
+        (self.change, self.ended) = (None, None);
+        // Data that cannot be removed goes to the trash as it is.
+        self.empty_opaque()
+            .map_err(doing("remove the build's opaque params"))?;
         store.discard(&directory)?;
         self.clear_home()?;
         faults::point("data-cleared");
@@ -305,5 +310,26 @@ mod tests {
                 assert_eq!(fs::read_dir(trash).unwrap().count(), 0);
             }
         });
+    }
+    #[test]
+    fn opaque_params_are_emptied_wherever_they_are_when_the_data_leaves_the_build() {
+        let leave: [fn(PendingBuild); 3] = [
+            |mut pending| pending.begin_again(true).unwrap(),
+            |mut pending| pending.put_data_aside().unwrap(),
+            |pending| {
+                let error = Error::Disk("do it", io::ErrorKind::Other.into());
+                drop(pending.finish_without_data(&error).unwrap());
+            },
+        ];
+        for leave in leave {
+            let home = tempfile::tempdir().unwrap();
+            let pending = begun(home.path());
+            // It stands for what is in the trash, or anywhere else where the build has put it.
+            let link = home.path().join("link");
+            fs::hard_link(pending.data().join("params/_token"), &link).unwrap();
+            assert_eq!(fs::read_to_string(&link).unwrap(), SECRET);
+            leave(pending);
+            assert_eq!(fs::read_to_string(&link).unwrap(), "");
+        }
     }
 }

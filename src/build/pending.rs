@@ -138,11 +138,11 @@ pub struct PendingBuild {
     pub(super) record: Record,
     log: BuildLog,
     /// When its container had ended, where that was not just now.
-    ended: Option<Since>,
+    pub(super) ended: Option<Since>,
     /// Its data can be neither put in order nor removed, and is left as it is.
     is_data_stuck: bool,
     /// How its context differs from that of its base, until the image is known.
-    change: Option<Change>,
+    pub(super) change: Option<Change>,
     /// The files of opaque params that this process wrote, at most [`OPAQUE_FILES`].
     opaque_files: Vec<File>,
 }
@@ -518,6 +518,8 @@ impl PendingBuild {
     /// # Errors
     /// When the record cannot be written.
     pub fn finish_without_data(mut self, error: &Error) -> Result<FinishedBuild, Box<Unfinished>> {
+        // What cannot be emptied is removed with the data, where that can be done.
+        let _ = self.empty_opaque();
         let discarded = self.store.discard(&self.directory());
         // Where there is no room it is the record that needs it, and the data is no obstacle.
         self.is_data_stuck = discarded.is_err_and(|error| !error.is_full());
@@ -525,11 +527,13 @@ impl PendingBuild {
     }
 
     /// Takes the build's data out of it: a container that may run on still writes there, and what it
-    /// writes is in no build.
+    /// writes is in no build. The opaque params that this process wrote there are emptied.
     ///
     /// # Errors
     /// When the disk is in the way.
-    pub fn put_data_aside(&self) -> Result<(), Error> {
+    pub fn put_data_aside(&mut self) -> Result<(), Error> {
+        self.empty_opaque()
+            .map_err(doing("remove the build's opaque params"))?;
         let aside = self.store.throw_away(&self.data());
         aside.map_err(doing("put the build's data aside"))?;
         self.put_home_aside()
@@ -544,17 +548,28 @@ impl PendingBuild {
         }
     }
 
+    /// Empties the files of opaque params that this process wrote, also where the data that holds them
+    /// is about to leave the build: they may have other names by now, and belong to another user.
+    ///
+    /// # Errors
+    /// The first of the disk; the other files are emptied all the same.
+    pub(super) fn empty_opaque(&mut self) -> io::Result<()> {
+        let files = std::mem::take(&mut self.opaque_files);
+        if files.is_empty() {
+            return Ok(());
+        }
+        // Opened first: a subvolume that the build made read-only is writable again.
+        let _writable = open_directory(rustix::fs::CWD, &self.data());
+        let emptied: Vec<_> = files.iter().map(|file| file.set_len(0)).collect();
+        emptied.into_iter().collect()
+    }
+
     fn forget_opaque(&mut self) -> io::Result<()> {
         if self.record.keep.opaque.is_empty() {
             return Ok(());
         }
-        // Opened first: a subvolume that the build made read-only is writable again.
-        let data = open_directory(rustix::fs::CWD, &self.data());
-        // They may have other names by now, and belong to another user.
-        let files = std::mem::take(&mut self.opaque_files);
-        let emptied: Vec<_> = files.iter().map(|file| file.set_len(0)).collect();
-        emptied.into_iter().collect::<io::Result<()>>()?;
-        let Some(data) = data? else {
+        self.empty_opaque()?;
+        let Some(data) = open_directory(rustix::fs::CWD, &self.data())? else {
             return Ok(());
         };
         // The container may have put anything in the place of its params.
