@@ -448,7 +448,10 @@ impl PendingBuild {
     fn put_in_place(&mut self, end: End) -> Result<(PathBuf, Option<Error>), (Error, bool)> {
         let began = std::time::Instant::now();
         if !self.is_data_stuck {
-            self.put_data_in_order().map_err(|error| (error, true))?;
+            self.put_data_in_order().map_err(|error| {
+                let is_for_data = is_of_data(&error);
+                (error, is_for_data)
+            })?;
         }
         let home = self.clear_home();
         let (directory, trouble) = self.write_end(end, began).map_err(|error| (error, false))?;
@@ -620,6 +623,17 @@ impl FinishedBuild {
     }
 }
 
+/// Whether data is what keeps us from putting it in order, so that another try fails as well. Else the
+/// host was short of something for a moment, such as descriptors or memory.
+fn is_of_data(error: &Error) -> bool {
+    let kind = error.io().map(io::Error::kind);
+    let is_refused = matches!(
+        kind,
+        Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+    );
+    is_refused || error.is_full()
+}
+
 fn is_closed(error: &filesystem::Error) -> bool {
     let cause = error.io();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
@@ -690,4 +704,32 @@ pub(super) fn make_directory(
 /// last name. `None` when it is none.
 pub(super) fn open_directory(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
     filesystem::open_writable(at, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_error_that_comes_from_the_data_lets_it_be_discarded() {
+        let is_of_data = |errno: Errno| is_of_data(&Error::Disk("do it", errno.into()));
+        for errno in [
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::ROFS,
+            Errno::NOSPC,
+            Errno::DQUOT,
+        ] {
+            assert!(is_of_data(errno), "{errno}");
+        }
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::INTR,
+            Errno::IO,
+        ] {
+            assert!(!is_of_data(errno), "{errno}");
+        }
+    }
 }

@@ -68,7 +68,7 @@ impl Error {
         }
     }
 
-    fn io(&self) -> Option<&io::Error> {
+    pub(super) fn io(&self) -> Option<&io::Error> {
         match self {
             Error::Disk(_, cause) => Some(cause),
             Error::Tree(_, cause) | Error::Confine(cause) => cause.io(),
