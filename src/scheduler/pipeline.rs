@@ -393,16 +393,30 @@ impl Making {
     async fn begin_again(&mut self, why: &'static str) -> Result<(), Halt> {
         let keep = &mut self.pending()?.record_mut().keep;
         keep.lost += 1;
-        let (lost, container) = (keep.lost, keep.container.take());
-        if let Some(container) = container {
-            clear(&self.shared, &self.live, &container).await;
-        }
+        let (lost, container) = (keep.lost, keep.container.clone());
         self.live.own(None, None);
         if lost >= MAX_LOST {
+            // Its container is in the record still: it is ended, or the data put aside, with the build.
             return Err(Halt::Interrupted(why));
         }
-        self.on_disk(|pending| Ok(pending.begin_again(true)?))
-            .await?;
+        let is_clear = match &container {
+            Some(container) => clear(&self.shared, &self.live, container).await,
+            None => true,
+        };
+        self.on_disk(move |pending| {
+            let begun = match is_clear {
+                true => Ok(()),
+                // It may run on: what it writes must not be in the next attempt's data.
+                false => pending.put_data_aside(),
+            };
+            let begun = begun.and_then(|()| pending.begin_again(true));
+            if begun.is_err() {
+                // The end of the build has to see to it again.
+                pending.record_mut().keep.container = container;
+            }
+            Ok(begun?)
+        })
+        .await?;
         let log = self.pending()?.log();
         log.note(made_again(why)).await.map_err(Halt::Log)?;
         let attempt = self.pending()?.info().attempt;

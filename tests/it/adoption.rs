@@ -285,6 +285,33 @@ async fn what_a_container_writes_that_cannot_be_ended_is_in_no_build() {
     assert!(ready.join("out.log").exists());
 }
 
+/// The Engine has lost it for the third time, but does not end it.
+#[tokio::test]
+async fn the_data_of_a_lost_container_that_runs_on_is_in_no_build() {
+    let script = "echo early > \"$DATA/artifacts/early\"; sleep 600";
+    let builder = TestDaemon::builder().await.script("gated", script);
+    let daemon = builder.start().await;
+    let engine = &daemon.home.engine;
+    for _ in 0..2 {
+        engine.fail_next("wait", 404);
+    }
+    let id = daemon.submit(job("gated")).await;
+    engine.wait_for("wait", 3).await;
+    engine.fail_next("wait", 404);
+    for _ in 0..100 {
+        engine.fail_next("remove", 500);
+    }
+    engine.stop().await;
+    engine.start_again();
+    let info = daemon.wait("gated", &id).await;
+    assert!(text(&info, "Err").contains("interrupted 3 times"), "{info}");
+    let containers = engine.containers();
+    assert!(containers.len() == 3 && containers[2].running);
+    let ready = daemon.home.build("gated", "ready", &id);
+    assert!(ready.join("out.log").exists());
+    assert!(!ready.join("data").exists());
+}
+
 /// With somebody watching, the same exit code is the build's own.
 #[tokio::test]
 async fn a_build_that_is_killed_by_its_own_is_not_made_again() {

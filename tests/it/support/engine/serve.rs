@@ -92,7 +92,11 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
         _ => return Err((404, "page not found".to_owned())),
     };
     if let Some(status) = shared.gates.pass(call).await {
-        return Err((status, format!("the test wants '{call}' to fail")));
+        let said = match status {
+            404 => "No such container",
+            _ => "Failed",
+        };
+        return Err((status, format!("{said}: the test wants '{call}' to fail")));
     }
     let container = || {
         let name = parts.get(1).copied().unwrap_or("");
