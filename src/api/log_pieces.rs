@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// The pieces: their bytes, as whoever reads the event gets them, and the ids.
+    /// The pieces: their bytes, as a reader of the event gets them, and the ids.
     fn cut(chunks: &[&[u8]]) -> Vec<(u64, Vec<u8>)> {
         let mut pieces = LogPieces::new(0);
         let mut read = Vec::new();

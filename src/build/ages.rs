@@ -5,7 +5,7 @@
 //! clock said last, beside `CLOCK_BOOTTIME`, which is never set and goes on during a suspend. The rules:
 //!
 //! - Within a boot, the wall clock must have gone on as the other did, but for [`STEP`].
-//! - Over a boot nobody knows how long the host was off. The time from the last sign of life (the mark, or
+//! - Over a boot it is not known how long the host was off. The time from the last sign of life (the mark, or
 //!   the last use of a build) to the boot may be [`OFF`]: builds look older than they are by no more.
 //! - Otherwise the clock was set forward, and ages are doubted for [`DOUBT`] from then on: a wrong clock is
 //!   noticed and set right in that time, and a right one costs nothing but a day's delay.

@@ -43,7 +43,7 @@ enum Difference {
     Nothing,
     /// In files that were changed after the build.
     Later(Change),
-    /// In a file that was not, or nobody can tell.
+    /// In a file that was not, or it cannot be told.
     Other,
 }
 

@@ -85,7 +85,7 @@ impl Since {
     }
 
     /// How long it had gone on at a moment that was told by the wall clock; `None` where that clock
-    /// contradicts, so that nobody knows.
+    /// contradicts, so that it is not known.
     pub fn until(&self, moment: Timestamp) -> Option<Duration> {
         self.until_at(moment, Clocks::now())
     }

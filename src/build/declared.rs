@@ -59,7 +59,7 @@ impl PendingBuild {
                 Ok(open_directory(CWD, &path)?.ok_or(io::ErrorKind::NotFound)?)
             };
             let home = open()?;
-            // The Engine would make them as root, and then nobody but root could remove them.
+            // The Engine would make them as root, and then only root could remove them.
             for mount in mounts {
                 let name = mount.path.file_name();
                 match (mount.is_directory, mount.path.parent(), name) {

@@ -273,7 +273,7 @@ impl PendingBuild {
         let told = at.and_then(|at| running.until(at));
         let ran = told.unwrap_or_else(|| running.elapsed());
         self.record.info.phases.run = Some(u64::try_from(ran.as_millis()).unwrap_or(u64::MAX));
-        // Of one that nobody saw end, the time counts at which it did.
+        // Of one that ended unwatched, the time counts at which it did.
         self.ended = at.and(told).map(|ran| running.later(ran));
     }
 

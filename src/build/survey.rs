@@ -61,7 +61,7 @@ impl BuildStore {
         let doubted_until = self.doubt_ages(last_use);
         if doubted_until.is_some() {
             policy.max_age = None;
-            // It is torn whatever the clock says, but may have been somebody's work a moment ago.
+            // It is torn whatever the clock says, but may have been under way a moment ago.
             found.retain(|build| !build.is_torn);
         }
         let mut plan = gc::decide(found, &policy, Timestamp::now(), free);

@@ -27,7 +27,7 @@ pub struct Watch {
 /// What happened to a watched container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happening {
-    /// The Engine sent it a signal: as somebody asked for, or because the Engine itself goes down.
+    /// The Engine sent it a signal: on a request, or because the Engine itself goes down.
     Signal,
     /// The kernel killed one of its processes for want of memory.
     OutOfMemory,

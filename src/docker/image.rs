@@ -86,7 +86,7 @@ pub struct Pruned {
 }
 
 impl Docker {
-    /// The ids of the images that carry all these labels. An image that somebody made of one of ours
+    /// The ids of the images that carry all these labels. An image that was made by hand of one of ours
     /// carries its labels too.
     ///
     /// # Errors

@@ -12,8 +12,8 @@
 //!
 //! Only at the end of a stream both are possible. There, how many bytes the stream had decides: the same
 //! output is followed a second time by attaching to the container before it is started, and what comes
-//! there is counted and dropped. Where nobody counted, because the daemon was started after the container,
-//! a line end is assumed: most programs end their last line.
+//! there is counted and dropped. Where nothing was counted, because the daemon was started after the
+//! container, a line end is assumed: most programs end their last line.
 
 use std::sync::Arc;
 use std::time::Duration;

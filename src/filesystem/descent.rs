@@ -172,7 +172,7 @@ impl Descent {
     fn find_parent(&self, id: Id) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(&self.here, c"..", flags, Mode::empty())?;
-        // Whoever moved a directory meanwhile must not lead the walk out of the tree.
+        // A directory that is moved meanwhile must not lead the walk out of the tree.
         if Id::of(&fstat(&directory)?) != id {
             return Err(Errno::STALE);
         }

@@ -27,7 +27,7 @@ impl Scheduler {
         .await?
     }
 
-    /// The artifacts of a ready build as a descriptor for somebody else, open for reading: it leads to
+    /// The artifacts of a ready build as a descriptor for another process, open for reading: it leads to
     /// them and nowhere else, and keeps nothing from being removed.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl Scheduler {
         let turn = turn.map_err(|_| Error::Lost)?;
         let (shared, name) = (self.0.clone(), project.clone());
         let found = blocking(move || {
-            // Whoever asks may be gone before the child is.
+            // The caller may be gone before the child is.
             let _turn = turn;
             shared.store.hand_out(&name, id)
         });

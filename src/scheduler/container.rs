@@ -71,7 +71,7 @@ impl Making {
         let Err(docker::Error::NameTaken(_)) = created else {
             return Ok(created);
         };
-        // An answer does not wait for the removal of its container, and whoever got it has asked for
+        // An answer does not wait for the removal of its container, and its receiver may have asked for
         // the same again by now. Or the Engine went away before it could say that it had made one.
         let labels = [INSTANCE, JOB].map(|key| (key.to_owned(), spec.labels[key].clone()));
         let again = async {

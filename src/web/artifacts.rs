@@ -131,7 +131,7 @@ pub(super) async fn one(
     let (headers, project) = (asked.headers().clone(), project.clone());
     let looked = tokio::task::spawn_blocking(move || -> Result<Looked, Refusal> {
         let found = artifacts.find(&path).map_err(unreadable)?;
-        // Whoever asks for what is not there, or only whether it is, uses nothing.
+        // A request for what is not there, or only whether it is, uses nothing.
         if is_use && found.is_some() {
             artifacts.note_use();
         }

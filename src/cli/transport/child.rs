@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, um
 use super::{Error, blocking};
 
 /// Runs a program to its end, holding `works_on` until then; its standard error is ours, its standard
-/// output nobody's. Dropping the future sends it SIGTERM.
+/// output goes nowhere. Dropping the future sends it SIGTERM.
 ///
 /// # Errors
 /// [`Error::Spawn`] when it cannot be run, [`Error::Child`] when it fails.

@@ -95,7 +95,7 @@ impl Stage {
         let mut serial = 0;
         loop {
             let path = target.join(format!(".mistry-{}-scp-{serial}", std::process::id()));
-            // Nobody else gets to files on the way whose modes are not what they shall be.
+            // No other user reaches files on the way whose modes are not final yet.
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => serial += 1,
                 made => return made.map(|()| Stage(path)),

@@ -1,4 +1,4 @@
-//! Trees that nobody thought of.
+//! Trees that are generated.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};

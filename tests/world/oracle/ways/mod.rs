@@ -314,7 +314,7 @@ fn probe(scene: &Scene, way: &str, property: &str) -> String {
                     }
                 });
                 if n == 1 {
-                    // By hand, and nobody can tell by the time.
+                    // By hand, which the time does not tell.
                     fs::write(target.join("changed"), "xyz").unwrap();
                     set_time(&target.join("changed"), 1_000_000_000, 0);
                 }
@@ -454,7 +454,7 @@ fn any_tree_arrives_as_it_was_built_on_any_filesystem_and_over_another_tree() {
     }
 }
 
-/// The value of a list of rights, as the kernel keeps it: all to everybody, and to `user` by number.
+/// The value of a list of rights, as the kernel keeps it: all to all, and to `user` by number.
 fn acl(user: u32) -> Vec<u8> {
     const UNNAMED: u32 = u32::MAX;
     let mut value = 2_u32.to_le_bytes().to_vec();
@@ -524,7 +524,7 @@ fn what_is_in_the_target_is_replaced_and_never_followed() {
         assert_no_temporaries(&target);
         scene.fetch(way, &target, &["--clear-target"], USER);
         assert_eq!(names(&target), ["d", "file"]);
-        // A target of another user, where everybody may write.
+        // A target of another user, where all may write.
         let shared = scene.target(&format!("shared-{way}"), 0);
         set_mode(&shared, 0o777);
         let (status, said) = scene.try_fetch(way, &shared, &[], USER);

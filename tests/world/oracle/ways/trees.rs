@@ -116,7 +116,7 @@ pub fn make_sparse(path: &Path, size: u64) {
 }
 
 /// Files of all modes, odd names, times to the nanosecond and before 1970, several names of one file,
-/// and files in directories that nobody may write into.
+/// and files in directories that are closed to writing.
 pub fn make_rich(root: &Path) {
     for (n, mode) in [0o644, 0o600, 0o755, 0o444, 0o001, 0o777, 0o6755, 0o1666]
         .iter()
