@@ -412,6 +412,8 @@ pub struct Bookkeeping {
     pub rebuild: bool,
     /// Values of opaque params; empty once the build is over.
     pub opaque: BTreeMap<String, String>,
+    /// The inode of the file of each opaque param; empty once the build is over.
+    pub opaque_inodes: BTreeMap<String, u64>,
     /// Bytes of all blocks of `data` and the log, once they are on stable storage; `None` where they
     /// could not be counted.
     pub bytes: Option<u64>,

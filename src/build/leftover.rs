@@ -312,6 +312,28 @@ mod tests {
         });
     }
     #[test]
+    fn an_opaque_param_that_was_moved_is_emptied_by_a_process_that_did_not_write_it() {
+        without_capabilities(|home| {
+            let mut pending = begun(home);
+            // As after a start of the daemon: nothing is held open.
+            pending.opaque_files.clear();
+            let data = pending.data();
+            fs::rename(data.join("params/_token"), data.join("cache/moved")).unwrap();
+            fs::hard_link(data.join("cache/moved"), data.join("artifacts/linked")).unwrap();
+            set_mode(data.join("cache/moved"), 0o400);
+            set_mode(data.join("cache"), 0o500);
+            fs::write(data.join("artifacts/of-its-own"), SECRET).unwrap();
+            pending.forget_opaque().unwrap();
+            for name in ["cache/moved", "artifacts/linked"] {
+                assert_eq!(fs::read(data.join(name)).unwrap(), b"", "{name}");
+            }
+            // What the build wrote itself is its own.
+            let own = fs::read_to_string(data.join("artifacts/of-its-own")).unwrap();
+            assert_eq!(own, SECRET);
+        });
+    }
+
+    #[test]
     fn opaque_params_are_emptied_wherever_they_are_when_the_data_leaves_the_build() {
         let leave: [fn(PendingBuild); 3] = [
             |mut pending| pending.begin_again(true).unwrap(),

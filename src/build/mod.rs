@@ -33,6 +33,7 @@ mod leftover;
 pub mod lines;
 mod listing;
 mod log;
+mod opaque;
 mod paused;
 mod pending;
 mod pins;

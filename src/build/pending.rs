@@ -7,6 +7,7 @@
 //! What the container may have put in the place of our names is never followed: the params
 //! are written and removed beneath a handle on `data`, which the container cannot replace.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -144,7 +145,7 @@ pub struct PendingBuild {
     /// How its context differs from that of its base, until the image is known.
     pub(super) change: Option<Change>,
     /// The files of opaque params that this process wrote, at most [`OPAQUE_FILES`].
-    opaque_files: Vec<File>,
+    pub(super) opaque_files: Vec<File>,
 }
 
 /// Files of opaque params that are held open while a build runs, so that they are emptied in the end
@@ -390,7 +391,7 @@ impl PendingBuild {
         self.record.info.base = base.map(|base| base.to_string());
         self.record.info.incremental = is_cloned;
         self.record.keep.user = Some(user.to_string());
-        self.opaque_files =
+        (self.opaque_files, self.record.keep.opaque_inodes) =
             furnish(&data, params, user).map_err(doing("write the build's params"))?;
         Ok(begun)
     }
@@ -498,6 +499,7 @@ impl PendingBuild {
         }
         info.phases.finish = Some(began.elapsed().as_millis() as u64);
         self.record.keep.opaque.clear();
+        self.record.keep.opaque_inodes.clear();
         self.record.keep.boot.clone_from(&self.store.boot);
         self.record.keep.durable = false;
         record::write(&self.directory(), &self.record, true)
@@ -549,41 +551,6 @@ impl PendingBuild {
             Some(data) => make_directory(data.as_fd(), layout::ARTIFACTS).map(drop),
             None => Ok(()),
         }
-    }
-
-    /// Empties the files of opaque params that this process wrote, also where the data that holds them
-    /// is about to leave the build: they may have other names by now, and belong to another user.
-    ///
-    /// # Errors
-    /// The first of the disk; the other files are emptied all the same.
-    pub(super) fn empty_opaque(&mut self) -> io::Result<()> {
-        let files = std::mem::take(&mut self.opaque_files);
-        if files.is_empty() {
-            return Ok(());
-        }
-        // Opened first: a subvolume that the build made read-only is writable again.
-        let _writable = open_directory(rustix::fs::CWD, &self.data());
-        let emptied: Vec<_> = files.iter().map(|file| file.set_len(0)).collect();
-        emptied.into_iter().collect()
-    }
-
-    fn forget_opaque(&mut self) -> io::Result<()> {
-        if self.record.keep.opaque.is_empty() {
-            return Ok(());
-        }
-        self.empty_opaque()?;
-        let Some(data) = open_directory(rustix::fs::CWD, &self.data())? else {
-            return Ok(());
-        };
-        // The container may have put anything in the place of its params.
-        let Some(params) = open_directory(data.as_fd(), Path::new(layout::PARAMS))? else {
-            return Ok(());
-        };
-        for name in self.record.keep.opaque.keys() {
-            // A directory that the container made in its place may hold copies of the value.
-            filesystem::remove_in(&params, name.as_ref())?;
-        }
-        Ok(())
     }
 }
 
@@ -640,8 +607,12 @@ fn is_closed(error: &filesystem::Error) -> bool {
 }
 
 /// Makes `artifacts`, `cache` and `params` under `data`, and writes the params. Gives the files of the
-/// first opaque ones.
-fn furnish(data: &Path, params: &Params, user: &User) -> io::Result<Vec<File>> {
+/// first opaque ones, and the inodes of all of them.
+fn furnish(
+    data: &Path,
+    params: &Params,
+    user: &User,
+) -> io::Result<(Vec<File>, BTreeMap<String, u64>)> {
     let Some(data) = open_directory(rustix::fs::CWD, data)? else {
         return Err(io::ErrorKind::NotFound.into());
     };
@@ -662,7 +633,7 @@ fn furnish(data: &Path, params: &Params, user: &User) -> io::Result<Vec<File>> {
     let Some(directory) = open_directory(data.as_fd(), Path::new(layout::PARAMS))? else {
         return Err(io::ErrorKind::NotFound.into());
     };
-    let mut opaque_files = Vec::new();
+    let (mut opaque_files, mut opaque_inodes) = (Vec::new(), BTreeMap::new());
     for (name, value) in params {
         let mut file = File::from(rustix::fs::openat(
             &directory,
@@ -672,11 +643,15 @@ fn furnish(data: &Path, params: &Params, user: &User) -> io::Result<Vec<File>> {
         )?);
         file.write_all(value.as_bytes())?;
         user.own(file.as_fd())?;
-        if name.is_opaque() && opaque_files.len() < OPAQUE_FILES {
-            opaque_files.push(file);
+        if name.is_opaque() {
+            let inode = rustix::fs::fstat(&file)?.st_ino;
+            opaque_inodes.insert(name.to_string(), inode);
+            if opaque_files.len() < OPAQUE_FILES {
+                opaque_files.push(file);
+            }
         }
     }
-    Ok(opaque_files)
+    Ok((opaque_files, opaque_inodes))
 }
 
 /// Makes a directory where there is none, in the place of whatever else stands there. True when
