@@ -58,7 +58,7 @@ impl Lease {
             Err(error) => Err(error.into()),
         }
     }
-    /// Waits until nobody removes the directory at `path`, which must be out of sight already, any more.
+    /// Waits until no removal of the directory at `path` is under way; it must be out of sight already.
     pub(super) fn wait_for_removal(path: &Path) -> io::Result<()> {
         match open(path)? {
             Some(directory) => Ok(rustix::fs::flock(&directory, FlockOperation::LockShared)?),

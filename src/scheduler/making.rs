@@ -24,7 +24,7 @@ pub(super) struct Making {
     pub(super) pending: Option<PendingBuild>,
     /// The end of the container's standard error.
     pub(super) stderr: Vec<u8>,
-    /// Its container has a limit of memory, or an earlier life made it: it is asked at its end whether
+    /// Its container has a limit of memory, or an earlier process made it: it is asked at its end whether
     /// the kernel killed something for want of memory.
     pub(super) may_lack_memory: bool,
     /// When a container that had ended while nobody watched did so.

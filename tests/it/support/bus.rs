@@ -51,7 +51,7 @@ impl TestBus {
         TestBus::with(CONFIG)
     }
 
-    /// Starts one whose policy lets nobody have the daemon's name.
+    /// Starts one whose policy refuses the daemon's name to all.
     pub fn refusing() -> TestBus {
         let refused = r#"<deny own="org.mistry.Mistry1"/>"#;
         TestBus::with(&CONFIG.replace(r#"<allow own="*"/>"#, refused))
