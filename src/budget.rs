@@ -1,0 +1,272 @@
+//! A bound on what is held for clients, counted until it is let go.
+//!
+//! A [`Budget`] counts one thing: bytes, or places for connections. As long as more than a quarter of it
+//! is free, each client gets what it asks for, so a client that is alone may use it. Of the last quarter
+//! each gets only up to a sixteenth of the whole, so that those who come later find room. Clients of this
+//! host (the unix socket, the bus) have a reserve on top, which strangers cannot take.
+//!
+//! Nothing waits here: what does not fit is refused at once, and the face says so.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+/// The part of a budget at its end that is shared out: one of so many.
+const SCARCE: u64 = 4;
+/// The share of one client there: one part of so many of the whole.
+const SHARES: u64 = 16;
+
+/// For whom something is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// Somebody of this host: over the unix socket or the bus.
+    Local,
+    /// A proxy that is trusted to name its clients; what it holds for all of them has no share.
+    Proxy,
+    /// A peer: an IPv4 address, or the /64 network of an IPv6 address. Made by [`Client::of`].
+    Address(IpAddr),
+}
+
+impl Client {
+    /// The client at `address`. One host has a whole /64 network of IPv6 to itself.
+    pub fn of(address: IpAddr) -> Client {
+        Client::Address(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+            v4 => v4,
+        })
+    }
+}
+
+/// What may be held at once. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// For all clients together.
+    most: u64,
+    /// For local clients alone, on top.
+    reserve: u64,
+    /// Std, held for a sum.
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// For clients that are not local.
+    remote: u64,
+    local: u64,
+    /// By address; a client for which nothing is held is not in it.
+    clients: HashMap<IpAddr, u64>,
+}
+
+impl Budget {
+    /// A budget of `most` for all clients, and of `reserve` more for local ones.
+    pub fn new(most: u64, reserve: u64) -> Budget {
+        Budget(Arc::new(Shared {
+            most,
+            reserve,
+            counts: Mutex::default(),
+        }))
+    }
+
+    /// Holds `amount` for `client`; `None` where that is too much now.
+    #[must_use]
+    pub fn hold(&self, client: Client, amount: u64) -> Option<Held> {
+        self.0.take(client, amount).then(|| Held {
+            budget: self.0.clone(),
+            client,
+            amount,
+        })
+    }
+
+    /// What is held now for all clients.
+    pub fn held(&self) -> u64 {
+        let counts = self.0.counts();
+        counts.remote + counts.local
+    }
+}
+
+impl Shared {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, client: Client, amount: u64) -> bool {
+        let mut counts = self.counts();
+        let in_all = counts.remote.saturating_add(counts.local);
+        let in_all = in_all.saturating_add(amount);
+        if in_all > self.most.saturating_add(self.reserve) {
+            return false;
+        }
+        if client == Client::Local {
+            counts.local += amount;
+            return true;
+        }
+        let remote = counts.remote.saturating_add(amount);
+        if remote > self.most {
+            return false;
+        }
+        if let Client::Address(address) = client {
+            let own = counts.clients.get(&address).copied().unwrap_or(0);
+            let own = own.saturating_add(amount);
+            let is_scarce = self.most - remote < self.most / SCARCE;
+            if is_scarce && own > self.most / SHARES {
+                return false;
+            }
+            counts.clients.insert(address, own);
+        }
+        counts.remote = remote;
+        true
+    }
+
+    fn let_go(&self, client: Client, amount: u64) {
+        let mut counts = self.counts();
+        if client == Client::Local {
+            counts.local -= amount;
+            return;
+        }
+        counts.remote -= amount;
+        if let Client::Address(address) = client
+            && let Some(own) = counts.clients.get_mut(&address)
+        {
+            *own -= amount;
+            if *own == 0 {
+                counts.clients.remove(&address);
+            }
+        }
+    }
+}
+
+/// What is held for a client, until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    budget: Arc<Shared>,
+    client: Client,
+    amount: u64,
+}
+
+impl Held {
+    /// For whom it is held.
+    pub fn client(&self) -> Client {
+        self.client
+    }
+
+    /// How much is held.
+    pub fn amount(&self) -> u64 {
+        self.amount
+    }
+
+    /// Holds `more` as well; false where that is too much now, and then nothing has changed.
+    #[must_use]
+    pub fn grow(&mut self, more: u64) -> bool {
+        let is_taken = self.budget.take(self.client, more);
+        if is_taken {
+            self.amount += more;
+        }
+        is_taken
+    }
+
+    /// Holds no more than `amount` from now on.
+    pub fn shrink_to(&mut self, amount: u64) {
+        let less = self.amount.saturating_sub(amount);
+        self.budget.let_go(self.client, less);
+        self.amount -= less;
+    }
+
+    /// The same bytes, counted here until the last who has a part of them has let it go.
+    pub fn keep(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+        Bytes::from_owner(Counted { bytes, _held: self })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.budget.let_go(self.client, self.amount);
+    }
+}
+
+struct Counted<B> {
+    bytes: B,
+    _held: Held,
+}
+
+impl<B: AsRef<[u8]>> AsRef<[u8]> for Counted<B> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(last: u8) -> Client {
+        Client::of(IpAddr::from([192, 0, 2, last]))
+    }
+
+    #[test]
+    fn one_client_alone_may_use_what_is_free_and_leaves_room_for_others() {
+        let budget = Budget::new(160, 0);
+        let first: Vec<Held> = std::iter::from_fn(|| budget.hold(client(1), 1)).collect();
+        assert_eq!(first.len(), 120);
+        // Each of the others gets its share of the rest.
+        let second: Vec<Held> = std::iter::from_fn(|| budget.hold(client(2), 1)).collect();
+        assert_eq!(second.len(), 10);
+        let others = (3..=5).map(|last| budget.hold(client(last), 10));
+        let others: Option<Vec<Held>> = others.collect();
+        assert!(others.is_some());
+        assert_eq!(budget.held(), 160);
+        assert!(budget.hold(client(6), 1).is_none());
+        drop((first, second, others));
+        assert_eq!(budget.held(), 0);
+        assert!(budget.0.counts().clients.is_empty());
+    }
+
+    #[test]
+    fn a_reserve_is_for_local_clients_alone() {
+        let budget = Budget::new(100, 20);
+        let proxy = budget.hold(Client::Proxy, 100).unwrap();
+        assert!(budget.hold(client(1), 1).is_none());
+        let local = budget.hold(Client::Local, 20).unwrap();
+        assert!(budget.hold(Client::Local, 1).is_none());
+        drop(proxy);
+        // Who is local may use what is free; all together stay within the bound.
+        let more = budget.hold(Client::Local, 95).unwrap();
+        assert!(budget.hold(Client::Proxy, 6).is_none());
+        assert!(budget.hold(Client::Proxy, 5).is_some());
+        drop((local, more));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn bytes_are_counted_until_their_last_part_is_let_go() {
+        let budget = Budget::new(100, 0);
+        let mut held = budget.hold(client(1), 10).unwrap();
+        assert!(held.grow(20));
+        assert!(!held.grow(80));
+        held.shrink_to(25);
+        assert_eq!((held.amount(), budget.held()), (25, 25));
+        let mut bytes = held.keep(vec![b'x'; 25]);
+        let part = bytes.split_to(5);
+        drop(bytes);
+        assert_eq!(budget.held(), 25);
+        assert_eq!(part, "xxxxx");
+        drop(part);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_host_is_one_client_whatever_address_of_its_network_it_uses() {
+        let of = |address: &str| Client::of(address.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::2:3:4:5"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+}
