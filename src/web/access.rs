@@ -19,6 +19,7 @@ use super::authority::{self, Addressee};
 use super::error::Refusal;
 use super::session;
 use super::tokens::{self, Scope, Token, TokensFile};
+use crate::budget::Client;
 use crate::build::Secret;
 
 /// Where a request comes from.
@@ -41,6 +42,14 @@ pub(super) struct Caller {
 }
 
 impl Peer {
+    /// For whom what this request costs is counted.
+    pub(super) fn client(self) -> Client {
+        match self {
+            Peer::Tcp(address) => Client::of(address),
+            Peer::Unix(_) => Client::Local,
+        }
+    }
+
     /// Whoever shows no token.
     fn caller(self) -> Caller {
         Caller {

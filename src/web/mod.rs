@@ -47,6 +47,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budget;
 use crate::metrics::Metrics;
 use crate::scheduler::Scheduler;
 
@@ -64,10 +65,18 @@ pub struct Web {
     requests: Arc<AtomicU64>,
     /// Kilobytes of large request bodies that may be in flight.
     bodies: Arc<Semaphore>,
+    /// Bytes of answers, bodies and the state of streams.
+    held: Budget,
 }
 
 /// 256 MiB: sixteen of the largest requests at once, and little of a host's memory.
 const MAX_BODY_KILOBYTES: usize = 256 << 10;
+
+/// Bytes that are held for clients at once: answers that are not read yet, bodies, the state of streams.
+/// With what thousands of connections take, little of a host's memory.
+const HELD_FOR_CLIENTS: u64 = 48 << 20;
+/// As much more is there for clients of this host alone: room for one of the largest requests.
+const HELD_FOR_LOCAL: u64 = 16 << 20;
 
 impl Web {
     /// A face of `scheduler`, for those whom `access` lets in, until `stop`.
@@ -90,6 +99,7 @@ impl Web {
             stop,
             requests: Arc::new(AtomicU64::new(first)),
             bodies: Arc::new(Semaphore::new(MAX_BODY_KILOBYTES)),
+            held: Budget::new(HELD_FOR_CLIENTS, HELD_FOR_LOCAL),
         }
     }
 

@@ -39,6 +39,7 @@ use super::tokens::Scope;
 use super::{
     Web, artifacts, collection, embedded, host, jobs, logs, news, pages, projects, queue, session,
 };
+use crate::budget::{Client, Held};
 use crate::job::JobId;
 use crate::project::{NameError, ProjectName};
 
@@ -58,10 +59,22 @@ pub(super) struct Asked {
     pub(super) id: String,
     pub(super) request: Request<Incoming>,
     pub(super) caller: Caller,
+    /// For whom what it costs is counted.
+    pub(super) client: Client,
     query: Query,
 }
 
 impl Asked {
+    /// Holds `bytes` for the client, until the value is dropped.
+    ///
+    /// # Errors
+    /// 503 where the server holds as much as it may.
+    pub(super) fn hold(&self, web: &Web, bytes: u64) -> Result<Held, Refusal> {
+        web.held.hold(self.client, bytes).ok_or_else(|| {
+            Refusal::busy("the server holds too much for its clients; try again later")
+        })
+    }
+
     /// The value of `name` in the query; `Some("")` when it stands there alone.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
         self.query.get(name)
@@ -169,6 +182,7 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
     let asked = Asked {
         id: id.to_owned(),
         caller,
+        client: peer.client(),
         request: Request::from_parts(parts, body),
         query,
     };
