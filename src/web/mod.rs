@@ -22,6 +22,7 @@ mod logs;
 mod manifest;
 mod media;
 mod news;
+mod paced;
 mod pages;
 mod projects;
 mod query;

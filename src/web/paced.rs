@@ -1,0 +1,175 @@
+//! A body that gives out one chunk at a time.
+//!
+//! hyper takes chunks of a body until its write buffer is full, whether or not the client reads. Here
+//! the next chunk is given out when the one before was let go, which is when the kernel has taken it.
+//! One more is read ahead, so that disk and line work at the same time. So a client that reads nothing
+//! costs two chunks and what the stream itself holds.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::{Fuse, StreamExt};
+use futures_util::task::AtomicWaker;
+
+use super::answer::{self, Body};
+use crate::budget::Held;
+
+/// A body of the chunks of `bytes`, of which it keeps one, and the write buffer another. `held` is
+/// what is counted for both: it is dropped when the body is gone and its last chunk was let go.
+pub(super) fn one_at_a_time(
+    bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
+    held: Held,
+) -> Body {
+    answer::streamed(Paced {
+        bytes: bytes.boxed().fuse(),
+        ahead: None,
+        turn: Arc::new(Turn {
+            is_out: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+            _held: held,
+        }),
+    })
+}
+
+struct Paced<S: Stream> {
+    bytes: Fuse<S>,
+    /// What was read ahead.
+    ahead: Option<S::Item>,
+    turn: Arc<Turn>,
+}
+
+/// What a body and its chunk share.
+struct Turn {
+    /// True while a chunk was given out and was not let go.
+    is_out: AtomicBool,
+    /// Who waits for that.
+    reader: AtomicWaker,
+    _held: Held,
+}
+
+impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Paced<S> {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ahead.is_none()
+            && let Poll::Ready(next) = self.bytes.poll_next_unpin(cx)
+        {
+            self.ahead = next;
+            if self.ahead.is_none() {
+                return Poll::Ready(None);
+            }
+        }
+        // Registered before the look, so that a chunk that is let go in between wakes.
+        self.turn.reader.register(cx.waker());
+        if self.turn.is_out.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        match self.ahead.take() {
+            None => Poll::Pending,
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
+            Some(Ok(bytes)) => {
+                self.turn.is_out.store(true, Ordering::Release);
+                let turn = self.turn.clone();
+                let out = Out { bytes, turn };
+                Poll::Ready(Some(Ok(Bytes::from_owner(out))))
+            }
+        }
+    }
+}
+
+/// A chunk that was given out.
+struct Out {
+    bytes: Bytes,
+    turn: Arc<Turn>,
+}
+
+impl AsRef<[u8]> for Out {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        self.turn.is_out.store(false, Ordering::Release);
+        self.turn.reader.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::stream;
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::budget::{Budget, Client};
+
+    async fn next(body: &mut Body) -> Option<io::Result<Bytes>> {
+        let frame = body.frame().await?;
+        Some(frame.map(|frame| frame.into_data().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn a_chunk_is_given_out_when_the_one_before_was_let_go_and_one_is_read_ahead() {
+        let budget = Budget::new(1_000, 0);
+        let held = budget.hold(Client::Proxy, 100).unwrap();
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = made.clone();
+        let chunks = stream::iter(0..5_u8).map(move |n| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(Bytes::from(vec![n]))
+        });
+        let mut body = one_at_a_time(chunks, held);
+        let first = next(&mut body).await.unwrap().unwrap();
+        let part = first.slice(..1);
+        drop(first);
+        for _ in 0..3 {
+            assert!(futures_util::poll!(Box::pin(next(&mut body))).is_pending());
+        }
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+        // Who waits is woken by the last part that is let go.
+        let (second, ()) = tokio::join!(next(&mut body), async { drop(part) });
+        let mut got = vec![second.unwrap().unwrap()[0]];
+        while let Some(chunk) = next(&mut body).await {
+            got.push(chunk.unwrap()[0]);
+        }
+        assert_eq!(got, [1, 2, 3, 4]);
+        assert_eq!(budget.held(), 100);
+        drop(body);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_stays_held_until_the_last_chunk_was_let_go() {
+        let budget = Budget::new(1_000, 0);
+        let held = budget.hold(Client::Proxy, 100).unwrap();
+        let mut body = one_at_a_time(stream::iter([Ok(Bytes::from_static(b"last"))]), held);
+        let last = next(&mut body).await.unwrap().unwrap();
+        assert!(next(&mut body).await.is_none());
+        drop(body);
+        assert_eq!(budget.held(), 100);
+        drop(last);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_error_comes_after_what_was_read_before_it() {
+        let budget = Budget::new(1_000, 0);
+        let held = budget.hold(Client::Proxy, 100).unwrap();
+        let torn = [
+            Ok(Bytes::from_static(b"half")),
+            Err(io::Error::other("torn")),
+        ];
+        let mut body = one_at_a_time(stream::iter(torn), held);
+        assert_eq!(next(&mut body).await.unwrap().unwrap(), "half");
+        let error = next(&mut body).await.unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "torn");
+    }
+}
