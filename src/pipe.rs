@@ -1,23 +1,27 @@
-//! A blocking writer on one side, a stream of bytes on the other.
+//! Blocking code on one side, a stream of bytes on the other.
 //!
-//! Tars are written by blocking code and sent by async code. What the writer's side returns
-//! ends the stream: an error there is an error of the stream, so a torn tar never looks whole.
+//! Tars are made by blocking code and sent by async code. Contexts on their way to Docker are written
+//! by a thread of their build, which waits while Docker does not read ([`stream_of`]). What is sent to
+//! clients comes from a [`Source`] that is asked for each chunk ([`pulled`]): it holds no thread while
+//! its reader does not read. An error of either is an error of the stream, so a torn tar never looks
+//! whole.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// Bytes gathered before they are handed over.
-const CHUNK: usize = 64 << 10;
+pub const CHUNK: usize = 64 << 10;
 /// Chunks in flight: enough to keep both sides busy, little enough to hold nothing whole.
 const IN_FLIGHT: usize = 4;
-
-/// Writers at once. Each holds a thread as long as its reader takes, and the runtime's 512 must leave
-/// some for everything else.
-const WRITERS: usize = 256;
-static ROOM: Semaphore = Semaphore::const_new(WRITERS);
 
 /// The writing side; fails with `BrokenPipe` once nobody reads any more.
 #[derive(Debug)]
@@ -60,8 +64,7 @@ where
     let (to, mut from) = mpsc::channel(IN_FLIGHT);
     // Joined by the stream itself: it ends only after the sender is gone, and the sender is
     // the task's.
-    let writing = move |place| {
-        let _place = place;
+    let writing = move || {
         let mut writer = PipeWriter {
             to,
             gathered: BytesMut::new(),
@@ -73,13 +76,122 @@ where
         }
     };
     let starting = async move {
-        // The semaphore is never closed.
-        if let Ok(place) = ROOM.acquire().await {
-            tokio::task::spawn_blocking(move || writing(place));
-        }
+        tokio::task::spawn_blocking(writing);
         stream::poll_fn(move |cx| from.poll_recv(cx))
     };
     stream::once(starting).flatten()
+}
+
+/// Whether a source has more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// It is to be asked again.
+    Yes,
+    /// That was all.
+    No,
+}
+
+/// Bytes that are made when they are asked for.
+pub trait Source: Send + 'static {
+    /// Appends the next bytes to `to`: about [`CHUNK`], so that a call is short. None is right, too, and
+    /// so is a little more. It may block for the disk, and waits for nothing else.
+    ///
+    /// # Errors
+    /// When they cannot be made; it is not asked again.
+    fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More>;
+}
+
+/// Appends at most `most` bytes of `file` from `offset` on to `to`; how many there were.
+///
+/// # Errors
+/// Of the disk.
+pub fn read_at(file: &File, offset: u64, most: usize, to: &mut Vec<u8>) -> io::Result<usize> {
+    let before = to.len();
+    to.resize(before + most, 0);
+    let read = loop {
+        match file.read_at(&mut to[before..], offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read,
+        }
+    };
+    to.truncate(before + read.as_ref().map_or(0, |read| *read));
+    read
+}
+
+/// What `source` gives, as a stream: each call of it is a short blocking task, which begins when the
+/// chunk before was taken.
+pub fn pulled(
+    source: impl Source,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
+    Pull {
+        idle: Some(Elsewhere(Some(source))),
+        filling: None,
+    }
+}
+
+struct Pull<S: Source> {
+    /// `None` while it is asked, and when it is over.
+    idle: Option<Elsewhere<S>>,
+    filling: Option<JoinHandle<Filled<S>>>,
+}
+
+/// What was made, and the source if it has more.
+type Filled<S> = io::Result<(Vec<u8>, Option<Elsewhere<S>>)>;
+
+// Nothing in it is pinned.
+impl<S: Source> Unpin for Pull<S> {}
+
+impl<S: Source> Stream for Pull<S> {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(filling) = &mut self.filling {
+                let filled = ready!(Pin::new(filling).poll(cx));
+                self.filling = None;
+                // A source that panicked is over.
+                let (bytes, idle) = filled.map_err(io::Error::other)??;
+                self.idle = idle;
+                if !bytes.is_empty() {
+                    return Poll::Ready(Some(Ok(bytes.into())));
+                }
+            }
+            let Some(source) = self.idle.take() else {
+                return Poll::Ready(None);
+            };
+            // Joined above; where the stream is dropped before, it ends by itself.
+            self.filling = Some(tokio::task::spawn_blocking(move || fill(source)));
+        }
+    }
+}
+
+fn fill<S: Source>(mut source: Elsewhere<S>) -> Filled<S> {
+    let mut bytes = Vec::with_capacity(CHUNK);
+    let more = match &mut source.0 {
+        Some(source) => source.fill(&mut bytes),
+        None => Ok(More::No),
+    };
+    if matches!(more, Ok(More::Yes)) {
+        return Ok((bytes, Some(source)));
+    }
+    // This thread may block.
+    drop(source.0.take());
+    more.map(|_| (bytes, None))
+}
+
+/// What is dropped by a blocking task: to close files may take its time, and to leave a tree asks the
+/// disk.
+struct Elsewhere<S: Send + 'static>(Option<S>);
+
+impl<S: Send + 'static> Drop for Elsewhere<S> {
+    fn drop(&mut self) {
+        if let Some(source) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            // Nothing comes of it that could be waited for.
+            runtime.spawn_blocking(move || drop(source));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +209,69 @@ mod tests {
             got.extend_from_slice(&chunk.unwrap());
         }
         assert!(got == bytes);
+    }
+
+    /// Counts down; notes the thread that drops it.
+    struct Countdown(u8, std::sync::mpsc::Sender<std::thread::ThreadId>);
+
+    impl Source for Countdown {
+        fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More> {
+            match self.0 {
+                0 => Err(io::Error::other("torn")),
+                1 => Ok(More::No),
+                // Nothing, for this time.
+                4 => {
+                    self.0 -= 1;
+                    Ok(More::Yes)
+                }
+                left => {
+                    to.push(left);
+                    self.0 -= 1;
+                    Ok(More::Yes)
+                }
+            }
+        }
+    }
+
+    impl Drop for Countdown {
+        fn drop(&mut self) {
+            let _ = self.1.send(std::thread::current().id());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_is_asked_until_it_has_no_more() {
+        let (dropped, _) = std::sync::mpsc::channel();
+        let chunks: Vec<_> = pulled(Countdown(6, dropped)).collect().await;
+        let chunks: Vec<u8> = chunks.into_iter().map(|chunk| chunk.unwrap()[0]).collect();
+        assert_eq!(chunks, [6, 5, 3, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_a_source_is_a_failure_of_the_stream_and_its_end() {
+        let (dropped, _) = std::sync::mpsc::channel();
+        let mut stream = pulled(Countdown(0, dropped));
+        let error = stream.next().await.unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "torn");
+        assert!(stream.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_source_holds_no_thread_while_nobody_reads_and_is_dropped_by_a_blocking_one() {
+        let (dropped, told) = std::sync::mpsc::channel();
+        // More than there are blocking threads.
+        let mut streams: Vec<_> = (0..1_000)
+            .map(|_| pulled(Countdown(9, dropped.clone())))
+            .collect();
+        for stream in &mut streams {
+            assert_eq!(stream.next().await.unwrap().unwrap()[0], 9);
+        }
+        let free = tokio::task::spawn_blocking(|| "free");
+        assert_eq!(free.await.unwrap(), "free");
+        drop(streams);
+        let here = std::thread::current().id();
+        let told = tokio::task::spawn_blocking(move || told.iter().take(1_000).collect::<Vec<_>>());
+        assert!(told.await.unwrap().iter().all(|thread| *thread != here));
     }
 
     #[tokio::test]

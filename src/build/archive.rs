@@ -1,46 +1,64 @@
-//! A tar of artifacts, entry by entry, as GNU tar writes it.
+//! A tar of artifacts, piece by piece, as GNU tar writes it.
 //!
 //! The format is GNU tar's own (`--format=gnu`): names and link targets of any bytes and any length, and
 //! times before 1970. Where the reader asks for it, a file with holes is a sparse entry of the old GNU
 //! format (type `S`), which GNU tar, bsdtar and the tar modules of Python and Go read; else its holes
 //! are sent as zeros. Several names of one file are one file and hard links to it.
+//!
+//! It is made as it is read: between two pieces it is a value that holds no thread. What it holds is
+//! counted for its client.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use rustix::fs::{FileType, SeekFrom, Stat, seek};
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
-use crate::filesystem::Found;
+use super::artifacts::Contents;
+use crate::budget::Held;
+use crate::pipe::{CHUNK, More, Source, read_at};
 
 const BLOCK: usize = 512;
-/// Bytes that are read from a file at once.
-const CHUNK: usize = 128 << 10;
 /// How long a name the header itself takes.
 const SHORT: usize = 100;
 
-/// Bytes of the paths that are kept until the other names of their files are met: a few hundred
-/// thousand of ordinary ones. Where a tree has more, names beyond are sent as files of their own.
-const LINKED_PATHS: usize = 32 << 20;
+/// Entries that are looked at in one turn, which may write nothing of them.
+const TURN: usize = 1_024;
+
+/// Bytes of the paths that are kept until the other names of their files are met: some ten thousand of
+/// ordinary ones. Where a tree has more, names beyond are sent as files of their own.
+const LINKED_PATHS: usize = 4 << 20;
 /// What a path that is kept takes besides its bytes.
-const LINKED_COST: usize = 64;
+const LINKED_COST: usize = 112;
 
-/// Pieces of data in a sparse file that are told apart, so that the list stays below a megabyte; in
+/// Pieces of data in a sparse file that are told apart, so that the list stays below half a megabyte; in
 /// what comes after them holes are sent as zeros.
-const PIECES: usize = 32 << 10;
+const PIECES: usize = 16 << 10;
+/// … where less is to be held for the client.
+const FEW_PIECES: usize = 256;
 
-/// A tar that is being written.
-pub(super) struct Archive<W> {
-    to: W,
+/// A tar that is being read.
+pub struct Tar {
+    entries: Contents,
     sparse: bool,
+    held: Held,
     /// Files that have more names than were met, by device and inode.
     linked: HashMap<(u64, u64), Linked>,
     linked_bytes: usize,
-    buffer: Vec<u8>,
+    writing: Writing,
+    file: Option<Sending>,
+    is_over: bool,
+}
+
+impl std::fmt::Debug for Tar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Tar");
+        shown
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
 }
 
 struct Linked {
@@ -56,99 +74,202 @@ struct Piece {
     length: u64,
 }
 
-impl<W: Write> Archive<W> {
-    /// Begins a tar. With `sparse`, files with holes are sparse entries.
-    pub(super) fn new(to: W, sparse: bool) -> Archive<W> {
-        Archive {
-            to,
+/// A file whose content is being sent.
+struct Sending {
+    file: File,
+    /// What is still to be sent, the next piece last.
+    pieces: Vec<Piece>,
+    /// What fills its last block.
+    padding: usize,
+}
+
+/// Blocks that were made and not yet taken: headers, which may be longer than a chunk.
+#[derive(Default)]
+struct Writing {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl Source for Tar {
+    fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More> {
+        let mut turns = TURN;
+        while to.len() < CHUNK {
+            if self.writing.take(to, CHUNK) {
+                continue;
+            }
+            if let Some(sending) = &mut self.file {
+                if !sending.read(to)? {
+                    self.writing.zeros(sending.padding);
+                    self.file = None;
+                }
+                continue;
+            }
+            if self.is_over {
+                return Ok(More::No);
+            }
+            if turns == 0 {
+                break;
+            }
+            turns -= 1;
+            self.next()?;
+        }
+        Ok(More::Yes)
+    }
+}
+
+impl Tar {
+    /// What is held for a client besides [`Contents::BYTES`], in bytes; tables of hard links and of
+    /// holes come to that.
+    pub const BYTES: u64 = 16 << 10;
+
+    /// A tar of `entries`. With `sparse`, files with holes are sparse entries. `held` counts what it
+    /// holds besides these, [`Tar::BYTES`], and grows with the tables that the tree makes necessary.
+    pub(super) fn new(entries: Contents, sparse: bool, held: Held) -> Tar {
+        Tar {
+            entries,
             sparse,
+            held,
             linked: HashMap::new(),
             linked_bytes: 0,
-            buffer: Vec::new(),
+            writing: Writing::default(),
+            file: None,
+            is_over: false,
         }
     }
 
-    /// Appends an entry of the tree; FIFOs, sockets and devices are left out.
-    ///
-    /// # Errors
-    /// When a file cannot be read or became shorter meanwhile; the tar is torn then.
-    pub(super) fn append(&mut self, found: &Found<'_>) -> io::Result<()> {
-        match found.kind() {
-            FileType::Directory => {
-                let header = header(EntryType::Directory, &found.stat);
-                self.entry(header, found.path, None)
-            }
-            FileType::Symlink => {
-                if self.is_linked(found)? {
-                    return Ok(());
+    /// Appends the next entry of the tree, or the end mark; FIFOs, sockets and devices are left out.
+    fn next(&mut self) -> io::Result<()> {
+        let Some(found) = self.entries.next_found()? else {
+            self.writing.zeros(2 * BLOCK);
+            self.is_over = true;
+            return Ok(());
+        };
+        let (kind, stat) = (found.kind(), found.stat);
+        if !matches!(
+            kind,
+            FileType::Directory | FileType::Symlink | FileType::RegularFile
+        ) {
+            return Ok(());
+        }
+        let path = found.path().into_os_string();
+        let path = path.as_bytes();
+        if kind == FileType::Directory {
+            let header = header(EntryType::Directory, &stat);
+            self.writing.entry(header, path, None);
+            return Ok(());
+        }
+        if stat.st_nlink > 1 {
+            let id = (stat.st_dev, stat.st_ino);
+            if let Some(first) = self.linked.get_mut(&id) {
+                let header = header(EntryType::Link, &stat);
+                self.writing.entry(header, path, Some(&first.path));
+                first.left -= 1;
+                if first.left == 0 {
+                    self.linked_bytes -= first.path.len() + LINKED_COST;
+                    self.linked.remove(&id);
                 }
-                let mut header = header(EntryType::Symlink, &found.stat);
-                header.set_mode(0o777);
-                self.entry(header, found.path, Some(found.target()?.as_bytes()))
+                return Ok(());
             }
-            FileType::RegularFile => {
-                if self.is_linked(found)? {
-                    return Ok(());
-                }
-                self.file(found)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Writes the end mark.
-    pub(super) fn finish(mut self) -> io::Result<()> {
-        self.to.write_all(&[0; 2 * BLOCK])?;
-        self.to.flush()
-    }
-
-    /// Appends a hard link if the file was sent under another name before.
-    fn is_linked(&mut self, found: &Found<'_>) -> io::Result<bool> {
-        let stat = &found.stat;
-        if stat.st_nlink <= 1 {
-            return Ok(false);
-        }
-        let id = (stat.st_dev, stat.st_ino);
-        let path = found.path.as_os_str().as_bytes();
-        let Some(mut first) = self.linked.remove(&id) else {
             let cost = path.len() + LINKED_COST;
-            if self.linked_bytes + cost <= LINKED_PATHS {
-                self.linked_bytes += cost;
+            let linked_bytes = self.linked_bytes + cost;
+            if linked_bytes <= LINKED_PATHS && may_hold(&mut self.held, linked_bytes) {
+                self.linked_bytes = linked_bytes;
                 let (path, left) = (path.into(), stat.st_nlink - 1);
                 self.linked.insert(id, Linked { path, left });
             }
+        }
+        if kind == FileType::Symlink {
+            let mut header = header(EntryType::Symlink, &stat);
+            header.set_mode(0o777);
+            let target = found.target()?;
+            self.writing.entry(header, path, Some(target.as_bytes()));
+            return Ok(());
+        }
+        let file = found.open()?;
+        let pieces = match self.sparse {
+            true => pieces(&file, &stat, &mut self.held, self.linked_bytes)?,
+            false => None,
+        };
+        self.file = Some(self.writing.file(path, &stat, file, pieces));
+        Ok(())
+    }
+}
+
+/// Whether tables of `bytes` may be held.
+fn may_hold(held: &mut Held, bytes: usize) -> bool {
+    let more = (Tar::BYTES + bytes as u64).saturating_sub(held.amount());
+    more == 0 || held.grow(more)
+}
+
+impl Sending {
+    /// Reads on, until a chunk is full; false where nothing is left.
+    fn read(&mut self, to: &mut Vec<u8>) -> io::Result<bool> {
+        let Some(piece) = self.pieces.last_mut() else {
             return Ok(false);
         };
-        self.entry(header(EntryType::Link, stat), found.path, Some(&first.path))?;
-        first.left -= 1;
-        if first.left > 0 {
-            self.linked.insert(id, first);
-        } else {
-            self.linked_bytes -= first.path.len() + LINKED_COST;
+        let most = CHUNK.saturating_sub(to.len());
+        let most = usize::try_from(piece.length).unwrap_or(most).min(most);
+        if most > 0 {
+            let read = read_at(&self.file, piece.offset, most, to)?;
+            if read == 0 {
+                return Err(io::Error::other(
+                    "an artifact became shorter while it was read",
+                ));
+            }
+            piece.offset += read as u64;
+            piece.length -= read as u64;
+        }
+        if piece.length == 0 {
+            self.pieces.pop();
         }
         Ok(true)
     }
+}
 
-    fn file(&mut self, found: &Found<'_>) -> io::Result<()> {
-        let file = found.open()?;
-        let size = u64::try_from(found.stat.st_size).unwrap_or(0);
-        let pieces = match self.sparse {
-            true => pieces(&file, &found.stat)?,
-            false => None,
-        };
-        let Some(pieces) = pieces else {
-            let mut header = header(EntryType::Regular, &found.stat);
+impl Writing {
+    /// Moves what is there to `to`, which is filled up to `most` bytes; false where nothing is there.
+    fn take(&mut self, to: &mut Vec<u8>, most: usize) -> bool {
+        let left = &self.bytes[self.taken..];
+        if left.is_empty() {
+            return false;
+        }
+        let count = left.len().min(most.saturating_sub(to.len()));
+        to.extend_from_slice(&left[..count]);
+        self.taken += count;
+        if self.taken == self.bytes.len() {
+            self.taken = 0;
+            self.bytes.clear();
+            // A path may be as long as a tree is deep.
+            self.bytes.shrink_to(CHUNK);
+        }
+        true
+    }
+
+    /// Appends a file's header; gives what comes after it.
+    fn file(
+        &mut self,
+        path: &[u8],
+        stat: &Stat,
+        file: File,
+        pieces: Option<Vec<Piece>>,
+    ) -> Sending {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let Some(mut pieces) = pieces else {
+            let mut header = header(EntryType::Regular, stat);
             header.set_size(size);
-            self.entry(header, found.path, None)?;
+            self.entry(header, path, None);
             let whole = Piece {
                 offset: 0,
                 length: size,
             };
-            self.data(&file, whole)?;
-            return self.pad(size);
+            return Sending {
+                file,
+                pieces: vec![whole],
+                padding: padding(size),
+            };
         };
         let sent = pieces.iter().map(|piece| piece.length).sum();
-        let mut header = header(EntryType::GNUSparse, &found.stat);
+        let mut header = header(EntryType::GNUSparse, stat);
         header.set_size(sent);
         let mut rest = pieces.as_slice();
         if let Some(gnu) = header.as_gnu_mut() {
@@ -158,44 +279,42 @@ impl<W: Write> Archive<W> {
             }
             gnu.set_is_extended(!rest.is_empty());
         }
-        self.entry(header, found.path, None)?;
+        self.entry(header, path, None);
         while !rest.is_empty() {
             let mut more = GnuExtSparseHeader::new();
             for slot in more.sparse_mut() {
                 rest = fill(slot, rest);
             }
             more.set_is_extended(!rest.is_empty());
-            self.to.write_all(more.as_bytes())?;
+            self.bytes.extend_from_slice(more.as_bytes());
         }
-        for piece in &pieces {
-            self.data(&file, *piece)?;
+        pieces.reverse();
+        Sending {
+            file,
+            pieces,
+            padding: padding(sent),
         }
-        self.pad(sent)
     }
 
-    /// Writes what comes before the content of an entry.
-    fn entry(&mut self, mut header: Header, path: &Path, target: Option<&[u8]>) -> io::Result<()> {
+    /// Appends what comes before the content of an entry.
+    fn entry(&mut self, mut header: Header, path: &[u8], target: Option<&[u8]>) {
         if let Some(target) = target {
-            self.put(
-                EntryType::GNULongLink,
-                target,
-                &mut header.as_old_mut().linkname,
-            )?;
+            let field = &mut header.as_old_mut().linkname;
+            self.put(EntryType::GNULongLink, target, field);
         }
-        let name = path.as_os_str().as_bytes();
-        self.put(EntryType::GNULongName, name, &mut header.as_old_mut().name)?;
+        self.put(EntryType::GNULongName, path, &mut header.as_old_mut().name);
         header.set_cksum();
-        self.to.write_all(header.as_bytes())
+        self.bytes.extend_from_slice(header.as_bytes());
     }
 
     /// Puts a name into its field of the header; one that is too long goes before the header, and its
     /// beginning into the field.
-    fn put(&mut self, kind: EntryType, name: &[u8], field: &mut [u8; SHORT]) -> io::Result<()> {
+    fn put(&mut self, kind: EntryType, name: &[u8], field: &mut [u8; SHORT]) {
         for (to, from) in field.iter_mut().zip(name) {
             *to = *from;
         }
         if name.len() < SHORT {
-            return Ok(());
+            return;
         }
         let mut header = Header::new_gnu();
         let mark = b"././@LongLink";
@@ -211,42 +330,20 @@ impl<W: Write> Archive<W> {
         let size = name.len() as u64 + 1;
         header.set_size(size);
         header.set_cksum();
-        self.to.write_all(header.as_bytes())?;
-        self.to.write_all(name)?;
-        self.to.write_all(&[0])?;
-        self.pad(size)
+        self.bytes.extend_from_slice(header.as_bytes());
+        self.bytes.extend_from_slice(name);
+        self.zeros(1 + padding(size));
     }
 
-    fn data(&mut self, file: &File, piece: Piece) -> io::Result<()> {
-        self.buffer.resize(CHUNK, 0);
-        let (mut at, mut left) = (piece.offset, piece.length);
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            let read = match file.read_at(&mut self.buffer[..most], at) {
-                Ok(0) => {
-                    return Err(io::Error::other(
-                        "an artifact became shorter while it was read",
-                    ));
-                }
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            self.to.write_all(&self.buffer[..read])?;
-            at += read as u64;
-            left -= read as u64;
-        }
-        Ok(())
+    fn zeros(&mut self, count: usize) {
+        self.bytes.resize(self.bytes.len() + count, 0);
     }
+}
 
-    /// Fills the last block after content of so many bytes.
-    fn pad(&mut self, size: u64) -> io::Result<()> {
-        let odd = usize::try_from(size % BLOCK as u64).unwrap_or(0);
-        match odd {
-            0 => Ok(()),
-            odd => self.to.write_all(&[0; BLOCK][odd..]),
-        }
-    }
+/// What fills the last block after content of so many bytes.
+fn padding(size: u64) -> usize {
+    let odd = usize::try_from(size % BLOCK as u64).unwrap_or(0);
+    (BLOCK - odd) % BLOCK
 }
 
 /// Owner 0 and no setuid, setgid or sticky bit: neither means anything at the other end.
@@ -282,13 +379,24 @@ fn fill<'a>(slot: &mut tar::GnuSparseHeader, pieces: &'a [Piece]) -> &'a [Piece]
 }
 
 /// The pieces of a file with holes, with an empty one at its end as GNU tar writes it; `None` for a
-/// file without holes, and where the filesystem does not tell.
-fn pieces(file: &File, stat: &Stat) -> io::Result<Option<Vec<Piece>>> {
+/// file without holes, and where the filesystem does not tell. The list is counted while it is made and
+/// sent, besides `linked` bytes.
+fn pieces(
+    file: &File,
+    stat: &Stat,
+    held: &mut Held,
+    linked: usize,
+) -> io::Result<Option<Vec<Piece>>> {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     // Blocks are of 512 bytes here, whatever the filesystem's are.
     if u64::try_from(stat.st_blocks).unwrap_or(0) * 512 >= size {
         return Ok(None);
     }
+    // The list, and the blocks that tell it.
+    let most = match may_hold(held, linked + PIECES * 3 * size_of::<Piece>()) {
+        true => PIECES,
+        false => FEW_PIECES,
+    };
     let mut pieces = Vec::new();
     let mut at = 0;
     while at < size {
@@ -299,7 +407,7 @@ fn pieces(file: &File, stat: &Stat) -> io::Result<Option<Vec<Piece>>> {
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
-        let end = match pieces.len() < PIECES {
+        let end = match pieces.len() < most {
             true => seek(file, SeekFrom::Hole(start))?.min(size),
             false => size,
         };

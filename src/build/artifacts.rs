@@ -10,19 +10,20 @@
 //! handed out has no such lock: it is a stranger's, who may hold it forever.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 
-use super::archive::Archive;
-use super::directory::{self, Entries, Entry};
+use super::archive::Tar;
+use super::directory::{Directory, Entry};
 use super::layout;
 use super::lease::Lease;
 use super::{BuildInfo, Outcome, used};
-use crate::filesystem::{self, Links, Opened};
+use crate::budget::Held;
+use crate::filesystem::{self, Links, Opened, Walk};
 
 /// A build's artifacts, held open.
 #[derive(Debug)]
@@ -39,8 +40,8 @@ pub struct Artifacts {
 pub enum Found {
     /// A regular file and its metadata.
     File(File, std::fs::Metadata),
-    /// A directory and what is in it.
-    Directory(Entries),
+    /// A directory, to be listed.
+    Directory(Directory),
 }
 
 impl Artifacts {
@@ -97,7 +98,7 @@ impl Artifacts {
             return Ok(path
                 .as_os_str()
                 .is_empty()
-                .then(|| Found::Directory(Entries::default())));
+                .then_some(Found::Directory(Directory(None))));
         };
         let Some(handle) = filesystem::locate(root, path, Links::FollowedBelow)? else {
             return Ok(None);
@@ -107,9 +108,7 @@ impl Artifacts {
                 let metadata = file.metadata()?;
                 Ok(Some(Found::File(file, metadata)))
             }
-            Opened::Directory(directory) => {
-                directory::list(&directory).map(|listing| Some(Found::Directory(listing)))
-            }
+            Opened::Directory(directory) => Ok(Some(Found::Directory(Directory(Some(directory))))),
             Opened::Other => Ok(None),
         }
     }
@@ -126,32 +125,76 @@ impl Artifacts {
             .transpose()
     }
 
-    /// Writes all artifacts as a tar, names relative to the artifacts directory. With `sparse`, files
-    /// with holes are sparse entries, which not every reader of tars understands.
-    ///
-    /// # Errors
-    /// When a file cannot be read, or changed its size meanwhile; the tar is torn then.
-    pub fn write_tar(&self, to: impl Write, sparse: bool) -> io::Result<()> {
-        let mut archive = Archive::new(to, sparse);
-        if let Some(root) = &self.root {
-            filesystem::walk(root, |found| archive.append(found))?;
-        }
-        archive.finish()
+    /// All artifacts as a tar, names relative to the artifacts directory. With `sparse`, files with holes
+    /// are sparse entries, which not every reader of tars understands. `held` counts [`Tar::BYTES`], and
+    /// `walk` is for [`Artifacts::contents`].
+    pub fn tar(self, sparse: bool, walk: Held, held: Held) -> Tar {
+        Tar::new(self.contents(walk), sparse, held)
     }
 
-    /// Tells `each` of all artifacts, in the order of the tar: a path below the artifacts, and what is
-    /// there. Special files are among them, although nobody is given any.
+    /// All artifacts, one after the other in the order of the tar. `held` counts [`Contents::BYTES`]; it
+    /// grows where the tree is so deep that it takes more.
+    pub fn contents(self, held: Held) -> Contents {
+        Contents {
+            artifacts: self,
+            walk: None,
+            held,
+        }
+    }
+}
+
+/// All artifacts of a build, one after the other: a cursor, which holds what the depth of the tree costs.
+/// Special files are among them, although nobody is given any.
+#[derive(Debug)]
+pub struct Contents {
+    artifacts: Artifacts,
+    /// `None` before the first, and where there is nothing.
+    walk: Option<Walk>,
+    held: Held,
+}
+
+impl Contents {
+    /// What is held for a client while the artifacts of a build are walked, in bytes.
+    pub const BYTES: u64 = 112 << 10;
+    /// Descriptors that are open meanwhile, at most: of the walk, and of the lease.
+    pub const DESCRIPTORS: u64 = Walk::DESCRIPTORS + 1;
+    /// How often the path of an entry is there while it is told, percent-encoded and as it is.
+    const PATHS: usize = 8;
+
+    /// The next one; `None` after the last.
     ///
     /// # Errors
-    /// When a directory cannot be read, and what `each` returns.
-    pub fn walk(&self, mut each: impl FnMut(&Path, &Entry) -> io::Result<()>) -> io::Result<()> {
-        let Some(root) = &self.root else {
-            return Ok(());
+    /// When a directory cannot be read, and when the tree is so deep that more would be held than may
+    /// be for the client.
+    pub(super) fn next_found(&mut self) -> io::Result<Option<filesystem::Found<'_>>> {
+        if let Some(root) = self.artifacts.root.take() {
+            self.walk = Some(Walk::new(root)?);
+        }
+        let Some(walk) = &mut self.walk else {
+            return Ok(None);
         };
-        filesystem::walk(root, |found| {
-            let entry = Entry::of(found.name(), &found.stat, || found.target())?;
-            each(found.path, &entry)
-        })
+        let needed = walk.bytes() + Contents::PATHS * walk.path_bytes();
+        let more = (needed as u64).saturating_sub(self.held.amount());
+        if more > 0 && !self.held.grow(more) {
+            return Err(io::Error::new(
+                io::ErrorKind::OutOfMemory,
+                "the tree is so deep that more would be held for the client than may be",
+            ));
+        }
+        walk.next_entry()
+    }
+
+    /// The path of the next one below the artifacts, and what it is; `None` after the last.
+    ///
+    /// # Errors
+    /// When the disk or a permission is in the way, and when the tree is so deep that more would be held
+    /// than may be for the client.
+    pub fn next_entry(&mut self) -> io::Result<Option<(PathBuf, Entry)>> {
+        let Some(found) = self.next_found()? else {
+            return Ok(None);
+        };
+        let entry = Entry::of(found.name(), &found.stat, || found.target())?;
+        Ok(Some((found.path(), entry)))
     }
 }
 

@@ -1,8 +1,8 @@
 //! One directory of artifacts as people look at it: sorted, and bounded whatever a container left.
 //!
 //! Names are read once, and only the first [`MOST`] of them in the order of the page are kept and
-//! looked at; a directory of a million names takes no more memory than one of some thousands.
-//! Nothing is opened or followed.
+//! looked at, or as many as [`MOST_BYTES`] have room for; a directory of a million names takes no more
+//! memory than one of some thousands. Nothing is opened or followed.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -13,12 +13,16 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::fs::{FileType, Stat};
 
-use crate::filesystem::look;
+use crate::filesystem::{OpenDirectory, look};
 
-/// Names that a listing holds: more than anybody reads. How long they are is bounded by the page.
+/// Names that a listing holds: more than anybody reads.
 const MOST: usize = 5_000;
+/// Bytes of names and of what links say that it holds: a hundred for each of them.
+const MOST_BYTES: usize = 512 << 10;
+/// Bytes of what a link says that are kept: more than a page shows.
+const TARGET: usize = 2 << 10;
 
-/// What is in a directory: directories first, then by name.
+/// What is in a directory: directories first, then by name. What long links say is cut.
 #[derive(Clone, Debug, Default)]
 pub struct Entries {
     /// The first of them.
@@ -57,7 +61,7 @@ pub enum EntryKind {
 #[derive(Debug, PartialEq, Eq)]
 struct Name {
     is_directory: bool,
-    name: Vec<u8>,
+    name: Box<[u8]>,
 }
 
 impl Ord for Name {
@@ -73,18 +77,27 @@ impl PartialOrd for Name {
     }
 }
 
-/// Lists `directory`.
-///
-/// # Errors
-/// When the host's disk is in the way.
-pub(super) fn list(directory: impl AsFd) -> io::Result<Entries> {
-    list_at_most(directory.as_fd(), MOST)
+/// A directory that was found and not read yet.
+#[derive(Debug)]
+pub struct Directory(pub(super) Option<OpenDirectory>);
+
+impl Directory {
+    /// What is in it; of a million names this takes a second.
+    ///
+    /// # Errors
+    /// When the host's disk is in the way.
+    pub fn list(&self) -> io::Result<Entries> {
+        match &self.0 {
+            Some(directory) => list_at_most(directory.as_fd(), MOST, MOST_BYTES),
+            None => Ok(Entries::default()),
+        }
+    }
 }
 
-fn list_at_most(directory: BorrowedFd<'_>, most: usize) -> io::Result<Entries> {
+fn list_at_most(directory: BorrowedFd<'_>, most: usize, most_bytes: usize) -> io::Result<Entries> {
     // The last of those that are kept is on top, and makes room for one that comes before it.
     let mut first: BinaryHeap<Name> = BinaryHeap::new();
-    let mut count = 0_usize;
+    let (mut count, mut bytes) = (0_usize, 0_usize);
     for entry in rustix::fs::Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
@@ -102,16 +115,29 @@ fn list_at_most(directory: BorrowedFd<'_>, most: usize) -> io::Result<Entries> {
         count += 1;
         first.push(Name {
             is_directory: kind == FileType::Directory,
-            name: name.to_owned(),
+            name: name.into(),
         });
-        if first.len() > most {
-            first.pop();
+        bytes += name.len();
+        while first.len() > most || bytes > most_bytes {
+            bytes -= first.pop().map_or(bytes, |last| last.name.len());
         }
     }
-    let more = count - first.len();
+    let mut more = count - first.len();
     let mut items = Vec::with_capacity(first.len());
     for name in first.into_sorted_vec() {
-        items.extend(item(directory, OsString::from_vec(name.name))?);
+        let item = item(directory, OsString::from_vec(name.name.into()))?;
+        if let Some(Entry {
+            kind: EntryKind::Link(target),
+            ..
+        }) = &item
+        {
+            bytes += target.len();
+        }
+        if bytes > most_bytes {
+            more += 1;
+        } else {
+            items.extend(item);
+        }
     }
     Ok(Entries { items, more })
 }
@@ -123,7 +149,10 @@ fn item(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Entry>> 
     };
     let target = || -> io::Result<OsString> {
         let target: CString = rustix::fs::readlinkat(directory, &*name, Vec::new())?;
-        Ok(OsString::from_vec(target.into_bytes()))
+        let mut target = target.into_bytes();
+        target.truncate(TARGET);
+        target.shrink_to_fit();
+        Ok(OsString::from_vec(target))
     };
     Entry::of(&name, &stat, target).map(Some)
 }
@@ -222,10 +251,13 @@ mod tests {
         std::fs::create_dir(home.path().join("z")).unwrap();
         std::os::unix::fs::symlink("/etc/shadow", home.path().join("a")).unwrap();
         let directory = File::open(home.path()).unwrap();
-        let listing = list_at_most(directory.as_fd(), 5).unwrap();
+        let listing = list_at_most(directory.as_fd(), 5, 1_000).unwrap();
         let names: Vec<_> = listing.items.iter().map(|item| &*item.name).collect();
         assert_eq!(names, ["z", "a", "f0", "f1", "f2"]);
         assert_eq!(listing.more, 37);
+        // The names have room, and what the link says has none.
+        let shorter = list_at_most(directory.as_fd(), 5, 7).unwrap();
+        assert_eq!((shorter.items.len(), shorter.more), (1, 41));
         let kinds: Vec<_> = listing.items.iter().map(|item| &item.kind).collect();
         let link = EntryKind::Link("/etc/shadow".into());
         assert_eq!(

@@ -50,11 +50,12 @@ mod tally;
 mod trend;
 mod used;
 
-pub use artifacts::{Artifacts, Found};
+pub use archive::Tar;
+pub use artifacts::{Artifacts, Contents, Found};
 pub use claim::{Holder, Secret, holder};
 pub use clock::Since;
 pub use declared::MountPoint;
-pub use directory::{Entries, Entry, EntryKind};
+pub use directory::{Directory, Entries, Entry, EntryKind};
 pub use facts::Facts;
 pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};
 pub use image_records::{

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::layout;
 use super::pending::{PendingBuild, open_directory};
-use crate::filesystem;
+use crate::filesystem::{self, Walk};
 
 impl PendingBuild {
     /// Empties the files of opaque params that this process wrote, also where the data that holds them
@@ -70,13 +70,15 @@ impl PendingBuild {
         if are_all_held || elsewhere.is_empty() {
             return Ok(());
         }
-        filesystem::walk(&data, |found| {
-            let value = elsewhere.get(&found.stat.st_ino);
-            match value {
-                Some(value) if found.kind() == FileType::RegularFile => empty(found, value),
-                _ => Ok(()),
+        let mut walk = Walk::new(&data)?;
+        while let Some(found) = walk.next_entry()? {
+            if let Some(value) = elsewhere.get(&found.stat.st_ino)
+                && found.kind() == FileType::RegularFile
+            {
+                empty(&found, value)?;
             }
-        })
+        }
+        Ok(())
     }
 }
 

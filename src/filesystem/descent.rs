@@ -5,11 +5,12 @@
 //! `..`, checking that it comes out where it went in. A directory is only entered as a real directory
 //! on the same mount.
 //!
-//! What is done in the directories is left to `plain` and `remove`.
+//! What is done in the directories is left to others.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::collections::VecDeque;
+use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2};
@@ -17,12 +18,13 @@ use rustix::io::Errno;
 
 use super::{Fault, closed};
 
-/// How many directories above the present one are held open. Real trees are hardly deeper, and a few
-/// walks at once stay far below the usual limit of 1,024 descriptors.
-const HELD: usize = 32;
+/// How many directories above the present one are held open. A directory that is farther above is
+/// opened once more when the walk comes back to it, which is rare, and hundreds of walks at once stay
+/// far below the limits of descriptors.
+const HELD: usize = 8;
 
-/// The size of the buffer into which directories are read.
-pub(super) const READ_BUFFER: usize = 32 * 1024;
+/// Descriptors that a walk takes at most: those, where it is, a step up, and a file.
+pub(super) const DESCRIPTORS: u64 = HELD as u64 + 3;
 
 /// An open directory. One that was closed to us is open to us as long as this lasts: see `closed`.
 #[derive(Debug)]
@@ -75,21 +77,21 @@ impl Drop for Directory {
 #[derive(Debug)]
 pub(super) struct Descent {
     here: Directory,
-    /// From the root down; the last one is the parent of `here`.
-    above: Vec<Above>,
-    /// How many of those whose descriptors were closed are held open to us.
+    /// The nearest directories above, the parent of `here` last.
+    near: VecDeque<Directory>,
+    /// Those above them, from the root down, whose descriptors were closed.
+    far: Vec<Far>,
+    /// How many of these are held open to us.
     far_held: usize,
+    /// The way from the root to `here`.
+    path: Vec<u8>,
 }
 
+/// As little as may be: a tree may be a million directories deep.
 #[derive(Debug)]
-struct Above {
-    /// `None` where the walk is so deep that its descriptor was closed.
-    directory: Option<Directory>,
+struct Far {
     id: Id,
-    /// Whether a directory whose descriptor was closed is held open to us.
     is_held: bool,
-    /// The entry through which the walk went on.
-    into: CString,
 }
 
 /// What tells one inode from another.
@@ -114,8 +116,10 @@ impl Descent {
     pub(super) fn new(root: Directory) -> Descent {
         Descent {
             here: root,
-            above: Vec::new(),
+            near: VecDeque::new(),
+            far: Vec::new(),
             far_held: 0,
+            path: Vec::new(),
         }
     }
 
@@ -124,48 +128,65 @@ impl Descent {
         self.here.as_fd()
     }
 
+    /// Bytes that the way to it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.far.capacity() * size_of::<Far>() + self.path.capacity()
+    }
+
+    /// Bytes of the path from the root to it.
+    pub(super) fn path_bytes(&self) -> usize {
+        self.path.len()
+    }
+
     /// Goes on into a directory that was opened as the entry `name` of the present one.
-    pub(super) fn enter(&mut self, name: CString, directory: Directory) {
+    pub(super) fn enter(&mut self, name: &CStr, directory: Directory) {
+        if !self.is_at_root() {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(name.to_bytes());
         let parent = std::mem::replace(&mut self.here, directory);
-        self.above.push(Above {
-            id: parent.id,
-            is_held: parent.is_held,
-            directory: Some(parent),
-            into: name,
-        });
-        if let Some(far) = self.above.len().checked_sub(HELD + 1)
-            && let Some(mut directory) = self.above[far].directory.take()
+        self.near.push_back(parent);
+        if self.near.len() > HELD
+            && let Some(mut directory) = self.near.pop_front()
         {
+            let (id, is_held) = (directory.id, directory.is_held);
+            self.far.push(Far { id, is_held });
             // It stays open to us without its descriptor.
-            self.far_held += usize::from(directory.is_held);
+            self.far_held += usize::from(is_held);
             directory.is_held = false;
         }
     }
 
     /// Goes back to the parent; gives what was left, still open, and its name. `None` at the root.
     pub(super) fn leave(&mut self) -> Result<Option<(Directory, CString)>, Errno> {
-        let Some(above) = self.above.pop() else {
-            return Ok(None);
-        };
-        let parent = match above.directory {
+        let parent = match self.near.pop_back() {
             Some(directory) => directory,
             None => {
-                let found = self.find_parent(above.id);
-                self.far_held -= usize::from(above.is_held);
-                let fd = found.inspect_err(|_| {
-                    if above.is_held {
-                        closed::forget(above.id);
+                let Some(Far { id, is_held }) = self.far.pop() else {
+                    return Ok(None);
+                };
+                self.far_held -= usize::from(is_held);
+                let found = self.find_parent(id).inspect_err(|_| {
+                    if is_held {
+                        closed::forget(id);
                     }
-                })?;
-                Directory {
-                    fd,
-                    id: above.id,
-                    is_held: above.is_held,
-                }
+                });
+                let fd = found?;
+                Directory { fd, id, is_held }
             }
         };
+        let slash = self.path.iter().rposition(|byte| *byte == b'/');
+        let name = self.path.split_off(slash.map_or(0, |slash| slash + 1));
+        self.path.truncate(slash.unwrap_or(0));
         let left = std::mem::replace(&mut self.here, parent);
-        Ok(Some((left, above.into)))
+        // A name that came as one has no zero.
+        let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+        Ok(Some((left, name)))
+    }
+
+    /// Whether the walk is where it began.
+    pub(super) fn is_at_root(&self) -> bool {
+        self.near.is_empty() && self.far.is_empty()
     }
 
     /// Opens the parent of the present directory, if that is still the one that it was.
@@ -189,12 +210,15 @@ impl Descent {
         Fault::new(doing, &self.path_to(name), source)
     }
 
-    fn path_to(&self, name: &CStr) -> PathBuf {
-        let names = self.above.iter().map(|above| above.into.as_c_str());
-        names
-            .chain([name])
-            .map(|name| OsStr::from_bytes(name.to_bytes()))
-            .collect()
+    /// The path to the entry `name` of the present directory; it may be longer than the kernel takes.
+    pub(super) fn path_to(&self, name: &CStr) -> PathBuf {
+        let mut path = Vec::with_capacity(self.path.len() + 1 + name.count_bytes());
+        path.extend_from_slice(&self.path);
+        if !self.is_at_root() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.to_bytes());
+        PathBuf::from(OsString::from_vec(path))
     }
 }
 
@@ -203,9 +227,9 @@ impl Drop for Descent {
     /// on the way up.
     fn drop(&mut self) {
         while self.far_held > 0 && self.leave().is_ok() {}
-        for above in std::mem::take(&mut self.above) {
-            if above.directory.is_none() && above.is_held {
-                closed::forget(above.id);
+        for far in std::mem::take(&mut self.far) {
+            if far.is_held {
+                closed::forget(far.id);
             }
         }
     }
@@ -254,7 +278,7 @@ mod tests {
     fn descend(descent: &mut Descent, name: &CStr) {
         mkdirat(descent.here(), name, Mode::RWXU).unwrap();
         let (directory, _) = open_directory(descent.here(), name).unwrap();
-        descent.enter(name.to_owned(), directory);
+        descent.enter(name, directory);
     }
 
     #[test]
@@ -264,8 +288,7 @@ mod tests {
         for _ in 0..200 {
             descend(&mut descent, c"d");
         }
-        let held = descent.above.iter().filter(|a| a.directory.is_some());
-        assert_eq!(held.count(), HELD);
+        assert_eq!(descent.near.len(), HELD);
         assert_eq!(descent.path_to(c"x").components().count(), 201);
         let mut steps = 0;
         while descent.leave().unwrap().is_some() {

@@ -1,11 +1,14 @@
 //! The hard links of a tree that is copied: which file was met before, and where its copy is.
 //!
-//! Copies are remembered as a directory and a name, directories as a parent and a name, so that deep
-//! trees full of links cost no more than their names. A file is forgotten with its last link.
+//! Copies are remembered as a directory and a name, directories as a parent and a name, and only those
+//! directories that such a copy is in or below. A file is forgotten with its last link. One that is
+//! remembered takes some 100 bytes and its name; where all of them take more than [`MOST`], the other
+//! names of further files are copied as files of their own.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat};
 use rustix::io::Errno;
@@ -14,12 +17,17 @@ use rustix::io::Errno;
 /// kernel's 4,096 bytes.
 const STEP: usize = 3072;
 
+/// Bytes that are remembered at most: half a million files whose other names are yet to be met.
+const MOST: usize = 64 << 20;
+/// What a file that is remembered takes besides its name, with its part of a table that is half empty.
+const COST: usize = 112;
+
 /// What was met so far.
 pub(super) struct Links {
     root: OwnedFd,
-    /// All directories of the copy; the first is the root. An entry's parent comes before it.
-    directories: Vec<(usize, CString)>,
     files: HashMap<(u64, u64), Copy>,
+    bytes: usize,
+    most: usize,
 }
 
 struct Copy {
@@ -28,10 +36,46 @@ struct Copy {
     left: u64,
 }
 
+/// A directory of the copy; the default is its root.
+#[derive(Clone, Default)]
+pub(super) struct Place(Option<Rc<Way>>);
+
+struct Way {
+    above: Place,
+    name: CString,
+}
+
+impl Place {
+    /// The directory `name` in this one.
+    pub(super) fn entry(&self, name: &CStr) -> Place {
+        let (above, name) = (self.clone(), name.to_owned());
+        Place(Some(Rc::new(Way { above, name })))
+    }
+
+    fn is(&self, other: &Place) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Rc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Drop for Way {
+    /// One after the other: builds choose how deep a tree is, and each in the one before would take as
+    /// much stack.
+    fn drop(&mut self) {
+        let mut above = self.above.0.take();
+        while let Some(mut way) = above.and_then(Rc::into_inner) {
+            above = way.above.0.take();
+        }
+    }
+}
+
 /// Where the first copy of a file is.
 #[derive(Clone)]
 pub(super) struct First {
-    directory: usize,
+    directory: Place,
     name: CString,
 }
 
@@ -42,27 +86,19 @@ pub(super) enum Seen {
 }
 
 impl Links {
-    /// The root among the directories.
-    pub(super) const ROOT: usize = 0;
-
     pub(super) fn new(root: OwnedFd) -> Links {
         Links {
             root,
-            directories: vec![(Links::ROOT, CString::default())],
             files: HashMap::new(),
+            bytes: 0,
+            most: MOST,
         }
-    }
-
-    /// Remembers a directory; gives what stands for it here.
-    pub(super) fn directory(&mut self, parent: usize, name: &CStr) -> usize {
-        self.directories.push((parent, name.to_owned()));
-        self.directories.len() - 1
     }
 
     /// Remembers the file that is about to be copied to `name` in `directory`, or says where its copy is.
     // The fields differ in width between architectures.
     #[allow(clippy::unnecessary_cast)]
-    pub(super) fn meet(&mut self, stat: &Stat, directory: usize, name: &CStr) -> Seen {
+    pub(super) fn meet(&mut self, stat: &Stat, directory: &Place, name: &CStr) -> Seen {
         if stat.st_nlink <= 1 {
             return Seen::Never;
         }
@@ -71,39 +107,44 @@ impl Links {
             copy.left = copy.left.saturating_sub(1);
             let first = copy.first.clone();
             if copy.left == 0 {
+                self.bytes -= COST + first.name.count_bytes();
                 self.files.remove(&id);
             }
             return Seen::Before(first);
         }
-        let copy = Copy {
-            first: First {
-                directory,
-                name: name.to_owned(),
-            },
-            left: stat.st_nlink as u64 - 1,
-        };
-        self.files.insert(id, copy);
+        let cost = COST + name.count_bytes();
+        if self.bytes + cost <= self.most {
+            self.bytes += cost;
+            let copy = Copy {
+                first: First {
+                    directory: directory.clone(),
+                    name: name.to_owned(),
+                },
+                left: stat.st_nlink as u64 - 1,
+            };
+            self.files.insert(id, copy);
+        }
         Seen::Never
     }
 }
 
 impl First {
-    /// Makes `name` in `here`, which is the directory `node`, another link to this copy.
+    /// Makes `name` in `here`, which is the directory `place`, another link to this copy.
     pub(super) fn link(
         &self,
         links: &Links,
-        node: usize,
+        place: &Place,
         here: BorrowedFd<'_>,
         name: &CStr,
     ) -> Result<(), Errno> {
-        if node == self.directory {
+        if place.is(&self.directory) {
             return linkat(here, &self.name, here, name, AtFlags::empty());
         }
         let mut names = vec![self.name.as_bytes()];
-        let mut at = self.directory;
-        while let Some((parent, name)) = links.directories.get(at).filter(|_| at != Links::ROOT) {
-            names.push(name.as_bytes());
-            at = *parent;
+        let mut at = &self.directory;
+        while let Some(way) = &at.0 {
+            names.push(way.name.as_bytes());
+            at = &way.above;
         }
         // Nobody else writes to the copy, so there are no links among its directories.
         let mut reached: Option<OwnedFd> = None;
@@ -139,27 +180,60 @@ mod tests {
         let root = OwnedFd::from(File::open(home.path()).unwrap());
         let mut links = Links::new(root.try_clone().unwrap());
         let name = CString::new([b'd'; 200]).unwrap();
-        let (mut here, mut node) = (root.try_clone().unwrap(), Links::ROOT);
+        let (mut here, mut place) = (root.try_clone().unwrap(), Place::default());
         for _ in 0..100 {
             mkdirat(&here, &name, Mode::RWXU).unwrap();
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             here = openat(&here, &name, flags, Mode::empty()).unwrap();
-            node = links.directory(node, &name);
+            place = place.entry(&name);
         }
         let flags = OFlags::WRONLY | OFlags::CREATE;
         let file = openat(&here, c"file", flags, Mode::RWXU).unwrap();
         let mut stat = fstat(&file).unwrap();
         stat.st_nlink = 3;
-        assert!(matches!(links.meet(&stat, node, c"file"), Seen::Never));
+        let seen = links.meet(&stat, &place, c"file");
+        assert!(matches!(seen, Seen::Never));
 
-        for (at, node, name) in [(&root, Links::ROOT, c"top"), (&here, node, c"beside")] {
-            match links.meet(&stat, node, name) {
-                Seen::Before(first) => first.link(&links, node, at.as_fd(), name).unwrap(),
+        let top = Place::default();
+        for (at, place, name) in [(&root, &top, c"top"), (&here, &place, c"beside")] {
+            match links.meet(&stat, place, name) {
+                Seen::Before(first) => first.link(&links, place, at.as_fd(), name).unwrap(),
                 Seen::Never => unreachable!("{name:?} was not recognised"),
             }
             let linked = statat(at, name, AtFlags::SYMLINK_NOFOLLOW).unwrap();
             assert_eq!(linked.st_ino, stat.st_ino);
         }
         assert!(links.files.is_empty(), "the last link was met");
+        assert_eq!(links.bytes, 0);
+    }
+
+    #[test]
+    fn links_beyond_the_bound_are_files_of_their_own_until_others_are_forgotten() {
+        let home = tempfile::tempdir().unwrap();
+        let root = File::open(home.path()).unwrap();
+        let mut stat = fstat(&root).unwrap();
+        let mut links = Links::new(root.into());
+        links.most = 2 * (COST + 1);
+        let mut meet = |inode, name: &CStr| {
+            (stat.st_ino, stat.st_nlink) = (inode, 2);
+            matches!(links.meet(&stat, &Place::default(), name), Seen::Before(_))
+        };
+        assert!(!meet(1, c"a") && !meet(2, c"b") && !meet(3, c"c"));
+        assert!(meet(1, c"d") && !meet(3, c"e"));
+        assert!(meet(3, c"f") && meet(2, c"g"));
+    }
+
+    #[test]
+    fn a_directory_is_forgotten_with_its_last_file_however_deep_it_is() {
+        let mut deepest = Place::default();
+        for _ in 0..1_000_000 {
+            deepest = deepest.entry(c"d");
+        }
+        let above = deepest
+            .0
+            .as_ref()
+            .map(|way| Rc::downgrade(&way.above.0.clone().unwrap()));
+        drop(deepest);
+        assert!(above.unwrap().upgrade().is_none());
     }
 }

@@ -17,6 +17,7 @@
 //! - `closed`: what its owner closed, opened for as long as a walk needs it.
 //! - `walk`: every entry of a tree, to be listed or sent.
 //! - `descent`: the way from a tree's root to where one is, with few descriptors.
+//! - `names`: the names of a directory, a bounded page at a time.
 //! - `confined`: a directory as strangers may have it.
 
 mod btrfs;
@@ -27,6 +28,7 @@ mod descent;
 mod fiemap;
 mod links;
 mod metadata;
+mod names;
 mod ownership;
 mod plain;
 mod remove;
@@ -35,7 +37,7 @@ mod walk;
 
 pub use confined::{OURSELVES, VERB, confine, hand_out};
 pub use usage::Usage;
-pub use walk::{Found, Links, OpenDirectory, Opened, locate, look, open, walk};
+pub use walk::{Found, Links, OpenDirectory, Opened, Walk, locate, look, open};
 
 use std::ffi::{CString, OsStr};
 use std::fmt;

@@ -5,19 +5,14 @@
 //! files away. Modes and times stay, but for the set-user-id and set-group-id bits of programs: the
 //! kernel takes these away, since they were not set for the new owner.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, RawDir, SeekFrom, Stat, Uid, chownat, fchown, fstat, seek, statat,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Stat, Uid, chownat, fchown, fstat, statat};
 use rustix::io::Errno;
 
 use super::Fault;
-use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
-
-/// How many subdirectories of one directory are remembered at once: the next ones are read when these
-/// are done. It bounds what a directory of millions costs in memory.
-const REMEMBERED: usize = 4096;
+use super::descent::{Descent, Directory, open_directory};
+use super::names::{Names, Page};
 
 /// The number that Btrfs gives to the place of a subvolume that a snapshot did not take along: it is
 /// no file of the snapshot, and cannot be changed.
@@ -28,7 +23,7 @@ pub(super) fn give(root: Directory, user: u32, group: u32) -> Result<(), Fault> 
     let giving = Giving {
         user,
         group,
-        buffer: Vec::with_capacity(READ_BUFFER),
+        names: Names::default(),
         descent: Descent::new(root),
     };
     giving.run()
@@ -37,34 +32,25 @@ pub(super) fn give(root: Directory, user: u32, group: u32) -> Result<(), Fault> 
 struct Giving {
     user: u32,
     group: u32,
-    buffer: Vec<u8>,
+    names: Names,
     descent: Descent,
-}
-
-/// What of a directory is still to be done.
-#[derive(Default)]
-struct Level {
-    /// Subdirectories that are to be entered.
-    directories: Vec<CString>,
-    /// Where reading goes on when these are done; `None` at the end.
-    next: Option<u64>,
 }
 
 impl Giving {
     fn run(mut self) -> Result<(), Fault> {
         let mut levels = vec![self.read(0)?];
         while let Some(level) = levels.last_mut() {
-            if let Some(name) = level.directories.pop() {
+            if let Some(name) = self.names.take(level) {
                 let (directory, _) = match open_directory(self.descent.here(), &name) {
                     Ok(opened) => opened,
                     // The place of another filesystem.
                     Err(Errno::XDEV) => continue,
                     Err(errno) => return Err(self.descent.fault("open", &name, errno)),
                 };
-                self.descent.enter(name, directory);
+                self.descent.enter(&name, directory);
                 levels.push(self.read(0)?);
-            } else if let Some(next) = level.next {
-                *level = self.read(next)?;
+            } else if let Some(rest) = level.rest() {
+                *level = self.read(rest)?;
             } else {
                 levels.pop();
                 self.leave()?;
@@ -91,33 +77,18 @@ impl Giving {
     }
 
     /// Gives away what is in the present directory from a place of it on and is no directory, until
-    /// enough directories were found.
-    fn read(&mut self, from: u64) -> Result<Level, Fault> {
-        let mut level = Level::default();
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let here = self.descent.here();
-        let fault = |errno| self.descent.fault("read", c".", errno);
-        seek(here, SeekFrom::Start(from)).map_err(fault)?;
-        let mut entries = RawDir::new(here, buffer.spare_capacity_mut());
-        while let Some(entry) = entries.next() {
-            let entry = entry.map_err(fault)?;
+    /// names of directories were found; gives those.
+    fn read(&mut self, from: u64) -> Result<Page, Fault> {
+        let mut names = std::mem::take(&mut self.names);
+        let fault = |giving: &&Self, errno| giving.descent.fault("read", c".", errno);
+        let (here, mut giving) = (self.descent.here(), &*self);
+        let page = names.read(here, from, &mut giving, fault, |giving, entry| {
             let name = entry.file_name();
-            if is_dots(name) {
-                continue;
-            }
-            let given = self.give_entry(name);
-            let is_directory =
-                given.map_err(|errno| self.descent.fault("give away", name, errno))?;
-            if is_directory {
-                level.directories.push(name.to_owned());
-            }
-            if level.directories.len() >= REMEMBERED {
-                level.next = Some(entry.next_entry_cookie());
-                break;
-            }
-        }
-        self.buffer = buffer;
-        Ok(level)
+            let given = giving.give_entry(name);
+            given.map_err(|errno| giving.descent.fault("give away", name, errno))
+        });
+        self.names = names;
+        page
     }
 
     /// Gives away an entry of the present directory; true for a directory, which comes later.
@@ -158,6 +129,9 @@ mod tests {
 
     use super::*;
 
+    /// Subdirectories that are more than one page has.
+    const MANY: usize = 5_000;
+
     fn give_to(root: &Path, user: u32, group: u32) -> Result<(), Fault> {
         let (directory, _) = Directory::new(fs::File::open(root).unwrap().into()).unwrap();
         give(directory, user, group)
@@ -175,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn more_subdirectories_than_are_remembered_are_given_away_and_links_are_not_followed() {
+    fn more_subdirectories_than_a_page_has_are_given_away_and_links_are_not_followed() {
         let home = tempfile::tempdir().unwrap();
         let tree = home.path().join("tree");
         let outside = home.path().join("outside");
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("file"), "x").unwrap();
-        for n in 0..REMEMBERED + 10 {
+        for n in 0..MANY {
             fs::create_dir_all(tree.join(format!("{n}"))).unwrap();
         }
         let deep = tree.join("0/deeper");
@@ -204,7 +178,7 @@ mod tests {
         for path in ["", "0/deeper", "0/deeper/file", "name", "link"] {
             assert_eq!(owner(&tree.join(path)), (1234, 1235), "{path}");
         }
-        for n in 0..REMEMBERED + 10 {
+        for n in 0..MANY {
             assert_eq!(owner(&tree.join(format!("{n}"))), (1234, 1235), "{n}");
         }
         let mode = fs::metadata(deep.join("file")).unwrap().mode();

@@ -9,14 +9,15 @@ use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, Stat, fchmod, fstat, mkdirat, openat, readlinkat,
-    statat, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, readlinkat, statat,
+    symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use super::contents::Contents;
-use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
-use super::links::{Links, Seen};
+use super::descent::{Descent, Directory, open_directory};
+use super::links::{self, Links, Seen};
+use super::names::{Names, Page};
 use super::{Fault, closed, metadata};
 
 /// Copies everything in `source`, except its entries `without`, into the empty directory `target`.
@@ -24,8 +25,8 @@ use super::{Fault, closed, metadata};
 /// Kept is what `cp -a` keeps: modes (all twelve bits), times of access and change to the nanosecond,
 /// hard links inside the tree, symlinks as text, holes, FIFOs, sockets, device nodes where we may make
 /// them, attributes of users, access control lists, and owners as far as we may give things away. What
-/// its owner, us, has closed is read all the same. The memory that it takes grows with the number of
-/// directories and of hard links that are yet to be met, not with that of files or with their sizes.
+/// its owner, us, has closed is read all the same. The memory that it takes grows with the depth of the
+/// tree, and with the number of files whose other names are yet to be met; `links` bounds these.
 pub(super) fn copy(
     (source, stat): (Directory, Stat),
     target: Directory,
@@ -43,40 +44,45 @@ pub(super) fn copy(
         levels: Vec::new(),
         links: Links::new(root),
         contents: Contents::default(),
-        buffer: Vec::with_capacity(READ_BUFFER),
+        names: Names::default(),
+        without,
     };
-    let directories = copying.fill(without)?;
     copying.levels.push(Level {
         stat,
-        directories,
-        node: Links::ROOT,
+        directories: Page::default(),
+        place: links::Place::default(),
     });
+    copying.fill(0)?;
     copying.run()
 }
 
-struct Copying {
+struct Copying<'a> {
     source: Descent,
     /// Always in the counterpart of the directory where `source` is.
     target: Descent,
     levels: Vec<Level>,
     links: Links,
     contents: Contents,
-    buffer: Vec<u8>,
+    names: Names,
+    /// Names of the root that are left out.
+    without: &'a [CString],
 }
 
 struct Level {
     stat: Stat,
     /// The subdirectories that are still to be copied.
-    directories: Vec<CString>,
+    directories: Page,
     /// The directory as [`Links`] knows it.
-    node: usize,
+    place: links::Place,
 }
 
-impl Copying {
+impl Copying<'_> {
     fn run(mut self) -> Result<(), Fault> {
         while let Some(level) = self.levels.last_mut() {
-            if let Some(name) = level.directories.pop() {
-                self.descend(name)?;
+            if let Some(name) = self.names.take(&mut level.directories) {
+                self.descend(&name)?;
+            } else if let Some(rest) = level.directories.rest() {
+                self.fill(rest)?;
             } else if let Some(level) = self.levels.pop() {
                 self.ascend(&level.stat)?;
             }
@@ -84,25 +90,21 @@ impl Copying {
         Ok(())
     }
 
-    fn descend(&mut self, name: CString) -> Result<(), Fault> {
-        let (from, stat) = open_directory(self.source.here(), &name)
-            .map_err(|errno| self.source.fault("open", &name, errno))?;
-        let (to, _) = mkdirat(self.target.here(), &name, Mode::RWXU)
-            .and_then(|()| open_directory(self.target.here(), &name))
-            .map_err(|errno| self.source.fault("create", &name, errno))?;
-        let node = self.links.directory(self.node(), &name);
-        self.source.enter(name.clone(), from);
+    fn descend(&mut self, name: &CStr) -> Result<(), Fault> {
+        let (from, stat) = open_directory(self.source.here(), name)
+            .map_err(|errno| self.source.fault("open", name, errno))?;
+        let (to, _) = mkdirat(self.target.here(), name, Mode::RWXU)
+            .and_then(|()| open_directory(self.target.here(), name))
+            .map_err(|errno| self.source.fault("create", name, errno))?;
+        let place = self.place().entry(name);
+        self.source.enter(name, from);
         self.target.enter(name, to);
         self.levels.push(Level {
             stat,
-            directories: Vec::new(),
-            node,
+            directories: Page::default(),
+            place,
         });
-        let directories = self.fill(&[])?;
-        if let Some(level) = self.levels.last_mut() {
-            level.directories = directories;
-        }
-        Ok(())
+        self.fill(0)
     }
 
     /// Goes back up. Only now the directory gets its own mode and times: writing into it would spoil
@@ -120,40 +122,47 @@ impl Copying {
         Ok(())
     }
 
-    /// Copies what is in the present directory and is no directory; gives the names of those.
-    fn fill(&mut self, without: &[CString]) -> Result<Vec<CString>, Fault> {
-        let mut directories = Vec::new();
-        // Taken out for the time of the loop, which needs the rest of `self`.
-        let mut buffer = std::mem::take(&mut self.buffer);
+    /// Copies what is in the present directory from a place of it on and is no directory, until names of
+    /// directories were found; those are to be copied next.
+    fn fill(&mut self, from: u64) -> Result<(), Fault> {
+        // Taken out for the time of the call, which needs the rest of `self`.
+        let mut names = std::mem::take(&mut self.names);
         let directory = self
             .source
             .here()
             .try_clone_to_owned()
             .map_err(|error| self.source.fault("open", c".", error))?;
-        let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
-        while let Some(entry) = entries.next() {
-            let entry = entry.map_err(|errno| self.source.fault("read", c".", errno))?;
-            let name = entry.file_name();
-            if is_dots(name) || without.iter().any(|left_out| left_out.as_c_str() == name) {
-                continue;
-            }
-            let kind = match entry.file_type() {
-                FileType::Unknown => {
-                    let stat = self.stat(name)?;
-                    FileType::from_raw_mode(stat.st_mode)
-                }
-                kind => kind,
-            };
-            match kind {
-                FileType::Directory => directories.push(name.to_owned()),
-                FileType::RegularFile => self.file(name)?,
-                FileType::Symlink => self.symlink(name)?,
-                _ => self.special(name)?,
-            }
+        let fault = |copying: &Self, errno| copying.source.fault("read", c".", errno);
+        let page = names.read(directory.as_fd(), from, self, fault, |copying, entry| {
+            copying.entry(entry.file_name(), entry.file_type())
+        });
+        self.names = names;
+        let page = page?;
+        if let Some(level) = self.levels.last_mut() {
+            level.directories = page;
         }
-        drop(entries);
-        self.buffer = buffer;
-        Ok(directories)
+        Ok(())
+    }
+
+    /// Copies an entry of the present directory; true for a directory, which comes later.
+    fn entry(&mut self, name: &CStr, kind: FileType) -> Result<bool, Fault> {
+        if self.source.is_at_root() && self.without.iter().any(|out| out.as_c_str() == name) {
+            return Ok(false);
+        }
+        let kind = match kind {
+            FileType::Unknown => {
+                let stat = self.stat(name)?;
+                FileType::from_raw_mode(stat.st_mode)
+            }
+            kind => kind,
+        };
+        match kind {
+            FileType::Directory => return Ok(true),
+            FileType::RegularFile => self.file(name)?,
+            FileType::Symlink => self.symlink(name)?,
+            _ => self.special(name)?,
+        }
+        Ok(false)
     }
 
     fn file(&mut self, name: &CStr) -> Result<(), Fault> {
@@ -197,10 +206,11 @@ impl Copying {
 
     /// Makes another name for what was copied before, if `name` is another name of it.
     fn is_linked(&mut self, stat: &Stat, name: &CStr) -> Result<bool, Fault> {
-        let Seen::Before(first) = self.links.meet(stat, self.node(), name) else {
+        let place = self.place();
+        let Seen::Before(first) = self.links.meet(stat, &place, name) else {
             return Ok(false);
         };
-        match first.link(&self.links, self.node(), self.target.here(), name) {
+        match first.link(&self.links, &place, self.target.here(), name) {
             Ok(()) => Ok(true),
             // So many links to one file are more than the filesystem has room for; or the first was a
             // device, which we may not make.
@@ -225,7 +235,8 @@ impl Copying {
             .map_err(|errno| self.source.fault("look at", name, errno))
     }
 
-    fn node(&self) -> usize {
-        self.levels.last().map_or(Links::ROOT, |level| level.node)
+    fn place(&self) -> links::Place {
+        let level = self.levels.last();
+        level.map_or_else(links::Place::default, |level| level.place.clone())
     }
 }

@@ -5,27 +5,26 @@
 //! forbid changes are taken away where we may, and subvolumes go in one piece where the kernel allows
 //! it. What others take away meanwhile is no error.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, IFlags, Mode, OFlags, RawDir, Stat, fchmod, ioctl_getflags, ioctl_setflags,
-    openat, statat, unlinkat,
+    AtFlags, FileType, IFlags, Mode, OFlags, Stat, fchmod, ioctl_getflags, ioctl_setflags, openat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::Fault;
 use super::btrfs;
-use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
+use super::descent::{Descent, Directory, open_directory};
+use super::names::{Names, Page};
 
-/// How many subdirectories of one directory are remembered at once; the others are found when it is
-/// read again. It bounds what a directory of millions costs in memory.
-const REMEMBERED: usize = 4096;
-
-/// How often, in one removal, a directory may turn out not to be empty yet: enough for 40 million
-/// subdirectories in one place, and an end where somebody fills as fast as we empty.
+/// How often, in one removal, a directory may turn out not to be empty yet when all of it was read: by
+/// others who write there, or on filesystems that skip names while others are removed. An end where
+/// somebody fills as fast as we empty.
 const REREADS: u32 = 10_000;
 
 /// Removes the entry `name` of `parent`, whatever it is. `false` if there is none.
@@ -50,12 +49,13 @@ pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> 
         .map_err(|error| Fault::new("open", Path::new(".."), error))?;
     let (parent, _) =
         Directory::new(parent).map_err(|errno| fault("look at the parent of", errno))?;
-    let removal = Removal {
+    let mut removal = Removal {
         descent: Descent::new(parent),
-        pending: vec![vec![name.to_owned()]],
+        levels: vec![Page::default()],
+        names: Names::default(),
         rereads: 0,
-        buffer: Vec::with_capacity(READ_BUFFER),
     };
+    removal.put_back(name);
     removal.run()?;
     Ok(true)
 }
@@ -63,33 +63,45 @@ pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> 
 struct Removal {
     descent: Descent,
     /// The directories still to be removed at each level from the parent of the tree down to the
-    /// present directory; at most [`REMEMBERED`] names each.
-    pending: Vec<Vec<CString>>,
+    /// present directory.
+    levels: Vec<Page>,
+    names: Names,
     rereads: u32,
-    buffer: Vec<u8>,
 }
 
 impl Removal {
     fn run(mut self) -> Result<(), Fault> {
-        while let Some(level) = self.pending.last_mut() {
-            if let Some(name) = level.pop() {
-                self.descend(name)?;
-            } else {
-                self.pending.pop();
-                self.ascend()?;
+        while let Some(level) = self.levels.last_mut() {
+            if let Some(name) = self.names.take(level) {
+                self.descend(&name)?;
+            } else if let Some(level) = self.levels.pop() {
+                match level.rest() {
+                    Some(rest) => {
+                        let more = self.sweep(rest)?;
+                        self.levels.push(more);
+                    }
+                    None => self.ascend()?,
+                }
             }
         }
         Ok(())
     }
 
+    /// Has a directory of the present one removed next.
+    fn put_back(&mut self, name: &CStr) {
+        if let Some(level) = self.levels.last_mut() {
+            self.names.put_back(level, name);
+        }
+    }
+
     /// Goes into a directory and removes everything in it but its subdirectories.
-    fn descend(&mut self, name: CString) -> Result<(), Fault> {
-        let (directory, stat) = match open_directory(self.descent.here(), &name) {
+    fn descend(&mut self, name: &CStr) -> Result<(), Fault> {
+        let (directory, stat) = match open_directory(self.descent.here(), name) {
             Ok(opened) => opened,
             Err(Errno::NOENT) => return Ok(()),
             // It is a directory no more.
-            Err(Errno::NOTDIR | Errno::LOOP) => return self.unlink(&name),
-            Err(errno) => return Err(self.descent.fault("open", &name, errno)),
+            Err(Errno::NOTDIR | Errno::LOOP) => return self.unlink(name),
+            Err(errno) => return Err(self.descent.fault("open", name, errno)),
         };
         let subvolume = btrfs::may_be_subvolume(&stat);
         // Where one of these is refused, what comes after them fails if it was needed.
@@ -100,12 +112,12 @@ impl Removal {
         if !mode.contains(Mode::RWXU) {
             let _ = fchmod(&directory, mode | Mode::RWXU);
         }
-        if subvolume && btrfs::destroy(self.descent.here(), &name).is_ok() {
+        if subvolume && btrfs::destroy(self.descent.here(), name).is_ok() {
             return Ok(());
         }
         self.descent.enter(name, directory);
-        let directories = self.sweep()?;
-        self.pending.push(directories);
+        let level = self.sweep(0)?;
+        self.levels.push(level);
         Ok(())
     }
 
@@ -121,44 +133,36 @@ impl Removal {
             Err(Errno::NOTDIR) => self.unlink(&name),
             Err(Errno::NOTEMPTY | Errno::EXIST) if self.rereads < REREADS => {
                 self.rereads += 1;
-                if let Some(level) = self.pending.last_mut() {
-                    level.push(name);
-                }
+                self.put_back(&name);
                 Ok(())
             }
             Err(errno) => Err(self.descent.fault("remove", &name, errno)),
         }
     }
 
-    /// Removes what is in the present directory and is no directory; gives the names of those.
-    fn sweep(&mut self) -> Result<Vec<CString>, Fault> {
-        let mut directories = Vec::new();
-        let here = self.descent.here();
-        let mut entries = RawDir::new(here, self.buffer.spare_capacity_mut());
-        while let Some(entry) = entries.next() {
-            let entry = match entry {
-                Ok(entry) => entry,
-                // The directory itself was removed by somebody else.
-                Err(Errno::NOENT) => break,
-                Err(errno) => return Err(self.descent.fault("read", c".", errno)),
-            };
-            let name = entry.file_name();
-            if is_dots(name) {
-                continue;
-            }
-            let directory = match entry.file_type() {
-                FileType::Directory => true,
-                _ => match unlink(here, name, AtFlags::empty()) {
-                    Ok(()) | Err(Errno::NOENT) => false,
-                    Err(Errno::ISDIR) => true,
-                    Err(errno) => return Err(self.descent.fault("remove", name, errno)),
-                },
-            };
-            if directory && directories.len() < REMEMBERED {
-                directories.push(name.to_owned());
-            }
+    /// Removes what is in the present directory from a place of it on and is no directory, until names
+    /// of directories were found; gives those.
+    fn sweep(&mut self, from: u64) -> Result<Page, Fault> {
+        let fault = |descent: &&Descent, errno| descent.fault("read", c".", errno);
+        let (here, mut descent) = (self.descent.here(), &self.descent);
+        let page = self
+            .names
+            .read(here, from, &mut descent, fault, |_, entry| {
+                let name = entry.file_name();
+                if entry.file_type() == FileType::Directory {
+                    return Ok(true);
+                }
+                match unlink(here, name, AtFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => Ok(false),
+                    Err(Errno::ISDIR) => Ok(true),
+                    Err(errno) => Err(self.descent.fault("remove", name, errno)),
+                }
+            });
+        match page {
+            // The directory itself was removed by others.
+            Err(fault) if fault.source.kind() == io::ErrorKind::NotFound => Ok(Page::default()),
+            page => page,
         }
-        Ok(directories)
     }
 
     fn unlink(&self, name: &CStr) -> Result<(), Fault> {
@@ -242,9 +246,9 @@ mod tests {
     }
 
     #[test]
-    fn more_subdirectories_than_are_remembered_go_too() {
+    fn more_subdirectories_than_a_page_has_go_too() {
         let home = tempfile::tempdir().unwrap();
-        for n in 0..REMEMBERED + 10 {
+        for n in 0..5_000 {
             fs::create_dir_all(home.path().join(format!("tree/{n}"))).unwrap();
         }
         assert!(remove(home.path(), c"tree").unwrap());

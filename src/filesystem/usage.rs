@@ -8,15 +8,16 @@
 //! that shares with another one of the same tree counts as sharing. Compressed blocks count as what
 //! they hold.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use super::Fault;
-use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
+use super::descent::{Descent, Directory, open_directory};
 use super::fiemap::Asker;
+use super::names::{Names, Page};
 
 /// What stat counts blocks in, whatever the filesystem's own blocks are.
 const BLOCK: u64 = 512;
@@ -39,7 +40,7 @@ impl Usage {
 
 /// Measures a tree. With `cloned`, the second of the epoch at which it began as a clone, its files
 /// are asked what they share; else everything is its own. The memory that it takes grows with the
-/// number of subdirectories on the way to where it is.
+/// depth of the tree alone.
 pub(super) fn of(root: Directory, cloned: Option<i64>) -> Result<Usage, Fault> {
     let here = |errno| Fault::new("look at", ".".as_ref(), errno);
     let stat = fstat(&root).map_err(here)?;
@@ -48,7 +49,7 @@ pub(super) fn of(root: Directory, cloned: Option<i64>) -> Result<Usage, Fault> {
         found: Usage::default(),
         cloned,
         asker: cloned.map(|_| Asker::new()),
-        buffer: Vec::with_capacity(READ_BUFFER),
+        names: Names::default(),
     };
     measuring.count_whole(&stat);
     measuring.run()?;
@@ -61,14 +62,18 @@ struct Measuring {
     cloned: Option<i64>,
     /// Gone once a filesystem has said that it cannot say.
     asker: Option<Asker>,
-    buffer: Vec<u8>,
+    names: Names,
 }
 
 impl Measuring {
     fn run(&mut self) -> Result<(), Fault> {
-        let mut levels = vec![self.read()?];
+        let mut levels = vec![self.read(0)?];
         while let Some(level) = levels.last_mut() {
-            let Some(name) = level.pop() else {
+            let Some(name) = self.names.take(level) else {
+                if let Some(rest) = level.rest() {
+                    *level = self.read(rest)?;
+                    continue;
+                }
                 levels.pop();
                 self.descent
                     .leave()
@@ -82,38 +87,39 @@ impl Measuring {
                 Err(errno) => return Err(self.descent.fault("open", &name, errno)),
             };
             self.count_whole(&stat);
-            self.descent.enter(name, directory);
-            levels.push(self.read()?);
+            self.descent.enter(&name, directory);
+            levels.push(self.read(0)?);
         }
         Ok(())
     }
 
-    /// Counts what is in the present directory and is no directory; gives the names of those.
-    fn read(&mut self) -> Result<Vec<CString>, Fault> {
-        let mut directories = Vec::new();
-        let mut buffer = std::mem::take(&mut self.buffer);
+    /// Counts what is in the present directory from a place of it on and is no directory, until names
+    /// of directories were found; gives those.
+    fn read(&mut self, from: u64) -> Result<Page, Fault> {
+        let mut names = std::mem::take(&mut self.names);
         let here = self.descent.here().try_clone_to_owned();
         let here = here.map_err(|error| self.descent.fault("open", c".", error))?;
-        let mut entries = RawDir::new(here, buffer.spare_capacity_mut());
-        while let Some(entry) = entries.next() {
-            let entry = entry.map_err(|errno| self.descent.fault("read", c".", errno))?;
-            let name = entry.file_name();
-            if is_dots(name) {
-                continue;
-            }
-            let stat = match statat(self.descent.here(), name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(self.descent.fault("look at", name, errno)),
-            };
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => directories.push(name.to_owned()),
-                FileType::RegularFile => self.count_file(name, &stat)?,
-                _ => self.count_whole(&stat),
-            }
+        let fault = |measuring: &Self, errno| measuring.descent.fault("read", c".", errno);
+        let page = names.read(here.as_fd(), from, self, fault, |measuring, entry| {
+            measuring.count(entry.file_name())
+        });
+        self.names = names;
+        page
+    }
+
+    /// Counts an entry of the present directory; true for a directory, which comes later.
+    fn count(&mut self, name: &CStr) -> Result<bool, Fault> {
+        let stat = match statat(self.descent.here(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(self.descent.fault("look at", name, errno)),
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => return Ok(true),
+            FileType::RegularFile => self.count_file(name, &stat)?,
+            _ => self.count_whole(&stat),
         }
-        self.buffer = buffer;
-        Ok(directories)
+        Ok(false)
     }
 
     fn count_whole(&mut self, stat: &Stat) {

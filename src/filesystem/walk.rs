@@ -1,11 +1,11 @@
-//! Every entry of a tree, told in one pass whose memory does not grow with the tree; and one entry
-//! that is named by its path.
+//! Every entry of a tree, told one after the other in memory that does not grow with the tree; and one
+//! entry that is named by its path.
 //!
 //! A directory comes before what is in it, and its entries in the order of their bytes, as far as the
-//! names of one directory are held at once: a longer one is read in parts, each sorted by itself. The
-//! walk takes memory for one path and for [`NAMES_AT_ONCE`] names. Trees must not change meanwhile.
+//! names of one directory are held at once: a longer one is read in pages, each sorted by itself. Trees
+//! must not change meanwhile.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,21 +13,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Stat, fstat, openat2,
-    readlinkat, seek, statat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat, statat,
 };
 use rustix::io::Errno;
 
-use super::descent::{Descent, Directory, READ_BUFFER, is_dots, open_directory};
+use super::descent::{self, Descent, Directory, open_directory};
+use super::names::{self, Names, Page};
 use super::{Fault, closed, into_io};
-
-/// How many names a walk holds, over all directories from the root to where it is: some 10 MB where
-/// each has 255 bytes.
-const NAMES_AT_ONCE: usize = 32 * 1024;
-/// How many names of one directory it holds at most: more than nearly every directory has.
-const NAMES_OF_ONE: usize = 8 * 1024;
-/// … and at least, in the deepest and widest of trees.
-const FEWEST_NAMES: usize = 16;
 
 /// The longest path that the kernel takes, with the zero at its end.
 const PATH_MAX: usize = 4096;
@@ -35,15 +27,18 @@ const PATH_MAX: usize = 4096;
 /// An entry that a walk came to.
 #[derive(Debug)]
 pub struct Found<'a> {
-    directory: BorrowedFd<'a>,
-    name: &'a CString,
-    /// The path below the root of the walk; it may be longer than the kernel takes.
-    pub path: &'a Path,
+    descent: &'a Descent,
+    name: &'a CStr,
     /// What it is, with the mode that the build gave it.
     pub stat: Stat,
 }
 
 impl Found<'_> {
+    /// Its path below the root of the walk; it may be longer than the kernel takes.
+    pub fn path(&self) -> PathBuf {
+        self.descent.path_to(self.name)
+    }
+
     /// Its name in its directory.
     pub fn name(&self) -> &OsStr {
         OsStr::from_bytes(self.name.to_bytes())
@@ -59,8 +54,8 @@ impl Found<'_> {
     /// # Errors
     /// When it cannot be opened, and when it is no regular file any more.
     pub fn open(&self) -> io::Result<File> {
-        let fault = |errno| into_io(Fault::new("open", self.path, errno));
-        let file = closed::open_file(self.directory, self.name).map_err(fault)?;
+        let fault = |errno| into_io(self.descent.fault("open", self.name, errno));
+        let file = closed::open_file(self.descent.here(), self.name).map_err(fault)?;
         let stat = fstat(&file).map_err(fault)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(File::from(file)),
@@ -73,54 +68,67 @@ impl Found<'_> {
     /// # Errors
     /// When it cannot be read.
     pub fn target(&self) -> io::Result<OsString> {
-        let target = readlinkat(self.directory, self.name, Vec::new())
-            .map_err(|errno| into_io(Fault::new("read the link", self.path, errno)))?;
+        let target = readlinkat(self.descent.here(), self.name, Vec::new())
+            .map_err(|errno| into_io(self.descent.fault("read the link", self.name, errno)))?;
         Ok(OsString::from_vec(target.into_bytes()))
     }
 }
 
-/// Tells `each` of every entry below the directory that `root` leads to, of which a bare handle
-/// (`O_PATH`) is enough. No link is followed; what is mounted in there is told and not entered.
-///
-/// # Errors
-/// When a directory cannot be read, and what `each` returns.
-pub fn walk(root: impl AsFd, mut each: impl FnMut(&Found<'_>) -> io::Result<()>) -> io::Result<()> {
-    let (root, _) = Directory::reopen(root.as_fd())
-        .map_err(|errno| into_io(Fault::new("open", Path::new("."), errno)))?;
-    let mut walk = Walk {
-        descent: Descent::new(root),
-        levels: Vec::new(),
-        held: 0,
-        buffer: Vec::with_capacity(READ_BUFFER),
-    };
-    walk.run(&mut each)
-}
-
-struct Walk {
+/// A walk over a tree: a cursor that is asked for one entry after the other, and holds what the depth
+/// of the tree costs and a bounded number of names. It can be kept, and given to another thread,
+/// between two entries; what it was asked for last is open to it until it is dropped.
+#[derive(Debug)]
+pub struct Walk {
     descent: Descent,
-    levels: Vec<Level>,
-    /// Names that all levels hold.
-    held: usize,
-    buffer: Vec<u8>,
-}
-
-/// A directory on the way.
-struct Level {
-    /// The next names, the first one last.
-    names: Vec<CString>,
-    /// Where the directory is read on after them; `None` at its end.
-    rest: Option<u64>,
+    names: Names,
+    /// The directories from the root to where it is.
+    levels: Vec<Page>,
+    /// The entry that was told last.
+    last: CString,
+    /// Whether that is a directory, which is entered next.
+    is_entering: bool,
 }
 
 impl Walk {
-    fn run(&mut self, each: &mut impl FnMut(&Found<'_>) -> io::Result<()>) -> io::Result<()> {
-        let mut path = PathBuf::new();
-        let first = self.read(None).map_err(into_io)?;
-        self.levels.push(first);
-        while let Some(level) = self.levels.last_mut() {
-            let Some(name) = level.names.pop() else {
-                if let Some(rest) = level.rest {
-                    let more = self.read(Some(rest)).map_err(into_io)?;
+    /// Descriptors that a walk takes at most, with one file of the tree that is open.
+    pub const DESCRIPTORS: u64 = descent::DESCRIPTORS;
+
+    /// Begins at the directory that `root` leads to, of which a bare handle (`O_PATH`) is enough.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn new(root: impl AsFd) -> io::Result<Walk> {
+        let (root, _) = Directory::reopen(root.as_fd())
+            .map_err(|errno| into_io(Fault::new("open", Path::new("."), errno)))?;
+        let mut walk = Walk {
+            descent: Descent::new(root),
+            names: Names::default(),
+            levels: Vec::new(),
+            last: CString::default(),
+            is_entering: false,
+        };
+        let first = walk.read(0)?;
+        walk.levels.push(first);
+        Ok(walk)
+    }
+
+    /// The next entry; `None` after the last. No link is followed; what is mounted in there is told and
+    /// not entered.
+    ///
+    /// # Errors
+    /// When a directory cannot be read. The walk is of no use after that.
+    pub fn next_entry(&mut self) -> io::Result<Option<Found<'_>>> {
+        if std::mem::take(&mut self.is_entering) {
+            self.enter()?;
+        }
+        let stat = loop {
+            let Some(level) = self.levels.last_mut() else {
+                return Ok(None);
+            };
+            let Some(name) = self.names.take(level) else {
+                if let Some(rest) = level.rest() {
+                    *level = Page::default();
+                    let more = self.read(rest)?;
                     if let Some(level) = self.levels.last_mut() {
                         *level = more;
                     }
@@ -130,70 +138,60 @@ impl Walk {
                 self.descent.leave().map_err(|errno| {
                     into_io(self.descent.fault("find the way up from", c".", errno))
                 })?;
-                path.pop();
                 continue;
             };
-            self.held -= 1;
             let here = self.descent.here();
-            let stat = closed::original(|| statat(here, &name, AtFlags::SYMLINK_NOFOLLOW));
-            let stat = match stat {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(errno) => return Err(into_io(self.descent.fault("look at", &name, errno))),
-            };
-            path.push(OsStr::from_bytes(name.to_bytes()));
-            let found = Found {
-                directory: self.descent.here(),
-                name: &name,
-                path: &path,
-                stat,
-            };
-            each(&found)?;
-            if found.kind() != FileType::Directory {
-                path.pop();
-                continue;
-            }
-            match open_directory(self.descent.here(), &name) {
-                Ok((directory, _)) => self.descent.enter(name, directory),
-                // The place of another filesystem.
-                Err(Errno::XDEV) => {
-                    path.pop();
-                    continue;
+            match closed::original(|| statat(here, &name, AtFlags::SYMLINK_NOFOLLOW)) {
+                Ok(stat) => {
+                    self.last = name;
+                    break stat;
                 }
-                Err(errno) => return Err(into_io(self.descent.fault("open", &name, errno))),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(into_io(self.descent.fault("look at", &name, errno))),
             }
-            let level = self.read(None).map_err(into_io)?;
-            self.levels.push(level);
+        };
+        self.is_entering = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        Ok(Some(Found {
+            descent: &self.descent,
+            name: &self.last,
+            stat,
+        }))
+    }
+
+    /// Bytes that it holds now.
+    pub fn bytes(&self) -> usize {
+        let levels = self.levels.capacity() * size_of::<Page>();
+        self.descent.bytes() + self.names.bytes() + levels
+    }
+
+    /// Bytes of the path to where it is.
+    pub fn path_bytes(&self) -> usize {
+        self.descent.path_bytes()
+    }
+
+    /// Goes into the directory that was told last.
+    fn enter(&mut self) -> io::Result<()> {
+        match open_directory(self.descent.here(), &self.last) {
+            Ok((directory, _)) => self.descent.enter(&self.last, directory),
+            // The place of another filesystem.
+            Err(Errno::XDEV) => return Ok(()),
+            Err(errno) => return Err(into_io(self.descent.fault("open", &self.last, errno))),
         }
+        let level = self.read(0)?;
+        self.levels.push(level);
         Ok(())
     }
 
     /// Reads the next names of the present directory.
-    fn read(&mut self, rest: Option<u64>) -> Result<Level, Fault> {
-        let fault = |errno| self.descent.fault("read", c".", errno);
-        if let Some(rest) = rest {
-            seek(self.descent.here(), SeekFrom::Start(rest)).map_err(fault)?;
-        }
-        let most = (NAMES_AT_ONCE.saturating_sub(self.held) / 2).clamp(FEWEST_NAMES, NAMES_OF_ONE);
-        let mut level = Level {
-            names: Vec::new(),
-            rest: None,
-        };
-        let mut entries = RawDir::new(self.descent.here(), self.buffer.spare_capacity_mut());
-        while let Some(entry) = entries.next() {
-            let entry = entry.map_err(fault)?;
-            if is_dots(entry.file_name()) {
-                continue;
-            }
-            level.names.push(entry.file_name().to_owned());
-            if level.names.len() == most {
-                level.rest = Some(entry.next_entry_cookie());
-                break;
-            }
-        }
-        level.names.sort_unstable_by(|a, b| b.cmp(a));
-        self.held += level.names.len();
-        Ok(level)
+    fn read(&mut self, from: u64) -> io::Result<Page> {
+        let fault = |descent: &&Descent, errno| descent.fault("read", c".", errno);
+        let (here, mut descent) = (self.descent.here(), &self.descent);
+        let page = self
+            .names
+            .read(here, from, &mut descent, fault, |_, _| Ok(true));
+        let mut page = page.map_err(into_io)?;
+        names::sort(&mut page);
+        Ok(page)
     }
 }
 
@@ -249,7 +247,7 @@ fn step_by_step(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
         };
         if last.as_c_str() != c"." {
             let (directory, _) = open_directory(descent.here(), &last)?;
-            descent.enter(last, directory);
+            descent.enter(&last, directory);
         }
         last = name;
     }

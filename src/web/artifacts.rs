@@ -1,40 +1,42 @@
 //! Artifacts: all as a tar, or one file or directory, also as pages for people.
 
-use std::io::{Read, SeekFrom};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use futures_util::{Stream, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use hyper::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ETAG,
     HeaderName, HeaderValue, VARY,
 };
 use hyper::{Response, StatusCode};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio_util::io::ReaderStream;
 
 use super::Web;
 use super::answer::{self, Body};
+use super::compressed::Compressed;
 use super::conditions::{self, Verdict};
 use super::error::Refusal;
 use super::manifest;
 use super::media::{self, Media};
+use super::paced;
 use super::pages;
 use super::ranges::{self, Part, part};
 use super::routes::Asked;
-use crate::build::{Artifacts, Found};
+use crate::build::{Artifacts, Contents, Directory, Found, Tar};
 use crate::job::JobId;
-use crate::pipe;
+use crate::pipe::{self, More, Source};
 use crate::project::ProjectName;
 use crate::scheduler::Error;
 
 /// No page of another origin embeds what a container wrote.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-/// Bytes that are read from a file at once.
-const CHUNK: usize = 64 << 10;
-/// The fastest level: artifacts are sent once, and the line is rarely slower than that.
-const ZSTD_LEVEL: i32 = 1;
+/// What is held while the page of a directory is made: its names, its rows, itself; then only itself.
+const DIRECTORY_PAGE: u64 = 6 << 20;
+/// … of a file.
+const FILE_PAGE: u64 = 2 << 20;
+/// What the answer with a small file takes besides its bytes.
+const SMALL: u64 = 1 << 10;
 
 /// `GET /artifacts/P/ID`: a tar of all, with `?sparse` without the holes of files; or with `?manifest`
 /// what is in it.
@@ -47,31 +49,41 @@ pub(super) async fn all(
     if asked.flag("manifest")? {
         return manifest::show(web, asked, project, id).await;
     }
-    let artifacts = used(web, asked, project, id).await?;
-    let compress = answer::takes_coding(asked.headers(), "zstd");
+    let place = asked.hold_tree(web)?;
+    let (walk, state) = (
+        asked.hold(web, Contents::BYTES)?,
+        asked.hold(web, Tar::BYTES)?,
+    );
+    let chunks = asked.hold(web, paced::BYTES)?;
+    let compress = match answer::takes_coding(asked.headers(), "zstd") {
+        // Nobody has to be sent what is compressed.
+        true => asked.hold(web, Compressed::<Tar>::BYTES).ok(),
+        false => None,
+    };
+    let is_compressed = compress.is_some();
     let sparse = asked.flag("sparse")?;
+    let artifacts = used(web, asked, project, id).await?;
+    let tar = artifacts.tar(sparse, walk, state);
+    let failed = |error| Refusal::caused("could not begin to compress the artifacts", error);
+    let bytes = match compress {
+        Some(held) => pipe::pulled(Compressed::new(tar, held).map_err(failed)?).boxed(),
+        None => pipe::pulled(tar).boxed(),
+    };
     let metrics = web.metrics.clone();
-    let bytes = pipe::stream_of(move |to| {
-        if compress {
-            let mut encoder = zstd::stream::write::Encoder::new(to, ZSTD_LEVEL)?;
-            artifacts.write_tar(&mut encoder, sparse)?;
-            encoder.finish().map(drop)
-        } else {
-            artifacts.write_tar(to, sparse)
-        }
+    let counted = told_when_torn(bytes, project, id).inspect_ok(move |chunk| {
+        let _place = &place;
+        metrics.record_served(chunk.len() as u64);
     });
-    let counted = told_when_torn(bytes, project, id)
-        .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let mut response = answer::typed(
         StatusCode::OK,
         "application/x-tar",
-        answer::streamed(counted),
+        paced::one_at_a_time(counted, chunks),
     );
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     headers.insert(CACHE_CONTROL, answer::PRIVATE);
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
-    if compress {
+    if is_compressed {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
     }
     let name = format!("{project}-{}.tar", id.short());
@@ -128,7 +140,12 @@ pub(super) async fn one(
     let inline = asked.flag("inline")?.then(|| media.inline()).flatten();
     let artifacts = web.scheduler.artifacts(project, id).await?;
     let is_use = asked.is_get();
-    let (headers, project) = (asked.headers().clone(), project.clone());
+    // While a page of the file is made.
+    let mut held = match view {
+        Some(_) => Some(asked.hold(web, FILE_PAGE)?),
+        None => None,
+    };
+    let (headers, name_of) = (asked.headers().clone(), project.clone());
     let looked = tokio::task::spawn_blocking(move || -> Result<Looked, Refusal> {
         let found = artifacts.find(&path).map_err(unreadable)?;
         // A request for what is not there, or only whether it is, uses nothing.
@@ -137,10 +154,7 @@ pub(super) async fn one(
         }
         Ok(match found {
             None => Looked::Nothing,
-            Some(Found::Directory(entries)) => {
-                let page = pages::directory::show(&headers, &project, id, &path, &entries)?;
-                Looked::Page(page)
-            }
+            Some(Found::Directory(directory)) => Looked::Directory(artifacts, directory, path),
             Some(Found::File(file, metadata)) => match view {
                 None => {
                     let etag = format!("\"{}\"", artifacts.tag_of(&metadata));
@@ -153,7 +167,8 @@ pub(super) async fn one(
                         media,
                         head: &head,
                     };
-                    Looked::Page(pages::file::show(&headers, &project, id, &path, file)?)
+                    let page = pages::file::show(&headers, &name_of, id, &path, file)?;
+                    Looked::Page(paced::kept(page, held.take()))
                 }
             },
         })
@@ -161,6 +176,21 @@ pub(super) async fn one(
     match looked.await.map_err(|_| Refusal::from(Error::Lost))?? {
         Looked::Nothing => Err(Refusal::not_found("there is no such artifact")),
         Looked::Page(page) => Ok(page),
+        Looked::Directory(artifacts, directory, path) => {
+            let held = asked.hold(web, DIRECTORY_PAGE)?;
+            let turn = web.looking.clone().acquire_owned().await;
+            let turn = turn.map_err(|_| Error::Lost)?;
+            let (headers, project) = (asked.headers().clone(), project.clone());
+            let shown = tokio::task::spawn_blocking(move || {
+                // The client may be gone before this is done.
+                let _turn = turn;
+                let entries = directory.list().map_err(unreadable)?;
+                drop((directory, artifacts));
+                let page = pages::directory::show(&headers, &project, id, &path, &entries)?;
+                Ok(paced::kept(page, Some(held)))
+            });
+            shown.await.map_err(|_| Refusal::from(Error::Lost))?
+        }
         Looked::File(file, length, etag) => {
             let mut response = send(web, asked, file, length, &etag, inline).await?;
             describe(&mut response, name.as_bytes(), inline);
@@ -173,6 +203,8 @@ pub(super) async fn one(
 enum Looked {
     Nothing,
     Page(Response<Body>),
+    /// Of which artifacts it is one, which are kept from removal until it was listed; and its path.
+    Directory(Artifacts, Directory, PathBuf),
     /// Its length and its entity tag.
     File(std::fs::File, u64, String),
 }
@@ -218,17 +250,37 @@ async fn send(
         Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
         Part::Beyond => return Ok(ranges::beyond(length)),
     };
-    let failed = |error| Refusal::caused("could not read the artifact", error);
-    let mut file = tokio::fs::File::from_std(file);
-    file.seek(SeekFrom::Start(first)).await.map_err(failed)?;
+    let held = asked.hold(web, paced::BYTES.min(count.saturating_add(SMALL)))?;
     let metrics = web.metrics.clone();
-    let bytes = ReaderStream::with_capacity(file.take(count), CHUNK)
+    let bytes = pipe::pulled(FilePart { file, first, count })
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let media = inline.unwrap_or("application/octet-stream");
-    let mut response = answer::typed(status, media, answer::streamed(bytes));
+    let body = paced::one_at_a_time(bytes, held);
+    let mut response = answer::typed(status, media, body);
     ranges::describe(&mut response, first, count, length);
     answer::set(&mut response, ETAG, etag);
     Ok(response)
+}
+
+/// A part of a file that is being sent.
+struct FilePart {
+    file: std::fs::File,
+    first: u64,
+    count: u64,
+}
+
+impl Source for FilePart {
+    fn fill(&mut self, to: &mut Vec<u8>) -> std::io::Result<More> {
+        let most = usize::try_from(self.count).unwrap_or(pipe::CHUNK);
+        let read = pipe::read_at(&self.file, self.first, most.min(pipe::CHUNK), to)?;
+        (self.first, self.count) = (self.first + read as u64, self.count - read as u64);
+        // A file that became shorter ends before its length, which breaks the answer off.
+        Ok(if read == 0 || self.count == 0 {
+            More::No
+        } else {
+            More::Yes
+        })
+    }
 }
 
 /// Says what a browser may do with a file. It must never take it for a page: it keeps it, or shows it

@@ -1,6 +1,6 @@
 //! What the tar of a build's artifacts would hold, as a list for programs.
 
-use std::io::Write;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -14,11 +14,13 @@ use super::Web;
 use super::answer::{self, Body};
 use super::artifacts::{told_when_torn, used};
 use super::error::Refusal;
+use super::paced;
 use super::pages::directory::IN_PATH;
 use super::routes::Asked;
-use crate::build::{Entry, EntryKind};
+use crate::budget::Held;
+use crate::build::{Contents, Entry, EntryKind};
 use crate::job::JobId;
-use crate::pipe;
+use crate::pipe::{self, More, Source};
 use crate::project::ProjectName;
 
 /// One thing among a build's artifacts.
@@ -49,25 +51,48 @@ pub(super) async fn show(
     project: &ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
+    let place = asked.hold_tree(web)?;
+    let held = asked.hold(web, Contents::BYTES)?;
+    let chunks = asked.hold(web, paced::BYTES)?;
     let artifacts = used(web, asked, project, id).await?;
-    let bytes = pipe::stream_of(move |mut to| {
-        let mut before = "[";
-        artifacts.walk(|path, entry| {
-            to.write_all(before.as_bytes())?;
-            before = ",\n";
-            serde_json::to_writer(&mut to, &item(path, entry))?;
-            Ok(())
-        })?;
-        to.write_all(if before == "[" { b"[]\n" } else { b"]\n" })
-    });
+    let manifest = Manifest {
+        contents: artifacts.contents(held),
+        before: "[",
+        _place: place,
+    };
+    let bytes = told_when_torn(pipe::pulled(manifest), project, id);
     let mut response = answer::typed(
         StatusCode::OK,
         "application/json",
-        answer::streamed(told_when_torn(bytes, project, id)),
+        paced::one_at_a_time(bytes, chunks),
     );
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, answer::PRIVATE);
     Ok(response)
+}
+
+/// A manifest that is being sent.
+struct Manifest {
+    contents: Contents,
+    /// What stands before the next item.
+    before: &'static str,
+    _place: Held,
+}
+
+impl Source for Manifest {
+    fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More> {
+        while to.len() < pipe::CHUNK {
+            let Some((path, entry)) = self.contents.next_entry()? else {
+                let end: &[u8] = if self.before == "[" { b"[]\n" } else { b"]\n" };
+                to.extend_from_slice(end);
+                return Ok(More::No);
+            };
+            to.extend_from_slice(self.before.as_bytes());
+            self.before = ",\n";
+            serde_json::to_writer(&mut *to, &item(&path, &entry))?;
+        }
+        Ok(More::Yes)
+    }
 }
 
 fn item(path: &Path, entry: &Entry) -> Item {

@@ -9,6 +9,7 @@ mod answer;
 mod artifacts;
 mod authority;
 mod collection;
+mod compressed;
 mod conditions;
 mod connection;
 mod door;
@@ -49,6 +50,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
+use crate::build::Contents;
 use crate::metrics::Metrics;
 use crate::scheduler::Scheduler;
 
@@ -68,6 +70,10 @@ pub struct Web {
     bodies: Arc<Semaphore>,
     /// Bytes of answers, bodies and the state of streams.
     held: Budget,
+    /// Places for those who are sent a tree: each holds descriptors of it.
+    trees: Budget,
+    /// Those who look at a directory, which may be of a million names.
+    looking: Arc<Semaphore>,
 }
 
 /// 256 MiB: sixteen of the largest requests at once, and little of a host's memory.
@@ -78,6 +84,23 @@ const MAX_BODY_KILOBYTES: usize = 256 << 10;
 const HELD_FOR_CLIENTS: u64 = 48 << 20;
 /// As much more is there for clients of this host alone: room for one of the largest requests.
 const HELD_FOR_LOCAL: u64 = 16 << 20;
+
+/// Tars and manifests that are sent at once, where descriptors allow it: half of the threads that may
+/// block, should the disk be slow for all of them.
+const MAX_TREES: u64 = 256;
+/// … and at least.
+const FEWEST_TREES: u64 = 16;
+/// As many more are there for clients of this host alone.
+const TREES_FOR_LOCAL: u64 = 8;
+/// Directories that are looked at at once: it takes a processor for a second where names are many.
+const LOOKING: usize = 2;
+
+/// As many trees as a quarter of the descriptors is enough for.
+fn max_trees() -> u64 {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = files.unwrap_or(u64::MAX) / 4 / Contents::DESCRIPTORS;
+    most.clamp(FEWEST_TREES, MAX_TREES)
+}
 
 impl Web {
     /// A face of `scheduler`, for those whom `access` lets in, until `stop`.
@@ -101,6 +124,8 @@ impl Web {
             requests: Arc::new(AtomicU64::new(first)),
             bodies: Arc::new(Semaphore::new(MAX_BODY_KILOBYTES)),
             held: Budget::new(HELD_FOR_CLIENTS, HELD_FOR_LOCAL),
+            trees: Budget::new(max_trees(), TREES_FOR_LOCAL),
+            looking: Arc::new(Semaphore::new(LOOKING)),
         }
     }
 

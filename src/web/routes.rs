@@ -75,6 +75,18 @@ impl Asked {
         })
     }
 
+    /// Holds a place among those who are sent a tree, until the value is dropped.
+    ///
+    /// # Errors
+    /// 503 where there is none.
+    pub(super) fn hold_tree(&self, web: &Web) -> Result<Held, Refusal> {
+        web.trees.hold(self.client, 1).ok_or_else(|| {
+            Refusal::busy(
+                "the server sends artifacts to as many clients as it may; try again later",
+            )
+        })
+    }
+
     /// The value of `name` in the query; `Some("")` when it stands there alone.
     pub(super) fn query(&self, name: &str) -> Option<&str> {
         self.query.get(name)

@@ -21,7 +21,7 @@ use crate::web::words;
 const LETTERS: usize = 300;
 /// Bytes of addresses and names in a page. Names that a container makes up are written out many times
 /// longer than they are; what does not fit is counted.
-const MOST_BYTES: usize = 4 << 20;
+const MOST_BYTES: usize = 1 << 20;
 /// Directories on the way that are named: more than anybody nests by hand. Each has the whole way to
 /// itself in its address.
 const MOST_STEPS: usize = 24;

@@ -1,0 +1,217 @@
+//! The names of a directory, a bounded page at a time.
+//!
+//! Builds choose how many names a directory has and how long they are. A walk holds one page of them
+//! for each directory on its way, and all pages of a walk together stay below [`HELD`], as long as the
+//! tree is not so deep that the smallest pages take more. The place where the next page begins is a
+//! cookie of the filesystem, which stays valid when names before it are removed.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{RawDir, RawDirEntry, SeekFrom, seek};
+use rustix::io::Errno;
+
+use super::Fault;
+use super::descent::is_dots;
+
+/// Bytes of directory entries that are read at once, which is more than the names in them take: all of
+/// nearly every directory.
+const PAGE: usize = 16 << 10;
+/// … at least, in the deepest and widest of trees; the kernel needs room for the longest name.
+const SMALLEST: usize = 1 << 10;
+/// Bytes that the pages of one walk take before they become smaller.
+const HELD: usize = 64 << 10;
+
+/// The names of one directory that a walk still has to come to.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// Each ended by a zero; the last one comes first.
+    names: Vec<u8>,
+    /// Where the directory is read on after them; `None` at its end.
+    rest: Option<u64>,
+}
+
+impl Page {
+    /// The page that begins where this one ended; `None` after the last.
+    pub(super) fn rest(&self) -> Option<u64> {
+        self.rest
+    }
+}
+
+/// Reads pages, and knows how much all of them take.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    buffer: Vec<u8>,
+    held: usize,
+}
+
+impl Names {
+    /// Reads `directory` on from the cookie `from` (0: from its beginning), for `walk`. `keep` is told of
+    /// each entry and says whether its name is to be in the page; it is told of as many entries as it
+    /// takes until one is. `fault` says that the directory could not be read.
+    ///
+    /// # Errors
+    /// What `fault` makes, and what `keep` returns.
+    pub(super) fn read<W>(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        from: u64,
+        walk: &mut W,
+        fault: impl Fn(&W, Errno) -> Fault,
+        mut keep: impl FnMut(&mut W, &RawDirEntry<'_>) -> Result<bool, Fault>,
+    ) -> Result<Page, Fault> {
+        self.buffer.reserve(PAGE);
+        let most = (HELD.saturating_sub(self.held) / 2).clamp(SMALLEST, PAGE);
+        seek(directory, SeekFrom::Start(from)).map_err(|errno| fault(walk, errno))?;
+        let mut page = Page::default();
+        let mut entries = RawDir::new(directory, &mut self.buffer.spare_capacity_mut()[..most]);
+        while let Some(entry) = entries.next() {
+            let entry = entry.map_err(|errno| fault(walk, errno))?;
+            let next = entry.next_entry_cookie();
+            let name = entry.file_name();
+            if !is_dots(name) && keep(walk, &entry)? {
+                page.names.extend_from_slice(name.to_bytes_with_nul());
+            }
+            if entries.is_buffer_empty() && !page.names.is_empty() {
+                page.rest = Some(next);
+                break;
+            }
+        }
+        page.names.shrink_to_fit();
+        self.held += page.names.capacity();
+        Ok(page)
+    }
+
+    /// Takes a name out of a page of these.
+    pub(super) fn take(&mut self, page: &mut Page) -> Option<CString> {
+        let (_, ended) = page.names.split_last()?;
+        let start = ended
+            .iter()
+            .rposition(|byte| *byte == 0)
+            .map_or(0, |zero| zero + 1);
+        let name = CStr::from_bytes_with_nul(&page.names[start..])
+            .ok()?
+            .to_owned();
+        let before = page.names.capacity();
+        page.names.truncate(start);
+        // What a deep walk comes back to late takes no more than its names.
+        if start < before / 2 {
+            page.names.shrink_to_fit();
+        }
+        self.held = self.held.saturating_sub(before - page.names.capacity());
+        Some(name)
+    }
+
+    /// Puts a name into a page of these, to be taken next.
+    pub(super) fn put_back(&mut self, page: &mut Page, name: &CStr) {
+        let before = page.names.capacity();
+        page.names.extend_from_slice(name.to_bytes_with_nul());
+        self.held += page.names.capacity() - before;
+    }
+
+    /// Bytes that the pages and the buffer take.
+    pub(super) fn bytes(&self) -> usize {
+        self.held + self.buffer.capacity()
+    }
+}
+
+/// Puts the names of a page into the order of their bytes.
+pub(super) fn sort(page: &mut Page) {
+    let mut names: Vec<&[u8]> = page.names.split_inclusive(|byte| *byte == 0).collect();
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    page.names = names.concat();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::path::Path;
+
+    use super::*;
+
+    fn fault(_: &(), errno: Errno) -> Fault {
+        Fault::new("read", Path::new("."), errno)
+    }
+
+    #[test]
+    fn every_name_is_in_one_page_and_pages_are_bounded() {
+        let home = tempfile::tempdir().unwrap();
+        let expected: BTreeSet<String> = (0..2_000).map(|n| format!("{n:0>120}")).collect();
+        for name in &expected {
+            File::create(home.path().join(name)).unwrap();
+        }
+        let directory = File::open(home.path()).unwrap();
+        let mut names = Names::default();
+        let mut found = BTreeSet::new();
+        let (mut from, mut pages) = (Some(0), 0);
+        while let Some(at) = from {
+            let mut page = names
+                .read(directory.as_fd(), at, &mut (), fault, |_, _| Ok(true))
+                .unwrap();
+            assert!(names.bytes() < 3 * PAGE, "{}", names.bytes());
+            pages += 1;
+            sort(&mut page);
+            let mut before = None;
+            while let Some(name) = names.take(&mut page) {
+                let name = name.into_string().unwrap();
+                assert!(before < Some(name.clone()));
+                assert!(found.insert(name.clone()));
+                before = Some(name);
+            }
+            from = page.rest();
+        }
+        assert_eq!(found, expected);
+        assert!(pages > 10, "{pages}");
+        assert_eq!(names.held, 0);
+    }
+
+    #[test]
+    fn pages_become_small_where_many_are_held() {
+        let home = tempfile::tempdir().unwrap();
+        for n in 0..1_000 {
+            File::create(home.path().join(format!("{n:0>200}"))).unwrap();
+        }
+        let directory = File::open(home.path()).unwrap();
+        let mut names = Names::default();
+        let pages: Vec<Page> = (0..100)
+            .map(|_| {
+                names
+                    .read(directory.as_fd(), 0, &mut (), fault, |_, _| Ok(true))
+                    .unwrap()
+            })
+            .collect();
+        assert!(pages.iter().all(|page| !page.names.is_empty()));
+        assert!(
+            names.bytes() < HELD + 100 * SMALLEST + PAGE,
+            "{}",
+            names.bytes()
+        );
+    }
+
+    #[test]
+    fn a_page_is_read_on_until_a_name_of_it_is_kept() {
+        let home = tempfile::tempdir().unwrap();
+        for n in 0..2_000 {
+            File::create(home.path().join(format!("file{n}"))).unwrap();
+        }
+        std::fs::create_dir(home.path().join("directory")).unwrap();
+        let directory = File::open(home.path()).unwrap();
+        let mut names = Names::default();
+        let (mut from, mut told, mut kept) = (Some(0), 0, Vec::new());
+        while let Some(at) = from {
+            let keep = |(): &mut (), entry: &RawDirEntry<'_>| {
+                told += 1;
+                Ok(entry.file_name() == c"directory")
+            };
+            let mut page = names
+                .read(directory.as_fd(), at, &mut (), fault, keep)
+                .unwrap();
+            kept.extend(names.take(&mut page));
+            assert_eq!(names.take(&mut page), None);
+            from = page.rest();
+        }
+        assert_eq!((told, kept), (2_001, vec![c"directory".to_owned()]));
+    }
+}
