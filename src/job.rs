@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -58,8 +59,8 @@ impl fmt::Display for ParamName {
     }
 }
 
-/// The params of a job by name.
-pub type Params = BTreeMap<ParamName, String>;
+/// The params of a job by name. A value may be megabytes, so all who have a job share it.
+pub type Params = BTreeMap<ParamName, Arc<str>>;
 
 /// Any text of 1 to 200 bytes without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -204,7 +205,7 @@ mod tests {
             group: (!group.is_empty()).then(|| group.parse().unwrap()),
             params: params
                 .iter()
-                .map(|(n, v)| (n.parse().unwrap(), (*v).to_owned()))
+                .map(|(n, v)| (n.parse().unwrap(), Arc::from(*v)))
                 .collect(),
             context: Digest::of(b"context"),
         }

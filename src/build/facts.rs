@@ -86,7 +86,7 @@ mod tests {
             ..BuildInfo::default()
         };
         for (name, value) in [("branch", Some("Main Line")), ("_token", None)] {
-            let value = value.map(str::to_owned);
+            let value = value.map(Into::into);
             info.params.insert(name.to_owned(), value);
         }
         let facts = Facts::of(&info, None);
@@ -115,7 +115,7 @@ mod tests {
         let mut info = BuildInfo::default();
         for name in ["a", "b"] {
             info.params
-                .insert(name.to_owned(), Some("é".repeat(100_000)));
+                .insert(name.to_owned(), Some("é".repeat(100_000).into()));
         }
         assert!(Facts::of(&info, None).text.len() <= MAX_TEXT + 2);
     }

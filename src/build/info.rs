@@ -8,6 +8,7 @@
 //! the record's [`Bookkeeping`], which is written to disk and shown to nobody.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -154,7 +155,7 @@ pub struct Inputs {
 pub struct BuildInfo {
     /// Names to values; null for opaque ones.
     #[serde(deserialize_with = "shown_params")]
-    pub params: BTreeMap<String, Option<String>>,
+    pub params: BTreeMap<String, Option<Arc<str>>>,
     /// The group, or "".
     pub group: String,
     /// The absolute path of the artifacts once the build is ready.
@@ -305,9 +306,7 @@ impl BuildInfo {
             let most = MAX_LISTED_VALUE.min(room);
             if value.len() > most {
                 let cut = (0..=most).rev().find(|at| value.is_char_boundary(*at));
-                value.truncate(cut.unwrap_or(0));
-                value.shrink_to_fit();
-                value.push('…');
+                *value = format!("{}…", &value[..cut.unwrap_or(0)]).into();
             }
             room = room.saturating_sub(value.len());
         }
@@ -411,7 +410,7 @@ pub struct Bookkeeping {
     /// A new image was asked for.
     pub rebuild: bool,
     /// Values of opaque params; empty once the build is over.
-    pub opaque: BTreeMap<String, String>,
+    pub opaque: BTreeMap<String, Arc<str>>,
     /// The inode of the file of each opaque param; empty once the build is over.
     pub opaque_inodes: BTreeMap<String, u64>,
     /// Bytes of all blocks of `data` and the log, once they are on stable storage; `None` where they
@@ -462,7 +461,7 @@ impl Record {
 /// The first mistry wrote null for no params.
 fn shown_params<'de, D: Deserializer<'de>>(
     input: D,
-) -> Result<BTreeMap<String, Option<String>>, D::Error> {
+) -> Result<BTreeMap<String, Option<Arc<str>>>, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
@@ -480,7 +479,7 @@ mod tests {
             project: "yarn".parse().unwrap(),
             group: Some("main".parse().unwrap()),
             params: [("lock", "x"), ("_token", "secret")]
-                .map(|(n, v)| (n.parse().unwrap(), v.to_owned()))
+                .map(|(n, v)| (n.parse().unwrap(), v.into()))
                 .into(),
             context: crate::project::Digest::of(b""),
         };
@@ -498,11 +497,17 @@ mod tests {
     fn a_list_shows_only_the_beginning_of_long_params() {
         let mut info = BuildInfo::default();
         for n in 0..1_000 {
-            info.params.insert(n.to_string(), Some("é".repeat(10_000)));
+            info.params
+                .insert(n.to_string(), Some("é".repeat(10_000).into()));
         }
-        info.params.insert("short".to_owned(), Some("x".to_owned()));
+        info.params.insert("short".to_owned(), Some("x".into()));
         info.abridge();
-        let bytes: usize = info.params.values().flatten().map(String::len).sum();
+        let bytes: usize = info
+            .params
+            .values()
+            .flatten()
+            .map(|value| value.len())
+            .sum();
         assert!(bytes < MAX_LISTED_PARAMS + 4_096, "{bytes}");
         assert!(info.params["0"].as_ref().unwrap().starts_with("éé"));
     }

@@ -252,7 +252,7 @@ mod tests {
         fs::write(home.join("projects/p/Dockerfile"), "FROM scratch\n").unwrap();
         let projects = Projects::new(&home.join("projects"));
         let context = projects.context(&"p".parse().unwrap()).unwrap();
-        let params = [("_token".parse().unwrap(), SECRET.to_owned())];
+        let params = [("_token".parse().unwrap(), SECRET.into())];
         let job = Job {
             project: "p".parse().unwrap(),
             group: None,

@@ -1,12 +1,9 @@
-//! Builds as lists show them and as cached jobs are answered: their JSON is kept once it was
-//! written.
+//! Builds as lists show them: their JSON is kept once it was written.
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::used::Noted;
 use super::{BuildInfo, Place};
 
 /// What the rest of an info takes, twice: as values and as JSON.
@@ -47,7 +44,7 @@ impl Listing {
     pub(super) fn bytes(&self) -> usize {
         let params = self.0.info.params.iter();
         let params: usize = params
-            .map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len) + 64)
+            .map(|(name, value)| name.len() + value.as_ref().map_or(0, |value| value.len()) + 64)
             .sum();
         2 * params + FIXED
     }
@@ -70,38 +67,5 @@ impl Listing {
         }
         let json = write(&self.0.info)?;
         Ok(self.0.json.get_or_init(|| json))
-    }
-}
-
-/// The answer to a job that is cached: its info with the end of its log, and its JSON kept once it
-/// was written. Clones share everything.
-#[derive(Clone, Debug)]
-pub struct Cached(Arc<(BuildInfo, OnceLock<Bytes>, Noted)>);
-
-impl Cached {
-    pub(super) fn new(info: BuildInfo) -> Cached {
-        Cached(Arc::new((info, OnceLock::new(), Noted::default())))
-    }
-
-    /// When it was last written down that its build is used.
-    pub(super) fn noted(&self) -> &Noted {
-        &self.0.2
-    }
-
-    /// What is told.
-    pub fn info(&self) -> &BuildInfo {
-        &self.0.0
-    }
-
-    /// The same as JSON.
-    ///
-    /// # Errors
-    /// When it cannot be written, which no info is known to bring about.
-    pub fn json(&self) -> Result<Bytes, serde_json::Error> {
-        if let Some(json) = self.0.1.get() {
-            return Ok(json.clone());
-        }
-        let json = Bytes::from(serde_json::to_vec(self.info())?);
-        Ok(self.0.1.get_or_init(|| json).clone())
     }
 }

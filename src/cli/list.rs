@@ -113,7 +113,7 @@ mod tests {
             told(&BuildInfo {
                 params: params
                     .iter()
-                    .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+                    .map(|(name, value)| ((*name).to_owned(), value.map(Into::into)))
                     .collect(),
                 ..BuildInfo::default()
             })

@@ -139,7 +139,8 @@ impl Job {
         info.abridge();
         let mut room = MAX_PARAMS;
         let params = info.params.into_iter();
-        let shown = params.map(|(name, value)| (name, value.unwrap_or_default()));
+        let shown =
+            params.map(|(name, value)| (name, value.as_deref().unwrap_or_default().to_owned()));
         shown
             .take_while(|(name, value)| {
                 let fits = name.len() + value.len() <= room;
