@@ -5,13 +5,16 @@
 //! each gets only up to a sixteenth of the whole, so that those who come later find room. Clients of this
 //! host (the unix socket, the bus) have a reserve on top, which strangers cannot take.
 //!
-//! Nothing waits here: what does not fit is refused at once, and the face says so.
+//! What does not fit is refused at once, and the face says so. Only what is under way already may wait
+//! until others let go ([`Budget::wait`]).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 /// The part of a budget at its end that is shared out: one of so many.
 const SCARCE: u64 = 4;
@@ -54,6 +57,8 @@ struct Shared {
     reserve: u64,
     /// Std, held for a sum.
     counts: Mutex<Counts>,
+    /// Told each time that something is let go.
+    freed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +77,7 @@ impl Budget {
             most,
             reserve,
             counts: Mutex::default(),
+            freed: Notify::new(),
         }))
     }
 
@@ -85,6 +91,23 @@ impl Budget {
         })
     }
 
+    /// The same, as soon as others have let go enough. `None` where `amount` is more than the client can
+    /// ever hold.
+    pub async fn wait(&self, client: Client, amount: u64) -> Option<Held> {
+        if amount > self.0.most_for(client) {
+            return None;
+        }
+        loop {
+            let mut freed = pin!(self.0.freed.notified());
+            // Before the look, so that what is let go in between is heard of.
+            freed.as_mut().enable();
+            if let Some(held) = self.hold(client, amount) {
+                return Some(held);
+            }
+            freed.await;
+        }
+    }
+
     /// What is held now for all clients.
     pub fn held(&self) -> u64 {
         let counts = self.0.counts();
@@ -95,6 +118,15 @@ impl Budget {
 impl Shared {
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a client can hold that is alone.
+    fn most_for(&self, client: Client) -> u64 {
+        match client {
+            Client::Local => self.most.saturating_add(self.reserve),
+            Client::Proxy => self.most,
+            Client::Address(_) => self.most - self.most / SCARCE,
+        }
     }
 
     fn take(&self, client: Client, amount: u64) -> bool {
@@ -126,6 +158,11 @@ impl Shared {
     }
 
     fn let_go(&self, client: Client, amount: u64) {
+        self.subtract(client, amount);
+        self.freed.notify_waiters();
+    }
+
+    fn subtract(&self, client: Client, amount: u64) {
         let mut counts = self.counts();
         if client == Client::Local {
             counts.local -= amount;
@@ -259,6 +296,21 @@ mod tests {
         assert_eq!(part, "xxxxx");
         drop(part);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_waits_until_others_let_go() {
+        let budget = Budget::new(100, 0);
+        let first = budget.hold(Client::Proxy, 90).unwrap();
+        let mut waiting = Box::pin(budget.wait(Client::Proxy, 20));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        let second = budget.hold(Client::Proxy, 10).unwrap();
+        drop(second);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(first);
+        assert_eq!(waiting.await.unwrap().amount(), 20);
+        // What can never be had is refused.
+        assert!(budget.wait(client(1), 80).await.is_none());
     }
 
     #[test]
