@@ -96,6 +96,12 @@ impl fmt::Display for Place {
 }
 
 impl Place {
+    /// True for a place that comes after `other` in the order of lists.
+    pub fn is_behind(&self, other: &Place) -> bool {
+        let key = |place: &Place| (Reverse(place.started), place.project.clone(), place.id);
+        key(self) > key(other)
+    }
+
     /// Reads what [`Place`] writes.
     pub fn parse(text: &str) -> Option<Place> {
         let mut parts = text.split(',');
@@ -245,6 +251,11 @@ impl Index {
                 && finished >= since
             {
                 ended.push((finished, place.clone()));
+                // No more than some times as many as are wanted.
+                if ended.len() > limit.saturating_mul(4) {
+                    ended.sort_by_key(|(finished, _)| *finished);
+                    ended.drain(..ended.len() - limit);
+                }
             }
             match place.started < horizon {
                 true => ControlFlow::Break(()),
@@ -327,12 +338,14 @@ impl Index {
         alike.filter_map(|facts| facts.took).take(most).collect()
     }
 
-    /// How many builds of each project there are.
-    pub(super) fn counts(&self) -> BTreeMap<ProjectName, u64> {
+    /// How many builds of each project there are, and when the newest of them began.
+    pub(super) fn counts(&self) -> BTreeMap<ProjectName, (u64, Option<Timestamp>)> {
         let projects = self.lock();
-        let counts = projects
-            .iter()
-            .map(|(project, builds)| (project.clone(), builds.order.len() as u64));
+        let counts = projects.iter().map(|(project, builds)| {
+            let newest = builds.order.keys().next();
+            let newest = newest.map(|(Reverse(started), _)| *started);
+            (project.clone(), (builds.order.len() as u64, newest))
+        });
         counts.collect()
     }
 
@@ -471,7 +484,7 @@ mod tests {
         assert_eq!(page, [(place(5, "p", "a"), State::Ready)]);
         index.remove(&"p".parse().unwrap(), place(5, "p", "a").id);
         assert!(index.page(&Filter::default(), 9).is_empty());
-        assert_eq!(index.counts().values().sum::<u64>(), 0);
+        assert!(index.counts().values().all(|(count, _)| *count == 0));
     }
 
     #[test]

@@ -3,22 +3,22 @@
 //! The file is the truth. A follower holds an offset into it, never a copy, so a slow reader
 //! costs the daemon nothing. Followers are woken by the writer; nobody polls.
 
-use std::io::{self, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
-use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio::sync::watch;
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::record;
 
-/// Most bytes that a follower is handed at once.
-const CHUNK: usize = 64 << 10;
+/// Followers that read at once, a thread each while the disk takes: few of the 512 that builds have, too.
+const READERS: usize = 32;
+static READING: Semaphore = Semaphore::const_new(READERS);
 
 /// How far a log is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,10 +133,11 @@ impl Drop for Writer {
     }
 }
 
-/// A reading end: from an offset to the end of the log, and on while it grows.
+/// A reading end: from an offset to the end of the log, and on while it grows. One that waits holds no
+/// bytes of it.
 #[derive(Debug)]
 pub struct LogFollower {
-    file: File,
+    file: Arc<File>,
     at: u64,
     length: u64,
     tag: String,
@@ -150,16 +151,28 @@ pub struct LogFollower {
 ///
 /// # Errors
 /// `NotFound` where that record is needed and is not there: the build was moved or removed.
-async fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String> {
+fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String> {
     let birth = birth.and_then(|birth| birth.duration_since(UNIX_EPOCH).ok());
     if let Some(birth) = birth {
         return Ok(format!("{inode:x}-{:x}", birth.as_nanos()));
     }
-    let directory = path.parent().unwrap_or(path).to_owned();
-    let record = tokio::task::spawn_blocking(move || record::read(&directory)).await??;
+    let record = record::read(path.parent().unwrap_or(path))?;
     let info = record.ok_or(io::ErrorKind::NotFound)?.info;
     let birth = info.queued_at.unwrap_or(info.started_at).as_nanosecond();
     Ok(format!("{inode:x}-{birth:x}"))
+}
+
+/// Reads on a thread that may block; no more than [`READERS`] do so at once.
+async fn reading<T: Send + 'static>(
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let turn = READING.acquire().await.map_err(io::Error::other)?;
+    let reading = tokio::task::spawn_blocking(move || {
+        // The asker may be gone before the disk has answered.
+        let _turn = turn;
+        read()
+    });
+    reading.await?
 }
 
 impl LogFollower {
@@ -174,26 +187,30 @@ impl LogFollower {
         from: u64,
         progress: Option<LogProgress>,
     ) -> io::Result<LogFollower> {
-        let mut file = File::open(path).await?;
-        let metadata = file.metadata().await?;
-        file.seek(SeekFrom::Start(from)).await?;
+        let path = path.to_owned();
+        let opening = reading(move || {
+            let mut file = File::open(&path)?;
+            // For those who get the file itself.
+            file.seek(SeekFrom::Start(from))?;
+            let metadata = file.metadata()?;
+            let tag = tag(metadata.ino(), metadata.created().ok(), &path)?;
+            Ok((file, metadata.len(), tag))
+        });
+        let (file, length, tag) = opening.await?;
         Ok(LogFollower {
-            file,
+            file: Arc::new(file),
             at: from,
-            length: metadata.len(),
-            tag: tag(metadata.ino(), metadata.created().ok(), path).await?,
+            length,
+            tag,
             progress,
         })
     }
 
     /// Goes on at byte `from`.
-    ///
-    /// # Errors
-    /// When the file cannot be read there.
-    pub async fn skip_to(mut self, from: u64) -> io::Result<LogFollower> {
-        self.file.seek(SeekFrom::Start(from)).await?;
+    #[must_use]
+    pub fn skip_to(mut self, from: u64) -> LogFollower {
         self.at = from;
-        Ok(self)
+        self
     }
 
     /// Which log it is: another one, of the same job asked for again, has another tag.
@@ -206,27 +223,41 @@ impl LogFollower {
         self.length
     }
 
-    /// The file itself, where the log grows no more.
+    /// The file itself, at the byte from which it was opened, where the log grows no more.
     ///
     /// # Errors
-    /// The follower back, where it does.
-    pub async fn into_whole(self) -> Result<std::fs::File, LogFollower> {
+    /// The follower back, where it grows; or an error of the system.
+    pub fn into_whole(self) -> Result<io::Result<File>, LogFollower> {
         match self.progress {
             Some(_) => Err(self),
-            None => Ok(self.file.into_std().await),
+            None => Ok(owned(self.file)),
         }
     }
 
     /// The file, and how many bytes of the log are in it now.
-    pub async fn into_now(self) -> (std::fs::File, u64) {
-        (self.file.into_std().await, self.length)
+    ///
+    /// # Errors
+    /// When the system gives no descriptor.
+    pub fn into_now(self) -> io::Result<(File, u64)> {
+        let length = self.length;
+        Ok((owned(self.file)?, length))
     }
 
-    /// The next bytes; `None` at the end of a log that grows no more.
+    /// The next bytes, `most` of them at most; `None` at the end of a log that grows no more. Nothing is
+    /// lost when it is given up.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub async fn next(&mut self, most: usize) -> io::Result<Option<Bytes>> {
+        match self.grown().await {
+            0 => Ok(None),
+            _ => self.read(most).await,
+        }
+    }
+
+    /// Waits until there are bytes to be read, and says how many; 0 at the end of a log that grows no
+    /// more. Nothing is lost when it is given up.
+    pub async fn grown(&mut self) -> u64 {
         loop {
             let written = match &mut self.progress {
                 Some(LogProgress(progress)) => *progress.borrow_and_update(),
@@ -236,21 +267,10 @@ impl LogFollower {
                 },
             };
             if self.at < written.bytes {
-                let room = usize::try_from(written.bytes - self.at).unwrap_or(CHUNK);
-                let mut chunk = BytesMut::with_capacity(room.min(CHUNK));
-                let count = (&mut self.file)
-                    .take(room.min(CHUNK) as u64)
-                    .read_buf(&mut chunk)
-                    .await?;
-                if count > 0 {
-                    self.at += count as u64;
-                    return Ok(Some(chunk.freeze()));
-                }
-                // Somebody cut the file short: there is no more to wait for.
-                return Ok(None);
+                return written.bytes - self.at;
             }
             if written.over {
-                return Ok(None);
+                return 0;
             }
             if let Some(LogProgress(progress)) = &mut self.progress
                 && progress.changed().await.is_err()
@@ -262,6 +282,40 @@ impl LogFollower {
             }
         }
     }
+
+    /// Reads what is there of the log, `most` bytes at most; `None` where there is nothing. Nothing is
+    /// lost when it is given up.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn read(&mut self, most: usize) -> io::Result<Option<Bytes>> {
+        let written = match &self.progress {
+            Some(LogProgress(progress)) => progress.borrow().bytes,
+            None => self.length,
+        };
+        let left = usize::try_from(written.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let (file, at) = (self.file.clone(), self.at);
+        let chunk = reading(move || {
+            let mut chunk = vec![0; left.min(most)];
+            let count = loop {
+                match file.read_at(&mut chunk, at) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    read => break read?,
+                }
+            };
+            chunk.truncate(count);
+            Ok(chunk)
+        });
+        let chunk = chunk.await?;
+        self.at += chunk.len() as u64;
+        // None are there where somebody cut the file short: there is no more to wait for.
+        Ok((!chunk.is_empty()).then(|| chunk.into()))
+    }
+}
+
+/// A file that nobody else has. A read that was given up may have it still.
+fn owned(file: Arc<File>) -> io::Result<File> {
+    Arc::try_unwrap(file).or_else(|file| file.try_clone())
 }
 
 #[cfg(test)]
@@ -273,7 +327,7 @@ mod tests {
 
     async fn all(follower: &mut LogFollower) -> Vec<u8> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = follower.next().await.unwrap() {
+        while let Some(chunk) = follower.next(64 << 10).await.unwrap() {
             bytes.extend_from_slice(&chunk);
         }
         bytes
@@ -288,7 +342,7 @@ mod tests {
         let mut early = LogFollower::open(&path, 0, Some(log.progress()))
             .await
             .unwrap();
-        assert_eq!(early.next().await.unwrap().unwrap(), "one\n");
+        assert_eq!(early.next(100).await.unwrap().unwrap(), "one\n");
         let waiting = tokio::spawn(async move { all(&mut early).await });
         log.append(b"\xff two").await.unwrap();
         let mut late = LogFollower::open(&path, 2, Some(log.progress()))
@@ -361,25 +415,25 @@ mod tests {
     async fn without_a_time_of_birth_a_log_is_named_by_the_execution_that_its_record_is_of() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.log");
-        let tag_of = async || tag(7, None, &path).await;
+        let tag_of = || tag(7, None, &path);
         let mut record = Record::default();
         record.info.queued_at =
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
         record::write(dir.path(), &record, false).unwrap();
-        let first = tag_of().await.unwrap();
+        let first = tag_of().unwrap();
         // A new attempt goes on with the same log.
         record.info.attempt = 2;
         record.info.started_at = Timestamp::now();
         record::write(dir.path(), &record, false).unwrap();
-        assert_eq!(tag_of().await.unwrap(), first);
+        assert_eq!(tag_of().unwrap(), first);
         // The job was asked for again, and its log has the inode of the last one.
         record.info.queued_at =
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_002).unwrap());
         record::write(dir.path(), &record, false).unwrap();
-        assert_ne!(tag_of().await.unwrap(), first);
+        assert_ne!(tag_of().unwrap(), first);
         // The build was moved meanwhile: its log is to be looked for again.
         std::fs::remove_file(dir.path().join(layout::RECORD)).unwrap();
-        let moved = tag_of().await.unwrap_err();
+        let moved = tag_of().unwrap_err();
         assert_eq!(moved.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -14,6 +14,7 @@
 //! knows its names.
 
 mod ages;
+mod answer;
 mod archive;
 mod artifacts;
 mod base;
@@ -50,6 +51,7 @@ mod tally;
 mod trend;
 mod used;
 
+pub use answer::{AnswerJson, BuildAnswer};
 pub use archive::Tar;
 pub use artifacts::{Artifacts, Contents, Found};
 pub use claim::{Holder, Secret, holder};
@@ -64,7 +66,7 @@ pub use image_records::{
 pub use index::{Filter, Place};
 pub use info::*;
 pub use leftover::Leftover;
-pub use listing::{Cached, Listing};
+pub use listing::Listing;
 pub use log::{BuildLog, LogFollower, LogProgress};
 pub use pending::{Begun, End, FinishedBuild, PendingBuild, Unfinished, User};
 pub use retire::{Collected, Held, Removed};

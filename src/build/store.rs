@@ -23,7 +23,7 @@ use super::lease::Lease;
 use super::pending::PendingBuild;
 use super::recent::Recent;
 use super::tally::Tallies;
-use super::{BuildInfo, Cached, Facts, LOG_TAIL, Listing, Record, State, record, used};
+use super::{BuildAnswer, BuildInfo, Facts, LOG_TAIL, Listing, Record, State, record, used};
 use crate::faults;
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
@@ -105,7 +105,7 @@ pub struct BuildStore {
     pub(super) filesystem: Filesystem,
     pub(super) index: Index,
     /// What cached jobs are answered, and what lists show.
-    answers: Recent<Cached>,
+    answers: Recent<BuildAnswer>,
     listings: Recent<Listing>,
     pub(super) tallies: Tallies,
     /// Held while builds are marked as durable.
@@ -264,7 +264,7 @@ impl BuildStore {
     ///
     /// # Errors
     /// When the disk is in the way.
-    pub fn cached(&self, project: &ProjectName, id: JobId) -> Result<Option<Cached>, Error> {
+    pub fn cached(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildAnswer>, Error> {
         let found = record::stamp(rustix::fs::CWD, &self.layout.ready(project, id));
         let Some(found) = found.map_err(doing("read the record of a build"))? else {
             return Ok(None);
@@ -287,13 +287,18 @@ impl BuildStore {
         let size = usize::try_from(found.size).unwrap_or(usize::MAX);
         // Twice: as values and as JSON.
         let bytes = size.saturating_add(log).saturating_mul(2);
-        let answer = Cached::new(info);
+        let answer = BuildAnswer::new(info);
         self.answers.put(project, id, found, bytes, &answer);
         Ok(self.use_for(project, id, answer))
     }
 
     /// The answer, once it is noted that its build is used; `None` when it was removed meanwhile.
-    fn use_for(&self, project: &ProjectName, id: JobId, answer: Cached) -> Option<Cached> {
+    fn use_for(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        answer: BuildAnswer,
+    ) -> Option<BuildAnswer> {
         let is_there = !answer.noted().is_due() || used::note_at(&self.layout.ready(project, id));
         is_there.then_some(answer)
     }
@@ -576,11 +581,6 @@ impl BuildStore {
     /// The project of a build that is on disk, as far as the scan has come.
     pub fn project_of(&self, id: JobId) -> Option<ProjectName> {
         self.index.project_of(id)
-    }
-
-    /// How many builds of each project there are, as far as the scan has come.
-    pub fn counts(&self) -> BTreeMap<ProjectName, u64> {
-        self.index.counts()
     }
 
     /// Reads the tree into the index, and marks what an earlier life of this boot finished but

@@ -2,12 +2,13 @@
 //!
 //! Reckoned from the index, so it is about builds that are kept, and asks the disk nothing.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{BuildInfo, BuildStore, Facts, Listing, Outcome, State};
+use super::{BuildInfo, BuildStore, Facts, Filter, Outcome, Place};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -72,6 +73,21 @@ impl BuildStore {
         trend
     }
 
+    /// How many builds of each project there are, and when the newest of them began, as far as the scan
+    /// has come.
+    pub fn counts(&self) -> BTreeMap<ProjectName, (u64, Option<Timestamp>)> {
+        self.index.counts()
+    }
+
+    /// Where a list of at most `limit` builds ends; `None` where there are no more.
+    pub fn list_end(&self, filter: &Filter, limit: usize) -> Option<Place> {
+        let page = self.index.page(filter, limit.saturating_add(1));
+        let last = page.into_iter().skip(limit.saturating_sub(1));
+        let mut last = last.map(|(place, _)| place);
+        let end = last.next()?;
+        last.next().map(|_| end)
+    }
+
     /// How long a build of a project may take: the middle of the latest succeeded ones that began
     /// alike. `None` without any.
     pub fn expected(&self, project: &ProjectName, incremental: bool) -> Option<Duration> {
@@ -103,14 +119,25 @@ impl BuildStore {
 
     /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
     /// latest of them. True when there are more.
-    pub fn ended(&self, since: Timestamp, limit: usize) -> (Vec<Listing>, bool) {
-        let mut places = self.index.ended(since, limit.saturating_add(1));
-        let is_cut = places.len() > limit;
-        if is_cut {
-            places.remove(0);
-        }
-        let mut ended = self.listings(places.into_iter().map(|place| (place, State::Ready)));
-        ended.retain(|listing| listing.info().outcome.is_some());
-        (ended, is_cut)
+    pub fn ended(&self, since: Timestamp, limit: usize) -> (Vec<(ProjectName, JobId)>, bool) {
+        let places = self.index.ended(since, limit.saturating_add(1));
+        let surplus = places.len().saturating_sub(limit);
+        let latest = places.into_iter().skip(surplus);
+        let ended = latest.map(|place| (place.project, place.id)).collect();
+        (ended, surplus > 0)
+    }
+
+    /// How many bytes of the disk the builds of each project have to themselves, as far as they were
+    /// measured.
+    pub fn sizes(&self) -> BTreeMap<ProjectName, u64> {
+        let mut sizes = BTreeMap::new();
+        self.index.walk(None, None, |place, facts: &Facts| {
+            match sizes.get_mut(&place.project) {
+                Some(size) => *size += facts.own,
+                None => drop(sizes.insert(place.project.clone(), facts.own)),
+            }
+            ControlFlow::Continue(())
+        });
+        sizes
     }
 }

@@ -14,7 +14,8 @@ use tokio::sync::{Notify, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::build::{BuildInfo, Cancelled, LogProgress, Outcome};
+use crate::budget::Held;
+use crate::build::{BuildAnswer, BuildInfo, Cancelled, LogProgress, Outcome};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -22,7 +23,7 @@ use crate::project::ProjectName;
 #[derive(Clone, Debug)]
 enum Ended {
     /// There is a build, whatever its outcome.
-    Built(Arc<BuildInfo>),
+    Built(BuildAnswer),
     /// The job was not accepted, or its end could not be written down.
     Rejected(Arc<Error>),
 }
@@ -42,7 +43,7 @@ struct View {
 impl View {
     fn now(&self) -> Option<Arc<BuildInfo>> {
         match &self.ended {
-            Some(Ended::Built(info)) => Some(info.clone()),
+            Some(Ended::Built(answer)) => Some(answer.info().clone()),
             _ => self.info.clone(),
         }
     }
@@ -90,6 +91,8 @@ pub(super) struct Live {
     /// Std, held for a count, and for the decision that follows from it.
     wants: Mutex<Wants>,
     view: watch::Sender<View>,
+    /// What its large params are counted by, as long as a waiter or its task has them.
+    _params: Option<Held>,
 }
 
 impl Live {
@@ -98,6 +101,7 @@ impl Live {
         id: JobId,
         group: Option<String>,
         origin: Origin,
+        params: Option<Held>,
     ) -> Arc<Live> {
         Arc::new(Live {
             project,
@@ -109,6 +113,7 @@ impl Live {
             joined: AtomicU32::new(0),
             wants: Mutex::default(),
             view: watch::channel(View::default()).0,
+            _params: params,
         })
     }
 
@@ -180,8 +185,8 @@ impl Live {
         self.view.borrow().container.clone()
     }
 
-    pub(super) fn end_built(&self, info: BuildInfo) {
-        self.end(Ended::Built(Arc::new(info)));
+    pub(super) fn end_built(&self, answer: BuildAnswer) {
+        self.end(Ended::Built(answer));
     }
 
     pub(super) fn end_rejected(&self, error: Error) {
@@ -263,7 +268,7 @@ impl JobFollower {
     /// How it ended: `None` while it has not. What could not be brought to its end is errored.
     pub fn outcome(&self) -> Option<Outcome> {
         match &self.view.borrow().ended {
-            Some(Ended::Built(info)) => Some(info.outcome.unwrap_or(Outcome::Errored)),
+            Some(Ended::Built(answer)) => Some(answer.info().outcome.unwrap_or(Outcome::Errored)),
             Some(Ended::Rejected(_)) => Some(Outcome::Errored),
             None => None,
         }
@@ -277,7 +282,7 @@ impl JobFollower {
         loop {
             let view = self.view.borrow_and_update().clone();
             match (view.ended, view.info) {
-                (Some(Ended::Built(info)), _) => return Ok(info),
+                (Some(Ended::Built(answer)), _) => return Ok(answer.info().clone()),
                 (Some(Ended::Rejected(error)), _) => return Err(Error::Rejected(error)),
                 (None, Some(info)) => return Ok(info),
                 (None, None) => self.changed().await?,
@@ -385,7 +390,7 @@ impl Ticket {
     }
 
     /// Asks for the build's end, unless `only_own` names somebody else than who asked for it first.
-    /// Returns when that is on stable storage.
+    /// Returns how it stands when that is on stable storage.
     ///
     /// # Errors
     /// [`Error::NotYours`]; [`Error::Over`] when it ended otherwise meanwhile; why it was not accepted;
@@ -394,7 +399,7 @@ impl Ticket {
         &mut self,
         cancelled: Cancelled,
         only_own: Option<&str>,
-    ) -> Result<(), Error> {
+    ) -> Result<Arc<BuildInfo>, Error> {
         self.accepted().await?;
         let (project, id) = (self.live.project.clone(), self.live.id);
         if only_own.is_some_and(|by| self.asker() != Some(by)) {
@@ -403,12 +408,11 @@ impl Ticket {
         self.live.cancel(cancelled);
         loop {
             let view = self.view.borrow_and_update().clone();
-            if view.now().is_some_and(|info| info.cancelled.is_some()) {
-                return Ok(());
+            // Of what is over this is its end, on a disk that took no word of it before.
+            if let Some(info) = view.now().filter(|info| info.cancelled.is_some()) {
+                return Ok(info);
             }
             match view.ended {
-                // On a disk that took no word of it before.
-                Some(Ended::Built(info)) if info.cancelled.is_some() => return Ok(()),
                 Some(Ended::Built(_)) => return Err(Error::Over(project, id)),
                 Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
                 None => self.changed().await?,
@@ -416,42 +420,19 @@ impl Ticket {
         }
     }
 
-    /// Waits until the job is on stable storage; what is over by then says who it was coalesced for.
-    ///
-    /// # Errors
-    /// As [`JobFollower::accepted`].
-    pub async fn accepted(&mut self) -> Result<Arc<BuildInfo>, Error> {
-        let info = self.follower.accepted().await?;
-        match self.is_over() {
-            true => Ok(self.shown(info)),
-            false => Ok(info),
-        }
-    }
-
-    /// Waits until the job is over; the info holds the end of the log.
+    /// Waits until the job is over; the answer holds the end of the log. Whether this asker was coalesced
+    /// [`Ticket::coalesced`] says.
     ///
     /// # Errors
     /// Why there is no result, or [`Error::Stopping`] when the daemon ends first.
-    pub async fn end(&mut self) -> Result<Arc<BuildInfo>, Error> {
+    pub async fn end(&mut self) -> Result<BuildAnswer, Error> {
         loop {
             let ended = self.view.borrow_and_update().ended.clone();
             match ended {
-                Some(Ended::Built(info)) => return Ok(self.shown(info)),
+                Some(Ended::Built(answer)) => return Ok(answer),
                 Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
                 None => self.changed().await?,
             }
-        }
-    }
-
-    /// What is over, as this asker is told it.
-    fn shown(&self, info: Arc<BuildInfo>) -> Arc<BuildInfo> {
-        match self.coalesced {
-            true => {
-                let mut info = BuildInfo::clone(&info);
-                info.coalesced = true;
-                Arc::new(info)
-            }
-            false => info,
         }
     }
 }

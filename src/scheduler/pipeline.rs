@@ -16,7 +16,9 @@ use super::live::Live;
 use super::making::Making;
 use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, sweep_soon, swept};
 use super::{Error, Rules, Shared, blocking, stop};
-use crate::build::{self, Begun, Bounds, End, ImageRecord, Outcome, PendingBuild, Phase, text_of};
+use crate::build::{
+    self, Begun, Bounds, BuildAnswer, End, ImageRecord, Outcome, PendingBuild, Phase, text_of,
+};
 use crate::docker::{self, ContainerSpec, Fate, Limits};
 use crate::faults;
 use crate::job::Job;
@@ -95,9 +97,9 @@ async fn accept(
     let accepted = blocking(move || {
         let (shared, live) = (shared_there, live_there);
         if !live.origin.rebuild
-            && let Some(info) = shared.store.cached(&job.project, live.id)?
+            && let Some(answer) = shared.store.cached(&job.project, live.id)?
         {
-            live.end_built(info.info().clone());
+            live.end_built(answer);
             return Ok(None);
         }
         if shared.stop.is_cancelled() {
@@ -305,7 +307,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     let settling = match finished {
         Ok(Ok((info, finished))) => {
             publish(&shared, live.subject(), &Event::Finished(&info));
-            live.end_built(info);
+            live.end_built(BuildAnswer::new(info));
             if let Some(error) = finished.trouble() {
                 tracing::error!(mistry_job = %live.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
             }

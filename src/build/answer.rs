@@ -1,0 +1,278 @@
+//! What all who asked for a build are told when it is over. Its JSON is written once for all of them,
+//! counted once, and let go with the last of them.
+//!
+//! Askers are told different things of one build: that they were coalesced, or nothing of the log. So
+//! the JSON is handed out in slices, between which each asker's own words stand.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use memchr::memmem;
+
+use super::BuildInfo;
+use super::used::Noted;
+use crate::budget::Held;
+
+/// JSON up to this size is kept with the answer, because cached jobs are asked for again and again.
+/// What is larger is written anew when all who were told it are gone.
+const KEPT: usize = 16 << 10;
+
+/// A build that is over, as its askers are told. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct BuildAnswer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    info: Arc<BuildInfo>,
+    kept: OnceLock<Text>,
+    /// What is too large to be kept, as long as an asker has it. Held while it is written, so that it is
+    /// written once.
+    shared: tokio::sync::Mutex<Weak<Whole>>,
+    noted: Noted,
+}
+
+/// JSON, and where an asker's own words stand in it.
+#[derive(Clone, Debug)]
+struct Text {
+    json: Bytes,
+    /// The value of `Coalesced`.
+    coalesced: Range<usize>,
+    /// Both keys of what was printed.
+    log: Range<usize>,
+}
+
+/// JSON that is counted.
+#[derive(Debug)]
+struct Whole {
+    text: Text,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.text.json
+    }
+}
+
+/// Shares what is counted with those who have a part of it.
+struct Part(Arc<Whole>);
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        (*self.0).as_ref()
+    }
+}
+
+/// The JSON of an answer, counted as long as a part of it is held.
+#[derive(Debug)]
+pub struct AnswerJson {
+    text: Text,
+}
+
+impl BuildAnswer {
+    /// The answer that `info` is; whether an asker was coalesced is said when its JSON is.
+    pub fn new(mut info: BuildInfo) -> BuildAnswer {
+        info.coalesced = false;
+        BuildAnswer(Arc::new(Inner {
+            info: Arc::new(info),
+            kept: OnceLock::new(),
+            shared: tokio::sync::Mutex::default(),
+            noted: Noted::default(),
+        }))
+    }
+
+    /// When it was last written down that its build is used.
+    pub(super) fn noted(&self) -> &Noted {
+        &self.0.noted
+    }
+
+    /// What is told.
+    pub fn info(&self) -> &Arc<BuildInfo> {
+        &self.0.info
+    }
+
+    /// The same as JSON. `hold` counts so many bytes for the asker; it is not called where another
+    /// asker has counted them.
+    ///
+    /// # Errors
+    /// What `hold` says, and [`serde_json::Error`] where the info cannot be written.
+    pub async fn json<E, F>(&self, hold: impl FnOnce(u64) -> F) -> Result<AnswerJson, E>
+    where
+        E: From<serde_json::Error>,
+        F: Future<Output = Result<Held, E>>,
+    {
+        if let Some(text) = self.0.kept.get() {
+            return Ok(text.held(hold(text.json.len() as u64).await?));
+        }
+        let mut shared = self.0.shared.lock().await;
+        if let Some(whole) = shared.upgrade() {
+            return Ok(AnswerJson::of(&whole));
+        }
+        // Counted before it is there.
+        let mut length = Length(0);
+        serde_json::to_writer(&mut length, &*self.0.info)?;
+        let held = hold(length.0 as u64).await?;
+        let mut json = Vec::with_capacity(length.0);
+        serde_json::to_writer(&mut json, &*self.0.info)?;
+        let text = Text::of(json.into())?;
+        if length.0 <= KEPT {
+            return Ok(self.0.kept.get_or_init(|| text).held(held));
+        }
+        let whole = Arc::new(Whole { text, _held: held });
+        *shared = Arc::downgrade(&whole);
+        Ok(AnswerJson::of(&whole))
+    }
+}
+
+impl Text {
+    fn of(json: Bytes) -> Result<Text, serde_json::Error> {
+        // A quotation mark within a text is escaped, so these are keys; and the value of a param is no
+        // truth value, whatever its name is.
+        let find = |from: usize, key: &str| {
+            let at = json
+                .get(from..)
+                .and_then(|rest| memmem::find(rest, key.as_bytes()));
+            at.map(|at| from + at)
+        };
+        let lacks =
+            || <serde_json::Error as serde::ser::Error>::custom("a key of the info is missing");
+        const COALESCED: &str = ",\"Coalesced\":false";
+        const INCREMENTAL: &str = ",\"Incremental\":";
+        let coalesced = find(0, &format!("{COALESCED}{INCREMENTAL}")).ok_or_else(lacks)?;
+        let coalesced = coalesced + COALESCED.len() - "false".len()..coalesced + COALESCED.len();
+        let end = find(coalesced.end, ",\"TransportMethod\":\"").ok_or_else(lacks)?;
+        let stdouterr = find(coalesced.end, ",\"ContainerStdouterr\":\"");
+        let stderr = find(coalesced.end, ",\"ContainerStderr\":\"");
+        let log = stdouterr.or(stderr).unwrap_or(end)..end;
+        Ok(Text {
+            json,
+            coalesced,
+            log,
+        })
+    }
+
+    /// The same, counted by `held`.
+    fn held(&self, held: Held) -> AnswerJson {
+        AnswerJson {
+            text: Text {
+                json: held.keep(self.json.clone()),
+                ..self.clone()
+            },
+        }
+    }
+}
+
+impl AnswerJson {
+    fn of(whole: &Arc<Whole>) -> AnswerJson {
+        AnswerJson {
+            text: Text {
+                json: Bytes::from_owner(Part(whole.clone())),
+                ..whole.text.clone()
+            },
+        }
+    }
+
+    /// The JSON for one asker, in parts: whether they were `coalesced`, and with what was printed only
+    /// where they want the `log`.
+    pub fn parts(&self, coalesced: bool, log: bool) -> Vec<Bytes> {
+        let Text {
+            json,
+            coalesced: at,
+            log: printed,
+        } = &self.text;
+        let word = if coalesced { "true" } else { "false" };
+        let mut parts = vec![
+            json.slice(..at.start),
+            Bytes::from_static(word.as_bytes()),
+            json.slice(at.end..printed.start),
+        ];
+        if log {
+            parts.push(json.slice(printed.clone()));
+        }
+        parts.push(json.slice(printed.end..));
+        parts
+    }
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl std::io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Budget, Client};
+
+    fn info(value: &str) -> BuildInfo {
+        let mut info = BuildInfo::default();
+        let names = ["Coalesced", ",\"Coalesced\":false,\"Incremental\":", "x"];
+        for name in names {
+            info.params.insert(name.to_owned(), Some(value.into()));
+        }
+        info.container_stdouterr = Some("printed,\"TransportMethod\":\"\n".to_owned());
+        info.container_stderr = Some("printed".to_owned());
+        info
+    }
+
+    async fn json(answer: &BuildAnswer, budget: &Budget) -> AnswerJson {
+        let held = async |bytes| {
+            let held = budget.hold(Client::Local, bytes);
+            Ok::<_, serde_json::Error>(held.unwrap())
+        };
+        answer.json(held).await.unwrap()
+    }
+
+    fn read(parts: &[Bytes]) -> BuildInfo {
+        serde_json::from_slice(&parts.concat()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_asker_is_told_their_own_whatever_the_params_hold() {
+        let budget = Budget::new(1 << 30, 0);
+        for value in [
+            "false",
+            &",\"Coalesced\":false,\"Incremental\":".repeat(1_000),
+        ] {
+            let info = info(value);
+            let answer = BuildAnswer::new(info.clone());
+            let json = json(&answer, &budget).await;
+            assert_eq!(read(&json.parts(false, true)), info);
+            let told = read(&json.parts(true, false));
+            let expected = BuildInfo {
+                coalesced: true,
+                container_stdouterr: None,
+                container_stderr: None,
+                ..info
+            };
+            assert_eq!(told, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn large_json_is_there_once_for_all_askers_and_let_go_with_the_last() {
+        let budget = Budget::new(1 << 30, 0);
+        let answer = BuildAnswer::new(info(&"x".repeat(1 << 20)));
+        let mut parts = Vec::new();
+        for _ in 0..100 {
+            parts.push(json(&answer, &budget).await.parts(true, true));
+        }
+        let once = parts[0].iter().map(Bytes::len).sum::<usize>() as u64 + 1;
+        assert_eq!(budget.held(), once);
+        let last = parts.pop();
+        drop(parts);
+        assert_eq!(budget.held(), once);
+        drop(last);
+        assert_eq!(budget.held(), 0);
+    }
+}
