@@ -34,6 +34,8 @@ pub struct Metrics {
     removed: IntCounter,
     removed_bytes: IntCounter,
     free: GaugeVec,
+    held: IntGauge,
+    bodies: IntGauge,
 }
 
 impl Metrics {
@@ -128,6 +130,14 @@ impl Metrics {
                     &["path"],
                 )?,
             )?,
+            held: gauge(
+                "mistry_held_bytes",
+                "Bytes that are held for clients: answers that they have not read, the state of streams.",
+            )?,
+            bodies: gauge(
+                "mistry_bodies_held_bytes",
+                "Bytes of requests that are read, and of large params of jobs that wait or run.",
+            )?,
             registry,
         })
     }
@@ -207,6 +217,12 @@ impl Metrics {
     pub fn record_removed(&self, bytes: u64) {
         self.removed.inc();
         self.removed_bytes.inc_by(bytes);
+    }
+
+    /// Bytes that are held for clients, and of requests and jobs.
+    pub fn record_held(&self, answers: u64, bodies: u64) {
+        self.held.set(answers.try_into().unwrap_or(i64::MAX));
+        self.bodies.set(bodies.try_into().unwrap_or(i64::MAX));
     }
 
     /// Room left, in bytes.

@@ -14,13 +14,16 @@ use super::calls::Call;
 use super::error::Error;
 use crate::build::LogFollower;
 
+/// Bytes that are read of a log at once: a quarter of what a pipe holds.
+const CHUNK: usize = 16 << 10;
+
 /// Opens what there is of a log. The call stays in hand as long as the log is read while it grows.
 pub(super) async fn hand_out(face: &Dbus, call: Call, log: LogFollower) -> Result<OwnedFd, Error> {
-    let follower = match log.into_whole().await {
-        Ok(file) => return Ok(file.into()),
+    let failed = |error| Error::ours("could not open a pipe for a log", &error);
+    let follower = match log.into_whole() {
+        Ok(file) => return file.map(Into::into).map_err(failed),
         Err(follower) => follower,
     };
-    let failed = |error| Error::ours("could not open a pipe for a log", &error);
     let (into, out) = pipe::pipe().map_err(failed)?;
     let ending = face.0.ending.clone();
     face.0.tasks.spawn(async move {
@@ -38,7 +41,7 @@ pub(super) async fn hand_out(face: &Dbus, call: Call, log: LogFollower) -> Resul
 async fn fill(mut into: pipe::Sender, mut log: LogFollower) {
     loop {
         let chunk = tokio::select! {
-            chunk = log.next() => chunk,
+            chunk = log.next(CHUNK) => chunk,
             _ = left(&into) => return,
         };
         match chunk {

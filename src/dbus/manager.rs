@@ -17,6 +17,7 @@ use super::objects::{Hold, Objects};
 use super::options::{self, Options, Submit};
 use super::{Dbus, logs};
 use crate::api::{CancelRequest, IndexItem, JobRequest, JobView, MAX_REASON};
+use crate::budget::Client;
 use crate::build::{Cancelled, Listing};
 use crate::job::{JobId, MAX_PARAMS};
 use crate::project::ProjectName;
@@ -67,12 +68,13 @@ impl Dbus {
             match own.await {
                 // It is over, and somebody else has asked for it again since.
                 Err(scheduler::Error::NotYours(..)) => {}
-                answer => return Ok(answer?),
+                answer => return Ok(answer.map(drop)?),
             }
         }
         self.check(connection, header, &caller, Action::Cancel)
             .await?;
-        Ok(scheduler.cancel(project, id, cancelled, false).await?)
+        let cancelling = scheduler.cancel(project, id, cancelled, false);
+        Ok(cancelling.await.map(drop)?)
     }
 
     /// Holds something until an answer is sent.
@@ -168,6 +170,7 @@ impl Manager {
         let named = request.names()?;
         let options = Submit::read(&options)?;
         let caller = face.allow(connection, &header, Action::Submit).await?;
+        let held = face.0.scheduler.hold_params(Client::Local, &named.params)?;
         let asked = Asked {
             project: named.project,
             group: named.group,
@@ -176,6 +179,7 @@ impl Manager {
             while_held: options.cancel_on_disconnect,
             asker: Some(caller.asker()),
             request: None,
+            held,
         };
         let mut ticket = match face.0.scheduler.submit(asked).await? {
             Submission::Cached(info) => return Ok(cached(info.info().id.clone())),
@@ -338,7 +342,7 @@ impl Manager {
     ) -> Result<Vec<String>, Error> {
         let _call = self.face.0.calls.enter(&header)?;
         let projects = self.face.0.scheduler.projects().await?;
-        let names = projects.into_iter().map(|(name, _)| name.to_string());
+        let names = projects.into_iter().map(|(name, ..)| name.to_string());
         Ok(names.collect())
     }
 

@@ -53,9 +53,10 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             .record
             .as_ref()
             .is_some_and(|record| shared.store.has_container(record));
-        let admission = shared
-            .queue()
-            .admit_again(id, is_adopted, || Live::new(project, id, group, origin));
+        let admission = shared.queue().admit_again(id, is_adopted, || {
+            // Its params were counted in an earlier process; no client holds them now.
+            Live::new(project, id, group, origin, None)
+        });
         let live = match admission {
             Admission::Started(live) => {
                 live.slot.notify_one();

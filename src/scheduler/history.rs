@@ -1,13 +1,14 @@
 //! How builds went and jobs were answered: what to expect of the next, what a page about a project
 //! or the host shows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
 
 use super::{Error, Scheduler, Shared, blocking};
-use crate::build::{Answered, BuildInfo, Listing, Secret, Tally, Trend};
+use crate::build::{Answered, Secret, Tally, Trend};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -37,9 +38,19 @@ impl Scheduler {
     /// [`Error::Lost`].
     pub async fn trend(&self, project: &ProjectName, most: usize) -> Result<Trend, Error> {
         self.0.store.indexed().await;
-        let _turn = self.0.walking.acquire().await;
         let (shared, project) = (self.0.clone(), project.clone());
-        blocking(move || shared.store.trend(&project, most)).await
+        let walk = move || shared.store.trend(&project, most);
+        self.0.readers.walk(walk).await
+    }
+
+    /// How many bytes of the disk the builds of each project have to themselves.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn sizes(&self) -> Result<BTreeMap<ProjectName, u64>, Error> {
+        self.0.store.indexed().await;
+        let shared = self.0.clone();
+        self.0.readers.walk(move || shared.store.sizes()).await
     }
 
     /// What only the daemons of this build path know: for what is signed and must hold over a restart.
@@ -59,20 +70,13 @@ impl Scheduler {
     pub async fn growth(&self) -> Result<Growth, Error> {
         self.0.store.indexed().await;
         let since = Timestamp::now() - (i64::from(GROWTH_DAYS) * 24).hours();
-        let _turn = self.0.walking.acquire().await;
         let shared = self.0.clone();
-        let grown = blocking(move || shared.store.grown(since)).await?;
+        let walk = move || shared.store.grown(since);
+        let grown = self.0.readers.walk(walk).await?;
         Ok(Growth {
             per_day: grown / u64::from(GROWTH_DAYS.unsigned_abs()),
             days: GROWTH_DAYS,
         })
-    }
-
-    /// The last rebuild of a job that did not succeed and lies beside the build that did.
-    pub async fn failed_rebuild(&self, project: &ProjectName, id: JobId) -> Option<BuildInfo> {
-        let (shared, project) = (self.0.clone(), project.clone());
-        let found = blocking(move || shared.store.failed_rebuild(&project, id)).await;
-        found.ok().flatten()
     }
 
     /// True when garbage is collected by itself.
@@ -89,11 +93,11 @@ impl Scheduler {
         &self,
         since: Timestamp,
         limit: usize,
-    ) -> Result<(Vec<Listing>, bool), Error> {
+    ) -> Result<(Vec<(ProjectName, JobId)>, bool), Error> {
         self.0.store.indexed().await;
-        let _turn = self.0.walking.acquire().await;
         let shared = self.0.clone();
-        blocking(move || shared.store.ended(since, limit)).await
+        let walk = move || shared.store.ended(since, limit);
+        self.0.readers.walk(walk).await
     }
 }
 

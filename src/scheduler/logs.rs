@@ -95,7 +95,7 @@ async fn scan<T: Send + 'static>(
     scan: impl FnOnce(File, u64, &AtomicBool) -> io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
     let turn = turns.take().await?;
-    let (log, length) = log.into_now().await;
+    let (log, length) = log.into_now().map_err(Error::Log)?;
     let waiting = Waiting::default();
     let stop = waiting.0.clone();
     let told = blocking(move || {

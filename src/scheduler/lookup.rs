@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::{Asked, Error, Shared};
-use crate::build::Cached;
+use crate::budget::Held;
+use crate::build::BuildAnswer;
 use crate::job::{Job, JobId};
 use crate::project::{Context, ProjectName};
 
@@ -18,9 +19,9 @@ use crate::project::{Context, ProjectName};
 #[derive(Debug)]
 pub(super) enum Looked {
     /// A ready build.
-    Cached(ProjectName, JobId, Cached),
+    Cached(ProjectName, JobId, BuildAnswer),
     /// None: to be built from this context.
-    Asked(Job, JobId, Context),
+    Asked(Job, JobId, Context, Option<Held>),
 }
 
 #[derive(Debug)]
@@ -108,7 +109,7 @@ fn find(
     shared: &Shared,
     asked: Asked,
     context: Context,
-    last: &mut Option<(JobId, Cached)>,
+    last: &mut Option<(JobId, BuildAnswer)>,
 ) -> Result<Looked, Error> {
     let job = Job {
         project: asked.project,
@@ -135,5 +136,5 @@ fn find(
             return Ok(Looked::Cached(job.project, id, cached));
         }
     }
-    Ok(Looked::Asked(job, id, context))
+    Ok(Looked::Asked(job, id, context, asked.held))
 }

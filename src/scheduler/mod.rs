@@ -27,6 +27,7 @@ mod news;
 mod pause;
 mod pipeline;
 mod queue;
+mod reading;
 mod rebuild;
 mod stop;
 mod surroundings;
@@ -40,6 +41,7 @@ pub use feed::JobFeed;
 pub use history::Growth;
 pub use live::{JobFollower, Ticket};
 pub use news::{News, NewsFeed};
+pub use reading::{ListEnd, Turn};
 pub use rebuild::ImageReport;
 
 use std::collections::{BTreeMap, HashMap};
@@ -62,11 +64,11 @@ use self::images::{Images, Wanted};
 use self::live::{Live, Origin};
 use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
+use self::reading::Readers;
 use self::surroundings::Surroundings;
 use self::sweep::Swept;
-use crate::build::{
-    BuildInfo, BuildStore, Cached, Cancelled, Filter, LOG_TAIL, Listing, LogFollower, Place, Policy,
-};
+use crate::budget::{Budget, Client, Held};
+use crate::build::{BuildAnswer, BuildInfo, BuildStore, Cancelled, LOG_TAIL, Policy};
 use crate::docker::Docker;
 use crate::faults;
 use crate::job::{GroupName, JobId, Params};
@@ -76,9 +78,11 @@ use crate::project::{self, Context, Limits, ProjectName, Projects};
 /// When an Engine that is away is asked again whether it is there.
 const ENGINE_AGAIN: Duration = Duration::from_millis(500);
 
-/// A walk through a hundred thousand builds takes some milliseconds of a processor: however many
-/// strangers ask at once, builds and answers get theirs.
-const WALKING: usize = 4;
+/// Bytes of requests on their way to us, and of large params of jobs that wait or run. Three quarters of
+/// it take two of the largest requests.
+const MAX_BODIES: u64 = 48 << 20;
+/// As much more is there for clients of this host alone: one of the largest requests.
+const MAX_LOCAL_BODIES: u64 = 16 << 20;
 
 /// What the scheduler is told by the configuration.
 #[derive(Clone, Debug)]
@@ -106,7 +110,7 @@ pub struct Rules {
 }
 
 /// A job as a face asks for it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Asked {
     /// The recipe.
     pub project: ProjectName,
@@ -122,13 +126,15 @@ pub struct Asked {
     pub asker: Option<String>,
     /// The request that it came with, as the face calls it: it is in the records of the job.
     pub request: Option<String>,
+    /// What its params are counted by, where they are large: [`Scheduler::hold_params`].
+    pub held: Option<Held>,
 }
 
 /// What became of it.
 #[derive(Debug)]
 pub enum Submission {
     /// There was a ready build: here is its info, with the end of its log.
-    Cached(Cached),
+    Cached(BuildAnswer),
     /// It will be built; here is the right to wait.
     Pending(Ticket),
 }
@@ -193,8 +199,10 @@ struct Shared {
     collecting: Collecting,
     /// Held while the queue is paused or resumed, so that its mark on disk and the queue agree.
     pausing: tokio::sync::Mutex<()>,
-    /// Who walks through the index: [`WALKING`] at a time.
-    walking: Semaphore,
+    /// Who reads what is on disk or in the index for strangers.
+    readers: Readers,
+    /// What requests and large params take.
+    bodies: Budget,
     /// Who hands out artifacts: [`HANDING_OUT`] at a time.
     handing_out: Arc<Semaphore>,
     /// Who asks where the lines of a log begin.
@@ -243,7 +251,8 @@ impl Scheduler {
             try_again: Notify::new(),
             rebuilding: tokio::sync::Mutex::new(()),
             collecting: Collecting::default(),
-            walking: Semaphore::new(WALKING),
+            readers: Readers::default(),
+            bodies: Budget::new(MAX_BODIES, MAX_LOCAL_BODIES),
             handing_out: Arc::new(Semaphore::new(HANDING_OUT)),
             indexing: logs::Turns::default(),
             finding: logs::Turns::default(),
@@ -282,7 +291,7 @@ impl Scheduler {
         };
         let request = origin.request.clone();
         let (live, ticket, has_slot, job, context) = loop {
-            let (job, id, context) = match lookup::look_up(&self.0, asked).await? {
+            let (job, id, context, mut held) = match lookup::look_up(&self.0, asked).await? {
                 Looked::Cached(project, id, info) => {
                     let subject = Subject {
                         project: &project,
@@ -299,7 +308,7 @@ impl Scheduler {
                     );
                     return Ok(Submission::Cached(info));
                 }
-                Looked::Asked(job, id, context) => (job, id, context),
+                Looked::Asked(job, id, context, held) => (job, id, context, held),
             };
             self.0.adopted.wait().await;
             let group = job.group.as_ref().map(ToString::to_string);
@@ -316,7 +325,7 @@ impl Scheduler {
                 faults::point("scheduler");
                 let admission = queue.admit(id, || {
                     let (project, group) = (job.project.clone(), group.clone());
-                    Live::new(project, id, group, origin.clone())
+                    Live::new(project, id, group, origin.clone(), held.take())
                 });
                 let (live, has_slot) = match admission {
                     Admission::Started(live) => (Some(live), Some(true)),
@@ -351,6 +360,7 @@ impl Scheduler {
                         while_held,
                         asker: None,
                         request: None,
+                        held,
                     };
                 }
                 None => {
@@ -373,7 +383,8 @@ impl Scheduler {
     }
 
     /// Stops a build. Returns when that is on stable storage; its container may need some seconds to
-    /// end, and whoever waits is told then. With `only_own`, it must have been `by` who asked first.
+    /// end, and whoever waits is told then. With `only_own`, it must have been `by` who asked first. Says
+    /// how the build stands.
     ///
     /// # Errors
     /// [`Error::UnknownJob`]; [`Error::Over`] when there is nothing to stop; [`Error::NotYours`].
@@ -383,7 +394,7 @@ impl Scheduler {
         id: JobId,
         cancelled: Cancelled,
         only_own: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Arc<BuildInfo>, Error> {
         let Some(mut ticket) = self.ticket(project, id).await else {
             self.find(project, id, false).await?;
             return Err(Error::Over(project.clone(), id));
@@ -394,136 +405,31 @@ impl Scheduler {
             .await
     }
 
+    /// Bytes that requests hold on their way to a job. What does not fit is refused by the face.
+    pub fn bodies(&self) -> &Budget {
+        &self.0.bodies
+    }
+
+    /// Counts the params of a job for a client, as long as the job waits or runs; `None` where they are
+    /// small.
+    ///
+    /// # Errors
+    /// [`Error::BodiesFull`].
+    pub fn hold_params(&self, client: Client, params: &Params) -> Result<Option<Held>, Error> {
+        match large(params) {
+            0 => Ok(None),
+            bytes => {
+                let held = self.0.bodies.hold(client, bytes);
+                held.map(Some).ok_or(Error::BodiesFull)
+            }
+        }
+    }
+
     /// A ticket for a job that is live.
     pub async fn ticket(&self, project: &ProjectName, id: JobId) -> Option<Ticket> {
         self.0.adopted.wait().await;
         let live = self.0.live(project, id)?;
         Some(live.ticket(false, self.0.stop.clone()))
-    }
-
-    /// What is known of a build: of the live one, else of the one on disk. With `log`, the info
-    /// holds the end of its log.
-    ///
-    /// # Errors
-    /// [`Error::UnknownJob`], [`Error::NoRecord`], [`Error::Store`].
-    pub async fn find(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        log: bool,
-    ) -> Result<BuildInfo, Error> {
-        let live = self.ticket(project, id).await;
-        let live = live.and_then(|ticket| ticket.now());
-        let (shared, project) = (self.0.clone(), project.clone());
-        blocking(move || {
-            let found = match live {
-                Some(info) => Some(BuildInfo::clone(&info)),
-                None => shared.store.find(&project, id)?,
-            };
-            let mut info = found.ok_or_else(|| Error::absent(&shared.store, &project, id))?;
-            info.container_stdouterr = match log {
-                true => Some(shared.store.log_tail(&project, id)?),
-                false => None,
-            };
-            Ok(info)
-        })
-        .await?
-    }
-
-    /// At most `limit` builds, newest first, and where the next page begins.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn list(
-        &self,
-        filter: Filter,
-        limit: usize,
-    ) -> Result<(Vec<Listing>, Option<Place>), Error> {
-        self.0.store.indexed().await;
-        self.0.adopted.wait().await;
-        let _turn = self.0.walking.acquire().await;
-        let shared = self.0.clone();
-        blocking(move || {
-            let (mut builds, next) = shared.store.list(&filter, limit);
-            let live = shared.live_infos();
-            for listing in builds.iter_mut().filter(|_| !live.is_empty()) {
-                // The record of a live build is as old as its last step.
-                if let Some(now) = live.get(&listing.info().id) {
-                    *listing = Listing::new(BuildInfo::clone(now));
-                }
-            }
-            Ok((builds, next))
-        })
-        .await?
-    }
-
-    /// Follows a build's log from byte `from`.
-    ///
-    /// # Errors
-    /// [`Error::UnknownJob`], [`Error::NoRecord`]; [`Error::NoLog`] where there is a build without one;
-    /// [`Error::Log`].
-    pub async fn follow(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        from: u64,
-    ) -> Result<LogFollower, Error> {
-        let progress = match self.ticket(project, id).await {
-            Some(mut ticket) => {
-                ticket.accepted().await?;
-                ticket.log()
-            }
-            None => None,
-        };
-        // Between finding and opening, a build may move from pending to ready: look twice.
-        for _ in 0..2 {
-            let (shared, name) = (self.0.clone(), project.clone());
-            let path = blocking(move || shared.store.log_path(&name, id)).await?;
-            let Some(path) = path else { break };
-            match LogFollower::open(&path, from, progress.clone()).await {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                other => return other.map_err(Error::Log),
-            }
-        }
-        self.find(project, id, false).await?;
-        Err(Error::NoLog(project.clone(), id))
-    }
-
-    /// Every project, with the number of its builds.
-    ///
-    /// # Errors
-    /// [`Error::Project`].
-    pub async fn projects(&self) -> Result<Vec<(ProjectName, u64)>, Error> {
-        self.0.store.indexed().await;
-        let shared = self.0.clone();
-        blocking(move || {
-            let counts = shared.store.counts();
-            let names = shared.projects.list()?;
-            Ok(names
-                .into_iter()
-                .map(|name| {
-                    let count = counts.get(&name).copied().unwrap_or(0);
-                    (name, count)
-                })
-                .collect())
-        })
-        .await?
-    }
-
-    /// The latest build of a project without a group, and those of its groups.
-    ///
-    /// # Errors
-    /// [`Error::Project`] when there is no such project, [`Error::Store`].
-    pub async fn bases(
-        &self,
-        project: &ProjectName,
-    ) -> Result<(Option<JobId>, BTreeMap<String, JobId>), Error> {
-        let (shared, project) = (self.0.clone(), project.clone());
-        blocking(move || {
-            shared.projects.open(&project)?;
-            Ok(shared.store.bases(&project)?)
-        })
-        .await?
     }
 
     /// What is going on, and what there is room for.
@@ -532,7 +438,7 @@ impl Scheduler {
     /// [`Error::Lost`].
     pub async fn host(&self) -> Result<HostReport, Error> {
         let shared = self.0.clone();
-        let room = blocking(move || shared.store.room()).await?;
+        let room = self.0.readers.read(move || shared.store.room()).await?;
         let (free, size) = room.unwrap_or((0, 0));
         let rules = self.0.rules.load();
         let engine = match self.0.engine_there().await {
@@ -556,8 +462,8 @@ impl Scheduler {
     /// Brings up to date what the metrics can only know when asked.
     pub async fn refresh_metrics(&self) {
         let shared = self.0.clone();
-        let refreshed = blocking(move || {
-            for (project, builds) in shared.store.counts() {
+        let refreshed = self.0.readers.read(move || {
+            for (project, (builds, _)) in shared.store.counts() {
                 shared.metrics.record_hosted(project.as_str(), builds);
             }
             // Without an answer the last known one stands.
@@ -685,6 +591,20 @@ impl Shared {
                 .clone()
                 .unwrap_or_else(|| self.rules.load().network.clone()),
         }
+    }
+}
+
+/// Params up to this size are not counted: the backlog bounds how many there are.
+const SMALL_PARAMS: usize = 64 << 10;
+
+/// The bytes of params, where they are large.
+pub fn large(params: &Params) -> u64 {
+    let bytes = params
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    match bytes.sum::<usize>() {
+        0..=SMALL_PARAMS => 0,
+        bytes => bytes as u64,
     }
 }
 

@@ -23,6 +23,9 @@ use crate::project::ProjectName;
 
 /// Ends that a reader who comes back is told one by one; past it they are told to list anew.
 const MOST_ENDS: usize = 1_000;
+/// About what a feed takes for each job that it follows, and for each thing that it is about to tell.
+const FOLLOWED: usize = 1 << 10;
+const READY: usize = 128;
 /// A build's end is written down some time before it is told.
 const SLACK_SECONDS: i64 = 60;
 
@@ -65,8 +68,9 @@ pub struct NewsFeed {
 /// What is to be told next.
 enum Next {
     News(News),
-    /// How a build stands on disk: a rebuild of it did not succeed, so lists show the one before.
-    Stays(ProjectName, JobId),
+    /// How a build stands on disk: it ended a while ago; or a rebuild of it did not succeed, so lists show
+    /// the one before.
+    OnDisk(ProjectName, JobId),
 }
 
 /// What wakes a feed.
@@ -119,13 +123,20 @@ impl NewsFeed {
         self.told
     }
 
+    /// About how many bytes it takes now.
+    pub fn bytes(&self) -> u64 {
+        let followed = self.followed.len() + self.replaced.len();
+        (followed * FOLLOWED + self.ready.len() * READY) as u64
+    }
+
     /// The next news; `None` when the daemon ends.
     pub async fn next(&mut self) -> Option<News> {
         loop {
             match self.ready.pop_front() {
-                Some(Next::Stays(project, id)) => {
+                Some(Next::OnDisk(project, id)) => {
                     let found = self.scheduler.find(&project, id, false).await;
-                    if let Ok(info) = found {
+                    if let Ok(mut info) = found {
+                        info.abridge();
                         return Some(News::Job(Arc::new(info)));
                     }
                     continue;
@@ -193,10 +204,10 @@ impl NewsFeed {
             if is_cut {
                 self.push(News::Missed);
             }
-            for listing in ended {
-                let info = Arc::new(listing.info().clone());
-                self.push(News::Job(info));
-            }
+            // What is known of each is read when it is told.
+            let ended = ended.into_iter();
+            self.ready
+                .extend(ended.map(|(project, id)| Next::OnDisk(project, id)));
         }
         for job in live {
             let known = self.followed.get(&job.id());
@@ -237,7 +248,7 @@ impl NewsFeed {
                 self.push(News::Job(info));
                 // The build of before it, if there is one, is what lists show.
                 if is_beside {
-                    self.ready.push_back(Next::Stays(project, id));
+                    self.ready.push_back(Next::OnDisk(project, id));
                 }
             }
             None => self.push(News::Removed(project, id)),
