@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 
 /// Most bytes of a piece, its line feed not counted: a client need not hold a line of 100 MB. A longer
 /// line is cut, between two letters where it is UTF-8.
-pub const MAX_PIECE: usize = 64 << 10;
+pub const MAX_PIECE: usize = 2 << 10;
 
 /// A line with its line feed, a part of a longer line, or a last line without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,8 @@ impl LogPieces {
                 bytes: line,
                 end: self.offset,
             });
-            self.begun.clear();
+            // Nothing is kept for a line that has not begun.
+            self.begun = Vec::new();
         }
     }
 

@@ -14,7 +14,7 @@ mod project;
 pub use gc::{GcRequest, GcView, RemovedView};
 pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
-pub use log_pieces::{LogPiece, LogPieces, decode};
+pub use log_pieces::{LogPiece, LogPieces, MAX_PIECE, decode};
 pub use project::{ImageView, ProjectItem, ProjectView, PruneView};
 
 use std::fmt;
@@ -77,7 +77,7 @@ impl JobRequest {
         let params = self
             .params
             .into_iter()
-            .map(|(name, value)| Ok((name.parse()?, value)))
+            .map(|(name, value)| Ok((name.parse()?, value.into())))
             .collect::<Result<Params, NameError>>()?;
         Ok(Named {
             project,
@@ -283,10 +283,10 @@ impl JobState {
     }
 }
 
-/// `GET /job/P/ID` as JSON.
+/// `GET /job/P/ID` as JSON. The server has the info as JSON already; clients read it whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct JobView {
+pub struct JobView<I = BuildInfo> {
     /// The job's id.
     #[serde(rename = "ID")]
     pub id: String,
@@ -298,7 +298,7 @@ pub struct JobView {
     #[serde(default)]
     pub pinned: bool,
     /// All about it.
-    pub build_info: BuildInfo,
+    pub build_info: I,
 }
 
 /// One line of `GET /index/`. The server has the info as JSON already; clients read it whole.

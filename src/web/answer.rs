@@ -1,6 +1,10 @@
-//! Answers: bodies and the headers that they share.
+//! Answers: bodies and the headers that they share. What a body holds for its reader is counted until
+//! the reader has it.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -8,7 +12,7 @@ use flate2::write::GzEncoder;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap,
     HeaderName, HeaderValue, VARY,
@@ -17,14 +21,79 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 
 use super::error::Refusal;
+use crate::budget::{Budget, Client, Held};
 
 /// Kept by the reader's own browser at most, and asked for again each time.
 pub(super) const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 /// What a text depends on that is a page or a part of one.
 pub(super) const VARIES: HeaderValue = HeaderValue::from_static("accept, accept-encoding");
 
-/// The body of every answer; an error in it ends the connection, so that it never looks whole.
-pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
+/// Bytes of an answer that need not be counted: a connection costs about as much itself, and the number
+/// of connections is bounded. Errors are always answered.
+pub(super) const SMALL: usize = 4 << 10;
+
+/// The body of every answer; an error in it ends the connection, so that it never looks whole. It is
+/// made here alone, so that what is held for its reader is counted: [`full`], [`parts`], or a stream that
+/// holds what it costs.
+#[derive(Debug)]
+pub(super) struct Body(UnsyncBoxBody<Bytes, io::Error>);
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// Where the bytes that are held for a client are counted.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    budget: Budget,
+    client: Client,
+}
+
+impl Room {
+    pub(super) fn new(budget: Budget, client: Client) -> Room {
+        Room { budget, client }
+    }
+
+    /// Holds `bytes` for the client, until the value is dropped.
+    ///
+    /// # Errors
+    /// 503 where the server holds as much as it may.
+    pub(super) fn hold(&self, bytes: u64) -> Result<Held, Refusal> {
+        let held = self.budget.hold(self.client, bytes);
+        held.ok_or_else(Refusal::holds_too_much)
+    }
+
+    /// The same for what is under way already: it waits until others let go.
+    ///
+    /// # Errors
+    /// 503 where that would be for ever.
+    pub(super) async fn wait(&self, bytes: u64) -> Result<Held, Refusal> {
+        let held = self.budget.wait(self.client, bytes).await;
+        held.ok_or_else(Refusal::holds_too_much)
+    }
+
+    /// Holds `bytes` for what can do without them, where half of the room is free.
+    pub(super) fn hold_where_plenty(&self, bytes: u64) -> Option<Held> {
+        let is_plenty = self.budget.held() < super::HELD_FOR_CLIENTS / 2;
+        is_plenty.then(|| self.budget.hold(self.client, bytes))?
+    }
+}
 
 /// What a handler comes to.
 #[derive(Debug)]
@@ -42,21 +111,68 @@ impl<E: Into<Refusal>> From<Result<Response<Body>, E>> for Answer {
     }
 }
 
-/// A body that is there.
-pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+/// A body that is there, counted until its reader has it.
+pub(super) fn full(room: &Room, bytes: Vec<u8>) -> Result<Body, Refusal> {
+    let held = room.hold(bytes.len() as u64)?;
+    // No more than what is counted.
+    Ok(whole(held.keep(bytes.into_boxed_slice())))
+}
+
+/// A body of at most [`SMALL`] bytes, which are not counted.
+fn small(text: String) -> Body {
+    whole(text.into())
+}
+
+/// A body that is part of the program.
+pub(super) fn fixed(bytes: &'static [u8]) -> Body {
+    whole(Bytes::from_static(bytes))
+}
+
+/// A body of bytes that are counted elsewhere, or are there anyhow.
+fn whole(bytes: Bytes) -> Body {
+    Body(
+        Full::new(bytes)
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    )
+}
+
+/// A body of parts that are counted where they come from.
+pub(super) fn parts(parts: impl IntoIterator<Item = Bytes>) -> Body {
+    struct Parts(VecDeque<Bytes>);
+
+    impl hyper::body::Body for Parts {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            Poll::Ready(self.0.pop_front().map(|part| Ok(Frame::data(part))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_empty()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let lengths = self.0.iter().map(|part| part.len() as u64);
+            SizeHint::with_exact(lengths.sum())
+        }
+    }
+
+    Body(Parts(parts.into_iter().collect()).boxed_unsync())
 }
 
 /// No body.
 pub(super) fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
+    Body(Empty::new().map_err(|never| match never {}).boxed_unsync())
 }
 
-/// A body that comes.
+/// A body that comes. The stream holds what it costs: [`super::paced`].
 pub(super) fn streamed(bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
-    StreamBody::new(bytes.map_ok(Frame::data).boxed()).boxed_unsync()
+    Body(StreamBody::new(bytes.map_ok(Frame::data).boxed()).boxed_unsync())
 }
 
 /// An answer of one media type.
@@ -70,11 +186,26 @@ pub(super) fn typed(status: StatusCode, media: &'static str, body: Body) -> Resp
 }
 
 /// JSON, at an address that may answer a browser by a page.
-pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Result<Response<Body>, Refusal> {
+pub(super) fn json(
+    room: &Room,
+    status: StatusCode,
+    value: &impl Serialize,
+) -> Result<Response<Body>, Refusal> {
     let text = serde_json::to_vec(value).map_err(unwritable)?;
-    let mut response = typed(status, "application/json", full(text));
+    Ok(of_json(status, full(room, text)?))
+}
+
+/// JSON of at most [`SMALL`] bytes; `None` where it cannot be written.
+pub(super) fn small_json(status: StatusCode, value: &impl Serialize) -> Option<Response<Body>> {
+    let text = serde_json::to_string(value).ok()?;
+    Some(of_json(status, small(text)))
+}
+
+/// An answer whose body is JSON.
+pub(super) fn of_json(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = typed(status, "application/json", body);
     of_now(&mut response);
-    Ok(response)
+    response
 }
 
 /// For an answer that is right for whoever asks so, and now: no cache gives it to a browser that asks
@@ -90,27 +221,29 @@ pub(super) fn unwritable(cause: serde_json::Error) -> Refusal {
     Refusal::caused("the server could not write its answer", cause)
 }
 
-/// Plain text.
-pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
-    typed(status, "text/plain; charset=utf-8", full(text))
+/// Plain text of at most [`SMALL`] bytes.
+pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    typed(status, "text/plain; charset=utf-8", small(text.into()))
 }
 
-/// Text that is sent compressed to who takes it: `gzipped` makes it, `plain` is the same.
+/// Text as it is sent to a client, compressed where the client takes that: `gzipped` makes it, `plain` is
+/// the same.
 pub(super) fn compressible(
     asked: &HeaderMap,
     media: &'static str,
     plain: Bytes,
     gzipped: impl FnOnce() -> Bytes,
-) -> Response<Body> {
+    body: impl FnOnce(Bytes) -> Result<Body, Refusal>,
+) -> Result<Response<Body>, Refusal> {
     let is_taken = takes_coding(asked, "gzip");
-    let body = if is_taken { gzipped() } else { plain };
-    let mut response = typed(StatusCode::OK, media, full(body));
+    let text = if is_taken { gzipped() } else { plain };
+    let mut response = typed(StatusCode::OK, media, body(text)?);
     let headers = response.headers_mut();
     headers.insert(VARY, VARIES);
     if is_taken {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
-    response
+    Ok(response)
 }
 
 /// The fastest level: half a millisecond for a page, a fifth of its size.

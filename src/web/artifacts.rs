@@ -141,11 +141,12 @@ pub(super) async fn one(
     let artifacts = web.scheduler.artifacts(project, id).await?;
     let is_use = asked.is_get();
     // While a page of the file is made.
-    let mut held = match view {
+    let making = match view {
         Some(_) => Some(asked.hold(web, FILE_PAGE)?),
         None => None,
     };
     let (headers, name_of) = (asked.headers().clone(), project.clone());
+    let room = asked.room.clone();
     let looked = tokio::task::spawn_blocking(move || -> Result<Looked, Refusal> {
         let found = artifacts.find(&path).map_err(unreadable)?;
         // A request for what is not there, or only whether it is, uses nothing.
@@ -167,8 +168,9 @@ pub(super) async fn one(
                         media,
                         head: &head,
                     };
-                    let page = pages::file::show(&headers, &name_of, id, &path, file)?;
-                    Looked::Page(paced::kept(page, held.take()))
+                    let page = pages::file::show(&room, &headers, &name_of, id, &path, file)?;
+                    drop(making);
+                    Looked::Page(page)
                 }
             },
         })
@@ -181,13 +183,15 @@ pub(super) async fn one(
             let turn = web.looking.clone().acquire_owned().await;
             let turn = turn.map_err(|_| Error::Lost)?;
             let (headers, project) = (asked.headers().clone(), project.clone());
+            let room = asked.room.clone();
             let shown = tokio::task::spawn_blocking(move || {
                 // The client may be gone before this is done.
                 let _turn = turn;
                 let entries = directory.list().map_err(unreadable)?;
                 drop((directory, artifacts));
-                let page = pages::directory::show(&headers, &project, id, &path, &entries)?;
-                Ok(paced::kept(page, Some(held)))
+                let page = pages::directory::show(&room, &headers, &project, id, &path, &entries)?;
+                drop(held);
+                Ok(page)
             });
             shown.await.map_err(|_| Refusal::from(Error::Lost))?
         }

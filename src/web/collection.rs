@@ -2,26 +2,40 @@
 
 use hyper::{Response, StatusCode};
 
-use super::Web;
 use super::answer::{self, Body};
 use super::error::Refusal;
 use super::jobs;
 use super::routes::Asked;
+use super::{Web, list};
 use crate::api::{GcRequest, GcView, RemovedView};
+use crate::build::Removal;
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::scheduler::Collection;
 
 /// `POST /gc`.
 pub(super) async fn collect(web: &Web, asked: Asked) -> Result<Response<Body>, Refusal> {
-    let body = jobs::read(asked.request.into_body(), jobs::SMALL_BODY).await?;
-    let request = GcRequest::read(&body)
+    let room = asked.room.clone();
+    let (bodies, client) = (web.scheduler.bodies(), asked.client);
+    let body = jobs::read(asked.request.into_body(), jobs::SMALL_BODY, bodies, client).await?;
+    let request = GcRequest::read(&body.bytes)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
+    drop(body);
+    // Before anything goes: what went must be told.
+    let held = list::hold(&room)?;
     let collection = web
         .scheduler
         .collect(request.policy, request.dry_run)
         .await?;
-    answer::json(StatusCode::OK, &gc_view(&collection, request.dry_run))
+    let frame = frame(&collection, request.dry_run);
+    let frame = serde_json::to_string(&frame)?;
+    let removals = "\"Removed\":[";
+    let (head, tail) = frame.split_once(removals).unwrap_or((&frame, ""));
+    let (head, tail) = (format!("{head}{removals}"), tail.to_owned());
+    let removed = collection.plan.removals.into_iter();
+    let removed = removed.map(|removal| removed_view(&removal));
+    let body = list::of_values(held, head, removed, tail);
+    Ok(answer::of_json(StatusCode::OK, body))
 }
 
 /// `PUT /job/P/ID/pin`.
@@ -56,8 +70,15 @@ pub(super) async fn remove(
 
 /// What a collection did, as strangers read it.
 pub fn gc_view(collection: &Collection, dry_run: bool) -> GcView {
-    let plan = &collection.plan;
-    let removed = plan.removals.iter().map(|removal| RemovedView {
+    let removals = collection.plan.removals.iter();
+    GcView {
+        removed: removals.map(removed_view).collect(),
+        ..frame(collection, dry_run)
+    }
+}
+
+fn removed_view(removal: &Removal) -> RemovedView {
+    RemovedView {
         id: removal.build.id.to_string(),
         project: removal.build.project.to_string(),
         group: removal.build.group.clone(),
@@ -65,10 +86,15 @@ pub fn gc_view(collection: &Collection, dry_run: bool) -> GcView {
         why: removal.why.as_str().to_owned(),
         used: removal.build.used,
         bytes: removal.bytes,
-    });
+    }
+}
+
+/// The same without the builds that went.
+fn frame(collection: &Collection, dry_run: bool) -> GcView {
+    let plan = &collection.plan;
     GcView {
         dry_run,
-        removed: removed.collect(),
+        removed: Vec::new(),
         bytes: plan.bytes,
         kept: plan.kept,
         kept_bytes: plan.kept_bytes,

@@ -101,8 +101,10 @@ pub(super) fn show(asked: &Asked, name: &str) -> Result<Response<Body>, Refusal>
         response.headers_mut().insert(VARY, answer::VARIES);
     } else {
         let plain = file.plain.clone();
-        response =
-            answer::compressible(asked.headers(), file.media, plain, || file.gzipped.clone());
+        let gzipped = || file.gzipped.clone();
+        // Its bytes are there once, for all.
+        let body = |bytes| Ok(answer::parts([bytes]));
+        response = answer::compressible(asked.headers(), file.media, plain, gzipped, body)?;
         answer::set(&mut response, ETAG, file.sent(asked.headers()));
     }
     let headers = response.headers_mut();

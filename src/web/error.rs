@@ -105,9 +105,14 @@ impl Refusal {
         }
     }
 
+    /// As much is held for clients as may be.
+    pub(super) fn holds_too_much() -> Refusal {
+        Refusal::busy("the server holds too much for its clients; try again later")
+    }
+
     /// What whoever asked is told.
     pub(super) fn sentence(&self) -> &str {
-        &self.sentence
+        &self.sentence[..bound(&self.sentence)]
     }
 
     /// The answer, and a record in the journal where the fault is ours.
@@ -121,12 +126,12 @@ impl Refusal {
             );
         }
         let view = ErrorView {
-            error: self.sentence,
+            error: bounded(self.sentence),
             request: request.to_owned(),
             job: self.job.as_ref().map(|(_, id)| id.clone()),
         };
         let as_json = as_json
-            .then(|| answer::json(self.status, &view).ok())
+            .then(|| answer::small_json(self.status, &view))
             .flatten();
         let mut response =
             as_json.unwrap_or_else(|| answer::text(self.status, format!("{}\n", view.error)));
@@ -150,6 +155,32 @@ impl Refusal {
     }
 }
 
+/// Bytes of a sentence that are sent: an answer that is not counted is small.
+const MAX_SENTENCE: usize = answer::SMALL / 2;
+
+fn bounded(mut sentence: String) -> String {
+    let end = bound(&sentence);
+    if end < sentence.len() {
+        sentence.truncate(end);
+        sentence.push('…');
+    }
+    sentence
+}
+
+/// Where what is sent of a sentence ends.
+fn bound(sentence: &str) -> usize {
+    let most = sentence.len().min(MAX_SENTENCE);
+    let mut ends = (0..=most).rev();
+    let end = ends.find(|at| sentence.is_char_boundary(*at));
+    end.unwrap_or(0)
+}
+
+impl From<serde_json::Error> for Refusal {
+    fn from(error: serde_json::Error) -> Refusal {
+        answer::unwritable(error)
+    }
+}
+
 impl From<NameError> for Refusal {
     fn from(error: NameError) -> Refusal {
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
@@ -164,7 +195,7 @@ impl From<Error> for Refusal {
                 Some((project.to_string(), id.to_string())),
                 Some(BACK_AGAIN),
             ),
-            Error::BacklogFull | Error::ScansFull | Error::EngineAway(_) => {
+            Error::BacklogFull | Error::ScansFull | Error::BodiesFull | Error::EngineAway(_) => {
                 (None, Some(ROOM_AGAIN))
             }
             Error::Ending => (None, Some(BACK_AGAIN)),
@@ -178,7 +209,11 @@ impl From<Error> for Refusal {
             allow: None,
             // That we are busy or ending is no fault, and told elsewhere.
             cause: match unwrapped(&error) {
-                Error::Stopping(..) | Error::Ending | Error::BacklogFull | Error::ScansFull => None,
+                Error::Stopping(..)
+                | Error::Ending
+                | Error::BacklogFull
+                | Error::ScansFull
+                | Error::BodiesFull => None,
                 _ => status.is_server_error().then(|| error.into()),
             },
         }
@@ -214,6 +249,7 @@ fn status(error: &Error) -> StatusCode {
         Error::NoPolicy => StatusCode::UNPROCESSABLE_ENTITY,
         Error::BacklogFull
         | Error::ScansFull
+        | Error::BodiesFull
         | Error::EngineAway(_)
         | Error::Stopping(..)
         | Error::Ending => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,42 +1,82 @@
 //! Server-Sent Events: framing of lines, keeping alive, giving up.
 //!
-//! A stream is made by a future that sends events into a small channel; the body polls both, so
-//! a client that goes away takes the future with it, and one that does not read holds it back
-//! instead of filling memory.
+//! A stream is made by a future that sends events; the body polls it, so a client that goes away takes
+//! the future with it. The next event is made when the one before was let go, which is when the kernel
+//! has taken it: a client that reads nothing holds the future back, and costs one event. What a stream
+//! may cost is counted from its beginning; what is larger than that waits until others let go.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::answer::{self, Body};
-use crate::api::{LogPiece, LogPieces};
+use super::answer::{self, Body, Room};
+use crate::api::{LogPiece, LogPieces, MAX_PIECE};
+use crate::budget::Held;
+use crate::build::LogFollower;
 
-/// Events on their way to one client.
-const IN_FLIGHT: usize = 32;
 /// Proxies cut connections that are silent for 30 to 60 s.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// What a stream holds from its beginning to its end: a piece of a log that is not whole, what was read
+/// behind it, and one event, or some small ones. Five thousand streams that wait for builds fit into
+/// what [`super::Web`] holds for clients.
+pub(super) const STREAM: u64 = 9 << 10;
+/// Bytes of events that are sent at once.
+const EVENTS: usize = 1 << 10;
+/// Bytes that are read of a log at once.
+const READ: usize = 1 << 10;
+
+/// As long as there is plenty of room, logs are read and sent in larger parts, which is much faster.
+const WIDE_EVENTS: usize = 32 << 10;
+const WIDE_READ: usize = 16 << 10;
+/// What that takes: what is read, and events of it, of which each line has some bytes of its own.
+const WIDE: u64 = 64 << 10;
+/// Bytes of an event for each byte of a log that is no plain text, at most: the text, where a carriage
+/// return becomes a line of its own, and the same as base64.
+const WORST: u64 = 9;
+
 /// Where the events of one stream go.
 #[derive(Debug)]
-pub(super) struct Events(mpsc::Sender<Bytes>);
+pub(super) struct Events {
+    to: mpsc::Sender<Bytes>,
+    /// One permit: it goes with the bytes, and comes back when they are let go.
+    turn: Arc<Semaphore>,
+    room: Room,
+}
 
 /// Nobody reads any more.
 #[derive(Debug)]
 pub(super) struct Gone;
 
+/// Bytes on their way, and what comes back when they are let go.
+struct Out {
+    bytes: Bytes,
+    _turn: OwnedSemaphorePermit,
+    /// What is counted for them on top of what the stream holds.
+    _held: Option<Arc<Held>>,
+}
+
+impl AsRef<[u8]> for Out {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Events {
     /// Sends one event whose data is JSON.
     pub(super) async fn json(&self, name: &str, data: &impl Serialize) -> Result<(), Gone> {
+        let turn = self.turn().await?;
         let data = serde_json::to_string(data).map_err(|_| Gone)?;
-        self.send(format!("event: {name}\ndata: {data}\n\n").into())
-            .await
+        let event = format!("event: {name}\ndata: {data}\n\n");
+        self.counted(turn, event).await
     }
 
     /// The same with the id that a client comes back with.
@@ -46,29 +86,60 @@ impl Events {
         id: &str,
         data: &impl Serialize,
     ) -> Result<(), Gone> {
+        let turn = self.turn().await?;
         let data = serde_json::to_string(data).map_err(|_| Gone)?;
-        self.send(format!("event: {name}\nid: {id}\ndata: {data}\n\n").into())
-            .await
+        let event = format!("event: {name}\nid: {id}\ndata: {data}\n\n");
+        self.counted(turn, event).await
     }
 
-    /// Sends lines of a log.
-    pub(super) async fn lines(&self, lines: Bytes) -> Result<(), Gone> {
-        if lines.is_empty() {
+    /// Sends one event whose data is the JSON in `parts`, which are counted where they come from.
+    pub(super) async fn parts(&self, name: &str, parts: Vec<Bytes>) -> Result<(), Gone> {
+        let head = Bytes::from(format!("event: {name}\ndata: "));
+        let tail = Bytes::from_static(b"\n\n");
+        for part in [head].into_iter().chain(parts).chain([tail]) {
+            let turn = self.turn().await?;
+            self.send(turn, part, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends an event that may be larger than what the stream holds.
+    async fn counted(&self, turn: OwnedSemaphorePermit, event: String) -> Result<(), Gone> {
+        let held = match (event.len() as u64).saturating_sub(STREAM) {
+            0 => None,
+            more => Some(Arc::new(self.room.wait(more).await.map_err(|_| Gone)?)),
+        };
+        self.send(turn, event.into(), held).await
+    }
+
+    /// Waits until what was sent before is let go.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, Gone> {
+        self.turn.clone().acquire_owned().await.map_err(|_| Gone)
+    }
+
+    async fn send(
+        &self,
+        turn: OwnedSemaphorePermit,
+        bytes: Bytes,
+        held: Option<Arc<Held>>,
+    ) -> Result<(), Gone> {
+        if bytes.is_empty() {
             return Ok(());
         }
-        self.send(lines).await
-    }
-
-    async fn send(&self, bytes: Bytes) -> Result<(), Gone> {
-        self.0.send(bytes).await.map_err(|_| Gone)
+        let out = Out {
+            bytes,
+            _turn: turn,
+            _held: held,
+        };
+        self.to.send(Bytes::from_owner(out)).await.map_err(|_| Gone)
     }
 }
 
 /// What sends the events.
 type Work = dyn Future<Output = Result<(), Gone>> + Send;
 
-/// Answers with the events that `work` sends until it ends.
-pub(super) fn stream<F>(work: impl FnOnce(Events) -> F) -> Response<Body>
+/// Answers with the events that `work` sends until it ends. `held` is what the stream holds: [`STREAM`].
+pub(super) fn stream<F>(room: &Room, held: Held, work: impl FnOnce(Events) -> F) -> Response<Body>
 where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
@@ -76,11 +147,19 @@ where
         events: mpsc::Receiver<Bytes>,
         /// `None` when it is done; the channel may hold its last events still.
         work: Option<Pin<Box<Work>>>,
+        _held: Held,
     }
-    let (to, events) = mpsc::channel(IN_FLIGHT);
+    // With one turn there is never more than one.
+    let (to, events) = mpsc::channel(1);
+    let sending = Events {
+        to,
+        turn: Arc::new(Semaphore::new(1)),
+        room: room.clone(),
+    };
     let streaming = Streaming {
         events,
-        work: Some(Box::pin(work(Events(to)))),
+        work: Some(Box::pin(work(sending))),
+        _held: held,
     };
     let bytes = stream::unfold(streaming, |mut streaming| async move {
         loop {
@@ -123,22 +202,97 @@ impl Lines {
         Lines(LogPieces::new(offset))
     }
 
-    /// The events of all pieces that `chunk` completes.
-    pub(super) fn push(&mut self, chunk: &[u8]) -> Bytes {
-        let mut events = BytesMut::new();
-        self.0.push(chunk, |piece| write_event(piece, &mut events));
-        events.freeze()
+    /// Reads on in `log`, which has grown, and sends the events of all pieces that are whole. False
+    /// where there is nothing to be read.
+    pub(super) async fn send(
+        &mut self,
+        log: &mut LogFollower,
+        events: &Events,
+    ) -> Result<bool, Gone> {
+        let wide = events.room.hold_where_plenty(WIDE).map(Arc::new);
+        let (read, at_once) = match wide {
+            Some(_) => (WIDE_READ, WIDE_EVENTS),
+            None => (READ, EVENTS),
+        };
+        // An error of the disk ends the log for its reader.
+        let Ok(Some(chunk)) = log.read(read).await else {
+            return Ok(false);
+        };
+        let mut batch = Batch::default();
+        // Some bytes at a time, so that little becomes of them where they are no plain text.
+        for part in chunk.chunks(READ) {
+            let held = match is_plain(part) {
+                true => wide.clone(),
+                false => {
+                    batch.flush(events, wide.clone()).await?;
+                    let worst = (MAX_PIECE + READ) as u64 * WORST;
+                    let held = events.room.wait(worst).await.map_err(|_| Gone)?;
+                    Some(Arc::new(held))
+                }
+            };
+            for line in part.split_inclusive(|byte| *byte == b'\n') {
+                batch.begin(events).await?;
+                self.0
+                    .push(line, |piece| write_event(piece, &mut batch.made));
+                if batch.made.len() >= at_once {
+                    batch.flush(events, held.clone()).await?;
+                }
+            }
+            if !is_plain(part) {
+                batch.flush(events, held).await?;
+            }
+        }
+        batch.flush(events, wide).await?;
+        Ok(true)
     }
 
-    /// The event of a last line that has no end.
-    pub(super) fn finish(mut self) -> Bytes {
-        let mut events = BytesMut::new();
-        self.0.finish(|piece| write_event(piece, &mut events));
-        events.freeze()
+    /// Sends the event of a last line that has no end.
+    pub(super) async fn finish(mut self, events: &Events) -> Result<(), Gone> {
+        let turn = events.turn().await?;
+        let mut made = Vec::new();
+        self.0.finish(|piece| write_event(piece, &mut made));
+        events.send(turn, made.into(), None).await
     }
 }
 
-fn write_event(piece: LogPiece<'_>, events: &mut BytesMut) {
+/// Events that are sent at once.
+#[derive(Default)]
+struct Batch {
+    made: Vec<u8>,
+    /// Had before the first of them is made.
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Batch {
+    async fn begin(&mut self, events: &Events) -> Result<(), Gone> {
+        if self.turn.is_none() {
+            self.turn = Some(events.turn().await?);
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, events: &Events, held: Option<Arc<Held>>) -> Result<(), Gone> {
+        let made = std::mem::take(&mut self.made);
+        match self.turn.take() {
+            Some(turn) => events.send(turn, made.into(), held).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// True for text that stands in an event as it is, but for letters that are cut at its ends.
+fn is_plain(bytes: &[u8]) -> bool {
+    let is_inside = |byte: &u8| (0x80..0xc0).contains(byte);
+    let cut = bytes.iter().take(3).take_while(|byte| is_inside(byte));
+    let bytes = &bytes[cut.count()..];
+    !bytes.contains(&b'\r')
+        && match std::str::from_utf8(bytes) {
+            Ok(_) => true,
+            Err(error) => error.error_len().is_none(),
+        }
+}
+
+fn write_event(piece: LogPiece<'_>, events: &mut Vec<u8>) {
     events.extend_from_slice(b"event: log\nid: ");
     events.extend_from_slice(piece.end.to_string().as_bytes());
     // A line feed in the text would end the field: each of its parts is a data line of its own, which
@@ -159,12 +313,12 @@ mod tests {
     use super::*;
 
     fn framed(chunks: &[&[u8]]) -> String {
-        let mut lines = Lines::new(0);
+        let mut pieces = LogPieces::new(0);
         let mut events = Vec::new();
         for chunk in chunks {
-            events.extend_from_slice(&lines.push(chunk));
+            pieces.push(chunk, |piece| write_event(piece, &mut events));
         }
-        events.extend_from_slice(&lines.finish());
+        pieces.finish(|piece| write_event(piece, &mut events));
         String::from_utf8(events).unwrap()
     }
 
@@ -191,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_sent_in_pieces() {
-        let long = vec![b'x'; (3 << 16) + 5];
+        let long = vec![b'x'; 3 * MAX_PIECE + 5];
         let events = framed(&[&long]);
         assert_eq!(events.matches("event: log").count(), 4);
         assert!(events.contains(&format!("id: {}\n", long.len())));

@@ -15,6 +15,7 @@ pub(super) async fn status(web: &Web, asked: &Asked) -> Result<Response<Body>, R
     }
     let host = web.scheduler.host().await?;
     answer::json(
+        &asked.room,
         StatusCode::OK,
         &HostView {
             version: env!("CARGO_PKG_VERSION").to_owned(),

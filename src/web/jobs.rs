@@ -1,36 +1,38 @@
 //! Jobs: asked for, waited for, listed, shown.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::HeaderMap;
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, LINK, LOCATION};
+use hyper::header::{CONTENT_TYPE, LINK, LOCATION};
 use hyper::{Response, StatusCode};
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Caller;
-use super::answer::{self, Body};
+use super::answer::{self, Body, Room};
 use super::error::Refusal;
 use super::events::{self, Events, Gone, Lines};
 use super::routes::Asked;
-use super::{Web, filter, pages};
-use crate::api::{CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON};
-use crate::build::{BuildInfo, Cancelled, Listing, LogFollower, Outcome, State};
+use super::{Web, filter, list, pages};
+use crate::api::{self, CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON};
+use crate::budget::{Budget, Client, Held};
+use crate::build::{
+    AnswerJson, BuildAnswer, BuildInfo, Cancelled, Listing, LogFollower, Outcome, State,
+};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::scheduler::{self, Submission, Ticket};
 
 /// Lock files are a few megabytes at most; a job is no way to send archives.
 const MAX_BODY: usize = 16 << 20;
-/// Most requests are smaller than this, and always welcome.
+/// Most requests are smaller than this.
 pub(super) const SMALL_BODY: usize = 64 << 10;
 /// A whole request must be here by then: 16 MiB at a slow line's 300 kB/s.
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
+/// What a client that waits for a build holds: its ticket, and its turn to be told.
+const WAITING: u64 = 1 << 10;
 /// A list without `limit`, and its largest.
 const PAGE: usize = 1_000;
 
@@ -41,19 +43,26 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     let wants_log = wants_log(&asked)?;
     let wants_events = answer::accepts(asked.headers(), "text/event-stream");
     let half_closed = asked.half_closed();
-    let body = {
-        let _room = room_for(web, asked.headers())?;
-        read(asked.request.into_body(), MAX_BODY).await?
-    };
-    let request = JobRequest::read(&body)
-        .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
-    let (rebuild, while_held) = (request.rebuild, request.cancel_on_disconnect);
+    let (room, client) = (asked.room.clone(), asked.client);
+    // Before there is a job: what is refused must not be built.
+    let waiting = room.hold(if wants_events {
+        events::STREAM
+    } else {
+        WAITING
+    })?;
+    let body = read(
+        asked.request.into_body(),
+        MAX_BODY,
+        web.scheduler.bodies(),
+        client,
+    );
+    let Named { request, held } = body.await?.named()?;
+    let (rebuild, while_held, named) = request;
     if while_held && is_async {
         return Err(Refusal::bad_request(
             "cancel_on_disconnect: expected of a request that waits, not with ?async",
         ));
     }
-    let named = request.names()?;
     let submission = web
         .scheduler
         .submit(scheduler::Asked {
@@ -64,38 +73,52 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
             while_held,
             asker: Some(asked.caller.name),
             request: Some(request_id),
+            held,
         })
         .await?;
     match submission {
-        Submission::Cached(info) if is_async => accepted(&JobState::of(info.info())),
-        Submission::Cached(info) if wants_events => Ok(events::stream(|events| async move {
-            events.json("state", &JobState::of(info.info())).await?;
-            events.json("result", info.info()).await
-        })),
-        Submission::Cached(info) if wants_log => {
-            let json = info.json().map_err(answer::unwritable)?;
-            let body = answer::full(json);
-            Ok(answer::typed(StatusCode::CREATED, "application/json", body))
+        Submission::Cached(answer) if is_async => accepted(&room, &JobState::of(answer.info())),
+        Submission::Cached(answer) if wants_events => {
+            let json = answer.json(async |bytes| room.hold(bytes)).await?;
+            Ok(events::stream(&room, waiting, |events| async move {
+                events.json("state", &JobState::of(answer.info())).await?;
+                events.parts("result", json.parts(false, true)).await
+            }))
         }
-        Submission::Cached(info) => built(info.info().clone(), false),
+        Submission::Cached(answer) => {
+            let json = answer.json(async |bytes| room.hold(bytes)).await?;
+            Ok(created(json.parts(false, wants_log)))
+        }
         Submission::Pending(mut ticket) => {
             let info = ticket.accepted().await?;
             if is_async {
-                accepted(&JobState::of(&info))
+                accepted(&room, &JobState::of(&info))
             } else if wants_events {
                 let log = web
                     .scheduler
                     .follow(ticket.project(), ticket.id(), 0)
                     .await?;
-                Ok(events::stream(|events| {
-                    tell(events, ticket, log, half_closed)
+                let counted = room.clone();
+                Ok(events::stream(&room, waiting, |events| {
+                    tell(events, ticket, log, half_closed, counted)
                 }))
             } else {
-                let info = end_of(ticket, half_closed).await?;
-                built(Arc::unwrap_or_clone(info), wants_log)
+                drop(info);
+                let coalesced = ticket.coalesced();
+                let answer = end_of(ticket, half_closed).await?;
+                if answer.info().outcome == Some(Outcome::Errored) {
+                    return Err(Refusal::errored(answer.info()));
+                }
+                let json = answer.json(async |bytes| room.wait(bytes).await).await?;
+                Ok(created(json.parts(coalesced, wants_log)))
             }
         }
     }
+}
+
+/// A build that is over.
+fn created(json: Vec<Bytes>) -> Response<Body> {
+    answer::of_json(StatusCode::CREATED, answer::parts(json))
 }
 
 /// Waits for the end of a build. A client that sends no more is answered, but does not keep the build
@@ -103,7 +126,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
 async fn end_of(
     mut ticket: Ticket,
     half_closed: CancellationToken,
-) -> Result<Arc<BuildInfo>, scheduler::Error> {
+) -> Result<BuildAnswer, scheduler::Error> {
     tokio::select! {
         ended = ticket.end() => return ended,
         () = half_closed.cancelled() => {}
@@ -112,39 +135,96 @@ async fn end_of(
     ticket.end().await
 }
 
-/// Room for a large body, held while it is read; small ones need none.
-fn room_for(web: &Web, headers: &HeaderMap) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
-    let length = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok())
-        .unwrap_or(MAX_BODY)
-        .min(MAX_BODY);
-    if length <= SMALL_BODY {
-        return Ok(None);
-    }
-    let kilobytes = u32::try_from(length.div_ceil(1 << 10)).unwrap_or(u32::MAX);
-    let room = web.bodies.clone().try_acquire_many_owned(kilobytes);
-    room.map(Some)
-        .map_err(|_| Refusal::busy("too many large requests at once; try again later"))
+/// A body that has come whole.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) bytes: Vec<u8>,
+    /// What it is counted by.
+    held: Held,
 }
 
-/// A body of so many bytes at most, whole, and not for ever. One that says that it is larger is not
-/// read at all, so that a client that waits for `100 Continue` does not send it.
-pub(super) async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+/// A request for a job, and what its params are counted by where they are large.
+struct Named {
+    /// Whether a new image is asked for, whether the build is wanted only while the asker waits, and the
+    /// rest.
+    request: (bool, bool, api::Named),
+    held: Option<Held>,
+}
+
+impl Received {
+    /// Reads a request for a job. Of the body nothing is kept.
+    fn named(self) -> Result<Named, Refusal> {
+        let Received { bytes, mut held } = self;
+        // For a moment there are both, the body and what it says.
+        if !held.grow(bytes.len() as u64) {
+            return Err(bodies_full());
+        }
+        let request = JobRequest::read(&bytes).map_err(|error| {
+            Refusal::bad_request(format!("the request cannot be read: {error}"))
+        })?;
+        drop(bytes);
+        let (rebuild, while_held) = (request.rebuild, request.cancel_on_disconnect);
+        let named = request.names()?;
+        let large = scheduler::large(&named.params);
+        held.shrink_to(large);
+        Ok(Named {
+            request: (rebuild, while_held, named),
+            held: (large > 0).then_some(held),
+        })
+    }
+}
+
+/// A body of so many bytes at most, whole, and not for ever; counted as it comes. One that says that it is
+/// larger, or for which there is no room, is not read at all, so that a client that waits for
+/// `100 Continue` does not send it.
+pub(super) async fn read(
+    mut body: Incoming,
+    most: usize,
+    budget: &Budget,
+    client: Client,
+) -> Result<Received, Refusal> {
     let too_large = || {
         Refusal::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the request is too large: expected at most {most} bytes"),
         )
     };
-    if body.size_hint().lower() > most as u64 {
+    let length = body.size_hint().lower();
+    if length > most as u64 {
         return Err(too_large());
     }
-    let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, most).collect());
-    match collected.await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Refusal::bad_request("the request did not come whole")),
+    let mut held = budget.hold(client, length).ok_or_else(bodies_full)?;
+    // Said is not sent: what is only said takes nothing from others.
+    held.shrink_to(0);
+    let reading = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let whole = |_| Refusal::bad_request("the request did not come whole");
+            let Ok(data) = frame.map_err(whole)?.into_data() else {
+                continue;
+            };
+            let needed = bytes.len() + data.len();
+            if needed > most {
+                return Err(too_large());
+            }
+            let capacity = bytes.capacity();
+            if needed > capacity {
+                let expected = usize::try_from(length).unwrap_or(usize::MAX);
+                let larger = needed.max((2 * capacity).min(expected.max(SMALL_BODY)));
+                if !held.grow((larger - capacity) as u64) {
+                    return Err(bodies_full());
+                }
+                bytes.reserve_exact(larger - bytes.len());
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
+    };
+    match tokio::time::timeout(BODY_PATIENCE, reading).await {
+        Ok(bytes) => Ok(Received {
+            bytes: bytes?,
+            held,
+        }),
         Err(_) => Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             "the request did not come within a minute",
@@ -152,20 +232,12 @@ pub(super) async fn read(body: Incoming, most: usize) -> Result<Bytes, Refusal> 
     }
 }
 
-/// A build that is over; one that could not be run to its end is an error of ours.
-fn built(mut info: BuildInfo, wants_log: bool) -> Result<Response<Body>, Refusal> {
-    if info.outcome == Some(Outcome::Errored) {
-        return Err(Refusal::errored(&info));
-    }
-    if !wants_log {
-        info.container_stdouterr = None;
-        info.container_stderr = None;
-    }
-    answer::json(StatusCode::CREATED, &info)
+fn bodies_full() -> Refusal {
+    Refusal::from(scheduler::Error::BodiesFull)
 }
 
-fn accepted(state: &JobState) -> Result<Response<Body>, Refusal> {
-    let mut response = answer::json(StatusCode::CREATED, state)?;
+fn accepted(room: &Room, state: &JobState) -> Result<Response<Body>, Refusal> {
+    let mut response = answer::json(room, StatusCode::CREATED, state)?;
     if let Ok(location) = format!("/{}", state.url).parse() {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -179,6 +251,7 @@ async fn tell(
     mut ticket: Ticket,
     mut log: LogFollower,
     half_closed: CancellationToken,
+    room: Room,
 ) -> Result<(), Gone> {
     let mut is_held = true;
     let mut lines = Lines::new(0);
@@ -195,33 +268,36 @@ async fn tell(
         if !following {
             break;
         }
-        tokio::select! {
-            chunk = log.next() => match chunk {
-                Ok(Some(chunk)) => events.lines(lines.push(&chunk)).await?,
-                // An error of the disk: the result is still worth waiting for.
-                Ok(None) | Err(_) => {
-                    following = false;
-                    if ticket.end().await.is_err() {
-                        return Ok(());
-                    }
-                }
-            },
+        let grown = tokio::select! {
+            grown = log.grown() => grown,
             () = half_closed.cancelled(), if is_held => {
                 is_held = false;
                 ticket.let_go();
+                continue;
             }
             changed = ticket.changed(), if !ticket.is_over() => {
                 if changed.is_err() {
                     return Ok(());
                 }
+                continue;
+            }
+        };
+        // After an error of the disk the result is still worth waiting for.
+        if grown == 0 || !lines.send(&mut log, &events).await? {
+            following = false;
+            if ticket.end().await.is_err() {
+                return Ok(());
             }
         }
     }
-    events.lines(lines.finish()).await?;
-    match ticket.end().await {
-        Ok(info) => events.json("result", &*info).await,
-        Err(_) => Ok(()),
-    }
+    lines.finish(&events).await?;
+    let Ok(answer) = ticket.end().await else {
+        return Ok(());
+    };
+    let json = answer.json(async |bytes| room.wait(bytes).await);
+    let json = json.await.map_err(|_| Gone)?;
+    let parts = json.parts(ticket.coalesced(), true);
+    events.parts("result", parts).await
 }
 
 /// `POST /job/P/ID/cancel`.
@@ -232,19 +308,20 @@ pub(super) async fn cancel(
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
     let Caller { name, may_all, .. } = asked.caller;
-    let body = read(asked.request.into_body(), SMALL_BODY).await?;
-    let reason = CancelRequest::read(&body)
+    let (room, bodies) = (asked.room.clone(), web.scheduler.bodies());
+    let body = read(asked.request.into_body(), SMALL_BODY, bodies, asked.client).await?;
+    let reason = CancelRequest::read(&body.bytes)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?
         .reason()
         .ok_or_else(|| {
             let expected = format!("reason: expected one line of at most {MAX_REASON} bytes");
             Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, expected)
         })?;
+    drop(body);
     let cancelled = Cancelled { by: name, reason };
     let cancelling = web.scheduler.cancel(&project, id, cancelled, !may_all);
-    cancelling.await?;
-    let info = web.scheduler.find(&project, id, false).await?;
-    answer::json(StatusCode::ACCEPTED, &JobState::of(&info))
+    let info = cancelling.await?;
+    answer::json(&room, StatusCode::ACCEPTED, &JobState::of(&info))
 }
 
 /// `GET /job/P/ID`.
@@ -260,35 +337,57 @@ pub(super) async fn show(
         || answer::prefers(headers, "application/json", "text/html")
         || answer::is_json(headers.get(CONTENT_TYPE));
     let wants_log = wants_log(asked)?;
-    let mut ended = None;
+    let room = &asked.room;
     if asked.flag("wait")?
         && let Some(ticket) = web.scheduler.ticket(&project, id).await
     {
-        ended = Some(end_of(ticket, asked.half_closed()).await?);
-    }
-    let mut info = match ended {
+        let _waiting = room.hold(WAITING)?;
+        let answer = end_of(ticket, asked.half_closed()).await?;
         // Of a rebuild that failed: the build of before stays in its place.
-        Some(info) if !info.succeeded() => Arc::unwrap_or_clone(info),
-        _ => web.scheduler.find(&project, id, wants_log).await?,
-    };
+        if !answer.info().succeeded() {
+            if !wants_json {
+                return pages::job(web, asked, BuildInfo::clone(answer.info())).await;
+            }
+            let pinned = web.scheduler.is_pinned(&project, id).await;
+            let json = answer.json(async |bytes| room.wait(bytes).await).await?;
+            return view(&answer, &json, pinned, wants_log);
+        }
+    }
     if !wants_json {
-        return pages::job(web, asked.headers(), info).await;
+        let info = web.scheduler.find(&project, id, wants_log).await?;
+        return pages::job(web, asked, info).await;
     }
     let pinned = web.scheduler.is_pinned(&project, id).await;
-    if !wants_log {
-        info.container_stdouterr = None;
-        info.container_stderr = None;
-    }
-    answer::json(
-        StatusCode::OK,
-        &JobView {
-            id: info.id.clone(),
-            project: info.project.clone(),
-            state: info.state,
-            pinned,
-            build_info: info,
-        },
-    )
+    let finding = web.scheduler.find_in_turn(&project, id, wants_log);
+    let (info, _turn) = finding.await?;
+    let answer = BuildAnswer::new(info);
+    let json = answer.json(async |bytes| room.hold(bytes)).await?;
+    view(&answer, &json, pinned, wants_log)
+}
+
+/// All about a build, its JSON in parts.
+fn view(
+    answer: &BuildAnswer,
+    json: &AnswerJson,
+    pinned: bool,
+    wants_log: bool,
+) -> Result<Response<Body>, Refusal> {
+    let info = answer.info();
+    let head = serde_json::to_string(&JobView {
+        id: info.id.clone(),
+        project: info.project.clone(),
+        state: info.state,
+        pinned,
+        // The last of the keys: what it is comes in its place.
+        build_info: (),
+    })?;
+    let head = head.strip_suffix("null}").unwrap_or(&head).to_owned();
+    let parts = [Bytes::from(head)]
+        .into_iter()
+        .chain(json.parts(false, wants_log))
+        .chain([Bytes::from_static(b"}")]);
+    let body = answer::parts(parts);
+    Ok(answer::of_json(StatusCode::OK, body))
 }
 
 /// `?log=none` leaves the log out.
@@ -311,8 +410,11 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
             .filter(|limit| (1..=PAGE).contains(limit))
             .ok_or_else(|| Refusal::bad_request(format!("limit: expected 1 to {PAGE}")))?,
     };
-    let (builds, next) = web.scheduler.list(filter, limit).await?;
-    let mut response = answer::json(StatusCode::OK, &items(&builds)?)?;
+    let held = list::hold(&asked.room)?;
+    let end = web.scheduler.list_end(filter.clone(), limit).await?;
+    let next = end.last.clone();
+    let body = list::of_builds(held, web.scheduler.clone(), filter, limit, end.last);
+    let mut response = answer::of_json(StatusCode::OK, body);
     if let Some(next) = next {
         let mut query = filter::query(asked.choice());
         query.append_pair("limit", &limit.to_string());

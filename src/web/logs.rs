@@ -10,14 +10,22 @@ use super::answer::{self, Body};
 use super::conditions::{self, Verdict};
 use super::error::Refusal;
 use super::events::{self, Events, Gone, Lines};
+use super::paced::one_at_a_time;
 use super::ranges::{self, Part, part};
 use super::routes::Asked;
 use crate::api::{LogEnd, LogLines, LogMatches};
+use crate::budget::Held;
 use crate::build::lines::NeedleError;
 use crate::build::{LogFollower, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::scheduler::Error;
+
+/// Bytes of a log that are sent at once.
+const CHUNK: usize = 16 << 10;
+/// The same of one that is followed: it waits most of the time, and many may.
+const FOLLOWED: usize = 4 << 10;
+/// What a follower takes besides.
+const FOLLOWER: u64 = 1 << 10;
 
 /// Which log an answer is of, and which one a request means. An `ETag` names what an answer holds, so
 /// it changes while a log grows; this does not.
@@ -34,7 +42,7 @@ pub(super) async fn show(
     if asked.flag("lines")? {
         let (log, tag) = named(web, asked, &project, id).await?;
         let lines = LogLines::from(web.scheduler.log_index(log).await?);
-        let mut response = answer::json(StatusCode::OK, &lines)?;
+        let mut response = answer::json(&asked.room, StatusCode::OK, &lines)?;
         answer::set(&mut response, LOG, &tag);
         return Ok(response);
     }
@@ -44,7 +52,7 @@ pub(super) async fn show(
             .map_err(|error: NeedleError| Refusal::bad_request(format!("find: {error}")))?;
         let (log, tag) = named(web, asked, &project, id).await?;
         let found = web.scheduler.log_find(log, needle).await?;
-        let mut response = answer::json(StatusCode::OK, &LogMatches::from(found))?;
+        let mut response = answer::json(&asked.room, StatusCode::OK, &LogMatches::from(found))?;
         answer::set(&mut response, LOG, &tag);
         return Ok(response);
     }
@@ -59,12 +67,13 @@ pub(super) async fn show(
             .and_then(|value| value.parse().ok())
             .ok_or_else(|| Refusal::bad_request("Last-Event-ID: expected a byte offset"))?,
     };
+    let held = asked.hold(web, events::STREAM)?;
     let log = web.scheduler.follow(&project, id, from).await?;
     if from > 0 && from >= log.length() && web.scheduler.ticket(&project, id).await.is_none() {
         return Ok(answer::no_content());
     }
     let web = web.clone();
-    Ok(events::stream(|events| async move {
+    Ok(events::stream(&asked.room, held, |events| async move {
         tell(&web, events, log, from, &project, id).await
     }))
 }
@@ -98,18 +107,19 @@ async fn tell(
 ) -> Result<(), Gone> {
     let mut lines = Lines::new(from);
     loop {
-        let chunk = tokio::select! {
-            chunk = log.next() => chunk,
+        let grown = tokio::select! {
+            grown = log.grown() => grown,
             // The client comes back with the id of its last event.
             () = web.stop.cancelled() => return Ok(()),
         };
-        match chunk {
-            Ok(Some(chunk)) => events.lines(lines.push(&chunk)).await?,
-            Ok(None) => break,
-            Err(_) => return Ok(()),
+        if grown == 0 {
+            break;
+        }
+        if !lines.send(&mut log, &events).await? {
+            return Ok(());
         }
     }
-    events.lines(lines.finish()).await?;
+    lines.finish(&events).await?;
     // The log ends a moment before the build does.
     if let Some(mut ticket) = web.scheduler.ticket(project, id).await
         && ticket.end().await.is_err()
@@ -146,13 +156,16 @@ async fn plain(
             .map_err(|_| Refusal::bad_request("from: expected a byte offset"))?,
         Some(_) => return Err(Refusal::bad_request("from: expected only with follow")),
     };
+    let chunk = if is_followed { FOLLOWED } else { CHUNK };
+    let held = asked.room.hold(2 * chunk as u64 + FOLLOWER)?;
     let (log, tag) = named(web, asked, &project, id).await?;
     let mut response = if is_followed {
         // How long it will be is not known, so no part of it can be named by a range.
-        let log = log.skip_to(from).await.map_err(Error::Log)?;
-        text(StatusCode::OK, bytes_of(log, u64::MAX, web.stop.clone()))
+        let log = log.skip_to(from);
+        let bytes = bytes_of(log, u64::MAX, chunk, web.stop.clone());
+        text(StatusCode::OK, bytes, held)
     } else {
-        now(web, asked, log).await?
+        now(web, asked, log, held)?
     };
     answer::set(&mut response, LOG, &tag);
     let headers = response.headers_mut();
@@ -167,7 +180,7 @@ async fn plain(
 
 /// The bytes that there are now, or a part of them. A log only grows, so its name and its length name
 /// its content.
-async fn now(web: &Web, asked: &Asked, log: LogFollower) -> Result<Response<Body>, Refusal> {
+fn now(web: &Web, asked: &Asked, log: LogFollower, held: Held) -> Result<Response<Body>, Refusal> {
     let length = log.length();
     let etag = format!("\"{}-{length:x}\"", log.tag());
     let headers = asked.headers();
@@ -181,8 +194,8 @@ async fn now(web: &Web, asked: &Asked, log: LogFollower) -> Result<Response<Body
         Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
         Part::Beyond => return Ok(ranges::beyond(length)),
     };
-    let log = log.skip_to(first).await.map_err(Error::Log)?;
-    let mut response = text(status, bytes_of(log, count, web.stop.clone()));
+    let bytes = bytes_of(log.skip_to(first), count, CHUNK, web.stop.clone());
+    let mut response = text(status, bytes, held);
     ranges::describe(&mut response, first, count, length);
     answer::set(&mut response, ETAG, &etag);
     Ok(response)
@@ -191,28 +204,34 @@ async fn now(web: &Web, asked: &Asked, log: LogFollower) -> Result<Response<Body
 fn text(
     status: StatusCode,
     bytes: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+    held: Held,
 ) -> Response<Body> {
-    answer::typed(status, "text/plain; charset=utf-8", answer::streamed(bytes))
+    let body = one_at_a_time(bytes, held);
+    answer::typed(status, "text/plain; charset=utf-8", body)
 }
 
 /// At most `count` bytes, until the log ends or the daemon does.
 fn bytes_of(
     log: LogFollower,
     count: u64,
+    chunk: usize,
     stop: CancellationToken,
 ) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
-    stream::try_unfold((log, count, stop), |(mut log, left, stop)| async move {
-        if left == 0 {
-            return Ok(None);
-        }
-        let chunk = tokio::select! {
-            chunk = log.next() => chunk?,
-            () = stop.cancelled() => None,
-        };
-        Ok(chunk.map(|mut chunk| {
-            chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-            let left = left - chunk.len() as u64;
-            (chunk, (log, left, stop))
-        }))
-    })
+    stream::try_unfold(
+        (log, count, stop),
+        move |(mut log, left, stop)| async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let chunk = tokio::select! {
+                chunk = log.next(chunk) => chunk?,
+                () = stop.cancelled() => None,
+            };
+            Ok(chunk.map(|mut chunk| {
+                chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                let left = left - chunk.len() as u64;
+                (chunk, (log, left, stop))
+            }))
+        },
+    )
 }

@@ -19,6 +19,7 @@ mod events;
 mod filter;
 mod host;
 mod jobs;
+mod list;
 mod logs;
 mod manifest;
 mod media;
@@ -46,7 +47,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
@@ -66,8 +66,6 @@ pub struct Web {
     stop: CancellationToken,
     /// Request ids: a random beginning, then counted.
     requests: Arc<AtomicU64>,
-    /// Kilobytes of large request bodies that may be in flight.
-    bodies: Arc<Semaphore>,
     /// Bytes of answers, bodies and the state of streams.
     held: Budget,
     /// Places for those who are sent a tree: each holds descriptors of it.
@@ -75,9 +73,6 @@ pub struct Web {
     /// Those who look at a directory, which may be of a million names.
     looking: Arc<Semaphore>,
 }
-
-/// 256 MiB: sixteen of the largest requests at once, and little of a host's memory.
-const MAX_BODY_KILOBYTES: usize = 256 << 10;
 
 /// Bytes that are held for clients at once: answers that are not read yet, bodies, the state of streams.
 /// With what thousands of connections take, little of a host's memory.
@@ -122,7 +117,6 @@ impl Web {
             door: Door::new(),
             stop,
             requests: Arc::new(AtomicU64::new(first)),
-            bodies: Arc::new(Semaphore::new(MAX_BODY_KILOBYTES)),
             held: Budget::new(HELD_FOR_CLIENTS, HELD_FOR_LOCAL),
             trees: Budget::new(max_trees(), TREES_FOR_LOCAL),
             looking: Arc::new(Semaphore::new(LOOKING)),

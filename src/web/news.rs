@@ -11,6 +11,7 @@ use super::filter::filter;
 use super::routes::Asked;
 use super::{Web, pages};
 use crate::api::{IndexItem, NewsHost, NewsRemoved};
+use crate::budget::Held;
 use crate::build::{BuildInfo, Filter};
 use crate::scheduler::{Activity, News, NewsFeed};
 
@@ -43,22 +44,30 @@ pub(super) async fn follow(web: &Web, asked: &Asked) -> Result<Response<Body>, R
         ),
     };
     let as_rows = asked.flag("rows")?;
+    let held = asked.room.hold(events::STREAM)?;
     let news = web.scheduler.news(since).await?;
+    let feed = asked.room.hold(news.bytes())?;
     let web = web.clone();
-    Ok(events::stream(|events| async move {
-        tell(&web, &events, news, &filter, as_rows).await
+    Ok(events::stream(&asked.room, held, |events| async move {
+        tell(&web, &events, (news, feed), &filter, as_rows).await
     }))
 }
 
 async fn tell(
     web: &Web,
     events: &Events,
-    mut feed: NewsFeed,
+    (mut feed, mut held): (NewsFeed, Held),
     filter: &Filter,
     as_rows: bool,
 ) -> Result<(), Gone> {
     let mut told_host = None;
     while let Some(news) = feed.next().await {
+        let bytes = feed.bytes();
+        held.shrink_to(bytes);
+        if !held.grow(bytes - held.amount()) {
+            // The client comes back with the id of its last event when there is room.
+            return Ok(());
+        }
         // Whoever comes back with it is told every end that they were not told.
         let id = feed.told().to_string();
         match news {

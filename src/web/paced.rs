@@ -15,10 +15,6 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::{Fuse, StreamExt};
 use futures_util::task::AtomicWaker;
-use http_body_util::BodyExt;
-use hyper::Response;
-use hyper::body::Body as _;
-use hyper::header::CONTENT_LENGTH;
 
 use super::answer::{self, Body};
 use crate::budget::Held;
@@ -42,29 +38,6 @@ pub(super) fn one_at_a_time(
             _held: held,
         }),
     })
-}
-
-/// An answer that is there whole, of which `held` counts as much as it has, until it was let go.
-pub(super) fn kept(answer: Response<Body>, held: Option<Held>) -> Response<Body> {
-    let Some(held) = held else {
-        return answer;
-    };
-    let (mut head, body) = answer.into_parts();
-    // What counts the body hides its length from hyper.
-    if let Some(length) = body.size_hint().exact() {
-        head.headers.insert(CONTENT_LENGTH, length.into());
-    }
-    let mut held = Some(held);
-    let body = body.map_frame(move |frame| {
-        frame.map_data(|bytes| match held.take() {
-            Some(mut held) => {
-                held.shrink_to(bytes.len() as u64);
-                held.keep(bytes)
-            }
-            None => bytes,
-        })
-    });
-    Response::from_parts(head, body.boxed_unsync())
 }
 
 struct Paced<S: Stream> {
@@ -201,20 +174,5 @@ mod tests {
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "half");
         let error = next(&mut body).await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), "torn");
-    }
-    #[tokio::test]
-    async fn an_answer_that_is_there_is_counted_by_its_length_until_it_was_let_go() {
-        let budget = Budget::new(1_000, 0);
-        let held = budget.hold(Client::Proxy, 100).unwrap();
-        let answer = Response::new(answer::full("an answer"));
-        let answer = kept(answer, Some(held));
-        assert_eq!(answer.headers()[CONTENT_LENGTH], "9");
-        let mut body = answer.into_body();
-        let bytes = next(&mut body).await.unwrap().unwrap();
-        assert!(next(&mut body).await.is_none());
-        drop(body);
-        assert_eq!((&bytes[..], budget.held()), (&b"an answer"[..], 9));
-        drop(bytes);
-        assert_eq!(budget.held(), 0);
     }
 }

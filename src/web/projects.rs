@@ -6,7 +6,7 @@ use super::answer::{self, Body};
 use super::error::Refusal;
 use super::jobs::items;
 use super::routes::Asked;
-use super::{Web, pages};
+use super::{Web, list, pages};
 use crate::api::{ImageView, ProjectItem, ProjectView, PruneView};
 use crate::build::Filter;
 use crate::project::ProjectName;
@@ -20,20 +20,17 @@ pub(super) async fn list(web: &Web, asked: &Asked) -> Result<Response<Body>, Ref
     if asked.wants_page()? {
         return pages::projects(web, asked).await;
     }
-    let mut view = Vec::new();
-    for (name, builds) in web.scheduler.projects().await? {
-        let newest = Filter {
-            project: Some(name.clone()),
-            ..Filter::default()
-        };
-        let (newest, _) = web.scheduler.list(newest, 1).await?;
-        view.push(ProjectItem {
+    let held = list::hold(&asked.room)?;
+    let projects = web.scheduler.projects().await?;
+    let items = projects
+        .into_iter()
+        .map(|(name, builds, latest)| ProjectItem {
             name: name.to_string(),
             builds,
-            latest: newest.first().map(|newest| newest.info().started_at),
+            latest,
         });
-    }
-    answer::json(StatusCode::OK, &view)
+    let body = list::of_values(held, "[".to_owned(), items, "]".to_owned());
+    Ok(answer::of_json(StatusCode::OK, body))
 }
 
 /// `GET /project/P`.
@@ -52,6 +49,7 @@ pub(super) async fn show(
     };
     let (builds, _) = web.scheduler.list(filter, SHOWN).await?;
     answer::json(
+        &asked.room,
         StatusCode::OK,
         &ProjectView {
             name: project.to_string(),
@@ -66,9 +64,13 @@ pub(super) async fn show(
 }
 
 /// `POST /project/P/rebuild`.
-pub(super) async fn rebuild(web: &Web, project: &ProjectName) -> Result<Response<Body>, Refusal> {
+pub(super) async fn rebuild(
+    web: &Web,
+    asked: &Asked,
+    project: &ProjectName,
+) -> Result<Response<Body>, Refusal> {
     let report = web.scheduler.rebuild_image(project).await?;
-    answer::json(StatusCode::OK, &image_view(project, report))
+    answer::json(&asked.room, StatusCode::OK, &image_view(project, report))
 }
 
 /// The report of an image rebuild as strangers read it.

@@ -31,7 +31,7 @@ use percent_encoding::percent_decode_str;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{self, Caller, Peer};
-use super::answer::{self, Answer, Body};
+use super::answer::{self, Answer, Body, Room};
 use super::connection::HalfClosed;
 use super::error::Refusal;
 use super::query::Query;
@@ -61,6 +61,8 @@ pub(super) struct Asked {
     pub(super) caller: Caller,
     /// For whom what it costs is counted.
     pub(super) client: Client,
+    /// Where it is counted.
+    pub(super) room: Room,
     query: Query,
 }
 
@@ -70,9 +72,8 @@ impl Asked {
     /// # Errors
     /// 503 where the server holds as much as it may.
     pub(super) fn hold(&self, web: &Web, bytes: u64) -> Result<Held, Refusal> {
-        web.held.hold(self.client, bytes).ok_or_else(|| {
-            Refusal::busy("the server holds too much for its clients; try again later")
-        })
+        let held = web.held.hold(self.client, bytes);
+        held.ok_or_else(Refusal::holds_too_much)
     }
 
     /// Holds a place among those who are sent a tree, until the value is dropped.
@@ -195,6 +196,7 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
         id: id.to_owned(),
         caller,
         client: peer.client(),
+        room: Room::new(web.held.clone(), peer.client()),
         request: Request::from_parts(parts, body),
         query,
     };
@@ -246,17 +248,17 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
             Err(error) => Answer::Refused(error.into()),
         },
         (&Method::POST, ["project", project, "rebuild"]) => match name(project) {
-            Ok(project) => projects::rebuild(web, &project).await.into(),
+            Ok(project) => projects::rebuild(web, &asked, &project).await.into(),
             Err(error) => Answer::Refused(error.into()),
         },
         (&Method::GET, ["status"]) => host::status(web, &asked).await.into(),
         (&Method::GET, ["events"]) => news::follow(web, &asked).await.into(),
-        (&Method::GET, ["metrics"]) => metrics(web).await.into(),
+        (&Method::GET, ["metrics"]) => metrics(web, &asked).await.into(),
         (&Method::GET, ["healthz"]) => Answer::Given(answer::text(StatusCode::OK, "ok\n")),
         (&Method::GET, ["openapi.json"]) => Answer::Given(answer::typed(
             StatusCode::OK,
             "application/json",
-            answer::full(OPENAPI),
+            answer::fixed(OPENAPI.as_bytes()),
         )),
         (&Method::POST, ["session"]) => Answer::Given(session::begin(web, &asked)),
         (&Method::DELETE, ["session"]) => Answer::Given(session::end(&asked)),
@@ -370,8 +372,10 @@ fn below(segments: &[&str]) -> Option<PathBuf> {
         .collect()
 }
 
-async fn metrics(web: &Web) -> Result<Response<Body>, Refusal> {
+async fn metrics(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
     web.scheduler.refresh_metrics().await;
+    let bodies = web.scheduler.bodies().held();
+    web.metrics.record_held(web.held.held(), bodies);
     let text = web
         .metrics
         .text()
@@ -379,6 +383,6 @@ async fn metrics(web: &Web) -> Result<Response<Body>, Refusal> {
     Ok(answer::typed(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",
-        answer::full(text),
+        answer::full(&asked.room, text.into())?,
     ))
 }

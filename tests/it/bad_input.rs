@@ -570,7 +570,7 @@ async fn many_large_requests_at_once_take_no_more_memory_than_is_set_aside() {
             String::from_utf8_lossy(&answer[..n]).to_lowercase()
         });
     }
-    // 21 of them would be 336 MiB; 256 MiB are set aside.
+    // 21 of them would be 315 MiB; 48 MiB are set aside.
     let first = clients.join_next();
     let answer = within("a refusal", first).await;
     let answer = answer.unwrap().unwrap();

@@ -27,6 +27,7 @@ mod gone;
 mod groups;
 mod half_closed;
 mod handed_out;
+mod held;
 mod http_contract;
 mod http_semantics;
 mod idle_exit;

@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use crate::build::{Entries, Entry, EntryKind};
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::web::answer::Body;
+use crate::web::answer::{Body, Room};
 use crate::web::error::Refusal;
 use crate::web::words;
 
@@ -160,6 +160,7 @@ enum Kind {
 
 /// What is in the directory at `path` of a build's artifacts.
 pub(in crate::web) fn show(
+    client: &Room,
     headers: &HeaderMap,
     project: &ProjectName,
     id: JobId,
@@ -182,6 +183,7 @@ pub(in crate::web) fn show(
         rows.push(row);
     }
     super::page(
+        client,
         headers,
         &Page {
             trail: Trail::new(project, id, path),
@@ -251,11 +253,13 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::budget::{Budget, Client};
 
     async fn shown(path: &Path, entries: &Entries) -> String {
         let id: JobId = "ab".repeat(32).parse().unwrap();
         let project = "p".parse().unwrap();
-        let answer = show(&HeaderMap::new(), &project, id, path, entries).unwrap();
+        let room = Room::new(Budget::new(16 << 20, 0), Client::Local);
+        let answer = show(&room, &HeaderMap::new(), &project, id, path, entries).unwrap();
         let body = answer.into_body().collect().await.unwrap();
         String::from_utf8(body.to_bytes().to_vec()).unwrap()
     }

@@ -10,7 +10,7 @@ use hyper::{HeaderMap, Response};
 use super::directory::{Moment, Trail, moment};
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::web::answer::Body;
+use crate::web::answer::{Body, Room};
 use crate::web::error::Refusal;
 use crate::web::media::Media;
 use crate::web::words;
@@ -53,6 +53,7 @@ pub(in crate::web) struct File<'a> {
 
 /// The file at `path` of a build's artifacts.
 pub(in crate::web) fn show(
+    client: &Room,
     headers: &HeaderMap,
     project: &ProjectName,
     id: JobId,
@@ -82,6 +83,7 @@ pub(in crate::web) fn show(
         },
     };
     super::page(
+        client,
         headers,
         &Page {
             trail: Trail::new(project, id, path),

@@ -33,6 +33,7 @@ pub(in crate::web) async fn host(web: &Web, asked: &Asked) -> Result<Response<Bo
     let growth = web.scheduler.growth().await?;
     let used = host.disk_size.saturating_sub(host.disk_free);
     page(
+        &asked.room,
         asked.headers(),
         &Host {
             version: env!("CARGO_PKG_VERSION"),

@@ -2,11 +2,11 @@
 
 use askama::Template;
 use hyper::Response;
-use hyper::header::HeaderMap;
 use jiff::Timestamp;
 
 use super::super::answer::Body;
 use super::super::error::Refusal;
+use super::super::routes::Asked;
 use super::super::{Web, words};
 use super::page;
 use super::row::{Progress, expected, short, word};
@@ -90,7 +90,7 @@ enum Value {
 /// The page.
 pub(in crate::web) async fn job(
     web: &Web,
-    headers: &HeaderMap,
+    asked: &Asked,
     mut info: BuildInfo,
 ) -> Result<Response<Body>, Refusal> {
     let log = info.container_stdouterr.take().unwrap_or_default();
@@ -111,7 +111,8 @@ pub(in crate::web) async fn job(
     ];
     let params = params(&info);
     page(
-        headers,
+        &asked.room,
+        asked.headers(),
         &Job {
             word: word(&info),
             icon: match (info.phase, info.outcome) {
@@ -159,7 +160,7 @@ pub(in crate::web) async fn job(
 
 fn params(info: &BuildInfo) -> Vec<Param> {
     let mut room = MAX_VALUES;
-    let shown = |(name, value): (&String, &Option<String>)| {
+    let shown = |(name, value): (&String, &Option<std::sync::Arc<str>>)| {
         let value = match value {
             None => Value::Secret,
             Some(value) if value.len() <= MAX_OPEN && !value.contains('\n') => {

@@ -28,7 +28,7 @@ use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderMap, HeaderValue, REFERRER_POLICY,
 };
 
-use super::answer::{self, Body};
+use super::answer::{self, Body, Room};
 use super::error::Refusal;
 
 /// What a page may load, and who may show it: nothing but our own files, nobody in a frame.
@@ -36,17 +36,31 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 
 /// A page, compressed for who takes it; a browser asks for it again each time.
 pub(super) fn page(
+    room: &Room,
     headers: &HeaderMap,
     template: &impl Template,
+) -> Result<Response<Body>, Refusal> {
+    written(headers, template, |text| answer::full(room, text.into()))
+}
+
+/// A page that stands in the place of an error: small, and not counted.
+fn small_page(headers: &HeaderMap, template: &impl Template) -> Result<Response<Body>, Refusal> {
+    written(headers, template, |text| Ok(answer::parts([text])))
+}
+
+fn written(
+    headers: &HeaderMap,
+    template: &impl Template,
+    body: impl FnOnce(Bytes) -> Result<Body, Refusal>,
 ) -> Result<Response<Body>, Refusal> {
     let text = template
         .render()
         .map_err(|error| Refusal::caused("the server could not write the page", error))?;
     let text = Bytes::from(text);
     let plain = text.clone();
-    let mut response = answer::compressible(headers, "text/html; charset=utf-8", plain, || {
-        answer::gzip(&text)
-    });
+    let gzipped = || answer::gzip(&text);
+    let media = "text/html; charset=utf-8";
+    let mut response = answer::compressible(headers, media, plain, gzipped, body)?;
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(CACHE_CONTROL, answer::PRIVATE);

@@ -81,6 +81,7 @@ pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Respons
         infos.map(|info| row_of(web, info)).collect()
     };
     page(
+        &asked.room,
         asked.headers(),
         &Overview {
             heading: match value("project") {
@@ -107,7 +108,7 @@ pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Respons
                 .to_vec(),
             projects: names
                 .into_iter()
-                .map(|(name, _)| name.to_string())
+                .map(|(name, ..)| name.to_string())
                 .collect(),
             is_filtered: !query.is_empty(),
             events: match query.as_str() {

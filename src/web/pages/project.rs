@@ -40,9 +40,9 @@ struct Line {
 /// Every project.
 pub(in crate::web) async fn projects(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
     let mut projects = Vec::new();
-    for (name, builds) in web.scheduler.projects().await? {
+    let mut own = web.scheduler.sizes().await?;
+    for (name, builds, _) in web.scheduler.projects().await? {
         let newest = web.scheduler.list(of(&name), 1).await?.0;
-        let trend = web.scheduler.trend(&name, 0).await?;
         projects.push(Line {
             builds,
             last: newest.first().map(|newest| {
@@ -55,11 +55,11 @@ pub(in crate::web) async fn projects(web: &Web, asked: &Asked) -> Result<Respons
                 .expected(&name, false)
                 .map(words::span)
                 .unwrap_or_default(),
-            own: words::bytes(trend.own),
+            own: words::bytes(own.remove(&name).unwrap_or(0)),
             name: name.to_string(),
         });
     }
-    page(asked.headers(), &Projects { projects })
+    page(&asked.room, asked.headers(), &Projects { projects })
 }
 
 #[derive(Template)]
@@ -135,6 +135,7 @@ pub(in crate::web) async fn project(
         .map(|name| format!("\"{name}\":\"…\""))
         .collect();
     page(
+        &asked.room,
         asked.headers(),
         &Project {
             icon: match trend.points.first().map(|point| point.outcome) {

@@ -3,7 +3,7 @@
 use askama::Template;
 use hyper::{HeaderMap, Response};
 
-use super::page;
+use super::small_page;
 use crate::web::answer::Body;
 use crate::web::error::Refusal;
 use crate::web::words;
@@ -26,7 +26,7 @@ pub(in crate::web) fn show(refusal: Refusal, request: &str, headers: &HeaderMap)
         request,
         is_ours: refusal.status.is_server_error(),
     };
-    let page = page(headers, &told);
+    let page = small_page(headers, &told);
     let mut response = refusal.answer(request, false);
     if let Ok(page) = page {
         let (parts, body) = page.into_parts();

@@ -14,7 +14,7 @@ struct Page;
 
 /// Asks for a token, in the place of any page.
 pub(in crate::web) fn show(headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
-    let mut response = super::page(headers, &Page)?;
+    let mut response = super::small_page(headers, &Page)?;
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

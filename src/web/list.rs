@@ -1,0 +1,161 @@
+//! Lists that are sent item by item: the next items are made when those before were let go, so a list of
+//! megabytes costs its reader's connection some kilobytes.
+
+use std::io;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use serde::Serialize;
+
+use super::answer::{Body, Room};
+use super::error::Refusal;
+use super::paced::one_at_a_time;
+use crate::api::IndexItem;
+use crate::budget::Held;
+use crate::build::{Filter, Listing, Place};
+use crate::scheduler::Scheduler;
+
+/// Bytes of items that are sent at once.
+const CHUNK: usize = 8 << 10;
+/// What a list holds: items that are sent, others that were made ahead, and builds that are read.
+const LIST: u64 = 64 << 10;
+/// Builds that are read at once: some of them may have 16 KiB of params.
+const AT_ONCE: usize = 16;
+
+/// Holds what a list takes.
+///
+/// # Errors
+/// 503 where the server holds as much as it may.
+pub(super) fn hold(room: &Room) -> Result<Held, Refusal> {
+    room.hold(LIST)
+}
+
+/// A JSON array of values between two texts, each written when it is about to be sent.
+pub(super) fn of_values<T: Serialize + Send + 'static>(
+    held: Held,
+    head: String,
+    values: impl Iterator<Item = T> + Send + 'static,
+    tail: String,
+) -> Body {
+    let mut values = values.peekable();
+    let (mut head, mut tail) = (Some(head), Some(tail));
+    let chunks = std::iter::from_fn(move || {
+        if head.is_none() && values.peek().is_none() {
+            return tail.take().map(|tail| Ok(tail.into()));
+        }
+        let mut chunk = head.take().unwrap_or_default().into_bytes();
+        while chunk.len() < CHUNK
+            && let Some(value) = values.next()
+        {
+            if let Err(error) = serde_json::to_writer(&mut chunk, &value) {
+                return Some(Err(error.into()));
+            }
+            if values.peek().is_some() {
+                chunk.push(b',');
+            }
+        }
+        Some(Ok(Bytes::from(chunk)))
+    });
+    one_at_a_time(stream::iter(chunks), held)
+}
+
+/// The items of an index: at most `limit` builds that `filter` takes, up to the place `last`.
+pub(super) fn of_builds(
+    held: Held,
+    scheduler: Scheduler,
+    filter: Filter,
+    limit: usize,
+    last: Option<Place>,
+) -> Body {
+    one_at_a_time(index(scheduler, filter, limit, last), held)
+}
+
+/// An index on its way.
+struct Index {
+    scheduler: Scheduler,
+    /// Where it goes on; `None` behind its last build.
+    filter: Option<Filter>,
+    left: usize,
+    last: Option<Place>,
+    /// What was read, to be sent next.
+    read: std::vec::IntoIter<Listing>,
+    is_begun: bool,
+    is_ended: bool,
+}
+
+fn index(
+    scheduler: Scheduler,
+    filter: Filter,
+    limit: usize,
+    last: Option<Place>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    let index = Index {
+        scheduler,
+        filter: Some(filter),
+        left: limit,
+        last,
+        read: Vec::new().into_iter(),
+        is_begun: false,
+        is_ended: false,
+    };
+    stream::try_unfold(index, |mut index| async move {
+        let chunk = index.chunk().await?;
+        Ok(chunk.map(|chunk| (chunk, index)))
+    })
+}
+
+impl Index {
+    async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
+        if self.is_ended {
+            return Ok(None);
+        }
+        let mut chunk = Vec::new();
+        while chunk.len() < CHUNK {
+            let Some(listing) = self.next().await? else {
+                self.is_ended = true;
+                chunk.extend_from_slice(if self.is_begun { b"]" } else { b"[]" });
+                break;
+            };
+            chunk.push(if self.is_begun { b',' } else { b'[' });
+            self.is_begun = true;
+            let item = listing.json(IndexItem::written)?;
+            chunk.extend_from_slice(item.get().as_bytes());
+        }
+        Ok(Some(chunk.into()))
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Listing>> {
+        loop {
+            if let Some(listing) = self.read.next() {
+                // Where builds were removed meanwhile, those behind them are of the next page.
+                let is_behind = |last: &Place| {
+                    let place = listing.place();
+                    place.is_some_and(|place| place.is_behind(last))
+                };
+                if self.last.as_ref().is_some_and(is_behind) {
+                    continue;
+                }
+                return Ok(Some(listing));
+            }
+            let Some(filter) = self.filter.take().filter(|_| self.left > 0) else {
+                return Ok(None);
+            };
+            let count = self.left.min(AT_ONCE);
+            let list = self.scheduler.list(filter.clone(), count).await;
+            let (builds, next) = list.map_err(|error| {
+                // The client only sees that the list is torn.
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a list could not be sent to its end"
+                );
+                io::Error::other(error)
+            })?;
+            self.left -= count;
+            self.read = builds.into_iter();
+            self.filter = next.map(|place| Filter {
+                before: Some(place),
+                ..filter
+            });
+        }
+    }
+}
