@@ -110,6 +110,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use futures_util::stream;
+    use http_body_util::BodyExt;
 
     use super::*;
     use crate::budget::{Budget, Client};
