@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::filesystem::Kind;
@@ -87,6 +89,8 @@ struct ConfigFile {
     public: Option<Public>,
     #[serde(default)]
     hosts: Vec<String>,
+    #[serde(default)]
+    trusted_proxies: Vec<String>,
 }
 
 /// What garbage collection may keep; nothing is collected without it.
@@ -157,6 +161,8 @@ pub struct Config {
     pub public: Public,
     /// Names under which clients may address the server, besides the host's own.
     pub hosts: Vec<String>,
+    /// Networks of proxies that are believed about whom they ask for.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Config {
@@ -288,6 +294,11 @@ impl ConfigFile {
                 format!("expected host names without port, found '{host}'"),
             ));
         }
+        let mut trusted_proxies = Vec::with_capacity(self.trusted_proxies.len());
+        for proxy in &self.trusted_proxies {
+            let network = network(proxy).map_err(|expected| wrong("trusted_proxies", expected))?;
+            trusted_proxies.push(network);
+        }
         let auth_tokens_file = self.auth_tokens_file.map(|file| home.join(file));
         if let Some(file) = &auth_tokens_file
             && let Err(error) = std::fs::metadata(file)
@@ -316,6 +327,7 @@ impl ConfigFile {
             auth_tokens_file,
             public: self.public.unwrap_or_default(),
             hosts: self.hosts,
+            trusted_proxies,
             path,
         })
     }
@@ -332,6 +344,24 @@ fn is_host(name: &str) -> bool {
         && name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+}
+
+/// A network, or one address; else what was expected.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let Ok(network) = address.or_else(|_| text.parse::<IpNet>()) else {
+        return Err(format!(
+            "expected addresses or networks such as 10.0.0.0/8 and ::1, found '{text}'"
+        ));
+    };
+    // A bit after the prefix is a typing error on one of its sides.
+    let whole = network.trunc();
+    if network != whole {
+        return Err(format!(
+            "expected a network without bits after its prefix, such as {whole}, found '{text}'"
+        ));
+    }
+    Ok(network)
 }
 
 #[cfg(test)]
@@ -355,6 +385,21 @@ mod tests {
         assert_eq!(config.job_backlog, 2 * config.job_concurrency);
         assert_eq!(config.log_limit, 256 << 20);
         assert_eq!(config.network, "host");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_an_address_or_a_network() {
+        let config = read(
+            r#"{"projects_path":"p","build_path":"b","trusted_proxies":["127.0.0.1","2001:db8::/32"]}"#,
+        );
+        let written = config.unwrap().trusted_proxies;
+        let written: Vec<String> = written.iter().map(ToString::to_string).collect();
+        assert_eq!(written, ["127.0.0.1/32", "2001:db8::/32"]);
+        let wrong = read(
+            r#"{"projects_path":"p","build_path":"b","trusted_proxies":["::1","10.1.2.3/8"]}"#,
+        );
+        let wrong = wrong.unwrap_err();
+        assert!(wrong.contains("10.0.0.0/8, found '10.1.2.3/8'"), "{wrong}");
     }
 
     #[test]
@@ -387,6 +432,10 @@ mod tests {
             ("public", r#""all""#),
             ("hosts", r#"["a:1"]"#),
             ("hosts", r#""a""#),
+            ("trusted_proxies", r#""::1""#),
+            ("trusted_proxies", r#"["proxy.example"]"#),
+            ("trusted_proxies", r#"["::1", "10.0.0.0/33"]"#),
+            ("trusted_proxies", r#"["10.1.2.3/8"]"#),
         ] {
             let mut keys = vec![("projects_path", r#""p""#), ("build_path", r#""b""#)];
             keys.retain(|(name, _)| *name != key);

@@ -41,7 +41,7 @@ use crate::metrics::Metrics;
 use crate::project::Projects;
 use crate::scheduler::{self, Rules, Scheduler};
 use crate::systemd::{self, Socket};
-use crate::web::{self, Access, Scope, Token, TokensFile, Web};
+use crate::web::{self, Access, Proxies, Scope, Token, TokensFile, Web};
 
 /// The exit status of a wrong configuration: `EX_CONFIG` of sysexits(3).
 const WRONG_CONFIG: u8 = 78;
@@ -454,6 +454,7 @@ fn access(config: &Config, tokens: Option<Arc<TokensFile>>, secret: &str) -> Acc
             config::Public::None => web::Public::Nothing,
         },
         local: Some(Token::of("local", vec![Scope::Admin], secret)),
+        proxies: Proxies::new(config.trusted_proxies.clone()),
     }
 }
 

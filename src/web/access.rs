@@ -5,6 +5,7 @@
 //! - What changes something must be JSON and must not come from a page of another site.
 //! - With a tokens file, what changes something over TCP needs a token, and reading, too, where
 //!   it is not public. The unix socket is guarded by its mode and group.
+//! - Over TCP, a trusted proxy says for whom it asks ([`Proxies`]).
 //! - Only to read, a browser's cookie is as good as the token that it was made of.
 
 use std::net::IpAddr;
@@ -17,15 +18,19 @@ use hyper::{Method, StatusCode};
 use super::answer::{self, Answer};
 use super::authority::{self, Addressee};
 use super::error::Refusal;
+use super::forwarded::Proxies;
 use super::session;
 use super::tokens::{self, Scope, Token, TokensFile};
 use crate::budget::Client;
 use crate::build::Secret;
 
 /// Where a request comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
+    /// Over TCP, from an address of its own or one that a trusted proxy has named.
     Tcp(IpAddr),
+    /// Over TCP from a trusted proxy that has named no client.
+    Proxy(IpAddr),
     /// The user at the other end, where the kernel says who it is.
     Unix(Option<u32>),
 }
@@ -46,6 +51,7 @@ impl Peer {
     pub(super) fn client(self) -> Client {
         match self {
             Peer::Tcp(address) => Client::of(address),
+            Peer::Proxy(_) => Client::Proxy,
             Peer::Unix(_) => Client::Local,
         }
     }
@@ -54,7 +60,7 @@ impl Peer {
     fn caller(self) -> Caller {
         Caller {
             name: match self {
-                Peer::Tcp(address) => address.to_string(),
+                Peer::Tcp(address) | Peer::Proxy(address) => address.to_string(),
                 Peer::Unix(Some(user)) => format!("uid {user}"),
                 Peer::Unix(None) => "the unix socket".to_owned(),
             },
@@ -84,6 +90,8 @@ pub struct Access {
     pub public: Public,
     /// The token of this life of the daemon, for programs that may read its lock file.
     pub local: Option<Token>,
+    /// Who may say for whom it asks.
+    pub proxies: Proxies,
 }
 
 impl Access {
@@ -101,11 +109,11 @@ impl Access {
             check_origin(request)?;
         }
         match (peer, scope) {
-            (Peer::Tcp(_), Some(scope)) => {
+            (Peer::Tcp(_) | Peer::Proxy(_), Some(scope)) => {
                 let token = self.check_token(request, scope, secret).await?;
                 Ok(token.unwrap_or_else(|| peer.caller()))
             }
-            _ => Ok(peer.caller()),
+            (Peer::Unix(_), _) | (_, None) => Ok(peer.caller()),
         }
     }
 
@@ -268,6 +276,7 @@ mod tests {
             tokens: None,
             public: Public::Read,
             local: None,
+            proxies: Proxies::default(),
         }
     }
 

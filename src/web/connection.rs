@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{Shutdown, shutdown, sockopt};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -22,9 +23,19 @@ use tokio_util::sync::CancellationToken;
 /// connection whose program has closed it, 60 s (`tcp_fin_timeout`), because until then it answers.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
 /// Between two probes.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// Probes without an answer before the connection is given up.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(8);
+/// Probes without an answer before the connection is given up, where the next bound does not do so first.
 const KEEPALIVE_PROBES: u32 = 4;
+/// A client whose kernel does not acknowledge what it was sent, or a probe, for so long has vanished. With
+/// the 15 s in which an event stream sends something it is less than two minutes; it is longer than a
+/// client may take nothing, so that a slow one is not taken for one that has vanished.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(90);
+/// Bytes that the kernel takes of us before it can send them. It bounds what it holds for a client that
+/// does not read, and shows in small steps how fast a client reads: without it the kernel takes megabytes
+/// at once, and then nothing for minutes.
+const UNSENT: u32 = 128 << 10;
+/// Bytes that are discarded at once.
+const DISCARD_STEP: usize = 16 << 10;
 
 /// Set when the client of a request sends no more; part of the request (its extensions).
 #[derive(Clone, Debug, Default)]
@@ -34,6 +45,17 @@ pub(super) struct HalfClosed(pub(super) CancellationToken);
 enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// How long what a client still sends is read after its last answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Farewell {
+    /// While nothing comes.
+    pub(super) quiet: Duration,
+    /// While something comes.
+    pub(super) longest: Duration,
+    /// And so many bytes at most.
+    pub(super) bytes: usize,
 }
 
 /// A connection that clones share.
@@ -52,6 +74,9 @@ impl Connection {
         sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
         sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
+        let milliseconds = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(&stream, milliseconds)?;
+        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT)?;
         Ok(Connection(Arc::new(Socket::Tcp(stream))))
     }
 
@@ -73,6 +98,85 @@ impl Connection {
             Ok(ready) if is_gone(ready) => {}
             _ => drop(self.ready(Interest::ERROR).await),
         }
+    }
+
+    /// Returns when something has come, or the client sends no more.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.ready(Interest::READABLE).await.map(drop)
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &*self.0 {
+            Socket::Tcp(stream) => stream.try_read(buffer),
+            Socket::Unix(stream) => stream.try_read(buffer),
+        }
+    }
+
+    /// Reads what has come to the end of `read`, up to `most` bytes in all.
+    ///
+    /// # Errors
+    /// `WouldBlock` where nothing has come.
+    pub(super) fn try_append(&self, read: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        let known = read.len();
+        read.resize(most, 0);
+        let result = self.try_read(&mut read[known..]);
+        read.truncate(known + result.as_ref().unwrap_or(&0));
+        result
+    }
+
+    /// Sends what the socket takes at once.
+    ///
+    /// # Errors
+    /// `WouldBlock` where it takes nothing.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &*self.0 {
+            Socket::Tcp(stream) => stream.try_write(bytes),
+            Socket::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// Sends no more, and discards what the client still sends, until it has ended, or for as long as
+    /// `farewell` says. Closed with bytes that were not read, the kernel would send a reset, and the
+    /// client might lose an answer that it has not read yet (RFC 9112 §9.6).
+    pub(super) async fn discard(&self, farewell: Farewell) {
+        // It may be gone already.
+        let _ = self.shut();
+        let discarded = async {
+            let mut left = farewell.bytes;
+            loop {
+                let readable = tokio::time::timeout(farewell.quiet, self.readable());
+                if !matches!(readable.await, Ok(Ok(()))) {
+                    return;
+                }
+                match self.try_discard() {
+                    Ok(0) => return,
+                    Ok(read) if read < left => left -= read,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    _ => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(farewell.longest, discarded).await;
+    }
+
+    fn try_discard(&self) -> io::Result<usize> {
+        self.try_read(&mut [0; DISCARD_STEP])
+    }
+
+    /// What the client has not taken is thrown away when the connection is closed.
+    pub(super) fn reset_when_closed(&self) {
+        if let Socket::Tcp(stream) = &*self.0 {
+            // Without it the kernel only keeps it for a while.
+            let _ = stream.set_zero_linger();
+        }
+    }
+
+    fn shut(&self) -> io::Result<()> {
+        let shut = match &*self.0 {
+            Socket::Tcp(stream) => shutdown(stream, Shutdown::Write),
+            Socket::Unix(stream) => shutdown(stream, Shutdown::Write),
+        };
+        shut.map_err(io::Error::from)
     }
 
     async fn ready(&self, interest: Interest) -> io::Result<Ready> {
@@ -161,11 +265,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let ended = match &*self.0 {
-            Socket::Tcp(stream) => shutdown(stream, Shutdown::Write),
-            Socket::Unix(stream) => shutdown(stream, Shutdown::Write),
-        };
-        Poll::Ready(ended.map_err(io::Error::from))
+        Poll::Ready(self.shut())
     }
 }
 

@@ -1,19 +1,19 @@
 //! Jobs: asked for, waited for, listed, shown.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_TYPE, LINK, LOCATION};
 use hyper::{Response, StatusCode};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Caller;
 use super::answer::{self, Body, Room};
 use super::error::Refusal;
 use super::events::{self, Events, Gone, Lines};
+use super::pace::Pace;
 use super::routes::Asked;
 use super::{Web, filter, list, pages};
 use crate::api::{self, CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON};
@@ -29,8 +29,6 @@ use crate::scheduler::{self, Submission, Ticket};
 const MAX_BODY: usize = 16 << 20;
 /// Most requests are smaller than this.
 pub(super) const SMALL_BODY: usize = 64 << 10;
-/// A whole request must be here by then: 16 MiB at a slow line's 300 kB/s.
-const BODY_PATIENCE: Duration = Duration::from_secs(60);
 /// What a client that waits for a build holds: its ticket, and its turn to be told.
 const WAITING: u64 = 1 << 10;
 /// A list without `limit`, and its largest.
@@ -196,39 +194,39 @@ pub(super) async fn read(
     let mut held = budget.hold(client, length).ok_or_else(bodies_full)?;
     // Said is not sent: what is only said takes nothing from others.
     held.shrink_to(0);
-    let reading = async {
-        let mut bytes = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let whole = |_| Refusal::bad_request("the request did not come whole");
-            let Ok(data) = frame.map_err(whole)?.into_data() else {
-                continue;
-            };
-            let needed = bytes.len() + data.len();
-            if needed > most {
-                return Err(too_large());
+    let (mut bytes, mut pace) = (Vec::new(), Pace::default());
+    loop {
+        let late = pace.wait(Instant::now());
+        let frame = match tokio::time::timeout_at(late, body.frame()).await {
+            Ok(None) => return Ok(Received { bytes, held }),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                return Err(Refusal::bad_request("the request did not come whole"));
             }
-            let capacity = bytes.capacity();
-            if needed > capacity {
-                let expected = usize::try_from(length).unwrap_or(usize::MAX);
-                let larger = needed.max((2 * capacity).min(expected.max(SMALL_BODY)));
-                if !held.grow((larger - capacity) as u64) {
-                    return Err(bodies_full());
-                }
-                bytes.reserve_exact(larger - bytes.len());
+            Err(_) => {
+                return Err(Refusal::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the request comes too slowly: expected its end, or at least 64 KiB in each minute",
+                ));
             }
-            bytes.extend_from_slice(&data);
+        };
+        // Trailers mean nothing here.
+        let data = frame.into_data().unwrap_or_default();
+        pace.moved(Instant::now(), data.len());
+        let needed = bytes.len() + data.len();
+        if needed > most {
+            return Err(too_large());
         }
-        Ok(bytes)
-    };
-    match tokio::time::timeout(BODY_PATIENCE, reading).await {
-        Ok(bytes) => Ok(Received {
-            bytes: bytes?,
-            held,
-        }),
-        Err(_) => Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "the request did not come within a minute",
-        )),
+        let capacity = bytes.capacity();
+        if needed > capacity {
+            let expected = usize::try_from(length).unwrap_or(usize::MAX);
+            let larger = needed.max((2 * capacity).min(expected.max(SMALL_BODY)));
+            if !held.grow((larger - capacity) as u64) {
+                return Err(bodies_full());
+            }
+            bytes.reserve_exact(larger - bytes.len());
+        }
+        bytes.extend_from_slice(&data);
     }
 }
 

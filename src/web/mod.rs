@@ -4,6 +4,7 @@
 //! answers; who may ask at all is decided before, in [`access`], and which status an error has
 //! in [`error`]. Nothing here knows Docker or the disk.
 
+mod accept;
 mod access;
 mod answer;
 mod artifacts;
@@ -17,6 +18,8 @@ mod embedded;
 mod error;
 mod events;
 mod filter;
+mod forwarded;
+mod head;
 mod host;
 mod jobs;
 mod list;
@@ -24,8 +27,10 @@ mod logs;
 mod manifest;
 mod media;
 mod news;
+mod pace;
 mod paced;
 mod pages;
+mod places;
 mod projects;
 mod query;
 mod queue;
@@ -39,6 +44,7 @@ mod words;
 pub use access::{Access, Public};
 pub use collection::gc_view;
 pub use door::Door;
+pub use forwarded::Proxies;
 pub use projects::image_view;
 pub use serve::{Listener, serve, turn_away};
 pub use tokens::{Scope, Token, TokensError, TokensFile};

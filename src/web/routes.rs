@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, EXPECT, HeaderName, HeaderValue, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, EXPECT, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
@@ -137,7 +137,27 @@ pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) ->
     // Kept for browsers only, which are refused with a page.
     let browser =
         answer::accepts(request.headers(), "text/html").then(|| request.headers().clone());
-    let mut response = match (route(web, request, peer, &id).await, browser) {
+    let answer = route(web, request, peer, &id).await;
+    told(answer, id, takes_json, browser)
+}
+
+/// Answers a request for which there is no place.
+pub(super) fn refuse(web: &Web, request: &Request<Incoming>, why: Refusal) -> Response<Body> {
+    let takes_json = answer::takes_json(request.headers());
+    let browser =
+        answer::accepts(request.headers(), "text/html").then(|| request.headers().clone());
+    let id = web.next_request();
+    told(Answer::Refused(why), id, takes_json, browser)
+}
+
+/// What is sent as the answer of the request `id`; to a `browser`, of these headers, as a page.
+fn told(
+    answer: Answer,
+    id: String,
+    takes_json: bool,
+    browser: Option<HeaderMap>,
+) -> Response<Body> {
+    let mut response = match (answer, browser) {
         (Answer::Given(response), _) => response,
         (Answer::Refused(refusal), Some(headers)) if refusal.status == StatusCode::UNAUTHORIZED => {
             pages::signin::show(&headers).unwrap_or_else(|refusal| refusal.answer(&id, takes_json))
@@ -170,6 +190,10 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let scope = scope(&method, &segments);
     let access = web.access.load_full();
+    let peer = match access.proxies.asker(&parts.headers, peer) {
+        Ok(peer) => peer,
+        Err(refusal) => return Answer::Refused(refusal),
+    };
     let secret = web.scheduler.secret();
     let caller = match access.check(&parts, peer, scope, secret).await {
         Ok(caller) => caller,

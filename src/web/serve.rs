@@ -1,48 +1,72 @@
 //! Serving: connections accepted, bounded in number and time, and ended.
 
+use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
-use tokio_io_timeout::TimeoutStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accept::{self, After};
 use super::access::Peer;
 use super::answer::{self, Body};
-use super::connection::{Connection, HalfClosed};
+use super::connection::{Connection, Farewell, HalfClosed};
 use super::door::{Ask, Door, What};
 use super::error::Refusal;
+use super::forwarded::{self, Beginning, MAX_PROXY_HEADER};
+use super::head::{Heads, Told};
+use super::pace::Paced;
+use super::places::Places;
 use super::{Web, routes};
+use crate::budget::{Client, Held};
 use crate::faults;
 
-/// Connections at once, where descriptors allow it. Each waiting client holds one. Past it, new
-/// ones wait in the kernel's queue.
-const MAX_CONNECTIONS: u64 = 8_192;
-/// File descriptors that connections leave to the builds.
-const RESERVED_FILES: u64 = 512;
 /// A request's headers must be here by then, and the next one on a connection kept alive.
 const HEADER_PATIENCE: Duration = Duration::from_secs(30);
-/// A client that takes no byte for that long is gone.
-const WRITE_PATIENCE: Duration = Duration::from_secs(60);
+/// The same where there is no place for it.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of a request's head that are read: a target or headers that are too long, but not by far, are
 /// refused by [`routes`], which tells which it was; past this hyper says 431. It also bounds what is
 /// read ahead and what waits to be written.
 const MAX_BUFFER: usize = 128 << 10;
-/// Without file descriptors, accepting again at once would only spin.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// What a client that is answered before all of its request was read still sends: the largest request,
+/// over a slow line.
+const FAREWELL: Farewell = Farewell {
+    quiet: Duration::from_secs(2),
+    longest: Duration::from_secs(30),
+    bytes: 32 << 20,
+};
+/// The same where others wait for the room, or the daemon ends.
+const SHORT_FAREWELL: Farewell = Farewell {
+    quiet: Duration::from_secs(1),
+    longest: Duration::from_secs(3),
+    bytes: 32 << 20,
+};
+/// Without descriptors or memory, accepting is tried again when a connection has ended, and as often as
+/// this: something else may have been let go.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// A client that was accepted when the daemon ends has this long to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// What is being answered when the daemon ends has this long.
 const GRACE: Duration = Duration::from_secs(5);
+/// What is told where there is no place.
+const NO_PLACE: &str = "too many connections at once; try again later";
+/// The whole answer where there is no room for the rest of a head.
+const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nContent-Length: 62\r\n\r\n\
+    too many requests with large headers at once; try again later\n";
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -53,6 +77,59 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
+/// What answers the requests of one server.
+trait Service: Clone + Send + Sync + 'static {
+    /// True for the address of a proxy that is trusted to name its clients.
+    fn is_trusted(&self, address: IpAddr) -> bool;
+
+    /// Answers a request.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Response<Body>> + Send;
+
+    /// Answers a request for which there is no place.
+    fn refuse(&self, request: &Request<Incoming>) -> Response<Body>;
+}
+
+/// The web.
+#[derive(Clone)]
+struct Open(Arc<Web>);
+
+impl Service for Open {
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.0.access.load().proxies.has(address)
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        routes::answer(&self.0, request, peer).await
+    }
+
+    fn refuse(&self, request: &Request<Incoming>) -> Response<Body> {
+        routes::refuse(&self.0, request, Refusal::busy(NO_PLACE))
+    }
+}
+
+/// A server that cannot serve, and says why.
+#[derive(Clone)]
+struct Closed(&'static str);
+
+impl Service for Closed {
+    fn is_trusted(&self, _: IpAddr) -> bool {
+        false
+    }
+
+    async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+        self.refuse(&request)
+    }
+
+    fn refuse(&self, request: &Request<Incoming>) -> Response<Body> {
+        let takes_json = answer::takes_json(request.headers());
+        Refusal::busy(self.0).answer("-", takes_json)
+    }
+}
+
 /// Serves until the web's stop, then lets what is being answered end within a grace time. The
 /// accept loops run from the call on.
 ///
@@ -60,14 +137,8 @@ pub enum Listener {
 /// When a listener fails for good.
 pub fn serve(listeners: Vec<Listener>, web: Web) -> impl Future<Output = io::Result<()>> {
     let (stop, door) = (web.stop.clone(), web.door.clone());
-    serve_by(listeners, stop, door, move || {
-        // One count for a connection's requests, which no other connection contends for.
-        let web = Arc::new(web.clone());
-        move |request, peer| {
-            let web = web.clone();
-            async move { routes::answer(&web, request, peer).await }
-        }
-    })
+    let places = Places::of_process();
+    serve_by(listeners, stop, door, places, Open(Arc::new(web)))
 }
 
 /// Tells everybody who comes within `patience` that this server cannot serve, and why.
@@ -80,12 +151,8 @@ pub async fn turn_away(
     patience: Duration,
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
-    let serving = serve_by(listeners, stop.clone(), Door::new(), move || {
-        move |request: Request<Incoming>, _| async move {
-            let takes_json = answer::takes_json(request.headers());
-            Refusal::busy(why).answer("-", takes_json)
-        }
-    });
+    let places = Places::of_process();
+    let serving = serve_by(listeners, stop.clone(), Door::new(), places, Closed(why));
     let (served, ()) = tokio::join!(serving, async {
         tokio::time::sleep(patience).await;
         stop.cancel();
@@ -93,32 +160,29 @@ pub async fn turn_away(
     served
 }
 
-/// Serves until `stop`; `connected` is called for each connection, and makes what answers its
-/// requests.
-fn serve_by<C, A, F>(
+/// Serves until `stop`.
+fn serve_by(
     listeners: Vec<Listener>,
     stop: CancellationToken,
     door: Door,
-    connected: C,
-) -> impl Future<Output = io::Result<()>>
-where
-    C: Fn() -> A + Clone + Send + 'static,
-    A: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
-    F: Future<Output = Response<Body>> + Send + 'static,
-{
+    places: Places,
+    service: impl Service,
+) -> impl Future<Output = io::Result<()>> {
     let tasks = TaskTracker::new();
-    let room = Arc::new(Semaphore::new(max_connections()));
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
         let accepting_one = Accepting {
-            listener,
+            entrance: Entrance {
+                listener,
+                refusals: Arc::new(Semaphore::new(places.refusals)),
+            },
             asked: door.enter(),
             door: door.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
-            room: room.clone(),
+            places: places.clone(),
         };
-        accepting.spawn(accepting_one.run(connected.clone()));
+        accepting.spawn(accepting_one.run(service.clone()));
     }
     async move {
         while let Some(accepted) = accepting.join_next().await {
@@ -132,32 +196,22 @@ where
     }
 }
 
-/// As many connections as there are descriptors, less what builds need; half of few.
-fn max_connections() -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = files.unwrap_or(u64::MAX);
-    let most = files.saturating_sub(RESERVED_FILES).max(files / 2);
-    usize::try_from(most.min(MAX_CONNECTIONS)).unwrap_or(usize::MAX)
-}
-
 /// One accept loop.
 struct Accepting {
-    listener: Listener,
+    entrance: Entrance,
     asked: mpsc::Receiver<Ask>,
     door: Door,
     stop: CancellationToken,
     tasks: TaskTracker,
-    room: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Accepting {
-    async fn run<C, A, F>(mut self, connected: C) -> io::Result<()>
-    where
-        C: Fn() -> A,
-        A: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
-        F: Future<Output = Response<Body>> + Send + 'static,
-    {
+    async fn run(mut self, service: impl Service) -> io::Result<()> {
         let mut is_open = true;
+        // Descriptors or memory are short.
+        let mut is_short = false;
+        let mut connections = self.door.connections();
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
@@ -171,124 +225,538 @@ impl Accepting {
                     let _ = ask.heard.send(());
                     continue;
                 }
-                accepted = next(&self.listener, &self.room), if is_open => accepted,
+                accepted = self.entrance.next(is_short.then_some(&mut connections)), if is_open => accepted,
             };
-            let (connection, peer, place) = match accepted {
+            let Accepted {
+                connection,
+                peer,
+                refusal,
+            } = match accepted {
                 Ok(accepted) => accepted,
-                Err(error) if is_passing(&error) => continue,
-                Err(error) if is_shortage(&error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "could not accept a connection"
-                    );
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
+                Err(error) => match accept::after(&error) {
+                    After::Next => continue,
+                    After::Room => {
+                        if !std::mem::replace(&mut is_short, true) {
+                            tracing::error!(
+                                error = &error as &dyn std::error::Error,
+                                "could not accept a connection; it is tried again until there is room"
+                            );
+                        }
+                        connections.mark_unchanged();
+                        continue;
+                    }
+                    After::Nothing => return Err(error),
+                },
             };
+            is_short = false;
             faults::point("accept");
-            let counted = self.door.count();
-            let (answers, stop) = (connected(), self.stop.clone());
+            let place = self.places.connections.hold(client(&service, peer), 1);
+            let serving = Serving {
+                is_refused: place.is_none(),
+                place: match place {
+                    Some(place) => Place::Held { _place: place },
+                    None => Place::Refused { _room: refusal },
+                },
+                connection,
+                peer,
+                places: self.places.clone(),
+                stop: self.stop.clone(),
+            };
+            let (counted, service) = (self.door.count(), service.clone());
             self.tasks.spawn(async move {
-                serve_one(connection, peer, answers, stop).await;
-                drop((place, counted));
+                serving.serve(service).await;
+                drop(counted);
             });
         }
     }
 }
 
-/// Serves a connection until its client or the server has enough of it.
-async fn serve_one<A, F>(connection: Connection, peer: Peer, answers: A, stop: CancellationToken)
-where
-    A: Fn(Request<Incoming>, Peer) -> F + Send + 'static,
-    F: Future<Output = Response<Body>> + Send + 'static,
-{
-    let (asked, half_closed) = (CancellationToken::new(), HalfClosed::default());
-    let (asking, closed) = (asked.clone(), half_closed.clone());
-    let mut timed = TimeoutStream::new(connection.clone());
-    timed.set_write_timeout(Some(WRITE_PATIENCE));
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        asking.cancel();
-        request.extensions_mut().insert(closed.clone());
-        let answer = answers(request, peer);
-        async move { Ok::<_, std::convert::Infallible>(answer.await) }
-    });
-    let mut served = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .half_close(true)
-            .header_read_timeout(HEADER_PATIENCE)
-            .max_buf_size(MAX_BUFFER)
-            .serve_connection(TokioIo::new(Box::pin(timed)), service)
-    );
-    let mut gone = pin!(async {
-        connection.gone(&half_closed.0).await;
-        // What it has sent before it left is read all the same.
-        asked.cancelled().await;
-    });
-    tokio::select! {
-        // First, so that what is being answered hears of a client that left before anybody who came
-        // after that is answered.
-        biased;
-        () = gone.as_mut() => return,
-        // A client that breaks off is its own affair.
-        _ = served.as_mut() => return,
-        () = stop.cancelled() => {}
-    }
-    // Whoever was accepted is answered: his first request may be on its way, and hyper would close
-    // a connection on which nothing has come yet.
-    tokio::select! {
-        biased;
-        () = gone.as_mut() => return,
-        _ = served.as_mut() => return,
-        () = asked.cancelled() => {}
-        () = tokio::time::sleep(FIRST_REQUEST) => {}
-    }
-    served.as_mut().graceful_shutdown();
-    tokio::select! {
-        biased;
-        () = gone => {}
-        _ = served => {}
-    }
+/// Where clients come.
+struct Entrance {
+    listener: Listener,
+    /// For connections that are refused. Each loop has its own, so that those who come over TCP keep
+    /// nobody waiting at the unix socket.
+    refusals: Arc<Semaphore>,
 }
 
-async fn next(
-    listener: &Listener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(Connection, Peer, tokio::sync::OwnedSemaphorePermit)> {
-    let place = room
-        .clone()
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    match listener {
-        Listener::Tcp(listener) => {
-            let (connection, peer) = listener.accept().await?;
-            Ok((Connection::tcp(connection)?, Peer::Tcp(peer.ip()), place))
+impl Entrance {
+    /// The next who comes, once there is room to refuse him. After a shortage not before something may
+    /// have been let go.
+    async fn next(&self, shortage: Option<&mut watch::Receiver<usize>>) -> io::Result<Accepted> {
+        if let Some(connections) = shortage {
+            let _ = tokio::time::timeout(ACCEPT_AGAIN, connections.changed()).await;
         }
-        Listener::Unix(listener) => {
-            let (connection, _) = listener.accept().await?;
-            let user = connection.peer_cred().ok().map(|peer| peer.uid());
-            Ok((Connection::unix(connection), Peer::Unix(user), place))
+        loop {
+            let refusal = self.refusals.clone().acquire_owned().await;
+            let refusal = refusal.map_err(io::Error::other)?;
+            let (connection, peer) = match &self.listener {
+                Listener::Tcp(listener) => {
+                    let (stream, peer) = listener.accept().await?;
+                    let peer = Peer::Tcp(peer.ip().to_canonical());
+                    match Connection::tcp(stream) {
+                        Ok(connection) => (connection, peer),
+                        // It is gone already.
+                        Err(_) => continue,
+                    }
+                }
+                Listener::Unix(listener) => {
+                    let (stream, _) = listener.accept().await?;
+                    let user = stream.peer_cred().ok().map(|peer| peer.uid());
+                    (Connection::unix(stream), Peer::Unix(user))
+                }
+            };
+            return Ok(Accepted {
+                connection,
+                peer,
+                refusal,
+            });
         }
     }
 }
 
-/// The client was gone before it was accepted.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::InvalidInput
-            | io::ErrorKind::Interrupted
-    )
+/// Who has come.
+struct Accepted {
+    connection: Connection,
+    peer: Peer,
+    /// Room for refusing it.
+    refusal: OwnedSemaphorePermit,
 }
 
-/// We are out of file descriptors or memory for the moment.
-fn is_shortage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+/// What a connection has of the server, until it is dropped.
+#[derive(Debug)]
+enum Place {
+    /// A place.
+    Held { _place: Held },
+    /// None: what it has until it was told so is bounded as well.
+    Refused { _room: OwnedSemaphorePermit },
+}
+
+/// A connection that is served.
+struct Serving {
+    connection: Connection,
+    peer: Peer,
+    place: Place,
+    is_refused: bool,
+    places: Places,
+    stop: CancellationToken,
+}
+
+impl Serving {
+    /// Serves until the client or the server has enough of it.
+    async fn serve(mut self, service: impl Service) {
+        let patience = match self.is_refused {
+            true => REFUSED_PATIENCE,
+            false => HEADER_PATIENCE,
+        };
+        let begun = tokio::select! {
+            biased;
+            begun = tokio::time::timeout(patience, self.begin(&service)) => begun,
+            // Whoever was accepted is answered: the first request may be on its way.
+            () = async {
+                self.stop.cancelled().await;
+                tokio::time::sleep(FIRST_REQUEST).await;
+            } => return,
+        };
+        // Else it has said nothing, or is gone.
+        if let Ok(Ok((before, named))) = begun {
+            if let Some(address) = named {
+                self.speaks_for(address, &service);
+            }
+            // On the heap, so that a connection on which nothing has come yet costs little.
+            Box::pin(self.talk(before, service)).await;
+        }
+    }
+
+    /// Waits until something comes, and reads whom a trusted proxy speaks for. Returns what was read
+    /// besides.
+    async fn begin(&self, service: &impl Service) -> io::Result<(Bytes, Option<IpAddr>)> {
+        let is_proxy = matches!(self.peer, Peer::Tcp(address) if service.is_trusted(address));
+        let mut read = Vec::new();
+        loop {
+            self.connection.readable().await?;
+            if !is_proxy {
+                return Ok((Bytes::new(), None));
+            }
+            match self.connection.try_append(&mut read, MAX_PROXY_HEADER) {
+                Ok(0) => return Ok((read.into(), None)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            }
+            match forwarded::beginning(&read) {
+                Beginning::Unfinished => {}
+                Beginning::Request => return Ok((read.into(), None)),
+                Beginning::Header(length, named) => {
+                    return Ok((Bytes::from(read).split_off(length), named));
+                }
+            }
+        }
+    }
+
+    /// The client at `address` is behind this connection, and has its place from now on.
+    fn speaks_for(&mut self, address: IpAddr, service: &impl Service) {
+        self.peer = Peer::Tcp(address);
+        if self.is_refused || service.is_trusted(address) {
+            return;
+        }
+        match self.places.connections.hold(Client::of(address), 1) {
+            Some(place) => self.place = Place::Held { _place: place },
+            None => self.is_refused = true,
+        }
+    }
+
+    /// Reads requests and answers them.
+    async fn talk(self, before: Bytes, service: impl Service) {
+        let (connection, peer, is_refused) = (&self.connection, self.peer, self.is_refused);
+        let told = Arc::new(Told::default());
+        let ended = {
+            let (asked, half_closed) = (CancellationToken::new(), HalfClosed::default());
+            let heads = self.places.heads.clone();
+            let heads = Heads::new(told.clone(), heads, client(&service, peer));
+            let paced = Paced::new(connection.clone(), before, heads);
+            let (asking, closed, telling) = (asked.clone(), half_closed.clone(), told.clone());
+            let answering = service_fn(move |mut request: Request<Incoming>| {
+                asking.cancel();
+                let is_length_known = telling.asked(&request);
+                request.extensions_mut().insert(closed.clone());
+                let service = service.clone();
+                // On the heap only while there is something to answer.
+                Box::pin(async move {
+                    let mut response = match is_refused {
+                        true => service.refuse(&request),
+                        false => service.answer(request, peer).await,
+                    };
+                    if !is_length_known {
+                        let close = HeaderValue::from_static("close");
+                        response.headers_mut().insert(CONNECTION, close);
+                    }
+                    Ok::<_, Infallible>(response)
+                })
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .half_close(true)
+                .keep_alive(!is_refused)
+                .header_read_timeout(match is_refused {
+                    true => REFUSED_PATIENCE,
+                    false => HEADER_PATIENCE,
+                })
+                .max_buf_size(MAX_BUFFER)
+                .serve_connection(TokioIo::new(paced), answering);
+            let gone = async {
+                connection.gone(&half_closed.0).await;
+                // What it has sent before it left is read all the same.
+                asked.cancelled().await;
+            };
+            self.until_end(pin!(served), pin!(gone), &asked).await
+        };
+        let Some(served) = ended else {
+            return;
+        };
+        if told.is_refused() {
+            // hyper has read a part of a head, and answers nothing before the rest.
+            let _ = connection.try_write(NO_ROOM.as_bytes());
+        }
+        if served.is_err() || told.had_body() || is_refused {
+            let is_short = is_refused || self.stop.is_cancelled();
+            let farewell = if is_short { SHORT_FAREWELL } else { FAREWELL };
+            connection.discard(farewell).await;
+        }
+    }
+
+    /// How serving ended; `None` where the client was gone before.
+    async fn until_end<S, B>(
+        &self,
+        mut served: Pin<&mut http1::Connection<TokioIo<Paced>, S>>,
+        mut gone: Pin<&mut impl Future<Output = ()>>,
+        asked: &CancellationToken,
+    ) -> Option<hyper::Result<()>>
+    where
+        S: hyper::service::HttpService<Incoming, ResBody = B, Error = Infallible>,
+        B: hyper::body::Body<Error = io::Error> + 'static,
+    {
+        tokio::select! {
+            // First, so that what is being answered hears of a client that left before anybody who came
+            // after that is answered.
+            biased;
+            () = gone.as_mut() => return None,
+            // A client that breaks off is its own affair.
+            served = served.as_mut() => return Some(served),
+            () = self.stop.cancelled() => {}
+        }
+        // Whoever was accepted is answered: his first request may be on its way, and hyper would close
+        // a connection on which nothing has come yet.
+        tokio::select! {
+            biased;
+            () = gone.as_mut() => return None,
+            served = served.as_mut() => return Some(served),
+            () = asked.cancelled() => {}
+            () = tokio::time::sleep(FIRST_REQUEST) => {}
+        }
+        served.as_mut().graceful_shutdown();
+        tokio::select! {
+            biased;
+            () = gone => None,
+            served = served => Some(served),
+        }
+    }
+}
+
+/// For whom a connection of `peer` is counted.
+fn client(service: &impl Service, peer: Peer) -> Client {
+    match peer {
+        Peer::Tcp(address) if service.is_trusted(address) => Client::Proxy,
+        peer => peer.client(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::PathBuf;
+
+    use hyper::StatusCode;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// Answers at once, with the address of whoever asks.
+    #[derive(Clone)]
+    struct Naming(&'static [&'static str]);
+
+    impl Service for Naming {
+        fn is_trusted(&self, address: IpAddr) -> bool {
+            self.0
+                .iter()
+                .any(|trusted| address == trusted.parse::<IpAddr>().unwrap())
+        }
+
+        async fn answer(&self, _: Request<Incoming>, peer: Peer) -> Response<Body> {
+            answer::text(StatusCode::OK, format!("{peer:?}"))
+        }
+
+        fn refuse(&self, _: &Request<Incoming>) -> Response<Body> {
+            Refusal::busy(NO_PLACE).answer("-", true)
+        }
+    }
+
+    /// A server with few places.
+    struct Server {
+        tcp: SocketAddr,
+        unix: PathBuf,
+        door: Door,
+        stop: CancellationToken,
+        serving: JoinHandle<io::Result<()>>,
+        _home: tempfile::TempDir,
+    }
+
+    impl Server {
+        async fn with(places: Places, trusted: &'static [&'static str]) -> Server {
+            let home = tempfile::tempdir().unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (tcp, unix) = (listener.local_addr().unwrap(), home.path().join("socket"));
+            let listeners = vec![
+                Listener::Tcp(listener),
+                Listener::Unix(UnixListener::bind(&unix).unwrap()),
+            ];
+            let (door, stop) = (Door::new(), CancellationToken::new());
+            let serving = serve_by(
+                listeners,
+                stop.clone(),
+                door.clone(),
+                places,
+                Naming(trusted),
+            );
+            Server {
+                tcp,
+                unix,
+                door,
+                stop,
+                serving: tokio::spawn(serving),
+                _home: home,
+            }
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.tcp).await.unwrap()
+        }
+
+        /// Connects so many, and waits until they are accepted.
+        async fn fill(&self, count: usize) -> Vec<TcpStream> {
+            let mut all = Vec::new();
+            for _ in 0..count {
+                all.push(self.connect().await);
+            }
+            self.until_connected(count).await;
+            all
+        }
+
+        async fn until_connected(&self, count: usize) {
+            let mut connections = self.door.connections();
+            connections.wait_for(|now| *now == count).await.unwrap();
+        }
+
+        async fn end(self) {
+            self.stop.cancel();
+            self.serving.await.unwrap().unwrap();
+        }
+    }
+
+    /// Writes all of a request before it reads, and reads to the end, which must be a clean one.
+    async fn ask(mut at: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> String {
+        at.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        at.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+    /// A request with a body of so many bytes.
+    fn post(bytes: usize) -> Vec<u8> {
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n");
+        [head.as_bytes(), &vec![b'x'; bytes]].concat()
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_is_told_so_and_gets_the_whole_answer() {
+        let server = Server::with(Places::few(2), &[]).await;
+        let mut filling = server.fill(2).await;
+        // One after the other: there is room for one refusal.
+        for request in [GET.to_vec(), post(10), post(8 << 20), GET.repeat(3)] {
+            let answer = ask(server.connect().await, &request).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            assert!(answer.contains("\r\nretry-after: "), "{answer}");
+            assert!(answer.contains("too many connections"), "{answer}");
+        }
+        let all = futures_util::future::join_all(
+            (0..5).map(|_| async { ask(server.connect().await, &post(8 << 20)).await }),
+        );
+        for answer in all.await {
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        }
+        filling.pop();
+        server.until_connected(1).await;
+        let answer = ask(server.connect().await, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn with_every_place_taken_over_tcp_the_unix_socket_is_served() {
+        let server = Server::with(Places::few(2), &[]).await;
+        // Two that have a place, one that is being refused, and one that waits for that.
+        let filling = server.fill(3).await;
+        let waiting = server.connect().await;
+        for _ in 0..10 {
+            let answer = ask(UnixStream::connect(&server.unix).await.unwrap(), GET).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            server.until_connected(3).await;
+        }
+        drop((filling, waiting));
+        server.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_and_says_nothing_does_not_keep_others_waiting_for_long() {
+        let server = Server::with(Places::few(1), &[]).await;
+        let _filling = server.fill(2).await;
+        let begun = tokio::time::Instant::now();
+        let answer = ask(server.connect().await, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_trusted_proxy_names_the_client_before_its_first_request() {
+        let server = Server::with(Places::few(9), &["127.0.0.1", "192.0.2.9"]).await;
+        let v1 = |source: &str| format!("PROXY TCP4 {source} 127.0.0.1 51000 80\r\n").into_bytes();
+        let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\x7f\0\0\x01\xc7\x38\0\x50";
+        let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+        for (header, named) in [
+            (v1("192.0.2.1"), "Tcp(192.0.2.1)"),
+            (v2.to_vec(), "Tcp(192.0.2.1)"),
+            (local.to_vec(), "Tcp(127.0.0.1)"),
+            (v1("192.0.2.9"), "Tcp(192.0.2.9)"),
+            (Vec::new(), "Tcp(127.0.0.1)"),
+        ] {
+            let answer = ask(server.connect().await, &[&header, GET].concat()).await;
+            assert!(answer.ends_with(named), "{answer}");
+            // Byte by byte it is the same.
+            let mut connection = server.connect().await;
+            connection.set_nodelay(true).unwrap();
+            for byte in header {
+                connection.write_all(&[byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let answer = ask(connection, GET).await;
+            assert!(answer.ends_with(named), "{answer}");
+        }
+        for wrong in ["PROXY TCP4 x\r\n", "PROXY TCP4 1.2.3.4 1.2.3.4 1 99999\r\n"] {
+            let answer = ask(server.connect().await, &[wrong.as_bytes(), GET].concat()).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        }
+        server.end().await;
+        // From others it is a bad request.
+        let server = Server::with(Places::few(9), &[]).await;
+        let answer = ask(server.connect().await, &[&v1("192.0.2.1"), GET].concat()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_client_behind_a_proxy_has_its_share_of_the_places_and_no_more() {
+        let server = Server::with(Places::few(16), &["127.0.0.1"]).await;
+        let mut held = Vec::new();
+        // A stranger may have what is free, but for the last quarter, in which it has one of sixteen. The
+        // place of the proxy itself is let go only when the client behind it has one.
+        let by = |last: u8| format!("PROXY TCP4 192.0.2.{last} 127.0.0.1 51000 80\r\n");
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        for number in 0..12 {
+            let mut connection = server.connect().await;
+            connection.write_all(by(1).as_bytes()).await.unwrap();
+            connection.write_all(request).await.unwrap();
+            let mut status = [0; 12];
+            connection.read_exact(&mut status).await.unwrap();
+            let expected = if number < 11 {
+                "HTTP/1.1 200"
+            } else {
+                "HTTP/1.1 503"
+            };
+            assert_eq!(&status, expected.as_bytes(), "{number}");
+            held.push(connection);
+        }
+        let answer = ask(server.connect().await, &[by(2).as_bytes(), GET].concat()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        drop(held);
+        server.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_head_for_which_there_is_no_room_is_told_so() {
+        let places = Places {
+            heads: crate::budget::Budget::new(64 << 10, 0),
+            ..Places::few(9)
+        };
+        let server = Server::with(places, &[]).await;
+        let large = |bytes| {
+            let header = "x".repeat(bytes);
+            format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {header}\r\n\r\n")
+        };
+        let answer = ask(server.connect().await, large(20_000).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let answer = ask(server.connect().await, large(60_000).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.contains("\r\nRetry-After: 5\r\n"), "{answer}");
+        assert!(answer.ends_with("try again later\n"), "{answer}");
+        let length = answer.split_once("\r\n\r\n").unwrap().1.len();
+        assert!(answer.contains(&format!("\r\nContent-Length: {length}\r\n")));
+        server.end().await;
+    }
 }

@@ -16,7 +16,7 @@ use mistry::filesystem::{Filesystem, Kind};
 use mistry::metrics::Metrics;
 use mistry::project::{Limits, Projects};
 use mistry::scheduler::{Rules, Scheduler};
-use mistry::web::{Access, Listener, Public, Web, serve};
+use mistry::web::{Access, Listener, Proxies, Public, Web, serve};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -88,6 +88,7 @@ impl Server {
             tokens: None,
             public: Public::Read,
             local: None,
+            proxies: Proxies::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

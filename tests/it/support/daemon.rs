@@ -18,7 +18,7 @@ use mistry::{
     metrics::Metrics,
     project::{Limits, Projects},
     scheduler::{Rules, Scheduler},
-    web::{Access, Listener, Public, TokensFile, Web},
+    web::{Access, Listener, Proxies, Public, TokensFile, Web},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -116,6 +116,7 @@ pub struct Builder {
     rules: Rules,
     tokens: Option<String>,
     public: Public,
+    proxies: Proxies,
 }
 
 /// A running server; see the head of the file.
@@ -124,6 +125,7 @@ pub struct TestDaemon {
     rules: Rules,
     tokens: bool,
     public: Public,
+    proxies: Proxies,
     life: Option<Life>,
     at: At,
 }
@@ -152,6 +154,7 @@ impl TestDaemon {
             },
             tokens: None,
             public: Public::Read,
+            proxies: Proxies::default(),
         }
     }
 
@@ -216,6 +219,13 @@ impl Builder {
         self
     }
 
+    /// With proxies that are trusted.
+    pub fn proxies(mut self, networks: &[&str]) -> Builder {
+        let networks = networks.iter().map(|network| network.parse().unwrap());
+        self.proxies = Proxies::new(networks.collect());
+        self
+    }
+
     pub fn fixture(self, name: &str) -> Builder {
         self.home.fixture(name);
         self
@@ -240,6 +250,7 @@ impl Builder {
             rules: self.rules,
             tokens: self.tokens.is_some(),
             public: self.public,
+            proxies: self.proxies,
             life: None,
             at: At::Unix(self.home.path("mistryd.sock")),
             home: self.home,
@@ -283,6 +294,7 @@ impl TestDaemon {
             tokens: self.tokens.then(tokens),
             public: self.public,
             local: None,
+            proxies: self.proxies.clone(),
         };
         let stop = CancellationToken::new();
         let web = Web::new(scheduler.clone(), metrics, access, stop.clone());

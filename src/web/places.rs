@@ -1,0 +1,92 @@
+//! How many may be connected at once, and how much each of them may take before it is known what it wants.
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::budget::Budget;
+
+/// Connections at once, where descriptors allow it. Each waiting client holds one.
+const MOST: u64 = 8_192;
+/// File descriptors that connections leave to the builds.
+const RESERVED_FILES: u64 = 512;
+/// Descriptors that one connection may take: its own, a lease, a file or two that are read for it.
+const FILES_EACH: u64 = 4;
+/// One of so many places is for clients of this host alone, and so many at most.
+const LOCAL_SHARE: u64 = 16;
+const MOST_LOCAL: u64 = 256;
+/// Connections without a place that one accept loop refuses at once. Past it new ones wait in the kernel's
+/// queue.
+const MOST_REFUSED: u64 = 256;
+/// Bytes of large heads of requests: many times what browsers send, of hundreds of clients.
+const HEADS: u64 = 16 << 20;
+/// As much more is there for clients of this host alone.
+const LOCAL_HEADS: u64 = 4 << 20;
+
+/// The places of one server. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    /// Connections.
+    pub(super) connections: Budget,
+    /// Bytes of large heads.
+    pub(super) heads: Budget,
+    /// Connections that one accept loop refuses at once.
+    pub(super) refusals: usize,
+}
+
+impl Places {
+    /// As many as this process may have descriptors for.
+    pub(super) fn of_process() -> Places {
+        let files = getrlimit(Resource::Nofile).current;
+        Places::of(files.unwrap_or(u64::MAX))
+    }
+
+    /// As many as `files` descriptors are enough for, less what builds need; half of few.
+    fn of(files: u64) -> Places {
+        let files = files.saturating_sub(RESERVED_FILES).max(files / 2);
+        let most = (files / FILES_EACH).clamp(2, MOST);
+        let local = (most / LOCAL_SHARE).clamp(1, MOST_LOCAL);
+        Places {
+            connections: Budget::new(most - local, local),
+            heads: Budget::new(HEADS, LOCAL_HEADS),
+            // They hold one descriptor each.
+            refusals: usize::try_from(local.min(MOST_REFUSED)).unwrap_or(1),
+        }
+    }
+
+    /// So many for strangers, and one for each of the rest.
+    #[cfg(test)]
+    pub(super) fn few(connections: u64) -> Places {
+        Places {
+            connections: Budget::new(connections, 1),
+            heads: Budget::new(HEADS, LOCAL_HEADS),
+            refusals: 1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Client, Held};
+
+    fn taken(budget: &Budget, client: Client) -> Vec<Held> {
+        std::iter::from_fn(|| budget.hold(client, 1)).collect()
+    }
+
+    #[test]
+    fn strangers_leave_places_to_this_host_and_descriptors_to_builds() {
+        for (files, strangers, local) in [
+            (u64::MAX, 7_936, 256),
+            (65_536, 7_936, 256),
+            (4_096, 840, 56),
+            (1_024, 120, 8),
+            (64, 7, 1),
+            (0, 1, 1),
+        ] {
+            let places = Places::of(files);
+            let held = taken(&places.connections, Client::Proxy);
+            assert_eq!(held.len(), strangers, "{files}");
+            let held = taken(&places.connections, Client::Local);
+            assert_eq!(held.len(), local, "{files}");
+        }
+    }
+}
