@@ -37,6 +37,7 @@ mod queue;
 mod ranges;
 mod routes;
 mod serve;
+mod serving;
 mod session;
 mod tokens;
 mod words;

@@ -1,19 +1,12 @@
 //! Serving: connections accepted, bounded in number and time, and ended.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,52 +15,21 @@ use tokio_util::task::TaskTracker;
 use super::accept::{self, After};
 use super::access::Peer;
 use super::answer::{self, Body};
-use super::connection::{Connection, Farewell, HalfClosed};
+use super::connection::Connection;
 use super::door::{Ask, Door, What};
 use super::error::Refusal;
-use super::forwarded::{self, Beginning, MAX_PROXY_HEADER};
-use super::head::{Heads, Told};
-use super::pace::Paced;
 use super::places::Places;
+use super::serving::{self, Place, Service, Serving};
 use super::{Web, routes};
-use crate::budget::{Client, Held};
 use crate::faults;
 
-/// A request's headers must be here by then, and the next one on a connection kept alive.
-const HEADER_PATIENCE: Duration = Duration::from_secs(30);
-/// The same where there is no place for it.
-const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of a request's head that are read: a target or headers that are too long, but not by far, are
-/// refused by [`routes`], which tells which it was; past this hyper says 431. It also bounds what is
-/// read ahead and what waits to be written.
-const MAX_BUFFER: usize = 128 << 10;
-/// What a client that is answered before all of its request was read still sends: the largest request,
-/// over a slow line.
-const FAREWELL: Farewell = Farewell {
-    quiet: Duration::from_secs(2),
-    longest: Duration::from_secs(30),
-    bytes: 32 << 20,
-};
-/// The same where others wait for the room, or the daemon ends.
-const SHORT_FAREWELL: Farewell = Farewell {
-    quiet: Duration::from_secs(1),
-    longest: Duration::from_secs(3),
-    bytes: 32 << 20,
-};
 /// Without descriptors or memory, accepting is tried again when a connection has ended, and as often as
 /// this: something else may have been let go.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
-/// A client that was accepted when the daemon ends has this long to say what it wants.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// What is being answered when the daemon ends has this long.
 const GRACE: Duration = Duration::from_secs(5);
 /// What is told where there is no place.
 const NO_PLACE: &str = "too many connections at once; try again later";
-/// The whole answer where there is no room for the rest of a head.
-const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n\
-    Content-Type: text/plain; charset=utf-8\r\nContent-Length: 62\r\n\r\n\
-    too many requests with large headers at once; try again later\n";
-
 /// A socket that clients connect to.
 #[derive(Debug)]
 pub enum Listener {
@@ -75,22 +37,6 @@ pub enum Listener {
     Tcp(TcpListener),
     /// Over a unix socket, guarded by its mode.
     Unix(UnixListener),
-}
-
-/// What answers the requests of one server.
-trait Service: Clone + Send + Sync + 'static {
-    /// True for the address of a proxy that is trusted to name its clients.
-    fn is_trusted(&self, address: IpAddr) -> bool;
-
-    /// Answers a request.
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-        peer: Peer,
-    ) -> impl Future<Output = Response<Body>> + Send;
-
-    /// Answers a request for which there is no place.
-    fn refuse(&self, request: &Request<Incoming>) -> Response<Body>;
 }
 
 /// The web.
@@ -250,7 +196,10 @@ impl Accepting {
             };
             is_short = false;
             faults::point("accept");
-            let place = self.places.connections.hold(client(&service, peer), 1);
+            let place = self
+                .places
+                .connections
+                .hold(serving::client(&service, peer), 1);
             let serving = Serving {
                 is_refused: place.is_none(),
                 place: match place {
@@ -320,194 +269,6 @@ struct Accepted {
     peer: Peer,
     /// Room for refusing it.
     refusal: OwnedSemaphorePermit,
-}
-
-/// What a connection has of the server, until it is dropped.
-#[derive(Debug)]
-enum Place {
-    /// A place.
-    Held { _place: Held },
-    /// None: what it has until it was told so is bounded as well.
-    Refused { _room: OwnedSemaphorePermit },
-}
-
-/// A connection that is served.
-struct Serving {
-    connection: Connection,
-    peer: Peer,
-    place: Place,
-    is_refused: bool,
-    places: Places,
-    stop: CancellationToken,
-}
-
-impl Serving {
-    /// Serves until the client or the server has enough of it.
-    async fn serve(mut self, service: impl Service) {
-        let patience = match self.is_refused {
-            true => REFUSED_PATIENCE,
-            false => HEADER_PATIENCE,
-        };
-        let begun = tokio::select! {
-            biased;
-            begun = tokio::time::timeout(patience, self.begin(&service)) => begun,
-            // Whoever was accepted is answered: the first request may be on its way.
-            () = async {
-                self.stop.cancelled().await;
-                tokio::time::sleep(FIRST_REQUEST).await;
-            } => return,
-        };
-        // Else it has said nothing, or is gone.
-        if let Ok(Ok((before, named))) = begun {
-            if let Some(address) = named {
-                self.speaks_for(address, &service);
-            }
-            // On the heap, so that a connection on which nothing has come yet costs little.
-            Box::pin(self.talk(before, service)).await;
-        }
-    }
-
-    /// Waits until something comes, and reads whom a trusted proxy speaks for. Returns what was read
-    /// besides.
-    async fn begin(&self, service: &impl Service) -> io::Result<(Bytes, Option<IpAddr>)> {
-        let is_proxy = matches!(self.peer, Peer::Tcp(address) if service.is_trusted(address));
-        let mut read = Vec::new();
-        loop {
-            self.connection.readable().await?;
-            if !is_proxy {
-                return Ok((Bytes::new(), None));
-            }
-            match self.connection.try_append(&mut read, MAX_PROXY_HEADER) {
-                Ok(0) => return Ok((read.into(), None)),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error),
-            }
-            match forwarded::beginning(&read) {
-                Beginning::Unfinished => {}
-                Beginning::Request => return Ok((read.into(), None)),
-                Beginning::Header(length, named) => {
-                    return Ok((Bytes::from(read).split_off(length), named));
-                }
-            }
-        }
-    }
-
-    /// The client at `address` is behind this connection, and has its place from now on.
-    fn speaks_for(&mut self, address: IpAddr, service: &impl Service) {
-        self.peer = Peer::Tcp(address);
-        if self.is_refused || service.is_trusted(address) {
-            return;
-        }
-        match self.places.connections.hold(Client::of(address), 1) {
-            Some(place) => self.place = Place::Held { _place: place },
-            None => self.is_refused = true,
-        }
-    }
-
-    /// Reads requests and answers them.
-    async fn talk(self, before: Bytes, service: impl Service) {
-        let (connection, peer, is_refused) = (&self.connection, self.peer, self.is_refused);
-        let told = Arc::new(Told::default());
-        let ended = {
-            let (asked, half_closed) = (CancellationToken::new(), HalfClosed::default());
-            let heads = self.places.heads.clone();
-            let heads = Heads::new(told.clone(), heads, client(&service, peer));
-            let paced = Paced::new(connection.clone(), before, heads);
-            let (asking, closed, telling) = (asked.clone(), half_closed.clone(), told.clone());
-            let answering = service_fn(move |mut request: Request<Incoming>| {
-                asking.cancel();
-                let is_length_known = telling.asked(&request);
-                request.extensions_mut().insert(closed.clone());
-                let service = service.clone();
-                // On the heap only while there is something to answer.
-                Box::pin(async move {
-                    let mut response = match is_refused {
-                        true => service.refuse(&request),
-                        false => service.answer(request, peer).await,
-                    };
-                    if !is_length_known {
-                        let close = HeaderValue::from_static("close");
-                        response.headers_mut().insert(CONNECTION, close);
-                    }
-                    Ok::<_, Infallible>(response)
-                })
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .half_close(true)
-                .keep_alive(!is_refused)
-                .header_read_timeout(match is_refused {
-                    true => REFUSED_PATIENCE,
-                    false => HEADER_PATIENCE,
-                })
-                .max_buf_size(MAX_BUFFER)
-                .serve_connection(TokioIo::new(paced), answering);
-            let gone = async {
-                connection.gone(&half_closed.0).await;
-                // What it has sent before it left is read all the same.
-                asked.cancelled().await;
-            };
-            self.until_end(pin!(served), pin!(gone), &asked).await
-        };
-        let Some(served) = ended else {
-            return;
-        };
-        if told.is_refused() {
-            // hyper has read a part of a head, and answers nothing before the rest.
-            let _ = connection.try_write(NO_ROOM.as_bytes());
-        }
-        if served.is_err() || told.had_body() || is_refused {
-            let is_short = is_refused || self.stop.is_cancelled();
-            let farewell = if is_short { SHORT_FAREWELL } else { FAREWELL };
-            connection.discard(farewell).await;
-        }
-    }
-
-    /// How serving ended; `None` where the client was gone before.
-    async fn until_end<S, B>(
-        &self,
-        mut served: Pin<&mut http1::Connection<TokioIo<Paced>, S>>,
-        mut gone: Pin<&mut impl Future<Output = ()>>,
-        asked: &CancellationToken,
-    ) -> Option<hyper::Result<()>>
-    where
-        S: hyper::service::HttpService<Incoming, ResBody = B, Error = Infallible>,
-        B: hyper::body::Body<Error = io::Error> + 'static,
-    {
-        tokio::select! {
-            // First, so that what is being answered hears of a client that left before anybody who came
-            // after that is answered.
-            biased;
-            () = gone.as_mut() => return None,
-            // A client that breaks off is its own affair.
-            served = served.as_mut() => return Some(served),
-            () = self.stop.cancelled() => {}
-        }
-        // Whoever was accepted is answered: his first request may be on its way, and hyper would close
-        // a connection on which nothing has come yet.
-        tokio::select! {
-            biased;
-            () = gone.as_mut() => return None,
-            served = served.as_mut() => return Some(served),
-            () = asked.cancelled() => {}
-            () = tokio::time::sleep(FIRST_REQUEST) => {}
-        }
-        served.as_mut().graceful_shutdown();
-        tokio::select! {
-            biased;
-            () = gone => None,
-            served = served => Some(served),
-        }
-    }
-}
-
-/// For whom a connection of `peer` is counted.
-fn client(service: &impl Service, peer: Peer) -> Client {
-    match peer {
-        Peer::Tcp(address) if service.is_trusted(address) => Client::Proxy,
-        peer => peer.client(),
-    }
 }
 
 #[cfg(test)]

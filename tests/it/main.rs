@@ -18,6 +18,7 @@ mod cancel;
 mod cli;
 mod coalescing;
 mod config;
+mod connections;
 mod deadlines;
 mod engine;
 mod errors_do_not_leak;

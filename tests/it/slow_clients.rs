@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -71,4 +72,49 @@ async fn whoever_never_ends_a_request_is_told_so_and_cut_off() {
     let took = took.as_secs();
     assert!((60..95).contains(&took), "{took} s");
     daemon.ask(Ask::get("/healthz")).await.expect(200);
+}
+
+/// A request for a job whose body is to have so many bytes, and how long the server goes on reading it
+/// where so many of them come each second.
+async fn trickling(daemon: &TestDaemon, bytes: usize, rate: usize) -> (String, Duration) {
+    let mut connection = TcpStream::connect(("127.0.0.1", daemon.port()))
+        .await
+        .unwrap();
+    let began = Instant::now();
+    let job = json!({ "project": "succeed", "params": { "a": "x".repeat(bytes) } }).to_string();
+    let head = format!(
+        "POST /jobs?async HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n",
+        job.len()
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let (mut from, mut to) = connection.split();
+    let trickling = async {
+        for piece in job.as_bytes().chunks(rate) {
+            if to.write_all(piece).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        _ = from.read_to_end(&mut answer) => {}
+        () = trickling => {}
+    }
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    (answer, began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_trickles_is_refused_and_one_over_a_slow_line_is_taken() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let (answer, took) = trickling(&daemon, 200_000, 100).await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer:?}");
+    assert!((60..95).contains(&took.as_secs()), "{took:?}");
+    // Ten minutes long, at 8 KiB a second.
+    let (answer, took) = trickling(&daemon, 5 << 20, 8 << 10).await;
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer:?}");
+    assert!(took.as_secs() > 600, "{took:?}");
 }

@@ -58,10 +58,27 @@ impl Manager {
 
     /// The same with other descriptors.
     pub fn command_with(&self, home: &Home, third: OwnedFd, fourth: OwnedFd) -> Command {
-        let mistryd = home.mistryd();
+        self.passing(&[], home.mistryd(), third, fourth)
+    }
+
+    /// The same of a `mistryd` of one's own, which a program such as prlimit(1) executes.
+    pub fn command_under(&self, program: &[&str], mistryd: Command) -> Command {
+        let tcp = OwnedFd::from(self.tcp.try_clone().unwrap());
+        let unix = OwnedFd::from(self.unix.try_clone().unwrap());
+        self.passing(program, mistryd, tcp, unix)
+    }
+
+    fn passing(
+        &self,
+        program: &[&str],
+        mistryd: Command,
+        third: OwnedFd,
+        fourth: OwnedFd,
+    ) -> Command {
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", PASS, "sh"])
+            .args(program)
             .arg(mistryd.get_program())
             .args(mistryd.get_args())
             .env_clear()

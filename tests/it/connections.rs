@@ -1,0 +1,260 @@
+//! Connections: an answer is not lost, whatever its client still sends; those who come over TCP take no
+//! place of this host's; a trusted proxy says for whom it asks.
+
+use std::net::SocketAddr;
+
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+
+use crate::support::{
+    bus::TestBus,
+    cli::mistry,
+    daemon::{Home, TestDaemon, job, text},
+    http::{Ask, At, within},
+    manager::Manager,
+    process::run,
+};
+
+/// A hash of nothing that a token could be.
+const TOKENS: &str =
+    "ci admin sha256:0000000000000000000000000000000000000000000000000000000000000000\n";
+
+/// Writes a whole request before it reads; the answer must come whole, and end in order.
+async fn answer(mut connection: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> String {
+    within("the answer", async {
+        connection.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_that_is_given_before_the_whole_request_was_read_is_not_lost() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let closed = TestDaemon::builder().await.tokens(TOKENS).start().await;
+    let (usual, large) = (8 << 20, 17 << 20);
+    let json = "Content-Type: application/json\r\n";
+    for (daemon, target, headers, bytes, status) in [
+        (
+            &daemon,
+            "POST /jobs",
+            "Content-Type: text/plain\r\n".to_owned(),
+            usual,
+            "415",
+        ),
+        (
+            &daemon,
+            "POST /jobs",
+            format!("{json}Sec-Fetch-Site: cross-site\r\n"),
+            usual,
+            "403",
+        ),
+        (&daemon, "POST /jobs", json.to_owned(), large, "413"),
+        (&daemon, "POST /gc", json.to_owned(), usual, "413"),
+        (&daemon, "POST /nothing", json.to_owned(), usual, "404"),
+        (&daemon, "PATCH /jobs", json.to_owned(), usual, "405"),
+        (
+            &daemon,
+            "POST /jobs",
+            format!("{json}Transfer-Encoding: gzip, chunked\r\n"),
+            usual,
+            "501",
+        ),
+        (
+            &daemon,
+            "POST /jobs",
+            format!("{json}Expect: wonders\r\n"),
+            usual,
+            "417",
+        ),
+        (&daemon, "GET /status", json.to_owned(), usual, "200"),
+        (&closed, "POST /jobs", json.to_owned(), usual, "401"),
+    ] {
+        let length = match headers.contains("Transfer-Encoding") {
+            true => String::new(),
+            false => format!("Content-Length: {bytes}\r\n"),
+        };
+        let head = format!("{target} HTTP/1.1\r\nHost: localhost\r\n{headers}{length}\r\n");
+        let request = [head.as_bytes(), &vec![b'x'; bytes]].concat();
+        let tcp = TcpStream::connect(("127.0.0.1", daemon.port()))
+            .await
+            .unwrap();
+        let told = answer(tcp, &request).await;
+        assert!(
+            told.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{target}: {told:.300}"
+        );
+        // Over the unix socket nobody needs a token, and the rest is the same.
+        if status != "401" {
+            let unix = UnixStream::connect(daemon.socket()).await.unwrap();
+            let told = answer(unix, &request).await;
+            assert!(
+                told.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{target}: {told:.300}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_says_for_whom_it_asks_and_nobody_else_does() {
+    let trusting = TestDaemon::builder()
+        .await
+        .proxies(&["127.0.0.0/8"])
+        .fixture("succeed");
+    let (trusting, wary) = (trusting.start().await, TestDaemon::with(&["succeed"]).await);
+    for (daemon, name, said, asker) in [
+        (
+            &trusting,
+            "x-forwarded-for",
+            "198.51.100.1, 192.0.2.7",
+            "192.0.2.7",
+        ),
+        (
+            &trusting,
+            "forwarded",
+            "for=\"[2001:db8::7]:80\"",
+            "2001:db8::7",
+        ),
+        (&trusting, "x-other", "192.0.2.7", "127.0.0.1"),
+        (&wary, "x-forwarded-for", "192.0.2.7", "127.0.0.1"),
+        (&wary, "forwarded", "for=192.0.2.7", "127.0.0.1"),
+    ] {
+        let asked = json!({ "project": "succeed", "rebuild": true });
+        let ask = Ask::post("/jobs", &asked).json().with(name, said);
+        let info = daemon.ask(ask).await.expect(201).json();
+        assert_eq!(text(&info, "AskedBy"), asker, "{name}: {said}");
+    }
+    let ask = Ask::post("/jobs", &job("succeed"))
+        .json()
+        .with("x-forwarded-for", "192.0.2.7")
+        .with("forwarded", "for=192.0.2.8");
+    let refused = trusting.ask(ask).await.expect(400).json();
+    assert!(
+        text(&refused, "error").contains("name two clients"),
+        "{refused}"
+    );
+    // Over the unix socket there are no proxies.
+    let ask = Ask::post("/jobs", &json!({ "project": "succeed", "rebuild": true }))
+        .json()
+        .with("x-forwarded-for", "192.0.2.7");
+    let info = At::Unix(trusting.socket())
+        .ask(ask)
+        .await
+        .expect(201)
+        .json();
+    assert!(text(&info, "AskedBy").starts_with("uid "), "{info}");
+    // Before the first request, the PROXY protocol.
+    let body = json!({ "project": "succeed", "rebuild": true }).to_string();
+    let request = format!(
+        "PROXY TCP4 192.0.2.9 127.0.0.1 51000 80\r\nPOST /jobs HTTP/1.1\r\nHost: localhost\r\n\
+         Content-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let told = trusting.at().raw(request.as_bytes()).await;
+    assert!(told.contains("\"AskedBy\":\"192.0.2.9\""), "{told}");
+    let told = wary.at().raw(request.as_bytes()).await;
+    assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
+}
+
+/// Asks for events from an address of its own; the connection, where there was a place for it.
+async fn follow(at: SocketAddr, from: u8) -> Option<TcpStream> {
+    within("events", async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind(SocketAddr::from(([127, 0, 0, from], 0)))
+            .unwrap();
+        let mut connection = socket.connect(at).await.unwrap();
+        let request = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        connection.write_all(request).await.unwrap();
+        let mut status = [0; 12];
+        connection.read_exact(&mut status).await.unwrap();
+        match &status {
+            b"HTTP/1.1 200" => Some(connection),
+            b"HTTP/1.1 503" => None,
+            _ => panic!("{}", String::from_utf8_lossy(&status)),
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_every_place_taken_over_tcp_this_host_builds_cancels_and_collects() {
+    let (bus, home) = (TestBus::start(), Home::new().await);
+    home.configure(&json!({}));
+    home.fixture("succeed");
+    home.fixture("slow");
+    let manager = Manager::new(&home);
+    let mut mistryd = home.mistryd();
+    mistryd
+        .arg("--user-bus")
+        .env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+    // Few descriptors are few places: 120 for strangers, 8 for this host.
+    let mut command = manager.command_under(&["prlimit", "--nofile=1024"], mistryd);
+    let life = crate::support::manager::Life(command.spawn().unwrap());
+    manager.hears("READY=1").await;
+    bus.named(&bus.connect().await).await;
+    let (At::Tcp(tcp), unix) = (manager.over_tcp(), manager.over_unix()) else {
+        panic!("it is over TCP")
+    };
+    let mut held = Vec::new();
+    for from in 2..14 {
+        for _ in 0..15 {
+            held.extend(follow(tcp, from).await);
+        }
+    }
+    assert_eq!(held.len(), 120);
+    assert!(follow(tcp, 99).await.is_none(), "a place was left");
+
+    let info = unix.ask(Ask::post("/jobs", &job("succeed")).json()).await;
+    assert_eq!(text(&info.expect(201).json(), "Outcome"), "succeeded");
+    home.engine.hold("wait");
+    let slow = unix
+        .ask(Ask::post("/jobs?async", &job("slow")).json())
+        .await;
+    let slow = text(&slow.expect(201).json(), "ID").to_owned();
+    home.engine.wait_for("wait", 1).await;
+    let cancel = Ask::post(format!("/job/slow/{slow}/cancel"), &json!({})).json();
+    unix.ask(cancel).await.expect(202);
+    home.engine.release("wait");
+    let waited = unix
+        .ask(Ask::get(format!("/job/slow/{slow}?wait")).json())
+        .await;
+    let outcome = waited.expect(200).json()["BuildInfo"]["Outcome"].clone();
+    assert_eq!(outcome, "cancelled");
+    let policy = json!({ "max_age": "1h" });
+    unix.ask(Ask::post("/gc", &policy).json()).await.expect(200);
+
+    let target = home.path("target").display().to_string();
+    for arguments in [
+        &[
+            "build",
+            "--bus=user",
+            "--project",
+            "succeed",
+            "--target",
+            &target,
+        ][..],
+        &["gc", "--bus=user", "--older-than", "1h"],
+        &["list", "--bus=user"],
+    ] {
+        let mut command = mistry(arguments);
+        command.env("DBUS_SESSION_BUS_ADDRESS", bus.address());
+        let ended = run(command).await;
+        assert_eq!(ended.status, 0, "{arguments:?}: {ended:?}");
+    }
+    // A place that is let go is somebody else's.
+    drop(held.pop());
+    within("a place", async {
+        while follow(tcp, 99).await.is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    life.signal(Signal::TERM);
+    assert_eq!(life.ended().await, 0);
+}
