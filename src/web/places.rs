@@ -4,13 +4,13 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::budget::Budget;
 
-/// Connections at once, where descriptors allow it. Each waiting client holds one.
+/// Connections of strangers at once, where descriptors allow it. Each waiting client holds one.
 const MOST: u64 = 8_192;
 /// File descriptors that connections leave to the builds.
 const RESERVED_FILES: u64 = 512;
 /// Descriptors that one connection may take: its own, a lease, a file or two that are read for it.
 const FILES_EACH: u64 = 4;
-/// One of so many places is for clients of this host alone, and so many at most.
+/// One of so many places is for clients of this host alone, or so many beyond those of strangers.
 const LOCAL_SHARE: u64 = 16;
 const MOST_LOCAL: u64 = 256;
 /// Connections without a place that one accept loop refuses at once. Past it new ones wait in the kernel's
@@ -42,10 +42,10 @@ impl Places {
     /// As many as `files` descriptors are enough for, less what builds need; half of few.
     fn of(files: u64) -> Places {
         let files = files.saturating_sub(RESERVED_FILES).max(files / 2);
-        let most = (files / FILES_EACH).clamp(2, MOST);
-        let local = (most / LOCAL_SHARE).clamp(1, MOST_LOCAL);
+        let all = (files / FILES_EACH).clamp(2, MOST + MOST_LOCAL);
+        let local = (all / LOCAL_SHARE).clamp(1, MOST_LOCAL);
         Places {
-            connections: Budget::new(most - local, local),
+            connections: Budget::new(all - local, local),
             heads: Budget::new(HEADS, LOCAL_HEADS),
             // They hold one descriptor each.
             refusals: usize::try_from(local.min(MOST_REFUSED)).unwrap_or(1),
@@ -75,8 +75,8 @@ mod tests {
     #[test]
     fn strangers_leave_places_to_this_host_and_descriptors_to_builds() {
         for (files, strangers, local) in [
-            (u64::MAX, 7_936, 256),
-            (65_536, 7_936, 256),
+            (u64::MAX, 8_192, 256),
+            (65_536, 8_192, 256),
             (4_096, 840, 56),
             (1_024, 120, 8),
             (64, 7, 1),

@@ -29,3 +29,5 @@ mod transports;
 mod two_daemons;
 mod unfinishable;
 mod unprivileged;
+#[path = "pressure/vanished.rs"]
+mod vanished;

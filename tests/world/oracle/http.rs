@@ -552,6 +552,27 @@ fn is_a_good_proxy(daemon: &Daemon, port: u16, scheme: &str, who: &[&str]) {
     assert!(following.wait().unwrap().success());
 }
 
+/// A trusted proxy names who asks it, whatever that client says of itself, and on whichever connection.
+fn names_its_clients(port: u16) {
+    let asked = json!({ "project": "asked", "rebuild": true }).to_string();
+    for (from, said) in [
+        ("127.0.0.5", "X-Forwarded-For: 192.0.2.1"),
+        ("127.0.0.6", "Forwarded: for=192.0.2.1"),
+        ("127.0.0.5", "X-Other: 1"),
+    ] {
+        let json = [
+            "--header",
+            "Content-Type: application/json",
+            "--data",
+            &asked,
+        ];
+        let arguments = [&["--interface", from, "--header", said], &json[..]].concat();
+        let output = curl(port, "https", "/jobs", &arguments).output().unwrap();
+        let info: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(info["AskedBy"], from, "{said}: {info}");
+    }
+}
+
 #[test]
 fn the_documented_proxies_work_on_any_port() {
     let daemon = Setup::on(Place::Host)
@@ -560,7 +581,11 @@ fn the_documented_proxies_work_on_any_port() {
             "artifacts",
             "head -c 30000000 /dev/zero | tr '\\0' z > artifacts/large",
         )
-        .config(json!({ "hosts": ["builds.example.org"] }))
+        .script("asked", ":")
+        .config(json!({
+            "hosts": ["builds.example.org"],
+            "trusted_proxies": ["127.0.0.1"],
+        }))
         .start();
     let upstream = format!("127.0.0.1:{}", daemon.port());
     let tls = documented("nginx", "listen 443 ssl");
@@ -580,6 +605,7 @@ fn the_documented_proxies_work_on_any_port() {
         )
     });
     is_a_good_proxy(&daemon, nginx.port, "https", &[]);
+    names_its_clients(nginx.port);
     // The block for a proxy that knows its users, here before the address and not the socket.
     let known = documented("nginx", "auth_basic ");
     let nginx = Server::nginx(|port, home| {
@@ -606,26 +632,32 @@ fn the_documented_proxies_work_on_any_port() {
     let nobody = { nobody }.output().unwrap();
     assert!(nobody.stdout.ends_with(b"401"), "{nobody:?}");
     is_a_good_proxy(&daemon, nginx.port, "http", &["--user", "alice:secret"]);
+    // HAProxy as it stands there, and by both versions of its own protocol.
     let block = documented("haproxy", "frontend builds");
-    let haproxy = Server::start(
-        |file| {
-            let mut command = Command::new("/usr/sbin/haproxy");
-            command.arg("-f").arg(file).arg("-db");
-            command
-        },
-        |port, home| {
-            let (certificate, key) = certificate(home);
-            let both = [fs::read(&certificate).unwrap(), fs::read(&key).unwrap()].concat();
-            fs::write(&certificate, both).unwrap();
-            with(
-                block,
-                &[
-                    ("bind :443 ssl", format!("bind 127.0.0.1:{port} ssl")),
-                    ("/etc/haproxy/builds.pem", certificate.display().to_string()),
-                    ("127.0.0.1:8462", upstream.clone()),
-                ],
-            )
-        },
-    );
-    is_a_good_proxy(&daemon, haproxy.port, "https", &[]);
+    for protocol in ["", " send-proxy", " send-proxy-v2"] {
+        let haproxy = Server::start(
+            |file| {
+                let mut command = Command::new("/usr/sbin/haproxy");
+                command.arg("-f").arg(file).arg("-db");
+                command
+            },
+            |port, home| {
+                let (certificate, key) = certificate(home);
+                let both = [fs::read(&certificate).unwrap(), fs::read(&key).unwrap()].concat();
+                fs::write(&certificate, both).unwrap();
+                with(
+                    block,
+                    &[
+                        ("bind :443 ssl", format!("bind 127.0.0.1:{port} ssl")),
+                        ("/etc/haproxy/builds.pem", certificate.display().to_string()),
+                        ("127.0.0.1:8462", format!("{upstream}{protocol}")),
+                    ],
+                )
+            },
+        );
+        if protocol.is_empty() {
+            is_a_good_proxy(&daemon, haproxy.port, "https", &[]);
+        }
+        names_its_clients(haproxy.port);
+    }
 }
