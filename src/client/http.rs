@@ -16,6 +16,9 @@ use crate::build::State;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
+/// Names a log: which of those that a job has had.
+const LOG: &str = "mistry-log";
+
 /// Most bytes of a JSON answer: a page of the index may hold many builds with long params.
 const MAX_JSON: usize = 64 << 20;
 /// An event stream, and errors as JSON.
@@ -205,6 +208,31 @@ impl Http {
     pub async fn log(&self, project: &ProjectName, id: JobId) -> Result<Answer, Error> {
         self.send(Ask::new(Method::GET, format!("/log/{project}/{id}")).accept(TEXT))
             .await
+    }
+
+    /// What `answer`, of [`Http::log`], still had to bring from byte `from` on.
+    ///
+    /// # Errors
+    /// As [`Error`] says; [`Error::Nonsense`] where the server cannot go on with that log.
+    pub async fn log_rest(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        answer: &Answer,
+        from: u64,
+    ) -> Result<Answer, Error> {
+        let cannot = || Error::Nonsense("an answer that cannot be taken up".to_owned());
+        let log = answer.header(LOG).ok_or_else(cannot)?;
+        let ask = Ask::new(Method::GET, format!("/log/{project}/{id}"))
+            .accept(TEXT)
+            .header(LOG, log)
+            .header("range", &format!("bytes={from}-"));
+        let rest = self.send(ask).await?;
+        let range = rest.header("content-range").unwrap_or_default();
+        match range.starts_with(&format!("bytes {from}-")) {
+            true => Ok(rest),
+            false => Err(cannot()),
+        }
     }
 
     /// A tar of a job's artifacts, with sparse files as GNU tar's sparse entries where the server can;

@@ -235,6 +235,26 @@ impl Client {
         }
     }
 
+    /// What `body`, of [`Client::log`], still had to bring from byte `from` on.
+    ///
+    /// # Errors
+    /// As [`Error`] says; over the bus nothing is taken up.
+    pub async fn log_rest(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        body: &Body,
+        from: u64,
+    ) -> Result<Body, Error> {
+        match (&self.0, body) {
+            (Way::Http(http), Body::Http(answer)) => {
+                let rest = http.log_rest(project, id, answer, from).await;
+                rest.map(Body::Http)
+            }
+            _ => Err(Error::NotOffered("a log is not taken up over the bus")),
+        }
+    }
+
     /// A tar of a job's artifacts; see [`Answer::header`] for how it is compressed.
     ///
     /// # Errors

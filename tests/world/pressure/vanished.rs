@@ -130,7 +130,8 @@ impl Drop for Client {
     }
 }
 
-/// Waits for what only asking shows.
+/// Waits for what only asking shows: that a connection is gone tells nobody outside the server.
+#[allow(clippy::disallowed_methods)]
 fn until(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
