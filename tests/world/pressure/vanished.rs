@@ -130,8 +130,11 @@ impl Drop for Client {
     }
 }
 
-/// Waits for what only asking shows: that a connection is gone tells nobody outside the server.
-#[allow(clippy::disallowed_methods)]
+/// Waits for what only asking shows.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what becomes of a connection is told to no other program"
+)]
 fn until(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
