@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, IFlags, Mode, OFlags, Stat, fchmod, ioctl_getflags, ioctl_setflags, openat,
-    statat, unlinkat,
+    AtFlags, FileType, IFlags, Mode, OFlags, Stat, fchmod, fstat, ioctl_getflags, ioctl_setflags,
+    openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -159,7 +159,8 @@ impl Removal {
                 }
             });
         match page {
-            // The directory itself was removed by others.
+            // The directory itself was removed by others; ext4 takes no cookie for it then.
+            Err(_) if fstat(here).is_ok_and(|stat| stat.st_nlink == 0) => Ok(Page::default()),
             Err(fault) if fault.source.kind() == io::ErrorKind::NotFound => Ok(Page::default()),
             page => page,
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     daemon::{TestDaemon, job, text},
-    http::Ask,
+    http::{Ask, At, within},
 };
 
 fn path(info: &Value) -> String {
@@ -471,4 +471,47 @@ async fn a_link_in_the_place_of_the_artifacts_is_replaced_by_an_empty_directory(
     assert_eq!(daemon.artifact(&info, "secret").await.status, 404);
     let kept = std::fs::read_to_string(outside.join("secret")).unwrap();
     assert_eq!(kept, "outside:");
+}
+
+/// More than sockets take, so that it is not sent to whom does not read.
+const LARGE: &str = "truncate -s 64M $D/artifacts/large";
+
+#[tokio::test]
+async fn tars_that_are_not_read_are_bounded_and_stop_neither_builds_nor_other_answers() {
+    let builder = TestDaemon::builder().await;
+    let builder = builder.script("p", LARGE).script("other", "true");
+    let daemon = builder.start().await;
+    let info = daemon.build(job("p")).await;
+    let mut unread = Vec::new();
+    let refused = loop {
+        let query = if unread.len() % 2 == 0 {
+            ""
+        } else {
+            "?sparse=0"
+        };
+        let opened = daemon
+            .at()
+            .open(Ask::get(format!("{}{query}", path(&info))))
+            .await;
+        if opened.status != 200 {
+            break opened;
+        }
+        unread.push(opened);
+        assert!(unread.len() < 300);
+    };
+    assert!(unread.len() > 32, "{}", unread.len());
+    assert_eq!(refused.status, 503);
+    assert!(refused.headers.contains_key("retry-after"));
+    // Clients of this host have a reserve, and a new image takes a context that is streamed as well.
+    let local = Ask::get(format!("{}?manifest", path(&info)));
+    At::Unix(daemon.socket()).ask(local).await.expect(200);
+    assert_eq!(daemon.build(job("other")).await["Outcome"], "succeeded");
+    drop(unread);
+    // The server sees that they are gone when it likes.
+    within("a place", async {
+        while daemon.ask(Ask::get(path(&info))).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

@@ -8,22 +8,12 @@ use serde_json::json;
 
 use crate::support::daemon::Setup;
 use crate::support::engine::{Engine, socket};
-use crate::support::{Place, names};
+use crate::support::{Place, most_resident, names};
 
 /// Memory that the daemon may have used at its worst, in kB: a hundred megabytes of log would show.
 const MAX_RESIDENT: u64 = 200_000;
 /// "Within seconds", when no Engine answers.
 const SOON: Duration = Duration::from_secs(5);
-
-/// The most memory that a process has ever had, in kB.
-fn resident(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 #[test]
 fn a_build_that_prints_without_end_is_stopped_and_its_last_line_says_so() {
@@ -84,7 +74,7 @@ fn a_hundred_megabytes_in_one_line_are_kept_whole_in_bounded_memory() {
         "event: end",
     );
     assert!(end.contains("after"));
-    let resident = resident(daemon.process());
+    let resident = most_resident(daemon.process());
     assert!(resident < MAX_RESIDENT, "{resident} kB");
 }
 

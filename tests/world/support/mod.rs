@@ -29,6 +29,14 @@ pub fn world(variable: &str) -> PathBuf {
     }
 }
 
+/// The most memory that a process has ever had, in kB.
+pub fn most_resident(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let size = line.unwrap().split_whitespace().nth(1).unwrap();
+    size.parse().unwrap()
+}
+
 /// A real filesystem, and how mistryd is told to use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
