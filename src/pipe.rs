@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_holds_no_thread_while_nobody_reads_and_is_dropped_by_a_blocking_one() {
+    async fn a_source_holds_no_thread_while_it_is_not_read_and_is_dropped_by_a_blocking_one() {
         let (dropped, told) = std::sync::mpsc::channel();
         // More than there are blocking threads.
         let mut streams: Vec<_> = (0..1_000)

@@ -144,7 +144,7 @@ impl Artifacts {
 }
 
 /// All artifacts of a build, one after the other: a cursor, which holds what the depth of the tree costs.
-/// Special files are among them, although nobody is given any.
+/// Special files are among them; no client is sent any.
 #[derive(Debug)]
 pub struct Contents {
     artifacts: Artifacts,

@@ -23,8 +23,8 @@ use super::descent::{Descent, Directory, open_directory};
 use super::names::{Names, Page};
 
 /// How often, in one removal, a directory may turn out not to be empty yet when all of it was read: by
-/// others who write there, or on filesystems that skip names while others are removed. An end where
-/// somebody fills as fast as we empty.
+/// others who write there, or on filesystems that skip names while others are removed. It ends a removal
+/// where others fill as fast as it empties.
 const REREADS: u32 = 10_000;
 
 /// Removes the entry `name` of `parent`, whatever it is. `false` if there is none.

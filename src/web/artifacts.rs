@@ -56,7 +56,7 @@ pub(super) async fn all(
     );
     let chunks = asked.hold(web, paced::BYTES)?;
     let compress = match answer::takes_coding(asked.headers(), "zstd") {
-        // Nobody has to be sent what is compressed.
+        // A client that takes zstd takes the plain bytes as well.
         true => asked.hold(web, Compressed::<Tar>::BYTES).ok(),
         false => None,
     };

@@ -473,7 +473,7 @@ async fn a_link_in_the_place_of_the_artifacts_is_replaced_by_an_empty_directory(
     assert_eq!(kept, "outside:");
 }
 
-/// More than sockets take, so that it is not sent to whom does not read.
+/// More than the buffers of sockets take.
 const LARGE: &str = "truncate -s 64M $D/artifacts/large";
 
 #[tokio::test]
