@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::{State, lines};
+use crate::build::{BuildInfo, State, lines};
 
 /// The last event of `GET /log/P/ID`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,6 +14,17 @@ pub struct LogEnd {
     pub outcome: Option<crate::build::Outcome>,
     /// The container's exit code; -999 when there is none.
     pub exit_code: i64,
+}
+
+impl LogEnd {
+    /// That of the log of a build.
+    pub fn of(info: &BuildInfo) -> LogEnd {
+        LogEnd {
+            state: info.state,
+            outcome: info.outcome,
+            exit_code: info.exit_code,
+        }
+    }
 }
 
 /// `GET /log/P/ID?lines`: where lines begin. The three lists have an entry for each block.

@@ -594,8 +594,9 @@ impl Shared {
     }
 }
 
-/// Params up to this size are not counted: the backlog bounds how many there are.
-const SMALL_PARAMS: usize = 64 << 10;
+/// Params up to this size are not counted: with them a job takes about as much as the connection that it
+/// came by.
+const SMALL_PARAMS: usize = 4 << 10;
 
 /// The bytes of params, where they are large.
 pub fn large(params: &Params) -> u64 {

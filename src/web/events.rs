@@ -202,21 +202,22 @@ impl Lines {
         Lines(LogPieces::new(offset))
     }
 
-    /// Reads on in `log`, which has grown, and sends the events of all pieces that are whole. False
-    /// where there is nothing to be read.
+    /// Reads on in `log`, which has grown, and sends the events of all pieces that are whole. False where
+    /// there is nothing to be read after all, or an error of the disk.
     pub(super) async fn send(
         &mut self,
         log: &mut LogFollower,
         events: &Events,
-    ) -> Result<bool, Gone> {
+    ) -> Result<io::Result<bool>, Gone> {
         let wide = events.room.hold_where_plenty(WIDE).map(Arc::new);
         let (read, at_once) = match wide {
             Some(_) => (WIDE_READ, WIDE_EVENTS),
             None => (READ, EVENTS),
         };
-        // An error of the disk ends the log for its reader.
-        let Ok(Some(chunk)) = log.read(read).await else {
-            return Ok(false);
+        let chunk = match log.read(read).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Ok(Ok(false)),
+            Err(error) => return Ok(Err(error)),
         };
         let mut batch = Batch::default();
         // Some bytes at a time, so that little becomes of them where they are no plain text.
@@ -243,7 +244,7 @@ impl Lines {
             }
         }
         batch.flush(events, wide).await?;
-        Ok(true)
+        Ok(Ok(true))
     }
 
     /// Sends the event of a last line that has no end.

@@ -78,8 +78,10 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
         Submission::Cached(answer) if is_async => accepted(&room, &JobState::of(answer.info())),
         Submission::Cached(answer) if wants_events => {
             let json = answer.json(async |bytes| room.hold(bytes)).await?;
+            // Not the answer itself, whose params may be large.
+            let state = JobState::of(answer.info());
             Ok(events::stream(&room, waiting, |events| async move {
-                events.json("state", &JobState::of(answer.info())).await?;
+                events.json("state", &state).await?;
                 events.parts("result", json.parts(false, true)).await
             }))
         }
@@ -281,7 +283,7 @@ async fn tell(
             }
         };
         // After an error of the disk the result is still worth waiting for.
-        if grown == 0 || !lines.send(&mut log, &events).await? {
+        if grown == 0 || !matches!(lines.send(&mut log, &events).await?, Ok(true)) {
             following = false;
             if ticket.end().await.is_err() {
                 return Ok(());
@@ -341,8 +343,9 @@ pub(super) async fn show(
     {
         let _waiting = room.hold(WAITING)?;
         let answer = end_of(ticket, asked.half_closed()).await?;
-        // Of a rebuild that failed: the build of before stays in its place.
-        if !answer.info().succeeded() {
+        // All who waited are told it as it ended. Of a rebuild that failed, the build of before stays in
+        // its place; what was found in the cache after all is shown as it is there.
+        if !answer.info().cached {
             if !wants_json {
                 return pages::job(web, asked, BuildInfo::clone(answer.info())).await;
             }

@@ -115,23 +115,28 @@ async fn tell(
         if grown == 0 {
             break;
         }
-        if !lines.send(&mut log, &events).await? {
-            return Ok(());
+        match lines.send(&mut log, &events).await? {
+            Ok(true) => {}
+            // It was cut short.
+            Ok(false) => break,
+            Err(_) => return Ok(()),
         }
     }
     lines.finish(&events).await?;
     // The log ends a moment before the build does.
-    if let Some(mut ticket) = web.scheduler.ticket(project, id).await
-        && ticket.end().await.is_err()
-    {
-        return Ok(());
+    let mut told = None;
+    if let Some(mut ticket) = web.scheduler.ticket(project, id).await {
+        let Ok(answer) = ticket.end().await else {
+            return Ok(());
+        };
+        // Of a rebuild, the build that is in force is looked up.
+        told = (!ticket.is_rebuild()).then(|| LogEnd::of(answer.info()));
+    }
+    if let Some(end) = told {
+        return events.json("end", &end).await;
     }
     let end = match web.scheduler.find(project, id, false).await {
-        Ok(info) => LogEnd {
-            state: info.state,
-            outcome: info.outcome,
-            exit_code: info.exit_code,
-        },
+        Ok(info) => LogEnd::of(&info),
         Err(_) => LogEnd {
             state: State::Pending,
             outcome: None,
