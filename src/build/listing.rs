@@ -6,6 +6,10 @@ use serde_json::value::RawValue;
 
 use super::{BuildInfo, Place};
 
+/// Bytes of answers to cached jobs that are remembered: dozens with full logs, or a thousand small.
+pub(super) const MAX_ANSWERS: usize = 4 << 20;
+/// Bytes of builds as lists show them that are remembered: more than a full page of usual ones.
+pub(super) const MAX_LISTINGS: usize = 8 << 20;
 /// What the rest of an info takes, twice: as values and as JSON.
 const FIXED: usize = 3 << 10;
 
@@ -43,10 +47,15 @@ impl Listing {
     /// About what it takes in memory together with its JSON.
     pub(super) fn bytes(&self) -> usize {
         let params = self.0.info.params.iter();
-        let params: usize = params
-            .map(|(name, value)| name.len() + value.as_ref().map_or(0, |value| value.len()) + 64)
-            .sum();
-        2 * params + FIXED
+        let params = params.map(|(name, value)| {
+            let value = value.as_deref().unwrap_or_default();
+            [name, value]
+                .map(|text| text.len() + in_json(text))
+                .iter()
+                .sum::<usize>()
+                + 64
+        });
+        params.sum::<usize>() + FIXED
     }
 
     /// What is shown.
@@ -67,5 +76,28 @@ impl Listing {
         }
         let json = write(&self.0.info)?;
         Ok(self.0.json.get_or_init(|| json))
+    }
+}
+
+/// Bytes of a text as a string of JSON, which writes some control characters as six.
+pub(super) fn in_json(text: &str) -> usize {
+    let bytes = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    });
+    bytes.sum::<usize>() + 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_text_in_json_is_known_beforehand() {
+        let control: String = ('\0'..='\u{80}').collect();
+        for text in ["", "é\"\\/", &control] {
+            assert_eq!(in_json(text), serde_json::to_string(text).unwrap().len());
+        }
     }
 }

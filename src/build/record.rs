@@ -17,7 +17,7 @@ use super::replace::{self, Durability};
 const MAX_RECORD: u64 = 128 << 20;
 
 /// What tells one record from another that took its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
     device: u64,
     inode: u64,

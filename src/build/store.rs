@@ -20,6 +20,7 @@ use super::index::{Filter, Index, Place};
 use super::inputs::Inputs;
 use super::layout::{self, Layout};
 use super::lease::Lease;
+use super::listing::{MAX_ANSWERS, MAX_LISTINGS, in_json};
 use super::pending::PendingBuild;
 use super::recent::Recent;
 use super::tally::Tallies;
@@ -136,8 +137,8 @@ impl BuildStore {
             layout,
             filesystem,
             index: Index::new(),
-            answers: Recent::default(),
-            listings: Recent::default(),
+            answers: Recent::new(MAX_ANSWERS),
+            listings: Recent::new(MAX_LISTINGS),
             tallies: Tallies::default(),
             settling: Mutex::new(()),
             images: Mutex::new(()),
@@ -269,7 +270,7 @@ impl BuildStore {
         let Some(found) = found.map_err(doing("read the record of a build"))? else {
             return Ok(None);
         };
-        if let Some(answer) = self.answers.get(project, id, found) {
+        if let Some(answer) = self.answers.get(id, found) {
             return Ok(self.use_for(project, id, answer));
         }
         let Some(mut info) = self.find_ready(project, id)? else {
@@ -282,13 +283,13 @@ impl BuildStore {
             log => log.map_err(doing("read the log of a build")),
         };
         info.container_stdouterr = Some(log?);
-        // The record holds all but the log, and its size is known.
-        let log = info.container_stdouterr.as_ref().map_or(0, String::len);
+        // The record holds all but the log, and its size is known. Both as values and as JSON.
+        let log = info.container_stdouterr.as_ref();
+        let log = log.map_or(0, |log| log.len() + in_json(log));
         let size = usize::try_from(found.size).unwrap_or(usize::MAX);
-        // Twice: as values and as JSON.
-        let bytes = size.saturating_add(log).saturating_mul(2);
+        let bytes = size.saturating_mul(2).saturating_add(log);
         let answer = BuildAnswer::new(info);
-        self.answers.put(project, id, found, bytes, &answer);
+        self.answers.put(id, found, bytes, &answer);
         Ok(self.use_for(project, id, answer))
     }
 
@@ -316,7 +317,7 @@ impl BuildStore {
         let Some(found) = record::stamp(builds, Path::new(&name))? else {
             return Ok(None);
         };
-        if let Some(listing) = self.listings.get(project, id, found) {
+        if let Some(listing) = self.listings.get(id, found) {
             return Ok(Some(listing));
         }
         let Some(info) = self.read_ready(project, id)? else {
@@ -324,7 +325,7 @@ impl BuildStore {
         };
         let listing = Listing::new(info);
         let bytes = listing.bytes();
-        self.listings.put(project, id, found, bytes, &listing);
+        self.listings.put(id, found, bytes, &listing);
         Ok(Some(listing))
     }
 
