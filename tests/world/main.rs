@@ -23,6 +23,7 @@ mod images;
 mod kills;
 mod npm;
 mod oracle;
+mod pressure;
 mod stops;
 mod support;
 mod transports;

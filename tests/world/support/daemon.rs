@@ -29,8 +29,14 @@ pub struct Setup {
     docker_host: Option<String>,
     user: Option<(u32, u32)>,
     environment: Vec<(&'static str, String)>,
+    program: Option<PathBuf>,
+    group: Option<PathBuf>,
     word: String,
 }
+
+/// A shell that enters a cgroup, and hands on a unix socket and a TCP socket as systemd does.
+const ENTER: &str = "echo $$ > \"$1\" && shift && export LISTEN_PID=$$ && \
+    exec \"$@\" 3<&0 4<&1 0</dev/null 1>/dev/null";
 
 impl Setup {
     pub fn on(place: Place) -> Setup {
@@ -50,6 +56,8 @@ impl Setup {
             docker_host: std::env::var("DOCKER_HOST").ok(),
             user: None,
             environment: Vec::new(),
+            program: None,
+            group: None,
             word: word(),
         }
     }
@@ -83,6 +91,18 @@ impl Setup {
     /// A variable in the environment of the daemon.
     pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Setup {
         self.environment.push((name, value.into()));
+        self
+    }
+
+    /// Another program than the one that is built with the tests.
+    pub fn program(mut self, program: PathBuf) -> Setup {
+        self.program = Some(program);
+        self
+    }
+
+    /// The daemon enters a cgroup by writing to this file, and serves a unix socket as well as TCP.
+    pub fn in_group(mut self, processes: PathBuf) -> Setup {
+        self.group = Some(processes);
         self
     }
 
@@ -147,7 +167,8 @@ impl Setup {
     #[track_caller]
     pub fn start(self) -> Daemon {
         fs::write(self.home.join("config.json"), self.config.to_string()).unwrap();
-        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_mistryd"));
+        let built = || PathBuf::from(env!("CARGO_BIN_EXE_mistryd"));
+        let mut program = self.program.clone().unwrap_or_else(built);
         if let Some((user, group)) = self.user {
             // The house may be where nobody else can get to.
             let copy = self.home.join("mistryd");
@@ -196,10 +217,14 @@ impl Daemon {
     #[track_caller]
     pub fn start_at(&mut self, address: &str, faults: &str) {
         assert!(self.running.is_none());
-        let mut command = self.mistryd();
-        command
-            .args(["--addr", address])
-            .env("MISTRY_FAULTS", faults);
+        let mut command = match &self.setup.group {
+            Some(processes) => self.mistryd_in(processes),
+            None => self.mistryd(),
+        };
+        if self.setup.group.is_none() {
+            command.args(["--addr", address]);
+        }
+        command.env("MISTRY_FAULTS", faults);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let told = Arc::new(Mutex::new(String::new()));
         let ready = listen(&mut child, told.clone());
@@ -250,6 +275,51 @@ impl Daemon {
             command.uid(user).gid(group);
         }
         command
+    }
+
+    /// The same in a cgroup, with sockets as systemd hands them on.
+    fn mistryd_in(&self, processes: &Path) -> Command {
+        let mistryd = self.mistryd();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let unix = std::os::unix::net::UnixListener::bind(self.socket()).unwrap();
+        // As many as systemd has waiting; what std asks for is less.
+        rustix::net::listen(&tcp, 4_096).unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", ENTER, "sh"]).arg(processes);
+        command
+            .arg(mistryd.get_program())
+            .args(mistryd.get_args())
+            .current_dir(self.setup.home.path())
+            .env("LISTEN_FDS", "2")
+            .stdin(OwnedFd::from(tcp))
+            .stdout(OwnedFd::from(unix));
+        for (name, value) in mistryd.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
+    /// Where its unix socket is, if it has one.
+    pub fn socket(&self) -> PathBuf {
+        self.setup.home.join("mistryd.sock")
+    }
+
+    /// Asks over the unix socket.
+    #[track_caller]
+    pub fn ask_socket(&self, method: &str, path: &str) -> Answer {
+        let headers = [("accept", "application/json, */*;q=0.5")];
+        http::ask_socket(&self.socket(), method, path, &headers, b"")
+    }
+
+    /// Sends JSON over the unix socket; the answer.
+    #[track_caller]
+    pub fn ask_socket_json(&self, method: &str, path: &str, body: &Value) -> Value {
+        let headers = [("content-type", "application/json")];
+        let body = body.to_string();
+        http::ask_socket(&self.socket(), method, path, &headers, body.as_bytes()).json()
     }
 
     /// `kill -9` for whoever watches: the process stays in our hands.

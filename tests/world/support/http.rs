@@ -1,5 +1,6 @@
 //! A small HTTP client for tests: one connection for each request, nothing hidden.
 
+use std::path::Path;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -7,6 +8,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A test that hangs shall fail: nothing that is waited for here takes longer on the slowest host.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,15 +45,34 @@ pub fn ask(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Answer {
+    within_patience(async { whole(send(address, method, path, headers, body).await).await })
+}
+
+async fn whole(response: Response<Incoming>) -> Answer {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("the answer comes whole");
+    Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: body.to_bytes().to_vec(),
+    }
+}
+
+/// The same over a unix socket.
+#[track_caller]
+pub fn ask_socket(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     within_patience(async {
-        let response = send(address, method, path, headers, body).await;
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.expect("the answer comes whole");
-        Answer {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: body.to_bytes().to_vec(),
-        }
+        let stream = tokio::net::UnixStream::connect(socket)
+            .await
+            .expect("mistryd listens");
+        let response = send_over(stream, "localhost", method, path, headers, body).await;
+        whole(response).await
     })
 }
 
@@ -102,6 +123,17 @@ async fn send(
     let stream = tokio::net::TcpStream::connect(address)
         .await
         .expect("mistryd listens");
+    send_over(stream, address, method, path, headers, body).await
+}
+
+async fn send_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response<Incoming> {
     let connected = hyper::client::conn::http1::handshake(TokioIo::new(stream));
     let (mut sender, connection) = connected.await.unwrap();
     // Ends with the runtime.
@@ -109,7 +141,7 @@ async fn send(
     let mut request = Request::builder()
         .method(method)
         .uri(path)
-        .header("host", address);
+        .header("host", host);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dice;
 pub mod engine;
 pub mod http;
+pub mod many_builds;
 pub mod proxy;
 pub mod servers;
 pub mod stranger;
