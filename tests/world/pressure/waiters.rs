@@ -25,7 +25,7 @@ pub async fn wait(server: SocketAddr, count: usize, events: bool) -> Vec<Reader>
         false => "application/json",
     };
     let mut request = format!(
-        "POST /jobs HTTP/1.1\r\nhost: mistry.test\r\ncontent-type: application/json\r\n\
+        "POST /jobs HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          accept: {accepted}\r\ncontent-length: {}\r\n\r\n",
         body.len()
     )
