@@ -88,6 +88,8 @@ enum Error {
     Fixed { key: &'static str, path: PathBuf },
     #[error("a thread of ours ended without a word")]
     Lost,
+    #[error("the interface {0} ended, which nothing had asked for")]
+    Ended(&'static str),
     #[error(transparent)]
     Filesystem(#[from] filesystem::Error),
     #[error(transparent)]
@@ -321,19 +323,7 @@ async fn serve(
             _ = interrupt.recv() => {}
         }
     };
-    let reloads = async {
-        loop {
-            let asker = tokio::select! {
-                _ = hangup.recv() => None,
-                asker = reloads_asked.recv() => asker,
-            };
-            let reloaded = reloading.reload().await;
-            if let Some(asker) = asker {
-                // Whoever asked may have left.
-                let _ = asker.send(reloaded);
-            }
-        }
-    };
+    let reloads = reloading.keep(&mut hangup, &mut reloads_asked);
     // What an earlier life left comes first: a daemon that has not looked is not idle.
     let working = async {
         scheduler.adopt().await.map_err(Error::Adoption)?;
@@ -368,17 +358,19 @@ async fn serve(
                 );
             }
         },
+        // Both end when `stop` is cancelled, which comes after this: until then it is a fault.
         served = &mut serving => {
-            // Nobody asked it to end: that is a fault.
             scheduler.drain(GRACE).await;
             served.map_err(|error| Error::System("accept connections", error))?;
-            return Ok(ExitCode::FAILURE);
+            return Err(Error::Ended("HTTP"));
         }
-        // It ends when it is told to, and nobody has.
-        () = &mut on_bus => return Ok(ExitCode::FAILURE),
-        () = watchdog::keep(&doors.web, &scheduler) => {}
-        () = status::tell(scheduler.activity(), trouble) => {}
-        () = reloads => {}
+        () = &mut on_bus => {
+            scheduler.drain(GRACE).await;
+            return Err(Error::Ended("D-Bus"));
+        }
+        never = watchdog::keep(&doors.web, &scheduler) => match never {},
+        never = status::tell(scheduler.activity(), trouble) => match never {},
+        never = reloads => match never {},
     }
     // Those who wait for a reload are told that there is none.
     drop(reloads_asked);

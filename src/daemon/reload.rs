@@ -3,13 +3,16 @@
 //! A file that is wrong changes nothing. Nor does one that wants another place for projects or
 //! builds: that is another daemon, and takes a restart.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, watch};
 
 use super::{Error, access, open_tokens, rules, tell_systemd, told};
 use crate::config::Config;
+use crate::dbus::Reload;
 use crate::scheduler::Scheduler;
 use crate::systemd;
 use crate::web::{TokensFile, Web};
@@ -31,9 +34,28 @@ pub(super) struct Reloading {
 }
 
 impl Reloading {
+    /// Reads the file again whenever SIGHUP comes or a client of the bus asks for it.
+    pub(super) async fn keep(
+        &mut self,
+        hangup: &mut Signal,
+        asked: &mut mpsc::Receiver<Reload>,
+    ) -> Infallible {
+        loop {
+            let asker = tokio::select! {
+                _ = hangup.recv() => None,
+                Some(asker) = asked.recv() => Some(asker),
+            };
+            let reloaded = self.reload().await;
+            if let Some(asker) = asker {
+                // The client may have left.
+                let _ = asker.send(reloaded);
+            }
+        }
+    }
+
     /// Reads the file again and does what it says, or tells why not: to the journal, and in one
     /// sentence to whoever asked.
-    pub(super) async fn reload(&mut self) -> Result<(), String> {
+    async fn reload(&mut self) -> Result<(), String> {
         tell_systemd(systemd::reloading).await;
         let path = self.config.path.clone();
         let read = tokio::task::spawn_blocking(move || read(&path)).await;

@@ -1,5 +1,6 @@
 //! What `systemctl status` says: one line, changed with each event.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -12,11 +13,11 @@ use crate::systemd;
 const SHORT_ID: usize = 7;
 
 /// Tells systemd what is going on whenever that changes, and what is the matter with the
-/// configuration; never returns.
+/// configuration.
 pub(super) async fn tell(
     mut activity: watch::Receiver<Activity>,
     mut trouble: watch::Receiver<Option<String>>,
-) {
+) -> Infallible {
     let mut told = None;
     loop {
         let text = text(&activity.borrow_and_update(), &trouble.borrow_and_update());

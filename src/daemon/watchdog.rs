@@ -4,14 +4,16 @@
 //! Whatever hangs there hangs this loop too, nothing is told any more, and systemd starts another
 //! daemon; what was accepted is on disk.
 
+use std::convert::Infallible;
+
 use tokio::sync::oneshot;
 
 use crate::scheduler::Scheduler;
 use crate::systemd;
 use crate::web::Door;
 
-/// Tells systemd as often as it wants to be told; never returns.
-pub(super) async fn keep(door: &Door, scheduler: &Scheduler) {
+/// Tells systemd as often as it wants to be told.
+pub(super) async fn keep(door: &Door, scheduler: &Scheduler) -> Infallible {
     let Some(limit) = systemd::watchdog() else {
         return std::future::pending().await;
     };

@@ -4,6 +4,7 @@
 //! without the name, the daemon goes on for HTTP. When it is time to go, the name is given back
 //! first, and what had come by then is answered.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,7 +103,7 @@ pub async fn serve(face: Dbus, stop: CancellationToken) {
         tokio::join!(stay(&face, &stop), ends);
     };
     tokio::select! {
-        () = count(&face) => {}
+        never = count(&face) => match never {},
         () = staying => {}
     }
     face.0.tasks.close();
@@ -157,8 +158,8 @@ async fn stay(face: &Dbus, stop: &CancellationToken) {
     }
 }
 
-/// Counts what is in hand; never returns.
-async fn count(face: &Dbus) {
+/// Counts what is in hand.
+async fn count(face: &Dbus) -> Infallible {
     let door = &face.0.door;
     let (mut calls, mut jobs) = (face.0.calls.in_hand(), door.jobs.subscribe());
     let mut is_settled = door.is_settled.subscribe();
@@ -295,17 +296,21 @@ async fn serve_on(
             "on the bus as '{NAME}'"
         ),
     }
-    // None of them ends before the connection does.
-    tokio::join!(
+    // The connection ends them all.
+    let (never, (), ()) = tokio::join!(
         tell_jobs(face, connection, objects),
         tell_changes(connection, activity, before),
         see_off(face, leavers)
     );
-    Left::Lost(zbus::Error::Failure("the bus is silent".to_owned()))
+    match never {}
 }
 
 /// Shows the jobs that there are and those that begin.
-async fn tell_jobs(face: &Dbus, connection: &Connection, objects: &Arc<Objects>) {
+async fn tell_jobs(
+    face: &Dbus,
+    connection: &Connection,
+    objects: &Arc<Objects>,
+) -> Infallible {
     let mut feed = face.0.scheduler.feed();
     let mut begun = face.0.scheduler.live().await;
     loop {
