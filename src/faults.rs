@@ -4,7 +4,8 @@
 //! not read. `MISTRY_FAULTS` is a list, `POINT=FAULT[,POINT=FAULT]…`, of the names in [`POINTS`].
 //!
 //! The faults: `wedge` (the thread goes no further, ever); `kill` (the process is killed by
-//! SIGKILL); `kill@N` (the Nth time that it comes by).
+//! SIGKILL); `panic` (the task or thread panics); with `@N`, as in `kill@2`, the Nth time that it
+//! comes by.
 
 /// Every point, in the order of a build's life, and what has just happened there. A test holds the
 /// names against the sources.
@@ -133,6 +134,7 @@ pub fn point(name: &str) {
                 rustix::process::getpid(),
                 rustix::process::Signal::KILL,
             )),
+            "panic" => std::panic::panic_any(format!("the fault point '{name}'")),
             _ => {}
         }
     }

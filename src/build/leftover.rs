@@ -150,6 +150,24 @@ impl BuildStore {
             .map_err(doing("take over an interrupted build"))
     }
 
+    /// Takes a build back whose task of this process was lost, as its record has it; `None` where it is not
+    /// pending.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn take_back(
+        self: &Arc<Self>,
+        project: &ProjectName,
+        id: JobId,
+    ) -> Result<Option<PendingBuild>, Error> {
+        let record = record::read(&self.layout.pending(project, id))
+            .map_err(doing("read the record of a build"))?;
+        match record.filter(|record| record.info.state == State::Pending) {
+            Some(record) => self.adopt(project, id, record).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Takes over a job whose build is to be made, or made again: what was half-made is gone, the
     /// record and the log are kept.
     ///

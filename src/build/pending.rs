@@ -26,6 +26,7 @@ use super::{
     BuildInfo, BuildLog, Cancelled, Change, ImageRecord, NO_EXIT_CODE, Outcome, Phase, Record,
     Since, State, Stopped, layout, record, store,
 };
+use crate::filesystem::Interrupt;
 use crate::job::{GroupName, JobId, Params};
 use crate::project::{Context, ProjectName};
 use crate::{faults, filesystem};
@@ -146,6 +147,8 @@ pub struct PendingBuild {
     pub(super) change: Option<Change>,
     /// The files of opaque params that this process wrote, at most [`OPAQUE_FILES`].
     pub(super) opaque_files: Vec<File>,
+    /// Ends the cloning of its data early.
+    interrupt: Interrupt,
 }
 
 /// Files of opaque params that are held open while a build runs, so that they are emptied in the end
@@ -173,7 +176,13 @@ impl PendingBuild {
             is_data_stuck: false,
             change: None,
             opaque_files: Vec::new(),
+            interrupt: Interrupt::default(),
         })
+    }
+
+    /// Ends the making of its data early, which then fails: for a build that is not to begin after all.
+    pub fn interrupt(&self) -> Interrupt {
+        self.interrupt.clone()
     }
 
     /// What is told about it.
@@ -362,7 +371,8 @@ impl PendingBuild {
                 .ready(&self.project, base)
                 .join(layout::DATA);
             let clone = |cause| Error::Tree("clone the latest build of the group", cause);
-            begun = match filesystem.clone_tree(&from, &data, &[layout::PARAMS.as_ref()]) {
+            let without = [layout::PARAMS.as_ref()];
+            begun = match filesystem.clone_until(&from, &data, &without, &self.interrupt) {
                 Ok(()) => match self.give_clone(base, &data, user)? {
                     Begun::Incremental => {
                         is_cloned = true;
@@ -377,7 +387,13 @@ impl PendingBuild {
                     filesystem.remove(&data).map_err(clone)?;
                     Begun::BaseClosed
                 }
-                Err(cause) => return Err(clone(cause)),
+                Err(cause) => {
+                    if self.interrupt.is_asked() {
+                        // Its removal may take long; what cannot be moved is removed with the build.
+                        let _ = self.store.throw_away(&data);
+                    }
+                    return Err(clone(cause));
+                }
             };
         }
         if !is_cloned {

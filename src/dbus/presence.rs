@@ -306,11 +306,7 @@ async fn serve_on(
 }
 
 /// Shows the jobs that there are and those that begin.
-async fn tell_jobs(
-    face: &Dbus,
-    connection: &Connection,
-    objects: &Arc<Objects>,
-) -> Infallible {
+async fn tell_jobs(face: &Dbus, connection: &Connection, objects: &Arc<Objects>) -> Infallible {
     let mut feed = face.0.scheduler.feed();
     let mut begun = face.0.scheduler.live().await;
     loop {

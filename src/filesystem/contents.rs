@@ -10,6 +10,8 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{SeekFrom, Stat, copy_file_range, ftruncate, ioctl_ficlone, seek};
 use rustix::io::{Errno, pread, pwrite};
 
+use super::Interrupt;
+
 /// How much is read at once where the kernel does not copy: large enough that calls do not count.
 const CHUNK: usize = 256 * 1024;
 
@@ -21,19 +23,20 @@ pub(super) struct Contents {
     reflink: bool,
     in_kernel: bool,
     buffer: Vec<u8>,
+    interrupt: Interrupt,
 }
 
-impl Default for Contents {
-    fn default() -> Contents {
+impl Contents {
+    /// Copies until it is interrupted, which is an error of the file that is being copied.
+    pub(super) fn new(interrupt: Interrupt) -> Contents {
         Contents {
+            interrupt,
             reflink: true,
             in_kernel: true,
             buffer: Vec::new(),
         }
     }
-}
 
-impl Contents {
     /// Copies what `from` held when `stat` was taken into the new file `to`.
     pub(super) fn copy(&mut self, from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
         let size = u64::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
@@ -78,6 +81,7 @@ impl Contents {
     fn range(&mut self, from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
         let mut at = start;
         while self.in_kernel && at < end {
+            self.interrupt.check()?;
             let (mut read, mut written) = (at, at);
             let length = usize::try_from((end - at).min(KERNEL_CHUNK)).unwrap_or(CHUNK);
             match copy_file_range(from, Some(&mut read), to, Some(&mut written), length) {
@@ -105,6 +109,7 @@ impl Contents {
             self.buffer.reserve_exact(CHUNK);
         }
         while at < end {
+            self.interrupt.check()?;
             self.buffer.clear();
             match pread(from, spare_capacity(&mut self.buffer), at) {
                 // It became shorter.

@@ -46,6 +46,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use descent::Directory;
 use rustix::fs::{CWD, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat};
@@ -132,7 +134,22 @@ impl Filesystem {
     /// # Errors
     /// [`Error::Clone`]; its kind is `AlreadyExists` when anything is at `to`, which then stays as it is.
     pub fn clone_tree(self, from: &Path, to: &Path, without: &[&OsStr]) -> Result<(), Error> {
-        self.clone_inner(from, to, without)
+        self.clone_until(from, to, without, &Interrupt::default())
+    }
+
+    /// The same, given up once it is interrupted: the half-made clone stays then, since its removal
+    /// may take as long as its making.
+    ///
+    /// # Errors
+    /// As [`Filesystem::clone_tree`]; some error when it was interrupted.
+    pub fn clone_until(
+        self,
+        from: &Path,
+        to: &Path,
+        without: &[&OsStr],
+        interrupt: &Interrupt,
+    ) -> Result<(), Error> {
+        self.clone_inner(from, to, without, interrupt)
             .map_err(|source| Error::Clone {
                 from: from.to_owned(),
                 to: to.to_owned(),
@@ -194,7 +211,13 @@ impl Filesystem {
         })
     }
 
-    fn clone_inner(self, from: &Path, to: &Path, without: &[&OsStr]) -> Result<(), Fault> {
+    fn clone_inner(
+        self,
+        from: &Path,
+        to: &Path,
+        without: &[&OsStr],
+        interrupt: &Interrupt,
+    ) -> Result<(), Fault> {
         let without = entry_names(without)?;
         let place = Place::of(to)?;
         let source = open_root(CWD, from).map_err(|errno| Fault::new("open", from, errno))?;
@@ -215,10 +238,13 @@ impl Filesystem {
             if snapshot {
                 remove_from(target, source.1, &without)
             } else {
-                plain::copy(source, target, &without)
+                plain::copy(source, target, &without, interrupt)
             }
         };
         fill().inspect_err(|_| {
+            if interrupt.is_asked() {
+                return;
+            }
             // The first failure is the one to tell; a half-made clone that stays behind hurts nobody
             // but the disk, and the name is taken, which the next attempt will say.
             let _ = remove::entry(place.parent.as_fd(), &place.name);
@@ -267,6 +293,31 @@ impl FromStr for Kind {
             "btrfs" => Ok(Kind::Btrfs),
             "plain" => Ok(Kind::Plain),
             other => Err(Error::UnknownKind(other.to_owned())),
+        }
+    }
+}
+
+/// Ends work on a tree early, from another thread. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// The work is to end as soon as it can.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// True once that was asked for.
+    pub fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// `CANCELED` once that was asked for.
+    fn check(&self) -> Result<(), Errno> {
+        match self.is_asked() {
+            true => Err(Errno::CANCELED),
+            false => Ok(()),
         }
     }
 }

@@ -18,7 +18,7 @@ use super::contents::Contents;
 use super::descent::{Descent, Directory, open_directory};
 use super::links::{self, Links, Seen};
 use super::names::{Names, Page};
-use super::{Fault, closed, metadata};
+use super::{Fault, Interrupt, closed, metadata};
 
 /// Copies everything in `source`, except its entries `without`, into the empty directory `target`.
 ///
@@ -27,10 +27,13 @@ use super::{Fault, closed, metadata};
 /// them, attributes of users, access control lists, and owners as far as we may give things away. What
 /// its owner, us, has closed is read all the same. The memory that it takes grows with the depth of the
 /// tree, and with the number of files whose other names are yet to be met; `links` bounds these.
+///
+/// Once it is interrupted, the error is `CANCELED`, at the next entry or piece of a large file.
 pub(super) fn copy(
     (source, stat): (Directory, Stat),
     target: Directory,
     without: &[CString],
+    interrupt: &Interrupt,
 ) -> Result<(), Fault> {
     let here = |errno| Fault::new("look at", ".".as_ref(), errno);
     // Until it gets its own mode, nobody else looks into it; and what is made inside does not inherit
@@ -43,7 +46,8 @@ pub(super) fn copy(
         target: Descent::new(target),
         levels: Vec::new(),
         links: Links::new(root),
-        contents: Contents::default(),
+        contents: Contents::new(interrupt.clone()),
+        interrupt: interrupt.clone(),
         names: Names::default(),
         without,
     };
@@ -63,6 +67,7 @@ struct Copying<'a> {
     levels: Vec<Level>,
     links: Links,
     contents: Contents,
+    interrupt: Interrupt,
     names: Names,
     /// Names of the root that are left out.
     without: &'a [CString],
@@ -146,6 +151,9 @@ impl Copying<'_> {
 
     /// Copies an entry of the present directory; true for a directory, which comes later.
     fn entry(&mut self, name: &CStr, kind: FileType) -> Result<bool, Fault> {
+        self.interrupt
+            .check()
+            .map_err(|errno| self.source.fault("go on to", name, errno))?;
         if self.source.is_at_root() && self.without.iter().any(|out| out.as_c_str() == name) {
             return Ok(false);
         }

@@ -12,7 +12,7 @@ use super::halt::Halt;
 use super::live::{Live, Origin};
 use super::pipeline::From;
 use super::queue::Admission;
-use super::{Error, Shared, blocking, pipeline, sweep};
+use super::{Error, Shared, blocking, ending, pipeline, stop, sweep};
 use crate::build::{Leftover, PendingBuild, Record};
 use crate::faults;
 use crate::job::{Job, JobId};
@@ -79,14 +79,18 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     for (live, leftover) in taken {
         let guarded = live.clone();
         let task = take_over(shared.clone(), live, leftover);
-        shared.spawn(pipeline::guarded(shared.clone(), guarded, task));
+        shared.spawn(ending::guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
     let sweeping = shared.clone();
     shared.spawn(async move {
         // Without an Engine, the first build that needs one looks.
-        if sweeping.engine_there().await.is_ok() {
-            sweep::sweep_soon(&sweeping).await;
+        let is_there = tokio::select! {
+            there = sweeping.engine_there() => there.is_ok(),
+            () = sweeping.stop.cancelled() => false,
+        };
+        if is_there {
+            sweep::sweep_soon(&sweeping);
         }
     });
     let scanning = shared.store.clone();
@@ -114,8 +118,10 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
     } = leftover;
     let asked = record.clone();
     let (looking, name) = (shared.clone(), project.clone());
-    let recipe = blocking(move || asked.and_then(|record| recipe(&looking, &name, id, &record)));
-    let recipe = recipe.await.ok().flatten();
+    // Of the tasks, so that it is waited for when the daemon ends, also where the build does not wait.
+    let recipe = shared
+        .tasks
+        .spawn_blocking(move || asked.and_then(|record| recipe(&looking, &name, id, &record)));
     let store = shared.store.clone();
     let taken = blocking(move || {
         let record = record.unwrap_or_default();
@@ -148,16 +154,25 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
     publish(&shared, live.subject(), &event);
     live.show(pending.info());
     shared.feed.tell(&shared, &live);
+    let recipe = tokio::select! {
+        recipe = recipe => recipe.ok().flatten(),
+        () = shared.stop.cancelled() => return,
+        // A container is stopped before its build ends.
+        cancelled = live.cancelled(), if container.is_none() => {
+            let halt = Halt::Stopped(stop::cancelled(cancelled));
+            return ending::halt(shared, live, pending, halt, &[]).await;
+        }
+    };
     let from = match (container, pending.record_mut().keep.stopped.clone(), recipe) {
         (Some(container), _, recipe) => From::Container(container, recipe),
         // It ends as was decided, whatever has become of its project.
         (None, Some(stopped), _) => {
-            pipeline::halt(shared, live, pending, Halt::Stopped(stopped), &[]).await;
+            ending::halt(shared, live, pending, Halt::Stopped(stopped), &[]).await;
             return;
         }
         (None, None, Some(recipe)) => From::Beginning(recipe),
         (None, None, None) => {
-            pipeline::halt(shared, live, pending, Halt::Changed(ENDED), &[]).await;
+            ending::halt(shared, live, pending, Halt::Changed(ENDED), &[]).await;
             return;
         }
     };

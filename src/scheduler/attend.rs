@@ -27,6 +27,14 @@ use crate::faults;
 /// Pieces of a container's output that are written to the log at once, when they are there.
 const PIECES_AT_ONCE: usize = 64;
 
+/// How long a container that is told to end is followed: it has 10 s before it is killed, and a host whose
+/// disk is saturated takes some more. After that it is removed by force.
+const STOPPING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the Engine may take to say whether a container had ended at its deadline. One that does not say
+/// has not told that it ended either.
+const FATE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Exit codes of containers that an Engine has taken down with it: by SIGKILL, by SIGTERM, and that
 /// of one whose end it did not see. A build may end with them as well, so the Engine is asked.
 const TAKEN_DOWN: [i64; 3] = [137, 143, 255];
@@ -38,12 +46,52 @@ impl Making {
     /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
     /// started by this life just now.
     pub(super) async fn attend(&mut self, container: &str, is_watched: bool) -> Result<Exit, Halt> {
-        let attended = self.attend_engine(container, is_watched).await;
+        let attended = match self.attend_in_time(container, is_watched).await {
+            Ok(attended) => attended,
+            Err(limit) => {
+                // A step that did not end may have had the record.
+                self.worked().await?;
+                if let Some(limit) = limit {
+                    self.decide(stop::timed_out(limit)).await?;
+                }
+                Err(Halt::Attempt("the Docker Engine did not answer"))
+            }
+        };
         match self.stopped()? {
             None => attended,
             Some(_) if self.shared.stop.is_cancelled() => Err(Halt::Stopping),
             // It ends as was decided, whatever became of its container or the Engine.
             Some(stopped) => Err(Halt::Stopped(stopped)),
+        }
+    }
+
+    /// The same until an Engine has had time enough that answers whether it is there, but not what is asked
+    /// of the container: the error says which limit the build has passed by that, if it is not stopped.
+    async fn attend_in_time(
+        &mut self,
+        container: &str,
+        is_watched: bool,
+    ) -> Result<Result<Exit, Halt>, Option<Duration>> {
+        let decided = self.decided.clone();
+        let stopping = async {
+            decided.wait().await;
+            tokio::time::sleep(STOPPING_TIMEOUT).await;
+        };
+        let limit = self.bounds().ok().and_then(|bounds| bounds.job_timeout);
+        let limit = limit.map(Duration::from_millis);
+        // An Engine that went away has its own time to come back.
+        let slack = self.shared.rules.load().engine_wait + STOPPING_TIMEOUT;
+        let running = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit.saturating_add(slack)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            attended = self.attend_engine(container, is_watched) => Ok(attended),
+            () = stopping => Err(None),
+            () = running => Err(limit),
         }
     }
 
@@ -278,7 +326,9 @@ impl Making {
         }
         // It may have been over before anybody looked at the time.
         if !self.is_stopped()?
-            && let Some(stopped) = limits.were_passed(&shared.docker, container).await
+            && let Some(stopped) = self
+                .ask(limits.were_passed(&shared.docker, container))
+                .await?
         {
             self.decide(stopped).await?;
         }
@@ -333,7 +383,8 @@ impl Making {
             let stopped = stop::too_loud(limit);
             self.decide(stopped.clone()).await?;
             // At once: what it prints from now on is for nobody.
-            let killed = self.shared.docker.kill(container).await;
+            let docker = self.shared.docker.clone();
+            let killed = self.ask(docker.kill(container)).await?;
             killed.map_err(|source| Halt::Container { source })?;
             return Err(Halt::Stopped(stopped));
         }
@@ -379,34 +430,50 @@ impl Limits {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a limit is passed: what is to be done about it.
-    async fn passed(mut self, docker: &Docker, container: &str) -> Result<Stopped, docker::Error> {
+    /// Waits until a limit is passed: what is to be done about it. Each is waited for by itself, so that an
+    /// Engine that does not say when something was printed does not hold the deadline back.
+    async fn passed(self, docker: &Docker, container: &str) -> Result<Stopped, docker::Error> {
+        tokio::select! {
+            passed = self.clone().deadline_passed(docker, container) => passed,
+            passed = self.silence_passed(docker, container) => passed,
+        }
+    }
+
+    async fn deadline_passed(
+        self,
+        docker: &Docker,
+        container: &str,
+    ) -> Result<Stopped, docker::Error> {
+        goes_on(self.running, self.deadline).await;
+        match self.check_deadline(docker, container).await? {
+            Some(stopped) => Ok(stopped),
+            // It had ended before.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn silence_passed(
+        self,
+        docker: &Docker,
+        container: &str,
+    ) -> Result<Stopped, docker::Error> {
         // Since when it is silent, as far as was looked, and the last line that was seen then.
         let (mut silent, mut seen) = (self.running, None);
         loop {
-            tokio::select! {
-                () = goes_on(self.running, self.deadline) => {
-                    match self.check_deadline(docker, container).await? {
-                        Some(stopped) => return Ok(stopped),
-                        None => self.deadline = None,
-                    }
-                }
-                () = goes_on(silent, self.silence) => {
-                    // The log's own times count: it may be read long after it was printed. So it is
-                    // asked once in so long a time, and not with each line.
-                    let last = docker.last_line(container).await?;
-                    if let Some(last) = last.filter(|last| Some(*last) != seen) {
-                        seen = Some(last);
-                        silent = match self.running.until(last) {
-                            Some(ran) => self.running.later(ran),
-                            // The clock by which that was told was set meanwhile.
-                            None => self.heard().unwrap_or_else(Since::now),
-                        };
-                    }
-                    if let Some(limit) = self.silence.filter(|limit| silent.elapsed() >= *limit) {
-                        return Ok(stop::silent(limit));
-                    }
-                }
+            goes_on(silent, self.silence).await;
+            // The log's own times count: it may be read long after it was printed. So it is
+            // asked once in so long a time, and not with each line.
+            let last = docker.last_line(container).await?;
+            if let Some(last) = last.filter(|last| Some(*last) != seen) {
+                seen = Some(last);
+                silent = match self.running.until(last) {
+                    Some(ran) => self.running.later(ran),
+                    // The clock by which that was told was set meanwhile.
+                    None => self.heard().unwrap_or_else(Since::now),
+                };
+            }
+            if let Some(limit) = self.silence.filter(|limit| silent.elapsed() >= *limit) {
+                return Ok(stop::silent(limit));
             }
         }
     }
@@ -429,11 +496,14 @@ impl Limits {
         let Some(limit) = self.deadline else {
             return Ok(None);
         };
-        let is_late = match docker.fate(container).await? {
-            Fate::Ended(_, at) => at
-                .and_then(|at| self.running.until(at))
-                .is_some_and(|ran| ran > limit),
-            _ => true,
+        let is_late = match tokio::time::timeout(FATE_TIMEOUT, docker.fate(container)).await {
+            Ok(fate) => match fate? {
+                Fate::Ended(_, at) => at
+                    .and_then(|at| self.running.until(at))
+                    .is_some_and(|ran| ran > limit),
+                _ => true,
+            },
+            Err(_) => true,
         };
         Ok(is_late.then(|| stop::timed_out(limit)))
     }

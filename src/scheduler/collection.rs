@@ -55,10 +55,17 @@ impl Scheduler {
         let shared = self.0.clone();
         // A task of its own: whoever asked may leave.
         let task = self.0.spawn(async move {
-            let _one_at_a_time = shared.collecting.lock().await;
+            let _one_at_a_time = tokio::select! {
+                turn = shared.collecting.lock() => turn,
+                () = shared.stop.cancelled() => return Err(Error::Ending),
+            };
             let mut collection = shared.collect(policy, dry_run).await?;
             if !dry_run {
-                collection.images = shared.prune_images().await;
+                collection.images = tokio::select! {
+                    pruned = shared.prune_images() => pruned,
+                    // The next collection finds them.
+                    () = shared.stop.cancelled() => docker::Pruned::default(),
+                };
             }
             Ok(collection)
         });
@@ -143,6 +150,8 @@ impl Scheduler {
 impl Shared {
     /// Before a build: where less is free than `min_free`, collects by the configured rules. What then
     /// is still missing the build may do without, or the disk says no itself.
+    ///
+    /// The collection is a task of its own: it goes on where the build does not wait for its end.
     pub(super) async fn make_room(self: &Arc<Self>) {
         let Some(policy) = self.rules.load().gc else {
             return;
@@ -153,6 +162,14 @@ impl Shared {
         if self.has_room(least).await {
             return;
         }
+        let shared = self.clone();
+        let making = self.spawn(async move { shared.collect_for(policy, least).await });
+        // What went wrong was told.
+        let _ = making.await;
+    }
+
+    /// Collects until `least` bytes are free, as far as the rules let it.
+    async fn collect_for(self: &Arc<Self>, policy: Policy, least: u64) {
         let mut collecting = self.collecting.lock().await;
         // Another build may have made room meanwhile, or found that there is none to be had.
         let is_vain = collecting.is_some_and(|last| last.elapsed() < ROOM_AGAIN);

@@ -81,7 +81,7 @@ impl Making {
             }
             docker.create(spec).await
         };
-        Ok(again.await)
+        self.make_one(again).await
     }
 
     /// Makes on disk what the image expects to find, and mounts it.

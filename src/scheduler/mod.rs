@@ -13,6 +13,7 @@ mod artifacts;
 mod attend;
 mod collection;
 mod container;
+mod ending;
 mod error;
 mod event;
 mod feed;
@@ -190,7 +191,7 @@ struct Shared {
     adopted: SetOnce<()>,
     /// Whether there are containers that no build owns: of an earlier life, or some that could not be
     /// removed.
-    swept: tokio::sync::Mutex<Swept>,
+    swept: Swept,
     /// Told when it may be worth a try to remove what could not be removed.
     try_again: Notify,
     /// One image is rebuilt at a time: it is heavy, and nobody waits for it in a hurry.
@@ -247,7 +248,7 @@ impl Scheduler {
             counted: Notify::new(),
             feed: Feed::new(),
             adopted: SetOnce::new(),
-            swept: tokio::sync::Mutex::default(),
+            swept: Swept::default(),
             try_again: Notify::new(),
             rebuilding: tokio::sync::Mutex::new(()),
             collecting: Collecting::default(),
@@ -374,7 +375,7 @@ impl Scheduler {
             live.slot.notify_one();
         }
         let (shared, guard, guarded) = (self.0.clone(), self.0.clone(), live.clone());
-        self.0.spawn(pipeline::guarded(
+        self.0.spawn(ending::guarded(
             guard,
             guarded,
             pipeline::accept_and_make(shared, live, job, context),
@@ -562,6 +563,12 @@ impl Shared {
         let queue = self.queue();
         let now = queue.all().filter_map(|live| live.now());
         now.map(|info| (info.id.clone(), info)).collect()
+    }
+
+    /// True while a live job has its place in the queue.
+    fn owns(&self, live: &Arc<Live>) -> bool {
+        let queue = self.queue();
+        queue.get(live.id).is_some_and(|own| Arc::ptr_eq(own, live))
     }
 
     /// Gives back a live job's slot or place, and the slot to whoever is next.

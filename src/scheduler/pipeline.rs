@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::container::user;
+use super::ending::{Cleared, clear, halt, lost, outcome};
 use super::event::{Event, publish};
-use super::halt::{Halt, MAX_LOST, run_status};
+use super::halt::{Halt, MAX_LOST};
 use super::images::{INSTANCE, Images};
 use super::live::Live;
-use super::making::Making;
-use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, sweep_soon, swept};
-use super::{Error, Rules, Shared, blocking, stop};
-use crate::build::{
-    self, Begun, Bounds, BuildAnswer, End, ImageRecord, Outcome, PendingBuild, Phase, text_of,
-};
-use crate::docker::{self, ContainerSpec, Fate, Limits};
+use super::making::{Due, Making};
+use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, swept};
+use super::{Error, Rules, Shared, blocking, ending, stop};
+use crate::build::{Begun, Bounds, ImageRecord, PendingBuild, Phase};
+use crate::docker::{self, ContainerSpec, Limits};
 use crate::faults;
 use crate::job::Job;
 use crate::project::{Context, Settings};
@@ -43,22 +42,6 @@ const BASE_NEWER: &[u8] = b"mistry: a file of the project has changed and is not
     latest build of the group; starting empty\n";
 const EARLIER_BASE: &[u8] = b"mistry: a file of the project has changed and is not newer than the \
     latest build of the group; starting from an earlier build of the same files\n";
-
-/// Does a build's work. Should it panic, its waiters are told and its slot is given back.
-pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Future<Output = ()>) {
-    struct Guard(Arc<Shared>, Arc<Live>, bool);
-    impl Drop for Guard {
-        fn drop(&mut self) {
-            if self.2 {
-                self.0.leave_queue(&self.1);
-                self.1.end_rejected(Error::Lost);
-            }
-        }
-    }
-    let mut guard = Guard(shared, live, true);
-    work.await;
-    guard.2 = false;
-}
 
 /// Writes an admitted job down and makes it; the ticket's holders learn of either.
 pub(super) async fn accept_and_make(
@@ -91,7 +74,10 @@ async fn accept(
     context: &Context,
 ) -> Result<Option<PendingBuild>, Error> {
     // Without an Engine nothing is recorded: the asker is told at once.
-    shared.engine_there().await?;
+    tokio::select! {
+        there = shared.engine_there() => there?,
+        () = shared.stop.cancelled() => return Err(Error::Ending),
+    }
     let (shared_there, live_there) = (shared.clone(), live.clone());
     let (job, context) = (job.clone(), context.clone());
     let accepted = blocking(move || {
@@ -147,208 +133,28 @@ pub(super) async fn make(
 ) {
     live.show_log(pending.log().progress());
     live.show(pending.info());
-    let mut making = Making {
-        shared: shared.clone(),
-        live: live.clone(),
-        pending: Some(pending),
-        stderr: Vec::new(),
-        may_lack_memory: true,
-        found_ended: None,
-    };
+    let mut making = Making::new(shared.clone(), live.clone(), pending);
     let made = match making.wait_for_slot(&from).await {
         // What a build needs while it runs is had when it has its slot: most live jobs wait.
         Ok(()) => Box::pin(making.work(from)).await,
         Err(halt) => Err(halt),
     };
+    // A thread that is still at work on it was not waited for.
+    let worked = making.worked().await;
     let stderr = std::mem::take(&mut making.stderr);
-    let Some(pending) = making.pending else {
-        // The thread that held it died; the directory is there for the next life.
-        shared.leave_queue(&live);
-        live.end_rejected(Error::Lost);
-        return;
+    let (Ok(()), Some(pending)) = (worked, making.pending) else {
+        return lost(shared, live).await;
     };
     match made {
-        Ok(exit) => self::end(shared, live, pending, outcome(&exit, &stderr)).await,
+        Ok(exit) => ending::end(shared, live, pending, outcome(&exit, &stderr)).await,
         Err(Halt::Stopping) => {}
         Err(why) => halt(shared, live, pending, why, &stderr).await,
-    }
-}
-
-/// Ends a build that was not run to its end.
-pub(super) async fn halt(
-    shared: Arc<Shared>,
-    live: Arc<Live>,
-    mut pending: PendingBuild,
-    why: Halt,
-    stderr: &[u8],
-) {
-    // Nothing may write to the build's data while it is put in place.
-    let container = pending.record_mut().keep.container.take();
-    if let Some(container) = &container
-        && !clear(&shared, &live, container).await
-    {
-        // It runs on where the Engine cannot end it: what it writes must be in no build.
-        match blocking(move || (pending.put_data_aside(), pending)).await {
-            Ok((Ok(()), build)) => pending = build,
-            Ok((Err(error), _)) => {
-                shared.leave_queue(&live);
-                return unfinished(&live, error);
-            }
-            Err(error) => {
-                shared.leave_queue(&live);
-                return live.end_rejected(error);
-            }
-        }
-    }
-    // The Engine may have made one all the same, whatever it said or did not say.
-    let is_clear = container.is_some()
-        || !matches!(
-            why,
-            Halt::Container { .. } | Halt::EngineAway { .. } | Halt::Stopped(_)
-        );
-    // Whoever reads only the log learns it there; where it cannot be written, the record has it.
-    let _ = pending.log().note(&why).await;
-    let end = halted(&live, why, stderr);
-    self::end(shared.clone(), live, pending, end).await;
-    if !is_clear {
-        sweep_soon(&shared).await;
-    }
-}
-
-/// How a build ends that was not run to its end.
-fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
-    match halt {
-        Halt::Stopped(stopped) => End {
-            outcome: stopped.outcome,
-            // Not that of its container, which may have taken the signal well and ended with 0.
-            exit_code: build::NO_EXIT_CODE,
-            error: Some(stopped.sentence),
-            stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
-            cancelled: stopped.cancelled,
-        },
-        // The project's own fault, and no other than a command that a shell does not find.
-        halt @ Halt::Container {
-            source: docker::Error::NotStarted { code, .. },
-        } => End {
-            outcome: Outcome::Failed,
-            exit_code: code,
-            error: Some(halt.to_string()),
-            stderr: Some(String::new()),
-            cancelled: None,
-        },
-        halt => {
-            tracing::warn!(
-                mistry_project = %live.project,
-                mistry_job = %live.id,
-                error = &halt as &dyn std::error::Error,
-                "the build could not be run to its end"
-            );
-            End {
-                exit_code: run_status(&halt).unwrap_or(build::NO_EXIT_CODE),
-                ..End::errored(halt.to_string())
-            }
-        }
     }
 }
 
 /// What a log says between two attempts.
 pub(super) fn made_again(why: &str) -> String {
     format!("the build was interrupted ({why}) and is made again")
-}
-
-fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
-    if exit.code == 0 {
-        return End {
-            outcome: Outcome::Succeeded,
-            exit_code: 0,
-            error: None,
-            stderr: None,
-            cancelled: None,
-        };
-    }
-    End {
-        outcome: Outcome::Failed,
-        exit_code: exit.code,
-        error: exit
-            .oom_killed
-            .then(|| "the build ran out of memory".to_owned()),
-        stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
-        cancelled: None,
-    }
-}
-
-/// Puts the result in place, tells everybody, gives the slot back; what nobody waits for comes
-/// after.
-pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: PendingBuild, end: End) {
-    pending.enter(Phase::Finishing);
-    live.show(pending.info());
-    let container = pending.record_mut().keep.container.clone();
-    pending.record_mut().info.joined = live.joined();
-    let id = live.id;
-    let finished = blocking(move || {
-        pending
-            .finish(end)
-            .or_else(|unfinished| {
-                if !unfinished.is_for_data {
-                    return Err(unfinished);
-                }
-                // The result does not fit, or its data is in the way; its record fits once that is gone.
-                let (build, error) = (unfinished.build, unfinished.error);
-                tracing::warn!(mistry_job = %id, error = &error as &dyn std::error::Error, "a build's data is discarded, because its end could not be written down with it");
-                build.finish_without_data(&error)
-            })
-            .map_err(|unfinished| unfinished.error)
-            .and_then(|finished| Ok((finished.answer()?, finished)))
-    });
-    let finished = finished.await;
-    faults::point("finished");
-    // First, so that who waited for the end and asks again finds the place free.
-    shared.leave_queue(&live);
-    let settling = match finished {
-        Ok(Ok((info, finished))) => {
-            publish(&shared, live.subject(), &Event::Finished(&info));
-            live.end_built(BuildAnswer::new(info));
-            if let Some(error) = finished.trouble() {
-                tracing::error!(mistry_job = %live.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
-            }
-            Some(finished)
-        }
-        Ok(Err(error)) => {
-            unfinished(&live, error);
-            None
-        }
-        Err(error) => {
-            live.end_rejected(error);
-            None
-        }
-    };
-    faults::point("answered");
-    if let Some(container) = container {
-        clear(&shared, &live, &container).await;
-    }
-    faults::point("cleared");
-    if let Some(finished) = settling
-        && let Ok(Err(error)) = blocking(move || finished.settle()).await
-    {
-        tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build is not on stable storage");
-    }
-}
-
-/// Tells of a build whose end the disk does not take: it stays pending.
-fn unfinished(live: &Live, error: build::Error) {
-    tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
-    live.end_rejected(error.into());
-}
-
-/// Removes a build's container, whether it runs or not. False where it may run on.
-async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) -> bool {
-    let Err(error) = shared.docker.remove(container).await else {
-        return true;
-    };
-    tracing::warn!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not remove a build's container yet");
-    sweep_soon(shared).await;
-    let fate = shared.docker.fate(container).await;
-    matches!(fate, Ok(Fate::Ended(..) | Fate::Gone))
 }
 
 impl Making {
@@ -401,9 +207,15 @@ impl Making {
             // Its container is in the record still: it is ended, or the data put aside, with the build.
             return Err(Halt::Interrupted(why));
         }
-        let is_clear = match &container {
-            Some(container) => clear(&self.shared, &self.live, container).await,
-            None => true,
+        let (shared, live) = (self.shared.clone(), self.live.clone());
+        let cleared = match &container {
+            Some(container) => self.ask(clear(&shared, &live, container)).await?,
+            None => Cleared::Yes,
+        };
+        let is_clear = match cleared {
+            Cleared::Yes => true,
+            Cleared::No => false,
+            Cleared::NotBeforeTheEnd => return Err(Halt::Stopping),
         };
         self.on_disk(move |pending| {
             let begun = match is_clear {
@@ -431,11 +243,16 @@ impl Making {
     async fn container(&mut self, job: &Job, context: &Context) -> Result<Started, Halt> {
         let began = Instant::now();
         self.enter(Phase::Preparing)?;
-        let settings = self.prepare(job, context).await?;
+        let settings = context.settings()?;
+        let rules = self.shared.rules.load_full();
+        self.pending()?.record_mut().keep.bounds = bounds(&settings, &rules);
+        self.begin_stage()?;
+        self.prepare(job, context, &settings).await?;
         self.pending()?.record_mut().info.phases.snapshot = Some(milliseconds(began));
 
         let began = Instant::now();
         self.enter(Phase::Imaging)?;
+        self.begin_stage()?;
         let rebuild = self.live.origin.rebuild || self.pending()?.record_mut().keep.rebuild;
         let image = loop {
             match self.image(context, &settings, rebuild).await {
@@ -448,11 +265,13 @@ impl Making {
         faults::point("image");
         self.pending()?.record_mut().info.phases.image = Some(milliseconds(began));
         let began = Instant::now();
+        self.begin_stage()?;
         self.reconsider(job, context, &settings, &image).await?;
         let snapshot = &mut self.pending()?.record_mut().info.phases.snapshot;
         *snapshot = snapshot.map(|before| before + milliseconds(began));
 
         self.enter(Phase::Running)?;
+        self.begin_stage()?;
         loop {
             match self.create(job, context, &settings, &image.id).await {
                 Err(Halt::Container { source }) if source.is_unreachable() => {
@@ -491,6 +310,7 @@ impl Making {
 
     /// Runs a started container to its end.
     async fn run(&mut self, container: &str, is_watched: bool) -> Result<docker::Exit, Halt> {
+        self.due = None;
         let attended = self.attend(container, is_watched).await;
         faults::point("container-ended");
         if !matches!(attended, Err(Halt::Stopping)) {
@@ -507,21 +327,23 @@ impl Making {
         attended
     }
 
-    async fn prepare(&mut self, job: &Job, context: &Context) -> Result<Settings, Halt> {
-        let (params, context) = (job.params.clone(), context.clone());
-        self.shared.make_room().await;
-        let rules = self.shared.rules.load_full();
-        let (settings, begun) = self
-            .on_disk(move |pending| {
-                let settings = context.settings()?;
-                pending.record_mut().keep.bounds = bounds(&settings, &rules);
-                let begun = pending.prepare(&params, &user(&settings), &context)?;
+    async fn prepare(
+        &mut self,
+        job: &Job,
+        context: &Context,
+        settings: &Settings,
+    ) -> Result<(), Halt> {
+        let (params, context, user) = (job.params.clone(), context.clone(), user(settings));
+        let shared = self.shared.clone();
+        self.ask(shared.make_room()).await?;
+        let begun = self
+            .on_disk_for_long(move |pending| {
+                let begun = pending.prepare(&params, &user, &context)?;
                 faults::point("prepared");
-                Ok((settings, begun))
+                Ok(begun)
             })
             .await?;
-        self.log_start(begun).await?;
-        Ok(settings)
+        self.log_start(begun).await
     }
 
     /// Begins anew where the image shows that the base is none.
@@ -535,7 +357,9 @@ impl Making {
         let (params, context, image) = (job.params.clone(), context.clone(), image.clone());
         let user = user(settings);
         let begun = self
-            .on_disk(move |pending| Ok(pending.reconsider(&image, &params, &user, &context)?))
+            .on_disk_for_long(move |pending| {
+                Ok(pending.reconsider(&image, &params, &user, &context)?)
+            })
             .await?;
         match begun {
             Some(begun) => self.log_start(begun).await,
@@ -573,7 +397,7 @@ impl Making {
         let (output, mut pieces) = Images::output();
         let live = self.live.clone();
         let bounds = self.bounds()?;
-        let (limit, timeout) = (bounds.log_limit, bounds.job_timeout);
+        let (limit, due) = (bounds.log_limit, self.due);
         let log = self.pending()?.log();
         let ensuring = async {
             if rebuild {
@@ -596,11 +420,10 @@ impl Making {
         // A log that cannot go on ends the image build, but one that failed has its last words.
         let ensuring = async { Ok(ensuring.await) };
         let both = async { tokio::try_join!(ensuring, logging) };
-        let timeout = timeout.map(Duration::from_millis);
         // A step that hangs would hold its slot for ever. The container's time is counted by itself.
         let ended = async {
-            match timeout {
-                Some(limit) => tokio::time::timeout(limit, both)
+            match due {
+                Some(Due { at, limit }) => tokio::time::timeout_at(at, both)
                     .await
                     .unwrap_or_else(|_| Err(Halt::Stopped(stop::image_timed_out(limit)))),
                 None => both.await,

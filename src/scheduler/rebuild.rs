@@ -30,13 +30,18 @@ impl Scheduler {
     /// what that leaves over of ours.
     ///
     /// # Errors
-    /// [`Error::Project`], [`Error::EngineAway`], [`Error::Engine`].
+    /// [`Error::Project`], [`Error::EngineAway`], [`Error::Engine`]; [`Error::Ending`] when the daemon ends
+    /// first.
     pub async fn rebuild_image(&self, project: &ProjectName) -> Result<ImageReport, Error> {
         let (shared, project) = (self.0.clone(), project.clone());
-        // A task of its own: whoever asked may leave, an image half-built helps nobody.
-        let task = self
-            .0
-            .spawn(async move { shared.rebuild_image(project).await });
+        let stop = self.0.stop.clone();
+        // A task of its own: its client may leave, and an image half-built helps no one.
+        let task = self.0.spawn(async move {
+            tokio::select! {
+                rebuilt = shared.rebuild_image(project) => rebuilt,
+                () = stop.cancelled() => Err(Error::Ending),
+            }
+        });
         task.await.map_err(|_| Error::Lost)?
     }
 }

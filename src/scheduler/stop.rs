@@ -46,6 +46,15 @@ pub(super) fn image_timed_out(limit: Duration) -> Stopped {
     by_itself(Outcome::TimedOut, sentence)
 }
 
+/// It had no container that runs after `limit` in one of the stages before that.
+pub(super) fn not_begun(limit: Duration) -> Stopped {
+    let sentence = format!(
+        "the build's container did not run within {} (job_timeout)",
+        written(limit)
+    );
+    by_itself(Outcome::TimedOut, sentence)
+}
+
 /// It has printed no line for `limit`.
 pub(super) fn silent(limit: Duration) -> Stopped {
     let sentence = format!(

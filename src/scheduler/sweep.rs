@@ -5,7 +5,7 @@
 //! that made them and did not say so. None is left when the first container of a life is made.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::images::INSTANCE;
@@ -27,12 +27,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How it stands with them.
 #[derive(Debug, Default)]
 pub(super) struct Swept {
+    /// Std, held for a look or a change: that there may be one is said without waiting for the Engine.
+    state: Mutex<State>,
+    /// Held while a build looks for them: the others wait for what it finds.
+    looking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     /// None of them runs.
     is_safe: bool,
-    /// How often somebody said that there may be one.
+    /// How often it was said that there may be one.
     said: u64,
-    /// Somebody tries until there are none.
+    /// A task tries until there are none.
     is_tried: bool,
+}
+
+impl Swept {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a sweep came to.
@@ -58,51 +72,60 @@ impl Sweep {
 /// Makes sure that no container runs that no build owns. One that is dead and cannot be removed harms
 /// no build: it is tried again in the background.
 pub(super) async fn swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
-    let mut swept = shared.swept.lock().await;
-    if swept.is_safe {
-        if swept.is_tried {
-            // Not waited for; but with a build under way the Engine may have changed its mind.
-            shared.try_again.notify_one();
+    let _one_looks = shared.swept.looking.lock().await;
+    let said = {
+        let state = shared.swept.state();
+        if state.is_safe {
+            if state.is_tried {
+                // Not waited for; but with a build under way the Engine may have changed its mind.
+                shared.try_again.notify_one();
+            }
+            return Ok(());
         }
-        return Ok(());
-    }
+        state.said
+    };
     let sweep = sweep(shared).await?;
-    swept.is_safe = !sweep.is_running;
+    let mut state = shared.swept.state();
+    state.is_safe = !sweep.is_running && state.said == said;
     if !sweep.is_clean() {
-        keep_trying(shared, &mut swept);
+        keep_trying(shared, &mut state);
     }
+    drop(state);
     match sweep.trouble {
         Some(error) if sweep.is_running => Err(error),
         _ => Ok(()),
     }
 }
 
-/// There may be a container that no build owns: it is removed now, or when the Engine can and will. The
-/// next build looks, too, before it makes one of its own.
-pub(super) async fn sweep_soon(shared: &Arc<Shared>) {
-    let mut swept = shared.swept.lock().await;
-    swept.is_safe = false;
-    swept.said += 1;
-    keep_trying(shared, &mut swept);
+/// There may be a container that no build owns: it is removed in the background, when the Engine can and
+/// will. The next build looks, too, before it makes one of its own.
+pub(super) fn sweep_soon(shared: &Arc<Shared>) {
+    let mut state = shared.swept.state();
+    state.is_safe = false;
+    state.said += 1;
+    keep_trying(shared, &mut state);
 }
 
-/// Somebody is at it in the background, until there are none.
-fn keep_trying(shared: &Arc<Shared>, swept: &mut Swept) {
-    if std::mem::replace(&mut swept.is_tried, true) {
+/// A task tries in the background until there are none.
+fn keep_trying(shared: &Arc<Shared>, state: &mut State) {
+    if std::mem::replace(&mut state.is_tried, true) {
         return;
     }
     let soon = shared.clone();
     // No work in hand: a daemon may end for want of it, and the next start sweeps.
-    shared
-        .tasks
-        .spawn(async move { sweep_until_clean(&soon).await });
+    shared.tasks.spawn(async move {
+        tokio::select! {
+            () = sweep_until_clean(&soon) => {}
+            () = soon.stop.cancelled() => {}
+        }
+    });
 }
 
 async fn sweep_until_clean(shared: &Arc<Shared>) {
     let mut pause = ENGINE_AGAIN;
     let mut is_told = false;
     loop {
-        let said = shared.swept.lock().await.said;
+        let said = shared.swept.state().said;
         if shared.engine_there().await.is_ok() {
             let sweep = sweep(shared).await;
             let trouble = match &sweep {
@@ -117,13 +140,13 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
                     "could not remove a container that no build owns; trying again"
                 );
             }
-            let mut swept = shared.swept.lock().await;
+            let mut state = shared.swept.state();
             if let Ok(sweep) = sweep
-                && swept.said == said
+                && state.said == said
             {
-                swept.is_safe = !sweep.is_running;
+                state.is_safe = !sweep.is_running;
                 if sweep.is_clean() {
-                    swept.is_tried = false;
+                    state.is_tried = false;
                     return;
                 }
             }
@@ -132,7 +155,6 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
             // Nobody tells when an Engine comes back, or has got rid of what held a container.
             () = tokio::time::sleep(pause) => {}
             () = shared.try_again.notified() => {}
-            () = shared.stop.cancelled() => return,
         }
         pause = (2 * pause).min(LONGEST_PAUSE);
     }

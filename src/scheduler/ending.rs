@@ -1,0 +1,268 @@
+//! How a build ends: run to its end or not, its result put in place, its waiters told, its container
+//! removed. After a panic, too.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::time::timeout;
+
+use super::event::{Event, publish};
+use super::halt::{Halt, run_status};
+use super::live::Live;
+use super::sweep::sweep_soon;
+use super::{Error, Shared, blocking};
+use crate::build::{self, BuildAnswer, End, Outcome, PendingBuild, Phase, text_of};
+use crate::docker::{self, ENGINE_PATIENCE, Fate};
+use crate::faults;
+
+/// How long the removal of a container is waited for, whose processes are killed by it: a host whose disk
+/// is saturated takes some seconds for that.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Does a build's work. Should it panic, its container is removed, the build ends as errored, and its slot
+/// is given back.
+pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Future<Output = ()>) {
+    /// For a panic in the clearing up: the waiters and the slot are seen to all the same.
+    struct Guard(Arc<Shared>, Arc<Live>, bool);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            if self.2 {
+                self.0.leave_queue(&self.1);
+                self.1.end_rejected(Error::Lost);
+            }
+        }
+    }
+    let mut guard = Guard(shared.clone(), live.clone(), true);
+    // What the panic left half-done is not used again: the build is read from disk.
+    if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+        lost(shared, live).await;
+    }
+    guard.2 = false;
+}
+
+/// Ends a build whose task or thread has panicked.
+pub(super) async fn lost(shared: Arc<Shared>, live: Arc<Live>) {
+    tracing::error!(mistry_project = %live.project, mistry_job = %live.id, "mistryd failed while it made a build (a panic, told above); the build ends as errored");
+    let is_ours = shared.owns(&live);
+    if let Some(container) = live.container() {
+        clear(&shared, &live, &container).await;
+    }
+    if !is_ours {
+        // It was over; its place may be another build's by now.
+        return;
+    }
+    let (store, project, id) = (shared.store.clone(), live.project.clone(), live.id);
+    match blocking(move || store.take_back(&project, id)).await {
+        Ok(Ok(Some(mut pending))) => {
+            live.show_log(pending.log().progress());
+            return halt(shared, live, pending, Halt::Lost(Error::Lost), &[]).await;
+        }
+        Ok(Ok(None)) | Err(_) => {}
+        Ok(Err(error)) => {
+            tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not end a build after that; the next start makes it again");
+        }
+    }
+    shared.leave_queue(&live);
+    live.end_rejected(Error::Lost);
+    // It may have made a container that it had not written down.
+    sweep_soon(&shared);
+}
+
+/// Ends a build that was not run to its end.
+pub(super) async fn halt(
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    mut pending: PendingBuild,
+    why: Halt,
+    stderr: &[u8],
+) {
+    // Nothing may write to the build's data while it is put in place.
+    let container = pending.record_mut().keep.container.take();
+    if let Some(container) = &container {
+        // It is no build's any more: where it cannot be removed now, it is found as such.
+        live.own(None, None);
+        match clear(&shared, &live, container).await {
+            Cleared::Yes => {}
+            // The record on disk names it: the next process goes on here.
+            Cleared::NotBeforeTheEnd => return,
+            // It runs on where the Engine cannot end it: what it writes must be in no build.
+            Cleared::No => match blocking(move || (pending.put_data_aside(), pending)).await {
+                Ok((Ok(()), build)) => pending = build,
+                Ok((Err(error), _)) => {
+                    shared.leave_queue(&live);
+                    return unfinished(&live, error);
+                }
+                Err(_) => return Box::pin(lost(shared, live)).await,
+            },
+        }
+    }
+    // The Engine may have made one all the same, whatever it said or did not say.
+    let is_clear = container.is_some()
+        || !matches!(
+            why,
+            Halt::Container { .. } | Halt::EngineAway { .. } | Halt::Stopped(_) | Halt::Lost(_)
+        );
+    // Whoever reads only the log learns it there; where it cannot be written, the record has it.
+    let _ = pending.log().note(&why).await;
+    let end = halted(&live, why, stderr);
+    self::end(shared.clone(), live, pending, end).await;
+    if !is_clear {
+        sweep_soon(&shared);
+    }
+}
+
+/// How a build ends that was not run to its end.
+fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
+    match halt {
+        Halt::Stopped(stopped) => End {
+            outcome: stopped.outcome,
+            // Not that of its container, which may have taken the signal well and ended with 0.
+            exit_code: build::NO_EXIT_CODE,
+            error: Some(stopped.sentence),
+            stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
+            cancelled: stopped.cancelled,
+        },
+        // The project's own fault, and no other than a command that a shell does not find.
+        halt @ Halt::Container {
+            source: docker::Error::NotStarted { code, .. },
+        } => End {
+            outcome: Outcome::Failed,
+            exit_code: code,
+            error: Some(halt.to_string()),
+            stderr: Some(String::new()),
+            cancelled: None,
+        },
+        halt => {
+            tracing::warn!(
+                mistry_project = %live.project,
+                mistry_job = %live.id,
+                error = &halt as &dyn std::error::Error,
+                "the build could not be run to its end"
+            );
+            End {
+                exit_code: run_status(&halt).unwrap_or(build::NO_EXIT_CODE),
+                ..End::errored(halt.to_string())
+            }
+        }
+    }
+}
+
+/// How a build ends whose container has ended.
+pub(super) fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
+    if exit.code == 0 {
+        return End {
+            outcome: Outcome::Succeeded,
+            exit_code: 0,
+            error: None,
+            stderr: None,
+            cancelled: None,
+        };
+    }
+    End {
+        outcome: Outcome::Failed,
+        exit_code: exit.code,
+        error: exit
+            .oom_killed
+            .then(|| "the build ran out of memory".to_owned()),
+        stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
+        cancelled: None,
+    }
+}
+
+/// Puts the result in place, tells everybody, gives the slot back; what nobody waits for comes
+/// after.
+pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: PendingBuild, end: End) {
+    pending.enter(Phase::Finishing);
+    live.show(pending.info());
+    let container = pending.record_mut().keep.container.clone();
+    pending.record_mut().info.joined = live.joined();
+    let id = live.id;
+    let finished = blocking(move || {
+        pending
+            .finish(end)
+            .or_else(|unfinished| {
+                if !unfinished.is_for_data {
+                    return Err(unfinished);
+                }
+                // The result does not fit, or its data is in the way; its record fits once that is gone.
+                let (build, error) = (unfinished.build, unfinished.error);
+                tracing::warn!(mistry_job = %id, error = &error as &dyn std::error::Error, "a build's data is discarded, because its end could not be written down with it");
+                build.finish_without_data(&error)
+            })
+            .map_err(|unfinished| unfinished.error)
+            .and_then(|finished| Ok((finished.answer()?, finished)))
+    });
+    let finished = finished.await;
+    faults::point("finished");
+    // First, so that who waited for the end and asks again finds the place free.
+    shared.leave_queue(&live);
+    let settling = match finished {
+        Ok(Ok((info, finished))) => {
+            publish(&shared, live.subject(), &Event::Finished(&info));
+            live.end_built(BuildAnswer::new(info));
+            if let Some(error) = finished.trouble() {
+                tracing::error!(mistry_job = %live.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
+            }
+            Some(finished)
+        }
+        Ok(Err(error)) => {
+            unfinished(&live, error);
+            None
+        }
+        Err(error) => {
+            live.end_rejected(error);
+            None
+        }
+    };
+    faults::point("answered");
+    if let Some(container) = container {
+        clear(&shared, &live, &container).await;
+    }
+    faults::point("cleared");
+    if let Some(finished) = settling
+        && let Ok(Err(error)) = blocking(move || finished.settle()).await
+    {
+        tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build is not on stable storage");
+    }
+}
+
+/// Tells of a build whose end the disk does not take: it stays pending.
+fn unfinished(live: &Live, error: build::Error) {
+    tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
+    live.end_rejected(error.into());
+}
+
+/// What became of a container that is to be removed.
+pub(super) enum Cleared {
+    /// It does not run any more.
+    Yes,
+    /// It may run on; it is removed as soon as that can be done.
+    No,
+    /// The daemon ends before it is gone.
+    NotBeforeTheEnd,
+}
+
+/// Removes a build's container, whether it runs or not.
+pub(super) async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) -> Cleared {
+    let removing = async {
+        let removed = timeout(REMOVAL_TIMEOUT, shared.docker.remove(container)).await;
+        let error: docker::Cause = match removed {
+            Ok(Ok(())) => return Cleared::Yes,
+            Ok(Err(error)) => error.into(),
+            Err(late) => late.into(),
+        };
+        tracing::warn!(mistry_job = %live.id, error = &*error as &dyn std::error::Error, "could not remove a build's container yet");
+        sweep_soon(shared);
+        let fate = timeout(ENGINE_PATIENCE, shared.docker.fate(container)).await;
+        match fate {
+            Ok(Ok(Fate::Ended(..) | Fate::Gone)) => Cleared::Yes,
+            _ => Cleared::No,
+        }
+    };
+    tokio::select! {
+        cleared = removing => cleared,
+        () = shared.stop.cancelled() => Cleared::NotBeforeTheEnd,
+    }
+}
