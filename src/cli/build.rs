@@ -25,7 +25,8 @@ use crate::project::{ProjectName, parse_duration};
 const PARAMS_AND_STATUS: &str = "\
 Params stand after `--`: --NAME=VALUE or --NAME VALUE. A value @FILE is the content of that
 file, @@x is the text @x. Params whose names begin with _ are secret: they reach the build,
-are shown nowhere, and do not decide whether a build is cached.
+are shown nowhere, and do not decide whether a build is cached. Give them as --_token=@FILE
+(@/dev/stdin for standard input): a value on the command line stands in the process list.
 
 Exit status: 0 built, 1 build failed, 2 wrong command line, 3 refused, 4 artifacts not
 fetched, 5 --timeout ran out, 6 build cancelled or out of time, 7 no server, 130 Ctrl-C.";

@@ -59,6 +59,7 @@ pub(super) async fn bring(
     transport: &Transport,
 ) -> Result<Fetched, Error> {
     let ended = asked_to_end();
+    transport::warn_of_git(transport);
     let fetching = async {
         let mut reaching = Reaching::begin();
         loop {
@@ -104,10 +105,9 @@ fn asked_to_end() -> impl Future<Output = ()> {
 /// `12 files in ./x`.
 pub(super) fn summary(fetched: &Fetched, transport: &Transport) -> String {
     let what = match fetched.files {
-        None => "artifacts".to_owned(),
-        Some(0) => "no files".to_owned(),
-        Some(1) => "1 file".to_owned(),
-        Some(files) => format!("{files} files"),
+        0 => "no files".to_owned(),
+        1 => "1 file".to_owned(),
+        files => format!("{files} files"),
     };
     let target = transport.target.display().to_string();
     screen::line(&format!("{what} in {target}"))

@@ -134,6 +134,10 @@ mod tests {
             ),
             (&["--a=@"], "could not read file ''"),
             (&["--a=@/"], "could not read file '/'"),
+            (
+                &["--_token=@/no/secret"],
+                "param '_token': could not read file '/no/secret'",
+            ),
         ] {
             let error = check(arguments).unwrap_err();
             assert!(error.contains(part), "{arguments:?}: {error}");

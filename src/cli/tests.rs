@@ -319,7 +319,7 @@ async fn artifacts_that_break_off_are_fetched_again() {
     let server = Scripted::start(vec![torn(), Vec::new(), answer(&tar)]).await;
     let client = Client::new(server.address(), None);
     let fetched = fetch::bring(&client, &again, &info, &fetch.transport);
-    assert_eq!(fetched.await.unwrap().files, Some(1));
+    assert_eq!(fetched.await.unwrap().files, 1);
     let file = std::fs::read_to_string(home.path().join("file")).unwrap();
     assert_eq!(file, "whole");
     // Not for ever.

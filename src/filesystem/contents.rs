@@ -159,6 +159,7 @@ mod tests {
             reflink,
             in_kernel,
             buffer: Vec::new(),
+            interrupt: Interrupt::default(),
         })
     }
 

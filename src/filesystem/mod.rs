@@ -617,6 +617,20 @@ mod tests {
     }
 
     #[test]
+    fn a_clone_that_is_interrupted_ends_with_an_error_and_is_left_as_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let (from, to) = (home.path().join("from"), home.path().join("to"));
+        Filesystem::Plain.create(&from).unwrap();
+        std::fs::write(from.join("file"), "x").unwrap();
+        let interrupt = Interrupt::default();
+        interrupt.clone().ask();
+        let clone = Filesystem::Plain.clone_until(&from, &to, &[], &interrupt);
+        let error = clone.unwrap_err().io().unwrap().raw_os_error();
+        assert_eq!(error, Some(Errno::CANCELED.raw_os_error()));
+        assert!(to.exists() && !to.join("file").exists());
+    }
+
+    #[test]
     fn a_path_without_a_name_is_refused() {
         for path in ["/", "..", "", "/tmp/.."] {
             assert!(Filesystem::Plain.create(Path::new(path)).is_err());

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use serde_json::json;
@@ -127,6 +128,77 @@ fn expected(transport: &str, stale: bool) -> Vec<String> {
     }
     expected.sort();
     expected
+}
+
+#[test]
+fn nothing_below_a_target_is_followed_written_through_or_linked_to() {
+    let script = "
+        cd artifacts
+        mkdir -p deep/er
+        echo below > deep/er/below
+        echo plain > plain && chmod 600 plain && ln plain twin
+        echo file > file";
+    let daemon = Setup::on(Place::Ext4).script("tree", script).start();
+    let text = format!(
+        "use chroot = no\nuid = 0\ngid = 0\n[mistry]\npath = {}\nread only = yes\n",
+        daemon.builds().display()
+    );
+    let ways = [
+        servers::rsync(daemon.home(), &text),
+        servers::ssh(daemon.home()),
+    ];
+    for transport in ["http", "local", "rsync", "scp"] {
+        let place = daemon.home().join(format!("place-{transport}"));
+        let (outside, release) = (place.join("outside"), place.join("releases/1"));
+        fs::create_dir_all(outside.join("er")).unwrap();
+        fs::create_dir_all(release.join(".git")).unwrap();
+        // What the build left as well, so that a transport may take it for the same.
+        fs::write(outside.join("precious"), "plain\n").unwrap();
+        fs::set_permissions(outside.join("precious"), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(outside.join("file"), "mine").unwrap();
+        fs::write(outside.join("er/below"), "mine").unwrap();
+        symlink("releases/1", place.join("current")).unwrap();
+        symlink("../../outside", release.join("deep")).unwrap();
+        symlink("../../outside/file", release.join("file")).unwrap();
+        fs::hard_link(outside.join("precious"), release.join("plain")).unwrap();
+
+        let current = place.join("current");
+        let mut arguments = vec!["build", "--project", "tree", "--transport", transport];
+        arguments.extend(["--target", current.to_str().unwrap()]);
+        let more = ways.iter().flat_map(|way| &way.arguments);
+        arguments.extend(more.map(String::as_str));
+        let built = daemon.mistry(&arguments);
+        let said = String::from_utf8_lossy(&built.stderr).into_owned();
+        assert_eq!(built.status.code(), Some(0), "{transport}: {said}");
+        assert_eq!(said.matches("holds .git").count(), 1, "{transport}: {said}");
+
+        let precious = fs::metadata(outside.join("precious")).unwrap();
+        assert_eq!(precious.mode() & 0o7777, 0o644, "{transport}");
+        assert_eq!(precious.nlink(), 1, "{transport}");
+        for name in ["file", "er/below"] {
+            let text = fs::read_to_string(outside.join(name)).unwrap();
+            assert_eq!(text, "mine", "{transport}: {name}");
+        }
+        assert!(
+            place
+                .join("current")
+                .symlink_metadata()
+                .unwrap()
+                .is_symlink()
+        );
+        for (name, text) in [
+            ("deep/er/below", "below\n"),
+            ("plain", "plain\n"),
+            ("twin", "plain\n"),
+            ("file", "file\n"),
+        ] {
+            let path = release.join(name);
+            assert!(path.symlink_metadata().unwrap().is_file(), "{name}");
+            assert_eq!(fs::read_to_string(path).unwrap(), text, "{transport}");
+        }
+        let deep = release.join("deep").symlink_metadata().unwrap();
+        assert!(deep.is_dir(), "{transport}");
+    }
 }
 
 #[test]

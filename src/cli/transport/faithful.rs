@@ -17,6 +17,7 @@ use super::Error;
 use super::local::{How, walk};
 use super::target::Target;
 use super::unpack::unpack;
+use crate::filesystem::Filesystem;
 
 const SPARSE: u64 = 64 << 20;
 
@@ -294,5 +295,5 @@ fn no_tree_is_too_deep_and_no_name_too_odd() {
     assert_eq!(names, [odd, "second".into()]);
     super::target::clear(&to, None).unwrap();
     assert_eq!(fs::read_dir(&to).unwrap().count(), 0);
-    super::target::remove(&from).unwrap();
+    Filesystem::Plain.remove(&from).unwrap();
 }

@@ -197,6 +197,66 @@ fn links_in_the_target_are_replaced_and_not_followed() {
 }
 
 #[test]
+fn no_file_that_was_in_the_target_gets_a_second_name() {
+    for (name, link) in [("twin", "mine"), ("mine", "twin"), ("a/b", "mine")] {
+        let world = World::new();
+        std::fs::write(world.target().join("mine"), "mine").unwrap();
+        let bytes = tar(&[(DIR, "a/", "", b""), (HARD, name, link, b"")]);
+        let error = world.unpack(&bytes).unwrap_err();
+        assert!(matches!(error, Error::Hostile(..)), "{error:?}");
+        let mine = world.target().join("mine").metadata().unwrap();
+        assert_eq!(mine.nlink(), 1, "{name}");
+    }
+    // One that came takes the place of the one that was there, and is another file.
+    let world = World::new();
+    std::fs::hard_link(
+        world.dir.path().join("outside/secret"),
+        world.target().join("mine"),
+    )
+    .unwrap();
+    let bytes = tar(&[(FILE, "mine", "", b"new"), (HARD, "twin", "mine", b"")]);
+    world.unpack(&bytes).unwrap();
+    assert_eq!(
+        (world.read("mine"), world.read("twin")),
+        ("new".into(), "new".into())
+    );
+}
+
+#[test]
+fn a_directory_that_becomes_a_link_while_its_files_come_leads_nowhere() {
+    let world = World::new();
+    let target = world.target();
+    let mut opened = Target::open(&target, Progress::hidden(), CancellationToken::new()).unwrap();
+    let at = super::target::Modified {
+        seconds: 0,
+        nanos: 0,
+    };
+    opened.directory(Path::new("d"), 0o755, at).unwrap();
+    // Between two files, and between a file and its name.
+    let draft = opened.begin(Path::new("d/first")).unwrap();
+    std::fs::rename(target.join("d"), target.join("moved")).unwrap();
+    symlink("../outside", target.join("d")).unwrap();
+    opened.keep(Path::new("d/first"), draft, 0o644, at).unwrap();
+    let draft = opened.begin(Path::new("d/secret")).unwrap();
+    opened
+        .keep(Path::new("d/secret"), draft, 0o644, at)
+        .unwrap();
+    opened.directory(Path::new("e"), 0o755, at).unwrap();
+    let draft = opened.begin(Path::new("d/secret")).unwrap();
+    opened
+        .keep(Path::new("d/secret"), draft, 0o644, at)
+        .unwrap();
+    opened.finish().unwrap();
+    let outside = world.dir.path().join("outside");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_to_string(outside.join("secret")).unwrap(),
+        "secret"
+    );
+    assert!(target.join("d").symlink_metadata().unwrap().is_dir());
+}
+
+#[test]
 fn a_directory_with_files_is_not_removed_for_a_file() {
     let world = World::new();
     std::fs::create_dir(world.target().join("x")).unwrap();
@@ -285,7 +345,7 @@ fn emptying_a_target_follows_no_links() {
 
 #[test]
 fn local_files_are_copied_and_links_and_pipes_are_not_followed() {
-    for how in [How::Copy, How::Take(0)] {
+    for how in [How::Copy, How::Take(None)] {
         let world = World::new();
         let from = world.dir.path().join("target/from");
         std::fs::create_dir_all(from.join("d/e")).unwrap();

@@ -71,7 +71,7 @@ pub(super) async fn fetch(
         progress.done();
         unpacked?;
         Ok(Fetched {
-            files: Some(target.files()),
+            files: target.files(),
         })
     })
     .await

@@ -35,9 +35,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
 pub(super) enum How {
     /// They stay where they are.
     Copy,
-    /// They are ours and move: directories that are closed to us are opened. They came from a path of
-    /// so many bytes, by scp.
-    Take(usize),
+    /// They are ours and move: directories that are closed to us are opened. Those that came by scp came
+    /// from a path of so many bytes.
+    Take(Option<usize>),
 }
 
 /// Longest path of a directory that scp is trusted with: the kernel takes paths of 4,095 bytes, and a
@@ -83,7 +83,7 @@ pub(super) async fn fetch_opened(
     let directory = match opened {
         Artifacts::Directory(directory) => directory,
         // Then the target is left as it is, too.
-        Artifacts::None(_) if info.succeeded() => return Ok(Fetched { files: Some(0) }),
+        Artifacts::None(_) if info.succeeded() => return Ok(Fetched { files: 0 }),
         Artifacts::None(no) => return Err(client::Error::Refused(no).into()),
     };
     let shown = PathBuf::from(&info.path);
@@ -109,7 +109,7 @@ fn bring(
     progress.done();
     walked?;
     Ok(Fetched {
-        files: Some(target.files()),
+        files: target.files(),
     })
 }
 
@@ -197,7 +197,13 @@ impl Walk<'_> {
             rustix::fs::chmodat(here, name, plain, AtFlags::empty())
                 .map_err(|error| self.unreadable(name, error))?;
         }
-        self.target.take(&path, here, name)
+        match self.target.take(&path, here, name) {
+            // Something else is mounted there.
+            Err(Error::Write(_, error)) if error.kind() == io::ErrorKind::CrossesDevices => {
+                self.copy(name, &path)
+            }
+            taken => taken,
+        }
     }
 
     fn copy(&mut self, name: &OsStr, path: &Path) -> Result<(), Error> {
@@ -222,7 +228,7 @@ impl Walk<'_> {
         let opened = self.open(name);
         let (directory, stat) = opened.map_err(|error| self.unreadable(name, error))?;
         self.path.push(name);
-        if let How::Take(above) = self.how
+        if let How::Take(Some(above)) = self.how
             && above + 1 + self.path.as_os_str().len() > MAX_SCP_PATH
         {
             let what = "there are paths that are too long for scp, which may have left some out";

@@ -1,9 +1,10 @@
 //! How artifacts come home.
 //!
 //! Whatever the way: nothing is written outside the target, existing links in it are replaced
-//! and never followed, and the target is made (or, with `--clear-target`, emptied) only when
-//! there is something to put into it. Names, paths and bytes that a server or a build gave
-//! are hostile. What each way keeps is in [`KEPT`].
+//! and never followed, no file that was there before gets a second name, and the target is made (or,
+//! with `--clear-target`, emptied) only when there is something to put into it. The target itself, and
+//! the path to it, may be links. Names, paths and bytes that a server or a build gave are hostile. What
+//! each way keeps is in [`KEPT`].
 
 mod child;
 mod descent;
@@ -15,6 +16,7 @@ mod http;
 mod local;
 mod rsync;
 mod scp;
+mod stage;
 mod target;
 mod unpack;
 
@@ -30,6 +32,7 @@ use crate::job::JobId;
 use crate::project::ProjectName;
 
 use super::progress::Progress;
+use super::{say, screen};
 
 /// What each transport keeps: the rows of the table in docs/operations.md, in the order of its columns.
 pub(super) const KEPT: &str = "\
@@ -127,11 +130,11 @@ pub enum Error {
     Lost(#[source] io::Error),
 }
 
-/// What came home; `None` where the transport does not count.
+/// What came home.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fetched {
     /// Files and links, without directories.
-    pub files: Option<u64>,
+    pub files: u64,
 }
 
 impl Transport {
@@ -199,15 +202,32 @@ impl Transport {
                     project: &project,
                     id,
                 };
-                rsync::fetch(source, self).await
+                rsync::fetch(source, self, gone).await
             }
             Kind::Scp => scp::fetch(host, &info.path, self, gone).await,
         }
     }
 
-    /// The target as a path that no program takes for an option or another host's.
-    fn absolute(&self) -> Result<PathBuf, Error> {
-        std::path::absolute(&self.target).map_err(|error| self.unwritable(error))
+    /// Moves what a program has brought into a stage to its place.
+    async fn take(
+        &self,
+        stage: stage::Stage,
+        how: local::How,
+        gone: CancellationToken,
+    ) -> Result<Fetched, Error> {
+        let transport = self.clone();
+        blocking(move || {
+            if transport.clear_target {
+                target::clear(&transport.target, Some(stage.name()))?;
+            }
+            let from = stage.open().map_err(|error| transport.unwritable(error))?;
+            let mut target = target::Target::open(&transport.target, Progress::hidden(), gone)?;
+            local::walk(from, &stage.path(), &mut target, how)?;
+            Ok(Fetched {
+                files: target.files(),
+            })
+        })
+        .await
     }
 
     fn make_target(&self) -> Result<(), Error> {
@@ -229,6 +249,19 @@ impl Transport {
             target::clear(&self.target, None)?;
         }
         target::Target::open(&self.target, progress, gone)
+    }
+}
+
+/// Says what artifacts may replace where the target is a working copy: files there that other programs run.
+pub(super) fn warn_of_git(transport: &Transport) {
+    let target = &transport.target;
+    // It is a file in a worktree.
+    if target.join(".git").symlink_metadata().is_ok() {
+        let target = screen::line(&target.display().to_string());
+        say(&format!(
+            "warning: {target} holds .git: artifacts may replace any file there, such as .git/hooks/*, \
+             .git/config, .envrc and Makefile, which other programs run; --target takes another directory"
+        ));
     }
 }
 

@@ -2,19 +2,17 @@
 //!
 //! scp follows links: those of the build become what they point to (on the server's host, with the
 //! rights of the account there), and those of the target would be written through. So it copies into
-//! a fresh directory in the target, and what came whole is moved to its place from there.
+//! a [`Stage`] in the target, and what came whole is moved to its place from there.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use tokio_util::sync::CancellationToken;
 
 use super::child::run;
-use super::{Error, Fetched, Transport, blocking, local, target};
-use crate::cli::progress::Progress;
+use super::local::How;
+use super::stage::Stage;
+use super::{Error, Fetched, Transport};
 
 pub(super) async fn fetch(
     host: &str,
@@ -24,23 +22,12 @@ pub(super) async fn fetch(
 ) -> Result<Fetched, Error> {
     let remote = remote(host, transport.transport_user.as_deref(), path)?;
     transport.make_target()?;
-    let stage = Stage::make(&transport.absolute()?).map_err(|e| transport.unwritable(e))?;
-    let arguments = arguments(&transport.ssh_option, &remote, &stage.0);
+    let stage = Stage::make(&transport.target, "scp").map_err(|e| transport.unwritable(e))?;
+    let arguments = arguments(&transport.ssh_option, &remote, &stage.path());
     let stage = run("scp", arguments, stage).await?;
-    let (transport, length) = (transport.clone(), path.len());
-    blocking(move || {
-        if transport.clear_target {
-            // Not the stage, which is in there.
-            target::clear(&transport.target, stage.0.file_name())?;
-        }
-        let from = stage.open().map_err(|e| transport.unwritable(e))?;
-        let mut target = target::Target::open(&transport.target, Progress::hidden(), gone)?;
-        local::walk(from, &stage.0, &mut target, local::How::Take(length))?;
-        Ok(Fetched {
-            files: Some(target.files()),
-        })
-    })
-    .await
+    transport
+        .take(stage, How::Take(Some(path.len())), gone)
+        .await
 }
 
 /// The arguments of scp. `/.` at the end of the source means what is in it, dot files too.
@@ -86,45 +73,8 @@ fn remote(host: &str, user: Option<&str>, path: &str) -> Result<String, Error> {
     Ok(format!("{user}{host}:{escaped}/."))
 }
 
-/// A directory for half-done work, removed with what is still in it.
-#[derive(Debug)]
-struct Stage(PathBuf);
-
-impl Stage {
-    fn make(target: &Path) -> std::io::Result<Stage> {
-        let mut serial = 0;
-        loop {
-            let path = target.join(format!(".mistry-{}-scp-{serial}", std::process::id()));
-            // No other user reaches files on the way whose modes are not final yet.
-            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => serial += 1,
-                made => return made.map(|()| Stage(path)),
-            }
-        }
-    }
-}
-
-impl Stage {
-    /// Opens it, also where scp has given it the mode of artifacts that are closed.
-    fn open(&self) -> std::io::Result<OwnedFd> {
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let handle = rustix::fs::open(&self.0, flags | OFlags::PATH, Mode::empty())?;
-        target::open_closed(handle.as_fd(), &rustix::fs::fstat(&handle)?)?;
-        Ok(rustix::fs::openat(&handle, ".", flags, Mode::empty())?)
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = target::remove(&self.0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -148,18 +98,5 @@ mod tests {
             arguments(&["Port=1".to_owned()], "h:/b/.", Path::new("/t")),
             ["-r", "-p", "-q", "-o", "Port=1", "--", "h:/b/.", "/t"]
         );
-    }
-
-    #[test]
-    fn a_stage_leaves_nothing_behind_whatever_modes_came_into_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let stage = Stage::make(dir.path()).unwrap();
-        std::fs::create_dir(stage.0.join("closed")).unwrap();
-        std::fs::write(stage.0.join("closed/x"), "").unwrap();
-        for path in [stage.0.join("closed"), stage.0.clone()] {
-            std::fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
-        }
-        drop(stage);
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

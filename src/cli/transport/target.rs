@@ -22,14 +22,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, UTIME_OMIT,
+};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use super::super::progress::Progress;
 use super::Error;
 use super::descent::Descent;
-use crate::filesystem::Filesystem;
+use crate::filesystem;
 
 /// Looks at a directory without being able to read it.
 const LOOK: OFlags = OFlags::PATH
@@ -48,22 +50,20 @@ const ZEROS: [u8; 4096] = [0; 4096];
 /// Removes everything in `path` but `except`: also what is in closed directories of the caller.
 /// Links are removed, not followed.
 pub(super) fn clear(path: &Path, except: Option<&OsStr>) -> Result<(), Error> {
-    let emptied = std::fs::read_dir(path).and_then(|entries| {
-        for entry in entries {
+    let emptied = || -> io::Result<()> {
+        // The user named it, so a link to it is followed; what is in it is reached by no path.
+        let flags = OPEN.union(OFlags::RDONLY);
+        let directory = rustix::fs::open(path, flags, Mode::empty())?;
+        for entry in Dir::read_from(&directory)? {
             let entry = entry?;
-            if Some(entry.file_name().as_os_str()) != except {
-                remove(&entry.path())?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." && Some(name) != except {
+                filesystem::remove_in(&directory, name)?;
             }
         }
         Ok(())
-    });
-    emptied.map_err(|error| Error::Clear(path.display().to_string(), error))
-}
-
-/// Removes a file, a link or a whole tree, whatever modes its directories have.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    let removed = Filesystem::Plain.remove(path);
-    removed.map(drop).map_err(io::Error::other)
+    };
+    emptied().map_err(|error| Error::Clear(path.display().to_string(), error))
 }
 
 /// A time for a file, as exact as the source told it; a filesystem takes the nearest that it knows.
@@ -442,6 +442,11 @@ pub(super) fn open_closed(directory: BorrowedFd<'_>, stat: &Stat) -> Result<(), 
     }
     // By way of /proc, since a handle that opens nothing takes no mode itself.
     rustix::fs::chmod(by_descriptor(directory), mode | Mode::RWXU)
+}
+
+/// The same for another program, as long as we have it open.
+pub(super) fn by_descriptor_of_ours(opened: BorrowedFd<'_>) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), opened.as_raw_fd())
 }
 
 /// A path that leads to what is opened, whatever its name is now.
