@@ -67,6 +67,9 @@ pub mod metrics;
 // Where tests let the daemon fail; nothing in a release build.
 pub mod faults;
 
+// Errors of the disk say what they were about.
+pub mod located;
+
 // A blocking writer becomes a stream.
 pub mod pipe;
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,7 @@ pub struct Holder {
 #[derive(Debug)]
 pub(super) struct Claim {
     lock: File,
+    path: PathBuf,
     instance: String,
     secret: Secret,
 }
@@ -52,14 +53,15 @@ impl Claim {
     /// # Errors
     /// [`Error::Held`] when another daemon has it.
     pub(super) fn take(layout: &Layout) -> Result<Claim, Error> {
+        let path = layout.lock();
         let lock = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(layout.lock())
-            .map_err(doing("open the lock of the build path"))?;
+            .open(&path)
+            .map_err(doing("open the lock of the build path", &path))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -74,15 +76,16 @@ impl Claim {
                     ),
                 });
             }
-            Err(error) => return Err(Error::Disk("lock the build path", error.into())),
+            Err(error) => return Err(doing("lock the build path", &path)(error.into())),
         }
-        let instance = instance(layout).map_err(doing("read the instance id"))?;
-        let secret = secret(layout).map_err(doing("make a secret"))?;
+        let instance = instance(layout).map_err(doing("read the instance id", &layout.own()))?;
+        let secret = secret(layout).map_err(doing("make a secret", &layout.own()))?;
         // Who held it before holds it no more. On a full disk that stays written, which misleads
         // only whoever asks in this moment.
         let _ = lock.set_len(0);
         Ok(Claim {
             lock,
+            path,
             instance,
             secret,
         })
@@ -99,7 +102,7 @@ impl Claim {
             lock.set_len(0)?;
             lock.write_all(&serde_json::to_vec(holder)?)
         };
-        write().map_err(doing("write the lock of the build path"))
+        write().map_err(doing("write the lock of the build path", &self.path))
     }
 
     /// 32 hex digits.

@@ -42,7 +42,10 @@ impl PendingBuild {
             }
             Ok(())
         };
-        make().map_err(doing("make the directories that the image declares"))
+        make().map_err(doing(
+            "make the directories that the image declares",
+            &self.data(),
+        ))
     }
 
     /// Makes the home directory, empty but for what something is to be mounted over, and gives its
@@ -72,7 +75,7 @@ impl PendingBuild {
             }
             user.own(home.as_fd())
         };
-        make().map_err(doing("make the build's home directory"))?;
+        make().map_err(doing("make the build's home directory", &path))?;
         Ok(path)
     }
 
@@ -90,8 +93,9 @@ impl PendingBuild {
 
     /// Puts the home directory into the trash, though it may be in use.
     pub(super) fn put_home_aside(&self) -> Result<(), Error> {
-        let aside = self.store.throw_away(&self.home());
-        aside.map_err(doing("put the build's home directory aside"))
+        let home = self.home();
+        let aside = self.store.throw_away(&home);
+        aside.map_err(doing("put the build's home directory aside", &home))
     }
 
     fn home(&self) -> PathBuf {

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::store::{BuildStore, make_directories};
+use crate::located::at;
 use crate::project::ProjectName;
 
 /// Images remembered of one project; an older one is built again when it is wanted.
@@ -238,10 +239,11 @@ impl BuildStore {
     /// # Errors
     /// When the directory cannot be read.
     pub fn all_image_records(&self) -> io::Result<BTreeMap<ProjectName, ImageRecords>> {
-        let files = match std::fs::read_dir(self.layout.all_image_records()) {
+        let directory = self.layout.all_image_records();
+        let files = match std::fs::read_dir(&directory) {
             Ok(files) => files,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(at(&directory)(error)),
         };
         let projects = files
             .take(MOST_FILES)
@@ -268,10 +270,10 @@ impl BuildStore {
         let before = records.clone();
         let result = change(&mut records);
         if records != before {
-            make_directories(&self.layout.all_image_records())?;
+            make_directories(&self.layout.all_image_records()).map_err(at(&path))?;
             let new = path.with_extension("new");
-            std::fs::write(&new, serde_json::to_vec(&records)?)?;
-            std::fs::rename(&new, &path)?;
+            std::fs::write(&new, serde_json::to_vec(&records)?).map_err(at(&new))?;
+            std::fs::rename(&new, &path).map_err(at(&path))?;
         }
         Ok(result)
     }

@@ -35,23 +35,25 @@ impl BuildStore {
         let mut note = |error: Error| {
             trouble.get_or_insert(error);
         };
-        let list = doing("list what an earlier life left");
+        const LIST: &str = "list what an earlier life left";
         if let Err(error) = self.settle_links() {
             note(error);
         }
         let mut found = Vec::new();
         let projects = self.projects().unwrap_or_else(|error| {
-            note(list(error));
+            note(doing(LIST, self.root())(error));
             Vec::new()
         });
         for project in projects {
             let builds = self.layout.builds(&project, State::Pending);
             let ids = ids(&builds).unwrap_or_else(|error| {
-                note(list(error));
+                note(doing(LIST, &builds)(error));
                 Vec::new()
             });
             for id in ids {
-                match record::read(&self.layout.pending(&project, id)) {
+                let directory = self.layout.pending(&project, id);
+                let list = doing(LIST, &directory);
+                match record::read(&directory) {
                     Err(error) => note(list(error)),
                     Ok(Some(record))
                         if record.info.state == State::Ready && self.survived(&record) =>
@@ -66,14 +68,14 @@ impl BuildStore {
                             && !record.keep.rebuild
                             && matches!(self.find_ready(&project, id), Ok(Some(_))) =>
                     {
-                        let cleared = self.throw_away(&self.layout.pending(&project, id));
+                        let cleared = self.throw_away(&directory);
                         if let Err(error) = cleared {
                             note(list(error));
                         }
                     }
                     // A life that ended while it wrote the job down has told nobody that it was accepted.
                     Ok(None) if self.is_begun_only(&project, id) => {
-                        let cleared = self.throw_away(&self.layout.pending(&project, id));
+                        let cleared = self.throw_away(&directory);
                         if let Err(error) = cleared {
                             note(list(error));
                         }
@@ -144,10 +146,10 @@ impl BuildStore {
         let served = self.layout.served(project, id);
         record.info.complete(project, id, State::Pending, served);
         record.keep.boot.clone_from(&self.boot);
-        let log = open_log(&self.layout.pending(project, id))
-            .map_err(doing("take over an interrupted build"))?;
-        PendingBuild::new(self.clone(), project.clone(), id, record, log)
-            .map_err(doing("take over an interrupted build"))
+        let directory = self.layout.pending(project, id);
+        let take_over = doing("take over an interrupted build", &directory);
+        let log = open_log(&directory).map_err(&take_over)?;
+        PendingBuild::new(self.clone(), project.clone(), id, record, log).map_err(take_over)
     }
 
     /// Takes a build back whose task of this process was lost, as its record has it; `None` where it is not
@@ -160,8 +162,9 @@ impl BuildStore {
         project: &ProjectName,
         id: JobId,
     ) -> Result<Option<PendingBuild>, Error> {
-        let record = record::read(&self.layout.pending(project, id))
-            .map_err(doing("read the record of a build"))?;
+        let directory = self.layout.pending(project, id);
+        let record =
+            record::read(&directory).map_err(doing("read the record of a build", &directory))?;
         match record.filter(|record| record.info.state == State::Pending) {
             Some(record) => self.adopt(project, id, record).map(Some),
             None => Ok(None),
@@ -234,12 +237,12 @@ impl PendingBuild {
         (self.change, self.ended) = (None, None);
         // Data that cannot be removed goes to the trash as it is.
         self.empty_opaque()
-            .map_err(doing("remove the build's opaque params"))?;
+            .map_err(doing("remove the build's opaque params", &directory))?;
         store.discard(&directory)?;
         self.clear_home()?;
         faults::point("data-cleared");
         record::write(&directory, &self.record, true)
-            .map_err(doing("take over an interrupted build"))
+            .map_err(doing("take over an interrupted build", &directory))
     }
 }
 
@@ -357,7 +360,7 @@ mod tests {
             |mut pending| pending.begin_again(true).unwrap(),
             |mut pending| pending.put_data_aside().unwrap(),
             |pending| {
-                let error = Error::Disk("do it", io::ErrorKind::Other.into());
+                let error = doing("do it", Path::new("/x"))(io::ErrorKind::Other.into());
                 drop(pending.finish_without_data(&error).unwrap());
             },
         ];

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::record;
+use crate::located::at;
 
 /// Followers that read at once, a thread each while the disk takes: few of the 512 that builds have, too.
 const READERS: usize = 32;
@@ -189,7 +190,7 @@ impl LogFollower {
     ) -> io::Result<LogFollower> {
         let path = path.to_owned();
         let opening = reading(move || {
-            let mut file = File::open(&path)?;
+            let mut file = File::open(&path).map_err(at(&path))?;
             // For those who get the file itself.
             file.seek(SeekFrom::Start(from))?;
             let metadata = file.metadata()?;

@@ -22,8 +22,8 @@ impl BuildStore {
     /// # Errors
     /// When the disk takes it not; it is then marked as it was before.
     pub fn mark_paused(&self) -> Result<(), Error> {
-        let mark = doing("write down that the queue is paused");
         let path = self.layout.paused();
+        let mark = doing("write down that the queue is paused", &path);
         let made = match File::options().write(true).create_new(true).open(&path) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
@@ -45,8 +45,9 @@ impl BuildStore {
     /// # Errors
     /// When the disk is in the way.
     pub fn unmark_paused(&self) -> Result<(), Error> {
-        let unmark = doing("write down that the queue is not paused any more");
-        match std::fs::remove_file(self.layout.paused()) {
+        let path = self.layout.paused();
+        let unmark = doing("write down that the queue is not paused any more", &path);
+        match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unmark(error)),
             _ => self.sync_own().map_err(unmark),
         }

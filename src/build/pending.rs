@@ -215,8 +215,9 @@ impl PendingBuild {
     /// # Errors
     /// When the disk takes it not.
     pub fn save(&self) -> Result<(), Error> {
-        record::write(&self.directory(), &self.record, false)
-            .map_err(doing("write the record of the build"))
+        let directory = self.directory();
+        record::write(&directory, &self.record, false)
+            .map_err(doing("write the record of the build", &directory))
     }
 
     /// Notes that the build is in `phase` from now on.
@@ -268,8 +269,9 @@ impl PendingBuild {
         let mut record = self.record.clone();
         record.info.cancelled.clone_from(&stopped.cancelled);
         record.keep.stopped = Some(stopped);
-        record::write(&self.directory(), &record, true)
-            .map_err(doing("write the record of the build"))?;
+        let directory = self.directory();
+        record::write(&directory, &record, true)
+            .map_err(doing("write the record of the build", &directory))?;
         self.record = record;
         Ok(())
     }
@@ -408,19 +410,25 @@ impl PendingBuild {
         self.record.info.incremental = is_cloned;
         self.record.keep.user = Some(user.to_string());
         (self.opaque_files, self.record.keep.opaque_inodes) =
-            furnish(&data, params, user).map_err(doing("write the build's params"))?;
+            furnish(&data, params, user).map_err(doing("write the build's params", &data))?;
         Ok(begun)
     }
 
     /// Gives the clone of a base to `user`, where another one made the base.
     fn give_clone(&self, base: JobId, data: &Path, user: &User) -> Result<Begun, Error> {
-        let read = doing("read the record of the latest build of the group");
-        let made = record::read(&self.store.layout.ready(&self.project, base)).map_err(&read)?;
+        let directory = self.store.layout.ready(&self.project, base);
+        let read = doing(
+            "read the record of the latest build of the group",
+            &directory,
+        );
+        let made = record::read(&directory).map_err(&read)?;
         let made_by = match made.and_then(|record| record.keep.user) {
             Some(made_by) => made_by,
             // A record of an earlier version; the container's user was given the root.
             None => {
-                let root = data.symlink_metadata().map_err(&read)?;
+                let root = data
+                    .symlink_metadata()
+                    .map_err(doing("look at the clone", data))?;
                 format!("{}:{}", root.uid(), root.gid())
             }
         };
@@ -476,11 +484,12 @@ impl PendingBuild {
     }
 
     fn put_data_in_order(&mut self) -> Result<(), Error> {
+        let data = self.data();
         self.forget_opaque()
-            .map_err(doing("remove the build's opaque params"))?;
+            .map_err(doing("remove the build's opaque params", &data))?;
         faults::point("params-removed");
         self.keep_artifacts_ours()
-            .map_err(doing("look after the build's artifacts"))
+            .map_err(doing("look after the build's artifacts", &data))
     }
 
     fn write_end(
@@ -518,8 +527,9 @@ impl PendingBuild {
         self.record.keep.opaque_inodes.clear();
         self.record.keep.boot.clone_from(&self.store.boot);
         self.record.keep.durable = false;
-        record::write(&self.directory(), &self.record, true)
-            .map_err(doing("write the record of the build"))?;
+        let directory = self.directory();
+        record::write(&directory, &self.record, true)
+            .map_err(doing("write the record of the build", &directory))?;
         faults::point("finish-record");
         self.store.publish(&self.project, self.id, &self.record)
     }
@@ -553,10 +563,11 @@ impl PendingBuild {
     /// # Errors
     /// When the disk is in the way.
     pub fn put_data_aside(&mut self) -> Result<(), Error> {
+        let data = self.data();
         self.empty_opaque()
-            .map_err(doing("remove the build's opaque params"))?;
-        let aside = self.store.throw_away(&self.data());
-        aside.map_err(doing("put the build's data aside"))?;
+            .map_err(doing("remove the build's opaque params", &data))?;
+        let aside = self.store.throw_away(&data);
+        aside.map_err(doing("put the build's data aside", &data))?;
         self.put_home_aside()
     }
 
@@ -582,7 +593,8 @@ impl FinishedBuild {
     /// When the log cannot be read.
     pub fn answer(&self) -> Result<BuildInfo, Error> {
         let mut info = self.record.info.clone();
-        let tail = store::tail(&self.directory).map_err(doing("read the log of the build"))?;
+        let tail = store::tail(&self.directory)
+            .map_err(doing("read the log of the build", &self.directory))?;
         info.container_stdouterr = Some(tail);
         Ok(info)
     }
@@ -598,9 +610,10 @@ impl FinishedBuild {
     /// # Errors
     /// When the disk is in the way; the build is in force all the same, until the next boot.
     pub fn settle(self) -> Result<(), Error> {
+        let directory = self.directory;
         self.store
-            .settle(&[self.directory])
-            .map_err(doing("bring the build to stable storage"))?;
+            .settle(std::slice::from_ref(&directory))
+            .map_err(doing("bring the build to stable storage", &directory))?;
         faults::point("settled");
         self.store.empty_trash()
     }
@@ -703,7 +716,7 @@ mod tests {
 
     #[test]
     fn only_an_error_that_comes_from_the_data_lets_it_be_discarded() {
-        let is_of_data = |errno: Errno| is_of_data(&Error::Disk("do it", errno.into()));
+        let is_of_data = |errno: Errno| is_of_data(&doing("do it", Path::new("/x"))(errno.into()));
         for errno in [
             Errno::ACCESS,
             Errno::PERM,

@@ -25,14 +25,14 @@ impl BuildStore {
         if self.find(project, id)?.is_none() {
             return Ok(false);
         }
-        let pin = doing("pin the build");
-        let pins = self.layout.pins();
-        make_directories(&pins).map_err(&pin)?;
+        let path = self.layout.pin(project, id);
+        let pin = doing("pin the build", &path);
+        make_directories(&self.layout.pins()).map_err(&pin)?;
         File::options()
             .write(true)
             .create(true)
             .truncate(false)
-            .open(self.layout.pin(project, id))
+            .open(&path)
             .map_err(&pin)?;
         self.sync_pins().map_err(&pin)?;
         Ok(true)
@@ -43,8 +43,9 @@ impl BuildStore {
     /// # Errors
     /// When the disk is in the way.
     pub fn unpin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
-        let unpin = doing("let go of the build");
-        match std::fs::remove_file(self.layout.pin(project, id)) {
+        let path = self.layout.pin(project, id);
+        let unpin = doing("let go of the build", &path);
+        match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(unpin(error)),
@@ -60,8 +61,9 @@ impl BuildStore {
 
     /// Every pin; foreign names among them are passed over.
     pub(super) fn pins(&self) -> Result<HashSet<(ProjectName, JobId)>, Error> {
-        let list = doing("list the pins");
-        let entries = match std::fs::read_dir(self.layout.pins()) {
+        let pins = self.layout.pins();
+        let list = doing("list the pins", &pins);
+        let entries = match std::fs::read_dir(&pins) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
             Err(error) => return Err(list(error)),
@@ -97,7 +99,8 @@ impl BuildStore {
             }
         }
         if is_changed {
-            self.sync_pins().map_err(doing("forget old pins"))?;
+            self.sync_pins()
+                .map_err(doing("forget old pins", &self.layout.pins()))?;
         }
         Ok(())
     }

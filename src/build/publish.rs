@@ -34,8 +34,9 @@ impl BuildStore {
         if there.into_iter().max().flatten() < Some(Order::of(record)) {
             self.publish(project, id, record)?;
         } else {
-            self.throw_away(&self.layout.pending(project, id))
-                .map_err(doing("clear what a rebuild replaced"))?;
+            let pending = self.layout.pending(project, id);
+            self.throw_away(&pending)
+                .map_err(doing("clear what a rebuild replaced", &pending))?;
         }
         Ok(())
     }
@@ -51,7 +52,6 @@ impl BuildStore {
         id: JobId,
         record: &Record,
     ) -> Result<(PathBuf, Option<Error>), Error> {
-        let publish = doing("put the build in place");
         // A build that is in place and not linked yet is nobody's to remove.
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let from = self.layout.pending(project, id);
@@ -61,10 +61,11 @@ impl BuildStore {
         } else {
             self.layout.ready(project, id)
         };
+        let publish = doing("put the build in place", &to);
         make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
         // The new link comes first, beside the old one: a life that ends between the two leaves word
         // of it, and the next one completes it.
-        let point = doing("point the link at the build");
+        let point = doing("point the link at the build", &to);
         let group = linked_group(record);
         if let Some(group) = &group {
             self.make_link(project, group.as_ref(), id)
@@ -89,7 +90,7 @@ impl BuildStore {
         }
         if replaced {
             let cleared = self.throw_away(&from);
-            let cleared = cleared.map_err(doing("clear what the build replaced"));
+            let cleared = cleared.map_err(doing("clear what the build replaced", &from));
             trouble = trouble.or(cleared.err());
             faults::point("replaced");
         }
@@ -98,6 +99,7 @@ impl BuildStore {
         } else if let Ok(Some(ready)) = self.find_ready(project, id) {
             self.enter(project, id, &ready, None, true);
         }
+        drop((publish, point));
         Ok((to, trouble))
     }
 
@@ -129,9 +131,10 @@ impl BuildStore {
     /// New links that an earlier life left on their way: to a build that is in place they are
     /// completed, unless a later one has been linked since; others are removed.
     pub(super) fn settle_links(&self) -> Result<(), Error> {
-        let settle = doing("complete the links of an earlier life");
+        let own = self.layout.own();
+        let settle = doing("complete the links of an earlier life", &own);
         let mut trouble = Ok(());
-        for entry in std::fs::read_dir(self.layout.own()).map_err(&settle)? {
+        for entry in std::fs::read_dir(&own).map_err(&settle)? {
             let entry = entry.map_err(&settle)?;
             let name = entry.file_name();
             let Some((project, id)) = name.to_str().and_then(Layout::linked_by) else {
@@ -146,8 +149,9 @@ impl BuildStore {
     }
 
     fn settle_link(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
-        let settle = doing("complete the links of an earlier life");
-        let record = record::read(&self.layout.ready(project, id)).map_err(&settle)?;
+        let ready = self.layout.ready(project, id);
+        let settle = doing("complete the links of an earlier life", &ready);
+        let record = record::read(&ready).map_err(&settle)?;
         let record = record.filter(|record| self.survived(record));
         let group = record.as_ref().and_then(linked_group);
         let (Some(record), Some(group)) = (record, group) else {
@@ -196,7 +200,8 @@ impl BuildStore {
 
     /// `None` where there is no build, or none that survived.
     fn order(&self, directory: &Path) -> Result<Option<Order>, Error> {
-        let record = record::read(directory).map_err(doing("read the record of a build"))?;
+        let record =
+            record::read(directory).map_err(doing("read the record of a build", directory))?;
         let record = record.filter(|record| self.survived(record));
         Ok(record.as_ref().map(Order::of))
     }

@@ -106,7 +106,7 @@ impl BuildStore {
                 Ok(true) => collected.gone.push(*at),
                 // Its trouble is that of the trash.
                 Ok(false) => {}
-                Err(error) => note(doing("look at what was removed")(error)),
+                Err(error) => note(doing("look at what was removed", away)(error)),
             }
         }
         for result in [
@@ -130,11 +130,10 @@ impl BuildStore {
     /// # Errors
     /// When the disk is in the way.
     pub fn remove(&self, project: &ProjectName, id: JobId) -> Result<Removed, Error> {
-        let look = doing("look at the build");
         let Some(info) = self.ready(project, id)? else {
             return Ok(Removed::Unknown);
         };
-        if self.linked(project).map_err(&look)?.contains(&id) {
+        if self.linked(project)?.contains(&id) {
             return Ok(Removed::Held(Held::Linked));
         }
         let mut own = 0;
@@ -168,7 +167,7 @@ impl BuildStore {
         }
         let cleared = self.clear_trash(false);
         for away in &retired {
-            if !is_gone(away).map_err(&look)? {
+            if !is_gone(away).map_err(doing("look at what was removed", away))? {
                 // What else is in the trash is not this build's trouble.
                 cleared?;
                 break;
@@ -186,8 +185,8 @@ impl BuildStore {
         shelf: Shelf,
         group: &str,
     ) -> Result<Option<Candidate>, Error> {
-        let look = doing("look at the build");
         let place = self.place(project, id, shelf);
+        let look = doing("look at the build", &place);
         let Some(directory) = lease::open(&place).map_err(&look)? else {
             return Ok(None);
         };
@@ -213,9 +212,9 @@ impl BuildStore {
 
     /// Takes a build out of sight, as it was looked at; or says why not.
     fn retire(&self, build: &Candidate) -> Result<Retired, Error> {
-        let retire = doing("take the build away");
         let (project, id) = (&build.project, build.id);
         let place = self.place(project, id, build.shelf);
+        let retire = doing("take the build away", &place);
         let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_pinned(project, id) {
             return Ok(Retired::Held(Held::Pinned));
@@ -291,8 +290,8 @@ impl BuildStore {
     /// Removes the data of the build in `directory` so that its room is there on return, which must
     /// also work where there is none left.
     pub(super) fn clear_out(&self, directory: &Path) -> Result<(), Error> {
-        let clear = doing("remove the build's data");
         let data = directory.join(layout::DATA);
+        let clear = doing("remove the build's data", &data);
         // One by one first: Btrfs clears a subvolume some time after it is gone. Where its root cannot be
         // opened, all at once must do.
         if let Ok(Some(open)) = filesystem::open_writable(rustix::fs::CWD, &data) {
@@ -333,16 +332,17 @@ impl BuildStore {
     }
 
     pub(super) fn clear_trash(&self, at_once: bool) -> Result<(), Error> {
-        let empty = doing("empty the trash");
+        let trash = self.layout.trash();
+        let empty = doing("empty the trash", &trash);
         let mut trouble = None;
-        for entry in std::fs::read_dir(self.layout.trash()).map_err(&empty)? {
+        for entry in std::fs::read_dir(&trash).map_err(&empty)? {
             let path = entry.map_err(&empty)?.path();
             let _ours = match Lease::take_last(&path) {
                 Ok(Some(lease)) => lease,
                 Ok(None) => continue,
                 // One that cannot be opened is no reason to keep the others.
                 Err(error) => {
-                    trouble.get_or_insert(empty(error));
+                    trouble.get_or_insert(doing("empty the trash", &path)(error));
                     continue;
                 }
             };
@@ -376,7 +376,7 @@ impl BuildStore {
 
     /// Commits what was done under the build path.
     fn sync(&self) -> Result<(), Error> {
-        let sync = doing("bring removals to stable storage");
+        let sync = doing("bring removals to stable storage", self.root());
         let root = File::open(self.root()).map_err(&sync)?;
         rustix::fs::syncfs(root).map_err(|error| sync(error.into()))
     }

@@ -44,10 +44,17 @@ pub enum Error {
         /// Its process and address, as far as it has said.
         by: String,
     },
-    /// The disk said no.
-    #[error("could not {0}")]
-    Disk(&'static str, #[source] io::Error),
-    /// A tree could not be made, cloned or removed.
+    /// The disk said no. The message is for the journal: it holds the path.
+    #[error("could not {doing}: '{}'", path.display())]
+    Disk {
+        /// What we were doing.
+        doing: &'static str,
+        /// What it was about: a file, or the directory of a build.
+        path: PathBuf,
+        /// What the disk said.
+        source: io::Error,
+    },
+    /// A tree could not be made, cloned or removed; the source has its path.
     #[error("could not {0}")]
     Tree(&'static str, #[source] filesystem::Error),
     /// The kernel does not let us make what directories are handed out as.
@@ -60,7 +67,8 @@ impl Error {
     pub fn sentence(&self) -> String {
         let doing = match self {
             Error::Held { .. } => "could not use the build path".to_owned(),
-            other => other.to_string(),
+            Error::Disk { doing, .. } => format!("could not {doing}"),
+            Error::Tree(..) | Error::Confine(..) => self.to_string(),
         };
         if self.is_full() {
             format!("{doing}: the disk is full")
@@ -71,7 +79,7 @@ impl Error {
 
     pub(super) fn io(&self) -> Option<&io::Error> {
         match self {
-            Error::Disk(_, cause) => Some(cause),
+            Error::Disk { source, .. } => Some(source),
             Error::Tree(_, cause) | Error::Confine(cause) => cause.io(),
             Error::Held { .. } => None,
         }
@@ -94,9 +102,13 @@ impl Error {
     }
 }
 
-/// For `map_err`: what we were doing.
-pub(super) fn doing(what: &'static str) -> impl Fn(io::Error) -> Error {
-    move |cause| Error::Disk(what, cause)
+/// For `map_err`: what we were doing, and to what.
+pub(super) fn doing(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Disk {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 /// All builds under one build path, which no other daemon holds meanwhile.
@@ -129,10 +141,12 @@ impl BuildStore {
     /// [`Error::Held`] when another daemon is there already.
     pub fn open(root: &Path, filesystem: Filesystem) -> Result<BuildStore, Error> {
         let layout = Layout::new(root);
-        make_directories(&layout.trash()).map_err(doing("prepare the build path"))?;
+        let trash = layout.trash();
+        make_directories(&trash).map_err(doing("prepare the build path", &trash))?;
         let claim = Claim::take(&layout)?;
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map_err(doing("read the id of this boot"))?;
+        let boot = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot =
+            std::fs::read_to_string(boot).map_err(doing("read the id of this boot", boot))?;
         let store = BuildStore {
             layout,
             filesystem,
@@ -212,9 +226,9 @@ impl BuildStore {
             // Un-accept: the next try must find the place free.
             let _ = std::fs::remove_dir_all(&directory);
         }
-        let log = accepted.map_err(doing("write the job down"))?;
-        PendingBuild::new(self.clone(), job.project.clone(), id, record, log)
-            .map_err(doing("write the job down"))
+        let write = doing("write the job down", &directory);
+        let log = accepted.map_err(&write)?;
+        PendingBuild::new(self.clone(), job.project.clone(), id, record, log).map_err(write)
     }
 
     fn write_down(
@@ -266,8 +280,9 @@ impl BuildStore {
     /// # Errors
     /// When the disk is in the way.
     pub fn cached(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildAnswer>, Error> {
-        let found = record::stamp(rustix::fs::CWD, &self.layout.ready(project, id));
-        let Some(found) = found.map_err(doing("read the record of a build"))? else {
+        let directory = self.layout.ready(project, id);
+        let found = record::stamp(rustix::fs::CWD, &directory);
+        let Some(found) = found.map_err(doing("read the record of a build", &directory))? else {
             return Ok(None);
         };
         if let Some(answer) = self.answers.get(id, found) {
@@ -278,9 +293,9 @@ impl BuildStore {
         };
         info.cached = true;
         // Of this build alone: a rebuild of the same id may have a log of its own in `pending`.
-        let log = match tail(&self.layout.ready(project, id)) {
+        let log = match tail(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            log => log.map_err(doing("read the log of a build")),
+            log => log.map_err(doing("read the log of a build", &directory)),
         };
         info.container_stdouterr = Some(log?);
         // The record holds all but the log, and its size is known. Both as values and as JSON.
@@ -334,8 +349,9 @@ impl BuildStore {
         project: &ProjectName,
         id: JobId,
     ) -> Result<Option<BuildInfo>, Error> {
+        let directory = self.layout.ready(project, id);
         self.read_ready(project, id)
-            .map_err(doing("read the record of a build"))
+            .map_err(doing("read the record of a build", &directory))
     }
 
     /// The info of a ready build that survived the last power cut, whatever its outcome.
@@ -354,8 +370,9 @@ impl BuildStore {
     /// # Errors
     /// When the disk is in the way.
     pub fn find(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
-        let pending = record::read(&self.layout.pending(project, id))
-            .map_err(doing("read the record of a build"))?;
+        let directory = self.layout.pending(project, id);
+        let pending =
+            record::read(&directory).map_err(doing("read the record of a build", &directory))?;
         let as_pending = |mut record: Record| {
             let path = self.layout.served(project, id);
             record.info.complete(project, id, State::Pending, path);
@@ -382,7 +399,7 @@ impl BuildStore {
         group: Option<&GroupName>,
     ) -> Result<Option<JobId>, Error> {
         let link = self.layout.link(project, group);
-        let target = match std::fs::read_link(link) {
+        let target = match std::fs::read_link(&link) {
             Ok(target) => target,
             Err(error)
                 if matches!(
@@ -394,7 +411,7 @@ impl BuildStore {
             {
                 return Ok(None);
             }
-            Err(error) => return Err(Error::Disk("read the link of a group", error)),
+            Err(error) => return Err(doing("read the link of a group", &link)(error)),
         };
         let Some(id) = Layout::linked_id(&target) else {
             return Ok(None);
@@ -411,8 +428,9 @@ impl BuildStore {
         project: &ProjectName,
     ) -> Result<(Option<JobId>, BTreeMap<String, JobId>), Error> {
         let mut groups = BTreeMap::new();
-        let list = doing("list the groups of a project");
-        match std::fs::read_dir(self.layout.groups(project)) {
+        let links = self.layout.groups(project);
+        let list = doing("list the groups of a project", &links);
+        match std::fs::read_dir(&links) {
             Ok(links) => {
                 for link in links {
                     let target = std::fs::read_link(link.map_err(&list)?.path());
@@ -444,7 +462,7 @@ impl BuildStore {
         for directory in directories {
             match tail(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => return other.map_err(doing("read the log of a build")),
+                other => return other.map_err(doing("read the log of a build", &directory)),
             }
         }
         Ok(String::new())
@@ -470,12 +488,14 @@ impl BuildStore {
     /// # Errors
     /// When the disk is in the way.
     pub fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Option<Artifacts>, Error> {
-        let open = doing("open the artifacts of a build");
-        let Some(lease) = Lease::take(&self.layout.ready(project, id)).map_err(&open)? else {
+        let directory = self.layout.ready(project, id);
+        let open = doing("open the artifacts of a build", &directory);
+        let Some(lease) = Lease::take(&directory).map_err(&open)? else {
             return Ok(None);
         };
         // Of the directory that is held: at its place there may be another build by now.
-        let record = record::read(&lease.path()).map_err(doing("read the record of a build"))?;
+        let record =
+            record::read(&lease.path()).map_err(doing("read the record of a build", &directory))?;
         match record.filter(|record| self.survived(record)) {
             Some(record) => Artifacts::open(lease, &record.info)
                 .map(Some)
@@ -521,7 +541,8 @@ impl BuildStore {
 
     /// A lease on the ready build that another one is cloned from.
     pub(super) fn lease(&self, project: &ProjectName, id: JobId) -> Result<Option<Lease>, Error> {
-        Lease::take(&self.layout.ready(project, id)).map_err(doing("hold a build"))
+        let directory = self.layout.ready(project, id);
+        Lease::take(&directory).map_err(doing("hold a build", &directory))
     }
 
     /// Waits until the first scan is over, so that lists are whole.
@@ -564,7 +585,10 @@ impl BuildStore {
                 State::Ready => match &builds_of {
                     Some((_, open)) => self
                         .listing(open.as_fd(), &place.project, place.id)
-                        .map_err(doing("read the record of a build")),
+                        .map_err(|error| {
+                            let directory = self.layout.ready(&place.project, place.id);
+                            doing("read the record of a build", &directory)(error)
+                        }),
                     None => Ok(None),
                 },
             };
@@ -590,7 +614,6 @@ impl BuildStore {
     /// # Errors
     /// The first trouble; whatever cannot be read is passed over.
     pub fn scan(&self) -> Result<(), Error> {
-        let list = doing("list the builds");
         let mut trouble = None;
         let mut unmarked = Vec::new();
         let projects = self.projects();
@@ -598,13 +621,21 @@ impl BuildStore {
         for project in projects.as_deref().unwrap_or_default() {
             let builds = self.layout.builds(project, State::Ready);
             let ids = ids(&builds).unwrap_or_else(|error| {
-                trouble.get_or_insert(error);
+                trouble.get_or_insert(doing("list the builds", &builds)(error));
                 Vec::new()
             });
             for id in ids {
                 let directory = self.layout.ready(project, id);
-                let Ok(Some(mut record)) = record::read(&directory) else {
-                    continue;
+                // One that is torn or gone is as good as absent, and made again when it is asked for.
+                let torn = || io::Error::from(io::ErrorKind::InvalidData);
+                let read = record::read(&directory).and_then(|record| record.ok_or_else(torn));
+                let mut record = match read {
+                    Ok(record) => record,
+                    Err(error) => {
+                        let read = doing("read the record of a build", &directory);
+                        trouble.get_or_insert(read(error));
+                        continue;
+                    }
                 };
                 if !self.survived(&record) {
                     continue;
@@ -620,10 +651,12 @@ impl BuildStore {
         }
         // A list of what was found is better than one that never comes.
         self.index.completed();
-        projects.map_err(&list)?;
-        self.settle(&unmarked)
-            .map_err(doing("bring builds of an earlier life to stable storage"))?;
-        trouble.map_or(Ok(()), |error| Err(list(error)))
+        projects.map_err(doing("list the builds", self.root()))?;
+        self.settle(&unmarked).map_err(doing(
+            "bring builds of an earlier life to stable storage",
+            self.root(),
+        ))?;
+        trouble.map_or(Ok(()), Err)
     }
 
     /// Enters a build of which `own` bytes are its own, as far as that is known.

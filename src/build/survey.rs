@@ -72,12 +72,12 @@ impl BuildStore {
     /// Every build that is over, of every project; and the first trouble.
     fn survey(&self) -> (Vec<Candidate>, Option<Error>) {
         let mut trouble = None;
-        let mut note = |error: io::Error| {
-            trouble.get_or_insert(Error::Disk("list the builds", error));
+        let mut note = |error: Error| {
+            trouble.get_or_insert(error);
         };
         let mut found = Vec::new();
         let projects = self.projects().unwrap_or_else(|error| {
-            note(error);
+            note(doing("list the builds", self.root())(error));
             Vec::new()
         });
         let pins = match self.pins() {
@@ -98,21 +98,23 @@ impl BuildStore {
         &self,
         project: &ProjectName,
         pins: &HashSet<(ProjectName, JobId)>,
-        note: &mut impl FnMut(io::Error),
-    ) -> io::Result<Vec<Candidate>> {
+        note: &mut impl FnMut(Error),
+    ) -> Result<Vec<Candidate>, Error> {
         let linked = self.linked(project)?;
-        let pending = ids(&self.layout.builds(project, State::Pending))?;
+        let pending = self.layout.builds(project, State::Pending);
+        let pending = ids(&pending).map_err(doing("list the builds", &pending))?;
         let pending: HashSet<JobId> = pending.into_iter().collect();
         let mut found = Vec::new();
         for (shelf, place) in [
             (Shelf::Ready, self.layout.builds(project, State::Ready)),
             (Shelf::Failed, self.layout.all_failed(project)),
         ] {
-            let ids = ids(&place)?;
+            let list = doing("list the builds", &place);
+            let ids = ids(&place).map_err(&list)?;
             if ids.is_empty() {
                 continue;
             }
-            let open = open_directory(&place)?;
+            let open = open_directory(&place).map_err(|errno| list(errno.into()))?;
             for id in ids {
                 let name = id.to_string();
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -124,7 +126,9 @@ impl BuildStore {
                     Ok(read) => read,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => {
-                        note(error);
+                        note(doing("read the record of a build", &place.join(&name))(
+                            error,
+                        ));
                         continue;
                     }
                 };
@@ -155,18 +159,22 @@ impl BuildStore {
     }
 
     /// The builds that a link of the project names, whether they are there or not.
-    pub(super) fn linked(&self, project: &ProjectName) -> io::Result<HashSet<JobId>> {
-        let mut linked: HashSet<JobId> = named_by(&self.layout.link(project, None))?
-            .into_iter()
-            .collect();
-        match std::fs::read_dir(self.layout.groups(project)) {
+    pub(super) fn linked(&self, project: &ProjectName) -> Result<HashSet<JobId>, Error> {
+        const READ: &str = "read the link of a group";
+        let link = self.layout.link(project, None);
+        let named = named_by(&link).map_err(doing(READ, &link))?;
+        let mut linked: HashSet<JobId> = named.into_iter().collect();
+        let links = self.layout.groups(project);
+        let list = doing("list the groups of a project", &links);
+        match std::fs::read_dir(&links) {
             Ok(links) => {
                 for link in links {
-                    linked.extend(named_by(&link?.path())?);
+                    let link = link.map_err(&list)?.path();
+                    linked.extend(named_by(&link).map_err(doing(READ, &link))?);
                 }
             }
             Err(error) if is_none(&error) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(list(error)),
         }
         Ok(linked)
     }
@@ -177,7 +185,7 @@ impl BuildStore {
     /// When the filesystem does not say.
     pub fn room(&self) -> Result<(u64, u64), Error> {
         let found = rustix::fs::statvfs(self.root())
-            .map_err(|error| doing("ask how much is free")(error.into()))?;
+            .map_err(|error| doing("ask how much is free", self.root())(error.into()))?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
     }

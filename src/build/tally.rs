@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::BuildStore;
 use super::layout::Layout;
 use super::replace::{self, Durability};
+use crate::located::at;
 use crate::project::ProjectName;
 
 /// Days that are kept.
@@ -204,8 +205,8 @@ impl BuildStore {
         let mut failed = None;
         for (project, tally) in changed {
             if let Err(error) = write(&self.layout.tally(&project), &tally) {
+                failed = Some(at(&self.layout.tally(&project))(error));
                 self.tallies.lock().changed.push(project);
-                failed = Some(error);
             }
         }
         failed.map_or(Ok(()), Err)

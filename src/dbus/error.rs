@@ -143,7 +143,8 @@ impl From<NameError> for Error {
 impl From<Heart> for Error {
     fn from(error: Heart) -> Error {
         let kind = kind(&error);
-        if kind == Kind::Failed {
+        // Why a job was rejected the scheduler has told, once for all who wait.
+        if kind == Kind::Failed && !matches!(error, Heart::Rejected(_)) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "a call on the bus failed"

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use super::Error;
 use super::context::{Content, Context, Entry, open};
 use super::digest::Hashing;
+use crate::located::at;
 
 /// 1980-01-01T00:00:00Z in seconds of Unix time: the earliest time that a ZIP archive can hold.
 /// Tools that pack a file which is older fail.
@@ -82,10 +83,11 @@ impl Context {
         let name = &self.project().name;
         let changed = || Error::Changed(name.clone());
         let failed = |error| Error::Read(name.clone(), error);
-        let file = match open(&self.project().path.join(&entry.path)) {
+        let path = self.project().path.join(&entry.path);
+        let file = match open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(changed()),
-            Err(error) => return Err(failed(error)),
+            Err(error) => return Err(failed(at(&path)(error))),
         };
         let mut sent = Hashing::new(file.take(*size));
         append(tar, entry, tar::EntryType::Regular, b"", &mut sent).map_err(failed)?;

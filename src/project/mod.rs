@@ -32,6 +32,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::located::at;
+
 /// The recipe of a project's image.
 pub(crate) const DOCKERFILE: &str = "Dockerfile";
 /// The project's own settings, beside the Dockerfile.
@@ -125,7 +127,7 @@ impl Projects {
                     Err(Error::Unknown(name.clone()))
                 }
             }
-            Err(error) => Err(Error::Read(name.clone(), error)),
+            Err(error) => Err(Error::Read(name.clone(), at(&path.join(DOCKERFILE))(error))),
         }
     }
 
@@ -135,8 +137,9 @@ impl Projects {
     /// When `projects_path` cannot be listed.
     pub fn list(&self) -> Result<Vec<ProjectName>, Error> {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&self.root).map_err(Error::List)? {
-            let entry = entry.map_err(Error::List)?;
+        let unlisted = |error| Error::List(at(&self.root)(error));
+        for entry in std::fs::read_dir(&self.root).map_err(unlisted)? {
+            let entry = entry.map_err(unlisted)?;
             let name = entry.file_name().to_str().and_then(|n| n.parse().ok());
             if let Some(name) = name
                 && self.open(&name).is_ok()

@@ -17,6 +17,7 @@ use super::context::{Content, Entry, open};
 use super::digest::{Digest, Hashing};
 use super::ignore::{IGNORE_FILE, Ignore, Matched, WrongLine};
 use super::{DOCKERFILE, Error, Project, SETTINGS};
+use crate::located::at;
 
 /// How old a change must be before a stamp is trusted: the coarsest mtime still met is 2 s (FAT).
 const SETTLED: Duration = Duration::from_secs(2);
@@ -105,8 +106,9 @@ pub(super) fn walk(project: &Project, known: Option<&Memory>) -> Result<Found, E
     let mut pending = vec![(PathBuf::new(), Matched::default())];
     while let Some((directory, above)) = pending.pop() {
         let names = std::fs::read_dir(project.path.join(&directory));
-        for found in names.map_err(|error| walk.unread(error))? {
-            let found = found.map_err(|error| walk.unread(error))?;
+        let unread = |walk: &Walk<'_>, error| walk.unread(&directory, error);
+        for found in names.map_err(|error| unread(&walk, error))? {
+            let found = found.map_err(|error| unread(&walk, error))?;
             walk.found(&directory, &above, &found, &mut pending)?;
         }
     }
@@ -138,8 +140,10 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn unread(&self, error: io::Error) -> Error {
-        Error::Read(self.project.name.clone(), error)
+    /// `path` is relative to the project.
+    fn unread(&self, path: &Path, error: io::Error) -> Error {
+        let path = self.project.path.join(path);
+        Error::Read(self.project.name.clone(), at(&path)(error))
     }
 
     fn unbuildable(&self, why: String) -> Error {
@@ -159,7 +163,7 @@ impl Walk<'_> {
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let root = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, &self.project.path, root, Mode::empty())
-            .map_err(|error| self.unread(error.into()))?;
+            .map_err(|error| self.unread(IGNORE_FILE.as_ref(), error.into()))?;
         let opened = rustix::fs::openat2(root.as_fd(), IGNORE_FILE, flags, Mode::empty(), beneath);
         let is = |what: &str| self.unbuildable(format!("its {IGNORE_FILE} is {what}"));
         let file = match opened {
@@ -170,9 +174,11 @@ impl Walk<'_> {
             Err(Errno::LOOP) => return Err(is("a symbolic link that leads to itself")),
             // The answer to who opens a socket.
             Err(Errno::NXIO) => return Err(is(&not_a_file("a socket"))),
-            Err(error) => return Err(self.unread(error.into())),
+            Err(error) => return Err(self.unread(IGNORE_FILE.as_ref(), error.into())),
         };
-        let found = file.metadata().map_err(|error| self.unread(error))?;
+        let found = file
+            .metadata()
+            .map_err(|error| self.unread(IGNORE_FILE.as_ref(), error))?;
         if !found.is_file() {
             return Err(is(&not_a_file(kind_of(found.file_type()))));
         }
@@ -195,7 +201,7 @@ impl Walk<'_> {
         let mut text = Vec::new();
         file.take(largest as u64 + 1)
             .read_to_end(&mut text)
-            .map_err(|error| self.unread(error))?;
+            .map_err(|error| self.unread(name.as_ref(), error))?;
         if text.len() > largest {
             return Err(self.unbuildable(format!(
                 "its {name} is too large, at most {largest} bytes were expected"
@@ -213,7 +219,9 @@ impl Walk<'_> {
     ) -> Result<(), Error> {
         let path = directory.join(found.file_name());
         let bytes = path.as_os_str().as_bytes();
-        let kind = found.file_type().map_err(|error| self.unread(error))?;
+        let kind = found
+            .file_type()
+            .map_err(|error| self.unread(&path, error))?;
         let (is_excluded, matched) = self
             .ignore
             .excludes(bytes, above)
@@ -245,8 +253,9 @@ impl Walk<'_> {
 
     /// Reads `mistry.json`, which counts whether it is excluded or not.
     fn settings(&mut self, path: PathBuf, is_sent: bool) -> Result<Entry, Error> {
-        let file = open(&self.project.path.join(&path)).map_err(|error| self.unread(error))?;
-        let found = file.metadata().map_err(|error| self.unread(error))?;
+        let unread = |error| self.unread(SETTINGS.as_ref(), error);
+        let file = open(&self.project.path.join(&path)).map_err(unread)?;
+        let found = file.metadata().map_err(unread)?;
         if !found.is_file() {
             return Err(Error::Changed(self.project.name.clone()));
         }
@@ -257,7 +266,7 @@ impl Walk<'_> {
         };
         self.settings = Some(text);
         let entry = self.entry_of(path, &found, content);
-        let entry = entry.map_err(|error| self.unread(error))?;
+        let entry = entry.map_err(|error| self.unread(SETTINGS.as_ref(), error))?;
         Ok(Entry { is_sent, ..entry })
     }
 
@@ -282,7 +291,7 @@ impl Walk<'_> {
             };
             self.entry_of(path, &metadata, content)
         });
-        entry.map_err(|error| self.unread(error))
+        entry.map_err(|error| self.unread(&found.path(), error))
     }
 
     fn file(&mut self, path: PathBuf, mut found: Metadata) -> io::Result<Entry> {

@@ -139,6 +139,7 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
             return;
         }
         Err(error) => {
+            tracing::error!(mistry_project = %live.project, mistry_job = %id, "mistryd failed while it took over a build (a panic, told above)");
             shared.leave_queue(&live);
             live.end_rejected(error);
             return;

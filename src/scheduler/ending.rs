@@ -212,6 +212,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
             None
         }
         Err(error) => {
+            tracing::error!(mistry_project = %live.project, mistry_job = %live.id, "mistryd failed while it ended a build (a panic, told above); the next start takes it over");
             live.end_rejected(error);
             None
         }

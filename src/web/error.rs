@@ -207,9 +207,11 @@ impl From<Error> for Refusal {
             job,
             retry_after,
             allow: None,
-            // That we are busy or ending is no fault, and told elsewhere.
-            cause: match unwrapped(&error) {
-                Error::Stopping(..)
+            // That we are busy or ending is no fault, and told elsewhere. Why a job was rejected the
+            // scheduler has told, once for all who wait.
+            cause: match &error {
+                Error::Rejected(_)
+                | Error::Stopping(..)
                 | Error::Ending
                 | Error::BacklogFull
                 | Error::ScansFull

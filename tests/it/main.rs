@@ -20,6 +20,7 @@ mod coalescing;
 mod config;
 mod connections;
 mod deadlines;
+mod disk_errors;
 mod engine;
 mod errors_do_not_leak;
 mod events;

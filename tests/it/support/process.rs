@@ -125,6 +125,14 @@ impl Process {
         self.told.lock().unwrap().clone()
     }
 
+    /// Ends it as systemd does; all that it has said.
+    pub async fn told_to_the_end(self) -> String {
+        let told = self.told.clone();
+        assert_eq!(self.end(Signal::TERM).await, 0);
+        let told = told.lock().unwrap();
+        told.clone()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,0 +1,151 @@
+//! An error of the disk is one record of the journal that says where it was, however many wait for what
+//! failed; none of them is told a path or what the kernel said.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{Home, job, text},
+    http::{Answer, Ask},
+};
+
+/// A home with a project and a build of it.
+async fn built() -> (Home, String) {
+    let home = Home::new().await;
+    home.fixture("succeed");
+    home.configure(&json!({}));
+    let daemon = home.spawn().await;
+    let answer = daemon.at.ask(Ask::post("/jobs", &job("succeed"))).await;
+    let id = text(&answer.expect(201).json(), "ID").to_owned();
+    assert_eq!(daemon.end(Signal::TERM).await, 0);
+    (home, id)
+}
+
+fn replace_by_a_file(path: &Path) {
+    let _ = std::fs::remove_dir_all(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, "in the way").unwrap();
+}
+
+/// The records of faults, whatever they are about.
+fn faults(told: &str) -> Vec<String> {
+    let is_fault = |line: &&str| line.contains(" ERROR ") || line.contains(" WARN ");
+    told.lines().filter(is_fault).map(str::to_owned).collect()
+}
+
+fn is_a_sentence(home: &Home, answer: &Answer) {
+    assert_eq!(answer.status, 500, "{}", answer.text());
+    let text = answer.text();
+    let builds = home.builds().display().to_string();
+    for secret in [builds.as_str(), "os error", "directory", "Not a", "exists"] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
+}
+
+/// One fault of the disk: what is in the way, what is asked then, and which path the journal names.
+struct Case {
+    in_the_way: &'static str,
+    ask: fn(&str) -> Ask,
+    names: &'static str,
+}
+
+fn another() -> Value {
+    json!({"project": "succeed", "params": {"n": "1"}})
+}
+
+const CASES: [Case; 3] = [
+    // A job cannot be written down.
+    Case {
+        in_the_way: "succeed/pending",
+        ask: |_| Ask::post("/jobs", &another()),
+        names: "succeed/pending/",
+    },
+    Case {
+        in_the_way: "succeed/groups",
+        ask: |_| Ask::get("/project/succeed").json(),
+        names: "succeed/groups",
+    },
+    Case {
+        in_the_way: ".mistry/pins",
+        ask: |id| {
+            let path = format!("/job/succeed/{id}/pin");
+            Ask::new("PUT", path).with("content-type", "application/json")
+        },
+        names: ".mistry/pins/",
+    },
+];
+
+#[tokio::test]
+async fn an_error_of_the_disk_is_one_record_that_says_where() {
+    for case in CASES {
+        let (home, id) = built().await;
+        let daemon = home.spawn().await;
+        replace_by_a_file(&home.builds().join(case.in_the_way));
+        let answer = daemon.at.ask((case.ask)(&id)).await;
+        is_a_sentence(&home, &answer);
+        let told = daemon.told_to_the_end().await;
+        let faults = faults(&told);
+        assert_eq!(faults.len(), 1, "{}: {told}", case.in_the_way);
+        let path = home.builds().join(case.names);
+        assert!(faults[0].contains(path.to_str().unwrap()), "{}", faults[0]);
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_the_disk_refuses_is_told_once_for_all_who_wait_for_it() {
+    let (home, _) = built().await;
+    let daemon = home.spawn().await;
+    home.engine.hold("start");
+    let mut waiting = Vec::new();
+    let mut id = String::new();
+    for _ in 0..3 {
+        let ask = Ask::post("/jobs", &another()).with("accept", "text/event-stream");
+        let mut stream = daemon.at.open(ask).await;
+        let state = stream.event().await.unwrap();
+        id = text(&state.json(), "ID").to_owned();
+        waiting.push(stream);
+    }
+    home.engine.wait_for("start", 1).await;
+    replace_by_a_file(&home.builds().join("succeed/ready"));
+    home.engine.release("start");
+    for stream in waiting {
+        let last = stream.events().await.last().unwrap().data.clone();
+        assert!(last.contains("could not put the build in place"), "{last}");
+        assert!(!last.contains("/ready"), "{last}");
+    }
+    let told = daemon.told_to_the_end().await;
+    let ready = home.build("succeed", "ready", &id).display().to_string();
+    let faults = faults(&told);
+    let about = faults.iter().filter(|line| line.contains("could not put"));
+    let about: Vec<_> = about.collect();
+    assert_eq!(about.len(), 1, "{told}");
+    assert!(
+        about[0].contains(&ready) && about[0].contains(&id),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_build_whose_record_is_torn_or_gone_is_told_once_with_its_path() {
+    for is_gone in [true, false] {
+        let (home, id) = built().await;
+        let record = home.build("succeed", "ready", &id).join("build_info.json");
+        match is_gone {
+            true => std::fs::remove_file(&record).unwrap(),
+            false => std::fs::write(&record, "{\"torn").unwrap(),
+        }
+        let daemon = home.spawn().await;
+        let info = daemon.at.ask(Ask::get(format!("/job/succeed/{id}")).json());
+        let answer = info.await.expect(404);
+        assert!(!answer.text().contains("build_info"), "{}", answer.text());
+        // Lists wait until the tree has been read.
+        daemon.at.ask(Ask::get("/index/").json()).await.expect(200);
+        let told = daemon.told_to_the_end().await;
+        let faults = faults(&told);
+        assert_eq!(faults.len(), 1, "{told}");
+        let directory = record.parent().unwrap().display().to_string();
+        assert!(faults[0].contains(&directory), "{}", faults[0]);
+    }
+}
