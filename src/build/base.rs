@@ -9,8 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::error::Error;
 use super::inputs::Inputs;
-use super::store::{BuildStore, Error};
+use super::store::BuildStore;
 use super::{Change, Filter, ImageRecord, Outcome, PendingBuild, Record, State, layout, record};
 use crate::job::{GroupName, JobId};
 use crate::project::{Context, DOCKERFILE, ProjectName, SETTINGS};

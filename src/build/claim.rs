@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::error::{Error, doing};
 use super::layout::Layout;
 use super::replace::{self, Durability};
-use super::store::{Error, doing, random_hex};
+use super::store::random_hex;
 
 /// What the lock file holds is a few hundred bytes; more is not ours.
 const MAX_LOCK: u64 = 4 << 10;

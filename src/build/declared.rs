@@ -11,9 +11,9 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::error::{Error, doing};
 use super::layout;
 use super::pending::{PendingBuild, User, make_directory, open_directory};
-use super::store::{Error, doing};
 
 /// A place in the home directory over which something of the host is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]

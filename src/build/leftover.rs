@@ -7,10 +7,11 @@
 use std::io;
 use std::sync::Arc;
 
+use super::error::{Error, doing};
 use super::info::NO_DURATION;
 use super::layout;
 use super::pending::PendingBuild;
-use super::store::{BuildStore, Error, doing, ids, open_log};
+use super::store::{BuildStore, ids, open_log};
 use super::{NO_EXIT_CODE, Phase, Phases, Record, Since, State, record};
 use crate::faults;
 use crate::job::JobId;

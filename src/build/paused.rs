@@ -7,7 +7,8 @@
 use std::fs::File;
 use std::io;
 
-use super::store::{BuildStore, Error, doing};
+use super::error::{Error, doing};
+use super::store::BuildStore;
 
 impl BuildStore {
     /// True when the queue is marked as paused. What cannot be looked at may be there: a queue that

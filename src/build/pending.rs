@@ -21,7 +21,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::base::Start;
-use super::store::{BuildStore, Error, doing};
+use super::error::{Error, doing};
+use super::store::BuildStore;
 use super::{
     BuildInfo, BuildLog, Cancelled, Change, ImageRecord, NO_EXIT_CODE, Outcome, Phase, Record,
     Since, State, Stopped, layout, record, store,

@@ -9,7 +9,8 @@ use std::io;
 use std::sync::PoisonError;
 
 use super::State;
-use super::store::{BuildStore, Error, doing, make_directories};
+use super::error::{Error, doing};
+use super::store::{BuildStore, make_directories};
 use crate::job::JobId;
 use crate::project::ProjectName;
 

@@ -11,8 +11,9 @@ use std::sync::PoisonError;
 use jiff::Timestamp;
 use rustix::fs::RenameFlags;
 
+use super::error::{Error, doing};
 use super::layout::Layout;
-use super::store::{BuildStore, Error, doing, make_directories, random_hex};
+use super::store::{BuildStore, make_directories, random_hex};
 use super::{Record, record};
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;

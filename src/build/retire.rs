@@ -12,9 +12,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
+use super::error::{Error, doing};
 use super::gc::{Candidate, Plan, Shelf};
 use super::lease::{self, Lease};
-use super::store::{BuildStore, Error, doing, random_hex};
+use super::store::{BuildStore, random_hex};
 use super::survey::named_by;
 use super::{layout, used};
 use crate::job::{GroupName, JobId};

@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::artifacts::Artifacts;
 use super::claim::{Claim, Holder, Secret};
+use super::error::{Error, doing};
 use super::index::{Filter, Index, Place};
 use super::inputs::Inputs;
 use super::layout::{self, Layout};
@@ -32,84 +33,6 @@ use crate::project::{Context, ProjectName};
 
 /// Directories of builds, as umask 0027 leaves them.
 const DIRECTORY_MODE: u32 = 0o750;
-
-/// What can go wrong under the build path, in our words.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Another daemon holds the lock.
-    #[error("the build path '{path}' is held by another mistryd ({by})")]
-    Held {
-        /// The build path.
-        path: PathBuf,
-        /// Its process and address, as far as it has said.
-        by: String,
-    },
-    /// The disk said no. The message is for the journal: it holds the path.
-    #[error("could not {doing}: '{}'", path.display())]
-    Disk {
-        /// What we were doing.
-        doing: &'static str,
-        /// What it was about: a file, or the directory of a build.
-        path: PathBuf,
-        /// What the disk said.
-        source: io::Error,
-    },
-    /// A tree could not be made, cloned or removed; the source has its path.
-    #[error("could not {0}")]
-    Tree(&'static str, #[source] filesystem::Error),
-    /// The kernel does not let us make what directories are handed out as.
-    #[error("this host does not let mistryd hand out directories")]
-    Confine(#[source] filesystem::Error),
-}
-
-impl Error {
-    /// For strangers: what we were doing, and whether there was room; never a path.
-    pub fn sentence(&self) -> String {
-        let doing = match self {
-            Error::Held { .. } => "could not use the build path".to_owned(),
-            Error::Disk { doing, .. } => format!("could not {doing}"),
-            Error::Tree(..) | Error::Confine(..) => self.to_string(),
-        };
-        if self.is_full() {
-            format!("{doing}: the disk is full")
-        } else {
-            doing
-        }
-    }
-
-    pub(super) fn io(&self) -> Option<&io::Error> {
-        match self {
-            Error::Disk { source, .. } => Some(source),
-            Error::Tree(_, cause) | Error::Confine(cause) => cause.io(),
-            Error::Held { .. } => None,
-        }
-    }
-
-    /// True when a directory that was to go had something in it again.
-    pub(super) fn is_not_empty(&self) -> bool {
-        let kind = self.io().map(io::Error::kind);
-        kind == Some(io::ErrorKind::DirectoryNotEmpty)
-    }
-
-    /// True when there was no room: the one cause that strangers may be told.
-    pub fn is_full(&self) -> bool {
-        self.io().is_some_and(|cause| {
-            matches!(
-                cause.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            )
-        })
-    }
-}
-
-/// For `map_err`: what we were doing, and to what.
-pub(super) fn doing(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
-    move |source| Error::Disk {
-        doing,
-        path: path.to_owned(),
-        source,
-    }
-}
 
 /// All builds under one build path, which no other daemon holds meanwhile.
 #[derive(Debug)]

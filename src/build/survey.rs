@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use rustix::fs::AtFlags;
 use serde::Deserialize;
 
+use super::error::{Error, doing};
 use super::gc::{self, Candidate, Plan, Policy, Shelf};
 use super::layout::Layout;
-use super::store::{BuildStore, Error, doing, ids, open_directory};
+use super::store::{BuildStore, ids, open_directory};
 use super::{State, record, used};
 use crate::job::JobId;
 use crate::project::ProjectName;

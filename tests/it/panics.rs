@@ -55,6 +55,7 @@ async fn a_panic_leaves_no_container_and_the_next_build_is_made() {
             .map(|info| text(info, "Err"))
             .collect();
         let told = vec!["the server failed while it worked on the request"];
-        assert_eq!(outcomes, if has_end { told } else { vec![] }, "{point}");
+        let expected = if has_end { told } else { vec![] };
+        assert_eq!(outcomes, expected, "{point}: {list}\n{}", daemon.told());
     }
 }

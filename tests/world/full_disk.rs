@@ -68,6 +68,15 @@ fn a_full_build_path_is_said_and_forgotten_when_there_is_room(place: Place) {
         }
         assert_eq!(daemon.get("/healthz").status, 200);
     }
+    // The journal says of each what it was about, where the kernel's word is told.
+    let told = daemon.told();
+    let builds = daemon.builds().display().to_string();
+    let full = told.lines().filter(|line| line.contains("No space left"));
+    let full: Vec<&str> = full.collect();
+    assert!(!full.is_empty(), "{told}");
+    for line in full {
+        assert!(line.contains(&builds), "{line}");
+    }
     // What is there is served all the same.
     assert_eq!(
         daemon.succeed(json!({"project": "succeed"}))["ID"],

@@ -43,13 +43,9 @@ pub(super) async fn fetch(
         let transport = transport.clone();
         blocking(move || {
             let path = &transport.target;
-            let unwritable = |error| transport.unwritable(error);
-            let has_basis = !has_links_to_directories(path).map_err(|e| unwritable(e.into()))?
-                && std::fs::read_dir(path)
-                    .map_err(unwritable)?
-                    .next()
-                    .is_some();
-            let stage = Stage::make(path, "rsync").map_err(unwritable)?;
+            let is_empty = std::fs::read_dir(path).map_or(true, |mut found| found.next().is_none());
+            let has_basis = !is_empty && !has_links_to_directories(path);
+            let stage = Stage::make(path, "rsync").map_err(|error| transport.unwritable(error))?;
             let basis = has_basis.then(|| stage.path_of_target());
             Ok((stage, basis))
         })
@@ -94,11 +90,12 @@ fn arguments(source: &Source<'_>, to: &Path, basis: Option<&Path>) -> Vec<OsStri
     arguments
 }
 
-/// Whether a directory below `root`, or one of its entries, is reached by a link.
-///
-/// # Errors
-/// When the root cannot be read. What cannot be read below it counts as such a link.
-fn has_links_to_directories(root: &Path) -> Result<bool, Errno> {
+/// Whether a link below `root` leads to a directory. What cannot be read counts as such a link.
+fn has_links_to_directories(root: &Path) -> bool {
+    find_link_to_directory(root).unwrap_or(true)
+}
+
+fn find_link_to_directory(root: &Path) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut descent = Descent::new(rustix::fs::open(root, flags, Mode::empty())?)?;
     let mut pending = vec![names(descent.here())?];
@@ -120,11 +117,8 @@ fn has_links_to_directories(root: &Path) -> Result<bool, Errno> {
                 }
             }
             FileType::Directory => {
-                let opened =
-                    rustix::fs::openat(here, &name, flags | OFlags::NOFOLLOW, Mode::empty());
-                let Ok(directory) = opened else {
-                    return Ok(true);
-                };
+                let flags = flags | OFlags::NOFOLLOW;
+                let directory = rustix::fs::openat(here, &name, flags, Mode::empty())?;
                 let inner = names(directory.as_fd())?;
                 descent.enter(directory, &stat);
                 pending.push(inner);
@@ -186,8 +180,8 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", deep.join("dangling")).unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
         std::os::unix::fs::symlink("../../file", deep.join("file")).unwrap();
-        assert!(!has_links_to_directories(dir.path()).unwrap());
+        assert!(!has_links_to_directories(dir.path()));
         std::os::unix::fs::symlink("/etc", deep.join("etc")).unwrap();
-        assert!(has_links_to_directories(dir.path()).unwrap());
+        assert!(has_links_to_directories(dir.path()));
     }
 }
