@@ -3,7 +3,7 @@
 //! [`Config::read`] turns the one into the other or says in one line which key of which file
 //! is wrong and what was expected. Whoever has a [`Config`] need not check anything again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,14 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::filesystem::Kind;
-use crate::project::{self, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits};
+use crate::project::{self, Capability, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits};
 
 /// Most builds in parallel, and most jobs waiting: beyond this it is a typing error.
 const MAX_JOBS: u32 = 10_000;
 /// Without `log_limit`.
 const DEFAULT_LOG_LIMIT: u64 = 256 << 20;
+/// Without `limits.pids`: more than builds have that work, and fewer than a host runs out of.
+const DEFAULT_PIDS: u64 = 4096;
 /// Without `engine_wait`.
 const DEFAULT_ENGINE_WAIT: Duration = Duration::from_secs(60);
 
@@ -79,6 +81,8 @@ struct ConfigFile {
     network: Option<String>,
     #[serde(default)]
     limits: Option<Limits>,
+    #[serde(default)]
+    cap_add: BTreeSet<Capability>,
     #[serde(default)]
     gc: Option<Collection>,
     #[serde(default, deserialize_with = "project::duration")]
@@ -151,6 +155,8 @@ pub struct Config {
     pub network: String,
     /// Bounds of each build's container.
     pub limits: Limits,
+    /// What projects may ask for in their `cap_add`.
+    pub cap_add: BTreeSet<Capability>,
     /// What garbage collection may keep.
     pub gc: Option<Collection>,
     /// When to exit for want of work.
@@ -263,10 +269,11 @@ impl ConfigFile {
             let expected = format!("expected {LOG_LIMITS_WRITTEN}");
             return Err(wrong("log_limit", expected));
         }
-        let limits = self.limits.unwrap_or_default();
+        let mut limits = self.limits.unwrap_or_default();
         limits
             .check()
             .map_err(|expected| wrong("limits", without("limits.", &expected)))?;
+        limits.pids.get_or_insert(DEFAULT_PIDS);
         if self.network.as_deref() == Some("") {
             return Err(wrong(
                 "network",
@@ -322,6 +329,7 @@ impl ConfigFile {
             engine_wait: self.engine_wait.unwrap_or(DEFAULT_ENGINE_WAIT),
             network: self.network.unwrap_or_else(|| "host".to_owned()),
             limits,
+            cap_add: self.cap_add,
             gc: self.gc,
             idle_exit: self.idle_exit,
             auth_tokens_file,
@@ -385,6 +393,8 @@ mod tests {
         assert_eq!(config.job_backlog, 2 * config.job_concurrency);
         assert_eq!(config.log_limit, 256 << 20);
         assert_eq!(config.network, "host");
+        assert_eq!(config.limits.pids, Some(4096));
+        assert!(config.cap_add.is_empty());
     }
 
     #[test]
@@ -425,6 +435,9 @@ mod tests {
             ("network", r#""""#),
             ("limits", r#"{"memory":"1K"}"#),
             ("limits", r#"{"cpu":1}"#),
+            ("limits", r#"{"pids":0}"#),
+            ("cap_add", r#"["SYS_ADMIN"]"#),
+            ("cap_add", r#""MKNOD""#),
             ("gc", r#"{"max_age":"old"}"#),
             ("gc", r#"{"colour":1}"#),
             ("idle_exit", r#""never""#),

@@ -171,6 +171,8 @@ pub struct BuildInfo {
     /// The kernel killed a process of the build for want of memory, whatever the exit code is.
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
+    /// A process of the build could not be started, because it had as many as `limits.pids` allows.
+    pub pids_limit_reached: bool,
     /// Why the build could not be run to its end, in one sentence.
     pub err: Option<String>,
     /// The same, "" for none.
@@ -236,6 +238,7 @@ impl Default for BuildInfo {
             incremental: false,
             exit_code: NO_EXIT_CODE,
             oom_killed: false,
+            pids_limit_reached: false,
             err: None,
             err_build: String::new(),
             container_stdouterr: None,

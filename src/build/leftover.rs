@@ -217,6 +217,7 @@ impl PendingBuild {
         info.outcome = None;
         info.exit_code = NO_EXIT_CODE;
         info.oom_killed = false;
+        info.pids_limit_reached = false;
         info.duration = NO_DURATION;
         info.finished_at = None;
         info.err = None;

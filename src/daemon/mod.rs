@@ -428,6 +428,7 @@ fn rules(config: &Config) -> Rules {
         mounts: config.mounts.clone(),
         network: config.network.clone(),
         limits: config.limits.clone(),
+        cap_add: config.cap_add.clone(),
         log_limit: config.log_limit,
         job_timeout: config.job_timeout,
         silence_timeout: config.silence_timeout,

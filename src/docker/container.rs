@@ -28,7 +28,7 @@ use super::{Docker, Error, Traits, label_filter, refusal, utf8};
 
 /// Bytes that the `local` log driver may write for one byte of output: an empty line, of one byte, is
 /// an entry of 28 (its length twice, the name of the stream, the time, the keys of the fields).
-const LOG_OVERHEAD: u64 = 32;
+pub(super) const LOG_OVERHEAD: u64 = 32;
 
 /// Room in the driver's file beyond the bound, so that an entry that passes it is still whole; an entry
 /// is 1 MB at most.
@@ -49,6 +49,8 @@ pub struct ContainerSpec {
     pub labels: BTreeMap<String, String>,
     /// `uid:gid` of its processes.
     pub user: String,
+    /// Capabilities that it does without where its user is root; other users have none.
+    pub cap_drop: Vec<String>,
     /// Directory of the host that is `/data` inside; it must exist.
     pub data: PathBuf,
     /// Further directories or files of the host, which must exist, and where they are inside.
@@ -424,7 +426,10 @@ fn body(spec: &ContainerSpec, engine: Traits) -> Result<ContainerCreateBody, Err
     let host_config = HostConfig {
         mounts: Some(mounts),
         network_mode: (!spec.network.is_empty()).then(|| spec.network.clone()),
-        cap_drop: (!is_root(&spec.user)).then(|| vec!["ALL".to_owned()]),
+        cap_drop: Some(match is_root(&spec.user) {
+            true => spec.cap_drop.clone(),
+            false => vec!["ALL".to_owned()],
+        }),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         auto_remove: Some(false),
         log_config: Some(log_config(spec.log_bytes)),
@@ -511,6 +516,7 @@ mod tests {
             image: "sha256:0".into(),
             labels: BTreeMap::new(),
             user: "1000:1000".into(),
+            cap_drop: vec!["MKNOD".into()],
             data: "/d".into(),
             mounts: BTreeMap::from([(PathBuf::from("/cache"), "/c".to_owned())]),
             network: String::new(),
@@ -526,18 +532,18 @@ mod tests {
     }
 
     #[test]
-    fn only_root_keeps_capabilities_and_nobody_gains_privileges() {
-        for (user, drops) in [
-            ("1000:1000", true),
-            ("0", false),
-            ("0:5", false),
-            ("root", false),
+    fn only_root_keeps_capabilities_and_no_user_gains_privileges() {
+        for (user, dropped) in [
+            ("1000:1000", "ALL"),
+            ("0", "MKNOD"),
+            ("0:5", "MKNOD"),
+            ("root", "MKNOD"),
         ] {
             let host = host(&ContainerSpec {
                 user: user.into(),
                 ..spec()
             });
-            assert_eq!(host.cap_drop.is_some(), drops, "{user}");
+            assert_eq!(host.cap_drop.unwrap(), [dropped], "{user}");
             assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
         }
     }

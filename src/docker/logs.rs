@@ -14,6 +14,7 @@ use futures_util::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::container::LOG_OVERHEAD;
 use super::line_ends::{self, LineEnds};
 use super::{Docker, Error};
 
@@ -24,6 +25,13 @@ pub struct Output {
     pub stream: Stream,
     /// The bytes, as written; not necessarily UTF-8.
     pub bytes: Bytes,
+}
+
+impl Output {
+    /// Bytes that the Engine's log driver takes for it, at most.
+    pub fn stored(&self) -> u64 {
+        LOG_OVERHEAD.saturating_add(self.bytes.len() as u64)
+    }
 }
 
 /// The two outputs of a process.

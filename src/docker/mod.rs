@@ -15,6 +15,7 @@ mod image;
 mod line_ends;
 mod logs;
 mod passwd;
+mod processes;
 mod steps;
 mod tag;
 
@@ -36,6 +37,7 @@ pub use self::{
     events::{Happening, Watch},
     image::{FoundImage, ImageConfig, ImageSpec, Pruned},
     logs::{Output, Stream},
+    processes::ProcessWatch,
     steps::{Layer, Progress},
     tag::tag_for,
 };

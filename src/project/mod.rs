@@ -22,10 +22,10 @@ pub use context::Context;
 pub use digest::Digest;
 pub(crate) use name::is_word;
 pub use name::{NameError, ProjectName};
+pub use settings::{Capability, Limits, Settings, SettingsError, parse_duration, parse_size};
 pub(crate) use settings::{
     LOG_LIMITS, LOG_LIMITS_WRITTEN, duration, read_json, resolve_mounts, size,
 };
-pub use settings::{Limits, Settings, SettingsError, parse_duration, parse_size};
 
 use std::collections::HashMap;
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! Also the spelling of durations and sizes, which the daemon's configuration shares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +18,44 @@ pub(crate) const LOG_LIMITS_WRITTEN: &str = "4K to 64G";
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SettingsError(String);
+
+/// What root in an unprivileged container may do and builds do without, unless their project asks for
+/// it and the configuration allows that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Capability {
+    /// To write records of the kernel's audit log.
+    AuditWrite,
+    /// To make device nodes.
+    Mknod,
+    /// To use raw and packet sockets.
+    NetRaw,
+    /// To give capabilities to files.
+    Setfcap,
+}
+
+impl Capability {
+    /// All of them.
+    pub const ALL: [Capability; 4] = [
+        Capability::AuditWrite,
+        Capability::Mknod,
+        Capability::NetRaw,
+        Capability::Setfcap,
+    ];
+
+    /// As it is written, and as Docker knows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Capability::AuditWrite => "AUDIT_WRITE",
+            Capability::Mknod => "MKNOD",
+            Capability::NetRaw => "NET_RAW",
+            Capability::Setfcap => "SETFCAP",
+        }
+    }
+}
+
+/// The most that the kernel counts: `PID_MAX_LIMIT`.
+const MAX_PIDS: u64 = 4 << 20;
 
 /// Bounds on what one container may use; `None` is no bound.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -40,8 +78,11 @@ impl Limits {
         if self.cpus.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
             return Err("limits.cpus: expected a number above 0".to_owned());
         }
-        if self.pids == Some(0) {
-            return Err("limits.pids: expected a number above 0".to_owned());
+        if self
+            .pids
+            .is_some_and(|pids| !(1..=MAX_PIDS).contains(&pids))
+        {
+            return Err(format!("limits.pids: expected 1 to {MAX_PIDS}"));
         }
         // Docker's own lower bound.
         if self.memory.is_some_and(|m| m < 6 << 20) {
@@ -76,6 +117,9 @@ pub struct Settings {
     /// `uid` or `uid:gid`, in numbers.
     #[serde(default)]
     pub user: Option<String>,
+    /// What a build of root may do beside what each of them may.
+    #[serde(default)]
+    pub cap_add: BTreeSet<Capability>,
 }
 
 impl Settings {
@@ -106,6 +150,38 @@ impl Settings {
         }
         settings.mounts = resolve_mounts(settings.mounts, home).map_err(SettingsError)?;
         Ok(settings)
+    }
+
+    /// Checks `cap_add` against what the configuration allows, for a build of user `uid`.
+    ///
+    /// # Errors
+    /// One line that names the key, what was asked for and what is allowed.
+    pub fn check_capabilities(
+        &self,
+        allowed: &BTreeSet<Capability>,
+        uid: u32,
+    ) -> Result<(), SettingsError> {
+        let Some(first) = self.cap_add.first() else {
+            return Ok(());
+        };
+        if let Some(capability) = self.cap_add.difference(allowed).next() {
+            let names: Vec<&str> = allowed.iter().map(|one| one.as_str()).collect();
+            let allowed = match names.is_empty() {
+                true => "nothing".to_owned(),
+                false => names.join(", "),
+            };
+            return Err(SettingsError(format!(
+                "cap_add: expected what 'cap_add' in the daemon's config.json allows ({allowed}), found {}",
+                capability.as_str()
+            )));
+        }
+        if uid != 0 {
+            return Err(SettingsError(format!(
+                "cap_add: expected a build of root (\"user\": \"0\"), since user {uid} has no capabilities, found {}",
+                first.as_str()
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -286,6 +362,9 @@ mod tests {
             (r#"{"job_timeout":"soon"}"#, "job_timeout: "),
             (r#"{"limits":{"memory":"lots"}}"#, "limits.memory: "),
             (r#"{"limits":{"cpus":0}}"#, "limits.cpus"),
+            (r#"{"limits":{"pids":0}}"#, "limits.pids: "),
+            (r#"{"limits":{"pids":4194305}}"#, "limits.pids: "),
+            (r#"{"cap_add":"MKNOD"}"#, "cap_add: "),
             (r#"{"mounts":{"/x":"rel"}}"#, "mounts"),
             (r#"{"mounts":{"/x":"/data/params"}}"#, "mounts"),
             (r#"{"user":""}"#, "user"),
@@ -296,6 +375,40 @@ mod tests {
                 .to_string();
             assert!(error.contains(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_capability_is_had_by_root_where_the_configuration_allows_it() {
+        let parse = |text: &str| Settings::parse(text.as_bytes(), Path::new("/p"));
+        let settings = parse(r#"{"cap_add":["MKNOD","NET_RAW","MKNOD"]}"#).unwrap();
+        let allowed = BTreeSet::from([Capability::Mknod, Capability::NetRaw]);
+        assert!(settings.check_capabilities(&allowed, 0).is_ok());
+        assert!(
+            Settings::default()
+                .check_capabilities(&BTreeSet::new(), 5)
+                .is_ok()
+        );
+        let mknod = BTreeSet::from([Capability::Mknod]);
+        for (allowed, uid, parts) in [
+            (
+                &BTreeSet::new(),
+                0,
+                ["config.json allows (nothing)", "found MKNOD"],
+            ),
+            (&mknod, 0, ["config.json allows (MKNOD)", "found NET_RAW"]),
+            (&allowed, 1000, ["\"user\": \"0\"", "user 1000"]),
+        ] {
+            let error = settings.check_capabilities(allowed, uid).unwrap_err();
+            let error = error.to_string();
+            assert!(error.starts_with("cap_add: "), "{error}");
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        }
+        let unknown = parse(r#"{"cap_add":["SYS_ADMIN"]}"#).unwrap_err();
+        let unknown = unknown.to_string();
+        for capability in Capability::ALL {
+            assert!(unknown.contains(capability.as_str()), "{unknown}");
+        }
+        assert!(unknown.contains("cap_add[0]: "), "{unknown}");
     }
 
     #[test]

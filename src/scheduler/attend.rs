@@ -34,6 +34,12 @@ const STOPPING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the Engine may take to say whether a container had ended at its deadline. One that does not say
 /// has not told that it ended either.
 const FATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that the Engine may store of a build's output for each byte of its `log_limit`. Lines of a few
+/// bytes, which need most, are stopped by it before they are as many as the limit.
+const STORED_PER_BYTE: u64 = 8;
+
+/// What the Engine may store beside that, so that a small limit counts what was printed alone.
+const STORED_ANYWAY: u64 = 4 << 20;
 
 /// Exit codes of containers that an Engine has taken down with it: by SIGKILL, by SIGTERM, and that
 /// of one whose end it did not see. A build may end with them as well, so the Engine is asked.
@@ -227,6 +233,8 @@ impl Making {
     async fn follow(&mut self, container: &str) -> Result<Exit, Halt> {
         let (shared, live) = (self.shared.clone(), self.live.clone());
         let mut known = self.pending()?.known();
+        // Of all its output, which is read from the beginning.
+        let mut stored = 0;
         self.stderr.clear();
         let limits = Limits::of(self)?;
         let mut passed = pin!(limits.clone().passed(&shared.docker, container));
@@ -254,7 +262,7 @@ impl Making {
                     pieces = pieces.next() => match pieces {
                         Some(pieces) => {
                             limits.hear();
-                            self.keep(pieces, &mut known, container).await?;
+                            self.keep(pieces, &mut known, &mut stored, container).await?;
                             continue;
                         }
                         None => break,
@@ -348,11 +356,12 @@ impl Making {
     }
 
     /// Writes output into the log but for what it has already, and stops a build that prints too
-    /// much.
+    /// much, or has the Engine store too much of it.
     async fn keep(
         &mut self,
         pieces: Vec<Result<Output, docker::Error>>,
         known: &mut u64,
+        stored: &mut u64,
         container: &str,
     ) -> Result<(), Halt> {
         let limit = self.bounds()?.log_limit;
@@ -366,6 +375,7 @@ impl Making {
                         keep_tail(&mut self.stderr, &piece.bytes);
                     }
                     let length = piece.bytes.len() as u64;
+                    *stored = stored.saturating_add(piece.stored());
                     // No more than the length of the piece, which is in memory.
                     let passed = (*known).min(length);
                     *known -= passed;
@@ -379,8 +389,15 @@ impl Making {
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         log.append(&bytes[..fits]).await.map_err(Halt::Log)?;
         faults::point("log");
-        if fits < bytes.len() && !is_stopped {
-            let stopped = stop::too_loud(limit);
+        let most = limit.saturating_mul(STORED_PER_BYTE);
+        let stopped = match fits < bytes.len() {
+            true => Some(stop::too_loud(limit)),
+            false if *stored > most.saturating_add(STORED_ANYWAY) => {
+                Some(stop::too_many_lines(limit))
+            }
+            false => None,
+        };
+        if let Some(stopped) = stopped.filter(|_| !is_stopped) {
             self.decide(stopped.clone()).await?;
             // At once: what it prints from now on is for nobody.
             let docker = self.shared.docker.clone();

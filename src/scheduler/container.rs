@@ -3,6 +3,7 @@
 
 use rustix::thread::CapabilitySet;
 
+use super::Rules;
 use super::halt::Halt;
 use super::images::INSTANCE;
 use super::making::Making;
@@ -11,7 +12,7 @@ use super::sweep::JOB;
 use crate::build::User;
 use crate::docker::{self, ContainerSpec};
 use crate::job::Job;
-use crate::project::Settings;
+use crate::project::{self, Capability, Context, Settings};
 
 impl Making {
     /// A container of an image, made and not started, with what the image expects of it. The inner
@@ -113,6 +114,28 @@ impl Making {
         }
         Ok(())
     }
+}
+
+/// A project's settings, where the configuration allows what they ask for.
+pub(super) fn settings_of(context: &Context, rules: &Rules) -> Result<Settings, project::Error> {
+    let settings = context.settings()?;
+    let allowed = settings.check_capabilities(&rules.cap_add, user(&settings).user);
+    match allowed {
+        Ok(()) => Ok(settings),
+        Err(error) => {
+            let name = context.project().name.clone();
+            Err(project::Error::Settings(name, error))
+        }
+    }
+}
+
+/// What root in the container of a build does without.
+pub(super) fn cap_drop(settings: &Settings) -> Vec<String> {
+    let needless = Capability::ALL.iter();
+    needless
+        .filter(|capability| !settings.cap_add.contains(capability))
+        .map(|capability| capability.as_str().to_owned())
+        .collect()
 }
 
 /// Who a build is, and so who must be able to write its data: we, unless its project says otherwise.

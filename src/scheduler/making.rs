@@ -37,6 +37,8 @@ pub(super) struct Making {
     /// Its container has a limit of memory, or an earlier process made it: it is asked at its end whether
     /// the kernel killed something for want of memory.
     pub(super) may_lack_memory: bool,
+    /// Its container's limit of processes, watched since before it was started by this process.
+    pub(super) processes: Option<docker::ProcessWatch>,
     /// When a container that had ended while nobody watched did so.
     pub(super) found_ended: Option<Timestamp>,
     /// When the present stage on the way to a container that runs must be over.
@@ -73,6 +75,7 @@ impl Making {
             working: None,
             stderr: Vec::new(),
             may_lack_memory: true,
+            processes: None,
             found_ended: None,
             due: None,
             decided: Arc::new(decided),

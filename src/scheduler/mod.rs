@@ -45,7 +45,7 @@ pub use news::{News, NewsFeed};
 pub use reading::{ListEnd, Turn};
 pub use rebuild::ImageReport;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ use crate::docker::Docker;
 use crate::faults;
 use crate::job::{GroupName, JobId, Params};
 use crate::metrics::Metrics;
-use crate::project::{self, Context, Limits, ProjectName, Projects};
+use crate::project::{self, Capability, Context, Limits, ProjectName, Projects};
 
 /// When an Engine that is away is asked again whether it is there.
 const ENGINE_AGAIN: Duration = Duration::from_millis(500);
@@ -98,6 +98,8 @@ pub struct Rules {
     pub network: String,
     /// Bounds of each container.
     pub limits: Limits,
+    /// What projects may ask for in their `cap_add`.
+    pub cap_add: BTreeSet<Capability>,
     /// Bytes that a build may print.
     pub log_limit: u64,
     /// How long a build may run.

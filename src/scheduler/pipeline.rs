@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::container::user;
+use super::container::{cap_drop, settings_of, user};
 use super::ending::{Cleared, clear, halt, lost, outcome};
 use super::event::{Event, publish};
 use super::halt::{Halt, MAX_LOST};
@@ -18,7 +18,7 @@ use super::making::{Due, Making};
 use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, swept};
 use super::{Error, Rules, Shared, blocking, ending, stop};
 use crate::build::{Begun, Bounds, ImageRecord, PendingBuild, Phase};
-use crate::docker::{self, ContainerSpec, Limits};
+use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
 use crate::faults;
 use crate::job::Job;
 use crate::project::{Context, Settings};
@@ -35,6 +35,9 @@ const BASE_FOREIGN: &[u8] =
 
 /// What a log says when the kernel killed a process of the build for want of memory.
 const OUT_OF_MEMORY: &str = "the kernel killed a process of the build, which had no memory left";
+
+/// What a log says when the build had as many processes as it may.
+const OUT_OF_PROCESSES: &str = "a process of the build could not be started, because the build had as many processes and threads as it may (limits.pids)";
 
 /// What a log says when the build could not begin where the last one of its group ended, because of the
 /// times of files.
@@ -92,7 +95,7 @@ async fn accept(
             return Err(Error::Ending);
         }
         // A project's wrong settings are told at the door.
-        context.settings()?;
+        settings_of(&context, &shared.rules.load())?;
         let origin = &live.origin;
         let asker = origin.asker.clone();
         let pending = shared.store.accept(&job, &context, origin.rebuild, asker)?;
@@ -243,8 +246,8 @@ impl Making {
     async fn container(&mut self, job: &Job, context: &Context) -> Result<Started, Halt> {
         let began = Instant::now();
         self.enter(Phase::Preparing)?;
-        let settings = context.settings()?;
         let rules = self.shared.rules.load_full();
+        let settings = settings_of(context, &rules)?;
         self.pending()?.record_mut().keep.bounds = bounds(&settings, &rules);
         self.begin_stage()?;
         self.prepare(job, context, &settings).await?;
@@ -311,11 +314,18 @@ impl Making {
     /// Runs a started container to its end.
     async fn run(&mut self, container: &str, is_watched: bool) -> Result<docker::Exit, Halt> {
         self.due = None;
+        let processes = self.processes.take();
+        let processes = processes.unwrap_or_else(|| ProcessWatch::begin(container, SLICE));
         let attended = self.attend(container, is_watched).await;
         faults::point("container-ended");
         if !matches!(attended, Err(Halt::Stopping)) {
             let at = self.found_ended.take();
             self.pending()?.container_ended(at);
+            if processes.was_refused().await {
+                self.pending()?.record_mut().info.pids_limit_reached = true;
+                // Where it cannot be written, the record has it.
+                let _ = self.pending()?.log().note(OUT_OF_PROCESSES).await;
+            }
         }
         if let Ok(exit) = &attended
             && exit.oom_killed
@@ -480,6 +490,7 @@ impl Making {
                 .user
                 .clone()
                 .unwrap_or_else(|| user(settings).to_string()),
+            cap_drop: cap_drop(settings),
             data: pending.data(),
             mounts,
             network: settings
@@ -489,7 +500,7 @@ impl Making {
             limits: Limits {
                 memory: limits.memory,
                 cpus: limits.cpus,
-                pids: limits.pids,
+                pids: limits.pids.or(rules.limits.pids),
             },
             environment: Vec::new(),
             log_bytes,
@@ -507,6 +518,8 @@ impl Making {
         self.live.own(Some(container.clone()), deadline);
         faults::point("container-known");
         let failed = |source| Halt::Container { source };
+        // Before it is started: it may end within milliseconds.
+        self.processes = Some(ProcessWatch::begin(&container, SLICE));
         let started = self.ask(shared.docker.start(&container)).await?;
         match started {
             // It may run all the same: whoever attends looks.

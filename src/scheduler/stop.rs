@@ -70,6 +70,14 @@ pub(super) fn too_loud(limit: u64) -> Stopped {
     by_itself(Outcome::Errored, sentence)
 }
 
+/// It has printed so many short lines that the Engine stores too much for them.
+pub(super) fn too_many_lines(limit: u64) -> Stopped {
+    let sentence = format!(
+        "the build printed so many short lines that Docker stores far more for them than their bytes, more than its log of {limit} bytes (log_limit) may take, and was stopped"
+    );
+    by_itself(Outcome::Errored, sentence)
+}
+
 /// As configurations have it: `1h30m`, `90s` as `1m30s`, `500ms`.
 fn written(duration: Duration) -> String {
     let mut left = duration.as_millis();

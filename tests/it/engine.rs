@@ -52,6 +52,7 @@ impl Bench {
             image: image.to_owned(),
             labels: self.labels(),
             user: format!("{}:{}", own.0.as_raw(), own.1.as_raw()),
+            cap_drop: Vec::new(),
             data: self.data.path().to_owned(),
             mounts: BTreeMap::new(),
             network: "host".to_owned(),
@@ -256,6 +257,7 @@ async fn refusals_are_told_apart() {
     let error = bench.docker.create(&spec).await.unwrap_err();
     assert!(matches!(error, Error::NameTaken(_)), "{error:?}");
     let nowhere = ContainerSpec {
+        cap_drop: Vec::new(),
         data: Path::new("/nonexistent").to_owned(),
         ..spec.clone()
     };

@@ -168,6 +168,7 @@ async fn only_what_is_ours_is_pruned() {
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect(),
         user: "0:0".to_owned(),
+        cap_drop: Vec::new(),
         data,
         mounts: BTreeMap::new(),
         network: "host".to_owned(),

@@ -67,6 +67,7 @@ impl Server {
             mounts: Default::default(),
             network: "host".to_owned(),
             limits: Limits::default(),
+            cap_add: Default::default(),
             log_limit: 1 << 20,
             job_timeout: None,
             silence_timeout: None,

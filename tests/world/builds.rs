@@ -274,8 +274,14 @@ fn a_link_planted_in_the_place_of_the_params_leads_nowhere(place: Place) {
 }
 
 fn hostile_artifacts_are_served_without_a_leak(place: Place) {
-    let daemon = Setup::on(place).fixture("hostile-artifacts").start();
+    // So that it can make its device.
+    let setup = Setup::on(place).config(json!({"cap_add": ["MKNOD"]}));
+    let daemon = setup.fixture("hostile-artifacts").start();
+    let own = daemon.project("hostile-artifacts").join("mistry.json");
+    fs::write(own, r#"{"cap_add": ["MKNOD"]}"#).unwrap();
     let built = daemon.succeed(json!({"project": "hostile-artifacts"}));
+    let left = daemon.ready("hostile-artifacts", &id(&built));
+    fs::symlink_metadata(left.join("data/artifacts/device")).unwrap();
     let root = format!("/artifacts/hostile-artifacts/{}", id(&built));
     let whole = daemon.get(&root);
     assert_eq!(whole.status, 200);

@@ -64,9 +64,11 @@ fn a_container_is_named_labelled_and_bound_as_promised() {
         Some(vec!["no-new-privileges".to_owned()])
     );
     assert_eq!(
-        host.cap_drop, None,
-        "root keeps what an unprivileged container has"
+        host.cap_drop.clone().unwrap(),
+        ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"],
+        "root keeps what else an unprivileged container has"
     );
+    assert_eq!(host.pids_limit, Some(4096));
     assert_ne!(host.privileged, Some(true));
     assert_eq!(host.network_mode.as_deref(), Some("host"));
     let log = host.log_config.clone().unwrap();

@@ -101,6 +101,7 @@ impl World {
             image: image.to_owned(),
             labels: self.labels(),
             user: "0:0".to_owned(),
+            cap_drop: Vec::new(),
             data: self.data.path().to_owned(),
             mounts: BTreeMap::new(),
             network: "none".to_owned(),
@@ -327,6 +328,7 @@ async fn a_spec_that_cannot_be_met_creates_nothing() {
         assert!(matches!(error, Error::NoSuchImage(_)), "{error:?}");
         let image = world.script("true").await;
         let spec = ContainerSpec {
+            cap_drop: Vec::new(),
             data: world.data.path().join("missing"),
             ..world.container(&image)
         };

@@ -10,6 +10,7 @@
 mod browser;
 mod builds;
 mod clocks;
+mod confinement;
 mod containers;
 mod demo;
 mod docker;

@@ -146,6 +146,7 @@ impl TestDaemon {
                 mounts: BTreeMap::new(),
                 network: "host".to_owned(),
                 limits: Limits::default(),
+                cap_add: Default::default(),
                 log_limit: 64 << 20,
                 job_timeout: None,
                 silence_timeout: None,

@@ -62,6 +62,7 @@ impl Stranger {
                     image: image.clone(),
                     labels: labels.clone(),
                     user: "0:0".to_owned(),
+                    cap_drop: Vec::new(),
                     data: std::env::temp_dir(),
                     mounts: BTreeMap::new(),
                     network: "none".to_owned(),

@@ -1,0 +1,247 @@
+//! Whether a container was refused a process because it had as many as its limit (`pids`) allows.
+//!
+//! The Engine says nothing of that. The kernel counts refusals in the file `pids.events` of the
+//! container's cgroup, which is made while the container is started and removed some ten milliseconds
+//! after the end of its last process. (It notifies those who watch the file as well, but with version 1
+//! of cgroups not since Linux 6.11.) So the count is read each time that the process has ended which
+//! the cgroup names first, that is mostly once, at the end of the container's first process. Where
+//! the Engine's cgroups cannot be seen, as with an Engine in a container of its own, nothing is known.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::net::unix::pipe;
+use tokio::task::JoinSet;
+
+/// Where cgroups are: all controllers of version 2, or a directory for each of version 1.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// The Engine's default parent where it makes the cgroups itself.
+const ENGINE_PARENT: &str = "docker";
+/// The Engine's default parent where systemd makes them.
+const SYSTEMD_PARENT: &str = "system.slice";
+/// The kernel's count of refusals.
+const EVENTS: &str = "pids.events";
+/// The processes of a cgroup.
+const PROCESSES: &str = "cgroup.procs";
+/// Bytes of events that are read at once; the name in an event takes 272 at most.
+const EVENT_BUFFER: usize = 4 << 10;
+/// How long the count of a container that has ended is waited for: it was read before the Engine knew of
+/// the end, unless the host is very busy.
+const COUNT_DELAY: Duration = Duration::from_secs(1);
+
+/// A watch over one container's limit of processes; ended when it is dropped.
+#[derive(Debug)]
+pub struct ProcessWatch {
+    task: JoinSet<bool>,
+    is_found: Arc<AtomicBool>,
+}
+
+impl ProcessWatch {
+    /// A watch over a container that is about to be started or runs already. `slice` is what systemd
+    /// was asked to put it into. Must be called within a runtime.
+    pub fn begin(container: &str, slice: &str) -> ProcessWatch {
+        let root = Path::new(CGROUPS);
+        // Only version 1 has a directory for each controller.
+        let of_controller = root.join("pids");
+        let root = match of_controller.is_dir() {
+            true => of_controller,
+            false => root.to_owned(),
+        };
+        ProcessWatch::at(places(&root, container, slice))
+    }
+
+    fn at(places: Vec<PathBuf>) -> ProcessWatch {
+        let (mut task, is_found) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
+        // Before the container can be started; nothing is known where the host gives no instance.
+        if let Some(changes) = Changes::begin(places.iter().filter_map(|place| place.parent())) {
+            task.spawn(watch(changes, places, is_found.clone()));
+        }
+        ProcessWatch { task, is_found }
+    }
+
+    /// Whether the container, which has ended, was refused a process.
+    pub async fn was_refused(mut self) -> bool {
+        if !self.is_found.load(Ordering::Acquire) {
+            return false;
+        }
+        let counted = tokio::time::timeout(COUNT_DELAY, self.task.join_next()).await;
+        matches!(counted, Ok(Some(Ok(true))))
+    }
+}
+
+/// Follows a container's cgroup, which will be at one of `places`, to its end: true as soon as a process
+/// was refused. What is read here is in the kernel's memory, so it blocks no more than any call.
+async fn watch(mut changes: Changes, places: Vec<PathBuf>, is_found: Arc<AtomicBool>) -> bool {
+    let place = loop {
+        match places.iter().find(|place| place.join(PROCESSES).exists()) {
+            Some(place) => break place,
+            None => changes.next().await,
+        }
+    };
+    is_found.store(true, Ordering::Release);
+    let processes = place.join(PROCESSES);
+    changes.add(&processes, WatchFlags::MODIFY);
+    let was_refused = || {
+        let count = std::fs::read_to_string(place.join(EVENTS));
+        refusals(&count.unwrap_or_default()) > 0
+    };
+    let mut has_begun = false;
+    loop {
+        let Ok(listed) = std::fs::read_to_string(&processes) else {
+            return false;
+        };
+        let first = listed.lines().next().and_then(|line| line.parse().ok());
+        match first.and_then(Pid::from_raw) {
+            Some(process) => {
+                has_begun = true;
+                if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
+                    ended(process).await;
+                }
+            }
+            None if has_begun => return was_refused(),
+            // Whoever puts the first process in writes into the file.
+            None => changes.next().await,
+        }
+        if was_refused() {
+            return true;
+        }
+    }
+}
+
+/// Waits until a process has ended.
+async fn ended(process: OwnedFd) {
+    // It is no pipe, but as readable as one: tokio's own type for this needs unsafe code.
+    if let Ok(process) = pipe::Receiver::from_owned_fd_unchecked(process) {
+        // It is readable from then on.
+        let _ = process.readable().await;
+    }
+}
+
+/// What changes in some directories and files.
+struct Changes {
+    // Likewise.
+    inotify: pipe::Receiver,
+}
+
+impl Changes {
+    /// Begins with what is made in these directories; those that are not there are passed over.
+    fn begin<'a>(directories: impl Iterator<Item = &'a Path>) -> Option<Changes> {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
+        let inotify = pipe::Receiver::from_owned_fd_unchecked(inotify).ok()?;
+        let changes = Changes { inotify };
+        for directory in directories {
+            changes.add(directory, WatchFlags::CREATE);
+        }
+        Some(changes)
+    }
+
+    fn add(&self, path: &Path, flags: WatchFlags) {
+        // What is not there does not change.
+        let _ = inotify::add_watch(&self.inotify, path, flags);
+    }
+
+    /// Waits until something has changed, whatever it is: who waits looks.
+    async fn next(&mut self) {
+        let mut events = [0; EVENT_BUFFER];
+        while self.inotify.readable().await.is_ok() {
+            match self.inotify.try_read(&mut events) {
+                Ok(_) => return,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Where a container's cgroup may be below `root`, by who makes it and in what.
+fn places(root: &Path, container: &str, slice: &str) -> Vec<PathBuf> {
+    let scope = format!("docker-{container}.scope");
+    vec![
+        root.join(ENGINE_PARENT).join(container),
+        root.join(slice_path(slice)).join(&scope),
+        root.join(SYSTEMD_PARENT).join(&scope),
+    ]
+}
+
+/// The directory of a slice: `a-b.slice` is in `a.slice`.
+fn slice_path(slice: &str) -> PathBuf {
+    let name = slice.strip_suffix(".slice").unwrap_or(slice);
+    let ends = name.match_indices('-').map(|(at, _)| at);
+    ends.chain([name.len()])
+        .map(|end| format!("{}.slice", &name[..end]))
+        .collect()
+}
+
+/// How many refusals the text of a `pids.events` tells of.
+fn refusals(text: &str) -> u64 {
+    let mut lines = text.lines();
+    let count = lines.find_map(|line| line.strip_prefix("max "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_is_in_the_slices_that_its_name_begins_with() {
+        for (slice, path) in [
+            ("mistry-builds.slice", "mistry.slice/mistry-builds.slice"),
+            ("a.slice", "a.slice"),
+            ("a-b-c.slice", "a.slice/a-b.slice/a-b-c.slice"),
+        ] {
+            assert_eq!(slice_path(slice), Path::new(path));
+        }
+    }
+
+    /// The files are ordinary ones here; those of a kernel are in `tests/world/confinement.rs`.
+    #[tokio::test]
+    async fn a_refusal_is_known_wherever_the_cgroup_is_and_whenever_it_is_made() {
+        for (at, is_late) in [(0, false), (1, false), (2, false), (1, true)] {
+            let root = tempfile::tempdir().unwrap();
+            let places = places(root.path(), "c0ffee", "a-b.slice");
+            let place = places[at].clone();
+            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+            let write = |name: &str, text: String| std::fs::write(place.join(name), text).unwrap();
+            let make = || {
+                std::fs::create_dir(&place).unwrap();
+                write(PROCESSES, String::new());
+                write(EVENTS, "max 0\n".to_owned());
+            };
+            if is_late {
+                make();
+            }
+            let watch = ProcessWatch::at(places.clone());
+            tokio::task::yield_now().await;
+            if !is_late {
+                make();
+            }
+            let mut process = std::process::Command::new("cat")
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            write(PROCESSES, format!("{}\n", process.id()));
+            while !watch.is_found.load(Ordering::Acquire) {
+                tokio::task::yield_now().await;
+            }
+            write(EVENTS, "max 3\n".to_owned());
+            drop(process.stdin.take());
+            process.wait().unwrap();
+            assert!(watch.was_refused().await, "{place:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn where_no_cgroup_is_seen_nothing_is_known() {
+        let root = tempfile::tempdir().unwrap();
+        let watch = ProcessWatch::at(places(root.path(), "c0ffee", "a.slice"));
+        tokio::task::yield_now().await;
+        assert!(!watch.was_refused().await);
+    }
+}
