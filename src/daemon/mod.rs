@@ -291,6 +291,7 @@ async fn serve(
         filesystem: filesystem.name(),
     };
     let (bus, mut reloads_asked) = Dbus::new(scheduler.clone(), facts, asked.bus);
+    bus.open_to_all(config.public == config::Public::Read);
     let doors = Doors {
         web: face.door(),
         bus: bus.door(),
@@ -305,6 +306,7 @@ async fn serve(
         config,
         scheduler: scheduler.clone(),
         face: face.clone(),
+        bus: bus.clone(),
         secret,
         idle_exit: watch::channel(limit).0,
         trouble: watch::channel(None).0,

@@ -11,8 +11,8 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 
 use super::{Error, access, open_tokens, rules, tell_systemd, told};
-use crate::config::Config;
-use crate::dbus::Reload;
+use crate::config::{self, Config};
+use crate::dbus::{Dbus, Reload};
 use crate::scheduler::Scheduler;
 use crate::systemd;
 use crate::web::{TokensFile, Web};
@@ -26,6 +26,7 @@ pub(super) struct Reloading {
     pub(super) config: Config,
     pub(super) scheduler: Scheduler,
     pub(super) face: Web,
+    pub(super) bus: Dbus,
     /// The token of this life.
     pub(super) secret: String,
     pub(super) idle_exit: watch::Sender<Option<Duration>>,
@@ -106,6 +107,7 @@ impl Reloading {
         }
         self.scheduler.change(rules(&new));
         self.face.change(access(&new, tokens, &self.secret));
+        self.bus.open_to_all(new.public == config::Public::Read);
         self.idle_exit.send_replace(new.idle_exit);
         self.config = new;
         Ok(())

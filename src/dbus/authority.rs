@@ -34,6 +34,7 @@ pub(super) enum Action {
     Gc,
     Pause,
     Reload,
+    Read,
     ReadOutput,
 }
 
@@ -47,6 +48,7 @@ impl Action {
             Action::Gc => "org.mistry.mistry1.gc",
             Action::Pause => "org.mistry.mistry1.pause",
             Action::Reload => "org.mistry.mistry1.reload",
+            Action::Read => "org.mistry.mistry1.read",
             Action::ReadOutput => "org.mistry.mistry1.read-output",
         }
     }
@@ -60,6 +62,7 @@ impl Action {
             Action::Gc => "remove old builds",
             Action::Pause => "pause or resume the queue",
             Action::Reload => "reload the configuration",
+            Action::Read => "see builds",
             Action::ReadOutput => "read what builds have left",
         }
     }
@@ -118,6 +121,11 @@ impl Caller {
             uid: known.unix_user_id().ok_or_else(unknown)?,
             groups: known.unix_group_ids().cloned().unwrap_or_default(),
         })
+    }
+
+    /// Whether they are the one whom a job names.
+    pub(super) fn is(&self, asker: Option<&str>) -> bool {
+        user_of(asker) == Some(self.uid)
     }
 
     /// As jobs name who asked for them, whichever face they came through.

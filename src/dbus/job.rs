@@ -95,9 +95,20 @@ impl Job {
         let info = self.follower.now();
         info.map_or_else(BuildInfo::default, |info| BuildInfo::clone(&info))
     }
+
+    /// What says whose job it is and of what. Properties are read by every user of the host, and the
+    /// bus sends them to all who listen: so it is told only where every user may see builds.
+    fn unless_closed<T>(&self, told: impl FnOnce() -> T, otherwise: T) -> T {
+        match self.face.is_closed() {
+            true => otherwise,
+            false => told(),
+        }
+    }
 }
 
-/// A job that is not over. The object is gone as soon as JobRemoved has said how it ended.
+/// A job that is not over. The object is gone as soon as JobRemoved has said how it ended. Where the
+/// configuration says public: none, Project, Group, Params and ContainerId are empty and StartedByUID is
+/// 4294967295: DescribeBuild tells them to those who may see builds.
 #[interface(name = "org.mistry.Mistry1.Job")]
 impl Job {
     /// Asks for the build's end. Answered when that is on stable storage; JobRemoved follows when
@@ -123,19 +134,19 @@ impl Job {
     /// The project that is built.
     #[zbus(property(emits_changed_signal = "const"))]
     fn project(&self) -> String {
-        self.follower.project().to_string()
+        self.unless_closed(|| self.follower.project().to_string(), String::new())
     }
 
     /// The group that it starts from and becomes the latest of; empty for none.
     #[zbus(property(emits_changed_signal = "const"))]
     fn group(&self) -> String {
-        self.info().group
+        self.unless_closed(|| self.info().group, String::new())
     }
 
     /// The params, as many as fit into 1 KiB, long values cut. Values of opaque params are not told.
     #[zbus(property(emits_changed_signal = "const"))]
     fn params(&self) -> BTreeMap<String, String> {
-        let mut info = self.info();
+        let mut info = self.unless_closed(|| self.info(), BuildInfo::default());
         info.abridge();
         let mut room = MAX_PARAMS;
         let params = info.params.into_iter();
@@ -179,12 +190,13 @@ impl Job {
     /// known.
     #[zbus(property(emits_changed_signal = "const"), name = "StartedByUID")]
     fn started_by_uid(&self) -> u32 {
-        user_of(self.follower.asker()).unwrap_or(NOBODY)
+        let user = self.unless_closed(|| user_of(self.follower.asker()), None);
+        user.unwrap_or(NOBODY)
     }
 
     /// The Docker container that runs for it; empty while there is none.
     #[zbus(property)]
     fn container_id(&self) -> String {
-        Shown::of(&self.follower).container
+        self.unless_closed(|| Shown::of(&self.follower).container, String::new())
     }
 }

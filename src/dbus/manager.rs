@@ -52,8 +52,9 @@ impl Dbus {
             Error::new(Kind::InvalidArgs, expected)
         })?;
         let scheduler = &self.0.scheduler;
-        // Whether it is over everybody may read, so nobody is asked about that.
         let Some(live) = scheduler.live_job(id).await else {
+            // Whether it is over those may know who may see builds; nobody else is asked about that.
+            self.allow_reading(connection, header).await?;
             let project = scheduler.locate(id).await?;
             return Err(scheduler::Error::Over(project, id).into());
         };
@@ -111,6 +112,51 @@ impl Dbus {
         Ok(caller)
     }
 
+    /// Lets whoever calls see builds, or says why not.
+    async fn allow_reading(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+    ) -> Result<(), Error> {
+        match self.is_closed() {
+            true => self.allow(connection, header, Action::Read).await.map(drop),
+            false => Ok(()),
+        }
+    }
+
+    /// The same for one job, which also the user may see who asked for it first.
+    async fn allow_reading_of(
+        &self,
+        connection: &Connection,
+        header: &Header<'_>,
+        asker: Option<&str>,
+    ) -> Result<(), Error> {
+        if !self.is_closed() || Caller::of(connection, header).await?.is(asker) {
+            return Ok(());
+        }
+        self.allow_reading(connection, header).await
+    }
+
+    /// Which build's output is meant by an id, for those who may read it.
+    async fn locate_output(
+        &self,
+        id: &str,
+        connection: &Connection,
+        header: &Header<'_>,
+        action: Action,
+    ) -> Result<(ProjectName, JobId), Error> {
+        // Where builds are not for all, nor is whether there is one.
+        let is_closed = self.is_closed();
+        if is_closed {
+            self.allow(connection, header, action).await?;
+        }
+        let located = self.locate(id).await?;
+        if !is_closed {
+            self.allow(connection, header, action).await?;
+        }
+        Ok(located)
+    }
+
     /// Which build is meant by an id.
     async fn locate(&self, id: &str) -> Result<(ProjectName, JobId), Error> {
         let id = parse_id(id)?;
@@ -136,7 +182,9 @@ fn unwritable(error: serde_json::Error) -> Error {
 }
 
 /// Builds projects with parameters and keeps what they leave. What changes something, and what
-/// reads the output of builds, is asked of polkit; everything else any user of the host may ask.
+/// reads the output of builds, is asked of polkit; everything else any user of the host may ask, unless
+/// the configuration says public: none. Then seeing builds needs org.mistry.mistry1.read, but for
+/// whoever asked for a job first.
 #[interface(name = "org.mistry.Mistry1.Manager")]
 impl Manager {
     /// Asks for a build of a project with params. An empty group is none. Options: rebuild (b) makes
@@ -215,8 +263,10 @@ impl Manager {
     async fn list_jobs(
         &self,
         #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<(String, String, String, String, OwnedObjectPath)>, Error> {
         let _call = self.face.0.calls.enter(&header)?;
+        self.face.allow_reading(connection, &header).await?;
         let mut jobs = Vec::new();
         for job in self.face.0.scheduler.live().await {
             let found = self.objects.find(job.id()).await;
@@ -246,6 +296,9 @@ impl Manager {
         let face = &self.face;
         let call = face.0.calls.enter(&header)?;
         let id = parse_id(&id)?;
+        let job = face.0.scheduler.live_job(id).await;
+        let asker = job.as_ref().and_then(|job| job.asker());
+        face.allow_reading_of(connection, &header, asker).await?;
         let (path, hold) = match self.objects.find(id).await {
             Some(found) => found,
             None => {
@@ -271,11 +324,20 @@ impl Manager {
         &self,
         id: String,
         #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
     ) -> Result<String, Error> {
         let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
-        let (project, id) = face.locate(&id).await?;
-        let mut info = face.0.scheduler.find(&project, id, false).await?;
+        let found = async {
+            let (project, id) = face.locate(&id).await?;
+            let info = face.0.scheduler.find(&project, id, false).await?;
+            Ok::<_, Error>((project, id, info))
+        };
+        let found = found.await;
+        let asker = found.as_ref().ok();
+        let asker = asker.and_then(|(_, _, info)| info.asked_by.as_deref());
+        face.allow_reading_of(connection, &header, asker).await?;
+        let (project, id, mut info) = found?;
         info.abridge();
         let view = JobView {
             id: info.id.clone(),
@@ -296,9 +358,11 @@ impl Manager {
         &self,
         filter: Options,
         #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
     ) -> Result<(Vec<String>, String), Error> {
         let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
+        face.allow_reading(connection, &header).await?;
         let (filter, limit) = options::filter(&filter)?;
         let (builds, mut next) = face.0.scheduler.list(filter, limit).await?;
         let mut room = MAX_PAGE;
@@ -339,8 +403,10 @@ impl Manager {
     async fn list_projects(
         &self,
         #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<String>, Error> {
         let _call = self.face.0.calls.enter(&header)?;
+        self.face.allow_reading(connection, &header).await?;
         let projects = self.face.0.scheduler.projects().await?;
         let names = projects.into_iter().map(|(name, ..)| name.to_string());
         Ok(names.collect())
@@ -435,8 +501,10 @@ impl Manager {
     ) -> Result<OwnedFd, Error> {
         let face = &self.face;
         let call = face.0.calls.enter(&header)?;
-        let (project, id) = face.locate(&id).await?;
-        face.allow(connection, &header, Action::ReadOutput).await?;
+        let located = face
+            .locate_output(&id, connection, &header, Action::ReadOutput)
+            .await;
+        let (project, id) = located?;
         let log = face.0.scheduler.follow(&project, id, 0).await?;
         Ok(logs::hand_out(face, call, log).await?.into())
     }
@@ -452,8 +520,10 @@ impl Manager {
     ) -> Result<OwnedFd, Error> {
         let face = &self.face;
         let _call = face.0.calls.enter(&header)?;
-        let (project, id) = face.locate(&id).await?;
-        face.allow(connection, &header, Action::ReadOutput).await?;
+        let located = face
+            .locate_output(&id, connection, &header, Action::ReadOutput)
+            .await;
+        let (project, id) = located?;
         let directory = face.0.scheduler.hand_out_artifacts(&project, id).await?;
         Ok(directory.into())
     }

@@ -27,6 +27,7 @@ pub use presence::{Door, serve};
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -78,6 +79,8 @@ struct Shared {
     facts: Facts,
     bus: Bus,
     authority: Authority,
+    /// Only those whom polkit lets may see builds.
+    is_closed: AtomicBool,
     calls: Calls,
     departures: Departures,
     door: Door,
@@ -97,6 +100,7 @@ impl Dbus {
             facts,
             bus,
             authority: Authority::of(bus),
+            is_closed: AtomicBool::new(false),
             calls: Calls::default(),
             departures: Departures::default(),
             door: Door::new(),
@@ -105,6 +109,17 @@ impl Dbus {
             ending: CancellationToken::new(),
         }));
         (face, wanted)
+    }
+
+    /// Says whether every user of the host may see builds, from now on. A user's own bus is closed to
+    /// others anyway.
+    pub fn open_to_all(&self, is_open: bool) {
+        let is_closed = !is_open && self.0.bus == Bus::System;
+        self.0.is_closed.store(is_closed, Ordering::Release);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Acquire)
     }
 
     /// The face from outside: how busy it is, and whether it may be there.

@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use serde_json::json;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
 use zbus::{Connection, interface};
 use zbus_polkit::policykit1::{AuthorizationResult, CheckAuthorizationFlags, Subject};
 
 use crate::support::{
     bus::{TestBus, job_at, manager},
     daemon::Home,
-    http::Ask,
+    http::{Ask, within},
     process::{Ended, Process, run, served},
 };
 
@@ -25,8 +26,13 @@ const DENIED: &str = "Access denied";
 
 /// A daemon that takes the bus for the host's.
 async fn world() -> (TestBus, Home, Process) {
+    world_with(&json!({})).await
+}
+
+/// The same with keys of the configuration.
+async fn world_with(config: &Value) -> (TestBus, Home, Process) {
     let (bus, home) = (TestBus::start(), Home::new().await);
-    home.configure(&json!({}));
+    home.configure(config);
     home.fixture("succeed");
     let mut command = home.mistryd();
     command
@@ -314,6 +320,102 @@ async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
     let job = job_at(&here, path.as_str()).await;
     assert_eq!(job.started_by_uid().await.unwrap(), u32::MAX);
     home.engine.release("wait");
+    drop(daemon);
+}
+
+/// All signals of the daemon from now on, with what they hold.
+async fn signals(here: &Connection) -> zbus::MessageStream {
+    let rule = zbus::MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .path_namespace("/org/mistry/Mistry1")
+        .build()
+        .unwrap();
+    let most = std::num::NonZeroUsize::new(1_000);
+    zbus::MessageStream::for_match_rule(rule, here, most)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn where_nothing_is_public_a_user_who_is_let_by_nobody_sees_no_build_and_hears_no_name() {
+    let (bus, home, daemon) = world_with(&json!({"public": "none"})).await;
+    let (polkit, _there) = Polkit::start(&bus).await;
+    let here = bus.connect().await;
+    let mut heard = signals(&here).await;
+    home.engine.hold("start");
+    home.script("undisclosed", "true");
+    let job = json!({"project": "undisclosed", "params": {"n": "confidential"}, "group": "covert"});
+    let asking = Ask::post("/jobs?async", &job);
+    let id = daemon.at.ask(asking).await.expect(201).json();
+    let id = id["ID"].as_str().unwrap().to_owned();
+    let names = ["undisclosed", "confidential", "covert"];
+    let tells = |text: &str| names.iter().any(|name| text.contains(name));
+    let none = "0".repeat(64);
+    for (method, arguments) in [
+        ("ListProjects", &[][..]),
+        ("ListJobs", &[]),
+        ("ListBuilds", &["a{sv}", "0"]),
+        ("DescribeBuild", &["s", &id]),
+        ("DescribeBuild", &["s", &none]),
+        ("GetJob", &["s", &id]),
+        ("CancelJob", &["ss", &id, ""]),
+        ("CancelJob", &["ss", &none, ""]),
+        ("OpenLog", &["s", &id]),
+        ("OpenLog", &["s", &none]),
+        ("OpenArtifacts", &["s", &none]),
+    ] {
+        let ran = call(&bus, false, method, arguments).await;
+        assert!(ran.stderr.contains(DENIED), "{method}: {ran:?}");
+        assert!(!tells(&ran.stderr), "{method}: {ran:?}");
+    }
+    // Whoever asked for a job may see it, and no other.
+    polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
+    let ran = submit(&bus, false, "own").await;
+    let own = ran.stdout.split('"').nth(1).unwrap().to_owned();
+    for method in ["GetJob", "DescribeBuild"] {
+        let ran = call(&bus, false, method, &["s", &own]).await;
+        assert_eq!(ran.status, 0, "{method}: {ran:?}");
+        let ran = call(&bus, false, method, &["s", &id]).await;
+        assert!(ran.stderr.contains(DENIED), "{method}: {ran:?}");
+    }
+    // What every user is sent or may read of an object.
+    let objects = zbus::fdo::ObjectManagerProxy::builder(&here)
+        .destination("org.mistry.Mistry1")
+        .path("/org/mistry/Mistry1");
+    let objects = objects.build().await.unwrap();
+    let shown = objects.get_managed_objects().await.unwrap();
+    let shown = format!("{shown:?}");
+    assert!(shown.contains(&id) && shown.contains(&own), "{shown}");
+    assert!(!tells(&shown), "{shown}");
+    home.engine.release("start");
+    let over = std::collections::BTreeSet::from([id.clone(), own]);
+    let mut ended = std::collections::BTreeSet::new();
+    while ended != over {
+        let signal = within("the ends of both", heard.next()).await;
+        let signal = signal.unwrap().unwrap();
+        let body = signal.body();
+        let told = String::from_utf8_lossy(body.data().bytes());
+        assert!(!tells(&told), "{signal:?}: {told}");
+        if signal
+            .header()
+            .member()
+            .is_some_and(|name| name == "JobRemoved")
+        {
+            ended.extend(over.iter().filter(|id| told.contains(*id)).cloned());
+        }
+    }
+    // Whom polkit lets sees all, and where reading is public again every user does.
+    polkit.yes.lock().unwrap().push("org.mistry.mistry1.read");
+    let ran = call(&bus, false, "DescribeBuild", &["s", &id]).await;
+    assert!(ran.stdout.contains("confidential"), "{ran:?}");
+    let ran = call(&bus, false, "ListBuilds", &["a{sv}", "0"]).await;
+    assert!(ran.stdout.contains("covert"), "{ran:?}");
+    *polkit.yes.lock().unwrap() = vec!["org.mistry.mistry1.reload"];
+    home.configure(&json!({}));
+    let ran = call(&bus, false, "Reload", &[]).await;
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let ran = call(&bus, false, "ListProjects", &[]).await;
+    assert_eq!(ran.status, 0, "{ran:?}");
     drop(daemon);
 }
 

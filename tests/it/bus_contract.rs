@@ -201,6 +201,9 @@ fn the_contract_says_truly_which_changes_are_told_and_who_may() {
             let expected = match (asked, body.contains("cancel(connection")) {
                 (Some(action), _) => action,
                 (None, true) => "cancel, starter".to_owned(),
+                // Asked of polkit only where the configuration says so.
+                _ if body.contains(".allow_reading_of(") => "all (read, starter)".to_owned(),
+                _ if body.contains(".allow_reading(") => "all (read)".to_owned(),
                 (None, false) => "all".to_owned(),
             };
             assert_eq!(row[1], expected, "{method}");

@@ -127,6 +127,30 @@ fn root_and_members_of_the_group_may_and_others_may_only_read() {
 }
 
 #[test]
+fn where_nothing_is_public_only_root_and_members_of_the_group_see_builds() {
+    let machine = Machine::installed();
+    machine.configure(json!({ "public": "none" }));
+    machine.example();
+    let id = id_of(&submit(&machine, "member", "hello", 1));
+    for user in ["root", "member"] {
+        let ran = machine.as_user(user, &format!("{GDBUS}.ListProjects"));
+        assert!(ran.stdout.contains("hello"), "{user}: {ran}");
+    }
+    for call in [
+        "ListProjects".to_owned(),
+        "ListJobs".to_owned(),
+        "ListBuilds '{}'".to_owned(),
+        format!("DescribeBuild {id}"),
+        format!("OpenLog {id}"),
+    ] {
+        let ran = machine.as_user("outsider", &format!("{GDBUS}.{call}"));
+        assert_ne!(ran.status, 0, "{call}: {ran}");
+        assert!(ran.stderr.contains("org.freedesktop.DBus.Error."), "{ran}");
+        assert!(!ran.stderr.contains("hello"), "{ran}");
+    }
+}
+
+#[test]
 fn a_rule_of_the_administrator_lets_somebody_in_and_a_starter_cancels_only_their_own() {
     let machine = Machine::installed();
     gated(&machine);
