@@ -42,6 +42,8 @@ pub(super) struct Caller {
     pub(super) name: String,
     /// What is somebody else's is theirs, too.
     pub(super) may_all: bool,
+    /// They have shown no token where there are tokens: they may read at most.
+    pub(super) is_stranger: bool,
     /// The token that was shown, if one was.
     pub(super) token: Option<Token>,
 }
@@ -65,6 +67,7 @@ impl Peer {
                 Peer::Unix(None) => "the unix socket".to_owned(),
             },
             may_all: true,
+            is_stranger: false,
             token: None,
         }
     }
@@ -111,7 +114,10 @@ impl Access {
         match (peer, scope) {
             (Peer::Tcp(_) | Peer::Proxy(_), Some(scope)) => {
                 let token = self.check_token(request, scope, secret).await?;
-                Ok(token.unwrap_or_else(|| peer.caller()))
+                Ok(token.unwrap_or_else(|| Caller {
+                    is_stranger: self.tokens.is_some(),
+                    ..peer.caller()
+                }))
             }
             (Peer::Unix(_), _) | (_, None) => Ok(peer.caller()),
         }
@@ -161,6 +167,7 @@ impl Access {
                 Some(token) if tokens::allows(token, scope) => Ok(Some(Caller {
                     name: format!("token {}", token.name),
                     may_all: tokens::allows(token, Scope::Admin),
+                    is_stranger: false,
                     token: Some(token.clone()),
                 })),
                 Some(_) => Err(Refusal::new(
@@ -182,6 +189,7 @@ impl Access {
                 return Ok(Some(Caller {
                     name: format!("token {}", token.name),
                     may_all: false,
+                    is_stranger: false,
                     token: None,
                 }));
             }

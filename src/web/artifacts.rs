@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ETAG,
+    CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ETAG, HeaderMap,
     HeaderName, HeaderValue, VARY,
 };
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 
 use super::Web;
 use super::answer::{self, Body};
@@ -103,7 +103,7 @@ pub(super) async fn used(
     id: JobId,
 ) -> Result<Artifacts, Refusal> {
     let artifacts = web.scheduler.artifacts(project, id).await?;
-    if !asked.is_get() {
+    if !asked.is_use() {
         return Ok(artifacts);
     }
     let noted = tokio::task::spawn_blocking(move || {
@@ -139,7 +139,7 @@ pub(super) async fn one(
     let view = asked.flag("view")?.then_some(media);
     let inline = asked.flag("inline")?.then(|| media.inline()).flatten();
     let artifacts = web.scheduler.artifacts(project, id).await?;
-    let is_use = asked.is_get();
+    let is_use = asked.is_use();
     // While a page of the file is made.
     let making = match view {
         Some(_) => Some(asked.hold(web, FILE_PAGE)?),
@@ -149,8 +149,16 @@ pub(super) async fn one(
     let room = asked.room.clone();
     let looked = tokio::task::spawn_blocking(move || -> Result<Looked, Refusal> {
         let found = artifacts.find(&path).map_err(unreadable)?;
-        // A request for what is not there, or only whether it is, uses nothing.
-        if is_use && found.is_some() {
+        // What is not there, or not sent, is not used.
+        let is_sent = match &found {
+            None => false,
+            Some(Found::File(_, metadata)) if view.is_none() => {
+                let etag = format!("\"{}\"", artifacts.tag_of(metadata));
+                is_body_sent(&headers, &etag, metadata.len())
+            }
+            Some(_) => true,
+        };
+        if is_use && is_sent {
             artifacts.note_use();
         }
         Ok(match found {
@@ -201,6 +209,13 @@ pub(super) async fn one(
             Ok(response)
         }
     }
+}
+
+/// Whether a file is sent to a client that asks for it with these headers, or a part of it.
+fn is_body_sent(headers: &HeaderMap, etag: &str, length: u64) -> bool {
+    let part = || part(&Method::GET, headers, etag, length);
+    let verdict = conditions::evaluate(headers, etag);
+    matches!(verdict, Verdict::Proceed) && !matches!(part(), Part::Beyond)
 }
 
 /// What a path comes to.

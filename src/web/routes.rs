@@ -124,9 +124,11 @@ impl Asked {
         closed.cloned().unwrap_or_default().0
     }
 
-    /// True for what sends a body: only that uses a build.
-    pub(super) fn is_get(&self) -> bool {
-        *self.method() == Method::GET
+    /// Whether reading a build by this request uses it, so that garbage collection finds it used: only
+    /// what sends a body does, and only for those who are known. Strangers, who need no token to read,
+    /// could keep all builds otherwise.
+    pub(super) fn is_use(&self) -> bool {
+        *self.method() == Method::GET && !self.caller.is_stranger
     }
 }
 

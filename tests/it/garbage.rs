@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use mistry::build::Policy;
+use mistry::web::{Scope, Token};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -237,6 +238,78 @@ async fn what_somebody_reads_or_has_just_used_stays() {
     assert_eq!(gone(&gc(&daemon, json!({"max_age": "1d"})).await), []);
     // And no rule is so strict that it takes what was used a moment ago.
     assert_eq!(gone(&gc(&daemon, json!({"max_age": "1ms"})).await), []);
+}
+
+/// As somebody with a token that may all.
+fn known(ask: Ask) -> Ask {
+    ask.with("authorization", "Bearer root-secret")
+}
+
+#[tokio::test]
+async fn those_who_read_without_a_token_keep_no_build_where_room_is_short() {
+    let token = Token::of("root", vec![Scope::Admin], "root-secret");
+    let builder = TestDaemon::builder().await.tokens(format!("{token}\n"));
+    let daemon = builder.fixture("succeed").start().await;
+    let mut ids = Vec::new();
+    for n in 1..=4 {
+        let job = json!({"project": "succeed", "params": {"n": n.to_string()}});
+        let info = daemon.ask(known(Ask::post("/jobs", &job))).await;
+        let id = text(&info.expect(201).json(), "ID").to_owned();
+        settled(&daemon.home, "succeed", &id).await;
+        age(&daemon.home.build("succeed", "ready", &id), 1);
+        ids.push(id);
+    }
+    for id in &ids {
+        let at = format!("/artifacts/succeed/{id}");
+        for ask in [
+            Ask::get(at.clone()),
+            Ask::get(format!("{at}?manifest")),
+            Ask::get(format!("{at}/")),
+            Ask::get(format!("{at}/n")),
+        ] {
+            daemon.ask(ask).await.expect(200);
+        }
+    }
+    // Those whom the administrator knows do: by any of these.
+    let at = format!("/artifacts/succeed/{}/n", ids[1]);
+    daemon.ask(known(Ask::get(at))).await.expect(200);
+    // More than any disk has, so that all go that may.
+    let rules = Ask::post("/gc", &json!({"min_free": "1024T"}));
+    let done = daemon.ask(known(rules)).await.expect(200).json();
+    let expected = [&ids[0], &ids[2]].map(|id| (id.as_str(), "min_free"));
+    assert_eq!(gone(&done), expected);
+}
+
+#[tokio::test]
+async fn what_is_not_sent_is_not_used() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let id = build(&daemon, 1, 9).await;
+    build(&daemon, 2, 0).await;
+    let at = format!("/artifacts/succeed/{id}/n");
+    let etag = daemon.get(at.clone()).await.expect(200);
+    let etag = etag.header("etag").to_owned();
+    age(&daemon.home.build("succeed", "ready", &id), 9);
+    for (ask, status) in [
+        (Ask::new("HEAD", at.clone()), 200),
+        (Ask::get(format!("{at}/nothing")), 404),
+        (
+            Ask::get(format!("/artifacts/succeed/{id}?sparse=maybe")),
+            400,
+        ),
+        (Ask::get(at.clone()).with("if-none-match", etag), 304),
+        (Ask::get(at.clone()).with("if-match", "\"other\""), 412),
+        (Ask::get(at.clone()).with("range", "bytes=100000-"), 416),
+    ] {
+        daemon.ask(ask).await.expect(status);
+    }
+    let dry = json!({"dry_run": true, "max_age": "1d"});
+    let expected = [(id.as_str(), "max_age")];
+    assert_eq!(gone(&gc(&daemon, dry.clone()).await), expected);
+    daemon
+        .ask(Ask::get(at).with("range", "bytes=0-0"))
+        .await
+        .expect(206);
+    assert_eq!(gone(&gc(&daemon, dry).await), []);
 }
 
 #[tokio::test]
