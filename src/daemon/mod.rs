@@ -70,6 +70,9 @@ const STOPPING: &str = "8dbb612cd34d4078ba151159d4e5cd82";
 const IDLE: &str = "a22b43c71a9948ee934e1926106d92dd";
 const MISCONFIGURED: &str = "d1c53a7e64f84b0f9be0a8123f57c9e4";
 
+/// The Docker network mode in which a build has the network of this host.
+const HOST_NETWORK: &str = "host";
+
 /// Where the Engine is, when it is elsewhere.
 const DOCKER_HOST: &str = "DOCKER_HOST";
 
@@ -508,6 +511,18 @@ fn announce(config: &Config, filesystem: Filesystem, listening: &Listening) {
                 "anybody who can reach {address} may build here, which is as good as running programs on this host: set auth_tokens_file, or listen on 127.0.0.1"
             );
         }
+    }
+    let on_loopback = listening
+        .tcp
+        .iter()
+        .find(|address| address.ip().is_loopback());
+    if let Some(address) = on_loopback
+        && config.auth_tokens_file.is_none()
+        && config.network == HOST_NETWORK
+    {
+        tracing::warn!(
+            "builds have this host's network ('network' is '{HOST_NETWORK}'), so that they can read and command this server at {address}, where no token is needed: set auth_tokens_file, or \"network\": \"bridge\""
+        );
     }
     if config.idle_exit.is_some() && !listening.inherited {
         tracing::warn!(

@@ -223,3 +223,24 @@ async fn the_sample_is_accepted() {
     let ended = check(&home).await;
     assert_eq!(ended.status, 0, "{ended:?}");
 }
+
+#[tokio::test]
+async fn a_daemon_that_builds_can_command_says_so_and_how_to_end_that() {
+    for (keys, is_told) in [
+        (json!({}), true),
+        (json!({"network": "host"}), true),
+        (json!({"network": "bridge"}), false),
+        (json!({"auth_tokens_file": "tokens"}), false),
+    ] {
+        let home = Home::new().await;
+        std::fs::write(home.path("tokens"), "").unwrap();
+        home.configure(&keys);
+        let daemon = home.spawn().await;
+        let told = daemon.told();
+        let lines = told
+            .lines()
+            .filter(|line| line.contains("they can read and command this server"))
+            .filter(|line| line.contains("auth_tokens_file") && line.contains("bridge"));
+        assert_eq!(lines.count(), usize::from(is_told), "{keys}: {told}");
+    }
+}

@@ -1,6 +1,8 @@
 //! Who may build: members of group `mistry` over the socket, whoever has a token over TCP, and nobody
 //! else; who is refused is told what to do.
 
+use serde_json::json;
+
 use crate::support::Machine;
 
 const BUILD: &str = "build --project hello --target out -- --name=member";
@@ -93,4 +95,27 @@ fn the_socket_is_closed_to_who_is_not_in_the_group() {
     );
     // Nobody was woken by it.
     assert_eq!(machine.daemon(), 0);
+}
+
+/// Everybody on loopback may read what was built, and builds are strangers to each other.
+#[test]
+fn a_build_reaches_other_builds_results_only_where_it_has_the_hosts_network() {
+    let machine = Machine::installed();
+    let ask = "printf 'GET /projects HTTP/1.0\\r\\n\\r\\n' | nc -w 5 127.0.0.1 8462 > artifacts/answer || :";
+    let asks = |network: serde_json::Value| {
+        machine.configure(json!({ "network": network }));
+        machine.run("systemctl restart mistryd.service");
+        let name = match network.is_null() {
+            true => "hosts",
+            false => "packaged",
+        };
+        let project = machine.script(name, ask, json!(null));
+        let id = project.succeed(json!({}));
+        machine.get(&format!("/artifacts/{name}/{id}/answer")).body
+    };
+    let shipped: serde_json::Value =
+        serde_json::from_str(&machine.read("/usr/share/mistryd/config.json")).unwrap();
+    assert_eq!(asks(shipped["network"].clone()), "");
+    let answer = asks(json!(null));
+    assert!(answer.contains("200 OK"), "{answer}");
 }

@@ -36,8 +36,16 @@ fn one_command_installs_a_server_that_is_ready_to_be_asked() {
     }
     assert_eq!(machine.read("/etc/mistry/tokens"), "");
     assert!(machine.run("id -nG mistry").contains("docker"));
+    // The host's own from now on, so that no upgrade changes it.
     let conffiles = machine.run("dpkg-query -W -f '${Conffiles}' mistryd");
-    assert!(conffiles.contains("/etc/mistry/config.json"), "{conffiles}");
+    assert!(
+        !conffiles.contains("/etc/mistry/config.json"),
+        "{conffiles}"
+    );
+    assert_eq!(
+        machine.read("/etc/mistry/config.json"),
+        machine.read("/usr/share/mistryd/config.json")
+    );
     machine.run("mistryd --config /etc/mistry/config.json --check-config");
 
     // As it comes it answers, over both.

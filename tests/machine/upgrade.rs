@@ -77,3 +77,41 @@ fn an_upgrade_refuses_nobody_and_loses_no_build() {
     let failed = machine.run("systemctl list-units --state=failed --no-legend --plain");
     assert_eq!(failed, "");
 }
+
+/// Earlier packages had the configuration as a conffile, without a network in it. dpkg replaces a
+/// conffile that was not changed.
+#[test]
+fn an_upgrade_leaves_the_network_of_builds_as_it_was() {
+    let machine = Machine::bare();
+    let earlier = "{\n  \"projects_path\": \"/var/lib/mistry/projects\",\n  \
+        \"build_path\": \"/var/lib/mistry/builds\",\n  \
+        \"auth_tokens_file\": \"/etc/mistry/tokens\",\n  \"idle_exit\": \"10m\"\n}\n";
+    let tree = "/var/tmp/mistry-test-earlier";
+    machine.run(&format!("rm -rf {tree}; mkdir -p {tree}"));
+    machine.write(&format!("{tree}/etc/mistry/config.json"), earlier);
+    machine.write(
+        &format!("{tree}/DEBIAN/conffiles"),
+        "/etc/mistry/config.json\n",
+    );
+    machine.write(
+        &format!("{tree}/DEBIAN/control"),
+        "Package: mistryd\nVersion: 0.0.1\nArchitecture: all\n\
+        Maintainer: Tests <tests@mistry.example.org>\nDescription: stands for an earlier version\n",
+    );
+    machine.run(&format!(
+        "chmod -R u=rwX,go=rX {tree} && dpkg-deb --root-owner-group --build {tree} {tree}.deb &&
+        dpkg --install {tree}.deb && rm -r {tree} {tree}.deb"
+    ));
+    machine.install(Packages::First);
+    assert_eq!(machine.read("/etc/mistry/config.json"), earlier);
+    assert_eq!(machine.get("/healthz").status, 200);
+    let project = machine.script(
+        "networked",
+        "readlink /proc/self/ns/net > artifacts/network",
+        json!(null),
+    );
+    let id = project.succeed(json!({}));
+    let network = machine.run("readlink /proc/self/ns/net");
+    let answer = machine.get(&format!("/artifacts/networked/{id}/network"));
+    assert_eq!(answer.body, network);
+}
