@@ -76,6 +76,9 @@ pub mod pipe;
 // What is held for clients has a bound.
 pub mod budget;
 
+// Text of strangers on a terminal.
+mod screen;
+
 // The heart: who builds what, when, and who waits for it.
 pub mod scheduler;
 

@@ -11,8 +11,8 @@ fn main() -> ExitCode {
     let arguments = match cli::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help goes to standard output with status 0, mistakes to standard error with 2.
-            let _ = error.print();
+            // Help has status 0, a mistake 2.
+            cli::print_usage(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

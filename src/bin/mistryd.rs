@@ -12,7 +12,14 @@ fn main() -> ExitCode {
     }
     // Before there are threads: what it takes out of the environment they could be reading.
     let inherited = mistry::systemd::inherited();
-    let command = mistry::daemon::Command::parse();
+    let command = match mistry::daemon::Command::try_parse() {
+        Ok(command) => command,
+        Err(error) => {
+            // Help has status 0, a mistake 2.
+            mistry::daemon::print_usage(&error);
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
     // Until the end: what was told last is on its way until then.
     let _journal = mistry::journal::begin();
     mistry::daemon::run(command, inherited)

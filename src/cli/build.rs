@@ -11,7 +11,6 @@ use clap::Args;
 
 use super::fetch::{bring, summary, told};
 use super::params;
-use super::screen::LogView;
 use super::transport::{self, Transport};
 use super::wait::{Reaching, Shown, Waiting};
 use super::{Again, Error, say, tell, tell_json};
@@ -20,6 +19,7 @@ use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome};
 use crate::client::{Client, Finished};
 use crate::job::GroupName;
 use crate::project::{ProjectName, parse_duration};
+use crate::screen::LogView;
 
 /// What `-h` says at its end; `--help` also says what each transport keeps.
 const PARAMS_AND_STATUS: &str = "\
@@ -166,7 +166,7 @@ impl Build {
             Some(job) if self.json_result => {
                 tell_json(&serde_json::to_value(&job).map_err(crate::client::nonsense)?)
             }
-            Some(job) if self.verbose => tell(&super::screen::line(&job.id)),
+            Some(job) if self.verbose => tell(&job.id),
             _ => Ok(()),
         }
     }

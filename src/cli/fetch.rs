@@ -8,9 +8,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::transport::{self, Fetched, Transport};
 use super::wait::Reaching;
-use super::{Again, Error, Which, say, screen, short};
+use super::{Again, Error, Which, say, short};
 use crate::build::{BuildInfo, State};
 use crate::client::{Client, Finished};
+use crate::screen;
 
 /// Fetch the artifacts of a build
 #[derive(Debug, Args)]

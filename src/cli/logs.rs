@@ -5,12 +5,12 @@
 
 use clap::Args;
 
-use super::screen::LogView;
 use super::wait::{Follower, Reaching};
 use super::{Error, Which};
 use crate::client::{Backoff, Client};
 use crate::job::JobId;
 use crate::project::ProjectName;
+use crate::screen::LogView;
 
 /// Print the log of a build
 #[derive(Debug, Args)]

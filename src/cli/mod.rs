@@ -30,7 +30,6 @@ mod progress;
 mod projects;
 mod queue;
 mod rebuild;
-mod screen;
 mod status;
 mod transport;
 mod wait;
@@ -47,6 +46,7 @@ use crate::client::bus::Scope;
 use crate::client::{self, Address, Client, DEFAULT_PORT, DEFAULT_SOCKET, Filter};
 use crate::job::JobId;
 use crate::project::ProjectName;
+use crate::screen;
 
 /// Digits of an id that are shown: enough that two builds of one server never share them.
 const SHOWN_DIGITS: usize = 12;
@@ -321,6 +321,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments,
     Ok(parsed)
 }
 
+/// Prints what [`parse`] returned instead of arguments: help goes to standard output, mistakes to
+/// standard error. A mistake quotes what was typed, which may come from elsewhere.
+pub fn print_usage(error: &clap::Error) {
+    let text = error.render();
+    // Where one of the two cannot be written to, there is no reader.
+    match error.use_stderr() && screen::is_steering(&text.ansi().to_string()) {
+        true => say(text.to_string().trim_end()),
+        false => _ = error.print(),
+    }
+}
+
 /// Does what was asked; says what went wrong on standard error. Returns the exit status.
 pub async fn run(arguments: Arguments) -> u8 {
     match perform(arguments).await {
@@ -328,7 +339,7 @@ pub async fn run(arguments: Arguments) -> u8 {
         Err(error) => {
             let status = error.exit_status();
             if status != 0 {
-                say(&screen::line(&error.line()));
+                say(&error.line());
             }
             status
         }
@@ -488,12 +499,12 @@ fn short(id: &str) -> &str {
 
 /// One line for a person. A standard error that is gone is no reason to fail.
 fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", screen::line(line));
 }
 
 /// One line for whoever reads standard output.
 fn tell(line: &str) -> Result<(), Error> {
-    writeln!(io::stdout(), "{line}").map_err(Error::Output)
+    writeln!(io::stdout(), "{}", screen::line(line)).map_err(Error::Output)
 }
 
 /// One JSON document on standard output.
@@ -550,7 +561,7 @@ fn moment(at: jiff::Timestamp) -> String {
 fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<(), Error> {
     let clean: Vec<[String; N]> = rows
         .iter()
-        .map(|row| row.each_ref().map(|cell| screen::line(cell)))
+        .map(|row| row.each_ref().map(|cell| screen::cell(cell)))
         .collect();
     let width = |column: usize| {
         let cells = clean.iter().map(|row| row[column].chars().count());

@@ -4,10 +4,10 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::screen::LogView;
 use super::{Error, spent, tell};
 use crate::client::{self, Client};
 use crate::project::ProjectName;
+use crate::screen::LogView;
 
 /// Build the image of a project anew, pulling its base
 #[derive(Debug, Args)]

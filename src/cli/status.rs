@@ -3,9 +3,10 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{Error, Which, list, moment, screen, size, spent, tell};
+use super::{Error, Which, list, moment, size, spent, tell};
 use crate::build::NO_EXIT_CODE;
 use crate::client::Client;
+use crate::screen;
 
 /// Show how the server is, or how one build stands
 #[derive(Debug, Args)]
@@ -23,7 +24,7 @@ impl Status {
         };
         let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in facts {
-            tell(&screen::line(&format!("{name:width$}  {value}")))?;
+            tell(&screen::cell(&format!("{name:width$}  {value}")))?;
         }
         Ok(())
     }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::progress::Progress;
-use super::screen::LogView;
 use super::{Again, Error, say, short, tell};
 use crate::api::{ErrorView, JobRequest};
 use crate::build::{Phase, State};
 use crate::client::{self, Backoff, Client, Events, Finished, Refusal, Submitted};
 use crate::job::JobId;
 use crate::project::ProjectName;
+use crate::screen::LogView;
 
 /// How long connecting is tried before a job is accepted: a server that is being activated or
 /// restarted is there by then, and a wrong address is noticed soon.

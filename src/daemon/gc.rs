@@ -40,10 +40,10 @@ pub(super) async fn run(
         keep_last: asked.keep_last,
     });
     if !policy.has_rule() {
-        println!(
+        super::tell(&format!(
             "Nothing to do: no rule says what is to go. Set max_age, max_bytes or min_free in 'gc' of '{}', or give --older-than, --max-bytes or --min-free.",
             config.path.display()
-        );
+        ));
         return Ok(ExitCode::SUCCESS);
     }
     let request = GcRequest {
@@ -70,7 +70,7 @@ pub(super) async fn run(
             Ok(ExitCode::SUCCESS)
         }
         Err(sentence) => {
-            eprintln!("mistryd: could not collect garbage: {sentence}");
+            super::say(&format!("could not collect garbage: {sentence}"));
             Ok(ExitCode::FAILURE)
         }
     }
@@ -83,15 +83,17 @@ fn print(view: &GcView) {
         "Removed"
     };
     for build in &view.removed {
-        println!(
+        super::tell(&format!(
             "{did} {}/{} ({}, {}): {}B, used {}",
             build.project, build.id, build.place, build.why, build.bytes, build.used
-        );
+        ));
     }
     if let Some(until) = view.doubted_until {
-        println!("The clock was set forward: until {until} nothing goes by its age");
+        super::tell(&format!(
+            "The clock was set forward: until {until} nothing goes by its age"
+        ));
     }
-    println!(
+    super::tell(&format!(
         "Finished. {did}: {}, Reclaimed: {}B, Kept: {}, {}B, In use: {}, Not measured: {}, Short of the rules: {}B, Free: {}B, Pruned images: {}",
         view.removed.len(),
         view.bytes,
@@ -102,5 +104,5 @@ fn print(view: &GcView) {
         view.short,
         view.free,
         view.images,
-    );
+    ));
 }

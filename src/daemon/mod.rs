@@ -17,7 +17,7 @@ mod watchdog;
 pub use self::args::{Command, is_confinement};
 pub use crate::filesystem::confine;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,6 +40,7 @@ use crate::filesystem::{self, Filesystem};
 use crate::metrics::Metrics;
 use crate::project::Projects;
 use crate::scheduler::{self, Rules, Scheduler};
+use crate::screen;
 use crate::systemd::{self, Socket};
 use crate::web::{self, Access, Proxies, Scope, Token, TokensFile, Web};
 
@@ -164,7 +165,7 @@ pub fn run(command: Command, inherited: Inherited) -> ExitCode {
         // Nobody else could be told if this fails.
         let _ = systemd::status(&told);
     } else {
-        eprintln!("mistryd: {told}");
+        say(&told);
     }
     // At a socket that cannot be served somebody may wait whom nobody sees, and who starts us again.
     let is_blind = matches!(error, Error::Inherited(_)) && systemd::is_watching();
@@ -190,6 +191,28 @@ fn turn_away(sockets: Vec<Socket>) {
     }
 }
 
+/// Prints what the command line was instead of a [`Command`]: help goes to standard output, mistakes to
+/// standard error. A mistake quotes what was typed, which may come from elsewhere.
+pub fn print_usage(error: &clap::Error) {
+    let text = error.render();
+    // Where one of the two cannot be written to, there is no reader.
+    match error.use_stderr() && screen::is_steering(&text.ansi().to_string()) {
+        true => _ = write!(io::stderr(), "{}", screen::line(&text.to_string())),
+        false => _ = error.print(),
+    }
+}
+
+/// One line on standard error. It may quote what a build, Docker or a client wrote.
+fn say(line: &str) {
+    // A standard error that is gone is no reason to fail.
+    let _ = writeln!(io::stderr(), "mistryd: {}", screen::line(line));
+}
+
+/// One line on standard output, likewise.
+fn tell(line: &str) {
+    let _ = writeln!(io::stdout(), "{}", screen::line(line));
+}
+
 /// On the host itself, causes are told as well.
 fn told(error: &dyn std::error::Error) -> String {
     let mut told = error.to_string();
@@ -208,7 +231,8 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     let tokens = open_tokens(&config)?;
     let docker = docker_socket()?;
     if command.check_config {
-        println!("the configuration '{}' is in order", config.path.display());
+        let path = config.path.display();
+        tell(&format!("the configuration '{path}' is in order"));
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(Verb::Token(args::TokenVerb::New { name, scope })) = &command.verb {

@@ -14,6 +14,7 @@ use crate::api::{ImageView, PruneView};
 use crate::config::Config;
 use crate::filesystem::Filesystem;
 use crate::project::{ProjectName, Projects};
+use crate::screen::LogView;
 use crate::web::image_view;
 
 /// Rebuilds the images of the projects asked for, or of all.
@@ -29,7 +30,7 @@ pub(super) async fn run(
         match name.parse::<ProjectName>() {
             Ok(name) => names.push(name),
             Err(error) => {
-                eprintln!("mistryd: {error}");
+                super::say(&error.to_string());
                 return Ok(ExitCode::from(2));
             }
         }
@@ -38,7 +39,7 @@ pub(super) async fn run(
         match Projects::new(&config.projects_path).list() {
             Ok(all) => names = all,
             Err(error) => {
-                eprintln!("mistryd: {error}");
+                super::say(&error.to_string());
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -47,20 +48,22 @@ pub(super) async fn run(
     let mut failed = Vec::new();
     let mut pruned = PruneView::default();
     for name in &names {
-        println!("Rebuilding {name}...");
+        super::tell(&format!("Rebuilding {name}..."));
         match worker.rebuild(name).await {
             Ok(view) => {
                 if asked.verbose {
-                    print!("{}", view.log);
+                    let mut log = LogView::on_stdout();
+                    // Where it cannot be written, the image is there all the same.
+                    let _ = log.push(view.log.as_bytes()).and_then(|()| log.finish());
                 }
-                println!("Rebuilt {name} in {:?}", duration(view.duration));
+                super::tell(&format!("Rebuilt {name} in {:?}", duration(view.duration)));
                 rebuilt += 1;
                 pruned.images += view.pruned.images;
                 pruned.containers += view.pruned.containers;
                 pruned.bytes += view.pruned.bytes;
             }
             Err(sentence) => {
-                println!("Failed to build {name} with error: {sentence}");
+                super::tell(&format!("Failed to build {name} with error: {sentence}"));
                 failed.push(name.as_str());
                 if asked.fail_fast {
                     break;
@@ -77,10 +80,10 @@ pub(super) async fn run(
         failed.len()
     );
     if failed.is_empty() {
-        println!("Finished. {summary}");
+        super::tell(&format!("Finished. {summary}"));
         Ok(ExitCode::SUCCESS)
     } else {
-        println!("{summary}, Failed names: {}", failed.join(", "));
+        super::tell(&format!("{summary}, Failed names: {}", failed.join(", ")));
         Ok(ExitCode::FAILURE)
     }
 }

@@ -15,14 +15,21 @@ use crate::web::{Scope, Token, TokensFile};
 /// Makes a token and appends its hash to the configured file, where its name is a new one.
 pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitCode, Error> {
     let Some(path) = &config.auth_tokens_file else {
-        eprintln!(
-            "mistryd: the configuration '{}' names no auth_tokens_file to keep the token in",
+        super::say(&format!(
+            "the configuration '{}' names no auth_tokens_file to keep the token in",
             config.path.display()
-        );
+        ));
         return Ok(ExitCode::from(super::WRONG_CONFIG));
     };
-    if name.is_empty() || name.starts_with('#') || name.chars().any(char::is_whitespace) {
-        eprintln!("mistryd: '{name}': expected a name without spaces that does not begin with #");
+    if name.is_empty()
+        || name.starts_with('#')
+        || name
+            .chars()
+            .any(|letter| letter.is_whitespace() || letter.is_control())
+    {
+        super::say(&format!(
+            "'{name}': expected a name without spaces and control characters that does not begin with #"
+        ));
         return Ok(ExitCode::from(2));
     }
     let opened = |error| Error::System("open the tokens file", error);
@@ -37,10 +44,10 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
     rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| opened(e.into()))?;
     let there = TokensFile::open(path)?.current()?;
     if there.iter().any(|token| token.name == name) {
-        eprintln!(
-            "mistryd: there is a token '{name}' already: choose another name, or delete its line in '{}' first, after which the old one no longer works",
+        super::say(&format!(
+            "there is a token '{name}' already: choose another name, or delete its line in '{}' first, after which the old one no longer works",
             path.display()
-        );
+        ));
         return Ok(ExitCode::FAILURE);
     }
     let mut text = String::new();

@@ -209,7 +209,10 @@ pub(super) fn pair(name: &str, value: &str) -> String {
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for letter in text.chars() {
-        if letter.is_control() {
+        // Also what turns the direction of writing around, and lines of Unicode's own.
+        if letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
             line.extend(letter.escape_debug());
         } else {
             line.push(letter);

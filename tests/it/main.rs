@@ -47,6 +47,7 @@ mod slow_clients;
 mod stuck_engine;
 mod support;
 mod systemd;
+mod terminals;
 mod tidy;
 mod tokens;
 mod two_daemons;

@@ -1,4 +1,4 @@
-//! Text of strangers on our terminal.
+//! Text of strangers on our terminal: the one place through which both programs print it.
 //!
 //! A terminal obeys what it is shown: a log may retitle the window, move the cursor over
 //! what was said before, or have the terminal type an answer. So on a terminal every control
@@ -14,8 +14,8 @@ const MAX_LINE: usize = 64 << 10;
 /// Longest colour sequence: `ESC[38;2;255;255;255;48;2;255;255;255m` is 38.
 const MAX_COLOUR: usize = 48;
 
-/// One line made harmless: no line ends, no colours.
-pub(super) fn line(text: &str) -> String {
+/// A sentence made harmless: nothing that a terminal obeys, no colours.
+pub(crate) fn line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     // Lines of ours may be several (candidates of an ambiguous id).
     for letter in text.chars() {
@@ -28,8 +28,26 @@ pub(super) fn line(text: &str) -> String {
     shown
 }
 
+/// Whether a text holds more than colours that a terminal obeys.
+pub(crate) fn is_steering(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(letter) = rest.chars().next() {
+        match colour(rest) {
+            Some(length) => rest = &rest[length..],
+            None if !matches!(letter, '\t' | '\n') && is_harmful(letter) => return true,
+            None => rest = &rest[letter.len_utf8()..],
+        }
+    }
+    false
+}
+
+/// The same for what is to stay on one line.
+pub(crate) fn cell(text: &str) -> String {
+    line(text).replace('\n', "^J")
+}
+
 /// A document whose texts hold nothing that a terminal obeys; still the same document.
-pub(super) fn json(value: &serde_json::Value) -> String {
+pub(crate) fn json(value: &serde_json::Value) -> String {
     let mut shown = String::new();
     for letter in value.to_string().chars() {
         if is_harmful(letter) {
@@ -102,14 +120,14 @@ fn colour(text: &str) -> Option<usize> {
 
 /// A log on its way to standard output or standard error.
 #[derive(Debug)]
-pub(super) struct LogView<W> {
+pub(crate) struct LogView<W> {
     to: W,
     terminal: bool,
     line: Vec<u8>,
 }
 
 impl LogView<io::Stdout> {
-    pub(super) fn on_stdout() -> LogView<io::Stdout> {
+    pub(crate) fn on_stdout() -> LogView<io::Stdout> {
         let to = io::stdout();
         let terminal = to.is_terminal();
         LogView::new(to, terminal)
@@ -117,7 +135,7 @@ impl LogView<io::Stdout> {
 }
 
 impl LogView<io::Stderr> {
-    pub(super) fn on_stderr() -> LogView<io::Stderr> {
+    pub(crate) fn on_stderr() -> LogView<io::Stderr> {
         let to = io::stderr();
         let terminal = to.is_terminal();
         LogView::new(to, terminal)
@@ -134,7 +152,7 @@ impl<W: Write> LogView<W> {
     }
 
     /// Shows bytes of a log as they come; on a terminal, line by line.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if !self.terminal {
             return self.to.write_all(bytes);
         }
@@ -153,7 +171,7 @@ impl<W: Write> LogView<W> {
     }
 
     /// Shows what has no line end.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
         if !self.line.is_empty() {
             self.show(true)?;
         }
@@ -225,7 +243,23 @@ mod tests {
 
     #[test]
     fn sentences_are_plain() {
-        assert_eq!(line("a\u{1b}[31mb\r"), "a^[[31mb^M");
+        assert_eq!(line("a\u{1b}[31mb\r\nc"), "a^[[31mb^M\nc");
+        assert_eq!(cell("a\u{9b}1m\nc"), "a<U+009B>1m^Jc");
+    }
+
+    #[test]
+    fn colours_steer_nothing_and_all_else_does() {
+        assert!(!is_steering("a\u{1b}[1;31mb\u{1b}[0m\tc\n"));
+        for text in [
+            "\u{1b}[2J",
+            "a\u{1b}[31",
+            "\r",
+            "\u{9b}31m",
+            "\u{7}",
+            "\u{202e}",
+        ] {
+            assert!(is_steering(text), "{text:?}");
+        }
     }
 
     #[test]
