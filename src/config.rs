@@ -456,7 +456,8 @@ mod tests {
             let body: Vec<String> = keys.iter().map(|(k, v)| format!("\"{k}\": {v}")).collect();
             let text = format!("{{{}}}", body.join(","));
             let error = read(&text).expect_err(&format!("{key}: {value}"));
-            let named = error.contains(&format!("{key}: ")) || error.contains(&format!("{key}."));
+            let named = [": ", ".", "["].map(|after| error.contains(&format!("{key}{after}")));
+            let named = named.contains(&true);
             assert!(
                 named && error.contains("config.json"),
                 "{key}: {value}: {error}"

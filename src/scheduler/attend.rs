@@ -38,8 +38,8 @@ const FATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// bytes, which need most, are stopped by it before they are as many as the limit.
 const STORED_PER_BYTE: u64 = 8;
 
-/// What the Engine may store beside that, so that a small limit counts what was printed alone.
-const STORED_ANYWAY: u64 = 4 << 20;
+/// What the Engine may store beside that: logs of a megabyte are whole whatever their lines are.
+const STORED_ANYWAY: u64 = 32 << 20;
 
 /// Exit codes of containers that an Engine has taken down with it: by SIGKILL, by SIGTERM, and that
 /// of one whose end it did not see. A build may end with them as well, so the Engine is asked.
