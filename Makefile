@@ -25,8 +25,10 @@ check: ## format, lints and the fast tests: no root, no Docker
 test: ## everything, the real worlds included (Docker, Btrfs, sshd, rsync): needs root or sudo
 	$(with) $(CARGO) test --locked
 
-soak: ## the same, with what is repeated repeated many more times
+soak: ## the same, with what is repeated repeated many more times; then the fuzz targets and the HTTP contract
 	MISTRY_SOAK=1 $(with) $(CARGO) test --locked
+	CARGO="$(CARGO)" fuzz/run
+	CARGO="$(CARGO)" $(with) fuzz/contract
 
 bench: ## measure, each figure against its yardstick
 	$(with) $(CARGO) bench --locked

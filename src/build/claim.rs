@@ -142,7 +142,7 @@ impl Secret {
     }
 
     /// One for a test.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn of(text: &str) -> Secret {
         Secret(text.to_owned())
     }

@@ -24,6 +24,8 @@ mod declared;
 mod directory;
 mod error;
 mod facts;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gc;
 mod image_records;
 mod index;

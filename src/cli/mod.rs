@@ -34,6 +34,9 @@ mod status;
 mod transport;
 mod wait;
 
+#[cfg(any(test, fuzzing))]
+pub use transport::fuzzing;
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -79,7 +79,7 @@ impl Events {
 
 /// Bytes in, events out.
 #[derive(Debug, Default)]
-struct Parser {
+pub(super) struct Parser {
     line: Vec<u8>,
     after_cr: bool,
     started: bool,
@@ -88,11 +88,11 @@ struct Parser {
     id: Option<String>,
     bytes: Option<Vec<u8>>,
     /// No longer than the events of one chunk.
-    ready: VecDeque<Event>,
+    pub(super) ready: VecDeque<Event>,
 }
 
 impl Parser {
-    fn push(&mut self, mut bytes: &[u8]) {
+    pub(super) fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if std::mem::take(&mut self.after_cr) && bytes[0] == b'\n' {
                 bytes = &bytes[1..];

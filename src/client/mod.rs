@@ -12,6 +12,8 @@ pub mod bus;
 mod connection;
 mod error;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod http;
 #[cfg(test)]
 pub(crate) mod scripted;

@@ -16,6 +16,8 @@ mod authority;
 mod calls;
 mod departures;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod job;
 mod logs;
 mod manager;

@@ -11,6 +11,8 @@
 mod container;
 mod dockerfile;
 mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod image;
 mod line_ends;
 mod logs;

@@ -21,7 +21,7 @@ const MAX_LINKS: usize = 40;
 
 /// What stands at a path in a container.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     File(Vec<u8>),
     Link(String),
     /// Nothing, or nothing that can be read.
@@ -84,7 +84,7 @@ fn is_missing(source: &super::Cause) -> bool {
 }
 
 /// The first entry of an archive, which may be cut off.
-fn first_of(archive: &[u8]) -> Found {
+pub(super) fn first_of(archive: &[u8]) -> Found {
     let mut archive = tar::Archive::new(archive);
     let Some(Ok(entry)) = archive
         .entries()
@@ -111,7 +111,7 @@ fn first_of(archive: &[u8]) -> Found {
 }
 
 /// The path that a link at `path` leads to.
-fn target_of(path: &str, target: &str) -> String {
+pub(super) fn target_of(path: &str, target: &str) -> String {
     match (target.starts_with('/'), path.rsplit_once('/')) {
         (false, Some((parent, _))) => format!("{parent}/{target}"),
         _ => target.to_owned(),
@@ -120,7 +120,7 @@ fn target_of(path: &str, target: &str) -> String {
 
 /// The home of the first entry with this number, read as the Engine's runtime does: a line without a
 /// number is one of user 0.
-fn home_in(text: &[u8], user: u32) -> Option<String> {
+pub(super) fn home_in(text: &[u8], user: u32) -> Option<String> {
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let entry = lines.find(|line| {

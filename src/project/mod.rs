@@ -11,6 +11,8 @@
 mod archive;
 mod context;
 mod digest;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod ignore;
 mod name;
 mod pattern;

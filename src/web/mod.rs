@@ -19,6 +19,8 @@ mod error;
 mod events;
 mod filter;
 mod forwarded;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod head;
 mod host;
 mod jobs;

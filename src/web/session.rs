@@ -35,7 +35,7 @@ const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 const MOST: usize = 4;
 
 /// The value for whoever has shown `token`.
-fn value(secret: &Secret, token: &Token, now: SystemTime) -> String {
+pub(super) fn value(secret: &Secret, token: &Token, now: SystemTime) -> String {
     let expiry = seconds(now).saturating_add(LIFE.as_secs());
     let name = utf8_percent_encode(&token.name, NON_ALPHANUMERIC);
     format!(
@@ -59,7 +59,7 @@ fn signature(secret: &Secret, token: &Token, expiry: u64) -> String {
 }
 
 /// The token that `value` was made of, while both are good.
-fn made_of<'a>(
+pub(super) fn made_of<'a>(
     secret: &Secret,
     mut tokens: impl Iterator<Item = &'a Token>,
     value: &str,
@@ -90,7 +90,7 @@ fn made_of<'a>(
 }
 
 /// The values of our cookie.
-fn values(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+pub(super) fn values(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers
         .get_all(COOKIE)
         .iter()

@@ -10,6 +10,8 @@ mod child;
 mod descent;
 #[cfg(test)]
 mod faithful;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 #[cfg(test)]
 mod hostile;
 mod http;

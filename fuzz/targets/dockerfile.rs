@@ -1,0 +1,13 @@
+//! The images that a Dockerfile names.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|dockerfile: &[u8]| {
+    let dockerfile = String::from_utf8_lossy(dockerfile);
+    let images = mistry::docker::named_images(&dockerfile);
+    let mut seen = std::collections::BTreeSet::new();
+    for image in &images {
+        assert!(!image.is_empty() && image != "scratch" && !image.contains('$'), "{image:?}");
+        assert!(seen.insert(image), "{image:?} twice");
+        assert!(image.len() <= 4_096, "{} bytes", image.len());
+    }
+});

@@ -1,0 +1,121 @@
+//! The private parsers of HTTP requests, for the fuzz targets in `fuzz/`; in no program.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, COOKIE, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request};
+
+use super::conditions::{self, Verdict};
+use super::query::Query;
+use super::ranges::{self, Part};
+use super::tokens::{Scope, Token};
+use super::{answer, authority, filter, media, session, words};
+use crate::build::{Filter, Secret};
+
+/// The builds that a query is about, and the same choice as the server writes it into the next address;
+/// else the sentence that refuses it.
+///
+/// # Errors
+/// The sentence.
+pub fn query(text: &str) -> Result<(Filter, String), String> {
+    let sentence = |refusal: super::error::Refusal| refusal.sentence().to_owned();
+    let query = Query::parse(text).map_err(sentence)?;
+    for name in ["wait", "json", "async"] {
+        query.flag(name).map_err(sentence)?;
+    }
+    let found = filter::filter(&query).map_err(sentence)?;
+    Ok((found, filter::query(&query).finish()))
+}
+
+/// A header map of those values that a header can have.
+fn headers(given: &[(HeaderName, &[u8])]) -> HeaderMap {
+    let valid = given
+        .iter()
+        .filter_map(|(name, value)| Some((name.clone(), HeaderValue::from_bytes(value).ok()?)));
+    HeaderMap::from_iter(valid)
+}
+
+/// What of `length` bytes a range asks for: the first and the last byte, `Some(None)` where none of it
+/// is there, `None` where all of it is sent.
+pub fn range(range: &[u8], if_range: &[u8], etag: &str, length: u64) -> Option<Option<(u64, u64)>> {
+    let headers = headers(&[(RANGE, range), (IF_RANGE, if_range)]);
+    match ranges::part(&Method::GET, &headers, etag, length) {
+        Part::Whole => None,
+        Part::Of(first, last) => Some(Some((first, last))),
+        Part::Beyond => Some(None),
+    }
+}
+
+/// The status that the conditions of a request come to: 200, 304 or 412.
+pub fn conditions(if_match: &[u8], if_none_match: &[u8], etag: &str) -> u16 {
+    let headers = headers(&[(IF_MATCH, if_match), (IF_NONE_MATCH, if_none_match)]);
+    match conditions::evaluate(&headers, etag) {
+        Verdict::Proceed => 200,
+        Verdict::NotModified => 304,
+        Verdict::Failed => 412,
+    }
+}
+
+/// The name in an authority, and whether it is an address.
+pub fn authority(text: &str) -> Option<(String, bool)> {
+    let authority = authority::Authority::parse(text)?;
+    Some((authority.name(), authority.is_address()))
+}
+
+/// Whether `origin` is a page of the server that `host` names; `None` where that is no authority.
+pub fn is_origin(host: &str, origin: &str) -> Option<bool> {
+    Some(authority::Authority::parse(host)?.is_origin(origin))
+}
+
+/// The name that a request is addressed to, where its target or its `Host` names one.
+pub fn addressee(target: &str, host: &[u8]) -> Option<String> {
+    let host = HeaderValue::from_bytes(host).ok()?;
+    let request = Request::builder().uri(target).header("host", host);
+    let parts = request.body(()).ok()?.into_parts().0;
+    match authority::addressee(&parts) {
+        authority::Addressee::Named(authority) => Some(authority.name()),
+        authority::Addressee::Unnamed | authority::Addressee::Invalid => None,
+    }
+}
+
+/// Whether `Accept` or `Accept-Encoding` takes a page, prefers one, takes JSON, takes gzip.
+pub fn accepts(value: &[u8]) -> [bool; 4] {
+    let headers = headers(&[(ACCEPT, value), (ACCEPT_ENCODING, value)]);
+    [
+        answer::accepts(&headers, "text/html"),
+        answer::prefers(&headers, "text/html", "application/json"),
+        answer::takes_json(&headers),
+        answer::takes_coding(&headers, "gzip"),
+    ]
+}
+
+/// The one token that the cookies of [`cookie`] may be made of.
+fn token() -> Token {
+    Token::of("ci", vec![Scope::Read], "secret")
+}
+
+/// Whether a `Cookie` header of a request at `now`, in seconds since 1970, reads.
+pub fn cookie(header: &[u8], now: u64) -> bool {
+    let now = UNIX_EPOCH + Duration::from_secs(now);
+    let headers = headers(&[(COOKIE, header)]);
+    let (secret, token) = (Secret::of("0123"), token());
+    session::values(&headers)
+        .any(|value| session::made_of(&secret, [&token].into_iter(), value, now).is_some())
+}
+
+/// The cookie that reads until 30 days after `now`.
+pub fn good_cookie(now: u64) -> String {
+    let now = UNIX_EPOCH + Duration::from_secs(now);
+    session::value(&Secret::of("0123"), &token(), now)
+}
+
+/// A `Content-Disposition` that suggests `name`.
+pub fn disposition(name: &[u8]) -> String {
+    media::disposition("attachment", name)
+}
+
+/// A text of strangers on one line of a page.
+pub fn visible(text: &str) -> String {
+    words::visible(text)
+}
