@@ -438,6 +438,14 @@ async fn every_get_answers_as_declared() {
     ];
     for (about, path, headers, status) in all {
         server.fits(get(about, path, headers), *status).await;
+        // An error is JSON, a text or a page, as the client wants it.
+        for media in ["text/plain", "text/html"] {
+            let others = headers.iter().filter(|(name, _)| *name != "accept");
+            let headers: Vec<_> = others.copied().chain([("accept", media)]).collect();
+            if *status >= 400 {
+                server.fits(get(about, path, &headers), *status).await;
+            }
+        }
     }
     let asked: BTreeSet<&str> = all.iter().map(|(about, ..)| *about).collect();
     let document = document();
