@@ -652,6 +652,28 @@ fn the_words_of_states_are_all_there() {
 }
 
 #[test]
+fn what_changes_something_is_declared_as_json() {
+    let document = document();
+    let paths = document["paths"].as_object().unwrap();
+    let mut found = 0;
+    for (path, item) in paths {
+        for method in ["post", "put", "delete"] {
+            let operation = &item[method];
+            if operation.is_null() {
+                continue;
+            }
+            found += 1;
+            let body = resolved(&document, &operation["requestBody"]);
+            let declared = &body["content"]["application/json"];
+            // Without the media type it is answered by 415.
+            assert!(declared.is_object(), "{method} {path}");
+            assert!(operation["responses"]["415"].is_object(), "{method} {path}");
+        }
+    }
+    assert!(found > 5, "{found}");
+}
+
+#[test]
 fn the_request_in_the_paper_fits_its_schema() {
     let document = document();
     let schema = &document["components"]["schemas"]["JobRequest"];
