@@ -5,6 +5,10 @@
 
 use std::collections::BTreeMap;
 
+/// Bytes of the longest text that variables are replaced in: far more than a reference to an image may
+/// have. Each of a few lines can double what the line before it says.
+const MAX_EXPANDED: usize = 4_096;
+
 /// The images that `FROM`, `COPY --from` and `RUN --mount=from=` name, each once and in order; not
 /// `scratch` and not the stages of the Dockerfile itself.
 pub fn named_images(dockerfile: &str) -> Vec<String> {
@@ -95,7 +99,8 @@ fn instructions(dockerfile: &str) -> Vec<String> {
     instructions
 }
 
-/// `text` with `$X`, `${X}` and `${X:-default}` replaced; `None` where a variable has no value.
+/// `text` with `$X`, `${X}` and `${X:-default}` replaced; `None` where a variable has no value, or the
+/// result is longer than [`MAX_EXPANDED`].
 fn expanded(text: &str, args: &BTreeMap<String, String>) -> Option<String> {
     let mut result = String::new();
     let mut rest = text;
@@ -118,10 +123,13 @@ fn expanded(text: &str, args: &BTreeMap<String, String>) -> Option<String> {
         };
         let value = args.get(name).map(String::as_str);
         result.push_str(value.filter(|value| !value.is_empty()).or(default)?);
+        if result.len() > MAX_EXPANDED {
+            return None;
+        }
         rest = left;
     }
     result.push_str(rest);
-    Some(result)
+    (result.len() <= MAX_EXPANDED).then_some(result)
 }
 
 #[cfg(test)]
@@ -141,6 +149,19 @@ mod tests {
             named_images(dockerfile),
             ["debian:12", "tools:1", "local/b", "alpine"]
         );
+    }
+
+    #[test]
+    fn variables_that_double_each_other_cost_bounded_memory() {
+        let mut dockerfile = "ARG A0=xxxxxxxx\n".to_owned();
+        for at in 0..60 {
+            dockerfile.push_str(&format!("ARG A{}=$A{at}$A{at}\n", at + 1));
+        }
+        dockerfile.push_str("FROM $A60\nFROM $A2\n");
+        assert_eq!(named_images(&dockerfile), ["x".repeat(32)]);
+        let long = "x".repeat(MAX_EXPANDED);
+        assert_eq!(named_images(&format!("FROM {long}")), [&*long]);
+        assert_eq!(named_images(&format!("FROM {long}x")), [""; 0]);
     }
 
     #[test]
