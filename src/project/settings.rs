@@ -187,7 +187,10 @@ impl Settings {
 
 fn is_user(user: &str) -> bool {
     let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
-    uid.parse::<u32>().is_ok() && gid.parse::<u32>().is_ok()
+    [uid, gid].iter().all(|id| {
+        // A number may have a sign for Rust, and none for Docker.
+        id.bytes().all(|digit| digit.is_ascii_digit()) && id.parse::<u32>().is_ok()
+    })
 }
 
 /// Reads JSON; an error names the key, what was expected, and the line.
@@ -272,7 +275,9 @@ pub fn parse_size(text: &str) -> Option<u64> {
         "T" => 1_u64 << 40,
         _ => return None,
     };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
+    let is_number = digits.bytes().all(|digit| digit.is_ascii_digit());
+    let number = is_number.then(|| digits.parse::<u64>().ok())??;
+    number.checked_mul(factor)
 }
 
 /// For serde: an optional duration in our spelling, above zero.
@@ -349,7 +354,7 @@ mod tests {
         assert_eq!(parse_size("512M"), Some(512 << 20));
         assert_eq!(parse_size("20G"), Some(20 << 30));
         assert_eq!(parse_size("7"), Some(7));
-        for text in ["", "M", "-1", "1.5G", "1X", "99999999999T"] {
+        for text in ["", "M", "-1", "+1", "1.5G", "1X", "99999999999T"] {
             assert_eq!(parse_size(text), None, "{text}");
         }
     }
@@ -368,6 +373,8 @@ mod tests {
             (r#"{"mounts":{"/x":"rel"}}"#, "mounts"),
             (r#"{"mounts":{"/x":"/data/params"}}"#, "mounts"),
             (r#"{"user":""}"#, "user"),
+            (r#"{"user":"+1"}"#, "user"),
+            (r#"{"user":"1:+1"}"#, "user"),
             (r#"{"log_limit":"1K"}"#, "log_limit: "),
         ] {
             let error = Settings::parse(text.as_bytes(), home)

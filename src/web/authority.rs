@@ -76,7 +76,9 @@ fn is_in_name(byte: u8) -> bool {
 /// The IPv6 address in brackets; a zone after it is the client's own affair.
 fn address_in(host: &str) -> Option<Ipv6Addr> {
     let inside = host.strip_prefix('[')?.strip_suffix(']')?;
-    inside.split('%').next()?.parse().ok()
+    let (address, zone) = inside.split_once('%').unwrap_or((inside, ""));
+    zone.bytes().all(is_in_name).then_some(())?;
+    address.parse().ok()
 }
 
 /// What a request says about whom it is addressed to.
@@ -151,6 +153,8 @@ mod tests {
             "[localhost]",
             "[127.0.0.1]",
             "[]",
+            "[fe80::1%a b]",
+            "[fe80::1%/]",
             "localhost:x",
             "localhost:-1",
             "localhost:65536",
