@@ -26,7 +26,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 bytes.push(b'\n');
             }
             Output {
-                stream: if kind & 1 == 0 { Stream::Stdout } else { Stream::Stderr },
+                stream: if kind & 1 == 0 {
+                    Stream::Stdout
+                } else {
+                    Stream::Stderr
+                },
                 bytes: Bytes::from(bytes),
             }
         })

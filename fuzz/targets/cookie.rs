@@ -20,9 +20,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         assert!(!cookie(header, NOW + LIFE), "{text}");
     }
     // Whatever else is sent, the good one is found among the first four.
-    let other = String::from_utf8_lossy(given).replace("mistry-read", "");
+    let other = String::from_utf8_lossy(given);
     let both = format!("{other}; mistry-read={good}");
-    if !other.contains(char::is_control) && other.is_ascii() {
+    if !other.contains(char::is_control) && other.is_ascii() && !other.contains("mistry-read") {
         assert!(cookie(both.as_bytes(), NOW), "{both}");
     }
 });

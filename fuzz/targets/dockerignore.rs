@@ -4,7 +4,10 @@
 use mistry::project::fuzzing::excludes;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let end = data
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .unwrap_or(data.len());
     let (path, file) = data.split_at(end);
     let file = file.get(1..).unwrap_or_default();
     match excludes(file, path) {

@@ -141,7 +141,11 @@ async fn answer_one(mut connection: UnixStream, answer: Rc<[u8]>, is_old: bool) 
     );
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let is_version = line.windows(9).any(|word| word == b"/version ");
-    let bytes = if is_version { version.as_bytes() } else { &answer };
+    let bytes = if is_version {
+        version.as_bytes()
+    } else {
+        &answer
+    };
     let _ = connection.write_all(bytes).await;
     let _ = connection.shutdown().await;
     // What the client still sends is read, so that it gets the answer and not a reset.

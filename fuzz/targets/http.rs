@@ -47,7 +47,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let is_over_tcp = *way == b't';
     let text = String::from_utf8_lossy(bytes);
     // What ends the one build, or all builds, would end the trials.
-    if !is_over_tcp && ["DELETE", "/gc", "/pause"].iter().any(|word| text.contains(word)) {
+    if !is_over_tcp
+        && ["DELETE", "/gc", "/pause"]
+            .iter()
+            .any(|word| text.contains(word))
+    {
         return;
     }
     WORLD.with_borrow_mut(|world| {
@@ -62,7 +66,13 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                     .expect("an option of TCP");
                 exchange(stream, bytes).await
             } else {
-                exchange(UnixStream::connect(socket).await.expect("the server listens"), bytes).await
+                exchange(
+                    UnixStream::connect(socket)
+                        .await
+                        .expect("the server listens"),
+                    bytes,
+                )
+                .await
             }
         });
         check(&answer, bytes);
@@ -89,7 +99,11 @@ fn check(answer: &[u8], request: &[u8]) {
     }
     let shown = || {
         let begin = &answer[..answer.len().min(2_000)];
-        format!("{}\n{}", String::from_utf8_lossy(request), String::from_utf8_lossy(begin))
+        format!(
+            "{}\n{}",
+            String::from_utf8_lossy(request),
+            String::from_utf8_lossy(begin)
+        )
     };
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
         panic!("no head of an answer: {}", shown());
@@ -98,14 +112,20 @@ fn check(answer: &[u8], request: &[u8]) {
     let head = std::str::from_utf8(head).expect("a head is ASCII");
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1."));
-    let status: u16 = status.and_then(|line| line.get(2..5)?.parse().ok()).expect("a status");
+    let status: u16 = status
+        .and_then(|line| line.get(2..5)?.parse().ok())
+        .expect("a status");
     // 501 and 503 are no faults of the server's.
     assert!(status != 500 && status < 504, "{}", shown());
     let mut length = None;
     let mut is_json = false;
     for line in lines {
         let (name, value) = line.split_once(": ").unwrap_or((line, ""));
-        assert!(!line.contains(|c: char| c.is_control() && c != '\t'), "{}", shown());
+        assert!(
+            !line.contains(|c: char| c.is_control() && c != '\t'),
+            "{}",
+            shown()
+        );
         match name {
             "content-length" => length = value.parse::<usize>().ok(),
             "content-type" => is_json = value.starts_with("application/json"),
@@ -117,7 +137,11 @@ fn check(answer: &[u8], request: &[u8]) {
         && !body.is_empty()
         && let Some(body) = body.get(..length)
     {
-        assert!(serde_json::from_slice::<serde_json::Value>(body).is_ok(), "{}", shown());
+        assert!(
+            serde_json::from_slice::<serde_json::Value>(body).is_ok(),
+            "{}",
+            shown()
+        );
     }
 }
 

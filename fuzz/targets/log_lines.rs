@@ -18,7 +18,10 @@ impl Read for Slow<'_> {
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let end = data
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .unwrap_or(data.len());
     let (text, log) = data.split_at(end);
     let log = log.get(1..).unwrap_or_default();
 
@@ -33,21 +36,35 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let length = log.len() as u64;
     let step = 1 + log.first().map_or(0, |byte| usize::from(byte % 7));
     let found = index(log, length, &stop).expect("memory is read");
-    assert_eq!(found, index(Slow(log, step), length, &stop).expect("memory is read"));
+    assert_eq!(
+        found,
+        index(Slow(log, step), length, &stop).expect("memory is read")
+    );
     assert_eq!(found.length, length);
-    assert!(found.offsets.len() == found.firsts.len() && found.offsets.len() == found.colours.len());
+    assert!(
+        found.offsets.len() == found.firsts.len() && found.offsets.len() == found.colours.len()
+    );
     for (offset, colours) in found.offsets.iter().zip(&found.colours) {
         let at = usize::try_from(*offset).expect("of memory");
-        assert!(at == 0 || log[at - 1] == b'\n', "{at} is where no line begins");
+        assert!(
+            at == 0 || log[at - 1] == b'\n',
+            "{at} is where no line begins"
+        );
         let is_parameter = |byte: u8| byte.is_ascii_digit() || byte == b';';
-        assert!(colours.len() <= 64 && colours.bytes().all(is_parameter), "{colours:?}");
+        assert!(
+            colours.len() <= 64 && colours.bytes().all(is_parameter),
+            "{colours:?}"
+        );
     }
 
     let Ok(needle) = String::from_utf8_lossy(text).parse::<Needle>() else {
         return;
     };
     let found = find(log, length, &needle, &stop).expect("memory is read");
-    assert_eq!(found, find(Slow(log, step), length, &needle, &stop).expect("memory is read"));
+    assert_eq!(
+        found,
+        find(Slow(log, step), length, &needle, &stop).expect("memory is read")
+    );
     let lines = log.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
     assert!(found.count <= lines && found.matches.len() as u64 <= found.count);
     for place in &found.matches {

@@ -11,7 +11,11 @@ use mistry::web::fuzzing::{disposition, visible};
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
     let is_file_name = |name: &str| {
-        !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(['/', '\0'])
+        !name.is_empty()
+            && name.len() <= 255
+            && name != "."
+            && name != ".."
+            && !name.contains(['/', '\0'])
     };
     let check = |sentence: String| {
         assert!(sentence.len() < 2_000, "{} bytes", sentence.len());
@@ -33,7 +37,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             let file = name.file_name();
             assert!(is_file_name(&file) && !file.starts_with('.'), "{file}");
             if !file.starts_with("%~") {
-                let decoded = file.replace("%2F", "/").replace("%2E", ".").replace("%25", "%");
+                let decoded = file
+                    .replace("%2F", "/")
+                    .replace("%2E", ".")
+                    .replace("%25", "%");
                 assert_eq!(decoded, text, "no two groups have one file");
             }
         }
@@ -56,7 +63,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Some(project) = project_named(&text) {
         assert_eq!(format!("{project}.json"), text);
     }
-    if let Some(id) = linked_id(text.as_ref().as_ref()) {
+    if let Some(id) = linked_id(std::path::Path::new(&*text)) {
         assert!(text.contains(&id.to_string()));
     }
     if let Some((project, id)) = job_of(&text) {
@@ -69,13 +76,19 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             if !text.contains('%') {
                 assert_eq!(again.as_ref(), Ok(&address), "{text}");
             }
-            assert!(!address.host().starts_with('-'), "it would be an option of a transport");
+            assert!(
+                !address.host().starts_with('-'),
+                "it would be an option of a transport"
+            );
         }
         Err(error) => check(error.to_string()),
     }
 
     let header = disposition(data);
-    assert!(header.is_ascii() && header.matches('"').count() == 2, "{header}");
+    assert!(
+        header.is_ascii() && header.matches('"').count() == 2,
+        "{header}"
+    );
     assert!(!header.contains(char::is_control), "{header:?}");
     let shown = visible(&text);
     assert!(!shown.contains(char::is_control), "{shown:?}");
@@ -94,6 +107,12 @@ fn check_tag(tag: &str) {
     };
     assert!(separators.iter().all(is_separator), "{tag}");
     let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    assert!(name.starts_with(is_end) && name.ends_with(is_end) && name.len() <= 255, "{tag}");
-    assert!(version.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{tag}");
+    assert!(
+        name.starts_with(is_end) && name.ends_with(is_end) && name.len() <= 255,
+        "{tag}"
+    );
+    assert!(
+        version.bytes().all(|byte| byte.is_ascii_alphanumeric()),
+        "{tag}"
+    );
 }

@@ -9,10 +9,23 @@ libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     let id = mistry::job::JobId::FIRST;
     let project = "p".parse().expect("a name");
     if let Some(record) = record(text, &project, id, State::Ready) {
-        assert!(record.info.outcome.is_some(), "a build that is over has an outcome");
-        assert_eq!((record.info.id.as_str(), record.info.project.as_str()), (&*id.to_string(), "p"));
-        let opaque = record.info.params.iter().filter(|(name, _)| name.starts_with('_'));
-        assert!(opaque.clone().all(|(_, value)| value.is_none()), "opaque values are shown nowhere");
+        assert!(
+            record.info.outcome.is_some(),
+            "a build that is over has an outcome"
+        );
+        assert_eq!(
+            (record.info.id.as_str(), record.info.project.as_str()),
+            (&*id.to_string(), "p")
+        );
+        let opaque = record
+            .info
+            .params
+            .iter()
+            .filter(|(name, _)| name.starts_with('_'));
+        assert!(
+            opaque.clone().all(|(_, value)| value.is_none()),
+            "opaque values are shown nowhere"
+        );
     }
     let Ok(value) = serde_json::from_slice(text) else {
         return;

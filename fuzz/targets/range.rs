@@ -14,7 +14,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             assert!(first <= last && last < length, "{first}-{last} of {length}");
             // The same part is asked for by its bounds.
             let exact = format!("bytes={first}-{last}");
-            assert_eq!(range(exact.as_bytes(), b"", "", length), Some(Some((first, last))));
+            assert_eq!(
+                range(exact.as_bytes(), b"", "", length),
+                Some(Some((first, last)))
+            );
         }
         Some(None) => {
             assert_eq!(range(asked, TAG.as_bytes(), TAG, length), Some(None));
@@ -24,7 +27,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let status = conditions(if_match, if_none_match, TAG);
     assert!([200, 304, 412].contains(&status));
     let named = [if_none_match, b", ", TAG.as_bytes()].concat();
-    if if_none_match.iter().all(|byte| *byte != b'"') && if_none_match.trim_ascii().is_empty() {
+    if if_none_match.iter().all(|byte| b" \t,".contains(byte)) {
         assert_eq!(conditions(b"*", &named, TAG), 304);
     }
 });

@@ -1,8 +1,8 @@
 //! `build_info.json`, the record of a build.
 #![no_main]
 
-use mistry::build::{Record, State};
 use mistry::build::fuzzing::record;
+use mistry::build::{Record, State};
 
 libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     let Ok(read) = serde_json::from_slice::<Record>(text) else {

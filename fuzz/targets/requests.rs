@@ -12,7 +12,10 @@ libfuzzer_sys::fuzz_target!(|body: &[u8]| {
     match JobRequest::read(body) {
         Ok(request) => {
             let written = serde_json::to_vec(&request).expect("a request is JSON");
-            assert_eq!(JobRequest::read(&written).expect("what is written is read"), request);
+            assert_eq!(
+                JobRequest::read(&written).expect("what is written is read"),
+                request
+            );
             assert!(request.params.len() <= MAX_PARAMS);
             let count = request.params.len();
             if let Ok(named) = request.names() {
@@ -32,7 +35,10 @@ libfuzzer_sys::fuzz_target!(|body: &[u8]| {
     match GcRequest::read(body) {
         Ok(request) => {
             let written = serde_json::to_vec(&request).expect("a request is JSON");
-            assert_eq!(GcRequest::read(&written).expect("what is written is read"), request);
+            assert_eq!(
+                GcRequest::read(&written).expect("what is written is read"),
+                request
+            );
         }
         Err(error) => check(error),
     }

@@ -13,7 +13,10 @@ libfuzzer_sys::fuzz_target!(|text: &[u8]| {
             assert!(settings.network.is_none_or(|network| !network.is_empty()));
             for (host, inside) in &settings.mounts {
                 assert!(host.is_absolute(), "{}", host.display());
-                assert!(inside.starts_with('/') && inside != "/" && inside != "/data", "{inside}");
+                assert!(
+                    inside.starts_with('/') && inside != "/" && inside != "/data",
+                    "{inside}"
+                );
             }
         }
         Err(error) => assert!(!error.to_string().is_empty()),

@@ -20,7 +20,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     // A header of a tar has a checksum, which no fuzzer guesses.
     let _ = unpack(&with_checksums(data), &target);
 
-    assert_eq!(seen(home.path()), before, "something outside of the target has changed");
+    assert_eq!(
+        seen(home.path()),
+        before,
+        "something outside of the target has changed"
+    );
     open_all(&target);
 });
 
@@ -38,7 +42,11 @@ fn seen(home: &Path) -> Vec<(String, u64, Vec<u8>)> {
                 false => Vec::new(),
             };
             // Second names count.
-            let links = if metadata.is_file() { metadata.nlink() } else { 0 };
+            let links = if metadata.is_file() {
+                metadata.nlink()
+            } else {
+                0
+            };
             all.push((format!("{name} {:o}", metadata.mode()), links, content));
         }
     }
@@ -62,7 +70,9 @@ fn with_checksums(data: &[u8]) -> Vec<u8> {
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         let size = std::str::from_utf8(&block[124..136]).unwrap_or_default();
         let size = usize::from_str_radix(size.trim_matches(['\0', ' ']), 8).unwrap_or(0);
-        at = at.saturating_add(BLOCK).saturating_add(size.div_ceil(BLOCK).saturating_mul(BLOCK));
+        at = at
+            .saturating_add(BLOCK)
+            .saturating_add(size.div_ceil(BLOCK).saturating_mul(BLOCK));
     }
     data
 }

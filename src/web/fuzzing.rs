@@ -28,10 +28,11 @@ pub fn query(text: &str) -> Result<(Filter, String), String> {
     Ok((found, filter::query(&query).finish()))
 }
 
-/// A header map of those values that a header can have.
+/// A header map of those values that a header can have; an empty one is none.
 fn headers(given: &[(HeaderName, &[u8])]) -> HeaderMap {
     let valid = given
         .iter()
+        .filter(|(_, value)| !value.is_empty())
         .filter_map(|(name, value)| Some((name.clone(), HeaderValue::from_bytes(value).ok()?)));
     HeaderMap::from_iter(valid)
 }
