@@ -23,6 +23,7 @@ use super::paced;
 use super::pages;
 use super::ranges::{self, Part, part};
 use super::routes::Asked;
+use crate::budget::Held;
 use crate::build::{Artifacts, Contents, Directory, Found, Tar};
 use crate::job::JobId;
 use crate::pipe::{self, More, Source};
@@ -66,14 +67,15 @@ pub(super) async fn all(
     let tar = artifacts.tar(sparse, walk, state);
     let failed = |error| Refusal::caused("could not begin to compress the artifacts", error);
     let bytes = match compress {
-        Some(held) => pipe::pulled(Compressed::new(tar, held).map_err(failed)?).boxed(),
-        None => pipe::pulled(tar).boxed(),
+        Some(held) => {
+            let tar = Compressed::new(tar, held).map_err(failed)?;
+            pipe::pulled(Placed(tar, place)).boxed()
+        }
+        None => pipe::pulled(Placed(tar, place)).boxed(),
     };
     let metrics = web.metrics.clone();
-    let counted = told_when_torn(bytes, project, id).inspect_ok(move |chunk| {
-        let _place = &place;
-        metrics.record_served(chunk.len() as u64);
-    });
+    let counted = told_when_torn(bytes, project, id)
+        .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let mut response = answer::typed(
         StatusCode::OK,
         "application/x-tar",
@@ -93,6 +95,19 @@ pub(super) async fn all(
         &media::disposition("attachment", name.as_bytes()),
     );
     Ok(response)
+}
+
+/// A source that has a place as long as it is there: when its client is gone, a call of it may still
+/// wait for the disk.
+struct Placed<S>(
+    S,
+    #[expect(dead_code, reason = "held until the source is dropped")] Held,
+);
+
+impl<S: Source> Source for Placed<S> {
+    fn fill(&mut self, to: &mut Vec<u8>) -> std::io::Result<More> {
+        self.0.fill(to)
+    }
 }
 
 /// The artifacts of a build, which is used by a request that reads them.
@@ -187,9 +202,10 @@ pub(super) async fn one(
         Looked::Nothing => Err(Refusal::not_found("there is no such artifact")),
         Looked::Page(page) => Ok(page),
         Looked::Directory(artifacts, directory, path) => {
-            let held = asked.hold(web, DIRECTORY_PAGE)?;
             let turn = web.looking.clone().acquire_owned().await;
             let turn = turn.map_err(|_| Error::Lost)?;
+            // Those who wait hold nothing.
+            let held = asked.hold(web, DIRECTORY_PAGE)?;
             let (headers, project) = (asked.headers().clone(), project.clone());
             let room = asked.room.clone();
             let shown = tokio::task::spawn_blocking(move || {
