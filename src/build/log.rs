@@ -309,12 +309,12 @@ impl LogFollower {
         });
         let chunk = chunk.await?;
         self.at += chunk.len() as u64;
-        // None are there where somebody cut the file short: there is no more to wait for.
+        // None are there where the file was cut short: there is no more to wait for.
         Ok((!chunk.is_empty()).then(|| chunk.into()))
     }
 }
 
-/// A file that nobody else has. A read that was given up may have it still.
+/// A file of its own. A read that was given up may have it still.
 fn owned(file: Arc<File>) -> io::Result<File> {
     Arc::try_unwrap(file).or_else(|file| file.try_clone())
 }

@@ -386,7 +386,7 @@ impl Scheduler {
     }
 
     /// Stops a build. Returns when that is on stable storage; its container may need some seconds to
-    /// end, and whoever waits is told then. With `only_own`, it must have been `by` who asked first. Says
+    /// end, and those who wait are told then. With `only_own`, it must have been `by` who asked first. Says
     /// how the build stands.
     ///
     /// # Errors

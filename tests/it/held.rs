@@ -1,4 +1,4 @@
-//! What is held for clients is bounded, whoever reads and whoever does not: past the bound new ones are
+//! What is held for clients is bounded, whether they read or not: past the bound new ones are
 //! told to come again, and what is under way goes on to its end.
 
 use std::path::Path;
@@ -223,4 +223,38 @@ async fn params_of_jobs_are_counted_until_the_jobs_are_over() {
     engine.release("start");
     daemon.until_metric(BODIES, "", 0.0).await;
     daemon.ask(ask(accepted)).await.expect(201);
+}
+
+#[tokio::test]
+async fn streams_that_wait_for_one_build_are_cheap_and_all_end_whole() {
+    const STREAMS: usize = 300;
+    let home = Home::new().await;
+    home.fixture("succeed");
+    home.configure(&json!({}));
+    let daemon = home.spawn().await;
+    home.engine.hold("start");
+    let ask = Ask::post("/jobs", &job("succeed")).with("accept", STREAM);
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = daemon.at.open(ask.clone()).await;
+        assert_eq!(stream.event().await.unwrap().name, "state");
+        streams.push(stream);
+    }
+    home.engine.wait_for("start", 1).await;
+    let metrics = daemon.at.ask(Ask::get("/metrics")).await.text();
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("mistry_held_bytes "));
+    let held: u64 = line.unwrap().parse().unwrap();
+    // What each holds, whatever it says; five thousand of them fit into 48 MiB.
+    assert!(held >= STREAMS as u64 * (9 << 10), "{held} bytes");
+    assert!(held <= STREAMS as u64 * (48 << 20) / 5_000, "{held} bytes");
+    home.engine.release("start");
+    for (at, stream) in streams.into_iter().enumerate() {
+        let events = stream.events().await;
+        let result = events.last().unwrap();
+        assert_eq!(result.name, "result");
+        assert_eq!(result.json()["Coalesced"], at > 0);
+        assert!(events.iter().any(|event| event.name == "log"));
+    }
 }
