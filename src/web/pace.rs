@@ -120,6 +120,10 @@ impl AsyncRead for Paced {
             read => {
                 buffer.put_slice(&self.before[..read]);
                 self.before.advance(read);
+                if self.before.is_empty() {
+                    // What is empty still keeps the memory that it was cut from.
+                    self.before = Bytes::new();
+                }
                 read
             }
         };

@@ -41,7 +41,7 @@ const FAREWELL: Farewell = Farewell {
     longest: Duration::from_secs(30),
     bytes: 32 << 20,
 };
-/// The same where others wait for the room, or the daemon ends.
+/// The same where others wait for the room; its quiet time is all that there is when the daemon ends.
 const SHORT_FAREWELL: Farewell = Farewell {
     quiet: Duration::from_secs(1),
     longest: Duration::from_secs(3),
@@ -206,9 +206,18 @@ impl Serving {
             let _ = connection.try_write(NO_ROOM.as_bytes());
         }
         if served.is_err() || told.had_body() || is_refused {
-            let is_short = is_refused || self.stop.is_cancelled();
-            let farewell = if is_short { SHORT_FAREWELL } else { FAREWELL };
-            connection.discard(farewell).await;
+            let ending = async {
+                self.stop.cancelled().await;
+                tokio::time::sleep(SHORT_FAREWELL.quiet).await;
+            };
+            let farewell = match is_refused {
+                true => SHORT_FAREWELL,
+                false => FAREWELL,
+            };
+            tokio::select! {
+                () = connection.discard(farewell) => {}
+                () = ending => {}
+            }
         }
     }
 
