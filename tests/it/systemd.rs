@@ -343,9 +343,12 @@ async fn sockets_that_were_meant_for_another_process_are_left_alone() {
         .args(["--addr", "127.0.0.1:0"])
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let mut lines = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut lines, &mut line).unwrap();
+    let told = std::io::BufReader::new(child.stderr.take().unwrap());
+    // Before it says where it serves there may be warnings, about the configuration.
+    let mut lines = std::io::BufRead::lines(told).map(Result::unwrap);
+    let line = lines
+        .find(|line| !line.contains(" WARN "))
+        .unwrap_or_default();
     assert!(line.contains("serving on http://127.0.0.1:"), "{line}");
     child.kill().unwrap();
     child.wait().unwrap();
