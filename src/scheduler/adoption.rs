@@ -153,6 +153,8 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
         runs_on: container.is_some(),
     };
     publish(&shared, live.subject(), &event);
+    // First: a client that sees it accepted may follow its log.
+    live.show_log(pending.log().progress());
     live.show(pending.info());
     shared.feed.tell(&shared, &live);
     let recipe = tokio::select! {

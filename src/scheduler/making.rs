@@ -30,7 +30,7 @@ pub(super) struct Making {
     pub(super) live: Arc<Live>,
     /// Away only while a blocking thread has it.
     pub(super) pending: Option<PendingBuild>,
-    /// The thread that has it. Whoever drops a future that waits for it leaves it here.
+    /// The thread that has it. Dropping a future that waits for the thread leaves it here.
     pub(super) working: Option<JoinHandle<PendingBuild>>,
     /// The end of the container's standard error.
     pub(super) stderr: Vec<u8>,
@@ -257,7 +257,7 @@ impl Making {
         let mut pending = self.pending.take().ok_or(Halt::Lost(Error::Lost))?;
         let (done, result) = oneshot::channel();
         self.working = Some(tokio::task::spawn_blocking(move || {
-            // Where nobody waits for it any longer, the build's record tells.
+            // Where the result is not waited for any longer, the build's record tells.
             let _ = done.send(work(&mut pending));
             pending
         }));

@@ -103,9 +103,11 @@ async fn accept(
         Ok(Some(pending))
     });
     let pending: Result<Option<PendingBuild>, Error> = accepted.await?;
-    let pending = pending?;
-    if let Some(pending) = &pending {
+    let mut pending = pending?;
+    if let Some(pending) = &mut pending {
         publish(shared, live.subject(), &Event::Accepted);
+        // First: a client that sees it accepted may follow its log.
+        live.show_log(pending.log().progress());
         live.show(pending.info());
         shared.feed.tell(shared, live);
     }
@@ -131,10 +133,9 @@ type Started = (String, bool);
 pub(super) async fn make(
     shared: Arc<Shared>,
     live: Arc<Live>,
-    mut pending: PendingBuild,
+    pending: PendingBuild,
     from: From,
 ) {
-    live.show_log(pending.log().progress());
     live.show(pending.info());
     let mut making = Making::new(shared.clone(), live.clone(), pending);
     let made = match making.wait_for_slot(&from).await {

@@ -51,6 +51,7 @@ async fn a_panic_leaves_no_container_and_the_next_build_is_made() {
             .as_array()
             .unwrap()
             .iter()
+            .map(|listed| &listed["buildInfo"])
             .filter(|info| info["Outcome"] == "errored")
             .map(|info| text(info, "Err"))
             .collect();

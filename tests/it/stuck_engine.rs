@@ -1,5 +1,5 @@
-//! An Engine that answers that it is there and hangs in everything else holds no build: whoever cancels
-//! it is heard, its deadline holds, and a daemon that ends does not wait for the Engine.
+//! An Engine that answers that it is there and hangs in everything else holds no build: a
+//! cancel is heard, its deadline holds, and a daemon that ends does not wait for the Engine.
 
 use std::time::Duration;
 
@@ -88,7 +88,6 @@ async fn a_build_that_waits_for_any_call_of_the_engine_ends_at_its_deadline() {
 #[tokio::test]
 async fn a_daemon_ends_while_a_build_waits_for_any_call_of_the_engine() {
     for call in BEFORE_IT_RUNS {
-        println!("stuck in {call}");
         let (mut daemon, id) = stuck_in(call, gated().await).await;
         daemon.stop().await;
         daemon.home.engine.release(call);
