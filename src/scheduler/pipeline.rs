@@ -130,12 +130,7 @@ pub(super) enum From {
 type Started = (String, bool);
 
 /// Waits for the slot, makes the build and ends it.
-pub(super) async fn make(
-    shared: Arc<Shared>,
-    live: Arc<Live>,
-    pending: PendingBuild,
-    from: From,
-) {
+pub(super) async fn make(shared: Arc<Shared>, live: Arc<Live>, pending: PendingBuild, from: From) {
     live.show(pending.info());
     let mut making = Making::new(shared.clone(), live.clone(), pending);
     let made = match making.wait_for_slot(&from).await {

@@ -181,29 +181,40 @@ impl Walk<'_> {
             }
             self.several.insert(FileId::of(stat), path.clone());
         }
+        match self.how {
+            How::Copy => self.bring(name, stat, &path),
+            How::Take(_) => self.take(name, stat, &path),
+        }
+    }
+
+    /// Moves a file or link, with all its names one after the other.
+    fn take(&mut self, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
         let here = self.descent.here();
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-            let to = rustix::fs::readlinkat(here, name, Vec::new())
-                .map_err(|error| self.unreadable(name, error))?;
-            let to = OsStr::from_bytes(to.to_bytes());
-            return self.target.symlink(&path, to, Modified::of(stat));
-        }
-        if self.how == How::Copy {
-            return self.copy(name, &path);
-        }
         let mode = Mode::from_raw_mode(stat.st_mode);
-        if mode.intersects(Mode::SUID | Mode::SGID | Mode::SVTX) {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if is_file && mode.intersects(Mode::SUID | Mode::SGID | Mode::SVTX) {
             let plain = mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO);
             rustix::fs::chmodat(here, name, plain, AtFlags::empty())
                 .map_err(|error| self.unreadable(name, error))?;
         }
-        match self.target.take(&path, here, name) {
+        match self.target.take(path, here, name) {
             // Something else is mounted there.
             Err(Error::Write(_, error)) if error.kind() == io::ErrorKind::CrossesDevices => {
-                self.copy(name, &path)
+                self.bring(name, stat, path)
             }
             taken => taken,
         }
+    }
+
+    /// Makes another one of a file or link.
+    fn bring(&mut self, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            return self.copy(name, path);
+        }
+        let to = rustix::fs::readlinkat(self.descent.here(), name, Vec::new())
+            .map_err(|error| self.unreadable(name, error))?;
+        let to = OsStr::from_bytes(to.to_bytes());
+        self.target.symlink(path, to, Modified::of(stat))
     }
 
     fn copy(&mut self, name: &OsStr, path: &Path) -> Result<(), Error> {
