@@ -8,7 +8,7 @@ use zbus::wire::LE;
 use zbus::wire::serialized::{Context, Data};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let message = Data::new(data, Context::new_dbus(LE, 0));
+    let message = Data::new(data, Context::new(LE, 0));
     let Ok((options, _)) = message.deserialize::<HashMap<String, OwnedVariant>>() else {
         return;
     };
