@@ -520,4 +520,23 @@ mod tests {
         assert!(answer.contains(&format!("\r\nContent-Length: {length}\r\n")));
         server.end().await;
     }
+
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_has_come_is_small() {
+        let (stream, _client) = UnixStream::pair().unwrap();
+        let places = Places::few(1);
+        let place = places.connections.hold(crate::budget::Client::Local, 1);
+        let serving = Serving {
+            connection: Connection::unix(stream),
+            peer: Peer::Unix(None),
+            place: Place::Held {
+                _place: place.unwrap(),
+            },
+            is_refused: false,
+            places,
+            stop: CancellationToken::new(),
+        };
+        let bytes = size_of_val(&serving.serve(Naming(&[])));
+        assert!(bytes < 2 << 10, "{bytes} bytes");
+    }
 }
