@@ -10,6 +10,7 @@ use super::{BuildInfo, Place};
 pub(super) const MAX_ANSWERS: usize = 4 << 20;
 /// Bytes of builds as lists show them that are remembered: more than a full page of usual ones.
 pub(super) const MAX_LISTINGS: usize = 8 << 20;
+
 /// What the rest of an info takes, twice: as values and as JSON.
 const FIXED: usize = 3 << 10;
 

@@ -4,13 +4,12 @@
 //! container's cgroup, which is made while the container is started and removed some ten milliseconds
 //! after the end of its last process. (It notifies those who watch the file as well, but with version 1
 //! of cgroups not since Linux 6.11.) So the count is read each time that the process has ended which
-//! the cgroup names first, that is mostly once, at the end of the container's first process. Where
-//! the Engine's cgroups cannot be seen, as with an Engine in a container of its own, nothing is known.
+//! the cgroup names first, that is mostly once, at the end of the container's first process, and when the
+//! container prints something. Where the Engine's cgroups cannot be seen, as with an Engine in a container of its own, nothing is known.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -38,7 +37,9 @@ const COUNT_DELAY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct ProcessWatch {
     task: JoinSet<bool>,
-    is_found: Arc<AtomicBool>,
+    /// The container's cgroup, once it is found.
+    place: Arc<OnceLock<PathBuf>>,
+    was_refused: bool,
 }
 
 impl ProcessWatch {
@@ -56,18 +57,30 @@ impl ProcessWatch {
     }
 
     fn at(places: Vec<PathBuf>) -> ProcessWatch {
-        let (mut task, is_found) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
+        let (mut task, place) = (JoinSet::new(), Arc::new(OnceLock::new()));
         // Before the container can be started; nothing is known where the host gives no instance.
         if let Some(changes) = Changes::begin(places.iter().filter_map(|place| place.parent())) {
-            task.spawn(watch(changes, places, is_found.clone()));
+            task.spawn(watch(changes, places, place.clone()));
         }
-        ProcessWatch { task, is_found }
+        ProcessWatch {
+            task,
+            place,
+            was_refused: false,
+        }
+    }
+
+    /// Reads the count while the container runs. At its end there may be no time for that on a busy
+    /// host, and who was refused a process mostly prints something then.
+    pub fn look(&mut self) {
+        if let Some(place) = self.place.get().filter(|_| !self.was_refused) {
+            self.was_refused = has_refusals(place);
+        }
     }
 
     /// Whether the container, which has ended, was refused a process.
     pub async fn was_refused(mut self) -> bool {
-        if !self.is_found.load(Ordering::Acquire) {
-            return false;
+        if self.was_refused || self.place.get().is_none() {
+            return self.was_refused;
         }
         let counted = tokio::time::timeout(COUNT_DELAY, self.task.join_next()).await;
         matches!(counted, Ok(Some(Ok(true))))
@@ -76,20 +89,16 @@ impl ProcessWatch {
 
 /// Follows a container's cgroup, which will be at one of `places`, to its end: true as soon as a process
 /// was refused. What is read here is in the kernel's memory, so it blocks no more than any call.
-async fn watch(mut changes: Changes, places: Vec<PathBuf>, is_found: Arc<AtomicBool>) -> bool {
+async fn watch(mut changes: Changes, places: Vec<PathBuf>, found: Arc<OnceLock<PathBuf>>) -> bool {
     let place = loop {
         match places.iter().find(|place| place.join(PROCESSES).exists()) {
             Some(place) => break place,
             None => changes.next().await,
         }
     };
-    is_found.store(true, Ordering::Release);
+    let place = found.get_or_init(|| place.clone());
     let processes = place.join(PROCESSES);
     changes.add(&processes, WatchFlags::MODIFY);
-    let was_refused = || {
-        let count = std::fs::read_to_string(place.join(EVENTS));
-        refusals(&count.unwrap_or_default()) > 0
-    };
     let mut has_begun = false;
     loop {
         let Ok(listed) = std::fs::read_to_string(&processes) else {
@@ -103,14 +112,20 @@ async fn watch(mut changes: Changes, places: Vec<PathBuf>, is_found: Arc<AtomicB
                     ended(process).await;
                 }
             }
-            None if has_begun => return was_refused(),
+            None if has_begun => return has_refusals(place),
             // Whoever puts the first process in writes into the file.
             None => changes.next().await,
         }
-        if was_refused() {
+        if has_refusals(place) {
             return true;
         }
     }
+}
+
+/// Whether the kernel has counted refusals in a cgroup. One that is gone tells nothing.
+fn has_refusals(place: &Path) -> bool {
+    let count = std::fs::read_to_string(place.join(EVENTS));
+    refusals(&count.unwrap_or_default()) > 0
 }
 
 /// Waits until a process has ended.
@@ -227,7 +242,7 @@ mod tests {
                 .spawn()
                 .unwrap();
             write(PROCESSES, format!("{}\n", process.id()));
-            while !watch.is_found.load(Ordering::Acquire) {
+            while watch.place.get().is_none() {
                 tokio::task::yield_now().await;
             }
             write(EVENTS, "max 3\n".to_owned());

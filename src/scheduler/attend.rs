@@ -262,6 +262,9 @@ impl Making {
                     pieces = pieces.next() => match pieces {
                         Some(pieces) => {
                             limits.hear();
+                            if let Some(processes) = &mut self.processes {
+                                processes.look();
+                            }
                             self.keep(pieces, &mut known, &mut stored, container).await?;
                             continue;
                         }
@@ -389,12 +392,9 @@ impl Making {
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
         log.append(&bytes[..fits]).await.map_err(Halt::Log)?;
         faults::point("log");
-        let most = limit.saturating_mul(STORED_PER_BYTE);
         let stopped = match fits < bytes.len() {
             true => Some(stop::too_loud(limit)),
-            false if *stored > most.saturating_add(STORED_ANYWAY) => {
-                Some(stop::too_many_lines(limit))
-            }
+            false if stores_too_much(*stored, limit) => Some(stop::too_many_lines(limit)),
             false => None,
         };
         if let Some(stopped) = stopped.filter(|_| !is_stopped) {
@@ -410,6 +410,12 @@ impl Making {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the Engine stores more of a build's output than the limit of its log allows.
+fn stores_too_much(stored: u64, limit: u64) -> bool {
+    let most = limit.saturating_mul(STORED_PER_BYTE);
+    stored > most.saturating_add(STORED_ANYWAY)
 }
 
 /// How long a container may go on, and be silent. Both are counted by a clock that is never set.
@@ -542,4 +548,37 @@ async fn goes_on(since: Since, limit: Option<Duration>) {
 
 fn is_taken_down(exit: &Exit) -> bool {
     TAKEN_DOWN.contains(&exit.code) && !exit.oom_killed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is stored for a log that is as long as its limit, of lines of so many bytes.
+    fn stored(limit: u64, line: u64) -> u64 {
+        let output = Output {
+            stream: Stream::Stdout,
+            bytes: vec![b'x'; line as usize].into(),
+        };
+        limit / line * output.stored()
+    }
+
+    #[test]
+    fn only_a_long_log_of_very_short_lines_is_too_much_for_the_engine() {
+        for (limit, line, is_too_much) in [
+            (1 << 20, 1, false),
+            (256 << 20, 1, true),
+            (256 << 20, 2, true),
+            (256 << 20, 10, false),
+            (64 << 30, 10, false),
+        ] {
+            let stored = stored(limit, line);
+            assert_eq!(
+                stores_too_much(stored, limit),
+                is_too_much,
+                "{limit} {line}"
+            );
+        }
+        assert!(!stores_too_much(u64::MAX, u64::MAX));
+    }
 }

@@ -310,14 +310,18 @@ impl Making {
     /// Runs a started container to its end.
     async fn run(&mut self, container: &str, is_watched: bool) -> Result<docker::Exit, Halt> {
         self.due = None;
-        let processes = self.processes.take();
-        let processes = processes.unwrap_or_else(|| ProcessWatch::begin(container, SLICE));
+        if self.processes.is_none() {
+            self.processes = Some(ProcessWatch::begin(container, SLICE));
+        }
         let attended = self.attend(container, is_watched).await;
+        let processes = self.processes.take();
         faults::point("container-ended");
         if !matches!(attended, Err(Halt::Stopping)) {
             let at = self.found_ended.take();
             self.pending()?.container_ended(at);
-            if processes.was_refused().await {
+            if let Some(processes) = processes
+                && processes.was_refused().await
+            {
                 self.pending()?.record_mut().info.pids_limit_reached = true;
                 // Where it cannot be written, the record has it.
                 let _ = self.pending()?.log().note(OUT_OF_PROCESSES).await;

@@ -86,10 +86,14 @@ fn root_in_a_build_has_a_needless_capability_only_where_project_and_configuratio
 #[test]
 fn a_build_that_has_as_many_processes_as_it_may_is_told_so() {
     const LINE: &str = "mistry: a process of the build could not be started";
-    // The shell itself ends when it cannot fork; what it has begun waits for a pipe that ends with it.
+    // It is over as soon as it has let go of what it has begun, some moments after it was refused.
     let bomb = "
         n=$(/bin/busybox cat params/n)
-        while [ \"$n\" -gt 0 ]; do /bin/busybox tail -f /dev/null & n=$((n - 1)); done";
+        /bin/busybox mkfifo wait
+        exec 3<> wait
+        ( while [ \"$n\" -gt 0 ]; do /bin/busybox tail -f /dev/null & n=$((n - 1)); done ) || failed=1
+        read -t 2 line <&3 || :
+        exit ${failed:-0}";
     let daemon = Setup::on(Place::Host).script("bomb", bomb).start();
     settings(&daemon, "bomb", &json!({"limits": {"pids": 64}}));
     for (n, is_reached) in [("100", true), ("10", false)] {

@@ -43,21 +43,6 @@ fn a_build_that_prints_without_end_is_stopped_and_its_last_line_says_so() {
     assert!(Engine::new().containers(&daemon.label()).is_empty());
 }
 
-/// An empty line is a byte of output, and 28 more that Docker stores.
-#[test]
-fn a_build_cannot_have_docker_store_many_times_its_log() {
-    let setup = Setup::on(Place::Ext4).config(json!({"log_limit": "2M"}));
-    let daemon = setup.script("short", "/bin/busybox yes ''").start();
-    let answer = daemon.post("/jobs", &json!({"project": "short"}));
-    assert_eq!(answer.status, 500, "{}", answer.text());
-    let told = answer.json();
-    let sentence = told["error"].as_str().unwrap();
-    assert!(sentence.contains("so many short lines"), "{sentence}");
-    let log = daemon.ready("short", told["job"].as_str().unwrap());
-    let log = fs::metadata(log.join("out.log")).unwrap().len();
-    assert!((1_300_000..1_900_000).contains(&log), "{log}");
-}
-
 #[test]
 fn a_hundred_megabytes_in_one_line_are_kept_whole_in_bounded_memory() {
     const SIZE: u64 = 100_000_000;

@@ -184,14 +184,16 @@ impl Report {
     }
 }
 
-/// Bytes that the daemon counts as held for clients, over its unix socket; `None` where it does not say.
+/// Bytes that the daemon counts as held for clients, over its unix socket: answers, and requests with what
+/// was asked by them. `None` where it does not say.
 fn held(daemon: &Daemon) -> Option<u64> {
     let metrics = daemon.ask_socket("GET", "/metrics").text();
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("mistry_held_bytes "));
-    line.and_then(|bytes| bytes.parse::<f64>().ok())
-        .map(|bytes| bytes as u64)
+    let held = metrics.lines().filter_map(|line| {
+        let (name, bytes) = line.split_once(' ')?;
+        let is_held = ["mistry_held_bytes", "mistry_bodies_held_bytes"].contains(&name);
+        is_held.then(|| bytes.parse::<f64>().unwrap() as u64)
+    });
+    held.reduce(|all, bytes| all + bytes)
 }
 
 /// The `mistryd` of the package, which is a release build.
