@@ -235,6 +235,10 @@ fn unfinished(live: &Live, error: build::Error) {
     live.end_rejected(error.into());
 }
 
+/// How long a daemon that ends waits for the removal of a container: a living Engine needs less, and the
+/// daemon has to end within seconds. The next start removes what is left.
+const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What became of a container that is to be removed.
 pub(super) enum Cleared {
     /// It does not run any more.
@@ -262,8 +266,12 @@ pub(super) async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) ->
             _ => Cleared::No,
         }
     };
+    let late = async {
+        shared.stop.cancelled().await;
+        tokio::time::sleep(LAST_REMOVAL_TIMEOUT).await;
+    };
     tokio::select! {
         cleared = removing => cleared,
-        () = shared.stop.cancelled() => Cleared::NotBeforeTheEnd,
+        () = late => Cleared::NotBeforeTheEnd,
     }
 }
