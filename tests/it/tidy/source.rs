@@ -80,13 +80,14 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// Code without items under `#[cfg(test)]`, and the names of modules that are files of their
-/// own there.
+/// Code without items that only tests compile, or tests and fuzz targets, and the names of modules that
+/// are files of their own there.
 pub fn without_tests(code: &str) -> (String, Vec<String>) {
     const MARK: &str = "#[cfg(test)]";
+    let code = code.replace("#[cfg(any(test, fuzzing))]", MARK);
     let mut kept = String::new();
     let mut files = Vec::new();
-    let mut rest = code;
+    let mut rest = code.as_str();
     while let Some(found) = rest.find(MARK) {
         kept.push_str(&rest[..found]);
         let item = &rest[found + MARK.len()..];
@@ -229,13 +230,13 @@ fn comments_and_literals_are_not_code() {
 
 #[test]
 fn what_only_tests_compile_is_left_out() {
-    let text = "one();\n#[cfg(test)]\nmod tests { fn a() { b() } }\ntwo();\n#[cfg(test)]\npub mod c;\nthree();";
+    let text = "one();\n#[cfg(test)]\nmod tests { fn a() { b() } }\ntwo();\n#[cfg(test)]\npub mod c;\nthree();\n#[cfg(any(test, fuzzing))]\npub mod d;\n";
     let (kept, files) = without_tests(text);
     for stays in ["one", "two", "three"] {
         assert!(kept.contains(stays), "{kept}");
     }
     assert!(!kept.contains("b()") && !kept.contains("mod c"), "{kept}");
-    assert_eq!(files, ["c"]);
+    assert_eq!(files, ["c", "d"]);
 }
 
 #[test]
