@@ -53,7 +53,7 @@ impl Dbus {
         })?;
         let scheduler = &self.0.scheduler;
         let Some(live) = scheduler.live_job(id).await else {
-            // Whether it is over those may know who may see builds; nobody else is asked about that.
+            // Those who may see builds may know whether it is over, and are asked for no password.
             self.allow_reading(connection, header).await?;
             let project = scheduler.locate(id).await?;
             return Err(scheduler::Error::Over(project, id).into());
@@ -112,7 +112,7 @@ impl Dbus {
         Ok(caller)
     }
 
-    /// Lets whoever calls see builds, or says why not.
+    /// Lets the caller see builds, or says why not.
     async fn allow_reading(
         &self,
         connection: &Connection,
@@ -184,7 +184,7 @@ fn unwritable(error: serde_json::Error) -> Error {
 /// Builds projects with parameters and keeps what they leave. What changes something, and what
 /// reads the output of builds, is asked of polkit; everything else any user of the host may ask, unless
 /// the configuration says public: none. Then seeing builds needs org.mistry.mistry1.read, but for
-/// whoever asked for a job first.
+/// the user who asked for a job first.
 #[interface(name = "org.mistry.Mistry1.Manager")]
 impl Manager {
     /// Asks for a build of a project with params. An empty group is none. Options: rebuild (b) makes

@@ -113,7 +113,7 @@ async fn watch(mut changes: Changes, places: Vec<PathBuf>, found: Arc<OnceLock<P
                 }
             }
             None if has_begun => return has_refusals(place),
-            // Whoever puts the first process in writes into the file.
+            // The first process is put in by a write into the file.
             None => changes.next().await,
         }
         if has_refusals(place) {

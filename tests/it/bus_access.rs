@@ -337,7 +337,7 @@ async fn signals(here: &Connection) -> zbus::MessageStream {
 }
 
 #[tokio::test]
-async fn where_nothing_is_public_a_user_who_is_let_by_nobody_sees_no_build_and_hears_no_name() {
+async fn where_nothing_is_public_a_user_without_rights_sees_no_build_and_hears_no_name() {
     let (bus, home, daemon) = world_with(&json!({"public": "none"})).await;
     let (polkit, _there) = Polkit::start(&bus).await;
     let here = bus.connect().await;
@@ -368,7 +368,7 @@ async fn where_nothing_is_public_a_user_who_is_let_by_nobody_sees_no_build_and_h
         assert!(ran.stderr.contains(DENIED), "{method}: {ran:?}");
         assert!(!tells(&ran.stderr), "{method}: {ran:?}");
     }
-    // Whoever asked for a job may see it, and no other.
+    // The user who asked for a job may see it, and no other.
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
     let ran = submit(&bus, false, "own").await;
     let own = ran.stdout.split('"').nth(1).unwrap().to_owned();

@@ -240,7 +240,7 @@ async fn what_somebody_reads_or_has_just_used_stays() {
     assert_eq!(gone(&gc(&daemon, json!({"max_age": "1ms"})).await), []);
 }
 
-/// As somebody with a token that may all.
+/// As a client with a token that may all.
 fn known(ask: Ask) -> Ask {
     ask.with("authorization", "Bearer root-secret")
 }
