@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::event::{Event, publish};
 use super::halt::{Halt, run_status};
 use super::live::Live;
-use super::sweep::sweep_soon;
+use super::sweep::{late_in_the_end, sweep_soon};
 use super::{Error, Shared, blocking};
 use crate::build::{self, BuildAnswer, End, Outcome, PendingBuild, Phase, text_of};
 use crate::docker::{self, ENGINE_PATIENCE, Fate};
@@ -235,10 +235,6 @@ fn unfinished(live: &Live, error: build::Error) {
     live.end_rejected(error.into());
 }
 
-/// How long a daemon that ends waits for the removal of a container: a living Engine needs less, and the
-/// daemon has to end within seconds. The next start removes what is left.
-const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// What became of a container that is to be removed.
 pub(super) enum Cleared {
     /// It does not run any more.
@@ -266,12 +262,8 @@ pub(super) async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) ->
             _ => Cleared::No,
         }
     };
-    let late = async {
-        shared.stop.cancelled().await;
-        tokio::time::sleep(LAST_REMOVAL_TIMEOUT).await;
-    };
     tokio::select! {
         cleared = removing => cleared,
-        () = late => Cleared::NotBeforeTheEnd,
+        () = late_in_the_end(shared) => Cleared::NotBeforeTheEnd,
     }
 }

@@ -24,6 +24,10 @@ pub(super) const ATTEMPT: &str = "mistry.attempt";
 /// remove.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long a daemon that ends waits for the removal of a container: a living Engine needs less, and the
+/// daemon has to end within seconds. The next start removes what is left.
+const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How it stands with them.
 #[derive(Debug, Default)]
 pub(super) struct Swept {
@@ -116,9 +120,15 @@ fn keep_trying(shared: &Arc<Shared>, state: &mut State) {
     shared.tasks.spawn(async move {
         tokio::select! {
             () = sweep_until_clean(&soon) => {}
-            () = soon.stop.cancelled() => {}
+            () = late_in_the_end(&soon) => {}
         }
     });
+}
+
+/// Waits until the daemon ends and has waited long enough for the removal of containers.
+pub(super) async fn late_in_the_end(shared: &Shared) {
+    shared.stop.cancelled().await;
+    tokio::time::sleep(LAST_REMOVAL_TIMEOUT).await;
 }
 
 async fn sweep_until_clean(shared: &Arc<Shared>) {
@@ -155,6 +165,7 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
             // Nobody tells when an Engine comes back, or has got rid of what held a container.
             () = tokio::time::sleep(pause) => {}
             () = shared.try_again.notified() => {}
+            () = shared.stop.cancelled() => return,
         }
         pause = (2 * pause).min(LONGEST_PAUSE);
     }
