@@ -179,6 +179,7 @@ fn begin() -> World {
             tokens: Some(Arc::new(TokensFile::open(&at("tokens")).expect("a file"))),
             public: Public::Read,
             local: None,
+            proxies: Default::default(),
         };
         let web = Web::new(scheduler, metrics, access, CancellationToken::new());
         // Until the process ends.

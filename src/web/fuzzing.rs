@@ -1,12 +1,17 @@
 //! The private parsers of HTTP requests, for the fuzz targets in `fuzz/`; in no program.
 
+use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, COOKIE, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, COOKIE, FORWARDED, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 
+use super::access::Peer;
 use super::conditions::{self, Verdict};
+use super::forwarded::{self, Beginning, Proxies};
 use super::query::Query;
 use super::ranges::{self, Part};
 use super::tokens::{Scope, Token};
@@ -119,4 +124,26 @@ pub fn disposition(name: &[u8]) -> String {
 /// A text of strangers on one line of a page.
 pub fn visible(text: &str) -> String {
     words::visible(text)
+}
+
+/// Whose request it is that the trusted proxy 127.0.0.1 passes on with these headers; `None` where they
+/// are refused.
+pub fn client_of(forwarded: &[u8], x_forwarded_for: &[u8]) -> Option<IpAddr> {
+    let proxy = IpAddr::from([127, 0, 0, 1]);
+    let name = HeaderName::from_static("x-forwarded-for");
+    let headers = headers(&[(FORWARDED, forwarded), (name, x_forwarded_for)]);
+    let proxies = Proxies::new(vec![proxy.into()]);
+    match proxies.asker(&headers, Peer::Tcp(proxy)).ok()? {
+        Peer::Tcp(address) | Peer::Proxy(address) => Some(address),
+        Peer::Unix(_) => None,
+    }
+}
+
+/// The length of the header of the PROXY protocol with which a connection begins, and the client that it
+/// names; `None` where there is none, or not all of it.
+pub fn proxy_header(bytes: &[u8]) -> Option<(usize, Option<IpAddr>)> {
+    match forwarded::beginning(bytes) {
+        Beginning::Header(length, client) => Some((length, client)),
+        Beginning::Unfinished | Beginning::Request => None,
+    }
 }
