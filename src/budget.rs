@@ -108,6 +108,11 @@ impl Budget {
         }
     }
 
+    /// What may be held for all clients, without the reserve.
+    pub fn most(&self) -> u64 {
+        self.0.most
+    }
+
     /// What is held now for all clients.
     pub fn held(&self) -> u64 {
         let counts = self.0.counts();

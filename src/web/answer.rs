@@ -90,7 +90,7 @@ impl Room {
 
     /// Holds `bytes` for what can do without them, where half of the room is free.
     pub(super) fn hold_where_plenty(&self, bytes: u64) -> Option<Held> {
-        let is_plenty = self.budget.held() < super::HELD_FOR_CLIENTS / 2;
+        let is_plenty = self.budget.held() < self.budget.most() / 2;
         is_plenty.then(|| self.budget.hold(self.client, bytes))?
     }
 }

@@ -52,13 +52,13 @@ pub(super) async fn all(
     }
     let place = asked.hold_tree(web)?;
     let (walk, state) = (
-        asked.hold(web, Contents::BYTES)?,
-        asked.hold(web, Tar::BYTES)?,
+        asked.room.hold(Contents::BYTES)?,
+        asked.room.hold(Tar::BYTES)?,
     );
-    let chunks = asked.hold(web, paced::BYTES)?;
+    let chunks = asked.room.hold(paced::BYTES)?;
     let compress = match answer::takes_coding(asked.headers(), "zstd") {
         // A client that takes zstd takes the plain bytes as well.
-        true => asked.hold(web, Compressed::<Tar>::BYTES).ok(),
+        true => asked.room.hold(Compressed::<Tar>::BYTES).ok(),
         false => None,
     };
     let is_compressed = compress.is_some();
@@ -157,7 +157,7 @@ pub(super) async fn one(
     let is_use = asked.is_use();
     // While a page of the file is made.
     let making = match view {
-        Some(_) => Some(asked.hold(web, FILE_PAGE)?),
+        Some(_) => Some(asked.room.hold(FILE_PAGE)?),
         None => None,
     };
     let (headers, name_of) = (asked.headers().clone(), project.clone());
@@ -205,7 +205,7 @@ pub(super) async fn one(
             let turn = web.looking.clone().acquire_owned().await;
             let turn = turn.map_err(|_| Error::Lost)?;
             // Those who wait hold nothing.
-            let held = asked.hold(web, DIRECTORY_PAGE)?;
+            let held = asked.room.hold(DIRECTORY_PAGE)?;
             let (headers, project) = (asked.headers().clone(), project.clone());
             let room = asked.room.clone();
             let shown = tokio::task::spawn_blocking(move || {
@@ -285,7 +285,9 @@ async fn send(
         Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
         Part::Beyond => return Ok(ranges::beyond(length)),
     };
-    let held = asked.hold(web, paced::BYTES.min(count.saturating_add(SMALL)))?;
+    let held = asked
+        .room
+        .hold(paced::BYTES.min(count.saturating_add(SMALL)))?;
     let metrics = web.metrics.clone();
     let bytes = pipe::pulled(FilePart { file, first, count })
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));

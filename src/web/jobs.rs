@@ -34,6 +34,12 @@ const WAITING: u64 = 1 << 10;
 /// A list without `limit`, and its largest.
 const PAGE: usize = 1_000;
 
+/// Where it is counted what those hold who want a build, wait for it or cancel it: beside the requests and
+/// jobs, so that those who only read do not keep them out.
+fn room_of_builds(web: &Web, asked: &Asked) -> Room {
+    Room::new(web.scheduler.bodies().clone(), asked.client)
+}
+
 /// `POST /jobs`.
 pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Refusal> {
     let is_async = asked.flag("async")?;
@@ -41,7 +47,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     let wants_log = wants_log(&asked)?;
     let wants_events = answer::accepts(asked.headers(), "text/event-stream");
     let half_closed = asked.half_closed();
-    let (room, client) = (asked.room.clone(), asked.client);
+    let (room, client) = (room_of_builds(web, &asked), asked.client);
     // Before there is a job: what is refused must not be built.
     let waiting = room.hold(if wants_events {
         events::STREAM
@@ -307,8 +313,8 @@ pub(super) async fn cancel(
     project: ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
+    let (room, bodies) = (room_of_builds(web, &asked), web.scheduler.bodies());
     let Caller { name, may_all, .. } = asked.caller;
-    let (room, bodies) = (asked.room.clone(), web.scheduler.bodies());
     let body = read(asked.request.into_body(), SMALL_BODY, bodies, asked.client).await?;
     let reason = CancelRequest::read(&body.bytes)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?
@@ -341,7 +347,7 @@ pub(super) async fn show(
     if asked.flag("wait")?
         && let Some(ticket) = web.scheduler.ticket(&project, id).await
     {
-        let _waiting = room.hold(WAITING)?;
+        let _waiting = room_of_builds(web, asked).hold(WAITING)?;
         let answer = end_of(ticket, asked.half_closed()).await?;
         // All who waited are told it as it ended. Of a rebuild that failed, the build of before stays in
         // its place; what was found in the cache after all is shown as it is there.

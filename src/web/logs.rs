@@ -67,7 +67,7 @@ pub(super) async fn show(
             .and_then(|value| value.parse().ok())
             .ok_or_else(|| Refusal::bad_request("Last-Event-ID: expected a byte offset"))?,
     };
-    let held = asked.hold(web, events::STREAM)?;
+    let held = asked.room.hold(events::STREAM)?;
     let log = web.scheduler.follow(&project, id, from).await?;
     if from > 0 && from >= log.length() && web.scheduler.ticket(&project, id).await.is_none() {
         return Ok(answer::no_content());

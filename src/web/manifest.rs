@@ -52,8 +52,8 @@ pub(super) async fn show(
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
     let place = asked.hold_tree(web)?;
-    let held = asked.hold(web, Contents::BYTES)?;
-    let chunks = asked.hold(web, paced::BYTES)?;
+    let held = asked.room.hold(Contents::BYTES)?;
+    let chunks = asked.room.hold(paced::BYTES)?;
     let artifacts = used(web, asked, project, id).await?;
     let manifest = Manifest {
         contents: artifacts.contents(held),

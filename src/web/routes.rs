@@ -67,15 +67,6 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// Holds `bytes` for the client, until the value is dropped.
-    ///
-    /// # Errors
-    /// 503 where the server holds as much as it may.
-    pub(super) fn hold(&self, web: &Web, bytes: u64) -> Result<Held, Refusal> {
-        let held = web.held.hold(self.client, bytes);
-        held.ok_or_else(Refusal::holds_too_much)
-    }
-
     /// Holds a place among those who are sent a tree, until the value is dropped.
     ///
     /// # Errors
