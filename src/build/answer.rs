@@ -5,10 +5,12 @@
 //! the JSON is handed out in slices, between which each asker's own words stand.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock, Weak};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use memchr::memmem;
+use tokio::sync::Notify;
 
 use super::BuildInfo;
 use super::used::Noted;
@@ -26,9 +28,11 @@ pub struct BuildAnswer(Arc<Inner>);
 struct Inner {
     info: Arc<BuildInfo>,
     kept: OnceLock<Text>,
-    /// What is too large to be kept, as long as an asker has it. Held while it is written, so that it is
-    /// written once.
-    shared: tokio::sync::Mutex<Weak<Whole>>,
+    /// What is too large to be kept, as long as an asker has it. Std, held while it is written, so that it
+    /// is written once.
+    shared: Mutex<Weak<Whole>>,
+    /// Told when it is there.
+    written: Notify,
     noted: Noted,
 }
 
@@ -77,7 +81,8 @@ impl BuildAnswer {
         BuildAnswer(Arc::new(Inner {
             info: Arc::new(info),
             kept: OnceLock::new(),
-            shared: tokio::sync::Mutex::default(),
+            shared: Mutex::default(),
+            written: Notify::new(),
             noted: Noted::default(),
         }))
     }
@@ -105,14 +110,30 @@ impl BuildAnswer {
         if let Some(text) = self.0.kept.get() {
             return Ok(text.held(hold(text.json.len() as u64).await?));
         }
-        let mut shared = self.0.shared.lock().await;
+        if let Some(whole) = self.shared().upgrade() {
+            return Ok(AnswerJson::of(&whole));
+        }
+        // Counted before it is there. Each asker waits for room of its own, since some have a reserve, until
+        // one of them has written it for all.
+        let mut length = Length(0);
+        serde_json::to_writer(&mut length, &*self.0.info)?;
+        let mut holding = pin!(hold(length.0 as u64));
+        let held = loop {
+            let mut written = pin!(self.0.written.notified());
+            // Before the look, so that what is written in between is heard of.
+            written.as_mut().enable();
+            if let Some(whole) = self.shared().upgrade() {
+                return Ok(AnswerJson::of(&whole));
+            }
+            tokio::select! {
+                held = holding.as_mut() => break held?,
+                () = written => {}
+            }
+        };
+        let mut shared = self.shared();
         if let Some(whole) = shared.upgrade() {
             return Ok(AnswerJson::of(&whole));
         }
-        // Counted before it is there.
-        let mut length = Length(0);
-        serde_json::to_writer(&mut length, &*self.0.info)?;
-        let held = hold(length.0 as u64).await?;
         let mut json = Vec::with_capacity(length.0);
         serde_json::to_writer(&mut json, &*self.0.info)?;
         let text = Text::of(json.into())?;
@@ -121,7 +142,13 @@ impl BuildAnswer {
         }
         let whole = Arc::new(Whole { text, _held: held });
         *shared = Arc::downgrade(&whole);
+        drop(shared);
+        self.0.written.notify_waiters();
         Ok(AnswerJson::of(&whole))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Weak<Whole>> {
+        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -31,6 +32,10 @@ pub(super) const VARIES: HeaderValue = HeaderValue::from_static("accept, accept-
 /// Bytes of an answer that need not be counted: a connection costs about as much itself, and the number
 /// of connections is bounded. Errors are always answered.
 pub(super) const SMALL: usize = 4 << 10;
+
+/// How long what is under way waits for room: until readers that read nothing were cut off, and some time
+/// more. Two that wait for each other end so as well.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The body of every answer; an error in it ends the connection, so that it never looks whole. It is
 /// made here alone, so that what is held for its reader is counted: [`full`], [`parts`], or a stream that
@@ -79,13 +84,14 @@ impl Room {
         held.ok_or_else(Refusal::holds_too_much)
     }
 
-    /// The same for what is under way already: it waits until others let go.
+    /// The same for what is under way already: it waits until others let go, [`PATIENCE`] at most.
     ///
     /// # Errors
-    /// 503 where that would be for ever.
+    /// 503 where that is too long, or would be for ever.
     pub(super) async fn wait(&self, bytes: u64) -> Result<Held, Refusal> {
-        let held = self.budget.wait(self.client, bytes).await;
-        held.ok_or_else(Refusal::holds_too_much)
+        let waiting = self.budget.wait(self.client, bytes);
+        let held = tokio::time::timeout(PATIENCE, waiting).await;
+        held.ok().flatten().ok_or_else(Refusal::holds_too_much)
     }
 
     /// Holds `bytes` for what can do without them, where half of the room is free.

@@ -46,7 +46,7 @@ const WORST: u64 = 9;
 /// Where the events of one stream go.
 #[derive(Debug)]
 pub(super) struct Events {
-    to: mpsc::Sender<Bytes>,
+    to: mpsc::Sender<Sent>,
     /// One permit: it goes with the bytes, and comes back when they are let go.
     turn: Arc<Semaphore>,
     room: Room,
@@ -55,6 +55,13 @@ pub(super) struct Events {
 /// Nobody reads any more.
 #[derive(Debug)]
 pub(super) struct Gone;
+
+/// Bytes of one event.
+struct Sent {
+    bytes: Bytes,
+    /// The event goes on: nothing else may come before its rest.
+    is_unfinished: bool,
+}
 
 /// Bytes on their way, and what comes back when they are let go.
 struct Out {
@@ -96,11 +103,12 @@ impl Events {
     pub(super) async fn parts(&self, name: &str, parts: Vec<Bytes>) -> Result<(), Gone> {
         let head = Bytes::from(format!("event: {name}\ndata: "));
         let tail = Bytes::from_static(b"\n\n");
-        for part in [head].into_iter().chain(parts).chain([tail]) {
+        for part in [head].into_iter().chain(parts) {
             let turn = self.turn().await?;
-            self.send(turn, part, None).await?;
+            self.send_part(turn, part, None, true).await?;
         }
-        Ok(())
+        let turn = self.turn().await?;
+        self.send(turn, tail, None).await
     }
 
     /// Sends an event that may be larger than what the stream holds.
@@ -123,6 +131,16 @@ impl Events {
         bytes: Bytes,
         held: Option<Arc<Held>>,
     ) -> Result<(), Gone> {
+        self.send_part(turn, bytes, held, false).await
+    }
+
+    async fn send_part(
+        &self,
+        turn: OwnedSemaphorePermit,
+        bytes: Bytes,
+        held: Option<Arc<Held>>,
+        is_unfinished: bool,
+    ) -> Result<(), Gone> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -131,7 +149,11 @@ impl Events {
             _turn: turn,
             _held: held,
         };
-        self.to.send(Bytes::from_owner(out)).await.map_err(|_| Gone)
+        let sent = Sent {
+            bytes: Bytes::from_owner(out),
+            is_unfinished,
+        };
+        self.to.send(sent).await.map_err(|_| Gone)
     }
 }
 
@@ -144,7 +166,9 @@ where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
     struct Streaming {
-        events: mpsc::Receiver<Bytes>,
+        events: mpsc::Receiver<Sent>,
+        /// The event before goes on.
+        is_within: bool,
         /// `None` when it is done; the channel may hold its last events still.
         work: Option<Pin<Box<Work>>>,
         _held: Held,
@@ -158,6 +182,7 @@ where
     };
     let streaming = Streaming {
         events,
+        is_within: false,
         work: Some(Box::pin(work(sending))),
         _held: held,
     };
@@ -172,10 +197,13 @@ where
             tokio::select! {
                 biased;
                 event = streaming.events.recv() => {
-                    return event.map(|event| (io::Result::Ok(event), streaming));
+                    return event.map(|event| {
+                        streaming.is_within = event.is_unfinished;
+                        (io::Result::Ok(event.bytes), streaming)
+                    });
                 }
                 () = working => streaming.work = None,
-                () = tokio::time::sleep(KEEP_ALIVE) => {
+                () = tokio::time::sleep(KEEP_ALIVE), if !streaming.is_within => {
                     return Some((Ok(Bytes::from_static(b":\n\n")), streaming));
                 }
             }
@@ -321,6 +349,35 @@ mod tests {
         }
         pieces.finish(|piece| write_event(piece, &mut events));
         String::from_utf8(events).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_comes_into_an_event_that_a_client_takes_slowly() {
+        use http_body_util::BodyExt;
+
+        use crate::budget::{Budget, Client};
+
+        let room = Room::new(Budget::new(1 << 20, 0), Client::Proxy);
+        let held = room.hold(STREAM).unwrap();
+        let answer = stream(&room, held, |events| async move {
+            let parts = [&b"[1,"[..], b"2]"].map(Bytes::from_static);
+            events.parts("result", parts.to_vec()).await?;
+            // Then the stream is silent.
+            std::future::pending().await
+        });
+        let mut body = answer.into_body();
+        let mut told = Vec::new();
+        while !told.ends_with(b"\n\n:\n\n") {
+            let part = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            // The client has not taken it yet; the server looks for what comes next.
+            let next = tokio::time::timeout(2 * KEEP_ALIVE, body.frame()).await;
+            assert!(next.is_err() || told.ends_with(b"]"), "{next:?}");
+            told.extend_from_slice(&part);
+            if let Ok(Some(Ok(next))) = next {
+                told.extend_from_slice(&next.into_data().unwrap());
+            }
+        }
+        assert_eq!(told, b"event: result\ndata: [1,2]\n\n:\n\n");
     }
 
     #[test]

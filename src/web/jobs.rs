@@ -48,6 +48,8 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     let wants_events = answer::accepts(asked.headers(), "text/event-stream");
     let half_closed = asked.half_closed();
     let (room, client) = (room_of_builds(web, &asked), asked.client);
+    // What is read of a build's end is counted with all that is read, not with what others need to begin.
+    let reading = asked.room.clone();
     // Before there is a job: what is refused must not be built.
     let waiting = room.hold(if wants_events {
         events::STREAM
@@ -83,7 +85,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     match submission {
         Submission::Cached(answer) if is_async => accepted(&room, &JobState::of(answer.info())),
         Submission::Cached(answer) if wants_events => {
-            let json = answer.json(async |bytes| room.hold(bytes)).await?;
+            let json = answer.json(async |bytes| reading.hold(bytes)).await?;
             // Not the answer itself, whose params may be large.
             let state = JobState::of(answer.info());
             Ok(events::stream(&room, waiting, |events| async move {
@@ -92,7 +94,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
             }))
         }
         Submission::Cached(answer) => {
-            let json = answer.json(async |bytes| room.hold(bytes)).await?;
+            let json = answer.json(async |bytes| reading.hold(bytes)).await?;
             Ok(created(json.parts(false, wants_log)))
         }
         Submission::Pending(mut ticket) => {
@@ -104,9 +106,8 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
                     .scheduler
                     .follow(ticket.project(), ticket.id(), 0)
                     .await?;
-                let counted = room.clone();
                 Ok(events::stream(&room, waiting, |events| {
-                    tell(events, ticket, log, half_closed, counted)
+                    tell(events, ticket, log, half_closed, reading)
                 }))
             } else {
                 drop(info);
@@ -115,7 +116,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
                 if answer.info().outcome == Some(Outcome::Errored) {
                     return Err(Refusal::errored(answer.info()));
                 }
-                let json = answer.json(async |bytes| room.wait(bytes).await).await?;
+                let json = answer.json(async |bytes| reading.wait(bytes).await).await?;
                 Ok(created(json.parts(coalesced, wants_log)))
             }
         }
@@ -300,9 +301,12 @@ async fn tell(
     let Ok(answer) = ticket.end().await else {
         return Ok(());
     };
+    // Its params are let go before its JSON is counted.
+    let coalesced = ticket.coalesced();
+    drop(ticket);
     let json = answer.json(async |bytes| room.wait(bytes).await);
     let json = json.await.map_err(|_| Gone)?;
-    let parts = json.parts(ticket.coalesced(), true);
+    let parts = json.parts(coalesced, true);
     events.parts("result", parts).await
 }
 
