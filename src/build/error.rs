@@ -1,15 +1,17 @@
 //! What can go wrong under the build path: a sentence for strangers, the path and the cause for the
-//! journal.
+//! journal, as the source of that sentence.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::filesystem;
+use crate::{filesystem, located};
 
 /// What can go wrong under the build path, in our words.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another daemon holds the lock.
+    /// Another daemon holds the lock. Only [`BuildStore::open`] gives it, before there are strangers.
+    ///
+    /// [`BuildStore::open`]: super::BuildStore::open
     #[error("the build path '{path}' is held by another mistryd ({by})")]
     Held {
         /// The build path.
@@ -17,36 +19,29 @@ pub enum Error {
         /// Its process and address, as far as it has said.
         by: String,
     },
-    /// The disk said no. The message is for the journal: it holds the path.
-    #[error("could not {doing}: '{}'", path.display())]
+    /// The disk said no.
+    #[error("could not {doing}{room}", room = self.room())]
     Disk {
         /// What we were doing.
         doing: &'static str,
-        /// What it was about: a file, or the directory of a build.
-        path: PathBuf,
-        /// What the disk said.
+        /// What the disk said, and about what: a file, or the directory of a build.
         source: io::Error,
     },
     /// A tree could not be made, cloned or removed; the source has its path.
-    #[error("could not {0}")]
+    #[error("could not {0}{room}", room = self.room())]
     Tree(&'static str, #[source] filesystem::Error),
     /// The kernel does not let us make what directories are handed out as.
-    #[error("this host does not let mistryd hand out directories")]
+    #[error("this host does not let mistryd hand out directories{room}", room = self.room())]
     Confine(#[source] filesystem::Error),
 }
 
 impl Error {
-    /// For strangers: what we were doing, and whether there was room; never a path.
-    pub fn sentence(&self) -> String {
-        let doing = match self {
-            Error::Held { .. } => "could not use the build path".to_owned(),
-            Error::Disk { doing, .. } => format!("could not {doing}"),
-            Error::Tree(..) | Error::Confine(..) => self.to_string(),
-        };
+    /// The end of the sentence where there was no room.
+    fn room(&self) -> &'static str {
         if self.is_full() {
-            format!("{doing}: the disk is full")
+            ": the disk is full"
         } else {
-            doing
+            ""
         }
     }
 
@@ -79,7 +74,6 @@ impl Error {
 pub(super) fn doing(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Disk {
         doing,
-        path: path.to_owned(),
-        source,
+        source: located::at(path)(source),
     }
 }

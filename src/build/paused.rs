@@ -90,7 +90,7 @@ mod tests {
         std::fs::rename(&own, &away).unwrap();
         let error = store.mark_paused().unwrap_err();
         assert_eq!(
-            error.sentence(),
+            error.to_string(),
             "could not write down that the queue is paused"
         );
         assert!(store.unmark_paused().is_err());

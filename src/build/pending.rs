@@ -555,7 +555,7 @@ impl PendingBuild {
         let discarded = self.store.discard(&self.directory());
         // Where there is no room it is the record that needs it, and the data is no obstacle.
         self.is_data_stuck = discarded.is_err_and(|error| !error.is_full());
-        self.finish(End::errored(error.sentence()))
+        self.finish(End::errored(error.to_string()))
     }
 
     /// Takes the build's data out of it: a container that may run on still writes there, and what it

@@ -54,7 +54,7 @@ pub enum Error {
     #[error("{0}")]
     Engine(&'static str, #[source] docker::Error),
     /// The disk is in the way.
-    #[error("{}", .0.sentence())]
+    #[error(transparent)]
     Store(#[from] build::Error),
     /// A build stays, though its removal was asked for.
     #[error("job '{1}' of project '{0}' is not removed: {2}")]

@@ -18,7 +18,7 @@ pub(super) enum Halt {
     /// The daemon ends; the next life goes on.
     #[error("the daemon ends")]
     Stopping,
-    #[error("{}", .0.sentence())]
+    #[error(transparent)]
     Store(#[from] build::Error),
     #[error("could not write the build's log")]
     Log(#[source] std::io::Error),

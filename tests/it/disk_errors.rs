@@ -29,14 +29,20 @@ fn replace_by_a_file(path: &Path) {
     std::fs::write(path, "in the way").unwrap();
 }
 
-/// The records of faults, whatever they are about.
+/// The records of faults, whatever they are about. Warnings, such as of what is configured, are none.
 fn faults(told: &str) -> Vec<String> {
-    let is_fault = |line: &&str| {
-        let is_fault = line.contains(" ERROR ") || line.contains(" WARN ");
-        // There is no bus for tests.
-        is_fault && !line.contains("bus-lost")
-    };
+    let is_fault = |line: &&str| line.contains(" ERROR ");
     told.lines().filter(is_fault).map(str::to_owned).collect()
+}
+
+/// The chain of causes in a record repeats none of them.
+fn says_each_cause_once(fault: &str) {
+    let (_, causes) = fault.split_once(" error=\"").unwrap();
+    let causes: Vec<_> = causes.split(": ").collect();
+    let mut each = causes.clone();
+    each.sort_unstable();
+    each.dedup();
+    assert_eq!(each.len(), causes.len(), "{fault}");
 }
 
 fn is_a_sentence(home: &Home, answer: &Answer) {
@@ -94,6 +100,7 @@ async fn an_error_of_the_disk_is_one_record_that_says_where() {
         assert_eq!(faults.len(), 1, "{}: {told}", case.in_the_way);
         let path = home.builds().join(case.names);
         assert!(faults[0].contains(path.to_str().unwrap()), "{}", faults[0]);
+        says_each_cause_once(&faults[0]);
     }
 }
 
