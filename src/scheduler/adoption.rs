@@ -87,7 +87,7 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         // Without an Engine, the first build that needs one looks.
         let is_there = tokio::select! {
             there = sweeping.engine_there() => there.is_ok(),
-            () = sweeping.stop.cancelled() => false,
+            () = sweep::late_in_the_end(&sweeping) => false,
         };
         if is_there {
             sweep::sweep_soon(&sweeping);

@@ -24,9 +24,9 @@ pub(super) const ATTEMPT: &str = "mistry.attempt";
 /// remove.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long a daemon that ends waits for the removal of a container: a living Engine needs less, and the
-/// daemon has to end within seconds. The next start removes what is left.
-const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a daemon that ends waits for the removal of a container. An Engine on a busy host needs some
+/// seconds; the daemon gives all that goes on ten, and then ends. The next start removes what is left.
+const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How it stands with them.
 #[derive(Debug, Default)]
