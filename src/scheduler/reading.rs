@@ -141,13 +141,17 @@ impl Scheduler {
         found.map(|info| (info, turn))
     }
 
-    /// The last rebuild of a job that did not succeed and lies beside the build that did.
+    /// The last rebuild of a job that did not succeed and lies beside the build that did; without its
+    /// params, which are those of the build.
     pub async fn failed_rebuild(&self, project: &ProjectName, id: JobId) -> Option<BuildInfo> {
         let (shared, project) = (self.0.clone(), project.clone());
-        let reading = self
-            .0
-            .readers
-            .record(move || shared.store.failed_rebuild(&project, id));
+        let reading = self.0.readers.record(move || {
+            let mut found = shared.store.failed_rebuild(&project, id);
+            if let Some(info) = &mut found {
+                info.params.clear();
+            }
+            found
+        });
         let found = reading.await.map(|(found, _)| found);
         found.ok().flatten()
     }

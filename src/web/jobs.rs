@@ -357,7 +357,10 @@ pub(super) async fn show(
         // its place; what was found in the cache after all is shown as it is there.
         if !answer.info().cached {
             if !wants_json {
-                return pages::job(web, asked, BuildInfo::clone(answer.info())).await;
+                let held = room.wait(pages::JOB).await?;
+                let info = BuildInfo::clone(answer.info());
+                drop(answer);
+                return pages::job(web, asked, info, held, None).await;
             }
             let pinned = web.scheduler.is_pinned(&project, id).await;
             let json = answer.json(async |bytes| room.wait(bytes).await).await?;
@@ -365,8 +368,10 @@ pub(super) async fn show(
         }
     }
     if !wants_json {
-        let info = web.scheduler.find(&project, id, wants_log).await?;
-        return pages::job(web, asked, info).await;
+        let held = room.hold(pages::JOB)?;
+        let finding = web.scheduler.find_in_turn(&project, id, wants_log);
+        let (info, turn) = finding.await?;
+        return pages::job(web, asked, info, held, Some(turn)).await;
     }
     let pinned = web.scheduler.is_pinned(&project, id).await;
     let finding = web.scheduler.find_in_turn(&project, id, wants_log);

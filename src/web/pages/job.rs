@@ -11,9 +11,10 @@ use super::super::{Web, words};
 use super::page;
 use super::row::{Progress, expected, short, word};
 use super::timeline::{Segment, timeline};
+use crate::budget::Held;
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, lines};
 use crate::project::ProjectName;
-use crate::scheduler::Error;
+use crate::scheduler::{Error, Turn};
 
 /// Bytes of a param's value that the page shows: a lock file is a page of its own.
 const MAX_VALUE: usize = 4 << 10;
@@ -21,6 +22,10 @@ const MAX_VALUE: usize = 4 << 10;
 const MAX_OPEN: usize = 120;
 /// Bytes of all values that the page shows.
 const MAX_VALUES: usize = 64 << 10;
+
+/// What is held while the page is made: the ends of two logs of the build and of a rebuild beside it, and
+/// the values that are shown.
+pub(in crate::web) const JOB: u64 = 320 << 10;
 
 #[derive(Template)]
 #[template(path = "job.html")]
@@ -87,12 +92,19 @@ enum Value {
     Long(String, String, bool),
 }
 
-/// The page.
+/// The page of `info`, for which [`JOB`] is held. `turn` is that of its record.
 pub(in crate::web) async fn job(
     web: &Web,
     asked: &Asked,
     mut info: BuildInfo,
+    _held: Held,
+    turn: Option<Turn>,
 ) -> Result<Response<Body>, Refusal> {
+    // Nothing large is held while others have to be waited for, not the turn either: a rebuild is read
+    // in another.
+    let params = params(&info);
+    info.params.clear();
+    drop(turn);
     let log = info.container_stdouterr.take().unwrap_or_default();
     let (mut is_pinned, mut rebuild, mut is_log_gone) = (false, None, false);
     if let (Ok(project), Ok(id)) = (info.project.parse::<ProjectName>(), info.id.parse()) {
@@ -109,7 +121,6 @@ pub(in crate::web) async fn job(
         Some(time("Started", info.started_at)),
         info.finished_at.map(|at| time("Ended", at)),
     ];
-    let params = params(&info);
     page(
         &asked.room,
         asked.headers(),
