@@ -46,7 +46,7 @@ impl Listing {
     }
 
     /// About what it takes in memory together with its JSON.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let params = self.0.info.params.iter();
         let params = params.map(|(name, value)| {
             let value = value.as_deref().unwrap_or_default();

@@ -18,9 +18,11 @@ use crate::scheduler::Scheduler;
 /// Bytes of items that are sent at once.
 const CHUNK: usize = 8 << 10;
 /// What a list holds: items that are sent, others that were made ahead, and builds that are read.
-const LIST: u64 = 64 << 10;
-/// Builds that are read at once: some of them may have 16 KiB of params.
+const LIST: u64 = 96 << 10;
+/// Builds that are read at once, where they are small.
 const AT_ONCE: usize = 16;
+/// Bytes of builds that are read and not sent yet: some have 16 KiB of params. One is read in any case.
+const AHEAD: usize = 32 << 10;
 
 /// Holds what a list takes.
 ///
@@ -140,16 +142,24 @@ impl Index {
             let Some(filter) = self.filter.take().filter(|_| self.left > 0) else {
                 return Ok(None);
             };
-            let count = self.left.min(AT_ONCE);
-            let list = self.scheduler.list(filter.clone(), count).await;
-            let (builds, next) = list.map_err(|error| {
-                // The client only sees that the list is torn.
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "a list could not be sent to its end"
-                );
-                io::Error::other(error)
-            })?;
+            let mut count = self.left.min(AT_ONCE);
+            let (builds, next) = loop {
+                let list = self.scheduler.list(filter.clone(), count).await;
+                let (builds, next) = list.map_err(|error| {
+                    // The client only sees that the list is torn.
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "a list could not be sent to its end"
+                    );
+                    io::Error::other(error)
+                })?;
+                let few = within(builds.iter().map(Listing::bytes), AHEAD);
+                if few >= builds.len() {
+                    break (builds, next);
+                }
+                // Asked again, because only the index knows where a shorter list goes on.
+                count = few;
+            };
             self.left -= count;
             self.read = builds.into_iter();
             self.filter = next.map(|place| Filter {
@@ -157,5 +167,30 @@ impl Index {
                 ..filter
             });
         }
+    }
+}
+
+/// How many of the first take at most `most` bytes together: one at least.
+fn within(sizes: impl Iterator<Item = usize>, most: usize) -> usize {
+    let mut sum = 0_usize;
+    let fitting = sizes.take_while(|bytes| {
+        sum = sum.saturating_add(*bytes);
+        sum <= most
+    });
+    fitting.count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_are_read_ahead_up_to_so_many_bytes_and_one_in_any_case() {
+        let within = |sizes: &[usize]| within(sizes.iter().copied(), 32);
+        assert_eq!(within(&[3; 16]), 10);
+        assert_eq!(within(&[3; 8]), 8);
+        assert_eq!(within(&[30, 3, 1]), 1);
+        assert_eq!(within(&[40, 1]), 1);
+        assert_eq!(within(&[]), 1);
     }
 }
