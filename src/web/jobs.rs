@@ -83,7 +83,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
         })
         .await?;
     match submission {
-        Submission::Cached(answer) if is_async => accepted(&room, &JobState::of(answer.info())),
+        Submission::Cached(answer) if is_async => accepted(&JobState::of(answer.info())),
         Submission::Cached(answer) if wants_events => {
             let json = answer.json(async |bytes| reading.hold(bytes)).await?;
             // Not the answer itself, whose params may be large.
@@ -100,7 +100,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
         Submission::Pending(mut ticket) => {
             let info = ticket.accepted().await?;
             if is_async {
-                accepted(&room, &JobState::of(&info))
+                accepted(&JobState::of(&info))
             } else if wants_events {
                 let log = web
                     .scheduler
@@ -243,8 +243,14 @@ fn bodies_full() -> Refusal {
     Refusal::from(scheduler::Error::BodiesFull)
 }
 
-fn accepted(room: &Room, state: &JobState) -> Result<Response<Body>, Refusal> {
-    let mut response = answer::json(room, StatusCode::CREATED, state)?;
+/// What became of a job, which is small: there is room for it in any case, because it has happened.
+fn told(status: StatusCode, state: &JobState) -> Result<Response<Body>, Refusal> {
+    let answer = answer::small_json(status, state);
+    answer.ok_or_else(|| Refusal::internal("the server could not write its answer"))
+}
+
+fn accepted(state: &JobState) -> Result<Response<Body>, Refusal> {
+    let mut response = told(StatusCode::CREATED, state)?;
     if let Ok(location) = format!("/{}", state.url).parse() {
         response.headers_mut().insert(LOCATION, location);
     }
@@ -317,7 +323,7 @@ pub(super) async fn cancel(
     project: ProjectName,
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
-    let (room, bodies) = (room_of_builds(web, &asked), web.scheduler.bodies());
+    let bodies = web.scheduler.bodies();
     let Caller { name, may_all, .. } = asked.caller;
     let body = read(asked.request.into_body(), SMALL_BODY, bodies, asked.client).await?;
     let reason = CancelRequest::read(&body.bytes)
@@ -331,7 +337,7 @@ pub(super) async fn cancel(
     let cancelled = Cancelled { by: name, reason };
     let cancelling = web.scheduler.cancel(&project, id, cancelled, !may_all);
     let info = cancelling.await?;
-    answer::json(&room, StatusCode::ACCEPTED, &JobState::of(&info))
+    told(StatusCode::ACCEPTED, &JobState::of(&info))
 }
 
 /// `GET /job/P/ID`.

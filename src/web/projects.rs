@@ -8,12 +8,15 @@ use super::jobs::items;
 use super::routes::Asked;
 use super::{Web, list, pages};
 use crate::api::{ImageView, ProjectItem, ProjectView, PruneView};
-use crate::build::Filter;
+use crate::build::{Filter, LOG_TAIL};
 use crate::project::ProjectName;
 use crate::scheduler::ImageReport;
 
 /// Builds that are shown with a project.
 const SHOWN: usize = 50;
+/// What the report of a rebuild takes at most: the end of its log, of which JSON may write each byte as
+/// six, and little else.
+const REBUILT: u64 = 6 * LOG_TAIL as u64 + (4 << 10);
 
 /// `GET /projects`.
 pub(super) async fn list(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
@@ -69,8 +72,13 @@ pub(super) async fn rebuild(
     asked: &Asked,
     project: &ProjectName,
 ) -> Result<Response<Body>, Refusal> {
+    // Before the image is made: what became of it must be told.
+    let mut held = asked.room.hold(REBUILT)?;
     let report = web.scheduler.rebuild_image(project).await?;
-    answer::json(&asked.room, StatusCode::OK, &image_view(project, report))
+    let json = serde_json::to_vec(&image_view(project, report)).map_err(answer::unwritable)?;
+    held.shrink_to(json.len() as u64);
+    let body = answer::parts([held.keep(json.into_boxed_slice())]);
+    Ok(answer::of_json(StatusCode::OK, body))
 }
 
 /// The report of an image rebuild as strangers read it.
