@@ -13,7 +13,7 @@ use super::{Asked, Error, Shared};
 use crate::budget::Held;
 use crate::build::BuildAnswer;
 use crate::job::{Job, JobId};
-use crate::project::{Context, ProjectName};
+use crate::project::{self, Context, ProjectName};
 
 /// What a look at the disk said about a request.
 #[derive(Debug)]
@@ -96,6 +96,9 @@ fn walk(shared: &Shared, project: &ProjectName) {
                 }
             }
             Err(error) => {
+                if let project::Error::Read(..) | project::Error::List(_) = &error {
+                    tracing::error!(mistry_project = %project, error = &error as &dyn std::error::Error, "could not read a project");
+                }
                 let error = Arc::new(Error::Project(error));
                 for waiter in waiters {
                     let _ = waiter.answer.send(Err(Error::Rejected(error.clone())));

@@ -21,7 +21,7 @@ use crate::build::{Begun, Bounds, ImageRecord, PendingBuild, Phase};
 use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
 use crate::faults;
 use crate::job::Job;
-use crate::project::{Context, Settings};
+use crate::project::{self, Context, Settings};
 
 /// Where systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
 const SLICE: &str = "mistry-builds.slice";
@@ -61,7 +61,10 @@ pub(super) async fn accept_and_make(
         // Somebody else's build became ready between our look and our admission.
         Ok(None) => shared.leave_queue(&live),
         Err(error) => {
-            if let Error::Store(_) | Error::Lost = error {
+            if let Error::Store(_)
+            | Error::Lost
+            | Error::Project(project::Error::Read(..) | project::Error::List(_)) = error
+            {
                 tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not accept a job");
             }
             shared.leave_queue(&live);
