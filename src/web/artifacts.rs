@@ -155,15 +155,15 @@ pub(super) async fn one(
     let inline = asked.flag("inline")?.then(|| media.inline()).flatten();
     let artifacts = web.scheduler.artifacts(project, id).await?;
     let is_use = asked.is_use();
-    // While a page of the file is made.
-    let making = match view {
-        Some(_) => Some(asked.room.hold(FILE_PAGE)?),
-        None => None,
-    };
     let (headers, name_of) = (asked.headers().clone(), project.clone());
     let room = asked.room.clone();
     let looked = tokio::task::spawn_blocking(move || -> Result<Looked, Refusal> {
         let found = artifacts.find(&path).map_err(unreadable)?;
+        // While a page of the file is made.
+        let making = match (&found, view) {
+            (Some(Found::File(..)), Some(_)) => Some(room.hold(FILE_PAGE)?),
+            _ => None,
+        };
         // What is not there, or not sent, is not used.
         let is_sent = match &found {
             None => false,
