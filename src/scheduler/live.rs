@@ -91,8 +91,9 @@ pub(super) struct Live {
     /// Std, held for a count, and for the decision that follows from it.
     wants: Mutex<Wants>,
     view: watch::Sender<View>,
-    /// What its large params are counted by, as long as a waiter or its task has them.
-    _params: Option<Held>,
+    /// What its large params are counted by until it is over. A follower may stay for as long as a
+    /// reader is slow, and must not keep those who build from their room.
+    params: Mutex<Option<Held>>,
 }
 
 impl Live {
@@ -113,7 +114,7 @@ impl Live {
             joined: AtomicU32::new(0),
             wants: Mutex::default(),
             view: watch::channel(View::default()).0,
-            _params: params,
+            params: Mutex::new(params),
         })
     }
 
@@ -200,6 +201,8 @@ impl Live {
 
     fn end(&self, ended: Ended) {
         self.view.send_modify(|view| view.ended = Some(ended));
+        let mut params = self.params.lock().unwrap_or_else(PoisonError::into_inner);
+        *params = None;
     }
 
     pub(super) fn ticket(self: &Arc<Live>, coalesced: bool, stop: CancellationToken) -> Ticket {
@@ -434,5 +437,26 @@ impl Ticket {
                 None => self.changed().await?,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Budget, Client};
+
+    #[test]
+    fn a_follower_of_a_job_that_is_over_holds_nothing_of_the_budget() {
+        let budget = Budget::new(100, 0);
+        let project: ProjectName = "hello".parse().unwrap();
+        let id = "0".repeat(64).parse().unwrap();
+        let params = budget.hold(Client::Proxy, 40);
+        let live = Live::new(project, id, None, Origin::default(), params);
+        let follower = live.follower(CancellationToken::new());
+        let ticket = live.ticket(false, CancellationToken::new());
+        assert_eq!(budget.held(), 40);
+        live.end_rejected(Error::Lost);
+        assert_eq!(budget.held(), 0);
+        assert!(follower.is_over() && ticket.is_over());
     }
 }
