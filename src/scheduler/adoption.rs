@@ -157,26 +157,30 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
     live.show_log(pending.log().progress());
     live.show(pending.info());
     shared.feed.tell(&shared, &live);
-    let recipe = tokio::select! {
-        recipe = recipe => recipe.ok().flatten(),
-        () = shared.stop.cancelled() => return,
-        // A container is stopped before its build ends.
-        cancelled = live.cancelled(), if container.is_none() => {
-            let halt = Halt::Stopped(stop::cancelled(cancelled));
-            return ending::halt(shared, live, pending, halt, &[]).await;
-        }
-    };
-    let from = match (container, pending.record_mut().keep.stopped.clone(), recipe) {
-        (Some(container), _, recipe) => From::Container(container, recipe),
+    // What follows a container needs the recipe only where the attempt is lost.
+    let from = match (container, pending.record_mut().keep.stopped.clone()) {
+        (Some(container), _) => From::Container(container, recipe),
         // It ends as was decided, whatever has become of its project.
-        (None, Some(stopped), _) => {
+        (None, Some(stopped)) => {
             ending::halt(shared, live, pending, Halt::Stopped(stopped), &[]).await;
             return;
         }
-        (None, None, Some(recipe)) => From::Beginning(recipe),
-        (None, None, None) => {
-            ending::halt(shared, live, pending, Halt::Changed(ENDED), &[]).await;
-            return;
+        (None, None) => {
+            let recipe = tokio::select! {
+                recipe = recipe => recipe.ok().flatten(),
+                () = shared.stop.cancelled() => return,
+                cancelled = live.cancelled() => {
+                    let halt = Halt::Stopped(stop::cancelled(cancelled));
+                    return ending::halt(shared, live, pending, halt, &[]).await;
+                }
+            };
+            match recipe {
+                Some(recipe) => From::Beginning(recipe),
+                None => {
+                    ending::halt(shared, live, pending, Halt::Changed(ENDED), &[]).await;
+                    return;
+                }
+            }
         }
     };
     if let From::Beginning(_) = from

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use super::container::{cap_drop, settings_of, user};
 use super::ending::{Cleared, clear, halt, lost, outcome};
 use super::event::{Event, publish};
@@ -124,9 +126,9 @@ pub(super) type Recipe = (Job, Context);
 pub(super) enum From {
     /// At the beginning.
     Beginning(Recipe),
-    /// With a container that an earlier life made; the recipe is `None` where the project is no
-    /// longer what it was.
-    Container(String, Option<Recipe>),
+    /// With a container that an earlier life made. The recipe is still being looked up; it is `None` where
+    /// the project is no longer what it was.
+    Container(String, JoinHandle<Option<Recipe>>),
 }
 
 /// A container, and whether this life saw it start.
@@ -179,7 +181,12 @@ impl Making {
             let (made, recipe) = match from {
                 From::Container(container, recipe) => {
                     self.enter(Phase::Running)?;
-                    (self.run(&container, false).await, recipe)
+                    let made = self.run(&container, false).await;
+                    let recipe = match &made {
+                        Err(Halt::Attempt(_)) => self.ask(recipe).await?.ok().flatten(),
+                        _ => None,
+                    };
+                    (made, recipe)
                 }
                 From::Beginning(recipe) => {
                     let made = match self.container(&recipe.0, &recipe.1).await {
