@@ -196,12 +196,24 @@ impl PendingBuild {
         records.images.into_iter().find(|known| known.id == image)
     }
 
-    /// Removes what was begun from a base that turned out to be none.
+    /// Clears away what was begun from a base that turned out to be none. Its removal may take long, so it
+    /// waits for the build's end, unless it cannot be moved.
     pub(super) fn clear_data(&self) -> Result<(), Error> {
         let data = self.directory().join(layout::DATA);
-        let removed = self.store.filesystem.remove(&data);
-        removed.map_err(|cause| Error::Tree("clear what was cloned", cause))?;
+        if self.store.throw_away(&data).is_err() {
+            let removed = self.store.filesystem.remove(&data);
+            removed.map_err(|cause| Error::Tree("clear what was cloned", cause))?;
+        }
         Ok(())
+    }
+
+    /// Why the build has no data. Where that is because it is to end, the removal of what there is would
+    /// hold it up; what cannot be moved is removed with the build.
+    pub(super) fn given_up(&self, why: Error) -> Error {
+        if self.interrupt().is_asked() {
+            let _ = self.store.throw_away(&self.directory().join(layout::DATA));
+        }
+        why
     }
 }
 

@@ -387,16 +387,10 @@ impl PendingBuild {
                     foreign => foreign,
                 },
                 Err(cause) if is_closed(&cause) => {
-                    filesystem.remove(&data).map_err(clone)?;
+                    self.clear_data()?;
                     Begun::BaseClosed
                 }
-                Err(cause) => {
-                    if self.interrupt.is_asked() {
-                        // Its removal may take long; what cannot be moved is removed with the build.
-                        let _ = self.store.throw_away(&data);
-                    }
-                    return Err(clone(cause));
-                }
+                Err(cause) => return Err(self.given_up(clone(cause))),
             };
         }
         if !is_cloned {
@@ -438,13 +432,13 @@ impl PendingBuild {
         }
         let filesystem = self.store.filesystem;
         let give = |cause| Error::Tree("give the latest build of the group to its user", cause);
-        match filesystem.give(data, user.user, user.group) {
+        match filesystem.give_until(data, user.user, user.group, &self.interrupt) {
             Ok(()) => Ok(Begun::Incremental),
             Err(cause) if is_closed(&cause) => {
-                filesystem.remove(data).map_err(give)?;
+                self.clear_data()?;
                 Ok(Begun::BaseForeign)
             }
-            Err(cause) => Err(give(cause)),
+            Err(cause) => Err(self.given_up(give(cause))),
         }
     }
 

@@ -179,15 +179,21 @@ impl Filesystem {
     }
 
     /// Gives all of the tree at `path` to another user and group, without following a link. What
-    /// belongs to them already is left alone.
+    /// belongs to them already is left alone. Given up once it is interrupted.
     ///
     /// # Errors
-    /// [`Error::Give`]; its kind is `PermissionDenied` where this process may not. A part of the tree
-    /// may be given away then.
-    pub fn give(self, path: &Path, user: u32, group: u32) -> Result<(), Error> {
+    /// [`Error::Give`]; its kind is `PermissionDenied` where this process may not; some error when it was
+    /// interrupted. A part of the tree may be given away then.
+    pub fn give_until(
+        self,
+        path: &Path,
+        user: u32,
+        group: u32,
+        interrupt: &Interrupt,
+    ) -> Result<(), Error> {
         let give = || {
             let (root, _) = Place::of(path)?.open(path)?;
-            ownership::give(root, user, group)
+            ownership::give(root, user, group, interrupt)
         };
         give().map_err(|source| Error::Give {
             path: path.to_owned(),
@@ -297,7 +303,7 @@ impl FromStr for Kind {
     }
 }
 
-/// Ends work on a tree early, from another thread. Clones are one.
+/// Ends work on a tree early, from another thread. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
@@ -617,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_that_is_interrupted_ends_with_an_error_and_is_left_as_it_is() {
+    fn what_is_interrupted_ends_with_an_error_and_a_clone_is_left_as_it_is() {
         let home = tempfile::tempdir().unwrap();
         let (from, to) = (home.path().join("from"), home.path().join("to"));
         Filesystem::Plain.create(&from).unwrap();
@@ -628,6 +634,11 @@ mod tests {
         let error = clone.unwrap_err().io().unwrap().raw_os_error();
         assert_eq!(error, Some(Errno::CANCELED.raw_os_error()));
         assert!(to.exists() && !to.join("file").exists());
+        // A tree that is given away is a tree of many entries as well.
+        let (user, group) = (u32::MAX - 2, u32::MAX - 2);
+        let given = Filesystem::Plain.give_until(&from, user, group, &interrupt);
+        let error = given.unwrap_err().io().unwrap().raw_os_error();
+        assert_eq!(error, Some(Errno::CANCELED.raw_os_error()));
     }
 
     #[test]

@@ -10,33 +10,41 @@ use std::ffi::CStr;
 use rustix::fs::{AtFlags, FileType, Gid, Stat, Uid, chownat, fchown, fstat, statat};
 use rustix::io::Errno;
 
-use super::Fault;
 use super::descent::{Descent, Directory, open_directory};
 use super::names::{Names, Page};
+use super::{Fault, Interrupt};
 
 /// The number that Btrfs gives to the place of a subvolume that a snapshot did not take along: it is
 /// no file of the snapshot, and cannot be changed.
 const EMPTY_SUBVOLUME: u64 = 2;
 
-/// Gives the tree at `root`, itself included, to `user` and `group`.
-pub(super) fn give(root: Directory, user: u32, group: u32) -> Result<(), Fault> {
+/// Gives the tree at `root`, itself included, to `user` and `group`. Once it is interrupted, the error is
+/// `CANCELED`, at the next entry.
+pub(super) fn give(
+    root: Directory,
+    user: u32,
+    group: u32,
+    interrupt: &Interrupt,
+) -> Result<(), Fault> {
     let giving = Giving {
         user,
         group,
+        interrupt,
         names: Names::default(),
         descent: Descent::new(root),
     };
     giving.run()
 }
 
-struct Giving {
+struct Giving<'a> {
     user: u32,
     group: u32,
+    interrupt: &'a Interrupt,
     names: Names,
     descent: Descent,
 }
 
-impl Giving {
+impl Giving<'_> {
     fn run(mut self) -> Result<(), Fault> {
         let mut levels = vec![self.read(0)?];
         while let Some(level) = levels.last_mut() {
@@ -93,6 +101,7 @@ impl Giving {
 
     /// Gives away an entry of the present directory; true for a directory, which comes later.
     fn give_entry(&self, name: &CStr) -> Result<bool, Errno> {
+        self.interrupt.check()?;
         let stat = statat(self.descent.here(), name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Ok(true);
@@ -134,7 +143,7 @@ mod tests {
 
     fn give_to(root: &Path, user: u32, group: u32) -> Result<(), Fault> {
         let (directory, _) = Directory::new(fs::File::open(root).unwrap().into()).unwrap();
-        give(directory, user, group)
+        give(directory, user, group, &Interrupt::default())
     }
 
     #[test]
