@@ -117,6 +117,9 @@ impl Place {
 /// Newest first within a project; ties are broken by id, so that a page has one order.
 type Key = (Reverse<Timestamp>, JobId);
 
+/// A project's newest build: its id, when it began, and how it ended.
+pub type Newest = (JobId, Timestamp, Option<Outcome>);
+
 /// The builds of one project.
 #[derive(Debug, Default)]
 struct Builds {
@@ -349,6 +352,16 @@ impl Index {
         counts.collect()
     }
 
+    /// The newest build of each project that has one, and how it ended, once it has.
+    pub(super) fn newest(&self) -> BTreeMap<ProjectName, Newest> {
+        let projects = self.lock();
+        let newest = projects.iter().filter_map(|(project, builds)| {
+            let ((Reverse(started), id), facts) = builds.order.first_key_value()?;
+            Some((project.clone(), (*id, *started, facts.outcome)))
+        });
+        newest.collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ProjectName, Builds>> {
         self.projects.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -485,6 +498,26 @@ mod tests {
         index.remove(&"p".parse().unwrap(), place(5, "p", "a").id);
         assert!(index.page(&Filter::default(), 9).is_empty());
         assert!(index.counts().values().all(|(count, _)| *count == 0));
+    }
+
+    #[test]
+    fn the_newest_build_of_each_project_is_known_with_its_outcome() {
+        let index = Index::new();
+        let mut ended = facts(State::Ready);
+        ended.outcome = Some(Outcome::Failed);
+        index.put(place(5, "p", "b"), ended, true);
+        index.put(place(1, "p", "a"), facts(State::Ready), true);
+        index.put(place(2, "q", "c"), facts(State::Pending), true);
+        let newest: Vec<_> = index.newest().into_values().collect();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let of = |digit| place(0, "p", digit).id;
+        assert_eq!(
+            newest,
+            [
+                (of("b"), at(5), Some(Outcome::Failed)),
+                (of("c"), at(2), None)
+            ]
+        );
     }
 
     #[test]

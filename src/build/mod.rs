@@ -67,7 +67,7 @@ pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};
 pub use image_records::{
     Change, ImageRecord, ImageRecords, MadeContainer, MadeLayer, Step, is_prefix,
 };
-pub use index::{Filter, Place};
+pub use index::{Filter, Newest, Place};
 pub use info::*;
 pub use leftover::Leftover;
 pub use listing::Listing;

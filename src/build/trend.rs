@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{BuildInfo, BuildStore, Facts, Filter, Outcome, Place};
+use super::{BuildInfo, BuildStore, Facts, Filter, Newest, Outcome, Place};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -77,6 +77,11 @@ impl BuildStore {
     /// has come.
     pub fn counts(&self) -> BTreeMap<ProjectName, (u64, Option<Timestamp>)> {
         self.index.counts()
+    }
+
+    /// The newest build of each project that has one, as far as the scan has come.
+    pub fn newest(&self) -> BTreeMap<ProjectName, Newest> {
+        self.index.newest()
     }
 
     /// Where a list of at most `limit` builds ends; `None` where there are no more.

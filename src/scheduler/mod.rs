@@ -42,7 +42,7 @@ pub use feed::JobFeed;
 pub use history::Growth;
 pub use live::{JobFollower, Ticket};
 pub use news::{News, NewsFeed};
-pub use reading::{ListEnd, Turn};
+pub use reading::{ListEnd, Newest, Turn};
 pub use rebuild::ImageReport;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

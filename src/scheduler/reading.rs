@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Error, Scheduler, blocking};
-use crate::build::{BuildInfo, Filter, Listing, LogFollower, Place};
+use crate::build::{BuildInfo, Filter, Listing, LogFollower, Outcome, Phase, Place};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -87,6 +87,9 @@ async fn in_turn<T: Send + 'static>(
     });
     Ok((done.await?, Turn(turn)))
 }
+
+/// A project's newest build: when it began, its phase and its outcome.
+pub type Newest = (Timestamp, Option<Phase>, Option<Outcome>);
 
 /// Where a page of a list ends.
 #[derive(Clone, Debug)]
@@ -252,6 +255,30 @@ impl Scheduler {
                 .collect())
         });
         reading.await?
+    }
+
+    /// The newest build of each project that has one: when it began, its phase while it is live, and how
+    /// it ended.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn newest(&self) -> Result<BTreeMap<ProjectName, Newest>, Error> {
+        self.0.store.indexed().await;
+        self.0.adopted.wait().await;
+        let shared = self.0.clone();
+        let walking = self.0.readers.walk(move || {
+            let newest = shared.store.newest().into_iter();
+            let live = shared.live_infos();
+            let newest = newest.map(|(project, (id, started, outcome))| {
+                let newest = match live.get(&id.to_string()) {
+                    Some(now) => (now.started_at, now.phase, now.outcome),
+                    None => (started, None, outcome),
+                };
+                (project, newest)
+            });
+            newest.collect()
+        });
+        walking.await
     }
 
     /// The latest build of a project without a group, and those of its groups.

@@ -8,7 +8,7 @@ use super::super::error::Refusal;
 use super::super::routes::Asked;
 use super::super::{Web, session, words};
 use super::plot::{Plot, plot};
-use super::row::word;
+use super::row::word_of;
 use super::{page, row_of};
 use crate::build::{Filter, Outcome};
 use crate::project::ProjectName;
@@ -41,14 +41,13 @@ struct Line {
 pub(in crate::web) async fn projects(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
     let mut projects = Vec::new();
     let mut own = web.scheduler.sizes().await?;
+    let mut newest = web.scheduler.newest().await?;
     for (name, builds, _) in web.scheduler.projects().await? {
-        let newest = web.scheduler.list(of(&name), 1).await?.0;
         projects.push(Line {
             builds,
-            last: newest.first().map(|newest| {
-                let started = newest.info().started_at;
+            last: newest.remove(&name).map(|(started, phase, outcome)| {
                 let (stamp, utc) = (words::stamp(started), words::utc(started));
-                (word(newest.info()), stamp, utc)
+                (word_of(phase, outcome), stamp, utc)
             }),
             expected: web
                 .scheduler

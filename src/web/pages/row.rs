@@ -112,9 +112,14 @@ pub(super) fn expected(web: &Web, info: &BuildInfo) -> Option<Duration> {
 
 /// Phase or outcome.
 pub(super) fn word(info: &BuildInfo) -> &'static str {
-    match info.phase {
+    word_of(info.phase, info.outcome)
+}
+
+/// The same where no more of the build is known.
+pub(super) fn word_of(phase: Option<Phase>, outcome: Option<Outcome>) -> &'static str {
+    match phase {
         Some(phase) => phase.as_str(),
-        None => info.outcome.map_or("pending", Outcome::as_str),
+        None => outcome.map_or("pending", Outcome::as_str),
     }
 }
 
