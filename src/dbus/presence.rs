@@ -297,7 +297,7 @@ async fn serve_on(
         ),
     }
     // The connection ends them all.
-    let (never, (), ()) = tokio::join!(
+    let (never, _, _) = tokio::join!(
         tell_jobs(face, connection, objects),
         tell_changes(connection, activity, before),
         see_off(face, leavers)
@@ -326,9 +326,12 @@ async fn tell_changes(
     connection: &Connection,
     mut activity: watch::Receiver<Activity>,
     mut before: Activity,
-) {
+) -> Infallible {
     let manager = connection.object_server().interface::<_, Manager>(PATH);
-    let Ok(manager) = manager.await else { return };
+    let Ok(manager) = manager.await else {
+        // It was put there before this began, so the connection is at its end.
+        return std::future::pending().await;
+    };
     let emitter = manager.signal_emitter();
     loop {
         // The sender lives in the scheduler.
@@ -353,20 +356,26 @@ async fn tell_changes(
             }
             Ok::<(), zbus::Error>(())
         };
-        if told.await.is_err() {
-            return;
+        match told.await {
+            Ok(()) => before = now,
+            // Told with the next change, unless the connection is at its end.
+            Err(error) => tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "could not tell the bus what has changed, ignoring"
+            ),
         }
-        before = now;
     }
 }
 
 /// Lets go of what those who leave wanted only while they were there.
-async fn see_off(face: &Dbus, mut leavers: NameOwnerChangedStream) {
+async fn see_off(face: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible {
     while let Some(leaver) = leavers.next().await {
         if let Ok(leaver) = leaver.args() {
             face.0.departures.left(leaver.name());
         }
     }
+    // Its end is that of the connection, which is told at the same time, and with which all have left.
+    std::future::pending().await
 }
 
 /// The bus is there, and will not have us.
