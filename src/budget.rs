@@ -162,6 +162,20 @@ impl Shared {
         true
     }
 
+    fn pass(&self, from: Client, to: Client, amount: u64) -> bool {
+        let (Client::Proxy, Client::Address(to)) = (from, to) else {
+            return from == to;
+        };
+        let mut counts = self.counts();
+        let own = counts.clients.get(&to).copied().unwrap_or(0) + amount;
+        let is_scarce = self.most - counts.remote < self.most / SCARCE;
+        let fits = !is_scarce || own <= self.most / SHARES;
+        if fits {
+            counts.clients.insert(to, own);
+        }
+        fits
+    }
+
     fn let_go(&self, client: Client, amount: u64) {
         self.subtract(client, amount);
         self.freed.notify_waiters();
@@ -221,6 +235,17 @@ impl Held {
         self.amount -= less;
     }
 
+    /// Holds it for the client at an address from now on, in one step: where it was held for a proxy, no room
+    /// for both is needed. False, and nothing has changed, where that is too much for the client now.
+    #[must_use]
+    pub fn pass_to(&mut self, client: Client) -> bool {
+        let is_passed = self.budget.pass(self.client, client, self.amount);
+        if is_passed {
+            self.client = client;
+        }
+        is_passed
+    }
+
     /// The same bytes, counted here until the last who has a part of them has let it go.
     pub fn keep(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
         Bytes::from_owner(Counted { bytes, _held: self })
@@ -266,6 +291,21 @@ mod tests {
         assert_eq!(budget.held(), 160);
         assert!(budget.hold(client(6), 1).is_none());
         drop((first, second, others));
+        assert_eq!(budget.held(), 0);
+        assert!(budget.0.counts().clients.is_empty());
+    }
+
+    #[test]
+    fn what_a_proxy_passes_to_its_client_needs_no_room_for_both() {
+        let budget = Budget::new(16, 0);
+        let mut last = budget.hold(Client::Proxy, 1).unwrap();
+        let mut rest = budget.hold(Client::Proxy, 15).unwrap();
+        assert!(last.pass_to(client(1)));
+        assert_eq!((last.client(), budget.held()), (client(1), 16));
+        // That client has its share now; what is refused stays as it was.
+        assert!(!rest.pass_to(client(1)));
+        assert_eq!((rest.client(), budget.held()), (Client::Proxy, 16));
+        drop((last, rest));
         assert_eq!(budget.held(), 0);
         assert!(budget.0.counts().clients.is_empty());
     }

@@ -203,7 +203,7 @@ impl Accepting {
             let serving = Serving {
                 is_refused: place.is_none(),
                 place: match place {
-                    Some(place) => Place::Held { _place: place },
+                    Some(place) => Place::Held { place },
                     None => Place::Refused { _room: refusal },
                 },
                 connection,
@@ -476,16 +476,16 @@ mod tests {
         let server = Server::with(Places::few(16), &["127.0.0.1"]).await;
         let mut held = Vec::new();
         // A stranger may have what is free, but for the last quarter, in which it has one of sixteen. The
-        // place of the proxy itself is let go only when the client behind it has one.
+        // place of the proxy itself becomes its own.
         let by = |last: u8| format!("PROXY TCP4 192.0.2.{last} 127.0.0.1 51000 80\r\n");
         let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        for number in 0..12 {
+        for number in 0..13 {
             let mut connection = server.connect().await;
             connection.write_all(by(1).as_bytes()).await.unwrap();
             connection.write_all(request).await.unwrap();
             let mut status = [0; 12];
             connection.read_exact(&mut status).await.unwrap();
-            let expected = if number < 11 {
+            let expected = if number < 12 {
                 "HTTP/1.1 200"
             } else {
                 "HTTP/1.1 503"
@@ -530,7 +530,7 @@ mod tests {
             connection: Connection::unix(stream),
             peer: Peer::Unix(None),
             place: Place::Held {
-                _place: place.unwrap(),
+                place: place.unwrap(),
             },
             is_refused: false,
             places,

@@ -74,7 +74,7 @@ pub(super) trait Service: Clone + Send + Sync + 'static {
 #[derive(Debug)]
 pub(super) enum Place {
     /// A place.
-    Held { _place: Held },
+    Held { place: Held },
     /// None: what it has until it was told so is bounded as well.
     Refused { _room: OwnedSemaphorePermit },
 }
@@ -147,10 +147,13 @@ impl Serving {
         if self.is_refused || service.is_trusted(address) {
             return;
         }
-        match self.places.connections.hold(Client::of(address), 1) {
-            Some(place) => self.place = Place::Held { _place: place },
-            None => self.is_refused = true,
-        }
+        let client = Client::of(address);
+        // In one step, so that it needs no second place while it has its first.
+        let is_held = match &mut self.place {
+            Place::Held { place } => place.pass_to(client),
+            Place::Refused { .. } => false,
+        };
+        self.is_refused = !is_held;
     }
 
     /// Reads requests and answers them.
