@@ -87,9 +87,15 @@ impl Making {
         let limit = limit.map(Duration::from_millis);
         // An Engine that went away has its own time to come back.
         let slack = self.shared.rules.load().engine_wait + STOPPING_TIMEOUT;
+        // From its beginning, which may have been in an earlier process.
+        let since = self.pending().ok().and_then(|pending| pending.running());
+        let ran = since.map_or(Duration::ZERO, |since| since.elapsed());
         let running = async {
             match limit {
-                Some(limit) => tokio::time::sleep(limit.saturating_add(slack)).await,
+                Some(limit) => {
+                    let left = limit.saturating_sub(ran);
+                    tokio::time::sleep(left.saturating_add(slack)).await;
+                }
                 None => std::future::pending().await,
             }
         };
