@@ -1,12 +1,13 @@
 //! A bound on what is held for clients, counted until it is let go.
 //!
 //! A [`Budget`] counts one thing: bytes, or places for connections. As long as more than a quarter of it
-//! is free, each client gets what it asks for, so a client that is alone may use it. Of the last quarter
-//! each gets only up to a sixteenth of the whole, so that those who come later find room. Clients of this
-//! host (the unix socket, the bus) have a reserve on top, which strangers cannot take.
+//! is free, each client gets what it asks for. After that, a client gets more only while it holds less
+//! than a sixteenth of the whole. Of 160 places, one client alone gets 120; each further client then gets
+//! up to 10, until all are taken. Clients of this host (the unix socket, the bus) have a reserve on top,
+//! which other clients cannot take.
 //!
-//! What does not fit is refused at once, and the face says so. Only what is under way already may wait
-//! until others let go ([`Budget::wait`]).
+//! What does not fit is refused at once, and the interface says so. Only an answer that is under way may
+//! wait until other clients let go ([`Budget::wait`]).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -24,7 +25,7 @@ const SHARES: u64 = 16;
 /// For whom something is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// Somebody of this host: over the unix socket or the bus.
+    /// A client of this host: over the unix socket or the bus.
     Local,
     /// A proxy that is trusted to name its clients; what it holds for all of them has no share.
     Proxy,

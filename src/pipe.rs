@@ -93,8 +93,8 @@ pub enum More {
 
 /// Bytes that are made when they are asked for.
 pub trait Source: Send + 'static {
-    /// Appends the next bytes to `to`: about [`CHUNK`], so that a call is short. None is right, too, and
-    /// so is a little more. It may block for the disk, and waits for nothing else.
+    /// Appends the next bytes to `to`: about [`CHUNK`], so that a call is short. It may append none, or a
+    /// little more. It may block for the disk, and waits for nothing else.
     ///
     /// # Errors
     /// When they cannot be made; it is not asked again.

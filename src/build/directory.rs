@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Stat};
 
 use crate::filesystem::{OpenDirectory, look};
 
-/// Names that a listing holds: more than anybody reads.
+/// Names that a listing holds: more than a reader of a page looks through.
 const MOST: usize = 5_000;
 /// Bytes of names and of what links say that it holds: a hundred for each of them.
 const MOST_BYTES: usize = 512 << 10;

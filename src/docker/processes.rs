@@ -5,7 +5,8 @@
 //! after the end of its last process. (It notifies those who watch the file as well, but with version 1
 //! of cgroups not since Linux 6.11.) So the count is read each time that the process has ended which
 //! the cgroup names first, that is mostly once, at the end of the container's first process, and when the
-//! container prints something. Where the Engine's cgroups cannot be seen, as with an Engine in a container of its own, nothing is known.
+//! container prints something. Where the Engine's cgroups cannot be seen, as with an Engine in a
+//! container of its own, nothing is known.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -246,8 +246,8 @@ impl Shared {
         Ok((collection, trouble.or(done.trouble)))
     }
 
-    /// Removes images and layers of ours that nothing names. An Engine that is not there is no trouble: the next
-    /// collection finds them.
+    /// Removes images and layers of ours that nothing names. Where the Engine is not there, the next
+    /// collection removes them.
     async fn prune_images(&self) -> docker::Pruned {
         match self.images.remove_unused(&Unused::All).await {
             Ok(pruned) => pruned,

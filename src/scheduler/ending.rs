@@ -104,7 +104,7 @@ pub(super) async fn halt(
             why,
             Halt::Container { .. } | Halt::EngineAway { .. } | Halt::Stopped(_) | Halt::Lost(_)
         );
-    // Whoever reads only the log learns it there; where it cannot be written, the record has it.
+    // For readers of the log alone; where it cannot be written, the record has it.
     let _ = pending.log().note(&why).await;
     let end = halted(&live, why, stderr);
     self::end(shared.clone(), live, pending, end).await;
@@ -171,7 +171,7 @@ pub(super) fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
     }
 }
 
-/// Puts the result in place, tells everybody, gives the slot back; what nobody waits for comes
+/// Puts the result in place, notifies all who wait, gives the slot back; what no client waits for comes
 /// after.
 pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: PendingBuild, end: End) {
     pending.enter(Phase::Finishing);

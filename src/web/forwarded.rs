@@ -70,11 +70,11 @@ impl Proxies {
             match address {
                 Some(address) if self.has(address) => nearest = address,
                 Some(address) => return Peer::Tcp(address),
-                // It may be for anybody.
+                // It may be for any client.
                 None => return Peer::Proxy(nearest),
             }
         }
-        // The first of all proxies is asked by nobody else, and asks for itself.
+        // No other client is named: the first of all proxies asks for itself.
         match nearest == proxy {
             true => Peer::Proxy(proxy),
             false => Peer::Tcp(nearest),
@@ -94,7 +94,7 @@ enum Form {
 /// The addresses of one line, from its end; `None` for what is no address. Empty elements of a list mean
 /// nothing (RFC 9110 §5.6.1.2).
 fn addresses(line: &HeaderValue, form: Form) -> impl Iterator<Item = Option<IpAddr>> {
-    // What is no text names nobody.
+    // What is no text names no client.
     let mut rest = Some(line.to_str().unwrap_or("?"));
     std::iter::from_fn(move || {
         loop {
@@ -186,7 +186,7 @@ pub(super) enum Beginning {
     Unfinished,
     /// No header of the PROXY protocol, or one that breaks its rules: a request, and perhaps a bad one.
     Request,
-    /// A header of so many bytes, and whom it names: nobody where the proxy asks for itself.
+    /// A header of so many bytes, and the client that it names; `None` where the proxy asks for itself.
     Header(usize, Option<IpAddr>),
 }
 

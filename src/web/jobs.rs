@@ -34,8 +34,8 @@ const WAITING: u64 = 1 << 10;
 /// A list without `limit`, and its largest.
 const PAGE: usize = 1_000;
 
-/// Where it is counted what those hold who want a build, wait for it or cancel it: beside the requests and
-/// jobs, so that those who only read do not keep them out.
+/// Counts what is held for clients that start a build, wait for it or cancel it: with the requests and the
+/// params of jobs, so that clients that only read do not keep them out.
 fn room_of_builds(web: &Web, asked: &Asked) -> Room {
     Room::new(web.scheduler.bodies().clone(), asked.client)
 }

@@ -76,18 +76,19 @@ pub struct Web {
     stop: CancellationToken,
     /// Request ids: a random beginning, then counted.
     requests: Arc<AtomicU64>,
-    /// Bytes of answers, bodies and the state of streams.
+    /// Bytes that are held for clients that read: answers, streams of logs and events, lists, trees. What
+    /// is held for clients that build is counted by the scheduler.
     held: Budget,
     /// Places for those who are sent a tree: each holds descriptors of it.
     trees: Budget,
-    /// Those who look at a directory, which may be of a million names.
+    /// Turns of those who read a directory, which may be of a million names.
     looking: Arc<Semaphore>,
 }
 
-/// Bytes that are held for clients at once: answers that are not read yet, bodies, the state of streams.
-/// With what thousands of connections take, little of a host's memory.
+/// Bytes that are held at once for clients that read: answers that they have not read, streams of logs and
+/// events, lists, trees. With what thousands of connections take, little of a host's memory.
 const HELD_FOR_CLIENTS: u64 = 48 << 20;
-/// As much more is there for clients of this host alone: room for one of the largest requests.
+/// As much more is there for clients of this host alone: room for one of the largest answers.
 const HELD_FOR_LOCAL: u64 = 16 << 20;
 
 /// Tars and manifests that are sent at once, where descriptors allow it: half of the threads that may

@@ -30,6 +30,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 const GRACE: Duration = Duration::from_secs(5);
 /// What is told where there is no place.
 const NO_PLACE: &str = "too many connections at once; try again later";
+
 /// A socket that clients connect to.
 #[derive(Debug)]
 pub enum Listener {
@@ -223,13 +224,13 @@ impl Accepting {
 /// Where clients come.
 struct Entrance {
     listener: Listener,
-    /// For connections that are refused. Each loop has its own, so that those who come over TCP keep
-    /// nobody waiting at the unix socket.
+    /// For connections that are refused. Each loop has its own, so that clients over TCP keep no client
+    /// of the unix socket waiting.
     refusals: Arc<Semaphore>,
 }
 
 impl Entrance {
-    /// The next who comes, once there is room to refuse him. After a shortage not before something may
+    /// The next connection, once there is room to refuse it. After a shortage not before something may
     /// have been let go.
     async fn next(&self, shortage: Option<&mut watch::Receiver<usize>>) -> io::Result<Accepted> {
         if let Some(connections) = shortage {
@@ -283,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers at once, with the address of whoever asks.
+    /// Answers at once, with the address of the client.
     #[derive(Clone)]
     struct Naming(&'static [&'static str]);
 

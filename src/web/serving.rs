@@ -99,7 +99,7 @@ impl Serving {
         let begun = tokio::select! {
             biased;
             begun = tokio::time::timeout(patience, self.begin(&service)) => begun,
-            // Whoever was accepted is answered: the first request may be on its way.
+            // A client that was accepted is answered: its first request may be on its way.
             () = async {
                 self.stop.cancelled().await;
                 tokio::time::sleep(FIRST_REQUEST).await;
@@ -236,16 +236,16 @@ impl Serving {
         B: hyper::body::Body<Error = io::Error> + 'static,
     {
         tokio::select! {
-            // First, so that what is being answered hears of a client that left before anybody who came
-            // after that is answered.
+            // First, so that the handler learns that a client has left before clients that came after
+            // that are answered.
             biased;
             () = gone.as_mut() => return None,
             // A client that breaks off is its own affair.
             served = served.as_mut() => return Some(served),
             () = self.stop.cancelled() => {}
         }
-        // Whoever was accepted is answered: his first request may be on its way, and hyper would close
-        // a connection on which nothing has come yet.
+        // A client that was accepted is answered: its first request may be on its way, and hyper would
+        // close a connection on which nothing has come yet.
         tokio::select! {
             biased;
             () = gone.as_mut() => return None,

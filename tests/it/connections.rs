@@ -88,7 +88,7 @@ async fn an_answer_that_is_given_before_the_whole_request_was_read_is_not_lost()
             told.starts_with(&format!("HTTP/1.1 {status} ")),
             "{target}: {told:.300}"
         );
-        // Over the unix socket nobody needs a token, and the rest is the same.
+        // Over the unix socket no client needs a token, and the rest is the same.
         if status != "401" {
             let unix = UnixStream::connect(daemon.socket()).await.unwrap();
             let told = answer(unix, &request).await;
@@ -247,7 +247,7 @@ async fn with_every_place_taken_over_tcp_this_host_builds_cancels_and_collects()
         let ended = run(command).await;
         assert_eq!(ended.status, 0, "{arguments:?}: {ended:?}");
     }
-    // A place that is let go is somebody else's.
+    // A place that is let go is free for another client.
     drop(held.pop());
     within("a place", async {
         while follow(tcp, 99).await.is_none() {

@@ -97,7 +97,7 @@ fn the_socket_is_closed_to_who_is_not_in_the_group() {
     assert_eq!(machine.daemon(), 0);
 }
 
-/// Everybody on loopback may read what was built, and builds are strangers to each other.
+/// Every process on loopback may read what was built, and a build must not read what others built.
 #[test]
 fn a_build_reaches_other_builds_results_only_where_it_has_the_hosts_network() {
     let machine = Machine::installed();

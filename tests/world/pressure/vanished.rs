@@ -14,7 +14,7 @@ use crate::support::{Place, word};
 
 /// The promise.
 const NOTICED: Duration = Duration::from_secs(120);
-/// Between two looks at what tells nobody of itself.
+/// Between two looks at what sends no event when it changes.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Another host: a network namespace, and a wire to it.
