@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// The part of a budget at its end that is shared out: one of so many.
+/// Shares are bounded when less than one of so many parts of the budget is free.
 const SCARCE: u64 = 4;
-/// The share of one client there: one part of so many of the whole.
+/// The bound is then one of so many parts of the budget for each client.
 const SHARES: u64 = 16;
 
 /// For whom something is held.
@@ -27,7 +27,7 @@ const SHARES: u64 = 16;
 pub enum Client {
     /// A client of this host: over the unix socket or the bus.
     Local,
-    /// A proxy that is trusted to name its clients; what it holds for all of them has no share.
+    /// A proxy that is trusted to name its clients. It holds for many, so it has no bound of its own.
     Proxy,
     /// A peer: an IPv4 address, or the /64 network of an IPv6 address. Made by [`Client::of`].
     Address(IpAddr),
@@ -56,9 +56,9 @@ struct Shared {
     most: u64,
     /// For local clients alone, on top.
     reserve: u64,
-    /// Std, held for a sum.
+    /// A std mutex: it is held for an addition only.
     counts: Mutex<Counts>,
-    /// Told each time that something is let go.
+    /// Notified each time that something is let go.
     freed: Notify,
 }
 
@@ -100,7 +100,7 @@ impl Budget {
         }
         loop {
             let mut freed = pin!(self.0.freed.notified());
-            // Before the look, so that what is let go in between is heard of.
+            // Registered before the budget is asked, so that nothing that is let go in between is missed.
             freed.as_mut().enable();
             if let Some(held) = self.hold(client, amount) {
                 return Some(held);
@@ -126,7 +126,7 @@ impl Shared {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a client can hold that is alone.
+    /// The most that a client can hold when no other client holds anything.
     fn most_for(&self, client: Client) -> u64 {
         match client {
             Client::Local => self.most.saturating_add(self.reserve),
@@ -219,7 +219,7 @@ impl Held {
         self.amount
     }
 
-    /// Holds `more` as well; false where that is too much now, and then nothing has changed.
+    /// Holds `more` as well. Returns false, and changes nothing, where that is too much now.
     #[must_use]
     pub fn grow(&mut self, more: u64) -> bool {
         let is_taken = self.budget.take(self.client, more);
@@ -247,7 +247,7 @@ impl Held {
         is_passed
     }
 
-    /// The same bytes, counted here until the last who has a part of them has let it go.
+    /// Wraps `bytes` so that they are counted until the last clone or slice of them is dropped.
     pub fn keep(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
         Bytes::from_owner(Counted { bytes, _held: self })
     }

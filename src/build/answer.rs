@@ -1,8 +1,8 @@
-//! What all who asked for a build are told when it is over. Its JSON is written once for all of them,
+//! The answer that all clients of a build get when it is over. Its JSON is written once for all of them,
 //! counted once, and let go with the last of them.
 //!
-//! Askers are told different things of one build: that they were coalesced, or nothing of the log. So
-//! the JSON is handed out in slices, between which each asker's own words stand.
+//! Clients get different JSON of one build: with or without the log, coalesced or not. So the shared JSON
+//! is handed out in slices, and what differs is put between them for each client.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -17,7 +17,7 @@ use super::used::Noted;
 use crate::budget::Held;
 
 /// JSON up to this size is kept with the answer, because cached jobs are asked for again and again.
-/// What is larger is written anew when all who were told it are gone.
+/// Larger JSON is dropped with the last client that has it, and written anew for the next.
 const KEPT: usize = 16 << 10;
 
 /// A build that is over, as its askers are told. Clones share everything.
@@ -28,15 +28,15 @@ pub struct BuildAnswer(Arc<Inner>);
 struct Inner {
     info: Arc<BuildInfo>,
     kept: OnceLock<Text>,
-    /// What is too large to be kept, as long as an asker has it. Std, held while it is written, so that it
-    /// is written once.
+    /// JSON that is too large to be kept, as long as a client has it. Std, held while it is written, so that
+    /// it is written once.
     shared: Mutex<Weak<Whole>>,
     /// Told when it is there.
     written: Notify,
     noted: Noted,
 }
 
-/// JSON, and where an asker's own words stand in it.
+/// JSON, and the places in it where clients get different bytes.
 #[derive(Clone, Debug)]
 struct Text {
     json: Bytes,

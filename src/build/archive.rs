@@ -5,8 +5,8 @@
 //! format (type `S`), which GNU tar, bsdtar and the tar modules of Python and Go read; else its holes
 //! are sent as zeros. Several names of one file are one file and hard links to it.
 //!
-//! It is made as it is read: between two pieces it is a value that holds no thread. What it holds is
-//! counted for its client.
+//! It is made while the client reads it: between two pieces it is a plain value that occupies no thread.
+//! The bytes that it holds are counted for its client.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -392,7 +392,7 @@ fn pieces(
     if u64::try_from(stat.st_blocks).unwrap_or(0) * 512 >= size {
         return Ok(None);
     }
-    // The list, and the blocks that tell it.
+    // The list, and the blocks in which it is written.
     let most = match may_hold(held, linked + PIECES * 3 * size_of::<Piece>()) {
         true => PIECES,
         false => FEW_PIECES,

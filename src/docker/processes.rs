@@ -3,10 +3,9 @@
 //! The Engine says nothing of that. The kernel counts refusals in the file `pids.events` of the
 //! container's cgroup, which is made while the container is started and removed some ten milliseconds
 //! after the end of its last process. (It notifies those who watch the file as well, but with version 1
-//! of cgroups not since Linux 6.11.) So the count is read each time that the process has ended which
-//! the cgroup names first, that is mostly once, at the end of the container's first process, and when the
-//! container prints something. Where the Engine's cgroups cannot be seen, as with an Engine in a
-//! container of its own, nothing is known.
+//! of cgroups not since Linux 6.11.) So the count is read when the container prints something, and when
+//! the process ends that the cgroup lists first: mostly once, at the end of the container's first process.
+//! Where the Engine's cgroups cannot be seen, as with an Engine in a container of its own, nothing is known.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -161,7 +160,7 @@ impl Changes {
         let _ = inotify::add_watch(&self.inotify, path, flags);
     }
 
-    /// Waits until something has changed, whatever it is: who waits looks.
+    /// Waits until something has changed; the caller looks what it is.
     async fn next(&mut self) {
         let mut events = [0; EVENT_BUFFER];
         while self.inotify.readable().await.is_ok() {

@@ -46,9 +46,9 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Reads `directory` on from the cookie `from` (0: from its beginning), for `walk`. `keep` is told of
-    /// each entry and says whether its name is to be in the page; it is told of as many entries as it
-    /// takes until one is. `fault` says that the directory could not be read.
+    /// Reads `directory` on from the cookie `from` (0: from its beginning), for `walk`. `keep` is called
+    /// for each entry and says whether its name is to be in the page; it is called for as many entries as
+    /// it takes until one is. `fault` says that the directory could not be read.
     ///
     /// # Errors
     /// What `fault` makes, and what `keep` returns.

@@ -1,4 +1,4 @@
-//! Every entry of a tree, told one after the other in memory that does not grow with the tree; and one
+//! Every entry of a tree, one after the other, in memory that does not grow with the tree; and one
 //! entry that is named by its path.
 //!
 //! A directory comes before what is in it, and its entries in the order of their bytes, as far as the
@@ -83,7 +83,7 @@ pub struct Walk {
     names: Names,
     /// The directories from the root to where it is.
     levels: Vec<Page>,
-    /// The entry that was told last.
+    /// The entry that was returned last.
     last: CString,
     /// Whether that is a directory, which is entered next.
     is_entering: bool,
@@ -112,8 +112,8 @@ impl Walk {
         Ok(walk)
     }
 
-    /// The next entry; `None` after the last. No link is followed; what is mounted in there is told and
-    /// not entered.
+    /// The next entry; `None` after the last. No link is followed; what is mounted in there is returned
+    /// and not entered.
     ///
     /// # Errors
     /// When a directory cannot be read. The walk is of no use after that.
@@ -169,7 +169,7 @@ impl Walk {
         self.descent.path_bytes()
     }
 
-    /// Goes into the directory that was told last.
+    /// Goes into the directory that was returned last.
     fn enter(&mut self) -> io::Result<()> {
         match open_directory(self.descent.here(), &self.last) {
             Ok((directory, _)) => self.descent.enter(&self.last, directory),

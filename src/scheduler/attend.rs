@@ -31,8 +31,8 @@ const PIECES_AT_ONCE: usize = 64;
 /// disk is saturated takes some more. After that it is removed by force.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the Engine may take to say whether a container had ended at its deadline. One that does not say
-/// has not told that it ended either.
+/// How long the Engine may take to say whether a container had ended at its deadline. Without an answer the
+/// container counts as running.
 const FATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that the Engine may store of a build's output for each byte of its `log_limit`. Lines of a few
 /// bytes, which need most, are stopped by it before they are as many as the limit.
@@ -71,8 +71,8 @@ impl Making {
         }
     }
 
-    /// The same until an Engine has had time enough that answers whether it is there, but not what is asked
-    /// of the container: the error says which limit the build has passed by that, if it is not stopped.
+    /// The same, with a time limit: for an Engine that answers pings, but no request about the container.
+    /// The error says which limit the build has passed meanwhile, if it is not stopped.
     async fn attend_in_time(
         &mut self,
         container: &str,

@@ -1,4 +1,4 @@
-//! How a build ends: run to its end or not, its result put in place, its waiters told, its container
+//! How a build ends: run to its end or not, its result put in place, its waiters notified, its container
 //! removed. After a panic, too.
 
 use std::panic::AssertUnwindSafe;
@@ -196,7 +196,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     });
     let finished = finished.await;
     faults::point("finished");
-    // First, so that who waited for the end and asks again finds the place free.
+    // First, so that a client that waited for the end and asks again finds the place free.
     shared.leave_queue(&live);
     let settling = match finished {
         Ok(Ok((info, finished))) => {
@@ -229,7 +229,7 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     }
 }
 
-/// Tells of a build whose end the disk does not take: it stays pending.
+/// Logs that the end of a build could not be written to the disk: the build stays pending.
 fn unfinished(live: &Live, error: build::Error) {
     tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
     live.end_rejected(error.into());

@@ -229,7 +229,7 @@ impl Making {
     }
 
     /// The same for work that may take long: where the daemon ends, the build's end is wanted, or its
-    /// stage has taken too long, the work is told to give up.
+    /// stage has taken too long, the work is interrupted.
     pub(super) async fn on_disk_for_long<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut PendingBuild) -> Result<T, Halt> + Send + 'static,

@@ -1,8 +1,8 @@
-//! What faces read: builds, lists, logs, projects. Only a few are read at a time, and what a build needs
-//! waits for none of them.
+//! Reads for HTTP and D-Bus clients: builds, lists, logs, projects. Only a few run at a time, and no build
+//! waits for them.
 //!
-//! A turn belongs to the thread that reads and not to its asker: it is given back when the thread is
-//! done, whether or not the asker is still there.
+//! A turn belongs to the thread that reads and not to the client: it is given back when the thread is
+//! done, whether or not the client is still there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::project::ProjectName;
 const WALKS: usize = 4;
 /// Records that are read at once: each may hold 16 MiB of params, as text and as values.
 const RECORDS: usize = 2;
-/// Other looks at the disk at once, a thread each: few of the 512 that builds have, too.
+/// Other reads of the disk at once, a thread each: few of the 512 threads, which builds need as well.
 const LOOKS: usize = 16;
 
-/// Who reads for strangers.
+/// How many reads of each kind may run at once.
 #[derive(Debug)]
 pub(super) struct Readers {
     walks: Arc<Semaphore>,
@@ -31,7 +31,7 @@ pub(super) struct Readers {
     looks: Arc<Semaphore>,
 }
 
-/// The right to have what was read from a record. Others wait for it.
+/// Permission to hold what was read from a record. Other readers wait until it is dropped.
 #[derive(Debug)]
 pub struct Turn(
     #[expect(dead_code, reason = "held until it is dropped")] Arc<OwnedSemaphorePermit>,
@@ -56,7 +56,7 @@ impl Readers {
         in_turn(&self.walks, work).await.map(|(done, _)| done)
     }
 
-    /// Reads a record; others do when the turn is given back.
+    /// Reads a record. The next record is read when the returned turn is dropped.
     pub(super) async fn record<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -64,7 +64,7 @@ impl Readers {
         in_turn(&self.records, work).await
     }
 
-    /// Looks at something small.
+    /// Reads something small from the disk.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

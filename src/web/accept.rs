@@ -9,7 +9,7 @@ use rustix::io::Errno;
 pub(super) enum After {
     /// To accept the next one: this client is gone, or the network has taken it from us.
     Next,
-    /// To accept again when something was let go: descriptors or memory are short.
+    /// To accept again when descriptors or memory, of which there are too few, were freed.
     Room,
     /// Nothing: there is no listening socket any more.
     Nothing,
@@ -39,7 +39,7 @@ pub(super) fn after(error: &io::Error) -> After {
         | Errno::PERM
         | Errno::PROTO
         | Errno::TIMEDOUT => After::Next,
-        // It may come again at once, and the pause keeps it from taking all our time.
+        // It may come again at once; the pause keeps the loop from using a whole processor.
         _ => After::Room,
     }
 }

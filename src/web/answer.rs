@@ -84,10 +84,10 @@ impl Room {
         held.ok_or_else(Refusal::holds_too_much)
     }
 
-    /// The same for what is under way already: it waits until others let go, [`PATIENCE`] at most.
+    /// The same for an answer that is under way: it waits until other clients let go, [`PATIENCE`] at most.
     ///
     /// # Errors
-    /// 503 where that is too long, or would be for ever.
+    /// 503 where that takes longer, or where `bytes` is more than the client can ever hold.
     pub(super) async fn wait(&self, bytes: u64) -> Result<Held, Refusal> {
         let waiting = self.budget.wait(self.client, bytes);
         let held = tokio::time::timeout(PATIENCE, waiting).await;

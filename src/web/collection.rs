@@ -21,7 +21,7 @@ pub(super) async fn collect(web: &Web, asked: Asked) -> Result<Response<Body>, R
     let request = GcRequest::read(&body.bytes)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
     drop(body);
-    // Before anything goes: what went must be told.
+    // Before anything is removed: the answer that lists it must not be refused afterwards.
     let held = list::hold(&room)?;
     let collection = web
         .scheduler

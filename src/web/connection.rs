@@ -27,8 +27,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(8);
 /// Probes without an answer before the connection is given up, where the next bound does not do so first.
 const KEEPALIVE_PROBES: u32 = 4;
 /// A client whose kernel does not acknowledge what it was sent, or a probe, for so long has vanished. With
-/// the 15 s in which an event stream sends something it is less than two minutes; it is longer than a
-/// client may take nothing, so that a slow one is not taken for one that has vanished.
+/// the 15 s after which an event stream sends something, it is less than two minutes. It is longer than a
+/// client may read nothing, so that a slow client does not count as vanished.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(90);
 /// Bytes that the kernel takes of us before it can send them. It bounds what it holds for a client that
 /// does not read, and shows in small steps how fast a client reads: without it the kernel takes megabytes

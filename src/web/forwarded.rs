@@ -1,4 +1,4 @@
-//! Whom a trusted proxy speaks for: `Forwarded` (RFC 7239), `X-Forwarded-For`, the PROXY protocol.
+//! The client that a trusted proxy speaks for: `Forwarded` (RFC 7239), `X-Forwarded-For`, the PROXY protocol.
 //!
 //! Each proxy adds the address that it was asked from at the end; what stands before that a client may
 //! have written itself. So lists are read from their end, and the first address in it that is not a trusted
@@ -311,7 +311,7 @@ mod tests {
             ("for=_hidden, for=10.1.1.1", Peer::Proxy(ip("10.1.1.1"))),
             ("proto=https", nobody),
             ("for=192.0.2.1;for=192.0.2.2", nobody),
-            // What a client leaves open swallows nothing that a proxy adds.
+            // A quote that a client leaves open does not swallow what a proxy adds.
             ("for=\"198.51.100.9, for=192.0.2.1", client("192.0.2.1")),
             ("for=\"\\, for=192.0.2.1", client("192.0.2.1")),
         ] {

@@ -18,7 +18,7 @@ const USUAL: u64 = 8 << 10;
 /// A body whose length is not known.
 const UNKNOWN: u64 = u64::MAX;
 
-/// What those who serve a connection tell each other of its requests; one task uses it.
+/// What is known of a connection's requests; shared by the parts that serve it, in one task.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     /// Bytes of a request's body that are still to be read: they are no part of a head.

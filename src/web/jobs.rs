@@ -29,7 +29,7 @@ use crate::scheduler::{self, Submission, Ticket};
 const MAX_BODY: usize = 16 << 20;
 /// Most requests are smaller than this.
 pub(super) const SMALL_BODY: usize = 64 << 10;
-/// What a client that waits for a build holds: its ticket, and its turn to be told.
+/// What a client that waits for a build holds: its ticket, and its place among the waiters.
 const WAITING: u64 = 1 << 10;
 /// A list without `limit`, and its largest.
 const PAGE: usize = 1_000;
@@ -201,7 +201,7 @@ pub(super) async fn read(
         return Err(too_large());
     }
     let mut held = budget.hold(client, length).ok_or_else(bodies_full)?;
-    // Said is not sent: what is only said takes nothing from others.
+    // A length that is only announced is not counted: it takes nothing from other clients.
     held.shrink_to(0);
     let (mut bytes, mut pace) = (Vec::new(), Pace::default());
     loop {
@@ -359,7 +359,7 @@ pub(super) async fn show(
     {
         let _waiting = room_of_builds(web, asked).hold(WAITING)?;
         let answer = end_of(ticket, asked.half_closed()).await?;
-        // All who waited are told it as it ended. Of a rebuild that failed, the build of before stays in
+        // All who waited get it as it ended. Of a rebuild that failed, the build of before stays in
         // its place; what was found in the cache after all is shown as it is there.
         if !answer.info().cached {
             if !wants_json {

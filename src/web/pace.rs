@@ -1,4 +1,4 @@
-//! How slowly a client may take what it is sent, and send what it is asked for.
+//! How slowly a client may read its answer and send its request.
 //!
 //! Time counts only while the server waits for the client: while it has bytes to send and the socket
 //! takes none, or while it wants the rest of a body. A stream that has nothing to send, and a request
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(pace.wait(begun), begun + PERIOD);
         // Asked again it is no later.
         assert_eq!(pace.wait(begun + seconds(5)), begun + PERIOD);
-        // A byte now and then buys no time.
+        // A few bytes now and then do not extend the period.
         pace.moved(begun + seconds(50), 1);
         // Nor does it count that there was nothing to wait for.
         let later = begun + seconds(5_000);

@@ -1,9 +1,9 @@
 //! A body that gives out one chunk at a time.
 //!
-//! hyper takes chunks of a body until its write buffer is full, whether or not the client reads. Here
-//! the next chunk is given out when the one before was let go, which is when the kernel has taken it.
-//! One more is read ahead, so that disk and line work at the same time. So a client that reads nothing
-//! costs two chunks and what the stream itself holds.
+//! hyper takes chunks of a body until its write buffer is full, whether or not the client reads. This body
+//! gives out the next chunk only when the one before was dropped, which is when the kernel has taken it.
+//! One more chunk is read ahead, so that disk and network work at the same time. So a client that reads
+//! nothing costs two chunks and what the stream itself holds.
 
 use std::io;
 use std::pin::Pin;

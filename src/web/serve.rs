@@ -28,7 +28,7 @@ use crate::faults;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// What is being answered when the daemon ends has this long.
 const GRACE: Duration = Duration::from_secs(5);
-/// What is told where there is no place.
+/// The sentence of the 503 where there is no place.
 const NO_PLACE: &str = "too many connections at once; try again later";
 
 /// A socket that clients connect to.
@@ -221,7 +221,7 @@ impl Accepting {
     }
 }
 
-/// Where clients come.
+/// A listening socket, and room for refusing its connections.
 struct Entrance {
     listener: Listener,
     /// For connections that are refused. Each loop has its own, so that clients over TCP keep no client
@@ -264,7 +264,7 @@ impl Entrance {
     }
 }
 
-/// Who has come.
+/// A connection that was accepted.
 struct Accepted {
     connection: Connection,
     peer: Peer,

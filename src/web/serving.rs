@@ -75,7 +75,7 @@ pub(super) trait Service: Clone + Send + Sync + 'static {
 pub(super) enum Place {
     /// A place.
     Held { place: Held },
-    /// None: what it has until it was told so is bounded as well.
+    /// No place: the room in which it is refused is bounded as well.
     Refused { _room: OwnedSemaphorePermit },
 }
 
@@ -90,7 +90,7 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Serves until the client or the server has enough of it.
+    /// Serves until the client or the server ends the connection.
     pub(super) async fn serve(mut self, service: impl Service) {
         let patience = match self.is_refused {
             true => REFUSED_PATIENCE,
@@ -105,7 +105,7 @@ impl Serving {
                 tokio::time::sleep(FIRST_REQUEST).await;
             } => return,
         };
-        // Else it has said nothing, or is gone.
+        // Otherwise it has sent nothing in time, or is gone.
         if let Ok(Ok((before, named))) = begun {
             if let Some(address) = named {
                 self.speaks_for(address, &service);
@@ -240,7 +240,7 @@ impl Serving {
             // that are answered.
             biased;
             () = gone.as_mut() => return None,
-            // A client that breaks off is its own affair.
+            // Where the client breaks off, nothing is to be done.
             served = served.as_mut() => return Some(served),
             () = self.stop.cancelled() => {}
         }

@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(outside.metadata().unwrap().mode() & 0o7777, 0o700);
     }
 
-    /// As a colleague can who may write into the target.
+    /// As another user can who may write into the target.
     #[test]
     fn a_link_in_the_place_of_a_stage_leads_no_program_elsewhere() {
         let dir = tempfile::tempdir().unwrap();
