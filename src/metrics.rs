@@ -219,7 +219,7 @@ impl Metrics {
         self.removed_bytes.inc_by(bytes);
     }
 
-    /// Bytes that are held for clients, and of requests and jobs.
+    /// Bytes that are held for clients that read, and for clients that build.
     pub fn record_held(&self, answers: u64, bodies: u64) {
         self.held.set(answers.try_into().unwrap_or(i64::MAX));
         self.bodies.set(bodies.try_into().unwrap_or(i64::MAX));

@@ -64,7 +64,7 @@ pub enum Error {
         "nothing says what is to go: give max_age, max_bytes or min_free, or set one of them in 'gc' of the configuration"
     )]
     NoPolicy,
-    /// Requests and the params of jobs take all the memory that they may.
+    /// There is no room for what would be held for a client that builds.
     #[error("the jobs that wait and run have too many large params; try again later")]
     BodiesFull,
     /// Too many wait until a log is looked through for them.

@@ -79,8 +79,9 @@ use crate::project::{self, Capability, Context, Limits, ProjectName, Projects};
 /// When an Engine that is away is asked again whether it is there.
 const ENGINE_AGAIN: Duration = Duration::from_millis(500);
 
-/// Bytes of requests on their way to us, and of large params of jobs that wait or run. Three quarters of
-/// it take two of the largest requests.
+/// Bytes that are held for clients that build: requests, streams and waits for builds, and large params of
+/// jobs that wait or run. Three quarters of it, which one client may have, are enough for two of the
+/// largest requests.
 const MAX_BODIES: u64 = 48 << 20;
 /// As much more is there for clients of this host alone: one of the largest requests.
 const MAX_LOCAL_BODIES: u64 = 16 << 20;
@@ -204,7 +205,7 @@ struct Shared {
     pausing: tokio::sync::Mutex<()>,
     /// Who reads what is on disk or in the index for strangers.
     readers: Readers,
-    /// What requests and large params take.
+    /// See [`Scheduler::bodies`].
     bodies: Budget,
     /// Who hands out artifacts: [`HANDING_OUT`] at a time.
     handing_out: Arc<Semaphore>,
@@ -408,7 +409,8 @@ impl Scheduler {
             .await
     }
 
-    /// Bytes that requests hold on their way to a job. What does not fit is refused by the face.
+    /// Counts what is held for clients that build: requests, their streams and waits, and large params of
+    /// jobs. The interface refuses what does not fit.
     pub fn bodies(&self) -> &Budget {
         &self.0.bodies
     }

@@ -35,7 +35,7 @@ impl Scheduler {
     pub async fn rebuild_image(&self, project: &ProjectName) -> Result<ImageReport, Error> {
         let (shared, project) = (self.0.clone(), project.clone());
         let stop = self.0.stop.clone();
-        // A task of its own: its client may leave, and an image half-built helps no one.
+        // A task of its own: its client may leave, and an image that is half built is of no use.
         let task = self.0.spawn(async move {
             tokio::select! {
                 rebuilt = shared.rebuild_image(project) => rebuilt,

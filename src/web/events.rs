@@ -27,7 +27,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What a stream holds from its beginning to its end: a piece of a log that is not whole, what was read
 /// behind it, and one event, or some small ones. Five thousand streams that wait for builds fit into
-/// what [`super::Web`] holds for clients.
+/// the 48 MiB that are held for clients that build.
 pub(super) const STREAM: u64 = 9 << 10;
 /// Bytes of events that are sent at once.
 const EVENTS: usize = 1 << 10;
