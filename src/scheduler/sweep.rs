@@ -26,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// How long a daemon that ends waits for the removal of a container. An Engine on a busy host needs some
 /// seconds; the daemon gives all that goes on ten, and then ends. The next start removes what is left.
-const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(8);
+const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How it stands with them.
 #[derive(Debug, Default)]

@@ -8,12 +8,13 @@
 //! socket at once.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{Shutdown, shutdown, sockopt};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown, sockopt};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
@@ -101,8 +102,23 @@ impl Connection {
     }
 
     /// Returns when something has come, or the client sends no more.
+    ///
+    /// # Errors
+    /// When the runtime ends.
     pub(super) async fn readable(&self) -> io::Result<()> {
-        self.ready(Interest::READABLE).await.map(drop)
+        loop {
+            self.ready(Interest::READABLE).await?;
+            // A new connection counts as readable until a look has found nothing.
+            let looked = match &*self.0 {
+                Socket::Tcp(stream) => stream.try_io(Interest::READABLE, || look(stream)),
+                Socket::Unix(stream) => stream.try_io(Interest::READABLE, || look(stream)),
+            };
+            match looked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // What else is wrong the next read tells.
+                _ => return Ok(()),
+            }
+        }
     }
 
     fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -185,6 +201,13 @@ impl Connection {
             Socket::Unix(stream) => stream.ready(interest).await,
         }
     }
+}
+
+/// Whether there is a byte, which stays where it is.
+fn look(socket: impl AsFd) -> io::Result<()> {
+    let mut byte = [0];
+    recv(socket, &mut byte[..], RecvFlags::PEEK)?;
+    Ok(())
 }
 
 /// Waits until `poll` says that it may be tried, and tries, until it is done.

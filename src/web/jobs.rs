@@ -31,6 +31,8 @@ const MAX_BODY: usize = 16 << 20;
 pub(super) const SMALL_BODY: usize = 64 << 10;
 /// What a client that waits for a build holds: its ticket, and its place among the waiters.
 const WAITING: u64 = 1 << 10;
+/// Bytes of the JSON of a build's end that most do not pass.
+const SMALL_END: u64 = 16 << 10;
 /// A list without `limit`, and its largest.
 const PAGE: usize = 1_000;
 
@@ -38,6 +40,15 @@ const PAGE: usize = 1_000;
 /// params of jobs, so that clients that only read do not keep them out.
 fn room_of_builds(web: &Web, asked: &Asked) -> Room {
     Room::new(web.scheduler.bodies().clone(), asked.client)
+}
+
+/// Where the JSON of a build's end is counted: most are small and have room whatever is read meanwhile; the
+/// large ones are read like all that is large.
+fn room_of_end<'a>(bytes: u64, builds: &'a Room, reading: &'a Room) -> &'a Room {
+    match bytes <= SMALL_END {
+        true => builds,
+        false => reading,
+    }
 }
 
 /// `POST /jobs`.
@@ -85,7 +96,9 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     match submission {
         Submission::Cached(answer) if is_async => accepted(&JobState::of(answer.info())),
         Submission::Cached(answer) if wants_events => {
-            let json = answer.json(async |bytes| reading.hold(bytes)).await?;
+            let json = answer
+                .json(async |bytes| room_of_end(bytes, &room, &reading).hold(bytes))
+                .await?;
             // Not the answer itself, whose params may be large.
             let state = JobState::of(answer.info());
             Ok(events::stream(&room, waiting, |events| async move {
@@ -94,7 +107,9 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
             }))
         }
         Submission::Cached(answer) => {
-            let json = answer.json(async |bytes| reading.hold(bytes)).await?;
+            let json = answer
+                .json(async |bytes| room_of_end(bytes, &room, &reading).hold(bytes))
+                .await?;
             Ok(created(json.parts(false, wants_log)))
         }
         Submission::Pending(mut ticket) => {
@@ -106,8 +121,9 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
                     .scheduler
                     .follow(ticket.project(), ticket.id(), 0)
                     .await?;
+                let builds = room.clone();
                 Ok(events::stream(&room, waiting, |events| {
-                    tell(events, ticket, log, half_closed, reading)
+                    tell(events, ticket, log, half_closed, (builds, reading))
                 }))
             } else {
                 drop(info);
@@ -116,7 +132,9 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
                 if answer.info().outcome == Some(Outcome::Errored) {
                     return Err(Refusal::errored(answer.info()));
                 }
-                let json = answer.json(async |bytes| reading.wait(bytes).await).await?;
+                let json = answer
+                    .json(async |bytes| room_of_end(bytes, &room, &reading).wait(bytes).await)
+                    .await?;
                 Ok(created(json.parts(coalesced, wants_log)))
             }
         }
@@ -264,7 +282,7 @@ async fn tell(
     mut ticket: Ticket,
     mut log: LogFollower,
     half_closed: CancellationToken,
-    room: Room,
+    (builds, reading): (Room, Room),
 ) -> Result<(), Gone> {
     let mut is_held = true;
     let mut lines = Lines::new(0);
@@ -310,7 +328,7 @@ async fn tell(
     // Its params are let go before its JSON is counted.
     let coalesced = ticket.coalesced();
     drop(ticket);
-    let json = answer.json(async |bytes| room.wait(bytes).await);
+    let json = answer.json(async |bytes| room_of_end(bytes, &builds, &reading).wait(bytes).await);
     let json = json.await.map_err(|_| Gone)?;
     let parts = json.parts(coalesced, true);
     events.parts("result", parts).await

@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::garbage::settled;
 use crate::support::{
     cli::mistry,
     daemon::{TestDaemon, job, text},
@@ -160,6 +161,8 @@ async fn a_build_without_a_record_is_told_so_and_made_again() {
         (&info["ID"], &json!(false))
     );
     daemon.get(format!("/job/succeed/{id}")).await.expect(200);
+    // Until then the server writes in it.
+    settled(&daemon.home, "succeed", &id).await;
     fs::remove_dir_all(daemon.home.build("succeed", "ready", &id)).unwrap();
     for path in ["job", "artifacts", "log"] {
         let sentence = refused(&daemon, &format!("/{path}/succeed/{id}")).await;

@@ -244,7 +244,7 @@ async fn streams_that_wait_for_one_build_are_cheap_and_all_end_whole() {
     let metrics = daemon.at.ask(Ask::get("/metrics")).await.text();
     let line = metrics
         .lines()
-        .find_map(|line| line.strip_prefix("mistry_held_bytes "));
+        .find_map(|line| line.strip_prefix(BODIES)?.strip_prefix(' '));
     let held: u64 = line.unwrap().parse().unwrap();
     // What each holds, whatever it says; five thousand of them fit into 48 MiB.
     assert!(held >= STREAMS as u64 * (9 << 10), "{held} bytes");
