@@ -26,7 +26,7 @@ test: ## everything, the real worlds included (Docker, Btrfs, sshd, rsync): need
 	$(with) $(CARGO) test --locked
 
 soak: ## the same, with what is repeated repeated many more times; then the fuzz targets and the HTTP contract
-	MISTRY_SOAK=1 $(with) $(CARGO) test --locked
+	MISTRY_SOAK=1 $(with) $(CARGO) test --locked -- --include-ignored
 	CARGO="$(CARGO)" fuzz/run
 	CARGO="$(CARGO)" $(with) fuzz/contract
 

@@ -306,12 +306,17 @@ impl BuildInfo {
         self.container_stderr = None;
         let mut room = MAX_LISTED_PARAMS;
         for value in self.params.values_mut().flatten() {
+            // In JSON, where a control character takes six bytes.
             let most = MAX_LISTED_VALUE.min(room);
-            if value.len() > most {
-                let cut = (0..=most).rev().find(|at| value.is_char_boundary(*at));
-                *value = format!("{}…", &value[..cut.unwrap_or(0)]).into();
+            let mut bytes = 0;
+            let cut = value.char_indices().find(|(_, letter)| {
+                bytes += letter_in_json(*letter);
+                bytes > most
+            });
+            if let Some((at, _)) = cut {
+                *value = format!("{}…", &value[..at]).into();
             }
-            room = room.saturating_sub(value.len());
+            room = room.saturating_sub(bytes);
         }
     }
 
@@ -468,6 +473,20 @@ fn shown_params<'de, D: Deserializer<'de>>(
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
+/// Bytes of a letter in a string of JSON, which writes some control characters as six.
+fn letter_in_json(letter: char) -> usize {
+    match letter {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        '\0'..' ' => 6,
+        letter => letter.len_utf8(),
+    }
+}
+
+/// Bytes of a text as a string of JSON.
+pub(super) fn in_json(text: &str) -> usize {
+    text.chars().map(letter_in_json).sum::<usize>() + 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -543,6 +562,14 @@ mod tests {
                 .info
                 .complete(&"p".parse().unwrap(), id(), State::Ready, String::new());
             assert_eq!(record.info.outcome, Some(outcome), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_text_in_json_is_known_beforehand() {
+        let control: String = ('\0'..='\u{80}').collect();
+        for text in ["", "é\"\\/", &control] {
+            assert_eq!(in_json(text), serde_json::to_string(text).unwrap().len());
         }
     }
 }

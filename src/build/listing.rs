@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
 
+use super::info::in_json;
 use super::{BuildInfo, Place};
 
 /// Bytes of answers to cached jobs that are remembered: dozens with full logs, or a thousand small.
@@ -77,28 +78,5 @@ impl Listing {
         }
         let json = write(&self.0.info)?;
         Ok(self.0.json.get_or_init(|| json))
-    }
-}
-
-/// Bytes of a text as a string of JSON, which writes some control characters as six.
-pub(super) fn in_json(text: &str) -> usize {
-    let bytes = text.bytes().map(|byte| match byte {
-        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
-        0..0x20 => 6,
-        _ => 1,
-    });
-    bytes.sum::<usize>() + 2
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_length_of_a_text_in_json_is_known_beforehand() {
-        let control: String = ('\0'..='\u{80}').collect();
-        for text in ["", "é\"\\/", &control] {
-            assert_eq!(in_json(text), serde_json::to_string(text).unwrap().len());
-        }
     }
 }

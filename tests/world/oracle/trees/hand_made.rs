@@ -18,9 +18,10 @@ use crate::support::daemon::Setup;
 use crate::support::http::ask;
 use crate::support::{Place, most_resident};
 
-/// What a daemon may take more for a large tree, in kB: the names of its directories would be more, and
+/// What a daemon may take more for a large tree, in kB. A page of a directory, which is made whole, takes most
+/// of it, however many names there are; all names of the directories would be more, and
 /// their whole paths a hundred megabytes.
-const GROWTH: u64 = 8 * 1024;
+const GROWTH: u64 = 12 * 1024;
 
 /// Makes directories one in another beneath `root`; the deepest.
 fn descend(root: &Path, names: &[String]) -> File {
