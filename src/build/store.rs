@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -34,6 +34,8 @@ use crate::project::{Context, ProjectName};
 
 /// Directories of builds, as umask 0027 leaves them.
 const DIRECTORY_MODE: u32 = 0o750;
+/// Bytes of a record that lists read one at a time.
+const LARGE_RECORD: u64 = 256 << 10;
 
 /// All builds under one build path, which no other daemon holds meanwhile.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct BuildStore {
     /// What cached jobs are answered, and what lists show.
     answers: Recent<BuildAnswer>,
     listings: Recent<Listing>,
+    /// Held while a list reads a large record.
+    large: Mutex<()>,
     pub(super) tallies: Tallies,
     /// Held while builds are marked as durable.
     pub(super) settling: Mutex<()>,
@@ -77,6 +81,7 @@ impl BuildStore {
             index: Index::new(),
             answers: Recent::new(MAX_ANSWERS),
             listings: Recent::new(MAX_LISTINGS),
+            large: Mutex::new(()),
             tallies: Tallies::default(),
             settling: Mutex::new(()),
             images: Mutex::new(()),
@@ -259,6 +264,9 @@ impl BuildStore {
         if let Some(listing) = self.listings.get(id, found) {
             return Ok(Some(listing));
         }
+        // One after the other, because a record takes several times its size while it is read.
+        let _turn = (found.size > LARGE_RECORD)
+            .then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
         let Some(info) = self.read_ready(project, id)? else {
             return Ok(None);
         };
@@ -475,8 +483,14 @@ impl BuildStore {
     }
 
     /// At most `limit` builds, newest first and abridged, with the place that the next page
-    /// begins after. `None` as that place: there are no more.
-    pub fn list(&self, filter: &Filter, limit: usize) -> (Vec<Listing>, Option<Place>) {
+    /// begins after. `None` as that place: there are no more. Pending builds are shown as `live` knows
+    /// them, and where it does not, as they are on disk.
+    pub fn list(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        live: impl Fn(&ProjectName, JobId) -> Option<Arc<BuildInfo>>,
+    ) -> (Vec<Listing>, Option<Place>) {
         let page = self.index.page(filter, limit.saturating_add(1));
         let next = (page.len() > limit)
             .then(|| {
@@ -484,12 +498,16 @@ impl BuildStore {
                     .map(|(place, _)| place.clone())
             })
             .flatten();
-        (self.listings(page.into_iter().take(limit)), next)
+        (self.listings(page.into_iter().take(limit), live), next)
     }
 
     /// What is at these places, as lists show it; what is gone meanwhile, or cannot be read, is passed
     /// over.
-    pub(super) fn listings(&self, places: impl Iterator<Item = (Place, State)>) -> Vec<Listing> {
+    fn listings(
+        &self,
+        places: impl Iterator<Item = (Place, State)>,
+        live: impl Fn(&ProjectName, JobId) -> Option<Arc<BuildInfo>>,
+    ) -> Vec<Listing> {
         let mut builds = Vec::new();
         let mut builds_of: Option<(ProjectName, OwnedFd)> = None;
         for (place, state) in places {
@@ -503,9 +521,13 @@ impl BuildStore {
                     .map(|open| (place.project.clone(), open));
             }
             let found = match state {
-                State::Pending => self
-                    .find(&place.project, place.id)
-                    .map(|info| info.map(Listing::new)),
+                State::Pending => match live(&place.project, place.id) {
+                    // Its record is as old as its last step, and read anew for each list.
+                    Some(info) => Ok(Some(Listing::new(BuildInfo::clone(&info)))),
+                    None => self
+                        .find(&place.project, place.id)
+                        .map(|info| info.map(Listing::new)),
+                },
                 State::Ready => match &builds_of {
                     Some((_, open)) => self
                         .listing(open.as_fd(), &place.project, place.id)

@@ -563,10 +563,10 @@ impl Shared {
     }
 
     /// What every live job is doing, by id.
-    fn live_infos(&self) -> HashMap<String, Arc<BuildInfo>> {
+    fn live_infos(&self) -> HashMap<JobId, Arc<BuildInfo>> {
         let queue = self.queue();
-        let now = queue.all().filter_map(|live| live.now());
-        now.map(|info| (info.id.clone(), info)).collect()
+        let now = queue.all().filter_map(|live| Some((live.id, live.now()?)));
+        now.collect()
     }
 
     /// True while a live job has its place in the queue.

@@ -172,15 +172,8 @@ impl Scheduler {
         self.0.adopted.wait().await;
         let shared = self.0.clone();
         let walking = self.0.readers.walk(move || {
-            let (mut builds, next) = shared.store.list(&filter, limit);
-            let live = shared.live_infos();
-            for listing in builds.iter_mut().filter(|_| !live.is_empty()) {
-                // The record of a live build is as old as its last step.
-                if let Some(now) = live.get(&listing.info().id) {
-                    *listing = Listing::new(BuildInfo::clone(now));
-                }
-            }
-            (builds, next)
+            let live = |project: &ProjectName, id| shared.live(project, id)?.now();
+            shared.store.list(&filter, limit, live)
         });
         walking.await
     }
@@ -270,7 +263,7 @@ impl Scheduler {
             let newest = shared.store.newest().into_iter();
             let live = shared.live_infos();
             let newest = newest.map(|(project, (id, started, outcome))| {
-                let newest = match live.get(&id.to_string()) {
+                let newest = match live.get(&id) {
                     Some(now) => (now.started_at, now.phase, now.outcome),
                     None => (started, None, outcome),
                 };

@@ -174,6 +174,20 @@ async fn the_stream_of_a_failed_or_broken_build_ends_with_its_result_too() {
     }
 }
 
+/// A record with megabytes of params would be read for each list again.
+#[tokio::test]
+async fn a_list_shows_a_live_build_without_its_record() {
+    let daemon = TestDaemon::with(&["slow"]).await;
+    daemon.home.engine.hold("start");
+    let id = daemon.submit(job("slow")).await;
+    daemon.home.engine.wait_for("start", 1).await;
+    let pending = daemon.home.build("slow", "pending", &id);
+    std::fs::write(pending.join("build_info.json"), "unreadable").unwrap();
+    let list = daemon.get("/index/").await.expect(200).json();
+    assert_eq!(list[0]["id"], json!(id));
+    assert_eq!(list[0]["state"], "pending");
+}
+
 #[tokio::test]
 async fn the_index_is_newest_first_in_pages_and_filtered() {
     let daemon = TestDaemon::with(&["succeed", "exit-code", "slow"]).await;
