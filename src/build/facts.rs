@@ -1,5 +1,6 @@
 //! What is kept in memory of each build: as much as ordering, filtering and reckoning need.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,8 +15,8 @@ const MAX_TEXT: usize = 256;
 pub struct Facts {
     /// Pending or ready.
     pub state: State,
-    /// The group, or "".
-    pub group: Box<str>,
+    /// Its project and group. Builds of one group share it.
+    pub(super) group: Arc<Group>,
     /// How it ended, once it has.
     pub outcome: Option<Outcome>,
     /// It began as a clone of its group's latest.
@@ -26,7 +27,16 @@ pub struct Facts {
     pub finished: Option<Timestamp>,
     /// Bytes on disk that no other build shared when it was measured; 0 before.
     pub own: u64,
-    /// What a search looks at: project, group and params, in lower case.
+    /// What a search looks at besides the group: the params in lower case.
+    text: Box<str>,
+}
+
+/// A group of a project, or its builds without one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Group {
+    /// The group, or "".
+    pub(super) name: Box<str>,
+    /// What a search looks at: project and group in lower case.
     text: Box<str>,
 }
 
@@ -35,7 +45,12 @@ impl Facts {
     pub(super) fn of(info: &BuildInfo, own: Option<u64>) -> Facts {
         Facts {
             state: info.state,
-            group: info.group.as_str().into(),
+            group: Arc::new(Group {
+                name: info.group.as_str().into(),
+                text: format!("{} {}", info.project, info.group)
+                    .to_lowercase()
+                    .into(),
+            }),
             outcome: info.outcome,
             incremental: info.incremental,
             took: u64::try_from(info.duration).ok().map(Duration::from_nanos),
@@ -49,29 +64,29 @@ impl Facts {
     pub(super) fn holds(&self, words: &[String], id: impl Fn() -> String) -> bool {
         words.iter().all(|word| {
             let is_digits = word.bytes().all(|byte| byte.is_ascii_hexdigit());
-            self.text.contains(word.as_str()) || (is_digits && id().starts_with(word.as_str()))
+            [&self.group.text, &self.text]
+                .iter()
+                .any(|text| text.contains(word.as_str()))
+                || (is_digits && id().starts_with(word.as_str()))
         })
     }
 }
 
 fn text(info: &BuildInfo) -> Box<str> {
-    let mut text = format!("{} {} ", info.project, info.group).to_lowercase();
-    let names = text.len();
-    for (name, value) in &info.params {
+    let params = info.params.iter().flat_map(|(name, value)| {
         let value = value.as_deref().unwrap_or_default();
-        let left = (names + MAX_TEXT).saturating_sub(text.len());
-        if left == 0 {
-            break;
-        }
-        let pair = [name.as_str(), "=", value, " "];
-        let letters = pair.iter().flat_map(|part| part.chars());
-        let mut taken = 0;
-        text.extend(letters.flat_map(char::to_lowercase).take_while(|letter| {
-            taken += letter.len_utf8();
-            taken <= left
-        }));
-    }
-    text.into()
+        [name.as_str(), "=", value, " "]
+    });
+    let letters = params.flat_map(str::chars).flat_map(char::to_lowercase);
+    let mut bytes = 0;
+    let text: String = letters
+        .take_while(|letter| {
+            bytes += letter.len_utf8();
+            bytes <= MAX_TEXT
+        })
+        .collect();
+    // A copy, since a buffer that is cut to its length leaves a gap in the heap.
+    text.as_str().into()
 }
 
 #[cfg(test)]
@@ -117,6 +132,6 @@ mod tests {
             info.params
                 .insert(name.to_owned(), Some("é".repeat(100_000).into()));
         }
-        assert!(Facts::of(&info, None).text.len() <= MAX_TEXT + 2);
+        assert!(Facts::of(&info, None).text.len() <= MAX_TEXT);
     }
 }

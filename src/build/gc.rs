@@ -12,6 +12,7 @@
 //! used a moment ago ([`JUST_USED`], by a clock that was not set back meanwhile), and the `keep_last` most recently used builds of each project.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -85,8 +86,8 @@ pub struct Candidate {
     pub id: JobId,
     /// Where it is.
     pub shelf: Shelf,
-    /// Its group, or "".
-    pub group: String,
+    /// Its group, or "". Builds of one group share it.
+    pub group: Arc<str>,
     /// When it was last put in place, answered from or read.
     pub used: Timestamp,
     /// When it began and ended; `None` where its record does not say.
@@ -287,14 +288,14 @@ fn nodes(candidates: &[Candidate]) -> Vec<Node> {
     let mut ready = HashMap::new();
     for (at, build) in candidates.iter().enumerate() {
         if build.shelf == Shelf::Ready {
-            ready.insert((&build.project, build.id), at);
+            ready.insert((&build.project, &build.id), at);
         }
     }
     let mut gone = HashMap::new();
     let mut nodes = Vec::with_capacity(candidates.len());
     for build in candidates {
         let bytes = build.bytes.unwrap_or(0);
-        let base = build.base.map_or(Base::None, |base| {
+        let base = build.base.as_ref().map_or(Base::None, |base| {
             let name = (&build.project, base);
             // What was made since under the base's id is another build.
             let is_it = |at: &usize| match (candidates[*at].ran, build.ran) {
@@ -340,7 +341,7 @@ mod tests {
             project: "p".parse().unwrap(),
             id: id(n),
             shelf: Shelf::Ready,
-            group: String::new(),
+            group: "".into(),
             used: at((100 - days) * DAY),
             ran: None,
             bytes: Some(10),

@@ -4,17 +4,17 @@
 //! records of the page that is shown. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::facts::Facts;
+use super::facts::{Facts, Group};
 use super::{BuildInfo, Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -47,7 +47,7 @@ impl Filter {
         let is_group = self
             .group
             .as_ref()
-            .is_none_or(|wanted| **wanted == *facts.group);
+            .is_none_or(|wanted| **wanted == *facts.group.name);
         let is_state = self.state.is_none_or(|wanted| wanted == facts.state);
         let is_outcome = self
             .outcome
@@ -126,6 +126,8 @@ struct Builds {
     order: BTreeMap<Key, Facts>,
     /// When each began: the way from its id to its key.
     started: HashMap<JobId, Timestamp>,
+    /// Their groups, each once.
+    groups: HashSet<Arc<Group>>,
     /// The longest time from a beginning to the end that is told, which is later than the container's
     /// where that ended without us: none that began earlier than that can have ended later.
     longest: Duration,
@@ -156,9 +158,13 @@ impl Index {
             if !news {
                 return;
             }
-            let before = builds.order.remove(&(Reverse(started), place.id));
+            let before = builds.take(&(Reverse(started), place.id));
             // Until it is measured anew.
             facts.own = facts.own.max(before.map_or(0, |facts| facts.own));
+        }
+        match builds.groups.get(&facts.group) {
+            Some(known) => facts.group = known.clone(),
+            None => drop(builds.groups.insert(facts.group.clone())),
         }
         if let Some(finished) = facts.finished {
             let took = finished.duration_since(place.started);
@@ -191,7 +197,7 @@ impl Index {
             return;
         };
         if let Some(started) = builds.started.remove(&id) {
-            builds.order.remove(&(Reverse(started), id));
+            builds.take(&(Reverse(started), id));
         }
     }
 
@@ -206,6 +212,11 @@ impl Index {
 
     /// Says that the first scan is over.
     pub(super) fn completed(&self) {
+        for builds in self.lock().values_mut() {
+            // Filled one by one in no order, it has room for half as many again, which few will use.
+            builds.order = std::mem::take(&mut builds.order).into_iter().collect();
+            builds.started.shrink_to_fit();
+        }
         self.complete.send_replace(true);
     }
 
@@ -368,6 +379,16 @@ impl Index {
 }
 
 impl Builds {
+    /// Takes one out, and its group where no other build is in it.
+    fn take(&mut self, key: &Key) -> Option<Facts> {
+        let facts = self.order.remove(key)?;
+        // The other one is that in the table.
+        if Arc::strong_count(&facts.group) == 2 {
+            self.groups.remove(&facts.group);
+        }
+        Some(facts)
+    }
+
     /// Those that come after a place in the order of all, where `name` is our project.
     fn after(
         &self,
@@ -498,6 +519,36 @@ mod tests {
         index.remove(&"p".parse().unwrap(), place(5, "p", "a").id);
         assert!(index.page(&Filter::default(), 9).is_empty());
         assert!(index.counts().values().all(|(count, _)| *count == 0));
+    }
+
+    #[test]
+    fn a_group_is_there_once_and_as_long_as_it_has_builds() {
+        let index = Index::new();
+        for (second, group, digit) in [(1, "a", "1"), (2, "a", "2"), (3, "b", "3"), (4, "b", "3")] {
+            let info = BuildInfo {
+                group: group.to_owned(),
+                ..BuildInfo::default()
+            };
+            index.put(place(second, "p", digit), Facts::of(&info, None), true);
+        }
+        let groups = || {
+            let projects = index.lock();
+            let mut groups: Vec<_> = projects
+                .values()
+                .flat_map(|of| &of.groups)
+                .cloned()
+                .collect();
+            groups.sort_by(|one, other| one.name.cmp(&other.name));
+            let names = groups.iter().map(|group| group.name.to_string());
+            let shared = groups.iter().map(|group| Arc::strong_count(group) - 2);
+            names.zip(shared).collect::<Vec<_>>()
+        };
+        assert_eq!(groups(), [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+        for digit in ["1", "3"] {
+            let place = place(0, "p", digit);
+            index.remove(&place.project, place.id);
+        }
+        assert_eq!(groups(), [("a".to_owned(), 1)]);
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl BuildStore {
             project: project.clone(),
             id,
             shelf,
-            group: group.to_owned(),
+            group: group.into(),
             used: used::time(&found),
             ran: None,
             bytes: keep.bytes,

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustix::fs::AtFlags;
@@ -106,6 +107,7 @@ impl BuildStore {
         let pending = ids(&pending).map_err(doing("list the builds", &pending))?;
         let pending: HashSet<JobId> = pending.into_iter().collect();
         let mut found = Vec::new();
+        let mut groups = HashSet::new();
         for (shelf, place) in [
             (Shelf::Ready, self.layout.builds(project, State::Ready)),
             (Shelf::Failed, self.layout.all_failed(project)),
@@ -139,11 +141,19 @@ impl BuildStore {
                 });
                 let is_torn = brief.is_none();
                 let brief = brief.unwrap_or_default();
+                let group = match groups.get(brief.group.as_str()) {
+                    Some(known) => Arc::clone(known),
+                    None => {
+                        let group: Arc<str> = brief.group.into();
+                        groups.insert(group.clone());
+                        group
+                    }
+                };
                 found.push(Candidate {
                     project: project.clone(),
                     id,
                     shelf,
-                    group: brief.group,
+                    group,
                     used: used::time(&stat),
                     ran: brief.started_at.zip(brief.finished_at),
                     bytes: brief.bookkeeping.bytes,

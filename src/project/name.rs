@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Longest name, in bytes: a directory name has to fit with room for suffixes.
 const MAX_NAME: usize = 128;
@@ -42,9 +43,9 @@ pub(crate) fn is_word(name: &str, also_first: &[u8]) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
 }
 
-/// `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`: the name of a directory under `projects_path`.
+/// `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`: the name of a directory under `projects_path`. Clones share it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ProjectName(String);
+pub struct ProjectName(Arc<str>);
 
 impl ProjectName {
     /// The name as text; never empty, never `.` or `..`, no separator in it.
@@ -58,7 +59,7 @@ impl FromStr for ProjectName {
 
     fn from_str(name: &str) -> Result<ProjectName, NameError> {
         if is_word(name, b"") {
-            Ok(ProjectName(name.to_owned()))
+            Ok(ProjectName(name.into()))
         } else {
             Err(NameError::new(
                 "project name",
