@@ -87,7 +87,7 @@ pub struct Web {
 
 /// Bytes that are held at once for clients that read: answers that they have not read, streams of logs and
 /// events, lists, trees. With what thousands of connections take, little of a host's memory.
-const HELD_FOR_CLIENTS: u64 = 48 << 20;
+const HELD_FOR_CLIENTS: u64 = 24 << 20;
 /// As much more is there for clients of this host alone: room for one of the largest answers.
 const HELD_FOR_LOCAL: u64 = 16 << 20;
 

@@ -4,15 +4,16 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::budget::Budget;
 
-/// Connections of strangers at once, where descriptors allow it. Each waiting client holds one.
-const MOST: u64 = 8_192;
+/// Connections of strangers at once, where descriptors allow it. Each waiting client holds one. hyper has
+/// two buffers of 8 KiB for each, so that all of them take 32 MiB.
+const MOST: u64 = 2_048;
 /// File descriptors that connections leave to the builds.
 const RESERVED_FILES: u64 = 512;
 /// Descriptors that one connection may take: its own, a lease, a file or two that are read for it.
 const FILES_EACH: u64 = 4;
 /// One of so many places is for clients of this host alone, or so many beyond those of strangers.
 const LOCAL_SHARE: u64 = 16;
-const MOST_LOCAL: u64 = 256;
+const MOST_LOCAL: u64 = 128;
 /// Connections without a place that one accept loop refuses at once. Past it new ones wait in the kernel's
 /// queue.
 const MOST_REFUSED: u64 = 256;
@@ -75,8 +76,8 @@ mod tests {
     #[test]
     fn strangers_leave_places_to_this_host_and_descriptors_to_builds() {
         for (files, strangers, local) in [
-            (u64::MAX, 8_192, 256),
-            (65_536, 8_192, 256),
+            (u64::MAX, 2_048, 128),
+            (65_536, 2_048, 128),
             (4_096, 840, 56),
             (1_024, 120, 8),
             (64, 7, 1),

@@ -28,7 +28,7 @@ pub struct Setup {
     config: Value,
     docker_host: Option<String>,
     user: Option<(u32, u32)>,
-    environment: Vec<(&'static str, String)>,
+    environment: Vec<(String, String)>,
     program: Option<PathBuf>,
     group: Option<PathBuf>,
     word: String,
@@ -89,8 +89,8 @@ impl Setup {
     }
 
     /// A variable in the environment of the daemon.
-    pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Setup {
-        self.environment.push((name, value.into()));
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Setup {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
