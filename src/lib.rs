@@ -12,7 +12,7 @@
 //!   [`config`], [`api`] (the JSON on the line).
 //! - The rooms that touch one world each: [`filesystem`] (trees), [`build`] (the disk under the
 //!   build path), [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`],
-//!   [`pipe`] and [`budget`], which know nothing of the rest.
+//!   [`pipe`], [`budget`] and [`turns`], which know nothing of the rest.
 //! - The heart: [`scheduler`]. Who builds what, when, and who waits for it. Its `pipeline` is
 //!   the story of one build.
 //! - The faces: [`web`] and [`dbus`]. The other end of them: [`client`].
@@ -75,6 +75,9 @@ pub mod pipe;
 
 // What is held for clients has a bound.
 pub mod budget;
+
+// And how many threads read for them.
+pub mod turns;
 
 // Text of strangers on a terminal.
 mod screen;
