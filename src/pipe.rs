@@ -9,14 +9,13 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+
+use crate::turns::ClientTurns;
 
 /// Bytes gathered before they are handed over.
 pub const CHUNK: usize = 64 << 10;
@@ -118,78 +117,68 @@ pub fn read_at(file: &File, offset: u64, most: usize, to: &mut Vec<u8>) -> io::R
     read
 }
 
-/// What `source` gives, as a stream: each call of it is a short blocking task, which begins when the
-/// chunk before was taken.
+/// What `source` gives, as a stream: each call of it is a short blocking task in one of `turns`, which
+/// begins when the chunk before was taken.
 pub fn pulled(
     source: impl Source,
+    turns: ClientTurns,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
-    Pull {
-        idle: Some(Elsewhere(Some(source))),
-        filling: None,
-    }
-}
-
-struct Pull<S: Source> {
-    /// `None` while it is asked, and when it is over.
-    idle: Option<Elsewhere<S>>,
-    filling: Option<JoinHandle<Filled<S>>>,
-}
-
-/// What was made, and the source if it has more.
-type Filled<S> = io::Result<(Vec<u8>, Option<Elsewhere<S>>)>;
-
-// Nothing in it is pinned.
-impl<S: Source> Unpin for Pull<S> {}
-
-impl<S: Source> Stream for Pull<S> {
-    type Item = io::Result<Bytes>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(filling) = &mut self.filling {
-                let filled = ready!(Pin::new(filling).poll(cx));
-                self.filling = None;
-                // A source that panicked is over.
-                let (bytes, idle) = filled.map_err(io::Error::other)??;
-                self.idle = idle;
-                if !bytes.is_empty() {
-                    return Poll::Ready(Some(Ok(bytes.into())));
-                }
-            }
-            let Some(source) = self.idle.take() else {
-                return Poll::Ready(None);
-            };
-            // Joined above; where the stream is dropped before, it ends by itself.
-            self.filling = Some(tokio::task::spawn_blocking(move || fill(source)));
-        }
-    }
-}
-
-fn fill<S: Source>(mut source: Elsewhere<S>) -> Filled<S> {
-    let mut bytes = Vec::with_capacity(CHUNK);
-    let more = match &mut source.0 {
-        Some(source) => source.fill(&mut bytes),
-        None => Ok(More::No),
+    let idle = Idle {
+        source: Some(source),
+        turns,
     };
-    if matches!(more, Ok(More::Yes)) {
-        return Ok((bytes, Some(source)));
-    }
-    // This thread may block.
-    drop(source.0.take());
-    more.map(|_| (bytes, None))
+    Box::pin(stream::try_unfold(Some(idle), pull))
 }
 
-/// What is dropped by a blocking task: to close files may take its time, and to leave a tree asks the
-/// disk.
-struct Elsewhere<S: Send + 'static>(Option<S>);
+/// The next bytes, and the source if it has more.
+async fn pull<S: Source>(
+    mut idle: Option<Idle<S>>,
+) -> io::Result<Option<(Bytes, Option<Idle<S>>)>> {
+    while let Some(source) = idle {
+        let turns = source.turns.clone();
+        // Where the stream is dropped meanwhile, this ends by itself. A source that panicked is over.
+        let filling = turns.wait(|_turn| source.fill());
+        let (bytes, rest) = filling.await.map_err(io::Error::other)??;
+        if !bytes.is_empty() {
+            return Ok(Some((bytes.into(), rest)));
+        }
+        idle = rest;
+    }
+    Ok(None)
+}
 
-impl<S: Send + 'static> Drop for Elsewhere<S> {
+/// A source between two calls. It is dropped in a turn: to close files may take its time, and to leave a
+/// tree asks the disk.
+struct Idle<S: Send + 'static> {
+    source: Option<S>,
+    turns: ClientTurns,
+}
+
+impl<S: Source> Idle<S> {
+    /// What was made, and the source if it has more. Blocks.
+    fn fill(mut self) -> io::Result<(Vec<u8>, Option<Idle<S>>)> {
+        let mut bytes = Vec::with_capacity(CHUNK);
+        let more = match &mut self.source {
+            Some(source) => source.fill(&mut bytes),
+            None => Ok(More::No),
+        };
+        if matches!(more, Ok(More::Yes)) {
+            return Ok((bytes, Some(self)));
+        }
+        // This thread may block.
+        drop(self.source.take());
+        more.map(|_| (bytes, None))
+    }
+}
+
+impl<S: Send + 'static> Drop for Idle<S> {
     fn drop(&mut self) {
-        if let Some(source) = self.0.take()
+        if let Some(source) = self.source.take()
             && let Ok(runtime) = Handle::try_current()
         {
+            let turns = self.turns.clone();
             // Nothing comes of it that could be waited for.
-            runtime.spawn_blocking(move || drop(source));
+            runtime.spawn(async move { turns.wait(|_turn| drop(source)).await });
         }
     }
 }
@@ -197,7 +186,12 @@ impl<S: Send + 'static> Drop for Elsewhere<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::StreamExt;
+    use crate::budget::Client;
+    use crate::turns::{SCANS, Turns};
+
+    fn turns() -> ClientTurns {
+        Turns::new(SCANS).of(Client::Proxy)
+    }
 
     #[tokio::test]
     async fn everything_written_comes_out_in_order() {
@@ -242,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn a_source_is_asked_until_it_has_no_more() {
         let (dropped, _) = std::sync::mpsc::channel();
-        let chunks: Vec<_> = pulled(Countdown(6, dropped)).collect().await;
+        let chunks: Vec<_> = pulled(Countdown(6, dropped), turns()).collect().await;
         let chunks: Vec<u8> = chunks.into_iter().map(|chunk| chunk.unwrap()[0]).collect();
         assert_eq!(chunks, [6, 5, 3, 2]);
     }
@@ -250,7 +244,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_of_a_source_is_a_failure_of_the_stream_and_its_end() {
         let (dropped, _) = std::sync::mpsc::channel();
-        let mut stream = pulled(Countdown(0, dropped));
+        let mut stream = pulled(Countdown(0, dropped), turns());
         let error = stream.next().await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), "torn");
         assert!(stream.next().await.is_none());
@@ -260,8 +254,9 @@ mod tests {
     async fn a_source_holds_no_thread_while_it_is_not_read_and_is_dropped_by_a_blocking_one() {
         let (dropped, told) = std::sync::mpsc::channel();
         // More than there are blocking threads.
+        let turns = turns();
         let mut streams: Vec<_> = (0..1_000)
-            .map(|_| pulled(Countdown(9, dropped.clone())))
+            .map(|_| pulled(Countdown(9, dropped.clone()), turns.clone()))
             .collect();
         for stream in &mut streams {
             assert_eq!(stream.next().await.unwrap().unwrap()[0], 9);

@@ -11,15 +11,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::record;
 use crate::located::at;
-
-/// Followers that read at once, a thread each while the disk takes: few of the 512 that builds have, too.
-const READERS: usize = 32;
-static READING: Semaphore = Semaphore::const_new(READERS);
+use crate::turns::ClientTurns;
 
 /// How far a log is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,6 +140,8 @@ pub struct LogFollower {
     length: u64,
     tag: String,
     progress: Option<LogProgress>,
+    /// In which it is read.
+    turns: ClientTurns,
 }
 
 /// A name for the log at `path` that holds from its first byte to its removal, whatever is appended to
@@ -163,47 +162,30 @@ fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String>
     Ok(format!("{inode:x}-{birth:x}"))
 }
 
-/// Reads on a thread that may block; no more than [`READERS`] do so at once.
-async fn reading<T: Send + 'static>(
-    read: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let turn = READING.acquire().await.map_err(io::Error::other)?;
-    let reading = tokio::task::spawn_blocking(move || {
-        // The asker may be gone before the disk has answered.
-        let _turn = turn;
-        read()
-    });
-    reading.await?
-}
-
 impl LogFollower {
-    /// Opens the log at `path` for reading from byte `from`. Without `progress`, what is there
-    /// now is all.
+    /// Opens the log at `path` for reading from byte `from` on, in `turns`. Without `progress`, what is
+    /// there now is all. Blocks.
     ///
     /// # Errors
     /// When the file cannot be opened; where the filesystem keeps no times of birth, also when the
     /// build's record beside it cannot be read.
-    pub async fn open(
+    pub fn open(
         path: &Path,
         from: u64,
         progress: Option<LogProgress>,
+        turns: ClientTurns,
     ) -> io::Result<LogFollower> {
-        let path = path.to_owned();
-        let opening = reading(move || {
-            let mut file = File::open(&path).map_err(at(&path))?;
-            // For those who get the file itself.
-            file.seek(SeekFrom::Start(from))?;
-            let metadata = file.metadata()?;
-            let tag = tag(metadata.ino(), metadata.created().ok(), &path)?;
-            Ok((file, metadata.len(), tag))
-        });
-        let (file, length, tag) = opening.await?;
+        let mut file = File::open(path).map_err(at(path))?;
+        // For those who get the file itself.
+        file.seek(SeekFrom::Start(from))?;
+        let metadata = file.metadata()?;
         Ok(LogFollower {
+            tag: tag(metadata.ino(), metadata.created().ok(), path)?,
             file: Arc::new(file),
             at: from,
-            length,
-            tag,
+            length: metadata.len(),
             progress,
+            turns,
         })
     }
 
@@ -296,7 +278,7 @@ impl LogFollower {
         };
         let left = usize::try_from(written.saturating_sub(self.at)).unwrap_or(usize::MAX);
         let (file, at) = (self.file.clone(), self.at);
-        let chunk = reading(move || {
+        let reading = self.turns.wait(move |_turn| {
             let mut chunk = vec![0; left.min(most)];
             let count = loop {
                 match file.read_at(&mut chunk, at) {
@@ -305,9 +287,9 @@ impl LogFollower {
                 }
             };
             chunk.truncate(count);
-            Ok(chunk)
+            Ok::<_, io::Error>(chunk)
         });
-        let chunk = chunk.await?;
+        let chunk = reading.await??;
         self.at += chunk.len() as u64;
         // None are there where the file was cut short: there is no more to wait for.
         Ok((!chunk.is_empty()).then(|| chunk.into()))
@@ -325,6 +307,13 @@ mod tests {
 
     use super::super::{Record, layout};
     use super::*;
+    use crate::budget::Client;
+    use crate::turns::{READS, Turns};
+
+    fn open(path: &Path, from: u64, progress: Option<LogProgress>) -> LogFollower {
+        let turns = Turns::new(READS).of(Client::Local);
+        LogFollower::open(path, from, progress, turns).unwrap()
+    }
 
     async fn all(follower: &mut LogFollower) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -340,19 +329,15 @@ mod tests {
         let path = dir.path().join("log");
         let mut log = BuildLog::new(std::fs::File::create(&path).unwrap(), 0);
         log.append(b"one\n").await.unwrap();
-        let mut early = LogFollower::open(&path, 0, Some(log.progress()))
-            .await
-            .unwrap();
+        let mut early = open(&path, 0, Some(log.progress()));
         assert_eq!(early.next(100).await.unwrap().unwrap(), "one\n");
         let waiting = tokio::spawn(async move { all(&mut early).await });
         log.append(b"\xff two").await.unwrap();
-        let mut late = LogFollower::open(&path, 2, Some(log.progress()))
-            .await
-            .unwrap();
+        let mut late = open(&path, 2, Some(log.progress()));
         drop(log);
         assert_eq!(waiting.await.unwrap(), b"\xff two");
         assert_eq!(all(&mut late).await, b"e\n\xff two");
-        let mut after = LogFollower::open(&path, 100, None).await.unwrap();
+        let mut after = open(&path, 100, None);
         assert_eq!(all(&mut after).await, b"");
     }
 
@@ -366,9 +351,7 @@ mod tests {
         let path = dir.path().join("log");
         for trial in 0..50 {
             let mut log = BuildLog::new(std::fs::File::create(&path).unwrap(), 0);
-            let mut follower = LogFollower::open(&path, 0, Some(log.progress()))
-                .await
-                .unwrap();
+            let mut follower = open(&path, 0, Some(log.progress()));
             let first = vec![b'1'; 200_000];
             // Given up after the first look, at which it may be done on a quick machine.
             let _ = log.append(&first).now_or_never();
@@ -399,16 +382,16 @@ mod tests {
     async fn a_log_keeps_its_tag_and_another_at_its_place_has_another() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("log"), dir.path().join("moved"));
-        let tag = async |path| LogFollower::open(path, 0, None).await.unwrap().tag;
+        let tag = |path| open(path, 0, None).tag;
         std::fs::write(&path, "one").unwrap();
-        let first = tag(&path).await;
+        let first = tag(&path);
         std::fs::rename(&path, &moved).unwrap();
         let file = std::fs::OpenOptions::new().append(true).open(&moved);
         std::io::Write::write_all(&mut file.unwrap(), b" two").unwrap();
-        assert_eq!(tag(&moved).await, first);
+        assert_eq!(tag(&moved), first);
         std::fs::remove_file(&moved).unwrap();
         std::fs::write(&path, "one two").unwrap();
-        assert_ne!(tag(&path).await, first);
+        assert_ne!(tag(&path), first);
     }
 
     /// Some filesystems, such as ramfs and older XFS, keep no time of birth.

@@ -42,6 +42,7 @@ use crate::project::Projects;
 use crate::scheduler::{self, Rules, Scheduler};
 use crate::screen;
 use crate::systemd::{self, Socket};
+use crate::turns;
 use crate::web::{self, Access, Proxies, Scope, Token, TokensFile, Web};
 
 /// The exit status of a wrong configuration: `EX_CONFIG` of sysexits(3).
@@ -270,6 +271,7 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(turns::THREADS)
         .build()
         .map_err(|error| Error::System("start the runtime", error))
 }

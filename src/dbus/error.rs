@@ -172,7 +172,7 @@ fn kind(error: &Heart) -> Kind {
         Heart::NotYours(..) => Kind::AccessDenied,
         Heart::Held(..) => Kind::JobBusy,
         Heart::BacklogFull => Kind::BacklogFull,
-        Heart::ScansFull | Heart::BodiesFull => Kind::LimitsExceeded,
+        Heart::ReadersFull | Heart::ScansFull | Heart::BodiesFull => Kind::LimitsExceeded,
         Heart::EngineAway(_) => Kind::EngineUnavailable,
         Heart::Image(..) => Kind::ImageFailed,
         Heart::Ending | Heart::Stopping(..) => Kind::Stopping,

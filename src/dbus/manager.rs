@@ -65,7 +65,7 @@ impl Dbus {
             reason,
         };
         if live.asker() == Some(&cancelled.by) {
-            let own = scheduler.cancel(project, id, cancelled.clone(), true);
+            let own = scheduler.cancel(project, id, cancelled.clone(), true, Client::Local);
             match own.await {
                 // It is over, and somebody else has asked for it again since.
                 Err(scheduler::Error::NotYours(..)) => {}
@@ -74,7 +74,7 @@ impl Dbus {
         }
         self.check(connection, header, &caller, Action::Cancel)
             .await?;
-        let cancelling = scheduler.cancel(project, id, cancelled, false);
+        let cancelling = scheduler.cancel(project, id, cancelled, false, Client::Local);
         Ok(cancelling.await.map(drop)?)
     }
 
@@ -330,20 +330,19 @@ impl Manager {
         let _call = face.0.calls.enter(&header)?;
         let found = async {
             let (project, id) = face.locate(&id).await?;
-            let info = face.0.scheduler.find(&project, id, false).await?;
+            let info = face.0.reader.find(&project, id).await?;
             Ok::<_, Error>((project, id, info))
         };
         let found = found.await;
         let asker = found.as_ref().ok();
         let asker = asker.and_then(|(_, _, info)| info.asked_by.as_deref());
         face.allow_reading_of(connection, &header, asker).await?;
-        let (project, id, mut info) = found?;
-        info.abridge();
+        let (project, id, info) = found?;
         let view = JobView {
             id: info.id.clone(),
             project: info.project.clone(),
             state: info.state,
-            pinned: face.0.scheduler.is_pinned(&project, id).await,
+            pinned: face.0.reader.is_pinned(&project, id).await?,
             build_info: info,
         };
         serde_json::to_string(&view).map_err(unwritable)
@@ -364,7 +363,7 @@ impl Manager {
         let _call = face.0.calls.enter(&header)?;
         face.allow_reading(connection, &header).await?;
         let (filter, limit) = options::filter(&filter)?;
-        let (builds, mut next) = face.0.scheduler.list(filter, limit).await?;
+        let (builds, mut next) = face.0.reader.list(filter, limit).await?;
         let mut room = MAX_PAGE;
         let mut page: Vec<String> = Vec::new();
         for (at, build) in builds.iter().enumerate() {
@@ -407,7 +406,7 @@ impl Manager {
     ) -> Result<Vec<String>, Error> {
         let _call = self.face.0.calls.enter(&header)?;
         self.face.allow_reading(connection, &header).await?;
-        let projects = self.face.0.scheduler.projects().await?;
+        let projects = self.face.0.reader.projects().await?;
         let names = projects.into_iter().map(|(name, ..)| name.to_string());
         Ok(names.collect())
     }
@@ -505,7 +504,7 @@ impl Manager {
             .locate_output(&id, connection, &header, Action::ReadOutput)
             .await;
         let (project, id) = located?;
-        let log = face.0.scheduler.follow(&project, id, 0).await?;
+        let log = face.0.reader.follow(&project, id, 0).await?;
         Ok(logs::hand_out(face, call, log).await?.into())
     }
 
@@ -524,7 +523,7 @@ impl Manager {
             .locate_output(&id, connection, &header, Action::ReadOutput)
             .await;
         let (project, id) = located?;
-        let directory = face.0.scheduler.hand_out_artifacts(&project, id).await?;
+        let directory = face.0.reader.hand_out_artifacts(&project, id).await?;
         Ok(directory.into())
     }
 

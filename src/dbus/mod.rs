@@ -38,7 +38,8 @@ use tokio_util::task::TaskTracker;
 use self::authority::Authority;
 use self::calls::Calls;
 use self::departures::Departures;
-use crate::scheduler::Scheduler;
+use crate::budget::Client;
+use crate::scheduler::{Reader, Scheduler};
 
 /// Our name on the bus.
 pub const NAME: &str = "org.mistry.Mistry1";
@@ -78,6 +79,8 @@ pub struct Dbus(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     scheduler: Scheduler,
+    /// What is read for calls: all are of this host.
+    reader: Reader,
     facts: Facts,
     bus: Bus,
     authority: Authority,
@@ -98,6 +101,7 @@ impl Dbus {
     pub fn new(scheduler: Scheduler, facts: Facts, bus: Bus) -> (Dbus, mpsc::Receiver<Reload>) {
         let (reloads, wanted) = mpsc::channel(RELOADS);
         let face = Dbus(Arc::new(Shared {
+            reader: scheduler.reader(Client::Local),
             scheduler,
             facts,
             bus,

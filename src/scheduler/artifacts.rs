@@ -2,29 +2,58 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Error, Scheduler, blocking};
+use super::{Error, Reader};
 use crate::build::Artifacts;
 use crate::job::JobId;
 use crate::project::ProjectName;
+use crate::turns::Turns;
 
-/// Each takes a process of some milliseconds: more at a time would be slower, and could be as many as
-/// strangers wish.
-pub(super) const HANDING_OUT: usize = 4;
-
-impl Scheduler {
-    /// The artifacts of a ready build.
+impl Reader {
+    /// Does `work` with the artifacts of a ready build, on a thread that may block.
     ///
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::NoRecord`]; [`Error::NoArtifacts`] where a build that ran to its
     /// end has none any more; [`Error::Store`].
-    pub async fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Artifacts, Error> {
-        let (shared, project) = (self.0.clone(), project.clone());
-        blocking(move || match shared.store.artifacts(&project, id)? {
-            Some(artifacts) if artifacts.is_gone() => Err(Error::NoArtifacts(project, id)),
-            Some(artifacts) => Ok(artifacts),
-            None => Err(Error::absent(&shared.store, &project, id)),
-        })
-        .await?
+    pub async fn in_artifacts<T: Send + 'static>(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        work: impl FnOnce(Artifacts) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.in_artifacts_by(self.reads(), project, id, work).await
+    }
+
+    /// The same for what lists a directory: in a turn of the few that there are for this. The artifacts
+    /// are opened when it has come, so that those who wait hold no lease.
+    ///
+    /// # Errors
+    /// As [`Reader::in_artifacts`].
+    pub async fn in_directories<T: Send + 'static>(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        work: impl FnOnce(Artifacts) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let turns = &self.scheduler.0.readers.directories;
+        self.in_artifacts_by(turns, project, id, work).await
+    }
+
+    async fn in_artifacts_by<T: Send + 'static>(
+        &self,
+        turns: &Turns,
+        project: &ProjectName,
+        id: JobId,
+        work: impl FnOnce(Artifacts) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (shared, project) = (self.scheduler.0.clone(), project.clone());
+        let working = self.in_turn(turns, move |_turn| {
+            match shared.store.artifacts(&project, id)? {
+                Some(artifacts) if artifacts.is_gone() => Err(Error::NoArtifacts(project, id)),
+                Some(artifacts) => Ok(work(artifacts)),
+                None => Err(Error::absent(&shared.store, &project, id)),
+            }
+        });
+        working.await?
     }
 
     /// The artifacts of a ready build as a descriptor for another process, open for reading: it leads to
@@ -38,18 +67,13 @@ impl Scheduler {
         project: &ProjectName,
         id: JobId,
     ) -> Result<OwnedFd, Error> {
-        let turn = self.0.handing_out.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| Error::Lost)?;
-        let (shared, name) = (self.0.clone(), project.clone());
-        let found = blocking(move || {
-            // The caller may be gone before the child is.
-            let _turn = turn;
-            shared.store.hand_out(&name, id)
-        });
-        match found.await?? {
+        let (shared, name) = (self.scheduler.0.clone(), project.clone());
+        let turns = &self.scheduler.0.readers.handing_out;
+        let handing = self.in_turn(turns, move |_turn| shared.store.hand_out(&name, id));
+        match handing.await?? {
             Some(descriptor) => Ok(descriptor),
             None => {
-                self.find(project, id, false).await?;
+                self.find(project, id).await?;
                 Err(Error::NoArtifacts(project.clone(), id))
             }
         }

@@ -100,16 +100,6 @@ impl Scheduler {
         .await?
     }
 
-    /// True when a build is pinned.
-    pub async fn is_pinned(&self, project: &ProjectName, id: JobId) -> bool {
-        let (shared, name) = (self.0.clone(), project.clone());
-        let looking = self
-            .0
-            .readers
-            .read(move || shared.store.is_pinned(&name, id));
-        looking.await.unwrap_or(false)
-    }
-
     /// Removes a build that is over.
     ///
     /// # Errors

@@ -67,6 +67,9 @@ pub enum Error {
     /// There is no room for what would be held for a client that builds.
     #[error("the jobs that wait and run have too many large params; try again later")]
     BodiesFull,
+    /// Too many wait until something is read for them.
+    #[error("too many requests wait for the disk; try again later")]
+    ReadersFull,
     /// Too many wait until a log is looked through for them.
     #[error("too many logs are being looked through; try again later")]
     ScansFull,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan};
 
-use super::{Error, Scheduler, Shared, blocking};
+use super::{Error, Reader, Scheduler, Shared, blocking};
 use crate::build::{Answered, Secret, Tally, Trend};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -32,27 +32,6 @@ impl Scheduler {
         self.0.store.expected(project, incremental)
     }
 
-    /// How the builds of a project went, with the latest `most` of them.
-    ///
-    /// # Errors
-    /// [`Error::Lost`].
-    pub async fn trend(&self, project: &ProjectName, most: usize) -> Result<Trend, Error> {
-        self.0.store.indexed().await;
-        let (shared, project) = (self.0.clone(), project.clone());
-        let walk = move || shared.store.trend(&project, most);
-        self.0.readers.walk(walk).await
-    }
-
-    /// How many bytes of the disk the builds of each project have to themselves.
-    ///
-    /// # Errors
-    /// [`Error::Lost`].
-    pub async fn sizes(&self) -> Result<BTreeMap<ProjectName, u64>, Error> {
-        self.0.store.indexed().await;
-        let shared = self.0.clone();
-        self.0.readers.walk(move || shared.store.sizes()).await
-    }
-
     /// What only the daemons of this build path know: for what is signed and must hold over a restart.
     pub fn secret(&self) -> &Secret {
         self.0.store.secret()
@@ -63,25 +42,46 @@ impl Scheduler {
         self.0.store.tally(project)
     }
 
+    /// True when garbage is collected by itself.
+    pub fn collects(&self) -> bool {
+        self.0.rules.load().gc.is_some()
+    }
+}
+
+impl Reader {
+    /// How the builds of a project went, with the latest `most` of them.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn trend(&self, project: &ProjectName, most: usize) -> Result<Trend, Error> {
+        self.scheduler.0.store.indexed().await;
+        let (shared, project) = (self.scheduler.0.clone(), project.clone());
+        self.walk(move || shared.store.trend(&project, most)).await
+    }
+
+    /// How many bytes of the disk the builds of each project have to themselves.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn sizes(&self) -> Result<BTreeMap<ProjectName, u64>, Error> {
+        self.scheduler.0.store.indexed().await;
+        let shared = self.scheduler.0.clone();
+        self.walk(move || shared.store.sizes()).await
+    }
+
     /// How fast builds take up the disk.
     ///
     /// # Errors
     /// [`Error::Lost`].
     pub async fn growth(&self) -> Result<Growth, Error> {
-        self.0.store.indexed().await;
+        self.scheduler.0.store.indexed().await;
         let since = Timestamp::now() - (i64::from(GROWTH_DAYS) * 24).hours();
-        let shared = self.0.clone();
-        let walk = move || shared.store.grown(since);
-        let grown = self.0.readers.walk(walk).await?;
+        let shared = self.scheduler.0.clone();
+        let grown = self.walk(move || shared.store.grown(since)).await?;
         Ok(Growth {
             per_day: grown / u64::from(GROWTH_DAYS.unsigned_abs()),
             days: GROWTH_DAYS,
         })
-    }
-
-    /// True when garbage is collected by itself.
-    pub fn collects(&self) -> bool {
-        self.0.rules.load().gc.is_some()
     }
 
     /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
@@ -94,10 +94,9 @@ impl Scheduler {
         since: Timestamp,
         limit: usize,
     ) -> Result<(Vec<(ProjectName, JobId)>, bool), Error> {
-        self.0.store.indexed().await;
-        let shared = self.0.clone();
-        let walk = move || shared.store.ended(since, limit);
-        self.0.readers.walk(walk).await
+        self.scheduler.0.store.indexed().await;
+        let shared = self.scheduler.0.clone();
+        self.walk(move || shared.store.ended(since, limit)).await
     }
 }
 

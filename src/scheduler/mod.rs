@@ -42,7 +42,7 @@ pub use feed::JobFeed;
 pub use history::Growth;
 pub use live::{JobFollower, Ticket};
 pub use news::{News, NewsFeed};
-pub use reading::{ListEnd, Newest, Turn};
+pub use reading::{ListEnd, Newest, Reader};
 pub use rebuild::ImageReport;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -51,13 +51,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, Semaphore, SetOnce, watch};
+use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::activity::Board;
-use self::artifacts::HANDING_OUT;
 use self::collection::Collecting;
 use self::event::{Event, Subject, publish, publish_engine};
 use self::feed::Feed;
@@ -207,12 +206,6 @@ struct Shared {
     readers: Readers,
     /// See [`Scheduler::bodies`].
     bodies: Budget,
-    /// Who hands out artifacts: [`HANDING_OUT`] at a time.
-    handing_out: Arc<Semaphore>,
-    /// Who asks where the lines of a log begin.
-    indexing: logs::Turns,
-    /// Who looks for a text in a log.
-    finding: logs::Turns,
 }
 
 // === impl Scheduler ===
@@ -257,9 +250,6 @@ impl Scheduler {
             collecting: Collecting::default(),
             readers: Readers::default(),
             bodies: Budget::new(MAX_BODIES, MAX_LOCAL_BODIES),
-            handing_out: Arc::new(Semaphore::new(HANDING_OUT)),
-            indexing: logs::Turns::default(),
-            finding: logs::Turns::default(),
             pausing: tokio::sync::Mutex::new(()),
         }));
         scheduler.0.count_queue();
@@ -398,9 +388,10 @@ impl Scheduler {
         id: JobId,
         cancelled: Cancelled,
         only_own: bool,
+        client: Client,
     ) -> Result<Arc<BuildInfo>, Error> {
         let Some(mut ticket) = self.ticket(project, id).await else {
-            self.find(project, id, false).await?;
+            self.builder(client).find(project, id).await?;
             return Err(Error::Over(project.clone(), id));
         };
         let by = cancelled.by.clone();
@@ -435,49 +426,6 @@ impl Scheduler {
         self.0.adopted.wait().await;
         let live = self.0.live(project, id)?;
         Some(live.ticket(false, self.0.stop.clone()))
-    }
-
-    /// What is going on, and what there is room for.
-    ///
-    /// # Errors
-    /// [`Error::Lost`].
-    pub async fn host(&self) -> Result<HostReport, Error> {
-        let shared = self.0.clone();
-        let room = self.0.readers.read(move || shared.store.room()).await?;
-        let (free, size) = room.unwrap_or((0, 0));
-        let rules = self.0.rules.load();
-        let engine = match self.0.engine_there().await {
-            Ok(()) => self.0.docker.version().await.ok(),
-            Err(_) => None,
-        };
-        let queue = self.0.queue();
-        Ok(HostReport {
-            slots: rules.slots,
-            running: queue.running(),
-            backlog: rules.backlog,
-            queued: queue.waiting(),
-            paused: queue.is_paused(),
-            disk_free: free,
-            disk_size: size,
-            filesystem: self.0.store.filesystem().name(),
-            engine,
-        })
-    }
-
-    /// Brings up to date what the metrics can only know when asked.
-    pub async fn refresh_metrics(&self) {
-        let shared = self.0.clone();
-        let refreshed = self.0.readers.read(move || {
-            for (project, (builds, _)) in shared.store.counts() {
-                shared.metrics.record_hosted(project.as_str(), builds);
-            }
-            // Without an answer the last known one stands.
-            if let Ok((free, _)) = shared.store.room() {
-                shared.metrics.record_free(free);
-            }
-        });
-        // Only a panic could end it early, and then the last known figures stand.
-        let _ = refreshed.await;
     }
 
     /// Other rules from now on. What is being built keeps those that it began with, but a free

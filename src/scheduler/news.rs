@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
 
-use super::{Activity, Error, JobFeed, JobFollower, Scheduler};
+use super::{Activity, Error, JobFeed, JobFollower, Reader};
 use crate::build::{BuildInfo, Phase};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -51,7 +51,7 @@ type Following = Pin<Box<dyn Future<Output = (JobFollower, Told, Result<(), Erro
 
 /// The news as they come.
 pub struct NewsFeed {
-    scheduler: Scheduler,
+    reader: Reader,
     begun: JobFeed,
     gone: broadcast::Receiver<(ProjectName, JobId)>,
     activity: watch::Receiver<Activity>,
@@ -89,7 +89,7 @@ impl std::fmt::Debug for NewsFeed {
     }
 }
 
-impl Scheduler {
+impl Reader {
     /// The present and then the news; with `since`, builds that ended from then on are part of the
     /// present, whichever life of the daemon they ended in.
     ///
@@ -97,12 +97,12 @@ impl Scheduler {
     /// [`Error::Lost`].
     pub async fn news(&self, since: Option<Timestamp>) -> Result<NewsFeed, Error> {
         let mut news = NewsFeed {
-            scheduler: self.clone(),
+            reader: self.clone(),
             // Before the look at what is there, so that nothing falls in between.
-            begun: self.feed(),
-            gone: self.0.feed.removals(),
-            activity: self.activity(),
-            stop: self.0.stop.clone(),
+            begun: self.scheduler.feed(),
+            gone: self.scheduler.0.feed.removals(),
+            activity: self.scheduler.activity(),
+            stop: self.scheduler.0.stop.clone(),
             followed: HashMap::new(),
             replaced: Vec::new(),
             following: FuturesUnordered::new(),
@@ -113,6 +113,7 @@ impl Scheduler {
         news.push(News::Host(activity));
         news.look(since.is_some()).await?;
         news.push(News::Present);
+        news.reader = self.under_way();
         Ok(news)
     }
 }
@@ -134,9 +135,8 @@ impl NewsFeed {
         loop {
             match self.ready.pop_front() {
                 Some(Next::OnDisk(project, id)) => {
-                    let found = self.scheduler.find(&project, id, false).await;
-                    if let Ok(mut info) = found {
-                        info.abridge();
+                    let found = self.reader.find(&project, id).await;
+                    if let Ok(info) = found {
                         return Some(News::Job(Arc::new(info)));
                     }
                     continue;
@@ -196,11 +196,11 @@ impl NewsFeed {
     /// Tells what there is now, and with `ends` what ended since everything was told.
     async fn look(&mut self, ends: bool) -> Result<(), Error> {
         // Before the look at what ended: what is live now and over a moment later is followed.
-        let live = self.scheduler.live().await;
+        let live = self.reader.scheduler.live().await;
         if ends {
             let since = self.told.checked_sub(SLACK_SECONDS.seconds());
             let since = since.unwrap_or(Timestamp::MIN);
-            let (ended, is_cut) = self.scheduler.ended(since, MOST_ENDS).await?;
+            let (ended, is_cut) = self.reader.ended(since, MOST_ENDS).await?;
             if is_cut {
                 self.push(News::Missed);
             }

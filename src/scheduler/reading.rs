@@ -1,67 +1,133 @@
 //! Reads for HTTP and D-Bus clients: builds, lists, logs, projects. Only a few run at a time, and no build
-//! waits for them.
-//!
-//! A turn belongs to the thread that reads and not to the client: it is given back when the thread is
-//! done, whether or not the client is still there.
+//! waits for them: each takes one of the [turns](crate::turns) of its kind.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Error, Scheduler, blocking};
+use super::{Error, HostReport, Scheduler};
+use crate::budget::Client;
 use crate::build::{BuildInfo, Filter, Listing, LogFollower, Outcome, Phase, Place};
 use crate::job::JobId;
 use crate::project::ProjectName;
+use crate::turns::{self, ClientTurns, Turn, Turns};
 
-/// A walk through a hundred thousand builds takes some milliseconds of a processor: however many
-/// strangers ask at once, builds and answers get theirs.
-const WALKS: usize = 4;
-/// Records that are read at once: each may hold 16 MiB of params, as text and as values.
-const RECORDS: usize = 2;
-/// Other reads of the disk at once, a thread each: few of the 512 threads, which builds need as well.
-const LOOKS: usize = 16;
-
-/// How many reads of each kind may run at once.
+/// The turns of each kind.
 #[derive(Debug)]
 pub(super) struct Readers {
-    walks: Arc<Semaphore>,
-    records: Arc<Semaphore>,
-    looks: Arc<Semaphore>,
+    reads: Turns,
+    builders: Turns,
+    walks: Turns,
+    records: Turns,
+    pub(super) directories: Turns,
+    /// Of those who ask where the lines of a log begin: asked when a page is opened, and a text when
+    /// somebody types. Neither waits for the other.
+    pub(super) indexing: Turns,
+    /// Of those who look for a text in a log.
+    pub(super) finding: Turns,
+    pub(super) handing_out: Turns,
 }
-
-/// Permission to hold what was read from a record. Other readers wait until it is dropped.
-#[derive(Debug)]
-pub struct Turn(
-    #[expect(dead_code, reason = "held until it is dropped")] Arc<OwnedSemaphorePermit>,
-);
 
 impl Default for Readers {
     fn default() -> Readers {
         Readers {
-            walks: Arc::new(Semaphore::new(WALKS)),
-            records: Arc::new(Semaphore::new(RECORDS)),
-            looks: Arc::new(Semaphore::new(LOOKS)),
+            reads: Turns::new(turns::READS),
+            builders: Turns::new(turns::BUILDERS),
+            walks: Turns::new(turns::WALKS),
+            records: Turns::new(turns::RECORDS),
+            directories: Turns::new(turns::DIRECTORIES),
+            indexing: Turns::new(turns::SCANS),
+            finding: Turns::new(turns::SCANS),
+            handing_out: Turns::new(turns::HANDING_OUT),
         }
     }
 }
 
-impl Readers {
-    /// Walks through the index on a thread that may block.
+/// What something is read for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    /// A request, which is refused where too many wait.
+    Request,
+    /// An answer that is under way.
+    Answer,
+    /// Somebody who waits for a build.
+    Build,
+}
+
+/// What is read for one client.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    pub(super) scheduler: Scheduler,
+    client: Client,
+    purpose: Purpose,
+}
+
+impl Scheduler {
+    /// Reads for a request of `client`. All of them may end with [`Error::ReadersFull`].
+    pub fn reader(&self, client: Client) -> Reader {
+        Reader {
+            scheduler: self.clone(),
+            client,
+            purpose: Purpose::Request,
+        }
+    }
+
+    /// Reads for a client that waits for a build, in turns that readers do not have. None is refused:
+    /// what the client waits with is counted by [`Scheduler::bodies`].
+    pub fn builder(&self, client: Client) -> Reader {
+        Reader {
+            purpose: Purpose::Build,
+            ..self.reader(client)
+        }
+    }
+}
+
+impl Reader {
+    /// Reads for an answer that is under way, which cannot be refused any more.
+    #[must_use]
+    pub fn under_way(&self) -> Reader {
+        Reader {
+            purpose: match self.purpose {
+                Purpose::Request | Purpose::Answer => Purpose::Answer,
+                Purpose::Build => Purpose::Build,
+            },
+            ..self.clone()
+        }
+    }
+
+    /// The turns in which an answer that is under way is read from the disk.
+    pub fn turns(&self) -> ClientTurns {
+        self.reads().of(self.client)
+    }
+
+    pub(super) fn reads(&self) -> &Turns {
+        match self.purpose {
+            Purpose::Request | Purpose::Answer => &self.scheduler.0.readers.reads,
+            Purpose::Build => &self.scheduler.0.readers.builders,
+        }
+    }
+
+    /// Does `work` in one of `turns`, on a thread that may block. The turn ends when the work drops it.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        &self,
+        turns: &Turns,
+        work: impl FnOnce(Turn) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let turns = turns.of(self.client);
+        let done = match self.purpose {
+            Purpose::Request => turns.ask(work).await.ok_or(Error::ReadersFull)?,
+            Purpose::Answer | Purpose::Build => turns.wait(work).await,
+        };
+        done.map_err(|_| Error::Lost)
+    }
+
+    /// Walks through the index.
     pub(super) async fn walk<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        in_turn(&self.walks, work).await.map(|(done, _)| done)
-    }
-
-    /// Reads a record. The next record is read when the returned turn is dropped.
-    pub(super) async fn record<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<(T, Turn), Error> {
-        in_turn(&self.records, work).await
+        let walks = &self.scheduler.0.readers.walks;
+        self.in_turn(walks, |_turn| work()).await
     }
 
     /// Reads something small from the disk.
@@ -69,23 +135,8 @@ impl Readers {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        in_turn(&self.looks, work).await.map(|(done, _)| done)
+        self.in_turn(self.reads(), |_turn| work()).await
     }
-}
-
-async fn in_turn<T: Send + 'static>(
-    turns: &Arc<Semaphore>,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<(T, Turn), Error> {
-    let turn = turns.clone().acquire_owned().await;
-    let turn = Arc::new(turn.map_err(|_| Error::Lost)?);
-    let own = turn.clone();
-    let done = blocking(move || {
-        // The asker may be gone before the work is done.
-        let _own = own;
-        work()
-    });
-    Ok((done.await?, Turn(turn)))
 }
 
 /// A project's newest build: when it began, its phase and its outcome.
@@ -98,37 +149,47 @@ pub struct ListEnd {
     pub last: Option<Place>,
 }
 
-impl Scheduler {
-    /// What is known of a build: of the live one, else of the one on disk. With `log`, the info
-    /// holds the end of its log.
+impl Reader {
+    /// What is known of a build: of the live one, else of the one on disk. Long params are cut, as lists
+    /// show them.
     ///
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::NoRecord`], [`Error::Store`].
-    pub async fn find(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        log: bool,
-    ) -> Result<BuildInfo, Error> {
-        let found = self.find_in_turn(project, id, log).await;
-        found.map(|(info, _)| info)
+    pub async fn find(&self, project: &ProjectName, id: JobId) -> Result<BuildInfo, Error> {
+        let short = |mut info: BuildInfo, _turn| {
+            info.abridge();
+            info
+        };
+        self.find_and(project, id, false, short).await
     }
 
-    /// The same. The next record is read for another asker when the turn is dropped: by then what is
-    /// made of the info should be counted.
+    /// All of it; with `log`, also the end of its log. The next record is read for another asker when the
+    /// turn is dropped: by then what is made of the info should be counted.
     ///
     /// # Errors
-    /// As [`Scheduler::find`].
+    /// As [`Reader::find`].
     pub async fn find_in_turn(
         &self,
         project: &ProjectName,
         id: JobId,
         log: bool,
     ) -> Result<(BuildInfo, Turn), Error> {
-        let live = self.ticket(project, id).await;
+        self.find_and(project, id, log, |info, turn| (info, turn))
+            .await
+    }
+
+    /// What `tell` makes of the info on the thread that has read it.
+    async fn find_and<T: Send + 'static>(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        log: bool,
+        tell: impl FnOnce(BuildInfo, Turn) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let live = self.scheduler.ticket(project, id).await;
         let live = live.and_then(|ticket| ticket.now());
-        let (shared, project) = (self.0.clone(), project.clone());
-        let reading = self.0.readers.record(move || {
+        let (shared, project) = (self.scheduler.0.clone(), project.clone());
+        let reading = self.in_turn(&self.scheduler.0.readers.records, move |turn| {
             let found = match live {
                 Some(info) => Some(BuildInfo::clone(&info)),
                 None => shared.store.find(&project, id)?,
@@ -138,25 +199,30 @@ impl Scheduler {
                 true => Some(shared.store.log_tail(&project, id)?),
                 false => None,
             };
-            Ok(info)
+            Ok(tell(info, turn))
         });
-        let (found, turn): (Result<BuildInfo, Error>, Turn) = reading.await?;
-        found.map(|info| (info, turn))
+        reading.await?
     }
 
     /// The last rebuild of a job that did not succeed and lies beside the build that did; without its
     /// params, which are those of the build.
-    pub async fn failed_rebuild(&self, project: &ProjectName, id: JobId) -> Option<BuildInfo> {
-        let (shared, project) = (self.0.clone(), project.clone());
-        let reading = self.0.readers.record(move || {
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn failed_rebuild(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+    ) -> Result<Option<BuildInfo>, Error> {
+        let (shared, project) = (self.scheduler.0.clone(), project.clone());
+        let reading = self.in_turn(&self.scheduler.0.readers.records, move |_turn| {
             let mut found = shared.store.failed_rebuild(&project, id);
             if let Some(info) = &mut found {
                 info.params.clear();
             }
             found
         });
-        let found = reading.await.map(|(found, _)| found);
-        found.ok().flatten()
+        reading.await
     }
 
     /// At most `limit` builds, newest first, and where the next page begins.
@@ -168,10 +234,10 @@ impl Scheduler {
         filter: Filter,
         limit: usize,
     ) -> Result<(Vec<Listing>, Option<Place>), Error> {
-        self.0.store.indexed().await;
-        self.0.adopted.wait().await;
-        let shared = self.0.clone();
-        let walking = self.0.readers.walk(move || {
+        self.scheduler.0.store.indexed().await;
+        self.scheduler.0.adopted.wait().await;
+        let shared = self.scheduler.0.clone();
+        let walking = self.walk(move || {
             let live = |project: &ProjectName, id| shared.live(project, id)?.now();
             shared.store.list(&filter, limit, live)
         });
@@ -183,15 +249,22 @@ impl Scheduler {
     /// # Errors
     /// [`Error::Lost`].
     pub async fn list_end(&self, filter: Filter, limit: usize) -> Result<ListEnd, Error> {
-        self.0.store.indexed().await;
-        self.0.adopted.wait().await;
-        let shared = self.0.clone();
-        let walking = self
-            .0
-            .readers
-            .walk(move || shared.store.list_end(&filter, limit));
+        self.scheduler.0.store.indexed().await;
+        self.scheduler.0.adopted.wait().await;
+        let shared = self.scheduler.0.clone();
+        let walking = self.walk(move || shared.store.list_end(&filter, limit));
         let last = walking.await?;
         Ok(ListEnd { last })
+    }
+
+    /// True when a build is pinned.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn is_pinned(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
+        let (shared, project) = (self.scheduler.0.clone(), project.clone());
+        self.read(move || shared.store.is_pinned(&project, id))
+            .await
     }
 
     /// Follows a build's log from byte `from`.
@@ -205,27 +278,31 @@ impl Scheduler {
         id: JobId,
         from: u64,
     ) -> Result<LogFollower, Error> {
-        let progress = match self.ticket(project, id).await {
+        let progress = match self.scheduler.ticket(project, id).await {
             Some(mut ticket) => {
                 ticket.accepted().await?;
                 ticket.log()
             }
             None => None,
         };
-        // Between finding and opening, a build may move from pending to ready: look twice.
-        for _ in 0..2 {
-            let (shared, name) = (self.0.clone(), project.clone());
-            let looking = self
-                .0
-                .readers
-                .read(move || shared.store.log_path(&name, id));
-            let Some(path) = looking.await? else { break };
-            match LogFollower::open(&path, from, progress.clone()).await {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                other => return other.map_err(Error::Log),
+        let (shared, name, turns) = (self.scheduler.0.clone(), project.clone(), self.turns());
+        let opening = self.read(move || {
+            // Between finding and opening, a build may move from pending to ready: look twice.
+            for _ in 0..2 {
+                let Some(path) = shared.store.log_path(&name, id) else {
+                    break;
+                };
+                match LogFollower::open(&path, from, progress.clone(), turns.clone()) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    other => return other.map(Some).map_err(Error::Log),
+                }
             }
+            Ok(None)
+        });
+        if let Some(log) = opening.await?? {
+            return Ok(log);
         }
-        self.find(project, id, false).await?;
+        self.find(project, id).await?;
         Err(Error::NoLog(project.clone(), id))
     }
 
@@ -234,9 +311,9 @@ impl Scheduler {
     /// # Errors
     /// [`Error::Project`].
     pub async fn projects(&self) -> Result<Vec<(ProjectName, u64, Option<Timestamp>)>, Error> {
-        self.0.store.indexed().await;
-        let shared = self.0.clone();
-        let reading = self.0.readers.read(move || {
+        self.scheduler.0.store.indexed().await;
+        let shared = self.scheduler.0.clone();
+        let reading = self.read(move || {
             let counts = shared.store.counts();
             let names = shared.projects.list()?;
             Ok(names
@@ -256,10 +333,10 @@ impl Scheduler {
     /// # Errors
     /// [`Error::Lost`].
     pub async fn newest(&self) -> Result<BTreeMap<ProjectName, Newest>, Error> {
-        self.0.store.indexed().await;
-        self.0.adopted.wait().await;
-        let shared = self.0.clone();
-        let walking = self.0.readers.walk(move || {
+        self.scheduler.0.store.indexed().await;
+        self.scheduler.0.adopted.wait().await;
+        let shared = self.scheduler.0.clone();
+        let walking = self.walk(move || {
             let newest = shared.store.newest().into_iter();
             let live = shared.live_infos();
             let newest = newest.map(|(project, (id, started, outcome))| {
@@ -282,35 +359,54 @@ impl Scheduler {
         &self,
         project: &ProjectName,
     ) -> Result<(Option<JobId>, BTreeMap<String, JobId>), Error> {
-        let (shared, project) = (self.0.clone(), project.clone());
-        let reading = self.0.readers.read(move || {
+        let (shared, project) = (self.scheduler.0.clone(), project.clone());
+        let reading = self.read(move || {
             shared.projects.open(&project)?;
             Ok(shared.store.bases(&project)?)
         });
         reading.await?
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// What is going on, and what there is room for.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn host(&self) -> Result<HostReport, Error> {
+        let shared = self.scheduler.0.clone();
+        let room = self.read(move || shared.store.room()).await?;
+        let (free, size) = room.unwrap_or((0, 0));
+        let rules = self.scheduler.0.rules.load();
+        let engine = match self.scheduler.0.engine_there().await {
+            Ok(()) => self.scheduler.0.docker.version().await.ok(),
+            Err(_) => None,
+        };
+        let queue = self.scheduler.0.queue();
+        Ok(HostReport {
+            slots: rules.slots,
+            running: queue.running(),
+            backlog: rules.backlog,
+            queued: queue.waiting(),
+            paused: queue.is_paused(),
+            disk_free: free,
+            disk_size: size,
+            filesystem: self.scheduler.0.store.filesystem().name(),
+            engine,
+        })
+    }
 
-    #[tokio::test]
-    async fn a_turn_is_not_given_back_by_an_asker_who_leaves() {
-        let readers = Readers::default();
-        let (go_on, until) = std::sync::mpsc::channel::<()>();
-        let (begun, beginning) = tokio::sync::oneshot::channel();
-        let mut asking = Box::pin(readers.walk(move || {
-            begun.send(()).unwrap();
-            // Ends when the other side is dropped.
-            let _ = until.recv();
-        }));
-        assert!(futures_util::poll!(&mut asking).is_pending());
-        beginning.await.unwrap();
-        drop(asking);
-        assert_eq!(readers.walks.available_permits(), WALKS - 1);
-        drop(go_on);
-        // All turns can be had once the walk is over.
-        drop(readers.walks.acquire_many(WALKS as u32).await.unwrap());
+    /// Brings up to date what the metrics can only know when asked.
+    pub async fn refresh_metrics(&self) {
+        let shared = self.scheduler.0.clone();
+        let refreshed = self.read(move || {
+            for (project, (builds, _)) in shared.store.counts() {
+                shared.metrics.record_hosted(project.as_str(), builds);
+            }
+            // Without an answer the last known one stands.
+            if let Ok((free, _)) = shared.store.room() {
+                shared.metrics.record_free(free);
+            }
+        });
+        // Only a panic could end it early, and then the last known figures stand.
+        let _ = refreshed.await;
     }
 }

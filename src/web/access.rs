@@ -113,7 +113,7 @@ impl Access {
         }
         match (peer, scope) {
             (Peer::Tcp(_) | Peer::Proxy(_), Some(scope)) => {
-                let token = self.check_token(request, scope, secret).await?;
+                let token = self.check_token(request, peer, scope, secret).await?;
                 Ok(token.unwrap_or_else(|| Caller {
                     is_stranger: self.tokens.is_some(),
                     ..peer.caller()
@@ -153,6 +153,7 @@ impl Access {
     async fn check_token(
         &self,
         request: &Parts,
+        peer: Peer,
         scope: Scope,
         secret: &Secret,
     ) -> Result<Option<Caller>, Refusal> {
@@ -161,7 +162,7 @@ impl Access {
         };
         let local = self.local.as_slice();
         if let Some(given) = bearer(&request.headers) {
-            let current = current(file).await?;
+            let current = current(file, peer).await?;
             let token = tokens::find(&current, &given).or_else(|| tokens::find(local, &given));
             return match token {
                 Some(token) if tokens::allows(token, scope) => Ok(Some(Caller {
@@ -183,7 +184,7 @@ impl Access {
             return Ok(None);
         }
         if scope == Scope::Read && session::is_brought(request) {
-            let current = current(file).await?;
+            let current = current(file, peer).await?;
             if let Some(token) = session::find(secret, &[&current, local], request) {
                 session::check_site(request)?;
                 return Ok(Some(Caller {
@@ -211,9 +212,10 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The tokens as their file says now.
-async fn current(file: &Arc<TokensFile>) -> Result<Arc<[Token]>, Refusal> {
-    let file = file.clone();
-    match tokio::task::spawn_blocking(move || file.current()).await {
+async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, Refusal> {
+    // None is refused, because readers are not to keep builders out: each has a connection.
+    let (turns, file) = (file.turns.of(peer.client()), file.clone());
+    match turns.wait(move |_turn| file.current()).await {
         Ok(Ok(current)) => Ok(current),
         Ok(Err(error)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "nobody is let in");

@@ -24,11 +24,10 @@ use super::pages;
 use super::ranges::{self, Part, part};
 use super::routes::Asked;
 use crate::budget::Held;
-use crate::build::{Artifacts, Contents, Directory, Found, Tar};
+use crate::build::{Artifacts, Contents, Found, Tar};
 use crate::job::JobId;
 use crate::pipe::{self, More, Source};
 use crate::project::ProjectName;
-use crate::scheduler::Error;
 
 /// No page of another origin embeds what a container wrote.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -63,15 +62,16 @@ pub(super) async fn all(
     };
     let is_compressed = compress.is_some();
     let sparse = asked.flag("sparse")?;
-    let artifacts = used(web, asked, project, id).await?;
+    let artifacts = used(asked, project, id).await?;
     let tar = artifacts.tar(sparse, walk, state);
     let failed = |error| Refusal::caused("could not begin to compress the artifacts", error);
+    let turns = asked.reader.turns();
     let bytes = match compress {
         Some(held) => {
             let tar = Compressed::new(tar, held).map_err(failed)?;
-            pipe::pulled(Placed(tar, place)).boxed()
+            pipe::pulled(Placed(tar, place), turns).boxed()
         }
-        None => pipe::pulled(Placed(tar, place)).boxed(),
+        None => pipe::pulled(Placed(tar, place), turns).boxed(),
     };
     let metrics = web.metrics.clone();
     let counted = told_when_torn(bytes, project, id)
@@ -112,20 +112,18 @@ impl<S: Source> Source for Placed<S> {
 
 /// The artifacts of a build, which is used by a request that reads them.
 pub(super) async fn used(
-    web: &Web,
     asked: &Asked,
     project: &ProjectName,
     id: JobId,
 ) -> Result<Artifacts, Refusal> {
-    let artifacts = web.scheduler.artifacts(project, id).await?;
-    if !asked.is_use() {
-        return Ok(artifacts);
-    }
-    let noted = tokio::task::spawn_blocking(move || {
-        artifacts.note_use();
+    let is_use = asked.is_use();
+    let artifacts = asked.reader.in_artifacts(project, id, move |artifacts| {
+        if is_use {
+            artifacts.note_use();
+        }
         artifacts
     });
-    noted.await.map_err(|_| Refusal::from(Error::Lost))
+    Ok(artifacts.await?)
 }
 
 /// The client only sees that what it gets is torn; the journal is told why.
@@ -153,12 +151,11 @@ pub(super) async fn one(
     let media = media::of(name.as_bytes());
     let view = asked.flag("view")?.then_some(media);
     let inline = asked.flag("inline")?.then(|| media.inline()).flatten();
-    let artifacts = web.scheduler.artifacts(project, id).await?;
     let is_use = asked.is_use();
     let (headers, name_of) = (asked.headers().clone(), project.clone());
-    let room = asked.room.clone();
-    let looked = tokio::task::spawn_blocking(move || -> Result<Looked, Refusal> {
-        let found = artifacts.find(&path).map_err(unreadable)?;
+    let (room, at) = (asked.room.clone(), path.clone());
+    let looking = move |artifacts: Artifacts| -> Result<Looked, Refusal> {
+        let found = artifacts.find(&at).map_err(unreadable)?;
         // While a page of the file is made.
         let making = match (&found, view) {
             (Some(Found::File(..)), Some(_)) => Some(room.hold(FILE_PAGE)?),
@@ -178,7 +175,7 @@ pub(super) async fn one(
         }
         Ok(match found {
             None => Looked::Nothing,
-            Some(Found::Directory(directory)) => Looked::Directory(artifacts, directory, path),
+            Some(Found::Directory(_)) => Looked::Directory,
             Some(Found::File(file, metadata)) => match view {
                 None => {
                     let etag = format!("\"{}\"", artifacts.tag_of(&metadata));
@@ -191,40 +188,50 @@ pub(super) async fn one(
                         media,
                         head: &head,
                     };
-                    let page = pages::file::show(&room, &headers, &name_of, id, &path, file)?;
+                    let page = pages::file::show(&room, &headers, &name_of, id, &at, file)?;
                     drop(making);
                     Looked::Page(page)
                 }
             },
         })
-    });
-    match looked.await.map_err(|_| Refusal::from(Error::Lost))?? {
-        Looked::Nothing => Err(Refusal::not_found("there is no such artifact")),
+    };
+    match asked.reader.in_artifacts(project, id, looking).await?? {
+        Looked::Nothing => Err(no_such_artifact()),
         Looked::Page(page) => Ok(page),
-        Looked::Directory(artifacts, directory, path) => {
-            let turn = web.looking.clone().acquire_owned().await;
-            let turn = turn.map_err(|_| Error::Lost)?;
-            // Those who wait hold nothing.
-            let held = asked.room.hold(DIRECTORY_PAGE)?;
-            let (headers, project) = (asked.headers().clone(), project.clone());
-            let room = asked.room.clone();
-            let shown = tokio::task::spawn_blocking(move || {
-                // The client may be gone before this is done.
-                let _turn = turn;
-                let entries = directory.list().map_err(unreadable)?;
-                drop((directory, artifacts));
-                let page = pages::directory::show(&room, &headers, &project, id, &path, &entries)?;
-                drop(held);
-                Ok(page)
-            });
-            shown.await.map_err(|_| Refusal::from(Error::Lost))?
-        }
+        Looked::Directory => directory(asked, project, id, path).await,
         Looked::File(file, length, etag) => {
             let mut response = send(web, asked, file, length, &etag, inline).await?;
             describe(&mut response, name.as_bytes(), inline);
             Ok(response)
         }
     }
+}
+
+/// The page of a directory. It is opened again when its turn has come: those who wait hold nothing.
+async fn directory(
+    asked: &Asked,
+    project: &ProjectName,
+    id: JobId,
+    path: PathBuf,
+) -> Result<Response<Body>, Refusal> {
+    let (room, headers, name) = (asked.room.clone(), asked.headers().clone(), project.clone());
+    let showing = move |artifacts: Artifacts| {
+        let held = room.hold(DIRECTORY_PAGE)?;
+        let found = artifacts.find(&path).map_err(unreadable)?;
+        let Some(Found::Directory(directory)) = found else {
+            return Err(no_such_artifact());
+        };
+        let entries = directory.list().map_err(unreadable)?;
+        drop((directory, artifacts));
+        let page = pages::directory::show(&room, &headers, &name, id, &path, &entries)?;
+        drop(held);
+        Ok(page)
+    };
+    asked.reader.in_directories(project, id, showing).await?
+}
+
+fn no_such_artifact() -> Refusal {
+    Refusal::not_found("there is no such artifact")
 }
 
 /// Whether a file is sent to a client that asks for it with these headers, or a part of it.
@@ -238,8 +245,7 @@ fn is_body_sent(headers: &HeaderMap, etag: &str, length: u64) -> bool {
 enum Looked {
     Nothing,
     Page(Response<Body>),
-    /// Of which artifacts it is one, which are kept from removal until it was listed; and its path.
-    Directory(Artifacts, Directory, PathBuf),
+    Directory,
     /// Its length and its entity tag.
     File(std::fs::File, u64, String),
 }
@@ -289,7 +295,7 @@ async fn send(
         .room
         .hold(paced::BYTES.min(count.saturating_add(SMALL)))?;
     let metrics = web.metrics.clone();
-    let bytes = pipe::pulled(FilePart { file, first, count })
+    let bytes = pipe::pulled(FilePart { file, first, count }, asked.reader.turns())
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let media = inline.unwrap_or("application/octet-stream");
     let body = paced::one_at_a_time(bytes, held);

@@ -195,9 +195,11 @@ impl From<Error> for Refusal {
                 Some((project.to_string(), id.to_string())),
                 Some(BACK_AGAIN),
             ),
-            Error::BacklogFull | Error::ScansFull | Error::BodiesFull | Error::EngineAway(_) => {
-                (None, Some(ROOM_AGAIN))
-            }
+            Error::BacklogFull
+            | Error::ReadersFull
+            | Error::ScansFull
+            | Error::BodiesFull
+            | Error::EngineAway(_) => (None, Some(ROOM_AGAIN)),
             Error::Ending => (None, Some(BACK_AGAIN)),
             _ => (None, None),
         };
@@ -214,6 +216,7 @@ impl From<Error> for Refusal {
                 | Error::Stopping(..)
                 | Error::Ending
                 | Error::BacklogFull
+                | Error::ReadersFull
                 | Error::ScansFull
                 | Error::BodiesFull => None,
                 _ => status.is_server_error().then(|| error.into()),
@@ -250,6 +253,7 @@ fn status(error: &Error) -> StatusCode {
         Error::Held(..) => StatusCode::CONFLICT,
         Error::NoPolicy => StatusCode::UNPROCESSABLE_ENTITY,
         Error::BacklogFull
+        | Error::ReadersFull
         | Error::ScansFull
         | Error::BodiesFull
         | Error::EngineAway(_)

@@ -13,7 +13,7 @@ pub(super) async fn status(web: &Web, asked: &Asked) -> Result<Response<Body>, R
     if asked.wants_page()? {
         return pages::host(web, asked).await;
     }
-    let host = web.scheduler.host().await?;
+    let host = asked.reader.host().await?;
     answer::json(
         &asked.room,
         StatusCode::OK,

@@ -117,10 +117,8 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
             if is_async {
                 accepted(&JobState::of(&info))
             } else if wants_events {
-                let log = web
-                    .scheduler
-                    .follow(ticket.project(), ticket.id(), 0)
-                    .await?;
+                let reader = web.scheduler.builder(client);
+                let log = reader.follow(ticket.project(), ticket.id(), 0).await?;
                 let builds = room.clone();
                 Ok(events::stream(&room, waiting, |events| {
                     tell(events, ticket, log, half_closed, (builds, reading))
@@ -353,7 +351,9 @@ pub(super) async fn cancel(
         })?;
     drop(body);
     let cancelled = Cancelled { by: name, reason };
-    let cancelling = web.scheduler.cancel(&project, id, cancelled, !may_all);
+    let cancelling = web
+        .scheduler
+        .cancel(&project, id, cancelled, !may_all, asked.client);
     let info = cancelling.await?;
     told(StatusCode::ACCEPTED, &JobState::of(&info))
 }
@@ -386,19 +386,20 @@ pub(super) async fn show(
                 drop(answer);
                 return pages::job(web, asked, info, held, None).await;
             }
-            let pinned = web.scheduler.is_pinned(&project, id).await;
+            let reader = web.scheduler.builder(asked.client);
+            let pinned = reader.is_pinned(&project, id).await?;
             let json = answer.json(async |bytes| room.wait(bytes).await).await?;
             return view(&answer, &json, pinned, wants_log);
         }
     }
     if !wants_json {
         let held = room.hold(pages::JOB)?;
-        let finding = web.scheduler.find_in_turn(&project, id, wants_log);
+        let finding = asked.reader.find_in_turn(&project, id, wants_log);
         let (info, turn) = finding.await?;
         return pages::job(web, asked, info, held, Some(turn)).await;
     }
-    let pinned = web.scheduler.is_pinned(&project, id).await;
-    let finding = web.scheduler.find_in_turn(&project, id, wants_log);
+    let pinned = asked.reader.is_pinned(&project, id).await?;
+    let finding = asked.reader.find_in_turn(&project, id, wants_log);
     let (info, _turn) = finding.await?;
     let answer = BuildAnswer::new(info);
     let json = answer.json(async |bytes| room.hold(bytes)).await?;
@@ -440,7 +441,7 @@ fn wants_log(asked: &Asked) -> Result<bool, Refusal> {
 }
 
 /// `GET /index/`.
-pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+pub(super) async fn index(asked: &Asked) -> Result<Response<Body>, Refusal> {
     let filter = filter::filter(asked.choice())?;
     let limit = match asked.query("limit") {
         None => PAGE,
@@ -451,9 +452,9 @@ pub(super) async fn index(web: &Web, asked: &Asked) -> Result<Response<Body>, Re
             .ok_or_else(|| Refusal::bad_request(format!("limit: expected 1 to {PAGE}")))?,
     };
     let held = list::hold(&asked.room)?;
-    let end = web.scheduler.list_end(filter.clone(), limit).await?;
+    let end = asked.reader.list_end(filter.clone(), limit).await?;
     let next = end.last.clone();
-    let body = list::of_builds(held, web.scheduler.clone(), filter, limit, end.last);
+    let body = list::of_builds(held, asked.reader.under_way(), filter, limit, end.last);
     let mut response = answer::of_json(StatusCode::OK, body);
     if let Some(next) = next {
         let mut query = filter::query(asked.choice());

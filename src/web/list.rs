@@ -13,7 +13,7 @@ use super::paced::one_at_a_time;
 use crate::api::IndexItem;
 use crate::budget::Held;
 use crate::build::{Filter, Listing, Place};
-use crate::scheduler::Scheduler;
+use crate::scheduler::Reader;
 
 /// Bytes of items that are sent at once.
 const CHUNK: usize = 8 << 10;
@@ -64,17 +64,17 @@ pub(super) fn of_values<T: Serialize + Send + 'static>(
 /// The items of an index: at most `limit` builds that `filter` takes, up to the place `last`.
 pub(super) fn of_builds(
     held: Held,
-    scheduler: Scheduler,
+    reader: Reader,
     filter: Filter,
     limit: usize,
     last: Option<Place>,
 ) -> Body {
-    one_at_a_time(index(scheduler, filter, limit, last), held)
+    one_at_a_time(index(reader, filter, limit, last), held)
 }
 
 /// An index on its way.
 struct Index {
-    scheduler: Scheduler,
+    reader: Reader,
     /// Where it goes on; `None` behind its last build.
     filter: Option<Filter>,
     left: usize,
@@ -86,13 +86,13 @@ struct Index {
 }
 
 fn index(
-    scheduler: Scheduler,
+    reader: Reader,
     filter: Filter,
     limit: usize,
     last: Option<Place>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let index = Index {
-        scheduler,
+        reader,
         filter: Some(filter),
         left: limit,
         last,
@@ -144,7 +144,7 @@ impl Index {
             };
             let mut count = self.left.min(AT_ONCE);
             let (builds, next) = loop {
-                let list = self.scheduler.list(filter.clone(), count).await;
+                let list = self.reader.list(filter.clone(), count).await;
                 let (builds, next) = list.map_err(|error| {
                     // The client only sees that the list is torn.
                     tracing::error!(

@@ -19,6 +19,7 @@ use crate::build::lines::NeedleError;
 use crate::build::{LogFollower, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
+use crate::scheduler::Reader;
 
 /// Bytes of a log that are sent at once.
 const CHUNK: usize = 16 << 10;
@@ -40,8 +41,8 @@ pub(super) async fn show(
     id: JobId,
 ) -> Result<Response<Body>, Refusal> {
     if asked.flag("lines")? {
-        let (log, tag) = named(web, asked, &project, id).await?;
-        let lines = LogLines::from(web.scheduler.log_index(log).await?);
+        let (log, tag) = named(asked, &project, id).await?;
+        let lines = LogLines::from(asked.reader.log_index(log).await?);
         let mut response = answer::json(&asked.room, StatusCode::OK, &lines)?;
         answer::set(&mut response, LOG, &tag);
         return Ok(response);
@@ -50,8 +51,8 @@ pub(super) async fn show(
         let needle = text
             .parse()
             .map_err(|error: NeedleError| Refusal::bad_request(format!("find: {error}")))?;
-        let (log, tag) = named(web, asked, &project, id).await?;
-        let found = web.scheduler.log_find(log, needle).await?;
+        let (log, tag) = named(asked, &project, id).await?;
+        let found = asked.reader.log_find(log, needle).await?;
         let mut response = answer::json(&asked.room, StatusCode::OK, &LogMatches::from(found))?;
         answer::set(&mut response, LOG, &tag);
         return Ok(response);
@@ -68,25 +69,24 @@ pub(super) async fn show(
             .ok_or_else(|| Refusal::bad_request("Last-Event-ID: expected a byte offset"))?,
     };
     let held = asked.room.hold(events::STREAM)?;
-    let log = web.scheduler.follow(&project, id, from).await?;
+    let log = asked.reader.follow(&project, id, from).await?;
     if from > 0 && from >= log.length() && web.scheduler.ticket(&project, id).await.is_none() {
         return Ok(answer::no_content());
     }
-    let web = web.clone();
+    let (web, reader) = (web.clone(), asked.reader.under_way());
     Ok(events::stream(&asked.room, held, |events| async move {
-        tell(&web, events, log, from, &project, id).await
+        tell(&web, &reader, events, log, from, (&project, id)).await
     }))
 }
 
 /// The log and its name, where it is the one that the request means. A job that is asked for again has
 /// another log at the same address: without this, a client would mix both.
 async fn named(
-    web: &Web,
     asked: &Asked,
     project: &ProjectName,
     id: JobId,
 ) -> Result<(LogFollower, String), Refusal> {
-    let log = web.scheduler.follow(project, id, 0).await?;
+    let log = asked.reader.follow(project, id, 0).await?;
     let tag = log.tag().to_owned();
     match asked.headers().get(LOG) {
         Some(meant) if *meant != *tag => Err(Refusal::new(
@@ -99,11 +99,11 @@ async fn named(
 
 async fn tell(
     web: &Web,
+    reader: &Reader,
     events: Events,
     mut log: LogFollower,
     from: u64,
-    project: &ProjectName,
-    id: JobId,
+    (project, id): (&ProjectName, JobId),
 ) -> Result<(), Gone> {
     let mut lines = Lines::new(from);
     loop {
@@ -135,7 +135,7 @@ async fn tell(
     if let Some(end) = told {
         return events.json("end", &end).await;
     }
-    let end = match web.scheduler.find(project, id, false).await {
+    let end = match reader.find(project, id).await {
         Ok(info) => LogEnd::of(&info),
         Err(_) => LogEnd {
             state: State::Pending,
@@ -163,7 +163,7 @@ async fn plain(
     };
     let chunk = if is_followed { FOLLOWED } else { CHUNK };
     let held = asked.room.hold(2 * chunk as u64 + FOLLOWER)?;
-    let (log, tag) = named(web, asked, &project, id).await?;
+    let (log, tag) = named(asked, &project, id).await?;
     let mut response = if is_followed {
         // How long it will be is not known, so no part of it can be named by a range.
         let log = log.skip_to(from);

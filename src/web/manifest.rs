@@ -54,13 +54,13 @@ pub(super) async fn show(
     let place = asked.hold_tree(web)?;
     let held = asked.room.hold(Contents::BYTES)?;
     let chunks = asked.room.hold(paced::BYTES)?;
-    let artifacts = used(web, asked, project, id).await?;
+    let artifacts = used(asked, project, id).await?;
     let manifest = Manifest {
         contents: artifacts.contents(held),
         before: "[",
         _place: place,
     };
-    let bytes = told_when_torn(pipe::pulled(manifest), project, id);
+    let bytes = told_when_torn(pipe::pulled(manifest, asked.reader.turns()), project, id);
     let mut response = answer::typed(
         StatusCode::OK,
         "application/json",

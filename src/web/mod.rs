@@ -56,7 +56,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
@@ -81,8 +80,6 @@ pub struct Web {
     held: Budget,
     /// Places for those who are sent a tree: each holds descriptors of it.
     trees: Budget,
-    /// Turns of those who read a directory, which may be of a million names.
-    looking: Arc<Semaphore>,
 }
 
 /// Bytes that are held at once for clients that read: answers that they have not read, streams of logs and
@@ -91,15 +88,13 @@ const HELD_FOR_CLIENTS: u64 = 24 << 20;
 /// As much more is there for clients of this host alone: room for one of the largest answers.
 const HELD_FOR_LOCAL: u64 = 16 << 20;
 
-/// Tars and manifests that are sent at once, where descriptors allow it: half of the threads that may
-/// block, should the disk be slow for all of them.
+/// Tars and manifests that are sent at once, where descriptors allow it: twice as many as may read at a
+/// time.
 const MAX_TREES: u64 = 256;
 /// … and at least.
 const FEWEST_TREES: u64 = 16;
 /// As many more are there for clients of this host alone.
 const TREES_FOR_LOCAL: u64 = 8;
-/// Directories that are looked at at once: it takes a processor for a second where names are many.
-const LOOKING: usize = 2;
 
 /// As many trees as a quarter of the descriptors is enough for.
 fn max_trees() -> u64 {
@@ -130,7 +125,6 @@ impl Web {
             requests: Arc::new(AtomicU64::new(first)),
             held: Budget::new(HELD_FOR_CLIENTS, HELD_FOR_LOCAL),
             trees: Budget::new(max_trees(), TREES_FOR_LOCAL),
-            looking: Arc::new(Semaphore::new(LOOKING)),
         }
     }
 

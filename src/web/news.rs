@@ -45,7 +45,7 @@ pub(super) async fn follow(web: &Web, asked: &Asked) -> Result<Response<Body>, R
     };
     let as_rows = asked.flag("rows")?;
     let held = asked.room.hold(events::STREAM)?;
-    let news = web.scheduler.news(since).await?;
+    let news = asked.reader.news(since).await?;
     let feed = asked.room.hold(news.bytes())?;
     let web = web.clone();
     Ok(events::stream(&asked.room, held, |events| async move {

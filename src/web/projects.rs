@@ -24,7 +24,7 @@ pub(super) async fn list(web: &Web, asked: &Asked) -> Result<Response<Body>, Ref
         return pages::projects(web, asked).await;
     }
     let held = list::hold(&asked.room)?;
-    let projects = web.scheduler.projects().await?;
+    let projects = asked.reader.projects().await?;
     let items = projects
         .into_iter()
         .map(|(name, builds, latest)| ProjectItem {
@@ -45,12 +45,12 @@ pub(super) async fn show(
     if asked.wants_page()? {
         return pages::project(web, asked, project).await;
     }
-    let (latest, groups) = web.scheduler.bases(project).await?;
+    let (latest, groups) = asked.reader.bases(project).await?;
     let filter = Filter {
         project: Some(project.clone()),
         ..Filter::default()
     };
-    let (builds, _) = web.scheduler.list(filter, SHOWN).await?;
+    let (builds, _) = asked.reader.list(filter, SHOWN).await?;
     answer::json(
         &asked.room,
         StatusCode::OK,

@@ -42,6 +42,7 @@ use super::{
 use crate::budget::{Client, Held};
 use crate::job::JobId;
 use crate::project::{NameError, ProjectName};
+use crate::scheduler::Reader;
 
 /// The contract, machine-readable; compared with this file by a test.
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
@@ -63,6 +64,8 @@ pub(super) struct Asked {
     pub(super) client: Client,
     /// Where it is counted.
     pub(super) room: Room,
+    /// What is read for it.
+    pub(super) reader: Reader,
     query: Query,
 }
 
@@ -214,6 +217,7 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
         caller,
         client: peer.client(),
         room: Room::new(web.held.clone(), peer.client()),
+        reader: web.scheduler.reader(peer.client()),
         request: Request::from_parts(parts, body),
         query,
     };
@@ -221,7 +225,7 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
         (&Method::GET, [""]) => pages::overview(web, &asked).await.into(),
         (&Method::GET, ["static", name]) => embedded::show(&asked, name).into(),
         (&Method::POST, ["jobs"]) => jobs::create(web, asked).await.into(),
-        (&Method::GET, ["index"] | ["index", ""]) => jobs::index(web, &asked).await.into(),
+        (&Method::GET, ["index"] | ["index", ""]) => jobs::index(&asked).await.into(),
         (&Method::GET, ["job", project, id]) => match names(project, id) {
             Ok((project, id)) => jobs::show(web, &asked, project, id).await.into(),
             Err(error) => Answer::Refused(error.into()),
@@ -390,7 +394,7 @@ fn below(segments: &[&str]) -> Option<PathBuf> {
 }
 
 async fn metrics(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    web.scheduler.refresh_metrics().await;
+    asked.reader.refresh_metrics().await;
     let bodies = web.scheduler.bodies().held();
     web.metrics.record_held(web.held.held(), bodies);
     let text = web

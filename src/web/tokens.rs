@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::turns::{self, Turns};
+
 /// What a token allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -151,6 +153,8 @@ pub struct TokensFile {
     path: PathBuf,
     /// Std, held for a comparison of stamps.
     read: Mutex<(Stamp, Arc<[Token]>)>,
+    /// Of those who look at it for a request.
+    pub(super) turns: Turns,
 }
 
 impl TokensError {
@@ -169,6 +173,7 @@ impl TokensFile {
         Ok(TokensFile {
             path: path.to_owned(),
             read: Mutex::new(load(path)?),
+            turns: Turns::new(turns::TOKENS),
         })
     }
 

@@ -15,6 +15,7 @@ use std::{
 };
 
 use mistry::{
+    budget::Client,
     filesystem::{self, Filesystem, hand_out},
     job::JobId,
     project::ProjectName,
@@ -403,9 +404,10 @@ async fn the_scheduler_hands_out_what_a_build_left() {
         .script("p", script)
         .start()
         .await;
+    let reader = daemon.scheduler().reader(Client::Local);
     let info = daemon.build(job("p")).await;
     let (project, id) = names_of(&info);
-    let handed = told(daemon.scheduler().hand_out_artifacts(&project, id).await);
+    let handed = told(reader.hand_out_artifacts(&project, id).await);
     assert_eq!(listed(&handed), ["info", "made"]);
     assert_eq!(read(&handed, "made"), "made\n");
     assert_eq!(open(&handed, "info").unwrap_err(), Errno::LOOP);
@@ -418,7 +420,7 @@ async fn the_scheduler_hands_out_what_a_build_left() {
         }
     })
     .await;
-    let handed = told(daemon.scheduler().hand_out_artifacts(&project, id).await);
+    let handed = told(reader.hand_out_artifacts(&project, id).await);
     assert_eq!(read(&handed, "made"), "made\n");
 }
 
@@ -427,8 +429,9 @@ async fn where_there_is_nothing_to_hand_out_it_is_said() {
     let script = "echo made > $D/artifacts/made";
     let daemon = TestDaemon::builder().await.script("p", script);
     let daemon = daemon.start().await;
+    let reader = daemon.scheduler().reader(Client::Local);
     let artifacts = async |project: &ProjectName, id| {
-        let handed = daemon.scheduler().hand_out_artifacts(project, id);
+        let handed = reader.hand_out_artifacts(project, id);
         handed.await.unwrap_err()
     };
 
@@ -447,7 +450,7 @@ async fn where_there_is_nothing_to_hand_out_it_is_said() {
     daemon.home.engine.release("start");
     let built = daemon.wait("p", &id.to_string()).await;
     let (project, id) = names_of(&built);
-    told(daemon.scheduler().hand_out_artifacts(&project, id).await);
+    told(reader.hand_out_artifacts(&project, id).await);
 
     // Whatever may have come into their place.
     let data = daemon

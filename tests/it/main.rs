@@ -45,6 +45,7 @@ mod predecessor_tree;
 mod recovery;
 mod slow_clients;
 mod stuck_engine;
+mod stuck_readers;
 mod support;
 mod systemd;
 mod terminals;

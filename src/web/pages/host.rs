@@ -29,8 +29,8 @@ struct Host {
 
 /// The page.
 pub(in crate::web) async fn host(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    let host = web.scheduler.host().await?;
-    let growth = web.scheduler.growth().await?;
+    let host = asked.reader.host().await?;
+    let growth = asked.reader.growth().await?;
     let used = host.disk_size.saturating_sub(host.disk_free);
     page(
         &asked.room,

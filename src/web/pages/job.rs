@@ -14,7 +14,8 @@ use super::timeline::{Segment, timeline};
 use crate::budget::Held;
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, lines};
 use crate::project::ProjectName;
-use crate::scheduler::{Error, Turn};
+use crate::scheduler::Error;
+use crate::turns::Turn;
 
 /// Bytes of a param's value that the page shows: a lock file is a page of its own.
 const MAX_VALUE: usize = 4 << 10;
@@ -108,10 +109,10 @@ pub(in crate::web) async fn job(
     let log = info.container_stdouterr.take().unwrap_or_default();
     let (mut is_pinned, mut rebuild, mut is_log_gone) = (false, None, false);
     if let (Ok(project), Ok(id)) = (info.project.parse::<ProjectName>(), info.id.parse()) {
-        is_pinned = web.scheduler.is_pinned(&project, id).await;
-        rebuild = web.scheduler.failed_rebuild(&project, id).await;
+        is_pinned = asked.reader.is_pinned(&project, id).await?;
+        rebuild = asked.reader.failed_rebuild(&project, id).await?;
         if log.is_empty() && info.phase.is_none() {
-            let found = web.scheduler.follow(&project, id, 0).await;
+            let found = asked.reader.follow(&project, id, 0).await;
             is_log_gone = matches!(found, Err(Error::NoLog(..)));
         }
     }

@@ -57,7 +57,7 @@ pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Respons
     let (recent, next) = match filter.state {
         // They are all in the first table.
         Some(State::Pending) => (Vec::new(), None),
-        _ => web.scheduler.list(ready, SHOWN).await?,
+        _ => asked.reader.list(ready, SHOWN).await?,
     };
     let query = filter::query(&choice).finish();
     let address = |more: &str| match (query.as_str(), more) {
@@ -71,7 +71,7 @@ pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Respons
         address(&before.append_pair("before", &place.to_string()).finish())
     });
     let activity = web.scheduler.activity().borrow().clone();
-    let names = web.scheduler.projects().await?;
+    let names = asked.reader.projects().await?;
     let value = |name| choice.get(name).unwrap_or_default();
     let is_red = recent.first().is_some_and(|newest| {
         let outcome = newest.info().outcome;

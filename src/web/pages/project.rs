@@ -40,9 +40,9 @@ struct Line {
 /// Every project.
 pub(in crate::web) async fn projects(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
     let mut projects = Vec::new();
-    let mut own = web.scheduler.sizes().await?;
-    let mut newest = web.scheduler.newest().await?;
-    for (name, builds, _) in web.scheduler.projects().await? {
+    let mut own = asked.reader.sizes().await?;
+    let mut newest = asked.reader.newest().await?;
+    for (name, builds, _) in asked.reader.projects().await? {
         projects.push(Line {
             builds,
             last: newest.remove(&name).map(|(started, phase, outcome)| {
@@ -101,11 +101,11 @@ pub(in crate::web) async fn project(
     asked: &Asked,
     name: &ProjectName,
 ) -> Result<Response<Body>, Refusal> {
-    let (latest, groups) = web.scheduler.bases(name).await?;
-    let trend = web.scheduler.trend(name, PLOTTED).await?;
+    let (latest, groups) = asked.reader.bases(name).await?;
+    let trend = asked.reader.trend(name, PLOTTED).await?;
     let tally = web.scheduler.tally(name);
     let answers = tally.last(RATE_DAYS);
-    let (builds, _) = web.scheduler.list(of(name), SHOWN).await?;
+    let (builds, _) = asked.reader.list(of(name), SHOWN).await?;
     let all = answers.built + answers.cached + answers.coalesced;
     let percent = |part: u64, of: u64| (part * 100).checked_div(of).unwrap_or(0);
     let expected = |incremental| {
