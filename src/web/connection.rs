@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, Shutdown, recv, shutdown, sockopt};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown, sockopt};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
@@ -140,15 +140,24 @@ impl Connection {
         result
     }
 
-    /// Sends what the socket takes at once.
-    ///
-    /// # Errors
-    /// `WouldBlock` where it takes nothing.
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match &*self.0 {
-            Socket::Tcp(stream) => stream.try_write(bytes),
-            Socket::Unix(stream) => stream.try_write(bytes),
-        }
+    /// Sends what the socket takes at once. The kernel is asked even where the runtime has not heard of a
+    /// new connection that it can be written.
+    pub(super) fn send_at_once(&self, bytes: &[u8]) {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        // The client may be gone.
+        let _ = match &*self.0 {
+            Socket::Tcp(stream) => send(stream, bytes, flags),
+            Socket::Unix(stream) => send(stream, bytes, flags),
+        };
+    }
+
+    /// Discards what has come already, in the same way.
+    pub(super) fn discard_at_once(&self) {
+        let mut bytes = [0; DISCARD_STEP];
+        let _ = match &*self.0 {
+            Socket::Tcp(stream) => recv(stream, &mut bytes[..], RecvFlags::DONTWAIT),
+            Socket::Unix(stream) => recv(stream, &mut bytes[..], RecvFlags::DONTWAIT),
+        };
     }
 
     /// Sends no more, and discards what the client still sends, until it has ended, or for as long as

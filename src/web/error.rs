@@ -14,7 +14,7 @@ use crate::scheduler::Error;
 
 /// When a client that was refused for want of room may ask again, in seconds: about the time of
 /// a short build.
-const ROOM_AGAIN: u32 = 5;
+pub(super) const ROOM_AGAIN: u32 = 5;
 /// When a daemon that ends is likely back, in seconds.
 const BACK_AGAIN: u32 = 1;
 

@@ -14,8 +14,8 @@ const FILES_EACH: u64 = 4;
 /// One of so many places is for clients of this host alone, or so many beyond those of strangers.
 const LOCAL_SHARE: u64 = 16;
 const MOST_LOCAL: u64 = 128;
-/// Connections without a place that one accept loop refuses at once. Past it new ones wait in the kernel's
-/// queue.
+/// Connections without a place that are told so at once, with time to ask and to read the answer; as many
+/// more of clients of this host. Past it a connection is closed with the answer.
 const MOST_REFUSED: u64 = 256;
 /// Bytes of large heads of requests: many times what browsers send, of hundreds of clients.
 const HEADS: u64 = 16 << 20;
@@ -29,8 +29,8 @@ pub(super) struct Places {
     pub(super) connections: Budget,
     /// Bytes of large heads.
     pub(super) heads: Budget,
-    /// Connections that one accept loop refuses at once.
-    pub(super) refusals: usize,
+    /// Connections that are refused and have time to ask and to read the answer.
+    pub(super) refusals: Budget,
 }
 
 impl Places {
@@ -45,21 +45,22 @@ impl Places {
         let files = files.saturating_sub(RESERVED_FILES).max(files / 2);
         let all = (files / FILES_EACH).clamp(2, MOST + MOST_LOCAL);
         let local = (all / LOCAL_SHARE).clamp(1, MOST_LOCAL);
+        // They hold one descriptor each.
+        let refusals = local.min(MOST_REFUSED);
         Places {
             connections: Budget::new(all - local, local),
             heads: Budget::new(HEADS, LOCAL_HEADS),
-            // They hold one descriptor each.
-            refusals: usize::try_from(local.min(MOST_REFUSED)).unwrap_or(1),
+            refusals: Budget::new(refusals, refusals),
         }
     }
 
-    /// So many for strangers, and one for each of the rest.
+    /// So many for strangers, and one for this host.
     #[cfg(test)]
     pub(super) fn few(connections: u64) -> Places {
         Places {
             connections: Budget::new(connections, 1),
             heads: Budget::new(HEADS, LOCAL_HEADS),
-            refusals: 1,
+            refusals: Budget::new(16, 1),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,7 +19,7 @@ use super::connection::Connection;
 use super::door::{Ask, Door, What};
 use super::error::Refusal;
 use super::places::Places;
-use super::serving::{self, Place, Service, Serving};
+use super::serving::{self, NO_PLACE, Service, Serving};
 use super::{Web, routes};
 use crate::faults;
 
@@ -28,8 +28,6 @@ use crate::faults;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 /// What is being answered when the daemon ends has this long.
 const GRACE: Duration = Duration::from_secs(5);
-/// The sentence of the 503 where there is no place.
-const NO_PLACE: &str = "too many connections at once; try again later";
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -119,10 +117,7 @@ fn serve_by(
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
         let accepting_one = Accepting {
-            entrance: Entrance {
-                listener,
-                refusals: Arc::new(Semaphore::new(places.refusals)),
-            },
+            entrance: Entrance(listener),
             asked: door.enter(),
             door: door.clone(),
             stop: stop.clone(),
@@ -174,11 +169,7 @@ impl Accepting {
                 }
                 accepted = self.entrance.next(is_short.then_some(&mut connections)), if is_open => accepted,
             };
-            let Accepted {
-                connection,
-                peer,
-                refusal,
-            } = match accepted {
+            let (connection, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => match accept::after(&error) {
                     After::Next => continue,
@@ -197,16 +188,17 @@ impl Accepting {
             };
             is_short = false;
             faults::point("accept");
-            let place = self
-                .places
-                .connections
-                .hold(serving::client(&service, peer), 1);
+            let client = serving::client(&service, peer);
+            let place = self.places.connections.hold(client, 1);
+            let is_refused = place.is_none();
+            let Some(place) = place.or_else(|| self.places.refusals.hold(client, 1)) else {
+                // Neither this loop nor anything else waits for it.
+                serving::refuse_at_once(&connection);
+                continue;
+            };
             let serving = Serving {
-                is_refused: place.is_none(),
-                place: match place {
-                    Some(place) => Place::Held { place },
-                    None => Place::Refused { _room: refusal },
-                },
+                is_refused,
+                place,
                 connection,
                 peer,
                 places: self.places.clone(),
@@ -221,55 +213,36 @@ impl Accepting {
     }
 }
 
-/// A listening socket, and room for refusing its connections.
-struct Entrance {
-    listener: Listener,
-    /// For connections that are refused. Each loop has its own, so that clients over TCP keep no client
-    /// of the unix socket waiting.
-    refusals: Arc<Semaphore>,
-}
+/// A listening socket.
+struct Entrance(Listener);
 
 impl Entrance {
-    /// The next connection, once there is room to refuse it. After a shortage not before something may
-    /// have been let go.
-    async fn next(&self, shortage: Option<&mut watch::Receiver<usize>>) -> io::Result<Accepted> {
+    /// The next connection, and who is at its other end. After a shortage not before something may have
+    /// been let go.
+    async fn next(
+        &self,
+        shortage: Option<&mut watch::Receiver<usize>>,
+    ) -> io::Result<(Connection, Peer)> {
         if let Some(connections) = shortage {
             let _ = tokio::time::timeout(ACCEPT_AGAIN, connections.changed()).await;
         }
         loop {
-            let refusal = self.refusals.clone().acquire_owned().await;
-            let refusal = refusal.map_err(io::Error::other)?;
-            let (connection, peer) = match &self.listener {
+            match &self.0 {
                 Listener::Tcp(listener) => {
                     let (stream, peer) = listener.accept().await?;
-                    let peer = Peer::Tcp(peer.ip().to_canonical());
-                    match Connection::tcp(stream) {
-                        Ok(connection) => (connection, peer),
-                        // It is gone already.
-                        Err(_) => continue,
+                    // Otherwise it is gone already.
+                    if let Ok(connection) = Connection::tcp(stream) {
+                        return Ok((connection, Peer::Tcp(peer.ip().to_canonical())));
                     }
                 }
                 Listener::Unix(listener) => {
                     let (stream, _) = listener.accept().await?;
                     let user = stream.peer_cred().ok().map(|peer| peer.uid());
-                    (Connection::unix(stream), Peer::Unix(user))
+                    return Ok((Connection::unix(stream), Peer::Unix(user)));
                 }
-            };
-            return Ok(Accepted {
-                connection,
-                peer,
-                refusal,
-            });
+            }
         }
     }
-}
-
-/// A connection that was accepted.
-struct Accepted {
-    connection: Connection,
-    peer: Peer,
-    /// Room for refusing it.
-    refusal: OwnedSemaphorePermit,
 }
 
 #[cfg(test)]
@@ -279,7 +252,7 @@ mod tests {
 
     use hyper::StatusCode;
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-    use tokio::net::{TcpStream, UnixStream};
+    use tokio::net::{TcpSocket, TcpStream, UnixStream};
     use tokio::task::JoinHandle;
 
     use super::*;
@@ -386,7 +359,6 @@ mod tests {
     async fn who_finds_no_place_is_told_so_and_gets_the_whole_answer() {
         let server = Server::with(Places::few(2), &[]).await;
         let mut filling = server.fill(2).await;
-        // One after the other: there is room for one refusal.
         for request in [GET.to_vec(), post(10), post(8 << 20), GET.repeat(3)] {
             let answer = ask(server.connect().await, &request).await;
             assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -409,30 +381,49 @@ mod tests {
     #[tokio::test]
     async fn with_every_place_taken_over_tcp_the_unix_socket_is_served() {
         let server = Server::with(Places::few(2), &[]).await;
-        // Two that have a place, one that is being refused, and one that waits for that.
-        let filling = server.fill(3).await;
-        let waiting = server.connect().await;
+        // Two that have a place, all that can be refused with patience, and one more.
+        let filling = server.fill(2 + 12).await;
+        let answer = ask(server.connect().await, b"").await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         for _ in 0..10 {
             let answer = ask(UnixStream::connect(&server.unix).await.unwrap(), GET).await;
             assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-            server.until_connected(3).await;
         }
-        drop((filling, waiting));
+        drop(filling);
         server.end().await;
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn who_is_refused_and_says_nothing_does_not_keep_others_waiting_for_long() {
+    #[tokio::test]
+    async fn one_address_that_is_refused_and_says_nothing_keeps_no_other_waiting() {
         let server = Server::with(Places::few(1), &[]).await;
-        let _filling = server.fill(2).await;
-        let begun = tokio::time::Instant::now();
-        let answer = ask(server.connect().await, GET).await;
+        // One has the place; twelve of sixteen may be refused with patience.
+        let silent = server.fill(1 + 12).await;
+        let mut more = Vec::new();
+        for _ in 0..300 {
+            more.push(server.connect().await);
+        }
+        let other = TcpSocket::new_v4().unwrap();
+        other.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let other = other.connect(server.tcp).await.unwrap();
+        let answer = ask(other, &post(8 << 20)).await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(
-            begun.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(answer.contains("\r\nretry-after: "), "{answer}");
+        // Nobody has waited for the end of their patience.
+        assert!(*server.door.connections().borrow() >= silent.len());
+        // They are told although they have said nothing, and nothing is kept of them.
+        for one in more {
+            let answer = ask(one, b"").await;
+            let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.1 503 "), "{answer}");
+            assert!(head.contains("\r\nRetry-After: 5\r\n"), "{answer}");
+            assert!(head.ends_with(&format!("\r\nContent-Length: {}", text.len())));
+            assert_eq!(text, format!("{NO_PLACE}\n"));
+        }
+        drop(silent);
+        server.until_connected(0).await;
+        let answer = ask(server.connect().await, GET).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        server.end().await;
     }
 
     #[tokio::test]
@@ -530,9 +521,7 @@ mod tests {
         let serving = Serving {
             connection: Connection::unix(stream),
             peer: Peer::Unix(None),
-            place: Place::Held {
-                place: place.unwrap(),
-            },
+            place: place.unwrap(),
             is_refused: false,
             places,
             stop: CancellationToken::new(),

@@ -14,12 +14,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Peer;
 use super::answer::Body;
 use super::connection::{Connection, Farewell, HalfClosed};
+use super::error::ROOM_AGAIN;
 use super::forwarded::{self, Beginning, MAX_PROXY_HEADER};
 use super::head::{Heads, Told};
 use super::pace::Paced;
@@ -49,10 +49,10 @@ const SHORT_FAREWELL: Farewell = Farewell {
 };
 /// A client that was accepted when the daemon ends has this long to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// The whole answer where there is no room for the rest of a head.
-const NO_ROOM: &str = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nConnection: close\r\n\
-    Content-Type: text/plain; charset=utf-8\r\nContent-Length: 62\r\n\r\n\
-    too many requests with large headers at once; try again later\n";
+/// The sentence of the 503 where there is no place.
+pub(super) const NO_PLACE: &str = "too many connections at once; try again later";
+/// The same where there is no room for the rest of a head.
+const NO_ROOM: &str = "too many requests with large headers at once; try again later";
 
 /// What answers the requests of one server.
 pub(super) trait Service: Clone + Send + Sync + 'static {
@@ -70,20 +70,12 @@ pub(super) trait Service: Clone + Send + Sync + 'static {
     fn refuse(&self, request: &Request<Incoming>) -> Response<Body>;
 }
 
-/// What a connection has of the server, until it is dropped.
-#[derive(Debug)]
-pub(super) enum Place {
-    /// A place.
-    Held { place: Held },
-    /// No place: the room in which it is refused is bounded as well.
-    Refused { _room: OwnedSemaphorePermit },
-}
-
 /// A connection that is served.
 pub(super) struct Serving {
     pub(super) connection: Connection,
     pub(super) peer: Peer,
-    pub(super) place: Place,
+    /// A place for a connection, or for one that is refused.
+    pub(super) place: Held,
     pub(super) is_refused: bool,
     pub(super) places: Places,
     pub(super) stop: CancellationToken,
@@ -107,8 +99,10 @@ impl Serving {
         };
         // Otherwise it has sent nothing in time, or is gone.
         if let Ok(Ok((before, named))) = begun {
-            if let Some(address) = named {
-                self.speaks_for(address, &service);
+            if let Some(address) = named
+                && !self.speaks_for(address, &service)
+            {
+                return refuse_at_once(&self.connection);
             }
             // On the heap, so that a connection on which nothing has come yet costs little.
             Box::pin(self.talk(before, service)).await;
@@ -141,19 +135,22 @@ impl Serving {
         }
     }
 
-    /// The client at `address` is behind this connection, and has its place from now on.
-    fn speaks_for(&mut self, address: IpAddr, service: &impl Service) {
+    /// The client at `address` is behind this connection, and has its place from now on. False where the
+    /// client has no place, and none to be refused with patience.
+    fn speaks_for(&mut self, address: IpAddr, service: &impl Service) -> bool {
         self.peer = Peer::Tcp(address);
-        if self.is_refused || service.is_trusted(address) {
-            return;
+        if service.is_trusted(address) {
+            return true;
         }
         let client = Client::of(address);
         // In one step, so that it needs no second place while it has its first.
-        let is_held = match &mut self.place {
-            Place::Held { place } => place.pass_to(client),
-            Place::Refused { .. } => false,
-        };
-        self.is_refused = !is_held;
+        let is_passed = self.place.pass_to(client);
+        if is_passed || self.is_refused {
+            return is_passed;
+        }
+        self.is_refused = true;
+        let refusal = self.places.refusals.hold(client, 1);
+        refusal.map(|refusal| self.place = refusal).is_some()
     }
 
     /// Reads requests and answers them.
@@ -206,7 +203,7 @@ impl Serving {
         };
         if told.is_refused() {
             // hyper has read a part of a head, and answers nothing before the rest.
-            let _ = connection.try_write(NO_ROOM.as_bytes());
+            connection.send_at_once(busy(NO_ROOM).as_bytes());
         }
         if served.is_err() || told.had_body() || is_refused {
             let ending = async {
@@ -260,6 +257,22 @@ impl Serving {
             served = served => Some(served),
         }
     }
+}
+
+/// Tells a client that there is no place, without waiting until it asks or has read that: what it sends
+/// meanwhile may make its kernel discard the answer.
+pub(super) fn refuse_at_once(connection: &Connection) {
+    connection.discard_at_once();
+    connection.send_at_once(busy(NO_PLACE).as_bytes());
+}
+
+/// A whole answer, for where hyper gives none.
+fn busy(sentence: &str) -> String {
+    let length = sentence.len() + 1;
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {ROOM_AGAIN}\r\nConnection: close\r\n\
+        Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{sentence}\n"
+    )
 }
 
 /// For whom a connection of `peer` is counted.
