@@ -43,6 +43,17 @@ const PATIENCE: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(super) struct Body(UnsyncBoxBody<Bytes, io::Error>);
 
+impl Body {
+    /// The same; `held` is dropped when it has been sent, or is given up.
+    pub(super) fn holding(self, held: impl Send + 'static) -> Body {
+        let owner = move |error| {
+            let _ = &held;
+            error
+        };
+        Body(self.0.map_err(owner).boxed_unsync())
+    }
+}
+
 impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = io::Error;

@@ -58,6 +58,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
+use self::places::Places;
 use crate::budget::Budget;
 use crate::build::Contents;
 use crate::metrics::Metrics;
@@ -71,6 +72,7 @@ pub struct Web {
     /// A reload swaps it.
     access: Arc<ArcSwap<Access>>,
     door: Door,
+    places: Places,
     /// The daemon ends: streams say goodbye.
     stop: CancellationToken,
     /// Request ids: a random beginning, then counted.
@@ -121,6 +123,7 @@ impl Web {
             metrics,
             access: Arc::new(ArcSwap::from_pointee(access)),
             door: Door::new(),
+            places: Places::of_process(),
             stop,
             requests: Arc::new(AtomicU64::new(first)),
             held: Budget::new(HELD_FOR_CLIENTS, HELD_FOR_LOCAL),

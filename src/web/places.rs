@@ -27,6 +27,9 @@ const LOCAL_HEADS: u64 = 4 << 20;
 pub(super) struct Places {
     /// Connections.
     pub(super) connections: Budget,
+    /// Requests that trusted proxies pass on, each counted for the client that it names: as many as there
+    /// are connections, which are counted for the proxy.
+    pub(super) requests: Budget,
     /// Bytes of large heads.
     pub(super) heads: Budget,
     /// Connections that are refused and have time to ask and to read the answer.
@@ -49,6 +52,7 @@ impl Places {
         let refusals = local.min(MOST_REFUSED);
         Places {
             connections: Budget::new(all - local, local),
+            requests: Budget::new(all - local, 0),
             heads: Budget::new(HEADS, LOCAL_HEADS),
             refusals: Budget::new(refusals, refusals),
         }
@@ -59,6 +63,7 @@ impl Places {
     pub(super) fn few(connections: u64) -> Places {
         Places {
             connections: Budget::new(connections, 1),
+            requests: Budget::new(connections, 0),
             heads: Budget::new(HEADS, LOCAL_HEADS),
             refusals: Budget::new(16, 1),
         }

@@ -35,6 +35,7 @@ use super::answer::{self, Answer, Body, Room};
 use super::connection::HalfClosed;
 use super::error::Refusal;
 use super::query::Query;
+use super::serving::NO_PLACE;
 use super::tokens::Scope;
 use super::{
     Web, artifacts, collection, embedded, host, jobs, logs, news, pages, projects, queue, session,
@@ -133,8 +134,28 @@ pub(super) async fn answer(web: &Web, request: Request<Incoming>, peer: Peer) ->
     // Kept for browsers only, which are refused with a page.
     let browser =
         answer::accepts(request.headers(), "text/html").then(|| request.headers().clone());
-    let answer = route(web, request, peer, &id).await;
-    told(answer, id, takes_json, browser)
+    let (answer, place) = match admit(web, request.headers(), peer) {
+        Ok((asker, place)) => (route(web, request, asker, &id).await, place),
+        Err(refusal) => (Answer::Refused(refusal), None),
+    };
+    let response = told(answer, id, takes_json, browser);
+    match place {
+        Some(place) => response.map(|body| body.holding(place)),
+        None => response,
+    }
+}
+
+/// Who asks, and the place of a client whose connection is counted for a proxy.
+fn admit(web: &Web, headers: &HeaderMap, peer: Peer) -> Result<(Peer, Option<Held>), Refusal> {
+    let asker = web.access.load().proxies.asker(headers, peer)?;
+    let place = match asker {
+        Peer::Tcp(_) if asker != peer => {
+            let place = web.places.requests.hold(asker.client(), 1);
+            Some(place.ok_or_else(|| Refusal::busy(NO_PLACE))?)
+        }
+        _ => None,
+    };
+    Ok((asker, place))
 }
 
 /// Answers a request for which there is no place.
@@ -186,10 +207,6 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let scope = scope(&method, &segments);
     let access = web.access.load_full();
-    let peer = match access.proxies.asker(&parts.headers, peer) {
-        Ok(peer) => peer,
-        Err(refusal) => return Answer::Refused(refusal),
-    };
     let secret = web.scheduler.secret();
     let caller = match access.check(&parts, peer, scope, secret).await {
         Ok(caller) => caller,

@@ -81,8 +81,7 @@ impl Service for Closed {
 /// # Errors
 /// When a listener fails for good.
 pub fn serve(listeners: Vec<Listener>, web: Web) -> impl Future<Output = io::Result<()>> {
-    let (stop, door) = (web.stop.clone(), web.door.clone());
-    let places = Places::of_process();
+    let (stop, door, places) = (web.stop.clone(), web.door.clone(), web.places.clone());
     serve_by(listeners, stop, door, places, Open(Arc::new(web)))
 }
 

@@ -161,6 +161,102 @@ async fn a_trusted_proxy_says_for_whom_it_asks_and_nobody_else_does() {
     assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
 }
 
+/// A request that is under way until its body has come, on a connection of a trusted proxy.
+struct Underway(TcpStream);
+
+impl Underway {
+    /// Begins it for the client `of`; the connection comes back where there was no place.
+    async fn begin(mut at: TcpStream, of: u8) -> Result<Underway, String> {
+        let head = format!(
+            "POST /jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             X-Forwarded-For: 192.0.2.{of}\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        );
+        at.write_all(head.as_bytes()).await.unwrap();
+        let head = Underway::head(&mut at).await;
+        match head.starts_with("HTTP/1.1 100 ") {
+            true => Ok(Underway(at)),
+            false => Err(head),
+        }
+    }
+
+    /// Ends it, and gives the connection back.
+    async fn end(mut self) -> TcpStream {
+        self.0.write_all(b"[]").await.unwrap();
+        let head = Underway::head(&mut self.0).await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+        let length = head.to_lowercase();
+        let length = length.split("content-length: ").nth(1).unwrap();
+        let length = length.split("\r\n").next().unwrap().parse().unwrap();
+        self.0.read_exact(&mut vec![0; length]).await.unwrap();
+        self.0
+    }
+
+    async fn head(at: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(at.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_behind_a_proxy_has_its_share_of_the_requests_whatever_connections_bring_them() {
+    let home = Home::new().await;
+    home.configure(&json!({ "trusted_proxies": ["127.0.0.1"] }));
+    let manager = Manager::new(&home);
+    let mut command = manager.command_under(&["prlimit", "--nofile=1024"], home.mistryd());
+    let life = crate::support::manager::Life(command.spawn().unwrap());
+    manager.hears("READY=1").await;
+    let At::Tcp(tcp) = manager.over_tcp() else {
+        panic!("it is over TCP")
+    };
+    // As many as there are places over TCP.
+    let (most, clients) = (120, 12);
+    let mut free = Vec::new();
+    // Some are left for connections that take the place of one that was closed.
+    for _ in 0..most - 10 {
+        free.push(TcpStream::connect(tcp).await.unwrap());
+    }
+    let mut underway: Vec<(usize, Underway)> = Vec::new();
+    let (mut seed, mut refused) = (7_u64, 0);
+    let mut any = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) as usize % below
+    };
+    for step in 0..2_000 {
+        // By turns there are more and less of them.
+        let is_begun = any(10) < if step / 250 % 2 == 0 { 8 } else { 3 };
+        if is_begun && let Some(at) = free.pop() {
+            // One client asks for half of all.
+            let of = if any(2) == 0 { 0 } else { any(clients) };
+            let own = underway.iter().filter(|(by, _)| *by == of).count() + 1;
+            let is_scarce = most - (underway.len() + 1) < most / 4;
+            let fits = !is_scarce || own <= most / 16;
+            match within("an answer", Underway::begin(at, of as u8)).await {
+                Ok(begun) => {
+                    assert!(fits, "step {step}: {own} of {}", underway.len());
+                    underway.push((of, begun));
+                }
+                Err(head) => {
+                    assert!(!fits, "step {step}: {own} of {}: {head}", underway.len());
+                    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+                    assert!(head.contains("\r\nretry-after: "), "{head}");
+                    refused += 1;
+                    free.push(TcpStream::connect(tcp).await.unwrap());
+                }
+            }
+        } else if !underway.is_empty() {
+            let (_, ended) = underway.swap_remove(any(underway.len()));
+            free.push(within("an end", ended.end()).await);
+        }
+    }
+    assert!(refused > 20, "{refused}");
+    life.signal(Signal::TERM);
+    drop((free, underway));
+    assert_eq!(life.ended().await, 0);
+}
+
 /// Asks for events from an address of its own; the connection, where there was a place for it.
 async fn follow(at: SocketAddr, from: u8) -> Option<TcpStream> {
     within("events", async {
