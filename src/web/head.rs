@@ -27,6 +27,10 @@ pub(super) struct Told {
     /// A request has begun to be answered since anything was last read.
     is_new: AtomicBool,
     is_refused: AtomicBool,
+    /// Some of an answer may not have been written yet.
+    is_answering: AtomicBool,
+    /// hyper has all of that answer.
+    is_given: AtomicBool,
 }
 
 impl Told {
@@ -37,7 +41,14 @@ impl Told {
         self.body.store(length.unwrap_or(UNKNOWN), Relaxed);
         self.has_body.store(length != Some(0), Relaxed);
         self.is_new.store(true, Relaxed);
+        self.is_given.store(false, Relaxed);
+        self.is_answering.store(true, Relaxed);
         length.is_some()
+    }
+
+    /// Part of the body of the answer, which hyper drops when it has taken all of it.
+    pub(super) fn giving(self: Arc<Told>) -> Giving {
+        Giving(self)
     }
 
     /// True where the last request had a body, some of which may not have been read.
@@ -48,6 +59,21 @@ impl Told {
     /// True where there was no room for a head.
     pub(super) fn is_refused(&self) -> bool {
         self.is_refused.load(Relaxed)
+    }
+
+    /// True where a part of an answer was perhaps written, and not all of it: nothing else may follow.
+    pub(super) fn is_answering(&self) -> bool {
+        self.is_answering.load(Relaxed)
+    }
+}
+
+/// See [`Told::giving`].
+#[derive(Debug)]
+pub(super) struct Giving(Arc<Told>);
+
+impl Drop for Giving {
+    fn drop(&mut self) {
+        self.0.is_given.store(true, Relaxed);
     }
 }
 
@@ -70,6 +96,13 @@ impl Heads {
             client,
             read: 0,
             held: None,
+        }
+    }
+
+    /// hyper has written all that it had to write.
+    pub(super) fn flushed(&self) {
+        if self.told.is_given.load(Relaxed) {
+            self.told.is_answering.store(false, Relaxed);
         }
     }
 

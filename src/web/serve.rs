@@ -248,6 +248,7 @@ impl Entrance {
 mod tests {
     use std::net::SocketAddr;
     use std::path::PathBuf;
+    use std::sync::Mutex;
 
     use hyper::StatusCode;
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -509,13 +510,17 @@ mod tests {
         assert!(answer.ends_with("try again later\n"), "{answer}");
         let length = answer.split_once("\r\n\r\n").unwrap().1.len();
         assert!(answer.contains(&format!("\r\nContent-Length: {length}\r\n")));
+        // So it is after a request that was answered.
+        let both = ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", &large(60_000)].concat();
+        let answers = ask(server.connect().await, both.as_bytes()).await;
+        assert!(answers.starts_with("HTTP/1.1 200 "), "{answers}");
+        assert!(answers.contains("Tcp(127.0.0.1)HTTP/1.1 503 "), "{answers}");
         server.end().await;
     }
 
-    #[tokio::test]
-    async fn a_connection_on_which_nothing_has_come_is_small() {
-        let (stream, _client) = UnixStream::pair().unwrap();
-        let places = Places::few(1);
+    /// The server's end of a connection, and the client's.
+    fn pair(places: Places) -> (Serving, UnixStream) {
+        let (stream, client) = UnixStream::pair().unwrap();
         let place = places.connections.hold(crate::budget::Client::Local, 1);
         let serving = Serving {
             connection: Connection::unix(stream),
@@ -525,6 +530,63 @@ mod tests {
             places,
             stop: CancellationToken::new(),
         };
+        (serving, client)
+    }
+
+    /// Answers with more than a socket takes, and keeps the request.
+    #[derive(Clone, Default)]
+    struct Large(Arc<Mutex<Option<Request<Incoming>>>>);
+
+    const LARGE: &[u8] = &[b'x'; 1 << 20];
+
+    impl Service for Large {
+        fn is_trusted(&self, _: IpAddr) -> bool {
+            false
+        }
+
+        async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+            *self.0.lock().unwrap() = Some(request);
+            Response::new(answer::fixed(LARGE))
+        }
+
+        fn refuse(&self, _: &Request<Incoming>) -> Response<Body> {
+            answer::no_content()
+        }
+    }
+
+    #[tokio::test]
+    async fn no_refusal_of_a_head_comes_into_an_answer_that_is_under_way() {
+        let places = Places {
+            heads: crate::budget::Budget::new(16 << 10, 0),
+            ..Places::few(1)
+        };
+        let (serving, mut client) = pair(places);
+        let large = Large::default();
+        let serving = tokio::spawn(serving.serve(large.clone()));
+        let first = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n";
+        client.write_all(first).await.unwrap();
+        let mut told = Vec::with_capacity(2 * LARGE.len());
+        client.read_buf(&mut told).await.unwrap();
+        // Before the server has its turn again there is room for what it says, and the end of the body and
+        // the next head are there.
+        while client.try_read_buf(&mut told).is_ok() {}
+        let second = format!("xGET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(30_000));
+        client.try_write(second.as_bytes()).unwrap();
+        // The server may close it before it has read all.
+        let _ = client.read_to_end(&mut told).await;
+        drop(client);
+        serving.await.unwrap();
+        let end = told.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let body = &told[end.unwrap() + 4..];
+        let (of_first, refusal) = body.split_at(body.len().min(LARGE.len()));
+        assert!(told.starts_with(b"HTTP/1.1 200 "));
+        assert!(of_first.iter().all(|byte| *byte == b'x'), "it was torn");
+        assert!(refusal.is_empty() || refusal.starts_with(b"HTTP/1.1 503 "));
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_has_come_is_small() {
+        let (serving, _client) = pair(Places::few(1));
         let bytes = size_of_val(&serving.serve(Naming(&[])));
         assert!(bytes < 2 << 10, "{bytes} bytes");
     }

@@ -167,7 +167,7 @@ impl Serving {
                 asking.cancel();
                 let is_length_known = telling.asked(&request);
                 request.extensions_mut().insert(closed.clone());
-                let service = service.clone();
+                let (service, giving) = (service.clone(), telling.clone().giving());
                 // On the heap only while there is something to answer.
                 Box::pin(async move {
                     let mut response = match is_refused {
@@ -178,7 +178,7 @@ impl Serving {
                         let close = HeaderValue::from_static("close");
                         response.headers_mut().insert(CONNECTION, close);
                     }
-                    Ok::<_, Infallible>(response)
+                    Ok::<_, Infallible>(response.map(|body| body.holding(giving)))
                 })
             });
             let served = http1::Builder::new()
@@ -201,7 +201,7 @@ impl Serving {
         let Some(served) = ended else {
             return;
         };
-        if told.is_refused() {
+        if told.is_refused() && !told.is_answering() {
             // hyper has read a part of a head, and answers nothing before the rest.
             connection.send_at_once(busy(NO_ROOM).as_bytes());
         }
