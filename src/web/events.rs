@@ -37,11 +37,13 @@ const READ: usize = 1 << 10;
 /// As long as there is plenty of room, logs are read and sent in larger parts, which is much faster.
 const WIDE_EVENTS: usize = 32 << 10;
 const WIDE_READ: usize = 16 << 10;
-/// What that takes: what is read, and events of it, of which each line has some bytes of its own.
-const WIDE: u64 = 64 << 10;
-/// Bytes of an event for each byte of a log that is no plain text, at most: the text, where a carriage
-/// return becomes a line of its own, and the same as base64.
-const WORST: u64 = 9;
+/// What that takes: what is read, and events of it, of which each line has some bytes of its own, whatever
+/// the text. So a stream that has it waits for no room on top.
+const WIDE: u64 = (64 << 10) + WORST;
+/// What events of a log take that is no plain text, at most: 9 bytes for each byte that is read at once or
+/// left of a piece before: the text, where a carriage return becomes a line of its own, and the same as
+/// base64.
+const WORST: u64 = (MAX_PIECE + READ) as u64 * 9;
 
 /// Where the events of one stream go.
 #[derive(Debug)]
@@ -250,25 +252,25 @@ impl Lines {
         let mut batch = Batch::default();
         // Some bytes at a time, so that little becomes of them where they are no plain text.
         for part in chunk.chunks(READ) {
-            let held = match is_plain(part) {
-                true => wide.clone(),
+            let worst = match wide.is_some() || is_plain(part) {
+                true => None,
                 false => {
-                    batch.flush(events, wide.clone()).await?;
-                    let worst = (MAX_PIECE + READ) as u64 * WORST;
-                    let held = events.room.wait(worst).await.map_err(|_| Gone)?;
+                    batch.flush(events, None).await?;
+                    let held = events.room.wait(WORST).await.map_err(|_| Gone)?;
                     Some(Arc::new(held))
                 }
             };
+            let held = worst.as_ref().or(wide.as_ref());
             for line in part.split_inclusive(|byte| *byte == b'\n') {
                 batch.begin(events).await?;
                 self.0
                     .push(line, |piece| write_event(piece, &mut batch.made));
                 if batch.made.len() >= at_once {
-                    batch.flush(events, held.clone()).await?;
+                    batch.flush(events, held.cloned()).await?;
                 }
             }
-            if !is_plain(part) {
-                batch.flush(events, held).await?;
+            if worst.is_some() {
+                batch.flush(events, worst).await?;
             }
         }
         batch.flush(events, wide).await?;
@@ -378,6 +380,42 @@ mod tests {
             }
         }
         assert_eq!(told, b"event: result\ndata: [1,2]\n\n:\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_does_not_wait_for_room_that_it_holds_itself() {
+        use http_body_util::BodyExt;
+
+        use crate::budget::{Budget, Client};
+
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("log");
+        let printed = [b"plain\n".repeat(READ), b"\xff\r\n".repeat(READ)].concat();
+        std::fs::write(&path, &printed).unwrap();
+        let mut log = LogFollower::open(&path, 0, None).await.unwrap();
+        let budget = Budget::new(256 << 10, 0);
+        let room = Room::new(budget.clone(), Client::Proxy);
+        let held = room.hold(STREAM).unwrap();
+        let answer = stream(&room, held, |events| async move {
+            let mut lines = Lines::new(0);
+            while let Ok(true) = lines.send(&mut log, &events).await? {}
+            lines.finish(&events).await
+        });
+        let mut body = answer.into_body();
+        let mut told = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        // Others take all that is left while the client reads.
+        let _others = room.hold(budget.most() - budget.held()).unwrap();
+        let mut last = Bytes::new();
+        while !told.is_empty() {
+            last = Bytes::copy_from_slice(&told);
+            drop(std::mem::take(&mut told));
+            if let Some(part) = body.frame().await {
+                told = part.unwrap().into_data().unwrap();
+            }
+        }
+        let last = String::from_utf8_lossy(&last).into_owned();
+        let end = format!("\nid: {}\n", printed.len());
+        assert!(last.contains(&end), "{}", last.len());
     }
 
     #[test]
