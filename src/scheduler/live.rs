@@ -58,6 +58,8 @@ struct Wants {
     while_held: bool,
     /// Tickets that are held.
     held: usize,
+    /// All tickets: also who wants it no more may wait for its end.
+    tickets: usize,
 }
 
 /// Who cancels a build that nobody wants any more, and why.
@@ -201,12 +203,42 @@ impl Live {
 
     fn end(&self, ended: Ended) {
         self.view.send_modify(|view| view.ended = Some(ended));
+        self.abridge();
         let mut params = self.params.lock().unwrap_or_else(PoisonError::into_inner);
         *params = None;
     }
 
+    /// Keeps only what lists show of a job that is over, unless somebody with a ticket may ask for its end.
+    /// A follower may stay for as long as a reader is slow, and what it keeps is counted no more.
+    fn abridge(&self) {
+        let wants = self.wants();
+        if wants.tickets > 0 {
+            return;
+        }
+        self.view.send_if_modified(|view| {
+            match &mut view.ended {
+                None => {}
+                Some(Ended::Built(answer)) => {
+                    let mut info = BuildInfo::clone(answer.info());
+                    info.abridge();
+                    *answer = BuildAnswer::new(info);
+                    view.info = Some(answer.info().clone());
+                }
+                Some(Ended::Rejected(_)) => {
+                    if let Some(info) = &mut view.info {
+                        Arc::make_mut(info).abridge();
+                    }
+                }
+            }
+            // It is no news.
+            false
+        });
+    }
+
     pub(super) fn ticket(self: &Arc<Live>, coalesced: bool, stop: CancellationToken) -> Ticket {
-        self.wants().held += 1;
+        let mut wants = self.wants();
+        wants.held += 1;
+        wants.tickets += 1;
         Ticket {
             follower: self.follower(stop),
             coalesced,
@@ -311,7 +343,8 @@ impl JobFollower {
         }
     }
 
-    /// What the build is doing now; `None` before it is accepted.
+    /// What the build is doing now; `None` before it is accepted. When it is over, and no ticket is held,
+    /// as much as lists show.
     pub fn now(&self) -> Option<Arc<BuildInfo>> {
         self.view.borrow().now()
     }
@@ -361,6 +394,8 @@ impl DerefMut for Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.let_go();
+        self.live.wants().tickets -= 1;
+        self.live.abridge();
     }
 }
 
@@ -458,5 +493,39 @@ mod tests {
         live.end_rejected(Error::Lost);
         assert_eq!(budget.held(), 0);
         assert!(follower.is_over() && ticket.is_over());
+    }
+
+    #[test]
+    fn a_follower_of_a_job_that_is_over_keeps_its_large_params_only_while_somebody_has_a_ticket() {
+        let end = |live: &Live, info: &BuildInfo, is_built| match is_built {
+            true => live.end_built(BuildAnswer::new(info.clone())),
+            false => live.end_rejected(Error::Lost),
+        };
+        for (is_built, has_ticket) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut info = BuildInfo {
+                outcome: Some(Outcome::Failed),
+                ..BuildInfo::default()
+            };
+            let value: Arc<str> = "x".repeat(1 << 20).into();
+            let kept = Arc::downgrade(&value);
+            info.params.insert("large".to_owned(), Some(value));
+            let (project, id) = ("hello".parse().unwrap(), "0".repeat(64).parse().unwrap());
+            let live = Live::new(project, id, None, Origin::default(), None);
+            let mut follower = live.follower(CancellationToken::new());
+            let ticket = has_ticket.then(|| live.ticket(false, CancellationToken::new()));
+            live.show(&info);
+            end(&live, &info, is_built);
+            drop((info, live));
+            if let Some(mut ticket) = ticket {
+                // Who wants it no more may still wait for it.
+                ticket.let_go();
+                assert!(kept.upgrade().is_some());
+            }
+            assert!(kept.upgrade().is_none(), "{is_built}, {has_ticket}");
+            let (is_over, info) = follower.look();
+            let info = info.unwrap();
+            assert!(is_over && info.params.contains_key("large"));
+            assert_eq!(info.outcome, Some(Outcome::Failed));
+        }
     }
 }

@@ -424,7 +424,9 @@ impl Scheduler {
     /// A ticket for a job that is live.
     pub async fn ticket(&self, project: &ProjectName, id: JobId) -> Option<Ticket> {
         self.0.adopted.wait().await;
-        let live = self.0.live(project, id)?;
+        // In one step: a job that has left the queue may keep its end for those with a ticket only.
+        let queue = self.0.queue();
+        let live = queue.get(id).filter(|live| live.project == *project)?;
         Some(live.ticket(false, self.0.stop.clone()))
     }
 

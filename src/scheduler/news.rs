@@ -68,6 +68,11 @@ pub struct NewsFeed {
 /// What is to be told next.
 enum Next {
     News(News),
+    /// How a job goes when it is told, and no copy of that: its params may be large. Where it is over by
+    /// then, its end is told in its turn.
+    State(JobFollower),
+    /// How a job ended.
+    End(JobFollower),
     /// How a build stands on disk: it ended a while ago; or a rebuild of it did not succeed, so lists show
     /// the one before.
     OnDisk(ProjectName, JobId),
@@ -141,6 +146,11 @@ impl NewsFeed {
                     }
                     continue;
                 }
+                Some(Next::State(job)) if job.is_over() => continue,
+                Some(Next::State(job) | Next::End(job)) => match job.now() {
+                    Some(info) => return Some(News::Job(info)),
+                    None => continue,
+                },
                 Some(Next::News(news)) => return Some(news),
                 None => {}
             }
@@ -211,13 +221,11 @@ impl NewsFeed {
         }
         for job in live {
             let known = self.followed.get(&job.id());
-            match known
-                .filter(|known| known.is_same(&job))
-                .and_then(JobFollower::now)
-            {
+            let is_told = known.is_some_and(|known| known.is_same(&job) && known.now().is_some());
+            match is_told {
                 // An end of before may have been told just now.
-                Some(info) => self.push(News::Job(info)),
-                None => self.follow(job),
+                true => self.ready.push_back(Next::State(job)),
+                false => self.follow(job),
             }
         }
         Ok(())
@@ -245,7 +253,7 @@ impl NewsFeed {
         match info.filter(|info| info.outcome.is_some()) {
             Some(info) => {
                 let is_beside = job.is_rebuild() && !info.succeeded();
-                self.push(News::Job(info));
+                self.ready.push_back(Next::End(job.clone()));
                 // The build of before it, if there is one, is what lists show.
                 if is_beside {
                     self.ready.push_back(Next::OnDisk(project, id));
@@ -274,10 +282,8 @@ impl NewsFeed {
             self.end(&job, info);
             return;
         }
-        if let Some(info) = info
-            && state != told
-        {
-            self.push(News::Job(info));
+        if info.is_some() && state != told {
+            self.ready.push_back(Next::State(job.clone()));
         }
         let told = state.unwrap_or_default();
         self.following.push(Box::pin(async move {

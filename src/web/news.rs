@@ -81,6 +81,7 @@ async fn tell(
             News::Job(info) if !filter.takes_build(&info) => {
                 if info.phase.is_none() && filter.may_have_taken(&info) {
                     let removed = removed(&info.project, &info.id);
+                    drop(info);
                     events.told("gone", &id, &removed).await?;
                 }
             }
@@ -91,12 +92,15 @@ async fn tell(
                     state: info.state,
                     row: pages::row_of(web, &info).map_err(|_| Gone)?,
                 };
+                drop(info);
                 events.told("row", &id, &row).await?;
             }
             News::Job(info) => {
-                let mut info = BuildInfo::clone(&info);
-                info.abridge();
-                let item = IndexItem::written(&info).map_err(|_| Gone)?;
+                let mut listed = BuildInfo::clone(&info);
+                listed.abridge();
+                let item = IndexItem::written(&listed).map_err(|_| Gone)?;
+                // A client that reads slowly must not keep the params of the job.
+                drop((info, listed));
                 events.told("job", &id, &item).await?;
             }
             News::Removed(project, _)

@@ -2,11 +2,16 @@
 //! reader was slow, away, or the daemon was another one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use mistry::build::Outcome;
+use mistry::scheduler::News;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use crate::support::daemon::{TestDaemon, job, text};
-use crate::support::http::{Ask, Event, Opened};
+use crate::support::http::{Ask, Event, Opened, within};
 
 async fn look_on(daemon: &TestDaemon, query: &str) -> Opened {
     let stream = daemon.open(Ask::get(format!("/events{query}"))).await;
@@ -74,6 +79,73 @@ async fn the_present_comes_first_then_each_step_and_the_end() {
     let order = ["queued", "preparing", "imaging", "running", "finishing"];
     let at = |step: &Value| order.iter().position(|name| step == name).unwrap_or(9);
     assert!(steps.iter().map(at).is_sorted(), "{steps:?}");
+}
+
+#[tokio::test]
+async fn a_slow_reader_keeps_no_params_of_a_job_that_is_over() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    daemon.home.engine.hold("start");
+    let large = json!({"project": "succeed", "params": {"large": "x".repeat(1 << 20)}});
+    let id = daemon.submit(large).await;
+    daemon.home.engine.wait_for("start", 1).await;
+    // It has begun, and is not read before the job is over.
+    let mut news = daemon.scheduler().news(None).await.unwrap();
+    daemon.home.engine.release("start");
+    daemon.wait("succeed", &id).await;
+    let mut is_told = false;
+    while !is_told {
+        if let News::Job(info) = news.next().await.unwrap() {
+            let value = info.params["large"].as_deref().unwrap();
+            assert!(value.len() < 1_000, "{} bytes", value.len());
+            is_told = info.outcome == Some(Outcome::Succeeded);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_no_params_of_jobs_that_are_over() {
+    let daemon = TestDaemon::builder()
+        .await
+        .fixture("succeed")
+        .slots(25)
+        .start()
+        .await;
+    daemon.home.engine.hold("start");
+    let (jobs, mut ids) = (25, Vec::new());
+    for n in 0..jobs {
+        // What is listed of each is 16 KiB; all of them are more than a socket takes.
+        let mut params: BTreeMap<_, _> = (0..80)
+            .map(|at| (format!("listed{at}"), "x".repeat(250)))
+            .collect();
+        params.insert("large".to_owned(), format!("{n}").repeat(1 << 10));
+        let job = json!({"project": "succeed", "params": params});
+        ids.push(daemon.submit(job).await);
+    }
+    let mut news = daemon.scheduler().news(None).await.unwrap();
+    let mut params = BTreeMap::new();
+    while params.len() < jobs {
+        if let News::Job(info) = news.next().await.unwrap() {
+            let value = info.params["large"].as_ref().unwrap();
+            params.insert(info.id.clone(), Arc::downgrade(value));
+        }
+    }
+    drop(news);
+    let mut silent = UnixStream::connect(daemon.socket()).await.unwrap();
+    let request = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    silent.write_all(request).await.unwrap();
+    silent.readable().await.unwrap();
+    daemon.home.engine.release("start");
+    for id in &ids {
+        daemon.wait("succeed", id).await;
+    }
+    within("the params to be let go", async {
+        while params.values().any(|kept| kept.strong_count() > 0) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let mut told = vec![0; 64 << 10];
+    silent.read_exact(&mut told).await.unwrap();
 }
 
 #[tokio::test]
