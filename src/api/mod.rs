@@ -17,7 +17,7 @@ pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
 pub use log_pieces::{LogPiece, LogPieces, MAX_PIECE, decode};
 pub use project::{ImageView, ProjectItem, ProjectView, PruneView};
 
-use std::fmt;
+use std::{fmt, io};
 
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -44,6 +44,10 @@ pub struct JobRequest {
     pub cancel_on_disconnect: bool,
 }
 
+/// Bytes of a request for a job, as JSON. Lock files are a few megabytes at most; a job is no way to send
+/// archives.
+pub const MAX_REQUEST: usize = 16 << 20;
+
 /// A job request whose names hold what they promise.
 #[derive(Clone, Debug)]
 pub struct Named {
@@ -62,6 +66,26 @@ impl JobRequest {
     /// Says what could not be read, or which key was unknown, and where.
     pub fn read(body: &[u8]) -> Result<JobRequest, serde_json::Error> {
         serde_json::from_slice(body)
+    }
+
+    /// True where it is larger as JSON than [`MAX_REQUEST`], as only one can be that did not come as JSON:
+    /// nobody could be told its params.
+    pub fn is_too_large(&self) -> bool {
+        struct Left(usize);
+
+        impl io::Write for Left {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let left = self.0.checked_sub(bytes.len());
+                self.0 = left.ok_or(io::ErrorKind::FileTooLarge)?;
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        serde_json::to_writer(Left(MAX_REQUEST), self).is_err()
     }
 
     /// Parses the names.
@@ -365,6 +389,20 @@ mod tests {
         assert!(request.rebuild);
         let nulls = JobRequest::read(br#"{"project":"p","params":null,"group":null}"#).unwrap();
         assert_eq!((nulls.params.len(), nulls.group.as_str()), (0, ""));
+    }
+
+    #[test]
+    fn what_is_too_large_is_so_as_json() {
+        for letter in ["x", "\u{1}", "ü"] {
+            let of = |letters: usize| JobRequest {
+                params: vec![("a".to_owned(), letter.repeat(letters))],
+                ..JobRequest::default()
+            };
+            let json = |letters| serde_json::to_vec(&of(letters)).unwrap().len();
+            let fits = (MAX_REQUEST - json(0)) / (json(1) - json(0));
+            assert!(!of(fits).is_too_large(), "{letter:?}");
+            assert!(of(fits + 1).is_too_large(), "{letter:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use zbus::message::Header;
 
 use super::error::{Error, Kind};
+use crate::api::MAX_REQUEST;
 
 /// Calls of one client that are not answered yet: an applet has one, a script that submits in
 /// parallel some tens.
@@ -21,7 +22,7 @@ const FEW: usize = 4;
 /// Calls of all clients: more than one user can have, by the two above.
 const IN_ALL: usize = 4_096;
 /// Bytes of one call: what HTTP allows a request, and some for its frame.
-pub(super) const MAX_CALL: usize = (16 << 20) + (64 << 10);
+pub(super) const MAX_CALL: usize = MAX_REQUEST + (64 << 10);
 /// Bytes of large calls at once, as HTTP has it.
 const LARGE_IN_ALL: usize = 64 << 20;
 /// Most calls are smaller, and not counted.

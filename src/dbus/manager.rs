@@ -16,7 +16,7 @@ use super::error::{Error, Kind};
 use super::objects::{Hold, Objects};
 use super::options::{self, Options, Submit};
 use super::{Dbus, logs};
-use crate::api::{CancelRequest, IndexItem, JobRequest, JobView, MAX_REASON};
+use crate::api::{CancelRequest, IndexItem, JobRequest, JobView, MAX_REASON, MAX_REQUEST};
 use crate::budget::Client;
 use crate::build::{Cancelled, Listing};
 use crate::job::{JobId, MAX_PARAMS};
@@ -215,6 +215,11 @@ impl Manager {
             group,
             ..JobRequest::default()
         };
+        if request.is_too_large() {
+            let told =
+                format!("the job is too large: expected at most {MAX_REQUEST} bytes as JSON");
+            return Err(Error::new(Kind::LimitsExceeded, told));
+        }
         let named = request.names()?;
         let options = Submit::read(&options)?;
         let caller = face.allow(connection, &header, Action::Submit).await?;

@@ -16,7 +16,9 @@ use super::events::{self, Events, Gone, Lines};
 use super::pace::Pace;
 use super::routes::Asked;
 use super::{Web, filter, list, pages};
-use crate::api::{self, CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON};
+use crate::api::{
+    self, CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON, MAX_REQUEST,
+};
 use crate::budget::{Budget, Client, Held};
 use crate::build::{
     AnswerJson, BuildAnswer, BuildInfo, Cancelled, Listing, LogFollower, Outcome, State,
@@ -25,8 +27,6 @@ use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::scheduler::{self, Submission, Ticket};
 
-/// Lock files are a few megabytes at most; a job is no way to send archives.
-const MAX_BODY: usize = 16 << 20;
 /// Most requests are smaller than this.
 pub(super) const SMALL_BODY: usize = 64 << 10;
 /// What a client that waits for a build holds: its ticket, and its place among the waiters.
@@ -69,7 +69,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     })?;
     let body = read(
         asked.request.into_body(),
-        MAX_BODY,
+        MAX_REQUEST,
         web.scheduler.bodies(),
         client,
     );

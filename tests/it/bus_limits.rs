@@ -101,6 +101,13 @@ async fn params_of_sixteen_mebibytes_and_thousands_of_them_are_too_much() {
     let many: HashMap<&str, &str> = names.iter().map(|name| (name.as_str(), "")).collect();
     let answer = manager.submit_job("succeed", "", &many, &none()).await;
     assert_eq!(name_of(answer), LIMITS);
+    // In JSON, which nobody could be sent, it would be six times as large.
+    let control = "\u{1}".repeat(3 << 20);
+    let given = HashMap::from([("a", control.as_str())]);
+    let refused = manager.submit_job("succeed", "", &given, &none()).await;
+    let sentence = format!("{:?}", refused.as_ref().unwrap_err());
+    assert!(sentence.contains("at most 16777216 bytes"), "{sentence}");
+    assert_eq!(name_of(refused), LIMITS);
     assert!(home.ids("succeed", "pending").is_empty());
     // What a lock file is passes.
     let lock = "y".repeat(4 << 20);
