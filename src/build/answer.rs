@@ -16,10 +16,6 @@ use super::BuildInfo;
 use super::used::Noted;
 use crate::budget::Held;
 
-/// JSON up to this size is kept with the answer, because cached jobs are asked for again and again.
-/// Larger JSON is dropped with the last client that has it, and written anew for the next.
-const KEPT: usize = 16 << 10;
-
 /// A build that is over, as its askers are told. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct BuildAnswer(Arc<Inner>);
@@ -75,6 +71,11 @@ pub struct AnswerJson {
 }
 
 impl BuildAnswer {
+    /// Most JSON is no larger. Up to this size it is kept with the answer, because cached jobs are asked for
+    /// again and again. Larger JSON is dropped with the last client that has it, and written anew for the
+    /// next.
+    pub const SMALL: u64 = 16 << 10;
+
     /// The answer that `info` is; whether an asker was coalesced is said when its JSON is.
     pub fn new(mut info: BuildInfo) -> BuildAnswer {
         info.coalesced = false;
@@ -137,7 +138,7 @@ impl BuildAnswer {
         let mut json = Vec::with_capacity(length.0);
         serde_json::to_writer(&mut json, &*self.0.info)?;
         let text = Text::of(json.into())?;
-        if length.0 <= KEPT {
+        if length.0 as u64 <= BuildAnswer::SMALL {
             return Ok(self.0.kept.get_or_init(|| text).held(held));
         }
         let whole = Arc::new(Whole { text, _held: held });

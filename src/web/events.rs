@@ -387,12 +387,14 @@ mod tests {
         use http_body_util::BodyExt;
 
         use crate::budget::{Budget, Client};
+        use crate::turns::{self, Turns};
 
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("log");
         let printed = [b"plain\n".repeat(READ), b"\xff\r\n".repeat(READ)].concat();
         std::fs::write(&path, &printed).unwrap();
-        let mut log = LogFollower::open(&path, 0, None).await.unwrap();
+        let turns = Turns::new(turns::READS).of(Client::Proxy);
+        let mut log = LogFollower::open(&path, 0, None, turns).unwrap();
         let budget = Budget::new(256 << 10, 0);
         let room = Room::new(budget.clone(), Client::Proxy);
         let held = room.hold(STREAM).unwrap();

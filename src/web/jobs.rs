@@ -31,23 +31,32 @@ use crate::scheduler::{self, Submission, Ticket};
 pub(super) const SMALL_BODY: usize = 64 << 10;
 /// What a client that waits for a build holds: its ticket, and its place among the waiters.
 const WAITING: u64 = 1 << 10;
-/// Bytes of the JSON of a build's end that most do not pass.
-const SMALL_END: u64 = 16 << 10;
 /// A list without `limit`, and its largest.
 const PAGE: usize = 1_000;
 
-/// Counts what is held for clients that start a build, wait for it or cancel it: with the requests and the
-/// params of jobs, so that clients that only read do not keep them out.
-fn room_of_builds(web: &Web, asked: &Asked) -> Room {
-    Room::new(web.scheduler.bodies().clone(), asked.client)
+/// Where it is counted what is held for a client that starts a build, or waits for it.
+struct Rooms {
+    /// With the requests and the params of jobs, so that clients that only read do not keep it out.
+    builds: Room,
+    /// With all that is read.
+    reading: Room,
 }
 
-/// Where the JSON of a build's end is counted: most are small and have room whatever is read meanwhile; the
-/// large ones are read like all that is large.
-fn room_of_end<'a>(bytes: u64, builds: &'a Room, reading: &'a Room) -> &'a Room {
-    match bytes <= SMALL_END {
-        true => builds,
-        false => reading,
+impl Rooms {
+    fn of(web: &Web, asked: &Asked) -> Rooms {
+        Rooms {
+            builds: Room::new(web.scheduler.bodies().clone(), asked.client),
+            reading: asked.room.clone(),
+        }
+    }
+
+    /// For so many bytes of JSON of a build's end: most are small and have room whatever is read meanwhile;
+    /// the large ones are read like all that is large.
+    fn of_end(&self, bytes: u64) -> &Room {
+        match bytes <= BuildAnswer::SMALL {
+            true => &self.builds,
+            false => &self.reading,
+        }
     }
 }
 
@@ -58,11 +67,9 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
     let wants_log = wants_log(&asked)?;
     let wants_events = answer::accepts(asked.headers(), "text/event-stream");
     let half_closed = asked.half_closed();
-    let (room, client) = (room_of_builds(web, &asked), asked.client);
-    // What is read of a build's end is counted with all that is read, not with what others need to begin.
-    let reading = asked.room.clone();
+    let (rooms, client) = (Rooms::of(web, &asked), asked.client);
     // Before there is a job: what is refused must not be built.
-    let waiting = room.hold(if wants_events {
+    let waiting = rooms.builds.hold(if wants_events {
         events::STREAM
     } else {
         WAITING
@@ -97,18 +104,22 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
         Submission::Cached(answer) if is_async => accepted(&JobState::of(answer.info())),
         Submission::Cached(answer) if wants_events => {
             let json = answer
-                .json(async |bytes| room_of_end(bytes, &room, &reading).hold(bytes))
+                .json(async |bytes| rooms.of_end(bytes).hold(bytes))
                 .await?;
             // Not the answer itself, whose params may be large.
             let state = JobState::of(answer.info());
-            Ok(events::stream(&room, waiting, |events| async move {
-                events.json("state", &state).await?;
-                events.parts("result", json.parts(false, true)).await
-            }))
+            Ok(events::stream(
+                &rooms.builds,
+                waiting,
+                |events| async move {
+                    events.json("state", &state).await?;
+                    events.parts("result", json.parts(false, true)).await
+                },
+            ))
         }
         Submission::Cached(answer) => {
             let json = answer
-                .json(async |bytes| room_of_end(bytes, &room, &reading).hold(bytes))
+                .json(async |bytes| rooms.of_end(bytes).hold(bytes))
                 .await?;
             Ok(created(json.parts(false, wants_log)))
         }
@@ -119,9 +130,9 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
             } else if wants_events {
                 let reader = web.scheduler.builder(client);
                 let log = reader.follow(ticket.project(), ticket.id(), 0).await?;
-                let builds = room.clone();
-                Ok(events::stream(&room, waiting, |events| {
-                    tell(events, ticket, log, half_closed, (builds, reading))
+                let builds = rooms.builds.clone();
+                Ok(events::stream(&builds, waiting, |events| {
+                    tell(events, ticket, log, half_closed, rooms)
                 }))
             } else {
                 drop(info);
@@ -131,7 +142,7 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
                     return Err(Refusal::errored(answer.info()));
                 }
                 let json = answer
-                    .json(async |bytes| room_of_end(bytes, &room, &reading).wait(bytes).await)
+                    .json(async |bytes| rooms.of_end(bytes).wait(bytes).await)
                     .await?;
                 Ok(created(json.parts(coalesced, wants_log)))
             }
@@ -280,7 +291,7 @@ async fn tell(
     mut ticket: Ticket,
     mut log: LogFollower,
     half_closed: CancellationToken,
-    (builds, reading): (Room, Room),
+    rooms: Rooms,
 ) -> Result<(), Gone> {
     let mut is_held = true;
     let mut lines = Lines::new(0);
@@ -326,7 +337,7 @@ async fn tell(
     // Its params are let go before its JSON is counted.
     let coalesced = ticket.coalesced();
     drop(ticket);
-    let json = answer.json(async |bytes| room_of_end(bytes, &builds, &reading).wait(bytes).await);
+    let json = answer.json(async |bytes| rooms.of_end(bytes).wait(bytes).await);
     let json = json.await.map_err(|_| Gone)?;
     let parts = json.parts(coalesced, true);
     events.parts("result", parts).await
@@ -375,7 +386,7 @@ pub(super) async fn show(
     if asked.flag("wait")?
         && let Some(ticket) = web.scheduler.ticket(&project, id).await
     {
-        let _waiting = room_of_builds(web, asked).hold(WAITING)?;
+        let _waiting = Rooms::of(web, asked).builds.hold(WAITING)?;
         let answer = end_of(ticket, asked.half_closed()).await?;
         // All who waited get it as it ended. Of a rebuild that failed, the build of before stays in
         // its place; what was found in the cache after all is shown as it is there.

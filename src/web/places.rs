@@ -14,9 +14,6 @@ const FILES_EACH: u64 = 4;
 /// One of so many places is for clients of this host alone, or so many beyond those of strangers.
 const LOCAL_SHARE: u64 = 16;
 const MOST_LOCAL: u64 = 128;
-/// Connections without a place that are told so at once, with time to ask and to read the answer; as many
-/// more of clients of this host. Past it a connection is closed with the answer.
-const MOST_REFUSED: u64 = 256;
 /// Bytes of large heads of requests: many times what browsers send, of hundreds of clients.
 const HEADS: u64 = 16 << 20;
 /// As much more is there for clients of this host alone.
@@ -32,7 +29,9 @@ pub(super) struct Places {
     pub(super) requests: Budget,
     /// Bytes of large heads.
     pub(super) heads: Budget,
-    /// Connections that are refused and have time to ask and to read the answer.
+    /// Connections that are refused and have time to ask and to read the answer: as many as there are
+    /// places for clients of this host, and as many more of these. Past it a connection is closed with the
+    /// answer.
     pub(super) refusals: Budget,
 }
 
@@ -48,13 +47,11 @@ impl Places {
         let files = files.saturating_sub(RESERVED_FILES).max(files / 2);
         let all = (files / FILES_EACH).clamp(2, MOST + MOST_LOCAL);
         let local = (all / LOCAL_SHARE).clamp(1, MOST_LOCAL);
-        // They hold one descriptor each.
-        let refusals = local.min(MOST_REFUSED);
         Places {
             connections: Budget::new(all - local, local),
             requests: Budget::new(all - local, 0),
             heads: Budget::new(HEADS, LOCAL_HEADS),
-            refusals: Budget::new(refusals, refusals),
+            refusals: Budget::new(local, local),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mistry::budget::Client;
 use mistry::build::Outcome;
 use mistry::scheduler::News;
 use serde_json::{Value, json};
@@ -89,7 +90,8 @@ async fn a_slow_reader_keeps_no_params_of_a_job_that_is_over() {
     let id = daemon.submit(large).await;
     daemon.home.engine.wait_for("start", 1).await;
     // It has begun, and is not read before the job is over.
-    let mut news = daemon.scheduler().news(None).await.unwrap();
+    let reader = daemon.scheduler().reader(Client::Local);
+    let mut news = reader.news(None).await.unwrap();
     daemon.home.engine.release("start");
     daemon.wait("succeed", &id).await;
     let mut is_told = false;
@@ -121,7 +123,8 @@ async fn a_client_that_does_not_read_keeps_no_params_of_jobs_that_are_over() {
         let job = json!({"project": "succeed", "params": params});
         ids.push(daemon.submit(job).await);
     }
-    let mut news = daemon.scheduler().news(None).await.unwrap();
+    let reader = daemon.scheduler().reader(Client::Local);
+    let mut news = reader.news(None).await.unwrap();
     let mut params = BTreeMap::new();
     while params.len() < jobs {
         if let News::Job(info) = news.next().await.unwrap() {
