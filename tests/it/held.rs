@@ -172,7 +172,7 @@ async fn past_the_bound_new_ones_come_again_and_streams_under_way_end_whole() {
         }
         readers.push(reader);
     };
-    assert_eq!(readers.len(), 4);
+    assert_eq!(readers.len(), 2);
     assert_eq!(refused.status, 503);
     assert_eq!(refused.headers["retry-after"], "5");
     assert!(text(&refused.whole().await.json(), "error").contains("holds too much"));
