@@ -14,6 +14,8 @@ const FILES_EACH: u64 = 4;
 /// One of so many places is for clients of this host alone, or so many beyond those of strangers.
 const LOCAL_SHARE: u64 = 16;
 const MOST_LOCAL: u64 = 128;
+/// Refused at once, with time to ask and to read the answer: one for so many places.
+const REFUSED_SHARE: u64 = 4;
 /// Bytes of large heads of requests: many times what browsers send, of hundreds of clients.
 const HEADS: u64 = 16 << 20;
 /// As much more is there for clients of this host alone.
@@ -29,9 +31,8 @@ pub(super) struct Places {
     pub(super) requests: Budget,
     /// Bytes of large heads.
     pub(super) heads: Budget,
-    /// Connections that are refused and have time to ask and to read the answer: as many as there are
-    /// places for clients of this host, and as many more of these. Past it a connection is closed with the
-    /// answer.
+    /// Connections that are refused and have time to ask and to read the answer. Past it a connection is
+    /// closed with the answer.
     pub(super) refusals: Budget,
 }
 
@@ -51,7 +52,7 @@ impl Places {
             connections: Budget::new(all - local, local),
             requests: Budget::new(all - local, 0),
             heads: Budget::new(HEADS, LOCAL_HEADS),
-            refusals: Budget::new(local, local),
+            refusals: Budget::new((all / REFUSED_SHARE).max(1), local),
         }
     }
 
