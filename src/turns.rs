@@ -35,7 +35,7 @@ pub struct Bound {
 
 /// Who may wait for most kinds. Each has a connection: with all who wait for the larger kinds, more than
 /// half of the connections are left.
-const WAITING: usize = 1_024;
+const WAITING: usize = 256;
 
 /// Short reads of the disk: all that is not named below.
 pub const READS: Bound = Bound {

@@ -24,7 +24,7 @@ use crate::support::{
 
 /// As in `turns`.
 const READS: usize = 128;
-const WAITING: usize = 1_024;
+const WAITING: usize = 256;
 
 fn names_of(info: &Value) -> (ProjectName, JobId) {
     let (project, id) = (text(info, "Project"), text(info, "ID"));
