@@ -75,12 +75,14 @@ fn kinds(large: &str) -> Vec<Kind> {
         format!("/log/{LARGE}/{large}"),
         format!("/artifacts/{LARGE}/{large}"),
     );
+    let middle = many_builds::place(dose(BUILDS) / 2);
+    let further_on = format!("/index/?limit=1000&before={middle}");
     let (json, events) = (
         "accept: application/json\r\n",
         "accept: text/event-stream\r\n",
     );
     vec![
-        kind("events", 1_300, From::Many, "/events", ""),
+        kind("events", 1_000, From::Many, "/events", ""),
         kind("logs", 900, From::Many, &log, ""),
         kind("logs as events", 500, From::Many, &log, events),
         kind(
@@ -97,6 +99,14 @@ fn kinds(large: &str) -> Vec<Kind> {
             From::Many,
             "/index/?limit=1000",
             json,
+        ),
+        kind("lists further on", 150, From::Many, &further_on, json),
+        kind(
+            "pages of jobs",
+            150,
+            From::Many,
+            &many_builds::address(0),
+            "accept: text/html\r\n",
         ),
         kind(
             "pages of lists",

@@ -43,6 +43,20 @@ pub fn id(number: usize) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The address of one of them.
+pub fn address(number: usize) -> String {
+    format!("/job/{}/{}", project(number), id(number))
+}
+
+/// Its place in lists.
+pub fn place(number: usize) -> String {
+    format!("{},{},{}", began(number), project(number), id(number))
+}
+
+fn began(number: usize) -> Timestamp {
+    Timestamp::UNIX_EPOCH + (i64::try_from(number).unwrap() * 60).seconds()
+}
+
 fn one(builds: &Path, number: usize, is_large: bool) {
     let (project, id) = (project(number), id(number));
     let group = format!("feature/topic-{}-of-a-team", number % GROUPS);
@@ -50,7 +64,7 @@ fn one(builds: &Path, number: usize, is_large: bool) {
         path: format!("/srv/builds/{project}/ready/{id}/data/artifacts"),
         incremental: number.is_multiple_of(3),
         exit_code: 0,
-        started_at: Timestamp::UNIX_EPOCH + (i64::try_from(number).unwrap() * 60).seconds(),
+        started_at: began(number),
         duration: 41_000_000_000,
         url: format!("job/{project}/{id}"),
         state: State::Ready,
