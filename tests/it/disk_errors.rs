@@ -105,6 +105,30 @@ async fn an_error_of_the_disk_is_one_record_that_says_where() {
 }
 
 #[tokio::test]
+async fn a_project_that_cannot_be_read_is_one_record_that_says_where() {
+    let (home, _) = built().await;
+    let daemon = home.spawn().await;
+    let project = home.projects().join("succeed");
+    std::fs::remove_dir_all(&project).unwrap();
+    std::os::unix::fs::symlink("succeed", &project).unwrap();
+    let answer = daemon.at.ask(Ask::post("/jobs", &another())).await;
+    is_a_sentence(&home, &answer);
+    assert!(answer.text().contains("'succeed'"), "{}", answer.text());
+    let projects = home.projects();
+    std::fs::remove_dir_all(&projects).unwrap();
+    replace_by_a_file(&projects);
+    let answer = daemon.at.ask(Ask::get("/projects").json()).await;
+    is_a_sentence(&home, &answer);
+    let told = daemon.told_to_the_end().await;
+    let faults = faults(&told);
+    assert_eq!(faults.len(), 2, "{told}");
+    for (fault, path) in faults.iter().zip([&project, &projects]) {
+        assert!(fault.contains(path.to_str().unwrap()), "{fault}");
+        says_each_cause_once(fault);
+    }
+}
+
+#[tokio::test]
 async fn an_end_that_the_disk_refuses_is_told_once_for_all_who_wait_for_it() {
     let (home, _) = built().await;
     let daemon = home.spawn().await;
