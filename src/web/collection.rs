@@ -22,17 +22,20 @@ pub(super) async fn collect(web: &Web, asked: Asked) -> Result<Response<Body>, R
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
     drop(body);
     // Before anything is removed: the answer that lists it must not be refused afterwards.
-    let held = list::hold(&room)?;
+    let mut held = list::hold(&room)?;
     let collection = web
         .scheduler
         .collect(request.policy, request.dry_run)
         .await?;
     let frame = frame(&collection, request.dry_run);
     let frame = serde_json::to_string(&frame)?;
-    let removals = "\"Removed\":[";
-    let (head, tail) = frame.split_once(removals).unwrap_or((&frame, ""));
-    let (head, tail) = (format!("{head}{removals}"), tail.to_owned());
-    let removed = collection.plan.removals.into_iter();
+    let key = "\"Removed\":[";
+    let (head, tail) = frame.split_once(key).unwrap_or((&frame, ""));
+    let (head, tail) = (format!("{head}{key}"), tail.to_owned());
+    let removals = collection.plan.removals;
+    // As far as there is room: what is gone already must be told.
+    let _is_counted = held.grow(size_of_val(removals.as_slice()) as u64);
+    let removed = removals.into_iter();
     let removed = removed.map(|removal| removed_view(&removal));
     let body = list::of_values(held, head, removed, tail);
     Ok(answer::of_json(StatusCode::OK, body))
