@@ -27,8 +27,9 @@ use readers::{From, Heard, Reader, Steady, count, get, open};
 
 /// The bound that would kill it.
 const LIMIT: u64 = 256 << 20;
-/// What it takes at most, in MiB.
-const MOST_RESIDENT: f64 = 150.0;
+/// What it takes at most with all readers, in MiB: 150 MB. A collection takes more while it lasts, by the
+/// number of builds and not of readers.
+const MOST_RESIDENT: f64 = 143.0;
 /// Builds on disk, and those of them whose params fill a list.
 const BUILDS: usize = 100_000;
 const LARGE_BUILDS: usize = 1_000;
@@ -44,7 +45,7 @@ const SURPLUS: usize = 600;
 const STEADY: u64 = 4 << 20;
 
 /// They come in so many rounds of all kinds, so that no kind takes all that there is.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 
 /// In `make test` one of so many of all these; in `make soak` all.
 const DOSE: usize = 10;
@@ -189,8 +190,11 @@ impl Report {
             sockets(),
             held(daemon).map_or_else(|| "?".to_owned(), |held| held.to_string()),
         );
-        eprintln!("{line}");
-        self.table.push_str(&format!("{line}\n"));
+        // Once all places are taken there is nothing more to be seen.
+        if with_answer > 0 || readers.is_empty() {
+            eprintln!("{line}");
+            self.table.push_str(&format!("{line}\n"));
+        }
         self.before = memory.now;
         for (what, how_many) in answered {
             // Who asks nothing is closed in the end without an answer.
@@ -255,7 +259,7 @@ impl Package {
 
     /// What its unit sets for the program, as names and values.
     fn environment(&self) -> Vec<(String, String)> {
-        let unit = self.0.join("usr/lib/systemd/system/mistryd.service");
+        let unit = self.0.join("lib/systemd/system/mistryd.service");
         let unit = fs::read_to_string(unit).unwrap();
         let lines = unit
             .lines()
@@ -297,14 +301,14 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
     let mut setup = Setup::on(Place::Host)
         .fixture("slow")
         .script("quick", "cat params/n > artifacts/n");
-    let builds = setup.home().join("builds");
-    many_builds::write(&builds, dose(BUILDS), dose(LARGE_BUILDS));
-    many_builds::write_one(&builds, LARGE, &large, LOG, dose(DIRECTORIES));
     let package = Package::unpack(setup.home());
     for (name, value) in package.environment() {
         setup = setup.env(name, value);
     }
     let program = package.program();
+    let builds = setup.home().join("builds");
+    many_builds::write(&builds, dose(BUILDS), dose(LARGE_BUILDS));
+    many_builds::write_one(&builds, LARGE, &large, LOG, dose(DIRECTORIES));
     let mut daemon = setup.program(program).in_group(limit.processes()).start();
     let process = daemon.process();
     assert!(limit.holds(process), "the daemon is under the limit");
@@ -337,7 +341,7 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
     let mut idle = Vec::new();
     let kinds = kinds(&large);
     for kind in std::iter::repeat_n(&kinds, ROUNDS).flatten() {
-        let many = kind.many / ROUNDS;
+        let many = kind.many.div_ceil(ROUNDS);
         let opened = open(server, kind.from, many, &kind.request, patience(kind));
         let opened = runtime.block_on(opened);
         report.measured(&daemon, kind.name, &opened);
@@ -352,6 +356,7 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
     let surplus = open(server, From::Many, dose(SURPLUS), &asked, PATIENCE);
     let surplus = runtime.block_on(surplus);
     report.measured(&daemon, "surplus", &surplus);
+    let with_readers = resident(process).highest;
     let refused = count(&surplus).get(&Heard::Status(503)).copied();
     // All places are taken by the whole of them only.
     let is_whole = dose(SURPLUS) == SURPLUS;
@@ -408,15 +413,14 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
         report.note([format!("of those who waited, {answered:?}")]);
     }
 
-    let highest = resident(process).highest;
     runtime.block_on(async { drop((idle, surplus, waiting, told, steady)) });
     if let Some(left) = held_at_last(&daemon) {
         report.note([format!("{left} bytes are held for clients that have left")]);
     }
     report.measured(&daemon, "after all have left", &[]);
-    if highest > MOST_RESIDENT {
+    if with_readers > MOST_RESIDENT {
         report.note([format!(
-            "it took {highest:.1} MiB at its highest, expected at most {MOST_RESIDENT}"
+            "it took {with_readers:.1} MiB with all readers, expected at most {MOST_RESIDENT}"
         )]);
     }
     assert_eq!(daemon.process(), process);
