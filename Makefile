@@ -24,6 +24,9 @@ check: ## format, lints and the fast tests: no root, no Docker
 
 test: ## everything, the real worlds included (Docker, Btrfs, sshd, rsync): needs root or sudo
 	$(with) $(CARGO) test --locked
+	@echo 'checking that the fuzz targets compile' >&2
+	RUSTFLAGS='--cfg fuzzing' $(CARGO) check --quiet --locked --manifest-path fuzz/Cargo.toml \
+		--target-dir "$${CARGO_TARGET_DIR:-target}/fuzz/check"
 
 soak: ## the same, with what is repeated repeated many more times; then the fuzz targets and the HTTP contract
 	MISTRY_SOAK=1 $(with) $(CARGO) test --locked -- --include-ignored

@@ -200,6 +200,7 @@ fn rules() -> Rules {
         mounts: Default::default(),
         network: "none".to_owned(),
         limits: Default::default(),
+        cap_add: Default::default(),
         log_limit: 1 << 20,
         job_timeout: None,
         silence_timeout: None,

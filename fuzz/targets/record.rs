@@ -17,7 +17,7 @@ libfuzzer_sys::fuzz_target!(|text: &[u8]| {
         let mut record =
             record(text, &project, mistry::job::JobId::LAST, state).expect("it was one");
         record.info.abridge();
-        let bytes: usize = record.info.params.values().flatten().map(String::len).sum();
+        let bytes: usize = record.info.params.values().flatten().map(|value| value.len()).sum();
         assert!(bytes <= text.len() + (64 << 10));
     }
 });
