@@ -107,10 +107,10 @@ impl Objects {
     }
 
     /// Shows a job that was accepted, unless it is shown already, and tells how it goes from now on.
-    /// Returns where it is.
+    /// Returns where it is. When the connection is being left, it is shown by the next process.
     ///
     /// # Errors
-    /// [`Kind::Stopping`] when the connection is being left; when the bus does not take it.
+    /// When the bus does not take it, or the job is over.
     pub(super) async fn show(
         self: &Arc<Self>,
         face: &Dbus,
@@ -122,8 +122,8 @@ impl Objects {
             let gone = self.gone.notified();
             let shown = self.shown.lock().await;
             if self.end.is_cancelled() {
-                let sentence = format!("the server is leaving the bus; job '{id}' goes on");
-                return Err(Error::new(Kind::Stopping, sentence));
+                // The job goes on, and the next process shows it there.
+                return Ok(job::path(id, true));
             }
             match shown.get(&id) {
                 Some(entry) if entry.job.is_same(&job) => return Ok(entry.path.clone()),
