@@ -26,7 +26,7 @@ test: ## everything, the real worlds included (Docker, Btrfs, sshd, rsync): need
 	$(with) $(CARGO) test --locked
 	@echo 'checking that the fuzz targets compile' >&2
 	RUSTFLAGS='--cfg fuzzing' $(CARGO) check --quiet --locked --manifest-path fuzz/Cargo.toml \
-		--target-dir "$${CARGO_TARGET_DIR:-target}/fuzz/check"
+		--no-default-features --target-dir "$${CARGO_TARGET_DIR:-target}/fuzz/check"
 
 soak: ## the same, with what is repeated repeated many more times; then the fuzz targets and the HTTP contract
 	MISTRY_SOAK=1 $(with) $(CARGO) test --locked -- --include-ignored
