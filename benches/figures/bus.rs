@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use mistry::client::bus::proxy::ManagerProxy;
 use zbus::{Connection, interface, proxy};
 
 use crate::daemon::Daemon;
 use crate::http::Connection as Http;
+use crate::support::proxy::ManagerProxy;
 use crate::{Figure, median};
 
 const CALLS: usize = 2_000;

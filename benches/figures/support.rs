@@ -7,3 +7,6 @@ pub mod browser;
 #[allow(dead_code)]
 #[path = "../../tests/world/support/http.rs"]
 pub mod http;
+#[allow(dead_code)]
+#[path = "../../tests/it/support/proxy.rs"]
+pub mod proxy;

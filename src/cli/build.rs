@@ -93,7 +93,7 @@ impl FromStr for Timeout {
 impl Build {
     pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
         let request = self.request()?;
-        self.transport.check(client).map_err(Error::Usage)?;
+        self.transport.check().map_err(Error::Usage)?;
         if self.no_wait {
             return self.submit_only(client, &request).await;
         }

@@ -26,7 +26,7 @@ pub(super) struct Fetch {
 
 impl Fetch {
     pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
-        self.transport.check(client).map_err(Error::Usage)?;
+        self.transport.check().map_err(Error::Usage)?;
         let (project, id) = self.id.resolve(client).await?;
         let mut info = client.job(&project, id).await?.build_info;
         // The path says which build it is; an old record may not.

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Error, moment, short, size, table, tell};
 use crate::api::{GcRequest, GcView};
 use crate::build::Policy;
-use crate::client::{Client, Collection};
+use crate::client::Client;
 use crate::project::{parse_duration, parse_size};
 
 /// Remove builds that are not needed any more
@@ -53,20 +53,7 @@ impl Gc {
                 keep_last: self.keep_last,
             },
         };
-        match client.collect(&request).await? {
-            Collection::Told(view) => show(&view),
-            Collection::Counted { builds, bytes } => {
-                let did = done(self.dry_run);
-                tell(&format!("{did} {builds} builds ({})", size(bytes)))
-            }
-        }
-    }
-}
-
-fn done(dry_run: bool) -> &'static str {
-    match dry_run {
-        true => "Would remove",
-        false => "Removed",
+        show(&client.collect(&request).await?)
     }
 }
 
@@ -93,7 +80,10 @@ fn show(view: &GcView) -> Result<(), Error> {
     if !rows.is_empty() {
         table(["ID", "PROJECT", "GROUP", "FREES", "USED", "WHY"], &rows)?;
     }
-    let did = done(view.dry_run);
+    let did = match view.dry_run {
+        true => "Would remove",
+        false => "Removed",
+    };
     tell(&format!(
         "{did} {} builds ({}); {} stay ({}), {} free",
         view.removed.len(),

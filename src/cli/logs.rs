@@ -82,7 +82,7 @@ async fn so_far(
         };
         answer = loop {
             let reaching = reaching.get_or_insert_with(Reaching::begin);
-            if client.is_on_bus() || !reaching.again(&error).await {
+            if !reaching.again(&error).await {
                 return Err(error.into());
             }
             match client.log_rest(project, id, &answer, shown).await {

@@ -41,11 +41,9 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::client::bus::Scope;
 use crate::client::{self, Address, Client, DEFAULT_PORT, DEFAULT_SOCKET, Filter};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -109,46 +107,9 @@ struct Server {
         hide_env_values = true
     )]
     token_file: Option<PathBuf>,
-    /// Ask over D-Bus instead; with =user, over the bus of the user who asks
-    #[arg(
-        long,
-        global = true,
-        value_name = "WHICH",
-        value_enum,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "system"
-    )]
-    bus: Option<OnBus>,
     /// What of this stood on the command line.
     #[arg(skip)]
     again: Again,
-}
-
-/// A bus on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum OnBus {
-    /// That of the host
-    System,
-    /// That of the user, where a server of their own is
-    User,
-}
-
-impl OnBus {
-    fn scope(self) -> Scope {
-        match self {
-            OnBus::System => Scope::System,
-            OnBus::User => Scope::User,
-        }
-    }
-
-    /// As it stands on a command line.
-    fn flag(self) -> &'static str {
-        match self {
-            OnBus::System => "--bus",
-            OnBus::User => "--bus=user",
-        }
-    }
 }
 
 /// How the command line named the server, for hints that can be copied: what came from the
@@ -161,9 +122,6 @@ impl Again {
     fn of(server: &Server, matches: &ArgMatches) -> Again {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
         let mut words = String::new();
-        if let Some(bus) = server.bus {
-            words.push_str(&format!(" {}", bus.flag()));
-        }
         for (name, value) in [
             ("host", server.host.clone()),
             ("port", server.port.map(|port| port.to_string())),
@@ -261,10 +219,8 @@ impl Error {
                 client::Error::Refused(no) if (400..500).contains(&no.status) => 3,
                 client::Error::Refused(no) if no.status == 503 => 3,
                 client::Error::Forbidden { .. } => 3,
-                client::Error::NotOffered(_) => 2,
                 client::Error::Refused(_)
                 | client::Error::Connect { .. }
-                | client::Error::NotOnBus { .. }
                 | client::Error::Broken(_)
                 | client::Error::Nonsense(_) => 7,
             },
@@ -310,16 +266,6 @@ impl From<transport::Error> for Error {
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
     let matches = Arguments::command().try_get_matches_from(arguments)?;
     let mut parsed = Arguments::from_arg_matches(&matches)?;
-    if parsed.server.bus.is_some() {
-        // What is in the environment is there for other calls, and steps back.
-        let named = |name: &&str| matches.value_source(name) == Some(ValueSource::CommandLine);
-        let others = ["host", "port", "socket", "url", "token_file"];
-        if let Some(other) = others.into_iter().find(named) {
-            let flag = other.replace('_', "-");
-            let sentence = format!("the argument '--bus' cannot be used with '--{flag}'");
-            return Err(Arguments::command().error(ErrorKind::ArgumentConflict, sentence));
-        }
-    }
     parsed.server.again = Again::of(&parsed.server, &matches);
     Ok(parsed)
 }
@@ -375,9 +321,6 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
 
 impl Server {
     fn client(&self) -> Result<Client, Error> {
-        if let Some(bus) = self.bus {
-            return Ok(Client::on_bus(bus.scope()));
-        }
         let address = self.address(|| Address::of_this_host(Path::new(DEFAULT_SOCKET)))?;
         Ok(Client::new(address, self.token()?))
     }

@@ -23,7 +23,6 @@ pub(super) struct Unpin {
 
 impl Pin {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
-        client.can_pin()?;
         let (project, id) = self.id.resolve(client).await?;
         client.pin(&project, id, true).await?;
         tell(&format!("Pinned {project}/{}", short(&id.to_string())))
@@ -32,7 +31,6 @@ impl Pin {
 
 impl Unpin {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
-        client.can_pin()?;
         let (project, id) = self.id.resolve(client).await?;
         client.pin(&project, id, false).await?;
         tell(&format!("Unpinned {project}/{}", short(&id.to_string())))

@@ -30,9 +30,6 @@ impl Rebuild {
             }
             Err(error) => return Err(error.into()),
         };
-        let Some(image) = image else {
-            return tell(&format!("Rebuilt {}", self.project));
-        };
         if self.verbose {
             let mut view = LogView::on_stderr();
             let _ = view.push(image.log.as_bytes()).and_then(|()| view.finish());

@@ -34,7 +34,7 @@ async fn build_facts(client: &Client, which: &Which) -> Result<Vec<(String, Stri
     let (project, id) = which.resolve(client).await?;
     let view = client.job(&project, id).await?;
     let info = view.build_info;
-    let page = client.page(&info.url).unwrap_or_default();
+    let page = client.address().page(&info.url).unwrap_or_default();
     let mut facts = vec![
         ("id", id.to_string()),
         ("project", project.to_string()),

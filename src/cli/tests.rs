@@ -96,14 +96,6 @@ fn the_kind_decides_the_exit_status() {
         ),
         (refused(502), 7),
         (refused(429), 3),
-        (Error::Server(client::Error::NotOffered("")), 2),
-        (
-            Error::Server(client::Error::NotOnBus {
-                scope: Scope::System,
-                source: io(),
-            }),
-            7,
-        ),
         (Error::Fetch(transport::Error::Torn(io())), 4),
         (Error::TimedOut(text()), 5),
         (Error::Stopped(text()), 6),
@@ -162,40 +154,6 @@ fn hints_say_how_the_server_was_named() {
     // After the verb, too.
     let parsed = parse(["mistry", "build", "--project", "p", "-p", "2"].map(OsString::from));
     assert_eq!(parsed.unwrap().server.again.0, " --port 2");
-}
-
-#[test]
-fn the_bus_is_named_or_not_and_stands_alone() {
-    let words = |words: &[&str]| parse(["mistry"].iter().chain(words).map(OsString::from));
-    for (flag, bus) in [
-        ("--bus", OnBus::System),
-        ("--bus=system", OnBus::System),
-        ("--bus=user", OnBus::User),
-    ] {
-        for line in [[flag, "projects"], ["projects", flag]] {
-            let server = words(&line).unwrap().server;
-            assert_eq!(server.bus, Some(bus));
-            assert!(server.client().unwrap().is_on_bus());
-            let shown = flag.strip_suffix("=system").unwrap_or(flag);
-            assert_eq!(
-                server.again.hint("logs -f", "3fa9"),
-                format!("mistry logs -f 3fa9 {shown}")
-            );
-        }
-    }
-    for other in [
-        "--host=h",
-        "--port=1",
-        "--socket=/s",
-        "--url=http://h",
-        "--token-file=f",
-    ] {
-        let error = words(&["--bus", "projects", other]).unwrap_err();
-        let flag = other.split('=').next().unwrap();
-        assert!(error.to_string().contains(flag), "{error}");
-        assert_eq!(error.exit_code(), 2);
-    }
-    assert!(words(&["--bus=session", "projects"]).is_err());
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Reaching {
     /// Pauses before the next try; false when there is no use in one.
     pub(super) async fn again(&mut self, error: &client::Error) -> bool {
         match error {
-            client::Error::Connect { source, .. } | client::Error::NotOnBus { source, .. }
+            client::Error::Connect { source, .. }
                 if source.kind() != io::ErrorKind::PermissionDenied =>
             {
                 let pause = self.backoff.pause();
@@ -211,7 +211,7 @@ impl<'a> Waiting<'a> {
         let mut reaching = Reaching::within(self.reach);
         self.progress.phase("connecting");
         loop {
-            let error = match self.client.submit(request, self.shown.log).await {
+            let error = match self.client.submit(request).await {
                 Ok(Submitted::Finished(done)) => return Ok(Ok(*done)),
                 Ok(Submitted::Stream(events)) => match self.read(*events).await {
                     Ok(Some(done)) => return Ok(Ok(done)),
@@ -339,7 +339,7 @@ impl<'a> Waiting<'a> {
             return Ok(());
         }
         let page = format!("job/{}/{id}", self.project);
-        let line = match self.client.page(&page) {
+        let line = match self.client.address().page(&page) {
             Some(url) => format!("Logs can be found at {url}"),
             None => {
                 let hint = self.again.hint("logs", &id.to_string());

@@ -7,7 +7,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::bus::Scope;
 use super::{Address, Answer, DEFAULT_SOCKET, job_of};
 use crate::api::ErrorView;
 use crate::job::JobId;
@@ -29,18 +28,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// No bus, or no server on it.
-    #[error("could not reach the server on {scope}")]
-    NotOnBus {
-        /// Which bus.
-        scope: Scope,
-        /// What the system or the bus said.
-        #[source]
-        source: io::Error,
-    },
-    /// This way to ask has no such question; the sentence says what to do instead.
-    #[error("{0}")]
-    NotOffered(&'static str),
     /// The server's unix socket is there, but not for us.
     #[error("you may not use the socket '{}': {advice}", path.display())]
     Forbidden {
@@ -63,7 +50,7 @@ pub enum Error {
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The HTTP status; over the bus, that which HTTP has for it.
+    /// The HTTP status.
     pub status: u16,
     /// The server's sentence; "" when it sent none.
     pub sentence: String,
@@ -93,9 +80,9 @@ impl Error {
     /// True when the same question may be answered a little later.
     pub fn is_passing(&self) -> bool {
         match self {
-            Error::Connect { .. } | Error::NotOnBus { .. } | Error::Broken(_) => true,
+            Error::Connect { .. } | Error::Broken(_) => true,
             Error::Refused(no) => matches!(no.status, 429 | 502..=504),
-            Error::Forbidden { .. } | Error::Nonsense(_) | Error::NotOffered(_) => false,
+            Error::Forbidden { .. } | Error::Nonsense(_) => false,
         }
     }
 

@@ -1,11 +1,10 @@
-//! Server-Sent Events, read as they come; and those of the bus, which are the same.
+//! Server-Sent Events, read as they come.
 //!
 //! An event's data is kept up to [`MAX_DATA`]; what is longer is cut, because one line of a
 //! hostile log may have any length. Line ends may be LF, CRLF or CR, as the format allows.
 
 use std::collections::VecDeque;
 
-use super::bus::Course;
 use super::{Answer, Error};
 use crate::api::decode;
 
@@ -36,23 +35,19 @@ impl Event {
     }
 }
 
-/// Events from one of the ways to a server.
+/// The events of an answer.
 #[derive(Debug)]
-pub struct Events(Source);
-
-#[derive(Debug)]
-enum Source {
-    Http(Box<(Answer, Parser)>),
-    Bus(Box<Course>),
+pub struct Events {
+    answer: Answer,
+    parser: Parser,
 }
 
 impl Events {
     pub(super) fn new(answer: Answer) -> Events {
-        Events(Source::Http(Box::new((answer, Parser::default()))))
-    }
-
-    pub(super) fn of_bus(course: Course) -> Events {
-        Events(Source::Bus(Box::new(course)))
+        Events {
+            answer,
+            parser: Parser::default(),
+        }
     }
 
     /// The next event; `None` at the end of the stream. An event that was cut off by the end
@@ -61,16 +56,12 @@ impl Events {
     /// # Errors
     /// [`Error::Broken`].
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
-        let (answer, parser) = match &mut self.0 {
-            Source::Http(http) => (&mut http.0, &mut http.1),
-            Source::Bus(course) => return course.next().await,
-        };
         loop {
-            if let Some(event) = parser.ready.pop_front() {
+            if let Some(event) = self.parser.ready.pop_front() {
                 return Ok(Some(event));
             }
-            match answer.chunk().await? {
-                Some(chunk) => parser.push(&chunk),
+            match self.answer.chunk().await? {
+                Some(chunk) => self.parser.push(&chunk),
                 None => return Ok(None),
             }
         }

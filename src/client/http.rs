@@ -1,4 +1,4 @@
-//! The questions as they are asked over HTTP.
+//! The client: what a server can be asked.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::connection::{self, Ask, LINES, TEXT};
 use super::error::refusal;
-use super::{Address, Answer, Error, Events, Filter, Finished, Matching, PAGE, Submitted};
+use super::{Address, Answer, Error, Events, Filter, Finished, Submitted};
 use crate::api::{
     CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView,
     ProjectItem,
@@ -19,6 +19,8 @@ use crate::project::ProjectName;
 /// Names a log: which of those that a job has had.
 const LOG: &str = "mistry-log";
 
+/// Builds asked for at once when the whole list is read; the most that a server gives.
+const PAGE: usize = 1_000;
 /// Most bytes of a JSON answer: a page of the index may hold many builds with long params.
 const MAX_JSON: usize = 64 << 20;
 /// An event stream, and errors as JSON.
@@ -26,30 +28,30 @@ const LINES_OR_JSON: &str = "text/event-stream, application/json;q=0.5";
 
 /// A page of the index.
 #[derive(Debug)]
-pub struct Page {
+struct Page {
     /// Newest first.
-    pub items: Vec<IndexItem>,
+    items: Vec<IndexItem>,
     /// Where the next page is.
-    pub next: Option<String>,
+    next: Option<String>,
 }
 
 /// One server, as seen from here. Cheap to clone.
 #[derive(Clone)]
-pub struct Http {
+pub struct Client {
     address: Address,
     token: Option<String>,
 }
 
-impl fmt::Debug for Http {
+impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Http({})", self.address)
+        write!(f, "Client({})", self.address)
     }
 }
 
-impl Http {
-    /// Talks to `address`, showing `token` with each request.
-    pub fn new(address: Address, token: Option<String>) -> Http {
-        Http { address, token }
+impl Client {
+    /// Asks at `address`, showing `token` with each request.
+    pub fn new(address: Address, token: Option<String>) -> Client {
+        Client { address, token }
     }
 
     /// Where the server is.
@@ -60,7 +62,7 @@ impl Http {
     /// Asks for a job and is told how it goes.
     ///
     /// # Errors
-    /// As [`Error`] says; [`Refusal::job`] is set when the job was accepted nonetheless.
+    /// As [`Error`] says; [`super::Refusal::job`] is set when the job was accepted nonetheless.
     pub async fn submit(&self, job: &JobRequest) -> Result<Submitted, Error> {
         let ask = Ask::new(Method::POST, "/jobs")
             .accept(LINES_OR_JSON)
@@ -128,11 +130,15 @@ impl Http {
         self.send(ask).await?.json(MAX_JSON).await
     }
 
-    /// A page of the index: the newest `limit` builds.
+    /// The newest `limit` builds, newest first.
     ///
     /// # Errors
     /// As [`Error`] says.
-    pub async fn index(&self, filter: &Filter, limit: usize) -> Result<Page, Error> {
+    pub async fn index(&self, filter: &Filter, limit: usize) -> Result<Vec<IndexItem>, Error> {
+        Ok(self.first_page(filter, limit).await?.items)
+    }
+
+    async fn first_page(&self, filter: &Filter, limit: usize) -> Result<Page, Error> {
         let mut query = form_urlencoded::Serializer::new(String::new());
         for (key, value) in [
             ("project", &filter.project),
@@ -148,10 +154,7 @@ impl Http {
     }
 
     /// The page that [`Page::next`] names.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
-    pub async fn page(&self, path: String) -> Result<Page, Error> {
+    async fn page(&self, path: String) -> Result<Page, Error> {
         let answer = self.send(Ask::new(Method::GET, path)).await?;
         let next = answer.header("link").and_then(next_link);
         let items = answer.json(MAX_JSON).await?;
@@ -163,15 +166,21 @@ impl Http {
     /// # Errors
     /// As [`Error`] says.
     pub async fn matching(&self, filter: &Filter, prefix: &str) -> Result<Vec<IndexItem>, Error> {
-        let mut found = Matching::new(prefix);
-        let mut page = self.index(filter, PAGE).await?;
+        let mut found: Vec<IndexItem> = Vec::new();
+        let mut page = self.first_page(filter, PAGE).await?;
         loop {
-            if found.add(page.items) {
-                return Ok(found.items);
+            for item in page.items {
+                let known = |f: &IndexItem| f.id == item.id && f.project == item.project;
+                if item.id.starts_with(prefix) && !found.iter().any(known) {
+                    found.push(item);
+                }
             }
+            let is_whole = prefix.len() == 64 && !found.is_empty();
             match page.next.take() {
-                Some(next) => page = self.page(next.clone()).await?.unless(&next)?,
-                None => return Ok(found.items),
+                Some(next) if !is_whole => {
+                    page = self.page(next.clone()).await?.unless(&next)?;
+                }
+                _ => return Ok(found),
             }
         }
     }
@@ -210,7 +219,7 @@ impl Http {
             .await
     }
 
-    /// What `answer`, of [`Http::log`], still had to bring from byte `from` on.
+    /// What `answer`, of [`Client::log`], still had to bring from byte `from` on.
     ///
     /// # Errors
     /// As [`Error`] says; [`Error::Nonsense`] where the server cannot go on with that log.
@@ -362,8 +371,8 @@ mod tests {
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-    fn client(server: &Scripted) -> Http {
-        Http::new(server.address(), Some("secret".to_owned()))
+    fn client(server: &Scripted) -> Client {
+        Client::new(server.address(), Some("secret".to_owned()))
     }
 
     #[test]

@@ -1,14 +1,11 @@
-//! The other end of `api.rs`: asks a server for things over TCP, a unix socket or the bus.
+//! The other end of `api.rs`: asks a server for things over TCP or a unix socket.
 //!
-//! There are two ways to ask ([`Http`], [`bus::Bus`]) and one [`Client`], so that whoever asks need not
-//! know which is taken. Each request has a connection of its own, so nothing is left half-used when one
-//! breaks.
+//! Each request of a [`Client`] has a connection of its own, so nothing is left half-used when one breaks.
 //! Answers are read in bounded memory. Nothing here retries, prints or ends a program: what
 //! to do about an [`Error`] is the caller's business; [`Error::is_passing`] says whether the
 //! same question may be answered later.
 
 mod address;
-pub mod bus;
 mod connection;
 mod error;
 mod events;
@@ -17,25 +14,20 @@ pub mod fuzzing;
 mod http;
 #[cfg(test)]
 pub(crate) mod scripted;
-mod ways;
 
 pub use address::{Address, AddressError, DEFAULT_HOST, DEFAULT_PORT, DEFAULT_SOCKET};
 pub use connection::Answer;
 pub use error::{Backoff, Error, Refusal};
 pub use events::{Event, Events};
-pub use http::Http;
-pub use ways::{Body, Client, Collection, Project};
+pub use http::Client;
 
 use serde::Deserialize;
 
-use crate::api::{IndexItem, JobState, LogEnd};
+use crate::api::{JobState, LogEnd};
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 pub(crate) use error::nonsense;
-
-/// Builds asked for at once when the whole list is read; the most that a server gives.
-const PAGE: usize = 1_000;
 
 /// A build that is over: its info, and the same as the server wrote it.
 #[derive(Clone, Debug)]
@@ -94,33 +86,6 @@ pub struct Filter {
     pub group: String,
     /// `pending` or `ready`.
     pub state: String,
-}
-
-/// Builds whose ids begin alike, found among many.
-#[derive(Debug)]
-struct Matching<'a> {
-    prefix: &'a str,
-    items: Vec<IndexItem>,
-}
-
-impl Matching<'_> {
-    fn new(prefix: &str) -> Matching<'_> {
-        Matching {
-            prefix,
-            items: Vec::new(),
-        }
-    }
-
-    /// Adds those of a page; true when there can be no more of them.
-    fn add(&mut self, page: Vec<IndexItem>) -> bool {
-        for item in page {
-            let known = |f: &IndexItem| f.id == item.id && f.project == item.project;
-            if item.id.starts_with(self.prefix) && !self.items.iter().any(known) {
-                self.items.push(item);
-            }
-        }
-        self.prefix.len() == 64 && !self.items.is_empty()
-    }
 }
 
 impl Event {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Error, assemble};
 use crate::build::{self, BuildStore, holder};
-use crate::client::{Address, Http};
+use crate::client::{Address, Client};
 use crate::config::Config;
 use crate::filesystem::Filesystem;
 use crate::metrics::Metrics;
@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Who does it.
 pub(super) enum Worker {
     /// The daemon that holds the build path.
-    Daemon(Http),
+    Daemon(Client),
     /// We ourselves, for the time being.
     Own(Scheduler),
 }
@@ -59,7 +59,7 @@ impl Worker {
 }
 
 /// The daemon that says it holds the build path.
-fn daemon(config: &Config) -> Option<Http> {
+fn daemon(config: &Config) -> Option<Client> {
     let holder = holder(&config.build_path)?;
     let address = holder.address.as_deref()?;
     let address = match address.parse() {
@@ -69,7 +69,7 @@ fn daemon(config: &Config) -> Option<Http> {
             Address::tcp(host, port.parse().ok()?).ok()?
         }
     };
-    Some(Http::new(address, holder.token))
+    Some(Client::new(address, holder.token))
 }
 
 fn is_activated(config: &Config) -> bool {

@@ -51,16 +51,21 @@ fn stranger() -> u32 {
     }
 }
 
-/// Calls a method as somebody who is not root.
-async fn call(bus: &TestBus, may_ask: bool, method: &str, arguments: &[&str]) -> Ended {
-    let mut command = match rustix::process::getuid().is_root() {
+/// A program that somebody runs who is not root.
+fn as_stranger(program: &str) -> Command {
+    match rustix::process::getuid().is_root() {
         true => {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl"]);
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", program]);
             command
         }
-        false => Command::new("busctl"),
-    };
+        false => Command::new(program),
+    }
+}
+
+/// Calls a method as somebody who is not root.
+async fn call(bus: &TestBus, may_ask: bool, method: &str, arguments: &[&str]) -> Ended {
+    let mut command = as_stranger("busctl");
     command
         .arg(format!("--address={}", bus.address()))
         .arg(format!("--allow-interactive-authorization={may_ask}"))
@@ -419,73 +424,48 @@ async fn where_nothing_is_public_a_user_without_rights_sees_no_build_and_hears_n
     drop(daemon);
 }
 
-/// `mistry --bus VERB …` as somebody who is not root, in a place that they may use.
-async fn mistry(bus: &TestBus, place: &tempfile::TempDir, arguments: &[&str]) -> Ended {
-    let program = place.path().join("mistry");
-    if !program.exists() {
-        // Where it was built may be closed to them.
-        std::fs::copy(env!("CARGO_BIN_EXE_mistry"), &program).unwrap();
-        let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
-        std::fs::set_permissions(place.path(), open(0o777)).unwrap();
-    }
-    let mut command = match rustix::process::getuid().is_root() {
-        true => {
-            let mut command = Command::new("setpriv");
-            command
-                .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-                .arg(&program);
-            command
-        }
-        false => Command::new(&program),
-    };
-    command
-        .arg("--bus")
-        .args(arguments)
-        .current_dir(place.path())
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("DBUS_SYSTEM_BUS_ADDRESS", bus.address());
-    run(command).await
-}
-
+/// Whom polkit lets ask for builds is not thereby let read what they print and leave.
 #[tokio::test]
-async fn the_command_line_is_told_what_it_may_not_and_waits_for_what_it_may() {
-    let (bus, home, _daemon) = world().await;
-    home.script("fail", "echo hush; exit 3");
-    // A build may let others than group mistry have what it leaves.
-    let open = "echo x > \"$DATA/artifacts/file\"; chmod -R a+rX \"$DATA/artifacts\"";
-    home.script("open", open);
-    let place = tempfile::tempdir().unwrap();
+async fn what_a_build_leaves_is_for_whom_polkit_lets_and_each_file_for_whom_the_kernel_lets() {
+    let (bus, home, daemon) = world().await;
+    let leave = "cd \"$DATA/artifacts\"; chmod 755 .; echo hush; echo for all > open; \
+        chmod 644 open; echo for nobody > closed; chmod 0 closed; exit 3";
+    home.script("fail", leave);
     let (polkit, _there) = Polkit::start(&bus).await;
-    let build = |project| ["build", "--project", project, "--target", "out"];
-    let refused = mistry(&bus, &place, &build("succeed")).await;
-    assert_eq!(refused.status, 3, "{refused:?}");
-    assert!(!refused.stderr.is_empty());
-    for verb in [
-        &["pause"][..],
-        &["gc", "--keep-last", "1"],
-        &["rebuild", "succeed"],
-    ] {
-        let refused = mistry(&bus, &place, verb).await;
-        assert_eq!(refused.status, 3, "{verb:?}: {refused:?}");
-    }
-    assert_eq!(mistry(&bus, &place, &["list"]).await.status, 0);
-    // Who may not read the log is told how the build ended all the same.
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
-    let failed = mistry(&bus, &place, &[&build("fail")[..], &["--verbose"]].concat()).await;
-    assert_eq!(failed.status, 1, "{failed:?}");
-    assert!(failed.stderr.contains("exit code 3"), "{failed:?}");
-    assert!(!failed.stderr.contains("hush"), "{failed:?}");
-    let built = mistry(&bus, &place, &build("succeed")).await;
-    assert_eq!(built.status, 4, "{built:?}");
+    let arguments = ["ssa{ss}a{sv}", "fail", "", "0", "0"];
+    let ran = call(&bus, false, "SubmitJob", &arguments).await;
+    let id = ran.stdout.split('"').nth(1).unwrap().to_owned();
+    let over = Ask::get(format!("/job/fail/{id}?wait")).json();
+    daemon.at.ask(over).await.expect(200);
+    for method in ["OpenLog", "OpenArtifacts"] {
+        let ran = call(&bus, false, method, &["s", &id]).await;
+        assert!(ran.stderr.contains(DENIED), "{method}: {ran:?}");
+    }
+    let ran = call(&bus, false, "DescribeBuild", &["s", &id]).await;
+    assert!(ran.stdout.contains("failed"), "{ran:?}");
+    assert!(!ran.stdout.contains("hush"), "{ran:?}");
     let output = "org.mistry.mistry1.read-output";
     polkit.yes.lock().unwrap().push(output);
-    let built = mistry(&bus, &place, &build("open")).await;
-    assert_eq!(built.status, 0, "{built:?}");
-    assert!(place.path().join("out/file").exists());
-    let closed = mistry(&bus, &place, &build("succeed")).await;
-    assert_eq!(closed.status, 4, "{closed:?}");
-    assert!(closed.stderr.contains("Permission denied"), "{closed:?}");
-    let failed = mistry(&bus, &place, &build("fail")).await;
-    assert!(failed.stderr.contains("hush"), "{failed:?}");
+    for method in ["OpenLog", "OpenArtifacts"] {
+        let ran = call(&bus, false, method, &["s", &id]).await;
+        assert_eq!(ran.status, 0, "{method}: {ran:?}");
+    }
+    // Whoever holds the directory reads in it with rights of their own.
+    let here = bus.connect().await;
+    let handed = manager(&here).await.open_artifacts(&id).await.unwrap();
+    let handed = std::os::fd::OwnedFd::from(handed);
+    let read = async |name: &str| {
+        let mut command = as_stranger("cat");
+        command
+            .arg(format!("/proc/self/fd/0/{name}"))
+            .stdin(handed.try_clone().unwrap());
+        let reading = tokio::task::spawn_blocking(move || command.output().unwrap());
+        within("cat", reading).await.unwrap()
+    };
+    let open = read("open").await;
+    assert_eq!(open.stdout, b"for all\n", "{open:?}");
+    let closed = read("closed").await;
+    let said = String::from_utf8_lossy(&closed.stderr);
+    assert!(said.contains("Permission denied"), "{closed:?}");
 }

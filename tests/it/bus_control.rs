@@ -16,22 +16,23 @@ use crate::support::{
     daemon::{Home, text},
     http::{Ask, within},
     process::Process,
+    proxy::JobRemovedStream,
 };
 
-/// A daemon on a bus, with a project that succeeds and one that waits at a gate.
-struct World {
-    bus: TestBus,
-    home: Home,
-    daemon: Process,
-    here: Connection,
+/// A daemon on a bus, with a project that succeeds and one that prints.
+pub struct World {
+    pub bus: TestBus,
+    pub home: Home,
+    pub daemon: Process,
+    pub here: Connection,
 }
 
 impl World {
-    async fn new() -> World {
+    pub async fn new() -> World {
         World::with(&json!({})).await
     }
 
-    async fn with(config: &Value) -> World {
+    pub async fn with(config: &Value) -> World {
         let (bus, home) = (TestBus::start(), Home::new().await);
         home.configure(config);
         home.fixture("succeed");
@@ -47,7 +48,7 @@ impl World {
     }
 
     /// Submits a job without options; id, path, disposition.
-    async fn submit(&self, project: &str, params: &[(&str, &str)]) -> (String, String, String) {
+    pub async fn submit(&self, project: &str, params: &[(&str, &str)]) -> (String, String, String) {
         let params: HashMap<&str, &str> = params.iter().copied().collect();
         let manager = manager(&self.here).await;
         let none = HashMap::new();
@@ -57,27 +58,32 @@ impl World {
     }
 
     /// Submits a job and waits for its end.
-    async fn build(&self, project: &str, params: &[(&str, &str)]) -> (String, String) {
+    pub async fn build(&self, project: &str, params: &[(&str, &str)]) -> (String, String) {
         let manager = manager(&self.here).await;
         let mut ends = manager.receive_job_removed().await.unwrap();
         let (id, ..) = self.submit(project, params).await;
-        let outcome = within("the end", async {
-            loop {
-                let end = ends.next().await.unwrap();
-                let end = end.args().unwrap();
-                if end.id == id {
-                    return end.outcome.clone();
-                }
-            }
-        });
-        let outcome = outcome.await;
+        let outcome = end_of(&mut ends, &id).await;
         (id, outcome)
     }
 
-    async fn describe(&self, id: &str) -> Value {
+    pub async fn describe(&self, id: &str) -> Value {
         let manager = manager(&self.here).await;
         serde_json::from_str(&manager.describe_build(id).await.unwrap()).unwrap()
     }
+}
+
+/// How a job ends.
+pub async fn end_of(ends: &mut JobRemovedStream, id: &str) -> String {
+    within("the end", async {
+        loop {
+            let end = ends.next().await.unwrap();
+            let end = end.args().unwrap();
+            if end.id == id {
+                return end.outcome.clone();
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test]
@@ -491,7 +497,7 @@ async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
     let world = World::new().await;
     world.home.script(
         "slow",
-        "mkfifo \"$DATA/gate\"; echo first; read -r x < \"$DATA/gate\"; echo last",
+        "mkfifo \"$DATA/gate\"; echo first; read -r x < \"$DATA/gate\"; printf '1%%\\r\\n\\377\\000no end'",
     );
     let manager = manager(&world.here).await;
     let (id, ..) = world.submit("slow", &[]).await;
@@ -521,6 +527,7 @@ async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
         }
     })
     .await;
+    assert!(seen.ends_with(b"first\n1%\r\n\xff\0no end"));
     assert_eq!(seen, on_disk(&id));
     // Of a build that is over it is the file itself, and only to be read.
     let log = manager.open_log(&id).await.unwrap();

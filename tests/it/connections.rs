@@ -1,20 +1,21 @@
 //! Connections: an answer is not lost, whatever its client still sends; those who come over TCP take no
 //! place of this host's; a trusted proxy says for whom it asks.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use zbus::Variant;
 
+use crate::bus_control::end_of;
 use crate::support::{
-    bus::TestBus,
-    cli::mistry,
+    bus::{self, TestBus},
     daemon::{Home, TestDaemon, job, text},
     http::{Ask, At, within},
     manager::Manager,
-    process::run,
 };
 
 /// A hash of nothing that a token could be.
@@ -293,7 +294,8 @@ async fn with_every_place_taken_over_tcp_this_host_builds_cancels_and_collects()
     let mut command = manager.command_under(&["prlimit", "--nofile=1024"], mistryd);
     let life = crate::support::manager::Life(command.spawn().unwrap());
     manager.hears("READY=1").await;
-    bus.named(&bus.connect().await).await;
+    let here = bus.connect().await;
+    bus.named(&here).await;
     let (At::Tcp(tcp), unix) = (manager.over_tcp(), manager.over_unix()) else {
         panic!("it is over TCP")
     };
@@ -325,24 +327,17 @@ async fn with_every_place_taken_over_tcp_this_host_builds_cancels_and_collects()
     let policy = json!({ "max_age": "1h" });
     unix.ask(Ask::post("/gc", &policy).json()).await.expect(200);
 
-    let target = home.path("target").display().to_string();
-    for arguments in [
-        &[
-            "build",
-            "--bus=user",
-            "--project",
-            "succeed",
-            "--target",
-            &target,
-        ][..],
-        &["gc", "--bus=user", "--older-than", "1h"],
-        &["list", "--bus=user"],
-    ] {
-        let mut command = mistry(arguments);
-        command.env("DBUS_SESSION_BUS_ADDRESS", bus.address());
-        let ended = run(command).await;
-        assert_eq!(ended.status, 0, "{arguments:?}: {ended:?}");
-    }
+    let on_bus = bus::manager(&here).await;
+    let mut ends = on_bus.receive_job_removed().await.unwrap();
+    let (given, options) = (HashMap::from([("n", "bus")]), HashMap::new());
+    let submitting = on_bus.submit_job("succeed", "", &given, &options);
+    let (id, ..) = within("an answer", submitting).await.unwrap();
+    assert_eq!(end_of(&mut ends, &id).await, "succeeded");
+    let policy = HashMap::from([("max_age", Variant::from(3_600_u64))]);
+    let collecting = on_bus.collect_garbage(&policy);
+    within("an answer", collecting).await.unwrap();
+    let (listed, _) = on_bus.list_builds(&HashMap::new()).await.unwrap();
+    assert_eq!(listed.len(), 3);
     // A place that is let go is free for another client.
     drop(held.pop());
     within("a place", async {

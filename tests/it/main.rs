@@ -9,7 +9,7 @@ mod artifacts;
 mod backlog;
 mod bad_input;
 mod bus_access;
-mod bus_cli;
+mod bus_builds;
 mod bus_contract;
 mod bus_control;
 mod bus_limits;

@@ -306,24 +306,24 @@ fn a_bus_that_is_restarted_is_joined_again_and_http_goes_on() {
 }
 
 #[test]
-fn the_command_line_builds_over_the_bus_and_brings_home_what_only_the_group_may_read() {
+fn what_a_build_leaves_is_handed_out_to_the_group_and_no_mount_stays_behind() {
     let machine = Machine::installed();
     machine.example();
-    let build = "mistry --bus build --project hello --target out -- --name=member";
-    for _ in ["built", "cached"] {
-        let ran = machine.as_user("member", &format!("{build} && cat out/greeting.txt"));
-        assert_eq!(ran.status, 0, "{ran}");
-        assert!(
-            ran.stdout
-                .ends_with("Hello, member! (run 1 of this group)\n"),
-            "{ran}"
-        );
+    let id = id_of(&submit(&machine, "member", "hello", 1));
+    let build = format!("/var/lib/mistry/builds/hello/ready/{id}");
+    machine.run(&format!("until [ -d {build} ]; do sleep 0.05; done"));
+    let ran = submit(&machine, "member", "hello", 1);
+    assert!(ran.stdout.contains("'cached'"), "{ran}");
+    for method in ["OpenArtifacts", "OpenLog"] {
+        let ran = machine.as_user("member", &format!("{CALL} {method} s {id}"));
+        assert!(ran.status == 0 && ran.stdout.starts_with("h "), "{ran}");
     }
-    let ran = machine.as_user("member", "mistry --bus list && mistry --bus status");
-    assert!(ran.status == 0 && ran.stdout.contains("succeeded"), "{ran}");
-    let ran = machine.as_user("outsider", build);
-    assert_eq!(ran.status, 3, "{ran}");
-    assert!(ran.stderr.contains("group 'mistry'"), "{ran}");
+    // What the kernel lets whom read of what is handed out.
+    let read = format!("cat {build}/data/artifacts/greeting.txt");
+    let ran = machine.as_user("member", &read);
+    assert!(ran.stdout.starts_with("Hello, "), "{ran}");
+    let ran = machine.as_user("outsider", &read);
+    assert!(ran.stderr.contains("Permission denied"), "{ran}");
     // What was handed out is no mount of the host's, nor of the daemon's.
     let mounts =
         machine.run("cat /proc/self/mounts /proc/$(systemctl show -P MainPID mistryd)/mounts");

@@ -1,7 +1,6 @@
-//! Transport local: from this host's own disk, by the path that the server names, or over the bus as
-//! the directory that it hands out.
+//! Transport local: from this host's own disk, by the path that the server names.
 //!
-//! By the path it reads only what the caller may read. Files share their blocks with the build where
+//! It reads only what the caller may read. Files share their blocks with the build where
 //! the filesystem can do that. Directories are opened one beneath the other, so no path is too long
 //! and links in the build are never followed; pipes, sockets and devices are left where they are.
 
@@ -20,9 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::descent::Descent;
 use super::target::{FileId, Modified, Target, open_closed};
 use super::{Error, Fetched, Transport, blocking};
-use crate::build::BuildInfo;
 use crate::cli::progress::Progress;
-use crate::client::{self, bus::Artifacts};
 
 /// Opens a directory that is a directory itself, not by a link.
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -68,49 +65,16 @@ pub(super) async fn fetch(
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(unusable()),
             opened => opened.map_err(|error| unreadable(&shown, error))?,
         };
-        bring(from, &shown, &transport, gone)
+        let progress = Progress::fetching();
+        let mut target = transport.open_target(progress.clone(), gone)?;
+        let walked = walk(from, &shown, &mut target, How::Copy);
+        progress.done();
+        walked?;
+        Ok(Fetched {
+            files: target.files(),
+        })
     })
     .await
-}
-
-/// The same from a directory that the server has opened.
-pub(super) async fn fetch_opened(
-    opened: Artifacts,
-    info: &BuildInfo,
-    transport: &Transport,
-    gone: CancellationToken,
-) -> Result<Fetched, Error> {
-    let directory = match opened {
-        Artifacts::Directory(directory) => directory,
-        // Then the target is left as it is, too.
-        Artifacts::None(_) if info.succeeded() => return Ok(Fetched { files: 0 }),
-        Artifacts::None(no) => return Err(client::Error::Refused(no).into()),
-    };
-    let shown = PathBuf::from(&info.path);
-    let transport = transport.clone();
-    blocking(move || {
-        // What the server hands out may be a handle that cannot be read itself.
-        let from = rustix::fs::openat(&directory, ".", DIRECTORY, Mode::empty())
-            .map_err(|error| unreadable(&shown, error))?;
-        bring(from, &shown, &transport, gone)
-    })
-    .await
-}
-
-fn bring(
-    from: OwnedFd,
-    shown: &Path,
-    transport: &Transport,
-    gone: CancellationToken,
-) -> Result<Fetched, Error> {
-    let progress = Progress::fetching();
-    let mut target = transport.open_target(progress.clone(), gone)?;
-    let walked = walk(from, shown, &mut target, How::Copy);
-    progress.done();
-    walked?;
-    Ok(Fetched {
-        files: target.files(),
-    })
 }
 
 /// Brings everything in the directory `root`, which is called `shown` in messages, into the target.

@@ -66,7 +66,7 @@ pub(super) enum Kind {
     Rsync,
     /// From an ssh server on the host; links are followed, and neither hard links nor holes kept
     Scp,
-    /// From this host's own disk, when the server runs here; over the bus, as the server hands it out
+    /// From this host's own disk, when the server runs here
     Local,
 }
 
@@ -80,9 +80,9 @@ pub(super) struct Transport {
     /// Empty the target first (once there are artifacts to put into it)
     #[arg(long)]
     pub clear_target: bool,
-    /// How the artifacts travel [default: http; with --bus, local]
-    #[arg(long, value_enum, value_name = "HOW")]
-    transport: Option<Kind>,
+    /// How the artifacts travel
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Kind::Http)]
+    transport: Kind,
     /// User name on the server's host, for rsync and scp [default: none for rsync, that of ssh for scp]
     #[arg(long, value_name = "USER")]
     transport_user: Option<String>,
@@ -144,12 +144,7 @@ impl Transport {
     ///
     /// # Errors
     /// A sentence about the command line.
-    pub(super) fn check(&self, client: &Client) -> Result<(), String> {
-        if client.is_on_bus() && self.transport == Some(Kind::Http) {
-            let what =
-                "--transport http cannot be used with --bus: artifacts do not travel over it";
-            return Err(format!("{what}; leave it out, or take local, rsync or scp"));
-        }
+    pub(super) fn check(&self) -> Result<(), String> {
         let target = &self.target;
         if target.as_os_str().is_empty() {
             return Err("target cannot be empty".to_owned());
@@ -181,20 +176,12 @@ impl Transport {
         let wrong = || Error::Unusable("the server does not say which build this is".to_owned());
         let project: ProjectName = info.project.parse().map_err(|_| wrong())?;
         let id: JobId = info.id.parse().map_err(|_| wrong())?;
-        let host = client.host();
+        let host = client.address().host();
         // Whoever drops this future (Ctrl-C) stops the thread that writes, too.
         let gone = CancellationToken::new();
         let _guard = gone.clone().drop_guard();
-        let usual = match client.is_on_bus() {
-            true => Kind::Local,
-            false => Kind::Http,
-        };
-        match self.transport.unwrap_or(usual) {
+        match self.transport {
             Kind::Http => http::fetch(client, &project, id, self, gone).await,
-            Kind::Local if client.is_on_bus() => {
-                let opened = client.open_artifacts(id).await?;
-                local::fetch_opened(opened, info, self, gone).await
-            }
             Kind::Local => local::fetch(info.path.clone(), self, gone).await,
             Kind::Rsync => {
                 let source = rsync::Source {
@@ -285,31 +272,10 @@ mod tests {
         Transport {
             target: target.to_owned(),
             clear_target: false,
-            transport: None,
+            transport: Kind::Http,
             transport_user: None,
             rsync_port: None,
             ssh_option: Vec::new(),
-        }
-    }
-
-    fn http() -> Client {
-        Client::new(client::Address::Unix("/s".into()), None)
-    }
-
-    #[test]
-    fn what_does_not_travel_over_the_bus_is_not_asked_for_there() {
-        let bus = Client::on_bus(client::bus::Scope::System);
-        for (kind, good) in [
-            (None, true),
-            (Some(Kind::Http), false),
-            (Some(Kind::Local), true),
-            (Some(Kind::Rsync), true),
-            (Some(Kind::Scp), true),
-        ] {
-            let mut with = transport(Path::new("."));
-            with.transport = kind;
-            assert_eq!(with.check(&bus).is_ok(), good, "{kind:?}");
-            assert!(with.check(&http()).is_ok());
         }
     }
 
@@ -320,18 +286,18 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert!(
             transport(&file)
-                .check(&http())
+                .check()
                 .unwrap_err()
                 .contains("is not a directory")
         );
-        assert!(transport(Path::new("")).check(&http()).is_err());
-        assert!(transport(dir.path()).check(&http()).is_ok());
+        assert!(transport(Path::new("")).check().is_err());
+        assert!(transport(dir.path()).check().is_ok());
         let absent = dir.path().join("a/b");
-        assert!(transport(&absent).check(&http()).is_ok());
+        assert!(transport(&absent).check().is_ok());
         assert!(!absent.exists());
         let mut root = transport(Path::new("/"));
         root.clear_target = true;
-        assert!(root.check(&http()).is_err());
+        assert!(root.check().is_err());
     }
 
     #[test]
@@ -345,7 +311,7 @@ mod tests {
         ] {
             let mut with = transport(Path::new("."));
             with.transport_user = Some(user.to_owned());
-            assert_eq!(with.check(&http()).is_ok(), good, "{user}");
+            assert_eq!(with.check().is_ok(), good, "{user}");
         }
     }
 }

@@ -7,13 +7,13 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use mistry::client::bus::proxy::{JobProxy, ManagerProxy};
 use zbus::Connection;
 
 use super::{
     daemon::Home,
     http::within,
     process::{Process, served},
+    proxy::{JobProxy, ManagerProxy},
 };
 
 /// Who may do what on it: all, as far as the bus is concerned.

@@ -11,3 +11,4 @@ pub mod engine;
 pub mod http;
 pub mod manager;
 pub mod process;
+pub mod proxy;
