@@ -32,6 +32,5 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     }
     pieces.finish(hand);
     assert!(together == log, "all pieces are the log");
-    assert_eq!(pieces.position(), 7 + log.len() as u64);
     decode(&log);
 });

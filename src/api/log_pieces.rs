@@ -80,11 +80,6 @@ impl LogPieces {
         }
     }
 
-    /// The byte of the log that comes next.
-    pub fn position(&self) -> u64 {
-        self.offset + self.begun.len() as u64
-    }
-
     /// Hands over all pieces that `chunk` completes.
     pub fn push(&mut self, chunk: &[u8], mut hand: impl FnMut(LogPiece<'_>)) {
         for mut part in chunk.split_inclusive(|byte| *byte == b'\n') {

@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::build::{BuildInfo, Phase, State};
-use crate::job::{GroupName, JobId, MAX_PARAMS, Params};
+use crate::job::{GroupName, MAX_PARAMS, Params};
 use crate::project::{NameError, ProjectName};
 
 /// `POST /jobs`: as it stands in the body, names not yet parsed.
@@ -292,17 +292,6 @@ impl JobState {
             state: info.state,
             phase: info.phase,
             url: info.url.clone(),
-        }
-    }
-
-    /// The state of a job that was accepted just now.
-    pub fn accepted(project: &ProjectName, id: JobId) -> JobState {
-        JobState {
-            id: id.to_string(),
-            project: project.to_string(),
-            state: State::Pending,
-            phase: Some(Phase::Queued),
-            url: format!("job/{project}/{id}"),
         }
     }
 }
