@@ -36,8 +36,24 @@ pub fn program(variable: &str) -> PathBuf {
 }
 
 impl Driver {
+    /// Chromedriver takes a free port of IPv6 and then the same of IPv4, where another program may have
+    /// it: then it is started anew.
     #[track_caller]
     pub fn start() -> Driver {
+        let mut complaints = String::new();
+        for _ in 0..3 {
+            match Driver::start_once() {
+                Ok(driver) => return driver,
+                Err(complaint) if complaint.contains("Address already in use") => {
+                    complaints = complaint;
+                }
+                Err(complaint) => panic!("chromedriver did not start: {complaint}"),
+            }
+        }
+        panic!("chromedriver did not start: {complaints}");
+    }
+
+    fn start_once() -> Result<Driver, String> {
         let home = tempfile::Builder::new()
             .prefix("mistry-browser-")
             .tempdir()
@@ -67,16 +83,16 @@ impl Driver {
         let Some(port) = port else {
             let _ = outer.kill();
             let (status, complaints) = (outer.wait(), std::fs::read_to_string(complaints));
-            panic!("chromedriver did not start: {status:?}, {complaints:?}");
+            return Err(format!("{status:?}, {complaints:?}"));
         };
         // Its pipe must not fill up.
         std::thread::spawn(move || lines.for_each(drop));
-        Driver {
+        Ok(Driver {
             address: format!("127.0.0.1:{port}"),
             first: first_below(outer.id()),
             outer,
             home,
-        }
+        })
     }
 
     pub fn address(&self) -> &str {
