@@ -1,8 +1,8 @@
 //! Turns of those who read for clients: how many threads they take, and how many may wait.
 //!
 //! Short reads of the disk block a thread each. On a disk that hangs they keep it, and builds need threads
-//! as well. So whoever reads for a client first takes a turn of its kind; builds take none. Further ones
-//! wait in the order in which they came, each in a place; whoever finds no place is refused at once. Only
+//! as well. So each read for a client first takes a turn of its kind; builds take none. Further reads wait
+//! in the order in which they came, each in a place; where no place is free, a read is refused at once. Only
 //! answers that are under way wait without a place, because they cannot be refused any more: each holds
 //! bytes of a [budget](crate::budget) instead. Clients of this host have some turns and places to
 //! themselves.
@@ -201,7 +201,7 @@ impl ClientTurns {
 }
 
 impl Turns {
-    /// The next turn. There is always one: nobody closes the semaphores.
+    /// The next turn. There is always one, because the semaphores are never closed.
     async fn next(self, client: Client) -> Option<OwnedSemaphorePermit> {
         let Shared { turns, local, .. } = &*self.0;
         let common = turns.clone().acquire_owned();
@@ -220,7 +220,7 @@ impl Turns {
 /// A turn, until it is dropped.
 #[derive(Debug)]
 pub struct Turn {
-    // Given back before the turn, so that whoever gets the turn finds room behind them.
+    // Given back before the turn: then the next one who has the turn finds a free place behind it.
     _place: Option<Held>,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -304,7 +304,7 @@ mod tests {
         // All can be had once the thread is done.
         let all = turns.0.turns.acquire_many(FEW.most as u32).await.unwrap();
         assert_eq!(turns.0.places.held(), 0);
-        // Whoever leaves while they wait gives the place back as well.
+        // A client that leaves while it waits gives the place back as well.
         let mut waiting = ask(&turns, client(1));
         assert!(poll!(&mut waiting).is_pending());
         assert_eq!(turns.0.places.held(), 1);
@@ -343,7 +343,7 @@ mod tests {
             assert!(poll!(asking).is_pending());
         }
         assert!(ask(&turns, Client::Local).await.is_none());
-        // Whoever leaves makes room, and the first in the row is next.
+        // A client that leaves makes room, and the first in the row is next.
         waiting.pop();
         let mut late = loop {
             let mut late = ask(&turns, Client::Proxy);

@@ -69,7 +69,7 @@ impl JobRequest {
     }
 
     /// True where it is larger as JSON than [`MAX_REQUEST`], as only one can be that did not come as JSON:
-    /// nobody could be told its params.
+    /// its params could not be sent to any client.
     pub fn is_too_large(&self) -> bool {
         struct Left(usize);
 

@@ -208,7 +208,7 @@ impl Live {
         *params = None;
     }
 
-    /// Keeps only what lists show of a job that is over, unless somebody with a ticket may ask for its end.
+    /// Keeps only what lists show of a job that is over, unless a client with a ticket may ask for its end.
     /// A follower may stay for as long as a reader is slow, and what it keeps is counted no more.
     fn abridge(&self) {
         let wants = self.wants();

@@ -126,7 +126,7 @@ pub(super) type Recipe = (Job, Context);
 pub(super) enum From {
     /// At the beginning.
     Beginning(Recipe),
-    /// With a container that an earlier life made. The recipe is still being looked up; it is `None` where
+    /// With a container that an earlier process made. The recipe is still being looked up; it is `None` where
     /// the project is no longer what it was.
     Container(String, JoinHandle<Option<Recipe>>),
 }

@@ -20,8 +20,8 @@ pub(super) struct Readers {
     walks: Turns,
     records: Turns,
     pub(super) directories: Turns,
-    /// Of those who ask where the lines of a log begin: asked when a page is opened, and a text when
-    /// somebody types. Neither waits for the other.
+    /// Of those who ask where the lines of a log begin, when a page of it is opened. It does not wait for
+    /// searches, which come with each key that is typed.
     pub(super) indexing: Turns,
     /// Of those who look for a text in a log.
     pub(super) finding: Turns,
@@ -50,7 +50,7 @@ enum Purpose {
     Request,
     /// An answer that is under way.
     Answer,
-    /// Somebody who waits for a build.
+    /// A client that waits for a build.
     Build,
 }
 
