@@ -59,7 +59,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     );
     page.words(
         "Installed from its package it runs as user `mistry`, reads `/etc/mistry/config.json`, and \
-         is started by `mistryd.socket` when somebody connects; it ends when it has had nothing to \
+         is started by `mistryd.socket` when a client connects; it ends when it has had nothing to \
          do for as long as `idle_exit` says. By hand, it listens where `--addr` says.",
     );
     page.section("Options");
@@ -142,7 +142,7 @@ fn mistry(command: &Command, readme: &Paper) -> Result<String> {
     page.words(
         "`mistry` asks a build server, mistryd(8), for a build of a project, waits for it, and brings \
          what the build has left home. What was built before is answered from the server's cache; \
-         a build that somebody else is waiting for already is waited for together.",
+         a build that another client is waiting for already is waited for together.",
     );
     page.words(
         "What a script reads goes to standard output; what a person reads, to standard error. When \
