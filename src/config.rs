@@ -1,7 +1,7 @@
 //! The configuration: what the file may say, and what the daemon may rely on.
 //!
 //! [`Config::read`] turns the one into the other or says in one line which key of which file
-//! is wrong and what was expected. Whoever has a [`Config`] need not check anything again.
+//! is wrong and what was expected. A [`Config`] need not be checked again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

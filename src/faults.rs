@@ -25,7 +25,7 @@ pub const POINTS: [(&str, &str); 31] = [
     ),
     (
         "accepted",
-        "the job is on stable storage, nobody has been told",
+        "the job is on stable storage, no client has been told",
     ),
     ("slot", "it has its slot"),
     (
@@ -61,10 +61,10 @@ pub const POINTS: [(&str, &str); 31] = [
     ("in-place", "it is in `ready`, no link leads to it"),
     ("linked", "the link leads to it"),
     ("replaced", "what it replaced is out of sight"),
-    ("finished", "it is over, nobody has been told"),
+    ("finished", "it is over, no client has been told"),
     (
         "answered",
-        "whoever waited was told, its container is there",
+        "the clients that waited were told, its container is there",
     ),
     ("cleared", "its container is removed"),
     (

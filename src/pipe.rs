@@ -22,7 +22,7 @@ pub const CHUNK: usize = 64 << 10;
 /// Chunks in flight: enough to keep both sides busy, little enough to hold nothing whole.
 const IN_FLIGHT: usize = 4;
 
-/// The writing side; fails with `BrokenPipe` once nobody reads any more.
+/// The writing side; fails with `BrokenPipe` once the reader is gone.
 #[derive(Debug)]
 pub struct PipeWriter {
     to: mpsc::Sender<io::Result<Bytes>>,
@@ -70,7 +70,7 @@ where
         };
         let result = write(&mut writer).and_then(|()| writer.flush());
         if let Err(error) = result {
-            // The reader may be gone; then nobody is left to tell.
+            // The reader may be gone; then the error is told to none.
             let _ = writer.to.blocking_send(Err(error));
         }
     };

@@ -1,6 +1,6 @@
 //! What systemd gives and is told: inherited sockets, readiness, status, the watchdog.
 //!
-//! Outside systemd there are no sockets to inherit and nobody to tell: everything here is then
+//! Outside systemd there are no sockets to inherit and no manager to tell: everything here is then
 //! quietly nothing. The environment is read here (`LISTEN_*`, and by `sd-notify` `NOTIFY_SOCKET`
 //! and `WATCHDOG_*`) and nowhere else.
 
@@ -19,7 +19,7 @@ use sd_notify::NotifyState;
 const MAX_SOCKETS: usize = 64;
 /// The first inherited descriptor: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
 const FIRST: usize = 3;
-/// systemd keeps a line of a status; what is longer nobody reads.
+/// systemd keeps a line of a status; what is longer is not read.
 const MAX_STATUS: usize = 500;
 
 /// An inherited socket that listens, known by what it is and not by its name.
@@ -52,7 +52,7 @@ pub enum Error {
 /// Beside the sockets that can be served it says what is wrong with the first of the others: that
 /// is an error for who would serve them, but those who wait at the good ones can be told.
 pub fn inherited() -> (Vec<Socket>, Result<(), Error>) {
-    // Somebody else's sockets, when a parent forgot to take the variables back.
+    // Sockets of another process, when a parent forgot to take the variables back.
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let Some(count) = std::env::var_os("LISTEN_FDS").filter(|_| ours) else {
         return (Vec::new(), Ok(()));
@@ -103,7 +103,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Whether somebody waits at one of the sockets to be accepted.
+/// Whether a client waits at one of the sockets to be accepted.
 pub fn is_awaited(sockets: &[Socket]) -> bool {
     let mut polled: Vec<PollFd<'_>> = sockets
         .iter()

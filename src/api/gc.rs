@@ -120,7 +120,7 @@ pub struct GcView {
     pub kept_bytes: u64,
     /// Builds that were to go and are in use after all, or could not be removed.
     pub passed: usize,
-    /// Builds whose size nobody has measured: they count as nothing.
+    /// Builds whose size was not measured: they count as nothing.
     pub unmeasured: usize,
     /// Bytes past `max_bytes`, or short of `min_free`, for which nothing more may be removed.
     pub short: u64,

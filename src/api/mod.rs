@@ -39,7 +39,7 @@ pub struct JobRequest {
     pub group: String,
     /// A new image and a new build, whatever is cached.
     pub rebuild: bool,
-    /// The build shall end when whoever asks hangs up, unless somebody else wants it.
+    /// The build shall end when the client hangs up, unless another one wants it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cancel_on_disconnect: bool,
 }
@@ -235,7 +235,7 @@ fn as_object<S: serde::Serializer>(pairs: &[(String, String)], to: S) -> Result<
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CancelRequest {
-    /// Why, for whoever waits: a line of at most [`MAX_REASON`] bytes.
+    /// Why, for the clients that wait: a line of at most [`MAX_REASON`] bytes.
     #[serde(default)]
     pub reason: String,
 }

@@ -81,8 +81,8 @@ impl Claim {
         }
         let instance = instance(layout).map_err(doing("read the instance id", &layout.own()))?;
         let secret = secret(layout).map_err(doing("make a secret", &layout.own()))?;
-        // Who held it before holds it no more. On a full disk that stays written, which misleads
-        // only whoever asks in this moment.
+        // The process that held it before holds it no more. On a full disk its name stays written, which
+        // misleads only at this moment.
         let _ = lock.set_len(0);
         Ok(Claim {
             lock,
@@ -124,7 +124,7 @@ impl Drop for Claim {
     }
 }
 
-/// Who holds the build path at `root`; `None` when nobody has said.
+/// Who holds the build path at `root`; `None` when that was not written.
 pub fn holder(root: &Path) -> Option<Holder> {
     let file = File::open(Layout::new(root).lock()).ok()?;
     let mut text = Vec::new();

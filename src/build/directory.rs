@@ -38,7 +38,7 @@ pub struct Entry {
     pub name: OsString,
     /// What it is.
     pub kind: EntryKind,
-    /// Its permissions, without setuid, setgid and sticky bits, which nobody is given.
+    /// Its permissions, without setuid, setgid and sticky bits, which are never given.
     pub mode: u32,
     /// When it was changed, in seconds since 1970.
     pub modified: i64,
@@ -53,7 +53,7 @@ pub enum EntryKind {
     File(u64),
     /// A symbolic link and what it says; it may lead anywhere, or nowhere.
     Link(OsString),
-    /// A FIFO, a socket or a device, which nobody is given.
+    /// A FIFO, a socket or a device, which is never given.
     Special,
 }
 

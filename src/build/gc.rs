@@ -21,11 +21,11 @@ use super::shared::{Base, Forest, Node};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Whoever was just answered must still be able to fetch. The time of a use is written down at most
+/// A client that was just answered must still be able to fetch. The time of a use is written down at most
 /// once in [`super::used::EVERY`], so this leaves them a minute at least.
 pub const JUST_USED: Duration = Duration::from_secs(120);
 
-/// What has no record yet may be somebody's work under way; after a day it is nobody's.
+/// What has no record yet may be work under way; after a day it is not.
 const TORN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What may be kept; an absent rule says nothing.
@@ -92,9 +92,9 @@ pub struct Candidate {
     pub used: Timestamp,
     /// When it began and ended; `None` where its record does not say.
     pub ran: Option<(Timestamp, Timestamp)>,
-    /// All its blocks, in bytes; `None` where nobody has measured it.
+    /// All its blocks, in bytes; `None` where it was not measured.
     pub bytes: Option<u64>,
-    /// Those of them that it shared with nobody.
+    /// Those of them that it shared with no other build.
     pub own: Option<u64>,
     /// What it was cloned from.
     pub base: Option<JobId>,
@@ -155,7 +155,7 @@ pub struct Plan {
     pub kept: usize,
     /// Bytes that those take.
     pub kept_bytes: u64,
-    /// Builds, of all, whose size nobody has measured: they count as nothing.
+    /// Builds, of all, whose size was not measured: they count as nothing.
     pub unmeasured: usize,
     /// Bytes that are free now.
     pub free: u64,

@@ -1,6 +1,6 @@
 //! What is on disk, in memory: rebuilt from the tree at start, never the truth.
 //!
-//! It holds the [`Facts`] that ordering, filtering and reckoning need; whoever lists reads the
+//! It holds the [`Facts`] that ordering, filtering and reckoning need; a list reads the
 //! records of the page that is shown. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
@@ -327,7 +327,7 @@ impl Index {
             from = last;
             drop(rest);
             drop(projects);
-            // A lock that is given back and taken again at once is nobody else's in between.
+            // A lock that is given back and taken again at once is not taken by others in between.
             std::thread::yield_now();
         }
     }

@@ -5,7 +5,7 @@
 //! what it lacks is filled in from where it lies ([`BuildInfo::complete`]).
 //!
 //! Values of opaque params never enter [`BuildInfo`]; while a build is pending they live in
-//! the record's [`Bookkeeping`], which is written to disk and shown to nobody.
+//! the record's [`Bookkeeping`], which is written to disk and never shown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -87,7 +87,7 @@ pub enum Outcome {
     Failed,
     /// It could not be run to its end; `Err` says why.
     Errored,
-    /// Somebody stopped it.
+    /// It was stopped on request.
     Cancelled,
     /// A deadline stopped it.
     TimedOut,
@@ -162,7 +162,7 @@ pub struct BuildInfo {
     pub path: String,
     /// The answer came from a ready build.
     pub cached: bool,
-    /// The answer came from a build that somebody else had asked for already.
+    /// The answer came from a build that another client had asked for already.
     pub coalesced: bool,
     /// The build began as a clone of its group's latest.
     pub incremental: bool,
@@ -380,7 +380,7 @@ pub struct Stopped {
     pub outcome: Outcome,
     /// Why, in one sentence.
     pub sentence: String,
-    /// Who wanted that, where somebody did.
+    /// Who wanted that, where it was asked for.
     pub cancelled: Option<Cancelled>,
 }
 

@@ -1,4 +1,4 @@
-//! A lease keeps a build's directory from being removed while somebody reads it.
+//! A lease keeps a build's directory from being removed while it is read.
 //!
 //! It is a shared `flock` on the directory itself, so the kernel keeps the count: it cannot
 //! leak, whatever dies, and holds between processes.
@@ -47,7 +47,7 @@ impl Lease {
     }
 
     /// The right to remove the directory at `path`, which must be out of sight already; `None`
-    /// while somebody reads it or removes it.
+    /// while it is read or removed.
     pub(super) fn take_last(path: &Path) -> io::Result<Option<Lease>> {
         let Some(directory) = open(path)? else {
             return Ok(None);

@@ -2,7 +2,7 @@
 //!
 //! A build that had its container is adopted as it is: its log goes on where it ends. Anything
 //! else is made again, as its next attempt; the log keeps what was printed until then, so that
-//! whoever follows it misses nothing and sees nothing twice.
+//! a client that follows it misses nothing and sees nothing twice.
 
 use std::io;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl BuildStore {
                             note(list(error));
                         }
                     }
-                    // A life that ended while it wrote the job down has told nobody that it was accepted.
+                    // A process that ended while it wrote the job down has told no client that it was accepted.
                     Ok(None) if self.is_begun_only(&project, id) => {
                         let cleared = self.throw_away(&directory);
                         if let Err(error) = cleared {
@@ -83,7 +83,7 @@ impl BuildStore {
                     }
                     // An end that a power cut undid is none: the job is made again.
                     Ok(record) => {
-                        // Whoever lists them now sees them, taken over or not.
+                        // A list shows them from now on, taken over or not.
                         if let Some(record) = &record {
                             self.enter(&project, id, &record.info, None, true);
                         }

@@ -1,7 +1,7 @@
 //! The build log: one writer, any number of followers.
 //!
 //! The file is the truth. A follower holds an offset into it, never a copy, so a slow reader
-//! costs the daemon nothing. Followers are woken by the writer; nobody polls.
+//! costs the daemon nothing. Followers are woken by the writer; none polls.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};

@@ -12,7 +12,7 @@ use super::store::BuildStore;
 
 impl BuildStore {
     /// True when the queue is marked as paused. What cannot be looked at may be there: a queue that
-    /// stands still is seen and resumed, one that goes on in the middle of somebody's maintenance is not.
+    /// stands still is seen and resumed, one that goes on in the middle of maintenance is not.
     pub fn is_marked_paused(&self) -> bool {
         !matches!(self.layout.paused().symlink_metadata(),
             Err(error) if error.kind() == io::ErrorKind::NotFound)
@@ -33,8 +33,8 @@ impl BuildStore {
         let synced = made.as_ref().map_or(Ok(()), File::sync_all);
         let synced = synced.and_then(|()| self.sync_own());
         if synced.is_err() && made.is_some() {
-            // A later life must not find what nobody was promised. A disk that does not even take
-            // this says so to whoever asks next.
+            // A later process must not find what was not promised. A disk that does not even take
+            // this says so at the next request.
             let _ = std::fs::remove_file(&path);
         }
         synced.map_err(mark)

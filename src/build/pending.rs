@@ -277,8 +277,7 @@ impl PendingBuild {
         Ok(())
     }
 
-    /// Notes that the container has ended: just now, or at the moment that the Engine told whoever
-    /// found it.
+    /// Notes that the container has ended: just now, or at the moment that the Engine told.
     pub fn container_ended(&mut self, at: Option<Timestamp>) {
         let Some(running) = self.running() else {
             return;

@@ -2,7 +2,7 @@
 //!
 //! One rename takes a build from `pending` to where it belongs, or an exchange where it replaces
 //! another; a link is replaced by a rename, too. What is replaced is put out of sight at once
-//! and removed when nobody reads it any more.
+//! and removed when it is not read any more.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ impl BuildStore {
         id: JobId,
         record: &Record,
     ) -> Result<(PathBuf, Option<Error>), Error> {
-        // A build that is in place and not linked yet is nobody's to remove.
+        // A build that is in place and not linked yet may not be removed.
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let from = self.layout.pending(project, id);
         let in_force = self.find_ready(project, id)?.is_some();

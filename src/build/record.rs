@@ -56,7 +56,7 @@ pub(super) fn read_as<T: DeserializeOwned>(directory: &Path) -> io::Result<Optio
     };
     let mut text = Vec::new();
     file.take(MAX_RECORD).read_to_end(&mut text)?;
-    // Torn, foreign or too large: as good as absent, and never somebody else's trouble.
+    // Torn, foreign or too large: as good as absent, and never in the way of other builds.
     Ok(serde_json::from_slice(&text).ok())
 }
 
@@ -64,7 +64,7 @@ pub(super) fn read_as<T: DeserializeOwned>(directory: &Path) -> io::Result<Optio
 pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     use rustix::fs::{Mode, OFlags};
     use rustix::io::Errno;
-    // Not blocking, because opening a FIFO that somebody left here would wait for ever.
+    // Not blocking, because opening a FIFO that was left here would wait for ever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),

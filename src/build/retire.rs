@@ -1,6 +1,6 @@
-//! Builds taken away: out of sight by one rename, and removed when nobody reads them.
+//! Builds taken away: out of sight by one rename, and removed when they are not read.
 //!
-//! The last look (is it linked, pinned, used meanwhile, read) and the rename are one step for whoever
+//! The last look (is it linked, pinned, used meanwhile, read) and the rename are one step for all code that
 //! links or pins. On a full disk, where even a rename may need room that is not there, the record goes
 //! first: a build without one is absent, so a crash leaves nothing that is wrong.
 
@@ -34,7 +34,7 @@ pub enum Held {
     Pinned,
     /// A build of the same id is under way.
     UnderWay,
-    /// Somebody reads it, or it was used or replaced since it was looked at.
+    /// It is being read, or it was used or replaced since it was looked at.
     InUse,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Held {
             Held::Linked => "a link names it as the latest of its group or project",
             Held::Pinned => "it is pinned; unpin it first",
             Held::UnderWay => "a build of it is not over",
-            Held::InUse => "somebody uses it in this moment; try again later",
+            Held::InUse => "it is in use at this moment; try again later",
         })
     }
 }
@@ -323,8 +323,8 @@ impl BuildStore {
         }
     }
 
-    /// Removes what was thrown away. What somebody still reads stays for the next time: nobody
-    /// waits for a slow reader.
+    /// Removes what was thrown away. What is still read stays for the next time, without
+    /// waiting for a slow reader.
     ///
     /// # Errors
     /// The first thing that cannot be removed; it stays in the trash, and the others go.
@@ -369,7 +369,7 @@ impl BuildStore {
                 self.clear_out(path)?;
                 remove()
             }
-            // Whoever marks it as durable just now holds it open, and may have put its record there again.
+            // A thread that marks it as durable just now holds it open, and may have put its record there again.
             Err(error) if error.is_not_empty() => remove(),
             other => other,
         }

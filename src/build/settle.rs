@@ -1,7 +1,7 @@
 //! Finished builds brought to stable storage, measured, and marked as durable.
 //!
 //! A build is answered before its data is on stable storage; until it is marked it counts as
-//! absent after a power cut. Whoever could not mark it (a crash, a full disk) leaves that to the
+//! absent after a power cut. Where it could not be marked (a crash, a full disk), that is left to the
 //! next life: [`BuildStore::scan`] finds it.
 
 use std::fs::File;
@@ -88,7 +88,7 @@ impl BuildStore {
         }
     }
 
-    /// What a build takes, its log included; `None` where that cannot be told, which is nobody's
+    /// What a build takes, its log included; `None` where that cannot be told, which is no
     /// failure.
     fn measure(&self, directory: &File, record: &Record) -> Option<Usage> {
         let cloned = record.info.base.as_ref();

@@ -1,6 +1,6 @@
 //! What a set of builds takes on disk, where builds share blocks with those they were cloned from.
 //!
-//! Each build is known by two numbers: all its blocks (`bytes`), and those that it shared with nobody
+//! Each build is known by two numbers: all its blocks (`bytes`), and those that it shared with no other
 //! when it was over (`own`). A sum of the first counts what is shared many times over, a sum of the
 //! second counts what only the last one holds not at all. So builds are taken as a forest, each below
 //! the one that it was cloned from, and whatever of a tree is needed by what is left in it counts once.
@@ -14,7 +14,7 @@
 pub(super) struct Node {
     /// All its blocks.
     pub(super) bytes: u64,
-    /// Those that it shared with nobody; at most `bytes`.
+    /// Those that it shared with no other; at most `bytes`.
     pub(super) own: u64,
     /// What it was cloned from, as [`Base`] of the same list.
     pub(super) base: Base,
@@ -23,7 +23,7 @@ pub(super) struct Node {
 /// What a build began as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Base {
-    /// Empty: it shares with nobody above it.
+    /// Empty: it shares with no build above it.
     None,
     /// A clone of the build at this place of the list.
     At(usize),

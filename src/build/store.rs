@@ -170,7 +170,7 @@ impl BuildStore {
         let is_new = !parent.exists();
         make_directories(parent)?;
         match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
-            // Only one build of an id is ever pending, so what lies here belongs to nobody.
+            // Only one build of an id is ever pending, so what lies here belongs to no build.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.throw_away(directory)?;
                 DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
@@ -540,7 +540,7 @@ impl BuildStore {
             };
             match found {
                 Ok(Some(listing)) => builds.push(listing),
-                // Somebody removed it behind our back.
+                // It was removed by another program.
                 Ok(None) => self.index.remove(&place.project, place.id),
                 // One that cannot be read must not hide the others.
                 Err(_) => {}
@@ -714,7 +714,7 @@ pub(super) fn make_directories(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
-/// 128 random bits as 32 hex digits: an id that nobody else has.
+/// 128 random bits as 32 hex digits: an id that no other has.
 ///
 /// # Errors
 /// When the kernel gives no random bytes.

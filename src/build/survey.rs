@@ -84,7 +84,7 @@ impl BuildStore {
         });
         let pins = match self.pins() {
             Ok(pins) => pins,
-            // Whoever does not know what is pinned must not remove anything.
+            // Without knowing what is pinned, nothing may be removed.
             Err(error) => return (Vec::new(), Some(error)),
         };
         for project in projects {

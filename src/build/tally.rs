@@ -37,7 +37,7 @@ pub enum Answered {
     Built,
     /// From a ready build.
     Cached,
-    /// By a build that somebody else had asked for already.
+    /// By a build that another client had asked for already.
     Coalesced,
 }
 

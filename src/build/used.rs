@@ -1,7 +1,7 @@
 //! When a build was last used: the time of change of its directory.
 //!
 //! It is set when the build takes its place, and again when the build is answered from or its
-//! artifacts are read. Not the time of access: whoever makes a backup would keep everything. What is
+//! artifacts are read. Not the time of access: a backup would keep everything. What is
 //! written down is at most [`EVERY`] behind, so that many who ask for one build cost one write.
 
 use std::os::fd::BorrowedFd;

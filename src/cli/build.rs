@@ -53,7 +53,7 @@ pub(super) struct Build {
     /// Return as soon as the job is accepted; fetch nothing
     #[arg(long, visible_alias = "async")]
     no_wait: bool,
-    /// Have the build cancelled when this program ends before it and nobody else wants it
+    /// Have the build cancelled when this program ends before it and no other client wants it
     #[arg(long, conflicts_with = "no_wait")]
     cancel_on_disconnect: bool,
     /// Print the build info as JSON on standard output, and nothing else
@@ -113,7 +113,7 @@ impl Build {
             if self.cancel_on_disconnect {
                 let status = again.hint("status", &id);
                 return format!(
-                    "the build is cancelled unless somebody else wants it; see: {status}"
+                    "the build is cancelled unless another client wants it; see: {status}"
                 );
             }
             let (logs, cancel) = (again.hint("logs -f", &id), again.hint("cancel", &id));
@@ -217,7 +217,7 @@ fn verdict(info: &BuildInfo) -> Result<(), Error> {
             None => "The build was cancelled".to_owned(),
         })),
         Some(Outcome::TimedOut) => {
-            // What it was at when it hung is what whoever asked wants to know.
+            // The user wants to know what it was doing when it hung.
             let (head, text) = last_words(info);
             say(head);
             show(text);

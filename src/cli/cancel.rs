@@ -6,13 +6,13 @@ use super::{Again, Error, Which, say, short, tell};
 use crate::build::Phase;
 use crate::client::Client;
 
-/// Stop a build; whoever waits for it is told who did that and why
+/// Stop a build; the clients that wait for it are told who did that and why
 #[derive(Debug, Args)]
 pub(super) struct Cancel {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
     id: Which,
-    /// Why, for whoever waits
+    /// Why, for the clients that wait
     #[arg(
         long,
         value_name = "TEXT",

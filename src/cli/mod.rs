@@ -191,7 +191,7 @@ pub enum Error {
     /// `--timeout` ran out.
     #[error("{0}")]
     TimedOut(String),
-    /// Somebody or a deadline stopped the build.
+    /// A user or a deadline stopped the build.
     #[error("{0}")]
     Stopped(String),
     /// No sense could be made of the server.
@@ -448,7 +448,7 @@ fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{}", screen::line(line));
 }
 
-/// One line for whoever reads standard output.
+/// One line for programs that read standard output.
 fn tell(line: &str) -> Result<(), Error> {
     writeln!(io::stdout(), "{}", screen::line(line)).map_err(Error::Output)
 }

@@ -1,8 +1,8 @@
 //! Waiting for a build, whatever happens to the connection.
 //!
 //! Until the server has accepted the job, connecting is tried for five seconds. From then on
-//! the id is known, and the client comes back to it until whoever asked has had enough: the
-//! deadline and Ctrl-C are the caller's, who drops the future.
+//! the id is known, and the client comes back to it until the caller gives up: the
+//! deadline and Ctrl-C are the caller's, which drops the future.
 
 use std::io;
 use std::time::Duration;
@@ -141,7 +141,7 @@ pub(super) struct Shown {
     pub log: bool,
     /// Where the log can be found, on standard output.
     pub place: bool,
-    /// That the build ends with the connection, unless somebody else wants it.
+    /// That the build ends with the connection, unless another client wants it.
     pub is_bound: bool,
 }
 
@@ -357,7 +357,7 @@ impl<'a> Waiting<'a> {
             let id = short(&id);
             let fate = match self.shown.is_bound {
                 true => {
-                    "the build is cancelled unless somebody else wants it or the server was restarted"
+                    "the build is cancelled unless another client wants it or the server was restarted"
                 }
                 false => "the build goes on",
             };

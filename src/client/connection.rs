@@ -140,7 +140,7 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;
-    // What goes wrong in there is told to whoever reads the answer.
+    // What goes wrong in there is told to the reader of the answer.
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
         let _ = connection.await;
     }));

@@ -93,12 +93,12 @@ impl Error {
                 "ask an administrator to add you to the group 'mistry' (adduser NAME mistry), then log in again".to_owned()
             }
             Some(file) => format!(
-                "its mode is {:04o}, its owner {}, its group {}; ask whoever runs its server",
+                "its mode is {:04o}, its owner {}, its group {}; ask the administrator of its server",
                 file.mode() & 0o7777,
                 file.uid(),
                 file.gid()
             ),
-            None => "its directory is closed to you; ask whoever runs its server".to_owned(),
+            None => "its directory is closed to you; ask the administrator of its server".to_owned(),
         };
         let path = path.to_owned();
         Error::Forbidden { path, advice }

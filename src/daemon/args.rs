@@ -77,7 +77,7 @@ impl Command {
     }
 }
 
-/// The first path that is there, or that may be: what cannot be looked at is told by whoever
+/// The first path that is there, or that may be: what cannot be looked at is told by the code that
 /// reads it, not passed over.
 fn first(paths: &[&Path]) -> Option<PathBuf> {
     let is_absent = |path: &Path| {

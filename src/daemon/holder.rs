@@ -34,7 +34,7 @@ impl Worker {
         // Where systemd holds the sockets, the daemon is there as soon as it is asked, and it works
         // for its own user, not for ours; without it, clients would find the build path taken.
         if let Some(client) = daemon(config).filter(|_| is_activated(config)) {
-            // A socket that nobody holds any more is no daemon; then we take its place.
+            // A socket that no process holds any more is no daemon; then we take its place.
             let _ = client.status().await;
         }
         match BuildStore::open(&config.build_path, filesystem) {

@@ -1,16 +1,16 @@
 //! The end for want of work.
 //!
-//! First the daemon must have been quiet for the whole time that is configured. Then nobody is
-//! accepted any more, and only then it is decided: whoever was accepted before that is connected
-//! and keeps the daemon alive; whoever comes after it waits in the kernel's queue, which systemd
-//! holds, and starts the next life.
+//! First the daemon must have been quiet for the whole time that is configured. Then no client is
+//! accepted any more, and only then it is decided: a client that was accepted before is connected
+//! and keeps the daemon alive; one that comes after it waits in the kernel's queue, which systemd
+//! holds, and starts the next process.
 //!
-//! The bus has no such queue: it has us started once for whoever calls, and where systemd takes us
+//! The bus has no such queue: it has us started once for a call, and where systemd takes us
 //! for running then, that start comes to nothing. So systemd is told that we end before the name is
 //! given back, and from there is no way back. What came over the bus meanwhile is answered, and where
 //! that was more than a question, the daemon asks to be started again.
 //!
-//! So nobody is lost, whenever they come.
+//! So no client is lost, whenever it comes.
 
 use std::time::Duration;
 
@@ -33,11 +33,11 @@ pub(super) struct Doors {
 pub(super) enum Left {
     /// There was nothing to do.
     Quiet,
-    /// Somebody had come in the last moment.
+    /// A client had come in the last moment.
     Busy,
 }
 
-/// Returns when there was nothing to do for as long as `limit` says, and nobody is accepted any
+/// Returns when there was nothing to do for as long as `limit` says, and no client is accepted any
 /// more. Without a limit it never returns.
 pub(super) async fn idle(
     doors: &Doors,
@@ -76,8 +76,8 @@ pub(super) async fn idle(
     }
 }
 
-/// The faces are looked at first: whoever is gone from them has already put into the scheduler's
-/// hands what they leave behind.
+/// The interfaces are looked at first: a client that is gone from them has already handed to the
+/// scheduler what it leaves behind.
 fn is_quiet(
     connections: &mut watch::Receiver<usize>,
     on_bus: &mut watch::Receiver<usize>,

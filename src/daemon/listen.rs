@@ -17,7 +17,7 @@ pub(super) struct Listening {
     pub(super) tcp: Vec<SocketAddr>,
     /// As people write them: `http://HOST:PORT`, `unix:///PATH`.
     pub(super) shown: Vec<String>,
-    /// systemd holds them, so whoever connects when no daemon runs starts one.
+    /// systemd holds them, so a client that connects when no daemon runs starts one.
     pub(super) inherited: bool,
 }
 

@@ -63,7 +63,7 @@ const UMASK: u32 = 0o027;
 const TURNING_AWAY: Duration = Duration::from_secs(5);
 /// What they are told; where the reason is, only those on the host may read.
 const CANNOT_START: &str =
-    "mistryd cannot start; whoever administers the host sees why with: journalctl -u mistryd";
+    "mistryd cannot start; the administrator of the host sees why with: journalctl -u mistryd";
 /// What is read where systemd keeps the tokens from us: `LoadCredential=` of mistryd.service.
 const TOKENS_CREDENTIAL: &str = "tokens";
 
@@ -116,7 +116,7 @@ enum Error {
 }
 
 impl Error {
-    /// Not to be tried again before somebody has changed something.
+    /// Not to be tried again before something was changed.
     fn is_configuration(&self) -> bool {
         match self {
             Error::NoConfig(_)
@@ -163,12 +163,12 @@ pub fn run(command: Command, inherited: Inherited) -> ExitCode {
             ),
             false => tracing::error!("mistryd ends: {told}"),
         }
-        // Nobody else could be told if this fails.
+        // If this fails, there is no other place to tell it.
         let _ = systemd::status(&told);
     } else {
         say(&told);
     }
-    // At a socket that cannot be served somebody may wait whom nobody sees, and who starts us again.
+    // At a socket that cannot be served an unseen client may wait, and start us again.
     let is_blind = matches!(error, Error::Inherited(_)) && systemd::is_watching();
     if is_blind || systemd::is_awaited(&sockets) {
         turn_away(sockets);
@@ -360,7 +360,7 @@ async fn serve(
         scheduler.adopt().await.map_err(Error::Adoption)?;
         Ok::<Left, Error>(match is_inherited {
             true => idle::idle(&doors, scheduler.activity(), idle_exit).await,
-            // Nobody would start it again.
+            // Nothing would start it again.
             false => std::future::pending().await,
         })
     };
@@ -385,7 +385,7 @@ async fn serve(
                 tracing::info!(
                     message_id = STOPPING,
                     mistry_event = "stopping",
-                    "ending for want of work, and somebody came in the last moment: to be started again"
+                    "ending for want of work, and a client came in the last moment: to be started again"
                 );
             }
         },
@@ -552,7 +552,7 @@ fn announce(config: &Config, filesystem: Filesystem, listening: &Listening) {
     }
     if config.idle_exit.is_some() && !listening.inherited {
         tracing::warn!(
-            "'idle_exit' is set, but has no effect here: without sockets held by systemd nobody would start mistryd again"
+            "'idle_exit' is set, but has no effect here: without sockets held by systemd nothing would start mistryd again"
         );
     }
     if let Some(gc) = &config.gc

@@ -55,7 +55,7 @@ impl Reloading {
     }
 
     /// Reads the file again and does what it says, or tells why not: to the journal, and in one
-    /// sentence to whoever asked.
+    /// sentence to the client.
     async fn reload(&mut self) -> Result<(), String> {
         tell_systemd(systemd::reloading).await;
         let path = self.config.path.clone();

@@ -59,7 +59,7 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
         random_hex().map_err(made)?
     );
     let line = Token::of(name, scopes.to_vec(), &secret);
-    // Somebody's editor may have left the last line without an end.
+    // An editor may have left the last line without an end.
     let gap = if text.is_empty() || text.ends_with('\n') {
         ""
     } else {

@@ -1,7 +1,7 @@
 //! Who may do what: root may, and whom polkit lets.
 //!
 //! What we know of a caller is the bus's word, never the caller's own. Where no polkit daemon is to
-//! be had, root and the group `mistry` may, and nobody else; on a user's bus, that user.
+//! be had, root and the group `mistry` may, and no other user; on a user's bus, that user.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use super::error::{Error, Kind, name_of};
 const GROUP: &str = "mistry";
 /// A person is asked for a password; polkit's own agents give up after some minutes.
 const PERSON: Duration = Duration::from_secs(300);
-/// Nobody is asked: polkit has its rules to read.
+/// No person is asked: polkit has its rules to read.
 const RULES: Duration = Duration::from_secs(25);
 
 /// What may be allowed; `packaging/dbus/org.mistry.mistry1.policy` describes them to people.
@@ -57,7 +57,7 @@ impl Action {
     fn deed(self) -> &'static str {
         match self {
             Action::Submit => "start a build",
-            Action::Cancel => "cancel a build of somebody else",
+            Action::Cancel => "cancel a build of another user",
             Action::Rebuild => "build an image anew",
             Action::Gc => "remove old builds",
             Action::Pause => "pause or resume the queue",
@@ -112,7 +112,7 @@ impl Caller {
         let sender = header.sender().ok_or_else(unknown)?.to_owned();
         let bus = DBusProxy::new(connection).await;
         let bus = bus.map_err(|error| Error::ours("could not ask the bus who calls", &error))?;
-        // Whoever is gone by now needs no answer.
+        // A caller that is gone by now needs no answer.
         let known = bus
             .get_connection_credentials(BusName::Unique(sender))
             .await;
@@ -183,7 +183,7 @@ impl Authority {
             .flags()
             .contains(Flags::ALLOW_INTERACTIVE_AUTH);
         let asked = match self.owner {
-            // It lives on the system's bus, and knows nobody here.
+            // It lives on the system's bus, and knows no client here.
             Some(_) => None,
             None => self.ask(connection, header, action, false).await,
         };
@@ -242,14 +242,14 @@ impl Authority {
             Ok(Err(error)) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "polkit cannot say who may {}: nobody but root may",
+                    "polkit cannot say who may {}: no user but root may",
                     action.deed()
                 );
                 Some(Answer::No)
             }
             Err(_) => {
                 tracing::warn!("polkit did not say in time who may {}", action.deed());
-                // Nobody waits for the answer any more, so nobody should be asked for one.
+                // The answer is not waited for any more, so no person should be asked for one.
                 if let Ok(authority) = AuthorityProxy::new(connection).await {
                     let taken_back = authority.cancel_check_authorization(&question);
                     let _ = tokio::time::timeout(RULES, taken_back).await;

@@ -1,6 +1,6 @@
 //! How much one client, and all of them, may have in hand at once.
 //!
-//! The bus bounds what it keeps for whoever does not read. Here it is bounded what calls cost us: a
+//! The bus bounds what it keeps for clients that do not read. Here it is bounded what calls cost us: a
 //! client that floods is told so at once, and no other waits for that.
 
 use std::collections::HashMap;
@@ -57,7 +57,7 @@ impl Default for Calls {
 #[derive(Debug)]
 pub(super) struct Call {
     calls: Calls,
-    /// The unique name of whoever calls.
+    /// The unique name of the caller.
     pub(super) client: String,
     bytes: usize,
 }

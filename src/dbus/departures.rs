@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::scheduler::Ticket;
 
-/// Tickets by the unique name of whoever holds them: one for each time that a live job was asked for
+/// Tickets by the unique name of the client that holds them: one for each time that a live job was asked for
 /// so, which is no more than the calls that there were while it was live.
 #[derive(Debug, Default)]
 pub(super) struct Departures {
@@ -20,7 +20,7 @@ impl Departures {
         held.entry(client.to_owned()).or_default().push(ticket);
     }
 
-    /// Some job is over: nobody holds it any more.
+    /// Some job is over: no client holds it any more.
     pub(super) fn over(&self) {
         let mut over = Vec::new();
         self.held().retain(|_, tickets| {
@@ -41,7 +41,7 @@ impl Departures {
         drop(gone);
     }
 
-    /// The bus is gone, and with it everybody on it.
+    /// The bus is gone, and with it all clients on it.
     pub(super) fn all_left(&self) {
         let gone = std::mem::take(&mut *self.held());
         drop(gone);

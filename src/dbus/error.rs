@@ -62,7 +62,7 @@ pub(super) enum Kind {
     LimitsExceeded,
     /// Not allowed.
     AccessDenied,
-    /// Allowed perhaps, once somebody has been asked for a password.
+    /// Allowed perhaps, once a person has been asked for a password.
     InteractiveAuthorizationRequired,
 }
 

@@ -112,7 +112,7 @@ impl Job {
 #[interface(name = "org.mistry.Mistry1.Job")]
 impl Job {
     /// Asks for the build's end. Answered when that is on stable storage; JobRemoved follows when
-    /// its container has ended. Whoever asked for the job first may; others need
+    /// its container has ended. Who asked for the job first may; others need
     /// org.mistry.mistry1.cancel.
     async fn cancel(
         &self,

@@ -1,8 +1,8 @@
 //! Logs handed out as file descriptors: bulk never travels over the bus.
 //!
 //! The log of a build that is over is its file, open for reading. One that grows is the reading
-//! end of a pipe, which is filled until the log ends; the kernel wakes whoever reads. When the
-//! daemon ends before the build does, the pipe just ends: whoever reads asks how the build is.
+//! end of a pipe, which is filled until the log ends; the kernel wakes the reader. When the
+//! daemon ends before the build does, the pipe just ends: the reader asks how the build is.
 
 use std::os::fd::OwnedFd;
 
@@ -30,14 +30,14 @@ pub(super) async fn hand_out(face: &Dbus, call: Call, log: LogFollower) -> Resul
         let _call = call;
         tokio::select! {
             () = fill(into, follower) => {}
-            // Whoever reads opens it again.
+            // The reader opens it again.
             () = ending.cancelled() => {}
         }
     });
     out.into_blocking_fd().map_err(failed)
 }
 
-/// Fills a pipe until the log is over, or nobody reads any more.
+/// Fills a pipe until the log is over, or the reader is gone.
 async fn fill(mut into: pipe::Sender, mut log: LogFollower) {
     loop {
         let chunk = tokio::select! {
@@ -62,7 +62,7 @@ async fn fill(mut into: pipe::Sender, mut log: LogFollower) {
     }
 }
 
-/// Waits until nobody has the other end.
+/// Waits until no process has the other end.
 async fn left(into: &pipe::Sender) -> std::io::Result<()> {
     into.ready(Interest::ERROR).await.map(drop)
 }

@@ -23,7 +23,7 @@ use crate::job::{JobId, MAX_PARAMS};
 use crate::project::ProjectName;
 use crate::scheduler::{self, Asked, Submission};
 
-/// Bytes of one page of builds. The bus throws out whoever sends a message of more than 32 MiB.
+/// Bytes of one page of builds. The bus throws out a client that sends a message of more than 32 MiB.
 const MAX_PAGE: usize = 4 << 20;
 /// There is nothing to wait for.
 const NO_JOB: &str = "/";
@@ -39,7 +39,7 @@ pub(super) struct Manager {
 }
 
 impl Dbus {
-    /// Asks for a build's end, for whoever calls.
+    /// Asks for a build's end, for the caller.
     pub(super) async fn cancel(
         &self,
         connection: &Connection,
@@ -67,7 +67,7 @@ impl Dbus {
         if live.asker() == Some(&cancelled.by) {
             let own = scheduler.cancel(project, id, cancelled.clone(), true, Client::Local);
             match own.await {
-                // It is over, and somebody else has asked for it again since.
+                // It is over, and another client has asked for it again since.
                 Err(scheduler::Error::NotYours(..)) => {}
                 answer => return Ok(answer.map(drop)?),
             }
@@ -100,7 +100,7 @@ impl Dbus {
         }
     }
 
-    /// Lets whoever calls do something, or says why not.
+    /// Lets the caller do something, or says why not.
     async fn allow(
         &self,
         connection: &Connection,
@@ -189,7 +189,7 @@ fn unwritable(error: serde_json::Error) -> Error {
 impl Manager {
     /// Asks for a build of a project with params. An empty group is none. Options: rebuild (b) makes
     /// image and build anew; cancel_on_disconnect (b) has the build cancelled when the caller leaves
-    /// the bus and nobody else wants it. The disposition is queued, coalesced (somebody had asked
+    /// the bus and no other client wants it. The disposition is queued, coalesced (another had asked
     /// for the same already) or cached (the result is there, and the job is "/"). Of one job,
     /// JobNew is sent before the answer and JobRemoved after it. Needs org.mistry.mistry1.submit.
     #[zbus(out_args("id", "job", "disposition"))]
@@ -387,7 +387,7 @@ impl Manager {
     }
 
     /// Asks for the end of a job's build. Answered when that is on stable storage; JobRemoved follows
-    /// when its container has ended. The reason is one line, for whoever waits. Whoever asked for
+    /// when its container has ended. The reason is one line, for the clients that wait. Who asked for
     /// the job first may; others need org.mistry.mistry1.cancel.
     async fn cancel_job(
         &self,

@@ -1,4 +1,4 @@
-//! The face on the bus: jobs under control of whoever is on this host.
+//! The interface on the bus: jobs under control of programs on this host.
 //!
 //! `docs/dbus-api.md` is the contract. A method parses, calls the scheduler, maps the error and
 //! answers; nothing here decides about builds.
@@ -66,7 +66,7 @@ pub struct Facts {
     pub filesystem: &'static str,
 }
 
-/// Somebody wants the configuration to be read again, and to be told how that went.
+/// A caller wants the configuration to be read again, and to be told how that went.
 pub type Reload = oneshot::Sender<Result<(), String>>;
 
 /// Reloads that may be asked for before the first of them is over.
@@ -92,7 +92,7 @@ struct Shared {
     reloads: mpsc::Sender<Reload>,
     /// What outlives a call: logs that are read, answers that are on their way.
     tasks: TaskTracker,
-    /// Cancelled when the daemon ends: nobody is waited for any more.
+    /// Cancelled when the daemon ends: no caller is waited for any more.
     ending: CancellationToken,
 }
 

@@ -127,7 +127,7 @@ impl Objects {
             }
             match shown.get(&id) {
                 Some(entry) if entry.job.is_same(&job) => return Ok(entry.path.clone()),
-                // It came and went while others were told; whoever asked for it looks how it ended.
+                // It came and went while others were told; the client that asked for it looks how it ended.
                 Some(entry) if job.is_over() && !entry.job.is_over() => {
                     let sentence = format!("job '{id}' is over; DescribeBuild tells how");
                     return Err(Error::new(Kind::JobOver, sentence));
@@ -186,7 +186,7 @@ impl Objects {
     /// Lets all of them go without a word: the connection that they were shown on is gone or goes.
     pub(super) async fn leave(&self) {
         self.end.cancel();
-        // Who shows one just now sees it through; after that nobody begins.
+        // A task that shows one just now sees it through; after that none begins.
         drop(self.shown.lock().await);
         self.tasks.close();
         self.tasks.wait().await;
@@ -221,7 +221,7 @@ impl Objects {
     }
 
     /// Waits until no answer that names a job is on its way; then takes its object away and tells its
-    /// end, while nobody else shows anything.
+    /// end, while nothing else is shown.
     async fn remove(
         &self,
         connection: &Connection,

@@ -23,7 +23,7 @@ use super::objects::Objects;
 use super::{Bus, Dbus, NAME, PATH};
 use crate::scheduler::Activity;
 
-/// When a bus that is away is looked for again: nobody tells that its socket is back.
+/// When a bus that is away is looked for again: no event tells that its socket is back.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a bus may take to let us on it, which is milliseconds. One that accepts connections and then
 /// says nothing is as good as away; without this bound it would pass for a bus that is about to come.
@@ -53,7 +53,7 @@ impl Door {
             is_there: watch::channel(false).0,
             is_settled: watch::channel(false).0,
             jobs: watch::channel(0).0,
-            // As long as nothing is known: whoever calls may be why we were started.
+            // As long as nothing is known: a call may be why we were started.
             busy: watch::channel(1).0,
         }
     }
@@ -95,7 +95,7 @@ enum Left {
 pub async fn serve(face: Dbus, stop: CancellationToken) {
     let ending = face.0.ending.clone();
     let staying = async {
-        // Whoever waits for something long is told that the daemon ends.
+        // A caller that waits for something long is told that the daemon ends.
         let ends = async {
             stop.cancelled().await;
             ending.cancel();
@@ -218,7 +218,7 @@ async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
         }
         Left::Lost(_) | Left::Refused(_) => {
             objects.leave().await;
-            // Whoever was on it is not any more.
+            // No client is on it any more.
             face.0.departures.all_left();
         }
     }
@@ -288,7 +288,7 @@ async fn serve_on(
         RequestNameReply::InQueue | RequestNameReply::Exists => tracing::warn!(
             message_id = LOST,
             mistry_event = "bus-lost",
-            "somebody else on the bus is '{NAME}': when they leave, we are"
+            "another program on the bus is '{NAME}': when it leaves, we are"
         ),
         RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => tracing::info!(
             message_id = NAMED,

@@ -216,7 +216,7 @@ impl Docker {
                 code,
                 ..exit(&state)
             }),
-            // Somebody has removed it already; its exit code is known all the same.
+            // It was removed already; its exit code is known all the same.
             Err(Error::NoSuchContainer(_)) => Ok(Exit {
                 code,
                 oom_killed: false,
@@ -299,7 +299,7 @@ impl Docker {
     }
 
     /// Removes a container with its output and its anonymous volumes; one that runs is killed. Gone
-    /// already is fine, and so is somebody else who removes it: on return it is gone.
+    /// already is fine, and so is another program that removes it: on return it is gone.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -326,7 +326,7 @@ impl Docker {
         }
     }
 
-    /// Waits until somebody else has removed a container: its name is free only then.
+    /// Waits until another program has removed a container: its name is free only then.
     async fn gone(&self, doing: &str, container: &str) -> Result<(), Error> {
         let options = WaitContainerOptions {
             condition: "removed".to_owned(),

@@ -99,7 +99,7 @@ impl Watch {
                 _ => Happening::Signal,
             }),
             ended => {
-                // Whoever asks again listens to the Engine that is there then.
+                // The next question listens to the Engine that is there then.
                 self.events = None;
                 let source = match ended {
                     Some(Err(error)) => error.into(),

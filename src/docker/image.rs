@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::steps::{Fetching, Progress, Steps};
 use super::{Docker, Error, Labels, label_filter, refusal};
 
-/// How often a build is begun whose cached layers are taken away: each time somebody must remove
+/// How often a build is begun whose cached layers are taken away: each time another program must remove
 /// images at just that moment.
 const TRIES: usize = 3;
 

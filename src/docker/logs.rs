@@ -1,6 +1,6 @@
 //! The output of a container: followed from its first byte to its last, byte for byte.
 //!
-//! The Engine keeps it until the container is removed, whole, whoever reads it and whenever. What it
+//! The Engine keeps it until the container is removed, whole, for every reader at any time. What it
 //! answers is not believed to be all of it before the container is known to have ended.
 
 use std::{collections::VecDeque, pin::pin, time::Duration};
@@ -47,7 +47,7 @@ impl Docker {
     /// The output of a started container from its first byte, until it ends. A container that was never
     /// started has none. The stream is over after its first error.
     ///
-    /// Whoever knows that the container has ended cancels `over`: an Engine that then says nothing more
+    /// A caller that knows that the container has ended cancels `over`: an Engine that then says nothing more
     /// is not waited for.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ pub use self::{
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// How long [`Docker::ping`] waits: a living Engine answers within milliseconds even on a busy host,
-/// and somebody waits for a clear "no".
+/// and a client waits for a clear "no".
 pub const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long an ordinary call may take. Starting or removing a container on a host whose disk is

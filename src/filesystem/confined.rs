@@ -3,14 +3,14 @@
 //!
 //! A plain descriptor of a directory is a way to everywhere: `..` leads to its parent, links that a
 //! container planted lead wherever they say, and what its user may write can be written. This one is
-//! the root of a mount of its own, which stands in nobody's tree:
+//! the root of a mount of its own, which stands in no process's tree:
 //!
 //! - `..` of its root is the root; no link in there is followed, whatever it says (`nosymfollow`);
 //! - nothing can be written, created, removed or given other modes (read-only, for root too);
 //! - set-uid bits, device nodes and programs in there are worth nothing (`nosuid,nodev,noexec`);
 //! - it can be neither remounted, cloned nor mounted anywhere, since no namespace holds it any more.
 //!
-//! What it does not do: permissions count as ever, for whoever holds it. A directory that was opened
+//! What it does not do: permissions count as ever, for each process that holds it. A directory that was opened
 //! may be listed; each name in there is looked up and opened with the rights of the process that does
 //! it, for which it takes search permission on the directory and read permission on the file. The
 //! directories above are not asked. Nothing keeps the tree, either: it may be removed under the
@@ -52,7 +52,7 @@ use super::{Error, Fault};
 
 /// The program that runs, also when its file was replaced meanwhile.
 pub const OURSELVES: &str = "/proc/self/exe";
-/// The one argument with which `mistryd` calls [`confine`], and which it tells nobody of.
+/// The one argument with which `mistryd` calls [`confine`], and which it does not document.
 pub const VERB: &str = "confine";
 
 /// A program that starts and some mounts take milliseconds. A client of D-Bus waits 25 s for its
@@ -163,7 +163,7 @@ struct Reaped(Child);
 impl Drop for Reaped {
     fn drop(&mut self) {
         // It may have ended by itself. Nothing outlives SIGKILL but a call that hangs in the kernel,
-        // and that would hang whoever touches this disk.
+        // and that would hang each process that touches this disk.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -267,7 +267,7 @@ fn detach() -> Result<OwnedFd, (u8, Errno)> {
     move_mount(&mount, c"", CWD, c"", onto_itself).map_err(at(3))?;
     let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
     mount_remount(path, FLAGS | MountFlags::BIND, c"").map_err(at(4))?;
-    // What is mounted here goes with our namespace. Its clone keeps the flags and belongs to nobody.
+    // What is mounted here goes with our namespace. Its clone keeps the flags and belongs to no namespace.
     open_tree(&mount, c"", clone).map_err(at(5))
 }
 

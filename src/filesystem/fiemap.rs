@@ -38,7 +38,7 @@ struct Request {
     extents: [Extent; AT_ONCE],
 }
 
-/// Bytes of a file that nobody shares.
+/// Bytes of a file that no other file shares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unshared {
     /// In blocks of the file's own.

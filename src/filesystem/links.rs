@@ -146,7 +146,7 @@ impl First {
             names.push(way.name.as_bytes());
             at = &way.above;
         }
-        // Nobody else writes to the copy, so there are no links among its directories.
+        // No other process writes to the copy, so there are no links among its directories.
         let mut reached: Option<OwnedFd> = None;
         let mut path = Vec::new();
         while let Some(component) = names.pop() {

@@ -251,7 +251,7 @@ impl Filesystem {
             if interrupt.is_asked() {
                 return;
             }
-            // The first failure is the one to tell; a half-made clone that stays behind hurts nobody
+            // The first failure is the one to tell; a half-made clone that stays behind does no harm
             // but the disk, and the name is taken, which the next attempt will say.
             let _ = remove::entry(place.parent.as_fd(), &place.name);
         })
@@ -436,7 +436,7 @@ pub struct Fault {
     source: io::Error,
 }
 
-/// Paths in messages are cut to this many characters at their end: whoever fills a tree chooses its
+/// Paths in messages are cut to this many characters at their end: the build that fills a tree chooses its
 /// depth, and a message must stay one that fits into a journal record.
 const PATH_SHOWN: usize = 1024;
 

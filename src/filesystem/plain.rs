@@ -36,7 +36,7 @@ pub(super) fn copy(
     interrupt: &Interrupt,
 ) -> Result<(), Fault> {
     let here = |errno| Fault::new("look at", ".".as_ref(), errno);
-    // Until it gets its own mode, nobody else looks into it; and what is made inside does not inherit
+    // Until it gets its own mode, no other user looks into it; and what is made inside does not inherit
     // a group.
     fchmod(&target, Mode::RWXU).map_err(here)?;
     let root = target.as_fd().try_clone_to_owned();

@@ -1,7 +1,7 @@
 //! The journal of systemd, in its native protocol.
 //!
 //! Sending blocks when journald stalls, so this is for the thread of a [`super::relay`] only.
-//! A record is told once more, to a subscriber that nobody else sees, as if the place that told
+//! A record is told once more, to a subscriber that no other sees, as if the place that told
 //! it had told it with our own fields: so `CODE_FILE` and `CODE_LINE` lead to that place.
 
 use std::collections::HashMap;
@@ -140,7 +140,7 @@ fn metadata(place: Place) -> Metadata<'static> {
     )
 }
 
-/// To whom all sets of our fields belong. Nobody asks whether it is of interest.
+/// The callsite of all sets of our fields. It is never asked whether it is of interest.
 struct Replayed(Metadata<'static>);
 
 static REPLAYED: Replayed = Replayed(Metadata::new(

@@ -4,7 +4,7 @@
 //! as readable lines to standard error. How much is said is set by `MISTRY_LOG` (`error`,
 //! `warn`, `info`, `debug`), read once; what is not said costs nothing.
 //!
-//! A journal that stalls stalls nobody: see [`relay`].
+//! A journal that stalls does not stall the daemon: see [`relay`].
 
 mod journald;
 mod record;
@@ -109,7 +109,7 @@ fn lines() -> Kept {
 }
 
 /// True where `DEVICE:INODE` names the file: another one means that our standard error was
-/// redirected by somebody who inherited the variable.
+/// redirected by a program that inherited the variable.
 fn names(stream: &str, device: u64, inode: u64) -> bool {
     let parts = stream
         .split_once(':')

@@ -16,7 +16,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Most bytes of one text: a chain of errors that quotes the end of somebody's output still
+/// Most bytes of one text: a chain of errors that quotes the end of an output still
 /// fits, and a full queue of such records stays below what a host notices.
 const MAX_TEXT: usize = 8 << 10;
 

@@ -1,6 +1,6 @@
-//! Records on their way to somebody who may stall.
+//! Records on their way to a reader that may stall.
 //!
-//! Whoever tells a record puts it into a bounded queue and goes on, whatever the other end
+//! The thread that tells a record puts it into a bounded queue and goes on, whatever the other end
 //! does. One thread takes them out and hands them to the sink, which may block. What does not
 //! fit is counted, and told as one record when there is room again.
 
@@ -240,7 +240,7 @@ mod tests {
         gate.wait();
         ending.join().unwrap();
         assert_eq!(heard.iter().count(), QUEUE / 2);
-        // Nobody is there any more; nobody is stalled by that.
+        // The reader is gone, which stalls nothing.
         relay.put(record("late"));
     }
 

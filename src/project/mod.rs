@@ -169,7 +169,7 @@ impl Projects {
             Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotADirectory => {
                 return Err(Error::Unknown(name.clone()));
             }
-            // It was there a moment ago: whoever removed it wins.
+            // It was there a moment ago: its removal counts.
             Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
                 self.open(name)?;
                 return Err(Error::Changed(name.clone()));

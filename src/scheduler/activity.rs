@@ -1,6 +1,6 @@
 //! What is going on, for those who watch: systemd's status text, the end for want of work.
 //!
-//! A plain value in a `watch`: whoever looks late sees the latest, and nobody is waited for.
+//! A plain value in a `watch`: a late look sees the latest, and no reader is waited for.
 
 use std::time::Duration;
 

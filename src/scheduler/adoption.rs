@@ -35,8 +35,8 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     if shared.queue().is_paused() {
         publish_still_paused();
     }
-    // All have their places before the first one is gone on with: who looks for containers that
-    // nobody owns must know every owner.
+    // All have their places before the first one is gone on with: the search for containers
+    // without an owner must know every owner.
     let mut taken = Vec::new();
     for leftover in leftovers {
         let (project, id) = (leftover.project.clone(), leftover.id);
@@ -66,7 +66,7 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             // The same id under two projects: only one of them can be a job of ours.
             Admission::Coalesced(_) | Admission::Refused => continue,
         };
-        // Whoever wanted it only while they wait comes back, or not: that cannot be known.
+        // Clients that wanted it only while they wait come back, or not: that cannot be known.
         live.want(false);
         if is_adopted {
             live.own(

@@ -129,7 +129,7 @@ impl Making {
         }
     }
 
-    /// What became of a container while nobody watched. Where it `was_away`, the Engine that we saw go
+    /// What became of a container while it was not watched. Where it `was_away`, the Engine that we saw go
     /// may have ended it, whatever its exit code: a build may take SIGTERM for a good reason to end.
     async fn look(&mut self, container: &str, was_away: bool) -> Result<(), Halt> {
         let docker = self.shared.docker.clone();
@@ -221,7 +221,7 @@ impl Making {
         let patience = shared.rules.load().engine_wait;
         let back = async {
             loop {
-                // An Engine that comes back tells nobody.
+                // An Engine that comes back sends no event.
                 tokio::time::sleep(ENGINE_AGAIN).await;
                 if shared.engine_there().await.is_ok() {
                     return;
@@ -405,7 +405,7 @@ impl Making {
         };
         if let Some(stopped) = stopped.filter(|_| !is_stopped) {
             self.decide(stopped.clone()).await?;
-            // At once: what it prints from now on is for nobody.
+            // At once: what it prints from now on is not kept.
             let docker = self.shared.docker.clone();
             let killed = self.ask(docker.kill(container)).await?;
             killed.map_err(|source| Halt::Container { source })?;

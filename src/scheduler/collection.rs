@@ -3,7 +3,7 @@
 //!
 //! What goes is decided by `build::gc`, from a survey of the disk; here it is asked for, done,
 //! counted and told. One collection goes on at a time. What is live in the queue is left alone, as are
-//! builds that somebody reads.
+//! builds that are being read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ impl Scheduler {
             return Err(Error::NoPolicy);
         }
         let shared = self.0.clone();
-        // A task of its own: whoever asked may leave.
+        // A task of its own: the client may leave.
         let task = self.0.spawn(async move {
             let _one_at_a_time = tokio::select! {
                 turn = shared.collecting.lock() => turn,
@@ -112,7 +112,7 @@ impl Scheduler {
             return held(Held::UnderWay);
         }
         let (shared, name) = (self.0.clone(), project.clone());
-        // Whoever asked may leave; a removal goes on.
+        // The client may leave; a removal goes on.
         let task = self.0.spawn(async move {
             let store = shared.store.clone();
             let removed = blocking(move || store.remove(&name, id)).await??;

@@ -35,8 +35,8 @@ pub enum Error {
     /// There is nothing left to be stopped.
     #[error("the build of job '{1}' of project '{0}' is over")]
     Over(ProjectName, JobId),
-    /// Somebody else asked for it first.
-    #[error("job '{1}' of project '{0}' was asked for by somebody else")]
+    /// Another user asked for it first.
+    #[error("job '{1}' of project '{0}' was asked for by another user")]
     NotYours(ProjectName, JobId),
     /// No slot is to be had, and every place in the queue is taken.
     #[error("Server is overloaded; try again later")]
@@ -79,7 +79,7 @@ pub enum Error {
     /// The daemon ends; the job goes on in its next life.
     #[error("the server is stopping; job '{1}' of project '{0}' goes on when it is back")]
     Stopping(ProjectName, JobId),
-    /// What whoever asked first was told.
+    /// What the first request was told.
     #[error(transparent)]
     Rejected(Arc<Error>),
     /// A task of ours ended without a word.

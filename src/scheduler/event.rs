@@ -101,7 +101,7 @@ macro_rules! tell {
     };
 }
 
-/// Tells everybody who counts, keeps records or watches.
+/// Tells the metrics, the journal and the followers.
 pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) {
     let name = subject.project.as_str();
     let metrics = &shared.metrics;

@@ -1,6 +1,6 @@
-//! Which jobs begin, told as they do to faces that show each of them.
+//! Which jobs begin, told as they do to interfaces that show each of them.
 //!
-//! Whoever follows sees every job that begins while they keep up; whoever does not is told so, and
+//! A follower that keeps up sees every job that begins; one that does not is told so, and
 //! looks at [`Scheduler::live`] again. What becomes of a job its [`JobFollower`] tells.
 
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Feed {
 
     /// A job is accepted, or was taken over from an earlier life.
     pub(super) fn tell(&self, shared: &Shared, live: &Arc<Live>) {
-        // Nobody needs to follow.
+        // There need not be a follower.
         let _ = self.begun.send(live.follower(shared.stop.clone()));
     }
 
@@ -59,7 +59,7 @@ impl JobFeed {
         match self.0.recv().await {
             Ok(job) => Some(job),
             Err(broadcast::error::RecvError::Lagged(_)) => None,
-            // The sender lives in the scheduler, which whoever follows holds a handle of.
+            // The sender lives in the scheduler, of which each follower holds a handle.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }

@@ -74,7 +74,7 @@ fn image_sentence(error: &docker::Error) -> String {
 fn container_sentence(error: &docker::Error) -> String {
     match error {
         docker::Error::Unreachable { .. } => ": the Docker Engine went away".to_owned(),
-        docker::Error::NoSuchContainer(_) => ": it was removed by somebody else".to_owned(),
+        docker::Error::NoSuchContainer(_) => ": it was removed by another program".to_owned(),
         // Its words would hold a path of the host.
         docker::Error::Refused { said, .. } if said.contains("bind source path") => {
             ": what one of its mounts names is not on this host".to_owned()

@@ -108,7 +108,7 @@ impl Shared {
     }
 }
 
-/// Writes tallies down some time after something was counted, and at the end. Nobody waits for it,
+/// Writes tallies down some time after something was counted, and at the end. Nothing waits for it,
 /// so it is no work in hand: the daemon may end at any time.
 pub(super) async fn keep_tallies(shared: Arc<Shared>) {
     let mut is_told = false;
@@ -117,7 +117,7 @@ pub(super) async fn keep_tallies(shared: Arc<Shared>) {
             () = shared.counted.notified() => {}
             () = shared.stop.cancelled() => {}
         }
-        // Many answers, one write; whoever ends does not wait.
+        // Many answers, one write; a build that ends does not wait for it.
         let _ = tokio::time::timeout(SAVE_AFTER, shared.stop.cancelled()).await;
         let saving = shared.clone();
         let saved = blocking(move || saving.store.save_tallies()).await;

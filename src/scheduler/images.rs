@@ -97,7 +97,7 @@ impl Images {
         Ok(image)
     }
 
-    /// The Engine says that an image is not there: whoever asks next looks again.
+    /// The Engine says that an image is not there: the next build looks again.
     pub(super) fn forget(&self, context: Digest) {
         self.lock().remove(&context);
     }

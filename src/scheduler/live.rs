@@ -1,6 +1,6 @@
 //! A job that is not over, as its waiters see it.
 //!
-//! [`Live`] is shared by the queue, the one task that makes the build, and everybody who
+//! [`Live`] is shared by the queue, the one task that makes the build, and all that
 //! looks on. A [`JobFollower`] sees how it goes. A [`Ticket`] is one that wants it: dropping it
 //! changes nothing for the build, unless all who asked for the build wanted it only while they
 //! wait.
@@ -52,9 +52,9 @@ impl View {
 /// Who wants a build.
 #[derive(Debug, Default)]
 struct Wants {
-    /// Somebody wants it whether they wait or not.
+    /// A request wants it whether its client waits or not.
     for_good: bool,
-    /// Somebody wants it only while they wait.
+    /// A request wants it only while its client waits.
     while_held: bool,
     /// Tickets that are held.
     held: usize,
@@ -62,8 +62,8 @@ struct Wants {
     tickets: usize,
 }
 
-/// Who cancels a build that nobody wants any more, and why.
-const NOBODY: (&str, &str) = ("mistryd", "everybody who wanted it has disconnected");
+/// Who cancels a build that is not wanted any more, and why.
+const NOT_WANTED: (&str, &str) = ("mistryd", "all clients that wanted it have disconnected");
 
 /// Who is at the beginning of a job, and what they wanted.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +86,7 @@ pub(super) struct Live {
     pub(super) origin: Origin,
     /// Told once, when it gets its slot.
     pub(super) slot: Notify,
-    /// Set when somebody wants its end.
+    /// Set when its end is asked for.
     cancel: SetOnce<Cancelled>,
     /// Askers who came after the first.
     joined: AtomicU32,
@@ -120,18 +120,18 @@ impl Live {
         })
     }
 
-    /// Asks for its end; whoever asks first is named.
+    /// Asks for its end; the first who asks is named.
     pub(super) fn cancel(&self, cancelled: Cancelled) {
         // A second wish changes nothing.
         let _ = self.cancel.set(cancelled);
     }
 
-    /// Waits until somebody wants its end.
+    /// Waits until its end is asked for.
     pub(super) async fn cancelled(&self) -> Cancelled {
         self.cancel.wait().await.clone()
     }
 
-    /// Somebody wants it, who holds a ticket: only as long as they do (`while_held`), or for good.
+    /// A client wants it, and holds a ticket: only as long as they do (`while_held`), or for good.
     /// False when its end is wanted already.
     pub(super) fn want(&self, while_held: bool) -> bool {
         let mut wants = self.wants();
@@ -175,7 +175,7 @@ impl Live {
     }
 
     /// Shows which container is its own, and until when it may run; any other that runs for this job
-    /// is nobody's.
+    /// has no owner.
     pub(super) fn own(&self, container: Option<String>, deadline: Option<Timestamp>) {
         self.view.send_modify(|view| {
             view.container = container;
@@ -255,7 +255,7 @@ impl Live {
     }
 }
 
-/// Somebody who sees how a job goes, without wanting it.
+/// An observer, who sees how a job goes without wanting it.
 #[derive(Clone, Debug)]
 pub struct JobFollower {
     live: Arc<Live>,
@@ -368,7 +368,7 @@ impl JobFollower {
 }
 
 /// The right to wait for a job. Any number may hold one; dropping it cancels nothing, but when it is
-/// the last of a job that nobody wanted except while they wait.
+/// the last of a job that all clients wanted only while they wait.
 #[derive(Debug)]
 pub struct Ticket {
     follower: JobFollower,
@@ -407,12 +407,12 @@ impl Ticket {
         }
         let mut wants = self.live.wants();
         wants.held -= 1;
-        // A daemon that ends sends everybody away, and no build with them.
+        // A daemon that ends sends all clients away, and no build with them.
         let is_left = wants.held == 0 && wants.while_held && !wants.for_good;
         if is_left && !self.stop.is_cancelled() && !self.is_over() {
             self.live.cancel(Cancelled {
-                by: NOBODY.0.to_owned(),
-                reason: NOBODY.1.to_owned(),
+                by: NOT_WANTED.0.to_owned(),
+                reason: NOT_WANTED.1.to_owned(),
             });
         }
     }
@@ -422,12 +422,12 @@ impl Ticket {
         self.follower.clone()
     }
 
-    /// Somebody else had asked for it already.
+    /// Another client had asked for it already.
     pub fn coalesced(&self) -> bool {
         self.coalesced
     }
 
-    /// Asks for the build's end, unless `only_own` names somebody else than who asked for it first.
+    /// Asks for the build's end, unless `only_own` names another than who asked for it first.
     /// Returns how it stands when that is on stable storage.
     ///
     /// # Errors

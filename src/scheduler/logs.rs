@@ -1,6 +1,6 @@
 //! Logs looked through from end to end: where their lines begin, which of them hold a text.
 //!
-//! What is told holds for the log as it is now. A scan is stopped when nobody waits for it any
+//! What is told holds for the log as it is now. A scan is stopped when no client waits for it any
 //! more, only a few go on at a time, and only so many wait for their turn.
 
 use std::fs::File;
@@ -13,7 +13,7 @@ use crate::build::LogFollower;
 use crate::build::lines::{self, Found, Index, Needle};
 use crate::turns::Turns;
 
-/// Whoever waits for a scan; when it is dropped, the scan stops.
+/// A client that waits for a scan; when it is dropped, the scan stops.
 #[derive(Debug, Default)]
 struct Waiting(Arc<AtomicBool>);
 

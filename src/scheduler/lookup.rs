@@ -1,6 +1,6 @@
 //! Looking a request up: the project's digest, and a ready build if there is one.
 //!
-//! One walk over a project serves everybody who asked for it before the walk began, so many
+//! One walk over a project serves all requests that came before the walk began, so many
 //! who ask at once cost little more than one. Projects do not wait for each other.
 
 use std::collections::HashMap;
@@ -64,7 +64,7 @@ pub(super) async fn look_up(shared: &Arc<Shared>, asked: Asked) -> Result<Looked
     answered.await.map_err(|_| Error::Lost)?
 }
 
-/// Walks as long as somebody waits. Blocks.
+/// Walks as long as a request waits. Blocks.
 fn walk(shared: &Shared, project: &ProjectName) {
     /// Should a walk panic, those who wait are told, and the next one gets a new thread.
     struct Leaving<'a>(&'a Lookups, &'a ProjectName);
@@ -78,7 +78,7 @@ fn walk(shared: &Shared, project: &ProjectName) {
         let waiters = match shared.lookups.lock().entry(project.clone()) {
             Entry::Occupied(waiting) if waiting.get().is_empty() => {
                 waiting.remove();
-                // Nobody may come between the look and the removal, or they wait for ever.
+                // No request may come between the look and the removal, or it waits for ever.
                 std::mem::forget(leaving);
                 return;
             }
@@ -91,7 +91,7 @@ fn walk(shared: &Shared, project: &ProjectName) {
                 let mut last = None;
                 for waiter in waiters {
                     let found = find(shared, waiter.asked, context.clone(), &mut last);
-                    // Whoever left needs no answer.
+                    // A request that was given up needs no answer.
                     let _ = waiter.answer.send(found);
                 }
             }

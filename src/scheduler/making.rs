@@ -1,7 +1,7 @@
 //! A build in the making: what its steps share, what they may wait for, and how it is stopped.
 //!
 //! The story is told in [`super::pipeline`] and [`super::attend`]. Here is what holds for each of
-//! their steps: the daemon may end, somebody may want the build's end, and what blocks is done on
+//! their steps: the daemon may end, a client may cancel the build, and what blocks is done on
 //! threads that may.
 
 use std::pin::pin;
@@ -39,7 +39,7 @@ pub(super) struct Making {
     pub(super) may_lack_memory: bool,
     /// Its container's limit of processes, watched since before it was started by this process.
     pub(super) processes: Option<docker::ProcessWatch>,
-    /// When a container that had ended while nobody watched did so.
+    /// When a container ended that had done so while no daemon ran.
     pub(super) found_ended: Option<Timestamp>,
     /// When the present stage on the way to a container that runs must be over.
     pub(super) due: Option<Due>,

@@ -2,7 +2,7 @@
 //!
 //! [`Scheduler`] is a cheap handle with few verbs. A submitted job is answered from a ready
 //! build, joins one under way, or is written down and made by a task of its own
-//! ([`pipeline`]); whoever asked holds a [`Ticket`] and may leave at any time. What is
+//! ([`pipeline`]); the client holds a [`Ticket`] and may leave at any time. What is
 //! decided under a lock is decided by [`queue`], a plain value.
 //!
 //! It knows nothing of HTTP: faces call it and turn its [`Error`]s into their own.
@@ -123,7 +123,7 @@ pub struct Asked {
     pub params: Params,
     /// A new image and a new build, whatever is cached.
     pub rebuild: bool,
-    /// The build is wanted only while somebody holds a ticket.
+    /// The build is wanted only while a client holds a ticket.
     pub while_held: bool,
     /// Who asks, as the face knows them.
     pub asker: Option<String>,
@@ -196,7 +196,7 @@ struct Shared {
     swept: Swept,
     /// Told when it may be worth a try to remove what could not be removed.
     try_again: Notify,
-    /// One image is rebuilt at a time: it is heavy, and nobody waits for it in a hurry.
+    /// One image is rebuilt at a time: it is heavy, and is not in a hurry.
     rebuilding: tokio::sync::Mutex<()>,
     /// One collection goes on at a time.
     collecting: Collecting,
@@ -313,7 +313,7 @@ impl Scheduler {
                 request: request.as_deref(),
             };
             let has_old_image = |live: &Live| is_rebuild && !live.origin.rebuild;
-            // Whoever is let in is counted among those who want it before anybody else can leave it.
+            // A client that is let in is counted as one that wants it before another can leave it.
             let admitted = {
                 let mut queue = self.0.queue();
                 faults::point("scheduler");
@@ -476,7 +476,7 @@ impl Shared {
         self.board.count(running, waiting, paused);
     }
 
-    /// Tells those who got a slot by a change of the queue, and everybody who watches of the change.
+    /// Tells those who got a slot by a change of the queue, and all that watch of the change.
     fn begin(&self, given: &[Arc<Live>]) {
         for live in given {
             live.slot.notify_one();
@@ -484,7 +484,7 @@ impl Shared {
         self.count_queue();
     }
 
-    /// Work that is in hand until it is done, whoever asked for it.
+    /// Work that is in hand until it is done.
     fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
@@ -525,11 +525,11 @@ impl Shared {
         queue.get(live.id).is_some_and(|own| Arc::ptr_eq(own, live))
     }
 
-    /// Gives back a live job's slot or place, and the slot to whoever is next.
+    /// Gives back a live job's slot or place, and the slot to the job that is next.
     fn leave_queue(&self, live: &Arc<Live>) {
         let next = {
             let mut queue = self.queue();
-            // Its place may be somebody else's by now: whoever panics late has left already.
+            // Another job may have its place by now: a task that panics late has left already.
             let is_there = queue.get(live.id).is_some_and(|l| Arc::ptr_eq(l, live));
             if is_there { queue.end(live.id) } else { None }
         };

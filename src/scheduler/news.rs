@@ -1,4 +1,4 @@
-//! What happens, to whoever looks on: the present first, then the news.
+//! What happens, for clients that follow: the present first, then the news.
 //!
 //! A follower of its own is held of each job that is not over, so nothing is queued up for a slow
 //! reader: they see the latest of each job when they come to it. What is told is a state and no step,
@@ -38,7 +38,7 @@ pub enum News {
     Job(Arc<BuildInfo>),
     /// A build is there no more; or a job is not, because its end could not be written down.
     Removed(ProjectName, JobId),
-    /// Not all can be told: whoever keeps a list asks for it anew.
+    /// Not all can be told: a client that keeps a list asks for it anew.
     Missed,
     /// The present was told; what comes now is new.
     Present,
@@ -124,7 +124,7 @@ impl Reader {
 }
 
 impl NewsFeed {
-    /// Whoever comes back with this is told every end that they were not told.
+    /// A client that comes back with this is told every end that it was not told.
     pub fn told(&self) -> Timestamp {
         self.told
     }

@@ -1,8 +1,8 @@
 //! Pausing: nothing new begins, what runs goes on.
 //!
 //! That the queue is paused is on stable storage before it holds, and gone from there before the
-//! first job begins again, so a restart finds what whoever asked last was answered. Mark and queue
-//! are changed by one at a time, in a task that nobody's leaving interrupts.
+//! first job begins again, so a restart finds what the last request was answered. Mark and queue
+//! are changed by one at a time, in a task that goes on when its client leaves.
 
 use super::event::{publish_paused, publish_resumed};
 use super::{Error, Scheduler, Shared, blocking};
@@ -37,7 +37,7 @@ impl Scheduler {
         let task = self.0.spawn(async move {
             let _one_at_a_time = shared.pausing.lock().await;
             let store = shared.store.clone();
-            // Also where nothing changes: a mark that somebody took away by hand is made anew.
+            // Also where nothing changes: a mark that was removed by hand is made anew.
             blocking(move || match paused {
                 true => store.mark_paused(),
                 false => store.unmark_paused(),

@@ -60,7 +60,7 @@ pub(super) async fn accept_and_make(
             let from = From::Beginning((job, context));
             make(shared, live, pending, from).await;
         }
-        // Somebody else's build became ready between our look and our admission.
+        // Another request's build became ready between our look and our admission.
         Ok(None) => shared.leave_queue(&live),
         Err(error) => {
             if let Error::Store(_)
@@ -305,7 +305,7 @@ impl Making {
         self.ask(swept(&shared)).await?.map_err(failed)?;
         let container = match self.make_container(job, settings, &image).await? {
             Err(docker::Error::NoSuchImage(_)) => {
-                // Somebody removed it behind our back: look again, or build it again.
+                // Another program removed it: look again, or build it again.
                 self.shared.images.forget(context.digest());
                 image = self.image(context, settings, false).await?.id.clone();
                 let created = self.make_container(job, settings, &image).await?;
@@ -532,7 +532,7 @@ impl Making {
         self.processes = Some(ProcessWatch::begin(&container, SLICE));
         let started = self.ask(shared.docker.start(&container)).await?;
         match started {
-            // It may run all the same: whoever attends looks.
+            // It may run all the same: that is looked at when it is attended.
             Err(error) if error.is_unreachable() => return Ok((container, false)),
             started => started.map_err(failed)?,
         }

@@ -7,9 +7,9 @@
 //!      └─────────────────────────────────────────────────┘
 //! ```
 //!
-//! At most one build of an id is live: whoever asks again joins it. A slot that becomes free
-//! goes to whoever waits longest. `slots` bounds the running, `backlog` the waiting. While it is
-//! paused nobody gets a slot: what runs goes on, what is new waits.
+//! At most one build of an id is live: a further request joins it. A slot that becomes free
+//! goes to the job that waits longest. `slots` bounds the running, `backlog` the waiting. While it is
+//! paused no job gets a slot: what runs goes on, what is new waits.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -22,7 +22,7 @@ pub(super) enum Admission<T> {
     Started(T),
     /// It waits for one.
     Queued(T),
-    /// Somebody asked for it before; this is what they got.
+    /// It was asked for before; this is what that request got.
     Coalesced(T),
     /// No slot and no place to wait.
     Refused,
@@ -51,7 +51,7 @@ impl<T: Clone> Queue<T> {
         }
     }
 
-    /// Asks for a slot, a place, or the company of whoever asked before.
+    /// Asks for a slot, a place in the queue, or to join the live job of the same id.
     pub(super) fn admit(&mut self, id: JobId, make: impl FnOnce() -> T) -> Admission<T> {
         if let Some(live) = self.live.get(&id) {
             Admission::Coalesced(live.clone())
@@ -88,7 +88,7 @@ impl<T: Clone> Queue<T> {
         made
     }
 
-    /// A live job is over, or never began. Returns who gets the slot that this set free; nobody
+    /// A live job is over, or never began. Returns the job that gets the slot that this set free; none
     /// while paused.
     pub(super) fn end(&mut self, id: JobId) -> Option<T> {
         self.live.remove(&id)?;
@@ -100,7 +100,7 @@ impl<T: Clone> Queue<T> {
         self.next()
     }
 
-    /// Gives the slot that is free, if one is, to whoever waits longest.
+    /// Gives the slot that is free, if one is, to the job that waits longest.
     fn next(&mut self) -> Option<T> {
         if !self.has_slot() {
             return None;
@@ -115,7 +115,7 @@ impl<T: Clone> Queue<T> {
         self.hand_out()
     }
 
-    /// From now on nobody gets a slot. What has one keeps it.
+    /// From now on no job gets a slot. What has one keeps it.
     pub(super) fn pause(&mut self) {
         self.is_paused = true;
     }
@@ -144,7 +144,7 @@ impl<T: Clone> Queue<T> {
         self.live.get(&id)
     }
 
-    /// Everybody who is live, in no order.
+    /// All live jobs, in no order.
     pub(super) fn all(&self) -> impl Iterator<Item = &T> {
         self.live.values()
     }
@@ -259,7 +259,7 @@ mod tests {
         for n in 1..=4 {
             queue.admit(id(n), || n);
         }
-        // One that waits leaves: nobody starts for that.
+        // One that waits leaves: no job starts for that.
         assert_eq!(queue.end(id(3)), None);
         assert_eq!(queue.end(id(1)), Some(2));
         assert_eq!(queue.end(id(2)), Some(4));

@@ -1,4 +1,4 @@
-//! Why a build is stopped before its end: somebody wants that, or it took too long or printed too much.
+//! Why a build is stopped before its end: a client wants that, or it took too long or printed too much.
 //!
 //! What is decided is a value that is written into the record before anything is stopped, so that no
 //! later life of the daemon decides otherwise.
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::build::{Cancelled, Outcome, Stopped};
 
-/// Somebody wants its end.
+/// A client wants its end.
 pub(super) fn cancelled(cancelled: Cancelled) -> Stopped {
     let Cancelled { by, reason } = &cancelled;
     Stopped {

@@ -20,7 +20,7 @@ pub(super) const PROJECT: &str = "mistry.project";
 /// The label that tells executions of one job apart.
 pub(super) const ATTEMPT: &str = "mistry.attempt";
 
-/// The longest pause of whoever tries again: a host may have a container for weeks that Docker cannot
+/// The longest pause between two tries: a host may have a container for weeks that Docker cannot
 /// remove.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -62,7 +62,7 @@ pub(super) struct Sweep {
     pub(super) trouble: Option<docker::Error>,
     /// One of those runs.
     is_running: bool,
-    /// Somebody may be about to use it; if not, it is to be looked at again.
+    /// A build may be about to use it; if not, it is to be looked at again.
     is_spared: bool,
 }
 
@@ -162,7 +162,7 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
             }
         }
         tokio::select! {
-            // Nobody tells when an Engine comes back, or has got rid of what held a container.
+            // No event tells when an Engine comes back, or has got rid of what held a container.
             () = tokio::time::sleep(pause) => {}
             () = shared.try_again.notified() => {}
             () = shared.stop.cancelled() => return,

@@ -40,7 +40,7 @@ pub(super) enum Peer {
 pub(super) struct Caller {
     /// `token NAME`, `uid N`, or an address: what is theirs is known by it.
     pub(super) name: String,
-    /// What is somebody else's is theirs, too.
+    /// What belongs to others is theirs, too.
     pub(super) may_all: bool,
     /// They have shown no token where there are tokens: they may read at most.
     pub(super) is_stranger: bool,
@@ -58,7 +58,7 @@ impl Peer {
         }
     }
 
-    /// Whoever shows no token.
+    /// A client that shows no token.
     fn caller(self) -> Caller {
         Caller {
             name: match self {
@@ -218,7 +218,10 @@ async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, Ref
     match turns.wait(move |_turn| file.current()).await {
         Ok(Ok(current)) => Ok(current),
         Ok(Err(error)) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "nobody is let in");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "no client is let in"
+            );
             Err(Refusal::internal("the server could not check the token"))
         }
         Err(_) => Err(Refusal::internal("the server could not check the token")),

@@ -225,8 +225,8 @@ pub(super) fn of_json(status: StatusCode, body: Body) -> Response<Body> {
     response
 }
 
-/// For an answer that is right for whoever asks so, and now: no cache gives it to a browser that asks
-/// for a page, or to somebody who may not read.
+/// For an answer that is right for this request, and now: no cache gives it to a browser that asks
+/// for a page, or to a client that may not read.
 pub(super) fn of_now(response: &mut Response<Body>) {
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept"));

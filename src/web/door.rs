@@ -1,8 +1,8 @@
 //! The accept loops, seen from outside: who is connected, and whether they go round.
 //!
 //! [`Door::beat`] is for the watchdog. [`Door::close`] is for the end for want of work: first
-//! nobody is accepted any more, then it is decided; whoever comes meanwhile waits in the kernel's
-//! queue, for this life if the door is opened again, else for the next.
+//! no client is accepted any more, then it is decided; one that comes meanwhile waits in the kernel's
+//! queue, for this process if the door is opened again, else for the next.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +19,7 @@ pub(super) struct Ask {
 pub(super) enum What {
     /// To answer, and nothing else.
     Beat,
-    /// To accept nobody.
+    /// To accept no client.
     Close,
     /// To accept again.
     Open,
@@ -59,7 +59,7 @@ impl Door {
         self.ask(What::Beat).await;
     }
 
-    /// From its return on nobody is accepted, until [`Door::open`].
+    /// From its return on no client is accepted, until [`Door::open`].
     pub async fn close(&self) {
         self.ask(What::Close).await;
     }
@@ -91,7 +91,7 @@ impl Door {
         let loops = self.loops().clone();
         for asks in loops {
             let (heard, hearing) = oneshot::channel();
-            // A loop that has ended accepts nobody, and its end is told elsewhere.
+            // A loop that has ended accepts no client, and its end is told elsewhere.
             if asks.send(Ask { what, heard }).await.is_ok() {
                 let _ = hearing.await;
             }

@@ -122,7 +122,7 @@ impl File {
         }
     }
 
-    /// The tag under which whoever asks has it already, compressed or not.
+    /// The tag under which the client has it already, compressed or not.
     fn known(&self, asked: &HeaderMap) -> Option<&str> {
         let tags = asked.get(IF_NONE_MATCH)?.to_str().ok()?;
         if tags.trim() == "*" {

@@ -110,7 +110,7 @@ impl Refusal {
         Refusal::busy("the server holds too much for its clients; try again later")
     }
 
-    /// What whoever asked is told.
+    /// What the client is told.
     pub(super) fn sentence(&self) -> &str {
         &self.sentence[..bound(&self.sentence)]
     }

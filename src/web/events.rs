@@ -54,7 +54,7 @@ pub(super) struct Events {
     room: Room,
 }
 
-/// Nobody reads any more.
+/// The client reads no more.
 #[derive(Debug)]
 pub(super) struct Gone;
 

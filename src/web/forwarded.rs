@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_client_is_the_last_address_that_is_no_trusted_proxy() {
-        let nobody = Peer::Proxy(PROXY);
+        let unknown = Peer::Proxy(PROXY);
         for (line, expected) in [
             ("192.0.2.1", client("192.0.2.1")),
             ("192.0.2.1:4711", client("192.0.2.1")),
@@ -284,13 +284,13 @@ mod tests {
             ("198.51.100.9, 192.0.2.1", client("192.0.2.1")),
             ("evil, 192.0.2.1 , 10.1.1.1", client("192.0.2.1")),
             ("192.0.2.1, 2001:db8:1::3,10.1.1.1,", client("192.0.2.1")),
-            ("192.0.2.1, 10.1.1.1, unknown", nobody),
+            ("192.0.2.1, 10.1.1.1, unknown", unknown),
             ("192.0.2.1, unknown, 10.1.1.1", Peer::Proxy(ip("10.1.1.1"))),
             ("10.1.1.1", client("10.1.1.1")),
-            ("10.0.0.1", nobody),
-            ("", nobody),
-            (",,", nobody),
-            ("192.0.2.256", nobody),
+            ("10.0.0.1", unknown),
+            ("", unknown),
+            (",,", unknown),
+            ("192.0.2.256", unknown),
         ] {
             assert_eq!(asker(&[("x-forwarded-for", line)]), expected, "{line}");
         }
@@ -307,10 +307,10 @@ mod tests {
                 "for=192.0.2.1, for=10.1.1.1;host=\"a,b\\\";for=x\"",
                 client("192.0.2.1"),
             ),
-            ("for=unknown", nobody),
+            ("for=unknown", unknown),
             ("for=_hidden, for=10.1.1.1", Peer::Proxy(ip("10.1.1.1"))),
-            ("proto=https", nobody),
-            ("for=192.0.2.1;for=192.0.2.2", nobody),
+            ("proto=https", unknown),
+            ("for=192.0.2.1;for=192.0.2.2", unknown),
             // A quote that a client leaves open does not swallow what a proxy adds.
             ("for=\"198.51.100.9, for=192.0.2.1", client("192.0.2.1")),
             ("for=\"\\, for=192.0.2.1", client("192.0.2.1")),

@@ -1,4 +1,4 @@
-//! What an artifact is to a browser, told by its name alone: nobody sniffs what a container wrote.
+//! What an artifact is to a browser, told by its name alone: what a container wrote is not sniffed.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -32,7 +32,7 @@ const IMAGES: &[(&str, &str)] = &[
     ("png", "image/png"),
     ("webp", "image/webp"),
 ];
-/// Names without an extension that everybody knows.
+/// Well-known names without an extension.
 const NAMES: &str = "\
     authors changelog changes contributing copying copyright dockerfile install licence license \
     makefile manifest md5sums news notice readme release sha256sums sha512sums stderr stdout \

@@ -131,7 +131,7 @@ impl Web {
         }
     }
 
-    /// The accept loops of whoever serves it.
+    /// The accept loops that serve it.
     pub fn door(&self) -> Door {
         self.door.clone()
     }

@@ -68,7 +68,7 @@ async fn tell(
             // The client comes back with the id of its last event when there is room.
             return Ok(());
         }
-        // Whoever comes back with it is told every end that they were not told.
+        // A client that comes back with it is told every end that it was not told.
         let id = feed.told().to_string();
         match news {
             News::Host(activity) => {

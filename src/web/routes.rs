@@ -307,7 +307,7 @@ async fn route(web: &Web, request: Request<Incoming>, peer: Peer, id: &str) -> A
 /// What a request must be allowed to do; `None`: anybody may.
 fn scope(method: &Method, segments: &[&str]) -> Option<Scope> {
     match (method, segments) {
-        // The same for everybody, and what a page that asks for a token is made of.
+        // The same for all clients, and what a page that asks for a token is made of.
         (&Method::GET, ["healthz"] | ["static", _]) => None,
         (&Method::DELETE, ["session"]) => None,
         (&Method::POST, ["session"]) => Some(Scope::Read),

@@ -85,7 +85,7 @@ pub fn serve(listeners: Vec<Listener>, web: Web) -> impl Future<Output = io::Res
     serve_by(listeners, stop, door, places, Open(Arc::new(web)))
 }
 
-/// Tells everybody who comes within `patience` that this server cannot serve, and why.
+/// Tells all clients that come within `patience` that this server cannot serve, and why.
 ///
 /// # Errors
 /// When a listener fails for good.
@@ -162,7 +162,7 @@ impl Accepting {
                         What::Close => is_open = false,
                         What::Open => is_open = true,
                     }
-                    // Whoever asked may have gone.
+                    // The client may have gone.
                     let _ = ask.heard.send(());
                     continue;
                 }
@@ -408,7 +408,7 @@ mod tests {
         let answer = ask(other, &post(8 << 20)).await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(answer.contains("\r\nretry-after: "), "{answer}");
-        // Nobody has waited for the end of their patience.
+        // No client has waited for the end of its patience.
         assert!(*server.door.connections().borrow() >= silent.len());
         // They are told although they have said nothing, and nothing is kept of them.
         for one in more {

@@ -1,9 +1,9 @@
-//! A browser that may read. Whoever opens a page cannot send a token with it; a cookie is sent.
+//! A browser that may read. It cannot send a token when it opens a page; a cookie is sent.
 //!
 //! The cookie is no token. It only reads, and only what the browser asks of its own accord; it ends by
 //! itself, and with the token that it was made of: it is signed with the hash that the tokens file
-//! holds and a secret of the build path, so that whoever reads the one, or the other, makes none. The
-//! server keeps nothing else, and a restart ends nobody's reading. Cookies know no ports: a
+//! holds and a secret of the build path, so that one of the two is not enough to make a cookie. The
+//! server keeps nothing else, and a restart ends no browser's reading. Cookies know no ports: a
 //! server beside us on the same host sees this one, which is why it can do no more.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,7 +34,7 @@ const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Cookies of our name that are looked at; a stranger on the same host may have set some.
 const MOST: usize = 4;
 
-/// The value for whoever has shown `token`.
+/// The value for a client that has shown `token`.
 pub(super) fn value(secret: &Secret, token: &Token, now: SystemTime) -> String {
     let expiry = seconds(now).saturating_add(LIFE.as_secs());
     let name = utf8_percent_encode(&token.name, NON_ALPHANUMERIC);
@@ -141,7 +141,7 @@ pub(super) fn check_site(request: &Parts) -> Result<(), Refusal> {
     ))
 }
 
-/// `POST /session`: whoever shows a token gets a cookie that reads, where reading needs one.
+/// `POST /session`: a client that shows a token gets a cookie that reads, where reading needs one.
 pub(super) fn begin(web: &Web, asked: &Asked) -> Response<Body> {
     let mut response = answer::no_content();
     if web.access.load().public == Public::Nothing
@@ -171,7 +171,7 @@ fn cookie(value: &str, life: Duration, is_secure: bool) -> String {
     format!("{NAME}={value}; Max-Age={life}; Path=/; HttpOnly; SameSite=Lax{secure}")
 }
 
-/// TLS between the browser and a proxy, as either of them says. Nobody gains by saying so in vain: the
+/// TLS between the browser and a proxy, as either of them says. A client gains nothing by saying so in vain: the
 /// cookie is only sent less.
 pub(super) fn is_secure(headers: &HeaderMap) -> bool {
     let said = |name| headers.get(name).and_then(|value| value.to_str().ok());

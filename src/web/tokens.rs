@@ -1,7 +1,7 @@
 //! The tokens file: who may do what over TCP.
 //!
 //! One line each: `NAME SCOPE[,SCOPE] sha256:HEX`. The file holds hashes, so reading it gives
-//! nobody a right. It is read again when it has changed, so a new token works at once.
+//! no right. It is read again when it has changed, so a new token works at once.
 
 use std::fmt;
 use std::io;
@@ -180,7 +180,7 @@ impl TokensFile {
     /// The tokens as the file says now. Blocks.
     ///
     /// # Errors
-    /// As [`TokensFile::open`]: a file that was broken meanwhile lets nobody in.
+    /// As [`TokensFile::open`]: a file that was broken meanwhile lets no client in.
     pub fn current(&self) -> Result<Arc<[Token]>, TokensError> {
         let stamp = stamp(&self.path)?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);

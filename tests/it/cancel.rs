@@ -293,7 +293,7 @@ async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
     let ask = || cancel("gated", &id, "mine");
     daemon.ask(ask()).await.expect(401);
     let said = daemon.ask(as_("ben", ask())).await.expect(403).text();
-    assert!(said.contains("asked for by somebody else"), "{said}");
+    assert!(said.contains("asked for by another user"), "{said}");
     // Who it was is known to the next life of the daemon.
     until_waiting(&daemon, &id).await;
     daemon.stop().await;
@@ -319,7 +319,7 @@ async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
 async fn who_hangs_up_cancels_nothing_unless_nobody_else_wants_it() {
     let daemon = gated().await;
     let with = |n: &str, cancels: bool| json!({"project": "gated", "params": {"n": n}, "cancel_on_disconnect": cancels});
-    let reason = "everybody who wanted it has disconnected";
+    let reason = "all clients that wanted it have disconnected";
     // The only one.
     let (alone, id) = joined(&daemon, &with("1", true)).await;
     until_waiting(&daemon, &id).await;

@@ -16,7 +16,7 @@ use super::{ESCAPE, each_chunk};
 /// Bytes of a text that is looked for: more than anybody types.
 const MAX_NEEDLE: usize = 200;
 
-/// Lines that are told; more of them nobody goes through.
+/// Lines that are told; a reader does not go through more of them.
 const MAX_MATCHES: usize = 1_000;
 
 /// A text that can be looked for: 1 to 200 bytes of one line, upper and lower case of ASCII

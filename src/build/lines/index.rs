@@ -1,6 +1,6 @@
 //! Where the lines of a log begin, block by block.
 //!
-//! A log is cut into blocks, each of which begins at the start of a line. Whoever has the blocks
+//! A log is cut into blocks, each of which begins at the start of a line. A client that has the blocks
 //! can read any line by reading one of them.
 
 use std::io::{self, Read};

@@ -5,7 +5,7 @@
 //! text ([`escapes`]), and of what a progress bar has written over itself the last counts.
 //!
 //! What is told holds for the bytes that were asked about; a log that grows is gone on with by
-//! whoever asked. Everything here blocks.
+//! the client. Everything here blocks.
 
 mod colours;
 mod escapes;

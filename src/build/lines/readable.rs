@@ -1,4 +1,4 @@
-//! A log as plain text, for whoever has no program that shows it better.
+//! A log as plain text, for clients that have no program to show it better.
 
 use super::escapes::{Escapes, Seen};
 

@@ -177,7 +177,7 @@ impl Transport {
         let project: ProjectName = info.project.parse().map_err(|_| wrong())?;
         let id: JobId = info.id.parse().map_err(|_| wrong())?;
         let host = client.address().host();
-        // Whoever drops this future (Ctrl-C) stops the thread that writes, too.
+        // Dropping this future (Ctrl-C) stops the thread that writes, too.
         let gone = CancellationToken::new();
         let _guard = gone.clone().drop_guard();
         match self.transport {

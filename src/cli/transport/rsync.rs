@@ -74,7 +74,7 @@ fn arguments(source: &Source<'_>, to: &Path, basis: Option<&Path>) -> Vec<OsStri
     if let Some(port) = source.port {
         arguments.push(format!("--port={port}").into());
     }
-    // What a build wrote shall not run as somebody else here.
+    // What a build wrote shall not run as another user here.
     arguments.push("--chmod=ug-s,o-t".into());
     arguments.push("--".into());
     let user = source.user.map_or(String::new(), |user| format!("{user}@"));

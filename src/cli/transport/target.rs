@@ -134,7 +134,7 @@ pub(super) struct Target {
     serial: u64,
     files: u64,
     progress: Progress,
-    /// Set when nobody waits for the artifacts any more.
+    /// Set when the artifacts are not waited for any more.
     gone: CancellationToken,
 }
 

@@ -10,7 +10,7 @@ use super::super::{Web, words};
 use super::page;
 use crate::scheduler::HostReport;
 
-/// Past so many days nobody needs to be told.
+/// Past so many days it need not be told.
 const FAR: u64 = 3_650;
 
 #[derive(Template)]
@@ -46,7 +46,7 @@ pub(in crate::web) async fn host(web: &Web, asked: &Asked) -> Result<Response<Bo
             collection: match web.scheduler.collects() {
                 true => "Garbage collection removes old builds before that.",
                 false => {
-                    "Builds stay until garbage collection is configured (gc), or somebody calls mistry gc."
+                    "Builds stay until garbage collection is configured (gc), or a user calls mistry gc."
                 }
             },
             host,

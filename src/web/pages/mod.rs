@@ -31,7 +31,7 @@ use hyper::header::{
 use super::answer::{self, Body, Room};
 use super::error::Refusal;
 
-/// What a page may load, and who may show it: nothing but our own files, nobody in a frame.
+/// What a page may load, and who may show it: nothing but our own files, and no page in a frame.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// A page, compressed for who takes it; a browser asks for it again each time.

@@ -97,7 +97,7 @@ pub(in crate::web) fn row_of(web: &Web, info: &BuildInfo) -> Result<String, Refu
         .map_err(|error| Refusal::caused("the server could not write the page", error))
 }
 
-/// How long a build that is under way may take; `None` where nobody knows, or it is over.
+/// How long a build that is under way may take; `None` where it is not known, or it is over.
 pub(super) fn expected(web: &Web, info: &BuildInfo) -> Option<Duration> {
     // How long it waits says nothing of how long it will take.
     info.phase.filter(|phase| *phase != Phase::Queued)?;

@@ -1,4 +1,4 @@
-//! The page for a browser that may not read yet: it asks for a token. It is the same for everybody, and
+//! The page for a browser that may not read yet: it asks for a token. It is the same for all clients, and
 //! tells nothing of the server.
 
 use askama::Template;

@@ -25,7 +25,7 @@ export function mount(list) {
         onstate(isConnected) {
             connection(isConnected);
             named.clear();
-            // What was removed while nobody told us must go, too.
+            // What was removed while no event came must go, too.
             isStale ||= !isConnected;
         },
         onevent(name, data) {

@@ -1,8 +1,8 @@
 // What a running build prints, from the byte on where we are, until it is over.
 //
 // A stream that ends may have been cut: by the network, or because the daemon was restarted. The build is asked
-// whether it is over; if not, the stream goes on at the byte where it broke. It breaks off by itself while nobody
-// sees the page, so that tabs in the background leave connections to others, and when the page's events had to be
+// whether it is over; if not, the stream goes on at the byte where it broke. It breaks off by itself while the page
+// is not seen, so that tabs in the background leave connections to others, and when the page's events had to be
 // asked for again: the connections of a network that is gone are dead without a word.
 
 import { AGAIN, RECONNECTED, ask, isFinal, pause } from "./server.js";
