@@ -38,7 +38,7 @@ fn each_chunk(
     let mut all = 0;
     loop {
         if stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("nobody waits for it any more"));
+            return Err(io::Error::other("no client waits for it any more"));
         }
         match log.read(&mut buffer) {
             Ok(0) => return Ok(all),
