@@ -86,7 +86,7 @@ async fn one_that_ended_meanwhile_has_its_own_exit_code_and_all_of_its_output() 
     let (mut daemon, id) = daemon().await;
     daemon.stop().await;
     open_gate(&daemon, &id, "3").await;
-    // What nobody follows is kept by the Engine.
+    // What is not followed is kept by the Engine.
     daemon.home.engine.ended(0).await;
     daemon.start_again().await;
     let info = daemon.wait("gated", &id).await;
@@ -312,7 +312,7 @@ async fn the_data_of_a_lost_container_that_runs_on_is_in_no_build() {
     assert!(!ready.join("data").exists());
 }
 
-/// With somebody watching, the same exit code is the build's own.
+/// While it is watched, the same exit code is the build's own.
 #[tokio::test]
 async fn a_build_that_is_killed_by_its_own_is_not_made_again() {
     let script = "echo dying; kill -9 $$";
@@ -351,7 +351,7 @@ async fn a_container_that_was_made_and_not_yet_started_is_started_once() {
     assert_eq!(log(&daemon, &id), PRINTED);
 }
 
-/// Nobody was told that it was accepted; whoever asks again gets a build of theirs.
+/// No client was told that it was accepted; a request after that gets a build of its own.
 #[tokio::test]
 async fn a_job_that_was_being_written_down_when_the_daemon_was_killed_is_not_there() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;

@@ -463,7 +463,7 @@ async fn a_link_in_the_place_of_the_artifacts_is_replaced_by_an_empty_directory(
     let daemon = builder.script("p", &lines).start().await;
     let info = daemon.build(job("p")).await;
     assert_eq!(info["Outcome"], "succeeded", "{info}");
-    // Whoever reads the tree himself, as `mistry --transport local` does, is led nowhere.
+    // A program that reads the tree itself, as `mistry --transport local` does, is led nowhere.
     let ready = daemon.home.build("p", "ready", text(&info, "ID"));
     let artifacts = ready.join("data/artifacts");
     assert!(artifacts.symlink_metadata().unwrap().is_dir());

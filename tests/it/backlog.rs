@@ -65,7 +65,7 @@ async fn past_slots_and_backlog_a_job_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn never_more_than_the_slots_run_and_whoever_waits_longest_is_next() {
+async fn never_more_than_the_slots_run_and_the_job_that_waits_longest_is_next() {
     let daemon = TestDaemon::builder().await.slots(1).backlog(8);
     let daemon = daemon.fixture("succeed").start().await;
     let engine = &daemon.home.engine;

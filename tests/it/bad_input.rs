@@ -351,7 +351,7 @@ async fn an_image_that_cannot_be_built_is_recorded_with_its_log() {
 }
 
 #[tokio::test]
-async fn a_project_that_vanishes_or_changes_meanwhile_harms_nobody() {
+async fn a_project_that_vanishes_or_changes_meanwhile_does_no_harm() {
     let daemon = TestDaemon::builder().await.slots(1).backlog(4);
     let daemon = daemon
         .fixture("succeed")
@@ -576,7 +576,7 @@ async fn many_large_requests_at_once_take_no_more_memory_than_is_set_aside() {
     let answer = answer.unwrap().unwrap();
     assert!(answer.starts_with("http/1.1 503"), "{answer}");
     assert!(answer.contains("\r\nretry-after: "), "{answer}");
-    // Whoever wants little is served.
+    // A client that wants little is served.
     daemon.get("/healthz").await.expect(200);
     assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
     // With the clients goes what they held; the server learns of it in its own time, and who is

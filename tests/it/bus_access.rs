@@ -1,4 +1,4 @@
-//! Who may do what on the bus: everybody reads, polkit lets others act, and without polkit nobody but
+//! Who may do what on the bus: all may read, polkit lets others act, and without polkit no user but
 //! root and group `mistry` does. Asked as a user who is not root, of a bus that counts as the host's.
 //!
 //! Real users and the real polkit are on the booted machine, `tests/machine/bus.rs`.
@@ -19,7 +19,7 @@ use crate::support::{
     process::{Ended, Process, run, served},
 };
 
-/// Who is nobody in particular, where the tests run as root.
+/// A user without rights, where the tests run as root.
 const NOBODY: u32 = 65_534;
 /// How busctl says AccessDenied.
 const DENIED: &str = "Access denied";
@@ -51,7 +51,7 @@ fn stranger() -> u32 {
     }
 }
 
-/// A program that somebody runs who is not root.
+/// A program of a user who is not root.
 fn as_stranger(program: &str) -> Command {
     match rustix::process::getuid().is_root() {
         true => {
@@ -63,7 +63,7 @@ fn as_stranger(program: &str) -> Command {
     }
 }
 
-/// Calls a method as somebody who is not root.
+/// Calls a method as a user who is not root.
 async fn call(bus: &TestBus, may_ask: bool, method: &str, arguments: &[&str]) -> Ended {
     let mut command = as_stranger("busctl");
     command
@@ -249,7 +249,7 @@ async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
         polkit.asked(),
         [("org.mistry.mistry1.submit".to_owned(), false)]
     );
-    // Somebody was asked, and gave none.
+    // A person was asked, and gave none.
     let ran = submit(&bus, true, "1").await;
     assert!(ran.stderr.contains(DENIED), "{ran:?}");
     // A person is asked only where the rules alone do not let.
@@ -261,14 +261,14 @@ async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
 }
 
 #[tokio::test]
-async fn whoever_asked_for_a_job_may_cancel_it_and_nobody_else_may() {
+async fn only_the_user_who_asked_for_a_job_may_cancel_it() {
     let (bus, home, daemon) = world().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
     home.engine.hold("start");
     let ran = submit(&bus, false, "own").await;
     let own = ran.stdout.split('"').nth(1).unwrap().to_owned();
-    // Where the tests are root, somebody else's is one of root's; else one over HTTP.
+    // Where the tests are root, another user's is one of root's; else one over HTTP.
     let job = json!({"project": "succeed", "params": {"n": "other"}});
     let asking = Ask::post("/jobs?async", &job);
     let other = daemon.at.ask(asking).await.expect(201).json();
@@ -280,7 +280,7 @@ async fn whoever_asked_for_a_job_may_cancel_it_and_nobody_else_may() {
         polkit.asked(),
         [("org.mistry.mistry1.cancel".to_owned(), false)]
     );
-    // Joining it makes nobody its starter.
+    // Joining it makes no user its starter.
     let ran = submit(&bus, false, "other").await;
     assert!(ran.stdout.contains("coalesced"), "{ran:?}");
     let ran = call(&bus, false, "CancelJob", &["ss", &other, ""]).await;
@@ -313,7 +313,7 @@ async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
     let here = bus.connect().await;
     let job = job_at(&here, &path).await;
     assert_eq!(job.started_by_uid().await.unwrap(), stranger());
-    // Over TCP nobody knows.
+    // Over TCP it is not known.
     let value = json!({"project": "succeed", "params": {"n": "tcp"}});
     let asking = Ask::post("/jobs?async", &value);
     let id = daemon.at.ask(asking).await.expect(201).json();
@@ -451,7 +451,7 @@ async fn what_a_build_leaves_is_for_whom_polkit_lets_and_each_file_for_whom_the_
         let ran = call(&bus, false, method, &["s", &id]).await;
         assert_eq!(ran.status, 0, "{method}: {ran:?}");
     }
-    // Whoever holds the directory reads in it with rights of their own.
+    // A process that holds the directory reads in it with its own rights.
     let here = bus.connect().await;
     let handed = manager(&here).await.open_artifacts(&id).await.unwrap();
     let handed = std::os::fd::OwnedFd::from(handed);

@@ -233,7 +233,7 @@ async fn a_daemon_that_is_away_is_started_by_the_bus() {
     let here = bus.connect().await;
     let manager = manager(&here).await;
     let projects = within("an answer", manager.list_projects()).await;
-    // The bus has begun it, so nobody else ends it.
+    // The bus has begun it, so no other process ends it.
     let asked = zbus::fdo::DBusProxy::new(&here).await.unwrap();
     let name = "org.mistry.Mistry1".try_into().unwrap();
     if let Ok(pid) = asked.get_connection_unix_process_id(name).await {

@@ -246,7 +246,7 @@ fn polkit_knows_each_action_and_describes_it() {
 }
 
 #[test]
-fn the_bus_lets_everybody_ask_and_only_root_and_mistry_answer() {
+fn the_bus_lets_all_ask_and_only_root_and_mistry_answer() {
     let policy = read("packaging/dbus/org.mistry.Mistry1.conf");
     let lines: Vec<&str> = policy.lines().map(str::trim).collect();
     let sent: BTreeSet<&str> = lines

@@ -1,5 +1,5 @@
 //! Jobs over the bus are the jobs of the daemon: the same ones, whichever face they came through, and
-//! nobody who waits for the end of one misses it.
+//! no client that waits for the end of one misses it.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -241,7 +241,7 @@ async fn the_manager_tells_how_much_is_going_on() {
 /// Who subscribes, submits and waits sees JobNew, the answer and JobRemoved, in this order, however
 /// short the build.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_misses_the_end_of_a_thousand_builds_of_no_time() {
+async fn the_end_of_each_of_a_thousand_builds_of_no_time_is_told() {
     /// Clients at once, each with a connection and a subscription of its own.
     const CLIENTS: usize = 20;
     const EACH: usize = 50;
@@ -389,7 +389,7 @@ async fn builds_of_one_job_one_after_the_other_are_told_one_after_the_other() {
                 let (none, options) = (HashMap::new(), HashMap::new());
                 let asking = manager.submit_job("fail", "", &none, &options);
                 let (id, ..) = within("an answer", asking).await.unwrap();
-                // Whoever was told of a job is told of its end.
+                // A client that was told of a job is told of its end.
                 let end = within("the end", ends.next()).await.unwrap();
                 let end = end.args().unwrap();
                 assert_eq!((&end.id, end.outcome.as_str()), (&id, "failed"));
@@ -450,7 +450,7 @@ async fn a_job_is_cancelled_across_faces() {
         let (id, path, _) = world.submit("succeed", &[("n", &value)]).await;
         if over_bus {
             manager.cancel_job(&id, "wrong branch").await.unwrap();
-            // Whoever asks again while it ends changes nothing.
+            // A second request while it ends changes nothing.
             let _ = job_at(&world.here, &path).await.cancel("again").await;
         } else {
             let path = format!("/job/succeed/{id}/cancel");

@@ -101,7 +101,7 @@ async fn params_of_sixteen_mebibytes_and_thousands_of_them_are_too_much() {
     let many: HashMap<&str, &str> = names.iter().map(|name| (name.as_str(), "")).collect();
     let answer = manager.submit_job("succeed", "", &many, &none()).await;
     assert_eq!(name_of(answer), LIMITS);
-    // In JSON, which nobody could be sent, it would be six times as large.
+    // In JSON, which no client could be sent, it would be six times as large.
     let control = "\u{1}".repeat(3 << 20);
     let given = HashMap::from([("a", control.as_str())]);
     let refused = manager.submit_job("succeed", "", &given, &none()).await;
@@ -169,7 +169,7 @@ impl Flood {
 }
 
 /// Ten thousand calls at once, none of which can be answered soon: as many are let in as one client may
-/// have, the others are answered with `LimitsExceeded`; somebody else is served meanwhile, and what was
+/// have, the others are answered with `LimitsExceeded`; another client is served meanwhile, and what was
 /// let in is done.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_floods_is_refused_and_the_others_notice_nothing() {
@@ -183,7 +183,7 @@ async fn who_floods_is_refused_and_the_others_notice_nothing() {
     let mut flood = Flood::begin(&flooder, CALLS).await;
     let asking = async {
         loop {
-            within("an answer to somebody else", other.list_projects())
+            within("an answer to another client", other.list_projects())
                 .await
                 .unwrap();
         }
@@ -205,9 +205,9 @@ async fn who_floods_is_refused_and_the_others_notice_nothing() {
 /// A client that has asked for every signal and reads none: the bus keeps them for it, or throws it
 /// out; the daemon and the others go on.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_reads_no_signals_is_nobody_elses_trouble() {
+async fn a_client_that_reads_no_signals_is_no_trouble_to_others() {
     let (bus, _home, daemon) = world().await;
-    // Its own queue is as small as can be, and nobody takes from it: it reads its socket no more.
+    // Its own queue is as small as can be, and nothing is taken from it: it reads its socket no more.
     let deaf = bus.connect().await;
     let rule = MatchRule::builder().msg_type(Type::Signal).build().unwrap();
     let unread = MessageStream::for_match_rule(rule, &deaf, NonZeroUsize::new(1))
@@ -228,7 +228,7 @@ async fn who_reads_no_signals_is_nobody_elses_trouble() {
 }
 
 #[tokio::test]
-async fn logs_that_nobody_reads_are_bounded_for_each_client() {
+async fn logs_that_are_not_read_are_bounded_for_each_client() {
     let (bus, home, _daemon) = world().await;
     home.engine.hold("wait");
     let here = bus.connect().await;

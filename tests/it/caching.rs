@@ -1,5 +1,5 @@
 //! A result that is there is the answer: without Docker, slot or queue. What is cached, for whom,
-//! and until when; and that the values of opaque params are seen by the build and nobody else.
+//! and until when; and that the values of opaque params are seen by the build alone.
 
 use serde_json::{Value, json};
 
@@ -251,7 +251,7 @@ async fn an_image_is_built_once_for_its_context_and_run_by_its_id() {
             );
         }
     }
-    // Somebody removes it: it is noticed, and built again.
+    // It is removed by hand: that is noticed, and it is built again.
     engine.forget_image(&image);
     let asked = json!({ "project": "succeed", "params": { "n": "again" } });
     assert_eq!(daemon.build(asked).await["Outcome"], "succeeded");
@@ -285,7 +285,7 @@ async fn a_rebuild_is_a_new_image_and_a_new_build_and_the_old_one_serves_meanwhi
         while seen.len() < 2 {
             let ask = Ask::post("/jobs?log=none", &job("succeed"));
             let info = at.ask(ask).await.expect(201).json();
-            // Whoever asks in the moment of the exchange may join the rebuild instead.
+            // A request in the moment of the exchange may join the rebuild instead.
             let there = info["Cached"] == true || info["Coalesced"] == true;
             assert!(there, "{info}");
             seen.insert(text(&info, "StartedAt").to_owned());

@@ -1,4 +1,4 @@
-//! Whoever may, stops a build: it ends as cancelled, everybody who waits is told by whom and why, and
+//! A user who may stops a build: it ends as cancelled, all who wait are told by whom and why, and
 //! nothing else is touched by it. Who hangs up cancels nothing, unless they asked for that.
 
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ fn is_cancelled(info: &Value, by: &str, reason: &str) {
 }
 
 #[tokio::test]
-async fn everybody_who_waits_for_a_running_build_is_told_by_whom_and_why_it_was_cancelled() {
+async fn all_who_wait_for_a_running_build_are_told_by_whom_and_why_it_was_cancelled() {
     let daemon = gated().await;
     let first = daemon.asking(Ask::post("/jobs", &job("gated")));
     daemon.home.engine.wait_for("start", 1).await;
@@ -74,7 +74,7 @@ async fn everybody_who_waits_for_a_running_build_is_told_by_whom_and_why_it_was_
     assert_eq!(daemon.home.engine.count("stop"), 1);
     let containers = daemon.home.engine.containers();
     assert!(containers.len() == 1 && !containers[0].running);
-    // It is no result: whoever asks again has it built.
+    // It is no result: a request after that has it built.
     let again = daemon.submit(job("gated")).await;
     assert_eq!(again, id);
     until_waiting(&daemon, &id).await;
@@ -316,7 +316,7 @@ async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_cancels_nothing_unless_nobody_else_wants_it() {
+async fn a_client_that_hangs_up_cancels_nothing_unless_no_other_wants_it() {
     let daemon = gated().await;
     let with = |n: &str, cancels: bool| json!({"project": "gated", "params": {"n": n}, "cancel_on_disconnect": cancels});
     let reason = "all clients that wanted it have disconnected";
@@ -339,7 +339,7 @@ async fn who_hangs_up_cancels_nothing_unless_nobody_else_wants_it() {
     assert_eq!(daemon.info("gated", &id).await["State"], "pending");
     waiting.abort();
     is_cancelled(&daemon.wait("gated", &id).await, "mistryd", reason);
-    // Somebody wants it for good, and has gone.
+    // A client wanted it for good, and has gone.
     let (gone, id) = joined(&daemon, &with("3", true)).await;
     let same = daemon.submit(with("3", false)).await;
     assert_eq!(id, same);
@@ -355,7 +355,7 @@ async fn who_hangs_up_cancels_nothing_unless_nobody_else_wants_it() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_ends_sends_everybody_away_and_no_build_with_them() {
+async fn a_daemon_that_ends_sends_all_clients_away_and_no_build_with_them() {
     let mut daemon = gated().await;
     let asked = json!({"project": "gated", "cancel_on_disconnect": true});
     let (stream, id) = joined(&daemon, &asked).await;

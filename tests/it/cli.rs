@@ -251,13 +251,13 @@ async fn an_overloaded_server_is_3_and_a_time_that_ran_out_5() {
     engine.release("start");
     let built = bench.build("succeed", &[]).await;
     assert_eq!(built.status, 0, "{built:?}");
-    // The one that waited has its turn, and nobody else has one.
+    // The one that waited has its turn, and no other has one.
     engine.wait_for("start", 2).await;
     assert_eq!(engine.containers().len(), 2);
 }
 
 #[tokio::test]
-async fn nobody_and_nonsense_at_the_other_end_are_7() {
+async fn no_server_and_nonsense_at_the_other_end_are_7() {
     let nonsense = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = nonsense.local_addr().unwrap().port().to_string();
     let server = tokio::spawn(async move {

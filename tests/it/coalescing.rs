@@ -1,4 +1,4 @@
-//! The same job asked for while it is built is one build: whoever asks joins it, needs no slot,
+//! The same job asked for while it is built is one build: a further request joins it, needs no slot,
 //! and is answered with its log and its facts the moment it ends, well or badly.
 
 use serde_json::json;
@@ -59,7 +59,7 @@ async fn the_same_job_twice_at_once_is_one_container_and_both_have_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_failed_build_tells_whoever_joined_it_the_same() {
+async fn a_failed_build_tells_all_who_joined_it_the_same() {
     let daemon = TestDaemon::with(&["exit-code", "image-build-failure"]).await;
     let engine = &daemon.home.engine;
     engine.hold("start");
@@ -128,7 +128,7 @@ async fn who_joins_needs_no_slot() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_cancels_nothing() {
+async fn a_client_that_leaves_cancels_nothing() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let engine = &daemon.home.engine;
     engine.hold("start");

@@ -102,7 +102,7 @@ async fn an_answer_that_is_given_before_the_whole_request_was_read_is_not_lost()
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_says_for_whom_it_asks_and_nobody_else_does() {
+async fn only_a_trusted_proxy_says_for_whom_it_asks() {
     let trusting = TestDaemon::builder()
         .await
         .proxies(&["127.0.0.0/8"])

@@ -122,7 +122,7 @@ async fn a_deadline_that_passed_while_no_daemon_was_there_is_kept() {
     assert_eq!(info["Attempt"], 1);
 }
 
-/// Not the time for which nobody was there to see it.
+/// Not the time for which no daemon was there to see it.
 #[tokio::test]
 async fn a_build_took_as_long_as_its_container_ran() {
     let mut daemon = gated().await.start().await;

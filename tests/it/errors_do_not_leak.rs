@@ -228,7 +228,7 @@ async fn what_lies_wrong_among_the_projects_is_told_without_a_path() {
 }
 
 #[tokio::test]
-async fn a_tokens_file_that_broke_lets_nobody_in_and_says_nothing_of_itself() {
+async fn a_tokens_file_that_broke_lets_no_client_in_and_says_nothing_of_itself() {
     let daemon = TestDaemon::builder()
         .await
         .tokens("# none yet\n")

@@ -1,4 +1,4 @@
-//! `GET /events`: whoever looks on is told the present, then the news; no end is missed, whether the
+//! `GET /events`: a follower is told the present, then the news; no end is missed, whether the
 //! reader was slow, away, or the daemon was another one.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -152,7 +152,7 @@ async fn a_client_that_does_not_read_keeps_no_params_of_jobs_that_are_over() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_is_told_every_end_that_they_missed_over_a_restart() {
+async fn a_client_that_comes_back_is_told_every_end_that_it_missed_over_a_restart() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let mut stream = look_on(&daemon, "").await;
     let seen = text(&daemon.build(numbered(0)).await, "ID").to_owned();
@@ -206,7 +206,7 @@ async fn a_reader_who_is_slow_misses_no_end() {
         }
     }
     assert!(ended.keys().eq(asked.iter()));
-    // Told twice only where somebody came back.
+    // Told twice only where a client came back.
     assert!(ended.values().all(|times| *times == 1), "{ended:?}");
 }
 

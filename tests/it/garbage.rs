@@ -1,4 +1,4 @@
-//! Builds go by rules and on demand, and never one that somebody needs: linked, pinned, read, under way
+//! Builds go by rules and on demand, and never one that is needed: linked, pinned, read, under way
 //! or used a moment ago. What a dry run says is what a run does.
 
 use std::fs::File;
@@ -189,7 +189,7 @@ async fn what_is_pinned_stays_and_may_be_let_go() {
 }
 
 #[tokio::test]
-async fn what_somebody_reads_or_has_just_used_stays() {
+async fn what_is_read_or_was_just_used_stays() {
     let daemon = TestDaemon::builder()
         .await
         // More than a connection and its buffers hold.

@@ -1,6 +1,6 @@
 //! A build's artifacts in the hands of a stranger: a descriptor that leads to them and to nothing else.
 //!
-//! These tests need a kernel that lets whoever runs them make namespaces. Where it does not, they fail
+//! These tests need a kernel that lets the user who runs them make namespaces. Where it does not, they fail
 //! and say so, as the daemon does.
 
 use std::{
@@ -286,7 +286,7 @@ fn it_cannot_be_mounted_anywhere_else() {
 }
 
 #[test]
-fn the_build_may_be_removed_while_somebody_holds_it() {
+fn the_build_may_be_removed_while_its_directory_is_held() {
     let left = Left::new();
     let handed = left.hand_out();
     let file = open(&handed, "file").unwrap();
@@ -357,7 +357,7 @@ fn a_child_that_fails_or_is_not_there_is_an_error_and_nothing_is_handed_out() {
 #[test]
 fn a_host_that_refuses_is_told_by_its_own_error() {
     let left = Left::new();
-    // In a namespace that may have no further ones, and is nobody's superuser.
+    // In a namespace that may have no further ones, and has no superuser.
     let script = format!(
         "exec unshare --user --map-root-user sh -c \
          'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -all \
@@ -411,7 +411,7 @@ async fn the_scheduler_hands_out_what_a_build_left() {
     assert_eq!(listed(&handed), ["info", "made"]);
     assert_eq!(read(&handed, "made"), "made\n");
     assert_eq!(open(&handed, "info").unwrap_err(), Errno::LOOP);
-    // It is no lease: a build that is replaced goes from the disk as if nobody held it.
+    // It is no lease: a build that is replaced goes from the disk as if it were not held.
     let again = daemon.build(json!({"project": "p", "rebuild": true})).await;
     assert_eq!(names_of(&again).1, id);
     within("the end of the old build", async {

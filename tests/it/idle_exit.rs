@@ -1,4 +1,4 @@
-//! The end for want of work: never with work in hand, and nobody who comes is lost.
+//! The end for want of work: never with work in hand, and no client that comes is lost.
 
 use std::{
     collections::HashMap,
@@ -73,7 +73,7 @@ async fn it_does_not_end_with_anything_in_hand() {
 /// A job that was asked for over the bus, and a call that is not answered yet; then it leaves the bus,
 /// and ends.
 #[tokio::test]
-async fn it_does_not_end_while_somebody_on_the_bus_waits() {
+async fn it_does_not_end_while_a_client_on_the_bus_waits() {
     let (home, manager) = home("30ms").await;
     let bus = TestBus::start();
     home.engine.hold("wait");
@@ -82,7 +82,7 @@ async fn it_does_not_end_while_somebody_on_the_bus_waits() {
         .arg("--user-bus")
         .env("DBUS_SESSION_BUS_ADDRESS", bus.address());
     let life = Life(command.spawn().unwrap());
-    // Until the job is there, somebody is connected.
+    // Until the job is there, a client is connected.
     let early = UnixStream::connect(home.path("mistryd.sock")).unwrap();
     let here = bus.connect().await;
     bus.owned(&here, true).await;
@@ -140,7 +140,7 @@ async fn stays(manager: &Manager) {
 }
 
 #[tokio::test]
-async fn without_sockets_of_systemd_it_stays_because_nobody_would_start_it() {
+async fn without_sockets_of_systemd_it_stays_because_nothing_would_start_it() {
     let (home, _) = home("1ms").await;
     let process = home.spawn().await;
     assert!(

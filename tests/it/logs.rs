@@ -1,5 +1,5 @@
-//! The log of a build reaches whoever follows it: from the first byte, while it is written, after
-//! a break without gap or repeat, to its end; and nobody who reads slowly holds up a build.
+//! The log of a build reaches all who follow it: from the first byte, while it is written, after
+//! a break without gap or repeat, to its end; and no slow reader holds up a build.
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ async fn a_follower_gets_all_from_the_first_byte_as_it_is_printed_and_then_the_e
         end.json(),
         json!({ "State": "ready", "Outcome": "succeeded", "ExitCode": 0 })
     );
-    // Whoever comes later gets the same.
+    // A later follower gets the same.
     let later = daemon.open(log("slow", &id)).await.events().await;
     assert_eq!(later, [seen, rest].concat());
 }
@@ -76,7 +76,7 @@ async fn it_can_be_followed_while_it_is_queued() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_goes_on_where_he_was_without_gap_or_repeat() {
+async fn a_follower_that_comes_back_goes_on_where_it_was_without_gap_or_repeat() {
     let daemon = TestDaemon::with(&["slow", "output"]).await;
     let (id, follower, seen) = at_the_gate(&daemon).await;
     drop(follower);
@@ -129,7 +129,7 @@ async fn a_log_keeps_its_name_to_its_end_and_another_is_not_taken_for_it() {
     let part = Ask::get(format!("{path}?text")).with("range", "bytes=0-3");
     let part = daemon.ask(part.with("mistry-log", &name)).await;
     assert_eq!(part.expect(206).header("mistry-log"), name);
-    // Nobody is told that there is no such part of a log that he did not mean.
+    // A client is not told that a part of a log is missing that it did not mean.
     let beyond = Ask::get(format!("{path}?text")).with("range", "bytes=99999-");
     daemon
         .ask(beyond.with("mistry-log", "another"))
@@ -273,7 +273,7 @@ async fn a_line_of_megabytes_arrives_whole_and_in_bounded_pieces() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_read_holds_up_nobody() {
+async fn a_follower_that_does_not_read_holds_nothing_up() {
     let daemon = TestDaemon::with(&["big-line", "succeed"]).await;
     daemon.home.engine.hold("start");
     let asked = json!({ "project": "big-line", "params": { "size": "20000000" } });

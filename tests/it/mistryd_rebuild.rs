@@ -127,7 +127,7 @@ async fn what_fails_is_named_and_the_others_are_built() {
 #[tokio::test]
 async fn only_what_is_ours_is_pruned() {
     let home = home().await;
-    // An image and a stopped container of somebody else on this Engine.
+    // An image and a stopped container of another program on this Engine.
     let docker = mistry::docker::Docker::new(&home.engine.socket()).unwrap();
     let image = async |tag: &str, labels: &[(&str, &str)]| {
         let spec = mistry::docker::ImageSpec {
@@ -193,7 +193,7 @@ async fn only_what_is_ours_is_pruned() {
         .map(|image| image.id)
         .collect();
     for id in &foreign {
-        assert!(there.contains(id), "an image of somebody else is gone");
+        assert!(there.contains(id), "an image of another program is gone");
     }
     assert!(!home.engine.containers()[0].removed);
 }

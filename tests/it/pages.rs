@@ -51,7 +51,7 @@ async fn a_browser_gets_a_page_where_a_program_gets_json() {
         assert!(page(&daemon, path).await.contains("<h1>"), "{path}");
         let json = daemon.get(path).await.expect(200);
         assert_eq!(json.header("content-type"), "application/json");
-        // No cache gives one for the other, or either to somebody else.
+        // No cache gives one for the other, or either to another client.
         let asked = Ask::get(path).with("accept", BROWSER);
         for (answer, vary) in [
             (&json, "accept"),

@@ -100,7 +100,7 @@ async fn who_waits_longest_begins_first_and_no_more_than_the_slots() {
 }
 
 #[tokio::test]
-async fn cached_answers_wait_for_nobody() {
+async fn cached_answers_do_not_wait() {
     let daemon = builder().await.start().await;
     daemon.build(numbered(0)).await;
     say(&daemon, "pause").await;
@@ -301,7 +301,7 @@ async fn what_cannot_be_written_down_changes_nothing() {
     assert!(said.contains("not paused any more"), "{said}");
     assert_eq!(standing(&daemon.at()).await.2, json!(true));
     assert!(mark(&daemon.home).exists());
-    // A mark that somebody took away is made again by whoever asks again.
+    // A mark that was removed by hand is made again by the next request.
     std::fs::remove_file(mark(&daemon.home)).unwrap();
     say(&daemon, "pause").await;
     assert!(mark(&daemon.home).exists());

@@ -1,6 +1,6 @@
 //! A build directory as the first mistry leaves it is taken over as it is: its builds are listed
 //! and fetched from, its groups are bases, what it left half-made is over, and the opaque values
-//! that it kept are shown to nobody.
+//! that it kept are never shown.
 
 use std::{
     os::unix::fs::symlink,

@@ -1,6 +1,6 @@
 //! A start finds what there is, however torn or foreign: what was accepted is built, once; what
-//! was finished is served; what may have been lost in a power cut is not; and what nobody
-//! understands harms nobody.
+//! was finished is served; what may have been lost in a power cut is not; and what is not
+//! understood does no harm.
 
 use std::path::{Path, PathBuf};
 
@@ -80,7 +80,7 @@ async fn wait(at: &At, project: &str, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn torn_and_foreign_things_harm_nobody() {
+async fn torn_and_foreign_things_do_no_harm() {
     let mut daemon = TestDaemon::with(&["succeed", "output"]).await;
     let good = daemon.build(job("succeed")).await;
     daemon.stop().await;
@@ -313,7 +313,7 @@ async fn a_killed_daemon_loses_nothing_and_splices_nothing() {
         (&pending["State"], &pending["BuildInfo"]["Attempt"]),
         (&json!("pending"), &json!(1))
     );
-    // Whoever asks for it now joins.
+    // A request for it now joins.
     let at = daemon.at.clone();
     let joining = tokio::spawn(async move { at.ask(Ask::post("/jobs", &asked)).await });
     let gate = home.build("slow", "pending", &id).join("data/gate");
@@ -374,7 +374,7 @@ async fn what_was_queued_when_the_daemon_was_killed_is_built_too() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_told_to_end_tells_whoever_waits_and_goes_on_at_the_next_start() {
+async fn a_daemon_that_is_told_to_end_tells_all_who_wait_and_goes_on_at_the_next_start() {
     let (home, daemon) = process(&["succeed"]).await;
     home.engine.hold("start");
     let at = daemon.at.clone();
@@ -547,7 +547,7 @@ async fn what_was_answered_but_not_settled_is_settled_at_the_next_start() {
     assert_eq!(daemon.build(job("succeed")).await["Cached"], true);
 }
 
-/// A FIFO; whoever has opened it for reading and hangs is let go in the end, so that a test that
+/// A FIFO; a process that has opened it for reading and hangs is let go in the end, so that a test that
 /// fails ends.
 struct Fifo(PathBuf);
 
@@ -590,7 +590,7 @@ async fn a_foreign_thing_among_the_projects_stops_no_start_and_no_list() {
     )
     .unwrap();
     std::fs::create_dir_all(pending.join(id(2)).join("build_info.json")).unwrap();
-    // Root may read everything, so this says something only to somebody else.
+    // Root may read everything, so this says something only to other users.
     let closed = builds.join("closed");
     for name in ["pending", "ready", "groups"] {
         use std::os::unix::fs::PermissionsExt;
@@ -613,7 +613,7 @@ async fn a_foreign_thing_among_the_projects_stops_no_start_and_no_list() {
 }
 
 #[tokio::test]
-async fn a_fifo_in_the_place_of_a_log_keeps_nobody_waiting() {
+async fn a_fifo_in_the_place_of_a_log_keeps_no_client_waiting() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let good = daemon.build(job("succeed")).await;
     let id = text(&good, "ID");

@@ -24,7 +24,7 @@ async fn end_of(mut connection: TcpStream, began: Instant) -> (String, Duration)
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_drips_a_header_is_cut_off() {
+async fn a_client_that_drips_a_header_is_cut_off() {
     let daemon = TestDaemon::with(&[]).await;
     let mut connection = TcpStream::connect(("127.0.0.1", daemon.port()))
         .await
@@ -58,7 +58,7 @@ async fn whoever_drips_a_header_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_never_ends_a_request_is_told_so_and_cut_off() {
+async fn a_client_that_never_ends_a_request_is_told_so_and_cut_off() {
     let daemon = TestDaemon::with(&[]).await;
     let mut connection = TcpStream::connect(("127.0.0.1", daemon.port()))
         .await

@@ -166,7 +166,7 @@ fn refused<T: Debug>(answer: Result<T, Error>) {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_the_page_of_a_directory_keeps_no_build_from_removal() {
+async fn a_wait_for_the_page_of_a_directory_keeps_no_build_from_removal() {
     let script = "mkdir $D/artifacts/dir";
     let daemon = TestDaemon::builder().await.script("p", script);
     let daemon = daemon.start().await;

@@ -222,7 +222,7 @@ async fn with_a_wrong_configuration_who_waits_is_told_and_the_next_life_serves()
     home.configure(&json!({"colour": 1}));
     let at = manager.over_tcp();
     let waiting = tokio::spawn(async move { at.ask(Ask::get("/index/")).await });
-    // Until it waits at the door, nobody is there who could be told.
+    // Until it waits to be accepted, there is no client that could be told.
     manager.awaited().await;
     let life = manager.start(&home);
     let answer = within("the answer", waiting).await.unwrap();
@@ -247,7 +247,7 @@ async fn with_a_wrong_configuration_who_waits_is_told_and_the_next_life_serves()
 }
 
 #[tokio::test]
-async fn with_a_wrong_configuration_and_nobody_at_the_door_it_ends_at_once() {
+async fn with_a_wrong_configuration_and_no_client_it_ends_at_once() {
     let (home, manager) = home().await;
     for (write, said) in [
         (Some("{"), "is wrong"),
@@ -354,7 +354,7 @@ async fn sockets_that_were_meant_for_another_process_are_left_alone() {
     child.wait().unwrap();
 }
 
-/// Without systemd there is nobody to tell, and with one that does not hear nothing is different.
+/// Without systemd there is no manager to tell, and with one that does not hear nothing is different.
 #[tokio::test]
 async fn a_systemd_that_does_not_hear_stops_nothing() {
     let (home, manager) = home().await;

@@ -272,7 +272,7 @@ async fn a_browser_reads_by_its_cookie_and_changes_nothing() {
             };
             assert_eq!(answer.status, expected, "{name} {ask:?}: {}", answer.text());
         }
-        // Beside others, and after one that somebody else has set.
+        // Beside others, and after one that another server has set.
         let among = format!("a=b; mistry-read=v1.x.9.0; {cookie}; mistry-read-2=c");
         let head = Ask::new("HEAD", "/").with("cookie", among);
         daemon.ask(head).await.expect(200);
@@ -294,7 +294,7 @@ async fn a_browser_reads_by_its_cookie_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn where_everybody_reads_no_cookie_is_made() {
+async fn where_all_may_read_no_cookie_is_made() {
     let daemon = guarded().await.public(Public::Read).start().await;
     for name in ["", "eye", "root"] {
         let answer = daemon.ask(with(session("POST"), name)).await.expect(204);
@@ -474,7 +474,7 @@ async fn a_browser_without_a_token_is_asked_for_one_and_told_nothing() {
         let page = asked.text();
         assert!(page.contains("type=\"password\"") && page.contains("autocomplete=\"off\""));
         assert!(!page.contains("succeed"), "{page}");
-        // What it is made of is there for everybody.
+        // What it is made of is there for all.
         for address in page
             .split(['"', '\''])
             .filter(|part| part.starts_with("/static/"))

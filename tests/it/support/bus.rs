@@ -1,4 +1,4 @@
-//! A bus of the test's own: a real `dbus-daemon` on a socket that nobody else knows.
+//! A bus of the test's own: a real `dbus-daemon` on a socket that no other test knows.
 
 use std::{
     io::{BufRead, BufReader},
@@ -71,7 +71,7 @@ impl TestBus {
         TestBus { child, dir }
     }
 
-    /// Kills it; whoever is on it is not any more.
+    /// Kills it; no client is on it any more.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -102,7 +102,7 @@ impl TestBus {
         std::fs::write(path, service).unwrap();
     }
 
-    /// Somebody on it.
+    /// A client on it.
     pub async fn connect(&self) -> Connection {
         let building = zbus::connection::Builder::address(self.address().as_str()).build();
         within("the bus", building).await.unwrap()
@@ -130,7 +130,7 @@ impl TestBus {
         self.owned(connection, true).await;
     }
 
-    /// Returns when somebody has the daemon's name, or nobody has.
+    /// Returns when a program has the daemon's name, or none has.
     pub async fn owned(&self, connection: &Connection, is_owned: bool) {
         use futures_util::StreamExt;
         let bus = zbus::fdo::DBusProxy::new(connection).await.unwrap();
@@ -174,7 +174,7 @@ impl Drop for TestBus {
     }
 }
 
-/// The daemon, as somebody on the bus sees it.
+/// The daemon, as a client on the bus sees it.
 pub async fn manager(connection: &Connection) -> ManagerProxy<'static> {
     ManagerProxy::new(connection).await.unwrap()
 }

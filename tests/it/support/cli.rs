@@ -9,7 +9,7 @@ pub fn mistry(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        // Who forgets to name a server meets nobody, whatever runs on this host.
+        // A test that names no server meets none, whatever runs on this host.
         .env("MISTRY_URL", "unix:///nowhere/mistryd.sock");
     command
 }

@@ -96,7 +96,7 @@ impl Manager {
         Life(self.command(home).spawn().unwrap())
     }
 
-    /// Returns when somebody waits to be accepted over TCP.
+    /// Returns when a client waits to be accepted over TCP.
     pub async fn awaited(&self) {
         let door = self.tcp.try_clone().unwrap();
         let waiting = tokio::task::spawn_blocking(move || {

@@ -77,7 +77,7 @@ impl Home {
         self.serve_with(address, &engine).await
     }
 
-    /// The same with somebody else's Engine.
+    /// The same with another Engine.
     pub async fn serve_with(&self, address: &str, engine: &str) -> Process {
         let mut command = self.mistryd();
         command.args(["--addr", address]).env("DOCKER_HOST", engine);
@@ -193,7 +193,7 @@ pub fn begin(mut command: Command) -> impl Future<Output = Ended> + Send {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    // Nobody waits any more when this is dropped: a test that failed must not wait for ever.
+    // Nothing waits any more when this is dropped: a test that failed must not wait for ever.
     let abandoned = Abandoned(Pid::from_raw(child.id().cast_signed()));
     let task = tokio::task::spawn_blocking(move || {
         let errors = std::thread::spawn(move || {

@@ -117,7 +117,7 @@ fn dependencies(manifest: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// External crates outside of their homes, and homes of nobody.
+/// External crates outside of their homes, and homes of no crate.
 fn strangers(document: &str, manifest: &str, shipped: &Tree) -> Vec<String> {
     let (homes, declared) = (homes(document), dependencies(manifest));
     let mut wrong: Vec<String> = declared

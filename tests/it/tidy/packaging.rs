@@ -194,7 +194,7 @@ fn the_shipped_configuration_works_where_its_places_are_there() {
         let line = made
             .lines()
             .find(|line| line.split_whitespace().nth(1) == Some(&place));
-        let line = line.unwrap_or_else(|| panic!("nobody makes the {key} '{place}'"));
+        let line = line.unwrap_or_else(|| panic!("nothing makes the {key} '{place}'"));
         let here = home.path().join(place.trim_start_matches('/'));
         fs::create_dir_all(here.parent().unwrap()).unwrap();
         match line.chars().next() {

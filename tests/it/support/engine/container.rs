@@ -154,7 +154,7 @@ impl Container {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        // Only root can be somebody else.
+        // Only root can be another user.
         if let (true, Some((uid, gid))) = (geteuid().is_root(), self.user()) {
             command.uid(uid).gid(gid);
         }

@@ -215,7 +215,7 @@ impl Engine {
         self.shared.images.lock().unwrap().clone()
     }
 
-    /// Removes an image, as somebody at the host might.
+    /// Removes an image, as a user of the host might.
     pub fn forget_image(&self, id: &str) {
         self.shared
             .images
