@@ -38,7 +38,7 @@ pub fn measure() -> Vec<Figure> {
 /// Milliseconds from the start to READY, and from there until all that runs is followed again.
 fn started(builds: usize, running: usize) -> (f64, f64) {
     let home = tempfile::tempdir().unwrap();
-    // Until somebody comes to its gate; the line is there before.
+    // Until its gate is opened; the line is there before.
     let script = "mkfifo /data/gate; echo waiting; read -r x < /data/gate\n";
     project(&home.path().join("projects/trivial"), script);
     for n in 0..builds {

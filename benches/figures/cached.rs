@@ -15,7 +15,7 @@ const ROUND: Duration = Duration::from_secs(3);
 const JOB: &str = r#"{"project":"trivial","params":{"name":"cached"}}"#;
 
 pub fn measure() -> Vec<Figure> {
-    // Whoever is given the param `hold` stays until its FIFO is read.
+    // A build with the param `hold` stays until its FIFO is read.
     let script = "if [ -e /data/params/hold ]; then mkfifo /data/cache/gate; cat /data/cache/gate; fi\necho done\n";
     let daemon = Daemon::start(2, script);
     project(&daemon.home.path().join("projects/large"), "echo large\n");

@@ -116,7 +116,7 @@ fn spawn(home: &Path, arguments: &[&str], environment: &[(&str, &OsStr)]) -> (Ch
         .unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let (say, said) = channel();
-    // Ends with the daemon. Its pipe must not fill up, whether somebody listens or not.
+    // Ends with the daemon. Its pipe must not fill up, whether it is read or not.
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             let _ = say.send((Instant::now(), line));

@@ -1,4 +1,4 @@
-//! Who may build: members of group `mistry` over the socket, whoever has a token over TCP, and nobody
+//! Who may build: members of group `mistry` over the socket, clients with a token over TCP, and no one
 //! else; who is refused is told what to do.
 
 use serde_json::json;
@@ -93,7 +93,7 @@ fn the_socket_is_closed_to_who_is_not_in_the_group() {
         ran.stderr.contains("add you to the group 'mistry'"),
         "{ran}"
     );
-    // Nobody was woken by it.
+    // No daemon was started by it.
     assert_eq!(machine.daemon(), 0);
 }
 

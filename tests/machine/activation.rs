@@ -1,4 +1,4 @@
-//! Socket activation: systemd listens, and whoever connects is answered, whether a daemon runs or not.
+//! Socket activation: systemd listens, and each client is answered, whether a daemon runs or not.
 
 use crate::support::{Machine, at_once};
 

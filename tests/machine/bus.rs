@@ -93,7 +93,7 @@ fn root_and_members_of_the_group_may_and_others_may_only_read() {
     );
     let ran = submit(&machine, "outsider", "hello", 4);
     assert_ne!(ran.status, 0, "{ran}");
-    // Nobody is there to be asked, and the call did not allow it either.
+    // No person is there to be asked, and the call did not allow it either.
     assert!(
         ran.stderr.contains("InteractiveAuthorizationRequired") || ran.stderr.contains(DENIED),
         "{ran}"
@@ -151,7 +151,7 @@ fn where_nothing_is_public_only_root_and_members_of_the_group_see_builds() {
 }
 
 #[test]
-fn a_rule_of_the_administrator_lets_somebody_in_and_a_starter_cancels_only_their_own() {
+fn a_rule_of_the_administrator_lets_a_user_in_and_a_starter_cancels_only_their_own() {
     let machine = Machine::installed();
     gated(&machine);
     machine.write(
@@ -185,7 +185,7 @@ fn a_rule_of_the_administrator_lets_somebody_in_and_a_starter_cancels_only_their
 }
 
 #[test]
-fn without_polkit_root_and_the_group_may_and_nobody_else() {
+fn without_polkit_only_root_and_the_group_may() {
     let machine = Machine::installed();
     machine.example();
     machine.run("systemctl mask --runtime --now --quiet polkit.service");
@@ -241,7 +241,7 @@ fn an_idle_daemon_waits_for_the_end_of_a_job_of_the_bus_and_then_leaves() {
 
 /// Half of the callers ask, the others have something built and do not come back for it.
 #[test]
-fn nobody_is_lost_who_calls_at_the_moment_of_its_end() {
+fn no_call_is_lost_that_comes_at_the_moment_of_its_end() {
     let machine = Machine::installed();
     machine.script("quick", "true", json!(null));
     machine.configure(json!({ "idle_exit": "20ms", "job_backlog": 1000 }));
@@ -274,7 +274,7 @@ fn nobody_is_lost_who_calls_at_the_moment_of_its_end() {
     }
     let lives = machine.journal(&["_SYSTEMD_UNIT=mistryd.service", "MISTRY_EVENT=idle"]);
     assert!(!lives.is_empty(), "it never ended");
-    // Each job that was answered is built, whether somebody comes for it or not.
+    // Each job that was answered is built, whether it is asked for or not.
     machine.run(&format!(
         "cd /var/lib/mistry/builds/quick
         for n in $(seq 600); do

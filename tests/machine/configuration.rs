@@ -1,5 +1,5 @@
 //! A configuration that is wrong, missing or unreadable: clients are told, nothing storms, and when it
-//! is mended everything works again, with nobody to start anything.
+//! is mended everything works again, and nothing is to be started by hand.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -74,7 +74,7 @@ fn does_no_storm(spoil: &str, sentence: &str, mend: &str) {
 }
 
 #[test]
-fn a_wrong_one_is_told_to_whoever_waits_and_makes_no_storm() {
+fn a_wrong_one_is_told_to_all_who_wait_and_makes_no_storm() {
     does_no_storm(
         "echo '{ \"builds_path\": 1 }' > /etc/mistry/config.json",
         "builds_path",
@@ -83,12 +83,12 @@ fn a_wrong_one_is_told_to_whoever_waits_and_makes_no_storm() {
 }
 
 #[test]
-fn a_missing_one_is_told_to_whoever_waits_and_makes_no_storm() {
+fn a_missing_one_is_told_to_all_who_wait_and_makes_no_storm() {
     does_no_storm("rm /etc/mistry/config.json", "/etc/mistry/config.json", "");
 }
 
 #[test]
-fn an_unreadable_one_is_told_to_whoever_waits_and_makes_no_storm() {
+fn an_unreadable_one_is_told_to_all_who_wait_and_makes_no_storm() {
     does_no_storm(
         "rm /etc/mistry/config.json; mkdir /etc/mistry/config.json",
         "/etc/mistry/config.json",
@@ -97,7 +97,7 @@ fn an_unreadable_one_is_told_to_whoever_waits_and_makes_no_storm() {
 }
 
 #[test]
-fn a_wrong_engine_is_told_to_whoever_waits_and_makes_no_storm() {
+fn a_wrong_engine_is_told_to_all_who_wait_and_makes_no_storm() {
     does_no_storm(
         "mkdir -p /run/systemd/system/mistryd.service.d
         printf '[Service]\\nEnvironment=DOCKER_HOST=tcp://elsewhere\\n' \

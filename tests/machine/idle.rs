@@ -1,5 +1,5 @@
-//! Idle exit: with nothing to do the daemon ends and costs nothing; whoever comes next starts it
-//! again, and nobody is lost in between.
+//! Idle exit: with nothing to do the daemon ends and costs nothing; the next client starts it
+//! again, and none is lost in between.
 
 use serde_json::json;
 
@@ -37,7 +37,7 @@ fn an_idle_daemon_ends_and_the_next_client_starts_it_again() {
 fn it_does_not_end_with_a_build_in_hand() {
     let machine = Machine::installed();
     machine.configure(json!({ "idle_exit": "100ms" }));
-    // Nobody is connected while it goes on, for ten times as long.
+    // No client is connected while it goes on, for ten times as long.
     let project = machine.script("lasting", "sleep 1", json!(null));
     let id = project.submit(json!({}));
     let job = format!("MISTRY_JOB={id}");
@@ -51,7 +51,7 @@ fn it_does_not_end_with_a_build_in_hand() {
 }
 
 #[test]
-fn nobody_is_lost_who_comes_at_the_moment_of_its_end() {
+fn no_client_is_lost_that_comes_at_the_moment_of_its_end() {
     let machine = Machine::installed();
     machine.configure(json!({ "idle_exit": "30ms" }));
     let trials = if std::env::var_os("MISTRY_SOAK").is_some() {

@@ -8,7 +8,7 @@ use crate::support::Machine;
 #[test]
 fn a_good_configuration_is_taken_without_a_restart() {
     let machine = Machine::installed();
-    // Nobody but the newest client keeps it: with the setting it would be gone.
+    // Only the newest client keeps it: with the setting it would be gone.
     assert_eq!(machine.get("/healthz").status, 200);
     let before = machine.daemon();
     machine.configure(json!({ "idle_exit": "200ms" }));

@@ -1,4 +1,4 @@
-//! An upgrade with builds running and clients waiting: nobody is refused, nothing is made twice.
+//! An upgrade with builds running and clients waiting: no client is refused, nothing is made twice.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,11 +7,11 @@ use serde_json::json;
 use crate::support::{Machine, Packages, ask};
 
 #[test]
-fn an_upgrade_refuses_nobody_and_loses_no_build() {
+fn an_upgrade_refuses_no_client_and_loses_no_build() {
     let machine = Machine::installed();
     machine.changing();
     let held = machine.held("held");
-    // What the administrator changed stays, and nobody is asked about it.
+    // What the administrator changed stays, and the administrator is not asked about it.
     machine.configure(json!({ "idle_exit": "20m" }));
     let config = machine.read("/etc/mistry/config.json");
     machine.run("mistryd token new visitor > /dev/null");

@@ -15,7 +15,7 @@ fn is_replaced_when_wedged(fault: &str, method: &str, path: &str, body: &str) {
     let mut watch = machine.watch("mistryd.service");
     machine.run("systemctl start mistryd.service");
     let first = machine.daemon();
-    // Nobody ends what wedges it: the answer does not come.
+    // Nothing ends what wedges it: the answer does not come.
     let mut wedges = machine.connect_unix().unwrap();
     crate::support::say(&mut *wedges, method, path, body).unwrap();
     watch.until("NRestarts", |count| count != "0");
@@ -42,7 +42,7 @@ fn a_daemon_whose_scheduler_stands_is_replaced() {
 }
 
 #[test]
-fn a_daemon_that_accepts_nobody_is_replaced() {
+fn a_daemon_that_accepts_no_client_is_replaced() {
     is_replaced_when_wedged("accept=wedge", "GET", "/healthz", "");
 }
 

@@ -246,7 +246,7 @@ fn a_secret_reaches_the_build_and_is_found_nowhere_else(place: Place) {
     let length = daemon.get(&format!("/artifacts/secret/{}/token.length", id(&built)));
     assert_eq!(length.text(), format!("{}\n", secret.len()));
     assert_eq!(built["Params"], json!({"_token": null, "x": "y"}));
-    // Whoever holds another secret asks for the same.
+    // A client with another secret asks for the same.
     assert_eq!(daemon.succeed(job("other"))["Cached"], true);
     assert!(!daemon.get("/index/").text().contains(&secret));
     assert!(!daemon.told().contains(&secret));
@@ -370,7 +370,7 @@ fn a_build_runs_on_while_its_daemon_is_killed_and_comes_back(place: Place) {
     let after = engine.containers(&daemon.label());
     assert_eq!(after.len(), 1);
     assert_eq!(after[0].id, before[0].id);
-    // Its log has it all only once, whoever reads.
+    // Its log has it all only once, for every reader.
     daemon.release("slow", &id);
     let info = daemon.wait("slow", &id);
     assert_eq!(
@@ -411,7 +411,7 @@ fn a_build_whose_container_is_gone_is_made_once_more(place: Place) {
     assert!(engine.containers(&daemon.label()).is_empty());
 }
 
-fn what_nobody_may_read_is_no_trouble_to_a_daemon_of_root(place: Place) {
+fn what_no_user_may_read_is_no_trouble_to_a_daemon_of_root(place: Place) {
     let daemon = Setup::on(place).fixture("unreadable").start();
     for round in ["1", "2"] {
         let job = json!({"project": "unreadable", "group": "g", "params": {"n": round}});
@@ -491,7 +491,7 @@ promises! {
     hostile_artifacts_are_served_without_a_leak
     a_build_runs_on_while_its_daemon_is_killed_and_comes_back
     a_build_whose_container_is_gone_is_made_once_more
-    what_nobody_may_read_is_no_trouble_to_a_daemon_of_root
+    what_no_user_may_read_is_no_trouble_to_a_daemon_of_root
     what_an_earlier_life_left_half_made_breaks_nothing
 }
 

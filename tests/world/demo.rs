@@ -67,6 +67,6 @@ fn the_demo_tells_its_story_and_leaves_one_directory() {
         let line = String::from_utf8_lossy(&line).into_owned();
         assert!(!line.contains(dir.to_str().unwrap()), "{line}");
     }
-    // Whoever removes the directory removes all that there is.
+    // With the directory, all that there is is removed.
     assert_eq!(names(home.path()), ["cargo", "demo", "target"]);
 }

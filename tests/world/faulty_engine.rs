@@ -343,7 +343,7 @@ fn an_engine_that_stays_away_too_long_ends_what_waits_for_it_with_a_word() {
         said.contains("Docker Engine") && said.contains("1 s (engine_wait)"),
         "{said}"
     );
-    // Its container ran on where nobody could reach it.
+    // Its container ran on where it could not be reached.
     assert_eq!(world.containers(), 1);
     world.proxy.back();
     let id = world

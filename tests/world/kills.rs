@@ -1,6 +1,6 @@
 //! A daemon that is killed while it builds, at every named step and at any moment: each accepted job
 //! is built once, with the right outcome, its log is what its container printed, byte for byte, and
-//! whoever waits has their answer.
+//! all who wait have their answer.
 //!
 //! A round is five jobs at once (cold, incremental, coalesced, failing, async), asked for by the real
 //! client, and one or more kills. What is then on disk, in the Engine, in the index and in the hands
@@ -56,7 +56,7 @@ enum Kind {
     Coalesced,
     Failing,
     Async,
-    /// The same job again, by somebody who waits.
+    /// The same job again, by a client that waits.
     Awaited,
 }
 
@@ -73,7 +73,7 @@ impl Kind {
     fn arguments(self, round: usize) -> Vec<String> {
         let project = self.project();
         let mut words = vec!["build", "--project", project, "--verbose"];
-        // Nobody ends those of a test that has failed.
+        // Nothing ends those of a test that has failed.
         words.extend(["--timeout", "110s"]);
         match self {
             Kind::Incremental => words.extend(["--group", "g"]),
@@ -397,7 +397,7 @@ fn record(directory: &Path) -> Value {
 }
 
 /// An address at which a daemon can be started again and again. Not one of those that the kernel gives
-/// to whoever connects.
+/// to the clients that connect.
 fn free_address() -> String {
     let mut dice = Dice::of(seed());
     loop {

@@ -1,4 +1,4 @@
-//! Builds that are stopped before their end: by somebody, at their deadline, after too long a silence.
+//! Builds that are stopped before their end: by a user, at their deadline, after too long a silence.
 //! What they printed until then is there, and nothing of theirs is left running.
 
 use std::fs;
@@ -22,7 +22,7 @@ fn log(daemon: &Daemon, project: &str, id: &str) -> String {
     fs::read_to_string(daemon.ready(project, id).join("out.log")).unwrap()
 }
 
-/// After its end, for which nobody waits before.
+/// After its end, which is not waited for before.
 fn nothing_is_left(mut daemon: Daemon, projects: &[&str]) {
     daemon.end();
     for project in projects {
@@ -55,7 +55,7 @@ fn a_cancelled_build_is_told_to_end_and_then_made_to() {
     let daemon = setup.script("stubborn", STUBBORN).start();
     let id = daemon.submit(json!({"project": "polite", "group": "g"}));
     daemon.until("polite", &id, "waiting");
-    // Whoever waits is told, and has the exit status for it.
+    // A client that waits is told, and has the exit status for it.
     let mut waiting = daemon.client(&["build", "--project", "polite", "--group", "g"]);
     let waiting = std::thread::spawn(move || waiting.output().unwrap());
     let by_now = |daemon: &Daemon| daemon.get("/metrics").text();

@@ -205,7 +205,7 @@ fn nothing_below_a_target_is_followed_written_through_or_linked_to() {
 fn a_way_home_that_fails_says_so_with_status_4_and_the_build_stands() {
     let daemon = Setup::on(Place::Ext4).script("tree", TREE).start();
     let built = daemon.succeed(json!({"project": "tree"}));
-    // Nobody listens where somebody listened a moment ago.
+    // No server listens where one listened a moment ago.
     let closed = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -14,7 +14,7 @@ use crate::support::engine::socket;
 use crate::support::http::ask;
 use crate::support::{Place, names};
 
-/// Nobody's, on every Debian.
+/// The user `nobody`, on every Debian.
 const USER: u32 = 65534;
 const SECRET: &str = "hunter2-is-nowhere-on-this-disk";
 

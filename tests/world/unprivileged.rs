@@ -10,7 +10,7 @@ use crate::support::daemon::{Daemon, Setup};
 use crate::support::engine::socket;
 use crate::support::{Place, names};
 
-/// Nobody's, on every Debian.
+/// The user `nobody`, on every Debian.
 const USER: u32 = 65534;
 
 /// Projects that leave things that even their owner may not read.

@@ -51,7 +51,7 @@ impl Machine {
         ));
         self.script(
             name,
-            // Whoever made it before has heard of it; made again, it need not be heard.
+            // The client that made it before has heard of it; made again, it need not be heard.
             "(echo here > /gates/here) & word=$(cat /gates/go); echo $word > artifacts/word",
             json!({ "mounts": { GATES: "/gates" } }),
         )

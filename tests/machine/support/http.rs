@@ -78,7 +78,7 @@ pub fn ask(connection: Box<dyn Connection>, method: &str, path: &str, body: &str
     try_ask(connection, method, path, body).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The same, for whoever knows what to do without an answer.
+/// The same, for callers that know what to do without an answer.
 pub fn try_ask(
     mut connection: Box<dyn Connection>,
     method: &str,

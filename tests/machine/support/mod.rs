@@ -52,7 +52,7 @@ impl Machine {
     pub fn installed() -> Machine {
         let machine = Machine::enter();
         machine.run("mkdir -p /run/mistry-test");
-        // Whoever changes the packages removes this file first.
+        // A change of the packages removes this file first.
         let known = fs::read_to_string(machine.path(WHOLE)).unwrap_or_default();
         let wanted = Packages::First.fingerprint();
         if known != wanted {
@@ -73,7 +73,7 @@ impl Machine {
         self.run(&format!("rm -f {WHOLE}"));
     }
 
-    /// Without anything of mistry. Whoever calls this may leave it as it likes.
+    /// Without anything of mistry. The caller may leave it as it likes.
     #[track_caller]
     pub fn bare() -> Machine {
         let machine = Machine::enter();
@@ -121,7 +121,7 @@ impl Machine {
             done
             systemctl kill --signal=CONT systemd-journald.service mistryd.service 2> /dev/null || :
             systemctl unmask --runtime --quiet docker.service docker.socket
-            # It is not started more than three times a minute, whoever asks.
+            # It is not started more than three times a minute.
             systemctl reset-failed docker.service docker.socket 2> /dev/null || :
             systemctl start docker.socket docker.service",
         );

@@ -33,7 +33,7 @@ impl Running {
     pub fn end(mut self) -> Ran {
         let mut child = self.child.take().expect("it runs");
         let (mut out, mut err) = (child.stdout.take(), child.stderr.take());
-        // Both at once, so that a full pipe holds nobody up.
+        // Both at once, so that a full pipe holds nothing up.
         let read = |pipe: &mut dyn Read| {
             let mut bytes = Vec::new();
             let _ = pipe.read_to_end(&mut bytes);

@@ -1,4 +1,4 @@
-//! A log that is another one by now, and one that nobody sees.
+//! A log that is another one by now, and one that is not seen.
 
 use serde_json::json;
 

@@ -57,7 +57,7 @@ fn answer(stream: &TcpStream) {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close";
     let length = page.len();
     let mut stream = stream;
-    // Whoever asked may have gone.
+    // The client may have gone.
     let _ = write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{page}");
 }
 
@@ -155,7 +155,7 @@ fn what_no_page_may_do_is_noticed() {
         let browser = Browser::at(&address);
         browser.open(path);
         browser.wait_until(is_done);
-        // The console says that nobody answers elsewhere; here the request itself is meant.
+        // The console says that no server answers elsewhere; here the request itself is meant.
         browser.forgive("localhost:1/elsewhere");
         let end = catch_unwind(AssertUnwindSafe(|| browser.end()));
         assert!(end.is_err(), "{path}");

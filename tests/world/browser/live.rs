@@ -31,7 +31,7 @@ fn release(daemon: &Daemon, id: &str) {
     daemon.release("slow", id);
 }
 
-/// Removes a build that is over, as somebody else would.
+/// Removes a build that is over, as another user would.
 fn remove(daemon: &Daemon, id: &str) {
     let headers = [("content-type", "application/json")];
     let path = format!("/job/slow/{id}");
@@ -173,7 +173,7 @@ fn how_long_a_build_may_take_is_told_where_others_like_it_were_before() {
     browser.wait_for_text(&outcome("now", &before), "running");
     let took = "#now td.number .progress";
     browser.wait_for(took);
-    // Nobody can know.
+    // That cannot be known.
     assert_eq!(browser.count("#now progress"), 0);
     assert!(
         !browser.text(took).contains("of about"),

@@ -73,7 +73,7 @@ impl Pages {
     }
 }
 
-/// What a reader would have to scroll sideways for; empty where nobody has to.
+/// What a reader would have to scroll sideways for; empty where no reader has to.
 #[track_caller]
 pub fn beyond_the_window(browser: &Browser) -> Vec<String> {
     let beyond = "document.documentElement.scrollWidth <= innerWidth ? []

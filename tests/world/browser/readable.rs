@@ -1,4 +1,4 @@
-//! Every page can be read by everybody: by those who hear it, by those who see little, in the dark, on
+//! Every page can be read by all: by those who hear it, by those who see little, in the dark, on
 //! a narrow screen.
 
 use serde_json::json;
@@ -168,7 +168,7 @@ fn an_outcome_is_told_by_a_word_and_a_mark_not_by_its_colour_alone() {
 }
 
 #[test]
-fn nobody_scrolls_sideways_on_a_narrow_screen() {
+fn no_page_is_wider_than_a_narrow_screen() {
     let pages = Pages::set();
     let browser = Browser::at(pages.daemon.address());
     for width in WIDTHS {

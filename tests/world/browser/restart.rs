@@ -13,7 +13,7 @@ use crate::support::daemon::{Daemon, Setup};
 
 /// Prints what is written into its gate, line by line, and ends when that is closed.
 const SCRIPT: &str = "mkfifo gate; echo ready; cat gate";
-/// Lines that are written in each part: before the end, while nobody is there, and afterwards.
+/// Lines that are written in each part: before the end, while no server is there, and afterwards.
 const PART: usize = 100;
 
 fn begin(daemon: &Daemon, name: &str) -> (String, File) {
@@ -40,7 +40,7 @@ fn pages_outlive_the_daemon_and_miss_nothing() {
         browser.open(path);
         browser.wait_for_text("#link", "● live");
         browser.eval("window.isStillThis = true");
-        // While there is nobody to be asked, a browser says so in its console.
+        // While there is no server to be asked, a browser says so in its console.
         browser.forgive("net::ERR_");
         browser
     });
@@ -88,7 +88,7 @@ fn pages_outlive_the_daemon_and_miss_nothing() {
 }
 
 #[test]
-fn what_was_removed_while_nobody_could_tell_is_gone_when_the_page_is_back() {
+fn what_was_removed_while_the_server_was_away_is_gone_when_the_page_is_back() {
     let mut daemon = Setup::on(Place::Host).fixture("succeed").start();
     let build =
         |n: u32| daemon.succeed(json!({"project": "succeed", "params": {"n": n.to_string()}}));

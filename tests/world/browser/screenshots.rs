@@ -7,7 +7,7 @@ use super::pages::beyond_the_window;
 use super::scene::Scene;
 use super::support::Browser;
 
-/// All of them together; they are in everybody's clone.
+/// All of them together; they are in every clone.
 const MAX_BYTES: u64 = 1_500_000;
 /// A telephone held upright.
 const NARROW: (u32, u32) = (390, 844);

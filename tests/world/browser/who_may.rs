@@ -32,7 +32,7 @@ fn guard(daemon: &mut Daemon, public: &str) {
     daemon.start();
 }
 
-/// Where everybody may read: two builds that run.
+/// Where all may read: two builds that run.
 fn guarded() -> (Daemon, [String; 2]) {
     let mut daemon = Setup::on(Place::Host).fixture("slow").start();
     guard(&mut daemon, "read");
@@ -239,7 +239,7 @@ fn answer(stream: &TcpStream, target: &str) {
     );
     let mut stream = stream;
     let length = page.len();
-    // Whoever asked may have gone.
+    // The client may have gone.
     let _ = write!(
         stream,
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{page}"
@@ -248,7 +248,7 @@ fn answer(stream: &TcpStream, target: &str) {
 
 #[test]
 fn a_page_of_others_cannot_cancel_a_build_nor_show_it_nor_read_it() {
-    // Without tokens: whoever may connect may do everything, only not for others.
+    // Without tokens: a client that may connect may do everything, only not for others.
     let daemon = Setup::on(Place::Host).fixture("slow").start();
     let id = daemon.submit(json!({"project": "slow"}));
     daemon.until("slow", &id, "waiting");

@@ -19,7 +19,7 @@ fn a_clone_on_btrfs_is_a_snapshot() {
     let to = world.clone_of(&from, &["0"]);
     assert!(is_subvolume(&from) && is_subvolume(&to));
     for n in 1..50 {
-        // Nobody can set the time of the last change of an inode, so no copy has it.
+        // No program can set the time of the last change of an inode, so no copy has it.
         let (from, to) = (from.join(n.to_string()), to.join(n.to_string()));
         let (from, to) = (fs::metadata(from).unwrap(), fs::metadata(to).unwrap());
         assert_eq!((from.ino(), from.ctime_nsec()), (to.ino(), to.ctime_nsec()));
@@ -62,7 +62,7 @@ fn a_tree_with_subvolumes_inside_is_cloned_whole() {
 }
 
 #[test]
-fn subvolumes_inside_are_removed_whoever_asks() {
+fn subvolumes_inside_are_removed_for_every_user() {
     let world = World::btrfs();
     for plain in [false, true] {
         let fill = || {

@@ -43,7 +43,7 @@ fn a_subvolume_is_removed_while_a_stranger_holds_a_directory_in_it() {
     fs::rename(&tree, &trash).unwrap();
     assert_eq!(content(&handed, "file").as_deref(), Ok("made"));
     world.remove(&trash);
-    // The kernel keeps what was on stable storage until nobody holds any of it, or does not.
+    // The kernel keeps what was on stable storage until no process holds any of it, or does not.
     let after = content(&handed, "file");
     let after = after.as_deref();
     assert!(
@@ -79,7 +79,7 @@ fn a_plain_user_hands_out_as_root_does() {
 
 /// The child that confines it has no such rights, in the namespace that it makes.
 #[test]
-fn what_a_container_closed_to_others_is_handed_out_by_whoever_may_open_it() {
+fn what_a_container_closed_to_others_is_handed_out_by_a_daemon_that_may_open_it() {
     const SOMEBODY: u32 = 4711;
     let world = World::ext4();
     let artifacts = world.tree("tree").join("artifacts");

@@ -252,7 +252,7 @@ fn owners_are_kept_where_we_may_give_things_away(world: &World) {
         fs::metadata(&to).unwrap().uid(),
         fs::metadata(&world.home).unwrap().uid()
     );
-    assert_eq!(file.mode() & 0o7777, 0o755, "set-user-id for somebody else");
+    assert_eq!(file.mode() & 0o7777, 0o755, "set-user-id for another user");
 }
 
 fn hard_links_inside_the_tree_are_kept(world: &World) {

@@ -504,7 +504,7 @@ fn a_token_in_the_home_directory_is_nowhere_afterwards() {
 }
 
 #[test]
-fn a_clone_belongs_to_the_user_of_the_new_build_whoever_made_the_base() {
+fn a_clone_belongs_to_the_user_of_the_new_build_and_not_of_the_base() {
     for place in [Place::Ext4, Place::Btrfs] {
         let script = "
             [ -d cache/closed ] || { /bin/busybox mkdir -p cache/closed/deep; /bin/busybox ln -s /nowhere cache/link; }

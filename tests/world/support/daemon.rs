@@ -170,7 +170,7 @@ impl Setup {
         let built = || PathBuf::from(env!("CARGO_BIN_EXE_mistryd"));
         let mut program = self.program.clone().unwrap_or_else(built);
         if let Some((user, group)) = self.user {
-            // The house may be where nobody else can get to.
+            // The repository may be where no other user can get to.
             let copy = self.home.join("mistryd");
             // Not by this process: what another test starts meanwhile would inherit the open file, and a
             // program that is open for writing cannot be started.
@@ -322,7 +322,7 @@ impl Daemon {
         http::ask_socket(&self.socket(), method, path, &headers, body.as_bytes()).json()
     }
 
-    /// `kill -9` for whoever watches: the process stays in our hands.
+    /// `kill -9` while it is watched: the process stays in our hands.
     pub fn signal_kill(&self) {
         let process = rustix::process::Pid::from_child(&self.running().child);
         rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();

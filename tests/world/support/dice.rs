@@ -1,4 +1,4 @@
-//! Numbers that differ from run to run. Whoever rolls tells the seed when a test fails: the same seed
+//! Numbers that differ from run to run. The seed is told when a test fails: the same seed
 //! gives the same numbers, though not the same moments.
 
 use std::time::SystemTime;
@@ -23,7 +23,7 @@ impl Dice {
     }
 }
 
-/// A seed that nobody chose.
+/// A seed by chance.
 pub fn seed() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     u64::from(since.unwrap().subsec_nanos())

@@ -86,7 +86,7 @@ impl Engine {
             v: true,
             ..Default::default()
         };
-        // Whoever else removes it is welcome.
+        // It may be removed by others as well.
         let _ = self
             .runtime
             .block_on(self.docker.remove_container(id, Some(options)));
@@ -108,7 +108,7 @@ impl Engine {
         for container in self.containers(label) {
             self.remove_container(&container.id.unwrap_or_default());
         }
-        // Layers go with the last image that is made of them, so the order matters to nobody.
+        // Layers go with the last image that is made of them, so the order does not matter.
         for image in self.images(label) {
             self.remove_image(&image.id);
         }

@@ -141,7 +141,7 @@ impl Drop for Home {
     }
 }
 
-/// A word that nobody else has.
+/// A word that no other test has.
 pub fn word() -> String {
     let mut random = [0; 8];
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).unwrap();
@@ -149,7 +149,7 @@ pub fn word() -> String {
 }
 
 /// Everything below `root`: a relative path and what is there, as `-rwx`-like text with the content
-/// of files and the targets of links. What does not matter to whoever fetches it is not told.
+/// of files and the targets of links. What does not matter to the client that fetches it is not told.
 pub fn tree(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut pending = vec![root.to_owned()];

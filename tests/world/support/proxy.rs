@@ -2,7 +2,7 @@
 //! what it is told to, or what the dice say.
 //!
 //! It knows as much of HTTP/1.1 as it takes to tell requests and answers on one connection apart.
-//! Whoever asks has a connection of their own to the Engine for each request, so that what is done
+//! Each client has a connection of its own to the Engine for each request, so that what is done
 //! to one is not felt by another. It promises to count what it really did, and nothing of it is left
 //! when it is dropped.
 
@@ -106,7 +106,7 @@ impl Storm {
             12 | 13 if endpoint == "kept logs" => Fault::MidFrame,
             12 => Fault::End(dice.up_to(2_000) as usize),
             13 => Fault::End(dice.up_to(300_000) as usize),
-            // A container that has ended already would begin again, and nobody asked for that twice.
+            // A container that has ended already would begin again, which was not asked for twice.
             _ if endpoint == "start" => Fault::Lose,
             _ => Fault::Twice,
         })
@@ -191,13 +191,13 @@ impl Proxy {
         self.back();
     }
 
-    /// Nobody listens, and all connections are cut, on return.
+    /// The socket is closed, and all connections are cut, on return.
     pub fn away(&self) {
         self.shared.away.send_replace(true);
         self.until(|state| !state.is_listening);
     }
 
-    /// Somebody listens again, on return.
+    /// It listens again, on return.
     pub fn back(&self) {
         self.shared.away.send_replace(false);
         self.until(|state| state.is_listening);
@@ -474,7 +474,7 @@ impl Asked<'_> {
                     client
                         .write_all(&piece[..after.saturating_sub(sent)])
                         .await?;
-                    // Until whoever asked has had enough.
+                    // Until the client has had enough.
                     let _ = client.read_buf(&mut Vec::new()).await;
                     return Ok(false);
                 }
@@ -507,7 +507,7 @@ impl Asked<'_> {
                 read = answer.engine.read_buf(&mut answer.read) => if read? == 0 {
                     return Ok(false);
                 },
-                // Nobody says anything before the answer is over; whoever has gone wants no more.
+                // The client says nothing before the answer is over; one that has gone wants no more.
                 _ = client.read(&mut nothing) => return Ok(false),
             }
         }

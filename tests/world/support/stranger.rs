@@ -1,4 +1,4 @@
-//! Somebody else on the same Engine, who uses our words: an image with labels like ours, but of
+//! Another user of the same Engine, who uses our words: an image with labels like ours, but of
 //! another instance; containers of it that run and that have ended; and one without a label that
 //! we know. Nothing of it is ours to touch, and all of it is gone when it is dropped.
 
@@ -13,7 +13,7 @@ use super::{word, world};
 /// A label that means nothing to mistry.
 const OWN: &str = "mistry-test.stranger";
 
-/// What somebody else has.
+/// What that user has.
 pub struct Stranger {
     engine: Engine,
     labels: [String; 2],

@@ -21,7 +21,7 @@ use traffic::Traffic;
 /// How long something in a page is waited for: more than the slowest host needs.
 const BOUND: Duration = Duration::from_secs(60);
 /// How long it is waited for in one question, which is less than what a script may take. When another
-/// page comes, Chromium sometimes tells nobody that what waited in the first one is gone.
+/// page comes, Chromium sometimes does not tell that what waited in the first one is gone.
 const ROUND: Duration = Duration::from_secs(2);
 /// As wide as pictures in documents are.
 const SIZE: (u32, u32) = (1280, 800);
@@ -193,7 +193,7 @@ impl Browser {
         self.session.post(&format!("/execute/{how}"), &body)
     }
 
-    /// What a reader sees, for whoever must find out why it is wrong.
+    /// What a reader sees, to find out why it is wrong.
     fn seen(&self) -> String {
         let text = self.execute("sync", "return document.body?.innerText");
         let (path, console) = (self.path(), self.console());
@@ -310,7 +310,7 @@ impl Browser {
         self.others.borrow_mut().push(of.to_owned());
     }
 
-    /// The bytes that the page's scripts hold when all that nobody holds is gone.
+    /// The bytes that the page's scripts hold when all that is not held is gone.
     #[track_caller]
     pub fn heap_bytes(&self) -> u64 {
         self.session

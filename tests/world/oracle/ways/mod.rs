@@ -24,7 +24,7 @@ use crate::support::servers::{self, Server};
 use crate::support::{Home, Place, names};
 
 const WAYS: [&str; 4] = ["http", "rsync", "scp", "local"];
-/// Nobody's, on every Debian.
+/// The user `nobody`, on every Debian.
 const USER: u32 = 65534;
 
 /// A build whose artifacts the tests make, and the ways to it.
@@ -434,9 +434,9 @@ fn any_tree_arrives_as_it_was_built_on_any_filesystem_and_over_another_tree() {
                 Filesystem::Plain.remove(&target).unwrap();
                 fs::create_dir(&target).unwrap();
                 // What directories inherit here must not count.
-                let everything_to_nobody = acl(USER);
+                let everything_to_no_user = acl(USER);
                 let name = "system.posix_acl_default";
-                rustix::fs::setxattr(&target, name, &everything_to_nobody, XattrFlags::empty())
+                rustix::fs::setxattr(&target, name, &everything_to_no_user, XattrFlags::empty())
                     .unwrap();
                 set_mode(&target, 0o2775);
             }
