@@ -85,11 +85,11 @@ pub const POINTS: [(&str, &str); 31] = [
     ),
     (
         "left-over",
-        "what an earlier life left is known, nothing is queued",
+        "what an earlier process left is known, nothing is queued",
     ),
     (
         "taken-over",
-        "a job that an earlier life left is taken over",
+        "a job that an earlier process left is taken over",
     ),
     (
         "data-cleared",

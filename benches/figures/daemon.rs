@@ -15,7 +15,7 @@ pub struct Daemon {
     child: Child,
 }
 
-/// What a life of the daemon says on standard error, and when.
+/// What a process of the daemon says on standard error, and when.
 pub struct Said(pub Receiver<(Instant, String)>);
 
 impl Daemon {

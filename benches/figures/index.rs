@@ -65,7 +65,7 @@ fn listed(builds: usize) -> Listed {
     }
 }
 
-/// A daemon that has just begun, with so many builds of an earlier life.
+/// A daemon that has just begun, with so many builds of an earlier process.
 pub fn keeping(builds: usize) -> Daemon {
     let home = tempfile::tempdir().unwrap();
     project(&home.path().join("projects/trivial"), "echo done\n");

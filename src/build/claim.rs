@@ -160,7 +160,7 @@ fn instance(layout: &Layout) -> io::Result<String> {
 }
 
 /// Reads the secret, or makes one. Where it can be neither read nor kept, as on a full disk, it is one
-/// of this life: browsers show
+/// of this process: browsers show
 /// their token again after the next start, and all else is served.
 fn secret(layout: &Layout) -> io::Result<Secret> {
     let kept = kept(&layout.secret(), SECRET_DIGITS, 0o600);
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_cannot_be_kept_is_one_of_this_life() {
+    fn a_secret_that_cannot_be_kept_is_one_of_this_process() {
         let home = tempfile::tempdir().unwrap();
         let layout = Layout::new(home.path());
         std::fs::create_dir_all(layout.secret()).unwrap();

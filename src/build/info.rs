@@ -372,7 +372,7 @@ pub struct Bounds {
     pub log_limit: u64,
 }
 
-/// What was decided about a build before its container was stopped: no later life decides otherwise.
+/// What was decided about a build before its container was stopped: no later process decides otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Stopped {
@@ -453,7 +453,7 @@ pub struct Record {
 
 impl Record {
     /// The params as they were asked, opaque ones included; `None` when the record of an
-    /// earlier life cannot say any more.
+    /// earlier process cannot say any more.
     pub fn params(&self) -> Option<Params> {
         self.info
             .params

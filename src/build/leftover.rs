@@ -1,4 +1,4 @@
-//! What an earlier life left in `pending`: found, and taken over.
+//! What an earlier process left in `pending`: found, and taken over.
 //!
 //! A build that had its container is adopted as it is: its log goes on where it ends. Anything
 //! else is made again, as its next attempt; the log keeps what was printed until then, so that
@@ -17,7 +17,7 @@ use crate::faults;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// What an earlier life of the daemon, or the first mistry, left in `pending`.
+/// What an earlier process of the daemon, or the first mistry, left in `pending`.
 #[derive(Debug)]
 pub struct Leftover {
     /// Its project.
@@ -36,7 +36,7 @@ impl BuildStore {
         let mut note = |error: Error| {
             trouble.get_or_insert(error);
         };
-        const LIST: &str = "list what an earlier life left";
+        const LIST: &str = "list what an earlier process left";
         if let Err(error) = self.settle_links() {
             note(error);
         }
@@ -134,10 +134,10 @@ impl BuildStore {
         }
     }
 
-    /// Takes over a build as an earlier life left it: its log goes on at its end.
+    /// Takes over a build as an earlier process left it: its log goes on at its end.
     ///
     /// # Errors
-    /// When the disk is in the way; the leftover stays for the next life.
+    /// When the disk is in the way; the leftover stays for the next process.
     pub fn adopt(
         self: &Arc<Self>,
         project: &ProjectName,
@@ -176,7 +176,7 @@ impl BuildStore {
     /// record and the log are kept.
     ///
     /// # Errors
-    /// When the disk is in the way; the leftover stays for the next life. When what was half-made can
+    /// When the disk is in the way; the leftover stays for the next process. When what was half-made can
     /// be neither removed nor put aside; then the build has ended as errored.
     pub fn resume(
         self: &Arc<Self>,

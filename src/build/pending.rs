@@ -2,7 +2,7 @@
 //!
 //! [`PendingBuild`] owns the directory in `pending/` and the open log. Only
 //! [`PendingBuild::finish`] makes it ready. When the value is lost (a crash, an end of the
-//! daemon), the directory stays where it is and the next life takes it over.
+//! daemon), the directory stays where it is and the next process takes it over.
 //!
 //! What the container may have put in the place of our names is never followed: the params
 //! are written and removed beneath a handle on `data`, which the container cannot replace.
@@ -132,7 +132,7 @@ pub struct FinishedBuild {
 }
 
 /// A build that is not over.
-#[must_use = "a pending build must be finished, or it waits for the daemon's next life"]
+#[must_use = "a pending build must be finished, or it waits for the daemon's next process"]
 #[derive(Debug)]
 pub struct PendingBuild {
     pub(super) store: Arc<BuildStore>,
@@ -446,7 +446,7 @@ impl PendingBuild {
     ///
     /// # Errors
     /// When the disk takes it not. The build is given back, still pending; if it is lost, the
-    /// next life takes it over.
+    /// next process takes it over.
     pub fn finish(mut self, end: End) -> Result<FinishedBuild, Box<Unfinished>> {
         match self.put_in_place(end) {
             Ok((directory, trouble)) => Ok(FinishedBuild {

@@ -64,7 +64,7 @@ impl BuildStore {
         };
         let publish = doing("put the build in place", &to);
         make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
-        // The new link comes first, beside the old one: a life that ends between the two leaves word
+        // The new link comes first, beside the old one: a process that ends between the two leaves word
         // of it, and the next one completes it.
         let point = doing("point the link at the build", &to);
         let group = linked_group(record);
@@ -129,11 +129,11 @@ impl BuildStore {
         std::fs::rename(self.layout.new_link(project, id), &link)
     }
 
-    /// New links that an earlier life left on their way: to a build that is in place they are
+    /// New links that an earlier process left on their way: to a build that is in place they are
     /// completed, unless a later one has been linked since; others are removed.
     pub(super) fn settle_links(&self) -> Result<(), Error> {
         let own = self.layout.own();
-        let settle = doing("complete the links of an earlier life", &own);
+        let settle = doing("complete the links of an earlier process", &own);
         let mut trouble = Ok(());
         for entry in std::fs::read_dir(&own).map_err(&settle)? {
             let entry = entry.map_err(&settle)?;
@@ -141,7 +141,7 @@ impl BuildStore {
             let Some((project, id)) = name.to_str().and_then(Layout::linked_by) else {
                 continue;
             };
-            // One that fails is left to the next life, and is no reason to leave the others.
+            // One that fails is left to the next process, and is no reason to leave the others.
             if let Err(error) = self.settle_link(&project, id) {
                 trouble = Err(error);
             }
@@ -151,7 +151,7 @@ impl BuildStore {
 
     fn settle_link(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
         let ready = self.layout.ready(project, id);
-        let settle = doing("complete the links of an earlier life", &ready);
+        let settle = doing("complete the links of an earlier process", &ready);
         let record = record::read(&ready).map_err(&settle)?;
         let record = record.filter(|record| self.survived(record));
         let group = record.as_ref().and_then(linked_group);

@@ -2,7 +2,7 @@
 //!
 //! A build is answered before its data is on stable storage; until it is marked it counts as
 //! absent after a power cut. Where it could not be marked (a crash, a full disk), that is left to the
-//! next life: [`BuildStore::scan`] finds it.
+//! next process: [`BuildStore::scan`] finds it.
 
 use std::fs::File;
 use std::io;

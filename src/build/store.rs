@@ -554,7 +554,7 @@ impl BuildStore {
         self.index.project_of(id)
     }
 
-    /// Reads the tree into the index, and marks what an earlier life of this boot finished but
+    /// Reads the tree into the index, and marks what an earlier process of this boot finished but
     /// did not mark as durable. To be done once, in the background.
     ///
     /// # Errors
@@ -599,7 +599,7 @@ impl BuildStore {
         self.index.completed();
         projects.map_err(doing("list the builds", self.root()))?;
         self.settle(&unmarked).map_err(doing(
-            "bring builds of an earlier life to stable storage",
+            "bring builds of an earlier process to stable storage",
             self.root(),
         ))?;
         trouble.map_or(Ok(()), Err)

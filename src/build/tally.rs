@@ -91,7 +91,7 @@ impl Tally {
         self.trim();
     }
 
-    /// Adds what an earlier life counted.
+    /// Adds what an earlier process counted.
     fn add(&mut self, earlier: Tally) {
         for (date, earlier) in earlier.days {
             let day = self.days.entry(date).or_default();
@@ -124,7 +124,7 @@ struct Counted {
     by_project: BTreeMap<ProjectName, Tally>,
     /// Those that changed since they were written.
     changed: Vec<ProjectName>,
-    /// What earlier lives counted has been added.
+    /// What earlier processes counted has been added.
     is_loaded: bool,
 }
 
@@ -162,7 +162,7 @@ impl BuildStore {
         counted.by_project.get(project).cloned().unwrap_or_default()
     }
 
-    /// Adds what earlier lives counted, of every project: also of one whose builds are all gone. To be
+    /// Adds what earlier processes counted, of every project: also of one whose builds are all gone. To be
     /// done once.
     pub(super) fn load_tallies(&self) {
         let read: Vec<(ProjectName, Tally)> = match std::fs::read_dir(self.layout.tallies()) {

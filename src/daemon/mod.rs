@@ -1,7 +1,7 @@
 //! The daemon: assembled, announced, served, ended. The only place where all rooms meet.
 //!
 //! [`run`] tells the story in order. Readiness never waits for the index, the Engine, or what
-//! an earlier life left: a request that needs one of them waits for it alone.
+//! an earlier process left: a request that needs one of them waits for it alone.
 
 mod args;
 mod gc;
@@ -105,7 +105,7 @@ enum Error {
     DockerHost(String),
     #[error("could not make the metrics")]
     Metrics(#[source] crate::metrics::Error),
-    #[error("could not take over what an earlier life left")]
+    #[error("could not take over what an earlier process left")]
     Adoption(#[source] scheduler::Error),
     #[error("--addr: expected HOST:PORT such as {DEFAULT_ADDRESS}, found '{0}'")]
     Address(String),
@@ -355,7 +355,7 @@ async fn serve(
         }
     };
     let reloads = reloading.keep(&mut hangup, &mut reloads_asked);
-    // What an earlier life left comes first: a daemon that has not looked is not idle.
+    // What an earlier process left comes first: a daemon that has not looked is not idle.
     let working = async {
         scheduler.adopt().await.map_err(Error::Adoption)?;
         Ok::<Left, Error>(match is_inherited {

@@ -27,7 +27,7 @@ pub(super) struct Reloading {
     pub(super) scheduler: Scheduler,
     pub(super) face: Web,
     pub(super) bus: Dbus,
-    /// The token of this life.
+    /// The token of this process.
     pub(super) secret: String,
     pub(super) idle_exit: watch::Sender<Option<Duration>>,
     /// What is the matter with the file; `None` when what it says is in force.

@@ -44,7 +44,7 @@ pub(super) enum Kind {
     InvalidName,
     /// No Docker Engine answers.
     EngineUnavailable,
-    /// The daemon ends; a job that was accepted goes on in its next life.
+    /// The daemon ends; a job that was accepted goes on in its next process.
     Stopping,
     /// The image cannot be built.
     ImageFailed,

@@ -586,7 +586,7 @@ impl Manager {
         self.face.0.scheduler.activity().borrow().paused
     }
 
-    /// A job was accepted, or taken over from an earlier life of the daemon.
+    /// A job was accepted, or taken over from an earlier process of the daemon.
     #[zbus(signal)]
     pub(super) async fn job_new(
         emitter: &SignalEmitter<'_>,

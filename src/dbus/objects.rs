@@ -4,7 +4,7 @@
 //! Of one job everything is told by one task, in order: `JobNew`, what changes, `JobRemoved`. Who
 //! submits a job, or asks where it is, holds it until the answer is sent, so that an end comes after
 //! the answer that names the job, however short the build. The same job may be built again: that is
-//! another life, shown when the one before is told to its end.
+//! another object, shown when the one before is told to its end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -132,7 +132,7 @@ impl Objects {
                     let sentence = format!("job '{id}' is over; DescribeBuild tells how");
                     return Err(Error::new(Kind::JobOver, sentence));
                 }
-                // The life before is over; its end comes first.
+                // The build before is over; its end comes first.
                 Some(_) => drop(shown),
                 None => break shown,
             }
@@ -205,7 +205,7 @@ impl Objects {
         let changes = tell_changes(connection, &mut job, before, &path).await;
         while !job.is_over() {
             if job.changed().await.is_err() {
-                // It goes on in the next life of the daemon, and so does its story.
+                // It goes on in the next process of the daemon, and so does its story.
                 return;
             }
         }

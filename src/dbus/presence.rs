@@ -72,7 +72,7 @@ impl Door {
     }
 
     /// Leaves the bus for good; returns when what had come by then is answered. Who calls after that
-    /// has the next life started.
+    /// has the next process started.
     pub async fn close(&self) {
         self.is_closed.send_replace(true);
         let mut is_there = self.is_there.subscribe();
@@ -234,7 +234,7 @@ async fn in_time<T>(step: impl Future<Output = zbus::Result<T>>) -> zbus::Result
 
 /// Gives the name back and answers what had come before that.
 async fn part(face: &Dbus, connection: &Connection) -> zbus::Result<()> {
-    // Who calls from now on starts the next life.
+    // Who calls from now on starts the next process.
     connection.release_name(NAME).await?;
     // What comes back to us by way of the bus came after all calls under the name.
     if let Some(own) = connection.unique_name() {

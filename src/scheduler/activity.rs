@@ -26,7 +26,7 @@ pub struct Activity {
     /// Work in hand, from admission until nothing about it is left to be done: jobs, image
     /// builds, what is read and tidied in the background.
     pub tasks: usize,
-    /// The build that ended last in this life.
+    /// The build that ended last in this process.
     pub last: Option<Last>,
     /// The Engine did not answer when it was asked last.
     pub engine_away: bool,

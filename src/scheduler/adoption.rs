@@ -1,4 +1,4 @@
-//! What an earlier life left behind.
+//! What an earlier process left behind.
 //!
 //! A job that was accepted is built. One whose container was made in this boot is adopted: the
 //! container is followed from where the log ends, wherever it has got to meanwhile. One that had

@@ -1,4 +1,4 @@
-//! A started container, followed to its end, whatever happens to the Engine or to the life of the
+//! A started container, followed to its end, whatever happens to the Engine or to the process of the
 //! daemon that started it.
 //!
 //! The log says how much of the output is known; each time that following begins, the Engine is
@@ -50,7 +50,7 @@ const GOING_DOWN: Duration = Duration::from_secs(16);
 
 impl Making {
     /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
-    /// started by this life just now.
+    /// started by this process just now.
     pub(super) async fn attend(&mut self, container: &str, is_watched: bool) -> Result<Exit, Halt> {
         let attended = match self.attend_in_time(container, is_watched).await {
             Ok(attended) => attended,

@@ -76,7 +76,7 @@ pub enum Error {
     /// The log cannot be read.
     #[error("could not read the log of a build")]
     Log(#[source] std::io::Error),
-    /// The daemon ends; the job goes on in its next life.
+    /// The daemon ends; the job goes on in its next process.
     #[error("the server is stopping; job '{1}' of project '{0}' goes on when it is back")]
     Stopping(ProjectName, JobId),
     /// What the first request was told.

@@ -59,7 +59,7 @@ pub(super) enum Event<'a> {
     Refused,
     /// Written down.
     Accepted,
-    /// An earlier life left it; what it had of a container runs on, or it is made from the beginning.
+    /// An earlier process left it; what it had of a container runs on, or it is made from the beginning.
     TakenOver {
         /// Which execution this is.
         attempt: u32,
@@ -151,8 +151,8 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
         }
         Event::TakenOver { attempt, runs_on } => {
             let how = match runs_on {
-                true => "goes on where it is: its container was left to it by an earlier life",
-                false => "made from the beginning: an earlier life had accepted it",
+                true => "goes on where it is: its container was left to it by an earlier process",
+                false => "made from the beginning: an earlier process had accepted it",
             };
             tell!(info, TAKEN_OVER, "taken-over", subject, attempt, "{how}");
         }
@@ -199,12 +199,12 @@ pub(super) fn publish_paused(by: &str) {
     );
 }
 
-/// Tells at a start that an earlier life was paused, and that this one is.
+/// Tells at a start that an earlier process was paused, and that this one is.
 pub(super) fn publish_still_paused() {
     tracing::warn!(
         message_id = PAUSED,
         mistry_event = "paused",
-        "the queue is still paused, as an earlier life of mistryd was told: nothing new begins before 'mistry resume'"
+        "the queue is still paused, as an earlier process of mistryd was told: nothing new begins before 'mistry resume'"
     );
 }
 

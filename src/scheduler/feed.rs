@@ -31,7 +31,7 @@ impl Feed {
         }
     }
 
-    /// A job is accepted, or was taken over from an earlier life.
+    /// A job is accepted, or was taken over from an earlier process.
     pub(super) fn tell(&self, shared: &Shared, live: &Arc<Live>) {
         // There need not be a follower.
         let _ = self.begun.send(live.follower(shared.stop.clone()));
@@ -71,7 +71,7 @@ impl Scheduler {
         JobFeed(self.0.feed.begun.subscribe())
     }
 
-    /// Jobs that are not over, in no order; what an earlier life left is among them.
+    /// Jobs that are not over, in no order; what an earlier process left is among them.
     pub async fn live(&self) -> Vec<JobFollower> {
         self.0.adopted.wait().await;
         let queue = self.0.queue();

@@ -15,7 +15,7 @@ pub(super) const MAX_LOST: u32 = 3;
 /// Why a build could not be run to its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Halt {
-    /// The daemon ends; the next life goes on.
+    /// The daemon ends; the next process goes on.
     #[error("the daemon ends")]
     Stopping,
     #[error(transparent)]

@@ -68,7 +68,7 @@ const NOT_WANTED: (&str, &str) = ("mistryd", "all clients that wanted it have di
 /// Who is at the beginning of a job, and what they wanted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Origin {
-    /// The request that asked first; `None` when that was in an earlier life.
+    /// The request that asked first; `None` when that was in an earlier process.
     pub(super) request: Option<String>,
     /// Who asked first, as the face knows them.
     pub(super) asker: Option<String>,
@@ -274,7 +274,7 @@ impl JobFollower {
         self.live.id
     }
 
-    /// True when both follow the same life of a job. The same id may be asked for again when it is
+    /// True when both follow the same build of a job. The same id may be asked for again when it is
     /// over, and that is another.
     pub fn is_same(&self, other: &JobFollower) -> bool {
         Arc::ptr_eq(&self.live, &other.live)

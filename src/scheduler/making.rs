@@ -164,7 +164,7 @@ impl Making {
         Ok(bounds)
     }
 
-    /// What was decided about its end before it came, in this life or an earlier one.
+    /// What was decided about its end before it came, in this process or an earlier one.
     pub(super) fn stopped(&mut self) -> Result<Option<Stopped>, Halt> {
         Ok(self.pending()?.record_mut().keep.stopped.clone())
     }

@@ -189,9 +189,9 @@ struct Shared {
     /// Told when there are answers to be written into their tally.
     counted: Notify,
     feed: Feed,
-    /// Set when what an earlier life left is in the queue.
+    /// Set when what an earlier process left is in the queue.
     adopted: SetOnce<()>,
-    /// Whether there are containers that no build owns: of an earlier life, or some that could not be
+    /// Whether there are containers that no build owns: of an earlier process, or some that could not be
     /// removed.
     swept: Swept,
     /// Told when it may be worth a try to remove what could not be removed.
@@ -212,7 +212,7 @@ struct Shared {
 
 impl Scheduler {
     /// A scheduler over one build path and one Engine. Nothing new is built before
-    /// [`Scheduler::adopt`]. What an earlier life was told about pausing holds from the beginning.
+    /// [`Scheduler::adopt`]. What an earlier process was told about pausing holds from the beginning.
     pub fn new(
         rules: Rules,
         projects: Projects,
@@ -256,7 +256,7 @@ impl Scheduler {
         scheduler
     }
 
-    /// Takes over what an earlier life left, and begins to read the index. To be called once;
+    /// Takes over what an earlier process left, and begins to read the index. To be called once;
     /// what must not begin before it waits for it, and what takes long is done in the background.
     ///
     /// # Errors
@@ -451,7 +451,7 @@ impl Scheduler {
         self.0.count_queue();
     }
 
-    /// Ends: nothing new begins, waiters are told, containers run on for the next life. Returns
+    /// Ends: nothing new begins, waiters are told, containers run on for the next process. Returns
     /// false when the tasks did not end within `grace`.
     pub async fn drain(&self, grace: Duration) -> bool {
         self.0.stop.cancel();

@@ -96,7 +96,7 @@ impl std::fmt::Debug for NewsFeed {
 
 impl Reader {
     /// The present and then the news; with `since`, builds that ended from then on are part of the
-    /// present, whichever life of the daemon they ended in.
+    /// present, whichever process of the daemon they ended in.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -186,7 +186,7 @@ impl NewsFeed {
     }
 
     /// Waits until something happens; loses nothing when it is given up. What is told of a job comes
-    /// before its next life, and before that it is gone.
+    /// before its next process, and before that it is gone.
     async fn woken(&mut self) -> Option<Woken> {
         tokio::select! {
             biased;
@@ -236,7 +236,7 @@ impl NewsFeed {
             if known.is_same(&job) {
                 return;
             }
-            // The end of the life before comes before this one's beginning.
+            // The end of the build before comes before this one's beginning.
             let mut known = known.clone();
             if let (true, info) = known.look() {
                 self.end(&known, info);

@@ -2,7 +2,7 @@
 //! put in place. Linear, told in order.
 //!
 //! One task per build, from acceptance to the end. When the daemon ends, the task leaves
-//! everything as it is for the next life: the record in `pending`, the container running.
+//! everything as it is for the next process: the record in `pending`, the container running.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ pub(super) enum From {
     Container(String, JoinHandle<Option<Recipe>>),
 }
 
-/// A container, and whether this life saw it start.
+/// A container, and whether this process saw it start.
 type Started = (String, bool);
 
 /// Waits for the slot, makes the build and ends it.

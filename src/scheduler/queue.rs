@@ -65,7 +65,7 @@ impl<T: Clone> Queue<T> {
         }
     }
 
-    /// Admits what was accepted in an earlier life: it has its place, whatever the backlog, and a
+    /// Admits what was accepted in an earlier process: it has its place, whatever the backlog, and a
     /// slot, whatever their number and also while paused, if it `is_running` already.
     pub(super) fn admit_again(
         &mut self,
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_in_an_earlier_life_runs_though_it_is_paused_and_what_waited_waits() {
+    fn what_ran_in_an_earlier_process_runs_though_it_is_paused_and_what_waited_waits() {
         let mut queue = Queue::new(1, 0);
         queue.pause();
         assert_eq!(queue.admit_again(id(1), false, || 1), Admission::Queued(1));

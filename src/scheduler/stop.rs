@@ -1,7 +1,7 @@
 //! Why a build is stopped before its end: a client wants that, or it took too long or printed too much.
 //!
 //! What is decided is a value that is written into the record before anything is stopped, so that no
-//! later life of the daemon decides otherwise.
+//! later process of the daemon decides otherwise.
 
 use std::time::Duration;
 

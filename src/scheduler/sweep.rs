@@ -1,8 +1,8 @@
 //! Containers of ours that no build owns: found by their labels and names, and removed. Containers that
 //! inherited our labels, because their image is ours, have names that we did not give.
 //!
-//! An earlier life has left them, or an Engine that went away when they were to be removed, or one
-//! that made them and did not say so. None is left when the first container of a life is made.
+//! An earlier process has left them, or an Engine that went away when they were to be removed, or one
+//! that made them and did not say so. None is left when a process makes its first container.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -91,7 +91,7 @@ pub struct Access {
     pub tokens: Option<Arc<TokensFile>>,
     /// What needs no token.
     pub public: Public,
-    /// The token of this life of the daemon, for programs that may read its lock file.
+    /// The token of this process, for programs that may read its lock file.
     pub local: Option<Token>,
     /// Who may say for whom it asks.
     pub proxies: Proxies,

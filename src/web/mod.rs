@@ -113,7 +113,7 @@ impl Web {
         access: Access,
         stop: CancellationToken,
     ) -> Web {
-        // The ids only have to differ from those of other lives; a failing source is no matter.
+        // The ids only have to differ from those of other processes; a failing source is no matter.
         let first = crate::build::random_hex()
             .ok()
             .and_then(|hex| u64::from_str_radix(&hex[..16], 16).ok())

@@ -294,7 +294,7 @@ async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
     daemon.ask(ask()).await.expect(401);
     let said = daemon.ask(as_("ben", ask())).await.expect(403).text();
     assert!(said.contains("asked for by another user"), "{said}");
-    // Who it was is known to the next life of the daemon.
+    // Who it was is known to the next process of the daemon.
     until_waiting(&daemon, &id).await;
     daemon.stop().await;
     daemon.start_again().await;

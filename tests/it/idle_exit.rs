@@ -154,7 +154,7 @@ async fn without_sockets_of_systemd_it_stays_because_nothing_would_start_it() {
 }
 
 /// Clients come at every moment of the end, half of them as soon as it is told. Each is answered, by
-/// this life or the next.
+/// this process or the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_at_the_moment_of_the_end_is_answered() {
     let trials = match std::env::var_os("MISTRY_SOAK") {

@@ -112,7 +112,7 @@ async fn how_jobs_were_answered_is_known_over_a_restart() {
     daemon.stop().await;
     daemon.start_again().await;
     daemon.build(numbered(1)).await;
-    // The list waits for the scan, which reads what the life before has counted.
+    // The list waits for the scan, which reads what the process before has counted.
     let told = page(&daemon, "/project/succeed").await;
     assert!(told.contains("3 cached, 0 joined of 4"), "{told}");
     assert!(

@@ -217,7 +217,7 @@ async fn a_reload_with_more_slots_begins_what_waits() {
 }
 
 #[tokio::test]
-async fn with_a_wrong_configuration_who_waits_is_told_and_the_next_life_serves() {
+async fn with_a_wrong_configuration_who_waits_is_told_and_the_next_process_serves() {
     let (home, manager) = home().await;
     home.configure(&json!({"colour": 1}));
     let at = manager.over_tcp();

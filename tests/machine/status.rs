@@ -33,7 +33,7 @@ fn the_status_tells_what_is_built_what_waits_and_how_the_last_one_ended() {
 }
 
 #[test]
-fn a_stop_is_clean_and_what_was_accepted_is_built_by_the_next_life() {
+fn a_stop_is_clean_and_what_was_accepted_is_built_by_the_next_process() {
     let machine = Machine::installed();
     let held = machine.held("held");
     let id = held.submit(json!({}));

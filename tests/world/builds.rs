@@ -64,7 +64,7 @@ fn a_cold_build_leaves_its_result_and_the_same_again_is_cached(place: Place) {
     ] {
         assert_eq!(again[same], built[same], "{same}");
     }
-    // Nor does it matter whether an Engine or an earlier life of the daemon is there.
+    // Nor does it matter whether an Engine or an earlier process of the daemon is there.
     let mut daemon = daemon;
     daemon.end();
     daemon.start();
@@ -427,7 +427,7 @@ fn what_no_user_may_read_is_no_trouble_to_a_daemon_of_root(place: Place) {
     }
 }
 
-fn what_an_earlier_life_left_half_made_breaks_nothing(place: Place) {
+fn what_an_earlier_process_left_half_made_breaks_nothing(place: Place) {
     let mut daemon = Setup::on(place).fixture("succeed").start();
     let built = daemon.succeed(json!({"project": "succeed"}));
     daemon.kill();
@@ -492,7 +492,7 @@ promises! {
     a_build_runs_on_while_its_daemon_is_killed_and_comes_back
     a_build_whose_container_is_gone_is_made_once_more
     what_no_user_may_read_is_no_trouble_to_a_daemon_of_root
-    what_an_earlier_life_left_half_made_breaks_nothing
+    what_an_earlier_process_left_half_made_breaks_nothing
 }
 
 /// The root of every subvolume has this inode number, and nothing else has.
@@ -516,7 +516,7 @@ fn on_btrfs_data_is_a_subvolume_and_none_is_left_behind() {
     let mut again = job(1);
     again["rebuild"] = json!(true);
     daemon.succeed(again);
-    // One more that is cut off, and its remains cleared by the next life.
+    // One more that is cut off, and its remains cleared by the next process.
     let slow = daemon.submit(json!({"project": "slow"}));
     daemon.until("slow", &slow, "waiting");
     daemon.kill();

@@ -223,7 +223,7 @@ fn an_image_holds_the_context_as_it_is_without_what_is_ignored() {
     );
     let other = build("2");
     assert_eq!((&other["Image"], count(&daemon)), (&built["Image"], images));
-    // For the next life of the daemon, too.
+    // For the next process of the daemon, too.
     let mut daemon = daemon;
     daemon.end();
     daemon.start();

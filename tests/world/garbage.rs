@@ -245,7 +245,7 @@ fn a_build_makes_itself_room() {
 
 /// What is out of sight does not come back, and what was not reached is there.
 #[test]
-fn a_collection_that_is_killed_is_completed_by_the_next_life() {
+fn a_collection_that_is_killed_is_completed_by_the_next_process() {
     for point in ["retired", "emptied"] {
         let mut daemon = Setup::on(Place::Btrfs).script("growing", GROWING).start();
         let mut builds = Vec::new();

@@ -364,7 +364,7 @@ impl Sweep {
         }
     }
 
-    /// The next life lists what is there, and nothing else.
+    /// The next process lists what is there, and nothing else.
     fn index_is_disk(&mut self, told: &str) {
         self.daemon.start_at(&self.address, "");
         let listed = self.daemon.get("/index/").json();
@@ -412,7 +412,7 @@ fn next(news: &Receiver<News>, patience: Duration) -> Option<News> {
     news.recv_timeout(patience).ok()
 }
 
-/// Tells when this life of the daemon has ended.
+/// Tells when this process has ended.
 fn watch(daemon: &Daemon, tell: Sender<News>) -> JoinHandle<()> {
     let process = daemon.watch();
     std::thread::spawn(move || {

@@ -100,7 +100,7 @@ fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
     assert!(!ours(&engine, &daemon).contains(&built["Image"].as_str().unwrap().to_owned()));
     stranger.is_as_it_was();
     daemon.start();
-    // The image that this life of the daemon finds is the one that was made without it.
+    // The image that this process finds is the one that was made without it.
     let next = daemon.succeed(json!({"project": "rebuilt", "params": {"n": "2"}}));
     assert_eq!(
         next["Image"].as_str(),

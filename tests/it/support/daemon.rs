@@ -272,7 +272,7 @@ impl TestDaemon {
             loop {
                 match BuildStore::open(&self.home.builds(), filesystem) {
                     // A child that another test begins in this process has our descriptors, and
-                    // with them the lock of the life before, until it executes its program.
+                    // with them the lock of the process before, until it executes its program.
                     Err(mistry::build::Error::Held { .. }) => tokio::task::yield_now().await,
                     opened => return opened.unwrap().confined_by(mistryd),
                 }
@@ -307,7 +307,7 @@ impl TestDaemon {
         });
     }
 
-    /// Another policy of garbage collection, from the next life on.
+    /// Another policy of garbage collection, from the next process on.
     pub fn collect_by(&mut self, policy: Policy) {
         self.rules.gc = Some(policy);
     }
