@@ -15,7 +15,7 @@
 //!   [`pipe`], [`budget`] and [`turns`], which know nothing of the rest.
 //! - The heart: [`scheduler`]. Who builds what, when, and who waits for it. Its `pipeline` is
 //!   the story of one build.
-//! - The faces: [`web`] and [`dbus`]. The other end of them: [`client`].
+//! - The interfaces: [`web`] and [`dbus`]. The other end of them: [`client`].
 //! - The programs: [`daemon`] (`mistryd`) and [`cli`] (`mistry`).
 //!
 //! # Limitations

@@ -1,4 +1,4 @@
-//! The JSON contract that the web face and the client share.
+//! The JSON contract that the HTTP interface and the client share.
 //!
 //! Requests are read as the first mistry's client writes them: keys in any letter case. An
 //! unknown key is an error that names it, because a misspelt option that is ignored builds

@@ -313,7 +313,7 @@ async fn serve(
     let scheduler = assemble(&config, store, docker, metrics.clone())?;
     let stop = CancellationToken::new();
     let access = access(&config, tokens, &secret);
-    let face = Web::new(scheduler.clone(), metrics, access, stop.clone());
+    let web = Web::new(scheduler.clone(), metrics, access, stop.clone());
     let facts = Facts {
         projects_path: config.projects_path.clone(),
         build_path: config.build_path.clone(),
@@ -322,7 +322,7 @@ async fn serve(
     let (bus, mut reloads_asked) = Dbus::new(scheduler.clone(), facts, asked.bus);
     bus.open_to_all(config.public == config::Public::Read);
     let doors = Doors {
-        web: face.door(),
+        web: web.door(),
         bus: bus.door(),
     };
     let limit = config.idle_exit.filter(|_| listening.inherited);
@@ -334,7 +334,7 @@ async fn serve(
     let mut reloading = Reloading {
         config,
         scheduler: scheduler.clone(),
-        face: face.clone(),
+        web: web.clone(),
         bus: bus.clone(),
         secret,
         idle_exit: watch::channel(limit).0,
@@ -344,7 +344,7 @@ async fn serve(
         reloading.idle_exit.subscribe(),
         reloading.trouble.subscribe(),
     );
-    let mut serving = Box::pin(web::serve(listening.listeners, face));
+    let mut serving = Box::pin(web::serve(listening.listeners, web));
     let mut on_bus = Box::pin(dbus::serve(bus, stop.clone()));
     tell_systemd(systemd::ready).await;
 
@@ -406,7 +406,7 @@ async fn serve(
     // Those who wait for a reload are told that there is none.
     drop(reloads_asked);
     stop.cancel();
-    // Waiters are told by the scheduler, and the faces let them have their answer.
+    // Waiters are told by the scheduler, and the interfaces let them have their answer.
     let (drained, served, ()) = tokio::join!(scheduler.drain(GRACE), serving, on_bus);
     if !drained {
         tracing::warn!("some builds did not let go in time; the next start takes them over");

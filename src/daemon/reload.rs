@@ -25,7 +25,7 @@ pub(super) struct Reloading {
     /// As it is in force.
     pub(super) config: Config,
     pub(super) scheduler: Scheduler,
-    pub(super) face: Web,
+    pub(super) web: Web,
     pub(super) bus: Dbus,
     /// The token of this process.
     pub(super) secret: String,
@@ -106,7 +106,7 @@ impl Reloading {
             }
         }
         self.scheduler.change(rules(&new));
-        self.face.change(access(&new, tokens, &self.secret));
+        self.web.change(access(&new, tokens, &self.secret));
         self.bus.open_to_all(new.public == config::Public::Read);
         self.idle_exit.send_replace(new.idle_exit);
         self.config = new;

@@ -128,7 +128,7 @@ impl Caller {
         user_of(asker) == Some(self.uid)
     }
 
-    /// As jobs name who asked for them, whichever face they came through.
+    /// As jobs name who asked for them, whichever interface they came through.
     pub(super) fn asker(&self) -> String {
         format!("uid {}", self.uid)
     }

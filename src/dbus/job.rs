@@ -34,7 +34,7 @@ pub(super) fn path(id: JobId, is_short: bool) -> String {
 /// The object.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) face: Dbus,
+    pub(super) dbus: Dbus,
     pub(super) follower: JobFollower,
 }
 
@@ -99,7 +99,7 @@ impl Job {
     /// What says whose job it is and of what. Properties are read by every user of the host, and the
     /// bus sends them to all who listen: so it is told only where every user may see builds.
     fn unless_closed<T>(&self, told: impl FnOnce() -> T, otherwise: T) -> T {
-        match self.face.is_closed() {
+        match self.dbus.is_closed() {
             true => otherwise,
             false => told(),
         }
@@ -120,9 +120,9 @@ impl Job {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let _call = self.face.0.calls.enter(&header)?;
+        let _call = self.dbus.0.calls.enter(&header)?;
         let id = self.follower.id();
-        self.face.cancel(connection, &header, id, reason).await
+        self.dbus.cancel(connection, &header, id, reason).await
     }
 
     /// The job's id: 64 hex digits.

@@ -18,15 +18,15 @@ use crate::build::LogFollower;
 const CHUNK: usize = 16 << 10;
 
 /// Opens what there is of a log. The call stays in hand as long as the log is read while it grows.
-pub(super) async fn hand_out(face: &Dbus, call: Call, log: LogFollower) -> Result<OwnedFd, Error> {
+pub(super) async fn hand_out(dbus: &Dbus, call: Call, log: LogFollower) -> Result<OwnedFd, Error> {
     let failed = |error| Error::ours("could not open a pipe for a log", &error);
     let follower = match log.into_whole() {
         Ok(file) => return file.map(Into::into).map_err(failed),
         Err(follower) => follower,
     };
     let (into, out) = pipe::pipe().map_err(failed)?;
-    let ending = face.0.ending.clone();
-    face.0.tasks.spawn(async move {
+    let ending = dbus.0.ending.clone();
+    dbus.0.tasks.spawn(async move {
         let _call = call;
         tokio::select! {
             () = fill(into, follower) => {}

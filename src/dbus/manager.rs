@@ -34,7 +34,7 @@ type Disposition = ResponseDispatchNotifier<&'static str>;
 /// The object.
 #[derive(Debug)]
 pub(super) struct Manager {
-    pub(super) face: Dbus,
+    pub(super) dbus: Dbus,
     pub(super) objects: Arc<Objects>,
 }
 
@@ -203,8 +203,8 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(String, OwnedObjectPath, Disposition), Error> {
-        let face = &self.face;
-        let call = face.0.calls.enter(&header)?;
+        let dbus = &self.dbus;
+        let call = dbus.0.calls.enter(&header)?;
         if params.len() > MAX_PARAMS {
             let expected = format!("params: expected at most {MAX_PARAMS}");
             return Err(Error::new(Kind::LimitsExceeded, expected));
@@ -222,8 +222,8 @@ impl Manager {
         }
         let named = request.names()?;
         let options = Submit::read(&options)?;
-        let caller = face.allow(connection, &header, Action::Submit).await?;
-        let held = face.0.scheduler.hold_params(Client::Local, &named.params)?;
+        let caller = dbus.allow(connection, &header, Action::Submit).await?;
+        let held = dbus.0.scheduler.hold_params(Client::Local, &named.params)?;
         let asked = Asked {
             project: named.project,
             group: named.group,
@@ -234,7 +234,7 @@ impl Manager {
             request: None,
             held,
         };
-        let mut ticket = match face.0.scheduler.submit(asked).await? {
+        let mut ticket = match dbus.0.scheduler.submit(asked).await? {
             Submission::Cached(info) => return Ok(cached(info.info().id.clone())),
             Submission::Pending(ticket) => ticket,
         };
@@ -248,18 +248,18 @@ impl Manager {
             true => "coalesced",
             false => "queued",
         };
-        let shown = self.objects.show(face, connection, ticket.follower());
+        let shown = self.objects.show(dbus, connection, ticket.follower());
         let path = shown.await?;
         if options.cancel_on_disconnect {
-            face.0.departures.hold(&call.client, ticket);
+            dbus.0.departures.hold(&call.client, ticket);
             // It may have left before its name was noted.
             if !is_there(connection, &call.client).await {
-                face.0.departures.left(&call.client);
+                dbus.0.departures.left(&call.client);
             }
         }
         let path = object_path(path)?;
         let (disposition, sent) = ResponseDispatchNotifier::new(disposition);
-        face.hold_until(sent, (hold, call));
+        dbus.hold_until(sent, (hold, call));
         Ok((id.to_string(), path, disposition))
     }
 
@@ -270,10 +270,10 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<(String, String, String, String, OwnedObjectPath)>, Error> {
-        let _call = self.face.0.calls.enter(&header)?;
-        self.face.allow_reading(connection, &header).await?;
+        let _call = self.dbus.0.calls.enter(&header)?;
+        self.dbus.allow_reading(connection, &header).await?;
         let mut jobs = Vec::new();
-        for job in self.face.0.scheduler.live().await {
+        for job in self.dbus.0.scheduler.live().await {
             let found = self.objects.find(job.id()).await;
             if let (Some(info), Some((path, _))) = (job.now(), found) {
                 let phase = info.phase.map_or("", |phase| phase.as_str()).to_owned();
@@ -298,12 +298,12 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<ResponseDispatchNotifier<OwnedObjectPath>, Error> {
-        let face = &self.face;
-        let call = face.0.calls.enter(&header)?;
+        let dbus = &self.dbus;
+        let call = dbus.0.calls.enter(&header)?;
         let id = parse_id(&id)?;
-        let job = face.0.scheduler.live_job(id).await;
+        let job = dbus.0.scheduler.live_job(id).await;
         let asker = job.as_ref().and_then(|job| job.asker());
-        face.allow_reading_of(connection, &header, asker).await?;
+        dbus.allow_reading_of(connection, &header, asker).await?;
         let (path, hold) = match self.objects.find(id).await {
             Some(found) => found,
             None => {
@@ -312,13 +312,13 @@ impl Manager {
                         format!("no job '{id}' is under way; DescribeBuild tells what is over");
                     Error::new(Kind::NoSuchJob, sentence)
                 };
-                let job = face.0.scheduler.live_job(id).await.ok_or_else(over)?;
+                let job = dbus.0.scheduler.live_job(id).await.ok_or_else(over)?;
                 let hold = self.objects.hold(&job);
-                (self.objects.show(face, connection, job).await?, hold)
+                (self.objects.show(dbus, connection, job).await?, hold)
             }
         };
         let (path, sent) = ResponseDispatchNotifier::new(object_path(path)?);
-        face.hold_until(sent, (hold, call));
+        dbus.hold_until(sent, (hold, call));
         Ok(path)
     }
 
@@ -331,23 +331,23 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
         let found = async {
-            let (project, id) = face.locate(&id).await?;
-            let info = face.0.reader.find(&project, id).await?;
+            let (project, id) = dbus.locate(&id).await?;
+            let info = dbus.0.reader.find(&project, id).await?;
             Ok::<_, Error>((project, id, info))
         };
         let found = found.await;
         let asker = found.as_ref().ok();
         let asker = asker.and_then(|(_, _, info)| info.asked_by.as_deref());
-        face.allow_reading_of(connection, &header, asker).await?;
+        dbus.allow_reading_of(connection, &header, asker).await?;
         let (project, id, info) = found?;
         let view = JobView {
             id: info.id.clone(),
             project: info.project.clone(),
             state: info.state,
-            pinned: face.0.reader.is_pinned(&project, id).await?,
+            pinned: dbus.0.reader.is_pinned(&project, id).await?,
             build_info: info,
         };
         serde_json::to_string(&view).map_err(unwritable)
@@ -364,11 +364,11 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(Vec<String>, String), Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
-        face.allow_reading(connection, &header).await?;
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
+        dbus.allow_reading(connection, &header).await?;
         let (filter, limit) = options::filter(&filter)?;
-        let (builds, mut next) = face.0.reader.list(filter, limit).await?;
+        let (builds, mut next) = dbus.0.reader.list(filter, limit).await?;
         let mut room = MAX_PAGE;
         let mut page: Vec<String> = Vec::new();
         for (at, build) in builds.iter().enumerate() {
@@ -396,10 +396,10 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
         let id = parse_id(&id)?;
-        face.cancel(connection, &header, id, reason).await
+        dbus.cancel(connection, &header, id, reason).await
     }
 
     /// The names of all projects.
@@ -409,9 +409,9 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<String>, Error> {
-        let _call = self.face.0.calls.enter(&header)?;
-        self.face.allow_reading(connection, &header).await?;
-        let projects = self.face.0.reader.projects().await?;
+        let _call = self.dbus.0.calls.enter(&header)?;
+        self.dbus.allow_reading(connection, &header).await?;
+        let projects = self.dbus.0.reader.projects().await?;
         let names = projects.into_iter().map(|(name, ..)| name.to_string());
         Ok(names.collect())
     }
@@ -424,11 +424,11 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
         let project = project.parse::<ProjectName>()?;
-        face.allow(connection, &header, Action::Rebuild).await?;
-        face.0.scheduler.rebuild_image(&project).await?;
+        dbus.allow(connection, &header, Action::Rebuild).await?;
+        dbus.0.scheduler.rebuild_image(&project).await?;
         Ok(())
     }
 
@@ -439,10 +439,10 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
-        let caller = face.allow(connection, &header, Action::Pause).await?;
-        face.0.scheduler.pause(&caller.asker()).await?;
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
+        let caller = dbus.allow(connection, &header, Action::Pause).await?;
+        dbus.0.scheduler.pause(&caller.asker()).await?;
         Ok(())
     }
 
@@ -452,10 +452,10 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
-        let caller = face.allow(connection, &header, Action::Pause).await?;
-        face.0.scheduler.resume(&caller.asker()).await?;
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
+        let caller = dbus.allow(connection, &header, Action::Pause).await?;
+        dbus.0.scheduler.resume(&caller.asker()).await?;
         Ok(())
     }
 
@@ -469,11 +469,11 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(u64, u64), Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
         let (policy, dry_run) = options::policy(&policy)?;
-        face.allow(connection, &header, Action::Gc).await?;
-        let collection = face.0.scheduler.collect(policy, dry_run).await?;
+        dbus.allow(connection, &header, Action::Gc).await?;
+        let collection = dbus.0.scheduler.collect(policy, dry_run).await?;
         let plan = &collection.plan;
         Ok((plan.removals.len() as u64, plan.bytes))
     }
@@ -485,11 +485,11 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
-        face.allow(connection, &header, Action::Reload).await?;
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
+        dbus.allow(connection, &header, Action::Reload).await?;
         let (reply, done) = oneshot::channel();
-        face.0.reloads.send(reply).await.map_err(|_| stopping())?;
+        dbus.0.reloads.send(reply).await.map_err(|_| stopping())?;
         let done = done.await.map_err(|_| stopping())?;
         done.map_err(|sentence| Error::new(Kind::BadConfiguration, sentence))
     }
@@ -503,14 +503,14 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedFd, Error> {
-        let face = &self.face;
-        let call = face.0.calls.enter(&header)?;
-        let located = face
+        let dbus = &self.dbus;
+        let call = dbus.0.calls.enter(&header)?;
+        let located = dbus
             .locate_output(&id, connection, &header, Action::ReadOutput)
             .await;
         let (project, id) = located?;
-        let log = face.0.reader.follow(&project, id, 0).await?;
-        Ok(logs::hand_out(face, call, log).await?.into())
+        let log = dbus.0.reader.follow(&project, id, 0).await?;
+        Ok(logs::hand_out(dbus, call, log).await?.into())
     }
 
     /// A build's artifacts as the file descriptor of a directory from which nothing else can be
@@ -522,13 +522,13 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedFd, Error> {
-        let face = &self.face;
-        let _call = face.0.calls.enter(&header)?;
-        let located = face
+        let dbus = &self.dbus;
+        let _call = dbus.0.calls.enter(&header)?;
+        let located = dbus
             .locate_output(&id, connection, &header, Action::ReadOutput)
             .await;
         let (project, id) = located?;
-        let directory = face.0.reader.hand_out_artifacts(&project, id).await?;
+        let directory = dbus.0.reader.hand_out_artifacts(&project, id).await?;
         Ok(directory.into())
     }
 
@@ -541,49 +541,49 @@ impl Manager {
     /// Where projects are.
     #[zbus(property(emits_changed_signal = "const"))]
     fn projects_path(&self) -> String {
-        self.face.0.facts.projects_path.display().to_string()
+        self.dbus.0.facts.projects_path.display().to_string()
     }
 
     /// Where builds are.
     #[zbus(property(emits_changed_signal = "const"))]
     fn build_path(&self) -> String {
-        self.face.0.facts.build_path.display().to_string()
+        self.dbus.0.facts.build_path.display().to_string()
     }
 
     /// What they are on: btrfs, or plain.
     #[zbus(property(emits_changed_signal = "const"))]
     fn file_system(&self) -> &'static str {
-        self.face.0.facts.filesystem
+        self.dbus.0.facts.filesystem
     }
 
     /// Builds that may run in parallel.
     #[zbus(property)]
     fn job_concurrency(&self) -> u32 {
-        shown(self.face.0.scheduler.activity().borrow().slots)
+        shown(self.dbus.0.scheduler.activity().borrow().slots)
     }
 
     /// Jobs that may wait for a slot.
     #[zbus(property)]
     fn job_backlog(&self) -> u32 {
-        shown(self.face.0.scheduler.activity().borrow().backlog)
+        shown(self.dbus.0.scheduler.activity().borrow().backlog)
     }
 
     /// Builds that hold a slot.
     #[zbus(property, name = "NRunning")]
     fn n_running(&self) -> u32 {
-        shown(self.face.0.scheduler.activity().borrow().building)
+        shown(self.dbus.0.scheduler.activity().borrow().building)
     }
 
     /// Jobs that wait for one.
     #[zbus(property, name = "NQueued")]
     fn n_queued(&self) -> u32 {
-        shown(self.face.0.scheduler.activity().borrow().queued)
+        shown(self.dbus.0.scheduler.activity().borrow().queued)
     }
 
     /// Nothing new begins until ResumeQueue.
     #[zbus(property)]
     fn paused(&self) -> bool {
-        self.face.0.scheduler.activity().borrow().paused
+        self.dbus.0.scheduler.activity().borrow().paused
     }
 
     /// A job was accepted, or taken over from an earlier process of the daemon.

@@ -72,7 +72,7 @@ pub type Reload = oneshot::Sender<Result<(), String>>;
 /// Reloads that may be asked for before the first of them is over.
 const RELOADS: usize = 4;
 
-/// The face. Clones share everything.
+/// The interface on the bus. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Dbus(Arc<Shared>);
 
@@ -97,10 +97,10 @@ struct Shared {
 }
 
 impl Dbus {
-    /// A face over a scheduler; what it wants of the daemon comes out of the receiver.
+    /// An interface to a scheduler; what it wants of the daemon comes out of the receiver.
     pub fn new(scheduler: Scheduler, facts: Facts, bus: Bus) -> (Dbus, mpsc::Receiver<Reload>) {
         let (reloads, wanted) = mpsc::channel(RELOADS);
-        let face = Dbus(Arc::new(Shared {
+        let dbus = Dbus(Arc::new(Shared {
             reader: scheduler.reader(Client::Local),
             scheduler,
             facts,
@@ -114,7 +114,7 @@ impl Dbus {
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
         }));
-        (face, wanted)
+        (dbus, wanted)
     }
 
     /// Says whether every user of the host may see builds, from now on. A user's own bus is closed to
@@ -128,7 +128,7 @@ impl Dbus {
         self.0.is_closed.load(Ordering::Acquire)
     }
 
-    /// The face from outside: how busy it is, and whether it may be there.
+    /// The interface from outside: how busy it is, and whether it may be there.
     pub fn door(&self) -> Door {
         self.0.door.clone()
     }

@@ -113,7 +113,7 @@ impl Objects {
     /// When the bus does not take it, or the job is over.
     pub(super) async fn show(
         self: &Arc<Self>,
-        face: &Dbus,
+        dbus: &Dbus,
         connection: &Connection,
         job: JobFollower,
     ) -> Result<String, Error> {
@@ -139,7 +139,7 @@ impl Objects {
             gone.await;
         };
         let before = Shown::of(&job);
-        let path = self.register(face, connection, &job).await;
+        let path = self.register(dbus, connection, &job).await;
         let path = path.map_err(|error| Error::ours("could not show a job on the bus", &error))?;
         let entry = Entry {
             path: path.clone(),
@@ -148,12 +148,12 @@ impl Objects {
         shown.insert(id, entry);
         self.count.send_replace(shown.len());
         let told = tell_new(connection, id, &path).await;
-        let (objects, face, connection) = (self.clone(), face.clone(), connection.clone());
+        let (objects, dbus, connection) = (self.clone(), dbus.clone(), connection.clone());
         let (end, at) = (self.end.clone(), path.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = end.cancelled() => {}
-                () = objects.attend(&face, &connection, job, before, at) => {}
+                () = objects.attend(&dbus, &connection, job, before, at) => {}
             }
         });
         told.map_err(|error| Error::ours("could not tell of a job on the bus", &error))?;
@@ -162,14 +162,14 @@ impl Objects {
 
     async fn register(
         self: &Arc<Self>,
-        face: &Dbus,
+        dbus: &Dbus,
         connection: &Connection,
         job: &JobFollower,
     ) -> zbus::Result<String> {
         let server = connection.object_server();
         let path = job::path(job.id(), true);
         let object = Job {
-            face: face.clone(),
+            dbus: dbus.clone(),
             follower: job.clone(),
         };
         match server.at(path.clone(), object).await? {
@@ -196,7 +196,7 @@ impl Objects {
     /// Tells how a job goes, and that it is over.
     async fn attend(
         &self,
-        face: &Dbus,
+        dbus: &Dbus,
         connection: &Connection,
         mut job: JobFollower,
         before: Shown,
@@ -210,7 +210,7 @@ impl Objects {
             }
         }
         let told = changes.and(self.remove(connection, &job, &path).await);
-        face.0.departures.over();
+        dbus.0.departures.over();
         if let Err(error) = told {
             tracing::debug!(
                 mistry_job = %job.id(),

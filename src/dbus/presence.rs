@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const NAMED: &str = "5c1d0ea2a9c846c1a7d63b9c8f0e2d71";
 const LOST: &str = "b7e94d3f60c14f7d9b2a8c5e1f03a6d4";
 
-/// The face from outside: how much it has in hand, and the way to close it.
+/// The interface from outside: how much it has in hand, and the way to close it.
 #[derive(Clone, Debug)]
 pub struct Door {
     is_closed: watch::Sender<bool>,
@@ -91,29 +91,29 @@ enum Left {
     Ours,
 }
 
-/// Keeps the face on the bus until it is closed or told to stop, and returns when it is told to stop.
-pub async fn serve(face: Dbus, stop: CancellationToken) {
-    let ending = face.0.ending.clone();
+/// Keeps the interface on the bus until it is closed or told to stop, and returns when it is told to stop.
+pub async fn serve(dbus: Dbus, stop: CancellationToken) {
+    let ending = dbus.0.ending.clone();
     let staying = async {
         // A caller that waits for something long is told that the daemon ends.
         let ends = async {
             stop.cancelled().await;
             ending.cancel();
         };
-        tokio::join!(stay(&face, &stop), ends);
+        tokio::join!(stay(&dbus, &stop), ends);
     };
     tokio::select! {
-        never = count(&face) => match never {},
+        never = count(&dbus) => match never {},
         () = staying => {}
     }
-    face.0.tasks.close();
+    dbus.0.tasks.close();
     // Answers that are on their way.
-    let _ = tokio::time::timeout(GRACE, face.0.tasks.wait()).await;
+    let _ = tokio::time::timeout(GRACE, dbus.0.tasks.wait()).await;
 }
 
 /// Joins the bus as often as it takes.
-async fn stay(face: &Dbus, stop: &CancellationToken) {
-    let door = &face.0.door;
+async fn stay(dbus: &Dbus, stop: &CancellationToken) {
+    let door = &dbus.0.door;
     let mut is_closed = door.is_closed.subscribe();
     let mut is_told = false;
     let left = async {
@@ -126,7 +126,7 @@ async fn stay(face: &Dbus, stop: &CancellationToken) {
     let mut left = pin!(left.shared());
     loop {
         door.is_there.send_replace(true);
-        let why = join(face, left.clone(), &mut is_told).await;
+        let why = join(dbus, left.clone(), &mut is_told).await;
         door.settle();
         door.is_there.send_replace(false);
         match why {
@@ -159,16 +159,16 @@ async fn stay(face: &Dbus, stop: &CancellationToken) {
 }
 
 /// Counts what is in hand.
-async fn count(face: &Dbus) -> Infallible {
-    let door = &face.0.door;
-    let (mut calls, mut jobs) = (face.0.calls.in_hand(), door.jobs.subscribe());
+async fn count(dbus: &Dbus) -> Infallible {
+    let door = &dbus.0.door;
+    let (mut calls, mut jobs) = (dbus.0.calls.in_hand(), door.jobs.subscribe());
     let mut is_settled = door.is_settled.subscribe();
     loop {
         let unsettled = usize::from(!*is_settled.borrow_and_update());
         let busy = unsettled + *calls.borrow_and_update() + *jobs.borrow_and_update();
         door.busy
             .send_if_modified(|known| std::mem::replace(known, busy) != busy);
-        // The senders live in the face.
+        // The senders live in `dbus`.
         tokio::select! {
             _ = calls.changed() => {}
             _ = jobs.changed() => {}
@@ -178,9 +178,9 @@ async fn count(face: &Dbus) -> Infallible {
 }
 
 /// One connection, from its beginning to its end; `left` ends it.
-async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -> Left {
+async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -> Left {
     let mut left = pin!(left);
-    let connecting = match face.0.bus {
+    let connecting = match dbus.0.bus {
         Bus::System => zbus::connection::Builder::system(),
         Bus::User => zbus::connection::Builder::session(),
     };
@@ -191,9 +191,9 @@ async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
         },
         () = &mut left => return Left::Ours,
     };
-    let objects = Objects::new(face.0.door.jobs.clone());
+    let objects = Objects::new(dbus.0.door.jobs.clone());
     let why = tokio::select! {
-        why = serve_on(face, &connection, &objects, is_told) => why,
+        why = serve_on(dbus, &connection, &objects, is_told) => why,
         () = connection.closed() => {
             Left::Lost(zbus::Error::Failure("the connection to the bus ended".to_owned()))
         }
@@ -202,7 +202,7 @@ async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
     match why {
         Left::Ours => {
             // Each within its time: a bus that stands must not hold our end.
-            let parted = tokio::time::timeout(2 * GRACE, part(face, &connection)).await;
+            let parted = tokio::time::timeout(2 * GRACE, part(dbus, &connection)).await;
             if let Ok(Err(error)) = parted {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
@@ -219,7 +219,7 @@ async fn join(face: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
         Left::Lost(_) | Left::Refused(_) => {
             objects.leave().await;
             // No client is on it any more.
-            face.0.departures.all_left();
+            dbus.0.departures.all_left();
         }
     }
     why
@@ -233,7 +233,7 @@ async fn in_time<T>(step: impl Future<Output = zbus::Result<T>>) -> zbus::Result
 }
 
 /// Gives the name back and answers what had come before that.
-async fn part(face: &Dbus, connection: &Connection) -> zbus::Result<()> {
+async fn part(dbus: &Dbus, connection: &Connection) -> zbus::Result<()> {
     // Who calls from now on starts the next process.
     connection.release_name(NAME).await?;
     // What comes back to us by way of the bus came after all calls under the name.
@@ -245,7 +245,7 @@ async fn part(face: &Dbus, connection: &Connection) -> zbus::Result<()> {
             .await?;
         peer.ping().await?;
     }
-    let mut calls = face.0.calls.in_hand();
+    let mut calls = dbus.0.calls.in_hand();
     let answered = calls.wait_for(|calls| *calls == 0);
     // One that waits for a person, or for an image, is told by the bus that we are gone.
     let _ = tokio::time::timeout(GRACE, answered).await;
@@ -254,19 +254,19 @@ async fn part(face: &Dbus, connection: &Connection) -> zbus::Result<()> {
 
 /// Serves until the connection ends.
 async fn serve_on(
-    face: &Dbus,
+    dbus: &Dbus,
     connection: &Connection,
     objects: &Arc<Objects>,
     is_told: &mut bool,
 ) -> Left {
     // What is told from the name on are changes against this.
-    let mut activity = face.0.scheduler.activity();
+    let mut activity = dbus.0.scheduler.activity();
     let before = activity.borrow_and_update().clone();
     let prepared = async {
         let server = connection.object_server();
         server.at(PATH, ObjectManager).await?;
         let manager = Manager {
-            face: face.clone(),
+            dbus: dbus.clone(),
             objects: objects.clone(),
         };
         server.at(PATH, manager).await?;
@@ -283,7 +283,7 @@ async fn serve_on(
         Err(error) => return Left::Lost(error),
     };
     *is_told = false;
-    face.0.door.settle();
+    dbus.0.door.settle();
     match reply {
         RequestNameReply::InQueue | RequestNameReply::Exists => tracing::warn!(
             message_id = LOST,
@@ -298,25 +298,25 @@ async fn serve_on(
     }
     // The connection ends them all.
     let (never, _, _) = tokio::join!(
-        tell_jobs(face, connection, objects),
+        tell_jobs(dbus, connection, objects),
         tell_changes(connection, activity, before),
-        see_off(face, leavers)
+        see_off(dbus, leavers)
     );
     match never {}
 }
 
 /// Shows the jobs that there are and those that begin.
-async fn tell_jobs(face: &Dbus, connection: &Connection, objects: &Arc<Objects>) -> Infallible {
-    let mut feed = face.0.scheduler.feed();
-    let mut begun = face.0.scheduler.live().await;
+async fn tell_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Objects>) -> Infallible {
+    let mut feed = dbus.0.scheduler.feed();
+    let mut begun = dbus.0.scheduler.live().await;
     loop {
         for job in begun {
             // What went wrong was told.
-            let _ = objects.show(face, connection, job).await;
+            let _ = objects.show(dbus, connection, job).await;
         }
         begun = match feed.next().await {
             Some(job) => vec![job],
-            None => face.0.scheduler.live().await,
+            None => dbus.0.scheduler.live().await,
         };
     }
 }
@@ -368,10 +368,10 @@ async fn tell_changes(
 }
 
 /// Lets go of what those who leave wanted only while they were there.
-async fn see_off(face: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible {
+async fn see_off(dbus: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible {
     while let Some(leaver) = leavers.next().await {
         if let Ok(leaver) = leaver.args() {
-            face.0.departures.left(leaver.name());
+            dbus.0.departures.left(leaver.name());
         }
     }
     // Its end is that of the connection, which is told at the same time, and with which all have left.

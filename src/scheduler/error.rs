@@ -1,4 +1,4 @@
-//! What can go wrong with what a face asks for, each with its one sentence.
+//! What can go wrong with what an interface asks for, each with its one sentence.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::{build, docker, project};
 
-/// What can go wrong with what a face asks for.
+/// What can go wrong with what an interface asks for.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The project is unknown or cannot be built as it is.

@@ -70,7 +70,7 @@ const NOT_WANTED: (&str, &str) = ("mistryd", "all clients that wanted it have di
 pub(super) struct Origin {
     /// The request that asked first; `None` when that was in an earlier process.
     pub(super) request: Option<String>,
-    /// Who asked first, as the face knows them.
+    /// Who asked first, as the interface knows them.
     pub(super) asker: Option<String>,
     /// A new image was asked for: what is cached stays in force meanwhile.
     pub(super) rebuild: bool,
@@ -280,7 +280,7 @@ impl JobFollower {
         Arc::ptr_eq(&self.live, &other.live)
     }
 
-    /// Who asked for it first, as the face knows them; `None` where that is not known.
+    /// Who asked for it first, as the interface knows them; `None` where that is not known.
     pub fn asker(&self) -> Option<&str> {
         self.live.origin.asker.as_deref()
     }

@@ -5,7 +5,7 @@
 //! ([`pipeline`]); the client holds a [`Ticket`] and may leave at any time. What is
 //! decided under a lock is decided by [`queue`], a plain value.
 //!
-//! It knows nothing of HTTP: faces call it and turn its [`Error`]s into their own.
+//! It knows nothing of HTTP: interfaces call it and turn its [`Error`]s into their own.
 
 mod activity;
 mod adoption;
@@ -112,7 +112,7 @@ pub struct Rules {
     pub gc: Option<Policy>,
 }
 
-/// A job as a face asks for it.
+/// A job as an interface asks for it.
 #[derive(Debug)]
 pub struct Asked {
     /// The recipe.
@@ -125,9 +125,9 @@ pub struct Asked {
     pub rebuild: bool,
     /// The build is wanted only while a client holds a ticket.
     pub while_held: bool,
-    /// Who asks, as the face knows them.
+    /// Who asks, as the interface knows them.
     pub asker: Option<String>,
-    /// The request that it came with, as the face calls it: it is in the records of the job.
+    /// The request that it came with, as the interface calls it: it is in the records of the job.
     pub request: Option<String>,
     /// What its params are counted by, where they are large: [`Scheduler::hold_params`].
     pub held: Option<Held>,

@@ -1,4 +1,4 @@
-//! The HTTP face: JSON API, log streams, artifacts, metrics and the web view.
+//! The HTTP interface: JSON API, log streams, artifacts, metrics and the web view.
 //!
 //! [`routes`] is the index of what is answered. A handler parses, calls the scheduler, maps and
 //! answers; who may ask at all is decided before, in [`access`], and which status an error has
@@ -106,7 +106,7 @@ fn max_trees() -> u64 {
 }
 
 impl Web {
-    /// A face of `scheduler`, for those whom `access` lets in, until `stop`.
+    /// Serves `scheduler` to those whom `access` lets in, until `stop`.
     pub fn new(
         scheduler: Scheduler,
         metrics: Metrics,

@@ -1,4 +1,4 @@
-//! Jobs over the bus are the jobs of the daemon: the same ones, whichever face they came through, and
+//! Jobs over the bus are the jobs of the daemon: the same ones, whichever interface they came through, and
 //! no client that waits for the end of one misses it.
 
 use std::collections::HashMap;
@@ -440,7 +440,7 @@ async fn each_outcome_is_told_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_job_is_cancelled_across_faces() {
+async fn a_job_is_cancelled_across_interfaces() {
     let world = World::new().await;
     world.home.engine.hold("start");
     let manager = manager(&world.here).await;

@@ -325,7 +325,7 @@ impl TestDaemon {
         served.unwrap().unwrap();
     }
 
-    /// What its face asks.
+    /// What its interfaces ask.
     pub fn scheduler(&self) -> &Scheduler {
         &self.life.as_ref().expect("it does not run").scheduler
     }
