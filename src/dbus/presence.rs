@@ -204,9 +204,9 @@ async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
             // Each within its time: a bus that stands must not hold our end.
             let parted = tokio::time::timeout(2 * GRACE, part(dbus, &connection)).await;
             if let Ok(Err(error)) = parted {
-                tracing::debug!(
+                tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "could not part from the bus in good order, ignoring"
+                    "left the bus without knowing whether all calls were answered"
                 );
             }
             let gone = async {
@@ -236,20 +236,26 @@ async fn in_time<T>(step: impl Future<Output = zbus::Result<T>>) -> zbus::Result
 async fn part(dbus: &Dbus, connection: &Connection) -> zbus::Result<()> {
     // Who calls from now on starts the next process.
     connection.release_name(NAME).await?;
-    // What comes back to us by way of the bus came after all calls under the name.
-    if let Some(own) = connection.unique_name() {
-        let peer = zbus::fdo::PeerProxy::builder(connection)
-            .destination(own.clone())
-            .path("/")
-            .build()
-            .await?;
-        peer.ping().await?;
-    }
+    let returned = ping_ourselves(connection).await;
     let mut calls = dbus.0.calls.in_hand();
     let answered = calls.wait_for(|calls| *calls == 0);
     // One that waits for a person, or for an image, is told by the bus that we are gone.
     let _ = tokio::time::timeout(GRACE, answered).await;
-    Ok(())
+    returned
+}
+
+/// Returns when all calls that came under the name have been taken up: what comes back to us by way of the
+/// bus came after them. The policy in `packaging/dbus` allows it.
+async fn ping_ourselves(connection: &Connection) -> zbus::Result<()> {
+    let Some(own) = connection.unique_name() else {
+        return Ok(());
+    };
+    let peer = zbus::fdo::PeerProxy::builder(connection)
+        .destination(own.clone())
+        .path("/")
+        .build()
+        .await?;
+    Ok(peer.ping().await?)
 }
 
 /// Serves until the connection ends.

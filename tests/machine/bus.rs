@@ -272,8 +272,12 @@ fn no_call_is_lost_that_comes_at_the_moment_of_its_end() {
     for ran in calls.iter().flatten() {
         assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran}");
     }
-    let lives = machine.journal(&["_SYSTEMD_UNIT=mistryd.service", "MISTRY_EVENT=idle"]);
-    assert!(!lives.is_empty(), "it never ended");
+    let ends = machine.journal(&["_SYSTEMD_UNIT=mistryd.service", "MISTRY_EVENT=idle"]);
+    assert!(!ends.is_empty(), "it never ended");
+    // The bus lets it find out that all calls have been taken up.
+    let told = machine.journal_text("dbus.service");
+    let is_refused = |line: &&str| line.contains("Rejected") && line.contains("mistryd");
+    assert_eq!(told.lines().find(is_refused), None);
     // Each job that was answered is built, whether it is asked for or not.
     machine.run(&format!(
         "cd /var/lib/mistry/builds/quick
