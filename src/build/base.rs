@@ -59,7 +59,7 @@ fn difference(base: &Record, directory: &Path, context: &Context) -> Difference 
     if known.links.is_some() && known.links != now.links {
         return Difference::Other;
     }
-    let since = base.keep.built_until.or(base.info.finished_at);
+    let since = base.internal.built_until.or(base.info.finished_at);
     let since = since.unwrap_or(base.info.started_at);
     let mut change = Change {
         since,
@@ -287,7 +287,7 @@ mod tests {
         scene.write("a.c", "other", 200);
         assert_eq!(scene.difference(), Difference::Other);
         scene.write("a.c", "other", 300);
-        scene.base.keep.built_until = Some(Timestamp::from_second(1_000_000_400).unwrap());
+        scene.base.internal.built_until = Some(Timestamp::from_second(1_000_000_400).unwrap());
         assert_eq!(
             scene.difference(),
             Difference::Other,
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn a_link_of_which_an_earlier_record_says_nothing_counts_as_unchanged() {
         let mut scene = Scene::new();
-        scene.base.keep.links = None;
+        scene.base.internal.links = None;
         scene.base.info.inputs.context = "a digest of an earlier version".to_owned();
         assert_eq!(scene.difference(), Difference::Nothing);
     }

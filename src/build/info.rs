@@ -363,7 +363,7 @@ impl BuildInfo {
 /// How long a build may take and how much it may print: as it was when its container was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Bounds {
+pub struct BuildLimits {
     /// Milliseconds that it may run.
     pub job_timeout: Option<u64>,
     /// Milliseconds that it may print nothing.
@@ -395,7 +395,8 @@ pub struct Bookkeeping {
     /// When its container must have ended.
     pub deadline: Option<Timestamp>,
     /// What it may take.
-    pub bounds: Bounds,
+    #[serde(rename = "Bounds")]
+    pub limits: BuildLimits,
     /// That and why it is stopped before its end.
     pub stopped: Option<Stopped>,
     /// When its container was started.
@@ -448,7 +449,7 @@ pub struct Record {
     pub info: BuildInfo,
     /// What is not.
     #[serde(rename = "Bookkeeping", default)]
-    pub keep: Bookkeeping,
+    pub internal: Bookkeeping,
 }
 
 impl Record {
@@ -459,7 +460,7 @@ impl Record {
             .params
             .iter()
             .map(|(name, value)| {
-                let value = value.as_ref().or_else(|| self.keep.opaque.get(name))?;
+                let value = value.as_ref().or_else(|| self.internal.opaque.get(name))?;
                 Some((name.parse().ok()?, value.clone()))
             })
             .collect()

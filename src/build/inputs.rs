@@ -51,14 +51,14 @@ impl Inputs {
     /// Writes them into the record; gives back those that do not fit, for [`Inputs::write`].
     pub(super) fn into_record(self, record: &mut Record) -> Option<Inputs> {
         if self.len() < MAX_INPUT_FILES {
-            record.keep.files = self.files;
-            record.keep.links = self.links;
+            record.internal.files = self.files;
+            record.internal.links = self.links;
             return None;
         }
         let first = self.files.iter().take(MAX_INPUT_FILES);
-        record.keep.files = first.map(|(k, v)| (k.clone(), v.clone())).collect();
-        record.keep.has_inputs = self.len() <= MAX_LISTED;
-        record.keep.has_inputs.then_some(self)
+        record.internal.files = first.map(|(k, v)| (k.clone(), v.clone())).collect();
+        record.internal.has_inputs = self.len() <= MAX_LISTED;
+        record.internal.has_inputs.then_some(self)
     }
 
     /// Writes them beside the record in `directory`. A power cut may take the list: it is synced with
@@ -72,15 +72,15 @@ impl Inputs {
 
     /// Those of the build in `directory`, whose record is `record`.
     pub(super) fn read(directory: &Path, record: &Record) -> Inputs {
-        let listed = match record.keep.has_inputs {
+        let listed = match record.internal.has_inputs {
             true => read(directory),
             false => None,
         };
         listed.unwrap_or_else(|| Inputs {
-            files: record.keep.files.clone(),
-            links: record.keep.links.clone(),
+            files: record.internal.files.clone(),
+            links: record.internal.links.clone(),
             // The first mistry wrote none.
-            is_whole: (1..MAX_INPUT_FILES).contains(&record.keep.files.len()),
+            is_whole: (1..MAX_INPUT_FILES).contains(&record.internal.files.len()),
         })
     }
 }
@@ -125,7 +125,7 @@ mod tests {
             if let Some(rest) = inputs(files).into_record(&mut record) {
                 rest.write(home.path()).unwrap();
             }
-            assert!(record.keep.files.len() <= MAX_INPUT_FILES);
+            assert!(record.internal.files.len() <= MAX_INPUT_FILES);
             assert_eq!(Inputs::read(home.path(), &record), inputs(files), "{files}");
         }
     }

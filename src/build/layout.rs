@@ -20,8 +20,8 @@ const PAUSED: &str = "paused";
 const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
 const IMAGES: &str = "images";
-/// What the name of a tally, or of what is remembered of images, ends with.
-const TALLY: &str = ".json";
+/// What the names of files of statistics, and of what is remembered of images, end with.
+const JSON: &str = ".json";
 /// Mounted at `/data` in the container.
 pub(super) const DATA: &str = "data";
 /// What is served, under `data`.
@@ -57,7 +57,7 @@ impl Layout {
         &self.root
     }
 
-    /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, tallies of
+    /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, statistics of
     /// answers, what is remembered of images.
     pub(super) fn own(&self) -> PathBuf {
         self.root.join(OWN)
@@ -110,12 +110,12 @@ impl Layout {
     }
 
     /// A file for each project: how its jobs were answered.
-    pub(super) fn tallies(&self) -> PathBuf {
+    pub(super) fn all_stats(&self) -> PathBuf {
         self.own().join(ANSWERS)
     }
 
-    pub(super) fn tally(&self, project: &ProjectName) -> PathBuf {
-        self.tallies().join(format!("{project}{TALLY}"))
+    pub(super) fn stats(&self, project: &ProjectName) -> PathBuf {
+        self.all_stats().join(format!("{project}{JSON}"))
     }
 
     /// A file for each project: what is remembered of its images.
@@ -124,12 +124,12 @@ impl Layout {
     }
 
     pub(super) fn image_records(&self, project: &ProjectName) -> PathBuf {
-        self.all_image_records().join(format!("{project}{TALLY}"))
+        self.all_image_records().join(format!("{project}{JSON}"))
     }
 
     /// The project that such a file in `answers` or `images` is about.
     pub(super) fn counted_by(name: &str) -> Option<ProjectName> {
-        name.strip_suffix(TALLY)?.parse().ok()
+        name.strip_suffix(JSON)?.parse().ok()
     }
 
     pub(super) fn project(&self, project: &ProjectName) -> PathBuf {

@@ -38,10 +38,10 @@ impl PendingBuild {
     /// # Errors
     /// Of the disk.
     pub(super) fn forget_opaque(&mut self) -> io::Result<()> {
-        if self.record.keep.opaque.is_empty() {
+        if self.record.internal.opaque.is_empty() {
             return Ok(());
         }
-        let are_all_held = self.opaque_files.len() >= self.record.keep.opaque.len();
+        let are_all_held = self.opaque_files.len() >= self.record.internal.opaque.len();
         self.empty_opaque()?;
         let Some(data) = open_directory(rustix::fs::CWD, &self.data())? else {
             return Ok(());
@@ -50,8 +50,8 @@ impl PendingBuild {
         let mut elsewhere = BTreeMap::new();
         // The container may have put anything in the place of its params.
         let params = open_directory(data.as_fd(), Path::new(layout::PARAMS))?;
-        for (name, value) in &self.record.keep.opaque {
-            let inode = self.record.keep.opaque_inodes.get(name);
+        for (name, value) in &self.record.internal.opaque {
+            let inode = self.record.internal.opaque_inodes.get(name);
             let found = params.as_ref().and_then(|params| {
                 rustix::fs::statat(params, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).ok()
             });

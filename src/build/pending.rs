@@ -24,8 +24,8 @@ use super::base::Start;
 use super::error::{Error, doing};
 use super::store::BuildStore;
 use super::{
-    BuildInfo, BuildLog, Cancelled, Change, ImageRecord, NO_EXIT_CODE, Outcome, Phase, Record,
-    Since, State, Stopped, layout, record, store,
+    Bookkeeping, BuildInfo, BuildLog, Cancelled, Change, ImageRecord, NO_EXIT_CODE, Outcome, Phase,
+    Record, Since, State, Stopped, layout, record, store,
 };
 use crate::filesystem::Interrupt;
 use crate::job::{GroupName, JobId, Params};
@@ -68,7 +68,7 @@ pub enum Begun {
     /// As the group's latest build left it.
     Incremental,
     /// Empty, because the group's latest build holds what we may not read.
-    BaseClosed,
+    BaseUnreadable,
     /// Empty, because the group's latest build belongs to another user, and we may not give its
     /// files away.
     BaseForeign,
@@ -122,13 +122,13 @@ pub struct Unfinished {
 }
 
 /// A build that is in place, but may not be on stable storage yet.
-#[must_use = "a finished build is not durable before it is settled"]
+#[must_use = "a finished build is not durable before [`FinishedBuild::make_durable`]"]
 #[derive(Debug)]
 pub struct FinishedBuild {
     store: Arc<BuildStore>,
     directory: PathBuf,
     record: Record,
-    trouble: Option<Error>,
+    warning: Option<Error>,
 }
 
 /// A build that is not over.
@@ -191,7 +191,12 @@ impl PendingBuild {
         &self.record.info
     }
 
-    /// For the pipeline to note facts; they are on disk after the next [`PendingBuild::save`].
+    /// What the daemon notes for itself about it.
+    pub fn internal(&self) -> &Bookkeeping {
+        &self.record.internal
+    }
+
+    /// The record, to be changed; it is on disk after the next [`PendingBuild::save`].
     pub fn record_mut(&mut self) -> &mut Record {
         &mut self.record
     }
@@ -232,9 +237,9 @@ impl PendingBuild {
     /// # Errors
     /// When the disk takes it not.
     pub fn start(&mut self, container: String, image: String) -> Result<(), Error> {
-        let keep = &mut self.record.keep;
-        keep.container = Some(container.clone());
-        keep.log_offset = self.log.bytes();
+        let internal = &mut self.record.internal;
+        internal.container = Some(container.clone());
+        internal.log_offset = self.log.bytes();
         self.record.info.image = Some(image);
         self.record.info.container = Some(container);
         self.start_clock();
@@ -243,19 +248,19 @@ impl PendingBuild {
 
     /// Its time runs from now on: its container is about to be started.
     pub fn start_clock(&mut self) {
-        let keep = &mut self.record.keep;
+        let internal = &mut self.record.internal;
         let now = Since::now();
-        keep.running_since = Some(now.wall());
-        keep.running_uptime = now.uptime();
-        let limit = keep.bounds.job_timeout.map(Duration::from_millis);
-        keep.deadline = limit.and_then(|limit| now.wall().checked_add(limit).ok());
+        internal.running_since = Some(now.wall());
+        internal.running_uptime = now.uptime();
+        let limit = internal.limits.job_timeout.map(Duration::from_millis);
+        internal.deadline = limit.and_then(|limit| now.wall().checked_add(limit).ok());
     }
 
     /// Since when its container runs; `None` before it is started.
     pub fn running(&self) -> Option<Since> {
-        let keep = &self.record.keep;
-        let since = keep.running_since?;
-        Some(Since::recorded(since, keep.running_uptime))
+        let internal = &self.record.internal;
+        let since = internal.running_since?;
+        Some(Since::recorded(since, internal.running_uptime))
     }
 
     /// Decides how the build ends, and writes that down on stable storage: from then on it ends so,
@@ -264,12 +269,12 @@ impl PendingBuild {
     /// # Errors
     /// When the disk takes it not; then nothing is decided.
     pub fn stop(&mut self, stopped: Stopped) -> Result<(), Error> {
-        if self.record.keep.stopped.is_some() {
+        if self.record.internal.stopped.is_some() {
             return Ok(());
         }
         let mut record = self.record.clone();
         record.info.cancelled.clone_from(&stopped.cancelled);
-        record.keep.stopped = Some(stopped);
+        record.internal.stopped = Some(stopped);
         let directory = self.directory();
         record::write(&directory, &record, true)
             .map_err(doing("write the record of the build", &directory))?;
@@ -291,15 +296,17 @@ impl PendingBuild {
 
     /// How long the build has taken, to the end of its container where that was not just now.
     fn duration(&self) -> Duration {
-        let keep = &self.record.keep;
-        let started = Since::recorded(self.record.info.started_at, keep.started_uptime);
+        let internal = &self.record.internal;
+        let started = Since::recorded(self.record.info.started_at, internal.started_uptime);
         let over = self.ended.map(|ended| ended.elapsed()).unwrap_or_default();
         started.elapsed().saturating_sub(over)
     }
 
     /// Bytes of the container's output that the log holds already.
     pub fn known(&self) -> u64 {
-        self.log.bytes().saturating_sub(self.record.keep.log_offset)
+        self.log
+            .bytes()
+            .saturating_sub(self.record.internal.log_offset)
     }
 
     /// Begins: `data` is cloned from the group's latest build, or made empty, and the params
@@ -318,7 +325,7 @@ impl PendingBuild {
     ) -> Result<Begun, Error> {
         let now = Since::now();
         self.record.info.started_at = now.wall();
-        self.record.keep.started_uptime = now.uptime();
+        self.record.internal.started_uptime = now.uptime();
         let info = &self.record.info;
         self.store.enter(&self.project, self.id, info, None, true);
         // Only a group has a base; the latest build without one is never built upon.
@@ -387,7 +394,7 @@ impl PendingBuild {
                 },
                 Err(cause) if is_closed(&cause) => {
                     self.clear_data()?;
-                    Begun::BaseClosed
+                    Begun::BaseUnreadable
                 }
                 Err(cause) => return Err(self.given_up(clone(cause))),
             };
@@ -402,8 +409,8 @@ impl PendingBuild {
         self.change = start.change.filter(|_| is_cloned);
         self.record.info.base = base.map(|base| base.to_string());
         self.record.info.incremental = is_cloned;
-        self.record.keep.user = Some(user.to_string());
-        (self.opaque_files, self.record.keep.opaque_inodes) =
+        self.record.internal.user = Some(user.to_string());
+        (self.opaque_files, self.record.internal.opaque_inodes) =
             furnish(&data, params, user).map_err(doing("write the build's params", &data))?;
         Ok(begun)
     }
@@ -416,7 +423,7 @@ impl PendingBuild {
             &directory,
         );
         let made = record::read(&directory).map_err(&read)?;
-        let made_by = match made.and_then(|record| record.keep.user) {
+        let made_by = match made.and_then(|record| record.internal.user) {
             Some(made_by) => made_by,
             // A record of an earlier version; the container's user was given the root.
             None => {
@@ -449,11 +456,11 @@ impl PendingBuild {
     /// next process takes it over.
     pub fn finish(mut self, end: End) -> Result<FinishedBuild, Box<Unfinished>> {
         match self.put_in_place(end) {
-            Ok((directory, trouble)) => Ok(FinishedBuild {
+            Ok((directory, warning)) => Ok(FinishedBuild {
                 store: self.store,
                 directory,
                 record: self.record,
-                trouble,
+                warning,
             }),
             Err((error, is_for_data)) => Err(Box::new(Unfinished {
                 is_for_data: is_for_data || error.is_full(),
@@ -473,8 +480,8 @@ impl PendingBuild {
             })?;
         }
         let home = self.clear_home();
-        let (directory, trouble) = self.write_end(end, began).map_err(|error| (error, false))?;
-        Ok((directory, trouble.or(home.err())))
+        let (directory, warning) = self.write_end(end, began).map_err(|error| (error, false))?;
+        Ok((directory, warning.or(home.err())))
     }
 
     fn put_data_in_order(&mut self) -> Result<(), Error> {
@@ -492,7 +499,7 @@ impl PendingBuild {
         began: std::time::Instant,
     ) -> Result<(PathBuf, Option<Error>), Error> {
         let (project, group) = (&self.project, &self.record.info.group);
-        self.record.keep.number = self.store.next_number(project, self.id, group)?;
+        self.record.internal.number = self.store.next_number(project, self.id, group)?;
         let duration = self.duration();
         let info = &mut self.record.info;
         let now = Timestamp::now();
@@ -507,7 +514,7 @@ impl PendingBuild {
             self.base_built_until(),
         ];
         let built_until = built_until.into_iter().flatten().fold(now, Timestamp::max);
-        self.record.keep.built_until = Some(built_until);
+        self.record.internal.built_until = Some(built_until);
         let info = &mut self.record.info;
         if let Some(sentence) = end.error {
             info.set_error(sentence);
@@ -517,10 +524,10 @@ impl PendingBuild {
             info.cancelled = Some(by);
         }
         info.phases.finish = Some(began.elapsed().as_millis() as u64);
-        self.record.keep.opaque.clear();
-        self.record.keep.opaque_inodes.clear();
-        self.record.keep.boot.clone_from(&self.store.boot);
-        self.record.keep.durable = false;
+        self.record.internal.opaque.clear();
+        self.record.internal.opaque_inodes.clear();
+        self.record.internal.boot.clone_from(&self.store.boot);
+        self.record.internal.durable = false;
         let directory = self.directory();
         record::write(&directory, &self.record, true)
             .map_err(doing("write the record of the build", &directory))?;
@@ -532,7 +539,7 @@ impl PendingBuild {
     fn base_built_until(&self) -> Option<Timestamp> {
         let base: JobId = self.record.info.base.as_deref()?.parse().ok()?;
         let directory = self.store.layout.ready(&self.project, base);
-        record::read(&directory).ok()??.keep.built_until
+        record::read(&directory).ok()??.internal.built_until
     }
 
     /// Ends a build that [`PendingBuild::finish`] or a beginning has failed for: as errored, for the
@@ -594,8 +601,8 @@ impl FinishedBuild {
     }
 
     /// What could not be linked or cleared although the build is in place; for the journal.
-    pub fn trouble(&self) -> Option<&Error> {
-        self.trouble.as_ref()
+    pub fn warning(&self) -> Option<&Error> {
+        self.warning.as_ref()
     }
 
     /// Brings everything of the build to stable storage and marks it durable; until then it
@@ -603,10 +610,10 @@ impl FinishedBuild {
     ///
     /// # Errors
     /// When the disk is in the way; the build is in force all the same, until the next boot.
-    pub fn settle(self) -> Result<(), Error> {
+    pub fn make_durable(self) -> Result<(), Error> {
         let directory = self.directory;
         self.store
-            .settle(std::slice::from_ref(&directory))
+            .make_durable(std::slice::from_ref(&directory))
             .map_err(doing("bring the build to stable storage", &directory))?;
         faults::point("settled");
         self.store.empty_trash()

@@ -22,7 +22,7 @@ use crate::{faults, filesystem};
 impl BuildStore {
     /// A finished record in `pending`: either its rename is still owed, or it is what an
     /// exchange put there. The later one is the result.
-    pub(super) fn settle_finished(
+    pub(super) fn complete_finished(
         &self,
         project: &ProjectName,
         id: JobId,
@@ -81,9 +81,9 @@ impl BuildStore {
             other => other.map(|()| false).map_err(&publish)?,
         };
         faults::point("in-place");
-        let mut trouble = None;
+        let mut warning = None;
         if let Some(group) = &group {
-            trouble = self
+            warning = self
                 .point(project, group.as_ref(), id)
                 .map_err(&point)
                 .err();
@@ -92,7 +92,7 @@ impl BuildStore {
         if replaced {
             let cleared = self.throw_away(&from);
             let cleared = cleared.map_err(doing("clear what the build replaced", &from));
-            trouble = trouble.or(cleared.err());
+            warning = warning.or(cleared.err());
             faults::point("replaced");
         }
         if !in_force || record.info.succeeded() {
@@ -101,7 +101,7 @@ impl BuildStore {
             self.enter(project, id, &ready, None, true);
         }
         drop((publish, point));
-        Ok((to, trouble))
+        Ok((to, warning))
     }
 
     /// Makes the link that is to be: beside the old one, which is replaced by [`BuildStore::point`].
@@ -131,32 +131,32 @@ impl BuildStore {
 
     /// New links that an earlier process left on their way: to a build that is in place they are
     /// completed, unless a later one has been linked since; others are removed.
-    pub(super) fn settle_links(&self) -> Result<(), Error> {
+    pub(super) fn complete_links(&self) -> Result<(), Error> {
         let own = self.layout.own();
-        let settle = doing("complete the links of an earlier process", &own);
-        let mut trouble = Ok(());
-        for entry in std::fs::read_dir(&own).map_err(&settle)? {
-            let entry = entry.map_err(&settle)?;
+        let complete = doing("complete the links of an earlier process", &own);
+        let mut first_error = Ok(());
+        for entry in std::fs::read_dir(&own).map_err(&complete)? {
+            let entry = entry.map_err(&complete)?;
             let name = entry.file_name();
             let Some((project, id)) = name.to_str().and_then(Layout::linked_by) else {
                 continue;
             };
             // One that fails is left to the next process, and is no reason to leave the others.
-            if let Err(error) = self.settle_link(&project, id) {
-                trouble = Err(error);
+            if let Err(error) = self.complete_link(&project, id) {
+                first_error = Err(error);
             }
         }
-        trouble
+        first_error
     }
 
-    fn settle_link(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+    fn complete_link(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
         let ready = self.layout.ready(project, id);
-        let settle = doing("complete the links of an earlier process", &ready);
-        let record = record::read(&ready).map_err(&settle)?;
+        let complete = doing("complete the links of an earlier process", &ready);
+        let record = record::read(&ready).map_err(&complete)?;
         let record = record.filter(|record| self.survived(record));
         let group = record.as_ref().and_then(linked_group);
         let (Some(record), Some(group)) = (record, group) else {
-            return std::fs::remove_file(self.layout.new_link(project, id)).map_err(settle);
+            return std::fs::remove_file(self.layout.new_link(project, id)).map_err(complete);
         };
         let linked = match self.base(project, group.as_ref())? {
             Some(linked) => self.ready_order(project, linked)?,
@@ -166,7 +166,7 @@ impl BuildStore {
             true => self.point(project, group.as_ref(), id),
             false => std::fs::remove_file(self.layout.new_link(project, id)),
         }
-        .map_err(settle)
+        .map_err(complete)
     }
 
     /// The number of a build that ends now: larger than that of each build in whose place it may come, the
@@ -235,7 +235,7 @@ struct Order {
 impl Order {
     fn of(record: &Record) -> Order {
         Order {
-            number: record.keep.number,
+            number: record.internal.number,
             finished_at: record.info.finished_at,
         }
     }

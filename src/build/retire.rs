@@ -74,7 +74,7 @@ pub struct Collected {
     /// Places in the plan of what is gone.
     pub gone: Vec<usize>,
     /// The first thing that went wrong; the rest was done all the same.
-    pub trouble: Option<Error>,
+    pub first_error: Option<Error>,
 }
 
 impl BuildStore {
@@ -88,7 +88,7 @@ impl BuildStore {
     ) -> Collected {
         let mut collected = Collected::default();
         let mut note = |error| {
-            collected.trouble.get_or_insert(error);
+            collected.first_error.get_or_insert(error);
         };
         let mut retired = Vec::new();
         for (at, removal) in plan.removals.iter().enumerate() {
@@ -105,7 +105,7 @@ impl BuildStore {
         for (at, away) in &retired {
             match is_gone(away) {
                 Ok(true) => collected.gone.push(*at),
-                // Its trouble is that of the trash.
+                // The error is that of the trash.
                 Ok(false) => {}
                 Err(error) => note(doing("look at what was removed", away)(error)),
             }
@@ -169,7 +169,7 @@ impl BuildStore {
         let cleared = self.clear_trash(false);
         for away in &retired {
             if !is_gone(away).map_err(doing("look at what was removed", away))? {
-                // What else is in the trash is not this build's trouble.
+                // Errors about what else is in the trash are not errors of this removal.
                 cleared?;
                 break;
             }
@@ -193,7 +193,7 @@ impl BuildStore {
         };
         let found = rustix::fs::fstat(&directory).map_err(|error| look(error.into()))?;
         let record = super::record::read(&place).map_err(&look)?;
-        let keep = record.map(|record| record.keep).unwrap_or_default();
+        let internal = record.map(|record| record.internal).unwrap_or_default();
         Ok(Some(Candidate {
             project: project.clone(),
             id,
@@ -201,8 +201,8 @@ impl BuildStore {
             group: group.into(),
             used: used::time(&found),
             ran: None,
-            bytes: keep.bytes,
-            own: keep.own,
+            bytes: internal.bytes,
+            own: internal.own,
             base: None,
             is_linked: false,
             is_pinned: false,
@@ -335,7 +335,7 @@ impl BuildStore {
     pub(super) fn clear_trash(&self, at_once: bool) -> Result<(), Error> {
         let trash = self.layout.trash();
         let empty = doing("empty the trash", &trash);
-        let mut trouble = None;
+        let mut first_error = None;
         for entry in std::fs::read_dir(&trash).map_err(&empty)? {
             let path = entry.map_err(&empty)?.path();
             let _ours = match Lease::take_last(&path) {
@@ -343,15 +343,15 @@ impl BuildStore {
                 Ok(None) => continue,
                 // One that cannot be opened is no reason to keep the others.
                 Err(error) => {
-                    trouble.get_or_insert(doing("empty the trash", &path)(error));
+                    first_error.get_or_insert(doing("empty the trash", &path)(error));
                     continue;
                 }
             };
             if let Err(error) = self.remove_build(&path, at_once) {
-                trouble.get_or_insert(error);
+                first_error.get_or_insert(error);
             }
         }
-        trouble.map_or(Ok(()), Err)
+        first_error.map_or(Ok(()), Err)
     }
 
     fn remove_build(&self, path: &Path, at_once: bool) -> Result<(), Error> {

@@ -25,7 +25,7 @@ use super::lease::Lease;
 use super::listing::{MAX_ANSWERS, MAX_LISTINGS};
 use super::pending::PendingBuild;
 use super::recent::Recent;
-use super::tally::Tallies;
+use super::stats::AllStats;
 use super::{BuildAnswer, BuildInfo, Facts, LOG_TAIL, Listing, Record, State, record, used};
 use crate::faults;
 use crate::filesystem::{self, Filesystem};
@@ -48,9 +48,9 @@ pub struct BuildStore {
     listings: Recent<Listing>,
     /// Held while a list reads a large record.
     large: Mutex<()>,
-    pub(super) tallies: Tallies,
+    pub(super) stats: AllStats,
     /// Held while builds are marked as durable.
-    pub(super) settling: Mutex<()>,
+    pub(super) marking: Mutex<()>,
     /// Held while what is remembered of images is changed.
     pub(super) images: Mutex<()>,
     /// Held while a build is put in place and linked, pinned, or taken away.
@@ -82,8 +82,8 @@ impl BuildStore {
             answers: Recent::new(MAX_ANSWERS),
             listings: Recent::new(MAX_LISTINGS),
             large: Mutex::new(()),
-            tallies: Tallies::default(),
-            settling: Mutex::new(()),
+            stats: AllStats::default(),
+            marking: Mutex::new(()),
             images: Mutex::new(()),
             changing: Mutex::new(()),
             boot: boot.trim().to_owned(),
@@ -139,10 +139,10 @@ impl BuildStore {
             info: BuildInfo::accepted(job, id, self.layout.served(&job.project, id), now),
             ..Record::default()
         };
-        record.keep.rebuild = rebuild;
+        record.internal.rebuild = rebuild;
         record.info.asked_by = asker;
-        record.keep.boot.clone_from(&self.boot);
-        record.keep.opaque = job
+        record.internal.boot.clone_from(&self.boot);
+        record.internal.opaque = job
             .params
             .iter()
             .filter(|(name, _)| name.is_opaque())
@@ -558,16 +558,16 @@ impl BuildStore {
     /// did not mark as durable. To be done once, in the background.
     ///
     /// # Errors
-    /// The first trouble; whatever cannot be read is passed over.
+    /// The first error; whatever cannot be read is passed over.
     pub fn scan(&self) -> Result<(), Error> {
-        let mut trouble = None;
+        let mut first_error = None;
         let mut unmarked = Vec::new();
         let projects = self.projects();
-        self.load_tallies();
+        self.load_stats();
         for project in projects.as_deref().unwrap_or_default() {
             let builds = self.layout.builds(project, State::Ready);
             let ids = ids(&builds).unwrap_or_else(|error| {
-                trouble.get_or_insert(doing("list the builds", &builds)(error));
+                first_error.get_or_insert(doing("list the builds", &builds)(error));
                 Vec::new()
             });
             for id in ids {
@@ -579,7 +579,7 @@ impl BuildStore {
                     Ok(record) => record,
                     Err(error) => {
                         let read = doing("read the record of a build", &directory);
-                        trouble.get_or_insert(read(error));
+                        first_error.get_or_insert(read(error));
                         continue;
                     }
                 };
@@ -591,18 +591,18 @@ impl BuildStore {
                 }
                 let path = self.layout.served(project, id);
                 record.info.complete(project, id, State::Ready, path);
-                let own = record.keep.own;
+                let own = record.internal.own;
                 self.enter(project, id, &record.info, own, false);
             }
         }
         // A list of what was found is better than one that never comes.
         self.index.completed();
         projects.map_err(doing("list the builds", self.root()))?;
-        self.settle(&unmarked).map_err(doing(
+        self.make_durable(&unmarked).map_err(doing(
             "bring builds of an earlier process to stable storage",
             self.root(),
         ))?;
-        trouble.map_or(Ok(()), Err)
+        first_error.map_or(Ok(()), Err)
     }
 
     /// Enters a build of which `own` bytes are its own, as far as that is known.

@@ -53,7 +53,7 @@ impl BuildStore {
         policy: &Policy,
         is_busy: impl Fn(&ProjectName, JobId) -> bool,
     ) -> Result<(Plan, Option<Error>), Error> {
-        let (mut found, trouble) = self.survey();
+        let (mut found, first_error) = self.survey();
         for build in &mut found {
             build.is_busy |= is_busy(&build.project, build.id);
         }
@@ -68,14 +68,14 @@ impl BuildStore {
         }
         let mut plan = gc::decide(found, &policy, Timestamp::now(), free);
         plan.doubted_until = doubted_until;
-        Ok((plan, trouble))
+        Ok((plan, first_error))
     }
 
-    /// Every build that is over, of every project; and the first trouble.
+    /// Every build that is over, of every project; and the first error.
     fn survey(&self) -> (Vec<Candidate>, Option<Error>) {
-        let mut trouble = None;
+        let mut first_error = None;
         let mut note = |error: Error| {
-            trouble.get_or_insert(error);
+            first_error.get_or_insert(error);
         };
         let mut found = Vec::new();
         let projects = self.projects().unwrap_or_else(|error| {
@@ -93,7 +93,7 @@ impl BuildStore {
                 Err(error) => note(error),
             }
         }
-        (found, trouble)
+        (found, first_error)
     }
 
     fn survey_project(

@@ -13,7 +13,7 @@ use super::live::{Live, Origin};
 use super::pipeline::From;
 use super::queue::Admission;
 use super::{Error, Shared, blocking, ending, pipeline, stop, sweep};
-use crate::build::{Leftover, PendingBuild, Record};
+use crate::build::{OrphanedBuild, PendingBuild, Record};
 use crate::faults;
 use crate::job::{Job, JobId};
 use crate::project::Context;
@@ -24,8 +24,8 @@ const ENDED: &str = "mistryd ended";
 /// Queues what was left, and begins what may take long.
 pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     let store = shared.store.clone();
-    let (leftovers, trouble) = blocking(move || store.leftovers()).await?;
-    if let Some(error) = trouble {
+    let (orphans, first_error) = blocking(move || store.orphaned_builds()).await?;
+    if let Some(error) = first_error {
         tracing::error!(
             error = &error as &dyn std::error::Error,
             "some of the build path is not in order and is passed over"
@@ -38,18 +38,18 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     // All have their places before the first one is gone on with: the search for containers
     // without an owner must know every owner.
     let mut taken = Vec::new();
-    for leftover in leftovers {
-        let (project, id) = (leftover.project.clone(), leftover.id);
-        let info = leftover.record.as_ref().map(|record| &record.info);
-        let keep = leftover.record.as_ref().map(|record| &record.keep);
+    for orphan in orphans {
+        let (project, id) = (orphan.project.clone(), orphan.id);
+        let info = orphan.record.as_ref().map(|record| &record.info);
+        let internal = orphan.record.as_ref().map(|record| &record.internal);
         let origin = Origin {
             request: None,
             asker: info.and_then(|info| info.asked_by.clone()),
-            rebuild: keep.is_some_and(|keep| keep.rebuild),
+            rebuild: internal.is_some_and(|internal| internal.rebuild),
         };
         let group = info.map(|info| info.group.clone());
         let group = group.filter(|group| !group.is_empty());
-        let is_adopted = leftover
+        let is_adopted = orphan
             .record
             .as_ref()
             .is_some_and(|record| shared.store.has_container(record));
@@ -70,15 +70,15 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         live.want(false);
         if is_adopted {
             live.own(
-                keep.and_then(|keep| keep.container.clone()),
-                keep.and_then(|keep| keep.deadline),
+                internal.and_then(|internal| internal.container.clone()),
+                internal.and_then(|internal| internal.deadline),
             );
         }
-        taken.push((live, leftover));
+        taken.push((live, orphan));
     }
-    for (live, leftover) in taken {
+    for (live, orphan) in taken {
         let guarded = live.clone();
-        let task = take_over(shared.clone(), live, leftover);
+        let task = take_over(shared.clone(), live, orphan);
         shared.spawn(ending::guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
@@ -109,13 +109,13 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Goes on with a leftover, or ends it with a word about why that cannot be.
-async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
-    let Leftover {
+/// Goes on with an orphaned build, or ends it with a word about why that cannot be.
+async fn take_over(shared: Arc<Shared>, live: Arc<Live>, orphan: OrphanedBuild) {
+    let OrphanedBuild {
         project,
         id,
         record,
-    } = leftover;
+    } = orphan;
     let asked = record.clone();
     let (looking, name) = (shared.clone(), project.clone());
     // Of the tasks, so that it is waited for when the daemon ends, also where the build does not wait.
@@ -147,7 +147,7 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
     };
     faults::point("taken-over");
     let attempt = pending.info().attempt;
-    let container = pending.record_mut().keep.container.clone();
+    let container = pending.internal().container.clone();
     let event = Event::TakenOver {
         attempt,
         runs_on: container.is_some(),
@@ -158,7 +158,7 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, leftover: Leftover) {
     live.show(pending.info());
     shared.feed.tell(&shared, &live);
     // What follows a container needs the recipe only where the attempt is lost.
-    let from = match (container, pending.record_mut().keep.stopped.clone()) {
+    let from = match (container, pending.internal().stopped.clone()) {
         (Some(container), _) => From::Container(container, recipe),
         // It ends as was decided, whatever has become of its project.
         (None, Some(stopped)) => {

@@ -153,7 +153,7 @@ impl Making {
                     Ok(pending.save()?)
                 })
                 .await?;
-                let deadline = self.pending()?.record_mut().keep.deadline;
+                let deadline = self.pending()?.internal().deadline;
                 self.live.own(Some(container.to_owned()), deadline);
                 let started = self.ask(docker.start(container)).await?;
                 started.map_err(failed)

@@ -193,8 +193,8 @@ impl Shared {
     async fn collect(self: &Arc<Self>, policy: Policy, dry_run: bool) -> Result<Collection, Error> {
         let shared = self.clone();
         let collected = blocking(move || shared.collect_blocking(&policy, dry_run)).await??;
-        let (collection, trouble) = collected;
-        if let Some(error) = trouble {
+        let (collection, first_error) = collected;
+        if let Some(error) = first_error {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "not all garbage could be collected"
@@ -212,7 +212,7 @@ impl Shared {
         dry_run: bool,
     ) -> Result<(Collection, Option<build::Error>), Error> {
         let is_live = |project: &ProjectName, id| self.live(project, id).is_some();
-        let (mut plan, trouble) = self.store.plan(policy, is_live)?;
+        let (mut plan, first_error) = self.store.plan(policy, is_live)?;
         let mut collection = Collection {
             free: plan.free,
             plan: Plan::default(),
@@ -221,7 +221,7 @@ impl Shared {
         };
         if dry_run {
             collection.plan = plan;
-            return Ok((collection, trouble));
+            return Ok((collection, first_error));
         }
         // Where room is needed now, it is worth the time that it takes to have it at once.
         let at_once = plan.free < policy.min_free.unwrap_or(0).max(HARDLY_ANY);
@@ -233,7 +233,7 @@ impl Shared {
         plan.leave_only(&done.gone);
         collection.plan = plan;
         (collection.free, _) = self.store.room()?;
-        Ok((collection, trouble.or(done.trouble)))
+        Ok((collection, first_error.or(done.first_error)))
     }
 
     /// Removes images and layers of ours that nothing names. Where the Engine is not there, the next

@@ -79,7 +79,7 @@ pub(super) async fn halt(
     stderr: &[u8],
 ) {
     // Nothing may write to the build's data while it is put in place.
-    let container = pending.record_mut().keep.container.take();
+    let container = pending.record_mut().internal.container.take();
     if let Some(container) = &container {
         // It is no build's any more: where it cannot be removed now, it is found as such.
         live.own(None, None);
@@ -176,7 +176,7 @@ pub(super) fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
 pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: PendingBuild, end: End) {
     pending.enter(Phase::Finishing);
     live.show(pending.info());
-    let container = pending.record_mut().keep.container.clone();
+    let container = pending.internal().container.clone();
     pending.record_mut().info.joined = live.joined();
     let id = live.id;
     let finished = blocking(move || {
@@ -198,11 +198,11 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     faults::point("finished");
     // First, so that a client that waited for the end and asks again finds the place free.
     shared.leave_queue(&live);
-    let settling = match finished {
+    let unsynced = match finished {
         Ok(Ok((info, finished))) => {
             publish(&shared, live.subject(), &Event::Finished(&info));
             live.end_built(BuildAnswer::new(info));
-            if let Some(error) = finished.trouble() {
+            if let Some(error) = finished.warning() {
                 tracing::error!(mistry_job = %live.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
             }
             Some(finished)
@@ -222,8 +222,8 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
         clear(&shared, &live, &container).await;
     }
     faults::point("cleared");
-    if let Some(finished) = settling
-        && let Ok(Err(error)) = blocking(move || finished.settle()).await
+    if let Some(finished) = unsynced
+        && let Ok(Err(error)) = blocking(move || finished.make_durable()).await
     {
         tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build is not on stable storage");
     }

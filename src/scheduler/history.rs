@@ -8,11 +8,11 @@ use std::time::Duration;
 use jiff::{Timestamp, ToSpan};
 
 use super::{Error, Reader, Scheduler, Shared, blocking};
-use crate::build::{Answered, Secret, Tally, Trend};
+use crate::build::{AnswerStats, Answered, Secret, Trend};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// How long answers are counted before the tally is written again.
+/// How long answers are counted before the statistics are written again.
 const SAVE_AFTER: Duration = Duration::from_secs(5);
 /// A week shows work days and the others.
 const GROWTH_DAYS: i32 = 7;
@@ -38,8 +38,8 @@ impl Scheduler {
     }
 
     /// How jobs of a project were answered.
-    pub fn tally(&self, project: &ProjectName) -> Tally {
-        self.0.store.tally(project)
+    pub fn answer_stats(&self, project: &ProjectName) -> AnswerStats {
+        self.0.store.answer_stats(project)
     }
 
     /// True when garbage is collected by itself.
@@ -108,9 +108,9 @@ impl Shared {
     }
 }
 
-/// Writes tallies down some time after something was counted, and at the end. Nothing waits for it,
+/// Writes the statistics some time after something was counted, and at the end. Nothing waits for it,
 /// so it is no work in hand: the daemon may end at any time.
-pub(super) async fn keep_tallies(shared: Arc<Shared>) {
+pub(super) async fn save_stats_regularly(shared: Arc<Shared>) {
     let mut is_told = false;
     loop {
         tokio::select! {
@@ -120,7 +120,7 @@ pub(super) async fn keep_tallies(shared: Arc<Shared>) {
         // Many answers, one write; a build that ends does not wait for it.
         let _ = tokio::time::timeout(SAVE_AFTER, shared.stop.cancelled()).await;
         let saving = shared.clone();
-        let saved = blocking(move || saving.store.save_tallies()).await;
+        let saved = blocking(move || saving.store.save_stats()).await;
         if let Ok(Err(error)) = saved {
             if !is_told {
                 tracing::warn!(

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::halt::Halt;
 use super::live::Live;
 use super::{Error, Shared, stop};
-use crate::build::{Bounds, PendingBuild, Phase, Stopped};
+use crate::build::{BuildLimits, PendingBuild, Phase, Stopped};
 use crate::docker;
 use crate::faults;
 
@@ -63,8 +63,8 @@ enum Ending {
 }
 
 impl Making {
-    pub(super) fn new(shared: Arc<Shared>, live: Arc<Live>, mut pending: PendingBuild) -> Making {
-        let decided = match pending.record_mut().keep.stopped {
+    pub(super) fn new(shared: Arc<Shared>, live: Arc<Live>, pending: PendingBuild) -> Making {
+        let decided = match pending.internal().stopped {
             Some(_) => SetOnce::new_with(Some(())),
             None => SetOnce::new(),
         };
@@ -148,7 +148,7 @@ impl Making {
         }
         let shared = self.shared.clone();
         tokio::select! {
-            made = making => self.pending()?.record_mut().keep.container = made.ok(),
+            made = making => self.pending()?.record_mut().internal.container = made.ok(),
             () = tokio::time::sleep(LATE_CONTAINER_TIMEOUT) => {}
             () = shared.stop.cancelled() => return Err(Halt::Stopping),
         }
@@ -156,8 +156,8 @@ impl Making {
     }
 
     /// What the build may take; a record of an earlier version does not say it.
-    pub(super) fn bounds(&mut self) -> Result<Bounds, Halt> {
-        let mut bounds = self.pending()?.record_mut().keep.bounds;
+    pub(super) fn bounds(&mut self) -> Result<BuildLimits, Halt> {
+        let mut bounds = self.pending()?.internal().limits;
         if bounds.log_limit == 0 {
             bounds.log_limit = self.shared.rules.load().log_limit;
         }
@@ -166,12 +166,12 @@ impl Making {
 
     /// What was decided about its end before it came, in this process or an earlier one.
     pub(super) fn stopped(&mut self) -> Result<Option<Stopped>, Halt> {
-        Ok(self.pending()?.record_mut().keep.stopped.clone())
+        Ok(self.pending()?.internal().stopped.clone())
     }
 
     /// True when something was.
     pub(super) fn is_stopped(&mut self) -> Result<bool, Halt> {
-        Ok(self.pending()?.record_mut().keep.stopped.is_some())
+        Ok(self.pending()?.internal().stopped.is_some())
     }
 
     /// Decides about its end, and lets all who wait see it; what was decided before stays.

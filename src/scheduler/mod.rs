@@ -186,7 +186,7 @@ struct Shared {
     tasks: TaskTracker,
     stop: CancellationToken,
     board: Board,
-    /// Told when there are answers to be written into their tally.
+    /// Told when there are answers to be written into the statistics.
     counted: Notify,
     feed: Feed,
     /// Set when what an earlier process left is in the queue.
@@ -263,7 +263,9 @@ impl Scheduler {
     /// [`Error::Lost`]; what cannot be read of the build path is told to the journal.
     pub async fn adopt(&self) -> Result<(), Error> {
         adoption::begin(&self.0).await?;
-        self.0.tasks.spawn(history::keep_tallies(self.0.clone()));
+        self.0
+            .tasks
+            .spawn(history::save_stats_regularly(self.0.clone()));
         // It is called once, so it is set once.
         let _ = self.0.adopted.set(());
         Ok(())

@@ -19,7 +19,7 @@ use super::live::Live;
 use super::making::{Due, Making};
 use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, swept};
 use super::{Error, Rules, Shared, blocking, ending, stop};
-use crate::build::{Begun, Bounds, ImageRecord, PendingBuild, Phase};
+use crate::build::{Begun, BuildLimits, ImageRecord, PendingBuild, Phase};
 use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
 use crate::faults;
 use crate::job::Job;
@@ -208,9 +208,9 @@ impl Making {
 
     /// After an attempt that was lost: back to the beginning, with a word in the log.
     async fn begin_again(&mut self, why: &'static str) -> Result<(), Halt> {
-        let keep = &mut self.pending()?.record_mut().keep;
-        keep.lost += 1;
-        let (lost, container) = (keep.lost, keep.container.clone());
+        let internal = &mut self.pending()?.record_mut().internal;
+        internal.lost += 1;
+        let (lost, container) = (internal.lost, internal.container.clone());
         self.live.own(None, None);
         if lost >= MAX_LOST {
             // Its container is in the record still: it is ended, or the data put aside, with the build.
@@ -235,7 +235,7 @@ impl Making {
             let begun = begun.and_then(|()| pending.begin_again(true));
             if begun.is_err() {
                 // The end of the build has to see to it again.
-                pending.record_mut().keep.container = container;
+                pending.record_mut().internal.container = container;
             }
             Ok(begun?)
         })
@@ -254,7 +254,7 @@ impl Making {
         self.enter(Phase::Preparing)?;
         let rules = self.shared.rules.load_full();
         let settings = settings_of(context, &rules)?;
-        self.pending()?.record_mut().keep.bounds = bounds(&settings, &rules);
+        self.pending()?.record_mut().internal.limits = bounds(&settings, &rules);
         self.begin_stage()?;
         self.prepare(job, context, &settings).await?;
         self.pending()?.record_mut().info.phases.snapshot = Some(milliseconds(began));
@@ -262,7 +262,7 @@ impl Making {
         let began = Instant::now();
         self.enter(Phase::Imaging)?;
         self.begin_stage()?;
-        let rebuild = self.live.origin.rebuild || self.pending()?.record_mut().keep.rebuild;
+        let rebuild = self.live.origin.rebuild || self.pending()?.internal().rebuild;
         let image = loop {
             match self.image(context, &settings, rebuild).await {
                 Err(Halt::Image { source, .. }) if source.is_unreachable() => {
@@ -391,7 +391,7 @@ impl Making {
     async fn log_start(&mut self, begun: Begun) -> Result<(), Halt> {
         let text = match begun {
             Begun::Empty | Begun::Incremental => &[][..],
-            Begun::BaseClosed => BASE_CLOSED,
+            Begun::BaseUnreadable => BASE_CLOSED,
             Begun::BaseForeign => BASE_FOREIGN,
             Begun::BaseNewer => BASE_NEWER,
             Begun::Earlier => EARLIER_BASE,
@@ -475,7 +475,7 @@ impl Making {
         let attempt = pending.info().attempt;
         let id = job.id().to_string();
         let instance = shared.store.instance();
-        let log_bytes = pending.record_mut().keep.bounds.log_limit;
+        let log_bytes = pending.internal().limits.log_limit;
         let mut mounts = rules.mounts.clone();
         mounts.extend(settings.mounts.clone());
         let limits = settings.limits.as_ref().unwrap_or(&rules.limits);
@@ -524,7 +524,7 @@ impl Making {
         let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
-        let deadline = self.pending()?.record_mut().keep.deadline;
+        let deadline = self.pending()?.internal().deadline;
         self.live.own(Some(container.clone()), deadline);
         faults::point("container-known");
         let failed = |source| Halt::Container { source };
@@ -547,11 +547,11 @@ impl Making {
 }
 
 /// What a build may take: as its project says, else as the configuration does.
-fn bounds(settings: &Settings, rules: &Rules) -> Bounds {
+fn bounds(settings: &Settings, rules: &Rules) -> BuildLimits {
     let milliseconds = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     let job_timeout = settings.job_timeout.or(rules.job_timeout);
     let silence_timeout = settings.silence_timeout.or(rules.silence_timeout);
-    Bounds {
+    BuildLimits {
         job_timeout: job_timeout.map(milliseconds),
         silence_timeout: silence_timeout.map(milliseconds),
         log_limit: settings.log_limit.unwrap_or(rules.log_limit),

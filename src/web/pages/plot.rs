@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::super::words;
 use super::row::short;
-use crate::build::{Outcome, Tally, Trend};
+use crate::build::{AnswerStats, Outcome, Trend};
 use crate::project::ProjectName;
 
 const WIDTH: f64 = 960.0;
@@ -62,11 +62,11 @@ pub(super) struct Mark {
 
 /// Draws; `None` where there is nothing to be drawn.
 #[allow(clippy::cast_precision_loss)] // A drawing is coarser.
-pub(super) fn plot(project: &ProjectName, trend: &Trend, tally: &Tally) -> Option<Plot> {
+pub(super) fn plot(project: &ProjectName, trend: &Trend, stats: &AnswerStats) -> Option<Plot> {
     let builds = trend.points.iter().map(|point| (point.started, point.took));
     // Answers of before the oldest build would press all others to the right.
     let oldest = trend.points.last()?.started;
-    let answers: Vec<(Timestamp, Duration)> = tally
+    let answers: Vec<(Timestamp, Duration)> = stats
         .latest
         .iter()
         .filter(|(at, _)| *at >= oldest)
@@ -179,12 +179,12 @@ mod tests {
             ],
             ..Trend::default()
         };
-        let mut tally = Tally::default();
+        let mut stats = AnswerStats::default();
         for hour in [0, 2] {
             let at = began + Duration::from_secs(hour * 3600);
-            tally.latest.push_back((at, 300));
+            stats.latest.push_back((at, 300));
         }
-        let drawn = plot(&project, &trend, &tally).unwrap();
+        let drawn = plot(&project, &trend, &stats).unwrap();
         let kinds: Vec<_> = drawn.marks.iter().map(|mark| mark.kind).collect();
         assert_eq!(kinds, ["cached", "cold", "incremental", "red"]);
         for mark in &drawn.marks {
@@ -192,13 +192,13 @@ mod tests {
             assert!((LEFT..=WIDTH).contains(&x), "{mark:?}");
             assert!((0.0..=HEIGHT - BELOW).contains(&y), "{mark:?}");
         }
-        assert!(plot(&project, &Trend::default(), &tally).is_none());
+        assert!(plot(&project, &Trend::default(), &stats).is_none());
         let alone = Trend {
             points: vec![point(1, 5, false, Outcome::Succeeded)],
             ..Trend::default()
         };
         assert_eq!(
-            plot(&project, &alone, &Tally::default())
+            plot(&project, &alone, &AnswerStats::default())
                 .unwrap()
                 .marks
                 .len(),

@@ -103,8 +103,8 @@ pub(in crate::web) async fn project(
 ) -> Result<Response<Body>, Refusal> {
     let (latest, groups) = asked.reader.bases(name).await?;
     let trend = asked.reader.trend(name, PLOTTED).await?;
-    let tally = web.scheduler.tally(name);
-    let answers = tally.last(RATE_DAYS);
+    let stats = web.scheduler.answer_stats(name);
+    let answers = stats.last(RATE_DAYS);
     let (builds, _) = asked.reader.list(of(name), SHOWN).await?;
     let all = answers.built + answers.cached + answers.coalesced;
     let percent = |part: u64, of: u64| (part * 100).checked_div(of).unwrap_or(0);
@@ -154,7 +154,7 @@ pub(in crate::web) async fn project(
             own: words::bytes(trend.own),
             cold: expected(false),
             incremental: expected(true),
-            plot: plot(name, &trend, &tally),
+            plot: plot(name, &trend, &stats),
             latest: latest.map(|id| (id.to_string(), id.short())),
             more_groups: groups.len().saturating_sub(MOST_GROUPS),
             groups: groups

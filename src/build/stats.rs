@@ -1,7 +1,7 @@
 //! How jobs were answered, counted per project and day: built, cached or coalesced.
 //!
 //! Builds are on disk and count themselves; an answer from the cache leaves nothing behind but this.
-//! It is a statistic: kept in memory, written by [`BuildStore::save_tallies`] now and then and at the end, and
+//! It is a statistic: kept in memory, written by [`BuildStore::save_stats`] now and then and at the end, and
 //! what a `kill -9` takes is the last seconds of it. A file that cannot be understood is begun again.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -56,14 +56,14 @@ pub struct Day {
 /// How jobs of one project were answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-pub struct Tally {
+pub struct AnswerStats {
     /// By day, in UTC.
     pub days: BTreeMap<Date, Day>,
     /// When the latest cached answers were given, and the microseconds that each took; oldest first.
     pub latest: VecDeque<(Timestamp, u64)>,
 }
 
-impl Tally {
+impl AnswerStats {
     /// All jobs of the last `days` days, today included.
     pub fn last(&self, days: i32) -> Day {
         let first = today().checked_sub((days - 1).days()).unwrap_or(Date::MIN);
@@ -92,7 +92,7 @@ impl Tally {
     }
 
     /// Adds what an earlier process counted.
-    fn add(&mut self, earlier: Tally) {
+    fn add(&mut self, earlier: AnswerStats) {
         for (date, earlier) in earlier.days {
             let day = self.days.entry(date).or_default();
             day.built = day.built.saturating_add(earlier.built);
@@ -121,18 +121,18 @@ fn today() -> Date {
 
 #[derive(Debug, Default)]
 struct Counted {
-    by_project: BTreeMap<ProjectName, Tally>,
+    by_project: BTreeMap<ProjectName, AnswerStats>,
     /// Those that changed since they were written.
     changed: Vec<ProjectName>,
     /// What earlier processes counted has been added.
     is_loaded: bool,
 }
 
-/// All tallies. Std lock, held for a count or a copy.
+/// The statistics of all projects. Std lock, held for a count or a copy.
 #[derive(Debug, Default)]
-pub(super) struct Tallies(Mutex<Counted>);
+pub(super) struct AllStats(Mutex<Counted>);
 
-impl Tallies {
+impl AllStats {
     fn lock(&self) -> MutexGuard<'_, Counted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,14 +141,14 @@ impl Tallies {
 impl BuildStore {
     /// Counts an answer that took so long.
     pub fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
-        let mut counted = self.tallies.lock();
+        let mut counted = self.stats.lock();
         let now = Timestamp::now();
         match counted.by_project.get_mut(project) {
-            Some(tally) => tally.count(answered, now, took),
+            Some(stats) => stats.count(answered, now, took),
             None => {
-                let mut tally = Tally::default();
-                tally.count(answered, now, took);
-                counted.by_project.insert(project.clone(), tally);
+                let mut stats = AnswerStats::default();
+                stats.count(answered, now, took);
+                counted.by_project.insert(project.clone(), stats);
             }
         }
         if !counted.changed.contains(project) {
@@ -157,27 +157,28 @@ impl BuildStore {
     }
 
     /// How jobs of a project were answered.
-    pub fn tally(&self, project: &ProjectName) -> Tally {
-        let counted = self.tallies.lock();
+    pub fn answer_stats(&self, project: &ProjectName) -> AnswerStats {
+        let counted = self.stats.lock();
         counted.by_project.get(project).cloned().unwrap_or_default()
     }
 
     /// Adds what earlier processes counted, of every project: also of one whose builds are all gone. To be
     /// done once.
-    pub(super) fn load_tallies(&self) {
-        let read: Vec<(ProjectName, Tally)> = match std::fs::read_dir(self.layout.tallies()) {
+    pub(super) fn load_stats(&self) {
+        let read: Vec<(ProjectName, AnswerStats)> = match std::fs::read_dir(self.layout.all_stats())
+        {
             Ok(files) => files
                 .take(MOST_FILES)
                 .filter_map(|file| {
                     let project = Layout::counted_by(file.ok()?.file_name().to_str()?)?;
-                    let tally = read(&self.layout.tally(&project))?;
-                    Some((project, tally))
+                    let stats = read(&self.layout.stats(&project))?;
+                    Some((project, stats))
                 })
                 .collect(),
             // Nothing was counted yet; or it cannot be read, and is begun again.
             Err(_) => Vec::new(),
         };
-        let mut counted = self.tallies.lock();
+        let mut counted = self.stats.lock();
         for (project, earlier) in read {
             counted.by_project.entry(project).or_default().add(earlier);
         }
@@ -188,25 +189,25 @@ impl BuildStore {
     ///
     /// # Errors
     /// When the disk takes it not; it is tried again the next time.
-    pub fn save_tallies(&self) -> io::Result<()> {
-        let changed: Vec<(ProjectName, Tally)> = {
-            let mut counted = self.tallies.lock();
+    pub fn save_stats(&self) -> io::Result<()> {
+        let changed: Vec<(ProjectName, AnswerStats)> = {
+            let mut counted = self.stats.lock();
             // Before that, what is there would be overwritten.
             if !counted.is_loaded {
                 return Ok(());
             }
             let changed = std::mem::take(&mut counted.changed);
-            let with_tally = changed.into_iter().map(|project| {
-                let tally = counted.by_project.get(&project).cloned();
-                (project, tally.unwrap_or_default())
+            let with_stats = changed.into_iter().map(|project| {
+                let stats = counted.by_project.get(&project).cloned();
+                (project, stats.unwrap_or_default())
             });
-            with_tally.collect()
+            with_stats.collect()
         };
         let mut failed = None;
-        for (project, tally) in changed {
-            if let Err(error) = write(&self.layout.tally(&project), &tally) {
-                failed = Some(at(&self.layout.tally(&project))(error));
-                self.tallies.lock().changed.push(project);
+        for (project, stats) in changed {
+            if let Err(error) = write(&self.layout.stats(&project), &stats) {
+                failed = Some(at(&self.layout.stats(&project))(error));
+                self.stats.lock().changed.push(project);
             }
         }
         failed.map_or(Ok(()), Err)
@@ -214,7 +215,7 @@ impl BuildStore {
 }
 
 /// Reads a file; `None` where it is none of ours.
-fn read(path: &Path) -> Option<Tally> {
+fn read(path: &Path) -> Option<AnswerStats> {
     let file = super::record::open_regular(path).ok()??;
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE), &mut text).ok()?;
@@ -222,11 +223,11 @@ fn read(path: &Path) -> Option<Tally> {
 }
 
 /// Replaces a file. What was counted last may be lost with a power cut, what was counted before not.
-fn write(path: &Path, tally: &Tally) -> io::Result<()> {
+fn write(path: &Path, stats: &AnswerStats) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         super::store::make_directories(directory)?;
     }
-    let text = serde_json::to_vec(tally)?;
+    let text = serde_json::to_vec(stats)?;
     replace::replace(path, &text, 0o640, Durability::Whole)
 }
 
@@ -239,38 +240,38 @@ mod tests {
 
     #[test]
     fn what_two_lives_counted_adds_up() {
-        let mut tally = Tally::default();
+        let mut stats = AnswerStats::default();
         let now = Timestamp::now();
-        tally.count(Answered::Cached, now, Duration::from_micros(900));
-        let mut earlier = Tally::default();
+        stats.count(Answered::Cached, now, Duration::from_micros(900));
+        let mut earlier = AnswerStats::default();
         earlier.count(Answered::Built, now, Duration::ZERO);
         earlier.count(Answered::Cached, now, Duration::from_micros(800));
         earlier.count(Answered::Coalesced, now, Duration::ZERO);
-        tally.add(earlier);
+        stats.add(earlier);
         let day = Day {
             built: 1,
             cached: 2,
             coalesced: 1,
         };
-        assert_eq!(tally.last(30), day);
-        let took: Vec<u64> = tally.latest.iter().map(|(_, took)| *took).collect();
+        assert_eq!(stats.last(30), day);
+        let took: Vec<u64> = stats.latest.iter().map(|(_, took)| *took).collect();
         assert_eq!(took, [800, 900]);
-        let text = serde_json::to_string(&tally).unwrap();
-        assert_eq!(serde_json::from_str::<Tally>(&text).unwrap(), tally);
+        let text = serde_json::to_string(&stats).unwrap();
+        assert_eq!(serde_json::from_str::<AnswerStats>(&text).unwrap(), stats);
     }
 
     #[test]
-    fn a_tally_stays_small_and_forgets_old_days() {
-        let mut tally = Tally::default();
+    fn statistics_stays_small_and_forgets_old_days() {
+        let mut stats = AnswerStats::default();
         let begin: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         for day in 0..1_000_i64 {
             let now = begin + (day * 24).hours();
             for _ in 0..3 {
-                tally.count(Answered::Cached, now, Duration::from_micros(1));
+                stats.count(Answered::Cached, now, Duration::from_micros(1));
             }
         }
-        assert_eq!((tally.days.len(), tally.latest.len()), (DAYS, LATEST));
-        assert!(tally.days.keys().next().unwrap() > &jiff::civil::date(2028, 1, 1));
+        assert_eq!((stats.days.len(), stats.latest.len()), (DAYS, LATEST));
+        assert!(stats.days.keys().next().unwrap() > &jiff::civil::date(2028, 1, 1));
     }
 
     #[test]
@@ -279,17 +280,17 @@ mod tests {
         let open = || {
             let filesystem = Filesystem::detect(Kind::Plain, home.path()).unwrap();
             let store = BuildStore::open(home.path(), filesystem).unwrap();
-            store.load_tallies();
+            store.load_stats();
             store
         };
         let project: ProjectName = "p.json".parse().unwrap();
         for life in 1..=3 {
             let store = open();
             store.count(&project, Answered::Cached, Duration::from_micros(5));
-            assert_eq!(store.tally(&project).last(2).cached, life);
-            store.save_tallies().unwrap();
+            assert_eq!(store.answer_stats(&project).last(2).cached, life);
+            store.save_stats().unwrap();
         }
-        // What is no tally harms none.
+        // Files that are no statistics do no harm.
         let answers = home.path().join(".mistry/answers");
         symlink(answers.join("p.json.json"), answers.join("link.json")).unwrap();
         for name in ["x", ".json", "..json", "p.new", "torn.json"] {
@@ -297,7 +298,7 @@ mod tests {
         }
         std::fs::create_dir(answers.join("d.json")).unwrap();
         let store = open();
-        assert_eq!(store.tally(&project).last(2).cached, 3);
-        assert_eq!(store.tallies.lock().by_project.len(), 1);
+        assert_eq!(store.answer_stats(&project).last(2).cached, 3);
+        assert_eq!(store.stats.lock().by_project.len(), 1);
     }
 }

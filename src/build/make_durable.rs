@@ -22,7 +22,7 @@ const AT_ONCE: usize = 64;
 impl BuildStore {
     /// True when what the record says survived the last power cut, if there was one.
     pub(super) fn survived(&self, record: &Record) -> bool {
-        self.lasts(&record.keep.boot, record.keep.durable)
+        self.lasts(&record.internal.boot, record.internal.durable)
     }
 
     /// The same of what a record says of it.
@@ -33,13 +33,13 @@ impl BuildStore {
 
     /// True when a ready build waits for its mark.
     pub(super) fn is_unmarked(&self, record: &Record) -> bool {
-        let keep = &record.keep;
-        record.info.state == State::Ready && keep.boot == self.boot && !keep.durable
+        let internal = &record.internal;
+        record.info.state == State::Ready && internal.boot == self.boot && !internal.durable
     }
 
     /// Brings the builds in these directories to stable storage, measures what they take, and marks
     /// them. One that is gone or replaced meanwhile is passed over.
-    pub(super) fn settle(&self, directories: &[PathBuf]) -> io::Result<()> {
+    pub(super) fn make_durable(&self, directories: &[PathBuf]) -> io::Result<()> {
         for some in directories.chunks(AT_ONCE) {
             let mut held = Vec::new();
             for directory in some {
@@ -65,22 +65,22 @@ impl BuildStore {
 
     fn mark(&self, directory: &File, usage: Option<Usage>) -> io::Result<()> {
         // Two marks of one record would write beside each other.
-        let _one_at_a_time = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
         let path = through(directory);
         let record = record::read(&path)?.filter(|record| self.is_unmarked(record));
         let Some(mut record) = record else {
             return Ok(());
         };
-        record.keep.durable = true;
-        record.keep.bytes = usage.map(|usage| usage.bytes);
-        record.keep.own = usage.map(|usage| usage.own);
+        record.internal.durable = true;
+        record.internal.bytes = usage.map(|usage| usage.bytes);
+        record.internal.own = usage.map(|usage| usage.own);
         match record::write(&path, &record, true) {
             // Removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             Ok(()) => {
                 let names = (record.info.project.parse(), record.info.id.parse());
-                if let (Ok(project), Ok(id), Some(own)) = (names.0, names.1, record.keep.own) {
+                if let (Ok(project), Ok(id), Some(own)) = (names.0, names.1, record.internal.own) {
                     self.index.weigh(&project, id, own);
                 }
                 Ok(())

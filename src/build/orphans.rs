@@ -19,7 +19,7 @@ use crate::project::ProjectName;
 
 /// What an earlier process of the daemon, or the first mistry, left in `pending`.
 #[derive(Debug)]
-pub struct Leftover {
+pub struct OrphanedBuild {
     /// Its project.
     pub project: ProjectName,
     /// Its id.
@@ -31,13 +31,13 @@ pub struct Leftover {
 impl BuildStore {
     /// Everything in `pending`, longest accepted first, after what only lacked its rename was put
     /// in place. What cannot be read is passed over, and told as the second value.
-    pub fn leftovers(&self) -> (Vec<Leftover>, Option<Error>) {
-        let mut trouble = None;
+    pub fn orphaned_builds(&self) -> (Vec<OrphanedBuild>, Option<Error>) {
+        let mut first_error = None;
         let mut note = |error: Error| {
-            trouble.get_or_insert(error);
+            first_error.get_or_insert(error);
         };
         const LIST: &str = "list what an earlier process left";
-        if let Err(error) = self.settle_links() {
+        if let Err(error) = self.complete_links() {
             note(error);
         }
         let mut found = Vec::new();
@@ -59,14 +59,14 @@ impl BuildStore {
                     Ok(Some(record))
                         if record.info.state == State::Ready && self.survived(&record) =>
                     {
-                        if let Err(error) = self.settle_finished(&project, id, &record) {
+                        if let Err(error) = self.complete_finished(&project, id, &record) {
                             note(error);
                         }
                     }
                     // The job has its result already, and no new one was asked for.
                     Ok(Some(record))
                         if record.info.state == State::Ready
-                            && !record.keep.rebuild
+                            && !record.internal.rebuild
                             && matches!(self.find_ready(&project, id), Ok(Some(_))) =>
                     {
                         let cleared = self.throw_away(&directory);
@@ -87,7 +87,7 @@ impl BuildStore {
                         if let Some(record) = &record {
                             self.enter(&project, id, &record.info, None, true);
                         }
-                        found.push(Leftover {
+                        found.push(OrphanedBuild {
                             project: project.clone(),
                             id,
                             record,
@@ -96,11 +96,11 @@ impl BuildStore {
                 }
             }
         }
-        found.sort_by_key(|leftover| {
-            let record = leftover.record.as_ref();
+        found.sort_by_key(|orphan| {
+            let record = orphan.record.as_ref();
             record.and_then(|record| record.info.queued_at)
         });
-        (found, trouble)
+        (found, first_error)
     }
 
     /// True when there is nothing of a build yet but its directory and an empty log.
@@ -119,8 +119,8 @@ impl BuildStore {
     /// True when a build of this record may still be under way: its container was made in this boot.
     pub fn has_container(&self, record: &Record) -> bool {
         record.info.state == State::Pending
-            && record.keep.container.is_some()
-            && record.keep.boot == self.boot
+            && record.internal.container.is_some()
+            && record.internal.boot == self.boot
     }
 
     /// True when the record of a pending build names this container as its own. What cannot be read
@@ -128,7 +128,8 @@ impl BuildStore {
     pub fn awaits(&self, project: &ProjectName, id: JobId, container: &str) -> bool {
         match record::read(&self.layout.pending(project, id)) {
             Ok(record) => record.is_some_and(|record| {
-                self.has_container(&record) && record.keep.container.as_deref() == Some(container)
+                self.has_container(&record)
+                    && record.internal.container.as_deref() == Some(container)
             }),
             Err(_) => true,
         }
@@ -137,7 +138,7 @@ impl BuildStore {
     /// Takes over a build as an earlier process left it: its log goes on at its end.
     ///
     /// # Errors
-    /// When the disk is in the way; the leftover stays for the next process.
+    /// When the disk is in the way; the orphaned build stays for the next process.
     pub fn adopt(
         self: &Arc<Self>,
         project: &ProjectName,
@@ -146,7 +147,7 @@ impl BuildStore {
     ) -> Result<PendingBuild, Error> {
         let served = self.layout.served(project, id);
         record.info.complete(project, id, State::Pending, served);
-        record.keep.boot.clone_from(&self.boot);
+        record.internal.boot.clone_from(&self.boot);
         let directory = self.layout.pending(project, id);
         let take_over = doing("take over an interrupted build", &directory);
         let log = open_log(&directory).map_err(&take_over)?;
@@ -176,7 +177,7 @@ impl BuildStore {
     /// record and the log are kept.
     ///
     /// # Errors
-    /// When the disk is in the way; the leftover stays for the next process. When what was half-made can
+    /// When the disk is in the way; the orphaned build stays for the next process. When what was half-made can
     /// be neither removed nor put aside; then the build has ended as errored.
     pub fn resume(
         self: &Arc<Self>,
@@ -192,7 +193,7 @@ impl BuildStore {
             // Data that cannot be removed now cannot be removed at the next start either.
             Err(error) if matches!(error, Error::Tree(..)) && !error.is_full() => {
                 match pending.finish_without_data(&error) {
-                    Ok(finished) => finished.settle().and(Err(error)),
+                    Ok(finished) => finished.make_durable().and(Err(error)),
                     Err(unfinished) => Err(unfinished.error),
                 }
             }
@@ -228,13 +229,13 @@ impl PendingBuild {
         info.container = None;
         let now = Since::now();
         info.started_at = now.wall();
-        let keep = &mut self.record.keep;
-        keep.started_uptime = now.uptime();
-        keep.running_uptime = None;
-        keep.container = None;
-        keep.running_since = None;
-        keep.deadline = None;
-        keep.durable = false;
+        let internal = &mut self.record.internal;
+        internal.started_uptime = now.uptime();
+        internal.running_uptime = None;
+        internal.container = None;
+        internal.running_since = None;
+        internal.deadline = None;
+        internal.durable = false;
         // These were about the attempt before.
         (self.change, self.ended) = (None, None);
         // Data that cannot be removed goes to the trash as it is.
