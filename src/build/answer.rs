@@ -13,7 +13,7 @@ use memchr::memmem;
 use tokio::sync::Notify;
 
 use super::BuildInfo;
-use super::used::Noted;
+use super::last_used::Noted;
 use crate::budget::Held;
 
 /// A build that is over, as its askers are told. Clones share everything.

@@ -21,7 +21,7 @@ use super::archive::Tar;
 use super::directory::{Directory, Entry};
 use super::layout;
 use super::lease::Lease;
-use super::{BuildInfo, Outcome, used};
+use super::{BuildInfo, Outcome, last_used};
 use crate::budget::Held;
 use crate::filesystem::{self, Links, Opened, Walk};
 
@@ -68,7 +68,7 @@ impl Artifacts {
 
     /// Notes that the build is used now, for garbage collection.
     pub fn note_use(&self) {
-        used::note(self.lease.directory());
+        last_used::note(self.lease.directory());
     }
 
     /// A strong entity tag of one of the files, without quotes: another file, another execution of the

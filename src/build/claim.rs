@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::layout::Layout;
 use super::replace::{self, Durability};
 use super::store::random_hex;
@@ -62,7 +62,7 @@ impl Claim {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(doing("open the lock of the build path", &path))?;
+            .map_err(disk_error("open the lock of the build path", &path))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -77,10 +77,11 @@ impl Claim {
                     ),
                 });
             }
-            Err(error) => return Err(doing("lock the build path", &path)(error.into())),
+            Err(error) => return Err(disk_error("lock the build path", &path)(error.into())),
         }
-        let instance = instance(layout).map_err(doing("read the instance id", &layout.own()))?;
-        let secret = secret(layout).map_err(doing("make a secret", &layout.own()))?;
+        let instance =
+            instance(layout).map_err(disk_error("read the instance id", &layout.own()))?;
+        let secret = secret(layout).map_err(disk_error("make a secret", &layout.own()))?;
         // The process that held it before holds it no more. On a full disk its name stays written, which
         // misleads only at this moment.
         let _ = lock.set_len(0);
@@ -103,7 +104,7 @@ impl Claim {
             lock.set_len(0)?;
             lock.write_all(&serde_json::to_vec(holder)?)
         };
-        write().map_err(doing("write the lock of the build path", &self.path))
+        write().map_err(disk_error("write the lock of the build path", &self.path))
     }
 
     /// 32 hex digits.

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::layout;
 use super::pending::{PendingBuild, User, make_directory, open_directory};
 
@@ -42,7 +42,7 @@ impl PendingBuild {
             }
             Ok(())
         };
-        make().map_err(doing(
+        make().map_err(disk_error(
             "make the directories that the image declares",
             &self.data(),
         ))
@@ -75,7 +75,7 @@ impl PendingBuild {
             }
             user.own(home.as_fd())
         };
-        make().map_err(doing("make the build's home directory", &path))?;
+        make().map_err(disk_error("make the build's home directory", &path))?;
         Ok(path)
     }
 
@@ -95,7 +95,7 @@ impl PendingBuild {
     pub(super) fn put_home_aside(&self) -> Result<(), Error> {
         let home = self.home();
         let aside = self.store.throw_away(&home);
-        aside.map_err(doing("put the build's home directory aside", &home))
+        aside.map_err(disk_error("put the build's home directory aside", &home))
     }
 
     fn home(&self) -> PathBuf {

@@ -1,15 +1,15 @@
-//! What can go wrong under the build path: a sentence for strangers, the path and the cause for the
-//! journal, as the source of that sentence.
+//! Errors under the build path: a sentence for clients, with the path and the cause as its source,
+//! for the journal.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::{filesystem, located};
 
-/// What can go wrong under the build path, in our words.
+/// An error under the build path.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another daemon holds the lock. Only [`BuildStore::open`] gives it, before there are strangers.
+    /// Another daemon holds the lock. Only [`BuildStore::open`] returns it, before there are clients.
     ///
     /// [`BuildStore::open`]: super::BuildStore::open
     #[error("the build path '{path}' is held by another mistryd ({by})")]
@@ -19,25 +19,25 @@ pub enum Error {
         /// Its process and address, as far as it has said.
         by: String,
     },
-    /// The disk said no.
-    #[error("could not {doing}{room}", room = self.room())]
+    /// A system call failed.
+    #[error("could not {context}{reason}", reason = self.reason())]
     Disk {
-        /// What we were doing.
-        doing: &'static str,
-        /// What the disk said, and about what: a file, or the directory of a build.
+        /// What could not be done.
+        context: &'static str,
+        /// The cause, with the file or the build's directory.
         source: io::Error,
     },
     /// A tree could not be made, cloned or removed; the source has its path.
-    #[error("could not {0}{room}", room = self.room())]
+    #[error("could not {0}{reason}", reason = self.reason())]
     Tree(&'static str, #[source] filesystem::Error),
     /// The kernel does not let us make what directories are handed out as.
-    #[error("this host does not let mistryd hand out directories{room}", room = self.room())]
+    #[error("this host does not let mistryd hand out directories{reason}", reason = self.reason())]
     Confine(#[source] filesystem::Error),
 }
 
 impl Error {
-    /// The end of the sentence where there was no room.
-    fn room(&self) -> &'static str {
+    /// The end of the sentence where the disk is full.
+    fn reason(&self) -> &'static str {
         if self.is_full() {
             ": the disk is full"
         } else {
@@ -53,13 +53,13 @@ impl Error {
         }
     }
 
-    /// True when a directory that was to go had something in it again.
+    /// True when a directory that was to be removed was not empty.
     pub(super) fn is_not_empty(&self) -> bool {
         let kind = self.io().map(io::Error::kind);
         kind == Some(io::ErrorKind::DirectoryNotEmpty)
     }
 
-    /// True when there was no room: the one cause that strangers may be told.
+    /// True when the disk is full: the one cause that clients may be told.
     pub fn is_full(&self) -> bool {
         self.io().is_some_and(|cause| {
             matches!(
@@ -70,10 +70,10 @@ impl Error {
     }
 }
 
-/// For `map_err`: what we were doing, and to what.
-pub(super) fn doing(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+/// For `map_err`: adds what could not be done, and to which path.
+pub(super) fn disk_error(context: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Disk {
-        doing,
+        context,
         source: located::at(path)(source),
     }
 }

@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::shared::{Base, Forest, Node};
+use super::space::{Base, CloneForest, Node};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// A client that was just answered must still be able to fetch. The time of a use is written down at most
-/// once in [`super::used::EVERY`], so this leaves them a minute at least.
+/// A client that was just answered must still be able to fetch the artifacts. The time of a use is
+/// written at most once per [`super::last_used::WRITE_INTERVAL`], so a client has at least a minute.
 pub const JUST_USED: Duration = Duration::from_secs(120);
 
 /// What has no record yet may be work under way; after a day it is not.
@@ -89,7 +89,7 @@ pub struct Candidate {
     /// Its group, or "". Builds of one group share it.
     pub group: Arc<str>,
     /// When it was last put in place, answered from or read.
-    pub used: Timestamp,
+    pub last_used: Timestamp,
     /// When it began and ended; `None` where its record does not say.
     pub ran: Option<(Timestamp, Timestamp)>,
     /// All its blocks, in bytes; `None` where it was not measured.
@@ -185,11 +185,11 @@ impl Plan {
 
 /// Decides what goes. `free` is how many bytes are free now.
 pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free: u64) -> Plan {
-    let mut forest = Forest::new(&nodes(&candidates));
+    let mut forest = CloneForest::new(&nodes(&candidates));
     let mut oldest_first: Vec<usize> = (0..candidates.len()).collect();
     oldest_first.sort_by_key(|at| {
         let build = &candidates[*at];
-        (build.used, build.project.clone(), build.id)
+        (build.last_used, build.project.clone(), build.id)
     });
     let stays = among_the_last(&candidates, &oldest_first, policy.keep_last);
     let before = |limit: Duration| now.checked_sub(limit).unwrap_or(Timestamp::MIN);
@@ -199,8 +199,8 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
         let build = &candidates[*at];
         let is_held = build.is_linked || build.is_pinned || build.is_busy;
         // A use to come was noted before the clock was set back: it says nothing of a moment ago.
-        let is_just_used = build.used >= just && build.used <= soon;
-        let is_new_and_torn = build.is_torn && build.used >= torn;
+        let is_just_used = build.last_used >= just && build.last_used <= soon;
+        let is_new_and_torn = build.is_torn && build.last_used >= torn;
         !(is_held || is_just_used || is_new_and_torn)
     };
     let mut left: Vec<usize> = oldest_first.into_iter().filter(may_go).collect();
@@ -214,7 +214,7 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
     });
     if let Some(limit) = policy.max_age.map(before) {
         left.retain(|at| {
-            let is_old = candidates[*at].used < limit;
+            let is_old = candidates[*at].last_used < limit;
             if is_old {
                 gone.push((*at, Why::MaxAge, forest.remove(*at)));
             }
@@ -283,7 +283,7 @@ fn among_the_last(
     stays
 }
 
-/// The builds as [`Forest`] takes them.
+/// The builds as [`CloneForest`] takes them.
 fn nodes(candidates: &[Candidate]) -> Vec<Node> {
     let mut ready = HashMap::new();
     for (at, build) in candidates.iter().enumerate() {
@@ -342,7 +342,7 @@ mod tests {
             id: id(n),
             shelf: Shelf::Ready,
             group: "".into(),
-            used: at((100 - days) * DAY),
+            last_used: at((100 - days) * DAY),
             ran: None,
             bytes: Some(10),
             own: Some(10),
@@ -377,7 +377,7 @@ mod tests {
             ..build(n, days)
         };
         let young = Candidate {
-            used: at(100 * DAY - 3600),
+            last_used: at(100 * DAY - 3600),
             ..torn(3, 0)
         };
         let builds = [build(1, 90), torn(2, 2), young];
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn after_the_clock_was_set_back_room_is_made_and_nothing_is_old() {
         let later = |n, days: i64| Candidate {
-            used: at((100 + days) * DAY),
+            last_used: at((100 + days) * DAY),
             ..build(n, 0)
         };
         let builds = [later(1, 3), later(2, 2), build(3, 0)];
@@ -458,8 +458,8 @@ mod tests {
         builds[0].is_linked = true;
         builds[1].is_pinned = true;
         builds[2].is_busy = true;
-        builds[3].used = now - JUST_USED + Duration::from_secs(1);
-        builds[4].used = now + Duration::from_secs(60);
+        builds[3].last_used = now - JUST_USED + Duration::from_secs(1);
+        builds[4].last_used = now + Duration::from_secs(60);
         let policy = Policy {
             max_age: Some(Duration::from_millis(1)),
             max_bytes: Some(0),
@@ -550,7 +550,7 @@ mod tests {
         );
         let one = one.prop_map(|((days, seconds, other, bytes, own), (base, odd), bits)| {
             let mut build = build(0, days);
-            build.used -= Duration::from_secs(seconds as u64);
+            build.last_used -= Duration::from_secs(seconds as u64);
             if other {
                 build.project = "q".parse().unwrap();
             }
@@ -562,7 +562,7 @@ mod tests {
             build.is_busy = odd == 2;
             build.is_torn = odd == 3 && bits.0;
             if odd == 4 {
-                build.used = at(100 * DAY);
+                build.last_used = at(100 * DAY);
             }
             build
         });
@@ -599,19 +599,19 @@ mod tests {
             for removal in &plan.removals {
                 let build = &removal.build;
                 prop_assert!(!build.is_linked && !build.is_pinned && !build.is_busy);
-                prop_assert!(build.used < now - JUST_USED);
+                prop_assert!(build.last_used < now - JUST_USED);
             }
             prop_assert_eq!(plan.kept + plan.removals.len(), builds.len());
             let sum: u64 = plan.removals.iter().map(|r| r.bytes).sum();
             prop_assert_eq!(sum, plan.bytes);
             prop_assert_eq!(
                 plan.kept_bytes + plan.bytes,
-                Forest::new(&nodes(&builds)).total()
+                CloneForest::new(&nodes(&builds)).total()
             );
             // Whatever could still go for want of room is among the last of its project.
             let mut last: HashMap<ProjectName, u64> = HashMap::new();
             let mut newest_first: Vec<&Candidate> = builds.iter().collect();
-            newest_first.sort_by_key(|b| (b.used, b.project.clone(), b.id));
+            newest_first.sort_by_key(|b| (b.last_used, b.project.clone(), b.id));
             let mut could_go = 0;
             for build in newest_first.into_iter().rev().filter(|b| !b.is_torn) {
                 let place = last.entry(build.project.clone()).or_default();
@@ -621,7 +621,7 @@ mod tests {
                     prop_assert!(!is_gone(build));
                 }
                 let is_held = build.is_linked || build.is_pinned || build.is_busy;
-                if !is_last && !is_held && build.used < now - JUST_USED && !is_gone(build) {
+                if !is_last && !is_held && build.last_used < now - JUST_USED && !is_gone(build) {
                     could_go += 1;
                 }
             }

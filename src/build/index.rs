@@ -1,6 +1,6 @@
 //! What is on disk, in memory: rebuilt from the tree at start, never the truth.
 //!
-//! It holds the [`Facts`] that ordering, filtering and reckoning need; a list reads the
+//! It holds the [`IndexEntry`] that ordering, filtering and reckoning need; a list reads the
 //! records of the page that is shown. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::facts::{Facts, Group};
+use super::index_entry::{Group, IndexEntry};
 use super::{BuildInfo, Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -42,21 +42,21 @@ pub struct Filter {
 
 impl Filter {
     /// True for a build that belongs into the list, wherever it is in its order.
-    pub fn takes(&self, project: &ProjectName, id: JobId, facts: &Facts) -> bool {
+    pub fn takes(&self, project: &ProjectName, id: JobId, entry: &IndexEntry) -> bool {
         let is_project = self.project.as_ref().is_none_or(|wanted| wanted == project);
         let is_group = self
             .group
             .as_ref()
-            .is_none_or(|wanted| **wanted == *facts.group.name);
-        let is_state = self.state.is_none_or(|wanted| wanted == facts.state);
+            .is_none_or(|wanted| **wanted == *entry.group.name);
+        let is_state = self.state.is_none_or(|wanted| wanted == entry.state);
         let is_outcome = self
             .outcome
-            .is_none_or(|wanted| Some(wanted) == facts.outcome);
+            .is_none_or(|wanted| Some(wanted) == entry.outcome);
         is_project
             && is_group
             && is_state
             && is_outcome
-            && facts.holds(&self.words, || id.to_string())
+            && entry.holds(&self.words, || id.to_string())
     }
 
     /// True for a build that may have been in the list while it was pending.
@@ -72,7 +72,7 @@ impl Filter {
     /// The same for a build of which all is known.
     pub fn takes_build(&self, info: &BuildInfo) -> bool {
         match (info.project.parse(), info.id.parse()) {
-            (Ok(project), Ok(id)) => self.takes(&project, id, &Facts::of(info, None)),
+            (Ok(project), Ok(id)) => self.takes(&project, id, &IndexEntry::of(info, None)),
             _ => false,
         }
     }
@@ -123,7 +123,7 @@ pub type Newest = (JobId, Timestamp, Option<Outcome>);
 /// The builds of one project.
 #[derive(Debug, Default)]
 struct Builds {
-    order: BTreeMap<Key, Facts>,
+    order: BTreeMap<Key, IndexEntry>,
     /// When each began: the way from its id to its key.
     started: HashMap<JobId, Timestamp>,
     /// Their groups, each once.
@@ -151,7 +151,7 @@ impl Index {
 
     /// Enters a build or what became of it. A scan (`news` false) never overwrites what a live
     /// build said.
-    pub(super) fn put(&self, place: Place, mut facts: Facts, news: bool) {
+    pub(super) fn put(&self, place: Place, mut entry: IndexEntry, news: bool) {
         let mut projects = self.lock();
         let builds = projects.entry(place.project).or_default();
         if let Some(&started) = builds.started.get(&place.id) {
@@ -160,13 +160,13 @@ impl Index {
             }
             let before = builds.take(&(Reverse(started), place.id));
             // Until it is measured anew.
-            facts.own = facts.own.max(before.map_or(0, |facts| facts.own));
+            entry.own = entry.own.max(before.map_or(0, |entry| entry.own));
         }
-        match builds.groups.get(&facts.group) {
-            Some(known) => facts.group = known.clone(),
-            None => drop(builds.groups.insert(facts.group.clone())),
+        match builds.groups.get(&entry.group) {
+            Some(known) => entry.group = known.clone(),
+            None => drop(builds.groups.insert(entry.group.clone())),
         }
-        if let Some(finished) = facts.finished {
+        if let Some(finished) = entry.finished {
             let took = finished.duration_since(place.started);
             let took = Duration::try_from(took).unwrap_or_default();
             builds.longest = builds.longest.max(took);
@@ -174,7 +174,7 @@ impl Index {
         builds.started.insert(place.id, place.started);
         builds
             .order
-            .insert((Reverse(place.started), place.id), facts);
+            .insert((Reverse(place.started), place.id), entry);
     }
 
     /// Notes how many bytes of the disk are a build's own.
@@ -184,9 +184,9 @@ impl Index {
             return;
         };
         if let Some(&started) = builds.started.get(&id)
-            && let Some(facts) = builds.order.get_mut(&(Reverse(started), id))
+            && let Some(entry) = builds.order.get_mut(&(Reverse(started), id))
         {
-            facts.own = own;
+            entry.own = own;
         }
     }
 
@@ -237,9 +237,9 @@ impl Index {
             return page;
         }
         let from = filter.before.clone();
-        self.walk(from, filter.project.as_ref(), |place, facts| {
-            if filter.takes(&place.project, place.id, facts) {
-                page.push((place.clone(), facts.state));
+        self.walk(from, filter.project.as_ref(), |place, entry| {
+            if filter.takes(&place.project, place.id, entry) {
+                page.push((place.clone(), entry.state));
             }
             match page.len() == limit {
                 true => ControlFlow::Break(()),
@@ -260,8 +260,8 @@ impl Index {
         // What began before this was over before `since`.
         let horizon = since.checked_sub(longest).unwrap_or(Timestamp::MIN);
         let mut ended = Vec::new();
-        self.walk(None, None, |place, facts| {
-            if let Some(finished) = facts.finished
+        self.walk(None, None, |place, entry| {
+            if let Some(finished) = entry.finished
                 && finished >= since
             {
                 ended.push((finished, place.clone()));
@@ -288,7 +288,7 @@ impl Index {
         &self,
         mut from: Option<Place>,
         project: Option<&ProjectName>,
-        mut each: impl FnMut(&Place, &Facts) -> ControlFlow<()>,
+        mut each: impl FnMut(&Place, &IndexEntry) -> ControlFlow<()>,
     ) {
         loop {
             let projects = self.lock();
@@ -302,13 +302,13 @@ impl Index {
             .map(|(name, builds)| (name, builds.after(after.as_ref(), name)))
             .collect();
             for (at, (name, builds)) in rest.iter_mut().enumerate() {
-                if let Some((key, facts)) = builds.next() {
-                    next.push(Reverse((key.0, *name, key.1, at, Shown(facts))));
+                if let Some((key, entry)) = builds.next() {
+                    next.push(Reverse((key.0, *name, key.1, at, Shown(entry))));
                 }
             }
             let mut last = None::<Place>;
             for _ in 0..AT_ONCE {
-                let Some(Reverse((started, name, id, at, Shown(facts)))) = next.pop() else {
+                let Some(Reverse((started, name, id, at, Shown(entry)))) = next.pop() else {
                     return;
                 };
                 let place = Place {
@@ -316,12 +316,12 @@ impl Index {
                     project: name.clone(),
                     id,
                 };
-                if each(&place, facts).is_break() {
+                if each(&place, entry).is_break() {
                     return;
                 }
                 last = Some(place);
-                if let Some((key, facts)) = rest.get_mut(at).and_then(|(_, builds)| builds.next()) {
-                    next.push(Reverse((key.0, name, key.1, at, Shown(facts))));
+                if let Some((key, entry)) = rest.get_mut(at).and_then(|(_, builds)| builds.next()) {
+                    next.push(Reverse((key.0, name, key.1, at, Shown(entry))));
                 }
             }
             from = last;
@@ -346,10 +346,10 @@ impl Index {
             return Vec::new();
         };
         let latest = builds.order.values().take(among);
-        let alike = latest.filter(|facts| {
-            facts.outcome == Some(Outcome::Succeeded) && facts.incremental == incremental
+        let alike = latest.filter(|entry| {
+            entry.outcome == Some(Outcome::Succeeded) && entry.incremental == incremental
         });
-        alike.filter_map(|facts| facts.took).take(most).collect()
+        alike.filter_map(|entry| entry.took).take(most).collect()
     }
 
     /// How many builds of each project there are, and when the newest of them began.
@@ -367,8 +367,8 @@ impl Index {
     pub(super) fn newest(&self) -> BTreeMap<ProjectName, Newest> {
         let projects = self.lock();
         let newest = projects.iter().filter_map(|(project, builds)| {
-            let ((Reverse(started), id), facts) = builds.order.first_key_value()?;
-            Some((project.clone(), (*id, *started, facts.outcome)))
+            let ((Reverse(started), id), entry) = builds.order.first_key_value()?;
+            Some((project.clone(), (*id, *started, entry.outcome)))
         });
         newest.collect()
     }
@@ -380,13 +380,13 @@ impl Index {
 
 impl Builds {
     /// Takes one out, and its group where no other build is in it.
-    fn take(&mut self, key: &Key) -> Option<Facts> {
-        let facts = self.order.remove(key)?;
+    fn take(&mut self, key: &Key) -> Option<IndexEntry> {
+        let entry = self.order.remove(key)?;
         // The other one is that in the table.
-        if Arc::strong_count(&facts.group) == 2 {
-            self.groups.remove(&facts.group);
+        if Arc::strong_count(&entry.group) == 2 {
+            self.groups.remove(&entry.group);
         }
-        Some(facts)
+        Some(entry)
     }
 
     /// Those that come after a place in the order of all, where `name` is our project.
@@ -394,7 +394,7 @@ impl Builds {
         &self,
         place: Option<&Place>,
         name: &ProjectName,
-    ) -> impl Iterator<Item = (&Key, &Facts)> {
+    ) -> impl Iterator<Item = (&Key, &IndexEntry)> {
         // Of those that began in the same moment, the projects behind the place's come after it.
         let equal = place.filter(|place| *name > place.project);
         let from = match place {
@@ -413,8 +413,8 @@ impl Builds {
     }
 }
 
-/// Facts beside a key that has decided already.
-struct Shown<'a>(&'a Facts);
+/// An entry beside a key by which it is ordered.
+struct Shown<'a>(&'a IndexEntry);
 
 impl PartialEq for Shown<'_> {
     fn eq(&self, _: &Self) -> bool {
@@ -448,12 +448,12 @@ mod tests {
         }
     }
 
-    fn facts(state: State) -> Facts {
+    fn entry(state: State) -> IndexEntry {
         let info = BuildInfo {
             state,
             ..BuildInfo::default()
         };
-        Facts::of(&info, None)
+        IndexEntry::of(&info, None)
     }
 
     #[test]
@@ -469,7 +469,7 @@ mod tests {
         ];
         for at in [4, 1, 0, 5, 3, 2] {
             let place: &Place = &order[at];
-            index.put(place.clone(), facts(State::Ready), false);
+            index.put(place.clone(), entry(State::Ready), false);
         }
         for limit in 1..7 {
             let mut seen = Vec::new();
@@ -501,7 +501,7 @@ mod tests {
                 project: format!("p{}", n % 5).parse().unwrap(),
                 id: format!("{n:064x}").parse().unwrap(),
             };
-            index.put(place, facts(State::Ready), false);
+            index.put(place, entry(State::Ready), false);
         }
         let page = index.page(&Filter::default(), usize::MAX);
         assert_eq!(page.len(), many);
@@ -512,8 +512,8 @@ mod tests {
     #[test]
     fn a_scan_does_not_overwrite_what_a_live_build_said() {
         let index = Index::new();
-        index.put(place(5, "p", "a"), facts(State::Ready), true);
-        index.put(place(1, "p", "a"), facts(State::Pending), false);
+        index.put(place(5, "p", "a"), entry(State::Ready), true);
+        index.put(place(1, "p", "a"), entry(State::Pending), false);
         let page = index.page(&Filter::default(), 9);
         assert_eq!(page, [(place(5, "p", "a"), State::Ready)]);
         index.remove(&"p".parse().unwrap(), place(5, "p", "a").id);
@@ -529,7 +529,7 @@ mod tests {
                 group: group.to_owned(),
                 ..BuildInfo::default()
             };
-            index.put(place(second, "p", digit), Facts::of(&info, None), true);
+            index.put(place(second, "p", digit), IndexEntry::of(&info, None), true);
         }
         let groups = || {
             let projects = index.lock();
@@ -554,11 +554,11 @@ mod tests {
     #[test]
     fn the_newest_build_of_each_project_is_known_with_its_outcome() {
         let index = Index::new();
-        let mut ended = facts(State::Ready);
+        let mut ended = entry(State::Ready);
         ended.outcome = Some(Outcome::Failed);
         index.put(place(5, "p", "b"), ended, true);
-        index.put(place(1, "p", "a"), facts(State::Ready), true);
-        index.put(place(2, "q", "c"), facts(State::Pending), true);
+        index.put(place(1, "p", "a"), entry(State::Ready), true);
+        index.put(place(2, "q", "c"), entry(State::Pending), true);
         let newest: Vec<_> = index.newest().into_values().collect();
         let at = |second| Timestamp::from_second(second).unwrap();
         let of = |digit| place(0, "p", digit).id;
@@ -583,7 +583,7 @@ mod tests {
                 duration: (ended - began) * 1_000_000_000,
                 ..BuildInfo::default()
             };
-            index.put(place(began, "p", digit), Facts::of(&info, None), true);
+            index.put(place(began, "p", digit), IndexEntry::of(&info, None), true);
         }
         let since = |second, limit| -> Vec<String> {
             let since = Timestamp::from_second(second).unwrap();

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::info::NO_DURATION;
 use super::layout;
 use super::pending::PendingBuild;
@@ -42,18 +42,18 @@ impl BuildStore {
         }
         let mut found = Vec::new();
         let projects = self.projects().unwrap_or_else(|error| {
-            note(doing(LIST, self.root())(error));
+            note(disk_error(LIST, self.root())(error));
             Vec::new()
         });
         for project in projects {
             let builds = self.layout.builds(&project, State::Pending);
             let ids = ids(&builds).unwrap_or_else(|error| {
-                note(doing(LIST, &builds)(error));
+                note(disk_error(LIST, &builds)(error));
                 Vec::new()
             });
             for id in ids {
                 let directory = self.layout.pending(&project, id);
-                let list = doing(LIST, &directory);
+                let list = disk_error(LIST, &directory);
                 match record::read(&directory) {
                     Err(error) => note(list(error)),
                     Ok(Some(record))
@@ -149,7 +149,7 @@ impl BuildStore {
         record.info.complete(project, id, State::Pending, served);
         record.internal.boot.clone_from(&self.boot);
         let directory = self.layout.pending(project, id);
-        let take_over = doing("take over an interrupted build", &directory);
+        let take_over = disk_error("take over an interrupted build", &directory);
         let log = open_log(&directory).map_err(&take_over)?;
         PendingBuild::new(self.clone(), project.clone(), id, record, log).map_err(take_over)
     }
@@ -165,8 +165,8 @@ impl BuildStore {
         id: JobId,
     ) -> Result<Option<PendingBuild>, Error> {
         let directory = self.layout.pending(project, id);
-        let record =
-            record::read(&directory).map_err(doing("read the record of a build", &directory))?;
+        let record = record::read(&directory)
+            .map_err(disk_error("read the record of a build", &directory))?;
         match record.filter(|record| record.info.state == State::Pending) {
             Some(record) => self.adopt(project, id, record).map(Some),
             None => Ok(None),
@@ -240,12 +240,12 @@ impl PendingBuild {
         (self.change, self.ended) = (None, None);
         // Data that cannot be removed goes to the trash as it is.
         self.empty_opaque()
-            .map_err(doing("remove the build's opaque params", &directory))?;
+            .map_err(disk_error("remove the build's opaque params", &directory))?;
         store.discard(&directory)?;
         self.clear_home()?;
         faults::point("data-cleared");
         record::write(&directory, &self.record, true)
-            .map_err(doing("take over an interrupted build", &directory))
+            .map_err(disk_error("take over an interrupted build", &directory))
     }
 }
 
@@ -363,7 +363,7 @@ mod tests {
             |mut pending| pending.begin_again(true).unwrap(),
             |mut pending| pending.put_data_aside().unwrap(),
             |pending| {
-                let error = doing("do it", Path::new("/x"))(io::ErrorKind::Other.into());
+                let error = disk_error("do it", Path::new("/x"))(io::ErrorKind::Other.into());
                 drop(pending.finish_without_data(&error).unwrap());
             },
         ];

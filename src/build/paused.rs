@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::store::BuildStore;
 
 impl BuildStore {
@@ -24,7 +24,7 @@ impl BuildStore {
     /// When the disk takes it not; it is then marked as it was before.
     pub fn mark_paused(&self) -> Result<(), Error> {
         let path = self.layout.paused();
-        let mark = doing("write down that the queue is paused", &path);
+        let mark = disk_error("write down that the queue is paused", &path);
         let made = match File::options().write(true).create_new(true).open(&path) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
@@ -47,7 +47,7 @@ impl BuildStore {
     /// When the disk is in the way.
     pub fn unmark_paused(&self) -> Result<(), Error> {
         let path = self.layout.paused();
-        let unmark = doing("write down that the queue is not paused any more", &path);
+        let unmark = disk_error("write down that the queue is not paused any more", &path);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unmark(error)),
             _ => self.sync_own().map_err(unmark),

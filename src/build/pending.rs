@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::base::Start;
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::store::BuildStore;
 use super::{
     Bookkeeping, BuildInfo, BuildLog, Cancelled, Change, ImageRecord, NO_EXIT_CODE, Outcome, Phase,
@@ -223,7 +223,7 @@ impl PendingBuild {
     pub fn save(&self) -> Result<(), Error> {
         let directory = self.directory();
         record::write(&directory, &self.record, false)
-            .map_err(doing("write the record of the build", &directory))
+            .map_err(disk_error("write the record of the build", &directory))
     }
 
     /// Notes that the build is in `phase` from now on.
@@ -277,7 +277,7 @@ impl PendingBuild {
         record.internal.stopped = Some(stopped);
         let directory = self.directory();
         record::write(&directory, &record, true)
-            .map_err(doing("write the record of the build", &directory))?;
+            .map_err(disk_error("write the record of the build", &directory))?;
         self.record = record;
         Ok(())
     }
@@ -411,14 +411,14 @@ impl PendingBuild {
         self.record.info.incremental = is_cloned;
         self.record.internal.user = Some(user.to_string());
         (self.opaque_files, self.record.internal.opaque_inodes) =
-            furnish(&data, params, user).map_err(doing("write the build's params", &data))?;
+            furnish(&data, params, user).map_err(disk_error("write the build's params", &data))?;
         Ok(begun)
     }
 
     /// Gives the clone of a base to `user`, where another one made the base.
     fn give_clone(&self, base: JobId, data: &Path, user: &User) -> Result<Begun, Error> {
         let directory = self.store.layout.ready(&self.project, base);
-        let read = doing(
+        let read = disk_error(
             "read the record of the latest build of the group",
             &directory,
         );
@@ -429,7 +429,7 @@ impl PendingBuild {
             None => {
                 let root = data
                     .symlink_metadata()
-                    .map_err(doing("look at the clone", data))?;
+                    .map_err(disk_error("look at the clone", data))?;
                 format!("{}:{}", root.uid(), root.gid())
             }
         };
@@ -487,10 +487,10 @@ impl PendingBuild {
     fn put_data_in_order(&mut self) -> Result<(), Error> {
         let data = self.data();
         self.forget_opaque()
-            .map_err(doing("remove the build's opaque params", &data))?;
+            .map_err(disk_error("remove the build's opaque params", &data))?;
         faults::point("params-removed");
         self.keep_artifacts_ours()
-            .map_err(doing("look after the build's artifacts", &data))
+            .map_err(disk_error("look after the build's artifacts", &data))
     }
 
     fn write_end(
@@ -530,7 +530,7 @@ impl PendingBuild {
         self.record.internal.durable = false;
         let directory = self.directory();
         record::write(&directory, &self.record, true)
-            .map_err(doing("write the record of the build", &directory))?;
+            .map_err(disk_error("write the record of the build", &directory))?;
         faults::point("finish-record");
         self.store.publish(&self.project, self.id, &self.record)
     }
@@ -566,9 +566,9 @@ impl PendingBuild {
     pub fn put_data_aside(&mut self) -> Result<(), Error> {
         let data = self.data();
         self.empty_opaque()
-            .map_err(doing("remove the build's opaque params", &data))?;
+            .map_err(disk_error("remove the build's opaque params", &data))?;
         let aside = self.store.throw_away(&data);
-        aside.map_err(doing("put the build's data aside", &data))?;
+        aside.map_err(disk_error("put the build's data aside", &data))?;
         self.put_home_aside()
     }
 
@@ -595,7 +595,7 @@ impl FinishedBuild {
     pub fn answer(&self) -> Result<BuildInfo, Error> {
         let mut info = self.record.info.clone();
         let tail = store::tail(&self.directory)
-            .map_err(doing("read the log of the build", &self.directory))?;
+            .map_err(disk_error("read the log of the build", &self.directory))?;
         info.container_stdouterr = Some(tail);
         Ok(info)
     }
@@ -614,7 +614,7 @@ impl FinishedBuild {
         let directory = self.directory;
         self.store
             .make_durable(std::slice::from_ref(&directory))
-            .map_err(doing("bring the build to stable storage", &directory))?;
+            .map_err(disk_error("bring the build to stable storage", &directory))?;
         faults::point("settled");
         self.store.empty_trash()
     }
@@ -717,7 +717,8 @@ mod tests {
 
     #[test]
     fn only_an_error_that_comes_from_the_data_lets_it_be_discarded() {
-        let is_of_data = |errno: Errno| is_of_data(&doing("do it", Path::new("/x"))(errno.into()));
+        let is_of_data =
+            |errno: Errno| is_of_data(&disk_error("do it", Path::new("/x"))(errno.into()));
         for errno in [
             Errno::ACCESS,
             Errno::PERM,

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::PoisonError;
 
 use super::State;
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::store::{BuildStore, make_directories};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -27,7 +27,7 @@ impl BuildStore {
             return Ok(false);
         }
         let path = self.layout.pin(project, id);
-        let pin = doing("pin the build", &path);
+        let pin = disk_error("pin the build", &path);
         make_directories(&self.layout.pins()).map_err(&pin)?;
         File::options()
             .write(true)
@@ -45,7 +45,7 @@ impl BuildStore {
     /// When the disk is in the way.
     pub fn unpin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
         let path = self.layout.pin(project, id);
-        let unpin = doing("let go of the build", &path);
+        let unpin = disk_error("let go of the build", &path);
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -63,7 +63,7 @@ impl BuildStore {
     /// Every pin; foreign names among them are passed over.
     pub(super) fn pins(&self) -> Result<HashSet<(ProjectName, JobId)>, Error> {
         let pins = self.layout.pins();
-        let list = doing("list the pins", &pins);
+        let list = disk_error("list the pins", &pins);
         let entries = match std::fs::read_dir(&pins) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
@@ -101,7 +101,7 @@ impl BuildStore {
         }
         if is_changed {
             self.sync_pins()
-                .map_err(doing("forget old pins", &self.layout.pins()))?;
+                .map_err(disk_error("forget old pins", &self.layout.pins()))?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::sync::PoisonError;
 use jiff::Timestamp;
 use rustix::fs::RenameFlags;
 
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::layout::Layout;
 use super::store::{BuildStore, make_directories, random_hex};
 use super::{Record, record};
@@ -37,7 +37,7 @@ impl BuildStore {
         } else {
             let pending = self.layout.pending(project, id);
             self.throw_away(&pending)
-                .map_err(doing("clear what a rebuild replaced", &pending))?;
+                .map_err(disk_error("clear what a rebuild replaced", &pending))?;
         }
         Ok(())
     }
@@ -62,11 +62,11 @@ impl BuildStore {
         } else {
             self.layout.ready(project, id)
         };
-        let publish = doing("put the build in place", &to);
+        let publish = disk_error("put the build in place", &to);
         make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
         // The new link comes first, beside the old one: a process that ends between the two leaves word
         // of it, and the next one completes it.
-        let point = doing("point the link at the build", &to);
+        let point = disk_error("point the link at the build", &to);
         let group = linked_group(record);
         if let Some(group) = &group {
             self.make_link(project, group.as_ref(), id)
@@ -91,7 +91,7 @@ impl BuildStore {
         }
         if replaced {
             let cleared = self.throw_away(&from);
-            let cleared = cleared.map_err(doing("clear what the build replaced", &from));
+            let cleared = cleared.map_err(disk_error("clear what the build replaced", &from));
             warning = warning.or(cleared.err());
             faults::point("replaced");
         }
@@ -133,7 +133,7 @@ impl BuildStore {
     /// completed, unless a later one has been linked since; others are removed.
     pub(super) fn complete_links(&self) -> Result<(), Error> {
         let own = self.layout.own();
-        let complete = doing("complete the links of an earlier process", &own);
+        let complete = disk_error("complete the links of an earlier process", &own);
         let mut first_error = Ok(());
         for entry in std::fs::read_dir(&own).map_err(&complete)? {
             let entry = entry.map_err(&complete)?;
@@ -151,7 +151,7 @@ impl BuildStore {
 
     fn complete_link(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
         let ready = self.layout.ready(project, id);
-        let complete = doing("complete the links of an earlier process", &ready);
+        let complete = disk_error("complete the links of an earlier process", &ready);
         let record = record::read(&ready).map_err(&complete)?;
         let record = record.filter(|record| self.survived(record));
         let group = record.as_ref().and_then(linked_group);
@@ -202,7 +202,7 @@ impl BuildStore {
     /// `None` where there is no build, or none that survived.
     fn order(&self, directory: &Path) -> Result<Option<Order>, Error> {
         let record =
-            record::read(directory).map_err(doing("read the record of a build", directory))?;
+            record::read(directory).map_err(disk_error("read the record of a build", directory))?;
         let record = record.filter(|record| self.survived(record));
         Ok(record.as_ref().map(Order::of))
     }

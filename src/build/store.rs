@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{Mode, OFlags};
 
 use super::artifacts::Artifacts;
+use super::cache::Cache;
 use super::claim::{Claim, Holder, Secret};
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::index::{Filter, Index, Place};
 use super::info::in_json;
 use super::inputs::Inputs;
@@ -24,9 +25,10 @@ use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::listing::{MAX_ANSWERS, MAX_LISTINGS};
 use super::pending::PendingBuild;
-use super::recent::Recent;
 use super::stats::AllStats;
-use super::{BuildAnswer, BuildInfo, Facts, LOG_TAIL, Listing, Record, State, record, used};
+use super::{
+    BuildAnswer, BuildInfo, IndexEntry, LOG_TAIL, Listing, Record, State, last_used, record,
+};
 use crate::faults;
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, Job, JobId};
@@ -44,8 +46,8 @@ pub struct BuildStore {
     pub(super) filesystem: Filesystem,
     pub(super) index: Index,
     /// What cached jobs are answered, and what lists show.
-    answers: Recent<BuildAnswer>,
-    listings: Recent<Listing>,
+    answers: Cache<BuildAnswer>,
+    listings: Cache<Listing>,
     /// Held while a list reads a large record.
     large: Mutex<()>,
     pub(super) stats: AllStats,
@@ -70,17 +72,17 @@ impl BuildStore {
     pub fn open(root: &Path, filesystem: Filesystem) -> Result<BuildStore, Error> {
         let layout = Layout::new(root);
         let trash = layout.trash();
-        make_directories(&trash).map_err(doing("prepare the build path", &trash))?;
+        make_directories(&trash).map_err(disk_error("prepare the build path", &trash))?;
         let claim = Claim::take(&layout)?;
         let boot = Path::new("/proc/sys/kernel/random/boot_id");
         let boot =
-            std::fs::read_to_string(boot).map_err(doing("read the id of this boot", boot))?;
+            std::fs::read_to_string(boot).map_err(disk_error("read the id of this boot", boot))?;
         let store = BuildStore {
             layout,
             filesystem,
             index: Index::new(),
-            answers: Recent::new(MAX_ANSWERS),
-            listings: Recent::new(MAX_LISTINGS),
+            answers: Cache::new(MAX_ANSWERS),
+            listings: Cache::new(MAX_LISTINGS),
             large: Mutex::new(()),
             stats: AllStats::default(),
             marking: Mutex::new(()),
@@ -155,7 +157,7 @@ impl BuildStore {
             // Un-accept: the next try must find the place free.
             let _ = std::fs::remove_dir_all(&directory);
         }
-        let write = doing("write the job down", &directory);
+        let write = disk_error("write the job down", &directory);
         let log = accepted.map_err(&write)?;
         PendingBuild::new(self.clone(), job.project.clone(), id, record, log).map_err(write)
     }
@@ -211,7 +213,8 @@ impl BuildStore {
     pub fn cached(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildAnswer>, Error> {
         let directory = self.layout.ready(project, id);
         let found = record::stamp(rustix::fs::CWD, &directory);
-        let Some(found) = found.map_err(doing("read the record of a build", &directory))? else {
+        let Some(found) = found.map_err(disk_error("read the record of a build", &directory))?
+        else {
             return Ok(None);
         };
         if let Some(answer) = self.answers.get(id, found) {
@@ -224,7 +227,7 @@ impl BuildStore {
         // Of this build alone: a rebuild of the same id may have a log of its own in `pending`.
         let log = match tail(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            log => log.map_err(doing("read the log of a build", &directory)),
+            log => log.map_err(disk_error("read the log of a build", &directory)),
         };
         info.container_stdouterr = Some(log?);
         // The record holds all but the log, and its size is known. Both as values and as JSON.
@@ -244,7 +247,8 @@ impl BuildStore {
         id: JobId,
         answer: BuildAnswer,
     ) -> Option<BuildAnswer> {
-        let is_there = !answer.noted().is_due() || used::note_at(&self.layout.ready(project, id));
+        let is_there =
+            !answer.noted().is_due() || last_used::note_at(&self.layout.ready(project, id));
         is_there.then_some(answer)
     }
 
@@ -283,7 +287,7 @@ impl BuildStore {
     ) -> Result<Option<BuildInfo>, Error> {
         let directory = self.layout.ready(project, id);
         self.read_ready(project, id)
-            .map_err(doing("read the record of a build", &directory))
+            .map_err(disk_error("read the record of a build", &directory))
     }
 
     /// The info of a ready build that survived the last power cut, whatever its outcome.
@@ -303,8 +307,8 @@ impl BuildStore {
     /// When the disk is in the way.
     pub fn find(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
         let directory = self.layout.pending(project, id);
-        let pending =
-            record::read(&directory).map_err(doing("read the record of a build", &directory))?;
+        let pending = record::read(&directory)
+            .map_err(disk_error("read the record of a build", &directory))?;
         let as_pending = |mut record: Record| {
             let path = self.layout.served(project, id);
             record.info.complete(project, id, State::Pending, path);
@@ -343,7 +347,7 @@ impl BuildStore {
             {
                 return Ok(None);
             }
-            Err(error) => return Err(doing("read the link of a group", &link)(error)),
+            Err(error) => return Err(disk_error("read the link of a group", &link)(error)),
         };
         let Some(id) = Layout::linked_id(&target) else {
             return Ok(None);
@@ -361,7 +365,7 @@ impl BuildStore {
     ) -> Result<(Option<JobId>, BTreeMap<String, JobId>), Error> {
         let mut groups = BTreeMap::new();
         let links = self.layout.groups(project);
-        let list = doing("list the groups of a project", &links);
+        let list = disk_error("list the groups of a project", &links);
         match std::fs::read_dir(&links) {
             Ok(links) => {
                 for link in links {
@@ -394,7 +398,7 @@ impl BuildStore {
         for directory in directories {
             match tail(&directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => return other.map_err(doing("read the log of a build", &directory)),
+                other => return other.map_err(disk_error("read the log of a build", &directory)),
             }
         }
         Ok(String::new())
@@ -421,13 +425,13 @@ impl BuildStore {
     /// When the disk is in the way.
     pub fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Option<Artifacts>, Error> {
         let directory = self.layout.ready(project, id);
-        let open = doing("open the artifacts of a build", &directory);
+        let open = disk_error("open the artifacts of a build", &directory);
         let Some(lease) = Lease::take(&directory).map_err(&open)? else {
             return Ok(None);
         };
         // Of the directory that is held: at its place there may be another build by now.
-        let record =
-            record::read(&lease.path()).map_err(doing("read the record of a build", &directory))?;
+        let record = record::read(&lease.path())
+            .map_err(disk_error("read the record of a build", &directory))?;
         match record.filter(|record| self.survived(record)) {
             Some(record) => Artifacts::open(lease, &record.info)
                 .map(Some)
@@ -474,7 +478,7 @@ impl BuildStore {
     /// A lease on the ready build that another one is cloned from.
     pub(super) fn lease(&self, project: &ProjectName, id: JobId) -> Result<Option<Lease>, Error> {
         let directory = self.layout.ready(project, id);
-        Lease::take(&directory).map_err(doing("hold a build", &directory))
+        Lease::take(&directory).map_err(disk_error("hold a build", &directory))
     }
 
     /// Waits until the first scan is over, so that lists are whole.
@@ -533,7 +537,7 @@ impl BuildStore {
                         .listing(open.as_fd(), &place.project, place.id)
                         .map_err(|error| {
                             let directory = self.layout.ready(&place.project, place.id);
-                            doing("read the record of a build", &directory)(error)
+                            disk_error("read the record of a build", &directory)(error)
                         }),
                     None => Ok(None),
                 },
@@ -567,7 +571,7 @@ impl BuildStore {
         for project in projects.as_deref().unwrap_or_default() {
             let builds = self.layout.builds(project, State::Ready);
             let ids = ids(&builds).unwrap_or_else(|error| {
-                first_error.get_or_insert(doing("list the builds", &builds)(error));
+                first_error.get_or_insert(disk_error("list the builds", &builds)(error));
                 Vec::new()
             });
             for id in ids {
@@ -578,7 +582,7 @@ impl BuildStore {
                 let mut record = match read {
                     Ok(record) => record,
                     Err(error) => {
-                        let read = doing("read the record of a build", &directory);
+                        let read = disk_error("read the record of a build", &directory);
                         first_error.get_or_insert(read(error));
                         continue;
                     }
@@ -597,8 +601,8 @@ impl BuildStore {
         }
         // A list of what was found is better than one that never comes.
         self.index.completed();
-        projects.map_err(doing("list the builds", self.root()))?;
-        self.make_durable(&unmarked).map_err(doing(
+        projects.map_err(disk_error("list the builds", self.root()))?;
+        self.make_durable(&unmarked).map_err(disk_error(
             "bring builds of an earlier process to stable storage",
             self.root(),
         ))?;
@@ -619,7 +623,7 @@ impl BuildStore {
             project: project.clone(),
             id,
         };
-        self.index.put(place, Facts::of(info, own), news);
+        self.index.put(place, IndexEntry::of(info, own), news);
     }
 
     /// Every directory under the build path that may be a project's.

@@ -13,11 +13,11 @@ use jiff::Timestamp;
 use rustix::fs::AtFlags;
 use serde::Deserialize;
 
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::gc::{self, Candidate, Plan, Policy, Shelf};
 use super::layout::Layout;
 use super::store::{BuildStore, ids, open_directory};
-use super::{State, record, used};
+use super::{State, last_used, record};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -59,7 +59,7 @@ impl BuildStore {
         }
         let (free, _) = self.room()?;
         let mut policy = *policy;
-        let last_use = found.iter().map(|build| build.used).max();
+        let last_use = found.iter().map(|build| build.last_used).max();
         let doubted_until = self.doubt_ages(last_use);
         if doubted_until.is_some() {
             policy.max_age = None;
@@ -79,7 +79,7 @@ impl BuildStore {
         };
         let mut found = Vec::new();
         let projects = self.projects().unwrap_or_else(|error| {
-            note(doing("list the builds", self.root())(error));
+            note(disk_error("list the builds", self.root())(error));
             Vec::new()
         });
         let pins = match self.pins() {
@@ -104,7 +104,7 @@ impl BuildStore {
     ) -> Result<Vec<Candidate>, Error> {
         let linked = self.linked(project)?;
         let pending = self.layout.builds(project, State::Pending);
-        let pending = ids(&pending).map_err(doing("list the builds", &pending))?;
+        let pending = ids(&pending).map_err(disk_error("list the builds", &pending))?;
         let pending: HashSet<JobId> = pending.into_iter().collect();
         let mut found = Vec::new();
         let mut groups = HashSet::new();
@@ -112,7 +112,7 @@ impl BuildStore {
             (Shelf::Ready, self.layout.builds(project, State::Ready)),
             (Shelf::Failed, self.layout.all_failed(project)),
         ] {
-            let list = doing("list the builds", &place);
+            let list = disk_error("list the builds", &place);
             let ids = ids(&place).map_err(&list)?;
             if ids.is_empty() {
                 continue;
@@ -129,9 +129,7 @@ impl BuildStore {
                     Ok(read) => read,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                     Err(error) => {
-                        note(doing("read the record of a build", &place.join(&name))(
-                            error,
-                        ));
+                        note(disk_error("read the record of a build", &place.join(&name))(error));
                         continue;
                     }
                 };
@@ -154,7 +152,7 @@ impl BuildStore {
                     id,
                     shelf,
                     group,
-                    used: used::time(&stat),
+                    last_used: last_used::time(&stat),
                     ran: brief.started_at.zip(brief.finished_at),
                     bytes: brief.bookkeeping.bytes,
                     own: brief.bookkeeping.own,
@@ -173,15 +171,15 @@ impl BuildStore {
     pub(super) fn linked(&self, project: &ProjectName) -> Result<HashSet<JobId>, Error> {
         const READ: &str = "read the link of a group";
         let link = self.layout.link(project, None);
-        let named = named_by(&link).map_err(doing(READ, &link))?;
+        let named = named_by(&link).map_err(disk_error(READ, &link))?;
         let mut linked: HashSet<JobId> = named.into_iter().collect();
         let links = self.layout.groups(project);
-        let list = doing("list the groups of a project", &links);
+        let list = disk_error("list the groups of a project", &links);
         match std::fs::read_dir(&links) {
             Ok(links) => {
                 for link in links {
                     let link = link.map_err(&list)?.path();
-                    linked.extend(named_by(&link).map_err(doing(READ, &link))?);
+                    linked.extend(named_by(&link).map_err(disk_error(READ, &link))?);
                 }
             }
             Err(error) if is_none(&error) => {}
@@ -196,7 +194,7 @@ impl BuildStore {
     /// When the filesystem does not say.
     pub fn room(&self) -> Result<(u64, u64), Error> {
         let found = rustix::fs::statvfs(self.root())
-            .map_err(|error| doing("ask how much is free", self.root())(error.into()))?;
+            .map_err(|error| disk_error("ask how much is free", self.root())(error.into()))?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
     }

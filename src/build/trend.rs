@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{BuildInfo, BuildStore, Facts, Filter, Newest, Outcome, Place};
+use super::{BuildInfo, BuildStore, Filter, IndexEntry, Newest, Outcome, Place};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -52,10 +52,10 @@ impl BuildStore {
     /// How the builds of a project went, with the latest `most` of them.
     pub fn trend(&self, project: &ProjectName, most: usize) -> Trend {
         let mut trend = Trend::default();
-        self.index.walk(None, Some(project), |place, facts| {
+        self.index.walk(None, Some(project), |place, entry| {
             trend.builds += 1;
-            trend.own += facts.own;
-            if let (Some(outcome), Some(took)) = (facts.outcome, facts.took) {
+            trend.own += entry.own;
+            if let (Some(outcome), Some(took)) = (entry.outcome, entry.took) {
                 trend.ended += 1;
                 trend.succeeded += u64::from(outcome == Outcome::Succeeded);
                 if trend.points.len() < most {
@@ -63,7 +63,7 @@ impl BuildStore {
                         id: place.id,
                         started: place.started,
                         took,
-                        incremental: facts.incremental,
+                        incremental: entry.incremental,
                         outcome,
                     });
                 }
@@ -105,11 +105,11 @@ impl BuildStore {
     /// they are kept and were measured.
     pub fn grown(&self, since: Timestamp) -> u64 {
         let mut grown = 0;
-        self.index.walk(None, None, |place, facts: &Facts| {
+        self.index.walk(None, None, |place, entry: &IndexEntry| {
             if place.started < since {
                 return ControlFlow::Break(());
             }
-            grown += facts.own;
+            grown += entry.own;
             ControlFlow::Continue(())
         });
         grown
@@ -136,10 +136,10 @@ impl BuildStore {
     /// measured.
     pub fn sizes(&self) -> BTreeMap<ProjectName, u64> {
         let mut sizes = BTreeMap::new();
-        self.index.walk(None, None, |place, facts: &Facts| {
+        self.index.walk(None, None, |place, entry: &IndexEntry| {
             match sizes.get_mut(&place.project) {
-                Some(size) => *size += facts.own,
-                None => drop(sizes.insert(place.project.clone(), facts.own)),
+                Some(size) => *size += entry.own,
+                None => drop(sizes.insert(place.project.clone(), entry.own)),
             }
             ControlFlow::Continue(())
         });

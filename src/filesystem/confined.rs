@@ -92,10 +92,10 @@ const MESSAGE: usize = 1 + size_of::<i32>();
 /// # Errors
 /// [`Error::Confine`] where this host does not let us, [`Error::HandOut`] for anything else.
 pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Error> {
-    let fault = |doing| {
+    let fault = |context| {
         move |source: io::Error| Error::HandOut {
             path: path.to_owned(),
-            source: Fault::new(doing, path, source),
+            source: Fault::new(context, path, source),
         }
     };
     let flags = SocketFlags::CLOEXEC;

@@ -203,11 +203,11 @@ impl Descent {
     /// What failed for the entry `name` of the present directory, or for itself by the name of `.`.
     pub(super) fn fault(
         &self,
-        doing: &'static str,
+        context: &'static str,
         name: &CStr,
         source: impl Into<std::io::Error>,
     ) -> Fault {
-        Fault::new(doing, &self.path_to(name), source)
+        Fault::new(context, &self.path_to(name), source)
     }
 
     /// The path to the entry `name` of the present directory; it may be longer than the kernel takes.

@@ -429,9 +429,9 @@ impl Error {
 
 /// The one step that failed, and where: inside a tree the path is relative to its root.
 #[derive(Debug, thiserror::Error)]
-#[error("could not {doing} '{at}'")]
+#[error("could not {context} '{at}'")]
 pub struct Fault {
-    doing: &'static str,
+    context: &'static str,
     at: String,
     source: io::Error,
 }
@@ -441,14 +441,14 @@ pub struct Fault {
 const PATH_SHOWN: usize = 1024;
 
 impl Fault {
-    fn new(doing: &'static str, at: &Path, source: impl Into<io::Error>) -> Fault {
+    fn new(context: &'static str, at: &Path, source: impl Into<io::Error>) -> Fault {
         // Names are a stranger's: escaped, so that none can forge a line in the journal.
         let mut shown: String = at.to_string_lossy().chars().flat_map(escape).collect();
         if let Some((cut, _)) = shown.char_indices().rev().nth(PATH_SHOWN) {
             shown.replace_range(..cut, "…");
         }
         Fault {
-            doing,
+            context,
             at: shown,
             source: source.into(),
         }

@@ -29,8 +29,13 @@ const REREADS: u32 = 10_000;
 
 /// Removes the entry `name` of `parent`, whatever it is. `false` if there is none.
 pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> {
-    let fault =
-        |doing, errno| Fault::new(doing, Path::new(OsStr::from_bytes(name.to_bytes())), errno);
+    let fault = |context, errno| {
+        Fault::new(
+            context,
+            Path::new(OsStr::from_bytes(name.to_bytes())),
+            errno,
+        )
+    };
     match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(false),
         Err(errno) => return Err(fault("look at", errno)),

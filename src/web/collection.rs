@@ -87,7 +87,7 @@ fn removed_view(removal: &Removal) -> RemovedView {
         group: removal.build.group.to_string(),
         place: removal.build.shelf.as_str().to_owned(),
         why: removal.why.as_str().to_owned(),
-        used: removal.build.used,
+        used: removal.build.last_used,
         bytes: removal.bytes,
     }
 }

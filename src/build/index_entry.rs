@@ -1,4 +1,4 @@
-//! What is kept in memory of each build: as much as ordering, filtering and reckoning need.
+//! What the index holds of each build: as much as ordering, filtering and statistics need.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::{BuildInfo, Outcome, State};
 /// Bytes of a build's params that can be searched: names and the beginnings of values.
 const MAX_TEXT: usize = 256;
 
-/// What is known of a build without reading its record.
+/// A build as the index knows it, without its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct IndexEntry {
     /// Pending or ready.
     pub state: State,
     /// Its project and group. Builds of one group share it.
@@ -40,10 +40,10 @@ pub(super) struct Group {
     text: Box<str>,
 }
 
-impl Facts {
-    /// Those of a build that takes `own` bytes.
-    pub(super) fn of(info: &BuildInfo, own: Option<u64>) -> Facts {
-        Facts {
+impl IndexEntry {
+    /// The entry of a build that takes `own` bytes.
+    pub(super) fn of(info: &BuildInfo, own: Option<u64>) -> IndexEntry {
+        IndexEntry {
             state: info.state,
             group: Arc::new(Group {
                 name: info.group.as_str().into(),
@@ -104,10 +104,10 @@ mod tests {
             let value = value.map(Into::into);
             info.params.insert(name.to_owned(), value);
         }
-        let facts = Facts::of(&info, None);
+        let entry = IndexEntry::of(&info, None);
         let holds = |words: &str| {
             let words: Vec<String> = words.split_whitespace().map(str::to_lowercase).collect();
-            facts.holds(&words, || "0af3".repeat(16))
+            entry.holds(&words, || "0af3".repeat(16))
         };
         for found in [
             "",
@@ -132,6 +132,6 @@ mod tests {
             info.params
                 .insert(name.to_owned(), Some("é".repeat(100_000).into()));
         }
-        assert!(Facts::of(&info, None).text.len() <= MAX_TEXT);
+        assert!(IndexEntry::of(&info, None).text.len() <= MAX_TEXT);
     }
 }

@@ -1,15 +1,15 @@
-//! What a set of builds takes on disk, where builds share blocks with those they were cloned from.
+//! Estimates the disk space of a set of builds that share blocks with the builds they were cloned from.
 //!
-//! Each build is known by two numbers: all its blocks (`bytes`), and those that it shared with no other
-//! when it was over (`own`). A sum of the first counts what is shared many times over, a sum of the
-//! second counts what only the last one holds not at all. So builds are taken as a forest, each below
-//! the one that it was cloned from, and whatever of a tree is needed by what is left in it counts once.
+//! Two numbers of each build are known: all its blocks (`bytes`), and those that it shared with no other
+//! build when it ended (`own`). The sum of `bytes` counts shared blocks several times; the sum of `own`
+//! misses blocks that only one build still holds. So the builds form a forest in which the parent of a
+//! build is the one that it was cloned from, and blocks that several builds of a tree need count once.
 //!
-//! It is an estimate, and a careful one: what is taken never grows when a build is removed, a build
-//! whose clones are left frees little, and nothing counts more than its own blocks. What clones share
-//! beyond a build that is not known any more is not seen, and counts for each.
+//! The estimate is careful: the total never grows when a build is removed, removing a build whose clones
+//! remain frees little, and no build counts for more than its blocks. Blocks that clones share because of
+//! a build that is not known any more count for each of them.
 
-/// A build as the sums see it.
+/// A build, as far as its space is concerned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node {
     /// All its blocks.
@@ -23,18 +23,18 @@ pub(super) struct Node {
 /// What a build began as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Base {
-    /// Empty: it shares with no build above it.
+    /// Empty: it has no parent to share blocks with.
     None,
     /// A clone of the build at this place of the list.
     At(usize),
-    /// A clone of what is not there any more; equal numbers are the same.
+    /// A clone of a build that is gone. Equal numbers mean the same build.
     Gone(usize),
 }
 
-/// The forest, and what of it is left.
+/// Builds below the builds that they were cloned from; builds can be removed.
 #[derive(Debug)]
-pub(super) struct Forest {
-    /// The builds, then one for each base that is gone.
+pub(super) struct CloneForest {
+    /// The builds, then one entry for each base that is gone.
     trees: Vec<Tree>,
     total: u64,
 }
@@ -43,37 +43,38 @@ pub(super) struct Forest {
 struct Tree {
     bytes: u64,
     own: u64,
-    above: Option<usize>,
+    parent: Option<usize>,
     is_there: bool,
-    /// Sums over those right below of what they take beside it, and without it.
-    beside: u64,
-    alone: u64,
+    /// Sum of the children's [`Tree::with_parent`].
+    with_parent: u64,
+    /// Sum of the children's [`Tree::standalone`].
+    standalone: u64,
 }
 
 impl Tree {
-    /// What is left here and below takes beside the blocks of the one above.
-    fn beside(&self) -> u64 {
-        let with = self.own.saturating_add(self.beside);
+    /// Bytes that this build and its descendants take beyond the blocks of its parent.
+    fn with_parent(&self) -> u64 {
+        let with = self.own.saturating_add(self.with_parent);
         match self.is_there {
             true => with,
-            // Either its blocks are what those below share, or they share nothing of it.
-            false => with.min(self.alone),
+            // Either the children share its blocks, or they share nothing with it.
+            false => with.min(self.standalone),
         }
     }
 
-    /// The same where the one above is not there to share with.
-    fn alone(&self) -> u64 {
-        let with = self.bytes.saturating_add(self.beside);
+    /// The same where there is no parent to share blocks with.
+    fn standalone(&self) -> u64 {
+        let with = self.bytes.saturating_add(self.with_parent);
         match self.is_there {
             true => with,
-            false => with.min(self.alone),
+            false => with.min(self.standalone),
         }
     }
 }
 
-impl Forest {
-    /// A forest in which all builds are there. A base that leads round in a circle is none.
-    pub(super) fn new(nodes: &[Node]) -> Forest {
+impl CloneForest {
+    /// A forest of which nothing is removed yet. A base that is its own ancestor is ignored.
+    pub(super) fn new(nodes: &[Node]) -> CloneForest {
         let gone = nodes.iter().filter_map(|node| match node.base {
             Base::Gone(name) => Some(name + 1),
             _ => None,
@@ -84,85 +85,88 @@ impl Forest {
             .map(|node| Tree {
                 bytes: node.bytes,
                 own: node.own.min(node.bytes),
-                above: match node.base {
+                parent: match node.base {
                     Base::None => None,
                     Base::At(at) => Some(at).filter(|at| *at < nodes.len()),
                     Base::Gone(name) => Some(nodes.len() + name),
                 },
                 is_there: true,
-                beside: 0,
-                alone: 0,
+                with_parent: 0,
+                standalone: 0,
             })
             .collect();
         trees.extend((0..gone).map(|_| Tree {
             bytes: 0,
             own: 0,
-            above: None,
+            parent: None,
             is_there: false,
-            beside: 0,
-            alone: 0,
+            with_parent: 0,
+            standalone: 0,
         }));
         for node in nodes {
             if let Base::Gone(name) = node.base {
-                // At least that much of it is left.
+                // At least that much of the base still exists.
                 let shared = node.bytes.saturating_sub(node.own);
                 let base = &mut trees[nodes.len() + name];
                 base.bytes = base.bytes.max(shared);
                 base.own = base.bytes;
             }
         }
-        let order = downwards(&mut trees);
-        let mut forest = Forest { trees, total: 0 };
+        let order = parents_first(&mut trees);
+        let mut forest = CloneForest { trees, total: 0 };
         for at in order.into_iter().rev() {
-            let (beside, alone) = (forest.trees[at].beside(), forest.trees[at].alone());
-            match forest.trees[at].above {
-                Some(above) => {
-                    let above = &mut forest.trees[above];
-                    above.beside = above.beside.saturating_add(beside);
-                    above.alone = above.alone.saturating_add(alone);
+            let (with_parent, standalone) = (
+                forest.trees[at].with_parent(),
+                forest.trees[at].standalone(),
+            );
+            match forest.trees[at].parent {
+                Some(parent) => {
+                    let parent = &mut forest.trees[parent];
+                    parent.with_parent = parent.with_parent.saturating_add(with_parent);
+                    parent.standalone = parent.standalone.saturating_add(standalone);
                 }
-                None => forest.total = forest.total.saturating_add(alone),
+                None => forest.total = forest.total.saturating_add(standalone),
             }
         }
         forest
     }
 
-    /// Bytes that what is left takes.
+    /// Bytes that the remaining builds take.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
 
-    /// Takes a build out; returns the bytes that this frees.
+    /// Removes a build; returns the bytes that this frees.
     pub(super) fn remove(&mut self, at: usize) -> u64 {
         let before = self.total;
         let mut at = at;
-        let mut was = (self.trees[at].beside(), self.trees[at].alone());
+        let mut was = (self.trees[at].with_parent(), self.trees[at].standalone());
         self.trees[at].is_there = false;
         loop {
-            let is = (self.trees[at].beside(), self.trees[at].alone());
+            let is = (self.trees[at].with_parent(), self.trees[at].standalone());
             if is == was {
                 break;
             }
-            let Some(above) = self.trees[at].above else {
+            let Some(parent) = self.trees[at].parent else {
                 self.total = self.total.saturating_sub(was.1 - is.1);
                 break;
             };
-            let tree = &mut self.trees[above];
-            let its = (tree.beside(), tree.alone());
-            tree.beside = tree.beside.saturating_sub(was.0 - is.0);
-            tree.alone = tree.alone.saturating_sub(was.1 - is.1);
-            (at, was) = (above, its);
+            let tree = &mut self.trees[parent];
+            let its = (tree.with_parent(), tree.standalone());
+            tree.with_parent = tree.with_parent.saturating_sub(was.0 - is.0);
+            tree.standalone = tree.standalone.saturating_sub(was.1 - is.1);
+            (at, was) = (parent, its);
         }
         before - self.total
     }
 }
 
-/// The trees in an order in which each comes after the one above it; circles are cut.
-fn downwards(trees: &mut [Tree]) -> Vec<usize> {
-    let mut below: Vec<Vec<usize>> = trees.iter().map(|_| Vec::new()).collect();
+/// An order in which each tree comes after its parent; circles are cut.
+fn parents_first(trees: &mut [Tree]) -> Vec<usize> {
+    let mut children: Vec<Vec<usize>> = trees.iter().map(|_| Vec::new()).collect();
     for (at, tree) in trees.iter().enumerate() {
-        if let Some(above) = tree.above {
-            below[above].push(at);
+        if let Some(parent) = tree.parent {
+            children[parent].push(at);
         }
     }
     let mut order: Vec<usize> = Vec::with_capacity(trees.len());
@@ -172,7 +176,7 @@ fn downwards(trees: &mut [Tree]) -> Vec<usize> {
         is_placed[from] = true;
         order.push(from);
         while let Some(at) = order.get(next).copied() {
-            for &child in &below[at] {
+            for &child in &children[at] {
                 if !is_placed[child] {
                     is_placed[child] = true;
                     order.push(child);
@@ -182,13 +186,13 @@ fn downwards(trees: &mut [Tree]) -> Vec<usize> {
         }
     };
     for (at, tree) in trees.iter().enumerate() {
-        if tree.above.is_none() {
+        if tree.parent.is_none() {
             place(at, &mut order, &mut is_placed);
         }
     }
     for (at, tree) in trees.iter_mut().enumerate() {
         if !is_placed[at] {
-            tree.above = None;
+            tree.parent = None;
             place(at, &mut order, &mut is_placed);
         }
     }
@@ -206,7 +210,7 @@ mod tests {
     }
 
     fn freed(nodes: &[Node], order: &[usize]) -> (u64, Vec<u64>) {
-        let mut forest = Forest::new(nodes);
+        let mut forest = CloneForest::new(nodes);
         let total = forest.total();
         let freed = order.iter().map(|at| forest.remove(*at)).collect();
         (total, freed)
@@ -220,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_base_whose_clone_is_left_frees_only_what_the_clone_has_not() {
-        // 10, and a clone of it with 1 more.
+        // A build of 10, and a clone of it that has 1 more.
         let nodes = [node(10, 10, Base::None), node(11, 1, Base::At(0))];
         assert_eq!(freed(&nodes, &[0, 1]), (11, vec![0, 11]));
         assert_eq!(freed(&nodes, &[1, 0]), (11, vec![1, 10]));
@@ -256,7 +260,7 @@ mod tests {
         // Long chains take neither stack nor time.
         let mut chain = vec![node(10, 10, Base::None)];
         chain.extend((0..5_000).map(|at| node(10, 1, Base::At(at))));
-        let mut forest = Forest::new(&chain);
+        let mut forest = CloneForest::new(&chain);
         assert_eq!(forest.total(), 5_010);
         for at in 0..5_000 {
             forest.remove(at);
@@ -300,7 +304,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_removal_never_makes_the_rest_take_more((nodes, order) in forests()) {
-            let mut forest = Forest::new(&nodes);
+            let mut forest = CloneForest::new(&nodes);
             let all: u64 = nodes.iter().map(|node| node.bytes).sum();
             prop_assert!(forest.total() <= all);
             for at in order {
@@ -314,8 +318,8 @@ mod tests {
 
         #[test]
         fn removing_one_by_one_is_removing_at_once((nodes, order) in forests(), left in 0_usize..24) {
-            // Those that are left, as if the others had never had blocks that anybody counts.
-            let mut forest = Forest::new(&nodes);
+            // What remains counts as if the removed builds had never had blocks of their own.
+            let mut forest = CloneForest::new(&nodes);
             let (gone, kept) = order.split_at(order.len().saturating_sub(left));
             for at in gone {
                 forest.remove(*at);
@@ -325,7 +329,7 @@ mod tests {
             prop_assert!(forest.total() <= most);
             prop_assert!(forest.total() >= least.unwrap_or(0));
             let again = {
-                let mut forest = Forest::new(&nodes);
+                let mut forest = CloneForest::new(&nodes);
                 for at in gone.iter().rev() {
                     forest.remove(*at);
                 }

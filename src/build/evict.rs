@@ -1,8 +1,8 @@
-//! Builds taken away: out of sight by one rename, and removed when they are not read.
+//! Eviction of builds: one rename moves a build to the trash, where it is removed once it is not read.
 //!
-//! The last look (is it linked, pinned, used meanwhile, read) and the rename are one step for all code that
-//! links or pins. On a full disk, where even a rename may need room that is not there, the record goes
-//! first: a build without one is absent, so a crash leaves nothing that is wrong.
+//! The last check (is it linked, pinned, read, or used meanwhile) and the rename happen under the lock
+//! that links and pins also take. On a full disk even a rename may fail; then the record is removed
+//! first: a build without a record counts as absent, so a crash leaves a consistent tree.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -12,18 +12,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use super::error::{Error, doing};
+use super::error::{Error, disk_error};
 use super::gc::{Candidate, Plan, Shelf};
 use super::lease::{self, Lease};
 use super::store::{BuildStore, random_hex};
 use super::survey::named_by;
-use super::{layout, used};
+use super::{last_used, layout};
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
 use crate::{faults, filesystem};
 
-/// How often a build that is to be removed is looked at, when it changes under our eyes.
-const LOOKS: usize = 3;
+/// Attempts to remove a build that changes meanwhile.
+const EVICT_ATTEMPTS: usize = 3;
 
 /// Why a build is not removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,9 @@ pub enum Removed {
     Unknown,
 }
 
-/// What became of a build that was looked at.
-enum Retired {
-    /// It is out of sight, and this path leads to what is left of it.
+/// Result of an eviction.
+enum Evicted {
+    /// The build was moved to this path in the trash, or removed at once.
     To(PathBuf),
     /// It stays.
     Held(Held),
@@ -90,31 +90,31 @@ impl BuildStore {
         let mut note = |error| {
             collected.first_error.get_or_insert(error);
         };
-        let mut retired = Vec::new();
+        let mut evicted = Vec::new();
         for (at, removal) in plan.removals.iter().enumerate() {
             if !goes_on(&removal.build) {
                 continue;
             }
-            match self.retire(&removal.build) {
-                Ok(Retired::To(away)) => retired.push((at, away)),
-                Ok(Retired::Held(_)) => {}
+            match self.evict(&removal.build) {
+                Ok(Evicted::To(trashed)) => evicted.push((at, trashed)),
+                Ok(Evicted::Held(_)) => {}
                 Err(error) => note(error),
             }
         }
         let cleared = self.clear_trash(at_once);
-        for (at, away) in &retired {
-            match is_gone(away) {
+        for (at, trashed) in &evicted {
+            match is_gone(trashed) {
                 Ok(true) => collected.gone.push(*at),
                 // The error is that of the trash.
                 Ok(false) => {}
-                Err(error) => note(doing("look at what was removed", away)(error)),
+                Err(error) => note(disk_error("look at what was removed", trashed)(error)),
             }
         }
         for result in [
             cleared,
             self.forget_idle_pins(),
             // A subvolume that is destroyed comes back after a crash unless that is committed.
-            match retired.is_empty() {
+            match evicted.is_empty() {
                 false => self.sync(),
                 true => Ok(()),
             },
@@ -138,21 +138,21 @@ impl BuildStore {
             return Ok(Removed::Held(Held::Linked));
         }
         let mut own = 0;
-        let mut retired = Vec::new();
+        let mut evicted = Vec::new();
         let shelves = [Shelf::Ready, Shelf::Failed];
         for shelf in shelves {
             // It is marked as durable some time after its end: then it is looked at again.
             let mut held = Some(Held::InUse);
-            for _ in 0..LOOKS {
+            for _ in 0..EVICT_ATTEMPTS {
                 let Some(build) = self.look_at(project, id, shelf, &info.group)? else {
                     held = None;
                     break;
                 };
-                held = match self.retire(&build)? {
-                    Retired::Held(held) => Some(held),
-                    Retired::To(away) => {
+                held = match self.evict(&build)? {
+                    Evicted::Held(held) => Some(held),
+                    Evicted::To(trashed) => {
                         own += build.own.unwrap_or(0);
-                        retired.push(away);
+                        evicted.push(trashed);
                         None
                     }
                 };
@@ -167,8 +167,8 @@ impl BuildStore {
             }
         }
         let cleared = self.clear_trash(false);
-        for away in &retired {
-            if !is_gone(away).map_err(doing("look at what was removed", away))? {
+        for trashed in &evicted {
+            if !is_gone(trashed).map_err(disk_error("look at what was removed", trashed))? {
                 // Errors about what else is in the trash are not errors of this removal.
                 cleared?;
                 break;
@@ -187,7 +187,7 @@ impl BuildStore {
         group: &str,
     ) -> Result<Option<Candidate>, Error> {
         let place = self.place(project, id, shelf);
-        let look = doing("look at the build", &place);
+        let look = disk_error("look at the build", &place);
         let Some(directory) = lease::open(&place).map_err(&look)? else {
             return Ok(None);
         };
@@ -199,7 +199,7 @@ impl BuildStore {
             id,
             shelf,
             group: group.into(),
-            used: used::time(&found),
+            last_used: last_used::time(&found),
             ran: None,
             bytes: internal.bytes,
             own: internal.own,
@@ -211,49 +211,49 @@ impl BuildStore {
         }))
     }
 
-    /// Takes a build out of sight, as it was looked at; or says why not.
-    fn retire(&self, build: &Candidate) -> Result<Retired, Error> {
+    /// Moves a build to the trash, unless it has changed since it was looked at or must stay.
+    fn evict(&self, build: &Candidate) -> Result<Evicted, Error> {
         let (project, id) = (&build.project, build.id);
         let place = self.place(project, id, build.shelf);
-        let retire = doing("take the build away", &place);
+        let evict = disk_error("take the build away", &place);
         let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_pinned(project, id) {
-            return Ok(Retired::Held(Held::Pinned));
+            return Ok(Evicted::Held(Held::Pinned));
         }
         // Only this link can have been pointed at it since the links were read.
         let group = build.group.parse::<GroupName>().ok();
-        let link = named_by(&self.layout.link(project, group.as_ref())).map_err(&retire)?;
+        let link = named_by(&self.layout.link(project, group.as_ref())).map_err(&evict)?;
         if build.shelf == Shelf::Ready && link == Some(id) {
-            return Ok(Retired::Held(Held::Linked));
+            return Ok(Evicted::Held(Held::Linked));
         }
         if self.layout.pending(project, id).symlink_metadata().is_ok() {
-            return Ok(Retired::Held(Held::UnderWay));
+            return Ok(Evicted::Held(Held::UnderWay));
         }
         let is_same = |path: &Path| -> io::Result<bool> {
             let found = rustix::fs::lstat(path)?;
-            Ok(used::time(&found) == build.used)
+            Ok(last_used::time(&found) == build.last_used)
         };
-        let Some(last) = Lease::take_last(&place).map_err(&retire)? else {
-            return Ok(Retired::Held(Held::InUse));
+        let Some(last) = Lease::take_last(&place).map_err(&evict)? else {
+            return Ok(Evicted::Held(Held::InUse));
         };
-        if !is_same(&place).map_err(&retire)? {
-            return Ok(Retired::Held(Held::InUse));
+        if !is_same(&place).map_err(&evict)? {
+            return Ok(Evicted::Held(Held::InUse));
         }
-        let away = self.layout.trash().join(random_hex().map_err(&retire)?);
-        match std::fs::rename(&place, &away) {
+        let trashed = self.layout.trash().join(random_hex().map_err(&evict)?);
+        match std::fs::rename(&place, &trashed) {
             Ok(()) => {
                 faults::point("retired");
                 // Who was answered from it in this moment has noted it.
-                if !is_same(&away).map_err(&retire)? {
-                    std::fs::rename(&away, &place).map_err(&retire)?;
-                    return Ok(Retired::Held(Held::InUse));
+                if !is_same(&trashed).map_err(&evict)? {
+                    std::fs::rename(&trashed, &place).map_err(&evict)?;
+                    return Ok(Evicted::Held(Held::InUse));
                 }
                 self.forget(build);
             }
-            Err(error) if retire(error_like(&error)).is_full() => {
+            Err(error) if evict(error_like(&error)).is_full() => {
                 match std::fs::remove_file(place.join(layout::RECORD)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(retire(error));
+                        return Err(evict(error));
                     }
                     _ => {}
                 }
@@ -262,10 +262,10 @@ impl BuildStore {
                 self.clear_out(&place)?;
                 self.remove_tree(&place)?;
             }
-            Err(error) => return Err(retire(error)),
+            Err(error) => return Err(evict(error)),
         }
         drop(last);
-        Ok(Retired::To(away))
+        Ok(Evicted::To(trashed))
     }
 
     fn place(&self, project: &ProjectName, id: JobId, shelf: Shelf) -> std::path::PathBuf {
@@ -292,7 +292,7 @@ impl BuildStore {
     /// also work where there is none left.
     pub(super) fn clear_out(&self, directory: &Path) -> Result<(), Error> {
         let data = directory.join(layout::DATA);
-        let clear = doing("remove the build's data", &data);
+        let clear = disk_error("remove the build's data", &data);
         // One by one first: Btrfs clears a subvolume some time after it is gone. Where its root cannot be
         // opened, all at once must do.
         if let Ok(Some(open)) = filesystem::open_writable(rustix::fs::CWD, &data) {
@@ -310,8 +310,8 @@ impl BuildStore {
         rustix::fs::syncfs(directory).map_err(|error| clear(error.into()))
     }
 
-    /// Takes the data of the build in `directory` away. What cannot be removed goes into the trash, where
-    /// it is tried again; so it is out of the way, whatever is in it.
+    /// Removes the data of the build in `directory`. What cannot be removed is moved to the trash, where
+    /// the removal is tried again.
     ///
     /// # Errors
     /// When neither is possible.
@@ -323,8 +323,8 @@ impl BuildStore {
         }
     }
 
-    /// Removes what was thrown away. What is still read stays for the next time, without
-    /// waiting for a slow reader.
+    /// Removes what is in the trash. What is still read stays until the next call; no reader is waited
+    /// for.
     ///
     /// # Errors
     /// The first thing that cannot be removed; it stays in the trash, and the others go.
@@ -334,7 +334,7 @@ impl BuildStore {
 
     pub(super) fn clear_trash(&self, at_once: bool) -> Result<(), Error> {
         let trash = self.layout.trash();
-        let empty = doing("empty the trash", &trash);
+        let empty = disk_error("empty the trash", &trash);
         let mut first_error = None;
         for entry in std::fs::read_dir(&trash).map_err(&empty)? {
             let path = entry.map_err(&empty)?.path();
@@ -343,7 +343,7 @@ impl BuildStore {
                 Ok(None) => continue,
                 // One that cannot be opened is no reason to keep the others.
                 Err(error) => {
-                    first_error.get_or_insert(doing("empty the trash", &path)(error));
+                    first_error.get_or_insert(disk_error("empty the trash", &path)(error));
                     continue;
                 }
             };
@@ -377,17 +377,17 @@ impl BuildStore {
 
     /// Commits what was done under the build path.
     fn sync(&self) -> Result<(), Error> {
-        let sync = doing("bring removals to stable storage", self.root());
+        let sync = disk_error("bring removals to stable storage", self.root());
         let root = File::open(self.root()).map_err(&sync)?;
         rustix::fs::syncfs(root).map_err(|error| sync(error.into()))
     }
 }
 
-/// Whether nothing is left of what was taken out of sight.
-fn is_gone(away: &Path) -> io::Result<bool> {
+/// Whether a build that was moved to the trash is removed.
+fn is_gone(trashed: &Path) -> io::Result<bool> {
     // A build that has just ended may be emptying the trash, too.
-    Lease::wait_for_removal(away)?;
-    match away.symlink_metadata() {
+    Lease::wait_for_removal(trashed)?;
+    match trashed.symlink_metadata() {
         Ok(_) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error),

@@ -2,7 +2,7 @@
 //!
 //! It is set when the build takes its place, and again when the build is answered from or its
 //! artifacts are read. Not the time of access: a backup would keep everything. What is
-//! written down is at most [`EVERY`] behind, so that many who ask for one build cost one write.
+//! written down is at most [`WRITE_INTERVAL`] behind, so that many who ask for one build cost one write.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT
 use rustix::io::Errno;
 
 /// How far the time on disk may be behind the last use.
-pub(super) const EVERY: Duration = Duration::from_secs(60);
+pub(super) const WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
 const NOW: Timestamps = Timestamps {
     last_access: Timespec {
@@ -41,7 +41,7 @@ pub(super) fn time(directory: &Stat) -> Timestamp {
 pub(super) fn note(directory: BorrowedFd<'_>) {
     let is_due = rustix::fs::fstat(directory).is_ok_and(|found| {
         let ago = Timestamp::now().duration_since(time(&found));
-        !(0..EVERY.as_secs() as i64).contains(&ago.as_secs())
+        !(0..WRITE_INTERVAL.as_secs() as i64).contains(&ago.as_secs())
     });
     if is_due {
         let _ = rustix::fs::futimens(directory, &NOW);
@@ -58,13 +58,13 @@ pub(super) fn note_at(path: &Path) -> bool {
 pub(super) struct Noted(AtomicU64);
 
 impl Noted {
-    /// True for the one who is to write it down now.
+    /// True for the one caller that is to write it down now.
     pub(super) fn is_due(&self) -> bool {
         static BEGAN: OnceLock<Instant> = OnceLock::new();
         // From 1 on: 0 is never.
         let now = BEGAN.get_or_init(Instant::now).elapsed().as_secs() + 1;
         let last = self.0.load(Ordering::Relaxed);
-        let is_late = last == 0 || now.saturating_sub(last) >= EVERY.as_secs();
+        let is_late = last == 0 || now.saturating_sub(last) >= WRITE_INTERVAL.as_secs();
         let swap = |last| {
             let (order, failed) = (Ordering::Relaxed, Ordering::Relaxed);
             self.0.compare_exchange(last, now, order, failed)
