@@ -54,7 +54,7 @@ impl Machine {
     }
 
     /// Follows the records with all of `fields`, from the beginning of the test.
-    pub fn follow(&self, fields: &[&str]) -> Follower {
+    pub fn follow(&self, fields: &[&str]) -> Follower<'_> {
         let mut running = self.begin(
             "root",
             &format!(
@@ -64,6 +64,8 @@ impl Machine {
             ),
         );
         Follower {
+            machine: self,
+            fields: fields.iter().map(|&field| field.to_owned()).collect(),
             lines: BufReader::new(running.stdout()),
             _running: running,
         }
@@ -72,12 +74,14 @@ impl Machine {
 
 /// Records as they come.
 #[derive(Debug)]
-pub struct Follower {
+pub struct Follower<'a> {
+    machine: &'a Machine,
+    fields: Vec<String>,
     lines: BufReader<std::process::ChildStdout>,
     _running: Running,
 }
 
-impl Follower {
+impl Follower<'_> {
     /// Waits for the next record that is wanted.
     #[track_caller]
     pub fn until(&mut self, wanted: impl Fn(&Record) -> bool) -> Record {
@@ -85,13 +89,29 @@ impl Follower {
         loop {
             let mut line = String::new();
             let read = self.lines.read_line(&mut line).unwrap();
-            assert!(read > 0, "it did not come; there were: {seen:#?}");
+            if read == 0 {
+                self.did_not_come(&seen);
+            }
             let record = record(&line);
             if wanted(&record) {
                 return record;
             }
             seen.push(record.message().to_owned());
         }
+    }
+
+    /// Says what the journal has that was not told, and what the Engine has, so that one failure is
+    /// enough to find its cause.
+    #[track_caller]
+    fn did_not_come(&self, seen: &[String]) -> ! {
+        let fields: Vec<_> = self.fields.iter().map(String::as_str).collect();
+        let written = self.machine.journal(&fields);
+        let written: Vec<_> = written.iter().map(Record::message).collect();
+        let daemon = self.machine.journal_text("mistryd.service");
+        let containers = self.machine.attempt("docker ps -a --no-trunc");
+        panic!(
+            "it did not come; there were: {seen:#?}, the journal has: {written:#?}\n{containers}\n{daemon}"
+        );
     }
 
     /// Waits for the next record of an event.
