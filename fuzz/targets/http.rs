@@ -16,7 +16,7 @@ use mistry::docker::Docker;
 use mistry::filesystem::Filesystem;
 use mistry::metrics::Metrics;
 use mistry::project::Projects;
-use mistry::scheduler::{Rules, Scheduler};
+use mistry::scheduler::{Scheduler, SchedulerConfig};
 use mistry::web::{Access, Listener, Public, TokensFile, Web, serve};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -193,8 +193,8 @@ fn begin() -> World {
     }
 }
 
-fn rules() -> Rules {
-    Rules {
+fn rules() -> SchedulerConfig {
+    SchedulerConfig {
         slots: 2,
         backlog: 4,
         mounts: Default::default(),

@@ -39,7 +39,7 @@ use crate::docker::{self, Docker};
 use crate::filesystem::{self, Filesystem};
 use crate::metrics::Metrics;
 use crate::project::Projects;
-use crate::scheduler::{self, Rules, Scheduler};
+use crate::scheduler::{self, Scheduler, SchedulerConfig};
 use crate::screen;
 use crate::systemd::{self, Socket};
 use crate::turns;
@@ -452,8 +452,8 @@ fn assemble(
 }
 
 /// What the scheduler is told by the configuration.
-fn rules(config: &Config) -> Rules {
-    Rules {
+fn rules(config: &Config) -> SchedulerConfig {
+    SchedulerConfig {
         slots: config.job_concurrency,
         backlog: config.job_backlog,
         mounts: config.mounts.clone(),

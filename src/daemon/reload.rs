@@ -105,7 +105,7 @@ impl Reloading {
                 });
             }
         }
-        self.scheduler.change(rules(&new));
+        self.scheduler.set_config(rules(&new));
         self.web.change(access(&new, tokens, &self.secret));
         self.bus.open_to_all(new.public == config::Public::Read);
         self.idle_exit.send_replace(new.idle_exit);

@@ -29,7 +29,7 @@ pub(super) async fn keep(door: &Door, scheduler: &Scheduler) -> Infallible {
         let thread = std::thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {
-                scheduler.beat();
+                scheduler.check_health();
                 let _ = beaten.send(systemd::alive());
             });
         match thread {

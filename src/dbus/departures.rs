@@ -3,34 +3,34 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::scheduler::Ticket;
+use crate::scheduler::JobHandle;
 
 /// Tickets by the unique name of the client that holds them: one for each time that a live job was asked for
 /// so, which is no more than the calls that there were while it was live.
 #[derive(Debug, Default)]
 pub(super) struct Departures {
     /// Std, held for a push or a take. What is dropped is dropped outside of it.
-    held: Mutex<HashMap<String, Vec<Ticket>>>,
+    held: Mutex<HashMap<String, Vec<JobHandle>>>,
 }
 
 impl Departures {
-    /// Holds a ticket until its job is over or its client has left.
-    pub(super) fn hold(&self, client: &str, ticket: Ticket) {
+    /// Holds a handle until its job is over or its client has left.
+    pub(super) fn hold(&self, client: &str, handle: JobHandle) {
         let mut held = self.held();
-        held.entry(client.to_owned()).or_default().push(ticket);
+        held.entry(client.to_owned()).or_default().push(handle);
     }
 
     /// Some job is over: no client holds it any more.
     pub(super) fn over(&self) {
         let mut over = Vec::new();
-        self.held().retain(|_, tickets| {
-            let (ended, live) = std::mem::take(tickets)
+        self.held().retain(|_, handles| {
+            let (ended, live) = std::mem::take(handles)
                 .into_iter()
-                .partition(|ticket| ticket.is_over());
-            *tickets = live;
-            let mut ended: Vec<Ticket> = ended;
+                .partition(|handle| handle.is_over());
+            *handles = live;
+            let mut ended: Vec<JobHandle> = ended;
             over.append(&mut ended);
-            !tickets.is_empty()
+            !handles.is_empty()
         });
         drop(over);
     }
@@ -47,7 +47,7 @@ impl Departures {
         drop(gone);
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<Ticket>>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<JobHandle>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

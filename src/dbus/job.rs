@@ -12,7 +12,7 @@ use super::error::Error;
 use super::{Dbus, PATH};
 use crate::build::{BuildInfo, Phase};
 use crate::job::JobId;
-use crate::scheduler::JobFollower;
+use crate::scheduler::JobObserver;
 
 /// Where jobs are.
 const JOBS: &str = "job";
@@ -35,7 +35,7 @@ pub(super) fn path(id: JobId, is_short: bool) -> String {
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) dbus: Dbus,
-    pub(super) follower: JobFollower,
+    pub(super) follower: JobObserver,
 }
 
 /// What changes of a job, as it is shown.
@@ -48,7 +48,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn of(job: &JobFollower) -> Shown {
+    pub(super) fn of(job: &JobObserver) -> Shown {
         let info = job.now();
         let phase = info.as_deref().and_then(|info| info.phase);
         let is_begun = phase.is_some_and(|phase| phase != Phase::Queued);

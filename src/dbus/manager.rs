@@ -21,7 +21,7 @@ use crate::budget::Client;
 use crate::build::{Cancelled, Listing};
 use crate::job::{JobId, MAX_PARAMS};
 use crate::project::ProjectName;
-use crate::scheduler::{self, Asked, Submission};
+use crate::scheduler::{self, Submission, SubmitRequest};
 
 /// Bytes of one page of builds. The bus throws out a client that sends a message of more than 32 MiB.
 const MAX_PAGE: usize = 4 << 20;
@@ -52,7 +52,7 @@ impl Dbus {
             Error::new(Kind::InvalidArgs, expected)
         })?;
         let scheduler = &self.0.scheduler;
-        let Some(live) = scheduler.live_job(id).await else {
+        let Some(live) = scheduler.active_job(id).await else {
             // Those who may see builds may know whether it is over, and are asked for no password.
             self.allow_reading(connection, header).await?;
             let project = scheduler.locate(id).await?;
@@ -224,34 +224,34 @@ impl Manager {
         let options = Submit::read(&options)?;
         let caller = dbus.allow(connection, &header, Action::Submit).await?;
         let held = dbus.0.scheduler.hold_params(Client::Local, &named.params)?;
-        let asked = Asked {
+        let request = SubmitRequest {
             project: named.project,
             group: named.group,
             params: named.params,
             rebuild: options.rebuild,
-            while_held: options.cancel_on_disconnect,
+            cancel_on_disconnect: options.cancel_on_disconnect,
             asker: Some(caller.asker()),
             request: None,
             held,
         };
-        let mut ticket = match dbus.0.scheduler.submit(asked).await? {
+        let mut handle = match dbus.0.scheduler.submit(request).await? {
             Submission::Cached(info) => return Ok(cached(info.info().id.clone())),
-            Submission::Pending(ticket) => ticket,
+            Submission::Pending(handle) => handle,
         };
-        let id = ticket.id();
-        let hold = self.objects.hold(&ticket.follower());
-        let info = ticket.accepted().await?;
+        let id = handle.id();
+        let hold = self.objects.hold(&handle.follower());
+        let info = handle.accepted().await?;
         if info.cached {
             return Ok(cached(id.to_string()));
         }
-        let disposition = match ticket.coalesced() {
+        let disposition = match handle.coalesced() {
             true => "coalesced",
             false => "queued",
         };
-        let shown = self.objects.show(dbus, connection, ticket.follower());
+        let shown = self.objects.show(dbus, connection, handle.follower());
         let path = shown.await?;
         if options.cancel_on_disconnect {
-            dbus.0.departures.hold(&call.client, ticket);
+            dbus.0.departures.hold(&call.client, handle);
             // It may have left before its name was noted.
             if !is_there(connection, &call.client).await {
                 dbus.0.departures.left(&call.client);
@@ -273,7 +273,7 @@ impl Manager {
         let _call = self.dbus.0.calls.enter(&header)?;
         self.dbus.allow_reading(connection, &header).await?;
         let mut jobs = Vec::new();
-        for job in self.dbus.0.scheduler.live().await {
+        for job in self.dbus.0.scheduler.active_jobs().await {
             let found = self.objects.find(job.id()).await;
             if let (Some(info), Some((path, _))) = (job.now(), found) {
                 let phase = info.phase.map_or("", |phase| phase.as_str()).to_owned();
@@ -301,7 +301,7 @@ impl Manager {
         let dbus = &self.dbus;
         let call = dbus.0.calls.enter(&header)?;
         let id = parse_id(&id)?;
-        let job = dbus.0.scheduler.live_job(id).await;
+        let job = dbus.0.scheduler.active_job(id).await;
         let asker = job.as_ref().and_then(|job| job.asker());
         dbus.allow_reading_of(connection, &header, asker).await?;
         let (path, hold) = match self.objects.find(id).await {
@@ -312,7 +312,7 @@ impl Manager {
                         format!("no job '{id}' is under way; DescribeBuild tells what is over");
                     Error::new(Kind::NoSuchJob, sentence)
                 };
-                let job = dbus.0.scheduler.live_job(id).await.ok_or_else(over)?;
+                let job = dbus.0.scheduler.active_job(id).await.ok_or_else(over)?;
                 let hold = self.objects.hold(&job);
                 (self.objects.show(dbus, connection, job).await?, hold)
             }

@@ -21,7 +21,7 @@ use super::manager::Manager;
 use super::{Dbus, PATH};
 use crate::build::Outcome;
 use crate::job::JobId;
-use crate::scheduler::JobFollower;
+use crate::scheduler::JobObserver;
 
 /// The jobs that are shown on a connection.
 #[derive(Debug)]
@@ -43,12 +43,12 @@ pub(super) struct Objects {
 #[derive(Debug)]
 struct Entry {
     path: String,
-    job: JobFollower,
+    job: JobObserver,
 }
 
 #[derive(Debug, Default)]
 struct Holds {
-    held: Mutex<Vec<JobFollower>>,
+    held: Mutex<Vec<JobObserver>>,
     released: Notify,
 }
 
@@ -56,11 +56,11 @@ struct Holds {
 #[derive(Debug)]
 pub(super) struct Hold {
     holds: Arc<Holds>,
-    job: JobFollower,
+    job: JobObserver,
 }
 
 impl Holds {
-    fn lock(&self) -> MutexGuard<'_, Vec<JobFollower>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<JobObserver>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -91,7 +91,7 @@ impl Objects {
     }
 
     /// Keeps the end of a job from being told as long as the hold is held.
-    pub(super) fn hold(&self, job: &JobFollower) -> Hold {
+    pub(super) fn hold(&self, job: &JobObserver) -> Hold {
         self.holds.lock().push(job.clone());
         Hold {
             holds: self.holds.clone(),
@@ -115,7 +115,7 @@ impl Objects {
         self: &Arc<Self>,
         dbus: &Dbus,
         connection: &Connection,
-        job: JobFollower,
+        job: JobObserver,
     ) -> Result<String, Error> {
         let id = job.id();
         let mut shown = loop {
@@ -164,7 +164,7 @@ impl Objects {
         self: &Arc<Self>,
         dbus: &Dbus,
         connection: &Connection,
-        job: &JobFollower,
+        job: &JobObserver,
     ) -> zbus::Result<String> {
         let server = connection.object_server();
         let path = job::path(job.id(), true);
@@ -198,7 +198,7 @@ impl Objects {
         &self,
         dbus: &Dbus,
         connection: &Connection,
-        mut job: JobFollower,
+        mut job: JobObserver,
         before: Shown,
         path: String,
     ) {
@@ -225,7 +225,7 @@ impl Objects {
     async fn remove(
         &self,
         connection: &Connection,
-        job: &JobFollower,
+        job: &JobObserver,
         path: &str,
     ) -> zbus::Result<()> {
         let id = job.id();
@@ -261,7 +261,7 @@ async fn tell_new(connection: &Connection, id: JobId, path: &str) -> zbus::Resul
 /// Tells what changes of a job until it is over, or the daemon ends.
 async fn tell_changes(
     connection: &Connection,
-    job: &mut JobFollower,
+    job: &mut JobObserver,
     mut before: Shown,
     path: &str,
 ) -> zbus::Result<()> {

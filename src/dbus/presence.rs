@@ -313,8 +313,8 @@ async fn serve_on(
 
 /// Shows the jobs that there are and those that begin.
 async fn tell_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Objects>) -> Infallible {
-    let mut feed = dbus.0.scheduler.feed();
-    let mut begun = dbus.0.scheduler.live().await;
+    let mut feed = dbus.0.scheduler.new_jobs();
+    let mut begun = dbus.0.scheduler.active_jobs().await;
     loop {
         for job in begun {
             // What went wrong was told.
@@ -322,7 +322,7 @@ async fn tell_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Objects>)
         }
         begun = match feed.next().await {
             Some(job) => vec![job],
-            None => dbus.0.scheduler.live().await,
+            None => dbus.0.scheduler.active_jobs().await,
         };
     }
 }

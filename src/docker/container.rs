@@ -84,13 +84,13 @@ pub struct Exit {
     /// Its exit code; 128 + n for signal n.
     pub code: i64,
     /// The kernel killed one of its processes for want of memory, whatever the exit code is.
-    /// [`Docker::wait`] leaves this false for exit code 0; [`Docker::fate`] always knows.
+    /// [`Docker::wait`] leaves this false for exit code 0; [`Docker::container_status`] always knows.
     pub oom_killed: bool,
 }
 
 /// What has become of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum ContainerStatus {
     /// It was never started.
     Created,
     /// It runs.
@@ -229,18 +229,18 @@ impl Docker {
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
-    pub async fn fate(&self, container: &str) -> Result<Fate, Error> {
+    pub async fn container_status(&self, container: &str) -> Result<ContainerStatus, Error> {
         use bollard::models::ContainerStateStatusEnum::{CREATED, DEAD, EMPTY, EXITED};
         let state = match self.state("asking about a container", container).await {
             Ok(state) => state,
-            Err(Error::NoSuchContainer(_)) => return Ok(Fate::Gone),
+            Err(Error::NoSuchContainer(_)) => return Ok(ContainerStatus::Gone),
             Err(error) => return Err(error),
         };
         Ok(match state.status {
-            Some(CREATED) => Fate::Created,
+            Some(CREATED) => ContainerStatus::Created,
             Some(EXITED | DEAD) => ended(&state),
             None | Some(EMPTY) if !state.running.unwrap_or(false) => ended(&state),
-            _ => Fate::Running,
+            _ => ContainerStatus::Running,
         })
     }
 
@@ -413,9 +413,9 @@ fn exit(state: &ContainerState) -> Exit {
     }
 }
 
-fn ended(state: &ContainerState) -> Fate {
+fn ended(state: &ContainerState) -> ContainerStatus {
     let at = state.finished_at.as_ref();
-    Fate::Ended(exit(state), at.and_then(|at| at.parse().ok()))
+    ContainerStatus::Ended(exit(state), at.and_then(|at| at.parse().ok()))
 }
 
 fn body(spec: &ContainerSpec, engine: Traits) -> Result<ContainerCreateBody, Error> {

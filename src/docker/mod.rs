@@ -34,7 +34,7 @@ use bollard::models::SystemInfoCgroupDriverEnum;
 
 use self::line_ends::Counter;
 pub use self::{
-    container::{ContainerSpec, Exit, Fate, Found, Limits},
+    container::{ContainerSpec, ContainerStatus, Exit, Found, Limits},
     dockerfile::named_images,
     events::{Happening, Watch},
     image::{FoundImage, ImageConfig, ImageSpec, Pruned},
@@ -49,15 +49,15 @@ pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// How long [`Docker::ping`] waits: a living Engine answers within milliseconds even on a busy host,
 /// and a client waits for a clear "no".
-pub const ENGINE_PATIENCE: Duration = Duration::from_secs(2);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long an ordinary call may take. Starting or removing a container on a host whose disk is
 /// saturated takes tens of seconds; past two minutes the Engine hangs.
-const CALL_PATIENCE: Duration = Duration::from_secs(120);
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the HTTP client is told to wait for the first byte of an answer, in seconds: a year, because
 /// image builds and builds take as long as they take, and shorter waits are bounded here.
-const STREAM_PATIENCE: u64 = 365 * 24 * 3600;
+const STREAM_TIMEOUT_SECONDS: u64 = 365 * 24 * 3600;
 
 /// What went wrong between us and the Engine.
 #[derive(Debug, thiserror::Error)]
@@ -179,14 +179,14 @@ impl Docker {
     /// Whether the Engine answers.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] within [`ENGINE_PATIENCE`] when it does not.
+    /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not.
     pub async fn ping(&self) -> Result<(), Error> {
         let doing = "asking whether it is there";
         // The negotiation is an answer too, so that the first ping is one round trip.
         match self.negotiated() {
             None => self.negotiate(doing).await.map(drop),
             Some(client) => {
-                let pong = self.within(ENGINE_PATIENCE, doing, client.ping()).await?;
+                let pong = self.within(PING_TIMEOUT, doing, client.ping()).await?;
                 pong.map(drop).map_err(|e| self.failed(doing, e))
             }
         }
@@ -214,16 +214,16 @@ impl Docker {
         ask: impl AsyncFnOnce(&bollard::Docker) -> Result<T, Bollard>,
     ) -> Result<Result<T, Bollard>, Error> {
         let client = self.client(doing).await?;
-        self.within(CALL_PATIENCE, doing, ask(&client)).await
+        self.within(CALL_TIMEOUT, doing, ask(&client)).await
     }
 
     async fn within<T>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         doing: &str,
         answer: impl Future<Output = T>,
     ) -> Result<T, Error> {
-        let answer = tokio::time::timeout(patience, answer).await;
+        let answer = tokio::time::timeout(timeout, answer).await;
         answer.map_err(|late| self.unreachable(doing, late.into()))
     }
 
@@ -250,9 +250,9 @@ impl Docker {
     async fn connect(&self, doing: &str) -> Result<bollard::Docker, Error> {
         let newest = bollard::API_DEFAULT_VERSION;
         let client =
-            bollard::Docker::connect_with_unix(&self.shared.socket, STREAM_PATIENCE, newest)
+            bollard::Docker::connect_with_unix(&self.shared.socket, STREAM_TIMEOUT_SECONDS, newest)
                 .map_err(|e| self.failed(doing, e))?;
-        self.within(ENGINE_PATIENCE, doing, client.negotiate_version())
+        self.within(PING_TIMEOUT, doing, client.negotiate_version())
             .await?
             .map_err(|e| self.failed(doing, e))
     }
@@ -263,7 +263,7 @@ impl Docker {
     /// on the connections that it has until it is gone. So this never asks on one of those.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] within [`ENGINE_PATIENCE`] when it does not; [`Error::Api`].
+    /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not; [`Error::Api`].
     pub async fn accepts(&self) -> Result<(), Error> {
         self.connect("asking whether it is about to end")
             .await
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_engine_is_unreachable_after_the_patience() {
+    async fn a_silent_engine_is_unreachable_after_the_timeout() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("docker.sock");
         let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -404,7 +404,7 @@ mod tests {
         let asked = tokio::time::Instant::now();
         let error = docker.ping().await.unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-        assert!(asked.elapsed() <= ENGINE_PATIENCE + Duration::from_secs(1));
+        assert!(asked.elapsed() <= PING_TIMEOUT + Duration::from_secs(1));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bollard::query_parameters::DownloadFromContainerOptions;
 use futures_util::StreamExt;
 use tar::EntryType;
 
-use super::{CALL_PATIENCE, Docker, Error, refusal};
+use super::{CALL_TIMEOUT, Docker, Error, refusal};
 
 const PASSWD: &str = "/etc/passwd";
 
@@ -64,7 +64,7 @@ impl Docker {
             }
             Ok(archive)
         };
-        match self.within(CALL_PATIENCE, doing, reading).await? {
+        match self.within(CALL_TIMEOUT, doing, reading).await? {
             Ok(archive) => Ok(first_of(&archive)),
             Err(error) => match (self.failed_on(doing, container, error), path) {
                 (error @ Error::NoSuchContainer(_), _) => Err(error),

@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
+use super::active_job::{ActiveJob, Origin};
 use super::event::{Event, publish, publish_still_paused};
 use super::halt::Halt;
-use super::live::{Live, Origin};
 use super::pipeline::From;
 use super::queue::Admission;
 use super::{Error, Shared, blocking, ending, pipeline, stop, sweep};
@@ -55,30 +55,30 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             .is_some_and(|record| shared.store.has_container(record));
         let admission = shared.queue().admit_again(id, is_adopted, || {
             // Its params were counted in an earlier process; no client holds them now.
-            Live::new(project, id, group, origin, None)
+            ActiveJob::new(project, id, group, origin, None)
         });
-        let live = match admission {
-            Admission::Started(live) => {
-                live.slot.notify_one();
-                live
+        let active = match admission {
+            Admission::Started(active) => {
+                active.slot.notify_one();
+                active
             }
-            Admission::Queued(live) => live,
+            Admission::Queued(active) => active,
             // The same id under two projects: only one of them can be a job of ours.
             Admission::Coalesced(_) | Admission::Refused => continue,
         };
         // Clients that wanted it only while they wait come back, or not: that cannot be known.
-        live.want(false);
+        active.want(false);
         if is_adopted {
-            live.own(
+            active.own(
                 internal.and_then(|internal| internal.container.clone()),
                 internal.and_then(|internal| internal.deadline),
             );
         }
-        taken.push((live, orphan));
+        taken.push((active, orphan));
     }
-    for (live, orphan) in taken {
-        let guarded = live.clone();
-        let task = take_over(shared.clone(), live, orphan);
+    for (active, orphan) in taken {
+        let guarded = active.clone();
+        let task = take_over(shared.clone(), active, orphan);
         shared.spawn(ending::guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
@@ -110,7 +110,7 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
 }
 
 /// Goes on with an orphaned build, or ends it with a word about why that cannot be.
-async fn take_over(shared: Arc<Shared>, live: Arc<Live>, orphan: OrphanedBuild) {
+async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: OrphanedBuild) {
     let OrphanedBuild {
         project,
         id,
@@ -134,14 +134,14 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, orphan: OrphanedBuild) 
         Ok(Ok(pending)) => pending,
         Ok(Err(error)) => {
             tracing::error!(mistry_job = %id, error = &error as &dyn std::error::Error, "could not take over a build");
-            shared.leave_queue(&live);
-            live.end_rejected(error.into());
+            shared.leave_queue(&active);
+            active.end_rejected(error.into());
             return;
         }
         Err(error) => {
-            tracing::error!(mistry_project = %live.project, mistry_job = %id, "mistryd failed while it took over a build (a panic, told above)");
-            shared.leave_queue(&live);
-            live.end_rejected(error);
+            tracing::error!(mistry_project = %active.project, mistry_job = %id, "mistryd failed while it took over a build (a panic, told above)");
+            shared.leave_queue(&active);
+            active.end_rejected(error);
             return;
         }
     };
@@ -152,32 +152,32 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, orphan: OrphanedBuild) 
         attempt,
         runs_on: container.is_some(),
     };
-    publish(&shared, live.subject(), &event);
+    publish(&shared, active.subject(), &event);
     // First: a client that sees it accepted may follow its log.
-    live.show_log(pending.log().progress());
-    live.show(pending.info());
-    shared.feed.tell(&shared, &live);
+    active.show_log(pending.log().progress());
+    active.show(pending.info());
+    shared.broadcast.job_begun(&shared, &active);
     // What follows a container needs the recipe only where the attempt is lost.
     let from = match (container, pending.internal().stopped.clone()) {
         (Some(container), _) => From::Container(container, recipe),
         // It ends as was decided, whatever has become of its project.
         (None, Some(stopped)) => {
-            ending::halt(shared, live, pending, Halt::Stopped(stopped), &[]).await;
+            ending::halt(shared, active, pending, Halt::Stopped(stopped), &[]).await;
             return;
         }
         (None, None) => {
             let recipe = tokio::select! {
                 recipe = recipe => recipe.ok().flatten(),
                 () = shared.stop.cancelled() => return,
-                cancelled = live.cancelled() => {
+                cancelled = active.cancelled() => {
                     let halt = Halt::Stopped(stop::cancelled(cancelled));
-                    return ending::halt(shared, live, pending, halt, &[]).await;
+                    return ending::halt(shared, active, pending, halt, &[]).await;
                 }
             };
             match recipe {
                 Some(recipe) => From::Beginning(recipe),
                 None => {
-                    ending::halt(shared, live, pending, Halt::Changed(ENDED), &[]).await;
+                    ending::halt(shared, active, pending, Halt::Changed(ENDED), &[]).await;
                     return;
                 }
             }
@@ -189,7 +189,7 @@ async fn take_over(shared: Arc<Shared>, live: Arc<Live>, orphan: OrphanedBuild) 
         // A disk that takes no line takes no build either, and that is told.
         let _ = pending.log().note(pipeline::made_again(ENDED)).await;
     }
-    pipeline::make(shared, live, pending, from).await;
+    pipeline::make(shared, active, pending, from).await;
 }
 
 /// The job of a record, if the project still is what it was asked for.

@@ -19,9 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::halt::Halt;
 use super::making::Making;
-use super::{ENGINE_AGAIN, keep_tail, stop};
+use super::{ENGINE_RETRY_INTERVAL, keep_tail, stop};
 use crate::build::{Since, Stopped};
-use crate::docker::{self, Docker, Exit, Fate, Happening, Output, Stream, Watch};
+use crate::docker::{self, ContainerStatus, Docker, Exit, Happening, Output, Stream, Watch};
 use crate::faults;
 
 /// Pieces of a container's output that are written to the log at once, when they are there.
@@ -33,7 +33,7 @@ const STOPPING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the Engine may take to say whether a container had ended at its deadline. Without an answer the
 /// container counts as running.
-const FATE_TIMEOUT: Duration = Duration::from_secs(10);
+const CONTAINER_STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that the Engine may store of a build's output for each byte of its `log_limit`. Lines of a few
 /// bytes, which need most, are stopped by it before they are as many as the limit.
 const STORED_PER_BYTE: u64 = 8;
@@ -86,7 +86,7 @@ impl Making {
         let limit = self.bounds().ok().and_then(|bounds| bounds.job_timeout);
         let limit = limit.map(Duration::from_millis);
         // An Engine that went away has its own time to come back.
-        let slack = self.shared.rules.load().engine_wait + STOPPING_TIMEOUT;
+        let slack = self.shared.config.load().engine_wait + STOPPING_TIMEOUT;
         // From its beginning, which may have been in an earlier process.
         let since = self.pending().ok().and_then(|pending| pending.running());
         let ran = since.map_or(Duration::ZERO, |since| since.elapsed());
@@ -134,27 +134,27 @@ impl Making {
     async fn look(&mut self, container: &str, was_away: bool) -> Result<(), Halt> {
         let docker = self.shared.docker.clone();
         let failed = |source| Halt::Container { source };
-        let fate = self.ask(docker.fate(container)).await?;
-        match fate.map_err(failed)? {
-            Fate::Gone => Err(Halt::Attempt("its container is gone")),
-            Fate::Ended(exit, _)
+        let status = self.ask(docker.container_status(container)).await?;
+        match status.map_err(failed)? {
+            ContainerStatus::Gone => Err(Halt::Attempt("its container is gone")),
+            ContainerStatus::Ended(exit, _)
                 if (is_taken_down(&exit) || was_away) && !self.is_own_end(container).await? =>
             {
                 Err(Halt::Attempt("its container was taken down"))
             }
-            Fate::Ended(_, at) => {
+            ContainerStatus::Ended(_, at) => {
                 self.found_ended = at;
                 Ok(())
             }
-            Fate::Running => Ok(()),
-            Fate::Created => {
+            ContainerStatus::Running => Ok(()),
+            ContainerStatus::Created => {
                 self.on_disk(|pending| {
                     pending.start_clock();
                     Ok(pending.save()?)
                 })
                 .await?;
                 let deadline = self.pending()?.internal().deadline;
-                self.live.own(Some(container.to_owned()), deadline);
+                self.active.own(Some(container.to_owned()), deadline);
                 let started = self.ask(docker.start(container)).await?;
                 started.map_err(failed)
             }
@@ -208,7 +208,7 @@ impl Making {
                 }
                 tokio::select! {
                     source = &mut gone => return Some(source),
-                    () = tokio::time::sleep(ENGINE_AGAIN) => {}
+                    () = tokio::time::sleep(ENGINE_RETRY_INTERVAL) => {}
                 }
             }
         };
@@ -218,26 +218,26 @@ impl Making {
     /// Waits until the Engine answers again, as long as the configuration says.
     pub(super) async fn engine_back(&mut self, source: docker::Error) -> Result<(), Halt> {
         let shared = self.shared.clone();
-        let patience = shared.rules.load().engine_wait;
+        let timeout = shared.config.load().engine_wait;
         let back = async {
             loop {
                 // An Engine that comes back sends no event.
-                tokio::time::sleep(ENGINE_AGAIN).await;
+                tokio::time::sleep(ENGINE_RETRY_INTERVAL).await;
                 if shared.engine_there().await.is_ok() {
                     return;
                 }
             }
         };
-        let back = tokio::time::timeout(patience, back);
+        let back = tokio::time::timeout(timeout, back);
         match self.ask(back).await? {
             Ok(()) => Ok(()),
-            Err(_) => Err(Halt::EngineAway { patience, source }),
+            Err(_) => Err(Halt::EngineAway { timeout, source }),
         }
     }
 
     /// Follows a container until it has ended, by itself or because we stop it.
     async fn follow(&mut self, container: &str) -> Result<Exit, Halt> {
-        let (shared, live) = (self.shared.clone(), self.live.clone());
+        let (shared, active) = (self.shared.clone(), self.active.clone());
         let mut known = self.pending()?.known();
         // Of all its output, which is read from the beginning.
         let mut stored = 0;
@@ -276,7 +276,7 @@ impl Making {
                         }
                         None => break,
                     },
-                    // Asked for at once, so that the answer is there when the output ends; one that
+                    // SubmitRequest for at once, so that the answer is there when the output ends; one that
                     // is not to come must be asked for again while the container runs.
                     result = &mut ended, if exit.is_none() => {
                         exit = Some(result.map_err(|source| Halt::Container { source })?);
@@ -302,7 +302,7 @@ impl Making {
                         continue;
                     }
                     // Nothing more is decided about what has ended or is being stopped.
-                    cancelled = live.cancelled(), if !is_stopped && exit.is_none() => {
+                    cancelled = active.cancelled(), if !is_stopped && exit.is_none() => {
                         stop::cancelled(cancelled)
                     }
                     stopped = &mut passed, if !is_stopped && exit.is_none() => {
@@ -359,9 +359,9 @@ impl Making {
             return Ok(false);
         }
         let docker = self.shared.docker.clone();
-        let fate = self.ask(docker.fate(container)).await?;
+        let status = self.ask(docker.container_status(container)).await?;
         // An Engine that does not say leaves it at that: the build succeeded.
-        Ok(matches!(fate, Ok(Fate::Ended(exit, _)) if exit.oom_killed))
+        Ok(matches!(status, Ok(ContainerStatus::Ended(exit, _)) if exit.oom_killed))
     }
 
     /// Writes output into the log but for what it has already, and stops a build that prints too
@@ -525,9 +525,14 @@ impl Limits {
         let Some(limit) = self.deadline else {
             return Ok(None);
         };
-        let is_late = match tokio::time::timeout(FATE_TIMEOUT, docker.fate(container)).await {
-            Ok(fate) => match fate? {
-                Fate::Ended(_, at) => at
+        let is_late = match tokio::time::timeout(
+            CONTAINER_STATUS_TIMEOUT,
+            docker.container_status(container),
+        )
+        .await
+        {
+            Ok(status) => match status? {
+                ContainerStatus::Ended(_, at) => at
                     .and_then(|at| self.running.until(at))
                     .is_some_and(|ran| ran > limit),
                 _ => true,

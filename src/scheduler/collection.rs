@@ -2,7 +2,7 @@
 //! removal of single builds.
 //!
 //! What goes is decided by `build::gc`, from a survey of the disk; here it is asked for, done,
-//! counted and told. One collection goes on at a time. What is live in the queue is left alone, as are
+//! counted and told. One collection goes on at a time. What is active in the queue is left alone, as are
 //! builds that are being read.
 
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Scheduler {
     /// # Errors
     /// [`Error::NoPolicy`] when there is no rule by which anything goes; [`Error::Store`].
     pub async fn collect(&self, given: Policy, dry_run: bool) -> Result<Collection, Error> {
-        let configured = self.0.rules.load().gc.unwrap_or_default();
+        let configured = self.0.config.load().gc.unwrap_or_default();
         let policy = configured.overridden_by(given);
         if !policy.has_rule() {
             return Err(Error::NoPolicy);
@@ -108,7 +108,7 @@ impl Scheduler {
     pub async fn remove(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
         let held = |held| Err(Error::Held(project.clone(), id, held));
         self.0.adopted.wait().await;
-        if self.0.live(project, id).is_some() {
+        if self.0.active_job(project, id).is_some() {
             return held(Held::UnderWay);
         }
         let (shared, name) = (self.0.clone(), project.clone());
@@ -143,7 +143,7 @@ impl Shared {
     ///
     /// The collection is a task of its own: it goes on where the build does not wait for its end.
     pub(super) async fn make_room(self: &Arc<Self>) {
-        let Some(policy) = self.rules.load().gc else {
+        let Some(policy) = self.config.load().gc else {
             return;
         };
         let Some(least) = policy.min_free else {
@@ -211,8 +211,8 @@ impl Shared {
         policy: &Policy,
         dry_run: bool,
     ) -> Result<(Collection, Option<build::Error>), Error> {
-        let is_live = |project: &ProjectName, id| self.live(project, id).is_some();
-        let (mut plan, first_error) = self.store.plan(policy, is_live)?;
+        let is_active = |project: &ProjectName, id| self.active_job(project, id).is_some();
+        let (mut plan, first_error) = self.store.plan(policy, is_active)?;
         let mut collection = Collection {
             free: plan.free,
             plan: Plan::default(),
@@ -226,7 +226,7 @@ impl Shared {
         // Where room is needed now, it is worth the time that it takes to have it at once.
         let at_once = plan.free < policy.min_free.unwrap_or(0).max(HARDLY_ANY);
         let goes_on = |build: &build::Candidate| {
-            !self.stop.is_cancelled() && !is_live(&build.project, build.id)
+            !self.stop.is_cancelled() && !is_active(&build.project, build.id)
         };
         let done = self.store.collect(&plan, at_once, goes_on);
         collection.passed = plan.removals.len() - done.gone.len();

@@ -3,7 +3,7 @@
 
 use rustix::thread::CapabilitySet;
 
-use super::Rules;
+use super::SchedulerConfig;
 use super::halt::Halt;
 use super::images::INSTANCE;
 use super::making::Making;
@@ -117,9 +117,12 @@ impl Making {
 }
 
 /// A project's settings, where the configuration allows what they ask for.
-pub(super) fn settings_of(context: &Context, rules: &Rules) -> Result<Settings, project::Error> {
+pub(super) fn settings_of(
+    context: &Context,
+    config: &SchedulerConfig,
+) -> Result<Settings, project::Error> {
     let settings = context.settings()?;
-    let allowed = settings.check_capabilities(&rules.cap_add, user(&settings).user);
+    let allowed = settings.check_capabilities(&config.cap_add, user(&settings).user);
     match allowed {
         Ok(()) => Ok(settings),
         Err(error) => {

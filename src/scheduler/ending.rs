@@ -8,13 +8,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::timeout;
 
+use super::active_job::ActiveJob;
 use super::event::{Event, publish};
 use super::halt::{Halt, run_status};
-use super::live::Live;
 use super::sweep::{late_in_the_end, sweep_soon};
 use super::{Error, Shared, blocking};
 use crate::build::{self, BuildAnswer, End, Outcome, PendingBuild, Phase, text_of};
-use crate::docker::{self, ENGINE_PATIENCE, Fate};
+use crate::docker::{self, ContainerStatus, PING_TIMEOUT};
 use crate::faults;
 
 /// How long the removal of a container is waited for, whose processes are killed by it: a host whose disk
@@ -23,9 +23,13 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Does a build's work. Should it panic, its container is removed, the build ends as errored, and its slot
 /// is given back.
-pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Future<Output = ()>) {
+pub(super) async fn guarded(
+    shared: Arc<Shared>,
+    active: Arc<ActiveJob>,
+    work: impl Future<Output = ()>,
+) {
     /// For a panic in the clearing up: the waiters and the slot are seen to all the same.
-    struct Guard(Arc<Shared>, Arc<Live>, bool);
+    struct Guard(Arc<Shared>, Arc<ActiveJob>, bool);
     impl Drop for Guard {
         fn drop(&mut self) {
             if self.2 {
@@ -34,38 +38,38 @@ pub(super) async fn guarded(shared: Arc<Shared>, live: Arc<Live>, work: impl Fut
             }
         }
     }
-    let mut guard = Guard(shared.clone(), live.clone(), true);
+    let mut guard = Guard(shared.clone(), active.clone(), true);
     // What the panic left half-done is not used again: the build is read from disk.
     if AssertUnwindSafe(work).catch_unwind().await.is_err() {
-        lost(shared, live).await;
+        lost(shared, active).await;
     }
     guard.2 = false;
 }
 
 /// Ends a build whose task or thread has panicked.
-pub(super) async fn lost(shared: Arc<Shared>, live: Arc<Live>) {
-    tracing::error!(mistry_project = %live.project, mistry_job = %live.id, "mistryd failed while it made a build (a panic, told above); the build ends as errored");
-    let is_ours = shared.owns(&live);
-    if let Some(container) = live.container() {
-        clear(&shared, &live, &container).await;
+pub(super) async fn lost(shared: Arc<Shared>, active: Arc<ActiveJob>) {
+    tracing::error!(mistry_project = %active.project, mistry_job = %active.id, "mistryd failed while it made a build (a panic, told above); the build ends as errored");
+    let is_ours = shared.owns(&active);
+    if let Some(container) = active.container() {
+        clear(&shared, &active, &container).await;
     }
     if !is_ours {
         // It was over; its place may be another build's by now.
         return;
     }
-    let (store, project, id) = (shared.store.clone(), live.project.clone(), live.id);
+    let (store, project, id) = (shared.store.clone(), active.project.clone(), active.id);
     match blocking(move || store.take_back(&project, id)).await {
         Ok(Ok(Some(mut pending))) => {
-            live.show_log(pending.log().progress());
-            return halt(shared, live, pending, Halt::Lost(Error::Lost), &[]).await;
+            active.show_log(pending.log().progress());
+            return halt(shared, active, pending, Halt::Lost(Error::Lost), &[]).await;
         }
         Ok(Ok(None)) | Err(_) => {}
         Ok(Err(error)) => {
-            tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not end a build after that; the next start makes it again");
+            tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "could not end a build after that; the next start makes it again");
         }
     }
-    shared.leave_queue(&live);
-    live.end_rejected(Error::Lost);
+    shared.leave_queue(&active);
+    active.end_rejected(Error::Lost);
     // It may have made a container that it had not written down.
     sweep_soon(&shared);
 }
@@ -73,7 +77,7 @@ pub(super) async fn lost(shared: Arc<Shared>, live: Arc<Live>) {
 /// Ends a build that was not run to its end.
 pub(super) async fn halt(
     shared: Arc<Shared>,
-    live: Arc<Live>,
+    active: Arc<ActiveJob>,
     mut pending: PendingBuild,
     why: Halt,
     stderr: &[u8],
@@ -82,8 +86,8 @@ pub(super) async fn halt(
     let container = pending.record_mut().internal.container.take();
     if let Some(container) = &container {
         // It is no build's any more: where it cannot be removed now, it is found as such.
-        live.own(None, None);
-        match clear(&shared, &live, container).await {
+        active.own(None, None);
+        match clear(&shared, &active, container).await {
             Cleared::Yes => {}
             // The record on disk names it: the next process goes on here.
             Cleared::NotBeforeTheEnd => return,
@@ -91,10 +95,10 @@ pub(super) async fn halt(
             Cleared::No => match blocking(move || (pending.put_data_aside(), pending)).await {
                 Ok((Ok(()), build)) => pending = build,
                 Ok((Err(error), _)) => {
-                    shared.leave_queue(&live);
-                    return unfinished(&live, error);
+                    shared.leave_queue(&active);
+                    return unfinished(&active, error);
                 }
-                Err(_) => return Box::pin(lost(shared, live)).await,
+                Err(_) => return Box::pin(lost(shared, active)).await,
             },
         }
     }
@@ -106,15 +110,15 @@ pub(super) async fn halt(
         );
     // For readers of the log alone; where it cannot be written, the record has it.
     let _ = pending.log().note(&why).await;
-    let end = halted(&live, why, stderr);
-    self::end(shared.clone(), live, pending, end).await;
+    let end = halted(&active, why, stderr);
+    self::end(shared.clone(), active, pending, end).await;
     if !is_clear {
         sweep_soon(&shared);
     }
 }
 
 /// How a build ends that was not run to its end.
-fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
+fn halted(active: &ActiveJob, halt: Halt, stderr: &[u8]) -> End {
     match halt {
         Halt::Stopped(stopped) => End {
             outcome: stopped.outcome,
@@ -136,8 +140,8 @@ fn halted(live: &Live, halt: Halt, stderr: &[u8]) -> End {
         },
         halt => {
             tracing::warn!(
-                mistry_project = %live.project,
-                mistry_job = %live.id,
+                mistry_project = %active.project,
+                mistry_job = %active.id,
                 error = &halt as &dyn std::error::Error,
                 "the build could not be run to its end"
             );
@@ -173,12 +177,17 @@ pub(super) fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
 
 /// Puts the result in place, notifies all who wait, gives the slot back; what no client waits for comes
 /// after.
-pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: PendingBuild, end: End) {
+pub(super) async fn end(
+    shared: Arc<Shared>,
+    active: Arc<ActiveJob>,
+    mut pending: PendingBuild,
+    end: End,
+) {
     pending.enter(Phase::Finishing);
-    live.show(pending.info());
+    active.show(pending.info());
     let container = pending.internal().container.clone();
-    pending.record_mut().info.joined = live.joined();
-    let id = live.id;
+    pending.record_mut().info.joined = active.joined();
+    let id = active.id;
     let finished = blocking(move || {
         pending
             .finish(end)
@@ -197,42 +206,42 @@ pub(super) async fn end(shared: Arc<Shared>, live: Arc<Live>, mut pending: Pendi
     let finished = finished.await;
     faults::point("finished");
     // First, so that a client that waited for the end and asks again finds the place free.
-    shared.leave_queue(&live);
+    shared.leave_queue(&active);
     let unsynced = match finished {
         Ok(Ok((info, finished))) => {
-            publish(&shared, live.subject(), &Event::Finished(&info));
-            live.end_built(BuildAnswer::new(info));
+            publish(&shared, active.subject(), &Event::Finished(&info));
+            active.end_built(BuildAnswer::new(info));
             if let Some(error) = finished.warning() {
-                tracing::error!(mistry_job = %live.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
+                tracing::error!(mistry_job = %active.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
             }
             Some(finished)
         }
         Ok(Err(error)) => {
-            unfinished(&live, error);
+            unfinished(&active, error);
             None
         }
         Err(error) => {
-            tracing::error!(mistry_project = %live.project, mistry_job = %live.id, "mistryd failed while it ended a build (a panic, told above); the next start takes it over");
-            live.end_rejected(error);
+            tracing::error!(mistry_project = %active.project, mistry_job = %active.id, "mistryd failed while it ended a build (a panic, told above); the next start takes it over");
+            active.end_rejected(error);
             None
         }
     };
     faults::point("answered");
     if let Some(container) = container {
-        clear(&shared, &live, &container).await;
+        clear(&shared, &active, &container).await;
     }
     faults::point("cleared");
     if let Some(finished) = unsynced
         && let Ok(Err(error)) = blocking(move || finished.make_durable()).await
     {
-        tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build is not on stable storage");
+        tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "a build is not on stable storage");
     }
 }
 
 /// Logs that the end of a build could not be written to the disk: the build stays pending.
-fn unfinished(live: &Live, error: build::Error) {
-    tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
-    live.end_rejected(error.into());
+fn unfinished(active: &ActiveJob, error: build::Error) {
+    tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
+    active.end_rejected(error.into());
 }
 
 /// What became of a container that is to be removed.
@@ -246,7 +255,7 @@ pub(super) enum Cleared {
 }
 
 /// Removes a build's container, whether it runs or not.
-pub(super) async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) -> Cleared {
+pub(super) async fn clear(shared: &Arc<Shared>, active: &ActiveJob, container: &str) -> Cleared {
     let removing = async {
         let removed = timeout(REMOVAL_TIMEOUT, shared.docker.remove(container)).await;
         let error: docker::Cause = match removed {
@@ -254,11 +263,11 @@ pub(super) async fn clear(shared: &Arc<Shared>, live: &Live, container: &str) ->
             Ok(Err(error)) => error.into(),
             Err(late) => late.into(),
         };
-        tracing::warn!(mistry_job = %live.id, error = &*error as &dyn std::error::Error, "could not remove a build's container yet");
+        tracing::warn!(mistry_job = %active.id, error = &*error as &dyn std::error::Error, "could not remove a build's container yet");
         sweep_soon(shared);
-        let fate = timeout(ENGINE_PATIENCE, shared.docker.fate(container)).await;
-        match fate {
-            Ok(Ok(Fate::Ended(..) | Fate::Gone)) => Cleared::Yes,
+        let status = timeout(PING_TIMEOUT, shared.docker.container_status(container)).await;
+        match status {
+            Ok(Ok(ContainerStatus::Ended(..) | ContainerStatus::Gone)) => Cleared::Yes,
             _ => Cleared::No,
         }
     };

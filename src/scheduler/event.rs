@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use super::Shared;
+use super::active_job::ActiveJob;
 use super::collection::Collection;
-use super::live::Live;
 use crate::build::{Answered, BuildInfo, Outcome, Shelf};
 use crate::docker;
 use crate::job::JobId;
@@ -235,7 +235,7 @@ pub(super) struct Removal<'a> {
 pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
     shared.metrics.record_removed(removal.bytes);
     if removal.is_listed {
-        shared.feed.tell_removed(removal.project, removal.id);
+        shared.broadcast.build_removed(removal.project, removal.id);
     }
     tracing::info!(
         message_id = REMOVED,
@@ -288,7 +288,7 @@ pub(super) fn publish_short(free: u64, least: u64) {
     );
 }
 
-impl Live {
+impl ActiveJob {
     /// As records name it.
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject {

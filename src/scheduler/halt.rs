@@ -35,10 +35,10 @@ pub(super) enum Halt {
     Container { source: docker::Error },
     #[error(
         "the Docker Engine went away and was not back within {} s (engine_wait)",
-        patience.as_secs()
+        timeout.as_secs()
     )]
     EngineAway {
-        patience: Duration,
+        timeout: Duration,
         source: docker::Error,
     },
     /// It is made again.

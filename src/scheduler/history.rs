@@ -44,7 +44,7 @@ impl Scheduler {
 
     /// True when garbage is collected by itself.
     pub fn collects(&self) -> bool {
-        self.0.rules.load().gc.is_some()
+        self.0.config.load().gc.is_some()
     }
 }
 

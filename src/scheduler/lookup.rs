@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::{Asked, Error, Shared};
+use super::{Error, Shared, SubmitRequest};
 use crate::budget::Held;
 use crate::build::BuildAnswer;
 use crate::job::{Job, JobId};
@@ -21,12 +21,12 @@ pub(super) enum Looked {
     /// A ready build.
     Cached(ProjectName, JobId, BuildAnswer),
     /// None: to be built from this context.
-    Asked(Job, JobId, Context, Option<Held>),
+    ToBuild(Job, JobId, Context, Option<Held>),
 }
 
 #[derive(Debug)]
 struct Waiter {
-    asked: Asked,
+    asked: SubmitRequest,
     answer: oneshot::Sender<Result<Looked, Error>>,
 }
 
@@ -42,7 +42,7 @@ impl Lookups {
 }
 
 /// Looks a request up, on the next walk over its project.
-pub(super) async fn look_up(shared: &Arc<Shared>, asked: Asked) -> Result<Looked, Error> {
+pub(super) async fn look_up(shared: &Arc<Shared>, asked: SubmitRequest) -> Result<Looked, Error> {
     let (answer, answered) = oneshot::channel();
     let project = asked.project.clone();
     let waiter = Waiter { asked, answer };
@@ -110,7 +110,7 @@ fn walk(shared: &Shared, project: &ProjectName) {
 
 fn find(
     shared: &Shared,
-    asked: Asked,
+    asked: SubmitRequest,
     context: Context,
     last: &mut Option<(JobId, BuildAnswer)>,
 ) -> Result<Looked, Error> {
@@ -127,7 +127,7 @@ fn find(
         && shared
             .queue()
             .get(id)
-            .is_none_or(|live| live.origin.rebuild);
+            .is_none_or(|active| active.origin.rebuild);
     if may_be_cached {
         let same = last.as_ref().filter(|(of, _)| *of == id);
         let cached = match same {
@@ -139,5 +139,5 @@ fn find(
             return Ok(Looked::Cached(job.project, id, cached));
         }
     }
-    Ok(Looked::Asked(job, id, context, asked.held))
+    Ok(Looked::ToBuild(job, id, context, asked.held))
 }

@@ -13,8 +13,8 @@ use tokio::sync::{SetOnce, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::active_job::ActiveJob;
 use super::halt::Halt;
-use super::live::Live;
 use super::{Error, Shared, stop};
 use crate::build::{BuildLimits, PendingBuild, Phase, Stopped};
 use crate::docker;
@@ -27,7 +27,7 @@ const LATE_CONTAINER_TIMEOUT: Duration = Duration::from_secs(10);
 /// One build between its slot and its end.
 pub(super) struct Making {
     pub(super) shared: Arc<Shared>,
-    pub(super) live: Arc<Live>,
+    pub(super) active: Arc<ActiveJob>,
     /// Away only while a blocking thread has it.
     pub(super) pending: Option<PendingBuild>,
     /// The thread that has it. Dropping a future that waits for the thread leaves it here.
@@ -63,14 +63,18 @@ enum Ending {
 }
 
 impl Making {
-    pub(super) fn new(shared: Arc<Shared>, live: Arc<Live>, pending: PendingBuild) -> Making {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        active: Arc<ActiveJob>,
+        pending: PendingBuild,
+    ) -> Making {
         let decided = match pending.internal().stopped {
             Some(_) => SetOnce::new_with(Some(())),
             None => SetOnce::new(),
         };
         Making {
             shared,
-            live,
+            active,
             pending: Some(pending),
             working: None,
             stderr: Vec::new(),
@@ -95,14 +99,14 @@ impl Making {
 
     /// Waits until the daemon ends, the build's end is wanted or its stage has taken too long.
     fn ending(&mut self) -> Result<impl Future<Output = Ending> + use<>, Halt> {
-        let (shared, live, due) = (self.shared.clone(), self.live.clone(), self.due);
+        let (shared, active, due) = (self.shared.clone(), self.active.clone(), self.due);
         // Nothing more is decided about what is stopped already.
         let is_stopped = self.is_stopped()?;
         Ok(async move {
             tokio::select! {
                 biased;
                 () = shared.stop.cancelled() => Ending::Daemon,
-                cancelled = live.cancelled(), if !is_stopped => {
+                cancelled = active.cancelled(), if !is_stopped => {
                     Ending::Build(stop::cancelled(cancelled))
                 }
                 limit = over(due), if !is_stopped => Ending::Build(stop::not_begun(limit)),
@@ -159,7 +163,7 @@ impl Making {
     pub(super) fn bounds(&mut self) -> Result<BuildLimits, Halt> {
         let mut bounds = self.pending()?.internal().limits;
         if bounds.log_limit == 0 {
-            bounds.log_limit = self.shared.rules.load().log_limit;
+            bounds.log_limit = self.shared.config.load().log_limit;
         }
         Ok(bounds)
     }
@@ -184,15 +188,15 @@ impl Making {
             .on_disk(move |pending| Ok(pending.stop(stopped)?))
             .await;
         if let Err(Halt::Store(error)) = written {
-            tracing::error!(mistry_job = %self.live.id, error = &error as &dyn std::error::Error, "could not write down that a build is stopped; it ends so all the same");
+            tracing::error!(mistry_job = %self.active.id, error = &error as &dyn std::error::Error, "could not write down that a build is stopped; it ends so all the same");
             return Err(Halt::Stopped(decided));
         }
         written?;
         // Set once: what was decided first stays.
         let _ = self.decided.set(());
         faults::point("stop-decided");
-        let live = self.live.clone();
-        live.show(self.pending()?.info());
+        let active = self.active.clone();
+        active.show(self.pending()?.info());
         Ok(())
     }
 
@@ -209,10 +213,10 @@ impl Making {
     }
 
     pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Halt> {
-        let live = self.live.clone();
+        let active = self.active.clone();
         let pending = self.pending()?;
         pending.enter(phase);
-        live.show(pending.info());
+        active.show(pending.info());
         Ok(())
     }
 

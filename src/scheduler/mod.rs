@@ -2,29 +2,29 @@
 //!
 //! [`Scheduler`] is a cheap handle with few verbs. A submitted job is answered from a ready
 //! build, joins one under way, or is written down and made by a task of its own
-//! ([`pipeline`]); the client holds a [`Ticket`] and may leave at any time. What is
+//! ([`pipeline`]); the client holds a [`JobHandle`] and may leave at any time. What is
 //! decided under a lock is decided by [`queue`], a plain value.
 //!
 //! It knows nothing of HTTP: interfaces call it and turn its [`Error`]s into their own.
 
+mod active_job;
 mod activity;
 mod adoption;
 mod artifacts;
 mod attend;
+mod broadcast;
 mod collection;
 mod container;
 mod ending;
 mod error;
 mod event;
-mod feed;
+mod event_stream;
 mod halt;
 mod history;
 mod images;
-mod live;
 mod logs;
 mod lookup;
 mod making;
-mod news;
 mod pause;
 mod pipeline;
 mod queue;
@@ -35,13 +35,13 @@ mod surroundings;
 mod sweep;
 mod unused_images;
 
+pub use active_job::{JobHandle, JobObserver};
 pub use activity::{Activity, Last};
+pub use broadcast::NewJobs;
 pub use collection::Collection;
 pub use error::Error;
-pub use feed::JobFeed;
+pub use event_stream::{EventStream, StreamEvent};
 pub use history::Growth;
-pub use live::{JobFollower, Ticket};
-pub use news::{News, NewsFeed};
 pub use reading::{ListEnd, Newest, Reader};
 pub use rebuild::ImageReport;
 
@@ -56,12 +56,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::active_job::{ActiveJob, Origin};
 use self::activity::Board;
+use self::broadcast::Broadcast;
 use self::collection::Collecting;
 use self::event::{Event, Subject, publish, publish_engine};
-use self::feed::Feed;
 use self::images::{Images, Wanted};
-use self::live::{Live, Origin};
 use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
 use self::reading::Readers;
@@ -76,7 +76,7 @@ use crate::metrics::Metrics;
 use crate::project::{self, Capability, Context, Limits, ProjectName, Projects};
 
 /// When an Engine that is away is asked again whether it is there.
-const ENGINE_AGAIN: Duration = Duration::from_millis(500);
+const ENGINE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Bytes that are held for clients that build: requests, streams and waits for builds, and large params of
 /// jobs that wait or run. Three quarters of it, which one client may have, are enough for two of the
@@ -87,7 +87,7 @@ const MAX_LOCAL_BODIES: u64 = 16 << 20;
 
 /// What the scheduler is told by the configuration.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct SchedulerConfig {
     /// Builds that may run in parallel.
     pub slots: usize,
     /// Jobs that may wait for a slot.
@@ -114,7 +114,7 @@ pub struct Rules {
 
 /// A job as an interface asks for it.
 #[derive(Debug)]
-pub struct Asked {
+pub struct SubmitRequest {
     /// The recipe.
     pub project: ProjectName,
     /// The group, if any.
@@ -123,8 +123,8 @@ pub struct Asked {
     pub params: Params,
     /// A new image and a new build, whatever is cached.
     pub rebuild: bool,
-    /// The build is wanted only while a client holds a ticket.
-    pub while_held: bool,
+    /// The build is wanted only while a client holds a handle.
+    pub cancel_on_disconnect: bool,
     /// Who asks, as the interface knows them.
     pub asker: Option<String>,
     /// The request that it came with, as the interface calls it: it is in the records of the job.
@@ -139,7 +139,7 @@ pub enum Submission {
     /// There was a ready build: here is its info, with the end of its log.
     Cached(BuildAnswer),
     /// It will be built; here is the right to wait.
-    Pending(Ticket),
+    Pending(JobHandle),
 }
 
 /// What is going on, and what there is room for.
@@ -172,7 +172,7 @@ pub struct Scheduler(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     /// A reload swaps them; what is under way keeps what it has read of them.
-    rules: ArcSwap<Rules>,
+    config: ArcSwap<SchedulerConfig>,
     projects: Projects,
     store: Arc<BuildStore>,
     docker: Docker,
@@ -180,15 +180,15 @@ struct Shared {
     surroundings: Surroundings,
     metrics: Metrics,
     lookups: Lookups,
-    /// Guards who is live; std, because it is held for a lookup and never over an await.
-    queue: Mutex<Queue<Arc<Live>>>,
+    /// Guards who is active; std, because it is held for a lookup and never over an await.
+    queue: Mutex<Queue<Arc<ActiveJob>>>,
     /// Every task that makes or clears something.
     tasks: TaskTracker,
     stop: CancellationToken,
     board: Board,
     /// Told when there are answers to be written into the statistics.
     counted: Notify,
-    feed: Feed,
+    broadcast: Broadcast,
     /// Set when what an earlier process left is in the queue.
     adopted: SetOnce<()>,
     /// Whether there are containers that no build owns: of an earlier process, or some that could not be
@@ -214,16 +214,16 @@ impl Scheduler {
     /// A scheduler over one build path and one Engine. Nothing new is built before
     /// [`Scheduler::adopt`]. What an earlier process was told about pausing holds from the beginning.
     pub fn new(
-        rules: Rules,
+        config: SchedulerConfig,
         projects: Projects,
         store: BuildStore,
         docker: Docker,
         metrics: Metrics,
     ) -> Scheduler {
-        metrics.record_slots(rules.slots);
+        metrics.record_slots(config.slots);
         let board = Board::new();
-        board.bound(rules.slots, rules.backlog);
-        let mut queue = Queue::new(rules.slots, rules.backlog);
+        board.bound(config.slots, config.backlog);
+        let mut queue = Queue::new(config.slots, config.backlog);
         if store.is_marked_paused() {
             queue.pause();
         }
@@ -234,7 +234,7 @@ impl Scheduler {
             surroundings: Surroundings::default(),
             store,
             lookups: Lookups::default(),
-            rules: ArcSwap::from_pointee(rules),
+            config: ArcSwap::from_pointee(config),
             projects,
             docker,
             metrics,
@@ -242,7 +242,7 @@ impl Scheduler {
             stop: CancellationToken::new(),
             board,
             counted: Notify::new(),
-            feed: Feed::new(),
+            broadcast: Broadcast::new(),
             adopted: SetOnce::new(),
             swept: Swept::default(),
             try_again: Notify::new(),
@@ -272,21 +272,21 @@ impl Scheduler {
     }
 
     /// Asks for a job. The build, if one is needed, belongs to the scheduler: dropping this
-    /// future or the ticket cancels nothing, unless it is wanted [`Asked::while_held`] only.
+    /// future or the handle cancels nothing, unless it is wanted [`SubmitRequest::cancel_on_disconnect`] only.
     ///
     /// # Errors
-    /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the ticket says.
-    pub async fn submit(&self, mut asked: Asked) -> Result<Submission, Error> {
+    /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the handle says.
+    pub async fn submit(&self, mut asked: SubmitRequest) -> Result<Submission, Error> {
         let asked_at = Instant::now();
         let is_rebuild = asked.rebuild;
-        let while_held = asked.while_held;
+        let cancel_on_disconnect = asked.cancel_on_disconnect;
         let origin = Origin {
             request: asked.request.take(),
             asker: asked.asker.take(),
             rebuild: is_rebuild,
         };
         let request = origin.request.clone();
-        let (live, ticket, has_slot, job, context) = loop {
+        let (active, handle, has_slot, job, context) = loop {
             let (job, id, context, mut held) = match lookup::look_up(&self.0, asked).await? {
                 Looked::Cached(project, id, info) => {
                     let subject = Subject {
@@ -304,7 +304,7 @@ impl Scheduler {
                     );
                     return Ok(Submission::Cached(info));
                 }
-                Looked::Asked(job, id, context, held) => (job, id, context, held),
+                Looked::ToBuild(job, id, context, held) => (job, id, context, held),
             };
             self.0.adopted.wait().await;
             let group = job.group.as_ref().map(ToString::to_string);
@@ -314,68 +314,68 @@ impl Scheduler {
                 group: group.as_deref(),
                 request: request.as_deref(),
             };
-            let has_old_image = |live: &Live| is_rebuild && !live.origin.rebuild;
+            let has_old_image = |active: &ActiveJob| is_rebuild && !active.origin.rebuild;
             // A client that is let in is counted as one that wants it before another can leave it.
             let admitted = {
                 let mut queue = self.0.queue();
                 faults::point("scheduler");
                 let admission = queue.admit(id, || {
                     let (project, group) = (job.project.clone(), group.clone());
-                    Live::new(project, id, group, origin.clone(), held.take())
+                    ActiveJob::new(project, id, group, origin.clone(), held.take())
                 });
-                let (live, has_slot) = match admission {
-                    Admission::Started(live) => (Some(live), Some(true)),
-                    Admission::Queued(live) => (Some(live), Some(false)),
-                    Admission::Coalesced(live) => (Some(live), None),
+                let (active, has_slot) = match admission {
+                    Admission::Started(active) => (Some(active), Some(true)),
+                    Admission::Queued(active) => (Some(active), Some(false)),
+                    Admission::Coalesced(active) => (Some(active), None),
                     Admission::Refused => (None, None),
                 };
-                live.map(|live| {
-                    let ticket = live.ticket(has_slot.is_none(), self.0.stop.clone());
-                    let is_joined = !has_old_image(&live) && live.want(while_held);
-                    (live, ticket, has_slot, is_joined)
+                active.map(|active| {
+                    let handle = active.handle(has_slot.is_none(), self.0.stop.clone());
+                    let is_joined = !has_old_image(&active) && active.want(cancel_on_disconnect);
+                    (active, handle, has_slot, is_joined)
                 })
             };
             self.0.count_queue();
-            let Some((live, mut ticket, has_slot, is_joined)) = admitted else {
+            let Some((active, mut handle, has_slot, is_joined)) = admitted else {
                 publish(&self.0, subject, &Event::Refused);
                 return Err(Error::BacklogFull);
             };
             match has_slot {
-                Some(has_slot) => break (live, ticket, has_slot, job, context),
+                Some(has_slot) => break (active, handle, has_slot, job, context),
                 // What is under way has the old image, or is being stopped. Wait for its end, then
                 // ask again.
                 None if !is_joined => {
-                    if let Err(error @ (Error::Stopping(..) | Error::Ending)) = ticket.end().await {
+                    if let Err(error @ (Error::Stopping(..) | Error::Ending)) = handle.end().await {
                         return Err(error);
                     }
-                    asked = Asked {
+                    asked = SubmitRequest {
                         project: job.project,
                         group: job.group,
                         params: job.params,
                         rebuild: is_rebuild,
-                        while_held,
+                        cancel_on_disconnect,
                         asker: None,
                         request: None,
                         held,
                     };
                 }
                 None => {
-                    live.join();
+                    active.join();
                     publish(&self.0, subject, &Event::Coalesced);
-                    return Ok(Submission::Pending(ticket));
+                    return Ok(Submission::Pending(handle));
                 }
             }
         };
         if has_slot {
-            live.slot.notify_one();
+            active.slot.notify_one();
         }
-        let (shared, guard, guarded) = (self.0.clone(), self.0.clone(), live.clone());
+        let (shared, guard, guarded) = (self.0.clone(), self.0.clone(), active.clone());
         self.0.spawn(ending::guarded(
             guard,
             guarded,
-            pipeline::accept_and_make(shared, live, job, context),
+            pipeline::accept_and_make(shared, active, job, context),
         ));
-        Ok(Submission::Pending(ticket))
+        Ok(Submission::Pending(handle))
     }
 
     /// Stops a build. Returns when that is on stable storage; its container may need some seconds to
@@ -392,12 +392,12 @@ impl Scheduler {
         only_own: bool,
         client: Client,
     ) -> Result<Arc<BuildInfo>, Error> {
-        let Some(mut ticket) = self.ticket(project, id).await else {
+        let Some(mut handle) = self.handle(project, id).await else {
             self.builder(client).find(project, id).await?;
             return Err(Error::Over(project.clone(), id));
         };
         let by = cancelled.by.clone();
-        ticket
+        handle
             .cancel(cancelled, only_own.then_some(by.as_str()))
             .await
     }
@@ -423,22 +423,22 @@ impl Scheduler {
         }
     }
 
-    /// A ticket for a job that is live.
-    pub async fn ticket(&self, project: &ProjectName, id: JobId) -> Option<Ticket> {
+    /// A handle for a job that is active.
+    pub async fn handle(&self, project: &ProjectName, id: JobId) -> Option<JobHandle> {
         self.0.adopted.wait().await;
-        // In one step: a job that has left the queue may keep its end for those with a ticket only.
+        // In one step: a job that has left the queue may keep its end for those with a handle only.
         let queue = self.0.queue();
-        let live = queue.get(id).filter(|live| live.project == *project)?;
-        Some(live.ticket(false, self.0.stop.clone()))
+        let active = queue.get(id).filter(|active| active.project == *project)?;
+        Some(active.handle(false, self.0.stop.clone()))
     }
 
     /// Other rules from now on. What is being built keeps those that it began with, but a free
     /// slot is taken at once.
-    pub fn change(&self, rules: Rules) {
-        let begin = self.0.queue().resize(rules.slots, rules.backlog);
-        self.0.metrics.record_slots(rules.slots);
-        self.0.board.bound(rules.slots, rules.backlog);
-        self.0.rules.store(Arc::new(rules));
+    pub fn set_config(&self, config: SchedulerConfig) {
+        let begin = self.0.queue().resize(config.slots, config.backlog);
+        self.0.metrics.record_slots(config.slots);
+        self.0.board.bound(config.slots, config.backlog);
+        self.0.config.store(Arc::new(config));
         self.0.begin(&begin);
     }
 
@@ -449,7 +449,7 @@ impl Scheduler {
 
     /// Returns when the scheduler has shown that it can still do what every job needs of it: take
     /// its lock, and give it back. Blocks where it cannot.
-    pub fn beat(&self) {
+    pub fn check_health(&self) {
         self.0.count_queue();
     }
 
@@ -467,7 +467,7 @@ impl Scheduler {
 // === impl Shared ===
 
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue<Arc<Live>>> {
+    fn queue(&self) -> MutexGuard<'_, Queue<Arc<ActiveJob>>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -479,9 +479,9 @@ impl Shared {
     }
 
     /// Tells those who got a slot by a change of the queue, and all that watch of the change.
-    fn begin(&self, given: &[Arc<Live>]) {
-        for live in given {
-            live.slot.notify_one();
+    fn begin(&self, given: &[Arc<ActiveJob>]) {
+        for active in given {
+            active.slot.notify_one();
         }
         self.count_queue();
     }
@@ -509,31 +509,35 @@ impl Shared {
         answer.map_err(Error::EngineAway)
     }
 
-    fn live(&self, project: &ProjectName, id: JobId) -> Option<Arc<Live>> {
-        let live = self.queue().get(id).cloned();
-        live.filter(|live| live.project == *project)
+    fn active_job(&self, project: &ProjectName, id: JobId) -> Option<Arc<ActiveJob>> {
+        let active = self.queue().get(id).cloned();
+        active.filter(|active| active.project == *project)
     }
 
-    /// What every live job is doing, by id.
-    fn live_infos(&self) -> HashMap<JobId, Arc<BuildInfo>> {
+    /// What every active job is doing, by id.
+    fn active_infos(&self) -> HashMap<JobId, Arc<BuildInfo>> {
         let queue = self.queue();
-        let now = queue.all().filter_map(|live| Some((live.id, live.now()?)));
+        let now = queue
+            .all()
+            .filter_map(|active| Some((active.id, active.now()?)));
         now.collect()
     }
 
-    /// True while a live job has its place in the queue.
-    fn owns(&self, live: &Arc<Live>) -> bool {
+    /// True while an active job has its place in the queue.
+    fn owns(&self, active: &Arc<ActiveJob>) -> bool {
         let queue = self.queue();
-        queue.get(live.id).is_some_and(|own| Arc::ptr_eq(own, live))
+        queue
+            .get(active.id)
+            .is_some_and(|own| Arc::ptr_eq(own, active))
     }
 
-    /// Gives back a live job's slot or place, and the slot to the job that is next.
-    fn leave_queue(&self, live: &Arc<Live>) {
+    /// Gives back an active job's slot or place, and the slot to the job that is next.
+    fn leave_queue(&self, active: &Arc<ActiveJob>) {
         let next = {
             let mut queue = self.queue();
             // Another job may have its place by now: a task that panics late has left already.
-            let is_there = queue.get(live.id).is_some_and(|l| Arc::ptr_eq(l, live));
-            if is_there { queue.end(live.id) } else { None }
+            let is_there = queue.get(active.id).is_some_and(|l| Arc::ptr_eq(l, active));
+            if is_there { queue.end(active.id) } else { None }
         };
         if let Some(next) = next {
             next.slot.notify_one();
@@ -552,7 +556,7 @@ impl Shared {
             network: settings
                 .network
                 .clone()
-                .unwrap_or_else(|| self.rules.load().network.clone()),
+                .unwrap_or_else(|| self.config.load().network.clone()),
         }
     }
 }

@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
+use super::active_job::ActiveJob;
 use super::container::{cap_drop, settings_of, user};
 use super::ending::{Cleared, clear, halt, lost, outcome};
 use super::event::{Event, publish};
 use super::halt::{Halt, MAX_LOST};
 use super::images::{INSTANCE, Images};
-use super::live::Live;
 use super::making::{Due, Making};
 use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, swept};
-use super::{Error, Rules, Shared, blocking, ending, stop};
+use super::{Error, SchedulerConfig, Shared, blocking, ending, stop};
 use crate::build::{Begun, BuildLimits, ImageRecord, PendingBuild, Phase};
 use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
 use crate::faults;
@@ -48,36 +48,36 @@ const BASE_NEWER: &[u8] = b"mistry: a file of the project has changed and is not
 const EARLIER_BASE: &[u8] = b"mistry: a file of the project has changed and is not newer than the \
     latest build of the group; starting from an earlier build of the same files\n";
 
-/// Writes an admitted job down and makes it; the ticket's holders learn of either.
+/// Writes an admitted job down and makes it; the handle's holders learn of either.
 pub(super) async fn accept_and_make(
     shared: Arc<Shared>,
-    live: Arc<Live>,
+    active: Arc<ActiveJob>,
     job: Job,
     context: Context,
 ) {
-    match accept(&shared, &live, &job, &context).await {
+    match accept(&shared, &active, &job, &context).await {
         Ok(Some(pending)) => {
             let from = From::Beginning((job, context));
-            make(shared, live, pending, from).await;
+            make(shared, active, pending, from).await;
         }
         // Another request's build became ready between our look and our admission.
-        Ok(None) => shared.leave_queue(&live),
+        Ok(None) => shared.leave_queue(&active),
         Err(error) => {
             if let Error::Store(_)
             | Error::Lost
             | Error::Project(project::Error::Read(..) | project::Error::List(_)) = error
             {
-                tracing::error!(mistry_job = %live.id, error = &error as &dyn std::error::Error, "could not accept a job");
+                tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "could not accept a job");
             }
-            shared.leave_queue(&live);
-            live.end_rejected(error);
+            shared.leave_queue(&active);
+            active.end_rejected(error);
         }
     }
 }
 
 async fn accept(
     shared: &Arc<Shared>,
-    live: &Arc<Live>,
+    active: &Arc<ActiveJob>,
     job: &Job,
     context: &Context,
 ) -> Result<Option<PendingBuild>, Error> {
@@ -86,22 +86,22 @@ async fn accept(
         there = shared.engine_there() => there?,
         () = shared.stop.cancelled() => return Err(Error::Ending),
     }
-    let (shared_there, live_there) = (shared.clone(), live.clone());
+    let (shared_there, active_there) = (shared.clone(), active.clone());
     let (job, context) = (job.clone(), context.clone());
     let accepted = blocking(move || {
-        let (shared, live) = (shared_there, live_there);
-        if !live.origin.rebuild
-            && let Some(answer) = shared.store.cached(&job.project, live.id)?
+        let (shared, active) = (shared_there, active_there);
+        if !active.origin.rebuild
+            && let Some(answer) = shared.store.cached(&job.project, active.id)?
         {
-            live.end_built(answer);
+            active.end_built(answer);
             return Ok(None);
         }
         if shared.stop.is_cancelled() {
             return Err(Error::Ending);
         }
         // A project's wrong settings are told at the door.
-        settings_of(&context, &shared.rules.load())?;
-        let origin = &live.origin;
+        settings_of(&context, &shared.config.load())?;
+        let origin = &active.origin;
         let asker = origin.asker.clone();
         let pending = shared.store.accept(&job, &context, origin.rebuild, asker)?;
         faults::point("accepted");
@@ -110,11 +110,11 @@ async fn accept(
     let pending: Result<Option<PendingBuild>, Error> = accepted.await?;
     let mut pending = pending?;
     if let Some(pending) = &mut pending {
-        publish(shared, live.subject(), &Event::Accepted);
+        publish(shared, active.subject(), &Event::Accepted);
         // First: a client that sees it accepted may follow its log.
-        live.show_log(pending.log().progress());
-        live.show(pending.info());
-        shared.feed.tell(shared, live);
+        active.show_log(pending.log().progress());
+        active.show(pending.info());
+        shared.broadcast.job_begun(shared, active);
     }
     Ok(pending)
 }
@@ -135,11 +135,16 @@ pub(super) enum From {
 type Started = (String, bool);
 
 /// Waits for the slot, makes the build and ends it.
-pub(super) async fn make(shared: Arc<Shared>, live: Arc<Live>, pending: PendingBuild, from: From) {
-    live.show(pending.info());
-    let mut making = Making::new(shared.clone(), live.clone(), pending);
+pub(super) async fn make(
+    shared: Arc<Shared>,
+    active: Arc<ActiveJob>,
+    pending: PendingBuild,
+    from: From,
+) {
+    active.show(pending.info());
+    let mut making = Making::new(shared.clone(), active.clone(), pending);
     let made = match making.wait_for_slot(&from).await {
-        // What a build needs while it runs is had when it has its slot: most live jobs wait.
+        // What a build needs while it runs is had when it has its slot: most active jobs wait.
         Ok(()) => Box::pin(making.work(from)).await,
         Err(halt) => Err(halt),
     };
@@ -147,12 +152,12 @@ pub(super) async fn make(shared: Arc<Shared>, live: Arc<Live>, pending: PendingB
     let worked = making.worked().await;
     let stderr = std::mem::take(&mut making.stderr);
     let (Ok(()), Some(pending)) = (worked, making.pending) else {
-        return lost(shared, live).await;
+        return lost(shared, active).await;
     };
     match made {
-        Ok(exit) => ending::end(shared, live, pending, outcome(&exit, &stderr)).await,
+        Ok(exit) => ending::end(shared, active, pending, outcome(&exit, &stderr)).await,
         Err(Halt::Stopping) => {}
-        Err(why) => halt(shared, live, pending, why, &stderr).await,
+        Err(why) => halt(shared, active, pending, why, &stderr).await,
     }
 }
 
@@ -164,12 +169,12 @@ pub(super) fn made_again(why: &str) -> String {
 impl Making {
     /// Waits for its turn.
     async fn wait_for_slot(&mut self, from: &From) -> Result<(), Halt> {
-        let (live, accepted) = (self.live.clone(), Instant::now());
+        let (active, accepted) = (self.active.clone(), Instant::now());
         // It stays in `pending`, as accepted as before, when the daemon ends.
-        self.ask(live.slot.notified()).await?;
+        self.ask(active.slot.notified()).await?;
         faults::point("slot");
         if let From::Beginning(_) = from {
-            publish(&self.shared, live.subject(), &Event::Started);
+            publish(&self.shared, active.subject(), &Event::Started);
             self.pending()?.record_mut().info.phases.waiting = Some(milliseconds(accepted));
         }
         Ok(())
@@ -211,14 +216,14 @@ impl Making {
         let internal = &mut self.pending()?.record_mut().internal;
         internal.lost += 1;
         let (lost, container) = (internal.lost, internal.container.clone());
-        self.live.own(None, None);
+        self.active.own(None, None);
         if lost >= MAX_LOST {
             // Its container is in the record still: it is ended, or the data put aside, with the build.
             return Err(Halt::Interrupted(why));
         }
-        let (shared, live) = (self.shared.clone(), self.live.clone());
+        let (shared, active) = (self.shared.clone(), self.active.clone());
         let cleared = match &container {
-            Some(container) => self.ask(clear(&shared, &live, container)).await?,
+            Some(container) => self.ask(clear(&shared, &active, container)).await?,
             None => Cleared::Yes,
         };
         let is_clear = match cleared {
@@ -244,7 +249,7 @@ impl Making {
         log.note(made_again(why)).await.map_err(Halt::Log)?;
         let attempt = self.pending()?.info().attempt;
         let event = Event::MadeAgain { attempt, why };
-        publish(&self.shared, self.live.subject(), &event);
+        publish(&self.shared, self.active.subject(), &event);
         Ok(())
     }
 
@@ -252,9 +257,9 @@ impl Making {
     async fn container(&mut self, job: &Job, context: &Context) -> Result<Started, Halt> {
         let began = Instant::now();
         self.enter(Phase::Preparing)?;
-        let rules = self.shared.rules.load_full();
-        let settings = settings_of(context, &rules)?;
-        self.pending()?.record_mut().internal.limits = bounds(&settings, &rules);
+        let config = self.shared.config.load_full();
+        let settings = settings_of(context, &config)?;
+        self.pending()?.record_mut().internal.limits = bounds(&settings, &config);
         self.begin_stage()?;
         self.prepare(job, context, &settings).await?;
         self.pending()?.record_mut().info.phases.snapshot = Some(milliseconds(began));
@@ -262,7 +267,7 @@ impl Making {
         let began = Instant::now();
         self.enter(Phase::Imaging)?;
         self.begin_stage()?;
-        let rebuild = self.live.origin.rebuild || self.pending()?.internal().rebuild;
+        let rebuild = self.active.origin.rebuild || self.pending()?.internal().rebuild;
         let image = loop {
             match self.image(context, &settings, rebuild).await {
                 Err(Halt::Image { source, .. }) if source.is_unreachable() => {
@@ -400,8 +405,8 @@ impl Making {
             let log = self.pending()?.log();
             log.append(text).await.map_err(Halt::Log)?;
         }
-        let live = self.live.clone();
-        live.show(self.pending()?.info());
+        let active = self.active.clone();
+        active.show(self.pending()?.info());
         Ok(())
     }
 
@@ -415,7 +420,7 @@ impl Making {
         let shared = self.shared.clone();
         let wanted = shared.wanted(context.clone(), settings);
         let (output, mut pieces) = Images::output();
-        let live = self.live.clone();
+        let active = self.active.clone();
         let bounds = self.bounds()?;
         let (limit, due) = (bounds.log_limit, self.due);
         let log = self.pending()?.log();
@@ -453,7 +458,7 @@ impl Making {
         let (image, ()) = tokio::select! {
             ended = ended => ended?,
             () = shared.stop.cancelled() => return Err(Halt::Stopping),
-            cancelled = live.cancelled() => return Err(self.stop(stop::cancelled(cancelled)).await),
+            cancelled = active.cancelled() => return Err(self.stop(stop::cancelled(cancelled)).await),
         };
         let image = image.map_err(|source| Halt::Image {
             project: context.project().name.to_string(),
@@ -470,15 +475,15 @@ impl Making {
         image: &str,
     ) -> Result<ContainerSpec, Halt> {
         let shared = self.shared.clone();
-        let rules = shared.rules.load();
+        let config = shared.config.load();
         let pending = self.pending()?;
         let attempt = pending.info().attempt;
         let id = job.id().to_string();
         let instance = shared.store.instance();
         let log_bytes = pending.internal().limits.log_limit;
-        let mut mounts = rules.mounts.clone();
+        let mut mounts = config.mounts.clone();
         mounts.extend(settings.mounts.clone());
-        let limits = settings.limits.as_ref().unwrap_or(&rules.limits);
+        let limits = settings.limits.as_ref().unwrap_or(&config.limits);
         self.may_lack_memory = limits.memory.is_some();
         let pending = self.pending()?;
         Ok(ContainerSpec {
@@ -506,11 +511,11 @@ impl Making {
             network: settings
                 .network
                 .clone()
-                .unwrap_or_else(|| rules.network.clone()),
+                .unwrap_or_else(|| config.network.clone()),
             limits: Limits {
                 memory: limits.memory,
                 cpus: limits.cpus,
-                pids: limits.pids.or(rules.limits.pids),
+                pids: limits.pids.or(config.limits.pids),
             },
             environment: Vec::new(),
             log_bytes,
@@ -525,7 +530,7 @@ impl Making {
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
         let deadline = self.pending()?.internal().deadline;
-        self.live.own(Some(container.clone()), deadline);
+        self.active.own(Some(container.clone()), deadline);
         faults::point("container-known");
         let failed = |source| Halt::Container { source };
         // Before it is started: it may end within milliseconds.
@@ -541,20 +546,20 @@ impl Making {
             container: &container,
             image: &image,
         };
-        publish(&shared, self.live.subject(), &running);
+        publish(&shared, self.active.subject(), &running);
         Ok((container, true))
     }
 }
 
 /// What a build may take: as its project says, else as the configuration does.
-fn bounds(settings: &Settings, rules: &Rules) -> BuildLimits {
+fn bounds(settings: &Settings, config: &SchedulerConfig) -> BuildLimits {
     let milliseconds = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-    let job_timeout = settings.job_timeout.or(rules.job_timeout);
-    let silence_timeout = settings.silence_timeout.or(rules.silence_timeout);
+    let job_timeout = settings.job_timeout.or(config.job_timeout);
+    let silence_timeout = settings.silence_timeout.or(config.silence_timeout);
     BuildLimits {
         job_timeout: job_timeout.map(milliseconds),
         silence_timeout: silence_timeout.map(milliseconds),
-        log_limit: settings.log_limit.unwrap_or(rules.log_limit),
+        log_limit: settings.log_limit.unwrap_or(config.log_limit),
     }
 }
 

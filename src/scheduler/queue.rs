@@ -7,7 +7,7 @@
 //!      └─────────────────────────────────────────────────┘
 //! ```
 //!
-//! At most one build of an id is live: a further request joins it. A slot that becomes free
+//! At most one build of an id is active: a further request joins it. A slot that becomes free
 //! goes to the job that waits longest. `slots` bounds the running, `backlog` the waiting. While it is
 //! paused no job gets a slot: what runs goes on, what is new waits.
 
@@ -28,15 +28,15 @@ pub(super) enum Admission<T> {
     Refused,
 }
 
-/// The jobs that are live, each with what its waiters hold on to.
+/// The jobs that are active, each with what its waiters hold on to.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     slots: usize,
     backlog: usize,
     /// Slots that are free, or become free, are kept back.
     is_paused: bool,
-    live: HashMap<JobId, T>,
-    /// Those of `live` that have no slot, longest first.
+    active: HashMap<JobId, T>,
+    /// Those of `active` that have no slot, longest first.
     waiting: VecDeque<JobId>,
 }
 
@@ -46,15 +46,15 @@ impl<T: Clone> Queue<T> {
             slots,
             backlog,
             is_paused: false,
-            live: HashMap::new(),
+            active: HashMap::new(),
             waiting: VecDeque::new(),
         }
     }
 
-    /// Asks for a slot, a place in the queue, or to join the live job of the same id.
+    /// Asks for a slot, a place in the queue, or to join the active job of the same id.
     pub(super) fn admit(&mut self, id: JobId, make: impl FnOnce() -> T) -> Admission<T> {
-        if let Some(live) = self.live.get(&id) {
-            Admission::Coalesced(live.clone())
+        if let Some(active) = self.active.get(&id) {
+            Admission::Coalesced(active.clone())
         } else if self.has_slot() {
             Admission::Started(self.enter(id, make()))
         } else if self.waiting.len() < self.backlog {
@@ -84,14 +84,14 @@ impl<T: Clone> Queue<T> {
     }
 
     fn enter(&mut self, id: JobId, made: T) -> T {
-        self.live.insert(id, made.clone());
+        self.active.insert(id, made.clone());
         made
     }
 
-    /// A live job is over, or never began. Returns the job that gets the slot that this set free; none
+    /// An active job is over, or never began. Returns the job that gets the slot that this set free; none
     /// while paused.
     pub(super) fn end(&mut self, id: JobId) -> Option<T> {
-        self.live.remove(&id)?;
+        self.active.remove(&id)?;
         if let Some(at) = self.waiting.iter().position(|waiting| *waiting == id) {
             // It had a place, not a slot.
             self.waiting.remove(at);
@@ -106,10 +106,10 @@ impl<T: Clone> Queue<T> {
             return None;
         }
         let next = self.waiting.pop_front()?;
-        self.live.get(&next).cloned()
+        self.active.get(&next).cloned()
     }
 
-    /// Other bounds from now on; what is live stays. Returns who gets a slot by that.
+    /// Other bounds from now on; what is active stays. Returns who gets a slot by that.
     pub(super) fn resize(&mut self, slots: usize, backlog: usize) -> Vec<T> {
         (self.slots, self.backlog) = (slots, backlog);
         self.hand_out()
@@ -139,19 +139,19 @@ impl<T: Clone> Queue<T> {
         !self.is_paused && self.running() < self.slots
     }
 
-    /// What the waiters of a live job hold on to.
+    /// What the waiters of an active job hold on to.
     pub(super) fn get(&self, id: JobId) -> Option<&T> {
-        self.live.get(&id)
+        self.active.get(&id)
     }
 
-    /// All live jobs, in no order.
+    /// All active jobs, in no order.
     pub(super) fn all(&self) -> impl Iterator<Item = &T> {
-        self.live.values()
+        self.active.values()
     }
 
     /// How many hold a slot.
     pub(super) fn running(&self) -> usize {
-        self.live.len() - self.waiting.len()
+        self.active.len() - self.waiting.len()
     }
 
     /// How many wait for one.

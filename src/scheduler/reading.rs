@@ -150,7 +150,7 @@ pub struct ListEnd {
 }
 
 impl Reader {
-    /// What is known of a build: of the live one, else of the one on disk. Long params are cut, as lists
+    /// What is known of a build: of the active one, else of the one on disk. Long params are cut, as lists
     /// show them.
     ///
     /// # Errors
@@ -186,11 +186,11 @@ impl Reader {
         log: bool,
         tell: impl FnOnce(BuildInfo, Turn) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let live = self.scheduler.ticket(project, id).await;
-        let live = live.and_then(|ticket| ticket.now());
+        let active = self.scheduler.handle(project, id).await;
+        let active = active.and_then(|handle| handle.now());
         let (shared, project) = (self.scheduler.0.clone(), project.clone());
         let reading = self.in_turn(&self.scheduler.0.readers.records, move |turn| {
-            let found = match live {
+            let found = match active {
                 Some(info) => Some(BuildInfo::clone(&info)),
                 None => shared.store.find(&project, id)?,
             };
@@ -238,8 +238,8 @@ impl Reader {
         self.scheduler.0.adopted.wait().await;
         let shared = self.scheduler.0.clone();
         let walking = self.walk(move || {
-            let live = |project: &ProjectName, id| shared.live(project, id)?.now();
-            shared.store.list(&filter, limit, live)
+            let active = |project: &ProjectName, id| shared.active_job(project, id)?.now();
+            shared.store.list(&filter, limit, active)
         });
         walking.await
     }
@@ -278,10 +278,10 @@ impl Reader {
         id: JobId,
         from: u64,
     ) -> Result<LogFollower, Error> {
-        let progress = match self.scheduler.ticket(project, id).await {
-            Some(mut ticket) => {
-                ticket.accepted().await?;
-                ticket.log()
+        let progress = match self.scheduler.handle(project, id).await {
+            Some(mut handle) => {
+                handle.accepted().await?;
+                handle.log()
             }
             None => None,
         };
@@ -327,7 +327,7 @@ impl Reader {
         reading.await?
     }
 
-    /// The newest build of each project that has one: when it began, its phase while it is live, and how
+    /// The newest build of each project that has one: when it began, its phase while it is active, and how
     /// it ended.
     ///
     /// # Errors
@@ -338,9 +338,9 @@ impl Reader {
         let shared = self.scheduler.0.clone();
         let walking = self.walk(move || {
             let newest = shared.store.newest().into_iter();
-            let live = shared.live_infos();
+            let active = shared.active_infos();
             let newest = newest.map(|(project, (id, started, outcome))| {
-                let newest = match live.get(&id) {
+                let newest = match active.get(&id) {
                     Some(now) => (now.started_at, now.phase, now.outcome),
                     None => (started, None, outcome),
                 };
@@ -375,16 +375,16 @@ impl Reader {
         let shared = self.scheduler.0.clone();
         let room = self.read(move || shared.store.room()).await?;
         let (free, size) = room.unwrap_or((0, 0));
-        let rules = self.scheduler.0.rules.load();
+        let config = self.scheduler.0.config.load();
         let engine = match self.scheduler.0.engine_there().await {
             Ok(()) => self.scheduler.0.docker.version().await.ok(),
             Err(_) => None,
         };
         let queue = self.scheduler.0.queue();
         Ok(HostReport {
-            slots: rules.slots,
+            slots: config.slots,
             running: queue.running(),
-            backlog: rules.backlog,
+            backlog: config.backlog,
             queued: queue.waiting(),
             paused: queue.is_paused(),
             disk_free: free,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::images::INSTANCE;
-use super::{ENGINE_AGAIN, Shared, blocking};
+use super::{ENGINE_RETRY_INTERVAL, Shared, blocking};
 use crate::docker;
 use crate::job::JobId;
 
@@ -132,7 +132,7 @@ pub(super) async fn late_in_the_end(shared: &Shared) {
 }
 
 async fn sweep_until_clean(shared: &Arc<Shared>) {
-    let mut pause = ENGINE_AGAIN;
+    let mut pause = ENGINE_RETRY_INTERVAL;
     let mut is_told = false;
     loop {
         let said = shared.swept.state().said;
@@ -171,7 +171,7 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
     }
 }
 
-/// Removes every container of ours that no live build owns, as far as the Engine does it.
+/// Removes every container of ours that no active build owns, as far as the Engine does it.
 pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
     let ours = BTreeMap::from([(INSTANCE.to_owned(), shared.store.instance().to_owned())]);
     let mut sweep = Sweep::default();
@@ -193,9 +193,9 @@ pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
     let instance = shared.store.instance();
     for container in found.into_iter().filter(|found| is_ours(found, instance)) {
         let id: Option<JobId> = container.labels.get(JOB).and_then(|id| id.parse().ok());
-        let live = id.and_then(|id| shared.queue().get(id).cloned());
-        if let Some(live) = live {
-            let own = live.container();
+        let active = id.and_then(|id| shared.queue().get(id).cloned());
+        if let Some(active) = active {
+            let own = active.container();
             if own.as_ref() == Some(&container.id) {
                 continue;
             }

@@ -25,11 +25,11 @@ use crate::build::{
 };
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::scheduler::{self, Submission, Ticket};
+use crate::scheduler::{self, JobHandle, Submission};
 
 /// Most requests are smaller than this.
 pub(super) const SMALL_BODY: usize = 64 << 10;
-/// What a client that waits for a build holds: its ticket, and its place among the waiters.
+/// What a client that waits for a build holds: its handle, and its place among the waiters.
 const WAITING: u64 = 1 << 10;
 /// A list without `limit`, and its largest.
 const PAGE: usize = 1_000;
@@ -81,20 +81,20 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
         client,
     );
     let Named { request, held } = body.await?.named()?;
-    let (rebuild, while_held, named) = request;
-    if while_held && is_async {
+    let (rebuild, cancel_on_disconnect, named) = request;
+    if cancel_on_disconnect && is_async {
         return Err(Refusal::bad_request(
             "cancel_on_disconnect: expected of a request that waits, not with ?async",
         ));
     }
     let submission = web
         .scheduler
-        .submit(scheduler::Asked {
+        .submit(scheduler::SubmitRequest {
             project: named.project,
             group: named.group,
             params: named.params,
             rebuild,
-            while_held,
+            cancel_on_disconnect,
             asker: Some(asked.caller.name),
             request: Some(request_id),
             held,
@@ -123,21 +123,21 @@ pub(super) async fn create(web: &Web, asked: Asked) -> Result<Response<Body>, Re
                 .await?;
             Ok(created(json.parts(false, wants_log)))
         }
-        Submission::Pending(mut ticket) => {
-            let info = ticket.accepted().await?;
+        Submission::Pending(mut handle) => {
+            let info = handle.accepted().await?;
             if is_async {
                 accepted(&JobState::of(&info))
             } else if wants_events {
                 let reader = web.scheduler.builder(client);
-                let log = reader.follow(ticket.project(), ticket.id(), 0).await?;
+                let log = reader.follow(handle.project(), handle.id(), 0).await?;
                 let builds = rooms.builds.clone();
                 Ok(events::stream(&builds, waiting, |events| {
-                    tell(events, ticket, log, half_closed, rooms)
+                    tell(events, handle, log, half_closed, rooms)
                 }))
             } else {
                 drop(info);
-                let coalesced = ticket.coalesced();
-                let answer = end_of(ticket, half_closed).await?;
+                let coalesced = handle.coalesced();
+                let answer = end_of(handle, half_closed).await?;
                 if answer.info().outcome == Some(Outcome::Errored) {
                     return Err(Refusal::errored(answer.info()));
                 }
@@ -158,15 +158,15 @@ fn created(json: Vec<Bytes>) -> Response<Body> {
 /// Waits for the end of a build. A client that sends no more is answered, but does not keep the build
 /// from being cancelled.
 async fn end_of(
-    mut ticket: Ticket,
+    mut handle: JobHandle,
     half_closed: CancellationToken,
 ) -> Result<BuildAnswer, scheduler::Error> {
     tokio::select! {
-        ended = ticket.end() => return ended,
+        ended = handle.end() => return ended,
         () = half_closed.cancelled() => {}
     }
-    ticket.let_go();
-    ticket.end().await
+    handle.stop_waiting();
+    handle.end().await
 }
 
 /// A body that has come whole.
@@ -197,12 +197,12 @@ impl Received {
             Refusal::bad_request(format!("the request cannot be read: {error}"))
         })?;
         drop(bytes);
-        let (rebuild, while_held) = (request.rebuild, request.cancel_on_disconnect);
+        let (rebuild, cancel_on_disconnect) = (request.rebuild, request.cancel_on_disconnect);
         let named = request.names()?;
         let large = scheduler::large(&named.params);
         held.shrink_to(large);
         Ok(Named {
-            request: (rebuild, while_held, named),
+            request: (rebuild, cancel_on_disconnect, named),
             held: (large > 0).then_some(held),
         })
     }
@@ -288,7 +288,7 @@ fn accepted(state: &JobState) -> Result<Response<Body>, Refusal> {
 /// client has the id and comes back.
 async fn tell(
     events: Events,
-    mut ticket: Ticket,
+    mut handle: JobHandle,
     mut log: LogFollower,
     half_closed: CancellationToken,
     rooms: Rooms,
@@ -298,7 +298,7 @@ async fn tell(
     let mut told = None;
     let mut following = true;
     loop {
-        if let Some(info) = ticket.now()
+        if let Some(info) = handle.now()
             && told != Some((info.state, info.phase))
             && (info.state == State::Pending || !following)
         {
@@ -312,10 +312,10 @@ async fn tell(
             grown = log.grown() => grown,
             () = half_closed.cancelled(), if is_held => {
                 is_held = false;
-                ticket.let_go();
+                handle.stop_waiting();
                 continue;
             }
-            changed = ticket.changed(), if !ticket.is_over() => {
+            changed = handle.changed(), if !handle.is_over() => {
                 if changed.is_err() {
                     return Ok(());
                 }
@@ -325,18 +325,18 @@ async fn tell(
         // After an error of the disk the result is still worth waiting for.
         if grown == 0 || !matches!(lines.send(&mut log, &events).await?, Ok(true)) {
             following = false;
-            if ticket.end().await.is_err() {
+            if handle.end().await.is_err() {
                 return Ok(());
             }
         }
     }
     lines.finish(&events).await?;
-    let Ok(answer) = ticket.end().await else {
+    let Ok(answer) = handle.end().await else {
         return Ok(());
     };
     // Its params are let go before its JSON is counted.
-    let coalesced = ticket.coalesced();
-    drop(ticket);
+    let coalesced = handle.coalesced();
+    drop(handle);
     let json = answer.json(async |bytes| rooms.of_end(bytes).wait(bytes).await);
     let json = json.await.map_err(|_| Gone)?;
     let parts = json.parts(coalesced, true);
@@ -384,10 +384,10 @@ pub(super) async fn show(
     let wants_log = wants_log(asked)?;
     let room = &asked.room;
     if asked.flag("wait")?
-        && let Some(ticket) = web.scheduler.ticket(&project, id).await
+        && let Some(handle) = web.scheduler.handle(&project, id).await
     {
         let _waiting = Rooms::of(web, asked).builds.hold(WAITING)?;
-        let answer = end_of(ticket, asked.half_closed()).await?;
+        let answer = end_of(handle, asked.half_closed()).await?;
         // All who waited get it as it ended. Of a rebuild that failed, the build of before stays in
         // its place; what was found in the cache after all is shown as it is there.
         if !answer.info().cached {

@@ -70,7 +70,7 @@ pub(super) async fn show(
     };
     let held = asked.room.hold(events::STREAM)?;
     let log = asked.reader.follow(&project, id, from).await?;
-    if from > 0 && from >= log.length() && web.scheduler.ticket(&project, id).await.is_none() {
+    if from > 0 && from >= log.length() && web.scheduler.handle(&project, id).await.is_none() {
         return Ok(answer::no_content());
     }
     let (web, reader) = (web.clone(), asked.reader.under_way());
@@ -125,12 +125,12 @@ async fn tell(
     lines.finish(&events).await?;
     // The log ends a moment before the build does.
     let mut told = None;
-    if let Some(mut ticket) = web.scheduler.ticket(project, id).await {
-        let Ok(answer) = ticket.end().await else {
+    if let Some(mut handle) = web.scheduler.handle(project, id).await {
+        let Ok(answer) = handle.end().await else {
             return Ok(());
         };
         // Of a rebuild, the build that is in force is looked up.
-        told = (!ticket.is_rebuild()).then(|| LogEnd::of(answer.info()));
+        told = (!handle.is_rebuild()).then(|| LogEnd::of(answer.info()));
     }
     if let Some(end) = told {
         return events.json("end", &end).await;

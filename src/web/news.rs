@@ -13,7 +13,7 @@ use super::{Web, pages};
 use crate::api::{IndexItem, NewsHost, NewsRemoved};
 use crate::budget::Held;
 use crate::build::{BuildInfo, Filter};
-use crate::scheduler::{Activity, News, NewsFeed};
+use crate::scheduler::{Activity, EventStream, StreamEvent};
 
 /// A row of the web view in the place of the facts.
 #[derive(Serialize)]
@@ -45,7 +45,7 @@ pub(super) async fn follow(web: &Web, asked: &Asked) -> Result<Response<Body>, R
     };
     let as_rows = asked.flag("rows")?;
     let held = asked.room.hold(events::STREAM)?;
-    let news = asked.reader.news(since).await?;
+    let news = asked.reader.events(since).await?;
     let feed = asked.room.hold(news.bytes())?;
     let web = web.clone();
     Ok(events::stream(&asked.room, held, |events| async move {
@@ -56,7 +56,7 @@ pub(super) async fn follow(web: &Web, asked: &Asked) -> Result<Response<Body>, R
 async fn tell(
     web: &Web,
     events: &Events,
-    (mut feed, mut held): (NewsFeed, Held),
+    (mut feed, mut held): (EventStream, Held),
     filter: &Filter,
     as_rows: bool,
 ) -> Result<(), Gone> {
@@ -71,21 +71,21 @@ async fn tell(
         // A client that comes back with it is told every end that it was not told.
         let id = feed.told().to_string();
         match news {
-            News::Host(activity) => {
+            StreamEvent::Host(activity) => {
                 let host = host(&activity);
                 if told_host.as_ref() != Some(&host) {
                     events.told("host", &id, &host).await?;
                     told_host = Some(host);
                 }
             }
-            News::Job(info) if !filter.takes_build(&info) => {
+            StreamEvent::Job(info) if !filter.takes_build(&info) => {
                 if info.phase.is_none() && filter.may_have_taken(&info) {
                     let removed = removed(&info.project, &info.id);
                     drop(info);
                     events.told("gone", &id, &removed).await?;
                 }
             }
-            News::Job(info) if as_rows => {
+            StreamEvent::Job(info) if as_rows => {
                 let row = Row {
                     project: info.project.clone(),
                     id: info.id.clone(),
@@ -95,7 +95,7 @@ async fn tell(
                 drop(info);
                 events.told("row", &id, &row).await?;
             }
-            News::Job(info) => {
+            StreamEvent::Job(info) => {
                 let mut listed = BuildInfo::clone(&info);
                 listed.abridge();
                 let item = IndexItem::written(&listed).map_err(|_| Gone)?;
@@ -103,14 +103,14 @@ async fn tell(
                 drop((info, listed));
                 events.told("job", &id, &item).await?;
             }
-            News::Removed(project, _)
+            StreamEvent::Removed(project, _)
                 if filter.project.as_ref().is_some_and(|of| *of != project) => {}
-            News::Removed(project, job) => {
+            StreamEvent::Removed(project, job) => {
                 let removed = removed(project.as_str(), &job.to_string());
                 events.told("gone", &id, &removed).await?;
             }
-            News::Missed => events.told("missed", &id, &serde_json::json!({})).await?,
-            News::Present => events.told("present", &id, &serde_json::json!({})).await?,
+            StreamEvent::Missed => events.told("missed", &id, &serde_json::json!({})).await?,
+            StreamEvent::Present => events.told("present", &id, &serde_json::json!({})).await?,
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mistry::budget::Client;
 use mistry::build::Outcome;
-use mistry::scheduler::News;
+use mistry::scheduler::StreamEvent;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -91,12 +91,12 @@ async fn a_slow_reader_keeps_no_params_of_a_job_that_is_over() {
     daemon.home.engine.wait_for("start", 1).await;
     // It has begun, and is not read before the job is over.
     let reader = daemon.scheduler().reader(Client::Local);
-    let mut news = reader.news(None).await.unwrap();
+    let mut news = reader.events(None).await.unwrap();
     daemon.home.engine.release("start");
     daemon.wait("succeed", &id).await;
     let mut is_told = false;
     while !is_told {
-        if let News::Job(info) = news.next().await.unwrap() {
+        if let StreamEvent::Job(info) = news.next().await.unwrap() {
             let value = info.params["large"].as_deref().unwrap();
             assert!(value.len() < 1_000, "{} bytes", value.len());
             is_told = info.outcome == Some(Outcome::Succeeded);
@@ -124,10 +124,10 @@ async fn a_client_that_does_not_read_keeps_no_params_of_jobs_that_are_over() {
         ids.push(daemon.submit(job).await);
     }
     let reader = daemon.scheduler().reader(Client::Local);
-    let mut news = reader.news(None).await.unwrap();
+    let mut news = reader.events(None).await.unwrap();
     let mut params = BTreeMap::new();
     while params.len() < jobs {
-        if let News::Job(info) = news.next().await.unwrap() {
+        if let StreamEvent::Job(info) = news.next().await.unwrap() {
             let value = info.params["large"].as_ref().unwrap();
             params.insert(info.id.clone(), Arc::downgrade(value));
         }

@@ -15,7 +15,7 @@ use mistry::docker::Docker;
 use mistry::filesystem::{Filesystem, Kind};
 use mistry::metrics::Metrics;
 use mistry::project::{Limits, Projects};
-use mistry::scheduler::{Rules, Scheduler};
+use mistry::scheduler::{Scheduler, SchedulerConfig};
 use mistry::web::{Access, Listener, Proxies, Public, Web, serve};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -61,7 +61,7 @@ impl Server {
         project(home.path(), "bad", DOCKERFILE, "echo why >&2; exit 3");
         project(home.path(), "broken", "FRM scratch\n", "true");
         let engine = Engine::start().await;
-        let rules = Rules {
+        let rules = SchedulerConfig {
             slots: 1,
             backlog: 1,
             mounts: Default::default(),

@@ -52,8 +52,8 @@ async fn cancel(daemon: &TestDaemon, id: &str) {
 /// Its end, which may take longer than an ordinary answer.
 async fn end(daemon: &TestDaemon, id: &str) -> Value {
     let (project, id) = ("gated".parse().unwrap(), id.parse().unwrap());
-    if let Some(mut ticket) = daemon.scheduler().ticket(&project, id).await {
-        let _ = ticket.end().await;
+    if let Some(mut handle) = daemon.scheduler().handle(&project, id).await {
+        let _ = handle.end().await;
     }
     daemon.info("gated", &id.to_string()).await
 }

@@ -128,7 +128,7 @@ pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Respons
 
 /// Builds under way, those that run before those that wait, each in the order in which they came.
 async fn live(web: &Web, filter: &Filter) -> Vec<std::sync::Arc<BuildInfo>> {
-    let jobs = web.scheduler.live().await;
+    let jobs = web.scheduler.active_jobs().await;
     let now = jobs.into_iter().filter_map(|job| job.now());
     let mut live: Vec<_> = now
         .filter(|info| info.phase.is_some() && filter.takes_build(info))

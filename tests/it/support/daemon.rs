@@ -17,7 +17,7 @@ use mistry::{
     filesystem::{Filesystem, Kind},
     metrics::Metrics,
     project::{Limits, Projects},
-    scheduler::{Rules, Scheduler},
+    scheduler::{Scheduler, SchedulerConfig},
     web::{Access, Listener, Proxies, Public, TokensFile, Web},
 };
 use serde_json::{Value, json};
@@ -113,7 +113,7 @@ pub fn names(directory: &Path) -> Vec<String> {
 /// How the server is wanted.
 pub struct Builder {
     pub home: Home,
-    rules: Rules,
+    rules: SchedulerConfig,
     tokens: Option<String>,
     public: Public,
     proxies: Proxies,
@@ -122,7 +122,7 @@ pub struct Builder {
 /// A running server; see the head of the file.
 pub struct TestDaemon {
     pub home: Home,
-    rules: Rules,
+    rules: SchedulerConfig,
     tokens: bool,
     public: Public,
     proxies: Proxies,
@@ -140,7 +140,7 @@ impl TestDaemon {
     pub async fn builder() -> Builder {
         Builder {
             home: Home::new().await,
-            rules: Rules {
+            rules: SchedulerConfig {
                 slots: 4,
                 backlog: 8,
                 mounts: BTreeMap::new(),

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
 
-use super::{Activity, Error, JobFeed, JobFollower, Reader};
+use super::{Activity, Error, JobObserver, NewJobs, Reader};
 use crate::build::{BuildInfo, Phase};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -31,7 +31,7 @@ const SLACK_SECONDS: i64 = 60;
 
 /// Something that happened.
 #[derive(Clone, Debug)]
-pub enum News {
+pub enum StreamEvent {
     /// What the host is doing has changed.
     Host(Activity),
     /// How a job goes: accepted, another phase, one more who waits for it, over.
@@ -47,18 +47,18 @@ pub enum News {
 /// What decides whether a change of a job is news.
 type Told = (Option<Phase>, u32, bool, bool);
 
-type Following = Pin<Box<dyn Future<Output = (JobFollower, Told, Result<(), Error>)> + Send>>;
+type Following = Pin<Box<dyn Future<Output = (JobObserver, Told, Result<(), Error>)> + Send>>;
 
 /// The news as they come.
-pub struct NewsFeed {
+pub struct EventStream {
     reader: Reader,
-    begun: JobFeed,
+    begun: NewJobs,
     gone: broadcast::Receiver<(ProjectName, JobId)>,
     activity: watch::Receiver<Activity>,
     stop: CancellationToken,
-    followed: HashMap<JobId, JobFollower>,
+    followed: HashMap<JobId, JobObserver>,
     /// Whose end was told before their turn, because the same job was asked for again.
-    replaced: Vec<JobFollower>,
+    replaced: Vec<JobObserver>,
     following: FuturesUnordered<Following>,
     ready: VecDeque<Next>,
     /// Whatever ended before then was told.
@@ -67,12 +67,12 @@ pub struct NewsFeed {
 
 /// What is to be told next.
 enum Next {
-    News(News),
+    Event(StreamEvent),
     /// How a job goes when it is told, and no copy of that: its params may be large. Where it is over by
     /// then, its end is told in its turn.
-    State(JobFollower),
+    State(JobObserver),
     /// How a job ended.
-    End(JobFollower),
+    End(JobObserver),
     /// How a build stands on disk: it ended a while ago; or a rebuild of it did not succeed, so lists show
     /// the one before.
     OnDisk(ProjectName, JobId),
@@ -80,15 +80,15 @@ enum Next {
 
 /// What wakes a feed.
 enum Woken {
-    Changed(JobFollower, Told, Result<(), Error>),
-    Begun(Option<JobFollower>),
+    Changed(JobObserver, Told, Result<(), Error>),
+    Begun(Option<JobObserver>),
     Host(bool),
     Gone(Option<(ProjectName, JobId)>),
 }
 
-impl std::fmt::Debug for NewsFeed {
+impl std::fmt::Debug for EventStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewsFeed")
+        f.debug_struct("EventStream")
             .field("followed", &self.followed.len())
             .finish_non_exhaustive()
     }
@@ -100,12 +100,12 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Lost`].
-    pub async fn news(&self, since: Option<Timestamp>) -> Result<NewsFeed, Error> {
-        let mut news = NewsFeed {
+    pub async fn events(&self, since: Option<Timestamp>) -> Result<EventStream, Error> {
+        let mut news = EventStream {
             reader: self.clone(),
             // Before the look at what is there, so that nothing falls in between.
-            begun: self.scheduler.feed(),
-            gone: self.scheduler.0.feed.removals(),
+            begun: self.scheduler.new_jobs(),
+            gone: self.scheduler.0.broadcast.removals(),
             activity: self.scheduler.activity(),
             stop: self.scheduler.0.stop.clone(),
             followed: HashMap::new(),
@@ -115,15 +115,15 @@ impl Reader {
             told: since.unwrap_or_else(Timestamp::now),
         };
         let activity = news.activity.borrow_and_update().clone();
-        news.push(News::Host(activity));
+        news.push(StreamEvent::Host(activity));
         news.look(since.is_some()).await?;
-        news.push(News::Present);
+        news.push(StreamEvent::Present);
         news.reader = self.under_way();
         Ok(news)
     }
 }
 
-impl NewsFeed {
+impl EventStream {
     /// A client that comes back with this is told every end that it was not told.
     pub fn told(&self) -> Timestamp {
         self.told
@@ -136,22 +136,22 @@ impl NewsFeed {
     }
 
     /// The next news; `None` when the daemon ends.
-    pub async fn next(&mut self) -> Option<News> {
+    pub async fn next(&mut self) -> Option<StreamEvent> {
         loop {
             match self.ready.pop_front() {
                 Some(Next::OnDisk(project, id)) => {
                     let found = self.reader.find(&project, id).await;
                     if let Ok(info) = found {
-                        return Some(News::Job(Arc::new(info)));
+                        return Some(StreamEvent::Job(Arc::new(info)));
                     }
                     continue;
                 }
                 Some(Next::State(job)) if job.is_over() => continue,
                 Some(Next::State(job) | Next::End(job)) => match job.now() {
-                    Some(info) => return Some(News::Job(info)),
+                    Some(info) => return Some(StreamEvent::Job(info)),
                     None => continue,
                 },
-                Some(Next::News(news)) => return Some(news),
+                Some(Next::Event(news)) => return Some(news),
                 None => {}
             }
             // Only when nothing is waiting to be told, all is told; a task that has had its share for now
@@ -175,11 +175,11 @@ impl NewsFeed {
                 Woken::Begun(None) => self.look(true).await.ok()?,
                 Woken::Host(true) => {
                     let activity = self.activity.borrow_and_update().clone();
-                    self.push(News::Host(activity));
+                    self.push(StreamEvent::Host(activity));
                 }
                 Woken::Gone(gone) => self.push(match gone {
-                    Some((project, id)) => News::Removed(project, id),
-                    None => News::Missed,
+                    Some((project, id)) => StreamEvent::Removed(project, id),
+                    None => StreamEvent::Missed,
                 }),
             }
         }
@@ -199,27 +199,27 @@ impl NewsFeed {
         }
     }
 
-    fn push(&mut self, news: News) {
-        self.ready.push_back(Next::News(news));
+    fn push(&mut self, news: StreamEvent) {
+        self.ready.push_back(Next::Event(news));
     }
 
     /// Tells what there is now, and with `ends` what ended since everything was told.
     async fn look(&mut self, ends: bool) -> Result<(), Error> {
-        // Before the look at what ended: what is live now and over a moment later is followed.
-        let live = self.reader.scheduler.live().await;
+        // Before the look at what ended: what is active now and over a moment later is followed.
+        let active = self.reader.scheduler.active_jobs().await;
         if ends {
             let since = self.told.checked_sub(SLACK_SECONDS.seconds());
             let since = since.unwrap_or(Timestamp::MIN);
             let (ended, is_cut) = self.reader.ended(since, MOST_ENDS).await?;
             if is_cut {
-                self.push(News::Missed);
+                self.push(StreamEvent::Missed);
             }
             // What is known of each is read when it is told.
             let ended = ended.into_iter();
             self.ready
                 .extend(ended.map(|(project, id)| Next::OnDisk(project, id)));
         }
-        for job in live {
+        for job in active {
             let known = self.followed.get(&job.id());
             let is_told = known.is_some_and(|known| known.is_same(&job) && known.now().is_some());
             match is_told {
@@ -231,7 +231,7 @@ impl NewsFeed {
         Ok(())
     }
 
-    fn follow(&mut self, job: JobFollower) {
+    fn follow(&mut self, job: JobObserver) {
         if let Some(known) = self.followed.get(&job.id()) {
             if known.is_same(&job) {
                 return;
@@ -248,7 +248,7 @@ impl NewsFeed {
     }
 
     /// Tells that a job is over.
-    fn end(&mut self, job: &JobFollower, info: Option<Arc<BuildInfo>>) {
+    fn end(&mut self, job: &JobObserver, info: Option<Arc<BuildInfo>>) {
         let (project, id) = (job.project().clone(), job.id());
         match info.filter(|info| info.outcome.is_some()) {
             Some(info) => {
@@ -259,12 +259,12 @@ impl NewsFeed {
                     self.ready.push_back(Next::OnDisk(project, id));
                 }
             }
-            None => self.push(News::Removed(project, id)),
+            None => self.push(StreamEvent::Removed(project, id)),
         }
     }
 
     /// Tells how a job goes where that is news, and waits for the next change unless it is over.
-    fn tell(&mut self, mut job: JobFollower, told: Option<Told>) {
+    fn tell(&mut self, mut job: JobObserver, told: Option<Told>) {
         let (is_over, info) = job.look();
         let state = info.as_ref().map(|info| {
             let is_known = info.image.is_some();

@@ -1,13 +1,13 @@
 //! Which jobs begin, told as they do to interfaces that show each of them.
 //!
 //! A follower that keeps up sees every job that begins; one that does not is told so, and
-//! looks at [`Scheduler::live`] again. What becomes of a job its [`JobFollower`] tells.
+//! looks at [`Scheduler::active_jobs`] again. What becomes of a job its [`JobObserver`] tells.
 
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use super::live::{JobFollower, Live};
+use super::active_job::{ActiveJob, JobObserver};
 use super::{Error, Scheduler, Shared};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -18,27 +18,27 @@ const BEHIND: usize = 1_024;
 
 /// Where it is told.
 #[derive(Debug)]
-pub(super) struct Feed {
-    begun: broadcast::Sender<JobFollower>,
+pub(super) struct Broadcast {
+    begun: broadcast::Sender<JobObserver>,
     removed: broadcast::Sender<(ProjectName, JobId)>,
 }
 
-impl Feed {
-    pub(super) fn new() -> Feed {
-        Feed {
+impl Broadcast {
+    pub(super) fn new() -> Broadcast {
+        Broadcast {
             begun: broadcast::channel(BEHIND).0,
             removed: broadcast::channel(BEHIND).0,
         }
     }
 
     /// A job is accepted, or was taken over from an earlier process.
-    pub(super) fn tell(&self, shared: &Shared, live: &Arc<Live>) {
+    pub(super) fn job_begun(&self, shared: &Shared, active: &Arc<ActiveJob>) {
         // There need not be a follower.
-        let _ = self.begun.send(live.follower(shared.stop.clone()));
+        let _ = self.begun.send(active.follower(shared.stop.clone()));
     }
 
     /// A build is removed.
-    pub(super) fn tell_removed(&self, project: &ProjectName, id: JobId) {
+    pub(super) fn build_removed(&self, project: &ProjectName, id: JobId) {
         // As above.
         let _ = self.removed.send((project.clone(), id));
     }
@@ -51,11 +51,11 @@ impl Feed {
 
 /// Jobs as they begin.
 #[derive(Debug)]
-pub struct JobFeed(broadcast::Receiver<JobFollower>);
+pub struct NewJobs(broadcast::Receiver<JobObserver>);
 
-impl JobFeed {
+impl NewJobs {
     /// The next job; `None` when some were missed. It never ends before the scheduler.
-    pub async fn next(&mut self) -> Option<JobFollower> {
+    pub async fn next(&mut self) -> Option<JobObserver> {
         match self.0.recv().await {
             Ok(job) => Some(job),
             Err(broadcast::error::RecvError::Lagged(_)) => None,
@@ -67,34 +67,35 @@ impl JobFeed {
 
 impl Scheduler {
     /// Jobs that begin from now on.
-    pub fn feed(&self) -> JobFeed {
-        JobFeed(self.0.feed.begun.subscribe())
+    pub fn new_jobs(&self) -> NewJobs {
+        NewJobs(self.0.broadcast.begun.subscribe())
     }
 
     /// Jobs that are not over, in no order; what an earlier process left is among them.
-    pub async fn live(&self) -> Vec<JobFollower> {
+    pub async fn active_jobs(&self) -> Vec<JobObserver> {
         self.0.adopted.wait().await;
         let queue = self.0.queue();
-        let live = queue.all().filter(|live| live.now().is_some());
-        live.map(|live| live.follower(self.0.stop.clone()))
+        let active = queue.all().filter(|active| active.now().is_some());
+        active
+            .map(|active| active.follower(self.0.stop.clone()))
             .collect()
     }
 
-    /// The live job of an id, whatever its project.
-    pub async fn live_job(&self, id: JobId) -> Option<JobFollower> {
+    /// The active job of an id, whatever its project.
+    pub async fn active_job(&self, id: JobId) -> Option<JobObserver> {
         self.0.adopted.wait().await;
-        let live = self.0.queue().get(id).cloned()?;
-        live.now()?;
-        Some(live.follower(self.0.stop.clone()))
+        let active = self.0.queue().get(id).cloned()?;
+        active.now()?;
+        Some(active.follower(self.0.stop.clone()))
     }
 
-    /// The project of a job that is live, or of a build that is over.
+    /// The project of a job that is active, or of a build that is over.
     ///
     /// # Errors
     /// [`Error::NoBuild`].
     pub async fn locate(&self, id: JobId) -> Result<ProjectName, Error> {
-        if let Some(live) = self.live_job(id).await {
-            return Ok(live.project().clone());
+        if let Some(active) = self.active_job(id).await {
+            return Ok(active.project().clone());
         }
         let store = &self.0.store;
         if let Some(project) = store.project_of(id) {

@@ -1,7 +1,7 @@
 //! A job that is not over, as its waiters see it.
 //!
-//! [`Live`] is shared by the queue, the one task that makes the build, and all that
-//! looks on. A [`JobFollower`] sees how it goes. A [`Ticket`] is one that wants it: dropping it
+//! [`ActiveJob`] is shared by the queue, the one task that makes the build, and all that
+//! looks on. A [`JobObserver`] sees how it goes. A [`JobHandle`] is one that wants it: dropping it
 //! changes nothing for the build, unless all who asked for the build wanted it only while they
 //! wait.
 
@@ -55,11 +55,11 @@ struct Wants {
     /// A request wants it whether its client waits or not.
     for_good: bool,
     /// A request wants it only while its client waits.
-    while_held: bool,
+    cancel_on_disconnect: bool,
     /// Tickets that are held.
     held: usize,
-    /// All tickets: also who wants it no more may wait for its end.
-    tickets: usize,
+    /// All handles: also who wants it no more may wait for its end.
+    handles: usize,
 }
 
 /// Who cancels a build that is not wanted any more, and why.
@@ -78,7 +78,7 @@ pub(super) struct Origin {
 
 /// A job between admission and end.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct ActiveJob {
     pub(super) project: ProjectName,
     pub(super) id: JobId,
     /// The group's name, if any.
@@ -98,15 +98,15 @@ pub(super) struct Live {
     params: Mutex<Option<Held>>,
 }
 
-impl Live {
+impl ActiveJob {
     pub(super) fn new(
         project: ProjectName,
         id: JobId,
         group: Option<String>,
         origin: Origin,
         params: Option<Held>,
-    ) -> Arc<Live> {
-        Arc::new(Live {
+    ) -> Arc<ActiveJob> {
+        Arc::new(ActiveJob {
             project,
             id,
             group,
@@ -131,12 +131,12 @@ impl Live {
         self.cancel.wait().await.clone()
     }
 
-    /// A client wants it, and holds a ticket: only as long as they do (`while_held`), or for good.
+    /// A client wants it, and holds a handle: only as long as they do (`cancel_on_disconnect`), or for good.
     /// False when its end is wanted already.
-    pub(super) fn want(&self, while_held: bool) -> bool {
+    pub(super) fn want(&self, cancel_on_disconnect: bool) -> bool {
         let mut wants = self.wants();
-        match while_held {
-            true => wants.while_held = true,
+        match cancel_on_disconnect {
+            true => wants.cancel_on_disconnect = true,
             false => wants.for_good = true,
         }
         !self.cancel.initialized()
@@ -208,11 +208,11 @@ impl Live {
         *params = None;
     }
 
-    /// Keeps only what lists show of a job that is over, unless a client with a ticket may ask for its end.
+    /// Keeps only what lists show of a job that is over, unless a client with a handle may ask for its end.
     /// A follower may stay for as long as a reader is slow, and what it keeps is counted no more.
     fn abridge(&self) {
         let wants = self.wants();
-        if wants.tickets > 0 {
+        if wants.handles > 0 {
             return;
         }
         self.view.send_if_modified(|view| {
@@ -235,21 +235,25 @@ impl Live {
         });
     }
 
-    pub(super) fn ticket(self: &Arc<Live>, coalesced: bool, stop: CancellationToken) -> Ticket {
+    pub(super) fn handle(
+        self: &Arc<ActiveJob>,
+        coalesced: bool,
+        stop: CancellationToken,
+    ) -> JobHandle {
         let mut wants = self.wants();
         wants.held += 1;
-        wants.tickets += 1;
-        Ticket {
+        wants.handles += 1;
+        JobHandle {
             follower: self.follower(stop),
             coalesced,
             is_held: true,
         }
     }
 
-    pub(super) fn follower(self: &Arc<Live>, stop: CancellationToken) -> JobFollower {
-        JobFollower {
+    pub(super) fn follower(self: &Arc<ActiveJob>, stop: CancellationToken) -> JobObserver {
+        JobObserver {
             view: self.view.subscribe(),
-            live: self.clone(),
+            active: self.clone(),
             stop,
         }
     }
@@ -257,42 +261,42 @@ impl Live {
 
 /// An observer, who sees how a job goes without wanting it.
 #[derive(Clone, Debug)]
-pub struct JobFollower {
-    live: Arc<Live>,
+pub struct JobObserver {
+    active: Arc<ActiveJob>,
     view: watch::Receiver<View>,
     stop: CancellationToken,
 }
 
-impl JobFollower {
+impl JobObserver {
     /// The project asked for.
     pub fn project(&self) -> &ProjectName {
-        &self.live.project
+        &self.active.project
     }
 
     /// The job's id.
     pub fn id(&self) -> JobId {
-        self.live.id
+        self.active.id
     }
 
     /// True when both follow the same build of a job. The same id may be asked for again when it is
     /// over, and that is another.
-    pub fn is_same(&self, other: &JobFollower) -> bool {
-        Arc::ptr_eq(&self.live, &other.live)
+    pub fn is_same(&self, other: &JobObserver) -> bool {
+        Arc::ptr_eq(&self.active, &other.active)
     }
 
     /// Who asked for it first, as the interface knows them; `None` where that is not known.
     pub fn asker(&self) -> Option<&str> {
-        self.live.origin.asker.as_deref()
+        self.active.origin.asker.as_deref()
     }
 
     /// A new image was asked for, whatever was cached.
     pub fn is_rebuild(&self) -> bool {
-        self.live.origin.rebuild
+        self.active.origin.rebuild
     }
 
     /// The container that is its own now.
     pub fn container(&self) -> Option<String> {
-        self.live.container()
+        self.active.container()
     }
 
     /// Until when its container must have ended, where it has one and that matters.
@@ -325,7 +329,7 @@ impl JobFollower {
         }
     }
 
-    /// Waits for news of the job, which [`JobFollower::now`] then shows.
+    /// Waits for news of the job, which [`JobObserver::now`] then shows.
     ///
     /// # Errors
     /// [`Error::Stopping`] when the daemon ends first, [`Error::Ending`] when the job was not even
@@ -333,24 +337,24 @@ impl JobFollower {
     pub async fn changed(&mut self) -> Result<(), Error> {
         let is_accepted = self.view.borrow().info.is_some();
         let stopping = || match is_accepted {
-            true => Error::Stopping(self.live.project.clone(), self.live.id),
+            true => Error::Stopping(self.active.project.clone(), self.active.id),
             false => Error::Ending,
         };
         tokio::select! {
-            // The sender lives in our own `Live`.
+            // The sender lives in our own `ActiveJob`.
             changed = self.view.changed() => changed.map_err(|_| stopping()),
             () = self.stop.cancelled() => Err(stopping()),
         }
     }
 
-    /// What the build is doing now; `None` before it is accepted. When it is over, and no ticket is held,
+    /// What the build is doing now; `None` before it is accepted. When it is over, and no handle is held,
     /// as much as lists show.
     pub fn now(&self) -> Option<Arc<BuildInfo>> {
         self.view.borrow().now()
     }
 
     /// Whether it is over, and what the build is doing or how it ended; what changes from now on
-    /// [`JobFollower::changed`] tells.
+    /// [`JobObserver::changed`] tells.
     pub fn look(&mut self) -> (bool, Option<Arc<BuildInfo>>) {
         let view = self.view.borrow_and_update();
         (view.ended.is_some(), view.now())
@@ -370,47 +374,47 @@ impl JobFollower {
 /// The right to wait for a job. Any number may hold one; dropping it cancels nothing, but when it is
 /// the last of a job that all clients wanted only while they wait.
 #[derive(Debug)]
-pub struct Ticket {
-    follower: JobFollower,
+pub struct JobHandle {
+    follower: JobObserver,
     coalesced: bool,
     /// It counts among those that want the build.
     is_held: bool,
 }
 
-impl Deref for Ticket {
-    type Target = JobFollower;
+impl Deref for JobHandle {
+    type Target = JobObserver;
 
-    fn deref(&self) -> &JobFollower {
+    fn deref(&self) -> &JobObserver {
         &self.follower
     }
 }
 
-impl DerefMut for Ticket {
-    fn deref_mut(&mut self) -> &mut JobFollower {
+impl DerefMut for JobHandle {
+    fn deref_mut(&mut self) -> &mut JobObserver {
         &mut self.follower
     }
 }
 
-impl Drop for Ticket {
+impl Drop for JobHandle {
     fn drop(&mut self) {
-        self.let_go();
-        self.live.wants().tickets -= 1;
-        self.live.abridge();
+        self.stop_waiting();
+        self.active.wants().handles -= 1;
+        self.active.abridge();
     }
 }
 
-impl Ticket {
-    /// Stops wanting the build, as dropping the ticket does, and still follows it.
-    pub fn let_go(&mut self) {
+impl JobHandle {
+    /// Stops wanting the build, as dropping the handle does, and still follows it.
+    pub fn stop_waiting(&mut self) {
         if !std::mem::take(&mut self.is_held) {
             return;
         }
-        let mut wants = self.live.wants();
+        let mut wants = self.active.wants();
         wants.held -= 1;
         // A daemon that ends sends all clients away, and no build with them.
-        let is_left = wants.held == 0 && wants.while_held && !wants.for_good;
+        let is_left = wants.held == 0 && wants.cancel_on_disconnect && !wants.for_good;
         if is_left && !self.stop.is_cancelled() && !self.is_over() {
-            self.live.cancel(Cancelled {
+            self.active.cancel(Cancelled {
                 by: NOT_WANTED.0.to_owned(),
                 reason: NOT_WANTED.1.to_owned(),
             });
@@ -418,7 +422,7 @@ impl Ticket {
     }
 
     /// To see how the job goes without wanting it.
-    pub fn follower(&self) -> JobFollower {
+    pub fn follower(&self) -> JobObserver {
         self.follower.clone()
     }
 
@@ -439,11 +443,11 @@ impl Ticket {
         only_own: Option<&str>,
     ) -> Result<Arc<BuildInfo>, Error> {
         self.accepted().await?;
-        let (project, id) = (self.live.project.clone(), self.live.id);
+        let (project, id) = (self.active.project.clone(), self.active.id);
         if only_own.is_some_and(|by| self.asker() != Some(by)) {
             return Err(Error::NotYours(project, id));
         }
-        self.live.cancel(cancelled);
+        self.active.cancel(cancelled);
         loop {
             let view = self.view.borrow_and_update().clone();
             // Of what is over this is its end, on a disk that took no word of it before.
@@ -459,7 +463,7 @@ impl Ticket {
     }
 
     /// Waits until the job is over; the answer holds the end of the log. Whether this asker was coalesced
-    /// [`Ticket::coalesced`] says.
+    /// [`JobHandle::coalesced`] says.
     ///
     /// # Errors
     /// Why there is no result, or [`Error::Stopping`] when the daemon ends first.
@@ -486,20 +490,20 @@ mod tests {
         let project: ProjectName = "hello".parse().unwrap();
         let id = "0".repeat(64).parse().unwrap();
         let params = budget.hold(Client::Proxy, 40);
-        let live = Live::new(project, id, None, Origin::default(), params);
-        let follower = live.follower(CancellationToken::new());
-        let ticket = live.ticket(false, CancellationToken::new());
+        let active = ActiveJob::new(project, id, None, Origin::default(), params);
+        let follower = active.follower(CancellationToken::new());
+        let handle = active.handle(false, CancellationToken::new());
         assert_eq!(budget.held(), 40);
-        live.end_rejected(Error::Lost);
+        active.end_rejected(Error::Lost);
         assert_eq!(budget.held(), 0);
-        assert!(follower.is_over() && ticket.is_over());
+        assert!(follower.is_over() && handle.is_over());
     }
 
     #[test]
     fn a_follower_of_a_job_that_is_over_keeps_its_large_params_only_while_somebody_has_a_ticket() {
-        let end = |live: &Live, info: &BuildInfo, is_built| match is_built {
-            true => live.end_built(BuildAnswer::new(info.clone())),
-            false => live.end_rejected(Error::Lost),
+        let end = |active: &ActiveJob, info: &BuildInfo, is_built| match is_built {
+            true => active.end_built(BuildAnswer::new(info.clone())),
+            false => active.end_rejected(Error::Lost),
         };
         for (is_built, has_ticket) in [(true, true), (true, false), (false, true), (false, false)] {
             let mut info = BuildInfo {
@@ -510,15 +514,15 @@ mod tests {
             let kept = Arc::downgrade(&value);
             info.params.insert("large".to_owned(), Some(value));
             let (project, id) = ("hello".parse().unwrap(), "0".repeat(64).parse().unwrap());
-            let live = Live::new(project, id, None, Origin::default(), None);
-            let mut follower = live.follower(CancellationToken::new());
-            let ticket = has_ticket.then(|| live.ticket(false, CancellationToken::new()));
-            live.show(&info);
-            end(&live, &info, is_built);
-            drop((info, live));
-            if let Some(mut ticket) = ticket {
+            let active = ActiveJob::new(project, id, None, Origin::default(), None);
+            let mut follower = active.follower(CancellationToken::new());
+            let handle = has_ticket.then(|| active.handle(false, CancellationToken::new()));
+            active.show(&info);
+            end(&active, &info, is_built);
+            drop((info, active));
+            if let Some(mut handle) = handle {
                 // Who wants it no more may still wait for it.
-                ticket.let_go();
+                handle.stop_waiting();
                 assert!(kept.upgrade().is_some());
             }
             assert!(kept.upgrade().is_none(), "{is_built}, {has_ticket}");
