@@ -53,6 +53,9 @@ pub fn is_confinement(arguments: impl IntoIterator<Item = OsString>) -> bool {
     arguments.into_iter().eq([filesystem::VERB])
 }
 
+/// Where to listen when nothing is said.
+pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:8462";
+
 /// Where the configuration is looked for when nothing is said: what one works on, then what is
 /// installed.
 const CONFIGS: [&str; 2] = ["config.json", "/etc/mistry/config.json"];

@@ -7,47 +7,39 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::Gc;
+use super::assemble::policy;
+use super::error::{Error, with_causes};
 use super::holder::Worker;
-use super::{Error, told};
+use super::output::{print_error, print_line};
 use crate::api::{GcRequest, GcView};
 use crate::build::Policy;
-use crate::config::{Collection, Config};
+use crate::config::Config;
 use crate::filesystem::Filesystem;
 use crate::web::gc_view;
-
-/// The rules of the configuration as the scheduler takes them.
-pub(super) fn policy(configured: &Collection) -> Policy {
-    Policy {
-        max_age: configured.max_age,
-        max_bytes: configured.max_bytes,
-        min_free: configured.min_free,
-        keep_last: configured.keep_last,
-    }
-}
 
 /// Collects, and prints what went or would go.
 pub(super) async fn run(
     config: &Config,
     filesystem: Filesystem,
     docker: &Path,
-    asked: &Gc,
+    options: &Gc,
 ) -> Result<ExitCode, Error> {
     let configured = config.gc.as_ref().map(policy).unwrap_or_default();
     let policy = configured.overridden_by(Policy {
-        max_age: asked.older_than,
-        max_bytes: asked.max_bytes,
-        min_free: asked.min_free,
-        keep_last: asked.keep_last,
+        max_age: options.older_than,
+        max_bytes: options.max_bytes,
+        min_free: options.min_free,
+        keep_last: options.keep_last,
     });
     if !policy.has_rule() {
-        super::tell(&format!(
+        print_line(&format!(
             "Nothing to do: no rule says what is to go. Set max_age, max_bytes or min_free in 'gc' of '{}', or give --older-than, --max-bytes or --min-free.",
             config.path.display()
         ));
         return Ok(ExitCode::SUCCESS);
     }
     let request = GcRequest {
-        dry_run: asked.dry_run,
+        dry_run: options.dry_run,
         policy,
     };
     let worker = Worker::find(config, filesystem, docker).await?;
@@ -60,40 +52,40 @@ pub(super) async fn run(
             let collection = scheduler.collect(policy, request.dry_run).await;
             collection
                 .map(|collection| gc_view(&collection, request.dry_run))
-                .map_err(|error| told(&error))
+                .map_err(|error| with_causes(&error))
         }
     };
     worker.end().await;
     match view {
         Ok(view) => {
-            print(&view);
+            print_view(&view);
             Ok(ExitCode::SUCCESS)
         }
         Err(sentence) => {
-            super::say(&format!("could not collect garbage: {sentence}"));
+            print_error(&format!("could not collect garbage: {sentence}"));
             Ok(ExitCode::FAILURE)
         }
     }
 }
 
-fn print(view: &GcView) {
+fn print_view(view: &GcView) {
     let did = if view.dry_run {
         "Would remove"
     } else {
         "Removed"
     };
     for build in &view.removed {
-        super::tell(&format!(
+        print_line(&format!(
             "{did} {}/{} ({}, {}): {}B, used {}",
             build.project, build.id, build.place, build.why, build.bytes, build.used
         ));
     }
     if let Some(until) = view.doubted_until {
-        super::tell(&format!(
+        print_line(&format!(
             "The clock was set forward: until {until} nothing goes by its age"
         ));
     }
-    super::tell(&format!(
+    print_line(&format!(
         "Finished. {did}: {}, Reclaimed: {}B, Kept: {}, {}B, In use: {}, Not measured: {}, Short of the rules: {}B, Free: {}B, Pruned images: {}",
         view.removed.len(),
         view.bytes,

@@ -5,7 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Error, assemble};
+use super::assemble::assemble;
+use super::error::Error;
 use crate::build::{self, BuildStore, holder};
 use crate::client::{Address, Client};
 use crate::config::Config;

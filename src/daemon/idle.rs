@@ -16,36 +16,37 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::notify::notify;
 use crate::scheduler::Activity;
 use crate::{dbus, systemd, web};
 
-/// What systemd is told.
+/// The status that systemd shows.
 const ENDING: &str = "nothing to do; the next client starts it";
 
-/// The ways in.
-pub(super) struct Doors {
+/// How clients reach the daemon.
+pub(super) struct Interfaces {
     pub(super) web: web::Door,
     pub(super) bus: dbus::Door,
 }
 
-/// How it was when the last way in was closed.
+/// How the daemon was when the last interface was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum Closed {
     /// There was nothing to do.
-    Quiet,
-    /// A client had come in the last moment.
+    Idle,
+    /// A client had come at the last moment.
     Busy,
 }
 
 /// Returns when there was nothing to do for as long as `limit` says, and no client is accepted any
 /// more. Without a limit it never returns.
-pub(super) async fn idle(
-    doors: &Doors,
+pub(super) async fn close_when_idle(
+    interfaces: &Interfaces,
     mut activity: watch::Receiver<Activity>,
     mut limit: watch::Receiver<Option<Duration>>,
-) -> Left {
-    let mut connections = doors.web.connections();
-    let mut on_bus = doors.bus.busy();
+) -> Closed {
+    let mut connections = interfaces.web.connections();
+    let mut on_bus = interfaces.bus.busy();
     loop {
         let is_quiet = is_quiet(&mut connections, &mut on_bus, &mut activity);
         let limited = limit.borrow_and_update().filter(|_| is_quiet);
@@ -55,7 +56,7 @@ pub(super) async fn idle(
                 None => std::future::pending().await,
             }
         };
-        // The senders live in the doors and in the scheduler: these only tell of changes.
+        // The senders live in the interfaces and in the scheduler: these only tell of changes.
         tokio::select! {
             () = quiet => {}
             _ = connections.changed() => continue,
@@ -63,16 +64,16 @@ pub(super) async fn idle(
             _ = activity.changed() => continue,
             _ = limit.changed() => continue,
         }
-        doors.web.close().await;
+        interfaces.web.close().await;
         if self::is_quiet(&mut connections, &mut on_bus, &mut activity) {
-            super::tell_systemd(|| systemd::stopping(ENDING)).await;
-            doors.bus.close().await;
+            notify(|| systemd::stopping(ENDING)).await;
+            interfaces.bus.close().await;
             return match self::is_quiet(&mut connections, &mut on_bus, &mut activity) {
-                true => Left::Quiet,
-                false => Left::Busy,
+                true => Closed::Idle,
+                false => Closed::Busy,
             };
         }
-        doors.web.open().await;
+        interfaces.web.open().await;
     }
 }
 

@@ -3,12 +3,10 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use super::Error;
+use super::args::DEFAULT_ADDRESS;
+use super::error::Error;
 use crate::systemd::Socket;
 use crate::web::Listener;
-
-/// Where to listen when nothing is said.
-pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:8462";
 
 /// The sockets that are served.
 pub(super) struct Listening {

@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::Rebuild;
+use super::error::{Error, WRONG_USAGE, with_causes};
 use super::holder::Worker;
-use super::{Error, told};
+use super::output::{print_error, print_line};
 use crate::api::{ImageView, PruneView};
 use crate::config::Config;
 use crate::filesystem::Filesystem;
-use crate::project::{ProjectName, Projects};
+use crate::project::{NameError, ProjectName, Projects};
 use crate::screen::LogView;
 use crate::web::image_view;
 
@@ -22,50 +23,38 @@ pub(super) async fn run(
     config: &Config,
     filesystem: Filesystem,
     docker: &Path,
-    asked: &Rebuild,
+    options: &Rebuild,
 ) -> Result<ExitCode, Error> {
+    let names = match projects(config, options) {
+        Ok(names) => names,
+        Err((sentence, code)) => {
+            print_error(&sentence);
+            return Ok(code);
+        }
+    };
     let worker = Worker::find(config, filesystem, docker).await?;
-    let mut names = Vec::new();
-    for name in &asked.projects {
-        match name.parse::<ProjectName>() {
-            Ok(name) => names.push(name),
-            Err(error) => {
-                super::say(&error.to_string());
-                return Ok(ExitCode::from(2));
-            }
-        }
-    }
-    if names.is_empty() {
-        match Projects::new(&config.projects_path).list() {
-            Ok(all) => names = all,
-            Err(error) => {
-                super::say(&error.to_string());
-                return Ok(ExitCode::FAILURE);
-            }
-        }
-    }
     let mut rebuilt = 0;
     let mut failed = Vec::new();
     let mut pruned = PruneView::default();
     for name in &names {
-        super::tell(&format!("Rebuilding {name}..."));
+        print_line(&format!("Rebuilding {name}..."));
         match worker.rebuild(name).await {
             Ok(view) => {
-                if asked.verbose {
+                if options.verbose {
                     let mut log = LogView::on_stdout();
                     // Where it cannot be written, the image is there all the same.
                     let _ = log.push(view.log.as_bytes()).and_then(|()| log.finish());
                 }
-                super::tell(&format!("Rebuilt {name} in {:?}", duration(view.duration)));
+                print_line(&format!("Rebuilt {name} in {:?}", duration(view.duration)));
                 rebuilt += 1;
                 pruned.images += view.pruned.images;
                 pruned.containers += view.pruned.containers;
                 pruned.bytes += view.pruned.bytes;
             }
             Err(sentence) => {
-                super::tell(&format!("Failed to build {name} with error: {sentence}"));
+                print_line(&format!("Failed to build {name} with error: {sentence}"));
                 failed.push(name.as_str());
-                if asked.fail_fast {
+                if options.fail_fast {
                     break;
                 }
             }
@@ -80,12 +69,23 @@ pub(super) async fn run(
         failed.len()
     );
     if failed.is_empty() {
-        super::tell(&format!("Finished. {summary}"));
+        print_line(&format!("Finished. {summary}"));
         Ok(ExitCode::SUCCESS)
     } else {
-        super::tell(&format!("{summary}, Failed names: {}", failed.join(", ")));
+        print_line(&format!("{summary}, Failed names: {}", failed.join(", ")));
         Ok(ExitCode::FAILURE)
     }
+}
+
+/// The projects that are named, or all; else the error and the exit status.
+fn projects(config: &Config, options: &Rebuild) -> Result<Vec<ProjectName>, (String, ExitCode)> {
+    if options.projects.is_empty() {
+        let all = Projects::new(&config.projects_path).list();
+        return all.map_err(|error| (error.to_string(), ExitCode::FAILURE));
+    }
+    let named = options.projects.iter().map(|name| name.parse());
+    let named: Result<_, NameError> = named.collect();
+    named.map_err(|error| (error.to_string(), ExitCode::from(WRONG_USAGE)))
 }
 
 impl Worker {
@@ -97,7 +97,7 @@ impl Worker {
                 .map_err(|error| error.to_string()),
             Worker::Own(scheduler) => {
                 let report = scheduler.rebuild_image(project).await;
-                let report = report.map_err(|error| told(&error))?;
+                let report = report.map_err(|error| with_causes(&error))?;
                 Ok(image_view(project, report))
             }
         }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 
-use super::{Error, access, open_tokens, rules, tell_systemd, told};
+use super::assemble::{access, open_tokens, scheduler_config};
+use super::error::{Error, with_causes};
+use super::notify::notify;
 use crate::config::{self, Config};
 use crate::dbus::{Dbus, Reload};
 use crate::scheduler::Scheduler;
@@ -30,44 +32,44 @@ pub(super) struct Reloading {
     /// The token of this process.
     pub(super) secret: String,
     pub(super) idle_exit: watch::Sender<Option<Duration>>,
-    /// What is the matter with the file; `None` when what it says is in force.
-    pub(super) trouble: watch::Sender<Option<String>>,
+    /// Why the file could not be reloaded; `None` when what it says is in force.
+    pub(super) failure: watch::Sender<Option<String>>,
 }
 
 impl Reloading {
     /// Reads the file again whenever SIGHUP comes or a client of the bus asks for it.
-    pub(super) async fn keep(
+    pub(super) async fn handle_requests(
         &mut self,
         hangup: &mut Signal,
-        asked: &mut mpsc::Receiver<Reload>,
+        requests: &mut mpsc::Receiver<Reload>,
     ) -> Infallible {
         loop {
-            let asker = tokio::select! {
+            let requester = tokio::select! {
                 _ = hangup.recv() => None,
-                Some(asker) = asked.recv() => Some(asker),
+                Some(requester) = requests.recv() => Some(requester),
             };
             let reloaded = self.reload().await;
-            if let Some(asker) = asker {
+            if let Some(requester) = requester {
                 // The client may have left.
-                let _ = asker.send(reloaded);
+                let _ = requester.send(reloaded);
             }
         }
     }
 
-    /// Reads the file again and does what it says, or tells why not: to the journal, and in one
+    /// Reads the file again and does what it says, or says why not: in the journal, and in one
     /// sentence to the client.
     async fn reload(&mut self) -> Result<(), String> {
-        tell_systemd(systemd::reloading).await;
+        notify(systemd::reloading).await;
         let path = self.config.path.clone();
         let read = tokio::task::spawn_blocking(move || read(&path)).await;
         let result = match read {
-            Ok(Ok((config, tokens))) => self.change(config, tokens),
+            Ok(Ok((config, tokens))) => self.apply(config, tokens),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::Lost),
         };
-        let told = match result {
+        let outcome = match result {
             Ok(()) => {
-                self.trouble.send_replace(None);
+                self.failure.send_replace(None);
                 tracing::info!(
                     message_id = RELOADED,
                     mistry_event = "reloaded",
@@ -77,21 +79,21 @@ impl Reloading {
                 Ok(())
             }
             Err(error) => {
-                let told = told(&error);
+                let reason = with_causes(&error);
                 tracing::error!(
                     message_id = NOT_RELOADED,
                     mistry_event = "not-reloaded",
-                    "the configuration stays as it was: {told}"
+                    "the configuration stays as it was: {reason}"
                 );
-                self.trouble.send_replace(Some(told.clone()));
-                Err(told)
+                self.failure.send_replace(Some(reason.clone()));
+                Err(reason)
             }
         };
-        tell_systemd(systemd::ready).await;
-        told
+        notify(systemd::ready).await;
+        outcome
     }
 
-    fn change(&mut self, new: Config, tokens: Option<Arc<TokensFile>>) -> Result<(), Error> {
+    fn apply(&mut self, new: Config, tokens: Option<Arc<TokensFile>>) -> Result<(), Error> {
         let old = &self.config;
         for (key, changed) in [
             ("projects_path", new.projects_path != old.projects_path),
@@ -105,7 +107,7 @@ impl Reloading {
                 });
             }
         }
-        self.scheduler.set_config(rules(&new));
+        self.scheduler.set_config(scheduler_config(&new));
         self.web.change(access(&new, tokens, &self.secret));
         self.bus.open_to_all(new.public == config::Public::Read);
         self.idle_exit.send_replace(new.idle_exit);

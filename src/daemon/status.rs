@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::notify::notify;
 use crate::build::Outcome;
 use crate::scheduler::{Activity, Last};
 use crate::systemd;
@@ -12,29 +13,32 @@ use crate::systemd;
 /// Digits of an id that people are shown.
 const SHORT_ID: usize = 7;
 
-/// Tells systemd what is going on whenever that changes, and what is the matter with the
-/// configuration.
-pub(super) async fn tell(
+/// Sends systemd what is going on, and why the configuration could not be reloaded, whenever one of
+/// them changes.
+pub(super) async fn send_changes(
     mut activity: watch::Receiver<Activity>,
-    mut trouble: watch::Receiver<Option<String>>,
+    mut reload_failure: watch::Receiver<Option<String>>,
 ) -> Infallible {
-    let mut told = None;
+    let mut sent = None;
     loop {
-        let text = text(&activity.borrow_and_update(), &trouble.borrow_and_update());
-        if told.as_ref() != Some(&text) {
+        let text = text(
+            &activity.borrow_and_update(),
+            &reload_failure.borrow_and_update(),
+        );
+        if sent.as_ref() != Some(&text) {
             let line = text.clone();
-            super::tell_systemd(move || systemd::status(&line)).await;
-            told = Some(text);
+            notify(move || systemd::status(&line)).await;
+            sent = Some(text);
         }
         // The senders live as long as the daemon.
         tokio::select! {
             _ = activity.changed() => {}
-            _ = trouble.changed() => {}
+            _ = reload_failure.changed() => {}
         }
     }
 }
 
-fn text(activity: &Activity, trouble: &Option<String>) -> String {
+fn text(activity: &Activity, reload_failure: &Option<String>) -> String {
     let mut text = match (activity.building, activity.queued) {
         (0, 0) => "idle".to_owned(),
         (building, 0) => format!("{building} building"),
@@ -49,8 +53,8 @@ fn text(activity: &Activity, trouble: &Option<String>) -> String {
     if activity.engine_away {
         text.push_str("; the Docker Engine cannot be reached: only cached builds are served");
     }
-    if let Some(trouble) = trouble {
-        text.push_str(&format!("; configuration not reloaded: {trouble}"));
+    if let Some(reason) = reload_failure {
+        text.push_str(&format!("; configuration not reloaded: {reason}"));
     }
     text
 }
@@ -68,7 +72,7 @@ fn short(last: &Last) -> String {
     format!("{} {id} {ended} in {}", last.project, rounded(last.took))
 }
 
-/// As a person says it.
+/// A duration as a person says it.
 fn rounded(took: Duration) -> String {
     let seconds = took.as_secs();
     match seconds {

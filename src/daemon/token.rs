@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use rustix::fs::FlockOperation;
 
-use super::Error;
+use super::error::{Error, WRONG_CONFIG, WRONG_USAGE};
+use super::output::print_error;
 use crate::build::random_hex;
 use crate::config::Config;
 use crate::web::{Scope, Token, TokensFile};
@@ -15,22 +16,17 @@ use crate::web::{Scope, Token, TokensFile};
 /// Makes a token and appends its hash to the configured file, where its name is a new one.
 pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitCode, Error> {
     let Some(path) = &config.auth_tokens_file else {
-        super::say(&format!(
+        print_error(&format!(
             "the configuration '{}' names no auth_tokens_file to keep the token in",
             config.path.display()
         ));
-        return Ok(ExitCode::from(super::WRONG_CONFIG));
+        return Ok(ExitCode::from(WRONG_CONFIG));
     };
-    if name.is_empty()
-        || name.starts_with('#')
-        || name
-            .chars()
-            .any(|letter| letter.is_whitespace() || letter.is_control())
-    {
-        super::say(&format!(
+    if !is_token_name(name) {
+        print_error(&format!(
             "'{name}': expected a name without spaces and control characters that does not begin with #"
         ));
-        return Ok(ExitCode::from(2));
+        return Ok(ExitCode::from(WRONG_USAGE));
     }
     let opened = |error| Error::System("open the tokens file", error);
     let mut file = File::options()
@@ -44,7 +40,7 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
     rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| opened(e.into()))?;
     let there = TokensFile::open(path)?.current()?;
     if there.iter().any(|token| token.name == name) {
-        super::say(&format!(
+        print_error(&format!(
             "there is a token '{name}' already: choose another name, or delete its line in '{}' first, after which the old one no longer works",
             path.display()
         ));
@@ -60,10 +56,9 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
     );
     let line = Token::of(name, scopes.to_vec(), &secret);
     // An editor may have left the last line without an end.
-    let gap = if text.is_empty() || text.ends_with('\n') {
-        ""
-    } else {
-        "\n"
+    let gap = match text.is_empty() || text.ends_with('\n') {
+        true => "",
+        false => "\n",
     };
     // One write, so that a daemon never reads half a line.
     file.write_all(format!("{gap}{line}\n").as_bytes())
@@ -75,4 +70,10 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
         path.display()
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the tokens file can hold a name: it ends at a space, and `#` begins a comment.
+fn is_token_name(name: &str) -> bool {
+    let separates = |letter: char| letter.is_whitespace() || letter.is_control();
+    !name.is_empty() && !name.starts_with('#') && !name.chars().any(separates)
 }

@@ -8,12 +8,13 @@ use std::convert::Infallible;
 
 use tokio::sync::oneshot;
 
+use super::notify::log_unheard;
 use crate::scheduler::Scheduler;
 use crate::systemd;
 use crate::web::Door;
 
-/// Tells systemd as often as it wants to be told.
-pub(super) async fn keep(door: &Door, scheduler: &Scheduler) -> Infallible {
+/// Notifies systemd as often as it wants to be notified.
+pub(super) async fn keep_alive(door: &Door, scheduler: &Scheduler) -> Infallible {
     let Some(limit) = systemd::watchdog() else {
         return std::future::pending().await;
     };
@@ -35,7 +36,7 @@ pub(super) async fn keep(door: &Door, scheduler: &Scheduler) -> Infallible {
         match thread {
             Ok(_) => {
                 if let Ok(Err(error)) = beating.await {
-                    super::note_deaf(&error);
+                    log_unheard(&error);
                 }
             }
             Err(error) => tracing::error!(

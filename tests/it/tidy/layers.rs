@@ -209,11 +209,10 @@ fn no_file_imports_another_in_a_circle() {
 }
 
 /// Modules whose circles are still to be cut.
-const KNOWN: [&str; 10] = [
+const KNOWN: &[&str] = &[
     "build",
     "cli",
     "client",
-    "daemon",
     "dbus",
     "docker",
     "filesystem",

@@ -1,0 +1,126 @@
+//! The parts of the daemon, as the configuration wants them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::error::Error;
+use crate::build::{BuildStore, Policy};
+use crate::config::{self, Collection, Config};
+use crate::docker::{self, Docker};
+use crate::metrics::Metrics;
+use crate::project::Projects;
+use crate::scheduler::{Scheduler, SchedulerConfig};
+use crate::systemd;
+use crate::web::{self, Access, Proxies, Scope, Token, TokensFile};
+
+/// Where the Engine is, when it is elsewhere.
+const DOCKER_HOST: &str = "DOCKER_HOST";
+/// What is read where systemd keeps the tokens from us: `LoadCredential=` of mistryd.service.
+const TOKENS_CREDENTIAL: &str = "tokens";
+
+/// The scheduler over a store, as the configuration wants it.
+pub(super) fn assemble(
+    config: &Config,
+    store: BuildStore,
+    docker: &Path,
+    metrics: Metrics,
+) -> Result<Scheduler, Error> {
+    let docker = Docker::new(docker)?;
+    let projects = Projects::new(&config.projects_path);
+    Ok(Scheduler::new(
+        scheduler_config(config),
+        projects,
+        store,
+        docker,
+        metrics,
+    ))
+}
+
+/// What the scheduler is told by the configuration.
+pub(super) fn scheduler_config(config: &Config) -> SchedulerConfig {
+    SchedulerConfig {
+        slots: config.job_concurrency,
+        backlog: config.job_backlog,
+        mounts: config.mounts.clone(),
+        network: config.network.clone(),
+        limits: config.limits.clone(),
+        cap_add: config.cap_add.clone(),
+        log_limit: config.log_limit,
+        job_timeout: config.job_timeout,
+        silence_timeout: config.silence_timeout,
+        engine_wait: config.engine_wait,
+        gc: config.gc.as_ref().map(policy),
+    }
+}
+
+/// Who may ask what, as the configuration says.
+pub(super) fn access(config: &Config, tokens: Option<Arc<TokensFile>>, secret: &str) -> Access {
+    Access {
+        hosts: hosts(config),
+        tokens,
+        public: match config.public {
+            config::Public::Read => web::Public::Read,
+            config::Public::None => web::Public::Nothing,
+        },
+        local: Some(Token::of("local", vec![Scope::Admin], secret)),
+        proxies: Proxies::new(config.trusted_proxies.clone()),
+    }
+}
+
+/// The tokens file, if one is configured; where it is closed to us, what systemd read of it before
+/// it started us.
+pub(super) fn open_tokens(config: &Config) -> Result<Option<Arc<TokensFile>>, Error> {
+    let Some(path) = &config.auth_tokens_file else {
+        return Ok(None);
+    };
+    let opened = match (
+        TokensFile::open(path),
+        systemd::credential(TOKENS_CREDENTIAL),
+    ) {
+        (Err(error), Some(credential)) if error.is_closed() => {
+            tracing::warn!(
+                "the tokens file is closed to mistryd: in force is what systemd read of /etc/mistry/tokens before it started us; a change takes a restart"
+            );
+            TokensFile::open(&credential)
+        }
+        (opened, _) => opened,
+    };
+    Ok(Some(Arc::new(opened?)))
+}
+
+/// The Engine's socket: Docker's own variable, else the usual place.
+pub(super) fn docker_socket() -> Result<PathBuf, Error> {
+    match std::env::var(DOCKER_HOST) {
+        Ok(host) => match host.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
+            _ => Err(Error::DockerHost(host)),
+        },
+        Err(_) => Ok(Path::new(docker::DEFAULT_SOCKET).to_owned()),
+    }
+}
+
+/// Names under which clients may address us: the configured ones and this host's.
+fn hosts(config: &Config) -> Vec<String> {
+    let uname = rustix::system::uname();
+    let own = uname.nodename().to_string_lossy().to_ascii_lowercase();
+    let mut hosts: Vec<String> = config
+        .hosts
+        .iter()
+        .map(|host| host.to_ascii_lowercase())
+        .collect();
+    if let Some((short, _)) = own.split_once('.') {
+        hosts.push(short.to_owned());
+    }
+    hosts.push(own);
+    hosts
+}
+
+/// The rules of the configuration as the scheduler takes them.
+pub(super) fn policy(configured: &Collection) -> Policy {
+    Policy {
+        max_age: configured.max_age,
+        max_bytes: configured.max_bytes,
+        min_free: configured.min_free,
+        keep_last: configured.keep_last,
+    }
+}

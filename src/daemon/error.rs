@@ -1,0 +1,88 @@
+//! Why the daemon could not do its work, and the exit status of that.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::args::{self, DEFAULT_ADDRESS};
+use crate::{build, config, docker, filesystem, metrics, scheduler, systemd, web};
+
+/// The exit status of a wrong configuration: `EX_CONFIG` of sysexits(3).
+pub(super) const WRONG_CONFIG: u8 = 78;
+/// The exit status of a daemon that has something to do and was ending all the same: `EX_TEMPFAIL` of
+/// sysexits(3). mistryd.service starts it again.
+pub(super) const START_AGAIN: u8 = 75;
+/// The exit status of a wrong command line, as clap has it.
+pub(super) const WRONG_USAGE: u8 = 2;
+
+/// Why the daemon could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error(transparent)]
+    NoConfig(#[from] args::NoConfig),
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Inherited(#[from] systemd::Error),
+    #[error(transparent)]
+    Tokens(#[from] web::TokensError),
+    #[error("the configuration '{}' names another {key} than the one in force: restart mistryd for that", path.display())]
+    Fixed { key: &'static str, path: PathBuf },
+    #[error("a thread ended without a result")]
+    Lost,
+    #[error("the interface {0} ended, which nothing had asked for")]
+    Ended(&'static str),
+    #[error(transparent)]
+    Filesystem(#[from] filesystem::Error),
+    #[error(transparent)]
+    Store(#[from] build::Error),
+    #[error(transparent)]
+    Docker(#[from] docker::Error),
+    #[error("DOCKER_HOST: expected unix:///PATH, found '{0}'")]
+    DockerHost(String),
+    #[error("could not make the metrics")]
+    Metrics(#[source] metrics::Error),
+    #[error("could not take over what an earlier process left")]
+    Adoption(#[source] scheduler::Error),
+    #[error("--addr: expected HOST:PORT such as {DEFAULT_ADDRESS}, found '{0}'")]
+    Address(String),
+    #[error("could not listen on '{0}'")]
+    Listen(String, #[source] io::Error),
+    #[error("could not {0}")]
+    System(&'static str, #[source] io::Error),
+}
+
+impl Error {
+    /// Not to be tried again before something was changed.
+    pub(super) fn is_configuration(&self) -> bool {
+        match self {
+            Error::NoConfig(_)
+            | Error::Config(_)
+            | Error::Inherited(_)
+            | Error::Tokens(_)
+            | Error::Filesystem(_)
+            | Error::DockerHost(_) => true,
+            Error::Store(error) => error.is_full(),
+            _ => false,
+        }
+    }
+
+    pub(super) fn exit(&self) -> ExitCode {
+        match self {
+            error if error.is_configuration() => ExitCode::from(WRONG_CONFIG),
+            Error::Address(_) => ExitCode::from(WRONG_USAGE),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// An error with its causes behind colons, as it is shown on the host itself.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
