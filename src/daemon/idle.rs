@@ -26,7 +26,7 @@ const ENDING: &str = "nothing to do; the next client starts it";
 /// How clients reach the daemon.
 pub(super) struct Interfaces {
     pub(super) web: web::Door,
-    pub(super) bus: dbus::Door,
+    pub(super) bus: dbus::BusControl,
 }
 
 /// How the daemon was when the last interface was closed.

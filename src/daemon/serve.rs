@@ -105,7 +105,7 @@ pub(super) async fn serve(
         reload_requests,
         interfaces: Interfaces {
             web: web.door(),
-            bus: bus.door(),
+            bus: bus.control(),
         },
         listeners: listening.listeners,
         is_inherited: listening.inherited,

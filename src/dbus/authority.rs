@@ -1,7 +1,7 @@
-//! Who may do what: root may, and whom polkit lets.
+//! Who may do what: root may, and users whom polkit allows.
 //!
-//! What we know of a caller is the bus's word, never the caller's own. Where no polkit daemon is to
-//! be had, root and the group `mistry` may, and no other user; on a user's bus, that user.
+//! What we know of a caller comes from the bus, never from the caller. Where there is no polkit
+//! daemon, root and the group `mistry` may, and no other user; on a user's bus, that user.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,15 +15,15 @@ use zbus::message::{Flags, Header};
 use zbus::names::BusName;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
-use super::Bus;
+use super::bus::Bus;
 use super::error::{Error, Kind, name_of};
 
-/// Who is in it may use the daemon.
+/// Its members may use the daemon.
 const GROUP: &str = "mistry";
 /// A person is asked for a password; polkit's own agents give up after some minutes.
-const PERSON: Duration = Duration::from_secs(300);
+const PERSON_TIMEOUT: Duration = Duration::from_secs(300);
 /// No person is asked: polkit has its rules to read.
-const RULES: Duration = Duration::from_secs(25);
+const RULES_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// What may be allowed; `packaging/dbus/org.mistry.mistry1.policy` describes them to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +68,9 @@ impl Action {
     }
 }
 
-/// Calls of one user that may wait for a person at once: there is one to ask, and who is asked more
-/// often is being annoyed. Others are not to be kept out by them.
-const ASKED_AT_ONCE: usize = 4;
+/// Calls of one user that may wait for a password at once: there is one person to ask, and more prompts
+/// would only annoy. Other users are not kept out by them.
+const MAX_PROMPTS_PER_USER: usize = 4;
 
 /// Whom to ask.
 #[derive(Debug)]
@@ -152,14 +152,14 @@ impl Authority {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room to ask a user for a password, or the sentence that there is none.
+    /// Counts a prompt for a password, or fails where there are too many.
     fn begin_asking(&self, uid: u32) -> Result<Asking<'_>, Error> {
         let mut asked = self.asked();
         let count = asked.entry(uid).or_default();
-        if *count >= ASKED_AT_ONCE {
+        if *count >= MAX_PROMPTS_PER_USER {
             return Err(Error::new(
                 Kind::LimitsExceeded,
-                format!("you are being asked for a password {ASKED_AT_ONCE} times already"),
+                format!("you are being asked for a password {MAX_PROMPTS_PER_USER} times already"),
             ));
         }
         *count += 1;
@@ -187,7 +187,7 @@ impl Authority {
             Some(_) => None,
             None => self.ask(connection, header, action, false).await,
         };
-        // Whom the rules let needs no person, and no room for one.
+        // A user whom the rules allow is not asked.
         let asked = match asked {
             Some(Answer::AfterAsking) if may_ask => {
                 let _asking = self.begin_asking(caller.uid)?;
@@ -220,9 +220,12 @@ impl Authority {
         action: Action,
         may_ask: bool,
     ) -> Option<Answer> {
-        let (flags, patience) = match may_ask {
-            true => (CheckAuthorizationFlags::ALLOW_USER_INTERACTION, PERSON),
-            false => (CheckAuthorizationFlags::empty(), RULES),
+        let (flags, limit) = match may_ask {
+            true => (
+                CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
+                PERSON_TIMEOUT,
+            ),
+            false => (CheckAuthorizationFlags::empty(), RULES_TIMEOUT),
         };
         let question = self.questions.fetch_add(1, Ordering::Relaxed).to_string();
         let asking = async {
@@ -234,7 +237,7 @@ impl Authority {
                 .check_authorization(&subject, action.id(), &nothing, flags, &question)
                 .await
         };
-        match tokio::time::timeout(patience, asking).await {
+        match tokio::time::timeout(limit, asking).await {
             Ok(Ok(result)) if result.is_authorized => Some(Answer::Yes),
             Ok(Ok(result)) if result.is_challenge => Some(Answer::AfterAsking),
             Ok(Ok(_)) => Some(Answer::No),
@@ -252,7 +255,7 @@ impl Authority {
                 // The answer is not waited for any more, so no person should be asked for one.
                 if let Ok(authority) = AuthorityProxy::new(connection).await {
                     let taken_back = authority.cancel_check_authorization(&question);
-                    let _ = tokio::time::timeout(RULES, taken_back).await;
+                    let _ = tokio::time::timeout(RULES_TIMEOUT, taken_back).await;
                 }
                 Some(Answer::No)
             }

@@ -15,22 +15,22 @@ use crate::api::MAX_REQUEST;
 /// Calls of one client that are not answered yet: an applet has one, a script that submits in
 /// parallel some tens.
 pub(super) const PER_CLIENT: usize = 64;
-/// With so many calls in hand it is crowded, and each client may have a [`FEW`] only: who has many
-/// connections (a user may have 256 on the system bus) cannot take all the room that there is.
-const CROWDED: usize = 1_024;
-const FEW: usize = 4;
+/// From so many calls in all, each client may have [`PER_CLIENT_WHEN_CROWDED`] only: a user with many
+/// connections (256 are allowed on the system bus) cannot take all places.
+const CROWDED_CALLS: usize = 1_024;
+const PER_CLIENT_WHEN_CROWDED: usize = 4;
 /// Calls of all clients: more than one user can have, by the two above.
-const IN_ALL: usize = 4_096;
+const MAX_CALLS: usize = 4_096;
 /// Bytes of one call: what HTTP allows a request, and some for its frame.
-pub(super) const MAX_CALL: usize = MAX_REQUEST + (64 << 10);
+pub(super) const MAX_CALL_BYTES: usize = MAX_REQUEST + (64 << 10);
 /// Bytes of large calls at once, as HTTP has it.
-const LARGE_IN_ALL: usize = 64 << 20;
+const MAX_LARGE_BYTES: usize = 64 << 20;
 /// Most calls are smaller, and not counted.
-const SMALL: usize = 64 << 10;
+const SMALL_CALL_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// By the unique name of the client; who has none in hand is not in it.
+    /// By the unique name of the client; a client without calls is not in it.
     clients: HashMap<String, usize>,
     calls: usize,
     large: usize,
@@ -70,21 +70,21 @@ impl Calls {
             .sender()
             .map_or_else(String::new, ToString::to_string);
         let bytes = usize::try_from(header.primary().body_len()).unwrap_or(usize::MAX);
-        if bytes > MAX_CALL {
+        if bytes > MAX_CALL_BYTES {
             return too_much("the call is too large: expected at most 16 MiB");
         }
-        let bytes = if bytes > SMALL { bytes } else { 0 };
+        let bytes = if bytes > SMALL_CALL_BYTES { bytes } else { 0 };
         let mut counts = self.counts();
-        if counts.large + bytes > LARGE_IN_ALL {
+        if counts.large + bytes > MAX_LARGE_BYTES {
             return too_much("too many large calls at once; try again later");
         }
-        if counts.calls >= IN_ALL {
+        if counts.calls >= MAX_CALLS {
             return too_much("too many calls at once; try again later");
         }
         let own = counts.clients.get(&client).copied().unwrap_or(0);
         let most = match counts.calls {
-            0..CROWDED => PER_CLIENT,
-            _ => FEW,
+            0..CROWDED_CALLS => PER_CLIENT,
+            _ => PER_CLIENT_WHEN_CROWDED,
         };
         if own >= most {
             return too_much(&format!(
@@ -158,12 +158,14 @@ mod tests {
     #[test]
     fn where_it_is_crowded_there_is_room_for_those_who_ask_for_little() {
         let calls = Calls::default();
-        let clients = CROWDED / PER_CLIENT;
-        let crowd: Vec<Call> = (0..CROWDED)
+        let clients = CROWDED_CALLS / PER_CLIENT;
+        let crowd: Vec<Call> = (0..CROWDED_CALLS)
             .map(|n| call(&calls, &format!(":1.{}", n % clients)).unwrap())
             .collect();
         assert!(call(&calls, ":1.0").is_err());
-        let few: Vec<Call> = (0..FEW).map(|_| call(&calls, ":1.999").unwrap()).collect();
+        let few: Vec<Call> = (0..PER_CLIENT_WHEN_CROWDED)
+            .map(|_| call(&calls, ":1.999").unwrap())
+            .collect();
         assert!(call(&calls, ":1.999").is_err());
         drop((crowd, few));
     }
@@ -171,8 +173,8 @@ mod tests {
     #[test]
     fn many_clients_together_are_bounded_too() {
         let calls = Calls::default();
-        let held: Vec<Call> = (0..IN_ALL)
-            .map(|n| call(&calls, &format!(":1.{}", n / FEW)).unwrap())
+        let held: Vec<Call> = (0..MAX_CALLS)
+            .map(|n| call(&calls, &format!(":1.{}", n / PER_CLIENT_WHEN_CROWDED)).unwrap())
             .collect();
         assert!(call(&calls, ":1.9999").is_err());
         drop(held);

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::scheduler::JobHandle;
 
-/// Tickets by the unique name of the client that holds them: one for each time that a live job was asked for
+/// Handles by the unique name of the client that holds them: one for each time that a live job was asked for
 /// so, which is no more than the calls that there were while it was live.
 #[derive(Debug, Default)]
 pub(super) struct Departures {

@@ -8,8 +8,9 @@ use zbus::object_server::SignalEmitter;
 use zbus::{Connection, interface};
 
 use super::authority::user_of;
+use super::bus::PATH;
 use super::error::Error;
-use super::{Dbus, PATH};
+use super::shared::Dbus;
 use crate::build::{BuildInfo, Phase};
 use crate::job::JobId;
 use crate::scheduler::JobObserver;
@@ -17,17 +18,21 @@ use crate::scheduler::JobObserver;
 /// Where jobs are.
 const JOBS: &str = "job";
 /// Digits of an id in a path.
-const SHORT: usize = 16;
-/// Bytes of params that an object shows: with ten thousand jobs in the queue, all objects together are
+const SHORT_DIGITS: usize = 16;
+/// Bytes of params that an object has: with ten thousand jobs in the queue, all objects together are
 /// still a message that the bus carries.
-const MAX_PARAMS: usize = 1 << 10;
-/// Who is not known.
-const NOBODY: u32 = u32::MAX;
+const MAX_PARAMS_BYTES: usize = 1 << 10;
+/// A user who is not known.
+const UNKNOWN_USER: u32 = u32::MAX;
 
 /// Where the job of an id is; the long way, where the short one is taken by another.
 pub(super) fn path(id: JobId, is_short: bool) -> String {
     let id = id.to_string();
-    let digits = if is_short { &id[..SHORT] } else { &id[..] };
+    let digits = if is_short {
+        &id[..SHORT_DIGITS]
+    } else {
+        &id[..]
+    };
     format!("{PATH}/{JOBS}/_{digits}")
 }
 
@@ -38,21 +43,21 @@ pub(super) struct Job {
     pub(super) follower: JobObserver,
 }
 
-/// What changes of a job, as it is shown.
+/// What changes of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(super) struct JobState {
     state: &'static str,
     started: u64,
     deadline: u64,
     container: String,
 }
 
-impl Shown {
-    pub(super) fn of(job: &JobObserver) -> Shown {
+impl JobState {
+    pub(super) fn of(job: &JobObserver) -> JobState {
         let info = job.now();
         let phase = info.as_deref().and_then(|info| info.phase);
         let is_begun = phase.is_some_and(|phase| phase != Phase::Queued);
-        Shown {
+        JobState {
             state: phase.unwrap_or(Phase::Finishing).as_str(),
             started: info
                 .filter(|_| is_begun)
@@ -62,10 +67,10 @@ impl Shown {
         }
     }
 
-    /// Tells what differs from what was told before.
-    pub(super) async fn tell(
+    /// Emits what differs from the state before.
+    pub(super) async fn emit_changes(
         &self,
-        before: &Shown,
+        before: &JobState,
         job: &Job,
         emitter: &SignalEmitter<'_>,
     ) -> zbus::Result<()> {
@@ -96,12 +101,12 @@ impl Job {
         info.map_or_else(BuildInfo::default, |info| BuildInfo::clone(&info))
     }
 
-    /// What says whose job it is and of what. Properties are read by every user of the host, and the
-    /// bus sends them to all who listen: so it is told only where every user may see builds.
-    fn unless_closed<T>(&self, told: impl FnOnce() -> T, otherwise: T) -> T {
+    /// A property that says whose job it is and of what. Every user of the host can read properties: so
+    /// this one has its value only where every user may see builds.
+    fn unless_closed<T>(&self, value: impl FnOnce() -> T, otherwise: T) -> T {
         match self.dbus.is_closed() {
             true => otherwise,
-            false => told(),
+            false => value(),
         }
     }
 }
@@ -148,7 +153,7 @@ impl Job {
     fn params(&self) -> BTreeMap<String, String> {
         let mut info = self.unless_closed(|| self.info(), BuildInfo::default());
         info.abridge();
-        let mut room = MAX_PARAMS;
+        let mut room = MAX_PARAMS_BYTES;
         let params = info.params.into_iter();
         let shown =
             params.map(|(name, value)| (name, value.as_deref().unwrap_or_default().to_owned()));
@@ -164,7 +169,7 @@ impl Job {
     /// What it is doing: queued, preparing, imaging, running or finishing.
     #[zbus(property)]
     fn state(&self) -> &'static str {
-        Shown::of(&self.follower).state
+        JobState::of(&self.follower).state
     }
 
     /// When it was accepted, in microseconds since the epoch.
@@ -176,14 +181,14 @@ impl Job {
     /// When it got its slot, in microseconds since the epoch; 0 before that.
     #[zbus(property)]
     fn started_at(&self) -> u64 {
-        Shown::of(&self.follower).started
+        JobState::of(&self.follower).started
     }
 
     /// When its container is stopped at the latest, in microseconds since the epoch; 0 for never, or
     /// as long as there is no container.
     #[zbus(property)]
     fn deadline(&self) -> u64 {
-        Shown::of(&self.follower).deadline
+        JobState::of(&self.follower).deadline
     }
 
     /// The user who asked for it first, as the bus or the kernel said; 4294967295 where that is not
@@ -191,12 +196,12 @@ impl Job {
     #[zbus(property(emits_changed_signal = "const"), name = "StartedByUID")]
     fn started_by_uid(&self) -> u32 {
         let user = self.unless_closed(|| user_of(self.follower.asker()), None);
-        user.unwrap_or(NOBODY)
+        user.unwrap_or(UNKNOWN_USER)
     }
 
     /// The Docker container that runs for it; empty while there is none.
     #[zbus(property)]
     fn container_id(&self) -> String {
-        self.unless_closed(|| Shown::of(&self.follower).container, String::new())
+        self.unless_closed(|| JobState::of(&self.follower).container, String::new())
     }
 }

@@ -9,13 +9,13 @@ use std::os::fd::OwnedFd;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 
-use super::Dbus;
 use super::calls::Call;
 use super::error::Error;
+use super::shared::Dbus;
 use crate::build::LogFollower;
 
 /// Bytes that are read of a log at once: a quarter of what a pipe holds.
-const CHUNK: usize = 16 << 10;
+const CHUNK_BYTES: usize = 16 << 10;
 
 /// Opens what there is of a log. The call stays in hand as long as the log is read while it grows.
 pub(super) async fn hand_out(dbus: &Dbus, call: Call, log: LogFollower) -> Result<OwnedFd, Error> {
@@ -41,7 +41,7 @@ pub(super) async fn hand_out(dbus: &Dbus, call: Call, log: LogFollower) -> Resul
 async fn fill(mut into: pipe::Sender, mut log: LogFollower) {
     loop {
         let chunk = tokio::select! {
-            chunk = log.next(CHUNK) => chunk,
+            chunk = log.next(CHUNK_BYTES) => chunk,
             _ = left(&into) => return,
         };
         match chunk {

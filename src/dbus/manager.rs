@@ -4,28 +4,31 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
 use zbus::names::BusName;
 use zbus::object_server::{ResponseDispatchListener, ResponseDispatchNotifier, SignalEmitter};
 use zbus::{Connection, ObjectPath, OwnedFd, OwnedObjectPath, interface};
 
-use super::authority::{Action, Caller};
+use super::authority::Action;
 use super::calls::Call;
 use super::error::{Error, Kind};
+use super::logs;
 use super::objects::{Hold, Objects};
 use super::options::{self, Options, Submit};
-use super::{Dbus, logs};
-use crate::api::{CancelRequest, IndexItem, JobRequest, JobView, MAX_REASON, MAX_REQUEST};
+use super::permissions::{parse_id, stopping};
+use super::shared::Dbus;
+use crate::api::{IndexItem, JobRequest, JobView, MAX_REQUEST, Named};
 use crate::budget::Client;
-use crate::build::{Cancelled, Listing};
-use crate::job::{JobId, MAX_PARAMS};
+use crate::build::Listing;
+use crate::job::MAX_PARAMS;
 use crate::project::ProjectName;
-use crate::scheduler::{self, Submission, SubmitRequest};
+use crate::scheduler::{Submission, SubmitRequest};
 
-/// Bytes of one page of builds. The bus throws out a client that sends a message of more than 32 MiB.
-const MAX_PAGE: usize = 4 << 20;
-/// There is nothing to wait for.
+/// Bytes of one page of builds. The bus disconnects a client that sends a message of more than 32 MiB.
+const MAX_PAGE_BYTES: usize = 4 << 20;
+/// The object of a job that is over already.
 const NO_JOB: &str = "/";
 
 /// What became of a request; tells when the answer that it is the last part of is sent.
@@ -38,139 +41,12 @@ pub(super) struct Manager {
     pub(super) objects: Arc<Objects>,
 }
 
-impl Dbus {
-    /// Asks for a build's end, for the caller.
-    pub(super) async fn cancel(
-        &self,
-        connection: &Connection,
-        header: &Header<'_>,
-        id: JobId,
-        reason: String,
-    ) -> Result<(), Error> {
-        let reason = CancelRequest { reason }.reason().ok_or_else(|| {
-            let expected = format!("reason: expected one line of at most {MAX_REASON} bytes");
-            Error::new(Kind::InvalidArgs, expected)
-        })?;
-        let scheduler = &self.0.scheduler;
-        let Some(live) = scheduler.active_job(id).await else {
-            // Those who may see builds may know whether it is over, and are asked for no password.
-            self.allow_reading(connection, header).await?;
-            let project = scheduler.locate(id).await?;
-            return Err(scheduler::Error::Over(project, id).into());
-        };
-        let project = live.project();
-        let caller = Caller::of(connection, header).await?;
-        let cancelled = Cancelled {
-            by: caller.asker(),
-            reason,
-        };
-        if live.asker() == Some(&cancelled.by) {
-            let own = scheduler.cancel(project, id, cancelled.clone(), true, Client::Local);
-            match own.await {
-                // It is over, and another client has asked for it again since.
-                Err(scheduler::Error::NotYours(..)) => {}
-                answer => return Ok(answer.map(drop)?),
-            }
-        }
-        self.check(connection, header, &caller, Action::Cancel)
-            .await?;
-        let cancelling = scheduler.cancel(project, id, cancelled, false, Client::Local);
-        Ok(cancelling.await.map(drop)?)
-    }
-
-    /// Holds something until an answer is sent.
-    fn hold_until(&self, sent: ResponseDispatchListener, held: (Hold, Call)) {
-        self.0.tasks.spawn(async move {
-            sent.await;
-            drop(held);
-        });
-    }
-
-    async fn check(
-        &self,
-        connection: &Connection,
-        header: &Header<'_>,
-        caller: &Caller,
-        action: Action,
-    ) -> Result<(), Error> {
-        let authority = &self.0.authority;
-        tokio::select! {
-            answer = authority.check(connection, header, caller, action) => answer,
-            () = self.0.ending.cancelled() => Err(stopping()),
-        }
-    }
-
-    /// Lets the caller do something, or says why not.
-    async fn allow(
-        &self,
-        connection: &Connection,
-        header: &Header<'_>,
-        action: Action,
-    ) -> Result<Caller, Error> {
-        let caller = Caller::of(connection, header).await?;
-        self.check(connection, header, &caller, action).await?;
-        Ok(caller)
-    }
-
-    /// Lets the caller see builds, or says why not.
-    async fn allow_reading(
-        &self,
-        connection: &Connection,
-        header: &Header<'_>,
-    ) -> Result<(), Error> {
-        match self.is_closed() {
-            true => self.allow(connection, header, Action::Read).await.map(drop),
-            false => Ok(()),
-        }
-    }
-
-    /// The same for one job, which also the user may see who asked for it first.
-    async fn allow_reading_of(
-        &self,
-        connection: &Connection,
-        header: &Header<'_>,
-        asker: Option<&str>,
-    ) -> Result<(), Error> {
-        if !self.is_closed() || Caller::of(connection, header).await?.is(asker) {
-            return Ok(());
-        }
-        self.allow_reading(connection, header).await
-    }
-
-    /// Which build's output is meant by an id, for those who may read it.
-    async fn locate_output(
-        &self,
-        id: &str,
-        connection: &Connection,
-        header: &Header<'_>,
-        action: Action,
-    ) -> Result<(ProjectName, JobId), Error> {
-        // Where builds are not for all, nor is whether there is one.
-        let is_closed = self.is_closed();
-        if is_closed {
-            self.allow(connection, header, action).await?;
-        }
-        let located = self.locate(id).await?;
-        if !is_closed {
-            self.allow(connection, header, action).await?;
-        }
-        Ok(located)
-    }
-
-    /// Which build is meant by an id.
-    async fn locate(&self, id: &str) -> Result<(ProjectName, JobId), Error> {
-        let id = parse_id(id)?;
-        Ok((self.0.scheduler.locate(id).await?, id))
-    }
-}
-
-fn stopping() -> Error {
-    Error::new(Kind::Stopping, "the server is stopping; call again")
-}
-
-fn parse_id(id: &str) -> Result<JobId, Error> {
-    id.parse()
-        .map_err(|_| Error::new(Kind::InvalidName, "id: expected the 64 hex digits of a job"))
+/// Holds something until an answer is sent.
+fn release_when_sent(tasks: &TaskTracker, sent: ResponseDispatchListener, held: (Hold, Call)) {
+    tasks.spawn(async move {
+        sent.await;
+        drop(held);
+    });
 }
 
 fn object_path(path: String) -> Result<OwnedObjectPath, Error> {
@@ -205,22 +81,7 @@ impl Manager {
     ) -> Result<(String, OwnedObjectPath, Disposition), Error> {
         let dbus = &self.dbus;
         let call = dbus.0.calls.enter(&header)?;
-        if params.len() > MAX_PARAMS {
-            let expected = format!("params: expected at most {MAX_PARAMS}");
-            return Err(Error::new(Kind::LimitsExceeded, expected));
-        }
-        let request = JobRequest {
-            project,
-            params: params.into_iter().collect(),
-            group,
-            ..JobRequest::default()
-        };
-        if request.is_too_large() {
-            let told =
-                format!("the job is too large: expected at most {MAX_REQUEST} bytes as JSON");
-            return Err(Error::new(Kind::LimitsExceeded, told));
-        }
-        let named = request.names()?;
+        let named = requested(project, group, params)?;
         let options = Submit::read(&options)?;
         let caller = dbus.allow(connection, &header, Action::Submit).await?;
         let held = dbus.0.scheduler.hold_params(Client::Local, &named.params)?;
@@ -248,8 +109,8 @@ impl Manager {
             true => "coalesced",
             false => "queued",
         };
-        let shown = self.objects.show(dbus, connection, handle.follower());
-        let path = shown.await?;
+        let published = self.objects.publish(dbus, connection, handle.follower());
+        let path = published.await?;
         if options.cancel_on_disconnect {
             dbus.0.departures.hold(&call.client, handle);
             // It may have left before its name was noted.
@@ -259,7 +120,7 @@ impl Manager {
         }
         let path = object_path(path)?;
         let (disposition, sent) = ResponseDispatchNotifier::new(disposition);
-        dbus.hold_until(sent, (hold, call));
+        release_when_sent(&dbus.0.tasks, sent, (hold, call));
         Ok((id.to_string(), path, disposition))
     }
 
@@ -314,11 +175,11 @@ impl Manager {
                 };
                 let job = dbus.0.scheduler.active_job(id).await.ok_or_else(over)?;
                 let hold = self.objects.hold(&job);
-                (self.objects.show(dbus, connection, job).await?, hold)
+                (self.objects.publish(dbus, connection, job).await?, hold)
             }
         };
         let (path, sent) = ResponseDispatchNotifier::new(object_path(path)?);
-        dbus.hold_until(sent, (hold, call));
+        release_when_sent(&dbus.0.tasks, sent, (hold, call));
         Ok(path)
     }
 
@@ -369,7 +230,7 @@ impl Manager {
         dbus.allow_reading(connection, &header).await?;
         let (filter, limit) = options::filter(&filter)?;
         let (builds, mut next) = dbus.0.reader.list(filter, limit).await?;
-        let mut room = MAX_PAGE;
+        let mut room = MAX_PAGE_BYTES;
         let mut page: Vec<String> = Vec::new();
         for (at, build) in builds.iter().enumerate() {
             let item = build.json(IndexItem::written).map_err(unwritable)?.get();
@@ -559,25 +420,25 @@ impl Manager {
     /// Builds that may run in parallel.
     #[zbus(property)]
     fn job_concurrency(&self) -> u32 {
-        shown(self.dbus.0.scheduler.activity().borrow().slots)
+        saturated(self.dbus.0.scheduler.activity().borrow().slots)
     }
 
     /// Jobs that may wait for a slot.
     #[zbus(property)]
     fn job_backlog(&self) -> u32 {
-        shown(self.dbus.0.scheduler.activity().borrow().backlog)
+        saturated(self.dbus.0.scheduler.activity().borrow().backlog)
     }
 
     /// Builds that hold a slot.
     #[zbus(property, name = "NRunning")]
     fn n_running(&self) -> u32 {
-        shown(self.dbus.0.scheduler.activity().borrow().building)
+        saturated(self.dbus.0.scheduler.activity().borrow().building)
     }
 
     /// Jobs that wait for one.
     #[zbus(property, name = "NQueued")]
     fn n_queued(&self) -> u32 {
-        shown(self.dbus.0.scheduler.activity().borrow().queued)
+        saturated(self.dbus.0.scheduler.activity().borrow().queued)
     }
 
     /// Nothing new begins until ResumeQueue.
@@ -605,7 +466,32 @@ impl Manager {
     ) -> zbus::Result<()>;
 }
 
-fn shown(count: usize) -> u32 {
+/// What a call asks to be built, checked.
+fn requested(
+    project: String,
+    group: String,
+    params: HashMap<String, String>,
+) -> Result<Named, Error> {
+    let too_large = |sentence| Error::new(Kind::LimitsExceeded, sentence);
+    if params.len() > MAX_PARAMS {
+        let sentence = format!("params: expected at most {MAX_PARAMS}");
+        return Err(too_large(sentence));
+    }
+    let request = JobRequest {
+        project,
+        params: params.into_iter().collect(),
+        group,
+        ..JobRequest::default()
+    };
+    if request.is_too_large() {
+        let sentence =
+            format!("the job is too large: expected at most {MAX_REQUEST} bytes as JSON");
+        return Err(too_large(sentence));
+    }
+    Ok(request.names()?)
+}
+
+fn saturated(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 

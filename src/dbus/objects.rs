@@ -1,10 +1,10 @@
-//! Jobs that are not over, as objects on one connection: shown when they begin, taken away when they
+//! Jobs that are not over, as objects on one connection: published when they begin, removed when they
 //! end.
 //!
-//! Of one job everything is told by one task, in order: `JobNew`, what changes, `JobRemoved`. Who
-//! submits a job, or asks where it is, holds it until the answer is sent, so that an end comes after
+//! All signals of one job are emitted by one task, in order: `JobNew`, what changes, `JobRemoved`. A call
+//! that submits a job, or asks where it is, holds it until the answer is sent, so that an end comes after
 //! the answer that names the job, however short the build. The same job may be built again: that is
-//! another object, shown when the one before is told to its end.
+//! another object, published when the end of the one before has been emitted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,27 +16,27 @@ use zbus::Connection;
 use zbus::object_server::SignalEmitter;
 
 use super::error::{Error, Kind};
-use super::job::{self, Job, Shown};
-use super::manager::Manager;
-use super::{Dbus, PATH};
+use super::job::{self, Job, JobState};
+use super::shared::Dbus;
+use super::signals::{emit_job_new, emit_job_removed};
 use crate::build::Outcome;
 use crate::job::JobId;
 use crate::scheduler::JobObserver;
 
-/// The jobs that are shown on a connection.
+/// The jobs that are published on a connection.
 #[derive(Debug)]
 pub(super) struct Objects {
-    /// Tokio's, because it is held until an object is there and told, or gone and told.
-    shown: tokio::sync::Mutex<HashMap<JobId, Entry>>,
+    /// Tokio's, because it is held until an object is there, or gone, and the signal is emitted.
+    published: tokio::sync::Mutex<HashMap<JobId, Entry>>,
     /// Answers that are on their way. Std, held for a count.
     holds: Arc<Holds>,
-    /// Told when an object is gone.
+    /// Notified when an object is gone.
     gone: Notify,
-    /// How many are shown.
+    /// How many there are.
     count: watch::Sender<usize>,
     /// One task for each.
     tasks: TaskTracker,
-    /// Ends them, with the connection that they tell it to; nothing is shown after that.
+    /// Ends the tasks with their connection; nothing is published after that.
     end: CancellationToken,
 }
 
@@ -52,7 +52,7 @@ struct Holds {
     released: Notify,
 }
 
-/// Keeps a job's end from being told.
+/// Delays the signal of a job's end.
 #[derive(Debug)]
 pub(super) struct Hold {
     holds: Arc<Holds>,
@@ -81,7 +81,7 @@ impl Objects {
     pub(super) fn new(count: watch::Sender<usize>) -> Arc<Objects> {
         count.send_replace(0);
         Arc::new(Objects {
-            shown: tokio::sync::Mutex::default(),
+            published: tokio::sync::Mutex::default(),
             holds: Arc::default(),
             gone: Notify::new(),
             count,
@@ -90,7 +90,7 @@ impl Objects {
         })
     }
 
-    /// Keeps the end of a job from being told as long as the hold is held.
+    /// Delays the signal of a job's end as long as the hold is held.
     pub(super) fn hold(&self, job: &JobObserver) -> Hold {
         self.holds.lock().push(job.clone());
         Hold {
@@ -99,64 +99,65 @@ impl Objects {
         }
     }
 
-    /// Where a job is shown, if it is; its end is not told as long as the hold is held.
+    /// The object of a job, if it has one; the signal of its end is delayed as long as the hold is held.
     pub(super) async fn find(&self, id: JobId) -> Option<(String, Hold)> {
-        let shown = self.shown.lock().await;
-        let entry = shown.get(&id)?;
+        let published = self.published.lock().await;
+        let entry = published.get(&id)?;
         Some((entry.path.clone(), self.hold(&entry.job)))
     }
 
-    /// Shows a job that was accepted, unless it is shown already, and tells how it goes from now on.
-    /// Returns where it is. When the connection is being left, it is shown by the next process.
+    /// Publishes a job that was accepted, unless it is published already, and emits how it goes from now
+    /// on. Returns its path. When the connection is being left, the next process publishes it.
     ///
     /// # Errors
     /// When the bus does not take it, or the job is over.
-    pub(super) async fn show(
+    pub(super) async fn publish(
         self: &Arc<Self>,
         dbus: &Dbus,
         connection: &Connection,
         job: JobObserver,
     ) -> Result<String, Error> {
         let id = job.id();
-        let mut shown = loop {
+        let mut published = loop {
             let gone = self.gone.notified();
-            let shown = self.shown.lock().await;
+            let published = self.published.lock().await;
             if self.end.is_cancelled() {
-                // The job goes on, and the next process shows it there.
+                // The job goes on, and the next process publishes it there.
                 return Ok(job::path(id, true));
             }
-            match shown.get(&id) {
+            match published.get(&id) {
                 Some(entry) if entry.job.is_same(&job) => return Ok(entry.path.clone()),
-                // It came and went while others were told; the client that asked for it looks how it ended.
+                // It began and ended while signals of others were emitted; its client asks how it ended.
                 Some(entry) if job.is_over() && !entry.job.is_over() => {
                     let sentence = format!("job '{id}' is over; DescribeBuild tells how");
                     return Err(Error::new(Kind::JobOver, sentence));
                 }
                 // The build before is over; its end comes first.
-                Some(_) => drop(shown),
-                None => break shown,
+                Some(_) => drop(published),
+                None => break published,
             }
             gone.await;
         };
-        let before = Shown::of(&job);
+        let before = JobState::of(&job);
         let path = self.register(dbus, connection, &job).await;
-        let path = path.map_err(|error| Error::ours("could not show a job on the bus", &error))?;
+        let path =
+            path.map_err(|error| Error::ours("could not publish a job on the bus", &error))?;
         let entry = Entry {
             path: path.clone(),
             job: job.clone(),
         };
-        shown.insert(id, entry);
-        self.count.send_replace(shown.len());
-        let told = tell_new(connection, id, &path).await;
+        published.insert(id, entry);
+        self.count.send_replace(published.len());
+        let emitted = emit_job_new(connection, id, &path).await;
         let (objects, dbus, connection) = (self.clone(), dbus.clone(), connection.clone());
         let (end, at) = (self.end.clone(), path.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = end.cancelled() => {}
-                () = objects.attend(&dbus, &connection, job, before, at) => {}
+                () = objects.follow(&dbus, &connection, job, before, at) => {}
             }
         });
-        told.map_err(|error| Error::ours("could not tell of a job on the bus", &error))?;
+        emitted.map_err(|error| Error::ours("could not emit a signal on the bus", &error))?;
         Ok(path)
     }
 
@@ -183,45 +184,45 @@ impl Objects {
         }
     }
 
-    /// Lets all of them go without a word: the connection that they were shown on is gone or goes.
+    /// Forgets all of them without a signal: their connection is gone or is being left.
     pub(super) async fn leave(&self) {
         self.end.cancel();
-        // A task that shows one just now sees it through; after that none begins.
-        drop(self.shown.lock().await);
+        // A task that publishes one just now finishes that; after it none begins.
+        drop(self.published.lock().await);
         self.tasks.close();
         self.tasks.wait().await;
         self.count.send_replace(0);
     }
 
-    /// Tells how a job goes, and that it is over.
-    async fn attend(
+    /// Emits how a job goes, and that it is over.
+    async fn follow(
         &self,
         dbus: &Dbus,
         connection: &Connection,
         mut job: JobObserver,
-        before: Shown,
+        before: JobState,
         path: String,
     ) {
-        let changes = tell_changes(connection, &mut job, before, &path).await;
+        let changes = emit_changes(connection, &mut job, before, &path).await;
         while !job.is_over() {
             if job.changed().await.is_err() {
-                // It goes on in the next process of the daemon, and so does its story.
+                // It goes on in the next process of the daemon, which publishes it again.
                 return;
             }
         }
-        let told = changes.and(self.remove(connection, &job, &path).await);
+        let emitted = changes.and(self.remove(connection, &job, &path).await);
         dbus.0.departures.over();
-        if let Err(error) = told {
+        if let Err(error) = emitted {
             tracing::debug!(
                 mistry_job = %job.id(),
                 error = &error as &dyn std::error::Error,
-                "the bus does not hear of a job, ignoring"
+                "could not emit the signals of a job on the bus, ignoring"
             );
         }
     }
 
-    /// Waits until no answer that names a job is on its way; then takes its object away and tells its
-    /// end, while nothing else is shown.
+    /// Waits until every answer that names a job is sent; then removes its object and emits its end,
+    /// while nothing else is published.
     async fn remove(
         &self,
         connection: &Connection,
@@ -229,49 +230,42 @@ impl Objects {
         path: &str,
     ) -> zbus::Result<()> {
         let id = job.id();
-        let mut shown = loop {
+        let mut published = loop {
             let released = self.holds.released.notified();
-            let shown = self.shown.lock().await;
+            let published = self.published.lock().await;
             if !self.holds.lock().iter().any(|held| held.is_same(job)) {
-                break shown;
+                break published;
             }
-            drop(shown);
+            drop(published);
             released.await;
         };
         let server = connection.object_server();
         let removed = server.remove::<Job, _>(path.to_owned()).await;
         let outcome = job.outcome().unwrap_or(Outcome::Errored);
-        let emitter = SignalEmitter::new(connection, PATH)?;
-        let at = zbus::ObjectPath::try_from(path)?;
-        let told = Manager::job_removed(&emitter, &id.to_string(), at, outcome.as_str()).await;
-        shown.remove(&id);
-        self.count.send_replace(shown.len());
-        drop(shown);
+        let emitted = emit_job_removed(connection, id, path, outcome).await;
+        published.remove(&id);
+        self.count.send_replace(published.len());
+        drop(published);
         self.gone.notify_waiters();
-        removed.and(told)
+        removed.and(emitted)
     }
 }
 
-async fn tell_new(connection: &Connection, id: JobId, path: &str) -> zbus::Result<()> {
-    let emitter = SignalEmitter::new(connection, PATH)?;
-    let at = zbus::ObjectPath::try_from(path)?;
-    Manager::job_new(&emitter, &id.to_string(), at).await
-}
-
-/// Tells what changes of a job until it is over, or the daemon ends.
-async fn tell_changes(
+/// Emits what changes of a job until it is over, or the daemon ends.
+async fn emit_changes(
     connection: &Connection,
     job: &mut JobObserver,
-    mut before: Shown,
+    mut before: JobState,
     path: &str,
 ) -> zbus::Result<()> {
     let server = connection.object_server();
     let emitter = SignalEmitter::new(connection, path.to_owned())?;
     while !job.is_over() {
-        let now = Shown::of(job);
+        let now = JobState::of(job);
         if now != before {
             let object = server.interface::<_, Job>(path.to_owned()).await?;
-            now.tell(&before, &*object.get().await, &emitter).await?;
+            now.emit_changes(&before, &*object.get().await, &emitter)
+                .await?;
             before = now;
         }
         if job.changed().await.is_err() {

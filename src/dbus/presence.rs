@@ -17,78 +17,33 @@ use zbus::fdo::{
     DBusProxy, NameOwnerChangedStream, ObjectManager, RequestNameFlags, RequestNameReply,
 };
 
+use super::bus::{Bus, NAME, PATH};
 use super::error::name_of;
 use super::manager::Manager;
 use super::objects::Objects;
-use super::{Bus, Dbus, NAME, PATH};
+use super::shared::Dbus;
 use crate::scheduler::Activity;
 
 /// When a bus that is away is looked for again: no event tells that its socket is back.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a bus may take to let us on it, which is milliseconds. One that accepts connections and then
 /// says nothing is as good as away; without this bound it would pass for a bus that is about to come.
 const JOINING_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is being answered when we leave the bus has this long; a call that takes longer is told that
 /// we are gone, by the bus.
-const GRACE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 const NAMED: &str = "5c1d0ea2a9c846c1a7d63b9c8f0e2d71";
 const LOST: &str = "b7e94d3f60c14f7d9b2a8c5e1f03a6d4";
 
-/// The interface from outside: how much it has in hand, and the way to close it.
-#[derive(Clone, Debug)]
-pub struct Door {
-    is_closed: watch::Sender<bool>,
-    is_there: watch::Sender<bool>,
-    /// Whether it is known by now if there is a bus for us.
-    is_settled: watch::Sender<bool>,
-    pub(super) jobs: watch::Sender<usize>,
-    busy: watch::Sender<usize>,
-}
-
-impl Door {
-    pub(super) fn new() -> Door {
-        Door {
-            is_closed: watch::channel(false).0,
-            is_there: watch::channel(false).0,
-            is_settled: watch::channel(false).0,
-            jobs: watch::channel(0).0,
-            // As long as nothing is known: a call may be why we were started.
-            busy: watch::channel(1).0,
-        }
-    }
-
-    /// Calls that are not answered and jobs whose end is not told, now and from now on; and one for the
-    /// bus itself, until it is known whether we are on it.
-    pub fn busy(&self) -> watch::Receiver<usize> {
-        self.busy.subscribe()
-    }
-
-    /// Notes that it is known whether there is a bus for us. Only the first time is a change: a bus
-    /// that is tried again and again must not look like work to those who wait for quiet.
-    fn settle(&self) {
-        self.is_settled
-            .send_if_modified(|is_settled| !std::mem::replace(is_settled, true));
-    }
-
-    /// Leaves the bus for good; returns when what had come by then is answered. Who calls after that
-    /// has the next process started.
-    pub async fn close(&self) {
-        self.is_closed.send_replace(true);
-        let mut is_there = self.is_there.subscribe();
-        // The sender is ours.
-        let _ = is_there.wait_for(|is_there| !is_there).await;
-    }
-}
-
 /// Why we are not on the bus any more.
-enum Left {
+enum LeaveReason {
     /// The bus is gone, or never was there.
     Lost(zbus::Error),
-    /// It will not have us: that does not change by itself.
+    /// Its policy does not allow us our name: that does not change by itself.
     Refused(zbus::Error),
-    /// It was time.
-    Ours,
+    /// The daemon ends.
+    Ending,
 }
 
 /// Keeps the interface on the bus until it is closed or told to stop, and returns when it is told to stop.
@@ -100,7 +55,7 @@ pub async fn serve(dbus: Dbus, stop: CancellationToken) {
             stop.cancelled().await;
             ending.cancel();
         };
-        tokio::join!(stay(&dbus, &stop), ends);
+        tokio::join!(keep_joined(&dbus, &stop), ends);
     };
     tokio::select! {
         never = count(&dbus) => match never {},
@@ -108,31 +63,31 @@ pub async fn serve(dbus: Dbus, stop: CancellationToken) {
     }
     dbus.0.tasks.close();
     // Answers that are on their way.
-    let _ = tokio::time::timeout(GRACE, dbus.0.tasks.wait()).await;
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, dbus.0.tasks.wait()).await;
 }
 
 /// Joins the bus as often as it takes.
-async fn stay(dbus: &Dbus, stop: &CancellationToken) {
-    let door = &dbus.0.door;
-    let mut is_closed = door.is_closed.subscribe();
-    let mut is_told = false;
+async fn keep_joined(dbus: &Dbus, stop: &CancellationToken) {
+    let control = &dbus.0.control;
+    let mut is_closed = control.is_closed.subscribe();
+    let mut is_reported = false;
     let left = async {
         tokio::select! {
             () = stop.cancelled() => {}
-            // The sender is the door's.
+            // The sender is the control's.
             _ = is_closed.wait_for(|is_closed| *is_closed) => {}
         }
     };
     let mut left = pin!(left.shared());
     loop {
-        door.is_there.send_replace(true);
-        let why = join(dbus, left.clone(), &mut is_told).await;
-        door.settle();
-        door.is_there.send_replace(false);
+        control.is_joined.send_replace(true);
+        let why = join(dbus, left.clone(), &mut is_reported).await;
+        control.settle();
+        control.is_joined.send_replace(false);
         match why {
-            Left::Ours => return,
-            Left::Lost(error) => {
-                if !std::mem::replace(&mut is_told, true) {
+            LeaveReason::Ending => return,
+            LeaveReason::Lost(error) => {
+                if !std::mem::replace(&mut is_reported, true) {
                     tracing::warn!(
                         message_id = LOST,
                         mistry_event = "bus-lost",
@@ -141,11 +96,11 @@ async fn stay(dbus: &Dbus, stop: &CancellationToken) {
                     );
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(AGAIN) => {}
+                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
                     () = &mut left => return,
                 }
             }
-            Left::Refused(error) => {
+            LeaveReason::Refused(error) => {
                 tracing::warn!(
                     message_id = LOST,
                     mistry_event = "bus-lost",
@@ -158,15 +113,16 @@ async fn stay(dbus: &Dbus, stop: &CancellationToken) {
     }
 }
 
-/// Counts what is in hand.
+/// Keeps the count of what is in hand.
 async fn count(dbus: &Dbus) -> Infallible {
-    let door = &dbus.0.door;
-    let (mut calls, mut jobs) = (dbus.0.calls.in_hand(), door.jobs.subscribe());
-    let mut is_settled = door.is_settled.subscribe();
+    let control = &dbus.0.control;
+    let (mut calls, mut jobs) = (dbus.0.calls.in_hand(), control.jobs.subscribe());
+    let mut is_settled = control.is_settled.subscribe();
     loop {
         let unsettled = usize::from(!*is_settled.borrow_and_update());
         let busy = unsettled + *calls.borrow_and_update() + *jobs.borrow_and_update();
-        door.busy
+        control
+            .busy
             .send_if_modified(|known| std::mem::replace(known, busy) != busy);
         // The senders live in `dbus`.
         tokio::select! {
@@ -178,7 +134,7 @@ async fn count(dbus: &Dbus) -> Infallible {
 }
 
 /// One connection, from its beginning to its end; `left` ends it.
-async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -> Left {
+async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_reported: &mut bool) -> LeaveReason {
     let mut left = pin!(left);
     let connecting = match dbus.0.bus {
         Bus::System => zbus::connection::Builder::system(),
@@ -187,23 +143,24 @@ async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
     let connection = tokio::select! {
         connected = in_time(connecting.build()) => match connected {
             Ok(connection) => connection,
-            Err(error) => return Left::Lost(error),
+            Err(error) => return LeaveReason::Lost(error),
         },
-        () = &mut left => return Left::Ours,
+        () = &mut left => return LeaveReason::Ending,
     };
-    let objects = Objects::new(dbus.0.door.jobs.clone());
+    let objects = Objects::new(dbus.0.control.jobs.clone());
     let why = tokio::select! {
-        why = serve_on(dbus, &connection, &objects, is_told) => why,
+        why = serve_on(dbus, &connection, &objects, is_reported) => why,
         () = connection.closed() => {
-            Left::Lost(zbus::Error::Failure("the connection to the bus ended".to_owned()))
+            LeaveReason::Lost(zbus::Error::Failure("the connection to the bus ended".to_owned()))
         }
-        () = &mut left => Left::Ours,
+        () = &mut left => LeaveReason::Ending,
     };
     match why {
-        Left::Ours => {
+        LeaveReason::Ending => {
             // Each within its time: a bus that stands must not hold our end.
-            let parted = tokio::time::timeout(2 * GRACE, part(dbus, &connection)).await;
-            if let Ok(Err(error)) = parted {
+            let given_back =
+                tokio::time::timeout(2 * ANSWER_TIMEOUT, give_name_back(dbus, &connection)).await;
+            if let Ok(Err(error)) = given_back {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "left the bus without knowing whether all calls were answered"
@@ -214,9 +171,9 @@ async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_told: &mut bool) -
                 // It waits for answers that are being sent.
                 connection.graceful_shutdown().await;
             };
-            let _ = tokio::time::timeout(GRACE, gone).await;
+            let _ = tokio::time::timeout(ANSWER_TIMEOUT, gone).await;
         }
-        Left::Lost(_) | Left::Refused(_) => {
+        LeaveReason::Lost(_) | LeaveReason::Refused(_) => {
             objects.leave().await;
             // No client is on it any more.
             dbus.0.departures.all_left();
@@ -233,14 +190,14 @@ async fn in_time<T>(step: impl Future<Output = zbus::Result<T>>) -> zbus::Result
 }
 
 /// Gives the name back and answers what had come before that.
-async fn part(dbus: &Dbus, connection: &Connection) -> zbus::Result<()> {
-    // Who calls from now on starts the next process.
+async fn give_name_back(dbus: &Dbus, connection: &Connection) -> zbus::Result<()> {
+    // A call from now on starts the next process.
     connection.release_name(NAME).await?;
     let returned = ping_ourselves(connection).await;
     let mut calls = dbus.0.calls.in_hand();
     let answered = calls.wait_for(|calls| *calls == 0);
     // One that waits for a person, or for an image, is told by the bus that we are gone.
-    let _ = tokio::time::timeout(GRACE, answered).await;
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
     returned
 }
 
@@ -263,8 +220,8 @@ async fn serve_on(
     dbus: &Dbus,
     connection: &Connection,
     objects: &Arc<Objects>,
-    is_told: &mut bool,
-) -> Left {
+    is_reported: &mut bool,
+) -> LeaveReason {
     // What is told from the name on are changes against this.
     let mut activity = dbus.0.scheduler.activity();
     let before = activity.borrow_and_update().clone();
@@ -277,7 +234,7 @@ async fn serve_on(
         };
         server.at(PATH, manager).await?;
         let bus = DBusProxy::new(connection).await?;
-        // Those who leave for good: their unique names have no owner any more.
+        // Clients that leave for good: their unique names have no owner any more.
         let leavers = bus.receive_name_owner_changed_with_args(&[(2, "")]).await?;
         let flags = RequestNameFlags::empty();
         let reply = connection.request_name_with_flags(NAME, flags).await?;
@@ -285,11 +242,11 @@ async fn serve_on(
     };
     let (leavers, reply) = match in_time(prepared).await {
         Ok(prepared) => prepared,
-        Err(error) if is_refusal(&error) => return Left::Refused(error),
-        Err(error) => return Left::Lost(error),
+        Err(error) if is_refusal(&error) => return LeaveReason::Refused(error),
+        Err(error) => return LeaveReason::Lost(error),
     };
-    *is_told = false;
-    dbus.0.door.settle();
+    *is_reported = false;
+    dbus.0.control.settle();
     match reply {
         RequestNameReply::InQueue | RequestNameReply::Exists => tracing::warn!(
             message_id = LOST,
@@ -304,21 +261,21 @@ async fn serve_on(
     }
     // The connection ends them all.
     let (never, _, _) = tokio::join!(
-        tell_jobs(dbus, connection, objects),
-        tell_changes(connection, activity, before),
-        see_off(dbus, leavers)
+        publish_jobs(dbus, connection, objects),
+        emit_changes(connection, activity, before),
+        release_departed(dbus, leavers)
     );
     match never {}
 }
 
-/// Shows the jobs that there are and those that begin.
-async fn tell_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Objects>) -> Infallible {
+/// Publishes the jobs that there are and those that begin.
+async fn publish_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Objects>) -> Infallible {
     let mut feed = dbus.0.scheduler.new_jobs();
     let mut begun = dbus.0.scheduler.active_jobs().await;
     loop {
         for job in begun {
-            // What went wrong was told.
-            let _ = objects.show(dbus, connection, job).await;
+            // An error was logged there.
+            let _ = objects.publish(dbus, connection, job).await;
         }
         begun = match feed.next().await {
             Some(job) => vec![job],
@@ -327,8 +284,8 @@ async fn tell_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Objects>)
     }
 }
 
-/// Tells what changes of the manager.
-async fn tell_changes(
+/// Emits what changes of the manager.
+async fn emit_changes(
     connection: &Connection,
     mut activity: watch::Receiver<Activity>,
     mut before: Activity,
@@ -344,7 +301,7 @@ async fn tell_changes(
         let _ = activity.changed().await;
         let now = activity.borrow_and_update().clone();
         let object = manager.get().await;
-        let told = async {
+        let emitted = async {
             if now.building != before.building {
                 object.n_running_changed(emitter).await?;
             }
@@ -362,19 +319,19 @@ async fn tell_changes(
             }
             Ok::<(), zbus::Error>(())
         };
-        match told.await {
+        match emitted.await {
             Ok(()) => before = now,
-            // Told with the next change, unless the connection is at its end.
+            // Emitted with the next change, unless the connection is at its end.
             Err(error) => tracing::debug!(
                 error = &error as &dyn std::error::Error,
-                "could not tell the bus what has changed, ignoring"
+                "could not emit what has changed on the bus, ignoring"
             ),
         }
     }
 }
 
-/// Lets go of what those who leave wanted only while they were there.
-async fn see_off(dbus: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible {
+/// Drops the handles of clients that leave: those builds were wanted only while they were there.
+async fn release_departed(dbus: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible {
     while let Some(leaver) = leavers.next().await {
         if let Ok(leaver) = leaver.args() {
             dbus.0.departures.left(leaver.name());
@@ -384,7 +341,7 @@ async fn see_off(dbus: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible
     std::future::pending().await
 }
 
-/// The bus is there, and will not have us.
+/// The bus is there, and its policy does not allow us our name.
 fn is_refusal(error: &zbus::Error) -> bool {
     name_of(error).as_deref() == Some("org.freedesktop.DBus.Error.AccessDenied")
 }

@@ -213,7 +213,6 @@ const KNOWN: &[&str] = &[
     "build",
     "cli",
     "client",
-    "dbus",
     "docker",
     "filesystem",
     "project",

@@ -1,0 +1,96 @@
+//! What all objects on the bus share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::authority::Authority;
+use super::bus::Bus;
+use super::calls::Calls;
+use super::control::BusControl;
+use super::departures::Departures;
+use crate::budget::Client;
+use crate::scheduler::{Reader, Scheduler};
+
+/// What does not change while the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Where projects are.
+    pub projects_path: PathBuf,
+    /// Where builds are.
+    pub build_path: PathBuf,
+    /// The kind of filesystem that is.
+    pub filesystem: &'static str,
+}
+
+/// A caller wants the configuration to be read again, and to be told how that went.
+pub type Reload = oneshot::Sender<Result<(), String>>;
+
+/// Requests to reload that wait for the first of them.
+const MAX_RELOADS: usize = 4;
+
+/// The interface on the bus. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Dbus(pub(super) Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) scheduler: Scheduler,
+    /// What is read for calls: all are of this host.
+    pub(super) reader: Reader,
+    pub(super) facts: Facts,
+    pub(super) bus: Bus,
+    pub(super) authority: Authority,
+    /// Only users whom polkit allows may see builds.
+    pub(super) is_closed: AtomicBool,
+    pub(super) calls: Calls,
+    pub(super) departures: Departures,
+    pub(super) control: BusControl,
+    pub(super) reloads: mpsc::Sender<Reload>,
+    /// Tasks that outlive a call: they send logs and late answers.
+    pub(super) tasks: TaskTracker,
+    /// Cancelled when the daemon ends: no caller is waited for any more.
+    pub(super) ending: CancellationToken,
+}
+
+impl Dbus {
+    /// An interface to a scheduler; what it wants of the daemon comes out of the receiver.
+    pub fn new(scheduler: Scheduler, facts: Facts, bus: Bus) -> (Dbus, mpsc::Receiver<Reload>) {
+        let (reloads, wanted) = mpsc::channel(MAX_RELOADS);
+        let dbus = Dbus(Arc::new(Shared {
+            reader: scheduler.reader(Client::Local),
+            scheduler,
+            facts,
+            bus,
+            authority: Authority::of(bus),
+            is_closed: AtomicBool::new(false),
+            calls: Calls::default(),
+            departures: Departures::default(),
+            control: BusControl::new(),
+            reloads,
+            tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
+        }));
+        (dbus, wanted)
+    }
+
+    /// Says whether every user of the host may see builds, from now on. A user's own bus is closed to
+    /// others anyway.
+    pub fn open_to_all(&self, is_open: bool) {
+        let is_closed = !is_open && self.0.bus == Bus::System;
+        self.0.is_closed.store(is_closed, Ordering::Release);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Acquire)
+    }
+
+    /// How busy the interface is, and the way to close it.
+    pub fn control(&self) -> BusControl {
+        self.0.control.clone()
+    }
+}

@@ -1,0 +1,38 @@
+//! The signals of the manager that tell of jobs.
+
+use zbus::object_server::SignalEmitter;
+use zbus::{Connection, ObjectPath};
+
+use super::bus::PATH;
+use crate::build::Outcome;
+use crate::job::JobId;
+
+/// The interface whose signals they are; `manager.rs` declares them.
+const MANAGER: &str = "org.mistry.Mistry1.Manager";
+
+/// Says that a job has an object now.
+pub(super) async fn emit_job_new(
+    connection: &Connection,
+    id: JobId,
+    path: &str,
+) -> zbus::Result<()> {
+    let emitter = SignalEmitter::new(connection, PATH)?;
+    let body = (id.to_string(), ObjectPath::try_from(path)?);
+    emitter.emit(MANAGER, "JobNew", &body).await
+}
+
+/// Says that a job is over, and its object gone.
+pub(super) async fn emit_job_removed(
+    connection: &Connection,
+    id: JobId,
+    path: &str,
+    outcome: Outcome,
+) -> zbus::Result<()> {
+    let emitter = SignalEmitter::new(connection, PATH)?;
+    let body = (
+        id.to_string(),
+        ObjectPath::try_from(path)?,
+        outcome.as_str(),
+    );
+    emitter.emit(MANAGER, "JobRemoved", &body).await
+}
