@@ -25,7 +25,7 @@ const ENDING: &str = "nothing to do; the next client starts it";
 
 /// How clients reach the daemon.
 pub(super) struct Interfaces {
-    pub(super) web: web::Door,
+    pub(super) web: web::AcceptControl,
     pub(super) bus: dbus::BusControl,
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn close_when_idle(
             _ = activity.changed() => continue,
             _ = limit.changed() => continue,
         }
-        interfaces.web.close().await;
+        interfaces.web.pause().await;
         if self::is_quiet(&mut connections, &mut on_bus, &mut activity) {
             notify(|| systemd::stopping(ENDING)).await;
             interfaces.bus.close().await;
@@ -73,7 +73,7 @@ pub(super) async fn close_when_idle(
                 false => Closed::Busy,
             };
         }
-        interfaces.web.open().await;
+        interfaces.web.resume().await;
     }
 }
 

@@ -104,7 +104,7 @@ pub(super) async fn serve(
     let server = Server {
         reload_requests,
         interfaces: Interfaces {
-            web: web.door(),
+            web: web.accept_control(),
             bus: bus.control(),
         },
         listeners: listening.listeners,

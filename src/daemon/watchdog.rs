@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 use super::notify::log_unheard;
 use crate::scheduler::Scheduler;
 use crate::systemd;
-use crate::web::Door;
+use crate::web::AcceptControl;
 
 /// Notifies systemd as often as it wants to be notified.
-pub(super) async fn keep_alive(door: &Door, scheduler: &Scheduler) -> Infallible {
+pub(super) async fn keep_alive(accept_control: &AcceptControl, scheduler: &Scheduler) -> Infallible {
     let Some(limit) = systemd::watchdog() else {
         return std::future::pending().await;
     };
@@ -23,7 +23,7 @@ pub(super) async fn keep_alive(door: &Door, scheduler: &Scheduler) -> Infallible
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        door.beat().await;
+        accept_control.health_check().await;
         let (scheduler, (beaten, beating)) = (scheduler.clone(), oneshot::channel());
         // A thread of its own: those of the runtime may all be busy with slow readers, which is no
         // reason to be killed. Its answer is its last word; one that hangs ends with the process.

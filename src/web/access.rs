@@ -8,70 +8,20 @@
 //! - Over TCP, a trusted proxy says for whom it asks ([`Proxies`]).
 //! - Only to read, a browser's cookie is as good as the token that it was made of.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 
-use super::answer::{self, Answer};
 use super::authority::{self, Addressee};
-use super::error::Refusal;
+use super::caller::{Caller, Peer};
+use super::cookie;
+use super::error::ApiError;
 use super::forwarded::Proxies;
-use super::session;
+use super::response;
 use super::tokens::{self, Scope, Token, TokensFile};
-use crate::budget::Client;
 use crate::build::Secret;
-
-/// Where a request comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Peer {
-    /// Over TCP, from an address of its own or one that a trusted proxy has named.
-    Tcp(IpAddr),
-    /// Over TCP from a trusted proxy that has named no client.
-    Proxy(IpAddr),
-    /// The user at the other end, where the kernel says who it is.
-    Unix(Option<u32>),
-}
-
-/// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Caller {
-    /// `token NAME`, `uid N`, or an address: what is theirs is known by it.
-    pub(super) name: String,
-    /// What belongs to others is theirs, too.
-    pub(super) may_all: bool,
-    /// They have shown no token where there are tokens: they may read at most.
-    pub(super) is_stranger: bool,
-    /// The token that was shown, if one was.
-    pub(super) token: Option<Token>,
-}
-
-impl Peer {
-    /// For whom what this request costs is counted.
-    pub(super) fn client(self) -> Client {
-        match self {
-            Peer::Tcp(address) => Client::of(address),
-            Peer::Proxy(_) => Client::Proxy,
-            Peer::Unix(_) => Client::Local,
-        }
-    }
-
-    /// A client that shows no token.
-    fn caller(self) -> Caller {
-        Caller {
-            name: match self {
-                Peer::Tcp(address) | Peer::Proxy(address) => address.to_string(),
-                Peer::Unix(Some(user)) => format!("uid {user}"),
-                Peer::Unix(None) => "the unix socket".to_owned(),
-            },
-            may_all: true,
-            is_stranger: false,
-            token: None,
-        }
-    }
-}
 
 /// What needs no token over TCP, where there is a tokens file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +55,7 @@ impl Access {
         peer: Peer,
         scope: Option<Scope>,
         secret: &Secret,
-    ) -> Result<Caller, Refusal> {
+    ) -> Result<Caller, ApiError> {
         self.check_host(request, peer)?;
         // By OPTIONS a browser asks whether a page of another site may do something: it may not.
         if !is_safe(&request.method) || request.method == Method::OPTIONS {
@@ -115,7 +65,7 @@ impl Access {
             (Peer::Tcp(_) | Peer::Proxy(_), Some(scope)) => {
                 let token = self.check_token(request, peer, scope, secret).await?;
                 Ok(token.unwrap_or_else(|| Caller {
-                    is_stranger: self.tokens.is_some(),
+                    is_anonymous: self.tokens.is_some(),
                     ..peer.caller()
                 }))
             }
@@ -124,8 +74,8 @@ impl Access {
     }
 
     /// Over a unix socket the name does not matter, only that it is said once (RFC 9112 §3.2).
-    fn check_host(&self, request: &Parts, peer: Peer) -> Result<(), Refusal> {
-        let invalid = || Refusal::bad_request("one Host header that names a host was expected");
+    fn check_host(&self, request: &Parts, peer: Peer) -> Result<(), ApiError> {
+        let invalid = || ApiError::bad_request("one Host header that names a host was expected");
         if let Peer::Unix(_) = peer {
             return match authority::is_host_missing_or_repeated(request) {
                 true => Err(invalid()),
@@ -142,7 +92,7 @@ impl Access {
         if host.is_address() || name == "localhost" || self.hosts.contains(&name) {
             Ok(())
         } else {
-            Err(Refusal::new(
+            Err(ApiError::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 "this server does not answer to that Host; use its address, or have its name added to 'hosts' in its configuration",
             ))
@@ -156,7 +106,7 @@ impl Access {
         peer: Peer,
         scope: Scope,
         secret: &Secret,
-    ) -> Result<Option<Caller>, Refusal> {
+    ) -> Result<Option<Caller>, ApiError> {
         let Some(file) = &self.tokens else {
             return Ok(None);
         };
@@ -167,15 +117,15 @@ impl Access {
             return match token {
                 Some(token) if tokens::allows(token, scope) => Ok(Some(Caller {
                     name: format!("token {}", token.name),
-                    may_all: tokens::allows(token, Scope::Admin),
-                    is_stranger: false,
+                    is_admin: tokens::allows(token, Scope::Admin),
+                    is_anonymous: false,
                     token: Some(token.clone()),
                 })),
-                Some(_) => Err(Refusal::new(
+                Some(_) => Err(ApiError::new(
                     StatusCode::FORBIDDEN,
                     format!("this token does not allow that: scope '{scope}' is needed"),
                 )),
-                None => Err(Refusal::unauthorized(
+                None => Err(ApiError::unauthorized(
                     "this token is not known: 'mistryd token new NAME' on the server makes one",
                 )),
             };
@@ -183,19 +133,19 @@ impl Access {
         if scope == Scope::Read && self.public == Public::Read {
             return Ok(None);
         }
-        if scope == Scope::Read && session::is_brought(request) {
+        if scope == Scope::Read && cookie::is_present(request) {
             let current = current(file, peer).await?;
-            if let Some(token) = session::find(secret, &[&current, local], request) {
-                session::check_site(request)?;
+            if let Some(token) = cookie::find(secret, &[&current, local], request) {
+                cookie::check_site(request)?;
                 return Ok(Some(Caller {
                     name: format!("token {}", token.name),
-                    may_all: false,
-                    is_stranger: false,
+                    is_admin: false,
+                    is_anonymous: false,
                     token: None,
                 }));
             }
         }
-        Err(Refusal::unauthorized(
+        Err(ApiError::unauthorized(
             "a token is needed over TCP: 'mistryd token new NAME' on the server makes one, sent as 'Authorization: Bearer …' (mistry --token-file); the server's unix socket needs none, for members of its group ('mistry') on its own host",
         ))
     }
@@ -212,7 +162,7 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The tokens as their file says now.
-async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, Refusal> {
+async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, ApiError> {
     // None is refused, because readers are not to keep builders out: each has a connection.
     let (turns, file) = (file.turns.of(peer.client()), file.clone());
     match turns.wait(move |_turn| file.current()).await {
@@ -222,9 +172,9 @@ async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, Ref
                 error = &error as &dyn std::error::Error,
                 "no client is let in"
             );
-            Err(Refusal::internal("the server could not check the token"))
+            Err(ApiError::internal("the server could not check the token"))
         }
-        Err(_) => Err(Refusal::internal("the server could not check the token")),
+        Err(_) => Err(ApiError::internal("the server could not check the token")),
     }
 }
 
@@ -234,7 +184,7 @@ pub(super) fn is_safe(method: &Method) -> bool {
 }
 
 /// A browser says where a page comes from; other clients say nothing and are let pass.
-fn check_origin(request: &Parts) -> Result<(), Refusal> {
+fn check_origin(request: &Parts) -> Result<(), ApiError> {
     let headers = &request.headers;
     let site = headers.get("sec-fetch-site");
     let is_other_site = site.is_some_and(|site| site != "same-origin" && site != "none");
@@ -248,27 +198,21 @@ fn check_origin(request: &Parts) -> Result<(), Refusal> {
     if is_ours && !is_other_site {
         return Ok(());
     }
-    Err(Refusal::new(
+    Err(ApiError::new(
         StatusCode::FORBIDDEN,
         "a page of another site may not change anything here",
     ))
 }
 
 /// What changes something must be JSON, which no form of another site can send.
-pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Refusal> {
-    if answer::is_json(headers.get(CONTENT_TYPE)) {
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    if response::is_json(headers.get(CONTENT_TYPE)) {
         return Ok(());
     }
-    Err(Refusal::new(
+    Err(ApiError::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "Content-Type: application/json was expected",
     ))
-}
-
-impl From<Refusal> for Answer {
-    fn from(refusal: Refusal) -> Answer {
-        Answer::Refused(refusal)
-    }
 }
 
 #[cfg(test)]
@@ -300,7 +244,7 @@ mod tests {
             .await
         {
             Ok(_) => 200,
-            Err(refusal) => refusal.status.as_u16(),
+            Err(error) => error.status.as_u16(),
         }
     }
 

@@ -10,19 +10,19 @@ use hyper::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ETAG, HeaderMap,
     HeaderName, HeaderValue, VARY,
 };
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, StatusCode};
 
-use super::Web;
-use super::answer::{self, Body};
 use super::compressed::Compressed;
 use super::conditions::{self, Verdict};
-use super::error::Refusal;
-use super::manifest;
+use super::error::ApiError;
+use super::manifest::Manifest;
 use super::media::{self, Media};
 use super::paced;
 use super::pages;
 use super::ranges::{self, Part, part};
-use super::routes::Asked;
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Web;
 use crate::budget::Held;
 use crate::build::{Artifacts, Contents, Found, Tar};
 use crate::job::JobId;
@@ -40,32 +40,28 @@ const SMALL: u64 = 1 << 10;
 
 /// `GET /artifacts/P/ID`: a tar of all, with `?sparse` without the holes of files; or with `?manifest`
 /// what is in it.
-pub(super) async fn all(
-    web: &Web,
-    asked: &Asked,
-    project: &ProjectName,
-    id: JobId,
-) -> Result<Response<Body>, Refusal> {
-    if asked.flag("manifest")? {
-        return manifest::show(web, asked, project, id).await;
+pub(super) async fn all(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let (project, id) = request.job()?;
+    if request.flag("manifest")? {
+        return manifest(web, &request, &project, id).await;
     }
-    let place = asked.hold_tree(web)?;
+    let place = web.hold_tree(request.client)?;
     let (walk, state) = (
-        asked.room.hold(Contents::BYTES)?,
-        asked.room.hold(Tar::BYTES)?,
+        request.budget.hold(Contents::BYTES)?,
+        request.budget.hold(Tar::BYTES)?,
     );
-    let chunks = asked.room.hold(paced::BYTES)?;
-    let compress = match answer::takes_coding(asked.headers(), "zstd") {
+    let chunks = request.budget.hold(paced::BYTES)?;
+    let compress = match response::takes_coding(request.headers(), "zstd") {
         // A client that takes zstd takes the plain bytes as well.
-        true => asked.room.hold(Compressed::<Tar>::BYTES).ok(),
+        true => request.budget.hold(Compressed::<Tar>::BYTES).ok(),
         false => None,
     };
     let is_compressed = compress.is_some();
-    let sparse = asked.flag("sparse")?;
-    let artifacts = used(asked, project, id).await?;
+    let sparse = request.flag("sparse")?;
+    let artifacts = used(&request, &project, id).await?;
     let tar = artifacts.tar(sparse, walk, state);
-    let failed = |error| Refusal::caused("could not begin to compress the artifacts", error);
-    let turns = asked.reader.turns();
+    let failed = |error| ApiError::with_cause("could not begin to compress the artifacts", error);
+    let turns = request.reader.turns();
     let bytes = match compress {
         Some(held) => {
             let tar = Compressed::new(tar, held).map_err(failed)?;
@@ -74,22 +70,22 @@ pub(super) async fn all(
         None => pipe::pulled(Placed(tar, place), turns).boxed(),
     };
     let metrics = web.metrics.clone();
-    let counted = told_when_torn(bytes, project, id)
+    let counted = log_errors(bytes, &project, id)
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
-    let mut response = answer::typed(
+    let mut response = response::typed(
         StatusCode::OK,
         "application/x-tar",
         paced::one_at_a_time(counted, chunks),
     );
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    headers.insert(CACHE_CONTROL, answer::PRIVATE);
+    headers.insert(CACHE_CONTROL, response::PRIVATE);
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     if is_compressed {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
     }
     let name = format!("{project}-{}.tar", id.short());
-    answer::set(
+    response::set(
         &mut response,
         CONTENT_DISPOSITION,
         &media::disposition("attachment", name.as_bytes()),
@@ -111,13 +107,9 @@ impl<S: Source> Source for Placed<S> {
 }
 
 /// The artifacts of a build, which is used by a request that reads them.
-pub(super) async fn used(
-    asked: &Asked,
-    project: &ProjectName,
-    id: JobId,
-) -> Result<Artifacts, Refusal> {
-    let is_use = asked.is_use();
-    let artifacts = asked.reader.in_artifacts(project, id, move |artifacts| {
+async fn used(request: &Request, project: &ProjectName, id: JobId) -> Result<Artifacts, ApiError> {
+    let is_use = request.is_use();
+    let artifacts = request.reader.in_artifacts(project, id, move |artifacts| {
         if is_use {
             artifacts.note_use();
         }
@@ -126,8 +118,8 @@ pub(super) async fn used(
     Ok(artifacts.await?)
 }
 
-/// The client only sees that what it gets is torn; the journal is told why.
-pub(super) fn told_when_torn<S: Stream<Item = std::io::Result<Bytes>>>(
+/// Logs why `bytes` could not be sent to their end. The client only sees that the response is incomplete.
+fn log_errors<S: Stream<Item = std::io::Result<Bytes>>>(
     bytes: S,
     project: &ProjectName,
     id: JobId,
@@ -138,27 +130,46 @@ pub(super) fn told_when_torn<S: Stream<Item = std::io::Result<Bytes>>>(
     })
 }
 
-/// `GET /artifacts/P/ID/<path>`: one file, or what is in a directory.
-pub(super) async fn one(
+/// `GET /artifacts/P/ID?manifest`: a JSON array that is written while the artifacts are walked.
+async fn manifest(
     web: &Web,
-    asked: &Asked,
+    request: &Request,
     project: &ProjectName,
     id: JobId,
-    path: PathBuf,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response, ApiError> {
+    let place = web.hold_tree(request.client)?;
+    let held = request.budget.hold(Contents::BYTES)?;
+    let chunks = request.budget.hold(paced::BYTES)?;
+    let artifacts = used(request, project, id).await?;
+    let manifest = Placed(Manifest::new(artifacts.contents(held)), place);
+    let bytes = log_errors(pipe::pulled(manifest, request.reader.turns()), project, id);
+    let mut response = response::typed(
+        StatusCode::OK,
+        "application/json",
+        paced::one_at_a_time(bytes, chunks),
+    );
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, response::PRIVATE);
+    Ok(response)
+}
+
+/// `GET /artifacts/P/ID/<path>`: one file, or what is in a directory.
+pub(super) async fn one(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let (project, id) = request.job()?;
+    let path = request.artifact().ok_or_else(no_such_artifact)?;
     // Of links, the name that was asked for.
     let name = path.file_name().unwrap_or_default().to_owned();
     let media = media::of(name.as_bytes());
-    let view = asked.flag("view")?.then_some(media);
-    let inline = asked.flag("inline")?.then(|| media.inline()).flatten();
-    let is_use = asked.is_use();
-    let (headers, name_of) = (asked.headers().clone(), project.clone());
-    let (room, at) = (asked.room.clone(), path.clone());
-    let looking = move |artifacts: Artifacts| -> Result<Looked, Refusal> {
+    let view = request.flag("view")?.then_some(media);
+    let inline = request.flag("inline")?.then(|| media.inline()).flatten();
+    let is_use = request.is_use();
+    let (headers, name_of) = (request.headers().clone(), project.clone());
+    let (budget, at) = (request.budget.clone(), path.clone());
+    let looking = move |artifacts: Artifacts| -> Result<Looked, ApiError> {
         let found = artifacts.find(&at).map_err(unreadable)?;
         // While a page of the file is made.
         let making = match (&found, view) {
-            (Some(Found::File(..)), Some(_)) => Some(room.hold(FILE_PAGE)?),
+            (Some(Found::File(..)), Some(_)) => Some(budget.hold(FILE_PAGE)?),
             _ => None,
         };
         // What is not there, or not sent, is not used.
@@ -188,19 +199,19 @@ pub(super) async fn one(
                         media,
                         head: &head,
                     };
-                    let page = pages::file::show(&room, &headers, &name_of, id, &at, file)?;
+                    let page = pages::file::show(&budget, &headers, &name_of, id, &at, file)?;
                     drop(making);
                     Looked::Page(page)
                 }
             },
         })
     };
-    match asked.reader.in_artifacts(project, id, looking).await?? {
+    match request.reader.in_artifacts(&project, id, looking).await?? {
         Looked::Nothing => Err(no_such_artifact()),
         Looked::Page(page) => Ok(page),
-        Looked::Directory => directory(asked, project, id, path).await,
+        Looked::Directory => directory(&request, &project, id, path).await,
         Looked::File(file, length, etag) => {
-            let mut response = send(web, asked, file, length, &etag, inline).await?;
+            let mut response = send(web, &request, file, length, &etag, inline).await?;
             describe(&mut response, name.as_bytes(), inline);
             Ok(response)
         }
@@ -209,29 +220,33 @@ pub(super) async fn one(
 
 /// The page of a directory. It is opened again when its turn has come: those who wait hold nothing.
 async fn directory(
-    asked: &Asked,
+    request: &Request,
     project: &ProjectName,
     id: JobId,
     path: PathBuf,
-) -> Result<Response<Body>, Refusal> {
-    let (room, headers, name) = (asked.room.clone(), asked.headers().clone(), project.clone());
+) -> Result<Response, ApiError> {
+    let (budget, headers, name) = (
+        request.budget.clone(),
+        request.headers().clone(),
+        project.clone(),
+    );
     let showing = move |artifacts: Artifacts| {
-        let held = room.hold(DIRECTORY_PAGE)?;
+        let held = budget.hold(DIRECTORY_PAGE)?;
         let found = artifacts.find(&path).map_err(unreadable)?;
         let Some(Found::Directory(directory)) = found else {
             return Err(no_such_artifact());
         };
         let entries = directory.list().map_err(unreadable)?;
         drop((directory, artifacts));
-        let page = pages::directory::show(&room, &headers, &name, id, &path, &entries)?;
+        let page = pages::directory::show(&budget, &headers, &name, id, &path, &entries)?;
         drop(held);
         Ok(page)
     };
-    asked.reader.in_directories(project, id, showing).await?
+    request.reader.in_directories(project, id, showing).await?
 }
 
-fn no_such_artifact() -> Refusal {
-    Refusal::not_found("there is no such artifact")
+fn no_such_artifact() -> ApiError {
+    ApiError::not_found("there is no such artifact")
 }
 
 /// Whether a file is sent to a client that asks for it with these headers, or a part of it.
@@ -244,20 +259,20 @@ fn is_body_sent(headers: &HeaderMap, etag: &str, length: u64) -> bool {
 /// What a path comes to.
 enum Looked {
     Nothing,
-    Page(Response<Body>),
+    Page(Response),
     Directory,
     /// Its length and its entity tag.
     File(std::fs::File, u64, String),
 }
 
-fn unreadable(error: std::io::Error) -> Refusal {
+fn unreadable(error: std::io::Error) -> ApiError {
     match error.kind() {
         // The build closed it against us, which is no fault of ours.
-        std::io::ErrorKind::PermissionDenied => Refusal::new(
+        std::io::ErrorKind::PermissionDenied => ApiError::new(
             StatusCode::FORBIDDEN,
             "the build left this artifact closed to the server",
         ),
-        _ => Refusal::caused("could not read the artifact", error),
+        _ => ApiError::with_cause("could not read the artifact", error),
     }
 }
 
@@ -274,34 +289,34 @@ fn head(file: std::fs::File, media: Media) -> std::io::Result<Vec<u8>> {
 /// `inline` says.
 async fn send(
     web: &Web,
-    asked: &Asked,
+    request: &Request,
     file: std::fs::File,
     length: u64,
     etag: &str,
     inline: Option<&'static str>,
-) -> Result<Response<Body>, Refusal> {
-    let headers = asked.headers();
+) -> Result<Response, ApiError> {
+    let headers = request.headers();
     match conditions::evaluate(headers, etag) {
         Verdict::Proceed => {}
-        Verdict::NotModified => return Ok(answer::not_modified(etag)),
-        Verdict::Failed => return Err(Refusal::precondition_failed()),
+        Verdict::NotModified => return Ok(response::not_modified(etag)),
+        Verdict::Failed => return Err(ApiError::precondition_failed()),
     }
-    let (status, first, count) = match part(asked.method(), headers, etag, length) {
+    let (status, first, count) = match part(request.method(), headers, etag, length) {
         Part::Whole => (StatusCode::OK, 0, length),
         Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
         Part::Beyond => return Ok(ranges::beyond(length)),
     };
-    let held = asked
-        .room
+    let held = request
+        .budget
         .hold(paced::BYTES.min(count.saturating_add(SMALL)))?;
     let metrics = web.metrics.clone();
-    let bytes = pipe::pulled(FilePart { file, first, count }, asked.reader.turns())
+    let bytes = pipe::pulled(FilePart { file, first, count }, request.reader.turns())
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let media = inline.unwrap_or("application/octet-stream");
     let body = paced::one_at_a_time(bytes, held);
-    let mut response = answer::typed(status, media, body);
+    let mut response = response::typed(status, media, body);
     ranges::describe(&mut response, first, count, length);
-    answer::set(&mut response, ETAG, etag);
+    response::set(&mut response, ETAG, etag);
     Ok(response)
 }
 
@@ -329,15 +344,15 @@ impl Source for FilePart {
 /// Says what a browser may do with a file. It must never take it for a page: it keeps it, or shows it
 /// as the `inline` type, which runs nothing. A rebuild puts another file at the same address, so what
 /// is kept is asked for again each time.
-fn describe(response: &mut Response<Body>, name: &[u8], inline: Option<&'static str>) {
+fn describe(response: &mut Response, name: &[u8], inline: Option<&'static str>) {
     let headers = response.headers_mut();
     let (kind, policy) = match inline {
         Some(_) => ("inline", "sandbox; default-src 'none'"),
         None => ("attachment", "sandbox"),
     };
-    headers.insert(CACHE_CONTROL, answer::PRIVATE);
+    headers.insert(CACHE_CONTROL, response::PRIVATE);
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     let disposition = media::disposition(kind, name);
-    answer::set(response, CONTENT_DISPOSITION, &disposition);
+    response::set(response, CONTENT_DISPOSITION, &disposition);
 }

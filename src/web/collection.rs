@@ -1,33 +1,29 @@
 //! Garbage collection, pins, and the removal of builds.
 
-use hyper::{Response, StatusCode};
+use hyper::StatusCode;
 
-use super::answer::{self, Body};
-use super::error::Refusal;
-use super::jobs;
-use super::routes::Asked;
-use super::{Web, list};
+use super::body;
+use super::error::ApiError;
+use super::list;
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Web;
 use crate::api::{GcRequest, GcView, RemovedView};
 use crate::build::Removal;
-use crate::job::JobId;
-use crate::project::ProjectName;
 use crate::scheduler::Collection;
 
 /// `POST /gc`.
-pub(super) async fn collect(web: &Web, asked: Asked) -> Result<Response<Body>, Refusal> {
-    let room = asked.room.clone();
-    let (bodies, client) = (web.scheduler.bodies(), asked.client);
-    let body = jobs::read(asked.request.into_body(), jobs::SMALL_BODY, bodies, client).await?;
-    let request = GcRequest::read(&body.bytes)
-        .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
+pub(super) async fn collect(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let budget = request.budget.clone();
+    let (bodies, client) = (web.scheduler.bodies(), request.client);
+    let body = body::read(request.http.into_body(), body::SMALL, bodies, client).await?;
+    let gc = GcRequest::read(&body.bytes)
+        .map_err(|error| ApiError::bad_request(format!("the request cannot be read: {error}")))?;
     drop(body);
     // Before anything is removed: the answer that lists it must not be refused afterwards.
-    let mut held = list::hold(&room)?;
-    let collection = web
-        .scheduler
-        .collect(request.policy, request.dry_run)
-        .await?;
-    let frame = frame(&collection, request.dry_run);
+    let mut held = list::hold(&budget)?;
+    let collection = web.scheduler.collect(gc.policy, gc.dry_run).await?;
+    let frame = frame(&collection, gc.dry_run);
     let frame = serde_json::to_string(&frame)?;
     let key = "\"Removed\":[";
     let (head, tail) = frame.split_once(key).unwrap_or((&frame, ""));
@@ -38,37 +34,28 @@ pub(super) async fn collect(web: &Web, asked: Asked) -> Result<Response<Body>, R
     let removed = removals.into_iter();
     let removed = removed.map(|removal| removed_view(&removal));
     let body = list::of_values(held, head, removed, tail);
-    Ok(answer::of_json(StatusCode::OK, body))
+    Ok(response::of_json(StatusCode::OK, body))
 }
 
 /// `PUT /job/P/ID/pin`.
-pub(super) async fn pin(
-    web: &Web,
-    project: &ProjectName,
-    id: JobId,
-) -> Result<Response<Body>, Refusal> {
-    web.scheduler.pin(project, id).await?;
-    Ok(answer::no_content())
+pub(super) async fn pin(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let (project, id) = request.job()?;
+    web.scheduler.pin(&project, id).await?;
+    Ok(response::no_content())
 }
 
 /// `DELETE /job/P/ID/pin`.
-pub(super) async fn unpin(
-    web: &Web,
-    project: &ProjectName,
-    id: JobId,
-) -> Result<Response<Body>, Refusal> {
-    web.scheduler.unpin(project, id).await?;
-    Ok(answer::no_content())
+pub(super) async fn unpin(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let (project, id) = request.job()?;
+    web.scheduler.unpin(&project, id).await?;
+    Ok(response::no_content())
 }
 
 /// `DELETE /job/P/ID`.
-pub(super) async fn remove(
-    web: &Web,
-    project: &ProjectName,
-    id: JobId,
-) -> Result<Response<Body>, Refusal> {
-    web.scheduler.remove(project, id).await?;
-    Ok(answer::no_content())
+pub(super) async fn remove(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let (project, id) = request.job()?;
+    web.scheduler.remove(&project, id).await?;
+    Ok(response::no_content())
 }
 
 /// What a collection did, as strangers read it.

@@ -4,14 +4,14 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use hyper::Response;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
 use sha2::{Digest, Sha256};
 
-use super::answer::{self, Body};
 use super::conditions;
-use super::error::Refusal;
-use super::routes::Asked;
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Web;
 
 const CSS: &str = "text/css; charset=utf-8";
 const MODULE: &str = "text/javascript; charset=utf-8";
@@ -84,28 +84,29 @@ fn file(name: &'static str, media: &'static str, text: &str) -> File {
         etag: format!("\"{digest}\""),
         gzipped_etag: format!("\"{digest}-gz\""),
         plain: Bytes::copy_from_slice(text.as_bytes()),
-        gzipped: answer::gzip(text.as_bytes()),
+        gzipped: response::gzip(text.as_bytes()),
     }
 }
 
 /// `GET /static/<name>`. Always asked for again, so that an upgrade never mixes with what a browser
 /// kept; mostly answered by 304.
-pub(super) fn show(asked: &Asked, name: &str) -> Result<Response<Body>, Refusal> {
+pub(super) async fn show(_: &Web, request: Request) -> Result<Response, ApiError> {
+    let name = request.raw_segment("name");
     let file = FILES
         .iter()
         .find(|file| file.name == name)
-        .ok_or_else(|| Refusal::not_found("there is nothing at this address"))?;
+        .ok_or_else(|| ApiError::not_found("there is nothing at this address"))?;
     let mut response;
-    if let Some(etag) = file.known(asked.headers()) {
-        response = answer::not_modified(etag);
-        response.headers_mut().insert(VARY, answer::VARIES);
+    if let Some(etag) = file.known(request.headers()) {
+        response = response::not_modified(etag);
+        response.headers_mut().insert(VARY, response::VARIES);
     } else {
         let plain = file.plain.clone();
         let gzipped = || file.gzipped.clone();
         // Its bytes are there once, for all.
-        let body = |bytes| Ok(answer::parts([bytes]));
-        response = answer::compressible(asked.headers(), file.media, plain, gzipped, body)?;
-        answer::set(&mut response, ETAG, file.sent(asked.headers()));
+        let body = |bytes| Ok(response::parts([bytes]));
+        response = response::compressible(request.headers(), file.media, plain, gzipped, body)?;
+        response::set(&mut response, ETAG, file.sent(request.headers()));
     }
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -114,8 +115,8 @@ pub(super) fn show(asked: &Asked, name: &str) -> Result<Response<Body>, Refusal>
 
 impl File {
     /// The tag of what is sent to who asks so.
-    fn sent(&self, asked: &HeaderMap) -> &str {
-        if answer::takes_coding(asked, "gzip") {
+    fn sent(&self, headers: &HeaderMap) -> &str {
+        if response::takes_coding(headers, "gzip") {
             &self.gzipped_etag
         } else {
             &self.etag
@@ -123,10 +124,10 @@ impl File {
     }
 
     /// The tag under which the client has it already, compressed or not.
-    fn known(&self, asked: &HeaderMap) -> Option<&str> {
-        let tags = asked.get(IF_NONE_MATCH)?.to_str().ok()?;
+    fn known(&self, headers: &HeaderMap) -> Option<&str> {
+        let tags = headers.get(IF_NONE_MATCH)?.to_str().ok()?;
         if tags.trim() == "*" {
-            return Some(self.sent(asked));
+            return Some(self.sent(headers));
         }
         let ours = [&*self.gzipped_etag, &*self.etag];
         // A proxy that compresses or unpacks makes a strong tag weak.

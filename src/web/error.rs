@@ -1,41 +1,41 @@
-//! Which status and sentence an error has: the one place.
+//! Which status and message an error has: the one place.
 //!
 //! Outside gets the sentence and the request's id, inside gets the story: paths and causes go
 //! to the journal under the same id.
 
-use hyper::header::{ALLOW, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use hyper::{Response, StatusCode};
+use hyper::StatusCode;
 
-use super::answer::{self, Body};
-use crate::api::ErrorView;
 use crate::build::BuildInfo;
 use crate::project::{self, NameError};
 use crate::scheduler::Error;
 
-/// When a client that was refused for want of room may ask again, in seconds: about the time of
-/// a short build.
-pub(super) const ROOM_AGAIN: u32 = 5;
-/// When a daemon that ends is likely back, in seconds.
-const BACK_AGAIN: u32 = 1;
+/// `Retry-After` of a server that is busy, in seconds: about the time of a short build.
+pub(super) const BUSY_RETRY_AFTER: u32 = 5;
+/// `Retry-After` of a daemon that is stopping, in seconds: it is likely to be started again by then.
+const RESTART_RETRY_AFTER: u32 = 1;
+/// Bytes of a message that are sent.
+pub(super) const MAX_MESSAGE: usize = 2 << 10;
 
-/// A request that is not answered as asked.
+/// Why a request fails.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct ApiError {
     pub(super) status: StatusCode,
-    sentence: String,
+    pub(super) message: String,
     /// The job that it is about, as project and id.
-    job: Option<(String, String)>,
-    retry_after: Option<u32>,
-    allow: Option<&'static str>,
-    /// What the journal is told.
-    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+    pub(super) job: Option<(String, String)>,
+    /// Seconds.
+    pub(super) retry_after: Option<u32>,
+    /// The methods that the address takes.
+    pub(super) allow: Option<Box<str>>,
+    /// For the journal.
+    pub(super) cause: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-impl Refusal {
-    pub(super) fn new(status: StatusCode, sentence: impl Into<String>) -> Refusal {
-        Refusal {
+impl ApiError {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
+        ApiError {
             status,
-            sentence: sentence.into(),
+            message: message.into(),
             job: None,
             retry_after: None,
             allow: None,
@@ -43,174 +43,120 @@ impl Refusal {
         }
     }
 
-    pub(super) fn bad_request(sentence: impl Into<String>) -> Refusal {
-        Refusal::new(StatusCode::BAD_REQUEST, sentence)
+    pub(super) fn bad_request(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, message)
     }
 
-    pub(super) fn not_found(sentence: impl Into<String>) -> Refusal {
-        Refusal::new(StatusCode::NOT_FOUND, sentence)
+    pub(super) fn not_found(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::NOT_FOUND, message)
     }
 
-    pub(super) fn unauthorized(sentence: impl Into<String>) -> Refusal {
-        Refusal::new(StatusCode::UNAUTHORIZED, sentence)
+    pub(super) fn unauthorized(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::UNAUTHORIZED, message)
     }
 
-    pub(super) fn internal(sentence: impl Into<String>) -> Refusal {
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, sentence)
+    pub(super) fn internal(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
-    /// Ours, with a cause for the journal.
-    pub(super) fn caused(
-        sentence: impl Into<String>,
+    /// An internal error with a cause for the journal.
+    pub(super) fn with_cause(
+        message: impl Into<String>,
         cause: impl std::error::Error + Send + Sync + 'static,
-    ) -> Refusal {
-        Refusal {
+    ) -> ApiError {
+        ApiError {
             cause: Some(Box::new(cause)),
-            ..Refusal::internal(sentence)
+            ..ApiError::internal(message)
         }
     }
 
     /// A condition of the request does not hold.
-    pub(super) fn precondition_failed() -> Refusal {
-        Refusal::new(
+    pub(super) fn precondition_failed() -> ApiError {
+        ApiError::new(
             StatusCode::PRECONDITION_FAILED,
             "this is not the content that If-Match names",
         )
     }
 
-    pub(super) fn method_not_allowed(allow: &'static str) -> Refusal {
-        Refusal {
-            allow: Some(allow),
-            ..Refusal::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                format!("this address takes {allow}"),
-            )
+    pub(super) fn method_not_allowed(allow: String) -> ApiError {
+        ApiError {
+            message: format!("this address takes {allow}"),
+            allow: Some(allow.into()),
+            ..ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "")
         }
     }
 
     /// A build that could not be run to its end: its sentence, and where it is found.
-    pub(super) fn errored(info: &BuildInfo) -> Refusal {
-        let sentence = info.err.as_deref().unwrap_or("the build could not be run");
-        Refusal {
+    pub(super) fn build_errored(info: &BuildInfo) -> ApiError {
+        let message = info.err.as_deref().unwrap_or("the build could not be run");
+        ApiError {
             job: Some((info.project.clone(), info.id.clone())),
-            ..Refusal::internal(sentence)
+            ..ApiError::internal(message)
         }
     }
 
-    /// For now: ask again in some seconds.
-    pub(super) fn busy(sentence: impl Into<String>) -> Refusal {
-        Refusal {
-            retry_after: Some(ROOM_AGAIN),
-            ..Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
+    /// A temporary error: the client may try again in some seconds.
+    pub(super) fn busy(message: impl Into<String>) -> ApiError {
+        ApiError {
+            retry_after: Some(BUSY_RETRY_AFTER),
+            ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
         }
     }
 
-    /// As much is held for clients as may be.
-    pub(super) fn holds_too_much() -> Refusal {
-        Refusal::busy("the server holds too much for its clients; try again later")
+    /// The memory that may be held for clients is in use.
+    pub(super) fn over_budget() -> ApiError {
+        ApiError::busy("the server holds too much for its clients; try again later")
     }
 
-    /// What the client is told.
-    pub(super) fn sentence(&self) -> &str {
-        &self.sentence[..bound(&self.sentence)]
-    }
-
-    /// The answer, and a record in the journal where the fault is ours.
-    pub(super) fn answer(self, request: &str, as_json: bool) -> Response<Body> {
-        if let Some(cause) = &self.cause {
-            tracing::error!(
-                mistry_request = request,
-                error = &**cause as &dyn std::error::Error,
-                "{}",
-                self.sentence
-            );
+    /// What the client reads: at most [`MAX_MESSAGE`] bytes and a sign that there was more.
+    pub(super) fn message(&self) -> String {
+        let mut message = self.message.clone();
+        if message.len() > MAX_MESSAGE {
+            let mut ends = (0..=MAX_MESSAGE).rev();
+            let end = ends.find(|at| message.is_char_boundary(*at));
+            message.truncate(end.unwrap_or(0));
+            message.push('…');
         }
-        let view = ErrorView {
-            error: bounded(self.sentence),
-            request: request.to_owned(),
-            job: self.job.as_ref().map(|(_, id)| id.clone()),
-        };
-        let as_json = as_json
-            .then(|| answer::small_json(self.status, &view))
-            .flatten();
-        let mut response =
-            as_json.unwrap_or_else(|| answer::text(self.status, format!("{}\n", view.error)));
-        answer::of_now(&mut response);
-        let headers = response.headers_mut();
-        if let Some(seconds) = self.retry_after {
-            headers.insert(RETRY_AFTER, seconds.into());
-        }
-        if let Some((project, id)) = self.job
-            && let Ok(location) = format!("/job/{project}/{id}").parse()
-        {
-            headers.insert(LOCATION, location);
-        }
-        if let Some(allow) = self.allow {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
+        message
     }
 }
 
-/// Bytes of a sentence that are sent: an answer that is not counted is small.
-const MAX_SENTENCE: usize = answer::SMALL / 2;
-
-fn bounded(mut sentence: String) -> String {
-    let end = bound(&sentence);
-    if end < sentence.len() {
-        sentence.truncate(end);
-        sentence.push('…');
-    }
-    sentence
-}
-
-/// Where what is sent of a sentence ends.
-fn bound(sentence: &str) -> usize {
-    let most = sentence.len().min(MAX_SENTENCE);
-    let mut ends = (0..=most).rev();
-    let end = ends.find(|at| sentence.is_char_boundary(*at));
-    end.unwrap_or(0)
-}
-
-impl From<serde_json::Error> for Refusal {
-    fn from(error: serde_json::Error) -> Refusal {
-        answer::unwritable(error)
+impl From<serde_json::Error> for ApiError {
+    fn from(error: serde_json::Error) -> ApiError {
+        ApiError::with_cause("the server could not write its answer", error)
     }
 }
 
-impl From<NameError> for Refusal {
-    fn from(error: NameError) -> Refusal {
-        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+impl From<NameError> for ApiError {
+    fn from(error: NameError) -> ApiError {
+        ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
     }
 }
 
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Refusal {
+impl From<Error> for ApiError {
+    fn from(error: Error) -> ApiError {
         let status = status(&error);
         let (job, retry_after) = match unwrapped(&error) {
             Error::Stopping(project, id) => (
                 Some((project.to_string(), id.to_string())),
-                Some(BACK_AGAIN),
+                Some(RESTART_RETRY_AFTER),
             ),
             Error::BacklogFull
             | Error::ReadersFull
             | Error::ScansFull
             | Error::BodiesFull
-            | Error::EngineAway(_) => (None, Some(ROOM_AGAIN)),
-            Error::Ending => (None, Some(BACK_AGAIN)),
+            | Error::EngineAway(_) => (None, Some(BUSY_RETRY_AFTER)),
+            Error::Ending => (None, Some(RESTART_RETRY_AFTER)),
             _ => (None, None),
         };
-        Refusal {
+        ApiError {
             status,
-            sentence: error.to_string(),
+            message: error.to_string(),
             job,
             retry_after,
             allow: None,
-            // That we are busy or ending is no fault, and told elsewhere. Why a job was rejected the
-            // scheduler has told, once for all who wait.
+            // To be busy or to end is no fault, and logged elsewhere. The scheduler has logged why a job was
+            // rejected, once for all clients that wait for it.
             cause: match &error {
                 Error::Rejected(_)
                 | Error::Stopping(..)
@@ -232,7 +178,7 @@ fn unwrapped(error: &Error) -> &Error {
     }
 }
 
-/// No `_` arm: a new variant must be given a status by a person.
+/// It has no `_` arm, so that a new variant is given a status on purpose.
 fn status(error: &Error) -> StatusCode {
     match error {
         Error::Project(project) => match project {

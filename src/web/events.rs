@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
+use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
-use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::answer::{self, Body, Room};
+use super::client_budget::ClientBudget;
+use super::response::{self, Response};
 use crate::api::{LogPiece, LogPieces, MAX_PIECE};
 use crate::budget::Held;
 use crate::build::LogFollower;
@@ -51,7 +52,7 @@ pub(super) struct Events {
     to: mpsc::Sender<Sent>,
     /// One permit: it goes with the bytes, and comes back when they are let go.
     turn: Arc<Semaphore>,
-    room: Room,
+    budget: ClientBudget,
 }
 
 /// The client reads no more.
@@ -117,7 +118,7 @@ impl Events {
     async fn counted(&self, turn: OwnedSemaphorePermit, event: String) -> Result<(), Gone> {
         let held = match (event.len() as u64).saturating_sub(STREAM) {
             0 => None,
-            more => Some(Arc::new(self.room.wait(more).await.map_err(|_| Gone)?)),
+            more => Some(Arc::new(self.budget.wait(more).await.map_err(|_| Gone)?)),
         };
         self.send(turn, event.into(), held).await
     }
@@ -163,7 +164,11 @@ impl Events {
 type Work = dyn Future<Output = Result<(), Gone>> + Send;
 
 /// Answers with the events that `work` sends until it ends. `held` is what the stream holds: [`STREAM`].
-pub(super) fn stream<F>(room: &Room, held: Held, work: impl FnOnce(Events) -> F) -> Response<Body>
+pub(super) fn stream<F>(
+    budget: &ClientBudget,
+    held: Held,
+    work: impl FnOnce(Events) -> F,
+) -> Response
 where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
@@ -180,7 +185,7 @@ where
     let sending = Events {
         to,
         turn: Arc::new(Semaphore::new(1)),
-        room: room.clone(),
+        budget: budget.clone(),
     };
     let streaming = Streaming {
         events,
@@ -211,10 +216,10 @@ where
             }
         }
     });
-    let mut response = answer::typed(
+    let mut response = response::typed(
         StatusCode::OK,
         "text/event-stream; charset=utf-8",
-        answer::streamed(bytes),
+        response::streamed(bytes),
     );
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -239,7 +244,7 @@ impl Lines {
         log: &mut LogFollower,
         events: &Events,
     ) -> Result<io::Result<bool>, Gone> {
-        let wide = events.room.hold_where_plenty(WIDE).map(Arc::new);
+        let wide = events.budget.hold_where_plenty(WIDE).map(Arc::new);
         let (read, at_once) = match wide {
             Some(_) => (WIDE_READ, WIDE_EVENTS),
             None => (READ, EVENTS),
@@ -256,7 +261,7 @@ impl Lines {
                 true => None,
                 false => {
                     batch.flush(events, None).await?;
-                    let held = events.room.wait(WORST).await.map_err(|_| Gone)?;
+                    let held = events.budget.wait(WORST).await.map_err(|_| Gone)?;
                     Some(Arc::new(held))
                 }
             };
@@ -359,9 +364,9 @@ mod tests {
 
         use crate::budget::{Budget, Client};
 
-        let room = Room::new(Budget::new(1 << 20, 0), Client::Proxy);
-        let held = room.hold(STREAM).unwrap();
-        let answer = stream(&room, held, |events| async move {
+        let share = ClientBudget::new(Budget::new(1 << 20, 0), Client::Proxy);
+        let held = share.hold(STREAM).unwrap();
+        let answer = stream(&share, held, |events| async move {
             let parts = [&b"[1,"[..], b"2]"].map(Bytes::from_static);
             events.parts("result", parts.to_vec()).await?;
             // Then the stream is silent.
@@ -396,9 +401,9 @@ mod tests {
         let turns = Turns::new(turns::READS).of(Client::Proxy);
         let mut log = LogFollower::open(&path, 0, None, turns).unwrap();
         let budget = Budget::new(256 << 10, 0);
-        let room = Room::new(budget.clone(), Client::Proxy);
-        let held = room.hold(STREAM).unwrap();
-        let answer = stream(&room, held, |events| async move {
+        let share = ClientBudget::new(budget.clone(), Client::Proxy);
+        let held = share.hold(STREAM).unwrap();
+        let answer = stream(&share, held, |events| async move {
             let mut lines = Lines::new(0);
             while let Ok(true) = lines.send(&mut log, &events).await? {}
             lines.finish(&events).await
@@ -406,7 +411,7 @@ mod tests {
         let mut body = answer.into_body();
         let mut told = body.frame().await.unwrap().unwrap().into_data().unwrap();
         // Others take all that is left while the client reads.
-        let _others = room.hold(budget.most() - budget.held()).unwrap();
+        let _others = share.hold(budget.most() - budget.held()).unwrap();
         let mut last = Bytes::new();
         while !told.is_empty() {
             last = Bytes::copy_from_slice(&told);

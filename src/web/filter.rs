@@ -1,57 +1,57 @@
-//! Which builds a list or a stream is about: the same words in every address.
+//! Which builds a list or a stream is about: the same query in every address.
 
-use super::error::Refusal;
+use super::error::ApiError;
 use super::query::Query;
 use crate::build::{Filter, Outcome, Place, State};
 
 /// Bytes of a search: a few words.
 const MAX_TEXT: usize = 200;
-/// What may stand in an address, in the order in which it is written.
+/// The names that may be in an address, in the order in which they are written.
 const NAMES: [&str; 5] = ["project", "group", "state", "outcome", "text"];
 
 /// Reads `project`, `group`, `state`, `outcome`, `text` and `before`.
-pub(super) fn filter(asked: &Query) -> Result<Filter, Refusal> {
-    let words = asked.get("text").unwrap_or_default();
+pub(super) fn filter(query: &Query) -> Result<Filter, ApiError> {
+    let words = query.get("text").unwrap_or_default();
     if words.len() > MAX_TEXT {
-        return Err(Refusal::bad_request(format!(
+        return Err(ApiError::bad_request(format!(
             "text: expected at most {MAX_TEXT} bytes"
         )));
     }
     Ok(Filter {
-        project: asked.get("project").map(str::parse).transpose()?,
-        group: asked.get("group").map(str::to_owned),
-        state: match asked.get("state") {
+        project: query.get("project").map(str::parse).transpose()?,
+        group: query.get("group").map(str::to_owned),
+        state: match query.get("state") {
             None => None,
             Some("pending") => Some(State::Pending),
             Some("ready") => Some(State::Ready),
-            Some(_) => return Err(Refusal::bad_request("state: expected pending or ready")),
+            Some(_) => return Err(ApiError::bad_request("state: expected pending or ready")),
         },
-        outcome: asked.get("outcome").map(outcome).transpose()?,
+        outcome: query.get("outcome").map(outcome).transpose()?,
         words: words.split_whitespace().map(str::to_lowercase).collect(),
-        before: match asked.get("before") {
+        before: match query.get("before") {
             None => None,
             Some(before) => Some(Place::parse(before).ok_or_else(|| {
-                Refusal::bad_request("before: expected the value of a Link header of this server")
+                ApiError::bad_request("before: expected the value of a Link header of this server")
             })?),
         },
     })
 }
 
-fn outcome(text: &str) -> Result<Outcome, Refusal> {
+fn outcome(text: &str) -> Result<Outcome, ApiError> {
     let named = |outcome: &Outcome| outcome.as_str() == text;
     Outcome::ALL.into_iter().find(named).ok_or_else(|| {
         let names = Outcome::ALL.map(Outcome::as_str).join(", ");
-        Refusal::bad_request(format!("outcome: expected one of {names}"))
+        ApiError::bad_request(format!("outcome: expected one of {names}"))
     })
 }
 
-/// The same choice as a query, without `before`; "" where all are meant.
-pub(super) fn query(asked: &Query) -> form_urlencoded::Serializer<'static, String> {
-    let mut query = form_urlencoded::Serializer::new(String::new());
+/// The filter as a query without `before`; "" where it takes all builds.
+pub(super) fn query(query: &Query) -> form_urlencoded::Serializer<'static, String> {
+    let mut written = form_urlencoded::Serializer::new(String::new());
     for name in NAMES {
-        if let Some(value) = asked.get(name) {
-            query.append_pair(name, value);
+        if let Some(value) = query.get(name) {
+            written.append_pair(name, value);
         }
     }
-    query
+    written
 }

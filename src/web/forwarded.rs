@@ -10,8 +10,8 @@ use hyper::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use ppp::{HeaderResult, PartialResult, v1, v2};
 
-use super::access::Peer;
-use super::error::Refusal;
+use super::caller::Peer;
+use super::error::ApiError;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Bytes of a header of the PROXY protocol, with all that a proxy may add about TLS.
@@ -40,7 +40,7 @@ impl Proxies {
     /// # Errors
     /// 400 where both headers are there and name two clients: a client may have sent one of them, and
     /// the proxy has let it pass.
-    pub(super) fn asker(&self, headers: &HeaderMap, peer: Peer) -> Result<Peer, Refusal> {
+    pub(super) fn asker(&self, headers: &HeaderMap, peer: Peer) -> Result<Peer, ApiError> {
         let proxy = match peer {
             Peer::Tcp(address) | Peer::Proxy(address) if self.has(address) => address,
             Peer::Proxy(address) => return Ok(Peer::Tcp(address)),
@@ -55,7 +55,7 @@ impl Proxies {
         let forwarded = named(FORWARDED, Form::Pairs);
         let x_forwarded_for = named(X_FORWARDED_FOR, Form::Addresses);
         match (forwarded, x_forwarded_for) {
-            (Some(one), Some(other)) if one != other => Err(Refusal::bad_request(
+            (Some(one), Some(other)) if one != other => Err(ApiError::bad_request(
                 "Forwarded and X-Forwarded-For name two clients: the proxy must set one of them and remove the other",
             )),
             (Some(named), _) | (None, Some(named)) => Ok(named),

@@ -9,13 +9,13 @@ use hyper::header::{
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request};
 
-use super::access::Peer;
+use super::caller::Peer;
 use super::conditions::{self, Verdict};
 use super::forwarded::{self, Beginning, Proxies};
 use super::query::Query;
 use super::ranges::{self, Part};
 use super::tokens::{Scope, Token};
-use super::{answer, authority, filter, media, session, words};
+use super::{authority, cookie, filter, format, media, response};
 use crate::build::{Filter, Secret};
 
 /// The builds that a query is about, and the same choice as the server writes it into the next address;
@@ -24,12 +24,12 @@ use crate::build::{Filter, Secret};
 /// # Errors
 /// The sentence.
 pub fn query(text: &str) -> Result<(Filter, String), String> {
-    let sentence = |refusal: super::error::Refusal| refusal.sentence().to_owned();
-    let query = Query::parse(text).map_err(sentence)?;
+    let message = |error: super::error::ApiError| error.message();
+    let query = Query::parse(text).map_err(message)?;
     for name in ["wait", "json", "async"] {
-        query.flag(name).map_err(sentence)?;
+        query.flag(name).map_err(message)?;
     }
-    let found = filter::filter(&query).map_err(sentence)?;
+    let found = filter::filter(&query).map_err(message)?;
     Ok((found, filter::query(&query).finish()))
 }
 
@@ -89,10 +89,10 @@ pub fn addressee(target: &str, host: &[u8]) -> Option<String> {
 pub fn accepts(value: &[u8]) -> [bool; 4] {
     let headers = headers(&[(ACCEPT, value), (ACCEPT_ENCODING, value)]);
     [
-        answer::accepts(&headers, "text/html"),
-        answer::prefers(&headers, "text/html", "application/json"),
-        answer::takes_json(&headers),
-        answer::takes_coding(&headers, "gzip"),
+        response::accepts(&headers, "text/html"),
+        response::prefers(&headers, "text/html", "application/json"),
+        response::takes_json(&headers),
+        response::takes_coding(&headers, "gzip"),
     ]
 }
 
@@ -106,14 +106,14 @@ pub fn cookie(header: &[u8], now: u64) -> bool {
     let now = UNIX_EPOCH + Duration::from_secs(now);
     let headers = headers(&[(COOKIE, header)]);
     let (secret, token) = (Secret::of("0123"), token());
-    session::values(&headers)
-        .any(|value| session::made_of(&secret, [&token].into_iter(), value, now).is_some())
+    cookie::values(&headers)
+        .any(|value| cookie::token_of(&secret, [&token].into_iter(), value, now).is_some())
 }
 
 /// The cookie that reads until 30 days after `now`.
 pub fn good_cookie(now: u64) -> String {
     let now = UNIX_EPOCH + Duration::from_secs(now);
-    session::value(&Secret::of("0123"), &token(), now)
+    cookie::value(&Secret::of("0123"), &token(), now)
 }
 
 /// A `Content-Disposition` that suggests `name`.
@@ -123,7 +123,7 @@ pub fn disposition(name: &[u8]) -> String {
 
 /// A text of strangers on one line of a page.
 pub fn visible(text: &str) -> String {
-    words::visible(text)
+    format::visible(text)
 }
 
 /// Whose request it is that the trusted proxy 127.0.0.1 passes on with these headers; `None` where they

@@ -1,21 +1,25 @@
-//! The host: what is going on, and what there is room for.
+//! The server itself: its status, its metrics, its health, and the contract of this interface.
 
-use hyper::{Response, StatusCode};
+use hyper::StatusCode;
 
-use super::answer::{self, Body};
-use super::error::Refusal;
-use super::routes::Asked;
-use super::{Web, pages};
+use super::error::ApiError;
+use super::pages;
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Web;
 use crate::api::HostView;
 
+/// The contract, machine-readable; a test compares it with the routes.
+const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
 /// `GET /status`.
-pub(super) async fn status(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    if asked.wants_page()? {
-        return pages::host(web, asked).await;
+pub(super) async fn status(web: &Web, request: Request) -> Result<Response, ApiError> {
+    if request.wants_page()? {
+        return pages::host(web, &request).await;
     }
-    let host = asked.reader.host().await?;
-    answer::json(
-        &asked.room,
+    let host = request.reader.host().await?;
+    response::json(
+        &request.budget,
         StatusCode::OK,
         &HostView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -30,4 +34,34 @@ pub(super) async fn status(web: &Web, asked: &Asked) -> Result<Response<Body>, R
             engine: host.engine,
         },
     )
+}
+
+/// `GET /metrics`.
+pub(super) async fn metrics(web: &Web, request: Request) -> Result<Response, ApiError> {
+    request.reader.refresh_metrics().await;
+    let bodies = web.scheduler.bodies().held();
+    web.metrics.record_held(web.held.held(), bodies);
+    let text = web
+        .metrics
+        .text()
+        .map_err(|error| ApiError::with_cause("the server could not write its metrics", error))?;
+    Ok(response::typed(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        response::full(&request.budget, text.into())?,
+    ))
+}
+
+/// `GET /healthz`.
+pub(super) async fn healthz(_: &Web, _: Request) -> Result<Response, ApiError> {
+    Ok(response::text(StatusCode::OK, "ok\n"))
+}
+
+/// `GET /openapi.json`.
+pub(super) async fn openapi(_: &Web, _: Request) -> Result<Response, ApiError> {
+    Ok(response::typed(
+        StatusCode::OK,
+        "application/json",
+        response::fixed(OPENAPI.as_bytes()),
+    ))
 }

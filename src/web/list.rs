@@ -7,9 +7,10 @@ use bytes::Bytes;
 use futures_util::{Stream, stream};
 use serde::Serialize;
 
-use super::answer::{Body, Room};
-use super::error::Refusal;
+use super::client_budget::ClientBudget;
+use super::error::ApiError;
 use super::paced::one_at_a_time;
+use super::response::Body;
 use crate::api::IndexItem;
 use crate::budget::Held;
 use crate::build::{Filter, Listing, Place};
@@ -28,8 +29,8 @@ const AHEAD: usize = 32 << 10;
 ///
 /// # Errors
 /// 503 where the server holds as much as it may.
-pub(super) fn hold(room: &Room) -> Result<Held, Refusal> {
-    room.hold(LIST)
+pub(super) fn hold(budget: &ClientBudget) -> Result<Held, ApiError> {
+    budget.hold(LIST)
 }
 
 /// A JSON array of values between two texts, each written when it is about to be sent.

@@ -1,18 +1,18 @@
 //! Logs: as events, line by line; as text, byte by byte; where lines begin, and which hold a text.
 
 use futures_util::stream;
+use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
-use super::Web;
-use super::answer::{self, Body};
 use super::conditions::{self, Verdict};
-use super::error::Refusal;
+use super::error::ApiError;
 use super::events::{self, Events, Gone, Lines};
 use super::paced::one_at_a_time;
 use super::ranges::{self, Part, part};
-use super::routes::Asked;
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Web;
 use crate::api::{LogEnd, LogLines, LogMatches};
 use crate::budget::Held;
 use crate::build::lines::NeedleError;
@@ -34,47 +34,46 @@ const LOG: HeaderName = HeaderName::from_static("mistry-log");
 
 /// `GET /log/P/ID`: events, or text where `Accept: text/plain` or `?text` asks for it; with
 /// `?lines` and `?find=TEXT`, what is to be known of its lines.
-pub(super) async fn show(
-    web: &Web,
-    asked: &Asked,
-    project: ProjectName,
-    id: JobId,
-) -> Result<Response<Body>, Refusal> {
-    if asked.flag("lines")? {
-        let (log, tag) = named(asked, &project, id).await?;
-        let lines = LogLines::from(asked.reader.log_index(log).await?);
-        let mut response = answer::json(&asked.room, StatusCode::OK, &lines)?;
-        answer::set(&mut response, LOG, &tag);
+pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let (project, id) = request.job()?;
+    if request.flag("lines")? {
+        let (log, tag) = named(&request, &project, id).await?;
+        let lines = LogLines::from(request.reader.log_index(log).await?);
+        let mut response = response::json(&request.budget, StatusCode::OK, &lines)?;
+        response::set(&mut response, LOG, &tag);
         return Ok(response);
     }
-    if let Some(text) = asked.query("find") {
+    if let Some(text) = request.query.get("find") {
         let needle = text
             .parse()
-            .map_err(|error: NeedleError| Refusal::bad_request(format!("find: {error}")))?;
-        let (log, tag) = named(asked, &project, id).await?;
-        let found = asked.reader.log_find(log, needle).await?;
-        let mut response = answer::json(&asked.room, StatusCode::OK, &LogMatches::from(found))?;
-        answer::set(&mut response, LOG, &tag);
+            .map_err(|error: NeedleError| ApiError::bad_request(format!("find: {error}")))?;
+        let (log, tag) = named(&request, &project, id).await?;
+        let found = request.reader.log_find(log, needle).await?;
+        let mut response =
+            response::json(&request.budget, StatusCode::OK, &LogMatches::from(found))?;
+        response::set(&mut response, LOG, &tag);
         return Ok(response);
     }
-    if asked.flag("text")? || answer::prefers(asked.headers(), "text/plain", "text/event-stream") {
-        return plain(web, asked, project, id).await;
+    if request.flag("text")?
+        || response::prefers(request.headers(), "text/plain", "text/event-stream")
+    {
+        return plain(web, &request, project, id).await;
     }
-    let from = match asked.headers().get("last-event-id") {
+    let from = match request.headers().get("last-event-id") {
         None => 0,
         Some(value) => value
             .to_str()
             .ok()
             .and_then(|value| value.parse().ok())
-            .ok_or_else(|| Refusal::bad_request("Last-Event-ID: expected a byte offset"))?,
+            .ok_or_else(|| ApiError::bad_request("Last-Event-ID: expected a byte offset"))?,
     };
-    let held = asked.room.hold(events::STREAM)?;
-    let log = asked.reader.follow(&project, id, from).await?;
+    let held = request.budget.hold(events::STREAM)?;
+    let log = request.reader.follow(&project, id, from).await?;
     if from > 0 && from >= log.length() && web.scheduler.handle(&project, id).await.is_none() {
-        return Ok(answer::no_content());
+        return Ok(response::no_content());
     }
-    let (web, reader) = (web.clone(), asked.reader.under_way());
-    Ok(events::stream(&asked.room, held, |events| async move {
+    let (web, reader) = (web.clone(), request.reader.under_way());
+    Ok(events::stream(&request.budget, held, |events| async move {
         tell(&web, &reader, events, log, from, (&project, id)).await
     }))
 }
@@ -82,14 +81,14 @@ pub(super) async fn show(
 /// The log and its name, where it is the one that the request means. A job that is asked for again has
 /// another log at the same address: without this, a client would mix both.
 async fn named(
-    asked: &Asked,
+    request: &Request,
     project: &ProjectName,
     id: JobId,
-) -> Result<(LogFollower, String), Refusal> {
-    let log = asked.reader.follow(project, id, 0).await?;
+) -> Result<(LogFollower, String), ApiError> {
+    let log = request.reader.follow(project, id, 0).await?;
     let tag = log.tag().to_owned();
-    match asked.headers().get(LOG) {
-        Some(meant) if *meant != *tag => Err(Refusal::new(
+    match request.headers().get(LOG) {
+        Some(meant) if *meant != *tag => Err(ApiError::new(
             StatusCode::PRECONDITION_FAILED,
             "this is another log: the job was asked for again",
         )),
@@ -149,35 +148,35 @@ async fn tell(
 /// The log byte for byte: as it is now, a part of it, or on while it grows.
 async fn plain(
     web: &Web,
-    asked: &Asked,
+    request: &Request,
     project: ProjectName,
     id: JobId,
-) -> Result<Response<Body>, Refusal> {
-    let is_followed = asked.flag("follow")?;
-    let from = match asked.query("from") {
+) -> Result<Response, ApiError> {
+    let is_followed = request.flag("follow")?;
+    let from = match request.query.get("from") {
         None => 0,
         Some(from) if is_followed => from
             .parse()
-            .map_err(|_| Refusal::bad_request("from: expected a byte offset"))?,
-        Some(_) => return Err(Refusal::bad_request("from: expected only with follow")),
+            .map_err(|_| ApiError::bad_request("from: expected a byte offset"))?,
+        Some(_) => return Err(ApiError::bad_request("from: expected only with follow")),
     };
     let chunk = if is_followed { FOLLOWED } else { CHUNK };
-    let held = asked.room.hold(2 * chunk as u64 + FOLLOWER)?;
-    let (log, tag) = named(asked, &project, id).await?;
+    let held = request.budget.hold(2 * chunk as u64 + FOLLOWER)?;
+    let (log, tag) = named(request, &project, id).await?;
     let mut response = if is_followed {
         // How long it will be is not known, so no part of it can be named by a range.
         let log = log.skip_to(from);
         let bytes = bytes_of(log, u64::MAX, chunk, web.stop.clone());
         text(StatusCode::OK, bytes, held)
     } else {
-        now(web, asked, log, held)?
+        now(web, request, log, held)?
     };
-    answer::set(&mut response, LOG, &tag);
+    response::set(&mut response, LOG, &tag);
     let headers = response.headers_mut();
     let caching = if is_followed {
         HeaderValue::from_static("no-store")
     } else {
-        answer::PRIVATE
+        response::PRIVATE
     };
     headers.insert(CACHE_CONTROL, caching);
     Ok(response)
@@ -185,16 +184,16 @@ async fn plain(
 
 /// The bytes that there are now, or a part of them. A log only grows, so its name and its length name
 /// its content.
-fn now(web: &Web, asked: &Asked, log: LogFollower, held: Held) -> Result<Response<Body>, Refusal> {
+fn now(web: &Web, request: &Request, log: LogFollower, held: Held) -> Result<Response, ApiError> {
     let length = log.length();
     let etag = format!("\"{}-{length:x}\"", log.tag());
-    let headers = asked.headers();
+    let headers = request.headers();
     match conditions::evaluate(headers, &etag) {
         Verdict::Proceed => {}
-        Verdict::NotModified => return Ok(answer::not_modified(&etag)),
-        Verdict::Failed => return Err(Refusal::precondition_failed()),
+        Verdict::NotModified => return Ok(response::not_modified(&etag)),
+        Verdict::Failed => return Err(ApiError::precondition_failed()),
     }
-    let (status, first, count) = match part(asked.method(), headers, &etag, length) {
+    let (status, first, count) = match part(request.method(), headers, &etag, length) {
         Part::Whole => (StatusCode::OK, 0, length),
         Part::Of(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
         Part::Beyond => return Ok(ranges::beyond(length)),
@@ -202,7 +201,7 @@ fn now(web: &Web, asked: &Asked, log: LogFollower, held: Held) -> Result<Respons
     let bytes = bytes_of(log.skip_to(first), count, CHUNK, web.stop.clone());
     let mut response = text(status, bytes, held);
     ranges::describe(&mut response, first, count, length);
-    answer::set(&mut response, ETAG, &etag);
+    response::set(&mut response, ETAG, &etag);
     Ok(response)
 }
 
@@ -210,9 +209,9 @@ fn text(
     status: StatusCode,
     bytes: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
     held: Held,
-) -> Response<Body> {
+) -> Response {
     let body = one_at_a_time(bytes, held);
-    answer::typed(status, "text/plain; charset=utf-8", body)
+    response::typed(status, "text/plain; charset=utf-8", body)
 }
 
 /// At most `count` bytes, until the log ends or the daemon does.

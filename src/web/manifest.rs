@@ -4,24 +4,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use hyper::header::CACHE_CONTROL;
-use hyper::{Response, StatusCode};
 use jiff::Timestamp;
 use percent_encoding::percent_encode;
 use serde::Serialize;
 
-use super::Web;
-use super::answer::{self, Body};
-use super::artifacts::{told_when_torn, used};
-use super::error::Refusal;
-use super::paced;
 use super::pages::directory::IN_PATH;
-use super::routes::Asked;
-use crate::budget::Held;
 use crate::build::{Contents, Entry, EntryKind};
-use crate::job::JobId;
 use crate::pipe::{self, More, Source};
-use crate::project::ProjectName;
 
 /// One thing among a build's artifacts.
 #[derive(Debug, Serialize)]
@@ -44,39 +33,21 @@ struct Item {
     target: Option<String>,
 }
 
-/// `GET /artifacts/P/ID?manifest`: a JSON array that is written while the artifacts are walked.
-pub(super) async fn show(
-    web: &Web,
-    asked: &Asked,
-    project: &ProjectName,
-    id: JobId,
-) -> Result<Response<Body>, Refusal> {
-    let place = asked.hold_tree(web)?;
-    let held = asked.room.hold(Contents::BYTES)?;
-    let chunks = asked.room.hold(paced::BYTES)?;
-    let artifacts = used(asked, project, id).await?;
-    let manifest = Manifest {
-        contents: artifacts.contents(held),
-        before: "[",
-        _place: place,
-    };
-    let bytes = told_when_torn(pipe::pulled(manifest, asked.reader.turns()), project, id);
-    let mut response = answer::typed(
-        StatusCode::OK,
-        "application/json",
-        paced::one_at_a_time(bytes, chunks),
-    );
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, answer::PRIVATE);
-    Ok(response)
+/// A manifest that is being sent.
+pub(super) struct Manifest {
+    contents: Contents,
+    /// The text before the next item.
+    before: &'static str,
 }
 
-/// A manifest that is being sent.
-struct Manifest {
-    contents: Contents,
-    /// What stands before the next item.
-    before: &'static str,
-    _place: Held,
+impl Manifest {
+    /// The manifest of `contents`.
+    pub(super) fn new(contents: Contents) -> Manifest {
+        Manifest {
+            contents,
+            before: "[",
+        }
+    }
 }
 
 impl Source for Manifest {

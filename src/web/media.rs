@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::words;
+use super::format;
 
 /// What a name promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ const IN_PARAMETER: &AsciiSet = &NON_ALPHANUMERIC
 /// A `Content-Disposition` (RFC 6266) that suggests `name`. What would hide the true end of a name is
 /// written out; old clients get it in ASCII.
 pub(super) fn disposition(kind: &str, name: &[u8]) -> String {
-    let name = words::visible(&String::from_utf8_lossy(name));
+    let name = format::visible(&String::from_utf8_lossy(name));
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-+~ ".contains(letter);
     if name.chars().all(is_plain) {
         return format!("{kind}; filename=\"{name}\"");

@@ -1,19 +1,19 @@
 //! `GET /events`: what happens to jobs and the host, as one stream.
 
-use hyper::Response;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::answer::Body;
-use super::error::Refusal;
+use super::error::ApiError;
 use super::events::{self, Events, Gone};
 use super::filter::filter;
-use super::routes::Asked;
-use super::{Web, pages};
+use super::pages;
+use super::request::Request;
+use super::response::Response;
+use super::state::Web;
 use crate::api::{IndexItem, NewsHost, NewsRemoved};
 use crate::budget::Held;
 use crate::build::{BuildInfo, Filter};
-use crate::scheduler::{Activity, EventStream, StreamEvent};
+use crate::scheduler::{Activity, StreamEvent, EventStream};
 
 /// A row of the web view in the place of the facts.
 #[derive(Serialize)]
@@ -28,27 +28,27 @@ struct Row {
 
 /// The present and then the news, of what the filter takes; after `Last-Event-ID` also the ends that
 /// were missed. With `?rows` jobs come as rows of the web view's tables.
-pub(super) async fn follow(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    let filter = filter(asked.choice())?;
-    let since: Option<Timestamp> = match asked.headers().get("last-event-id") {
+pub(super) async fn follow(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let filter = filter(&request.query)?;
+    let since: Option<Timestamp> = match request.headers().get("last-event-id") {
         None => None,
         Some(id) => Some(
             id.to_str()
                 .ok()
                 .and_then(|id| id.parse().ok())
                 .ok_or_else(|| {
-                    Refusal::bad_request(
+                    ApiError::bad_request(
                         "Last-Event-ID: expected the id of an event of this stream",
                     )
                 })?,
         ),
     };
-    let as_rows = asked.flag("rows")?;
-    let held = asked.room.hold(events::STREAM)?;
-    let news = asked.reader.events(since).await?;
-    let feed = asked.room.hold(news.bytes())?;
+    let as_rows = request.flag("rows")?;
+    let held = request.budget.hold(events::STREAM)?;
+    let news = request.reader.events(since).await?;
+    let feed = request.budget.hold(news.bytes())?;
     let web = web.clone();
-    Ok(events::stream(&asked.room, held, |events| async move {
+    Ok(events::stream(&request.budget, held, |events| async move {
         tell(&web, &events, (news, feed), &filter, as_rows).await
     }))
 }

@@ -16,7 +16,7 @@ use futures_util::Stream;
 use futures_util::stream::{Fuse, StreamExt};
 use futures_util::task::AtomicWaker;
 
-use super::answer::{self, Body};
+use super::response::{self, Body};
 use crate::budget::Held;
 use crate::pipe;
 
@@ -29,7 +29,7 @@ pub(super) fn one_at_a_time(
     bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     held: Held,
 ) -> Body {
-    answer::streamed(Paced {
+    response::streamed(Paced {
         bytes: bytes.boxed().fuse(),
         ahead: None,
         turn: Arc::new(Turn {

@@ -21,6 +21,9 @@ const HEADS: u64 = 16 << 20;
 /// As much more is there for clients of this host alone.
 const LOCAL_HEADS: u64 = 4 << 20;
 
+/// The message of the 503 to a client for which there is no place.
+pub(super) const NO_PLACE: &str = "too many connections at once; try again later";
+
 /// The places of one server. Clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Places {

@@ -1,12 +1,13 @@
 //! Projects: listed, shown, their images rebuilt.
 
-use hyper::{Response, StatusCode};
+use hyper::StatusCode;
 
-use super::answer::{self, Body};
-use super::error::Refusal;
+use super::error::ApiError;
 use super::jobs::items;
-use super::routes::Asked;
-use super::{Web, list, pages};
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Web;
+use super::{list, pages};
 use crate::api::{ImageView, ProjectItem, ProjectView, PruneView};
 use crate::build::{Filter, LOG_TAIL};
 use crate::project::ProjectName;
@@ -19,12 +20,12 @@ const SHOWN: usize = 50;
 const REBUILT: u64 = 6 * LOG_TAIL as u64 + (4 << 10);
 
 /// `GET /projects`.
-pub(super) async fn list(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    if asked.wants_page()? {
-        return pages::projects(web, asked).await;
+pub(super) async fn list(web: &Web, request: Request) -> Result<Response, ApiError> {
+    if request.wants_page()? {
+        return pages::projects(web, &request).await;
     }
-    let held = list::hold(&asked.room)?;
-    let projects = asked.reader.projects().await?;
+    let held = list::hold(&request.budget)?;
+    let projects = request.reader.projects().await?;
     let items = projects
         .into_iter()
         .map(|(name, builds, latest)| ProjectItem {
@@ -33,26 +34,23 @@ pub(super) async fn list(web: &Web, asked: &Asked) -> Result<Response<Body>, Ref
             latest,
         });
     let body = list::of_values(held, "[".to_owned(), items, "]".to_owned());
-    Ok(answer::of_json(StatusCode::OK, body))
+    Ok(response::of_json(StatusCode::OK, body))
 }
 
 /// `GET /project/P`.
-pub(super) async fn show(
-    web: &Web,
-    asked: &Asked,
-    project: &ProjectName,
-) -> Result<Response<Body>, Refusal> {
-    if asked.wants_page()? {
-        return pages::project(web, asked, project).await;
+pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let project = request.project()?;
+    if request.wants_page()? {
+        return pages::project(web, &request, &project).await;
     }
-    let (latest, groups) = asked.reader.bases(project).await?;
+    let (latest, groups) = request.reader.bases(&project).await?;
     let filter = Filter {
         project: Some(project.clone()),
         ..Filter::default()
     };
-    let (builds, _) = asked.reader.list(filter, SHOWN).await?;
-    answer::json(
-        &asked.room,
+    let (builds, _) = request.reader.list(filter, SHOWN).await?;
+    response::json(
+        &request.budget,
         StatusCode::OK,
         &ProjectView {
             name: project.to_string(),
@@ -67,18 +65,15 @@ pub(super) async fn show(
 }
 
 /// `POST /project/P/rebuild`.
-pub(super) async fn rebuild(
-    web: &Web,
-    asked: &Asked,
-    project: &ProjectName,
-) -> Result<Response<Body>, Refusal> {
+pub(super) async fn rebuild(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let project = request.project()?;
     // Before the image is made: what became of it must be told.
-    let mut held = asked.room.hold(REBUILT)?;
-    let report = web.scheduler.rebuild_image(project).await?;
-    let json = serde_json::to_vec(&image_view(project, report)).map_err(answer::unwritable)?;
+    let mut held = request.budget.hold(REBUILT)?;
+    let report = web.scheduler.rebuild_image(&project).await?;
+    let json = serde_json::to_vec(&image_view(&project, report))?;
     held.shrink_to(json.len() as u64);
-    let body = answer::parts([held.keep(json.into_boxed_slice())]);
-    Ok(answer::of_json(StatusCode::OK, body))
+    let body = response::parts([held.keep(json.into_boxed_slice())]);
+    Ok(response::of_json(StatusCode::OK, body))
 }
 
 /// The report of an image rebuild as strangers read it.

@@ -1,6 +1,6 @@
 //! The query of an address: names and values after the `?`, and flags among them.
 
-use super::error::Refusal;
+use super::error::ApiError;
 
 /// Every name that an address of this server reads. Given twice it would mean two things.
 const KNOWN: [&str; 20] = [
@@ -17,14 +17,14 @@ impl Query {
     ///
     /// # Errors
     /// 400 when a name that this server reads is given twice.
-    pub(super) fn parse(text: &str) -> Result<Query, Refusal> {
+    pub(super) fn parse(text: &str) -> Result<Query, ApiError> {
         let pairs = form_urlencoded::parse(text.as_bytes()).into_owned();
         let query = Query(pairs.collect());
         let is_repeated =
             |name: &&&str| query.0.iter().filter(|(key, _)| key == **name).count() > 1;
         match KNOWN.iter().find(is_repeated) {
             None => Ok(query),
-            Some(name) => Err(Refusal::bad_request(format!(
+            Some(name) => Err(ApiError::bad_request(format!(
                 "{name}: expected once in an address"
             ))),
         }
@@ -42,13 +42,13 @@ impl Query {
     ///
     /// # Errors
     /// 400 for any other value.
-    pub(super) fn flag(&self, name: &str) -> Result<bool, Refusal> {
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
         match self.get(name) {
             None => Ok(false),
             Some(value) => match value.to_ascii_lowercase().as_str() {
                 "" | "1" | "true" => Ok(true),
                 "0" | "false" => Ok(false),
-                _ => Err(Refusal::bad_request(format!(
+                _ => Err(ApiError::bad_request(format!(
                     "{name}: expected true, 1 or nothing, or false or 0"
                 ))),
             },
@@ -91,7 +91,7 @@ mod tests {
             "wait=true,false",
             "wait=%20",
         ] {
-            let sentence = flag(text).unwrap_err().sentence().to_owned();
+            let sentence = flag(text).unwrap_err().message().to_owned();
             assert!(
                 sentence.starts_with("wait: expected "),
                 "{text}: {sentence}"

@@ -1,20 +1,18 @@
 //! The queue as a whole: paused, resumed.
 
-use hyper::Response;
-
-use super::Web;
-use super::answer::{self, Body};
-use super::error::Refusal;
-use super::routes::Asked;
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Web;
 
 /// `POST /queue/pause`.
-pub(super) async fn pause(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    web.scheduler.pause(&asked.caller.name).await?;
-    Ok(answer::no_content())
+pub(super) async fn pause(web: &Web, request: Request) -> Result<Response, ApiError> {
+    web.scheduler.pause(&request.caller.name).await?;
+    Ok(response::no_content())
 }
 
 /// `POST /queue/resume`.
-pub(super) async fn resume(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    web.scheduler.resume(&asked.caller.name).await?;
-    Ok(answer::no_content())
+pub(super) async fn resume(web: &Web, request: Request) -> Result<Response, ApiError> {
+    web.scheduler.resume(&request.caller.name).await?;
+    Ok(response::no_content())
 }

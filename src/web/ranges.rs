@@ -1,10 +1,10 @@
 //! `Range` (RFC 9110 §14): which part of something is asked for.
 
 use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
-use hyper::{HeaderMap, Method, Response, StatusCode};
+use hyper::{HeaderMap, Method, StatusCode};
 
-use super::answer::{self, Body};
 use super::conditions;
+use super::response::{self, Response};
 
 /// What a request asks of something that is `length` bytes long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,21 +95,21 @@ fn number(digits: &str) -> Option<u64> {
 }
 
 /// Says of an answer with `count` bytes from `first` on that it is this part of `length` bytes.
-pub(super) fn describe(response: &mut Response<Body>, first: u64, count: u64, length: u64) {
+pub(super) fn describe(response: &mut Response, first: u64, count: u64, length: u64) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, count.into());
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if response.status() == StatusCode::PARTIAL_CONTENT {
         let last = (first + count).saturating_sub(1);
         let range = format!("bytes {first}-{last}/{length}");
-        answer::set(response, CONTENT_RANGE, &range);
+        response::set(response, CONTENT_RANGE, &range);
     }
 }
 
 /// The answer to a range of which nothing is there.
-pub(super) fn beyond(length: u64) -> Response<Body> {
-    let mut response = answer::text(StatusCode::RANGE_NOT_SATISFIABLE, "");
-    answer::set(&mut response, CONTENT_RANGE, &format!("bytes */{length}"));
+pub(super) fn beyond(length: u64) -> Response {
+    let mut response = response::text(StatusCode::RANGE_NOT_SATISFIABLE, "");
+    response::set(&mut response, CONTENT_RANGE, &format!("bytes */{length}"));
     response
 }
 

@@ -5,22 +5,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::{Request, Response};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::accept::{self, After};
-use super::access::Peer;
-use super::answer::{self, Body};
+use super::accept_control::{AcceptCommand, AcceptControl, AcceptRequest};
+use super::caller::Peer;
 use super::connection::Connection;
-use super::door::{Ask, Door, What};
-use super::error::Refusal;
-use super::places::Places;
-use super::serving::{self, NO_PLACE, Service, Serving};
-use super::{Web, routes};
+use super::dispatch;
+use super::error::ApiError;
+use super::places::{NO_PLACE, Places};
+use super::response::{self, Response};
+use super::serving::{self, Service, Serving};
+use super::state::Web;
 use crate::faults;
 
 /// Without descriptors or memory, accepting is tried again when a connection has ended, and as often as
@@ -47,12 +48,12 @@ impl Service for Open {
         self.0.access.load().proxies.has(address)
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        routes::answer(&self.0, request, peer).await
+    async fn answer(&self, request: Request<Incoming>, peer: Peer) -> Response {
+        dispatch::respond(&self.0, request, peer).await
     }
 
-    fn refuse(&self, request: &Request<Incoming>) -> Response<Body> {
-        routes::refuse(&self.0, request, Refusal::busy(NO_PLACE))
+    fn refuse(&self, request: &Request<Incoming>) -> Response {
+        dispatch::refuse(&self.0, request, ApiError::busy(NO_PLACE))
     }
 }
 
@@ -65,13 +66,13 @@ impl Service for Closed {
         false
     }
 
-    async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response {
         self.refuse(&request)
     }
 
-    fn refuse(&self, request: &Request<Incoming>) -> Response<Body> {
-        let takes_json = answer::takes_json(request.headers());
-        Refusal::busy(self.0).answer("-", takes_json)
+    fn refuse(&self, request: &Request<Incoming>) -> Response {
+        let takes_json = response::takes_json(request.headers());
+        response::of_error(ApiError::busy(self.0), "-", takes_json)
     }
 }
 
@@ -81,8 +82,12 @@ impl Service for Closed {
 /// # Errors
 /// When a listener fails for good.
 pub fn serve(listeners: Vec<Listener>, web: Web) -> impl Future<Output = io::Result<()>> {
-    let (stop, door, places) = (web.stop.clone(), web.door.clone(), web.places.clone());
-    serve_by(listeners, stop, door, places, Open(Arc::new(web)))
+    let (stop, accept_control, places) = (
+        web.stop.clone(),
+        web.accept_control.clone(),
+        web.places.clone(),
+    );
+    serve_by(listeners, stop, accept_control, places, Open(Arc::new(web)))
 }
 
 /// Tells all clients that come within `patience` that this server cannot serve, and why.
@@ -96,7 +101,13 @@ pub async fn turn_away(
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
     let places = Places::of_process();
-    let serving = serve_by(listeners, stop.clone(), Door::new(), places, Closed(why));
+    let serving = serve_by(
+        listeners,
+        stop.clone(),
+        AcceptControl::new(),
+        places,
+        Closed(why),
+    );
     let (served, ()) = tokio::join!(serving, async {
         tokio::time::sleep(patience).await;
         stop.cancel();
@@ -108,7 +119,7 @@ pub async fn turn_away(
 fn serve_by(
     listeners: Vec<Listener>,
     stop: CancellationToken,
-    door: Door,
+    accept_control: AcceptControl,
     places: Places,
     service: impl Service,
 ) -> impl Future<Output = io::Result<()>> {
@@ -117,8 +128,8 @@ fn serve_by(
     for listener in listeners {
         let accepting_one = Accepting {
             entrance: Entrance(listener),
-            asked: door.enter(),
-            door: door.clone(),
+            commands: accept_control.register(),
+            accept_control: accept_control.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
             places: places.clone(),
@@ -140,8 +151,8 @@ fn serve_by(
 /// One accept loop.
 struct Accepting {
     entrance: Entrance,
-    asked: mpsc::Receiver<Ask>,
-    door: Door,
+    commands: mpsc::Receiver<AcceptRequest>,
+    accept_control: AcceptControl,
     stop: CancellationToken,
     tasks: TaskTracker,
     places: Places,
@@ -152,18 +163,18 @@ impl Accepting {
         let mut is_open = true;
         // Descriptors or memory are short.
         let mut is_short = false;
-        let mut connections = self.door.connections();
+        let mut connections = self.accept_control.connections();
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return Ok(()),
-                Some(ask) = self.asked.recv() => {
-                    match ask.what {
-                        What::Beat => {}
-                        What::Close => is_open = false,
-                        What::Open => is_open = true,
+                Some(request) = self.commands.recv() => {
+                    match request.command {
+                        AcceptCommand::HealthCheck => {}
+                        AcceptCommand::Pause => is_open = false,
+                        AcceptCommand::Resume => is_open = true,
                     }
-                    // The client may have gone.
-                    let _ = ask.heard.send(());
+                    // The sender may no longer wait for it.
+                    let _ = request.acknowledge.send(());
                     continue;
                 }
                 accepted = self.entrance.next(is_short.then_some(&mut connections)), if is_open => accepted,
@@ -203,7 +214,7 @@ impl Accepting {
                 places: self.places.clone(),
                 stop: self.stop.clone(),
             };
-            let (counted, service) = (self.door.count(), service.clone());
+            let (counted, service) = (self.accept_control.count_connection(), service.clone());
             self.tasks.spawn(async move {
                 serving.serve(service).await;
                 drop(counted);
@@ -268,12 +279,12 @@ mod tests {
                 .any(|trusted| address == trusted.parse::<IpAddr>().unwrap())
         }
 
-        async fn answer(&self, _: Request<Incoming>, peer: Peer) -> Response<Body> {
-            answer::text(StatusCode::OK, format!("{peer:?}"))
+        async fn answer(&self, _: Request<Incoming>, peer: Peer) -> Response {
+            response::text(StatusCode::OK, format!("{peer:?}"))
         }
 
-        fn refuse(&self, _: &Request<Incoming>) -> Response<Body> {
-            Refusal::busy(NO_PLACE).answer("-", true)
+        fn refuse(&self, _: &Request<Incoming>) -> Response {
+            response::of_error(ApiError::busy(NO_PLACE), "-", true)
         }
     }
 
@@ -281,7 +292,7 @@ mod tests {
     struct Server {
         tcp: SocketAddr,
         unix: PathBuf,
-        door: Door,
+        accept_control: AcceptControl,
         stop: CancellationToken,
         serving: JoinHandle<io::Result<()>>,
         _home: tempfile::TempDir,
@@ -296,18 +307,18 @@ mod tests {
                 Listener::Tcp(listener),
                 Listener::Unix(UnixListener::bind(&unix).unwrap()),
             ];
-            let (door, stop) = (Door::new(), CancellationToken::new());
+            let (accept_control, stop) = (AcceptControl::new(), CancellationToken::new());
             let serving = serve_by(
                 listeners,
                 stop.clone(),
-                door.clone(),
+                accept_control.clone(),
                 places,
                 Naming(trusted),
             );
             Server {
                 tcp,
                 unix,
-                door,
+                accept_control,
                 stop,
                 serving: tokio::spawn(serving),
                 _home: home,
@@ -329,7 +340,7 @@ mod tests {
         }
 
         async fn until_connected(&self, count: usize) {
-            let mut connections = self.door.connections();
+            let mut connections = self.accept_control.connections();
             connections.wait_for(|now| *now == count).await.unwrap();
         }
 
@@ -409,7 +420,7 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(answer.contains("\r\nretry-after: "), "{answer}");
         // No client has waited for the end of its patience.
-        assert!(*server.door.connections().borrow() >= silent.len());
+        assert!(*server.accept_control.connections().borrow() >= silent.len());
         // They are told although they have said nothing, and nothing is kept of them.
         for one in more {
             let answer = ask(one, b"").await;
@@ -544,13 +555,13 @@ mod tests {
             false
         }
 
-        async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response<Body> {
+        async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response {
             *self.0.lock().unwrap() = Some(request);
-            Response::new(answer::fixed(LARGE))
+            Response::new(response::fixed(LARGE))
         }
 
-        fn refuse(&self, _: &Request<Incoming>) -> Response<Body> {
-            answer::no_content()
+        fn refuse(&self, _: &Request<Incoming>) -> Response {
+            response::no_content()
         }
     }
 

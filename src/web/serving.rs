@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::access::Peer;
-use super::answer::Body;
+use super::caller::Peer;
 use super::connection::{Connection, Farewell, HalfClosed};
-use super::error::ROOM_AGAIN;
+use super::error::BUSY_RETRY_AFTER;
 use super::forwarded::{self, Beginning, MAX_PROXY_HEADER};
 use super::head::{Heads, Told};
 use super::pace::Paced;
-use super::places::Places;
+use super::places::{NO_PLACE, Places};
+use super::response::Response;
 use crate::budget::{Client, Held};
 
 /// A request's headers must be here by then, and the next one on a connection kept alive.
@@ -49,10 +49,9 @@ const SHORT_FAREWELL: Farewell = Farewell {
 };
 /// A client that was accepted when the daemon ends has this long to say what it wants.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// The sentence of the 503 where there is no place.
-pub(super) const NO_PLACE: &str = "too many connections at once; try again later";
-/// The same where there is no room for the rest of a head.
-const NO_ROOM: &str = "too many requests with large headers at once; try again later";
+/// The message of the 503 to a client with large headers.
+const TOO_MANY_LARGE_HEADERS: &str =
+    "too many requests with large headers at once; try again later";
 
 /// What answers the requests of one server.
 pub(super) trait Service: Clone + Send + Sync + 'static {
@@ -64,10 +63,10 @@ pub(super) trait Service: Clone + Send + Sync + 'static {
         &self,
         request: Request<Incoming>,
         peer: Peer,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    ) -> impl Future<Output = Response> + Send;
 
     /// Answers a request for which there is no place.
-    fn refuse(&self, request: &Request<Incoming>) -> Response<Body>;
+    fn refuse(&self, request: &Request<Incoming>) -> Response;
 }
 
 /// A connection that is served.
@@ -203,7 +202,7 @@ impl Serving {
         };
         if told.is_refused() && !told.is_answering() {
             // hyper has read a part of a head, and answers nothing before the rest.
-            connection.send_at_once(busy(NO_ROOM).as_bytes());
+            connection.send_at_once(busy(TOO_MANY_LARGE_HEADERS).as_bytes());
         }
         if served.is_err() || told.had_body() || is_refused {
             let ending = async {
@@ -270,7 +269,7 @@ pub(super) fn refuse_at_once(connection: &Connection) {
 fn busy(sentence: &str) -> String {
     let length = sentence.len() + 1;
     format!(
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {ROOM_AGAIN}\r\nConnection: close\r\n\
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {BUSY_RETRY_AFTER}\r\nConnection: close\r\n\
         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{sentence}\n"
     )
 }

@@ -1,292 +1,33 @@
-//! A browser that may read. It cannot send a token when it opens a page; a cookie is sent.
-//!
-//! The cookie is no token. It only reads, and only what the browser asks of its own accord; it ends by
-//! itself, and with the token that it was made of: it is signed with the hash that the tokens file
-//! holds and a secret of the build path, so that one of the two is not enough to make a cookie. The
-//! server keeps nothing else, and a restart ends no browser's reading. Cookies know no ports: a
-//! server beside us on the same host sees this one, which is why it can do no more.
+//! A browser's session: it exchanges its token for a cookie, and gives the cookie back.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use hyper::header::SET_COOKIE;
 
-use hmac::{Hmac, KeyInit, Mac};
-use hyper::header::{COOKIE, HeaderMap, ORIGIN, SET_COOKIE};
-use hyper::http::request::Parts;
-use hyper::{Method, Response, StatusCode};
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use sha2::Sha256;
-use subtle::ConstantTimeEq;
-
-use super::Web;
 use super::access::Public;
-use super::answer::{self, Body};
-use super::error::Refusal;
-use super::routes::Asked;
-use super::tokens::{self, Scope, Token};
-use crate::build::Secret;
-
-const NAME: &str = "mistry-read";
-/// The form of the value; another form gets another word.
-const FORM: &str = "v1";
-/// What is signed begins so, and nothing else that is ever signed with a token's hash does.
-const PURPOSE: &str = "mistry: a browser may read, until ";
-/// How long a browser reads without showing its token again: longer than a holiday.
-const LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Cookies of our name that are looked at; a stranger on the same host may have set some.
-const MOST: usize = 4;
-
-/// The value for a client that has shown `token`.
-pub(super) fn value(secret: &Secret, token: &Token, now: SystemTime) -> String {
-    let expiry = seconds(now).saturating_add(LIFE.as_secs());
-    let name = utf8_percent_encode(&token.name, NON_ALPHANUMERIC);
-    format!(
-        "{FORM}.{name}.{expiry}.{}",
-        signature(secret, token, expiry)
-    )
-}
-
-/// Nothing that is signed can be read in two ways: the number ends at the line's end, the name is the
-/// rest.
-fn signature(secret: &Secret, token: &Token, expiry: u64) -> String {
-    // Two parts of which the first is always as long, so no two pairs make the same key. A key of any
-    // length will do.
-    let key = [token.hash(), secret.as_bytes()].concat();
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&key) else {
-        return String::new();
-    };
-    mac.update(format!("{PURPOSE}{expiry}\n{}", token.name).as_bytes());
-    let bytes = mac.finalize().into_bytes();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The token that `value` was made of, while both are good.
-pub(super) fn made_of<'a>(
-    secret: &Secret,
-    mut tokens: impl Iterator<Item = &'a Token>,
-    value: &str,
-    now: SystemTime,
-) -> Option<&'a Token> {
-    let mut parts = value.split('.');
-    let (Some(FORM), Some(name), Some(expiry), Some(signed), None) = (
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-        parts.next(),
-    ) else {
-        return None;
-    };
-    let name = percent_decode_str(name).decode_utf8().ok()?;
-    let expiry: u64 = expiry.parse().ok()?;
-    if expiry <= seconds(now) {
-        return None;
-    }
-    tokens.find(|token| {
-        let expected = signature(secret, token, expiry);
-        token.name == name
-            && !expected.is_empty()
-            && expected.as_bytes().ct_eq(signed.as_bytes()).into()
-            && tokens::allows(token, Scope::Read)
-    })
-}
-
-/// The values of our cookie.
-pub(super) fn values(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|header| header.to_str().ok())
-        .flat_map(|header| header.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
-        .filter(|(name, _)| *name == NAME)
-        .map(|(_, value)| value)
-        .take(MOST)
-}
-
-/// True for a request that reads and brings a cookie of ours, good or not.
-pub(super) fn is_brought(request: &Parts) -> bool {
-    matches!(request.method, Method::GET | Method::HEAD)
-        && values(&request.headers).next().is_some()
-}
-
-/// Whose cookie `request` brings.
-pub(super) fn find<'a>(
-    secret: &Secret,
-    tokens: &[&'a [Token]],
-    request: &Parts,
-) -> Option<&'a Token> {
-    let now = SystemTime::now();
-    values(&request.headers)
-        .find_map(|value| made_of(secret, tokens.iter().copied().flatten(), value, now))
-}
-
-/// A page of another origin reads nothing by our cookie, and shows nothing of ours inside itself; a
-/// link on it may be followed.
-pub(super) fn check_site(request: &Parts) -> Result<(), Refusal> {
-    let said = |name: &str| {
-        request
-            .headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    let is_ours = matches!(said("sec-fetch-site"), None | Some("same-origin" | "none"));
-    let is_followed = request.method == Method::GET
-        && said("sec-fetch-mode") == Some("navigate")
-        && matches!(said("sec-fetch-dest"), None | Some("document"));
-    if is_ours || is_followed {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        StatusCode::FORBIDDEN,
-        "a page of another site may not read anything here",
-    ))
-}
+use super::cookie;
+use super::error::ApiError;
+use super::request::Request;
+use super::response::{self, Response};
+use super::state::Web;
 
 /// `POST /session`: a client that shows a token gets a cookie that reads, where reading needs one.
-pub(super) fn begin(web: &Web, asked: &Asked) -> Response<Body> {
-    let mut response = answer::no_content();
+pub(super) async fn begin(web: &Web, request: Request) -> Result<Response, ApiError> {
+    let mut response = response::no_content();
     if web.access.load().public == Public::Nothing
-        && let Some(token) = &asked.caller.token
+        && let Some(token) = &request.caller.token
     {
-        let cookie = cookie(
-            &value(web.scheduler.secret(), token, SystemTime::now()),
-            LIFE,
-            is_secure(asked.headers()),
-        );
-        answer::set(&mut response, SET_COOKIE, &cookie);
+        let cookie = cookie::given(web.scheduler.secret(), token, request.headers());
+        response::set(&mut response, SET_COOKIE, &cookie);
     }
-    response
+    Ok(response)
 }
 
-/// `DELETE /session`: it is taken away.
-pub(super) fn end(asked: &Asked) -> Response<Body> {
-    let mut response = answer::no_content();
-    let cookie = cookie("", Duration::ZERO, is_secure(asked.headers()));
-    answer::set(&mut response, SET_COOKIE, &cookie);
-    response
-}
-
-fn cookie(value: &str, life: Duration, is_secure: bool) -> String {
-    let secure = if is_secure { "; Secure" } else { "" };
-    let life = life.as_secs();
-    format!("{NAME}={value}; Max-Age={life}; Path=/; HttpOnly; SameSite=Lax{secure}")
-}
-
-/// TLS between the browser and a proxy, as either of them says. A client gains nothing by saying so in vain: the
-/// cookie is only sent less.
-pub(super) fn is_secure(headers: &HeaderMap) -> bool {
-    let said = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    said("x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"))
-        || said(ORIGIN.as_str()).is_some_and(|origin| origin.starts_with("https://"))
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn token(name: &str, secret: &str) -> Token {
-        Token::of(name, vec![Scope::Build], secret)
-    }
-
-    fn secret() -> Secret {
-        Secret::of("0123")
-    }
-
-    fn reads(tokens: &[Token], value: &str, now: SystemTime) -> bool {
-        made_of(&secret(), tokens.iter(), value, now).is_some()
-    }
-
-    #[test]
-    fn a_cookie_reads_until_it_ends_or_its_token_does() {
-        let now = SystemTime::now();
-        let all = [token("other", "x"), token("ci", "secret")];
-        let given = value(&secret(), &all[1], now);
-        assert_eq!(made_of(&secret(), all.iter(), &given, now), Some(&all[1]));
-        assert!(reads(&all, &given, now + LIFE - Duration::from_secs(1)));
-        assert!(!reads(&all, &given, now + LIFE));
-        assert!(!reads(&all[..1], &given, now), "removed");
-        assert!(!reads(&[token("cd", "secret")], &given, now), "renamed");
-        assert!(!reads(&[token("ci", "new")], &given, now), "made anew");
-        let elsewhere = Secret::of("0124");
-        assert_eq!(made_of(&elsewhere, all.iter(), &given, now), None);
-        // Two lines of one name are both tried.
-        assert!(reads(&[token("ci", "new"), all[1].clone()], &given, now));
-    }
-
-    #[test]
-    fn a_cookie_cannot_be_changed() {
-        let now = SystemTime::now();
-        let all = [token("ci", "secret"), token("root", "other")];
-        let given = value(&secret(), &all[0], now);
-        for at in 0..given.len() {
-            let mut bytes = given.clone().into_bytes();
-            bytes[at] = if bytes[at] == b'1' { b'2' } else { b'1' };
-            let changed = String::from_utf8(bytes).unwrap();
-            assert!(!reads(&all, &changed, now), "{changed}");
-            assert!(!reads(&all, &given[..at], now));
-        }
-        for wrong in [
-            given.replace("ci", "root"),
-            format!("{given}0"),
-            format!("{given}.1"),
-            given.replace("v1.", "v2."),
-            given.to_uppercase(),
-            "v1.ci.99999999999.".to_owned(),
-            "v1.ci.99999999999999999999999.00".to_owned(),
-            "secret".to_owned(),
-            "...".to_owned(),
-            String::new(),
-        ] {
-            assert!(!reads(&all, &wrong, now), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn the_signature_is_that_of_the_standard() {
-        // HMAC-SHA256 of the message below with SHA-256("secret") and "0123" as key, by another program.
-        let expected = "bb4f1f22a851e3b8905fa6f0f99c13e730d8fc6ba6ae7fffb001e24d1dd706b4";
-        assert_eq!(
-            signature(&secret(), &token("ci", "secret"), 1_800_000_000),
-            expected
-        );
-    }
-
-    #[test]
-    fn a_name_cannot_break_the_header() {
-        for name in ["a;b", "a.b", "a,b=\"c\"", "dépôt\u{7}", "%41"] {
-            let token = token(name, "secret");
-            let now = SystemTime::now();
-            let given = value(&secret(), &token, now);
-            let letters = |byte: u8| byte.is_ascii_alphanumeric() || b".%".contains(&byte);
-            assert!(given.bytes().all(letters), "{given}");
-            assert_eq!(given.split('.').count(), 4);
-            assert!(reads(&[token], &given, now), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_page_of_another_site_reads_nothing_but_a_link_may_be_followed() {
-        let allowed = |method: &str, site: &str, mode: &str, target: &str| {
-            let request = hyper::Request::builder()
-                .method(method)
-                .header("sec-fetch-site", site)
-                .header("sec-fetch-mode", mode)
-                .header("sec-fetch-dest", target);
-            check_site(&request.body(()).unwrap().into_parts().0).is_ok()
-        };
-        assert!(allowed("GET", "same-origin", "cors", "empty"));
-        assert!(allowed("GET", "none", "navigate", "document"));
-        assert!(allowed("GET", "cross-site", "navigate", "document"));
-        for site in ["cross-site", "same-site"] {
-            assert!(!allowed("HEAD", site, "navigate", "document"));
-            assert!(!allowed("GET", site, "navigate", "iframe"));
-            assert!(!allowed("GET", site, "no-cors", "image"));
-            assert!(!allowed("GET", site, "no-cors", "script"));
-            assert!(!allowed("GET", site, "cors", "empty"));
-        }
-    }
+/// `DELETE /session`: removes the cookie.
+pub(super) async fn end(_: &Web, request: Request) -> Result<Response, ApiError> {
+    let mut response = response::no_content();
+    response::set(
+        &mut response,
+        SET_COOKIE,
+        &cookie::removed(request.headers()),
+    );
+    Ok(response)
 }

@@ -6,25 +6,26 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use askama::Template;
-use hyper::{HeaderMap, Response};
+use hyper::HeaderMap;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use crate::build::{Entries, Entry, EntryKind};
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::web::answer::{Body, Room};
-use crate::web::error::Refusal;
-use crate::web::words;
+use crate::web::client_budget::ClientBudget;
+use crate::web::error::ApiError;
+use crate::web::format;
+use crate::web::response::Response;
 
 /// Letters of a name or of a link's target that are shown: more than one that means something has.
 const LETTERS: usize = 300;
 /// Bytes of addresses and names in a page. Names that a container makes up are written out many times
 /// longer than they are; what does not fit is counted.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 /// Directories on the way that are named: more than anybody nests by hand. Each has the whole way to
 /// itself in its address.
-const MOST_STEPS: usize = 24;
+const MAX_STEPS: usize = 24;
 /// What a file name keeps in an address.
 pub(in crate::web) const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
@@ -57,7 +58,7 @@ impl Trail {
             name: "artifacts".to_owned(),
         }];
         let names: Vec<&[u8]> = names(path).collect();
-        let left_out = names.len().saturating_sub(MOST_STEPS);
+        let left_out = names.len().saturating_sub(MAX_STEPS);
         for (at, name) in names.iter().enumerate() {
             href.push('/');
             href.extend(percent_encode(name, IN_PATH));
@@ -123,14 +124,14 @@ pub(super) struct Moment {
 pub(super) fn moment(seconds: i64) -> Option<Moment> {
     let time = Timestamp::from_second(seconds).ok()?;
     Some(Moment {
-        stamp: words::stamp(time),
-        shown: words::utc(time),
+        stamp: format::stamp(time),
+        shown: format::utc(time),
     })
 }
 
 /// A name of a container on one line.
 pub(super) fn visible(name: &[u8]) -> Cow<'static, str> {
-    words::visible(&String::from_utf8_lossy(name)).into()
+    format::visible(&String::from_utf8_lossy(name)).into()
 }
 
 #[derive(Template)]
@@ -160,30 +161,30 @@ enum Kind {
 
 /// What is in the directory at `path` of a build's artifacts.
 pub(in crate::web) fn show(
-    client: &Room,
+    budget: &ClientBudget,
     headers: &HeaderMap,
     project: &ProjectName,
     id: JobId,
     path: &Path,
     entries: &Entries,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response, ApiError> {
     let base = base(path);
-    let mut room = MOST_BYTES;
+    let mut bytes_left = MAX_BYTES;
     let mut total = 0_u64;
     let mut rows = Vec::with_capacity(entries.items.len());
     for entry in &entries.items {
         let row = row(&base, entry);
-        let Some(left) = room.checked_sub(row.bytes()) else {
+        let Some(left) = bytes_left.checked_sub(row.bytes()) else {
             break;
         };
-        room = left;
+        bytes_left = left;
         if let Kind::File { exact, .. } = row.kind {
             total = total.saturating_add(exact);
         }
         rows.push(row);
     }
-    super::page(
-        client,
+    super::page::page(
+        budget,
         headers,
         &Page {
             trail: Trail::new(project, id, path),
@@ -193,7 +194,7 @@ pub(in crate::web) fn show(
             },
             more: entries.items.len() + entries.more - rows.len(),
             rows,
-            total: words::bytes(total),
+            total: format::bytes(total),
             total_exact: total,
         },
     )
@@ -207,7 +208,7 @@ fn row(base: &str, entry: &Entry) -> Row {
         kind: match &entry.kind {
             EntryKind::Directory => Kind::Directory,
             EntryKind::File(size) => Kind::File {
-                size: words::bytes(*size),
+                size: format::bytes(*size),
                 exact: *size,
             },
             EntryKind::Link(target) => Kind::Link {
@@ -258,8 +259,8 @@ mod tests {
     async fn shown(path: &Path, entries: &Entries) -> String {
         let id: JobId = "ab".repeat(32).parse().unwrap();
         let project = "p".parse().unwrap();
-        let room = Room::new(Budget::new(16 << 20, 0), Client::Local);
-        let answer = show(&room, &HeaderMap::new(), &project, id, path, entries).unwrap();
+        let budget = ClientBudget::new(Budget::new(16 << 20, 0), Client::Local);
+        let answer = show(&budget, &HeaderMap::new(), &project, id, path, entries).unwrap();
         let body = answer.into_body().collect().await.unwrap();
         String::from_utf8(body.to_bytes().to_vec()).unwrap()
     }
@@ -324,14 +325,14 @@ mod tests {
             "ab".repeat(32).parse().unwrap(),
             Path::new(&"d/".repeat(100)),
         );
-        assert_eq!(trail.steps.len(), 1 + 1 + MOST_STEPS);
+        assert_eq!(trail.steps.len(), 1 + 1 + MAX_STEPS);
         assert!(trail.here().ends_with(&"/d".repeat(100)));
         let gap = &trail.steps[1];
         assert_eq!(gap.name, "…");
         assert!(
             gap.href
-                .ends_with(&format!("{}/", "/d".repeat(100 - MOST_STEPS)))
+                .ends_with(&format!("{}/", "/d".repeat(100 - MAX_STEPS)))
         );
-        assert!(!gap.href.ends_with(&"/d".repeat(101 - MOST_STEPS)));
+        assert!(!gap.href.ends_with(&"/d".repeat(101 - MAX_STEPS)));
     }
 }

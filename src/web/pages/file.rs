@@ -5,15 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use askama::Template;
-use hyper::{HeaderMap, Response};
+use hyper::HeaderMap;
 
 use super::directory::{Moment, Trail, moment};
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::web::answer::{Body, Room};
-use crate::web::error::Refusal;
+use crate::web::client_budget::ClientBudget;
+use crate::web::error::ApiError;
+use crate::web::format;
 use crate::web::media::Media;
-use crate::web::words;
+use crate::web::response::Response;
 
 /// Bytes of a text that a page shows: some thousand lines, and a page that no browser minds.
 pub(in crate::web) const SHOWN: u64 = 256 << 10;
@@ -53,13 +54,13 @@ pub(in crate::web) struct File<'a> {
 
 /// The file at `path` of a build's artifacts.
 pub(in crate::web) fn show(
-    client: &Room,
+    budget: &ClientBudget,
     headers: &HeaderMap,
     project: &ProjectName,
     id: JobId,
     path: &Path,
     file: File<'_>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response, ApiError> {
     let File {
         metadata,
         media,
@@ -82,13 +83,13 @@ pub(in crate::web) fn show(
             ),
         },
     };
-    super::page(
-        client,
+    super::page::page(
+        budget,
         headers,
         &Page {
             trail: Trail::new(project, id, path),
             body,
-            size: words::bytes(length),
+            size: format::bytes(length),
             size_exact: length,
             mode: permissions(metadata.mode()),
             modified: moment(metadata.mtime()),
@@ -120,14 +121,14 @@ fn text(head: &[u8], length: u64) -> Option<(Vec<String>, Option<String>)> {
     let cut = if lines.next().is_some() {
         Some(format!("first {LINES} lines"))
     } else {
-        (!is_whole).then(|| format!("first {}", words::bytes(head.len() as u64)))
+        (!is_whole).then(|| format!("first {}", format::bytes(head.len() as u64)))
     };
     Some((shown, cut))
 }
 
 /// One line, in which tabs are what they are.
 fn line(line: &str) -> String {
-    let parts: Vec<String> = line.split('\t').map(words::visible).collect();
+    let parts: Vec<String> = line.split('\t').map(format::visible).collect();
     parts.join("\t")
 }
 

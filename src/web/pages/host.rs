@@ -1,13 +1,13 @@
 //! `GET /status` for people: what the host is doing, and what there is room for.
 
 use askama::Template;
-use hyper::Response;
 
-use super::super::answer::Body;
-use super::super::error::Refusal;
-use super::super::routes::Asked;
-use super::super::{Web, words};
-use super::page;
+use super::super::error::ApiError;
+use super::super::format;
+use super::super::request::Request;
+use super::super::response::Response;
+use super::super::state::Web;
+use super::page::page;
 use crate::scheduler::HostReport;
 
 /// Past so many days it need not be told.
@@ -28,19 +28,19 @@ struct Host {
 }
 
 /// The page.
-pub(in crate::web) async fn host(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
-    let host = asked.reader.host().await?;
-    let growth = asked.reader.growth().await?;
+pub(in crate::web) async fn host(web: &Web, request: &Request) -> Result<Response, ApiError> {
+    let host = request.reader.host().await?;
+    let growth = request.reader.growth().await?;
     let used = host.disk_size.saturating_sub(host.disk_free);
     page(
-        &asked.room,
-        asked.headers(),
+        &request.budget,
+        request.headers(),
         &Host {
             version: env!("CARGO_PKG_VERSION"),
-            free: words::bytes(host.disk_free),
-            size: words::bytes(host.disk_size),
+            free: format::bytes(host.disk_free),
+            size: format::bytes(host.disk_size),
             used_percent: (used / 100.max(host.disk_size / 100).max(1)).min(100),
-            per_day: words::bytes(growth.per_day),
+            per_day: format::bytes(growth.per_day),
             days: growth.days,
             forecast: forecast(host.disk_free, growth.per_day),
             collection: match web.scheduler.collects() {

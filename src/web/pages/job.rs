@@ -1,14 +1,14 @@
 //! `GET /job/P/ID` for people: a build as it is or was.
 
 use askama::Template;
-use hyper::Response;
 use jiff::Timestamp;
 
-use super::super::answer::Body;
-use super::super::error::Refusal;
-use super::super::routes::Asked;
-use super::super::{Web, words};
-use super::page;
+use super::super::error::ApiError;
+use super::super::format;
+use super::super::request::Request;
+use super::super::response::Response;
+use super::super::state::Web;
+use super::page::page;
 use super::row::{Progress, expected, short, word};
 use super::timeline::{Segment, timeline};
 use crate::budget::Held;
@@ -74,8 +74,8 @@ impl Rebuild {
                 (Some(Outcome::TimedOut), _) => "timed out".to_owned(),
                 _ => "could not be run to its end".to_owned(),
             },
-            at: (words::stamp(at), words::utc(at)),
-            error: info.err.as_deref().map(words::visible),
+            at: (format::stamp(at), format::utc(at)),
+            error: info.err.as_deref().map(format::visible),
             stderr: lines::readable(info.container_stderr.as_deref().unwrap_or_default()),
         }
     }
@@ -96,11 +96,11 @@ enum Value {
 /// The page of `info`, for which [`JOB`] is held. `turn` is that of its record.
 pub(in crate::web) async fn job(
     web: &Web,
-    asked: &Asked,
+    request: &Request,
     mut info: BuildInfo,
     _held: Held,
     turn: Option<Turn>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response, ApiError> {
     // Nothing large is held while others have to be waited for, not the turn either: a rebuild is read
     // in another.
     let params = params(&info);
@@ -109,22 +109,22 @@ pub(in crate::web) async fn job(
     let log = info.container_stdouterr.take().unwrap_or_default();
     let (mut is_pinned, mut rebuild, mut is_log_gone) = (false, None, false);
     if let (Ok(project), Ok(id)) = (info.project.parse::<ProjectName>(), info.id.parse()) {
-        is_pinned = asked.reader.is_pinned(&project, id).await?;
-        rebuild = asked.reader.failed_rebuild(&project, id).await?;
+        is_pinned = request.reader.is_pinned(&project, id).await?;
+        rebuild = request.reader.failed_rebuild(&project, id).await?;
         if log.is_empty() && info.phase.is_none() {
-            let found = asked.reader.follow(&project, id, 0).await;
+            let found = request.reader.follow(&project, id, 0).await;
             is_log_gone = matches!(found, Err(Error::NoLog(..)));
         }
     }
-    let time = |name, time: Timestamp| (name, words::stamp(time), words::utc(time));
+    let time = |name, time: Timestamp| (name, format::stamp(time), format::utc(time));
     let times = [
         info.queued_at.map(|at| time("Asked for", at)),
         Some(time("Started", info.started_at)),
         info.finished_at.map(|at| time("Ended", at)),
     ];
     page(
-        &asked.room,
-        asked.headers(),
+        &request.budget,
+        request.headers(),
         &Job {
             word: word(&info),
             icon: match (info.phase, info.outcome) {
@@ -134,17 +134,17 @@ pub(in crate::web) async fn job(
                 _ => "bad",
             },
             short: short(&info.id),
-            group: words::visible(&info.group),
-            error: info.err.as_deref().map(words::visible),
+            group: format::visible(&info.group),
+            error: info.err.as_deref().map(format::visible),
             cancelled: info.cancelled.as_ref().map(|cancelled| {
                 (
-                    words::visible(&cancelled.by),
-                    words::visible(&cancelled.reason),
+                    format::visible(&cancelled.by),
+                    format::visible(&cancelled.reason),
                 )
             }),
-            asked_by: info.asked_by.as_deref().map(words::visible),
+            asked_by: info.asked_by.as_deref().map(format::visible),
             times: times.into_iter().flatten().collect(),
-            took: words::span_of(info.duration),
+            took: format::span_of(info.duration),
             kind: match (info.incremental, info.phases.snapshot) {
                 (true, _) => "incremental",
                 (false, Some(_)) => "cold",
@@ -171,20 +171,20 @@ pub(in crate::web) async fn job(
 }
 
 fn params(info: &BuildInfo) -> Vec<Param> {
-    let mut room = MAX_VALUES;
+    let mut bytes_left = MAX_VALUES;
     let shown = |(name, value): (&String, &Option<std::sync::Arc<str>>)| {
         let value = match value {
             None => Value::Secret,
             Some(value) if value.len() <= MAX_OPEN && !value.contains('\n') => {
-                Value::Short(words::visible(value))
+                Value::Short(format::visible(value))
             }
             Some(value) => {
-                let most = MAX_VALUE.min(room);
+                let most = MAX_VALUE.min(bytes_left);
                 let cut = (0..=most.min(value.len())).rev();
                 let cut = cut.into_iter().find(|at| value.is_char_boundary(*at));
                 let shown = &value[..cut.unwrap_or(0)];
-                room -= shown.len().min(room);
-                let size = words::bytes(value.len() as u64);
+                bytes_left -= shown.len().min(bytes_left);
+                let size = format::bytes(value.len() as u64);
                 Value::Long(size, lines::readable(shown), shown.len() < value.len())
             }
         };

@@ -1,14 +1,15 @@
 //! `GET /`: what is being built now, and what was lately.
 
 use askama::Template;
-use hyper::Response;
 use jiff::Timestamp;
 
-use super::super::answer::Body;
-use super::super::error::Refusal;
-use super::super::routes::Asked;
-use super::super::{Web, filter, words};
-use super::{page, row_of};
+use super::super::error::ApiError;
+use super::super::request::Request;
+use super::super::response::Response;
+use super::super::state::Web;
+use super::super::{filter, format};
+use super::page::page;
+use super::row::row_of;
 use crate::build::{BuildInfo, Filter, Outcome, Phase, State};
 
 /// Builds that are over, on one page: the first paint stays small.
@@ -42,13 +43,13 @@ struct Overview<'a> {
 }
 
 /// The page, of what the address asks for.
-pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Response, ApiError> {
     // A form sends its empty fields, too; here they mean nothing.
-    let choice = asked.choice().clone().without_empty();
+    let choice = request.query.clone().without_empty();
     let filter = filter::filter(&choice)?;
     let is_first = filter.before.is_none();
     // Before the look: what ends from now on the stream tells.
-    let since = words::stamp(Timestamp::now());
+    let since = format::stamp(Timestamp::now());
     let live = live(web, &filter).await;
     let ready = Filter {
         state: Some(State::Ready),
@@ -57,7 +58,7 @@ pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Respons
     let (recent, next) = match filter.state {
         // They are all in the first table.
         Some(State::Pending) => (Vec::new(), None),
-        _ => asked.reader.list(ready, SHOWN).await?,
+        _ => request.reader.list(ready, SHOWN).await?,
     };
     let query = filter::query(&choice).finish();
     let address = |more: &str| match (query.as_str(), more) {
@@ -71,18 +72,18 @@ pub(in crate::web) async fn overview(web: &Web, asked: &Asked) -> Result<Respons
         address(&before.append_pair("before", &place.to_string()).finish())
     });
     let activity = web.scheduler.activity().borrow().clone();
-    let names = asked.reader.projects().await?;
+    let names = request.reader.projects().await?;
     let value = |name| choice.get(name).unwrap_or_default();
     let is_red = recent.first().is_some_and(|newest| {
         let outcome = newest.info().outcome;
         !matches!(outcome, Some(Outcome::Succeeded | Outcome::Cancelled))
     });
-    let rows = |infos: &mut dyn Iterator<Item = &BuildInfo>| -> Result<Vec<String>, Refusal> {
+    let rows = |infos: &mut dyn Iterator<Item = &BuildInfo>| -> Result<Vec<String>, ApiError> {
         infos.map(|info| row_of(web, info)).collect()
     };
     page(
-        &asked.room,
-        asked.headers(),
+        &request.budget,
+        request.headers(),
         &Overview {
             heading: match value("project") {
                 "" => "Builds".to_owned(),

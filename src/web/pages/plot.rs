@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::super::words;
+use super::super::format;
 use super::row::short;
 use crate::build::{AnswerStats, Outcome, Trend};
 use crate::project::ProjectName;
@@ -118,7 +118,7 @@ pub(super) fn plot(project: &ProjectName, trend: &Trend, stats: &AnswerStats) ->
                 "{} {}, {how}, {}",
                 short(&id),
                 point.outcome.as_str(),
-                words::span(point.took)
+                format::span(point.took)
             ),
             href: format!("/job/{project}/{id}"),
         }
@@ -131,8 +131,8 @@ pub(super) fn plot(project: &ProjectName, trend: &Trend, stats: &AnswerStats) ->
     Some(Plot {
         marks: answers.chain(builds).collect(),
         lines: lines.collect(),
-        from: words::stamp(first),
-        to: words::stamp(last),
+        from: format::stamp(first),
+        to: format::stamp(last),
         width: WIDTH as u32,
         height: HEIGHT as u32,
         left: format!("{LEFT:.0}"),
@@ -151,7 +151,7 @@ fn precise(took: Duration) -> String {
             "{:.1} ms",
             Duration::from_micros(micros as u64).as_secs_f64() * 1e3
         ),
-        _ => words::span(took),
+        _ => format::span(took),
     }
 }
 

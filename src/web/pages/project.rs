@@ -1,15 +1,16 @@
 //! `GET /projects` and `GET /project/P` for people.
 
 use askama::Template;
-use hyper::Response;
 
-use super::super::answer::Body;
-use super::super::error::Refusal;
-use super::super::routes::Asked;
-use super::super::{Web, session, words};
+use super::super::error::ApiError;
+use super::super::request::Request;
+use super::super::response::Response;
+use super::super::state::Web;
+use super::super::{cookie, format};
+use super::page::page;
 use super::plot::{Plot, plot};
+use super::row::row_of;
 use super::row::word_of;
-use super::{page, row_of};
 use crate::build::{Filter, Outcome};
 use crate::project::ProjectName;
 
@@ -38,27 +39,27 @@ struct Line {
 }
 
 /// Every project.
-pub(in crate::web) async fn projects(web: &Web, asked: &Asked) -> Result<Response<Body>, Refusal> {
+pub(in crate::web) async fn projects(web: &Web, request: &Request) -> Result<Response, ApiError> {
     let mut projects = Vec::new();
-    let mut own = asked.reader.sizes().await?;
-    let mut newest = asked.reader.newest().await?;
-    for (name, builds, _) in asked.reader.projects().await? {
+    let mut own = request.reader.sizes().await?;
+    let mut newest = request.reader.newest().await?;
+    for (name, builds, _) in request.reader.projects().await? {
         projects.push(Line {
             builds,
             last: newest.remove(&name).map(|(started, phase, outcome)| {
-                let (stamp, utc) = (words::stamp(started), words::utc(started));
+                let (stamp, utc) = (format::stamp(started), format::utc(started));
                 (word_of(phase, outcome), stamp, utc)
             }),
             expected: web
                 .scheduler
                 .expected(&name, false)
-                .map(words::span)
+                .map(format::span)
                 .unwrap_or_default(),
-            own: words::bytes(own.remove(&name).unwrap_or(0)),
+            own: format::bytes(own.remove(&name).unwrap_or(0)),
             name: name.to_string(),
         });
     }
-    page(&asked.room, asked.headers(), &Projects { projects })
+    page(&request.budget, request.headers(), &Projects { projects })
 }
 
 #[derive(Template)]
@@ -98,26 +99,26 @@ struct Group {
 /// One project.
 pub(in crate::web) async fn project(
     web: &Web,
-    asked: &Asked,
+    request: &Request,
     name: &ProjectName,
-) -> Result<Response<Body>, Refusal> {
-    let (latest, groups) = asked.reader.bases(name).await?;
-    let trend = asked.reader.trend(name, PLOTTED).await?;
+) -> Result<Response, ApiError> {
+    let (latest, groups) = request.reader.bases(name).await?;
+    let trend = request.reader.trend(name, PLOTTED).await?;
     let stats = web.scheduler.answer_stats(name);
     let answers = stats.last(RATE_DAYS);
-    let (builds, _) = asked.reader.list(of(name), SHOWN).await?;
+    let (builds, _) = request.reader.list(of(name), SHOWN).await?;
     let all = answers.built + answers.cached + answers.coalesced;
     let percent = |part: u64, of: u64| (part * 100).checked_div(of).unwrap_or(0);
     let expected = |incremental| {
         let expected = web.scheduler.expected(name, incremental);
-        expected.map(words::span).unwrap_or_default()
+        expected.map(format::span).unwrap_or_default()
     };
-    let is_secure = session::is_secure(asked.headers());
+    let is_secure = cookie::is_secure(request.headers());
     let scheme = match is_secure {
         true => "https",
         false => "http",
     };
-    let address = format!("{scheme}://{}", host(asked));
+    let address = format!("{scheme}://{}", host(request));
     // A name that stands for what only the reader has.
     let (token_flag, token_header) = match web.access.load().tokens.is_some() {
         true => (" --token-file FILE", " -H 'Authorization: Bearer …'"),
@@ -134,8 +135,8 @@ pub(in crate::web) async fn project(
         .map(|name| format!("\"{name}\":\"…\""))
         .collect();
     page(
-        &asked.room,
-        asked.headers(),
+        &request.budget,
+        request.headers(),
         &Project {
             icon: match trend.points.first().map(|point| point.outcome) {
                 None => "idle",
@@ -151,7 +152,7 @@ pub(in crate::web) async fn project(
             coalesced: answers.coalesced,
             hit_rate: percent(answers.cached + answers.coalesced, all),
             days: RATE_DAYS,
-            own: words::bytes(trend.own),
+            own: format::bytes(trend.own),
             cold: expected(false),
             incremental: expected(true),
             plot: plot(name, &trend, &stats),
@@ -161,7 +162,7 @@ pub(in crate::web) async fn project(
                 .into_iter()
                 .take(MOST_GROUPS)
                 .map(|(group, id)| Group {
-                    name: words::visible(&group),
+                    name: format::visible(&group),
                     href: form_urlencoded::Serializer::new("/?".to_owned())
                         .append_pair("project", name.as_str())
                         .append_pair("group", &group)
@@ -201,8 +202,8 @@ fn of(project: &ProjectName) -> Filter {
 
 /// The host by which the reader came, which was checked at the door; over the unix socket it may be
 /// anything, and only what can be a host is shown.
-fn host(asked: &Asked) -> String {
-    let given = asked.headers().get(hyper::header::HOST);
+fn host(request: &Request) -> String {
+    let given = request.headers().get(hyper::header::HOST);
     let given = given
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();

@@ -1,12 +1,12 @@
 //! The page for a browser that is refused: the sentence that programs get, and ways on.
 
 use askama::Template;
-use hyper::{HeaderMap, Response};
+use hyper::HeaderMap;
 
-use super::small_page;
-use crate::web::answer::Body;
-use crate::web::error::Refusal;
-use crate::web::words;
+use super::page::small_page;
+use crate::web::error::ApiError;
+use crate::web::format;
+use crate::web::response::{self, Response};
 
 #[derive(Template)]
 #[template(path = "refused.html")]
@@ -18,16 +18,16 @@ struct Page<'a> {
     is_ours: bool,
 }
 
-/// The refusal as a page; where no page can be written, as text.
-pub(in crate::web) fn show(refusal: Refusal, request: &str, headers: &HeaderMap) -> Response<Body> {
+/// The error as a page; as text where no page can be written.
+pub(in crate::web) fn show(error: ApiError, request: &str, headers: &HeaderMap) -> Response {
     let told = Page {
-        status: refusal.status.canonical_reason().unwrap_or("Refused"),
-        sentence: words::visible(refusal.sentence()),
+        status: error.status.canonical_reason().unwrap_or("Refused"),
+        sentence: format::visible(&error.message()),
         request,
-        is_ours: refusal.status.is_server_error(),
+        is_ours: error.status.is_server_error(),
     };
     let page = small_page(headers, &told);
-    let mut response = refusal.answer(request, false);
+    let mut response = response::of_error(error, request, false);
     if let Ok(page) = page {
         let (parts, body) = page.into_parts();
         response.headers_mut().extend(parts.headers);

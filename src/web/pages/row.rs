@@ -5,8 +5,9 @@ use std::time::Duration;
 use askama::Template;
 use jiff::Timestamp;
 
-use super::super::error::Refusal;
-use super::super::{Web, words};
+use super::super::error::ApiError;
+use super::super::format;
+use super::super::state::Web;
 use crate::build::{BuildInfo, Outcome, Phase};
 
 /// Letters of a build's params that a line shows.
@@ -57,11 +58,11 @@ impl Row {
             id: info.id.clone(),
             short: short(&info.id),
             word: word(info),
-            group: words::visible(&info.group),
+            group: format::visible(&info.group),
             group_href: format!("/?{group_href}"),
             summary: summary(info),
-            started: (words::stamp(info.started_at), words::utc(info.started_at)),
-            took: words::span_of(info.duration),
+            started: (format::stamp(info.started_at), format::utc(info.started_at)),
+            took: format::span_of(info.duration),
             live: info.phase.map(|_| Progress::of(info, expected)),
         }
     }
@@ -73,28 +74,28 @@ impl Progress {
         let elapsed = Duration::try_from(elapsed).unwrap_or_default();
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Progress {
-            since: words::stamp(info.started_at),
+            since: format::stamp(info.started_at),
             elapsed: millis(elapsed),
             expected: expected.map(millis),
             said: match expected {
                 Some(expected) => {
                     format!(
                         "{} of about {}",
-                        words::span(elapsed),
-                        words::span(expected)
+                        format::span(elapsed),
+                        format::span(expected)
                     )
                 }
-                None => words::span(elapsed),
+                None => format::span(elapsed),
             },
         }
     }
 }
 
 /// The line of a build as it is now, as HTML.
-pub(in crate::web) fn row_of(web: &Web, info: &BuildInfo) -> Result<String, Refusal> {
+pub(in crate::web) fn row_of(web: &Web, info: &BuildInfo) -> Result<String, ApiError> {
     Row::of(info, expected(web, info))
         .render()
-        .map_err(|error| Refusal::caused("the server could not write the page", error))
+        .map_err(|error| ApiError::with_cause("the server could not write the page", error))
 }
 
 /// How long a build that is under way may take; `None` where it is not known, or it is over.
@@ -136,7 +137,7 @@ fn summary(info: &BuildInfo) -> String {
         }
         let value = value.as_deref().unwrap_or("(secret)");
         let value: String = value.chars().take(MAX_SUMMARY).collect();
-        summary.push_str(&format!("{name}={} ", words::visible(&value)));
+        summary.push_str(&format!("{name}={} ", format::visible(&value)));
     }
     let cut = summary.char_indices().nth(MAX_SUMMARY).map(|(at, _)| at);
     match cut {

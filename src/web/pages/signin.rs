@@ -3,18 +3,18 @@
 
 use askama::Template;
 use hyper::header::{CACHE_CONTROL, HeaderValue, WWW_AUTHENTICATE};
-use hyper::{HeaderMap, Response, StatusCode};
+use hyper::{HeaderMap, StatusCode};
 
-use crate::web::answer::Body;
-use crate::web::error::Refusal;
+use crate::web::error::ApiError;
+use crate::web::response::Response;
 
 #[derive(Template)]
 #[template(path = "signin.html")]
 struct Page;
 
 /// Asks for a token, in the place of any page.
-pub(in crate::web) fn show(headers: &HeaderMap) -> Result<Response<Body>, Refusal> {
-    let mut response = super::small_page(headers, &Page)?;
+pub(in crate::web) fn show(headers: &HeaderMap) -> Result<Response, ApiError> {
+    let mut response = super::page::small_page(headers, &Page)?;
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

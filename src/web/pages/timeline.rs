@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::super::words;
+use super::super::format;
 use crate::build::{BuildInfo, Phase};
 
 /// The width of the drawing in its own units.
@@ -96,7 +96,7 @@ pub(super) fn timeline(info: &BuildInfo, now: Timestamp) -> Vec<Segment> {
                 what,
                 x: format!("{x:.1}"),
                 width: format!("{width:.1}"),
-                took: words::span(Duration::from_millis(millis)),
+                took: format::span(Duration::from_millis(millis)),
                 is_open,
             };
             x += width;

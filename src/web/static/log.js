@@ -469,7 +469,7 @@ function button(id, text, title, action) {
     return element;
 }
 
-/** "812 B", "4.1 KiB": as `web/words.rs` says it. */
+/** "812 B", "4.1 KiB": as `web/format.rs` writes it. */
 function size(bytes) {
     if (bytes < 1024) {
         return `${bytes} B`;

@@ -18,7 +18,7 @@ export function exact(date) {
     return `${here} (${date.toISOString()})`;
 }
 
-/** Milliseconds as `web/words.rs` writes them. */
+/** Milliseconds as `web/format.rs` writes them. */
 export function span(milliseconds) {
     const seconds = Math.floor(milliseconds / 1000);
     if (seconds < 60) {

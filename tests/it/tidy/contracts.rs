@@ -8,42 +8,16 @@ use serde_json::Value;
 
 use super::{Tree, assert_none, one, read, root, tree};
 
-/// `GET /job/{}/{}` for each arm of the match in `web/routes.rs`.
+/// `GET /job/{}/{}` for each line of the table in `web/routes.rs`.
 fn routed(routes: &str) -> BTreeSet<String> {
-    let (_, table) = routes
-        .split_once("match (&method, segments.as_slice())")
-        .unwrap_or_default();
-    let (table, _) = table.split_once("\n}\n").unwrap_or((table, ""));
-    let mut found = BTreeSet::new();
-    for arm in table
+    let (_, table) = routes.split_once("= routes! {").unwrap_or_default();
+    table
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("(&Method::"))
-    {
-        let Some((method, patterns)) = arm.split_once(", ") else {
-            continue;
-        };
-        let Some((patterns, _)) = patterns.split_once(") =>") else {
-            continue;
-        };
-        for pattern in patterns.split('|') {
-            let pattern = pattern.trim().trim_matches(['[', ']']);
-            let segments: Vec<&str> = pattern.split(',').map(str::trim).collect();
-            let mut path = String::new();
-            for segment in segments {
-                if segment.ends_with("..") {
-                    // With nothing behind it as well.
-                    found.insert(format!("{method} {path}"));
-                }
-                path.push('/');
-                path.push_str(match segment.strip_prefix('"') {
-                    Some(literal) => literal.trim_end_matches('"'),
-                    None => "{}",
-                });
-            }
-            found.insert(format!("{method} {path}"));
-        }
-    }
-    found
+        .take_while(|line| *line != "};")
+        .filter_map(|line| line.trim().split_once(' '))
+        .filter_map(|(method, rest)| Some((method, rest.split('"').nth(1)?)))
+        .map(|(method, path)| unnamed(&format!("{method} {path}")))
+        .collect()
 }
 
 /// The routes in the headings of the HTTP contract.
@@ -250,12 +224,13 @@ fn every_metric_is_in_the_papers() {
 
 #[test]
 fn these_checks_can_fail() {
-    let routes = "match (&method, segments.as_slice()) {\n\
-        (&Method::GET, [\"\"]) => a,\n\
-        (&Method::GET, [\"index\"] | [\"index\", \"\"]) => b,\n\
-        (&Method::POST, [\"p\", name, \"x\"]) => match c {\n\
-        (&Method::GET, [\"a\", id, path @ ..]) => d,\n\
-        (_, segments) => e,\n}\n}\nfn other() {\n(&Method::GET, [\"no\"]) => f,\n}\n";
+    let routes = "routes! {\n    GET \"/no\" => z,\n}\nstatic A: B = routes! {\n\
+        GET    \"/\"  READ => a,\n\
+        GET \"/index\" READ => b,\n\
+        GET \"/index/\" READ => b,\n\
+        POST \"/p/{name}/x\" ADMIN => c,\n\
+        GET \"/a/{id}\" READ => d,\n\
+        GET \"/a/{id}/{*path}\" READ => d,\n};\nfn other() {\nGET \"/no\" => f,\n}\n";
     let expected = [
         "GET /",
         "GET /a/{}",

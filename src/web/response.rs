@@ -1,11 +1,10 @@
-//! Answers: bodies and the headers that they share. What a body holds for its reader is counted until
-//! the reader has it.
+//! Responses: bodies, and the headers that they share. The bytes of a body are counted until the client
+//! has read them.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -13,16 +12,17 @@ use flate2::write::GzEncoder;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::StatusCode;
 use hyper::body::{Frame, SizeHint};
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap,
-    HeaderName, HeaderValue, VARY,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, LOCATION, RETRY_AFTER, VARY, WWW_AUTHENTICATE,
 };
-use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::error::Refusal;
-use crate::budget::{Budget, Client, Held};
+use super::client_budget::ClientBudget;
+use super::error::{ApiError, MAX_MESSAGE};
+use crate::api::ErrorView;
 
 /// Kept by the reader's own browser at most, and asked for again each time.
 pub(super) const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
@@ -32,12 +32,13 @@ pub(super) const VARIES: HeaderValue = HeaderValue::from_static("accept, accept-
 /// Bytes of an answer that need not be counted: a connection costs about as much itself, and the number
 /// of connections is bounded. Errors are always answered.
 pub(super) const SMALL: usize = 4 << 10;
+// An error with its longest message is small, also as JSON.
+const _: () = assert!(MAX_MESSAGE <= SMALL / 2);
 
-/// How long what is under way waits for room: until readers that read nothing were cut off, and some time
-/// more. Two that wait for each other end so as well.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// What is sent to a client.
+pub(super) type Response = hyper::Response<Body>;
 
-/// The body of every answer; an error in it ends the connection, so that it never looks whole. It is
+/// The body of every response; an error in it ends the connection, so that it never looks whole. It is
 /// made here alone, so that what is held for its reader is counted: [`full`], [`parts`], or a stream that
 /// holds what it costs.
 #[derive(Debug)]
@@ -74,63 +75,9 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// Where the bytes that are held for a client are counted.
-#[derive(Clone, Debug)]
-pub(super) struct Room {
-    budget: Budget,
-    client: Client,
-}
-
-impl Room {
-    pub(super) fn new(budget: Budget, client: Client) -> Room {
-        Room { budget, client }
-    }
-
-    /// Holds `bytes` for the client, until the value is dropped.
-    ///
-    /// # Errors
-    /// 503 where the server holds as much as it may.
-    pub(super) fn hold(&self, bytes: u64) -> Result<Held, Refusal> {
-        let held = self.budget.hold(self.client, bytes);
-        held.ok_or_else(Refusal::holds_too_much)
-    }
-
-    /// The same for an answer that is under way: it waits until other clients let go, [`PATIENCE`] at most.
-    ///
-    /// # Errors
-    /// 503 where that takes longer, or where `bytes` is more than the client can ever hold.
-    pub(super) async fn wait(&self, bytes: u64) -> Result<Held, Refusal> {
-        let waiting = self.budget.wait(self.client, bytes);
-        let held = tokio::time::timeout(PATIENCE, waiting).await;
-        held.ok().flatten().ok_or_else(Refusal::holds_too_much)
-    }
-
-    /// Holds `bytes` for what can do without them, where half of the room is free.
-    pub(super) fn hold_where_plenty(&self, bytes: u64) -> Option<Held> {
-        let is_plenty = self.budget.held() < self.budget.most() / 2;
-        is_plenty.then(|| self.budget.hold(self.client, bytes))?
-    }
-}
-
-/// What a handler comes to.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Given(Response<Body>),
-    Refused(Refusal),
-}
-
-impl<E: Into<Refusal>> From<Result<Response<Body>, E>> for Answer {
-    fn from(result: Result<Response<Body>, E>) -> Answer {
-        match result {
-            Ok(response) => Answer::Given(response),
-            Err(error) => Answer::Refused(error.into()),
-        }
-    }
-}
-
 /// A body that is there, counted until its reader has it.
-pub(super) fn full(room: &Room, bytes: Vec<u8>) -> Result<Body, Refusal> {
-    let held = room.hold(bytes.len() as u64)?;
+pub(super) fn full(budget: &ClientBudget, bytes: Vec<u8>) -> Result<Body, ApiError> {
+    let held = budget.hold(bytes.len() as u64)?;
     // No more than what is counted.
     Ok(whole(held.keep(bytes.into_boxed_slice())))
 }
@@ -193,7 +140,7 @@ pub(super) fn streamed(bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'st
 }
 
 /// An answer of one media type.
-pub(super) fn typed(status: StatusCode, media: &'static str, body: Body) -> Response<Body> {
+pub(super) fn typed(status: StatusCode, media: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response
@@ -204,22 +151,22 @@ pub(super) fn typed(status: StatusCode, media: &'static str, body: Body) -> Resp
 
 /// JSON, at an address that may answer a browser by a page.
 pub(super) fn json(
-    room: &Room,
+    budget: &ClientBudget,
     status: StatusCode,
     value: &impl Serialize,
-) -> Result<Response<Body>, Refusal> {
-    let text = serde_json::to_vec(value).map_err(unwritable)?;
-    Ok(of_json(status, full(room, text)?))
+) -> Result<Response, ApiError> {
+    let text = serde_json::to_vec(value)?;
+    Ok(of_json(status, full(budget, text)?))
 }
 
 /// JSON of at most [`SMALL`] bytes; `None` where it cannot be written.
-pub(super) fn small_json(status: StatusCode, value: &impl Serialize) -> Option<Response<Body>> {
+pub(super) fn small_json(status: StatusCode, value: &impl Serialize) -> Option<Response> {
     let text = serde_json::to_string(value).ok()?;
     Some(of_json(status, small(text)))
 }
 
 /// An answer whose body is JSON.
-pub(super) fn of_json(status: StatusCode, body: Body) -> Response<Body> {
+pub(super) fn of_json(status: StatusCode, body: Body) -> Response {
     let mut response = typed(status, "application/json", body);
     of_now(&mut response);
     response
@@ -227,20 +174,49 @@ pub(super) fn of_json(status: StatusCode, body: Body) -> Response<Body> {
 
 /// For an answer that is right for this request, and now: no cache gives it to a browser that asks
 /// for a page, or to a client that may not read.
-pub(super) fn of_now(response: &mut Response<Body>) {
+pub(super) fn of_now(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept"));
     headers.insert(CACHE_CONTROL, PRIVATE);
 }
 
-/// An answer that cannot be written as JSON.
-pub(super) fn unwritable(cause: serde_json::Error) -> Refusal {
-    Refusal::caused("the server could not write its answer", cause)
+/// Plain text of at most [`SMALL`] bytes.
+pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response {
+    typed(status, "text/plain; charset=utf-8", small(text.into()))
 }
 
-/// Plain text of at most [`SMALL`] bytes.
-pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
-    typed(status, "text/plain; charset=utf-8", small(text.into()))
+/// The response to the request `id` that `error` refuses. Its cause goes to the journal, under the same id.
+pub(super) fn of_error(error: ApiError, id: &str, as_json: bool) -> Response {
+    if let Some(cause) = &error.cause {
+        tracing::error!(
+            mistry_request = id,
+            error = &**cause as &dyn std::error::Error,
+            "{}",
+            error.message
+        );
+    }
+    let view = ErrorView {
+        error: error.message(),
+        request: id.to_owned(),
+        job: error.job.as_ref().map(|(_, id)| id.clone()),
+    };
+    let as_json = as_json.then(|| small_json(error.status, &view)).flatten();
+    let mut response = as_json.unwrap_or_else(|| text(error.status, format!("{}\n", view.error)));
+    of_now(&mut response);
+    let headers = response.headers_mut();
+    if let Some(seconds) = error.retry_after {
+        headers.insert(RETRY_AFTER, seconds.into());
+    }
+    if error.status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some((project, id)) = error.job {
+        set(&mut response, LOCATION, &format!("/job/{project}/{id}"));
+    }
+    if let Some(allow) = error.allow {
+        set(&mut response, ALLOW, &allow);
+    }
+    response
 }
 
 /// Text as it is sent to a client, compressed where the client takes that: `gzipped` makes it, `plain` is
@@ -250,8 +226,8 @@ pub(super) fn compressible(
     media: &'static str,
     plain: Bytes,
     gzipped: impl FnOnce() -> Bytes,
-    body: impl FnOnce(Bytes) -> Result<Body, Refusal>,
-) -> Result<Response<Body>, Refusal> {
+    body: impl FnOnce(Bytes) -> Result<Body, ApiError>,
+) -> Result<Response, ApiError> {
     let is_taken = takes_coding(asked, "gzip");
     let text = if is_taken { gzipped() } else { plain };
     let mut response = typed(StatusCode::OK, media, body(text)?);
@@ -272,14 +248,14 @@ pub(super) fn gzip(text: &[u8]) -> Bytes {
 }
 
 /// No content.
-pub(super) fn no_content() -> Response<Body> {
+pub(super) fn no_content() -> Response {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 
 /// 304: the client has what `etag` names.
-pub(super) fn not_modified(etag: &str) -> Response<Body> {
+pub(super) fn not_modified(etag: &str) -> Response {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
     set(&mut response, ETAG, etag);
@@ -287,7 +263,7 @@ pub(super) fn not_modified(etag: &str) -> Response<Body> {
 }
 
 /// Sets a header whose value is made here and holds nothing that a header may not.
-pub(super) fn set(response: &mut Response<Body>, name: HeaderName, value: &str) {
+pub(super) fn set(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = value.parse() {
         response.headers_mut().insert(name, value);
     }

@@ -1,0 +1,55 @@
+//! Who sends a request: the peer of its connection, and the caller as which it is let in.
+
+use std::net::IpAddr;
+
+use super::tokens::Token;
+use crate::budget::Client;
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// Over TCP, from an address of its own or one that a trusted proxy has named.
+    Tcp(IpAddr),
+    /// Over TCP from a trusted proxy that has named no client.
+    Proxy(IpAddr),
+    /// The user at the other end, where the kernel says who it is.
+    Unix(Option<u32>),
+}
+
+/// The client of a request, once it was let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// `token NAME`, `uid N`, or an address. The jobs that it asks for are known by it.
+    pub(super) name: String,
+    /// It may also change what other clients asked for.
+    pub(super) is_admin: bool,
+    /// It has shown no token where there are tokens: it may read at most.
+    pub(super) is_anonymous: bool,
+    /// The token that was shown, if one was.
+    pub(super) token: Option<Token>,
+}
+
+impl Peer {
+    /// The client whose budgets a request uses.
+    pub(super) fn client(self) -> Client {
+        match self {
+            Peer::Tcp(address) => Client::of(address),
+            Peer::Proxy(_) => Client::Proxy,
+            Peer::Unix(_) => Client::Local,
+        }
+    }
+
+    /// A client that shows no token.
+    pub(super) fn caller(self) -> Caller {
+        Caller {
+            name: match self {
+                Peer::Tcp(address) | Peer::Proxy(address) => address.to_string(),
+                Peer::Unix(Some(user)) => format!("uid {user}"),
+                Peer::Unix(None) => "the unix socket".to_owned(),
+            },
+            is_admin: true,
+            is_anonymous: false,
+            token: None,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The state that all handlers share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use super::accept_control::AcceptControl;
+use super::access::Access;
+use super::error::ApiError;
+use super::places::Places;
+use crate::budget::{Budget, Client, Held};
+use crate::build::Contents;
+use crate::metrics::Metrics;
+use crate::scheduler::Scheduler;
+
+/// What every handler uses. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Web {
+    pub(super) scheduler: Scheduler,
+    pub(super) metrics: Metrics,
+    /// A reload swaps it.
+    pub(super) access: Arc<ArcSwap<Access>>,
+    pub(super) accept_control: AcceptControl,
+    pub(super) places: Places,
+    /// Cancelled when the daemon stops: streams end then.
+    pub(super) stop: CancellationToken,
+    /// Request ids: a random beginning, then counted.
+    requests: Arc<AtomicU64>,
+    /// Bytes that are held for clients that read: answers, streams of logs and events, lists, trees. What
+    /// is held for clients that build is counted by the scheduler.
+    pub(super) held: Budget,
+    /// Clients that are sent a tree: each of them holds descriptors of it.
+    trees: Budget,
+}
+
+/// Bytes that are held at once for clients that read: answers that they have not read, streams of logs and
+/// events, lists, trees. Together with what thousands of connections use, it is little of a host's memory.
+const HELD_FOR_CLIENTS: u64 = 24 << 20;
+/// Bytes on top for clients of this host alone: enough for one of the largest responses.
+const HELD_FOR_LOCAL: u64 = 16 << 20;
+
+/// Tars and manifests that are sent at once, where descriptors allow it: twice as many as may read at a
+/// time.
+const MAX_TREES: u64 = 256;
+/// Tars and manifests that are sent at once in any case.
+const MIN_TREES: u64 = 16;
+/// Tars and manifests on top for clients of this host alone.
+const TREES_FOR_LOCAL: u64 = 8;
+
+/// The number of trees for which a quarter of the descriptors is enough.
+fn max_trees() -> u64 {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = files.unwrap_or(u64::MAX) / 4 / Contents::DESCRIPTORS;
+    most.clamp(MIN_TREES, MAX_TREES)
+}
+
+impl Web {
+    /// Serves `scheduler` to the clients that `access` lets in, until `stop`.
+    pub fn new(
+        scheduler: Scheduler,
+        metrics: Metrics,
+        access: Access,
+        stop: CancellationToken,
+    ) -> Web {
+        // The ids only have to differ from those of other processes, so no source of randomness is needed.
+        let first = crate::build::random_hex()
+            .ok()
+            .and_then(|hex| u64::from_str_radix(&hex[..16], 16).ok())
+            .unwrap_or_default();
+        Web {
+            scheduler,
+            metrics,
+            access: Arc::new(ArcSwap::from_pointee(access)),
+            accept_control: AcceptControl::new(),
+            places: Places::of_process(),
+            stop,
+            requests: Arc::new(AtomicU64::new(first)),
+            held: Budget::new(HELD_FOR_CLIENTS, HELD_FOR_LOCAL),
+            trees: Budget::new(max_trees(), TREES_FOR_LOCAL),
+        }
+    }
+
+    /// Controls the accept loops.
+    pub fn accept_control(&self) -> AcceptControl {
+        self.accept_control.clone()
+    }
+
+    /// Replaces the rules about who may send requests, from the next request on.
+    pub fn change(&self, access: Access) {
+        self.access.store(Arc::new(access));
+    }
+
+    pub(super) fn next_request(&self) -> String {
+        format!("{:016x}", self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Counts a client that is sent a tree, until the value is dropped.
+    ///
+    /// # Errors
+    /// 503 where as many trees are sent as may be.
+    pub(super) fn hold_tree(&self, client: Client) -> Result<Held, ApiError> {
+        self.trees.hold(client, 1).ok_or_else(|| {
+            ApiError::busy(
+                "the server sends artifacts to as many clients as it may; try again later",
+            )
+        })
+    }
+}
