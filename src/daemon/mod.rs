@@ -93,7 +93,7 @@ fn refuse_clients(sockets: Vec<Socket>) {
     let refused = runtime().and_then(|runtime| {
         runtime.block_on(async {
             let listeners: io::Result<Vec<_>> = sockets.into_iter().map(listen::listener).collect();
-            let refusing = async { web::turn_away(listeners?, CANNOT_START, REFUSAL_TIME).await };
+            let refusing = async { web::refuse_all(listeners?, CANNOT_START, REFUSAL_TIME).await };
             refusing
                 .await
                 .map_err(|error| Error::System("turn clients away", error))

@@ -4,27 +4,27 @@ use std::io;
 
 use rustix::io::Errno;
 
-/// What is to be done after an error.
+/// What an accept loop does after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    /// To accept the next one: this client is gone, or the network has taken it from us.
-    Next,
-    /// To accept again when descriptors or memory, of which there are too few, were freed.
-    Room,
-    /// Nothing: there is no listening socket any more.
-    Nothing,
+pub(super) enum AfterError {
+    /// Accepts the next connection: this client is gone, or the network has dropped it.
+    AcceptNext,
+    /// Waits until descriptors or memory were freed, and tries again.
+    WaitForResources,
+    /// Ends: there is no listening socket any more.
+    Stop,
 }
 
-/// What `error` of accept(2) asks for. Only an error of ours ends accepting: all else is temporary, as the
-/// manual says of the errors of networks and of firewalls, and whatever a later kernel adds.
-pub(super) fn after(error: &io::Error) -> After {
+/// What to do after `error` of accept(2). Only an error of this process ends a loop: all others are temporary,
+/// as the manual says of the errors of networks and of firewalls, and as later kernels may add them.
+pub(super) fn after_error(error: &io::Error) -> AfterError {
     let Some(errno) = Errno::from_io_error(error) else {
         // The runtime ends.
-        return After::Nothing;
+        return AfterError::Stop;
     };
     match errno {
-        Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT => After::Nothing,
-        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => After::Room,
+        Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT => AfterError::Stop,
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => AfterError::WaitForResources,
         Errno::AGAIN
         | Errno::CONNABORTED
         | Errno::CONNRESET
@@ -38,9 +38,9 @@ pub(super) fn after(error: &io::Error) -> After {
         | Errno::OPNOTSUPP
         | Errno::PERM
         | Errno::PROTO
-        | Errno::TIMEDOUT => After::Next,
-        // It may come again at once; the pause keeps the loop from using a whole processor.
-        _ => After::Room,
+        | Errno::TIMEDOUT => AfterError::AcceptNext,
+        // It may occur again at once: the wait keeps the loop from using a whole processor.
+        _ => AfterError::WaitForResources,
     }
 }
 
@@ -51,33 +51,36 @@ mod tests {
     #[test]
     fn no_error_that_is_temporary_ends_accepting() {
         for (errno, expected) in [
-            (Errno::AGAIN, After::Next),
-            (Errno::CONNABORTED, After::Next),
-            (Errno::HOSTDOWN, After::Next),
-            (Errno::HOSTUNREACH, After::Next),
-            (Errno::INTR, After::Next),
-            (Errno::NETDOWN, After::Next),
-            (Errno::NETUNREACH, After::Next),
-            (Errno::NONET, After::Next),
-            (Errno::NOPROTOOPT, After::Next),
-            (Errno::OPNOTSUPP, After::Next),
-            (Errno::PERM, After::Next),
-            (Errno::PROTO, After::Next),
-            (Errno::TIMEDOUT, After::Next),
-            (Errno::MFILE, After::Room),
-            (Errno::NFILE, After::Room),
-            (Errno::NOBUFS, After::Room),
-            (Errno::NOMEM, After::Room),
-            (Errno::NOSR, After::Room),
-            (Errno::SOCKTNOSUPPORT, After::Room),
-            (Errno::PROTONOSUPPORT, After::Room),
-            (Errno::BADF, After::Nothing),
-            (Errno::FAULT, After::Nothing),
-            (Errno::INVAL, After::Nothing),
-            (Errno::NOTSOCK, After::Nothing),
+            (Errno::AGAIN, AfterError::AcceptNext),
+            (Errno::CONNABORTED, AfterError::AcceptNext),
+            (Errno::HOSTDOWN, AfterError::AcceptNext),
+            (Errno::HOSTUNREACH, AfterError::AcceptNext),
+            (Errno::INTR, AfterError::AcceptNext),
+            (Errno::NETDOWN, AfterError::AcceptNext),
+            (Errno::NETUNREACH, AfterError::AcceptNext),
+            (Errno::NONET, AfterError::AcceptNext),
+            (Errno::NOPROTOOPT, AfterError::AcceptNext),
+            (Errno::OPNOTSUPP, AfterError::AcceptNext),
+            (Errno::PERM, AfterError::AcceptNext),
+            (Errno::PROTO, AfterError::AcceptNext),
+            (Errno::TIMEDOUT, AfterError::AcceptNext),
+            (Errno::MFILE, AfterError::WaitForResources),
+            (Errno::NFILE, AfterError::WaitForResources),
+            (Errno::NOBUFS, AfterError::WaitForResources),
+            (Errno::NOMEM, AfterError::WaitForResources),
+            (Errno::NOSR, AfterError::WaitForResources),
+            (Errno::SOCKTNOSUPPORT, AfterError::WaitForResources),
+            (Errno::PROTONOSUPPORT, AfterError::WaitForResources),
+            (Errno::BADF, AfterError::Stop),
+            (Errno::FAULT, AfterError::Stop),
+            (Errno::INVAL, AfterError::Stop),
+            (Errno::NOTSOCK, AfterError::Stop),
         ] {
-            assert_eq!(after(&errno.into()), expected, "{errno}");
+            assert_eq!(after_error(&errno.into()), expected, "{errno}");
         }
-        assert_eq!(after(&io::Error::other("no runtime")), After::Nothing);
+        assert_eq!(
+            after_error(&io::Error::other("no runtime")),
+            AfterError::Stop
+        );
     }
 }

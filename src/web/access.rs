@@ -1,12 +1,12 @@
-//! Who may ask at all: decided before a handler sees the request.
+//! Which clients may send which requests: decided before a handler sees the request.
 //!
-//! - Over TCP the host that a request names must be ours, so that no name of a stranger can be bound
-//!   to us.
+//! - Over TCP the host that a request names must be one of this server's, so that no other name can be bound
+//!   to it (DNS rebinding).
 //! - What changes something must be JSON and must not come from a page of another site.
 //! - With a tokens file, what changes something over TCP needs a token, and reading, too, where
 //!   it is not public. The unix socket is guarded by its mode and group.
-//! - Over TCP, a trusted proxy says for whom it asks ([`Proxies`]).
-//! - Only to read, a browser's cookie is as good as the token that it was made of.
+//! - Over TCP, a trusted proxy names its client ([`Proxies`]).
+//! - To read, a browser's cookie is enough.
 
 use std::sync::Arc;
 
@@ -43,12 +43,13 @@ pub struct Access {
     pub public: Public,
     /// The token of this process, for programs that may read its lock file.
     pub local: Option<Token>,
-    /// Who may say for whom it asks.
+    /// Proxies that may name their clients.
     pub proxies: Proxies,
 }
 
 impl Access {
-    /// Lets a request in that needs `scope`, or says why not. Cookies are signed with `secret`.
+    /// The caller of a request that needs `scope`; an error where it may not be sent. Cookies are signed with
+    /// `secret`.
     pub(super) async fn check(
         &self,
         request: &Parts,
@@ -57,7 +58,7 @@ impl Access {
         secret: &Secret,
     ) -> Result<Caller, ApiError> {
         self.check_host(request, peer)?;
-        // By OPTIONS a browser asks whether a page of another site may do something: it may not.
+        // With OPTIONS a browser asks whether a page of another site may send a request. It may not.
         if !is_safe(&request.method) || request.method == Method::OPTIONS {
             check_origin(request)?;
         }
@@ -73,7 +74,7 @@ impl Access {
         }
     }
 
-    /// Over a unix socket the name does not matter, only that it is said once (RFC 9112 §3.2).
+    /// Over a unix socket the name does not matter, but there must be exactly one (RFC 9112 §3.2).
     fn check_host(&self, request: &Parts, peer: Peer) -> Result<(), ApiError> {
         let invalid = || ApiError::bad_request("one Host header that names a host was expected");
         if let Peer::Unix(_) = peer {
@@ -99,7 +100,7 @@ impl Access {
         }
     }
 
-    /// Whose token it is; `None` where none is needed.
+    /// The caller that the token or the cookie of the request names; `None` where none is needed.
     async fn check_token(
         &self,
         request: &Parts,
@@ -161,9 +162,10 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
         .map(|(_, secret)| secret.trim().to_owned())
 }
 
-/// The tokens as their file says now.
+/// The tokens that are in the file now.
 async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, ApiError> {
-    // None is refused, because readers are not to keep builders out: each has a connection.
+    // None is refused, so that clients that read do not keep out clients that build. The number of connections
+    // is a bound.
     let (turns, file) = (file.turns.of(peer.client()), file.clone());
     match turns.wait(move |_turn| file.current()).await {
         Ok(Ok(current)) => Ok(current),
@@ -178,12 +180,12 @@ async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, Api
     }
 }
 
-/// True for what changes nothing.
+/// True for methods that change nothing.
 pub(super) fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// A browser says where a page comes from; other clients say nothing and are let pass.
+/// A browser names the origin of the page that sends a request. Other clients name none, and pass.
 fn check_origin(request: &Parts) -> Result<(), ApiError> {
     let headers = &request.headers;
     let site = headers.get("sec-fetch-site");
@@ -204,7 +206,7 @@ fn check_origin(request: &Parts) -> Result<(), ApiError> {
     ))
 }
 
-/// What changes something must be JSON, which no form of another site can send.
+/// A request that changes something must be JSON, which no form of another site can send.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     if response::is_json(headers.get(CONTENT_TYPE)) {
         return Ok(());
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_of_a_stranger_is_refused() {
+    async fn a_host_that_is_not_ours_is_refused() {
         for host in [
             "127.0.0.1:8462",
             "[::1]:8462",

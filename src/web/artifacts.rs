@@ -1,5 +1,6 @@
 //! Artifacts: all as a tar, or one file or directory, also as pages for people.
 
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use hyper::header::{
 };
 use hyper::{Method, StatusCode};
 
+use super::client_budget::ClientBudget;
 use super::compressed::Compressed;
 use super::conditions::{self, Verdict};
 use super::error::ApiError;
@@ -29,23 +31,23 @@ use crate::job::JobId;
 use crate::pipe::{self, More, Source};
 use crate::project::ProjectName;
 
-/// No page of another origin embeds what a container wrote.
+/// Pages of other origins must not embed what a container wrote.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-/// What is held while the page of a directory is made: its names, its rows, itself; then only itself.
-const DIRECTORY_PAGE: u64 = 6 << 20;
-/// … of a file.
-const FILE_PAGE: u64 = 2 << 20;
-/// What the answer with a small file takes besides its bytes.
-const SMALL: u64 = 1 << 10;
+/// Bytes that are held while the page of a directory is made: its names, its rows and the page.
+const DIRECTORY_PAGE_BYTES: u64 = 6 << 20;
+/// Bytes that are held while the page of a file is made.
+const FILE_PAGE_BYTES: u64 = 2 << 20;
+/// Bytes that the response with a small file needs besides its content.
+const RESPONSE_BYTES: u64 = 1 << 10;
 
 /// `GET /artifacts/P/ID`: a tar of all, with `?sparse` without the holes of files; or with `?manifest`
 /// what is in it.
-pub(super) async fn all(web: &Web, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     if request.flag("manifest")? {
         return manifest(web, &request, &project, id).await;
     }
-    let place = web.hold_tree(request.client)?;
+    let counted = web.hold_tree(request.client)?;
     let (walk, state) = (
         request.budget.hold(Contents::BYTES)?,
         request.budget.hold(Tar::BYTES)?,
@@ -58,16 +60,16 @@ pub(super) async fn all(web: &Web, request: Request) -> Result<Response, ApiErro
     };
     let is_compressed = compress.is_some();
     let sparse = request.flag("sparse")?;
-    let artifacts = used(&request, &project, id).await?;
+    let artifacts = open_artifacts(&request, &project, id).await?;
     let tar = artifacts.tar(sparse, walk, state);
     let failed = |error| ApiError::with_cause("could not begin to compress the artifacts", error);
     let turns = request.reader.turns();
     let bytes = match compress {
         Some(held) => {
             let tar = Compressed::new(tar, held).map_err(failed)?;
-            pipe::pulled(Placed(tar, place), turns).boxed()
+            pipe::pulled(Counted(tar, counted), turns).boxed()
         }
-        None => pipe::pulled(Placed(tar, place), turns).boxed(),
+        None => pipe::pulled(Counted(tar, counted), turns).boxed(),
     };
     let metrics = web.metrics.clone();
     let counted = log_errors(bytes, &project, id)
@@ -93,21 +95,25 @@ pub(super) async fn all(web: &Web, request: Request) -> Result<Response, ApiErro
     Ok(response)
 }
 
-/// A source that has a place as long as it is there: when its client is gone, a call of it may still
-/// wait for the disk.
-struct Placed<S>(
+/// A source that keeps what is counted for it: after its client has disconnected, a call may still wait for
+/// the disk.
+struct Counted<S>(
     S,
     #[expect(dead_code, reason = "held until the source is dropped")] Held,
 );
 
-impl<S: Source> Source for Placed<S> {
+impl<S: Source> Source for Counted<S> {
     fn fill(&mut self, to: &mut Vec<u8>) -> std::io::Result<More> {
         self.0.fill(to)
     }
 }
 
-/// The artifacts of a build, which is used by a request that reads them.
-async fn used(request: &Request, project: &ProjectName, id: JobId) -> Result<Artifacts, ApiError> {
+/// The artifacts of a build. Where the request counts as a use, that is noted.
+async fn open_artifacts(
+    request: &Request,
+    project: &ProjectName,
+    id: JobId,
+) -> Result<Artifacts, ApiError> {
     let is_use = request.is_use();
     let artifacts = request.reader.in_artifacts(project, id, move |artifacts| {
         if is_use {
@@ -137,11 +143,11 @@ async fn manifest(
     project: &ProjectName,
     id: JobId,
 ) -> Result<Response, ApiError> {
-    let place = web.hold_tree(request.client)?;
+    let counted = web.hold_tree(request.client)?;
     let held = request.budget.hold(Contents::BYTES)?;
     let chunks = request.budget.hold(paced::BYTES)?;
-    let artifacts = used(request, project, id).await?;
-    let manifest = Placed(Manifest::new(artifacts.contents(held)), place);
+    let artifacts = open_artifacts(request, project, id).await?;
+    let manifest = Counted(Manifest::new(artifacts.contents(held)), counted);
     let bytes = log_errors(pipe::pulled(manifest, request.reader.turns()), project, id);
     let mut response = response::typed(
         StatusCode::OK,
@@ -154,60 +160,24 @@ async fn manifest(
 }
 
 /// `GET /artifacts/P/ID/<path>`: one file, or what is in a directory.
-pub(super) async fn one(web: &Web, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn entry(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     let path = request.artifact().ok_or_else(no_such_artifact)?;
-    // Of links, the name that was asked for.
+    // Of a link this is the name of the link.
     let name = path.file_name().unwrap_or_default().to_owned();
     let media = media::of(name.as_bytes());
-    let view = request.flag("view")?.then_some(media);
-    let inline = request.flag("inline")?.then(|| media.inline()).flatten();
-    let is_use = request.is_use();
-    let (headers, name_of) = (request.headers().clone(), project.clone());
-    let (budget, at) = (request.budget.clone(), path.clone());
-    let looking = move |artifacts: Artifacts| -> Result<Looked, ApiError> {
-        let found = artifacts.find(&at).map_err(unreadable)?;
-        // While a page of the file is made.
-        let making = match (&found, view) {
-            (Some(Found::File(..)), Some(_)) => Some(budget.hold(FILE_PAGE)?),
-            _ => None,
-        };
-        // What is not there, or not sent, is not used.
-        let is_sent = match &found {
-            None => false,
-            Some(Found::File(_, metadata)) if view.is_none() => {
-                let etag = format!("\"{}\"", artifacts.tag_of(metadata));
-                is_body_sent(&headers, &etag, metadata.len())
-            }
-            Some(_) => true,
-        };
-        if is_use && is_sent {
-            artifacts.note_use();
-        }
-        Ok(match found {
-            None => Looked::Nothing,
-            Some(Found::Directory(_)) => Looked::Directory,
-            Some(Found::File(file, metadata)) => match view {
-                None => {
-                    let etag = format!("\"{}\"", artifacts.tag_of(&metadata));
-                    Looked::File(file, metadata.len(), etag)
-                }
-                Some(media) => {
-                    let head = head(file, media).map_err(unreadable)?;
-                    let file = pages::file::File {
-                        metadata: &metadata,
-                        media,
-                        head: &head,
-                    };
-                    let page = pages::file::show(&budget, &headers, &name_of, id, &at, file)?;
-                    drop(making);
-                    Looked::Page(page)
-                }
-            },
-        })
+    let lookup = Lookup {
+        page_as: request.flag("view")?.then_some(media),
+        path: path.clone(),
+        project: project.clone(),
+        id,
+        headers: request.headers().clone(),
+        budget: request.budget.clone(),
+        is_use: request.is_use(),
     };
+    let inline = request.flag("inline")?.then(|| media.inline()).flatten();
+    let looking = move |artifacts: Artifacts| lookup.run(&artifacts);
     match request.reader.in_artifacts(&project, id, looking).await?? {
-        Looked::Nothing => Err(no_such_artifact()),
         Looked::Page(page) => Ok(page),
         Looked::Directory => directory(&request, &project, id, path).await,
         Looked::File(file, length, etag) => {
@@ -218,7 +188,79 @@ pub(super) async fn one(web: &Web, request: Request) -> Result<Response, ApiErro
     }
 }
 
-/// The page of a directory. It is opened again when its turn has come: those who wait hold nothing.
+/// What a request needs to know of one artifact. It is looked up on a thread that may block.
+struct Lookup {
+    /// The file is shown on a page, as this kind of file.
+    page_as: Option<Media>,
+    path: PathBuf,
+    project: ProjectName,
+    id: JobId,
+    headers: HeaderMap,
+    budget: ClientBudget,
+    /// Sending the artifact counts as a use of the build.
+    is_use: bool,
+}
+
+/// What is at a path.
+enum Looked {
+    Page(Response),
+    Directory,
+    /// Its length and its entity tag.
+    File(File, u64, String),
+}
+
+impl Lookup {
+    fn run(self, artifacts: &Artifacts) -> Result<Looked, ApiError> {
+        match artifacts.find(&self.path).map_err(unreadable)? {
+            None => Err(no_such_artifact()),
+            Some(Found::Directory(_)) => {
+                self.note_use(artifacts);
+                Ok(Looked::Directory)
+            }
+            Some(Found::File(file, metadata)) => match self.page_as {
+                Some(media) => self.page(artifacts, file, &metadata, media),
+                None => {
+                    let etag = format!("\"{}\"", artifacts.tag_of(&metadata));
+                    // A file that is not sent is not used.
+                    if is_body_sent(&self.headers, &etag, metadata.len()) {
+                        self.note_use(artifacts);
+                    }
+                    Ok(Looked::File(file, metadata.len(), etag))
+                }
+            },
+        }
+    }
+
+    fn page(
+        &self,
+        artifacts: &Artifacts,
+        file: File,
+        metadata: &Metadata,
+        media: Media,
+    ) -> Result<Looked, ApiError> {
+        // While the page is made.
+        let _held = self.budget.hold(FILE_PAGE_BYTES)?;
+        self.note_use(artifacts);
+        let head = head(file, media).map_err(unreadable)?;
+        let file = pages::file::File {
+            metadata,
+            media,
+            head: &head,
+        };
+        let (budget, headers) = (&self.budget, &self.headers);
+        let page = pages::file::render(budget, headers, &self.project, self.id, &self.path, file);
+        page.map(Looked::Page)
+    }
+
+    fn note_use(&self, artifacts: &Artifacts) {
+        if self.is_use {
+            artifacts.note_use();
+        }
+    }
+}
+
+/// The page of a directory, which is opened again on the thread that makes the page: requests that wait for
+/// such a thread hold no descriptors.
 async fn directory(
     request: &Request,
     project: &ProjectName,
@@ -231,14 +273,14 @@ async fn directory(
         project.clone(),
     );
     let showing = move |artifacts: Artifacts| {
-        let held = budget.hold(DIRECTORY_PAGE)?;
+        let held = budget.hold(DIRECTORY_PAGE_BYTES)?;
         let found = artifacts.find(&path).map_err(unreadable)?;
         let Some(Found::Directory(directory)) = found else {
             return Err(no_such_artifact());
         };
         let entries = directory.list().map_err(unreadable)?;
         drop((directory, artifacts));
-        let page = pages::directory::show(&budget, &headers, &name, id, &path, &entries)?;
+        let page = pages::directory::render(&budget, &headers, &name, id, &path, &entries)?;
         drop(held);
         Ok(page)
     };
@@ -249,25 +291,16 @@ fn no_such_artifact() -> ApiError {
     ApiError::not_found("there is no such artifact")
 }
 
-/// Whether a file is sent to a client that asks for it with these headers, or a part of it.
+/// Whether a request with these headers gets the file, or a part of it.
 fn is_body_sent(headers: &HeaderMap, etag: &str, length: u64) -> bool {
     let part = || part(&Method::GET, headers, etag, length);
     let verdict = conditions::evaluate(headers, etag);
     matches!(verdict, Verdict::Proceed) && !matches!(part(), Part::Beyond)
 }
 
-/// What a path comes to.
-enum Looked {
-    Nothing,
-    Page(Response),
-    Directory,
-    /// Its length and its entity tag.
-    File(std::fs::File, u64, String),
-}
-
 fn unreadable(error: std::io::Error) -> ApiError {
     match error.kind() {
-        // The build closed it against us, which is no fault of ours.
+        // The build took the permission from the server, which is not an error of the server.
         std::io::ErrorKind::PermissionDenied => ApiError::new(
             StatusCode::FORBIDDEN,
             "the build left this artifact closed to the server",
@@ -277,7 +310,7 @@ fn unreadable(error: std::io::Error) -> ApiError {
 }
 
 /// As much of a file as a page shows of one of its kind.
-fn head(file: std::fs::File, media: Media) -> std::io::Result<Vec<u8>> {
+fn head(file: File, media: Media) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     if matches!(media, Media::Text | Media::Markup) {
         file.take(pages::file::SHOWN).read_to_end(&mut head)?;
@@ -285,12 +318,12 @@ fn head(file: std::fs::File, media: Media) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Sends a file of `length` bytes, or the part of it that is asked for, under its own type or as
+/// Sends a file of `length` bytes, or the part of it that is requested, under its own type or as
 /// `inline` says.
 async fn send(
     web: &Web,
     request: &Request,
-    file: std::fs::File,
+    file: File,
     length: u64,
     etag: &str,
     inline: Option<&'static str>,
@@ -308,7 +341,7 @@ async fn send(
     };
     let held = request
         .budget
-        .hold(paced::BYTES.min(count.saturating_add(SMALL)))?;
+        .hold(paced::BYTES.min(count.saturating_add(RESPONSE_BYTES)))?;
     let metrics = web.metrics.clone();
     let bytes = pipe::pulled(FilePart { file, first, count }, request.reader.turns())
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
@@ -322,7 +355,7 @@ async fn send(
 
 /// A part of a file that is being sent.
 struct FilePart {
-    file: std::fs::File,
+    file: File,
     first: u64,
     count: u64,
 }
@@ -332,7 +365,7 @@ impl Source for FilePart {
         let most = usize::try_from(self.count).unwrap_or(pipe::CHUNK);
         let read = pipe::read_at(&self.file, self.first, most.min(pipe::CHUNK), to)?;
         (self.first, self.count) = (self.first + read as u64, self.count - read as u64);
-        // A file that became shorter ends before its length, which breaks the answer off.
+        // A file that became shorter ends before its length, which aborts the response.
         Ok(if read == 0 || self.count == 0 {
             More::No
         } else {
@@ -341,9 +374,9 @@ impl Source for FilePart {
     }
 }
 
-/// Says what a browser may do with a file. It must never take it for a page: it keeps it, or shows it
-/// as the `inline` type, which runs nothing. A rebuild puts another file at the same address, so what
-/// is kept is asked for again each time.
+/// Sets the headers that tell a browser how to treat a file. It must never be a page: the browser saves it, or
+/// shows it as the type `inline`, which runs no scripts. A rebuild puts another file at the same address, so a
+/// cached file is revalidated each time.
 fn describe(response: &mut Response, name: &[u8], inline: Option<&'static str>) {
     let headers = response.headers_mut();
     let (kind, policy) = match inline {

@@ -1,4 +1,4 @@
-//! Who a request is addressed to, and which page it comes from: `Host`, the target, `Origin`.
+//! The host to which a request is addressed, and the page from which it comes: `Host`, the target, `Origin`.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -45,7 +45,7 @@ impl<'a> Authority<'a> {
         name.to_ascii_lowercase()
     }
 
-    /// True for an address, which no stranger can bind to us as a name.
+    /// True for an address. A name can be bound to this server by anyone who has a domain; an address cannot.
     pub(super) fn is_address(&self) -> bool {
         address_in(self.host).is_some() || self.name().parse::<IpAddr>().is_ok()
     }
@@ -81,7 +81,7 @@ fn address_in(host: &str) -> Option<Ipv6Addr> {
     address.parse().ok()
 }
 
-/// What a request says about whom it is addressed to.
+/// The host to which a request is addressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Addressee<'a> {
     /// The host of its target where that has one (RFC 9112 §3.2.2), else of its `Host`.
@@ -92,7 +92,7 @@ pub(super) enum Addressee<'a> {
     Invalid,
 }
 
-/// Whom a request is addressed to.
+/// The host to which `request` is addressed.
 pub(super) fn addressee(request: &Parts) -> Addressee<'_> {
     let mut given = request.headers.get_all(HOST).iter();
     let host = match (given.next(), given.next()) {
@@ -112,7 +112,7 @@ pub(super) fn addressee(request: &Parts) -> Addressee<'_> {
     }
 }
 
-/// Lines of `Host` that are one too few or too many, whatever they say.
+/// True where there is no `Host` or more than one, whatever their values.
 pub(super) fn is_host_missing_or_repeated(request: &Parts) -> bool {
     match request.headers.get_all(HOST).iter().count() {
         0 => request.version >= hyper::Version::HTTP_11,

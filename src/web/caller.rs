@@ -12,16 +12,16 @@ pub(super) enum Peer {
     Tcp(IpAddr),
     /// Over TCP from a trusted proxy that has named no client.
     Proxy(IpAddr),
-    /// The user at the other end, where the kernel says who it is.
+    /// Over the unix socket, from this user, where the kernel knows it.
     Unix(Option<u32>),
 }
 
 /// The client of a request, once it was let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
-    /// `token NAME`, `uid N`, or an address. The jobs that it asks for are known by it.
+    /// `token NAME`, `uid N`, or an address. It is recorded with the jobs that the caller submits.
     pub(super) name: String,
-    /// It may also change what other clients asked for.
+    /// It may also change the jobs of other callers.
     pub(super) is_admin: bool,
     /// It has shown no token where there are tokens: it may read at most.
     pub(super) is_anonymous: bool,

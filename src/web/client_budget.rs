@@ -30,7 +30,8 @@ impl ClientBudget {
         held.ok_or_else(ApiError::over_budget)
     }
 
-    /// The same for a response that has begun: waits until other clients release theirs, [`WAIT_TIMEOUT`] at most.
+    /// Holds `bytes` for a response that has begun. It waits until other clients release theirs, for
+    /// [`WAIT_TIMEOUT`] at most.
     ///
     /// # Errors
     /// 503 where that takes longer, or where `bytes` is more than the client can ever hold.
@@ -40,7 +41,7 @@ impl ClientBudget {
         held.ok().flatten().ok_or_else(ApiError::over_budget)
     }
 
-    /// Holds `bytes` for what can do without them, where half of the budget is free.
+    /// Holds `bytes` that are useful but not needed, where half of the budget is free.
     pub(super) fn hold_where_plenty(&self, bytes: u64) -> Option<Held> {
         let is_plenty = self.budget.held() < self.budget.most() / 2;
         is_plenty.then(|| self.budget.hold(self.client, bytes))?

@@ -20,7 +20,7 @@ pub(super) async fn collect(web: &Web, request: Request) -> Result<Response, Api
     let gc = GcRequest::read(&body.bytes)
         .map_err(|error| ApiError::bad_request(format!("the request cannot be read: {error}")))?;
     drop(body);
-    // Before anything is removed: the answer that lists it must not be refused afterwards.
+    // Before anything is removed: the response that lists it must not be refused afterwards.
     let mut held = list::hold(&budget)?;
     let collection = web.scheduler.collect(gc.policy, gc.dry_run).await?;
     let frame = frame(&collection, gc.dry_run);
@@ -29,7 +29,7 @@ pub(super) async fn collect(web: &Web, request: Request) -> Result<Response, Api
     let (head, tail) = frame.split_once(key).unwrap_or((&frame, ""));
     let (head, tail) = (format!("{head}{key}"), tail.to_owned());
     let removals = collection.plan.removals;
-    // As far as there is room: what is gone already must be told.
+    // As far as the budget allows: builds that were removed must be reported in any case.
     let _is_counted = held.grow(size_of_val(removals.as_slice()) as u64);
     let removed = removals.into_iter();
     let removed = removed.map(|removal| removed_view(&removal));
@@ -58,7 +58,7 @@ pub(super) async fn remove(web: &Web, request: Request) -> Result<Response, ApiE
     Ok(response::no_content())
 }
 
-/// What a collection did, as strangers read it.
+/// What a collection did, as clients read it.
 pub fn gc_view(collection: &Collection, dry_run: bool) -> GcView {
     let removals = collection.plan.removals.iter();
     GcView {
@@ -79,7 +79,7 @@ fn removed_view(removal: &Removal) -> RemovedView {
     }
 }
 
-/// The same without the builds that went.
+/// What a collection did, without the builds that were removed.
 fn frame(collection: &Collection, dry_run: bool) -> GcView {
     let plan = &collection.plan;
     GcView {

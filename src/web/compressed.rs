@@ -9,8 +9,8 @@ use crate::pipe::{CHUNK, More, Source};
 
 /// The fastest level: artifacts are sent once, and the line is rarely slower than that.
 const LEVEL: i32 = 1;
-/// Steps of one turn, which may write nothing of what compresses well: half a megabyte read.
-const TURN: usize = 16;
+/// Steps of one call, which may write nothing of what compresses well: half a megabyte is read.
+const MAX_STEPS: usize = 16;
 
 /// A source whose bytes are compressed.
 pub(super) struct Compressed<S> {
@@ -53,8 +53,8 @@ fn failed(code: usize) -> io::Error {
 impl<S: Source> Source for Compressed<S> {
     fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More> {
         to.reserve(CHUNK);
-        for _ in 0..TURN {
-            // It writes where there is room behind what is there.
+        for _ in 0..MAX_STEPS {
+            // The encoder writes into the capacity behind the bytes that are there.
             let before = to.len();
             if before == to.capacity() {
                 break;

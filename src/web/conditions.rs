@@ -1,4 +1,4 @@
-//! Conditional requests (RFC 9110 §13): whether the client has what it asks for, or means another.
+//! Conditional requests (RFC 9110 §13): whether the client has the current content already, or expects another.
 //!
 //! Nothing here has a date of modification, because what builds leave may carry any date. So
 //! `If-Modified-Since` and `If-Unmodified-Since` are ignored (§13.1.3, §13.1.4), and a date in
@@ -6,14 +6,14 @@
 
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE};
 
-/// What the conditions of a GET or HEAD come to.
+/// What the conditions of a GET or HEAD decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The request is answered as if it had no conditions.
+    /// The request is handled as if it had no conditions.
     Proceed,
-    /// 304: the client has it.
+    /// 304: the client has the current content.
     NotModified,
-    /// 412: the client means something else.
+    /// 412: the client expects other content.
     Failed,
 }
 

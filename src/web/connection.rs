@@ -20,21 +20,21 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-/// How long nothing comes before a client is asked whether it is there: longer than Linux keeps a
+/// How long nothing arrives before the kernel probes whether the client is there: longer than Linux keeps a
 /// connection whose program has closed it, 60 s (`tcp_fin_timeout`), because until then it answers.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
 /// Between two probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(8);
 /// Probes without an answer before the connection is given up, where the next bound does not do so first.
 const KEEPALIVE_PROBES: u32 = 4;
-/// A client whose kernel does not acknowledge what it was sent, or a probe, for so long has vanished. With
+/// A client has vanished when its kernel has not acknowledged data or a probe for so long. With
 /// the 15 s after which an event stream sends something, it is less than two minutes. It is longer than a
 /// client may read nothing, so that a slow client does not count as vanished.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(90);
-/// Bytes that the kernel takes of us before it can send them. It bounds what it holds for a client that
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(90);
+/// Bytes that the kernel takes from the server before it can send them. It bounds what it holds for a client that
 /// does not read, and shows in small steps how fast a client reads: without it the kernel takes megabytes
 /// at once, and then nothing for minutes.
-const UNSENT: u32 = 128 << 10;
+const MAX_UNSENT: u32 = 128 << 10;
 /// Bytes that are discarded at once.
 const DISCARD_STEP: usize = 16 << 10;
 
@@ -48,14 +48,13 @@ enum Socket {
     Unix(UnixStream),
 }
 
-/// How long what a client still sends is read after its last answer.
+/// How much of what a client still sends is read and discarded after its last response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Farewell {
-    /// While nothing comes.
-    pub(super) quiet: Duration,
-    /// While something comes.
-    pub(super) longest: Duration,
-    /// And so many bytes at most.
+pub(super) struct DiscardLimits {
+    /// While nothing arrives.
+    pub(super) idle: Duration,
+    /// In all.
+    pub(super) total: Duration,
     pub(super) bytes: usize,
 }
 
@@ -75,9 +74,9 @@ impl Connection {
         sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
         sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
         sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
-        let milliseconds = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+        let milliseconds = u32::try_from(UNACKNOWLEDGED_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
         sockopt::set_tcp_user_timeout(&stream, milliseconds)?;
-        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT)?;
+        SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT)?;
         Ok(Connection(Arc::new(Socket::Tcp(stream))))
     }
 
@@ -86,12 +85,12 @@ impl Connection {
         Connection(Arc::new(Socket::Unix(stream)))
     }
 
-    /// Returns when the client is gone, and tells `half_closed` when it sends no more.
+    /// Returns when the client is gone. Cancels `half_closed` when it sends no more.
     pub(super) async fn gone(&self, half_closed: &CancellationToken) {
         // Both interests are about conditions that stay: this waits for no bytes, and takes none.
         match self.ready(Interest::PRIORITY | Interest::ERROR).await {
             Ok(ready) if ready.is_read_closed() || ready.is_error() => half_closed.cancel(),
-            // Urgent data, which no HTTP client sends, or a runtime that ends: nothing more is told.
+            // Urgent data, which no HTTP client sends, or a runtime that ends: nothing more is reported.
             _ => return std::future::pending().await,
         }
         let is_gone = |ready: Ready| ready.is_write_closed() || ready.is_error();
@@ -101,7 +100,7 @@ impl Connection {
         }
     }
 
-    /// Returns when something has come, or the client sends no more.
+    /// Returns when something has arrived, or the client sends no more.
     ///
     /// # Errors
     /// When the runtime ends.
@@ -110,12 +109,12 @@ impl Connection {
             self.ready(Interest::READABLE).await?;
             // A new connection counts as readable until a look has found nothing.
             let looked = match &*self.0 {
-                Socket::Tcp(stream) => stream.try_io(Interest::READABLE, || look(stream)),
-                Socket::Unix(stream) => stream.try_io(Interest::READABLE, || look(stream)),
+                Socket::Tcp(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
+                Socket::Unix(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
             };
             match looked {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // What else is wrong the next read tells.
+                // The next read reports any other error.
                 _ => return Ok(()),
             }
         }
@@ -128,10 +127,10 @@ impl Connection {
         }
     }
 
-    /// Reads what has come to the end of `read`, up to `most` bytes in all.
+    /// Appends what has arrived to `read`, which gets `most` bytes at most.
     ///
     /// # Errors
-    /// `WouldBlock` where nothing has come.
+    /// `WouldBlock` where nothing has arrived.
     pub(super) fn try_append(&self, read: &mut Vec<u8>, most: usize) -> io::Result<usize> {
         let known = read.len();
         read.resize(most, 0);
@@ -140,8 +139,8 @@ impl Connection {
         result
     }
 
-    /// Sends what the socket takes at once. The kernel is asked even where the runtime has not heard of a
-    /// new connection that it can be written.
+    /// Sends what the socket takes at once. This also works for a new connection
+    /// that the runtime does not know to be writable.
     pub(super) fn send_at_once(&self, bytes: &[u8]) {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         // The client may be gone.
@@ -151,7 +150,7 @@ impl Connection {
         };
     }
 
-    /// Discards what has come already, in the same way.
+    /// Discards what has arrived, without waiting.
     pub(super) fn discard_at_once(&self) {
         let mut bytes = [0; DISCARD_STEP];
         let _ = match &*self.0 {
@@ -161,15 +160,15 @@ impl Connection {
     }
 
     /// Sends no more, and discards what the client still sends, until it has ended, or for as long as
-    /// `farewell` says. Closed with bytes that were not read, the kernel would send a reset, and the
+    /// `limits` allow. Closed with bytes that were not read, the kernel would send a reset, and the
     /// client might lose an answer that it has not read yet (RFC 9112 §9.6).
-    pub(super) async fn discard(&self, farewell: Farewell) {
+    pub(super) async fn discard(&self, limits: DiscardLimits) {
         // It may be gone already.
         let _ = self.shut();
         let discarded = async {
-            let mut left = farewell.bytes;
+            let mut left = limits.bytes;
             loop {
-                let readable = tokio::time::timeout(farewell.quiet, self.readable());
+                let readable = tokio::time::timeout(limits.idle, self.readable());
                 if !matches!(readable.await, Ok(Ok(()))) {
                     return;
                 }
@@ -181,14 +180,14 @@ impl Connection {
                 }
             }
         };
-        let _ = tokio::time::timeout(farewell.longest, discarded).await;
+        let _ = tokio::time::timeout(limits.total, discarded).await;
     }
 
     fn try_discard(&self) -> io::Result<usize> {
         self.try_read(&mut [0; DISCARD_STEP])
     }
 
-    /// What the client has not taken is thrown away when the connection is closed.
+    /// When the connection is closed, the kernel discards what the client has not received.
     pub(super) fn reset_when_closed(&self) {
         if let Socket::Tcp(stream) = &*self.0 {
             // Without it the kernel only keeps it for a while.
@@ -212,14 +211,14 @@ impl Connection {
     }
 }
 
-/// Whether there is a byte, which stays where it is.
-fn look(socket: impl AsFd) -> io::Result<()> {
+/// Succeeds where a byte can be read, and does not consume it.
+fn peek(socket: impl AsFd) -> io::Result<()> {
     let mut byte = [0];
     recv(socket, &mut byte[..], RecvFlags::PEEK)?;
     Ok(())
 }
 
-/// Waits until `poll` says that it may be tried, and tries, until it is done.
+/// Waits with `poll` until an attempt may succeed, until one does not block.
 fn when_ready<T>(
     mut poll: impl FnMut() -> Poll<io::Result<()>>,
     mut attempt: impl FnMut() -> io::Result<T>,

@@ -45,10 +45,10 @@ impl ErrorFormat {
     fn write(&self, error: ApiError, id: &str) -> Response {
         match &self.browser {
             Some(headers) if error.status == StatusCode::UNAUTHORIZED => {
-                pages::signin::show(headers)
+                pages::signin::render(headers)
                     .unwrap_or_else(|error| response::of_error(error, id, self.as_json))
             }
-            Some(headers) => pages::refused::show(error, id, headers),
+            Some(headers) => pages::refused::render(error, id, headers),
             None => response::of_error(error, id, self.as_json),
         }
     }
@@ -70,7 +70,7 @@ pub(super) async fn respond(web: &Web, http: hyper::Request<Incoming>, peer: Pee
     }
 }
 
-/// Answers a request with `error`, whatever it asks for.
+/// Responds to any request with `error`.
 pub(super) fn refuse(web: &Web, http: &hyper::Request<Incoming>, error: ApiError) -> Response {
     let id = web.next_request();
     let response = ErrorFormat::of(http.headers()).write(error, &id);
@@ -88,7 +88,7 @@ fn with_id(mut response: Response, id: String) -> Response {
 
 /// The peer that a trusted proxy names, and the place of a request whose connection is counted for the proxy.
 fn admit(web: &Web, headers: &HeaderMap, peer: Peer) -> Result<(Peer, Option<Held>), ApiError> {
-    let named = web.access.load().proxies.asker(headers, peer)?;
+    let named = web.access.load().proxies.client_of(headers, peer)?;
     let place = match named {
         Peer::Tcp(_) if named != peer => {
             let place = web.places.requests.hold(named.client(), 1);
@@ -176,7 +176,7 @@ fn check_framing(request: &hyper::Request<Incoming>) -> Result<(), ApiError> {
         ));
     }
     let mut expectations = headers.get_all(EXPECT).iter();
-    // HTTP/1.0 has none, and what says so is ignored.
+    // HTTP/1.0 has no expectations, and the header is ignored.
     if request.version() >= Version::HTTP_11 && !expectations.all(|said| is(said, "100-continue")) {
         return Err(ApiError::new(
             StatusCode::EXPECTATION_FAILED,

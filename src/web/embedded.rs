@@ -1,5 +1,5 @@
-//! What the pages are made of besides HTML: the stylesheet, the modules, the icons. Part of the
-//! program, so that nothing is loaded from elsewhere and nothing can be missing.
+//! The files of the pages besides HTML: stylesheet, scripts and icons. They are part of the program, so that
+//! nothing is loaded from elsewhere and nothing can be missing.
 
 use std::sync::LazyLock;
 
@@ -29,7 +29,7 @@ struct File {
     gzipped: Bytes,
 }
 
-/// Every file; compressed once, when the first of them is asked for.
+/// All files, which are compressed once, when the first of them is requested.
 static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
     let mut files = vec![
         file("style.css", CSS, include_str!("static/style.css")),
@@ -57,7 +57,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         file("logstream.js", MODULE, include_str!("static/logstream.js")),
         file("ansi.js", MODULE, include_str!("static/ansi.js")),
     ];
-    // The state of things in a background tab: told by shape as well as by colour.
+    // They show the state in a background tab, by shape as well as by colour.
     for (name, colour, shape) in [
         ("icon-idle.svg", "#7a828c", "M4 8h8"),
         ("icon-running.svg", "#2f81f7", "M6 4.5v7l5.5-3.5z"),
@@ -88,9 +88,9 @@ fn file(name: &'static str, media: &'static str, text: &str) -> File {
     }
 }
 
-/// `GET /static/<name>`. Always asked for again, so that an upgrade never mixes with what a browser
-/// kept; mostly answered by 304.
-pub(super) async fn show(_: &Web, request: Request) -> Result<Response, ApiError> {
+/// `GET /static/<name>`. Browsers revalidate the files each time, so that after an upgrade they never mix old and
+/// new ones; mostly they get a 304.
+pub(super) async fn get(_: &Web, request: Request) -> Result<Response, ApiError> {
     let name = request.raw_segment("name");
     let file = FILES
         .iter()
@@ -103,7 +103,7 @@ pub(super) async fn show(_: &Web, request: Request) -> Result<Response, ApiError
     } else {
         let plain = file.plain.clone();
         let gzipped = || file.gzipped.clone();
-        // Its bytes are there once, for all.
+        // All clients share its bytes.
         let body = |bytes| Ok(response::parts([bytes]));
         response = response::compressible(request.headers(), file.media, plain, gzipped, body)?;
         response::set(&mut response, ETAG, file.sent(request.headers()));
@@ -114,7 +114,7 @@ pub(super) async fn show(_: &Web, request: Request) -> Result<Response, ApiError
 }
 
 impl File {
-    /// The tag of what is sent to who asks so.
+    /// The tag of what is sent to a client with these headers.
     fn sent(&self, headers: &HeaderMap) -> &str {
         if response::takes_coding(headers, "gzip") {
             &self.gzipped_etag
@@ -123,7 +123,7 @@ impl File {
         }
     }
 
-    /// The tag under which the client has it already, compressed or not.
+    /// The tag under which the client has the file already, compressed or not.
     fn known(&self, headers: &HeaderMap) -> Option<&str> {
         let tags = headers.get(IF_NONE_MATCH)?.to_str().ok()?;
         if tags.trim() == "*" {

@@ -1,9 +1,9 @@
-//! Server-Sent Events: framing of lines, keeping alive, giving up.
+//! Server-Sent Events.
 //!
-//! A stream is made by a future that sends events; the body polls it, so a client that goes away takes
-//! the future with it. The next event is made when the one before was let go, which is when the kernel
-//! has taken it: a client that reads nothing holds the future back, and costs one event. What a stream
-//! may cost is counted from its beginning; what is larger than that waits until others let go.
+//! A future sends the events of a stream. The body polls it, so it is dropped when the client disconnects. The
+//! future can send the next event when the one before was dropped, which is when the kernel has taken it: a
+//! client that reads nothing blocks the future, and costs one event. The memory of a stream is counted from its
+//! beginning; an event that is larger waits until other clients release theirs.
 
 use std::io;
 use std::pin::Pin;
@@ -23,54 +23,54 @@ use crate::api::{LogPiece, LogPieces, MAX_PIECE};
 use crate::budget::Held;
 use crate::build::LogFollower;
 
-/// Proxies cut connections that are silent for 30 to 60 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Proxies close connections that are silent for 30 to 60 s.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What a stream holds from its beginning to its end: a piece of a log that is not whole, what was read
-/// behind it, and one event, or some small ones. Five thousand streams that wait for builds fit into
-/// the 48 MiB that are held for clients that build.
-pub(super) const STREAM: u64 = 9 << 10;
+/// Bytes that are held for a stream from its beginning to its end: an incomplete piece of a log, what was read
+/// after it, and one event or some small ones. Five thousand streams that wait for builds fit into the 48 MiB
+/// for clients that build.
+pub(super) const STREAM_BYTES: u64 = 9 << 10;
 /// Bytes of events that are sent at once.
-const EVENTS: usize = 1 << 10;
+const EVENTS_CHUNK: usize = 1 << 10;
 /// Bytes that are read of a log at once.
-const READ: usize = 1 << 10;
+const READ_CHUNK: usize = 1 << 10;
 
-/// As long as there is plenty of room, logs are read and sent in larger parts, which is much faster.
-const WIDE_EVENTS: usize = 32 << 10;
-const WIDE_READ: usize = 16 << 10;
-/// What that takes: what is read, and events of it, of which each line has some bytes of its own, whatever
-/// the text. So a stream that has it waits for no room on top.
-const WIDE: u64 = (64 << 10) + WORST;
-/// What events of a log take that is no plain text, at most: 9 bytes for each byte that is read at once or
-/// left of a piece before: the text, where a carriage return becomes a line of its own, and the same as
+/// As long as much of the budget is free, logs are read and sent in larger parts, which is much faster.
+const WIDE_EVENTS_CHUNK: usize = 32 << 10;
+const WIDE_READ_CHUNK: usize = 16 << 10;
+/// Bytes that this needs: what is read, and its events, of which each line adds some bytes to any text. A stream
+/// that holds them waits for no more.
+const WIDE_BYTES: u64 = (64 << 10) + WORST_BYTES;
+/// Bytes of the events of a log that is not plain text, at most: 9 for each byte that is read at once or left of
+/// the piece before. They are the text, where a carriage return becomes a line of its own, and the same as
 /// base64.
-const WORST: u64 = (MAX_PIECE + READ) as u64 * 9;
+const WORST_BYTES: u64 = (MAX_PIECE + READ_CHUNK) as u64 * 9;
 
-/// Where the events of one stream go.
+/// Sends the events of one stream.
 #[derive(Debug)]
 pub(super) struct Events {
     to: mpsc::Sender<Sent>,
-    /// One permit: it goes with the bytes, and comes back when they are let go.
+    /// One permit: it is sent with the bytes, and released when they are dropped.
     turn: Arc<Semaphore>,
     budget: ClientBudget,
 }
 
-/// The client reads no more.
+/// The client has disconnected.
 #[derive(Debug)]
 pub(super) struct Gone;
 
 /// Bytes of one event.
 struct Sent {
     bytes: Bytes,
-    /// The event goes on: nothing else may come before its rest.
+    /// The event continues: nothing else may be sent before its rest.
     is_unfinished: bool,
 }
 
-/// Bytes on their way, and what comes back when they are let go.
+/// Bytes that were sent, and what is released when they are dropped.
 struct Out {
     bytes: Bytes,
     _turn: OwnedSemaphorePermit,
-    /// What is counted for them on top of what the stream holds.
+    /// What is counted for them in addition to what the stream holds.
     _held: Option<Arc<Held>>,
 }
 
@@ -89,8 +89,8 @@ impl Events {
         self.counted(turn, event).await
     }
 
-    /// The same with the id that a client comes back with.
-    pub(super) async fn told(
+    /// The same with an id, which a client that connects again sends as `Last-Event-ID`.
+    pub(super) async fn json_with_id(
         &self,
         name: &str,
         id: &str,
@@ -116,14 +116,14 @@ impl Events {
 
     /// Sends an event that may be larger than what the stream holds.
     async fn counted(&self, turn: OwnedSemaphorePermit, event: String) -> Result<(), Gone> {
-        let held = match (event.len() as u64).saturating_sub(STREAM) {
+        let held = match (event.len() as u64).saturating_sub(STREAM_BYTES) {
             0 => None,
             more => Some(Arc::new(self.budget.wait(more).await.map_err(|_| Gone)?)),
         };
         self.send(turn, event.into(), held).await
     }
 
-    /// Waits until what was sent before is let go.
+    /// Waits until what was sent before is dropped.
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Gone> {
         self.turn.clone().acquire_owned().await.map_err(|_| Gone)
     }
@@ -160,10 +160,46 @@ impl Events {
     }
 }
 
+/// A stream of events on its way to the client.
+struct Streaming {
+    events: mpsc::Receiver<Sent>,
+    /// The event before continues.
+    is_within: bool,
+    /// `None` when it has ended; its last events may still be in the channel.
+    work: Option<Pin<Box<Work>>>,
+    _held: Held,
+}
+
+impl Streaming {
+    /// The next bytes for the client; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let working = async {
+                match &mut self.work {
+                    Some(work) => drop(work.await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                event = self.events.recv() => {
+                    let event = event?;
+                    self.is_within = event.is_unfinished;
+                    return Some(event.bytes);
+                }
+                () = working => self.work = None,
+                () = tokio::time::sleep(KEEP_ALIVE_INTERVAL), if !self.is_within => {
+                    return Some(Bytes::from_static(b":\n\n"));
+                }
+            }
+        }
+    }
+}
+
 /// What sends the events.
 type Work = dyn Future<Output = Result<(), Gone>> + Send;
 
-/// Answers with the events that `work` sends until it ends. `held` is what the stream holds: [`STREAM`].
+/// The response with the events that `work` sends until it ends. `held` counts [`STREAM_BYTES`].
 pub(super) fn stream<F>(
     budget: &ClientBudget,
     held: Held,
@@ -172,15 +208,7 @@ pub(super) fn stream<F>(
 where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
-    struct Streaming {
-        events: mpsc::Receiver<Sent>,
-        /// The event before goes on.
-        is_within: bool,
-        /// `None` when it is done; the channel may hold its last events still.
-        work: Option<Pin<Box<Work>>>,
-        _held: Held,
-    }
-    // With one turn there is never more than one.
+    // There is only one permit, so there is never more than one event.
     let (to, events) = mpsc::channel(1);
     let sending = Events {
         to,
@@ -194,27 +222,8 @@ where
         _held: held,
     };
     let bytes = stream::unfold(streaming, |mut streaming| async move {
-        loop {
-            let working = async {
-                match &mut streaming.work {
-                    Some(work) => drop(work.await),
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                event = streaming.events.recv() => {
-                    return event.map(|event| {
-                        streaming.is_within = event.is_unfinished;
-                        (io::Result::Ok(event.bytes), streaming)
-                    });
-                }
-                () = working => streaming.work = None,
-                () = tokio::time::sleep(KEEP_ALIVE), if !streaming.is_within => {
-                    return Some((Ok(Bytes::from_static(b":\n\n")), streaming));
-                }
-            }
-        }
+        let bytes = streaming.next().await?;
+        Some((io::Result::Ok(bytes), streaming))
     });
     let mut response = response::typed(
         StatusCode::OK,
@@ -237,17 +246,17 @@ impl Lines {
         Lines(LogPieces::new(offset))
     }
 
-    /// Reads on in `log`, which has grown, and sends the events of all pieces that are whole. False where
-    /// there is nothing to be read after all, or an error of the disk.
+    /// Reads what `log` has grown by, and sends the events of all complete pieces. Returns false where there is
+    /// nothing to read after all, or an error of the disk.
     pub(super) async fn send(
         &mut self,
         log: &mut LogFollower,
         events: &Events,
     ) -> Result<io::Result<bool>, Gone> {
-        let wide = events.budget.hold_where_plenty(WIDE).map(Arc::new);
+        let wide = events.budget.hold_where_plenty(WIDE_BYTES).map(Arc::new);
         let (read, at_once) = match wide {
-            Some(_) => (WIDE_READ, WIDE_EVENTS),
-            None => (READ, EVENTS),
+            Some(_) => (WIDE_READ_CHUNK, WIDE_EVENTS_CHUNK),
+            None => (READ_CHUNK, EVENTS_CHUNK),
         };
         let chunk = match log.read(read).await {
             Ok(Some(chunk)) => chunk,
@@ -255,13 +264,13 @@ impl Lines {
             Err(error) => return Ok(Err(error)),
         };
         let mut batch = Batch::default();
-        // Some bytes at a time, so that little becomes of them where they are no plain text.
-        for part in chunk.chunks(READ) {
+        // In small parts, so that their events are small where they are not plain text.
+        for part in chunk.chunks(READ_CHUNK) {
             let worst = match wide.is_some() || is_plain(part) {
                 true => None,
                 false => {
                     batch.flush(events, None).await?;
-                    let held = events.budget.wait(WORST).await.map_err(|_| Gone)?;
+                    let held = events.budget.wait(WORST_BYTES).await.map_err(|_| Gone)?;
                     Some(Arc::new(held))
                 }
             };
@@ -295,7 +304,7 @@ impl Lines {
 #[derive(Default)]
 struct Batch {
     made: Vec<u8>,
-    /// Had before the first of them is made.
+    /// Acquired before the first of them is made.
     turn: Option<OwnedSemaphorePermit>,
 }
 
@@ -316,7 +325,7 @@ impl Batch {
     }
 }
 
-/// True for text that stands in an event as it is, but for letters that are cut at its ends.
+/// True for text that an event contains unchanged, except for characters that are cut at its ends.
 fn is_plain(bytes: &[u8]) -> bool {
     let is_inside = |byte: &u8| (0x80..0xc0).contains(byte);
     let cut = bytes.iter().take(3).take_while(|byte| is_inside(byte));
@@ -331,8 +340,8 @@ fn is_plain(bytes: &[u8]) -> bool {
 fn write_event(piece: LogPiece<'_>, events: &mut Vec<u8>) {
     events.extend_from_slice(b"event: log\nid: ");
     events.extend_from_slice(piece.end.to_string().as_bytes());
-    // A line feed in the text would end the field: each of its parts is a data line of its own, which
-    // the client joins again.
+    // A line feed in the text would end the field, so each line of it is a data line, and the client joins them
+    // again.
     for part in piece.text().split('\n') {
         events.extend_from_slice(b"\ndata: ");
         events.extend_from_slice(part.as_bytes());
@@ -365,7 +374,7 @@ mod tests {
         use crate::budget::{Budget, Client};
 
         let share = ClientBudget::new(Budget::new(1 << 20, 0), Client::Proxy);
-        let held = share.hold(STREAM).unwrap();
+        let held = share.hold(STREAM_BYTES).unwrap();
         let answer = stream(&share, held, |events| async move {
             let parts = [&b"[1,"[..], b"2]"].map(Bytes::from_static);
             events.parts("result", parts.to_vec()).await?;
@@ -377,7 +386,7 @@ mod tests {
         while !told.ends_with(b"\n\n:\n\n") {
             let part = body.frame().await.unwrap().unwrap().into_data().unwrap();
             // The client has not taken it yet; the server looks for what comes next.
-            let next = tokio::time::timeout(2 * KEEP_ALIVE, body.frame()).await;
+            let next = tokio::time::timeout(2 * KEEP_ALIVE_INTERVAL, body.frame()).await;
             assert!(next.is_err() || told.ends_with(b"]"), "{next:?}");
             told.extend_from_slice(&part);
             if let Ok(Some(Ok(next))) = next {
@@ -396,13 +405,17 @@ mod tests {
 
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("log");
-        let printed = [b"plain\n".repeat(READ), b"\xff\r\n".repeat(READ)].concat();
+        let printed = [
+            b"plain\n".repeat(READ_CHUNK),
+            b"\xff\r\n".repeat(READ_CHUNK),
+        ]
+        .concat();
         std::fs::write(&path, &printed).unwrap();
         let turns = Turns::new(turns::READS).of(Client::Proxy);
         let mut log = LogFollower::open(&path, 0, None, turns).unwrap();
         let budget = Budget::new(256 << 10, 0);
         let share = ClientBudget::new(budget.clone(), Client::Proxy);
-        let held = share.hold(STREAM).unwrap();
+        let held = share.hold(STREAM_BYTES).unwrap();
         let answer = stream(&share, held, |events| async move {
             let mut lines = Lines::new(0);
             while let Ok(true) = lines.send(&mut log, &events).await? {}

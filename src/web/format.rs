@@ -1,4 +1,4 @@
-//! Durations, sizes, times and hostile texts as people read them.
+//! Durations, sizes, times and untrusted texts as people read them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::build::lines;
 
-/// A duration: "340 ms", "4.2 s", "3 min 20 s", "2 h 5 min". `static/times.js` says them alike.
+/// A duration: "340 ms", "4.2 s", "3 min 20 s", "2 h 5 min". `static/times.js` writes them alike.
 pub(super) fn span(time: Duration) -> String {
     let (seconds, millis) = (time.as_secs(), time.as_millis());
     match seconds {
@@ -17,7 +17,7 @@ pub(super) fn span(time: Duration) -> String {
     }
 }
 
-/// The same of nanoseconds as build infos have them; "" while unknown.
+/// A duration in nanoseconds, as build infos have it; "" while it is unknown.
 pub(super) fn span_of(nanoseconds: i64) -> String {
     match u64::try_from(nanoseconds) {
         Ok(nanos) => span(Duration::from_nanos(nanos)),
@@ -41,7 +41,7 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{left:.1} {}", UNITS[unit])
 }
 
-/// A time for those whose browser runs no modules.
+/// A time for browsers that run no scripts.
 pub(super) fn utc(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
@@ -51,8 +51,8 @@ pub(super) fn stamp(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 
-/// A text of strangers on one line: what commands a terminal, is invisible or turns the reading
-/// direction is shown instead of obeyed.
+/// Untrusted text on one line: characters that control a terminal, are invisible or change the direction of
+/// reading are replaced by their names.
 pub(super) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {

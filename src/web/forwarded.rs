@@ -1,8 +1,7 @@
-//! The client that a trusted proxy speaks for: `Forwarded` (RFC 7239), `X-Forwarded-For`, the PROXY protocol.
+//! The client that a trusted proxy names: `Forwarded` (RFC 7239), `X-Forwarded-For`, the PROXY protocol.
 //!
-//! Each proxy adds the address that it was asked from at the end; what stands before that a client may
-//! have written itself. So lists are read from their end, and the first address in it that is not a trusted
-//! proxy's is the client's. What others than trusted proxies say is not read at all.
+//! Each proxy appends the address of its client. Everything before that may have been written by a client. So
+//! lists are read from their end, and the first address that is not one of a trusted proxy is the client's. What other clients than trusted proxies send is not read at all.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,11 +15,11 @@ use super::error::ApiError;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Bytes of a header of the PROXY protocol, with all that a proxy may add about TLS.
 pub(super) const MAX_PROXY_HEADER: usize = 4 << 10;
-/// How its first version begins, whose longest header is of [`MAX_V1`] bytes.
+/// The beginning of its first version, whose longest header has [`MAX_V1`] bytes.
 const V1: &[u8] = b"PROXY ";
 const MAX_V1: usize = 107;
 
-/// Proxies that are trusted to say for whom they ask.
+/// Proxies that are trusted to name their clients.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies(Vec<IpNet>);
 
@@ -35,12 +34,12 @@ impl Proxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// Who asks, where `peer` has sent a request with `headers`.
+    /// The client of a request that `peer` has sent with `headers`.
     ///
     /// # Errors
     /// 400 where both headers are there and name two clients: a client may have sent one of them, and
     /// the proxy has let it pass.
-    pub(super) fn asker(&self, headers: &HeaderMap, peer: Peer) -> Result<Peer, ApiError> {
+    pub(super) fn client_of(&self, headers: &HeaderMap, peer: Peer) -> Result<Peer, ApiError> {
         let proxy = match peer {
             Peer::Tcp(address) | Peer::Proxy(address) if self.has(address) => address,
             Peer::Proxy(address) => return Ok(Peer::Tcp(address)),
@@ -70,11 +69,11 @@ impl Proxies {
             match address {
                 Some(address) if self.has(address) => nearest = address,
                 Some(address) => return Peer::Tcp(address),
-                // It may be for any client.
+                // It may stand for any client.
                 None => return Peer::Proxy(nearest),
             }
         }
-        // No other client is named: the first of all proxies asks for itself.
+        // No other client is named: the first of the proxies is the client.
         match nearest == proxy {
             true => Peer::Proxy(proxy),
             false => Peer::Tcp(nearest),
@@ -186,7 +185,7 @@ pub(super) enum Beginning {
     Unfinished,
     /// No header of the PROXY protocol, or one that breaks its rules: a request, and perhaps a bad one.
     Request,
-    /// A header of so many bytes, and the client that it names; `None` where the proxy asks for itself.
+    /// A header of so many bytes, and the client that it names; `None` where the proxy is the client.
     Header(usize, Option<IpAddr>),
 }
 
@@ -264,7 +263,9 @@ mod tests {
     }
 
     fn asker(lines: &[(&'static str, &str)]) -> Peer {
-        proxies().asker(&headers(lines), Peer::Tcp(PROXY)).unwrap()
+        proxies()
+            .client_of(&headers(lines), Peer::Tcp(PROXY))
+            .unwrap()
     }
 
     fn client(text: &str) -> Peer {
@@ -332,10 +333,10 @@ mod tests {
             [("x-forwarded-for", "198.51.100.9")],
             [("forwarded", "for=198.51.100.9")],
         ] {
-            let asker = proxies().asker(&headers(&lines), peer).unwrap();
+            let asker = proxies().client_of(&headers(&lines), peer).unwrap();
             assert_eq!(asker, client("192.0.2.77"));
         }
-        let asker = Proxies::default().asker(&headers(&[("forwarded", "for=10.0.0.1")]), peer);
+        let asker = Proxies::default().client_of(&headers(&[("forwarded", "for=10.0.0.1")]), peer);
         assert_eq!(asker.unwrap(), client("192.0.2.77"));
     }
 
@@ -343,7 +344,7 @@ mod tests {
     fn a_header_that_a_proxy_lets_pass_cannot_name_another_client() {
         let both = |forwarded| {
             let lines = [("forwarded", forwarded), ("x-forwarded-for", "192.0.2.1")];
-            proxies().asker(&headers(&lines), Peer::Proxy(PROXY))
+            proxies().client_of(&headers(&lines), Peer::Proxy(PROXY))
         };
         assert_eq!(
             both("for=192.0.2.1;proto=https").unwrap(),
@@ -400,7 +401,7 @@ mod tests {
         for known in 0..named.len() {
             assert_eq!(beginning(&named[..known]), Beginning::Unfinished, "{known}");
         }
-        // The proxy asks for itself; another family.
+        // The proxy is the client; another family.
         let local = v2_header(0x20, 0x11, &addresses);
         assert_eq!(beginning(&local), Beginning::Header(local.len(), None));
         let unix = v2_header(0x21, 0x31, &[0; 216]);
@@ -462,7 +463,7 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {
                 for name in [FORWARDED, X_FORWARDED_FOR] {
                     let headers = HeaderMap::from_iter([(name, value.clone())]);
-                    let _ = proxies().asker(&headers, Peer::Proxy(PROXY));
+                    let _ = proxies().client_of(&headers, Peer::Proxy(PROXY));
                 }
             }
         }

@@ -42,8 +42,8 @@ fn headers(given: &[(HeaderName, &[u8])]) -> HeaderMap {
     HeaderMap::from_iter(valid)
 }
 
-/// What of `length` bytes a range asks for: the first and the last byte, `Some(None)` where none of it
-/// is there, `None` where all of it is sent.
+/// The part of `length` bytes that a range requests: the first and the last byte, `Some(None)` where it begins
+/// after the end, `None` where all is sent.
 pub fn range(range: &[u8], if_range: &[u8], etag: &str, length: u64) -> Option<Option<(u64, u64)>> {
     let headers = headers(&[(RANGE, range), (IF_RANGE, if_range)]);
     match ranges::part(&Method::GET, &headers, etag, length) {
@@ -53,7 +53,7 @@ pub fn range(range: &[u8], if_range: &[u8], etag: &str, length: u64) -> Option<O
     }
 }
 
-/// The status that the conditions of a request come to: 200, 304 or 412.
+/// The status that the conditions of a request decide: 200, 304 or 412.
 pub fn conditions(if_match: &[u8], if_none_match: &[u8], etag: &str) -> u16 {
     let headers = headers(&[(IF_MATCH, if_match), (IF_NONE_MATCH, if_none_match)]);
     match conditions::evaluate(&headers, etag) {
@@ -121,19 +121,19 @@ pub fn disposition(name: &[u8]) -> String {
     media::disposition("attachment", name)
 }
 
-/// A text of strangers on one line of a page.
+/// Untrusted text on one line of a page.
 pub fn visible(text: &str) -> String {
     format::visible(text)
 }
 
-/// Whose request it is that the trusted proxy 127.0.0.1 passes on with these headers; `None` where they
-/// are refused.
+/// The client whose request the trusted proxy 127.0.0.1 forwards with these headers; `None` where they are
+/// refused.
 pub fn client_of(forwarded: &[u8], x_forwarded_for: &[u8]) -> Option<IpAddr> {
     let proxy = IpAddr::from([127, 0, 0, 1]);
     let name = HeaderName::from_static("x-forwarded-for");
     let headers = headers(&[(FORWARDED, forwarded), (name, x_forwarded_for)]);
     let proxies = Proxies::new(vec![proxy.into()]);
-    match proxies.asker(&headers, Peer::Tcp(proxy)).ok()? {
+    match proxies.client_of(&headers, Peer::Tcp(proxy)).ok()? {
         Peer::Tcp(address) | Peer::Proxy(address) => Some(address),
         Peer::Unix(_) => None,
     }

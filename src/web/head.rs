@@ -1,4 +1,4 @@
-//! Heads of requests that are large, counted.
+//! HeadCounter of requests that are large, counted.
 //!
 //! What is read of a head stays in memory until it is whole, and the room that was made for it for as long
 //! as its connection lasts. The first part of it belongs to what each connection costs; the rest is held in
@@ -13,42 +13,43 @@ use hyper::body::Body;
 
 use crate::budget::{Budget, Client, Held};
 
-/// Bytes of a head that every connection has room for; most requests are much smaller.
-const USUAL: u64 = 8 << 10;
-/// A body whose length is not known.
-const UNKNOWN: u64 = u64::MAX;
+/// Bytes of a head that every connection may have; most heads are much smaller.
+const UNCOUNTED: u64 = 8 << 10;
+/// The length of a body for which none is known.
+const UNKNOWN_LENGTH: u64 = u64::MAX;
 
-/// What is known of a connection's requests; shared by the parts that serve it, in one task.
+/// The state of the exchange on a connection. The parts that serve it share it, in one task.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct HttpState {
     /// Bytes of a request's body that are still to be read: they are no part of a head.
-    body: AtomicU64,
+    body_left: AtomicU64,
     has_body: AtomicBool,
-    /// A request has begun to be answered since anything was last read.
+    /// The head of a request was complete, and nothing was read since.
     is_new: AtomicBool,
-    is_refused: AtomicBool,
-    /// Some of an answer may not have been written yet.
-    is_answering: AtomicBool,
-    /// hyper has all of that answer.
-    is_given: AtomicBool,
+    is_head_refused: AtomicBool,
+    /// A part of a response may not have been written yet.
+    is_response_incomplete: AtomicBool,
+    /// hyper has taken all of that response.
+    is_body_taken: AtomicBool,
 }
 
-impl Told {
-    /// The head of `request` is whole. Returns false where it is not known how long its body is: then
-    /// nothing may be read after it.
-    pub(super) fn asked<B: Body>(&self, request: &Request<B>) -> bool {
+impl HttpState {
+    /// The head of `request` is complete. Returns false where the length of its body is not known: then nothing
+    /// may be read after it.
+    pub(super) fn request_received<B: Body>(&self, request: &Request<B>) -> bool {
         let length = request.body().size_hint().exact();
-        self.body.store(length.unwrap_or(UNKNOWN), Relaxed);
+        self.body_left
+            .store(length.unwrap_or(UNKNOWN_LENGTH), Relaxed);
         self.has_body.store(length != Some(0), Relaxed);
         self.is_new.store(true, Relaxed);
-        self.is_given.store(false, Relaxed);
-        self.is_answering.store(true, Relaxed);
+        self.is_body_taken.store(false, Relaxed);
+        self.is_response_incomplete.store(true, Relaxed);
         length.is_some()
     }
 
-    /// Part of the body of the answer, which hyper drops when it has taken all of it.
-    pub(super) fn giving(self: Arc<Told>) -> Giving {
-        Giving(self)
+    /// A guard for the body of the response: hyper drops it when it has taken all of the body.
+    pub(super) fn response_guard(self: Arc<HttpState>) -> ResponseGuard {
+        ResponseGuard(self)
     }
 
     /// True where the last request had a body, some of which may not have been read.
@@ -56,42 +57,42 @@ impl Told {
         self.has_body.load(Relaxed)
     }
 
-    /// True where there was no room for a head.
-    pub(super) fn is_refused(&self) -> bool {
-        self.is_refused.load(Relaxed)
+    /// True where the budget was not enough for a head.
+    pub(super) fn is_head_refused(&self) -> bool {
+        self.is_head_refused.load(Relaxed)
     }
 
-    /// True where a part of an answer was perhaps written, and not all of it: nothing else may follow.
-    pub(super) fn is_answering(&self) -> bool {
-        self.is_answering.load(Relaxed)
+    /// True where a part of a response may have been written, and not all of it: nothing else may follow.
+    pub(super) fn is_response_incomplete(&self) -> bool {
+        self.is_response_incomplete.load(Relaxed)
     }
 }
 
-/// See [`Told::giving`].
+/// See [`HttpState::response_guard`].
 #[derive(Debug)]
-pub(super) struct Giving(Arc<Told>);
+pub(super) struct ResponseGuard(Arc<HttpState>);
 
-impl Drop for Giving {
+impl Drop for ResponseGuard {
     fn drop(&mut self) {
-        self.0.is_given.store(true, Relaxed);
+        self.0.is_body_taken.store(true, Relaxed);
     }
 }
 
 /// Counts what is read of heads.
 #[derive(Debug)]
-pub(super) struct Heads {
-    told: Arc<Told>,
+pub(super) struct HeadCounter {
+    state: Arc<HttpState>,
     budget: Budget,
     client: Client,
     read: u64,
     held: Option<Held>,
 }
 
-impl Heads {
-    /// Those of one connection, which `client` has.
-    pub(super) fn new(told: Arc<Told>, budget: Budget, client: Client) -> Heads {
-        Heads {
-            told,
+impl HeadCounter {
+    /// Counts the heads of one connection of `client`.
+    pub(super) fn new(state: Arc<HttpState>, budget: Budget, client: Client) -> HeadCounter {
+        HeadCounter {
+            state,
             budget,
             client,
             read: 0,
@@ -101,31 +102,31 @@ impl Heads {
 
     /// hyper has written all that it had to write.
     pub(super) fn flushed(&self) {
-        if self.told.is_given.load(Relaxed) {
-            self.told.is_answering.store(false, Relaxed);
+        if self.state.is_body_taken.load(Relaxed) {
+            self.state.is_response_incomplete.store(false, Relaxed);
         }
     }
 
-    /// So many bytes were read.
+    /// `bytes` were read.
     ///
     /// # Errors
-    /// Where they are of a head for which there is no room now; [`Told::is_refused`] says so, too.
+    /// Where they belong to a head for which the budget is not enough; [`HttpState::is_head_refused`] says so, too.
     pub(super) fn read(&mut self, bytes: usize) -> io::Result<()> {
-        if self.told.is_new.swap(false, Relaxed) {
+        if self.state.is_new.swap(false, Relaxed) {
             self.read = 0;
         }
         let bytes = bytes as u64;
-        let body = self.told.body.load(Relaxed);
-        if body == UNKNOWN {
+        let body = self.state.body_left.load(Relaxed);
+        if body == UNKNOWN_LENGTH {
             return Ok(());
         }
         let of_body = bytes.min(body);
-        self.told.body.store(body - of_body, Relaxed);
+        self.state.body_left.store(body - of_body, Relaxed);
         self.read += bytes - of_body;
-        if self.read <= USUAL {
+        if self.read <= UNCOUNTED {
             return Ok(());
         }
-        // Room is made by doubling it.
+        // hyper doubles its buffer when it is full.
         let wanted = 2 * self.read;
         let is_held = match &mut self.held {
             Some(held) => {
@@ -140,7 +141,7 @@ impl Heads {
         if is_held {
             return Ok(());
         }
-        self.told.is_refused.store(true, Relaxed);
+        self.state.is_head_refused.store(true, Relaxed);
         Err(io::Error::other("no room for the head of a request"))
     }
 }
@@ -157,15 +158,15 @@ mod tests {
 
     #[test]
     fn a_large_head_is_counted_until_its_connection_ends_and_a_body_is_not() {
-        let (told, budget) = (Arc::new(Told::default()), Budget::new(256 << 10, 0));
-        let mut heads = Heads::new(told.clone(), budget.clone(), client());
+        let (state, budget) = (Arc::new(HttpState::default()), Budget::new(256 << 10, 0));
+        let mut heads = HeadCounter::new(state.clone(), budget.clone(), client());
         heads.read(8 << 10).unwrap();
         assert_eq!(budget.held(), 0);
         heads.read(8 << 10).unwrap();
         assert_eq!(budget.held(), 32 << 10);
         let body = Full::new(bytes::Bytes::from(vec![0; 1 << 20]));
-        assert!(told.asked(&Request::new(body)));
-        assert!(told.had_body());
+        assert!(state.request_received(&Request::new(body)));
+        assert!(state.had_body());
         heads.read(1 << 20).unwrap();
         heads.read(16 << 10).unwrap();
         assert_eq!(budget.held(), 32 << 10);
@@ -179,16 +180,16 @@ mod tests {
     fn a_head_without_room_ends_its_connection_and_no_other() {
         let budget = Budget::new(64 << 10, 0);
         let heads = || {
-            let told = Arc::new(Told::default());
+            let state = Arc::new(HttpState::default());
             (
-                told.clone(),
-                Heads::new(told, budget.clone(), Client::Proxy),
+                state.clone(),
+                HeadCounter::new(state, budget.clone(), Client::Proxy),
             )
         };
         let ((first, mut taking), (second, mut refused)) = (heads(), heads());
         taking.read(30 << 10).unwrap();
         refused.read(9 << 10).unwrap_err();
-        assert!(second.is_refused() && !first.is_refused());
+        assert!(second.is_head_refused() && !first.is_head_refused());
         let (_, mut small) = heads();
         small.read(8 << 10).unwrap();
         drop(taking);

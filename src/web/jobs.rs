@@ -1,4 +1,4 @@
-//! Jobs: asked for, waited for, listed, shown.
+//! Jobs: submitted, awaited, listed, shown, cancelled.
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -16,24 +16,24 @@ use super::response::{self, Response};
 use super::state::Web;
 use super::{filter, list, pages};
 use crate::api::{
-    self, CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON, MAX_REQUEST,
+    CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON, MAX_REQUEST,
 };
-use crate::budget::Held;
+use crate::budget::{Client, Held};
 use crate::build::{
     AnswerJson, BuildAnswer, BuildInfo, Cancelled, Listing, LogFollower, Outcome, State,
 };
 use crate::scheduler::{self, Submission, JobHandle};
 
-/// What a client that waits for a build holds: its handle, and its place among the waiters.
-const WAITING: u64 = 1 << 10;
-/// A list without `limit`, and its largest.
-const PAGE: usize = 1_000;
+/// Bytes that are counted for a client that waits for a build: its handle, and its place among the waiters.
+const WAITER_BYTES: u64 = 1 << 10;
+/// Builds in a list without `limit`, and the largest `limit`.
+const MAX_LIST: usize = 1_000;
 
-/// Where it is counted what is held for a client that starts a build, or waits for it.
+/// The budgets of a client that submits a job, or waits for a build.
 struct Budgets {
-    /// With the requests and the params of jobs, so that clients that only read do not keep it out.
+    /// For requests and the params of jobs, so that clients that only read do not exhaust it.
     builds: ClientBudget,
-    /// With all that is read.
+    /// For all that is read.
     reading: ClientBudget,
 }
 
@@ -45,9 +45,9 @@ impl Budgets {
         }
     }
 
-    /// For so many bytes of JSON of a build's end: most are small and have room whatever is read meanwhile;
-    /// the large ones are read like all that is large.
-    fn of_end(&self, bytes: u64) -> &ClientBudget {
+    /// For a result with so many bytes of JSON. Most are small, and do not compete with what others read;
+    /// the large ones are counted like all that is large.
+    fn of_result(&self, bytes: u64) -> &ClientBudget {
         match bytes <= BuildAnswer::SMALL {
             true => &self.builds,
             false => &self.reading,
@@ -55,107 +55,158 @@ impl Budgets {
     }
 }
 
+/// What a client that submits a job gets.
+#[derive(Clone, Copy)]
+enum ResponseForm {
+    /// The state of the job, at once.
+    State,
+    /// Events, until the build has ended.
+    Events,
+    /// The result, when the build has ended.
+    Result { with_log: bool },
+}
+
+impl ResponseForm {
+    fn of(request: &Request) -> Result<ResponseForm, ApiError> {
+        let is_async = request.flag("async")?;
+        let with_log = wants_log(request)?;
+        Ok(match is_async {
+            true => ResponseForm::State,
+            false if response::accepts(request.headers(), "text/event-stream") => {
+                ResponseForm::Events
+            }
+            false => ResponseForm::Result { with_log },
+        })
+    }
+}
+
+/// A client that has submitted a job.
+struct Submitter {
+    client: Client,
+    form: ResponseForm,
+    budgets: Budgets,
+    /// What is counted for it while it waits.
+    held: Held,
+    half_closed: CancellationToken,
+}
+
 /// `POST /jobs`.
 pub(super) async fn create(web: &Web, request: Request) -> Result<Response, ApiError> {
-    let is_async = request.flag("async")?;
-    let request_id = request.id.clone();
-    let wants_log = wants_log(&request)?;
-    let wants_events = response::accepts(request.headers(), "text/event-stream");
-    let half_closed = request.half_closed();
-    let (budgets, client) = (Budgets::of(web, &request), request.client);
-    // Before there is a job: what is refused must not be built.
-    let waiting = budgets.builds.hold(if wants_events {
-        events::STREAM
-    } else {
-        WAITING
-    })?;
+    let form = ResponseForm::of(&request)?;
+    let budgets = Budgets::of(web, &request);
+    let submitter = Submitter {
+        client: request.client,
+        form,
+        // Before there is a job: a request that is refused must not start a build.
+        held: budgets.builds.hold(match form {
+            ResponseForm::Events => events::STREAM_BYTES,
+            ResponseForm::State | ResponseForm::Result { .. } => WAITER_BYTES,
+        })?,
+        budgets,
+        half_closed: request.half_closed(),
+    };
+    let bodies = web.scheduler.bodies();
     let body = body::read(
         request.http.into_body(),
         MAX_REQUEST,
-        web.scheduler.bodies(),
-        client,
-    );
-    let Named {
-        request: named,
-        held,
-    } = Named::read(body.await?)?;
-    let (rebuild, cancel_on_disconnect, named) = named;
-    if cancel_on_disconnect && is_async {
+        bodies,
+        request.client,
+    )
+    .await?;
+    let job = read_job(body, request.caller.name, request.id)?;
+    if job.cancel_on_disconnect && matches!(form, ResponseForm::State) {
         return Err(ApiError::bad_request(
             "cancel_on_disconnect: expected of a request that waits, not with ?async",
         ));
     }
-    let submission = web
-        .scheduler
-        .submit(scheduler::SubmitRequest {
-            project: named.project,
-            group: named.group,
-            params: named.params,
-            rebuild,
-            cancel_on_disconnect,
-            asker: Some(request.caller.name),
-            request: Some(request_id),
-            held,
-        })
-        .await?;
-    match submission {
-        Submission::Cached(answer) if is_async => accepted(&JobState::of(answer.info())),
-        Submission::Cached(answer) if wants_events => {
-            let json = answer
-                .json(async |bytes| budgets.of_end(bytes).hold(bytes))
-                .await?;
-            // Not the answer itself, whose params may be large.
-            let state = JobState::of(answer.info());
-            Ok(events::stream(
-                &budgets.builds,
-                waiting,
-                |events| async move {
-                    events.json("state", &state).await?;
-                    events.parts("result", json.parts(false, true)).await
-                },
-            ))
-        }
-        Submission::Cached(answer) => {
-            let json = answer
-                .json(async |bytes| budgets.of_end(bytes).hold(bytes))
-                .await?;
-            Ok(created(json.parts(false, wants_log)))
-        }
-        Submission::Pending(mut handle) => {
-            let info = handle.accepted().await?;
-            if is_async {
-                accepted(&JobState::of(&info))
-            } else if wants_events {
-                let reader = web.scheduler.builder(client);
-                let log = reader.follow(handle.project(), handle.id(), 0).await?;
-                let builds = budgets.builds.clone();
-                Ok(events::stream(&builds, waiting, |events| {
-                    tell(events, handle, log, half_closed, budgets)
-                }))
-            } else {
-                drop(info);
-                let coalesced = handle.coalesced();
-                let answer = end_of(handle, half_closed).await?;
-                if answer.info().outcome == Some(Outcome::Errored) {
-                    return Err(ApiError::build_errored(answer.info()));
-                }
-                let json = answer
-                    .json(async |bytes| budgets.of_end(bytes).wait(bytes).await)
-                    .await?;
-                Ok(created(json.parts(coalesced, wants_log)))
-            }
-        }
+    match web.scheduler.submit(job).await? {
+        Submission::Cached(answer) => respond_cached(answer, submitter).await,
+        Submission::Pending(handle) => respond_pending(web, handle, submitter).await,
     }
 }
 
-/// A build that is over.
+/// Reads a request for a job. Nothing of the body is kept.
+fn read_job(
+    body: ReceivedBody,
+    caller: String,
+    request_id: String,
+) -> Result<scheduler::SubmitRequest, ApiError> {
+    let ReceivedBody { bytes, mut held } = body;
+    // For a moment both are in memory: the body, and what is read from it.
+    if !held.grow(bytes.len() as u64) {
+        return Err(body::bodies_full());
+    }
+    let request = JobRequest::read(&bytes)
+        .map_err(|error| ApiError::bad_request(format!("the request cannot be read: {error}")))?;
+    drop(bytes);
+    let (rebuild, cancel_on_disconnect) = (request.rebuild, request.cancel_on_disconnect);
+    let named = request.names()?;
+    let large = scheduler::large(&named.params);
+    held.shrink_to(large);
+    Ok(scheduler::SubmitRequest {
+        project: named.project,
+        group: named.group,
+        params: named.params,
+        rebuild,
+        cancel_on_disconnect,
+        asker: Some(caller),
+        request: Some(request_id),
+        held: (large > 0).then_some(held),
+    })
+}
+
+/// The response to a job whose build was ready.
+async fn respond_cached(answer: BuildAnswer, submitter: Submitter) -> Result<Response, ApiError> {
+    let state = JobState::of(answer.info());
+    if let ResponseForm::State = submitter.form {
+        return accepted(&state);
+    }
+    let budgets = &submitter.budgets;
+    let json = answer
+        .json(async |bytes| budgets.of_result(bytes).hold(bytes))
+        .await?;
+    if let ResponseForm::Result { with_log } = submitter.form {
+        return Ok(created(json.parts(false, with_log)));
+    }
+    // The stream keeps the JSON, not the answer, whose params may be large.
+    let held = submitter.held;
+    Ok(events::stream(&budgets.builds, held, |events| async move {
+        events.json("state", &state).await?;
+        events.parts("result", json.parts(false, true)).await
+    }))
+}
+
+/// The response to a job whose build is queued or running.
+async fn respond_pending(
+    web: &Web,
+    mut handle: JobHandle,
+    submitter: Submitter,
+) -> Result<Response, ApiError> {
+    let state = JobState::of(&*handle.accepted().await?);
+    let with_log = match submitter.form {
+        ResponseForm::State => return accepted(&state),
+        ResponseForm::Events => return stream_pending(web, handle, submitter).await,
+        ResponseForm::Result { with_log } => with_log,
+    };
+    let coalesced = handle.coalesced();
+    let answer = wait_for_end(handle, submitter.half_closed).await?;
+    if answer.info().outcome == Some(Outcome::Errored) {
+        return Err(ApiError::build_errored(answer.info()));
+    }
+    let json = answer
+        .json(async |bytes| submitter.budgets.of_result(bytes).wait(bytes).await)
+        .await?;
+    Ok(created(json.parts(coalesced, with_log)))
+}
+
+/// The result of a build that has ended.
 fn created(json: Vec<Bytes>) -> Response {
     response::of_json(StatusCode::CREATED, response::parts(json))
 }
 
-/// Waits for the end of a build. A client that sends no more is answered, but does not keep the build
-/// from being cancelled.
-async fn end_of(
+/// Waits for the end of a build. A client that sends no more gets a response, but its interest no longer
+/// keeps the build from being cancelled.
+async fn wait_for_end(
     mut handle: JobHandle,
     half_closed: CancellationToken,
 ) -> Result<BuildAnswer, scheduler::Error> {
@@ -167,54 +218,36 @@ async fn end_of(
     handle.end().await
 }
 
-/// A request for a job, and what its params are counted by where they are large.
-struct Named {
-    /// Whether a new image is asked for, whether the build is wanted only while the asker waits, and the
-    /// rest.
-    request: (bool, bool, api::Named),
-    held: Option<Held>,
-}
-
-impl Named {
-    /// Reads a request for a job. Of the body nothing is kept.
-    fn read(body: ReceivedBody) -> Result<Named, ApiError> {
-        let ReceivedBody { bytes, mut held } = body;
-        // For a moment there are both, the body and what it says.
-        if !held.grow(bytes.len() as u64) {
-            return Err(body::bodies_full());
-        }
-        let request = JobRequest::read(&bytes).map_err(|error| {
-            ApiError::bad_request(format!("the request cannot be read: {error}"))
-        })?;
-        drop(bytes);
-        let (rebuild, cancel_on_disconnect) = (request.rebuild, request.cancel_on_disconnect);
-        let named = request.names()?;
-        let large = scheduler::large(&named.params);
-        held.shrink_to(large);
-        Ok(Named {
-            request: (rebuild, cancel_on_disconnect, named),
-            held: (large > 0).then_some(held),
-        })
-    }
-}
-
-/// What became of a job, which is small: there is room for it in any case, because it has happened.
-fn told(status: StatusCode, state: &JobState) -> Result<Response, ApiError> {
-    let answer = response::small_json(status, state);
-    answer.ok_or_else(|| ApiError::internal("the server could not write its answer"))
+/// The state of a job. It is small and not counted: what it reports has happened, so it must be sent.
+fn state_response(status: StatusCode, state: &JobState) -> Result<Response, ApiError> {
+    let response = response::small_json(status, state);
+    response.ok_or_else(|| ApiError::internal("the server could not write its answer"))
 }
 
 fn accepted(state: &JobState) -> Result<Response, ApiError> {
-    let mut response = told(StatusCode::CREATED, state)?;
-    if let Ok(location) = format!("/{}", state.url).parse() {
-        response.headers_mut().insert(LOCATION, location);
-    }
+    let mut response = state_response(StatusCode::CREATED, state)?;
+    response::set(&mut response, LOCATION, &format!("/{}", state.url));
     Ok(response)
 }
 
-/// State, log and result as they come. When the daemon ends first, the stream just ends: the
-/// client has the id and comes back.
-async fn tell(
+/// Events of a build that is queued or running: its states, its log and its result.
+async fn stream_pending(
+    web: &Web,
+    handle: JobHandle,
+    submitter: Submitter,
+) -> Result<Response, ApiError> {
+    let reader = web.scheduler.builder(submitter.client);
+    let log = reader.follow(handle.project(), handle.id(), 0).await?;
+    let (budgets, half_closed) = (submitter.budgets, submitter.half_closed);
+    let builds = budgets.builds.clone();
+    Ok(events::stream(&builds, submitter.held, |events| {
+        send_build(events, handle, log, half_closed, budgets)
+    }))
+}
+
+/// Sends states, log and result as they come. The stream just ends when the daemon stops before the build
+/// does: the client knows the id and connects again.
+async fn send_build(
     events: Events,
     mut handle: JobHandle,
     mut log: LogFollower,
@@ -223,14 +256,14 @@ async fn tell(
 ) -> Result<(), Gone> {
     let mut is_held = true;
     let mut lines = Lines::new(0);
-    let mut told = None;
+    let mut last_sent = None;
     let mut following = true;
     loop {
         if let Some(info) = handle.now()
-            && told != Some((info.state, info.phase))
+            && last_sent != Some((info.state, info.phase))
             && (info.state == State::Pending || !following)
         {
-            told = Some((info.state, info.phase));
+            last_sent = Some((info.state, info.phase));
             events.json("state", &JobState::of(&info)).await?;
         }
         if !following {
@@ -250,7 +283,7 @@ async fn tell(
                 continue;
             }
         };
-        // After an error of the disk the result is still worth waiting for.
+        // After an error of the disk the client still waits for the result.
         if grown == 0 || !matches!(lines.send(&mut log, &events).await?, Ok(true)) {
             following = false;
             if handle.end().await.is_err() {
@@ -262,13 +295,12 @@ async fn tell(
     let Ok(answer) = handle.end().await else {
         return Ok(());
     };
-    // Its params are let go before its JSON is counted.
+    // Dropped before the JSON is counted, because it keeps the params of the job.
     let coalesced = handle.coalesced();
     drop(handle);
-    let json = answer.json(async |bytes| budgets.of_end(bytes).wait(bytes).await);
+    let json = answer.json(async |bytes| budgets.of_result(bytes).wait(bytes).await);
     let json = json.await.map_err(|_| Gone)?;
-    let parts = json.parts(coalesced, true);
-    events.parts("result", parts).await
+    events.parts("result", json.parts(coalesced, true)).await
 }
 
 /// `POST /job/P/ID/cancel`.
@@ -296,14 +328,14 @@ pub(super) async fn cancel(web: &Web, request: Request) -> Result<Response, ApiE
         .scheduler
         .cancel(&project, id, cancelled, !is_admin, request.client);
     let info = cancelling.await?;
-    told(StatusCode::ACCEPTED, &JobState::of(&info))
+    state_response(StatusCode::ACCEPTED, &JobState::of(&info))
 }
 
 /// `GET /job/P/ID`.
-pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     let headers = request.headers();
-    // The first mistry's client says what it wants in the wrong header.
+    // The client of the first mistry says in the wrong header that it wants JSON.
     let wants_json = request.flag("json")?
         || response::prefers(headers, "application/json", "text/html")
         || response::is_json(headers.get(CONTENT_TYPE));
@@ -312,13 +344,13 @@ pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiErr
     if request.flag("wait")?
         && let Some(handle) = web.scheduler.handle(&project, id).await
     {
-        let _waiting = Budgets::of(web, &request).builds.hold(WAITING)?;
-        let answer = end_of(handle, request.half_closed()).await?;
-        // All who waited get it as it ended. Of a rebuild that failed, the build of before stays in
-        // its place; what was found in the cache after all is shown as it is there.
+        let _waiting = Budgets::of(web, &request).builds.hold(WAITER_BYTES)?;
+        let answer = wait_for_end(handle, request.half_closed()).await?;
+        // Each client that waited gets the build as it ended, also a rebuild that failed, after which the
+        // previous build stays in place. A build that was found in the cache after all is shown from there.
         if !answer.info().cached {
             if !wants_json {
-                let held = budget.wait(pages::JOB).await?;
+                let held = budget.wait(pages::JOB_BYTES).await?;
                 let info = BuildInfo::clone(answer.info());
                 drop(answer);
                 return pages::job(web, &request, info, held, None).await;
@@ -326,11 +358,11 @@ pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiErr
             let reader = web.scheduler.builder(request.client);
             let pinned = reader.is_pinned(&project, id).await?;
             let json = answer.json(async |bytes| budget.wait(bytes).await).await?;
-            return view(&answer, &json, pinned, wants_log);
+            return job_response(&answer, &json, pinned, wants_log);
         }
     }
     if !wants_json {
-        let held = budget.hold(pages::JOB)?;
+        let held = budget.hold(pages::JOB_BYTES)?;
         let finding = request.reader.find_in_turn(&project, id, wants_log);
         let (info, turn) = finding.await?;
         return pages::job(web, &request, info, held, Some(turn)).await;
@@ -340,11 +372,11 @@ pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiErr
     let (info, _turn) = finding.await?;
     let answer = BuildAnswer::new(info);
     let json = answer.json(async |bytes| budget.hold(bytes)).await?;
-    view(&answer, &json, pinned, wants_log)
+    job_response(&answer, &json, pinned, wants_log)
 }
 
 /// All about a build, its JSON in parts.
-fn view(
+fn job_response(
     answer: &BuildAnswer,
     json: &AnswerJson,
     pinned: bool,
@@ -356,7 +388,7 @@ fn view(
         project: info.project.clone(),
         state: info.state,
         pinned,
-        // The last of the keys: what it is comes in its place.
+        // The last of the keys. The JSON of the build replaces its value.
         build_info: (),
     })?;
     let head = head.strip_suffix("null}").unwrap_or(&head).to_owned();
@@ -381,12 +413,12 @@ fn wants_log(request: &Request) -> Result<bool, ApiError> {
 pub(super) async fn index(_: &Web, request: Request) -> Result<Response, ApiError> {
     let filter = filter::filter(&request.query)?;
     let limit = match request.query.get("limit") {
-        None => PAGE,
+        None => MAX_LIST,
         Some(limit) => limit
             .parse()
             .ok()
-            .filter(|limit| (1..=PAGE).contains(limit))
-            .ok_or_else(|| ApiError::bad_request(format!("limit: expected 1 to {PAGE}")))?,
+            .filter(|limit| (1..=MAX_LIST).contains(limit))
+            .ok_or_else(|| ApiError::bad_request(format!("limit: expected 1 to {MAX_LIST}")))?,
     };
     let held = list::hold(&request.budget)?;
     let end = request.reader.list_end(filter.clone(), limit).await?;
@@ -405,8 +437,8 @@ pub(super) async fn index(_: &Web, request: Request) -> Result<Response, ApiErro
     Ok(response)
 }
 
-/// Builds as lines of a list.
-pub(super) fn items(builds: &[Listing]) -> Result<Vec<&RawValue>, ApiError> {
+/// Builds as items of a list.
+pub(super) fn list_items(builds: &[Listing]) -> Result<Vec<&RawValue>, ApiError> {
     let item = |listing| Listing::json(listing, IndexItem::written).map_err(ApiError::from);
     builds.iter().map(item).collect()
 }

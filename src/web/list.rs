@@ -1,5 +1,5 @@
-//! Lists that are sent item by item: the next items are made when those before were let go, so a list of
-//! megabytes costs its reader's connection some kilobytes.
+//! Lists that are sent item by item: the next items are made when those before were sent, so a list of megabytes
+//! costs some kilobytes of memory.
 
 use std::io;
 
@@ -18,19 +18,19 @@ use crate::scheduler::Reader;
 
 /// Bytes of items that are sent at once.
 const CHUNK: usize = 8 << 10;
-/// What a list holds: items that are sent, others that were made ahead, and builds that are read.
-const LIST: u64 = 96 << 10;
+/// Bytes that are held for a list: items that are sent, others that were made ahead, and builds that are read.
+const LIST_BYTES: u64 = 96 << 10;
 /// Builds that are read at once, where they are small.
-const AT_ONCE: usize = 16;
+const READ_BATCH: usize = 16;
 /// Bytes of builds that are read and not sent yet: some have 16 KiB of params. One is read in any case.
-const AHEAD: usize = 32 << 10;
+const READ_AHEAD: usize = 32 << 10;
 
-/// Holds what a list takes.
+/// Holds the memory of a list.
 ///
 /// # Errors
 /// 503 where the server holds as much as it may.
 pub(super) fn hold(budget: &ClientBudget) -> Result<Held, ApiError> {
-    budget.hold(LIST)
+    budget.hold(LIST_BYTES)
 }
 
 /// A JSON array of values between two texts, each written when it is about to be sent.
@@ -76,11 +76,11 @@ pub(super) fn of_builds(
 /// An index on its way.
 struct Index {
     reader: Reader,
-    /// Where it goes on; `None` behind its last build.
+    /// Where it continues; `None` after the last build.
     filter: Option<Filter>,
     left: usize,
     last: Option<Place>,
-    /// What was read, to be sent next.
+    /// Builds that were read and are sent next.
     read: std::vec::IntoIter<Listing>,
     is_begun: bool,
     is_ended: bool,
@@ -143,22 +143,22 @@ impl Index {
             let Some(filter) = self.filter.take().filter(|_| self.left > 0) else {
                 return Ok(None);
             };
-            let mut count = self.left.min(AT_ONCE);
+            let mut count = self.left.min(READ_BATCH);
             let (builds, next) = loop {
                 let list = self.reader.list(filter.clone(), count).await;
                 let (builds, next) = list.map_err(|error| {
-                    // The client only sees that the list is torn.
+                    // The client only sees that the list is incomplete.
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         "a list could not be sent to its end"
                     );
                     io::Error::other(error)
                 })?;
-                let few = within(builds.iter().map(Listing::bytes), AHEAD);
+                let few = within(builds.iter().map(Listing::bytes), READ_AHEAD);
                 if few >= builds.len() {
                     break (builds, next);
                 }
-                // Asked again, because only the index knows where a shorter list goes on.
+                // Listed again, because only the index knows where a shorter list continues.
                 count = few;
             };
             self.left -= count;

@@ -1,4 +1,4 @@
-//! Logs: as events, line by line; as text, byte by byte; where lines begin, and which hold a text.
+//! Logs: as events, line by line; as text, byte by byte; an index of their lines; a search in them.
 
 use futures_util::stream;
 use hyper::StatusCode;
@@ -23,18 +23,18 @@ use crate::scheduler::Reader;
 
 /// Bytes of a log that are sent at once.
 const CHUNK: usize = 16 << 10;
-/// The same of one that is followed: it waits most of the time, and many may.
-const FOLLOWED: usize = 4 << 10;
-/// What a follower takes besides.
-const FOLLOWER: u64 = 1 << 10;
+/// Bytes that are sent at once of a log that is followed: there may be many followers, and most of them wait.
+const FOLLOWED_CHUNK: usize = 4 << 10;
+/// Bytes that a follower needs besides.
+const FOLLOWER_BYTES: u64 = 1 << 10;
 
-/// Which log an answer is of, and which one a request means. An `ETag` names what an answer holds, so
-/// it changes while a log grows; this does not.
+/// The log that a response is about, and the one that a request means. An `ETag` names the content of a response,
+/// so it changes while a log grows; this does not.
 const LOG: HeaderName = HeaderName::from_static("mistry-log");
 
 /// `GET /log/P/ID`: events, or text where `Accept: text/plain` or `?text` asks for it; with
 /// `?lines` and `?find=TEXT`, what is to be known of its lines.
-pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     if request.flag("lines")? {
         let (log, tag) = named(&request, &project, id).await?;
@@ -67,19 +67,19 @@ pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiErr
             .and_then(|value| value.parse().ok())
             .ok_or_else(|| ApiError::bad_request("Last-Event-ID: expected a byte offset"))?,
     };
-    let held = request.budget.hold(events::STREAM)?;
+    let held = request.budget.hold(events::STREAM_BYTES)?;
     let log = request.reader.follow(&project, id, from).await?;
     if from > 0 && from >= log.length() && web.scheduler.handle(&project, id).await.is_none() {
         return Ok(response::no_content());
     }
     let (web, reader) = (web.clone(), request.reader.under_way());
     Ok(events::stream(&request.budget, held, |events| async move {
-        tell(&web, &reader, events, log, from, (&project, id)).await
+        send_log(&web, &reader, events, log, from, (&project, id)).await
     }))
 }
 
-/// The log and its name, where it is the one that the request means. A job that is asked for again has
-/// another log at the same address: without this, a client would mix both.
+/// The log and its name, where it is the one that the request means. A job that is submitted again has another
+/// log at the same address: without this check, a client would mix both.
 async fn named(
     request: &Request,
     project: &ProjectName,
@@ -96,7 +96,8 @@ async fn named(
     }
 }
 
-async fn tell(
+/// Sends the log as it grows, and then how the build ended.
+async fn send_log(
     web: &Web,
     reader: &Reader,
     events: Events,
@@ -116,22 +117,22 @@ async fn tell(
         }
         match lines.send(&mut log, &events).await? {
             Ok(true) => {}
-            // It was cut short.
+            // It was truncated.
             Ok(false) => break,
             Err(_) => return Ok(()),
         }
     }
     lines.finish(&events).await?;
-    // The log ends a moment before the build does.
-    let mut told = None;
+    // The log ends shortly before the build does.
+    let mut end = None;
     if let Some(mut handle) = web.scheduler.handle(project, id).await {
         let Ok(answer) = handle.end().await else {
             return Ok(());
         };
-        // Of a rebuild, the build that is in force is looked up.
-        told = (!handle.is_rebuild()).then(|| LogEnd::of(answer.info()));
+        // After a rebuild, the build that is in place is looked up.
+        end = (!handle.is_rebuild()).then(|| LogEnd::of(answer.info()));
     }
-    if let Some(end) = told {
+    if let Some(end) = end {
         return events.json("end", &end).await;
     }
     let end = match reader.find(project, id).await {
@@ -160,11 +161,11 @@ async fn plain(
             .map_err(|_| ApiError::bad_request("from: expected a byte offset"))?,
         Some(_) => return Err(ApiError::bad_request("from: expected only with follow")),
     };
-    let chunk = if is_followed { FOLLOWED } else { CHUNK };
-    let held = request.budget.hold(2 * chunk as u64 + FOLLOWER)?;
+    let chunk = if is_followed { FOLLOWED_CHUNK } else { CHUNK };
+    let held = request.budget.hold(2 * chunk as u64 + FOLLOWER_BYTES)?;
     let (log, tag) = named(request, &project, id).await?;
     let mut response = if is_followed {
-        // How long it will be is not known, so no part of it can be named by a range.
+        // Its length is not known, so no range of it can be named.
         let log = log.skip_to(from);
         let bytes = bytes_of(log, u64::MAX, chunk, web.stop.clone());
         text(StatusCode::OK, bytes, held)

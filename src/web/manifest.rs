@@ -18,7 +18,7 @@ use crate::pipe::{self, More, Source};
 struct Item {
     /// Its path below the artifacts; bytes that are no UTF-8 are replaced.
     path: String,
-    /// The same as the server takes it in an address, exactly.
+    /// The exact path as it is part of an address.
     #[serde(rename = "URL")]
     url: String,
     #[serde(rename = "Type")]
@@ -29,7 +29,7 @@ struct Item {
     size: u64,
     /// Null for a time that no calendar has.
     modified: Option<Timestamp>,
-    /// What a link says; bytes that are no UTF-8 are replaced.
+    /// The target of a link; bytes that are no UTF-8 are replaced.
     target: Option<String>,
 }
 

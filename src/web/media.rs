@@ -1,4 +1,4 @@
-//! What an artifact is to a browser, told by its name alone: what a container wrote is not sniffed.
+//! How a browser treats an artifact. Only its name decides: what a container wrote is not inspected.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 

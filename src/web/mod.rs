@@ -56,6 +56,6 @@ pub use access::{Access, Public};
 pub use collection::gc_view;
 pub use forwarded::Proxies;
 pub use projects::image_view;
-pub use serve::{Listener, serve, turn_away};
+pub use serve::{Listener, refuse_all, serve};
 pub use state::Web;
 pub use tokens::{Scope, Token, TokensError, TokensFile};

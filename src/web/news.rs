@@ -1,5 +1,7 @@
 //! `GET /events`: what happens to jobs and the host, as one stream.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -15,7 +17,7 @@ use crate::budget::Held;
 use crate::build::{BuildInfo, Filter};
 use crate::scheduler::{Activity, StreamEvent, EventStream};
 
-/// A row of the web view in the place of the facts.
+/// A job as a row of the web view.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Row {
@@ -44,76 +46,100 @@ pub(super) async fn follow(web: &Web, request: Request) -> Result<Response, ApiE
         ),
     };
     let as_rows = request.flag("rows")?;
-    let held = request.budget.hold(events::STREAM)?;
+    let held = request.budget.hold(events::STREAM_BYTES)?;
     let news = request.reader.events(since).await?;
     let feed = request.budget.hold(news.bytes())?;
-    let web = web.clone();
+    let sender = Sender {
+        web: web.clone(),
+        filter,
+        as_rows,
+    };
     Ok(events::stream(&request.budget, held, |events| async move {
-        tell(&web, &events, (news, feed), &filter, as_rows).await
+        sender.send_all(&events, news, feed).await
     }))
 }
 
-async fn tell(
-    web: &Web,
-    events: &Events,
-    (mut feed, mut held): (EventStream, Held),
-    filter: &Filter,
+/// Sends the news of one stream.
+struct Sender {
+    web: Web,
+    filter: Filter,
+    /// Jobs are sent as rows of the web view's tables.
     as_rows: bool,
-) -> Result<(), Gone> {
-    let mut told_host = None;
-    while let Some(news) = feed.next().await {
-        let bytes = feed.bytes();
-        held.shrink_to(bytes);
-        if !held.grow(bytes - held.amount()) {
-            // The client comes back with the id of its last event when there is room.
+}
+
+impl Sender {
+    async fn send_all(
+        &self,
+        events: &Events,
+        mut feed: EventStream,
+        mut held: Held,
+    ) -> Result<(), Gone> {
+        let mut last_host = None;
+        while let Some(news) = feed.next().await {
+            let bytes = feed.bytes();
+            held.shrink_to(bytes);
+            if !held.grow(bytes - held.amount()) {
+                // The client comes back with the id of its last event when there is memory again.
+                return Ok(());
+            }
+            // A client that comes back with this id gets every end that it has missed.
+            let id = feed.told().to_string();
+            match news {
+                StreamEvent::Host(activity) => {
+                    let host = host(&activity);
+                    if last_host.as_ref() != Some(&host) {
+                        events.json_with_id("host", &id, &host).await?;
+                        last_host = Some(host);
+                    }
+                }
+                StreamEvent::Job(info) => self.send_job(events, &id, info).await?,
+                StreamEvent::Removed(project, job) => {
+                    let filter = &self.filter.project;
+                    if filter.as_ref().is_none_or(|filter| *filter == project) {
+                        let removed = removed(project.as_str(), &job.to_string());
+                        events.json_with_id("gone", &id, &removed).await?;
+                    }
+                }
+                StreamEvent::Missed => {
+                    let nothing = serde_json::json!({});
+                    events.json_with_id("missed", &id, &nothing).await?;
+                }
+                StreamEvent::Present => {
+                    let nothing = serde_json::json!({});
+                    events.json_with_id("present", &id, &nothing).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_job(&self, events: &Events, id: &str, info: Arc<BuildInfo>) -> Result<(), Gone> {
+        if !self.filter.takes_build(&info) {
+            if info.phase.is_none() && self.filter.may_have_taken(&info) {
+                let removed = removed(&info.project, &info.id);
+                drop(info);
+                events.json_with_id("gone", id, &removed).await?;
+            }
             return Ok(());
         }
-        // A client that comes back with it is told every end that it was not told.
-        let id = feed.told().to_string();
-        match news {
-            StreamEvent::Host(activity) => {
-                let host = host(&activity);
-                if told_host.as_ref() != Some(&host) {
-                    events.told("host", &id, &host).await?;
-                    told_host = Some(host);
-                }
-            }
-            StreamEvent::Job(info) if !filter.takes_build(&info) => {
-                if info.phase.is_none() && filter.may_have_taken(&info) {
-                    let removed = removed(&info.project, &info.id);
-                    drop(info);
-                    events.told("gone", &id, &removed).await?;
-                }
-            }
-            StreamEvent::Job(info) if as_rows => {
-                let row = Row {
-                    project: info.project.clone(),
-                    id: info.id.clone(),
-                    state: info.state,
-                    row: pages::row_of(web, &info).map_err(|_| Gone)?,
-                };
-                drop(info);
-                events.told("row", &id, &row).await?;
-            }
-            StreamEvent::Job(info) => {
-                let mut listed = BuildInfo::clone(&info);
-                listed.abridge();
-                let item = IndexItem::written(&listed).map_err(|_| Gone)?;
-                // A client that reads slowly must not keep the params of the job.
-                drop((info, listed));
-                events.told("job", &id, &item).await?;
-            }
-            StreamEvent::Removed(project, _)
-                if filter.project.as_ref().is_some_and(|of| *of != project) => {}
-            StreamEvent::Removed(project, job) => {
-                let removed = removed(project.as_str(), &job.to_string());
-                events.told("gone", &id, &removed).await?;
-            }
-            StreamEvent::Missed => events.told("missed", &id, &serde_json::json!({})).await?,
-            StreamEvent::Present => events.told("present", &id, &serde_json::json!({})).await?,
+        // What the job was is dropped before its event is sent: a client that reads slowly must not keep
+        // its params in memory.
+        if self.as_rows {
+            let row = Row {
+                project: info.project.clone(),
+                id: info.id.clone(),
+                state: info.state,
+                row: pages::row_of(&self.web, &info).map_err(|_| Gone)?,
+            };
+            drop(info);
+            return events.json_with_id("row", id, &row).await;
         }
+        let mut listed = BuildInfo::clone(&info);
+        listed.abridge();
+        let item = IndexItem::written(&listed).map_err(|_| Gone)?;
+        drop((info, listed));
+        events.json_with_id("job", id, &item).await
     }
-    Ok(())
 }
 
 fn removed(project: &str, id: &str) -> NewsRemoved {

@@ -14,13 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::connection::Connection;
-use super::head::Heads;
+use super::head::HeadCounter;
 
 /// Bytes that must move in each [`PERIOD`] that the server waits.
-const LEAST: usize = 64 << 10;
-/// See [`LEAST`].
+const MIN_BYTES: usize = 64 << 10;
+/// See [`MIN_BYTES`].
 const PERIOD: Duration = Duration::from_secs(60);
-/// Bytes that are read at once: less than the room that hyper makes at first, so that its buffer does not
+/// Bytes that are read at once: less than the first size of hyper's buffer, so that the buffer does not
 /// grow with what one client sends quickly, and stay as large for as long as that client is connected.
 const READ_STEP: usize = (8 << 10) - 1;
 
@@ -46,7 +46,7 @@ impl Pace {
             self.waited += now.saturating_duration_since(since);
         }
         self.moved = self.moved.saturating_add(bytes);
-        if self.moved >= LEAST {
+        if self.moved >= MIN_BYTES {
             *self = Pace::default();
         }
     }
@@ -58,7 +58,7 @@ pub(super) struct Paced {
     connection: Connection,
     /// What was read before hyper was there.
     before: Bytes,
-    heads: Heads,
+    heads: HeadCounter,
     pace: Pace,
     /// Wakes the task when the client has been too slow; there from when it first was waited for.
     late: Option<Pin<Box<Sleep>>>,
@@ -66,7 +66,7 @@ pub(super) struct Paced {
 
 impl Paced {
     /// Over `connection`, of which `before` was read already. `heads` counts what is read.
-    pub(super) fn new(connection: Connection, before: Bytes, heads: Heads) -> Paced {
+    pub(super) fn new(connection: Connection, before: Bytes, heads: HeadCounter) -> Paced {
         Paced {
             connection,
             before,
@@ -176,7 +176,7 @@ mod tests {
     use crate::budget::{Budget, Client};
 
     fn paced(connection: Connection) -> Paced {
-        let heads = Heads::new(Arc::default(), Budget::new(0, 0), Client::Local);
+        let heads = HeadCounter::new(Arc::default(), Budget::new(0, 0), Client::Local);
         Paced::new(connection, Bytes::new(), heads)
     }
 
@@ -208,7 +208,7 @@ mod tests {
         // Nor does it count that there was nothing to wait for.
         let later = begun + seconds(5_000);
         assert_eq!(pace.wait(later), later + seconds(10));
-        pace.moved(later + seconds(9), LEAST - 2);
+        pace.moved(later + seconds(9), MIN_BYTES - 2);
         assert_eq!(pace.wait(later), later + seconds(1));
         pace.moved(later, 1);
         // Now it was enough: another minute.
@@ -282,7 +282,7 @@ mod tests {
     async fn what_was_read_before_comes_first() {
         let (server, mut client) = UnixStream::pair().unwrap();
         let connection = Connection::unix(server);
-        let heads = Heads::new(Arc::default(), Budget::new(1 << 20, 0), Client::Proxy);
+        let heads = HeadCounter::new(Arc::default(), Budget::new(1 << 20, 0), Client::Proxy);
         let mut paced = Paced::new(connection, Bytes::from(vec![b'a'; 10_000]), heads);
         client.write_all(b"bc").await.unwrap();
         client.shutdown().await.unwrap();

@@ -1,9 +1,9 @@
-//! A body that gives out one chunk at a time.
+//! A body that sends one chunk at a time.
 //!
 //! hyper takes chunks of a body until its write buffer is full, whether or not the client reads. This body
-//! gives out the next chunk only when the one before was dropped, which is when the kernel has taken it.
-//! One more chunk is read ahead, so that disk and network work at the same time. So a client that reads
-//! nothing costs two chunks and what the stream itself holds.
+//! gives hyper the next chunk only when the one before was dropped, which is when the kernel has taken it. One
+//! more chunk is read ahead, so that disk and network work at the same time. A client that reads nothing costs
+//! two chunks and what the stream itself holds.
 
 use std::io;
 use std::pin::Pin;
@@ -20,11 +20,11 @@ use super::response::{self, Body};
 use crate::budget::Held;
 use crate::pipe;
 
-/// What both chunks take where they are of the size of those of [`pipe`], in bytes.
+/// Bytes of both chunks where they are of the size of those of [`pipe`].
 pub(super) const BYTES: u64 = 2 * pipe::CHUNK as u64;
 
 /// A body of the chunks of `bytes`, of which it keeps one, and the write buffer another. `held` is
-/// what is counted for both: it is dropped when the body is gone and its last chunk was let go.
+/// what is counted for both: it is dropped with the body and its last chunk.
 pub(super) fn one_at_a_time(
     bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     held: Held,
@@ -49,9 +49,9 @@ struct Paced<S: Stream> {
 
 /// What a body and its chunk share.
 struct Turn {
-    /// True while a chunk was given out and was not let go.
+    /// True while hyper has a chunk.
     is_out: AtomicBool,
-    /// Who waits for that.
+    /// The task that waits for that.
     reader: AtomicWaker,
     _held: Held,
 }
@@ -68,7 +68,7 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Paced<S> {
                 return Poll::Ready(None);
             }
         }
-        // Registered before the look, so that a chunk that is let go in between wakes.
+        // Registered before the check, so that a chunk that is dropped in between wakes the task.
         self.turn.reader.register(cx.waker());
         if self.turn.is_out.load(Ordering::Acquire) {
             return Poll::Pending;
@@ -86,7 +86,7 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Paced<S> {
     }
 }
 
-/// A chunk that was given out.
+/// A chunk that hyper has.
 struct Out {
     bytes: Bytes,
     turn: Arc<Turn>,
@@ -138,7 +138,7 @@ mod tests {
             assert!(futures_util::poll!(Box::pin(next(&mut body))).is_pending());
         }
         assert_eq!(made.load(Ordering::Relaxed), 2);
-        // Who waits is woken by the last part that is let go.
+        // The task that waits is woken when the last part is dropped.
         let (second, ()) = tokio::join!(next(&mut body), async { drop(part) });
         let mut got = vec![second.unwrap().unwrap()[0]];
         while let Some(chunk) = next(&mut body).await {

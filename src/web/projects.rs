@@ -3,7 +3,7 @@
 use hyper::StatusCode;
 
 use super::error::ApiError;
-use super::jobs::items;
+use super::jobs::list_items;
 use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
@@ -13,11 +13,11 @@ use crate::build::{Filter, LOG_TAIL};
 use crate::project::ProjectName;
 use crate::scheduler::ImageReport;
 
-/// Builds that are shown with a project.
-const SHOWN: usize = 50;
-/// What the report of a rebuild takes at most: the end of its log, of which JSON may write each byte as
-/// six, and little else.
-const REBUILT: u64 = 6 * LOG_TAIL as u64 + (4 << 10);
+/// Builds that are listed with a project.
+const MAX_BUILDS: usize = 50;
+/// Bytes of the report of a rebuild at most: the end of its log, of which JSON may write each byte as six, and
+/// little else.
+const REPORT_BYTES: u64 = 6 * LOG_TAIL as u64 + (4 << 10);
 
 /// `GET /projects`.
 pub(super) async fn list(web: &Web, request: Request) -> Result<Response, ApiError> {
@@ -38,7 +38,7 @@ pub(super) async fn list(web: &Web, request: Request) -> Result<Response, ApiErr
 }
 
 /// `GET /project/P`.
-pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiError> {
     let project = request.project()?;
     if request.wants_page()? {
         return pages::project(web, &request, &project).await;
@@ -48,7 +48,7 @@ pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiErr
         project: Some(project.clone()),
         ..Filter::default()
     };
-    let (builds, _) = request.reader.list(filter, SHOWN).await?;
+    let (builds, _) = request.reader.list(filter, MAX_BUILDS).await?;
     response::json(
         &request.budget,
         StatusCode::OK,
@@ -59,7 +59,7 @@ pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiErr
                 .into_iter()
                 .map(|(group, id)| (group, id.to_string()))
                 .collect(),
-            builds: items(&builds)?,
+            builds: list_items(&builds)?,
         },
     )
 }
@@ -67,8 +67,8 @@ pub(super) async fn show(web: &Web, request: Request) -> Result<Response, ApiErr
 /// `POST /project/P/rebuild`.
 pub(super) async fn rebuild(web: &Web, request: Request) -> Result<Response, ApiError> {
     let project = request.project()?;
-    // Before the image is made: what became of it must be told.
-    let mut held = request.budget.hold(REBUILT)?;
+    // Before the image is built: the report on it must not be refused afterwards.
+    let mut held = request.budget.hold(REPORT_BYTES)?;
     let report = web.scheduler.rebuild_image(&project).await?;
     let json = serde_json::to_vec(&image_view(&project, report))?;
     held.shrink_to(json.len() as u64);
@@ -76,7 +76,7 @@ pub(super) async fn rebuild(web: &Web, request: Request) -> Result<Response, Api
     Ok(response::of_json(StatusCode::OK, body))
 }
 
-/// The report of an image rebuild as strangers read it.
+/// The report of an image rebuild as clients read it.
 pub fn image_view(project: &ProjectName, report: ImageReport) -> ImageView {
     ImageView {
         project: project.to_string(),

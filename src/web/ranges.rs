@@ -1,4 +1,4 @@
-//! `Range` (RFC 9110 §14): which part of something is asked for.
+//! `Range` (RFC 9110 §14): which part of a representation is requested.
 
 use hyper::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
 use hyper::{HeaderMap, Method, StatusCode};
@@ -6,18 +6,18 @@ use hyper::{HeaderMap, Method, StatusCode};
 use super::conditions;
 use super::response::{self, Response};
 
-/// What a request asks of something that is `length` bytes long.
+/// The part of `length` bytes that a request wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// All of it.
     Whole,
     /// From the first to the last byte, both included.
     Of(u64, u64),
-    /// Nothing that there is.
+    /// Nothing: the range begins after the end.
     Beyond,
 }
 
-/// Which part is asked for of `length` bytes that the strong tag `etag` names.
+/// The part that is requested of `length` bytes that the strong tag `etag` names.
 ///
 /// Ranges are for GET alone (§14.2). What breaks the grammar, other units, and several ranges that
 /// do not come to one are ignored, as §14.2 allows.
@@ -64,7 +64,7 @@ fn of_text(text: &str, length: u64) -> Option<Part> {
     (!is_empty).then_some(found)
 }
 
-/// One range: `None` where it breaks the grammar, `Some(None)` where nothing of it is there.
+/// One range: `None` where it breaks the grammar, `Some(None)` where it begins after the end.
 fn one(spec: &str, length: u64) -> Option<Option<(u64, u64)>> {
     let (first, last) = spec.split_once('-')?;
     if first.is_empty() {
@@ -88,13 +88,13 @@ fn one(spec: &str, length: u64) -> Option<Option<(u64, u64)>> {
     Some(end.map(|end| (first, last.min(end))))
 }
 
-/// Digits; what no number of bytes can reach is as good as the largest.
+/// A number of digits; one that is too large counts as the largest.
 fn number(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// Says of an answer with `count` bytes from `first` on that it is this part of `length` bytes.
+/// Sets the headers of a response with `count` bytes from `first` on, of `length` in all.
 pub(super) fn describe(response: &mut Response, first: u64, count: u64, length: u64) {
     let headers = response.headers_mut();
     headers.insert(CONTENT_LENGTH, count.into());
@@ -106,7 +106,7 @@ pub(super) fn describe(response: &mut Response, first: u64, count: u64, length: 
     }
 }
 
-/// The answer to a range of which nothing is there.
+/// The response to a range that begins after the end.
 pub(super) fn beyond(length: u64) -> Response {
     let mut response = response::text(StatusCode::RANGE_NOT_SATISFIABLE, "");
     response::set(&mut response, CONTENT_RANGE, &format!("bytes */{length}"));

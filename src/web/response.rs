@@ -24,13 +24,13 @@ use super::client_budget::ClientBudget;
 use super::error::{ApiError, MAX_MESSAGE};
 use crate::api::ErrorView;
 
-/// Kept by the reader's own browser at most, and asked for again each time.
+/// Only the client's own browser may store the response, and must revalidate it each time.
 pub(super) const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
-/// What a text depends on that is a page or a part of one.
+/// `Vary` of pages and their parts.
 pub(super) const VARIES: HeaderValue = HeaderValue::from_static("accept, accept-encoding");
 
-/// Bytes of an answer that need not be counted: a connection costs about as much itself, and the number
-/// of connections is bounded. Errors are always answered.
+/// Bytes of a body that need not be counted: a connection itself costs about as much, and the number of
+/// connections is bounded. So errors can always be sent.
 pub(super) const SMALL: usize = 4 << 10;
 // An error with its longest message is small, also as JSON.
 const _: () = assert!(MAX_MESSAGE <= SMALL / 2);
@@ -39,13 +39,13 @@ const _: () = assert!(MAX_MESSAGE <= SMALL / 2);
 pub(super) type Response = hyper::Response<Body>;
 
 /// The body of every response; an error in it ends the connection, so that it never looks whole. It is
-/// made here alone, so that what is held for its reader is counted: [`full`], [`parts`], or a stream that
-/// holds what it costs.
+/// made only here, so that what is held for the client is counted: [`full`], [`parts`], or a stream that counts
+/// its own memory.
 #[derive(Debug)]
 pub(super) struct Body(UnsyncBoxBody<Bytes, io::Error>);
 
 impl Body {
-    /// The same; `held` is dropped when it has been sent, or is given up.
+    /// Drops `held` when the body was sent, or is dropped before.
     pub(super) fn holding(self, held: impl Send + 'static) -> Body {
         let owner = move |error| {
             let _ = &held;
@@ -75,7 +75,7 @@ impl hyper::body::Body for Body {
     }
 }
 
-/// A body that is there, counted until its reader has it.
+/// A body in memory, counted until the client has read it.
 pub(super) fn full(budget: &ClientBudget, bytes: Vec<u8>) -> Result<Body, ApiError> {
     let held = budget.hold(bytes.len() as u64)?;
     // No more than what is counted.
@@ -92,7 +92,7 @@ pub(super) fn fixed(bytes: &'static [u8]) -> Body {
     whole(Bytes::from_static(bytes))
 }
 
-/// A body of bytes that are counted elsewhere, or are there anyhow.
+/// A body of bytes that are counted elsewhere, or not at all.
 fn whole(bytes: Bytes) -> Body {
     Body(
         Full::new(bytes)
@@ -134,12 +134,12 @@ pub(super) fn empty() -> Body {
     Body(Empty::new().map_err(|never| match never {}).boxed_unsync())
 }
 
-/// A body that comes. The stream holds what it costs: [`super::paced`].
+/// A body that is a stream, which counts its own memory: [`super::paced`].
 pub(super) fn streamed(bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
     Body(StreamBody::new(bytes.map_ok(Frame::data).boxed()).boxed_unsync())
 }
 
-/// An answer of one media type.
+/// A response with a body of the type `media`.
 pub(super) fn typed(status: StatusCode, media: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -165,15 +165,15 @@ pub(super) fn small_json(status: StatusCode, value: &impl Serialize) -> Option<R
     Some(of_json(status, small(text)))
 }
 
-/// An answer whose body is JSON.
+/// A response whose body is JSON.
 pub(super) fn of_json(status: StatusCode, body: Body) -> Response {
     let mut response = typed(status, "application/json", body);
     of_now(&mut response);
     response
 }
 
-/// For an answer that is right for this request, and now: no cache gives it to a browser that asks
-/// for a page, or to a client that may not read.
+/// For a response that is valid for this request and now: a cache must not give it to a browser that wants a
+/// page, or to a client that may not read.
 pub(super) fn of_now(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept"));
@@ -292,7 +292,7 @@ fn weighted(headers: &HeaderMap, header: HeaderName) -> impl Iterator<Item = (&s
         })
 }
 
-/// The weight under which a list names `wanted` itself, whatever the letter case; `None`: it does not.
+/// The weight with which a list names `wanted` itself, in any letter case; `None` where it does not.
 fn weight_of(headers: &HeaderMap, header: HeaderName, wanted: &str) -> Option<u16> {
     weighted(headers, header)
         .filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
@@ -311,8 +311,8 @@ pub(super) fn prefers(headers: &HeaderMap, media: &str, other: &str) -> bool {
     weight > 0 && weight >= weight_of(headers, ACCEPT, other).unwrap_or(0)
 }
 
-/// True when JSON may be sent: it is named, or anything is, or nothing is said. What is named most
-/// closely decides (RFC 9110 §12.5.1).
+/// True when JSON may be sent: `Accept` names it or a range that includes it, or is absent. The most specific
+/// element decides (RFC 9110 §12.5.1).
 pub(super) fn takes_json(headers: &HeaderMap) -> bool {
     !headers.contains_key(ACCEPT)
         || ["application/json", "application/*", "*/*"]

@@ -50,11 +50,11 @@ macro_rules! routes {
 /// clients, and what the page that asks for a token is made of.
 static ROUTES: &[Route] = routes! {
     GET    "/"                                READ   => pages::overview,
-    GET    "/static/{name}"                   PUBLIC => embedded::show,
+    GET    "/static/{name}"                   PUBLIC => embedded::get,
     POST   "/jobs"                            BUILD  => jobs::create,
     GET    "/index"                           READ   => jobs::index,
     GET    "/index/"                          READ   => jobs::index,
-    GET    "/job/{project}/{id}"              READ   => jobs::show,
+    GET    "/job/{project}/{id}"              READ   => jobs::get,
     DELETE "/job/{project}/{id}"              ADMIN  => collection::remove,
     POST   "/job/{project}/{id}/cancel"       BUILD  => jobs::cancel,
     PUT    "/job/{project}/{id}/pin"          ADMIN  => collection::pin,
@@ -62,11 +62,11 @@ static ROUTES: &[Route] = routes! {
     POST   "/gc"                              ADMIN  => collection::collect,
     POST   "/queue/pause"                     ADMIN  => queue::pause,
     POST   "/queue/resume"                    ADMIN  => queue::resume,
-    GET    "/log/{project}/{id}"              READ   => logs::show,
-    GET    "/artifacts/{project}/{id}"        READ   => artifacts::all,
-    GET    "/artifacts/{project}/{id}/{*path}" READ  => artifacts::one,
+    GET    "/log/{project}/{id}"              READ   => logs::get,
+    GET    "/artifacts/{project}/{id}"        READ   => artifacts::tar,
+    GET    "/artifacts/{project}/{id}/{*path}" READ  => artifacts::entry,
     GET    "/projects"                        READ   => projects::list,
-    GET    "/project/{project}"               READ   => projects::show,
+    GET    "/project/{project}"               READ   => projects::get,
     POST   "/project/{project}/rebuild"       ADMIN  => projects::rebuild,
     GET    "/status"                          READ   => host::status,
     GET    "/events"                          READ   => news::follow,
@@ -105,7 +105,7 @@ impl Route {
     }
 }
 
-/// What the table says of a request.
+/// What the table has for a request.
 #[derive(Debug, Default)]
 pub(super) struct Match {
     /// The route, where the address takes the method.

@@ -1,4 +1,4 @@
-//! Serving: connections accepted, bounded in number and time, and ended.
+//! The accept loops: connections accepted, bounded in number, and ended.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::accept::{self, After};
+use super::accept::{self, AfterError};
 use super::accept_control::{AcceptCommand, AcceptControl, AcceptRequest};
 use super::caller::Peer;
 use super::connection::Connection;
@@ -24,11 +24,11 @@ use super::serving::{self, Service, Serving};
 use super::state::Web;
 use crate::faults;
 
-/// Without descriptors or memory, accepting is tried again when a connection has ended, and as often as
-/// this: something else may have been let go.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
-/// What is being answered when the daemon ends has this long.
-const GRACE: Duration = Duration::from_secs(5);
+/// Without descriptors or memory, accept is tried again when a connection has ended, and after this time:
+/// something else may have been freed.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// How long responses may take that have begun when the daemon stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A socket that clients connect to.
 #[derive(Debug)]
@@ -39,11 +39,40 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-/// The web.
-#[derive(Clone)]
-struct Open(Arc<Web>);
+impl Listener {
+    /// The next connection and its peer. Where resources are exhausted, it first waits until some may have
+    /// been freed.
+    async fn next(
+        &self,
+        exhausted: Option<&mut watch::Receiver<usize>>,
+    ) -> io::Result<(Connection, Peer)> {
+        if let Some(connections) = exhausted {
+            let _ = tokio::time::timeout(ACCEPT_RETRY_INTERVAL, connections.changed()).await;
+        }
+        loop {
+            match self {
+                Listener::Tcp(listener) => {
+                    let (stream, peer) = listener.accept().await?;
+                    // An error means that the client is gone already.
+                    if let Ok(connection) = Connection::tcp(stream) {
+                        return Ok((connection, Peer::Tcp(peer.ip().to_canonical())));
+                    }
+                }
+                Listener::Unix(listener) => {
+                    let (stream, _) = listener.accept().await?;
+                    let user = stream.peer_cred().ok().map(|peer| peer.uid());
+                    return Ok((Connection::unix(stream), Peer::Unix(user)));
+                }
+            }
+        }
+    }
+}
 
-impl Service for Open {
+/// Answers requests.
+#[derive(Clone)]
+struct Answering(Arc<Web>);
+
+impl Service for Answering {
     fn is_trusted(&self, address: IpAddr) -> bool {
         self.0.access.load().proxies.has(address)
     }
@@ -57,11 +86,11 @@ impl Service for Open {
     }
 }
 
-/// A server that cannot serve, and says why.
+/// Refuses every request with this message.
 #[derive(Clone)]
-struct Closed(&'static str);
+struct Refusing(&'static str);
 
-impl Service for Closed {
+impl Service for Refusing {
     fn is_trusted(&self, _: IpAddr) -> bool {
         false
     }
@@ -76,8 +105,8 @@ impl Service for Closed {
     }
 }
 
-/// Serves until the web's stop, then lets what is being answered end within a grace time. The
-/// accept loops run from the call on.
+/// Serves until `web` is stopped, then gives the responses that have begun some time to end. The accept loops
+/// run from the call on.
 ///
 /// # Errors
 /// When a listener fails for good.
@@ -87,17 +116,23 @@ pub fn serve(listeners: Vec<Listener>, web: Web) -> impl Future<Output = io::Res
         web.accept_control.clone(),
         web.places.clone(),
     );
-    serve_by(listeners, stop, accept_control, places, Open(Arc::new(web)))
+    serve_by(
+        listeners,
+        stop,
+        accept_control,
+        places,
+        Answering(Arc::new(web)),
+    )
 }
 
-/// Tells all clients that come within `patience` that this server cannot serve, and why.
+/// For so long, refuses all requests with the message `why`: this server cannot serve.
 ///
 /// # Errors
 /// When a listener fails for good.
-pub async fn turn_away(
+pub async fn refuse_all(
     listeners: Vec<Listener>,
     why: &'static str,
-    patience: Duration,
+    duration: Duration,
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
     let places = Places::of_process();
@@ -106,10 +141,10 @@ pub async fn turn_away(
         stop.clone(),
         AcceptControl::new(),
         places,
-        Closed(why),
+        Refusing(why),
     );
     let (served, ()) = tokio::join!(serving, async {
-        tokio::time::sleep(patience).await;
+        tokio::time::sleep(duration).await;
         stop.cancel();
     });
     served
@@ -126,22 +161,26 @@ fn serve_by(
     let tasks = TaskTracker::new();
     let mut accepting = tokio::task::JoinSet::new();
     for listener in listeners {
-        let accepting_one = Accepting {
-            entrance: Entrance(listener),
+        let accept_loop = AcceptLoop {
+            listener,
             commands: accept_control.register(),
             accept_control: accept_control.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
             places: places.clone(),
+            service: service.clone(),
         };
-        accepting.spawn(accepting_one.run(service.clone()));
+        accepting.spawn(accept_loop.run());
     }
     async move {
         while let Some(accepted) = accepting.join_next().await {
             accepted.map_err(io::Error::other)??;
         }
         tasks.close();
-        if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("some clients did not take their answer in time");
         }
         Ok(())
@@ -149,20 +188,21 @@ fn serve_by(
 }
 
 /// One accept loop.
-struct Accepting {
-    entrance: Entrance,
+struct AcceptLoop<S> {
+    listener: Listener,
     commands: mpsc::Receiver<AcceptRequest>,
     accept_control: AcceptControl,
     stop: CancellationToken,
     tasks: TaskTracker,
     places: Places,
+    service: S,
 }
 
-impl Accepting {
-    async fn run(mut self, service: impl Service) -> io::Result<()> {
-        let mut is_open = true;
-        // Descriptors or memory are short.
-        let mut is_short = false;
+impl<S: Service> AcceptLoop<S> {
+    async fn run(mut self) -> io::Result<()> {
+        let mut is_paused = false;
+        // Descriptors or memory are exhausted.
+        let mut is_exhausted = false;
         let mut connections = self.accept_control.connections();
         loop {
             let accepted = tokio::select! {
@@ -170,88 +210,62 @@ impl Accepting {
                 Some(request) = self.commands.recv() => {
                     match request.command {
                         AcceptCommand::HealthCheck => {}
-                        AcceptCommand::Pause => is_open = false,
-                        AcceptCommand::Resume => is_open = true,
+                        AcceptCommand::Pause => is_paused = true,
+                        AcceptCommand::Resume => is_paused = false,
                     }
                     // The sender may no longer wait for it.
                     let _ = request.acknowledge.send(());
                     continue;
                 }
-                accepted = self.entrance.next(is_short.then_some(&mut connections)), if is_open => accepted,
+                accepted = self.listener.next(is_exhausted.then_some(&mut connections)), if !is_paused => accepted,
             };
-            let (connection, peer) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => match accept::after(&error) {
-                    After::Next => continue,
-                    After::Room => {
-                        if !std::mem::replace(&mut is_short, true) {
+            match accepted {
+                Ok((connection, peer)) => {
+                    is_exhausted = false;
+                    faults::point("accept");
+                    self.begin(connection, peer);
+                }
+                Err(error) => match accept::after_error(&error) {
+                    AfterError::AcceptNext => {}
+                    AfterError::WaitForResources => {
+                        if !std::mem::replace(&mut is_exhausted, true) {
                             tracing::error!(
                                 error = &error as &dyn std::error::Error,
                                 "could not accept a connection; it is tried again until there is room"
                             );
                         }
                         connections.mark_unchanged();
-                        continue;
                     }
-                    After::Nothing => return Err(error),
+                    AfterError::Stop => return Err(error),
                 },
-            };
-            is_short = false;
-            faults::point("accept");
-            let client = serving::client(&service, peer);
-            let place = self.places.connections.hold(client, 1);
-            let is_refused = place.is_none();
-            let Some(place) = place.or_else(|| self.places.refusals.hold(client, 1)) else {
-                // Neither this loop nor anything else waits for it.
-                serving::refuse_at_once(&connection);
-                continue;
-            };
-            let serving = Serving {
-                is_refused,
-                place,
-                connection,
-                peer,
-                places: self.places.clone(),
-                stop: self.stop.clone(),
-            };
-            let (counted, service) = (self.accept_control.count_connection(), service.clone());
-            self.tasks.spawn(async move {
-                serving.serve(service).await;
-                drop(counted);
-            });
-        }
-    }
-}
-
-/// A listening socket.
-struct Entrance(Listener);
-
-impl Entrance {
-    /// The next connection, and who is at its other end. After a shortage not before something may have
-    /// been let go.
-    async fn next(
-        &self,
-        shortage: Option<&mut watch::Receiver<usize>>,
-    ) -> io::Result<(Connection, Peer)> {
-        if let Some(connections) = shortage {
-            let _ = tokio::time::timeout(ACCEPT_AGAIN, connections.changed()).await;
-        }
-        loop {
-            match &self.0 {
-                Listener::Tcp(listener) => {
-                    let (stream, peer) = listener.accept().await?;
-                    // Otherwise it is gone already.
-                    if let Ok(connection) = Connection::tcp(stream) {
-                        return Ok((connection, Peer::Tcp(peer.ip().to_canonical())));
-                    }
-                }
-                Listener::Unix(listener) => {
-                    let (stream, _) = listener.accept().await?;
-                    let user = stream.peer_cred().ok().map(|peer| peer.uid());
-                    return Ok((Connection::unix(stream), Peer::Unix(user)));
-                }
             }
         }
+    }
+
+    /// Serves a connection in a task of its own, or refuses it.
+    fn begin(&self, connection: Connection, peer: Peer) {
+        let client = serving::client(&self.service, peer);
+        let place = self.places.connections.hold(client, 1);
+        let is_refused = place.is_none();
+        let Some(place) = place.or_else(|| self.places.refusals.hold(client, 1)) else {
+            // Nothing waits for this client.
+            serving::refuse_at_once(&connection);
+            return;
+        };
+        let serving = Serving {
+            is_refused,
+            place,
+            connection,
+            peer,
+            places: self.places.clone(),
+            stop: self.stop.clone(),
+        };
+        let counted = self.accept_control.count_connection();
+        let service = self.service.clone();
+        self.tasks.spawn(async move {
+            serving.serve(service).await;
+            drop(counted);
+        });
     }
 }
 
@@ -259,7 +273,6 @@ impl Entrance {
 mod tests {
     use std::net::SocketAddr;
     use std::path::PathBuf;
-    use std::sync::Mutex;
 
     use hyper::StatusCode;
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -421,7 +434,7 @@ mod tests {
         assert!(answer.contains("\r\nretry-after: "), "{answer}");
         // No client has waited for the end of its patience.
         assert!(*server.accept_control.connections().borrow() >= silent.len());
-        // They are told although they have said nothing, and nothing is kept of them.
+        // They get the response although they have sent nothing, and nothing is kept of them.
         for one in more {
             let answer = ask(one, b"").await;
             let (head, text) = answer.split_once("\r\n\r\n").unwrap();
@@ -478,8 +491,8 @@ mod tests {
     async fn a_client_behind_a_proxy_has_its_share_of_the_places_and_no_more() {
         let server = Server::with(Places::few(16), &["127.0.0.1"]).await;
         let mut held = Vec::new();
-        // A stranger may have what is free, but for the last quarter, in which it has one of sixteen. The
-        // place of the proxy itself becomes its own.
+        // A remote client may have what is free, except for the last quarter, of which it may have one of
+        // sixteen. It takes over the place of the proxy.
         let by = |last: u8| format!("PROXY TCP4 192.0.2.{last} 127.0.0.1 51000 80\r\n");
         let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
         for number in 0..13 {
@@ -527,78 +540,5 @@ mod tests {
         assert!(answers.starts_with("HTTP/1.1 200 "), "{answers}");
         assert!(answers.contains("Tcp(127.0.0.1)HTTP/1.1 503 "), "{answers}");
         server.end().await;
-    }
-
-    /// The server's end of a connection, and the client's.
-    fn pair(places: Places) -> (Serving, UnixStream) {
-        let (stream, client) = UnixStream::pair().unwrap();
-        let place = places.connections.hold(crate::budget::Client::Local, 1);
-        let serving = Serving {
-            connection: Connection::unix(stream),
-            peer: Peer::Unix(None),
-            place: place.unwrap(),
-            is_refused: false,
-            places,
-            stop: CancellationToken::new(),
-        };
-        (serving, client)
-    }
-
-    /// Answers with more than a socket takes, and keeps the request.
-    #[derive(Clone, Default)]
-    struct Large(Arc<Mutex<Option<Request<Incoming>>>>);
-
-    const LARGE: &[u8] = &[b'x'; 1 << 20];
-
-    impl Service for Large {
-        fn is_trusted(&self, _: IpAddr) -> bool {
-            false
-        }
-
-        async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response {
-            *self.0.lock().unwrap() = Some(request);
-            Response::new(response::fixed(LARGE))
-        }
-
-        fn refuse(&self, _: &Request<Incoming>) -> Response {
-            response::no_content()
-        }
-    }
-
-    #[tokio::test]
-    async fn no_refusal_of_a_head_comes_into_an_answer_that_is_under_way() {
-        let places = Places {
-            heads: crate::budget::Budget::new(16 << 10, 0),
-            ..Places::few(1)
-        };
-        let (serving, mut client) = pair(places);
-        let large = Large::default();
-        let serving = tokio::spawn(serving.serve(large.clone()));
-        let first = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n";
-        client.write_all(first).await.unwrap();
-        let mut told = Vec::with_capacity(2 * LARGE.len());
-        client.read_buf(&mut told).await.unwrap();
-        // Before the server has its turn again there is room for what it says, and the end of the body and
-        // the next head are there.
-        while client.try_read_buf(&mut told).is_ok() {}
-        let second = format!("xGET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(30_000));
-        client.try_write(second.as_bytes()).unwrap();
-        // The server may close it before it has read all.
-        let _ = client.read_to_end(&mut told).await;
-        drop(client);
-        serving.await.unwrap();
-        let end = told.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-        let body = &told[end.unwrap() + 4..];
-        let (of_first, refusal) = body.split_at(body.len().min(LARGE.len()));
-        assert!(told.starts_with(b"HTTP/1.1 200 "));
-        assert!(of_first.iter().all(|byte| *byte == b'x'), "it was torn");
-        assert!(refusal.is_empty() || refusal.starts_with(b"HTTP/1.1 503 "));
-    }
-
-    #[tokio::test]
-    async fn a_connection_on_which_nothing_has_come_is_small() {
-        let (serving, _client) = pair(Places::few(1));
-        let bytes = size_of_val(&serving.serve(Naming(&[])));
-        assert!(bytes < 2 << 10, "{bytes} bytes");
     }
 }

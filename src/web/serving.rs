@@ -1,4 +1,4 @@
-//! One connection: begun, served, ended in order.
+//! One connection: begun, served, and ended in order.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,43 +17,44 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::caller::Peer;
-use super::connection::{Connection, Farewell, HalfClosed};
+use super::connection::{Connection, DiscardLimits, HalfClosed};
 use super::error::BUSY_RETRY_AFTER;
 use super::forwarded::{self, Beginning, MAX_PROXY_HEADER};
-use super::head::{Heads, Told};
+use super::head::{HeadCounter, HttpState};
 use super::pace::Paced;
 use super::places::{NO_PLACE, Places};
 use super::response::Response;
 use crate::budget::{Client, Held};
 
-/// A request's headers must be here by then, and the next one on a connection kept alive.
-const HEADER_PATIENCE: Duration = Duration::from_secs(30);
-/// The same where there is no place for it.
-const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
-/// Bytes of a request's head that are read: a target or headers that are too long, but not by far, are
-/// refused by [`routes`], which tells which it was; past this hyper says 431. It also bounds what is
-/// read ahead and what waits to be written.
+/// How long a client may take to send the head of a request, also of the next one on its connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client for which there is no place may take to send the head of its request.
+const REFUSED_HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of a head that are read. A target or headers that are only a little too long are refused with a
+/// message that says which of them it was; for longer heads hyper sends 431. It also bounds what is read ahead
+/// and what waits to be written.
 const MAX_BUFFER: usize = 128 << 10;
-/// What a client that is answered before all of its request was read still sends: the largest request,
-/// over a slow line.
-const FAREWELL: Farewell = Farewell {
-    quiet: Duration::from_secs(2),
-    longest: Duration::from_secs(30),
+/// For a client that gets its response before all of its request was read: enough for the largest request over
+/// a slow line.
+const DISCARD: DiscardLimits = DiscardLimits {
+    idle: Duration::from_secs(2),
+    total: Duration::from_secs(30),
     bytes: 32 << 20,
 };
-/// The same where others wait for the room; its quiet time is all that there is when the daemon ends.
-const SHORT_FAREWELL: Farewell = Farewell {
-    quiet: Duration::from_secs(1),
-    longest: Duration::from_secs(3),
+/// For a client that was refused, whose place others wait for. Its idle time is also all that remains when the
+/// daemon stops.
+const REFUSED_DISCARD: DiscardLimits = DiscardLimits {
+    idle: Duration::from_secs(1),
+    total: Duration::from_secs(3),
     bytes: 32 << 20,
 };
-/// A client that was accepted when the daemon ends has this long to say what it wants.
-const FIRST_REQUEST: Duration = Duration::from_secs(1);
+/// How long a client that was accepted before the daemon stops has to send its first request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// The message of the 503 to a client with large headers.
 const TOO_MANY_LARGE_HEADERS: &str =
     "too many requests with large headers at once; try again later";
 
-/// What answers the requests of one server.
+/// Answers the requests of one server.
 pub(super) trait Service: Clone + Send + Sync + 'static {
     /// True for the address of a proxy that is trusted to name its clients.
     fn is_trusted(&self, address: IpAddr) -> bool;
@@ -65,7 +66,7 @@ pub(super) trait Service: Clone + Send + Sync + 'static {
         peer: Peer,
     ) -> impl Future<Output = Response> + Send;
 
-    /// Answers a request for which there is no place.
+    /// The response to a request for which there is no place.
     fn refuse(&self, request: &Request<Incoming>) -> Response;
 }
 
@@ -73,7 +74,7 @@ pub(super) trait Service: Clone + Send + Sync + 'static {
 pub(super) struct Serving {
     pub(super) connection: Connection,
     pub(super) peer: Peer,
-    /// A place for a connection, or for one that is refused.
+    /// Its place among the connections, or among those that are refused.
     pub(super) place: Held,
     pub(super) is_refused: bool,
     pub(super) places: Places,
@@ -83,23 +84,19 @@ pub(super) struct Serving {
 impl Serving {
     /// Serves until the client or the server ends the connection.
     pub(super) async fn serve(mut self, service: impl Service) {
-        let patience = match self.is_refused {
-            true => REFUSED_PATIENCE,
-            false => HEADER_PATIENCE,
-        };
         let begun = tokio::select! {
             biased;
-            begun = tokio::time::timeout(patience, self.begin(&service)) => begun,
-            // A client that was accepted is answered: its first request may be on its way.
+            begun = tokio::time::timeout(self.header_timeout(), self.begin(&service)) => begun,
+            // A client that was accepted gets a response: its first request may be on its way.
             () = async {
                 self.stop.cancelled().await;
-                tokio::time::sleep(FIRST_REQUEST).await;
+                tokio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
             } => return,
         };
-        // Otherwise it has sent nothing in time, or is gone.
+        // Otherwise the client has sent nothing in time, or is gone.
         if let Ok(Ok((before, named))) = begun {
             if let Some(address) = named
-                && !self.speaks_for(address, &service)
+                && !self.assign_to(address, &service)
             {
                 return refuse_at_once(&self.connection);
             }
@@ -108,8 +105,8 @@ impl Serving {
         }
     }
 
-    /// Waits until something comes, and reads whom a trusted proxy speaks for. Returns what was read
-    /// besides.
+    /// Waits until something arrives. Of a trusted proxy it reads the client that the proxy names. Returns what
+    /// was read besides, and that client.
     async fn begin(&self, service: &impl Service) -> io::Result<(Bytes, Option<IpAddr>)> {
         let is_proxy = matches!(self.peer, Peer::Tcp(address) if service.is_trusted(address));
         let mut read = Vec::new();
@@ -134,15 +131,15 @@ impl Serving {
         }
     }
 
-    /// The client at `address` is behind this connection, and has its place from now on. False where the
-    /// client has no place, and none to be refused with patience.
-    fn speaks_for(&mut self, address: IpAddr, service: &impl Service) -> bool {
+    /// From now on the place of this connection belongs to the client at `address`. False where the client can
+    /// get no place, not even among the connections that are refused.
+    fn assign_to(&mut self, address: IpAddr, service: &impl Service) -> bool {
         self.peer = Peer::Tcp(address);
         if service.is_trusted(address) {
             return true;
         }
         let client = Client::of(address);
-        // In one step, so that it needs no second place while it has its first.
+        // In one step, so that it never needs two places.
         let is_passed = self.place.pass_to(client);
         if is_passed || self.is_refused {
             return is_passed;
@@ -152,102 +149,115 @@ impl Serving {
         refusal.map(|refusal| self.place = refusal).is_some()
     }
 
-    /// Reads requests and answers them.
+    /// Reads requests and answers them, and ends the connection in order.
     async fn talk(self, before: Bytes, service: impl Service) {
-        let (connection, peer, is_refused) = (&self.connection, self.peer, self.is_refused);
-        let told = Arc::new(Told::default());
-        let ended = {
-            let (asked, half_closed) = (CancellationToken::new(), HalfClosed::default());
-            let heads = self.places.heads.clone();
-            let heads = Heads::new(told.clone(), heads, client(&service, peer));
-            let paced = Paced::new(connection.clone(), before, heads);
-            let (asking, closed, telling) = (asked.clone(), half_closed.clone(), told.clone());
-            let answering = service_fn(move |mut request: Request<Incoming>| {
-                asking.cancel();
-                let is_length_known = telling.asked(&request);
-                request.extensions_mut().insert(closed.clone());
-                let (service, giving) = (service.clone(), telling.clone().giving());
-                // On the heap only while there is something to answer.
-                Box::pin(async move {
-                    let mut response = match is_refused {
-                        true => service.refuse(&request),
-                        false => service.answer(request, peer).await,
-                    };
-                    if !is_length_known {
-                        let close = HeaderValue::from_static("close");
-                        response.headers_mut().insert(CONNECTION, close);
-                    }
-                    Ok::<_, Infallible>(response.map(|body| body.holding(giving)))
-                })
-            });
-            let served = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .half_close(true)
-                .keep_alive(!is_refused)
-                .header_read_timeout(match is_refused {
-                    true => REFUSED_PATIENCE,
-                    false => HEADER_PATIENCE,
-                })
-                .max_buf_size(MAX_BUFFER)
-                .serve_connection(TokioIo::new(paced), answering);
-            let gone = async {
-                connection.gone(&half_closed.0).await;
-                // What it has sent before it left is read all the same.
-                asked.cancelled().await;
-            };
-            self.until_end(pin!(served), pin!(gone), &asked).await
-        };
-        let Some(served) = ended else {
+        let state = Arc::new(HttpState::default());
+        let Some(served) = self.exchange(before, service, &state).await else {
             return;
         };
-        if told.is_refused() && !told.is_answering() {
-            // hyper has read a part of a head, and answers nothing before the rest.
-            connection.send_at_once(busy(TOO_MANY_LARGE_HEADERS).as_bytes());
+        if state.is_head_refused() && !state.is_response_incomplete() {
+            // hyper has read a part of a head, and sends no response before it has the rest.
+            self.connection
+                .send_at_once(busy(TOO_MANY_LARGE_HEADERS).as_bytes());
         }
-        if served.is_err() || told.had_body() || is_refused {
-            let ending = async {
+        if served.is_err() || state.had_body() || self.is_refused {
+            let stopping = async {
                 self.stop.cancelled().await;
-                tokio::time::sleep(SHORT_FAREWELL.quiet).await;
+                tokio::time::sleep(REFUSED_DISCARD.idle).await;
             };
-            let farewell = match is_refused {
-                true => SHORT_FAREWELL,
-                false => FAREWELL,
+            let limits = match self.is_refused {
+                true => REFUSED_DISCARD,
+                false => DISCARD,
             };
             tokio::select! {
-                () = connection.discard(farewell) => {}
-                () = ending => {}
+                () = self.connection.discard(limits) => {}
+                () = stopping => {}
             }
         }
     }
 
-    /// How serving ended; `None` where the client was gone before.
+    /// Reads requests and answers them. Returns how that ended; `None` where the client was gone before.
+    async fn exchange(
+        &self,
+        before: Bytes,
+        service: impl Service,
+        state: &Arc<HttpState>,
+    ) -> Option<hyper::Result<()>> {
+        let (peer, is_refused) = (self.peer, self.is_refused);
+        let (received, half_closed) = (CancellationToken::new(), HalfClosed::default());
+        let heads = self.places.heads.clone();
+        let heads = HeadCounter::new(state.clone(), heads, client(&service, peer));
+        let paced = Paced::new(self.connection.clone(), before, heads);
+        let (first, closed, state) = (received.clone(), half_closed.clone(), state.clone());
+        let answering = service_fn(move |mut request: Request<Incoming>| {
+            first.cancel();
+            let is_length_known = state.request_received(&request);
+            request.extensions_mut().insert(closed.clone());
+            let (service, guard) = (service.clone(), state.clone().response_guard());
+            // On the heap only while there is something to answer.
+            Box::pin(async move {
+                let mut response = match is_refused {
+                    true => service.refuse(&request),
+                    false => service.answer(request, peer).await,
+                };
+                if !is_length_known {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response.map(|body| body.holding(guard)))
+            })
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .half_close(true)
+            .keep_alive(!is_refused)
+            .header_read_timeout(self.header_timeout())
+            .max_buf_size(MAX_BUFFER)
+            .serve_connection(TokioIo::new(paced), answering);
+        let gone = async {
+            self.connection.gone(&half_closed.0).await;
+            // The request that the client sent before it left is read all the same.
+            received.cancelled().await;
+        };
+        self.until_end(pin!(served), pin!(gone), &received).await
+    }
+
+    /// How long the head of a request may take.
+    fn header_timeout(&self) -> Duration {
+        match self.is_refused {
+            true => REFUSED_HEADER_TIMEOUT,
+            false => HEADER_TIMEOUT,
+        }
+    }
+
+    /// Returns how serving ended; `None` where the client was gone before.
     async fn until_end<S, B>(
         &self,
         mut served: Pin<&mut http1::Connection<TokioIo<Paced>, S>>,
         mut gone: Pin<&mut impl Future<Output = ()>>,
-        asked: &CancellationToken,
+        received: &CancellationToken,
     ) -> Option<hyper::Result<()>>
     where
         S: hyper::service::HttpService<Incoming, ResBody = B, Error = Infallible>,
         B: hyper::body::Body<Error = io::Error> + 'static,
     {
         tokio::select! {
-            // First, so that the handler learns that a client has left before clients that came after
-            // that are answered.
+            // It comes first, so that a handler learns that its client is gone before clients that came later
+            // get responses.
             biased;
             () = gone.as_mut() => return None,
-            // Where the client breaks off, nothing is to be done.
+            // Where the client disconnects, nothing is to be done.
             served = served.as_mut() => return Some(served),
             () = self.stop.cancelled() => {}
         }
-        // A client that was accepted is answered: its first request may be on its way, and hyper would
-        // close a connection on which nothing has come yet.
+        // A client that was accepted gets a response: its first request may be on its way, and hyper would
+        // close a connection on which nothing has arrived yet.
         tokio::select! {
             biased;
             () = gone.as_mut() => return None,
             served = served.as_mut() => return Some(served),
-            () = asked.cancelled() => {}
-            () = tokio::time::sleep(FIRST_REQUEST) => {}
+            () = received.cancelled() => {}
+            () = tokio::time::sleep(FIRST_REQUEST_TIMEOUT) => {}
         }
         served.as_mut().graceful_shutdown();
         tokio::select! {
@@ -258,14 +268,14 @@ impl Serving {
     }
 }
 
-/// Tells a client that there is no place, without waiting until it asks or has read that: what it sends
-/// meanwhile may make its kernel discard the answer.
+/// Sends a client the 503 without waiting until it has sent a request or read the response. What it sends
+/// meanwhile may make its kernel discard the response.
 pub(super) fn refuse_at_once(connection: &Connection) {
     connection.discard_at_once();
     connection.send_at_once(busy(NO_PLACE).as_bytes());
 }
 
-/// A whole answer, for where hyper gives none.
+/// A complete response, where hyper sends none.
 fn busy(sentence: &str) -> String {
     let length = sentence.len() + 1;
     format!(
@@ -274,10 +284,94 @@ fn busy(sentence: &str) -> String {
     )
 }
 
-/// For whom a connection of `peer` is counted.
+/// The client for which a connection of `peer` is counted.
 pub(super) fn client(service: &impl Service, peer: Peer) -> Client {
     match peer {
         Peer::Tcp(address) if service.is_trusted(address) => Client::Proxy,
         peer => peer.client(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::web::response;
+
+    /// The server's end of a connection, and the client's.
+    fn pair(places: Places) -> (Serving, UnixStream) {
+        let (stream, client) = UnixStream::pair().unwrap();
+        let place = places.connections.hold(crate::budget::Client::Local, 1);
+        let serving = Serving {
+            connection: Connection::unix(stream),
+            peer: Peer::Unix(None),
+            place: place.unwrap(),
+            is_refused: false,
+            places,
+            stop: CancellationToken::new(),
+        };
+        (serving, client)
+    }
+
+    /// Answers with more than a socket takes, and keeps the request.
+    #[derive(Clone, Default)]
+    struct Large(Arc<Mutex<Option<Request<Incoming>>>>);
+
+    const LARGE: &[u8] = &[b'x'; 1 << 20];
+
+    impl Service for Large {
+        fn is_trusted(&self, _: IpAddr) -> bool {
+            false
+        }
+
+        async fn answer(&self, request: Request<Incoming>, _: Peer) -> Response {
+            *self.0.lock().unwrap() = Some(request);
+            Response::new(response::fixed(LARGE))
+        }
+
+        fn refuse(&self, _: &Request<Incoming>) -> Response {
+            response::no_content()
+        }
+    }
+
+    #[tokio::test]
+    async fn no_refusal_of_a_head_comes_into_an_answer_that_is_under_way() {
+        let places = Places {
+            heads: crate::budget::Budget::new(16 << 10, 0),
+            ..Places::few(1)
+        };
+        let (serving, mut client) = pair(places);
+        let large = Large::default();
+        let serving = tokio::spawn(serving.serve(large.clone()));
+        let first = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n";
+        client.write_all(first).await.unwrap();
+        let mut told = Vec::with_capacity(2 * LARGE.len());
+        client.read_buf(&mut told).await.unwrap();
+        // Before the server runs again, its socket can be written, and the end of the body and the next head
+        // have arrived.
+        while client.try_read_buf(&mut told).is_ok() {}
+        let second = format!("xGET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(30_000));
+        client.try_write(second.as_bytes()).unwrap();
+        // The server may close it before it has read all.
+        let _ = client.read_to_end(&mut told).await;
+        drop(client);
+        serving.await.unwrap();
+        let end = told.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let body = &told[end.unwrap() + 4..];
+        let (of_first, refusal) = body.split_at(body.len().min(LARGE.len()));
+        assert!(told.starts_with(b"HTTP/1.1 200 "));
+        assert!(of_first.iter().all(|byte| *byte == b'x'), "it was torn");
+        assert!(refusal.is_empty() || refusal.starts_with(b"HTTP/1.1 503 "));
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_nothing_has_come_is_small() {
+        let (serving, _client) = pair(Places::few(1));
+        let bytes = size_of_val(&serving.serve(Large::default()));
+        assert!(bytes < 2 << 10, "{bytes} bytes");
     }
 }

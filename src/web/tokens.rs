@@ -1,4 +1,4 @@
-//! The tokens file: who may do what over TCP.
+//! The tokens file: what each token allows over TCP.
 //!
 //! One line each: `NAME SCOPE[,SCOPE] sha256:HEX`. The file holds hashes, so reading it gives
 //! no right. It is read again when it has changed, so a new token works at once.
@@ -52,7 +52,7 @@ impl fmt::Display for Scope {
 /// One line of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Whose it is.
+    /// The name of its owner.
     pub name: String,
     /// What it allows.
     pub scopes: Vec<Scope>,
@@ -77,7 +77,7 @@ impl Token {
     fn allows(&self, wanted: Scope) -> bool {
         self.scopes.iter().any(|scope| match scope {
             Scope::Admin => true,
-            // Who may build may see what is built.
+            // A client that may build may see what is built.
             Scope::Build => wanted != Scope::Admin,
             Scope::Read => wanted == Scope::Read,
         })
@@ -147,13 +147,13 @@ pub enum TokensError {
 
 type Stamp = (u64, u64, i64, i64);
 
-/// The file, and what it said when it was read last.
+/// The file, and its content when it was read last.
 #[derive(Debug)]
 pub struct TokensFile {
     path: PathBuf,
     /// Std, held for a comparison of stamps.
     read: Mutex<(Stamp, Arc<[Token]>)>,
-    /// Of those who look at it for a request.
+    /// Threads that check it for requests.
     pub(super) turns: Turns,
 }
 
@@ -177,10 +177,10 @@ impl TokensFile {
         })
     }
 
-    /// The tokens as the file says now. Blocks.
+    /// The tokens that are in the file now. Blocks.
     ///
     /// # Errors
-    /// As [`TokensFile::open`]: a file that was broken meanwhile lets no client in.
+    /// Names the file and the line. A file that was broken meanwhile lets no client in.
     pub fn current(&self) -> Result<Arc<[Token]>, TokensError> {
         let stamp = stamp(&self.path)?;
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,8 +191,7 @@ impl TokensFile {
     }
 }
 
-/// The token that `secret` is, if it is one that allows `wanted`; `None` for the rest. What is
-/// compared are hashes, in constant time.
+/// The token whose secret is `secret`. Hashes are compared, in constant time.
 pub(super) fn find<'a>(tokens: &'a [Token], secret: &str) -> Option<&'a Token> {
     let hash: [u8; 32] = Sha256::digest(secret).into();
     tokens.iter().find(|token| token.hash.ct_eq(&hash).into())
@@ -248,7 +247,7 @@ mod tests {
         assert!(may("ci", Scope::Build) && may("ci", Scope::Read) && !may("ci", Scope::Admin));
         assert!(may("eye", Scope::Read) && !may("eye", Scope::Build));
         assert!(may("root", Scope::Admin) && may("root", Scope::Build));
-        assert!(!may("nobody", Scope::Read));
+        assert!(!may("unknown", Scope::Read));
     }
 
     #[test]

@@ -18,13 +18,13 @@ use crate::web::error::ApiError;
 use crate::web::format;
 use crate::web::response::Response;
 
-/// Letters of a name or of a link's target that are shown: more than one that means something has.
-const LETTERS: usize = 300;
+/// Characters of a name or of a link's target that are shown: more than meaningful names have.
+const MAX_NAME: usize = 300;
 /// Bytes of addresses and names in a page. Names that a container makes up are written out many times
 /// longer than they are; what does not fit is counted.
 const MAX_BYTES: usize = 1 << 20;
-/// Directories on the way that are named: more than anybody nests by hand. Each has the whole way to
-/// itself in its address.
+/// Parent directories that are linked: more than people nest by hand. The address of each contains all those
+/// above it.
 const MAX_STEPS: usize = 24;
 /// What a file name keeps in an address.
 pub(in crate::web) const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
@@ -160,7 +160,7 @@ enum Kind {
 }
 
 /// What is in the directory at `path` of a build's artifacts.
-pub(in crate::web) fn show(
+pub(in crate::web) fn render(
     budget: &ClientBudget,
     headers: &HeaderMap,
     project: &ProjectName,
@@ -239,7 +239,7 @@ fn escaped(text: &str) -> usize {
 }
 
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(LETTERS) {
+    match text.char_indices().nth(MAX_NAME) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
     }
@@ -260,7 +260,7 @@ mod tests {
         let id: JobId = "ab".repeat(32).parse().unwrap();
         let project = "p".parse().unwrap();
         let budget = ClientBudget::new(Budget::new(16 << 20, 0), Client::Local);
-        let answer = show(&budget, &HeaderMap::new(), &project, id, path, entries).unwrap();
+        let answer = render(&budget, &HeaderMap::new(), &project, id, path, entries).unwrap();
         let body = answer.into_body().collect().await.unwrap();
         String::from_utf8(body.to_bytes().to_vec()).unwrap()
     }

@@ -1,4 +1,4 @@
-//! One artifact as a page: a text with its lines, a picture, or what there is to say about the rest.
+//! One artifact as a page: a text with its lines, a picture, or facts about any other file.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +19,7 @@ use crate::web::response::Response;
 /// Bytes of a text that a page shows: some thousand lines, and a page that no browser minds.
 pub(in crate::web) const SHOWN: u64 = 256 << 10;
 /// Lines of them: each is an element of the page.
-const LINES: usize = 10_000;
+const MAX_LINES: usize = 10_000;
 
 #[derive(Template)]
 #[template(path = "file.html")]
@@ -53,7 +53,7 @@ pub(in crate::web) struct File<'a> {
 }
 
 /// The file at `path` of a build's artifacts.
-pub(in crate::web) fn show(
+pub(in crate::web) fn render(
     budget: &ClientBudget,
     headers: &HeaderMap,
     project: &ProjectName,
@@ -117,9 +117,9 @@ fn text(head: &[u8], length: u64) -> Option<(Vec<String>, Option<String>)> {
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = text.lines();
-    let shown: Vec<String> = lines.by_ref().take(LINES).map(line).collect();
+    let shown: Vec<String> = lines.by_ref().take(MAX_LINES).map(line).collect();
     let cut = if lines.next().is_some() {
-        Some(format!("first {LINES} lines"))
+        Some(format!("first {MAX_LINES} lines"))
     } else {
         (!is_whole).then(|| format!("first {}", format::bytes(head.len() as u64)))
     };
@@ -160,12 +160,12 @@ mod tests {
             (lines, cut.unwrap()),
             (vec!["ab".to_owned()], "first 3 B".to_owned())
         );
-        let (lines, cut) = all(&"\n".repeat(LINES + 1)).unwrap();
+        let (lines, cut) = all(&"\n".repeat(MAX_LINES + 1)).unwrap();
         assert_eq!(
             (lines.len(), cut.unwrap()),
-            (LINES, "first 10000 lines".to_owned())
+            (MAX_LINES, "first 10000 lines".to_owned())
         );
-        assert!(all(&"\n".repeat(LINES)).unwrap().1.is_none());
+        assert!(all(&"\n".repeat(MAX_LINES)).unwrap().1.is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `GET /status` for people: what the host is doing, and what there is room for.
+//! `GET /status` as a page: what the server is doing, and how much of the disk is free.
 
 use askama::Template;
 
@@ -10,7 +10,7 @@ use super::super::state::Web;
 use super::page::page;
 use crate::scheduler::HostReport;
 
-/// Past so many days it need not be told.
+/// A disk that lasts longer, in days, needs no forecast.
 const FAR: u64 = 3_650;
 
 #[derive(Template)]
@@ -54,7 +54,7 @@ pub(in crate::web) async fn host(web: &Web, request: &Request) -> Result<Respons
     )
 }
 
-/// When the disk is full at this pace.
+/// When the disk will be full if it goes on like this.
 fn forecast(free: u64, per_day: u64) -> String {
     match free.checked_div(per_day) {
         None => "does not grow".to_owned(),

@@ -1,4 +1,4 @@
-//! `GET /job/P/ID` for people: a build as it is or was.
+//! `GET /job/P/ID` as a page: a build, queued, running or ended.
 
 use askama::Template;
 use jiff::Timestamp;
@@ -24,9 +24,9 @@ const MAX_OPEN: usize = 120;
 /// Bytes of all values that the page shows.
 const MAX_VALUES: usize = 64 << 10;
 
-/// What is held while the page is made: the ends of two logs of the build and of a rebuild beside it, and
-/// the values that are shown.
-pub(in crate::web) const JOB: u64 = 320 << 10;
+/// Bytes that are held while the page is made: the ends of two logs of the build and of a failed rebuild, and the
+/// values that are shown.
+pub(in crate::web) const JOB_BYTES: u64 = 320 << 10;
 
 #[derive(Template)]
 #[template(path = "job.html")]
@@ -42,7 +42,7 @@ struct Job<'a> {
     times: Vec<(&'static str, String, String)>,
     took: String,
     /// How it began.
-    kind: String,
+    kind: &'static str,
     base: Option<(String, String)>,
     timeline: Vec<Segment>,
     live: Option<Progress>,
@@ -58,7 +58,7 @@ struct Job<'a> {
 
 struct Rebuild {
     ended: String,
-    /// For `datetime`, and for who has no modules.
+    /// For `datetime`, and for browsers that run no scripts.
     at: (String, String),
     error: Option<String>,
     stderr: String,
@@ -93,7 +93,7 @@ enum Value {
     Long(String, String, bool),
 }
 
-/// The page of `info`, for which [`JOB`] is held. `turn` is that of its record.
+/// The page of `info`, for which [`JOB_BYTES`] are held. `turn` is that of its record.
 pub(in crate::web) async fn job(
     web: &Web,
     request: &Request,
@@ -101,8 +101,8 @@ pub(in crate::web) async fn job(
     _held: Held,
     turn: Option<Turn>,
 ) -> Result<Response, ApiError> {
-    // Nothing large is held while others have to be waited for, not the turn either: a rebuild is read
-    // in another.
+    // Nothing large is kept while the next reads wait for their turn, and not the turn either: the rebuild is
+    // read in another.
     let params = params(&info);
     info.params.clear();
     drop(turn);
@@ -116,23 +116,12 @@ pub(in crate::web) async fn job(
             is_log_gone = matches!(found, Err(Error::NoLog(..)));
         }
     }
-    let time = |name, time: Timestamp| (name, format::stamp(time), format::utc(time));
-    let times = [
-        info.queued_at.map(|at| time("Asked for", at)),
-        Some(time("Started", info.started_at)),
-        info.finished_at.map(|at| time("Ended", at)),
-    ];
     page(
         &request.budget,
         request.headers(),
         &Job {
             word: word(&info),
-            icon: match (info.phase, info.outcome) {
-                (Some(_), _) => "running",
-                (None, Some(Outcome::Succeeded)) => "good",
-                (None, Some(Outcome::Cancelled)) => "idle",
-                _ => "bad",
-            },
+            icon: icon(&info),
             short: short(&info.id),
             group: format::visible(&info.group),
             error: info.err.as_deref().map(format::visible),
@@ -143,14 +132,13 @@ pub(in crate::web) async fn job(
                 )
             }),
             asked_by: info.asked_by.as_deref().map(format::visible),
-            times: times.into_iter().flatten().collect(),
+            times: times(&info),
             took: format::span_of(info.duration),
             kind: match (info.incremental, info.phases.snapshot) {
                 (true, _) => "incremental",
                 (false, Some(_)) => "cold",
                 (false, None) => "",
-            }
-            .to_owned(),
+            },
             base: info.base.as_ref().map(|base| (base.clone(), short(base))),
             timeline: timeline(&info, Timestamp::now()),
             live: info
@@ -168,6 +156,28 @@ pub(in crate::web) async fn job(
             info: &info,
         },
     )
+}
+
+fn icon(info: &BuildInfo) -> &'static str {
+    match (info.phase, info.outcome) {
+        (Some(_), _) => "running",
+        (None, Some(Outcome::Succeeded)) => "good",
+        (None, Some(Outcome::Cancelled)) => "idle",
+        _ => "bad",
+    }
+}
+
+/// What happened when: a label, and the time for `datetime` and for people.
+fn times(info: &BuildInfo) -> Vec<(&'static str, String, String)> {
+    let times = [
+        ("Asked for", info.queued_at),
+        ("Started", Some(info.started_at)),
+        ("Ended", info.finished_at),
+    ];
+    times
+        .into_iter()
+        .filter_map(|(label, time)| Some((label, format::stamp(time?), format::utc(time?))))
+        .collect()
 }
 
 fn params(info: &BuildInfo) -> Vec<Param> {

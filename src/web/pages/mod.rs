@@ -17,7 +17,7 @@ pub(super) mod signin;
 mod timeline;
 
 pub(super) use host::host;
-pub(super) use job::{JOB, job};
+pub(super) use job::{JOB_BYTES, job};
 pub(super) use overview::overview;
 pub(super) use project::{project, projects};
 pub(super) use row::row_of;

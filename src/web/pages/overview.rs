@@ -1,4 +1,4 @@
-//! `GET /`: what is being built now, and what was lately.
+//! `GET /`: the builds that are queued or running, and the latest that have ended.
 
 use askama::Template;
 use jiff::Timestamp;
@@ -10,12 +10,12 @@ use super::super::state::Web;
 use super::super::{filter, format};
 use super::page::page;
 use super::row::row_of;
-use crate::build::{BuildInfo, Filter, Outcome, Phase, State};
+use crate::build::{BuildInfo, Filter, Listing, Outcome, Phase, State};
 
-/// Builds that are over, on one page: the first paint stays small.
+/// Builds that have ended on one page, which keeps the page small.
 const SHOWN: usize = 50;
 /// Builds under way that are shown; a backlog can be longer.
-const MOST_LIVE: usize = 100;
+const MAX_LIVE: usize = 100;
 
 #[derive(Template)]
 #[template(path = "overview.html")]
@@ -42,13 +42,13 @@ struct Overview<'a> {
     recent: Vec<String>,
 }
 
-/// The page, of what the address asks for.
+/// The page of the builds that the query selects.
 pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Response, ApiError> {
     // A form sends its empty fields, too; here they mean nothing.
     let choice = request.query.clone().without_empty();
     let filter = filter::filter(&choice)?;
     let is_first = filter.before.is_none();
-    // Before the look: what ends from now on the stream tells.
+    // Before the builds are read: the stream of events reports those that end from now on.
     let since = format::stamp(Timestamp::now());
     let live = live(web, &filter).await;
     let ready = Filter {
@@ -61,23 +61,14 @@ pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Resp
         _ => request.reader.list(ready, SHOWN).await?,
     };
     let query = filter::query(&choice).finish();
-    let address = |more: &str| match (query.as_str(), more) {
-        ("", "") => "/".to_owned(),
-        (query, "") => format!("/?{query}"),
-        ("", more) => format!("/?{more}"),
-        (query, more) => format!("/?{query}&{more}"),
-    };
     let older = next.map(|place| {
         let mut before = form_urlencoded::Serializer::new(String::new());
-        address(&before.append_pair("before", &place.to_string()).finish())
+        let before = before.append_pair("before", &place.to_string()).finish();
+        address("/", [&query, &before])
     });
     let activity = web.scheduler.activity().borrow().clone();
     let names = request.reader.projects().await?;
     let value = |name| choice.get(name).unwrap_or_default();
-    let is_red = recent.first().is_some_and(|newest| {
-        let outcome = newest.info().outcome;
-        !matches!(outcome, Some(Outcome::Succeeded | Outcome::Cancelled))
-    });
     let rows = |infos: &mut dyn Iterator<Item = &BuildInfo>| -> Result<Vec<String>, ApiError> {
         infos.map(|info| row_of(web, info)).collect()
     };
@@ -89,12 +80,7 @@ pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Resp
                 "" => "Builds".to_owned(),
                 project => format!("Builds of {project}"),
             },
-            icon: match (live.is_empty(), recent.is_empty(), is_red) {
-                (false, ..) => "running",
-                (true, true, _) => "idle",
-                (true, false, true) => "bad",
-                (true, false, false) => "good",
-            },
+            icon: icon(!live.is_empty(), recent.first()),
             is_paused: activity.paused,
             is_engine_away: activity.engine_away,
             load: format!(
@@ -112,19 +98,35 @@ pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Resp
                 .map(|(name, ..)| name.to_string())
                 .collect(),
             is_filtered: !query.is_empty(),
-            events: match query.as_str() {
-                "" => "/events?rows".to_owned(),
-                query => format!("/events?rows&{query}"),
-            },
+            events: address("/events", ["rows", &query]),
             since,
             is_first,
-            first: address(""),
+            first: address("/", [&query, ""]),
             older,
             most: SHOWN,
             live: rows(&mut live.iter().map(|info| &**info))?,
             recent: rows(&mut recent.iter().map(|listing| listing.info()))?,
         },
     )
+}
+
+/// `path` with the parts of a query that are not empty.
+fn address(path: &str, query: [&str; 2]) -> String {
+    let parts: Vec<&str> = query.into_iter().filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        [] => path.to_owned(),
+        parts => format!("{path}?{}", parts.join("&")),
+    }
+}
+
+/// The name of the page's icon: the state of the builds.
+fn icon(is_running: bool, newest: Option<&Listing>) -> &'static str {
+    match newest.map(|newest| newest.info().outcome) {
+        _ if is_running => "running",
+        None => "idle",
+        Some(Some(Outcome::Succeeded | Outcome::Cancelled)) => "good",
+        Some(_) => "bad",
+    }
 }
 
 /// Builds under way, those that run before those that wait, each in the order in which they came.
@@ -135,6 +137,6 @@ async fn live(web: &Web, filter: &Filter) -> Vec<std::sync::Arc<BuildInfo>> {
         .filter(|info| info.phase.is_some() && filter.takes_build(info))
         .collect();
     live.sort_by_key(|info| (info.phase == Some(Phase::Queued), info.queued_at));
-    live.truncate(MOST_LIVE);
+    live.truncate(MAX_LIVE);
     live
 }

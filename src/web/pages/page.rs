@@ -13,7 +13,7 @@ use crate::web::response::{self, Body, Response};
 /// A page may load our own files only, and may not be shown in a frame.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// A page, compressed where the client takes that. A browser asks for it again each time.
+/// A page, compressed where the client takes that. A browser revalidates it each time.
 pub(super) fn page(
     budget: &ClientBudget,
     headers: &HeaderMap,

@@ -1,4 +1,4 @@
-//! How long the builds of a project took over time, as a drawing without a module.
+//! How long the builds of a project took over time, as a drawing that needs no script.
 //!
 //! The duration is on a logarithmic scale: a cached answer takes a millisecond, a cold build minutes,
 //! and both are to be seen. Marks differ by shape as well as by colour.
@@ -9,18 +9,18 @@ use jiff::Timestamp;
 
 use super::super::format;
 use super::row::short;
-use crate::build::{AnswerStats, Outcome, Trend};
+use crate::build::{AnswerStats, Outcome, Point, Trend};
 use crate::project::ProjectName;
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 220.0;
-/// Room for the scale at the left, and for the dates below.
+/// Space for the labels of the durations at the left, for the dates below, and above all marks.
 const LEFT: f64 = 64.0;
 const BELOW: f64 = 22.0;
 const ABOVE: f64 = 8.0;
 
-/// Durations that the scale may show: about a power of ten apart, and said as people say them.
-const SCALE: [(f64, &str); 11] = [
+/// Durations that may be labelled: about a power of ten apart, and written as people write them.
+const LABELS: [(f64, &str); 11] = [
     (1e-4, "0.1 ms"),
     (1e-3, "1 ms"),
     (1e-2, "10 ms"),
@@ -60,11 +60,9 @@ pub(super) struct Mark {
     pub(super) href: String,
 }
 
-/// Draws; `None` where there is nothing to be drawn.
-#[allow(clippy::cast_precision_loss)] // A drawing is coarser.
+/// Draws builds and answers; `None` where there are no builds.
 pub(super) fn plot(project: &ProjectName, trend: &Trend, stats: &AnswerStats) -> Option<Plot> {
-    let builds = trend.points.iter().map(|point| (point.started, point.took));
-    // Answers of before the oldest build would press all others to the right.
+    // Answers from before the oldest build would push all other marks to the right.
     let oldest = trend.points.last()?.started;
     let answers: Vec<(Timestamp, Duration)> = stats
         .latest
@@ -72,71 +70,104 @@ pub(super) fn plot(project: &ProjectName, trend: &Trend, stats: &AnswerStats) ->
         .filter(|(at, _)| *at >= oldest)
         .map(|(at, micros)| (*at, Duration::from_micros(*micros)))
         .collect();
-    let all: Vec<(Timestamp, Duration)> = builds.chain(answers.iter().copied()).collect();
-    let (first, last) = (
-        all.iter().map(|(at, _)| *at).min()?,
-        all.iter().map(|(at, _)| *at).max()?,
-    );
-    let shortest = all.iter().map(|(_, took)| *took).min()?;
-    let longest = all.iter().map(|(_, took)| *took).max()?;
-    let low = decade(shortest).floor();
-    let high = decade(longest).ceil().max(low + 1.0);
-    let span = (last.as_millisecond() - first.as_millisecond()).max(1) as f64;
-    let x = |at: Timestamp| {
-        let part = (at.as_millisecond() - first.as_millisecond()) as f64 / span;
-        let part = if first == last { 0.5 } else { part };
-        format!("{:.1}", LEFT + 8.0 + part * (WIDTH - LEFT - 16.0))
-    };
-    let y = |took: Duration| {
-        let part = (decade(took) - low) / (high - low);
-        format!("{:.1}", HEIGHT - BELOW - part * (HEIGHT - BELOW - ABOVE))
-    };
+    let builds = trend.points.iter().map(|point| (point.started, point.took));
+    let scale = Scale::of(builds.chain(answers.iter().copied()))?;
     let answers = answers.iter().map(|(at, took)| Mark {
         kind: "cached",
-        x: x(*at),
-        y: y(*took),
+        x: scale.x(*at),
+        y: scale.y(*took),
         title: format!("cached, answered in {}", precise(*took)),
         href: String::new(),
     });
-    let builds = trend.points.iter().rev().map(|point| {
-        let id = point.id.to_string();
-        let kind = match (point.outcome, point.incremental) {
-            (Outcome::Succeeded, true) => "incremental",
-            (Outcome::Succeeded, false) => "cold",
-            _ => "red",
-        };
-        let how = if point.incremental {
-            "incremental"
-        } else {
-            "cold"
-        };
-        Mark {
-            kind,
-            x: x(point.started),
-            y: y(point.took),
-            title: format!(
-                "{} {}, {how}, {}",
-                short(&id),
-                point.outcome.as_str(),
-                format::span(point.took)
-            ),
-            href: format!("/job/{project}/{id}"),
-        }
-    });
-    let lines = SCALE.iter().filter_map(|(seconds, said)| {
-        let took = Duration::try_from_secs_f64(*seconds).ok()?;
-        let part = (decade(took) - low) / (high - low);
-        (-0.001..=1.001).contains(&part).then(|| (y(took), *said))
-    });
+    let builds = trend.points.iter().rev();
+    let builds = builds.map(|point| mark(project, point, &scale));
     Some(Plot {
         marks: answers.chain(builds).collect(),
-        lines: lines.collect(),
-        from: format::stamp(first),
-        to: format::stamp(last),
+        lines: scale.lines(),
+        from: format::stamp(scale.first),
+        to: format::stamp(scale.last),
         width: WIDTH as u32,
         height: HEIGHT as u32,
         left: format!("{LEFT:.0}"),
     })
+}
+
+fn mark(project: &ProjectName, point: &Point, scale: &Scale) -> Mark {
+    let id = point.id.to_string();
+    let kind = match (point.outcome, point.incremental) {
+        (Outcome::Succeeded, true) => "incremental",
+        (Outcome::Succeeded, false) => "cold",
+        _ => "red",
+    };
+    let how = match point.incremental {
+        true => "incremental",
+        false => "cold",
+    };
+    Mark {
+        kind,
+        x: scale.x(point.started),
+        y: scale.y(point.took),
+        title: format!(
+            "{} {}, {how}, {}",
+            short(&id),
+            point.outcome.as_str(),
+            format::span(point.took)
+        ),
+        href: format!("/job/{project}/{id}"),
+    }
+}
+
+/// Where times and durations are in the drawing.
+struct Scale {
+    first: Timestamp,
+    last: Timestamp,
+    /// Powers of ten of the shortest and the longest duration.
+    low: f64,
+    high: f64,
+}
+
+#[allow(clippy::cast_precision_loss)] // A drawing is coarser.
+impl Scale {
+    /// `None` where there are no marks.
+    fn of(marks: impl Iterator<Item = (Timestamp, Duration)>) -> Option<Scale> {
+        let (times, durations): (Vec<Timestamp>, Vec<Duration>) = marks.unzip();
+        let low = decade(*durations.iter().min()?).floor();
+        let high = decade(*durations.iter().max()?).ceil();
+        Some(Scale {
+            first: *times.iter().min()?,
+            last: *times.iter().max()?,
+            low,
+            high: high.max(low + 1.0),
+        })
+    }
+
+    fn x(&self, at: Timestamp) -> String {
+        let since = |time: Timestamp| (time.as_millisecond() - self.first.as_millisecond()) as f64;
+        let part = match self.first == self.last {
+            true => 0.5,
+            false => since(at) / since(self.last).max(1.0),
+        };
+        format!("{:.1}", LEFT + 8.0 + part * (WIDTH - LEFT - 16.0))
+    }
+
+    /// The height of a duration as a part of all: 0 to 1 for those between `low` and `high`.
+    fn part(&self, took: Duration) -> f64 {
+        (decade(took) - self.low) / (self.high - self.low)
+    }
+
+    fn y(&self, took: Duration) -> String {
+        let height = HEIGHT - BELOW - ABOVE;
+        format!("{:.1}", HEIGHT - BELOW - self.part(took) * height)
+    }
+
+    fn lines(&self) -> Vec<(String, &'static str)> {
+        let lines = LABELS.iter().filter_map(|(seconds, label)| {
+            let took = Duration::try_from_secs_f64(*seconds).ok()?;
+            let is_shown = (-0.001..=1.001).contains(&self.part(took));
+            is_shown.then(|| (self.y(took), *label))
+        });
+        lines.collect()
+    }
 }
 
 /// The power of ten of a duration in seconds; what took no time took a hundred microseconds.
@@ -158,7 +189,6 @@ fn precise(took: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::Point;
 
     #[test]
     fn builds_and_answers_stand_within_the_drawing_however_they_differ() {

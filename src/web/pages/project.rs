@@ -12,6 +12,7 @@ use super::plot::{Plot, plot};
 use super::row::row_of;
 use super::row::word_of;
 use crate::build::{Filter, Outcome};
+use crate::job::JobId;
 use crate::project::ProjectName;
 
 /// Builds and answers in the plot.
@@ -21,7 +22,7 @@ const SHOWN: usize = 20;
 /// Days over which the rate of cached answers is reckoned.
 const RATE_DAYS: i32 = 30;
 /// Groups in the table: a branch each, and there may be thousands.
-const MOST_GROUPS: usize = 200;
+const MAX_GROUPS: usize = 200;
 
 #[derive(Template)]
 #[template(path = "projects.html")]
@@ -96,6 +97,20 @@ struct Group {
     short: String,
 }
 
+impl Group {
+    fn of(project: &ProjectName, group: &str, latest: JobId) -> Group {
+        Group {
+            name: format::visible(group),
+            href: form_urlencoded::Serializer::new("/?".to_owned())
+                .append_pair("project", project.as_str())
+                .append_pair("group", group)
+                .finish(),
+            id: latest.to_string(),
+            short: latest.short(),
+        }
+    }
+}
+
 /// One project.
 pub(in crate::web) async fn project(
     web: &Web,
@@ -113,27 +128,12 @@ pub(in crate::web) async fn project(
         let expected = web.scheduler.expected(name, incremental);
         expected.map(format::span).unwrap_or_default()
     };
-    let is_secure = cookie::is_secure(request.headers());
-    let scheme = match is_secure {
-        true => "https",
-        false => "http",
-    };
-    let address = format!("{scheme}://{}", host(request));
-    // A name that stands for what only the reader has.
-    let (token_flag, token_header) = match web.access.load().tokens.is_some() {
-        true => (" --token-file FILE", " -H 'Authorization: Bearer …'"),
-        false => ("", ""),
-    };
-    // The names of params that were given last are the best guess at what to give.
+    // The params of the latest build are the best guess at those of the next one.
     let params: Vec<&String> = builds
         .first()
         .map(|newest| newest.info().params.keys().collect())
         .unwrap_or_default();
-    let flags: String = params.iter().map(|name| format!(" --{name}=…")).collect();
-    let json: Vec<String> = params
-        .iter()
-        .map(|name| format!("\"{name}\":\"…\""))
-        .collect();
+    let (build_command, curl_command) = commands(web, request, name, &params);
     page(
         &request.budget,
         request.headers(),
@@ -157,33 +157,14 @@ pub(in crate::web) async fn project(
             incremental: expected(true),
             plot: plot(name, &trend, &stats),
             latest: latest.map(|id| (id.to_string(), id.short())),
-            more_groups: groups.len().saturating_sub(MOST_GROUPS),
+            more_groups: groups.len().saturating_sub(MAX_GROUPS),
             groups: groups
                 .into_iter()
-                .take(MOST_GROUPS)
-                .map(|(group, id)| Group {
-                    name: format::visible(&group),
-                    href: form_urlencoded::Serializer::new("/?".to_owned())
-                        .append_pair("project", name.as_str())
-                        .append_pair("group", &group)
-                        .finish(),
-                    id: id.to_string(),
-                    short: id.short(),
-                })
+                .take(MAX_GROUPS)
+                .map(|(group, id)| Group::of(name, &group, id))
                 .collect(),
-            build_command: (!is_secure).then(|| {
-                format!(
-                    "mistry --url {address}{token_flag} build --project {name}{}",
-                    match flags.as_str() {
-                        "" => String::new(),
-                        flags => format!(" --{flags}"),
-                    }
-                )
-            }),
-            curl_command: format!(
-                "curl{token_header} -H 'Content-Type: application/json' -d '{{\"project\":\"{name}\",\"params\":{{{}}}}}' {address}/jobs",
-                json.join(",")
-            ),
+            build_command,
+            curl_command,
             rows: builds
                 .iter()
                 .map(|listing| row_of(web, listing.info()))
@@ -193,6 +174,41 @@ pub(in crate::web) async fn project(
     )
 }
 
+/// Commands that build `project`: with `mistry`, which cannot speak TLS, and with `curl`.
+fn commands(
+    web: &Web,
+    request: &Request,
+    project: &ProjectName,
+    params: &[&String],
+) -> (Option<String>, String) {
+    let is_secure = cookie::is_secure(request.headers());
+    let scheme = match is_secure {
+        true => "https",
+        false => "http",
+    };
+    let address = format!("{scheme}://{}", host(request));
+    // Placeholders for what only the reader has.
+    let (token_flag, token_header) = match web.access.load().tokens.is_some() {
+        true => (" --token-file FILE", " -H 'Authorization: Bearer …'"),
+        false => ("", ""),
+    };
+    let flags: String = params.iter().map(|name| format!(" --{name}=…")).collect();
+    let flags = match flags.as_str() {
+        "" => String::new(),
+        flags => format!(" --{flags}"),
+    };
+    let params: Vec<String> = params
+        .iter()
+        .map(|name| format!("\"{name}\":\"…\""))
+        .collect();
+    let params = params.join(",");
+    let build = format!("mistry --url {address}{token_flag} build --project {project}{flags}");
+    let curl = format!(
+        "curl{token_header} -H 'Content-Type: application/json' -d '{{\"project\":\"{project}\",\"params\":{{{params}}}}}' {address}/jobs"
+    );
+    ((!is_secure).then_some(build), curl)
+}
+
 fn of(project: &ProjectName) -> Filter {
     Filter {
         project: Some(project.clone()),
@@ -200,8 +216,8 @@ fn of(project: &ProjectName) -> Filter {
     }
 }
 
-/// The host by which the reader came, which was checked at the door; over the unix socket it may be
-/// anything, and only what can be a host is shown.
+/// The host that the request names. It was checked before, but for requests over the unix socket, which may
+/// name anything: only what can be a host is shown.
 fn host(request: &Request) -> String {
     let given = request.headers().get(hyper::header::HOST);
     let given = given

@@ -19,7 +19,7 @@ struct Page<'a> {
 }
 
 /// The error as a page; as text where no page can be written.
-pub(in crate::web) fn show(error: ApiError, request: &str, headers: &HeaderMap) -> Response {
+pub(in crate::web) fn render(error: ApiError, request: &str, headers: &HeaderMap) -> Response {
     let told = Page {
         status: error.status.canonical_reason().unwrap_or("Refused"),
         sentence: format::visible(&error.message()),

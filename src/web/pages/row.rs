@@ -27,7 +27,7 @@ struct Row {
     group_href: String,
     /// The params, as far as they fit.
     summary: String,
-    /// For `datetime`, and for who has no modules.
+    /// For `datetime`, and for browsers that run no scripts.
     started: (String, String),
     took: String,
     /// While it is under way.
@@ -41,7 +41,7 @@ pub(super) struct Progress {
     pub(super) since: String,
     /// So far, in milliseconds.
     pub(super) elapsed: u64,
-    /// Like it, others took so many milliseconds in all.
+    /// Similar builds took so many milliseconds.
     pub(super) expected: Option<u64>,
     pub(super) said: String,
 }
@@ -100,10 +100,10 @@ pub(in crate::web) fn row_of(web: &Web, info: &BuildInfo) -> Result<String, ApiE
 
 /// How long a build that is under way may take; `None` where it is not known, or it is over.
 pub(super) fn expected(web: &Web, info: &BuildInfo) -> Option<Duration> {
-    // How long it waits says nothing of how long it will take.
+    // The time that it waits says nothing about the time that it will take.
     info.phase.filter(|phase| *phase != Phase::Queued)?;
     let project = info.project.parse().ok()?;
-    // Whether it has a base is known when its directory is made.
+    // Whether it has a base is not known before its directory is made.
     let is_incremental =
         info.incremental || (info.phases.snapshot.is_none() && !info.group.is_empty());
     let scheduler = &web.scheduler;
@@ -116,7 +116,7 @@ pub(super) fn word(info: &BuildInfo) -> &'static str {
     word_of(info.phase, info.outcome)
 }
 
-/// The same where no more of the build is known.
+/// Phase or outcome, where no more of the build is known.
 pub(super) fn word_of(phase: Option<Phase>, outcome: Option<Outcome>) -> &'static str {
     match phase {
         Some(phase) => phase.as_str(),
@@ -124,7 +124,7 @@ pub(super) fn word_of(phase: Option<Phase>, outcome: Option<Outcome>) -> &'stati
     }
 }
 
-/// The first digits of an id, whatever is there.
+/// The first digits of an id.
 pub(super) fn short(id: &str) -> String {
     id.chars().take(7).collect()
 }

@@ -1,5 +1,5 @@
 //! The page for a browser that may not read yet: it asks for a token. It is the same for all clients, and
-//! tells nothing of the server.
+//! reveals nothing about the server.
 
 use askama::Template;
 use hyper::header::{CACHE_CONTROL, HeaderValue, WWW_AUTHENTICATE};
@@ -13,7 +13,7 @@ use crate::web::response::Response;
 struct Page;
 
 /// Asks for a token, in the place of any page.
-pub(in crate::web) fn show(headers: &HeaderMap) -> Result<Response, ApiError> {
+pub(in crate::web) fn render(headers: &HeaderMap) -> Result<Response, ApiError> {
     let mut response = super::page::small_page(headers, &Page)?;
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();

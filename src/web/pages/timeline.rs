@@ -9,8 +9,8 @@ use crate::build::{BuildInfo, Phase};
 
 /// The width of the drawing in its own units.
 const WIDTH: f64 = 1_000.0;
-/// What is shorter is drawn so wide, to be seen at all.
-const LEAST: f64 = 3.0;
+/// The width of the shortest phases, so that they can be seen.
+const MIN_WIDTH: f64 = 3.0;
 
 /// One phase.
 #[derive(Debug, PartialEq)]
@@ -22,87 +22,74 @@ pub(super) struct Segment {
     pub(super) x: String,
     pub(super) width: String,
     pub(super) took: String,
-    /// It goes on.
+    /// It has not ended.
     pub(super) is_open: bool,
 }
 
-/// The phases that a build went through so far, as parts of all.
+/// A phase, its name, and what happens in it.
+const PHASES: [(Phase, &str, &str); 5] = [
+    (Phase::Queued, "queued", "waiting for a slot"),
+    (Phase::Preparing, "snapshot", "its directory made or cloned"),
+    (Phase::Imaging, "image", "its image found or built"),
+    (Phase::Running, "run", "its container, from creation to end"),
+    (Phase::Finishing, "finish", "its result put in place"),
+];
+
+/// The phases that a build went through so far, as parts of the whole.
 pub(super) fn timeline(info: &BuildInfo, now: Timestamp) -> Vec<Segment> {
     let phases = &info.phases;
-    let all = [
-        (
-            "queued",
-            "waiting for a slot",
-            phases.waiting,
-            Phase::Queued,
-        ),
-        (
-            "snapshot",
-            "its directory made or cloned",
-            phases.snapshot,
-            Phase::Preparing,
-        ),
-        (
-            "image",
-            "its image found or built",
-            phases.image,
-            Phase::Imaging,
-        ),
-        (
-            "run",
-            "its container, from creation to end",
-            phases.run,
-            Phase::Running,
-        ),
-        (
-            "finish",
-            "its result put in place",
-            phases.finish,
-            Phase::Finishing,
-        ),
+    let durations = [
+        phases.waiting,
+        phases.snapshot,
+        phases.image,
+        phases.run,
+        phases.finish,
     ];
-    let done: u64 = all.iter().filter_map(|(_, _, millis, _)| *millis).sum();
+    let done: u64 = durations.iter().flatten().sum();
     let since = info.queued_at.unwrap_or(info.started_at);
     let since = Duration::try_from(now.duration_since(since)).unwrap_or_default();
     let so_far = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    let parts: Vec<_> = all
-        .into_iter()
-        .filter_map(|(name, what, millis, phase)| {
-            let is_open = info.phase == Some(phase) && millis.is_none();
-            let millis = if is_open {
-                Some(so_far.saturating_sub(done))
-            } else {
-                millis
-            };
-            Some((name, what, millis?, is_open))
-        })
-        .collect();
-    #[allow(clippy::cast_precision_loss)] // Milliseconds on a drawing.
-    let sizes: Vec<f64> = parts
-        .iter()
-        .map(|(_, _, millis, _)| *millis as f64)
-        .collect();
-    let total: f64 = sizes.iter().sum::<f64>().max(1.0);
-    let mut x = 0.0;
-    let widths = sizes.iter().map(|size| (size / total * WIDTH).max(LEAST));
-    let scale = WIDTH / widths.clone().sum::<f64>().max(LEAST);
-    parts
-        .into_iter()
-        .zip(widths)
-        .map(|((name, what, millis, is_open), width)| {
-            let width = width * scale;
+    let mut segments: Vec<(Segment, u64)> = Vec::new();
+    for ((phase, name, what), duration) in PHASES.into_iter().zip(durations) {
+        let is_open = info.phase == Some(phase) && duration.is_none();
+        let open = is_open.then(|| so_far.saturating_sub(done));
+        if let Some(millis) = duration.or(open) {
             let segment = Segment {
                 name,
                 what,
-                x: format!("{x:.1}"),
-                width: format!("{width:.1}"),
+                x: String::new(),
+                width: String::new(),
                 took: format::span(Duration::from_millis(millis)),
                 is_open,
             };
-            x += width;
-            segment
-        })
-        .collect()
+            segments.push((segment, millis));
+        }
+    }
+    place(segments)
+}
+
+/// Places segments side by side, to the scale of their milliseconds.
+fn place(segments: Vec<(Segment, u64)>) -> Vec<Segment> {
+    #[allow(clippy::cast_precision_loss)] // Milliseconds on a drawing.
+    let sizes: Vec<f64> = segments.iter().map(|(_, millis)| *millis as f64).collect();
+    let total: f64 = sizes.iter().sum::<f64>().max(1.0);
+    let widths = sizes
+        .iter()
+        .map(|size| (size / total * WIDTH).max(MIN_WIDTH));
+    let scale = WIDTH / widths.clone().sum::<f64>().max(MIN_WIDTH);
+    let mut x = 0.0;
+    let placed = segments.into_iter().zip(widths);
+    let placed = placed.map(|((segment, _), width)| {
+        let width = width * scale;
+        let segment = Segment {
+            x: format!("{x:.1}"),
+            width: format!("{width:.1}"),
+            ..segment
+        };
+        x += width;
+        segment
+    });
+    placed.collect()
 }
 
 #[cfg(test)]
