@@ -14,7 +14,10 @@ use crate::systemd;
 use crate::web::AcceptControl;
 
 /// Notifies systemd as often as it wants to be notified.
-pub(super) async fn keep_alive(accept_control: &AcceptControl, scheduler: &Scheduler) -> Infallible {
+pub(super) async fn keep_alive(
+    accept_control: &AcceptControl,
+    scheduler: &Scheduler,
+) -> Infallible {
     let Some(limit) = systemd::watchdog() else {
         return std::future::pending().await;
     };

@@ -22,7 +22,7 @@ use crate::budget::{Client, Held};
 use crate::build::{
     AnswerJson, BuildAnswer, BuildInfo, Cancelled, Listing, LogFollower, Outcome, State,
 };
-use crate::scheduler::{self, Submission, JobHandle};
+use crate::scheduler::{self, JobHandle, Submission};
 
 /// Bytes that are counted for a client that waits for a build: its handle, and its place among the waiters.
 const WAITER_BYTES: u64 = 1 << 10;

@@ -15,7 +15,7 @@ use super::state::Web;
 use crate::api::{IndexItem, NewsHost, NewsRemoved};
 use crate::budget::Held;
 use crate::build::{BuildInfo, Filter};
-use crate::scheduler::{Activity, StreamEvent, EventStream};
+use crate::scheduler::{Activity, EventStream, StreamEvent};
 
 /// A job as a row of the web view.
 #[derive(Serialize)]

@@ -217,7 +217,6 @@ const KNOWN: &[&str] = &[
     "filesystem",
     "project",
     "scheduler",
-    "web",
 ];
 
 #[test]
