@@ -15,16 +15,16 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, chmod, fstat, open,
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::descent::Id;
+use super::inode::InodeId;
 
 /// What is open at the moment, with the number of walks that hold it. Locked over a few system calls
 /// on one inode, never over a walk.
-static HELD: Mutex<BTreeMap<Id, Held>> = Mutex::new(BTreeMap::new());
-/// How many entries `HELD` has, so that nearly every look at a mode takes no lock. It grows before a
+static OPENED: Mutex<BTreeMap<InodeId, Held>> = Mutex::new(BTreeMap::new());
+/// How many entries `OPENED` has, so that nearly every look at a mode takes no lock. It grows before a
 /// mode is changed.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-/// Grows after each mode that was given back, before `COUNT` shrinks.
-static GIVEN_BACK: AtomicU64 = AtomicU64::new(0);
+static OPENED_COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Grows after each mode that was given back, before `OPENED_COUNT` shrinks.
+static RESTORED_COUNT: AtomicU64 = AtomicU64::new(0);
 
 struct Held {
     walks: usize,
@@ -54,9 +54,9 @@ fn is_closed(stat: &Stat) -> bool {
 /// Looks at what `handle` leads to, of which a bare handle (`O_PATH`) is enough, and opens it to its
 /// owner if it is closed. Where the second value is true, [`release`] has to follow.
 pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
-    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut stat = fstat(handle)?;
-    let id = Id::of(&stat);
+    let id = InodeId::of(&stat);
     if let Some(entry) = held.get_mut(&id) {
         entry.walks += 1;
         set_mode(&mut stat, entry.mode);
@@ -67,7 +67,7 @@ pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
     }
     let mode = Mode::from_raw_mode(stat.st_mode);
     held.insert(id, Held { walks: 1, mode });
-    COUNT.store(held.len(), Ordering::SeqCst);
+    OPENED_COUNT.store(held.len(), Ordering::SeqCst);
     // Refused by a filesystem or subvolume that is read-only; then opening gives the error.
     let is_changed = change_mode(handle, mode | needed(&stat)).is_ok();
     if !is_changed {
@@ -78,8 +78,8 @@ pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
 
 /// Ends a [`hold`]: the last one gives the original mode back. A filesystem that does not let us do it
 /// any more (it has become read-only) keeps the added bits.
-pub(super) fn release(handle: BorrowedFd<'_>, id: Id) {
-    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+pub(super) fn release(handle: BorrowedFd<'_>, id: InodeId) {
+    let mut held = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(entry) = held.get_mut(&id) {
         entry.walks -= 1;
         if entry.walks == 0 {
@@ -90,8 +90,8 @@ pub(super) fn release(handle: BorrowedFd<'_>, id: Id) {
 }
 
 /// Ends a [`hold`] of what cannot be reached any more.
-pub(super) fn forget(id: Id) {
-    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+pub(super) fn forget(id: InodeId) {
+    let mut held = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(entry) = held.get_mut(&id) {
         entry.walks -= 1;
         if entry.walks == 0 {
@@ -100,26 +100,28 @@ pub(super) fn forget(id: Id) {
     }
 }
 
-fn drop_entry(held: &mut BTreeMap<Id, Held>, id: Id) {
+fn drop_entry(held: &mut BTreeMap<InodeId, Held>, id: InodeId) {
     held.remove(&id);
-    GIVEN_BACK.fetch_add(1, Ordering::SeqCst);
-    COUNT.store(held.len(), Ordering::SeqCst);
+    RESTORED_COUNT.fetch_add(1, Ordering::SeqCst);
+    OPENED_COUNT.store(held.len(), Ordering::SeqCst);
 }
 
 /// Looks at an entry by `look`; gives the mode that it has when no walk holds it open.
 pub(super) fn original(look: impl Fn() -> Result<Stat, Errno>) -> Result<Stat, Errno> {
-    let before = GIVEN_BACK.load(Ordering::SeqCst);
-    if COUNT.load(Ordering::SeqCst) == 0 {
+    let before = RESTORED_COUNT.load(Ordering::SeqCst);
+    if OPENED_COUNT.load(Ordering::SeqCst) == 0 {
         let stat = look()?;
         // Nothing was held at any moment of the look.
-        if COUNT.load(Ordering::SeqCst) == 0 && GIVEN_BACK.load(Ordering::SeqCst) == before {
+        if OPENED_COUNT.load(Ordering::SeqCst) == 0
+            && RESTORED_COUNT.load(Ordering::SeqCst) == before
+        {
             return Ok(stat);
         }
     }
     // No mode changes while this is locked.
-    let held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut stat = look()?;
-    if let Some(entry) = held.get(&Id::of(&stat)) {
+    if let Some(entry) = held.get(&InodeId::of(&stat)) {
         set_mode(&mut stat, entry.mode);
     }
     Ok(stat)
@@ -152,7 +154,7 @@ pub(super) fn reopen(handle: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
         Mode::empty(),
     );
     if is_held {
-        release(handle, Id::of(&stat));
+        release(handle, InodeId::of(&stat));
     }
     opened
 }

@@ -48,7 +48,7 @@ use rustix::net::{
 };
 use rustix::thread::UnshareFlags;
 
-use super::{Error, Fault};
+use super::error::{Error, Fault};
 
 /// The program that runs, also when its file was replaced meanwhile.
 pub const OURSELVES: &str = "/proc/self/exe";
@@ -57,16 +57,16 @@ pub const VERB: &str = "confine";
 
 /// A program that starts and some mounts take milliseconds. A client of D-Bus waits 25 s for its
 /// answer, and is to get one.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONFINE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the mount is.
-const FLAGS: MountFlags = MountFlags::RDONLY
+const MOUNT_FLAGS: MountFlags = MountFlags::RDONLY
     .union(MountFlags::NOSUID)
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC)
     .union(MountFlags::NOSYMFOLLOW);
 /// The same as statfs(2) tells them; the last is `ST_NOSYMFOLLOW`, which Linux has from 5.10 on.
-const TOLD: StatVfsMountFlags = StatVfsMountFlags::RDONLY
+const REPORTED_FLAGS: StatVfsMountFlags = StatVfsMountFlags::RDONLY
     .union(StatVfsMountFlags::NOSUID)
     .union(StatVfsMountFlags::NODEV)
     .union(StatVfsMountFlags::NOEXEC)
@@ -82,9 +82,9 @@ const STEPS: [&str; 6] = [
     "detach the mount of",
 ];
 /// In the place of such a number: it is done.
-const DONE: u8 = u8::MAX;
+const MESSAGE_DONE: u8 = u8::MAX;
 /// A number, and the number of an error.
-const MESSAGE: usize = 1 + size_of::<i32>();
+const FAILURE_MESSAGE_BYTES: usize = 1 + size_of::<i32>();
 
 /// A descriptor, open for reading, that leads to `directory` and to nothing else; see the head of the
 /// file. `program` is `mistryd`, [`OURSELVES`] for the daemon; `path` is for messages.
@@ -116,8 +116,8 @@ pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Resul
         .map_err(fault("start the program that confines"))?;
     let told = receive(&ours).map_err(fault("be told of"))?;
     let mount = match told {
-        Told::Mount(mount) => mount,
-        Told::Refused(step, errno) => return Err(refused(path, step, errno)),
+        Reply::Mount(mount) => mount,
+        Reply::Refused(step, errno) => return Err(refused(path, step, errno)),
     };
     // Opened by us and not by the child: what a container closed to others is open to our capabilities,
     // which the child left behind. When `mount` is closed, its namespace is gone and this stays.
@@ -134,7 +134,7 @@ pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Resul
     drop(mount);
     // An older kernel passes over a flag that it does not know.
     let told = fstatvfs(&opened).map_err(|errno| fault("look at")(errno.into()))?;
-    if !told.f_flag.contains(TOLD) {
+    if !told.f_flag.contains(REPORTED_FLAGS) {
         return Err(refused(path, "give all its flags to", Errno::OPNOTSUPP));
     }
     Ok(opened)
@@ -170,14 +170,14 @@ impl Drop for Reaped {
 }
 
 /// What the child says.
-enum Told {
+enum Reply {
     Mount(OwnedFd),
     Refused(&'static str, Errno),
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<Told> {
+fn receive(socket: &OwnedFd) -> io::Result<Reply> {
     await_readable(socket)?;
-    let mut message = [0; MESSAGE];
+    let mut message = [0; FAILURE_MESSAGE_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(&mut message)];
@@ -189,13 +189,13 @@ fn receive(socket: &OwnedFd) -> io::Result<Told> {
     });
     match (received.bytes, message, mount) {
         (0, _, _) => Err(io::Error::other("the child ended without a word")),
-        (_, [DONE, ..], Some(mount)) => Ok(Told::Mount(mount)),
-        (MESSAGE, [step, errno @ ..], None) => {
+        (_, [MESSAGE_DONE, ..], Some(mount)) => Ok(Reply::Mount(mount)),
+        (FAILURE_MESSAGE_BYTES, [step, errno @ ..], None) => {
             let step = STEPS.get(usize::from(step));
             let unknown = || io::Error::other("the child said what we do not understand");
             let step = *step.ok_or_else(unknown)?;
             let errno = Errno::from_raw_os_error(i32::from_ne_bytes(errno));
-            Ok(Told::Refused(step, errno))
+            Ok(Reply::Refused(step, errno))
         }
         _ => Err(io::Error::other("the child said what we do not understand")),
     }
@@ -204,7 +204,7 @@ fn receive(socket: &OwnedFd) -> io::Result<Told> {
 fn await_readable(socket: &OwnedFd) -> io::Result<()> {
     let begun = Instant::now();
     loop {
-        let Some(left) = PATIENCE.checked_sub(begun.elapsed()) else {
+        let Some(left) = CONFINE_TIMEOUT.checked_sub(begun.elapsed()) else {
             return Err(io::ErrorKind::TimedOut.into());
         };
         let left = Timespec::try_from(left).map_err(io::Error::other)?;
@@ -221,7 +221,7 @@ fn await_readable(socket: &OwnedFd) -> io::Result<()> {
 /// it over the socket that is its standard input. To be called before there are threads.
 pub fn confine() -> ExitCode {
     let sent = match detach() {
-        Ok(mount) => send(&[DONE], Some(mount.as_fd())),
+        Ok(mount) => send(&[MESSAGE_DONE], Some(mount.as_fd())),
         Err((step, errno)) => {
             let [a, b, c, d] = errno.raw_os_error().to_ne_bytes();
             send(&[step, a, b, c, d], None)
@@ -266,7 +266,7 @@ fn detach() -> Result<OwnedFd, (u8, Errno)> {
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&mount, c"", CWD, c"", onto_itself).map_err(at(3))?;
     let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
-    mount_remount(path, FLAGS | MountFlags::BIND, c"").map_err(at(4))?;
+    mount_remount(path, MOUNT_FLAGS | MountFlags::BIND, c"").map_err(at(4))?;
     // What is mounted here goes with our namespace. Its clone keeps the flags and belongs to no namespace.
     open_tree(&mount, c"", clone).map_err(at(5))
 }

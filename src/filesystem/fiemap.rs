@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl};
 
 /// Extents of one answer: all of nearly every file, in 14 KiB.
-const AT_ONCE: usize = 256;
+const EXTENTS_PER_CALL: usize = 256;
 
 /// `struct fiemap_extent` of linux/fiemap.h.
 #[repr(C)]
@@ -35,7 +35,7 @@ struct Request {
     mapped_extents: u32,
     extent_count: u32,
     reserved: u32,
-    extents: [Extent; AT_ONCE],
+    extents: [Extent; EXTENTS_PER_CALL],
 }
 
 /// Bytes of a file that no other file shares.
@@ -60,7 +60,7 @@ impl Asker {
             mapped_extents: 0,
             extent_count: 0,
             reserved: 0,
-            extents: [Extent::default(); AT_ONCE],
+            extents: [Extent::default(); EXTENTS_PER_CALL],
         }))
     }
 
@@ -75,8 +75,8 @@ impl Asker {
                 Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => return Ok(None),
                 Err(errno) => return Err(errno),
             }
-            let count = usize::try_from(self.0.mapped_extents).unwrap_or(AT_ONCE);
-            let extents = &self.0.extents[..count.min(AT_ONCE)];
+            let count = usize::try_from(self.0.mapped_extents).unwrap_or(EXTENTS_PER_CALL);
+            let extents = &self.0.extents[..count.min(EXTENTS_PER_CALL)];
             for extent in extents {
                 if extent.flags & FIEMAP_EXTENT_DATA_INLINE != 0 {
                     found.inline = found.inline.saturating_add(extent.length);
@@ -101,7 +101,7 @@ impl Asker {
         self.0.length = u64::MAX - start;
         self.0.flags = 0;
         self.0.mapped_extents = 0;
-        self.0.extent_count = AT_ONCE as u32;
+        self.0.extent_count = EXTENTS_PER_CALL as u32;
         // SAFETY: FIEMAP reads the head of a `struct fiemap`, which `Request` is laid out as, and writes
         // to that head and to at most `extent_count` extents behind it, which is as many as `Request`
         // has room for; any bit pattern is valid in them.

@@ -2,7 +2,7 @@
 //!
 //! Copies are remembered as a directory and a name, directories as a parent and a name, and only those
 //! directories that such a copy is in or below. A file is forgotten with its last link. One that is
-//! remembered takes some 100 bytes and its name; where all of them take more than [`MOST`], the other
+//! remembered takes some 100 bytes and its name; where all of them take more than [`MAX_REMEMBERED_BYTES`], the other
 //! names of further files are copied as files of their own.
 
 use std::collections::HashMap;
@@ -13,19 +13,21 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat};
 use rustix::io::Errno;
 
+use super::inode::InodeId;
+
 /// How much of a path is resolved in one step; with the longest name after it, it stays below the
 /// kernel's 4,096 bytes.
-const STEP: usize = 3072;
+const PATH_STEP_BYTES: usize = 3072;
 
 /// Bytes that are remembered at most: half a million files whose other names are yet to be met.
-const MOST: usize = 64 << 20;
+const MAX_REMEMBERED_BYTES: usize = 64 << 20;
 /// What a file that is remembered takes besides its name, with its part of a table that is half empty.
-const COST: usize = 112;
+const ENTRY_OVERHEAD_BYTES: usize = 112;
 
 /// What was met so far.
 pub(super) struct Links {
     root: OwnedFd,
-    files: HashMap<(u64, u64), Copy>,
+    files: HashMap<InodeId, Copy>,
     bytes: usize,
     most: usize,
 }
@@ -91,28 +93,28 @@ impl Links {
             root,
             files: HashMap::new(),
             bytes: 0,
-            most: MOST,
+            most: MAX_REMEMBERED_BYTES,
         }
     }
 
     /// Remembers the file that is about to be copied to `name` in `directory`, or says where its copy is.
-    // The fields differ in width between architectures.
+    // The field differs in width between architectures.
     #[allow(clippy::unnecessary_cast)]
     pub(super) fn meet(&mut self, stat: &Stat, directory: &Place, name: &CStr) -> Seen {
         if stat.st_nlink <= 1 {
             return Seen::Never;
         }
-        let id = (stat.st_dev as u64, stat.st_ino as u64);
+        let id = InodeId::of(stat);
         if let Some(copy) = self.files.get_mut(&id) {
             copy.left = copy.left.saturating_sub(1);
             let first = copy.first.clone();
             if copy.left == 0 {
-                self.bytes -= COST + first.name.count_bytes();
+                self.bytes -= ENTRY_OVERHEAD_BYTES + first.name.count_bytes();
                 self.files.remove(&id);
             }
             return Seen::Before(first);
         }
-        let cost = COST + name.count_bytes();
+        let cost = ENTRY_OVERHEAD_BYTES + name.count_bytes();
         if self.bytes + cost <= self.most {
             self.bytes += cost;
             let copy = Copy {
@@ -154,7 +156,7 @@ impl First {
                 path.push(b'/');
             }
             path.extend_from_slice(component);
-            if path.len() > STEP && !names.is_empty() {
+            if path.len() > PATH_STEP_BYTES && !names.is_empty() {
                 let from = reached.as_ref().unwrap_or(&links.root);
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 reached = Some(openat(from, &path, flags, Mode::empty())?);
@@ -213,7 +215,7 @@ mod tests {
         let root = File::open(home.path()).unwrap();
         let mut stat = fstat(&root).unwrap();
         let mut links = Links::new(root.into());
-        links.most = 2 * (COST + 1);
+        links.most = 2 * (ENTRY_OVERHEAD_BYTES + 1);
         let mut meet = |inode, name: &CStr| {
             (stat.st_ino, stat.st_nlink) = (inode, 2);
             matches!(links.meet(&stat, &Place::default(), name), Seen::Before(_))

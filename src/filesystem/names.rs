@@ -1,7 +1,7 @@
 //! The names of a directory, a bounded page at a time.
 //!
 //! Builds choose how many names a directory has and how long they are. A walk holds one page of them
-//! for each directory on its way, and all pages of a walk together stay below [`HELD`], as long as the
+//! for each directory on its way, and all pages of a walk together stay below [`PAGES_BUDGET_BYTES`], as long as the
 //! tree is not so deep that the smallest pages take more. The place where the next page begins is a
 //! cookie of the filesystem, which stays valid when names before it are removed.
 
@@ -11,16 +11,16 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{RawDir, RawDirEntry, SeekFrom, seek};
 use rustix::io::Errno;
 
-use super::Fault;
-use super::descent::is_dots;
+use super::dir_walker::is_dots;
+use super::error::Fault;
 
 /// Bytes of directory entries that are read at once, which is more than the names in them take: all of
 /// nearly every directory.
-const PAGE: usize = 16 << 10;
+const PAGE_BYTES: usize = 16 << 10;
 /// … at least, in the deepest and widest of trees; the kernel needs room for the longest name.
-const SMALLEST: usize = 1 << 10;
+const MIN_PAGE_BYTES: usize = 1 << 10;
 /// Bytes that the pages of one walk take before they become smaller.
-const HELD: usize = 64 << 10;
+const PAGES_BUDGET_BYTES: usize = 64 << 10;
 
 /// The names of one directory that a walk still has to come to.
 #[derive(Debug, Default)]
@@ -60,8 +60,9 @@ impl Names {
         fault: impl Fn(&W, Errno) -> Fault,
         mut keep: impl FnMut(&mut W, &RawDirEntry<'_>) -> Result<bool, Fault>,
     ) -> Result<Page, Fault> {
-        self.buffer.reserve(PAGE);
-        let most = (HELD.saturating_sub(self.held) / 2).clamp(SMALLEST, PAGE);
+        self.buffer.reserve(PAGE_BYTES);
+        let most =
+            (PAGES_BUDGET_BYTES.saturating_sub(self.held) / 2).clamp(MIN_PAGE_BYTES, PAGE_BYTES);
         seek(directory, SeekFrom::Start(from)).map_err(|errno| fault(walk, errno))?;
         let mut page = Page::default();
         let mut entries = RawDir::new(directory, &mut self.buffer.spare_capacity_mut()[..most]);
@@ -150,7 +151,7 @@ mod tests {
             let mut page = names
                 .read(directory.as_fd(), at, &mut (), fault, |_, _| Ok(true))
                 .unwrap();
-            assert!(names.bytes() < 3 * PAGE, "{}", names.bytes());
+            assert!(names.bytes() < 3 * PAGE_BYTES, "{}", names.bytes());
             pages += 1;
             sort(&mut page);
             let mut before = None;
@@ -184,7 +185,7 @@ mod tests {
             .collect();
         assert!(pages.iter().all(|page| !page.names.is_empty()));
         assert!(
-            names.bytes() < HELD + 100 * SMALLEST + PAGE,
+            names.bytes() < PAGES_BUDGET_BYTES + 100 * MIN_PAGE_BYTES + PAGE_BYTES,
             "{}",
             names.bytes()
         );

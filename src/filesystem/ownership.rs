@@ -10,13 +10,14 @@ use std::ffi::CStr;
 use rustix::fs::{AtFlags, FileType, Gid, Stat, Uid, chownat, fchown, fstat, statat};
 use rustix::io::Errno;
 
-use super::descent::{Descent, Directory, open_directory};
+use super::dir_walker::{DirWalker, Directory, open_directory};
+use super::error::Fault;
+use super::interrupt::Interrupt;
 use super::names::{Names, Page};
-use super::{Fault, Interrupt};
 
 /// The number that Btrfs gives to the place of a subvolume that a snapshot did not take along: it is
 /// no file of the snapshot, and cannot be changed.
-const EMPTY_SUBVOLUME: u64 = 2;
+const EMPTY_SUBVOLUME_INODE: u64 = 2;
 
 /// Gives the tree at `root`, itself included, to `user` and `group`. Once it is interrupted, the error is
 /// `CANCELED`, at the next entry.
@@ -31,7 +32,7 @@ pub(super) fn give(
         group,
         interrupt,
         names: Names::default(),
-        descent: Descent::new(root),
+        walker: DirWalker::new(root),
     };
     giving.run()
 }
@@ -41,7 +42,7 @@ struct Giving<'a> {
     group: u32,
     interrupt: &'a Interrupt,
     names: Names,
-    descent: Descent,
+    walker: DirWalker,
 }
 
 impl Giving<'_> {
@@ -49,13 +50,13 @@ impl Giving<'_> {
         let mut levels = vec![self.read(0)?];
         while let Some(level) = levels.last_mut() {
             if let Some(name) = self.names.take(level) {
-                let (directory, _) = match open_directory(self.descent.here(), &name) {
+                let (directory, _) = match open_directory(self.walker.here(), &name) {
                     Ok(opened) => opened,
                     // The place of another filesystem.
                     Err(Errno::XDEV) => continue,
-                    Err(errno) => return Err(self.descent.fault("open", &name, errno)),
+                    Err(errno) => return Err(self.walker.fault("open", &name, errno)),
                 };
-                self.descent.enter(&name, directory);
+                self.walker.enter(&name, directory);
                 levels.push(self.read(0)?);
             } else if let Some(rest) = level.rest() {
                 *level = self.read(rest)?;
@@ -70,17 +71,17 @@ impl Giving<'_> {
     /// Gives away the present directory, after all that is in it: until then its mode is for whom it
     /// was. Goes up.
     fn leave(&mut self) -> Result<(), Fault> {
-        let fault = |giving: &Self, errno| giving.descent.fault("give away", c".", errno);
-        let here = self.descent.here();
+        let fault = |giving: &Self, errno| giving.walker.fault("give away", c".", errno);
+        let here = self.walker.here();
         let stat = fstat(here).map_err(|errno| fault(self, errno))?;
         if let Some((user, group)) = self.wanted(&stat) {
             match fchown(here, user, group) {
-                Err(_) if stat.st_ino == EMPTY_SUBVOLUME => {}
+                Err(_) if stat.st_ino == EMPTY_SUBVOLUME_INODE => {}
                 given => given.map_err(|errno| fault(self, errno))?,
             }
         }
-        let up = self.descent.leave();
-        up.map_err(|errno| self.descent.fault("find the way up from", c".", errno))?;
+        let up = self.walker.leave();
+        up.map_err(|errno| self.walker.fault("find the way up from", c".", errno))?;
         Ok(())
     }
 
@@ -88,12 +89,12 @@ impl Giving<'_> {
     /// names of directories were found; gives those.
     fn read(&mut self, from: u64) -> Result<Page, Fault> {
         let mut names = std::mem::take(&mut self.names);
-        let fault = |giving: &&Self, errno| giving.descent.fault("read", c".", errno);
-        let (here, mut giving) = (self.descent.here(), &*self);
+        let fault = |giving: &&Self, errno| giving.walker.fault("read", c".", errno);
+        let (here, mut giving) = (self.walker.here(), &*self);
         let page = names.read(here, from, &mut giving, fault, |giving, entry| {
             let name = entry.file_name();
             let given = giving.give_entry(name);
-            given.map_err(|errno| giving.descent.fault("give away", name, errno))
+            given.map_err(|errno| giving.walker.fault("give away", name, errno))
         });
         self.names = names;
         page
@@ -102,13 +103,13 @@ impl Giving<'_> {
     /// Gives away an entry of the present directory; true for a directory, which comes later.
     fn give_entry(&self, name: &CStr) -> Result<bool, Errno> {
         self.interrupt.check()?;
-        let stat = statat(self.descent.here(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = statat(self.walker.here(), name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Ok(true);
         }
         if let Some((user, group)) = self.wanted(&stat) {
             chownat(
-                self.descent.here(),
+                self.walker.here(),
                 name,
                 user,
                 group,

@@ -14,11 +14,13 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::contents::Contents;
-use super::descent::{Descent, Directory, open_directory};
+use super::copy_file::FileCopier;
+use super::dir_walker::{DirWalker, Directory, open_directory};
+use super::error::Fault;
+use super::interrupt::Interrupt;
 use super::links::{self, Links, Seen};
 use super::names::{Names, Page};
-use super::{Fault, Interrupt, closed, metadata};
+use super::{closed, metadata};
 
 /// Copies everything in `source`, except its entries `without`, into the empty directory `target`.
 ///
@@ -42,11 +44,11 @@ pub(super) fn copy(
     let root = target.as_fd().try_clone_to_owned();
     let root = root.map_err(|error| Fault::new("open", ".".as_ref(), error))?;
     let mut copying = Copying {
-        source: Descent::new(source),
-        target: Descent::new(target),
+        source: DirWalker::new(source),
+        target: DirWalker::new(target),
         levels: Vec::new(),
         links: Links::new(root),
-        contents: Contents::new(interrupt.clone()),
+        file_copier: FileCopier::new(interrupt.clone()),
         interrupt: interrupt.clone(),
         names: Names::default(),
         without,
@@ -61,12 +63,12 @@ pub(super) fn copy(
 }
 
 struct Copying<'a> {
-    source: Descent,
+    source: DirWalker,
     /// Always in the counterpart of the directory where `source` is.
-    target: Descent,
+    target: DirWalker,
     levels: Vec<Level>,
     links: Links,
-    contents: Contents,
+    file_copier: FileCopier,
     interrupt: Interrupt,
     names: Names,
     /// Names of the root that are left out.
@@ -189,7 +191,7 @@ impl Copying<'_> {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let to = openat(self.target.here(), name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.source.fault("create", name, errno))?;
-        self.contents
+        self.file_copier
             .copy(&from, &to, &stat)
             .map_err(|errno| self.source.fault("copy", name, errno))?;
         metadata::keep_with_attributes(from.as_fd(), to.as_fd(), &stat)

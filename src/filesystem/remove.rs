@@ -17,15 +17,15 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::Fault;
 use super::btrfs;
-use super::descent::{Descent, Directory, open_directory};
+use super::dir_walker::{DirWalker, Directory, open_directory};
+use super::error::Fault;
 use super::names::{Names, Page};
 
 /// How often, in one removal, a directory may turn out not to be empty yet when all of it was read: by
 /// others who write there, or on filesystems that skip names while others are removed. It ends a removal
 /// where others fill as fast as it empties.
-const REREADS: u32 = 10_000;
+const MAX_REREADS: u32 = 10_000;
 
 /// Removes the entry `name` of `parent`, whatever it is. `false` if there is none.
 pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> {
@@ -55,7 +55,7 @@ pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> 
     let (parent, _) =
         Directory::new(parent).map_err(|errno| fault("look at the parent of", errno))?;
     let mut removal = Removal {
-        descent: Descent::new(parent),
+        walker: DirWalker::new(parent),
         levels: vec![Page::default()],
         names: Names::default(),
         rereads: 0,
@@ -66,7 +66,7 @@ pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> 
 }
 
 struct Removal {
-    descent: Descent,
+    walker: DirWalker,
     /// The directories still to be removed at each level from the parent of the tree down to the
     /// present directory.
     levels: Vec<Page>,
@@ -101,12 +101,12 @@ impl Removal {
 
     /// Goes into a directory and removes everything in it but its subdirectories.
     fn descend(&mut self, name: &CStr) -> Result<(), Fault> {
-        let (directory, stat) = match open_directory(self.descent.here(), name) {
+        let (directory, stat) = match open_directory(self.walker.here(), name) {
             Ok(opened) => opened,
             Err(Errno::NOENT) => return Ok(()),
             // It is a directory no more.
             Err(Errno::NOTDIR | Errno::LOOP) => return self.unlink(name),
-            Err(errno) => return Err(self.descent.fault("open", name, errno)),
+            Err(errno) => return Err(self.walker.fault("open", name, errno)),
         };
         let subvolume = btrfs::may_be_subvolume(&stat);
         // Where one of these is refused, what comes after them fails if it was needed.
@@ -117,10 +117,10 @@ impl Removal {
         if !mode.contains(Mode::RWXU) {
             let _ = fchmod(&directory, mode | Mode::RWXU);
         }
-        if subvolume && btrfs::destroy(self.descent.here(), name).is_ok() {
+        if subvolume && btrfs::destroy(self.walker.here(), name).is_ok() {
             return Ok(());
         }
-        self.descent.enter(name, directory);
+        self.walker.enter(name, directory);
         let level = self.sweep(0)?;
         self.levels.push(level);
         Ok(())
@@ -128,41 +128,39 @@ impl Removal {
 
     /// Goes back up and removes the directory that it came from.
     fn ascend(&mut self) -> Result<(), Fault> {
-        let name = match self.descent.leave() {
+        let name = match self.walker.leave() {
             Ok(None) => return Ok(()),
             Ok(Some((_, name))) => name,
-            Err(errno) => return Err(self.descent.fault("find the way up from", c".", errno)),
+            Err(errno) => return Err(self.walker.fault("find the way up from", c".", errno)),
         };
-        match unlink(self.descent.here(), &name, AtFlags::REMOVEDIR) {
+        match unlink(self.walker.here(), &name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(Errno::NOTDIR) => self.unlink(&name),
-            Err(Errno::NOTEMPTY | Errno::EXIST) if self.rereads < REREADS => {
+            Err(Errno::NOTEMPTY | Errno::EXIST) if self.rereads < MAX_REREADS => {
                 self.rereads += 1;
                 self.put_back(&name);
                 Ok(())
             }
-            Err(errno) => Err(self.descent.fault("remove", &name, errno)),
+            Err(errno) => Err(self.walker.fault("remove", &name, errno)),
         }
     }
 
     /// Removes what is in the present directory from a place of it on and is no directory, until names
     /// of directories were found; gives those.
     fn sweep(&mut self, from: u64) -> Result<Page, Fault> {
-        let fault = |descent: &&Descent, errno| descent.fault("read", c".", errno);
-        let (here, mut descent) = (self.descent.here(), &self.descent);
-        let page = self
-            .names
-            .read(here, from, &mut descent, fault, |_, entry| {
-                let name = entry.file_name();
-                if entry.file_type() == FileType::Directory {
-                    return Ok(true);
-                }
-                match unlink(here, name, AtFlags::empty()) {
-                    Ok(()) | Err(Errno::NOENT) => Ok(false),
-                    Err(Errno::ISDIR) => Ok(true),
-                    Err(errno) => Err(self.descent.fault("remove", name, errno)),
-                }
-            });
+        let fault = |walker: &&DirWalker, errno| walker.fault("read", c".", errno);
+        let (here, mut walker) = (self.walker.here(), &self.walker);
+        let page = self.names.read(here, from, &mut walker, fault, |_, entry| {
+            let name = entry.file_name();
+            if entry.file_type() == FileType::Directory {
+                return Ok(true);
+            }
+            match unlink(here, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(false),
+                Err(Errno::ISDIR) => Ok(true),
+                Err(errno) => Err(self.walker.fault("remove", name, errno)),
+            }
+        });
         match page {
             // The directory itself was removed by others; ext4 takes no cookie for it then.
             Err(_) if fstat(here).is_ok_and(|stat| stat.st_nlink == 0) => Ok(Page::default()),
@@ -172,9 +170,9 @@ impl Removal {
     }
 
     fn unlink(&self, name: &CStr) -> Result<(), Fault> {
-        match unlink(self.descent.here(), name, AtFlags::empty()) {
+        match unlink(self.walker.here(), name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(self.descent.fault("remove", name, errno)),
+            Err(errno) => Err(self.walker.fault("remove", name, errno)),
         }
     }
 }

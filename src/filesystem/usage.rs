@@ -14,13 +14,13 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
-use super::Fault;
-use super::descent::{Descent, Directory, open_directory};
+use super::dir_walker::{DirWalker, Directory, open_directory};
+use super::error::Fault;
 use super::fiemap::Asker;
 use super::names::{Names, Page};
 
 /// What stat counts blocks in, whatever the filesystem's own blocks are.
-const BLOCK: u64 = 512;
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// What a tree takes, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) fn of(root: Directory, cloned: Option<i64>) -> Result<Usage, Fault> {
     let here = |errno| Fault::new("look at", ".".as_ref(), errno);
     let stat = fstat(&root).map_err(here)?;
     let mut measuring = Measuring {
-        descent: Descent::new(root),
+        walker: DirWalker::new(root),
         found: Usage::default(),
         cloned,
         asker: cloned.map(|_| Asker::new()),
@@ -57,7 +57,7 @@ pub(super) fn of(root: Directory, cloned: Option<i64>) -> Result<Usage, Fault> {
 }
 
 struct Measuring {
-    descent: Descent,
+    walker: DirWalker,
     found: Usage,
     cloned: Option<i64>,
     /// Gone once a filesystem has said that it cannot say.
@@ -75,19 +75,19 @@ impl Measuring {
                     continue;
                 }
                 levels.pop();
-                self.descent
+                self.walker
                     .leave()
-                    .map_err(|errno| self.descent.fault("find the way up from", c".", errno))?;
+                    .map_err(|errno| self.walker.fault("find the way up from", c".", errno))?;
                 continue;
             };
-            let (directory, stat) = match open_directory(self.descent.here(), &name) {
+            let (directory, stat) = match open_directory(self.walker.here(), &name) {
                 Ok(opened) => opened,
                 // Gone, replaced, or the place of another filesystem.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
-                Err(errno) => return Err(self.descent.fault("open", &name, errno)),
+                Err(errno) => return Err(self.walker.fault("open", &name, errno)),
             };
             self.count_whole(&stat);
-            self.descent.enter(&name, directory);
+            self.walker.enter(&name, directory);
             levels.push(self.read(0)?);
         }
         Ok(())
@@ -97,9 +97,9 @@ impl Measuring {
     /// of directories were found; gives those.
     fn read(&mut self, from: u64) -> Result<Page, Fault> {
         let mut names = std::mem::take(&mut self.names);
-        let here = self.descent.here().try_clone_to_owned();
-        let here = here.map_err(|error| self.descent.fault("open", c".", error))?;
-        let fault = |measuring: &Self, errno| measuring.descent.fault("read", c".", errno);
+        let here = self.walker.here().try_clone_to_owned();
+        let here = here.map_err(|error| self.walker.fault("open", c".", error))?;
+        let fault = |measuring: &Self, errno| measuring.walker.fault("read", c".", errno);
         let page = names.read(here.as_fd(), from, self, fault, |measuring, entry| {
             measuring.count(entry.file_name())
         });
@@ -109,10 +109,10 @@ impl Measuring {
 
     /// Counts an entry of the present directory; true for a directory, which comes later.
     fn count(&mut self, name: &CStr) -> Result<bool, Fault> {
-        let stat = match statat(self.descent.here(), name, AtFlags::SYMLINK_NOFOLLOW) {
+        let stat = match statat(self.walker.here(), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(false),
-            Err(errno) => return Err(self.descent.fault("look at", name, errno)),
+            Err(errno) => return Err(self.walker.fault("look at", name, errno)),
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => return Ok(true),
@@ -133,7 +133,7 @@ impl Measuring {
             0 => Some(0),
             _ => self
                 .own(name, stat)
-                .map_err(|errno| self.descent.fault("ask for the blocks of", name, errno))?,
+                .map_err(|errno| self.walker.fault("ask for the blocks of", name, errno))?,
         };
         self.found.add(bytes, own.unwrap_or(bytes));
         Ok(())
@@ -146,7 +146,7 @@ impl Measuring {
         };
         // Not blocking, should it be a FIFO by now.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(self.descent.here(), name, flags, Mode::empty()) {
+        let file = match openat(self.walker.here(), name, flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(Some(0)),
             // Closed to us, or something else by now.
@@ -170,7 +170,7 @@ impl Measuring {
 
 /// The bytes of blocks that one name of a file stands for.
 fn part(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK / names(stat)
+    u64::try_from(stat.st_blocks).unwrap_or(0) * STAT_BLOCK_BYTES / names(stat)
 }
 
 // The field's width differs between architectures.
@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn blocks(path: &Path) -> u64 {
-        fs::symlink_metadata(path).unwrap().blocks() * BLOCK
+        fs::symlink_metadata(path).unwrap().blocks() * STAT_BLOCK_BYTES
     }
 
     #[test]

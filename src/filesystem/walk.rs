@@ -17,9 +17,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::descent::{self, Descent, Directory, open_directory};
+use super::closed;
+use super::dir_walker::{self, DirWalker, Directory, open_directory};
+use super::error::{Fault, into_io};
 use super::names::{self, Names, Page};
-use super::{Fault, closed, into_io};
 
 /// The longest path that the kernel takes, with the zero at its end.
 const PATH_MAX: usize = 4096;
@@ -27,7 +28,7 @@ const PATH_MAX: usize = 4096;
 /// An entry that a walk came to.
 #[derive(Debug)]
 pub struct Found<'a> {
-    descent: &'a Descent,
+    walker: &'a DirWalker,
     name: &'a CStr,
     /// What it is, with the mode that the build gave it.
     pub stat: Stat,
@@ -36,7 +37,7 @@ pub struct Found<'a> {
 impl Found<'_> {
     /// Its path below the root of the walk; it may be longer than the kernel takes.
     pub fn path(&self) -> PathBuf {
-        self.descent.path_to(self.name)
+        self.walker.path_to(self.name)
     }
 
     /// Its name in its directory.
@@ -54,8 +55,8 @@ impl Found<'_> {
     /// # Errors
     /// When it cannot be opened, and when it is no regular file any more.
     pub fn open(&self) -> io::Result<File> {
-        let fault = |errno| into_io(self.descent.fault("open", self.name, errno));
-        let file = closed::open_file(self.descent.here(), self.name).map_err(fault)?;
+        let fault = |errno| into_io(self.walker.fault("open", self.name, errno));
+        let file = closed::open_file(self.walker.here(), self.name).map_err(fault)?;
         let stat = fstat(&file).map_err(fault)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(File::from(file)),
@@ -68,8 +69,8 @@ impl Found<'_> {
     /// # Errors
     /// When it cannot be read.
     pub fn target(&self) -> io::Result<OsString> {
-        let target = readlinkat(self.descent.here(), self.name, Vec::new())
-            .map_err(|errno| into_io(self.descent.fault("read the link", self.name, errno)))?;
+        let target = readlinkat(self.walker.here(), self.name, Vec::new())
+            .map_err(|errno| into_io(self.walker.fault("read the link", self.name, errno)))?;
         Ok(OsString::from_vec(target.into_bytes()))
     }
 }
@@ -79,7 +80,7 @@ impl Found<'_> {
 /// between two entries; what it was asked for last is open to it until it is dropped.
 #[derive(Debug)]
 pub struct Walk {
-    descent: Descent,
+    walker: DirWalker,
     names: Names,
     /// The directories from the root to where it is.
     levels: Vec<Page>,
@@ -91,7 +92,7 @@ pub struct Walk {
 
 impl Walk {
     /// Descriptors that a walk takes at most, with one file of the tree that is open.
-    pub const DESCRIPTORS: u64 = descent::DESCRIPTORS;
+    pub const DESCRIPTORS: u64 = dir_walker::DESCRIPTORS;
 
     /// Begins at the directory that `root` leads to, of which a bare handle (`O_PATH`) is enough.
     ///
@@ -101,7 +102,7 @@ impl Walk {
         let (root, _) = Directory::reopen(root.as_fd())
             .map_err(|errno| into_io(Fault::new("open", Path::new("."), errno)))?;
         let mut walk = Walk {
-            descent: Descent::new(root),
+            walker: DirWalker::new(root),
             names: Names::default(),
             levels: Vec::new(),
             last: CString::default(),
@@ -135,24 +136,24 @@ impl Walk {
                     continue;
                 }
                 self.levels.pop();
-                self.descent.leave().map_err(|errno| {
-                    into_io(self.descent.fault("find the way up from", c".", errno))
+                self.walker.leave().map_err(|errno| {
+                    into_io(self.walker.fault("find the way up from", c".", errno))
                 })?;
                 continue;
             };
-            let here = self.descent.here();
+            let here = self.walker.here();
             match closed::original(|| statat(here, &name, AtFlags::SYMLINK_NOFOLLOW)) {
                 Ok(stat) => {
                     self.last = name;
                     break stat;
                 }
                 Err(Errno::NOENT) => {}
-                Err(errno) => return Err(into_io(self.descent.fault("look at", &name, errno))),
+                Err(errno) => return Err(into_io(self.walker.fault("look at", &name, errno))),
             }
         };
         self.is_entering = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         Ok(Some(Found {
-            descent: &self.descent,
+            walker: &self.walker,
             name: &self.last,
             stat,
         }))
@@ -161,21 +162,21 @@ impl Walk {
     /// Bytes that it holds now.
     pub fn bytes(&self) -> usize {
         let levels = self.levels.capacity() * size_of::<Page>();
-        self.descent.bytes() + self.names.bytes() + levels
+        self.walker.bytes() + self.names.bytes() + levels
     }
 
     /// Bytes of the path to where it is.
     pub fn path_bytes(&self) -> usize {
-        self.descent.path_bytes()
+        self.walker.path_bytes()
     }
 
     /// Goes into the directory that was returned last.
     fn enter(&mut self) -> io::Result<()> {
-        match open_directory(self.descent.here(), &self.last) {
-            Ok((directory, _)) => self.descent.enter(&self.last, directory),
+        match open_directory(self.walker.here(), &self.last) {
+            Ok((directory, _)) => self.walker.enter(&self.last, directory),
             // The place of another filesystem.
             Err(Errno::XDEV) => return Ok(()),
-            Err(errno) => return Err(into_io(self.descent.fault("open", &self.last, errno))),
+            Err(errno) => return Err(into_io(self.walker.fault("open", &self.last, errno))),
         }
         let level = self.read(0)?;
         self.levels.push(level);
@@ -184,11 +185,11 @@ impl Walk {
 
     /// Reads the next names of the present directory.
     fn read(&mut self, from: u64) -> io::Result<Page> {
-        let fault = |descent: &&Descent, errno| descent.fault("read", c".", errno);
-        let (here, mut descent) = (self.descent.here(), &self.descent);
+        let fault = |walker: &&DirWalker, errno| walker.fault("read", c".", errno);
+        let (here, mut walker) = (self.walker.here(), &self.walker);
         let page = self
             .names
-            .read(here, from, &mut descent, fault, |_, _| Ok(true));
+            .read(here, from, &mut walker, fault, |_, _| Ok(true));
         let mut page = page.map_err(into_io)?;
         names::sort(&mut page);
         Ok(page)
@@ -237,7 +238,7 @@ pub fn locate(root: impl AsFd, path: &Path, links: Links) -> io::Result<Option<O
 
 fn step_by_step(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let (directory, _) = Directory::reopen(root)?;
-    let mut descent = Descent::new(directory);
+    let mut walker = DirWalker::new(directory);
     let mut last = c".".to_owned();
     for component in path.components() {
         let name = match component {
@@ -246,14 +247,14 @@ fn step_by_step(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
             _ => return Err(Errno::XDEV),
         };
         if last.as_c_str() != c"." {
-            let (directory, _) = open_directory(descent.here(), &last)?;
-            descent.enter(&last, directory);
+            let (directory, _) = open_directory(walker.here(), &last)?;
+            walker.enter(&last, directory);
         }
         last = name;
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    openat2(descent.here(), &last, flags, Mode::empty(), resolve)
+    openat2(walker.here(), &last, flags, Mode::empty(), resolve)
 }
 
 /// Not there, not below here, not what it was taken for: all the same to a stranger.

@@ -16,21 +16,23 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2};
 use rustix::io::Errno;
 
-use super::{Fault, closed};
+use super::closed;
+use super::error::Fault;
+use super::inode::InodeId;
 
 /// How many directories above the present one are held open. A directory that is farther above is
 /// opened once more when the walk comes back to it, which is rare, and hundreds of walks at once stay
 /// far below the limits of descriptors.
-const HELD: usize = 8;
+const OPEN_ANCESTORS: usize = 8;
 
 /// Descriptors that a walk takes at most: those, where it is, a step up, and a file.
-pub(super) const DESCRIPTORS: u64 = HELD as u64 + 3;
+pub(super) const DESCRIPTORS: u64 = OPEN_ANCESTORS as u64 + 3;
 
 /// An open directory. One that was closed to us is open to us as long as this lasts: see `closed`.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
-    id: Id,
+    id: InodeId,
     is_held: bool,
 }
 
@@ -38,7 +40,7 @@ impl Directory {
     /// Opens for reading what `handle` leads to, of which a bare handle (`O_PATH`) is enough.
     pub(super) fn reopen(handle: BorrowedFd<'_>) -> Result<(Directory, Stat), Errno> {
         let (stat, is_held) = closed::hold(handle)?;
-        let id = Id::of(&stat);
+        let id = InodeId::of(&stat);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match open(closed::path(handle), flags, Mode::empty()) {
             Ok(fd) => Ok((Directory { fd, id, is_held }, stat)),
@@ -54,7 +56,7 @@ impl Directory {
     /// A directory that was opened for reading.
     pub(super) fn new(fd: OwnedFd) -> Result<(Directory, Stat), Errno> {
         let (stat, is_held) = closed::hold(fd.as_fd())?;
-        let id = Id::of(&stat);
+        let id = InodeId::of(&stat);
         Ok((Directory { fd, id, is_held }, stat))
     }
 }
@@ -75,7 +77,7 @@ impl Drop for Directory {
 
 /// Where a walk is, and how it came there.
 #[derive(Debug)]
-pub(super) struct Descent {
+pub(super) struct DirWalker {
     here: Directory,
     /// The nearest directories above, the parent of `here` last.
     near: VecDeque<Directory>,
@@ -90,31 +92,13 @@ pub(super) struct Descent {
 /// As little as may be: a tree may be a million directories deep.
 #[derive(Debug)]
 struct Far {
-    id: Id,
+    id: InodeId,
     is_held: bool,
 }
 
-/// What tells one inode from another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Id {
-    device: u64,
-    inode: u64,
-}
-
-impl Id {
-    // The fields differ in width between architectures.
-    #[allow(clippy::unnecessary_cast)]
-    pub(super) fn of(stat: &Stat) -> Id {
-        Id {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-        }
-    }
-}
-
-impl Descent {
-    pub(super) fn new(root: Directory) -> Descent {
-        Descent {
+impl DirWalker {
+    pub(super) fn new(root: Directory) -> DirWalker {
+        DirWalker {
             here: root,
             near: VecDeque::new(),
             far: Vec::new(),
@@ -146,7 +130,7 @@ impl Descent {
         self.path.extend_from_slice(name.to_bytes());
         let parent = std::mem::replace(&mut self.here, directory);
         self.near.push_back(parent);
-        if self.near.len() > HELD
+        if self.near.len() > OPEN_ANCESTORS
             && let Some(mut directory) = self.near.pop_front()
         {
             let (id, is_held) = (directory.id, directory.is_held);
@@ -190,11 +174,11 @@ impl Descent {
     }
 
     /// Opens the parent of the present directory, if that is still the one that it was.
-    fn find_parent(&self, id: Id) -> Result<OwnedFd, Errno> {
+    fn find_parent(&self, id: InodeId) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(&self.here, c"..", flags, Mode::empty())?;
         // A directory that is moved meanwhile must not lead the walk out of the tree.
-        if Id::of(&fstat(&directory)?) != id {
+        if InodeId::of(&fstat(&directory)?) != id {
             return Err(Errno::STALE);
         }
         Ok(directory)
@@ -222,7 +206,7 @@ impl Descent {
     }
 }
 
-impl Drop for Descent {
+impl Drop for DirWalker {
     /// A walk that was given up is far below directories that it holds open: they get their modes back
     /// on the way up.
     fn drop(&mut self) {
@@ -271,48 +255,51 @@ mod tests {
         openat(CWD, path, flags, Mode::empty()).unwrap()
     }
 
-    fn root(path: &Path) -> Descent {
-        Descent::new(Directory::new(open(path)).unwrap().0)
+    fn root(path: &Path) -> DirWalker {
+        DirWalker::new(Directory::new(open(path)).unwrap().0)
     }
 
-    fn descend(descent: &mut Descent, name: &CStr) {
-        mkdirat(descent.here(), name, Mode::RWXU).unwrap();
-        let (directory, _) = open_directory(descent.here(), name).unwrap();
-        descent.enter(name, directory);
+    fn descend(walker: &mut DirWalker, name: &CStr) {
+        mkdirat(walker.here(), name, Mode::RWXU).unwrap();
+        let (directory, _) = open_directory(walker.here(), name).unwrap();
+        walker.enter(name, directory);
     }
 
     #[test]
     fn a_walk_comes_back_up_the_way_it_went_with_few_descriptors() {
         let home = tempfile::tempdir().unwrap();
-        let mut descent = root(home.path());
+        let mut walker = root(home.path());
         for _ in 0..200 {
-            descend(&mut descent, c"d");
+            descend(&mut walker, c"d");
         }
-        assert_eq!(descent.near.len(), HELD);
-        assert_eq!(descent.path_to(c"x").components().count(), 201);
+        assert_eq!(walker.near.len(), OPEN_ANCESTORS);
+        assert_eq!(walker.path_to(c"x").components().count(), 201);
         let mut steps = 0;
-        while descent.leave().unwrap().is_some() {
+        while walker.leave().unwrap().is_some() {
             steps += 1;
         }
         assert_eq!(steps, 200);
-        assert_eq!(descent.here.id, Id::of(&fstat(open(home.path())).unwrap()));
+        assert_eq!(
+            walker.here.id,
+            InodeId::of(&fstat(open(home.path())).unwrap())
+        );
     }
 
     #[test]
     fn a_directory_that_was_moved_away_does_not_lead_out_of_the_tree() {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("elsewhere")).unwrap();
-        let mut descent = root(home.path());
-        descend(&mut descent, c"top");
-        for _ in 0..HELD + 1 {
-            descend(&mut descent, c"d");
+        let mut walker = root(home.path());
+        descend(&mut walker, c"top");
+        for _ in 0..OPEN_ANCESTORS + 1 {
+            descend(&mut walker, c"d");
         }
         let moved = home.path().join("top/d");
         renameat(CWD, &moved, CWD, home.path().join("elsewhere/d")).unwrap();
-        for _ in 0..HELD {
-            assert!(descent.leave().unwrap().is_some());
+        for _ in 0..OPEN_ANCESTORS {
+            assert!(walker.leave().unwrap().is_some());
         }
-        assert_eq!(descent.leave().unwrap_err(), Errno::STALE);
+        assert_eq!(walker.leave().unwrap_err(), Errno::STALE);
     }
 
     #[test]

@@ -10,26 +10,26 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{SeekFrom, Stat, copy_file_range, ftruncate, ioctl_ficlone, seek};
 use rustix::io::{Errno, pread, pwrite};
 
-use super::Interrupt;
+use super::interrupt::Interrupt;
 
 /// How much is read at once where the kernel does not copy: large enough that calls do not count.
-const CHUNK: usize = 256 * 1024;
+const BUFFER_BYTES: usize = 256 * 1024;
 
 /// How much the kernel is asked to copy at once: little enough that a process can be ended meanwhile.
-const KERNEL_CHUNK: u64 = 128 * 1024 * 1024;
+const KERNEL_COPY_BYTES: u64 = 128 * 1024 * 1024;
 
 /// The ways that are still worth trying.
-pub(super) struct Contents {
+pub(super) struct FileCopier {
     reflink: bool,
     in_kernel: bool,
     buffer: Vec<u8>,
     interrupt: Interrupt,
 }
 
-impl Contents {
+impl FileCopier {
     /// Copies until it is interrupted, which is an error of the file that is being copied.
-    pub(super) fn new(interrupt: Interrupt) -> Contents {
-        Contents {
+    pub(super) fn new(interrupt: Interrupt) -> FileCopier {
+        FileCopier {
             interrupt,
             reflink: true,
             in_kernel: true,
@@ -83,7 +83,7 @@ impl Contents {
         while self.in_kernel && at < end {
             self.interrupt.check()?;
             let (mut read, mut written) = (at, at);
-            let length = usize::try_from((end - at).min(KERNEL_CHUNK)).unwrap_or(CHUNK);
+            let length = usize::try_from((end - at).min(KERNEL_COPY_BYTES)).unwrap_or(BUFFER_BYTES);
             match copy_file_range(from, Some(&mut read), to, Some(&mut written), length) {
                 // Either the file became shorter or the kernel cannot tell its size; reading will show.
                 Ok(0) => break,
@@ -106,7 +106,7 @@ impl Contents {
         end: u64,
     ) -> Result<(), Errno> {
         if at < end {
-            self.buffer.reserve_exact(CHUNK);
+            self.buffer.reserve_exact(BUFFER_BYTES);
         }
         while at < end {
             self.interrupt.check()?;
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    fn copy(ways: &mut Contents, from: File) -> File {
+    fn copy(ways: &mut FileCopier, from: File) -> File {
         let to = tempfile::tempfile().unwrap();
         let stat = fstat(&from).unwrap();
         let copied = OwnedFd::from(to.try_clone().unwrap());
@@ -154,8 +154,8 @@ mod tests {
         to
     }
 
-    fn every_way() -> [Contents; 3] {
-        [(true, true), (false, true), (false, false)].map(|(reflink, in_kernel)| Contents {
+    fn every_way() -> [FileCopier; 3] {
+        [(true, true), (false, true), (false, false)].map(|(reflink, in_kernel)| FileCopier {
             reflink,
             in_kernel,
             buffer: Vec::new(),
