@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{FileType, SeekFrom, Stat, seek};
 use tar::{EntryType, GnuExtSparseHeader, Header};
 
-use super::artifacts::Contents;
+use super::artifacts::{Artifacts, Contents};
 use crate::budget::Held;
 use crate::pipe::{CHUNK, More, Source, read_at};
 
@@ -117,6 +117,15 @@ impl Source for Tar {
     }
 }
 
+impl Artifacts {
+    /// All artifacts as a tar, names relative to the artifacts directory. With `sparse`, files with holes
+    /// are sparse entries, which not every reader of tars understands. `held` counts [`Tar::BYTES`], and
+    /// `walk` is for [`Artifacts::contents`].
+    pub fn tar(self, sparse: bool, walk: Held, held: Held) -> Tar {
+        Tar::new(self.contents(walk), sparse, held)
+    }
+}
+
 impl Tar {
     /// What is held for a client besides [`Contents::BYTES`], in bytes; tables of hard links and of
     /// holes come to that.
@@ -124,7 +133,7 @@ impl Tar {
 
     /// A tar of `entries`. With `sparse`, files with holes are sparse entries. `held` counts what it
     /// holds besides these, [`Tar::BYTES`], and grows with the tables that the tree makes necessary.
-    pub(super) fn new(entries: Contents, sparse: bool, held: Held) -> Tar {
+    fn new(entries: Contents, sparse: bool, held: Held) -> Tar {
         Tar {
             entries,
             sparse,

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::FileType;
 
-use super::archive::Tar;
 use super::directory::{Directory, Entry};
 use super::layout;
 use super::lease::Lease;
@@ -123,13 +122,6 @@ impl Artifacts {
         let root = self.root.as_ref().map(AsFd::as_fd);
         root.map(|root| filesystem::hand_out(program, root, path))
             .transpose()
-    }
-
-    /// All artifacts as a tar, names relative to the artifacts directory. With `sparse`, files with holes
-    /// are sparse entries, which not every reader of tars understands. `held` counts [`Tar::BYTES`], and
-    /// `walk` is for [`Artifacts::contents`].
-    pub fn tar(self, sparse: bool, walk: Held, held: Held) -> Tar {
-        Tar::new(self.contents(walk), sparse, held)
     }
 
     /// All artifacts, one after the other in the order of the tar. `held` counts [`Contents::BYTES`]; it

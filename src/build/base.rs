@@ -3,7 +3,7 @@
 //! That is the latest, unless a file of the context has changed since and is not newer than it: tools
 //! that decide by time (make, cargo) would take the old results in the base for those of the new file.
 //! Times on disk tell it first ([`difference`]); what the image has may be older, and is asked when the
-//! image is there ([`ImageRecord::is_newer`]).
+//! image is there ([`super::ImageRecord::is_newer`]).
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::error::Error;
 use super::inputs::Inputs;
 use super::store::BuildStore;
-use super::{Change, Filter, ImageRecord, Outcome, PendingBuild, Record, State, layout, record};
+use super::{Change, Filter, Outcome, Record, State, record};
 use crate::job::{GroupName, JobId};
 use crate::project::{Context, DOCKERFILE, ProjectName, SETTINGS};
 
@@ -183,37 +183,6 @@ impl BuildStore {
             change: None,
             is_passed: true,
         }
-    }
-}
-
-impl PendingBuild {
-    /// The image of the base that this build began from.
-    pub(super) fn image_of_base(&self, project: &ProjectName) -> Option<ImageRecord> {
-        let base: JobId = self.info().base.as_deref()?.parse().ok()?;
-        let record = record::read(&self.store.layout.ready(project, base)).ok()??;
-        let image = record.info.image?;
-        let records = self.store.image_records(project);
-        records.images.into_iter().find(|known| known.id == image)
-    }
-
-    /// Clears away what was begun from a base that turned out to be none. Its removal may take long, so it
-    /// waits for the build's end, unless it cannot be moved.
-    pub(super) fn clear_data(&self) -> Result<(), Error> {
-        let data = self.directory().join(layout::DATA);
-        if self.store.throw_away(&data).is_err() {
-            let removed = self.store.filesystem.remove(&data);
-            removed.map_err(|cause| Error::Tree("clear what was cloned", cause))?;
-        }
-        Ok(())
-    }
-
-    /// Why the build has no data. Where that is because it is to end, the removal of what there is would
-    /// hold it up; what cannot be moved is removed with the build.
-    pub(super) fn given_up(&self, why: Error) -> Error {
-        if self.interrupt().is_asked() {
-            let _ = self.store.throw_away(&self.directory().join(layout::DATA));
-        }
-        why
     }
 }
 

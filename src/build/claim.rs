@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Error, disk_error};
 use super::layout::Layout;
+use super::random::random_hex;
 use super::replace::{self, Durability};
-use super::store::random_hex;
 
 /// What the lock file holds is a few hundred bytes; more is not ours.
 const MAX_LOCK: u64 = 4 << 10;

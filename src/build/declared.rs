@@ -11,9 +11,11 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::disk::make_directory;
 use super::error::{Error, disk_error};
 use super::layout;
-use super::pending::{PendingBuild, User, make_directory, open_directory};
+use super::pending::{PendingBuild, User};
+use crate::filesystem::open_writable;
 
 /// A place in the home directory over which something of the host is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ impl PendingBuild {
             let data = self.data();
             for path in directories {
                 if !self.is_param(path) {
-                    let root = open_directory(CWD, &data)?.ok_or(io::ErrorKind::NotFound)?;
+                    let root = open_writable(CWD, &data)?.ok_or(io::ErrorKind::NotFound)?;
                     make_path(root, path, user)?;
                 }
             }
@@ -59,7 +61,7 @@ impl PendingBuild {
         let make = || -> io::Result<()> {
             rustix::fs::mkdirat(CWD, &path, Mode::RWXU)?;
             let open = || -> io::Result<OwnedFd> {
-                Ok(open_directory(CWD, &path)?.ok_or(io::ErrorKind::NotFound)?)
+                Ok(open_writable(CWD, &path)?.ok_or(io::ErrorKind::NotFound)?)
             };
             let home = open()?;
             // The Engine would make them as root, and then only root could remove them.
@@ -119,7 +121,7 @@ fn make_path(root: OwnedFd, path: &Path, user: &User) -> io::Result<OwnedFd> {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let is_made = make_directory(here.as_fd(), name)?;
-        let next = open_directory(here.as_fd(), Path::new(name))?;
+        let next = open_writable(here.as_fd(), Path::new(name))?;
         here = next.ok_or(io::ErrorKind::NotADirectory)?;
         if is_made {
             user.own(here.as_fd())?;

@@ -14,7 +14,8 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::store::{BuildStore, make_directories};
+use super::disk::make_directories;
+use super::store::BuildStore;
 use crate::located::at;
 use crate::project::ProjectName;
 

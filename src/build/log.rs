@@ -4,8 +4,8 @@
 //! costs the daemon nothing. Followers are woken by the writer; none polls.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::record;
+use super::{LOG_TAIL, layout, record};
 use crate::located::at;
 use crate::turns::ClientTurns;
 
@@ -299,6 +299,38 @@ impl LogFollower {
 /// A file of its own. A read that was given up may have it still.
 fn owned(file: Arc<File>) -> io::Result<File> {
     Arc::try_unwrap(file).or_else(|file| file.try_clone())
+}
+
+/// The end of the log in a build's directory.
+pub(super) fn tail(directory: &Path) -> io::Result<String> {
+    let Some(mut file) = record::open_regular(&directory.join(layout::LOG))? else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    let length = file.metadata()?.len();
+    let from = length.saturating_sub(LOG_TAIL as u64);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL as u64).read_to_end(&mut bytes)?;
+    Ok(text_of(&bytes, from > 0))
+}
+
+/// Text of the end of a log: a character that the cut went through is left out.
+pub fn text_of(bytes: &[u8], cut: bool) -> String {
+    let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
+    let skipped = if cut {
+        bytes.iter().take(3).take_while(is_continuation).count()
+    } else {
+        0
+    };
+    String::from_utf8_lossy(&bytes[skipped..]).into_owned()
+}
+
+pub(super) fn open_log(directory: &Path) -> io::Result<File> {
+    File::options()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(directory.join(layout::LOG))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 //! `docs/build-directory.md` is the contract with strangers; [`layout`] is the only file that
 //! knows its names.
 
+mod accept;
 mod ages;
 mod answer;
 mod archive;
@@ -23,8 +24,10 @@ mod claim;
 mod clock;
 mod declared;
 mod directory;
+mod disk;
 mod error;
 mod evict;
+mod finish;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gc;
@@ -45,7 +48,9 @@ mod orphans;
 mod paused;
 mod pending;
 mod pins;
+mod prepare;
 mod publish;
+mod random;
 mod record;
 mod replace;
 mod space;
@@ -63,6 +68,7 @@ pub use declared::MountPoint;
 pub use directory::{Directory, Entries, Entry, EntryKind};
 pub use error::Error;
 pub use evict::{Collected, Held, Removed};
+pub use finish::{End, FinishedBuild, Unfinished};
 pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};
 pub use image_records::{
     Change, ImageRecord, ImageRecords, MadeContainer, MadeLayer, Step, is_prefix,
@@ -71,10 +77,11 @@ pub use index::{Filter, Newest, Place};
 pub use index_entry::IndexEntry;
 pub use info::*;
 pub use listing::Listing;
-pub use log::{BuildLog, LogFollower, LogProgress};
+pub use log::{BuildLog, LogFollower, LogProgress, text_of};
 pub use orphans::OrphanedBuild;
-pub use pending::{Begun, End, FinishedBuild, PendingBuild, Unfinished, User};
+pub use pending::{PendingBuild, User};
+pub use prepare::Begun;
+pub use random::random_hex;
 pub use stats::{AnswerStats, Answered, Day};
 pub use store::BuildStore;
-pub use store::{random_hex, text_of};
 pub use trend::{Point, Trend};

@@ -13,8 +13,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::layout;
-use super::pending::{PendingBuild, open_directory};
-use crate::filesystem::{self, Walk};
+use super::pending::PendingBuild;
+use crate::filesystem::{self, Walk, open_writable};
 
 impl PendingBuild {
     /// Empties the files of opaque params that this process wrote, also where the data that holds them
@@ -28,7 +28,7 @@ impl PendingBuild {
             return Ok(());
         }
         // Opened first: a subvolume that the build made read-only is writable again.
-        let _writable = open_directory(rustix::fs::CWD, &self.data());
+        let _writable = open_writable(rustix::fs::CWD, &self.data());
         let emptied: Vec<_> = files.iter().map(|file| file.set_len(0)).collect();
         emptied.into_iter().collect()
     }
@@ -43,13 +43,13 @@ impl PendingBuild {
         }
         let are_all_held = self.opaque_files.len() >= self.record.internal.opaque.len();
         self.empty_opaque()?;
-        let Some(data) = open_directory(rustix::fs::CWD, &self.data())? else {
+        let Some(data) = open_writable(rustix::fs::CWD, &self.data())? else {
             return Ok(());
         };
         // By inode, what may have another name.
         let mut elsewhere = BTreeMap::new();
         // The container may have put anything in the place of its params.
-        let params = open_directory(data.as_fd(), Path::new(layout::PARAMS))?;
+        let params = open_writable(data.as_fd(), Path::new(layout::PARAMS))?;
         for (name, value) in &self.record.internal.opaque {
             let inode = self.record.internal.opaque_inodes.get(name);
             let found = params.as_ref().and_then(|params| {

@@ -7,11 +7,13 @@
 use std::io;
 use std::sync::Arc;
 
+use super::disk::list_ids;
 use super::error::{Error, disk_error};
 use super::info::NO_DURATION;
 use super::layout;
+use super::log::open_log;
 use super::pending::PendingBuild;
-use super::store::{BuildStore, ids, open_log};
+use super::store::BuildStore;
 use super::{NO_EXIT_CODE, Phase, Phases, Record, Since, State, record};
 use crate::faults;
 use crate::job::JobId;
@@ -47,7 +49,7 @@ impl BuildStore {
         });
         for project in projects {
             let builds = self.layout.builds(&project, State::Pending);
-            let ids = ids(&builds).unwrap_or_else(|error| {
+            let ids = list_ids(&builds).unwrap_or_else(|error| {
                 note(disk_error(LIST, &builds)(error));
                 Vec::new()
             });

@@ -9,8 +9,9 @@ use std::io;
 use std::sync::PoisonError;
 
 use super::State;
+use super::disk::make_directories;
 use super::error::{Error, disk_error};
-use super::store::{BuildStore, make_directories};
+use super::store::BuildStore;
 use crate::job::JobId;
 use crate::project::ProjectName;
 

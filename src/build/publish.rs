@@ -11,13 +11,23 @@ use std::sync::PoisonError;
 use jiff::Timestamp;
 use rustix::fs::RenameFlags;
 
+use super::disk::make_directories;
 use super::error::{Error, disk_error};
 use super::layout::Layout;
-use super::store::{BuildStore, make_directories, random_hex};
+use super::random::random_hex;
+use super::store::BuildStore;
 use super::{Record, record};
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
 use crate::{faults, filesystem};
+
+/// A build that was put in place.
+pub(super) struct Published {
+    /// Its directory.
+    pub(super) directory: PathBuf,
+    /// What could not be linked or cleared.
+    pub(super) warning: Option<Error>,
+}
 
 impl BuildStore {
     /// A finished record in `pending`: either its rename is still owed, or it is what an
@@ -45,14 +55,13 @@ impl BuildStore {
     /// Moves a finished build from `pending` to where it belongs, and points the link at it.
     ///
     /// A rebuild that did not succeed never replaces a succeeded build: it goes to `failed`.
-    /// Once the build is in place, nothing makes a failure of it: what then cannot be linked or
-    /// cleared is the second value.
+    /// Once the build is in place, what cannot be linked or cleared is a warning and no error.
     pub(super) fn publish(
         &self,
         project: &ProjectName,
         id: JobId,
         record: &Record,
-    ) -> Result<(PathBuf, Option<Error>), Error> {
+    ) -> Result<Published, Error> {
         // A build that is in place and not linked yet may not be removed.
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let from = self.layout.pending(project, id);
@@ -101,7 +110,10 @@ impl BuildStore {
             self.enter(project, id, &ready, None, true);
         }
         drop((publish, point));
-        Ok((to, warning))
+        Ok(Published {
+            directory: to,
+            warning,
+        })
     }
 
     /// Makes the link that is to be: beside the old one, which is replaced by [`BuildStore::point`].

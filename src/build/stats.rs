@@ -1,7 +1,7 @@
 //! How jobs were answered, counted per project and day: built, cached or coalesced.
 //!
 //! Builds are on disk and count themselves; an answer from the cache leaves nothing behind but this.
-//! It is a statistic: kept in memory, written by [`BuildStore::save_stats`] now and then and at the end, and
+//! It is a statistic: kept in memory, written by [`super::BuildStore::save_stats`] now and then and at the end, and
 //! what a `kill -9` takes is the last seconds of it. A file that cannot be understood is begun again.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +15,6 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
-use super::BuildStore;
 use super::layout::Layout;
 use super::replace::{self, Durability};
 use crate::located::at;
@@ -28,7 +27,7 @@ const LATEST: usize = 200;
 /// A larger file is not ours.
 const MAX_FILE: u64 = 1 << 20;
 /// Files that are read: more than any host has projects.
-const MOST_FILES: usize = 10_000;
+const MAX_FILES: usize = 10_000;
 
 /// How a job was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,12 +135,10 @@ impl AllStats {
     fn lock(&self) -> MutexGuard<'_, Counted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl BuildStore {
     /// Counts an answer that took so long.
-    pub fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
-        let mut counted = self.stats.lock();
+    pub(super) fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
+        let mut counted = self.lock();
         let now = Timestamp::now();
         match counted.by_project.get_mut(project) {
             Some(stats) => stats.count(answered, now, took),
@@ -156,42 +153,41 @@ impl BuildStore {
         }
     }
 
-    /// How jobs of a project were answered.
-    pub fn answer_stats(&self, project: &ProjectName) -> AnswerStats {
-        let counted = self.stats.lock();
+    /// The statistics of one project.
+    pub(super) fn of(&self, project: &ProjectName) -> AnswerStats {
+        let counted = self.lock();
         counted.by_project.get(project).cloned().unwrap_or_default()
     }
 
-    /// Adds what earlier processes counted, of every project: also of one whose builds are all gone. To be
-    /// done once.
-    pub(super) fn load_stats(&self) {
-        let read: Vec<(ProjectName, AnswerStats)> = match std::fs::read_dir(self.layout.all_stats())
-        {
+    /// Adds what earlier processes counted, of every project: also of one whose builds are all gone. To
+    /// be called once.
+    pub(super) fn load(&self, layout: &Layout) {
+        let read: Vec<(ProjectName, AnswerStats)> = match std::fs::read_dir(layout.all_stats()) {
             Ok(files) => files
-                .take(MOST_FILES)
+                .take(MAX_FILES)
                 .filter_map(|file| {
                     let project = Layout::counted_by(file.ok()?.file_name().to_str()?)?;
-                    let stats = read(&self.layout.stats(&project))?;
+                    let stats = read(&layout.stats(&project))?;
                     Some((project, stats))
                 })
                 .collect(),
-            // Nothing was counted yet; or it cannot be read, and is begun again.
+            // Nothing was counted yet; or it cannot be read, and counting begins again.
             Err(_) => Vec::new(),
         };
-        let mut counted = self.stats.lock();
+        let mut counted = self.lock();
         for (project, earlier) in read {
             counted.by_project.entry(project).or_default().add(earlier);
         }
         counted.is_loaded = true;
     }
 
-    /// Writes down what was counted since the last time.
+    /// Writes what was counted since the last time.
     ///
     /// # Errors
-    /// When the disk takes it not; it is tried again the next time.
-    pub fn save_stats(&self) -> io::Result<()> {
+    /// When a file cannot be written; it is tried again the next time.
+    pub(super) fn save(&self, layout: &Layout) -> io::Result<()> {
         let changed: Vec<(ProjectName, AnswerStats)> = {
-            let mut counted = self.stats.lock();
+            let mut counted = self.lock();
             // Before that, what is there would be overwritten.
             if !counted.is_loaded {
                 return Ok(());
@@ -205,9 +201,9 @@ impl BuildStore {
         };
         let mut failed = None;
         for (project, stats) in changed {
-            if let Err(error) = write(&self.layout.stats(&project), &stats) {
-                failed = Some(at(&self.layout.stats(&project))(error));
-                self.stats.lock().changed.push(project);
+            if let Err(error) = write(&layout.stats(&project), &stats) {
+                failed = Some(at(&layout.stats(&project))(error));
+                self.lock().changed.push(project);
             }
         }
         failed.map_or(Ok(()), Err)
@@ -225,7 +221,7 @@ fn read(path: &Path) -> Option<AnswerStats> {
 /// Replaces a file. What was counted last may be lost with a power cut, what was counted before not.
 fn write(path: &Path, stats: &AnswerStats) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        super::store::make_directories(directory)?;
+        super::disk::make_directories(directory)?;
     }
     let text = serde_json::to_vec(stats)?;
     replace::replace(path, &text, 0o640, Durability::Whole)
@@ -233,6 +229,7 @@ fn write(path: &Path, stats: &AnswerStats) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use crate::build::BuildStore;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -280,7 +277,7 @@ mod tests {
         let open = || {
             let filesystem = Filesystem::detect(Kind::Plain, home.path()).unwrap();
             let store = BuildStore::open(home.path(), filesystem).unwrap();
-            store.load_stats();
+            store.stats.load(&store.layout);
             store
         };
         let project: ProjectName = "p.json".parse().unwrap();

@@ -1,41 +1,33 @@
-//! The builds under one build path: found, listed, read, accepted, put in place.
+//! The builds under one build path: found, listed and read.
 //!
 //! The disk is the database: whatever is asked is answered from the tree, and a build changes
 //! its place by one rename. What is torn or foreign is passed over as if it were not there.
 //! Everything here blocks, except for waiting for the index; callers choose the thread.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use rustix::fs::{Mode, OFlags};
+use std::time::Duration;
 
 use super::artifacts::Artifacts;
 use super::cache::Cache;
 use super::claim::{Claim, Holder, Secret};
+use super::disk::{list_ids, make_directories, open_directory};
 use super::error::{Error, disk_error};
 use super::index::{Filter, Index, Place};
 use super::info::in_json;
-use super::inputs::Inputs;
 use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::listing::{MAX_ANSWERS, MAX_LISTINGS};
-use super::pending::PendingBuild;
-use super::stats::AllStats;
-use super::{
-    BuildAnswer, BuildInfo, IndexEntry, LOG_TAIL, Listing, Record, State, last_used, record,
-};
-use crate::faults;
+use super::log::tail;
+use super::stats::{AllStats, AnswerStats, Answered};
+use super::{BuildAnswer, BuildInfo, IndexEntry, Listing, Record, State, last_used, record};
 use crate::filesystem::{self, Filesystem};
-use crate::job::{GroupName, Job, JobId};
-use crate::project::{Context, ProjectName};
+use crate::job::{GroupName, JobId};
+use crate::project::ProjectName;
 
-/// Directories of builds, as umask 0027 leaves them.
-const DIRECTORY_MODE: u32 = 0o750;
 /// Bytes of a record that lists read one at a time.
 const LARGE_RECORD: u64 = 256 << 10;
 
@@ -122,79 +114,6 @@ impl BuildStore {
     /// Which filesystem is used.
     pub fn filesystem(&self) -> Filesystem {
         self.filesystem
-    }
-
-    /// Writes a job down that `asker` asks for, on stable storage: from here on it is accepted.
-    ///
-    /// # Errors
-    /// When the disk takes it not; nothing is left behind then.
-    pub fn accept(
-        self: &Arc<Self>,
-        job: &Job,
-        context: &Context,
-        rebuild: bool,
-        asker: Option<String>,
-    ) -> Result<PendingBuild, Error> {
-        let id = job.id();
-        let now = jiff::Timestamp::now();
-        let mut record = Record {
-            info: BuildInfo::accepted(job, id, self.layout.served(&job.project, id), now),
-            ..Record::default()
-        };
-        record.internal.rebuild = rebuild;
-        record.info.asked_by = asker;
-        record.internal.boot.clone_from(&self.boot);
-        record.internal.opaque = job
-            .params
-            .iter()
-            .filter(|(name, _)| name.is_opaque())
-            .map(|(name, value)| (name.to_string(), value.clone()))
-            .collect();
-        let listed = Inputs::of(context).into_record(&mut record);
-        let directory = self.layout.pending(&job.project, id);
-        let accepted = self.write_down(&directory, &record, listed.as_ref());
-        if accepted.is_err() {
-            // Un-accept: the next try must find the place free.
-            let _ = std::fs::remove_dir_all(&directory);
-        }
-        let write = disk_error("write the job down", &directory);
-        let log = accepted.map_err(&write)?;
-        PendingBuild::new(self.clone(), job.project.clone(), id, record, log).map_err(write)
-    }
-
-    fn write_down(
-        &self,
-        directory: &Path,
-        record: &Record,
-        listed: Option<&Inputs>,
-    ) -> io::Result<File> {
-        let parent = directory.parent().unwrap_or(directory);
-        let is_new = !parent.exists();
-        make_directories(parent)?;
-        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
-            // Only one build of an id is ever pending, so what lies here belongs to no build.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.throw_away(directory)?;
-                DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
-            }
-            other => other?,
-        }
-        faults::point("accept-directory");
-        // The log is there from the first moment, so that it can be followed from then on.
-        let log = open_log(directory)?;
-        if let Some(inputs) = listed {
-            inputs.write(directory)?;
-        }
-        record::write(directory, record, true)?;
-        faults::point("accept-record");
-        File::open(parent)?.sync_all()?;
-        if is_new {
-            // The project's directory and its name are as new as what is in it.
-            for above in parent.ancestors().skip(1).take(2) {
-                File::open(above)?.sync_all()?;
-            }
-        }
-        Ok(log)
     }
 
     /// The result of a job, if it succeeded and may be served.
@@ -385,7 +304,7 @@ impl BuildStore {
         Ok((self.base(project, None)?, groups))
     }
 
-    /// The end of a build's log, at most [`LOG_TAIL`] bytes, invalid UTF-8 replaced; "" where
+    /// The end of a build's log, at most [`super::LOG_TAIL`] bytes, invalid UTF-8 replaced; "" where
     /// there is none.
     ///
     /// # Errors
@@ -481,6 +400,24 @@ impl BuildStore {
         Lease::take(&directory).map_err(disk_error("hold a build", &directory))
     }
 
+    /// Counts an answer to a job of a project, which took so long.
+    pub fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
+        self.stats.count(project, answered, took);
+    }
+
+    /// How jobs of a project were answered.
+    pub fn answer_stats(&self, project: &ProjectName) -> AnswerStats {
+        self.stats.of(project)
+    }
+
+    /// Writes the statistics that changed since the last time.
+    ///
+    /// # Errors
+    /// When a file cannot be written; it is tried again the next time.
+    pub fn save_stats(&self) -> io::Result<()> {
+        self.stats.save(&self.layout)
+    }
+
     /// Waits until the first scan is over, so that lists are whole.
     pub async fn indexed(&self) {
         self.index.complete().await;
@@ -567,10 +504,10 @@ impl BuildStore {
         let mut first_error = None;
         let mut unmarked = Vec::new();
         let projects = self.projects();
-        self.load_stats();
+        self.stats.load(&self.layout);
         for project in projects.as_deref().unwrap_or_default() {
             let builds = self.layout.builds(project, State::Ready);
-            let ids = ids(&builds).unwrap_or_else(|error| {
+            let ids = list_ids(&builds).unwrap_or_else(|error| {
                 first_error.get_or_insert(disk_error("list the builds", &builds)(error));
                 Vec::new()
             });
@@ -642,92 +579,4 @@ impl BuildStore {
         }
         Ok(projects)
     }
-}
-
-pub(super) fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-}
-
-/// The ids among the names in a directory; what is no id is passed over, and so is no directory.
-pub(super) fn ids(directory: &Path) -> io::Result<Vec<JobId>> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(error),
-    };
-    let mut ids = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        // A link is no directory: what it leads to is not ours to read, clear or write into.
-        if let Some(id) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-            && entry.file_type().is_ok_and(|kind| kind.is_dir())
-        {
-            ids.push(id);
-        }
-    }
-    Ok(ids)
-}
-
-/// The end of the log in a build's directory.
-pub(super) fn tail(directory: &Path) -> io::Result<String> {
-    let Some(mut file) = record::open_regular(&directory.join(layout::LOG))? else {
-        return Err(io::ErrorKind::NotFound.into());
-    };
-    let length = file.metadata()?.len();
-    let from = length.saturating_sub(LOG_TAIL as u64);
-    file.seek(SeekFrom::Start(from))?;
-    let mut bytes = Vec::new();
-    file.take(LOG_TAIL as u64).read_to_end(&mut bytes)?;
-    Ok(text_of(&bytes, from > 0))
-}
-
-/// Text of the end of a log: a character that the cut went through is left out.
-pub fn text_of(bytes: &[u8], cut: bool) -> String {
-    let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
-    let skipped = if cut {
-        bytes.iter().take(3).take_while(is_continuation).count()
-    } else {
-        0
-    };
-    String::from_utf8_lossy(&bytes[skipped..]).into_owned()
-}
-
-pub(super) fn open_log(directory: &Path) -> io::Result<File> {
-    File::options()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(directory.join(layout::LOG))
-}
-
-pub(super) fn make_directories(path: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(path)
-}
-
-/// 128 random bits as 32 hex digits: an id that no other has.
-///
-/// # Errors
-/// When the kernel gives no random bytes.
-pub fn random_hex() -> io::Result<String> {
-    let mut bytes = [0_u8; 16];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled +=
-            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
-    }
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

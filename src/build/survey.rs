@@ -13,10 +13,11 @@ use jiff::Timestamp;
 use rustix::fs::AtFlags;
 use serde::Deserialize;
 
+use super::disk::{list_ids, open_directory};
 use super::error::{Error, disk_error};
 use super::gc::{self, Candidate, Plan, Policy, Shelf};
 use super::layout::Layout;
-use super::store::{BuildStore, ids, open_directory};
+use super::store::BuildStore;
 use super::{State, last_used, record};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -104,7 +105,7 @@ impl BuildStore {
     ) -> Result<Vec<Candidate>, Error> {
         let linked = self.linked(project)?;
         let pending = self.layout.builds(project, State::Pending);
-        let pending = ids(&pending).map_err(disk_error("list the builds", &pending))?;
+        let pending = list_ids(&pending).map_err(disk_error("list the builds", &pending))?;
         let pending: HashSet<JobId> = pending.into_iter().collect();
         let mut found = Vec::new();
         let mut groups = HashSet::new();
@@ -113,7 +114,7 @@ impl BuildStore {
             (Shelf::Failed, self.layout.all_failed(project)),
         ] {
             let list = disk_error("list the builds", &place);
-            let ids = ids(&place).map_err(&list)?;
+            let ids = list_ids(&place).map_err(&list)?;
             if ids.is_empty() {
                 continue;
             }

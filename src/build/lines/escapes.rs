@@ -5,7 +5,7 @@
 //! go on no longer, at the end of its line at the latest: no sequence swallows a log. The
 //! controls of ISO 6429 above 0x7f are no escapes here: in UTF-8 they are halves of letters.
 
-use super::ESCAPE;
+use super::chunks::ESCAPE;
 
 /// Most bytes of parameters that are looked at: those of every colour together take fewer.
 const MAX_PARAMS: usize = 128;

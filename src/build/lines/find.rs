@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicBool;
 use aho_corasick::AhoCorasick;
 use memchr::{memchr, memchr_iter, memchr2, memrchr};
 
+use super::chunks::{ESCAPE, each_chunk};
 use super::escapes::{Escapes, Seen};
-use super::{ESCAPE, each_chunk};
 
 /// Bytes of a text that is looked for: more than anybody types.
 const MAX_NEEDLE: usize = 200;
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn what_lies_across_two_pieces_of_a_long_line_is_found() {
-        for at in super::super::CHUNK - 8..super::super::CHUNK + 2 {
+        for at in super::super::chunks::CHUNK_BYTES - 8..super::super::chunks::CHUNK_BYTES + 2 {
             let mut log = vec![b'x'; at];
             log.extend_from_slice(b"ne\x1b[1medle");
             log.extend(vec![b'x'; 70_000]);

@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 
 use memchr::memchr2;
 
+use super::chunks::{ESCAPE, each_chunk};
 use super::colours::Style;
 use super::escapes::{Escapes, Seen};
-use super::{ESCAPE, each_chunk};
 
 /// Lines of a block: one screen needs one or two blocks, and empty lines do not make many.
 const BLOCK_LINES: u64 = 2_000;

@@ -1,0 +1,93 @@
+//! A job accepted: its directory, record and log on stable storage.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::disk::{DIRECTORY_MODE, make_directories};
+use super::error::disk_error;
+use super::inputs::Inputs;
+use super::log::open_log;
+use super::pending::PendingBuild;
+use super::store::BuildStore;
+use super::{BuildInfo, Error, Record, record};
+use crate::faults;
+use crate::job::Job;
+use crate::project::Context;
+
+impl BuildStore {
+    /// Writes a job down that `asker` asks for, on stable storage: from here on it is accepted.
+    ///
+    /// # Errors
+    /// When the disk takes it not; nothing is left behind then.
+    pub fn accept(
+        self: &Arc<Self>,
+        job: &Job,
+        context: &Context,
+        rebuild: bool,
+        asker: Option<String>,
+    ) -> Result<PendingBuild, Error> {
+        let id = job.id();
+        let now = jiff::Timestamp::now();
+        let mut record = Record {
+            info: BuildInfo::accepted(job, id, self.layout.served(&job.project, id), now),
+            ..Record::default()
+        };
+        record.internal.rebuild = rebuild;
+        record.info.asked_by = asker;
+        record.internal.boot.clone_from(&self.boot);
+        record.internal.opaque = job
+            .params
+            .iter()
+            .filter(|(name, _)| name.is_opaque())
+            .map(|(name, value)| (name.to_string(), value.clone()))
+            .collect();
+        let listed = Inputs::of(context).into_record(&mut record);
+        let directory = self.layout.pending(&job.project, id);
+        let accepted = self.write_down(&directory, &record, listed.as_ref());
+        if accepted.is_err() {
+            // Un-accept: the next try must find the place free.
+            let _ = std::fs::remove_dir_all(&directory);
+        }
+        let write = disk_error("write the job down", &directory);
+        let log = accepted.map_err(&write)?;
+        PendingBuild::new(self.clone(), job.project.clone(), id, record, log).map_err(write)
+    }
+
+    fn write_down(
+        &self,
+        directory: &Path,
+        record: &Record,
+        listed: Option<&Inputs>,
+    ) -> io::Result<File> {
+        let parent = directory.parent().unwrap_or(directory);
+        let is_new = !parent.exists();
+        make_directories(parent)?;
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+            // Only one build of an id is ever pending, so what lies here belongs to no build.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.throw_away(directory)?;
+                DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
+            }
+            other => other?,
+        }
+        faults::point("accept-directory");
+        // The log is there from the first moment, so that it can be followed from then on.
+        let log = open_log(directory)?;
+        if let Some(inputs) = listed {
+            inputs.write(directory)?;
+        }
+        record::write(directory, record, true)?;
+        faults::point("accept-record");
+        File::open(parent)?.sync_all()?;
+        if is_new {
+            // The project's directory and its name are as new as what is in it.
+            for above in parent.ancestors().skip(1).take(2) {
+                File::open(above)?.sync_all()?;
+            }
+        }
+        Ok(log)
+    }
+}

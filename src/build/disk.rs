@@ -1,0 +1,80 @@
+//! Directories under the build path: made, listed, opened.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::filesystem;
+use crate::job::JobId;
+
+/// Directories of builds, as umask 0027 leaves them.
+pub(super) const DIRECTORY_MODE: u32 = 0o750;
+
+pub(super) fn make_directories(path: &Path) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(path)
+}
+
+/// A bare handle on a directory.
+pub(super) fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// The ids among the names in a directory; what is no id is passed over, and so is no directory.
+pub(super) fn list_ids(directory: &Path) -> io::Result<Vec<JobId>> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        // A link is no directory: what it leads to is not ours to read, clear or write into.
+        if let Some(id) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+/// Makes a directory where there is none, in the place of whatever else stands there. True when
+/// it was made.
+pub(super) fn make_directory(
+    at: BorrowedFd<'_>,
+    name: impl AsRef<std::ffi::OsStr>,
+) -> io::Result<bool> {
+    let name = name.as_ref();
+    match rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
+            return Ok(false);
+        }
+        Ok(_) => {
+            filesystem::remove_in(at, name)?;
+        }
+        Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    rustix::fs::mkdirat(at, name, Mode::from_raw_mode(0o750))?;
+    Ok(true)
+}

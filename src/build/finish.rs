@@ -1,0 +1,292 @@
+//! The end of a build: its record completed, its directory put in place, its data made durable.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::disk::make_directory;
+use super::error::{Error, disk_error};
+use super::log::tail;
+use super::pending::PendingBuild;
+use super::publish::Published;
+use super::store::BuildStore;
+use super::{BuildInfo, Cancelled, NO_EXIT_CODE, Outcome, Record, State, layout, record};
+use crate::faults;
+use crate::filesystem::open_writable;
+use crate::job::JobId;
+
+/// How a build ended, as its record will say.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The container's exit code, or -999.
+    pub exit_code: i64,
+    /// One sentence where the build could not be run to its end.
+    pub error: Option<String>,
+    /// The end of standard error, for a failed build.
+    pub stderr: Option<String>,
+    /// Who cancelled it.
+    pub cancelled: Option<Cancelled>,
+}
+
+impl End {
+    /// A build that could not be run to its end.
+    pub fn errored(sentence: String) -> End {
+        End {
+            outcome: Outcome::Errored,
+            exit_code: NO_EXIT_CODE,
+            error: Some(sentence),
+            stderr: None,
+            cancelled: None,
+        }
+    }
+}
+
+/// A build whose end could not be written down; it is still pending.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// The build, for another try.
+    pub build: PendingBuild,
+    /// Why.
+    pub error: Error,
+    /// Whether its data was in the way: it leaves no room for the record, or cannot be put in order.
+    /// Then [`PendingBuild::finish_without_data`] may do.
+    pub is_for_data: bool,
+}
+
+/// A build that is in place, but may not be on stable storage yet.
+#[must_use = "a finished build is not durable before [`FinishedBuild::make_durable`]"]
+#[derive(Debug)]
+pub struct FinishedBuild {
+    store: Arc<BuildStore>,
+    directory: PathBuf,
+    record: Record,
+    warning: Option<Error>,
+}
+
+/// Why a build was not put in place.
+struct NotInPlace {
+    error: Error,
+    /// As [`Unfinished::is_for_data`].
+    is_for_data: bool,
+}
+
+impl PendingBuild {
+    /// Ends the build: the record is completed and on stable storage, the directory takes its
+    /// place in one rename, and the link is pointed at it when it succeeded.
+    ///
+    /// # Errors
+    /// When the disk takes it not. The build is given back, still pending; if it is lost, the
+    /// next process takes it over.
+    pub fn finish(mut self, end: End) -> Result<FinishedBuild, Box<Unfinished>> {
+        match self.put_in_place(end) {
+            Ok(Published { directory, warning }) => Ok(FinishedBuild {
+                store: self.store,
+                directory,
+                record: self.record,
+                warning,
+            }),
+            Err(NotInPlace { error, is_for_data }) => Err(Box::new(Unfinished {
+                is_for_data: is_for_data || error.is_full(),
+                build: self,
+                error,
+            })),
+        }
+    }
+
+    fn put_in_place(&mut self, end: End) -> Result<Published, NotInPlace> {
+        let began = std::time::Instant::now();
+        if !self.is_data_stuck {
+            self.put_data_in_order().map_err(|error| NotInPlace {
+                is_for_data: is_of_data(&error),
+                error,
+            })?;
+        }
+        let home = self.clear_home();
+        let mut published = self.write_end(end, began).map_err(|error| NotInPlace {
+            error,
+            is_for_data: false,
+        })?;
+        published.warning = published.warning.or(home.err());
+        Ok(published)
+    }
+
+    fn put_data_in_order(&mut self) -> Result<(), Error> {
+        let data = self.data();
+        self.forget_opaque()
+            .map_err(disk_error("remove the build's opaque params", &data))?;
+        faults::point("params-removed");
+        self.keep_artifacts_ours()
+            .map_err(disk_error("look after the build's artifacts", &data))
+    }
+
+    fn write_end(&mut self, end: End, began: std::time::Instant) -> Result<Published, Error> {
+        let (project, group) = (&self.project, &self.record.info.group);
+        self.record.internal.number = self.store.next_number(project, self.id, group)?;
+        let duration = self.duration();
+        let info = &mut self.record.info;
+        let now = Timestamp::now();
+        info.state = State::Ready;
+        info.phase = None;
+        info.outcome = Some(end.outcome);
+        info.exit_code = end.exit_code;
+        info.duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+        info.finished_at = Some(now);
+        let built_until = [
+            info.started_at.checked_add(duration).ok(),
+            self.base_built_until(),
+        ];
+        let built_until = built_until.into_iter().flatten().fold(now, Timestamp::max);
+        self.record.internal.built_until = Some(built_until);
+        let info = &mut self.record.info;
+        if let Some(sentence) = end.error {
+            info.set_error(sentence);
+        }
+        info.container_stderr = end.stderr;
+        if let Some(by) = end.cancelled {
+            info.cancelled = Some(by);
+        }
+        info.phases.finish = Some(began.elapsed().as_millis() as u64);
+        self.record.internal.opaque.clear();
+        self.record.internal.opaque_inodes.clear();
+        self.record.internal.boot.clone_from(&self.store.boot);
+        self.record.internal.durable = false;
+        let directory = self.directory();
+        record::write(&directory, &self.record, true)
+            .map_err(disk_error("write the record of the build", &directory))?;
+        faults::point("finish-record");
+        self.store.publish(&self.project, self.id, &self.record)
+    }
+
+    /// The latest time that anything cloned from the base may have.
+    fn base_built_until(&self) -> Option<Timestamp> {
+        let base: JobId = self.record.info.base.as_deref()?.parse().ok()?;
+        let directory = self.store.layout.ready(&self.project, base);
+        record::read(&directory).ok()??.internal.built_until
+    }
+
+    /// Ends a build that [`PendingBuild::finish`] or a beginning has failed for: as errored, for the
+    /// reason that `error` gives. Its data is removed, opaque params included, and so is what may have
+    /// been in the way; what cannot be removed now is put out of sight and tried again. Data that allows
+    /// neither stays where it is.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn finish_without_data(mut self, error: &Error) -> Result<FinishedBuild, Box<Unfinished>> {
+        // What cannot be emptied is removed with the data, where that can be done.
+        let _ = self.empty_opaque();
+        let discarded = self.store.discard(&self.directory());
+        // Where there is no room it is the record that needs it, and the data is no obstacle.
+        self.is_data_stuck = discarded.is_err_and(|error| !error.is_full());
+        self.finish(End::errored(error.to_string()))
+    }
+
+    /// Takes the build's data out of it: a container that may run on still writes there, and what it
+    /// writes is in no build. The opaque params that this process wrote there are emptied.
+    ///
+    /// # Errors
+    /// When the disk is in the way.
+    pub fn put_data_aside(&mut self) -> Result<(), Error> {
+        let data = self.data();
+        self.empty_opaque()
+            .map_err(disk_error("remove the build's opaque params", &data))?;
+        let aside = self.store.throw_away(&data);
+        aside.map_err(disk_error("put the build's data aside", &data))?;
+        self.put_home_aside()
+    }
+
+    /// What is served is a directory of ours: a link that the container put in its place would
+    /// lead the transports that go by path to anywhere on the host.
+    fn keep_artifacts_ours(&self) -> io::Result<()> {
+        match open_writable(rustix::fs::CWD, &self.data())? {
+            Some(data) => make_directory(data.as_fd(), layout::ARTIFACTS).map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FinishedBuild {
+    /// What is told about it.
+    pub fn info(&self) -> &BuildInfo {
+        &self.record.info
+    }
+
+    /// What is told about it, with the end of its log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn answer(&self) -> Result<BuildInfo, Error> {
+        let mut info = self.record.info.clone();
+        let tail = tail(&self.directory)
+            .map_err(disk_error("read the log of the build", &self.directory))?;
+        info.container_stdouterr = Some(tail);
+        Ok(info)
+    }
+
+    /// What could not be linked or cleared although the build is in place; for the journal.
+    pub fn warning(&self) -> Option<&Error> {
+        self.warning.as_ref()
+    }
+
+    /// Brings everything of the build to stable storage and marks it durable; until then it
+    /// counts as absent after a power cut. Then removes what it replaced.
+    ///
+    /// # Errors
+    /// When the disk is in the way; the build is in force all the same, until the next boot.
+    pub fn make_durable(self) -> Result<(), Error> {
+        let directory = self.directory;
+        self.store
+            .make_durable(std::slice::from_ref(&directory))
+            .map_err(disk_error("bring the build to stable storage", &directory))?;
+        faults::point("settled");
+        self.store.empty_trash()
+    }
+}
+
+/// Whether data is what keeps us from putting it in order, so that another try fails as well. Else the
+/// host was short of something for a moment, such as descriptors or memory.
+fn is_of_data(error: &Error) -> bool {
+    let kind = error.io().map(io::Error::kind);
+    let is_refused = matches!(
+        kind,
+        Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+    );
+    is_refused || error.is_full()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn only_an_error_that_comes_from_the_data_lets_it_be_discarded() {
+        let is_of_data =
+            |errno: Errno| is_of_data(&disk_error("do it", Path::new("/x"))(errno.into()));
+        for errno in [
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::ROFS,
+            Errno::NOSPC,
+            Errno::DQUOT,
+        ] {
+            assert!(is_of_data(errno), "{errno}");
+        }
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::INTR,
+            Errno::IO,
+        ] {
+            assert!(!is_of_data(errno), "{errno}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The beginning of a build: its data cloned from its base or made empty, its params written.
+//!
+//! The data of the base may hold anything, links in the place of our directories included. So
+//! directories and params are made beneath a handle on `data`, and no link is followed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::base::Start;
+use super::disk::make_directory;
+use super::error::{Error, disk_error};
+use super::pending::{PendingBuild, User};
+use super::{ImageRecord, Since, layout, record};
+use crate::filesystem::open_writable;
+use crate::job::{GroupName, JobId, Params};
+use crate::project::{Context, ProjectName};
+use crate::{faults, filesystem};
+
+/// Files of opaque params that are held open while a build runs, so that they are emptied in the end
+/// wherever the build moved them: more than builds have, and few beside the usual 1,024 descriptors.
+const OPAQUE_FILES: usize = 16;
+
+/// What a build's `data` began as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// Empty: there is no group, or nothing of it yet.
+    Empty,
+    /// As the group's latest build left it.
+    Incremental,
+    /// Empty, because the group's latest build holds what we may not read.
+    BaseUnreadable,
+    /// Empty, because the group's latest build belongs to another user, and we may not give its
+    /// files away.
+    BaseForeign,
+    /// Empty, because a file has changed and is not newer than the group's latest build.
+    BaseNewer,
+    /// As an earlier build of the group left it that was made of the same files, for the same reason.
+    Earlier,
+}
+
+impl PendingBuild {
+    /// Begins: `data` is cloned from the group's latest build, or made empty, and the params
+    /// are written. A base that we may not read is no base: a build that closes a file to its own
+    /// user must not end its group. Nor is one that is as new as a file that has changed since; whether
+    /// it is so in the image, too, is for [`PendingBuild::reconsider`]. What the container must be able
+    /// to write belongs to `user`, also where another one made the base.
+    ///
+    /// # Errors
+    /// When the tree cannot be made or cloned.
+    pub fn prepare(
+        &mut self,
+        params: &Params,
+        user: &User,
+        context: &Context,
+    ) -> Result<Begun, Error> {
+        let now = Since::now();
+        self.record.info.started_at = now.wall();
+        self.record.internal.started_uptime = now.uptime();
+        let info = &self.record.info;
+        self.store.enter(&self.project, self.id, info, None, true);
+        // Only a group has a base; the latest build without one is never built upon.
+        let start = match info.group.parse::<GroupName>() {
+            Ok(group) => self.store.start(&self.project, &group, context)?,
+            Err(_) => Start::default(),
+        };
+        self.begin_from(start, params, user)
+    }
+
+    /// Looks again at the base, now that the image is known. Where a file that differs from those of
+    /// the base is not newer in the image than the base, the build begins anew without that base, and
+    /// the result says how; else `None`.
+    ///
+    /// # Errors
+    /// When the tree cannot be made or cloned.
+    pub fn reconsider(
+        &mut self,
+        image: &ImageRecord,
+        params: &Params,
+        user: &User,
+        context: &Context,
+    ) -> Result<Option<Begun>, Error> {
+        let Some(change) = self.change.take() else {
+            return Ok(None);
+        };
+        let base = self.image_of_base(&self.project);
+        let group = self.record.info.group.parse::<GroupName>();
+        let Ok(group) = group else { return Ok(None) };
+        if image.is_newer(base.as_ref(), &change) {
+            return Ok(None);
+        }
+        self.clear_data()?;
+        let start = self.store.start_elsewhere(&self.project, &group, context);
+        self.begin_from(start, params, user).map(Some)
+    }
+
+    fn begin_from(&mut self, start: Start, params: &Params, user: &User) -> Result<Begun, Error> {
+        let data = self.data();
+        let filesystem = self.store.filesystem;
+        let mut begun = match start.is_passed {
+            true => Begun::BaseNewer,
+            false => Begun::Empty,
+        };
+        let mut is_cloned = false;
+        if let Some(base) = start.base
+            && let Some(_held) = self.store.lease(&self.project, base)?
+        {
+            let from = self
+                .store
+                .layout
+                .ready(&self.project, base)
+                .join(layout::DATA);
+            let clone = |cause| Error::Tree("clone the latest build of the group", cause);
+            let without = [layout::PARAMS.as_ref()];
+            begun = match filesystem.clone_until(&from, &data, &without, &self.interrupt) {
+                Ok(()) => match self.give_clone(base, &data, user)? {
+                    Begun::Incremental => {
+                        is_cloned = true;
+                        match start.is_passed {
+                            true => Begun::Earlier,
+                            false => Begun::Incremental,
+                        }
+                    }
+                    foreign => foreign,
+                },
+                Err(cause) if is_closed(&cause) => {
+                    self.clear_data()?;
+                    Begun::BaseUnreadable
+                }
+                Err(cause) => return Err(self.given_up(clone(cause))),
+            };
+        }
+        if !is_cloned {
+            filesystem
+                .create(&data)
+                .map_err(|cause| Error::Tree("make the build's directory", cause))?;
+        }
+        faults::point("data-made");
+        let base = start.base.filter(|_| is_cloned);
+        self.change = start.change.filter(|_| is_cloned);
+        self.record.info.base = base.map(|base| base.to_string());
+        self.record.info.incremental = is_cloned;
+        self.record.internal.user = Some(user.to_string());
+        (self.opaque_files, self.record.internal.opaque_inodes) = write_layout(&data, params, user)
+            .map_err(disk_error("write the build's params", &data))?;
+        Ok(begun)
+    }
+
+    /// Gives the clone of a base to `user`, where another one made the base.
+    fn give_clone(&self, base: JobId, data: &Path, user: &User) -> Result<Begun, Error> {
+        let directory = self.store.layout.ready(&self.project, base);
+        let read = disk_error(
+            "read the record of the latest build of the group",
+            &directory,
+        );
+        let made = record::read(&directory).map_err(&read)?;
+        let made_by = match made.and_then(|record| record.internal.user) {
+            Some(made_by) => made_by,
+            // A record of an earlier version; the container's user was given the root.
+            None => {
+                let root = data
+                    .symlink_metadata()
+                    .map_err(disk_error("look at the clone", data))?;
+                format!("{}:{}", root.uid(), root.gid())
+            }
+        };
+        if made_by == user.to_string() {
+            return Ok(Begun::Incremental);
+        }
+        let filesystem = self.store.filesystem;
+        let give = |cause| Error::Tree("give the latest build of the group to its user", cause);
+        match filesystem.give_until(data, user.user, user.group, &self.interrupt) {
+            Ok(()) => Ok(Begun::Incremental),
+            Err(cause) if is_closed(&cause) => {
+                self.clear_data()?;
+                Ok(Begun::BaseForeign)
+            }
+            Err(cause) => Err(self.given_up(give(cause))),
+        }
+    }
+
+    /// The image of the base that this build began from.
+    pub(super) fn image_of_base(&self, project: &ProjectName) -> Option<ImageRecord> {
+        let base: JobId = self.info().base.as_deref()?.parse().ok()?;
+        let record = record::read(&self.store.layout.ready(project, base)).ok()??;
+        let image = record.info.image?;
+        let records = self.store.image_records(project);
+        records.images.into_iter().find(|known| known.id == image)
+    }
+
+    /// Clears away what was begun from a base that turned out to be none. Its removal may take long, so it
+    /// waits for the build's end, unless it cannot be moved.
+    pub(super) fn clear_data(&self) -> Result<(), Error> {
+        let data = self.directory().join(layout::DATA);
+        if self.store.throw_away(&data).is_err() {
+            let removed = self.store.filesystem.remove(&data);
+            removed.map_err(|cause| Error::Tree("clear what was cloned", cause))?;
+        }
+        Ok(())
+    }
+
+    /// Why the build has no data. Where that is because it is to end, the removal of what there is would
+    /// hold it up; what cannot be moved is removed with the build.
+    pub(super) fn given_up(&self, why: Error) -> Error {
+        if self.interrupt().is_asked() {
+            let _ = self.store.throw_away(&self.directory().join(layout::DATA));
+        }
+        why
+    }
+}
+
+fn is_closed(error: &filesystem::Error) -> bool {
+    let cause = error.io();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Makes `artifacts`, `cache` and `params` under `data`, and writes the params. Gives the files of the
+/// first opaque ones, and the inodes of all of them.
+fn write_layout(
+    data: &Path,
+    params: &Params,
+    user: &User,
+) -> io::Result<(Vec<File>, BTreeMap<String, u64>)> {
+    let Some(data) = open_writable(rustix::fs::CWD, data)? else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    user.own(data.as_fd())?;
+    for name in [layout::ARTIFACTS, layout::CACHE, layout::PARAMS] {
+        // A clone may hold a file or a link that an earlier container left in our place.
+        let is_made = make_directory(data.as_fd(), name)?;
+        // Opened in any case: one that an earlier build closed to its owner is open to the next build.
+        match open_writable(data.as_fd(), Path::new(name)) {
+            Ok(Some(directory)) if is_made => user.own(directory.as_fd())?,
+            // That of another user, whom the next build may act for.
+            Err(error) if is_made || error.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    let Some(directory) = open_writable(data.as_fd(), Path::new(layout::PARAMS))? else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    let (mut opaque_files, mut opaque_inodes) = (Vec::new(), BTreeMap::new());
+    for (name, value) in params {
+        let mut file = File::from(rustix::fs::openat(
+            &directory,
+            name.as_str(),
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::from_raw_mode(if name.is_opaque() { 0o600 } else { 0o640 }),
+        )?);
+        file.write_all(value.as_bytes())?;
+        user.own(file.as_fd())?;
+        if name.is_opaque() {
+            let inode = rustix::fs::fstat(&file)?.st_ino;
+            opaque_inodes.insert(name.to_string(), inode);
+            if opaque_files.len() < OPAQUE_FILES {
+                opaque_files.push(file);
+            }
+        }
+    }
+    Ok((opaque_files, opaque_inodes))
+}
