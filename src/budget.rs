@@ -18,9 +18,9 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 /// Shares are bounded when less than one of so many parts of the budget is free.
-const SCARCE: u64 = 4;
+const SCARCE_DIVISOR: u64 = 4;
 /// The bound is then one of so many parts of the budget for each client.
-const SHARES: u64 = 16;
+const CLIENT_SHARE_DIVISOR: u64 = 16;
 
 /// For whom something is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,7 +131,7 @@ impl Shared {
         match client {
             Client::Local => self.most.saturating_add(self.reserve),
             Client::Proxy => self.most,
-            Client::Address(_) => self.most - self.most / SCARCE,
+            Client::Address(_) => self.most - self.most / SCARCE_DIVISOR,
         }
     }
 
@@ -153,8 +153,8 @@ impl Shared {
         if let Client::Address(address) = client {
             let own = counts.clients.get(&address).copied().unwrap_or(0);
             let own = own.saturating_add(amount);
-            let is_scarce = self.most - remote < self.most / SCARCE;
-            if is_scarce && own > self.most / SHARES {
+            let is_scarce = self.most - remote < self.most / SCARCE_DIVISOR;
+            if is_scarce && own > self.most / CLIENT_SHARE_DIVISOR {
                 return false;
             }
             counts.clients.insert(address, own);
@@ -169,8 +169,8 @@ impl Shared {
         };
         let mut counts = self.counts();
         let own = counts.clients.get(&to).copied().unwrap_or(0) + amount;
-        let is_scarce = self.most - counts.remote < self.most / SCARCE;
-        let fits = !is_scarce || own <= self.most / SHARES;
+        let is_scarce = self.most - counts.remote < self.most / SCARCE_DIVISOR;
+        let fits = !is_scarce || own <= self.most / CLIENT_SHARE_DIVISOR;
         if fits {
             counts.clients.insert(to, own);
         }

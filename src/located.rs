@@ -1,10 +1,10 @@
-//! An error of the disk that says in the journal what it was about.
+//! An error of a system call, with the path that it was about.
 
 use std::io;
 use std::path::Path;
 
-/// For `map_err`: an error of the same kind whose message begins with the path. Where the path is a
-/// stranger's, the message escapes what would forge a line of the journal.
+/// For `map_err`: an error of the same kind whose message begins with the path. The path may
+/// have been chosen by a build or a client, so it is escaped: it cannot forge a line of the journal.
 pub fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| {
         let path = path.display().to_string();

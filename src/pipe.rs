@@ -20,7 +20,7 @@ use crate::turns::ClientTurns;
 /// Bytes gathered before they are handed over.
 pub const CHUNK: usize = 64 << 10;
 /// Chunks in flight: enough to keep both sides busy, little enough to hold nothing whole.
-const IN_FLIGHT: usize = 4;
+const CHUNKS_IN_FLIGHT: usize = 4;
 
 /// The writing side; fails with `BrokenPipe` once the reader is gone.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub fn stream_of<F>(write: F) -> impl Stream<Item = io::Result<Bytes>> + Send + 
 where
     F: FnOnce(&mut PipeWriter) -> io::Result<()> + Send + 'static,
 {
-    let (to, mut from) = mpsc::channel(IN_FLIGHT);
+    let (to, mut from) = mpsc::channel(CHUNKS_IN_FLIGHT);
     // Joined by the stream itself: it ends only after the sender is gone, and the sender is
     // the task's.
     let writing = move || {

@@ -29,19 +29,19 @@ pub struct Bound {
     most: usize,
     /// For clients of this host alone, on top.
     local: usize,
-    /// Who may wait besides.
+    /// Clients that may wait for a turn.
     waiting: usize,
 }
 
-/// Who may wait for most kinds. Each has a connection: with all who wait for the larger kinds, more than
-/// half of the connections are left.
-const WAITING: usize = 256;
+/// Clients that may wait, for most kinds. Each takes a connection: with all that wait for the larger
+/// kinds, more than half of the connections are left.
+const MAX_WAITING_CLIENTS: usize = 256;
 
 /// Short reads of the disk: all that is not named below.
 pub const READS: Bound = Bound {
     most: 128,
     local: 8,
-    waiting: WAITING,
+    waiting: MAX_WAITING_CLIENTS,
 };
 /// The same for those who wait for a build, mostly of its log: readers cannot keep them out. None is
 /// refused.
@@ -51,17 +51,17 @@ pub const BUILDERS: Bound = Bound {
     waiting: 0,
 };
 /// Walks through the index. One through a hundred thousand builds takes some milliseconds of a
-/// processor: however many strangers ask at once, builds and answers get theirs.
+/// processor: however many clients ask at once, builds and answers get theirs.
 pub const WALKS: Bound = Bound {
     most: 4,
     local: 1,
-    waiting: WAITING,
+    waiting: MAX_WAITING_CLIENTS,
 };
 /// Records: each may hold 16 MiB of params, as text and as values.
 pub const RECORDS: Bound = Bound {
     most: 2,
     local: 1,
-    waiting: WAITING,
+    waiting: MAX_WAITING_CLIENTS,
 };
 /// Directories of artifacts: one of a million names takes a processor for a second.
 pub const DIRECTORIES: Bound = Bound {
@@ -80,7 +80,7 @@ pub const SCANS: Bound = Bound {
 pub const HANDING_OUT: Bound = Bound {
     most: 4,
     local: 0,
-    waiting: WAITING,
+    waiting: MAX_WAITING_CLIENTS,
 };
 /// Looks at the tokens file, which builders need as well: none is refused. One waits for the other in any
 /// case.
@@ -237,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    const FEW: Bound = Bound {
+    const SMALL_BOUND: Bound = Bound {
         most: 2,
         local: 1,
         waiting: 30,
@@ -278,11 +278,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_of_this_host_reads_while_all_turns_are_taken_by_readers_that_hang() {
-        let turns = Turns::new(FEW);
+        let turns = Turns::new(SMALL_BOUND);
         let _first = hang(&turns, client(1)).await;
         let _second = hang(&turns, Client::Proxy).await;
-        let mut stranger = ask(&turns, client(1));
-        assert!(poll!(&mut stranger).is_pending());
+        let mut client_turn = ask(&turns, client(1));
+        assert!(poll!(&mut client_turn).is_pending());
         // Also again and again: it is given back.
         drop(turn(&turns, Client::Local).await);
         let local = turn(&turns, Client::Local).await;
@@ -290,19 +290,24 @@ mod tests {
         assert!(poll!(&mut third).is_pending());
         drop(local);
         third.await.unwrap().unwrap();
-        assert!(poll!(&mut stranger).is_pending());
+        assert!(poll!(&mut client_turn).is_pending());
     }
 
     #[tokio::test]
     async fn an_asker_who_leaves_gives_the_turn_and_the_place_back_when_the_thread_is_done() {
-        let turns = Turns::new(FEW);
+        let turns = Turns::new(SMALL_BOUND);
         let (asking, go_on) = hang(&turns, client(1)).await;
         drop(asking);
-        assert_eq!(turns.0.turns.available_permits(), FEW.most - 1);
+        assert_eq!(turns.0.turns.available_permits(), SMALL_BOUND.most - 1);
         assert_eq!(turns.0.places.held(), 1);
         drop(go_on);
         // All can be had once the thread is done.
-        let all = turns.0.turns.acquire_many(FEW.most as u32).await.unwrap();
+        let all = turns
+            .0
+            .turns
+            .acquire_many(SMALL_BOUND.most as u32)
+            .await
+            .unwrap();
         assert_eq!(turns.0.places.held(), 0);
         // A client that leaves while it waits gives the place back as well.
         let mut waiting = ask(&turns, client(1));
@@ -318,12 +323,12 @@ mod tests {
 
     #[tokio::test]
     async fn so_many_wait_and_further_ones_are_refused_at_once_but_for_answers_under_way() {
-        let turns = Turns::new(FEW);
+        let turns = Turns::new(SMALL_BOUND);
         let mut held = vec![
             turn(&turns, Client::Proxy).await,
             turn(&turns, Client::Proxy).await,
         ];
-        let mut waiting: Vec<_> = (0..FEW.waiting)
+        let mut waiting: Vec<_> = (0..SMALL_BOUND.waiting)
             .map(|_| ask(&turns, Client::Proxy))
             .collect();
         for asking in &mut waiting {
@@ -336,7 +341,7 @@ mod tests {
         assert!(poll!(&mut under_way).is_pending());
         // Who is of this host has places of their own.
         let _local = turn(&turns, Client::Local).await;
-        let mut rest: Vec<_> = (0..FEW.waiting / 2)
+        let mut rest: Vec<_> = (0..SMALL_BOUND.waiting / 2)
             .map(|_| ask(&turns, Client::Local))
             .collect();
         for asking in &mut rest {
@@ -360,7 +365,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_who_takes_nothing_does_not_keep_the_turn_for_which_it_waited() {
-        let turns = Turns::new(FEW);
+        let turns = Turns::new(SMALL_BOUND);
         let held = [turn(&turns, client(1)).await, turn(&turns, client(1)).await];
         let own = turns.of(client(2));
         let mut slow: Vec<_> = (0..5).map(|_| Box::pin(own.wait(drop))).collect();

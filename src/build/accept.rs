@@ -21,7 +21,7 @@ impl BuildStore {
     /// Writes a job down that `asker` asks for, on stable storage: from here on it is accepted.
     ///
     /// # Errors
-    /// When the disk takes it not; nothing is left behind then.
+    /// When it cannot be written; nothing is left behind then.
     pub fn accept(
         self: &Arc<Self>,
         job: &Job,

@@ -4,10 +4,10 @@
 //! builds look old at once, and `max_age` would remove everything. So the store keeps a mark: what the wall
 //! clock said last, beside `CLOCK_BOOTTIME`, which is never set and goes on during a suspend. The rules:
 //!
-//! - Within a boot, the wall clock must have gone on as the other did, but for [`STEP`].
-//! - Over a boot it is not known how long the host was off. The time from the last sign of life (the mark, or
-//!   the last use of a build) to the boot may be [`OFF`]: builds look older than they are by no more.
-//! - Otherwise the clock was set forward, and ages are doubted for [`DOUBT`] from then on: a wrong clock is
+//! - Within a boot, the wall clock must have gone on as the other did, but for [`CLOCK_STEP_THRESHOLD`].
+//! - Over a boot it is not known how long the host was off. The time from the last sign of activity (the mark, or
+//!   the last use of a build) to the boot may be [`MAX_UNDOUBTED_DOWNTIME`]: builds look older than they are by no more.
+//! - Otherwise the clock was set forward, and ages are doubted for [`DOUBT_PERIOD`] from then on: a wrong clock is
 //!   noticed and set right in that time, and a right one costs nothing but a day's delay.
 //! - A clock that was set back makes builds look younger, which removes nothing. The mark waits for the
 //!   clock to come back, unless it was doubted itself.
@@ -23,16 +23,16 @@ use super::store::BuildStore;
 use super::{Since, record};
 
 /// How far the wall clock may go ahead of the other one: it is adjusted, but never by so much.
-const STEP: Duration = Duration::from_secs(3_600);
+const CLOCK_STEP_THRESHOLD: Duration = Duration::from_secs(3_600);
 
 /// How long a host may be off without a doubt.
-const OFF: Duration = Duration::from_secs(7 * 24 * 3_600);
+const MAX_UNDOUBTED_DOWNTIME: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// How long ages are doubted after a step.
-const DOUBT: Duration = Duration::from_secs(24 * 3_600);
+const DOUBT_PERIOD: Duration = Duration::from_secs(24 * 3_600);
 
 /// A mark is smaller than this.
-const MAX_MARK: u64 = 4_096;
+const MAX_MARK_BYTES: u64 = 4_096;
 
 /// What the clocks said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,16 +65,19 @@ impl Mark {
         self.wall.checked_sub(uptime).unwrap_or(Timestamp::MIN)
     }
 
-    /// This mark of now in the place of the one `before`; the last use of any build is a sign of life.
+    /// This mark of now in the place of the one `before`; the last use of any build is a sign of activity.
     fn after(mut self, before: &Mark, last_use: Option<Timestamp>) -> Mark {
         let doubted = before.doubted_until;
         let (ahead, allowed) = match before.boot == self.boot {
-            true => (self.booted().duration_since(before.booted()), STEP),
+            true => (
+                self.booted().duration_since(before.booted()),
+                CLOCK_STEP_THRESHOLD,
+            ),
             false => {
                 // A use after the boot was noted by the clock that is in question.
                 let last_use = last_use.filter(|used| *used <= self.booted());
                 let alive = last_use.map_or(before.wall, |used| used.max(before.wall));
-                (self.booted().duration_since(alive), OFF)
+                (self.booted().duration_since(alive), MAX_UNDOUBTED_DOWNTIME)
             }
         };
         let is_ahead = Duration::try_from(ahead).is_ok_and(|ahead| ahead > allowed);
@@ -83,7 +86,7 @@ impl Mark {
             return before.clone();
         }
         self.doubted_until = match is_ahead {
-            true => self.wall.checked_add(DOUBT).ok(),
+            true => self.wall.checked_add(DOUBT_PERIOD).ok(),
             // A doubted clock that was set back has been set right.
             false => doubted.filter(|until| !is_behind && *until > self.wall),
         };
@@ -116,7 +119,8 @@ impl BuildStore {
     fn read_mark(&self) -> Option<Mark> {
         let file = record::open_regular(&self.layout.clock()).ok()??;
         let mut text = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_MARK), &mut text).ok()?;
+        std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_MARK_BYTES), &mut text)
+            .ok()?;
         serde_json::from_slice(&text).ok()
     }
 

@@ -20,24 +20,24 @@ use super::artifacts::{Artifacts, Contents};
 use crate::budget::Held;
 use crate::pipe::{CHUNK, More, Source, read_at};
 
-const BLOCK: usize = 512;
+const TAR_BLOCK_BYTES: usize = 512;
 /// How long a name the header itself takes.
-const SHORT: usize = 100;
+const HEADER_NAME_BYTES: usize = 100;
 
 /// Entries that are looked at in one turn, which may write nothing of them.
-const TURN: usize = 1_024;
+const ENTRIES_PER_TURN: usize = 1_024;
 
 /// Bytes of the paths that are kept until the other names of their files are met: some ten thousand of
 /// ordinary ones. Where a tree has more, names beyond are sent as files of their own.
-const LINKED_PATHS: usize = 4 << 20;
+const MAX_LINKED_PATH_BYTES: usize = 4 << 20;
 /// What a path that is kept takes besides its bytes.
-const LINKED_COST: usize = 112;
+const LINKED_PATH_OVERHEAD_BYTES: usize = 112;
 
 /// Pieces of data in a sparse file that are told apart, so that the list stays below half a megabyte; in
 /// what comes after them holes are sent as zeros.
-const PIECES: usize = 16 << 10;
+const MAX_SPARSE_PIECES: usize = 16 << 10;
 /// … where less is to be held for the client.
-const FEW_PIECES: usize = 256;
+const MAX_SPARSE_PIECES_SMALL: usize = 256;
 
 /// A tar that is being read.
 pub struct Tar {
@@ -92,7 +92,7 @@ struct Writing {
 
 impl Source for Tar {
     fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More> {
-        let mut turns = TURN;
+        let mut turns = ENTRIES_PER_TURN;
         while to.len() < CHUNK {
             if self.writing.take(to, CHUNK) {
                 continue;
@@ -149,7 +149,7 @@ impl Tar {
     /// Appends the next entry of the tree, or the end mark; FIFOs, sockets and devices are left out.
     fn next(&mut self) -> io::Result<()> {
         let Some(found) = self.entries.next_found()? else {
-            self.writing.zeros(2 * BLOCK);
+            self.writing.zeros(2 * TAR_BLOCK_BYTES);
             self.is_over = true;
             return Ok(());
         };
@@ -174,14 +174,14 @@ impl Tar {
                 self.writing.entry(header, path, Some(&first.path));
                 first.left -= 1;
                 if first.left == 0 {
-                    self.linked_bytes -= first.path.len() + LINKED_COST;
+                    self.linked_bytes -= first.path.len() + LINKED_PATH_OVERHEAD_BYTES;
                     self.linked.remove(&id);
                 }
                 return Ok(());
             }
-            let cost = path.len() + LINKED_COST;
+            let cost = path.len() + LINKED_PATH_OVERHEAD_BYTES;
             let linked_bytes = self.linked_bytes + cost;
-            if linked_bytes <= LINKED_PATHS && may_hold(&mut self.held, linked_bytes) {
+            if linked_bytes <= MAX_LINKED_PATH_BYTES && may_hold(&mut self.held, linked_bytes) {
                 self.linked_bytes = linked_bytes;
                 let (path, left) = (path.into(), stat.st_nlink - 1);
                 self.linked.insert(id, Linked { path, left });
@@ -318,11 +318,11 @@ impl Writing {
 
     /// Puts a name into its field of the header; one that is too long goes before the header, and its
     /// beginning into the field.
-    fn put(&mut self, kind: EntryType, name: &[u8], field: &mut [u8; SHORT]) {
+    fn put(&mut self, kind: EntryType, name: &[u8], field: &mut [u8; HEADER_NAME_BYTES]) {
         for (to, from) in field.iter_mut().zip(name) {
             *to = *from;
         }
-        if name.len() < SHORT {
+        if name.len() < HEADER_NAME_BYTES {
             return;
         }
         let mut header = Header::new_gnu();
@@ -351,8 +351,8 @@ impl Writing {
 
 /// What fills the last block after content of so many bytes.
 fn padding(size: u64) -> usize {
-    let odd = usize::try_from(size % BLOCK as u64).unwrap_or(0);
-    (BLOCK - odd) % BLOCK
+    let odd = usize::try_from(size % TAR_BLOCK_BYTES as u64).unwrap_or(0);
+    (TAR_BLOCK_BYTES - odd) % TAR_BLOCK_BYTES
 }
 
 /// Owner 0 and no setuid, setgid or sticky bit: neither means anything at the other end.
@@ -402,9 +402,9 @@ fn pieces(
         return Ok(None);
     }
     // The list, and the blocks in which it is written.
-    let most = match may_hold(held, linked + PIECES * 3 * size_of::<Piece>()) {
-        true => PIECES,
-        false => FEW_PIECES,
+    let most = match may_hold(held, linked + MAX_SPARSE_PIECES * 3 * size_of::<Piece>()) {
+        true => MAX_SPARSE_PIECES,
+        false => MAX_SPARSE_PIECES_SMALL,
     };
     let mut pieces = Vec::new();
     let mut at = 0;

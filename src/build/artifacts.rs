@@ -7,7 +7,7 @@
 //! as wide as a build makes it; what it closed to its own user, us, is read all the same.
 //!
 //! A shared lock on the build's directory keeps it from being removed while it is read. What is
-//! handed out has no such lock: it is a stranger's, who may hold it forever.
+//! handed out has no such lock, since a client may hold it forever.
 
 use std::fs::File;
 use std::io;
@@ -112,7 +112,7 @@ impl Artifacts {
         }
     }
 
-    /// A descriptor for strangers that leads to the artifacts and nowhere else, made by a child that
+    /// A descriptor for clients that leads to the artifacts and nowhere else, made by a child that
     /// runs `program`; `None` where there are none. `path` is for messages.
     pub(super) fn hand_out(
         &self,

@@ -9,22 +9,24 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
+
 use super::error::Error;
 use super::inputs::Inputs;
 use super::store::BuildStore;
 use super::{Change, Filter, Outcome, Record, State, record};
 use crate::job::{GroupName, JobId};
-use crate::project::{Context, DOCKERFILE, ProjectName, SETTINGS};
+use crate::project::{Context, DOCKERFILE, IGNORE_FILE, ProjectName, SETTINGS};
 
 /// Builds of the group that are looked at for one of the same files: each costs a record to read.
-const MOST_LOOKED_AT: usize = 20;
+const MAX_RECORDS_READ: usize = 20;
 /// What the names of archives end with that `ADD` unpacks.
-const ARCHIVES: [&str; 8] = [
+const ARCHIVE_SUFFIXES: [&str; 8] = [
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst",
 ];
 
 /// Files of a project that Docker and mistry read.
-const RECIPE: [&str; 3] = [DOCKERFILE, ".dockerignore", SETTINGS];
+const RECIPE_FILES: [&str; 3] = [DOCKERFILE, IGNORE_FILE, SETTINGS];
 
 /// Where a build begins.
 #[derive(Debug, Default)]
@@ -61,6 +63,32 @@ fn difference(base: &Record, directory: &Path, context: &Context) -> Difference 
     }
     let since = base.internal.built_until.or(base.info.finished_at);
     let since = since.unwrap_or(base.info.started_at);
+    let Some((change, differs)) = changed_files(&known, &now, context, since) else {
+        return Difference::Other;
+    };
+    let gone = known
+        .files
+        .keys()
+        .filter(|name| !now.files.contains_key(*name));
+    let gone: HashSet<&str> = gone.map(|name| last_name(name)).collect();
+    // A file that is gone may have lain over another one of its name, which has an age of its own.
+    if now.files.keys().any(|name| gone.contains(last_name(name))) {
+        return Difference::Other;
+    }
+    match differs || !gone.is_empty() {
+        true => Difference::Later(change),
+        false => Difference::Nothing,
+    }
+}
+
+/// The files that differ between two contexts although both may have them, and whether there are any;
+/// `None` when one of them is not newer than `since`.
+fn changed_files(
+    known: &Inputs,
+    now: &Inputs,
+    context: &Context,
+    since: Timestamp,
+) -> Option<(Change, bool)> {
     let mut change = Change {
         since,
         latest: SystemTime::UNIX_EPOCH,
@@ -79,7 +107,7 @@ fn difference(base: &Record, directory: &Path, context: &Context) -> Difference 
         }
         let is_known = known.is_whole || known.files.contains_key(name.as_ref());
         // What they say is in layers and settings; tools of a build do not look at their times.
-        if RECIPE.contains(&name.as_ref()) {
+        if RECIPE_FILES.contains(&name.as_ref()) {
             let is_dockerfile = is_known && name == DOCKERFILE;
             change.is_dockerfile |= is_dockerfile;
             differs |= is_dockerfile;
@@ -90,26 +118,14 @@ fn difference(base: &Record, directory: &Path, context: &Context) -> Difference 
             (true, _) => {}
             // What is older than a build whose files are not known counts as unchanged.
             (false, false) => continue,
-            (false, true) => return Difference::Other,
+            (false, true) => return None,
         }
         differs = true;
         change.latest = time.max(change.latest);
         let name = name.to_ascii_lowercase();
-        change.is_archive |= ARCHIVES.iter().any(|end| name.ends_with(end));
+        change.is_archive |= ARCHIVE_SUFFIXES.iter().any(|end| name.ends_with(end));
     }
-    let gone = known
-        .files
-        .keys()
-        .filter(|name| !now.files.contains_key(*name));
-    let gone: HashSet<&str> = gone.map(|name| last_name(name)).collect();
-    // A file that is gone may have lain over another one of its name, which has an age of its own.
-    if now.files.keys().any(|name| gone.contains(last_name(name))) {
-        return Difference::Other;
-    }
-    match differs || !gone.is_empty() {
-        true => Difference::Later(change),
-        false => Difference::Nothing,
-    }
+    Some((change, differs))
 }
 
 /// A path's last name.
@@ -169,7 +185,7 @@ impl BuildStore {
             outcome: Some(Outcome::Succeeded),
             ..Filter::default()
         };
-        let builds = self.index.page(&filter, MOST_LOOKED_AT);
+        let builds = self.index.page(&filter, MAX_RECORDS_READ);
         let same = builds.into_iter().find(|(place, _)| {
             let directory = self.layout.ready(project, place.id);
             let record = record::read(&directory).ok().flatten();
@@ -190,8 +206,6 @@ impl BuildStore {
 mod tests {
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
-
-    use jiff::Timestamp;
 
     use super::*;
     use crate::project::Projects;

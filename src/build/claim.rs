@@ -19,9 +19,9 @@ use super::random::random_hex;
 use super::replace::{self, Durability};
 
 /// What the lock file holds is a few hundred bytes; more is not ours.
-const MAX_LOCK: u64 = 4 << 10;
+const MAX_LOCK_FILE_BYTES: u64 = 4 << 10;
 /// Nor is more of what is made once.
-const MAX_KEPT: u64 = 4 << 10;
+const MAX_KEPT_FILE_BYTES: u64 = 4 << 10;
 /// 256 bits: as many as the signatures have that it goes into.
 const SECRET_DIGITS: usize = 64;
 
@@ -129,7 +129,7 @@ impl Drop for Claim {
 pub fn holder(root: &Path) -> Option<Holder> {
     let file = File::open(Layout::new(root).lock()).ok()?;
     let mut text = Vec::new();
-    file.take(MAX_LOCK).read_to_end(&mut text).ok()?;
+    file.take(MAX_LOCK_FILE_BYTES).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
@@ -186,7 +186,7 @@ fn kept(path: &Path, digits: usize, mode: u32) -> io::Result<String> {
 fn read_kept(path: &Path, digits: usize) -> io::Result<Option<String>> {
     let mut text = Vec::new();
     let file = File::open(path)?;
-    file.take(MAX_KEPT).read_to_end(&mut text)?;
+    file.take(MAX_KEPT_FILE_BYTES).read_to_end(&mut text)?;
     let text = text.trim_ascii();
     if text.len() != digits || !text.iter().all(u8::is_ascii_hexdigit) {
         return Ok(None);

@@ -32,7 +32,7 @@ impl PendingBuild {
     /// whose place is declared a directory.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn make_declared(&self, directories: &[PathBuf], user: &User) -> Result<(), Error> {
         let make = || -> io::Result<()> {
             let data = self.data();
@@ -54,7 +54,7 @@ impl PendingBuild {
     /// path. Only `user` may look into it.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn make_home(&self, mounts: &[MountPoint], user: &User) -> Result<PathBuf, Error> {
         self.clear_home()?;
         let path = self.home();

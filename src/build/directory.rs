@@ -1,7 +1,7 @@
 //! One directory of artifacts as people look at it: sorted, and bounded whatever a container left.
 //!
-//! Names are read once, and only the first [`MOST`] of them in the order of the page are kept and
-//! looked at, or as many as [`MOST_BYTES`] have room for; a directory of a million names takes no more
+//! Names are read once, and only the first [`MAX_ENTRIES`] of them in the order of the page are kept and
+//! looked at, or as many as [`MAX_NAME_BYTES`] have room for; a directory of a million names takes no more
 //! memory than one of some thousands. Nothing is opened or followed.
 
 use std::cmp::Ordering;
@@ -16,11 +16,11 @@ use rustix::fs::{FileType, Stat};
 use crate::filesystem::{OpenDirectory, look};
 
 /// Names that a listing holds: more than a reader of a page looks through.
-const MOST: usize = 5_000;
+const MAX_ENTRIES: usize = 5_000;
 /// Bytes of names and of what links say that it holds: a hundred for each of them.
-const MOST_BYTES: usize = 512 << 10;
+const MAX_NAME_BYTES: usize = 512 << 10;
 /// Bytes of what a link says that are kept: more than a page shows.
-const TARGET: usize = 2 << 10;
+const MAX_TARGET_BYTES: usize = 2 << 10;
 
 /// What is in a directory: directories first, then by name. What long links say is cut.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +88,7 @@ impl Directory {
     /// When the host's disk is in the way.
     pub fn list(&self) -> io::Result<Entries> {
         match &self.0 {
-            Some(directory) => list_at_most(directory.as_fd(), MOST, MOST_BYTES),
+            Some(directory) => list_at_most(directory.as_fd(), MAX_ENTRIES, MAX_NAME_BYTES),
             None => Ok(Entries::default()),
         }
     }
@@ -150,7 +150,7 @@ fn item(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Entry>> 
     let target = || -> io::Result<OsString> {
         let target: CString = rustix::fs::readlinkat(directory, &*name, Vec::new())?;
         let mut target = target.into_bytes();
-        target.truncate(TARGET);
+        target.truncate(MAX_TARGET_BYTES);
         target.shrink_to_fit();
         Ok(OsString::from_vec(target))
     };

@@ -12,8 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
+use super::candidate::{Candidate, Shelf};
 use super::error::{Error, disk_error};
-use super::gc::{Candidate, Plan, Shelf};
+use super::gc::Plan;
 use super::lease::{self, Lease};
 use super::random::random_hex;
 use super::store::BuildStore;
@@ -80,7 +81,7 @@ pub struct Collected {
 
 impl BuildStore {
     /// Does what a plan says. `goes_on` is asked before each build: false leaves it alone. With
-    /// `at_once`, what is removed makes room before this returns, which takes longer.
+    /// `at_once`, the space is free before this returns, which takes longer.
     pub fn collect(
         &self,
         plan: &Plan,
@@ -130,7 +131,7 @@ impl BuildStore {
     /// Removes one build, and the failed rebuild beside it.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn remove(&self, project: &ProjectName, id: JobId) -> Result<Removed, Error> {
         let Some(info) = self.ready(project, id)? else {
             return Ok(Removed::Unknown);
@@ -289,8 +290,8 @@ impl BuildStore {
             .map_err(|cause| Error::Tree("remove the build's data", cause))
     }
 
-    /// Removes the data of the build in `directory` so that its room is there on return, which must
-    /// also work where there is none left.
+    /// Removes the data of the build in `directory` so that its space is free on return. This must
+    /// also work on a full disk.
     pub(super) fn clear_out(&self, directory: &Path) -> Result<(), Error> {
         let data = directory.join(layout::DATA);
         let clear = disk_error("remove the build's data", &data);
@@ -306,7 +307,7 @@ impl BuildStore {
             }
         }
         self.remove_tree(&data)?;
-        // And what is removed there makes room with the next commit only.
+        // And the space of what is removed there is free after the next commit only.
         let directory = File::open(directory).map_err(&clear)?;
         rustix::fs::syncfs(directory).map_err(|error| clear(error.into()))
     }

@@ -53,13 +53,13 @@ pub struct Unfinished {
     pub build: PendingBuild,
     /// Why.
     pub error: Error,
-    /// Whether its data was in the way: it leaves no room for the record, or cannot be put in order.
+    /// Whether its data is the cause: it leaves no space for the record, or cannot be cleaned up.
     /// Then [`PendingBuild::finish_without_data`] may do.
     pub is_for_data: bool,
 }
 
 /// A build that is in place, but may not be on stable storage yet.
-#[must_use = "a finished build is not durable before [`FinishedBuild::make_durable`]"]
+#[must_use = "a finished build is not durable before `make_durable`"]
 #[derive(Debug)]
 pub struct FinishedBuild {
     store: Arc<BuildStore>,
@@ -80,7 +80,7 @@ impl PendingBuild {
     /// place in one rename, and the link is pointed at it when it succeeded.
     ///
     /// # Errors
-    /// When the disk takes it not. The build is given back, still pending; if it is lost, the
+    /// When it cannot be written. The build is given back, still pending; if it is lost, the
     /// next process takes it over.
     pub fn finish(mut self, end: End) -> Result<FinishedBuild, Box<Unfinished>> {
         match self.put_in_place(end) {
@@ -180,7 +180,7 @@ impl PendingBuild {
         // What cannot be emptied is removed with the data, where that can be done.
         let _ = self.empty_opaque();
         let discarded = self.store.discard(&self.directory());
-        // Where there is no room it is the record that needs it, and the data is no obstacle.
+        // On a full disk only the record lacks space; the data is no obstacle.
         self.is_data_stuck = discarded.is_err_and(|error| !error.is_full());
         self.finish(End::errored(error.to_string()))
     }
@@ -189,7 +189,7 @@ impl PendingBuild {
     /// writes is in no build. The opaque params that this process wrote there are emptied.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn put_data_aside(&mut self) -> Result<(), Error> {
         let data = self.data();
         self.empty_opaque()
@@ -236,7 +236,7 @@ impl FinishedBuild {
     /// counts as absent after a power cut. Then removes what it replaced.
     ///
     /// # Errors
-    /// When the disk is in the way; the build is in force all the same, until the next boot.
+    /// When a system call fails; the build is in force all the same, until the next boot.
     pub fn make_durable(self) -> Result<(), Error> {
         let directory = self.directory;
         self.store

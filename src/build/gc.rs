@@ -12,13 +12,13 @@
 //! used a moment ago ([`JUST_USED`], by a clock that was not set back meanwhile), and the `keep_last` most recently used builds of each project.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::candidate::{Candidate, Shelf};
+use super::policy::Policy;
 use super::space::{Base, CloneForest, Node};
-use crate::job::JobId;
 use crate::project::ProjectName;
 
 /// A client that was just answered must still be able to fetch the artifacts. The time of a use is
@@ -27,86 +27,6 @@ pub const JUST_USED: Duration = Duration::from_secs(120);
 
 /// What has no record yet may be work under way; after a day it is not.
 const TORN_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-/// What may be kept; an absent rule says nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// Builds that were not used for that long go.
-    pub max_age: Option<Duration>,
-    /// Bytes that all builds together may take.
-    pub max_bytes: Option<u64>,
-    /// Bytes that must be free where builds are kept.
-    pub min_free: Option<u64>,
-    /// So many builds of each project stay, whatever the other rules say.
-    pub keep_last: Option<u64>,
-}
-
-impl Policy {
-    /// True when there is a rule by which builds go; `keep_last` is none.
-    pub fn has_rule(&self) -> bool {
-        self.max_age.is_some() || self.max_bytes.is_some() || self.min_free.is_some()
-    }
-
-    /// This policy with the rules of `other` in the place of its own, where those are given.
-    pub fn overridden_by(self, other: Policy) -> Policy {
-        Policy {
-            max_age: other.max_age.or(self.max_age),
-            max_bytes: other.max_bytes.or(self.max_bytes),
-            min_free: other.min_free.or(self.min_free),
-            keep_last: other.keep_last.or(self.keep_last),
-        }
-    }
-}
-
-/// Which of a project's directories a build is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shelf {
-    /// Where builds are served from.
-    Ready,
-    /// Where the last rebuild that did not succeed lies beside its succeeded build.
-    Failed,
-}
-
-impl Shelf {
-    /// As in JSON, and as the directory is called.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Shelf::Ready => "ready",
-            Shelf::Failed => "failed",
-        }
-    }
-}
-
-/// A build that is over, as far as garbage collection is concerned.
-#[derive(Clone, Debug)]
-pub struct Candidate {
-    /// Its project.
-    pub project: ProjectName,
-    /// Its id.
-    pub id: JobId,
-    /// Where it is.
-    pub shelf: Shelf,
-    /// Its group, or "". Builds of one group share it.
-    pub group: Arc<str>,
-    /// When it was last put in place, answered from or read.
-    pub last_used: Timestamp,
-    /// When it began and ended; `None` where its record does not say.
-    pub ran: Option<(Timestamp, Timestamp)>,
-    /// All its blocks, in bytes; `None` where it was not measured.
-    pub bytes: Option<u64>,
-    /// Those of them that it shared with no other build.
-    pub own: Option<u64>,
-    /// What it was cloned from.
-    pub base: Option<JobId>,
-    /// A link names it.
-    pub is_linked: bool,
-    /// It is pinned.
-    pub is_pinned: bool,
-    /// A build of the same id is under way.
-    pub is_busy: bool,
-    /// It has no record that counts: it is as good as absent.
-    pub is_torn: bool,
-}
 
 /// Why a build goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,83 +105,116 @@ impl Plan {
 
 /// Decides what goes. `free` is how many bytes are free now.
 pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free: u64) -> Plan {
-    let mut forest = CloneForest::new(&nodes(&candidates));
     let mut oldest_first: Vec<usize> = (0..candidates.len()).collect();
     oldest_first.sort_by_key(|at| {
         let build = &candidates[*at];
         (build.last_used, build.project.clone(), build.id)
     });
     let stays = among_the_last(&candidates, &oldest_first, policy.keep_last);
-    let before = |limit: Duration| now.checked_sub(limit).unwrap_or(Timestamp::MIN);
-    let (just, torn) = (before(JUST_USED), before(TORN_AFTER));
-    let soon = now.checked_add(JUST_USED).unwrap_or(Timestamp::MAX);
-    let may_go = |at: &usize| {
-        let build = &candidates[*at];
-        let is_held = build.is_linked || build.is_pinned || build.is_busy;
-        // A use to come was noted before the clock was set back: it says nothing of a moment ago.
-        let is_just_used = build.last_used >= just && build.last_used <= soon;
-        let is_new_and_torn = build.is_torn && build.last_used >= torn;
-        !(is_held || is_just_used || is_new_and_torn)
-    };
-    let mut left: Vec<usize> = oldest_first.into_iter().filter(may_go).collect();
-    let mut gone: Vec<(usize, Why, u64)> = Vec::new();
-    left.retain(|at| {
-        let is_torn = candidates[*at].is_torn;
-        if is_torn {
-            gone.push((*at, Why::Torn, forest.remove(*at)));
-        }
-        !is_torn && !stays[*at]
-    });
-    if let Some(limit) = policy.max_age.map(before) {
-        left.retain(|at| {
-            let is_old = candidates[*at].last_used < limit;
-            if is_old {
-                gone.push((*at, Why::MaxAge, forest.remove(*at)));
-            }
-            !is_old
+    oldest_first.retain(|at| may_go(&candidates[*at], now));
+    let mut left = oldest_first;
+    let mut selection = Selection::new(&candidates);
+    selection.take_all(&mut left, Why::Torn, |at| candidates[at].is_torn);
+    left.retain(|at| !stays[*at]);
+    if let Some(max_age) = policy.max_age {
+        let limit = before(now, max_age);
+        selection.take_all(&mut left, Why::MaxAge, |at| {
+            candidates[at].last_used < limit
         });
     }
     let mut left = left.into_iter();
     let mut short = 0;
-    if let Some(most) = policy.max_bytes {
-        while forest.total() > most
+    if let Some(max) = policy.max_bytes {
+        while selection.forest.total() > max
             && let Some(at) = left.next()
         {
-            gone.push((at, Why::MaxBytes, forest.remove(at)));
+            selection.take(at, Why::MaxBytes);
         }
-        short = forest.total().saturating_sub(most);
+        short = selection.forest.total().saturating_sub(max);
     }
-    let mut freed: u64 = gone.iter().map(|(_, _, bytes)| bytes).sum();
-    if let Some(least) = policy.min_free {
-        while free.saturating_add(freed) < least
+    if let Some(min) = policy.min_free {
+        while free.saturating_add(selection.freed) < min
             && let Some(at) = left.next()
         {
-            let bytes = forest.remove(at);
-            freed += bytes;
-            gone.push((at, Why::MinFree, bytes));
+            selection.take(at, Why::MinFree);
         }
-        short = short.max(least.saturating_sub(free.saturating_add(freed)));
+        short = short.max(min.saturating_sub(free.saturating_add(selection.freed)));
     }
-    let unmeasured = candidates
-        .iter()
-        .filter(|build| build.bytes.is_none())
-        .count();
-    let kept = candidates.len() - gone.len();
-    let mut builds: Vec<Option<Candidate>> = candidates.into_iter().map(Some).collect();
-    let removals = gone.into_iter().filter_map(|(at, why, bytes)| {
-        let build = builds[at].take()?;
-        Some(Removal { build, why, bytes })
-    });
     Plan {
-        removals: removals.collect(),
-        bytes: freed,
-        kept,
-        kept_bytes: forest.total(),
-        unmeasured,
         free,
         short,
-        doubted_until: None,
+        ..selection.into_plan(candidates)
     }
+}
+
+/// The builds that go, in order.
+struct Selection {
+    forest: CloneForest,
+    /// Places among the candidates, each with the rule and the bytes that it frees.
+    taken: Vec<(usize, Why, u64)>,
+    /// Bytes that all of them free.
+    freed: u64,
+}
+
+impl Selection {
+    fn new(candidates: &[Candidate]) -> Selection {
+        Selection {
+            forest: CloneForest::new(&nodes(candidates)),
+            taken: Vec::new(),
+            freed: 0,
+        }
+    }
+
+    fn take(&mut self, at: usize, why: Why) {
+        let bytes = self.forest.remove(at);
+        self.freed += bytes;
+        self.taken.push((at, why, bytes));
+    }
+
+    /// Moves from `left` to this selection what `goes`.
+    fn take_all(&mut self, left: &mut Vec<usize>, why: Why, goes: impl Fn(usize) -> bool) {
+        left.retain(|at| {
+            let goes = goes(*at);
+            if goes {
+                self.take(*at, why);
+            }
+            !goes
+        });
+    }
+
+    fn into_plan(self, candidates: Vec<Candidate>) -> Plan {
+        let unmeasured = candidates.iter().filter(|build| build.bytes.is_none());
+        let unmeasured = unmeasured.count();
+        let kept = candidates.len() - self.taken.len();
+        let mut builds: Vec<Option<Candidate>> = candidates.into_iter().map(Some).collect();
+        let removals = self.taken.into_iter().filter_map(|(at, why, bytes)| {
+            let build = builds[at].take()?;
+            Some(Removal { build, why, bytes })
+        });
+        Plan {
+            removals: removals.collect(),
+            bytes: self.freed,
+            kept,
+            kept_bytes: self.forest.total(),
+            unmeasured,
+            ..Plan::default()
+        }
+    }
+}
+
+/// The moment that was so long before `now`.
+fn before(now: Timestamp, ago: Duration) -> Timestamp {
+    now.checked_sub(ago).unwrap_or(Timestamp::MIN)
+}
+
+/// False for a build that stays whatever the rules say.
+fn may_go(build: &Candidate, now: Timestamp) -> bool {
+    let is_held = build.is_linked || build.is_pinned || build.is_busy;
+    // A use in the future was noted before the clock was set back: it was not a moment ago.
+    let soon = now.checked_add(JUST_USED).unwrap_or(Timestamp::MAX);
+    let is_just_used = build.last_used >= before(now, JUST_USED) && build.last_used <= soon;
+    let is_new_and_torn = build.is_torn && build.last_used >= before(now, TORN_AFTER);
+    !(is_held || is_just_used || is_new_and_torn)
 }
 
 /// Which builds are among the last of their project.
@@ -324,6 +277,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::job::JobId;
 
     const DAY: i64 = 24 * 3600;
 
@@ -437,7 +391,7 @@ mod tests {
         let expected = [(4, Why::MaxBytes, 10), (3, Why::MinFree, 10)];
         assert_eq!(gone(&all), expected);
         assert_eq!((all.bytes, all.kept_bytes, all.short), (20, 20, 0));
-        // Room that cannot be had is told.
+        // Space that cannot be freed is reported.
         let policy = Policy {
             min_free: Some(100),
             keep_last: Some(3),
@@ -608,7 +562,7 @@ mod tests {
                 plan.kept_bytes + plan.bytes,
                 CloneForest::new(&nodes(&builds)).total()
             );
-            // Whatever could still go for want of room is among the last of its project.
+            // Each build that could still go to free space is among the last of its project.
             let mut last: HashMap<ProjectName, u64> = HashMap::new();
             let mut newest_first: Vec<&Candidate> = builds.iter().collect();
             newest_first.sort_by_key(|b| (b.last_used, b.project.clone(), b.id));

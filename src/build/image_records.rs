@@ -26,11 +26,11 @@ const MAX_LAYERS: usize = 4_096;
 /// Containers of image builds remembered of one project; they are gone when their build is over.
 const MAX_CONTAINERS: usize = 256;
 /// Bytes of an instruction that are kept; of a longer one nothing is.
-const MAX_INSTRUCTION: usize = 512;
+const MAX_INSTRUCTION_BYTES: usize = 512;
 /// A larger file is not ours.
-const MAX_FILE: u64 = 16 << 20;
+const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Files that are read: more than any host has projects.
-const MOST_FILES: usize = 10_000;
+const MAX_FILES: usize = 10_000;
 
 /// An image that was built for a context.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +162,7 @@ pub fn is_prefix(digits: &str, id: &str) -> bool {
 impl Step {
     /// The step that ended with this layer.
     pub fn new(layer: &str, made: Option<Timestamp>, instruction: &str) -> Step {
-        let instruction = match instruction.len() <= MAX_INSTRUCTION {
+        let instruction = match instruction.len() <= MAX_INSTRUCTION_BYTES {
             true => instruction.to_owned(),
             false => String::new(),
         };
@@ -247,7 +247,7 @@ impl BuildStore {
             Err(error) => return Err(at(&directory)(error)),
         };
         let projects = files
-            .take(MOST_FILES)
+            .take(MAX_FILES)
             .filter_map(|file| super::layout::Layout::counted_by(file.ok()?.file_name().to_str()?));
         Ok(projects
             .map(|project| (project.clone(), self.image_records(&project)))
@@ -284,7 +284,7 @@ impl BuildStore {
 fn read(path: &Path) -> Option<ImageRecords> {
     let file = super::record::open_regular(path).ok()??;
     let mut text = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut text).ok()?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 

@@ -1,118 +1,27 @@
-//! What is on disk, in memory: rebuilt from the tree at start, never the truth.
+//! An index of the builds on disk, in memory: rebuilt from the tree at start. The disk is authoritative.
 //!
-//! It holds the [`IndexEntry`] that ordering, filtering and reckoning need; a list reads the
+//! It holds the [`IndexEntry`] that ordering, filtering and statistics need; a list reads the
 //! records of the page that is shown. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::filter::{Filter, Place};
 use super::index_entry::{Group, IndexEntry};
-use super::{BuildInfo, Outcome, State};
+use super::interned::Interned;
+use super::{Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
 /// Builds that are looked at before the lock is given back for a moment: less than a millisecond.
-const AT_ONCE: usize = 2_048;
-
-/// Which builds a list is about.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only of this project.
-    pub project: Option<ProjectName>,
-    /// Only of this group; `Some("")` is those without one.
-    pub group: Option<String>,
-    /// Only in this state.
-    pub state: Option<State>,
-    /// Only those that ended so.
-    pub outcome: Option<Outcome>,
-    /// Only those whose project, group, params or beginning of id hold each of these words; in lower
-    /// case.
-    pub words: Vec<String>,
-    /// Only what began before: the place where the page before ended.
-    pub before: Option<Place>,
-}
-
-impl Filter {
-    /// True for a build that belongs into the list, wherever it is in its order.
-    pub fn takes(&self, project: &ProjectName, id: JobId, entry: &IndexEntry) -> bool {
-        let is_project = self.project.as_ref().is_none_or(|wanted| wanted == project);
-        let is_group = self
-            .group
-            .as_ref()
-            .is_none_or(|wanted| **wanted == *entry.group.name);
-        let is_state = self.state.is_none_or(|wanted| wanted == entry.state);
-        let is_outcome = self
-            .outcome
-            .is_none_or(|wanted| Some(wanted) == entry.outcome);
-        is_project
-            && is_group
-            && is_state
-            && is_outcome
-            && entry.holds(&self.words, || id.to_string())
-    }
-
-    /// True for a build that may have been in the list while it was pending.
-    pub fn may_have_taken(&self, info: &BuildInfo) -> bool {
-        let anyhow = Filter {
-            state: None,
-            outcome: None,
-            ..self.clone()
-        };
-        anyhow.takes_build(info)
-    }
-
-    /// The same for a build of which all is known.
-    pub fn takes_build(&self, info: &BuildInfo) -> bool {
-        match (info.project.parse(), info.id.parse()) {
-            (Ok(project), Ok(id)) => self.takes(&project, id, &IndexEntry::of(info, None)),
-            _ => false,
-        }
-    }
-}
-
-/// A place in the order of the list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// When the build there began.
-    pub started: Timestamp,
-    /// Its project.
-    pub project: ProjectName,
-    /// Its id.
-    pub id: JobId,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{},{},{}", self.started, self.project, self.id)
-    }
-}
-
-impl Place {
-    /// True for a place that comes after `other` in the order of lists.
-    pub fn is_behind(&self, other: &Place) -> bool {
-        let key = |place: &Place| (Reverse(place.started), place.project.clone(), place.id);
-        key(self) > key(other)
-    }
-
-    /// Reads what [`Place`] writes.
-    pub fn parse(text: &str) -> Option<Place> {
-        let mut parts = text.split(',');
-        let place = Place {
-            started: parts.next()?.parse().ok()?,
-            project: parts.next()?.parse().ok()?,
-            id: parts.next()?.parse().ok()?,
-        };
-        parts.next().is_none().then_some(place)
-    }
-}
+const BUILDS_PER_LOCK: usize = 2_048;
 
 /// Newest first within a project; ties are broken by id, so that a page has one order.
 type Key = (Reverse<Timestamp>, JobId);
@@ -127,7 +36,7 @@ struct Builds {
     /// When each began: the way from its id to its key.
     started: HashMap<JobId, Timestamp>,
     /// Their groups, each once.
-    groups: HashSet<Arc<Group>>,
+    groups: Interned<Group>,
     /// The longest time from a beginning to the end that is told, which is later than the container's
     /// where that ended without us: none that began earlier than that can have ended later.
     longest: Duration,
@@ -136,7 +45,7 @@ struct Builds {
 /// The index. Cheap to ask, never waited for by a build.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Std, held for a lookup or for [`AT_ONCE`] builds; never over an await.
+    /// Std, held for a lookup or for [`BUILDS_PER_LOCK`] builds; never over an await.
     projects: Mutex<BTreeMap<ProjectName, Builds>>,
     complete: watch::Sender<bool>,
 }
@@ -149,8 +58,8 @@ impl Index {
         }
     }
 
-    /// Enters a build or what became of it. A scan (`news` false) never overwrites what a live
-    /// build said.
+    /// Enters a build, or its new state. A scan (`news` false) never overwrites what a build that is
+    /// under way has entered.
     pub(super) fn put(&self, place: Place, mut entry: IndexEntry, news: bool) {
         let mut projects = self.lock();
         let builds = projects.entry(place.project).or_default();
@@ -162,10 +71,7 @@ impl Index {
             // Until it is measured anew.
             entry.own = entry.own.max(before.map_or(0, |entry| entry.own));
         }
-        match builds.groups.get(&entry.group) {
-            Some(known) => entry.group = known.clone(),
-            None => drop(builds.groups.insert(entry.group.clone())),
-        }
+        entry.group = builds.groups.intern(entry.group);
         if let Some(finished) = entry.finished {
             let took = finished.duration_since(place.started);
             let took = Duration::try_from(took).unwrap_or_default();
@@ -307,7 +213,7 @@ impl Index {
                 }
             }
             let mut last = None::<Place>;
-            for _ in 0..AT_ONCE {
+            for _ in 0..BUILDS_PER_LOCK {
                 let Some(Reverse((started, name, id, at, Shown(entry)))) = next.pop() else {
                     return;
                 };
@@ -383,9 +289,7 @@ impl Builds {
     fn take(&mut self, key: &Key) -> Option<IndexEntry> {
         let entry = self.order.remove(key)?;
         // The other one is that in the table.
-        if Arc::strong_count(&entry.group) == 2 {
-            self.groups.remove(&entry.group);
-        }
+        self.groups.forget_last(&entry.group);
         Some(entry)
     }
 
@@ -438,7 +342,10 @@ impl Ord for Shown<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::build::BuildInfo;
 
     fn place(second: i64, project: &str, digit: &str) -> Place {
         Place {
@@ -494,7 +401,7 @@ mod tests {
     #[test]
     fn a_long_walk_gives_the_lock_back_and_misses_nothing() {
         let index = Index::new();
-        let many = 3 * AT_ONCE + 7;
+        let many = 3 * BUILDS_PER_LOCK + 7;
         for n in 0..many {
             let place = Place {
                 started: Timestamp::from_second((n / 3) as i64).unwrap(),
@@ -535,8 +442,7 @@ mod tests {
             let projects = index.lock();
             let mut groups: Vec<_> = projects
                 .values()
-                .flat_map(|of| &of.groups)
-                .cloned()
+                .flat_map(|of| of.groups.values())
                 .collect();
             groups.sort_by(|one, other| one.name.cmp(&other.name));
             let names = groups.iter().map(|group| group.name.to_string());

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{BuildInfo, Outcome, State};
 
 /// Bytes of a build's params that can be searched: names and the beginnings of values.
-const MAX_TEXT: usize = 256;
+const MAX_SEARCHED_BYTES: usize = 256;
 
 /// A build as the index knows it, without its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ fn text(info: &BuildInfo) -> Box<str> {
     let text: String = letters
         .take_while(|letter| {
             bytes += letter.len_utf8();
-            bytes <= MAX_TEXT
+            bytes <= MAX_SEARCHED_BYTES
         })
         .collect();
     // A copy, since a buffer that is cut to its length leaves a gap in the heap.
@@ -132,6 +132,6 @@ mod tests {
             info.params
                 .insert(name.to_owned(), Some("é".repeat(100_000).into()));
         }
-        assert!(IndexEntry::of(&info, None).text.len() <= MAX_TEXT);
+        assert!(IndexEntry::of(&info, None).text.len() <= MAX_SEARCHED_BYTES);
     }
 }

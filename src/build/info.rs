@@ -304,10 +304,10 @@ impl BuildInfo {
     pub fn abridge(&mut self) {
         self.container_stdouterr = None;
         self.container_stderr = None;
-        let mut room = MAX_LISTED_PARAMS;
+        let mut left = MAX_LISTED_PARAMS;
         for value in self.params.values_mut().flatten() {
             // In JSON, where a control character takes six bytes.
-            let most = MAX_LISTED_VALUE.min(room);
+            let most = MAX_LISTED_VALUE.min(left);
             let mut bytes = 0;
             let cut = value.char_indices().find(|(_, letter)| {
                 bytes += letter_in_json(*letter);
@@ -316,7 +316,7 @@ impl BuildInfo {
             if let Some((at, _)) = cut {
                 *value = format!("{}…", &value[..at]).into();
             }
-            room = room.saturating_sub(bytes);
+            left = left.saturating_sub(bytes);
         }
     }
 

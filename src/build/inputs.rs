@@ -14,9 +14,9 @@ use crate::project::Context;
 
 /// Entries that a list of its own may have: some 100 MB. Of a larger context only the part in the record
 /// is known.
-const MAX_LISTED: usize = 500_000;
+const MAX_LISTED_INPUTS: usize = 500_000;
 /// A larger file is not ours.
-const MAX_FILE: u64 = 256 << 20;
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Files and links by their paths.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ impl Inputs {
         }
         let first = self.files.iter().take(MAX_INPUT_FILES);
         record.internal.files = first.map(|(k, v)| (k.clone(), v.clone())).collect();
-        record.internal.has_inputs = self.len() <= MAX_LISTED;
+        record.internal.has_inputs = self.len() <= MAX_LISTED_INPUTS;
         record.internal.has_inputs.then_some(self)
     }
 
@@ -89,7 +89,7 @@ impl Inputs {
 fn read(directory: &Path) -> Option<Inputs> {
     let file = record::open_regular(&directory.join(layout::INPUTS)).ok()??;
     let mut text = Vec::new();
-    file.take(MAX_FILE).read_to_end(&mut text).ok()?;
+    file.take(MAX_FILE_BYTES).read_to_end(&mut text).ok()?;
     let inputs: Inputs = serde_json::from_slice(&text).ok()?;
     Some(Inputs {
         is_whole: true,

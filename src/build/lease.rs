@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 /// Times that a directory may be replaced between opening and locking it before we give up.
-const PATIENCE: usize = 16;
+const MAX_LEASE_ATTEMPTS: usize = 16;
 
 /// A build's directory, open and not removable.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Lease(File);
 impl Lease {
     /// Takes a lease on the directory at `path`; `None` when there is none.
     pub(super) fn take(path: &Path) -> io::Result<Option<Lease>> {
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_LEASE_ATTEMPTS {
             let Some(directory) = open(path)? else {
                 return Ok(None);
             };

@@ -13,7 +13,7 @@ pub(super) const MAX_ANSWERS: usize = 4 << 20;
 pub(super) const MAX_LISTINGS: usize = 8 << 20;
 
 /// What the rest of an info takes, twice: as values and as JSON.
-const FIXED: usize = 3 << 10;
+const FIXED_INFO_BYTES: usize = 3 << 10;
 
 /// One build of a list. Clones share everything.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ impl Listing {
                 .sum::<usize>()
                 + 64
         });
-        params.sum::<usize>() + FIXED
+        params.sum::<usize>() + FIXED_INFO_BYTES
     }
 
     /// What is shown.

@@ -85,7 +85,7 @@ impl BuildLog {
     /// Appends a line of ours, apart from what the build has printed.
     ///
     /// # Errors
-    /// As [`BuildLog::append`].
+    /// When the file cannot be written.
     pub async fn note(&mut self, line: impl std::fmt::Display) -> io::Result<()> {
         let gap = if self.bytes() > 0 { "\n" } else { "" };
         let text = format!("{gap}mistry: {line}\n");

@@ -17,7 +17,7 @@ use crate::faults;
 use crate::filesystem::Usage;
 
 /// Directories that are held open for one sync of the filesystem.
-const AT_ONCE: usize = 64;
+const DIRECTORIES_PER_SYNC: usize = 64;
 
 impl BuildStore {
     /// True when what the record says survived the last power cut, if there was one.
@@ -40,7 +40,7 @@ impl BuildStore {
     /// Brings the builds in these directories to stable storage, measures what they take, and marks
     /// them. One that is gone or replaced meanwhile is passed over.
     pub(super) fn make_durable(&self, directories: &[PathBuf]) -> io::Result<()> {
-        for some in directories.chunks(AT_ONCE) {
+        for some in directories.chunks(DIRECTORIES_PER_SYNC) {
             let mut held = Vec::new();
             for directory in some {
                 // Held open, so that what takes its name meanwhile is never touched.
@@ -96,7 +96,7 @@ impl BuildStore {
         let path = through(directory);
         let mut usage = match self.filesystem.usage(&path.join(layout::DATA), cloned) {
             Ok(usage) => usage,
-            // It was discarded for want of room.
+            // It was discarded because the disk was full.
             Err(error) if error.io()?.kind() == io::ErrorKind::NotFound => Usage::default(),
             Err(_) => return None,
         };

@@ -10,7 +10,7 @@
 //! - Only a succeeded build is ever pointed at by `latest` or `groups/<group>`.
 //! - A ready build of an earlier boot that is not marked durable counts as absent.
 //!
-//! `docs/build-directory.md` is the contract with strangers; [`layout`] is the only file that
+//! `docs/build-directory.md` is the contract with other programs; [`layout`] is the only file that
 //! knows its names.
 
 mod accept;
@@ -20,6 +20,7 @@ mod archive;
 mod artifacts;
 mod base;
 mod cache;
+mod candidate;
 mod claim;
 mod clock;
 mod declared;
@@ -27,6 +28,7 @@ mod directory;
 mod disk;
 mod error;
 mod evict;
+mod filter;
 mod finish;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -36,6 +38,7 @@ mod index;
 mod index_entry;
 mod info;
 mod inputs;
+mod interned;
 mod last_used;
 mod layout;
 mod lease;
@@ -48,6 +51,7 @@ mod orphans;
 mod paused;
 mod pending;
 mod pins;
+mod policy;
 mod prepare;
 mod publish;
 mod random;
@@ -62,24 +66,27 @@ mod trend;
 pub use answer::{AnswerJson, BuildAnswer};
 pub use archive::Tar;
 pub use artifacts::{Artifacts, Contents, Found};
+pub use candidate::{Candidate, Shelf};
 pub use claim::{Holder, Secret, holder};
 pub use clock::Since;
 pub use declared::MountPoint;
 pub use directory::{Directory, Entries, Entry, EntryKind};
 pub use error::Error;
 pub use evict::{Collected, Held, Removed};
+pub use filter::{Filter, Place};
 pub use finish::{End, FinishedBuild, Unfinished};
-pub use gc::{Candidate, JUST_USED, Plan, Policy, Removal, Shelf, Why};
+pub use gc::{JUST_USED, Plan, Removal, Why};
 pub use image_records::{
     Change, ImageRecord, ImageRecords, MadeContainer, MadeLayer, Step, is_prefix,
 };
-pub use index::{Filter, Newest, Place};
+pub use index::Newest;
 pub use index_entry::IndexEntry;
 pub use info::*;
 pub use listing::Listing;
 pub use log::{BuildLog, LogFollower, LogProgress, text_of};
 pub use orphans::OrphanedBuild;
 pub use pending::{PendingBuild, User};
+pub use policy::Policy;
 pub use prepare::Begun;
 pub use random::random_hex;
 pub use stats::{AnswerStats, Answered, Day};

@@ -30,15 +30,16 @@ pub struct OrphanedBuild {
     pub record: Option<Record>,
 }
 
+const LIST: &str = "list what an earlier process left";
+
 impl BuildStore {
-    /// Everything in `pending`, longest accepted first, after what only lacked its rename was put
-    /// in place. What cannot be read is passed over, and told as the second value.
+    /// Every build in `pending`, longest accepted first, after builds that only lacked their rename were
+    /// put in place. What cannot be read is passed over; the second value is the first error.
     pub fn orphaned_builds(&self) -> (Vec<OrphanedBuild>, Option<Error>) {
         let mut first_error = None;
         let mut note = |error: Error| {
             first_error.get_or_insert(error);
         };
-        const LIST: &str = "list what an earlier process left";
         if let Err(error) = self.complete_links() {
             note(error);
         }
@@ -54,47 +55,9 @@ impl BuildStore {
                 Vec::new()
             });
             for id in ids {
-                let directory = self.layout.pending(&project, id);
-                let list = disk_error(LIST, &directory);
-                match record::read(&directory) {
-                    Err(error) => note(list(error)),
-                    Ok(Some(record))
-                        if record.info.state == State::Ready && self.survived(&record) =>
-                    {
-                        if let Err(error) = self.complete_finished(&project, id, &record) {
-                            note(error);
-                        }
-                    }
-                    // The job has its result already, and no new one was asked for.
-                    Ok(Some(record))
-                        if record.info.state == State::Ready
-                            && !record.internal.rebuild
-                            && matches!(self.find_ready(&project, id), Ok(Some(_))) =>
-                    {
-                        let cleared = self.throw_away(&directory);
-                        if let Err(error) = cleared {
-                            note(list(error));
-                        }
-                    }
-                    // A process that ended while it wrote the job down has told no client that it was accepted.
-                    Ok(None) if self.is_begun_only(&project, id) => {
-                        let cleared = self.throw_away(&directory);
-                        if let Err(error) = cleared {
-                            note(list(error));
-                        }
-                    }
-                    // An end that a power cut undid is none: the job is made again.
-                    Ok(record) => {
-                        // A list shows them from now on, taken over or not.
-                        if let Some(record) = &record {
-                            self.enter(&project, id, &record.info, None, true);
-                        }
-                        found.push(OrphanedBuild {
-                            project: project.clone(),
-                            id,
-                            record,
-                        });
-                    }
+                match self.orphaned_build(&project, id) {
+                    Ok(orphan) => found.extend(orphan),
+                    Err(error) => note(error),
                 }
             }
         }
@@ -103,6 +66,46 @@ impl BuildStore {
             record.and_then(|record| record.info.queued_at)
         });
         (found, first_error)
+    }
+
+    /// A build in `pending` that is to be taken over; `None` where it was only to be put in place or
+    /// removed.
+    fn orphaned_build(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+    ) -> Result<Option<OrphanedBuild>, Error> {
+        let directory = self.layout.pending(project, id);
+        let list = disk_error(LIST, &directory);
+        let record = record::read(&directory).map_err(&list)?;
+        if let Some(record) = &record
+            && record.info.state == State::Ready
+        {
+            if self.survived(record) {
+                self.complete_finished(project, id, record)?;
+                return Ok(None);
+            }
+            // The job has its result already, and no new one was asked for.
+            if !record.internal.rebuild && matches!(self.find_ready(project, id), Ok(Some(_))) {
+                self.throw_away(&directory).map_err(list)?;
+                return Ok(None);
+            }
+        }
+        // A process that ended while it wrote the job has told no client that it was accepted.
+        if record.is_none() && self.is_begun_only(project, id) {
+            self.throw_away(&directory).map_err(list)?;
+            return Ok(None);
+        }
+        // A list shows it from now on, taken over or not. An end that a power cut undid does not
+        // count: the job is built again.
+        if let Some(record) = &record {
+            self.enter(project, id, &record.info, None, true);
+        }
+        Ok(Some(OrphanedBuild {
+            project: project.clone(),
+            id,
+            record,
+        }))
     }
 
     /// True when there is nothing of a build yet but its directory and an empty log.
@@ -140,7 +143,7 @@ impl BuildStore {
     /// Takes over a build as an earlier process left it: its log goes on at its end.
     ///
     /// # Errors
-    /// When the disk is in the way; the orphaned build stays for the next process.
+    /// When a system call fails; the orphaned build stays for the next process.
     pub fn adopt(
         self: &Arc<Self>,
         project: &ProjectName,
@@ -160,7 +163,7 @@ impl BuildStore {
     /// pending.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn take_back(
         self: &Arc<Self>,
         project: &ProjectName,
@@ -179,7 +182,7 @@ impl BuildStore {
     /// record and the log are kept.
     ///
     /// # Errors
-    /// When the disk is in the way; the orphaned build stays for the next process. When what was half-made can
+    /// When a system call fails; the orphaned build stays for the next process. When what was half-made can
     /// be neither removed nor put aside; then the build has ended as errored.
     pub fn resume(
         self: &Arc<Self>,
@@ -209,7 +212,7 @@ impl PendingBuild {
     /// was there counts as an attempt.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn begin_again(&mut self, is_attempt: bool) -> Result<(), Error> {
         let (directory, store) = (self.directory(), self.store.clone());
         let info = &mut self.record.info;

@@ -1,6 +1,6 @@
 //! The mark that the queue is paused: an empty file, `.mistry/paused`.
 //!
-//! It outlives the daemon, is seen with `ls`, and is on stable storage before anybody acts on it.
+//! It outlives the daemon, is seen with `ls`, and is on stable storage before it takes effect.
 //! What pausing means is the scheduler's business, and so is that the mark is made and removed by one
 //! at a time.
 
@@ -21,7 +21,7 @@ impl BuildStore {
     /// Marks the queue as paused; on return that is on stable storage. To do so twice is no error.
     ///
     /// # Errors
-    /// When the disk takes it not; it is then marked as it was before.
+    /// When it cannot be written; it is then marked as it was before.
     pub fn mark_paused(&self) -> Result<(), Error> {
         let path = self.layout.paused();
         let mark = disk_error("write down that the queue is paused", &path);
@@ -44,7 +44,7 @@ impl BuildStore {
     /// error, and what an earlier try has removed is made durable.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn unmark_paused(&self) -> Result<(), Error> {
         let path = self.layout.paused();
         let unmark = disk_error("write down that the queue is not paused any more", &path);

@@ -140,7 +140,7 @@ impl PendingBuild {
     /// before it.
     ///
     /// # Errors
-    /// When the disk takes it not.
+    /// When it cannot be written.
     pub fn save(&self) -> Result<(), Error> {
         let directory = self.directory();
         record::write(&directory, &self.record, false)
@@ -156,7 +156,7 @@ impl PendingBuild {
     /// be adopted, and its time runs. What the log holds came before the container's own output.
     ///
     /// # Errors
-    /// When the disk takes it not.
+    /// When it cannot be written.
     pub fn start(&mut self, container: String, image: String) -> Result<(), Error> {
         let internal = &mut self.record.internal;
         internal.container = Some(container.clone());
@@ -188,7 +188,7 @@ impl PendingBuild {
     /// whatever dies before. What was decided already stays.
     ///
     /// # Errors
-    /// When the disk takes it not; then nothing is decided.
+    /// When it cannot be written; then nothing is decided.
     pub fn stop(&mut self, stopped: Stopped) -> Result<(), Error> {
         if self.record.internal.stopped.is_some() {
             return Ok(());

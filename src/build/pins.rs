@@ -20,7 +20,7 @@ impl BuildStore {
     /// error. On return the pin is on stable storage.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn pin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
         // Not between the last look of a collection and the removal.
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +43,7 @@ impl BuildStore {
     /// Lets a build go; true when it was pinned.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn unpin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
         let path = self.layout.pin(project, id);
         let unpin = disk_error("let go of the build", &path);

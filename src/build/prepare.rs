@@ -24,7 +24,7 @@ use crate::{faults, filesystem};
 
 /// Files of opaque params that are held open while a build runs, so that they are emptied in the end
 /// wherever the build moved them: more than builds have, and few beside the usual 1,024 descriptors.
-const OPAQUE_FILES: usize = 16;
+const MAX_OPEN_OPAQUE_FILES: usize = 16;
 
 /// What a build's `data` began as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +45,11 @@ pub enum Begun {
 }
 
 impl PendingBuild {
-    /// Begins: `data` is cloned from the group's latest build, or made empty, and the params
-    /// are written. A base that we may not read is no base: a build that closes a file to its own
-    /// user must not end its group. Nor is one that is as new as a file that has changed since; whether
-    /// it is so in the image, too, is for [`PendingBuild::reconsider`]. What the container must be able
-    /// to write belongs to `user`, also where another one made the base.
+    /// Begins: `data` is cloned from the group's latest build, or made empty, and the params are
+    /// written. A base that cannot be read is not used: a build that takes permissions from its own
+    /// user must not end its group. Neither is a base that is as new as a file that has changed since;
+    /// [`PendingBuild::reconsider`] checks the image for the same. What the container must be able to
+    /// write belongs to `user`, also where another user made the base.
     ///
     /// # Errors
     /// When the tree cannot be made or cloned.
@@ -128,11 +128,11 @@ impl PendingBuild {
                     }
                     foreign => foreign,
                 },
-                Err(cause) if is_closed(&cause) => {
+                Err(cause) if is_permission_denied(&cause) => {
                     self.clear_data()?;
                     Begun::BaseUnreadable
                 }
-                Err(cause) => return Err(self.given_up(clone(cause))),
+                Err(cause) => return Err(self.abandon_data(clone(cause))),
             };
         }
         if !is_cloned {
@@ -176,11 +176,11 @@ impl PendingBuild {
         let give = |cause| Error::Tree("give the latest build of the group to its user", cause);
         match filesystem.give_until(data, user.user, user.group, &self.interrupt) {
             Ok(()) => Ok(Begun::Incremental),
-            Err(cause) if is_closed(&cause) => {
+            Err(cause) if is_permission_denied(&cause) => {
                 self.clear_data()?;
                 Ok(Begun::BaseForeign)
             }
-            Err(cause) => Err(self.given_up(give(cause))),
+            Err(cause) => Err(self.abandon_data(give(cause))),
         }
     }
 
@@ -193,8 +193,8 @@ impl PendingBuild {
         records.images.into_iter().find(|known| known.id == image)
     }
 
-    /// Clears away what was begun from a base that turned out to be none. Its removal may take long, so it
-    /// waits for the build's end, unless it cannot be moved.
+    /// Removes data that was cloned from a base that cannot be used. Removal may take long, so the data
+    /// is moved to the trash, unless it cannot be moved.
     pub(super) fn clear_data(&self) -> Result<(), Error> {
         let data = self.directory().join(layout::DATA);
         if self.store.throw_away(&data).is_err() {
@@ -204,9 +204,9 @@ impl PendingBuild {
         Ok(())
     }
 
-    /// Why the build has no data. Where that is because it is to end, the removal of what there is would
-    /// hold it up; what cannot be moved is removed with the build.
-    pub(super) fn given_up(&self, why: Error) -> Error {
+    /// Passes an error on. Where the build is to end, its data is moved to the trash, since its removal
+    /// would delay the end; what cannot be moved is removed with the build.
+    pub(super) fn abandon_data(&self, why: Error) -> Error {
         if self.interrupt().is_asked() {
             let _ = self.store.throw_away(&self.directory().join(layout::DATA));
         }
@@ -214,7 +214,7 @@ impl PendingBuild {
     }
 }
 
-fn is_closed(error: &filesystem::Error) -> bool {
+fn is_permission_denied(error: &filesystem::Error) -> bool {
     let cause = error.io();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
 }
@@ -259,7 +259,7 @@ fn write_layout(
         if name.is_opaque() {
             let inode = rustix::fs::fstat(&file)?.st_ino;
             opaque_inodes.insert(name.to_string(), inode);
-            if opaque_files.len() < OPAQUE_FILES {
+            if opaque_files.len() < MAX_OPEN_OPAQUE_FILES {
                 opaque_files.push(file);
             }
         }

@@ -124,7 +124,7 @@ impl BuildStore {
         id: JobId,
     ) -> io::Result<()> {
         let new = self.layout.new_link(project, id);
-        // `group` of the same job is the same link, so a leftover is of no use to anybody.
+        // `group` of the same job is the same link, so one that is left here is of no use.
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -14,7 +14,7 @@ use super::replace::{self, Durability};
 
 /// A record larger than this is not ours: params are bounded by the size of a request (16 MiB),
 /// which JSON escapes at most sixfold.
-const MAX_RECORD: u64 = 128 << 20;
+const MAX_RECORD_BYTES: u64 = 128 << 20;
 
 /// What tells one record from another that took its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,7 +55,7 @@ pub(super) fn read_as<T: DeserializeOwned>(directory: &Path) -> io::Result<Optio
         return Ok(None);
     };
     let mut text = Vec::new();
-    file.take(MAX_RECORD).read_to_end(&mut text)?;
+    file.take(MAX_RECORD_BYTES).read_to_end(&mut text)?;
     // Torn, foreign or too large: as good as absent, and never in the way of other builds.
     Ok(serde_json::from_slice(&text).ok())
 }

@@ -21,11 +21,11 @@ use crate::located::at;
 use crate::project::ProjectName;
 
 /// Days that are kept.
-const DAYS: usize = 90;
+const KEPT_DAYS: usize = 90;
 /// Cached answers that are remembered one by one, for plots.
-const LATEST: usize = 200;
+const KEPT_CACHED_ANSWERS: usize = 200;
 /// A larger file is not ours.
-const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Files that are read: more than any host has projects.
 const MAX_FILES: usize = 10_000;
 
@@ -105,10 +105,10 @@ impl AnswerStats {
     }
 
     fn trim(&mut self) {
-        while self.days.len() > DAYS {
+        while self.days.len() > KEPT_DAYS {
             self.days.pop_first();
         }
-        while self.latest.len() > LATEST {
+        while self.latest.len() > KEPT_CACHED_ANSWERS {
             self.latest.pop_front();
         }
     }
@@ -214,7 +214,7 @@ impl AllStats {
 fn read(path: &Path) -> Option<AnswerStats> {
     let file = super::record::open_regular(path).ok()??;
     let mut text = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE), &mut text).ok()?;
+    io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE_BYTES), &mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
@@ -267,7 +267,10 @@ mod tests {
                 stats.count(Answered::Cached, now, Duration::from_micros(1));
             }
         }
-        assert_eq!((stats.days.len(), stats.latest.len()), (DAYS, LATEST));
+        assert_eq!(
+            (stats.days.len(), stats.latest.len()),
+            (KEPT_DAYS, KEPT_CACHED_ANSWERS)
+        );
         assert!(stats.days.keys().next().unwrap() > &jiff::civil::date(2028, 1, 1));
     }
 
@@ -281,10 +284,10 @@ mod tests {
             store
         };
         let project: ProjectName = "p.json".parse().unwrap();
-        for life in 1..=3 {
+        for process in 1..=3 {
             let store = open();
             store.count(&project, Answered::Cached, Duration::from_micros(5));
-            assert_eq!(store.answer_stats(&project).last(2).cached, life);
+            assert_eq!(store.answer_stats(&project).last(2).cached, process);
             store.save_stats().unwrap();
         }
         // Files that are no statistics do no harm.

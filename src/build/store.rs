@@ -16,7 +16,8 @@ use super::cache::Cache;
 use super::claim::{Claim, Holder, Secret};
 use super::disk::{list_ids, make_directories, open_directory};
 use super::error::{Error, disk_error};
-use super::index::{Filter, Index, Place};
+use super::filter::{Filter, Place};
+use super::index::Index;
 use super::info::in_json;
 use super::layout::{self, Layout};
 use super::lease::Lease;
@@ -29,7 +30,7 @@ use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
 
 /// Bytes of a record that lists read one at a time.
-const LARGE_RECORD: u64 = 256 << 10;
+const LARGE_RECORD_BYTES: u64 = 256 << 10;
 
 /// All builds under one build path, which no other daemon holds meanwhile.
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl BuildStore {
     /// The result of a job, if it succeeded and may be served.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn find_ready(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
         Ok(self.ready(project, id)?.filter(BuildInfo::succeeded))
     }
@@ -128,7 +129,7 @@ impl BuildStore {
     /// cached. A second look at the same build costs one look at its record's stamp.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn cached(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildAnswer>, Error> {
         let directory = self.layout.ready(project, id);
         let found = record::stamp(rustix::fs::CWD, &directory);
@@ -188,7 +189,7 @@ impl BuildStore {
             return Ok(Some(listing));
         }
         // One after the other, because a record takes several times its size while it is read.
-        let _turn = (found.size > LARGE_RECORD)
+        let _turn = (found.size > LARGE_RECORD_BYTES)
             .then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
         let Some(info) = self.read_ready(project, id)? else {
             return Ok(None);
@@ -223,7 +224,7 @@ impl BuildStore {
     /// What there is of a build on disk: pending before ready.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn find(&self, project: &ProjectName, id: JobId) -> Result<Option<BuildInfo>, Error> {
         let directory = self.layout.pending(project, id);
         let pending = record::read(&directory)
@@ -247,7 +248,7 @@ impl BuildStore {
     /// The build that the next of the group begins from.
     ///
     /// # Errors
-    /// When the disk is in the way; a link that leads nowhere is no base and no error.
+    /// When a system call fails; a link that leads nowhere is no base and no error.
     pub fn base(
         &self,
         project: &ProjectName,
@@ -277,7 +278,7 @@ impl BuildStore {
     /// Group names to their bases, and the latest build without a group.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn bases(
         &self,
         project: &ProjectName,
@@ -341,7 +342,7 @@ impl BuildStore {
     /// The artifacts of a ready build; `None` when it is not there or did not survive.
     ///
     /// # Errors
-    /// When the disk is in the way.
+    /// When a system call fails.
     pub fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Option<Artifacts>, Error> {
         let directory = self.layout.ready(project, id);
         let open = disk_error("open the artifacts of a build", &directory);
@@ -365,7 +366,7 @@ impl BuildStore {
         found.is_ok_and(|found| found.is_dir())
     }
 
-    /// The artifacts of a ready build for a stranger: a descriptor that leads to them and nowhere
+    /// The artifacts of a ready build for a client: a descriptor that leads to them and nowhere
     /// else. `None` when the build is not there, did not survive or left none. It is no lease: the
     /// build is used now, and may go as any other from then on.
     ///

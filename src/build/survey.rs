@@ -1,22 +1,24 @@
-//! What there is to be collected: every build that is over, as the tree tells.
+//! The candidates of garbage collection: every build on disk that is over.
 //!
-//! The disk is the database, so a survey reads all of it: records, links, pins. What is foreign is no
-//! candidate, and what cannot be read is none either, and is told.
+//! The disk is the database, so a survey reads all of it: records, links, pins. What does not belong to
+//! mistry is no candidate. What cannot be read is none either, and is reported.
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::Arc;
 
 use jiff::Timestamp;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Stat};
 use serde::Deserialize;
 
+use super::candidate::{Candidate, Shelf};
 use super::disk::{list_ids, open_directory};
 use super::error::{Error, disk_error};
-use super::gc::{self, Candidate, Plan, Policy, Shelf};
+use super::gc::{self, Plan};
+use super::interned::Interned;
 use super::layout::Layout;
+use super::policy::Policy;
 use super::store::BuildStore;
 use super::{State, last_used, record};
 use crate::job::JobId;
@@ -31,12 +33,12 @@ struct Brief {
     started_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     base: Option<String>,
-    bookkeeping: Kept,
+    bookkeeping: BriefInternal,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Kept {
+struct BriefInternal {
     durable: bool,
     boot: String,
     bytes: Option<u64>,
@@ -58,7 +60,7 @@ impl BuildStore {
         for build in &mut found {
             build.is_busy |= is_busy(&build.project, build.id);
         }
-        let (free, _) = self.room()?;
+        let (free, _) = self.disk_space()?;
         let mut policy = *policy;
         let last_use = found.iter().map(|build| build.last_used).max();
         let doubted_until = self.doubt_ages(last_use);
@@ -108,7 +110,7 @@ impl BuildStore {
         let pending = list_ids(&pending).map_err(disk_error("list the builds", &pending))?;
         let pending: HashSet<JobId> = pending.into_iter().collect();
         let mut found = Vec::new();
-        let mut groups = HashSet::new();
+        let mut groups = Interned::default();
         for (shelf, place) in [
             (Shelf::Ready, self.layout.builds(project, State::Ready)),
             (Shelf::Failed, self.layout.all_failed(project)),
@@ -120,17 +122,11 @@ impl BuildStore {
             }
             let open = open_directory(&place).map_err(|errno| list(errno.into()))?;
             for id in ids {
-                let name = id.to_string();
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                let looked = rustix::fs::statat(open.as_fd(), &name, flags);
-                let read = looked
-                    .map_err(io::Error::from)
-                    .and_then(|stat| Ok((stat, record::read_as::<Brief>(&place.join(&name))?)));
-                let (stat, brief) = match read {
-                    Ok(read) => read,
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                let (stat, brief) = match look(open.as_fd(), &place, id) {
+                    Ok(Some(read)) => read,
+                    Ok(None) => continue,
                     Err(error) => {
-                        note(disk_error("read the record of a build", &place.join(&name))(error));
+                        note(error);
                         continue;
                     }
                 };
@@ -140,19 +136,11 @@ impl BuildStore {
                 });
                 let is_torn = brief.is_none();
                 let brief = brief.unwrap_or_default();
-                let group = match groups.get(brief.group.as_str()) {
-                    Some(known) => Arc::clone(known),
-                    None => {
-                        let group: Arc<str> = brief.group.into();
-                        groups.insert(group.clone());
-                        group
-                    }
-                };
                 found.push(Candidate {
                     project: project.clone(),
                     id,
                     shelf,
-                    group,
+                    group: groups.intern(brief.group.into()),
                     last_used: last_used::time(&stat),
                     ran: brief.started_at.zip(brief.finished_at),
                     bytes: brief.bookkeeping.bytes,
@@ -193,11 +181,30 @@ impl BuildStore {
     ///
     /// # Errors
     /// When the filesystem does not say.
-    pub fn room(&self) -> Result<(u64, u64), Error> {
+    pub fn disk_space(&self) -> Result<(u64, u64), Error> {
         let found = rustix::fs::statvfs(self.root())
             .map_err(|error| disk_error("ask how much is free", self.root())(error.into()))?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
+    }
+}
+
+/// The directory of a build at `place`, and what its record says; `None` where it is gone.
+fn look(
+    open: BorrowedFd<'_>,
+    place: &Path,
+    id: JobId,
+) -> Result<Option<(Stat, Option<Brief>)>, Error> {
+    let name = id.to_string();
+    let path = place.join(&name);
+    let looked = rustix::fs::statat(open, &name, AtFlags::SYMLINK_NOFOLLOW);
+    let read = looked
+        .map_err(io::Error::from)
+        .and_then(|stat| Ok((stat, record::read_as::<Brief>(&path)?)));
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(disk_error("read the record of a build", &path)(error)),
     }
 }
 

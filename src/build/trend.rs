@@ -14,9 +14,9 @@ use crate::project::ProjectName;
 
 /// Builds like it that say how long the next one may take: recent enough to follow a change, enough
 /// that one slow disk does not decide.
-const LIKE_IT: usize = 15;
+const SIMILAR_BUILDS: usize = 15;
 /// Among so many builds of the project those are looked for.
-const LOOKED_AT: usize = 500;
+const MAX_BUILDS_SEARCHED: usize = 500;
 
 /// A build that is over, as a plot shows it.
 #[derive(Clone, Debug)]
@@ -96,7 +96,9 @@ impl BuildStore {
     /// How long a build of a project may take: the middle of the latest succeeded ones that began
     /// alike. `None` without any.
     pub fn expected(&self, project: &ProjectName, incremental: bool) -> Option<Duration> {
-        let mut like_it = self.index.like(project, incremental, LIKE_IT, LOOKED_AT);
+        let mut like_it =
+            self.index
+                .like(project, incremental, SIMILAR_BUILDS, MAX_BUILDS_SEARCHED);
         like_it.sort_unstable();
         like_it.get(like_it.len() / 2).copied()
     }

@@ -1,4 +1,4 @@
-//! A directory in the hands of strangers: a descriptor that leads to it, to what is in it, and nowhere
+//! A directory that is handed to clients: a descriptor that leads to it, to what is in it, and nowhere
 //! else.
 //!
 //! A plain descriptor of a directory is a way to everywhere: `..` leads to its parent, links that a
@@ -15,16 +15,16 @@
 //! it, for which it takes search permission on the directory and read permission on the file. The
 //! directories above are not asked. Nothing keeps the tree, either: it may be removed under the
 //! descriptor, which then leads to a directory without names (on Btrfs, where a subvolume goes as a
-//! whole, perhaps to what was there), and the room is free when the last descriptor is closed. Until
+//! whole, perhaps to what was there), and the space is free when the last descriptor is closed. Until
 //! then the filesystem stays busy, wherever it is unmounted. Superusers have their own ways to
 //! everything.
 //!
 //! Mounts take a namespace where one has the right to make them, and namespaces take a process with
 //! one thread. So [`hand_out`] starts a child that does it, from the program that is told: `mistryd`
 //! with the verb [`VERB`], which is [`confine`]. The directory is handed down as the child's working
-//! directory, opened by the parent under its own rules; there is no path for anybody to change
+//! directory, opened by the parent under its own rules; there is no path that could be changed
 //! meanwhile, and it needs no rights, which in its user namespace the child would not have. What comes
-//! back is looked at before anybody gets it. Where the kernel refuses, there is an error and no plainer
+//! back is checked before it is handed on. Where the kernel refuses, there is an error and no plainer
 //! descriptor instead.
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -217,7 +217,7 @@ fn await_readable(socket: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// The child's whole life: makes a confined mount of the directory that it was started in, and sends
+/// All that the child does: makes a confined mount of the directory that it was started in, and sends
 /// it over the socket that is its standard input. To be called before there are threads.
 pub fn confine() -> ExitCode {
     let sent = match detach() {

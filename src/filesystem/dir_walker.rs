@@ -1,11 +1,11 @@
-//! The way from a tree's root to where a walk is, with few descriptors.
+//! A position in a tree and the way to it from the root, held with few descriptors.
 //!
-//! Trees are filled by strangers, who choose how deep they are. So a walk neither recurses nor builds
+//! Trees are filled by builds, which choose how deep they are. So a walk neither recurses nor builds
 //! paths: it holds the directory where it is and the nearest ones above it, and finds its way up by
 //! `..`, checking that it comes out where it went in. A directory is only entered as a real directory
 //! on the same mount.
 //!
-//! What is done in the directories is left to others.
+//! What is done in the directories is up to the caller.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsString};

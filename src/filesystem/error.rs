@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What went wrong with a tree. The messages hold paths, so they are for the journal, not for strangers.
+/// What went wrong with a tree. The messages hold paths, so they are for the journal, not for clients.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A word that is not a [`Kind`].
@@ -117,7 +117,7 @@ const MAX_PATH_SHOWN: usize = 1024;
 
 impl Fault {
     pub(super) fn new(context: &'static str, at: &Path, source: impl Into<io::Error>) -> Fault {
-        // Names are a stranger's: escaped, so that none can forge a line in the journal.
+        // Builds choose names: they are escaped, so that none can forge a line in the journal.
         let mut shown: String = at.to_string_lossy().chars().flat_map(escape).collect();
         if let Some((cut, _)) = shown.char_indices().rev().nth(MAX_PATH_SHOWN) {
             shown.replace_range(..cut, "…");

@@ -257,7 +257,7 @@ fn step_by_step(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     openat2(walker.here(), &last, flags, Mode::empty(), resolve)
 }
 
-/// Not there, not below here, not what it was taken for: all the same to a stranger.
+/// Not there, not below here, not of the expected kind: a client is told no difference.
 fn is_absent(errno: Errno) -> bool {
     matches!(
         errno,

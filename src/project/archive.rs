@@ -10,29 +10,30 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::time::SystemTime;
 
-use super::Error;
-use super::context::{Content, Context, Entry, open};
+use super::context::Context;
 use super::digest::Hashing;
+use super::entry::{Content, Entry, open};
+use super::error::Error;
 use crate::located::at;
 
 /// 1980-01-01T00:00:00Z in seconds of Unix time: the earliest time that a ZIP archive can hold.
 /// Tools that pack a file which is older fail.
-const EARLIEST: u64 = 315_532_800;
+const EARLIEST_SECOND: u64 = 315_532_800;
 /// The last second that Docker sets as the time of a file; it takes a later one for the
 /// beginning of Unix time.
-const LATEST: u64 = i64::MAX as u64 / 1_000_000_000;
+const LATEST_SECOND: u64 = i64::MAX as u64 / 1_000_000_000;
 /// Bytes of a name or a link target that a header has room for.
-const NAME: usize = 100;
+const HEADER_NAME_BYTES: usize = 100;
 
 /// When a file was changed, as it is sent: whole seconds, from 1980 on.
 fn sent_time(modified: SystemTime) -> u64 {
     let seconds = modified
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    if seconds > LATEST {
-        EARLIEST
+    if seconds > LATEST_SECOND {
+        EARLIEST_SECOND
     } else {
-        seconds.max(EARLIEST)
+        seconds.max(EARLIEST_SECOND)
     }
 }
 
@@ -112,10 +113,10 @@ fn append(
         path.push(b'/');
     }
     let mut extensions: Vec<(&str, &[u8])> = Vec::new();
-    if path.len() > NAME {
+    if path.len() > HEADER_NAME_BYTES {
         extensions.push(("path", &path));
     }
-    if target.len() > NAME {
+    if target.len() > HEADER_NAME_BYTES {
         extensions.push(("linkpath", target));
     }
     if let Some(capability) = &entry.capability {
@@ -124,8 +125,9 @@ fn append(
     tar.append_pax_extensions(extensions)?;
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
-    header.as_old_mut().name[..path.len().min(NAME)].copy_from_slice(&path[..path.len().min(NAME)]);
-    header.set_link_name_literal(&target[..target.len().min(NAME)])?;
+    header.as_old_mut().name[..path.len().min(HEADER_NAME_BYTES)]
+        .copy_from_slice(&path[..path.len().min(HEADER_NAME_BYTES)]);
+    header.set_link_name_literal(&target[..target.len().min(HEADER_NAME_BYTES)])?;
     header.set_mode(entry.mode);
     header.set_uid(0);
     header.set_gid(0);

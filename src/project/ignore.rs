@@ -8,15 +8,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::pattern::{Name, Pattern, is_well_formed};
-use super::regex::{MOST_MEMORY, Memory, TooMuch};
+use super::path_text::PathText;
+use super::pattern::{Pattern, is_well_formed};
+use super::regex::{MAX_MEMORY_BYTES, Memory, TooMuch};
 
-/// Its file name.
-pub(super) const IGNORE_FILE: &str = ".dockerignore";
 /// Bytes of the longest line: Go's `bufio.Scanner`, by which Docker reads, takes no longer one.
-const LONGEST_LINE: usize = 65_535;
+const MAX_LINE_BYTES: usize = 65_535;
 /// Letters of a pattern that an error shows.
-const SHOWN: usize = 80;
+const MAX_SHOWN_LETTERS: usize = 80;
 
 /// A line that Docker refuses, or that takes too much memory.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,9 +54,9 @@ impl Ignore {
     ///
     /// # Errors
     /// The first line that is too long or no pattern, or with which all take more than
-    /// [`MOST_MEMORY`].
+    /// [`MAX_MEMORY_BYTES`].
     pub(super) fn parse(text: &[u8]) -> Result<Ignore, WrongLine> {
-        Ignore::parse_within(text, Memory::new(MOST_MEMORY))
+        Ignore::parse_within(text, Memory::new(MAX_MEMORY_BYTES))
     }
 
     fn parse_within(text: &[u8], mut memory: Memory) -> Result<Ignore, WrongLine> {
@@ -66,8 +65,8 @@ impl Ignore {
         for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let number = at + 1;
             let wrong = |what| WrongLine { number, what };
-            if line.len() > LONGEST_LINE {
-                let what = format!("expected at most {LONGEST_LINE} bytes");
+            if line.len() > MAX_LINE_BYTES {
+                let what = format!("expected at most {MAX_LINE_BYTES} bytes");
                 return Err(wrong(what));
             }
             let Some((pattern, is_exception)) = cleaned(line) else {
@@ -80,7 +79,7 @@ impl Ignore {
                 return Err(wrong(not_a_pattern(&pattern)));
             }
             let pattern = Pattern::new(pattern, &mut memory).map_err(|TooMuch| {
-                let most = MOST_MEMORY >> 20;
+                let most = MAX_MEMORY_BYTES >> 20;
                 wrong(format!(
                     "the patterns up to here take more than {most} MiB of memory"
                 ))
@@ -104,7 +103,7 @@ impl Ignore {
         path: &[u8],
         above: &Matched,
     ) -> Result<(bool, Matched), WrongLine> {
-        let name = Name::new(path);
+        let name = PathText::new(path);
         let mut is_excluded = false;
         let mut matched = Vec::new();
         let mut above = above.0.iter().copied().peekable();
@@ -184,10 +183,10 @@ fn not_a_pattern(pattern: &[u8]) -> String {
     let text = String::from_utf8_lossy(pattern);
     let mut shown: String = text
         .chars()
-        .take(SHOWN)
+        .take(MAX_SHOWN_LETTERS)
         .flat_map(char::escape_debug)
         .collect();
-    if text.chars().nth(SHOWN).is_some() {
+    if text.chars().nth(MAX_SHOWN_LETTERS).is_some() {
         shown.push('…');
     }
     format!("'{shown}' is not a pattern that Docker takes")

@@ -1,195 +1,40 @@
 //! Projects: directories under `projects_path` that hold a `Dockerfile`.
 //!
-//! A [`ProjectName`] is parsed once, at the door; inside the house it can be joined to a
-//! path without thought. [`Projects`] opens them, and remembers the digests of files whose
-//! stamp has not changed, so that asking again for a large project costs a walk over its
-//! files and not a reading of them. Everything here blocks; callers choose the thread.
+//! A [`ProjectName`] is parsed once, where it comes in; then it can be joined to a path. [`Projects`]
+//! opens projects, and remembers the digests of files whose stamp has not changed, so that reading a
+//! large project again costs a walk over its files and no reading of them. Everything here blocks;
+//! callers choose the thread.
 //!
-//! Who may write `projects_path` is as good as root on the host (a project may ask for
+//! A user who may write to `projects_path` is as good as root on the host (a project may ask for
 //! mounts and a user), so the files of a project are trusted; its *name* is not.
 
 mod archive;
 mod context;
 mod digest;
+mod entry;
+mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod ignore;
 mod name;
+mod path_text;
 mod pattern;
+mod projects;
+mod recipe;
 mod regex;
+mod regex_class;
+mod regex_parser;
 mod settings;
 mod walk;
 
 pub use context::Context;
 pub use digest::Digest;
+pub use error::Error;
 pub(crate) use name::is_word;
-pub use name::{NameError, ProjectName};
+pub use name::{NameError, Project, ProjectName};
+pub use projects::Projects;
+pub(crate) use recipe::{DOCKERFILE, IGNORE_FILE, SETTINGS};
 pub use settings::{Capability, Limits, Settings, SettingsError, parse_duration, parse_size};
 pub(crate) use settings::{
     LOG_LIMITS, LOG_LIMITS_WRITTEN, duration, read_json, resolve_mounts, size,
 };
-
-use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use crate::located::at;
-
-/// The recipe of a project's image.
-pub(crate) const DOCKERFILE: &str = "Dockerfile";
-/// The project's own settings, beside the Dockerfile.
-pub(crate) const SETTINGS: &str = "mistry.json";
-
-/// What can go wrong with a project, in our words.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No directory of that name, or none with a Dockerfile.
-    #[error("unknown project '{0}'")]
-    Unknown(ProjectName),
-    /// The directory is there, without a recipe.
-    #[error("project '{0}' has no Dockerfile")]
-    NoDockerfile(ProjectName),
-    /// The directory is there, but cannot be built as it is.
-    #[error("project '{0}' cannot be built: {1}")]
-    Unbuildable(ProjectName, String),
-    /// Its `mistry.json` says something that cannot be.
-    #[error("project '{0}' cannot be built: its mistry.json is wrong: {1}")]
-    Settings(ProjectName, SettingsError),
-    /// A file changed between the moment it was read for the digest and the moment it was sent.
-    #[error("project '{0}' changed while it was being read; ask again")]
-    Changed(ProjectName),
-    /// The host's disk said no.
-    #[error("could not read project '{0}'")]
-    Read(ProjectName, #[source] io::Error),
-    /// `projects_path` itself cannot be read.
-    #[error("could not list the projects")]
-    List(#[source] io::Error),
-}
-
-/// A project that exists.
-#[derive(Clone, Debug)]
-pub struct Project {
-    /// Its name, which is its directory's.
-    pub name: ProjectName,
-    /// Where it is.
-    pub path: PathBuf,
-}
-
-/// All projects under one `projects_path`.
-#[derive(Clone, Debug)]
-pub struct Projects {
-    root: PathBuf,
-    /// Guards only the map; walks happen outside of it. Std, because it is held for a lookup.
-    remembered: Arc<Mutex<HashMap<ProjectName, Arc<walk::Memory>>>>,
-}
-
-impl Projects {
-    /// The projects under `root`, which must exist (the configuration has checked that).
-    pub fn new(root: &Path) -> Projects {
-        Projects {
-            root: root.to_owned(),
-            remembered: Arc::default(),
-        }
-    }
-
-    /// Where they are.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Finds a project by name.
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] without a directory, [`Error::NoDockerfile`], [`Error::Unbuildable`] when the
-    /// Dockerfile is not a regular file.
-    pub fn open(&self, name: &ProjectName) -> Result<Project, Error> {
-        let path = self.root.join(name.as_str());
-        match std::fs::symlink_metadata(path.join(DOCKERFILE)) {
-            Ok(found) if found.is_file() => Ok(Project {
-                name: name.clone(),
-                path,
-            }),
-            Ok(found) => Err(Error::Unbuildable(
-                name.clone(),
-                format!(
-                    "its {DOCKERFILE} is {}",
-                    walk::not_a_file(walk::kind_of(found.file_type()))
-                ),
-            )),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                if self.root.join(name.as_str()).is_dir() {
-                    Err(Error::NoDockerfile(name.clone()))
-                } else {
-                    Err(Error::Unknown(name.clone()))
-                }
-            }
-            Err(error) => Err(Error::Read(name.clone(), at(&path.join(DOCKERFILE))(error))),
-        }
-    }
-
-    /// Names of all projects, sorted. What is no project is passed over.
-    ///
-    /// # Errors
-    /// When `projects_path` cannot be listed.
-    pub fn list(&self) -> Result<Vec<ProjectName>, Error> {
-        let mut names = Vec::new();
-        let unlisted = |error| Error::List(at(&self.root)(error));
-        for entry in std::fs::read_dir(&self.root).map_err(unlisted)? {
-            let entry = entry.map_err(unlisted)?;
-            let name = entry.file_name().to_str().and_then(|n| n.parse().ok());
-            if let Some(name) = name
-                && self.open(&name).is_ok()
-            {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
-    }
-
-    /// Walks the project's context and digests it; files whose stamp is known are not read again.
-    ///
-    /// # Errors
-    /// As [`Projects::open`]; [`Error::Unbuildable`] when Docker would refuse its `.dockerignore`,
-    /// or `mistry.json` is not a regular file; [`Error::Read`] when a file cannot be read.
-    pub fn context(&self, name: &ProjectName) -> Result<Context, Error> {
-        let project = Project {
-            name: name.clone(),
-            path: self.root.join(name.as_str()),
-        };
-        let known = self.lock().get(name).cloned();
-        let (context, memory) = match Context::read(&project, known.as_deref()) {
-            Ok(read) => read,
-            Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotADirectory => {
-                return Err(Error::Unknown(name.clone()));
-            }
-            // It was there a moment ago: its removal counts.
-            Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
-                self.open(name)?;
-                return Err(Error::Changed(name.clone()));
-            }
-            Err(error) => return Err(error),
-        };
-        if !context.has_dockerfile() {
-            // What stands in its place, if anything, has a sentence of its own.
-            self.open(name)?;
-            return Err(Error::Changed(name.clone()));
-        }
-        if let Some(memory) = memory {
-            self.lock().insert(name.clone(), Arc::new(memory));
-        }
-        Ok(context)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ProjectName, Arc<walk::Memory>>> {
-        self.remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}

@@ -1,6 +1,7 @@
 //! The name of a project: a directory name that is safe in paths, labels and addresses.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -74,6 +75,15 @@ impl fmt::Display for ProjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// A project that exists.
+#[derive(Clone, Debug)]
+pub struct Project {
+    /// Its name, which is its directory's.
+    pub name: ProjectName,
+    /// Where it is.
+    pub path: PathBuf,
 }
 
 #[cfg(test)]

@@ -6,47 +6,13 @@
 //! `a^b` or `\d` therefore mean what the translation happens to mean. This module makes the same
 //! translation and has [`super::regex`] run it. Patterns without a wildcard are compared as bytes.
 
-use std::cell::OnceCell;
-
-use super::regex::{Memory, Program, TooMuch, Wrong, parse};
+use super::path_text::{PathText, decode};
+use super::regex::{Memory, Program, TooMuch};
+use super::regex_parser::{Wrong, parse};
 
 /// A pattern that Docker finds to be wrong when it matches a path with it.
 #[derive(Debug)]
 pub(super) struct Unmatchable;
-
-/// A path relative to the project, as patterns see it.
-#[derive(Debug)]
-pub(super) struct Name<'a> {
-    bytes: &'a [u8],
-    letters: OnceCell<Vec<char>>,
-}
-
-impl<'a> Name<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Name<'a> {
-        Name {
-            bytes,
-            letters: OnceCell::new(),
-        }
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        self.bytes
-    }
-
-    pub(super) fn letters(&self) -> &[char] {
-        self.letters.get_or_init(|| decode(self.bytes))
-    }
-}
-
-/// Reads UTF-8 as Go does: each byte that belongs to no letter is one U+FFFD.
-fn decode(bytes: &[u8]) -> Vec<char> {
-    let mut letters = Vec::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        letters.extend(chunk.valid().chars());
-        letters.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
-    }
-    letters
-}
 
 /// True when `filepath.Match` of Go compares the pattern with `.` without an error.
 ///
@@ -200,16 +166,16 @@ impl Pattern {
         &self.text
     }
 
-    pub(super) fn matches(&self, name: &Name<'_>) -> Result<bool, Unmatchable> {
+    pub(super) fn matches(&self, name: &PathText<'_>) -> Result<bool, Unmatchable> {
         Ok(match &self.matcher {
-            Matcher::Exact => name.bytes == self.text,
-            Matcher::Prefix => name.bytes.starts_with(&self.text[..self.text.len() - 2]),
+            Matcher::Exact => name.bytes() == self.text,
+            Matcher::Prefix => name.bytes().starts_with(&self.text[..self.text.len() - 2]),
             Matcher::Suffix => {
                 let suffix = &self.text[2..];
-                name.bytes.ends_with(suffix)
+                name.bytes().ends_with(suffix)
                     || suffix
                         .strip_prefix(b"/")
-                        .is_some_and(|whole| name.bytes == whole)
+                        .is_some_and(|whole| name.bytes() == whole)
             }
             Matcher::Programs(programs) => programs.iter().any(|program| program.matches(name)),
             Matcher::Unmatchable => return Err(Unmatchable),

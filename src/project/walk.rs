@@ -13,26 +13,28 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::context::{Content, Entry, open};
 use super::digest::{Digest, Hashing};
-use super::ignore::{IGNORE_FILE, Ignore, Matched, WrongLine};
-use super::{DOCKERFILE, Error, Project, SETTINGS};
+use super::entry::{Content, Entry, open};
+use super::error::Error;
+use super::ignore::{Ignore, Matched, WrongLine};
+use super::name::Project;
+use super::recipe::{DOCKERFILE, IGNORE_FILE, SETTINGS};
 use crate::located::at;
 
 /// How old a change must be before a stamp is trusted: the coarsest mtime still met is 2 s (FAT).
-const SETTLED: Duration = Duration::from_secs(2);
+const STAMP_MIN_AGE: Duration = Duration::from_secs(2);
 /// Read size while hashing.
-const CHUNK: usize = 64 << 10;
+const CHUNK_BYTES: usize = 64 << 10;
 /// Bytes of the largest `mistry.json`: it is held for as long as its job.
-const LARGEST_SETTINGS: usize = 1 << 20;
+const MAX_SETTINGS_BYTES: usize = 1 << 20;
 /// Bytes of the largest `.dockerignore`: its patterns are held in memory.
-const LARGEST_IGNORE_FILE: usize = 16 << 20;
+const MAX_IGNORE_FILE_BYTES: usize = 16 << 20;
 /// Permissions that the umasks 002 and 022 make different; ids must not depend on them.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// What a directory hands down in a tree whose group is shared.
 const SET_GID: u32 = 0o2000;
 /// The name of the extended attribute that Docker sends.
-const CAPABILITY: &str = "security.capability";
+const CAPABILITY_ATTRIBUTE: &str = "security.capability";
 
 /// What tells that a file is the one that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +58,14 @@ impl Stamp {
     }
 
     /// True when nothing touched the file shortly before `now`.
-    fn settled(&self, now: SystemTime) -> bool {
+    fn is_reliable(&self, now: SystemTime) -> bool {
         let before = |(seconds, nanos): (i64, i64)| {
             let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
                 return true;
             };
             let at = SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanos));
             at.and_then(|at| now.duration_since(at).ok())
-                .is_some_and(|age| age >= SETTLED)
+                .is_some_and(|age| age >= STAMP_MIN_AGE)
         };
         before(self.modified) && before(self.changed)
     }
@@ -182,7 +184,7 @@ impl Walk<'_> {
         if !found.is_file() {
             return Err(is(&not_a_file(kind_of(found.file_type()))));
         }
-        let text = self.read(file, IGNORE_FILE, LARGEST_IGNORE_FILE)?;
+        let text = self.read(file, IGNORE_FILE, MAX_IGNORE_FILE_BYTES)?;
         let digest = Digest::of(&text);
         let known = self.known.and_then(|known| known.ignore.as_ref());
         self.ignore = match known.filter(|(of, _)| *of == digest) {
@@ -259,7 +261,7 @@ impl Walk<'_> {
         if !found.is_file() {
             return Err(Error::Changed(self.project.name.clone()));
         }
-        let text = self.read(file, SETTINGS, LARGEST_SETTINGS)?;
+        let text = self.read(file, SETTINGS, MAX_SETTINGS_BYTES)?;
         let content = Content::File {
             size: text.len() as u64,
             digest: Digest::of(&text),
@@ -309,10 +311,10 @@ impl Walk<'_> {
                 found = file.metadata()?;
                 stamp = Stamp::of(&found);
                 let mut all = Hashing::new(file.take(stamp.size));
-                let mut chunk = vec![0; CHUNK];
+                let mut chunk = vec![0; CHUNK_BYTES];
                 while all.read(&mut chunk)? > 0 {}
                 let (_, digest) = all.finish();
-                if stamp.settled(self.now) {
+                if stamp.is_reliable(self.now) {
                     self.learnt.push((path.clone(), (stamp, digest)));
                 }
                 digest
@@ -369,7 +371,7 @@ fn capability(path: &Path) -> Option<Box<[u8]>> {
     /// Where the revision is, in little endian order.
     const REVISION: usize = 3;
     let mut bytes = [0; REVISION_3];
-    let length = rustix::fs::lgetxattr(path, CAPABILITY, &mut bytes).ok()?;
+    let length = rustix::fs::lgetxattr(path, CAPABILITY_ATTRIBUTE, &mut bytes).ok()?;
     let capability = &mut bytes[..length];
     match capability.get_mut(REVISION) {
         Some(revision) if *revision == 3 => {

@@ -185,7 +185,7 @@ impl Shared {
     async fn has_room(self: &Arc<Self>, least: u64) -> bool {
         let store = self.store.clone();
         // What cannot be told is no reason to remove builds.
-        let room = blocking(move || store.room()).await;
+        let room = blocking(move || store.disk_space()).await;
         !matches!(room, Ok(Ok((free, _))) if free < least)
     }
 
@@ -232,7 +232,7 @@ impl Shared {
         collection.passed = plan.removals.len() - done.gone.len();
         plan.leave_only(&done.gone);
         collection.plan = plan;
-        (collection.free, _) = self.store.room()?;
+        (collection.free, _) = self.store.disk_space()?;
         Ok((collection, first_error.or(done.first_error)))
     }
 

@@ -373,7 +373,7 @@ impl Reader {
     /// [`Error::Lost`].
     pub async fn host(&self) -> Result<HostReport, Error> {
         let shared = self.scheduler.0.clone();
-        let room = self.read(move || shared.store.room()).await?;
+        let room = self.read(move || shared.store.disk_space()).await?;
         let (free, size) = room.unwrap_or((0, 0));
         let config = self.scheduler.0.config.load();
         let engine = match self.scheduler.0.engine_there().await {
@@ -402,7 +402,7 @@ impl Reader {
                 shared.metrics.record_hosted(project.as_str(), builds);
             }
             // Without an answer the last known one stands.
-            if let Ok((free, _)) = shared.store.room() {
+            if let Ok((free, _)) = shared.store.disk_space() {
                 shared.metrics.record_free(free);
             }
         });

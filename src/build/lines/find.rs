@@ -13,7 +13,7 @@ use memchr::{memchr, memchr_iter, memchr2, memrchr};
 use super::chunks::{ESCAPE, each_chunk};
 use super::escapes::{Escapes, Seen};
 
-/// Bytes of a text that is looked for: more than anybody types.
+/// Bytes of a text that is looked for: more than a person types.
 const MAX_NEEDLE: usize = 200;
 
 /// Lines that are told; a reader does not go through more of them.
@@ -205,7 +205,7 @@ struct Line {
 }
 
 impl Line {
-    /// Another line, in the same room.
+    /// Another line, in the same memory.
     fn begin(&mut self) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();

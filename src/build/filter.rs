@@ -1,0 +1,103 @@
+//! Which builds a list shows, and places in the order of lists.
+
+use std::cmp::Reverse;
+use std::fmt;
+
+use jiff::Timestamp;
+
+use super::index_entry::IndexEntry;
+use super::{BuildInfo, Outcome, State};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// Which builds a list is about.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only of this project.
+    pub project: Option<ProjectName>,
+    /// Only of this group; `Some("")` is those without one.
+    pub group: Option<String>,
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Only those that ended so.
+    pub outcome: Option<Outcome>,
+    /// Only those whose project, group, params or beginning of id hold each of these words; in lower
+    /// case.
+    pub words: Vec<String>,
+    /// Only what began before: the place where the page before ended.
+    pub before: Option<Place>,
+}
+
+impl Filter {
+    /// True for a build that belongs into the list, wherever it is in its order.
+    pub fn takes(&self, project: &ProjectName, id: JobId, entry: &IndexEntry) -> bool {
+        let is_project = self.project.as_ref().is_none_or(|wanted| wanted == project);
+        let is_group = self
+            .group
+            .as_ref()
+            .is_none_or(|wanted| **wanted == *entry.group.name);
+        let is_state = self.state.is_none_or(|wanted| wanted == entry.state);
+        let is_outcome = self
+            .outcome
+            .is_none_or(|wanted| Some(wanted) == entry.outcome);
+        is_project
+            && is_group
+            && is_state
+            && is_outcome
+            && entry.holds(&self.words, || id.to_string())
+    }
+
+    /// True for a build that may have been in the list while it was pending.
+    pub fn may_have_taken(&self, info: &BuildInfo) -> bool {
+        let anyhow = Filter {
+            state: None,
+            outcome: None,
+            ..self.clone()
+        };
+        anyhow.takes_build(info)
+    }
+
+    /// The same for a build of which all is known.
+    pub fn takes_build(&self, info: &BuildInfo) -> bool {
+        match (info.project.parse(), info.id.parse()) {
+            (Ok(project), Ok(id)) => self.takes(&project, id, &IndexEntry::of(info, None)),
+            _ => false,
+        }
+    }
+}
+
+/// A place in the order of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// When the build there began.
+    pub started: Timestamp,
+    /// Its project.
+    pub project: ProjectName,
+    /// Its id.
+    pub id: JobId,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{},{}", self.started, self.project, self.id)
+    }
+}
+
+impl Place {
+    /// True for a place that comes after `other` in the order of lists.
+    pub fn is_behind(&self, other: &Place) -> bool {
+        let key = |place: &Place| (Reverse(place.started), place.project.clone(), place.id);
+        key(self) > key(other)
+    }
+
+    /// Reads what [`Place`] writes.
+    pub fn parse(text: &str) -> Option<Place> {
+        let mut parts = text.split(',');
+        let place = Place {
+            started: parts.next()?.parse().ok()?,
+            project: parts.next()?.parse().ok()?,
+            id: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(place)
+    }
+}

@@ -1,0 +1,33 @@
+//! The rules of garbage collection.
+
+use std::time::Duration;
+
+/// What may be kept; an absent rule says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Builds that were not used for that long go.
+    pub max_age: Option<Duration>,
+    /// Bytes that all builds together may take.
+    pub max_bytes: Option<u64>,
+    /// Bytes that must be free where builds are kept.
+    pub min_free: Option<u64>,
+    /// So many builds of each project stay, whatever the other rules say.
+    pub keep_last: Option<u64>,
+}
+
+impl Policy {
+    /// True when there is a rule by which builds go; `keep_last` is none.
+    pub fn has_rule(&self) -> bool {
+        self.max_age.is_some() || self.max_bytes.is_some() || self.min_free.is_some()
+    }
+
+    /// This policy with the rules of `other` in the place of its own, where those are given.
+    pub fn overridden_by(self, other: Policy) -> Policy {
+        Policy {
+            max_age: other.max_age.or(self.max_age),
+            max_bytes: other.max_bytes.or(self.max_bytes),
+            min_free: other.min_free.or(self.min_free),
+            keep_last: other.keep_last.or(self.keep_last),
+        }
+    }
+}

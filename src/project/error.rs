@@ -1,0 +1,32 @@
+//! Errors of projects.
+
+use std::io;
+
+use super::name::ProjectName;
+use super::settings::SettingsError;
+
+/// An error of a project.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No directory of that name, or none with a Dockerfile.
+    #[error("unknown project '{0}'")]
+    Unknown(ProjectName),
+    /// The directory is there, without a recipe.
+    #[error("project '{0}' has no Dockerfile")]
+    NoDockerfile(ProjectName),
+    /// The directory is there, but cannot be built as it is.
+    #[error("project '{0}' cannot be built: {1}")]
+    Unbuildable(ProjectName, String),
+    /// Its `mistry.json` says something that cannot be.
+    #[error("project '{0}' cannot be built: its mistry.json is wrong: {1}")]
+    Settings(ProjectName, SettingsError),
+    /// A file changed between the moment it was read for the digest and the moment it was sent.
+    #[error("project '{0}' changed while it was being read; ask again")]
+    Changed(ProjectName),
+    /// A system call failed.
+    #[error("could not read project '{0}'")]
+    Read(ProjectName, #[source] io::Error),
+    /// `projects_path` itself cannot be read.
+    #[error("could not list the projects")]
+    List(#[source] io::Error),
+}

@@ -1,0 +1,131 @@
+//! All projects under one directory: opened, listed, read.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::context::Context;
+use super::error::Error;
+use super::name::{Project, ProjectName};
+use super::recipe::DOCKERFILE;
+use super::walk::{self, Memory};
+use crate::located::at;
+
+/// All projects under one `projects_path`.
+#[derive(Clone, Debug)]
+pub struct Projects {
+    root: PathBuf,
+    /// Guards only the map; walks happen outside of it. Std, because it is held for a lookup.
+    remembered: Arc<Mutex<HashMap<ProjectName, Arc<Memory>>>>,
+}
+
+impl Projects {
+    /// The projects under `root`, which must exist (the configuration has checked that).
+    pub fn new(root: &Path) -> Projects {
+        Projects {
+            root: root.to_owned(),
+            remembered: Arc::default(),
+        }
+    }
+
+    /// Where they are.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Finds a project by name.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] without a directory, [`Error::NoDockerfile`], [`Error::Unbuildable`] when the
+    /// Dockerfile is not a regular file.
+    pub fn open(&self, name: &ProjectName) -> Result<Project, Error> {
+        let path = self.root.join(name.as_str());
+        match std::fs::symlink_metadata(path.join(DOCKERFILE)) {
+            Ok(found) if found.is_file() => Ok(Project {
+                name: name.clone(),
+                path,
+            }),
+            Ok(found) => Err(Error::Unbuildable(
+                name.clone(),
+                format!(
+                    "its {DOCKERFILE} is {}",
+                    walk::not_a_file(walk::kind_of(found.file_type()))
+                ),
+            )),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                if self.root.join(name.as_str()).is_dir() {
+                    Err(Error::NoDockerfile(name.clone()))
+                } else {
+                    Err(Error::Unknown(name.clone()))
+                }
+            }
+            Err(error) => Err(Error::Read(name.clone(), at(&path.join(DOCKERFILE))(error))),
+        }
+    }
+
+    /// Names of all projects, sorted. What is no project is passed over.
+    ///
+    /// # Errors
+    /// When `projects_path` cannot be listed.
+    pub fn list(&self) -> Result<Vec<ProjectName>, Error> {
+        let mut names = Vec::new();
+        let unlisted = |error| Error::List(at(&self.root)(error));
+        for entry in std::fs::read_dir(&self.root).map_err(unlisted)? {
+            let entry = entry.map_err(unlisted)?;
+            let name = entry.file_name().to_str().and_then(|n| n.parse().ok());
+            if let Some(name) = name
+                && self.open(&name).is_ok()
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Walks the project's context and digests it; files whose stamp is known are not read again.
+    ///
+    /// # Errors
+    /// As [`Projects::open`]; [`Error::Unbuildable`] when Docker would refuse its `.dockerignore`,
+    /// or `mistry.json` is not a regular file; [`Error::Read`] when a file cannot be read.
+    pub fn context(&self, name: &ProjectName) -> Result<Context, Error> {
+        let project = Project {
+            name: name.clone(),
+            path: self.root.join(name.as_str()),
+        };
+        let known = self.lock().get(name).cloned();
+        let (context, memory) = match Context::read(&project, known.as_deref()) {
+            Ok(read) => read,
+            Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(Error::Unknown(name.clone()));
+            }
+            // It was there a moment ago: its removal counts.
+            Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
+                self.open(name)?;
+                return Err(Error::Changed(name.clone()));
+            }
+            Err(error) => return Err(error),
+        };
+        if !context.has_dockerfile() {
+            // What stands in its place, if anything, has a sentence of its own.
+            self.open(name)?;
+            return Err(Error::Changed(name.clone()));
+        }
+        if let Some(memory) = memory {
+            self.lock().insert(name.clone(), Arc::new(memory));
+        }
+        Ok(context)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ProjectName, Arc<Memory>>> {
+        self.remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

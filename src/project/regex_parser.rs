@@ -1,0 +1,270 @@
+//! A parser of the regular expressions that patterns of `.dockerignore` are translated into.
+//!
+//! They are those of Go (`regexp/syntax`), as far as the translation can write them: there are no
+//! groups but its own. The syntax is Go's and no other's: what a pattern with a stray `\w` or
+//! `{2}` matches, and whether Docker refuses it, depends on it.
+
+use super::regex::{Assertion, MAX_MEMORY_BYTES, Memory, Program, Set, Step, TooMuch};
+use super::regex_class::{class, letter_escape, named_escape};
+
+/// How often Go repeats a piece at most.
+const MAX_REPETITIONS: u32 = 1_000;
+/// How long an expression Go takes at most: 128 MiB of instructions, of 40 bytes each.
+const MAX_STEPS: usize = (128 << 20) / 40;
+const _: () = assert!(MAX_STEPS * size_of::<Step>() < MAX_MEMORY_BYTES);
+
+/// Why there is no program.
+#[derive(Debug)]
+pub(super) enum Wrong {
+    /// Go refuses the expression.
+    Refused,
+    /// It takes too much memory.
+    TooMuch,
+}
+
+impl From<TooMuch> for Wrong {
+    fn from(_: TooMuch) -> Wrong {
+        Wrong::TooMuch
+    }
+}
+
+/// What the last piece of an alternative is, to a repetition that follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// There is none.
+    None,
+    /// One step, which may be repeated.
+    Piece,
+    /// A repetition, which Go does not repeat again.
+    Repetition,
+}
+
+/// Reads a regular expression that the translation wrote.
+///
+/// # Errors
+/// When Go refuses it, or when it needs more than is left of `memory`.
+pub(super) fn parse(regex: &[char], memory: &mut Memory) -> Result<Vec<Program>, Wrong> {
+    let mut programs = Vec::new();
+    let mut steps = Vec::new();
+    let mut last = Last::None;
+    let mut count = 0;
+    let mut rest = regex;
+    while let Some((letter, after)) = rest.split_first() {
+        if *letter == '|' {
+            memory.take(size_of::<Program>())?;
+            programs.push(Program::new(std::mem::take(&mut steps)));
+            (last, rest) = (Last::None, after);
+            continue;
+        }
+        let length = steps.len();
+        (last, rest) = parse_piece(*letter, after, last, &mut steps)?;
+        let added = steps.get(length..).unwrap_or_default();
+        count += added.len();
+        if count > MAX_STEPS {
+            return Err(Wrong::Refused);
+        }
+        let ranges: usize = match letter {
+            // They are those of the piece, which are counted.
+            '{' => 0,
+            _ => added.iter().map(Step::count_ranges).sum(),
+        };
+        memory.take(size_of_val(added) + ranges * size_of::<(u32, u32)>())?;
+    }
+    memory.take(size_of::<Program>())?;
+    programs.push(Program::new(steps));
+    Ok(programs)
+}
+
+/// Reads the piece that begins with `letter`, and adds its steps. Gives what it is to a repetition that
+/// follows, and what comes after it.
+fn parse_piece<'a>(
+    letter: char,
+    after: &'a [char],
+    last: Last,
+    steps: &mut Vec<Step>,
+) -> Result<(Last, &'a [char]), Wrong> {
+    Ok(match letter {
+        '{' if let Some((least, most, after)) = bounds(after) => {
+            if last != Last::Piece
+                || least > MAX_REPETITIONS
+                || most.is_some_and(|most| most > MAX_REPETITIONS || most < least)
+            {
+                return Err(Wrong::Refused);
+            }
+            let piece = steps.pop().ok_or(Wrong::Refused)?;
+            repeat(steps, piece, least, most);
+            (Last::Repetition, after)
+        }
+        '^' => {
+            steps.push(Step::Assert(Assertion::Begin));
+            (Last::Piece, after)
+        }
+        '$' => {
+            steps.push(Step::Assert(Assertion::End));
+            (Last::Piece, after)
+        }
+        // Outside of brackets these two are the translation's own.
+        '.' => {
+            let after = after.strip_prefix(&['*']).ok_or(Wrong::Refused)?;
+            steps.push(Step::Many(Set::NotNewline));
+            (Last::Repetition, after)
+        }
+        '(' => {
+            let group = after.strip_prefix(&['.', '*', '/', ')', '?']);
+            steps.push(Step::Skip(2));
+            steps.push(Step::Many(Set::NotNewline));
+            steps.push(Step::One(Set::One(u32::from('/'))));
+            (Last::Repetition, group.ok_or(Wrong::Refused)?)
+        }
+        '[' => {
+            let (set, after) = class(after).ok_or(Wrong::Refused)?;
+            match after.strip_prefix(&['*']) {
+                Some(after) => {
+                    steps.push(Step::Many(set));
+                    (Last::Repetition, after)
+                }
+                None => {
+                    steps.push(Step::One(set));
+                    (Last::Piece, after)
+                }
+            }
+        }
+        '\\' => {
+            let length = steps.len();
+            let after = escaped(after, steps).ok_or(Wrong::Refused)?;
+            // An empty quotation is no piece.
+            let is_empty = steps.len() == length;
+            (if is_empty { last } else { Last::Piece }, after)
+        }
+        letter => {
+            steps.push(Step::One(Set::One(u32::from(letter))));
+            (Last::Piece, after)
+        }
+    })
+}
+
+/// Reads what follows a `{` where it is a repetition: how often at least and at most, and what
+/// follows it.
+fn bounds(rest: &[char]) -> Option<(u32, Option<u32>, &[char])> {
+    let number = |rest: &mut &[char]| {
+        let text: String = rest.iter().take_while(|c| c.is_ascii_digit()).collect();
+        *rest = &rest[text.len()..];
+        let is_number = !text.is_empty() && (text == "0" || !text.starts_with('0'));
+        is_number.then(|| text.parse().unwrap_or(u32::MAX))
+    };
+    let mut rest = rest;
+    let least = number(&mut rest)?;
+    let mut most = Some(least);
+    if let Some(after) = rest.strip_prefix(&[',']) {
+        rest = after;
+        most = match rest {
+            ['}', ..] => None,
+            _ => Some(number(&mut rest)?),
+        };
+    }
+    Some((least, most, rest.strip_prefix(&['}'])?))
+}
+
+/// Adds a piece as often as it may or must stand.
+fn repeat(steps: &mut Vec<Step>, piece: Step, least: u32, most: Option<u32>) {
+    if let Step::Assert(_) = piece {
+        // It says no more when it is asked twice.
+        steps.extend((least > 0).then_some(piece));
+        return;
+    }
+    steps.extend((0..least).map(|_| piece.clone()));
+    match (most, piece) {
+        (None, Step::One(set)) => steps.push(Step::Many(set)),
+        (None, piece) => steps.push(piece),
+        (Some(most), piece) => {
+            for _ in least..most {
+                steps.extend([Step::Skip(1), piece.clone()]);
+            }
+        }
+    }
+}
+
+/// Reads what follows a backslash outside of brackets.
+fn escaped<'a>(rest: &'a [char], steps: &mut Vec<Step>) -> Option<&'a [char]> {
+    let assertion = match rest.first()? {
+        'A' => Some(Assertion::Begin),
+        'z' => Some(Assertion::End),
+        'b' => Some(Assertion::WordBoundary),
+        'B' => Some(Assertion::NoWordBoundary),
+        _ => None,
+    };
+    if let Some(assertion) = assertion {
+        steps.push(Step::Assert(assertion));
+        return Some(&rest[1..]);
+    }
+    let one = |letter: &char| Step::One(Set::One(u32::from(*letter)));
+    if let Some(quoted) = rest.strip_prefix(&['Q']) {
+        let end = quoted.windows(2).position(|two| two == ['\\', 'E']);
+        let literal = &quoted[..end.unwrap_or(quoted.len())];
+        steps.extend(literal.iter().map(one));
+        return Some(end.map_or(&[], |end| &quoted[end + 2..]));
+    }
+    if let Some((ranges, rest)) = named_escape(rest)? {
+        steps.push(Step::One(Set::Ranges {
+            ranges: ranges.into(),
+            is_negated: false,
+        }));
+        return Some(rest);
+    }
+    let (number, rest) = letter_escape(rest)?;
+    steps.push(Step::One(Set::One(number)));
+    Some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Address and length of the ranges of each step that has some.
+    fn ranges_of(regex: &str) -> Vec<(*const (u32, u32), usize)> {
+        let regex: Vec<char> = regex.chars().collect();
+        let programs = parse(&regex, &mut Memory::new(MAX_MEMORY_BYTES)).unwrap();
+        let ranges = programs[0].steps.iter().filter_map(|step| match step {
+            Step::One(Set::Ranges { ranges, .. }) | Step::Many(Set::Ranges { ranges, .. }) => {
+                Some((ranges.as_ptr(), ranges.len()))
+            }
+            _ => None,
+        });
+        ranges.collect()
+    }
+
+    #[test]
+    fn letters_of_a_piece_that_is_repeated_are_kept_once() {
+        for (regex, times) in [(r"\pL{1000}", 1_000), ("[a-z]{2,5}", 5), (r"\d{3,}", 4)] {
+            let ranges = ranges_of(regex);
+            assert_eq!(ranges.len(), times, "{regex}");
+            assert!(ranges.iter().all(|one| one == &ranges[0]), "{regex}");
+        }
+    }
+
+    #[test]
+    fn letters_that_a_class_names_often_are_kept_once() {
+        let length = |regex: &str| ranges_of(regex)[0].1;
+        assert_eq!(
+            length(&format!("[{}]", r"\pL".repeat(1_000))),
+            length(r"\pL")
+        );
+        assert_eq!(length("[c-ea-bx-zd-fg0-9]"), 3);
+        assert_eq!(length("[^a-ca-c]"), 1);
+    }
+
+    #[test]
+    fn letters_are_counted_as_memory_once_for_each_time_that_they_are_written() {
+        let parsed = |regex: &str| {
+            let regex: Vec<char> = regex.chars().collect();
+            parse(&regex, &mut Memory::new(10_000))
+        };
+        for fits in [r"\pL", r"\pL{100}", r"[\pL\pL\pL]"] {
+            assert!(parsed(fits).is_ok(), "{fits}");
+        }
+        for large in [r"\pL\pL", r"\pL{1000}", r"[\pL][\pL]"] {
+            assert!(matches!(parsed(large), Err(Wrong::TooMuch)), "{large}");
+        }
+        assert!(matches!(parsed(r"\y"), Err(Wrong::Refused)));
+    }
+}
