@@ -3,7 +3,7 @@
 
 use mistry::build::Place;
 use mistry::build::fuzzing::{build_named, linked_id, project_named};
-use mistry::client::{Address, job_of};
+use mistry::client::{Address, parse_job_url};
 use mistry::job::{GroupName, JobId, ParamName};
 use mistry::project::ProjectName;
 use mistry::web::fuzzing::{disposition, visible};
@@ -66,7 +66,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Some(id) = linked_id(std::path::Path::new(&*text)) {
         assert!(text.contains(&id.to_string()));
     }
-    if let Some((project, id)) = job_of(&text) {
+    if let Some((project, id)) = parse_job_url(&text) {
         assert!(text.contains(&format!("job/{project}/{id}")));
     }
     match text.parse::<Address>() {

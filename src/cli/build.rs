@@ -164,7 +164,7 @@ impl Build {
         };
         match job {
             Some(job) if self.json_result => {
-                tell_json(&serde_json::to_value(&job).map_err(crate::client::nonsense)?)
+                tell_json(&serde_json::to_value(&job).map_err(crate::client::Error::from)?)
             }
             Some(job) if self.verbose => tell(&job.id),
             _ => Ok(()),

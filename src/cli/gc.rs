@@ -53,7 +53,7 @@ impl Gc {
                 keep_last: self.keep_last,
             },
         };
-        show(&client.collect(&request).await?)
+        show(&client.collect_garbage(&request).await?)
     }
 }
 

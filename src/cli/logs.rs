@@ -36,7 +36,7 @@ impl Logs {
                 let mut show = |bytes: &[u8]| view.push(bytes).map_err(Error::Output);
                 match follower.follow(client, &mut show).await {
                     Ok(true) => break,
-                    Err(Error::Server(error)) if !error.is_passing() => return Err(error.into()),
+                    Err(Error::Server(error)) if !error.is_transient() => return Err(error.into()),
                     Err(Error::Server(error)) if seen == 0 && !lost && follower.seen() == 0 => {
                         return Err(error.into());
                     }
@@ -49,7 +49,7 @@ impl Logs {
                 if follower.seen() > seen {
                     backoff = Backoff::default();
                 }
-                tokio::time::sleep(backoff.pause()).await;
+                tokio::time::sleep(backoff.next_pause()).await;
             }
         } else {
             let mut show = |bytes: &[u8]| view.push(bytes).map_err(Error::Output);
@@ -67,10 +67,10 @@ async fn so_far(
     id: JobId,
     show: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
 ) -> Result<(), Error> {
-    let mut answer = client.log(project, id).await?;
+    let mut response = client.log(project, id).await?;
     let (mut shown, mut reaching) = (0, None);
     loop {
-        let mut error = match answer.chunk().await {
+        let mut error = match response.chunk().await {
             Ok(Some(chunk)) => {
                 show(&chunk)?;
                 shown += chunk.len() as u64;
@@ -80,12 +80,12 @@ async fn so_far(
             Ok(None) => return Ok(()),
             Err(error) => error,
         };
-        answer = loop {
+        response = loop {
             let reaching = reaching.get_or_insert_with(Reaching::begin);
             if !reaching.again(&error).await {
                 return Err(error.into());
             }
-            match client.log_rest(project, id, &answer, shown).await {
+            match client.log_rest(project, id, &response, shown).await {
                 Ok(rest) => break rest,
                 Err(next) => error = next,
             }

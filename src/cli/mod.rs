@@ -216,13 +216,13 @@ impl Error {
             Error::TimedOut(_) => 5,
             Error::Stopped(_) => 6,
             Error::Server(error) => match error {
-                client::Error::Refused(no) if (400..500).contains(&no.status) => 3,
-                client::Error::Refused(no) if no.status == 503 => 3,
+                client::Error::Response(no) if (400..500).contains(&no.status) => 3,
+                client::Error::Response(no) if no.status == 503 => 3,
                 client::Error::Forbidden { .. } => 3,
-                client::Error::Refused(_)
+                client::Error::Response(_)
                 | client::Error::Connect { .. }
                 | client::Error::Broken(_)
-                | client::Error::Nonsense(_) => 7,
+                | client::Error::InvalidResponse(_) => 7,
             },
             Error::Interrupted(_) => 130,
             // `mistry list | head` is no mistake.
@@ -407,7 +407,7 @@ impl Which {
                 .map_or(String::new(), ToString::to_string),
             ..Filter::default()
         };
-        let found = client.matching(&filter, &self.prefix).await?;
+        let found = client.find_by_prefix(&filter, &self.prefix).await?;
         let one = match found.as_slice() {
             [] => {
                 let of = match &self.project {
@@ -431,7 +431,7 @@ impl Which {
         };
         match (one.project.parse(), one.id.parse()) {
             (Ok(project), Ok(id)) => Ok((project, id)),
-            _ => Err(Error::Server(client::Error::Nonsense(
+            _ => Err(Error::Server(client::Error::InvalidResponse(
                 "an index with impossible names".to_owned(),
             ))),
         }

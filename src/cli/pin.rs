@@ -24,7 +24,7 @@ pub(super) struct Unpin {
 impl Pin {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let (project, id) = self.id.resolve(client).await?;
-        client.pin(&project, id, true).await?;
+        client.pin(&project, id).await?;
         tell(&format!("Pinned {project}/{}", short(&id.to_string())))
     }
 }
@@ -32,7 +32,7 @@ impl Pin {
 impl Unpin {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let (project, id) = self.id.resolve(client).await?;
-        client.pin(&project, id, false).await?;
+        client.unpin(&project, id).await?;
         tell(&format!("Unpinned {project}/{}", short(&id.to_string())))
     }
 }

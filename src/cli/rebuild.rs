@@ -25,7 +25,7 @@ impl Rebuild {
         let image = match client.rebuild(&self.project).await {
             Ok(image) => image,
             // The image's own fault, and the only thing that was asked for.
-            Err(client::Error::Refused(no)) if no.status == 500 => {
+            Err(client::Error::Response(no)) if no.status == 500 => {
                 return Err(Error::BuildFailed(no.to_string()));
             }
             Err(error) => return Err(error.into()),

@@ -3,7 +3,7 @@
 use clap::CommandFactory;
 
 use super::*;
-use crate::client::{Refusal, scripted::Scripted};
+use crate::client::{ErrorResponse, scripted::Scripted};
 
 fn server(arguments: &[&str]) -> Server {
     let all = ["mistry"].iter().chain(arguments).chain(&["projects"]);
@@ -11,9 +11,9 @@ fn server(arguments: &[&str]) -> Server {
 }
 
 fn refused(status: u16) -> Error {
-    Error::Server(client::Error::Refused(Refusal {
+    Error::Server(client::Error::Response(ErrorResponse {
         status,
-        sentence: "no".to_owned(),
+        message: "no".to_owned(),
         request: String::new(),
         job: None,
         retry_after: None,
@@ -100,7 +100,7 @@ fn the_kind_decides_the_exit_status() {
         (Error::TimedOut(text()), 5),
         (Error::Stopped(text()), 6),
         (Error::Server(client::Error::Broken(text().into())), 7),
-        (Error::Server(client::Error::Nonsense(text())), 7),
+        (Error::Server(client::Error::InvalidResponse(text())), 7),
         (Error::Interrupted(text()), 130),
         (Error::Output(io()), 0),
     ] {

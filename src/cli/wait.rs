@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::{Again, Error, say, short, tell};
 use crate::api::{ErrorView, JobRequest};
 use crate::build::{Phase, State};
-use crate::client::{self, Backoff, Client, Events, Finished, Refusal, Submitted};
+use crate::client::{self, Backoff, Client, ErrorResponse, Events, Finished, Submitted};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::screen::LogView;
@@ -57,7 +57,7 @@ impl Reaching {
             client::Error::Connect { source, .. }
                 if source.kind() != io::ErrorKind::PermissionDenied =>
             {
-                let pause = self.backoff.pause();
+                let pause = self.backoff.next_pause();
                 let is_time = Instant::now() + pause < self.deadline;
                 if is_time {
                     sleep(pause).await;
@@ -76,7 +76,7 @@ impl Reaching {
         }
         self.breaks += 1;
         self.deadline = Instant::now() + self.reach;
-        sleep(self.backoff.pause()).await;
+        sleep(self.backoff.next_pause()).await;
         true
     }
 }
@@ -221,11 +221,11 @@ impl<'a> Waiting<'a> {
                 },
                 Err(error) => error,
             };
-            if let client::Error::Refused(Refusal { job: Some(id), .. }) = &error {
+            if let client::Error::Response(ErrorResponse { job: Some(id), .. }) = &error {
                 self.accept(*id)?;
             }
             if self.job.is_some() {
-                if error.is_passing() {
+                if error.is_transient() {
                     self.tell_lost();
                 }
                 return Ok(Err(error.retry_after().unwrap_or_default()));
@@ -242,10 +242,9 @@ impl<'a> Waiting<'a> {
             match event.name.as_str() {
                 "state" => {
                     let state = event.state()?;
-                    let id = state
-                        .id
-                        .parse()
-                        .map_err(|_| client::Error::Nonsense("a job without an id".to_owned()))?;
+                    let id = state.id.parse().map_err(|_| {
+                        client::Error::InvalidResponse("a job without an id".to_owned())
+                    })?;
                     self.accept(id)?;
                     self.progress.phase(match state.phase {
                         Some(Phase::Queued) => "waiting for a slot",
@@ -269,14 +268,10 @@ impl<'a> Waiting<'a> {
                 "error" if self.job.is_some() => return Ok(None),
                 "error" => {
                     let view: ErrorView =
-                        serde_json::from_str(&event.data).map_err(client::nonsense)?;
-                    return Err(Error::Server(client::Error::Refused(Refusal {
-                        status: 500,
-                        sentence: view.error,
-                        request: view.request,
-                        job: view.job.and_then(|id| id.parse().ok()),
-                        retry_after: None,
-                    })));
+                        serde_json::from_str(&event.data).map_err(client::Error::from)?;
+                    return Err(Error::Server(client::Error::Response(ErrorResponse::new(
+                        500, view,
+                    ))));
                 }
                 _ => {}
             }
@@ -294,14 +289,14 @@ impl<'a> Waiting<'a> {
             let error = match self.ask_again(&mut log_is_over).await {
                 Ok(Some(done)) => return Ok(done),
                 Ok(None) => None,
-                Err(Error::Server(error)) if error.is_passing() => Some(error),
+                Err(Error::Server(error)) if error.is_transient() => Some(error),
                 Err(error) => return Err(error),
             };
             self.tell_lost();
             if begun.elapsed() > HELD {
                 backoff = Backoff::default();
             }
-            pause = backoff.pause();
+            pause = backoff.next_pause();
             if let Some(wish) = error.and_then(|error| error.retry_after()) {
                 pause = pause.max(wish);
             }
@@ -322,7 +317,7 @@ impl<'a> Waiting<'a> {
             match job.follow(client, &mut show).await {
                 Ok(true) => *log_is_over = true,
                 Ok(false) => return Ok(None),
-                Err(Error::Server(error)) if error.is_passing() => return Err(error.into()),
+                Err(Error::Server(error)) if error.is_transient() => return Err(error.into()),
                 // No log is no reason not to wait for the build.
                 Err(_) => *log_is_over = true,
             }

@@ -5,12 +5,12 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The host when none is named.
+/// The host where none is given.
 pub const DEFAULT_HOST: &str = "127.0.0.1";
-/// The port when none is named.
+/// The port where none is given.
 pub const DEFAULT_PORT: u16 = 8462;
 
-/// Where an installed server listens for the users of its host.
+/// The socket on which an installed server listens for the users of its host.
 pub const DEFAULT_SOCKET: &str = "/run/mistry/mistryd.sock";
 
 /// A server's address.
@@ -22,14 +22,14 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// A text that is no address.
+/// The error for a text that is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AddressError(String);
 
 impl Address {
-    /// The address of `host`, which must be a name or an IP address and nothing else: it ends
-    /// up in requests and in the arguments of transports.
+    /// The address of `host`, which must be a host name or an IP address and nothing else, because it
+    /// is copied into requests and into the arguments of transports.
     ///
     /// # Errors
     /// Says what a host must look like.
@@ -38,7 +38,7 @@ impl Address {
             Some(inner) => inner,
             None => host,
         };
-        let is_word = !host.starts_with('-')
+        let has_plain_chars = !host.starts_with('-')
             && host
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._-:%".contains(&b));
@@ -46,7 +46,7 @@ impl Address {
             || host.split_once('%').is_some_and(|(a, _)| a.contains(':'));
         if host.is_empty() {
             Err(AddressError("host cannot be empty".to_owned()))
-        } else if !is_word || (host.contains([':', '%']) && !is_v6) {
+        } else if !has_plain_chars || (host.contains([':', '%']) && !is_v6) {
             let shown: String = host.chars().take(80).flat_map(char::escape_debug).collect();
             Err(AddressError(format!(
                 "'{shown}' is no host: expected a name or an IP address"
@@ -56,8 +56,8 @@ impl Address {
         }
     }
 
-    /// The server of this host: by `socket` where that is one and we may write to it, else by
-    /// TCP, where anybody may ask.
+    /// The server on this host: by `socket` where that is a socket that the caller may write to, else
+    /// by TCP, which every local user may connect to.
     pub fn of_this_host(socket: &Path) -> Address {
         let is_socket = socket.metadata().is_ok_and(|f| f.file_type().is_socket());
         if is_socket && rustix::fs::access(socket, rustix::fs::Access::WRITE_OK).is_ok() {
@@ -67,11 +67,11 @@ impl Address {
         }
     }
 
-    /// What a request's `Host` header says.
+    /// The value of the `Host` header.
     pub(super) fn authority(&self) -> String {
         match self {
             Address::Tcp(host, port) if host.contains(':') => {
-                // The zone is this host's business, not the server's.
+                // The IPv6 zone means something on this host only.
                 let host = host.split('%').next().unwrap_or_default();
                 format!("[{host}]:{port}")
             }
@@ -80,7 +80,7 @@ impl Address {
         }
     }
 
-    /// The host for transports that connect by themselves: a unix socket is on this host.
+    /// The host for transports that open connections of their own; a unix socket is on this host.
     pub fn host(&self) -> &str {
         match self {
             Address::Tcp(host, _) => host,
@@ -88,7 +88,7 @@ impl Address {
         }
     }
 
-    /// The address of one of the server's pages for a person; `None` for a unix socket.
+    /// The URL of one of the server's web pages; `None` for a unix socket.
     pub fn page(&self, path: &str) -> Option<String> {
         match self {
             Address::Tcp(..) => Some(format!("http://{}/{path}", self.authority())),
@@ -110,7 +110,7 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(url: &str) -> Result<Address, AddressError> {
-        let wrong = || {
+        let invalid = || {
             AddressError(format!(
                 "'{}' is no server address: expected http://HOST:PORT or unix:///PATH",
                 url.escape_debug()
@@ -120,7 +120,7 @@ impl FromStr for Address {
             return if path.starts_with('/') {
                 Ok(Address::Unix(path.into()))
             } else {
-                Err(wrong())
+                Err(invalid())
             };
         }
         if url.starts_with("https://") {
@@ -128,10 +128,12 @@ impl FromStr for Address {
                 "https is not spoken here: expected http://HOST:PORT or unix:///PATH".to_owned(),
             ));
         }
-        let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
+        let rest = url.strip_prefix("http://").ok_or_else(invalid)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = match rest.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, port.parse().map_err(|_| wrong())?),
+            Some((host, port)) if !port.contains(']') => {
+                (host, port.parse().map_err(|_| invalid())?)
+            }
             _ => (rest, DEFAULT_PORT),
         };
         Address::tcp(host, port)
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_of_this_host_is_met_on_its_socket_where_that_is_one() {
+    fn the_server_of_this_host_is_reached_by_its_socket_where_that_is_one() {
         let home = tempfile::tempdir().unwrap();
         let at = |name: &str| home.path().join(name);
         let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();

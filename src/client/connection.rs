@@ -1,42 +1,38 @@
-//! One connection, one request, one answer.
+//! One connection, one request, one response.
 //!
-//! A connection lives as long as its [`Answer`]; dropping the answer ends it. A peer that
-//! vanished without a word is noticed by TCP keep-alive within a minute, so a wait without
-//! end needs no timer of ours.
+//! A connection stays open as long as its [`Response`]; dropping the response closes it. TCP
+//! keep-alive detects a peer that vanished within a minute, so waiting for a build needs no timer here.
 
 use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{Stream, try_unfold};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::Full;
+use hyper::Method;
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Address, Error, Events, nonsense};
+use super::{Address, Error, Response};
 
 pub(super) const JSON: &str = "application/json";
-pub(super) const LINES: &str = "text/event-stream";
+pub(super) const EVENT_STREAM: &str = "text/event-stream";
 pub(super) const TEXT: &str = "text/plain";
 
-/// One attempt to connect: as long as a person waits for a sign of life.
-const CONNECT: Duration = Duration::from_secs(5);
-/// Silence before the kernel asks whether the peer is still there.
+/// One attempt to connect: a person does not wait longer for a first response.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence before the kernel sends keep-alive probes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-/// Time between such questions; after three without an answer the connection is broken.
+/// Time between keep-alive probes; after three without an answer the connection is broken.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// A question, before it is known whom it goes to.
+/// A request that can be sent to any server.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct Request {
     method: Method,
     path: String,
     accept: &'static str,
@@ -44,9 +40,9 @@ pub(super) struct Ask {
     body: Bytes,
 }
 
-impl Ask {
-    pub(super) fn new(method: Method, path: impl Into<String>) -> Ask {
-        Ask {
+impl Request {
+    pub(super) fn new(method: Method, path: impl Into<String>) -> Request {
+        Request {
             method,
             path: path.into(),
             accept: JSON,
@@ -55,22 +51,22 @@ impl Ask {
         }
     }
 
-    pub(super) fn accept(mut self, kind: &'static str) -> Ask {
-        self.accept = kind;
+    pub(super) fn accept(mut self, media_type: &'static str) -> Request {
+        self.accept = media_type;
         self
     }
 
-    pub(super) fn header(mut self, name: &'static str, value: &str) -> Ask {
+    pub(super) fn header(mut self, name: &'static str, value: &str) -> Request {
         self.headers.push((name, value.to_owned()));
         self
     }
 
-    pub(super) fn json(mut self, body: &impl Serialize) -> Result<Ask, Error> {
-        self.body = serde_json::to_vec(body).map_err(nonsense)?.into();
+    pub(super) fn json(mut self, body: &impl Serialize) -> Result<Request, Error> {
+        self.body = serde_json::to_vec(body)?.into();
         Ok(self.header("content-type", JSON))
     }
 
-    pub(super) fn sign(self, token: Option<&str>) -> Ask {
+    pub(super) fn with_token(self, token: Option<&str>) -> Request {
         match token {
             Some(token) => self.header("authorization", &format!("Bearer {token}")),
             None => self,
@@ -78,43 +74,43 @@ impl Ask {
     }
 }
 
-/// Connects, asks, and waits for the head of the answer.
-pub(super) async fn open(address: &Address, ask: Ask) -> Result<Answer, Error> {
+/// Connects, sends the request, and waits for the head of the response.
+pub(super) async fn send(address: &Address, request: Request) -> Result<Response, Error> {
     let failed = |source| Error::Connect {
         address: address.clone(),
         source,
     };
-    let late = |_| failed(io::ErrorKind::TimedOut.into());
-    let mut request = Request::builder()
-        .method(ask.method)
-        .uri(ask.path)
+    let timed_out = |_| failed(io::ErrorKind::TimedOut.into());
+    let mut builder = hyper::Request::builder()
+        .method(request.method)
+        .uri(request.path)
         .header("host", address.authority())
         .header("user-agent", concat!("mistry/", env!("CARGO_PKG_VERSION")))
-        .header("accept", ask.accept);
-    for (name, value) in ask.headers {
-        request = request.header(name, value);
+        .header("accept", request.accept);
+    for (name, value) in request.headers {
+        builder = builder.header(name, value);
     }
-    let request = request
-        .body(Full::new(ask.body))
-        .map_err(|error| Error::Nonsense(error.to_string()))?;
+    let request = builder
+        .body(Full::new(request.body))
+        .map_err(|error| Error::InvalidResponse(error.to_string()))?;
     match address {
         Address::Tcp(host, port) => {
-            let stream = timeout(CONNECT, TcpStream::connect((host.as_str(), *port)))
+            let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), *port)))
                 .await
-                .map_err(late)?
-                .and_then(keep_alive)
+                .map_err(timed_out)?
+                .and_then(enable_keep_alive)
                 .map_err(failed)?;
             exchange(stream, request).await
         }
         Address::Unix(path) => {
-            let connected = timeout(CONNECT, UnixStream::connect(path))
+            let connected = timeout(CONNECT_TIMEOUT, UnixStream::connect(path))
                 .await
-                .map_err(late)?;
+                .map_err(timed_out)?;
             match connected {
                 Ok(stream) => exchange(stream, request).await,
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    let known = tokio::fs::metadata(path).await;
-                    Err(Error::forbidden(path, known.ok().as_ref()))
+                    let metadata = tokio::fs::metadata(path).await;
+                    Err(Error::forbidden(path, metadata.ok().as_ref()))
                 }
                 Err(error) => Err(failed(error)),
             }
@@ -122,7 +118,7 @@ pub(super) async fn open(address: &Address, ask: Ask) -> Result<Answer, Error> {
     }
 }
 
-fn keep_alive(stream: TcpStream) -> io::Result<TcpStream> {
+fn enable_keep_alive(stream: TcpStream) -> io::Result<TcpStream> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(&stream, true)?;
@@ -132,7 +128,7 @@ fn keep_alive(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer, Error>
+async fn exchange<S>(stream: S, request: hyper::Request<Full<Bytes>>) -> Result<Response, Error>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
@@ -140,97 +136,14 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(broken)?;
-    // What goes wrong in there is told to the reader of the answer.
+    // Its errors reach the reader of the response.
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
         let _ = connection.await;
     }));
     let response = match sender.send_request(request).await {
         Ok(response) => response,
-        Err(error) if error.is_parse() => return Err(Error::Nonsense(error.to_string())),
+        Err(error) if error.is_parse() => return Err(Error::InvalidResponse(error.to_string())),
         Err(error) => return Err(broken(error)),
     };
-    Ok(Answer {
-        response,
-        _connection: connection,
-    })
-}
-
-/// The head of an answer, and its body as it comes.
-#[derive(Debug)]
-pub struct Answer {
-    response: Response<Incoming>,
-    _connection: AbortOnDropHandle<()>,
-}
-
-impl Answer {
-    /// The HTTP status.
-    pub fn status(&self) -> u16 {
-        self.response.status().as_u16()
-    }
-
-    /// A header that is text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name)?.to_str().ok()
-    }
-
-    /// True when the body is said to be of that media type, whatever its parameters.
-    pub fn is(&self, kind: &str) -> bool {
-        let said = self.header("content-type").unwrap_or_default();
-        let said = said.split(';').next().unwrap_or_default().trim();
-        said.eq_ignore_ascii_case(kind)
-    }
-
-    /// The next piece of the body; `None` at its end.
-    ///
-    /// # Errors
-    /// [`Error::Broken`] when the connection ends before the body does.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        loop {
-            match self.response.frame().await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(Error::Broken(error.into())),
-                // Trailers say nothing that we ask for.
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The whole body.
-    ///
-    /// # Errors
-    /// [`Error::Nonsense`] past `limit` bytes, [`Error::Broken`].
-    pub async fn bytes(mut self, limit: usize) -> Result<Vec<u8>, Error> {
-        let mut body = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            if body.len() + chunk.len() > limit {
-                return Err(Error::Nonsense(format!("more than {limit} bytes")));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
-    }
-
-    /// The whole body as JSON.
-    ///
-    /// # Errors
-    /// As [`Answer::bytes`], and [`Error::Nonsense`] for what is not such JSON.
-    pub async fn json<T: DeserializeOwned>(self, limit: usize) -> Result<T, Error> {
-        serde_json::from_slice(&self.bytes(limit).await?).map_err(nonsense)
-    }
-
-    /// The body as events.
-    pub fn events(self) -> Events {
-        Events::new(self)
-    }
-
-    /// The body as a stream of its pieces.
-    pub fn stream(self) -> impl Stream<Item = Result<Bytes, Error>> + Send + 'static {
-        try_unfold(self, |mut answer| async move {
-            Ok(answer.chunk().await?.map(|chunk| (chunk, answer)))
-        })
-    }
+    Ok(Response::new(response, connection))
 }

@@ -1,4 +1,4 @@
-//! What can go wrong between us and the server, and how long to wait after it.
+//! What can go wrong between the client and the server.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -7,67 +7,75 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Address, Answer, DEFAULT_SOCKET, job_of};
+use super::{Address, DEFAULT_SOCKET};
 use crate::api::ErrorView;
 use crate::job::JobId;
 
-/// First pause before trying again: a server that restarts needs about that long.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// Longest pause: a person who waits notices a server that is back within two seconds.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// What can go wrong between us and the server.
+/// What can go wrong between the client and the server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No connection.
     #[error("could not reach the server at {address}")]
     Connect {
-        /// Where it was looked for.
+        /// The address that was tried.
         address: Address,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The server's unix socket is there, but not for us.
+    /// The server's unix socket exists, but its permissions exclude the caller.
     #[error("you may not use the socket '{}': {advice}", path.display())]
     Forbidden {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// What to do about it.
+        /// What the user can do about it.
         advice: String,
     },
-    /// The connection was there and ended before the answer did.
+    /// The connection ended before the response did.
     #[error("the connection to the server broke")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The answer is none that a mistry gives.
+    /// The response is not one that a mistry server sends.
     #[error("the server answered what cannot be understood: {0}")]
-    Nonsense(String),
-    /// The server said no.
+    InvalidResponse(String),
+    /// The server answered with an error status.
     #[error("{0}")]
-    Refused(Refusal),
+    Response(ErrorResponse),
 }
 
-/// An answer that is an error.
+/// A response with an error status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ErrorResponse {
     /// The HTTP status.
     pub status: u16,
-    /// The server's sentence; "" when it sent none.
-    pub sentence: String,
-    /// The request's id as in the server's journal; "" when it sent none.
+    /// The server's message; "" when it sent none.
+    pub message: String,
+    /// The request's id in the server's journal; "" when it sent none.
     pub request: String,
-    /// The job that was accepted before things went wrong.
+    /// The job that was accepted before the error occurred.
     pub job: Option<JobId>,
-    /// When to ask again, in the server's opinion; at most a minute.
+    /// `Retry-After`, at most a minute.
     pub retry_after: Option<Duration>,
 }
 
-impl fmt::Display for Refusal {
+impl ErrorResponse {
+    /// From the JSON that a server sends with an error status, or as an event of a stream.
+    pub(crate) fn new(status: u16, view: ErrorView) -> ErrorResponse {
+        ErrorResponse {
+            status,
+            message: view.error,
+            request: view.request,
+            job: view.job.and_then(|id| id.parse().ok()),
+            retry_after: None,
+        }
+    }
+}
+
+impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.sentence.as_str() {
+        match self.message.as_str() {
             "" if self.status == 503 => f.write_str("Server is overloaded; try again later")?,
             "" => write!(f, "the server answered with status {}", self.status)?,
-            sentence => f.write_str(sentence)?,
+            message => f.write_str(message)?,
         }
         if !self.request.is_empty() {
             write!(f, " (request {})", self.request)?;
@@ -77,18 +85,18 @@ impl fmt::Display for Refusal {
 }
 
 impl Error {
-    /// True when the same question may be answered a little later.
-    pub fn is_passing(&self) -> bool {
+    /// Whether the same request may succeed a little later.
+    pub fn is_transient(&self) -> bool {
         match self {
             Error::Connect { .. } | Error::Broken(_) => true,
-            Error::Refused(no) => matches!(no.status, 429 | 502..=504),
-            Error::Forbidden { .. } | Error::Nonsense(_) => false,
+            Error::Response(response) => matches!(response.status, 429 | 502..=504),
+            Error::Forbidden { .. } | Error::InvalidResponse(_) => false,
         }
     }
 
-    /// The socket may not be written to, or not even be seen, for want of what is known of it.
-    pub(super) fn forbidden(path: &Path, known: Option<&Metadata>) -> Error {
-        let advice = match known {
+    /// The socket may not be written to; `metadata` is `None` where it may not even be looked up.
+    pub(super) fn forbidden(path: &Path, metadata: Option<&Metadata>) -> Error {
+        let advice = match metadata {
             _ if path == Path::new(DEFAULT_SOCKET) => {
                 "ask an administrator to add you to the group 'mistry' (adduser NAME mistry), then log in again".to_owned()
             }
@@ -104,76 +112,19 @@ impl Error {
         Error::Forbidden { path, advice }
     }
 
-    /// When to ask again, in the server's opinion.
+    /// The pause that the server asks for before the next request.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::Refused(no) => no.retry_after,
+            Error::Response(response) => response.retry_after,
             _ => None,
         }
     }
 }
 
-/// Growing pauses between tries, 100 ms to 2 s: a refused connect is no event to wait for.
-#[derive(Debug)]
-pub struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Backoff {
-        Backoff(FIRST_PAUSE)
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Error {
+        Error::InvalidResponse(error.to_string())
     }
-}
-
-impl Backoff {
-    /// How long to wait now; the next pause is twice as long.
-    pub fn pause(&mut self) -> Duration {
-        let now = self.0;
-        self.0 = (now * 2).min(LONGEST_PAUSE);
-        now
-    }
-}
-
-pub(crate) fn nonsense(error: serde_json::Error) -> Error {
-    Error::Nonsense(error.to_string())
-}
-
-/// Reads an error answer; a body that cannot be read is as good as none.
-pub(super) async fn refusal(answer: Answer) -> Error {
-    /// Longest error body that is looked at: one sentence and an id.
-    const MAX_ERROR: usize = 64 << 10;
-    /// Longest sentence shown when the body is no JSON.
-    const MAX_SENTENCE: usize = 500;
-    /// A server's wish to be left alone is heard up to here.
-    const MAX_RETRY_AFTER: u64 = 60;
-
-    let status = answer.status();
-    let located = answer.header("location").and_then(job_of);
-    let located = located.map(|(_, id)| id);
-    let retry_after = answer
-        .header("retry-after")
-        .and_then(|text| text.trim().parse().ok())
-        .map(|seconds: u64| Duration::from_secs(seconds.min(MAX_RETRY_AFTER)));
-    let body = answer.bytes(MAX_ERROR).await.unwrap_or_default();
-    let view: ErrorView = serde_json::from_slice(&body).unwrap_or_else(|_| ErrorView {
-        error: match status {
-            // The first mistry's proxies and itself send pages and Go texts here.
-            503 => String::new(),
-            _ => String::from_utf8_lossy(&body)
-                .trim()
-                .chars()
-                .take(MAX_SENTENCE)
-                .collect(),
-        },
-        request: String::new(),
-        job: None,
-    });
-    let named = view.job.and_then(|id| id.parse().ok());
-    Error::Refused(Refusal {
-        status,
-        sentence: view.error,
-        request: view.request,
-        job: located.or(named),
-        retry_after,
-    })
 }
 
 #[cfg(test)]
@@ -181,21 +132,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_may_not_use_a_socket_is_told_what_to_do() {
-        let told = |path: &str, known: Option<&Metadata>| {
-            let error = Error::forbidden(Path::new(path), known);
-            assert!(!error.is_passing());
+    fn a_forbidden_socket_comes_with_advice() {
+        let message = |path: &str, metadata: Option<&Metadata>| {
+            let error = Error::forbidden(Path::new(path), metadata);
+            assert!(!error.is_transient());
             error.to_string()
         };
         let file = tempfile::NamedTempFile::new().unwrap();
-        let known = file.as_file().metadata().unwrap();
+        let metadata = file.as_file().metadata().unwrap();
         let expected = "you may not use the socket '/run/mistry/mistryd.sock': ask an administrator to add you to the group 'mistry' (adduser NAME mistry), then log in again";
-        assert_eq!(told(DEFAULT_SOCKET, None), expected);
-        assert_eq!(told(DEFAULT_SOCKET, Some(&known)), expected);
-        let other = told("/srv/m.sock", Some(&known));
-        for part in ["'/srv/m.sock'", "0600", &format!("group {}", known.gid())] {
+        assert_eq!(message(DEFAULT_SOCKET, None), expected);
+        assert_eq!(message(DEFAULT_SOCKET, Some(&metadata)), expected);
+        let other = message("/srv/m.sock", Some(&metadata));
+        for part in [
+            "'/srv/m.sock'",
+            "0600",
+            &format!("group {}", metadata.gid()),
+        ] {
             assert!(other.contains(part), "{other}");
         }
-        assert!(told("/srv/m.sock", None).contains("directory"));
+        assert!(message("/srv/m.sock", None).contains("directory"));
     }
 }

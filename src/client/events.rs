@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::{Answer, Error};
-use crate::api::decode;
+use super::{Error, Finished, Response};
+use crate::api::{JobState, LogEnd, decode};
 
 /// Most bytes of one event: a build info holds params of 16 MiB at most, and JSON may double them.
 pub const MAX_DATA: usize = 32 << 20;
@@ -14,18 +14,18 @@ pub const MAX_DATA: usize = 32 << 20;
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// What it is called; `message` when it says nothing.
+    /// The event type; `message` when the server names none.
     pub name: String,
     /// Its data; lines are joined by a line feed.
     pub data: String,
-    /// The last id that was said, by this event or an earlier one.
+    /// The last id that was sent, with this event or an earlier one.
     pub id: Option<String>,
-    /// The bytes that it stands for, where its data cannot tell them.
+    /// The bytes of the log, where they are not text and `data` cannot hold them.
     pub bytes: Option<Vec<u8>>,
 }
 
 impl Event {
-    /// The bytes of the log that an event of a log stands for.
+    /// The bytes of the log that a `log` event carries.
     pub fn log_bytes(self) -> Vec<u8> {
         self.bytes.unwrap_or_else(|| {
             let mut line = self.data.into_bytes();
@@ -33,34 +33,58 @@ impl Event {
             line
         })
     }
+
+    /// Reads the data of a `state` event.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`].
+    pub fn state(&self) -> Result<JobState, Error> {
+        Ok(serde_json::from_str(&self.data)?)
+    }
+
+    /// Reads the data of a `result` event.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`].
+    pub fn result(&self) -> Result<Finished, Error> {
+        Finished::read(serde_json::from_str(&self.data)?)
+    }
+
+    /// Reads the data of an `end` event.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`].
+    pub fn end(&self) -> Result<LogEnd, Error> {
+        Ok(serde_json::from_str(&self.data)?)
+    }
 }
 
-/// The events of an answer.
+/// The events of a response.
 #[derive(Debug)]
 pub struct Events {
-    answer: Answer,
+    response: Response,
     parser: Parser,
 }
 
 impl Events {
-    pub(super) fn new(answer: Answer) -> Events {
+    pub(super) fn new(response: Response) -> Events {
         Events {
-            answer,
+            response,
             parser: Parser::default(),
         }
     }
 
-    /// The next event; `None` at the end of the stream. An event that was cut off by the end
-    /// is not told.
+    /// The next event; `None` at the end of the stream. An incomplete event at the end is
+    /// discarded.
     ///
     /// # Errors
-    /// [`Error::Broken`].
+    /// [`Error::Broken`] when the connection ends before the stream does.
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
             if let Some(event) = self.parser.ready.pop_front() {
                 return Ok(Some(event));
             }
-            match self.answer.chunk().await? {
+            match self.response.chunk().await? {
                 Some(chunk) => self.parser.push(&chunk),
                 None => return Ok(None),
             }
@@ -68,7 +92,7 @@ impl Events {
     }
 }
 
-/// Bytes in, events out.
+/// An incremental parser of an event stream.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     line: Vec<u8>,
@@ -92,8 +116,9 @@ impl Parser {
             let end = bytes.iter().position(|b| matches!(b, b'\n' | b'\r'));
             let piece = &bytes[..end.unwrap_or(bytes.len())];
             // The field's name stands before the data and is not counted.
-            let room = (MAX_DATA + 64).saturating_sub(self.line.len());
-            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
+            let limit = (MAX_DATA + 64).saturating_sub(self.line.len());
+            self.line
+                .extend_from_slice(&piece[..piece.len().min(limit)]);
             let Some(end) = end else { return };
             self.after_cr = bytes[end] == b'\r';
             bytes = &bytes[end + 1..];
@@ -122,7 +147,7 @@ impl Parser {
             b"id" if !value.contains(&0) => {
                 self.id = Some(String::from_utf8_lossy(value).into_owned());
             }
-            // What cannot be decoded is not ours; the data is nearest to it then.
+            // Where this cannot be decoded, `data` is the best approximation.
             b"bytes" => self.bytes = decode(value),
             b"data" => {
                 let data = match &mut self.data {
@@ -132,10 +157,10 @@ impl Parser {
                     }
                     none => none.insert(Vec::new()),
                 };
-                let room = MAX_DATA.saturating_sub(data.len());
-                data.extend_from_slice(&value[..value.len().min(room)]);
+                let limit = MAX_DATA.saturating_sub(data.len());
+                data.extend_from_slice(&value[..value.len().min(limit)]);
             }
-            // Comments keep the connection alive; other fields are not ours.
+            // Comments keep the connection alive; other fields are unknown.
             _ => {}
         }
     }
@@ -166,8 +191,8 @@ mod tests {
         for piece in pieces {
             parser.push(piece);
         }
-        let told = parser.ready.into_iter();
-        told.map(|e| (e.name, e.data, e.id)).collect()
+        let events = parser.ready.into_iter();
+        events.map(|e| (e.name, e.data, e.id)).collect()
     }
 
     fn event(name: &str, data: &str, id: Option<&str>) -> (String, String, Option<String>) {
@@ -188,15 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_log_are_its_data_with_a_line_end_or_what_the_event_says() {
+    fn the_bytes_of_a_log_are_its_data_with_a_line_end_or_the_bytes_field() {
         let mut parser = Parser::default();
         parser.push(
             b"event: log\ndata: one\n\nevent: log\ndata: 1%\ndata: 2%\nbytes: MSUNMiUNCg==\n\n",
         );
         parser.push(b"event: log\ndata: x\nbytes: ?\n\nevent: log\ndata: two\n\n");
-        let told = parser.ready.into_iter().map(Event::log_bytes);
+        let bytes = parser.ready.into_iter().map(Event::log_bytes);
         let expected: [&[u8]; 4] = [b"one\n", b"1%\r2%\r\n", b"x\n", b"two\n"];
-        assert_eq!(told.collect::<Vec<_>>(), expected);
+        assert_eq!(bytes.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -1,13 +1,12 @@
-//! The client: what a server can be asked.
+//! The client: one method for each request.
 
 use std::fmt;
 
 use hyper::Method;
 use serde::Deserialize;
 
-use super::connection::{self, Ask, LINES, TEXT};
-use super::error::refusal;
-use super::{Address, Answer, Error, Events, Filter, Finished, Submitted};
+use super::connection::{self, EVENT_STREAM, Request, TEXT};
+use super::{Address, Error, Events, Finished, Response};
 use crate::api::{
     CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView,
     ProjectItem,
@@ -16,15 +15,35 @@ use crate::build::State;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Names a log: which of those that a job has had.
-const LOG: &str = "mistry-log";
+/// Identifies a log: each attempt at a job may have its own.
+const LOG_HEADER: &str = "mistry-log";
 
-/// Builds asked for at once when the whole list is read; the most that a server gives.
-const PAGE: usize = 1_000;
-/// Most bytes of a JSON answer: a page of the index may hold many builds with long params.
+/// Builds per request when the whole index is read; the most that a server sends.
+const PAGE_SIZE: usize = 1_000;
+/// Most bytes of a JSON response: a page of the index may hold many builds with long params.
 const MAX_JSON: usize = 64 << 20;
 /// An event stream, and errors as JSON.
-const LINES_OR_JSON: &str = "text/event-stream, application/json;q=0.5";
+const EVENT_STREAM_OR_JSON: &str = "text/event-stream, application/json;q=0.5";
+
+/// A server's answer to a job request.
+#[derive(Debug)]
+pub enum Submitted {
+    /// A stream of states and lines that ends with the result.
+    Stream(Box<Events>),
+    /// The build info at once, from a server without event streams.
+    Finished(Box<Finished>),
+}
+
+/// Which builds `GET /index/` lists; an empty field matches all.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of this project.
+    pub project: String,
+    /// Of this group.
+    pub group: String,
+    /// `pending` or `ready`.
+    pub state: String,
+}
 
 /// A page of the index.
 #[derive(Debug)]
@@ -35,7 +54,7 @@ struct Page {
     next: Option<String>,
 }
 
-/// One server, as seen from here. Cheap to clone.
+/// The client of one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     address: Address,
@@ -49,56 +68,47 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Asks at `address`, showing `token` with each request.
+    /// A client of the server at `address` that sends `token` with each request.
     pub fn new(address: Address, token: Option<String>) -> Client {
         Client { address, token }
     }
 
-    /// Where the server is.
+    /// The address of the server.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Asks for a job and is told how it goes.
+    /// Submits a job and follows its build.
     ///
     /// # Errors
-    /// As [`Error`] says; [`super::Refusal::job`] is set when the job was accepted nonetheless.
+    /// [`super::ErrorResponse::job`] is set when the job was accepted nonetheless.
     pub async fn submit(&self, job: &JobRequest) -> Result<Submitted, Error> {
-        let ask = Ask::new(Method::POST, "/jobs")
-            .accept(LINES_OR_JSON)
+        let request = Request::new(Method::POST, "/jobs")
+            .accept(EVENT_STREAM_OR_JSON)
             .json(job)?;
-        let answer = self.send(ask).await?;
-        if answer.is(LINES) {
-            Ok(Submitted::Stream(Box::new(answer.events())))
+        let response = self.send(request).await?;
+        if response.has_media_type(EVENT_STREAM) {
+            Ok(Submitted::Stream(Box::new(Events::new(response))))
         } else {
-            let info = Finished::read(answer.json(MAX_JSON).await?)?;
+            let info = Finished::read(response.json(MAX_JSON).await?)?;
             Ok(Submitted::Finished(Box::new(info)))
         }
     }
 
-    /// Asks for a job without waiting; `None` when the server does not say which it is.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Submits a job and does not wait for it; `None` when the server does not name the job.
     pub async fn submit_only(&self, job: &JobRequest) -> Result<Option<JobState>, Error> {
-        let ask = Ask::new(Method::POST, "/jobs?async").json(job)?;
-        let body = self.send(ask).await?.bytes(MAX_JSON).await?;
+        let request = Request::new(Method::POST, "/jobs?async").json(job)?;
+        let body = self.send(request).await?.bytes(MAX_JSON).await?;
         Ok(serde_json::from_slice(&body).ok())
     }
 
-    /// A job as it is now.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Fetches the present state of a job.
     pub async fn job(&self, project: &ProjectName, id: JobId) -> Result<JobView, Error> {
-        let ask = Ask::new(Method::GET, format!("/job/{project}/{id}"));
-        self.send(ask).await?.json(MAX_JSON).await
+        let request = Request::new(Method::GET, format!("/job/{project}/{id}"));
+        self.send(request).await?.json(MAX_JSON).await
     }
 
-    /// A job once it is over; `None` from a server that answers before that.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Waits until a job is finished; `None` from a server that answers before that.
     pub async fn wait(&self, project: &ProjectName, id: JobId) -> Result<Option<Finished>, Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -106,18 +116,18 @@ impl Client {
             state: State,
             build_info: serde_json::Value,
         }
-        let ask = Ask::new(Method::GET, format!("/job/{project}/{id}?wait"));
-        let raw: Raw = self.send(ask).await?.json(MAX_JSON).await?;
+        let request = Request::new(Method::GET, format!("/job/{project}/{id}?wait"));
+        let raw: Raw = self.send(request).await?.json(MAX_JSON).await?;
         match raw.state {
             State::Pending => Ok(None),
             State::Ready => Finished::read(raw.build_info).map(Some),
         }
     }
 
-    /// Has a build stopped; returns when the server has written that down.
+    /// Cancels a build; returns when the server has recorded that.
     ///
     /// # Errors
-    /// As [`Error`] says; a build that is over is a refusal with status 409.
+    /// A finished build is an [`Error::Response`] with status 409.
     pub async fn cancel(
         &self,
         project: &ProjectName,
@@ -125,15 +135,12 @@ impl Client {
         reason: &str,
     ) -> Result<JobState, Error> {
         let reason = reason.to_owned();
-        let ask = Ask::new(Method::POST, format!("/job/{project}/{id}/cancel"))
+        let request = Request::new(Method::POST, format!("/job/{project}/{id}/cancel"))
             .json(&CancelRequest { reason })?;
-        self.send(ask).await?.json(MAX_JSON).await
+        self.send(request).await?.json(MAX_JSON).await
     }
 
-    /// The newest `limit` builds, newest first.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Fetches the newest `limit` builds, newest first.
     pub async fn index(&self, filter: &Filter, limit: usize) -> Result<Vec<IndexItem>, Error> {
         Ok(self.first_page(filter, limit).await?.items)
     }
@@ -153,21 +160,21 @@ impl Client {
         self.page(format!("/index/?{}", query.finish())).await
     }
 
-    /// The page that [`Page::next`] names.
     async fn page(&self, path: String) -> Result<Page, Error> {
-        let answer = self.send(Ask::new(Method::GET, path)).await?;
-        let next = answer.header("link").and_then(next_link);
-        let items = answer.json(MAX_JSON).await?;
+        let response = self.send(Request::new(Method::GET, path)).await?;
+        let next = response.header("link").and_then(next_link);
+        let items = response.json(MAX_JSON).await?;
         Ok(Page { items, next })
     }
 
-    /// All builds whose id begins with `prefix`; a whole id ends the search when it is found.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
-    pub async fn matching(&self, filter: &Filter, prefix: &str) -> Result<Vec<IndexItem>, Error> {
+    /// Finds all builds whose id begins with `prefix`; a whole id ends the search when it is found.
+    pub async fn find_by_prefix(
+        &self,
+        filter: &Filter,
+        prefix: &str,
+    ) -> Result<Vec<IndexItem>, Error> {
         let mut found: Vec<IndexItem> = Vec::new();
-        let mut page = self.first_page(filter, PAGE).await?;
+        let mut page = self.first_page(filter, PAGE_SIZE).await?;
         loop {
             for item in page.items {
                 let known = |f: &IndexItem| f.id == item.id && f.project == item.project;
@@ -178,175 +185,161 @@ impl Client {
             let is_whole = prefix.len() == 64 && !found.is_empty();
             match page.next.take() {
                 Some(next) if !is_whole => {
-                    page = self.page(next.clone()).await?.unless(&next)?;
+                    page = self.page(next.clone()).await?.check_progress(&next)?;
                 }
                 _ => return Ok(found),
             }
         }
     }
 
-    /// The lines of a job's log after byte `after`, as they come; `None` when there are no more.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Follows a job's log after byte `after`; `None` when there is no more.
     pub async fn follow(
         &self,
         project: &ProjectName,
         id: JobId,
         after: u64,
     ) -> Result<Option<Events>, Error> {
-        let mut ask = Ask::new(Method::GET, format!("/log/{project}/{id}")).accept(LINES_OR_JSON);
+        let mut request =
+            Request::new(Method::GET, format!("/log/{project}/{id}")).accept(EVENT_STREAM_OR_JSON);
         if after > 0 {
-            ask = ask.header("last-event-id", &after.to_string());
+            request = request.header("last-event-id", &after.to_string());
         }
-        let answer = self.send(ask).await?;
-        if answer.status() == 204 {
+        let response = self.send(request).await?;
+        if response.status() == 204 {
             return Ok(None);
         }
-        if answer.is(LINES) {
-            Ok(Some(answer.events()))
+        if response.has_media_type(EVENT_STREAM) {
+            Ok(Some(Events::new(response)))
         } else {
-            Err(Error::Nonsense("a log that is no event stream".to_owned()))
+            Err(Error::InvalidResponse(
+                "a log that is no event stream".to_owned(),
+            ))
         }
     }
 
-    /// A job's log so far, byte for byte.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
-    pub async fn log(&self, project: &ProjectName, id: JobId) -> Result<Answer, Error> {
-        self.send(Ask::new(Method::GET, format!("/log/{project}/{id}")).accept(TEXT))
+    /// Fetches a job's log so far, byte for byte.
+    pub async fn log(&self, project: &ProjectName, id: JobId) -> Result<Response, Error> {
+        self.send(Request::new(Method::GET, format!("/log/{project}/{id}")).accept(TEXT))
             .await
     }
 
-    /// What `answer`, of [`Client::log`], still had to bring from byte `from` on.
+    /// Fetches what `response`, of [`Client::log`], had not delivered, from byte `from` on.
     ///
     /// # Errors
-    /// As [`Error`] says; [`Error::Nonsense`] where the server cannot go on with that log.
+    /// [`Error::InvalidResponse`] where the server cannot go on with that log.
     pub async fn log_rest(
         &self,
         project: &ProjectName,
         id: JobId,
-        answer: &Answer,
+        response: &Response,
         from: u64,
-    ) -> Result<Answer, Error> {
-        let cannot = || Error::Nonsense("an answer that cannot be taken up".to_owned());
-        let log = answer.header(LOG).ok_or_else(cannot)?;
-        let ask = Ask::new(Method::GET, format!("/log/{project}/{id}"))
+    ) -> Result<Response, Error> {
+        let not_resumable =
+            || Error::InvalidResponse("an answer that cannot be taken up".to_owned());
+        let log = response.header(LOG_HEADER).ok_or_else(not_resumable)?;
+        let request = Request::new(Method::GET, format!("/log/{project}/{id}"))
             .accept(TEXT)
-            .header(LOG, log)
+            .header(LOG_HEADER, log)
             .header("range", &format!("bytes={from}-"));
-        let rest = self.send(ask).await?;
+        let rest = self.send(request).await?;
         let range = rest.header("content-range").unwrap_or_default();
         match range.starts_with(&format!("bytes {from}-")) {
             true => Ok(rest),
-            false => Err(cannot()),
+            false => Err(not_resumable()),
         }
     }
 
-    /// A tar of a job's artifacts, with sparse files as GNU tar's sparse entries where the server can;
-    /// see [`Answer::header`] for how it is compressed.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
-    pub async fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Answer, Error> {
-        let ask = Ask::new(Method::GET, format!("/artifacts/{project}/{id}?sparse"))
+    /// Fetches a tar of a job's artifacts, with sparse files as GNU tar's sparse entries where the server can;
+    /// see [`Response::header`] for how it is compressed.
+    pub async fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Response, Error> {
+        let request = Request::new(Method::GET, format!("/artifacts/{project}/{id}?sparse"))
             .accept("application/x-tar, application/json;q=0.5")
             .header("accept-encoding", "zstd");
-        self.send(ask).await
+        self.send(request).await
     }
 
-    /// All projects.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Lists all projects.
     pub async fn projects(&self) -> Result<Vec<ProjectItem>, Error> {
-        let ask = Ask::new(Method::GET, "/projects");
-        self.send(ask).await?.json(MAX_JSON).await
+        let request = Request::new(Method::GET, "/projects");
+        self.send(request).await?.json(MAX_JSON).await
     }
 
-    /// Builds a project's image anew and waits for it.
+    /// Rebuilds a project's image and waits for it.
     ///
     /// # Errors
-    /// As [`Error`] says; an image that cannot be built is a refusal with status 500.
+    /// An image that cannot be built is an [`Error::Response`] with status 500.
     pub async fn rebuild(&self, project: &ProjectName) -> Result<ImageView, Error> {
-        let ask = Ask::new(Method::POST, format!("/project/{project}/rebuild"))
+        let request = Request::new(Method::POST, format!("/project/{project}/rebuild"))
             .json(&serde_json::json!({}))?;
-        self.send(ask).await?.json(MAX_JSON).await
+        self.send(request).await?.json(MAX_JSON).await
     }
 
-    /// Collects garbage, or says what would go, and waits for it.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
-    pub async fn collect(&self, request: &GcRequest) -> Result<GcView, Error> {
-        let ask = Ask::new(Method::POST, "/gc").json(request)?;
-        self.send(ask).await?.json(MAX_JSON).await
+    /// Collects garbage, or computes what would be removed, and waits for the result.
+    pub async fn collect_garbage(&self, request: &GcRequest) -> Result<GcView, Error> {
+        let request = Request::new(Method::POST, "/gc").json(request)?;
+        self.send(request).await?.json(MAX_JSON).await
     }
 
-    /// Keeps a build from garbage collection, or lets it go.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
-    pub async fn pin(&self, project: &ProjectName, id: JobId, is_kept: bool) -> Result<(), Error> {
-        let method = if is_kept { Method::PUT } else { Method::DELETE };
-        let ask = Ask::new(method, format!("/job/{project}/{id}/pin"));
-        self.send(ask.json(&serde_json::json!({}))?).await.map(drop)
+    /// Pins a build: garbage collection keeps it.
+    pub async fn pin(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+        self.set_pin(Method::PUT, project, id).await
     }
 
-    /// Has the server begin nothing new; what runs goes on.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Unpins a build: garbage collection may remove it.
+    pub async fn unpin(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+        self.set_pin(Method::DELETE, project, id).await
+    }
+
+    async fn set_pin(&self, method: Method, project: &ProjectName, id: JobId) -> Result<(), Error> {
+        let request = Request::new(method, format!("/job/{project}/{id}/pin"));
+        let request = request.json(&serde_json::json!({}))?;
+        self.send(request).await.map(drop)
+    }
+
+    /// Pauses the queue: running jobs continue, no job is started.
     pub async fn pause(&self) -> Result<(), Error> {
-        let ask = Ask::new(Method::POST, "/queue/pause").json(&serde_json::json!({}))?;
-        self.send(ask).await.map(drop)
+        let request = Request::new(Method::POST, "/queue/pause").json(&serde_json::json!({}))?;
+        self.send(request).await.map(drop)
     }
 
-    /// Has the server begin jobs again, first those that wait.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Resumes the queue: waiting jobs are started first.
     pub async fn resume(&self) -> Result<(), Error> {
-        let ask = Ask::new(Method::POST, "/queue/resume").json(&serde_json::json!({}))?;
-        self.send(ask).await.map(drop)
+        let request = Request::new(Method::POST, "/queue/resume").json(&serde_json::json!({}))?;
+        self.send(request).await.map(drop)
     }
 
-    /// What the server tells about itself and its host.
-    ///
-    /// # Errors
-    /// As [`Error`] says.
+    /// Fetches the status of the server and its host.
     pub async fn status(&self) -> Result<serde_json::Value, Error> {
-        self.send(Ask::new(Method::GET, "/status"))
+        self.send(Request::new(Method::GET, "/status"))
             .await?
             .json(MAX_JSON)
             .await
     }
 
-    /// Sends a question; any answer but a success is an error.
-    async fn send(&self, ask: Ask) -> Result<Answer, Error> {
-        let ask = ask.sign(self.token.as_deref());
-        let answer = connection::open(&self.address, ask).await?;
-        if (200..300).contains(&answer.status()) {
-            Ok(answer)
+    /// Sends a request; any status but 2xx is an error.
+    async fn send(&self, request: Request) -> Result<Response, Error> {
+        let request = request.with_token(self.token.as_deref());
+        let response = connection::send(&self.address, request).await?;
+        if (200..300).contains(&response.status()) {
+            Ok(response)
         } else {
-            Err(refusal(answer).await)
+            Err(response.into_error().await)
         }
     }
 }
 
 impl Page {
-    /// A server whose next page is the page itself would be asked for ever.
-    fn unless(self, asked: &str) -> Result<Page, Error> {
-        if self.next.as_deref() == Some(asked) {
-            Err(Error::Nonsense("an index without end".to_owned()))
+    /// Refuses a page that links to itself: the client would request it for ever.
+    fn check_progress(self, path: &str) -> Result<Page, Error> {
+        if self.next.as_deref() == Some(path) {
+            Err(Error::InvalidResponse("an index without end".to_owned()))
         } else {
             Ok(self)
         }
     }
 }
 
-/// Path and query of the link whose relation is `next`; never another host's.
+/// Path and query of the link whose relation is `next`; its host is ignored.
 fn next_link(header: &str) -> Option<String> {
     let link = header
         .split(',')
@@ -388,14 +381,14 @@ mod tests {
             ),
             (r#"<?before=x>; rel="next""#, Some("/index/?before=x")),
             (r#"</a>; rel="prev""#, None),
-            ("nonsense", None),
+            ("no link", None),
         ] {
             assert_eq!(next_link(header).as_deref(), next, "{header}");
         }
     }
 
     #[tokio::test]
-    async fn a_refusal_has_the_sentence_and_the_request() {
+    async fn an_error_response_has_the_message_and_the_request() {
         let server = Scripted::start(vec![Scripted::answer(
             "404 Not Found",
             "Content-Type: application/json\r\n",
@@ -413,7 +406,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_of_the_first_mistry_is_understood() {
+    async fn a_response_of_mistry_1_is_understood() {
         let body = format!(r#"{{"Params":{{}},"ExitCode":3,"ErrBuild":"","URL":"job/p/{ID}"}}"#);
         let server = Scripted::start(vec![Scripted::answer(
             "201 Created",
@@ -434,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_prefix_is_looked_for_on_all_pages() {
+    async fn a_prefix_is_searched_on_all_pages() {
         let item = |id: &str| {
             format!(
                 r#"{{"id":"{id}","project":"p","startedAt":"2026-01-02T03:04:05Z","buildInfo":{{}},"state":"ready"}}"#
@@ -451,7 +444,7 @@ mod tests {
         ])
         .await;
         let found = client(&server)
-            .matching(&Filter::default(), "0123")
+            .find_by_prefix(&Filter::default(), "0123")
             .await
             .unwrap();
         assert_eq!(found.len(), 1);
@@ -459,12 +452,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_torn_answer_is_a_broken_connection() {
+    async fn a_truncated_response_is_a_broken_connection() {
         let server = Scripted::start(vec![
             "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[".to_owned(),
         ])
         .await;
         let error = client(&server).projects().await.unwrap_err();
-        assert!(matches!(error, Error::Broken(_)) && error.is_passing());
+        assert!(matches!(error, Error::Broken(_)) && error.is_transient());
     }
 }

@@ -1,4 +1,4 @@
-//! A server for tests: answers each connection with the next text of a script and hangs up.
+//! A server for tests: answers each connection with the next text of a script and closes it.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,17 +15,17 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
-    /// Serves the script, one answer a connection; after its end connections are refused.
+    /// Serves the script, one response per connection; after its end connections are refused.
     pub(crate) async fn start(script: Vec<impl Into<Vec<u8>>>) -> Scripted {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         Scripted::serve(listener, script)
     }
 
-    /// The same on a listener that is there already.
+    /// The same on an existing listener.
     pub(crate) fn serve(listener: TcpListener, script: Vec<impl Into<Vec<u8>>>) -> Scripted {
         let port = listener.local_addr().unwrap().port();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let told = asked.clone();
+        let log = asked.clone();
         let script: Vec<Vec<u8>> = script.into_iter().map(Into::into).collect();
         let task = tokio::spawn(async move {
             for answer in script {
@@ -39,7 +39,7 @@ impl Scripted {
                             .find_map(|line| line.strip_prefix("content-length: "))
                             .map_or(0, |n| n.parse().unwrap());
                         if body.len() >= length {
-                            told.lock().unwrap().push(text);
+                            log.lock().unwrap().push(text);
                             break;
                         }
                     }
@@ -49,7 +49,7 @@ impl Scripted {
                         n => request.extend_from_slice(&piece[..n]),
                     }
                 }
-                // The client may have had enough already.
+                // The client may have closed the connection.
                 let _ = stream.write_all(&answer).await;
                 let _ = stream.shutdown().await;
             }
@@ -61,7 +61,7 @@ impl Scripted {
         }
     }
 
-    /// A whole answer.
+    /// A complete response.
     pub(crate) fn answer(status: &str, headers: &str, body: &str) -> String {
         format!(
             "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}",
@@ -69,7 +69,7 @@ impl Scripted {
         )
     }
 
-    /// A stream of events that breaks off.
+    /// A stream of events that is truncated.
     pub(crate) fn torn_events(events: &str) -> String {
         format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{events}\r\n",
@@ -77,7 +77,7 @@ impl Scripted {
         )
     }
 
-    /// A stream of events that ends.
+    /// A complete stream of events.
     pub(crate) fn events(events: &str) -> String {
         format!("{}0\r\n\r\n", Scripted::torn_events(events))
     }

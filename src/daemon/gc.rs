@@ -45,7 +45,7 @@ pub(super) async fn run(
     let worker = Worker::find(config, filesystem, docker).await?;
     let view = match &worker {
         Worker::Daemon(client) => client
-            .collect(&request)
+            .collect_garbage(&request)
             .await
             .map_err(|error| error.to_string()),
         Worker::Own(scheduler) => {

@@ -29,17 +29,17 @@ pub(super) async fn fetch(
     transport: &Transport,
     gone: CancellationToken,
 ) -> Result<Fetched, Error> {
-    let answer = client.artifacts(project, id).await?;
-    let zstd = match answer.header("content-encoding") {
+    let response = client.artifacts(project, id).await?;
+    let zstd = match response.header("content-encoding") {
         None | Some("identity") => false,
         Some("zstd") => true,
         Some(_) => {
             let what = "artifacts in an unknown encoding".to_owned();
-            return Err(client::Error::Nonsense(what).into());
+            return Err(client::Error::InvalidResponse(what).into());
         }
     };
     let given_up = gone.clone();
-    let body = answer.stream();
+    let body = response.stream();
     let chunks = stream::unfold(Box::pin(body), move |mut body| {
         let gone = given_up.clone();
         async move {
