@@ -1,27 +1,29 @@
-//! `mistry build`: from a request to artifacts in a directory.
+//! `mistry build`: submits a job, waits for its build and fetches the artifacts.
 //!
 //! Standard output gets, on success, where the log can be found and one line about the build;
 //! with `--json-result`, exactly one JSON document instead; with `--no-wait`, nothing (the id
-//! with `--verbose`). All else goes to standard error.
+//! with `--verbose`). Everything else goes to standard error.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::fetch::{bring, summary, told};
-use super::params;
-use super::transport::{self, Transport};
-use super::wait::{Reaching, Shown, Waiting};
-use super::{Again, Error, say, tell, tell_json};
+use super::fetch::{describe_build, fetch_artifacts, summary};
+use super::output::{print_json, print_line, print_message};
+use super::retry::RetryPolicy;
+use super::server::ServerFlags;
+use super::transport::{self, TransportOptions};
+use super::wait::{BuildWaiter, WaitOptions};
+use super::{Error, params};
 use crate::api::JobRequest;
 use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome};
-use crate::client::{Client, Finished};
-use crate::job::GroupName;
+use crate::client::{self, Client, Finished};
+use crate::job::{GroupName, JobId};
 use crate::project::{ProjectName, parse_duration};
 use crate::screen::LogView;
 
-/// What `-h` says at its end; `--help` also says what each transport keeps.
+/// The end of the text of `-h`; `--help` also lists what each transport keeps.
 const PARAMS_AND_STATUS: &str = "\
 Params stand after `--`: --NAME=VALUE or --NAME VALUE. A value @FILE is the content of that
 file, @@x is the text @x. Params whose names begin with _ are secret: they reach the build,
@@ -63,13 +65,13 @@ pub(super) struct Build {
     #[arg(long, short)]
     verbose: bool,
     #[command(flatten)]
-    transport: Transport,
-    /// What the build is told
+    transport: TransportOptions,
+    /// The params of the build
     #[arg(last = true, value_name = "--NAME=VALUE")]
     params: Vec<String>,
 }
 
-/// A time as it was written, since it is told back.
+/// A duration and how it was written, for messages.
 #[derive(Clone, Debug)]
 struct Timeout {
     text: String,
@@ -91,50 +93,53 @@ impl FromStr for Timeout {
 }
 
 impl Build {
-    pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
+    pub(super) async fn run(&self, client: &Client, flags: &ServerFlags) -> Result<(), Error> {
         let request = self.request()?;
         self.transport.check().map_err(Error::Usage)?;
         if self.no_wait {
             return self.submit_only(client, &request).await;
         }
-        let shown = Shown {
-            log: self.verbose,
-            place: !self.json_result,
-            is_bound: self.cancel_on_disconnect,
+        let options = WaitOptions {
+            print_log: self.verbose,
+            print_log_location: !self.json_result,
+            cancel_on_disconnect: self.cancel_on_disconnect,
         };
-        let mut waiting = Waiting::new(client, again, self.project.clone(), shown);
+        let mut waiter = BuildWaiter::new(client, flags, self.project.clone(), options);
         let awaited = tokio::select! {
-            done = tokio::time::timeout(self.timeout.time, waiting.finish(&request)) => Some(done),
+            done = tokio::time::timeout(self.timeout.time, waiter.run(&request)) => Some(done),
             _ = tokio::signal::ctrl_c() => None,
         };
-        waiting.done();
-        let way_on = waiting.accepted().map(|id| {
-            let id = id.to_string();
-            if self.cancel_on_disconnect {
-                let status = again.hint("status", &id);
-                return format!(
-                    "the build is cancelled unless another client wants it; see: {status}"
-                );
-            }
-            let (logs, cancel) = (again.hint("logs -f", &id), again.hint("cancel", &id));
-            format!("the build goes on; follow it with: {logs}; cancel it with: {cancel}")
-        });
-        let done = match awaited {
-            Some(Ok(done)) => done?,
+        waiter.finish_output();
+        let finished = match awaited {
+            Some(Ok(finished)) => finished?,
             Some(Err(_)) => {
-                let text = format!("The build did not finish after {}", self.timeout.text);
-                return Err(Error::TimedOut(with(text, way_on)));
+                let mut text = format!("The build did not finish after {}", self.timeout.text);
+                if let Some(id) = waiter.accepted_id() {
+                    text.push_str(&format!("; {}", self.what_becomes_of(id, flags)));
+                }
+                return Err(Error::TimedOut(text));
             }
             None => {
-                let unknown = || "whether the job was accepted is not known".to_owned();
-                let way_on = way_on.unwrap_or_else(unknown);
-                return Err(Error::Interrupted(with(
-                    "Interrupted".to_owned(),
-                    Some(way_on),
-                )));
+                let consequence = match waiter.accepted_id() {
+                    Some(id) => self.what_becomes_of(id, flags),
+                    None => "whether the job was accepted is not known".to_owned(),
+                };
+                return Err(Error::Interrupted(format!("Interrupted; {consequence}")));
             }
         };
-        self.conclude(client, again, &done).await
+        self.finish(client, flags, &finished).await
+    }
+
+    /// What the server does with the build when this program ends, and how to control it then.
+    fn what_becomes_of(&self, id: JobId, flags: &ServerFlags) -> String {
+        let id = id.to_string();
+        if self.cancel_on_disconnect {
+            let status = flags.suggest_command("status", &id);
+            return format!("the build is cancelled unless another client wants it; see: {status}");
+        }
+        let logs = flags.suggest_command("logs -f", &id);
+        let cancel = flags.suggest_command("cancel", &id);
+        format!("the build goes on; follow it with: {logs}; cancel it with: {cancel}")
     }
 
     fn request(&self) -> Result<JobRequest, Error> {
@@ -154,46 +159,55 @@ impl Build {
     }
 
     async fn submit_only(&self, client: &Client, request: &JobRequest) -> Result<(), Error> {
-        let mut reaching = Reaching::begin();
+        let mut retry = RetryPolicy::new();
         let job = loop {
             match client.submit_only(request).await {
                 Ok(job) => break job,
-                Err(error) if reaching.again(&error).await => {}
+                Err(error) if retry.should_retry(&error).await => {}
                 Err(error) => return Err(error.into()),
             }
         };
         match job {
             Some(job) if self.json_result => {
-                tell_json(&serde_json::to_value(&job).map_err(crate::client::Error::from)?)
+                print_json(&serde_json::to_value(&job).map_err(client::Error::from)?)
             }
-            Some(job) if self.verbose => tell(&job.id),
+            Some(job) if self.verbose => print_line(&job.id),
             _ => Ok(()),
         }
     }
 
-    /// Says how it ended, and fetches what there is.
-    async fn conclude(&self, client: &Client, again: &Again, done: &Finished) -> Result<(), Error> {
+    /// Prints the result of a finished build, and fetches its artifacts if it succeeded.
+    async fn finish(
+        &self,
+        client: &Client,
+        flags: &ServerFlags,
+        finished: &Finished,
+    ) -> Result<(), Error> {
         if self.json_result {
-            tell_json(&done.raw)?;
+            print_json(&finished.raw)?;
         }
-        verdict(&done.info)?;
-        let fetched = bring(client, again, &done.info, &self.transport).await?;
+        check_outcome(&finished.info)?;
+        let fetched = fetch_artifacts(client, flags, &finished.info, &self.transport).await?;
         if self.json_result {
             return Ok(());
         }
-        let line = format!("{}, {}", told(done), summary(&fetched, &self.transport));
-        tell(&line)
+        let line = format!(
+            "{}, {}",
+            describe_build(finished),
+            summary(&fetched, &self.transport)
+        );
+        print_line(&line)
     }
 }
 
-/// Nothing for a build that succeeded; for others shows what they printed last.
-fn verdict(info: &BuildInfo) -> Result<(), Error> {
+/// An error unless the build succeeded; prints the end of what a failed build printed.
+fn check_outcome(info: &BuildInfo) -> Result<(), Error> {
     match info.outcome {
         Some(Outcome::Succeeded) => Ok(()),
         Some(Outcome::Failed) => {
-            let (head, text) = last_words(info);
-            say(head);
-            show(text);
+            let (header, text) = end_of_output(info);
+            print_message(header);
+            print_build_output(text);
             let code = info.exit_code;
             Err(Error::BuildFailed(match &info.err {
                 Some(why) if code == NO_EXIT_CODE => format!("Build failed: {why}"),
@@ -203,7 +217,7 @@ fn verdict(info: &BuildInfo) -> Result<(), Error> {
         Some(Outcome::Errored) | None => {
             let why = info.err.as_deref().unwrap_or(&info.err_build);
             let log = info.container_stdouterr.as_deref().unwrap_or_default();
-            show(without(log, why));
+            print_build_output(without_error_line(log, why));
             let code = info.exit_code;
             Err(Error::BuildFailed(match (why, code) {
                 ("", NO_EXIT_CODE) => "The build could not be run to its end".to_owned(),
@@ -217,10 +231,10 @@ fn verdict(info: &BuildInfo) -> Result<(), Error> {
             None => "The build was cancelled".to_owned(),
         })),
         Some(Outcome::TimedOut) => {
-            // The user wants to know what it was doing when it hung.
-            let (head, text) = last_words(info);
-            say(head);
-            show(text);
+            // This shows what the build was doing when it hung.
+            let (header, text) = end_of_output(info);
+            print_message(header);
+            print_build_output(text);
             let why = info.err.as_deref().unwrap_or("the build took too long");
             let why = why.strip_prefix("the ").unwrap_or(why);
             Err(Error::Stopped(format!("The {why}")))
@@ -228,9 +242,8 @@ fn verdict(info: &BuildInfo) -> Result<(), Error> {
     }
 }
 
-/// The log of a build that could not be run to its end, without its last line where that is the
-/// server's, saying once more what is said here anyway.
-fn without<'a>(log: &'a str, why: &str) -> &'a str {
+/// A log without its last line where that is the server's error line, which is printed elsewhere.
+fn without_error_line<'a>(log: &'a str, why: &str) -> &'a str {
     log.trim_end()
         .strip_suffix(why)
         .and_then(|log| log.strip_suffix("mistry: "))
@@ -238,13 +251,13 @@ fn without<'a>(log: &'a str, why: &str) -> &'a str {
         .map_or(log, str::trim_end)
 }
 
-/// What a failed build said last: its standard error, or else the end of its log.
-fn last_words(info: &BuildInfo) -> (&'static str, &str) {
-    let text = |field: &'_ Option<String>| field.as_deref().is_some_and(|t| !t.is_empty());
-    if text(&info.container_stderr) {
+/// What a failed build printed last, with a header: its standard error, or else the end of its log.
+fn end_of_output(info: &BuildInfo) -> (&'static str, &str) {
+    let has_text = |field: &Option<String>| field.as_deref().is_some_and(|t| !t.is_empty());
+    if has_text(&info.container_stderr) {
         let error = info.container_stderr.as_deref().unwrap_or_default();
         ("Container error logs:", error)
-    } else if text(&info.container_stdouterr) {
+    } else if has_text(&info.container_stdouterr) {
         let log = info.container_stdouterr.as_deref().unwrap_or_default();
         ("The end of the log:", log)
     } else {
@@ -252,13 +265,13 @@ fn last_words(info: &BuildInfo) -> (&'static str, &str) {
     }
 }
 
-/// Text that a build wrote, on standard error.
-fn show(text: &str) {
+/// Prints text that a build wrote to standard error.
+fn print_build_output(text: &str) {
     if text.is_empty() {
         return;
     }
     let mut view = LogView::on_stderr();
-    // A standard error that is gone changes nothing about the build.
+    // A closed standard error is ignored.
     let _ = view.push(text.as_bytes());
     if !text.ends_with('\n') {
         let _ = view.push(b"\n");
@@ -266,18 +279,11 @@ fn show(text: &str) {
     let _ = view.finish();
 }
 
-fn with(text: String, more: Option<String>) -> String {
-    match more {
-        Some(more) if !more.is_empty() => format!("{text}; {more}"),
-        _ => text,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ended(outcome: Outcome, exit_code: i64) -> BuildInfo {
+    fn info(outcome: Outcome, exit_code: i64) -> BuildInfo {
         BuildInfo {
             outcome: Some(outcome),
             exit_code,
@@ -286,20 +292,16 @@ mod tests {
     }
 
     #[test]
-    fn each_outcome_has_its_sentence_and_status() {
-        let mut errored = ended(Outcome::Errored, NO_EXIT_CODE);
+    fn each_outcome_has_its_message_and_exit_status() {
+        let mut errored = info(Outcome::Errored, NO_EXIT_CODE);
         errored.err = Some("could not build docker image".to_owned());
-        let mut cancelled = ended(Outcome::Cancelled, NO_EXIT_CODE);
+        let mut cancelled = info(Outcome::Cancelled, NO_EXIT_CODE);
         cancelled.cancelled = Some(crate::build::Cancelled {
             by: "joe".to_owned(),
             reason: "wrong branch".to_owned(),
         });
         for (info, status, sentence) in [
-            (
-                ended(Outcome::Failed, 3),
-                1,
-                "Build failed with exit code 3",
-            ),
+            (info(Outcome::Failed, 3), 1, "Build failed with exit code 3"),
             (
                 errored,
                 1,
@@ -307,52 +309,52 @@ mod tests {
             ),
             (cancelled, 6, "The build was cancelled by joe: wrong branch"),
             (
-                ended(Outcome::TimedOut, NO_EXIT_CODE),
+                info(Outcome::TimedOut, NO_EXIT_CODE),
                 6,
                 "The build took too long",
             ),
         ] {
-            let error = verdict(&info).unwrap_err();
+            let error = check_outcome(&info).unwrap_err();
             assert_eq!(
                 (error.exit_status(), error.to_string().as_str()),
                 (status, sentence)
             );
         }
-        assert!(verdict(&ended(Outcome::Succeeded, 0)).is_ok());
+        assert!(check_outcome(&info(Outcome::Succeeded, 0)).is_ok());
     }
 
     #[test]
-    fn the_sentence_of_an_errored_build_is_said_once() {
+    fn the_error_of_a_build_is_printed_once() {
         for (log, why, shown) in [
-            ("step 1\n\nmistry: no room\n", "no room", "step 1"),
-            ("mistry: no room\n", "no room", ""),
+            ("step 1\n\nmistry: disk full\n", "disk full", "step 1"),
+            ("mistry: disk full\n", "disk full", ""),
             ("step 1\nmistry: a: b\nc\n", "a: b\nc", "step 1"),
-            ("step 1\n", "no room", "step 1\n"),
-            ("say no room\n", "no room", "say no room\n"),
+            ("step 1\n", "disk full", "step 1\n"),
+            ("echo disk full\n", "disk full", "echo disk full\n"),
             (
-                "I say mistry: no room\n",
-                "no room",
-                "I say mistry: no room\n",
+                "I say mistry: disk full\n",
+                "disk full",
+                "I say mistry: disk full\n",
             ),
             ("mistry: \n", "", "mistry: \n"),
         ] {
-            assert_eq!(without(log, why), shown, "{log:?}");
+            assert_eq!(without_error_line(log, why), shown, "{log:?}");
         }
     }
 
     #[test]
-    fn a_failed_build_says_its_standard_error_or_the_end_of_its_log() {
-        let mut info = ended(Outcome::Failed, 1);
+    fn a_failed_build_is_shown_with_its_standard_error_or_the_end_of_its_log() {
+        let mut info = info(Outcome::Failed, 1);
         assert_eq!(
-            last_words(&info),
+            end_of_output(&info),
             ("There are no container error logs.", "")
         );
         info.container_stdouterr = Some("out".to_owned());
-        assert_eq!(last_words(&info), ("The end of the log:", "out"));
+        assert_eq!(end_of_output(&info), ("The end of the log:", "out"));
         info.container_stderr = Some(String::new());
-        assert_eq!(last_words(&info).1, "out");
+        assert_eq!(end_of_output(&info).1, "out");
         info.container_stderr = Some("err".to_owned());
-        assert_eq!(last_words(&info), ("Container error logs:", "err"));
+        assert_eq!(end_of_output(&info), ("Container error logs:", "err"));
     }
 
     #[test]

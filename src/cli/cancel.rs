@@ -1,8 +1,12 @@
-//! `mistry cancel ID`: has a build stopped.
+//! `mistry cancel ID`: cancels a build.
 
 use clap::Args;
 
-use super::{Again, Error, Which, say, short, tell};
+use super::Error;
+use super::build_ref::BuildRef;
+use super::format::short_id;
+use super::output::{print_line, print_message};
+use super::server::ServerFlags;
 use crate::build::Phase;
 use crate::client::Client;
 
@@ -11,7 +15,7 @@ use crate::client::Client;
 pub(super) struct Cancel {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
-    id: Which,
+    id: BuildRef,
     /// Why, for the clients that wait
     #[arg(
         long,
@@ -23,16 +27,16 @@ pub(super) struct Cancel {
 }
 
 impl Cancel {
-    pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
+    pub(super) async fn run(&self, client: &Client, flags: &ServerFlags) -> Result<(), Error> {
         let (project, id) = self.id.resolve(client).await?;
         let state = client.cancel(&project, id, &self.reason).await?;
         let id = id.to_string();
-        tell(&format!("Cancelled {project}/{}", short(&id)))?;
-        // Its container may take the signal as it likes for some seconds.
+        print_line(&format!("Cancelled {project}/{}", short_id(&id)))?;
+        // The container may handle the signal before it is killed.
         if state.phase == Some(Phase::Running) {
-            say(&format!(
+            print_message(&format!(
                 "Its container has 10 s to end; see how it is with: {}",
-                again.hint("status", &id)
+                flags.suggest_command("status", &id)
             ));
         }
         Ok(())

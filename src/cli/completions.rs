@@ -1,11 +1,11 @@
-//! `mistry completions SHELL`: a script that completes what is typed.
+//! `mistry completions SHELL`: a completion script for a shell.
 
 use std::io::{self, Write};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::{Arguments, Error};
+use super::Error;
 
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
@@ -16,10 +16,10 @@ pub(super) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn run(&self) -> Result<(), Error> {
-        // Into memory first: the generator does not expect a reader who leaves early.
+    pub(super) fn run(&self, mut command: Command) -> Result<(), Error> {
+        // Into memory first: the generator panics when the reader closes the pipe.
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Arguments::command(), "mistry", &mut script);
+        clap_complete::generate(self.shell, &mut command, "mistry", &mut script);
         io::stdout().write_all(&script).map_err(Error::Output)
     }
 }

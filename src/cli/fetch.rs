@@ -1,4 +1,4 @@
-//! `mistry fetch ID`: the artifacts of a build that is there already.
+//! `mistry fetch ID`: fetches the artifacts of a finished build.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -6,9 +6,13 @@ use std::task::Poll;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::transport::{self, Fetched, Transport};
-use super::wait::Reaching;
-use super::{Again, Error, Which, say, short};
+use super::Error;
+use super::build_ref::BuildRef;
+use super::format::{format_duration, short_id};
+use super::output::{print_line, print_message};
+use super::retry::RetryPolicy;
+use super::server::ServerFlags;
+use super::transport::{self, Fetched, TransportOptions};
 use crate::build::{BuildInfo, State};
 use crate::client::{Client, Finished};
 use crate::screen;
@@ -19,84 +23,88 @@ use crate::screen;
 pub(super) struct Fetch {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
-    id: Which,
+    id: BuildRef,
     #[command(flatten)]
-    pub(super) transport: Transport,
+    pub(super) transport: TransportOptions,
 }
 
 impl Fetch {
-    pub(super) async fn run(&self, client: &Client, again: &Again) -> Result<(), Error> {
+    pub(super) async fn run(&self, client: &Client, flags: &ServerFlags) -> Result<(), Error> {
         self.transport.check().map_err(Error::Usage)?;
         let (project, id) = self.id.resolve(client).await?;
         let mut info = client.job(&project, id).await?.build_info;
-        // The path says which build it is; an old record may not.
+        // A record of mistry 1 may lack both; the request named them.
         info.project = project.to_string();
         info.id = id.to_string();
-        let short = short(&info.id).to_owned();
+        let short = short_id(&info.id).to_owned();
         if info.state == State::Pending {
-            let way = format!("follow it with: {}", again.hint("logs -f", &short));
-            return Err(Error::Refused(format!("build {short} is not over; {way}")));
+            let advice = format!(
+                "follow it with: {}",
+                flags.suggest_command("logs -f", &short)
+            );
+            return Err(Error::Refused(format!(
+                "build {short} is not over; {advice}"
+            )));
         }
         if !info.succeeded() {
             if self.transport.clear_target {
                 let what = "did not succeed, so --clear-target would lose more than it brings";
                 return Err(Error::Refused(format!("build {short} {what}")));
             }
-            say(&format!(
+            print_message(&format!(
                 "build {short} did not succeed; fetching what it left"
             ));
         }
-        let fetched = bring(client, again, &info, &self.transport).await?;
-        super::tell(&format!("{short}: {}", summary(&fetched, &self.transport)))
+        let fetched = fetch_artifacts(client, flags, &info, &self.transport).await?;
+        print_line(&format!("{short}: {}", summary(&fetched, &self.transport)))
     }
 }
 
-/// Fetches, once more when the server goes away meanwhile, unless a signal comes first that ends us:
-/// then what is half done is removed.
-pub(super) async fn bring(
+/// Fetches the artifacts of a build and retries when the connection breaks. SIGINT and SIGTERM interrupt
+/// this; files that are incomplete are removed then.
+pub(super) async fn fetch_artifacts(
     client: &Client,
-    again: &Again,
+    flags: &ServerFlags,
     info: &BuildInfo,
-    transport: &Transport,
+    transport: &TransportOptions,
 ) -> Result<Fetched, Error> {
-    let ended = asked_to_end();
-    transport::warn_of_git(transport);
+    let interrupted = interrupt_signal();
+    transport::warn_about_git(transport);
     let fetching = async {
-        let mut reaching = Reaching::begin();
+        let mut retry = RetryPolicy::new();
         loop {
-            let error = match transport.fetch(client, info).await {
+            let error = match transport::fetch(client, info, transport).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             };
-            let is_tried_again = match &error {
-                transport::Error::Server(error) => reaching.again(error).await,
-                transport::Error::Torn(_) => reaching.again_after_break().await,
+            let should_retry = match &error {
+                transport::Error::Server(error) => retry.should_retry(error).await,
+                transport::Error::Torn(_) => retry.should_retry_broken().await,
                 _ => false,
             };
-            if !is_tried_again {
+            if !should_retry {
                 return Err(error);
             }
         }
     };
     tokio::select! {
         fetched = fetching => Ok(fetched?),
-        () = ended => Err(Error::Interrupted(format!(
+        () = interrupted => Err(Error::Interrupted(format!(
             "Interrupted; fetch the artifacts later with: {}",
-            again.hint("fetch", &info.id)
+            flags.suggest_command("fetch", &info.id)
         ))),
     }
 }
 
-/// Ctrl-C, or what a service manager sends. It is listened to from this call on, not only when the
-/// future is awaited. A terminal that is closed ends us at once, unless nohup(1) says otherwise, which
-/// would no longer hold if we listened.
-fn asked_to_end() -> impl Future<Output = ()> {
+/// Completes on SIGINT or SIGTERM. The handlers are installed by this call, not when the future is first
+/// polled. SIGHUP keeps its default action: with a handler for it, nohup(1) would have no effect.
+fn interrupt_signal() -> impl Future<Output = ()> {
     let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
-    // One that cannot be listened to ends us at once.
+    // A signal without a handler keeps its default action, which ends the program.
     let mut signals: Vec<_> = kinds.into_iter().flat_map(signal).collect();
     poll_fn(move |context| {
-        let ended = |signal: &mut Signal| signal.poll_recv(context).is_ready();
-        match signals.iter_mut().any(ended) {
+        let arrived = |signal: &mut Signal| signal.poll_recv(context).is_ready();
+        match signals.iter_mut().any(arrived) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
@@ -104,7 +112,7 @@ fn asked_to_end() -> impl Future<Output = ()> {
 }
 
 /// `12 files in ./x`.
-pub(super) fn summary(fetched: &Fetched, transport: &Transport) -> String {
+pub(super) fn summary(fetched: &Fetched, transport: &TransportOptions) -> String {
     let what = match fetched.files {
         0 => "no files".to_owned(),
         1 => "1 file".to_owned(),
@@ -114,14 +122,14 @@ pub(super) fn summary(fetched: &Fetched, transport: &Transport) -> String {
     screen::line(&format!("{what} in {target}"))
 }
 
-/// What `mistry build` says of a build that succeeded.
-pub(super) fn told(done: &Finished) -> String {
-    let info = &done.info;
-    let took = super::spent(info.duration);
+/// One line about a build that succeeded.
+pub(super) fn describe_build(finished: &Finished) -> String {
+    let info = &finished.info;
+    let took = format_duration(info.duration);
     let how = match (info.cached, info.incremental) {
         (true, _) => format!("cached (took {took} when it was built)"),
         (false, true) => format!("built in {took} (incremental)"),
         (false, false) => format!("built in {took}"),
     };
-    format!("{} {how}", short(&info.id))
+    format!("{} {how}", short_id(&info.id))
 }

@@ -1,10 +1,12 @@
-//! `mistry gc`: builds removed by rules, or what would be.
+//! `mistry gc`: collects garbage by rules, or lists what would be removed.
 
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{Error, moment, short, size, table, tell};
+use super::Error;
+use super::format::{format_size, format_time, short_id};
+use super::output::{print_line, print_message, print_table};
 use crate::api::{GcRequest, GcView};
 use crate::build::Policy;
 use crate::client::Client;
@@ -53,11 +55,11 @@ impl Gc {
                 keep_last: self.keep_last,
             },
         };
-        show(&client.collect_garbage(&request).await?)
+        print_result(&client.collect_garbage(&request).await?)
     }
 }
 
-fn show(view: &GcView) -> Result<(), Error> {
+fn print_result(view: &GcView) -> Result<(), Error> {
     let rows: Vec<[String; 6]> = view
         .removed
         .iter()
@@ -68,48 +70,48 @@ fn show(view: &GcView) -> Result<(), Error> {
                 ""
             };
             [
-                short(&removed.id).to_owned(),
+                short_id(&removed.id).to_owned(),
                 removed.project.clone(),
                 removed.group.clone(),
-                size(removed.bytes),
-                moment(removed.used),
+                format_size(removed.bytes),
+                format_time(removed.used),
                 format!("{place}{}", removed.why),
             ]
         })
         .collect();
     if !rows.is_empty() {
-        table(["ID", "PROJECT", "GROUP", "FREES", "USED", "WHY"], &rows)?;
+        print_table(["ID", "PROJECT", "GROUP", "FREES", "USED", "WHY"], &rows)?;
     }
     let did = match view.dry_run {
         true => "Would remove",
         false => "Removed",
     };
-    tell(&format!(
+    print_line(&format!(
         "{did} {} builds ({}); {} stay ({}), {} free",
         view.removed.len(),
-        size(view.bytes),
+        format_size(view.bytes),
         view.kept,
-        size(view.kept_bytes),
-        size(view.free),
+        format_size(view.kept_bytes),
+        format_size(view.free),
     ))?;
     for (count, what) in [
         (view.passed, "are in use or could not be removed"),
         (view.unmeasured, "were never measured and count as nothing"),
     ] {
         if count > 0 {
-            super::say(&format!("{count} builds {what}"));
+            print_message(&format!("{count} builds {what}"));
         }
     }
     if let Some(until) = view.doubted_until {
-        super::say(&format!(
+        print_message(&format!(
             "The clock of the server was set forward: until {} nothing goes by its age",
-            moment(until)
+            format_time(until)
         ));
     }
     if view.short > 0 {
-        super::say(&format!(
+        print_message(&format!(
             "The rules want {} more to go; what is left is linked, pinned, in use, or kept by keep_last",
-            size(view.short)
+            format_size(view.short)
         ));
     }
     Ok(())

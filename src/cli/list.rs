@@ -2,7 +2,9 @@
 
 use clap::{Args, ValueEnum};
 
-use super::{Error, moment, short, spent, table};
+use super::Error;
+use super::format::{format_duration, format_time, short_id};
+use super::output::print_table;
 use crate::build::{BuildInfo, State};
 use crate::client::{Client, Filter};
 
@@ -46,21 +48,21 @@ impl List {
         let items = client.index(&filter, limit).await?;
         let rows: Vec<[String; 7]> = items
             .into_iter()
-            // A server that knows no limit sends all.
+            // A server that ignores `limit` sends all.
             .take(limit)
             .map(|item| {
                 [
-                    short(&item.id).to_owned(),
+                    short_id(&item.id).to_owned(),
                     item.project,
                     item.build_info.group.clone(),
-                    standing(item.state, &item.build_info),
-                    moment(item.started_at),
-                    spent(item.build_info.duration),
-                    told(&item.build_info),
+                    state_text(item.state, &item.build_info),
+                    format_time(item.started_at),
+                    format_duration(item.build_info.duration),
+                    params_text(&item.build_info),
                 ]
             })
             .collect();
-        table(
+        print_table(
             [
                 "ID", "PROJECT", "GROUP", "STATE", "STARTED", "TOOK", "PARAMS",
             ],
@@ -69,12 +71,10 @@ impl List {
     }
 }
 
-/// The params of a build, cut to what helps to tell it from others.
-fn told(info: &BuildInfo) -> String {
-    /// Letters of one value.
-    const VALUE: usize = 24;
-    /// Letters of all.
-    const ALL: usize = 72;
+/// The params of a build in one line, shortened.
+fn params_text(info: &BuildInfo) -> String {
+    const MAX_VALUE_CHARS: usize = 24;
+    const MAX_CHARS: usize = 72;
     let cut = |text: &str, at: usize| match text.char_indices().nth(at) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
@@ -87,15 +87,15 @@ fn told(info: &BuildInfo) -> String {
             } else {
                 ""
             };
-            format!("{name}={}", cut(&format!("{first}{more}"), VALUE))
+            format!("{name}={}", cut(&format!("{first}{more}"), MAX_VALUE_CHARS))
         }
         None => format!("{name}=(hidden)"),
     });
-    cut(&params.collect::<Vec<_>>().join(" "), ALL)
+    cut(&params.collect::<Vec<_>>().join(" "), MAX_CHARS)
 }
 
-/// How a build stands, in one or two words.
-pub(super) fn standing(state: State, info: &BuildInfo) -> String {
+/// The state of a build: its outcome, else its phase, else `pending` or `ready`.
+pub(super) fn state_text(state: State, info: &BuildInfo) -> String {
     match (state, info.outcome, info.phase) {
         (State::Ready, Some(outcome), _) => outcome.as_str().to_owned(),
         (State::Pending, _, Some(phase)) => phase.as_str().to_owned(),
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn params_are_short() {
         let of = |params: &[(&str, Option<&str>)]| {
-            told(&BuildInfo {
+            params_text(&BuildInfo {
                 params: params
                     .iter()
                     .map(|(name, value)| ((*name).to_owned(), value.map(Into::into)))

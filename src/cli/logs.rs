@@ -1,12 +1,15 @@
 //! `mistry logs [-f] ID`: what a build printed.
 //!
-//! Both ways it comes byte for byte, and a broken connection is taken up where it ended: without `-f` the
-//! log so far, with it as a stream of events.
+//! Without `-f`, the log so far is downloaded; with it, the log is followed as a stream of events. Either
+//! way the log is printed byte for byte, and resumed where a connection broke.
 
 use clap::Args;
 
-use super::wait::{Follower, Reaching};
-use super::{Error, Which};
+use super::Error;
+use super::build_ref::BuildRef;
+use super::log_follower::{FollowEnd, LogFollower};
+use super::output::print_message;
+use super::retry::RetryPolicy;
 use crate::client::{Backoff, Client};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -20,72 +23,82 @@ pub(super) struct Logs {
     follow: bool,
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
-    id: Which,
+    id: BuildRef,
 }
 
 impl Logs {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let (project, id) = self.id.resolve(client).await?;
         let mut view = LogView::on_stdout();
+        let mut print = |bytes: &[u8]| view.push(bytes).map_err(Error::Output);
         if self.follow {
-            let mut follower = Follower::new(project, id);
-            let mut backoff = Backoff::default();
-            let mut lost = false;
-            loop {
-                let seen = follower.seen();
-                let mut show = |bytes: &[u8]| view.push(bytes).map_err(Error::Output);
-                match follower.follow(client, &mut show).await {
-                    Ok(true) => break,
-                    Err(Error::Server(error)) if !error.is_transient() => return Err(error.into()),
-                    Err(Error::Server(error)) if seen == 0 && !lost && follower.seen() == 0 => {
-                        return Err(error.into());
-                    }
-                    Ok(false) | Err(Error::Server(_)) => {}
-                    Err(error) => return Err(error),
-                }
-                if !std::mem::replace(&mut lost, true) {
-                    super::say("The connection to the server was lost; coming back by itself");
-                }
-                if follower.seen() > seen {
-                    backoff = Backoff::default();
-                }
-                tokio::time::sleep(backoff.next_pause()).await;
-            }
+            follow_to_end(client, LogFollower::new(project, id), &mut print).await?;
         } else {
-            let mut show = |bytes: &[u8]| view.push(bytes).map_err(Error::Output);
-            so_far(client, &project, id, &mut show).await?;
+            print_so_far(client, &project, id, &mut print).await?;
         }
         view.finish().map_err(Error::Output)
     }
 }
 
-/// Shows the log so far. A reader that stops, such as less(1), keeps the server waiting, which has had
-/// enough of it after a minute.
-async fn so_far(
+/// Prints the log until the build is finished. A connection that breaks is opened again, unless it is
+/// the first and brought nothing.
+async fn follow_to_end(
+    client: &Client,
+    mut follower: LogFollower,
+    print: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
+) -> Result<(), Error> {
+    let mut backoff = Backoff::default();
+    let mut reported_lost = false;
+    loop {
+        let start = follower.position();
+        match follower.follow(client, print).await {
+            Ok(FollowEnd::BuildFinished) => return Ok(()),
+            Err(Error::Server(error)) if !error.is_transient() => return Err(error.into()),
+            Err(Error::Server(error))
+                if start == 0 && !reported_lost && follower.position() == 0 =>
+            {
+                return Err(error.into());
+            }
+            Ok(FollowEnd::Interrupted) | Err(Error::Server(_)) => {}
+            Err(error) => return Err(error),
+        }
+        if !std::mem::replace(&mut reported_lost, true) {
+            print_message("The connection to the server was lost; coming back by itself");
+        }
+        if follower.position() > start {
+            backoff = Backoff::default();
+        }
+        tokio::time::sleep(backoff.next_pause()).await;
+    }
+}
+
+/// Prints the log so far. The server ends the connection when its reader, such as less(1), stops for a
+/// minute; the rest is requested then.
+async fn print_so_far(
     client: &Client,
     project: &ProjectName,
     id: JobId,
-    show: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
+    print: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
 ) -> Result<(), Error> {
     let mut response = client.log(project, id).await?;
-    let (mut shown, mut reaching) = (0, None);
+    let (mut printed, mut retry) = (0, None);
     loop {
         let mut error = match response.chunk().await {
             Ok(Some(chunk)) => {
-                show(&chunk)?;
-                shown += chunk.len() as u64;
-                reaching = None;
+                print(&chunk)?;
+                printed += chunk.len() as u64;
+                retry = None;
                 continue;
             }
             Ok(None) => return Ok(()),
             Err(error) => error,
         };
         response = loop {
-            let reaching = reaching.get_or_insert_with(Reaching::begin);
-            if !reaching.again(&error).await {
+            let retry = retry.get_or_insert_with(RetryPolicy::new);
+            if !retry.should_retry(&error).await {
                 return Err(error.into());
             }
-            match client.log_rest(project, id, &response, shown).await {
+            match client.log_rest(project, id, &response, printed).await {
                 Ok(rest) => break rest,
                 Err(next) => error = next,
             }
@@ -98,16 +111,16 @@ mod tests {
     use super::*;
     use crate::client::scripted::Scripted;
 
-    async fn shown(script: Vec<String>) -> (Result<(), Error>, String, Vec<String>) {
+    async fn run(script: Vec<String>) -> (Result<(), Error>, String, Vec<String>) {
         let server = Scripted::start(script).await;
         let client = Client::new(server.address(), None);
         let mut text = String::new();
-        let mut show = |bytes: &[u8]| {
+        let mut print = |bytes: &[u8]| {
             text.push_str(std::str::from_utf8(bytes).unwrap());
             Ok(())
         };
         let (project, id) = ("p".parse().unwrap(), "0".repeat(64).parse().unwrap());
-        let ended = so_far(&client, &project, id, &mut show).await;
+        let ended = print_so_far(&client, &project, id, &mut print).await;
         (ended, text, server.asked())
     }
 
@@ -116,10 +129,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_that_breaks_off_is_taken_up_where_it_ended() {
+    async fn a_truncated_log_is_resumed_where_it_ended() {
         let log = "Mistry-Log: name\r\n";
         let from = |first| format!("{log}Content-Range: bytes {first}-9/10\r\n");
-        let (ended, text, asked) = shown(vec![
+        let (ended, text, asked) = run(vec![
             part("200 OK", log, 10, "one\n"),
             String::new(),
             part("206 Partial Content", &from(4), 6, "tw"),
@@ -133,19 +146,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_log_is_not_shown_after_it() {
+    async fn a_different_log_is_not_appended() {
         let first = || part("200 OK", "Mistry-Log: name\r\n", 10, "one\n");
         for second in [
             part("412 Precondition Failed", "", 0, ""),
             part("200 OK", "Mistry-Log: name\r\n", 10, "one\ntwo\n3\n"),
         ] {
-            let (ended, text, _) = shown(vec![first(), second]).await;
+            let (ended, text, _) = run(vec![first(), second]).await;
             assert!(ended.is_err());
             assert_eq!(text, "one\n");
         }
-        let (ended, ..) = shown(vec![part("200 OK", "", 10, "one\n")]).await;
+        let (ended, ..) = run(vec![part("200 OK", "", 10, "one\n")]).await;
         assert!(ended.is_err());
-        // A server that says nothing more is given up.
+        // A server that sends nothing more is given up.
         let nothing = || {
             let range = "Content-Range: bytes 4-9/10\r\n";
             part(
@@ -156,7 +169,7 @@ mod tests {
             )
         };
         let script = [vec![first()], (0..9).map(|_| nothing()).collect()].concat();
-        let (ended, _, asked) = shown(script).await;
+        let (ended, _, asked) = run(script).await;
         assert!(ended.is_err() && asked.len() < 9, "{asked:?}");
     }
 }

@@ -1,8 +1,11 @@
-//! `mistry pin ID`, `mistry unpin ID`: builds that garbage collection leaves alone.
+//! `mistry pin ID`, `mistry unpin ID`: builds that garbage collection keeps.
 
 use clap::Args;
 
-use super::{Error, Which, short, tell};
+use super::Error;
+use super::build_ref::BuildRef;
+use super::format::short_id;
+use super::output::print_line;
 use crate::client::Client;
 
 /// Keep a build from garbage collection
@@ -10,7 +13,7 @@ use crate::client::Client;
 pub(super) struct Pin {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
-    id: Which,
+    id: BuildRef,
 }
 
 /// Let a pinned build go
@@ -18,14 +21,14 @@ pub(super) struct Pin {
 pub(super) struct Unpin {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
-    id: Which,
+    id: BuildRef,
 }
 
 impl Pin {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let (project, id) = self.id.resolve(client).await?;
         client.pin(&project, id).await?;
-        tell(&format!("Pinned {project}/{}", short(&id.to_string())))
+        print_line(&format!("Pinned {project}/{}", short_id(&id.to_string())))
     }
 }
 
@@ -33,6 +36,6 @@ impl Unpin {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let (project, id) = self.id.resolve(client).await?;
         client.unpin(&project, id).await?;
-        tell(&format!("Unpinned {project}/{}", short(&id.to_string())))
+        print_line(&format!("Unpinned {project}/{}", short_id(&id.to_string())))
     }
 }

@@ -2,7 +2,9 @@
 
 use clap::Args;
 
-use super::{Error, table};
+use super::Error;
+use super::format::format_time;
+use super::output::print_table;
 use crate::client::Client;
 
 /// List the projects that can be built
@@ -13,10 +15,10 @@ impl Projects {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let rows = client.projects().await?.into_iter().map(|project| {
             let latest = project.latest;
-            let latest = latest.map_or_else(|| "never".to_owned(), super::moment);
+            let latest = latest.map_or_else(|| "never".to_owned(), format_time);
             [project.name, project.builds.to_string(), latest]
         });
         let rows: Vec<[String; 3]> = rows.collect();
-        table(["PROJECT", "BUILDS", "LATEST"], &rows)
+        print_table(["PROJECT", "BUILDS", "LATEST"], &rows)
     }
 }

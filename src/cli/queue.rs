@@ -1,8 +1,9 @@
-//! `mistry pause`, `mistry resume`: whether jobs begin.
+//! `mistry pause`, `mistry resume`: whether queued jobs are started.
 
 use clap::Args;
 
-use super::{Error, tell};
+use super::Error;
+use super::output::print_line;
 use crate::client::Client;
 
 /// Have the server begin nothing new
@@ -19,13 +20,13 @@ pub(super) struct Resume {}
 impl Pause {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         client.pause().await?;
-        tell("Paused: what runs goes on, nothing new begins")
+        print_line("Paused: what runs goes on, nothing new begins")
     }
 }
 
 impl Resume {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         client.resume().await?;
-        tell("Resumed: what waits begins")
+        print_line("Resumed: what waits begins")
     }
 }

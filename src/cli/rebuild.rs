@@ -4,7 +4,9 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::{Error, spent, tell};
+use super::Error;
+use super::format::{format_duration, format_size};
+use super::output::{print_line, print_message};
 use crate::client::{self, Client};
 use crate::project::ProjectName;
 use crate::screen::LogView;
@@ -24,9 +26,9 @@ impl Rebuild {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let image = match client.rebuild(&self.project).await {
             Ok(image) => image,
-            // The image's own fault, and the only thing that was asked for.
-            Err(client::Error::Response(no)) if no.status == 500 => {
-                return Err(Error::BuildFailed(no.to_string()));
+            // The image could not be built.
+            Err(client::Error::Response(response)) if response.status == 500 => {
+                return Err(Error::BuildFailed(response.to_string()));
             }
             Err(error) => return Err(error.into()),
         };
@@ -35,17 +37,17 @@ impl Rebuild {
             let _ = view.push(image.log.as_bytes()).and_then(|()| view.finish());
             let _ = std::io::stderr().flush();
         }
-        tell(&format!(
+        print_line(&format!(
             "Rebuilt {} in {}",
             self.project,
-            spent(image.duration)
+            format_duration(image.duration)
         ))?;
         let pruned = image.pruned;
         if self.verbose && pruned.images + pruned.containers > 0 {
-            super::say(&format!(
+            print_message(&format!(
                 "Removed {} images ({}) and {} containers that nothing uses any more",
                 pruned.images,
-                super::size(pruned.bytes),
+                format_size(pruned.bytes),
                 pruned.containers
             ));
         }

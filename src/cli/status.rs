@@ -1,9 +1,12 @@
-//! `mistry status [ID]`: how the server is, or how a build stands.
+//! `mistry status [ID]`: the status of the server, or of a build.
 
 use clap::Args;
 use serde_json::Value;
 
-use super::{Error, Which, list, moment, size, spent, tell};
+use super::build_ref::BuildRef;
+use super::format::{format_duration, format_size, format_time};
+use super::output::print_line;
+use super::{Error, list};
 use crate::build::NO_EXIT_CODE;
 use crate::client::Client;
 use crate::screen;
@@ -13,33 +16,33 @@ use crate::screen;
 pub(super) struct Status {
     /// The build's id or the first digits of it, also as PROJECT/ID; without it, the server
     #[arg(value_name = "ID")]
-    id: Option<Which>,
+    id: Option<BuildRef>,
 }
 
 impl Status {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
-        let facts = match &self.id {
-            None => server_facts(&client.status().await?),
-            Some(which) => build_facts(client, which).await?,
+        let fields = match &self.id {
+            None => server_fields(&client.status().await?),
+            Some(build) => build_fields(client, build).await?,
         };
-        let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in facts {
-            tell(&screen::cell(&format!("{name:width$}  {value}")))?;
+        let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in fields {
+            print_line(&screen::cell(&format!("{name:width$}  {value}")))?;
         }
         Ok(())
     }
 }
 
-async fn build_facts(client: &Client, which: &Which) -> Result<Vec<(String, String)>, Error> {
-    let (project, id) = which.resolve(client).await?;
+async fn build_fields(client: &Client, build: &BuildRef) -> Result<Vec<(String, String)>, Error> {
+    let (project, id) = build.resolve(client).await?;
     let view = client.job(&project, id).await?;
     let info = view.build_info;
     let page = client.address().page(&info.url).unwrap_or_default();
-    let mut facts = vec![
+    let mut fields = vec![
         ("id", id.to_string()),
         ("project", project.to_string()),
         ("group", info.group.clone()),
-        ("state", list::standing(info.state, &info)),
+        ("state", list::state_text(info.state, &info)),
         ("error", info.err.clone().unwrap_or_default()),
         (
             "exit code",
@@ -48,8 +51,8 @@ async fn build_facts(client: &Client, which: &Which) -> Result<Vec<(String, Stri
                 code => code.to_string(),
             },
         ),
-        ("started", moment(info.started_at)),
-        ("took", spent(info.duration)),
+        ("started", format_time(info.started_at)),
+        ("took", format_duration(info.duration)),
         (
             "incremental",
             if info.incremental { "yes" } else { "no" }.to_owned(),
@@ -63,9 +66,9 @@ async fn build_facts(client: &Client, which: &Which) -> Result<Vec<(String, Stri
             "" => String::new(),
             reason => format!(": {reason}"),
         };
-        facts.push(("cancelled", format!("by {}{reason}", by.by)));
+        fields.push(("cancelled", format!("by {}{reason}", by.by)));
     }
-    let named = facts.into_iter().map(|(n, v)| (n.to_owned(), v));
+    let named = fields.into_iter().map(|(n, v)| (n.to_owned(), v));
     let params = info.params.iter().map(|(name, value)| {
         let shown = value.as_deref().map_or("(hidden)".to_owned(), first_line);
         (format!("param {name}"), shown)
@@ -73,12 +76,11 @@ async fn build_facts(client: &Client, which: &Which) -> Result<Vec<(String, Stri
     Ok(named.chain(params).filter(|(_, v)| !v.is_empty()).collect())
 }
 
-/// A value that fits on a line: a lock file is a param, too.
+/// The first line of a value, shortened: a param may be a whole lock file.
 fn first_line(value: &str) -> String {
-    /// As much as still fits beside a name.
-    const MAX_SHOWN: usize = 100;
+    const MAX_CHARS: usize = 100;
     let line = value.lines().next().unwrap_or_default();
-    let shown: String = line.chars().take(MAX_SHOWN).collect();
+    let shown: String = line.chars().take(MAX_CHARS).collect();
     if shown.len() < value.trim_end().len() {
         format!("{shown}… ({} bytes)", value.len())
     } else {
@@ -86,8 +88,8 @@ fn first_line(value: &str) -> String {
     }
 }
 
-/// All that a server tells, names joined by dots, bytes in readable units.
-fn server_facts(value: &Value) -> Vec<(String, String)> {
+/// All fields of the status of a server, nested names joined by dots, sizes in readable units.
+fn server_fields(value: &Value) -> Vec<(String, String)> {
     fn collect(name: &str, value: &Value, into: &mut Vec<(String, String)>) {
         match value {
             Value::Object(fields) => {
@@ -104,15 +106,15 @@ fn server_facts(value: &Value) -> Vec<(String, String)> {
             Value::Number(n) if name.starts_with("Disk") => {
                 into.push((
                     name.to_owned(),
-                    n.as_u64().map_or_else(|| n.to_string(), size),
+                    n.as_u64().map_or_else(|| n.to_string(), format_size),
                 ));
             }
             other => into.push((name.to_owned(), other.to_string())),
         }
     }
-    let mut facts = Vec::new();
-    collect("", value, &mut facts);
-    facts
+    let mut fields = Vec::new();
+    collect("", value, &mut fields);
+    fields
 }
 
 #[cfg(test)]
@@ -120,13 +122,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_a_server_tells_is_shown() {
+    fn all_fields_of_the_status_are_printed() {
         let value = serde_json::json!({"Slots": {"Used": 1, "All": 2}, "Version": "x", "Idle": null, "DiskFree": 13_000_000_000_u64});
-        let mut facts = server_facts(&value);
-        facts.sort();
-        let facts: Vec<String> = facts.into_iter().map(|(n, v)| format!("{n}={v}")).collect();
+        let mut fields = server_fields(&value);
+        fields.sort();
+        let fields: Vec<String> = fields
+            .into_iter()
+            .map(|(n, v)| format!("{n}={v}"))
+            .collect();
         assert_eq!(
-            facts,
+            fields,
             [
                 "DiskFree=12 GiB",
                 "Slots.All=2",

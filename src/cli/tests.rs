@@ -1,16 +1,18 @@
-//! What the command line promises: addresses, ids, exit statuses.
+//! The contract of the command line: addresses, ids, exit statuses.
 
 use clap::CommandFactory;
 
+use super::build_ref::BuildRef;
+use super::format::{format_duration, format_size};
 use super::*;
-use crate::client::{ErrorResponse, scripted::Scripted};
+use crate::client::{self, Address, Client, ErrorResponse, scripted::Scripted};
 
-fn server(arguments: &[&str]) -> Server {
+fn server(arguments: &[&str]) -> ServerOptions {
     let all = ["mistry"].iter().chain(arguments).chain(&["projects"]);
     parse(all.map(OsString::from)).unwrap().server
 }
 
-fn refused(status: u16) -> Error {
+fn error_response(status: u16) -> Error {
     Error::Server(client::Error::Response(ErrorResponse {
         status,
         message: "no".to_owned(),
@@ -36,12 +38,12 @@ fn the_help_and_the_document_agree_on_what_each_transport_keeps() {
         .split_once("\n## What each transport keeps\n")
         .unwrap();
     let table = section.lines().skip_while(|line| !line.starts_with('|'));
-    let mut told: Vec<_> = table
+    let mut documented: Vec<_> = table
         .take_while(|line| line.starts_with('|'))
         .map(|line| cells(line.split('|').collect()))
         .collect();
-    told.remove(1);
-    assert_eq!(told[0], ["http", "rsync", "scp", "local"]);
+    documented.remove(1);
+    assert_eq!(documented[0], ["http", "rsync", "scp", "local"]);
     for verb in ["build", "fetch"] {
         let mut command = Arguments::command();
         let verb = command.find_subcommand_mut(verb).unwrap();
@@ -53,7 +55,7 @@ fn the_help_and_the_document_agree_on_what_each_transport_keeps() {
             .take_while(|line| !line.is_empty())
             .map(|line| cells(line.split("  ").collect()))
             .collect();
-        assert_eq!(rows, told);
+        assert_eq!(rows, documented);
         assert!(
             help.lines().all(|line| line.chars().count() <= 100),
             "{help}"
@@ -75,18 +77,18 @@ fn the_help_names_every_exit_status() {
 }
 
 #[test]
-fn the_kind_decides_the_exit_status() {
+fn the_error_decides_the_exit_status() {
     let text = String::new;
-    let io = || io::Error::from(io::ErrorKind::BrokenPipe);
+    let io = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
     for (error, status) in [
         (Error::BuildFailed(text()), 1),
         (Error::Usage(text()), 2),
         (Error::Refused(text()), 3),
-        (refused(404), 3),
-        (refused(401), 3),
-        (refused(422), 3),
-        (refused(503), 3),
-        (refused(500), 7),
+        (error_response(404), 3),
+        (error_response(401), 3),
+        (error_response(422), 3),
+        (error_response(503), 3),
+        (error_response(500), 7),
         (
             Error::Server(client::Error::Forbidden {
                 path: "/s".into(),
@@ -94,8 +96,8 @@ fn the_kind_decides_the_exit_status() {
             }),
             3,
         ),
-        (refused(502), 7),
-        (refused(429), 3),
+        (error_response(502), 7),
+        (error_response(429), 3),
         (Error::Fetch(transport::Error::Torn(io())), 4),
         (Error::TimedOut(text()), 5),
         (Error::Stopped(text()), 6),
@@ -136,9 +138,9 @@ fn the_address_is_what_was_named_else_this_host() {
 }
 
 #[test]
-fn hints_say_how_the_server_was_named() {
+fn suggested_commands_name_the_same_server() {
     let id = "3fa9c1d00000ffff";
-    for (arguments, hint) in [
+    for (arguments, flags) in [
         (&["--port", "4711"][..], " --port 4711"),
         (&["-p", "1", "--host", "h"], " --host h --port 1"),
         (&["--socket", "a dir/s"], " --socket 'a dir/s'"),
@@ -148,12 +150,12 @@ fn hints_say_how_the_server_was_named() {
             r" --port 1 --token-file 'it'\''s'",
         ),
     ] {
-        let hinted = server(arguments).again.hint("logs -f", id);
-        assert_eq!(hinted, format!("mistry logs -f 3fa9c1d00000{hint}"));
+        let command = server(arguments).flags.suggest_command("logs -f", id);
+        assert_eq!(command, format!("mistry logs -f 3fa9c1d00000{flags}"));
     }
     // After the verb, too.
     let parsed = parse(["mistry", "build", "--project", "p", "-p", "2"].map(OsString::from));
-    assert_eq!(parsed.unwrap().server.again.0, " --port 2");
+    assert_eq!(parsed.unwrap().server.flags.0, " --port 2");
 }
 
 #[test]
@@ -169,7 +171,7 @@ fn bytes_are_readable() {
         (13_000_000_000, "12 GiB"),
         (u64::MAX, "16 EiB"),
     ] {
-        assert_eq!(size(bytes), text);
+        assert_eq!(format_size(bytes), text);
     }
 }
 
@@ -197,12 +199,12 @@ fn a_token_is_one_word() {
 #[test]
 fn a_build_may_be_named_by_the_beginning_of_its_id() {
     for (text, project, prefix) in [("3fa9", None, "3fa9"), ("yarn/3fa9", Some("yarn"), "3fa9")] {
-        let which: Which = text.parse().unwrap();
-        assert_eq!(which.project.map(|p| p.to_string()).as_deref(), project);
-        assert_eq!(which.prefix, prefix);
+        let build: BuildRef = text.parse().unwrap();
+        assert_eq!(build.project.map(|p| p.to_string()).as_deref(), project);
+        assert_eq!(build.prefix, prefix);
     }
     for wrong in ["", "xyz", "3FA9", "../3fa9", "/3f", &"0".repeat(65)] {
-        assert!(wrong.parse::<Which>().is_err(), "{wrong}");
+        assert!(wrong.parse::<BuildRef>().is_err(), "{wrong}");
     }
 }
 
@@ -221,9 +223,9 @@ async fn an_ambiguous_id_names_its_candidates_and_an_unknown_one_is_refused() {
     let server = Scripted::start(vec![list.clone(), list.clone(), list]).await;
     let client = Client::new(server.address(), None);
     let resolve = |text: &str| {
-        let which: Which = text.parse().unwrap();
+        let build: BuildRef = text.parse().unwrap();
         let client = client.clone();
-        async move { which.resolve(&client).await }
+        async move { build.resolve(&client).await }
     };
     assert_eq!(resolve("aa").await.unwrap().1.to_string(), a);
     let error = resolve("a").await.unwrap_err();
@@ -242,12 +244,12 @@ fn times_are_short() {
         (7_380_000_000_000, "2 h 3 m"),
         (-1_000_000_000, ""),
     ] {
-        assert_eq!(spent(nanos), text);
+        assert_eq!(format_duration(nanos), text);
     }
 }
 
 #[tokio::test]
-async fn artifacts_that_break_off_are_fetched_again() {
+async fn truncated_artifacts_are_fetched_again() {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(5);
@@ -259,7 +261,7 @@ async fn artifacts_that_break_off_are_fetched_again() {
         tar.len()
     );
     let answer = |bytes: &[u8]| [head.as_bytes(), bytes].concat();
-    let again = Again::default();
+    let flags = ServerFlags::default();
     let home = tempfile::tempdir().unwrap();
     let target = home.path().display().to_string();
     let words = ["mistry", "fetch", "aa", "--target", &target];
@@ -276,14 +278,14 @@ async fn artifacts_that_break_off_are_fetched_again() {
     // In the middle, before the first byte, and then as it should be.
     let server = Scripted::start(vec![torn(), Vec::new(), answer(&tar)]).await;
     let client = Client::new(server.address(), None);
-    let fetched = fetch::bring(&client, &again, &info, &fetch.transport);
+    let fetched = fetch::fetch_artifacts(&client, &flags, &info, &fetch.transport);
     assert_eq!(fetched.await.unwrap().files, 1);
     let file = std::fs::read_to_string(home.path().join("file")).unwrap();
     assert_eq!(file, "whole");
     // Not for ever.
     let server = Scripted::start(vec![torn(); 4]).await;
     let client = Client::new(server.address(), None);
-    let fetched = fetch::bring(&client, &again, &info, &fetch.transport);
+    let fetched = fetch::fetch_artifacts(&client, &flags, &info, &fetch.transport);
     assert_eq!(fetched.await.unwrap_err().exit_status(), 4);
     assert_eq!(server.asked().len(), 4);
 }

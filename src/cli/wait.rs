@@ -1,220 +1,126 @@
-//! Waiting for a build, whatever happens to the connection.
+//! Waits for a build over broken connections and restarts of the server.
 //!
-//! Until the server has accepted the job, connecting is tried for five seconds. From then on
-//! the id is known, and the client comes back to it until the caller gives up: the
-//! deadline and Ctrl-C are the caller's, which drops the future.
+//! Until the server has accepted the job, connecting is tried for five seconds. From then on the id
+//! is known, and the client reconnects until the build is finished. `--timeout` and Ctrl-C belong to
+//! the caller, which drops the future.
 
 use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::Error;
+use super::format::short_id;
+use super::log_follower::{FollowEnd, LogFollower};
+use super::output::{print_line, print_message};
 use super::progress::Progress;
-use super::{Again, Error, say, short, tell};
-use crate::api::{ErrorView, JobRequest};
-use crate::build::{Phase, State};
+use super::retry::{CONNECT_RETRY_TIMEOUT, RetryPolicy};
+use super::server::ServerFlags;
+use crate::api::{ErrorView, JobRequest, JobState};
+use crate::build::Phase;
 use crate::client::{self, Backoff, Client, ErrorResponse, Events, Finished, Submitted};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::screen::LogView;
 
-/// How long connecting is tried before a job is accepted: a server that is being activated or
-/// restarted is there by then, and a wrong address is noticed soon.
-const REACH: Duration = Duration::from_secs(5);
-/// How often a connection may break between asking and acceptance; a server that breaks it
-/// each time does so because of what is asked.
-const MAX_BREAKS: u32 = 3;
-/// A connection that held this long was a good one: pauses begin anew after it.
-const HELD: Duration = Duration::from_secs(5);
+/// After a connection that lasted this long, pauses begin short again.
+const STABLE_CONNECTION_TIME: Duration = Duration::from_secs(5);
 
-/// How long to go on asking a server that is being started, or has just gone away.
-#[derive(Debug)]
-pub(super) struct Reaching {
-    reach: Duration,
-    deadline: Instant,
-    backoff: Backoff,
-    breaks: u32,
-}
-
-impl Reaching {
-    /// From now on.
-    pub(super) fn begin() -> Reaching {
-        Reaching::within(REACH)
-    }
-
-    fn within(reach: Duration) -> Reaching {
-        Reaching {
-            reach,
-            deadline: Instant::now() + reach,
-            backoff: Backoff::default(),
-            breaks: 0,
-        }
-    }
-
-    /// Pauses before the next try; false when there is no use in one.
-    pub(super) async fn again(&mut self, error: &client::Error) -> bool {
-        match error {
-            client::Error::Connect { source, .. }
-                if source.kind() != io::ErrorKind::PermissionDenied =>
-            {
-                let pause = self.backoff.next_pause();
-                let is_time = Instant::now() + pause < self.deadline;
-                if is_time {
-                    sleep(pause).await;
-                }
-                is_time
-            }
-            client::Error::Broken(_) => self.again_after_break().await,
-            _ => false,
-        }
-    }
-
-    /// The same, where there was a connection.
-    pub(super) async fn again_after_break(&mut self) -> bool {
-        if self.breaks == MAX_BREAKS {
-            return false;
-        }
-        self.breaks += 1;
-        self.deadline = Instant::now() + self.reach;
-        sleep(self.backoff.next_pause()).await;
-        true
-    }
-}
-
-/// A log that is read event by event, and how far.
-#[derive(Debug)]
-pub(super) struct Follower {
-    project: ProjectName,
-    id: JobId,
-    seen: u64,
-}
-
-impl Follower {
-    pub(super) fn new(project: ProjectName, id: JobId) -> Follower {
-        Follower {
-            project,
-            id,
-            seen: 0,
-        }
-    }
-
-    /// The byte that comes next.
-    pub(super) fn seen(&self) -> u64 {
-        self.seen
-    }
-
-    /// Shows bytes until the log or the connection ends; true when the build is over.
-    pub(super) async fn follow(
-        &mut self,
-        client: &Client,
-        show: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<bool, Error> {
-        let Some(mut events) = client.follow(&self.project, self.id, self.seen).await? else {
-            return Ok(true);
-        };
-        while let Some(event) = events.next().await? {
-            match event.name.as_str() {
-                "end" => return Ok(event.end()?.state == State::Ready),
-                // The first mistry's lines had no name.
-                "log" | "message" => {
-                    let end = event.id.clone();
-                    show(&event.log_bytes())?;
-                    self.note(end.as_deref());
-                }
-                _ => {}
-            }
-        }
-        Ok(false)
-    }
-
-    fn note(&mut self, id: Option<&str>) {
-        if let Some(seen) = id.and_then(|id| id.parse().ok()) {
-            self.seen = seen;
-        }
-    }
-}
-
-/// What shall be seen while one waits.
+/// What is printed while the build is awaited.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Shown {
-    /// The log, on standard error.
-    pub log: bool,
-    /// Where the log can be found, on standard output.
-    pub place: bool,
-    /// That the build ends with the connection, unless another client wants it.
-    pub is_bound: bool,
+pub(super) struct WaitOptions {
+    /// Print the log to standard error.
+    pub print_log: bool,
+    /// Print to standard output where the log can be found.
+    pub print_log_location: bool,
+    /// The request asked for cancellation on disconnect; messages say so.
+    pub cancel_on_disconnect: bool,
 }
 
-/// One build that is awaited.
+/// Submits one job and waits for its build.
 #[derive(Debug)]
-pub(super) struct Waiting<'a> {
+pub(super) struct BuildWaiter<'a> {
     client: &'a Client,
-    again: &'a Again,
+    flags: &'a ServerFlags,
     project: ProjectName,
-    shown: Shown,
+    options: WaitOptions,
     view: LogView<io::Stderr>,
     progress: Progress,
-    job: Option<Follower>,
-    lost: bool,
-    reach: Duration,
+    /// Set when the server has accepted the job.
+    job: Option<LogFollower>,
+    /// The user was told that the connection was lost.
+    reported_lost: bool,
+    connect_timeout: Duration,
 }
 
-impl<'a> Waiting<'a> {
+/// What submitting a job led to.
+enum SubmitOutcome {
+    Finished(Box<Finished>),
+    /// The job is accepted, but its stream ended: wait for it by its id, after `pause`.
+    Reconnect {
+        pause: Duration,
+    },
+}
+
+impl<'a> BuildWaiter<'a> {
     pub(super) fn new(
         client: &'a Client,
-        again: &'a Again,
+        flags: &'a ServerFlags,
         project: ProjectName,
-        shown: Shown,
-    ) -> Waiting<'a> {
-        Waiting {
+        options: WaitOptions,
+    ) -> BuildWaiter<'a> {
+        BuildWaiter {
             client,
-            again,
+            flags,
             project,
-            shown,
+            options,
             view: LogView::on_stderr(),
-            progress: if shown.log {
+            progress: if options.print_log {
                 Progress::hidden()
             } else {
                 Progress::waiting()
             },
             job: None,
-            lost: false,
-            reach: REACH,
+            reported_lost: false,
+            connect_timeout: CONNECT_RETRY_TIMEOUT,
         }
     }
 
-    /// The job, once it is accepted.
-    pub(super) fn accepted(&self) -> Option<JobId> {
+    /// The id of the job, once it is accepted.
+    pub(super) fn accepted_id(&self) -> Option<JobId> {
         self.job.as_ref().map(|job| job.id)
     }
 
-    /// Asks for the job and waits until its build is over.
-    pub(super) async fn finish(&mut self, request: &JobRequest) -> Result<Finished, Error> {
-        let done = match self.submit(request).await? {
-            Ok(done) => done,
-            Err(pause) => self.come_back(pause).await?,
+    /// Submits the job and waits until its build is finished.
+    pub(super) async fn run(&mut self, request: &JobRequest) -> Result<Finished, Error> {
+        let finished = match self.submit(request).await? {
+            SubmitOutcome::Finished(finished) => *finished,
+            SubmitOutcome::Reconnect { pause } => self.wait_by_id(pause).await?,
         };
-        if let Ok(id) = done.info.id.parse() {
+        if let Ok(id) = finished.info.id.parse() {
             self.accept(id)?;
         }
-        Ok(done)
+        Ok(finished)
     }
 
-    /// Takes what moves off the screen.
-    pub(super) fn done(&mut self) {
-        self.progress.done();
+    /// Removes the progress line from the terminal and ends the output of the log.
+    pub(super) fn finish_output(&mut self) {
+        self.progress.finish();
         let _ = self.view.finish();
     }
 
-    /// The build info, or how long to pause before coming back to a job that was accepted.
-    async fn submit(&mut self, request: &JobRequest) -> Result<Result<Finished, Duration>, Error> {
-        let mut reaching = Reaching::within(self.reach);
-        self.progress.phase("connecting");
+    async fn submit(&mut self, request: &JobRequest) -> Result<SubmitOutcome, Error> {
+        let mut retry = RetryPolicy::with_timeout(self.connect_timeout);
+        self.progress.set_phase("connecting");
         loop {
             let error = match self.client.submit(request).await {
-                Ok(Submitted::Finished(done)) => return Ok(Ok(*done)),
-                Ok(Submitted::Stream(events)) => match self.read(*events).await {
-                    Ok(Some(done)) => return Ok(Ok(done)),
+                Ok(Submitted::Finished(finished)) => {
+                    return Ok(SubmitOutcome::Finished(finished));
+                }
+                Ok(Submitted::Stream(events)) => match self.read_stream(*events).await {
+                    Ok(Some(finished)) => {
+                        return Ok(SubmitOutcome::Finished(Box::new(finished)));
+                    }
                     Ok(None) => client::Error::Broken("the stream ended early".into()),
                     Err(Error::Server(error)) => error,
                     Err(error) => return Err(error),
@@ -226,52 +132,39 @@ impl<'a> Waiting<'a> {
             }
             if self.job.is_some() {
                 if error.is_transient() {
-                    self.tell_lost();
+                    self.report_lost_connection();
                 }
-                return Ok(Err(error.retry_after().unwrap_or_default()));
+                let pause = error.retry_after().unwrap_or_default();
+                return Ok(SubmitOutcome::Reconnect { pause });
             }
-            if !reaching.again(&error).await {
+            if !retry.should_retry(&error).await {
                 return Err(error.into());
             }
         }
     }
 
-    /// Reads the stream of a job; `None` when it ends before the build does.
-    async fn read(&mut self, mut events: Events) -> Result<Option<Finished>, Error> {
+    /// Reads the event stream of a job; `None` when it ends before the build does.
+    async fn read_stream(&mut self, mut events: Events) -> Result<Option<Finished>, Error> {
         while let Some(event) = events.next().await? {
             match event.name.as_str() {
-                "state" => {
-                    let state = event.state()?;
-                    let id = state.id.parse().map_err(|_| {
-                        client::Error::InvalidResponse("a job without an id".to_owned())
-                    })?;
-                    self.accept(id)?;
-                    self.progress.phase(match state.phase {
-                        Some(Phase::Queued) => "waiting for a slot",
-                        Some(Phase::Preparing) => "preparing",
-                        Some(Phase::Imaging) => "building the image",
-                        Some(Phase::Running) => "building",
-                        Some(Phase::Finishing) | None => "finishing",
-                    });
-                }
+                "state" => self.update_state(&event.state()?)?,
                 "log" => {
                     if let Some(job) = &mut self.job {
-                        job.note(event.id.as_deref());
+                        job.set_position(event.id.as_deref());
                     }
-                    if self.shown.log {
-                        // A standard error that is gone is no reason to give up the build.
+                    if self.options.print_log {
+                        // A closed standard error is no reason to give up the build.
                         let _ = self.view.push(&event.log_bytes());
                     }
                 }
                 "result" => return Ok(Some(event.result()?)),
-                // An accepted job tells the truth itself when one comes back to it.
+                // The state of an accepted job is asked for by its id.
                 "error" if self.job.is_some() => return Ok(None),
                 "error" => {
                     let view: ErrorView =
                         serde_json::from_str(&event.data).map_err(client::Error::from)?;
-                    return Err(Error::Server(client::Error::Response(ErrorResponse::new(
-                        500, view,
-                    ))));
+                    let response = ErrorResponse::new(500, view);
+                    return Err(Error::Server(client::Error::Response(response)));
                 }
                 _ => {}
             }
@@ -279,90 +172,109 @@ impl<'a> Waiting<'a> {
         Ok(None)
     }
 
-    /// Waits for a job that was accepted, as often as it takes.
-    async fn come_back(&mut self, mut pause: Duration) -> Result<Finished, Error> {
+    fn update_state(&mut self, state: &JobState) -> Result<(), Error> {
+        let id = state.id.parse();
+        let id =
+            id.map_err(|_| client::Error::InvalidResponse("a job without an id".to_owned()))?;
+        self.accept(id)?;
+        self.progress.set_phase(match state.phase {
+            Some(Phase::Queued) => "waiting for a slot",
+            Some(Phase::Preparing) => "preparing",
+            Some(Phase::Imaging) => "building the image",
+            Some(Phase::Running) => "building",
+            Some(Phase::Finishing) | None => "finishing",
+        });
+        Ok(())
+    }
+
+    /// Waits for a job that was accepted, with as many connections as it takes.
+    async fn wait_by_id(&mut self, mut pause: Duration) -> Result<Finished, Error> {
         let mut backoff = Backoff::default();
-        let mut log_is_over = !self.shown.log;
+        let mut log_is_complete = !self.options.print_log;
         loop {
             sleep(pause).await;
-            let begun = Instant::now();
-            let error = match self.ask_again(&mut log_is_over).await {
-                Ok(Some(done)) => return Ok(done),
+            let start = Instant::now();
+            let error = match self.wait_once(&mut log_is_complete).await {
+                Ok(Some(finished)) => return Ok(finished),
                 Ok(None) => None,
                 Err(Error::Server(error)) if error.is_transient() => Some(error),
                 Err(error) => return Err(error),
             };
-            self.tell_lost();
-            if begun.elapsed() > HELD {
+            self.report_lost_connection();
+            if start.elapsed() > STABLE_CONNECTION_TIME {
                 backoff = Backoff::default();
             }
             pause = backoff.next_pause();
-            if let Some(wish) = error.and_then(|error| error.retry_after()) {
-                pause = pause.max(wish);
+            if let Some(retry_after) = error.and_then(|error| error.retry_after()) {
+                pause = pause.max(retry_after);
             }
         }
     }
 
-    /// One connection's worth of coming back; `None` when it ended too early.
-    async fn ask_again(&mut self, log_is_over: &mut bool) -> Result<Option<Finished>, Error> {
+    /// Waits for an accepted job with one request for the log and one for the result; `None` when
+    /// either ends before the build does.
+    async fn wait_once(&mut self, log_is_complete: &mut bool) -> Result<Option<Finished>, Error> {
         let (client, view) = (self.client, &mut self.view);
         let Some(job) = &mut self.job else {
             return Ok(None);
         };
-        if !*log_is_over {
-            let mut show = |bytes: &[u8]| {
+        if !*log_is_complete {
+            let mut print = |bytes: &[u8]| {
                 let _ = view.push(bytes);
                 Ok(())
             };
-            match job.follow(client, &mut show).await {
-                Ok(true) => *log_is_over = true,
-                Ok(false) => return Ok(None),
+            match job.follow(client, &mut print).await {
+                Ok(FollowEnd::BuildFinished) => *log_is_complete = true,
+                Ok(FollowEnd::Interrupted) => return Ok(None),
                 Err(Error::Server(error)) if error.is_transient() => return Err(error.into()),
-                // No log is no reason not to wait for the build.
-                Err(_) => *log_is_over = true,
+                // The build is awaited even if its log cannot be read.
+                Err(_) => *log_is_complete = true,
             }
         }
         Ok(client.wait(&job.project, job.id).await?)
     }
 
+    /// Remembers the accepted job; prints where its log can be found when this is new.
     fn accept(&mut self, id: JobId) -> Result<(), Error> {
         if self.job.is_some() {
             return Ok(());
         }
-        self.job = Some(Follower::new(self.project.clone(), id));
-        if !self.shown.place {
+        self.job = Some(LogFollower::new(self.project.clone(), id));
+        if !self.options.print_log_location {
             return Ok(());
         }
         let page = format!("job/{}/{id}", self.project);
         let line = match self.client.address().page(&page) {
             Some(url) => format!("Logs can be found at {url}"),
             None => {
-                let hint = self.again.hint("logs", &id.to_string());
-                format!("Logs can be found with: {hint}")
+                let command = self.flags.suggest_command("logs", &id.to_string());
+                format!("Logs can be found with: {command}")
             }
         };
-        self.progress.aside(|| tell(&line))
+        self.progress.suspend(|| print_line(&line))
     }
 
-    fn tell_lost(&mut self) {
-        if !std::mem::replace(&mut self.lost, true) {
-            let id = self
-                .accepted()
-                .map_or_else(String::new, |id| id.to_string());
-            let id = short(&id);
-            let fate = match self.shown.is_bound {
-                true => {
-                    "the build is cancelled unless another client wants it or the server was restarted"
-                }
-                false => "the build goes on",
-            };
-            self.progress.phase("connecting");
-            self.progress.aside(|| {
-                say(&format!(
-                    "The connection to the server was lost; {fate}, coming back to {id} by itself"
-                ));
-            });
+    /// Prints once that the connection was lost.
+    fn report_lost_connection(&mut self) {
+        if std::mem::replace(&mut self.reported_lost, true) {
+            return;
         }
+        let id = self
+            .accepted_id()
+            .map_or_else(String::new, |id| id.to_string());
+        let id = short_id(&id);
+        let consequence = match self.options.cancel_on_disconnect {
+            true => {
+                "the build is cancelled unless another client wants it or the server was restarted"
+            }
+            false => "the build goes on",
+        };
+        self.progress.set_phase("connecting");
+        self.progress.suspend(|| {
+            print_message(&format!(
+                "The connection to the server was lost; {consequence}, coming back to {id} by itself"
+            ));
+        });
     }
 }
 
@@ -395,14 +307,14 @@ mod tests {
 
     async fn wait(server: &Scripted, log: bool) -> (Result<Finished, Error>, bool, bool) {
         let client = Client::new(server.address(), None);
-        let shown = Shown {
-            log,
-            ..Shown::default()
+        let options = WaitOptions {
+            print_log: log,
+            ..WaitOptions::default()
         };
-        let again = &Again::default();
-        let mut waiting = Waiting::new(&client, again, "p".parse().unwrap(), shown);
-        let done = waiting.finish(&JobRequest::default()).await;
-        (done, waiting.job.is_some(), waiting.lost)
+        let flags = &ServerFlags::default();
+        let mut waiter = BuildWaiter::new(&client, flags, "p".parse().unwrap(), options);
+        let done = waiter.run(&JobRequest::default()).await;
+        (done, waiter.job.is_some(), waiter.reported_lost)
     }
 
     fn asked(server: &Scripted) -> Vec<String> {
@@ -414,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_ends_well_is_all_that_is_asked() {
+    async fn a_complete_stream_needs_one_request() {
         let events = format!(
             "{}event: log\nid: 3\ndata: hi\n\nevent: result\ndata: {}\n\n",
             state(),
@@ -429,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_breaks_after_acceptance_is_taken_up_by_id() {
+    async fn after_a_broken_connection_an_accepted_job_is_awaited_by_id() {
         for torn in [Scripted::torn_events(&state()), Scripted::events(&state())] {
             let server = Scripted::start(vec![
                 torn,
@@ -452,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_log_goes_on_where_it_ended() {
+    async fn the_log_is_resumed_where_it_ended() {
         let log = "event: log\nid: 7\ndata: hi\n\n";
         let end =
             "event: end\ndata: {\"State\":\"ready\",\"Outcome\":\"succeeded\",\"ExitCode\":0}\n\n";
@@ -487,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_image_that_cannot_be_built_is_read_from_its_job() {
+    async fn an_image_that_cannot_be_built_is_reported_by_its_job() {
         let body =
             format!(r#"{{"error":"could not build docker image","request":"r","job":"{ID}"}}"#);
         let server = Scripted::start(vec![
@@ -500,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_before_acceptance_is_final() {
+    async fn an_error_response_before_acceptance_is_final() {
         let server = Scripted::start(vec![Scripted::answer(
             "503 Service Unavailable",
             "Retry-After: 1\r\n",
@@ -533,8 +445,9 @@ mod tests {
             client::Address::Tcp("127.0.0.1".to_owned(), at.port()),
             None,
         );
-        let again = &Again::default();
-        let mut waiting = Waiting::new(&client, again, "p".parse().unwrap(), Shown::default());
+        let flags = &ServerFlags::default();
+        let mut waiter =
+            BuildWaiter::new(&client, flags, "p".parse().unwrap(), WaitOptions::default());
         let request = JobRequest::default();
         let late = async {
             sleep(Duration::from_millis(150)).await;
@@ -542,20 +455,21 @@ mod tests {
             let events = format!("{}event: result\ndata: {}\n\n", state(), info());
             Scripted::serve(listener, vec![Scripted::events(&events)])
         };
-        let (done, _server) = tokio::join!(waiting.finish(&request), late);
+        let (done, _server) = tokio::join!(waiter.run(&request), late);
         assert!(done.unwrap().info.succeeded());
     }
 
     #[tokio::test]
     async fn a_server_that_is_not_there_is_given_up_in_time() {
         let client = Client::new(client::Address::Unix("/does/not/exist".into()), None);
-        let again = &Again::default();
-        let mut waiting = Waiting::new(&client, again, "p".parse().unwrap(), Shown::default());
-        assert_eq!(waiting.reach, Duration::from_secs(5));
-        waiting.reach = Duration::from_millis(500);
-        let begun = Instant::now();
-        let error = waiting.finish(&JobRequest::default()).await.unwrap_err();
+        let flags = &ServerFlags::default();
+        let mut waiter =
+            BuildWaiter::new(&client, flags, "p".parse().unwrap(), WaitOptions::default());
+        assert_eq!(waiter.connect_timeout, Duration::from_secs(5));
+        waiter.connect_timeout = Duration::from_millis(500);
+        let start = Instant::now();
+        let error = waiter.run(&JobRequest::default()).await.unwrap_err();
         assert_eq!(error.exit_status(), 7);
-        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert!(start.elapsed() < Duration::from_secs(2));
     }
 }

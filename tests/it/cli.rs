@@ -42,7 +42,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_build_brings_its_artifacts_home_and_the_second_is_cached() {
+async fn a_build_fetches_its_artifacts_and_the_second_is_cached() {
     let bench = Bench::new(&["succeed"]).await;
     let lock = bench.daemon.home.path("lock");
     std::fs::write(&lock, "content\nof a file\n").unwrap();
@@ -156,7 +156,7 @@ async fn hostile_artifacts_stay_in_the_target() {
 }
 
 #[tokio::test]
-async fn each_way_to_fail_has_its_status_and_its_sentence() {
+async fn each_kind_of_failure_has_its_exit_status_and_message() {
     let bench = Bench::new(&["exit-code", "image-build-failure", "succeed"]).await;
     let failed = bench.build("exit-code", &["--", "--code=9"]).await;
     assert_eq!(failed.status, 1, "{failed:?}");
@@ -216,7 +216,7 @@ async fn each_way_to_fail_has_its_status_and_its_sentence() {
 }
 
 #[tokio::test]
-async fn an_overloaded_server_is_3_and_a_time_that_ran_out_5() {
+async fn an_overloaded_server_is_3_and_a_timeout_is_5() {
     let daemon = TestDaemon::builder()
         .await
         .slots(1)
@@ -257,12 +257,12 @@ async fn an_overloaded_server_is_3_and_a_time_that_ran_out_5() {
 }
 
 #[tokio::test]
-async fn no_server_and_nonsense_at_the_other_end_are_7() {
-    let nonsense = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = nonsense.local_addr().unwrap().port().to_string();
+async fn no_server_and_an_invalid_response_are_7() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
     let server = tokio::spawn(async move {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        while let Ok((mut connection, _)) = nonsense.accept().await {
+        while let Ok((mut connection, _)) = listener.accept().await {
             let mut head = [0; 4096];
             let _ = connection.read(&mut head).await;
             let _ = connection
@@ -281,7 +281,7 @@ async fn no_server_and_nonsense_at_the_other_end_are_7() {
 }
 
 #[tokio::test]
-async fn json_is_one_document_and_no_wait_says_nothing() {
+async fn json_is_one_document_and_no_wait_prints_nothing() {
     let bench = Bench::new(&["succeed", "exit-code"]).await;
     let built = bench.build("succeed", &["--json-result"]).await;
     let info: Value =
@@ -313,7 +313,7 @@ async fn json_is_one_document_and_no_wait_says_nothing() {
 }
 
 #[tokio::test]
-async fn verbose_shows_the_log_on_standard_error() {
+async fn verbose_prints_the_log_to_standard_error() {
     let bench = Bench::new(&["output"]).await;
     let built = bench.build("output", &["--verbose"]).await;
     assert_eq!(built.status, 0, "{built:?}");
@@ -420,7 +420,7 @@ async fn builds_are_found_shown_and_fetched_by_the_first_digits_of_their_id() {
 }
 
 #[tokio::test]
-async fn it_speaks_over_the_unix_socket_too() {
+async fn the_client_uses_the_unix_socket_too() {
     let bench = Bench::new(&["succeed"]).await;
     let (socket, target) = (bench.daemon.socket(), bench.target());
     let (socket, target) = (socket.to_str().unwrap(), target.to_str().unwrap());
@@ -458,7 +458,7 @@ async fn it_speaks_over_the_unix_socket_too() {
 }
 
 #[tokio::test]
-async fn it_comes_back_by_itself_when_the_daemon_is_killed_while_it_waits() {
+async fn the_client_reconnects_when_the_daemon_is_killed_while_it_waits() {
     for verbose in [false, true] {
         let home = Home::new().await;
         home.fixture("slow");
@@ -507,7 +507,7 @@ async fn printed(home: &Home, at: &At, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn ctrl_c_leaves_the_build_running_and_says_so() {
+async fn ctrl_c_leaves_the_build_running_and_a_message_says_so() {
     let bench = Bench::new(&["succeed"]).await;
     let engine = &bench.daemon.home.engine;
     engine.hold("start");
@@ -542,7 +542,7 @@ async fn ctrl_c_leaves_the_build_running_and_says_so() {
 }
 
 #[tokio::test]
-async fn it_answers_for_itself() {
+async fn the_client_prints_its_version_and_help() {
     let version = run(mistry(&["--version"])).await;
     assert_eq!(
         version.stdout,
@@ -572,7 +572,7 @@ async fn it_answers_for_itself() {
 }
 
 #[tokio::test]
-async fn a_local_transport_brings_nothing_of_what_a_link_leads_to() {
+async fn a_local_transport_fetches_nothing_behind_a_link() {
     let bench = Bench::new(&[]).await;
     let home = &bench.daemon.home;
     let outside = home.path("outside");

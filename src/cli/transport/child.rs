@@ -1,7 +1,7 @@
-//! A program that brings artifacts, run to its end.
+//! Runs a program that fetches artifacts.
 //!
-//! It runs on while the fetch is given up: it is asked to end, so that it removes what it has half
-//! done, and what it works on is held until it has ended.
+//! When the fetch is given up, the program gets SIGTERM and runs on until it has removed its incomplete
+//! files; the stage that it works in is held until then.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -10,41 +10,42 @@ use std::process::{Command, Stdio};
 use rustix::fs::Mode;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, umask};
 
-use super::{Error, blocking};
+use super::Error;
+use super::blocking::run_blocking;
 
-/// Runs a program to its end, holding `works_on` until then; its standard error is ours, its standard
-/// output goes nowhere. Dropping the future sends it SIGTERM.
+/// Runs a program to its end and holds `stage` until then. Its standard error is inherited, its standard
+/// output is discarded. Dropping the future sends it SIGTERM.
 ///
 /// # Errors
 /// [`Error::Spawn`] when it cannot be run, [`Error::Child`] when it fails.
 pub(super) async fn run<T: Send + 'static>(
     program: &'static str,
     arguments: Vec<OsString>,
-    works_on: T,
+    stage: T,
 ) -> Result<T, Error> {
     let spawn = |error| Error::Spawn(program, error);
-    // scp takes what the umask says from the modes of directories. Until the program runs, no other
-    // thread of the client makes files.
-    let usual = umask(Mode::empty());
+    // scp applies the umask to the modes of directories. No other thread of the client creates files
+    // before the program runs.
+    let umask_before = umask(Mode::empty());
     let spawned = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn();
-    umask(usual);
+    umask(umask_before);
     let mut child = spawned.map_err(spawn)?;
-    let _ended = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-        Ok(process) => EndedWithUs(process),
+    let _guard = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+        Ok(process) => TerminateOnDrop(process),
         Err(error) => {
             let _ = child.kill();
             let _ = child.wait();
             return Err(spawn(error.into()));
         }
     };
-    blocking(move || {
+    run_blocking(move || {
         let status = child.wait().map_err(spawn)?;
         if status.success() {
-            Ok(works_on)
+            Ok(stage)
         } else {
             Err(Error::Child(program, status))
         }
@@ -52,13 +53,12 @@ pub(super) async fn run<T: Send + 'static>(
     .await
 }
 
-/// A process that is asked to end when this is dropped; by its descriptor, which no other process has
-/// after it.
-struct EndedWithUs(OwnedFd);
+/// Sends SIGTERM to a process when dropped, by its pidfd, which is never reused for another process.
+struct TerminateOnDrop(OwnedFd);
 
-impl Drop for EndedWithUs {
+impl Drop for TerminateOnDrop {
     fn drop(&mut self) {
-        // Nothing to ask where it has ended.
+        // The process may have ended already.
         let _ = pidfd_send_signal(&self.0, Signal::TERM);
     }
 }

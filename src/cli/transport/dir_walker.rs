@@ -1,35 +1,34 @@
-//! Where one is in a tree whose depth others chose: the directory itself and the nearest ones above it
-//! are open, and the way further up is found by `..`.
+//! A position in a directory tree of any depth, with a bounded number of open directories: the present
+//! one and its nearest ancestors. Those further up are opened again by `..`.
 //!
-//! It comes up where it went down, or not at all: a directory that is moved meanwhile leads nowhere.
+//! A directory that was moved meanwhile does not lead elsewhere: leaving it fails.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 
-use super::target::FileId;
+use super::metadata::FileId;
 
-/// How many directories above the present one are open. Real trees are hardly deeper, and two walks
-/// stay far below the usual limit of 1,024 descriptors.
-const OPEN_ABOVE: usize = 64;
+/// Real trees are hardly deeper, and two walks stay far below the usual limit of 1,024 descriptors.
+const MAX_OPEN_ANCESTORS: usize = 64;
 
-/// A place in a tree.
+/// A walk through a tree, at its present directory.
 #[derive(Debug)]
-pub(super) struct Descent {
+pub(super) struct DirWalker {
     here: OwnedFd,
     id: FileId,
-    /// From the root down: descriptors that were closed are `None`.
-    above: Vec<(Option<OwnedFd>, FileId)>,
+    /// From the root down; `None` where the descriptor was closed.
+    ancestors: Vec<(Option<OwnedFd>, FileId)>,
 }
 
-impl Descent {
-    /// Begins in a directory; a handle that opens nothing (`O_PATH`) will do.
-    pub(super) fn new(root: OwnedFd) -> Result<Descent, Errno> {
-        Ok(Descent {
+impl DirWalker {
+    /// Starts in a directory; an `O_PATH` handle is enough.
+    pub(super) fn new(root: OwnedFd) -> Result<DirWalker, Errno> {
+        Ok(DirWalker {
             id: FileId::of(&fstat(&root)?),
             here: root,
-            above: Vec::new(),
+            ancestors: Vec::new(),
         })
     }
 
@@ -38,22 +37,22 @@ impl Descent {
         self.here.as_fd()
     }
 
-    /// Goes on into a directory of the present one.
+    /// Enters a directory of the present one.
     pub(super) fn enter(&mut self, directory: OwnedFd, stat: &Stat) {
         let parent = std::mem::replace(&mut self.here, directory);
         let id = std::mem::replace(&mut self.id, FileId::of(stat));
-        self.above.push((Some(parent), id));
-        if let Some(far) = self.above.len().checked_sub(OPEN_ABOVE + 1) {
-            self.above[far].0 = None;
+        self.ancestors.push((Some(parent), id));
+        if let Some(far) = self.ancestors.len().checked_sub(MAX_OPEN_ANCESTORS + 1) {
+            self.ancestors[far].0 = None;
         }
     }
 
-    /// Goes back to the parent and gives what was left, still open; `None` at the root.
+    /// Returns to the parent and gives the directory that was left, still open; `None` at the root.
     ///
     /// # Errors
-    /// `STALE` when the parent is not where it was.
+    /// `STALE` when the directory has another parent now.
     pub(super) fn leave(&mut self) -> Result<Option<OwnedFd>, Errno> {
-        let Some((parent, id)) = self.above.pop() else {
+        let Some((parent, id)) = self.ancestors.pop() else {
             return Ok(None);
         };
         let parent = match parent {
@@ -85,45 +84,48 @@ mod tests {
         openat(at, path, flags, Mode::empty()).unwrap()
     }
 
-    fn descend(descent: &mut Descent, name: &str) {
-        mkdirat(descent.here(), name, Mode::RWXU).unwrap();
-        let directory = open(name, descent.here());
+    fn descend(walker: &mut DirWalker, name: &str) {
+        mkdirat(walker.here(), name, Mode::RWXU).unwrap();
+        let directory = open(name, walker.here());
         let stat = fstat(&directory).unwrap();
-        descent.enter(directory, &stat);
+        walker.enter(directory, &stat);
     }
 
     #[test]
-    fn it_comes_up_the_way_it_went_with_few_descriptors() {
+    fn deep_trees_are_walked_with_few_descriptors() {
         let home = tempfile::tempdir().unwrap();
-        let mut descent = Descent::new(open(home.path(), CWD)).unwrap();
+        let mut walker = DirWalker::new(open(home.path(), CWD)).unwrap();
         for _ in 0..300 {
-            descend(&mut descent, "d");
+            descend(&mut walker, "d");
         }
-        let held = descent.above.iter().filter(|above| above.0.is_some());
-        assert_eq!(held.count(), OPEN_ABOVE);
+        let held = walker
+            .ancestors
+            .iter()
+            .filter(|ancestor| ancestor.0.is_some());
+        assert_eq!(held.count(), MAX_OPEN_ANCESTORS);
         let mut steps = 0;
-        while descent.leave().unwrap().is_some() {
+        while walker.leave().unwrap().is_some() {
             steps += 1;
         }
         assert_eq!(steps, 300);
         let root = FileId::of(&fstat(open(home.path(), CWD)).unwrap());
-        assert_eq!(FileId::of(&fstat(descent.here()).unwrap()), root);
+        assert_eq!(FileId::of(&fstat(walker.here()).unwrap()), root);
     }
 
     #[test]
     fn a_directory_that_was_moved_away_does_not_lead_out_of_the_tree() {
         let home = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir_in(home.path()).unwrap();
-        let mut descent = Descent::new(open(home.path(), CWD)).unwrap();
-        descend(&mut descent, "top");
-        for _ in 0..OPEN_ABOVE + 1 {
-            descend(&mut descent, "d");
+        let mut walker = DirWalker::new(open(home.path(), CWD)).unwrap();
+        descend(&mut walker, "top");
+        for _ in 0..MAX_OPEN_ANCESTORS + 1 {
+            descend(&mut walker, "d");
         }
         let moved = home.path().join(Path::new("top/d"));
         renameat(CWD, &moved, CWD, elsewhere.path().join("d")).unwrap();
-        for _ in 0..OPEN_ABOVE {
-            assert!(descent.leave().unwrap().is_some());
+        for _ in 0..MAX_OPEN_ANCESTORS {
+            assert!(walker.leave().unwrap().is_some());
         }
-        assert_eq!(descent.leave().unwrap_err(), Errno::STALE);
+        assert_eq!(walker.leave().unwrap_err(), Errno::STALE);
     }
 }

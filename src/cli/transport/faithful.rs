@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 use tokio_util::sync::CancellationToken;
 
-use super::super::progress::Progress;
 use super::Error;
-use super::local::{How, walk};
+use super::local::{Source, walk};
 use super::target::Target;
 use super::unpack::unpack;
+use crate::cli::progress::Progress;
 use crate::filesystem::Filesystem;
 
 const SPARSE: u64 = 64 << 20;
@@ -25,9 +25,9 @@ fn target(path: &Path) -> Target {
     Target::open(path, Progress::hidden(), CancellationToken::new()).unwrap()
 }
 
-fn bring(from: &Path, to: &Path) -> Result<(), Error> {
+fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
     let root: OwnedFd = File::open(from).unwrap().into();
-    walk(root, from, &mut target(to), How::Copy)
+    walk(root, from, &mut target(to), Source::Artifacts)
 }
 
 fn header(kind: EntryType, mode: u32, seconds: u64, size: u64) -> Header {
@@ -88,7 +88,7 @@ fn a_directory_that_is_there_gets_the_mode_of_the_artifacts() {
         fs::write(parent.join("d/file"), "").unwrap();
         fs::set_permissions(parent.join("d"), Permissions::from_mode(bits)).unwrap();
     }
-    bring(&from, &to).unwrap();
+    copy_tree(&from, &to).unwrap();
     assert_eq!(mode(&to.join("d")), 0o555);
     // And one that is not among them keeps its own.
     fs::create_dir(to.join("other")).unwrap();
@@ -134,8 +134,8 @@ fn second_names_are_given_also_in_closed_directories_and_to_links() {
     for name in ["a", "b"] {
         fs::set_permissions(from.join(name), Permissions::from_mode(0o555)).unwrap();
     }
-    bring(&from, &to).unwrap();
-    bring(&from, &to).unwrap();
+    copy_tree(&from, &to).unwrap();
+    copy_tree(&from, &to).unwrap();
     for name in ["file", "link"] {
         let inode = |parent: &str| to.join(parent).join(name).symlink_metadata().unwrap();
         assert_eq!(inode("a").ino(), inode("b").ino(), "{name}");
@@ -150,7 +150,7 @@ fn holes_stay_holes_and_zeros_become_holes() {
     let file = File::create(from.join("sparse")).unwrap();
     file.write_all_at(b"middle", SPARSE / 2).unwrap();
     file.set_len(SPARSE).unwrap();
-    bring(&from, &to).unwrap();
+    copy_tree(&from, &to).unwrap();
     let mut tar = Builder::new(Vec::new());
     tar.sparse(false);
     let mut dense = File::open(from.join("sparse")).unwrap();
@@ -272,7 +272,7 @@ fn no_tree_is_too_deep_and_no_name_too_odd() {
     let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
     let odd = OsString::from_vec(b"-\n* :\xff[x]".to_vec());
     rustix::fs::openat(&here, &*odd, flags, 0o644.into()).unwrap();
-    bring(&from, &to).unwrap();
+    copy_tree(&from, &to).unwrap();
     // The same by a tar, whose name is 60,000 bytes long.
     let mut long = vec![name.clone().into_bytes(); 300].join(&b'/');
     long.extend(b"/second");

@@ -1,4 +1,4 @@
-//! What a hostile stream must not do, and what an honest one must.
+//! Tests of artifacts and targets that try to write outside, and of ordinary ones.
 
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -8,25 +8,25 @@ use std::path::Path;
 use tar::{Builder, EntryType, Header};
 use tokio_util::sync::CancellationToken;
 
-use super::super::progress::Progress;
-use super::local::{How, walk};
+use super::local::{Source, walk};
 use super::target::{Target, clear};
 use super::unpack::unpack;
-use super::{Error, tests::transport};
+use super::{Error, options::tests::options};
+use crate::cli::progress::Progress;
 use crate::client::{Client, scripted::Scripted};
 
-/// A place with a target and something beside it that must stay as it is.
-struct World {
+/// A target, and a directory beside it that must not change.
+struct Fixture {
     dir: tempfile::TempDir,
 }
 
-impl World {
-    fn new() -> World {
+impl Fixture {
+    fn new() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("target")).unwrap();
         std::fs::create_dir(dir.path().join("outside")).unwrap();
         std::fs::write(dir.path().join("outside/secret"), "secret").unwrap();
-        World { dir }
+        Fixture { dir }
     }
 
     fn target(&self) -> std::path::PathBuf {
@@ -89,7 +89,7 @@ const HARD: EntryType = EntryType::Link;
 
 #[test]
 fn what_was_packed_is_unpacked() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let long = format!("{}/{}", "d".repeat(120), "f".repeat(200));
     let mut tar = Builder::new(Vec::new());
     add(&mut tar, DIR, "./", "", b"");
@@ -105,12 +105,12 @@ fn what_was_packed_is_unpacked() {
     let fields = [("mtime", &b"1000000000.25"[..]), ("path", b"pax/\xff")];
     tar.append_pax_extensions(fields).unwrap();
     add(&mut tar, FILE, "short", "", b"pax");
-    assert_eq!(world.unpack(&tar.into_inner().unwrap()).unwrap(), 6);
+    assert_eq!(fixture.unpack(&tar.into_inner().unwrap()).unwrap(), 6);
 
-    assert_eq!(world.read("a/.hidden"), "hello");
-    assert_eq!(world.read("same"), "hello");
-    assert_eq!(world.read(&long), "abc");
-    let target = world.target();
+    assert_eq!(fixture.read("a/.hidden"), "hello");
+    assert_eq!(fixture.read("same"), "hello");
+    assert_eq!(fixture.read(&long), "abc");
+    let target = fixture.target();
     let of = |name: &str| target.join(name).symlink_metadata().unwrap();
     assert_eq!(of("a/.hidden").ino(), of("same").ino());
     assert_eq!(
@@ -130,7 +130,7 @@ fn what_was_packed_is_unpacked() {
 
 #[test]
 fn nothing_is_written_outside_the_target() {
-    let absolute = World::new();
+    let absolute = Fixture::new();
     let outside = absolute.dir.path().join("outside/secret");
     let outside = outside.to_str().unwrap();
     for entries in [
@@ -148,8 +148,8 @@ fn nothing_is_written_outside_the_target() {
         &[(FILE, "./", "", b"owned")],
         &[(LINK, "x", "", b"")],
     ] {
-        let world = World::new();
-        assert!(world.unpack(&tar(entries)).is_err(), "{entries:?}");
+        let fixture = Fixture::new();
+        assert!(fixture.unpack(&tar(entries)).is_err(), "{entries:?}");
         assert_eq!(absolute.unpack(&tar(&[])).unwrap(), 0);
     }
 }
@@ -157,25 +157,25 @@ fn nothing_is_written_outside_the_target() {
 #[test]
 fn an_entry_through_a_link_replaces_the_link() {
     for (link, to) in [("l", "../outside"), ("l", "/etc"), ("l", ".")] {
-        let world = World::new();
+        let fixture = Fixture::new();
         let bytes = tar(&[(LINK, link, to, b""), (FILE, "l/secret", "", b"mine")]);
-        world.unpack(&bytes).unwrap();
+        fixture.unpack(&bytes).unwrap();
         assert!(
-            world
+            fixture
                 .target()
                 .join("l")
                 .symlink_metadata()
                 .unwrap()
                 .is_dir()
         );
-        assert_eq!(world.read("l/secret"), "mine");
+        assert_eq!(fixture.read("l/secret"), "mine");
     }
 }
 
 #[test]
 fn links_in_the_target_are_replaced_and_not_followed() {
-    let world = World::new();
-    let target = world.target();
+    let fixture = Fixture::new();
+    let target = fixture.target();
     symlink("../outside/secret", target.join("file")).unwrap();
     symlink("../outside", target.join("dir")).unwrap();
     std::fs::write(target.join("link"), "old").unwrap();
@@ -189,65 +189,67 @@ fn links_in_the_target_are_replaced_and_not_followed() {
         // An entry that comes twice: the later one counts.
         (FILE, "file", "", b"newer"),
     ]);
-    world.unpack(&bytes).unwrap();
-    assert_eq!(world.read("file"), "newer");
-    assert_eq!(world.read("dir/secret"), "new");
-    assert_eq!(world.read("link"), "newer");
-    assert_eq!(world.read("empty"), "new");
+    fixture.unpack(&bytes).unwrap();
+    assert_eq!(fixture.read("file"), "newer");
+    assert_eq!(fixture.read("dir/secret"), "new");
+    assert_eq!(fixture.read("link"), "newer");
+    assert_eq!(fixture.read("empty"), "new");
 }
 
 #[test]
 fn no_file_that_was_in_the_target_gets_a_second_name() {
     for (name, link) in [("twin", "mine"), ("mine", "twin"), ("a/b", "mine")] {
-        let world = World::new();
-        std::fs::write(world.target().join("mine"), "mine").unwrap();
+        let fixture = Fixture::new();
+        std::fs::write(fixture.target().join("mine"), "mine").unwrap();
         let bytes = tar(&[(DIR, "a/", "", b""), (HARD, name, link, b"")]);
-        let error = world.unpack(&bytes).unwrap_err();
+        let error = fixture.unpack(&bytes).unwrap_err();
         assert!(matches!(error, Error::Hostile(..)), "{error:?}");
-        let mine = world.target().join("mine").metadata().unwrap();
+        let mine = fixture.target().join("mine").metadata().unwrap();
         assert_eq!(mine.nlink(), 1, "{name}");
     }
     // One that came takes the place of the one that was there, and is another file.
-    let world = World::new();
+    let fixture = Fixture::new();
     std::fs::hard_link(
-        world.dir.path().join("outside/secret"),
-        world.target().join("mine"),
+        fixture.dir.path().join("outside/secret"),
+        fixture.target().join("mine"),
     )
     .unwrap();
     let bytes = tar(&[(FILE, "mine", "", b"new"), (HARD, "twin", "mine", b"")]);
-    world.unpack(&bytes).unwrap();
+    fixture.unpack(&bytes).unwrap();
     assert_eq!(
-        (world.read("mine"), world.read("twin")),
+        (fixture.read("mine"), fixture.read("twin")),
         ("new".into(), "new".into())
     );
 }
 
 #[test]
 fn a_directory_that_becomes_a_link_while_its_files_come_leads_nowhere() {
-    let world = World::new();
-    let target = world.target();
+    let fixture = Fixture::new();
+    let target = fixture.target();
     let mut opened = Target::open(&target, Progress::hidden(), CancellationToken::new()).unwrap();
-    let at = super::target::Modified {
+    let at = super::metadata::Modified {
         seconds: 0,
         nanos: 0,
     };
-    opened.directory(Path::new("d"), 0o755, at).unwrap();
+    opened.make_directory(Path::new("d"), 0o755, at).unwrap();
     // Between two files, and between a file and its name.
-    let draft = opened.begin(Path::new("d/first")).unwrap();
+    let draft = opened.begin_file(Path::new("d/first")).unwrap();
     std::fs::rename(target.join("d"), target.join("moved")).unwrap();
     symlink("../outside", target.join("d")).unwrap();
-    opened.keep(Path::new("d/first"), draft, 0o644, at).unwrap();
-    let draft = opened.begin(Path::new("d/secret")).unwrap();
     opened
-        .keep(Path::new("d/secret"), draft, 0o644, at)
+        .finish_file(Path::new("d/first"), draft, 0o644, at)
         .unwrap();
-    opened.directory(Path::new("e"), 0o755, at).unwrap();
-    let draft = opened.begin(Path::new("d/secret")).unwrap();
+    let draft = opened.begin_file(Path::new("d/secret")).unwrap();
     opened
-        .keep(Path::new("d/secret"), draft, 0o644, at)
+        .finish_file(Path::new("d/secret"), draft, 0o644, at)
+        .unwrap();
+    opened.make_directory(Path::new("e"), 0o755, at).unwrap();
+    let draft = opened.begin_file(Path::new("d/secret")).unwrap();
+    opened
+        .finish_file(Path::new("d/secret"), draft, 0o644, at)
         .unwrap();
     opened.finish().unwrap();
-    let outside = world.dir.path().join("outside");
+    let outside = fixture.dir.path().join("outside");
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
     assert_eq!(
         std::fs::read_to_string(outside.join("secret")).unwrap(),
@@ -258,25 +260,27 @@ fn a_directory_that_becomes_a_link_while_its_files_come_leads_nowhere() {
 
 #[test]
 fn a_directory_with_files_is_not_removed_for_a_file() {
-    let world = World::new();
-    std::fs::create_dir(world.target().join("x")).unwrap();
-    std::fs::write(world.target().join("x/mine"), "mine").unwrap();
-    let error = world.unpack(&tar(&[(FILE, "x", "", b"new")])).unwrap_err();
+    let fixture = Fixture::new();
+    std::fs::create_dir(fixture.target().join("x")).unwrap();
+    std::fs::write(fixture.target().join("x/mine"), "mine").unwrap();
+    let error = fixture
+        .unpack(&tar(&[(FILE, "x", "", b"new")]))
+        .unwrap_err();
     assert!(matches!(error, Error::InTheWay(_)), "{error:?}");
-    assert_eq!(world.read("x/mine"), "mine");
+    assert_eq!(fixture.read("x/mine"), "mine");
 }
 
 #[test]
 fn a_link_made_twice_leaves_nothing_behind() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let bytes = tar(&[
         (FILE, "a", "", b"x"),
         (HARD, "b", "a", b""),
         (HARD, "b", "a", b""),
         (HARD, "a", "a", b""),
     ]);
-    world.unpack(&bytes).unwrap();
-    assert_eq!(std::fs::read_dir(world.target()).unwrap().count(), 2);
+    fixture.unpack(&bytes).unwrap();
+    assert_eq!(std::fs::read_dir(fixture.target()).unwrap().count(), 2);
 }
 
 #[test]
@@ -286,14 +290,14 @@ fn a_torn_stream_is_noticed_wherever_it_ends() {
     for end in [
         0, 1, 512, 600, 1_200, 1_300, 1_536, 2_048, 2_049, 2_560, 2_700,
     ] {
-        let world = World::new();
-        let error = world.unpack(&whole[..end]).unwrap_err();
+        let fixture = Fixture::new();
+        let error = fixture.unpack(&whole[..end]).unwrap_err();
         assert!(matches!(error, Error::Torn(_)), "{end}: {error:?}");
-        let has = |name: &str| world.target().join(name).exists();
+        let has = |name: &str| fixture.target().join(name).exists();
         assert_eq!(has("a"), end >= 1_536, "{end}");
         assert_eq!(has("b"), end >= 2_560, "{end}");
     }
-    assert_eq!(World::new().unpack(&whole[..3_072]).unwrap(), 2);
+    assert_eq!(Fixture::new().unpack(&whole[..3_072]).unwrap(), 2);
 }
 
 #[test]
@@ -301,7 +305,7 @@ fn damaged_and_endless_headers_are_refused_in_bounded_memory() {
     let mut damaged = tar(&[(FILE, "a", "", b"x")]);
     damaged[0] ^= 1;
     assert!(matches!(
-        World::new().unpack(&damaged),
+        Fixture::new().unpack(&damaged),
         Err(Error::Hostile(..))
     ));
 
@@ -310,9 +314,9 @@ fn damaged_and_endless_headers_are_refused_in_bounded_memory() {
     header.set_size(u64::MAX >> 2);
     header.set_cksum();
     let endless = header.as_bytes().chain(io::repeat(b'x'));
-    let world = World::new();
+    let fixture = Fixture::new();
     let mut target = Target::open(
-        &world.target(),
+        &fixture.target(),
         Progress::hidden(),
         CancellationToken::new(),
     )
@@ -325,29 +329,29 @@ fn damaged_and_endless_headers_are_refused_in_bounded_memory() {
     let mut tail = tar(&[]);
     tail.resize(4 << 20, 0);
     assert!(matches!(
-        World::new().unpack(&tail),
+        Fixture::new().unpack(&tail),
         Err(Error::Hostile(..))
     ));
 }
 
 #[test]
 fn emptying_a_target_follows_no_links() {
-    let world = World::new();
-    let target = world.target();
+    let fixture = Fixture::new();
+    let target = fixture.target();
     symlink("../outside", target.join("dir")).unwrap();
     symlink("../outside/secret", target.join("file")).unwrap();
     std::fs::create_dir_all(target.join("a/b")).unwrap();
     std::fs::write(target.join(".hidden"), "").unwrap();
     clear(&target, Some("kept".as_ref())).unwrap();
     assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
-    world.unpack(&tar(&[])).unwrap();
+    fixture.unpack(&tar(&[])).unwrap();
 }
 
 #[test]
 fn local_files_are_copied_and_links_and_pipes_are_not_followed() {
-    for how in [How::Copy, How::Take(None)] {
-        let world = World::new();
-        let from = world.dir.path().join("target/from");
+    for source in [Source::Artifacts, Source::Stage { scp_path_len: None }] {
+        let fixture = Fixture::new();
+        let from = fixture.dir.path().join("target/from");
         std::fs::create_dir_all(from.join("d/e")).unwrap();
         std::fs::write(from.join("d/e/.f"), "text").unwrap();
         let executable = std::fs::Permissions::from_mode(0o4755);
@@ -355,11 +359,11 @@ fn local_files_are_copied_and_links_and_pipes_are_not_followed() {
         symlink("/etc", from.join("link")).unwrap();
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mkfifoat(rustix::fs::CWD, from.join("pipe"), mode).unwrap();
-        let to = world.dir.path().join("target/to");
+        let to = fixture.dir.path().join("target/to");
         std::fs::create_dir(&to).unwrap();
         let mut target = Target::open(&to, Progress::hidden(), CancellationToken::new()).unwrap();
         let opened = std::fs::File::open(&from).unwrap().into();
-        walk(opened, &from, &mut target, how).unwrap();
+        walk(opened, &from, &mut target, source).unwrap();
         assert_eq!(target.files(), 2);
         assert_eq!(std::fs::read_to_string(to.join("d/e/.f")).unwrap(), "text");
         assert_eq!(to.join("d/e/.f").metadata().unwrap().mode() & 0o7777, 0o755);
@@ -368,7 +372,7 @@ fn local_files_are_copied_and_links_and_pipes_are_not_followed() {
             Path::new("/etc")
         );
         assert!(to.join("pipe").symlink_metadata().is_err());
-        assert_eq!(from.join("d/e/.f").exists(), how == How::Copy);
+        assert_eq!(from.join("d/e/.f").exists(), source == Source::Artifacts);
     }
 }
 
@@ -409,7 +413,7 @@ async fn artifacts_come_over_the_wire_compressed_or_not_and_torn_ones_fail() {
             id: "a".repeat(64),
             ..Default::default()
         };
-        let fetched = transport(dir.path()).fetch(&client, &info).await;
+        let fetched = super::fetch(&client, &info, &options(dir.path())).await;
         assert_eq!(fetched.is_ok(), whole, "{fetched:?}");
         assert_eq!(dir.path().join("d/a").exists(), whole);
         assert!(server.asked()[0].contains("accept-encoding: zstd"));

@@ -1,7 +1,7 @@
-//! Transport http: one tar stream from the server itself, compressed with zstd when it likes.
+//! Transport http: one tar stream from the server itself, compressed with zstd where the server does that.
 //!
-//! Bytes go from the connection to the disk through a thread that may block; what is in
-//! between is a few chunks, however large the artifacts are.
+//! A thread that may block writes to the disk; a few chunks are held in memory, however large the
+//! artifacts are.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -11,14 +11,15 @@ use tokio::time::timeout;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Fetched, Transport, blocking, unpack};
+use super::blocking::run_blocking;
+use super::{Error, Fetched, TransportOptions, unpack};
 use crate::cli::progress::Progress;
 use crate::client::{self, Client};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Silence after which the server is given up: it may have to read a large file, not more.
-const STALLED: Duration = Duration::from_secs(120);
+/// Longest silence of the server: it never has to do more than read a large file.
+const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Largest zstd window, 8 MiB: what levels up to 19 need and what every decoder takes.
 const MAX_WINDOW_LOG: u32 = 23;
 
@@ -26,8 +27,8 @@ pub(super) async fn fetch(
     client: &Client,
     project: &ProjectName,
     id: JobId,
-    transport: &Transport,
-    gone: CancellationToken,
+    options: &TransportOptions,
+    cancelled: CancellationToken,
 ) -> Result<Fetched, Error> {
     let response = client.artifacts(project, id).await?;
     let zstd = match response.header("content-encoding") {
@@ -38,14 +39,14 @@ pub(super) async fn fetch(
             return Err(client::Error::InvalidResponse(what).into());
         }
     };
-    let given_up = gone.clone();
+    let stream_cancelled = cancelled.clone();
     let body = response.stream();
     let chunks = stream::unfold(Box::pin(body), move |mut body| {
-        let gone = given_up.clone();
+        let cancelled = stream_cancelled.clone();
         async move {
             let next = tokio::select! {
-                () = gone.cancelled() => Some(Err(io::ErrorKind::ConnectionAborted.into())),
-                next = timeout(STALLED, body.next()) => match next {
+                () = cancelled.cancelled() => Some(Err(io::ErrorKind::ConnectionAborted.into())),
+                next = timeout(STALL_TIMEOUT, body.next()) => match next {
                     Err(_) => Some(Err(io::ErrorKind::TimedOut.into())),
                     Ok(chunk) => chunk.map(|c| c.map_err(io::Error::other)),
                 },
@@ -54,10 +55,10 @@ pub(super) async fn fetch(
         }
     });
     let reader = SyncIoBridge::new(StreamReader::new(Box::pin(chunks)));
-    let transport = transport.clone();
-    blocking(move || {
+    let options = options.clone();
+    run_blocking(move || {
         let progress = Progress::fetching();
-        let mut target = transport.open_target(progress.clone(), gone)?;
+        let mut target = options.open_target(progress.clone(), cancelled)?;
         let reader: Box<dyn Read> = if zstd {
             let mut decoder = zstd::stream::read::Decoder::new(reader).map_err(Error::Torn)?;
             decoder
@@ -68,7 +69,7 @@ pub(super) async fn fetch(
             Box::new(reader)
         };
         let unpacked = unpack::unpack(reader, &mut target);
-        progress.done();
+        progress.finish();
         unpacked?;
         Ok(Fetched {
             files: target.files(),

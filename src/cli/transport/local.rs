@@ -1,8 +1,8 @@
 //! Transport local: from this host's own disk, by the path that the server names.
 //!
-//! It reads only what the caller may read. Files share their blocks with the build where
-//! the filesystem can do that. Directories are opened one beneath the other, so no path is too long
-//! and links in the build are never followed; pipes, sockets and devices are left where they are.
+//! It reads only what the caller may read. Files share their blocks with the build where the filesystem
+//! can do that. Each directory is opened relative to its parent, so no path is too long and links in the
+//! build are never followed. Pipes, sockets and devices are skipped.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -16,38 +16,41 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-use super::descent::Descent;
-use super::target::{FileId, Modified, Target, open_closed};
-use super::{Error, Fetched, Transport, blocking};
+use super::blocking::run_blocking;
+use super::dir_walker::DirWalker;
+use super::metadata::{FileId, Modified};
+use super::open::allow_owner;
+use super::target::Target;
+use super::{Error, Fetched, TransportOptions};
 use crate::cli::progress::Progress;
 
-/// Opens a directory that is a directory itself, not by a link.
+/// Opens a directory for reading, never through a link.
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// What becomes of the files that are found.
+/// What is walked, and what happens to its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
-    /// They stay where they are.
-    Copy,
-    /// They are ours and move: directories that are closed to us are opened. Those that came by scp came
-    /// from a path of so many bytes.
-    Take(Option<usize>),
+pub(super) enum Source {
+    /// Artifacts on this host: files are copied.
+    Artifacts,
+    /// A stage: files are moved, and directories without permissions are opened nonetheless. scp fetched
+    /// them from a path of so many bytes.
+    Stage { scp_path_len: Option<usize> },
 }
 
-/// Longest path of a directory that scp is trusted with: the kernel takes paths of 4,095 bytes, and a
-/// server of scp leaves out, in silence, each name that is more than that together with its directory.
+/// Longest path of a directory that scp copies completely: the kernel accepts paths of 4,095 bytes, and a
+/// server of scp silently skips each entry whose path would be longer.
 const MAX_SCP_PATH: usize = 4_095 - 256;
 
 pub(super) async fn fetch(
     path: String,
-    transport: &Transport,
-    gone: CancellationToken,
+    options: &TransportOptions,
+    cancelled: CancellationToken,
 ) -> Result<Fetched, Error> {
-    let transport = transport.clone();
-    blocking(move || {
+    let options = options.clone();
+    run_blocking(move || {
         if !path.starts_with('/') {
             let what = "the server names no absolute path of the artifacts";
             return Err(Error::Unusable(what.to_owned()));
@@ -60,15 +63,15 @@ pub(super) async fn fetch(
         if shown.components().any(|part| part == Component::ParentDir) {
             return Err(unusable());
         }
-        // A link in its place was put there by the build.
+        // A link here was made by the build.
         let from = match rustix::fs::open(&shown, DIRECTORY, Mode::empty()) {
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(unusable()),
-            opened => opened.map_err(|error| unreadable(&shown, error))?,
+            opened => opened.map_err(|error| read_error(&shown, error))?,
         };
         let progress = Progress::fetching();
-        let mut target = transport.open_target(progress.clone(), gone)?;
-        let walked = walk(from, &shown, &mut target, How::Copy);
-        progress.done();
+        let mut target = options.open_target(progress.clone(), cancelled)?;
+        let walked = walk(from, &shown, &mut target, Source::Artifacts);
+        progress.finish();
         walked?;
         Ok(Fetched {
             files: target.files(),
@@ -77,28 +80,28 @@ pub(super) async fn fetch(
     .await
 }
 
-/// Brings everything in the directory `root`, which is called `shown` in messages, into the target.
+/// Copies or moves everything in the directory `root`, named `shown` in messages, into the target.
 pub(super) fn walk(
     root: OwnedFd,
     shown: &Path,
     target: &mut Target,
-    how: How,
+    source: Source,
 ) -> Result<(), Error> {
     let mut walk = Walk {
-        descent: Descent::new(root).map_err(|error| unreadable(shown, error))?,
+        walker: DirWalker::new(root).map_err(|error| read_error(shown, error))?,
         path: PathBuf::new(),
         shown,
-        several: HashMap::new(),
+        first_names: HashMap::new(),
         target,
-        how,
+        source,
     };
-    // The directories still to be entered at each level; a stack of our own, since a deep tree must
-    // not overflow the thread's.
-    let mut pending = vec![walk.files()?];
+    // The directories still to be entered at each level. Recursion would overflow the stack of the
+    // thread in a deep tree.
+    let mut pending = vec![walk.transfer_files()?];
     while let Some(level) = pending.last_mut() {
         if let Some(name) = level.pop() {
             walk.enter(&name)?;
-            pending.push(walk.files()?);
+            pending.push(walk.transfer_files()?);
         } else {
             pending.pop();
             walk.leave()?;
@@ -109,116 +112,118 @@ pub(super) fn walk(
 
 /// A walk over artifacts.
 struct Walk<'a> {
-    descent: Descent,
-    /// Where it is, below the root.
+    walker: DirWalker,
+    /// The present directory, relative to the root.
     path: PathBuf,
     shown: &'a Path,
-    /// The first name of each file that has several.
-    several: HashMap<FileId, PathBuf>,
+    /// The first path of each file that has hard links.
+    first_names: HashMap<FileId, PathBuf>,
     target: &'a mut Target,
-    how: How,
+    source: Source,
 }
 
 impl Walk<'_> {
-    /// Brings what is in the present directory and is no directory; gives the names of those.
-    fn files(&mut self) -> Result<Vec<OsString>, Error> {
-        let names = names(self.descent.here()).map_err(|error| self.unreadable("", error))?;
+    /// Copies or moves the files and links of the present directory; returns the names of directories.
+    fn transfer_files(&mut self) -> Result<Vec<OsString>, Error> {
+        let names = names(self.walker.here()).map_err(|error| self.read_error("", error))?;
         let mut directories = Vec::new();
         for name in names {
-            let stat = rustix::fs::statat(self.descent.here(), &name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| self.unreadable(&name, error))?;
+            let stat = rustix::fs::statat(self.walker.here(), &name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| self.read_error(&name, error))?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => directories.push(name),
-                FileType::Symlink | FileType::RegularFile => self.file(&name, &stat)?,
+                FileType::Symlink | FileType::RegularFile => self.transfer(&name, &stat)?,
                 _ => {}
             }
         }
         Ok(directories)
     }
 
-    /// Brings a file or link.
-    fn file(&mut self, name: &OsStr, stat: &Stat) -> Result<(), Error> {
+    /// Copies or moves a file or link.
+    fn transfer(&mut self, name: &OsStr, stat: &Stat) -> Result<(), Error> {
         let path = self.path.join(name);
-        if stat.st_nlink > 1 && self.how == How::Copy {
-            if let Some(first) = self.several.get(&FileId::of(stat)) {
-                return self.target.hard_link(&path, first);
+        if stat.st_nlink > 1 && self.source == Source::Artifacts {
+            if let Some(first) = self.first_names.get(&FileId::of(stat)) {
+                return self.target.make_hard_link(&path, first);
             }
-            self.several.insert(FileId::of(stat), path.clone());
+            self.first_names.insert(FileId::of(stat), path.clone());
         }
-        match self.how {
-            How::Copy => self.bring(name, stat, &path),
-            How::Take(_) => self.take(name, stat, &path),
+        match self.source {
+            Source::Artifacts => self.copy(name, stat, &path),
+            Source::Stage { .. } => self.move_entry(name, stat, &path),
         }
     }
 
-    /// Moves a file or link, with all its names one after the other.
-    fn take(&mut self, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
-        let here = self.descent.here();
+    /// Moves a file or link; each of its hard links is moved on its own.
+    fn move_entry(&mut self, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
+        let here = self.walker.here();
         let mode = Mode::from_raw_mode(stat.st_mode);
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         if is_file && mode.intersects(Mode::SUID | Mode::SGID | Mode::SVTX) {
             let plain = mode & (Mode::RWXU | Mode::RWXG | Mode::RWXO);
             rustix::fs::chmodat(here, name, plain, AtFlags::empty())
-                .map_err(|error| self.unreadable(name, error))?;
+                .map_err(|error| self.read_error(name, error))?;
         }
-        match self.target.take(path, here, name) {
-            // Something else is mounted there.
+        match self.target.move_in(path, here, name) {
+            // Another filesystem is mounted there.
             Err(Error::Write(_, error)) if error.kind() == io::ErrorKind::CrossesDevices => {
-                self.bring(name, stat, path)
+                self.copy(name, stat, path)
             }
-            taken => taken,
+            moved => moved,
         }
     }
 
-    /// Makes another one of a file or link.
-    fn bring(&mut self, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
+    /// Copies a file or link.
+    fn copy(&mut self, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-            return self.copy(name, path);
+            return self.copy_file(name, path);
         }
-        let to = rustix::fs::readlinkat(self.descent.here(), name, Vec::new())
-            .map_err(|error| self.unreadable(name, error))?;
+        let to = rustix::fs::readlinkat(self.walker.here(), name, Vec::new())
+            .map_err(|error| self.read_error(name, error))?;
         let to = OsStr::from_bytes(to.to_bytes());
-        self.target.symlink(path, to, Modified::of(stat))
+        self.target.make_symlink(path, to, Modified::of(stat))
     }
 
-    fn copy(&mut self, name: &OsStr, path: &Path) -> Result<(), Error> {
-        // It may have become a link or a pipe since it was looked at.
+    fn copy_file(&mut self, name: &OsStr, path: &Path) -> Result<(), Error> {
+        // It may have been replaced by a link or a pipe since stat(2).
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(self.descent.here(), name, flags, Mode::empty())
+        let opened = rustix::fs::openat(self.walker.here(), name, flags, Mode::empty())
             .and_then(|source| Ok((rustix::fs::fstat(&source)?, source)));
-        let (stat, source) = opened.map_err(|error| self.unreadable(name, error))?;
+        let (stat, source) = opened.map_err(|error| self.read_error(name, error))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(());
         }
-        let mut draft = self.target.begin(path)?;
+        let mut draft = self.target.begin_file(path)?;
         draft
             .copy(&File::from(source))
             .map_err(|error| Error::Write(path.display().to_string(), error))?;
         self.target
-            .keep(path, draft, stat.st_mode, Modified::of(&stat))
+            .finish_file(path, draft, stat.st_mode, Modified::of(&stat))
     }
 
-    /// Goes on into a directory.
+    /// Enters a directory of the present one.
     fn enter(&mut self, name: &OsStr) -> Result<(), Error> {
         let opened = self.open(name);
-        let (directory, stat) = opened.map_err(|error| self.unreadable(name, error))?;
+        let (directory, stat) = opened.map_err(|error| self.read_error(name, error))?;
         self.path.push(name);
-        if let How::Take(Some(above)) = self.how
-            && above + 1 + self.path.as_os_str().len() > MAX_SCP_PATH
+        if let Source::Stage {
+            scp_path_len: Some(scp_path_len),
+        } = self.source
+            && scp_path_len + 1 + self.path.as_os_str().len() > MAX_SCP_PATH
         {
             let what = "there are paths that are too long for scp, which may have left some out";
             let other = "take another transport";
             return Err(Error::Unusable(format!("{what}; {other}")));
         }
         self.target
-            .directory(&self.path, stat.st_mode, Modified::of(&stat))?;
-        self.descent.enter(directory, &stat);
+            .make_directory(&self.path, stat.st_mode, Modified::of(&stat))?;
+        self.walker.enter(directory, &stat);
         Ok(())
     }
 
     fn open(&self, name: &OsStr) -> Result<(OwnedFd, Stat), Errno> {
-        let here = self.descent.here();
-        if self.how == How::Copy {
+        let here = self.walker.here();
+        if self.source == Source::Artifacts {
             let directory = rustix::fs::openat(here, name, DIRECTORY, Mode::empty())?;
             let stat = rustix::fs::fstat(&directory)?;
             return Ok((directory, stat));
@@ -226,7 +231,7 @@ impl Walk<'_> {
         let flags = DIRECTORY.union(OFlags::PATH);
         let handle = rustix::fs::openat(here, name, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&handle)?;
-        open_closed(handle.as_fd(), &stat)?;
+        allow_owner(handle.as_fd(), &stat)?;
         Ok((
             rustix::fs::openat(&handle, ".", DIRECTORY, Mode::empty())?,
             stat,
@@ -234,15 +239,15 @@ impl Walk<'_> {
     }
 
     fn leave(&mut self) -> Result<(), Error> {
-        self.descent
+        self.walker
             .leave()
-            .map_err(|error| self.unreadable("", error))?;
+            .map_err(|error| self.read_error("", error))?;
         self.path.pop();
         Ok(())
     }
 
-    fn unreadable(&self, name: impl AsRef<OsStr>, error: Errno) -> Error {
-        unreadable(&self.shown.join(&self.path).join(name.as_ref()), error)
+    fn read_error(&self, name: impl AsRef<OsStr>, error: Errno) -> Error {
+        read_error(&self.shown.join(&self.path).join(name.as_ref()), error)
     }
 }
 
@@ -259,6 +264,6 @@ pub(super) fn names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
     Ok(names)
 }
 
-fn unreadable(path: &Path, error: impl Into<io::Error>) -> Error {
+fn read_error(path: &Path, error: impl Into<io::Error>) -> Error {
     Error::Read(path.display().to_string(), error.into())
 }

@@ -1,11 +1,11 @@
 //! Transport rsync: from an rsync daemon on the server's host, module `mistry`, which is rooted
 //! at the server's build path.
 //!
-//! rsync reaches what it writes by paths, sets modes of files that have other names elsewhere, and gives
-//! files that were in the target before a second name. So it works in a [`Stage`] in the target, and
-//! what came whole is moved to its place from there. What is in the target already serves as the basis
-//! of what is sent, unless a link below the target leads to a directory: rsync would follow it, and tell
-//! the server checksums of what lies behind.
+//! rsync writes by path, changes the modes of files that have hard links elsewhere, and makes hard links
+//! to files that were in the target before. So it works in a [`Stage`] in the target, and what it has
+//! fetched is moved from there. Files that are in the target already are the basis of the transfer, unless
+//! a link below the target leads to a directory: rsync would follow it, and send checksums of the files
+//! behind it to the server.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -15,11 +15,12 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
+use super::blocking::run_blocking;
 use super::child::run;
-use super::descent::Descent;
-use super::local::{How, names};
+use super::dir_walker::DirWalker;
+use super::local::{self, names};
 use super::stage::Stage;
-use super::{Error, Fetched, Transport, blocking};
+use super::{Error, Fetched, TransportOptions};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
@@ -35,17 +36,17 @@ pub(super) struct Source<'a> {
 
 pub(super) async fn fetch(
     source: Source<'_>,
-    transport: &Transport,
-    gone: CancellationToken,
+    options: &TransportOptions,
+    cancelled: CancellationToken,
 ) -> Result<Fetched, Error> {
-    transport.make_target()?;
+    options.make_target()?;
     let (stage, basis) = {
-        let transport = transport.clone();
-        blocking(move || {
-            let path = &transport.target;
+        let options = options.clone();
+        run_blocking(move || {
+            let path = &options.target;
             let is_empty = std::fs::read_dir(path).map_or(true, |mut found| found.next().is_none());
             let has_basis = !is_empty && !has_links_to_directories(path);
-            let stage = Stage::make(path, "rsync").map_err(|error| transport.unwritable(error))?;
+            let stage = Stage::make(path, "rsync").map_err(|error| options.write_error(error))?;
             let basis = has_basis.then(|| stage.path_of_target());
             Ok((stage, basis))
         })
@@ -53,7 +54,8 @@ pub(super) async fn fetch(
     };
     let arguments = arguments(&source, &stage.path(), basis.as_deref());
     let stage = run("rsync", arguments, stage).await?;
-    transport.take(stage, How::Take(None), gone).await
+    let moved = local::Source::Stage { scp_path_len: None };
+    stage.move_to_target(options, moved, cancelled).await
 }
 
 /// The arguments of rsync. The directory itself is synchronised, so dot files come along, and no
@@ -74,7 +76,7 @@ fn arguments(source: &Source<'_>, to: &Path, basis: Option<&Path>) -> Vec<OsStri
     if let Some(port) = source.port {
         arguments.push(format!("--port={port}").into());
     }
-    // What a build wrote shall not run as another user here.
+    // Set-id bits of artifacts must not have an effect here.
     arguments.push("--chmod=ug-s,o-t".into());
     arguments.push("--".into());
     let user = source.user.map_or(String::new(), |user| format!("{user}@"));
@@ -97,15 +99,15 @@ fn has_links_to_directories(root: &Path) -> bool {
 
 fn find_link_to_directory(root: &Path) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let mut descent = Descent::new(rustix::fs::open(root, flags, Mode::empty())?)?;
-    let mut pending = vec![names(descent.here())?];
+    let mut walker = DirWalker::new(rustix::fs::open(root, flags, Mode::empty())?)?;
+    let mut pending = vec![names(walker.here())?];
     while let Some(level) = pending.last_mut() {
         let Some(name) = level.pop() else {
             pending.pop();
-            descent.leave()?;
+            walker.leave()?;
             continue;
         };
-        let here = descent.here();
+        let here = walker.here();
         let stat = rustix::fs::statat(here, &name, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => {
@@ -120,7 +122,7 @@ fn find_link_to_directory(root: &Path) -> Result<bool, Errno> {
                 let flags = flags | OFlags::NOFOLLOW;
                 let directory = rustix::fs::openat(here, &name, flags, Mode::empty())?;
                 let inner = names(directory.as_fd())?;
-                descent.enter(directory, &stat);
+                walker.enter(directory, &stat);
                 pending.push(inner);
             }
             _ => {}
@@ -134,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_as_promised() {
+    fn arguments_are_complete() {
         let id = "0123456789abcdef".repeat(4);
         let path = format!("::mistry/tmp/ready/{id}/data/artifacts/");
         let basis = Path::new("/proc/1/fd/4");

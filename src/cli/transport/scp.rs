@@ -2,7 +2,7 @@
 //!
 //! scp follows links: those of the build become what they point to (on the server's host, with the
 //! rights of the account there), and those of the target would be written through. So it copies into
-//! a [`Stage`] in the target, and what came whole is moved to its place from there.
+//! a [`Stage`] in the target, and what it has fetched is moved from there.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,24 +10,25 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use super::child::run;
-use super::local::How;
+use super::local::Source;
 use super::stage::Stage;
-use super::{Error, Fetched, Transport};
+use super::{Error, Fetched, TransportOptions};
 
 pub(super) async fn fetch(
     host: &str,
     path: &str,
-    transport: &Transport,
-    gone: CancellationToken,
+    options: &TransportOptions,
+    cancelled: CancellationToken,
 ) -> Result<Fetched, Error> {
-    let remote = remote(host, transport.transport_user.as_deref(), path)?;
-    transport.make_target()?;
-    let stage = Stage::make(&transport.target, "scp").map_err(|e| transport.unwritable(e))?;
-    let arguments = arguments(&transport.ssh_option, &remote, &stage.path());
+    let remote = remote(host, options.transport_user.as_deref(), path)?;
+    options.make_target()?;
+    let stage = Stage::make(&options.target, "scp").map_err(|e| options.write_error(e))?;
+    let arguments = arguments(&options.ssh_option, &remote, &stage.path());
     let stage = run("scp", arguments, stage).await?;
-    transport
-        .take(stage, How::Take(Some(path.len())), gone)
-        .await
+    let source = Source::Stage {
+        scp_path_len: Some(path.len()),
+    };
+    stage.move_to_target(options, source, cancelled).await
 }
 
 /// The arguments of scp. `/.` at the end of the source means what is in it, dot files too.
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_a_server_says_is_expanded() {
+    fn nothing_in_a_path_is_expanded() {
         for (host, user, path, expected) in [
             ("h", None, "/b/p/ready/x/", "h:/b/p/ready/x/."),
             ("h", Some("joe"), "/b", "joe@h:/b/."),
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_as_promised() {
+    fn arguments_are_complete() {
         assert_eq!(
             arguments(&["Port=1".to_owned()], "h:/b/.", Path::new("/t")),
             ["-r", "-p", "-q", "-o", "Port=1", "--", "h:/b/.", "/t"]

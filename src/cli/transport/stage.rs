@@ -1,8 +1,8 @@
-//! A directory in which a program that writes through links does its work: new, empty, and closed to all
-//! others. What came whole is moved from it to its place.
+//! A private directory in which a program that follows links works. Complete artifacts are moved from it
+//! into the target.
 //!
-//! The program gets a path that leads to the opened directory itself, so nothing that is put in the place
-//! of a name leads it elsewhere. It works one level below the directory that keeps others out, since some
+//! The program gets a path that leads to the opened directory itself, so that another user cannot redirect
+//! it by replacing a name. It works one level below the directory that denies access to others, since some
 //! programs set the mode of the directory that they are given.
 
 use std::ffi::OsString;
@@ -12,36 +12,43 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, fstat, mkdirat, open, openat};
 use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
 
-use super::target::{self, by_descriptor_of_ours};
+use super::blocking::run_blocking;
+use super::local::{self, Source};
+use super::open::{allow_owner, path_for_other_process};
+use super::target::{self, Target};
+use super::{Error, Fetched, TransportOptions};
+use crate::cli::progress::Progress;
 use crate::filesystem;
 
-/// Looks at a directory, never by a link.
-const LOOK: OFlags = OFlags::PATH
+/// Opens a handle of a directory, never through a link.
+const DIRECTORY_HANDLE: OFlags = OFlags::PATH
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Where the program works, in the directory that keeps others out.
+/// Where the program works, in the directory that denies access to others.
 const INSIDE: &str = "artifacts";
 
-/// A directory for half-done work, removed with what is still in it.
+/// A directory for incomplete artifacts, removed when dropped.
 #[derive(Debug)]
 pub(super) struct Stage {
-    /// The target, which it is in.
+    /// The target, which the stage is in.
     target: OwnedFd,
     name: OsString,
     inside: OwnedFd,
 }
 
 impl Stage {
-    /// Makes one in a directory that is there; `what` is in its name.
-    ///
-    /// # Errors
-    /// When nothing can be made there.
+    /// Makes a stage in an existing directory; `what` is part of its name.
     pub(super) fn make(target: &Path, what: &str) -> io::Result<Stage> {
-        // The user named it, so a link to it is followed.
-        let target = open(target, LOOK.difference(OFlags::NOFOLLOW), Mode::empty())?;
+        // The user named this path, so a link to it is followed.
+        let target = open(
+            target,
+            DIRECTORY_HANDLE.difference(OFlags::NOFOLLOW),
+            Mode::empty(),
+        )?;
         let mut serial = 0;
         let name = loop {
             let name = format!(".mistry-{}-{what}-{serial}", std::process::id());
@@ -61,37 +68,56 @@ impl Stage {
     }
 
     fn open_inside(target: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-        let outside = openat(target, name, LOOK, Mode::empty())?;
+        let outside = openat(target, name, DIRECTORY_HANDLE, Mode::empty())?;
         let stat = fstat(&outside)?;
-        // Who may write into the target may have put another directory in its place.
+        // A user who may write into the target may have replaced it.
         if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o077 != 0 {
             return Err(Errno::PERM.into());
         }
         mkdirat(&outside, INSIDE, Mode::RWXU)?;
-        Ok(openat(&outside, INSIDE, LOOK, Mode::empty())?)
+        Ok(openat(&outside, INSIDE, DIRECTORY_HANDLE, Mode::empty())?)
     }
 
-    /// The path that a program of ours is given; it holds as long as this does.
+    /// The path for the program; it is valid as long as this value is.
     pub(super) fn path(&self) -> PathBuf {
-        by_descriptor_of_ours(self.inside.as_fd()).into()
+        path_for_other_process(self.inside.as_fd()).into()
     }
 
-    /// The target, in the same way.
+    /// The path of the target for the program.
     pub(super) fn path_of_target(&self) -> PathBuf {
-        by_descriptor_of_ours(self.target.as_fd()).into()
+        path_for_other_process(self.target.as_fd()).into()
     }
 
     /// Its name in the target.
-    pub(super) fn name(&self) -> &std::ffi::OsStr {
+    fn name(&self) -> &std::ffi::OsStr {
         &self.name
     }
 
-    /// Opens it, also where the program has given it the mode of artifacts that are closed.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub(super) fn open(&self) -> io::Result<OwnedFd> {
-        target::open_closed(self.inside.as_fd(), &fstat(&self.inside)?)?;
+    /// Moves what the program has fetched into the target.
+    pub(super) async fn move_to_target(
+        self,
+        options: &TransportOptions,
+        source: Source,
+        cancelled: CancellationToken,
+    ) -> Result<Fetched, Error> {
+        let options = options.clone();
+        run_blocking(move || {
+            if options.clear_target {
+                target::clear(&options.target, Some(self.name()))?;
+            }
+            let from = self.open().map_err(|error| options.write_error(error))?;
+            let mut target = Target::open(&options.target, Progress::hidden(), cancelled)?;
+            local::walk(from, &self.path(), &mut target, source)?;
+            Ok(Fetched {
+                files: target.files(),
+            })
+        })
+        .await
+    }
+
+    /// Opens it, also where the program has copied the mode of a directory without permissions.
+    fn open(&self) -> io::Result<OwnedFd> {
+        allow_owner(self.inside.as_fd(), &fstat(&self.inside)?)?;
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(openat(&self.inside, ".", flags, Mode::empty())?)
     }
@@ -99,7 +125,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // What cannot be removed can be seen by its name.
+        // A stage that cannot be removed can be recognised by its name.
         let _ = filesystem::remove_in(&self.target, &self.name);
     }
 }

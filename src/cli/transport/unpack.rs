@@ -1,9 +1,8 @@
 //! Unpacks a tar stream into a target, in bounded memory.
 //!
-//! The stream is hostile: names, sizes, kinds and long headers are checked here, what names
-//! may do on the disk is the [`Target`]'s promise. The headers are walked by hand and not by
-//! `tar::Archive`, because that takes a stream that ends between two entries for a whole one,
-//! and holds long names of any length.
+//! The stream is not trusted: names, sizes, kinds and long headers are checked here; [`Target`] ensures
+//! that no name leads outside. `tar::Archive` is not used, because it accepts a stream that ends between
+//! two entries, and holds long names of any length.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -13,7 +12,8 @@ use std::path::PathBuf;
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header, PaxExtensions};
 
 use super::Error;
-use super::target::{Modified, Target, inside};
+use super::metadata::Modified;
+use super::target::Target;
 
 const BLOCK: usize = 512;
 /// Longest name, link target or extended header. The kernel takes paths of 4,096 bytes at once, but
@@ -21,12 +21,12 @@ const BLOCK: usize = 512;
 const MAX_EXTRA: u64 = 512 << 10;
 /// Most pieces of one sparse file: 16 MiB of memory.
 const MAX_PIECES: usize = 1 << 20;
-/// What may follow the end mark: a tape's record filled up, and then some.
+/// Most bytes after the end mark: tar pads its output to full records.
 const MAX_TRAILER: u64 = 1 << 20;
 /// Bytes copied at once.
-const CHUNK: usize = 128 << 10;
+const COPY_BUFFER_SIZE: usize = 128 << 10;
 
-/// What headers before an entry said about it.
+/// What the extension headers before an entry say about it.
 #[derive(Default)]
 struct Extra {
     name: Option<Vec<u8>>,
@@ -43,7 +43,7 @@ struct Extra {
 /// target says. Entries before the error stay; the file that was being written does not.
 pub(super) fn unpack(mut from: impl Read, target: &mut Target) -> Result<(), Error> {
     let mut extra = Extra::default();
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; COPY_BUFFER_SIZE];
     loop {
         let mut block = [0; BLOCK];
         from.read_exact(&mut block).map_err(Error::Torn)?;
@@ -106,13 +106,13 @@ fn entry(
         .unwrap_or_else(|| header.path_bytes().into_owned());
     let shown = String::from_utf8_lossy(&name).into_owned();
     let hostile = |why| Error::Hostile(shown.clone(), why);
-    let path = inside(&name).map_err(hostile)?;
+    let path = path_in_target(&name).map_err(hostile)?;
     if extra.size.is_some_and(|said| said != size) {
         return Err(hostile("it has two sizes"));
     }
     let kind = header.entry_type();
     if path.as_os_str().is_empty() {
-        // "./" is the target itself, which is the user's.
+        // "./" is the target itself, whose mode is the user's.
         return if kind == EntryType::Directory && size == 0 {
             Ok(())
         } else {
@@ -139,11 +139,11 @@ fn entry(
             file(from, &pieces, length, path, (mode, at), target, buffer)
         }
         _ if size != 0 => Err(hostile("only files have content")),
-        EntryType::Directory | EntryType::Regular => target.directory(&path, mode, at),
-        EntryType::Symlink => target.symlink(&path, OsStr::from_bytes(&link()?), at),
+        EntryType::Directory | EntryType::Regular => target.make_directory(&path, mode, at),
+        EntryType::Symlink => target.make_symlink(&path, OsStr::from_bytes(&link()?), at),
         EntryType::Link => {
-            let to = inside(&link()?).map_err(hostile)?;
-            target.hard_link(&path, &to)
+            let to = path_in_target(&link()?).map_err(hostile)?;
+            target.make_hard_link(&path, &to)
         }
         EntryType::Char | EntryType::Block => Err(hostile("it is a device")),
         EntryType::Fifo => Err(hostile("it is a pipe")),
@@ -162,7 +162,7 @@ fn file(
     target: &mut Target,
     buffer: &mut [u8],
 ) -> Result<(), Error> {
-    let mut draft = target.begin(&path)?;
+    let mut draft = target.begin_file(&path)?;
     let mut read = 0;
     for (start, size) in pieces {
         draft.skip_to(*start);
@@ -186,7 +186,7 @@ fn file(
     }
     draft.skip_to(length);
     skip_padding(from, read)?;
-    target.keep(&path, draft, mode, at)
+    target.finish_file(&path, draft, mode, at)
 }
 
 /// Where the data of a sparse file belongs, and how long the file is: GNU's own format, whose map
@@ -263,7 +263,7 @@ fn extended(bytes: &[u8], extra: &mut Extra) -> Result<(), Error> {
         match field.key_bytes() {
             b"path" => extra.name = Some(value.to_owned()),
             b"linkpath" => extra.link = Some(value.to_owned()),
-            b"mtime" => extra.modified = Some(moment(value).ok_or_else(wrong)?),
+            b"mtime" => extra.modified = Some(parse_time(value).ok_or_else(wrong)?),
             b"size" => {
                 let size = std::str::from_utf8(value).ok().and_then(|t| t.parse().ok());
                 extra.size = Some(size.ok_or_else(wrong)?);
@@ -280,7 +280,7 @@ fn extended(bytes: &[u8], extra: &mut Extra) -> Result<(), Error> {
 }
 
 /// `1700000000.25`; `-1.25` is that much before 1970.
-fn moment(text: &[u8]) -> Option<Modified> {
+fn parse_time(text: &[u8]) -> Option<Modified> {
     let text = std::str::from_utf8(text).ok()?;
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits: String = fraction
@@ -319,4 +319,26 @@ fn skip_padding(from: &mut impl Read, size: u64) -> Result<(), Error> {
         from.read_exact(&mut padding[odd..]).map_err(Error::Torn)?;
     }
     Ok(())
+}
+
+/// The path of an entry in the target; "" is the target itself.
+///
+/// # Errors
+/// Says why the name is not allowed.
+fn path_in_target(name: &[u8]) -> Result<PathBuf, &'static str> {
+    if name.starts_with(b"/") {
+        return Err("its name is absolute");
+    }
+    if name.contains(&0) {
+        return Err("its name holds a NUL");
+    }
+    let mut path = PathBuf::new();
+    for part in name.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err("its name leads out of the target"),
+            part => path.push(OsStr::from_bytes(part)),
+        }
+    }
+    Ok(path)
 }

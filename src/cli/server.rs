@@ -1,0 +1,139 @@
+//! The options that name the server: its address, and the token that is sent to it.
+
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
+
+use super::Error;
+use super::format::short_id;
+use crate::client::{self, Address, Client, DEFAULT_PORT, DEFAULT_SOCKET};
+
+/// The server's address, and the token that is sent to it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub(super) struct ServerOptions {
+    /// Server's name or IP address [default: the socket of this host's mistryd, else 127.0.0.1]
+    #[arg(long, global = true)]
+    host: Option<String>,
+    /// Server's TCP port [default: 8462]
+    #[arg(long, short, global = true, value_name = "N")]
+    port: Option<u16>,
+    /// Server's unix socket, instead of host and port
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Server's address where none is named above: http://HOST:PORT or unix:///PATH
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "MISTRY_URL",
+        hide_env_values = true
+    )]
+    url: Option<String>,
+    /// File that holds the token to show to the server
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "MISTRY_TOKEN_FILE",
+        hide_env_values = true
+    )]
+    token_file: Option<PathBuf>,
+    /// The options among these that stood on the command line.
+    #[arg(skip)]
+    pub(super) flags: ServerFlags,
+}
+
+/// The options on the command line that name the server, for suggested commands that can be copied.
+/// Options from the environment are left out, since the next command gets them as well.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerFlags(pub(super) String);
+
+impl ServerFlags {
+    /// The options in `matches` that are not from the environment.
+    pub(super) fn new(server: &ServerOptions, matches: &ArgMatches) -> ServerFlags {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+        let mut flags = String::new();
+        for (name, value) in [
+            ("host", server.host.clone()),
+            ("port", server.port.map(|port| port.to_string())),
+            ("socket", path(&server.socket)),
+            ("url", server.url.clone()),
+            ("token_file", path(&server.token_file)),
+        ] {
+            if let Some(value) = value
+                && matches.value_source(name) == Some(ValueSource::CommandLine)
+            {
+                let option = name.replace('_', "-");
+                flags.push_str(&format!(" --{option} {}", quote_for_shell(&value)));
+            }
+        }
+        ServerFlags(flags)
+    }
+
+    /// `mistry VERB ID` with the options that name the same server.
+    pub(super) fn suggest_command(&self, verb: &str, id: &str) -> String {
+        format!("mistry {verb} {}{}", short_id(id), self.0)
+    }
+}
+
+/// Quotes a word for a shell.
+fn quote_for_shell(word: &str) -> String {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./:@%+,=".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+impl ServerOptions {
+    /// A client of the server that was named.
+    pub(super) fn client(&self) -> Result<Client, Error> {
+        let address = self.address(|| Address::of_this_host(Path::new(DEFAULT_SOCKET)))?;
+        Ok(Client::new(address, self.token()?))
+    }
+
+    pub(super) fn address(&self, of_this_host: impl FnOnce() -> Address) -> Result<Address, Error> {
+        let invalid = |error: client::AddressError| Error::Usage(error.to_string());
+        let has_host_or_port = self.host.is_some() || self.port.is_some();
+        match (&self.socket, &self.url) {
+            (Some(_), _) if has_host_or_port => Err(Error::Usage(
+                "--socket cannot be used with --host or --port".to_owned(),
+            )),
+            (Some(path), _) => std::path::absolute(path)
+                .map(Address::Unix)
+                .map_err(|_| Error::Usage("socket cannot be empty".to_owned())),
+            (None, Some(url)) if !has_host_or_port && !url.is_empty() => {
+                url.parse().map_err(invalid)
+            }
+            _ if !has_host_or_port => Ok(of_this_host()),
+            _ => {
+                let host = self.host.as_deref().unwrap_or(client::DEFAULT_HOST);
+                Address::tcp(host, self.port.unwrap_or(DEFAULT_PORT)).map_err(invalid)
+            }
+        }
+    }
+
+    pub(super) fn token(&self) -> Result<Option<String>, Error> {
+        let Some(file) = self
+            .token_file
+            .as_ref()
+            .filter(|f| !f.as_os_str().is_empty())
+        else {
+            return Ok(None);
+        };
+        let shown = file.display();
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Error::Usage(format!("could not read token file '{shown}': {error}"))
+        })?;
+        let token = text.trim();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::Usage(format!(
+                "token file '{shown}' holds no token: expected one line without spaces"
+            )));
+        }
+        Ok(Some(token.to_owned()))
+    }
+}

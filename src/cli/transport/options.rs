@@ -1,0 +1,161 @@
+//! The options of the command line about artifacts: where they are put, and how they are fetched.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use super::target::{self, Target};
+use crate::cli::progress::Progress;
+
+/// The ways to fetch artifacts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// From the server itself, as one compressed stream
+    Http,
+    /// From an rsync daemon on the server's host; only what changed is sent
+    Rsync,
+    /// From an ssh server on the host; links are followed, and neither hard links nor holes kept
+    Scp,
+    /// From this host's own disk, when the server runs here
+    Local,
+}
+
+/// Where artifacts are put, and how they are fetched.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Artifacts")]
+pub(in crate::cli) struct TransportOptions {
+    /// Directory that the artifacts are put into; made when it is not there
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub target: PathBuf,
+    /// Empty the target first (once there are artifacts to put into it)
+    #[arg(long)]
+    pub clear_target: bool,
+    /// How the artifacts travel
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Kind::Http)]
+    pub(super) transport: Kind,
+    /// User name on the server's host, for rsync and scp [default: none for rsync, that of ssh for scp]
+    #[arg(long, value_name = "USER")]
+    pub(super) transport_user: Option<String>,
+    /// TCP port of the rsync daemon [default: 873]
+    #[arg(long, value_name = "N")]
+    pub(super) rsync_port: Option<u16>,
+    /// Option for ssh as in ssh_config(5), such as Port=2222, for scp; may be given again
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(super) ssh_option: Vec<String>,
+}
+
+/// What was fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::cli) struct Fetched {
+    /// Files and links, without directories.
+    pub files: u64,
+}
+
+impl TransportOptions {
+    /// Checks what can be checked before anything is built.
+    ///
+    /// # Errors
+    /// A sentence about the command line.
+    pub(in crate::cli) fn check(&self) -> Result<(), String> {
+        let target = &self.target;
+        if target.as_os_str().is_empty() {
+            return Err("target cannot be empty".to_owned());
+        }
+        if target.exists() && !target.is_dir() {
+            let shown = target.display();
+            return Err(format!(
+                "Target path ({shown}) is not a directory. Aborting."
+            ));
+        }
+        if self.clear_target
+            && target
+                .canonicalize()
+                .is_ok_and(|path| path == Path::new("/"))
+        {
+            return Err("--clear-target will not empty the root directory".to_owned());
+        }
+        if let Some(user) = &self.transport_user {
+            let is_word = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
+            if user.is_empty() || user.starts_with('-') || !user.bytes().all(is_word) {
+                return Err(format!("'{}' is no user name", user.escape_debug()));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn make_target(&self) -> Result<(), Error> {
+        std::fs::create_dir_all(&self.target).map_err(|error| self.write_error(error))
+    }
+
+    pub(super) fn write_error(&self, error: io::Error) -> Error {
+        Error::Write(self.target.display().to_string(), error)
+    }
+
+    /// Makes the target, empties it with `--clear-target`, and opens it. Blocks.
+    pub(super) fn open_target(
+        &self,
+        progress: Progress,
+        cancelled: CancellationToken,
+    ) -> Result<Target, Error> {
+        self.make_target()?;
+        if self.clear_target {
+            target::clear(&self.target, None)?;
+        }
+        Target::open(&self.target, progress, cancelled)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::cli::transport) fn options(target: &Path) -> TransportOptions {
+        TransportOptions {
+            target: target.to_owned(),
+            clear_target: false,
+            transport: Kind::Http,
+            transport_user: None,
+            rsync_port: None,
+            ssh_option: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_wrong_target_is_reported_before_anything_is_built() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(
+            options(&file)
+                .check()
+                .unwrap_err()
+                .contains("is not a directory")
+        );
+        assert!(options(Path::new("")).check().is_err());
+        assert!(options(dir.path()).check().is_ok());
+        let absent = dir.path().join("a/b");
+        assert!(options(&absent).check().is_ok());
+        assert!(!absent.exists());
+        let mut root = options(Path::new("/"));
+        root.clear_target = true;
+        assert!(root.check().is_err());
+    }
+
+    #[test]
+    fn a_user_is_a_word() {
+        for (user, good) in [
+            ("joe", true),
+            ("-oX", false),
+            ("a b", false),
+            ("", false),
+            ("a@b", false),
+        ] {
+            let mut options = options(Path::new("."));
+            options.transport_user = Some(user.to_owned());
+            assert_eq!(options.check().is_ok(), good, "{user}");
+        }
+    }
+}
