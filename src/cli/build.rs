@@ -46,7 +46,7 @@ pub(super) struct Build {
     /// Start from the latest build of this group, and become its latest
     #[arg(long, short, value_name = "NAME")]
     group: Option<String>,
-    /// Build the image and the project anew, even when the result is cached
+    /// Rebuild the image and the project, even when the result is cached
     #[arg(long)]
     rebuild: bool,
     /// How long to wait for the build, such as 90s, 15m or 2h30m; it goes on after that
@@ -55,7 +55,7 @@ pub(super) struct Build {
     /// Return as soon as the job is accepted; fetch nothing
     #[arg(long, visible_alias = "async")]
     no_wait: bool,
-    /// Have the build cancelled when this program ends before it and no other client wants it
+    /// Cancel the build when this program ends before it, unless another client wants it
     #[arg(long, conflicts_with = "no_wait")]
     cancel_on_disconnect: bool,
     /// Print the build info as JSON on standard output, and nothing else

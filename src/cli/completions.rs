@@ -10,7 +10,7 @@ use super::Error;
 /// Print a completion script for a shell
 #[derive(Debug, Args)]
 pub(super) struct Completions {
-    /// The shell that shall read it
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }

@@ -14,23 +14,23 @@ use crate::project::{parse_duration, parse_size};
 
 /// Remove builds that are not needed any more
 ///
-/// Without a rule here, by those of the server's configuration; one that is given takes the place of
-/// the configured one. What a link names, is pinned, or was used in the last two minutes stays.
+/// Without options, the rules of the server's configuration apply; a rule that is given here replaces the
+/// configured one. Builds that a link names, that are pinned or were used in the last two minutes are kept.
 #[derive(Debug, Args)]
 pub(super) struct Gc {
-    /// Only show what would go
+    /// Only list what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Builds that were not used for that long go: 90m, 12h, 7d
+    /// Remove builds that were not used for this long, such as 90m, 12h or 7d
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<Duration>,
-    /// Builds go until all together take no more than that: 500M, 20G
+    /// Remove builds until the others take no more than this, such as 500M or 20G
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     max_bytes: Option<u64>,
-    /// Builds go until that much is free: 500M, 20G
+    /// Remove builds until this much space is free, such as 500M or 20G
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     min_free: Option<u64>,
-    /// So many builds of each project stay, whatever the other rules say
+    /// Keep this many builds of each project, whatever the other rules say
     #[arg(long, value_name = "N")]
     keep_last: Option<u64>,
 }

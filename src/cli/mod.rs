@@ -65,7 +65,7 @@ Exit status:
     7  the server could not be reached, or sent an invalid response
   130  interrupted by Ctrl-C (the build goes on)";
 
-/// Has things built by a mistry server and brings the results home.
+/// Client of the build server mistry: submits builds and fetches their artifacts.
 #[derive(Debug, Parser)]
 #[command(name = "mistry", version, after_help = EXIT_STATUS)]
 pub struct Arguments {

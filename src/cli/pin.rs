@@ -16,7 +16,7 @@ pub(super) struct Pin {
     id: BuildRef,
 }
 
-/// Let a pinned build go
+/// Allow garbage collection to remove a pinned build
 #[derive(Debug, Args)]
 pub(super) struct Unpin {
     /// The build's id or the first digits of it, also as PROJECT/ID

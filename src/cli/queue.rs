@@ -6,14 +6,14 @@ use super::Error;
 use super::output::print_line;
 use crate::client::Client;
 
-/// Have the server begin nothing new
+/// Stop starting jobs
 ///
-/// What runs goes on and what is cached is answered; other jobs wait, also over restarts, until
-/// `mistry resume`. When nothing runs any more, `mistry status` says so.
+/// Running jobs go on and cached results are returned; other jobs wait, also over restarts of the server,
+/// until `mistry resume`. `mistry status` shows when no job is running any more.
 #[derive(Debug, Args)]
 pub(super) struct Pause {}
 
-/// Have the server begin jobs again, first those that wait
+/// Start jobs again, those that wait first
 #[derive(Debug, Args)]
 pub(super) struct Resume {}
 

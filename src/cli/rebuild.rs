@@ -11,7 +11,7 @@ use crate::client::{self, Client};
 use crate::project::ProjectName;
 use crate::screen::LogView;
 
-/// Build the image of a project anew, pulling its base
+/// Rebuild the image of a project, pulling its base image
 #[derive(Debug, Args)]
 pub(super) struct Rebuild {
     /// The project

@@ -31,7 +31,7 @@ pub(super) struct ServerOptions {
         hide_env_values = true
     )]
     url: Option<String>,
-    /// File that holds the token to show to the server
+    /// File with the token to send to the server
     #[arg(
         long,
         global = true,

@@ -1,5 +1,5 @@
-//! What arrives has the modes, times, links and holes that were sent, whatever order and form they
-//! come in.
+//! Tests that fetched artifacts keep modes, times, links and holes, whatever the order and format of the
+//! stream.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};

@@ -27,13 +27,13 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Artifacts")]
 pub(in crate::cli) struct TransportOptions {
-    /// Directory that the artifacts are put into; made when it is not there
+    /// Directory for the artifacts; created if it does not exist
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
     /// Empty the target first (once there are artifacts to put into it)
     #[arg(long)]
     pub clear_target: bool,
-    /// How the artifacts travel
+    /// How the artifacts are fetched
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Kind::Http)]
     pub(super) transport: Kind,
     /// User name on the server's host, for rsync and scp [default: none for rsync, that of ssh for scp]
