@@ -26,7 +26,7 @@ pub struct Watch {
 
 /// What happened to a watched container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Happening {
+pub enum ContainerEvent {
     /// The Engine sent it a signal: on a request, or because the Engine itself goes down.
     Signal,
     /// The kernel killed one of its processes for want of memory.
@@ -81,7 +81,7 @@ impl Watch {
     ///
     /// # Errors
     /// [`Error::Unreachable`] when the Engine has gone.
-    pub async fn next(&mut self) -> Result<Happening, Error> {
+    pub async fn next(&mut self) -> Result<ContainerEvent, Error> {
         let events = match &mut self.events {
             Some(events) => events,
             none => {
@@ -95,8 +95,8 @@ impl Watch {
         };
         match events.next().await {
             Some(Ok(event)) => Ok(match event.action.as_deref() {
-                Some(OOM) => Happening::OutOfMemory,
-                _ => Happening::Signal,
+                Some(OOM) => ContainerEvent::OutOfMemory,
+                _ => ContainerEvent::Signal,
             }),
             ended => {
                 // The next question listens to the Engine that is there then.

@@ -36,7 +36,7 @@ use self::line_ends::Counter;
 pub use self::{
     container::{ContainerSpec, ContainerStatus, Exit, Found, Limits},
     dockerfile::named_images,
-    events::{Happening, Watch},
+    events::{ContainerEvent, Watch},
     image::{FoundImage, ImageConfig, ImageSpec, Pruned},
     logs::{Output, Stream},
     processes::ProcessWatch,

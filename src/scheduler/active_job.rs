@@ -355,7 +355,7 @@ impl JobObserver {
 
     /// Whether it is over, and what the build is doing or how it ended; what changes from now on
     /// [`JobObserver::changed`] tells.
-    pub fn look(&mut self) -> (bool, Option<Arc<BuildInfo>>) {
+    pub fn snapshot(&mut self) -> (bool, Option<Arc<BuildInfo>>) {
         let view = self.view.borrow_and_update();
         (view.ended.is_some(), view.now())
     }
@@ -526,7 +526,7 @@ mod tests {
                 assert!(kept.upgrade().is_some());
             }
             assert!(kept.upgrade().is_none(), "{is_built}, {has_ticket}");
-            let (is_over, info) = follower.look();
+            let (is_over, info) = follower.snapshot();
             let info = info.unwrap();
             assert!(is_over && info.params.contains_key("large"));
             assert_eq!(info.outcome, Some(Outcome::Failed));

@@ -47,15 +47,15 @@ pub struct Last {
 
 /// Where it is kept up to date.
 #[derive(Debug)]
-pub(super) struct Board(watch::Sender<Activity>);
+pub(super) struct Status(watch::Sender<Activity>);
 
 /// Work in hand, while it is held.
 #[derive(Debug)]
-pub(super) struct Busy(watch::Sender<Activity>);
+pub(super) struct WorkGuard(watch::Sender<Activity>);
 
-impl Board {
-    pub(super) fn new() -> Board {
-        Board(watch::channel(Activity::default()).0)
+impl Status {
+    pub(super) fn new() -> Status {
+        Status(watch::channel(Activity::default()).0)
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Activity> {
@@ -63,18 +63,18 @@ impl Board {
     }
 
     /// One more piece of work, until the value is dropped.
-    pub(super) fn busy(&self) -> Busy {
+    pub(super) fn begin_work(&self) -> WorkGuard {
         self.0.send_modify(|activity| activity.tasks += 1);
-        Busy(self.0.clone())
+        WorkGuard(self.0.clone())
     }
 
     /// How many may be building, and how many wait.
-    pub(super) fn bound(&self, slots: usize, backlog: usize) {
+    pub(super) fn set_capacity(&self, slots: usize, backlog: usize) {
         self.0
             .send_modify(|activity| (activity.slots, activity.backlog) = (slots, backlog));
     }
 
-    pub(super) fn count(&self, building: usize, queued: usize, paused: bool) {
+    pub(super) fn set_counts(&self, building: usize, queued: usize, paused: bool) {
         self.0.send_if_modified(|activity| {
             let before = (activity.building, activity.queued, activity.paused);
             (activity.building, activity.queued, activity.paused) = (building, queued, paused);
@@ -82,7 +82,13 @@ impl Board {
         });
     }
 
-    pub(super) fn ended(&self, project: &ProjectName, id: JobId, info: &BuildInfo, took: Duration) {
+    pub(super) fn build_ended(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        info: &BuildInfo,
+        took: Duration,
+    ) {
         let Some(outcome) = info.outcome else { return };
         self.0.send_modify(|activity| {
             activity.last = Some(Last {
@@ -95,13 +101,13 @@ impl Board {
     }
 
     /// Notes whether the Engine answers; true when that is news.
-    pub(super) fn engine(&self, away: bool) -> bool {
+    pub(super) fn set_engine_away(&self, away: bool) -> bool {
         self.0
             .send_if_modified(|activity| std::mem::replace(&mut activity.engine_away, away) != away)
     }
 }
 
-impl Drop for Busy {
+impl Drop for WorkGuard {
     fn drop(&mut self) {
         self.0.send_modify(|activity| activity.tasks -= 1);
     }
@@ -113,9 +119,9 @@ mod tests {
 
     #[test]
     fn work_is_in_hand_exactly_as_long_as_it_is_held() {
-        let board = Board::new();
-        let watch = board.watch();
-        let (one, two) = (board.busy(), board.busy());
+        let status = Status::new();
+        let watch = status.watch();
+        let (one, two) = (status.begin_work(), status.begin_work());
         drop(one);
         assert_eq!(watch.borrow().tasks, 1);
         drop(two);
@@ -124,22 +130,22 @@ mod tests {
 
     #[test]
     fn that_the_queue_is_paused_is_news_once() {
-        let board = Board::new();
-        let mut watch = board.watch();
-        board.count(1, 2, true);
+        let status = Status::new();
+        let mut watch = status.watch();
+        status.set_counts(1, 2, true);
         assert!(watch.has_changed().unwrap() && watch.borrow_and_update().paused);
-        board.count(1, 2, true);
+        status.set_counts(1, 2, true);
         assert!(!watch.has_changed().unwrap());
-        board.count(1, 2, false);
+        status.set_counts(1, 2, false);
         assert!(watch.has_changed().unwrap() && !watch.borrow_and_update().paused);
     }
 
     #[test]
     fn only_a_change_of_the_engine_is_news() {
-        let board = Board::new();
-        assert!(!board.engine(false));
-        assert!(board.engine(true));
-        assert!(!board.engine(true));
-        assert!(board.engine(false));
+        let status = Status::new();
+        assert!(!status.set_engine_away(false));
+        assert!(status.set_engine_away(true));
+        assert!(!status.set_engine_away(true));
+        assert!(status.set_engine_away(false));
     }
 }

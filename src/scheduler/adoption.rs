@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::active_job::{ActiveJob, Origin};
 use super::event::{Event, publish, publish_still_paused};
-use super::halt::Halt;
-use super::pipeline::From;
+use super::interruption::Interruption;
+use super::pipeline::StartPoint;
 use super::queue::Admission;
 use super::{Error, Shared, blocking, ending, pipeline, stop, sweep};
 use crate::build::{OrphanedBuild, PendingBuild, Record};
@@ -79,7 +79,7 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     for (active, orphan) in taken {
         let guarded = active.clone();
         let task = take_over(shared.clone(), active, orphan);
-        shared.spawn(ending::guarded(shared.clone(), guarded, task));
+        shared.spawn(ending::run_guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
     let sweeping = shared.clone();
@@ -87,14 +87,14 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
         // Without an Engine, the first build that needs one looks.
         let is_there = tokio::select! {
             there = sweeping.engine_there() => there.is_ok(),
-            () = sweep::late_in_the_end(&sweeping) => false,
+            () = sweep::removal_grace_over(&sweeping) => false,
         };
         if is_there {
             sweep::sweep_soon(&sweeping);
         }
     });
     let scanning = shared.store.clone();
-    let busy = shared.board.busy();
+    let busy = shared.status.begin_work();
     shared.tasks.spawn_blocking(move || {
         let _busy = busy;
         for result in [scanning.scan(), scanning.empty_trash()] {
@@ -158,11 +158,12 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
     active.show(pending.info());
     shared.broadcast.job_begun(&shared, &active);
     // What follows a container needs the recipe only where the attempt is lost.
-    let from = match (container, pending.internal().stopped.clone()) {
-        (Some(container), _) => From::Container(container, recipe),
+    let start = match (container, pending.internal().stopped.clone()) {
+        (Some(container), _) => StartPoint::Container(container, recipe),
         // It ends as was decided, whatever has become of its project.
         (None, Some(stopped)) => {
-            ending::halt(shared, active, pending, Halt::Stopped(stopped), &[]).await;
+            ending::end_interrupted(shared, active, pending, Interruption::Stopped(stopped), &[])
+                .await;
             return;
         }
         (None, None) => {
@@ -170,26 +171,33 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
                 recipe = recipe => recipe.ok().flatten(),
                 () = shared.stop.cancelled() => return,
                 cancelled = active.cancelled() => {
-                    let halt = Halt::Stopped(stop::cancelled(cancelled));
-                    return ending::halt(shared, active, pending, halt, &[]).await;
+                    let interruption = Interruption::Stopped(stop::cancelled(cancelled));
+                    return ending::end_interrupted(shared, active, pending, interruption, &[]).await;
                 }
             };
             match recipe {
-                Some(recipe) => From::Beginning(recipe),
+                Some(recipe) => StartPoint::Beginning(recipe),
                 None => {
-                    ending::halt(shared, active, pending, Halt::Changed(ENDED), &[]).await;
+                    ending::end_interrupted(
+                        shared,
+                        active,
+                        pending,
+                        Interruption::ProjectChanged(ENDED),
+                        &[],
+                    )
+                    .await;
                     return;
                 }
             }
         }
     };
-    if let From::Beginning(_) = from
+    if let StartPoint::Beginning(_) = start
         && pending.log().bytes() > 0
     {
         // A disk that takes no line takes no build either, and that is told.
-        let _ = pending.log().note(pipeline::made_again(ENDED)).await;
+        let _ = pending.log().note(pipeline::retry_note(ENDED)).await;
     }
-    pipeline::make(shared, active, pending, from).await;
+    pipeline::run_build(shared, active, pending, start).await;
 }
 
 /// The job of a record, if the project still is what it was asked for.

@@ -14,7 +14,7 @@ use crate::project::ProjectName;
 
 /// Jobs that may begin before a follower has seen the first of them: some seconds of the shortest
 /// builds there are, each kept as a handle.
-const BEHIND: usize = 1_024;
+const BROADCAST_CAPACITY: usize = 1_024;
 
 /// Where it is told.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub(super) struct Broadcast {
 impl Broadcast {
     pub(super) fn new() -> Broadcast {
         Broadcast {
-            begun: broadcast::channel(BEHIND).0,
-            removed: broadcast::channel(BEHIND).0,
+            begun: broadcast::channel(BROADCAST_CAPACITY).0,
+            removed: broadcast::channel(BROADCAST_CAPACITY).0,
         }
     }
 

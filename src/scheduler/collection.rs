@@ -18,11 +18,11 @@ use crate::project::ProjectName;
 
 /// After a collection that could not make enough room, so long no build begins another: what it might
 /// find has not been there before, and a survey reads the whole tree.
-const ROOM_AGAIN: Duration = Duration::from_secs(60);
+const COLLECT_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A disk with less room than this is as good as full: a few builds take that much, and what is removed
 /// must make room at once, not when the filesystem finds the time.
-const HARDLY_ANY: u64 = 1 << 30;
+const LOW_SPACE_THRESHOLD: u64 = 1 << 30;
 
 /// What a collection did, or would do.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ impl Shared {
     async fn collect_for(self: &Arc<Self>, policy: Policy, least: u64) {
         let mut collecting = self.collecting.lock().await;
         // Another build may have made room meanwhile, or found that there is none to be had.
-        let is_vain = collecting.is_some_and(|last| last.elapsed() < ROOM_AGAIN);
+        let is_vain = collecting.is_some_and(|last| last.elapsed() < COLLECT_RETRY_INTERVAL);
         if is_vain || self.stop.is_cancelled() || self.has_room(least).await {
             return;
         }
@@ -224,7 +224,7 @@ impl Shared {
             return Ok((collection, first_error));
         }
         // Where room is needed now, it is worth the time that it takes to have it at once.
-        let at_once = plan.free < policy.min_free.unwrap_or(0).max(HARDLY_ANY);
+        let at_once = plan.free < policy.min_free.unwrap_or(0).max(LOW_SPACE_THRESHOLD);
         let goes_on = |build: &build::Candidate| {
             !self.stop.is_cancelled() && !is_active(&build.project, build.id)
         };

@@ -4,9 +4,9 @@
 use rustix::thread::CapabilitySet;
 
 use super::SchedulerConfig;
-use super::halt::Halt;
+use super::build_task::BuildTask;
 use super::images::INSTANCE;
-use super::making::Making;
+use super::interruption::Interruption;
 use super::surroundings::{Declared, HOME, mounted_in_home};
 use super::sweep::JOB;
 use crate::build::User;
@@ -14,7 +14,7 @@ use crate::docker::{self, ContainerSpec};
 use crate::job::Job;
 use crate::project::{self, Capability, Context, Settings};
 
-impl Making {
+impl BuildTask {
     /// A container of an image, made and not started, with what the image expects of it. The inner
     /// result is the Engine's answer.
     pub(super) async fn make_container(
@@ -22,10 +22,13 @@ impl Making {
         job: &Job,
         settings: &Settings,
         image: &str,
-    ) -> Result<Result<String, docker::Error>, Halt> {
+    ) -> Result<Result<String, docker::Error>, Interruption> {
         let shared = self.shared.clone();
         let (known, user) = (&shared.surroundings, user(settings));
-        let declared = match self.ask(known.declared(&shared.docker, image)).await? {
+        let declared = match self
+            .cancellable(known.declared(&shared.docker, image))
+            .await?
+        {
             Ok(declared) => declared,
             Err(error) => return Ok(Err(error)),
         };
@@ -44,7 +47,7 @@ impl Making {
             };
             // Only a container can be asked for the users of its image: this one, which mostly can stay.
             match self
-                .ask(shared.docker.home_of(&container, user.user))
+                .cancellable(shared.docker.home_of(&container, user.user))
                 .await?
             {
                 Ok(home) => {
@@ -56,7 +59,7 @@ impl Making {
                 Err(error) => return Ok(Err(error)),
             }
             is_at_home = Some(true);
-            if let Err(error) = self.ask(shared.docker.remove(&container)).await? {
+            if let Err(error) = self.cancellable(shared.docker.remove(&container)).await? {
                 return Ok(Err(error));
             }
         }
@@ -66,9 +69,9 @@ impl Making {
     async fn create_named(
         &mut self,
         spec: &ContainerSpec,
-    ) -> Result<Result<String, docker::Error>, Halt> {
+    ) -> Result<Result<String, docker::Error>, Interruption> {
         let docker = self.shared.docker.clone();
-        let created = self.make_one(docker.create(spec)).await?;
+        let created = self.cancellable_create(docker.create(spec)).await?;
         let Err(docker::Error::NameTaken(_)) = created else {
             return Ok(created);
         };
@@ -82,7 +85,7 @@ impl Making {
             }
             docker.create(spec).await
         };
-        self.make_one(again).await
+        self.cancellable_create(again).await
     }
 
     /// Makes on disk what the image expects to find, and mounts it.
@@ -92,7 +95,7 @@ impl Making {
         declared: &Declared,
         needs_home: bool,
         user: User,
-    ) -> Result<(), Halt> {
+    ) -> Result<(), Interruption> {
         let (directories, mounts) = (declared.directories.clone(), spec.mounts.clone());
         let home = self.on_disk(move |pending| {
             pending.make_declared(&directories, &user)?;

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::active_job::ActiveJob;
 use super::event::{Event, publish};
-use super::halt::{Halt, run_status};
-use super::sweep::{late_in_the_end, sweep_soon};
+use super::interruption::{Interruption, run_status};
+use super::sweep::{removal_grace_over, sweep_soon};
 use super::{Error, Shared, blocking};
 use crate::build::{self, BuildAnswer, End, Outcome, PendingBuild, Phase, text_of};
 use crate::docker::{self, ContainerStatus, PING_TIMEOUT};
@@ -23,7 +23,7 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Does a build's work. Should it panic, its container is removed, the build ends as errored, and its slot
 /// is given back.
-pub(super) async fn guarded(
+pub(super) async fn run_guarded(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
     work: impl Future<Output = ()>,
@@ -41,17 +41,17 @@ pub(super) async fn guarded(
     let mut guard = Guard(shared.clone(), active.clone(), true);
     // What the panic left half-done is not used again: the build is read from disk.
     if AssertUnwindSafe(work).catch_unwind().await.is_err() {
-        lost(shared, active).await;
+        end_after_panic(shared, active).await;
     }
     guard.2 = false;
 }
 
 /// Ends a build whose task or thread has panicked.
-pub(super) async fn lost(shared: Arc<Shared>, active: Arc<ActiveJob>) {
+pub(super) async fn end_after_panic(shared: Arc<Shared>, active: Arc<ActiveJob>) {
     tracing::error!(mistry_project = %active.project, mistry_job = %active.id, "mistryd failed while it made a build (a panic, told above); the build ends as errored");
     let is_ours = shared.owns(&active);
     if let Some(container) = active.container() {
-        clear(&shared, &active, &container).await;
+        remove_container(&shared, &active, &container).await;
     }
     if !is_ours {
         // It was over; its place may be another build's by now.
@@ -61,7 +61,14 @@ pub(super) async fn lost(shared: Arc<Shared>, active: Arc<ActiveJob>) {
     match blocking(move || store.take_back(&project, id)).await {
         Ok(Ok(Some(mut pending))) => {
             active.show_log(pending.log().progress());
-            return halt(shared, active, pending, Halt::Lost(Error::Lost), &[]).await;
+            return end_interrupted(
+                shared,
+                active,
+                pending,
+                Interruption::Lost(Error::Lost),
+                &[],
+            )
+            .await;
         }
         Ok(Ok(None)) | Err(_) => {}
         Ok(Err(error)) => {
@@ -75,11 +82,11 @@ pub(super) async fn lost(shared: Arc<Shared>, active: Arc<ActiveJob>) {
 }
 
 /// Ends a build that was not run to its end.
-pub(super) async fn halt(
+pub(super) async fn end_interrupted(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
     mut pending: PendingBuild,
-    why: Halt,
+    why: Interruption,
     stderr: &[u8],
 ) {
     // Nothing may write to the build's data while it is put in place.
@@ -87,40 +94,45 @@ pub(super) async fn halt(
     if let Some(container) = &container {
         // It is no build's any more: where it cannot be removed now, it is found as such.
         active.own(None, None);
-        match clear(&shared, &active, container).await {
-            Cleared::Yes => {}
+        match remove_container(&shared, &active, container).await {
+            ContainerRemoval::Done => {}
             // The record on disk names it: the next process goes on here.
-            Cleared::NotBeforeTheEnd => return,
+            ContainerRemoval::ShuttingDown => return,
             // It runs on where the Engine cannot end it: what it writes must be in no build.
-            Cleared::No => match blocking(move || (pending.put_data_aside(), pending)).await {
-                Ok((Ok(()), build)) => pending = build,
-                Ok((Err(error), _)) => {
-                    shared.leave_queue(&active);
-                    return unfinished(&active, error);
+            ContainerRemoval::Pending => {
+                match blocking(move || (pending.put_data_aside(), pending)).await {
+                    Ok((Ok(()), build)) => pending = build,
+                    Ok((Err(error), _)) => {
+                        shared.leave_queue(&active);
+                        return end_unwritten(&active, error);
+                    }
+                    Err(_) => return Box::pin(end_after_panic(shared, active)).await,
                 }
-                Err(_) => return Box::pin(lost(shared, active)).await,
-            },
+            }
         }
     }
     // The Engine may have made one all the same, whatever it said or did not say.
     let is_clear = container.is_some()
         || !matches!(
             why,
-            Halt::Container { .. } | Halt::EngineAway { .. } | Halt::Stopped(_) | Halt::Lost(_)
+            Interruption::Container { .. }
+                | Interruption::EngineAway { .. }
+                | Interruption::Stopped(_)
+                | Interruption::Lost(_)
         );
     // For readers of the log alone; where it cannot be written, the record has it.
     let _ = pending.log().note(&why).await;
-    let end = halted(&active, why, stderr);
-    self::end(shared.clone(), active, pending, end).await;
+    let end = interrupted_end(&active, why, stderr);
+    end_build(shared.clone(), active, pending, end).await;
     if !is_clear {
         sweep_soon(&shared);
     }
 }
 
 /// How a build ends that was not run to its end.
-fn halted(active: &ActiveJob, halt: Halt, stderr: &[u8]) -> End {
-    match halt {
-        Halt::Stopped(stopped) => End {
+fn interrupted_end(active: &ActiveJob, interruption: Interruption, stderr: &[u8]) -> End {
+    match interruption {
+        Interruption::Stopped(stopped) => End {
             outcome: stopped.outcome,
             // Not that of its container, which may have taken the signal well and ended with 0.
             exit_code: build::NO_EXIT_CODE,
@@ -129,32 +141,32 @@ fn halted(active: &ActiveJob, halt: Halt, stderr: &[u8]) -> End {
             cancelled: stopped.cancelled,
         },
         // The project's own fault, and no other than a command that a shell does not find.
-        halt @ Halt::Container {
+        interruption @ Interruption::Container {
             source: docker::Error::NotStarted { code, .. },
         } => End {
             outcome: Outcome::Failed,
             exit_code: code,
-            error: Some(halt.to_string()),
+            error: Some(interruption.to_string()),
             stderr: Some(String::new()),
             cancelled: None,
         },
-        halt => {
+        interruption => {
             tracing::warn!(
                 mistry_project = %active.project,
                 mistry_job = %active.id,
-                error = &halt as &dyn std::error::Error,
+                error = &interruption as &dyn std::error::Error,
                 "the build could not be run to its end"
             );
             End {
-                exit_code: run_status(&halt).unwrap_or(build::NO_EXIT_CODE),
-                ..End::errored(halt.to_string())
+                exit_code: run_status(&interruption).unwrap_or(build::NO_EXIT_CODE),
+                ..End::errored(interruption.to_string())
             }
         }
     }
 }
 
 /// How a build ends whose container has ended.
-pub(super) fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
+pub(super) fn container_end(exit: &docker::Exit, stderr: &[u8]) -> End {
     if exit.code == 0 {
         return End {
             outcome: Outcome::Succeeded,
@@ -177,7 +189,7 @@ pub(super) fn outcome(exit: &docker::Exit, stderr: &[u8]) -> End {
 
 /// Puts the result in place, notifies all who wait, gives the slot back; what no client waits for comes
 /// after.
-pub(super) async fn end(
+pub(super) async fn end_build(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
     mut pending: PendingBuild,
@@ -217,7 +229,7 @@ pub(super) async fn end(
             Some(finished)
         }
         Ok(Err(error)) => {
-            unfinished(&active, error);
+            end_unwritten(&active, error);
             None
         }
         Err(error) => {
@@ -228,7 +240,7 @@ pub(super) async fn end(
     };
     faults::point("answered");
     if let Some(container) = container {
-        clear(&shared, &active, &container).await;
+        remove_container(&shared, &active, &container).await;
     }
     faults::point("cleared");
     if let Some(finished) = unsynced
@@ -239,27 +251,31 @@ pub(super) async fn end(
 }
 
 /// Logs that the end of a build could not be written to the disk: the build stays pending.
-fn unfinished(active: &ActiveJob, error: build::Error) {
+fn end_unwritten(active: &ActiveJob, error: build::Error) {
     tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
     active.end_rejected(error.into());
 }
 
 /// What became of a container that is to be removed.
-pub(super) enum Cleared {
+pub(super) enum ContainerRemoval {
     /// It does not run any more.
-    Yes,
+    Done,
     /// It may run on; it is removed as soon as that can be done.
-    No,
+    Pending,
     /// The daemon ends before it is gone.
-    NotBeforeTheEnd,
+    ShuttingDown,
 }
 
 /// Removes a build's container, whether it runs or not.
-pub(super) async fn clear(shared: &Arc<Shared>, active: &ActiveJob, container: &str) -> Cleared {
+pub(super) async fn remove_container(
+    shared: &Arc<Shared>,
+    active: &ActiveJob,
+    container: &str,
+) -> ContainerRemoval {
     let removing = async {
         let removed = timeout(REMOVAL_TIMEOUT, shared.docker.remove(container)).await;
         let error: docker::Cause = match removed {
-            Ok(Ok(())) => return Cleared::Yes,
+            Ok(Ok(())) => return ContainerRemoval::Done,
             Ok(Err(error)) => error.into(),
             Err(late) => late.into(),
         };
@@ -267,12 +283,12 @@ pub(super) async fn clear(shared: &Arc<Shared>, active: &ActiveJob, container: &
         sweep_soon(shared);
         let status = timeout(PING_TIMEOUT, shared.docker.container_status(container)).await;
         match status {
-            Ok(Ok(ContainerStatus::Ended(..) | ContainerStatus::Gone)) => Cleared::Yes,
-            _ => Cleared::No,
+            Ok(Ok(ContainerStatus::Ended(..) | ContainerStatus::Gone)) => ContainerRemoval::Done,
+            _ => ContainerRemoval::Pending,
         }
     };
     tokio::select! {
         cleared = removing => cleared,
-        () = late_in_the_end(shared) => Cleared::NotBeforeTheEnd,
+        () = removal_grace_over(shared) => ContainerRemoval::ShuttingDown,
     }
 }

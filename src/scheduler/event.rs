@@ -87,7 +87,7 @@ pub(super) enum Event<'a> {
 }
 
 /// One record about a job.
-macro_rules! tell {
+macro_rules! log_event {
     ($level:ident, $message_id:expr, $event:expr, $subject:expr, $($rest:tt)+) => {
         tracing::$level!(
             message_id = $message_id,
@@ -110,13 +110,13 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
             shared.count(subject.project, Answered::Cached, *took);
             metrics.record_started(name);
             metrics.record_cached(name);
-            tell!(debug, CACHED, "cached", subject, "answered from the cache");
+            log_event!(debug, CACHED, "cached", subject, "answered from the cache");
         }
         Event::Coalesced => {
             shared.count(subject.project, Answered::Coalesced, Duration::ZERO);
             metrics.record_started(name);
             metrics.record_coalesced(name);
-            tell!(
+            log_event!(
                 info,
                 COALESCED,
                 "coalesced",
@@ -126,7 +126,7 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
         }
         Event::Refused => {
             metrics.record_started(name);
-            tell!(
+            log_event!(
                 warn,
                 REFUSED,
                 "refused",
@@ -137,10 +137,10 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
         Event::Accepted => {
             shared.count(subject.project, Answered::Built, Duration::ZERO);
             metrics.record_started(name);
-            tell!(info, ACCEPTED, "accepted", subject, "accepted");
+            log_event!(info, ACCEPTED, "accepted", subject, "accepted");
         }
         Event::MadeAgain { attempt, why } => {
-            tell!(
+            log_event!(
                 warn,
                 TAKEN_OVER,
                 "taken-over",
@@ -154,11 +154,11 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
                 true => "goes on where it is: its container was left to it by an earlier process",
                 false => "made from the beginning: an earlier process had accepted it",
             };
-            tell!(info, TAKEN_OVER, "taken-over", subject, attempt, "{how}");
+            log_event!(info, TAKEN_OVER, "taken-over", subject, attempt, "{how}");
         }
-        Event::Started => tell!(info, STARTED, "started", subject, "it has its slot"),
+        Event::Started => log_event!(info, STARTED, "started", subject, "it has its slot"),
         Event::Running { container, image } => {
-            tell!(
+            log_event!(
                 info,
                 RUNNING,
                 "running",
@@ -168,7 +168,7 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
                 "its container runs"
             );
         }
-        Event::Finished(info) => finished(shared, subject, info),
+        Event::Finished(info) => publish_finished(shared, subject, info),
     }
 }
 
@@ -300,7 +300,7 @@ impl ActiveJob {
     }
 }
 
-fn finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
+fn publish_finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
     let took = Duration::from_nanos(u64::try_from(info.duration).unwrap_or(0));
     let ran = matches!(
         info.outcome,
@@ -327,12 +327,14 @@ fn finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
                 .record_phase(phase, Duration::from_millis(milliseconds));
         }
     }
-    shared.board.ended(subject.project, subject.id, info, took);
+    shared
+        .status
+        .build_ended(subject.project, subject.id, info, took);
     let exit_code = info.exit_code;
     let error = info.err.as_deref();
     let took = took.as_millis();
     match info.outcome {
-        Some(Outcome::Succeeded) | None => tell!(
+        Some(Outcome::Succeeded) | None => log_event!(
             info,
             SUCCEEDED,
             "succeeded",
@@ -340,7 +342,7 @@ fn finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
             exit_code,
             "succeeded after {took} ms"
         ),
-        Some(Outcome::Failed) => tell!(
+        Some(Outcome::Failed) => log_event!(
             warn,
             FAILED,
             "failed",
@@ -349,7 +351,7 @@ fn finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
             error,
             "failed after {took} ms"
         ),
-        Some(Outcome::Errored) => tell!(
+        Some(Outcome::Errored) => log_event!(
             error,
             ERRORED,
             "errored",
@@ -358,7 +360,7 @@ fn finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
             error,
             "errored after {took} ms"
         ),
-        Some(Outcome::Cancelled) => tell!(
+        Some(Outcome::Cancelled) => log_event!(
             info,
             CANCELLED,
             "cancelled",
@@ -367,7 +369,7 @@ fn finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
             error,
             "cancelled after {took} ms"
         ),
-        Some(Outcome::TimedOut) => tell!(
+        Some(Outcome::TimedOut) => log_event!(
             warn,
             TIMED_OUT,
             "timed-out",

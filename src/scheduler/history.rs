@@ -13,7 +13,7 @@ use crate::job::JobId;
 use crate::project::ProjectName;
 
 /// How long answers are counted before the statistics are written again.
-const SAVE_AFTER: Duration = Duration::from_secs(5);
+const TALLY_SAVE_DELAY: Duration = Duration::from_secs(5);
 /// A week shows work days and the others.
 const GROWTH_DAYS: i32 = 7;
 
@@ -118,7 +118,7 @@ pub(super) async fn save_stats_regularly(shared: Arc<Shared>) {
             () = shared.stop.cancelled() => {}
         }
         // Many answers, one write; a build that ends does not wait for it.
-        let _ = tokio::time::timeout(SAVE_AFTER, shared.stop.cancelled()).await;
+        let _ = tokio::time::timeout(TALLY_SAVE_DELAY, shared.stop.cancelled()).await;
         let saving = shared.clone();
         let saved = blocking(move || saving.store.save_stats()).await;
         if let Ok(Err(error)) = saved {

@@ -11,26 +11,26 @@ mod active_job;
 mod activity;
 mod adoption;
 mod artifacts;
-mod attend;
 mod broadcast;
+mod build_task;
 mod collection;
 mod container;
 mod ending;
 mod error;
 mod event;
 mod event_stream;
-mod halt;
 mod history;
 mod images;
+mod interruption;
 mod logs;
 mod lookup;
-mod making;
 mod pause;
 mod pipeline;
 mod queue;
 mod reading;
 mod rebuild;
 mod stop;
+mod supervision;
 mod surroundings;
 mod sweep;
 mod unused_images;
@@ -57,7 +57,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::active_job::{ActiveJob, Origin};
-use self::activity::Board;
+use self::activity::Status;
 use self::broadcast::Broadcast;
 use self::collection::Collecting;
 use self::event::{Event, Subject, publish, publish_engine};
@@ -66,7 +66,7 @@ use self::lookup::{Looked, Lookups};
 use self::queue::{Admission, Queue};
 use self::reading::Readers;
 use self::surroundings::Surroundings;
-use self::sweep::Swept;
+use self::sweep::Sweeper;
 use crate::budget::{Budget, Client, Held};
 use crate::build::{BuildAnswer, BuildInfo, BuildStore, Cancelled, LOG_TAIL, Policy};
 use crate::docker::Docker;
@@ -185,7 +185,7 @@ struct Shared {
     /// Every task that makes or clears something.
     tasks: TaskTracker,
     stop: CancellationToken,
-    board: Board,
+    status: Status,
     /// Told when there are answers to be written into the statistics.
     counted: Notify,
     broadcast: Broadcast,
@@ -193,9 +193,9 @@ struct Shared {
     adopted: SetOnce<()>,
     /// Whether there are containers that no build owns: of an earlier process, or some that could not be
     /// removed.
-    swept: Swept,
+    sweeper: Sweeper,
     /// Told when it may be worth a try to remove what could not be removed.
-    try_again: Notify,
+    retry_removal: Notify,
     /// One image is rebuilt at a time: it is heavy, and is not in a hurry.
     rebuilding: tokio::sync::Mutex<()>,
     /// One collection goes on at a time.
@@ -221,8 +221,8 @@ impl Scheduler {
         metrics: Metrics,
     ) -> Scheduler {
         metrics.record_slots(config.slots);
-        let board = Board::new();
-        board.bound(config.slots, config.backlog);
+        let status = Status::new();
+        status.set_capacity(config.slots, config.backlog);
         let mut queue = Queue::new(config.slots, config.backlog);
         if store.is_marked_paused() {
             queue.pause();
@@ -240,12 +240,12 @@ impl Scheduler {
             metrics,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-            board,
+            status,
             counted: Notify::new(),
             broadcast: Broadcast::new(),
             adopted: SetOnce::new(),
-            swept: Swept::default(),
-            try_again: Notify::new(),
+            sweeper: Sweeper::default(),
+            retry_removal: Notify::new(),
             rebuilding: tokio::sync::Mutex::new(()),
             collecting: Collecting::default(),
             readers: Readers::default(),
@@ -370,10 +370,10 @@ impl Scheduler {
             active.slot.notify_one();
         }
         let (shared, guard, guarded) = (self.0.clone(), self.0.clone(), active.clone());
-        self.0.spawn(ending::guarded(
+        self.0.spawn(ending::run_guarded(
             guard,
             guarded,
-            pipeline::accept_and_make(shared, active, job, context),
+            pipeline::accept_and_run(shared, active, job, context),
         ));
         Ok(Submission::Pending(handle))
     }
@@ -437,14 +437,14 @@ impl Scheduler {
     pub fn set_config(&self, config: SchedulerConfig) {
         let begin = self.0.queue().resize(config.slots, config.backlog);
         self.0.metrics.record_slots(config.slots);
-        self.0.board.bound(config.slots, config.backlog);
+        self.0.status.set_capacity(config.slots, config.backlog);
         self.0.config.store(Arc::new(config));
         self.0.begin(&begin);
     }
 
     /// What is going on, now and from now on.
     pub fn activity(&self) -> watch::Receiver<Activity> {
-        self.0.board.watch()
+        self.0.status.watch()
     }
 
     /// Returns when the scheduler has shown that it can still do what every job needs of it: take
@@ -475,7 +475,7 @@ impl Shared {
         let queue = self.queue();
         let (running, waiting, paused) = (queue.running(), queue.waiting(), queue.is_paused());
         self.metrics.record_queue(running, waiting, paused);
-        self.board.count(running, waiting, paused);
+        self.status.set_counts(running, waiting, paused);
     }
 
     /// Tells those who got a slot by a change of the queue, and all that watch of the change.
@@ -491,7 +491,7 @@ impl Shared {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        let busy = self.board.busy();
+        let busy = self.status.begin_work();
         // Boxed, or each layer around it would hold it twice: as it was given, and as it runs.
         let work = Box::pin(work);
         self.tasks.spawn(async move {
@@ -503,7 +503,7 @@ impl Shared {
     /// Asks whether the Engine is there, and tells when that has changed.
     async fn engine_there(&self) -> Result<(), Error> {
         let answer = self.docker.ping().await;
-        if self.board.engine(answer.is_err()) {
+        if self.status.set_engine_away(answer.is_err()) {
             publish_engine(answer.as_ref().err());
         }
         answer.map_err(Error::EngineAway)

@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use super::active_job::ActiveJob;
+use super::build_task::{BuildTask, StageDeadline};
 use super::container::{cap_drop, settings_of, user};
-use super::ending::{Cleared, clear, halt, lost, outcome};
+use super::ending::{
+    ContainerRemoval, container_end, end_after_panic, end_interrupted, remove_container,
+};
 use super::event::{Event, publish};
-use super::halt::{Halt, MAX_LOST};
 use super::images::{INSTANCE, Images};
-use super::making::{Due, Making};
-use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, swept};
+use super::interruption::{Interruption, MAX_LOST_ATTEMPTS};
+use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, ensure_swept};
 use super::{Error, SchedulerConfig, Shared, blocking, ending, stop};
 use crate::build::{Begun, BuildLimits, ImageRecord, PendingBuild, Phase};
 use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
@@ -49,7 +51,7 @@ const EARLIER_BASE: &[u8] = b"mistry: a file of the project has changed and is n
     latest build of the group; starting from an earlier build of the same files\n";
 
 /// Writes an admitted job down and makes it; the handle's holders learn of either.
-pub(super) async fn accept_and_make(
+pub(super) async fn accept_and_run(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
     job: Job,
@@ -57,8 +59,8 @@ pub(super) async fn accept_and_make(
 ) {
     match accept(&shared, &active, &job, &context).await {
         Ok(Some(pending)) => {
-            let from = From::Beginning((job, context));
-            make(shared, active, pending, from).await;
+            let start = StartPoint::Beginning((job, context));
+            run_build(shared, active, pending, start).await;
         }
         // Another request's build became ready between our look and our admission.
         Ok(None) => shared.leave_queue(&active),
@@ -123,7 +125,7 @@ async fn accept(
 pub(super) type Recipe = (Job, Context);
 
 /// Where a build is begun.
-pub(super) enum From {
+pub(super) enum StartPoint {
     /// At the beginning.
     Beginning(Recipe),
     /// With a container that an earlier process made. The recipe is still being looked up; it is `None` where
@@ -135,45 +137,45 @@ pub(super) enum From {
 type Started = (String, bool);
 
 /// Waits for the slot, makes the build and ends it.
-pub(super) async fn make(
+pub(super) async fn run_build(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
     pending: PendingBuild,
-    from: From,
+    start: StartPoint,
 ) {
     active.show(pending.info());
-    let mut making = Making::new(shared.clone(), active.clone(), pending);
-    let made = match making.wait_for_slot(&from).await {
+    let mut task = BuildTask::new(shared.clone(), active.clone(), pending);
+    let made = match task.wait_for_slot(&start).await {
         // What a build needs while it runs is had when it has its slot: most active jobs wait.
-        Ok(()) => Box::pin(making.work(from)).await,
-        Err(halt) => Err(halt),
+        Ok(()) => Box::pin(task.run_attempts(start)).await,
+        Err(interruption) => Err(interruption),
     };
     // A thread that is still at work on it was not waited for.
-    let worked = making.worked().await;
-    let stderr = std::mem::take(&mut making.stderr);
-    let (Ok(()), Some(pending)) = (worked, making.pending) else {
-        return lost(shared, active).await;
+    let worker = task.wait_for_worker().await;
+    let stderr = std::mem::take(&mut task.stderr);
+    let (Ok(()), Some(pending)) = (worker, task.pending) else {
+        return end_after_panic(shared, active).await;
     };
     match made {
-        Ok(exit) => ending::end(shared, active, pending, outcome(&exit, &stderr)).await,
-        Err(Halt::Stopping) => {}
-        Err(why) => halt(shared, active, pending, why, &stderr).await,
+        Ok(exit) => ending::end_build(shared, active, pending, container_end(&exit, &stderr)).await,
+        Err(Interruption::Stopping) => {}
+        Err(why) => end_interrupted(shared, active, pending, why, &stderr).await,
     }
 }
 
 /// What a log says between two attempts.
-pub(super) fn made_again(why: &str) -> String {
+pub(super) fn retry_note(why: &str) -> String {
     format!("the build was interrupted ({why}) and is made again")
 }
 
-impl Making {
+impl BuildTask {
     /// Waits for its turn.
-    async fn wait_for_slot(&mut self, from: &From) -> Result<(), Halt> {
+    async fn wait_for_slot(&mut self, start: &StartPoint) -> Result<(), Interruption> {
         let (active, accepted) = (self.active.clone(), Instant::now());
         // It stays in `pending`, as accepted as before, when the daemon ends.
-        self.ask(active.slot.notified()).await?;
+        self.cancellable(active.slot.notified()).await?;
         faults::point("slot");
-        if let From::Beginning(_) = from {
+        if let StartPoint::Beginning(_) = start {
             publish(&self.shared, active.subject(), &Event::Started);
             self.pending()?.record_mut().info.phases.waiting = Some(milliseconds(accepted));
         }
@@ -181,55 +183,60 @@ impl Making {
     }
 
     /// Makes the build, and again when an attempt is lost.
-    async fn work(&mut self, mut from: From) -> Result<docker::Exit, Halt> {
+    async fn run_attempts(&mut self, mut start: StartPoint) -> Result<docker::Exit, Interruption> {
         loop {
-            let (made, recipe) = match from {
-                From::Container(container, recipe) => {
+            let (made, recipe) = match start {
+                StartPoint::Container(container, recipe) => {
                     self.enter(Phase::Running)?;
                     let made = self.run(&container, false).await;
                     let recipe = match &made {
-                        Err(Halt::Attempt(_)) => self.ask(recipe).await?.ok().flatten(),
+                        Err(Interruption::AttemptLost(_)) => {
+                            self.cancellable(recipe).await?.ok().flatten()
+                        }
                         _ => None,
                     };
                     (made, recipe)
                 }
-                From::Beginning(recipe) => {
+                StartPoint::Beginning(recipe) => {
                     let made = match self.container(&recipe.0, &recipe.1).await {
                         Ok((container, is_watched)) => self.run(&container, is_watched).await,
-                        Err(halt) => Err(halt),
+                        Err(interruption) => Err(interruption),
                     };
                     (made, Some(recipe))
                 }
             };
             let why = match made {
-                Err(Halt::Attempt(why)) => why,
+                Err(Interruption::AttemptLost(why)) => why,
                 made => return made,
             };
-            let recipe = recipe.ok_or(Halt::Changed(why))?;
-            self.begin_again(why).await?;
-            from = From::Beginning(recipe);
+            let recipe = recipe.ok_or(Interruption::ProjectChanged(why))?;
+            self.begin_next_attempt(why).await?;
+            start = StartPoint::Beginning(recipe);
         }
     }
 
     /// After an attempt that was lost: back to the beginning, with a word in the log.
-    async fn begin_again(&mut self, why: &'static str) -> Result<(), Halt> {
+    async fn begin_next_attempt(&mut self, why: &'static str) -> Result<(), Interruption> {
         let internal = &mut self.pending()?.record_mut().internal;
         internal.lost += 1;
         let (lost, container) = (internal.lost, internal.container.clone());
         self.active.own(None, None);
-        if lost >= MAX_LOST {
+        if lost >= MAX_LOST_ATTEMPTS {
             // Its container is in the record still: it is ended, or the data put aside, with the build.
-            return Err(Halt::Interrupted(why));
+            return Err(Interruption::TooManyAttempts(why));
         }
         let (shared, active) = (self.shared.clone(), self.active.clone());
-        let cleared = match &container {
-            Some(container) => self.ask(clear(&shared, &active, container)).await?,
-            None => Cleared::Yes,
+        let removal = match &container {
+            Some(container) => {
+                self.cancellable(remove_container(&shared, &active, container))
+                    .await?
+            }
+            None => ContainerRemoval::Done,
         };
-        let is_clear = match cleared {
-            Cleared::Yes => true,
-            Cleared::No => false,
-            Cleared::NotBeforeTheEnd => return Err(Halt::Stopping),
+        let is_clear = match removal {
+            ContainerRemoval::Done => true,
+            ContainerRemoval::Pending => false,
+            ContainerRemoval::ShuttingDown => return Err(Interruption::Stopping),
         };
         self.on_disk(move |pending| {
             let begun = match is_clear {
@@ -246,7 +253,7 @@ impl Making {
         })
         .await?;
         let log = self.pending()?.log();
-        log.note(made_again(why)).await.map_err(Halt::Log)?;
+        log.note(retry_note(why)).await.map_err(Interruption::Log)?;
         let attempt = self.pending()?.info().attempt;
         let event = Event::MadeAgain { attempt, why };
         publish(&self.shared, self.active.subject(), &event);
@@ -254,7 +261,7 @@ impl Making {
     }
 
     /// Everything up to a container that runs. Where the Engine goes away, it is waited for.
-    async fn container(&mut self, job: &Job, context: &Context) -> Result<Started, Halt> {
+    async fn container(&mut self, job: &Job, context: &Context) -> Result<Started, Interruption> {
         let began = Instant::now();
         self.enter(Phase::Preparing)?;
         let config = self.shared.config.load_full();
@@ -270,8 +277,8 @@ impl Making {
         let rebuild = self.active.origin.rebuild || self.pending()?.internal().rebuild;
         let image = loop {
             match self.image(context, &settings, rebuild).await {
-                Err(Halt::Image { source, .. }) if source.is_unreachable() => {
-                    self.engine_back(source).await?;
+                Err(Interruption::Image { source, .. }) if source.is_unreachable() => {
+                    self.wait_for_engine(source).await?;
                 }
                 image => break image?,
             }
@@ -288,8 +295,8 @@ impl Making {
         self.begin_stage()?;
         loop {
             match self.create(job, context, &settings, &image.id).await {
-                Err(Halt::Container { source }) if source.is_unreachable() => {
-                    self.engine_back(source).await?;
+                Err(Interruption::Container { source }) if source.is_unreachable() => {
+                    self.wait_for_engine(source).await?;
                 }
                 created => return created,
             }
@@ -303,11 +310,13 @@ impl Making {
         context: &Context,
         settings: &Settings,
         image: &str,
-    ) -> Result<Started, Halt> {
+    ) -> Result<Started, Interruption> {
         let mut image = image.to_owned();
-        let failed = |source| Halt::Container { source };
+        let failed = |source| Interruption::Container { source };
         let shared = self.shared.clone();
-        self.ask(swept(&shared)).await?.map_err(failed)?;
+        self.cancellable(ensure_swept(&shared))
+            .await?
+            .map_err(failed)?;
         let container = match self.make_container(job, settings, &image).await? {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Another program removed it: look again, or build it again.
@@ -323,15 +332,19 @@ impl Making {
     }
 
     /// Runs a started container to its end.
-    async fn run(&mut self, container: &str, is_watched: bool) -> Result<docker::Exit, Halt> {
-        self.due = None;
+    async fn run(
+        &mut self,
+        container: &str,
+        is_watched: bool,
+    ) -> Result<docker::Exit, Interruption> {
+        self.stage_deadline = None;
         if self.processes.is_none() {
             self.processes = Some(ProcessWatch::begin(container, SLICE));
         }
-        let attended = self.attend(container, is_watched).await;
+        let supervised = self.supervise(container, is_watched).await;
         let processes = self.processes.take();
         faults::point("container-ended");
-        if !matches!(attended, Err(Halt::Stopping)) {
+        if !matches!(supervised, Err(Interruption::Stopping)) {
             let at = self.found_ended.take();
             self.pending()?.container_ended(at);
             if let Some(processes) = processes
@@ -342,14 +355,14 @@ impl Making {
                 let _ = self.pending()?.log().note(OUT_OF_PROCESSES).await;
             }
         }
-        if let Ok(exit) = &attended
+        if let Ok(exit) = &supervised
             && exit.oom_killed
         {
             self.pending()?.record_mut().info.oom_killed = true;
             // Where it cannot be written, the record has it.
             let _ = self.pending()?.log().note(OUT_OF_MEMORY).await;
         }
-        attended
+        supervised
     }
 
     async fn prepare(
@@ -357,18 +370,18 @@ impl Making {
         job: &Job,
         context: &Context,
         settings: &Settings,
-    ) -> Result<(), Halt> {
+    ) -> Result<(), Interruption> {
         let (params, context, user) = (job.params.clone(), context.clone(), user(settings));
         let shared = self.shared.clone();
-        self.ask(shared.make_room()).await?;
+        self.cancellable(shared.make_room()).await?;
         let begun = self
-            .on_disk_for_long(move |pending| {
+            .on_disk_interruptible(move |pending| {
                 let begun = pending.prepare(&params, &user, &context)?;
                 faults::point("prepared");
                 Ok(begun)
             })
             .await?;
-        self.log_start(begun).await
+        self.log_base(begun).await
     }
 
     /// Begins anew where the image shows that the base is none.
@@ -378,22 +391,22 @@ impl Making {
         context: &Context,
         settings: &Settings,
         image: &Arc<ImageRecord>,
-    ) -> Result<(), Halt> {
+    ) -> Result<(), Interruption> {
         let (params, context, image) = (job.params.clone(), context.clone(), image.clone());
         let user = user(settings);
         let begun = self
-            .on_disk_for_long(move |pending| {
+            .on_disk_interruptible(move |pending| {
                 Ok(pending.reconsider(&image, &params, &user, &context)?)
             })
             .await?;
         match begun {
-            Some(begun) => self.log_start(begun).await,
+            Some(begun) => self.log_base(begun).await,
             None => Ok(()),
         }
     }
 
     /// Says in the log where the build began, if that is not where it was asked to.
-    async fn log_start(&mut self, begun: Begun) -> Result<(), Halt> {
+    async fn log_base(&mut self, begun: Begun) -> Result<(), Interruption> {
         let text = match begun {
             Begun::Empty | Begun::Incremental => &[][..],
             Begun::BaseUnreadable => BASE_CLOSED,
@@ -403,7 +416,7 @@ impl Making {
         };
         if !text.is_empty() {
             let log = self.pending()?.log();
-            log.append(text).await.map_err(Halt::Log)?;
+            log.append(text).await.map_err(Interruption::Log)?;
         }
         let active = self.active.clone();
         active.show(self.pending()?.info());
@@ -416,13 +429,13 @@ impl Making {
         context: &Context,
         settings: &Settings,
         rebuild: bool,
-    ) -> Result<Arc<ImageRecord>, Halt> {
+    ) -> Result<Arc<ImageRecord>, Interruption> {
         let shared = self.shared.clone();
         let wanted = shared.wanted(context.clone(), settings);
         let (output, mut pieces) = Images::output();
         let active = self.active.clone();
         let bounds = self.bounds()?;
-        let (limit, due) = (bounds.log_limit, self.due);
+        let (limit, stage_deadline) = (bounds.log_limit, self.stage_deadline);
         let log = self.pending()?.log();
         let ensuring = async {
             if rebuild {
@@ -435,9 +448,11 @@ impl Making {
             while let Some(piece) = pieces.recv().await {
                 let room = limit.saturating_sub(log.bytes());
                 let fits = usize::try_from(room).unwrap_or(usize::MAX).min(piece.len());
-                log.append(&piece[..fits]).await.map_err(Halt::Log)?;
+                log.append(&piece[..fits])
+                    .await
+                    .map_err(Interruption::Log)?;
                 if fits < piece.len() {
-                    return Err(Halt::Stopped(stop::too_loud(limit)));
+                    return Err(Interruption::Stopped(stop::too_loud(limit)));
                 }
             }
             Ok(())
@@ -447,20 +462,20 @@ impl Making {
         let both = async { tokio::try_join!(ensuring, logging) };
         // A step that hangs would hold its slot for ever. The container's time is counted by itself.
         let ended = async {
-            match due {
-                Some(Due { at, limit }) => tokio::time::timeout_at(at, both)
+            match stage_deadline {
+                Some(StageDeadline { at, limit }) => tokio::time::timeout_at(at, both)
                     .await
-                    .unwrap_or_else(|_| Err(Halt::Stopped(stop::image_timed_out(limit)))),
+                    .unwrap_or_else(|_| Err(Interruption::Stopped(stop::image_timed_out(limit)))),
                 None => both.await,
             }
         };
         // Not by `ask`, since the log is lent to what is asked here.
         let (image, ()) = tokio::select! {
             ended = ended => ended?,
-            () = shared.stop.cancelled() => return Err(Halt::Stopping),
+            () = shared.stop.cancelled() => return Err(Interruption::Stopping),
             cancelled = active.cancelled() => return Err(self.stop(stop::cancelled(cancelled)).await),
         };
-        let image = image.map_err(|source| Halt::Image {
+        let image = image.map_err(|source| Interruption::Image {
             project: context.project().name.to_string(),
             source,
         })?;
@@ -473,7 +488,7 @@ impl Making {
         job: &Job,
         settings: &Settings,
         image: &str,
-    ) -> Result<ContainerSpec, Halt> {
+    ) -> Result<ContainerSpec, Interruption> {
         let shared = self.shared.clone();
         let config = shared.config.load();
         let pending = self.pending()?;
@@ -484,7 +499,7 @@ impl Making {
         let mut mounts = config.mounts.clone();
         mounts.extend(settings.mounts.clone());
         let limits = settings.limits.as_ref().unwrap_or(&config.limits);
-        self.may_lack_memory = limits.memory.is_some();
+        self.may_run_out_of_memory = limits.memory.is_some();
         let pending = self.pending()?;
         Ok(ContainerSpec {
             name: container_name(instance, &id, &attempt.to_string()),
@@ -524,7 +539,7 @@ impl Making {
     }
 
     /// Starts a created container, which is written down before.
-    async fn start(&mut self, container: String, image: String) -> Result<Started, Halt> {
+    async fn start(&mut self, container: String, image: String) -> Result<Started, Interruption> {
         let shared = self.shared.clone();
         let (name, ran) = (container.clone(), image.clone());
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
@@ -532,10 +547,10 @@ impl Making {
         let deadline = self.pending()?.internal().deadline;
         self.active.own(Some(container.clone()), deadline);
         faults::point("container-known");
-        let failed = |source| Halt::Container { source };
+        let failed = |source| Interruption::Container { source };
         // Before it is started: it may end within milliseconds.
         self.processes = Some(ProcessWatch::begin(&container, SLICE));
-        let started = self.ask(shared.docker.start(&container)).await?;
+        let started = self.cancellable(shared.docker.start(&container)).await?;
         match started {
             // It may run all the same: that is looked at when it is attended.
             Err(error) if error.is_unreachable() => return Ok((container, false)),

@@ -22,7 +22,7 @@ pub(super) const ATTEMPT: &str = "mistry.attempt";
 
 /// The longest pause between two tries: a host may have a container for weeks that Docker cannot
 /// remove.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_SWEEP_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a daemon that ends waits for the removal of a container. An Engine on a busy host needs some
 /// seconds; the daemon gives all that goes on ten, and then ends. The next start removes what is left.
@@ -30,72 +30,72 @@ const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How it stands with them.
 #[derive(Debug, Default)]
-pub(super) struct Swept {
+pub(super) struct Sweeper {
     /// Std, held for a look or a change: that there may be one is said without waiting for the Engine.
-    state: Mutex<State>,
+    state: Mutex<SweepState>,
     /// Held while a build looks for them: the others wait for what it finds.
-    looking: tokio::sync::Mutex<()>,
+    sweeping: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SweepState {
     /// None of them runs.
-    is_safe: bool,
+    clean: bool,
     /// How often it was said that there may be one.
-    said: u64,
+    requests: u64,
     /// A task tries until there are none.
-    is_tried: bool,
+    retrying: bool,
 }
 
-impl Swept {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Sweeper {
+    fn state(&self) -> MutexGuard<'_, SweepState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What a sweep came to.
 #[derive(Debug, Default)]
-pub(super) struct Sweep {
+pub(super) struct SweepResult {
     /// Containers that were removed.
     pub(super) removed: usize,
     /// Why the first of those that were not could not be.
-    pub(super) trouble: Option<docker::Error>,
+    pub(super) first_error: Option<docker::Error>,
     /// One of those runs.
     is_running: bool,
     /// A build may be about to use it; if not, it is to be looked at again.
-    is_spared: bool,
+    may_be_in_use: bool,
 }
 
-impl Sweep {
+impl SweepResult {
     /// There is nothing left to be done.
     fn is_clean(&self) -> bool {
-        self.trouble.is_none() && !self.is_spared
+        self.first_error.is_none() && !self.may_be_in_use
     }
 }
 
 /// Makes sure that no container runs that no build owns. One that is dead and cannot be removed harms
 /// no build: it is tried again in the background.
-pub(super) async fn swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
-    let _one_looks = shared.swept.looking.lock().await;
-    let said = {
-        let state = shared.swept.state();
-        if state.is_safe {
-            if state.is_tried {
+pub(super) async fn ensure_swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
+    let _one_at_a_time = shared.sweeper.sweeping.lock().await;
+    let requests = {
+        let state = shared.sweeper.state();
+        if state.clean {
+            if state.retrying {
                 // Not waited for; but with a build under way the Engine may have changed its mind.
-                shared.try_again.notify_one();
+                shared.retry_removal.notify_one();
             }
             return Ok(());
         }
-        state.said
+        state.requests
     };
     let sweep = sweep(shared).await?;
-    let mut state = shared.swept.state();
-    state.is_safe = !sweep.is_running && state.said == said;
+    let mut state = shared.sweeper.state();
+    state.clean = !sweep.is_running && state.requests == requests;
     if !sweep.is_clean() {
         keep_trying(shared, &mut state);
     }
     drop(state);
-    match sweep.trouble {
+    match sweep.first_error {
         Some(error) if sweep.is_running => Err(error),
         _ => Ok(()),
     }
@@ -104,15 +104,15 @@ pub(super) async fn swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
 /// There may be a container that no build owns: it is removed in the background, when the Engine can and
 /// will. The next build looks, too, before it makes one of its own.
 pub(super) fn sweep_soon(shared: &Arc<Shared>) {
-    let mut state = shared.swept.state();
-    state.is_safe = false;
-    state.said += 1;
+    let mut state = shared.sweeper.state();
+    state.clean = false;
+    state.requests += 1;
     keep_trying(shared, &mut state);
 }
 
 /// A task tries in the background until there are none.
-fn keep_trying(shared: &Arc<Shared>, state: &mut State) {
-    if std::mem::replace(&mut state.is_tried, true) {
+fn keep_trying(shared: &Arc<Shared>, state: &mut SweepState) {
+    if std::mem::replace(&mut state.retrying, true) {
         return;
     }
     let soon = shared.clone();
@@ -120,43 +120,43 @@ fn keep_trying(shared: &Arc<Shared>, state: &mut State) {
     shared.tasks.spawn(async move {
         tokio::select! {
             () = sweep_until_clean(&soon) => {}
-            () = late_in_the_end(&soon) => {}
+            () = removal_grace_over(&soon) => {}
         }
     });
 }
 
 /// Waits until the daemon ends and has waited long enough for the removal of containers.
-pub(super) async fn late_in_the_end(shared: &Shared) {
+pub(super) async fn removal_grace_over(shared: &Shared) {
     shared.stop.cancelled().await;
     tokio::time::sleep(LAST_REMOVAL_TIMEOUT).await;
 }
 
 async fn sweep_until_clean(shared: &Arc<Shared>) {
     let mut pause = ENGINE_RETRY_INTERVAL;
-    let mut is_told = false;
+    let mut is_logged = false;
     loop {
-        let said = shared.swept.state().said;
+        let requests = shared.sweeper.state().requests;
         if shared.engine_there().await.is_ok() {
             let sweep = sweep(shared).await;
-            let trouble = match &sweep {
-                Ok(sweep) => sweep.trouble.as_ref(),
+            let first_error = match &sweep {
+                Ok(sweep) => sweep.first_error.as_ref(),
                 Err(error) => Some(error),
             };
-            if let Some(error) = trouble
-                && !std::mem::replace(&mut is_told, true)
+            if let Some(error) = first_error
+                && !std::mem::replace(&mut is_logged, true)
             {
                 tracing::warn!(
                     error = error as &dyn std::error::Error,
                     "could not remove a container that no build owns; trying again"
                 );
             }
-            let mut state = shared.swept.state();
+            let mut state = shared.sweeper.state();
             if let Ok(sweep) = sweep
-                && state.said == said
+                && state.requests == requests
             {
-                state.is_safe = !sweep.is_running;
+                state.clean = !sweep.is_running;
                 if sweep.is_clean() {
-                    state.is_tried = false;
+                    state.retrying = false;
                     return;
                 }
             }
@@ -164,17 +164,17 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
         tokio::select! {
             // No event tells when an Engine comes back, or has got rid of what held a container.
             () = tokio::time::sleep(pause) => {}
-            () = shared.try_again.notified() => {}
+            () = shared.retry_removal.notified() => {}
             () = shared.stop.cancelled() => return,
         }
-        pause = (2 * pause).min(LONGEST_PAUSE);
+        pause = (2 * pause).min(MAX_SWEEP_RETRY_INTERVAL);
     }
 }
 
 /// Removes every container of ours that no active build owns, as far as the Engine does it.
-pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
+pub(super) async fn sweep(shared: &Shared) -> Result<SweepResult, docker::Error> {
     let ours = BTreeMap::from([(INSTANCE.to_owned(), shared.store.instance().to_owned())]);
-    let mut sweep = Sweep::default();
+    let mut sweep = SweepResult::default();
     let found = shared.docker.containers(&ours).await?;
     if let Some(idle) = shared.images.idle() {
         let records = shared.images.all_records().await;
@@ -186,7 +186,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
             match removed {
                 Ok(count) => sweep.removed += count,
                 // It is no build's, and does not run for long: no build waits for its end.
-                Err(error) => drop(sweep.trouble.get_or_insert(error)),
+                Err(error) => drop(sweep.first_error.get_or_insert(error)),
             }
         }
     }
@@ -201,7 +201,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
             }
             // It may have been made this moment: what runs is known to its build before it does.
             if own.is_none() && !container.running {
-                sweep.is_spared = true;
+                sweep.may_be_in_use = true;
                 continue;
             }
         } else if let Some(id) = id
@@ -214,7 +214,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<Sweep, docker::Error> {
             Ok(()) => sweep.removed += 1,
             Err(error) => {
                 sweep.is_running |= container.running;
-                sweep.trouble.get_or_insert(error);
+                sweep.first_error.get_or_insert(error);
             }
         }
     }

@@ -83,7 +83,7 @@ impl Sender {
                 return Ok(());
             }
             // A client that comes back with this id gets every end that it has missed.
-            let id = feed.told().to_string();
+            let id = feed.resume_from().to_string();
             match news {
                 StreamEvent::Host(activity) => {
                     let host = host(&activity);

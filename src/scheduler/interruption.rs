@@ -10,11 +10,11 @@ use crate::build::{self, Stopped};
 use crate::{docker, project};
 
 /// Attempts whose container may be lost: an Engine that loses three is no accident of one build.
-pub(super) const MAX_LOST: u32 = 3;
+pub(super) const MAX_LOST_ATTEMPTS: u32 = 3;
 
 /// Why a build could not be run to its end.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Halt {
+pub(super) enum Interruption {
     /// The daemon ends; the next process goes on.
     #[error("the daemon ends")]
     Stopping,
@@ -43,11 +43,11 @@ pub(super) enum Halt {
     },
     /// It is made again.
     #[error("the build was interrupted: {0}")]
-    Attempt(&'static str),
-    #[error("the build was interrupted {MAX_LOST} times, the last time because {0}")]
-    Interrupted(&'static str),
+    AttemptLost(&'static str),
+    #[error("the build was interrupted {MAX_LOST_ATTEMPTS} times, the last time because {0}")]
+    TooManyAttempts(&'static str),
     #[error("the build was interrupted ({0}), and its project has changed since; ask again")]
-    Changed(&'static str),
+    ProjectChanged(&'static str),
     /// It ends as was decided, and written down.
     #[error("{}", .0.sentence)]
     Stopped(Stopped),
@@ -88,11 +88,11 @@ fn container_sentence(error: &docker::Error) -> String {
 
 /// The exit status that `docker run` has where it cannot run a container; `None` where that is no
 /// matter of what was asked for.
-pub(super) fn run_status(halt: &Halt) -> Option<i64> {
+pub(super) fn run_status(interruption: &Interruption) -> Option<i64> {
     /// What `docker run` ends with when the Engine refuses what it asks for.
     const REFUSED: i64 = 125;
-    match halt {
-        Halt::Container { source } => match source {
+    match interruption {
+        Interruption::Container { source } => match source {
             docker::Error::NotStarted { code, .. } => Some(*code),
             docker::Error::Refused { .. } => Some(REFUSED),
             _ => None,
@@ -107,11 +107,12 @@ mod tests {
 
     #[test]
     fn a_failed_image_says_why_but_never_where() {
-        let halt = |source| Halt::Image {
+        let interruption = |source| Interruption::Image {
             project: "p".to_owned(),
             source,
         };
-        let words = halt(docker::Error::Build("unknown instruction: FRM".to_owned())).to_string();
+        let words =
+            interruption(docker::Error::Build("unknown instruction: FRM".to_owned())).to_string();
         assert_eq!(
             words,
             "could not build docker image 'p': unknown instruction: FRM"
@@ -121,6 +122,6 @@ mod tests {
             doing: "building".to_owned(),
             source: "refused at /secret".into(),
         };
-        assert!(!halt(away).to_string().contains("secret"));
+        assert!(!interruption(away).to_string().contains("secret"));
     }
 }

@@ -17,11 +17,11 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::halt::Halt;
-use super::making::Making;
+use super::build_task::BuildTask;
+use super::interruption::Interruption;
 use super::{ENGINE_RETRY_INTERVAL, keep_tail, stop};
 use crate::build::{Since, Stopped};
-use crate::docker::{self, ContainerStatus, Docker, Exit, Happening, Output, Stream, Watch};
+use crate::docker::{self, ContainerEvent, ContainerStatus, Docker, Exit, Output, Stream, Watch};
 use crate::faults;
 
 /// Pieces of a container's output that are written to the log at once, when they are there.
@@ -43,42 +43,48 @@ const STORED_ANYWAY: u64 = 32 << 20;
 
 /// Exit codes of containers that an Engine has taken down with it: by SIGKILL, by SIGTERM, and that
 /// of one whose end it did not see. A build may end with them as well, so the Engine is asked.
-const TAKEN_DOWN: [i64; 3] = [137, 143, 255];
+const ENGINE_KILL_CODES: [i64; 3] = [137, 143, 255];
 
 /// An Engine that goes down gives containers 10 s, then kills them, and ends itself within 15 s.
-const GOING_DOWN: Duration = Duration::from_secs(16);
+const ENGINE_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
 
-impl Making {
+impl BuildTask {
     /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
     /// started by this process just now.
-    pub(super) async fn attend(&mut self, container: &str, is_watched: bool) -> Result<Exit, Halt> {
-        let attended = match self.attend_in_time(container, is_watched).await {
-            Ok(attended) => attended,
+    pub(super) async fn supervise(
+        &mut self,
+        container: &str,
+        is_watched: bool,
+    ) -> Result<Exit, Interruption> {
+        let supervised = match self.supervise_in_time(container, is_watched).await {
+            Ok(supervised) => supervised,
             Err(limit) => {
                 // A step that did not end may have had the record.
-                self.worked().await?;
+                self.wait_for_worker().await?;
                 if let Some(limit) = limit {
-                    self.decide(stop::timed_out(limit)).await?;
+                    self.decide_stop(stop::timed_out(limit)).await?;
                 }
-                Err(Halt::Attempt("the Docker Engine did not answer"))
+                Err(Interruption::AttemptLost(
+                    "the Docker Engine did not answer",
+                ))
             }
         };
         match self.stopped()? {
-            None => attended,
-            Some(_) if self.shared.stop.is_cancelled() => Err(Halt::Stopping),
+            None => supervised,
+            Some(_) if self.shared.stop.is_cancelled() => Err(Interruption::Stopping),
             // It ends as was decided, whatever became of its container or the Engine.
-            Some(stopped) => Err(Halt::Stopped(stopped)),
+            Some(stopped) => Err(Interruption::Stopped(stopped)),
         }
     }
 
     /// The same, with a time limit: for an Engine that answers pings, but no request about the container.
     /// The error says which limit the build has passed meanwhile, if it is not stopped.
-    async fn attend_in_time(
+    async fn supervise_in_time(
         &mut self,
         container: &str,
         is_watched: bool,
-    ) -> Result<Result<Exit, Halt>, Option<Duration>> {
-        let decided = self.decided.clone();
+    ) -> Result<Result<Exit, Interruption>, Option<Duration>> {
+        let decided = self.stop_decided.clone();
         let stopping = async {
             decided.wait().await;
             tokio::time::sleep(STOPPING_TIMEOUT).await;
@@ -101,46 +107,50 @@ impl Making {
         };
         tokio::select! {
             biased;
-            attended = self.attend_engine(container, is_watched) => Ok(attended),
+            supervised = self.supervise_across_restarts(container, is_watched) => Ok(supervised),
             () = stopping => Err(None),
             () = running => Err(limit),
         }
     }
 
-    async fn attend_engine(&mut self, container: &str, mut is_watched: bool) -> Result<Exit, Halt> {
+    async fn supervise_across_restarts(
+        &mut self,
+        container: &str,
+        mut is_watched: bool,
+    ) -> Result<Exit, Interruption> {
         let mut was_away = false;
         loop {
             let followed = match is_watched || self.is_stopped()? {
-                true => self.follow(container).await,
-                false => match self.look(container, was_away).await {
-                    Ok(()) => self.follow(container).await,
-                    Err(halt) => Err(halt),
+                true => self.stream_until_exit(container).await,
+                false => match self.reconcile(container, was_away).await {
+                    Ok(()) => self.stream_until_exit(container).await,
+                    Err(interruption) => Err(interruption),
                 },
             };
             let gone = match followed {
-                Err(Halt::Container { source }) if source.is_unreachable() => source,
-                Err(Halt::Container {
+                Err(Interruption::Container { source }) if source.is_unreachable() => source,
+                Err(Interruption::Container {
                     source: docker::Error::NoSuchContainer(_),
-                }) => return Err(Halt::Attempt("its container was removed")),
+                }) => return Err(Interruption::AttemptLost("its container was removed")),
                 ended => return ended,
             };
             (is_watched, was_away) = (false, true);
-            self.engine_back(gone).await?;
+            self.wait_for_engine(gone).await?;
         }
     }
 
     /// What became of a container while it was not watched. Where it `was_away`, the Engine that we saw go
     /// may have ended it, whatever its exit code: a build may take SIGTERM for a good reason to end.
-    async fn look(&mut self, container: &str, was_away: bool) -> Result<(), Halt> {
+    async fn reconcile(&mut self, container: &str, was_away: bool) -> Result<(), Interruption> {
         let docker = self.shared.docker.clone();
-        let failed = |source| Halt::Container { source };
-        let status = self.ask(docker.container_status(container)).await?;
+        let failed = |source| Interruption::Container { source };
+        let status = self.cancellable(docker.container_status(container)).await?;
         match status.map_err(failed)? {
-            ContainerStatus::Gone => Err(Halt::Attempt("its container is gone")),
+            ContainerStatus::Gone => Err(Interruption::AttemptLost("its container is gone")),
             ContainerStatus::Ended(exit, _)
-                if (is_taken_down(&exit) || was_away) && !self.is_own_end(container).await? =>
+                if (is_engine_kill(&exit) || was_away) && !self.is_own_end(container).await? =>
             {
-                Err(Halt::Attempt("its container was taken down"))
+                Err(Interruption::AttemptLost("its container was taken down"))
             }
             ContainerStatus::Ended(_, at) => {
                 self.found_ended = at;
@@ -155,7 +165,7 @@ impl Making {
                 .await?;
                 let deadline = self.pending()?.internal().deadline;
                 self.active.own(Some(container.to_owned()), deadline);
-                let started = self.ask(docker.start(container)).await?;
+                let started = self.cancellable(docker.start(container)).await?;
                 started.map_err(failed)
             }
         }
@@ -163,7 +173,7 @@ impl Making {
 
     /// Whether a container that ended unwatched did so by itself: the Engine that started it is there,
     /// and stays.
-    async fn is_own_end(&mut self, container: &str) -> Result<bool, Halt> {
+    async fn is_own_end(&mut self, container: &str) -> Result<bool, Interruption> {
         let docker = self.shared.docker.clone();
         let asking = async {
             match docker.has_started(container).await {
@@ -171,8 +181,8 @@ impl Making {
                 other => other,
             }
         };
-        match self.ask(asking).await? {
-            Err(source) if source.is_unreachable() => Err(Halt::Container { source }),
+        match self.cancellable(asking).await? {
+            Err(source) if source.is_unreachable() => Err(Interruption::Container { source }),
             // An Engine that does not say so may have taken it down.
             answer => Ok(answer.unwrap_or(false)),
         }
@@ -180,7 +190,10 @@ impl Making {
 
     /// Whether the Engine is going down, which ended the container on its way. Decided at once where it
     /// takes new connections. Else this takes as long as it takes to go.
-    async fn goes_down(&mut self, watch: &mut Watch) -> Result<Option<docker::Error>, Halt> {
+    async fn engine_goes_down(
+        &mut self,
+        watch: &mut Watch,
+    ) -> Result<Option<docker::Error>, Interruption> {
         let docker = self.shared.docker.clone();
         let asking = async {
             let gone = async {
@@ -191,7 +204,7 @@ impl Making {
                 }
             };
             let mut gone = pin!(gone);
-            let until = Instant::now() + GOING_DOWN;
+            let until = Instant::now() + ENGINE_SHUTDOWN_TIMEOUT;
             loop {
                 let refused = tokio::select! {
                     // First: where systemd keeps the socket, the next Engine may answer, but not
@@ -212,11 +225,14 @@ impl Making {
                 }
             }
         };
-        self.ask(asking).await
+        self.cancellable(asking).await
     }
 
     /// Waits until the Engine answers again, as long as the configuration says.
-    pub(super) async fn engine_back(&mut self, source: docker::Error) -> Result<(), Halt> {
+    pub(super) async fn wait_for_engine(
+        &mut self,
+        source: docker::Error,
+    ) -> Result<(), Interruption> {
         let shared = self.shared.clone();
         let timeout = shared.config.load().engine_wait;
         let back = async {
@@ -229,21 +245,21 @@ impl Making {
             }
         };
         let back = tokio::time::timeout(timeout, back);
-        match self.ask(back).await? {
+        match self.cancellable(back).await? {
             Ok(()) => Ok(()),
-            Err(_) => Err(Halt::EngineAway { timeout, source }),
+            Err(_) => Err(Interruption::EngineAway { timeout, source }),
         }
     }
 
     /// Follows a container until it has ended, by itself or because we stop it.
-    async fn follow(&mut self, container: &str) -> Result<Exit, Halt> {
+    async fn stream_until_exit(&mut self, container: &str) -> Result<Exit, Interruption> {
         let (shared, active) = (self.shared.clone(), self.active.clone());
         let mut known = self.pending()?.known();
         // Of all its output, which is read from the beginning.
         let mut stored = 0;
         self.stderr.clear();
-        let limits = Limits::of(self)?;
-        let mut passed = pin!(limits.clone().passed(&shared.docker, container));
+        let deadlines = Deadlines::of(self)?;
+        let mut exceeded = pin!(deadlines.clone().exceeded(&shared.docker, container));
         // Its end is waited for by the log; this only brings it about.
         let mut stopping = pin!(OptionFuture::from(None));
         if self.is_stopped()? {
@@ -267,11 +283,11 @@ impl Making {
                 let stop = tokio::select! {
                     pieces = pieces.next() => match pieces {
                         Some(pieces) => {
-                            limits.hear();
+                            deadlines.note_output();
                             if let Some(processes) = &mut self.processes {
                                 processes.look();
                             }
-                            self.keep(pieces, &mut known, &mut stored, container).await?;
+                            self.write_output(pieces, &mut known, &mut stored, container).await?;
                             continue;
                         }
                         None => break,
@@ -279,100 +295,104 @@ impl Making {
                     // SubmitRequest for at once, so that the answer is there when the output ends; one that
                     // is not to come must be asked for again while the container runs.
                     result = &mut ended, if exit.is_none() => {
-                        exit = Some(result.map_err(|source| Halt::Container { source })?);
+                        exit = Some(result.map_err(|source| Interruption::Container { source })?);
                         over.cancel();
                         continue;
                     }
                     happening = watch.next(), if gone.is_none() => {
                         match happening {
-                            Ok(Happening::Signal) => is_told = true,
-                            Ok(Happening::OutOfMemory) => is_short_of_memory = true,
+                            Ok(ContainerEvent::Signal) => is_told = true,
+                            Ok(ContainerEvent::OutOfMemory) => is_short_of_memory = true,
                             Err(source) => gone = Some((source, Instant::now())),
                         }
                         continue;
                     }
                     // After that, whatever broke was not the Engine.
-                    () = tokio::time::sleep_until(gone_at + GOING_DOWN), if gone.is_some() => {
+                    () = tokio::time::sleep_until(gone_at + ENGINE_SHUTDOWN_TIMEOUT), if gone.is_some() => {
                         gone = None;
                         continue;
                     }
                     Some(stopped) = &mut stopping => {
                         stopping.set(None.into());
-                        stopped.map_err(|source| Halt::Container { source })?;
+                        stopped.map_err(|source| Interruption::Container { source })?;
                         continue;
                     }
                     // Nothing more is decided about what has ended or is being stopped.
                     cancelled = active.cancelled(), if !is_stopped && exit.is_none() => {
                         stop::cancelled(cancelled)
                     }
-                    stopped = &mut passed, if !is_stopped && exit.is_none() => {
-                        stopped.map_err(|source| Halt::Container { source })?
+                    stopped = &mut exceeded, if !is_stopped && exit.is_none() => {
+                        stopped.map_err(|source| Interruption::Container { source })?
                     }
-                    () = shared.stop.cancelled() => return Err(Halt::Stopping),
+                    () = shared.stop.cancelled() => return Err(Interruption::Stopping),
                 };
-                self.decide(stop).await?;
+                self.decide_stop(stop).await?;
                 stopping.set(Some(shared.docker.stop(container)).into());
             }
         }
         let mut exit = match exit {
             Some(exit) => exit,
             None => {
-                let exit = self.ask(ended).await?;
-                exit.map_err(|source| Halt::Container { source })?
+                let exit = self.cancellable(ended).await?;
+                exit.map_err(|source| Interruption::Container { source })?
             }
         };
         // What happened last may have come with the end of the output.
         while gone.is_none() {
             match watch.next().now_or_never() {
-                Some(Ok(Happening::Signal)) => is_told = true,
-                Some(Ok(Happening::OutOfMemory)) => is_short_of_memory = true,
+                Some(Ok(ContainerEvent::Signal)) => is_told = true,
+                Some(Ok(ContainerEvent::OutOfMemory)) => is_short_of_memory = true,
                 Some(Err(_)) | None => break,
             }
         }
         exit.oom_killed |= is_short_of_memory || self.was_short_of_memory(container, &exit).await?;
         // It was told to end, which an Engine does on its way; then its exit code means nothing, since
         // a build may take SIGTERM for a good reason to end.
-        if (is_told || TAKEN_DOWN.contains(&exit.code)) && !self.is_stopped()? {
+        if (is_told || ENGINE_KILL_CODES.contains(&exit.code)) && !self.is_stopped()? {
             let gone = match gone {
                 Some((source, _)) => Some(source),
-                None => self.goes_down(&mut watch).await?,
+                None => self.engine_goes_down(&mut watch).await?,
             };
             if let Some(source) = gone {
-                return Err(Halt::Container { source });
+                return Err(Interruption::Container { source });
             }
         }
         // It may have been over before anybody looked at the time.
         if !self.is_stopped()?
             && let Some(stopped) = self
-                .ask(limits.were_passed(&shared.docker, container))
+                .cancellable(deadlines.was_exceeded(&shared.docker, container))
                 .await?
         {
-            self.decide(stopped).await?;
+            self.decide_stop(stopped).await?;
         }
         Ok(exit)
     }
 
     /// Whether a container that succeeded lost a process for want of memory, where no event said so:
     /// asked only where that is likely to be missed. A failure was asked for it by now.
-    async fn was_short_of_memory(&mut self, container: &str, exit: &Exit) -> Result<bool, Halt> {
-        if exit.code != 0 || exit.oom_killed || !self.may_lack_memory {
+    async fn was_short_of_memory(
+        &mut self,
+        container: &str,
+        exit: &Exit,
+    ) -> Result<bool, Interruption> {
+        if exit.code != 0 || exit.oom_killed || !self.may_run_out_of_memory {
             return Ok(false);
         }
         let docker = self.shared.docker.clone();
-        let status = self.ask(docker.container_status(container)).await?;
+        let status = self.cancellable(docker.container_status(container)).await?;
         // An Engine that does not say leaves it at that: the build succeeded.
         Ok(matches!(status, Ok(ContainerStatus::Ended(exit, _)) if exit.oom_killed))
     }
 
     /// Writes output into the log but for what it has already, and stops a build that prints too
     /// much, or has the Engine store too much of it.
-    async fn keep(
+    async fn write_output(
         &mut self,
         pieces: Vec<Result<Output, docker::Error>>,
         known: &mut u64,
         stored: &mut u64,
         container: &str,
-    ) -> Result<(), Halt> {
+    ) -> Result<(), Interruption> {
         let limit = self.bounds()?.log_limit;
         let is_stopped = self.is_stopped()?;
         let mut bytes = Vec::new();
@@ -386,9 +406,9 @@ impl Making {
                     let length = piece.bytes.len() as u64;
                     *stored = stored.saturating_add(piece.stored());
                     // No more than the length of the piece, which is in memory.
-                    let passed = (*known).min(length);
-                    *known -= passed;
-                    bytes.extend_from_slice(&piece.bytes[passed as usize..]);
+                    let exceeded = (*known).min(length);
+                    *known -= exceeded;
+                    bytes.extend_from_slice(&piece.bytes[exceeded as usize..]);
                 }
                 Err(error) => lost = Some(error),
             }
@@ -396,7 +416,9 @@ impl Making {
         let log = self.pending()?.log();
         let room = limit.saturating_sub(log.bytes());
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-        log.append(&bytes[..fits]).await.map_err(Halt::Log)?;
+        log.append(&bytes[..fits])
+            .await
+            .map_err(Interruption::Log)?;
         faults::point("log");
         let stopped = match fits < bytes.len() {
             true => Some(stop::too_loud(limit)),
@@ -404,15 +426,15 @@ impl Making {
             false => None,
         };
         if let Some(stopped) = stopped.filter(|_| !is_stopped) {
-            self.decide(stopped.clone()).await?;
+            self.decide_stop(stopped.clone()).await?;
             // At once: what it prints from now on is not kept.
             let docker = self.shared.docker.clone();
-            let killed = self.ask(docker.kill(container)).await?;
-            killed.map_err(|source| Halt::Container { source })?;
-            return Err(Halt::Stopped(stopped));
+            let killed = self.cancellable(docker.kill(container)).await?;
+            killed.map_err(|source| Interruption::Container { source })?;
+            return Err(Interruption::Stopped(stopped));
         }
         match lost {
-            Some(source) => Err(Halt::Container { source }),
+            Some(source) => Err(Interruption::Container { source }),
             None => Ok(()),
         }
     }
@@ -426,7 +448,7 @@ fn stores_too_much(stored: u64, limit: u64) -> bool {
 
 /// How long a container may go on, and be silent. Both are counted by a clock that is never set.
 #[derive(Clone)]
-struct Limits {
+struct Deadlines {
     /// Since when it runs.
     running: Since,
     /// How long it may run.
@@ -434,46 +456,52 @@ struct Limits {
     /// How long it may print nothing.
     silence: Option<Duration>,
     /// When a piece of its output came last, as far as we were there.
-    heard: Arc<Mutex<Option<Since>>>,
+    last_output: Arc<Mutex<Option<Since>>>,
 }
 
-impl Limits {
-    fn of(making: &mut Making) -> Result<Limits, Halt> {
-        let bounds = making.bounds()?;
-        let running = making.pending()?.running();
-        Ok(Limits {
+impl Deadlines {
+    fn of(task: &mut BuildTask) -> Result<Deadlines, Interruption> {
+        let bounds = task.bounds()?;
+        let running = task.pending()?.running();
+        Ok(Deadlines {
             running: running.unwrap_or_else(Since::now),
             deadline: bounds.job_timeout.map(Duration::from_millis),
             silence: bounds.silence_timeout.map(Duration::from_millis),
-            heard: Arc::default(),
+            last_output: Arc::default(),
         })
     }
 
     /// Notes that output has come.
-    fn hear(&self) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        *heard = Some(Since::now());
+    fn note_output(&self) {
+        let mut last_output = self
+            .last_output
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *last_output = Some(Since::now());
     }
 
-    fn heard(&self) -> Option<Since> {
-        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_output(&self) -> Option<Since> {
+        *self
+            .last_output
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a limit is passed: what is to be done about it. Each is waited for by itself, so that an
     /// Engine that does not say when something was printed does not hold the deadline back.
-    async fn passed(self, docker: &Docker, container: &str) -> Result<Stopped, docker::Error> {
+    async fn exceeded(self, docker: &Docker, container: &str) -> Result<Stopped, docker::Error> {
         tokio::select! {
-            passed = self.clone().deadline_passed(docker, container) => passed,
-            passed = self.silence_passed(docker, container) => passed,
+            exceeded = self.clone().deadline_exceeded(docker, container) => exceeded,
+            exceeded = self.silence_exceeded(docker, container) => exceeded,
         }
     }
 
-    async fn deadline_passed(
+    async fn deadline_exceeded(
         self,
         docker: &Docker,
         container: &str,
     ) -> Result<Stopped, docker::Error> {
-        goes_on(self.running, self.deadline).await;
+        wait_until_elapsed(self.running, self.deadline).await;
         match self.check_deadline(docker, container).await? {
             Some(stopped) => Ok(stopped),
             // It had ended before.
@@ -481,7 +509,7 @@ impl Limits {
         }
     }
 
-    async fn silence_passed(
+    async fn silence_exceeded(
         self,
         docker: &Docker,
         container: &str,
@@ -489,7 +517,7 @@ impl Limits {
         // Since when it is silent, as far as was looked, and the last line that was seen then.
         let (mut silent, mut seen) = (self.running, None);
         loop {
-            goes_on(silent, self.silence).await;
+            wait_until_elapsed(silent, self.silence).await;
             // The log's own times count: it may be read long after it was printed. So it is
             // asked once in so long a time, and not with each line.
             let last = docker.last_line(container).await?;
@@ -498,7 +526,7 @@ impl Limits {
                 silent = match self.running.until(last) {
                     Some(ran) => self.running.later(ran),
                     // The clock by which that was told was set meanwhile.
-                    None => self.heard().unwrap_or_else(Since::now),
+                    None => self.last_output().unwrap_or_else(Since::now),
                 };
             }
             if let Some(limit) = self.silence.filter(|limit| silent.elapsed() >= *limit) {
@@ -508,7 +536,7 @@ impl Limits {
     }
 
     /// What there is to say about a container that has ended.
-    async fn were_passed(&self, docker: &Docker, container: &str) -> Option<Stopped> {
+    async fn was_exceeded(&self, docker: &Docker, container: &str) -> Option<Stopped> {
         if self.running.elapsed() < self.deadline? {
             return None;
         }
@@ -544,7 +572,7 @@ impl Limits {
 }
 
 /// Waits until something has gone on for so long; for ever without a limit.
-async fn goes_on(since: Since, limit: Option<Duration>) {
+async fn wait_until_elapsed(since: Since, limit: Option<Duration>) {
     let Some(limit) = limit else {
         return std::future::pending().await;
     };
@@ -557,8 +585,8 @@ async fn goes_on(since: Since, limit: Option<Duration>) {
     }
 }
 
-fn is_taken_down(exit: &Exit) -> bool {
-    TAKEN_DOWN.contains(&exit.code) && !exit.oom_killed
+fn is_engine_kill(exit: &Exit) -> bool {
+    ENGINE_KILL_CODES.contains(&exit.code) && !exit.oom_killed
 }
 
 #[cfg(test)]
