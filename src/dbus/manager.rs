@@ -100,7 +100,7 @@ impl Manager {
             Submission::Pending(handle) => handle,
         };
         let id = handle.id();
-        let hold = self.objects.hold(&handle.follower());
+        let hold = self.objects.hold(&handle.observer());
         let info = handle.accepted().await?;
         if info.cached {
             return Ok(cached(id.to_string()));
@@ -109,7 +109,7 @@ impl Manager {
             true => "coalesced",
             false => "queued",
         };
-        let published = self.objects.publish(dbus, connection, handle.follower());
+        let published = self.objects.publish(dbus, connection, handle.observer());
         let path = published.await?;
         if options.cancel_on_disconnect {
             dbus.0.departures.hold(&call.client, handle);

@@ -3,80 +3,25 @@
 //! A container runs what its image says, without a terminal, with `/data` and nothing else of the host
 //! but the mounts it is given. What becomes of its output is in `logs`.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
-    pin::pin,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 
-use bollard::{
-    errors::Error as Bollard,
-    models::{
-        ContainerCreateBody, ContainerState, ContainerSummary, ContainerSummaryStateEnum,
-        HostConfig, HostConfigLogConfig, Mount, MountType,
-    },
-    query_parameters::{
-        CreateContainerOptions, InspectContainerOptions, KillContainerOptions,
-        ListContainersOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
-        WaitContainerOptions,
-    },
+use bollard::errors::Error as Bollard;
+use bollard::models::{ContainerState, ContainerSummary, ContainerSummaryStateEnum};
+use bollard::query_parameters::{
+    CreateContainerOptions, InspectContainerOptions, KillContainerOptions, ListContainersOptions,
+    RemoveContainerOptions, StartContainerOptions, StopContainerOptions, WaitContainerOptions,
 };
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
-use super::{Docker, Error, Traits, label_filter, refusal, utf8};
-
-/// Bytes that the `local` log driver may write for one byte of output: an empty line, of one byte, is
-/// an entry of 28 (its length twice, the name of the stream, the time, the keys of the fields).
-pub(super) const LOG_OVERHEAD: u64 = 32;
-
-/// Room in the driver's file beyond the bound, so that an entry that passes it is still whole; an entry
-/// is 1 MB at most.
-const LOG_MARGIN: u64 = 4 << 20;
+use super::container_spec::ContainerSpec;
+use super::engine::{Docker, label_filter, refusal};
+use super::error::Error;
 
 /// How long a container that is stopped has to end by itself: Docker's own default, which authors of
 /// images know.
 const STOP_GRACE: i32 = 10;
-
-/// What to run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ContainerSpec {
-    /// Name of the container; one of a kind on the host.
-    pub name: String,
-    /// Id of the image.
-    pub image: String,
-    /// What the container is found by.
-    pub labels: BTreeMap<String, String>,
-    /// `uid:gid` of its processes.
-    pub user: String,
-    /// Capabilities that it does without where its user is root; other users have none.
-    pub cap_drop: Vec<String>,
-    /// Directory of the host that is `/data` inside; it must exist.
-    pub data: PathBuf,
-    /// Further directories or files of the host, which must exist, and where they are inside.
-    pub mounts: BTreeMap<PathBuf, String>,
-    /// Network mode; empty for the Engine's default.
-    pub network: String,
-    /// What it may use of the host.
-    pub limits: Limits,
-    /// Variables beside those of the image, as `NAME=value`.
-    pub environment: Vec<String>,
-    /// Bytes of output that the Engine must keep for readers, at least.
-    pub log_bytes: u64,
-    /// The systemd slice that it is put into, where the Engine lets systemd make the cgroups.
-    pub slice: Option<String>,
-}
-
-/// What a container may use of the host; `None` is no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Limits {
-    /// Bytes of memory.
-    pub memory: Option<u64>,
-    /// CPUs, as in `1.5`.
-    pub cpus: Option<f64>,
-    /// Processes and threads.
-    pub pids: Option<u64>,
-}
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +71,7 @@ impl Docker {
     /// UTF-8; [`Error::Unreachable`]; [`Error::Api`], also for a host path that does not exist.
     pub async fn create(&self, spec: &ContainerSpec) -> Result<String, Error> {
         let doing = "creating a container";
-        let body = body(spec, self.traits().await?)?;
+        let body = spec.body(self.traits().await?)?;
         let options = CreateContainerOptions {
             name: Some(spec.name.clone()),
             ..CreateContainerOptions::default()
@@ -418,69 +363,6 @@ fn ended(state: &ContainerState) -> ContainerStatus {
     ContainerStatus::Ended(exit(state), at.and_then(|at| at.parse().ok()))
 }
 
-fn body(spec: &ContainerSpec, engine: Traits) -> Result<ContainerCreateBody, Error> {
-    let mut mounts = vec![bind(&spec.data, "/data")?];
-    for (host, inside) in &spec.mounts {
-        mounts.push(bind(host, inside)?);
-    }
-    let host_config = HostConfig {
-        mounts: Some(mounts),
-        network_mode: (!spec.network.is_empty()).then(|| spec.network.clone()),
-        cap_drop: Some(match is_root(&spec.user) {
-            true => spec.cap_drop.clone(),
-            false => vec!["ALL".to_owned()],
-        }),
-        security_opt: Some(vec!["no-new-privileges".to_owned()]),
-        auto_remove: Some(false),
-        log_config: Some(log_config(spec.log_bytes)),
-        memory: spec.limits.memory.map(signed),
-        // A rounded number of billionths of a CPU; absurd ones are the Engine's to refuse.
-        nano_cpus: spec.limits.cpus.map(|cpus| (cpus * 1e9).round() as i64),
-        pids_limit: spec.limits.pids.map(signed),
-        cgroup_parent: spec.slice.clone().filter(|_| engine.has_slices),
-        // The files of builds belong to users of the host, and so does the host's network.
-        userns_mode: engine.remaps_users.then(|| "host".to_owned()),
-        ..HostConfig::default()
-    };
-    Ok(ContainerCreateBody {
-        image: Some(spec.image.clone()),
-        user: Some(spec.user.clone()),
-        env: Some(spec.environment.clone()),
-        labels: Some(spec.labels.clone().into_iter().collect()),
-        tty: Some(false),
-        host_config: Some(host_config),
-        ..ContainerCreateBody::default()
-    })
-}
-
-/// As a mount and not as `-v` would, so that a missing directory is an error and not made by root.
-fn bind(host: &Path, inside: &str) -> Result<Mount, Error> {
-    Ok(Mount {
-        typ: Some(MountType::BIND),
-        source: Some(utf8(host)?),
-        target: Some(inside.to_owned()),
-        ..Mount::default()
-    })
-}
-
-/// The `local` driver, because the others spoil bytes or drop some; one file that is never rotated,
-/// because a rotation would take the first bytes away.
-fn log_config(bytes: u64) -> HostConfigLogConfig {
-    let size = bytes
-        .saturating_mul(LOG_OVERHEAD)
-        .saturating_add(LOG_MARGIN);
-    let config = [
-        ("max-size", signed(size).to_string()),
-        ("max-file", "1".to_owned()),
-        // The Engine refuses to compress where there is one file only.
-        ("compress", "false".to_owned()),
-    ];
-    HostConfigLogConfig {
-        typ: Some("local".to_owned()),
-        config: Some(config.map(|(key, value)| (key.to_owned(), value)).into()),
-    }
-}
-
 /// The exit status that `docker run` has for a program that cannot be executed, by its own rule:
 /// 127 where there is none, 126 where it may not be executed. `None` for every other refusal, which
 /// is 125 there.
@@ -496,99 +378,9 @@ fn exec_status(said: &str) -> Option<i64> {
     }
 }
 
-fn is_root(user: &str) -> bool {
-    let name = user.split(':').next().unwrap_or("");
-    name == "root" || name.parse::<u32>() == Ok(0)
-}
-
-/// The API's numbers are signed.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn spec() -> ContainerSpec {
-        ContainerSpec {
-            name: "n".into(),
-            image: "sha256:0".into(),
-            labels: BTreeMap::new(),
-            user: "1000:1000".into(),
-            cap_drop: vec!["MKNOD".into()],
-            data: "/d".into(),
-            mounts: BTreeMap::from([(PathBuf::from("/cache"), "/c".to_owned())]),
-            network: String::new(),
-            limits: Limits::default(),
-            environment: Vec::new(),
-            log_bytes: 1 << 20,
-            slice: None,
-        }
-    }
-
-    fn host(spec: &ContainerSpec) -> HostConfig {
-        body(spec, Traits::default()).unwrap().host_config.unwrap()
-    }
-
-    #[test]
-    fn only_root_keeps_capabilities_and_no_user_gains_privileges() {
-        for (user, dropped) in [
-            ("1000:1000", "ALL"),
-            ("0", "MKNOD"),
-            ("0:5", "MKNOD"),
-            ("root", "MKNOD"),
-        ] {
-            let host = host(&ContainerSpec {
-                user: user.into(),
-                ..spec()
-            });
-            assert_eq!(host.cap_drop.unwrap(), [dropped], "{user}");
-            assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
-        }
-    }
-
-    #[test]
-    fn mounts_are_binds_that_create_nothing() {
-        let host = host(&spec());
-        assert!(host.binds.is_none());
-        for mount in host.mounts.unwrap() {
-            assert_eq!(mount.typ, Some(MountType::BIND));
-            assert!(mount.bind_options.is_none());
-        }
-    }
-
-    #[test]
-    fn limits_are_told_in_the_engines_units() {
-        let host = host(&ContainerSpec {
-            limits: Limits {
-                memory: Some(1 << 30),
-                cpus: Some(1.5),
-                pids: Some(100),
-            },
-            ..spec()
-        });
-        assert_eq!(host.memory, Some(1 << 30));
-        assert_eq!(host.nano_cpus, Some(1_500_000_000));
-        assert_eq!(host.pids_limit, Some(100));
-    }
-
-    #[test]
-    fn slices_and_namespaces_are_told_to_those_engines_that_have_them() {
-        let spec = ContainerSpec {
-            slice: Some("s.slice".into()),
-            ..spec()
-        };
-        let plain = host(&spec);
-        assert_eq!((plain.cgroup_parent, plain.userns_mode), (None, None));
-        let engine = Traits {
-            has_slices: true,
-            remaps_users: true,
-        };
-        let host = body(&spec, engine).unwrap().host_config.unwrap();
-        assert_eq!(host.cgroup_parent.as_deref(), Some("s.slice"));
-        assert_eq!(host.userns_mode.as_deref(), Some("host"));
-    }
 
     #[test]
     fn a_program_that_cannot_be_executed_has_the_status_of_docker_run() {
@@ -608,21 +400,5 @@ mod tests {
         ] {
             assert_eq!(exec_status(said), status, "{said}");
         }
-    }
-
-    #[test]
-    fn the_log_of_empty_lines_fits_the_driver() {
-        let config = host(&spec()).log_config.unwrap().config.unwrap();
-        assert!(config["max-size"].parse::<u64>().unwrap() >= 28 << 20);
-        assert_eq!(config["max-file"], "1");
-        log_config(u64::MAX);
-    }
-
-    #[test]
-    fn a_path_that_is_not_utf8_is_refused_and_not_mangled() {
-        use std::os::unix::ffi::OsStringExt;
-        let data = PathBuf::from(std::ffi::OsString::from_vec(b"/\xff".to_vec()));
-        let error = body(&ContainerSpec { data, ..spec() }, Traits::default()).unwrap_err();
-        assert!(matches!(error, Error::Path(_)));
     }
 }

@@ -9,7 +9,8 @@ use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
-use super::{Docker, Error};
+use super::engine::Docker;
+use super::error::Error;
 
 /// The Engine's name for a kill for want of memory.
 const OOM: &str = "oom";

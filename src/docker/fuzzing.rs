@@ -7,10 +7,9 @@ use futures_util::FutureExt;
 use jiff::Timestamp;
 
 use super::line_ends::LineEnds;
-use super::logs::{self, Output};
+use super::output::{self, Output};
 use super::passwd::{self, Found};
-use super::steps::Steps;
-use super::{ImageSpec, Progress};
+use super::steps::{Progress, Steps};
 
 /// The home directory of `user` in the archive of an `/etc/passwd` as the Engine sends it, cut off
 /// anywhere; or the path that it is a link to.
@@ -34,14 +33,8 @@ pub fn steps(stream: &[u8]) -> Vec<Progress> {
         let owned = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into()));
         owned.collect()
     };
-    let mut steps = Steps::new(&ImageSpec {
-        tag: "mistry-p".to_owned(),
-        labels: pairs(&[("mistry.context", "c"), ("mistry.instance", "i")]),
-        build_args: pairs(&[("uid", "0")]),
-        network: String::new(),
-        fresh: false,
-        images: Vec::new(),
-    });
+    let labels = pairs(&[("mistry.context", "c"), ("mistry.instance", "i")]);
+    let mut steps = Steps::new(&labels, &pairs(&[("uid", "0")]));
     stream
         .split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
@@ -63,5 +56,5 @@ pub fn line_ends(entries: Vec<Output>) -> Option<Vec<Output>> {
 
 /// The time that a piece of output begins with.
 pub fn stamp(piece: &[u8]) -> Option<Timestamp> {
-    logs::stamp(piece)
+    output::stamp(piece)
 }

@@ -20,8 +20,9 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
+use super::engine::{Docker, Labels, label_filter, refusal};
+use super::error::Error;
 use super::steps::{Fetching, Progress, Steps};
-use super::{Docker, Error, Labels, label_filter, refusal};
 
 /// How often a build is begun whose cached layers are taken away: each time another program must remove
 /// images at just that moment.
@@ -306,7 +307,7 @@ impl Docker {
         let broken = Broken::default();
         let body = bollard::body_try_stream(broken.clone().watch(context));
         let mut progress = pin!(client.build_image(options(spec, pull), None, Some(body)));
-        let mut steps = Steps::new(spec);
+        let mut steps = Steps::new(&spec.labels, &spec.build_args);
         while let Some(item) = progress.next().await {
             let item = item.map_err(|error| Failure {
                 error: self.build_failed(error, &broken),

@@ -15,18 +15,11 @@
 //! there is counted and dropped. Where nothing was counted, because the daemon was started after the
 //! container, a line end is assumed: most programs end their last line.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use bollard::container::LogOutput;
-use bollard::query_parameters::AttachContainerOptions;
 use bytes::Bytes;
-use futures_util::StreamExt;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use super::Docker;
-use super::logs::{Output, Stream, stamp};
+use super::counter::Counter;
+use super::engine::Docker;
+use super::output::{Output, Stream, stamp};
 
 /// Bytes of the largest entry of a log: the buffer of the Engine's log copier.
 const FULL: usize = 16 << 10;
@@ -34,72 +27,10 @@ const FULL: usize = 16 << 10;
 /// The API of the first Engine that hands out all line ends, as minor version of 1.
 const FIRST_WHOLE: usize = 42;
 
-/// How long an Engine may take to attach us; without it a container is started all the same.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How far the count may be behind the log: both come from the same write within the Engine.
-const COUNT_DELAY: Duration = Duration::from_secs(2);
-
 /// True for an Engine that leaves line ends out.
 pub(super) fn are_left_out(client: &bollard::Docker) -> bool {
     let version = client.client_version();
     version.major_version == 1 && version.minor_version < FIRST_WHOLE
-}
-
-/// How many bytes a container has written to standard output and standard error.
-#[derive(Clone, Debug)]
-pub(super) struct Counter {
-    counted: watch::Receiver<Counted>,
-    /// Ended with the last one who has it.
-    _task: Arc<JoinSet<()>>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Counted {
-    bytes: [u64; 2],
-    is_over: bool,
-}
-
-impl Counter {
-    /// Begins to count for a container that is not started yet; `None` where that is not to be had.
-    pub(super) async fn begin(client: &bollard::Docker, container: &str) -> Option<Counter> {
-        let options = AttachContainerOptions {
-            stream: true,
-            stdout: true,
-            stderr: true,
-            ..AttachContainerOptions::default()
-        };
-        let attaching = client.attach_container(container, Some(options));
-        let attached = tokio::time::timeout(ATTACH_TIMEOUT, attaching).await;
-        let mut attached = attached.ok()?.ok()?;
-        let (count, counted) = watch::channel(Counted::default());
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            while let Some(Ok(frame)) = attached.output.next().await {
-                let (stream, length) = match &frame {
-                    LogOutput::StdOut { message } => (Stream::Stdout, message.len()),
-                    LogOutput::StdErr { message } => (Stream::Stderr, message.len()),
-                    // Without a terminal there are no others.
-                    LogOutput::StdIn { .. } | LogOutput::Console { .. } => break,
-                };
-                count.send_modify(|counted| counted.bytes[stream as usize] += length as u64);
-            }
-            count.send_modify(|counted| counted.is_over = true);
-        });
-        Some(Counter {
-            counted,
-            _task: Arc::new(task),
-        })
-    }
-
-    /// True when a stream had more than `bytes`, or less: then the count broke off.
-    async fn has_not_just(&mut self, stream: Stream, bytes: u64) -> bool {
-        let is_known =
-            |counted: &Counted| counted.bytes[stream as usize] > bytes || counted.is_over;
-        let waiting = self.counted.wait_for(is_known);
-        let _ = tokio::time::timeout(COUNT_DELAY, waiting).await;
-        self.counted.borrow().bytes[stream as usize] != bytes
-    }
 }
 
 /// Puts line ends back while the entries of a log pass.
@@ -262,14 +193,7 @@ mod tests {
     }
 
     fn counter(stdout: usize, stderr: usize) -> Option<Counter> {
-        let counted = Counted {
-            bytes: [stdout as u64, stderr as u64],
-            is_over: true,
-        };
-        Some(Counter {
-            counted: watch::channel(counted).1,
-            _task: Arc::default(),
-        })
+        Some(Counter::ended(stdout as u64, stderr as u64))
     }
 
     async fn mended(entries: Vec<Output>, counter: Option<Counter>) -> Vec<u8> {
@@ -308,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nobody_counted_the_last_line_has_an_end() {
+    async fn where_nothing_was_counted_the_last_line_has_an_end() {
         let whole = lines(&[20_000]);
         let open = &whole[..20_000];
         assert!(mended(entries(Stream::Stdout, open), None).await == whole);

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, pin::pin, time::Duration};
 
 use bollard::{container::LogOutput, errors::Error as Bollard, query_parameters::LogsOptions};
-use bytes::{Buf as _, Bytes};
+use bytes::Buf as _;
 use futures_util::{
     StreamExt,
     stream::{self, BoxStream},
@@ -14,34 +14,10 @@ use futures_util::{
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::container::LOG_OVERHEAD;
+use super::engine::Docker;
+use super::error::Error;
 use super::line_ends::{self, LineEnds};
-use super::{Docker, Error};
-
-/// A piece of output; chunks are no lines.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Where it was written to.
-    pub stream: Stream,
-    /// The bytes, as written; not necessarily UTF-8.
-    pub bytes: Bytes,
-}
-
-impl Output {
-    /// Bytes that the Engine's log driver takes for it, at most.
-    pub fn stored(&self) -> u64 {
-        LOG_OVERHEAD.saturating_add(self.bytes.len() as u64)
-    }
-}
-
-/// The two outputs of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
+use super::output::{Output, Stream, stamp};
 
 impl Docker {
     /// The output of a started container from its first byte, until it ends. A container that was never
@@ -106,13 +82,13 @@ const DOING_LOGS: &str = "reading a container's output";
 
 /// How long an Engine that has ended the output is given to end the container too, which it does
 /// within some hundred milliseconds; one that does not is followed again.
-const ENDING: Duration = Duration::from_secs(2);
+const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the Engine may say nothing about a container that has ended, whose output is on its disk.
-const STALLED: Duration = Duration::from_secs(10);
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often all of the output of a container that is over is read, when less comes than before.
-const READINGS: u32 = 3;
+const MAX_READINGS: u32 = 3;
 
 /// Follows a container's output to its end, and then reads what the Engine has swallowed.
 ///
@@ -149,84 +125,91 @@ impl LogReader {
                     None => continue,
                 }
             }
-            let frames = match &mut self.frames {
-                Some(frames) => frames,
-                closed => {
-                    let client = self.docker.client(DOING_LOGS).await?;
-                    let are_left_out = line_ends::are_left_out(&client);
-                    let counter = || self.docker.counter(&self.container);
-                    self.line_ends = are_left_out.then(|| LineEnds::new(counter()));
-                    let options = LogsOptions {
-                        follow: self.follow,
-                        timestamps: are_left_out,
-                        stdout: true,
-                        stderr: true,
-                        ..LogsOptions::default()
-                    };
-                    let frames = client.logs(&self.container, Some(options));
-                    closed.insert(frames.fuse().boxed())
-                }
-            };
-            let (over, is_following) = (self.over.clone(), self.follow);
-            let stalled = async {
-                if is_following {
-                    over.cancelled().await;
-                }
-                tokio::time::sleep(STALLED).await;
-            };
-            let frame = tokio::select! {
-                frame = frames.next() => frame,
-                // All that is there is read once more, and that has an end.
-                () = stalled => match is_following {
-                    true => None,
-                    false => {
-                        return Err(Error::Api {
-                            doing: DOING_LOGS.to_owned(),
-                            source: "it does not go on".into(),
-                        });
-                    }
-                },
-            };
-            match frame {
+            let is_over = match self.next_frame().await? {
                 Some(frame) => {
-                    let frame =
-                        frame.map_err(|e| self.docker.failed_on(DOING_LOGS, &self.container, e))?;
-                    let piece = output(DOING_LOGS, frame)?;
-                    match &mut self.line_ends {
-                        Some(line_ends) => self.ready.extend(line_ends.pass(piece).await),
-                        None => self.ready.push_back(piece),
-                    }
+                    self.take(frame).await?;
+                    false
                 }
-                None if self.follow => {
-                    let ended = self.docker.wait(&self.container);
-                    if let Ok(ended) = tokio::time::timeout(ENDING, ended).await {
-                        ended?;
-                        self.follow = false;
-                    }
-                    self.skip = self.delivered;
-                    self.frames = None;
-                }
-                // Only what has been read to its end says how it ends.
-                None if self.line_ends.is_some() => {
-                    if let Some(mut line_ends) = self.line_ends.take() {
-                        self.ready.extend(line_ends.finish().await);
-                    }
-                }
-                // It cannot be less than what was there before.
-                None if self.skip != [0; 2] => {
-                    self.tries += 1;
-                    if self.tries == READINGS {
-                        return Err(Error::Api {
-                            doing: DOING_LOGS.to_owned(),
-                            source: "it leaves out the end of it".into(),
-                        });
-                    }
-                    self.skip = self.delivered;
-                    self.frames = None;
-                }
-                None => return Ok(None),
+                None => self.end_reading().await?,
+            };
+            if is_over {
+                return Ok(None);
             }
         }
+    }
+
+    /// The next frame of the present reading, which is begun where none is; `None` at its end.
+    async fn next_frame(&mut self) -> Result<Option<LogOutput>, Error> {
+        let frames = match &mut self.frames {
+            Some(frames) => frames,
+            closed => {
+                let client = self.docker.client(DOING_LOGS).await?;
+                let are_left_out = line_ends::are_left_out(&client);
+                let counter = || self.docker.counter(&self.container);
+                self.line_ends = are_left_out.then(|| LineEnds::new(counter()));
+                let options = LogsOptions {
+                    follow: self.follow,
+                    timestamps: are_left_out,
+                    stdout: true,
+                    stderr: true,
+                    ..LogsOptions::default()
+                };
+                let frames = client.logs(&self.container, Some(options));
+                closed.insert(frames.fuse().boxed())
+            }
+        };
+        let (over, is_following) = (&self.over, self.follow);
+        let stalled = async {
+            if is_following {
+                over.cancelled().await;
+            }
+            tokio::time::sleep(STALL_TIMEOUT).await;
+        };
+        let frame = tokio::select! {
+            frame = frames.next() => frame,
+            () = stalled => match is_following {
+                true => None,
+                // All that is there is read once more, and that has an end.
+                false => return Err(incomplete("it does not go on")),
+            },
+        };
+        let failed = |error| self.docker.failed_on(DOING_LOGS, &self.container, error);
+        frame.transpose().map_err(failed)
+    }
+
+    async fn take(&mut self, frame: LogOutput) -> Result<(), Error> {
+        let piece = output(DOING_LOGS, frame)?;
+        match &mut self.line_ends {
+            Some(line_ends) => self.ready.extend(line_ends.pass(piece).await),
+            None => self.ready.push_back(piece),
+        }
+        Ok(())
+    }
+
+    /// Decides what follows the end of a reading. True when nothing does: all of the output was read.
+    async fn end_reading(&mut self) -> Result<bool, Error> {
+        if self.follow {
+            let ended = self.docker.wait(&self.container);
+            if let Ok(ended) = tokio::time::timeout(ENDING_TIMEOUT, ended).await {
+                ended?;
+                self.follow = false;
+            }
+        } else if let Some(mut line_ends) = self.line_ends.take() {
+            // Only what has been read to its end says how it ends.
+            self.ready.extend(line_ends.finish().await);
+            return Ok(false);
+        } else if self.skip != [0; 2] {
+            // It cannot be less than what was there before.
+            self.tries += 1;
+            if self.tries == MAX_READINGS {
+                return Err(incomplete("it leaves out the end of it"));
+            }
+        } else {
+            return Ok(true);
+        }
+        self.skip = self.delivered;
+        self.frames = None;
+        Ok(false)
     }
 
     /// A piece without what was handed out already; `None` where nothing is left of it.
@@ -239,6 +222,13 @@ impl LogReader {
         self.delivered[which] += length - known;
         piece.bytes.advance(known as usize);
         (!piece.bytes.is_empty()).then_some(piece)
+    }
+}
+
+fn incomplete(why: &str) -> Error {
+    Error::Api {
+        doing: DOING_LOGS.to_owned(),
+        source: why.into(),
     }
 }
 
@@ -255,24 +245,4 @@ fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
         }
     };
     Ok(Output { stream, bytes })
-}
-
-/// The time that a piece of output begins with where times were asked for.
-pub(super) fn stamp(piece: &[u8]) -> Option<Timestamp> {
-    let end = piece.iter().position(|byte| *byte == b' ')?;
-    std::str::from_utf8(&piece[..end]).ok()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_is_as_old_as_its_stamp_says() {
-        let at = "2026-11-24T05:06:07.123456789Z";
-        let found = stamp(format!("{at} hello there\n").as_bytes());
-        assert_eq!(found, Some(at.parse().unwrap()));
-        assert_eq!(stamp(b"hello there\n"), None);
-        assert_eq!(stamp(b"\xff\n"), None);
-    }
 }

@@ -9,7 +9,8 @@ use bollard::query_parameters::DownloadFromContainerOptions;
 use futures_util::StreamExt;
 use tar::EntryType;
 
-use super::{CALL_TIMEOUT, Docker, Error, refusal};
+use super::engine::{CALL_TIMEOUT, Docker, refusal};
+use super::error::{Cause, Error};
 
 const PASSWD: &str = "/etc/passwd";
 
@@ -76,7 +77,7 @@ impl Docker {
 }
 
 /// Whether the Engine says that there is no such path in the container.
-fn is_missing(source: &super::Cause) -> bool {
+fn is_missing(source: &Cause) -> bool {
     let error = source.downcast_ref();
     error
         .and_then(refusal)

@@ -5,10 +5,10 @@
 //! words is believed while a step runs. A hostile step can still imitate the end of itself: callers must
 //! check at the Engine what is claimed here before they remove anything.
 
+use std::collections::BTreeMap;
+
 use bollard::models::BuildInfo;
 use bytes::Bytes;
-
-use super::image::ImageSpec;
 
 /// What an image build tells while it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,15 +68,19 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    pub(super) fn new(spec: &ImageSpec) -> Steps {
-        let labels = spec.labels.iter();
+    /// For a build that sets these labels and gives these values for `ARG`s.
+    pub(super) fn new(
+        labels: &BTreeMap<String, String>,
+        build_args: &BTreeMap<String, String>,
+    ) -> Steps {
+        let labels = labels.iter();
         Steps {
             image: None,
             short_id: None,
             labels: labels
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect(),
-            args: spec.build_args.keys().cloned().collect(),
+            args: build_args.keys().cloned().collect(),
             fetching: Fetching::default(),
             number: 0,
             instruction: String::new(),
@@ -235,21 +239,13 @@ fn is_short_id(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn steps() -> Steps {
-        Steps::new(&ImageSpec {
-            tag: String::new(),
-            labels: [("mistry.context", "c0"), ("mistry.uid", "0")]
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into(),
-            build_args: BTreeMap::from([("uid".to_owned(), "0".to_owned())]),
-            network: String::new(),
-            fresh: false,
-            images: Vec::new(),
-        })
+        let labels = [("mistry.context", "c0"), ("mistry.uid", "0")];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let build_args = BTreeMap::from([("uid".to_owned(), "0".to_owned())]);
+        Steps::new(&labels.into(), &build_args)
     }
 
     fn told(steps: &mut Steps, pieces: &[&str]) -> (String, Vec<Progress>) {

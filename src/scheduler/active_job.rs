@@ -1,9 +1,8 @@
-//! A job that is not over, as its waiters see it.
+//! The shared state of an active job: queued or running, not finished.
 //!
-//! [`ActiveJob`] is shared by the queue, the one task that makes the build, and all that
-//! looks on. A [`JobObserver`] sees how it goes. A [`JobHandle`] is one that wants it: dropping it
-//! changes nothing for the build, unless all who asked for the build wanted it only while they
-//! wait.
+//! [`ActiveJob`] is shared by the queue, the task that runs the build, and its observers. A [`JobObserver`]
+//! reads progress. A [`JobHandle`] also counts as a waiter: when the last waiter is dropped and every
+//! request set `cancel_on_disconnect`, the job is cancelled.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
+use super::error::Error;
 use crate::budget::Held;
 use crate::build::{BuildAnswer, BuildInfo, Cancelled, LogProgress, Outcome};
 use crate::job::JobId;
@@ -49,21 +48,19 @@ impl View {
     }
 }
 
-/// Who wants a build.
+/// Decides whether a job is cancelled when its last waiter disconnects, and who may ask for its end.
 #[derive(Debug, Default)]
-struct Wants {
-    /// A request wants it whether its client waits or not.
-    for_good: bool,
-    /// A request wants it only while its client waits.
-    cancel_on_disconnect: bool,
-    /// Tickets that are held.
-    held: usize,
-    /// All handles: also who wants it no more may wait for its end.
+struct Waiters {
+    /// At least one request did not set `cancel_on_disconnect`.
+    keep_when_disconnected: bool,
+    /// Handles whose clients wait.
+    count: usize,
+    /// All handles: also a client that has stopped waiting may ask for the end.
     handles: usize,
 }
 
-/// Who cancels a build that is not wanted any more, and why.
-const NOT_WANTED: (&str, &str) = ("mistryd", "all clients that wanted it have disconnected");
+const CANCELLED_BY: &str = "mistryd";
+const ALL_WAITERS_DISCONNECTED: &str = "all clients that wanted it have disconnected";
 
 /// Who is at the beginning of a job, and what they wanted.
 #[derive(Clone, Debug, Default)]
@@ -91,11 +88,11 @@ pub(super) struct ActiveJob {
     /// Askers who came after the first.
     joined: AtomicU32,
     /// Std, held for a count, and for the decision that follows from it.
-    wants: Mutex<Wants>,
+    waiters: Mutex<Waiters>,
     view: watch::Sender<View>,
-    /// What its large params are counted by until it is over. A follower may stay for as long as a
-    /// reader is slow, and must not keep those who build from their room.
-    params: Mutex<Option<Held>>,
+    /// What its large params are counted by until it is over. A observer may stay for as long as a
+    /// reader is slow, and must not take the budget of those who build.
+    params: Mutex<Option<Arc<Held>>>,
 }
 
 impl ActiveJob {
@@ -104,7 +101,7 @@ impl ActiveJob {
         id: JobId,
         group: Option<String>,
         origin: Origin,
-        params: Option<Held>,
+        params: Option<Arc<Held>>,
     ) -> Arc<ActiveJob> {
         Arc::new(ActiveJob {
             project,
@@ -114,7 +111,7 @@ impl ActiveJob {
             slot: Notify::new(),
             cancel: SetOnce::new(),
             joined: AtomicU32::new(0),
-            wants: Mutex::default(),
+            waiters: Mutex::default(),
             view: watch::channel(View::default()).0,
             params: Mutex::new(params),
         })
@@ -131,19 +128,15 @@ impl ActiveJob {
         self.cancel.wait().await.clone()
     }
 
-    /// A client wants it, and holds a handle: only as long as they do (`cancel_on_disconnect`), or for good.
-    /// False when its end is wanted already.
+    /// A client that has a handle wants the build. False when it is being cancelled already.
     pub(super) fn want(&self, cancel_on_disconnect: bool) -> bool {
-        let mut wants = self.wants();
-        match cancel_on_disconnect {
-            true => wants.cancel_on_disconnect = true,
-            false => wants.for_good = true,
-        }
+        let mut waiters = self.waiters();
+        waiters.keep_when_disconnected |= !cancel_on_disconnect;
         !self.cancel.initialized()
     }
 
-    fn wants(&self) -> MutexGuard<'_, Wants> {
-        self.wants.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows what the build is doing now. The first time means: it is accepted.
@@ -209,10 +202,10 @@ impl ActiveJob {
     }
 
     /// Keeps only what lists show of a job that is over, unless a client with a handle may ask for its end.
-    /// A follower may stay for as long as a reader is slow, and what it keeps is counted no more.
+    /// A observer may stay for as long as a reader is slow, and what it keeps is counted no more.
     fn abridge(&self) {
-        let wants = self.wants();
-        if wants.handles > 0 {
+        let waiters = self.waiters();
+        if waiters.handles > 0 {
             return;
         }
         self.view.send_if_modified(|view| {
@@ -240,17 +233,17 @@ impl ActiveJob {
         coalesced: bool,
         stop: CancellationToken,
     ) -> JobHandle {
-        let mut wants = self.wants();
-        wants.held += 1;
-        wants.handles += 1;
+        let mut waiters = self.waiters();
+        waiters.count += 1;
+        waiters.handles += 1;
         JobHandle {
-            follower: self.follower(stop),
+            observer: self.observer(stop),
             coalesced,
-            is_held: true,
+            is_waiting: true,
         }
     }
 
-    pub(super) fn follower(self: &Arc<ActiveJob>, stop: CancellationToken) -> JobObserver {
+    pub(super) fn observer(self: &Arc<ActiveJob>, stop: CancellationToken) -> JobObserver {
         JobObserver {
             view: self.view.subscribe(),
             active: self.clone(),
@@ -259,7 +252,7 @@ impl ActiveJob {
     }
 }
 
-/// An observer, who sees how a job goes without wanting it.
+/// Reads the progress of a job, without counting as a waiter.
 #[derive(Clone, Debug)]
 pub struct JobObserver {
     active: Arc<ActiveJob>,
@@ -371,34 +364,34 @@ impl JobObserver {
     }
 }
 
-/// The right to wait for a job. Any number may hold one; dropping it cancels nothing, but when it is
-/// the last of a job that all clients wanted only while they wait.
+/// What a client that waits for a job holds. When the last one is dropped and every request set
+/// `cancel_on_disconnect`, the job is cancelled.
 #[derive(Debug)]
 pub struct JobHandle {
-    follower: JobObserver,
+    observer: JobObserver,
     coalesced: bool,
-    /// It counts among those that want the build.
-    is_held: bool,
+    /// It counts as a waiter.
+    is_waiting: bool,
 }
 
 impl Deref for JobHandle {
     type Target = JobObserver;
 
     fn deref(&self) -> &JobObserver {
-        &self.follower
+        &self.observer
     }
 }
 
 impl DerefMut for JobHandle {
     fn deref_mut(&mut self) -> &mut JobObserver {
-        &mut self.follower
+        &mut self.observer
     }
 }
 
 impl Drop for JobHandle {
     fn drop(&mut self) {
         self.stop_waiting();
-        self.active.wants().handles -= 1;
+        self.active.waiters().handles -= 1;
         self.active.abridge();
     }
 }
@@ -406,24 +399,24 @@ impl Drop for JobHandle {
 impl JobHandle {
     /// Stops wanting the build, as dropping the handle does, and still follows it.
     pub fn stop_waiting(&mut self) {
-        if !std::mem::take(&mut self.is_held) {
+        if !std::mem::take(&mut self.is_waiting) {
             return;
         }
-        let mut wants = self.active.wants();
-        wants.held -= 1;
+        let mut waiters = self.active.waiters();
+        waiters.count -= 1;
         // A daemon that ends sends all clients away, and no build with them.
-        let is_left = wants.held == 0 && wants.cancel_on_disconnect && !wants.for_good;
+        let is_left = waiters.count == 0 && !waiters.keep_when_disconnected;
         if is_left && !self.stop.is_cancelled() && !self.is_over() {
             self.active.cancel(Cancelled {
-                by: NOT_WANTED.0.to_owned(),
-                reason: NOT_WANTED.1.to_owned(),
+                by: CANCELLED_BY.to_owned(),
+                reason: ALL_WAITERS_DISCONNECTED.to_owned(),
             });
         }
     }
 
     /// To see how the job goes without wanting it.
-    pub fn follower(&self) -> JobObserver {
-        self.follower.clone()
+    pub fn observer(&self) -> JobObserver {
+        self.observer.clone()
     }
 
     /// Another client had asked for it already.
@@ -485,22 +478,22 @@ mod tests {
     use crate::budget::{Budget, Client};
 
     #[test]
-    fn a_follower_of_a_job_that_is_over_holds_nothing_of_the_budget() {
+    fn an_observer_of_a_job_that_is_over_holds_nothing_of_the_budget() {
         let budget = Budget::new(100, 0);
         let project: ProjectName = "hello".parse().unwrap();
         let id = "0".repeat(64).parse().unwrap();
-        let params = budget.hold(Client::Proxy, 40);
+        let params = budget.hold(Client::Proxy, 40).map(Arc::new);
         let active = ActiveJob::new(project, id, None, Origin::default(), params);
-        let follower = active.follower(CancellationToken::new());
+        let observer = active.observer(CancellationToken::new());
         let handle = active.handle(false, CancellationToken::new());
         assert_eq!(budget.held(), 40);
         active.end_rejected(Error::Lost);
         assert_eq!(budget.held(), 0);
-        assert!(follower.is_over() && handle.is_over());
+        assert!(observer.is_over() && handle.is_over());
     }
 
     #[test]
-    fn a_follower_of_a_job_that_is_over_keeps_its_large_params_only_while_somebody_has_a_ticket() {
+    fn an_observer_of_a_job_that_is_over_keeps_its_large_params_only_while_there_is_a_handle() {
         let end = |active: &ActiveJob, info: &BuildInfo, is_built| match is_built {
             true => active.end_built(BuildAnswer::new(info.clone())),
             false => active.end_rejected(Error::Lost),
@@ -515,18 +508,18 @@ mod tests {
             info.params.insert("large".to_owned(), Some(value));
             let (project, id) = ("hello".parse().unwrap(), "0".repeat(64).parse().unwrap());
             let active = ActiveJob::new(project, id, None, Origin::default(), None);
-            let mut follower = active.follower(CancellationToken::new());
+            let mut observer = active.observer(CancellationToken::new());
             let handle = has_ticket.then(|| active.handle(false, CancellationToken::new()));
             active.show(&info);
             end(&active, &info, is_built);
             drop((info, active));
             if let Some(mut handle) = handle {
-                // Who wants it no more may still wait for it.
+                // A client that has stopped waiting may still ask for the end.
                 handle.stop_waiting();
                 assert!(kept.upgrade().is_some());
             }
             assert!(kept.upgrade().is_none(), "{is_built}, {has_ticket}");
-            let (is_over, info) = follower.snapshot();
+            let (is_over, info) = observer.snapshot();
             let info = info.unwrap();
             assert!(is_over && info.params.contains_key("large"));
             assert_eq!(info.outcome, Some(Outcome::Failed));

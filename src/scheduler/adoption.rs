@@ -8,15 +8,19 @@
 use std::sync::Arc;
 
 use super::active_job::{ActiveJob, Origin};
+use super::blocking::blocking;
+use super::error::Error;
 use super::event::{Event, publish, publish_still_paused};
 use super::interruption::Interruption;
 use super::pipeline::StartPoint;
 use super::queue::Admission;
-use super::{Error, Shared, blocking, ending, pipeline, stop, sweep};
+use super::recipe::Recipe;
+use super::shared::Shared;
+use super::{ending, pipeline, stop, sweep};
 use crate::build::{OrphanedBuild, PendingBuild, Record};
 use crate::faults;
 use crate::job::{Job, JobId};
-use crate::project::Context;
+use crate::project::ProjectName;
 
 /// What interrupted a build that had no container yet.
 const ENDED: &str = "mistryd ended";
@@ -37,54 +41,60 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     }
     // All have their places before the first one is gone on with: the search for containers
     // without an owner must know every owner.
-    let mut taken = Vec::new();
-    for orphan in orphans {
-        let (project, id) = (orphan.project.clone(), orphan.id);
-        let info = orphan.record.as_ref().map(|record| &record.info);
-        let internal = orphan.record.as_ref().map(|record| &record.internal);
-        let origin = Origin {
-            request: None,
-            asker: info.and_then(|info| info.asked_by.clone()),
-            rebuild: internal.is_some_and(|internal| internal.rebuild),
-        };
-        let group = info.map(|info| info.group.clone());
-        let group = group.filter(|group| !group.is_empty());
-        let is_adopted = orphan
-            .record
-            .as_ref()
-            .is_some_and(|record| shared.store.has_container(record));
-        let admission = shared.queue().admit_again(id, is_adopted, || {
-            // Its params were counted in an earlier process; no client holds them now.
-            ActiveJob::new(project, id, group, origin, None)
-        });
-        let active = match admission {
-            Admission::Started(active) => {
-                active.slot.notify_one();
-                active
-            }
-            Admission::Queued(active) => active,
-            // The same id under two projects: only one of them can be a job of ours.
-            Admission::Coalesced(_) | Admission::Refused => continue,
-        };
-        // Clients that wanted it only while they wait come back, or not: that cannot be known.
-        active.want(false);
-        if is_adopted {
-            active.own(
-                internal.and_then(|internal| internal.container.clone()),
-                internal.and_then(|internal| internal.deadline),
-            );
-        }
-        taken.push((active, orphan));
-    }
-    for (active, orphan) in taken {
+    let orphans = orphans.into_iter();
+    let queued: Vec<_> = orphans
+        .filter_map(|orphan| Some((queue_orphan(shared, &orphan)?, orphan)))
+        .collect();
+    for (active, orphan) in queued {
         let guarded = active.clone();
         let task = take_over(shared.clone(), active, orphan);
         shared.spawn(ending::run_guarded(shared.clone(), guarded, task));
     }
     shared.count_queue();
+    sweep_in_background(shared);
+    scan_in_background(shared);
+    Ok(())
+}
+
+/// Gives an orphaned build its place in the queue. `None` for the same id under a second project: only one
+/// of them can be a job of ours.
+fn queue_orphan(shared: &Shared, orphan: &OrphanedBuild) -> Option<Arc<ActiveJob>> {
+    let (project, id) = (orphan.project.clone(), orphan.id);
+    let record = orphan.record.as_ref();
+    let origin = Origin {
+        request: None,
+        asker: record.and_then(|record| record.info.asked_by.clone()),
+        rebuild: record.is_some_and(|record| record.internal.rebuild),
+    };
+    let group = record.map(|record| record.info.group.clone());
+    let group = group.filter(|group| !group.is_empty());
+    let adopted = record.filter(|record| shared.store.has_container(record));
+    let admission = shared.queue().admit_again(id, adopted.is_some(), || {
+        // Its params were counted in an earlier process; no client holds them now.
+        ActiveJob::new(project, id, group, origin, None)
+    });
+    let active = match admission {
+        Admission::Started(active) => {
+            active.slot.notify_one();
+            active
+        }
+        Admission::Queued(active) => active,
+        Admission::Coalesced(_) | Admission::Refused => return None,
+    };
+    // Clients that wanted it only while they wait come back, or not: that cannot be known.
+    active.want(false);
+    if let Some(record) = adopted {
+        let internal = &record.internal;
+        active.own(internal.container.clone(), internal.deadline);
+    }
+    Some(active)
+}
+
+/// Looks for containers without an owner as soon as the Engine is there. Without one, the first build that
+/// needs it looks.
+fn sweep_in_background(shared: &Arc<Shared>) {
     let sweeping = shared.clone();
     shared.spawn(async move {
-        // Without an Engine, the first build that needs one looks.
         let is_there = tokio::select! {
             there = sweeping.engine_there() => there.is_ok(),
             () = sweep::removal_grace_over(&sweeping) => false,
@@ -93,10 +103,14 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             sweep::sweep_soon(&sweeping);
         }
     });
+}
+
+/// Reads the index, and removes what is in the trash.
+fn scan_in_background(shared: &Shared) {
     let scanning = shared.store.clone();
-    let busy = shared.status.begin_work();
+    let work = shared.status.begin_work();
     shared.tasks.spawn_blocking(move || {
-        let _busy = busy;
+        let _work = work;
         for result in [scanning.scan(), scanning.empty_trash()] {
             if let Err(error) = result {
                 tracing::error!(
@@ -106,7 +120,6 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
             }
         }
     });
-    Ok(())
 }
 
 /// Goes on with an orphaned build, or ends it with a word about why that cannot be.
@@ -122,28 +135,9 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
     let recipe = shared
         .tasks
         .spawn_blocking(move || asked.and_then(|record| recipe(&looking, &name, id, &record)));
-    let store = shared.store.clone();
-    let taken = blocking(move || {
-        let record = record.unwrap_or_default();
-        match store.has_container(&record) {
-            true => store.adopt(&project, id, record),
-            false => store.resume(&project, id, record),
-        }
-    });
-    let mut pending: PendingBuild = match taken.await {
-        Ok(Ok(pending)) => pending,
-        Ok(Err(error)) => {
-            tracing::error!(mistry_job = %id, error = &error as &dyn std::error::Error, "could not take over a build");
-            shared.leave_queue(&active);
-            active.end_rejected(error.into());
-            return;
-        }
-        Err(error) => {
-            tracing::error!(mistry_project = %active.project, mistry_job = %id, "mistryd failed while it took over a build (a panic, told above)");
-            shared.leave_queue(&active);
-            active.end_rejected(error);
-            return;
-        }
+    let reopened = reopen(&shared, &active, project, record).await;
+    let Some(mut pending) = reopened else {
+        return;
     };
     faults::point("taken-over");
     let attempt = pending.info().attempt;
@@ -156,40 +150,27 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
     // First: a client that sees it accepted may follow its log.
     active.show_log(pending.log().progress());
     active.show(pending.info());
-    shared.broadcast.job_begun(&shared, &active);
-    // What follows a container needs the recipe only where the attempt is lost.
+    let observer = active.observer(shared.stop.clone());
+    shared.broadcast.job_begun(observer);
     let start = match (container, pending.internal().stopped.clone()) {
-        (Some(container), _) => StartPoint::Container(container, recipe),
+        // The recipe is needed only where the attempt is lost.
+        (Some(container), _) => Ok(StartPoint::Container(container, recipe)),
         // It ends as was decided, whatever has become of its project.
-        (None, Some(stopped)) => {
-            ending::end_interrupted(shared, active, pending, Interruption::Stopped(stopped), &[])
-                .await;
-            return;
-        }
-        (None, None) => {
-            let recipe = tokio::select! {
-                recipe = recipe => recipe.ok().flatten(),
-                () = shared.stop.cancelled() => return,
-                cancelled = active.cancelled() => {
-                    let interruption = Interruption::Stopped(stop::cancelled(cancelled));
-                    return ending::end_interrupted(shared, active, pending, interruption, &[]).await;
-                }
-            };
-            match recipe {
-                Some(recipe) => StartPoint::Beginning(recipe),
-                None => {
-                    ending::end_interrupted(
-                        shared,
-                        active,
-                        pending,
-                        Interruption::ProjectChanged(ENDED),
-                        &[],
-                    )
-                    .await;
-                    return;
-                }
+        (None, Some(stopped)) => Err(Interruption::Stopped(stopped)),
+        (None, None) => tokio::select! {
+            recipe = recipe => match recipe.ok().flatten() {
+                Some(recipe) => Ok(StartPoint::Beginning(recipe)),
+                None => Err(Interruption::ProjectChanged(ENDED)),
+            },
+            () = shared.stop.cancelled() => return,
+            cancelled = active.cancelled() => {
+                Err(Interruption::Stopped(stop::cancelled(cancelled)))
             }
-        }
+        },
+    };
+    let start = match start {
+        Ok(start) => start,
+        Err(why) => return ending::end_interrupted(shared, active, pending, why, &[]).await,
     };
     if let StartPoint::Beginning(_) = start
         && pending.log().bytes() > 0
@@ -200,13 +181,44 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
     pipeline::run_build(shared, active, pending, start).await;
 }
 
+/// The pending build of a record. `None` where it cannot be had: its clients and the journal are told why.
+async fn reopen(
+    shared: &Arc<Shared>,
+    active: &Arc<ActiveJob>,
+    project: ProjectName,
+    record: Option<Record>,
+) -> Option<PendingBuild> {
+    let (store, id) = (shared.store.clone(), active.id);
+    let reopened = blocking(move || {
+        let record = record.unwrap_or_default();
+        match store.has_container(&record) {
+            true => store.adopt(&project, id, record),
+            false => store.resume(&project, id, record),
+        }
+    });
+    let error = match reopened.await {
+        Ok(Ok(pending)) => return Some(pending),
+        Ok(Err(error)) => {
+            tracing::error!(mistry_job = %id, error = &error as &dyn std::error::Error, "could not take over a build");
+            error.into()
+        }
+        Err(error) => {
+            tracing::error!(mistry_project = %active.project, mistry_job = %id, "mistryd failed while it took over a build (a panic, told above)");
+            error
+        }
+    };
+    shared.leave_queue(active);
+    active.end_rejected(error);
+    None
+}
+
 /// The job of a record, if the project still is what it was asked for.
 fn recipe(
     shared: &Shared,
-    project: &crate::project::ProjectName,
+    project: &ProjectName,
     id: JobId,
     record: &Record,
-) -> Option<(Job, Context)> {
+) -> Option<Arc<Recipe>> {
     let context = shared.projects.context(project).ok()?;
     let group = match record.info.group.as_str() {
         "" => None,
@@ -218,5 +230,5 @@ fn recipe(
         params: record.params()?,
         context: context.digest(),
     };
-    (job.id() == id).then_some((job, context))
+    (job.id() == id).then(|| Arc::new(Recipe::new(job, id, context)))
 }

@@ -2,7 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use super::{Error, Reader};
+use super::error::Error;
+use super::reading::Reader;
 use crate::build::Artifacts;
 use crate::job::JobId;
 use crate::project::ProjectName;

@@ -14,8 +14,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::active_job::ActiveJob;
+use super::error::Error;
 use super::interruption::Interruption;
-use super::{Error, Shared, stop};
+use super::shared::Shared;
+use super::stop;
 use crate::build::{BuildLimits, PendingBuild, Phase, Stopped};
 use crate::docker;
 use crate::faults;
@@ -30,6 +32,10 @@ pub(super) struct BuildTask {
     pub(super) active: Arc<ActiveJob>,
     /// Away only while a blocking thread has it.
     pub(super) pending: Option<PendingBuild>,
+    /// What was decided about its end before it came, in this process or an earlier one; as in the record.
+    stopped: Option<Stopped>,
+    /// What it may take; as in the record.
+    limits: BuildLimits,
     /// The thread that has it. Dropping a future that waits for the thread leaves it here.
     pub(super) worker: Option<JoinHandle<PendingBuild>>,
     /// The end of the container's standard error.
@@ -54,6 +60,9 @@ pub(super) struct StageDeadline {
     pub(super) limit: Duration,
 }
 
+/// What the Engine says to a container that is to be made: its id.
+pub(super) type Created = Result<String, docker::Error>;
+
 /// Why something is not waited for any longer.
 enum StopCause {
     /// The daemon ends; the next process goes on.
@@ -68,14 +77,15 @@ impl BuildTask {
         active: Arc<ActiveJob>,
         pending: PendingBuild,
     ) -> BuildTask {
-        let decided = match pending.internal().stopped {
-            Some(_) => SetOnce::new_with(Some(())),
-            None => SetOnce::new(),
-        };
+        let stopped = pending.internal().stopped.clone();
+        let limits = pending.internal().limits;
+        let decided = SetOnce::new_with(stopped.as_ref().map(|_| ()));
         BuildTask {
             shared,
             active,
             pending: Some(pending),
+            stopped,
+            limits,
             worker: None,
             stderr: Vec::new(),
             may_run_out_of_memory: true,
@@ -88,34 +98,32 @@ impl BuildTask {
 
     /// Begins a stage on the way to a container that runs. It may take as long as the container may run:
     /// an Engine or a disk that hangs must not hold a slot for ever.
-    pub(super) fn begin_stage(&mut self) -> Result<(), Interruption> {
-        let limit = self.bounds()?.job_timeout.map(Duration::from_millis);
+    pub(super) fn begin_stage(&mut self) {
+        let limit = self.limits().job_timeout.map(Duration::from_millis);
         self.stage_deadline = limit.and_then(|limit| {
             let at = Instant::now().checked_add(limit)?;
             Some(StageDeadline { at, limit })
         });
-        Ok(())
     }
 
     /// Waits until the daemon ends, the build's end is wanted or its stage has taken too long.
-    fn stop_cause(&mut self) -> Result<impl Future<Output = StopCause> + use<>, Interruption> {
-        let (shared, active, stage_deadline) = (
-            self.shared.clone(),
-            self.active.clone(),
-            self.stage_deadline,
-        );
+    fn stop_cause(&self) -> impl Future<Output = StopCause> + use<> {
+        let (shared, active) = (self.shared.clone(), self.active.clone());
+        let stage_deadline = self.stage_deadline;
         // Nothing more is decided about what is stopped already.
-        let is_stopped = self.is_stopped()?;
-        Ok(async move {
+        let may_stop = !self.is_stopped();
+        async move {
             tokio::select! {
                 biased;
                 () = shared.stop.cancelled() => StopCause::Daemon,
-                cancelled = active.cancelled(), if !is_stopped => {
+                cancelled = active.cancelled(), if may_stop => {
                     StopCause::Build(stop::cancelled(cancelled))
                 }
-                limit = stage_over(stage_deadline), if !is_stopped => StopCause::Build(stop::not_begun(limit)),
+                limit = stage_over(stage_deadline), if may_stop => {
+                    StopCause::Build(stop::not_begun(limit))
+                }
             }
-        })
+        }
     }
 
     /// Ends what was waited for.
@@ -132,7 +140,7 @@ impl BuildTask {
         &mut self,
         work: impl Future<Output = T>,
     ) -> Result<T, Interruption> {
-        let cause = self.stop_cause()?;
+        let cause = self.stop_cause();
         let cause = tokio::select! {
             biased;
             cause = cause => cause,
@@ -145,9 +153,9 @@ impl BuildTask {
     /// once, but what is being made is waited for a while, so that it is known and can be removed.
     pub(super) async fn cancellable_create(
         &mut self,
-        creating: impl Future<Output = Result<String, docker::Error>>,
-    ) -> Result<Result<String, docker::Error>, Interruption> {
-        let cause = self.stop_cause()?;
+        creating: impl Future<Output = Created>,
+    ) -> Result<Created, Interruption> {
+        let cause = self.stop_cause();
         let mut creating = pin!(creating);
         let cause = tokio::select! {
             made = &mut creating => return Ok(made),
@@ -167,22 +175,28 @@ impl BuildTask {
     }
 
     /// What the build may take; a record of an earlier version does not say it.
-    pub(super) fn bounds(&mut self) -> Result<BuildLimits, Interruption> {
-        let mut bounds = self.pending()?.internal().limits;
-        if bounds.log_limit == 0 {
-            bounds.log_limit = self.shared.config.load().log_limit;
+    pub(super) fn limits(&self) -> BuildLimits {
+        let mut limits = self.limits;
+        if limits.log_limit == 0 {
+            limits.log_limit = self.shared.config.load().log_limit;
         }
-        Ok(bounds)
+        limits
+    }
+
+    pub(super) fn set_limits(&mut self, limits: BuildLimits) -> Result<(), Interruption> {
+        self.pending()?.record_mut().internal.limits = limits;
+        self.limits = limits;
+        Ok(())
     }
 
     /// What was decided about its end before it came, in this process or an earlier one.
-    pub(super) fn stopped(&mut self) -> Result<Option<Stopped>, Interruption> {
-        Ok(self.pending()?.internal().stopped.clone())
+    pub(super) fn stopped(&self) -> Option<Stopped> {
+        self.stopped.clone()
     }
 
-    /// True when something was.
-    pub(super) fn is_stopped(&mut self) -> Result<bool, Interruption> {
-        Ok(self.pending()?.internal().stopped.is_some())
+    /// True when its end was decided.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
     }
 
     /// Decides about its end, and lets all who wait see it; what was decided before stays.
@@ -246,7 +260,7 @@ impl BuildTask {
         work: impl FnOnce(&mut PendingBuild) -> Result<T, Interruption> + Send + 'static,
     ) -> Result<T, Interruption> {
         self.wait_for_worker().await?;
-        let cause = self.stop_cause()?;
+        let cause = self.stop_cause();
         let interrupt = self.pending()?.interrupt();
         let result = self.start_worker(work)?;
         let cause = tokio::select! {
@@ -282,7 +296,9 @@ impl BuildTask {
         };
         let pending = worker.await;
         self.worker = None;
-        self.pending = Some(pending.map_err(|_| Interruption::Lost(Error::Lost))?);
+        let pending = pending.map_err(|_| Interruption::Lost(Error::Lost))?;
+        self.stopped.clone_from(&pending.internal().stopped);
+        self.pending = Some(pending);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Garbage collection: on demand, by timer, and where room is short before a build; pins, and the
+//! Garbage collection: on demand, by timer, and where space is short before a build; pins, and the
 //! removal of single builds.
 //!
 //! What goes is decided by `build::gc`, from a survey of the disk; here it is asked for, done,
@@ -8,20 +8,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::blocking::blocking;
+use super::error::Error;
 use super::event::{self, Removal};
-use super::unused_images::Unused;
-use super::{Error, Scheduler, Shared, blocking};
+use super::images::Unused;
+use super::service::Scheduler;
+use super::shared::Shared;
 use crate::build::{self, Held, Plan, Policy, Removed};
 use crate::docker;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// After a collection that could not make enough room, so long no build begins another: what it might
+/// After a collection that could not free enough space, no build begins another for so long: what it might
 /// find has not been there before, and a survey reads the whole tree.
 const COLLECT_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A disk with less room than this is as good as full: a few builds take that much, and what is removed
-/// must make room at once, not when the filesystem finds the time.
+/// A disk with less free space than this is as good as full: a few builds take that much, and what is removed
+/// must free space at once, not when the filesystem finds the time.
 const LOW_SPACE_THRESHOLD: u64 = 1 << 30;
 
 /// What a collection did, or would do.
@@ -36,9 +39,6 @@ pub struct Collection {
     /// Images and layers of ours that nothing names any more and that were removed.
     pub images: docker::Pruned,
 }
-
-/// When a collection last could not make enough room.
-pub(super) type Collecting = tokio::sync::Mutex<Option<Instant>>;
 
 impl Scheduler {
     /// Collects garbage by the configured rules, in which those that `given` holds take the place of
@@ -161,7 +161,7 @@ impl Shared {
     /// Collects until `least` bytes are free, as far as the rules let it.
     async fn collect_for(self: &Arc<Self>, policy: Policy, least: u64) {
         let mut collecting = self.collecting.lock().await;
-        // Another build may have made room meanwhile, or found that there is none to be had.
+        // Another build may have freed space meanwhile, or found that there is nothing to free.
         let is_vain = collecting.is_some_and(|last| last.elapsed() < COLLECT_RETRY_INTERVAL);
         if is_vain || self.stop.is_cancelled() || self.has_room(least).await {
             return;
@@ -201,7 +201,7 @@ impl Shared {
             );
         }
         if !dry_run {
-            event::publish_collection(self, &collection);
+            event::publish_collection(self, &collection.plan, collection.free);
         }
         Ok(collection)
     }
@@ -223,7 +223,7 @@ impl Shared {
             collection.plan = plan;
             return Ok((collection, first_error));
         }
-        // Where room is needed now, it is worth the time that it takes to have it at once.
+        // Where space is needed now, it is worth the time that it takes to free it at once.
         let at_once = plan.free < policy.min_free.unwrap_or(0).max(LOW_SPACE_THRESHOLD);
         let goes_on = |build: &build::Candidate| {
             !self.stop.is_cancelled() && !is_active(&build.project, build.id)

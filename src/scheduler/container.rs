@@ -3,26 +3,26 @@
 
 use rustix::thread::CapabilitySet;
 
-use super::SchedulerConfig;
-use super::build_task::BuildTask;
+use super::build_task::{BuildTask, Created};
+use super::config::SchedulerConfig;
 use super::images::INSTANCE;
 use super::interruption::Interruption;
+use super::recipe::Recipe;
 use super::surroundings::{Declared, HOME, mounted_in_home};
 use super::sweep::JOB;
 use crate::build::User;
 use crate::docker::{self, ContainerSpec};
-use crate::job::Job;
-use crate::project::{self, Capability, Context, Settings};
+use crate::project::{self, Capability, Settings};
 
 impl BuildTask {
     /// A container of an image, made and not started, with what the image expects of it. The inner
     /// result is the Engine's answer.
     pub(super) async fn make_container(
         &mut self,
-        job: &Job,
+        recipe: &Recipe,
         settings: &Settings,
         image: &str,
-    ) -> Result<Result<String, docker::Error>, Interruption> {
+    ) -> Result<Created, Interruption> {
         let shared = self.shared.clone();
         let (known, user) = (&shared.surroundings, user(settings));
         let declared = match self
@@ -32,13 +32,13 @@ impl BuildTask {
             Ok(declared) => declared,
             Err(error) => return Ok(Err(error)),
         };
-        let mounts = self.spec(job, settings, image)?.mounts;
+        let mounts = self.spec(recipe, settings, image)?.mounts;
         let mut is_at_home = match declared.has_home {
             true => Some(true),
             false => known.is_at_home(image, user.user, &mounts),
         };
         loop {
-            let mut spec = self.spec(job, settings, image)?;
+            let mut spec = self.spec(recipe, settings, image)?;
             let needs_home = is_at_home != Some(true);
             self.furnish(&mut spec, &declared, needs_home, user).await?;
             let container = match self.create_named(&spec).await? {
@@ -66,10 +66,7 @@ impl BuildTask {
     }
 
     /// A container of this spec, also where an earlier one has its name.
-    async fn create_named(
-        &mut self,
-        spec: &ContainerSpec,
-    ) -> Result<Result<String, docker::Error>, Interruption> {
+    async fn create_named(&mut self, spec: &ContainerSpec) -> Result<Created, Interruption> {
         let docker = self.shared.docker.clone();
         let created = self.cancellable_create(docker.create(spec)).await?;
         let Err(docker::Error::NameTaken(_)) = created else {
@@ -120,16 +117,16 @@ impl BuildTask {
 }
 
 /// A project's settings, where the configuration allows what they ask for.
-pub(super) fn settings_of(
-    context: &Context,
+pub(super) fn settings_of<'a>(
+    recipe: &'a Recipe,
     config: &SchedulerConfig,
-) -> Result<Settings, project::Error> {
-    let settings = context.settings()?;
-    let allowed = settings.check_capabilities(&config.cap_add, user(&settings).user);
+) -> Result<&'a Settings, project::Error> {
+    let settings = recipe.settings()?;
+    let allowed = settings.check_capabilities(&config.cap_add, user(settings).user);
     match allowed {
         Ok(()) => Ok(settings),
         Err(error) => {
-            let name = context.project().name.clone();
+            let name = recipe.context.project().name.clone();
             Err(project::Error::Settings(name, error))
         }
     }

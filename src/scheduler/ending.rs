@@ -9,10 +9,12 @@ use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use super::active_job::ActiveJob;
+use super::blocking::blocking;
+use super::error::Error;
 use super::event::{Event, publish};
 use super::interruption::{Interruption, run_status};
+use super::shared::Shared;
 use super::sweep::{removal_grace_over, sweep_soon};
-use super::{Error, Shared, blocking};
 use crate::build::{self, BuildAnswer, End, Outcome, PendingBuild, Phase, text_of};
 use crate::docker::{self, ContainerStatus, PING_TIMEOUT};
 use crate::faults;

@@ -64,7 +64,7 @@ pub enum Error {
         "nothing says what is to go: give max_age, max_bytes or min_free, or set one of them in 'gc' of the configuration"
     )]
     NoPolicy,
-    /// There is no room for what would be held for a client that builds.
+    /// The budget has no place for what would be held for a client that builds.
     #[error("the jobs that wait and run have too many large params; try again later")]
     BodiesFull,
     /// Too many wait until something is read for them.

@@ -6,10 +6,9 @@
 
 use std::time::Duration;
 
-use super::Shared;
 use super::active_job::ActiveJob;
-use super::collection::Collection;
-use crate::build::{Answered, BuildInfo, Outcome, Shelf};
+use super::shared::Shared;
+use crate::build::{Answered, BuildInfo, Outcome, Plan, Shelf};
 use crate::docker;
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -101,8 +100,13 @@ macro_rules! log_event {
     };
 }
 
-/// Tells the metrics, the journal and the followers.
+/// Tells the metrics, the status and the journal.
 pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) {
+    record(shared, subject, event);
+    log(subject, event);
+}
+
+fn record(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) {
     let name = subject.project.as_str();
     let metrics = &shared.metrics;
     match event {
@@ -110,35 +114,39 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
             shared.count(subject.project, Answered::Cached, *took);
             metrics.record_started(name);
             metrics.record_cached(name);
-            log_event!(debug, CACHED, "cached", subject, "answered from the cache");
         }
         Event::Coalesced => {
             shared.count(subject.project, Answered::Coalesced, Duration::ZERO);
             metrics.record_started(name);
             metrics.record_coalesced(name);
-            log_event!(
-                info,
-                COALESCED,
-                "coalesced",
-                subject,
-                "joined a build under way"
-            );
         }
-        Event::Refused => {
-            metrics.record_started(name);
-            log_event!(
-                warn,
-                REFUSED,
-                "refused",
-                subject,
-                "refused: no slot is to be had, and every place in the queue is taken"
-            );
-        }
+        Event::Refused => metrics.record_started(name),
         Event::Accepted => {
             shared.count(subject.project, Answered::Built, Duration::ZERO);
             metrics.record_started(name);
-            log_event!(info, ACCEPTED, "accepted", subject, "accepted");
         }
+        Event::Finished(info) => record_finished(shared, subject, info),
+        Event::TakenOver { .. }
+        | Event::MadeAgain { .. }
+        | Event::Started
+        | Event::Running { .. } => {}
+    }
+}
+
+fn log(subject: Subject<'_>, event: &Event<'_>) {
+    match event {
+        Event::Cached { .. } => {
+            log_event!(debug, CACHED, "cached", subject, "answered from the cache");
+        }
+        Event::Coalesced => {
+            let message = "joined a build under way";
+            log_event!(info, COALESCED, "coalesced", subject, "{message}");
+        }
+        Event::Refused => {
+            let message = "refused: no slot is to be had, and every place in the queue is taken";
+            log_event!(warn, REFUSED, "refused", subject, "{message}");
+        }
+        Event::Accepted => log_event!(info, ACCEPTED, "accepted", subject, "accepted"),
         Event::MadeAgain { attempt, why } => {
             log_event!(
                 warn,
@@ -158,6 +166,7 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
         }
         Event::Started => log_event!(info, STARTED, "started", subject, "it has its slot"),
         Event::Running { container, image } => {
+            let message = "its container runs";
             log_event!(
                 info,
                 RUNNING,
@@ -165,10 +174,10 @@ pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) 
                 subject,
                 container,
                 image,
-                "its container runs"
+                "{message}"
             );
         }
-        Event::Finished(info) => publish_finished(shared, subject, info),
+        Event::Finished(info) => log_finished(subject, info),
     }
 }
 
@@ -250,8 +259,7 @@ pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
 }
 
 /// Tells what a collection has done: of each build, and in all.
-pub(super) fn publish_collection(shared: &Shared, collection: &Collection) {
-    let plan = &collection.plan;
+pub(super) fn publish_collection(shared: &Shared, plan: &Plan, free: u64) {
     if let Some(until) = plan.doubted_until {
         tracing::warn!(
             "the clock of this host was set forward: until {until} no build goes by its age (gc.max_age)"
@@ -275,11 +283,11 @@ pub(super) fn publish_collection(shared: &Shared, collection: &Collection) {
         plan.removals.len(),
         plan.bytes,
         plan.kept,
-        collection.free
+        free
     );
 }
 
-/// Tells that collecting did not make the room that there must be.
+/// Tells that collecting did not free the space that there must be.
 pub(super) fn publish_short(free: u64, least: u64) {
     tracing::warn!(
         message_id = NO_ROOM,
@@ -300,8 +308,8 @@ impl ActiveJob {
     }
 }
 
-fn publish_finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
-    let took = Duration::from_nanos(u64::try_from(info.duration).unwrap_or(0));
+fn record_finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
+    let took = duration(info);
     let ran = matches!(
         info.outcome,
         Some(Outcome::Succeeded | Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled)
@@ -330,9 +338,12 @@ fn publish_finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
     shared
         .status
         .build_ended(subject.project, subject.id, info, took);
+}
+
+fn log_finished(subject: Subject<'_>, info: &BuildInfo) {
     let exit_code = info.exit_code;
     let error = info.err.as_deref();
-    let took = took.as_millis();
+    let took = duration(info).as_millis();
     match info.outcome {
         Some(Outcome::Succeeded) | None => log_event!(
             info,
@@ -379,4 +390,8 @@ fn publish_finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
             "timed out after {took} ms"
         ),
     }
+}
+
+fn duration(info: &BuildInfo) -> Duration {
+    Duration::from_nanos(u64::try_from(info.duration).unwrap_or(0))
 }

@@ -2,7 +2,7 @@
 //!
 //! A follower of its own is held of each job that is not over, so nothing is queued up for a slow
 //! reader: they see the latest of each job when they come to it. What is told is a state and no step,
-//! so a state may be told twice, and one that was over before anybody could read it not at all, but
+//! so a state may be told twice, and one that was over before it could be read not at all, but
 //! for the last: every end is told.
 
 use std::collections::{HashMap, VecDeque};
@@ -16,7 +16,11 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
 
-use super::{Activity, Error, JobObserver, NewJobs, Reader};
+use super::active_job::JobObserver;
+use super::activity::Activity;
+use super::broadcast::NewJobs;
+use super::error::Error;
+use super::reading::Reader;
 use crate::build::{BuildInfo, Phase};
 use crate::job::JobId;
 use crate::project::ProjectName;

@@ -13,8 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{OnceCell, RwLock, RwLockWriteGuard, mpsc};
 
-use super::blocking;
-use super::unused_images::Unused;
+use super::blocking::blocking;
 use crate::build::{BuildStore, ImageRecord, ImageRecords, Step, is_prefix};
 use crate::docker::{self, Docker, ImageSpec, Layer, Progress};
 use crate::pipe;
@@ -55,6 +54,17 @@ impl Wanted {
     fn project(&self) -> &ProjectName {
         &self.context.project().name
     }
+}
+
+/// What is to be removed where nothing needs it.
+#[derive(Debug)]
+pub(super) enum Unused {
+    /// Layers of the project that neither its latest image build used nor the latest that succeeded.
+    Layers(ProjectName),
+    /// The same of all projects, and all images without a name.
+    Images,
+    /// All images and layers without a name: also those that make the next image build quicker.
+    All,
 }
 
 impl Images {

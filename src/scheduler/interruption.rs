@@ -1,11 +1,11 @@
 //! Why a build is not run to its end, and what its record and its log then say of that.
 //!
-//! Strangers read these sentences: they hold the Engine's words about the project, never a path of
+//! Clients read these sentences: they hold the Engine's words about the project, never a path of
 //! the host.
 
 use std::time::Duration;
 
-use super::Error;
+use super::error::Error;
 use crate::build::{self, Stopped};
 use crate::{docker, project};
 
@@ -57,7 +57,7 @@ pub(super) enum Interruption {
     Lost(Error),
 }
 
-/// What a stranger may know of an image that could not be built: the Engine's words about the
+/// What a client may know of an image that could not be built: the Engine's words about the
 /// Dockerfile, never a path of the host.
 fn image_sentence(error: &docker::Error) -> String {
     match error {

@@ -8,7 +8,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Error, Reader};
+use super::error::Error;
+use super::reading::Reader;
 use crate::build::LogFollower;
 use crate::build::lines::{self, Found, Index, Needle};
 use crate::turns::Turns;
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scan_is_told_when_nobody_waits_any_more() {
+    fn a_scan_is_told_when_no_client_waits_any_more() {
         let waiting = Waiting::default();
         let stop = waiting.0.clone();
         assert!(!stop.load(Ordering::Relaxed));

@@ -3,49 +3,34 @@
 //! One walk over a project serves all requests that came before the walk began, so many
 //! who ask at once cost little more than one. Projects do not wait for each other.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Error, Shared, SubmitRequest};
+use super::error::Error;
+use super::lookups::{Looked, Lookups, Waiter};
+use super::recipe::Recipe;
+use super::request::SubmitRequest;
+use super::shared::Shared;
 use crate::budget::Held;
 use crate::build::BuildAnswer;
 use crate::job::{Job, JobId};
 use crate::project::{self, Context, ProjectName};
 
-/// What a look at the disk said about a request.
-#[derive(Debug)]
-pub(super) enum Looked {
-    /// A ready build.
-    Cached(ProjectName, JobId, BuildAnswer),
-    /// None: to be built from this context.
-    ToBuild(Job, JobId, Context, Option<Held>),
-}
-
-#[derive(Debug)]
-struct Waiter {
-    asked: SubmitRequest,
-    answer: oneshot::Sender<Result<Looked, Error>>,
-}
-
-/// Who waits for a walk, by project. A project that is in it has a thread that walks.
-#[derive(Debug, Default)]
-pub(super) struct Lookups(Mutex<HashMap<ProjectName, Vec<Waiter>>>);
-
-impl Lookups {
-    /// Std, held for a push or a take.
-    fn lock(&self) -> MutexGuard<'_, HashMap<ProjectName, Vec<Waiter>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Looks a request up, on the next walk over its project.
-pub(super) async fn look_up(shared: &Arc<Shared>, asked: SubmitRequest) -> Result<Looked, Error> {
+pub(super) async fn look_up(
+    shared: &Arc<Shared>,
+    request: Arc<SubmitRequest>,
+    held: Option<Arc<Held>>,
+) -> Result<Looked, Error> {
     let (answer, answered) = oneshot::channel();
-    let project = asked.project.clone();
-    let waiter = Waiter { asked, answer };
+    let project = request.project.clone();
+    let waiter = Waiter {
+        request,
+        held,
+        answer,
+    };
     let has_walker = match shared.lookups.lock().entry(project.clone()) {
         Entry::Occupied(mut waiting) => {
             waiting.get_mut().push(waiter);
@@ -90,9 +75,16 @@ fn walk(shared: &Shared, project: &ProjectName) {
                 // Many who ask at once often ask the same.
                 let mut last = None;
                 for waiter in waiters {
-                    let found = find(shared, waiter.asked, context.clone(), &mut last);
+                    let Waiter {
+                        request,
+                        held,
+                        answer,
+                    } = waiter;
+                    let found = find(shared, &request, context.clone(), &mut last);
+                    // The client that waits counts them, and it may ask for more at once.
+                    drop((request, held));
                     // A request that was given up needs no answer.
-                    let _ = waiter.answer.send(found);
+                    let _ = answer.send(found);
                 }
             }
             Err(error) => {
@@ -110,20 +102,20 @@ fn walk(shared: &Shared, project: &ProjectName) {
 
 fn find(
     shared: &Shared,
-    asked: SubmitRequest,
+    request: &SubmitRequest,
     context: Context,
     last: &mut Option<(JobId, BuildAnswer)>,
 ) -> Result<Looked, Error> {
     let job = Job {
-        project: asked.project,
-        group: asked.group,
-        params: asked.params,
+        project: request.project.clone(),
+        group: request.group.clone(),
+        params: request.params.clone(),
         context: context.digest(),
     };
     let id = job.id();
     // While a build of the id is put in place its links are not; then it is better to join it.
     // A rebuild under way leaves what is cached in force.
-    let may_be_cached = !asked.rebuild
+    let may_be_cached = !request.rebuild
         && shared
             .queue()
             .get(id)
@@ -136,8 +128,8 @@ fn find(
         };
         if let Some(cached) = cached {
             *last = Some((id, cached.clone()));
-            return Ok(Looked::Cached(job.project, id, cached));
+            return Ok(Looked::Cached(id, cached));
         }
     }
-    Ok(Looked::ToBuild(job, id, context, asked.held))
+    Ok(Looked::ToBuild(Arc::new(Recipe::new(job, id, context))))
 }

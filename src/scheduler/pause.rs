@@ -4,8 +4,11 @@
 //! first job begins again, so a restart finds what the last request was answered. Mark and queue
 //! are changed by one at a time, in a task that goes on when its client leaves.
 
+use super::blocking::blocking;
+use super::error::Error;
 use super::event::{publish_paused, publish_resumed};
-use super::{Error, Scheduler, Shared, blocking};
+use super::service::Scheduler;
+use super::shared::Shared;
 
 impl Scheduler {
     /// From now on no job gets a slot: what is new waits, as far as the backlog goes. What runs goes

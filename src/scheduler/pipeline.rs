@@ -11,21 +11,25 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use super::active_job::ActiveJob;
+use super::blocking::blocking;
 use super::build_task::{BuildTask, StageDeadline};
+use super::config::SchedulerConfig;
 use super::container::{cap_drop, settings_of, user};
 use super::ending::{
     ContainerRemoval, container_end, end_after_panic, end_interrupted, remove_container,
 };
+use super::error::Error;
 use super::event::{Event, publish};
 use super::images::{INSTANCE, Images};
 use super::interruption::{Interruption, MAX_LOST_ATTEMPTS};
+use super::recipe::Recipe;
+use super::shared::Shared;
 use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, ensure_swept};
-use super::{Error, SchedulerConfig, Shared, blocking, ending, stop};
+use super::{ending, stop};
 use crate::build::{Begun, BuildLimits, ImageRecord, PendingBuild, Phase};
 use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
 use crate::faults;
-use crate::job::Job;
-use crate::project::{self, Context, Settings};
+use crate::project::{self, Settings};
 
 /// Where systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
 const SLICE: &str = "mistry-builds.slice";
@@ -54,12 +58,11 @@ const EARLIER_BASE: &[u8] = b"mistry: a file of the project has changed and is n
 pub(super) async fn accept_and_run(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
-    job: Job,
-    context: Context,
+    recipe: Arc<Recipe>,
 ) {
-    match accept(&shared, &active, &job, &context).await {
+    match accept(&shared, &active, &recipe).await {
         Ok(Some(pending)) => {
-            let start = StartPoint::Beginning((job, context));
+            let start = StartPoint::Beginning(recipe);
             run_build(shared, active, pending, start).await;
         }
         // Another request's build became ready between our look and our admission.
@@ -80,8 +83,7 @@ pub(super) async fn accept_and_run(
 async fn accept(
     shared: &Arc<Shared>,
     active: &Arc<ActiveJob>,
-    job: &Job,
-    context: &Context,
+    recipe: &Arc<Recipe>,
 ) -> Result<Option<PendingBuild>, Error> {
     // Without an Engine nothing is recorded: the asker is told at once.
     tokio::select! {
@@ -89,11 +91,11 @@ async fn accept(
         () = shared.stop.cancelled() => return Err(Error::Ending),
     }
     let (shared_there, active_there) = (shared.clone(), active.clone());
-    let (job, context) = (job.clone(), context.clone());
+    let recipe = recipe.clone();
     let accepted = blocking(move || {
         let (shared, active) = (shared_there, active_there);
         if !active.origin.rebuild
-            && let Some(answer) = shared.store.cached(&job.project, active.id)?
+            && let Some(answer) = shared.store.cached(&recipe.job.project, active.id)?
         {
             active.end_built(answer);
             return Ok(None);
@@ -101,11 +103,13 @@ async fn accept(
         if shared.stop.is_cancelled() {
             return Err(Error::Ending);
         }
-        // A project's wrong settings are told at the door.
-        settings_of(&context, &shared.config.load())?;
+        // Wrong settings of a project are refused before anything is recorded.
+        settings_of(&recipe, &shared.config.load())?;
         let origin = &active.origin;
         let asker = origin.asker.clone();
-        let pending = shared.store.accept(&job, &context, origin.rebuild, asker)?;
+        let pending = shared
+            .store
+            .accept(&recipe.job, &recipe.context, origin.rebuild, asker)?;
         faults::point("accepted");
         Ok(Some(pending))
     });
@@ -116,25 +120,28 @@ async fn accept(
         // First: a client that sees it accepted may follow its log.
         active.show_log(pending.log().progress());
         active.show(pending.info());
-        shared.broadcast.job_begun(shared, active);
+        shared
+            .broadcast
+            .job_begun(active.observer(shared.stop.clone()));
     }
     Ok(pending)
 }
 
-/// What a build is made of, when it is made from the beginning.
-pub(super) type Recipe = (Job, Context);
-
 /// Where a build is begun.
 pub(super) enum StartPoint {
     /// At the beginning.
-    Beginning(Recipe),
+    Beginning(Arc<Recipe>),
     /// With a container that an earlier process made. The recipe is still being looked up; it is `None` where
     /// the project is no longer what it was.
-    Container(String, JoinHandle<Option<Recipe>>),
+    Container(String, JoinHandle<Option<Arc<Recipe>>>),
 }
 
-/// A container, and whether this process saw it start.
-type Started = (String, bool);
+/// A container that was started.
+struct Started {
+    container: String,
+    /// This process saw it start.
+    is_watched: bool,
+}
 
 /// Waits for the slot, makes the build and ends it.
 pub(super) async fn run_build(
@@ -198,8 +205,8 @@ impl BuildTask {
                     (made, recipe)
                 }
                 StartPoint::Beginning(recipe) => {
-                    let made = match self.container(&recipe.0, &recipe.1).await {
-                        Ok((container, is_watched)) => self.run(&container, is_watched).await,
+                    let made = match self.start_container(&recipe).await {
+                        Ok(started) => self.run(&started.container, started.is_watched).await,
                         Err(interruption) => Err(interruption),
                     };
                     (made, Some(recipe))
@@ -261,22 +268,22 @@ impl BuildTask {
     }
 
     /// Everything up to a container that runs. Where the Engine goes away, it is waited for.
-    async fn container(&mut self, job: &Job, context: &Context) -> Result<Started, Interruption> {
+    async fn start_container(&mut self, recipe: &Recipe) -> Result<Started, Interruption> {
         let began = Instant::now();
         self.enter(Phase::Preparing)?;
         let config = self.shared.config.load_full();
-        let settings = settings_of(context, &config)?;
-        self.pending()?.record_mut().internal.limits = bounds(&settings, &config);
-        self.begin_stage()?;
-        self.prepare(job, context, &settings).await?;
+        let settings = settings_of(recipe, &config)?;
+        self.set_limits(build_limits(settings, &config))?;
+        self.begin_stage();
+        self.prepare(recipe, settings).await?;
         self.pending()?.record_mut().info.phases.snapshot = Some(milliseconds(began));
 
         let began = Instant::now();
         self.enter(Phase::Imaging)?;
-        self.begin_stage()?;
+        self.begin_stage();
         let rebuild = self.active.origin.rebuild || self.pending()?.internal().rebuild;
         let image = loop {
-            match self.image(context, &settings, rebuild).await {
+            match self.image(recipe, settings, rebuild).await {
                 Err(Interruption::Image { source, .. }) if source.is_unreachable() => {
                     self.wait_for_engine(source).await?;
                 }
@@ -286,15 +293,15 @@ impl BuildTask {
         faults::point("image");
         self.pending()?.record_mut().info.phases.image = Some(milliseconds(began));
         let began = Instant::now();
-        self.begin_stage()?;
-        self.reconsider(job, context, &settings, &image).await?;
+        self.begin_stage();
+        self.reconsider(recipe, settings, &image).await?;
         let snapshot = &mut self.pending()?.record_mut().info.phases.snapshot;
         *snapshot = snapshot.map(|before| before + milliseconds(began));
 
         self.enter(Phase::Running)?;
-        self.begin_stage()?;
+        self.begin_stage();
         loop {
-            match self.create(job, context, &settings, &image.id).await {
+            match self.create(recipe, settings, &image.id).await {
                 Err(Interruption::Container { source }) if source.is_unreachable() => {
                     self.wait_for_engine(source).await?;
                 }
@@ -306,8 +313,7 @@ impl BuildTask {
     /// A container of the image, written down and started.
     async fn create(
         &mut self,
-        job: &Job,
-        context: &Context,
+        recipe: &Recipe,
         settings: &Settings,
         image: &str,
     ) -> Result<Started, Interruption> {
@@ -317,12 +323,12 @@ impl BuildTask {
         self.cancellable(ensure_swept(&shared))
             .await?
             .map_err(failed)?;
-        let container = match self.make_container(job, settings, &image).await? {
+        let container = match self.make_container(recipe, settings, &image).await? {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Another program removed it: look again, or build it again.
-                self.shared.images.forget(context.digest());
-                image = self.image(context, settings, false).await?.id.clone();
-                let created = self.make_container(job, settings, &image).await?;
+                self.shared.images.forget(recipe.context.digest());
+                image = self.image(recipe, settings, false).await?.id.clone();
+                let created = self.make_container(recipe, settings, &image).await?;
                 created.map_err(failed)?
             }
             created => created.map_err(failed)?,
@@ -365,13 +371,9 @@ impl BuildTask {
         supervised
     }
 
-    async fn prepare(
-        &mut self,
-        job: &Job,
-        context: &Context,
-        settings: &Settings,
-    ) -> Result<(), Interruption> {
-        let (params, context, user) = (job.params.clone(), context.clone(), user(settings));
+    async fn prepare(&mut self, recipe: &Recipe, settings: &Settings) -> Result<(), Interruption> {
+        let (params, context) = (recipe.job.params.clone(), recipe.context.clone());
+        let user = user(settings);
         let shared = self.shared.clone();
         self.cancellable(shared.make_room()).await?;
         let begun = self
@@ -387,12 +389,12 @@ impl BuildTask {
     /// Begins anew where the image shows that the base is none.
     async fn reconsider(
         &mut self,
-        job: &Job,
-        context: &Context,
+        recipe: &Recipe,
         settings: &Settings,
         image: &Arc<ImageRecord>,
     ) -> Result<(), Interruption> {
-        let (params, context, image) = (job.params.clone(), context.clone(), image.clone());
+        let (params, context) = (recipe.job.params.clone(), recipe.context.clone());
+        let image = image.clone();
         let user = user(settings);
         let begun = self
             .on_disk_interruptible(move |pending| {
@@ -426,16 +428,16 @@ impl BuildTask {
     /// The image of the context; what its build prints goes into the log.
     async fn image(
         &mut self,
-        context: &Context,
+        recipe: &Recipe,
         settings: &Settings,
         rebuild: bool,
     ) -> Result<Arc<ImageRecord>, Interruption> {
         let shared = self.shared.clone();
-        let wanted = shared.wanted(context.clone(), settings);
+        let wanted = shared.wanted(recipe.context.clone(), settings);
         let (output, mut pieces) = Images::output();
         let active = self.active.clone();
-        let bounds = self.bounds()?;
-        let (limit, stage_deadline) = (bounds.log_limit, self.stage_deadline);
+        let limits = self.limits();
+        let (limit, stage_deadline) = (limits.log_limit, self.stage_deadline);
         let log = self.pending()?.log();
         let ensuring = async {
             if rebuild {
@@ -476,7 +478,7 @@ impl BuildTask {
             cancelled = active.cancelled() => return Err(self.stop(stop::cancelled(cancelled)).await),
         };
         let image = image.map_err(|source| Interruption::Image {
-            project: context.project().name.to_string(),
+            project: recipe.job.project.to_string(),
             source,
         })?;
         self.pending()?.record_mut().info.image = Some(image.id.clone());
@@ -485,7 +487,7 @@ impl BuildTask {
 
     pub(super) fn spec(
         &mut self,
-        job: &Job,
+        recipe: &Recipe,
         settings: &Settings,
         image: &str,
     ) -> Result<ContainerSpec, Interruption> {
@@ -493,7 +495,7 @@ impl BuildTask {
         let config = shared.config.load();
         let pending = self.pending()?;
         let attempt = pending.info().attempt;
-        let id = job.id().to_string();
+        let id = recipe.id.to_string();
         let instance = shared.store.instance();
         let log_bytes = pending.internal().limits.log_limit;
         let mut mounts = config.mounts.clone();
@@ -507,12 +509,10 @@ impl BuildTask {
             labels: BTreeMap::from([
                 (INSTANCE.to_owned(), instance.to_owned()),
                 (JOB.to_owned(), id),
-                (PROJECT.to_owned(), job.project.to_string()),
+                (PROJECT.to_owned(), recipe.job.project.to_string()),
                 (
                     "mistry.group".to_owned(),
-                    job.group
-                        .as_ref()
-                        .map_or_else(String::new, ToString::to_string),
+                    recipe.group().unwrap_or_default(),
                 ),
                 (ATTEMPT.to_owned(), attempt.to_string()),
             ]),
@@ -553,7 +553,12 @@ impl BuildTask {
         let started = self.cancellable(shared.docker.start(&container)).await?;
         match started {
             // It may run all the same: that is looked at when it is attended.
-            Err(error) if error.is_unreachable() => return Ok((container, false)),
+            Err(error) if error.is_unreachable() => {
+                return Ok(Started {
+                    container,
+                    is_watched: false,
+                });
+            }
             started => started.map_err(failed)?,
         }
         faults::point("container-started");
@@ -562,12 +567,15 @@ impl BuildTask {
             image: &image,
         };
         publish(&shared, self.active.subject(), &running);
-        Ok((container, true))
+        Ok(Started {
+            container,
+            is_watched: true,
+        })
     }
 }
 
 /// What a build may take: as its project says, else as the configuration does.
-fn bounds(settings: &Settings, config: &SchedulerConfig) -> BuildLimits {
+fn build_limits(settings: &Settings, config: &SchedulerConfig) -> BuildLimits {
     let milliseconds = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     let job_timeout = settings.job_timeout.or(config.job_timeout);
     let silence_timeout = settings.silence_timeout.or(config.silence_timeout);

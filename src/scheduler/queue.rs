@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn with_more_slots_those_who_wait_begin_and_with_fewer_nobody_is_stopped() {
+    fn with_more_slots_those_who_wait_begin_and_with_fewer_none_is_stopped() {
         let mut queue = Queue::new(1, 4);
         for n in 1..=5 {
             queue.admit(id(n), || n);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn while_paused_nobody_gets_a_slot_and_whoever_has_one_keeps_it() {
+    fn while_paused_no_job_gets_a_slot_and_one_that_has_it_keeps_it() {
         let mut queue = Queue::new(2, 2);
         queue.admit(id(1), || 1);
         queue.pause();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_again_joins_even_when_all_is_full() {
+    fn a_second_request_joins_even_when_all_is_full() {
         let mut queue = Queue::new(1, 1);
         queue.admit(id(1), || 1);
         queue.admit(id(2), || 2);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_slot_goes_to_whoever_waits_longest() {
+    fn a_free_slot_goes_to_the_job_that_waits_longest() {
         let mut queue = Queue::new(1, 3);
         for n in 1..=4 {
             queue.admit(id(n), || n);

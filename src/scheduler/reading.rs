@@ -5,43 +5,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Error, HostReport, Scheduler};
+use super::error::Error;
+use super::service::Scheduler;
 use crate::budget::Client;
 use crate::build::{BuildInfo, Filter, Listing, LogFollower, Outcome, Phase, Place};
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::turns::{self, ClientTurns, Turn, Turns};
-
-/// The turns of each kind.
-#[derive(Debug)]
-pub(super) struct Readers {
-    reads: Turns,
-    builders: Turns,
-    walks: Turns,
-    records: Turns,
-    pub(super) directories: Turns,
-    /// Of those who ask where the lines of a log begin, when a page of it is opened. It does not wait for
-    /// searches, which come with each key that is typed.
-    pub(super) indexing: Turns,
-    /// Of those who look for a text in a log.
-    pub(super) finding: Turns,
-    pub(super) handing_out: Turns,
-}
-
-impl Default for Readers {
-    fn default() -> Readers {
-        Readers {
-            reads: Turns::new(turns::READS),
-            builders: Turns::new(turns::BUILDERS),
-            walks: Turns::new(turns::WALKS),
-            records: Turns::new(turns::RECORDS),
-            directories: Turns::new(turns::DIRECTORIES),
-            indexing: Turns::new(turns::SCANS),
-            finding: Turns::new(turns::SCANS),
-            handing_out: Turns::new(turns::HANDING_OUT),
-        }
-    }
-}
+use crate::turns::{ClientTurns, Turn, Turns};
 
 /// What something is read for.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +107,29 @@ impl Reader {
     ) -> Result<T, Error> {
         self.in_turn(self.reads(), |_turn| work()).await
     }
+}
+
+/// What is going on, and what there is room for.
+#[derive(Clone, Debug)]
+pub struct HostReport {
+    /// Builds that may run in parallel.
+    pub slots: usize,
+    /// Builds that hold a slot.
+    pub running: usize,
+    /// Jobs that may wait for a slot.
+    pub backlog: usize,
+    /// Jobs that wait.
+    pub queued: usize,
+    /// Nothing new begins.
+    pub paused: bool,
+    /// Bytes left where builds are kept.
+    pub disk_free: u64,
+    /// Bytes there in all.
+    pub disk_size: u64,
+    /// The kind of filesystem.
+    pub filesystem: &'static str,
+    /// The Docker Engine's version; `None` when none answers.
+    pub engine: Option<String>,
 }
 
 /// A project's newest build: when it began, its phase and its outcome.
@@ -338,9 +331,9 @@ impl Reader {
         let shared = self.scheduler.0.clone();
         let walking = self.walk(move || {
             let newest = shared.store.newest().into_iter();
-            let active = shared.active_infos();
             let newest = newest.map(|(project, (id, started, outcome))| {
-                let newest = match active.get(&id) {
+                let active = shared.active_job(&project, id);
+                let newest = match active.and_then(|active| active.now()) {
                     Some(now) => (now.started_at, now.phase, now.outcome),
                     None => (started, None, outcome),
                 };

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::images::{Images, Wanted};
-use super::unused_images::Unused;
-use super::{Error, Scheduler, Shared, blocking, keep_tail, sweep};
+use super::blocking::blocking;
+use super::error::Error;
+use super::images::{Images, Unused, Wanted};
+use super::service::Scheduler;
+use super::shared::Shared;
+use super::shared::keep_tail;
+use super::sweep;
 use crate::build::{LOG_TAIL, text_of};
 use crate::docker;
 use crate::project::ProjectName;

@@ -9,18 +9,19 @@
 //! Engine that is there remembers that it started it.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::OptionFuture;
+use futures_util::future::{BoxFuture, OptionFuture};
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::build_task::BuildTask;
+use super::deadlines::Deadlines;
+use super::engine::ENGINE_RETRY_INTERVAL;
 use super::interruption::Interruption;
-use super::{ENGINE_RETRY_INTERVAL, keep_tail, stop};
-use crate::build::{Since, Stopped};
+use super::shared::keep_tail;
+use super::stop;
 use crate::docker::{self, ContainerEvent, ContainerStatus, Docker, Exit, Output, Stream, Watch};
 use crate::faults;
 
@@ -31,9 +32,6 @@ const PIECES_AT_ONCE: usize = 64;
 /// disk is saturated takes some more. After that it is removed by force.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long the Engine may take to say whether a container had ended at its deadline. Without an answer the
-/// container counts as running.
-const CONTAINER_STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that the Engine may store of a build's output for each byte of its `log_limit`. Lines of a few
 /// bytes, which need most, are stopped by it before they are as many as the limit.
 const STORED_PER_BYTE: u64 = 8;
@@ -48,6 +46,13 @@ const ENGINE_KILL_CODES: [i64; 3] = [137, 143, 255];
 /// An Engine that goes down gives containers 10 s, then kills them, and ends itself within 15 s.
 const ENGINE_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
 
+/// What became of the supervision of a container.
+enum Supervision {
+    Over(Result<Exit, Interruption>),
+    /// The Engine did not answer in time; the limit that the build has passed meanwhile, if it is not stopped.
+    TimedOut(Option<Duration>),
+}
+
 impl BuildTask {
     /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
     /// started by this process just now.
@@ -56,9 +61,9 @@ impl BuildTask {
         container: &str,
         is_watched: bool,
     ) -> Result<Exit, Interruption> {
-        let supervised = match self.supervise_in_time(container, is_watched).await {
-            Ok(supervised) => supervised,
-            Err(limit) => {
+        let result = match self.supervise_in_time(container, is_watched).await {
+            Supervision::Over(result) => result,
+            Supervision::TimedOut(limit) => {
                 // A step that did not end may have had the record.
                 self.wait_for_worker().await?;
                 if let Some(limit) = limit {
@@ -69,8 +74,8 @@ impl BuildTask {
                 ))
             }
         };
-        match self.stopped()? {
-            None => supervised,
+        match self.stopped() {
+            None => result,
             Some(_) if self.shared.stop.is_cancelled() => Err(Interruption::Stopping),
             // It ends as was decided, whatever became of its container or the Engine.
             Some(stopped) => Err(Interruption::Stopped(stopped)),
@@ -78,18 +83,13 @@ impl BuildTask {
     }
 
     /// The same, with a time limit: for an Engine that answers pings, but no request about the container.
-    /// The error says which limit the build has passed meanwhile, if it is not stopped.
-    async fn supervise_in_time(
-        &mut self,
-        container: &str,
-        is_watched: bool,
-    ) -> Result<Result<Exit, Interruption>, Option<Duration>> {
+    async fn supervise_in_time(&mut self, container: &str, is_watched: bool) -> Supervision {
         let decided = self.stop_decided.clone();
         let stopping = async {
             decided.wait().await;
             tokio::time::sleep(STOPPING_TIMEOUT).await;
         };
-        let limit = self.bounds().ok().and_then(|bounds| bounds.job_timeout);
+        let limit = self.limits().job_timeout;
         let limit = limit.map(Duration::from_millis);
         // An Engine that went away has its own time to come back.
         let slack = self.shared.config.load().engine_wait + STOPPING_TIMEOUT;
@@ -107,9 +107,11 @@ impl BuildTask {
         };
         tokio::select! {
             biased;
-            supervised = self.supervise_across_restarts(container, is_watched) => Ok(supervised),
-            () = stopping => Err(None),
-            () = running => Err(limit),
+            result = self.supervise_across_restarts(container, is_watched) => {
+                Supervision::Over(result)
+            }
+            () = stopping => Supervision::TimedOut(None),
+            () = running => Supervision::TimedOut(limit),
         }
     }
 
@@ -120,7 +122,7 @@ impl BuildTask {
     ) -> Result<Exit, Interruption> {
         let mut was_away = false;
         loop {
-            let followed = match is_watched || self.is_stopped()? {
+            let followed = match is_watched || self.is_stopped() {
                 true => self.stream_until_exit(container).await,
                 false => match self.reconcile(container, was_away).await {
                     Ok(()) => self.stream_until_exit(container).await,
@@ -143,9 +145,8 @@ impl BuildTask {
     /// may have ended it, whatever its exit code: a build may take SIGTERM for a good reason to end.
     async fn reconcile(&mut self, container: &str, was_away: bool) -> Result<(), Interruption> {
         let docker = self.shared.docker.clone();
-        let failed = |source| Interruption::Container { source };
         let status = self.cancellable(docker.container_status(container)).await?;
-        match status.map_err(failed)? {
+        match status.map_err(container_failed)? {
             ContainerStatus::Gone => Err(Interruption::AttemptLost("its container is gone")),
             ContainerStatus::Ended(exit, _)
                 if (is_engine_kill(&exit) || was_away) && !self.is_own_end(container).await? =>
@@ -166,7 +167,7 @@ impl BuildTask {
                 let deadline = self.pending()?.internal().deadline;
                 self.active.own(Some(container.to_owned()), deadline);
                 let started = self.cancellable(docker.start(container)).await?;
-                started.map_err(failed)
+                started.map_err(container_failed)
             }
         }
     }
@@ -251,116 +252,42 @@ impl BuildTask {
         }
     }
 
-    /// Follows a container until it has ended, by itself or because we stop it.
+    /// Follows a container until it has ended, by itself or because the build is stopped.
     async fn stream_until_exit(&mut self, container: &str) -> Result<Exit, Interruption> {
-        let (shared, active) = (self.shared.clone(), self.active.clone());
-        let mut known = self.pending()?.known();
-        // Of all its output, which is read from the beginning.
-        let mut stored = 0;
+        let docker = self.shared.docker.clone();
         self.stderr.clear();
-        let deadlines = Deadlines::of(self)?;
-        let mut exceeded = pin!(deadlines.clone().exceeded(&shared.docker, container));
-        // Its end is waited for by the log; this only brings it about.
-        let mut stopping = pin!(OptionFuture::from(None));
-        if self.is_stopped()? {
-            stopping.set(Some(shared.docker.stop(container)).into());
+        let mut followed = Followed::new(&docker, container, Deadlines::of(self)?);
+        if self.is_stopped() {
+            followed.stop();
         }
-        let mut ended = pin!(shared.docker.wait(container));
-        let mut exit = None;
-        // From the beginning: who is asked at the end may be the next Engine already.
-        let mut watch = shared.docker.watch(container);
-        let (mut is_told, mut is_short_of_memory) = (false, false);
-        let mut gone = None::<(docker::Error, Instant)>;
-        {
-            let over = CancellationToken::new();
-            let pieces = shared.docker.logs(container, over.clone());
-            let pieces = pieces.ready_chunks(PIECES_AT_ONCE);
-            let mut pieces = pin!(pieces);
-            loop {
-                let is_stopped = self.is_stopped()?;
-                // Where the Engine has gone, it goes on ending containers for so long.
-                let gone_at = gone.as_ref().map_or_else(Instant::now, |(_, at)| *at);
-                let stop = tokio::select! {
-                    pieces = pieces.next() => match pieces {
-                        Some(pieces) => {
-                            deadlines.note_output();
-                            if let Some(processes) = &mut self.processes {
-                                processes.look();
-                            }
-                            self.write_output(pieces, &mut known, &mut stored, container).await?;
-                            continue;
-                        }
-                        None => break,
-                    },
-                    // SubmitRequest for at once, so that the answer is there when the output ends; one that
-                    // is not to come must be asked for again while the container runs.
-                    result = &mut ended, if exit.is_none() => {
-                        exit = Some(result.map_err(|source| Interruption::Container { source })?);
-                        over.cancel();
-                        continue;
-                    }
-                    happening = watch.next(), if gone.is_none() => {
-                        match happening {
-                            Ok(ContainerEvent::Signal) => is_told = true,
-                            Ok(ContainerEvent::OutOfMemory) => is_short_of_memory = true,
-                            Err(source) => gone = Some((source, Instant::now())),
-                        }
-                        continue;
-                    }
-                    // After that, whatever broke was not the Engine.
-                    () = tokio::time::sleep_until(gone_at + ENGINE_SHUTDOWN_TIMEOUT), if gone.is_some() => {
-                        gone = None;
-                        continue;
-                    }
-                    Some(stopped) = &mut stopping => {
-                        stopping.set(None.into());
-                        stopped.map_err(|source| Interruption::Container { source })?;
-                        continue;
-                    }
-                    // Nothing more is decided about what has ended or is being stopped.
-                    cancelled = active.cancelled(), if !is_stopped && exit.is_none() => {
-                        stop::cancelled(cancelled)
-                    }
-                    stopped = &mut exceeded, if !is_stopped && exit.is_none() => {
-                        stopped.map_err(|source| Interruption::Container { source })?
-                    }
-                    () = shared.stop.cancelled() => return Err(Interruption::Stopping),
-                };
-                self.decide_stop(stop).await?;
-                stopping.set(Some(shared.docker.stop(container)).into());
-            }
-        }
-        let mut exit = match exit {
+        self.stream_output(&mut followed).await?;
+        let mut exit = match followed.exit {
             Some(exit) => exit,
             None => {
-                let exit = self.cancellable(ended).await?;
-                exit.map_err(|source| Interruption::Container { source })?
+                let exit = self.cancellable(&mut followed.ended).await?;
+                exit.map_err(container_failed)?
             }
         };
-        // What happened last may have come with the end of the output.
-        while gone.is_none() {
-            match watch.next().now_or_never() {
-                Some(Ok(ContainerEvent::Signal)) => is_told = true,
-                Some(Ok(ContainerEvent::OutOfMemory)) => is_short_of_memory = true,
-                Some(Err(_)) | None => break,
-            }
-        }
-        exit.oom_killed |= is_short_of_memory || self.was_short_of_memory(container, &exit).await?;
+        followed.note_last_events();
+        exit.oom_killed |=
+            followed.is_out_of_memory || self.was_oom_killed(container, &exit).await?;
         // It was told to end, which an Engine does on its way; then its exit code means nothing, since
         // a build may take SIGTERM for a good reason to end.
-        if (is_told || ENGINE_KILL_CODES.contains(&exit.code)) && !self.is_stopped()? {
-            let gone = match gone {
+        let may_be_killed = followed.is_signalled || ENGINE_KILL_CODES.contains(&exit.code);
+        if may_be_killed && !self.is_stopped() {
+            let gone = match followed.engine_gone {
                 Some((source, _)) => Some(source),
-                None => self.engine_goes_down(&mut watch).await?,
+                None => self.engine_goes_down(&mut followed.watch).await?,
             };
             if let Some(source) = gone {
-                return Err(Interruption::Container { source });
+                return Err(container_failed(source));
             }
         }
-        // It may have been over before anybody looked at the time.
-        if !self.is_stopped()?
+        // It may have been over before the time was looked at.
+        let deadlines = &followed.deadlines;
+        if !self.is_stopped()
             && let Some(stopped) = self
-                .cancellable(deadlines.was_exceeded(&shared.docker, container))
+                .cancellable(deadlines.was_exceeded(&docker, container))
                 .await?
         {
             self.decide_stop(stopped).await?;
@@ -368,13 +295,64 @@ impl BuildTask {
         Ok(exit)
     }
 
+    /// Follows the output of a container to its end, and stops the container where that is decided.
+    async fn stream_output(&mut self, followed: &mut Followed<'_>) -> Result<(), Interruption> {
+        let (shared, active) = (self.shared.clone(), self.active.clone());
+        let (docker, container) = (followed.docker, followed.container);
+        let deadlines = followed.deadlines.clone();
+        let mut exceeded = pin!(deadlines.clone().exceeded(docker, container));
+        let mut known = self.pending()?.known();
+        // Of all its output, which is read from the beginning.
+        let mut stored = 0;
+        let over = CancellationToken::new();
+        let pieces = docker.logs(container, over.clone());
+        let mut pieces = pin!(pieces.ready_chunks(PIECES_AT_ONCE));
+        loop {
+            // Nothing more is decided about what has ended or is being stopped.
+            let may_stop = !self.is_stopped() && followed.exit.is_none();
+            let stop = tokio::select! {
+                pieces = pieces.next() => {
+                    let Some(pieces) = pieces else { return Ok(()) };
+                    deadlines.note_output();
+                    if let Some(processes) = &mut self.processes {
+                        processes.look();
+                    }
+                    self.write_output(pieces, &mut known, &mut stored, container).await?;
+                    continue;
+                }
+                // Asked for at once, so that the answer is there when the output ends; one that
+                // is not to come must be asked for again while the container runs.
+                exit = &mut followed.ended, if followed.exit.is_none() => {
+                    followed.exit = Some(exit.map_err(container_failed)?);
+                    over.cancel();
+                    continue;
+                }
+                event = followed.watch.next(), if followed.engine_gone.is_none() => {
+                    followed.note(event);
+                    continue;
+                }
+                // After that, whatever broke was not the Engine.
+                () = engine_shutdown(&followed.engine_gone) => {
+                    followed.engine_gone = None;
+                    continue;
+                }
+                Some(stopped) = &mut followed.stopping => {
+                    followed.stopping = None.into();
+                    stopped.map_err(container_failed)?;
+                    continue;
+                }
+                cancelled = active.cancelled(), if may_stop => stop::cancelled(cancelled),
+                stopped = &mut exceeded, if may_stop => stopped.map_err(container_failed)?,
+                () = shared.stop.cancelled() => return Err(Interruption::Stopping),
+            };
+            self.decide_stop(stop).await?;
+            followed.stop();
+        }
+    }
+
     /// Whether a container that succeeded lost a process for want of memory, where no event said so:
     /// asked only where that is likely to be missed. A failure was asked for it by now.
-    async fn was_short_of_memory(
-        &mut self,
-        container: &str,
-        exit: &Exit,
-    ) -> Result<bool, Interruption> {
+    async fn was_oom_killed(&mut self, container: &str, exit: &Exit) -> Result<bool, Interruption> {
         if exit.code != 0 || exit.oom_killed || !self.may_run_out_of_memory {
             return Ok(false);
         }
@@ -393,8 +371,8 @@ impl BuildTask {
         stored: &mut u64,
         container: &str,
     ) -> Result<(), Interruption> {
-        let limit = self.bounds()?.log_limit;
-        let is_stopped = self.is_stopped()?;
+        let limit = self.limits().log_limit;
+        let is_stopped = self.is_stopped();
         let mut bytes = Vec::new();
         let mut lost = None;
         for piece in pieces {
@@ -430,7 +408,7 @@ impl BuildTask {
             // At once: what it prints from now on is not kept.
             let docker = self.shared.docker.clone();
             let killed = self.cancellable(docker.kill(container)).await?;
-            killed.map_err(|source| Interruption::Container { source })?;
+            killed.map_err(container_failed)?;
             return Err(Interruption::Stopped(stopped));
         }
         match lost {
@@ -440,149 +418,79 @@ impl BuildTask {
     }
 }
 
+/// A container whose output is followed, and what is known of it by now.
+struct Followed<'a> {
+    docker: &'a Docker,
+    container: &'a str,
+    deadlines: Deadlines,
+    /// Brings its end about; that it has ended is known from `ended` and from the end of the output.
+    stopping: OptionFuture<BoxFuture<'a, Result<(), docker::Error>>>,
+    ended: BoxFuture<'a, Result<Exit, docker::Error>>,
+    watch: Watch,
+    exit: Option<Exit>,
+    /// It was sent a signal.
+    is_signalled: bool,
+    /// It had no memory left.
+    is_out_of_memory: bool,
+    /// Why the Engine was gone, and since when.
+    engine_gone: Option<(docker::Error, Instant)>,
+}
+
+impl<'a> Followed<'a> {
+    fn new(docker: &'a Docker, container: &'a str, deadlines: Deadlines) -> Followed<'a> {
+        Followed {
+            docker,
+            container,
+            deadlines,
+            stopping: None.into(),
+            ended: docker.wait(container).boxed(),
+            // From the beginning: who is asked at the end may be the next Engine already.
+            watch: docker.watch(container),
+            exit: None,
+            is_signalled: false,
+            is_out_of_memory: false,
+            engine_gone: None,
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = Some(self.docker.stop(self.container).boxed()).into();
+    }
+
+    fn note(&mut self, event: Result<ContainerEvent, docker::Error>) {
+        match event {
+            Ok(ContainerEvent::Signal) => self.is_signalled = true,
+            Ok(ContainerEvent::OutOfMemory) => self.is_out_of_memory = true,
+            Err(source) => self.engine_gone = Some((source, Instant::now())),
+        }
+    }
+
+    /// What happened last may have come with the end of the output.
+    fn note_last_events(&mut self) {
+        while self.engine_gone.is_none()
+            && let Some(Ok(event)) = self.watch.next().now_or_never()
+        {
+            self.note(Ok(event));
+        }
+    }
+}
+
+/// Waits as long as an Engine that has gone goes on ending containers; for ever where none has.
+async fn engine_shutdown(gone: &Option<(docker::Error, Instant)>) {
+    match gone {
+        Some((_, at)) => tokio::time::sleep_until(*at + ENGINE_SHUTDOWN_TIMEOUT).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn container_failed(source: docker::Error) -> Interruption {
+    Interruption::Container { source }
+}
+
 /// Whether the Engine stores more of a build's output than the limit of its log allows.
 fn stores_too_much(stored: u64, limit: u64) -> bool {
     let most = limit.saturating_mul(STORED_PER_BYTE);
     stored > most.saturating_add(STORED_ANYWAY)
-}
-
-/// How long a container may go on, and be silent. Both are counted by a clock that is never set.
-#[derive(Clone)]
-struct Deadlines {
-    /// Since when it runs.
-    running: Since,
-    /// How long it may run.
-    deadline: Option<Duration>,
-    /// How long it may print nothing.
-    silence: Option<Duration>,
-    /// When a piece of its output came last, as far as we were there.
-    last_output: Arc<Mutex<Option<Since>>>,
-}
-
-impl Deadlines {
-    fn of(task: &mut BuildTask) -> Result<Deadlines, Interruption> {
-        let bounds = task.bounds()?;
-        let running = task.pending()?.running();
-        Ok(Deadlines {
-            running: running.unwrap_or_else(Since::now),
-            deadline: bounds.job_timeout.map(Duration::from_millis),
-            silence: bounds.silence_timeout.map(Duration::from_millis),
-            last_output: Arc::default(),
-        })
-    }
-
-    /// Notes that output has come.
-    fn note_output(&self) {
-        let mut last_output = self
-            .last_output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *last_output = Some(Since::now());
-    }
-
-    fn last_output(&self) -> Option<Since> {
-        *self
-            .last_output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until a limit is passed: what is to be done about it. Each is waited for by itself, so that an
-    /// Engine that does not say when something was printed does not hold the deadline back.
-    async fn exceeded(self, docker: &Docker, container: &str) -> Result<Stopped, docker::Error> {
-        tokio::select! {
-            exceeded = self.clone().deadline_exceeded(docker, container) => exceeded,
-            exceeded = self.silence_exceeded(docker, container) => exceeded,
-        }
-    }
-
-    async fn deadline_exceeded(
-        self,
-        docker: &Docker,
-        container: &str,
-    ) -> Result<Stopped, docker::Error> {
-        wait_until_elapsed(self.running, self.deadline).await;
-        match self.check_deadline(docker, container).await? {
-            Some(stopped) => Ok(stopped),
-            // It had ended before.
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn silence_exceeded(
-        self,
-        docker: &Docker,
-        container: &str,
-    ) -> Result<Stopped, docker::Error> {
-        // Since when it is silent, as far as was looked, and the last line that was seen then.
-        let (mut silent, mut seen) = (self.running, None);
-        loop {
-            wait_until_elapsed(silent, self.silence).await;
-            // The log's own times count: it may be read long after it was printed. So it is
-            // asked once in so long a time, and not with each line.
-            let last = docker.last_line(container).await?;
-            if let Some(last) = last.filter(|last| Some(*last) != seen) {
-                seen = Some(last);
-                silent = match self.running.until(last) {
-                    Some(ran) => self.running.later(ran),
-                    // The clock by which that was told was set meanwhile.
-                    None => self.last_output().unwrap_or_else(Since::now),
-                };
-            }
-            if let Some(limit) = self.silence.filter(|limit| silent.elapsed() >= *limit) {
-                return Ok(stop::silent(limit));
-            }
-        }
-    }
-
-    /// What there is to say about a container that has ended.
-    async fn was_exceeded(&self, docker: &Docker, container: &str) -> Option<Stopped> {
-        if self.running.elapsed() < self.deadline? {
-            return None;
-        }
-        // An Engine that does not say when it ended leaves it at that: it was watched.
-        self.check_deadline(docker, container).await.ok().flatten()
-    }
-
-    /// The deadline is there. A container that ended before stands, and one that may have.
-    async fn check_deadline(
-        &self,
-        docker: &Docker,
-        container: &str,
-    ) -> Result<Option<Stopped>, docker::Error> {
-        let Some(limit) = self.deadline else {
-            return Ok(None);
-        };
-        let is_late = match tokio::time::timeout(
-            CONTAINER_STATUS_TIMEOUT,
-            docker.container_status(container),
-        )
-        .await
-        {
-            Ok(status) => match status? {
-                ContainerStatus::Ended(_, at) => at
-                    .and_then(|at| self.running.until(at))
-                    .is_some_and(|ran| ran > limit),
-                _ => true,
-            },
-            Err(_) => true,
-        };
-        Ok(is_late.then(|| stop::timed_out(limit)))
-    }
-}
-
-/// Waits until something has gone on for so long; for ever without a limit.
-async fn wait_until_elapsed(since: Since, limit: Option<Duration>) {
-    let Some(limit) = limit else {
-        return std::future::pending().await;
-    };
-    loop {
-        let left = limit.saturating_sub(since.elapsed());
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left).await;
-    }
 }
 
 fn is_engine_kill(exit: &Exit) -> bool {

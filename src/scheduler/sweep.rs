@@ -5,11 +5,14 @@
 //! that made them and did not say so. None is left when a process makes its first container.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::blocking::blocking;
+use super::engine::ENGINE_RETRY_INTERVAL;
 use super::images::INSTANCE;
-use super::{ENGINE_RETRY_INTERVAL, Shared, blocking};
+use super::shared::Shared;
+use super::sweep_state::SweepState;
 use crate::docker;
 use crate::job::JobId;
 
@@ -27,31 +30,6 @@ const MAX_SWEEP_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a daemon that ends waits for the removal of a container. An Engine on a busy host needs some
 /// seconds; the daemon gives all that goes on ten, and then ends. The next start removes what is left.
 const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How it stands with them.
-#[derive(Debug, Default)]
-pub(super) struct Sweeper {
-    /// Std, held for a look or a change: that there may be one is said without waiting for the Engine.
-    state: Mutex<SweepState>,
-    /// Held while a build looks for them: the others wait for what it finds.
-    sweeping: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct SweepState {
-    /// None of them runs.
-    clean: bool,
-    /// How often it was said that there may be one.
-    requests: u64,
-    /// A task tries until there are none.
-    retrying: bool,
-}
-
-impl Sweeper {
-    fn state(&self) -> MutexGuard<'_, SweepState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What a sweep came to.
 #[derive(Debug, Default)]

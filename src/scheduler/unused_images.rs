@@ -9,23 +9,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio::sync::RwLockWriteGuard;
 
-use super::blocking;
-use super::images::{CONTEXT, INSTANCE, Images};
+use super::blocking::blocking;
+use super::images::{CONTEXT, INSTANCE, Images, Unused};
 use super::sweep::JOB;
 use crate::build::{ImageRecords, is_prefix};
 use crate::docker::{self, FoundImage, Pruned};
 use crate::project::ProjectName;
-
-/// What is to be removed where nothing needs it.
-#[derive(Debug)]
-pub(super) enum Unused {
-    /// Layers of the project that neither its latest image build used nor the latest that succeeded.
-    Layers(ProjectName),
-    /// The same of all projects, and all images without a name.
-    Images,
-    /// All images and layers without a name: also those that make the next image build quicker.
-    All,
-}
 
 impl Images {
     /// Removes what is not used. Nothing is while an image is built: the builder may be about to use

@@ -1,0 +1,233 @@
+//! What a container is made of, and the request that says so to the Engine.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType};
+
+use super::engine::{Traits, utf8};
+use super::error::Error;
+use super::output::LOG_OVERHEAD;
+
+/// Space in the driver's file beyond the bound, so that an entry that passes it is still whole; an entry
+/// is 1 MB at most.
+const LOG_MARGIN: u64 = 4 << 20;
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerSpec {
+    /// Name of the container; one of a kind on the host.
+    pub name: String,
+    /// Id of the image.
+    pub image: String,
+    /// What the container is found by.
+    pub labels: BTreeMap<String, String>,
+    /// `uid:gid` of its processes.
+    pub user: String,
+    /// Capabilities that it does without where its user is root; other users have none.
+    pub cap_drop: Vec<String>,
+    /// Directory of the host that is `/data` inside; it must exist.
+    pub data: PathBuf,
+    /// Further directories or files of the host, which must exist, and where they are inside.
+    pub mounts: BTreeMap<PathBuf, String>,
+    /// Network mode; empty for the Engine's default.
+    pub network: String,
+    /// What it may use of the host.
+    pub limits: Limits,
+    /// Variables beside those of the image, as `NAME=value`.
+    pub environment: Vec<String>,
+    /// Bytes of output that the Engine must keep for readers, at least.
+    pub log_bytes: u64,
+    /// The systemd slice that it is put into, where the Engine lets systemd make the cgroups.
+    pub slice: Option<String>,
+}
+
+/// What a container may use of the host; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// CPUs, as in `1.5`.
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+impl ContainerSpec {
+    /// The request that creates it.
+    pub(super) fn body(&self, engine: Traits) -> Result<ContainerCreateBody, Error> {
+        let mut mounts = vec![bind(&self.data, "/data")?];
+        for (host, inside) in &self.mounts {
+            mounts.push(bind(host, inside)?);
+        }
+        let host_config = HostConfig {
+            mounts: Some(mounts),
+            network_mode: (!self.network.is_empty()).then(|| self.network.clone()),
+            cap_drop: Some(match is_root(&self.user) {
+                true => self.cap_drop.clone(),
+                false => vec!["ALL".to_owned()],
+            }),
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            auto_remove: Some(false),
+            log_config: Some(log_config(self.log_bytes)),
+            memory: self.limits.memory.map(signed),
+            // A rounded number of billionths of a CPU; absurd ones are the Engine's to refuse.
+            nano_cpus: self.limits.cpus.map(|cpus| (cpus * 1e9).round() as i64),
+            pids_limit: self.limits.pids.map(signed),
+            cgroup_parent: self.slice.clone().filter(|_| engine.has_slices),
+            // The files of builds belong to users of the host, and so does the host's network.
+            userns_mode: engine.remaps_users.then(|| "host".to_owned()),
+            ..HostConfig::default()
+        };
+        Ok(ContainerCreateBody {
+            image: Some(self.image.clone()),
+            user: Some(self.user.clone()),
+            env: Some(self.environment.clone()),
+            labels: Some(self.labels.clone().into_iter().collect()),
+            tty: Some(false),
+            host_config: Some(host_config),
+            ..ContainerCreateBody::default()
+        })
+    }
+}
+
+/// As a mount and not as `-v` would, so that a missing directory is an error and not made by root.
+fn bind(host: &Path, inside: &str) -> Result<Mount, Error> {
+    Ok(Mount {
+        typ: Some(MountType::BIND),
+        source: Some(utf8(host)?),
+        target: Some(inside.to_owned()),
+        ..Mount::default()
+    })
+}
+
+/// The `local` driver, because the others spoil bytes or drop some; one file that is never rotated,
+/// because a rotation would take the first bytes away.
+fn log_config(bytes: u64) -> HostConfigLogConfig {
+    let size = bytes
+        .saturating_mul(LOG_OVERHEAD)
+        .saturating_add(LOG_MARGIN);
+    let config = [
+        ("max-size", signed(size).to_string()),
+        ("max-file", "1".to_owned()),
+        // The Engine refuses to compress where there is one file only.
+        ("compress", "false".to_owned()),
+    ];
+    HostConfigLogConfig {
+        typ: Some("local".to_owned()),
+        config: Some(config.map(|(key, value)| (key.to_owned(), value)).into()),
+    }
+}
+
+fn is_root(user: &str) -> bool {
+    let name = user.split(':').next().unwrap_or("");
+    name == "root" || name.parse::<u32>() == Ok(0)
+}
+
+/// The API's numbers are signed.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            name: "n".into(),
+            image: "sha256:0".into(),
+            labels: BTreeMap::new(),
+            user: "1000:1000".into(),
+            cap_drop: vec!["MKNOD".into()],
+            data: "/d".into(),
+            mounts: BTreeMap::from([(PathBuf::from("/cache"), "/c".to_owned())]),
+            network: String::new(),
+            limits: Limits::default(),
+            environment: Vec::new(),
+            log_bytes: 1 << 20,
+            slice: None,
+        }
+    }
+
+    fn host(spec: &ContainerSpec) -> HostConfig {
+        spec.body(Traits::default()).unwrap().host_config.unwrap()
+    }
+
+    #[test]
+    fn only_root_keeps_capabilities_and_no_user_gains_privileges() {
+        for (user, dropped) in [
+            ("1000:1000", "ALL"),
+            ("0", "MKNOD"),
+            ("0:5", "MKNOD"),
+            ("root", "MKNOD"),
+        ] {
+            let host = host(&ContainerSpec {
+                user: user.into(),
+                ..spec()
+            });
+            assert_eq!(host.cap_drop.unwrap(), [dropped], "{user}");
+            assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);
+        }
+    }
+
+    #[test]
+    fn mounts_are_binds_that_create_nothing() {
+        let host = host(&spec());
+        assert!(host.binds.is_none());
+        for mount in host.mounts.unwrap() {
+            assert_eq!(mount.typ, Some(MountType::BIND));
+            assert!(mount.bind_options.is_none());
+        }
+    }
+
+    #[test]
+    fn limits_are_told_in_the_engines_units() {
+        let host = host(&ContainerSpec {
+            limits: Limits {
+                memory: Some(1 << 30),
+                cpus: Some(1.5),
+                pids: Some(100),
+            },
+            ..spec()
+        });
+        assert_eq!(host.memory, Some(1 << 30));
+        assert_eq!(host.nano_cpus, Some(1_500_000_000));
+        assert_eq!(host.pids_limit, Some(100));
+    }
+
+    #[test]
+    fn slices_and_namespaces_are_told_to_those_engines_that_have_them() {
+        let spec = ContainerSpec {
+            slice: Some("s.slice".into()),
+            ..spec()
+        };
+        let plain = host(&spec);
+        assert_eq!((plain.cgroup_parent, plain.userns_mode), (None, None));
+        let engine = Traits {
+            has_slices: true,
+            remaps_users: true,
+        };
+        let host = spec.body(engine).unwrap().host_config.unwrap();
+        assert_eq!(host.cgroup_parent.as_deref(), Some("s.slice"));
+        assert_eq!(host.userns_mode.as_deref(), Some("host"));
+    }
+
+    #[test]
+    fn the_log_of_empty_lines_fits_the_driver() {
+        let config = host(&spec()).log_config.unwrap().config.unwrap();
+        assert!(config["max-size"].parse::<u64>().unwrap() >= 28 << 20);
+        assert_eq!(config["max-file"], "1");
+        log_config(u64::MAX);
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_is_refused_and_not_mangled() {
+        use std::os::unix::ffi::OsStringExt;
+        let data = PathBuf::from(std::ffi::OsString::from_vec(b"/\xff".to_vec()));
+        let error = ContainerSpec { data, ..spec() }
+            .body(Traits::default())
+            .unwrap_err();
+        assert!(matches!(error, Error::Path(_)));
+    }
+}

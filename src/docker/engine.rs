@@ -1,0 +1,335 @@
+//! The connection to one Docker Engine: found, agreed with on a version of its API, and asked in bounded
+//! time.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::errors::Error as Bollard;
+use bollard::models::SystemInfoCgroupDriverEnum;
+
+use super::counter::Counter;
+use super::error::{Cause, Error};
+
+/// Where the Engine listens when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// How long [`Docker::ping`] waits: a living Engine answers within milliseconds even on a busy host,
+/// and a client waits for a clear "no".
+pub const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long an ordinary call may take. Starting or removing a container on a host whose disk is
+/// saturated takes tens of seconds; past two minutes the Engine hangs.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What the HTTP client is told to wait for the first byte of an answer, in seconds: a year, because
+/// image builds and builds take as long as they take, and shorter waits are bounded here.
+const STREAM_TIMEOUT_SECONDS: u64 = 365 * 24 * 3600;
+
+/// A handle to a Docker Engine; clones share it.
+#[derive(Debug, Clone)]
+pub struct Docker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    socket: String,
+    /// The client that has agreed on an API version; `None` until an Engine has answered, and again
+    /// after it was gone, since the one that comes back may be another version.
+    negotiated: Mutex<Option<Agreed>>,
+    /// Containers whose output is counted, until they are removed; see [`super::line_ends`].
+    counters: Mutex<HashMap<String, Counter>>,
+}
+
+/// What was agreed on with an Engine, and what it said of itself.
+#[derive(Debug, Clone)]
+struct Agreed {
+    client: bollard::Docker,
+    /// `None` until asked.
+    traits: Option<Traits>,
+}
+
+/// In what Engines differ that matters to a new container.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Traits {
+    /// systemd makes the cgroups of its containers: other cgroup drivers take no slices.
+    pub(super) has_slices: bool,
+    /// Its containers' users are others on the host (`userns-remap`), unless they ask otherwise.
+    pub(super) remaps_users: bool,
+}
+
+impl Docker {
+    /// A handle to the Engine behind `socket`. Does not connect: the Engine may come later.
+    ///
+    /// # Errors
+    /// [`Error::Path`] when the path is not UTF-8.
+    pub fn new(socket: &Path) -> Result<Docker, Error> {
+        let path = utf8(socket)?;
+        let shared = Shared {
+            socket: path,
+            negotiated: Mutex::new(None),
+            counters: Mutex::default(),
+        };
+        Ok(Docker {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Whether the Engine answers.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let doing = "asking whether it is there";
+        // The negotiation is an answer too, so that the first ping is one round trip.
+        match self.negotiated() {
+            None => self.negotiate(doing).await.map(drop),
+            Some(client) => {
+                let pong = self.within(PING_TIMEOUT, doing, client.ping()).await?;
+                pong.map(drop).map_err(|e| self.failed(doing, e))
+            }
+        }
+    }
+
+    /// The Engine's version, as in `20.10.24`.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn version(&self) -> Result<String, Error> {
+        let doing = "asking for its version";
+        let answer = self.call(doing, async |docker| docker.version().await);
+        let answer = answer.await?.map_err(|e| self.failed(doing, e))?;
+        answer.version.ok_or_else(|| Error::Api {
+            doing: doing.to_owned(),
+            source: "the answer holds no version".into(),
+        })
+    }
+
+    /// One ordinary call, bounded in time. The inner result is the Engine's answer, for callers that
+    /// tell refusals apart; [`Docker::failed`] makes the rest of it.
+    pub(super) async fn call<T>(
+        &self,
+        doing: &str,
+        ask: impl AsyncFnOnce(&bollard::Docker) -> Result<T, Bollard>,
+    ) -> Result<Result<T, Bollard>, Error> {
+        let client = self.client(doing).await?;
+        self.within(CALL_TIMEOUT, doing, ask(&client)).await
+    }
+
+    pub(super) async fn within<T>(
+        &self,
+        timeout: Duration,
+        doing: &str,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Error> {
+        let answer = tokio::time::timeout(timeout, answer).await;
+        answer.map_err(|late| self.unreachable(doing, late.into()))
+    }
+
+    /// A client that speaks a version of the API that the Engine speaks too.
+    pub(super) async fn client(&self, doing: &str) -> Result<bollard::Docker, Error> {
+        match self.negotiated() {
+            Some(client) => Ok(client),
+            None => self.negotiate(doing).await,
+        }
+    }
+
+    /// Agrees on an API version: old Engines refuse newer ones than theirs, new Engines those before
+    /// their time, and only this question needs no version.
+    async fn negotiate(&self, doing: &str) -> Result<bollard::Docker, Error> {
+        let agreed = self.connect(doing).await?;
+        *self.slot() = Some(Agreed {
+            client: agreed.clone(),
+            traits: None,
+        });
+        Ok(agreed)
+    }
+
+    /// A client with a connection of its own, which has agreed on a version.
+    async fn connect(&self, doing: &str) -> Result<bollard::Docker, Error> {
+        let newest = bollard::API_DEFAULT_VERSION;
+        let client =
+            bollard::Docker::connect_with_unix(&self.shared.socket, STREAM_TIMEOUT_SECONDS, newest)
+                .map_err(|e| self.failed(doing, e))?;
+        self.within(PING_TIMEOUT, doing, client.negotiate_version())
+            .await?
+            .map_err(|e| self.failed(doing, e))
+    }
+
+    /// Whether the Engine takes new connections.
+    ///
+    /// An Engine that is told to end closes its socket first, then ends its containers, and answers
+    /// on the connections that it has until it is gone. So this never asks on one of those.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not; [`Error::Api`].
+    pub async fn accepts(&self) -> Result<(), Error> {
+        self.connect("asking whether it is about to end")
+            .await
+            .map(drop)
+    }
+
+    /// What the Engine says of itself. Asked once per Engine.
+    pub(super) async fn traits(&self) -> Result<Traits, Error> {
+        let doing = "asking for its cgroup driver";
+        if let Some(known) = self.slot().as_ref().and_then(|agreed| agreed.traits) {
+            return Ok(known);
+        }
+        let answer = self.call(doing, async |docker| docker.info().await);
+        let info = answer.await?.map_err(|e| self.failed(doing, e))?;
+        let options = info.security_options.unwrap_or_default();
+        let traits = Traits {
+            has_slices: info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD),
+            remaps_users: options.iter().any(|option| option == "name=userns"),
+        };
+        if let Some(agreed) = self.slot().as_mut() {
+            agreed.traits = Some(traits);
+        }
+        Ok(traits)
+    }
+
+    pub(super) fn negotiated(&self) -> Option<bollard::Docker> {
+        self.slot().as_ref().map(|agreed| agreed.client.clone())
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Agreed>> {
+        let slot = self.shared.negotiated.lock();
+        // The value is replaced whole, so it is good whatever became of the last holder.
+        slot.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn counters(&self) -> std::sync::MutexGuard<'_, HashMap<String, Counter>> {
+        let counters = self.shared.counters.lock();
+        // Each entry is whole, whatever became of the last holder.
+        counters.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn unreachable(&self, doing: &str, source: Cause) -> Error {
+        *self.slot() = None;
+        Error::Unreachable {
+            socket: PathBuf::from(&self.shared.socket),
+            doing: doing.to_owned(),
+            source,
+        }
+    }
+
+    /// What a failed call means when its caller knows nothing better.
+    pub(super) fn failed(&self, doing: &str, error: Bollard) -> Error {
+        match error {
+            Bollard::SocketNotFoundError(_)
+            | Bollard::RequestTimeoutError
+            | Bollard::HyperLegacyError { .. }
+            | Bollard::HyperResponseError { .. }
+            | Bollard::IOError { .. } => self.unreachable(doing, error.into()),
+            other => {
+                // "client version 1.41 is too old": it was upgraded between two calls.
+                if refusal(&other).is_some_and(|(_, said)| said.contains("client version")) {
+                    *self.slot() = None;
+                }
+                match refusal(&other) {
+                    // A network that is not there is the one 404 that is about what was asked.
+                    Some((status, said))
+                        if status == 400 || (status == 404 && said.starts_with("network ")) =>
+                    {
+                        return Error::Refused {
+                            doing: doing.to_owned(),
+                            said: said.to_owned(),
+                        };
+                    }
+                    _ => {}
+                }
+                Error::Api {
+                    doing: doing.to_owned(),
+                    source: other.into(),
+                }
+            }
+        }
+    }
+}
+
+/// Status and message, when the Engine answered with a refusal.
+pub(super) fn refusal(error: &Bollard) -> Option<(u16, &str)> {
+    match error {
+        Bollard::DockerResponseServerError {
+            status_code,
+            message,
+        } => Some((*status_code, message)),
+        _ => None,
+    }
+}
+
+pub(super) fn utf8(path: &Path) -> Result<String, Error> {
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Error::Path(path.to_owned()))
+}
+
+/// The filter that asks for what carries all these labels with these values.
+pub(super) fn label_filter(labels: &Labels) -> Vec<String> {
+    labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
+}
+
+pub(super) type Labels = std::collections::BTreeMap<String, String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::ImageSpec;
+
+    #[tokio::test]
+    async fn a_missing_socket_is_an_unreachable_engine() {
+        let docker = Docker::new(Path::new("/nonexistent/docker.sock")).unwrap();
+        let error = docker.ping().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_no_process_serves_is_an_unreachable_engine() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let docker = Docker::new(&path).unwrap();
+        let error = docker.version().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_engine_is_unreachable_after_the_timeout() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let docker = Docker::new(&path).unwrap();
+        let asked = tokio::time::Instant::now();
+        let error = docker.ping().await.unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert!(asked.elapsed() <= PING_TIMEOUT + Duration::from_secs(1));
+    }
+
+    #[test]
+    fn every_call_can_be_spawned() {
+        fn check<T: Send>(_: T) {}
+        let docker = Docker::new(Path::new(DEFAULT_SOCKET)).unwrap();
+        let labels = Labels::new();
+        let (output, _) = tokio::sync::mpsc::channel(1);
+        let spec = ImageSpec {
+            tag: String::new(),
+            labels: Labels::new(),
+            build_args: Labels::new(),
+            network: String::new(),
+            fresh: true,
+            images: Vec::new(),
+        };
+        check(docker.ping());
+        check(docker.images());
+        check(docker.build_image(&spec, futures_util::stream::empty, output));
+        check(docker.start("c"));
+        let over = tokio_util::sync::CancellationToken::new();
+        check(docker.logs("c", over));
+        check(docker.wait("c"));
+        check(docker.containers(&labels));
+    }
+}

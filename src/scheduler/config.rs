@@ -1,0 +1,35 @@
+//! What the scheduler is told by the configuration.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::build::Policy;
+use crate::project::{Capability, Limits};
+
+/// What the scheduler is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct SchedulerConfig {
+    /// Builds that may run in parallel.
+    pub slots: usize,
+    /// Jobs that may wait for a slot.
+    pub backlog: usize,
+    /// Host path to container path, for every build.
+    pub mounts: BTreeMap<PathBuf, String>,
+    /// Docker network mode.
+    pub network: String,
+    /// Bounds of each container.
+    pub limits: Limits,
+    /// What projects may ask for in their `cap_add`.
+    pub cap_add: BTreeSet<Capability>,
+    /// Bytes that a build may print.
+    pub log_limit: u64,
+    /// How long a build may run.
+    pub job_timeout: Option<Duration>,
+    /// How long a build may print nothing.
+    pub silence_timeout: Option<Duration>,
+    /// How long an accepted job waits for an Engine that went away.
+    pub engine_wait: Duration,
+    /// What garbage collection may keep; without it nothing is collected by itself.
+    pub gc: Option<Policy>,
+}

@@ -1,0 +1,86 @@
+//! Active jobs: found, watched and cancelled.
+
+use std::sync::Arc;
+
+use super::active_job::{JobHandle, JobObserver};
+use super::broadcast::NewJobs;
+use super::error::Error;
+use super::service::Scheduler;
+use crate::budget::Client;
+use crate::build::{BuildInfo, Cancelled};
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+impl Scheduler {
+    /// Jobs that begin from now on.
+    pub fn new_jobs(&self) -> NewJobs {
+        self.0.broadcast.beginnings()
+    }
+
+    /// Jobs that are not over, in no order; what an earlier process left is among them.
+    pub async fn active_jobs(&self) -> Vec<JobObserver> {
+        self.0.adopted.wait().await;
+        let queue = self.0.queue();
+        let active = queue.all().filter(|active| active.now().is_some());
+        active
+            .map(|active| active.observer(self.0.stop.clone()))
+            .collect()
+    }
+
+    /// The active job of an id, whatever its project.
+    pub async fn active_job(&self, id: JobId) -> Option<JobObserver> {
+        self.0.adopted.wait().await;
+        let active = self.0.queue().get(id).cloned()?;
+        active.now()?;
+        Some(active.observer(self.0.stop.clone()))
+    }
+
+    /// A handle for a job that is active.
+    pub async fn handle(&self, project: &ProjectName, id: JobId) -> Option<JobHandle> {
+        self.0.adopted.wait().await;
+        // In one step: a job that has left the queue may keep its end for those with a handle only.
+        let queue = self.0.queue();
+        let active = queue.get(id).filter(|active| active.project == *project)?;
+        Some(active.handle(false, self.0.stop.clone()))
+    }
+
+    /// Stops a build. Returns when that is on stable storage; its container may need some seconds to
+    /// end, and those who wait are told then. With `only_own`, it must have been `by` who asked first. Says
+    /// how the build stands.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`]; [`Error::Over`] when there is nothing to stop; [`Error::NotYours`].
+    pub async fn cancel(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        cancelled: Cancelled,
+        only_own: bool,
+        client: Client,
+    ) -> Result<Arc<BuildInfo>, Error> {
+        let Some(mut handle) = self.handle(project, id).await else {
+            self.builder(client).find(project, id).await?;
+            return Err(Error::Over(project.clone(), id));
+        };
+        let by = cancelled.by.clone();
+        handle
+            .cancel(cancelled, only_own.then_some(by.as_str()))
+            .await
+    }
+
+    /// The project of a job that is active, or of a build that is over.
+    ///
+    /// # Errors
+    /// [`Error::NoBuild`].
+    pub async fn locate(&self, id: JobId) -> Result<ProjectName, Error> {
+        if let Some(active) = self.active_job(id).await {
+            return Ok(active.project().clone());
+        }
+        let store = &self.0.store;
+        if let Some(project) = store.project_of(id) {
+            return Ok(project);
+        }
+        store.indexed().await;
+        store.project_of(id).ok_or(Error::NoBuild(id))
+    }
+}

@@ -1,0 +1,42 @@
+//! What a build is made of: made once for each job, and shared by all that need it.
+
+use std::sync::OnceLock;
+
+use crate::job::{Job, JobId};
+use crate::project::{self, Context, Settings};
+
+/// What a build is made of, when it is made from the beginning.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    pub(super) job: Job,
+    pub(super) id: JobId,
+    pub(super) context: Context,
+    /// Read when they are needed first.
+    settings: OnceLock<Settings>,
+}
+
+impl Recipe {
+    /// The id must be that of the job.
+    pub(super) fn new(job: Job, id: JobId, context: Context) -> Recipe {
+        Recipe {
+            job,
+            id,
+            context,
+            settings: OnceLock::new(),
+        }
+    }
+
+    /// The group's name, if any.
+    pub(super) fn group(&self) -> Option<String> {
+        self.job.group.as_ref().map(ToString::to_string)
+    }
+
+    /// The settings of the project.
+    pub(super) fn settings(&self) -> Result<&Settings, project::Error> {
+        if let Some(settings) = self.settings.get() {
+            return Ok(settings);
+        }
+        let settings = self.context.settings()?;
+        Ok(self.settings.get_or_init(|| settings))
+    }
+}

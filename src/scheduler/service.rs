@@ -1,0 +1,154 @@
+//! The scheduler as the daemon and the interfaces have it: made, configured, watched, ended.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, SetOnce, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::activity::{Activity, Status};
+use super::broadcast::Broadcast;
+use super::config::SchedulerConfig;
+use super::error::Error;
+use super::images::Images;
+use super::lookups::Lookups;
+use super::queue::Queue;
+use super::readers::Readers;
+use super::request::large;
+use super::shared::Shared;
+use super::surroundings::Surroundings;
+use super::sweep_state::Sweeper;
+use super::{adoption, statistics};
+use crate::budget::{Budget, Client, Held};
+use crate::build::BuildStore;
+use crate::docker::Docker;
+use crate::job::Params;
+use crate::metrics::Metrics;
+use crate::project::Projects;
+
+/// Bytes that are held for clients that build: requests, streams and waits for builds, and large params of
+/// jobs that wait or run. Three quarters of it, which one client may have, are enough for two of the
+/// largest requests.
+const MAX_BODIES: u64 = 48 << 20;
+/// As much more is there for clients of this host alone: one of the largest requests.
+const MAX_LOCAL_BODIES: u64 = 16 << 20;
+
+/// The handle. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Scheduler(pub(super) Arc<Shared>);
+
+impl Scheduler {
+    /// A scheduler over one build path and one Engine. Nothing new is built before
+    /// [`Scheduler::adopt`]. What an earlier process was told about pausing holds from the beginning.
+    pub fn new(
+        config: SchedulerConfig,
+        projects: Projects,
+        store: BuildStore,
+        docker: Docker,
+        metrics: Metrics,
+    ) -> Scheduler {
+        metrics.record_slots(config.slots);
+        let status = Status::new();
+        status.set_capacity(config.slots, config.backlog);
+        let mut queue = Queue::new(config.slots, config.backlog);
+        if store.is_marked_paused() {
+            queue.pause();
+        }
+        let store = Arc::new(store);
+        let scheduler = Scheduler(Arc::new(Shared {
+            queue: Mutex::new(queue),
+            images: Images::new(docker.clone(), store.clone()),
+            surroundings: Surroundings::default(),
+            store,
+            lookups: Lookups::default(),
+            config: ArcSwap::from_pointee(config),
+            projects,
+            docker,
+            metrics,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            status,
+            counted: Notify::new(),
+            broadcast: Broadcast::new(),
+            adopted: SetOnce::new(),
+            sweeper: Sweeper::default(),
+            retry_removal: Notify::new(),
+            rebuilding: tokio::sync::Mutex::new(()),
+            collecting: tokio::sync::Mutex::default(),
+            readers: Readers::default(),
+            bodies: Budget::new(MAX_BODIES, MAX_LOCAL_BODIES),
+            pausing: tokio::sync::Mutex::new(()),
+        }));
+        scheduler.0.count_queue();
+        scheduler
+    }
+
+    /// Takes over what an earlier process left, and begins to read the index. To be called once;
+    /// what must not begin before it waits for it, and what takes long is done in the background.
+    ///
+    /// # Errors
+    /// [`Error::Lost`]; what cannot be read of the build path is told to the journal.
+    pub async fn adopt(&self) -> Result<(), Error> {
+        adoption::begin(&self.0).await?;
+        self.0
+            .tasks
+            .spawn(statistics::save_stats_regularly(self.0.clone()));
+        // It is called once, so it is set once.
+        let _ = self.0.adopted.set(());
+        Ok(())
+    }
+
+    /// Counts what is held for clients that build: requests, their streams and waits, and large params of
+    /// jobs. The interface refuses what does not fit.
+    pub fn bodies(&self) -> &Budget {
+        &self.0.bodies
+    }
+
+    /// Counts the params of a job for a client, as long as the job waits or runs; `None` where they are
+    /// small.
+    ///
+    /// # Errors
+    /// [`Error::BodiesFull`].
+    pub fn hold_params(&self, client: Client, params: &Params) -> Result<Option<Held>, Error> {
+        match large(params) {
+            0 => Ok(None),
+            bytes => {
+                let held = self.0.bodies.hold(client, bytes);
+                held.map(Some).ok_or(Error::BodiesFull)
+            }
+        }
+    }
+
+    /// Another configuration from now on. What is being built keeps the one that it began with, but a free
+    /// slot is taken at once.
+    pub fn set_config(&self, config: SchedulerConfig) {
+        let begin = self.0.queue().resize(config.slots, config.backlog);
+        self.0.metrics.record_slots(config.slots);
+        self.0.status.set_capacity(config.slots, config.backlog);
+        self.0.config.store(Arc::new(config));
+        self.0.begin(&begin);
+    }
+
+    /// What is going on, now and from now on.
+    pub fn activity(&self) -> watch::Receiver<Activity> {
+        self.0.status.watch()
+    }
+
+    /// Returns when the scheduler has shown that it can still do what every job needs of it: take
+    /// its lock, and give it back. Blocks where it cannot.
+    pub fn check_health(&self) {
+        self.0.count_queue();
+    }
+
+    /// Ends: nothing new begins, waiters are told, containers run on for the next process. Returns
+    /// false when the tasks did not end within `grace`.
+    pub async fn drain(&self, grace: Duration) -> bool {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        tokio::time::timeout(grace, self.0.tasks.wait())
+            .await
+            .is_ok()
+    }
+}

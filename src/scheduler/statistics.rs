@@ -1,0 +1,47 @@
+//! How jobs were answered: counted at once, written down some time later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::blocking::blocking;
+use super::shared::Shared;
+use crate::build::Answered;
+use crate::project::ProjectName;
+
+/// How long answers are counted before the statistics are written again.
+const TALLY_SAVE_DELAY: Duration = Duration::from_secs(5);
+impl Shared {
+    /// Counts an answer.
+    pub(super) fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
+        self.store.count(project, answered, took);
+        self.counted.notify_one();
+    }
+}
+
+/// Writes the statistics some time after something was counted, and at the end. Nothing waits for it,
+/// so it is no work in hand: the daemon may end at any time.
+pub(super) async fn save_stats_regularly(shared: Arc<Shared>) {
+    let mut is_told = false;
+    loop {
+        tokio::select! {
+            () = shared.counted.notified() => {}
+            () = shared.stop.cancelled() => {}
+        }
+        // Many answers, one write; a build that ends does not wait for it.
+        let _ = tokio::time::timeout(TALLY_SAVE_DELAY, shared.stop.cancelled()).await;
+        let saving = shared.clone();
+        let saved = blocking(move || saving.store.save_stats()).await;
+        if let Ok(Err(error)) = saved {
+            if !is_told {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not write down how jobs were answered; the rates of projects may come out wrong"
+                );
+            }
+            is_told = true;
+        }
+        if shared.stop.is_cancelled() {
+            return;
+        }
+    }
+}

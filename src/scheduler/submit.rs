@@ -1,0 +1,166 @@
+//! A request for a job: answered from a ready build, joined to the build that is under way, or queued.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::active_job::{ActiveJob, JobHandle, Origin};
+use super::error::Error;
+use super::event::{Event, Subject, publish};
+use super::lookup::look_up;
+use super::lookups::Looked;
+use super::queue::Admission;
+use super::recipe::Recipe;
+use super::request::SubmitRequest;
+use super::service::Scheduler;
+use super::shared::Shared;
+use super::{ending, pipeline};
+use crate::budget::Held;
+use crate::build::BuildAnswer;
+use crate::faults;
+use crate::job::JobId;
+use crate::project::ProjectName;
+
+/// What became of it.
+#[derive(Debug)]
+pub enum Submission {
+    /// There was a ready build: here is its info, with the end of its log.
+    Cached(BuildAnswer),
+    /// It will be built; here is the right to wait.
+    Pending(JobHandle),
+}
+
+/// A request that was let into the queue.
+struct Admitted {
+    active: Arc<ActiveJob>,
+    handle: JobHandle,
+    place: Place,
+}
+
+/// Where in the queue a request is.
+enum Place {
+    /// First, with a slot.
+    Slot,
+    /// First, waiting for a slot.
+    Backlog,
+    /// It joined the build that is under way.
+    Joined,
+    /// The build that is under way has the old image or is being stopped.
+    Behind,
+}
+
+impl Scheduler {
+    /// Asks for a job. The build, if one is needed, belongs to the scheduler: dropping this
+    /// future or the handle cancels nothing, unless the request says `cancel_on_disconnect`.
+    ///
+    /// # Errors
+    /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the handle says.
+    pub async fn submit(&self, mut request: SubmitRequest) -> Result<Submission, Error> {
+        let asked_at = Instant::now();
+        let origin = Origin {
+            request: request.request.take(),
+            asker: request.asker.take(),
+            rebuild: request.rebuild,
+        };
+        let held = request.held.take().map(Arc::new);
+        let request = Arc::new(request);
+        loop {
+            let recipe = match look_up(&self.0, request.clone(), held.clone()).await? {
+                Looked::Cached(id, answer) => {
+                    let took = asked_at.elapsed();
+                    self.0.publish_cached(&request.project, id, &origin, took);
+                    return Ok(Submission::Cached(answer));
+                }
+                Looked::ToBuild(recipe) => recipe,
+            };
+            self.0.adopted.wait().await;
+            let group = recipe.group();
+            let subject = Subject {
+                project: &recipe.job.project,
+                id: recipe.id,
+                group: group.as_deref(),
+                request: origin.request.as_deref(),
+            };
+            let admitted = self.0.admit(&recipe, &request, &origin, held.as_ref());
+            self.0.count_queue();
+            let Some(Admitted {
+                active,
+                mut handle,
+                place,
+            }) = admitted
+            else {
+                publish(&self.0, subject, &Event::Refused);
+                return Err(Error::BacklogFull);
+            };
+            match place {
+                Place::Slot | Place::Backlog => {
+                    if let Place::Slot = place {
+                        active.slot.notify_one();
+                    }
+                    let task = pipeline::accept_and_run(self.0.clone(), active.clone(), recipe);
+                    self.0
+                        .spawn(ending::run_guarded(self.0.clone(), active, task));
+                    return Ok(Submission::Pending(handle));
+                }
+                Place::Joined => {
+                    active.join();
+                    publish(&self.0, subject, &Event::Coalesced);
+                    return Ok(Submission::Pending(handle));
+                }
+                // The project may have changed when that build has ended: look again.
+                Place::Behind => {
+                    if let Err(error @ (Error::Stopping(..) | Error::Ending)) = handle.end().await {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn publish_cached(&self, project: &ProjectName, id: JobId, origin: &Origin, took: Duration) {
+        let subject = Subject {
+            project,
+            id,
+            group: None,
+            request: origin.request.as_deref(),
+        };
+        publish(self, subject, &Event::Cached { took });
+    }
+
+    /// Lets a request into the queue; `None` where it is full. The client is counted as one that wants the
+    /// build before another client can leave it.
+    fn admit(
+        &self,
+        recipe: &Recipe,
+        request: &SubmitRequest,
+        origin: &Origin,
+        held: Option<&Arc<Held>>,
+    ) -> Option<Admitted> {
+        let mut queue = self.queue();
+        faults::point("scheduler");
+        let admission = queue.admit(recipe.id, || {
+            let (project, group) = (recipe.job.project.clone(), recipe.group());
+            ActiveJob::new(project, recipe.id, group, origin.clone(), held.cloned())
+        });
+        let (active, place) = match admission {
+            Admission::Started(active) => (active, Place::Slot),
+            Admission::Queued(active) => (active, Place::Backlog),
+            Admission::Coalesced(active) => (active, Place::Joined),
+            Admission::Refused => return None,
+        };
+        let is_coalesced = matches!(place, Place::Joined);
+        let handle = active.handle(is_coalesced, self.stop.clone());
+        let has_old_image = request.rebuild && !active.origin.rebuild;
+        let is_wanted = !has_old_image && active.want(request.cancel_on_disconnect);
+        let place = match place {
+            Place::Joined if !is_wanted => Place::Behind,
+            place => place,
+        };
+        Some(Admitted {
+            active,
+            handle,
+            place,
+        })
+    }
+}
