@@ -174,7 +174,7 @@ fn every_route_is_in_both_papers_and_none_besides() {
 
 #[test]
 fn every_key_is_in_the_sample_and_in_the_papers() {
-    let config = read("src/config.rs");
+    let config = read("src/config/file.rs");
     let settings = read("src/project/settings.rs");
     let paper = read("docs/operations.md");
     let sample: Value = serde_json::from_str(&read("config.sample.json")).unwrap();
@@ -190,7 +190,7 @@ fn every_key_is_in_the_sample_and_in_the_papers() {
             [&keys, known],
         ));
     }
-    let names = ["docs/operations.md", "config.rs"];
+    let names = ["docs/operations.md", "config/file.rs"];
     assert_none(&differences(names, [&table(&paper, "key"), &known]));
     let names = ["docs/operations.md", "project/settings.rs"];
     let told = table(&paper, "key of `mistry.json`");

@@ -1,130 +1,30 @@
-//! The configuration: what the file may say, and what the daemon may rely on.
-//!
-//! [`Config::read`] turns the one into the other or says in one line which key of which file
-//! is wrong and what was expected. A [`Config`] need not be checked again.
+//! A configuration that was checked, as the daemon relies on it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use rustix::fs::{Access, AtFlags};
+use rustix::io::Errno;
 
+use super::error::Error;
+use super::file::{Collection, ConfigFile, Public};
 use crate::filesystem::Kind;
 use crate::project::{self, Capability, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits};
 
 /// Most builds in parallel, and most jobs waiting: beyond this it is a typing error.
 const MAX_JOBS: u32 = 10_000;
-/// Without `log_limit`.
+/// Without `log_limit`, bytes.
 const DEFAULT_LOG_LIMIT: u64 = 256 << 20;
 /// Without `limits.pids`: more than builds have that work, and fewer than a host runs out of.
 const DEFAULT_PIDS: u64 = 4096;
 /// Without `engine_wait`.
 const DEFAULT_ENGINE_WAIT: Duration = Duration::from_secs(60);
 
-/// What is wrong with a configuration: one line that names file, key and expectation.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file cannot be read.
-    #[error("could not read the configuration '{}'", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// It is no JSON, or a key is unknown or of the wrong type.
-    #[error("the configuration '{}' is wrong: {what}", path.display())]
-    Parse {
-        /// The file.
-        path: PathBuf,
-        /// The key, what was expected of it, and where.
-        what: String,
-    },
-    /// A key has a value that cannot be.
-    #[error("the configuration '{}' is wrong: {key}: {expected}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: &'static str,
-        /// What was expected, and what was found.
-        expected: String,
-    },
-}
-
-/// `config.json` as it may be written; see `docs/operations.md` for each key.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ConfigFile {
-    projects_path: PathBuf,
-    build_path: PathBuf,
-    #[serde(default)]
-    mounts: BTreeMap<PathBuf, String>,
-    #[serde(default)]
-    job_concurrency: u32,
-    #[serde(default)]
-    job_backlog: u32,
-    #[serde(default)]
-    filesystem: Option<String>,
-    #[serde(default, deserialize_with = "project::duration")]
-    job_timeout: Option<Duration>,
-    #[serde(default, deserialize_with = "project::duration")]
-    silence_timeout: Option<Duration>,
-    #[serde(default, deserialize_with = "project::size")]
-    log_limit: Option<u64>,
-    #[serde(default, deserialize_with = "project::duration")]
-    engine_wait: Option<Duration>,
-    #[serde(default)]
-    network: Option<String>,
-    #[serde(default)]
-    limits: Option<Limits>,
-    #[serde(default)]
-    cap_add: BTreeSet<Capability>,
-    #[serde(default)]
-    gc: Option<Collection>,
-    #[serde(default, deserialize_with = "project::duration")]
-    idle_exit: Option<Duration>,
-    #[serde(default)]
-    auth_tokens_file: Option<PathBuf>,
-    #[serde(default)]
-    public: Option<Public>,
-    #[serde(default)]
-    hosts: Vec<String>,
-    #[serde(default)]
-    trusted_proxies: Vec<String>,
-}
-
-/// What garbage collection may keep; nothing is collected without it.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Collection {
-    /// Builds that were not used for that long go.
-    #[serde(default, deserialize_with = "project::duration")]
-    pub max_age: Option<Duration>,
-    /// Bytes that all builds together may take.
-    #[serde(default, deserialize_with = "project::size")]
-    pub max_bytes: Option<u64>,
-    /// Bytes that must stay free.
-    #[serde(default, deserialize_with = "project::size")]
-    pub min_free: Option<u64>,
-    /// Builds of each project that stay, whatever the other rules say.
-    #[serde(default)]
-    pub keep_last: Option<u64>,
-}
-
-/// What is allowed over TCP without a token, where there is a tokens file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Public {
-    /// To read.
-    #[default]
-    Read,
-    /// Nothing but `/healthz`.
-    None,
-}
+/// Host path to container path.
+type Mounts = BTreeMap<PathBuf, String>;
 
 /// A configuration that was checked: everything is there, paths are absolute and exist.
 #[derive(Clone, Debug)]
@@ -159,7 +59,7 @@ pub struct Config {
     pub cap_add: BTreeSet<Capability>,
     /// What garbage collection may keep.
     pub gc: Option<Collection>,
-    /// When to exit for want of work.
+    /// How long the daemon may have nothing to do before it ends.
     pub idle_exit: Option<Duration>,
     /// The file of bearer tokens.
     pub auth_tokens_file: Option<PathBuf>,
@@ -167,7 +67,7 @@ pub struct Config {
     pub public: Public,
     /// Names under which clients may address the server, besides the host's own.
     pub hosts: Vec<String>,
-    /// Networks of proxies that are believed about whom they ask for.
+    /// Networks of proxies that may name the client that they ask for.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -177,149 +77,64 @@ impl Config {
     /// # Errors
     /// One line that names the file, the key and what was expected.
     pub fn read(path: &Path) -> Result<Config, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        let failed = |source| Error::Read {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let text = std::fs::read_to_string(path).map_err(failed)?;
         let file: ConfigFile = project::read_json(&text).map_err(|what| Error::Parse {
             path: path.to_owned(),
             what,
         })?;
-        file.check(path)
+        let absolute = std::path::absolute(path).map_err(failed)?;
+        file.check(absolute).map_err(|wrong| Error::Value {
+            path: path.to_owned(),
+            key: wrong.key,
+            expected: wrong.expected,
+        })
     }
 }
 
 impl ConfigFile {
-    fn check(self, path: &Path) -> Result<Config, Error> {
-        let wrong = |key: &'static str, expected: String| Error::Value {
-            path: path.to_owned(),
-            key,
-            expected,
-        };
+    /// Checks each key; `path` is where the file is, absolute.
+    fn check(self, path: PathBuf) -> Result<Config, Wrong> {
         // Relative paths are relative to the file, and absolute from here on: Docker wants that.
-        let path = std::path::absolute(path).map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })?;
         let home = path.parent().unwrap_or(Path::new("/"));
-        let directory = |key, given: &Path, write: bool| -> Result<PathBuf, Error> {
-            let place = home.join(given);
-            let shown = place.display();
-            let found = std::fs::canonicalize(&place).map_err(|error| {
-                wrong(key, format!("expected a directory at '{shown}': {error}"))
-            })?;
-            if !found.is_dir() {
-                return Err(wrong(
-                    key,
-                    format!("expected a directory, '{shown}' is none"),
-                ));
-            }
-            let (access, what) = if write {
-                (rustix::fs::Access::WRITE_OK, "written to")
-            } else {
-                (rustix::fs::Access::READ_OK, "read")
-            };
-            let flags = rustix::fs::AtFlags::EACCESS;
-            rustix::fs::accessat(
-                rustix::fs::CWD,
-                &found,
-                access | rustix::fs::Access::EXEC_OK,
-                flags,
-            )
-            .map_err(|error| {
-                let hint = match error {
-                    rustix::io::Errno::ROFS => {
-                        "; a service may be kept out by its sandbox: see ReadWritePaths= in mistryd(8)"
-                    }
-                    rustix::io::Errno::ACCESS => "; run it as root (sudo), or as the daemon's user",
-                    _ => "",
-                };
-                wrong(key, format!("'{shown}' cannot be {what}: {error}{hint}"))
-            })?;
-            Ok(found)
-        };
-        let projects_path = directory("projects_path", &self.projects_path, false)?;
-        let build_path = directory("build_path", &self.build_path, true)?;
+        let projects_path = directory("projects_path", home.join(&self.projects_path), Use::Read)?;
+        let build_path = directory("build_path", home.join(&self.build_path), Use::Write)?;
         if build_path == projects_path {
             // Every build would change its project.
-            let expected = "expected another directory than projects_path";
-            return Err(wrong("build_path", expected.to_owned()));
+            return wrong(
+                "build_path",
+                "expected another directory than projects_path",
+            );
         }
-        for (key, number) in [
-            ("job_concurrency", self.job_concurrency),
-            ("job_backlog", self.job_backlog),
-        ] {
-            if number > MAX_JOBS {
-                return Err(wrong(
-                    key,
-                    format!("expected at most {MAX_JOBS}, found {number}"),
-                ));
-            }
-        }
-        let job_concurrency = match self.job_concurrency {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            number => number as usize,
-        };
-        let job_backlog = match self.job_backlog {
-            0 => 2 * job_concurrency,
-            number => number as usize,
-        };
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        let job_concurrency = jobs("job_concurrency", self.job_concurrency, available)?;
+        let job_backlog = jobs("job_backlog", self.job_backlog, || 2 * job_concurrency)?;
         let log_limit = self.log_limit.unwrap_or(DEFAULT_LOG_LIMIT);
         if !LOG_LIMITS.contains(&log_limit) {
-            let expected = format!("expected {LOG_LIMITS_WRITTEN}");
-            return Err(wrong("log_limit", expected));
+            return wrong("log_limit", format!("expected {LOG_LIMITS_WRITTEN}"));
         }
-        let mut limits = self.limits.unwrap_or_default();
-        limits
-            .check()
-            .map_err(|expected| wrong("limits", without("limits.", &expected)))?;
-        limits.pids.get_or_insert(DEFAULT_PIDS);
         if self.network.as_deref() == Some("") {
-            return Err(wrong(
-                "network",
-                "expected a text that is not empty".to_owned(),
-            ));
+            return wrong("network", "expected a text that is not empty");
         }
         let filesystem = match self.filesystem.as_deref() {
             None => Kind::Auto,
             Some(name) => name
                 .parse()
-                .map_err(|error| wrong("filesystem", format!("{error}")))?,
+                .or_else(|error| wrong("filesystem", format!("{error}")))?,
         };
-        let mounts = project::resolve_mounts(self.mounts, home)
-            .map_err(|expected| wrong("mounts", without("mounts: ", &expected)))?;
-        if let Some(host) = mounts.keys().find(|host| !host.exists()) {
-            let shown = host.display();
-            return Err(wrong(
-                "mounts",
-                format!("expected a path on this host, '{shown}' is none"),
-            ));
-        }
         if let Some(host) = self.hosts.iter().find(|host| !is_host(host)) {
-            return Err(wrong(
-                "hosts",
-                format!("expected host names without port, found '{host}'"),
-            ));
+            let expected = format!("expected host names without port, found '{host}'");
+            return wrong("hosts", expected);
         }
-        let mut trusted_proxies = Vec::with_capacity(self.trusted_proxies.len());
-        for proxy in &self.trusted_proxies {
-            let network = network(proxy).map_err(|expected| wrong("trusted_proxies", expected))?;
-            trusted_proxies.push(network);
-        }
-        let auth_tokens_file = self.auth_tokens_file.map(|file| home.join(file));
-        if let Some(file) = &auth_tokens_file
-            && let Err(error) = std::fs::metadata(file)
-        {
-            let shown = file.display();
-            return Err(wrong(
-                "auth_tokens_file",
-                format!("expected a file at '{shown}': {error}"),
-            ));
-        }
+        let proxies = self.trusted_proxies.iter().map(|proxy| network(proxy));
+        let proxies: Result<_, String> = proxies.collect();
         Ok(Config {
             projects_path,
             build_path,
-            mounts,
+            mounts: mounts(self.mounts, home)?,
             job_concurrency,
             job_backlog,
             filesystem,
@@ -328,17 +143,116 @@ impl ConfigFile {
             log_limit,
             engine_wait: self.engine_wait.unwrap_or(DEFAULT_ENGINE_WAIT),
             network: self.network.unwrap_or_else(|| "host".to_owned()),
-            limits,
+            limits: limits(self.limits)?,
             cap_add: self.cap_add,
             gc: self.gc,
             idle_exit: self.idle_exit,
-            auth_tokens_file,
+            auth_tokens_file: tokens_file(self.auth_tokens_file, home)?,
             public: self.public.unwrap_or_default(),
             hosts: self.hosts,
-            trusted_proxies,
+            trusted_proxies: proxies.or_else(|expected| wrong("trusted_proxies", expected))?,
             path,
         })
     }
+}
+
+/// A key that is wrong, and what was expected of it.
+struct Wrong {
+    key: &'static str,
+    expected: String,
+}
+
+fn wrong<T>(key: &'static str, expected: impl Into<String>) -> Result<T, Wrong> {
+    let expected = expected.into();
+    Err(Wrong { key, expected })
+}
+
+/// What the daemon does with a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+}
+
+/// A directory that is there and can be used, by its real path.
+fn directory(key: &'static str, place: PathBuf, usage: Use) -> Result<PathBuf, Wrong> {
+    let shown = place.display();
+    let found = match std::fs::canonicalize(&place) {
+        Ok(found) => found,
+        Err(error) => {
+            return wrong(key, format!("expected a directory at '{shown}': {error}"));
+        }
+    };
+    if !found.is_dir() {
+        return wrong(key, format!("expected a directory, '{shown}' is none"));
+    }
+    let (access, what) = match usage {
+        Use::Write => (Access::WRITE_OK, "written to"),
+        Use::Read => (Access::READ_OK, "read"),
+    };
+    let access = access | Access::EXEC_OK;
+    match rustix::fs::accessat(rustix::fs::CWD, &found, access, AtFlags::EACCESS) {
+        Ok(()) => Ok(found),
+        Err(error) => {
+            let hint = match error {
+                Errno::ROFS => {
+                    "; a service may be kept out by its sandbox: see ReadWritePaths= in mistryd(8)"
+                }
+                Errno::ACCESS => "; run it as root (sudo), or as the daemon's user",
+                _ => "",
+            };
+            wrong(key, format!("'{shown}' cannot be {what}: {error}{hint}"))
+        }
+    }
+}
+
+/// A number of jobs; 0 stands for the default.
+fn jobs(key: &'static str, number: u32, default: impl Fn() -> usize) -> Result<usize, Wrong> {
+    match number {
+        0 => Ok(default()),
+        number if number > MAX_JOBS => {
+            wrong(key, format!("expected at most {MAX_JOBS}, found {number}"))
+        }
+        number => Ok(number as usize),
+    }
+}
+
+fn limits(given: Option<Limits>) -> Result<Limits, Wrong> {
+    let mut limits = given.unwrap_or_default();
+    limits
+        .check()
+        .or_else(|expected| wrong("limits", without("limits.", &expected)))?;
+    limits.pids.get_or_insert(DEFAULT_PIDS);
+    Ok(limits)
+}
+
+fn mounts(given: Mounts, home: &Path) -> Result<Mounts, Wrong> {
+    let mounts = project::resolve_mounts(given, home)
+        .or_else(|expected| wrong("mounts", without("mounts: ", &expected)))?;
+    match mounts.keys().find(|host| !host.exists()) {
+        None => Ok(mounts),
+        Some(host) => {
+            let shown = host.display();
+            wrong(
+                "mounts",
+                format!("expected a path on this host, '{shown}' is none"),
+            )
+        }
+    }
+}
+
+fn tokens_file(given: Option<PathBuf>, home: &Path) -> Result<Option<PathBuf>, Wrong> {
+    let file = given.map(|file| home.join(file));
+    if let Some(file) = &file
+        && let Err(error) = std::fs::metadata(file)
+    {
+        let shown = file.display();
+        return wrong(
+            "auth_tokens_file",
+            format!("expected a file at '{shown}': {error}"),
+        );
+    }
+    Ok(file)
 }
 
 /// What a project's settings name with its key is here told beneath that key.
