@@ -1,4 +1,4 @@
-# The front door. A bare `make` prints what there is; every target has its line of help after `##`.
+# A bare `make` prints what there is; every target has its line of help after `##`.
 # CARGO_TARGET_DIR is honoured, by cargo itself and by what is started from its output.
 
 CARGO ?= cargo

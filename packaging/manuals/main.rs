@@ -35,9 +35,9 @@ pub fn make(out: &Path) -> Result<()> {
     // Only then are their own options (help, version) in them.
     daemon.build();
     client.build();
-    let house = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let operations = Paper::read(&house.join("docs/operations.md"))?;
-    let readme = Paper::read(&house.join("README.md"))?;
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let operations = Paper::read(&repository.join("docs/operations.md"))?;
+    let readme = Paper::read(&repository.join("README.md"))?;
     fs::write(out.join("mistryd.8"), mistryd(&daemon, &operations)?)?;
     fs::write(out.join("mistry.1"), mistry(&client, &readme)?)?;
     fs::write(out.join("mistry.json.5"), settings(&operations)?)?;
