@@ -131,12 +131,16 @@ async fn handle(
         response::set(&mut response, ALLOW, &allow);
         return Ok(response);
     }
-    let Some((route, path)) = found.route else {
+    if found.route.is_none() && !allow.split(", ").any(|name| name == method.as_str()) {
         return Err(ApiError::method_not_allowed(allow));
-    };
+    }
     if !access::is_safe(&method) {
         access::check_content_type(&parts.headers)?;
     }
+    let Some((route, path)) = found.route else {
+        // A target without a path is the whole server: it takes the method, and has nothing there.
+        return Err(ApiError::not_found("there is nothing at this address"));
+    };
     let request = Request {
         id: id.to_owned(),
         http: hyper::Request::from_parts(parts, body),

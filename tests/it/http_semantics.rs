@@ -137,6 +137,8 @@ async fn a_host_is_read_in_every_legal_form_and_said_once() {
             "GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost",
             "421",
         ),
+        // The whole server is no address of anything that can be read.
+        ("GET * HTTP/1.1\r\nHost: localhost", "404"),
         ("GET /healthz HTTP/1.1\r\nHost: evil.example.", "421"),
         ("GET /healthz HTTP/1.0\r\nHost: evil.example", "421"),
     ] {
