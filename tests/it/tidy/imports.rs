@@ -73,6 +73,20 @@ impl Imports {
         edges.collect()
     }
 
+    /// The modules right below this crate that each file names, by path: also in re-exports and globs.
+    pub fn named_modules(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let named = self.files.values().map(|file| {
+            let brought = file.brought.iter().map(|(_, name)| name);
+            let names = file.mentioned.iter().chain(brought);
+            let below = names.filter_map(|name| match name.as_slice() {
+                [root, module, ..] if root == "crate" || root == "mistry" => Some(module.as_str()),
+                _ => None,
+            });
+            (file.path.as_str(), below.collect())
+        });
+        named.collect()
+    }
+
     /// The first names of all paths, by file: crates are among them.
     pub fn heads(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         let heads = self.files.values().map(|file| {
