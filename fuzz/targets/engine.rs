@@ -90,7 +90,7 @@ async fn ask(docker: &Docker, call: u8) {
         3 => drop(docker.image_config("i").await),
         4 => drop(docker.newest_instruction("i").await),
         5 => drop(docker.wait("c").await),
-        6 => drop(docker.fate("c").await),
+        6 => drop(docker.container_status("c").await),
         7 => drop(docker.containers(&Default::default()).await),
         8 => {
             if let Ok(Some(home)) = docker.home_of("c", 1000).await {

@@ -1,4 +1,4 @@
-//! HeadCounter of requests that are large, counted.
+//! Large heads of requests, counted.
 //!
 //! What is read of a head stays in memory until it is whole, and the room that was made for it for as long
 //! as its connection lasts. The first part of it belongs to what each connection costs; the rest is held in
