@@ -9,10 +9,12 @@
 //! What does not fit is refused at once, and the interface says so. Only an answer that is under way may
 //! wait until other clients let go ([`Budget::wait`]).
 
+use parking_lot::{Mutex, MutexGuard};
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -123,7 +125,7 @@ impl Budget {
 
 impl Shared {
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock()
     }
 
     /// The most that a client can hold when no other client holds anything.

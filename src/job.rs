@@ -135,13 +135,12 @@ impl FromStr for JobId {
 
     fn from_str(text: &str) -> Result<JobId, NameError> {
         let wrong = || NameError::new("job id", text, "64 lower-case hex digits");
-        if text.len() != 64 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        // One id is written one way: the library reads upper case, too.
+        if text.bytes().any(|digit| digit.is_ascii_uppercase()) {
             return Err(wrong());
         }
         let mut bytes = [0; 32];
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[at * 2..at * 2 + 2], 16).map_err(|_| wrong())?;
-        }
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| wrong())?;
         Ok(JobId(Digest::from_bytes(bytes)))
     }
 }

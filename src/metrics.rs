@@ -43,6 +43,10 @@ impl Metrics {
     ///
     /// # Errors
     /// When two share a name, which only a mistake in this file can bring about.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a table: a name and a help text for each"
+    )]
     pub fn new() -> Result<Metrics, prometheus::Error> {
         let registry = Registry::new();
         let counter = |name: &str, help: &str| {

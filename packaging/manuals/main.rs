@@ -47,6 +47,10 @@ pub fn make(out: &Path) -> Result<()> {
     Ok(())
 }
 
+#[allow(
+    clippy::too_many_lines,
+    reason = "a page is written from its top to its end"
+)]
 fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     let mut page = Page::new("mistryd", 8, "build server that does nothing twice");
     page.section("Synopsis");

@@ -6,11 +6,13 @@
 
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use memchr::memmem;
 use tokio::sync::Notify;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::BuildInfo;
 use super::last_used::Noted;
@@ -149,7 +151,7 @@ impl BuildAnswer {
     }
 
     fn shared(&self) -> MutexGuard<'_, Weak<Whole>> {
-        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shared.lock()
     }
 }
 

@@ -5,7 +5,8 @@
 //! authoritative.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::record::Stamp;
 use crate::job::JobId;
@@ -85,7 +86,7 @@ impl<T: Clone> Cache<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Generations<T>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answers.lock()
     }
 }
 

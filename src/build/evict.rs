@@ -10,7 +10,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 use super::candidate::{Candidate, Shelf};
 use super::error::{Error, disk_error};
@@ -218,7 +217,7 @@ impl BuildStore {
         let (project, id) = (&build.project, build.id);
         let place = self.place(project, id, build.shelf);
         let evict = disk_error("take the build away", &place);
-        let changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let changing = self.changing.lock();
         if self.is_pinned(project, id) {
             return Ok(Evicted::Held(Held::Pinned));
         }

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -264,8 +263,7 @@ impl BuildStore {
         change: impl FnOnce(&mut ImageRecords) -> T,
     ) -> io::Result<T> {
         // One at a time, since the file is read, changed and replaced.
-        let guard = self.images.lock();
-        let _one_at_a_time = guard.unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.images.lock();
         let path = self.layout.image_records(project);
         let mut records = read(&path).unwrap_or_default();
         let before = records.clone();

@@ -7,11 +7,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+
+use parking_lot::Mutex;
 
 use super::filter::{Filter, Place};
 use super::index_entry::{Group, IndexEntry};
@@ -279,8 +280,8 @@ impl Index {
         newest.collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ProjectName, Builds>> {
-        self.projects.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<ProjectName, Builds>> {
+        self.projects.lock()
     }
 }
 

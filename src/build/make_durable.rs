@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::PoisonError;
 
 use super::store::BuildStore;
 use super::{Record, State, layout, lease, record};
@@ -65,7 +64,7 @@ impl BuildStore {
 
     fn mark(&self, directory: &File, usage: Option<Usage>) -> io::Result<()> {
         // Two marks of one record would write beside each other.
-        let _one_at_a_time = self.marking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.marking.lock();
         let path = through(directory);
         let record = record::read(&path)?.filter(|record| self.is_unmarked(record));
         let Some(mut record) = record else {

@@ -6,7 +6,6 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::sync::PoisonError;
 
 use super::State;
 use super::disk::make_directories;
@@ -23,7 +22,7 @@ impl BuildStore {
     /// When a system call fails.
     pub fn pin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
         // Not between the last look of a collection and the removal.
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changing.lock();
         if self.find(project, id)?.is_none() {
             return Ok(false);
         }
@@ -83,7 +82,7 @@ impl BuildStore {
     /// # Errors
     /// The first trouble.
     pub(super) fn forget_idle_pins(&self) -> Result<(), Error> {
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changing.lock();
         let mut is_changed = false;
         for (project, id) in self.pins()? {
             let places = [

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 
 use jiff::Timestamp;
 use rustix::fs::RenameFlags;
@@ -63,7 +62,7 @@ impl BuildStore {
         record: &Record,
     ) -> Result<Published, Error> {
         // A build that is in place and not linked yet may not be removed.
-        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changing.lock();
         let from = self.layout.pending(project, id);
         let in_force = self.find_ready(project, id)?.is_some();
         let to = if in_force && !record.info.succeeded() {

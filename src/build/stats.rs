@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::layout::Layout;
 use super::replace::{self, Durability};
@@ -133,7 +134,7 @@ pub(super) struct AllStats(Mutex<Counted>);
 
 impl AllStats {
     fn lock(&self) -> MutexGuard<'_, Counted> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Counts an answer that took so long.

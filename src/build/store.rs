@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::artifacts::Artifacts;
 use super::cache::Cache;
@@ -189,8 +191,7 @@ impl BuildStore {
             return Ok(Some(listing));
         }
         // One after the other, because a record takes several times its size while it is read.
-        let _turn = (found.size > LARGE_RECORD_BYTES)
-            .then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
+        let _turn = (found.size > LARGE_RECORD_BYTES).then(|| self.large.lock());
         let Some(info) = self.read_ready(project, id)? else {
             return Ok(None);
         };

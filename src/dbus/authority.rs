@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::Group;
@@ -14,6 +13,8 @@ use zbus::fdo::DBusProxy;
 use zbus::message::{Flags, Header};
 use zbus::names::BusName;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::bus::Bus;
 use super::error::{Error, Kind, name_of};
@@ -149,7 +150,7 @@ impl Authority {
     }
 
     fn asked(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.lock()
     }
 
     /// Counts a prompt for a password, or fails where there are too many.

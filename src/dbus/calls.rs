@@ -4,10 +4,12 @@
 //! client that floods is told so at once, and no other waits for that.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 use zbus::message::Header;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::error::{Error, Kind};
 use crate::api::MAX_REQUEST;
@@ -109,7 +111,7 @@ impl Calls {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Clients that leave the bus, and the builds that they wanted only while they were there.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::scheduler::JobHandle;
 
@@ -48,6 +49,6 @@ impl Departures {
     }
 
     fn held(&self) -> MutexGuard<'_, HashMap<String, Vec<JobHandle>>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }

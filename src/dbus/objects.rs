@@ -7,13 +7,15 @@
 //! another object, published when the end of the one before has been emitted.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zbus::Connection;
 use zbus::object_server::SignalEmitter;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::error::{Error, Kind};
 use super::job::{self, Job, JobState};
@@ -61,7 +63,7 @@ pub(super) struct Hold {
 
 impl Holds {
     fn lock(&self) -> MutexGuard<'_, Vec<JobObserver>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error as Bollard;
 use bollard::models::SystemInfoCgroupDriverEnum;
+
+use parking_lot::Mutex;
 
 use super::counter::Counter;
 use super::error::{Cause, Error};
@@ -194,16 +196,12 @@ impl Docker {
         self.slot().as_ref().map(|agreed| agreed.client.clone())
     }
 
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Agreed>> {
-        let slot = self.shared.negotiated.lock();
-        // The value is replaced whole, so it is good whatever became of the last holder.
-        slot.unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self) -> parking_lot::MutexGuard<'_, Option<Agreed>> {
+        self.shared.negotiated.lock()
     }
 
-    pub(super) fn counters(&self) -> std::sync::MutexGuard<'_, HashMap<String, Counter>> {
-        let counters = self.shared.counters.lock();
-        // Each entry is whole, whatever became of the last holder.
-        counters.unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn counters(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Counter>> {
+        self.shared.counters.lock()
     }
 
     pub(super) fn unreachable(&self, doing: &str, source: Cause) -> Error {

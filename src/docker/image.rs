@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bollard::{
@@ -19,6 +19,8 @@ use bollard::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
+
+use parking_lot::Mutex;
 
 use super::engine::{Docker, Labels, label_filter, refusal};
 use super::error::Error;
@@ -443,14 +445,14 @@ impl Broken {
         context.map(move |item| {
             item.map_err(|error| {
                 let kind = error.kind();
-                *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                *self.0.lock() = Some(error);
                 io::Error::from(kind)
             })
         })
     }
 
     fn take(&self) -> Option<io::Error> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.0.lock();
         slot.take()
     }
 }

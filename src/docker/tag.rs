@@ -2,8 +2,6 @@
 //!
 //! Nothing is ever found or run by it: tags move.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest, Sha256};
 
 /// Digits of the digest that tell apart projects whose cleaned names are the same: 64 bits.
@@ -17,12 +15,8 @@ pub fn tag_for(project: &str) -> String {
     if clean == project {
         return format!("mistry-{project}");
     }
-    let mut tag = format!("mistry-{clean}:");
-    for byte in Sha256::digest(project).iter().take(DIGEST_BYTES) {
-        // Writing to a string does not fail.
-        let _ = write!(tag, "{byte:02x}");
-    }
-    tag
+    let digest = hex::encode(&Sha256::digest(project)[..DIGEST_BYTES]);
+    format!("mistry-{clean}:{digest}")
 }
 
 /// Lower-case letters and digits in runs, between them one `.`, one or two `_`, or any number of `-`:

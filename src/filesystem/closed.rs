@@ -9,11 +9,12 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, chmod, fstat, open, openat2};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities};
+
+use parking_lot::Mutex;
 
 use super::inode::InodeId;
 
@@ -54,7 +55,7 @@ fn is_closed(stat: &Stat) -> bool {
 /// Looks at what `handle` leads to, of which a bare handle (`O_PATH`) is enough, and opens it to its
 /// owner if it is closed. Where the second value is true, [`release`] has to follow.
 pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
-    let mut held = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = OPENED.lock();
     let mut stat = fstat(handle)?;
     let id = InodeId::of(&stat);
     if let Some(entry) = held.get_mut(&id) {
@@ -79,7 +80,7 @@ pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
 /// Ends a [`hold`]: the last one gives the original mode back. A filesystem that does not let us do it
 /// any more (it has become read-only) keeps the added bits.
 pub(super) fn release(handle: BorrowedFd<'_>, id: InodeId) {
-    let mut held = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = OPENED.lock();
     if let Some(entry) = held.get_mut(&id) {
         entry.walks -= 1;
         if entry.walks == 0 {
@@ -91,7 +92,7 @@ pub(super) fn release(handle: BorrowedFd<'_>, id: InodeId) {
 
 /// Ends a [`hold`] of what cannot be reached any more.
 pub(super) fn forget(id: InodeId) {
-    let mut held = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = OPENED.lock();
     if let Some(entry) = held.get_mut(&id) {
         entry.walks -= 1;
         if entry.walks == 0 {
@@ -119,7 +120,7 @@ pub(super) fn original(look: impl Fn() -> Result<Stat, Errno>) -> Result<Stat, E
         }
     }
     // No mode changes while this is locked.
-    let held = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = OPENED.lock();
     let mut stat = look()?;
     if let Some(entry) = held.get(&InodeId::of(&stat)) {
         set_mode(&mut stat, entry.mode);

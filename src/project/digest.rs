@@ -28,7 +28,11 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut digits = [0; 64];
+        match hex::encode_to_slice(self.0, &mut digits) {
+            Ok(()) => f.write_str(std::str::from_utf8(&digits).unwrap_or_default()),
+            Err(_) => Err(fmt::Error),
+        }
     }
 }
 

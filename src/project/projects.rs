@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::context::Context;
 use super::error::Error;
@@ -123,9 +125,7 @@ impl Projects {
         Ok(context)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ProjectName, Arc<Memory>>> {
-        self.remembered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<ProjectName, Arc<Memory>>> {
+        self.remembered.lock()
     }
 }

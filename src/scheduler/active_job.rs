@@ -5,12 +5,14 @@
 //! request set `cancel_on_disconnect`, the job is cancelled.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::error::Error;
 use crate::budget::Held;
@@ -136,7 +138,7 @@ impl ActiveJob {
     }
 
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiters.lock()
     }
 
     /// Shows what the build is doing now. The first time means: it is accepted.
@@ -197,7 +199,7 @@ impl ActiveJob {
     fn end(&self, ended: Ended) {
         self.view.send_modify(|view| view.ended = Some(ended));
         self.abridge();
-        let mut params = self.params.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut params = self.params.lock();
         *params = None;
     }
 

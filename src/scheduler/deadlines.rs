@@ -1,7 +1,9 @@
 //! How long a container may run and be silent.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::build_task::BuildTask;
 use super::interruption::Interruption;
@@ -39,18 +41,12 @@ impl Deadlines {
 
     /// Notes that output has come.
     pub(super) fn note_output(&self) {
-        let mut last_output = self
-            .last_output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last_output = self.last_output.lock();
         *last_output = Some(Since::now());
     }
 
     fn last_output(&self) -> Option<Since> {
-        *self
-            .last_output
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        *self.last_output.lock()
     }
 
     /// Waits until a limit is passed: what is to be done about it. Each is waited for by itself, so that an

@@ -7,11 +7,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{OnceCell, RwLock, RwLockWriteGuard, mpsc};
+
+use parking_lot::Mutex;
 
 use super::blocking::blocking;
 use crate::build::{BuildStore, ImageRecord, ImageRecords, Step, is_prefix};
@@ -289,8 +291,10 @@ impl Images {
         known.entry(context).or_default().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<OnceCell<Arc<ImageRecord>>>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(
+        &self,
+    ) -> parking_lot::MutexGuard<'_, HashMap<Digest, Arc<OnceCell<Arc<ImageRecord>>>>> {
+        self.known.lock()
     }
 }
 

@@ -1,9 +1,11 @@
 //! The requests that wait to be looked up, by project.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::error::Error;
 use super::recipe::Recipe;
@@ -37,6 +39,6 @@ pub(super) struct Lookups(Mutex<HashMap<ProjectName, Vec<Waiter>>>);
 impl Lookups {
     /// Std, held for a push or a take.
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ProjectName, Vec<Waiter>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

@@ -1,12 +1,14 @@
 //! The scheduler as the daemon and the interfaces have it: made, configured, watched, ended.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use parking_lot::Mutex;
 
 use super::activity::{Activity, Status};
 use super::broadcast::Broadcast;

@@ -1,6 +1,6 @@
 //! What all parts of the scheduler share, and what each of them may do with the queue.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -8,6 +8,8 @@ use tokio::sync::{Notify, SetOnce};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::active_job::ActiveJob;
 use super::activity::Status;
@@ -67,7 +69,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn queue(&self) -> MutexGuard<'_, Queue<Arc<ActiveJob>>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     pub(super) fn count_queue(&self) {

@@ -96,9 +96,7 @@ impl Scheduler {
                     if let Place::Slot = place {
                         active.slot.notify_one();
                     }
-                    let task = pipeline::accept_and_run(self.0.clone(), active.clone(), recipe);
-                    self.0
-                        .spawn(ending::run_guarded(self.0.clone(), active, task));
+                    self.0.run_build(active, recipe);
                     return Ok(Submission::Pending(handle));
                 }
                 Place::Joined => {
@@ -108,6 +106,8 @@ impl Scheduler {
                 }
                 // The project may have changed when that build has ended: look again.
                 Place::Behind => {
+                    // Its params and its context would be held as long as that build takes.
+                    drop(recipe);
                     if let Err(error @ (Error::Stopping(..) | Error::Ending)) = handle.end().await {
                         return Err(error);
                     }
@@ -118,6 +118,12 @@ impl Scheduler {
 }
 
 impl Shared {
+    /// Begins the task of a job that was admitted.
+    fn run_build(self: &Arc<Self>, active: Arc<ActiveJob>, recipe: Arc<Recipe>) {
+        let task = pipeline::accept_and_run(self.clone(), active.clone(), recipe);
+        self.spawn(ending::run_guarded(self.clone(), active, task));
+    }
+
     fn publish_cached(&self, project: &ProjectName, id: JobId, origin: &Origin, took: Duration) {
         let subject = Subject {
             project,

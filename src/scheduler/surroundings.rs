@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::build::MountPoint;
 use crate::docker::{self, Docker, ImageConfig};
@@ -95,7 +97,7 @@ impl Surroundings {
         mounts: &BTreeMap<PathBuf, String>,
     ) -> Option<bool> {
         let known = self.lock().get(image).cloned()?;
-        let users = known.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let users = known.users.lock();
         users.get(&(user, mounts.clone())).copied()
     }
 
@@ -110,15 +112,15 @@ impl Surroundings {
         let Some(known) = self.lock().get(image).cloned() else {
             return;
         };
-        let mut users = known.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut users = known.users.lock();
         if users.len() >= MAX_KNOWN {
             users.clear();
         }
         users.insert((user, mounts.clone()), is_at_home);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Known>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Arc<Known>>> {
+        self.known.lock()
     }
 }
 

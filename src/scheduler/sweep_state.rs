@@ -1,6 +1,6 @@
 //! Whether there may be containers that no build owns.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 /// How it stands with them.
 #[derive(Debug, Default)]
@@ -23,6 +23,6 @@ pub(super) struct SweepState {
 
 impl Sweeper {
     pub(super) fn state(&self) -> MutexGuard<'_, SweepState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

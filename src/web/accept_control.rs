@@ -4,7 +4,9 @@
 //! decides whether to exit because it is idle: a client that connects meanwhile waits in the kernel's queue,
 //! either for this process, if it resumes, or for the next.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -82,8 +84,8 @@ impl AcceptControl {
         ConnectionGuard(self.0.clone())
     }
 
-    fn loops(&self) -> std::sync::MutexGuard<'_, Vec<mpsc::Sender<AcceptRequest>>> {
-        self.0.loops.lock().unwrap_or_else(PoisonError::into_inner)
+    fn loops(&self) -> parking_lot::MutexGuard<'_, Vec<mpsc::Sender<AcceptRequest>>> {
+        self.0.loops.lock()
     }
 
     async fn send(&self, command: AcceptCommand) {

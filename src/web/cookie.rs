@@ -49,8 +49,7 @@ fn signature(secret: &Secret, token: &Token, expiry: u64) -> String {
         return String::new();
     };
     mac.update(format!("{PURPOSE}{expiry}\n{}", token.name).as_bytes());
-    let bytes = mac.finalize().into_bytes();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(mac.finalize().into_bytes())
 }
 
 /// The token for which `value` was made, while both are valid.

@@ -73,11 +73,7 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
 });
 
 fn file(name: &'static str, media: &'static str, text: &str) -> File {
-    let digest: String = Sha256::digest(text.as_bytes())
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = hex::encode(&Sha256::digest(text.as_bytes())[..8]);
     File {
         name,
         media,

@@ -8,10 +8,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use parking_lot::Mutex;
 
 use crate::turns::{self, Turns};
 
@@ -91,10 +93,7 @@ impl fmt::Display for Token {
             let comma = if at > 0 { "," } else { "" };
             write!(f, "{comma}{scope}")?;
         }
-        f.write_str(" sha256:")?;
-        self.hash
-            .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, " sha256:{}", hex::encode(self.hash))
     }
 }
 
@@ -112,13 +111,8 @@ impl FromStr for Token {
         };
         let scopes = scopes.split(',').map(str::parse).collect::<Result<_, _>>();
         let digits = hash.strip_prefix("sha256:").ok_or(EXPECTED)?;
-        if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(EXPECTED);
-        }
         let mut hash = [0; 32];
-        for (at, byte) in hash.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&digits[at * 2..at * 2 + 2], 16).map_err(|_| EXPECTED)?;
-        }
+        hex::decode_to_slice(digits, &mut hash).map_err(|_| EXPECTED)?;
         Ok(Token {
             name: name.to_owned(),
             scopes: scopes.map_err(|()| EXPECTED)?,
@@ -183,7 +177,7 @@ impl TokensFile {
     /// Names the file and the line. A file that was broken meanwhile lets no client in.
     pub fn current(&self) -> Result<Arc<[Token]>, TokensError> {
         let stamp = stamp(&self.path)?;
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.read.lock();
         if read.0 != stamp {
             *read = load(&self.path)?;
         }

@@ -11,6 +11,7 @@ use super::super::{filter, format};
 use super::page::page;
 use super::row::row_of;
 use crate::build::{BuildInfo, Filter, Listing, Outcome, Phase, State};
+use crate::scheduler::Activity;
 
 /// Builds that have ended on one page, which keeps the page small.
 const SHOWN: usize = 50;
@@ -76,17 +77,11 @@ pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Resp
         &request.budget,
         request.headers(),
         &Overview {
-            heading: match value("project") {
-                "" => "Builds".to_owned(),
-                project => format!("Builds of {project}"),
-            },
+            heading: heading(value("project")),
             icon: icon(!live.is_empty(), recent.first()),
             is_paused: activity.paused,
             is_engine_away: activity.engine_away,
-            load: format!(
-                "{} of {} slots in use, {} queued",
-                activity.building, activity.slots, activity.queued
-            ),
+            load: load(&activity),
             project: value("project"),
             group: value("group"),
             text: value("text"),
@@ -107,6 +102,20 @@ pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Resp
             live: rows(&mut live.iter().map(|info| &**info))?,
             recent: rows(&mut recent.iter().map(|listing| listing.info()))?,
         },
+    )
+}
+
+fn heading(project: &str) -> String {
+    match project {
+        "" => "Builds".to_owned(),
+        project => format!("Builds of {project}"),
+    }
+}
+
+fn load(activity: &Activity) -> String {
+    format!(
+        "{} of {} slots in use, {} queued",
+        activity.building, activity.slots, activity.queued
     )
 }
 
