@@ -58,7 +58,7 @@ struct Shared {
     most: u64,
     /// For local clients alone, on top.
     reserve: u64,
-    /// A std mutex: it is held for an addition only.
+    /// Held for an addition only.
     counts: Mutex<Counts>,
     /// Notified each time that something is let go.
     freed: Notify,

@@ -26,7 +26,7 @@ pub struct BuildAnswer(Arc<Inner>);
 struct Inner {
     info: Arc<BuildInfo>,
     kept: OnceLock<Text>,
-    /// JSON that is too large to be kept, as long as a client has it. Std, held while it is written, so that
+    /// JSON that is too large to be kept, as long as a client has it. Held while it is written, so that
     /// it is written once.
     shared: Mutex<Weak<Whole>>,
     /// Told when it is there.

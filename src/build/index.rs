@@ -46,7 +46,7 @@ struct Builds {
 /// The index. Cheap to ask, never waited for by a build.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Std, held for a lookup or for [`BUILDS_PER_LOCK`] builds; never over an await.
+    /// Held for a lookup or for [`BUILDS_PER_LOCK`] builds; never over an await.
     projects: Mutex<BTreeMap<ProjectName, Builds>>,
     complete: watch::Sender<bool>,
 }

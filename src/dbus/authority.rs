@@ -78,7 +78,7 @@ const MAX_PROMPTS_PER_USER: usize = 4;
 pub(super) struct Authority {
     /// On a user's own bus: that user.
     owner: Option<u32>,
-    /// How often each user is being asked just now. Std, held for a count.
+    /// How often each user is being asked just now. Held for a count.
     asked: Mutex<HashMap<u32, usize>>,
     /// Names the questions, so that they can be taken back.
     questions: AtomicU64,

@@ -41,7 +41,7 @@ struct Counts {
 /// What is in hand.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
-    /// Std, held for a count.
+    /// Held for a count.
     counts: Arc<Mutex<Counts>>,
     in_hand: watch::Sender<usize>,
 }

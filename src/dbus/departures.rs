@@ -10,7 +10,7 @@ use crate::scheduler::JobHandle;
 /// so, which is no more than the calls that there were while it was live.
 #[derive(Debug, Default)]
 pub(super) struct Departures {
-    /// Std, held for a push or a take. What is dropped is dropped outside of it.
+    /// Held for a push or a take. What is dropped is dropped outside of it.
     held: Mutex<HashMap<String, Vec<JobHandle>>>,
 }
 

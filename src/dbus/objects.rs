@@ -30,7 +30,7 @@ use crate::scheduler::JobObserver;
 pub(super) struct Objects {
     /// Tokio's, because it is held until an object is there, or gone, and the signal is emitted.
     published: tokio::sync::Mutex<HashMap<JobId, Entry>>,
-    /// Answers that are on their way. Std, held for a count.
+    /// Answers that are on their way. Held for a count.
     holds: Arc<Holds>,
     /// Notified when an object is gone.
     gone: Notify,

@@ -89,7 +89,7 @@ pub(super) struct ActiveJob {
     cancel: SetOnce<Cancelled>,
     /// Askers who came after the first.
     joined: AtomicU32,
-    /// Std, held for a count, and for the decision that follows from it.
+    /// Held for a count, and for the decision that follows from it.
     waiters: Mutex<Waiters>,
     view: watch::Sender<View>,
     /// What its large params are counted by until it is over. A observer may stay for as long as a

@@ -37,7 +37,7 @@ pub(super) struct Waiter {
 pub(super) struct Lookups(Mutex<HashMap<ProjectName, Vec<Waiter>>>);
 
 impl Lookups {
-    /// Std, held for a push or a take.
+    /// Held for a push or a take.
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ProjectName, Vec<Waiter>>> {
         self.0.lock()
     }

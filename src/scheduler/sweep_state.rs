@@ -5,7 +5,7 @@ use parking_lot::{Mutex, MutexGuard};
 /// How it stands with them.
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
-    /// Std, held for a look or a change: that there may be one is said without waiting for the Engine.
+    /// Held for a look or a change: that there may be one is said without waiting for the Engine.
     state: Mutex<SweepState>,
     /// Held while a build looks for them: the others wait for what it finds.
     pub(super) sweeping: tokio::sync::Mutex<()>,

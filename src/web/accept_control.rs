@@ -34,7 +34,7 @@ pub struct AcceptControl(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     connections: watch::Sender<usize>,
-    /// One per accept loop. A std mutex: it is held for a push or a copy.
+    /// One per accept loop. Held for a push or a copy.
     loops: Mutex<Vec<mpsc::Sender<AcceptRequest>>>,
 }
 

@@ -145,7 +145,7 @@ type Stamp = (u64, u64, i64, i64);
 #[derive(Debug)]
 pub struct TokensFile {
     path: PathBuf,
-    /// Std, held for a comparison of stamps.
+    /// Held for a comparison of stamps.
     read: Mutex<(Stamp, Arc<[Token]>)>,
     /// Threads that check it for requests.
     pub(super) turns: Turns,
