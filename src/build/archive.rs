@@ -18,6 +18,7 @@ use tar::{EntryType, GnuExtSparseHeader, Header};
 
 use super::artifacts::{Artifacts, Contents};
 use crate::budget::Held;
+use crate::filesystem::InodeId;
 use crate::pipe::{CHUNK, More, Source, read_at};
 
 const TAR_BLOCK_BYTES: usize = 512;
@@ -45,7 +46,7 @@ pub struct Tar {
     sparse: bool,
     held: Held,
     /// Files that have more names than were met, by device and inode.
-    linked: HashMap<(u64, u64), Linked>,
+    linked: HashMap<InodeId, Linked>,
     linked_bytes: usize,
     writing: Writing,
     file: Option<Sending>,
@@ -168,7 +169,7 @@ impl Tar {
             return Ok(());
         }
         if stat.st_nlink > 1 {
-            let id = (stat.st_dev, stat.st_ino);
+            let id = InodeId::of(&stat);
             if let Some(first) = self.linked.get_mut(&id) {
                 let header = header(EntryType::Link, &stat);
                 self.writing.entry(header, path, Some(&first.path));

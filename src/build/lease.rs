@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use crate::filesystem::InodeId;
+
 /// Times that a directory may be replaced between opening and locking it before we give up.
 const MAX_LEASE_ATTEMPTS: usize = 16;
 
@@ -70,7 +72,7 @@ impl Lease {
 fn is_at(directory: &File, path: &Path) -> io::Result<bool> {
     let ours = rustix::fs::fstat(directory)?;
     match rustix::fs::lstat(path) {
-        Ok(there) => Ok((there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)),
+        Ok(there) => Ok(InodeId::of(&there) == InodeId::of(&ours)),
         Err(rustix::io::Errno::NOENT) => Ok(false),
         Err(error) => Err(error.into()),
     }

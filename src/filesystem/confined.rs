@@ -49,6 +49,7 @@ use rustix::net::{
 use rustix::thread::UnshareFlags;
 
 use super::error::{Error, Fault};
+use super::inode::InodeId;
 
 /// The program that runs, also when its file was replaced meanwhile.
 pub const OURSELVES: &str = "/proc/self/exe";
@@ -149,12 +150,9 @@ fn refused(path: &Path, step: &'static str, errno: Errno) -> Error {
 
 /// Whether `opened` is `directory`, and its `..` too.
 fn is_same(opened: BorrowedFd<'_>, directory: BorrowedFd<'_>) -> Result<bool, Errno> {
-    let expected = fstat(directory)?;
+    let expected = InodeId::of(&fstat(directory)?);
     let found = [fstat(opened)?, statat(opened, c"..", AtFlags::empty())?];
-    let is_it = |found: &rustix::fs::Stat| {
-        (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino)
-    };
-    Ok(found.iter().all(is_it))
+    Ok(found.iter().all(|found| InodeId::of(found) == expected))
 }
 
 /// A child that is gone when this is dropped. It has nothing to do after its one message.

@@ -29,6 +29,7 @@ mod walk;
 
 pub use confined::{OURSELVES, VERB, confine, hand_out};
 pub use error::{Error, Fault};
+pub use inode::InodeId;
 pub use interrupt::Interrupt;
 pub use tree::{Filesystem, Kind, open_writable, remove_in};
 pub use usage::Usage;

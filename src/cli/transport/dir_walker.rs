@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, Stat, fstat, openat};
 use rustix::io::Errno;
 
-use super::metadata::FileId;
+use crate::filesystem::InodeId;
 
 /// Real trees are hardly deeper, and two walks stay far below the usual limit of 1,024 descriptors.
 const MAX_OPEN_ANCESTORS: usize = 64;
@@ -17,16 +17,16 @@ const MAX_OPEN_ANCESTORS: usize = 64;
 #[derive(Debug)]
 pub(super) struct DirWalker {
     here: OwnedFd,
-    id: FileId,
+    id: InodeId,
     /// From the root down; `None` where the descriptor was closed.
-    ancestors: Vec<(Option<OwnedFd>, FileId)>,
+    ancestors: Vec<(Option<OwnedFd>, InodeId)>,
 }
 
 impl DirWalker {
     /// Starts in a directory; an `O_PATH` handle is enough.
     pub(super) fn new(root: OwnedFd) -> Result<DirWalker, Errno> {
         Ok(DirWalker {
-            id: FileId::of(&fstat(&root)?),
+            id: InodeId::of(&fstat(&root)?),
             here: root,
             ancestors: Vec::new(),
         })
@@ -40,7 +40,7 @@ impl DirWalker {
     /// Enters a directory of the present one.
     pub(super) fn enter(&mut self, directory: OwnedFd, stat: &Stat) {
         let parent = std::mem::replace(&mut self.here, directory);
-        let id = std::mem::replace(&mut self.id, FileId::of(stat));
+        let id = std::mem::replace(&mut self.id, InodeId::of(stat));
         self.ancestors.push((Some(parent), id));
         if let Some(far) = self.ancestors.len().checked_sub(MAX_OPEN_ANCESTORS + 1) {
             self.ancestors[far].0 = None;
@@ -60,7 +60,7 @@ impl DirWalker {
             None => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let parent = openat(&self.here, "..", flags, Mode::empty())?;
-                if FileId::of(&fstat(&parent)?) != id {
+                if InodeId::of(&fstat(&parent)?) != id {
                     return Err(Errno::STALE);
                 }
                 openat(&parent, ".", flags.difference(OFlags::PATH), Mode::empty())?
@@ -108,8 +108,8 @@ mod tests {
             steps += 1;
         }
         assert_eq!(steps, 300);
-        let root = FileId::of(&fstat(open(home.path(), CWD)).unwrap());
-        assert_eq!(FileId::of(&fstat(walker.here()).unwrap()), root);
+        let root = InodeId::of(&fstat(open(home.path(), CWD)).unwrap());
+        assert_eq!(InodeId::of(&fstat(walker.here()).unwrap()), root);
     }
 
     #[test]

@@ -18,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::blocking::run_blocking;
 use super::dir_walker::DirWalker;
-use super::metadata::{FileId, Modified};
+use super::metadata::Modified;
 use super::open::allow_owner;
 use super::target::Target;
 use super::{Error, Fetched, TransportOptions};
 use crate::cli::progress::Progress;
+use crate::filesystem::InodeId;
 
 /// Opens a directory for reading, never through a link.
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -117,7 +118,7 @@ struct Walk<'a> {
     path: PathBuf,
     shown: &'a Path,
     /// The first path of each file that has hard links.
-    first_names: HashMap<FileId, PathBuf>,
+    first_names: HashMap<InodeId, PathBuf>,
     target: &'a mut Target,
     source: Source,
 }
@@ -143,10 +144,10 @@ impl Walk<'_> {
     fn transfer(&mut self, name: &OsStr, stat: &Stat) -> Result<(), Error> {
         let path = self.path.join(name);
         if stat.st_nlink > 1 && self.source == Source::Artifacts {
-            if let Some(first) = self.first_names.get(&FileId::of(stat)) {
+            if let Some(first) = self.first_names.get(&InodeId::of(stat)) {
                 return self.target.make_hard_link(&path, first);
             }
-            self.first_names.insert(FileId::of(stat), path.clone());
+            self.first_names.insert(InodeId::of(stat), path.clone());
         }
         match self.source {
             Source::Artifacts => self.copy(name, stat, &path),

@@ -43,18 +43,6 @@ impl Modified {
     }
 }
 
-/// Identifies a file whatever its name: device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct FileId(u64, u64);
-
-impl FileId {
-    // The fields differ in width between architectures.
-    #[allow(clippy::unnecessary_cast)]
-    pub(super) fn of(stat: &Stat) -> FileId {
-        FileId(stat.st_dev as u64, stat.st_ino as u64)
-    }
-}
-
 /// Sets exactly this mode, whatever the umask and inherited ACLs made of it.
 pub(super) fn set_mode(of: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     let stat = rustix::fs::fstat(of)?;

@@ -27,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::dir_walker::DirWalker;
 use super::draft::{Draft, Temporary};
-use super::metadata::{FileId, KEPT_MODE, Modified, set_mode};
+use super::metadata::{KEPT_MODE, Modified, set_mode};
 use super::open::{READ_DIRECTORY, open_for_entries, path_of_descriptor};
 use crate::cli::progress::Progress;
-use crate::filesystem;
+use crate::filesystem::{self, InodeId};
 
 /// Removes everything in `path` but `except`, also from directories whose mode denies that to the
 /// caller, their owner. Links are removed, not followed.
@@ -69,7 +69,7 @@ pub(super) struct Target {
     /// The directories from the target to the present one.
     levels: Vec<Level>,
     /// The files and links that were put here: only these may get hard links.
-    written: HashSet<FileId>,
+    written: HashSet<InodeId>,
     serial: u64,
     files: u64,
     progress: Progress,
@@ -215,7 +215,7 @@ impl Target {
             Ok((handle, stat))
         };
         match find() {
-            Ok((handle, stat)) if self.written.contains(&FileId::of(&stat)) => Ok(handle),
+            Ok((handle, stat)) if self.written.contains(&InodeId::of(&stat)) => Ok(handle),
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 let what = "it is a second name of a file that did not come with it";
                 Err(Error::Hostile(path.display().to_string(), what))
@@ -261,7 +261,7 @@ impl Target {
         // still exists and is removed.
         temporary.renamed = stat.st_nlink < 2
             || rustix::fs::statat(parent, &temporary.name, AtFlags::SYMLINK_NOFOLLOW).is_err();
-        self.written.insert(FileId::of(stat));
+        self.written.insert(InodeId::of(stat));
         self.files += 1;
         Ok(())
     }
