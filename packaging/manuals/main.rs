@@ -52,7 +52,7 @@ pub fn make(out: &Path) -> Result<()> {
     reason = "a page is written from its top to its end"
 )]
 fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
-    let mut page = Page::new("mistryd", 8, "build server that does nothing twice");
+    let mut page = Page::new("mistryd", 8, "build server that caches results");
     page.section("Synopsis");
     command::synopsis(&mut page, command);
     page.section("Description");
@@ -101,7 +101,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
         ),
         (
             "/var/lib/mistry/projects",
-            "The projects. Who may write here is as good as root.",
+            "The projects. A user who may write here has the same power as root.",
         ),
         (
             "/var/lib/mistry/builds",
@@ -150,7 +150,7 @@ fn mistry(command: &Command, readme: &Paper) -> Result<String> {
     );
     page.words(
         "What a script reads goes to standard output; what a person reads, to standard error. When \
-         the connection breaks while it waits, it comes back by itself. An `ID` may be cut to its \
+         the connection breaks while it waits, it reconnects. An `ID` may be cut to its \
          first digits.",
     );
     page.section("Commands");

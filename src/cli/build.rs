@@ -33,7 +33,7 @@ are shown nowhere, and do not decide whether a build is cached. Give them as --_
 Exit status: 0 built, 1 build failed, 2 wrong command line, 3 refused, 4 artifacts not
 fetched, 5 --timeout ran out, 6 build cancelled or out of time, 7 no server, 130 Ctrl-C.";
 
-/// Build a project and fetch what the build leaves
+/// Build a project and fetch its artifacts
 #[derive(Debug, Args)]
 #[command(
     after_help = PARAMS_AND_STATUS,
@@ -55,7 +55,7 @@ pub(super) struct Build {
     /// Return as soon as the job is accepted; fetch nothing
     #[arg(long, visible_alias = "async")]
     no_wait: bool,
-    /// Cancel the build when this program ends before it, unless another client wants it
+    /// Cancel the build if this program ends first, unless another client also asked for it
     #[arg(long, conflicts_with = "no_wait")]
     cancel_on_disconnect: bool,
     /// Print the build info as JSON on standard output, and nothing else

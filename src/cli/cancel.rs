@@ -10,7 +10,7 @@ use super::server::ServerFlags;
 use crate::build::Phase;
 use crate::client::Client;
 
-/// Stop a build; the clients that wait for it are told who did that and why
+/// Stop a build; clients that wait for it are shown who stopped it and why
 #[derive(Debug, Args)]
 pub(super) struct Cancel {
     /// The build's id or the first digits of it, also as PROJECT/ID

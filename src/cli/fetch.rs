@@ -48,7 +48,7 @@ impl Fetch {
         }
         if !info.succeeded() {
             if self.transport.clear_target {
-                let what = "did not succeed, so --clear-target would lose more than it brings";
+                let what = "did not succeed; the target is not emptied for its artifacts: fetch without --clear-target";
                 return Err(Error::Refused(format!("build {short} {what}")));
             }
             print_message(&format!(

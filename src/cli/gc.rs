@@ -104,13 +104,13 @@ fn print_result(view: &GcView) -> Result<(), Error> {
     }
     if let Some(until) = view.doubted_until {
         print_message(&format!(
-            "The clock of the server was set forward: until {} nothing goes by its age",
+            "The clock of the server was set forward: until {} no build is removed because of its age",
             format_time(until)
         ));
     }
     if view.short > 0 {
         print_message(&format!(
-            "The rules want {} more to go; what is left is linked, pinned, in use, or kept by keep_last",
+            "The rules require to remove {} more; the remaining builds are linked, pinned, in use, or kept by keep_last",
             format_size(view.short)
         ));
     }

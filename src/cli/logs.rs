@@ -63,7 +63,7 @@ async fn follow_to_end(
             Err(error) => return Err(error),
         }
         if !std::mem::replace(&mut reported_lost, true) {
-            print_message("The connection to the server was lost; coming back by itself");
+            print_message("The connection to the server was lost; reconnecting");
         }
         if follower.position() > start {
             backoff = Backoff::default();

@@ -6,7 +6,7 @@
 //!
 //! | exit status | means |
 //! | --- | --- |
-//! | 0 | built (or cached) and fetched; asked and answered |
+//! | 0 | built (or cached) and fetched; any other command succeeded |
 //! | 1 | the build failed, or its image could not be built |
 //! | 2 | the command line is wrong |
 //! | 3 | refused: overloaded, unknown project or id, not allowed |
@@ -55,7 +55,7 @@ use server::{ServerFlags, ServerOptions};
 
 const EXIT_STATUS: &str = "\
 Exit status:
-    0  built (or cached) and fetched; asked and answered
+    0  built (or cached) and fetched; any other command succeeded
     1  the build failed, or its image could not be built
     2  the command line is wrong
     3  refused: overloaded, unknown project or id, not allowed

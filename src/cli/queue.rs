@@ -8,25 +8,25 @@ use crate::client::Client;
 
 /// Stop starting jobs
 ///
-/// Running jobs go on and cached results are returned; other jobs wait, also over restarts of the server,
+/// Running jobs go on and cached results are returned; other jobs wait, even if the server is restarted,
 /// until `mistry resume`. `mistry status` shows when no job is running any more.
 #[derive(Debug, Args)]
 pub(super) struct Pause {}
 
-/// Start jobs again, those that wait first
+/// Start jobs again; those that have waited longest start first
 #[derive(Debug, Args)]
 pub(super) struct Resume {}
 
 impl Pause {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         client.pause().await?;
-        print_line("Paused: what runs goes on, nothing new begins")
+        print_line("Paused: running jobs continue; no new job is started")
     }
 }
 
 impl Resume {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         client.resume().await?;
-        print_line("Resumed: what waits begins")
+        print_line("Resumed: waiting jobs are started")
     }
 }

@@ -11,7 +11,7 @@ use crate::build::NO_EXIT_CODE;
 use crate::client::Client;
 use crate::screen;
 
-/// Show how the server is, or how one build stands
+/// Show the state of the server or of one build
 #[derive(Debug, Args)]
 pub(super) struct Status {
     /// The build's id or the first digits of it, also as PROJECT/ID; without it, the server

@@ -272,7 +272,7 @@ impl<'a> BuildWaiter<'a> {
         self.progress.set_phase("connecting");
         self.progress.suspend(|| {
             print_message(&format!(
-                "The connection to the server was lost; {consequence}, coming back to {id} by itself"
+                "The connection to the server was lost; {consequence}; reconnecting to {id}"
             ));
         });
     }

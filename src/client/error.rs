@@ -35,7 +35,7 @@ pub enum Error {
     #[error("the connection to the server broke")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The response is not one that a mistry server sends.
-    #[error("the server answered what cannot be understood: {0}")]
+    #[error("the server sent an invalid response: {0}")]
     InvalidResponse(String),
     /// The server answered with an error status.
     #[error("{0}")]
@@ -106,7 +106,7 @@ impl Error {
                 file.uid(),
                 file.gid()
             ),
-            None => "its directory is closed to you; ask the administrator of its server".to_owned(),
+            None => "you have no permission for its directory; ask the administrator of its server".to_owned(),
         };
         let path = path.to_owned();
         Error::Forbidden { path, advice }

@@ -184,7 +184,10 @@ fn directory(key: &'static str, place: PathBuf, usage: Use) -> Result<PathBuf, W
         }
     };
     if !found.is_dir() {
-        return wrong(key, format!("expected a directory, '{shown}' is none"));
+        return wrong(
+            key,
+            format!("expected a directory, but '{shown}' is not one"),
+        );
     }
     let (access, what) = match usage {
         Use::Write => (Access::WRITE_OK, "written to"),
@@ -235,7 +238,7 @@ fn mounts(given: Mounts, home: &Path) -> Result<Mounts, Wrong> {
             let shown = host.display();
             wrong(
                 "mounts",
-                format!("expected a path on this host, '{shown}' is none"),
+                format!("expected an existing path on this host, but '{shown}' does not exist"),
             )
         }
     }
@@ -280,7 +283,7 @@ fn network(text: &str) -> Result<IpNet, String> {
     let whole = network.trunc();
     if network != whole {
         return Err(format!(
-            "expected a network without bits after its prefix, such as {whole}, found '{text}'"
+            "expected a network whose bits after the prefix are zero, such as {whole}, found '{text}'"
         ));
     }
     Ok(network)

@@ -11,16 +11,16 @@ use crate::filesystem::{self, Kind};
 use crate::project::{parse_duration, parse_size};
 use crate::web::Scope;
 
-/// A build server that keeps what it has built.
+/// A build server that caches build results.
 ///
-/// Projects are directories with a Dockerfile. Asked to build one, mistryd runs its steps in a
-/// container once and answers from the result from then on.
+/// Projects are directories with a Dockerfile. On a request, mistryd builds a project in a
+/// container once; later equal requests get the stored result.
 #[derive(Debug, Parser)]
 #[command(
     name = "mistryd",
     version,
     disable_version_flag = true,
-    after_help = "Exit status: 0 ended as asked; 1 failed; 2 wrong command line; 75 to be started again; 78 wrong configuration.\nMISTRY_LOG (error, warn, info, debug) sets how much is told on standard error."
+    after_help = "Exit status: 0 ended as asked; 1 failed; 2 wrong command line; 75 must be started again; 78 wrong configuration.\nMISTRY_LOG (error, warn, info, debug) sets the log level of standard error."
 )]
 pub struct Command {
     /// The configuration file [default: ./config.json where it is, else /etc/mistry/config.json]
@@ -29,10 +29,10 @@ pub struct Command {
     /// Where to listen over TCP [default: 127.0.0.1:8462]
     #[arg(short, long, value_name = "HOST:PORT")]
     pub addr: Option<String>,
-    /// How build directories are made and cloned, whatever the configuration says: auto, btrfs, plain
+    /// How to create and clone build directories: auto, btrfs or plain; overrides the configuration
     #[arg(long, value_name = "KIND")]
     pub filesystem: Option<Kind>,
-    /// Be on the bus of the user who starts it, instead of the host's: for trying out
+    /// Use the D-Bus bus of the user who starts it instead of the system bus (for tests)
     #[arg(long)]
     pub user_bus: bool,
     /// Check the configuration, say what is wrong with it, and end
@@ -122,16 +122,16 @@ pub struct Gc {
     /// Only show what would go
     #[arg(long)]
     pub dry_run: bool,
-    /// Builds that were not used for that long go: 90m, 12h, 7d
+    /// Remove builds that were not used for this long, such as 90m, 12h or 7d
     #[arg(long, value_name = "AGE", value_parser = age)]
     pub older_than: Option<Duration>,
-    /// Builds go until all together take no more than that: 500M, 20G
+    /// Remove builds until the others take no more than this, such as 500M or 20G
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub max_bytes: Option<u64>,
-    /// Builds go until that much is free: 500M, 20G
+    /// Remove builds until this much space is free, such as 500M or 20G
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub min_free: Option<u64>,
-    /// So many builds of each project stay, whatever the other rules say
+    /// Keep the N most recently used builds of each project; this overrides the other rules
     #[arg(long, value_name = "N")]
     pub keep_last: Option<u64>,
 }
@@ -150,7 +150,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 pub enum TokenVerb {
     /// Make a token, print it once, and store its hash in the configured tokens file
     New {
-        /// Whose token it is: a name to find its line by
+        /// Name of the token; it identifies the token's line in the tokens file
         name: String,
         /// What it allows: read, build, admin
         #[arg(

@@ -82,7 +82,7 @@ fn print_view(view: &GcView) {
     }
     if let Some(until) = view.doubted_until {
         print_line(&format!(
-            "The clock was set forward: until {until} nothing goes by its age"
+            "The clock was set forward: until {until} no build is removed because of its age"
         ));
     }
     print_line(&format!(

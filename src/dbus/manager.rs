@@ -293,7 +293,7 @@ impl Manager {
         Ok(())
     }
 
-    /// Nothing new begins from now on, also after a restart; what runs goes on. Needs
+    /// No new build starts from now on, also after a restart; running builds continue. Needs
     /// org.mistry.mistry1.pause.
     async fn pause_queue(
         &self,
@@ -307,7 +307,7 @@ impl Manager {
         Ok(())
     }
 
-    /// What waits begins. Needs org.mistry.mistry1.pause.
+    /// Waiting builds start. Needs org.mistry.mistry1.pause.
     async fn resume_queue(
         &self,
         #[zbus(header)] header: Header<'_>,

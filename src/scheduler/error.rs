@@ -29,7 +29,7 @@ pub enum Error {
     NoLog(ProjectName, JobId),
     /// There is a build's directory, and its record was removed or cannot be understood.
     #[error(
-        "the record of job '{1}' of project '{0}' is not there or cannot be read: its build is as good as absent, and is made again when it is asked for"
+        "the record of job '{1}' of project '{0}' is not there or cannot be read: the build counts as missing, and the next request builds it again"
     )]
     NoRecord(ProjectName, JobId),
     /// There is nothing left to be stopped.
@@ -61,11 +61,11 @@ pub enum Error {
     Held(ProjectName, JobId, Held),
     /// Garbage collection was asked for, and no rule says what goes.
     #[error(
-        "nothing says what is to go: give max_age, max_bytes or min_free, or set one of them in 'gc' of the configuration"
+        "no rule selects the builds to remove: give max_age, max_bytes or min_free, or set one of them in 'gc' of the configuration"
     )]
     NoPolicy,
     /// The budget has no place for what would be held for a client that builds.
-    #[error("the jobs that wait and run have too many large params; try again later")]
+    #[error("the params of waiting and running jobs take too much memory; try again later")]
     BodiesFull,
     /// Too many wait until something is read for them.
     #[error("too many requests wait for the disk; try again later")]

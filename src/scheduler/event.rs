@@ -204,7 +204,7 @@ pub(super) fn publish_paused(by: &str) {
         message_id = PAUSED,
         mistry_event = "paused",
         by,
-        "the queue is paused by {by}: what runs goes on, nothing new begins"
+        "the queue is paused by {by}: running builds continue, no new build starts"
     );
 }
 
@@ -223,7 +223,7 @@ pub(super) fn publish_resumed(by: &str) {
         message_id = RESUMED,
         mistry_event = "resumed",
         by,
-        "the queue is resumed by {by}: what waits begins"
+        "the queue is resumed by {by}: waiting builds start"
     );
 }
 
@@ -262,7 +262,7 @@ pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
 pub(super) fn publish_collection(shared: &Shared, plan: &Plan, free: u64) {
     if let Some(until) = plan.doubted_until {
         tracing::warn!(
-            "the clock of this host was set forward: until {until} no build goes by its age (gc.max_age)"
+            "the clock of this host was set forward: until {until} no build is removed by its age (gc.max_age)"
         );
     }
     for removal in &plan.removals {

@@ -1,4 +1,4 @@
-//! Pausing: nothing new begins, what runs goes on.
+//! Pausing: no new build starts, running builds continue.
 //!
 //! That the queue is paused is on stable storage before it holds, and gone from there before the
 //! first job begins again, so a restart finds what the last request was answered. Mark and queue

@@ -17,7 +17,7 @@ pub(super) enum Kind {
     Http,
     /// From an rsync daemon on the server's host; only what changed is sent
     Rsync,
-    /// From an ssh server on the host; links are followed, and neither hard links nor holes kept
+    /// From an ssh server on the host; follows links, does not keep hard links and sparse files
     Scp,
     /// From this host's own disk, when the server runs here
     Local,
@@ -30,7 +30,7 @@ pub(in crate::cli) struct TransportOptions {
     /// Directory for the artifacts; created if it does not exist
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
-    /// Empty the target first (once there are artifacts to put into it)
+    /// Empty the target before the artifacts are written (only when they are available)
     #[arg(long)]
     pub clear_target: bool,
     /// How the artifacts are fetched

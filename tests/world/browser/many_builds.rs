@@ -178,6 +178,6 @@ fn a_filter_is_in_the_address_and_stays_there() {
     browser.wait_for_text("#recent", "number-4321");
     assert_eq!(shown(&browser), [4321]);
     browser.open("/?text=nothing-is-like-that");
-    assert_eq!(browser.text("#none"), "No build is like that.");
+    assert_eq!(browser.text("#none"), "No build matches this filter.");
     browser.end();
 }
