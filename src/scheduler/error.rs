@@ -65,7 +65,7 @@ pub enum Error {
     )]
     NoPolicy,
     /// The budget has no place for what would be held for a client that builds.
-    #[error("the params of waiting and running jobs take too much memory; try again later")]
+    #[error("the large params of waiting and running jobs take too much memory; try again later")]
     BodiesFull,
     /// Too many wait until something is read for them.
     #[error("too many requests wait for the disk; try again later")]
