@@ -1,13 +1,13 @@
-//! A bound on what is held for clients, counted until it is let go.
+//! A bound on what is held for clients, counted until it is released.
 //!
-//! A [`Budget`] counts one thing: bytes, or places for connections. As long as more than a quarter of it
-//! is free, each client gets what it asks for. After that, a client gets more only while it holds less
-//! than a sixteenth of the whole. Of 160 places, one client alone gets 120; each further client then gets
-//! up to 10, until all are taken. Clients of this host (the unix socket, the bus) have a reserve on top,
-//! which other clients cannot take.
+//! A [`Budget`] counts one thing: bytes, or connection slots. As long as more than a quarter of it is free,
+//! each client gets what it requests. After that, a client gets more only while it holds less than a
+//! sixteenth of the whole. Of 160 slots, one client alone gets 120; each further client then gets up to 10,
+//! until all are taken. Clients of this host (the unix socket, the bus) have an additional reserve, which
+//! other clients cannot take.
 //!
-//! What does not fit is refused at once, and the interface says so. Only an answer that is under way may
-//! wait until other clients let go ([`Budget::wait`]).
+//! A request that does not fit is refused at once, and the interface reports that. Only an answer whose
+//! transfer has begun may wait until other clients release something ([`Budget::wait`]).
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -19,24 +19,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// Shares are bounded when less than one of so many parts of the budget is free.
+/// Shares are limited when less than this fraction of the budget is free.
 const SCARCE_DIVISOR: u64 = 4;
-/// The bound is then one of so many parts of the budget for each client.
+/// The limit is then this fraction of the budget for each client.
 const CLIENT_SHARE_DIVISOR: u64 = 16;
 
-/// For whom something is held.
+/// The holder of an amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     /// A client of this host: over the unix socket or the bus.
     Local,
-    /// A proxy that is trusted to name its clients. It holds for many, so it has no bound of its own.
+    /// A proxy that is trusted to name its clients. It holds for many of them, so it has no limit of its own.
     Proxy,
     /// A peer: an IPv4 address, or the /64 network of an IPv6 address. Made by [`Client::of`].
     Address(IpAddr),
 }
 
 impl Client {
-    /// The client at `address`. One host has a whole /64 network of IPv6 to itself.
+    /// The client at `address`. One IPv6 host has a whole /64 network.
     pub fn of(address: IpAddr) -> Client {
         Client::Address(match address.to_canonical() {
             IpAddr::V6(address) => {
@@ -48,33 +48,33 @@ impl Client {
     }
 }
 
-/// What may be held at once. Clones share it.
+/// An amount that may be held at once. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Budget(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// For all clients together.
+    /// Limit for all clients.
     most: u64,
-    /// For local clients alone, on top.
+    /// An additional limit for local clients.
     reserve: u64,
-    /// Held for an addition only.
+    /// Locked for an addition only.
     counts: Mutex<Counts>,
-    /// Notified each time that something is let go.
+    /// Notified each time that something is released.
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// For clients that are not local.
+    /// Held for clients that are not local.
     remote: u64,
     local: u64,
-    /// By address; a client for which nothing is held is not in it.
+    /// By address; a client that holds nothing is not listed.
     clients: HashMap<IpAddr, u64>,
 }
 
 impl Budget {
-    /// A budget of `most` for all clients, and of `reserve` more for local ones.
+    /// A budget of `most` for all clients, and of `reserve` more for local clients.
     pub fn new(most: u64, reserve: u64) -> Budget {
         Budget(Arc::new(Shared {
             most,
@@ -84,7 +84,7 @@ impl Budget {
         }))
     }
 
-    /// Holds `amount` for `client`; `None` where that is too much now.
+    /// Holds `amount` for `client`; `None` if that is too much now.
     #[must_use]
     pub fn hold(&self, client: Client, amount: u64) -> Option<Held> {
         self.0.take(client, amount).then(|| Held {
@@ -94,7 +94,7 @@ impl Budget {
         })
     }
 
-    /// The same, as soon as others have let go enough. `None` where `amount` is more than the client can
+    /// The same, as soon as others have released enough. `None` when `amount` is more than the client can
     /// ever hold.
     pub async fn wait(&self, client: Client, amount: u64) -> Option<Held> {
         if amount > self.0.most_for(client) {
@@ -102,7 +102,7 @@ impl Budget {
         }
         loop {
             let mut freed = pin!(self.0.freed.notified());
-            // Registered before the budget is asked, so that nothing that is let go in between is missed.
+            // Registered before the budget is checked, so that no release in between is missed.
             freed.as_mut().enable();
             if let Some(held) = self.hold(client, amount) {
                 return Some(held);
@@ -111,7 +111,7 @@ impl Budget {
         }
     }
 
-    /// What may be held for all clients, without the reserve.
+    /// The limit for all clients, without the reserve.
     pub fn most(&self) -> u64 {
         self.0.most
     }
@@ -128,7 +128,7 @@ impl Shared {
         self.counts.lock()
     }
 
-    /// The most that a client can hold when no other client holds anything.
+    /// The limit for a client when no other client holds anything.
     fn most_for(&self, client: Client) -> u64 {
         match client {
             Client::Local => self.most.saturating_add(self.reserve),
@@ -202,7 +202,7 @@ impl Shared {
     }
 }
 
-/// What is held for a client, until this is dropped.
+/// An amount held for a client, until this is dropped.
 #[derive(Debug)]
 pub struct Held {
     budget: Arc<Shared>,
@@ -211,17 +211,17 @@ pub struct Held {
 }
 
 impl Held {
-    /// For whom it is held.
+    /// The holding client.
     pub fn client(&self) -> Client {
         self.client
     }
 
-    /// How much is held.
+    /// The held amount.
     pub fn amount(&self) -> u64 {
         self.amount
     }
 
-    /// Holds `more` as well. Returns false, and changes nothing, where that is too much now.
+    /// Holds `more` in addition. Returns false, and changes nothing, when that is too much now.
     #[must_use]
     pub fn grow(&mut self, more: u64) -> bool {
         let is_taken = self.budget.take(self.client, more);
@@ -231,15 +231,15 @@ impl Held {
         is_taken
     }
 
-    /// Holds no more than `amount` from now on.
+    /// Reduces the held amount to `amount`.
     pub fn shrink_to(&mut self, amount: u64) {
         let less = self.amount.saturating_sub(amount);
         self.budget.let_go(self.client, less);
         self.amount -= less;
     }
 
-    /// Holds it for the client at an address from now on, in one step: where it was held for a proxy, no room
-    /// for both is needed. False, and nothing has changed, where that is too much for the client now.
+    /// Transfers it to the client at an address, in one step: no capacity for both is needed when it was held
+    /// for a proxy. Returns false, and changes nothing, when that is too much for the client now.
     #[must_use]
     pub fn pass_to(&mut self, client: Client) -> bool {
         let is_passed = self.budget.pass(self.client, client, self.amount);
@@ -285,7 +285,7 @@ mod tests {
         let budget = Budget::new(160, 0);
         let first: Vec<Held> = std::iter::from_fn(|| budget.hold(client(1), 1)).collect();
         assert_eq!(first.len(), 120);
-        // Each of the others gets its share of the rest.
+        // Each of the other clients gets its share of the rest.
         let second: Vec<Held> = std::iter::from_fn(|| budget.hold(client(2), 1)).collect();
         assert_eq!(second.len(), 10);
         let others = (3..=5).map(|last| budget.hold(client(last), 10));
@@ -305,7 +305,7 @@ mod tests {
         let mut rest = budget.hold(Client::Proxy, 15).unwrap();
         assert!(last.pass_to(client(1)));
         assert_eq!((last.client(), budget.held()), (client(1), 16));
-        // That client has its share now; what is refused stays as it was.
+        // That client has reached its share; what was refused stays unchanged.
         assert!(!rest.pass_to(client(1)));
         assert_eq!((rest.client(), budget.held()), (Client::Proxy, 16));
         drop((last, rest));
@@ -321,7 +321,7 @@ mod tests {
         let local = budget.hold(Client::Local, 20).unwrap();
         assert!(budget.hold(Client::Local, 1).is_none());
         drop(proxy);
-        // Who is local may use what is free; all together stay within the bound.
+        // Local clients may use what is free; all together stay within the limit.
         let more = budget.hold(Client::Local, 95).unwrap();
         assert!(budget.hold(Client::Proxy, 6).is_none());
         assert!(budget.hold(Client::Proxy, 5).is_some());
@@ -357,7 +357,7 @@ mod tests {
         assert!(futures_util::poll!(&mut waiting).is_pending());
         drop(first);
         assert_eq!(waiting.await.unwrap().amount(), 20);
-        // What can never be had is refused.
+        // An amount that can never be held is refused.
         assert!(budget.wait(client(1), 80).await.is_none());
     }
 

@@ -1,14 +1,13 @@
-//! Fault points: named places where a test lets the daemon fail.
+//! Fault points: named places where a test makes the daemon fail.
 //!
-//! They exist in debug builds alone; in a release build [`point`] is nothing, and the variable is
-//! not read. `MISTRY_FAULTS` is a list, `POINT=FAULT[,POINT=FAULT]…`, of the names in [`POINTS`].
+//! They exist in debug builds alone; in a release build [`point`] does nothing, and the variable is not read.
+//! `MISTRY_FAULTS` is a list, `POINT=FAULT[,POINT=FAULT]…`, of the names in [`POINTS`].
 //!
-//! The faults: `wedge` (the thread goes no further, ever); `kill` (the process is killed by
-//! SIGKILL); `panic` (the task or thread panics); with `@N`, as in `kill@2`, the Nth time that it
-//! comes by.
+//! The faults: `wedge` (the thread blocks forever); `kill` (the process is killed by SIGKILL); `panic` (the
+//! task or thread panics); with `@N`, as in `kill@2`, the Nth time that the point is reached.
 
-/// Every point, in the order of a build's life, and what has just happened there. A test holds the
-/// names against the sources.
+/// Every point, in the order of a build's steps, and what has just happened there. A test compares the names
+/// with the sources.
 pub const POINTS: [(&str, &str); 31] = [
     ("accept", "a connection was accepted, and is not yet served"),
     (
@@ -97,7 +96,7 @@ pub const POINTS: [(&str, &str); 31] = [
     ),
 ];
 
-/// Fails here if a test wants that.
+/// Fails here if a test requests it.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {
     use std::sync::LazyLock;
@@ -129,7 +128,7 @@ pub fn point(name: &str) {
             "wedge" => loop {
                 std::thread::park();
             },
-            // Nothing after it: a signal to oneself is there when the call returns.
+            // Nothing runs after it: a signal to the own process is delivered before the call returns.
             "kill" => drop(rustix::process::kill_process(
                 rustix::process::getpid(),
                 rustix::process::Signal::KILL,

@@ -1,9 +1,8 @@
-//! A job is *what is asked*: project, params, group and context digest. A pure value.
+//! A job is a *request*: project, params, group and context digest. It is a plain value.
 //!
-//! Its [`JobId`] is the SHA-256 of a versioned, length-prefixed encoding of all four, so no
-//! two jobs share an id by concatenation and none depends on the host. Params whose names
-//! begin with `_` are *opaque*: they reach the build but do not enter the id, and their
-//! values are shown nowhere.
+//! Its [`JobId`] is the SHA-256 of a versioned, length-prefixed encoding of all four, so no two jobs share an
+//! id by concatenation and none depends on the host. Params whose names begin with `_` are *opaque*: the
+//! build gets them but they do not enter the id, and their values are shown nowhere.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,7 +58,7 @@ impl fmt::Display for ParamName {
     }
 }
 
-/// The params of a job by name. A value may be megabytes, so all who have a job share it.
+/// The params of a job by name. A value may be megabytes, so all holders of a job share it.
 pub type Params = BTreeMap<ParamName, Arc<str>>;
 
 /// Any text of 1 to 200 bytes without control characters.
@@ -67,7 +66,7 @@ pub type Params = BTreeMap<ParamName, Arc<str>>;
 pub struct GroupName(String);
 
 impl GroupName {
-    /// The name as it was given.
+    /// The name as given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -135,7 +134,7 @@ impl FromStr for JobId {
 
     fn from_str(text: &str) -> Result<JobId, NameError> {
         let wrong = || NameError::new("job id", text, "64 lower-case hex digits");
-        // One id is written one way: the library reads upper case, too.
+        // Each id has one spelling: the library accepts upper case, too.
         if text.bytes().any(|digit| digit.is_ascii_uppercase()) {
             return Err(wrong());
         }
@@ -157,14 +156,14 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// What is asked for.
+/// A job request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// The recipe.
+    /// The project.
     pub project: ProjectName,
-    /// Where the latest successful build is kept as the base of the next.
+    /// The group, whose latest successful build is the base of the next.
     pub group: Option<GroupName>,
-    /// What the build is told.
+    /// The parameters of the build.
     pub params: Params,
     /// The digest of the project's files.
     pub context: Digest,

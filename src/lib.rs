@@ -1,21 +1,21 @@
 //! mistry: a general-purpose build server.
 //!
-//! A *project* is a directory with a Dockerfile. A *job* asks for it with params; a *build* is
-//! one execution of a job, in a container, and its directory on disk. A job that was built is
-//! answered from its build; one that is being built is waited for; builds of a *group* begin as
-//! a clone of its latest. `docs/ARCHITECTURE.md` has the words, the walls and the invariants;
-//! a test holds the code to its tables.
+//! A *project* is a directory with a Dockerfile. A *job* requests it with params; a *build* is one execution
+//! of a job, in a container, and its directory on disk. A job that was built is answered from its build; a
+//! job that is being built is waited for; builds of a *group* start as a clone of its latest build.
+//! `docs/ARCHITECTURE.md` has the terms, the dependency rules and the invariants; a test checks the code
+//! against its tables.
 //!
-//! # The house, in reading order
+//! # The modules, in reading order
 //!
-//! - The nouns: [`project`] (the recipe and its context), [`job`] (what is asked, and its id),
-//!   [`config`], [`api`] (the JSON on the line).
-//! - The rooms that touch one world each: [`filesystem`] (trees), [`build`] (the disk under the
-//!   build path), [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`],
-//!   [`pipe`], [`budget`] and [`turns`], which know nothing of the rest.
-//! - The heart: [`scheduler`]. Who builds what, when, and who waits for it. Its `pipeline` is
-//!   the story of one build.
-//! - The interfaces: [`web`] and [`dbus`]. The other end of them: [`client`].
+//! - Data types: [`project`] (the recipe and its context), [`job`] (the request, and its id), [`config`],
+//!   [`api`] (the JSON of the HTTP interface).
+//! - Modules for one external system each: [`filesystem`] (trees), [`build`] (the disk under the build path),
+//!   [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`], [`pipe`], [`budget`] and [`turns`],
+//!   which depend on no modules but each other.
+//! - The core: [`scheduler`]. It decides which job is built when, and notifies its waiters. Its `pipeline`
+//!   runs one build from start to end.
+//! - The interfaces: [`web`] and [`dbus`]. Their client side: [`client`].
 //! - The programs: [`daemon`] (`mistryd`) and [`cli`] (`mistry`).
 //!
 //! # Limitations
@@ -34,19 +34,19 @@
 //! cargo run --bin mistry -- build --project hello --target try/out -- --name=world
 //! ```
 
-// The nouns. A directory with a Dockerfile, and the digest of its files.
+// Data types. A directory with a Dockerfile, and the digest of its files.
 pub mod project;
 
-// What is asked, and its id.
+// The build request, and its id.
 pub mod job;
 
-// What the file may say, and what the daemon may rely on.
+// The configuration file, and the validated configuration.
 pub mod config;
 
 // The JSON that web and client share.
 pub mod api;
 
-// One world each. Trees of files: created, cloned, removed.
+// One external system each. Trees of files: created, cloned, removed.
 pub mod filesystem;
 
 // Builds on disk: record, log, artifacts.
@@ -55,43 +55,43 @@ pub mod build;
 // Images and containers of one Engine.
 pub mod docker;
 
-// Where the daemon's records go.
+// Where the daemon sends its log records.
 pub mod journal;
 
-// What systemd gives and is told.
+// Sockets and notifications of systemd.
 pub mod systemd;
 
-// What is counted.
+// Prometheus metrics.
 pub mod metrics;
 
-// Where tests let the daemon fail; nothing in a release build.
+// Fault injection for tests; empty in a release build.
 pub mod faults;
 
-// Errors of the disk say what they were about.
+// Disk errors with the path they are about.
 pub mod located;
 
-// A blocking writer becomes a stream.
+// Turns a blocking writer into a stream.
 pub mod pipe;
 
-// What is held for clients has a bound.
+// Bounds what is held for clients.
 pub mod budget;
 
-// And how many threads read for them.
+// Bounds the threads that read for clients.
 pub mod turns;
 
-// Text of strangers on a terminal.
+// Prints untrusted text on a terminal.
 mod screen;
 
-// The heart: who builds what, when, and who waits for it.
+// The core: decides which job is built when, and notifies its waiters.
 pub mod scheduler;
 
-// A face: HTTP.
+// HTTP interface.
 pub mod web;
 
-// Another: the bus.
+// The D-Bus interface.
 pub mod dbus;
 
-// The other end of them.
+// The client side of both.
 pub mod client;
 
 // The programs. `mistryd`.

@@ -1,7 +1,7 @@
-//! What is counted: typed `record_*` methods in, Prometheus text out.
+//! Metrics: typed `record_*` methods in, Prometheus text out.
 //!
-//! Names and label are those of the first mistry, exactly, so that dashboards go on working;
-//! ours stand beside them. Labels are names of projects that exist, so their number is bounded.
+//! Names and label are exactly those of the first mistry, so that dashboards still work; newer metrics are
+//! added beside them. Labels are names of existing projects, so their number is bounded.
 
 use std::time::Duration;
 
@@ -39,10 +39,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes and registers them.
+    /// Creates and registers them.
     ///
     /// # Errors
-    /// When two share a name, which only a mistake in this file can bring about.
+    /// When two share a name, which only a mistake in this file can cause.
     #[expect(
         clippy::too_many_lines,
         reason = "a table: a name and a help text for each"
@@ -146,7 +146,7 @@ impl Metrics {
         })
     }
 
-    /// A job was asked for.
+    /// A job was requested.
     pub fn record_started(&self, project: &str) {
         self.started.with_label_values(&[project]).inc();
     }
@@ -156,12 +156,12 @@ impl Metrics {
         self.cached.with_label_values(&[project]).inc();
     }
 
-    /// A job joined a build under way.
+    /// A job joined a build that was pending.
     pub fn record_coalesced(&self, project: &str) {
         self.coalesced.with_label_values(&[project]).inc();
     }
 
-    /// A build is over. `ran` is true when its container ran to its end.
+    /// A build finished. `ran` is true when its container ran to its end.
     pub fn record_finished(
         &self,
         project: &str,
@@ -186,26 +186,26 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A phase of a build is over.
+    /// A phase of a build finished.
     pub fn record_phase(&self, phase: &str, took: Duration) {
         self.phases
             .with_label_values(&[phase])
             .observe(took.as_secs_f64());
     }
 
-    /// How many hold a slot, how many wait for one, and whether slots are given at all.
+    /// How many builds hold a slot, how many wait for one, and whether the queue is paused.
     pub fn record_queue(&self, running: usize, queued: usize, paused: bool) {
         self.paused.set(paused.into());
         self.running.set(running.try_into().unwrap_or(i64::MAX));
         self.queued.set(queued.try_into().unwrap_or(i64::MAX));
     }
 
-    /// How many slots there are.
+    /// The number of slots.
     pub fn record_slots(&self, slots: usize) {
         self.slots.set(slots.try_into().unwrap_or(i64::MAX));
     }
 
-    /// How many builds of a project are kept.
+    /// The number of stored builds of a project.
     pub fn record_hosted(&self, project: &str, builds: u64) {
         self.hosted
             .with_label_values(&[project])
@@ -217,19 +217,19 @@ impl Metrics {
         self.served.inc_by(bytes);
     }
 
-    /// A build was removed, which freed so many bytes.
+    /// A build was removed, which freed this many bytes.
     pub fn record_removed(&self, bytes: u64) {
         self.removed.inc();
         self.removed_bytes.inc_by(bytes);
     }
 
-    /// Bytes that are held for clients that read, and for clients that build.
+    /// Bytes held for clients that read, and for clients that build.
     pub fn record_held(&self, answers: u64, bodies: u64) {
         self.held.set(answers.try_into().unwrap_or(i64::MAX));
         self.bodies.set(bodies.try_into().unwrap_or(i64::MAX));
     }
 
-    /// Room left, in bytes.
+    /// Free space, in bytes.
     pub fn record_free(&self, bytes: u64) {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         self.free
@@ -237,10 +237,10 @@ impl Metrics {
             .set(bytes as f64);
     }
 
-    /// All of them as Prometheus text.
+    /// All metrics as Prometheus text.
     ///
     /// # Errors
-    /// When one cannot be written as text.
+    /// When a metric cannot be encoded as text.
     pub fn text(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

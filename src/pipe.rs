@@ -1,10 +1,9 @@
-//! Blocking code on one side, a stream of bytes on the other.
+//! Connects blocking code to an asynchronous stream of bytes.
 //!
-//! Tars are made by blocking code and sent by async code. Contexts on their way to Docker are written
-//! by a thread of their build, which waits while Docker does not read ([`stream_of`]). What is sent to
-//! clients comes from a [`Source`] that is asked for each chunk ([`pulled`]): it holds no thread while
-//! its reader does not read. An error of either is an error of the stream, so a torn tar never looks
-//! whole.
+//! Tars are written by blocking code and sent by async code. Contexts for Docker are written by a thread of
+//! their build, which waits while Docker does not read ([`stream_of`]). Data for clients comes from a
+//! [`Source`] that is called for each chunk ([`pulled`]): it uses no thread while its reader does not read.
+//! An error of either is an error of the stream, so a truncated tar is never taken for a complete one.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -17,9 +16,9 @@ use tokio::sync::mpsc;
 
 use crate::turns::ClientTurns;
 
-/// Bytes gathered before they are handed over.
+/// Bytes that are collected before they are passed on.
 pub const CHUNK: usize = 64 << 10;
-/// Chunks in flight: enough to keep both sides busy, little enough to hold nothing whole.
+/// Chunks in flight: enough to keep both sides busy, few enough to limit memory.
 const CHUNKS_IN_FLIGHT: usize = 4;
 
 /// The writing side; fails with `BrokenPipe` once the reader is gone.
@@ -61,8 +60,7 @@ where
     F: FnOnce(&mut PipeWriter) -> io::Result<()> + Send + 'static,
 {
     let (to, mut from) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    // Joined by the stream itself: it ends only after the sender is gone, and the sender is
-    // the task's.
+    // Joined by the stream itself: it ends only after the sender is dropped, which the task owns.
     let writing = move || {
         let mut writer = PipeWriter {
             to,
@@ -70,7 +68,7 @@ where
         };
         let result = write(&mut writer).and_then(|()| writer.flush());
         if let Err(error) = result {
-            // The reader may be gone; then the error is told to none.
+            // The reader may be gone; then no one receives the error.
             let _ = writer.to.blocking_send(Err(error));
         }
     };
@@ -84,23 +82,23 @@ where
 /// Whether a source has more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
-    /// It is to be asked again.
+    /// It must be called again.
     Yes,
     /// That was all.
     No,
 }
 
-/// Bytes that are made when they are asked for.
+/// A source that produces bytes on demand.
 pub trait Source: Send + 'static {
-    /// Appends the next bytes to `to`: about [`CHUNK`], so that a call is short. It may append none, or a
-    /// little more. It may block for the disk, and waits for nothing else.
+    /// Appends the next bytes to `to`: about [`CHUNK`], so that a call is short. It may append none, or
+    /// slightly more. It may block for the disk, but must not wait for anything else.
     ///
     /// # Errors
-    /// When they cannot be made; it is not asked again.
+    /// When they cannot be produced; it is not called again.
     fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More>;
 }
 
-/// Appends at most `most` bytes of `file` from `offset` on to `to`; how many there were.
+/// Appends at most `most` bytes of `file` from `offset` on to `to`; returns their number.
 ///
 /// # Errors
 /// Of the disk.
@@ -117,8 +115,8 @@ pub fn read_at(file: &File, offset: u64, most: usize, to: &mut Vec<u8>) -> io::R
     read
 }
 
-/// What `source` gives, as a stream: each call of it is a short blocking task in one of `turns`, which
-/// begins when the chunk before was taken.
+/// The bytes of `source` as a stream: each call is a short blocking task in one of `turns`, which starts when
+/// the previous chunk was taken.
 pub fn pulled(
     source: impl Source,
     turns: ClientTurns,
@@ -136,7 +134,7 @@ async fn pull<S: Source>(
 ) -> io::Result<Option<(Bytes, Option<Idle<S>>)>> {
     while let Some(source) = idle {
         let turns = source.turns.clone();
-        // Where the stream is dropped meanwhile, this ends by itself. A source that panicked is over.
+        // If the stream is dropped meanwhile, this ends by itself. A source that panicked is finished.
         let filling = turns.wait(|_turn| source.fill());
         let (bytes, rest) = filling.await.map_err(io::Error::other)??;
         if !bytes.is_empty() {
@@ -147,15 +145,15 @@ async fn pull<S: Source>(
     Ok(None)
 }
 
-/// A source between two calls. It is dropped in a turn: to close files may take its time, and to leave a
-/// tree asks the disk.
+/// A source between two calls. It is dropped in a turn: closing files can be slow, and leaving a tree
+/// accesses the disk.
 struct Idle<S: Send + 'static> {
     source: Option<S>,
     turns: ClientTurns,
 }
 
 impl<S: Source> Idle<S> {
-    /// What was made, and the source if it has more. Blocks.
+    /// Produced bytes, and the source if it has more. Blocks.
     fn fill(mut self) -> io::Result<(Vec<u8>, Option<Idle<S>>)> {
         let mut bytes = Vec::with_capacity(CHUNK);
         let more = match &mut self.source {
@@ -177,7 +175,7 @@ impl<S: Send + 'static> Drop for Idle<S> {
             && let Ok(runtime) = Handle::try_current()
         {
             let turns = self.turns.clone();
-            // Nothing comes of it that could be waited for.
+            // There is no result to wait for.
             runtime.spawn(async move { turns.wait(|_turn| drop(source)).await });
         }
     }
@@ -205,7 +203,7 @@ mod tests {
         assert!(got == bytes);
     }
 
-    /// Counts down; notes the thread that drops it.
+    /// Counts down; records the thread that drops it.
     struct Countdown(u8, std::sync::mpsc::Sender<std::thread::ThreadId>);
 
     impl Source for Countdown {
@@ -213,7 +211,7 @@ mod tests {
             match self.0 {
                 0 => Err(io::Error::other("torn")),
                 1 => Ok(More::No),
-                // Nothing, for this time.
+                // No bytes this time.
                 4 => {
                     self.0 -= 1;
                     Ok(More::Yes)

@@ -1,23 +1,22 @@
-//! Text of strangers on our terminal: the one place through which both programs print it.
+//! Untrusted text on a terminal: both programs print such text only through this module.
 //!
-//! A terminal obeys what it is shown: a log may retitle the window, move the cursor over
-//! what was said before, or have the terminal type an answer. So on a terminal every control
-//! character is shown in caret notation (`^[`), except tab and line feed, and except plain
-//! colours (`ESC [ digits and semicolons m`), which are reset at the end of their line. What
-//! does not go to a terminal is passed on as it is.
+//! A terminal interprets control sequences: a log may retitle the window, move the cursor over earlier
+//! output, or make the terminal type an answer. So on a terminal every control character is shown in caret
+//! notation (`^[`), except tab, line feed, and plain colours (`ESC [ digits and semicolons m`), which are
+//! reset at the end of their line. Output that does not go to a terminal is passed on unchanged.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
-/// Longest line held back while its end is awaited; a longer one is shown in pieces.
+/// Longest line that is buffered until it ends; a longer one is printed in pieces.
 const MAX_LINE: usize = 64 << 10;
 /// Longest colour sequence: `ESC[38;2;255;255;255;48;2;255;255;255m` is 38.
 const MAX_COLOUR: usize = 48;
 
-/// A sentence made harmless: nothing that a terminal obeys, no colours.
+/// A sentence without control characters or colours.
 pub(crate) fn line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
-    // Lines of ours may be several (candidates of an ambiguous id).
+    // A message of mistry may have several lines (candidates of an ambiguous id).
     for letter in text.chars() {
         if letter == '\n' {
             shown.push('\n');
@@ -28,7 +27,7 @@ pub(crate) fn line(text: &str) -> String {
     shown
 }
 
-/// Whether a text holds more than colours that a terminal obeys.
+/// Whether a text contains terminal controls other than colours.
 pub(crate) fn is_steering(text: &str) -> bool {
     let mut rest = text;
     while let Some(letter) = rest.chars().next() {
@@ -41,12 +40,12 @@ pub(crate) fn is_steering(text: &str) -> bool {
     false
 }
 
-/// The same for what is to stay on one line.
+/// The same for text that must stay on one line.
 pub(crate) fn cell(text: &str) -> String {
     line(text).replace('\n', "^J")
 }
 
-/// A document whose texts hold nothing that a terminal obeys; still the same document.
+/// A document whose texts contain no terminal controls; it stays the same document.
 pub(crate) fn json(value: &serde_json::Value) -> String {
     let mut shown = String::new();
     for letter in value.to_string().chars() {
@@ -59,7 +58,7 @@ pub(crate) fn json(value: &serde_json::Value) -> String {
     shown
 }
 
-/// C0, DEL and C1 controls, and what turns the direction of writing around.
+/// C0, DEL and C1 controls, and characters that reverse the text direction.
 fn is_harmful(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -80,11 +79,11 @@ fn harmless(letter: char, to: &mut String) {
     }
 }
 
-/// One line of a log for a terminal, without its line feed.
+/// One log line for a terminal, without its line feed.
 fn log_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut coloured = false;
-    // A progress bar that draws over itself becomes one line for each state.
+    // Each redraw of a progress bar becomes a line of its own.
     for (at, part) in text.trim_end_matches('\r').split('\r').enumerate() {
         if at > 0 {
             shown.push('\n');
@@ -107,7 +106,7 @@ fn log_line(text: &str) -> String {
     shown
 }
 
-/// Length of the colour sequence that `text` begins with.
+/// Length of the colour sequence at the start of `text`.
 fn colour(text: &str) -> Option<usize> {
     let inner = text.strip_prefix("\u{1b}[")?;
     let digits = inner
@@ -118,7 +117,7 @@ fn colour(text: &str) -> Option<usize> {
     (inner.as_bytes().get(digits) == Some(&b'm')).then_some(digits + 3)
 }
 
-/// A log on its way to standard output or standard error.
+/// Writes a log to standard output or standard error.
 #[derive(Debug)]
 pub(crate) struct LogView<W> {
     to: W,
@@ -151,7 +150,7 @@ impl<W: Write> LogView<W> {
         }
     }
 
-    /// Shows bytes of a log as they come; on a terminal, line by line.
+    /// Prints bytes of a log as they arrive; on a terminal, line by line.
     pub(crate) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         if !self.terminal {
             return self.to.write_all(bytes);
@@ -170,7 +169,7 @@ impl<W: Write> LogView<W> {
         Ok(())
     }
 
-    /// Shows what has no line end.
+    /// Prints an unterminated last line.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         if !self.line.is_empty() {
             self.show(true)?;

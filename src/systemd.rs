@@ -1,8 +1,8 @@
-//! What systemd gives and is told: inherited sockets, readiness, status, the watchdog.
+//! The interface to systemd: inherited sockets, readiness, status, the watchdog.
 //!
-//! Outside systemd there are no sockets to inherit and no manager to tell: everything here is then
-//! quietly nothing. The environment is read here (`LISTEN_*`, and by `sd-notify` `NOTIFY_SOCKET`
-//! and `WATCHDOG_*`) and nowhere else.
+//! Outside systemd there are no sockets to inherit and no manager to notify: these functions then do nothing.
+//! The environment is read here (`LISTEN_*`, and by `sd-notify` `NOTIFY_SOCKET` and `WATCHDOG_*`) and nowhere
+//! else.
 
 use std::io;
 use std::net::TcpListener;
@@ -15,14 +15,14 @@ use listenfd::ListenFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
-/// Sockets that one daemon may be given. A unit has a few; a number beyond is no number of sockets.
+/// Most sockets that one daemon may inherit. A unit has a few; a larger number is invalid.
 const MAX_SOCKETS: usize = 64;
 /// The first inherited descriptor: `SD_LISTEN_FDS_START` of sd_listen_fds(3).
 const FIRST: usize = 3;
-/// systemd keeps a line of a status; what is longer is not read.
+/// systemd stores one line of status; longer text is truncated.
 const MAX_STATUS: usize = 500;
 
-/// An inherited socket that listens, known by what it is and not by its name.
+/// An inherited listening socket, identified by its type and not by its name.
 #[derive(Debug)]
 pub enum Socket {
     /// TCP, IPv4 or IPv6.
@@ -31,28 +31,28 @@ pub enum Socket {
     Unix(UnixListener),
 }
 
-/// What was inherited cannot be served.
+/// The inherited sockets cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The number is no number of sockets.
+    /// The count is invalid.
     #[error(
         "LISTEN_FDS: expected the number of inherited sockets, {MAX_SOCKETS} at most, found '{0}'"
     )]
     Number(String),
-    /// A descriptor is not what it should be.
+    /// A descriptor is of the wrong type.
     #[error(
         "inherited descriptor {0}: expected a TCP or unix stream socket that listens; mistryd.socket must have ListenStream= and Accept=no"
     )]
     Kind(usize, #[source] io::Error),
 }
 
-/// The sockets that systemd holds for us; none where there is no systemd. To be called once, before
-/// there are threads: it takes its variables out of the environment.
+/// The sockets that systemd holds for the daemon; none where there is no systemd. Must be called once, before
+/// threads start: it removes its variables from the environment.
 ///
-/// Beside the sockets that can be served it says what is wrong with the first of the others: that
-/// is an error for who would serve them, but those who wait at the good ones can be told.
+/// Beside the usable sockets it returns the error of the first unusable one: the daemon cannot serve that
+/// one, but clients that wait at the good ones can be told the error.
 pub fn inherited() -> (Vec<Socket>, Result<(), Error>) {
-    // Sockets of another process, when a parent forgot to take the variables back.
+    // The sockets belong to another process when a parent forgot to remove the variables.
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let Some(count) = std::env::var_os("LISTEN_FDS").filter(|_| ours) else {
         return (Vec::new(), Ok(()));
@@ -86,7 +86,7 @@ fn take(given: &mut ListenFd, at: usize) -> io::Result<Socket> {
     if !rustix::net::sockopt::socket_acceptconn(&socket)? {
         return Err(io::Error::other("the socket does not listen"));
     }
-    // A socket that blocks would hold a whole thread of the runtime.
+    // A blocking socket would block a whole thread of the runtime.
     match &socket {
         Socket::Tcp(tcp) => tcp.set_nonblocking(true)?,
         Socket::Unix(unix) => unix.set_nonblocking(true)?,
@@ -103,7 +103,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Whether a client waits at one of the sockets to be accepted.
+/// Whether a client waits to be accepted at one of the sockets.
 pub fn is_awaited(sockets: &[Socket]) -> bool {
     let mut polled: Vec<PollFd<'_>> = sockets
         .iter()
@@ -115,61 +115,61 @@ pub fn is_awaited(sockets: &[Socket]) -> bool {
 /// Requests are served from now on.
 ///
 /// # Errors
-/// When systemd does not take the message.
+/// When systemd does not accept the message.
 pub fn ready() -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Ready])
 }
 
-/// Whether systemd started us and wants to hear how we are.
+/// Whether systemd started the daemon and expects watchdog messages.
 pub fn is_watching() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// What `systemctl status` shows.
+/// Sets the displayed systemd status.
 ///
 /// # Errors
-/// When systemd does not take the message.
+/// When systemd does not accept the message.
 pub fn status(status: &str) -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Status(&line(status))])
 }
 
-/// The configuration is being read again; [`ready`] says that it was.
+/// The configuration is being reloaded; [`ready`] reports the end.
 ///
 /// # Errors
-/// When systemd does not take the message.
+/// When systemd does not accept the message.
 pub fn reloading() -> io::Result<()> {
-    // systemd from 253 on wants the time with it.
+    // systemd from 253 on requires the time, too.
     sd_notify::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
 }
 
-/// The daemon ends.
+/// The daemon stops.
 ///
 /// # Errors
-/// When systemd does not take the message.
+/// When systemd does not accept the message.
 pub fn stopping(status: &str) -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Stopping, NotifyState::Status(&line(status))])
 }
 
-/// The daemon is alive; to be said within each [`watchdog`] interval.
+/// The daemon is alive; must be sent within each [`watchdog`] interval.
 ///
 /// # Errors
-/// When systemd does not take the message.
+/// When systemd does not accept the message.
 pub fn alive() -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Watchdog])
 }
 
-/// How long systemd waits for [`alive`] before it kills us; `None` where it does not watch.
+/// How long systemd waits for [`alive`] before it kills the daemon; `None` without a watchdog.
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
-/// A credential that systemd keeps for us (`LoadCredential=`).
+/// A credential that systemd stores for the daemon (`LoadCredential=`).
 pub fn credential(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name);
     path.exists().then_some(path)
 }
 
-/// One line: a message to systemd has one assignment per line.
+/// Joins lines: a message to systemd has one assignment per line.
 fn line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -1,15 +1,14 @@
-//! Turns of those who read for clients: how many threads they take, and how many may wait.
+//! Turns bound the threads that read for clients, and the clients that wait for such a thread.
 //!
-//! Short reads of the disk block a thread each. On a disk that hangs they keep it, and builds need threads
-//! as well. So each read for a client first takes a turn of its kind; builds take none. Further reads wait
-//! in the order in which they came, each in a place; where no place is free, a read is refused at once. Only
-//! answers that are under way wait without a place, because they cannot be refused any more: each holds
-//! bytes of a [budget](crate::budget) instead. Clients of this host have some turns and places to
-//! themselves.
+//! Each short disk read blocks a thread. On a disk that hangs the thread stays blocked, and builds need
+//! threads as well. So each read for a client first takes a turn of its kind; builds take none. Further reads
+//! wait in order of arrival, each in a place; when no place is free, a read is refused at once. Only an
+//! answer whose transfer has begun waits without a place, because it can no longer be refused: it holds bytes
+//! of a [budget](crate::budget) instead. Some turns and places are reserved for clients of this host.
 //!
-//! A turn belongs to the thread that reads and not to the client: it is given back when the thread is done,
-//! whether or not the client is still there. Nor does a turn that has come wait for the client: an answer
-//! whose client takes nothing is not polled, so the wait is a task of its own.
+//! A turn belongs to the thread that reads and not to the client: it is released when the thread is done,
+//! whether or not the client is still connected. A granted turn does not wait for the client either: an
+//! answer whose client reads nothing is not polled, so the wait is a separate task.
 
 use std::sync::Arc;
 
@@ -19,70 +18,70 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::budget::{Budget, Client, Held};
 
-/// The threads of the daemon that may block.
+/// The daemon's limit of blocking threads.
 pub const THREADS: usize = 512;
 
-/// How many turns of a kind there are.
+/// The number of turns of one kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
-    /// For all clients.
+    /// Turns for all clients.
     most: usize,
-    /// For clients of this host alone, on top.
+    /// Additional turns for clients of this host alone.
     local: usize,
-    /// Clients that may wait for a turn.
+    /// Most clients that wait for a turn.
     waiting: usize,
 }
 
-/// Clients that may wait, for most kinds. Each takes a connection: with all that wait for the larger
-/// kinds, more than half of the connections are left.
+/// The number of waiting clients, for most kinds. Each uses a connection: with all clients that wait for the
+/// larger kinds, more than half of the connections stay free.
 const MAX_WAITING_CLIENTS: usize = 256;
 
-/// Short reads of the disk: all that is not named below.
+/// Short disk reads: every read that has no kind below.
 pub const READS: Bound = Bound {
     most: 128,
     local: 8,
     waiting: MAX_WAITING_CLIENTS,
 };
-/// The same for those who wait for a build, mostly of its log: readers cannot keep them out. None is
+/// Short reads for clients that wait for a build, mostly of its log: other readers cannot block them. None is
 /// refused.
 pub const BUILDERS: Bound = Bound {
     most: 32,
     local: 4,
     waiting: 0,
 };
-/// Walks through the index. One through a hundred thousand builds takes some milliseconds of a
-/// processor: however many clients ask at once, builds and answers get theirs.
+/// Walks through the index. One walk over a hundred thousand builds takes some milliseconds of CPU: however
+/// many clients ask at once, builds and answers get their CPU time.
 pub const WALKS: Bound = Bound {
     most: 4,
     local: 1,
     waiting: MAX_WAITING_CLIENTS,
 };
-/// Records: each may hold 16 MiB of params, as text and as values.
+/// Reads of records: each may hold 16 MiB of params, as text and as values.
 pub const RECORDS: Bound = Bound {
     most: 2,
     local: 1,
     waiting: MAX_WAITING_CLIENTS,
 };
-/// Directories of artifacts: one of a million names takes a processor for a second.
+/// Listings of artifact directories: one with a million names takes a second of CPU.
 pub const DIRECTORIES: Bound = Bound {
     most: 2,
     local: 1,
     waiting: 64,
 };
-/// Logs that are looked through, for each of both questions: each takes a core while it lasts, and builds
-/// want cores, too. Who waits has a log open.
+/// Scans of logs, for each of the two queries: each uses a core while it runs, and builds need cores too. A
+/// client that waits has a log open.
 pub const SCANS: Bound = Bound {
     most: 2,
     local: 1,
     waiting: 32,
 };
-/// Artifacts that are handed out: each takes a process of some milliseconds.
+/// Transfers of artifacts: each starts a process that takes some milliseconds.
 pub const HANDING_OUT: Bound = Bound {
     most: 4,
     local: 0,
     waiting: MAX_WAITING_CLIENTS,
 };
-/// Looks at the tokens file, which builders need as well: none is refused. One waits for the other in any
+/// Reads of the tokens file, which builders need as well: none is refused. The reads are serialized in any
 /// case.
 pub const TOKENS: Bound = Bound {
     most: 2,
@@ -90,7 +89,7 @@ pub const TOKENS: Bound = Bound {
     waiting: 0,
 };
 
-/// All kinds, as often as there are turns of them.
+/// Every kind, once for each of its [`Turns`].
 const ALL: [Bound; 9] = [
     READS,
     BUILDERS,
@@ -103,7 +102,7 @@ const ALL: [Bound; 9] = [
     TOKENS,
 ];
 
-/// Half of the threads are left to builds, whatever readers do.
+/// Half of the threads stay available to builds, whatever readers do.
 const _: () = assert!(threads(&ALL) <= THREADS / 2);
 
 const fn threads(bounds: &[Bound]) -> usize {
@@ -119,14 +118,14 @@ pub struct Turns(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Of those who have a turn or wait for one.
+    /// A place per client that has a turn or waits for it.
     places: Budget,
     turns: Arc<Semaphore>,
     local: Arc<Semaphore>,
 }
 
 impl Turns {
-    /// So many turns.
+    /// Creates the turns.
     pub fn new(bound: Bound) -> Turns {
         Turns(Arc::new(Shared {
             places: Budget::new((bound.most + bound.waiting) as u64, reserve(bound)),
@@ -135,7 +134,7 @@ impl Turns {
         }))
     }
 
-    /// The same, as `client` takes them.
+    /// The same turns, as `client` takes them.
     pub fn of(&self, client: Client) -> ClientTurns {
         ClientTurns {
             turns: self.clone(),
@@ -144,7 +143,7 @@ impl Turns {
     }
 }
 
-/// Places for clients of this host alone: as many of them may wait for their turns as others for theirs.
+/// Places reserved for clients of this host: as many of them may wait as of other clients.
 fn reserve(bound: Bound) -> u64 {
     let waiting = bound.waiting * bound.local / bound.most;
     (bound.local + waiting) as u64
@@ -158,8 +157,8 @@ pub struct ClientTurns {
 }
 
 impl ClientTurns {
-    /// Does `work` in a turn, on a thread that may block; `None`, at once, where no place is left to wait
-    /// in. The work says when the turn ends: when it drops it.
+    /// Runs `work` in a turn, on a blocking thread; returns `None` at once when no waiting place is free. The
+    /// turn ends when `work` drops it.
     pub async fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce(Turn) -> T + Send + 'static,
@@ -168,7 +167,7 @@ impl ClientTurns {
         Some(self.run(Some(place), work).await)
     }
 
-    /// The same for an answer that is under way, however many wait.
+    /// Like `ask`, but for a started answer: it waits however many wait.
     ///
     /// # Errors
     /// When `work` panicked.
@@ -201,7 +200,7 @@ impl ClientTurns {
 }
 
 impl Turns {
-    /// The next turn. There is always one, because the semaphores are never closed.
+    /// Waits for the next turn. This never fails, because the semaphores are never closed.
     async fn next(self, client: Client) -> Option<OwnedSemaphorePermit> {
         let Shared { turns, local, .. } = &*self.0;
         let common = turns.clone().acquire_owned();
@@ -217,10 +216,10 @@ impl Turns {
     }
 }
 
-/// A turn, until it is dropped.
+/// A turn, released on drop.
 #[derive(Debug)]
 pub struct Turn {
-    // Given back before the turn: then the next one who has the turn finds a free place behind it.
+    // Released before the turn, so that the next client that gets the turn finds a free place.
     _place: Option<Held>,
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -258,7 +257,7 @@ mod tests {
         ask(turns, client).await.unwrap().unwrap()
     }
 
-    /// A read that hangs until the sender is dropped.
+    /// Starts a read that blocks until the sender is dropped.
     async fn hang(turns: &Turns, client: Client) -> (Asking<()>, Sender<()>) {
         let (go_on, until) = channel::<()>();
         let (begun, beginning) = oneshot::channel();
@@ -283,7 +282,7 @@ mod tests {
         let _second = hang(&turns, Client::Proxy).await;
         let mut client_turn = ask(&turns, client(1));
         assert!(poll!(&mut client_turn).is_pending());
-        // Also again and again: it is given back.
+        // Repeated turns work: each one is released.
         drop(turn(&turns, Client::Local).await);
         let local = turn(&turns, Client::Local).await;
         let mut third = ask(&turns, Client::Local);
@@ -301,7 +300,7 @@ mod tests {
         assert_eq!(turns.0.turns.available_permits(), SMALL_BOUND.most - 1);
         assert_eq!(turns.0.places.held(), 1);
         drop(go_on);
-        // All can be had once the thread is done.
+        // All turns are available once the thread is done.
         let all = turns
             .0
             .turns
@@ -309,7 +308,7 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(turns.0.places.held(), 0);
-        // A client that leaves while it waits gives the place back as well.
+        // A client that disconnects while it waits releases its place as well.
         let mut waiting = ask(&turns, client(1));
         assert!(poll!(&mut waiting).is_pending());
         assert_eq!(turns.0.places.held(), 1);
@@ -339,7 +338,7 @@ mod tests {
         let own = turns.of(Client::Proxy);
         let mut under_way = Box::pin(own.wait(drop));
         assert!(poll!(&mut under_way).is_pending());
-        // Who is of this host has places of their own.
+        // Clients of this host have reserved places.
         let _local = turn(&turns, Client::Local).await;
         let mut rest: Vec<_> = (0..SMALL_BOUND.waiting / 2)
             .map(|_| ask(&turns, Client::Local))
@@ -348,7 +347,7 @@ mod tests {
             assert!(poll!(asking).is_pending());
         }
         assert!(ask(&turns, Client::Local).await.is_none());
-        // A client that leaves makes room, and the first in the row is next.
+        // A client that disconnects frees a place, and the first in the queue is next.
         waiting.pop();
         let mut late = loop {
             let mut late = ask(&turns, Client::Proxy);
@@ -373,7 +372,7 @@ mod tests {
             assert!(poll!(asking).is_pending());
         }
         drop(held);
-        // None of them is polled again, and the one behind them has a turn.
+        // None of them is polled again, and the client queued behind them still gets a turn.
         turn(&turns, client(3)).await;
     }
 }

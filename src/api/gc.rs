@@ -1,4 +1,4 @@
-//! Garbage collection: what is asked, what was done.
+//! Garbage collection: requests and results.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::next_key;
 use crate::build::Policy;
 use crate::project;
 
-/// `POST /gc`: rules that take the place of the configured ones.
+/// `POST /gc`: rules that replace the configured ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct GcRequest {
-    /// Say what would go, and touch nothing.
+    /// Report the removals without doing them.
     pub dry_run: bool,
-    /// The rules that are given.
+    /// The given rules.
     pub policy: Policy,
 }
 
@@ -94,12 +94,12 @@ impl<'de> Deserialize<'de> for GcRequest {
     }
 }
 
-/// A duration as the configuration spells it; null is none.
+/// A duration in the format of the configuration; null is none.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Age(#[serde(deserialize_with = "project::duration")] Option<Duration>);
 
-/// A size as the configuration spells it; null is none.
+/// A size in the format of the configuration; null is none.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Size(#[serde(deserialize_with = "project::size")] Option<u64>);
@@ -108,33 +108,32 @@ struct Size(#[serde(deserialize_with = "project::size")] Option<u64>);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct GcView {
-    /// Nothing was touched: this is what would be done.
+    /// Nothing was removed: this is what would be done.
     pub dry_run: bool,
-    /// What went, or would go, in this order.
+    /// The removals, done or planned, in this order.
     pub removed: Vec<RemovedView>,
     /// Bytes that this freed, as far as builds were measured.
     pub bytes: u64,
-    /// How many builds stay.
+    /// Number of builds kept.
     pub kept: usize,
-    /// Bytes that those take.
+    /// Bytes that they take.
     pub kept_bytes: u64,
-    /// Builds that were to go and are in use after all, or could not be removed.
+    /// Builds that should be removed and are in use after all, or could not be removed.
     pub passed: usize,
-    /// Builds whose size was not measured: they count as nothing.
+    /// Builds whose size was not measured: they count as 0 bytes.
     pub unmeasured: usize,
-    /// Bytes past `max_bytes`, or short of `min_free`, for which nothing more may be removed.
+    /// Bytes past `max_bytes`, or short of `min_free`, that no further removal may free.
     pub short: u64,
-    /// Until then nothing goes by its age, since the clock of the server was set forward; absent where
-    /// it was not.
+    /// Until then no build is removed by age, since the server's clock was set forward; absent if it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubted_until: Option<jiff::Timestamp>,
     /// Bytes that are free now.
     pub free: u64,
-    /// Images of this server that nothing names any more, and that were removed.
+    /// Images of this server that were no longer referenced, and were removed.
     pub images: u64,
 }
 
-/// One build that went.
+/// One removed build.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RemovedView {
@@ -149,7 +148,7 @@ pub struct RemovedView {
     pub place: String,
     /// The rule: `max_age`, `max_bytes`, `min_free`; or `torn`.
     pub why: String,
-    /// When it was used last.
+    /// The time of its last use.
     pub used: jiff::Timestamp,
     /// Bytes that this freed.
     pub bytes: u64,

@@ -1,8 +1,8 @@
-//! The host: how it stands, and what of that is news.
+//! The host: its status, and events about it.
 
 use serde::{Deserialize, Serialize};
 
-/// `GET /status`: the host and what is going on.
+/// `GET /status`: the host and its activity.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct HostView {
@@ -16,19 +16,19 @@ pub struct HostView {
     pub backlog: usize,
     /// Jobs that wait.
     pub queued: usize,
-    /// The queue is paused: nothing new begins.
+    /// The queue is paused: no new build starts.
     pub paused: bool,
-    /// Bytes left where builds are kept.
+    /// Free bytes where builds are stored.
     pub disk_free: u64,
-    /// Bytes there in all.
+    /// Total bytes there.
     pub disk_size: u64,
     /// `btrfs` or `plain`.
     pub filesystem: String,
-    /// The Docker Engine's version; null when none answers.
+    /// The Docker Engine's version; null when it does not answer.
     pub engine: Option<String>,
 }
 
-/// The `host` event of `GET /events`: what the host is doing.
+/// The `host` event of `GET /events`: the activity of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct NewsHost {
@@ -40,13 +40,13 @@ pub struct NewsHost {
     pub backlog: usize,
     /// Jobs that wait.
     pub queued: usize,
-    /// The queue is paused: nothing new begins.
+    /// The queue is paused: no new build starts.
     pub paused: bool,
-    /// The Docker Engine did not answer when it was asked last.
+    /// The Docker Engine did not answer the last query.
     pub engine_away: bool,
 }
 
-/// The `gone` event of `GET /events`: a build that lists show no more.
+/// The `gone` event of `GET /events`: a build that was removed from lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct NewsRemoved {

@@ -1,4 +1,4 @@
-//! Logs: how one ended, where its lines begin, which hold a text.
+//! Logs: end state, line index, search results.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,16 +8,16 @@ use crate::build::{BuildInfo, State, lines};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct LogEnd {
-    /// Ready, or pending when the server goes away first.
+    /// Ready, or pending if the server stops first.
     pub state: State,
-    /// How the build ended.
+    /// The build's outcome.
     pub outcome: Option<crate::build::Outcome>,
     /// The container's exit code; -999 when there is none.
     pub exit_code: i64,
 }
 
 impl LogEnd {
-    /// That of the log of a build.
+    /// The end of a build's log.
     pub fn of(info: &BuildInfo) -> LogEnd {
         LogEnd {
             state: info.state,
@@ -27,19 +27,19 @@ impl LogEnd {
     }
 }
 
-/// `GET /log/P/ID?lines`: where lines begin. The three lists have an entry for each block.
+/// `GET /log/P/ID?lines`: the line index. The three lists have an entry for each block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct LogLines {
-    /// Bytes of the log that this is about: those that were there.
+    /// Bytes of the log that were indexed: its length then.
     pub length: u64,
-    /// Lines that begin in them; the last may go on.
+    /// Lines that start in them; the last may be incomplete.
     pub lines: u64,
-    /// The byte at which each block begins.
+    /// The offset at which each block starts.
     pub offsets: Vec<u64>,
-    /// The number of the line that begins there, counted from 0.
+    /// The number of the line that starts there, counted from 0.
     pub firsts: Vec<u64>,
-    /// The colours in force there, as parameters of one SGR sequence; "" for none.
+    /// The active colours there, as parameters of one SGR sequence; "" for none.
     pub colours: Vec<String>,
 }
 
@@ -55,25 +55,25 @@ impl From<lines::Index> for LogLines {
     }
 }
 
-/// `GET /log/P/ID?find=TEXT`: the lines that hold a text.
+/// `GET /log/P/ID?find=TEXT`: the lines that contain a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct LogMatches {
-    /// Bytes of the log that were searched: those that were there.
+    /// Bytes of the log that were searched: its length then.
     pub length: u64,
-    /// How many lines hold it.
+    /// The number of such lines.
     pub count: u64,
     /// The first 1,000 of them.
     pub matches: Vec<LogMatch>,
 }
 
-/// One of them.
+/// One match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct LogMatch {
     /// The line's number, counted from 0.
     pub line: u64,
-    /// The byte at which it begins.
+    /// The offset at which it starts.
     pub offset: u64,
 }
 

@@ -1,18 +1,17 @@
-//! A log in pieces that fit into events, and how their bytes are written there.
+//! Splits a log into pieces that fit into events, and encodes their bytes.
 //!
-//! An event of a log has text, for people and for clients that know nothing else. Text cannot carry
-//! every byte: a carriage return would end a field of an event stream, what is no UTF-8 has no letters,
-//! and nothing says whether a line goes on. A piece that is not simply a line of text therefore carries
-//! its bytes a second time, in base64 (RFC 4648, section 4, with padding). All bytes of all pieces, one
-//! after another, are the log.
+//! A log event has text, for people and for simple clients. Text cannot carry every byte: a carriage return
+//! would end a field of an event stream, invalid UTF-8 has no characters, and nothing tells whether a line
+//! continues. A piece that is not simply a line of text therefore carries its bytes a second time, in base64
+//! (RFC 4648, section 4, with padding). The bytes of all pieces, one after another, are the log.
 
 use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Most bytes of a piece, its line feed not counted: a client need not hold a line of 100 MB. A longer
-/// line is cut, between two letters where it is UTF-8.
+/// Most bytes of a piece, without its line feed: a client need not hold a line of 100 MB. A longer line is
+/// split, between two characters if it is UTF-8.
 pub const MAX_PIECE: usize = 2 << 10;
 
 /// A line with its line feed, a part of a longer line, or a last line without one.
@@ -20,12 +19,12 @@ pub const MAX_PIECE: usize = 2 << 10;
 pub struct LogPiece<'a> {
     /// Its bytes.
     pub bytes: &'a [u8],
-    /// The byte of the log that comes next.
+    /// The offset of the next byte of the log.
     pub end: u64,
 }
 
 impl<'a> LogPiece<'a> {
-    /// The line, without its line feed, where the piece is exactly one line of text.
+    /// The line, without its line feed, if the piece is exactly one line of text.
     fn line(&self) -> Option<&'a str> {
         let line = self.bytes.strip_suffix(b"\n")?;
         if line.contains(&b'\r') {
@@ -34,8 +33,8 @@ impl<'a> LogPiece<'a> {
         std::str::from_utf8(line).ok()
     }
 
-    /// The text that comes nearest to it, without line end: what is no UTF-8 is replaced, a carriage
-    /// return becomes a line feed, and one before the line end is left out.
+    /// The nearest text, without line end: invalid UTF-8 is replaced, a carriage return becomes a line feed,
+    /// and one before the line end is removed.
     pub fn text(&self) -> Cow<'a, str> {
         if let Some(line) = self.line() {
             return line.into();
@@ -48,7 +47,7 @@ impl<'a> LogPiece<'a> {
         }
     }
 
-    /// Its bytes in base64; `None` where the text and a line feed are its bytes.
+    /// Its bytes in base64; `None` if they equal the text and a line feed.
     pub fn encoded(&self) -> Option<String> {
         match self.line() {
             Some(_) => None,
@@ -57,22 +56,22 @@ impl<'a> LogPiece<'a> {
     }
 }
 
-/// The bytes that were written in base64; `None` where it is none.
+/// The decoded bytes; `None` if the input is not base64.
 pub fn decode(encoded: &[u8]) -> Option<Vec<u8>> {
     STANDARD.decode(encoded).ok()
 }
 
-/// Cuts a log into pieces, wherever the chunks end in which it comes.
+/// Splits a log into pieces, independent of the chunks in which it arrives.
 #[derive(Debug)]
 pub struct LogPieces {
-    /// What is there of a line whose end has not come yet: at most [`MAX_PIECE`].
+    /// The start of a line whose end has not arrived yet: at most [`MAX_PIECE`].
     begun: Vec<u8>,
-    /// The byte of the log at which it begins.
+    /// The offset in the log at which it starts.
     offset: u64,
 }
 
 impl LogPieces {
-    /// Begins at byte `offset` of the log.
+    /// Starts at byte `offset` of the log.
     pub fn new(offset: u64) -> LogPieces {
         LogPieces {
             begun: Vec::new(),
@@ -80,7 +79,7 @@ impl LogPieces {
         }
     }
 
-    /// Hands over all pieces that `chunk` completes.
+    /// Passes on all pieces that `chunk` completes.
     pub fn push(&mut self, chunk: &[u8], mut hand: impl FnMut(LogPiece<'_>)) {
         for mut part in chunk.split_inclusive(|byte| *byte == b'\n') {
             let has_end = part.ends_with(b"\n");
@@ -112,12 +111,12 @@ impl LogPieces {
                 bytes: line,
                 end: self.offset,
             });
-            // Nothing is kept for a line that has not begun.
+            // No memory is held for a line that has not started.
             self.begun = Vec::new();
         }
     }
 
-    /// Hands over a last line that has no end.
+    /// Passes on a last line without line end.
     pub fn finish(&mut self, hand: impl FnOnce(LogPiece<'_>)) {
         if self.begun.is_empty() {
             return;
@@ -131,10 +130,10 @@ impl LogPieces {
     }
 }
 
-/// How many bytes there are before a letter that is not whole at the end; all, where there is none. Never
-/// none of several bytes.
+/// The length without an incomplete character at the end; all bytes, if there is none. Never 0 for several
+/// bytes.
 fn whole_letters(bytes: &[u8]) -> usize {
-    // A letter is of four bytes at most.
+    // A character has four bytes at most.
     for back in 1..=bytes.len().saturating_sub(1).min(3) {
         let at = bytes.len() - back;
         let length = match bytes[at] {
@@ -155,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// The pieces: their bytes, as a reader of the event gets them, and the ids.
+    /// The pieces: their bytes, as decoded by a client, and the ids.
     fn cut(chunks: &[&[u8]]) -> Vec<(u64, Vec<u8>)> {
         let mut pieces = LogPieces::new(0);
         let mut read = Vec::new();

@@ -27,7 +27,7 @@ use crate::build::{BuildInfo, Phase, State};
 use crate::job::{GroupName, MAX_PARAMS, Params};
 use crate::project::{NameError, ProjectName};
 
-/// `POST /jobs`: as it stands in the body, names not yet parsed.
+/// `POST /jobs`: the request body, names not yet parsed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct JobRequest {
     /// The project's name.
@@ -39,19 +39,19 @@ pub struct JobRequest {
     pub group: String,
     /// A new image and a new build, whatever is cached.
     pub rebuild: bool,
-    /// The build shall end when the client hangs up, unless another one wants it.
+    /// Cancel the build when the client disconnects, unless another one wants it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cancel_on_disconnect: bool,
 }
 
-/// Bytes of a request for a job, as JSON. Lock files are a few megabytes at most; a job is no way to send
+/// Most bytes of a job request, as JSON. Lock files are a few megabytes at most; a job is not meant for
 /// archives.
 pub const MAX_REQUEST: usize = 16 << 20;
 
-/// A job request whose names hold what they promise.
+/// A job request with valid names.
 #[derive(Clone, Debug)]
 pub struct Named {
-    /// The project asked for; whether it exists is not known yet.
+    /// The requested project; whether it exists is not known yet.
     pub project: ProjectName,
     /// The group, if any.
     pub group: Option<GroupName>,
@@ -68,8 +68,8 @@ impl JobRequest {
         serde_json::from_slice(body)
     }
 
-    /// True where it is larger as JSON than [`MAX_REQUEST`], as only one can be that did not come as JSON:
-    /// its params could not be sent to any client.
+    /// True if it is larger as JSON than [`MAX_REQUEST`], which is possible only if it did not arrive as
+    /// JSON: its params could not be sent to any client.
     pub fn is_too_large(&self) -> bool {
         struct Left(usize);
 
@@ -91,7 +91,7 @@ impl JobRequest {
     /// Parses the names.
     ///
     /// # Errors
-    /// Names the first that breaks its rule.
+    /// Names the first invalid name.
     pub fn names(self) -> Result<Named, NameError> {
         let project = self.project.parse()?;
         let group = match self.group.as_str() {
@@ -163,7 +163,7 @@ impl<'de> Deserialize<'de> for JobRequest {
     }
 }
 
-/// The next key of an object, in any letter case: one of those that are known, and not twice.
+/// The next key of an object, in any letter case: it must be known, and not a duplicate.
 fn next_key<'de, A: MapAccess<'de>>(
     map: &mut A,
     known: &'static [&'static str],
@@ -184,7 +184,7 @@ fn next_key<'de, A: MapAccess<'de>>(
     Ok(Some(name))
 }
 
-/// An object of texts that keeps its order, has no name twice and no more than [`MAX_PARAMS`].
+/// An object of strings that keeps its order, has no duplicate and no more than [`MAX_PARAMS`].
 #[derive(Default)]
 struct Pairs(Vec<(String, String)>);
 
@@ -235,12 +235,12 @@ fn as_object<S: serde::Serializer>(pairs: &[(String, String)], to: S) -> Result<
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CancelRequest {
-    /// Why, for the clients that wait: a line of at most [`MAX_REASON`] bytes.
+    /// The reason, for waiting clients: a line of at most [`MAX_REASON`] bytes.
     #[serde(default)]
     pub reason: String,
 }
 
-/// A reason is a sentence.
+/// Most bytes of a reason.
 pub const MAX_REASON: usize = 1_000;
 
 impl CancelRequest {
@@ -252,12 +252,12 @@ impl CancelRequest {
         if body.is_empty() {
             return Ok(CancelRequest::default());
         }
-        // A list would be taken for the keys' values in the order of our source.
+        // A JSON list would be read as the keys' values in source order.
         let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(body)?;
         serde_json::from_value(object.into())
     }
 
-    /// The reason, if it is a line of bearable length; blank is none.
+    /// The reason, if it is a line of valid length; blank counts as none.
     pub fn reason(self) -> Option<String> {
         let is_line = !self.reason.chars().any(char::is_control);
         let reason = self.reason.trim().to_owned();
@@ -265,7 +265,7 @@ impl CancelRequest {
     }
 }
 
-/// Where a job is: the answer of `POST /jobs?async`, and the `state` event of a stream.
+/// The state of a job: the answer of `POST /jobs?async`, and the `state` event of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct JobState {
@@ -276,7 +276,7 @@ pub struct JobState {
     pub project: String,
     /// Pending or ready.
     pub state: State,
-    /// What the build is doing; null once it is over.
+    /// The current phase; null once it is finished.
     pub phase: Option<Phase>,
     /// `job/P/ID`, relative to the server.
     #[serde(rename = "URL")]
@@ -307,10 +307,10 @@ pub struct JobView<I = BuildInfo> {
     pub project: String,
     /// Pending or ready.
     pub state: State,
-    /// Garbage collection leaves it alone.
+    /// Garbage collection keeps it.
     #[serde(default)]
     pub pinned: bool,
-    /// All about it.
+    /// Its full info.
     pub build_info: I,
 }
 
@@ -324,14 +324,14 @@ pub struct IndexItem<I = BuildInfo> {
     pub project: String,
     /// RFC 3339, UTC.
     pub started_at: jiff::Timestamp,
-    /// All about it, without the log and with long params cut.
+    /// Its info, without the log and with long params cut.
     pub build_info: I,
     /// Pending or ready.
     pub state: State,
 }
 
 impl IndexItem<&BuildInfo> {
-    /// The item of a build, as it stands in a list.
+    /// The item of a build, for a list.
     ///
     /// # Errors
     /// When it cannot be written as JSON.
@@ -346,7 +346,7 @@ impl IndexItem<&BuildInfo> {
     }
 }
 
-/// Every answer that is an error.
+/// The body of every error answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ErrorView {
     /// One sentence.

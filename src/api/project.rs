@@ -1,4 +1,4 @@
-//! Projects: listed, shown, their images rebuilt.
+//! Projects: list, details, image rebuilds.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +10,9 @@ use super::IndexItem;
 pub struct ProjectItem {
     /// Its name.
     pub name: String,
-    /// Builds of it that are kept.
+    /// The number of its stored builds.
     pub builds: u64,
-    /// When the latest of them began; null without any.
+    /// When the latest of them started; null without any.
     pub latest: Option<jiff::Timestamp>,
 }
 
@@ -40,20 +40,20 @@ pub struct ImageView {
     pub image: String,
     /// How long it took, in nanoseconds.
     pub duration: i64,
-    /// The end of what the image build printed.
+    /// The end of the image build's output.
     pub log: String,
-    /// What was cleaned up afterwards.
+    /// The objects cleaned up afterwards.
     pub pruned: PruneView,
 }
 
-/// What an image rebuild leaves over and cleans up: only what is this server's own.
+/// The leftovers that an image rebuild cleans up: only this server's own.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PruneView {
-    /// Images of this server that nothing names any more.
+    /// Images of this server that are no longer referenced.
     pub images: u64,
     /// Containers of this server that no build owns.
     pub containers: u64,
-    /// Bytes that the images held.
+    /// Bytes that the images used.
     pub bytes: u64,
 }

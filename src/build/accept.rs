@@ -1,4 +1,4 @@
-//! A job accepted: its directory, record and log on stable storage.
+//! Accepts a job: writes its directory, record and log to stable storage.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -18,7 +18,7 @@ use crate::job::Job;
 use crate::project::Context;
 
 impl BuildStore {
-    /// Writes a job down that `asker` asks for, on stable storage: from here on it is accepted.
+    /// Writes the job that `asker` requested to stable storage: from here on it is accepted.
     ///
     /// # Errors
     /// When it cannot be written; nothing is left behind then.
@@ -48,7 +48,7 @@ impl BuildStore {
         let directory = self.layout.pending(&job.project, id);
         let accepted = self.write_down(&directory, &record, listed.as_ref());
         if accepted.is_err() {
-            // Un-accept: the next try must find the place free.
+            // Undo: the next attempt must find the path free.
             let _ = std::fs::remove_dir_all(&directory);
         }
         let write = disk_error("write the job down", &directory);
@@ -66,7 +66,7 @@ impl BuildStore {
         let is_new = !parent.exists();
         make_directories(parent)?;
         match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
-            // Only one build of an id is ever pending, so what lies here belongs to no build.
+            // Only one build of an id is ever pending, so this directory belongs to no build.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.throw_away(directory)?;
                 DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
@@ -74,7 +74,7 @@ impl BuildStore {
             other => other?,
         }
         faults::point("accept-directory");
-        // The log is there from the first moment, so that it can be followed from then on.
+        // The log is created first, so that it can be followed from then on.
         let log = open_log(directory)?;
         if let Some(inputs) = listed {
             inputs.write(directory)?;
@@ -83,7 +83,7 @@ impl BuildStore {
         faults::point("accept-record");
         File::open(parent)?.sync_all()?;
         if is_new {
-            // The project's directory and its name are as new as what is in it.
+            // The project's directory and its entry may have been created just now.
             for above in parent.ancestors().skip(1).take(2) {
                 File::open(above)?.sync_all()?;
             }

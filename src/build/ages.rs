@@ -1,16 +1,17 @@
-//! Whether the wall clock may be believed about how old builds are.
+//! Decides whether the wall clock is reliable enough to judge how old builds are.
 //!
-//! When a build was used last stands on disk by the wall clock. Where that clock was set forward, all
-//! builds look old at once, and `max_age` would remove everything. So the store keeps a mark: what the wall
-//! clock said last, beside `CLOCK_BOOTTIME`, which is never set and goes on during a suspend. The rules:
+//! The last use of a build is stored as wall clock time. If that clock was set forward, all builds look old
+//! at once, and `max_age` would remove everything. So the store keeps a mark: the last wall clock reading,
+//! with `CLOCK_BOOTTIME`, which is never set and counts during a suspend. The rules:
 //!
-//! - Within a boot, the wall clock must have gone on as the other did, but for [`CLOCK_STEP_THRESHOLD`].
-//! - Over a boot it is not known how long the host was off. The time from the last sign of activity (the mark, or
-//!   the last use of a build) to the boot may be [`MAX_UNDOUBTED_DOWNTIME`]: builds look older than they are by no more.
-//! - Otherwise the clock was set forward, and ages are doubted for [`DOUBT_PERIOD`] from then on: a wrong clock is
-//!   noticed and set right in that time, and a right one costs nothing but a day's delay.
-//! - A clock that was set back makes builds look younger, which removes nothing. The mark waits for the
-//!   clock to come back, unless it was doubted itself.
+//! - Within a boot, both clocks must have advanced equally, but for [`CLOCK_STEP_THRESHOLD`].
+//! - Across a reboot the time that the host was off is unknown. The time from the last sign of activity (the
+//!   mark, or the last use of a build) to the boot may be [`MAX_UNDOUBTED_DOWNTIME`]: builds look older than
+//!   they are by no more.
+//! - Otherwise the clock was set forward, and ages are doubted for [`DOUBT_PERIOD`] from then on: a wrong
+//!   clock is noticed and corrected in that time, and a right one costs only a day's delay.
+//! - A clock that was set back makes builds look younger, which removes nothing. The mark stays until the
+//!   clock reaches it again, unless the mark was doubted itself.
 
 use std::time::Duration;
 
@@ -22,28 +23,28 @@ use super::replace::{self, Durability};
 use super::store::BuildStore;
 use super::{Since, record};
 
-/// How far the wall clock may go ahead of the other one: it is adjusted, but never by so much.
+/// How far the wall clock may advance ahead of the boot clock: adjustments never reach this.
 const CLOCK_STEP_THRESHOLD: Duration = Duration::from_secs(3_600);
 
-/// How long a host may be off without a doubt.
+/// How long a host may be off before ages are doubted.
 const MAX_UNDOUBTED_DOWNTIME: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// How long ages are doubted after a step.
 const DOUBT_PERIOD: Duration = Duration::from_secs(24 * 3_600);
 
-/// A mark is smaller than this.
+/// The largest size of a mark file.
 const MAX_MARK_BYTES: u64 = 4_096;
 
-/// What the clocks said.
+/// Readings of both clocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Mark {
-    /// The kernel's name for the boot.
+    /// The kernel's id of the boot.
     boot: String,
     wall: Timestamp,
     /// Milliseconds of `CLOCK_BOOTTIME`.
     uptime: i64,
-    /// Until when ages are doubted.
+    /// The time until which ages are doubted.
     #[serde(default)]
     doubted_until: Option<Timestamp>,
 }
@@ -59,13 +60,13 @@ impl Mark {
         }
     }
 
-    /// What the wall clock would have said at the boot, as it goes now.
+    /// The wall clock time of the boot, as the clock runs now.
     fn booted(&self) -> Timestamp {
         let uptime = Duration::from_millis(u64::try_from(self.uptime).unwrap_or(0));
         self.wall.checked_sub(uptime).unwrap_or(Timestamp::MIN)
     }
 
-    /// This mark of now in the place of the one `before`; the last use of any build is a sign of activity.
+    /// This current mark as the successor of `before`; the last use of any build is a sign of activity.
     fn after(mut self, before: &Mark, last_use: Option<Timestamp>) -> Mark {
         let doubted = before.doubted_until;
         let (ahead, allowed) = match before.boot == self.boot {
@@ -74,7 +75,7 @@ impl Mark {
                 CLOCK_STEP_THRESHOLD,
             ),
             false => {
-                // A use after the boot was noted by the clock that is in question.
+                // A use after the boot was recorded by the clock that is in question.
                 let last_use = last_use.filter(|used| *used <= self.booted());
                 let alive = last_use.map_or(before.wall, |used| used.max(before.wall));
                 (self.booted().duration_since(alive), MAX_UNDOUBTED_DOWNTIME)
@@ -87,7 +88,7 @@ impl Mark {
         }
         self.doubted_until = match is_ahead {
             true => self.wall.checked_add(DOUBT_PERIOD).ok(),
-            // A doubted clock that was set back has been set right.
+            // A doubted clock that was set back has been corrected.
             false => doubted.filter(|until| !is_behind && *until > self.wall),
         };
         self
@@ -95,8 +96,8 @@ impl Mark {
 }
 
 impl BuildStore {
-    /// Looks at the clock: until when ages are doubted, if they are. A disk that takes no mark is no
-    /// reason to doubt.
+    /// Checks the clock: the time until which ages are doubted, if they are. A disk that cannot store a mark
+    /// is no reason to doubt.
     pub(super) fn doubt_ages(&self, last_use: Option<Timestamp>) -> Option<Timestamp> {
         let now = Mark::now(&self.boot);
         let before = self.read_mark();
@@ -108,8 +109,8 @@ impl BuildStore {
         mark.doubted_until
     }
 
-    /// Looks at the clock when the store is opened. Over a boot it is left to the one who knows when
-    /// builds were used.
+    /// Checks the clock when the store is opened. After a reboot this is left to the caller that knows the
+    /// last uses of builds.
     pub(super) fn mark_clock(&self) {
         if self.read_mark().is_none_or(|mark| mark.boot == self.boot) {
             self.doubt_ages(None);
@@ -126,7 +127,7 @@ impl BuildStore {
 
     fn write_mark(&self, mark: &Mark) {
         if let Ok(text) = serde_json::to_vec(mark) {
-            // Without it, the next look compares with the mark before.
+            // If this fails, the next check compares with the previous mark.
             let _ = replace::replace(&self.layout.clock(), &text, 0o640, Durability::Whole);
         }
     }
@@ -166,7 +167,7 @@ mod tests {
             let now = mark("a", passed + 30, 100 + passed);
             assert_eq!(now.clone().after(&before, None), now);
         }
-        // Off for some days; or for long, and used since by those who built.
+        // Off for some days; or for longer, with builds used since then.
         let now = mark("b", 6 * DAY, 100);
         assert_eq!(now.clone().after(&before, None), now);
         let now = mark("b", 400 * DAY, 100);
@@ -179,16 +180,16 @@ mod tests {
         let step = mark("a", 10 * HOUR, 160);
         let first = step.clone().after(&before, None);
         assert_eq!(first, doubted(step, 34 * HOUR));
-        // It goes on well: then it is believed.
+        // It runs correctly: then it is trusted.
         let soon = mark("a", 33 * HOUR, 160 + 23 * HOUR);
         let still = soon.clone().after(&first, None);
         assert_eq!(still, doubted(soon, 34 * HOUR));
         let later = mark("a", 35 * HOUR, 160 + 25 * HOUR);
         assert_eq!(later.clone().after(&still, None), later);
-        // Or it is set right.
+        // Or it is corrected.
         let right = mark("a", HOUR, 160 + HOUR);
         assert_eq!(right.clone().after(&first, None), right);
-        // After a boot, uses by the clock in question prove nothing.
+        // After a reboot, uses recorded by the clock in question prove nothing.
         let now = mark("b", 400 * DAY, 100);
         let doubt = now.clone().after(&before, Some(at(400 * DAY - 1)));
         assert_eq!(doubt, doubted(now, 401 * DAY));

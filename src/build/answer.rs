@@ -1,8 +1,8 @@
-//! The answer that all clients of a build get when it is over. Its JSON is written once for all of them,
-//! counted once, and let go with the last of them.
+//! The answer that all clients of a build get when it is finished. Its JSON is serialized once for all of
+//! them, counted once, and released with the last of them.
 //!
-//! Clients get different JSON of one build: with or without the log, coalesced or not. So the shared JSON
-//! is handed out in slices, and what differs is put between them for each client.
+//! The clients of one build get different JSON: with or without the log, coalesced or not. So the shared JSON
+//! is sent in slices, with the parts that differ inserted for each client.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -18,7 +18,7 @@ use super::BuildInfo;
 use super::last_used::Noted;
 use crate::budget::Held;
 
-/// A build that is over, as its askers are told. Clones share everything.
+/// The answer of a finished build. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct BuildAnswer(Arc<Inner>);
 
@@ -26,25 +26,25 @@ pub struct BuildAnswer(Arc<Inner>);
 struct Inner {
     info: Arc<BuildInfo>,
     kept: OnceLock<Text>,
-    /// JSON that is too large to be kept, as long as a client has it. Held while it is written, so that
-    /// it is written once.
+    /// JSON that is too large to be cached, while a client holds it. Locked while it is serialized, so that
+    /// this happens once.
     shared: Mutex<Weak<Whole>>,
-    /// Told when it is there.
+    /// Notified when it is there.
     written: Notify,
     noted: Noted,
 }
 
-/// JSON, and the places in it where clients get different bytes.
+/// JSON, and the ranges in it that differ between clients.
 #[derive(Clone, Debug)]
 struct Text {
     json: Bytes,
     /// The value of `Coalesced`.
     coalesced: Range<usize>,
-    /// Both keys of what was printed.
+    /// Both keys of the log.
     log: Range<usize>,
 }
 
-/// JSON that is counted.
+/// JSON counted in a budget.
 #[derive(Debug)]
 struct Whole {
     text: Text,
@@ -57,7 +57,7 @@ impl AsRef<[u8]> for Whole {
     }
 }
 
-/// Shares what is counted with those who have a part of it.
+/// Shares counted JSON with every holder of a part of it.
 struct Part(Arc<Whole>);
 
 impl AsRef<[u8]> for Part {
@@ -66,19 +66,19 @@ impl AsRef<[u8]> for Part {
     }
 }
 
-/// The JSON of an answer, counted as long as a part of it is held.
+/// The JSON of an answer, counted while any part of it is held.
 #[derive(Debug)]
 pub struct AnswerJson {
     text: Text,
 }
 
 impl BuildAnswer {
-    /// Most JSON is no larger. Up to this size it is kept with the answer, because cached jobs are asked for
-    /// again and again. Larger JSON is dropped with the last client that has it, and written anew for the
-    /// next.
+    /// Most JSON is no larger. Up to this size it is cached with the answer, because cached jobs are
+    /// requested again and again. Larger JSON is dropped with the last client that holds it, and serialized
+    /// again for the next.
     pub const SMALL: u64 = 16 << 10;
 
-    /// The answer that `info` is; whether an asker was coalesced is said when its JSON is.
+    /// The answer for `info`; `coalesced` is added for each client when its JSON is sent.
     pub fn new(mut info: BuildInfo) -> BuildAnswer {
         info.coalesced = false;
         BuildAnswer(Arc::new(Inner {
@@ -90,21 +90,21 @@ impl BuildAnswer {
         }))
     }
 
-    /// When it was last written down that its build is used.
+    /// When the use of its build was last written to disk.
     pub(super) fn noted(&self) -> &Noted {
         &self.0.noted
     }
 
-    /// What is told.
+    /// The public info.
     pub fn info(&self) -> &Arc<BuildInfo> {
         &self.0.info
     }
 
-    /// The same as JSON. `hold` counts so many bytes for the asker; it is not called where another
-    /// asker has counted them.
+    /// The same as JSON. `hold` counts that many bytes for the client; it is not called when another client
+    /// has counted them.
     ///
     /// # Errors
-    /// What `hold` says, and [`serde_json::Error`] where the info cannot be written.
+    /// The error of `hold`, and [`serde_json::Error`] when the info cannot be serialized.
     pub async fn json<E, F>(&self, hold: impl FnOnce(u64) -> F) -> Result<AnswerJson, E>
     where
         E: From<serde_json::Error>,
@@ -116,14 +116,14 @@ impl BuildAnswer {
         if let Some(whole) = self.shared().upgrade() {
             return Ok(AnswerJson::of(&whole));
         }
-        // Counted before it is there. Each asker waits for room of its own, since some have a reserve, until
-        // one of them has written it for all.
+        // Counted before it is serialized. Each client waits for capacity of its own, since some have a
+        // reserve, until one of them has serialized it for all.
         let mut length = Length(0);
         serde_json::to_writer(&mut length, &*self.0.info)?;
         let mut holding = pin!(hold(length.0 as u64));
         let held = loop {
             let mut written = pin!(self.0.written.notified());
-            // Before the look, so that what is written in between is heard of.
+            // Registered before the check, so that no notification in between is missed.
             written.as_mut().enable();
             if let Some(whole) = self.shared().upgrade() {
                 return Ok(AnswerJson::of(&whole));
@@ -157,8 +157,8 @@ impl BuildAnswer {
 
 impl Text {
     fn of(json: Bytes) -> Result<Text, serde_json::Error> {
-        // A quotation mark within a text is escaped, so these are keys; and the value of a param is no
-        // truth value, whatever its name is.
+        // A quotation mark within a text is escaped, so these are keys; and a param's value is never a
+        // boolean, whatever its name is.
         let find = |from: usize, key: &str| {
             let at = json
                 .get(from..)
@@ -182,7 +182,7 @@ impl Text {
         })
     }
 
-    /// The same, counted by `held`.
+    /// Wraps it, counted by `held`.
     fn held(&self, held: Held) -> AnswerJson {
         AnswerJson {
             text: Text {
@@ -203,8 +203,8 @@ impl AnswerJson {
         }
     }
 
-    /// The JSON for one asker, in parts: whether they were `coalesced`, and with what was printed only
-    /// where they want the `log`.
+    /// The JSON for one client, in parts: with its `coalesced` flag, and with the output only if the client
+    /// wants the `log`.
     pub fn parts(&self, coalesced: bool, log: bool) -> Vec<Bytes> {
         let Text {
             json,
@@ -225,7 +225,7 @@ impl AnswerJson {
     }
 }
 
-/// Counts what is written.
+/// Counts the bytes written.
 struct Length(usize);
 
 impl std::io::Write for Length {

@@ -1,11 +1,11 @@
-//! A tar of artifacts, piece by piece, as GNU tar writes it.
+//! A tar of artifacts, generated piece by piece, in the format of GNU tar.
 //!
 //! The format is GNU tar's own (`--format=gnu`): names and link targets of any bytes and any length, and
-//! times before 1970. Where the reader asks for it, a file with holes is a sparse entry of the old GNU
-//! format (type `S`), which GNU tar, bsdtar and the tar modules of Python and Go read; else its holes
-//! are sent as zeros. Several names of one file are one file and hard links to it.
+//! times before 1970. If the client requests it, a file with holes is a sparse entry of the old GNU format
+//! (type `S`), which GNU tar, bsdtar and the tar modules of Python and Go read; else its holes are sent as
+//! zeros. Several names of one file are sent as one file and hard links to it.
 //!
-//! It is made while the client reads it: between two pieces it is a plain value that occupies no thread.
+//! It is generated while the client reads it: between two pieces it is a plain value that occupies no thread.
 //! The bytes that it holds are counted for its client.
 
 use std::collections::HashMap;
@@ -22,20 +22,20 @@ use crate::filesystem::InodeId;
 use crate::pipe::{CHUNK, More, Source, read_at};
 
 const TAR_BLOCK_BYTES: usize = 512;
-/// How long a name the header itself takes.
+/// The longest name that fits in the header.
 const HEADER_NAME_BYTES: usize = 100;
 
-/// Entries that are looked at in one turn, which may write nothing of them.
+/// Most entries examined in one turn, which may produce no output.
 const ENTRIES_PER_TURN: usize = 1_024;
 
-/// Bytes of the paths that are kept until the other names of their files are met: some ten thousand of
-/// ordinary ones. Where a tree has more, names beyond are sent as files of their own.
+/// Bytes of the paths that are kept until the other names of their files are found: some ten thousand of
+/// usual length. In larger trees, further names are sent as separate files.
 const MAX_LINKED_PATH_BYTES: usize = 4 << 20;
-/// What a path that is kept takes besides its bytes.
+/// Memory of a kept path besides its bytes.
 const LINKED_PATH_OVERHEAD_BYTES: usize = 112;
 
-/// Pieces of data in a sparse file that are told apart, so that the list stays below half a megabyte; in
-/// what comes after them holes are sent as zeros.
+/// Most data pieces listed for a sparse file, so that the list stays below half a megabyte; holes behind them
+/// are sent as zeros.
 const MAX_SPARSE_PIECES: usize = 16 << 10;
 /// … where less is to be held for the client.
 const MAX_SPARSE_PIECES_SMALL: usize = 256;
@@ -45,7 +45,7 @@ pub struct Tar {
     entries: Contents,
     sparse: bool,
     held: Held,
-    /// Files that have more names than were met, by device and inode.
+    /// Files with more names than were found so far, by device and inode.
     linked: HashMap<InodeId, Linked>,
     linked_bytes: usize,
     writing: Writing,
@@ -64,11 +64,11 @@ impl std::fmt::Debug for Tar {
 
 struct Linked {
     path: Box<[u8]>,
-    /// Names that were not met yet; some may be outside of the tree.
+    /// Names that were not found yet; some may be outside of the tree.
     left: u64,
 }
 
-/// A piece of a file that is no hole.
+/// A data piece of a file, between holes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
     offset: u64,
@@ -78,13 +78,13 @@ struct Piece {
 /// A file whose content is being sent.
 struct Sending {
     file: File,
-    /// What is still to be sent, the next piece last.
+    /// The pieces still to be sent, the next one last.
     pieces: Vec<Piece>,
-    /// What fills its last block.
+    /// Bytes that fill its last block.
     padding: usize,
 }
 
-/// Blocks that were made and not yet taken: headers, which may be longer than a chunk.
+/// Generated blocks that were not sent yet: headers, which may be longer than a chunk.
 #[derive(Default)]
 struct Writing {
     bytes: Vec<u8>,
@@ -119,21 +119,21 @@ impl Source for Tar {
 }
 
 impl Artifacts {
-    /// All artifacts as a tar, names relative to the artifacts directory. With `sparse`, files with holes
-    /// are sparse entries, which not every reader of tars understands. `held` counts [`Tar::BYTES`], and
-    /// `walk` is for [`Artifacts::contents`].
+    /// All artifacts as a tar, names relative to the artifacts directory. With `sparse`, files with holes are
+    /// sparse entries, which not every tar reader understands. `held` counts [`Tar::BYTES`], and `walk` is
+    /// for [`Artifacts::contents`].
     pub fn tar(self, sparse: bool, walk: Held, held: Held) -> Tar {
         Tar::new(self.contents(walk), sparse, held)
     }
 }
 
 impl Tar {
-    /// What is held for a client besides [`Contents::BYTES`], in bytes; tables of hard links and of
-    /// holes come to that.
+    /// Bytes held for a client besides [`Contents::BYTES`]; tables of hard links and of holes are added to
+    /// that.
     pub const BYTES: u64 = 16 << 10;
 
-    /// A tar of `entries`. With `sparse`, files with holes are sparse entries. `held` counts what it
-    /// holds besides these, [`Tar::BYTES`], and grows with the tables that the tree makes necessary.
+    /// A tar of `entries`. With `sparse`, files with holes are sparse entries. `held` counts the memory
+    /// besides these, [`Tar::BYTES`], and grows with the tables that the tree requires.
     fn new(entries: Contents, sparse: bool, held: Held) -> Tar {
         Tar {
             entries,
@@ -212,7 +212,7 @@ fn may_hold(held: &mut Held, bytes: usize) -> bool {
 }
 
 impl Sending {
-    /// Reads on, until a chunk is full; false where nothing is left.
+    /// Reads until a chunk is full; false when nothing is left.
     fn read(&mut self, to: &mut Vec<u8>) -> io::Result<bool> {
         let Some(piece) = self.pieces.last_mut() else {
             return Ok(false);
@@ -237,7 +237,7 @@ impl Sending {
 }
 
 impl Writing {
-    /// Moves what is there to `to`, which is filled up to `most` bytes; false where nothing is there.
+    /// Moves available bytes to `to`, which is filled up to `most` bytes; false when there are none.
     fn take(&mut self, to: &mut Vec<u8>, most: usize) -> bool {
         let left = &self.bytes[self.taken..];
         if left.is_empty() {
@@ -249,13 +249,13 @@ impl Writing {
         if self.taken == self.bytes.len() {
             self.taken = 0;
             self.bytes.clear();
-            // A path may be as long as a tree is deep.
+            // A path can be as long as the tree is deep.
             self.bytes.shrink_to(CHUNK);
         }
         true
     }
 
-    /// Appends a file's header; gives what comes after it.
+    /// Appends a file's header and returns its content.
     fn file(
         &mut self,
         path: &[u8],
@@ -306,7 +306,7 @@ impl Writing {
         }
     }
 
-    /// Appends what comes before the content of an entry.
+    /// Appends the headers of an entry.
     fn entry(&mut self, mut header: Header, path: &[u8], target: Option<&[u8]>) {
         if let Some(target) = target {
             let field = &mut header.as_old_mut().linkname;
@@ -317,7 +317,7 @@ impl Writing {
         self.bytes.extend_from_slice(header.as_bytes());
     }
 
-    /// Puts a name into its field of the header; one that is too long goes before the header, and its
+    /// Writes a name into its header field; a name that is too long is written before the header, and its
     /// beginning into the field.
     fn put(&mut self, kind: EntryType, name: &[u8], field: &mut [u8; HEADER_NAME_BYTES]) {
         for (to, from) in field.iter_mut().zip(name) {
@@ -336,7 +336,7 @@ impl Writing {
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
-        // With the zero that ends it.
+        // With its terminating zero.
         let size = name.len() as u64 + 1;
         header.set_size(size);
         header.set_cksum();
@@ -350,13 +350,13 @@ impl Writing {
     }
 }
 
-/// What fills the last block after content of so many bytes.
+/// The padding of the last block after `size` bytes.
 fn padding(size: u64) -> usize {
     let odd = usize::try_from(size % TAR_BLOCK_BYTES as u64).unwrap_or(0);
     (TAR_BLOCK_BYTES - odd) % TAR_BLOCK_BYTES
 }
 
-/// Owner 0 and no setuid, setgid or sticky bit: neither means anything at the other end.
+/// Owner 0 and no setuid, setgid or sticky bit: neither has a meaning for the receiver.
 fn header(kind: EntryType, stat: &Stat) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -367,7 +367,7 @@ fn header(kind: EntryType, stat: &Stat) -> Header {
     match u64::try_from(stat.st_mtime) {
         Ok(time) => header.set_mtime(time),
         Err(_) => {
-            // A number below zero is binary, in two's complement, over the whole field.
+            // A negative number is binary, in two's complement, over the whole field.
             let field = &mut header.as_old_mut().mtime;
             field.fill(0xff);
             if let Some(end) = field.last_chunk_mut() {
@@ -378,7 +378,7 @@ fn header(kind: EntryType, stat: &Stat) -> Header {
     header
 }
 
-/// Writes the first piece into a slot of a sparse map; gives the others.
+/// Writes the first piece into a slot of a sparse map; returns the others.
 fn fill<'a>(slot: &mut tar::GnuSparseHeader, pieces: &'a [Piece]) -> &'a [Piece] {
     let Some((first, rest)) = pieces.split_first() else {
         return pieces;
@@ -388,9 +388,9 @@ fn fill<'a>(slot: &mut tar::GnuSparseHeader, pieces: &'a [Piece]) -> &'a [Piece]
     rest
 }
 
-/// The pieces of a file with holes, with an empty one at its end as GNU tar writes it; `None` for a
-/// file without holes, and where the filesystem does not tell. The list is counted while it is made and
-/// sent, besides `linked` bytes.
+/// The pieces of a file with holes, with an empty one at its end as GNU tar writes it; `None` for a file
+/// without holes, and if the filesystem cannot tell. The list is counted while it is built and sent, in
+/// addition to `linked` bytes.
 fn pieces(
     file: &File,
     stat: &Stat,
@@ -398,7 +398,7 @@ fn pieces(
     linked: usize,
 ) -> io::Result<Option<Vec<Piece>>> {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
-    // Blocks are of 512 bytes here, whatever the filesystem's are.
+    // These blocks are 512 bytes, whatever the filesystem's block size is.
     if u64::try_from(stat.st_blocks).unwrap_or(0) * 512 >= size {
         return Ok(None);
     }
@@ -412,7 +412,7 @@ fn pieces(
     while at < size {
         let start = match seek(file, SeekFrom::Data(at)) {
             Ok(start) => start.min(size),
-            // Nothing but a hole from here on.
+            // Only a hole follows.
             Err(rustix::io::Errno::NXIO) => break,
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(None),
             Err(errno) => return Err(errno.into()),

@@ -1,13 +1,13 @@
-//! A build's artifacts: the tar of all, and single files.
+//! A build's artifacts: the tar of all files, and single files.
 //!
-//! What a container wrote is hostile. Every name is opened beneath the artifacts directory by
-//! the kernel's own rule (`openat2`), nothing but regular files is read, setuid bits are not
-//! passed on, and FIFOs, sockets and devices are left out. Links are passed on as links in
-//! the tar; for a single file they are followed only inside the artifacts. A tree may be as deep and
-//! as wide as a build makes it; what it closed to its own user, us, is read all the same.
+//! Files that a container wrote are hostile. Every name is opened beneath the artifacts directory by the
+//! kernel's own rule (`openat2`), only regular files are read, setuid bits are not passed on, and FIFOs,
+//! sockets and devices are left out. Links are passed on as links in the tar; for a single file they are
+//! followed only inside the artifacts. A build may make a tree as deep and as wide as it likes; files that it
+//! made inaccessible to its own user, the daemon's, are read all the same.
 //!
-//! A shared lock on the build's directory keeps it from being removed while it is read. What is
-//! handed out has no such lock, since a client may hold it forever.
+//! A shared lock on the build's directory prevents its removal while it is read. Descriptors sent to clients
+//! have no such lock, since a client may hold them forever.
 
 use std::fs::File;
 use std::io;
@@ -27,14 +27,14 @@ use crate::filesystem::{self, Links, Opened, Walk};
 /// A build's artifacts, held open.
 #[derive(Debug)]
 pub struct Artifacts {
-    /// `None`: the build left none, or put something else in their place.
+    /// `None`: the build left none, or replaced the directory with something else.
     root: Option<OwnedFd>,
     lease: Lease,
     execution: String,
     is_expected: bool,
 }
 
-/// What a path among the artifacts is.
+/// The target of a path among the artifacts.
 #[derive(Debug)]
 pub enum Found {
     /// A regular file and its metadata.
@@ -44,7 +44,7 @@ pub enum Found {
 }
 
 impl Artifacts {
-    /// Opens the artifacts of the build in `lease`, whose record says `info`.
+    /// Opens the artifacts of the build in `lease`, whose record is `info`.
     pub(super) fn open(lease: Lease, info: &BuildInfo) -> io::Result<Artifacts> {
         let path = Path::new(layout::DATA).join(layout::ARTIFACTS);
         let root = filesystem::locate(lease.directory(), &path, Links::Refused)?;
@@ -65,15 +65,15 @@ impl Artifacts {
         self.is_expected && self.root.is_none()
     }
 
-    /// Notes that the build is used now, for garbage collection.
+    /// Records that the build is used now, for garbage collection.
     pub fn note_use(&self) {
         last_used::note(self.lease.directory());
     }
 
-    /// A strong entity tag of one of the files, without quotes: another file, another execution of the
-    /// same job, and a file that was changed by hand have another. Times and inodes alone would not do:
-    /// a container may set the one, and filesystems use the other again. The time of change is the
-    /// kernel's own.
+    /// A strong entity tag of one of the files, without quotes: it differs for another file, another
+    /// execution of the same job, and a file that was changed by hand. Times and inodes alone are not enough:
+    /// a container may set the former, and filesystems reuse the latter. The change time is set by the
+    /// kernel.
     pub fn tag_of(&self, file: &std::fs::Metadata) -> String {
         format!(
             "{}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
@@ -91,7 +91,7 @@ impl Artifacts {
     /// anything else: absent, outside, or neither file nor directory.
     ///
     /// # Errors
-    /// When the host's disk or a permission is in the way.
+    /// When the host's disk fails or a permission is missing.
     pub fn find(&self, path: &Path) -> io::Result<Option<Found>> {
         let Some(root) = &self.root else {
             return Ok(path
@@ -112,8 +112,8 @@ impl Artifacts {
         }
     }
 
-    /// A descriptor for clients that leads to the artifacts and nowhere else, made by a child that
-    /// runs `program`; `None` where there are none. `path` is for messages.
+    /// A descriptor for clients that gives access to the artifacts and nothing else, created by a child that
+    /// runs `program`; `None` if there are none. `path` is for messages.
     pub(super) fn hand_out(
         &self,
         program: &Path,
@@ -124,8 +124,8 @@ impl Artifacts {
             .transpose()
     }
 
-    /// All artifacts, one after the other in the order of the tar. `held` counts [`Contents::BYTES`]; it
-    /// grows where the tree is so deep that it takes more.
+    /// Iterates over all artifacts in the order of the tar. `held` counts [`Contents::BYTES`]; it grows when
+    /// the tree is so deep that it takes more.
     pub fn contents(self, held: Held) -> Contents {
         Contents {
             artifacts: self,
@@ -135,29 +135,29 @@ impl Artifacts {
     }
 }
 
-/// All artifacts of a build, one after the other: a cursor, which holds what the depth of the tree costs.
-/// Special files are among them; no client is sent any.
+/// Iterator over all artifacts of a build: a cursor, whose memory grows with the depth of the tree. It
+/// returns special files too; they are never sent to clients.
 #[derive(Debug)]
 pub struct Contents {
     artifacts: Artifacts,
-    /// `None` before the first, and where there is nothing.
+    /// `None` before the first, and for an empty tree.
     walk: Option<Walk>,
     held: Held,
 }
 
 impl Contents {
-    /// What is held for a client while the artifacts of a build are walked, in bytes.
+    /// Bytes held for a client while the artifacts of a build are walked.
     pub const BYTES: u64 = 112 << 10;
-    /// Descriptors that are open meanwhile, at most: of the walk, and of the lease.
+    /// Most descriptors that are open meanwhile: those of the walk, and of the lease.
     pub const DESCRIPTORS: u64 = Walk::DESCRIPTORS + 1;
-    /// How often the path of an entry is there while it is told, percent-encoded and as it is.
+    /// Copies of an entry's path in memory while it is sent, percent-encoded and plain.
     const PATHS: usize = 8;
 
     /// The next one; `None` after the last.
     ///
     /// # Errors
-    /// When a directory cannot be read, and when the tree is so deep that more would be held than may
-    /// be for the client.
+    /// When a directory cannot be read, and when the tree is so deep that its memory exceeds the client's
+    /// limit.
     pub(super) fn next_found(&mut self) -> io::Result<Option<filesystem::Found<'_>>> {
         if let Some(root) = self.artifacts.root.take() {
             self.walk = Some(Walk::new(root)?);
@@ -176,11 +176,11 @@ impl Contents {
         walk.next_entry()
     }
 
-    /// The path of the next one below the artifacts, and what it is; `None` after the last.
+    /// The path of the next one below the artifacts, and its type; `None` after the last.
     ///
     /// # Errors
-    /// When the disk or a permission is in the way, and when the tree is so deep that more would be held
-    /// than may be for the client.
+    /// When the disk fails or a permission is missing, and when the tree is so deep that its memory exceeds
+    /// the client's limit.
     pub fn next_entry(&mut self) -> io::Result<Option<(PathBuf, Entry)>> {
         let Some(found) = self.next_found()? else {
             return Ok(None);
@@ -190,7 +190,7 @@ impl Contents {
     }
 }
 
-/// What tells one execution of a job from another of the same job: when it ended, to the nanosecond.
+/// Distinguishes executions of the same job: the time of the end, to the nanosecond.
 fn execution(info: &BuildInfo) -> String {
     let ended = info.finished_at.unwrap_or(info.started_at);
     format!("{:x}.{}", ended.as_nanosecond(), info.attempt)

@@ -1,9 +1,9 @@
-//! Which build of its group a new build begins from.
+//! Chooses the build of its group from which a new build starts.
 //!
-//! That is the latest, unless a file of the context has changed since and is not newer than it: tools
-//! that decide by time (make, cargo) would take the old results in the base for those of the new file.
-//! Times on disk tell it first ([`difference`]); what the image has may be older, and is asked when the
-//! image is there ([`super::ImageRecord::is_newer`]).
+//! That is the latest, unless a file of the context has changed since and is not newer than it: tools that
+//! compare times (make, cargo) would take the old results in the base for those of the new file. Times on
+//! disk are checked first ([`difference`]); the image may hold older times, and is checked once it exists
+//! ([`super::ImageRecord::is_newer`]).
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,9 +18,9 @@ use super::{Change, Filter, Outcome, Record, State, record};
 use crate::job::{GroupName, JobId};
 use crate::project::{Context, DOCKERFILE, IGNORE_FILE, ProjectName, SETTINGS};
 
-/// Builds of the group that are looked at for one of the same files: each costs a record to read.
+/// Builds of the group that are checked for the same files: each requires reading a record.
 const MAX_RECORDS_READ: usize = 20;
-/// What the names of archives end with that `ADD` unpacks.
+/// The suffixes of archives that `ADD` unpacks.
 const ARCHIVE_SUFFIXES: [&str; 8] = [
     ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst",
 ];
@@ -28,25 +28,25 @@ const ARCHIVE_SUFFIXES: [&str; 8] = [
 /// Files of a project that Docker and mistry read.
 const RECIPE_FILES: [&str; 3] = [DOCKERFILE, IGNORE_FILE, SETTINGS];
 
-/// Where a build begins.
+/// The start of a build.
 #[derive(Debug, Default)]
 pub(super) struct Start {
     /// The build whose data is cloned.
     pub(super) base: Option<JobId>,
-    /// How the context differs from that of the base: its image is still to be asked.
+    /// How the context differs from that of the base: its image is still to be checked.
     pub(super) change: Option<Change>,
-    /// The latest build of the group could not be taken.
+    /// The latest build of the group could not be used.
     pub(super) is_passed: bool,
 }
 
-/// How a context differs from the one that a build was made of.
+/// How a context differs from that of an earlier build.
 #[derive(Debug, PartialEq, Eq)]
 enum Difference {
     /// In no file.
     Nothing,
     /// In files that were changed after the build.
     Later(Change),
-    /// In a file that was not, or it cannot be told.
+    /// In a file that was not, or it is unknown.
     Other,
 }
 
@@ -57,7 +57,7 @@ fn difference(base: &Record, directory: &Path, context: &Context) -> Difference 
     }
     let known = Inputs::read(directory, base);
     let now = Inputs::of(context);
-    // A link leads to files of any age.
+    // A link's target may have any age.
     if known.links.is_some() && known.links != now.links {
         return Difference::Other;
     }
@@ -71,7 +71,7 @@ fn difference(base: &Record, directory: &Path, context: &Context) -> Difference 
         .keys()
         .filter(|name| !now.files.contains_key(*name));
     let gone: HashSet<&str> = gone.map(|name| last_name(name)).collect();
-    // A file that is gone may have lain over another one of its name, which has an age of its own.
+    // A removed file may have hidden another one of its name, which has an age of its own.
     if now.files.keys().any(|name| gone.contains(last_name(name))) {
         return Difference::Other;
     }
@@ -106,7 +106,7 @@ fn changed_files(
             continue;
         }
         let is_known = known.is_whole || known.files.contains_key(name.as_ref());
-        // What they say is in layers and settings; tools of a build do not look at their times.
+        // Their contents appear in layers and settings; build tools do not check their times.
         if RECIPE_FILES.contains(&name.as_ref()) {
             let is_dockerfile = is_known && name == DOCKERFILE;
             change.is_dockerfile |= is_dockerfile;
@@ -116,7 +116,7 @@ fn changed_files(
         let is_later = whole_second(time) > SystemTime::from(since);
         match (is_later, is_known) {
             (true, _) => {}
-            // What is older than a build whose files are not known counts as unchanged.
+            // A file older than a build whose files are unknown counts as unchanged.
             (false, false) => continue,
             (false, true) => return None,
         }
@@ -133,7 +133,7 @@ fn last_name(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
-/// As the image has it: Docker keeps whole seconds.
+/// The time in the image: Docker keeps whole seconds.
 fn whole_second(time: SystemTime) -> SystemTime {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     let seconds = since.map_or(0, |since| since.as_secs());
@@ -141,7 +141,7 @@ fn whole_second(time: SystemTime) -> SystemTime {
 }
 
 impl BuildStore {
-    /// Where a build of this context begins in its group.
+    /// The start of a build of this context in its group.
     pub(super) fn start(
         &self,
         project: &ProjectName,
@@ -170,8 +170,8 @@ impl BuildStore {
         })
     }
 
-    /// The same where the latest build of the group cannot be taken: an earlier one that was made of the
-    /// same files, or none.
+    /// The same if the latest build of the group cannot be used: an earlier one that was made of the same
+    /// files, or none.
     pub(super) fn start_elsewhere(
         &self,
         project: &ProjectName,
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::project::Projects;
 
-    /// A project, and the build that was made of its first files.
+    /// A project, and the build of its first files.
     struct Scene {
         home: tempfile::TempDir,
         base: Record,

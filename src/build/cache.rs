@@ -1,8 +1,7 @@
-//! A cache of what was read of ready builds, valid as long as their records are unchanged.
+//! A cache of values read from ready builds, valid as long as their records are unchanged.
 //!
-//! A ready build never changes, but it may be replaced or removed as a whole. Then its record is
-//! another file, so the stamp of the record tells whether a cached value is valid. The disk is
-//! authoritative.
+//! A ready build never changes, but it may be replaced or removed as a whole. Then its record is another
+//! file, so the stamp of the record tells whether a cached value is valid. The disk is authoritative.
 
 use std::collections::HashMap;
 
@@ -11,10 +10,10 @@ use parking_lot::{Mutex, MutexGuard};
 use super::record::Stamp;
 use crate::job::JobId;
 
-/// Bytes of one entry beside its value: its key, and its part of the table.
+/// Memory of an entry besides its value: its key, and its part of the table.
 const ENTRY_OVERHEAD: usize = 160;
 
-/// Values that were asked for recently. The lock is held for a lookup only.
+/// Recently used values. The lock is held for a lookup only.
 #[derive(Debug)]
 pub(super) struct Cache<T> {
     /// Bytes that all values may take together.
@@ -22,8 +21,8 @@ pub(super) struct Cache<T> {
     answers: Mutex<Generations<T>>,
 }
 
-/// Two generations: a value that is used again moves to the second one, and the first is dropped when
-/// the second is full.
+/// Two generations: a value that is used again moves to the second one, and the first is dropped when the
+/// second is full.
 #[derive(Debug)]
 struct Generations<T> {
     old: HashMap<(JobId, Stamp), Remembered<T>>,
@@ -64,7 +63,7 @@ impl<T: Clone> Cache<T> {
         Some(answer)
     }
 
-    /// Adds a value of about so many bytes, unless eight of that size would fill the cache.
+    /// Adds a value of about `bytes` bytes, unless eight of that size would fill the cache.
     pub(super) fn put(&self, id: JobId, found: Stamp, bytes: usize, answer: &T) {
         let bytes = bytes.saturating_add(ENTRY_OVERHEAD);
         if bytes > self.max_bytes / 8 {

@@ -1,8 +1,8 @@
-//! The claim on a build path: one daemon at a time, and a name that only it has.
+//! The claim on a build path: it excludes other daemons and gives the build path a unique id.
 //!
-//! The claim is a lock that the kernel lets go when its holder dies, whatever it dies of. The
-//! instance id stays with the build path: what carries it in Docker belongs to these builds. So does
-//! a secret, for what is signed here and must hold over a restart.
+//! The claim is a lock that the kernel releases when its holder dies, for whatever reason. The instance id is
+//! stored in the build path: Docker objects labelled with it belong to these builds. A secret is stored there
+//! too, for signatures that must stay valid across a restart.
 
 use std::fmt;
 use std::fs::File;
@@ -18,28 +18,28 @@ use super::layout::Layout;
 use super::random::random_hex;
 use super::replace::{self, Durability};
 
-/// What the lock file holds is a few hundred bytes; more is not ours.
+/// A lock file holds a few hundred bytes; a larger file was not written by mistryd.
 const MAX_LOCK_FILE_BYTES: u64 = 4 << 10;
-/// Nor is more of what is made once.
+/// The same for a file generated once.
 const MAX_KEPT_FILE_BYTES: u64 = 4 << 10;
-/// 256 bits: as many as the signatures have that it goes into.
+/// 256 bits: the size of the signatures made with it.
 const SECRET_DIGITS: usize = 64;
 
-/// Who holds a build path, as written in its lock file.
+/// The daemon that holds a build path, as written in its lock file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Holder {
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
-    /// Where it listens, once it does: `HOST:PORT`, or `unix:///PATH`.
+    /// The address it listens on, once it does: `HOST:PORT`, or `unix:///PATH`.
     pub address: Option<String>,
-    /// A token with every right, for programs that may read the lock file.
+    /// An admin token, for programs that may read the lock file.
     pub token: Option<String>,
-    /// systemd holds its sockets: who connects there finds a daemon, or starts one.
+    /// systemd holds its sockets: a client that connects reaches the daemon or starts it.
     #[serde(default)]
     pub activated: bool,
 }
 
-/// The lock, held, the instance id and the secret.
+/// The held lock, the instance id and the secret.
 #[derive(Debug)]
 pub(super) struct Claim {
     lock: File,
@@ -49,10 +49,10 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Takes the lock, and reads the instance id and the secret or makes them.
+    /// Takes the lock, and reads or generates the instance id and the secret.
     ///
     /// # Errors
-    /// [`Error::Held`] when another daemon has it.
+    /// [`Error::Held`] when another daemon holds it.
     pub(super) fn take(layout: &Layout) -> Result<Claim, Error> {
         let path = layout.lock();
         let lock = File::options()
@@ -82,8 +82,8 @@ impl Claim {
         let instance =
             instance(layout).map_err(disk_error("read the instance id", &layout.own()))?;
         let secret = secret(layout).map_err(disk_error("make a secret", &layout.own()))?;
-        // The process that held it before holds it no more. On a full disk its name stays written, which
-        // misleads only at this moment.
+        // The previous holder has released it. On a full disk its name stays in the file, which is wrong only
+        // until the new name is written.
         let _ = lock.set_len(0);
         Ok(Claim {
             lock,
@@ -93,7 +93,7 @@ impl Claim {
         })
     }
 
-    /// Writes into the lock file who we are, for others that want the build path.
+    /// Writes this process into the lock file, for other processes that want the build path.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -119,13 +119,13 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        // Closing would do, but for a child that was forked and has not yet executed: it holds
-        // a copy of the descriptor for a moment. A failure leaves just that moment.
+        // Closing would suffice, except for a child that was forked and has not yet executed: for a moment it
+        // holds a copy of the descriptor. A failure delays the release only by that moment.
         let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
-/// Who holds the build path at `root`; `None` when that was not written.
+/// The holder of the build path at `root`; `None` when none was written.
 pub fn holder(root: &Path) -> Option<Holder> {
     let file = File::open(Layout::new(root).lock()).ok()?;
     let mut text = Vec::new();
@@ -133,16 +133,16 @@ pub fn holder(root: &Path) -> Option<Holder> {
     serde_json::from_slice(&text).ok()
 }
 
-/// What only the daemons of a build path know; never printed.
+/// A secret that only the daemons of a build path know; it is never printed.
 pub struct Secret(String);
 
 impl Secret {
-    /// What is to be mixed into a key.
+    /// The bytes to mix into a key.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// One for a test.
+    /// A secret for tests.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn of(text: &str) -> Secret {
         Secret(text.to_owned())
@@ -155,25 +155,25 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Reads the instance id, or makes one that no other build path has.
+/// Reads the instance id, or generates one that is unique to this build path.
 fn instance(layout: &Layout) -> io::Result<String> {
     kept(&layout.instance(), 32, 0o640)
 }
 
-/// Reads the secret, or makes one. Where it can be neither read nor kept, as on a full disk, it is one
-/// of this process: browsers show
-/// their token again after the next start, and all else is served.
+/// Reads the secret, or generates one. If it can be neither read nor stored, as on a full disk, it is valid
+/// for this process only: browsers must send their token again after the next start, and everything else is
+/// served.
 fn secret(layout: &Layout) -> io::Result<Secret> {
     let kept = kept(&layout.secret(), SECRET_DIGITS, 0o600);
     Ok(Secret(kept.or_else(|_| random_digits(SECRET_DIGITS))?))
 }
 
-/// So many hex digits that are made once, at random, and kept in a file of this mode.
+/// Hex digits that are generated at random once, and stored in a file with this mode.
 fn kept(path: &Path, digits: usize, mode: u32) -> io::Result<String> {
     match read_kept(path, digits) {
         Ok(Some(text)) => return Ok(text),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        // Torn by a power cut: nothing can carry half of it, so a new one loses nothing.
+        // A power cut truncated the file: nothing carries half an id, so a new one loses nothing.
         _ => {}
     }
     let made = random_digits(digits)?;
@@ -182,7 +182,7 @@ fn kept(path: &Path, digits: usize, mode: u32) -> io::Result<String> {
     Ok(made)
 }
 
-/// `None` for a file that holds something else.
+/// `None` for a file with other content.
 fn read_kept(path: &Path, digits: usize) -> io::Result<Option<String>> {
     let mut text = Vec::new();
     let file = File::open(path)?;
@@ -194,7 +194,7 @@ fn read_kept(path: &Path, digits: usize) -> io::Result<Option<String>> {
     Ok(String::from_utf8(text.to_owned()).ok())
 }
 
-/// So many hex digits at random; 32 or a multiple.
+/// `digits` random hex digits; 32 or a multiple.
 fn random_digits(digits: usize) -> io::Result<String> {
     let mut made = String::new();
     while made.len() < digits {
@@ -220,7 +220,7 @@ mod tests {
         let mode = std::fs::metadata(layout.secret()).unwrap().permissions();
         assert_eq!(mode.mode() & 0o777, 0o600);
         assert!(!format!("{made:?}").contains(&made.0));
-        // Half of one is none.
+        // A truncated secret is none.
         std::fs::write(layout.secret(), &made.0[1..]).unwrap();
         let again = secret(&layout).unwrap();
         assert_ne!(again.as_bytes(), made.as_bytes());

@@ -1,27 +1,26 @@
-//! How long something goes on, by a clock that is never set.
+//! Measures durations by a clock that is never set.
 //!
 //! The wall clock of a host may be set at any time: by a person, by NTP after a boot without a hardware
 //! clock, after a suspend. Therefore:
 //!
-//! - What is measured here is measured by `CLOCK_MONOTONIC`, the time since the host booted without the
-//!   time for which it was suspended. Containers do not run while it is suspended.
-//! - That clock is one for all processes of a boot, so a record can hold it for the process after this
-//!   one. No container outlives a boot, so nothing here has to.
-//! - What others tell by the wall clock (the Engine says when a container ended and when a line was
-//!   printed) is believed where both clocks have gone on alike since. Where they have not, the wall clock
-//!   was set, or the host was suspended: then it is not known when that was, and nothing is held against
-//!   a build that may be in order.
+//! - Durations are measured by `CLOCK_MONOTONIC`, the time since the host booted without the time for which
+//!   it was suspended. Containers do not run while it is suspended.
+//! - All processes of a boot share that clock, so a record can store it for the next process. No container
+//!   outlives a boot, so no measurement here has to.
+//! - Wall clock times from others (the Engine reports when a container ended and when a line was printed) are
+//!   trusted if both clocks have advanced equally since. If they have not, the wall clock was set, or the
+//!   host was suspended: then that time is unknown, and is not held against a build that may be fine.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-/// How far both clocks may be apart: NTP adjusts by half a thousandth of the time at most, and a container
-/// that is killed or a line that is written may be told a moment later.
+/// How far both clocks may be apart: NTP adjusts by at most 0.05 percent of the time, and the report of a
+/// killed container or a written line may arrive a moment later.
 const TOLERANCE: Duration = Duration::from_secs(5);
 
-/// The clocks of the host at one moment.
+/// The clocks of the host at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Clocks {
     wall: Timestamp,
@@ -39,16 +38,16 @@ impl Clocks {
     }
 }
 
-/// The moment at which something began.
+/// The time at which something started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since {
     wall: Timestamp,
-    /// `None` in records that do not say it; then there is only the wall clock.
+    /// `None` in records without it; then only the wall clock is used.
     uptime: Option<i64>,
 }
 
 impl Since {
-    /// Just now.
+    /// Right now.
     pub fn now() -> Since {
         let Clocks { wall, uptime } = Clocks::now();
         Since {
@@ -57,7 +56,7 @@ impl Since {
         }
     }
 
-    /// As a record of this boot has it.
+    /// From a record of this boot.
     pub(super) fn recorded(wall: Timestamp, uptime: Option<i64>) -> Since {
         Since { wall, uptime }
     }
@@ -72,7 +71,7 @@ impl Since {
         self.uptime
     }
 
-    /// How long it has gone on; never negative.
+    /// The elapsed time; never negative.
     pub fn elapsed(&self) -> Duration {
         self.elapsed_at(Clocks::now())
     }
@@ -84,8 +83,8 @@ impl Since {
         }
     }
 
-    /// How long it had gone on at a moment that was told by the wall clock; `None` where that clock
-    /// contradicts, so that it is not known.
+    /// The time elapsed at a given wall clock time; `None` where that clock is inconsistent, so that it is
+    /// unknown.
     pub fn until(&self, moment: Timestamp) -> Option<Duration> {
         self.until_at(moment, Clocks::now())
     }
@@ -99,7 +98,7 @@ impl Since {
         (is_steady && told <= passed + tolerance).then(|| told.min(elapsed))
     }
 
-    /// The moment that is so much later.
+    /// The time that is `by` later.
     #[must_use]
     pub fn later(&self, by: Duration) -> Since {
         let milliseconds = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
@@ -125,7 +124,7 @@ mod tests {
 
     const HOUR: i64 = 3_600;
 
-    /// Both clocks, in seconds after the begin; the wall clock was set by so much since.
+    /// Both clocks, `uptime` seconds after the start; the wall clock was set by `set` since.
     fn after(uptime: i64, set: i64) -> Clocks {
         Clocks {
             wall: Timestamp::from_second(1_800_000_000 + uptime + set).unwrap(),
@@ -147,7 +146,7 @@ mod tests {
         for set in [0, 10 * HOUR, -10 * HOUR, 400 * 24 * HOUR] {
             assert_eq!(begun(true).elapsed_at(after(60, set)), seconds(60), "{set}");
         }
-        // Where nothing else is known, the wall clock counts, but never backwards.
+        // If nothing else is known, the wall clock counts, but never backwards.
         assert_eq!(begun(false).elapsed_at(after(60, 0)), seconds(60));
         assert_eq!(begun(false).elapsed_at(after(60, -HOUR)), Duration::ZERO);
     }
@@ -158,14 +157,14 @@ mod tests {
         for (moment, now, expected) in [
             (at(30, 0), after(60, 0), Some(seconds(30))),
             (at(60, 2), after(60, 2), Some(seconds(60))),
-            // A day in which NTP has adjusted the clock.
+            // A day in which NTP adjusted the clock.
             (at(10, 0), after(24 * HOUR, 40), Some(seconds(10))),
-            // Set forward or back, before the moment or after it; or suspended.
+            // Set forward or back, before or after that time; or suspended.
             (at(30, 0), after(60, 10 * HOUR), None),
             (at(30, 10 * HOUR), after(60, 10 * HOUR), None),
             (at(30, 0), after(60, -HOUR), None),
             (at(30, -HOUR), after(60, -HOUR), None),
-            // Told by a clock of another host, perhaps.
+            // Reported by another host's clock, perhaps.
             (at(-30, 0), after(60, 0), None),
             (at(600, 0), after(60, 0), None),
         ] {

@@ -1,7 +1,7 @@
 //! Directories that an image declares below `/data`, and the home directory of a build.
 //!
-//! They are made once the image is known, before its container is. What an earlier build of the group
-//! has left in the place of one of them, such as a link, is replaced and never followed.
+//! They are created once the image is known, before the container. Anything that an earlier build of the
+//! group has left in place of one of them, such as a link, is replaced and never followed.
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,7 +17,7 @@ use super::layout;
 use super::pending::{PendingBuild, User};
 use crate::filesystem::open_writable;
 
-/// A place in the home directory over which something of the host is mounted.
+/// A mount point in the home directory for a file or directory of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountPoint {
     /// Relative to the home directory.
@@ -27,9 +27,8 @@ pub struct MountPoint {
 }
 
 impl PendingBuild {
-    /// Makes directories below `data`, given relative to it, and those on the way, where there are
-    /// none. The ones that are made belong to `user`; others stay as they are, and so does a param
-    /// whose place is declared a directory.
+    /// Creates missing directories below `data`, given relative to it, and their parents. The new ones belong
+    /// to `user`; others stay unchanged, and so does a param whose path is declared a directory.
     ///
     /// # Errors
     /// When a system call fails.
@@ -50,8 +49,8 @@ impl PendingBuild {
         ))
     }
 
-    /// Makes the home directory, empty but for what something is to be mounted over, and gives its
-    /// path. Only `user` may look into it.
+    /// Creates the home directory, empty except for mount points, and returns its path. Only `user` may
+    /// access it.
     ///
     /// # Errors
     /// When a system call fails.
@@ -64,7 +63,7 @@ impl PendingBuild {
                 Ok(open_writable(CWD, &path)?.ok_or(io::ErrorKind::NotFound)?)
             };
             let home = open()?;
-            // The Engine would make them as root, and then only root could remove them.
+            // The Engine would create them as root, and then only root could remove them.
             for mount in mounts {
                 let name = mount.path.file_name();
                 match (mount.is_directory, mount.path.parent(), name) {
@@ -81,11 +80,11 @@ impl PendingBuild {
         Ok(path)
     }
 
-    /// Removes the home directory with all that the build has left there. What cannot be removed is
-    /// put into the trash: it is in no build, and removed when that can be.
+    /// Removes the home directory with everything that the build has left there. If that fails, it is moved
+    /// to the trash: it is in no build, and removed when possible.
     ///
     /// # Errors
-    /// When neither can be done.
+    /// When both fail.
     pub(super) fn clear_home(&self) -> Result<(), Error> {
         match self.store.filesystem.remove(&self.home()) {
             Ok(_) => Ok(()),
@@ -93,7 +92,7 @@ impl PendingBuild {
         }
     }
 
-    /// Puts the home directory into the trash, though it may be in use.
+    /// Moves the home directory to the trash, even if it is in use.
     pub(super) fn put_home_aside(&self) -> Result<(), Error> {
         let home = self.home();
         let aside = self.store.throw_away(&home);
@@ -104,7 +103,7 @@ impl PendingBuild {
         self.directory().join(layout::HOME)
     }
 
-    /// Whether a param stands at a path relative to `data`.
+    /// Whether a path relative to `data` is a param.
     fn is_param(&self, path: &Path) -> bool {
         let mut parts = path.components();
         let is_inside = parts.next() == Some(Component::Normal(layout::PARAMS.as_ref()));
@@ -113,7 +112,7 @@ impl PendingBuild {
     }
 }
 
-/// Makes a directory and those on the way to it; gives it, open.
+/// Creates a directory and its parents; returns it, open.
 fn make_path(root: OwnedFd, path: &Path, user: &User) -> io::Result<OwnedFd> {
     let mut here = root;
     for part in path.components() {

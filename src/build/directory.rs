@@ -1,8 +1,8 @@
-//! One directory of artifacts as people look at it: sorted, and bounded whatever a container left.
+//! A listing of one artifact directory for people: sorted, and bounded whatever the container left there.
 //!
-//! Names are read once, and only the first [`MAX_ENTRIES`] of them in the order of the page are kept and
-//! looked at, or as many as [`MAX_NAME_BYTES`] have room for; a directory of a million names takes no more
-//! memory than one of some thousands. Nothing is opened or followed.
+//! Names are read once, and only the first [`MAX_ENTRIES`] of them in page order are kept and examined, or as
+//! many as fit in [`MAX_NAME_BYTES`]; a directory of a million names takes no more memory than one of some
+//! thousands. Nothing is opened or followed.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -15,49 +15,49 @@ use rustix::fs::{FileType, Stat};
 
 use crate::filesystem::{OpenDirectory, look};
 
-/// Names that a listing holds: more than a reader of a page looks through.
+/// Most names in a listing: more than a reader of a page looks through.
 const MAX_ENTRIES: usize = 5_000;
-/// Bytes of names and of what links say that it holds: a hundred for each of them.
+/// Most bytes of names and link targets in a listing: a hundred for each name.
 const MAX_NAME_BYTES: usize = 512 << 10;
-/// Bytes of what a link says that are kept: more than a page shows.
+/// Most bytes kept of a link target: more than a page shows.
 const MAX_TARGET_BYTES: usize = 2 << 10;
 
-/// What is in a directory: directories first, then by name. What long links say is cut.
+/// The entries of a directory: directories first, then by name. Long link targets are cut.
 #[derive(Clone, Debug, Default)]
 pub struct Entries {
-    /// The first of them.
+    /// The first entries.
     pub items: Vec<Entry>,
-    /// How many there are besides.
+    /// How many further entries there are.
     pub more: usize,
 }
 
-/// One name in a directory.
+/// One entry of a directory.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Its name; any bytes but `/`.
     pub name: OsString,
-    /// What it is.
+    /// Its type.
     pub kind: EntryKind,
-    /// Its permissions, without setuid, setgid and sticky bits, which are never given.
+    /// Its permissions, without the setuid, setgid and sticky bits, which are never sent.
     pub mode: u32,
-    /// When it was changed, in seconds since 1970.
+    /// When it was modified, in seconds since 1970.
     pub modified: i64,
 }
 
-/// What a name in a directory is.
+/// The type of a directory entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
     /// A directory.
     Directory,
-    /// A regular file of so many bytes.
+    /// A regular file and its size in bytes.
     File(u64),
-    /// A symbolic link and what it says; it may lead anywhere, or nowhere.
+    /// A symbolic link and its target, which may lead anywhere or not exist.
     Link(OsString),
-    /// A FIFO, a socket or a device, which is never given.
+    /// A FIFO, a socket or a device, which is never sent.
     Special,
 }
 
-/// A name that is looked at later, in the order of the page.
+/// A name that is examined later, in page order.
 #[derive(Debug, PartialEq, Eq)]
 struct Name {
     is_directory: bool,
@@ -77,15 +77,15 @@ impl PartialOrd for Name {
     }
 }
 
-/// A directory that was found and not read yet.
+/// A directory that was found and is not read yet.
 #[derive(Debug)]
 pub struct Directory(pub(super) Option<OpenDirectory>);
 
 impl Directory {
-    /// What is in it; of a million names this takes a second.
+    /// Lists the entries; for a million names this takes a second.
     ///
     /// # Errors
-    /// When the host's disk is in the way.
+    /// When reading the host's disk fails.
     pub fn list(&self) -> io::Result<Entries> {
         match &self.0 {
             Some(directory) => list_at_most(directory.as_fd(), MAX_ENTRIES, MAX_NAME_BYTES),
@@ -95,7 +95,7 @@ impl Directory {
 }
 
 fn list_at_most(directory: BorrowedFd<'_>, most: usize, most_bytes: usize) -> io::Result<Entries> {
-    // The last of those that are kept is on top, and makes room for one that comes before it.
+    // The last of the kept names is on top, and is replaced by one that sorts before it.
     let mut first: BinaryHeap<Name> = BinaryHeap::new();
     let (mut count, mut bytes) = (0_usize, 0_usize);
     for entry in rustix::fs::Dir::read_from(directory)? {
@@ -105,7 +105,7 @@ fn list_at_most(directory: BorrowedFd<'_>, most: usize, most_bytes: usize) -> io
             continue;
         }
         let kind = match entry.file_type() {
-            // Not every filesystem tells it here.
+            // Not every filesystem reports the type here.
             FileType::Unknown => match look(directory, OsStr::from_bytes(name))? {
                 Some(found) => FileType::from_raw_mode(found.st_mode),
                 None => continue,
@@ -142,7 +142,7 @@ fn list_at_most(directory: BorrowedFd<'_>, most: usize, most_bytes: usize) -> io
     Ok(Entries { items, more })
 }
 
-/// Looks at one name; `None` where it is gone meanwhile.
+/// Examines one name; `None` if it was removed meanwhile.
 fn item(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Entry>> {
     let Some(stat) = look(directory, &name)? else {
         return Ok(None);
@@ -158,7 +158,7 @@ fn item(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Entry>> 
 }
 
 impl Entry {
-    /// The entry `name` of which `stat` tells; `target` reads what a link says.
+    /// The entry `name` with the metadata `stat`; `target` reads the target of a link.
     pub(super) fn of(
         name: &OsStr,
         stat: &Stat,
@@ -179,8 +179,8 @@ impl Entry {
     }
 }
 
-/// The order in which people expect names: `v9` before `v10`, `a` beside `A`. Names that differ are
-/// never equal.
+/// The order in which people expect names: `v9` before `v10`, `a` next to `A`. Names that differ are never
+/// equal.
 fn natural(a: &[u8], b: &[u8]) -> Ordering {
     let (mut left, mut right) = (a, b);
     while let (Some(x), Some(y)) = (left.first(), right.first()) {
@@ -199,7 +199,7 @@ fn natural(a: &[u8], b: &[u8]) -> Ordering {
     left.len().cmp(&right.len()).then_with(|| a.cmp(b))
 }
 
-/// Takes the digits at the beginning of `text`; gives them without leading zeros.
+/// Removes the digits at the start of `text` and returns them without leading zeros.
 fn number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
     let is_other = |byte: &u8| !byte.is_ascii_digit();
     let end = text.iter().position(is_other).unwrap_or(text.len());
@@ -233,7 +233,7 @@ mod tests {
         ];
         let mut names: Vec<&str> = sorted.into_iter().rev().collect();
         names.sort_unstable_by(|a, b| natural(a.as_bytes(), b.as_bytes()));
-        // Zeros in front decide where nothing else does.
+        // Leading zeros are the last tie-breaker.
         assert_eq!(names[..2], ["01", "1"]);
         assert_eq!(names[2..4], sorted[2..4]);
         assert_eq!(names[4..6], ["A", "a"]);
@@ -255,7 +255,7 @@ mod tests {
         let names: Vec<_> = listing.items.iter().map(|item| &*item.name).collect();
         assert_eq!(names, ["z", "a", "f0", "f1", "f2"]);
         assert_eq!(listing.more, 37);
-        // The names have room, and what the link says has none.
+        // The names fit, and the link target does not.
         let shorter = list_at_most(directory.as_fd(), 5, 7).unwrap();
         assert_eq!((shorter.items.len(), shorter.more), (1, 41));
         let kinds: Vec<_> = listing.items.iter().map(|item| &item.kind).collect();

@@ -1,4 +1,4 @@
-//! Directories under the build path: made, listed, opened.
+//! Directories under the build path: created, listed, opened.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::filesystem;
 use crate::job::JobId;
 
-/// Directories of builds, as umask 0027 leaves them.
+/// The mode of build directories under umask 0027.
 pub(super) const DIRECTORY_MODE: u32 = 0o750;
 
 pub(super) fn make_directories(path: &Path) -> io::Result<()> {
@@ -28,7 +28,7 @@ pub(super) fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// The ids among the names in a directory; what is no id is passed over, and so is no directory.
+/// The ids among the names in a directory; other names and non-directories are skipped.
 pub(super) fn list_ids(directory: &Path) -> io::Result<Vec<JobId>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -45,7 +45,7 @@ pub(super) fn list_ids(directory: &Path) -> io::Result<Vec<JobId>> {
     let mut ids = Vec::new();
     for entry in entries {
         let entry = entry?;
-        // A link is no directory: what it leads to is not ours to read, clear or write into.
+        // A link is no directory: its target is not for the daemon to read, clear or write into.
         if let Some(id) = entry
             .file_name()
             .to_str()
@@ -58,8 +58,7 @@ pub(super) fn list_ids(directory: &Path) -> io::Result<Vec<JobId>> {
     Ok(ids)
 }
 
-/// Makes a directory where there is none, in the place of whatever else stands there. True when
-/// it was made.
+/// Creates a directory if there is none, and replaces any other entry of that name. True when it was created.
 pub(super) fn make_directory(
     at: BorrowedFd<'_>,
     name: impl AsRef<std::ffi::OsStr>,

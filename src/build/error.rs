@@ -16,27 +16,27 @@ pub enum Error {
     Held {
         /// The build path.
         path: PathBuf,
-        /// Its process and address, as far as it has said.
+        /// Its process and address, if it has announced them.
         by: String,
     },
     /// A system call failed.
     #[error("could not {context}{reason}", reason = self.reason())]
     Disk {
-        /// What could not be done.
+        /// The action that failed.
         context: &'static str,
         /// The cause, with the file or the build's directory.
         source: io::Error,
     },
-    /// A tree could not be made, cloned or removed; the source has its path.
+    /// A tree could not be created, cloned or removed; the source has its path.
     #[error("could not {0}{reason}", reason = self.reason())]
     Tree(&'static str, #[source] filesystem::Error),
-    /// The kernel does not let us make what directories are handed out as.
+    /// The kernel forbids creating the confined mounts for clients.
     #[error("this host does not let mistryd hand out directories{reason}", reason = self.reason())]
     Confine(#[source] filesystem::Error),
 }
 
 impl Error {
-    /// The end of the sentence where the disk is full.
+    /// The end of the sentence if the disk is full.
     fn reason(&self) -> &'static str {
         if self.is_full() {
             ": the disk is full"
@@ -59,7 +59,7 @@ impl Error {
         kind == Some(io::ErrorKind::DirectoryNotEmpty)
     }
 
-    /// True when the disk is full: the one cause that clients may be told.
+    /// True when the disk is full: the only cause that clients are told.
     pub fn is_full(&self) -> bool {
         self.io().is_some_and(|cause| {
             matches!(
@@ -70,7 +70,7 @@ impl Error {
     }
 }
 
-/// For `map_err`: adds what could not be done, and to which path.
+/// For `map_err`: adds the failed action and its path.
 pub(super) fn disk_error(context: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
     move |source| Error::Disk {
         context,

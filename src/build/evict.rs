@@ -1,8 +1,8 @@
-//! Eviction of builds: one rename moves a build to the trash, where it is removed once it is not read.
+//! Eviction of builds: one rename moves a build to the trash, where it is removed once no reader is left.
 //!
-//! The last check (is it linked, pinned, read, or used meanwhile) and the rename happen under the lock
-//! that links and pins also take. On a full disk even a rename may fail; then the record is removed
-//! first: a build without a record counts as absent, so a crash leaves a consistent tree.
+//! The last check (is it linked, pinned, read, or used meanwhile) and the rename happen under the lock that
+//! links and pins also take. On a full disk even a rename may fail; then the record is removed first: a build
+//! without a record counts as absent, so a crash leaves a consistent tree.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
 use crate::{faults, filesystem};
 
-/// Attempts to remove a build that changes meanwhile.
+/// Attempts to remove a build that changes in the meantime.
 const EVICT_ATTEMPTS: usize = 3;
 
 /// Why a build is not removed.
@@ -33,9 +33,9 @@ pub enum Held {
     Linked,
     /// It is pinned.
     Pinned,
-    /// A build of the same id is under way.
+    /// A build of the same id is pending.
     UnderWay,
-    /// It is being read, or it was used or replaced since it was looked at.
+    /// It is being read, or it was used or replaced since it was checked.
     InUse,
 }
 
@@ -50,14 +50,14 @@ impl fmt::Display for Held {
     }
 }
 
-/// What became of a build that was to be removed.
+/// The result of a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
-    /// It is gone; so many bytes were its own, as far as that was measured.
+    /// It was removed, which freed this many bytes of its own, as far as measured.
     Gone(u64),
     /// It stays.
     Held(Held),
-    /// There is none.
+    /// No such build.
     Unknown,
 }
 
@@ -69,18 +69,18 @@ enum Evicted {
     Held(Held),
 }
 
-/// What a collection has done.
+/// The result of a collection.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// Places in the plan of what is gone.
+    /// Places in the plan of the removed builds.
     pub gone: Vec<usize>,
-    /// The first thing that went wrong; the rest was done all the same.
+    /// The first error; the rest was done all the same.
     pub first_error: Option<Error>,
 }
 
 impl BuildStore {
-    /// Does what a plan says. `goes_on` is asked before each build: false leaves it alone. With
-    /// `at_once`, the space is free before this returns, which takes longer.
+    /// Executes a plan. `goes_on` is called before each build: false skips it. With `at_once`, the space is
+    /// free before this returns, which takes longer.
     pub fn collect(
         &self,
         plan: &Plan,
@@ -106,7 +106,7 @@ impl BuildStore {
         for (at, trashed) in &evicted {
             match is_gone(trashed) {
                 Ok(true) => collected.gone.push(*at),
-                // The error is that of the trash.
+                // The error is about the trash.
                 Ok(false) => {}
                 Err(error) => note(disk_error("look at what was removed", trashed)(error)),
             }
@@ -114,7 +114,7 @@ impl BuildStore {
         for result in [
             cleared,
             self.forget_idle_pins(),
-            // A subvolume that is destroyed comes back after a crash unless that is committed.
+            // A destroyed subvolume comes back after a crash unless that is committed.
             match evicted.is_empty() {
                 false => self.sync(),
                 true => Ok(()),
@@ -142,7 +142,7 @@ impl BuildStore {
         let mut evicted = Vec::new();
         let shelves = [Shelf::Ready, Shelf::Failed];
         for shelf in shelves {
-            // It is marked as durable some time after its end: then it is looked at again.
+            // It is marked as durable some time after its end: then it is checked again.
             let mut held = Some(Held::InUse);
             for _ in 0..EVICT_ATTEMPTS {
                 let Some(build) = self.look_at(project, id, shelf, &info.group)? else {
@@ -163,14 +163,14 @@ impl BuildStore {
             }
             match held {
                 Some(held) if shelf == Shelf::Ready => return Ok(Removed::Held(held)),
-                // What is left of a failed rebuild is collected later.
+                // Remains of a failed rebuild are collected later.
                 _ => {}
             }
         }
         let cleared = self.clear_trash(false);
         for trashed in &evicted {
             if !is_gone(trashed).map_err(disk_error("look at what was removed", trashed))? {
-                // Errors about what else is in the trash are not errors of this removal.
+                // Errors about other entries of the trash are not errors of this removal.
                 cleared?;
                 break;
             }
@@ -179,7 +179,7 @@ impl BuildStore {
         Ok(Removed::Gone(own))
     }
 
-    /// A build as it is now; `None` when it is not there.
+    /// The current state of a build; `None` when it does not exist.
     fn look_at(
         &self,
         project: &ProjectName,
@@ -212,7 +212,7 @@ impl BuildStore {
         }))
     }
 
-    /// Moves a build to the trash, unless it has changed since it was looked at or must stay.
+    /// Moves a build to the trash, unless it has changed since it was checked or must stay.
     fn evict(&self, build: &Candidate) -> Result<Evicted, Error> {
         let (project, id) = (&build.project, build.id);
         let place = self.place(project, id, build.shelf);
@@ -244,7 +244,7 @@ impl BuildStore {
         match std::fs::rename(&place, &trashed) {
             Ok(()) => {
                 faults::point("retired");
-                // Who was answered from it in this moment has noted it.
+                // A client that was answered from it at this moment has noted its use.
                 if !is_same(&trashed).map_err(&evict)? {
                     std::fs::rename(&trashed, &place).map_err(&evict)?;
                     return Ok(Evicted::Held(Held::InUse));
@@ -294,8 +294,8 @@ impl BuildStore {
     pub(super) fn clear_out(&self, directory: &Path) -> Result<(), Error> {
         let data = directory.join(layout::DATA);
         let clear = disk_error("remove the build's data", &data);
-        // One by one first: Btrfs clears a subvolume some time after it is gone. Where its root cannot be
-        // opened, all at once must do.
+        // One by one first: Btrfs frees a subvolume's space some time after its removal. If its root cannot
+        // be opened, it is removed in one call.
         if let Ok(Some(open)) = filesystem::open_writable(rustix::fs::CWD, &data) {
             for entry in rustix::fs::Dir::read_from(&open).map_err(|error| clear(error.into()))? {
                 let entry = entry.map_err(|error| clear(error.into()))?;
@@ -306,13 +306,13 @@ impl BuildStore {
             }
         }
         self.remove_tree(&data)?;
-        // And the space of what is removed there is free after the next commit only.
+        // The space of the entries removed there is also freed only by the next commit.
         let directory = File::open(directory).map_err(&clear)?;
         rustix::fs::syncfs(directory).map_err(|error| clear(error.into()))
     }
 
-    /// Removes the data of the build in `directory`. What cannot be removed is moved to the trash, where
-    /// the removal is tried again.
+    /// Removes the data of the build in `directory`. Data that cannot be removed is moved to the trash, where
+    /// the removal is retried.
     ///
     /// # Errors
     /// When neither is possible.
@@ -324,11 +324,10 @@ impl BuildStore {
         }
     }
 
-    /// Removes what is in the trash. What is still read stays until the next call; no reader is waited
-    /// for.
+    /// Empties the trash. Builds that are still read stay until the next call, which this does not wait for.
     ///
     /// # Errors
-    /// The first thing that cannot be removed; it stays in the trash, and the others go.
+    /// The first error of an entry; that entry stays in the trash, and the others are removed.
     pub fn empty_trash(&self) -> Result<(), Error> {
         self.clear_trash(false)
     }
@@ -342,7 +341,7 @@ impl BuildStore {
             let _ours = match Lease::take_last(&path) {
                 Ok(Some(lease)) => lease,
                 Ok(None) => continue,
-                // One that cannot be opened is no reason to keep the others.
+                // An entry that cannot be opened must not prevent the removal of others.
                 Err(error) => {
                     first_error.get_or_insert(disk_error("empty the trash", &path)(error));
                     continue;
@@ -356,7 +355,7 @@ impl BuildStore {
     }
 
     fn remove_build(&self, path: &Path, at_once: bool) -> Result<(), Error> {
-        // The tree is a subvolume of its own where the filesystem has them.
+        // The tree is a subvolume where the filesystem supports them.
         let remove = || {
             self.remove_tree(&path.join(layout::DATA))?;
             faults::point("emptied");
@@ -370,13 +369,14 @@ impl BuildStore {
                 self.clear_out(path)?;
                 remove()
             }
-            // A thread that marks it as durable just now holds it open, and may have put its record there again.
+            // A thread that is marking it as durable holds it open, and may have written its record there
+            // again.
             Err(error) if error.is_not_empty() => remove(),
             other => other,
         }
     }
 
-    /// Commits what was done under the build path.
+    /// Commits the changes under the build path.
     fn sync(&self) -> Result<(), Error> {
         let sync = disk_error("bring removals to stable storage", self.root());
         let root = File::open(self.root()).map_err(&sync)?;
@@ -384,7 +384,7 @@ impl BuildStore {
     }
 }
 
-/// Whether a build that was moved to the trash is removed.
+/// Whether a build that was moved to the trash has been removed.
 fn is_gone(trashed: &Path) -> io::Result<bool> {
     // A build that has just ended may be emptying the trash, too.
     Lease::wait_for_removal(trashed)?;
@@ -395,7 +395,7 @@ fn is_gone(trashed: &Path) -> io::Result<bool> {
     }
 }
 
-/// The same kind of error, for one more look at it.
+/// An error of the same kind, for a second check.
 fn error_like(error: &io::Error) -> io::Error {
     error.kind().into()
 }

@@ -1,4 +1,4 @@
-//! Which builds a list shows, and places in the order of lists.
+//! Filters for lists of builds, and places in the order of lists.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -10,7 +10,7 @@ use super::{BuildInfo, Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Which builds a list is about.
+/// Selects the builds of a list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// Only of this project.
@@ -19,17 +19,16 @@ pub struct Filter {
     pub group: Option<String>,
     /// Only in this state.
     pub state: Option<State>,
-    /// Only those that ended so.
+    /// Only those with this outcome.
     pub outcome: Option<Outcome>,
-    /// Only those whose project, group, params or beginning of id hold each of these words; in lower
-    /// case.
+    /// Only those whose project, group, params or id prefix contain each of these words; in lower case.
     pub words: Vec<String>,
-    /// Only what began before: the place where the page before ended.
+    /// Only builds that come later in the order: the end of the previous page.
     pub before: Option<Place>,
 }
 
 impl Filter {
-    /// True for a build that belongs into the list, wherever it is in its order.
+    /// True for a build that belongs in the list, wherever it is in its order.
     pub fn takes(&self, project: &ProjectName, id: JobId, entry: &IndexEntry) -> bool {
         let is_project = self.project.as_ref().is_none_or(|wanted| wanted == project);
         let is_group = self
@@ -57,7 +56,7 @@ impl Filter {
         anyhow.takes_build(info)
     }
 
-    /// The same for a build of which all is known.
+    /// The same for a build with its full info.
     pub fn takes_build(&self, info: &BuildInfo) -> bool {
         match (info.project.parse(), info.id.parse()) {
             (Ok(project), Ok(id)) => self.takes(&project, id, &IndexEntry::of(info, None)),
@@ -66,10 +65,10 @@ impl Filter {
     }
 }
 
-/// A place in the order of the list.
+/// A place in the list order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// When the build there began.
+    /// When its build started.
     pub started: Timestamp,
     /// Its project.
     pub project: ProjectName,
@@ -90,7 +89,7 @@ impl Place {
         key(self) > key(other)
     }
 
-    /// Reads what [`Place`] writes.
+    /// Parses the text form of [`Place`].
     pub fn parse(text: &str) -> Option<Place> {
         let mut parts = text.split(',');
         let place = Place {

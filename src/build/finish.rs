@@ -1,4 +1,4 @@
-//! The end of a build: its record completed, its directory put in place, its data made durable.
+//! The end of a build: its record is completed, its directory is put in place, its data is made durable.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,18 +18,18 @@ use crate::faults;
 use crate::filesystem::open_writable;
 use crate::job::JobId;
 
-/// How a build ended, as its record will say.
+/// The end of a build, as its record will state it.
 #[derive(Clone, Debug)]
 pub struct End {
     /// The outcome.
     pub outcome: Outcome,
     /// The container's exit code, or -999.
     pub exit_code: i64,
-    /// One sentence where the build could not be run to its end.
+    /// An error sentence if the build could not be run to its end.
     pub error: Option<String>,
     /// The end of standard error, for a failed build.
     pub stderr: Option<String>,
-    /// Who cancelled it.
+    /// The cancellation.
     pub cancelled: Option<Cancelled>,
 }
 
@@ -46,15 +46,15 @@ impl End {
     }
 }
 
-/// A build whose end could not be written down; it is still pending.
+/// A build whose end could not be written; it is still pending.
 #[derive(Debug)]
 pub struct Unfinished {
-    /// The build, for another try.
+    /// The build, for another attempt.
     pub build: PendingBuild,
     /// Why.
     pub error: Error,
-    /// Whether its data is the cause: it leaves no space for the record, or cannot be cleaned up.
-    /// Then [`PendingBuild::finish_without_data`] may do.
+    /// Whether its data is the cause: it leaves no space for the record, or cannot be cleaned up. Then
+    /// [`PendingBuild::finish_without_data`] may succeed.
     pub is_for_data: bool,
 }
 
@@ -68,20 +68,20 @@ pub struct FinishedBuild {
     warning: Option<Error>,
 }
 
-/// Why a build was not put in place.
+/// The reason that a build was not put in place.
 struct NotInPlace {
     error: Error,
-    /// As [`Unfinished::is_for_data`].
+    /// See [`Unfinished::is_for_data`].
     is_for_data: bool,
 }
 
 impl PendingBuild {
-    /// Ends the build: the record is completed and on stable storage, the directory takes its
-    /// place in one rename, and the link is pointed at it when it succeeded.
+    /// Ends the build: the record is completed and synced, the directory is put in place by one rename, and
+    /// the link is pointed at it when it succeeded.
     ///
     /// # Errors
-    /// When it cannot be written. The build is given back, still pending; if it is lost, the
-    /// next process takes it over.
+    /// When it cannot be written. The build is returned, still pending; if the value is lost, the next
+    /// process takes it over.
     pub fn finish(mut self, end: End) -> Result<FinishedBuild, Box<Unfinished>> {
         match self.put_in_place(end) {
             Ok(Published { directory, warning }) => Ok(FinishedBuild {
@@ -162,31 +162,30 @@ impl PendingBuild {
         self.store.publish(&self.project, self.id, &self.record)
     }
 
-    /// The latest time that anything cloned from the base may have.
+    /// The latest time of any file cloned from the base.
     fn base_built_until(&self) -> Option<Timestamp> {
         let base: JobId = self.record.info.base.as_deref()?.parse().ok()?;
         let directory = self.store.layout.ready(&self.project, base);
         record::read(&directory).ok()??.internal.built_until
     }
 
-    /// Ends a build that [`PendingBuild::finish`] or a beginning has failed for: as errored, for the
-    /// reason that `error` gives. Its data is removed, opaque params included, and so is what may have
-    /// been in the way; what cannot be removed now is put out of sight and tried again. Data that allows
-    /// neither stays where it is.
+    /// Ends a build that [`PendingBuild::finish`] or a start has failed for: as errored, with the reason in
+    /// `error`. Its data is removed, opaque params included, and so is whatever was in the way; what cannot
+    /// be removed now is moved to the trash and retried. Data that allows neither stays where it is.
     ///
     /// # Errors
     /// When the record cannot be written.
     pub fn finish_without_data(mut self, error: &Error) -> Result<FinishedBuild, Box<Unfinished>> {
-        // What cannot be emptied is removed with the data, where that can be done.
+        // A file that cannot be emptied is removed with the data, if that is possible.
         let _ = self.empty_opaque();
         let discarded = self.store.discard(&self.directory());
-        // On a full disk only the record lacks space; the data is no obstacle.
+        // On a full disk only the record lacks space; the data is not the cause.
         self.is_data_stuck = discarded.is_err_and(|error| !error.is_full());
         self.finish(End::errored(error.to_string()))
     }
 
-    /// Takes the build's data out of it: a container that may run on still writes there, and what it
-    /// writes is in no build. The opaque params that this process wrote there are emptied.
+    /// Moves the build's data out of it: a container that may still be running writes there, and its output
+    /// is in no build. The opaque params that this process wrote there are emptied.
     ///
     /// # Errors
     /// When a system call fails.
@@ -199,8 +198,8 @@ impl PendingBuild {
         self.put_home_aside()
     }
 
-    /// What is served is a directory of ours: a link that the container put in its place would
-    /// lead the transports that go by path to anywhere on the host.
+    /// Ensures that artifacts are served from a real directory: a link that the container put in its place
+    /// would lead transports that work by path to anywhere on the host.
     fn keep_artifacts_ours(&self) -> io::Result<()> {
         match open_writable(rustix::fs::CWD, &self.data())? {
             Some(data) => make_directory(data.as_fd(), layout::ARTIFACTS).map(drop),
@@ -210,12 +209,12 @@ impl PendingBuild {
 }
 
 impl FinishedBuild {
-    /// What is told about it.
+    /// The public info of the build.
     pub fn info(&self) -> &BuildInfo {
         &self.record.info
     }
 
-    /// What is told about it, with the end of its log.
+    /// The public info, with the end of its log.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -227,16 +226,16 @@ impl FinishedBuild {
         Ok(info)
     }
 
-    /// What could not be linked or cleared although the build is in place; for the journal.
+    /// The error of linking or clearing after the build was put in place; for the journal.
     pub fn warning(&self) -> Option<&Error> {
         self.warning.as_ref()
     }
 
-    /// Brings everything of the build to stable storage and marks it durable; until then it
-    /// counts as absent after a power cut. Then removes what it replaced.
+    /// Syncs everything of the build and marks it durable; until then it counts as absent after a power cut.
+    /// Then removes the build that it replaced.
     ///
     /// # Errors
-    /// When a system call fails; the build is in force all the same, until the next boot.
+    /// When a system call fails; the build is valid all the same, until the next boot.
     pub fn make_durable(self) -> Result<(), Error> {
         let directory = self.directory;
         self.store
@@ -247,8 +246,8 @@ impl FinishedBuild {
     }
 }
 
-/// Whether data is what keeps us from putting it in order, so that another try fails as well. Else the
-/// host was short of something for a moment, such as descriptors or memory.
+/// Whether the data caused the error, so that another attempt fails as well. Otherwise the host was short of
+/// a resource for a moment, such as descriptors or memory.
 fn is_of_data(error: &Error) -> bool {
     let kind = error.io().map(io::Error::kind);
     let is_refused = matches!(

@@ -1,4 +1,4 @@
-//! The private parsers of what lies under a build path, for the fuzz targets in `fuzz/`; in no program.
+//! The private parsers of files under a build path, for the fuzz targets in `fuzz/` only.
 
 use std::path::Path;
 
@@ -7,19 +7,19 @@ use super::{Record, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// A record as it is read, completed by where it lay; `None` where it is none.
+/// A parsed record, completed from its path; `None` where it is invalid.
 pub fn record(text: &[u8], project: &ProjectName, id: JobId, state: State) -> Option<Record> {
     let mut record: Record = serde_json::from_slice(text).ok()?;
     record.info.complete(project, id, state, String::new());
     Some(record)
 }
 
-/// The build that the name of a pin, or of a new link, is for.
+/// The build that the name of a pin, or of a new link, refers to.
 pub fn build_named(name: &str) -> [Option<(ProjectName, JobId)>; 2] {
     [layout::named(name), Layout::linked_by(name)]
 }
 
-/// The project that a tally, or a record of images, is about.
+/// The project that a statistics or image records file is about.
 pub fn project_named(name: &str) -> Option<ProjectName> {
     Layout::counted_by(name)
 }

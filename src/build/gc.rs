@@ -1,15 +1,16 @@
-//! Garbage collection, decided: which builds go, why, and what that frees. A value; nothing is touched.
+//! Garbage collection decisions: which builds are removed, why, and what that frees. No I/O happens here.
 //!
-//! What `--dry-run` prints is what a run then does. The rules, in the order in which they are applied,
-//! each from the build that was used longest ago on:
+//! A run does exactly what `--dry-run` prints. The rules are applied in this order, each starting with the
+//! least recently used build:
 //!
-//! 1. What is torn (no record that counts) and older than a day goes.
-//! 2. `max_age`: what was not used for that long goes.
-//! 3. `max_bytes`: builds go until all together take no more than that.
-//! 4. `min_free`: builds go until that much is free.
+//! 1. Torn builds (without a valid record) that are older than a day are removed.
+//! 2. `max_age`: builds unused for that long are removed.
+//! 3. `max_bytes`: builds are removed until all together take no more than that.
+//! 4. `min_free`: builds are removed until that much is free.
 //!
-//! Whatever the rules say, these stay: what a link names, what is pinned, what is under way, what was
-//! used a moment ago ([`JUST_USED`], by a clock that was not set back meanwhile), and the `keep_last` most recently used builds of each project.
+//! These builds stay regardless of the rules: builds that a link names, that are pinned, that are pending,
+//! that were used a moment ago ([`JUST_USED`], by a clock that was not set back meanwhile), and the
+//! `keep_last` most recently used builds of each project.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,17 +22,17 @@ use super::policy::Policy;
 use super::space::{Base, CloneForest, Node};
 use crate::project::ProjectName;
 
-/// A client that was just answered must still be able to fetch the artifacts. The time of a use is
-/// written at most once per [`super::last_used::WRITE_INTERVAL`], so a client has at least a minute.
+/// A client that was just answered must still be able to fetch the artifacts. The time of a use is written at
+/// most once per [`super::last_used::WRITE_INTERVAL`], so a client has at least a minute.
 pub const JUST_USED: Duration = Duration::from_secs(120);
 
-/// What has no record yet may be work under way; after a day it is not.
+/// A build without a record may still be starting; after a day it is not.
 const TORN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Why a build goes.
+/// Reason of a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It has no record that counts.
+    /// It has no valid record.
     Torn,
     /// It was not used for too long.
     MaxAge,
@@ -42,7 +43,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// As in JSON: the key of the rule.
+    /// The key of the rule in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Why::Torn => "torn",
@@ -53,40 +54,40 @@ impl Why {
     }
 }
 
-/// One build that goes.
+/// One removal.
 #[derive(Clone, Debug)]
 pub struct Removal {
     /// The build.
     pub build: Candidate,
     /// The rule.
     pub why: Why,
-    /// Bytes that this frees, once those before it in the plan are gone.
+    /// Bytes that this frees, once the builds before it in the plan are removed.
     pub bytes: u64,
 }
 
-/// What is to be done.
+/// The plan of a collection.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// What goes, in this order.
+    /// The removals, in this order.
     pub removals: Vec<Removal>,
-    /// Bytes that all of it frees.
+    /// Bytes that all removals free.
     pub bytes: u64,
-    /// How many builds stay.
+    /// Number of builds kept.
     pub kept: usize,
-    /// Bytes that those take.
+    /// Bytes that they take.
     pub kept_bytes: u64,
-    /// Builds, of all, whose size was not measured: they count as nothing.
+    /// Builds, among all, whose size was not measured: they count as 0 bytes.
     pub unmeasured: usize,
     /// Bytes that are free now.
     pub free: u64,
-    /// Bytes past `max_bytes`, or short of `min_free`, for which nothing more may be removed.
+    /// Bytes past `max_bytes`, or short of `min_free`, that no further removal may free.
     pub short: u64,
-    /// Until then nothing goes by its age, since the clock was set forward.
+    /// Until then no build is removed by age, since the clock was set forward.
     pub doubted_until: Option<Timestamp>,
 }
 
 impl Plan {
-    /// Leaves of the removals only those at these places, which are in order: what was done of it.
+    /// Keeps only the removals at these places, which are in order: those that were done.
     pub fn leave_only(&mut self, done: &[usize]) {
         let all = std::mem::take(&mut self.removals);
         let planned = all.len();
@@ -103,7 +104,7 @@ impl Plan {
     }
 }
 
-/// Decides what goes. `free` is how many bytes are free now.
+/// Decides the removals. `free` is how many bytes are free now.
 pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free: u64) -> Plan {
     let mut oldest_first: Vec<usize> = (0..candidates.len()).collect();
     oldest_first.sort_by_key(|at| {
@@ -147,7 +148,7 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
     }
 }
 
-/// The builds that go, in order.
+/// The builds to remove, in order.
 struct Selection {
     forest: CloneForest,
     /// Places among the candidates, each with the rule and the bytes that it frees.
@@ -171,7 +172,7 @@ impl Selection {
         self.taken.push((at, why, bytes));
     }
 
-    /// Moves from `left` to this selection what `goes`.
+    /// Moves builds for which `goes` is true from `left` to this one.
     fn take_all(&mut self, left: &mut Vec<usize>, why: Why, goes: impl Fn(usize) -> bool) {
         left.retain(|at| {
             let goes = goes(*at);
@@ -202,12 +203,12 @@ impl Selection {
     }
 }
 
-/// The moment that was so long before `now`.
+/// The time `ago` before `now`.
 fn before(now: Timestamp, ago: Duration) -> Timestamp {
     now.checked_sub(ago).unwrap_or(Timestamp::MIN)
 }
 
-/// False for a build that stays whatever the rules say.
+/// False for a build that stays regardless of the rules.
 fn may_go(build: &Candidate, now: Timestamp) -> bool {
     let is_held = build.is_linked || build.is_pinned || build.is_busy;
     // A use in the future was noted before the clock was set back: it was not a moment ago.
@@ -236,7 +237,7 @@ fn among_the_last(
     stays
 }
 
-/// The builds as [`CloneForest`] takes them.
+/// The builds as nodes of a [`CloneForest`].
 fn nodes(candidates: &[Candidate]) -> Vec<Node> {
     let mut ready = HashMap::new();
     for (at, build) in candidates.iter().enumerate() {
@@ -250,7 +251,7 @@ fn nodes(candidates: &[Candidate]) -> Vec<Node> {
         let bytes = build.bytes.unwrap_or(0);
         let base = build.base.as_ref().map_or(Base::None, |base| {
             let name = (&build.project, base);
-            // What was made since under the base's id is another build.
+            // A build made later under the base's id is a different build.
             let is_it = |at: &usize| match (candidates[*at].ran, build.ran) {
                 (Some((_, ended)), Some((began, _))) => ended <= began,
                 _ => true,
@@ -361,7 +362,7 @@ mod tests {
             min_free: Some(15),
             ..Policy::default()
         };
-        // What was used longest ago goes first; what was used just now stays.
+        // The least recently used build is removed first; one that was used just now stays.
         let expected = [(2, Why::MinFree, 10), (1, Why::MinFree, 10)];
         assert_eq!(gone(&plan(&builds, by_room, 0)), expected);
     }
@@ -465,7 +466,7 @@ mod tests {
         let expected = [(1, Why::MaxBytes, 0), (2, Why::MaxBytes, 1)];
         assert_eq!(gone(&all), expected);
         assert_eq!(all.kept_bytes, 11);
-        // A build that was made later under the base's id is not what it was cloned from.
+        // A build that was made later under the base's id is not the one it was cloned from.
         builds[0].ran = ran(50, 60);
         builds[1].ran = ran(10, 20);
         builds[2].ran = ran(30, 40);
@@ -510,7 +511,7 @@ mod tests {
             }
             (build.bytes, build.own) = (Some(bytes), Some(own));
             build.base = base.map(id);
-            // Most are free to go.
+            // Most may be removed.
             build.is_linked = odd == 0;
             build.is_pinned = odd == 1;
             build.is_busy = odd == 2;
@@ -562,7 +563,7 @@ mod tests {
                 plan.kept_bytes + plan.bytes,
                 CloneForest::new(&nodes(&builds)).total()
             );
-            // Each build that could still go to free space is among the last of its project.
+            // Each build that could still be removed to free space is among the last of its project.
             let mut last: HashMap<ProjectName, u64> = HashMap::new();
             let mut newest_first: Vec<&Candidate> = builds.iter().collect();
             newest_first.sort_by_key(|b| (b.last_used, b.project.clone(), b.id));

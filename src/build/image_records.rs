@@ -1,9 +1,9 @@
-//! What is remembered of the images that were built for a project: which are ours, what their builds
-//! made on the way, and when.
+//! The records of the images that were built for a project: which images mistry built, which layers and
+//! containers their builds created, and when.
 //!
-//! Docker hands the labels of an image on to its containers, commits and children, so that a label
-//! alone does not prove that an image is ours: its id must stand here, too. What stands here is a cache:
-//! without it an image is built again, mostly from Docker's own cache, and nothing is removed.
+//! Docker copies the labels of an image to its containers, commits and children, so a label alone does not
+//! prove that mistry built an image: its id must also be recorded here. The records are a cache: without them
+//! an image is built again, mostly from Docker's own cache, and nothing is removed.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -18,17 +18,17 @@ use super::store::BuildStore;
 use crate::located::at;
 use crate::project::ProjectName;
 
-/// Images remembered of one project; an older one is built again when it is wanted.
+/// Images recorded per project; an older one is built again on demand.
 const MAX_IMAGES: usize = 64;
-/// Layers remembered of one project: 64 images of the longest Dockerfiles there are.
+/// Layers recorded per project: 64 images of the longest Dockerfiles there are.
 const MAX_LAYERS: usize = 4_096;
-/// Containers of image builds remembered of one project; they are gone when their build is over.
+/// Containers of image builds recorded per project; they are removed when their build ends.
 const MAX_CONTAINERS: usize = 256;
-/// Bytes of an instruction that are kept; of a longer one nothing is.
+/// Most bytes of a stored instruction; a longer one is not stored.
 const MAX_INSTRUCTION_BYTES: usize = 512;
-/// A larger file is not ours.
+/// A larger file is invalid.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-/// Files that are read: more than any host has projects.
+/// Most files to read: more than any host has projects.
 const MAX_FILES: usize = 10_000;
 
 /// An image that was built for a context.
@@ -39,62 +39,62 @@ pub struct ImageRecord {
     pub id: String,
     /// The digest of its context.
     pub context: String,
-    /// The user that it was built for.
+    /// The user that the image was built for.
     pub uid: String,
-    /// The steps of its Dockerfile but `FROM`, of all stages.
+    /// The steps of its Dockerfile except `FROM`, of all stages.
     pub steps: Vec<Step>,
 }
 
-/// A step of a Dockerfile, as an image was built.
+/// A step of a Dockerfile, as it was built.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Step {
     /// The first digits of the id of its layer.
     pub layer: String,
-    /// When the image build began that made the layer; `None` where it was none of ours.
+    /// When the image build that made the layer started; `None` if mistry did not run it.
     pub made: Option<Timestamp>,
     /// The instruction.
     pub instruction: String,
 }
 
-/// A layer that an image build of ours made.
+/// A layer that an image build of mistry created.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct MadeLayer {
     /// The first digits of its id.
     pub id: String,
-    /// When that build began.
+    /// When that image build started.
     pub made: Timestamp,
     /// The latest image build that succeeded made or used it.
     pub is_built: bool,
-    /// The latest image build, if it did not succeed, made or used it.
+    /// The latest image build, if it failed, made or used it.
     pub is_tried: bool,
 }
 
-/// A container that an image build made for a step.
+/// A container that an image build created for a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct MadeContainer {
     /// The first digits of its id.
     pub id: String,
-    /// When that build began.
+    /// When that image build started.
     pub made: Timestamp,
 }
 
-/// What is remembered of a project's images.
+/// The image records of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ImageRecords {
     /// Images, the latest last.
     pub images: Vec<ImageRecord>,
-    /// Layers that may still be there, in the order in which they were made.
+    /// Layers that may still exist, in order of creation.
     pub layers: Vec<MadeLayer>,
-    /// Containers that may still be there.
+    /// Containers that may still exist.
     pub containers: Vec<MadeContainer>,
 }
 
 impl ImageRecords {
-    /// Notes a layer that is made.
+    /// Records a created layer.
     pub fn add_layer(&mut self, id: &str, made: Timestamp) {
         if self.layers.iter().any(|layer| layer.id == id) {
             return;
@@ -110,7 +110,7 @@ impl ImageRecords {
         });
     }
 
-    /// Notes a container that is made.
+    /// Records a created container.
     pub fn add_container(&mut self, id: &str, made: Timestamp) {
         if self.containers.len() >= MAX_CONTAINERS {
             self.containers.remove(0);
@@ -119,7 +119,7 @@ impl ImageRecords {
         self.containers.push(MadeContainer { id, made });
     }
 
-    /// When the image build began that made a layer, if it is one of ours.
+    /// When the image build that made a layer started, if mistry ran it.
     pub fn made(&self, layer: &str) -> Option<Timestamp> {
         let known = self.layers.iter().find(|known| known.id == layer);
         let steps = self.images.iter().flat_map(|image| &image.steps);
@@ -129,7 +129,7 @@ impl ImageRecords {
         })
     }
 
-    /// Notes that an image build is over, and which layers it made or used.
+    /// Records the end of an image build, and which layers it made or used.
     pub fn end_build(&mut self, layers: &[&str], succeeded: bool) {
         for layer in &mut self.layers {
             let is_used = layers.contains(&layer.id.as_str());
@@ -138,7 +138,7 @@ impl ImageRecords {
         }
     }
 
-    /// Notes an image, as the latest.
+    /// Records an image, as the latest.
     pub fn add_image(&mut self, image: ImageRecord) {
         self.images.retain(|known| known.id != image.id);
         if self.images.len() >= MAX_IMAGES {
@@ -147,13 +147,13 @@ impl ImageRecords {
         self.images.push(image);
     }
 
-    /// True when the layer is an image that builds may be run in.
+    /// True when the layer is an image that builds may run in.
     pub fn is_image(&self, layer: &str) -> bool {
         self.images.iter().any(|image| is_prefix(layer, &image.id))
     }
 }
 
-/// True when `digits` are the first of an id such as `sha256:…`.
+/// True when an id such as `sha256:…` starts with `digits`.
 pub fn is_prefix(digits: &str, id: &str) -> bool {
     digits.len() >= 12 && id.trim_start_matches("sha256:").starts_with(digits)
 }
@@ -172,12 +172,12 @@ impl Step {
         }
     }
 
-    /// Its layer may hold files that the one before has not; the others only change settings.
+    /// Its layer may hold new files; other instructions only change settings.
     fn makes_files(&self) -> bool {
         let word = self.instruction.split_whitespace().next();
-        // Too long to be known.
+        // Too long to be stored.
         let Some(word) = word else { return true };
-        // A WORKDIR makes a directory; what it moves is in the layers after it.
+        // A WORKDIR creates a directory; the changes it leads to are in the layers after it.
         let making = ["RUN", "COPY", "ADD"];
         making
             .iter()
@@ -185,28 +185,28 @@ impl Step {
     }
 }
 
-/// How a context differs from that of a build, where all that differs was changed after that build.
+/// How a context differs from that of a build, when all differing files were changed after that build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// When that build was over.
+    /// When that build ended.
     pub since: Timestamp,
-    /// The latest time of change of a file that differs.
+    /// The latest change time of a differing file.
     pub latest: SystemTime,
     /// The Dockerfile differs.
     pub is_dockerfile: bool,
-    /// An archive differs: `ADD` unpacks it, and the files in it bring their own times.
+    /// An archive differs: `ADD` unpacks it, and the files in it have times of their own.
     pub is_archive: bool,
 }
 
 impl ImageRecord {
-    /// True when all that differs between this image and the one that a base was made in has a later
-    /// time in this image than anything in the base. Tools that decide by time would keep stale
-    /// results in the base otherwise.
+    /// True when everything that differs between this image and the image of a base has a later time in this
+    /// image than anything in the base. Otherwise tools that compare times would keep stale results in the
+    /// base.
     ///
-    /// The context must have been seen to differ by `change`. Each layer that the base's image has not
-    /// must have been made after the base, and after the files were changed: a layer from Docker's
-    /// cache has the times of the files that it was once made of. A changed Dockerfile may bring old
-    /// files to new places in each of its steps. Of an image without steps nothing is known.
+    /// The context must differ by `change`. Each layer that the base's image lacks must have been made after
+    /// the base, and after the files were changed: a layer from Docker's cache has the times of the files
+    /// that it was once made of. Each step of a changed Dockerfile may copy old files to new places. An image
+    /// without steps counts as unknown.
     pub fn is_newer(&self, base: Option<&ImageRecord>, change: &Change) -> bool {
         let known = base.map_or(&[][..], |base| &base.steps);
         !self.steps.is_empty()
@@ -229,12 +229,12 @@ impl ImageRecord {
 }
 
 impl BuildStore {
-    /// What is remembered of a project's images; nothing where the file is lost or none of ours.
+    /// The image records of a project; empty if the file is missing or invalid.
     pub fn image_records(&self, project: &ProjectName) -> ImageRecords {
         read(&self.layout.image_records(project)).unwrap_or_default()
     }
 
-    /// The same of all projects.
+    /// The image records of all projects.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -253,10 +253,10 @@ impl BuildStore {
             .collect())
     }
 
-    /// Changes what is remembered of a project's images. It is not synced: a power cut may take it.
+    /// Changes the image records of a project. This is not synced: a power cut may undo it.
     ///
     /// # Errors
-    /// When it cannot be written; then it stays as it was.
+    /// When it cannot be written; then it stays unchanged.
     pub fn change_image_records<T>(
         &self,
         project: &ProjectName,
@@ -278,7 +278,7 @@ impl BuildStore {
     }
 }
 
-/// Reads a file; `None` where it is none of ours.
+/// Reads a file; `None` if mistry did not write it.
 fn read(path: &Path) -> Option<ImageRecords> {
     let file = super::record::open_regular(path).ok()??;
     let mut text = Vec::new();

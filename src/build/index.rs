@@ -1,7 +1,7 @@
 //! An index of the builds on disk, in memory: rebuilt from the tree at start. The disk is authoritative.
 //!
-//! It holds the [`IndexEntry`] that ordering, filtering and statistics need; a list reads the
-//! records of the page that is shown. A list waits for the first scan to end; nothing else does.
+//! It holds the [`IndexEntry`] that ordering, filtering and statistics need; a list reads the records of the
+//! page to show. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -21,32 +21,32 @@ use super::{Outcome, State};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Builds that are looked at before the lock is given back for a moment: less than a millisecond.
+/// Builds that are visited before the lock is briefly released: less than a millisecond.
 const BUILDS_PER_LOCK: usize = 2_048;
 
 /// Newest first within a project; ties are broken by id, so that a page has one order.
 type Key = (Reverse<Timestamp>, JobId);
 
-/// A project's newest build: its id, when it began, and how it ended.
+/// A project's newest build: its id, its start time, and its outcome.
 pub type Newest = (JobId, Timestamp, Option<Outcome>);
 
 /// The builds of one project.
 #[derive(Debug, Default)]
 struct Builds {
     order: BTreeMap<Key, IndexEntry>,
-    /// When each began: the way from its id to its key.
+    /// The start time of each: it maps an id to its key.
     started: HashMap<JobId, Timestamp>,
     /// Their groups, each once.
     groups: Interned<Group>,
-    /// The longest time from a beginning to the end that is told, which is later than the container's
-    /// where that ended without us: none that began earlier than that can have ended later.
+    /// The longest time from a start to the recorded end, which is later than the container's end if the
+    /// daemon was not running then: no build that started earlier than that can have ended later.
     longest: Duration,
 }
 
-/// The index. Cheap to ask, never waited for by a build.
+/// The index. Queries are cheap, and no build waits for it.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Held for a lookup or for [`BUILDS_PER_LOCK`] builds; never over an await.
+    /// Locked for a lookup or for [`BUILDS_PER_LOCK`] builds; never across an await.
     projects: Mutex<BTreeMap<ProjectName, Builds>>,
     complete: watch::Sender<bool>,
 }
@@ -59,8 +59,8 @@ impl Index {
         }
     }
 
-    /// Enters a build, or its new state. A scan (`news` false) never overwrites what a build that is
-    /// under way has entered.
+    /// Enters a build, or its new state. A scan (`news` false) never overwrites the entry of a build that is
+    /// pending.
     pub(super) fn put(&self, place: Place, mut entry: IndexEntry, news: bool) {
         let mut projects = self.lock();
         let builds = projects.entry(place.project).or_default();
@@ -69,7 +69,7 @@ impl Index {
                 return;
             }
             let before = builds.take(&(Reverse(started), place.id));
-            // Until it is measured anew.
+            // Until it is measured again.
             entry.own = entry.own.max(before.map_or(0, |entry| entry.own));
         }
         entry.group = builds.groups.intern(entry.group);
@@ -84,7 +84,7 @@ impl Index {
             .insert((Reverse(place.started), place.id), entry);
     }
 
-    /// Notes how many bytes of the disk are a build's own.
+    /// Stores how many unshared bytes a build has on disk.
     pub(super) fn weigh(&self, project: &ProjectName, id: JobId, own: u64) {
         let mut projects = self.lock();
         let Some(builds) = projects.get_mut(project) else {
@@ -97,7 +97,7 @@ impl Index {
         }
     }
 
-    /// Forgets a build.
+    /// Removes a build.
     pub(super) fn remove(&self, project: &ProjectName, id: JobId) {
         let mut projects = self.lock();
         let Some(builds) = projects.get_mut(project) else {
@@ -108,7 +108,7 @@ impl Index {
         }
     }
 
-    /// The project of a build; the first of them, should a copied tree have several.
+    /// The project of a build; the first, if a copied tree has several.
     pub(super) fn project_of(&self, id: JobId) -> Option<ProjectName> {
         let projects = self.lock();
         let mut found = projects
@@ -117,10 +117,10 @@ impl Index {
         found.next().map(|(project, _)| project.clone())
     }
 
-    /// Says that the first scan is over.
+    /// Marks the first scan as finished.
     pub(super) fn completed(&self) {
         for builds in self.lock().values_mut() {
-            // Filled one by one in no order, it has room for half as many again, which few will use.
+            // Filled one by one in no order, it has half as much capacity again, which is rarely used.
             builds.order = std::mem::take(&mut builds.order).into_iter().collect();
             builds.started.shrink_to_fit();
         }
@@ -129,7 +129,7 @@ impl Index {
 
     /// Waits for the first scan.
     pub(super) async fn complete(&self) {
-        // The sender lives as long as we do, so this only ends with the value.
+        // The sender lives as long as `self`, so this ends only with the value.
         let _ = self
             .complete
             .subscribe()
@@ -156,15 +156,14 @@ impl Index {
         page
     }
 
-    /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
-    /// latest of them.
+    /// Builds that ended at `since` or later, ordered by their end; at most `limit`, the latest of them.
     pub(super) fn ended(&self, since: Timestamp, limit: usize) -> Vec<Place> {
         let longest = {
             let projects = self.lock();
             let longest = projects.values().map(|builds| builds.longest);
             longest.max().unwrap_or_default()
         };
-        // What began before this was over before `since`.
+        // A build that started before this had ended before `since`.
         let horizon = since.checked_sub(longest).unwrap_or(Timestamp::MIN);
         let mut ended = Vec::new();
         self.walk(None, None, |place, entry| {
@@ -172,7 +171,7 @@ impl Index {
                 && finished >= since
             {
                 ended.push((finished, place.clone()));
-                // No more than some times as many as are wanted.
+                // Hold at most a few times as many as requested.
                 if ended.len() > limit.saturating_mul(4) {
                     ended.sort_by_key(|(finished, _)| *finished);
                     ended.drain(..ended.len() - limit);
@@ -189,8 +188,8 @@ impl Index {
         latest.map(|(_, place)| place).collect()
     }
 
-    /// Shows the builds that come after a place, newest first, of one project or of all, until `each`
-    /// breaks. What comes and goes meanwhile may be shown or not; nothing is shown twice.
+    /// Visits the builds after a place, newest first, of one project or of all, until `each` breaks. Builds
+    /// that are added or removed meanwhile may be visited or not; none is visited twice.
     pub(super) fn walk(
         &self,
         mut from: Option<Place>,
@@ -234,13 +233,13 @@ impl Index {
             from = last;
             drop(rest);
             drop(projects);
-            // A lock that is given back and taken again at once is not taken by others in between.
+            // Other threads cannot take a lock that is released and taken again at once.
             std::thread::yield_now();
         }
     }
 
-    /// How long the latest succeeded builds of a project took that began alike: at most `most`, among
-    /// the latest `among`.
+    /// The durations of the latest succeeded builds of a project with the same kind of start: at most `most`,
+    /// among the latest `among`.
     pub(super) fn like(
         &self,
         project: &ProjectName,
@@ -259,7 +258,7 @@ impl Index {
         alike.filter_map(|entry| entry.took).take(most).collect()
     }
 
-    /// How many builds of each project there are, and when the newest of them began.
+    /// The number of builds of each project, and when the newest of them started.
     pub(super) fn counts(&self) -> BTreeMap<ProjectName, (u64, Option<Timestamp>)> {
         let projects = self.lock();
         let counts = projects.iter().map(|(project, builds)| {
@@ -270,7 +269,7 @@ impl Index {
         counts.collect()
     }
 
-    /// The newest build of each project that has one, and how it ended, once it has.
+    /// The newest build of each project that has one, and its outcome, if it has ended.
     pub(super) fn newest(&self) -> BTreeMap<ProjectName, Newest> {
         let projects = self.lock();
         let newest = projects.iter().filter_map(|(project, builds)| {
@@ -286,21 +285,21 @@ impl Index {
 }
 
 impl Builds {
-    /// Takes one out, and its group where no other build is in it.
+    /// Removes an entry, and its group when no other build is in it.
     fn take(&mut self, key: &Key) -> Option<IndexEntry> {
         let entry = self.order.remove(key)?;
-        // The other one is that in the table.
+        // The other reference is the table's.
         self.groups.forget_last(&entry.group);
         Some(entry)
     }
 
-    /// Those that come after a place in the order of all, where `name` is our project.
+    /// The builds after a place in the overall order, where `name` is this project.
     fn after(
         &self,
         place: Option<&Place>,
         name: &ProjectName,
     ) -> impl Iterator<Item = (&Key, &IndexEntry)> {
-        // Of those that began in the same moment, the projects behind the place's come after it.
+        // Among builds that started at the same moment, projects sorted after the place's follow it.
         let equal = place.filter(|place| *name > place.project);
         let from = match place {
             None => Unbounded,
@@ -318,7 +317,7 @@ impl Builds {
     }
 }
 
-/// An entry beside a key by which it is ordered.
+/// An entry with the key that orders it.
 struct Shown<'a>(&'a IndexEntry);
 
 impl PartialEq for Shown<'_> {
@@ -481,7 +480,7 @@ mod tests {
     #[test]
     fn what_ended_since_is_told_in_the_order_of_the_ends() {
         let index = Index::new();
-        // The long one began before the horizon that the short ones alone would have.
+        // The long build started before the horizon that the short ones alone would give.
         for (began, ended, digit) in [(10, 1_000, "a"), (900, 950, "b"), (980, 990, "c")] {
             let at = |second| Timestamp::from_second(second).unwrap();
             let info = BuildInfo {

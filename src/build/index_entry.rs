@@ -1,4 +1,4 @@
-//! What the index holds of each build: as much as ordering, filtering and statistics need.
+//! The index entry of a build: as much as ordering, filtering and statistics need.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{BuildInfo, Outcome, State};
 
-/// Bytes of a build's params that can be searched: names and the beginnings of values.
+/// Bytes of a build's params that can be searched: names and the first bytes of values.
 const MAX_SEARCHED_BYTES: usize = 256;
 
 /// A build as the index knows it, without its record.
@@ -17,17 +17,17 @@ pub struct IndexEntry {
     pub state: State,
     /// Its project and group. Builds of one group share it.
     pub(super) group: Arc<Group>,
-    /// How it ended, once it has.
+    /// Its outcome, once it has one.
     pub outcome: Option<Outcome>,
-    /// It began as a clone of its group's latest.
+    /// It started as a clone of its group's latest.
     pub incremental: bool,
-    /// From beginning to end.
+    /// From start to end.
     pub took: Option<Duration>,
-    /// When it was over.
+    /// When it finished.
     pub finished: Option<Timestamp>,
     /// Bytes on disk that no other build shared when it was measured; 0 before.
     pub own: u64,
-    /// What a search looks at besides the group: the params in lower case.
+    /// The searched text besides the group: the params in lower case.
     text: Box<str>,
 }
 
@@ -36,7 +36,7 @@ pub struct IndexEntry {
 pub(super) struct Group {
     /// The group, or "".
     pub(super) name: Box<str>,
-    /// What a search looks at: project and group in lower case.
+    /// The searched text: project and group in lower case.
     text: Box<str>,
 }
 
@@ -60,7 +60,7 @@ impl IndexEntry {
         }
     }
 
-    /// True when each of `words`, which are in lower case, is somewhere in the build's names or params.
+    /// True when each of `words`, which are in lower case, occurs in the build's names or params.
     pub(super) fn holds(&self, words: &[String], id: impl Fn() -> String) -> bool {
         words.iter().all(|word| {
             let is_digits = word.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -85,7 +85,7 @@ fn text(info: &BuildInfo) -> Box<str> {
             bytes <= MAX_SEARCHED_BYTES
         })
         .collect();
-    // A copy, since a buffer that is cut to its length leaves a gap in the heap.
+    // A copy, since truncating a buffer leaves a gap in the heap.
     text.as_str().into()
 }
 

@@ -1,11 +1,11 @@
 //! The record of a build: what `build_info.json` holds and what `POST /jobs` answers.
 //!
-//! Field names are those of the first mistry, so that its client and its users' scripts go
-//! on reading them; ours stand beside them. A record that the first mistry left is read, too:
-//! what it lacks is filled in from where it lies ([`BuildInfo::complete`]).
+//! Field names are those of the first mistry, so that its client and its users' scripts can still read them;
+//! newer fields are added beside them. Records that the first mistry wrote are read, too: missing fields are
+//! derived from the record's path ([`BuildInfo::complete`]).
 //!
-//! Values of opaque params never enter [`BuildInfo`]; while a build is pending they live in
-//! the record's [`Bookkeeping`], which is written to disk and never shown.
+//! Values of opaque params never enter [`BuildInfo`]; while a build is pending they are stored in the
+//! record's [`Bookkeeping`], which is written to disk and never sent to clients.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,30 +16,30 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::job::{Job, JobId, Params};
 use crate::project::ProjectName;
 
-/// The exit code of a build that has none (yet).
+/// The exit code of a build that has none or has none yet.
 pub const NO_EXIT_CODE: i64 = -999;
-/// The duration of a build that is not over: minus one second, as the first mistry wrote it.
+/// The duration of an unfinished build: minus one second, as the first mistry wrote it.
 pub const NO_DURATION: i64 = -1_000_000_000;
-/// Most bytes of log in an answer, and of standard error in a record: what a terminal scrolls.
+/// Most bytes of log in an answer, and of standard error in a record: the size of a terminal's scrollback.
 pub const LOG_TAIL: usize = 64 << 10;
 
-/// A list shows that many bytes of a param's value: enough to recognise it.
+/// Most bytes of one param's value in a list: enough to recognise it.
 const MAX_LISTED_VALUE: usize = 256;
-/// And that many of all values of one build.
+/// Most bytes of all values of one build in a list.
 const MAX_LISTED_PARAMS: usize = 16 << 10;
 
 /// Where a build's directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Accepted, not over.
+    /// Accepted and not finished.
     Pending,
-    /// Over, whatever its outcome.
+    /// Finished, whatever its outcome.
     Ready,
 }
 
 impl State {
-    /// As in JSON.
+    /// Name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             State::Pending => "pending",
@@ -52,11 +52,11 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Waiting for a slot.
+    /// It waits for a slot.
     Queued,
-    /// Its directory is made or cloned.
+    /// Its directory is created or cloned.
     Preparing,
-    /// Its image is looked for or built.
+    /// Its image is looked up or built.
     Imaging,
     /// Its container runs.
     Running,
@@ -65,7 +65,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// As in JSON.
+    /// Name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Phase::Queued => "queued",
@@ -81,11 +81,11 @@ impl Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Its container ended with 0.
+    /// Its container exited with 0.
     Succeeded,
-    /// Its container ended with another exit code.
+    /// Its container exited with another code.
     Failed,
-    /// It could not be run to its end; `Err` says why.
+    /// It could not be run to its end; `err` gives the cause.
     Errored,
     /// It was stopped on request.
     Cancelled,
@@ -94,7 +94,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All there are.
+    /// All outcomes.
     pub const ALL: [Outcome; 5] = [
         Outcome::Succeeded,
         Outcome::Failed,
@@ -103,7 +103,7 @@ impl Outcome {
         Outcome::TimedOut,
     ];
 
-    /// As in JSON.
+    /// Name in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Succeeded => "succeeded",
@@ -115,33 +115,33 @@ impl Outcome {
     }
 }
 
-/// Who cancelled a build and why.
+/// The origin and reason of a cancellation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Cancelled {
-    /// Who asked for it.
+    /// Requesting client.
     pub by: String,
     /// The reason given.
     pub reason: String,
 }
 
-/// How long each part took, in milliseconds; null for what did not happen.
+/// The duration of each phase in milliseconds; null for a phase that did not happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Phases {
     /// From acceptance to a slot.
     pub waiting: Option<u64>,
-    /// Making or cloning the directory.
+    /// Creating or cloning the directory.
     pub snapshot: Option<u64>,
     /// Finding or building the image.
     pub image: Option<u64>,
-    /// The container, from creation to its end.
+    /// The container, from creation to exit.
     pub run: Option<u64>,
     /// Putting the result in place.
     pub finish: Option<u64>,
 }
 
-/// What went into the job id, so that a later job can say what differs.
+/// The digests that entered the job id, so that the differences to a later job can be listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Inputs {
@@ -149,11 +149,11 @@ pub struct Inputs {
     pub context: String,
 }
 
-/// Everything that is told about a build.
+/// All information about a build that clients may see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct BuildInfo {
-    /// Names to values; null for opaque ones.
+    /// Param values by name; null for opaque params.
     #[serde(deserialize_with = "shown_params")]
     pub params: BTreeMap<String, Option<Arc<str>>>,
     /// The group, or "".
@@ -162,32 +162,32 @@ pub struct BuildInfo {
     pub path: String,
     /// The answer came from a ready build.
     pub cached: bool,
-    /// The answer came from a build that another client had asked for already.
+    /// The answer came from a build that another client had already requested.
     pub coalesced: bool,
-    /// The build began as a clone of its group's latest.
+    /// The build started as a clone of its group's latest build.
     pub incremental: bool,
     /// The container's exit code, or -999.
     pub exit_code: i64,
-    /// The kernel killed a process of the build for want of memory, whatever the exit code is.
+    /// The kernel killed a process of the build because memory ran out, whatever the exit code is.
     #[serde(rename = "OOMKilled")]
     pub oom_killed: bool,
-    /// A process of the build could not be started, because it had as many as `limits.pids` allows.
+    /// A process of the build could not be started, because the limit `limits.pids` was reached.
     pub pids_limit_reached: bool,
     /// Why the build could not be run to its end, in one sentence.
     pub err: Option<String>,
-    /// The same, "" for none.
+    /// Same as `err`, "" for none.
     pub err_build: String,
     /// The end of the log; only in answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container_stdouterr: Option<String>,
-    /// The end of standard error; only of failed builds.
+    /// The end of standard error; only for failed builds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container_stderr: Option<String>,
-    /// Always "rsync", as before.
+    /// Always "rsync", for compatibility.
     pub transport_method: String,
-    /// When the build began; while it is queued, when it was accepted.
+    /// When the build started; while it is queued, when it was accepted.
     pub started_at: Timestamp,
-    /// Nanoseconds from beginning to end, or -1000000000.
+    /// Nanoseconds from start to end, or -1000000000.
     pub duration: i64,
     /// `job/P/ID`.
     #[serde(rename = "URL")]
@@ -199,31 +199,31 @@ pub struct BuildInfo {
     pub project: String,
     /// Pending or ready.
     pub state: State,
-    /// What it is doing while pending.
+    /// The current phase while pending.
     pub phase: Option<Phase>,
-    /// How it ended, once ready.
+    /// The outcome, once ready.
     pub outcome: Option<Outcome>,
     /// Which execution of the job this is, from 1.
     pub attempt: u32,
     /// When the job was accepted.
     pub queued_at: Option<Timestamp>,
-    /// When it was over.
+    /// Time of the end.
     pub finished_at: Option<Timestamp>,
-    /// How long each part took.
+    /// The duration of each phase.
     pub phases: Phases,
     /// The image's id.
     pub image: Option<String>,
-    /// The container's id, of the last attempt; it is gone when the build is over.
+    /// The id of the last attempt's container, which is removed when the build is finished.
     pub container: Option<String>,
-    /// What it began as a clone of: an id of the same project.
+    /// The build that it was cloned from: an id of the same project.
     pub base: Option<String>,
-    /// Who asked for it first: `token NAME`, `uid N`, or an address.
+    /// The client that requested it first: `token NAME`, `uid N`, or an address.
     pub asked_by: Option<String>,
-    /// How many more have asked for it while it was under way.
+    /// How many further requests joined it while it was pending.
     pub joined: u32,
-    /// Who cancelled it.
+    /// Its cancellation.
     pub cancelled: Option<Cancelled>,
-    /// Digests of what was asked.
+    /// Digests of the job's inputs.
     pub inputs: Inputs,
 }
 
@@ -299,14 +299,14 @@ impl BuildInfo {
         self.outcome == Some(Outcome::Succeeded)
     }
 
-    /// Leaves out logs and cuts long params, as lists show it: a page of a thousand builds with
-    /// lock files among their params must stay a page.
+    /// Removes logs and cuts long params, for lists: a page of a thousand builds must stay small even when
+    /// lock files are among their params.
     pub fn abridge(&mut self) {
         self.container_stdouterr = None;
         self.container_stderr = None;
         let mut left = MAX_LISTED_PARAMS;
         for value in self.params.values_mut().flatten() {
-            // In JSON, where a control character takes six bytes.
+            // Counted as JSON, where a control character takes six bytes.
             let most = MAX_LISTED_VALUE.min(left);
             let mut bytes = 0;
             let cut = value.char_indices().find(|(_, letter)| {
@@ -320,14 +320,14 @@ impl BuildInfo {
         }
     }
 
-    /// Sets why the build could not be run to its end, in both spellings.
+    /// Sets the error in both spellings.
     pub fn set_error(&mut self, sentence: String) {
         self.err_build.clone_from(&sentence);
         self.err = Some(sentence);
     }
 
-    /// Fills in what the place says and a record of the first mistry does not, and hides the
-    /// opaque values that it kept.
+    /// Fills in fields that a record of the first mistry lacks and its path gives, and hides the opaque
+    /// values that it stored.
     pub(super) fn complete(
         &mut self,
         project: &ProjectName,
@@ -360,101 +360,101 @@ impl BuildInfo {
     }
 }
 
-/// How long a build may take and how much it may print: as it was when its container was made.
+/// The time and log limits of a build, as they were when its container was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct BuildLimits {
-    /// Milliseconds that it may run.
+    /// Most milliseconds that it may run.
     pub job_timeout: Option<u64>,
-    /// Milliseconds that it may print nothing.
+    /// Most milliseconds without output.
     pub silence_timeout: Option<u64>,
-    /// Bytes that its log may hold; 0 in records that do not say.
+    /// Most bytes of its log; 0 in records without the field.
     pub log_limit: u64,
 }
 
-/// What was decided about a build before its container was stopped: no later process decides otherwise.
+/// The decision to stop a build, recorded before its container is stopped: no later process decides
+/// otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Stopped {
-    /// How it ends.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Why, in one sentence.
+    /// The reason, in one sentence.
     pub sentence: String,
-    /// Who wanted that, where it was asked for.
+    /// The cancellation, where it was requested.
     pub cancelled: Option<Cancelled>,
 }
 
-/// What the daemon keeps for itself in the record.
+/// The daemon's internal part of the record.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Bookkeeping {
-    /// Everything of the build is on stable storage.
+    /// All files of the build are on stable storage.
     pub durable: bool,
-    /// The boot in which it was written: what is not durable and of another boot is absent.
+    /// The boot in which it was written: a build that is not durable and of another boot is absent.
     pub boot: String,
-    /// When its container must have ended.
+    /// The latest end of its container.
     pub deadline: Option<Timestamp>,
-    /// What it may take.
+    /// Limits of the build.
     #[serde(rename = "Bounds")]
     pub limits: BuildLimits,
-    /// That and why it is stopped before its end.
+    /// Set when the build is stopped before its end.
     pub stopped: Option<Stopped>,
     /// When its container was started.
     pub running_since: Option<Timestamp>,
-    /// The host's uptime then, in milliseconds; as [`super::Since`] has it.
+    /// The host's uptime at that time, in milliseconds; see [`super::Since`].
     pub running_uptime: Option<i64>,
-    /// The host's uptime when the build was started, likewise.
+    /// The host's uptime when the build was started, in milliseconds.
     pub started_uptime: Option<i64>,
-    /// How many bytes of `out.log` came before the container's own output.
+    /// The bytes of `out.log` that precede the container's own output.
     pub log_offset: u64,
     /// The container of this attempt.
     pub container: Option<String>,
-    /// Of builds that may come in each other's place, a later one has a larger number; 0 in records that
-    /// do not say.
+    /// The order of builds that can replace each other: a later one has a larger number; 0 in records without
+    /// the field.
     pub number: u64,
-    /// The `uid:gid` that its files belong to; `None` in records that do not say.
+    /// The `uid:gid` that owns its files; `None` in records without the field.
     pub user: Option<String>,
-    /// Attempts whose container was lost.
+    /// Attempts that lost their container.
     pub lost: u32,
-    /// A new image was asked for.
+    /// A new image was requested.
     pub rebuild: bool,
-    /// Values of opaque params; empty once the build is over.
+    /// Values of opaque params; empty once the build is finished.
     pub opaque: BTreeMap<String, Arc<str>>,
-    /// The inode of the file of each opaque param; empty once the build is over.
+    /// The inode of the file of each opaque param; empty once the build is finished.
     pub opaque_inodes: BTreeMap<String, u64>,
     /// Bytes of all blocks of `data` and the log, once they are on stable storage; `None` where they
     /// could not be counted.
     pub bytes: Option<u64>,
-    /// Those of them that no other build shared then.
+    /// Blocks among them that no other build shared at that time.
     pub own: Option<u64>,
     /// Digest of each file of the context, at most [`MAX_INPUT_FILES`].
     pub files: BTreeMap<String, String>,
-    /// Digest of the target of each symbolic link of the context; `None` in records that do not say.
+    /// Digest of the target of each symbolic link of the context; `None` in records without the field.
     pub links: Option<BTreeMap<String, String>>,
-    /// All of both stand in `inputs.json`, since they are too many.
+    /// Both lists are stored in `inputs.json`, since they are too long.
     pub has_inputs: bool,
-    /// No file that the build or its bases left is newer, as far as clocks tell: what was made while the
-    /// clock was ahead counts. `None` in records that do not say.
+    /// No file that the build or its bases left is newer, as far as clocks tell, including files written
+    /// while the clock was ahead. `None` in records without the field.
     pub built_until: Option<Timestamp>,
 }
 
-/// A record names at most this many input files, so that it stays a file one can open.
+/// Most input files that a record lists, so that it stays small enough to open.
 pub const MAX_INPUT_FILES: usize = 2_000;
 
 /// `build_info.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// What is told.
+    /// The public part.
     #[serde(flatten)]
     pub info: BuildInfo,
-    /// What is not.
+    /// The rest.
     #[serde(rename = "Bookkeeping", default)]
     pub internal: Bookkeeping,
 }
 
 impl Record {
-    /// The params as they were asked, opaque ones included; `None` when the record of an
-    /// earlier process cannot say any more.
+    /// The requested params, including opaque ones; `None` when the record of a previous process lacks them.
     pub fn params(&self) -> Option<Params> {
         self.info
             .params
@@ -474,7 +474,7 @@ fn shown_params<'de, D: Deserializer<'de>>(
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
-/// Bytes of a letter in a string of JSON, which writes some control characters as six.
+/// Bytes of a character in a JSON string, where some control characters take six.
 fn letter_in_json(letter: char) -> usize {
     match letter {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
@@ -483,7 +483,7 @@ fn letter_in_json(letter: char) -> usize {
     }
 }
 
-/// Bytes of a text as a string of JSON.
+/// Bytes of a text as a JSON string.
 pub(super) fn in_json(text: &str) -> usize {
     text.chars().map(letter_in_json).sum::<usize>() + 2
 }

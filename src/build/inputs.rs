@@ -1,7 +1,7 @@
-//! What a build was made of: the files and symbolic links of its context, each with its digest. The next
-//! build of the group learns from it what differs.
+//! The inputs of a build: the files and symbolic links of its context, each with its digest. The next build
+//! of the group compares its own inputs with them.
 //!
-//! A record lists a few thousand; the list of a larger context is a file of its own beside it.
+//! A record lists a few thousand; the list of a larger context is a separate file beside it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -12,10 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::{MAX_INPUT_FILES, Record, layout, record};
 use crate::project::Context;
 
-/// Entries that a list of its own may have: some 100 MB. Of a larger context only the part in the record
-/// is known.
+/// Most entries of a separate list: some 100 MB. Of a larger context only the part in the record is known.
 const MAX_LISTED_INPUTS: usize = 500_000;
-/// A larger file is not ours.
+/// A larger file is invalid.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Files and links by their paths.
@@ -24,15 +23,15 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 pub(super) struct Inputs {
     /// The digest of each file.
     pub(super) files: BTreeMap<String, String>,
-    /// The digest of each link's target; `None` where the record does not say.
+    /// The digest of each link's target; `None` if the record lacks it.
     pub(super) links: Option<BTreeMap<String, String>>,
-    /// These are all.
+    /// Complete lists.
     #[serde(skip)]
     pub(super) is_whole: bool,
 }
 
 impl Inputs {
-    /// Those of a context.
+    /// The inputs of a context.
     pub(super) fn of(context: &Context) -> Inputs {
         let entry = |(path, digest): (&Path, crate::project::Digest)| {
             (path.to_string_lossy().into_owned(), digest.to_string())
@@ -48,7 +47,7 @@ impl Inputs {
         self.files.len() + self.links.as_ref().map_or(0, BTreeMap::len)
     }
 
-    /// Writes them into the record; gives back those that do not fit, for [`Inputs::write`].
+    /// Writes them into the record; returns those that do not fit, for [`Inputs::write`].
     pub(super) fn into_record(self, record: &mut Record) -> Option<Inputs> {
         if self.len() < MAX_INPUT_FILES {
             record.internal.files = self.files;
@@ -61,8 +60,8 @@ impl Inputs {
         record.internal.has_inputs.then_some(self)
     }
 
-    /// Writes them beside the record in `directory`. A power cut may take the list: it is synced with
-    /// the build.
+    /// Writes them beside the record in `directory`. A power cut may lose the list: it is synced with the
+    /// build.
     pub(super) fn write(&self, directory: &Path) -> io::Result<()> {
         let file = std::fs::File::create_new(directory.join(layout::INPUTS))?;
         let mut file = io::BufWriter::new(file);
@@ -70,7 +69,7 @@ impl Inputs {
         file.flush()
     }
 
-    /// Those of the build in `directory`, whose record is `record`.
+    /// The inputs of the build in `directory`, whose record is `record`.
     pub(super) fn read(directory: &Path, record: &Record) -> Inputs {
         let listed = match record.internal.has_inputs {
             true => read(directory),
@@ -85,7 +84,7 @@ impl Inputs {
     }
 }
 
-/// `None` where the list is lost or none of ours.
+/// `None` if the list is missing or invalid.
 fn read(directory: &Path) -> Option<Inputs> {
     let file = record::open_regular(&directory.join(layout::INPUTS)).ok()??;
     let mut text = Vec::new();

@@ -1,10 +1,10 @@
-//! Equal values, held once.
+//! Equal values, stored once.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
-/// Values that are shared by all who hold an equal one.
+/// Values that are shared by all holders of an equal one.
 #[derive(Debug)]
 pub(super) struct Interned<T: ?Sized>(HashSet<Arc<T>>);
 
@@ -15,7 +15,7 @@ impl<T: ?Sized> Default for Interned<T> {
 }
 
 impl<T: Eq + Hash + ?Sized> Interned<T> {
-    /// The value that is held already, or this one, which is held from now on.
+    /// The stored equal value, or this one, which is stored from now on.
     pub(super) fn intern(&mut self, value: Arc<T>) -> Arc<T> {
         match self.0.get(&value) {
             Some(known) => known.clone(),
@@ -26,7 +26,7 @@ impl<T: Eq + Hash + ?Sized> Interned<T> {
         }
     }
 
-    /// Forgets a value that only its holder and this table share.
+    /// Removes a value that only its holder and this table share.
     pub(super) fn forget_last(&mut self, value: &Arc<T>) {
         if Arc::strong_count(value) == 2 {
             self.0.remove(value);

@@ -1,8 +1,8 @@
-//! When a build was last used: the time of change of its directory.
+//! When a build was last used: the modification time of its directory.
 //!
-//! It is set when the build takes its place, and again when the build is answered from or its
-//! artifacts are read. Not the time of access: a backup would keep everything. What is
-//! written down is at most [`WRITE_INTERVAL`] behind, so that many who ask for one build cost one write.
+//! It is set when the build is put in place, and again when the build answers a job or its artifacts are
+//! read. The access time is not used: a backup would keep everything. The stored time is at most
+//! [`WRITE_INTERVAL`] behind, so that many requests for one build cost one write.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, CWD, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
-/// How far the time on disk may be behind the last use.
+/// How far the stored time may be behind the last use.
 pub(super) const WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
 const NOW: Timestamps = Timestamps {
@@ -28,7 +28,7 @@ const NOW: Timestamps = Timestamps {
     },
 };
 
-/// When a build was used, as its directory tells.
+/// The last use of a build, from its directory's metadata.
 // The fields differ in width and sign between architectures.
 #[allow(clippy::unnecessary_cast)]
 pub(super) fn time(directory: &Stat) -> Timestamp {
@@ -36,8 +36,8 @@ pub(super) fn time(directory: &Stat) -> Timestamp {
     Timestamp::new(directory.st_mtime as i64, nanos).unwrap_or(Timestamp::MIN)
 }
 
-/// Notes that the build in an open directory is used now. Where that cannot be written, it is as if
-/// it had not been used: no reason to refuse it.
+/// Records that the build in an open directory is used now. If that cannot be written, the build counts as
+/// not used: no reason to refuse it.
 pub(super) fn note(directory: BorrowedFd<'_>) {
     let is_due = rustix::fs::fstat(directory).is_ok_and(|found| {
         let ago = Timestamp::now().duration_since(time(&found));
@@ -48,20 +48,20 @@ pub(super) fn note(directory: BorrowedFd<'_>) {
     }
 }
 
-/// The same for the build at `path`. False when there is none any more.
+/// The same for the build at `path`. False if it no longer exists.
 pub(super) fn note_at(path: &Path) -> bool {
     rustix::fs::utimensat(CWD, path, &NOW, AtFlags::SYMLINK_NOFOLLOW) != Err(Errno::NOENT)
 }
 
-/// When a use of a build was last written down, as far as this process remembers.
+/// When a use of a build was last written, as far as this process knows.
 #[derive(Debug, Default)]
 pub(super) struct Noted(AtomicU64);
 
 impl Noted {
-    /// True for the one caller that is to write it down now.
+    /// True for the one caller that must write it now.
     pub(super) fn is_due(&self) -> bool {
         static BEGAN: OnceLock<Instant> = OnceLock::new();
-        // From 1 on: 0 is never.
+        // Starts at 1: 0 means never.
         let now = BEGAN.get_or_init(Instant::now).elapsed().as_secs() + 1;
         let last = self.0.load(Ordering::Relaxed);
         let is_late = last == 0 || now.saturating_sub(last) >= WRITE_INTERVAL.as_secs();

@@ -1,4 +1,4 @@
-//! Every path there is under `build_path`. Pure; the only file that knows the names in it.
+//! All paths under `build_path`. Pure; the only file that contains these names.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -13,18 +13,18 @@ const READY: &str = "ready";
 const FAILED: &str = "failed";
 const LATEST: &str = "latest";
 const GROUPS: &str = "groups";
-/// What the name of a new link begins with.
+/// The prefix of a new link's name.
 const NEW_LINK: &str = "link-";
 const PINS: &str = "pins";
 const PAUSED: &str = "paused";
 const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
 const IMAGES: &str = "images";
-/// What the names of files of statistics, and of what is remembered of images, end with.
+/// The suffix of files of statistics and of image records.
 const JSON: &str = ".json";
 /// Mounted at `/data` in the container.
 pub(super) const DATA: &str = "data";
-/// What is served, under `data`.
+/// The artifacts, under `data`.
 pub(super) const ARTIFACTS: &str = "artifacts";
 /// Kept for the next build of the group, under `data`.
 pub(super) const CACHE: &str = "cache";
@@ -35,7 +35,7 @@ pub(super) const PARAMS: &str = "params";
 pub(super) const HOME: &str = "home";
 /// The record.
 pub(super) const RECORD: &str = "build_info.json";
-/// What a build with a large context was made of.
+/// The inputs of a build with a large context.
 pub(super) const INPUTS: &str = "inputs.json";
 /// The log.
 pub(super) const LOG: &str = "out.log";
@@ -57,8 +57,8 @@ impl Layout {
         &self.root
     }
 
-    /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, statistics of
-    /// answers, what is remembered of images.
+    /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, answer statistics,
+    /// image records.
     pub(super) fn own(&self) -> PathBuf {
         self.root.join(OWN)
     }
@@ -75,12 +75,12 @@ impl Layout {
         self.own().join("secret")
     }
 
-    /// Where what is to be removed waits for its last reader.
+    /// Directories to be removed stay here until their last reader is done.
     pub(super) fn trash(&self) -> PathBuf {
         self.own().join("trash")
     }
 
-    /// A new link to a build, on its way to its name; no group can have one here.
+    /// A new link to a build, before its rename; no group can have one here.
     pub(super) fn new_link(&self, project: &ProjectName, id: JobId) -> PathBuf {
         self.own().join(format!("{NEW_LINK}{project}-{id}"))
     }
@@ -99,17 +99,17 @@ impl Layout {
         self.pins().join(format!("{project}-{id}"))
     }
 
-    /// There while the queue is paused.
+    /// Exists while the queue is paused.
     pub(super) fn paused(&self) -> PathBuf {
         self.own().join(PAUSED)
     }
 
-    /// What the clocks of the host said last.
+    /// The last readings of the host's clocks.
     pub(super) fn clock(&self) -> PathBuf {
         self.own().join(CLOCK)
     }
 
-    /// A file for each project: how its jobs were answered.
+    /// A file per project: the statistics of its answers.
     pub(super) fn all_stats(&self) -> PathBuf {
         self.own().join(ANSWERS)
     }
@@ -118,7 +118,7 @@ impl Layout {
         self.all_stats().join(format!("{project}{JSON}"))
     }
 
-    /// A file for each project: what is remembered of its images.
+    /// A file per project: its image records.
     pub(super) fn all_image_records(&self) -> PathBuf {
         self.own().join(IMAGES)
     }
@@ -127,7 +127,7 @@ impl Layout {
         self.all_image_records().join(format!("{project}{JSON}"))
     }
 
-    /// The project that such a file in `answers` or `images` is about.
+    /// The project of such a file in `answers` or `images`.
     pub(super) fn counted_by(name: &str) -> Option<ProjectName> {
         name.strip_suffix(JSON)?.parse().ok()
     }
@@ -157,7 +157,7 @@ impl Layout {
         self.all_failed(project).join(id.to_string())
     }
 
-    /// The directory of those.
+    /// The directory of these builds.
     pub(super) fn all_failed(&self, project: &ProjectName) -> PathBuf {
         self.project(project).join(FAILED)
     }
@@ -174,13 +174,13 @@ impl Layout {
         self.project(project).join(GROUPS)
     }
 
-    /// What such a link says; relative, so that a build path can be moved.
+    /// The target of such a link; relative, so that a build path can be moved.
     pub(super) fn link_target(group: Option<&GroupName>, id: JobId) -> PathBuf {
         let up = if group.is_some() { "../" } else { "" };
         PathBuf::from(format!("{up}{READY}/{id}"))
     }
 
-    /// The id that a link's text names; the first mistry wrote absolute ones.
+    /// The id in a link's target; the first mistry wrote absolute ones.
     pub(super) fn linked_id(target: &Path) -> Option<JobId> {
         let mut parts = target.components().rev();
         let Some(Component::Normal(id)) = parts.next() else {
@@ -190,14 +190,14 @@ impl Layout {
         in_ready.then(|| id.to_str()?.parse().ok()).flatten()
     }
 
-    /// The absolute path of a ready build's artifacts, as clients are told it.
+    /// The absolute path of a ready build's artifacts, as sent to clients.
     pub(super) fn served(&self, project: &ProjectName, id: JobId) -> String {
         let path = self.ready(project, id).join(DATA).join(ARTIFACTS);
         path.to_string_lossy().into_owned()
     }
 }
 
-/// The build that `PROJECT-ID` says, as pins are called; `None` for what is no such name.
+/// The build named by `PROJECT-ID`, the name of a pin; `None` for any other name.
 pub(super) fn named(name: &str) -> Option<(ProjectName, JobId)> {
     let (project, id) = name.rsplit_once('-')?;
     Some((project.parse().ok()?, id.parse().ok()?))

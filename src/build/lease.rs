@@ -1,7 +1,7 @@
 //! A lease keeps a build's directory from being removed while it is read.
 //!
-//! It is a shared `flock` on the directory itself, so the kernel keeps the count: it cannot
-//! leak, whatever dies, and holds between processes.
+//! It is a shared `flock` on the directory itself, so the kernel counts the holders: it cannot leak, whatever
+//! process dies, and works between processes.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::filesystem::InodeId;
 
-/// Times that a directory may be replaced between opening and locking it before we give up.
+/// How often a directory may be replaced between opening and locking it before this fails.
 const MAX_LEASE_ATTEMPTS: usize = 16;
 
 /// A build's directory, open and not removable.
@@ -27,10 +27,10 @@ impl Lease {
                 return Ok(None);
             };
             match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared) {
-                // It may have been replaced and removed before the lock was ours.
+                // It may have been replaced and removed before it was locked.
                 Ok(()) if is_at(&directory, path)? => return Ok(Some(Lease(directory))),
                 Ok(()) => {}
-                // It is being removed: its name leads elsewhere by now, or nowhere.
+                // It is being removed: its name refers to another directory by now, or to none.
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -48,8 +48,8 @@ impl Lease {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 
-    /// The right to remove the directory at `path`, which must be out of sight already; `None`
-    /// while it is read or removed.
+    /// Permission to remove the directory at `path`, which must be in the trash already; `None` while it is
+    /// read or removed.
     pub(super) fn take_last(path: &Path) -> io::Result<Option<Lease>> {
         let Some(directory) = open(path)? else {
             return Ok(None);
@@ -60,7 +60,7 @@ impl Lease {
             Err(error) => Err(error.into()),
         }
     }
-    /// Waits until no removal of the directory at `path` is under way; it must be out of sight already.
+    /// Waits until no removal of the directory at `path` is running; it must be in the trash already.
     pub(super) fn wait_for_removal(path: &Path) -> io::Result<()> {
         match open(path)? {
             Some(directory) => Ok(rustix::fs::flock(&directory, FlockOperation::LockShared)?),

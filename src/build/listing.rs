@@ -1,4 +1,4 @@
-//! Builds as lists show them: their JSON is kept once it was written.
+//! Builds as list entries: their JSON is cached once it was written.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,22 +7,22 @@ use serde_json::value::RawValue;
 use super::info::in_json;
 use super::{BuildInfo, Place};
 
-/// Bytes of answers to cached jobs that are remembered: dozens with full logs, or a thousand small.
+/// Bytes of cached answers to jobs: dozens with full logs, or a thousand small ones.
 pub(super) const MAX_ANSWERS: usize = 4 << 20;
-/// Bytes of builds as lists show them that are remembered: more than a full page of usual ones.
+/// Bytes of cached list entries: more than a full page of usual ones.
 pub(super) const MAX_LISTINGS: usize = 8 << 20;
 
-/// What the rest of an info takes, twice: as values and as JSON.
+/// Memory of the rest of an info, twice: as values and as JSON.
 const FIXED_INFO_BYTES: usize = 3 << 10;
 
-/// One build of a list. Clones share everything.
+/// One list entry. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Listing(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     info: BuildInfo,
-    /// Lists are asked for far more often than builds change.
+    /// Lists are requested far more often than builds change.
     json: OnceLock<Box<RawValue>>,
 }
 
@@ -36,7 +36,7 @@ impl Listing {
         }))
     }
 
-    /// Where it is in the order of lists; `None` for a record whose names cannot be.
+    /// Its place in the list order; `None` for a record with invalid names.
     pub fn place(&self) -> Option<Place> {
         let info = self.info();
         Some(Place {
@@ -46,7 +46,7 @@ impl Listing {
         })
     }
 
-    /// About what it takes in memory together with its JSON.
+    /// The approximate memory that it uses with its JSON.
     pub fn bytes(&self) -> usize {
         let params = self.0.info.params.iter();
         let params = params.map(|(name, value)| {
@@ -60,12 +60,12 @@ impl Listing {
         params.sum::<usize>() + FIXED_INFO_BYTES
     }
 
-    /// What is shown.
+    /// The abridged info.
     pub fn info(&self) -> &BuildInfo {
         &self.0.info
     }
 
-    /// Its JSON in a list: what `write` made of it the first time that it was asked for.
+    /// Its JSON in a list: the result of the first call of `write`.
     ///
     /// # Errors
     /// As `write`.

@@ -1,7 +1,7 @@
 //! The build log: one writer, any number of followers.
 //!
-//! The file is the truth. A follower holds an offset into it, never a copy, so a slow reader
-//! costs the daemon nothing. Followers are woken by the writer; none polls.
+//! The file is authoritative. A follower holds an offset into it, never a copy, so a slow reader costs the
+//! daemon no memory. The writer wakes followers; none polls.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -18,37 +18,37 @@ use super::{LOG_TAIL, layout, record};
 use crate::located::at;
 use crate::turns::ClientTurns;
 
-/// How far a log is.
+/// The progress of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Written {
     bytes: u64,
     over: bool,
 }
 
-/// The writing end. Dropping it ends the log for its followers, after the last byte that it was given.
+/// The writing end. Dropping it ends the log for its followers, after the last byte that was appended.
 #[derive(Debug)]
 pub struct BuildLog {
     writer: Arc<Writer>,
-    /// Bytes that were given to it, those that are being written among them.
+    /// Bytes appended to it, including those that are being written.
     bytes: u64,
-    /// The write under way. It goes on where its caller gives up waiting for it; the next one waits.
+    /// The current write. It continues when its caller stops waiting for it; the next write waits for it.
     writing: Option<JoinHandle<io::Result<()>>>,
 }
 
-/// The file, and how far it is. The last one who has it ends the log: a write that is still under way
-/// comes before the end.
+/// The file, and its progress. The log ends when the last owner drops this: a write that still runs comes
+/// before the end.
 #[derive(Debug)]
 struct Writer {
     file: std::fs::File,
     written: watch::Sender<Written>,
 }
 
-/// Where followers of a log that is still written get on.
+/// Lets followers of a log that is still written resume reading.
 #[derive(Clone, Debug)]
 pub struct LogProgress(watch::Receiver<Written>);
 
 impl BuildLog {
-    /// Goes on at the end of `file`, which holds `bytes` already.
+    /// Continues at the end of `file`, which holds `bytes` already.
     pub(super) fn new(file: std::fs::File, bytes: u64) -> BuildLog {
         let (written, _) = watch::channel(Written { bytes, over: false });
         BuildLog {
@@ -58,11 +58,11 @@ impl BuildLog {
         }
     }
 
-    /// Appends bytes as they are; followers see them when this returns. Where it is dropped before
-    /// that, all of them are appended and seen nevertheless.
+    /// Appends bytes unchanged; followers see them when this returns. If the future is dropped earlier, all
+    /// bytes are still appended and seen.
     ///
     /// # Errors
-    /// When the disk takes no more. What was written until then stays.
+    /// When the disk is full or fails. What was written before stays.
     pub async fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.written().await?;
         let (writer, bytes) = (self.writer.clone(), bytes.to_vec());
@@ -71,7 +71,7 @@ impl BuildLog {
         self.written().await
     }
 
-    /// Waits for the write under way.
+    /// Waits for the current write.
     async fn written(&mut self) -> io::Result<()> {
         let Some(writing) = &mut self.writing else {
             return Ok(());
@@ -82,7 +82,7 @@ impl BuildLog {
         written?
     }
 
-    /// Appends a line of ours, apart from what the build has printed.
+    /// Appends a line of the daemon, separate from the build's output.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -104,7 +104,7 @@ impl BuildLog {
 }
 
 impl Writer {
-    /// Appends bytes and lets followers see as many as the disk took.
+    /// Appends bytes and shows followers as many as were written.
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let (mut file, mut rest) = (&self.file, bytes);
         let result = loop {
@@ -131,8 +131,8 @@ impl Drop for Writer {
     }
 }
 
-/// A reading end: from an offset to the end of the log, and on while it grows. One that waits holds no
-/// bytes of it.
+/// A reading end: from an offset to the end of the log, and further while it grows. While it waits it holds
+/// no bytes of it.
 #[derive(Debug)]
 pub struct LogFollower {
     file: Arc<File>,
@@ -140,17 +140,17 @@ pub struct LogFollower {
     length: u64,
     tag: String,
     progress: Option<LogProgress>,
-    /// In which it is read.
+    /// The turns of its reads.
     turns: ClientTurns,
 }
 
-/// A name for the log at `path` that holds from its first byte to its removal, whatever is appended to
-/// it and wherever it is moved. A new file may get the inode of one that is gone, but not its birth.
-/// Where the filesystem keeps no births, the time at which the execution was asked for, as its record
-/// says, stands in for it.
+/// A tag of the log at `path` that is valid from its first byte to its removal, whatever is appended to it
+/// and wherever it is moved. A new file may reuse the inode of a removed one, but not its birth time. Where
+/// the filesystem stores no birth times, the time at which the execution was requested, from its record, is
+/// used instead.
 ///
 /// # Errors
-/// `NotFound` where that record is needed and is not there: the build was moved or removed.
+/// `NotFound` when that record is needed and is missing: the build was moved or removed.
 fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String> {
     let birth = birth.and_then(|birth| birth.duration_since(UNIX_EPOCH).ok());
     if let Some(birth) = birth {
@@ -163,12 +163,12 @@ fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String>
 }
 
 impl LogFollower {
-    /// Opens the log at `path` for reading from byte `from` on, in `turns`. Without `progress`, what is
-    /// there now is all. Blocks.
+    /// Opens the log at `path` for reading from byte `from` on, in `turns`. Without `progress`, the log ends
+    /// at its current length. Blocks.
     ///
     /// # Errors
-    /// When the file cannot be opened; where the filesystem keeps no times of birth, also when the
-    /// build's record beside it cannot be read.
+    /// When the file cannot be opened; where the filesystem stores no birth times, also when the build's
+    /// record beside it cannot be read.
     pub fn open(
         path: &Path,
         from: u64,
@@ -176,7 +176,7 @@ impl LogFollower {
         turns: ClientTurns,
     ) -> io::Result<LogFollower> {
         let mut file = File::open(path).map_err(at(path))?;
-        // For those who get the file itself.
+        // For callers that take the file itself.
         file.seek(SeekFrom::Start(from))?;
         let metadata = file.metadata()?;
         Ok(LogFollower {
@@ -189,27 +189,27 @@ impl LogFollower {
         })
     }
 
-    /// Goes on at byte `from`.
+    /// Continues at byte `from`.
     #[must_use]
     pub fn skip_to(mut self, from: u64) -> LogFollower {
         self.at = from;
         self
     }
 
-    /// Which log it is: another one, of the same job asked for again, has another tag.
+    /// The log's tag: the log of another execution of the same job has another tag.
     pub fn tag(&self) -> &str {
         &self.tag
     }
 
-    /// Bytes that were there when it was opened.
+    /// Bytes in the log when it was opened.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// The file itself, at the byte from which it was opened, where the log grows no more.
+    /// The file itself, at the byte from which it was opened, if the log no longer grows.
     ///
     /// # Errors
-    /// The follower back, where it grows; or an error of the system.
+    /// Returns the follower if the log still grows; or an error of the system.
     pub fn into_whole(self) -> Result<io::Result<File>, LogFollower> {
         match self.progress {
             Some(_) => Err(self),
@@ -217,17 +217,17 @@ impl LogFollower {
         }
     }
 
-    /// The file, and how many bytes of the log are in it now.
+    /// The file, and the current length of the log.
     ///
     /// # Errors
-    /// When the system gives no descriptor.
+    /// When the system cannot duplicate the descriptor.
     pub fn into_now(self) -> io::Result<(File, u64)> {
         let length = self.length;
         Ok((owned(self.file)?, length))
     }
 
-    /// The next bytes, `most` of them at most; `None` at the end of a log that grows no more. Nothing is
-    /// lost when it is given up.
+    /// The next bytes, `most` of them at most; `None` at the end of a finished log. Cancel-safe: nothing is
+    /// lost when the future is dropped.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -238,8 +238,8 @@ impl LogFollower {
         }
     }
 
-    /// Waits until there are bytes to be read, and says how many; 0 at the end of a log that grows no
-    /// more. Nothing is lost when it is given up.
+    /// Waits until there are bytes to read, and returns their number; 0 at the end of a finished log. Nothing
+    /// is lost when the future is dropped.
     pub async fn grown(&mut self) -> u64 {
         loop {
             let written = match &mut self.progress {
@@ -258,7 +258,7 @@ impl LogFollower {
             if let Some(LogProgress(progress)) = &mut self.progress
                 && progress.changed().await.is_err()
             {
-                // The writer is gone; one more look at what it wrote last.
+                // The writer is gone; check once more for what it wrote last.
                 let bytes = progress.borrow().bytes;
                 self.length = bytes;
                 self.progress = None;
@@ -266,8 +266,8 @@ impl LogFollower {
         }
     }
 
-    /// Reads what is there of the log, `most` bytes at most; `None` where there is nothing. Nothing is
-    /// lost when it is given up.
+    /// Reads available bytes of the log, `most` at most; `None` when there are none. Nothing is lost when the
+    /// future is dropped.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -291,12 +291,12 @@ impl LogFollower {
         });
         let chunk = reading.await??;
         self.at += chunk.len() as u64;
-        // None are there where the file was cut short: there is no more to wait for.
+        // None are there if the file was truncated: do not wait for more.
         Ok((!chunk.is_empty()).then(|| chunk.into()))
     }
 }
 
-/// A file of its own. A read that was given up may have it still.
+/// A file with one owner. A read that was dropped may still hold it.
 fn owned(file: Arc<File>) -> io::Result<File> {
     Arc::try_unwrap(file).or_else(|file| file.try_clone())
 }
@@ -314,7 +314,7 @@ pub(super) fn tail(directory: &Path) -> io::Result<String> {
     Ok(text_of(&bytes, from > 0))
 }
 
-/// Text of the end of a log: a character that the cut went through is left out.
+/// Text of the end of a log: a character that the cut split is left out.
 pub fn text_of(bytes: &[u8], cut: bool) -> String {
     let is_continuation = |byte: &&u8| **byte & 0b1100_0000 == 0b1000_0000;
     let skipped = if cut {
@@ -373,8 +373,8 @@ mod tests {
         assert_eq!(all(&mut after).await, b"");
     }
 
-    /// A step of a build is dropped with the write that it waits for, when the build is cancelled or the
-    /// daemon ends.
+    /// When a build is cancelled or the daemon ends, a step of the build is dropped together with the write
+    /// that it waits for.
     #[tokio::test]
     async fn what_was_given_is_followed_to_its_end_though_its_writer_gives_up_waiting() {
         use futures_util::FutureExt;
@@ -385,7 +385,7 @@ mod tests {
             let mut log = BuildLog::new(std::fs::File::create(&path).unwrap(), 0);
             let mut follower = open(&path, 0, Some(log.progress()));
             let first = vec![b'1'; 200_000];
-            // Given up after the first look, at which it may be done on a quick machine.
+            // Dropped after the first poll; on a fast machine the write may be done by then.
             let _ = log.append(&first).now_or_never();
             assert_eq!(log.bytes(), 200_000);
             let mut expected = first;
@@ -426,7 +426,7 @@ mod tests {
         assert_ne!(tag(&path), first);
     }
 
-    /// Some filesystems, such as ramfs and older XFS, keep no time of birth.
+    /// Some filesystems, such as ramfs and older XFS, store no birth time.
     #[tokio::test]
     async fn without_a_time_of_birth_a_log_is_named_by_the_execution_that_its_record_is_of() {
         let dir = tempfile::tempdir().unwrap();
@@ -437,17 +437,17 @@ mod tests {
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
         record::write(dir.path(), &record, false).unwrap();
         let first = tag_of().unwrap();
-        // A new attempt goes on with the same log.
+        // A new attempt continues the same log.
         record.info.attempt = 2;
         record.info.started_at = Timestamp::now();
         record::write(dir.path(), &record, false).unwrap();
         assert_eq!(tag_of().unwrap(), first);
-        // The job was asked for again, and its log has the inode of the last one.
+        // The job was requested again, and its log reuses the inode of the previous one.
         record.info.queued_at =
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_002).unwrap());
         record::write(dir.path(), &record, false).unwrap();
         assert_ne!(tag_of().unwrap(), first);
-        // The build was moved meanwhile: its log is to be looked for again.
+        // The build was moved meanwhile: the caller must look up its log again.
         std::fs::remove_file(dir.path().join(layout::RECORD)).unwrap();
         let moved = tag_of().unwrap_err();
         assert_eq!(moved.kind(), io::ErrorKind::NotFound);

@@ -1,8 +1,8 @@
-//! Finished builds brought to stable storage, measured, and marked as durable.
+//! Finished builds are synced to stable storage, measured, and marked as durable.
 //!
-//! A build is answered before its data is on stable storage; until it is marked it counts as
-//! absent after a power cut. Where it could not be marked (a crash, a full disk), that is left to the
-//! next process: [`BuildStore::scan`] finds it.
+//! A build is answered before its data is on stable storage; until it is marked it counts as absent after a
+//! power cut. If marking failed (a crash, a full disk), the next process does it: [`BuildStore::scan`] finds
+//! the build.
 
 use std::fs::File;
 use std::io;
@@ -19,30 +19,30 @@ use crate::filesystem::Usage;
 const DIRECTORIES_PER_SYNC: usize = 64;
 
 impl BuildStore {
-    /// True when what the record says survived the last power cut, if there was one.
+    /// True when the build of this record survived the last power cut, if there was one.
     pub(super) fn survived(&self, record: &Record) -> bool {
         self.lasts(&record.internal.boot, record.internal.durable)
     }
 
-    /// The same of what a record says of it.
+    /// The same for these fields of a record.
     pub(super) fn lasts(&self, boot: &str, durable: bool) -> bool {
-        // The first mistry knew nothing of durability; what it left has been there long.
+        // The first mistry did not record durability; its builds were written long ago.
         boot.is_empty() || durable || boot == self.boot
     }
 
-    /// True when a ready build waits for its mark.
+    /// True when a ready build is not marked yet.
     pub(super) fn is_unmarked(&self, record: &Record) -> bool {
         let internal = &record.internal;
         record.info.state == State::Ready && internal.boot == self.boot && !internal.durable
     }
 
-    /// Brings the builds in these directories to stable storage, measures what they take, and marks
-    /// them. One that is gone or replaced meanwhile is passed over.
+    /// Syncs the builds in these directories to stable storage, measures their disk usage, and marks them. A
+    /// build that is removed or replaced meanwhile is skipped.
     pub(super) fn make_durable(&self, directories: &[PathBuf]) -> io::Result<()> {
         for some in directories.chunks(DIRECTORIES_PER_SYNC) {
             let mut held = Vec::new();
             for directory in some {
-                // Held open, so that what takes its name meanwhile is never touched.
+                // Held open, so that a build that takes its name meanwhile is never changed.
                 if let Some(directory) = lease::open(directory)?
                     && let Some(record) = record::read(&through(&directory))?
                     && self.is_unmarked(&record)
@@ -63,7 +63,7 @@ impl BuildStore {
     }
 
     fn mark(&self, directory: &File, usage: Option<Usage>) -> io::Result<()> {
-        // Two marks of one record would write beside each other.
+        // Two concurrent marks of one record would conflict.
         let _one_at_a_time = self.marking.lock();
         let path = through(directory);
         let record = record::read(&path)?.filter(|record| self.is_unmarked(record));
@@ -87,8 +87,7 @@ impl BuildStore {
         }
     }
 
-    /// What a build takes, its log included; `None` where that cannot be told, which is no
-    /// failure.
+    /// The disk usage of a build, with its log; `None` if it cannot be measured, which is no failure.
     fn measure(&self, directory: &File, record: &Record) -> Option<Usage> {
         let cloned = record.info.base.as_ref();
         let cloned = cloned.map(|_| record.info.started_at.as_second());

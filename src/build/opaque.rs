@@ -1,9 +1,9 @@
 //! Opaque params on disk, and how they are removed at the end of their build.
 //!
-//! A build may move or link the file of a secret to anywhere in its data. The process that wrote the
-//! files holds the first of them open and empties them by their descriptors. Where it was another
-//! process, or where there are more, the data is searched: for a file that has the recorded inode and
-//! whose content is the value. The inode alone would not do, since filesystems use it again.
+//! A build may move or link the file of a secret to anywhere in its data. The process that wrote the files
+//! holds the first of them open and empties them by their descriptors. If another process wrote them, or
+//! there are more, the data is searched: for a file that has the recorded inode and whose content is the
+//! value. The inode alone is not enough, since filesystems reuse it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -17,11 +17,11 @@ use super::pending::PendingBuild;
 use crate::filesystem::{self, Walk, open_writable};
 
 impl PendingBuild {
-    /// Empties the files of opaque params that this process wrote, also where the data that holds them
-    /// is about to leave the build: they may have other names by now, and belong to another user.
+    /// Empties the files of opaque params that this process wrote, even if the data that holds them is about
+    /// to leave the build: they may have other names by now, and belong to another user.
     ///
     /// # Errors
-    /// The first of the disk; the other files are emptied all the same.
+    /// The first disk error; the other files are emptied all the same.
     pub(super) fn empty_opaque(&mut self) -> io::Result<()> {
         let files = std::mem::take(&mut self.opaque_files);
         if files.is_empty() {
@@ -46,9 +46,9 @@ impl PendingBuild {
         let Some(data) = open_writable(rustix::fs::CWD, &self.data())? else {
             return Ok(());
         };
-        // By inode, what may have another name.
+        // Renamed files are found by inode.
         let mut elsewhere = BTreeMap::new();
-        // The container may have put anything in the place of its params.
+        // The container may have replaced its params with anything.
         let params = open_writable(data.as_fd(), Path::new(layout::PARAMS))?;
         for (name, value) in &self.record.internal.opaque {
             let inode = self.record.internal.opaque_inodes.get(name);
@@ -95,7 +95,7 @@ fn empty(found: &filesystem::Found<'_>, value: &[u8]) -> io::Result<()> {
     if content != value {
         return Ok(());
     }
-    // The build may have closed it to writing.
+    // The build may have removed write permission.
     rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;

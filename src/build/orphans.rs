@@ -1,8 +1,8 @@
-//! What an earlier process left in `pending`: found, and taken over.
+//! Builds that a previous process left in `pending`: they are found and taken over.
 //!
-//! A build that had its container is adopted as it is: its log goes on where it ends. Anything
-//! else is made again, as its next attempt; the log keeps what was printed until then, so that
-//! a client that follows it misses nothing and sees nothing twice.
+//! A build that had its container is adopted as it is, and its log is continued. Any other build is run again
+//! as its next attempt; the log keeps what was printed so far, so that a client that follows it misses
+//! nothing and sees nothing twice.
 
 use std::io;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use crate::faults;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// What an earlier process of the daemon, or the first mistry, left in `pending`.
+/// A build that a previous process of the daemon, or the first mistry, left in `pending`.
 #[derive(Debug)]
 pub struct OrphanedBuild {
     /// Its project.
     pub project: ProjectName,
     /// Its id.
     pub id: JobId,
-    /// Its record, if it can be understood.
+    /// Its record, if it can be parsed.
     pub record: Option<Record>,
 }
 
 const LIST: &str = "list what an earlier process left";
 
 impl BuildStore {
-    /// Every build in `pending`, longest accepted first, after builds that only lacked their rename were
-    /// put in place. What cannot be read is passed over; the second value is the first error.
+    /// Every build in `pending`, in order of acceptance, after builds that lacked only their rename were put
+    /// in place. Unreadable builds are skipped; the second value is the first error.
     pub fn orphaned_builds(&self) -> (Vec<OrphanedBuild>, Option<Error>) {
         let mut first_error = None;
         let mut note = |error: Error| {
@@ -68,8 +68,7 @@ impl BuildStore {
         (found, first_error)
     }
 
-    /// A build in `pending` that is to be taken over; `None` where it was only to be put in place or
-    /// removed.
+    /// A build in `pending` that must be taken over; `None` when it only had to be put in place or removed.
     fn orphaned_build(
         &self,
         project: &ProjectName,
@@ -85,19 +84,19 @@ impl BuildStore {
                 self.complete_finished(project, id, record)?;
                 return Ok(None);
             }
-            // The job has its result already, and no new one was asked for.
+            // The job already has its result, and no rebuild was requested.
             if !record.internal.rebuild && matches!(self.find_ready(project, id), Ok(Some(_))) {
                 self.throw_away(&directory).map_err(list)?;
                 return Ok(None);
             }
         }
-        // A process that ended while it wrote the job has told no client that it was accepted.
+        // A process that ended while it wrote the job has not told any client that it was accepted.
         if record.is_none() && self.is_begun_only(project, id) {
             self.throw_away(&directory).map_err(list)?;
             return Ok(None);
         }
-        // A list shows it from now on, taken over or not. An end that a power cut undid does not
-        // count: the job is built again.
+        // Lists show it from now on, taken over or not. An end that a power cut undid does not count: the job
+        // is built again.
         if let Some(record) = &record {
             self.enter(project, id, &record.info, None, true);
         }
@@ -108,7 +107,7 @@ impl BuildStore {
         }))
     }
 
-    /// True when there is nothing of a build yet but its directory and an empty log.
+    /// True when the build has only its directory and an empty log.
     fn is_begun_only(&self, project: &ProjectName, id: JobId) -> bool {
         let directory = self.layout.pending(project, id);
         let is_absent = |name| {
@@ -121,15 +120,15 @@ impl BuildStore {
             && log.map_or(true, |log| log.is_file() && log.len() == 0)
     }
 
-    /// True when a build of this record may still be under way: its container was made in this boot.
+    /// True when a build with this record may still be running: its container was created in this boot.
     pub fn has_container(&self, record: &Record) -> bool {
         record.info.state == State::Pending
             && record.internal.container.is_some()
             && record.internal.boot == self.boot
     }
 
-    /// True when the record of a pending build names this container as its own. What cannot be read
-    /// counts as yes: nothing is lost by leaving a container alone.
+    /// True when the record of a pending build names this container as its own. An unreadable record counts
+    /// as yes: leaving a container alone loses nothing.
     pub fn awaits(&self, project: &ProjectName, id: JobId, container: &str) -> bool {
         match record::read(&self.layout.pending(project, id)) {
             Ok(record) => record.is_some_and(|record| {
@@ -140,7 +139,7 @@ impl BuildStore {
         }
     }
 
-    /// Takes over a build as an earlier process left it: its log goes on at its end.
+    /// Adopts a build as a previous process left it: its log is continued.
     ///
     /// # Errors
     /// When a system call fails; the orphaned build stays for the next process.
@@ -159,8 +158,7 @@ impl BuildStore {
         PendingBuild::new(self.clone(), project.clone(), id, record, log).map_err(take_over)
     }
 
-    /// Takes a build back whose task of this process was lost, as its record has it; `None` where it is not
-    /// pending.
+    /// Recovers a build whose task in this process was lost, from its record; `None` when it is not pending.
     ///
     /// # Errors
     /// When a system call fails.
@@ -178,19 +176,19 @@ impl BuildStore {
         }
     }
 
-    /// Takes over a job whose build is to be made, or made again: what was half-made is gone, the
-    /// record and the log are kept.
+    /// Takes over a job whose build must be run, or run again: partial results are removed, the record and
+    /// the log are kept.
     ///
     /// # Errors
-    /// When a system call fails; the orphaned build stays for the next process. When what was half-made can
-    /// be neither removed nor put aside; then the build has ended as errored.
+    /// When a system call fails; the orphaned build stays for the next process. When partial results can be
+    /// neither removed nor set aside; then the build has ended as errored.
     pub fn resume(
         self: &Arc<Self>,
         project: &ProjectName,
         id: JobId,
         record: Record,
     ) -> Result<PendingBuild, Error> {
-        // One that only waited in the queue has not been tried yet.
+        // A build that was only queued has not been attempted yet.
         let was_begun = record.info.phase != Some(Phase::Queued);
         let mut pending = self.adopt(project, id, record)?;
         match pending.begin_again(was_begun) {
@@ -208,8 +206,8 @@ impl BuildStore {
 }
 
 impl PendingBuild {
-    /// Back to the beginning: what was half-made is gone, the log is kept. With `is_attempt`, what
-    /// was there counts as an attempt.
+    /// Resets the build: partial results are removed, the log is kept. With `is_attempt`, what was there
+    /// counts as an attempt.
     ///
     /// # Errors
     /// When a system call fails.
@@ -219,7 +217,7 @@ impl PendingBuild {
         info.attempt += u32::from(is_attempt);
         info.phase = Some(Phase::Queued);
         info.incremental = false;
-        // What an end that did not last had noted.
+        // Fields set by an end that did not become durable.
         info.outcome = None;
         info.exit_code = NO_EXIT_CODE;
         info.oom_killed = false;
@@ -241,9 +239,9 @@ impl PendingBuild {
         internal.running_since = None;
         internal.deadline = None;
         internal.durable = false;
-        // These were about the attempt before.
+        // Both belong to the previous attempt.
         (self.change, self.ended) = (None, None);
-        // Data that cannot be removed goes to the trash as it is.
+        // Data that cannot be removed is moved to the trash as it is.
         self.empty_opaque()
             .map_err(disk_error("remove the build's opaque params", &directory))?;
         store.discard(&directory)?;
@@ -273,7 +271,7 @@ mod tests {
     /// The user `nobody`.
     const NOBODY: u32 = 65534;
 
-    /// A build of a job with an opaque param, in a build path of its own, that has its data and its home.
+    /// Starts a build of a job with an opaque param, in its own build path with its own data and home.
     fn begun(home: &Path) -> PendingBuild {
         let builds = home.join("builds");
         fs::create_dir(&builds).unwrap();
@@ -304,7 +302,7 @@ mod tests {
         fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
 
-    /// Runs a test as a user without capabilities, in a directory of theirs. Only its thread changes.
+    /// Runs a test without capabilities, in a directory owned by that user. Only its thread changes its user.
     fn without_capabilities(test: fn(&Path)) {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().to_owned();
@@ -344,7 +342,7 @@ mod tests {
     fn an_opaque_param_that_was_moved_is_emptied_by_a_process_that_did_not_write_it() {
         without_capabilities(|home| {
             let mut pending = begun(home);
-            // As after a start of the daemon: nothing is held open.
+            // As after a start of the daemon: no file is held open.
             pending.opaque_files.clear();
             let data = pending.data();
             fs::rename(data.join("params/_token"), data.join("cache/moved")).unwrap();
@@ -356,7 +354,7 @@ mod tests {
             for name in ["cache/moved", "artifacts/linked"] {
                 assert_eq!(fs::read(data.join(name)).unwrap(), b"", "{name}");
             }
-            // What the build wrote itself is its own.
+            // Files that the build wrote itself belong to it.
             let own = fs::read_to_string(data.join("artifacts/of-its-own")).unwrap();
             assert_eq!(own, SECRET);
         });
@@ -375,7 +373,7 @@ mod tests {
         for leave in leave {
             let home = tempfile::tempdir().unwrap();
             let pending = begun(home.path());
-            // It stands for what is in the trash, or anywhere else where the build has put it.
+            // The link stands for data in the trash, or anywhere else where the build has put it.
             let link = home.path().join("link");
             fs::hard_link(pending.data().join("params/_token"), &link).unwrap();
             assert_eq!(fs::read_to_string(&link).unwrap(), SECRET);

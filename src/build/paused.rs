@@ -1,8 +1,7 @@
 //! The mark that the queue is paused: an empty file, `.mistry/paused`.
 //!
-//! It outlives the daemon, is seen with `ls`, and is on stable storage before it takes effect.
-//! What pausing means is the scheduler's business, and so is that the mark is made and removed by one
-//! at a time.
+//! It outlives the daemon, is visible to `ls`, and is on stable storage before it takes effect. The scheduler
+//! defines what pausing means, and makes sure that only one task creates or removes the mark at a time.
 
 use std::fs::File;
 use std::io;
@@ -11,17 +10,17 @@ use super::error::{Error, disk_error};
 use super::store::BuildStore;
 
 impl BuildStore {
-    /// True when the queue is marked as paused. What cannot be looked at may be there: a queue that
-    /// stands still is seen and resumed, one that goes on in the middle of maintenance is not.
+    /// True when the queue is marked as paused. An error counts as yes: a paused queue is noticed and
+    /// resumed, a queue that runs in the middle of maintenance is not.
     pub fn is_marked_paused(&self) -> bool {
         !matches!(self.layout.paused().symlink_metadata(),
             Err(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Marks the queue as paused; on return that is on stable storage. To do so twice is no error.
+    /// Marks the queue as paused; on return the mark is on stable storage. Repeating it is no error.
     ///
     /// # Errors
-    /// When it cannot be written; it is then marked as it was before.
+    /// When it cannot be written; the mark is then as it was before.
     pub fn mark_paused(&self) -> Result<(), Error> {
         let path = self.layout.paused();
         let mark = disk_error("write down that the queue is paused", &path);
@@ -33,15 +32,15 @@ impl BuildStore {
         let synced = made.as_ref().map_or(Ok(()), File::sync_all);
         let synced = synced.and_then(|()| self.sync_own());
         if synced.is_err() && made.is_some() {
-            // A later process must not find what was not promised. A disk that does not even take
-            // this says so at the next request.
+            // A later process must not find a mark that was not confirmed. If the disk refuses even this, the
+            // next request reports it.
             let _ = std::fs::remove_file(&path);
         }
         synced.map_err(mark)
     }
 
-    /// Takes the mark away; on return that is on stable storage. Where there is none that is no
-    /// error, and what an earlier try has removed is made durable.
+    /// Removes the mark; on return that is on stable storage. A missing mark is no error, and a removal by an
+    /// earlier attempt is made durable.
     ///
     /// # Errors
     /// When a system call fails.

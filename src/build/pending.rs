@@ -1,11 +1,11 @@
-//! A build that is not over.
+//! An unfinished build.
 //!
 //! [`PendingBuild`] owns the directory in `pending/` and the open log. Only
 //! [`PendingBuild::finish`] makes it ready. When the value is lost (a crash, an end of the
 //! daemon), the directory stays where it is and the next process takes it over.
 //!
-//! What the container may have put in the place of our names is never followed: the params
-//! are written and removed beneath a handle on `data`, which the container cannot replace.
+//! Anything that the container may have put in place of the daemon's files is never followed: the params are
+//! written and removed beneath a handle on `data`, which the container cannot replace.
 
 use std::fs::File;
 use std::io;
@@ -25,19 +25,19 @@ use crate::filesystem::Interrupt;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Who a build is inside its container.
+/// The user of a build inside its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its number.
+    /// Its uid.
     pub user: u32,
-    /// That of its group.
+    /// Its gid.
     pub group: u32,
-    /// What we make is given to them. False where we may not, or need not: then it is ours.
+    /// Files that the daemon creates are given to it. False if that is not allowed, or not needed.
     pub is_given: bool,
 }
 
 impl User {
-    /// Gives them what we made.
+    /// Gives it a created file.
     pub(super) fn own(&self, made: BorrowedFd<'_>) -> io::Result<()> {
         if self.is_given {
             rustix::fs::fchown(
@@ -56,7 +56,7 @@ impl std::fmt::Display for User {
     }
 }
 
-/// A build that is not over.
+/// An unfinished build.
 #[must_use = "a pending build must be finished, or it waits for the daemon's next process"]
 #[derive(Debug)]
 pub struct PendingBuild {
@@ -65,20 +65,20 @@ pub struct PendingBuild {
     pub(super) id: JobId,
     pub(super) record: Record,
     log: BuildLog,
-    /// When its container had ended, where that was not just now.
+    /// When its container ended, if that was not just now.
     pub(super) ended: Option<Since>,
-    /// Its data can be neither put in order nor removed, and is left as it is.
+    /// Its data can be neither repaired nor removed, and is left as it is.
     pub(super) is_data_stuck: bool,
     /// How its context differs from that of its base, until the image is known.
     pub(super) change: Option<Change>,
     /// The files of opaque params that this process wrote, a bounded number.
     pub(super) opaque_files: Vec<File>,
-    /// Ends the cloning of its data early.
+    /// Interrupts the cloning of its data.
     pub(super) interrupt: Interrupt,
 }
 
 impl PendingBuild {
-    /// The log goes on at the end of `log`.
+    /// The log is continued at the end of `log`.
     pub(super) fn new(
         store: Arc<BuildStore>,
         project: ProjectName,
@@ -102,22 +102,22 @@ impl PendingBuild {
         })
     }
 
-    /// Ends the making of its data early, which then fails: for a build that is not to begin after all.
+    /// Interrupts the creation of its data, which then fails: for a build that must not start after all.
     pub fn interrupt(&self) -> Interrupt {
         self.interrupt.clone()
     }
 
-    /// What is told about it.
+    /// The public info of the build.
     pub fn info(&self) -> &BuildInfo {
         &self.record.info
     }
 
-    /// What the daemon notes for itself about it.
+    /// The daemon's internal part of the record.
     pub fn internal(&self) -> &Bookkeeping {
         &self.record.internal
     }
 
-    /// The record, to be changed; it is on disk after the next [`PendingBuild::save`].
+    /// The record, mutable; changes are on disk after the next [`PendingBuild::save`].
     pub fn record_mut(&mut self) -> &mut Record {
         &mut self.record
     }
@@ -127,7 +127,7 @@ impl PendingBuild {
         &mut self.log
     }
 
-    /// What is mounted at `/data`.
+    /// The directory mounted at `/data`.
     pub fn data(&self) -> PathBuf {
         self.directory().join(layout::DATA)
     }
@@ -136,8 +136,8 @@ impl PendingBuild {
         self.store.layout.pending(&self.project, self.id)
     }
 
-    /// Writes the record as it is now. It survives the daemon; after a power cut there is it or the one
-    /// before it.
+    /// Writes the current record. It survives the daemon; after a power cut either it or the previous one
+    /// exists.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -147,13 +147,13 @@ impl PendingBuild {
             .map_err(disk_error("write the record of the build", &directory))
     }
 
-    /// Notes that the build is in `phase` from now on.
+    /// Sets the phase of the build.
     pub fn enter(&mut self, phase: Phase) {
         self.record.info.phase = Some(phase);
     }
 
-    /// Writes down which container of which image is about to be started: from then on the build can
-    /// be adopted, and its time runs. What the log holds came before the container's own output.
+    /// Records which container of which image is about to be started: from then on the build can be adopted,
+    /// and its time runs. The log so far precedes the container's own output.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -167,7 +167,7 @@ impl PendingBuild {
         self.save()
     }
 
-    /// Its time runs from now on: its container is about to be started.
+    /// Starts the build's time: its container is about to be started.
     pub fn start_clock(&mut self) {
         let internal = &mut self.record.internal;
         let now = Since::now();
@@ -177,15 +177,15 @@ impl PendingBuild {
         internal.deadline = limit.and_then(|limit| now.wall().checked_add(limit).ok());
     }
 
-    /// Since when its container runs; `None` before it is started.
+    /// The start of its container; `None` before.
     pub fn running(&self) -> Option<Since> {
         let internal = &self.record.internal;
         let since = internal.running_since?;
         Some(Since::recorded(since, internal.running_uptime))
     }
 
-    /// Decides how the build ends, and writes that down on stable storage: from then on it ends so,
-    /// whatever dies before. What was decided already stays.
+    /// Decides how the build ends, and syncs that to disk: from then on it ends so, even if a process dies
+    /// before. An earlier decision stays.
     ///
     /// # Errors
     /// When it cannot be written; then nothing is decided.
@@ -203,7 +203,7 @@ impl PendingBuild {
         Ok(())
     }
 
-    /// Notes that the container has ended: just now, or at the moment that the Engine told.
+    /// Records that the container has ended: just now, or at the time that the Engine reported.
     pub fn container_ended(&mut self, at: Option<Timestamp>) {
         let Some(running) = self.running() else {
             return;
@@ -211,11 +211,11 @@ impl PendingBuild {
         let told = at.and_then(|at| running.until(at));
         let ran = told.unwrap_or_else(|| running.elapsed());
         self.record.info.phases.run = Some(u64::try_from(ran.as_millis()).unwrap_or(u64::MAX));
-        // Of one that ended unwatched, the time counts at which it did.
+        // If it ended unobserved, its recorded end time counts.
         self.ended = at.and(told).map(|ran| running.later(ran));
     }
 
-    /// How long the build has taken, to the end of its container where that was not just now.
+    /// The duration of the build, to the end of its container if that was not just now.
     pub(super) fn duration(&self) -> Duration {
         let internal = &self.record.internal;
         let started = Since::recorded(self.record.info.started_at, internal.started_uptime);
@@ -223,7 +223,7 @@ impl PendingBuild {
         started.elapsed().saturating_sub(over)
     }
 
-    /// Bytes of the container's output that the log holds already.
+    /// Bytes of the container's output that are already in the log.
     pub fn known(&self) -> u64 {
         self.log
             .bytes()

@@ -1,7 +1,7 @@
-//! Pins: builds that garbage collection leaves alone, whatever its rules say.
+//! Pins: builds that garbage collection keeps, whatever its rules are.
 //!
-//! A pin is an empty file under `.mistry/pins`, so it outlives the daemon and is seen with `ls`. One
-//! whose build is gone is forgotten by the next collection.
+//! A pin is an empty file under `.mistry/pins`, so it outlives the daemon and is visible to `ls`. The next
+//! collection removes a pin whose build is gone.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -15,13 +15,13 @@ use crate::job::JobId;
 use crate::project::ProjectName;
 
 impl BuildStore {
-    /// Pins a build that is there, under way or over; false when there is none. To pin twice is no
-    /// error. On return the pin is on stable storage.
+    /// Pins an existing build, pending or finished; false when there is none. Pinning twice is no error. On
+    /// return the pin is on stable storage.
     ///
     /// # Errors
     /// When a system call fails.
     pub fn pin(&self, project: &ProjectName, id: JobId) -> Result<bool, Error> {
-        // Not between the last look of a collection and the removal.
+        // Excludes the time between the last check of a collection and the removal.
         let _one_at_a_time = self.changing.lock();
         if self.find(project, id)?.is_none() {
             return Ok(false);
@@ -39,7 +39,7 @@ impl BuildStore {
         Ok(true)
     }
 
-    /// Lets a build go; true when it was pinned.
+    /// Unpins a build; true when it was pinned.
     ///
     /// # Errors
     /// When a system call fails.
@@ -60,7 +60,7 @@ impl BuildStore {
         self.layout.pin(project, id).symlink_metadata().is_ok()
     }
 
-    /// Every pin; foreign names among them are passed over.
+    /// Every pin; foreign names among them are skipped.
     pub(super) fn pins(&self) -> Result<HashSet<(ProjectName, JobId)>, Error> {
         let pins = self.layout.pins();
         let list = disk_error("list the pins", &pins);
@@ -77,10 +77,10 @@ impl BuildStore {
         Ok(pins)
     }
 
-    /// Forgets the pins of builds that are gone.
+    /// Removes the pins of builds that are gone.
     ///
     /// # Errors
-    /// The first trouble.
+    /// The first error.
     pub(super) fn forget_idle_pins(&self) -> Result<(), Error> {
         let _one_at_a_time = self.changing.lock();
         let mut is_changed = false;
@@ -91,7 +91,7 @@ impl BuildStore {
                 self.layout.all_failed(&project),
             ];
             let is_there = |place: &std::path::PathBuf| {
-                // What cannot be looked at may be there.
+                // A build that cannot be checked may exist.
                 !matches!(place.join(id.to_string()).symlink_metadata(),
                     Err(error) if error.kind() == io::ErrorKind::NotFound)
             };
@@ -108,7 +108,7 @@ impl BuildStore {
 
     fn sync_pins(&self) -> io::Result<()> {
         File::open(self.layout.pins())?.sync_all()?;
-        // The directory itself may be as new as what is in it.
+        // The directory itself may have been created just now.
         File::open(self.layout.own())?.sync_all()
     }
 }

@@ -2,26 +2,26 @@
 
 use std::time::Duration;
 
-/// What may be kept; an absent rule says nothing.
+/// Limits for stored builds; an absent rule has no effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Builds that were not used for that long go.
+    /// Builds unused for that long are removed.
     pub max_age: Option<Duration>,
     /// Bytes that all builds together may take.
     pub max_bytes: Option<u64>,
     /// Bytes that must be free where builds are kept.
     pub min_free: Option<u64>,
-    /// So many builds of each project stay, whatever the other rules say.
+    /// This many builds of each project stay, whatever the other rules say.
     pub keep_last: Option<u64>,
 }
 
 impl Policy {
-    /// True when there is a rule by which builds go; `keep_last` is none.
+    /// True when there is a rule that removes builds; `keep_last` is none.
     pub fn has_rule(&self) -> bool {
         self.max_age.is_some() || self.max_bytes.is_some() || self.min_free.is_some()
     }
 
-    /// This policy with the rules of `other` in the place of its own, where those are given.
+    /// This policy with those rules replaced that `other` sets.
     pub fn overridden_by(self, other: Policy) -> Policy {
         Policy {
             max_age: other.max_age.or(self.max_age),

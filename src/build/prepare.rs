@@ -1,7 +1,7 @@
-//! The beginning of a build: its data cloned from its base or made empty, its params written.
+//! The start of a build: its data is cloned from its base or created empty, its params are written.
 //!
-//! The data of the base may hold anything, links in the place of our directories included. So
-//! directories and params are made beneath a handle on `data`, and no link is followed.
+//! The data of the base may hold anything, including links in place of the daemon's directories. So
+//! directories and params are created beneath a handle on `data`, and no link is followed.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,37 +22,37 @@ use crate::job::{GroupName, JobId, Params};
 use crate::project::{Context, ProjectName};
 use crate::{faults, filesystem};
 
-/// Files of opaque params that are held open while a build runs, so that they are emptied in the end
-/// wherever the build moved them: more than builds have, and few beside the usual 1,024 descriptors.
+/// Files of opaque params held open while a build runs, so that they can be emptied at its end wherever the
+/// build moved them: more than builds have, and few of the usual 1,024 descriptors.
 const MAX_OPEN_OPAQUE_FILES: usize = 16;
 
-/// What a build's `data` began as.
+/// The initial state of a build's `data`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
-    /// Empty: there is no group, or nothing of it yet.
+    /// Empty: there is no group, or it has no build yet.
     Empty,
-    /// As the group's latest build left it.
+    /// A clone of the group's latest build.
     Incremental,
-    /// Empty, because the group's latest build holds what we may not read.
+    /// Empty, because the group's latest build holds unreadable files.
     BaseUnreadable,
-    /// Empty, because the group's latest build belongs to another user, and we may not give its
-    /// files away.
+    /// Empty, because the group's latest build belongs to another user, and the daemon may not chown its
+    /// files.
     BaseForeign,
-    /// Empty, because a file has changed and is not newer than the group's latest build.
+    /// Empty, because a changed file is not newer than the group's latest build.
     BaseNewer,
-    /// As an earlier build of the group left it that was made of the same files, for the same reason.
+    /// A clone of an earlier build of the group that was made of the same files, for the same reason.
     Earlier,
 }
 
 impl PendingBuild {
-    /// Begins: `data` is cloned from the group's latest build, or made empty, and the params are
-    /// written. A base that cannot be read is not used: a build that takes permissions from its own
-    /// user must not end its group. Neither is a base that is as new as a file that has changed since;
-    /// [`PendingBuild::reconsider`] checks the image for the same. What the container must be able to
-    /// write belongs to `user`, also where another user made the base.
+    /// Prepares the build: `data` is cloned from the group's latest build, or created empty, and the params
+    /// are written. A base that cannot be read is not used: a build that removes its own user's permissions
+    /// must not break its group. Neither is a base that is as new as a file that has changed since;
+    /// [`PendingBuild::reconsider`] checks the image for the same. Files that the container must be able to
+    /// write belong to `user`, even if another user made the base.
     ///
     /// # Errors
-    /// When the tree cannot be made or cloned.
+    /// When the tree cannot be created or cloned.
     pub fn prepare(
         &mut self,
         params: &Params,
@@ -64,7 +64,7 @@ impl PendingBuild {
         self.record.internal.started_uptime = now.uptime();
         let info = &self.record.info;
         self.store.enter(&self.project, self.id, info, None, true);
-        // Only a group has a base; the latest build without one is never built upon.
+        // Only a group has a base; the latest build without a group is never a base.
         let start = match info.group.parse::<GroupName>() {
             Ok(group) => self.store.start(&self.project, &group, context)?,
             Err(_) => Start::default(),
@@ -72,12 +72,12 @@ impl PendingBuild {
         self.begin_from(start, params, user)
     }
 
-    /// Looks again at the base, now that the image is known. Where a file that differs from those of
-    /// the base is not newer in the image than the base, the build begins anew without that base, and
-    /// the result says how; else `None`.
+    /// Checks the base again, now that the image is known. If a file that differs from those of the base is
+    /// not newer in the image than the base, the build starts again without that base, and the result says
+    /// how; else `None`.
     ///
     /// # Errors
-    /// When the tree cannot be made or cloned.
+    /// When the tree cannot be created or cloned.
     pub fn reconsider(
         &mut self,
         image: &ImageRecord,
@@ -151,7 +151,7 @@ impl PendingBuild {
         Ok(begun)
     }
 
-    /// Gives the clone of a base to `user`, where another one made the base.
+    /// Changes the owner of a base's clone to `user`, if another one made the base.
     fn give_clone(&self, base: JobId, data: &Path, user: &User) -> Result<Begun, Error> {
         let directory = self.store.layout.ready(&self.project, base);
         let read = disk_error(
@@ -161,7 +161,7 @@ impl PendingBuild {
         let made = record::read(&directory).map_err(&read)?;
         let made_by = match made.and_then(|record| record.internal.user) {
             Some(made_by) => made_by,
-            // A record of an earlier version; the container's user was given the root.
+            // A record of an earlier version; the root belongs to the container's user.
             None => {
                 let root = data
                     .symlink_metadata()
@@ -184,7 +184,7 @@ impl PendingBuild {
         }
     }
 
-    /// The image of the base that this build began from.
+    /// The image of this build's base.
     pub(super) fn image_of_base(&self, project: &ProjectName) -> Option<ImageRecord> {
         let base: JobId = self.info().base.as_deref()?.parse().ok()?;
         let record = record::read(&self.store.layout.ready(project, base)).ok()??;
@@ -204,8 +204,8 @@ impl PendingBuild {
         Ok(())
     }
 
-    /// Passes an error on. Where the build is to end, its data is moved to the trash, since its removal
-    /// would delay the end; what cannot be moved is removed with the build.
+    /// Passes an error on. If the build must end, its data is moved to the trash, since its removal would
+    /// delay the end; data that cannot be moved is removed with the build.
     pub(super) fn abandon_data(&self, why: Error) -> Error {
         if self.interrupt().is_asked() {
             let _ = self.store.throw_away(&self.directory().join(layout::DATA));
@@ -219,7 +219,7 @@ fn is_permission_denied(error: &filesystem::Error) -> bool {
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Makes `artifacts`, `cache` and `params` under `data`, and writes the params. Gives the files of the
+/// Creates `artifacts`, `cache` and `params` under `data`, and writes the params. Returns the files of the
 /// first opaque ones, and the inodes of all of them.
 fn write_layout(
     data: &Path,
@@ -231,12 +231,13 @@ fn write_layout(
     };
     user.own(data.as_fd())?;
     for name in [layout::ARTIFACTS, layout::CACHE, layout::PARAMS] {
-        // A clone may hold a file or a link that an earlier container left in our place.
+        // A clone may hold a file or a link that an earlier container left in this place.
         let is_made = make_directory(data.as_fd(), name)?;
-        // Opened in any case: one that an earlier build closed to its owner is open to the next build.
+        // Opened in any case: a directory that an earlier build made inaccessible is accessible to the next
+        // build.
         match open_writable(data.as_fd(), Path::new(name)) {
             Ok(Some(directory)) if is_made => user.own(directory.as_fd())?,
-            // That of another user, whom the next build may act for.
+            // It belongs to another user, as whom the next build may run.
             Err(error) if is_made || error.kind() != io::ErrorKind::PermissionDenied => {
                 return Err(error);
             }

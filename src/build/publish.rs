@@ -1,8 +1,8 @@
-//! Finished builds: put in place, linked, replaced, thrown away.
+//! Finished builds: put in place, linked, replaced, moved to the trash.
 //!
-//! One rename takes a build from `pending` to where it belongs, or an exchange where it replaces
-//! another; a link is replaced by a rename, too. What is replaced is put out of sight at once
-//! and removed when it is not read any more.
+//! One rename moves a build from `pending` to its place, or an exchange where it replaces another; a link is
+//! replaced by a rename, too. A replaced build is moved to the trash at once and removed when it is no longer
+//! read.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,13 @@ use crate::{faults, filesystem};
 pub(super) struct Published {
     /// Its directory.
     pub(super) directory: PathBuf,
-    /// What could not be linked or cleared.
+    /// The error of linking or clearing.
     pub(super) warning: Option<Error>,
 }
 
 impl BuildStore {
-    /// A finished record in `pending`: either its rename is still owed, or it is what an
-    /// exchange put there. The later one is the result.
+    /// A finished record in `pending`: either its rename was not done yet, or an exchange put it there. The
+    /// later one is the result.
     pub(super) fn complete_finished(
         &self,
         project: &ProjectName,
@@ -51,17 +51,17 @@ impl BuildStore {
         Ok(())
     }
 
-    /// Moves a finished build from `pending` to where it belongs, and points the link at it.
+    /// Moves a finished build from `pending` to its place, and points the link at it.
     ///
-    /// A rebuild that did not succeed never replaces a succeeded build: it goes to `failed`.
-    /// Once the build is in place, what cannot be linked or cleared is a warning and no error.
+    /// A rebuild that did not succeed never replaces a succeeded build: it is moved to `failed`. Once the
+    /// build is in place, a failure to link or clear is a warning and no error.
     pub(super) fn publish(
         &self,
         project: &ProjectName,
         id: JobId,
         record: &Record,
     ) -> Result<Published, Error> {
-        // A build that is in place and not linked yet may not be removed.
+        // A build that is in place and not linked yet must not be removed.
         let _one_at_a_time = self.changing.lock();
         let from = self.layout.pending(project, id);
         let in_force = self.find_ready(project, id)?.is_some();
@@ -72,8 +72,8 @@ impl BuildStore {
         };
         let publish = disk_error("put the build in place", &to);
         make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
-        // The new link comes first, beside the old one: a process that ends between the two leaves word
-        // of it, and the next one completes it.
+        // The new link is created first, beside the old one: if a process ends between the two steps, the
+        // next one finds it and completes it.
         let point = disk_error("point the link at the build", &to);
         let group = linked_group(record);
         if let Some(group) = &group {
@@ -115,7 +115,7 @@ impl BuildStore {
         })
     }
 
-    /// Makes the link that is to be: beside the old one, which is replaced by [`BuildStore::point`].
+    /// Creates the new link beside the old one, which is replaced by [`BuildStore::point`].
     fn make_link(
         &self,
         project: &ProjectName,
@@ -123,7 +123,7 @@ impl BuildStore {
         id: JobId,
     ) -> io::Result<()> {
         let new = self.layout.new_link(project, id);
-        // `group` of the same job is the same link, so one that is left here is of no use.
+        // `group` of the same job is the same link, so an existing one is obsolete.
         match std::fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -131,7 +131,7 @@ impl BuildStore {
         std::os::unix::fs::symlink(Layout::link_target(group, id), &new)
     }
 
-    /// The new link is renamed over the old one: there is never none.
+    /// The new link is renamed over the old one: a link always exists.
     fn point(&self, project: &ProjectName, group: Option<&GroupName>, id: JobId) -> io::Result<()> {
         let link = self.layout.link(project, group);
         if group.is_some() {
@@ -140,8 +140,8 @@ impl BuildStore {
         std::fs::rename(self.layout.new_link(project, id), &link)
     }
 
-    /// New links that an earlier process left on their way: to a build that is in place they are
-    /// completed, unless a later one has been linked since; others are removed.
+    /// Completes new links that a previous process left unfinished if they lead to a build that is in place,
+    /// unless a later one has been linked since; removes the others.
     pub(super) fn complete_links(&self) -> Result<(), Error> {
         let own = self.layout.own();
         let complete = disk_error("complete the links of an earlier process", &own);
@@ -152,7 +152,7 @@ impl BuildStore {
             let Some((project, id)) = name.to_str().and_then(Layout::linked_by) else {
                 continue;
             };
-            // One that fails is left to the next process, and is no reason to leave the others.
+            // A link that fails is left to the next process, and must not block the others.
             if let Err(error) = self.complete_link(&project, id) {
                 first_error = Err(error);
             }
@@ -180,8 +180,8 @@ impl BuildStore {
         .map_err(complete)
     }
 
-    /// The number of a build that ends now: larger than that of each build in whose place it may come, the
-    /// one of the same id and the latest of its group.
+    /// The number of a build that ends now: larger than that of each build that it may replace, the one of
+    /// the same id and the latest of its group.
     pub(super) fn next_number(
         &self,
         project: &ProjectName,
@@ -210,7 +210,7 @@ impl BuildStore {
         self.order(&self.layout.failed(project, id))
     }
 
-    /// `None` where there is no build, or none that survived.
+    /// `None` if no build is there, or none that survived.
     fn order(&self, directory: &Path) -> Result<Option<Order>, Error> {
         let record =
             record::read(directory).map_err(disk_error("read the record of a build", directory))?;
@@ -218,15 +218,15 @@ impl BuildStore {
         Ok(record.as_ref().map(Order::of))
     }
 
-    /// Puts a directory out of sight, whatever a build did to its mode; [`BuildStore::empty_trash`]
-    /// removes it.
+    /// Moves a directory to the trash, whatever a build did to its mode; [`BuildStore::empty_trash`] removes
+    /// it.
     ///
     /// # Errors
     /// When it cannot be moved; then it stays where it is.
     pub(super) fn throw_away(&self, directory: &Path) -> io::Result<()> {
         let name = random_hex()?;
-        // Moving a directory to another parent takes write permission on the directory itself. Where
-        // that cannot be had, the rename tells.
+        // Moving a directory to another parent requires write permission on the directory itself. If that
+        // cannot be set, the rename fails.
         let _ = filesystem::open_writable(rustix::fs::CWD, directory);
         match std::fs::rename(directory, self.layout.trash().join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -235,8 +235,8 @@ impl BuildStore {
     }
 }
 
-/// Which of several builds was made later. Their numbers say so; records without one are compared by the
-/// time at which they ended, which is wrong where the clock was set back.
+/// The order of builds by creation. Their numbers define it; records without one are compared by their end
+/// times, which is wrong if the clock was set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Order {
     number: u64,
@@ -252,8 +252,8 @@ impl Order {
     }
 }
 
-/// Whose link leads to a build: of its group, or of those without; `None` for one that no link leads
-/// to. A record of ours always parses; a foreign one then simply is no base.
+/// The group whose link leads to a build, or no group; `None` for a build that no link leads to. A record of
+/// mistry always parses; a foreign one then simply is no base.
 fn linked_group(record: &Record) -> Option<Option<GroupName>> {
     match record.info.group.as_str() {
         _ if !record.info.succeeded() => None,

@@ -1,4 +1,4 @@
-//! Reading and writing `build_info.json`: whole or not at all.
+//! Reads and writes `build_info.json`: atomically.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,11 +12,11 @@ use super::Record;
 use super::layout::RECORD;
 use super::replace::{self, Durability};
 
-/// A record larger than this is not ours: params are bounded by the size of a request (16 MiB),
-/// which JSON escapes at most sixfold.
+/// A larger record was not written by mistry: params are bounded by the size of a request (16 MiB), which
+/// JSON escapes at most sixfold.
 const MAX_RECORD_BYTES: u64 = 128 << 20;
 
-/// What tells one record from another that took its place.
+/// Distinguishes a record from another that replaced it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stamp {
     device: u64,
@@ -43,20 +43,19 @@ pub(super) fn stamp(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Stamp>
     }
 }
 
-/// Reads the record in `directory`; `None` when there is none that can be understood.
+/// Reads the record in `directory`; `None` when there is none that can be parsed.
 pub(super) fn read(directory: &Path) -> io::Result<Option<Record>> {
     read_as(directory)
 }
 
-/// Reads as much of the record in `directory` as `T` has; `None` when there is none that can be
-/// understood.
+/// Reads the fields of `T` from the record in `directory`; `None` when there is none that can be parsed.
 pub(super) fn read_as<T: DeserializeOwned>(directory: &Path) -> io::Result<Option<T>> {
     let Some(file) = open_regular(&directory.join(RECORD))? else {
         return Ok(None);
     };
     let mut text = Vec::new();
     file.take(MAX_RECORD_BYTES).read_to_end(&mut text)?;
-    // Torn, foreign or too large: as good as absent, and never in the way of other builds.
+    // Incomplete, foreign or too large: it counts as absent, and never blocks other builds.
     Ok(serde_json::from_slice(&text).ok())
 }
 
@@ -64,7 +63,7 @@ pub(super) fn read_as<T: DeserializeOwned>(directory: &Path) -> io::Result<Optio
 pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     use rustix::fs::{Mode, OFlags};
     use rustix::io::Errno;
-    // Not blocking, because opening a FIFO that was left here would wait for ever.
+    // Non-blocking, because opening a FIFO that was left here would block forever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
@@ -74,8 +73,8 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
     Ok(file.metadata()?.is_file().then_some(file))
 }
 
-/// Replaces the record in `directory`. After a power cut there is the old record or the new one, each
-/// whole. With `sync` it is the new one: it is on stable storage on return.
+/// Replaces the record in `directory`. After a power cut either the old record or the new one exists,
+/// complete. With `sync` it is the new one: it is on stable storage on return.
 pub(super) fn write(directory: &Path, record: &Record, sync: bool) -> io::Result<()> {
     // A pending record holds opaque values.
     let mode = match record.info.state {

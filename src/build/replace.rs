@@ -1,8 +1,8 @@
-//! Small files of ours, replaced as a whole: written beside the old one, synced, renamed over it.
+//! Replaces small files as a whole: the new file is written beside the old one, synced, renamed over it.
 //!
-//! The content is on the disk before the rename is. A filesystem may write a rename before the data of
-//! the renamed file (XFS and ext4 with `noauto_da_alloc` do); without the sync, a power cut between the
-//! two would leave an empty file where there was a whole one.
+//! The content is on the disk before the rename is. A filesystem may write a rename before the data of the
+//! renamed file (XFS and ext4 with `noauto_da_alloc` do); without the sync, a power cut between the two would
+//! replace a complete file with an empty one.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,10 +10,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What a power cut right after the return may leave.
+/// The state of the file after a power cut right after the return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// The old file or the new one, each whole.
+    /// The old file or the new one, each complete.
     Whole,
     /// The new file.
     OnReturn,
@@ -22,7 +22,7 @@ pub(super) enum Durability {
 /// Replaces the file at `path` by one with this content and mode.
 ///
 /// # Errors
-/// When the disk refuses; the old file is still there then.
+/// When the disk fails; the old file is still there then.
 pub(super) fn replace(
     path: &Path,
     content: &[u8],
@@ -30,7 +30,7 @@ pub(super) fn replace(
     durability: Durability,
 ) -> io::Result<()> {
     let new = beside(path);
-    // What a process before us left half-written may have another mode, or be a link.
+    // A partial file of a previous process may have another mode, or be a link.
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -51,7 +51,7 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Where a file is written before it takes its name.
+/// The path of a file before its rename.
 fn beside(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".new");

@@ -9,18 +9,18 @@
 //! remain frees little, and no build counts for more than its blocks. Blocks that clones share because of
 //! a build that is not known any more count for each of them.
 
-/// A build, as far as its space is concerned.
+/// The space of a build.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node {
     /// All its blocks.
     pub(super) bytes: u64,
     /// Those that it shared with no other; at most `bytes`.
     pub(super) own: u64,
-    /// What it was cloned from, as [`Base`] of the same list.
+    /// The build it was cloned from, as [`Base`] of the same list.
     pub(super) base: Base,
 }
 
-/// What a build began as.
+/// The origin of a build's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Base {
     /// Empty: it has no parent to share blocks with.
@@ -62,7 +62,7 @@ impl Tree {
         }
     }
 
-    /// The same where there is no parent to share blocks with.
+    /// The same without a parent to share blocks with.
     fn standalone(&self) -> u64 {
         let with = self.bytes.saturating_add(self.with_parent);
         match self.is_there {
@@ -73,7 +73,7 @@ impl Tree {
 }
 
 impl CloneForest {
-    /// A forest of which nothing is removed yet. A base that is its own ancestor is ignored.
+    /// A forest without removals. A base that is its own ancestor is ignored.
     pub(super) fn new(nodes: &[Node]) -> CloneForest {
         let gone = nodes.iter().filter_map(|node| match node.base {
             Base::Gone(name) => Some(name + 1),
@@ -161,7 +161,7 @@ impl CloneForest {
     }
 }
 
-/// An order in which each tree comes after its parent; circles are cut.
+/// An order in which each tree comes after its parent; cycles are broken.
 fn parents_first(trees: &mut [Tree]) -> Vec<usize> {
     let mut children: Vec<Vec<usize>> = trees.iter().map(|_| Vec::new()).collect();
     for (at, tree) in trees.iter().enumerate() {
@@ -228,10 +228,10 @@ mod tests {
         let nodes = [node(10, 10, Base::None), node(11, 1, Base::At(0))];
         assert_eq!(freed(&nodes, &[0, 1]), (11, vec![0, 11]));
         assert_eq!(freed(&nodes, &[1, 0]), (11, vec![1, 10]));
-        // One that was rewritten wholly shares nothing.
+        // A build that was rewritten completely shares nothing.
         let nodes = [node(10, 10, Base::None), node(10, 10, Base::At(0))];
         assert_eq!(freed(&nodes, &[0, 1]), (20, vec![10, 10]));
-        // And one that has dropped most of it holds what it has.
+        // And one that has dropped most of its data takes only its own blocks.
         let nodes = [node(10, 10, Base::None), node(3, 1, Base::At(0))];
         assert_eq!(freed(&nodes, &[0, 1]), (11, vec![8, 3]));
     }
@@ -257,7 +257,7 @@ mod tests {
         ];
         assert_eq!(freed(&nodes, &[1, 0, 2]), (12, vec![0, 0, 12]));
         assert_eq!(freed(&nodes, &[2, 1, 0]), (12, vec![1, 1, 10]));
-        // Long chains take neither stack nor time.
+        // Long chains need little stack and time.
         let mut chain = vec![node(10, 10, Base::None)];
         chain.extend((0..5_000).map(|at| node(10, 1, Base::At(at))));
         let mut forest = CloneForest::new(&chain);

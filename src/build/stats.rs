@@ -1,8 +1,8 @@
-//! How jobs were answered, counted per project and day: built, cached or coalesced.
+//! Statistics of answers, counted per project and day: built, cached or coalesced.
 //!
-//! Builds are on disk and count themselves; an answer from the cache leaves nothing behind but this.
-//! It is a statistic: kept in memory, written by [`super::BuildStore::save_stats`] now and then and at the end, and
-//! what a `kill -9` takes is the last seconds of it. A file that cannot be understood is begun again.
+//! Builds are on disk and can be counted there; an answer from the cache leaves no other trace. The
+//! statistics are held in memory, written by [`super::BuildStore::save_stats`] from time to time and at the
+//! end, and a `kill -9` loses the last seconds of them. A file that cannot be parsed is started again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -21,31 +21,31 @@ use super::replace::{self, Durability};
 use crate::located::at;
 use crate::project::ProjectName;
 
-/// Days that are kept.
+/// Days that are stored.
 const KEPT_DAYS: usize = 90;
-/// Cached answers that are remembered one by one, for plots.
+/// Cached answers that are stored one by one, for plots.
 const KEPT_CACHED_ANSWERS: usize = 200;
-/// A larger file is not ours.
+/// A larger file is invalid.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// Files that are read: more than any host has projects.
+/// Most files to read: more than any host has projects.
 const MAX_FILES: usize = 10_000;
 
 /// How a job was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answered {
-    /// By a build made for it.
+    /// By a new build.
     Built,
     /// From a ready build.
     Cached,
-    /// By a build that another client had asked for already.
+    /// By a build that another client had already requested.
     Coalesced,
 }
 
-/// The jobs of one day, by their answers.
+/// The jobs of one day, by answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Day {
-    /// Builds made.
+    /// New builds.
     pub built: u64,
     /// Answers from the cache.
     pub cached: u64,
@@ -53,7 +53,7 @@ pub struct Day {
     pub coalesced: u64,
 }
 
-/// How jobs of one project were answered.
+/// The answers to jobs of one project.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct AnswerStats {
@@ -91,7 +91,7 @@ impl AnswerStats {
         self.trim();
     }
 
-    /// Adds what an earlier process counted.
+    /// Adds the counts of a previous process.
     fn add(&mut self, earlier: AnswerStats) {
         for (date, earlier) in earlier.days {
             let day = self.days.entry(date).or_default();
@@ -122,13 +122,13 @@ fn today() -> Date {
 #[derive(Debug, Default)]
 struct Counted {
     by_project: BTreeMap<ProjectName, AnswerStats>,
-    /// Those that changed since they were written.
+    /// Projects that changed since the last write.
     changed: Vec<ProjectName>,
-    /// What earlier processes counted has been added.
+    /// The counts of previous processes have been added.
     is_loaded: bool,
 }
 
-/// The statistics of all projects. Std lock, held for a count or a copy.
+/// The statistics of all projects. Locked for a count or a copy.
 #[derive(Debug, Default)]
 pub(super) struct AllStats(Mutex<Counted>);
 
@@ -137,7 +137,7 @@ impl AllStats {
         self.0.lock()
     }
 
-    /// Counts an answer that took so long.
+    /// Counts an answer and its duration.
     pub(super) fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
         let mut counted = self.lock();
         let now = Timestamp::now();
@@ -160,7 +160,7 @@ impl AllStats {
         counted.by_project.get(project).cloned().unwrap_or_default()
     }
 
-    /// Adds what earlier processes counted, of every project: also of one whose builds are all gone. To
+    /// Adds the counts of previous processes, of every project: also of one whose builds are all gone. Must
     /// be called once.
     pub(super) fn load(&self, layout: &Layout) {
         let read: Vec<(ProjectName, AnswerStats)> = match std::fs::read_dir(layout.all_stats()) {
@@ -172,7 +172,7 @@ impl AllStats {
                     Some((project, stats))
                 })
                 .collect(),
-            // Nothing was counted yet; or it cannot be read, and counting begins again.
+            // Nothing was counted yet; or it is unreadable, and counting starts again.
             Err(_) => Vec::new(),
         };
         let mut counted = self.lock();
@@ -182,14 +182,14 @@ impl AllStats {
         counted.is_loaded = true;
     }
 
-    /// Writes what was counted since the last time.
+    /// Writes the counts that changed since the last call.
     ///
     /// # Errors
-    /// When a file cannot be written; it is tried again the next time.
+    /// When a file cannot be written; the next call tries again.
     pub(super) fn save(&self, layout: &Layout) -> io::Result<()> {
         let changed: Vec<(ProjectName, AnswerStats)> = {
             let mut counted = self.lock();
-            // Before that, what is there would be overwritten.
+            // Before that, the existing files would be overwritten.
             if !counted.is_loaded {
                 return Ok(());
             }
@@ -211,7 +211,7 @@ impl AllStats {
     }
 }
 
-/// Reads a file; `None` where it is none of ours.
+/// Reads a file; `None` if it is invalid.
 fn read(path: &Path) -> Option<AnswerStats> {
     let file = super::record::open_regular(path).ok()??;
     let mut text = Vec::new();
@@ -219,7 +219,7 @@ fn read(path: &Path) -> Option<AnswerStats> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Replaces a file. What was counted last may be lost with a power cut, what was counted before not.
+/// Replaces a file. A power cut may lose the latest counts, but not earlier ones.
 fn write(path: &Path, stats: &AnswerStats) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         super::disk::make_directories(directory)?;
@@ -291,7 +291,7 @@ mod tests {
             assert_eq!(store.answer_stats(&project).last(2).cached, process);
             store.save_stats().unwrap();
         }
-        // Files that are no statistics do no harm.
+        // Files that hold no statistics are ignored.
         let answers = home.path().join(".mistry/answers");
         symlink(answers.join("p.json.json"), answers.join("link.json")).unwrap();
         for name in ["x", ".json", "..json", "p.new", "torn.json"] {

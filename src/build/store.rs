@@ -1,8 +1,8 @@
-//! The builds under one build path: found, listed and read.
+//! The builds under one build path: looked up, listed and read.
 //!
-//! The disk is the database: whatever is asked is answered from the tree, and a build changes
-//! its place by one rename. What is torn or foreign is passed over as if it were not there.
-//! Everything here blocks, except for waiting for the index; callers choose the thread.
+//! The disk is authoritative: every query is answered from the tree, and a build changes its place by one
+//! rename. Incomplete or unknown files are skipped as if they were absent. Everything here blocks, except for
+//! waiting for the index; callers choose the thread.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,16 +31,16 @@ use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
 
-/// Bytes of a record that lists read one at a time.
+/// Lists read larger records one at a time; in bytes.
 const LARGE_RECORD_BYTES: u64 = 256 << 10;
 
-/// All builds under one build path, which no other daemon holds meanwhile.
+/// All builds under one build path, which no other daemon can claim meanwhile.
 #[derive(Debug)]
 pub struct BuildStore {
     pub(super) layout: Layout,
     pub(super) filesystem: Filesystem,
     pub(super) index: Index,
-    /// What cached jobs are answered, and what lists show.
+    /// Answers for cached jobs, and entries of lists.
     answers: Cache<BuildAnswer>,
     listings: Cache<Listing>,
     /// Held while a list reads a large record.
@@ -48,22 +48,22 @@ pub struct BuildStore {
     pub(super) stats: AllStats,
     /// Held while builds are marked as durable.
     pub(super) marking: Mutex<()>,
-    /// Held while what is remembered of images is changed.
+    /// Held while the image records are changed.
     pub(super) images: Mutex<()>,
-    /// Held while a build is put in place and linked, pinned, or taken away.
+    /// Held while a build is put in place and linked, pinned, or evicted.
     pub(super) changing: Mutex<()>,
-    /// The kernel's name for this boot: what is not durable does not survive it.
+    /// The kernel's id of this boot: builds that are not durable do not survive it.
     pub(super) boot: String,
     claim: Claim,
-    /// The program that confines what is handed out.
+    /// The program that confines artifact transfers.
     confiner: PathBuf,
 }
 
 impl BuildStore {
-    /// Takes the lock of `root`, which must exist, and reads or makes its instance id.
+    /// Takes the lock of `root`, which must exist, and reads or generates its instance id.
     ///
     /// # Errors
-    /// [`Error::Held`] when another daemon is there already.
+    /// [`Error::Held`] when another daemon holds it.
     pub fn open(root: &Path, filesystem: Filesystem) -> Result<BuildStore, Error> {
         let layout = Layout::new(root);
         let trash = layout.trash();
@@ -91,7 +91,7 @@ impl BuildStore {
         Ok(store)
     }
 
-    /// Writes into the lock file who we are, for others that want the build path.
+    /// Writes this process into the lock file, for other processes that want the build path.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -99,27 +99,27 @@ impl BuildStore {
         self.claim.announce(holder)
     }
 
-    /// 32 hex digits, made once per build path: what carries it in Docker is ours.
+    /// 32 hex digits, generated once per build path: Docker objects labelled with it are its own.
     pub fn instance(&self) -> &str {
         self.claim.instance()
     }
 
-    /// What only the daemons of this build path know, made once.
+    /// The secret that only the daemons of this build path know, generated once.
     pub fn secret(&self) -> &Secret {
         self.claim.secret()
     }
 
-    /// Where the builds are.
+    /// The build path.
     pub fn root(&self) -> &Path {
         self.layout.root()
     }
 
-    /// Which filesystem is used.
+    /// The filesystem in use.
     pub fn filesystem(&self) -> Filesystem {
         self.filesystem
     }
 
-    /// The result of a job, if it succeeded and may be served.
+    /// The result of a job, if it succeeded and may be returned.
     ///
     /// # Errors
     /// When a system call fails.
@@ -127,8 +127,8 @@ impl BuildStore {
         Ok(self.ready(project, id)?.filter(BuildInfo::succeeded))
     }
 
-    /// The answer from a ready build that succeeded: its info with the end of its log, marked as
-    /// cached. A second look at the same build costs one look at its record's stamp.
+    /// The answer from a ready build that succeeded: its info with the end of its log, marked as cached.
+    /// Repeated calls for the same build only check its record's stamp.
     ///
     /// # Errors
     /// When a system call fails.
@@ -146,13 +146,13 @@ impl BuildStore {
             return Ok(None);
         };
         info.cached = true;
-        // Of this build alone: a rebuild of the same id may have a log of its own in `pending`.
+        // The log of this build only: a rebuild of the same id may have its own log in `pending`.
         let log = match tail(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             log => log.map_err(disk_error("read the log of a build", &directory)),
         };
         info.container_stdouterr = Some(log?);
-        // The record holds all but the log, and its size is known. Both as values and as JSON.
+        // The record holds all but the log, and its size is known. Counts both values and JSON.
         let log = info.container_stdouterr.as_ref();
         let log = log.map_or(0, |log| log.len() + in_json(log));
         let size = usize::try_from(found.size).unwrap_or(usize::MAX);
@@ -162,7 +162,7 @@ impl BuildStore {
         Ok(self.use_for(project, id, answer))
     }
 
-    /// The answer, once it is noted that its build is used; `None` when it was removed meanwhile.
+    /// The answer, once the use of its build is noted; `None` when it was removed meanwhile.
     fn use_for(
         &self,
         project: &ProjectName,
@@ -174,9 +174,9 @@ impl BuildStore {
         is_there.then_some(answer)
     }
 
-    /// A ready build as lists show it. A second look costs one look at its record's stamp.
+    /// A ready build as a list entry. Repeated calls only check its record's stamp.
     ///
-    /// `builds` is the project's directory of ready builds: a short way to fifty of them.
+    /// `builds` is the project's directory of ready builds: it saves path lookups for fifty of them.
     fn listing(
         &self,
         builds: BorrowedFd<'_>,
@@ -190,7 +190,7 @@ impl BuildStore {
         if let Some(listing) = self.listings.get(id, found) {
             return Ok(Some(listing));
         }
-        // One after the other, because a record takes several times its size while it is read.
+        // One at a time, because a record takes several times its size while it is read.
         let _turn = (found.size > LARGE_RECORD_BYTES).then(|| self.large.lock());
         let Some(info) = self.read_ready(project, id)? else {
             return Ok(None);
@@ -222,7 +222,7 @@ impl BuildStore {
         }))
     }
 
-    /// What there is of a build on disk: pending before ready.
+    /// The build on disk: pending before ready.
     ///
     /// # Errors
     /// When a system call fails.
@@ -237,8 +237,8 @@ impl BuildStore {
         };
         match pending {
             Some(record) if record.info.state == State::Pending => Ok(Some(as_pending(record))),
-            // What an exchange left there for a moment is no pending build. Without a ready one it is a
-            // build whose record is complete, a moment before it is put in place.
+            // A directory left by an exchange for a moment is no pending build. Without a ready build it is a
+            // build whose record is complete, just before it is put in place.
             Some(record) => Ok(self
                 .ready(project, id)?
                 .or_else(|| Some(as_pending(record)))),
@@ -246,10 +246,10 @@ impl BuildStore {
         }
     }
 
-    /// The build that the next of the group begins from.
+    /// The build that the next build of the group is cloned from.
     ///
     /// # Errors
-    /// When a system call fails; a link that leads nowhere is no base and no error.
+    /// When a system call fails; a dangling link means no base and is no error.
     pub fn base(
         &self,
         project: &ProjectName,
@@ -276,7 +276,7 @@ impl BuildStore {
         Ok(self.find_ready(project, id)?.map(|_| id))
     }
 
-    /// Group names to their bases, and the latest build without a group.
+    /// Group names with their bases, and the latest build without a group.
     ///
     /// # Errors
     /// When a system call fails.
@@ -294,7 +294,7 @@ impl BuildStore {
                     let Some(id) = target.ok().as_deref().and_then(Layout::linked_id) else {
                         continue;
                     };
-                    // The name on disk is encoded; the record has it as it was given.
+                    // The name on disk is encoded; the record has the original.
                     if let Some(info) = self.find_ready(project, id)? {
                         groups.insert(info.group, id);
                     }
@@ -306,8 +306,8 @@ impl BuildStore {
         Ok((self.base(project, None)?, groups))
     }
 
-    /// The end of a build's log, at most [`super::LOG_TAIL`] bytes, invalid UTF-8 replaced; "" where
-    /// there is none.
+    /// The end of a build's log, at most [`super::LOG_TAIL`] bytes, invalid UTF-8 replaced; "" when there is
+    /// none.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -325,7 +325,7 @@ impl BuildStore {
         Ok(String::new())
     }
 
-    /// Where a build's log is now; `None` when there is none.
+    /// The current path of a build's log; `None` when there is none.
     pub fn log_path(&self, project: &ProjectName, id: JobId) -> Option<PathBuf> {
         let pending = self.layout.pending(project, id);
         let ready = self.layout.ready(project, id);
@@ -340,7 +340,7 @@ impl BuildStore {
             .find(|path| path.is_file())
     }
 
-    /// The artifacts of a ready build; `None` when it is not there or did not survive.
+    /// The artifacts of a ready build; `None` when it is missing or did not survive a power cut.
     ///
     /// # Errors
     /// When a system call fails.
@@ -350,7 +350,7 @@ impl BuildStore {
         let Some(lease) = Lease::take(&directory).map_err(&open)? else {
             return Ok(None);
         };
-        // Of the directory that is held: at its place there may be another build by now.
+        // Read from the leased directory: its place may hold another build by now.
         let record = record::read(&lease.path())
             .map_err(disk_error("read the record of a build", &directory))?;
         match record.filter(|record| self.survived(record)) {
@@ -361,18 +361,18 @@ impl BuildStore {
         }
     }
 
-    /// True where a build that is over should be: what is there may have lost its record.
+    /// True when a finished build has a directory: its record may be lost.
     pub fn has_directory(&self, project: &ProjectName, id: JobId) -> bool {
         let found = self.layout.ready(project, id).symlink_metadata();
         found.is_ok_and(|found| found.is_dir())
     }
 
-    /// The artifacts of a ready build for a client: a descriptor that leads to them and nowhere
-    /// else. `None` when the build is not there, did not survive or left none. It is no lease: the
-    /// build is used now, and may go as any other from then on.
+    /// The artifacts of a ready build for a client: a descriptor that gives access to them and nothing else.
+    /// `None` when the build is missing, did not survive a power cut or left none. It is no lease: the build
+    /// counts as used now, and may be evicted like any other from then on.
     ///
     /// # Errors
-    /// [`Error::Confine`] where the host does not let us; when the disk is in the way.
+    /// [`Error::Confine`] when the host forbids it; when the disk fails.
     pub fn hand_out(&self, project: &ProjectName, id: JobId) -> Result<Option<OwnedFd>, Error> {
         let Some(artifacts) = self.artifacts(project, id)? else {
             return Ok(None);
@@ -387,8 +387,8 @@ impl BuildStore {
             })
     }
 
-    /// The same store with `program` for what is handed out: [`filesystem::hand_out`]. For those who
-    /// are not `mistryd` themselves.
+    /// The same store with `program` for artifact transfers: [`filesystem::hand_out`]. For programs other
+    /// than `mistryd`.
     pub fn confined_by(self, program: &Path) -> BuildStore {
         BuildStore {
             confiner: program.to_owned(),
@@ -402,32 +402,32 @@ impl BuildStore {
         Lease::take(&directory).map_err(disk_error("hold a build", &directory))
     }
 
-    /// Counts an answer to a job of a project, which took so long.
+    /// Counts an answer to a job of a project, and its duration.
     pub fn count(&self, project: &ProjectName, answered: Answered, took: Duration) {
         self.stats.count(project, answered, took);
     }
 
-    /// How jobs of a project were answered.
+    /// The statistics of answers to jobs of a project.
     pub fn answer_stats(&self, project: &ProjectName) -> AnswerStats {
         self.stats.of(project)
     }
 
-    /// Writes the statistics that changed since the last time.
+    /// Writes the statistics that changed since the last call.
     ///
     /// # Errors
-    /// When a file cannot be written; it is tried again the next time.
+    /// When a file cannot be written; the next call tries again.
     pub fn save_stats(&self) -> io::Result<()> {
         self.stats.save(&self.layout)
     }
 
-    /// Waits until the first scan is over, so that lists are whole.
+    /// Waits until the first scan has ended, so that lists are complete.
     pub async fn indexed(&self) {
         self.index.complete().await;
     }
 
-    /// At most `limit` builds, newest first and abridged, with the place that the next page
-    /// begins after. `None` as that place: there are no more. Pending builds are shown as `live` knows
-    /// them, and where it does not, as they are on disk.
+    /// At most `limit` builds, newest first and abridged, with the place that the next page starts after.
+    /// `None` as that place: there are no more. Pending builds are shown as `live` knows them, otherwise as
+    /// they are on disk.
     pub fn list(
         &self,
         filter: &Filter,
@@ -444,8 +444,7 @@ impl BuildStore {
         (self.listings(page.into_iter().take(limit), live), next)
     }
 
-    /// What is at these places, as lists show it; what is gone meanwhile, or cannot be read, is passed
-    /// over.
+    /// The list entries of these places; builds that were removed meanwhile, or cannot be read, are skipped.
     fn listings(
         &self,
         places: impl Iterator<Item = (Place, State)>,
@@ -465,7 +464,7 @@ impl BuildStore {
             }
             let found = match state {
                 State::Pending => match live(&place.project, place.id) {
-                    // Its record is as old as its last step, and read anew for each list.
+                    // Its record changes with each step, so it is read again for each list.
                     Some(info) => Ok(Some(Listing::new(BuildInfo::clone(&info)))),
                     None => self
                         .find(&place.project, place.id)
@@ -485,23 +484,23 @@ impl BuildStore {
                 Ok(Some(listing)) => builds.push(listing),
                 // It was removed by another program.
                 Ok(None) => self.index.remove(&place.project, place.id),
-                // One that cannot be read must not hide the others.
+                // An unreadable build must not hide the others.
                 Err(_) => {}
             }
         }
         builds
     }
 
-    /// The project of a build that is on disk, as far as the scan has come.
+    /// The project of a build on disk, as far as the scan has progressed.
     pub fn project_of(&self, id: JobId) -> Option<ProjectName> {
         self.index.project_of(id)
     }
 
-    /// Reads the tree into the index, and marks what an earlier process of this boot finished but
-    /// did not mark as durable. To be done once, in the background.
+    /// Reads the tree into the index, and marks builds that a previous process of this boot finished but did
+    /// not mark as durable. Run once, in the background.
     ///
     /// # Errors
-    /// The first error; whatever cannot be read is passed over.
+    /// The first error; unreadable builds are skipped.
     pub fn scan(&self) -> Result<(), Error> {
         let mut first_error = None;
         let mut unmarked = Vec::new();
@@ -515,7 +514,7 @@ impl BuildStore {
             });
             for id in ids {
                 let directory = self.layout.ready(project, id);
-                // One that is torn or gone is as good as absent, and made again when it is asked for.
+                // An incomplete or missing one counts as absent, and is rebuilt when it is requested.
                 let torn = || io::Error::from(io::ErrorKind::InvalidData);
                 let read = record::read(&directory).and_then(|record| record.ok_or_else(torn));
                 let mut record = match read {
@@ -538,7 +537,7 @@ impl BuildStore {
                 self.enter(project, id, &record.info, own, false);
             }
         }
-        // A list of what was found is better than one that never comes.
+        // A list of what was found is better than waiting forever.
         self.index.completed();
         projects.map_err(disk_error("list the builds", self.root()))?;
         self.make_durable(&unmarked).map_err(disk_error(
@@ -548,7 +547,7 @@ impl BuildStore {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// Enters a build of which `own` bytes are its own, as far as that is known.
+    /// Enters a build with `own` unshared bytes, if that is known.
     pub(super) fn enter(
         &self,
         project: &ProjectName,
@@ -565,7 +564,7 @@ impl BuildStore {
         self.index.put(place, IndexEntry::of(info, own), news);
     }
 
-    /// Every directory under the build path that may be a project's.
+    /// Every directory under the build path that may belong to a project.
     pub(super) fn projects(&self) -> io::Result<Vec<ProjectName>> {
         let mut projects = Vec::new();
         for entry in std::fs::read_dir(self.layout.root())? {

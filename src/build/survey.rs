@@ -1,7 +1,7 @@
-//! The candidates of garbage collection: every build on disk that is over.
+//! The candidates of garbage collection: every finished build on disk.
 //!
-//! The disk is the database, so a survey reads all of it: records, links, pins. What does not belong to
-//! mistry is no candidate. What cannot be read is none either, and is reported.
+//! The disk is authoritative, so a survey reads all of it: records, links, pins. Files that do not belong to
+//! mistry are no candidates. Unreadable builds are none either, and are reported.
 
 use std::collections::HashSet;
 use std::io;
@@ -24,7 +24,7 @@ use super::{State, last_used, record};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// As much of a record as garbage collection needs: reading all of ten thousand of them would take
+/// The part of a record that garbage collection needs: reading all of ten thousand records would take
 /// seconds.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -46,11 +46,11 @@ struct BriefInternal {
 }
 
 impl BuildStore {
-    /// What is to go by a policy, as the disk is now; `is_busy` says of a build whether it is under
-    /// way. What could not be read is no part of it, and told as the second value.
+    /// The removals by a policy, as the disk is now; `is_busy` tells whether a build is pending. Unreadable
+    /// builds are left out; the second value is their first error.
     ///
     /// # Errors
-    /// When it cannot be told how much is free.
+    /// When the free space cannot be determined.
     pub fn plan(
         &self,
         policy: &Policy,
@@ -66,7 +66,7 @@ impl BuildStore {
         let doubted_until = self.doubt_ages(last_use);
         if doubted_until.is_some() {
             policy.max_age = None;
-            // It is torn whatever the clock says, but may have been under way a moment ago.
+            // It is torn whatever the clock says, but may have been pending a moment ago.
             found.retain(|build| !build.is_torn);
         }
         let mut plan = gc::decide(found, &policy, Timestamp::now(), free);
@@ -74,7 +74,7 @@ impl BuildStore {
         Ok((plan, first_error))
     }
 
-    /// Every build that is over, of every project; and the first error.
+    /// Every finished build of every project; and the first error.
     fn survey(&self) -> (Vec<Candidate>, Option<Error>) {
         let mut first_error = None;
         let mut note = |error: Error| {
@@ -87,7 +87,7 @@ impl BuildStore {
         });
         let pins = match self.pins() {
             Ok(pins) => pins,
-            // Without knowing what is pinned, nothing may be removed.
+            // Without the list of pins, nothing may be removed.
             Err(error) => return (Vec::new(), Some(error)),
         };
         for project in projects {
@@ -156,7 +156,7 @@ impl BuildStore {
         Ok(found)
     }
 
-    /// The builds that a link of the project names, whether they are there or not.
+    /// The builds that a link of the project names, whether they exist or not.
     pub(super) fn linked(&self, project: &ProjectName) -> Result<HashSet<JobId>, Error> {
         const READ: &str = "read the link of a group";
         let link = self.layout.link(project, None);
@@ -177,10 +177,10 @@ impl BuildStore {
         Ok(linked)
     }
 
-    /// Bytes that are free where builds are kept, and that are there in all.
+    /// Free bytes and total bytes of the build path's filesystem.
     ///
     /// # Errors
-    /// When the filesystem does not say.
+    /// When the filesystem cannot tell.
     pub fn disk_space(&self) -> Result<(u64, u64), Error> {
         let found = rustix::fs::statvfs(self.root())
             .map_err(|error| disk_error("ask how much is free", self.root())(error.into()))?;
@@ -189,7 +189,7 @@ impl BuildStore {
     }
 }
 
-/// The directory of a build at `place`, and what its record says; `None` where it is gone.
+/// The directory of a build at `place`, and its record's content; `None` if it is gone.
 fn look(
     open: BorrowedFd<'_>,
     place: &Path,
@@ -208,7 +208,7 @@ fn look(
     }
 }
 
-/// The build that a link names; `None` where there is no link, or a foreign one.
+/// The build that a link names; `None` if there is no link, or a foreign one.
 pub(super) fn named_by(link: &Path) -> io::Result<Option<JobId>> {
     match std::fs::read_link(link) {
         Ok(target) => Ok(Layout::linked_id(&target)),

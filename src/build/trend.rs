@@ -1,6 +1,6 @@
-//! How the builds of a project went: for plots, rates, and what to expect of the next one.
+//! Statistics of a project's builds: for plots, rates, and the estimate for the next build.
 //!
-//! Reckoned from the index, so it is about builds that are kept, and asks the disk nothing.
+//! Computed from the index, so it covers stored builds, and does no disk I/O.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,44 +12,44 @@ use super::{BuildInfo, BuildStore, Filter, IndexEntry, Newest, Outcome, Place};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Builds like it that say how long the next one may take: recent enough to follow a change, enough
-/// that one slow disk does not decide.
+/// Similar builds used to estimate the next duration: recent enough to follow a change, enough that one slow
+/// disk does not decide.
 const SIMILAR_BUILDS: usize = 15;
-/// Among so many builds of the project those are looked for.
+/// Most builds of the project that are searched for them.
 const MAX_BUILDS_SEARCHED: usize = 500;
 
-/// A build that is over, as a plot shows it.
+/// A finished build, as a plot shows it.
 #[derive(Clone, Debug)]
 pub struct Point {
     /// Its id.
     pub id: JobId,
     /// When it began.
     pub started: Timestamp,
-    /// From beginning to end.
+    /// From start to end.
     pub took: Duration,
-    /// It began as a clone of its group's latest.
+    /// It started as a clone of its group's latest.
     pub incremental: bool,
     /// How it ended.
     pub outcome: Outcome,
 }
 
-/// How the builds of a project went.
+/// Statistics of a project's builds.
 #[derive(Clone, Debug, Default)]
 pub struct Trend {
-    /// The latest that are over, newest first.
+    /// The latest finished builds, newest first.
     pub points: Vec<Point>,
-    /// Builds that are kept, pending ones included.
+    /// Stored builds, including pending ones.
     pub builds: u64,
-    /// Of those that are over: all, and the succeeded ones.
+    /// The number of finished builds.
     pub ended: u64,
     /// Those of them that succeeded.
     pub succeeded: u64,
-    /// Bytes of the disk that are theirs alone, as far as they were measured.
+    /// Unshared bytes on disk, as far as they were measured.
     pub own: u64,
 }
 
 impl BuildStore {
-    /// How the builds of a project went, with the latest `most` of them.
+    /// The statistics of a project, with its latest `most` builds.
     pub fn trend(&self, project: &ProjectName, most: usize) -> Trend {
         let mut trend = Trend::default();
         self.index.walk(None, Some(project), |place, entry| {
@@ -73,18 +73,18 @@ impl BuildStore {
         trend
     }
 
-    /// How many builds of each project there are, and when the newest of them began, as far as the scan
-    /// has come.
+    /// The number of builds of each project, and when the newest of them started, as far as the scan has
+    /// progressed.
     pub fn counts(&self) -> BTreeMap<ProjectName, (u64, Option<Timestamp>)> {
         self.index.counts()
     }
 
-    /// The newest build of each project that has one, as far as the scan has come.
+    /// The newest build of each project that has one, as far as the scan has progressed.
     pub fn newest(&self) -> BTreeMap<ProjectName, Newest> {
         self.index.newest()
     }
 
-    /// Where a list of at most `limit` builds ends; `None` where there are no more.
+    /// The end of a list of at most `limit` builds; `None` if there are no more.
     pub fn list_end(&self, filter: &Filter, limit: usize) -> Option<Place> {
         let page = self.index.page(filter, limit.saturating_add(1));
         let last = page.into_iter().skip(limit.saturating_sub(1));
@@ -93,8 +93,8 @@ impl BuildStore {
         last.next().map(|_| end)
     }
 
-    /// How long a build of a project may take: the middle of the latest succeeded ones that began
-    /// alike. `None` without any.
+    /// The expected duration of a project's build: the median of the latest succeeded ones with the same kind
+    /// of start. `None` without any.
     pub fn expected(&self, project: &ProjectName, incremental: bool) -> Option<Duration> {
         let mut like_it =
             self.index
@@ -103,8 +103,8 @@ impl BuildStore {
         like_it.get(like_it.len() / 2).copied()
     }
 
-    /// Bytes of the disk that builds which began at `since` or later took for themselves, as far as
-    /// they are kept and were measured.
+    /// Unshared bytes on disk of the builds that started at `since` or later, as far as they are stored and
+    /// were measured.
     pub fn grown(&self, since: Timestamp) -> u64 {
         let mut grown = 0;
         self.index.walk(None, None, |place, entry: &IndexEntry| {
@@ -117,15 +117,15 @@ impl BuildStore {
         grown
     }
 
-    /// The last rebuild of a job that did not succeed and lies beside the build that did; `None` also
-    /// where it cannot be read.
+    /// The last rebuild of a job that did not succeed and is stored beside the build that did; `None` also if
+    /// it cannot be read.
     pub fn failed_rebuild(&self, project: &ProjectName, id: JobId) -> Option<BuildInfo> {
         let record = super::record::read(&self.layout.failed(project, id)).ok()??;
         self.survived(&record).then_some(record.info)
     }
 
-    /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
-    /// latest of them. True when there are more.
+    /// Builds that ended at `since` or later, ordered by their end; at most `limit`, the latest of them. True
+    /// when there are more.
     pub fn ended(&self, since: Timestamp, limit: usize) -> (Vec<(ProjectName, JobId)>, bool) {
         let places = self.index.ended(since, limit.saturating_add(1));
         let surplus = places.len().saturating_sub(limit);
@@ -134,8 +134,7 @@ impl BuildStore {
         (ended, surplus > 0)
     }
 
-    /// How many bytes of the disk the builds of each project have to themselves, as far as they were
-    /// measured.
+    /// The unshared bytes on disk of each project's builds, as far as they were measured.
     pub fn sizes(&self) -> BTreeMap<ProjectName, u64> {
         let mut sizes = BTreeMap::new();
         self.index.walk(None, None, |place, entry: &IndexEntry| {

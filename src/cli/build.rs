@@ -130,7 +130,7 @@ impl Build {
         self.finish(client, flags, &finished).await
     }
 
-    /// What the server does with the build when this program ends, and how to control it then.
+    /// What the server does with the build when this program exits, and the commands to control it.
     fn what_becomes_of(&self, id: JobId, flags: &ServerFlags) -> String {
         let id = id.to_string();
         if self.cancel_on_disconnect {
@@ -242,7 +242,7 @@ fn check_outcome(info: &BuildInfo) -> Result<(), Error> {
     }
 }
 
-/// A log without its last line where that is the server's error line, which is printed elsewhere.
+/// A log without its last line if that is the server's error line, which is printed elsewhere.
 fn without_error_line<'a>(log: &'a str, why: &str) -> &'a str {
     log.trim_end()
         .strip_suffix(why)
@@ -251,7 +251,7 @@ fn without_error_line<'a>(log: &'a str, why: &str) -> &'a str {
         .map_or(log, str::trim_end)
 }
 
-/// What a failed build printed last, with a header: its standard error, or else the end of its log.
+/// The last output of a failed build, with a header: its standard error, or else the end of its log.
 fn end_of_output(info: &BuildInfo) -> (&'static str, &str) {
     let has_text = |field: &Option<String>| field.as_deref().is_some_and(|t| !t.is_empty());
     if has_text(&info.container_stderr) {

@@ -9,7 +9,7 @@ use crate::project::ProjectName;
 /// Candidates named when an id is ambiguous.
 const MAX_CANDIDATES: usize = 10;
 
-/// The build that is meant: `[PROJECT/]ID`, the id cut to any unambiguous prefix.
+/// A reference to a build: `[PROJECT/]ID`, the id cut to any unambiguous prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BuildRef {
     pub(super) project: Option<ProjectName>,

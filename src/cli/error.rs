@@ -1,11 +1,11 @@
-//! Why the program ends early, and with which exit status.
+//! The errors that end the program, and their exit statuses.
 
 use std::io;
 
 use super::transport;
 use crate::client;
 
-/// Why the program ends early. The variant decides the exit status.
+/// An error that ends the program. The variant decides the exit status.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The command line is wrong.
@@ -38,7 +38,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit status; the table stands in the documentation of [`super`].
+    /// The exit status; the table is in the documentation of [`super`].
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::BuildFailed(_) => 1,

@@ -1,4 +1,4 @@
-//! How ids, durations, sizes and times are written for people.
+//! Formats ids, durations, sizes and times for users.
 
 /// Digits of an id that are printed: enough that two builds of one server never share them.
 const SHORT_ID_DIGITS: usize = 12;
@@ -33,7 +33,7 @@ pub(super) fn format_size(bytes: u64) -> String {
     let mut value = bytes as f64 / 1_024.0;
     let mut unit = UNITS[0];
     for next in &UNITS[1..] {
-        // What would be printed as 1024 is 1.0 of the next unit.
+        // A value that would be printed as 1024 is 1.0 of the next unit.
         if value < 1_023.5 {
             break;
         }

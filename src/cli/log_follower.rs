@@ -66,7 +66,7 @@ impl LogFollower {
         Ok(FollowEnd::Interrupted)
     }
 
-    /// Goes on after the event with this id, which is an offset in the log.
+    /// Continues after the event with this id, which is an offset in the log.
     pub(super) fn set_position(&mut self, id: Option<&str>) {
         if let Some(position) = id.and_then(|id| id.parse().ok()) {
             self.position = position;

@@ -1,4 +1,4 @@
-//! `mistry logs [-f] ID`: what a build printed.
+//! `mistry logs [-f] ID`: prints the log of a build.
 //!
 //! Without `-f`, the log so far is downloaded; with it, the log is followed as a stream of events. Either
 //! way the log is printed byte for byte, and resumed where a connection broke.
@@ -40,8 +40,8 @@ impl Logs {
     }
 }
 
-/// Prints the log until the build is finished. A connection that breaks is opened again, unless it is
-/// the first and brought nothing.
+/// Prints the log until the build is finished. A broken connection is opened again, unless it is the first
+/// and brought no data.
 async fn follow_to_end(
     client: &Client,
     mut follower: LogFollower,
@@ -73,7 +73,7 @@ async fn follow_to_end(
 }
 
 /// Prints the log so far. The server ends the connection when its reader, such as less(1), stops for a
-/// minute; the rest is requested then.
+/// minute; the rest is requested after that.
 async fn print_so_far(
     client: &Client,
     project: &ProjectName,
@@ -158,7 +158,7 @@ mod tests {
         }
         let (ended, ..) = run(vec![part("200 OK", "", 10, "one\n")]).await;
         assert!(ended.is_err());
-        // A server that sends nothing more is given up.
+        // The client gives up on a server that sends nothing more.
         let nothing = || {
             let range = "Content-Range: bytes 4-9/10\r\n";
             part(

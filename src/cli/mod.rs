@@ -1,8 +1,8 @@
 //! The program `mistry`: one file per verb, each a caller of [`crate::client`].
 //!
-//! Results for scripts go to standard output, messages for people to standard error. Text that a
-//! server or a build wrote is never passed to a terminal unchanged, see [`screen`]. The environment
-//! is read by clap alone, for two options (`MISTRY_URL`, `MISTRY_TOKEN_FILE`).
+//! Results for scripts go to standard output, messages for users to standard error. Text from a server or a
+//! build is never passed to a terminal unchanged, see [`screen`]. Only clap reads the environment, for two
+//! options (`MISTRY_URL`, `MISTRY_TOKEN_FILE`).
 //!
 //! | exit status | means |
 //! | --- | --- |
@@ -108,7 +108,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments,
 /// standard error. An error quotes the arguments, whose control characters a terminal must not get.
 pub fn print_usage(error: &clap::Error) {
     let text = error.render();
-    // An output that is closed has no reader.
+    // A closed output has no reader.
     match error.use_stderr() && screen::is_steering(&text.ansi().to_string()) {
         true => print_message(text.to_string().trim_end()),
         false => _ = error.print(),

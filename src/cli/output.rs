@@ -1,4 +1,4 @@
-//! What is printed: results to standard output, messages to standard error.
+//! The program's output: results to standard output, messages to standard error.
 
 use std::io::{self, Write};
 

@@ -1,18 +1,18 @@
 //! The params of a build, as written after `--`.
 //!
-//! `--name=value`, `name=value`, `--name value`, `name value`: dashes before a name count for
-//! nothing, and a name ends at the first `=`, so `--a=b=c` gives `a` the value `b=c`. A value
-//! `@FILE` is the content of that file as it is; `@@x` is the text `@x`.
+//! `--name=value`, `name=value`, `--name value`, `name value`: dashes before a name are ignored, and a name
+//! ends at the first `=`, so `--a=b=c` gives `a` the value `b=c`. A value `@FILE` is the unchanged content of
+//! that file; `@@x` is the text `@x`.
 
 use std::fs::File;
 use std::io::{self, Read};
 
 use crate::job::{MAX_PARAMS, ParamName};
 
-/// Largest file that may be a value: what a server takes as a whole request.
+/// Largest file that may be a value: a server's limit for a whole request.
 const MAX_FILE: u64 = 16 << 20;
 
-/// What is wrong with the params.
+/// An error in the params.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("param '{0}' has no value: write --{0}=VALUE")]
@@ -76,7 +76,7 @@ fn resolve(name: &str, value: &str) -> Result<String, Error> {
     }
     let (name, file) = (name.to_owned(), file.to_owned());
     let mut bytes = Vec::new();
-    // Read to the bound and not by the size: a pipe has none.
+    // The file is read up to the limit, not by its size: a pipe has none.
     let read = File::open(&file).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes));
     match read {
         Err(source) => Err(Error::Read { name, file, source }),

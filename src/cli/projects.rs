@@ -1,4 +1,4 @@
-//! `mistry projects`: what can be built.
+//! `mistry projects`: lists the projects.
 
 use clap::Args;
 

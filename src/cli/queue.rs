@@ -1,4 +1,4 @@
-//! `mistry pause`, `mistry resume`: whether queued jobs are started.
+//! `mistry pause`, `mistry resume`: stops and resumes starting jobs.
 
 use clap::Args;
 

@@ -1,4 +1,4 @@
-//! `mistry rebuild P`: a new image for a project.
+//! `mistry rebuild P`: rebuilds a project's image.
 
 use std::io::Write;
 

@@ -153,7 +153,7 @@ fn suggested_commands_name_the_same_server() {
         let command = server(arguments).flags.suggest_command("logs -f", id);
         assert_eq!(command, format!("mistry logs -f 3fa9c1d00000{flags}"));
     }
-    // After the verb, too.
+    // Also after the verb.
     let parsed = parse(["mistry", "build", "--project", "p", "-p", "2"].map(OsString::from));
     assert_eq!(parsed.unwrap().server.flags.0, " --port 2");
 }
@@ -275,14 +275,14 @@ async fn truncated_artifacts_are_fetched_again() {
         ..Default::default()
     };
     let torn = || answer(&tar[..600]);
-    // In the middle, before the first byte, and then as it should be.
+    // It breaks in the middle, before the first byte, and then succeeds.
     let server = Scripted::start(vec![torn(), Vec::new(), answer(&tar)]).await;
     let client = Client::new(server.address(), None);
     let fetched = fetch::fetch_artifacts(&client, &flags, &info, &fetch.transport);
     assert_eq!(fetched.await.unwrap().files, 1);
     let file = std::fs::read_to_string(home.path().join("file")).unwrap();
     assert_eq!(file, "whole");
-    // Not for ever.
+    // It is bounded.
     let server = Scripted::start(vec![torn(); 4]).await;
     let client = Client::new(server.address(), None);
     let fetched = fetch::fetch_artifacts(&client, &flags, &info, &fetch.transport);

@@ -48,7 +48,7 @@ pub(super) struct BuildWaiter<'a> {
     progress: Progress,
     /// Set when the server has accepted the job.
     job: Option<LogFollower>,
-    /// The user was told that the connection was lost.
+    /// The lost connection was reported to the user.
     reported_lost: bool,
     connect_timeout: Duration,
 }
@@ -158,7 +158,7 @@ impl<'a> BuildWaiter<'a> {
                     }
                 }
                 "result" => return Ok(Some(event.result()?)),
-                // The state of an accepted job is asked for by its id.
+                // The state of an accepted job is requested by its id.
                 "error" if self.job.is_some() => return Ok(None),
                 "error" => {
                     let view: ErrorView =
@@ -187,7 +187,7 @@ impl<'a> BuildWaiter<'a> {
         Ok(())
     }
 
-    /// Waits for a job that was accepted, with as many connections as it takes.
+    /// Waits for an accepted job, with as many connections as necessary.
     async fn wait_by_id(&mut self, mut pause: Duration) -> Result<Finished, Error> {
         let mut backoff = Backoff::default();
         let mut log_is_complete = !self.options.print_log;
@@ -234,7 +234,7 @@ impl<'a> BuildWaiter<'a> {
         Ok(client.wait(&job.project, job.id).await?)
     }
 
-    /// Remembers the accepted job; prints where its log can be found when this is new.
+    /// Stores the id of the accepted job; prints the location of its log if this is new.
     fn accept(&mut self, id: JobId) -> Result<(), Error> {
         if self.job.is_some() {
             return Ok(());
@@ -345,7 +345,7 @@ mod tests {
         for torn in [Scripted::torn_events(&state()), Scripted::events(&state())] {
             let server = Scripted::start(vec![
                 torn,
-                // Broken once more, then a server that is still stopping, then the answer.
+                // It breaks once more, then the server is still stopping, then it answers.
                 String::new(),
                 Scripted::answer("503 Service Unavailable", "Retry-After: 0\r\n", ""),
                 view(),

@@ -5,9 +5,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// The host where none is given.
+/// The default host.
 pub const DEFAULT_HOST: &str = "127.0.0.1";
-/// The port where none is given.
+/// The default port.
 pub const DEFAULT_PORT: u16 = 8462;
 
 /// The socket on which an installed server listens for the users of its host.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// A server that restarts needs about that long.
+/// A restart of a server takes about this long.
 const FIRST_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// A person who waits notices a server that is back within two seconds.
+/// A waiting user notices within two seconds that the server is back.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Exponential backoff from 100 ms to 2 s; a refused connection gives no event to wait for.

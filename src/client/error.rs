@@ -1,4 +1,4 @@
-//! What can go wrong between the client and the server.
+//! Errors between the client and the server.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -11,7 +11,7 @@ use super::{Address, DEFAULT_SOCKET};
 use crate::api::ErrorView;
 use crate::job::JobId;
 
-/// What can go wrong between the client and the server.
+/// An error between the client and the server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No connection.

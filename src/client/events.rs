@@ -1,14 +1,14 @@
 //! Server-Sent Events, read as they come.
 //!
-//! An event's data is kept up to [`MAX_DATA`]; what is longer is cut, because one line of a
-//! hostile log may have any length. Line ends may be LF, CRLF or CR, as the format allows.
+//! An event's data is kept up to [`MAX_DATA`] bytes; longer data is cut, because one line of a hostile log
+//! may have any length. Line ends may be LF, CRLF or CR, as the format allows.
 
 use std::collections::VecDeque;
 
 use super::{Error, Finished, Response};
 use crate::api::{JobState, LogEnd, decode};
 
-/// Most bytes of one event: a build info holds params of 16 MiB at most, and JSON may double them.
+/// Most bytes of one event: a build info has params of 16 MiB at most, and JSON may double them.
 pub const MAX_DATA: usize = 32 << 20;
 
 /// One event.
@@ -115,7 +115,7 @@ impl Parser {
             }
             let end = bytes.iter().position(|b| matches!(b, b'\n' | b'\r'));
             let piece = &bytes[..end.unwrap_or(bytes.len())];
-            // The field's name stands before the data and is not counted.
+            // The field's name precedes the data and is not counted.
             let limit = (MAX_DATA + 64).saturating_sub(self.line.len());
             self.line
                 .extend_from_slice(&piece[..piece.len().min(limit)]);
@@ -147,7 +147,7 @@ impl Parser {
             b"id" if !value.contains(&0) => {
                 self.id = Some(String::from_utf8_lossy(value).into_owned());
             }
-            // Where this cannot be decoded, `data` is the best approximation.
+            // If this cannot be decoded, `data` is the best approximation.
             b"bytes" => self.bytes = decode(value),
             b"data" => {
                 let data = match &mut self.data {

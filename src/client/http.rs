@@ -50,7 +50,7 @@ pub struct Filter {
 struct Page {
     /// Newest first.
     items: Vec<IndexItem>,
-    /// Where the next page is.
+    /// The address of the next page.
     next: Option<String>,
 }
 
@@ -102,7 +102,7 @@ impl Client {
         Ok(serde_json::from_slice(&body).ok())
     }
 
-    /// Fetches the present state of a job.
+    /// Fetches the current state of a job.
     pub async fn job(&self, project: &ProjectName, id: JobId) -> Result<JobView, Error> {
         let request = Request::new(Method::GET, format!("/job/{project}/{id}"));
         self.send(request).await?.json(MAX_JSON).await
@@ -192,7 +192,7 @@ impl Client {
         }
     }
 
-    /// Follows a job's log after byte `after`; `None` when there is no more.
+    /// Follows a job's log after byte `after`; `None` at its end.
     pub async fn follow(
         &self,
         project: &ProjectName,
@@ -223,10 +223,10 @@ impl Client {
             .await
     }
 
-    /// Fetches what `response`, of [`Client::log`], had not delivered, from byte `from` on.
+    /// Fetches the part that `response`, of [`Client::log`], had not delivered, from byte `from` on.
     ///
     /// # Errors
-    /// [`Error::InvalidResponse`] where the server cannot go on with that log.
+    /// [`Error::InvalidResponse`] if the server cannot continue that log.
     pub async fn log_rest(
         &self,
         project: &ProjectName,
@@ -249,7 +249,7 @@ impl Client {
         }
     }
 
-    /// Fetches a tar of a job's artifacts, with sparse files as GNU tar's sparse entries where the server can;
+    /// Fetches a tar of a job's artifacts, with sparse files as GNU tar's sparse entries if the server can;
     /// see [`Response::header`] for how it is compressed.
     pub async fn artifacts(&self, project: &ProjectName, id: JobId) -> Result<Response, Error> {
         let request = Request::new(Method::GET, format!("/artifacts/{project}/{id}?sparse"))

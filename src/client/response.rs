@@ -42,7 +42,7 @@ impl Response {
         self.response.headers().get(name)?.to_str().ok()
     }
 
-    /// Whether `Content-Type` names that media type, with whatever parameters.
+    /// Whether `Content-Type` names that media type, with any parameters.
     pub fn has_media_type(&self, expected: &str) -> bool {
         let value = self.header("content-type").unwrap_or_default();
         let value = value.split(';').next().unwrap_or_default().trim();
@@ -102,7 +102,7 @@ impl Response {
     pub(super) async fn into_error(self) -> Error {
         /// The body is one sentence and an id.
         const MAX_BODY: usize = 64 << 10;
-        /// Where the body is not JSON.
+        /// Used if the body is not JSON.
         const MAX_MESSAGE_CHARS: usize = 500;
         const MAX_RETRY_AFTER_SECONDS: u64 = 60;
 

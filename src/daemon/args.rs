@@ -46,18 +46,17 @@ pub struct Command {
     pub verb: Option<Verb>,
 }
 
-/// True where these arguments are what the daemon starts a child of its own with, which is
-/// [`filesystem::confine`]. It is no verb of [`Command`], because it is not for people, and what clap
-/// has hidden is still in the completions that it writes.
+/// True for the arguments with which the daemon starts a child process of its own, which is
+/// [`filesystem::confine`]. It is no verb of [`Command`], because it is not for users, and clap writes hidden
+/// verbs into the completions.
 pub fn is_confinement(arguments: impl IntoIterator<Item = OsString>) -> bool {
     arguments.into_iter().eq([filesystem::VERB])
 }
 
-/// Where to listen when nothing is said.
+/// The default address.
 pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:8462";
 
-/// Where the configuration is looked for when nothing is said: what one works on, then what is
-/// installed.
+/// The default paths of the configuration: that of a working directory, then that of the packages.
 const CONFIGS: [&str; 2] = ["config.json", "/etc/mistry/config.json"];
 
 /// There is no configuration.
@@ -68,10 +67,10 @@ const CONFIGS: [&str; 2] = ["config.json", "/etc/mistry/config.json"];
 pub struct NoConfig;
 
 impl Command {
-    /// The configuration file: the named one, else the first that is there.
+    /// The path of the configuration: the given one, else the first default that exists.
     ///
     /// # Errors
-    /// None is named and none is there.
+    /// No path is given, and no default exists.
     pub fn config(&self) -> Result<PathBuf, NoConfig> {
         match &self.config {
             Some(named) => Ok(named.clone()),
@@ -80,8 +79,8 @@ impl Command {
     }
 }
 
-/// The first path that is there, or that may be: what cannot be looked at is told by the code that
-/// reads it, not passed over.
+/// The first path that exists or may exist: a path that cannot be looked up is not skipped, because reading
+/// it reports the error.
 fn first(paths: &[&Path]) -> Option<PathBuf> {
     let is_absent = |path: &Path| {
         std::fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
@@ -184,7 +183,7 @@ mod tests {
         assert_eq!(found(), None);
         std::fs::write(&installed, "").unwrap();
         assert_eq!(found().as_ref(), Some(&installed));
-        // A link to itself cannot be looked at; it is there nonetheless.
+        // A link to itself cannot be followed, but it exists.
         std::os::unix::fs::symlink("a", &here).unwrap();
         assert_eq!(found().as_ref(), Some(&here));
         let sentence = NoConfig.to_string();

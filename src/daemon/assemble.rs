@@ -1,4 +1,4 @@
-//! The parts of the daemon, as the configuration wants them.
+//! Creates the parts of the daemon from the configuration.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::systemd;
 use crate::web::{self, Access, Proxies, Scope, Token, TokensFile};
 
-/// Where the Engine is, when it is elsewhere.
+/// The variable with the Engine's address.
 const DOCKER_HOST: &str = "DOCKER_HOST";
-/// What is read where systemd keeps the tokens from us: `LoadCredential=` of mistryd.service.
+/// The credential with the tokens, if systemd keeps the file from us: `LoadCredential=` of mistryd.service.
 const TOKENS_CREDENTIAL: &str = "tokens";
 
-/// The scheduler over a store, as the configuration wants it.
+/// Creates the scheduler over a store, as configured.
 pub(super) fn assemble(
     config: &Config,
     store: BuildStore,
@@ -36,7 +36,7 @@ pub(super) fn assemble(
     ))
 }
 
-/// What the scheduler is told by the configuration.
+/// The scheduler's part of the configuration.
 pub(super) fn scheduler_config(config: &Config) -> SchedulerConfig {
     SchedulerConfig {
         slots: config.job_concurrency,
@@ -53,7 +53,7 @@ pub(super) fn scheduler_config(config: &Config) -> SchedulerConfig {
     }
 }
 
-/// Who may ask what, as the configuration says.
+/// The rules of access of the configuration.
 pub(super) fn access(config: &Config, tokens: Option<Arc<TokensFile>>, secret: &str) -> Access {
     Access {
         hosts: hosts(config),
@@ -67,8 +67,8 @@ pub(super) fn access(config: &Config, tokens: Option<Arc<TokensFile>>, secret: &
     }
 }
 
-/// The tokens file, if one is configured; where it is closed to us, what systemd read of it before
-/// it started us.
+/// The tokens file, if one is configured; if it is not readable for us, the copy that systemd made before the
+/// start.
 pub(super) fn open_tokens(config: &Config) -> Result<Option<Arc<TokensFile>>, Error> {
     let Some(path) = &config.auth_tokens_file else {
         return Ok(None);
@@ -88,7 +88,7 @@ pub(super) fn open_tokens(config: &Config) -> Result<Option<Arc<TokensFile>>, Er
     Ok(Some(Arc::new(opened?)))
 }
 
-/// The Engine's socket: Docker's own variable, else the usual place.
+/// The Engine's socket: from Docker's own variable, else the default.
 pub(super) fn docker_socket() -> Result<PathBuf, Error> {
     match std::env::var(DOCKER_HOST) {
         Ok(host) => match host.strip_prefix("unix://") {
@@ -99,7 +99,7 @@ pub(super) fn docker_socket() -> Result<PathBuf, Error> {
     }
 }
 
-/// Names under which clients may address us: the configured ones and this host's.
+/// Names by which clients may address the server: the configured ones and this host's.
 fn hosts(config: &Config) -> Vec<String> {
     let uname = rustix::system::uname();
     let own = uname.nodename().to_string_lossy().to_ascii_lowercase();
@@ -115,7 +115,7 @@ fn hosts(config: &Config) -> Vec<String> {
     hosts
 }
 
-/// The rules of the configuration as the scheduler takes them.
+/// Converts the rules of the configuration for the scheduler.
 pub(super) fn policy(configured: &Collection) -> Policy {
     Policy {
         max_age: configured.max_age,

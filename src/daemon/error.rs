@@ -1,4 +1,4 @@
-//! Why the daemon could not do its work, and the exit status of that.
+//! The errors of the daemon, and their exit statuses.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,13 +9,13 @@ use crate::{build, config, docker, filesystem, metrics, scheduler, systemd, web}
 
 /// The exit status of a wrong configuration: `EX_CONFIG` of sysexits(3).
 pub(super) const WRONG_CONFIG: u8 = 78;
-/// The exit status of a daemon that has something to do and was ending all the same: `EX_TEMPFAIL` of
-/// sysexits(3). mistryd.service starts it again.
+/// The exit status of a daemon that stopped as idle and got work too late: `EX_TEMPFAIL` of sysexits(3).
+/// mistryd.service starts it again.
 pub(super) const START_AGAIN: u8 = 75;
 /// The exit status of a wrong command line, as clap has it.
 pub(super) const WRONG_USAGE: u8 = 2;
 
-/// Why the daemon could not do its work.
+/// An error that stops the daemon.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
@@ -53,7 +53,7 @@ pub(super) enum Error {
 }
 
 impl Error {
-    /// Not to be tried again before something was changed.
+    /// A restart is useless before the configuration is changed.
     pub(super) fn is_configuration(&self) -> bool {
         match self {
             Error::NoConfig(_)
@@ -76,7 +76,7 @@ impl Error {
     }
 }
 
-/// An error with its causes behind colons, as it is shown on the host itself.
+/// An error with its causes, separated by colons, for users of the host.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

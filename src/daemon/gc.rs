@@ -1,7 +1,7 @@
-//! `mistryd gc`: garbage collected by the rules of the configuration, or those given.
+//! `mistryd gc`: collects garbage by the rules of the configuration, or the given ones.
 //!
-//! What the timer of the packages starts. The daemon that holds the build path is asked to do it, when
-//! there is one; else we take its place for the time being.
+//! The timer of the packages starts it. The daemon that holds the build path does it, if there is one; else
+//! this process takes the lock.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::filesystem::Filesystem;
 use crate::web::gc_view;
 
-/// Collects, and prints what went or would go.
+/// Collects, and prints the removed builds.
 pub(super) async fn run(
     config: &Config,
     filesystem: Filesystem,

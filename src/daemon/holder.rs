@@ -1,6 +1,6 @@
-//! Who works on the build path: the daemon that holds it, where there is one, else we ourselves.
+//! Finds the process that works on the build path: the daemon that holds it, else this process.
 //!
-//! What `mistryd` does besides serving is asked of that daemon, so that two never work on one path.
+//! Other commands of `mistryd` send their requests to that daemon, so that two never work on one path.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::filesystem::Filesystem;
 use crate::metrics::Metrics;
 use crate::scheduler::Scheduler;
 
-/// When we end, nothing of ours is under way any more but what a panic left.
+/// At the end, only tasks left by a panic can still run.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Who does it.
+/// The worker.
 pub(super) enum Worker {
     /// The daemon that holds the build path.
     Daemon(Client),
-    /// We ourselves, for the time being.
+    /// This process, which holds the lock for now.
     Own(Scheduler),
 }
 
@@ -32,10 +32,10 @@ impl Worker {
         filesystem: Filesystem,
         docker: &Path,
     ) -> Result<Worker, Error> {
-        // Where systemd holds the sockets, the daemon is there as soon as it is asked, and it works
-        // for its own user, not for ours; without it, clients would find the build path taken.
+        // If systemd holds the sockets, the first request starts the daemon, and it runs as its own user, not
+        // as ours; if we took the path instead, clients would find it locked.
         if let Some(client) = daemon(config).filter(|_| is_activated(config)) {
-            // A socket that no process holds any more is no daemon; then we take its place.
+            // A socket without a listening process is no daemon; then we lock the path ourselves.
             let _ = client.status().await;
         }
         match BuildStore::open(&config.build_path, filesystem) {
@@ -51,7 +51,7 @@ impl Worker {
         }
     }
 
-    /// To be called at the end.
+    /// Must be called at the end.
     pub(super) async fn end(self) {
         if let Worker::Own(scheduler) = self {
             scheduler.drain(GRACE).await;
@@ -59,7 +59,7 @@ impl Worker {
     }
 }
 
-/// The daemon that says it holds the build path.
+/// The daemon that the build path's lock file names.
 fn daemon(config: &Config) -> Option<Client> {
     let holder = holder(&config.build_path)?;
     let address = holder.address.as_deref()?;

@@ -1,16 +1,15 @@
-//! The end for want of work.
+//! Stops an idle daemon.
 //!
-//! First the daemon must have been quiet for the whole time that is configured. Then no client is
-//! accepted any more, and only then it is decided: a client that was accepted before is connected
-//! and keeps the daemon alive; one that comes after it waits in the kernel's queue, which systemd
-//! holds, and starts the next process.
+//! First the daemon must have been idle for the whole configured time. Then it accepts no clients any more,
+//! and only then it decides: a client that was accepted before is connected and keeps the daemon alive; a
+//! later one waits in the kernel's queue, which systemd holds, and starts the next process.
 //!
-//! The bus has no such queue: it has us started once for a call, and where systemd takes us
-//! for running then, that start comes to nothing. So systemd is told that we end before the name is
-//! given back, and from there is no way back. What came over the bus meanwhile is answered, and where
-//! that was more than a question, the daemon asks to be started again.
+//! The bus has no such queue: it asks systemd to start the daemon once for a call, and if systemd takes the
+//! daemon for running then, that start has no effect. So systemd is notified of the end before the name is
+//! released, and from there the daemon must exit. Calls that came meanwhile are answered, and if one of them
+//! was more than a question, the daemon asks to be restarted.
 //!
-//! So no client is lost, whenever it comes.
+//! So no client is lost, whenever it connects.
 
 use std::time::Duration;
 
@@ -20,26 +19,26 @@ use super::notify::notify;
 use crate::scheduler::Activity;
 use crate::{dbus, systemd, web};
 
-/// The status that systemd shows.
+/// The status text in systemd.
 const ENDING: &str = "nothing to do; the next client starts it";
 
-/// How clients reach the daemon.
+/// The daemon's interfaces.
 pub(super) struct Interfaces {
     pub(super) web: web::AcceptControl,
     pub(super) bus: dbus::BusControl,
 }
 
-/// How the daemon was when the last interface was closed.
+/// The state of the daemon when the last interface was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
-    /// There was nothing to do.
+    /// There was no work.
     Idle,
-    /// A client had come at the last moment.
+    /// A client had connected at the last moment.
     Busy,
 }
 
-/// Returns when there was nothing to do for as long as `limit` says, and no client is accepted any
-/// more. Without a limit it never returns.
+/// Returns when there was no work for as long as `limit` says, and no client is accepted any more. Without a
+/// limit it never returns.
 pub(super) async fn close_when_idle(
     interfaces: &Interfaces,
     mut activity: watch::Receiver<Activity>,
@@ -56,7 +55,7 @@ pub(super) async fn close_when_idle(
                 None => std::future::pending().await,
             }
         };
-        // The senders live in the interfaces and in the scheduler: these only tell of changes.
+        // The senders are in the interfaces and in the scheduler; the branches only wait for changes.
         tokio::select! {
             () = quiet => {}
             _ = connections.changed() => continue,
@@ -77,8 +76,8 @@ pub(super) async fn close_when_idle(
     }
 }
 
-/// The interfaces are looked at first: a client that is gone from them has already handed to the
-/// scheduler what it leaves behind.
+/// The interfaces are checked first: a client that has left them has already passed its work to the
+/// scheduler.
 fn is_quiet(
     connections: &mut watch::Receiver<usize>,
     on_bus: &mut watch::Receiver<usize>,

@@ -1,4 +1,4 @@
-//! Where the daemon listens: at the sockets that systemd holds for it, else at an address.
+//! The daemon's listening sockets: those that systemd holds for it, else one at an address.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -11,16 +11,16 @@ use crate::web::Listener;
 /// The sockets that are served.
 pub(super) struct Listening {
     pub(super) listeners: Vec<Listener>,
-    /// Those over TCP.
+    /// The TCP addresses.
     pub(super) tcp: Vec<SocketAddr>,
-    /// As people write them: `http://HOST:PORT`, `unix:///PATH`.
+    /// The URLs for users: `http://HOST:PORT`, `unix:///PATH`.
     pub(super) shown: Vec<String>,
     /// systemd holds them, so a client that connects when no daemon runs starts one.
     pub(super) inherited: bool,
 }
 
 impl Listening {
-    /// At `sockets` if there are any, else at `address`.
+    /// Listens at `sockets` if there are any, else at `address`.
     pub(super) async fn begin(
         sockets: Vec<Socket>,
         address: Option<&str>,
@@ -65,8 +65,8 @@ impl Listening {
         })
     }
 
-    /// The address for programs on this host that ask the daemon: the unix socket where there is one,
-    /// because a service may be kept out of every network.
+    /// The address for programs on this host: the unix socket if there is one, because a service may be
+    /// isolated from every network.
     pub(super) fn address(&self) -> Option<String> {
         let unix = self.shown.iter().find(|at| at.starts_with("unix:///"));
         let tcp = self.tcp.first().map(ToString::to_string);

@@ -1,6 +1,6 @@
-//! The daemon: assembled, started, served, ended. The only place where all modules meet.
+//! The daemon: assembled, started, served, stopped. The only module that uses all others.
 //!
-//! [`run`] does what the command line asks; `serve.rs` is the daemon itself.
+//! [`run`] executes the command line; `serve.rs` is the daemon itself.
 
 mod args;
 mod assemble;
@@ -38,24 +38,24 @@ use crate::systemd::{self, Socket};
 use crate::turns;
 use crate::web;
 
-/// What may still hang at the end is a thread in the kernel; it must not keep the process.
+/// A thread may still hang in the kernel at the end; it must not keep the process alive.
 const THREADS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Our umask: what a build leaves is for our user and group.
+/// The umask: files of a build are readable by the daemon's user and group.
 const UMASK: u32 = 0o027;
-/// A daemon that cannot start, and is asked by clients, answers them for this long before it ends: their
-/// coming starts it again, and so that happens once in this time, however many come.
+/// A daemon that cannot start, but has clients, answers them for this long before it exits: new clients start
+/// it again, and this limits restarts to one in this time, however many clients come.
 const REFUSAL_TIME: Duration = Duration::from_secs(5);
-/// What they are answered; the reason is only for those on the host who may read the journal.
+/// The answer to these clients; the reason is only in the journal, for users of the host who may read it.
 const CANNOT_START: &str =
     "mistryd cannot start; the administrator of the host sees why with: journalctl -u mistryd";
 
 const MISCONFIGURED: &str = "d1c53a7e64f84b0f9be0a8123f57c9e4";
 
-/// The sockets that systemd gave us, and whether all that it gave us are.
+/// The sockets that systemd passed, and an error if some of them are invalid.
 pub type Inherited = (Vec<Socket>, Result<(), systemd::Error>);
 
-/// Does what the command line asks, at the sockets that systemd gave us; what goes wrong is told on
-/// standard error, or to systemd and the journal where they started us.
+/// Executes the command line with the sockets that systemd passed; errors go to standard error, or to systemd
+/// and the journal if they started the process.
 pub fn run(command: Command, inherited: Inherited) -> ExitCode {
     let (mut sockets, in_order) = inherited;
     let result = in_order
@@ -75,12 +75,12 @@ pub fn run(command: Command, inherited: Inherited) -> ExitCode {
             ),
             false => tracing::error!("mistryd ends: {reason}"),
         }
-        // If this fails, there is no other place to tell it.
+        // If this fails, there is no other place for the message.
         let _ = systemd::status(&reason);
     } else {
         print_error(&reason);
     }
-    // At a socket that cannot be served an unseen client may wait, and start us again.
+    // At a socket that cannot be served an unseen client may wait, and start the daemon again.
     let is_blind = matches!(error, Error::Inherited(_)) && systemd::is_watching();
     if is_blind || systemd::is_awaited(&sockets) {
         refuse_clients(sockets);
@@ -88,7 +88,7 @@ pub fn run(command: Command, inherited: Inherited) -> ExitCode {
     error.exit()
 }
 
-/// Answers clients that wait for a connection that the daemon cannot start.
+/// Answers waiting clients that the daemon cannot start.
 fn refuse_clients(sockets: Vec<Socket>) {
     let refused = runtime().and_then(|runtime| {
         runtime.block_on(async {
@@ -118,7 +118,7 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     if let Some(Verb::Token(args::TokenVerb::New { name, scope })) = &command.verb {
         return token::new(&config, name, scope);
     }
-    // Each connection and each build takes descriptors; the usual soft limit is for select(2).
+    // Each connection and each build uses descriptors; the usual soft limit exists for select(2).
     let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     if files.current != files.maximum {
         files.current = files.maximum;

@@ -1,4 +1,4 @@
-//! What systemd is notified of. It is asked on a thread that may block, and a failure is logged once.
+//! Notifications to systemd. They are sent on a thread that may block, and a failure is logged once.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

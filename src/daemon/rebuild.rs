@@ -1,7 +1,7 @@
-//! `mistryd rebuild`: images built anew, one project after the other.
+//! `mistryd rebuild`: rebuilds images, one project after the other.
 //!
-//! The daemon that holds the build path is asked to do it, when there is one; else we take its
-//! place for the time being. What is printed is what the first mistry's users' scripts read.
+//! The daemon that holds the build path does it, if there is one; else this process takes the lock. The
+//! output is what scripts for the first mistry parse.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use crate::project::{NameError, ProjectName, Projects};
 use crate::screen::LogView;
 use crate::web::image_view;
 
-/// Rebuilds the images of the projects asked for, or of all.
+/// Rebuilds the images of the given projects, or of all.
 pub(super) async fn run(
     config: &Config,
     filesystem: Filesystem,
@@ -42,7 +42,7 @@ pub(super) async fn run(
             Ok(view) => {
                 if options.verbose {
                     let mut log = LogView::on_stdout();
-                    // Where it cannot be written, the image is there all the same.
+                    // If it cannot be written, the image exists nevertheless.
                     let _ = log.push(view.log.as_bytes()).and_then(|()| log.finish());
                 }
                 print_line(&format!("Rebuilt {name} in {:?}", duration(view.duration)));
@@ -77,7 +77,7 @@ pub(super) async fn run(
     }
 }
 
-/// The projects that are named, or all; else the error and the exit status.
+/// The given projects, or all; else the error and the exit status.
 fn projects(config: &Config, options: &Rebuild) -> Result<Vec<ProjectName>, (String, ExitCode)> {
     if options.projects.is_empty() {
         let all = Projects::new(&config.projects_path).list();

@@ -1,7 +1,7 @@
-//! `SIGHUP`: the configuration is read again, and what may change while the daemon runs changes.
+//! `SIGHUP`: reads the configuration again and applies the settings that can change at run time.
 //!
-//! A file that is wrong changes nothing. Nor does one that wants another place for projects or
-//! builds: that is another daemon, and takes a restart.
+//! An invalid file changes nothing. Nor does one with another path of projects or builds: that would be
+//! another daemon, and takes a restart.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use crate::web::{TokensFile, Web};
 const RELOADED: &str = "f10f5750e1ff46008359a3660c4386e0";
 const NOT_RELOADED: &str = "93a1cf23a5dc4e46942f529f3b027c30";
 
-/// What a reload reaches.
+/// The state that it changes.
 pub(super) struct Reloading {
-    /// As it is in force.
+    /// The current values.
     pub(super) config: Config,
     pub(super) scheduler: Scheduler,
     pub(super) web: Web,
@@ -32,12 +32,12 @@ pub(super) struct Reloading {
     /// The token of this process.
     pub(super) secret: String,
     pub(super) idle_exit: watch::Sender<Option<Duration>>,
-    /// Why the file could not be reloaded; `None` when what it says is in force.
+    /// Why the file could not be reloaded; `None` when it is applied.
     pub(super) failure: watch::Sender<Option<String>>,
 }
 
 impl Reloading {
-    /// Reads the file again whenever SIGHUP comes or a client of the bus asks for it.
+    /// Reads the file again on each SIGHUP or request of a D-Bus client.
     pub(super) async fn handle_requests(
         &mut self,
         hangup: &mut Signal,
@@ -50,14 +50,14 @@ impl Reloading {
             };
             let reloaded = self.reload().await;
             if let Some(requester) = requester {
-                // The client may have left.
+                // The client may have disconnected.
                 let _ = requester.send(reloaded);
             }
         }
     }
 
-    /// Reads the file again and does what it says, or says why not: in the journal, and in one
-    /// sentence to the client.
+    /// Reads the file again and applies it, or reports why not: in the journal, and in one sentence to the
+    /// client.
     async fn reload(&mut self) -> Result<(), String> {
         notify(systemd::reloading).await;
         let path = self.config.path.clone();

@@ -1,7 +1,7 @@
-//! The daemon while it serves: started in order, watched until it is told to end, ended in order.
+//! The running daemon: started in order, monitored until it is told to stop, stopped in order.
 //!
-//! Readiness never waits for the index, the Engine, or what an earlier process left: a request that needs
-//! one of them waits for it alone.
+//! Readiness never waits for the index, the Engine, or the jobs of an earlier process: only a request that
+//! needs one of them waits for it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,27 +28,27 @@ use crate::scheduler::Scheduler;
 use crate::systemd::{self, Socket};
 use crate::web::{self, Listener, TokensFile, Web};
 
-/// What builds do between two awaits when the daemon ends: write a record, clone a tree.
+/// Time for the work of builds between two awaits when the daemon stops: write a record, clone a tree.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 const SERVING: &str = "03ad2c8104284b9f899695452143b987";
 const STOPPING: &str = "8dbb612cd34d4078ba151159d4e5cd82";
 const IDLE: &str = "a22b43c71a9948ee934e1926106d92dd";
 
-/// The Docker network mode in which a build has the network of this host.
+/// The Docker network mode with the network of this host.
 const HOST_NETWORK: &str = "host";
 
-/// What the command line says of how to serve.
+/// The options of serving from the command line.
 pub(super) struct ServeOptions<'a> {
     pub(super) address: Option<&'a str>,
     pub(super) bus: Bus,
 }
 
-/// Why the daemon ends in order.
+/// Why the daemon stops regularly.
 enum Ending {
     /// SIGTERM or SIGINT.
     Signal,
-    /// It had nothing to do for the configured time.
+    /// It had no work for the configured time.
     Idle(Closed),
 }
 
@@ -59,7 +59,7 @@ struct Signals {
     hangup: Signal,
 }
 
-/// What serves, assembled and not started.
+/// The server, assembled and not started.
 struct Server {
     scheduler: Scheduler,
     web: Web,
@@ -72,7 +72,7 @@ struct Server {
     stop: CancellationToken,
 }
 
-/// Serves until a signal comes, or until there was nothing to do for the configured time.
+/// Serves until a signal comes, or until there was no work for the configured time.
 pub(super) async fn serve(
     config: Config,
     filesystem: Filesystem,
@@ -81,7 +81,7 @@ pub(super) async fn serve(
     sockets: &mut Vec<Socket>,
     options: ServeOptions<'_>,
 ) -> Result<ExitCode, Error> {
-    // The lock comes first: a second daemon must not touch what the first one builds.
+    // The lock comes first: a second daemon must not touch the builds of the first one.
     let store = BuildStore::open(&config.build_path, filesystem)?;
     let listening = Listening::begin(std::mem::take(sockets), options.address).await?;
     let secret = random_hex().map_err(|error| Error::System("make a token", error))?;
@@ -126,7 +126,7 @@ pub(super) async fn serve(
     server.run(signals).await
 }
 
-/// Writes into the lock file how programs on this host reach this daemon.
+/// Writes the address for programs on this host into the lock file.
 fn write_holder(store: &BuildStore, listening: &Listening, secret: &str) -> Result<(), Error> {
     let written = store.announce(&Holder {
         pid: std::process::id(),
@@ -135,7 +135,7 @@ fn write_holder(store: &BuildStore, listening: &Listening, secret: &str) -> Resu
         activated: listening.inherited,
     });
     match written {
-        // What is cached can be served without a byte of space.
+        // Cached builds can be served on a full disk.
         Err(error) if error.is_full() => tracing::error!(
             error = &error as &dyn std::error::Error,
             "the disk is full: cached builds are served; mistryd rebuild does not find this daemon"
@@ -182,7 +182,7 @@ impl Server {
         let ending = tokio::select! {
             () = until_told(terminate, interrupt) => Ending::Signal,
             closed = idle => Ending::Idle(closed?),
-            // Both end when `stop` is cancelled, which comes after this: until then it is a fault.
+            // Both end when `stop` is cancelled, which happens later: until then an end is an error.
             served = &mut serving => {
                 scheduler.drain(DRAIN_TIMEOUT).await;
                 served.map_err(|error| Error::System("accept connections", error))?;
@@ -197,10 +197,10 @@ impl Server {
             never = reloading.handle_requests(&mut hangup, &mut reload_requests) => match never {},
         };
         let code = ending.log().await;
-        // Clients that wait for a reload are told that there is none.
+        // Clients that wait for a reload get an error.
         drop(reload_requests);
         stop.cancel();
-        // Waiting clients are answered by the scheduler, and the interfaces let them have their answer.
+        // The scheduler answers waiting clients, and the interfaces stay open until the answers are sent.
         let (drained, served, ()) = tokio::join!(scheduler.drain(DRAIN_TIMEOUT), serving, on_bus);
         if !drained {
             tracing::warn!("some builds did not let go in time; the next start takes them over");
@@ -217,8 +217,8 @@ async fn until_told(mut terminate: Signal, mut interrupt: Signal) {
     }
 }
 
-/// Takes over what an earlier process left, which comes first: a daemon that has not looked is not
-/// idle. Then waits until there was nothing to do for the configured time.
+/// Takes over the jobs of an earlier process first: until then the daemon does not count as idle. Then waits
+/// until there was no work for the configured time.
 async fn until_idle(
     scheduler: &Scheduler,
     interfaces: &Interfaces,
@@ -228,13 +228,13 @@ async fn until_idle(
     scheduler.adopt().await.map_err(Error::Adoption)?;
     match is_inherited {
         true => Ok(idle::close_when_idle(interfaces, scheduler.activity(), idle_exit).await),
-        // Nothing would start it again.
+        // The daemon would not be started again.
         false => std::future::pending().await,
     }
 }
 
 impl Ending {
-    /// Writes it to the journal, tells systemd, and returns the exit status.
+    /// Writes the reason to the journal, notifies systemd, and returns the exit status.
     async fn log(self) -> ExitCode {
         match self {
             Ending::Signal => {

@@ -1,4 +1,4 @@
-//! What `systemctl status` says: one line, changed with each event.
+//! The status text for `systemctl status`: one line, updated with each event.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use crate::build::Outcome;
 use crate::scheduler::{Activity, Last};
 use crate::systemd;
 
-/// Digits of an id that people are shown.
+/// Digits of an id in the text.
 const SHORT_ID: usize = 7;
 
-/// Sends systemd what is going on, and why the configuration could not be reloaded, whenever one of
-/// them changes.
+/// Sends the current load to systemd, and why the configuration could not be reloaded, whenever one of them
+/// changes.
 pub(super) async fn send_changes(
     mut activity: watch::Receiver<Activity>,
     mut reload_failure: watch::Receiver<Option<String>>,
@@ -72,7 +72,7 @@ fn short(last: &Last) -> String {
     format!("{} {id} {ended} in {}", last.project, rounded(last.took))
 }
 
-/// A duration as a person says it.
+/// A rounded duration for users.
 fn rounded(took: Duration) -> String {
     let seconds = took.as_secs();
     match seconds {

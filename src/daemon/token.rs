@@ -1,4 +1,4 @@
-//! `mistryd token new`: a token is printed once, its hash is kept.
+//! `mistryd token new`: prints a token once and stores its hash.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use crate::build::random_hex;
 use crate::config::Config;
 use crate::web::{Scope, Token, TokensFile};
 
-/// Makes a token and appends its hash to the configured file, where its name is a new one.
+/// Makes a token and appends its hash to the configured file, if its name is new.
 pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitCode, Error> {
     let Some(path) = &config.auth_tokens_file else {
         print_error(&format!(
@@ -36,7 +36,7 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
         .mode(0o640)
         .open(path)
         .map_err(opened)?;
-    // Two that make the same name at once are one after the other.
+    // Two processes that add the same name run one after the other.
     rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| opened(e.into()))?;
     let there = TokensFile::open(path)?.current()?;
     if there.iter().any(|token| token.name == name) {

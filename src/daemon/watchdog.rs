@@ -1,8 +1,8 @@
-//! The watchdog: systemd is told that the daemon is alive by a loop that has proved it.
+//! The watchdog: a loop that checks the daemon's health notifies systemd that it is alive.
 //!
-//! Each time every accept loop has answered and the scheduler has taken and given back its lock.
-//! Whatever hangs there hangs this loop too, nothing is told any more, and systemd starts another
-//! daemon; what was accepted is on disk.
+//! Before each notification every accept loop has answered and the scheduler has taken and released its lock.
+//! If one of them hangs, this loop hangs too, no notification is sent any more, and systemd starts another
+//! daemon; accepted jobs are on disk.
 
 use std::convert::Infallible;
 
@@ -28,8 +28,8 @@ pub(super) async fn keep_alive(
         ticks.tick().await;
         accept_control.health_check().await;
         let (scheduler, (beaten, beating)) = (scheduler.clone(), oneshot::channel());
-        // A thread of its own: those of the runtime may all be busy with slow readers, which is no
-        // reason to be killed. Its answer is its last word; one that hangs ends with the process.
+        // A separate thread: those of the runtime may all be busy with slow readers, which is no reason to be
+        // killed. It exits after its answer; one that hangs ends with the process.
         let thread = std::thread::Builder::new()
             .name("watchdog".to_owned())
             .spawn(move || {

@@ -1,7 +1,7 @@
-//! Who may do what: root may, and users whom polkit allows.
+//! Authorisation: root may do everything, other users what polkit allows.
 //!
-//! What we know of a caller comes from the bus, never from the caller. Where there is no polkit
-//! daemon, root and the group `mistry` may, and no other user; on a user's bus, that user.
+//! The caller's identity comes from the bus, never from the caller. Without a polkit daemon, root and members
+//! of the group `mistry` are allowed, no other user; on a user's bus, only that user.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,12 +21,12 @@ use super::error::{Error, Kind, name_of};
 
 /// Its members may use the daemon.
 const GROUP: &str = "mistry";
-/// A person is asked for a password; polkit's own agents give up after some minutes.
+/// Time for a user to enter a password; polkit's own agents give up after some minutes.
 const PERSON_TIMEOUT: Duration = Duration::from_secs(300);
-/// No person is asked: polkit has its rules to read.
+/// Time for polkit to evaluate its rules, without a password prompt.
 const RULES_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// What may be allowed; `packaging/dbus/org.mistry.mistry1.policy` describes them to people.
+/// The actions that can be allowed; `packaging/dbus/org.mistry.mistry1.policy` describes them to users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Submit,
@@ -40,7 +40,7 @@ pub(super) enum Action {
 }
 
 impl Action {
-    /// As polkit knows it.
+    /// The polkit action id.
     fn id(self) -> &'static str {
         match self {
             Action::Submit => "org.mistry.mistry1.submit",
@@ -54,7 +54,7 @@ impl Action {
         }
     }
 
-    /// As a person says it.
+    /// Its name in error texts.
     fn deed(self) -> &'static str {
         match self {
             Action::Submit => "start a build",
@@ -69,22 +69,22 @@ impl Action {
     }
 }
 
-/// Calls of one user that may wait for a password at once: there is one person to ask, and more prompts
-/// would only annoy. Other users are not kept out by them.
+/// Calls of one user that may wait for a password at once: there is one person to ask, and more prompts would
+/// only annoy. The limit is per user, so other users are not affected.
 const MAX_PROMPTS_PER_USER: usize = 4;
 
-/// Whom to ask.
+/// The authority.
 #[derive(Debug)]
 pub(super) struct Authority {
-    /// On a user's own bus: that user.
+    /// On a user's own bus: the uid of that user.
     owner: Option<u32>,
-    /// How often each user is being asked just now. Held for a count.
+    /// The open prompts of each user. Locked for a count.
     asked: Mutex<HashMap<u32, usize>>,
-    /// Names the questions, so that they can be taken back.
+    /// Numbers the requests to polkit, so that they can be cancelled.
     questions: AtomicU64,
 }
 
-/// A person who is being asked, as long as this is held.
+/// An open password prompt of a user; closed when dropped.
 struct Asking<'a>(&'a Authority, u32);
 
 impl Drop for Asking<'_> {
@@ -99,7 +99,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// Who calls, by the bus's word.
+/// A caller as the bus identifies it.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     uid: u32,
@@ -107,13 +107,13 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Asks the bus who sent a call.
+    /// Asks the bus for the sender of a call.
     pub(super) async fn of(connection: &Connection, header: &Header<'_>) -> Result<Caller, Error> {
         let unknown = || Error::new(Kind::AccessDenied, "the bus does not say who calls");
         let sender = header.sender().ok_or_else(unknown)?.to_owned();
         let bus = DBusProxy::new(connection).await;
         let bus = bus.map_err(|error| Error::ours("could not ask the bus who calls", &error))?;
-        // A caller that is gone by now needs no answer.
+        // A caller that has disconnected by now needs no answer.
         let known = bus
             .get_connection_credentials(BusName::Unique(sender))
             .await;
@@ -124,18 +124,18 @@ impl Caller {
         })
     }
 
-    /// Whether they are the one whom a job names.
+    /// Whether the caller is the user that a job names.
     pub(super) fn is(&self, asker: Option<&str>) -> bool {
         user_of(asker) == Some(self.uid)
     }
 
-    /// As jobs name who asked for them, whichever interface they came through.
+    /// The form in which jobs name their user, the same for all interfaces.
     pub(super) fn asker(&self) -> String {
         format!("uid {}", self.uid)
     }
 }
 
-/// The user that an asker is, where it is one.
+/// The uid of a job's user, if it is a user of the host.
 pub(super) fn user_of(asker: Option<&str>) -> Option<u32> {
     asker?.strip_prefix("uid ")?.parse().ok()
 }
@@ -153,7 +153,7 @@ impl Authority {
         self.asked.lock()
     }
 
-    /// Counts a prompt for a password, or fails where there are too many.
+    /// Counts a password prompt, or fails if the user has too many.
     fn begin_asking(&self, uid: u32) -> Result<Asking<'_>, Error> {
         let mut asked = self.asked();
         let count = asked.entry(uid).or_default();
@@ -167,8 +167,8 @@ impl Authority {
         Ok(Asking(self, uid))
     }
 
-    /// Lets a caller do something, or says why not. May take as long as a person takes to find a
-    /// password, where the call allows to ask for one.
+    /// Checks that a caller may do an action. If the call allows a password prompt, this may take as long as
+    /// a person takes to enter one.
     pub(super) async fn check(
         &self,
         connection: &Connection,
@@ -184,11 +184,11 @@ impl Authority {
             .flags()
             .contains(Flags::ALLOW_INTERACTIVE_AUTH);
         let asked = match self.owner {
-            // It lives on the system's bus, and knows no client here.
+            // polkit is on the system's bus, and does not know the clients of this bus.
             Some(_) => None,
             None => self.ask(connection, header, action, false).await,
         };
-        // A user whom the rules allow is not asked.
+        // A user whom the rules allow gets no prompt.
         let asked = match asked {
             Some(Answer::AfterAsking) if may_ask => {
                 let _asking = self.begin_asking(caller.uid)?;
@@ -213,7 +213,7 @@ impl Authority {
         }
     }
 
-    /// What polkit says; `None` where there is no polkit.
+    /// Asks polkit; `None` where there is no polkit.
     async fn ask(
         &self,
         connection: &Connection,
@@ -253,7 +253,7 @@ impl Authority {
             }
             Err(_) => {
                 tracing::warn!("polkit did not say in time who may {}", action.deed());
-                // The answer is not waited for any more, so no person should be asked for one.
+                // The answer is not waited for any more, so the prompt should be closed.
                 if let Ok(authority) = AuthorityProxy::new(connection).await {
                     let taken_back = authority.cancel_check_authorization(&question);
                     let _ = tokio::time::timeout(RULES_TIMEOUT, taken_back).await;
@@ -278,7 +278,7 @@ enum Answer {
     No,
 }
 
-/// There is no polkit, or none that can be started.
+/// True when polkit is missing or cannot be started.
 fn is_absent(error: &zbus::Error) -> bool {
     let Some(name) = name_of(error) else {
         return false;
@@ -291,9 +291,9 @@ fn is_absent(error: &zbus::Error) -> bool {
         || name.starts_with(is_started)
 }
 
-/// Whether one of `groups` is ours. A host without that group has no members of it.
+/// Whether one of `groups` is the group `mistry`. On a host without that group no user is a member.
 async fn is_member(groups: &[u32]) -> bool {
-    // Where groups are kept elsewhere, this asks over the network.
+    // If groups are kept in a directory service, this sends a request over the network.
     match tokio::task::spawn_blocking(|| Group::from_name(GROUP)).await {
         Ok(Ok(Some(group))) => groups.contains(&group.gid.as_raw()),
         Ok(Ok(None)) => false,
@@ -304,7 +304,7 @@ async fn is_member(groups: &[u32]) -> bool {
             );
             false
         }
-        // It panicked, and who may is not known.
+        // The thread panicked, so membership is unknown.
         Err(_) => false,
     }
 }

@@ -1,15 +1,15 @@
-//! Which bus, and what we are called on it.
+//! Which bus is used, and the daemon's names on it.
 
-/// Our name on the bus.
+/// Our well-known name.
 pub const NAME: &str = "org.mistry.Mistry1";
-/// Where the manager is, and below it all else.
+/// The path of the manager; all other objects are below it.
 pub const PATH: &str = "/org/mistry/Mistry1";
 
-/// Which bus.
+/// The bus type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bus {
-    /// The host's, where polkit says who may.
+    /// The system bus, where polkit decides on access.
     System,
-    /// That of the user who started us, for tests and for trying out: it is all theirs.
+    /// The session bus of the user who started the daemon, for tests: that user may do everything.
     User,
 }

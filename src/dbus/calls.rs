@@ -1,7 +1,7 @@
-//! How much one client, and all of them, may have in hand at once.
+//! Limits of concurrent calls, for one client and for all of them.
 //!
-//! The bus bounds what it keeps for clients that do not read. Here it is bounded what calls cost us: a
-//! client that floods is told so at once, and no other waits for that.
+//! The bus limits what it stores for clients that do not read. This module limits what calls cost the daemon:
+//! a client that floods gets an error at once, and no other client waits for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,34 +14,33 @@ use parking_lot::{Mutex, MutexGuard};
 use super::error::{Error, Kind};
 use crate::api::MAX_REQUEST;
 
-/// Calls of one client that are not answered yet: an applet has one, a script that submits in
-/// parallel some tens.
+/// Unanswered calls of one client: an applet has one, a script that submits in parallel some tens.
 pub(super) const PER_CLIENT: usize = 64;
-/// From so many calls in all, each client may have [`PER_CLIENT_WHEN_CROWDED`] only: a user with many
+/// From this many calls in total, each client may have only [`PER_CLIENT_WHEN_CROWDED`]: a user with many
 /// connections (256 are allowed on the system bus) cannot take all places.
 const CROWDED_CALLS: usize = 1_024;
 const PER_CLIENT_WHEN_CROWDED: usize = 4;
-/// Calls of all clients: more than one user can have, by the two above.
+/// Calls of all clients: more than one user can have under the two limits above.
 const MAX_CALLS: usize = 4_096;
-/// Bytes of one call: what HTTP allows a request, and some for its frame.
+/// Bytes of one call: the limit of an HTTP request, and some more for its frame.
 pub(super) const MAX_CALL_BYTES: usize = MAX_REQUEST + (64 << 10);
-/// Bytes of large calls at once, as HTTP has it.
+/// Bytes of concurrent large calls, the same as for HTTP.
 const MAX_LARGE_BYTES: usize = 64 << 20;
-/// Most calls are smaller, and not counted.
+/// Smaller calls, which most are, are not counted.
 const SMALL_CALL_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Default)]
 struct Counts {
-    /// By the unique name of the client; a client without calls is not in it.
+    /// Calls by the unique name of the client; a client without calls has no entry.
     clients: HashMap<String, usize>,
     calls: usize,
     large: usize,
 }
 
-/// What is in hand.
+/// Unanswered calls.
 #[derive(Clone, Debug)]
 pub(super) struct Calls {
-    /// Held for a count.
+    /// Locked for a count.
     counts: Arc<Mutex<Counts>>,
     in_hand: watch::Sender<usize>,
 }
@@ -55,7 +54,7 @@ impl Default for Calls {
     }
 }
 
-/// A call that is in hand, as long as this is held.
+/// A call that counts as unanswered until this is dropped.
 #[derive(Debug)]
 pub(super) struct Call {
     calls: Calls,
@@ -65,7 +64,7 @@ pub(super) struct Call {
 }
 
 impl Calls {
-    /// Lets a call in, or says that it is one too many.
+    /// Admits a call, or fails if the limit is reached.
     pub(super) fn enter(&self, header: &Header<'_>) -> Result<Call, Error> {
         let too_much = |sentence: &str| Err(Error::new(Kind::LimitsExceeded, sentence));
         let client = header
@@ -105,7 +104,7 @@ impl Calls {
         })
     }
 
-    /// How many there are, now and from now on.
+    /// The number of unanswered calls, as it changes.
     pub(super) fn in_hand(&self) -> watch::Receiver<usize> {
         self.in_hand.subscribe()
     }

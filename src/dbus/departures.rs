@@ -1,4 +1,4 @@
-//! Clients that leave the bus, and the builds that they wanted only while they were there.
+//! Clients that leave the bus, and builds that are cancelled then.
 
 use std::collections::HashMap;
 
@@ -6,22 +6,22 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::scheduler::JobHandle;
 
-/// Handles by the unique name of the client that holds them: one for each time that a live job was asked for
-/// so, which is no more than the calls that there were while it was live.
+/// Handles by the unique name of the client that owns them: one for each such request for an active job,
+/// which is no more than the number of calls while it was active.
 #[derive(Debug, Default)]
 pub(super) struct Departures {
-    /// Held for a push or a take. What is dropped is dropped outside of it.
+    /// Locked for a push or a take. Handles are dropped after it is unlocked.
     held: Mutex<HashMap<String, Vec<JobHandle>>>,
 }
 
 impl Departures {
-    /// Holds a handle until its job is over or its client has left.
+    /// Stores a handle until its job is over or its client has disconnected.
     pub(super) fn hold(&self, client: &str, handle: JobHandle) {
         let mut held = self.held();
         held.entry(client.to_owned()).or_default().push(handle);
     }
 
-    /// Some job is over: no client holds it any more.
+    /// A job is over: its handles are dropped.
     pub(super) fn over(&self) {
         let mut over = Vec::new();
         self.held().retain(|_, handles| {
@@ -36,13 +36,13 @@ impl Departures {
         drop(over);
     }
 
-    /// A client has left.
+    /// A client disconnected.
     pub(super) fn left(&self, client: &str) {
         let gone = self.held().remove(client);
         drop(gone);
     }
 
-    /// The bus is gone, and with it all clients on it.
+    /// The bus is gone, and so all its clients have disconnected.
     pub(super) fn all_left(&self) {
         let gone = std::mem::take(&mut *self.held());
         drop(gone);

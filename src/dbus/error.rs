@@ -1,6 +1,6 @@
-//! Which name and sentence an error has on the bus: the one place.
+//! Maps each error to its name and message on the bus. No other module does that.
 //!
-//! Strangers get the sentence; what is our fault goes to the journal with its cause.
+//! Clients get the message; the cause of an internal error goes to the journal.
 
 use zbus::message::Header;
 use zbus::names::ErrorName;
@@ -9,26 +9,26 @@ use crate::build;
 use crate::project::{self, NameError};
 use crate::scheduler::Error as Heart;
 
-/// Errors of ours, below the name on the bus.
+/// Prefix of mistry's own errors.
 const OURS: &str = "org.mistry.Mistry1.Error.";
-/// Errors that every service has.
+/// Prefix of the standard D-Bus errors.
 const COMMON: &str = "org.freedesktop.DBus.Error.";
 
-/// A call that is not answered as asked.
+/// The error reply to a call.
 #[derive(Debug)]
 pub(super) struct Error {
     kind: Kind,
     sentence: String,
 }
 
-/// What went wrong, as callers tell it apart.
+/// The kinds of errors that callers can distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// There is no such project, or nothing to build it by.
+    /// There is no such project, or it has no Dockerfile.
     NoSuchProject,
     /// The project cannot be built as it is.
     BadProject,
-    /// There is no such job or build; or none that is live, where only that would do.
+    /// There is no such job or build; or no active one, where the call needs one.
     NoSuchJob,
     /// The build is not over, or left no artifacts.
     NoArtifacts,
@@ -44,30 +44,30 @@ pub(super) enum Kind {
     InvalidName,
     /// No Docker Engine answers.
     EngineUnavailable,
-    /// The daemon ends; a job that was accepted goes on in its next process.
+    /// The daemon stops; the next process continues accepted jobs.
     Stopping,
     /// The image cannot be built.
     ImageFailed,
-    /// No rule says what garbage is.
+    /// No rule for garbage is configured.
     NoPolicy,
     /// The configuration was not reloaded.
     BadConfiguration,
     /// This host cannot do what was asked.
     NotSupported,
-    /// Ours.
+    /// Internal.
     Failed,
-    /// An argument or option that cannot be.
+    /// An invalid argument or option.
     InvalidArgs,
-    /// Too much, or too many at once.
+    /// A size or count exceeds its limit.
     LimitsExceeded,
     /// Not allowed.
     AccessDenied,
-    /// Allowed perhaps, once a person has been asked for a password.
+    /// The action may be allowed after a password prompt.
     InteractiveAuthorizationRequired,
 }
 
 impl Kind {
-    /// As on the bus.
+    /// Prefix and name.
     pub(super) fn name(self) -> (&'static str, &'static str) {
         match self {
             Kind::NoSuchProject => (OURS, "NoSuchProject"),
@@ -102,14 +102,14 @@ impl Error {
         }
     }
 
-    /// Ours: the cause goes to the journal.
+    /// An internal error: the cause goes to the journal.
     pub(super) fn ours(sentence: &'static str, cause: &(dyn std::error::Error + 'static)) -> Error {
         tracing::error!(error = cause, "on the bus: {sentence}");
         Error::new(Kind::Failed, sentence)
     }
 }
 
-/// The name of the error that a call of ours was answered with; `None` where there was no answer.
+/// The error name of a reply to a call that we made; `None` where there was no reply.
 pub(super) fn name_of(error: &zbus::Error) -> Option<String> {
     use zbus::DBusError;
     match error {
@@ -143,7 +143,7 @@ impl From<NameError> for Error {
 impl From<Heart> for Error {
     fn from(error: Heart) -> Error {
         let kind = kind(&error);
-        // Why a job was rejected the scheduler has told, once for all who wait.
+        // The scheduler has logged why a job was rejected, once for all waiters.
         if kind == Kind::Failed && !matches!(error, Heart::Rejected(_)) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -154,7 +154,7 @@ impl From<Heart> for Error {
     }
 }
 
-/// No `_` arm: a new variant must be given a name by a person.
+/// There is no `_` arm: each new variant must be given a name.
 fn kind(error: &Heart) -> Kind {
     match error {
         Heart::Project(project) => match project {

@@ -1,4 +1,4 @@
-//! `org.mistry.Mistry1.Job`: a job that is not over, as an object.
+//! `org.mistry.Mistry1.Job`: the object of a job that is not over.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ use crate::build::{BuildInfo, Phase};
 use crate::job::JobId;
 use crate::scheduler::JobObserver;
 
-/// Where jobs are.
+/// The jobs' segment.
 const JOBS: &str = "job";
-/// Digits of an id in a path.
+/// Digits of an id in a short path.
 const SHORT_DIGITS: usize = 16;
-/// Bytes of params that an object has: with ten thousand jobs in the queue, all objects together are
-/// still a message that the bus carries.
+/// Bytes of params that an object shows: with ten thousand jobs in the queue, all objects together must still
+/// fit in one message of the bus.
 const MAX_PARAMS_BYTES: usize = 1 << 10;
-/// A user who is not known.
+/// The uid of an unknown user.
 const UNKNOWN_USER: u32 = u32::MAX;
 
-/// Where the job of an id is; the long way, where the short one is taken by another.
+/// The path of a job's object; the long form is used where another job has the short one.
 pub(super) fn path(id: JobId, is_short: bool) -> String {
     let id = id.to_string();
     let digits = if is_short {
@@ -36,14 +36,14 @@ pub(super) fn path(id: JobId, is_short: bool) -> String {
     format!("{PATH}/{JOBS}/_{digits}")
 }
 
-/// The object.
+/// A job's object.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) dbus: Dbus,
     pub(super) follower: JobObserver,
 }
 
-/// What changes of a job.
+/// A job's variable properties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JobState {
     state: &'static str,
@@ -67,7 +67,7 @@ impl JobState {
         }
     }
 
-    /// Emits what differs from the state before.
+    /// Emits the properties that have changed.
     pub(super) async fn emit_changes(
         &self,
         before: &JobState,
@@ -90,7 +90,7 @@ impl JobState {
     }
 }
 
-/// Since the epoch.
+/// µs since the epoch.
 fn microseconds(at: Timestamp) -> u64 {
     u64::try_from(at.as_microsecond()).unwrap_or(0)
 }
@@ -101,8 +101,8 @@ impl Job {
         info.map_or_else(BuildInfo::default, |info| BuildInfo::clone(&info))
     }
 
-    /// A property that says whose job it is and of what. Every user of the host can read properties: so
-    /// this one has its value only where every user may see builds.
+    /// The value of a property about a job's user or content. Every user of the host can read properties, so
+    /// the real value is given only if every user may see builds.
     fn unless_closed<T>(&self, value: impl FnOnce() -> T, otherwise: T) -> T {
         match self.dbus.is_closed() {
             true => otherwise,

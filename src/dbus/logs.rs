@@ -1,8 +1,8 @@
-//! Logs handed out as file descriptors: bulk never travels over the bus.
+//! Logs are passed as file descriptors: bulk data is never sent over the bus.
 //!
-//! The log of a build that is over is its file, open for reading. One that grows is the reading
-//! end of a pipe, which is filled until the log ends; the kernel wakes the reader. When the
-//! daemon ends before the build does, the pipe just ends: the reader asks how the build is.
+//! The log of a build that is over is its file, open for reading. A growing log is the reading end of a pipe,
+//! which is filled until the log ends; the kernel wakes the reader. If the daemon stops before the build
+//! ends, the pipe is closed: the reader must ask for the build's state.
 
 use std::os::fd::OwnedFd;
 
@@ -14,10 +14,10 @@ use super::error::Error;
 use super::shared::Dbus;
 use crate::build::LogFollower;
 
-/// Bytes that are read of a log at once: a quarter of what a pipe holds.
+/// Bytes of a log that are read at once: a quarter of the capacity of a pipe.
 const CHUNK_BYTES: usize = 16 << 10;
 
-/// Opens what there is of a log. The call stays in hand as long as the log is read while it grows.
+/// Opens a log. The call counts as unanswered while a growing log is read.
 pub(super) async fn hand_out(dbus: &Dbus, call: Call, log: LogFollower) -> Result<OwnedFd, Error> {
     let failed = |error| Error::ours("could not open a pipe for a log", &error);
     let follower = match log.into_whole() {
@@ -30,14 +30,14 @@ pub(super) async fn hand_out(dbus: &Dbus, call: Call, log: LogFollower) -> Resul
         let _call = call;
         tokio::select! {
             () = fill(into, follower) => {}
-            // The reader opens it again.
+            // The reader must open the log again.
             () = ending.cancelled() => {}
         }
     });
     out.into_blocking_fd().map_err(failed)
 }
 
-/// Fills a pipe until the log is over, or the reader is gone.
+/// Fills a pipe until the log is over, or the reader has closed it.
 async fn fill(mut into: pipe::Sender, mut log: LogFollower) {
     loop {
         let chunk = tokio::select! {
@@ -62,7 +62,7 @@ async fn fill(mut into: pipe::Sender, mut log: LogFollower) {
     }
 }
 
-/// Waits until no process has the other end.
+/// Waits until the other end of the pipe is closed.
 async fn left(into: &pipe::Sender) -> std::io::Result<()> {
     into.ready(Interest::ERROR).await.map(drop)
 }

@@ -1,4 +1,4 @@
-//! `org.mistry.Mistry1.Manager`: what there is to ask of the daemon.
+//! `org.mistry.Mistry1.Manager`: the daemon's main D-Bus interface.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,10 +28,10 @@ use crate::scheduler::{Submission, SubmitRequest};
 
 /// Bytes of one page of builds. The bus disconnects a client that sends a message of more than 32 MiB.
 const MAX_PAGE_BYTES: usize = 4 << 20;
-/// The object of a job that is over already.
+/// The object path of a job that is over already.
 const NO_JOB: &str = "/";
 
-/// What became of a request; tells when the answer that it is the last part of is sent.
+/// How a request was handled; notifies when the answer, whose last part it is, is sent.
 type Disposition = ResponseDispatchNotifier<&'static str>;
 
 /// The object.
@@ -41,7 +41,7 @@ pub(super) struct Manager {
     pub(super) objects: Arc<Objects>,
 }
 
-/// Holds something until an answer is sent.
+/// Holds values until an answer is sent.
 fn release_when_sent(tasks: &TaskTracker, sent: ResponseDispatchListener, held: (Hold, Call)) {
     tasks.spawn(async move {
         sent.await;
@@ -113,7 +113,7 @@ impl Manager {
         let path = published.await?;
         if options.cancel_on_disconnect {
             dbus.0.departures.hold(&call.client, handle);
-            // It may have left before its name was noted.
+            // It may have disconnected before it was recorded.
             if !is_there(connection, &call.client).await {
                 dbus.0.departures.left(&call.client);
             }
@@ -466,7 +466,7 @@ impl Manager {
     ) -> zbus::Result<()>;
 }
 
-/// What a call asks to be built, checked.
+/// Validates the arguments of `SubmitJob`.
 fn requested(
     project: String,
     group: String,
@@ -495,7 +495,7 @@ fn saturated(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// The answer where there is nothing to wait for.
+/// The answer for a build that is ready already.
 fn cached(id: String) -> (String, OwnedObjectPath, Disposition) {
     let nowhere = ObjectPath::from_static_str_unchecked(NO_JOB).into();
     (id, nowhere, ResponseDispatchNotifier::new("cached").0)

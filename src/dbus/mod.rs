@@ -1,4 +1,4 @@
-//! The interface on the bus: jobs under control of programs on this host.
+//! The D-Bus interface, by which programs on this host control jobs.
 //!
 //! `docs/dbus-api.md` is the contract. A method parses, calls the scheduler, maps the error and
 //! answers; nothing here decides about builds.
@@ -8,9 +8,8 @@
 //! | `/org/mistry/Mistry1` | `org.mistry.Mistry1.Manager`, `ObjectManager` | `manager.rs` |
 //! | `/org/mistry/Mistry1/job/_…` | `org.mistry.Mistry1.Job` | `job.rs` |
 //!
-//! [`serve`] keeps us on the bus as long as there is one, and comes back when it does. Jobs that
-//! are not over are objects, see `objects.rs`. Who may do what is asked in `authority.rs`, how much
-//! of it at once in `calls.rs`.
+//! [`serve`] keeps the daemon connected to the bus and reconnects after a failure. Jobs that are not over are
+//! objects, see `objects.rs`. `authority.rs` checks permissions, `calls.rs` limits concurrent calls.
 
 mod authority;
 mod bus;

@@ -1,10 +1,10 @@
-//! Jobs that are not over, as objects on one connection: published when they begin, removed when they
-//! end.
+//! The objects of jobs that are not over, on one connection: published when a job begins, removed when it
+//! ends.
 //!
-//! All signals of one job are emitted by one task, in order: `JobNew`, what changes, `JobRemoved`. A call
-//! that submits a job, or asks where it is, holds it until the answer is sent, so that an end comes after
-//! the answer that names the job, however short the build. The same job may be built again: that is
-//! another object, published when the end of the one before has been emitted.
+//! One task emits all signals of a job, in order: `JobNew`, property changes, `JobRemoved`. A call that
+//! submits a job or asks for its path holds the job until the answer is sent, so the end comes after the
+//! answer that names the job, however short the build. The same job may be built again: that is another
+//! object, published when the end of the earlier one has been emitted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,17 +28,18 @@ use crate::scheduler::JobObserver;
 /// The jobs that are published on a connection.
 #[derive(Debug)]
 pub(super) struct Objects {
-    /// Tokio's, because it is held until an object is there, or gone, and the signal is emitted.
+    /// Tokio's mutex, because it is held until an object is registered, or removed, and the signal is
+    /// emitted.
     published: tokio::sync::Mutex<HashMap<JobId, Entry>>,
-    /// Answers that are on their way. Held for a count.
+    /// Answers that are being sent. Locked for a count.
     holds: Arc<Holds>,
     /// Notified when an object is gone.
     gone: Notify,
-    /// How many there are.
+    /// The number of objects.
     count: watch::Sender<usize>,
-    /// One task for each.
+    /// One task for each object.
     tasks: TaskTracker,
-    /// Ends the tasks with their connection; nothing is published after that.
+    /// Ends the tasks when the connection ends; nothing is published after that.
     end: CancellationToken,
 }
 
@@ -79,7 +80,7 @@ impl Drop for Hold {
 }
 
 impl Objects {
-    /// None yet; `count` is told how many there are.
+    /// Creates an empty set; `count` receives its size.
     pub(super) fn new(count: watch::Sender<usize>) -> Arc<Objects> {
         count.send_replace(0);
         Arc::new(Objects {
@@ -92,7 +93,7 @@ impl Objects {
         })
     }
 
-    /// Delays the signal of a job's end as long as the hold is held.
+    /// Delays the signal of a job's end until the hold is dropped.
     pub(super) fn hold(&self, job: &JobObserver) -> Hold {
         self.holds.lock().push(job.clone());
         Hold {
@@ -101,18 +102,18 @@ impl Objects {
         }
     }
 
-    /// The object of a job, if it has one; the signal of its end is delayed as long as the hold is held.
+    /// The object of a job, if it has one; the signal of its end is delayed until the hold is dropped.
     pub(super) async fn find(&self, id: JobId) -> Option<(String, Hold)> {
         let published = self.published.lock().await;
         let entry = published.get(&id)?;
         Some((entry.path.clone(), self.hold(&entry.job)))
     }
 
-    /// Publishes a job that was accepted, unless it is published already, and emits how it goes from now
-    /// on. Returns its path. When the connection is being left, the next process publishes it.
+    /// Publishes an accepted job, unless it is published already, and emits its changes from now on. Returns
+    /// its path. While the connection is being closed, nothing is published; the next process does it.
     ///
     /// # Errors
-    /// When the bus does not take it, or the job is over.
+    /// If the bus does not accept it, or the job is over.
     pub(super) async fn publish(
         self: &Arc<Self>,
         dbus: &Dbus,
@@ -124,17 +125,17 @@ impl Objects {
             let gone = self.gone.notified();
             let published = self.published.lock().await;
             if self.end.is_cancelled() {
-                // The job goes on, and the next process publishes it there.
+                // The job continues, and the next process publishes it there.
                 return Ok(job::path(id, true));
             }
             match published.get(&id) {
                 Some(entry) if entry.job.is_same(&job) => return Ok(entry.path.clone()),
-                // It began and ended while signals of others were emitted; its client asks how it ended.
+                // It began and ended while other signals were emitted; its client must ask for the outcome.
                 Some(entry) if job.is_over() && !entry.job.is_over() => {
                     let sentence = format!("job '{id}' is over; DescribeBuild tells how");
                     return Err(Error::new(Kind::JobOver, sentence));
                 }
-                // The build before is over; its end comes first.
+                // The earlier build is over; its end must be emitted first.
                 Some(_) => drop(published),
                 None => break published,
             }
@@ -177,7 +178,7 @@ impl Objects {
         };
         match server.at(path.clone(), object).await? {
             None => Ok(path),
-            // Two ids that begin alike are no accident, but no reason to mix them up either.
+            // Two ids with the same prefix are no accident, but they must not be mixed up either.
             Some(object) => {
                 let path = job::path(job.id(), false);
                 server.at(path.clone(), object).await?;
@@ -186,17 +187,17 @@ impl Objects {
         }
     }
 
-    /// Forgets all of them without a signal: their connection is gone or is being left.
+    /// Drops all objects without a signal: their connection is closed or closing.
     pub(super) async fn leave(&self) {
         self.end.cancel();
-        // A task that publishes one just now finishes that; after it none begins.
+        // A task that is publishing an object finishes that; no other begins after it.
         drop(self.published.lock().await);
         self.tasks.close();
         self.tasks.wait().await;
         self.count.send_replace(0);
     }
 
-    /// Emits how a job goes, and that it is over.
+    /// Emits the changes of a job, and its end.
     async fn follow(
         &self,
         dbus: &Dbus,
@@ -208,7 +209,7 @@ impl Objects {
         let changes = emit_changes(connection, &mut job, before, &path).await;
         while !job.is_over() {
             if job.changed().await.is_err() {
-                // It goes on in the next process of the daemon, which publishes it again.
+                // The next process of the daemon continues it and publishes it again.
                 return;
             }
         }
@@ -223,8 +224,8 @@ impl Objects {
         }
     }
 
-    /// Waits until every answer that names a job is sent; then removes its object and emits its end,
-    /// while nothing else is published.
+    /// Waits until every answer that names a job is sent; then removes its object and emits its end, under
+    /// the lock.
     async fn remove(
         &self,
         connection: &Connection,
@@ -253,7 +254,7 @@ impl Objects {
     }
 }
 
-/// Emits what changes of a job until it is over, or the daemon ends.
+/// Emits the changes of a job until it is over, or the daemon stops.
 async fn emit_changes(
     connection: &Connection,
     job: &mut JobObserver,

@@ -1,4 +1,4 @@
-//! What methods take as `a{sv}`: named, optional, and refused when unknown.
+//! Options of methods (`a{sv}`): named, optional, and refused when unknown.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use zbus::OwnedVariant;
 use super::error::{Error, Kind};
 use crate::build::{Filter, Place, Policy, State};
 
-/// Names and values as they came.
+/// Names and values as received.
 pub(super) type Options = HashMap<String, OwnedVariant>;
 
-/// What `SubmitJob` may be told besides the job.
+/// The options of `SubmitJob`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Submit {
-    /// A new image and a new build.
+    /// Build the image and the project again.
     pub(super) rebuild: bool,
-    /// The build is wanted only while the caller is on the bus.
+    /// Cancel the build when the caller leaves the bus.
     pub(super) cancel_on_disconnect: bool,
 }
 
@@ -30,7 +30,7 @@ impl Submit {
     }
 }
 
-/// What `CollectGarbage` may be told: the rules of `gc` in the configuration, and whether to do it.
+/// The options of `CollectGarbage`: the rules of `gc` in the configuration, and `dry_run`.
 pub(super) fn policy(options: &Options) -> Result<(Policy, bool), Error> {
     known(
         options,
@@ -45,11 +45,11 @@ pub(super) fn policy(options: &Options) -> Result<(Policy, bool), Error> {
     Ok((policy, flag(options, "dry_run")?))
 }
 
-/// Builds that `ListBuilds` shows without `limit`, and at most.
+/// The default of `limit` of `ListBuilds`.
 const PAGE: u64 = 100;
 const MAX_PAGE: u64 = 1_000;
 
-/// Which builds `ListBuilds` is about, and how many.
+/// The filter of `ListBuilds`, and the number of builds.
 pub(super) fn filter(options: &Options) -> Result<(Filter, usize), Error> {
     known(options, &["project", "group", "state", "before", "limit"])?;
     let wrong = |what: &str| Error::new(Kind::InvalidArgs, what);
@@ -94,9 +94,9 @@ fn known(options: &Options, names: &[&str]) -> Result<(), Error> {
     }
 }
 
-/// A name as it came, fit for a sentence.
+/// A name shortened for error messages.
 fn shown(name: &str) -> String {
-    /// As much as helps to find it.
+    /// Enough characters to recognise it.
     const MOST: usize = 40;
     name.chars()
         .take(MOST)

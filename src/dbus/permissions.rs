@@ -1,4 +1,4 @@
-//! What a call needs before it is answered: who calls, whether they may, and which build is meant.
+//! Checks before a call is answered: the caller, its permission, and the build that is meant.
 
 use zbus::Connection;
 use zbus::message::Header;
@@ -14,7 +14,7 @@ use crate::project::ProjectName;
 use crate::scheduler;
 
 impl Dbus {
-    /// Asks for a build's end, for the caller.
+    /// Cancels a build on behalf of the caller.
     pub(super) async fn cancel(
         &self,
         connection: &Connection,
@@ -28,7 +28,7 @@ impl Dbus {
         })?;
         let scheduler = &self.0.scheduler;
         let Some(live) = scheduler.active_job(id).await else {
-            // A user who may see builds may know whether it is over, and is asked for no password.
+            // A user who may see builds may know whether it is over, and gets no password prompt.
             self.allow_reading(connection, header).await?;
             let project = scheduler.locate(id).await?;
             return Err(scheduler::Error::Over(project, id).into());
@@ -42,7 +42,7 @@ impl Dbus {
         if live.asker() == Some(&cancelled.by) {
             let own = scheduler.cancel(project, id, cancelled.clone(), true, Client::Local);
             match own.await {
-                // It is over, and another client has asked for it again since.
+                // It is over, and another client has requested it again since.
                 Err(scheduler::Error::NotYours(..)) => {}
                 answer => return Ok(answer.map(drop)?),
             }
@@ -67,7 +67,7 @@ impl Dbus {
         }
     }
 
-    /// Lets the caller do something, or says why not.
+    /// Checks that the caller may do an action.
     pub(super) async fn allow(
         &self,
         connection: &Connection,
@@ -79,7 +79,7 @@ impl Dbus {
         Ok(caller)
     }
 
-    /// Lets the caller see builds, or says why not.
+    /// Checks that the caller may see builds.
     pub(super) async fn allow_reading(
         &self,
         connection: &Connection,
@@ -91,7 +91,7 @@ impl Dbus {
         }
     }
 
-    /// The same for one job, which also the user may see who asked for it first.
+    /// The same for one job, which the user who requested it first may see as well.
     pub(super) async fn allow_reading_of(
         &self,
         connection: &Connection,
@@ -104,7 +104,7 @@ impl Dbus {
         self.allow_reading(connection, header).await
     }
 
-    /// Which build's output is meant by an id, for a caller who may read it.
+    /// Finds the build whose output an id names, for a caller who may read it.
     pub(super) async fn locate_output(
         &self,
         id: &str,
@@ -112,7 +112,7 @@ impl Dbus {
         header: &Header<'_>,
         action: Action,
     ) -> Result<(ProjectName, JobId), Error> {
-        // Where builds are not for all, nor is whether there is one.
+        // If builds are not public, neither is their existence.
         let is_closed = self.is_closed();
         if is_closed {
             self.allow(connection, header, action).await?;
@@ -124,7 +124,7 @@ impl Dbus {
         Ok(located)
     }
 
-    /// Which build is meant by an id.
+    /// Finds the build that an id names.
     pub(super) async fn locate(&self, id: &str) -> Result<(ProjectName, JobId), Error> {
         let id = parse_id(id)?;
         Ok((self.0.scheduler.locate(id).await?, id))

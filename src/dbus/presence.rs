@@ -1,8 +1,8 @@
-//! On the bus, as long as there is one: connected, served, named; and back after it was lost.
+//! The connection to the bus: connects, serves, owns the name, and reconnects when it is lost.
 //!
-//! The name is asked for when everything that may be asked under it is there. Without the bus, or
-//! without the name, the daemon goes on for HTTP. When it is time to go, the name is given back
-//! first, and what had come by then is answered.
+//! The name is requested when all objects are registered. Without the bus, or without the name, the daemon
+//! still serves HTTP. When the daemon stops, it releases the name first, and then answers the calls that came
+//! before.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -24,33 +24,33 @@ use super::objects::Objects;
 use super::shared::Dbus;
 use crate::scheduler::Activity;
 
-/// When a bus that is away is looked for again: no event tells that its socket is back.
+/// How often a lost bus is tried again: no event says that its socket is back.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a bus may take to let us on it, which is milliseconds. One that accepts connections and then
-/// says nothing is as good as away; without this bound it would pass for a bus that is about to come.
+/// How long connecting to a bus may take, which is normally milliseconds. A bus that accepts connections and
+/// then says nothing counts as absent; without this bound it would count as about to answer.
 const JOINING_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is being answered when we leave the bus has this long; a call that takes longer is told that
-/// we are gone, by the bus.
+/// How long calls under way may take when we leave the bus; a caller that waits longer gets an error from the
+/// bus that we have disconnected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 const NAMED: &str = "5c1d0ea2a9c846c1a7d63b9c8f0e2d71";
 const LOST: &str = "b7e94d3f60c14f7d9b2a8c5e1f03a6d4";
 
-/// Why we are not on the bus any more.
+/// Why the connection to the bus ended.
 enum LeaveReason {
     /// The bus is gone, or never was there.
     Lost(zbus::Error),
-    /// Its policy does not allow us our name: that does not change by itself.
+    /// The bus policy does not allow the name, which does not change without a new configuration.
     Refused(zbus::Error),
-    /// The daemon ends.
+    /// The daemon stops.
     Ending,
 }
 
-/// Keeps the interface on the bus until it is closed or told to stop, and returns when it is told to stop.
+/// Keeps the interface on the bus until it is closed or `stop` is cancelled; returns when it is cancelled.
 pub async fn serve(dbus: Dbus, stop: CancellationToken) {
     let ending = dbus.0.ending.clone();
     let staying = async {
-        // A caller that waits for something long is told that the daemon ends.
+        // A caller that waits for a long operation gets the error that the daemon stops.
         let ends = async {
             stop.cancelled().await;
             ending.cancel();
@@ -62,11 +62,11 @@ pub async fn serve(dbus: Dbus, stop: CancellationToken) {
         () = staying => {}
     }
     dbus.0.tasks.close();
-    // Answers that are on their way.
+    // Waits for answers that are being sent.
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, dbus.0.tasks.wait()).await;
 }
 
-/// Joins the bus as often as it takes.
+/// Connects to the bus as often as necessary.
 async fn keep_joined(dbus: &Dbus, stop: &CancellationToken) {
     let control = &dbus.0.control;
     let mut is_closed = control.is_closed.subscribe();
@@ -74,7 +74,7 @@ async fn keep_joined(dbus: &Dbus, stop: &CancellationToken) {
     let left = async {
         tokio::select! {
             () = stop.cancelled() => {}
-            // The sender is the control's.
+            // The control has the sender.
             _ = is_closed.wait_for(|is_closed| *is_closed) => {}
         }
     };
@@ -113,7 +113,7 @@ async fn keep_joined(dbus: &Dbus, stop: &CancellationToken) {
     }
 }
 
-/// Keeps the count of what is in hand.
+/// Updates the count of pending work.
 async fn count(dbus: &Dbus) -> Infallible {
     let control = &dbus.0.control;
     let (mut calls, mut jobs) = (dbus.0.calls.in_hand(), control.jobs.subscribe());
@@ -124,7 +124,7 @@ async fn count(dbus: &Dbus) -> Infallible {
         control
             .busy
             .send_if_modified(|known| std::mem::replace(known, busy) != busy);
-        // The senders live in `dbus`.
+        // `dbus` has the senders.
         tokio::select! {
             _ = calls.changed() => {}
             _ = jobs.changed() => {}
@@ -133,7 +133,7 @@ async fn count(dbus: &Dbus) -> Infallible {
     }
 }
 
-/// One connection, from its beginning to its end; `left` ends it.
+/// One connection, from start to end; `left` ends it.
 async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_reported: &mut bool) -> LeaveReason {
     let mut left = pin!(left);
     let connecting = match dbus.0.bus {
@@ -157,7 +157,7 @@ async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_reported: &mut boo
     };
     match why {
         LeaveReason::Ending => {
-            // Each within its time: a bus that stands must not hold our end.
+            // Each step has its own time limit: a bus that hangs must not delay our end.
             let given_back =
                 tokio::time::timeout(2 * ANSWER_TIMEOUT, give_name_back(dbus, &connection)).await;
             if let Ok(Err(error)) = given_back {
@@ -168,41 +168,41 @@ async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_reported: &mut boo
             }
             let gone = async {
                 objects.leave().await;
-                // It waits for answers that are being sent.
+                // This waits for answers that are being sent.
                 connection.graceful_shutdown().await;
             };
             let _ = tokio::time::timeout(ANSWER_TIMEOUT, gone).await;
         }
         LeaveReason::Lost(_) | LeaveReason::Refused(_) => {
             objects.leave().await;
-            // No client is on it any more.
+            // All its clients have disconnected.
             dbus.0.departures.all_left();
         }
     }
     why
 }
 
-/// A step on the way onto the bus, which fails where it takes longer than [`JOINING_TIMEOUT`].
+/// Runs a step of connecting, which fails if it takes longer than [`JOINING_TIMEOUT`].
 async fn in_time<T>(step: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
     let silent = || Err(zbus::Error::Failure("the bus does not answer".to_owned()));
     let done = tokio::time::timeout(JOINING_TIMEOUT, step).await;
     done.unwrap_or_else(|_| silent())
 }
 
-/// Gives the name back and answers what had come before that.
+/// Releases the name and answers the calls that came before.
 async fn give_name_back(dbus: &Dbus, connection: &Connection) -> zbus::Result<()> {
-    // A call from now on starts the next process.
+    // A later call starts the next process.
     connection.release_name(NAME).await?;
     let returned = ping_ourselves(connection).await;
     let mut calls = dbus.0.calls.in_hand();
     let answered = calls.wait_for(|calls| *calls == 0);
-    // One that waits for a person, or for an image, is told by the bus that we are gone.
+    // A call that waits for a person or an image gets an error from the bus.
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
     returned
 }
 
-/// Returns when all calls that came under the name have been taken up: what comes back to us by way of the
-/// bus came after them. The policy in `packaging/dbus` allows it.
+/// Returns when all calls that came under the name were received: a message that we send to ourselves over
+/// the bus comes after them. The policy in `packaging/dbus` allows it.
 async fn ping_ourselves(connection: &Connection) -> zbus::Result<()> {
     let Some(own) = connection.unique_name() else {
         return Ok(());
@@ -222,7 +222,7 @@ async fn serve_on(
     objects: &Arc<Objects>,
     is_reported: &mut bool,
 ) -> LeaveReason {
-    // What is told from the name on are changes against this.
+    // Signals after the name is acquired are changes against this state.
     let mut activity = dbus.0.scheduler.activity();
     let before = activity.borrow_and_update().clone();
     let prepared = async {
@@ -234,7 +234,7 @@ async fn serve_on(
         };
         server.at(PATH, manager).await?;
         let bus = DBusProxy::new(connection).await?;
-        // Clients that leave for good: their unique names have no owner any more.
+        // Clients that disconnect: their unique names have no owner any more.
         let leavers = bus.receive_name_owner_changed_with_args(&[(2, "")]).await?;
         let flags = RequestNameFlags::empty();
         let reply = connection.request_name_with_flags(NAME, flags).await?;
@@ -259,7 +259,7 @@ async fn serve_on(
             "on the bus as '{NAME}'"
         ),
     }
-    // The connection ends them all.
+    // They all end with the connection.
     let (never, _, _) = tokio::join!(
         publish_jobs(dbus, connection, objects),
         emit_changes(connection, activity, before),
@@ -268,13 +268,13 @@ async fn serve_on(
     match never {}
 }
 
-/// Publishes the jobs that there are and those that begin.
+/// Publishes the existing jobs and those that begin.
 async fn publish_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Objects>) -> Infallible {
     let mut feed = dbus.0.scheduler.new_jobs();
     let mut begun = dbus.0.scheduler.active_jobs().await;
     loop {
         for job in begun {
-            // An error was logged there.
+            // `publish` has logged an error.
             let _ = objects.publish(dbus, connection, job).await;
         }
         begun = match feed.next().await {
@@ -284,7 +284,7 @@ async fn publish_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Object
     }
 }
 
-/// Emits what changes of the manager.
+/// Emits changes of the manager's properties.
 async fn emit_changes(
     connection: &Connection,
     mut activity: watch::Receiver<Activity>,
@@ -292,12 +292,12 @@ async fn emit_changes(
 ) -> Infallible {
     let manager = connection.object_server().interface::<_, Manager>(PATH);
     let Ok(manager) = manager.await else {
-        // It was put there before this began, so the connection is at its end.
+        // It was registered before this began, so the connection is ending.
         return std::future::pending().await;
     };
     let emitter = manager.signal_emitter();
     loop {
-        // The sender lives in the scheduler.
+        // The scheduler has the sender.
         let _ = activity.changed().await;
         let now = activity.borrow_and_update().clone();
         let object = manager.get().await;
@@ -330,18 +330,18 @@ async fn emit_changes(
     }
 }
 
-/// Drops the handles of clients that leave: those builds were wanted only while they were there.
+/// Drops the handles of clients that disconnect: their builds were wanted only while they were connected.
 async fn release_departed(dbus: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible {
     while let Some(leaver) = leavers.next().await {
         if let Ok(leaver) = leaver.args() {
             dbus.0.departures.left(leaver.name());
         }
     }
-    // Its end is that of the connection, which is told at the same time, and with which all have left.
+    // This stream ends with the connection, whose end is handled elsewhere and releases all handles.
     std::future::pending().await
 }
 
-/// The bus is there, and its policy does not allow us our name.
+/// True when the bus is there, but its policy does not allow the name.
 fn is_refusal(error: &zbus::Error) -> bool {
     name_of(error).as_deref() == Some("org.freedesktop.DBus.Error.AccessDenied")
 }

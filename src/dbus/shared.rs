@@ -1,4 +1,4 @@
-//! What all objects on the bus share.
+//! The state that all D-Bus objects share.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,36 +16,36 @@ use super::departures::Departures;
 use crate::budget::Client;
 use crate::scheduler::{Reader, Scheduler};
 
-/// What does not change while the daemon runs.
+/// Facts that do not change while the daemon runs.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Where projects are.
+    /// The path of the projects.
     pub projects_path: PathBuf,
-    /// Where builds are.
+    /// The path of the builds.
     pub build_path: PathBuf,
-    /// The kind of filesystem that is.
+    /// The kind of filesystem of the builds.
     pub filesystem: &'static str,
 }
 
-/// A caller wants the configuration to be read again, and to be told how that went.
+/// A request to reload the configuration; the result is sent to the caller.
 pub type Reload = oneshot::Sender<Result<(), String>>;
 
-/// Requests to reload that wait for the first of them.
+/// Reload requests that may wait for the first of them.
 const MAX_RELOADS: usize = 4;
 
-/// The interface on the bus. Clones share everything.
+/// The D-Bus interface. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Dbus(pub(super) Arc<Shared>);
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) scheduler: Scheduler,
-    /// What is read for calls: all are of this host.
+    /// Reads for calls; all clients are on this host.
     pub(super) reader: Reader,
     pub(super) facts: Facts,
     pub(super) bus: Bus,
     pub(super) authority: Authority,
-    /// Only users whom polkit allows may see builds.
+    /// Set when only users whom polkit allows may see builds.
     pub(super) is_closed: AtomicBool,
     pub(super) calls: Calls,
     pub(super) departures: Departures,
@@ -53,12 +53,12 @@ pub(super) struct Shared {
     pub(super) reloads: mpsc::Sender<Reload>,
     /// Tasks that outlive a call: they send logs and late answers.
     pub(super) tasks: TaskTracker,
-    /// Cancelled when the daemon ends: no caller is waited for any more.
+    /// Cancelled when the daemon stops: no caller is waited for any more.
     pub(super) ending: CancellationToken,
 }
 
 impl Dbus {
-    /// An interface to a scheduler; what it wants of the daemon comes out of the receiver.
+    /// Creates an interface to a scheduler; the receiver gets its requests to the daemon.
     pub fn new(scheduler: Scheduler, facts: Facts, bus: Bus) -> (Dbus, mpsc::Receiver<Reload>) {
         let (reloads, wanted) = mpsc::channel(MAX_RELOADS);
         let dbus = Dbus(Arc::new(Shared {
@@ -78,8 +78,7 @@ impl Dbus {
         (dbus, wanted)
     }
 
-    /// Says whether every user of the host may see builds, from now on. A user's own bus is closed to
-    /// others anyway.
+    /// Sets whether every user of the host may see builds. A user's own bus is closed to others anyway.
     pub fn open_to_all(&self, is_open: bool) {
         let is_closed = !is_open && self.0.bus == Bus::System;
         self.0.is_closed.store(is_closed, Ordering::Release);
@@ -89,7 +88,7 @@ impl Dbus {
         self.0.is_closed.load(Ordering::Acquire)
     }
 
-    /// How busy the interface is, and the way to close it.
+    /// The control of the interface: its load, and the way to close it.
     pub fn control(&self) -> BusControl {
         self.0.control.clone()
     }

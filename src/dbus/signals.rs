@@ -1,4 +1,4 @@
-//! The signals of the manager that tell of jobs.
+//! The signals of the manager about jobs.
 
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, ObjectPath};
@@ -7,10 +7,10 @@ use super::bus::PATH;
 use crate::build::Outcome;
 use crate::job::JobId;
 
-/// The interface whose signals they are; `manager.rs` declares them.
+/// The interface of the signals; `manager.rs` declares them.
 const MANAGER: &str = "org.mistry.Mistry1.Manager";
 
-/// Says that a job has an object now.
+/// Emits that a job has an object now.
 pub(super) async fn emit_job_new(
     connection: &Connection,
     id: JobId,
@@ -21,7 +21,7 @@ pub(super) async fn emit_job_new(
     emitter.emit(MANAGER, "JobNew", &body).await
 }
 
-/// Says that a job is over, and its object gone.
+/// Emits that a job is over and its object removed.
 pub(super) async fn emit_job_removed(
     connection: &Connection,
     id: JobId,

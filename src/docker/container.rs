@@ -1,7 +1,7 @@
 //! Containers: created, started, followed, awaited, found again, removed.
 //!
-//! A container runs what its image says, without a terminal, with `/data` and nothing else of the host
-//! but the mounts it is given. What becomes of its output is in `logs`.
+//! A container runs the command of its image, without a terminal, with `/data` and its mounts, and no other
+//! files of the host. Its output is handled in `logs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
@@ -19,8 +19,8 @@ use super::container_spec::ContainerSpec;
 use super::engine::{Docker, label_filter, refusal};
 use super::error::Error;
 
-/// How long a container that is stopped has to end by itself: Docker's own default, which authors of
-/// images know.
+/// How long a stopped container may take to end by itself: Docker's own default, which authors of images
+/// know.
 const STOP_GRACE: i32 = 10;
 
 /// How a container ended.
@@ -33,14 +33,14 @@ pub struct Exit {
     pub oom_killed: bool,
 }
 
-/// What has become of a container.
+/// The state of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerStatus {
     /// It was never started.
     Created,
     /// It runs.
     Running,
-    /// It ran, and has ended: how, and when as far as the Engine knows.
+    /// It has ended: its exit, and the time if the Engine knows it.
     Ended(Exit, Option<Timestamp>),
     /// There is no such container.
     Gone,
@@ -53,11 +53,11 @@ pub struct Found {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// What it runs, as the Engine writes it.
+    /// Its command, as the Engine reports it.
     pub command: String,
-    /// When it was made, in seconds since 1970.
+    /// When it was created, in seconds since 1970.
     pub created: i64,
-    /// All its labels, those of its image among them.
+    /// All its labels, including those of its image.
     pub labels: BTreeMap<String, String>,
     /// It has been started and has not ended.
     pub running: bool,
@@ -91,7 +91,7 @@ impl Docker {
         }
     }
 
-    /// Starts a created container; one that runs already is left alone.
+    /// Starts a created container; a running one is not changed.
     ///
     /// # Errors
     /// [`Error::NotStarted`] when the image's program cannot be executed;
@@ -116,11 +116,11 @@ impl Docker {
         })
     }
 
-    /// Waits until a started container has ended; one that was never started counts as ended, with 0.
+    /// Waits until a started container has ended; one that was never started counts as ended, with code 0.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`]; [`Error::Unreachable`] when the Engine goes away while the container
-    /// runs, after which one may wait again; [`Error::Api`].
+    /// [`Error::NoSuchContainer`]; [`Error::Unreachable`] when the Engine goes away while the container runs,
+    /// after which this may be called again; [`Error::Api`].
     pub async fn wait(&self, container: &str) -> Result<Exit, Error> {
         let doing = "waiting for a container";
         let client = self.client(doing).await?;
@@ -143,13 +143,13 @@ impl Docker {
                 _ => ended.status_code,
             },
             Some(Err(error)) => return Err(self.failed_on(doing, container, error)),
-            // So does an Engine that is stopped, and what it leaves is not the container's own end.
+            // An Engine that is stopped does the same, and then the container did not end by itself.
             None => {
                 let source = "it ended the answer without a word".into();
                 return Err(self.unreachable(doing, source));
             }
         };
-        // Success costs no second question: the caller hears of such a kill from the events.
+        // Success needs no second request: the caller learns of such a kill from the events.
         if code == 0 {
             return Ok(Exit {
                 code,
@@ -161,7 +161,7 @@ impl Docker {
                 code,
                 ..exit(&state)
             }),
-            // It was removed already; its exit code is known all the same.
+            // It was removed already; its exit code is known nevertheless.
             Err(Error::NoSuchContainer(_)) => Ok(Exit {
                 code,
                 oom_killed: false,
@@ -170,7 +170,7 @@ impl Docker {
         }
     }
 
-    /// What has become of a container.
+    /// The current state of a container.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -201,8 +201,8 @@ impl Docker {
         Ok(inspected.state.unwrap_or_default())
     }
 
-    /// Stops a container: it is told to end (SIGTERM, or what its image says), and killed when it has
-    /// not within [`STOP_GRACE`] seconds. One that has ended is left alone.
+    /// Stops a container: it gets SIGTERM, or the signal that its image sets, and is killed if it has not
+    /// ended within [`STOP_GRACE`] seconds. One that has ended is not changed.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
@@ -223,7 +223,7 @@ impl Docker {
         }
     }
 
-    /// Kills a container's processes; one that has ended is left alone.
+    /// Kills a container's processes; one that has ended is not changed.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
@@ -243,8 +243,8 @@ impl Docker {
         }
     }
 
-    /// Removes a container with its output and its anonymous volumes; one that runs is killed. Gone
-    /// already is fine, and so is another program that removes it: on return it is gone.
+    /// Removes a container with its output and its anonymous volumes; a running one is killed. A missing
+    /// container is no error, nor is a removal by another program: on return it is gone.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -289,7 +289,7 @@ impl Docker {
         }
     }
 
-    /// All containers that carry all these labels, whether they run or not.
+    /// All containers with all these labels, running or not.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -297,7 +297,7 @@ impl Docker {
         self.list_containers("label", label_filter(labels)).await
     }
 
-    /// The containers whose ids begin with one of these, whether they run or not.
+    /// The containers whose ids begin with one of these, running or not.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -363,14 +363,13 @@ fn ended(state: &ContainerState) -> ContainerStatus {
     ContainerStatus::Ended(exit(state), at.and_then(|at| at.parse().ok()))
 }
 
-/// The exit status that `docker run` has for a program that cannot be executed, by its own rule:
-/// 127 where there is none, 126 where it may not be executed. `None` for every other refusal, which
-/// is 125 there.
+/// The exit status of `docker run` for a program that cannot be executed, by its own rule: 127 if it does not
+/// exist, 126 if it is not executable. `None` for every other refusal, which is 125 there.
 fn exec_status(said: &str) -> Option<i64> {
     const MISSING: [&str; 2] = ["executable file not found", "no such file or directory"];
     const FORBIDDEN: [&str; 2] = ["permission denied", "is a directory"];
     let is_any = |of: [&str; 2]| of.iter().any(|part| said.contains(part));
-    // The same words are said of a mount, together with paths of the host.
+    // A mount can fail with the same message, together with paths of the host.
     match said.contains("mount") {
         true => None,
         false if is_any(MISSING) => Some(127),

@@ -1,4 +1,4 @@
-//! What a container is made of, and the request that says so to the Engine.
+//! The specification of a container, and its request to the Engine.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,40 +9,40 @@ use super::engine::{Traits, utf8};
 use super::error::Error;
 use super::output::LOG_OVERHEAD;
 
-/// Space in the driver's file beyond the bound, so that an entry that passes it is still whole; an entry
-/// is 1 MB at most.
+/// Space in the log file beyond the bound, so that an entry that exceeds it is still complete; an entry is 1
+/// MB at most.
 const LOG_MARGIN: u64 = 4 << 20;
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContainerSpec {
-    /// Name of the container; one of a kind on the host.
+    /// Name of the container; unique on the host.
     pub name: String,
     /// Id of the image.
     pub image: String,
-    /// What the container is found by.
+    /// Labels by which the container is found.
     pub labels: BTreeMap<String, String>,
     /// `uid:gid` of its processes.
     pub user: String,
-    /// Capabilities that it does without where its user is root; other users have none.
+    /// Capabilities that are dropped if its user is root; other users have none.
     pub cap_drop: Vec<String>,
-    /// Directory of the host that is `/data` inside; it must exist.
+    /// Directory of the host that is mounted at `/data`; it must exist.
     pub data: PathBuf,
-    /// Further directories or files of the host, which must exist, and where they are inside.
+    /// Further directories or files of the host, which must exist, and their paths in the container.
     pub mounts: BTreeMap<PathBuf, String>,
     /// Network mode; empty for the Engine's default.
     pub network: String,
-    /// What it may use of the host.
+    /// Its limits.
     pub limits: Limits,
-    /// Variables beside those of the image, as `NAME=value`.
+    /// Variables in addition to those of the image, as `NAME=value`.
     pub environment: Vec<String>,
-    /// Bytes of output that the Engine must keep for readers, at least.
+    /// Bytes of output that the Engine must at least store for readers.
     pub log_bytes: u64,
-    /// The systemd slice that it is put into, where the Engine lets systemd make the cgroups.
+    /// Its systemd slice, if the Engine lets systemd make the cgroups.
     pub slice: Option<String>,
 }
 
-/// What a container may use of the host; `None` is no limit.
+/// The limits of a container; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Limits {
     /// Bytes of memory.
@@ -71,11 +71,11 @@ impl ContainerSpec {
             auto_remove: Some(false),
             log_config: Some(log_config(self.log_bytes)),
             memory: self.limits.memory.map(signed),
-            // A rounded number of billionths of a CPU; absurd ones are the Engine's to refuse.
+            // The number is rounded to billionths of a CPU; the Engine refuses invalid ones.
             nano_cpus: self.limits.cpus.map(|cpus| (cpus * 1e9).round() as i64),
             pids_limit: self.limits.pids.map(signed),
             cgroup_parent: self.slice.clone().filter(|_| engine.has_slices),
-            // The files of builds belong to users of the host, and so does the host's network.
+            // The files of builds belong to users of the host, as does the host's network.
             userns_mode: engine.remaps_users.then(|| "host".to_owned()),
             ..HostConfig::default()
         };
@@ -91,7 +91,7 @@ impl ContainerSpec {
     }
 }
 
-/// As a mount and not as `-v` would, so that a missing directory is an error and not made by root.
+/// A mount, not a `-v` bind, so that a missing directory is an error and not created by root.
 fn bind(host: &Path, inside: &str) -> Result<Mount, Error> {
     Ok(Mount {
         typ: Some(MountType::BIND),
@@ -101,8 +101,8 @@ fn bind(host: &Path, inside: &str) -> Result<Mount, Error> {
     })
 }
 
-/// The `local` driver, because the others spoil bytes or drop some; one file that is never rotated,
-/// because a rotation would take the first bytes away.
+/// Uses the `local` driver, because the others change or drop bytes, and one file without rotation, because a
+/// rotation would delete the first bytes.
 fn log_config(bytes: u64) -> HostConfigLogConfig {
     let size = bytes
         .saturating_mul(LOG_OVERHEAD)
@@ -110,7 +110,7 @@ fn log_config(bytes: u64) -> HostConfigLogConfig {
     let config = [
         ("max-size", signed(size).to_string()),
         ("max-file", "1".to_owned()),
-        // The Engine refuses to compress where there is one file only.
+        // The Engine refuses compression with only one file.
         ("compress", "false".to_owned()),
     ];
     HostConfigLogConfig {

@@ -11,17 +11,17 @@ use tokio::task::JoinSet;
 
 use super::output::Stream;
 
-/// How long an Engine may take to attach us; without it a container is started all the same.
+/// How long the Engine may take to attach; without a count the container is started nevertheless.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How far the count may be behind the log: both come from the same write within the Engine.
+/// How long the count may lag behind the log: both come from the same write within the Engine.
 const COUNT_DELAY: Duration = Duration::from_secs(2);
 
 /// How many bytes a container has written to standard output and standard error.
 #[derive(Clone, Debug)]
 pub(super) struct Counter {
     counted: watch::Receiver<Counted>,
-    /// Ended with the last one who has it.
+    /// The task ends when the last clone is dropped.
     _task: Arc<JoinSet<()>>,
 }
 
@@ -32,7 +32,7 @@ struct Counted {
 }
 
 impl Counter {
-    /// Begins to count for a container that is not started yet; `None` where that is not to be had.
+    /// Begins to count for a container that is not started yet; `None` if the Engine does not attach.
     pub(super) async fn begin(client: &bollard::Docker, container: &str) -> Option<Counter> {
         let options = AttachContainerOptions {
             stream: true,
@@ -50,7 +50,7 @@ impl Counter {
                 let (stream, length) = match &frame {
                     LogOutput::StdOut { message } => (Stream::Stdout, message.len()),
                     LogOutput::StdErr { message } => (Stream::Stderr, message.len()),
-                    // Without a terminal there are no others.
+                    // Without a terminal there are no other streams.
                     LogOutput::StdIn { .. } | LogOutput::Console { .. } => break,
                 };
                 count.send_modify(|counted| counted.bytes[stream as usize] += length as u64);
@@ -63,7 +63,7 @@ impl Counter {
         })
     }
 
-    /// True when a stream had more than `bytes`, or less: then the count broke off.
+    /// True when a stream had more than `bytes`, or fewer because the count broke off.
     pub(super) async fn has_not_just(&mut self, stream: Stream, bytes: u64) -> bool {
         let is_known =
             |counted: &Counted| counted.bytes[stream as usize] > bytes || counted.is_over;
@@ -72,7 +72,7 @@ impl Counter {
         self.counted.borrow().bytes[stream as usize] != bytes
     }
 
-    /// A count that is over, for tests.
+    /// A finished count, for tests.
     #[cfg(test)]
     pub(super) fn ended(stdout: u64, stderr: u64) -> Counter {
         let counted = Counted {

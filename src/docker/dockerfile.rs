@@ -1,12 +1,12 @@
 //! The images that a Dockerfile names, so that each can be pulled by itself.
 //!
-//! Only as much of the language is read as that takes. What cannot be told without building (a name
-//! with a variable that has no default) is left out.
+//! Only the necessary part of the language is parsed. Names that are unknown before the build (with a
+//! variable that has no default) are left out.
 
 use std::collections::BTreeMap;
 
-/// Bytes of the longest text that variables are replaced in: far more than a reference to an image may
-/// have. Each of a few lines can double what the line before it says.
+/// Bytes of the longest text in which variables are replaced: far more than an image reference may have. Each
+/// of a few lines can double the length of the line before it.
 const MAX_EXPANDED: usize = 4_096;
 
 /// The images that `FROM`, `COPY --from` and `RUN --mount=from=` name, each once and in order; not

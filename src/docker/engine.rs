@@ -1,5 +1,4 @@
-//! The connection to one Docker Engine: found, agreed with on a version of its API, and asked in bounded
-//! time.
+//! The connection to one Docker Engine: it agrees on an API version, and bounds the time of each call.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,19 +13,19 @@ use parking_lot::Mutex;
 use super::counter::Counter;
 use super::error::{Cause, Error};
 
-/// Where the Engine listens when nothing else is said.
+/// The Engine's default socket.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// How long [`Docker::ping`] waits: a living Engine answers within milliseconds even on a busy host,
-/// and a client waits for a clear "no".
+/// How long [`Docker::ping`] waits: a working Engine answers within milliseconds even on a busy host, and a
+/// client should soon get a clear error.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long an ordinary call may take. Starting or removing a container on a host whose disk is
-/// saturated takes tens of seconds; past two minutes the Engine hangs.
+/// How long an ordinary call may take. Starting or removing a container on a host whose disk is saturated
+/// takes tens of seconds; after two minutes the Engine counts as hanging.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What the HTTP client is told to wait for the first byte of an answer, in seconds: a year, because
-/// image builds and builds take as long as they take, and shorter waits are bounded here.
+/// The HTTP client's time limit for the first byte of an answer, in seconds: a year, because image builds and
+/// builds have no such limit, and shorter waits are bounded in this module.
 const STREAM_TIMEOUT_SECONDS: u64 = 365 * 24 * 3600;
 
 /// A handle to a Docker Engine; clones share it.
@@ -38,32 +37,32 @@ pub struct Docker {
 #[derive(Debug)]
 struct Shared {
     socket: String,
-    /// The client that has agreed on an API version; `None` until an Engine has answered, and again
-    /// after it was gone, since the one that comes back may be another version.
+    /// The client that has agreed on an API version; `None` until an Engine has answered, and again after it
+    /// was gone, since the next one may have another version.
     negotiated: Mutex<Option<Agreed>>,
     /// Containers whose output is counted, until they are removed; see [`super::line_ends`].
     counters: Mutex<HashMap<String, Counter>>,
 }
 
-/// What was agreed on with an Engine, and what it said of itself.
+/// The version agreed on with an Engine, and the Engine's properties.
 #[derive(Debug, Clone)]
 struct Agreed {
     client: bollard::Docker,
-    /// `None` until asked.
+    /// `None` until requested.
     traits: Option<Traits>,
 }
 
-/// In what Engines differ that matters to a new container.
+/// The differences between Engines that matter to a new container.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Traits {
-    /// systemd makes the cgroups of its containers: other cgroup drivers take no slices.
+    /// systemd makes the cgroups of its containers: other cgroup drivers have no slices.
     pub(super) has_slices: bool,
-    /// Its containers' users are others on the host (`userns-remap`), unless they ask otherwise.
+    /// It maps container users to other users of the host (`userns-remap`), unless told otherwise.
     pub(super) remaps_users: bool,
 }
 
 impl Docker {
-    /// A handle to the Engine behind `socket`. Does not connect: the Engine may come later.
+    /// A handle to the Engine behind `socket`. Does not connect: the Engine may be started later.
     ///
     /// # Errors
     /// [`Error::Path`] when the path is not UTF-8.
@@ -85,7 +84,7 @@ impl Docker {
     /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not.
     pub async fn ping(&self) -> Result<(), Error> {
         let doing = "asking whether it is there";
-        // The negotiation is an answer too, so that the first ping is one round trip.
+        // The version negotiation is an answer too, so that the first ping is one round trip.
         match self.negotiated() {
             None => self.negotiate(doing).await.map(drop),
             Some(client) => {
@@ -110,7 +109,7 @@ impl Docker {
     }
 
     /// One ordinary call, bounded in time. The inner result is the Engine's answer, for callers that
-    /// tell refusals apart; [`Docker::failed`] makes the rest of it.
+    /// distinguish refusals; [`Docker::failed`] converts all other errors.
     pub(super) async fn call<T>(
         &self,
         doing: &str,
@@ -130,7 +129,7 @@ impl Docker {
         answer.map_err(|late| self.unreachable(doing, late.into()))
     }
 
-    /// A client that speaks a version of the API that the Engine speaks too.
+    /// A client with an API version that the Engine supports.
     pub(super) async fn client(&self, doing: &str) -> Result<bollard::Docker, Error> {
         match self.negotiated() {
             Some(client) => Ok(client),
@@ -138,8 +137,8 @@ impl Docker {
         }
     }
 
-    /// Agrees on an API version: old Engines refuse newer ones than theirs, new Engines those before
-    /// their time, and only this question needs no version.
+    /// Agrees on an API version: old Engines refuse newer versions than theirs, new Engines very old ones,
+    /// and only this request needs no version.
     async fn negotiate(&self, doing: &str) -> Result<bollard::Docker, Error> {
         let agreed = self.connect(doing).await?;
         *self.slot() = Some(Agreed {
@@ -149,7 +148,7 @@ impl Docker {
         Ok(agreed)
     }
 
-    /// A client with a connection of its own, which has agreed on a version.
+    /// A client with a new connection, which has agreed on a version.
     async fn connect(&self, doing: &str) -> Result<bollard::Docker, Error> {
         let newest = bollard::API_DEFAULT_VERSION;
         let client =
@@ -160,10 +159,10 @@ impl Docker {
             .map_err(|e| self.failed(doing, e))
     }
 
-    /// Whether the Engine takes new connections.
+    /// Whether the Engine accepts new connections.
     ///
-    /// An Engine that is told to end closes its socket first, then ends its containers, and answers
-    /// on the connections that it has until it is gone. So this never asks on one of those.
+    /// An Engine that is stopped closes its socket first, then ends its containers, and answers on existing
+    /// connections until it exits. So this always opens a new connection.
     ///
     /// # Errors
     /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not; [`Error::Api`].
@@ -173,7 +172,7 @@ impl Docker {
             .map(drop)
     }
 
-    /// What the Engine says of itself. Asked once per Engine.
+    /// The Engine's properties. Requested once per Engine.
     pub(super) async fn traits(&self) -> Result<Traits, Error> {
         let doing = "asking for its cgroup driver";
         if let Some(known) = self.slot().as_ref().and_then(|agreed| agreed.traits) {
@@ -213,7 +212,7 @@ impl Docker {
         }
     }
 
-    /// What a failed call means when its caller knows nothing better.
+    /// Converts the error of a failed call for which the caller has no better meaning.
     pub(super) fn failed(&self, doing: &str, error: Bollard) -> Error {
         match error {
             Bollard::SocketNotFoundError(_)
@@ -222,12 +221,12 @@ impl Docker {
             | Bollard::HyperResponseError { .. }
             | Bollard::IOError { .. } => self.unreachable(doing, error.into()),
             other => {
-                // "client version 1.41 is too old": it was upgraded between two calls.
+                // "client version 1.41 is too old": the Engine was upgraded between two calls.
                 if refusal(&other).is_some_and(|(_, said)| said.contains("client version")) {
                     *self.slot() = None;
                 }
                 match refusal(&other) {
-                    // A network that is not there is the one 404 that is about what was asked.
+                    // A missing network is the only 404 that is caused by the request's own settings.
                     Some((status, said))
                         if status == 400 || (status == 404 && said.starts_with("network ")) =>
                     {
@@ -247,7 +246,7 @@ impl Docker {
     }
 }
 
-/// Status and message, when the Engine answered with a refusal.
+/// Status and message, if the Engine has refused the request.
 pub(super) fn refusal(error: &Bollard) -> Option<(u16, &str)> {
     match error {
         Bollard::DockerResponseServerError {
@@ -263,7 +262,7 @@ pub(super) fn utf8(path: &Path) -> Result<String, Error> {
     text.ok_or_else(|| Error::Path(path.to_owned()))
 }
 
-/// The filter that asks for what carries all these labels with these values.
+/// The filter for all objects that carry these labels with these values.
 pub(super) fn label_filter(labels: &Labels) -> Vec<String> {
     labels
         .iter()

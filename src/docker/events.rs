@@ -1,5 +1,5 @@
-//! What happens to a container while it is watched: it is sent a signal, the kernel kills one of its
-//! processes for want of memory, or the Engine goes away.
+//! Events of a container while it is watched: it gets a signal, the kernel kills one of its processes for
+//! want of memory, or the Engine goes away.
 
 use std::collections::HashMap;
 
@@ -17,18 +17,18 @@ const OOM: &str = "oom";
 
 const DOING: &str = "watching whether it goes away";
 
-/// Listens to one container, and to the Engine that it was asked of: what is asked later may be
-/// answered by the next one, where systemd keeps the socket.
+/// Watches one container, through the Engine that answered first: later requests may be answered by another
+/// Engine process, where systemd keeps the socket.
 pub struct Watch {
     docker: Docker,
     container: String,
     events: Option<BoxStream<'static, Result<EventMessage, Bollard>>>,
 }
 
-/// What happened to a watched container.
+/// An event of a watched container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerEvent {
-    /// The Engine sent it a signal: on a request, or because the Engine itself goes down.
+    /// The Engine sent it a signal: on a request, or because the Engine itself is stopping.
     Signal,
     /// The kernel killed one of its processes for want of memory.
     OutOfMemory,
@@ -42,15 +42,15 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Docker {
-    /// Whether the Engine that answers now is the one that started the container, as far as it
-    /// remembers: it has its last 256 events in memory, and none of an Engine before it.
+    /// Whether the Engine that answers now started the container, as far as it remembers: it stores its last
+    /// 256 events in memory, and none of an earlier Engine process.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn has_started(&self, container: &str) -> Result<bool, Error> {
         let doing = "asking whether it started a container";
         let options = EventsOptions {
-            // With an end that is past, only what it remembers is told.
+            // With an end in the past, the Engine sends only stored events.
             since: Some("0".to_owned()),
             until: Some(jiff::Timestamp::now().as_second().to_string()),
             filters: Some(filters(container, &["start"])),
@@ -67,7 +67,7 @@ impl Docker {
         Ok(first.is_some())
     }
 
-    /// A watch over a container. It begins when it is asked first.
+    /// A watch over a container. It begins with the first call of `next`.
     pub fn watch(&self, container: &str) -> Watch {
         Watch {
             docker: self.clone(),
@@ -78,7 +78,7 @@ impl Docker {
 }
 
 impl Watch {
-    /// Waits for the next thing that happens to the container. May be dropped and asked again.
+    /// Waits for the next event of the container. Cancel-safe.
     ///
     /// # Errors
     /// [`Error::Unreachable`] when the Engine has gone.
@@ -100,7 +100,7 @@ impl Watch {
                 _ => ContainerEvent::Signal,
             }),
             ended => {
-                // The next question listens to the Engine that is there then.
+                // The next call listens to the Engine that is there then.
                 self.events = None;
                 let source = match ended {
                     Some(Err(error)) => error.into(),

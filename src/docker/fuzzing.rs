@@ -1,5 +1,5 @@
-//! The private parsers of what a Docker Engine and its images say, for the fuzz targets in `fuzz/`; in no
-//! program.
+//! The private parsers of data from a Docker Engine and its images, for the fuzz targets in `fuzz/`; not in
+//! any program.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use super::output::{self, Output};
 use super::passwd::{self, Found};
 use super::steps::{Progress, Steps};
 
-/// The home directory of `user` in the archive of an `/etc/passwd` as the Engine sends it, cut off
-/// anywhere; or the path that it is a link to.
+/// The home directory of `user` in the archive of an `/etc/passwd` from the Engine, truncated anywhere; or
+/// the path that it is a link to.
 pub fn home(archive: &[u8], user: u32) -> Option<String> {
     match passwd::first_of(archive) {
         Found::File(text) => passwd::home_in(&text, user),
@@ -26,8 +26,8 @@ pub fn home_in(passwd: &[u8], user: u32) -> Option<String> {
     passwd::home_in(passwd, user)
 }
 
-/// What is told of an image build with two labels and an argument of ours, whose Engine sends these
-/// objects, one on each line; what is none is passed over.
+/// The progress of an image build with two labels and one argument set by mistry, from an Engine that sends
+/// these objects, one per line; invalid lines are skipped.
 pub fn steps(stream: &[u8]) -> Vec<Progress> {
     let pairs = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
         let owned = pairs.iter().map(|(k, v)| ((*k).into(), (*v).into()));
@@ -42,8 +42,8 @@ pub fn steps(stream: &[u8]) -> Vec<Progress> {
         .collect()
 }
 
-/// The output of a container whose Engine leaves line ends out and sends these entries; `None` where
-/// one is waited for, which none is without a count.
+/// The output of a container whose Engine leaves line ends out and sends these entries; `None` if it would
+/// wait, which never happens without a count.
 pub fn line_ends(entries: Vec<Output>) -> Option<Vec<Output>> {
     let mut line_ends = LineEnds::new(None);
     let mut all = Vec::new();
@@ -54,7 +54,7 @@ pub fn line_ends(entries: Vec<Output>) -> Option<Vec<Output>> {
     Some(all)
 }
 
-/// The time that a piece of output begins with.
+/// The time prefix of a piece of output.
 pub fn stamp(piece: &[u8]) -> Option<Timestamp> {
     output::stamp(piece)
 }

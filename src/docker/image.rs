@@ -1,6 +1,6 @@
 //! Images: built from a tar stream, found by their labels, listed and removed one by one.
 //!
-//! An image is known by its id alone. What the Engine prints while it builds is handed on as it comes.
+//! An image is identified by its id alone. The Engine's output of a build is passed on as it comes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,35 +26,35 @@ use super::engine::{Docker, Labels, label_filter, refusal};
 use super::error::Error;
 use super::steps::{Fetching, Progress, Steps};
 
-/// How often a build is begun whose cached layers are taken away: each time another program must remove
-/// images at just that moment.
+/// How often a build is tried whose cached layers are removed meanwhile: each time another program must
+/// remove images at just that moment.
 const TRIES: usize = 3;
 
-/// Images that are pulled one by one: more than any Dockerfile names.
+/// Images that are pulled one by one; no real Dockerfile names more.
 const MAX_PULLED: usize = 100;
 
-/// What to build, beside the context.
+/// The inputs other than the context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSpec {
-    /// The reference that the image is given, from [`tag_for`](super::tag_for).
+    /// The reference that the image gets, from [`tag_for`](super::tag_for).
     pub tag: String,
-    /// Labels of the image; what it is found by.
+    /// Labels of the image, by which it is found.
     pub labels: BTreeMap<String, String>,
     /// Values for the Dockerfile's `ARG`s.
     pub build_args: BTreeMap<String, String>,
     /// Network mode of the `RUN` steps; empty for the Engine's default.
     pub network: String,
-    /// Pull the images that the Dockerfile names anew, and use no cached step.
+    /// Pull the images that the Dockerfile names again, and use no cached step.
     pub fresh: bool,
-    /// Those images, from [`named_images`](super::named_images): they are pulled one by one when the
-    /// builder cannot pull one of them.
+    /// Those images, from [`named_images`](super::named_images): they are pulled one by one if the builder
+    /// cannot pull one of them.
     pub images: Vec<String>,
 }
 
-/// What an image says of the containers that are made of it.
+/// The settings of an image for the containers made from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageConfig {
-    /// The paths of its `VOLUME`s, as the Engine has them.
+    /// The paths of its `VOLUME`s, as the Engine reports them.
     pub volumes: Vec<String>,
     /// Its `WORKDIR`, or "".
     pub working_dir: String,
@@ -67,19 +67,19 @@ pub struct ImageConfig {
 pub struct FoundImage {
     /// Its id (`sha256:…`).
     pub id: String,
-    /// The id of the image that it was built on, where the Engine knows one.
+    /// The id of the image that it is based on, if the Engine knows it.
     pub parent: Option<String>,
-    /// Something names it.
+    /// It has a name.
     pub is_tagged: bool,
-    /// Its labels, those that it inherited among them.
+    /// Its labels, including inherited ones.
     pub labels: BTreeMap<String, String>,
-    /// When it was made, in seconds since 1970.
+    /// When it was created, in seconds since 1970.
     pub created: i64,
-    /// Bytes, those of its parent among them.
+    /// Its size in bytes, including its parent.
     pub size: u64,
 }
 
-/// Images that were removed.
+/// The result of a removal of images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pruned {
     /// Images and layers removed.
@@ -89,8 +89,8 @@ pub struct Pruned {
 }
 
 impl Docker {
-    /// The ids of the images that carry all these labels. An image that was made by hand of one of ours
-    /// carries its labels too.
+    /// The ids of the images that carry all these labels. An image that a user made from one of ours carries
+    /// its labels too.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -129,8 +129,8 @@ impl Docker {
         found.await?.map_err(|e| self.failed(doing, e))
     }
 
-    /// The instruction that made the newest layer of an image, as the Engine writes it; empty where it
-    /// does not know.
+    /// The instruction that made the newest layer of an image, as the Engine reports it; empty if it is
+    /// unknown.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -142,8 +142,8 @@ impl Docker {
         Ok(newest.map(|layer| layer.created_by).unwrap_or_default())
     }
 
-    /// Removes an image that nothing names and nothing uses. False where a container, another image or
-    /// a second name holds it. With `parents`, layers that only it needed go with it.
+    /// Removes an image without a name that is not in use. Returns false if a container, another image or a
+    /// second name needs it. With `parents`, layers that only it needed are removed as well.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
@@ -167,7 +167,7 @@ impl Docker {
         }
     }
 
-    /// What an image says of its containers.
+    /// The settings of an image for its containers.
     ///
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::Unreachable`], [`Error::Api`].
@@ -188,15 +188,15 @@ impl Docker {
 
     /// Builds an image and returns its id (`sha256:…`).
     ///
-    /// `context` makes the tar stream; it is called again when a fresh build cannot pull an image and
-    /// goes on with the one that is on this host, and when a layer that the build was to stand on was
-    /// removed meanwhile: the Engine shares them between all builds. `output` gets the builder's text
-    /// as it comes, and is dropped at the end; the build waits while it is full, and goes on when its
-    /// receiver is dropped. A dropped future cancels the build.
+    /// `context` makes the tar stream; it is called again when a fresh build cannot pull an image and uses
+    /// the one that is on this host, and when a layer that the build was based on was removed meanwhile: the
+    /// Engine shares layers between all builds. `output` gets the builder's text as it comes, and is dropped
+    /// at the end; the build waits while the channel is full, and continues when its receiver is dropped.
+    /// Dropping the future cancels the build.
     ///
     /// # Errors
-    /// [`Error::Build`] with the Engine's words when the image cannot be built; [`Error::Context`]
-    /// when the context stream fails; [`Error::Unreachable`]; [`Error::Api`].
+    /// [`Error::Build`] with the Engine's message when the image cannot be built; [`Error::Context`] when the
+    /// context stream fails; [`Error::Unreachable`]; [`Error::Api`].
     pub async fn build_image<F, S>(
         &self,
         spec: &ImageSpec,
@@ -237,15 +237,15 @@ impl Docker {
         }
     }
 
-    /// The network of `RUN` steps. Where an Engine remaps users, it refuses them the host's, which only
-    /// a container may ask for that is not remapped; then they have the Engine's default.
+    /// The network of `RUN` steps. An Engine that remaps users refuses the host's network, except to
+    /// containers that are not remapped; the steps then use the Engine's default.
     async fn network_of_steps(&self, network: &str) -> Result<String, Error> {
         let is_refused = network == "host" && self.traits().await?.remaps_users;
         Ok(if is_refused { "" } else { network }.to_owned())
     }
 
-    /// After the builder could not pull an image: pulls all that the Dockerfile names, one by one, and
-    /// returns what the log says of those that cannot be had.
+    /// After the builder could not pull an image: pulls all images of the Dockerfile, one by one, and returns
+    /// the log lines about those that cannot be pulled.
     async fn pull_each(&self, spec: &ImageSpec, fetching: Fetching, message: &str) -> String {
         let mut note = String::from("\n");
         let mut say = |what: &str, why: &str| {
@@ -269,12 +269,12 @@ impl Docker {
         note
     }
 
-    /// Pulls one image; the error is the Engine's, or ours, in words.
+    /// Pulls one image; the error is a message, from the Engine or from us.
     async fn pull(&self, image: &str) -> Result<(), String> {
         let doing = "pulling an image";
         let away = |_| "the Docker Engine went away".to_owned();
         let client = self.client(doing).await.map_err(away)?;
-        // Without a tag the Engine would take all there are.
+        // Without a tag the Engine would pull all tags.
         let name = image.rsplit('/').next().unwrap_or(image);
         let tag = (!name.contains([':', '@'])).then(|| "latest".to_owned());
         let options = CreateImageOptions {
@@ -319,7 +319,7 @@ impl Docker {
                 let _ = output.send(told).await;
             }
         }
-        // An Engine that was cut off in the middle of the context may end its answer in good order.
+        // An Engine whose context stream broke off may still end its answer normally.
         if let Some(error) = broken.take() {
             return Err(Error::Context(error).into());
         }
@@ -340,8 +340,8 @@ impl Docker {
         }
         match error {
             Bollard::DockerStreamError { error } => Error::Build(error),
-            // What the builder finds before its first step (a Dockerfile that does not parse, or
-            // none) is the status of the answer.
+            // An error that the builder finds before its first step (an invalid or missing Dockerfile) is the
+            // status of the answer.
             error => match refusal(&error) {
                 Some((_, message)) if !message.contains("client version") => {
                     Error::Build(message.to_owned())
@@ -354,8 +354,8 @@ impl Docker {
 
 const DOING_BUILD: &str = "building an image";
 
-/// What the classic builder says of a layer that it has just made or found in its cache, and that is
-/// there no more. A base has a name; only layers are spoken of by digest.
+/// True for the classic builder's message that a layer, just made or found in its cache, is missing. A base
+/// has a name; only layers are named by digest.
 fn is_lost_layer(message: &str) -> bool {
     let gone = [
         "unable to find image",
@@ -380,13 +380,13 @@ fn options(spec: &ImageSpec, pull: bool) -> BuildImageOptions {
         nocache: spec.fresh,
         pull: pull.then(|| "true".to_owned()),
         rm: true,
-        // Leaves no container of a failed step behind.
+        // Removes the container of a failed step.
         forcerm: true,
         ..BuildImageOptions::default()
     }
 }
 
-/// A note of ours for the log. A build goes on when nothing receives its output.
+/// Sends a note of mistry to the log. A build continues without a receiver of its output.
 async fn say(output: &mpsc::Sender<Progress>, text: String) {
     let _ = output.send(Progress::Text(Bytes::from(text))).await;
 }
@@ -395,11 +395,11 @@ async fn say(output: &mpsc::Sender<Progress>, text: String) {
 fn is_pull(fetching: Fetching, message: &str) -> bool {
     match fetching {
         Fetching::Nothing => false,
-        // What else is wrong with a `FROM` would be wrong without a pull, too.
+        // Other errors of a `FROM` would occur without a pull, too.
         Fetching::Base => !["should not be blank", "platform", "invalid reference"]
             .iter()
             .any(|words| message.contains(words)),
-        // An image that is not there, or a file in it that is not.
+        // The image, or a file in it, does not exist.
         Fetching::Source => ["invalid from flag value", "pull access denied", "manifest"]
             .iter()
             .any(|words| message.contains(words)),
@@ -418,7 +418,7 @@ fn found_image(summary: ImageSummary) -> FoundImage {
     }
 }
 
-/// A failed attempt, and which image it was fetching then.
+/// A failed attempt, and the image that it was fetching then.
 struct Failure {
     error: Error,
     fetching: Fetching,
@@ -433,7 +433,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Keeps the error of a context stream, which the HTTP client would only show as a broken body.
+/// Stores the error of a context stream, which the HTTP client would only report as a broken body.
 #[derive(Clone, Default)]
 struct Broken(Arc<Mutex<Option<io::Error>>>);
 

@@ -1,19 +1,19 @@
-//! Line ends that Engines before 23.0 leave out of a container's output, put back.
+//! Restores line ends that Engines before 23.0 leave out of a container's output.
 //!
-//! Engines cut lines into entries of 16 KiB at most. The `local` log driver of those before API 1.42
-//! hands out the last entry of such a line without its line end, and where the line is a multiple of
-//! 16 KiB, that entry is empty and not to be seen at all. (Version 23.0 of the Engine mends that.) What
-//! is left of it can be told from the entries:
+//! Engines cut lines into entries of 16 KiB at most. The `local` log driver of those before API 1.42 returns
+//! the last entry of such a line without its line end, and where the line is a multiple of 16 KiB, that entry
+//! is empty and does not appear at all. (Version 23.0 of the Engine fixes that.) The line ends can be derived
+//! from the entries:
 //!
-//! - Each has its time before it where times are asked for, so the empty ones are seen, too.
-//! - An entry without a line end after which the line goes on is full. So one that is not full, after one
-//!   that is, ends either its line or the whole output of its stream.
-//! - Where something more of its stream follows, it was the line.
+//! - Each entry begins with its time where times are requested, so the empty ones are visible, too.
+//! - An entry without a line end after which the line continues is full. So an entry that is not full, after
+//!   a full one, ends either its line or the whole output of its stream.
+//! - If more output of its stream follows, it ended the line.
 //!
-//! Only at the end of a stream both are possible. There, how many bytes the stream had decides: the same
-//! output is followed a second time by attaching to the container before it is started, and what comes
-//! there is counted and dropped. Where nothing was counted, because the daemon was started after the
-//! container, a line end is assumed: most programs end their last line.
+//! Only at the end of a stream both are possible. There the number of bytes of the stream decides: the same
+//! output is read a second time by attaching to the container before it is started, and these bytes are
+//! counted and dropped. Without a count, because the daemon was started after the container, a line end is
+//! assumed: most programs end their last line.
 
 use bytes::Bytes;
 
@@ -24,7 +24,7 @@ use super::output::{Output, Stream, stamp};
 /// Bytes of the largest entry of a log: the buffer of the Engine's log copier.
 const FULL: usize = 16 << 10;
 
-/// The API of the first Engine that hands out all line ends, as minor version of 1.
+/// The API version (minor version of 1) of the first Engine that returns all line ends.
 const FIRST_WHOLE: usize = 42;
 
 /// True for an Engine that leaves line ends out.
@@ -33,34 +33,34 @@ pub(super) fn are_left_out(client: &bollard::Docker) -> bool {
     version.major_version == 1 && version.minor_version < FIRST_WHOLE
 }
 
-/// Puts line ends back while the entries of a log pass.
+/// Inserts missing line ends while the entries of a log pass.
 #[derive(Debug, Default)]
 pub(super) struct LineEnds {
     counter: Option<Counter>,
     streams: [Passing; 2],
 }
 
-/// How far a stream is.
+/// The state of a stream.
 #[derive(Clone, Copy, Debug, Default)]
 struct Passing {
-    /// Bytes that were handed on.
+    /// Bytes that were passed on.
     bytes: u64,
     at: At,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
-    /// Behind a line end, or where nothing is known.
+    /// After a line end, or at an unknown position.
     #[default]
     Begin,
-    /// Behind a full entry, after which the line goes on.
+    /// After a full entry, whose line continues.
     Inside,
-    /// Behind the last entry of a line, or of the stream.
+    /// After the last entry of a line, or of the stream.
     End,
 }
 
 impl LineEnds {
-    /// At the first entry; `counter` has counted from the first byte.
+    /// Starts at the first entry; `counter` has counted from the first byte.
     pub(super) fn new(counter: Option<Counter>) -> LineEnds {
         LineEnds {
             counter,
@@ -68,8 +68,8 @@ impl LineEnds {
         }
     }
 
-    /// What an entry, which has its time before it, stands for: its own bytes, and a line end of its own
-    /// stream or of the other one before it.
+    /// The output that an entry with a time prefix stands for: its own bytes, preceded by a missing line end
+    /// of its own stream or of the other one.
     pub(super) async fn pass(&mut self, entry: Output) -> Vec<Output> {
         let mut output = self.close(Some(entry.stream)).await;
         let bytes = without_time(entry.bytes);
@@ -89,18 +89,18 @@ impl LineEnds {
                 bytes,
             });
         } else if passing.at == At::End {
-            // Nothing but a line end makes an entry of no bytes.
+            // Only a line end makes an empty entry.
             output.push(self.end_line(entry.stream));
         }
         output
     }
 
-    /// The line ends after the last entries.
+    /// The missing line ends after the last entries.
     pub(super) async fn finish(&mut self) -> Vec<Output> {
         self.close(None).await
     }
 
-    /// Ends the lines that ended before an entry of stream `next` came, or before the end of both.
+    /// Ends the lines that ended before an entry of stream `next` came, or before the end of both streams.
     async fn close(&mut self, next: Option<Stream>) -> Vec<Output> {
         let mut ends = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -134,7 +134,7 @@ impl LineEnds {
 }
 
 impl Docker {
-    /// Begins to count what a container writes, where that will be needed; it must not be started yet.
+    /// Begins to count the output of a container, if that will be needed; it must not be started yet.
     pub(super) async fn count_output(&self, container: &str) {
         let Some(client) = self.negotiated().filter(are_left_out) else {
             return;
@@ -144,19 +144,18 @@ impl Docker {
         }
     }
 
-    /// Who counts what a container writes.
+    /// The counter of a container's output.
     pub(super) fn counter(&self, container: &str) -> Option<Counter> {
         self.counters().get(container).cloned()
     }
 
-    /// It need not be counted any more.
+    /// Drops the counter of a container.
     pub(super) fn forget_output(&self, container: &str) {
         self.counters().remove(container);
     }
 }
 
-/// An entry without the time that it begins with; what speaks the API without being an Engine may not
-/// give times.
+/// An entry without its time prefix; a server that speaks the API without being an Engine may not send times.
 fn without_time(mut entry: Bytes) -> Bytes {
     let space = entry.iter().position(|byte| *byte == b' ');
     match space.filter(|_| stamp(&entry).is_some()) {
@@ -169,7 +168,7 @@ fn without_time(mut entry: Bytes) -> Bytes {
 mod tests {
     use super::*;
 
-    /// The entries that an Engine with the defect makes of a stream: as its log copier does.
+    /// The entries that an Engine with the defect makes of a stream, as its log copier does.
     fn entries(stream: Stream, mut bytes: &[u8]) -> Vec<Output> {
         let mut entries = Vec::new();
         let mut is_inside = false;
@@ -236,7 +235,7 @@ mod tests {
         let whole = lines(&[20_000]);
         let open = &whole[..20_000];
         assert!(mended(entries(Stream::Stdout, open), None).await == whole);
-        // One that is short, or exactly full, says itself that it has none.
+        // A short or an exactly full entry itself shows that it has no line end.
         for open in [&whole[..100], &whole[..FULL]] {
             assert!(mended(entries(Stream::Stdout, open), None).await == open);
         }

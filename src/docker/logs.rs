@@ -1,7 +1,7 @@
-//! The output of a container: followed from its first byte to its last, byte for byte.
+//! The output of a container, read from its first byte to its last without a change.
 //!
-//! The Engine keeps it until the container is removed, whole, for every reader at any time. What it
-//! answers is not believed to be all of it before the container is known to have ended.
+//! The Engine stores the output until the container is removed, complete, for any number of readers. An
+//! answer is not taken as complete before the container is known to have ended.
 
 use std::{collections::VecDeque, pin::pin, time::Duration};
 
@@ -21,14 +21,14 @@ use super::output::{Output, Stream, stamp};
 
 impl Docker {
     /// The output of a started container from its first byte, until it ends. A container that was never
-    /// started has none. The stream is over after its first error.
+    /// started has none. The stream ends after its first error.
     ///
-    /// A caller that knows that the container has ended cancels `over`: an Engine that then says nothing more
-    /// is not waited for.
+    /// A caller that knows that the container has ended cancels `over`: an Engine that then sends nothing
+    /// more is not waited for.
     ///
     /// # Errors
-    /// [`Error::NoSuchContainer`] (removed meanwhile, too), [`Error::Unreachable`] (gone meanwhile,
-    /// too), [`Error::Api`].
+    /// [`Error::NoSuchContainer`] (also if removed meanwhile), [`Error::Unreachable`] (also if gone
+    /// meanwhile), [`Error::Api`].
     pub fn logs(
         &self,
         container: &str,
@@ -68,7 +68,7 @@ impl Docker {
             let mut pieces = pin!(docker.logs(container, Some(options)));
             let mut last = None;
             while let Some(piece) = pieces.next().await {
-                // Of a line in several pieces each has its time.
+                // Each piece of a line in several pieces has a time.
                 last = stamp(piece?.as_ref()).or(last);
             }
             Ok(last)
@@ -80,39 +80,39 @@ impl Docker {
 
 const DOING_LOGS: &str = "reading a container's output";
 
-/// How long an Engine that has ended the output is given to end the container too, which it does
-/// within some hundred milliseconds; one that does not is followed again.
+/// How long to wait for the end of a container after the Engine has ended its output, normally some hundred
+/// milliseconds; if it still runs, its output is followed again.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the Engine may say nothing about a container that has ended, whose output is on its disk.
+/// How long the Engine may send nothing about a container that has ended, whose output is on its disk.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often all of the output of a container that is over is read, when less comes than before.
+/// How often the complete output of an ended container is read again, if a reading is shorter than the first.
 const MAX_READINGS: u32 = 3;
 
-/// Follows a container's output to its end, and then reads what the Engine has swallowed.
+/// Follows a container's output to its end, and then reads the part that the Engine has left out.
 ///
-/// Engines before 23 leave a follower when the container ends, whether it has got the last entries
-/// or not; an unterminated last line is lost more often than not. What was kept is whole, though.
-/// Therefore all of it is read once more when the container is over, without the bytes that were
-/// delivered already. Nothing but the end of the container tells that it is: an answer may end in
-/// good order for other reasons.
+/// Engines before 23 disconnect a follower when the container ends, whether it has got the last entries or
+/// not; an unterminated last line is lost more often than not. The stored output is complete, though.
+/// Therefore all of it is read once more when the container has ended, without the bytes that were delivered
+/// already. Only the end of the container shows that the output is complete: an answer may end normally for
+/// other reasons.
 struct LogReader {
     docker: Docker,
     container: String,
     /// The container has ended.
     over: CancellationToken,
-    /// Bytes handed out, of standard output and standard error.
+    /// Bytes delivered, of standard output and standard error.
     delivered: [u64; 2],
-    /// Bytes of the second reading that were handed out in the first.
+    /// Bytes of the second reading that were delivered in the first.
     skip: [u64; 2],
     follow: bool,
-    /// Readings of all of it that were less than the first.
+    /// Complete readings that were shorter than the first.
     tries: u32,
     frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
-    /// Where the Engine leaves line ends out.
+    /// Set if the Engine leaves line ends out.
     line_ends: Option<LineEnds>,
-    /// Read, and not handed out yet.
+    /// Read, and not delivered yet.
     ready: VecDeque<Output>,
 }
 
@@ -138,7 +138,7 @@ impl LogReader {
         }
     }
 
-    /// The next frame of the present reading, which is begun where none is; `None` at its end.
+    /// The next frame of the current reading, which is begun if there is none; `None` at its end.
     async fn next_frame(&mut self) -> Result<Option<LogOutput>, Error> {
         let frames = match &mut self.frames {
             Some(frames) => frames,
@@ -169,7 +169,7 @@ impl LogReader {
             frame = frames.next() => frame,
             () = stalled => match is_following {
                 true => None,
-                // All that is there is read once more, and that has an end.
+                // The stored output is read once more, and that reading ends.
                 false => return Err(incomplete("it does not go on")),
             },
         };
@@ -186,7 +186,7 @@ impl LogReader {
         Ok(())
     }
 
-    /// Decides what follows the end of a reading. True when nothing does: all of the output was read.
+    /// Decides what follows the end of a reading. True when all of the output was read.
     async fn end_reading(&mut self) -> Result<bool, Error> {
         if self.follow {
             let ended = self.docker.wait(&self.container);
@@ -195,11 +195,11 @@ impl LogReader {
                 self.follow = false;
             }
         } else if let Some(mut line_ends) = self.line_ends.take() {
-            // Only what has been read to its end says how it ends.
+            // Only a completed reading shows how the output ends.
             self.ready.extend(line_ends.finish().await);
             return Ok(false);
         } else if self.skip != [0; 2] {
-            // It cannot be less than what was there before.
+            // The output cannot be shorter than it was before.
             self.tries += 1;
             if self.tries == MAX_READINGS {
                 return Err(incomplete("it leaves out the end of it"));
@@ -212,11 +212,11 @@ impl LogReader {
         Ok(false)
     }
 
-    /// A piece without what was handed out already; `None` where nothing is left of it.
+    /// A piece without the part that was delivered already; `None` if nothing is left of it.
     fn leave_out_known(&mut self, mut piece: Output) -> Option<Output> {
         let which = piece.stream as usize;
         let length = piece.bytes.len() as u64;
-        // No more than the length of the piece, which is in memory.
+        // It is at most the length of the piece, which is in memory.
         let known = self.skip[which].min(length);
         self.skip[which] -= known;
         self.delivered[which] += length - known;
@@ -236,7 +236,8 @@ fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
     let (stream, bytes) = match frame {
         LogOutput::StdOut { message } => (Stream::Stdout, message),
         LogOutput::StdErr { message } => (Stream::Stderr, message),
-        // Without a terminal there are only the two; what else comes is the Engine's own complaint.
+        // Without a terminal there are only the two streams; other frames are the Engine's own error
+        // messages.
         LogOutput::StdIn { message } | LogOutput::Console { message } => {
             return Err(Error::Api {
                 doing: doing.to_owned(),

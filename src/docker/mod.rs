@@ -1,12 +1,12 @@
-//! A context becomes an image; a container runs, is found again, is stopped.
+//! The Docker Engine: builds an image from a context; runs, finds and stops containers.
 //!
-//! [`Docker`] is a cheap handle to one Docker Engine behind a unix socket. It takes specs
-//! ([`ImageSpec`], [`ContainerSpec`]) and returns values and streams; it never knows why a container
-//! runs. Images are built by the classic builder, which every Engine still serves.
+//! [`Docker`] is a cheap handle to one Docker Engine behind a unix socket. It takes specs ([`ImageSpec`],
+//! [`ContainerSpec`]) and returns values and streams, independent of the purpose of a container. Images are
+//! built by the classic builder, which every Engine still has.
 //!
-//! Nothing here retries, logs or remembers containers: an Engine that does not answer is
-//! [`Error::Unreachable`], and when to ask again is the caller's affair. The handle connects by itself
-//! when the Engine is back.
+//! This module does not retry, log or store containers: an Engine that does not answer is
+//! [`Error::Unreachable`], and the caller decides when to try again. The handle reconnects by itself when the
+//! Engine is back.
 
 mod container;
 mod container_spec;

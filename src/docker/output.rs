@@ -3,21 +3,21 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 
-/// Bytes that the `local` log driver may write for one byte of output: an empty line, of one byte, is
-/// an entry of 28 (its length twice, the name of the stream, the time, the keys of the fields).
+/// Bytes that the `local` log driver may write for one byte of output: an empty line, of one byte, makes an
+/// entry of 28 (its length twice, the name of the stream, the time, the keys of the fields).
 pub(super) const LOG_OVERHEAD: u64 = 32;
 
-/// A piece of output; chunks are no lines.
+/// A piece of output, which need not be a whole line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// Where it was written to.
+    /// The stream it was written to.
     pub stream: Stream,
     /// The bytes, as written; not necessarily UTF-8.
     pub bytes: Bytes,
 }
 
 impl Output {
-    /// Bytes that the Engine's log driver takes for it, at most.
+    /// Bytes that the Engine's log driver needs for it, at most.
     pub fn stored(&self) -> u64 {
         LOG_OVERHEAD.saturating_add(self.bytes.len() as u64)
     }
@@ -32,7 +32,7 @@ pub enum Stream {
     Stderr,
 }
 
-/// The time that a piece of output begins with where times were asked for.
+/// The time prefix of a piece of output, if times were requested.
 pub(super) fn stamp(piece: &[u8]) -> Option<Timestamp> {
     let end = piece.iter().position(|byte| *byte == b' ')?;
     std::str::from_utf8(&piece[..end]).ok()?.parse().ok()

@@ -1,7 +1,7 @@
-//! Whether the user of a container has an entry in its `/etc/passwd`.
+//! Finds the user of a container in its `/etc/passwd`.
 //!
-//! What the Engine hands out is the image's, so hostile: bounded in size, in links and in time. Links
-//! are the Engine's to resolve, which never leaves the container.
+//! The file comes from the image, so it may be hostile: its size, links and time are bounded. The Engine
+//! resolves links and never leaves the container.
 
 use std::io::Read;
 
@@ -14,24 +14,24 @@ use super::error::{Cause, Error};
 
 const PASSWD: &str = "/etc/passwd";
 
-/// Bytes of the file that are looked at: 10,000 users.
+/// Bytes of the file that are read: 10,000 users.
 const MAX_PASSWD: usize = 1 << 20;
 
 /// Links that are followed from `/etc/passwd` to the file: as many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
-/// What stands at a path in a container.
+/// The entry at a path in a container.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     File(Vec<u8>),
     Link(String),
-    /// Nothing, or nothing that can be read.
+    /// Nothing readable.
     Nothing,
 }
 
 impl Docker {
-    /// The home directory that the container's `/etc/passwd` has for user number `user`; `None` where
-    /// there is no entry with one. The container need not run.
+    /// The home directory of user number `user` in the container's `/etc/passwd`; `None` if no entry has one.
+    /// The container need not run.
     ///
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
@@ -58,7 +58,7 @@ impl Docker {
             let mut archive = Vec::new();
             while let Some(piece) = pieces.next().await {
                 archive.extend_from_slice(&piece?);
-                // The heads come on top.
+                // The headers are additional.
                 if archive.len() > 2 * MAX_PASSWD {
                     break;
                 }
@@ -76,7 +76,7 @@ impl Docker {
     }
 }
 
-/// Whether the Engine says that there is no such path in the container.
+/// Whether the Engine reports that the container has no such path.
 fn is_missing(source: &Cause) -> bool {
     let error = source.downcast_ref();
     error
@@ -84,7 +84,7 @@ fn is_missing(source: &Cause) -> bool {
         .is_some_and(|(status, _)| status == 404)
 }
 
-/// The first entry of an archive, which may be cut off.
+/// The first entry of an archive, which may be truncated.
 pub(super) fn first_of(archive: &[u8]) -> Found {
     let mut archive = tar::Archive::new(archive);
     let Some(Ok(entry)) = archive
@@ -119,8 +119,8 @@ pub(super) fn target_of(path: &str, target: &str) -> String {
     }
 }
 
-/// The home of the first entry with this number, read as the Engine's runtime does: a line without a
-/// number is one of user 0.
+/// The home of the first entry with this number, parsed as the Engine's runtime does: a line without a number
+/// is one of user 0.
 pub(super) fn home_in(text: &[u8], user: u32) -> Option<String> {
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());

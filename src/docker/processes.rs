@@ -1,11 +1,11 @@
 //! Whether a container was refused a process because it had as many as its limit (`pids`) allows.
 //!
-//! The Engine says nothing of that. The kernel counts refusals in the file `pids.events` of the
-//! container's cgroup, which is made while the container is started and removed some ten milliseconds
-//! after the end of its last process. (It notifies those who watch the file as well, but with version 1
-//! of cgroups not since Linux 6.11.) So the count is read when the container prints something, and when
-//! the process ends that the cgroup lists first: mostly once, at the end of the container's first process.
-//! Where the Engine's cgroups cannot be seen, as with an Engine in a container of its own, nothing is known.
+//! The Engine does not report that. The kernel counts refusals in the file `pids.events` of the container's
+//! cgroup, which is made while the container is started and removed some ten milliseconds after the end of
+//! its last process. (It also notifies processes that watch the file, but with version 1 of cgroups only
+//! since Linux 6.11.) So the count is read when the container prints something, and when the process ends
+//! that the cgroup lists first: mostly once, at the end of the container's first process. If the Engine's
+//! cgroups are not visible, as with an Engine in a container of its own, nothing is known.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 
-/// Where cgroups are: all controllers of version 2, or a directory for each of version 1.
+/// The root of the cgroups: all controllers of version 2, or a directory for each of version 1.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The Engine's default parent where it makes the cgroups itself.
 const ENGINE_PARENT: &str = "docker";
@@ -29,11 +29,11 @@ const EVENTS: &str = "pids.events";
 const PROCESSES: &str = "cgroup.procs";
 /// Bytes of events that are read at once; the name in an event takes 272 at most.
 const EVENT_BUFFER: usize = 4 << 10;
-/// How long the count of a container that has ended is waited for: it was read before the Engine knew of
-/// the end, unless the host is very busy.
+/// How long to wait for the count of a container that has ended: it was read before the Engine knew of the
+/// end, unless the host is very busy.
 const COUNT_DELAY: Duration = Duration::from_secs(1);
 
-/// A watch over one container's limit of processes; ended when it is dropped.
+/// A watch over one container's limit of processes; it ends when dropped.
 #[derive(Debug)]
 pub struct ProcessWatch {
     task: JoinSet<bool>,
@@ -43,8 +43,8 @@ pub struct ProcessWatch {
 }
 
 impl ProcessWatch {
-    /// A watch over a container that is about to be started or runs already. `slice` is what systemd
-    /// was asked to put it into. Must be called within a runtime.
+    /// Watches a container that is about to be started or runs already. `slice` is the slice that systemd was
+    /// asked to put it into. Must be called within a runtime.
     pub fn begin(container: &str, slice: &str) -> ProcessWatch {
         let root = Path::new(CGROUPS);
         // Only version 1 has a directory for each controller.
@@ -58,7 +58,7 @@ impl ProcessWatch {
 
     fn at(places: Vec<PathBuf>) -> ProcessWatch {
         let (mut task, place) = (JoinSet::new(), Arc::new(OnceLock::new()));
-        // Before the container can be started; nothing is known where the host gives no instance.
+        // The watch begins before the start; without an inotify instance from the host nothing is known.
         if let Some(changes) = Changes::begin(places.iter().filter_map(|place| place.parent())) {
             task.spawn(watch(changes, places, place.clone()));
         }
@@ -69,8 +69,8 @@ impl ProcessWatch {
         }
     }
 
-    /// Reads the count while the container runs. At its end there may be no time for that on a busy
-    /// host, and who was refused a process mostly prints something then.
+    /// Reads the count while the container runs. On a busy host there may be no time for that at its end, and
+    /// a process that was refused another mostly prints something then.
     pub fn look(&mut self) {
         if let Some(place) = self.place.get().filter(|_| !self.was_refused) {
             self.was_refused = has_refusals(place);
@@ -87,8 +87,8 @@ impl ProcessWatch {
     }
 }
 
-/// Follows a container's cgroup, which will be at one of `places`, to its end: true as soon as a process
-/// was refused. What is read here is in the kernel's memory, so it blocks no more than any call.
+/// Follows a container's cgroup, which will be at one of `places`, to its end: true as soon as a process was
+/// refused. The files are in the kernel's memory, so reading them blocks no more than any system call.
 async fn watch(mut changes: Changes, places: Vec<PathBuf>, found: Arc<OnceLock<PathBuf>>) -> bool {
     let place = loop {
         match places.iter().find(|place| place.join(PROCESSES).exists()) {
@@ -113,7 +113,7 @@ async fn watch(mut changes: Changes, places: Vec<PathBuf>, found: Arc<OnceLock<P
                 }
             }
             None if has_begun => return has_refusals(place),
-            // The first process is put in by a write into the file.
+            // The first process is added by a write to the file.
             None => changes.next().await,
         }
         if has_refusals(place) {
@@ -122,7 +122,7 @@ async fn watch(mut changes: Changes, places: Vec<PathBuf>, found: Arc<OnceLock<P
     }
 }
 
-/// Whether the kernel has counted refusals in a cgroup. One that is gone tells nothing.
+/// Whether the kernel has counted refusals in a cgroup. A removed cgroup counts as none.
 fn has_refusals(place: &Path) -> bool {
     let count = std::fs::read_to_string(place.join(EVENTS));
     refusals(&count.unwrap_or_default()) > 0
@@ -130,21 +130,21 @@ fn has_refusals(place: &Path) -> bool {
 
 /// Waits until a process has ended.
 async fn ended(process: OwnedFd) {
-    // It is no pipe, but as readable as one: tokio's own type for this needs unsafe code.
+    // A pidfd is no pipe, but becomes readable like one: tokio's own type for this needs unsafe code.
     if let Ok(process) = pipe::Receiver::from_owned_fd_unchecked(process) {
-        // It is readable from then on.
+        // The end makes it readable.
         let _ = process.readable().await;
     }
 }
 
-/// What changes in some directories and files.
+/// Changes in some directories and files.
 struct Changes {
     // Likewise.
     inotify: pipe::Receiver,
 }
 
 impl Changes {
-    /// Begins with what is made in these directories; those that are not there are passed over.
+    /// Watches for new entries in these directories; missing directories are skipped.
     fn begin<'a>(directories: impl Iterator<Item = &'a Path>) -> Option<Changes> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
         let inotify = pipe::Receiver::from_owned_fd_unchecked(inotify).ok()?;
@@ -156,11 +156,11 @@ impl Changes {
     }
 
     fn add(&self, path: &Path, flags: WatchFlags) {
-        // What is not there does not change.
+        // A missing path cannot change.
         let _ = inotify::add_watch(&self.inotify, path, flags);
     }
 
-    /// Waits until something has changed; the caller looks what it is.
+    /// Waits until something has changed; the caller finds out what.
     async fn next(&mut self) {
         let mut events = [0; EVENT_BUFFER];
         while self.inotify.readable().await.is_ok() {
@@ -174,7 +174,7 @@ impl Changes {
     }
 }
 
-/// Where a container's cgroup may be below `root`, by who makes it and in what.
+/// The possible paths of a container's cgroup below `root`, by cgroup driver and slice.
 fn places(root: &Path, container: &str, slice: &str) -> Vec<PathBuf> {
     let scope = format!("docker-{container}.scope");
     vec![
@@ -193,7 +193,7 @@ fn slice_path(slice: &str) -> PathBuf {
         .collect()
 }
 
-/// How many refusals the text of a `pids.events` tells of.
+/// The number of refusals in the text of a `pids.events`.
 fn refusals(text: &str) -> u64 {
     let mut lines = text.lines();
     let count = lines.find_map(|line| line.strip_prefix("max "));

@@ -1,52 +1,52 @@
-//! The output of the classic builder, read line by line: which layers and containers it makes, and
-//! which of its text the author of the Dockerfile needs.
+//! Parses the output of the classic builder line by line: which layers and containers it makes, and which
+//! lines the author of the Dockerfile needs.
 //!
-//! What a `RUN` step prints comes through the same stream, so nothing that looks like the builder's own
-//! words is believed while a step runs. A hostile step can still imitate the end of itself: callers must
-//! check at the Engine what is claimed here before they remove anything.
+//! The output of `RUN` steps is in the same stream, so lines that look like the builder's own are ignored
+//! while a step runs. A hostile step can still imitate its own end: callers must check each claim with the
+//! Engine before they remove anything.
 
 use std::collections::BTreeMap;
 
 use bollard::models::BuildInfo;
 use bytes::Bytes;
 
-/// What an image build tells while it goes on.
+/// A progress report of an image build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// Text for the log.
     Text(Bytes),
-    /// A step has ended, and this is the layer that it made or found.
+    /// A step has ended, and made or found this layer.
     Layer(Layer),
-    /// A container was made for a step; the first 12 digits of its id.
+    /// A container was created for a step; the first 12 digits of its id.
     Container(String),
-    /// The build begins again: the layers told until now may not belong to its image.
+    /// The build begins again: layers reported earlier may not belong to its image.
     Restarted,
 }
 
-/// The layer that a step of a Dockerfile ended with; with this builder, an image of its own.
+/// The layer that a step of a Dockerfile ended with; the classic builder makes it an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// The first 12 digits of its id.
     pub id: String,
-    /// The instruction as it stands in the Dockerfile.
+    /// The instruction as written in the Dockerfile.
     pub instruction: String,
-    /// It was there before.
+    /// It came from the cache.
     pub is_cached: bool,
 }
 
 /// Why a step may have failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Fetching {
-    /// Not for want of an image.
+    /// Not because of a missing image.
     #[default]
     Nothing,
-    /// It is a `FROM` that has not succeeded.
+    /// It is a `FROM` that has failed.
     Base,
     /// It copies from another image.
     Source,
 }
 
-/// What is read out of the classic builder's progress.
+/// The parser's state.
 #[derive(Debug)]
 pub(super) struct Steps {
     /// The id of the image, in full.
@@ -55,7 +55,7 @@ pub(super) struct Steps {
     pub(super) short_id: Option<String>,
     /// `key=value` of the labels that the builder sets in steps of its own, which are the last.
     labels: Vec<String>,
-    /// Names of build args that the Dockerfile need not know.
+    /// Names of build args that the Dockerfile need not declare.
     args: Vec<String>,
     fetching: Fetching,
     number: usize,
@@ -63,12 +63,12 @@ pub(super) struct Steps {
     is_cached: bool,
     /// The container of the step that runs.
     running: Option<String>,
-    /// The step is not the author's.
+    /// The step was added by mistry.
     is_hidden: bool,
 }
 
 impl Steps {
-    /// For a build that sets these labels and gives these values for `ARG`s.
+    /// Parses a build that sets these labels and these values for `ARG`s.
     pub(super) fn new(
         labels: &BTreeMap<String, String>,
         build_args: &BTreeMap<String, String>,
@@ -90,12 +90,12 @@ impl Steps {
         }
     }
 
-    /// Whether the step that goes on fetches an image.
+    /// Whether the current step fetches an image.
     pub(super) fn fetching(&self) -> Fetching {
         self.fetching
     }
 
-    /// Notes what the item says, and returns what is to be told of it.
+    /// Parses an item, and returns the progress to report.
     pub(super) fn take(&mut self, item: BuildInfo) -> Vec<Progress> {
         if let Some(id) = item.aux.and_then(|aux| aux.id) {
             self.image = Some(id);
@@ -113,7 +113,7 @@ impl Steps {
             }
             return told;
         }
-        // The bars of a pull, many times a second, are for terminals.
+        // Progress bars of a pull come many times a second and are for terminals.
         let is_bar = item
             .progress_detail
             .is_some_and(|bar| bar.current.is_some());
@@ -126,13 +126,13 @@ impl Steps {
         told
     }
 
-    /// Reads one line, or a piece of one, and returns what of it is shown.
+    /// Parses one line, or a piece of one, and returns the part that is shown.
     fn read(&mut self, text: &str, told: &mut Vec<Progress>) -> Option<String> {
         let line = text.trim_end_matches(['\n', '\r']);
         let step = step(line);
         if let Some(container) = &self.running {
             let is_over = line.strip_suffix(container.as_str()).is_some_and(|words| {
-                // In the words of Engines before 23 and since.
+                // The two messages are those of Engines before 23 and since.
                 words == "Removing intermediate container "
                     || words == " ---> Removed intermediate container "
             });
@@ -180,7 +180,7 @@ impl Steps {
         if self.labels.is_empty() {
             return Some(text.to_owned());
         }
-        // The author counts without the steps that are ours, which are the last.
+        // The author's step numbers do not include mistry's own steps, which are the last.
         let own = total.saturating_sub(self.labels.len());
         self.is_hidden = number > own && word == "LABEL" && {
             let label = instruction.get(word.len()..).unwrap_or_default();
@@ -191,7 +191,7 @@ impl Steps {
         (!self.is_hidden).then_some(shown)
     }
 
-    /// What follows ` ---> `.
+    /// Parses text after ` ---> `.
     fn arrow(&mut self, words: &str, told: &mut Vec<Progress>) {
         if words == "Using cache" {
             self.is_cached = true;
@@ -213,7 +213,7 @@ impl Steps {
         }
     }
 
-    /// True for the builder's word that the Dockerfile does not use args which are ours.
+    /// True for the builder's message that the Dockerfile does not use args that mistry set.
     fn is_about_our_args(&self, line: &str) -> bool {
         let names = line
             .strip_prefix("[Warning] One or more build-args [")

@@ -1,15 +1,15 @@
-//! The name that a project's image has on the host, for people who look at `docker images`.
+//! The name of a project's image, for users of `docker images`.
 //!
-//! Nothing is ever found or run by it: tags move.
+//! No image is found or run by its tag, because tags can be moved.
 
 use sha2::{Digest, Sha256};
 
-/// Digits of the digest that tell apart projects whose cleaned names are the same: 64 bits.
+/// Digits of the digest that distinguish projects whose cleaned names are the same: 64 bits.
 const DIGEST_BYTES: usize = 8;
 
-/// `mistry-<project>`, made a valid reference: where Docker does not take the name as it is (upper
-/// case, two dots, …) it is cleaned, and a digest of the real name becomes the part after the colon.
-/// No two projects share a reference, since a name that is taken as it is has no such part.
+/// `mistry-<project>`, made a valid reference: a name that Docker does not accept (upper case, two dots, …)
+/// is cleaned, and a digest of the real name becomes the part after the colon. No two projects share a
+/// reference, since an accepted name has no such part.
 pub fn tag_for(project: &str) -> String {
     let clean = cleaned(project);
     if clean == project {
@@ -19,8 +19,8 @@ pub fn tag_for(project: &str) -> String {
     format!("mistry-{clean}:{digest}")
 }
 
-/// Lower-case letters and digits in runs, between them one `.`, one or two `_`, or any number of `-`:
-/// what Docker's grammar of repository names allows.
+/// Runs of lower-case letters and digits, separated by one `.`, one or two `_`, or any number of `-`: what
+/// Docker's grammar of repository names allows.
 fn cleaned(project: &str) -> String {
     let lower = project.to_ascii_lowercase();
     let mut clean = String::with_capacity(lower.len());

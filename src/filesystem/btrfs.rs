@@ -1,9 +1,8 @@
 //! Btrfs: subvolumes are created, cloned and destroyed by ioctl.
 //!
-//! Each function is one question or one request to the kernel, about a directory that the caller has
-//! opened and an entry of it. No path is resolved, no child process is started, and nothing here
-//! decides what to do when the kernel says no, except that [`snapshot`] tells "not by a snapshot" from
-//! "not at all".
+//! Each function is one query or one request to the kernel, about a directory that the caller has opened and
+//! an entry of it. No path is resolved, no child process is started, and nothing here decides how a kernel
+//! error is handled, except that [`snapshot`] distinguishes "not by a snapshot" from "not at all".
 //!
 //! Besides `fiemap`, this is the only file of the crate with `unsafe` in it.
 
@@ -25,10 +24,10 @@ use rustix::fs::{Stat, StatFs, fstat, fstatfs};
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, Setter, Updater, ioctl};
 
-/// What statfs says of Btrfs; linux/magic.h.
+/// The statfs magic number of Btrfs; linux/magic.h.
 const BTRFS_SUPER_MAGIC: u64 = 0x9123_683e;
 
-/// Other filesystems that one may meet under a build path; linux/magic.h.
+/// Other filesystems that are common under a build path; linux/magic.h.
 const OTHER_MAGICS: &[(u64, &str)] = &[
     (0xef53, "ext4"),
     (0x0102_1994, "tmpfs"),
@@ -47,7 +46,7 @@ pub(super) fn is_btrfs(found: &StatFs) -> bool {
     magic(found) == BTRFS_SUPER_MAGIC
 }
 
-/// The name of a filesystem, for people.
+/// The name of a filesystem, for messages.
 pub(super) fn magic_name(found: &StatFs) -> String {
     let magic = magic(found);
     if magic == BTRFS_SUPER_MAGIC {
@@ -65,22 +64,22 @@ fn magic(found: &StatFs) -> u64 {
     found.f_type as u64 & 0xffff_ffff
 }
 
-/// Whether a directory may be the root of a subvolume. On Btrfs this is exact; elsewhere any inode may
-/// have that number, and the requests below then fail without harm.
+/// Whether a directory may be the root of a subvolume. On Btrfs this is exact; elsewhere any inode may have
+/// that number, and the requests below then fail without side effects.
 pub(super) fn may_be_subvolume(stat: &Stat) -> bool {
     stat.st_ino == u64::from(BTRFS_FIRST_FREE_OBJECTID)
 }
 
-/// Makes a new empty subvolume.
+/// Creates a new empty subvolume.
 pub(super) fn create(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     request::<{ BTRFS_IOC_SUBVOL_CREATE_V2 as Opcode }>(parent, 0, name)
 }
 
-/// Makes the entry `name` of `parent` a writable snapshot of the subvolume `source`.
+/// Creates the entry `name` of `parent` as a writable snapshot of the subvolume `source`.
 ///
-/// `false`, and nothing is made, when a copy must do instead: `source` is no subvolume, or one with
-/// others inside (a snapshot would have dead directories in their place), or on another filesystem, or
-/// one that this user may not take a snapshot of.
+/// Returns `false` and creates nothing when a copy is needed instead: `source` is no subvolume, contains
+/// other subvolumes (a snapshot would have unusable directories in their place), is on another filesystem, or
+/// may not be snapshotted by this user.
 pub(super) fn snapshot(
     source: BorrowedFd<'_>,
     parent: BorrowedFd<'_>,
@@ -98,15 +97,14 @@ pub(super) fn snapshot(
     }
 }
 
-/// Older kernels take a snapshot of the surrounding subvolume when they are given a mere directory, so
-/// this must be sure.
+/// Given a plain directory, older kernels snapshot the surrounding subvolume, so this check must be certain.
 fn is_subvolume(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(may_be_subvolume(&fstat(directory)?) && is_btrfs(&fstatfs(directory)?))
 }
 
-/// Destroys the subvolume `name` of `parent` in one go. It fails, and nothing happens, when the entry
-/// is no subvolume, has subvolumes inside, or belongs to others; without root also when the filesystem
-/// is not mounted with `user_subvol_rm_allowed`.
+/// Destroys the subvolume `name` of `parent` in one call. It fails without effect when the entry is no
+/// subvolume, contains subvolumes, or belongs to other users; without root also when the filesystem is not
+/// mounted with `user_subvol_rm_allowed`.
 #[allow(unsafe_code)]
 pub(super) fn destroy(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
     let arguments = btrfs_ioctl_vol_args {
@@ -114,8 +112,8 @@ pub(super) fn destroy(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> 
         name: name_field(name)?,
     };
     // SAFETY: SNAP_DESTROY reads a `btrfs_ioctl_vol_args` and writes nothing; its name ends with a zero
-    // inside the field. On a descriptor that is not Btrfs's the kernel refuses the number, which no
-    // other filesystem has.
+    // inside the field. On a descriptor of another filesystem the kernel rejects the number, which no other
+    // filesystem uses.
     unsafe {
         ioctl(
             parent,
@@ -124,10 +122,10 @@ pub(super) fn destroy(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> 
     }
 }
 
-/// Lets a read-only subvolume be written to again, which its owner may ask for. Does nothing to others.
+/// Makes a read-only subvolume writable again, which its owner may request. Has no effect on others.
 #[allow(unsafe_code)]
 pub(super) fn make_writable(subvolume: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: SUBVOL_GETFLAGS writes one u64, which the getter has room for.
+    // SAFETY: SUBVOL_GETFLAGS writes one u64, the size of the getter's buffer.
     let flags: u64 = unsafe {
         ioctl(
             subvolume,
@@ -147,8 +145,8 @@ pub(super) fn make_writable(subvolume: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Whether a subvolume has subvolumes somewhere inside. A kernel before 4.18 cannot say, which counts
-/// as no.
+/// Whether a subvolume contains subvolumes at any depth. A kernel before 4.18 cannot tell, which counts as
+/// no.
 #[allow(unsafe_code)]
 fn holds_subvolumes(subvolume: BorrowedFd<'_>) -> bool {
     let mut found = btrfs_ioctl_get_subvol_rootref_args {
@@ -168,11 +166,11 @@ fn holds_subvolumes(subvolume: BorrowedFd<'_>) -> bool {
             Updater::<{ BTRFS_IOC_GET_SUBVOL_ROOTREF as Opcode }, _>::new(&mut found),
         )
     };
-    // OVERFLOW: there are more than the answer has room for.
+    // OVERFLOW: there are more entries than the answer can hold.
     found.num_items > 0 || asked == Err(Errno::OVERFLOW)
 }
 
-/// One of the two requests that make a subvolume.
+/// Sends one of the two requests that create a subvolume.
 #[allow(unsafe_code)]
 fn request<const OPCODE: Opcode>(
     parent: BorrowedFd<'_>,
@@ -194,7 +192,7 @@ fn request<const OPCODE: Opcode>(
     unsafe { ioctl(parent.as_fd(), Setter::<OPCODE, _>::new(arguments)) }
 }
 
-/// A name as the kernel's structs hold it, with the zero that ends it.
+/// A name in the layout of the kernel's structs, with its terminating zero.
 fn name_field<const SIZE: usize>(name: &CStr) -> Result<[c_char; SIZE], Errno> {
     let mut field = [0; SIZE];
     let bytes = name.to_bytes_with_nul();

@@ -1,10 +1,9 @@
-//! What its owner has closed, opened for as long as a walk needs it.
+//! Makes entries that their owner made inaccessible accessible for the duration of a walk.
 //!
-//! A build may take from its own user the right to read a file or to search a directory. A daemon
-//! without capabilities that runs as this user may then not read them either, but it may change their
-//! modes. It adds the owner's missing bits while a walk is there, and puts the original mode back when
-//! the last walk has left. Meanwhile [`original`] gives the mode that the build chose. After a crash
-//! the added bits stay.
+//! A build may remove its own user's permission to read a file or to search a directory. A daemon without
+//! capabilities that runs as this user then cannot read them either, but it can change their modes. It adds
+//! the owner's missing bits while a walk is there, and restores the original mode when the last walk has
+//! left. Meanwhile [`original`] returns the mode that the build chose. After a crash the added bits stay.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,13 +17,13 @@ use parking_lot::Mutex;
 
 use super::inode::InodeId;
 
-/// What is open at the moment, with the number of walks that hold it. Locked over a few system calls
-/// on one inode, never over a walk.
+/// Entries with added bits, with the number of walks that hold them. Locked for a few system calls on one
+/// inode, never for a walk.
 static OPENED: Mutex<BTreeMap<InodeId, Held>> = Mutex::new(BTreeMap::new());
-/// How many entries `OPENED` has, so that nearly every look at a mode takes no lock. It grows before a
+/// The number of entries in `OPENED`, so that nearly every read of a mode takes no lock. It grows before a
 /// mode is changed.
 static OPENED_COUNT: AtomicUsize = AtomicUsize::new(0);
-/// Grows after each mode that was given back, before `OPENED_COUNT` shrinks.
+/// Incremented after each restored mode, before `OPENED_COUNT` shrinks.
 static RESTORED_COUNT: AtomicU64 = AtomicU64::new(0);
 
 struct Held {
@@ -32,7 +31,7 @@ struct Held {
     mode: Mode,
 }
 
-/// What the owner of a directory needs to read and search it, or the owner of a file to read it.
+/// The bits that an owner needs to read and search a directory, or to read a file.
 fn needed(stat: &Stat) -> Mode {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Mode::RUSR | Mode::XUSR,
@@ -40,7 +39,7 @@ fn needed(stat: &Stat) -> Mode {
     }
 }
 
-/// Whether this thread is the owner, lacks the bits, and has no capability that makes up for them.
+/// Whether this thread is the owner, lacks the bits, and has no capability that replaces them.
 fn is_closed(stat: &Stat) -> bool {
     if Mode::from_raw_mode(stat.st_mode).contains(needed(stat))
         || stat.st_uid != rustix::process::geteuid().as_raw()
@@ -48,12 +47,12 @@ fn is_closed(stat: &Stat) -> bool {
         return false;
     }
     let enough = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
-    // Where they cannot be asked for, adding the bits does no harm.
+    // If capabilities cannot be queried, adding the bits does no harm.
     capabilities(None).map_or(true, |sets| !sets.effective.intersects(enough))
 }
 
-/// Looks at what `handle` leads to, of which a bare handle (`O_PATH`) is enough, and opens it to its
-/// owner if it is closed. Where the second value is true, [`release`] has to follow.
+/// Reads the metadata of a handle's target (a bare `O_PATH` handle is enough), and adds bits for its owner if
+/// it is inaccessible. If the second value is true, [`release`] must follow.
 pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
     let mut held = OPENED.lock();
     let mut stat = fstat(handle)?;
@@ -69,7 +68,7 @@ pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
     let mode = Mode::from_raw_mode(stat.st_mode);
     held.insert(id, Held { walks: 1, mode });
     OPENED_COUNT.store(held.len(), Ordering::SeqCst);
-    // Refused by a filesystem or subvolume that is read-only; then opening gives the error.
+    // A read-only filesystem or subvolume refuses this; then opening returns the error.
     let is_changed = change_mode(handle, mode | needed(&stat)).is_ok();
     if !is_changed {
         drop_entry(&mut held, id);
@@ -77,8 +76,8 @@ pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
     Ok((stat, is_changed))
 }
 
-/// Ends a [`hold`]: the last one gives the original mode back. A filesystem that does not let us do it
-/// any more (it has become read-only) keeps the added bits.
+/// Ends a [`hold`]: the last one restores the original mode. On a filesystem that no longer allows it (it has
+/// become read-only) the added bits stay.
 pub(super) fn release(handle: BorrowedFd<'_>, id: InodeId) {
     let mut held = OPENED.lock();
     if let Some(entry) = held.get_mut(&id) {
@@ -90,7 +89,7 @@ pub(super) fn release(handle: BorrowedFd<'_>, id: InodeId) {
     }
 }
 
-/// Ends a [`hold`] of what cannot be reached any more.
+/// Ends a [`hold`] of an entry that can no longer be reached.
 pub(super) fn forget(id: InodeId) {
     let mut held = OPENED.lock();
     if let Some(entry) = held.get_mut(&id) {
@@ -107,12 +106,12 @@ fn drop_entry(held: &mut BTreeMap<InodeId, Held>, id: InodeId) {
     OPENED_COUNT.store(held.len(), Ordering::SeqCst);
 }
 
-/// Looks at an entry by `look`; gives the mode that it has when no walk holds it open.
+/// Reads an entry's metadata by `look`, with the mode that it has when no walk holds it.
 pub(super) fn original(look: impl Fn() -> Result<Stat, Errno>) -> Result<Stat, Errno> {
     let before = RESTORED_COUNT.load(Ordering::SeqCst);
     if OPENED_COUNT.load(Ordering::SeqCst) == 0 {
         let stat = look()?;
-        // Nothing was held at any moment of the look.
+        // No entry was held at any time during the read.
         if OPENED_COUNT.load(Ordering::SeqCst) == 0
             && RESTORED_COUNT.load(Ordering::SeqCst) == before
         {
@@ -128,7 +127,7 @@ pub(super) fn original(look: impl Fn() -> Result<Stat, Errno>) -> Result<Stat, E
     Ok(stat)
 }
 
-/// Opens the file `name` of `parent` for reading, also one that is closed to us, its owner; never
+/// Opens the file `name` of `parent` for reading, even if its owner, this user, lacks permission; never
 /// through a link, and never waiting for the writer of a FIFO.
 pub(super) fn open_file(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -142,7 +141,7 @@ pub(super) fn open_file(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result
     reopen(handle.as_fd())
 }
 
-/// Opens the regular file that a bare handle leads to for reading, also one that is closed to us.
+/// Opens the regular file of a bare handle for reading, even if this user lacks permission.
 pub(super) fn reopen(handle: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let stat = fstat(handle)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
@@ -160,8 +159,7 @@ pub(super) fn reopen(handle: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     opened
 }
 
-/// The only way to open or to change the mode of what a bare handle leads to without looking its name
-/// up again.
+/// The only way to open or chmod the target of a bare handle without looking its name up again.
 pub(super) fn path(handle: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", handle.as_raw_fd())
 }

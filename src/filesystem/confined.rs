@@ -1,31 +1,29 @@
-//! A directory that is handed to clients: a descriptor that leads to it, to what is in it, and nowhere
-//! else.
+//! Confined directories for clients: a descriptor that gives access to a directory and its contents, and to
+//! nothing else.
 //!
-//! A plain descriptor of a directory is a way to everywhere: `..` leads to its parent, links that a
-//! container planted lead wherever they say, and what its user may write can be written. This one is
-//! the root of a mount of its own, which stands in no process's tree:
+//! A plain directory descriptor gives access to everything: `..` leads to its parent, links that a container
+//! planted lead anywhere, and files that its user may write can be written. This descriptor is the root of a
+//! separate mount, which is in no process's tree:
 //!
-//! - `..` of its root is the root; no link in there is followed, whatever it says (`nosymfollow`);
-//! - nothing can be written, created, removed or given other modes (read-only, for root too);
-//! - set-uid bits, device nodes and programs in there are worth nothing (`nosuid,nodev,noexec`);
-//! - it can be neither remounted, cloned nor mounted anywhere, since no namespace holds it any more.
+//! - `..` of its root is the root; no link below it is followed, whatever its target (`nosymfollow`);
+//! - nothing can be written, created or removed, and no mode changed (read-only, for root too);
+//! - set-uid bits, device nodes and programs in it have no effect (`nosuid,nodev,noexec`);
+//! - it can be neither remounted, cloned nor mounted anywhere, since no namespace contains it any more.
 //!
-//! What it does not do: permissions count as ever, for each process that holds it. A directory that was opened
-//! may be listed; each name in there is looked up and opened with the rights of the process that does
-//! it, for which it takes search permission on the directory and read permission on the file. The
-//! directories above are not asked. Nothing keeps the tree, either: it may be removed under the
-//! descriptor, which then leads to a directory without names (on Btrfs, where a subvolume goes as a
-//! whole, perhaps to what was there), and the space is free when the last descriptor is closed. Until
-//! then the filesystem stays busy, wherever it is unmounted. Superusers have their own ways to
-//! everything.
+//! Limits: permissions are still checked, for each process that holds the descriptor. An opened directory may
+//! be listed; each name in it is looked up and opened with the rights of the calling process, which needs
+//! search permission on the directory and read permission on the file. The directories above are not checked.
+//! The tree is not kept, either: it may be removed under the descriptor, which then refers to a directory
+//! without names (on Btrfs, where a subvolume is removed as a whole, perhaps to the old contents), and the
+//! space is free when the last descriptor is closed. Until then the filesystem stays busy, wherever it is
+//! unmounted. Superusers can access everything anyway.
 //!
-//! Mounts take a namespace where one has the right to make them, and namespaces take a process with
-//! one thread. So [`hand_out`] starts a child that does it, from the program that is told: `mistryd`
-//! with the verb [`VERB`], which is [`confine`]. The directory is handed down as the child's working
-//! directory, opened by the parent under its own rules; there is no path that could be changed
-//! meanwhile, and it needs no rights, which in its user namespace the child would not have. What comes
-//! back is checked before it is handed on. Where the kernel refuses, there is an error and no plainer
-//! descriptor instead.
+//! Mounting requires a namespace in which that is permitted, and namespaces require a single-threaded
+//! process. So [`hand_out`] starts a child that does it, from the given program: `mistryd` with the verb
+//! [`VERB`], which calls [`confine`]. The directory is passed as the child's working directory, opened by the
+//! parent under its own rules; there is no path that could be changed meanwhile, and it needs no rights,
+//! which the child would not have in its user namespace. The returned descriptor is checked before it is
+//! passed on. If the kernel refuses, the result is an error and never a less confined descriptor.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -51,29 +49,29 @@ use rustix::thread::UnshareFlags;
 use super::error::{Error, Fault};
 use super::inode::InodeId;
 
-/// The program that runs, also when its file was replaced meanwhile.
+/// The running program, even if its file was replaced meanwhile.
 pub const OURSELVES: &str = "/proc/self/exe";
-/// The one argument with which `mistryd` calls [`confine`], and which it does not document.
+/// The one argument with which `mistryd` calls [`confine`]; it is undocumented.
 pub const VERB: &str = "confine";
 
-/// A program that starts and some mounts take milliseconds. A client of D-Bus waits 25 s for its
-/// answer, and is to get one.
+/// Starting a program and some mounts take milliseconds. A D-Bus client waits 25 s for its answer, and must
+/// get one.
 const CONFINE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the mount is.
+/// The flags of the mount.
 const MOUNT_FLAGS: MountFlags = MountFlags::RDONLY
     .union(MountFlags::NOSUID)
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC)
     .union(MountFlags::NOSYMFOLLOW);
-/// The same as statfs(2) tells them; the last is `ST_NOSYMFOLLOW`, which Linux has from 5.10 on.
+/// The same flags in statfs(2); the last is `ST_NOSYMFOLLOW`, which Linux has from 5.10 on.
 const REPORTED_FLAGS: StatVfsMountFlags = StatVfsMountFlags::RDONLY
     .union(StatVfsMountFlags::NOSUID)
     .union(StatVfsMountFlags::NODEV)
     .union(StatVfsMountFlags::NOEXEC)
     .union(StatVfsMountFlags::from_bits_retain(0x2000));
 
-/// What the child does, in order; its number is how it tells where it failed.
+/// The child's steps, in order; their numbers identify the step that failed.
 const STEPS: [&str; 6] = [
     "make namespaces for",
     "make mounts private for",
@@ -82,16 +80,16 @@ const STEPS: [&str; 6] = [
     "make read-only and without links",
     "detach the mount of",
 ];
-/// In the place of such a number: it is done.
+/// Sent in place of a step number: success.
 const MESSAGE_DONE: u8 = u8::MAX;
-/// A number, and the number of an error.
+/// A step number, and the number of an error.
 const FAILURE_MESSAGE_BYTES: usize = 1 + size_of::<i32>();
 
-/// A descriptor, open for reading, that leads to `directory` and to nothing else; see the head of the
-/// file. `program` is `mistryd`, [`OURSELVES`] for the daemon; `path` is for messages.
+/// A descriptor, open for reading, that gives access to `directory` and nothing else; see the module
+/// documentation. `program` is `mistryd`, [`OURSELVES`] for the daemon; `path` is for messages.
 ///
 /// # Errors
-/// [`Error::Confine`] where this host does not let us, [`Error::HandOut`] for anything else.
+/// [`Error::Confine`] if this host forbids it, [`Error::HandOut`] for anything else.
 pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Error> {
     let fault = |context| {
         move |source: io::Error| Error::HandOut {
@@ -102,8 +100,8 @@ pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Resul
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .map_err(|errno| fault("make a socket for")(errno.into()))?;
-    // Before it executes its program, the child has our descriptors. The command is dropped at once,
-    // and with it our copy of the child's end: so that its death is the end of the stream.
+    // Before it executes its program, the child has the parent's descriptors. The command is dropped at once,
+    // and with it the parent's copy of the child's end: so the stream ends when the child dies.
     let _child = Command::new(program)
         .arg0("mistryd")
         .arg(VERB)
@@ -120,8 +118,9 @@ pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Resul
         Reply::Mount(mount) => mount,
         Reply::Refused(step, errno) => return Err(refused(path, step, errno)),
     };
-    // Opened by us and not by the child: what a container closed to others is open to our capabilities,
-    // which the child left behind. When `mount` is closed, its namespace is gone and this stays.
+    // Opened by the parent and not by the child: files that a container made inaccessible are readable with
+    // capabilities, which the child has dropped. When `mount` is closed, its namespace is gone and this
+    // stays.
     let open = || {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = openat(&mount, c".", flags, Mode::empty())?;
@@ -133,7 +132,7 @@ pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Resul
         return Err(fault("recognise")(other));
     }
     drop(mount);
-    // An older kernel passes over a flag that it does not know.
+    // An older kernel ignores unknown flags.
     let told = fstatvfs(&opened).map_err(|errno| fault("look at")(errno.into()))?;
     if !told.f_flag.contains(REPORTED_FLAGS) {
         return Err(refused(path, "give all its flags to", Errno::OPNOTSUPP));
@@ -148,26 +147,26 @@ fn refused(path: &Path, step: &'static str, errno: Errno) -> Error {
     }
 }
 
-/// Whether `opened` is `directory`, and its `..` too.
+/// Whether both `opened` and its `..` are `directory`.
 fn is_same(opened: BorrowedFd<'_>, directory: BorrowedFd<'_>) -> Result<bool, Errno> {
     let expected = InodeId::of(&fstat(directory)?);
     let found = [fstat(opened)?, statat(opened, c"..", AtFlags::empty())?];
     Ok(found.iter().all(|found| InodeId::of(found) == expected))
 }
 
-/// A child that is gone when this is dropped. It has nothing to do after its one message.
+/// A child that is killed and reaped on drop. It has nothing to do after its one message.
 struct Reaped(Child);
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        // It may have ended by itself. Nothing outlives SIGKILL but a call that hangs in the kernel,
-        // and that would hang each process that touches this disk.
+        // It may have exited by itself. Only a call that hangs in the kernel survives SIGKILL, and that would
+        // hang each process that uses this disk.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// What the child says.
+/// The child's message.
 enum Reply {
     Mount(OwnedFd),
     Refused(&'static str, Errno),
@@ -215,8 +214,8 @@ fn await_readable(socket: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// All that the child does: makes a confined mount of the directory that it was started in, and sends
-/// it over the socket that is its standard input. To be called before there are threads.
+/// The child's main function: creates a confined mount of its working directory, and sends it over the socket
+/// that is its standard input. Must be called before threads start.
 pub fn confine() -> ExitCode {
     let sent = match detach() {
         Ok(mount) => send(&[MESSAGE_DONE], Some(mount.as_fd())),
@@ -245,32 +244,32 @@ fn send(message: &[u8], mount: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
     sendmsg(io::stdin(), &parts, &mut control, SendFlags::NOSIGNAL)
 }
 
-/// The working directory as a mount that is nowhere; else the step that failed, and why.
+/// The working directory as a detached mount; else the step that failed, and why.
 fn detach() -> Result<OwnedFd, (u8, Errno)> {
     let at = |step| move |errno| (step, errno);
     unshare().map_err(at(0))?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", private).map_err(at(1))?;
-    // Without `AT_RECURSIVE`: what is mounted in there does not come along. An empty path looks
-    // nothing up, so it takes no permission; the kernel has moved the working directory to our copy
-    // of its mount.
+    // Without `AT_RECURSIVE`: nested mounts are not cloned. An empty path looks nothing up, so it requires no
+    // permission; the kernel has moved the working directory to this process's copy of its mount.
     let clone = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
     let mount = open_tree(CWD, c"", clone).map_err(at(2))?;
-    // Flags are changed where it is mounted, by mount(2): a call for those that are not, which is
-    // mount_setattr(2), rustix does not have.
+    // Flags are changed on the mounted copy, by mount(2): rustix lacks mount_setattr(2), the call for
+    // detached mounts.
     let onto_itself =
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&mount, c"", CWD, c"", onto_itself).map_err(at(3))?;
     let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
     mount_remount(path, MOUNT_FLAGS | MountFlags::BIND, c"").map_err(at(4))?;
-    // What is mounted here goes with our namespace. Its clone keeps the flags and belongs to no namespace.
+    // This mount disappears with the process's namespace. Its clone keeps the flags and belongs to no
+    // namespace.
     open_tree(&mount, c"", clone).map_err(at(5))
 }
 
-/// Namespaces of our own for users and mounts; where a superuser may not have the first, which
-/// others would need to be allowed the second, the second alone.
+/// Creates user and mount namespaces; if a superuser may not create the first, which other users need for the
+/// second, only the second.
 #[expect(
     deprecated,
     reason = "what makes it unsafe in rustix are separate tables of files, which are not asked for"

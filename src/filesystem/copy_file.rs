@@ -1,8 +1,8 @@
-//! The contents of a file, copied in the cheapest way that works here.
+//! Copies the contents of a file by the cheapest method that works here.
 //!
-//! First shared with the original (a reflink: no data is moved), else copied inside the kernel, else
-//! read and written. A way that a filesystem does not know is not tried again in the same tree. Holes
-//! stay holes.
+//! Contents are shared with the original (a reflink: no data is moved), else copied inside the kernel, else
+//! read and written. A method that a filesystem does not support is not tried again in the same tree. Holes
+//! are preserved.
 
 use std::os::fd::OwnedFd;
 
@@ -12,13 +12,13 @@ use rustix::io::{Errno, pread, pwrite};
 
 use super::interrupt::Interrupt;
 
-/// How much is read at once where the kernel does not copy: large enough that calls do not count.
+/// Read size when the kernel does not copy: large enough that the cost of calls is negligible.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// How much the kernel is asked to copy at once: little enough that a process can be ended meanwhile.
+/// Bytes that the kernel copies per call: few enough that the process can be interrupted in between.
 const KERNEL_COPY_BYTES: u64 = 128 * 1024 * 1024;
 
-/// The ways that are still worth trying.
+/// The methods that are still worth trying.
 pub(super) struct FileCopier {
     reflink: bool,
     in_kernel: bool,
@@ -27,7 +27,7 @@ pub(super) struct FileCopier {
 }
 
 impl FileCopier {
-    /// Copies until it is interrupted, which is an error of the file that is being copied.
+    /// Copies until it is interrupted, which is reported as an error of the file being copied.
     pub(super) fn new(interrupt: Interrupt) -> FileCopier {
         FileCopier {
             interrupt,
@@ -37,7 +37,7 @@ impl FileCopier {
         }
     }
 
-    /// Copies what `from` held when `stat` was taken into the new file `to`.
+    /// Copies the contents that `from` had when `stat` was taken into the new file `to`.
     pub(super) fn copy(&mut self, from: &OwnedFd, to: &OwnedFd, stat: &Stat) -> Result<(), Errno> {
         let size = u64::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
         if size == 0 {
@@ -49,12 +49,12 @@ impl FileCopier {
                 Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::XDEV) => {
                     self.reflink = false;
                 }
-                // Something about this one file, such as being exempt from copy-on-write.
+                // A property of this one file, such as being exempt from copy-on-write.
                 Err(Errno::INVAL | Errno::PERM | Errno::TXTBSY) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        // Blocks are of 512 bytes here, whatever the filesystem's are.
+        // These blocks are 512 bytes, whatever the filesystem's block size is.
         let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         if allocated >= size {
             return self.range(from, to, 0, size);
@@ -67,7 +67,7 @@ impl FileCopier {
         while at < size {
             let start = match seek(from, SeekFrom::Data(at)) {
                 Ok(start) if start < size => start,
-                // Nothing but a hole from here on.
+                // Only a hole follows.
                 Ok(_) | Err(Errno::NXIO) => break,
                 Err(errno) => return Err(errno),
             };
@@ -85,7 +85,7 @@ impl FileCopier {
             let (mut read, mut written) = (at, at);
             let length = usize::try_from((end - at).min(KERNEL_COPY_BYTES)).unwrap_or(BUFFER_BYTES);
             match copy_file_range(from, Some(&mut read), to, Some(&mut written), length) {
-                // Either the file became shorter or the kernel cannot tell its size; reading will show.
+                // The file was truncated, or the kernel cannot tell its size; reading shows which.
                 Ok(0) => break,
                 Ok(copied) => at += copied as u64,
                 Err(Errno::INTR) => {}
@@ -112,7 +112,7 @@ impl FileCopier {
             self.interrupt.check()?;
             self.buffer.clear();
             match pread(from, spare_capacity(&mut self.buffer), at) {
-                // It became shorter.
+                // It was truncated.
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,

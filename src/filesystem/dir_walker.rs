@@ -1,11 +1,10 @@
-//! A position in a tree and the way to it from the root, held with few descriptors.
+//! A position in a tree and the path to it from the root, held with few descriptors.
 //!
-//! Trees are filled by builds, which choose how deep they are. So a walk neither recurses nor builds
-//! paths: it holds the directory where it is and the nearest ones above it, and finds its way up by
-//! `..`, checking that it comes out where it went in. A directory is only entered as a real directory
-//! on the same mount.
+//! Trees are filled by builds, which choose how deep they are. So a walk neither recurses nor builds paths:
+//! it holds the current directory and the nearest ones above it, and returns by `..`, checking that it
+//! arrives where it came from. A directory is only entered as a real directory on the same mount.
 //!
-//! What is done in the directories is up to the caller.
+//! The caller decides what is done in the directories.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString, OsString};
@@ -20,15 +19,15 @@ use super::closed;
 use super::error::Fault;
 use super::inode::InodeId;
 
-/// How many directories above the present one are held open. A directory that is farther above is
-/// opened once more when the walk comes back to it, which is rare, and hundreds of walks at once stay
-/// far below the limits of descriptors.
+/// How many directories above the current one are held open. A directory farther above is opened again when
+/// the walk returns to it, which is rare, and hundreds of concurrent walks stay far below the limits of
+/// descriptors.
 const OPEN_ANCESTORS: usize = 8;
 
-/// Descriptors that a walk takes at most: those, where it is, a step up, and a file.
+/// Most descriptors that a walk uses: those, the current directory, a step up, and a file.
 pub(super) const DESCRIPTORS: u64 = OPEN_ANCESTORS as u64 + 3;
 
-/// An open directory. One that was closed to us is open to us as long as this lasts: see `closed`.
+/// An open directory. If it was inaccessible, it is accessible as long as this exists: see `closed`.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
@@ -37,7 +36,7 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens for reading what `handle` leads to, of which a bare handle (`O_PATH`) is enough.
+    /// Opens the target of `handle` for reading; a bare handle (`O_PATH`) is enough.
     pub(super) fn reopen(handle: BorrowedFd<'_>) -> Result<(Directory, Stat), Errno> {
         let (stat, is_held) = closed::hold(handle)?;
         let id = InodeId::of(&stat);
@@ -75,21 +74,21 @@ impl Drop for Directory {
     }
 }
 
-/// Where a walk is, and how it came there.
+/// The position of a walk, and the path to it.
 #[derive(Debug)]
 pub(super) struct DirWalker {
     here: Directory,
     /// The nearest directories above, the parent of `here` last.
     near: VecDeque<Directory>,
-    /// Those above them, from the root down, whose descriptors were closed.
+    /// Directories above them, from the root down, whose descriptors were closed.
     far: Vec<Far>,
-    /// How many of these are held open to us.
+    /// How many of these are held accessible.
     far_held: usize,
-    /// The way from the root to `here`.
+    /// The path from the root to `here`.
     path: Vec<u8>,
 }
 
-/// As little as may be: a tree may be a million directories deep.
+/// As small as possible: a tree may be a million directories deep.
 #[derive(Debug)]
 struct Far {
     id: InodeId,
@@ -107,12 +106,12 @@ impl DirWalker {
         }
     }
 
-    /// The directory where the walk is.
+    /// The current directory of the walk.
     pub(super) fn here(&self) -> BorrowedFd<'_> {
         self.here.as_fd()
     }
 
-    /// Bytes that the way to it takes.
+    /// Bytes of memory of the path to it.
     pub(super) fn bytes(&self) -> usize {
         self.far.capacity() * size_of::<Far>() + self.path.capacity()
     }
@@ -122,7 +121,7 @@ impl DirWalker {
         self.path.len()
     }
 
-    /// Goes on into a directory that was opened as the entry `name` of the present one.
+    /// Enters a directory that was opened as the entry `name` of the current one.
     pub(super) fn enter(&mut self, name: &CStr, directory: Directory) {
         if !self.is_at_root() {
             self.path.push(b'/');
@@ -135,13 +134,13 @@ impl DirWalker {
         {
             let (id, is_held) = (directory.id, directory.is_held);
             self.far.push(Far { id, is_held });
-            // It stays open to us without its descriptor.
+            // It stays accessible without its descriptor.
             self.far_held += usize::from(is_held);
             directory.is_held = false;
         }
     }
 
-    /// Goes back to the parent; gives what was left, still open, and its name. `None` at the root.
+    /// Returns to the parent; returns the directory it left, still open, and its name. `None` at the root.
     pub(super) fn leave(&mut self) -> Result<Option<(Directory, CString)>, Errno> {
         let parent = match self.near.pop_back() {
             Some(directory) => directory,
@@ -163,17 +162,17 @@ impl DirWalker {
         let name = self.path.split_off(slash.map_or(0, |slash| slash + 1));
         self.path.truncate(slash.unwrap_or(0));
         let left = std::mem::replace(&mut self.here, parent);
-        // A name that came as one has no zero.
+        // A name that came from the kernel has no zero.
         let name = CString::new(name).map_err(|_| Errno::INVAL)?;
         Ok(Some((left, name)))
     }
 
-    /// Whether the walk is where it began.
+    /// Whether the walk is at its start.
     pub(super) fn is_at_root(&self) -> bool {
         self.near.is_empty() && self.far.is_empty()
     }
 
-    /// Opens the parent of the present directory, if that is still the one that it was.
+    /// Opens the parent of the current directory, if it is unchanged.
     fn find_parent(&self, id: InodeId) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(&self.here, c"..", flags, Mode::empty())?;
@@ -184,7 +183,7 @@ impl DirWalker {
         Ok(directory)
     }
 
-    /// What failed for the entry `name` of the present directory, or for itself by the name of `.`.
+    /// The failure for the entry `name` of the current directory, or for itself by the name `.`.
     pub(super) fn fault(
         &self,
         context: &'static str,
@@ -194,7 +193,7 @@ impl DirWalker {
         Fault::new(context, &self.path_to(name), source)
     }
 
-    /// The path to the entry `name` of the present directory; it may be longer than the kernel takes.
+    /// The path to the entry `name` of the current directory; it may be longer than the kernel accepts.
     pub(super) fn path_to(&self, name: &CStr) -> PathBuf {
         let mut path = Vec::with_capacity(self.path.len() + 1 + name.count_bytes());
         path.extend_from_slice(&self.path);
@@ -207,8 +206,7 @@ impl DirWalker {
 }
 
 impl Drop for DirWalker {
-    /// A walk that was given up is far below directories that it holds open: they get their modes back
-    /// on the way up.
+    /// An abandoned walk is far below directories that it holds open: their modes are restored on the way up.
     fn drop(&mut self) {
         while self.far_held > 0 && self.leave().is_ok() {}
         for far in std::mem::take(&mut self.far) {
@@ -219,8 +217,8 @@ impl Drop for DirWalker {
     }
 }
 
-/// Opens the entry `name` of `parent` for reading if it is a directory: no link, no mount point. One
-/// that is closed to us, its owner, is open to us meanwhile.
+/// Opens the entry `name` of `parent` for reading if it is a directory: no link, no mount point. If its
+/// owner, this user, lacks permission, it is accessible meanwhile.
 pub(super) fn open_directory(
     parent: BorrowedFd<'_>,
     name: &CStr,
@@ -237,7 +235,7 @@ pub(super) fn open_directory(
     }
 }
 
-/// Whether a directory's listing holds this name besides the entries proper.
+/// Whether a name is one of the two that every directory contains.
 pub(super) fn is_dots(name: &CStr) -> bool {
     matches!(name.to_bytes(), b"." | b"..")
 }

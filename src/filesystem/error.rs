@@ -3,26 +3,26 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What went wrong with a tree. The messages hold paths, so they are for the journal, not for clients.
+/// An error of a tree operation. The messages hold paths, so they are for the journal, not for clients.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A word that is not a [`Kind`].
+    /// Text that is not a [`Kind`].
     #[error("'{0}' is no kind of filesystem, there are 'auto', 'btrfs' and 'plain'")]
     UnknownKind(String),
-    /// Btrfs was asked for, and the path is elsewhere.
+    /// Btrfs was required, and the path is elsewhere.
     #[error("'{}' is not on btrfs but on {found}", path.display())]
     NotBtrfs {
-        /// What was asked about.
+        /// The queried path.
         path: PathBuf,
-        /// The filesystem it is on, as well as it can be named.
+        /// The filesystem of the path, as well as it can be named.
         found: String,
     },
-    /// The kernel did not say what the path is on.
+    /// The kernel did not tell the path's filesystem.
     #[error("could not find out which filesystem '{}' is on", path.display())]
     Detect {
-        /// What was asked about.
+        /// The queried path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// A tree was not created.
@@ -67,7 +67,7 @@ pub enum Error {
         /// The step that failed.
         source: Fault,
     },
-    /// The kernel, or what guards it, does not let us confine a directory.
+    /// The kernel, or a security module, forbids confining a directory.
     #[error("this host does not let us confine the directory '{}'", path.display())]
     Confine {
         /// The directory.
@@ -75,7 +75,7 @@ pub enum Error {
         /// The step that was refused.
         source: Fault,
     },
-    /// A directory was not handed out.
+    /// A directory could not be exported.
     #[error("could not hand out the directory '{}'", path.display())]
     HandOut {
         /// The directory.
@@ -86,7 +86,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What the operating system said, for callers that tell a full disk or a taken name from the rest.
+    /// The system's error, for callers that distinguish a full disk or a taken name from the rest.
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Error::UnknownKind(_) | Error::NotBtrfs { .. } => None,
@@ -102,7 +102,7 @@ impl Error {
     }
 }
 
-/// The one step that failed, and where: inside a tree the path is relative to its root.
+/// The failed step and its path: inside a tree the path is relative to its root.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {context} '{at}'")]
 pub struct Fault {
@@ -112,7 +112,7 @@ pub struct Fault {
 }
 
 /// Paths in messages are cut to this many characters at their end: the build that fills a tree chooses its
-/// depth, and a message must stay one that fits into a journal record.
+/// depth, and a message must fit into a journal record.
 const MAX_PATH_SHOWN: usize = 1024;
 
 impl Fault {
@@ -138,7 +138,7 @@ fn escape(c: char) -> impl Iterator<Item = char> {
     escaped.into_iter().flatten().chain(plain)
 }
 
-/// A step that failed, of the kind that the operating system gave.
+/// The failed step as an error of the same kind.
 pub(super) fn into_io(fault: Fault) -> io::Error {
     io::Error::new(fault.source.kind(), fault)
 }

@@ -1,7 +1,7 @@
-//! Which blocks of a file are its own: asked of the kernel by FIEMAP.
+//! Which blocks of a file are not shared: queried from the kernel by FIEMAP.
 //!
-//! One question about one open file. Filesystems that know no shared blocks, or cannot say, are told
-//! apart from those where nothing is shared.
+//! One query about one open file. Filesystems without shared blocks, or that cannot tell, are distinguished
+//! from those where nothing is shared.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,7 +11,7 @@ use linux_raw_sys::ioctl::{
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl};
 
-/// Extents of one answer: all of nearly every file, in 14 KiB.
+/// Extents per answer: all extents of nearly every file, in 14 KiB.
 const EXTENTS_PER_CALL: usize = 256;
 
 /// `struct fiemap_extent` of linux/fiemap.h.
@@ -26,7 +26,7 @@ struct Extent {
     reserved: [u32; 3],
 }
 
-/// `struct fiemap`, with room for the answer.
+/// `struct fiemap`, with space for the answer.
 #[repr(C)]
 struct Request {
     start: u64,
@@ -38,17 +38,17 @@ struct Request {
     extents: [Extent; EXTENTS_PER_CALL],
 }
 
-/// Bytes of a file that no other file shares.
+/// The bytes of a file that no other file shares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Unshared {
-    /// In blocks of the file's own.
+    /// In blocks that only this file uses.
     pub(super) blocks: u64,
-    /// Beside the file's metadata, where blocks are shared or not with those of other small files,
-    /// which the kernel does not tell.
+    /// Stored beside the file's metadata, in blocks that may be shared with other small files, which the
+    /// kernel does not report.
     pub(super) inline: u64,
 }
 
-/// Asks again and again with the same memory.
+/// Sends repeated queries with the same memory.
 pub(super) struct Asker(Box<Request>);
 
 impl Asker {
@@ -64,8 +64,8 @@ impl Asker {
         }))
     }
 
-    /// What of an open regular file is shared with no other; `None` where the filesystem cannot say.
-    /// What was written but not yet given its blocks counts as not shared.
+    /// The part of an open regular file that is shared with no other; `None` where the filesystem cannot
+    /// tell. Written data without allocated blocks counts as not shared.
     pub(super) fn unshared(&mut self, file: BorrowedFd<'_>) -> Result<Option<Unshared>, Errno> {
         let mut found = Unshared::default();
         let mut start = 0;
@@ -102,9 +102,9 @@ impl Asker {
         self.0.flags = 0;
         self.0.mapped_extents = 0;
         self.0.extent_count = EXTENTS_PER_CALL as u32;
-        // SAFETY: FIEMAP reads the head of a `struct fiemap`, which `Request` is laid out as, and writes
-        // to that head and to at most `extent_count` extents behind it, which is as many as `Request`
-        // has room for; any bit pattern is valid in them.
+        // SAFETY: FIEMAP reads the head of a `struct fiemap`, whose layout `Request` has, and writes to that
+        // head and to at most `extent_count` extents behind it, which is the number that `Request` can hold;
+        // any bit pattern is valid in them.
         unsafe {
             ioctl(
                 file,

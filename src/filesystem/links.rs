@@ -1,9 +1,9 @@
-//! The hard links of a tree that is copied: which file was met before, and where its copy is.
+//! The hard links of a tree that is copied: which files were found before, and where their copies are.
 //!
-//! Copies are remembered as a directory and a name, directories as a parent and a name, and only those
-//! directories that such a copy is in or below. A file is forgotten with its last link. One that is
-//! remembered takes some 100 bytes and its name; where all of them take more than [`MAX_REMEMBERED_BYTES`], the other
-//! names of further files are copied as files of their own.
+//! Copies are stored as a directory and a name, directories as a parent and a name, and only those
+//! directories that such a copy is in or below. A file is dropped with its last link. A stored file takes
+//! some 100 bytes and its name; when all of them take more than [`MAX_REMEMBERED_BYTES`], the other names of
+//! further files are copied as separate files.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -15,16 +15,16 @@ use rustix::io::Errno;
 
 use super::inode::InodeId;
 
-/// How much of a path is resolved in one step; with the longest name after it, it stays below the
-/// kernel's 4,096 bytes.
+/// Bytes of a path resolved in one step; with the longest name after it, it stays below the kernel's 4,096
+/// bytes.
 const PATH_STEP_BYTES: usize = 3072;
 
-/// Bytes that are remembered at most: half a million files whose other names are yet to be met.
+/// Most bytes stored: half a million files whose other names are still to be found.
 const MAX_REMEMBERED_BYTES: usize = 64 << 20;
-/// What a file that is remembered takes besides its name, with its part of a table that is half empty.
+/// Memory of a stored file besides its name, including its share of a table that is half empty.
 const ENTRY_OVERHEAD_BYTES: usize = 112;
 
-/// What was met so far.
+/// The files found so far.
 pub(super) struct Links {
     root: OwnedFd,
     files: HashMap<InodeId, Copy>,
@@ -34,7 +34,7 @@ pub(super) struct Links {
 
 struct Copy {
     first: First,
-    /// How many links to the original were not met yet, inside the tree or outside.
+    /// How many links to the original were not found yet, inside the tree or outside.
     left: u64,
 }
 
@@ -64,8 +64,7 @@ impl Place {
 }
 
 impl Drop for Way {
-    /// One after the other: builds choose how deep a tree is, and each in the one before would take as
-    /// much stack.
+    /// Iterative: builds choose how deep a tree is, and a recursive drop would use as much stack.
     fn drop(&mut self) {
         let mut above = self.above.0.take();
         while let Some(mut way) = above.and_then(Rc::into_inner) {
@@ -81,7 +80,7 @@ pub(super) struct First {
     name: CString,
 }
 
-/// Whether a file was met before.
+/// Whether a file was found before.
 pub(super) enum Seen {
     Never,
     Before(First),
@@ -97,7 +96,7 @@ impl Links {
         }
     }
 
-    /// Remembers the file that is about to be copied to `name` in `directory`, or says where its copy is.
+    /// Stores the file about to be copied to `name` in `directory`, or returns the place of its copy.
     // The field differs in width between architectures.
     #[allow(clippy::unnecessary_cast)]
     pub(super) fn meet(&mut self, stat: &Stat, directory: &Place, name: &CStr) -> Seen {
@@ -131,7 +130,7 @@ impl Links {
 }
 
 impl First {
-    /// Makes `name` in `here`, which is the directory `place`, another link to this copy.
+    /// Creates `name` in `here`, which is the directory `place`, as another link to this copy.
     pub(super) fn link(
         &self,
         links: &Links,

@@ -1,7 +1,7 @@
-//! What a copied entry keeps besides its contents: owner, mode, times, attributes.
+//! Copies the metadata of an entry: owner, mode, times, attributes.
 //!
-//! Owners are kept as far as we may give things away. Where we may not, the copy is ours, and then it
-//! loses the set-user-id and set-group-id bits: they were not set for us.
+//! Owners are preserved as far as chown is permitted. Otherwise the copy belongs to this user, and then it
+//! loses the set-user-id and set-group-id bits: they were not set for this user.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -14,7 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// The kernel's bound for the list of attributes of a file and for each value.
+/// The kernel's limit for the list of attributes of a file and for each value.
 const ATTRIBUTE_BYTES: usize = 64 * 1024;
 
 /// Gives the copy `target` the owner, mode and times of its original.
@@ -31,7 +31,7 @@ pub(super) fn keep_with_attributes(
     keep_all(Some(from), target, original)
 }
 
-/// In this order: another owner takes capabilities and set-id bits away, and a mode may forbid to set
+/// The order matters: a new owner clears capabilities and set-id bits, and a mode may forbid setting
 /// attributes.
 fn keep_all(
     from: Option<BorrowedFd<'_>>,
@@ -47,8 +47,8 @@ fn keep_all(
     futimens(target, &times(original))
 }
 
-/// Makes a FIFO, a socket or a device like the original; whether that was allowed. The directory is
-/// ours alone, so the name means the same throughout.
+/// Creates a FIFO, a socket or a device like the original; returns whether that was permitted. Only this user
+/// can access the directory, so the name means the same throughout.
 pub(super) fn make_special(
     at: BorrowedFd<'_>,
     name: &CStr,
@@ -56,7 +56,7 @@ pub(super) fn make_special(
 ) -> Result<bool, Errno> {
     let kind = FileType::from_raw_mode(original.st_mode);
     match mknodat(at, name, kind, Mode::RUSR | Mode::WUSR, original.st_rdev) {
-        // Devices take a capability.
+        // Devices require a capability.
         Err(Errno::PERM) if kind.is_char_device() || kind.is_block_device() => return Ok(false),
         made => made?,
     }
@@ -66,7 +66,7 @@ pub(super) fn make_special(
     Ok(true)
 }
 
-/// Gives what cannot be opened the owner of its original; whether that worked.
+/// Sets the owner of an entry that cannot be opened; returns whether that worked.
 pub(super) fn keep_owner_of_entry(
     at: BorrowedFd<'_>,
     name: &CStr,
@@ -87,11 +87,11 @@ fn keep_owner(
     if user.is_none() && group.is_none() {
         return Ok(true);
     }
-    // INVAL: an owner that has no name in our user namespace.
+    // INVAL: an owner that is not mapped in this user namespace.
     match give(user, group) {
         Ok(()) => Ok(true),
         Err(Errno::PERM | Errno::INVAL) => {
-            // A group of ours may be given even where the user may not.
+            // A group of this user may be set even where the owner may not.
             if user.is_some() && group.is_some() {
                 match give(None, group) {
                     Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
@@ -129,15 +129,15 @@ pub(super) fn times(original: &Stat) -> Timestamps {
     }
 }
 
-/// Copies the attributes that `cp -a` copies and a build can have: those of users, the access control
-/// lists, and where the owner is kept the capabilities of programs; as far as the filesystem of the
-/// copy takes them and we may set them. Labels of security modules are the host's.
+/// Copies the attributes that `cp -a` copies and a build can have: user attributes, access control lists, and
+/// if the owner is preserved the capabilities of programs; as far as the filesystem of the copy and this
+/// user's rights allow. Labels of security modules belong to the host.
 fn keep_attributes(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     owner_kept: bool,
 ) -> Result<(), Errno> {
-    // Nearly no file has any, and this tells without a buffer.
+    // Hardly any file has attributes, and this query needs no buffer.
     match flistxattr_query(from) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(()),
         Ok(_) => {}
@@ -165,7 +165,7 @@ fn keep_attributes(
             Err(errno) => return Err(errno),
         }
         match fsetxattr(to, name, &value, XattrFlags::empty()) {
-            // Filesystems differ in how many and how long ones they take, down to none; and
+            // Filesystems limit attributes differently, down to none; and capabilities require a capability.
             // capabilities take a capability.
             Ok(())
             | Err(Errno::OPNOTSUPP | Errno::NOSPC | Errno::TOOBIG | Errno::RANGE | Errno::PERM) => {

@@ -1,9 +1,9 @@
-//! The names of a directory, a bounded page at a time.
+//! Reads the names of a directory, one bounded page at a time.
 //!
-//! Builds choose how many names a directory has and how long they are. A walk holds one page of them
-//! for each directory on its way, and all pages of a walk together stay below [`PAGES_BUDGET_BYTES`], as long as the
-//! tree is not so deep that the smallest pages take more. The place where the next page begins is a
-//! cookie of the filesystem, which stays valid when names before it are removed.
+//! Builds choose how many names a directory has and how long they are. A walk holds one page of names for
+//! each directory on its path, and all pages of a walk together stay below [`PAGES_BUDGET_BYTES`], unless the
+//! tree is so deep that the smallest pages take more. The next page starts at a filesystem cookie, which
+//! stays valid when names before it are removed.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::BorrowedFd;
@@ -14,31 +14,31 @@ use rustix::io::Errno;
 use super::dir_walker::is_dots;
 use super::error::Fault;
 
-/// Bytes of directory entries that are read at once, which is more than the names in them take: all of
-/// nearly every directory.
+/// Bytes of directory entries per read, which is more than the names in them take: all entries of nearly
+/// every directory.
 const PAGE_BYTES: usize = 16 << 10;
-/// … at least, in the deepest and widest of trees; the kernel needs room for the longest name.
+/// The minimum, in the deepest and widest trees; the kernel needs space for the longest name.
 const MIN_PAGE_BYTES: usize = 1 << 10;
 /// Bytes that the pages of one walk take before they become smaller.
 const PAGES_BUDGET_BYTES: usize = 64 << 10;
 
-/// The names of one directory that a walk still has to come to.
+/// The names of one directory that a walk has not reached yet.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    /// Each ended by a zero; the last one comes first.
+    /// Each with a terminating zero; the last one comes first.
     names: Vec<u8>,
-    /// Where the directory is read on after them; `None` at its end.
+    /// The cookie at which reading continues; `None` at the end.
     rest: Option<u64>,
 }
 
 impl Page {
-    /// The page that begins where this one ended; `None` after the last.
+    /// The cookie of the next page; `None` after the last.
     pub(super) fn rest(&self) -> Option<u64> {
         self.rest
     }
 }
 
-/// Reads pages, and knows how much all of them take.
+/// Reads pages, and counts their total size.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     buffer: Vec<u8>,
@@ -46,12 +46,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Reads `directory` on from the cookie `from` (0: from its beginning), for `walk`. `keep` is called
-    /// for each entry and says whether its name is to be in the page; it is called for as many entries as
-    /// it takes until one is. `fault` says that the directory could not be read.
+    /// Reads `directory` from the cookie `from` on (0: from the start), for `walk`. `keep` is called for each
+    /// entry and decides whether its name is added to the page; it is called until a name is added. `fault`
+    /// creates the error for a directory that cannot be read.
     ///
     /// # Errors
-    /// What `fault` makes, and what `keep` returns.
+    /// The error of `fault`, and the error of `keep`.
     pub(super) fn read<W>(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -83,7 +83,7 @@ impl Names {
         Ok(page)
     }
 
-    /// Takes a name out of a page of these.
+    /// Removes the next name from a page.
     pub(super) fn take(&mut self, page: &mut Page) -> Option<CString> {
         let (_, ended) = page.names.split_last()?;
         let start = ended
@@ -95,7 +95,7 @@ impl Names {
             .to_owned();
         let before = page.names.capacity();
         page.names.truncate(start);
-        // What a deep walk comes back to late takes no more than its names.
+        // A page that a deep walk returns to late takes only the space of its names.
         if start < before / 2 {
             page.names.shrink_to_fit();
         }
@@ -103,7 +103,7 @@ impl Names {
         Some(name)
     }
 
-    /// Puts a name into a page of these, to be taken next.
+    /// Returns a name to a page; it is the next to be taken.
     pub(super) fn put_back(&mut self, page: &mut Page, name: &CStr) {
         let before = page.names.capacity();
         page.names.extend_from_slice(name.to_bytes_with_nul());
@@ -116,7 +116,7 @@ impl Names {
     }
 }
 
-/// Puts the names of a page into the order of their bytes.
+/// Sorts the names of a page by their bytes.
 pub(super) fn sort(page: &mut Page) {
     let mut names: Vec<&[u8]> = page.names.split_inclusive(|byte| *byte == 0).collect();
     names.sort_unstable_by(|a, b| b.cmp(a));

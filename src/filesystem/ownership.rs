@@ -1,9 +1,9 @@
-//! A whole tree given to another user and group.
+//! Changes the owner and group of a whole tree.
 //!
-//! Every entry is changed itself: no link is followed, nothing that is mounted inside is entered. What
-//! has the right owner already is not touched, so that a tree of one's own takes no right to give
-//! files away. Modes and times stay, but for the set-user-id and set-group-id bits of programs: the
-//! kernel takes these away, since they were not set for the new owner.
+//! Every entry is changed itself: no link is followed, no mount point is entered. Entries that have the right
+//! owner already are not changed, so that a tree of one's own requires no chown permission. Modes and times
+//! stay, but for the set-user-id and set-group-id bits of programs: the kernel clears these, since they were
+//! not set for the new owner.
 
 use std::ffi::CStr;
 
@@ -15,12 +15,12 @@ use super::error::Fault;
 use super::interrupt::Interrupt;
 use super::names::{Names, Page};
 
-/// The number that Btrfs gives to the place of a subvolume that a snapshot did not take along: it is
-/// no file of the snapshot, and cannot be changed.
+/// The inode that Btrfs shows in place of a subvolume that a snapshot did not include: it is no file of the
+/// snapshot, and cannot be changed.
 const EMPTY_SUBVOLUME_INODE: u64 = 2;
 
-/// Gives the tree at `root`, itself included, to `user` and `group`. Once it is interrupted, the error is
-/// `CANCELED`, at the next entry.
+/// Changes the owner of the tree at `root`, itself included, to `user` and `group`. When interrupted, it
+/// fails with `CANCELED` at the next entry.
 pub(super) fn give(
     root: Directory,
     user: u32,
@@ -52,7 +52,7 @@ impl Giving<'_> {
             if let Some(name) = self.names.take(level) {
                 let (directory, _) = match open_directory(self.walker.here(), &name) {
                     Ok(opened) => opened,
-                    // The place of another filesystem.
+                    // A mount point.
                     Err(Errno::XDEV) => continue,
                     Err(errno) => return Err(self.walker.fault("open", &name, errno)),
                 };
@@ -68,8 +68,8 @@ impl Giving<'_> {
         Ok(())
     }
 
-    /// Gives away the present directory, after all that is in it: until then its mode is for whom it
-    /// was. Goes up.
+    /// Changes the owner of the current directory, after its contents: until then its mode applies to the old
+    /// owner. Returns to the parent.
     fn leave(&mut self) -> Result<(), Fault> {
         let fault = |giving: &Self, errno| giving.walker.fault("give away", c".", errno);
         let here = self.walker.here();
@@ -85,8 +85,8 @@ impl Giving<'_> {
         Ok(())
     }
 
-    /// Gives away what is in the present directory from a place of it on and is no directory, until
-    /// names of directories were found; gives those.
+    /// Changes the owner of the non-directories in the current directory from a cookie on, until names of
+    /// directories are found; returns those.
     fn read(&mut self, from: u64) -> Result<Page, Fault> {
         let mut names = std::mem::take(&mut self.names);
         let fault = |giving: &&Self, errno| giving.walker.fault("read", c".", errno);
@@ -100,7 +100,7 @@ impl Giving<'_> {
         page
     }
 
-    /// Gives away an entry of the present directory; true for a directory, which comes later.
+    /// Changes the owner of an entry of the current directory; true for a directory, which comes later.
     fn give_entry(&self, name: &CStr) -> Result<bool, Errno> {
         self.interrupt.check()?;
         let stat = statat(self.walker.here(), name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -119,7 +119,7 @@ impl Giving<'_> {
         Ok(false)
     }
 
-    /// The owner that an entry should have; `None` where it has it.
+    /// The owner that an entry should get; `None` if it has it.
     fn wanted(&self, stat: &Stat) -> Option<(Option<Uid>, Option<Gid>)> {
         let is_right = stat.st_uid == self.user && stat.st_gid == self.group;
         (!is_right).then(|| {
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// Subdirectories that are more than one page has.
+    /// More subdirectories than one page holds.
     const MANY: usize = 5_000;
 
     fn give_to(root: &Path, user: u32, group: u32) -> Result<(), Fault> {

@@ -1,9 +1,9 @@
-//! The copy of a tree: what a clone is where there are no snapshots.
+//! Copies a tree: the implementation of clones where snapshots do not exist.
 //!
-//! Contents are shared with the source where the filesystem can (reflinks), else copied inside the
-//! kernel where it can, else read and written. [`copy`] says what else is kept. Every entry is opened
-//! by its name in an open directory and never through a link, and what was opened is looked at again,
-//! so that an entry that changes its type meanwhile gives an error and nothing worse.
+//! Contents are shared with the source where the filesystem can (reflinks), else copied inside the kernel if
+//! possible, else read and written. [`copy`] lists what else is preserved. Every entry is opened by its name
+//! in an open directory and never through a link, and its metadata is read again after opening, so that an
+//! entry that changes its type meanwhile causes an error and nothing worse.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
@@ -24,13 +24,13 @@ use super::{closed, metadata};
 
 /// Copies everything in `source`, except its entries `without`, into the empty directory `target`.
 ///
-/// Kept is what `cp -a` keeps: modes (all twelve bits), times of access and change to the nanosecond,
-/// hard links inside the tree, symlinks as text, holes, FIFOs, sockets, device nodes where we may make
-/// them, attributes of users, access control lists, and owners as far as we may give things away. What
-/// its owner, us, has closed is read all the same. The memory that it takes grows with the depth of the
-/// tree, and with the number of files whose other names are yet to be met; `links` bounds these.
+/// Preserves what `cp -a` preserves: modes (all twelve bits), times of access and change to the nanosecond,
+/// hard links inside the tree, symlinks as text, holes, FIFOs, sockets, device nodes where permitted, user
+/// attributes, access control lists, and owners as far as chown is permitted. Files that their owner, this
+/// user, made inaccessible are copied all the same. The memory used grows with the depth of the tree, and
+/// with the number of files whose other names are still to be found; `links` bounds these.
 ///
-/// Once it is interrupted, the error is `CANCELED`, at the next entry or piece of a large file.
+/// When interrupted, it fails with `CANCELED` at the next entry or piece of a large file.
 pub(super) fn copy(
     (source, stat): (Directory, Stat),
     target: Directory,
@@ -38,8 +38,8 @@ pub(super) fn copy(
     interrupt: &Interrupt,
 ) -> Result<(), Fault> {
     let here = |errno| Fault::new("look at", ".".as_ref(), errno);
-    // Until it gets its own mode, no other user looks into it; and what is made inside does not inherit
-    // a group.
+    // Until its own mode is set, no other user can access it; and files created inside do not inherit a
+    // group.
     fchmod(&target, Mode::RWXU).map_err(here)?;
     let root = target.as_fd().try_clone_to_owned();
     let root = root.map_err(|error| Fault::new("open", ".".as_ref(), error))?;
@@ -64,7 +64,7 @@ pub(super) fn copy(
 
 struct Copying<'a> {
     source: DirWalker,
-    /// Always in the counterpart of the directory where `source` is.
+    /// Always in the copy of the directory where `source` is.
     target: DirWalker,
     levels: Vec<Level>,
     links: Links,
@@ -77,9 +77,9 @@ struct Copying<'a> {
 
 struct Level {
     stat: Stat,
-    /// The subdirectories that are still to be copied.
+    /// The subdirectories still to be copied.
     directories: Page,
-    /// The directory as [`Links`] knows it.
+    /// The directory in terms of [`Links`].
     place: links::Place,
 }
 
@@ -114,8 +114,8 @@ impl Copying<'_> {
         self.fill(0)
     }
 
-    /// Goes back up. Only now the directory gets its own mode and times: writing into it would spoil
-    /// the one and might be forbidden by the other.
+    /// Returns to the parent. Only now the directory gets its own mode and times: writing into it would
+    /// change its times, and its mode might forbid that.
     fn ascend(&mut self, stat: &Stat) -> Result<(), Fault> {
         let up = |copying: &Self, errno| copying.source.fault("find the way up from", c".", errno);
         let left = self.target.leave().map_err(|errno| up(self, errno))?;
@@ -129,10 +129,10 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Copies what is in the present directory from a place of it on and is no directory, until names of
-    /// directories were found; those are to be copied next.
+    /// Copies the non-directories of the current directory from a cookie on, until names of directories are
+    /// found; those are copied next.
     fn fill(&mut self, from: u64) -> Result<(), Fault> {
-        // Taken out for the time of the call, which needs the rest of `self`.
+        // Taken for the duration of the call, which needs the rest of `self`.
         let mut names = std::mem::take(&mut self.names);
         let directory = self
             .source
@@ -151,7 +151,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// Copies an entry of the present directory; true for a directory, which comes later.
+    /// Copies an entry of the current directory; true for a directory, which is copied later.
     fn entry(&mut self, name: &CStr, kind: FileType) -> Result<bool, Fault> {
         self.interrupt
             .check()
@@ -214,7 +214,7 @@ impl Copying<'_> {
             .map_err(|errno| self.source.fault("copy the link", name, errno))
     }
 
-    /// Makes another name for what was copied before, if `name` is another name of it.
+    /// Creates another name for a file copied before, if `name` is another name of it.
     fn is_linked(&mut self, stat: &Stat, name: &CStr) -> Result<bool, Fault> {
         let place = self.place();
         let Seen::Before(first) = self.links.meet(stat, &place, name) else {
@@ -222,14 +222,14 @@ impl Copying<'_> {
         };
         match first.link(&self.links, &place, self.target.here(), name) {
             Ok(()) => Ok(true),
-            // So many links to one file are more than the filesystem has room for; or the first was a
-            // device, which we may not make.
+            // The filesystem does not support so many links to one file; or the first was a device, which
+            // this user may not create.
             Err(Errno::MLINK | Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.source.fault("link", name, errno)),
         }
     }
 
-    /// A FIFO, a socket or a device; a device only where we may make one.
+    /// A FIFO, a socket or a device; a device only where permitted.
     fn special(&mut self, name: &CStr) -> Result<(), Fault> {
         let stat = self.stat(name)?;
         if self.is_linked(&stat, name)? {

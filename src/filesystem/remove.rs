@@ -1,9 +1,9 @@
-//! Removing whatever has a name, whole.
+//! Removes a tree or any other entry completely.
 //!
-//! Links are removed, never followed; what is mounted inside is never entered. Directories that lack
-//! permissions get them if they are ours, read-only subvolumes are made writable, attributes that
-//! forbid changes are taken away where we may, and subvolumes go in one piece where the kernel allows
-//! it. What others take away meanwhile is no error.
+//! Links are removed, never followed; mount points inside are never entered. Directories that lack
+//! permissions get them if this user owns them, read-only subvolumes are made writable, attributes that
+//! forbid changes are removed where permitted, and subvolumes are removed in one call where the kernel allows
+//! it. Entries that other processes remove meanwhile cause no error.
 
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -22,12 +22,12 @@ use super::dir_walker::{DirWalker, Directory, open_directory};
 use super::error::Fault;
 use super::names::{Names, Page};
 
-/// How often, in one removal, a directory may turn out not to be empty yet when all of it was read: by
-/// others who write there, or on filesystems that skip names while others are removed. It ends a removal
-/// where others fill as fast as it empties.
+/// How often, in one removal, a directory may be found non-empty after all of it was read: because other
+/// processes write there, or on filesystems that skip names while others are removed. The limit ends a
+/// removal when other processes create files as fast as it removes them.
 const MAX_REREADS: u32 = 10_000;
 
-/// Removes the entry `name` of `parent`, whatever it is. `false` if there is none.
+/// Removes the entry `name` of `parent`, whatever its type. `false` if it does not exist.
 pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> {
     let fault = |context, errno| {
         Fault::new(
@@ -48,7 +48,7 @@ pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> 
         }
         Ok(_) => {}
     }
-    // The walk begins in the parent, with one entry to remove there and no look at the others.
+    // The walk starts in the parent, to remove one entry there without reading the others.
     let parent = parent
         .try_clone_to_owned()
         .map_err(|error| Fault::new("open", Path::new(".."), error))?;
@@ -67,8 +67,8 @@ pub(super) fn entry(parent: BorrowedFd<'_>, name: &CStr) -> Result<bool, Fault> 
 
 struct Removal {
     walker: DirWalker,
-    /// The directories still to be removed at each level from the parent of the tree down to the
-    /// present directory.
+    /// The directories still to be removed at each level from the parent of the tree down to the current
+    /// directory.
     levels: Vec<Page>,
     names: Names,
     rereads: u32,
@@ -92,24 +92,24 @@ impl Removal {
         Ok(())
     }
 
-    /// Has a directory of the present one removed next.
+    /// Schedules a subdirectory to be removed next.
     fn put_back(&mut self, name: &CStr) {
         if let Some(level) = self.levels.last_mut() {
             self.names.put_back(level, name);
         }
     }
 
-    /// Goes into a directory and removes everything in it but its subdirectories.
+    /// Enters a directory and removes everything in it except its subdirectories.
     fn descend(&mut self, name: &CStr) -> Result<(), Fault> {
         let (directory, stat) = match open_directory(self.walker.here(), name) {
             Ok(opened) => opened,
             Err(Errno::NOENT) => return Ok(()),
-            // It is a directory no more.
+            // It is no longer a directory.
             Err(Errno::NOTDIR | Errno::LOOP) => return self.unlink(name),
             Err(errno) => return Err(self.walker.fault("open", name, errno)),
         };
         let subvolume = btrfs::may_be_subvolume(&stat);
-        // Where one of these is refused, what comes after them fails if it was needed.
+        // If one of these is refused, a later call fails if it was needed.
         if subvolume {
             let _ = btrfs::make_writable(directory.as_fd());
         }
@@ -126,7 +126,7 @@ impl Removal {
         Ok(())
     }
 
-    /// Goes back up and removes the directory that it came from.
+    /// Returns to the parent and removes the directory it left.
     fn ascend(&mut self) -> Result<(), Fault> {
         let name = match self.walker.leave() {
             Ok(None) => return Ok(()),
@@ -145,8 +145,8 @@ impl Removal {
         }
     }
 
-    /// Removes what is in the present directory from a place of it on and is no directory, until names
-    /// of directories were found; gives those.
+    /// Removes the non-directories of the current directory from a cookie on, until names of directories are
+    /// found; returns those.
     fn sweep(&mut self, from: u64) -> Result<Page, Fault> {
         let fault = |walker: &&DirWalker, errno| walker.fault("read", c".", errno);
         let (here, mut walker) = (self.walker.here(), &self.walker);
@@ -162,7 +162,7 @@ impl Removal {
             }
         });
         match page {
-            // The directory itself was removed by others; ext4 takes no cookie for it then.
+            // Another process removed the directory itself; ext4 then rejects the cookie.
             Err(_) if fstat(here).is_ok_and(|stat| stat.st_nlink == 0) => Ok(Page::default()),
             Err(fault) if fault.source.kind() == io::ErrorKind::NotFound => Ok(Page::default()),
             page => page,
@@ -177,7 +177,7 @@ impl Removal {
     }
 }
 
-/// Removes one name. An entry or a directory that is immutable or append-only loses that first.
+/// Removes one name. An immutable or append-only attribute of it or the directory is cleared first.
 fn unlink(parent: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
     match unlinkat(parent, name, flags) {
         Err(Errno::PERM) if unprotect_entry(parent, name) | unprotect(parent) => {
@@ -187,7 +187,7 @@ fn unlink(parent: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<(), Err
     }
 }
 
-/// Takes from a file or directory the attributes that forbid to change it; whether it had any.
+/// Clears the attributes of a file or directory that forbid changes; returns whether it had any.
 fn unprotect(file: impl AsFd) -> bool {
     let forbidding = IFlags::IMMUTABLE | IFlags::APPEND;
     let Ok(flags) = ioctl_getflags(&file) else {
@@ -201,7 +201,7 @@ fn unprotect_entry(parent: BorrowedFd<'_>, name: &CStr) -> bool {
         let kind = FileType::from_raw_mode(stat.st_mode);
         matches!(kind, FileType::RegularFile | FileType::Directory)
     });
-    // To open a device may do anything; and it cannot have these attributes on most filesystems.
+    // Opening a device can have side effects; and it cannot have these attributes on most filesystems.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     is_plain && openat(parent, name, flags, Mode::empty()).is_ok_and(unprotect)
 }

@@ -17,10 +17,10 @@ use super::interrupt::Interrupt;
 use super::usage::{self, Usage};
 use super::{btrfs, metadata, ownership, plain, remove};
 
-/// What the configuration may ask for.
+/// The configurable kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
-    /// Btrfs where the path is on Btrfs, plain elsewhere.
+    /// Btrfs if the path is on Btrfs, plain elsewhere.
     #[default]
     Auto,
     /// Btrfs, or an error.
@@ -29,21 +29,21 @@ pub enum Kind {
     Plain,
 }
 
-/// How trees are made and cloned under one directory.
+/// How trees are created and cloned under one directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filesystem {
     /// A tree is a directory; a clone is a copy.
     Plain,
-    /// A tree is a subvolume; a clone is a snapshot, whose cost does not depend on what is in it.
+    /// A tree is a subvolume; a clone is a snapshot, whose cost does not depend on its contents.
     Btrfs,
 }
 
 impl Filesystem {
-    /// Decides for `path`, which must exist.
+    /// Detects for `path`, which must exist.
     ///
     /// # Errors
-    /// [`Error::NotBtrfs`] when `kind` insists on Btrfs and `path` is on something else;
-    /// [`Error::Detect`] when the path cannot be asked.
+    /// [`Error::NotBtrfs`] when `kind` requires Btrfs and `path` is on another filesystem; [`Error::Detect`]
+    /// when the path cannot be queried.
     pub fn detect(kind: Kind, path: &Path) -> Result<Filesystem, Error> {
         if kind == Kind::Plain {
             return Ok(Filesystem::Plain);
@@ -72,7 +72,7 @@ impl Filesystem {
         }
     }
 
-    /// Makes a new empty tree of mode 0750, less what the umask takes.
+    /// Creates a new empty tree of mode 0750, reduced by the umask.
     ///
     /// # Errors
     /// [`Error::Create`]; its kind is `AlreadyExists` when anything has that name.
@@ -88,24 +88,24 @@ impl Filesystem {
         })
     }
 
-    /// Makes `to` a writable clone of `from`: all of it except the entries of its root that are named
-    /// in `without`.
+    /// Creates `to` as a writable clone of `from`: all of it except the entries of its root that are named in
+    /// `without`.
     ///
-    /// Kept are contents, modes, times, hard links inside the tree, symlinks as text, holes, FIFOs,
-    /// extended attributes of users, and owners as far as the caller may give things away. A copy
-    /// leaves sockets and device nodes out, and makes directories of subvolumes inside `from`.
+    /// Preserved are contents, modes, times, hard links inside the tree, symlinks as text, holes, FIFOs, user
+    /// attributes, and owners as far as the caller may chown. A copy omits sockets and device nodes, and
+    /// turns subvolumes inside `from` into directories.
     ///
     /// # Errors
-    /// [`Error::Clone`]; its kind is `AlreadyExists` when anything is at `to`, which then stays as it is.
+    /// [`Error::Clone`]; its kind is `AlreadyExists` when `to` exists, which is then unchanged.
     pub fn clone_tree(self, from: &Path, to: &Path, without: &[&OsStr]) -> Result<(), Error> {
         self.clone_until(from, to, without, &Interrupt::default())
     }
 
-    /// The same, given up once it is interrupted: the half-made clone stays then, since its removal
-    /// may take as long as its making.
+    /// The same, but it stops when it is interrupted: the partial clone stays then, since its removal may
+    /// take as long as its creation.
     ///
     /// # Errors
-    /// As [`Filesystem::clone_tree`]; some error when it was interrupted.
+    /// See [`Filesystem::clone_tree`]; also an error when it was interrupted.
     pub fn clone_until(
         self,
         from: &Path,
@@ -121,13 +121,13 @@ impl Filesystem {
             })
     }
 
-    /// Removes whatever is at `path`, whole. A link is removed itself, never what it points at.
-    /// Returns `false` when nothing was there. Trees of both kinds are understood by both kinds, since
-    /// a host may change its configuration.
+    /// Removes whatever is at `path`, completely. A link is removed itself, never its target. Returns `false`
+    /// when nothing was there. Both kinds can remove trees of both kinds, since a host's configuration may
+    /// change.
     ///
     /// # Errors
-    /// [`Error::Remove`] at the first entry that cannot be removed; what was removed until then is gone,
-    /// and a later call goes on from there.
+    /// [`Error::Remove`] at the first entry that cannot be removed; entries before it are gone, and a later
+    /// call continues from there.
     pub fn remove(self, path: &Path) -> Result<bool, Error> {
         let remove = || {
             let place = match Place::of(path) {
@@ -142,12 +142,12 @@ impl Filesystem {
         })
     }
 
-    /// Gives all of the tree at `path` to another user and group, without following a link. What
-    /// belongs to them already is left alone. Given up once it is interrupted.
+    /// Changes the owner and group of all of the tree at `path`, without following a link. Entries that have
+    /// them already are unchanged. Stops when it is interrupted.
     ///
     /// # Errors
-    /// [`Error::Give`]; its kind is `PermissionDenied` where this process may not; some error when it was
-    /// interrupted. A part of the tree may be given away then.
+    /// [`Error::Give`]; its kind is `PermissionDenied` if this process may not; an error when it was
+    /// interrupted. A part of the tree may be changed then.
     pub fn give_until(
         self,
         path: &Path,
@@ -165,8 +165,8 @@ impl Filesystem {
         })
     }
 
-    /// Measures the tree at `path`. With `cloned`, the second of the epoch before it was cloned from
-    /// another, also what it shares with others; call it when its data has its blocks, after a sync.
+    /// Measures the tree at `path`. With `cloned`, the second of the epoch before it was cloned from another,
+    /// also what it shares with others; call it when its data has been allocated, after a sync.
     ///
     /// # Errors
     /// [`Error::Measure`], also when there is no tree.
@@ -215,20 +215,20 @@ impl Filesystem {
             if interrupt.is_asked() {
                 return;
             }
-            // The first failure is the one to tell; a half-made clone that stays behind does no harm
-            // but the disk, and the name is taken, which the next attempt will say.
+            // The first failure is the one to report; a partial clone that stays only costs disk space, and
+            // its name is taken, which the next attempt will report.
             let _ = remove::entry(place.parent.as_fd(), &place.name);
         })
     }
 
-    /// Makes an empty root of this kind, of `mode` less what the umask takes.
+    /// Creates an empty root of this kind, of `mode` reduced by the umask.
     fn make_root(self, place: &Place, mode: Mode) -> Result<(), Errno> {
         match self {
             Filesystem::Plain => mkdirat(&place.parent, &place.name, mode),
             Filesystem::Btrfs => {
                 btrfs::create(place.parent.as_fd(), &place.name)?;
-                // The kernel makes subvolumes 0777 less the umask, and the umask cannot be read
-                // without setting it for all threads; so the mode it left tells.
+                // The kernel creates subvolumes with 0777 less the umask, and the umask cannot be read
+                // without setting it for all threads; so the resulting mode shows it.
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let root = openat(&place.parent, &place.name, flags, Mode::empty())?;
                 let made = Mode::from_raw_mode(fstat(&root)?.st_mode);
@@ -267,7 +267,7 @@ impl FromStr for Kind {
     }
 }
 
-/// Where a tree stands: its parent, opened, and its name in there.
+/// The location of a tree: its parent, opened, and its name in there.
 #[derive(Debug)]
 struct Place {
     parent: OwnedFd,
@@ -300,21 +300,20 @@ impl Place {
     }
 }
 
-/// Opens the root of a tree, also one that is closed to us, its owner; never through a link in the
-/// last name of its path.
+/// Opens the root of a tree, even if its owner, this user, lacks permission; never through a link in the last
+/// name of its path.
 fn open_root(at: BorrowedFd<'_>, path: &Path) -> Result<(Directory, Stat), Errno> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let handle = openat(at, path, flags | OFlags::PATH, Mode::empty())?;
     Directory::reopen(handle.as_fd())
 }
 
-/// Opens a directory that we want to write into, never through a link in the last name of `path`;
-/// `None` where there is none. What a build may have done to keep its owner out is undone and stays
-/// so: a subvolume is writable again, and the owner may read, write and search.
+/// Opens a directory for writing into it, never through a link in the last name of `path`; `None` if there is
+/// none. Protections that a build may have set against its owner are removed permanently: a subvolume is
+/// writable again, and the owner may read, write and search.
 ///
 /// # Errors
-/// When it cannot be opened. One that cannot be made writable is opened all the same, and writing will
-/// tell.
+/// When it cannot be opened. If it cannot be made writable, it is opened all the same, and writing will fail.
 pub fn open_writable(at: impl AsFd, path: &Path) -> io::Result<Option<OwnedFd>> {
     let (directory, stat) = match open_root(at.as_fd(), path) {
         Ok(opened) => opened,
@@ -325,7 +324,7 @@ pub fn open_writable(at: impl AsFd, path: &Path) -> io::Result<Option<OwnedFd>> 
         let _ = btrfs::make_writable(directory.as_fd());
     }
     let opened = directory.as_fd().try_clone_to_owned()?;
-    // First it gets the mode back that it had.
+    // First its original mode is restored.
     drop(directory);
     let mode = Mode::from_raw_mode(stat.st_mode);
     if !mode.contains(Mode::RWXU) {
@@ -334,11 +333,11 @@ pub fn open_writable(at: impl AsFd, path: &Path) -> io::Result<Option<OwnedFd>> 
     Ok(Some(opened))
 }
 
-/// Removes the entry `name` of an open directory, whole and whatever its modes; `false` where there
-/// is none.
+/// Removes the entry `name` of an open directory, completely and whatever its modes; `false` if there is
+/// none.
 ///
 /// # Errors
-/// At the first entry that cannot be removed; what was removed until then is gone.
+/// At the first entry that cannot be removed; entries before it are gone.
 pub fn remove_in(directory: impl AsFd, name: &OsStr) -> io::Result<bool> {
     let names = entry_names(&[name]).map_err(into_io)?;
     let mut is_removed = false;
@@ -348,7 +347,7 @@ pub fn remove_in(directory: impl AsFd, name: &OsStr) -> io::Result<bool> {
     Ok(is_removed)
 }
 
-/// Takes entries out of a root, which keeps the mode and times that it had as `stat`.
+/// Removes entries from a root, and restores the root's mode and times from `stat`.
 fn remove_from(root: Directory, stat: Stat, names: &[CString]) -> Result<(), Fault> {
     let fault = |errno| Fault::new("set mode and times of", Path::new("."), errno);
     let mode = Mode::from_raw_mode(stat.st_mode);
@@ -364,7 +363,7 @@ fn remove_from(root: Directory, stat: Stat, names: &[CString]) -> Result<(), Fau
     metadata::keep(opened.as_fd(), &stat).map_err(fault)
 }
 
-/// The names of `without` as the kernel takes them. A path among them would leave the tree.
+/// The names of `without` as C strings. A path among them would lead out of the tree.
 fn entry_names(names: &[&OsStr]) -> Result<Vec<CString>, Fault> {
     let mut entries = Vec::with_capacity(names.len());
     for name in names {
@@ -433,7 +432,7 @@ mod tests {
         let error = clone.unwrap_err().io().unwrap().raw_os_error();
         assert_eq!(error, Some(Errno::CANCELED.raw_os_error()));
         assert!(to.exists() && !to.join("file").exists());
-        // A tree that is given away is a tree of many entries as well.
+        // A tree that changes its owner is a tree of many entries as well.
         let (user, group) = (u32::MAX - 2, u32::MAX - 2);
         let given = Filesystem::Plain.give_until(&from, user, group, &interrupt);
         let error = given.unwrap_err().io().unwrap().raw_os_error();

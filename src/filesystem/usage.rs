@@ -1,12 +1,12 @@
-//! What a tree takes on disk, and how much of that it shares with no other tree.
+//! The disk usage of a tree, and how much of that it shares with no other tree.
 //!
-//! Blocks are counted, not lengths: a hole takes nothing. A file with several names counts with an
-//! equal part for each, so that no list of names is kept and a tree that holds them all counts it
-//! once. Links are not followed, and what is mounted inside is not entered.
+//! Blocks are counted, not lengths: a hole takes no space. A file with several names is divided equally among
+//! them, so that no list of names is needed and a tree that has all names counts it once. Links are not
+//! followed, and mount points are not entered.
 //!
-//! What is shared by reflink or snapshot is seen after the data has got its blocks (syncfs). A file
-//! that shares with another one of the same tree counts as sharing. Compressed blocks count as what
-//! they hold.
+//! Sharing by reflink or snapshot is visible after the data has been allocated (syncfs). A file that shares
+//! blocks with another one of the same tree counts as sharing. Compressed blocks count with their
+//! uncompressed size.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;
@@ -19,15 +19,15 @@ use super::error::Fault;
 use super::fiemap::Asker;
 use super::names::{Names, Page};
 
-/// What stat counts blocks in, whatever the filesystem's own blocks are.
+/// The unit of stat's block count, whatever the filesystem's block size is.
 const STAT_BLOCK_BYTES: u64 = 512;
 
-/// What a tree takes, in bytes.
+/// The disk usage of a tree, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// All its blocks.
     pub bytes: u64,
-    /// Those that no other tree shares: what is free when this one is gone. At most `bytes`.
+    /// Blocks that no other tree shares: freed when this tree is removed. At most `bytes`.
     pub own: u64,
 }
 
@@ -38,9 +38,9 @@ impl Usage {
     }
 }
 
-/// Measures a tree. With `cloned`, the second of the epoch at which it began as a clone, its files
-/// are asked what they share; else everything is its own. The memory that it takes grows with the
-/// depth of the tree alone.
+/// Measures a tree. With `cloned`, the second of the epoch at which it was created as a clone, shared blocks
+/// of its files are queried; else all blocks are its own. The memory used grows with the depth of the tree
+/// alone.
 pub(super) fn of(root: Directory, cloned: Option<i64>) -> Result<Usage, Fault> {
     let here = |errno| Fault::new("look at", ".".as_ref(), errno);
     let stat = fstat(&root).map_err(here)?;
@@ -60,7 +60,7 @@ struct Measuring {
     walker: DirWalker,
     found: Usage,
     cloned: Option<i64>,
-    /// Gone once a filesystem has said that it cannot say.
+    /// Removed once a filesystem cannot answer.
     asker: Option<Asker>,
     names: Names,
 }
@@ -82,7 +82,7 @@ impl Measuring {
             };
             let (directory, stat) = match open_directory(self.walker.here(), &name) {
                 Ok(opened) => opened,
-                // Gone, replaced, or the place of another filesystem.
+                // Removed, replaced, or a mount point.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => continue,
                 Err(errno) => return Err(self.walker.fault("open", &name, errno)),
             };
@@ -93,8 +93,8 @@ impl Measuring {
         Ok(())
     }
 
-    /// Counts what is in the present directory from a place of it on and is no directory, until names
-    /// of directories were found; gives those.
+    /// Counts the non-directories of the current directory from a cookie on, until names of directories are
+    /// found; returns those.
     fn read(&mut self, from: u64) -> Result<Page, Fault> {
         let mut names = std::mem::take(&mut self.names);
         let here = self.walker.here().try_clone_to_owned();
@@ -107,7 +107,7 @@ impl Measuring {
         page
     }
 
-    /// Counts an entry of the present directory; true for a directory, which comes later.
+    /// Counts an entry of the current directory; true for a directory, which is counted later.
     fn count(&mut self, name: &CStr) -> Result<bool, Fault> {
         let stat = match statat(self.walker.here(), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -139,17 +139,17 @@ impl Measuring {
         Ok(())
     }
 
-    /// A name's part of what of a file is not shared; `None` when that cannot be said.
+    /// One name's share of a file's unshared blocks; `None` if that is unknown.
     fn own(&mut self, name: &CStr, stat: &Stat) -> Result<Option<u64>, Errno> {
         let (Some(asker), Some(cloned)) = (&mut self.asker, self.cloned) else {
             return Ok(None);
         };
-        // Not blocking, should it be a FIFO by now.
+        // Non-blocking, in case it is a FIFO by now.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match openat(self.walker.here(), name, flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(Some(0)),
-            // Closed to us, or something else by now.
+            // Inaccessible, or something else by now.
             Err(Errno::ACCESS | Errno::PERM | Errno::LOOP | Errno::NXIO) => return Ok(None),
             Err(errno) => return Err(errno),
         };
@@ -160,7 +160,7 @@ impl Measuring {
             self.asker = None;
             return Ok(None);
         };
-        // A small file stands in its directory's own blocks; as it was before the clone, it is shared.
+        // A small file is stored in its directory's own blocks; unchanged since the clone, it is shared.
         let is_as_cloned = stat.st_ctime < cloned;
         let inline = if is_as_cloned { 0 } else { unshared.inline };
         let own = unshared.blocks.saturating_add(inline);
@@ -168,7 +168,7 @@ impl Measuring {
     }
 }
 
-/// The bytes of blocks that one name of a file stands for.
+/// One name's share of a file's blocks in bytes.
 fn part(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0) * STAT_BLOCK_BYTES / names(stat)
 }

@@ -1,9 +1,9 @@
-//! Every entry of a tree, one after the other, in memory that does not grow with the tree; and one
-//! entry that is named by its path.
+//! Iterates over the entries of a tree, in memory that does not grow with the tree; and looks up one entry by
+//! its path.
 //!
-//! A directory comes before what is in it, and its entries in the order of their bytes, as far as the
-//! names of one directory are held at once: a longer one is read in pages, each sorted by itself. Trees
-//! must not change meanwhile.
+//! A directory comes before its entries, and these in byte order, as far as the names of one directory fit in
+//! a page: a larger directory is read in pages, each sorted separately. Trees must not change during the
+//! walk.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
@@ -22,20 +22,20 @@ use super::dir_walker::{self, DirWalker, Directory, open_directory};
 use super::error::{Fault, into_io};
 use super::names::{self, Names, Page};
 
-/// The longest path that the kernel takes, with the zero at its end.
+/// The longest path that the kernel accepts, with its terminating zero.
 const PATH_MAX: usize = 4096;
 
-/// An entry that a walk came to.
+/// An entry that a walk found.
 #[derive(Debug)]
 pub struct Found<'a> {
     walker: &'a DirWalker,
     name: &'a CStr,
-    /// What it is, with the mode that the build gave it.
+    /// Its metadata, with the mode that the build gave it.
     pub stat: Stat,
 }
 
 impl Found<'_> {
-    /// Its path below the root of the walk; it may be longer than the kernel takes.
+    /// Its path below the root of the walk; it may be longer than the kernel accepts.
     pub fn path(&self) -> PathBuf {
         self.walker.path_to(self.name)
     }
@@ -50,10 +50,10 @@ impl Found<'_> {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 
-    /// Opens a regular file for reading, also one that is closed to us, its owner.
+    /// Opens a regular file for reading, even if its owner, the daemon, lacks permission.
     ///
     /// # Errors
-    /// When it cannot be opened, and when it is no regular file any more.
+    /// When it cannot be opened, and when it is no longer a regular file.
     pub fn open(&self) -> io::Result<File> {
         let fault = |errno| into_io(self.walker.fault("open", self.name, errno));
         let file = closed::open_file(self.walker.here(), self.name).map_err(fault)?;
@@ -64,7 +64,7 @@ impl Found<'_> {
         }
     }
 
-    /// What a symbolic link says.
+    /// The target of a symbolic link.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -75,14 +75,14 @@ impl Found<'_> {
     }
 }
 
-/// A walk over a tree: a cursor that is asked for one entry after the other, and holds what the depth
-/// of the tree costs and a bounded number of names. It can be kept, and given to another thread,
-/// between two entries; what it was asked for last is open to it until it is dropped.
+/// A walk over a tree: a cursor that returns one entry after the other, and whose memory grows with the depth
+/// of the tree plus a bounded number of names. It can be stored, and moved to another thread, between two
+/// entries; the last entry stays accessible until the walk is dropped.
 #[derive(Debug)]
 pub struct Walk {
     walker: DirWalker,
     names: Names,
-    /// The directories from the root to where it is.
+    /// The directories from the root to the current one.
     levels: Vec<Page>,
     /// The entry that was returned last.
     last: CString,
@@ -91,10 +91,10 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Descriptors that a walk takes at most, with one file of the tree that is open.
+    /// Most descriptors that a walk uses, including one open file of the tree.
     pub const DESCRIPTORS: u64 = dir_walker::DESCRIPTORS;
 
-    /// Begins at the directory that `root` leads to, of which a bare handle (`O_PATH`) is enough.
+    /// Starts at the directory that `root` refers to; a bare handle (`O_PATH`) is enough.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -113,11 +113,11 @@ impl Walk {
         Ok(walk)
     }
 
-    /// The next entry; `None` after the last. No link is followed; what is mounted in there is returned
-    /// and not entered.
+    /// The next entry; `None` after the last. No link is followed; mount points in the tree are returned and
+    /// not entered.
     ///
     /// # Errors
-    /// When a directory cannot be read. The walk is of no use after that.
+    /// When a directory cannot be read. The walk cannot be used after that.
     pub fn next_entry(&mut self) -> io::Result<Option<Found<'_>>> {
         if std::mem::take(&mut self.is_entering) {
             self.enter()?;
@@ -159,22 +159,22 @@ impl Walk {
         }))
     }
 
-    /// Bytes that it holds now.
+    /// Bytes of memory in use.
     pub fn bytes(&self) -> usize {
         let levels = self.levels.capacity() * size_of::<Page>();
         self.walker.bytes() + self.names.bytes() + levels
     }
 
-    /// Bytes of the path to where it is.
+    /// Length of the current path in bytes.
     pub fn path_bytes(&self) -> usize {
         self.walker.path_bytes()
     }
 
-    /// Goes into the directory that was returned last.
+    /// Enters the directory that was returned last.
     fn enter(&mut self) -> io::Result<()> {
         match open_directory(self.walker.here(), &self.last) {
             Ok((directory, _)) => self.walker.enter(&self.last, directory),
-            // The place of another filesystem.
+            // A mount point.
             Err(Errno::XDEV) => return Ok(()),
             Err(errno) => return Err(into_io(self.walker.fault("open", &self.last, errno))),
         }
@@ -183,7 +183,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Reads the next names of the present directory.
+    /// Reads the next names of the current directory.
     fn read(&mut self, from: u64) -> io::Result<Page> {
         let fault = |walker: &&DirWalker, errno| walker.fault("read", c".", errno);
         let (here, mut walker) = (self.walker.here(), &self.walker);
@@ -199,18 +199,18 @@ impl Walk {
 /// Whether the links in a path are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
-    /// Those that lead to what is below the root.
+    /// Links that lead to entries below the root.
     FollowedBelow,
     /// None.
     Refused,
 }
 
-/// A bare handle (`O_PATH`) on what `path` leads to below `root`; `None` where that is nothing, or
-/// outside. In a path that is longer than the kernel takes, and where a directory on the way is closed
-/// to us, its owner, no link is followed.
+/// A bare handle (`O_PATH`) on the target of `path` below `root`; `None` if it does not exist or is outside.
+/// In a path that is longer than the kernel accepts, and where the daemon's user lacks permission on a
+/// directory in it, no link is followed.
 ///
 /// # Errors
-/// When the host's disk or a permission is in the way.
+/// When the host's disk fails or a permission is missing.
 pub fn locate(root: impl AsFd, path: &Path, links: Links) -> io::Result<Option<OwnedFd>> {
     let path = match path.as_os_str().is_empty() {
         true => Path::new("."),
@@ -257,7 +257,7 @@ fn step_by_step(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     openat2(walker.here(), &last, flags, Mode::empty(), resolve)
 }
 
-/// Not there, not below here, not of the expected kind: a client is told no difference.
+/// Missing, not below here, or not of the expected kind: a client sees no difference.
 fn is_absent(errno: Errno) -> bool {
     matches!(
         errno,
@@ -267,12 +267,12 @@ fn is_absent(errno: Errno) -> bool {
             | Errno::LOOP
             | Errno::NAMETOOLONG
             | Errno::INVAL
-            // A path of openat2 that raced with a rename; nothing in a ready build is renamed.
+            // A path of openat2 that raced with a rename; no entry of a ready build is renamed.
             | Errno::AGAIN
     )
 }
 
-/// What a handle leads to, opened for reading.
+/// The target of a handle, opened for reading.
 #[derive(Debug)]
 pub enum Opened {
     /// A regular file.
@@ -283,7 +283,7 @@ pub enum Opened {
     Other,
 }
 
-/// An open directory whose entries can be looked at for as long as this is kept.
+/// An open directory whose entries can be examined as long as this exists.
 #[derive(Debug)]
 pub struct OpenDirectory(Directory);
 
@@ -293,11 +293,11 @@ impl AsFd for OpenDirectory {
     }
 }
 
-/// Opens what a bare handle leads to, also when it is closed to us, its owner. A FIFO or a device is
+/// Opens the target of a bare handle, even if its owner, the daemon, lacks permission. A FIFO or a device is
 /// not opened.
 ///
 /// # Errors
-/// When a permission or the host's disk is in the way.
+/// When a permission is missing or the host's disk fails.
 pub fn open(handle: impl AsFd) -> io::Result<Opened> {
     let handle = handle.as_fd();
     Ok(match FileType::from_raw_mode(fstat(handle)?.st_mode) {
@@ -307,10 +307,10 @@ pub fn open(handle: impl AsFd) -> io::Result<Opened> {
     })
 }
 
-/// Looks at the entry `name` of a directory, as the build left it; `None` where there is none.
+/// Examines the entry `name` of a directory, as the build left it; `None` if there is none.
 ///
 /// # Errors
-/// When the host's disk or a permission is in the way.
+/// When the host's disk fails or a permission is missing.
 pub fn look(directory: impl AsFd, name: &OsStr) -> io::Result<Option<Stat>> {
     match closed::original(|| statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)) {
         Ok(stat) => Ok(Some(stat)),

@@ -1,8 +1,8 @@
-//! The journal of systemd, in its native protocol.
+//! The systemd journal, in its native protocol.
 //!
-//! Sending blocks when journald stalls, so this is for the thread of a [`super::relay`] only.
-//! A record is told once more, to a subscriber that no other sees, as if the place that told
-//! it had told it with our own fields: so `CODE_FILE` and `CODE_LINE` lead to that place.
+//! Sending blocks when journald stalls, so only the thread of a [`super::relay`] may do it. Each record is
+//! replayed to a private subscriber as an event of its original call site with this module's fields: so
+//! `CODE_FILE` and `CODE_LINE` name that call site.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,17 +18,17 @@ use tracing_subscriber::prelude::*;
 
 use super::record::{MESSAGE_ID, Place, Record, pair};
 
-/// Where journald listens: sd_journal_sendv(3), and the same in `tracing-journald`.
+/// The socket of journald: sd_journal_sendv(3), and the same in `tracing-journald`.
 const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// Under which name `journalctl -t` finds us.
+/// The identifier for `journalctl -t`.
 const IDENTIFIER: &str = "mistryd";
 
-/// The error of a record, which is in the message as well: `journalctl` shows nothing else.
+/// The error of a record, which the message repeats: `journalctl` shows only that.
 const ERROR: &str = "error";
 
-/// Fields of the journal, in capitals there. All others are appended to the message, so that
-/// no name of ours ever meets one that journald gives a meaning of its own.
+/// Fields of the journal, in capitals there. All others are appended to the message, so that no field name of
+/// mistryd collides with one that journald reserves.
 const FIELDS: [&str; 12] = [
     "message",
     MESSAGE_ID,
@@ -44,12 +44,12 @@ const FIELDS: [&str; 12] = [
     "image",
 ];
 
-/// A sink for records.
+/// Creates a record sink.
 ///
 /// # Errors
 /// journald cannot be reached.
 pub(super) fn open() -> io::Result<impl FnMut(&Record) + Send + 'static> {
-    // Connecting never blocks, but the layer sends as soon as it is made: that is for the thread.
+    // Connecting never blocks, but the layer sends as soon as it is created: the thread must do that.
     UnixDatagram::unbound()?.connect(SOCKET)?;
     let mut sink = None;
     Ok(move |record: &Record| {
@@ -62,7 +62,7 @@ pub(super) fn open() -> io::Result<impl FnMut(&Record) + Send + 'static> {
     })
 }
 
-/// What tells journald. Blocks while that is stalled.
+/// Creates a sink for journald. Blocks while journald is stalled.
 fn told() -> io::Result<impl FnMut(&Record) + Send + 'static> {
     let layer = tracing_journald::layer()?
         .with_field_prefix(None)
@@ -79,10 +79,10 @@ fn told() -> io::Result<impl FnMut(&Record) + Send + 'static> {
     )))
 }
 
-/// Tells records to `to`.
+/// Replays records to `to`.
 fn replay(to: Dispatch) -> impl FnMut(&Record) + Send + 'static {
-    // What tracing calls static must be so. There are as many entries as places in the program
-    // that tell something, so what is leaked is as bounded as its text.
+    // tracing requires static metadata. There is one entry for each call site in the program that logs
+    // something, so the leaked memory is bounded by the program's text.
     let mut places: HashMap<Place, &'static Metadata<'static>> = HashMap::new();
     move |record| {
         let metadata: &'static Metadata<'static> = places
@@ -91,7 +91,7 @@ fn replay(to: Dispatch) -> impl FnMut(&Record) + Send + 'static {
         let message = message(record);
         let fields: [Field; FIELDS.len()] = {
             let mut known = metadata.fields().iter();
-            // Never shorter than what it was made of; an event without fields says nothing.
+            // Never shorter than what it was made of; an event without fields has no content.
             let Some(first) = known.next() else { return };
             std::array::from_fn(|at| match at {
                 0 => first.clone(),
@@ -110,7 +110,7 @@ fn replay(to: Dispatch) -> impl FnMut(&Record) + Send + 'static {
     }
 }
 
-/// What is told, with what has no field of its own in the journal.
+/// The message, followed by the fields that the journal has no field for.
 fn message(record: &Record) -> String {
     let mut message = record.told.message.clone();
     for (name, value) in &record.told.fields {
@@ -126,7 +126,7 @@ fn message(record: &Record) -> String {
     }
 }
 
-/// A place as tracing knows places, with our fields.
+/// A call site's metadata for tracing, with this module's fields.
 fn metadata(place: Place) -> Metadata<'static> {
     Metadata::new(
         "record",
@@ -140,7 +140,7 @@ fn metadata(place: Place) -> Metadata<'static> {
     )
 }
 
-/// The callsite of all sets of our fields. It is never asked whether it is of interest.
+/// The callsite of all field sets of this module. tracing never asks whether it is of interest.
 struct Replayed(Metadata<'static>);
 
 static REPLAYED: Replayed = Replayed(Metadata::new(
@@ -174,7 +174,7 @@ mod tests {
 
     type Seen = Arc<Mutex<Vec<(Place, Told)>>>;
 
-    /// What journald's layer is given.
+    /// The fields that the layer received.
     struct Journal(Seen);
 
     impl<S: Subscriber> Layer<S> for Journal {

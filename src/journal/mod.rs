@@ -1,10 +1,10 @@
-//! Where the daemon's records go.
+//! Sends log records to journald or stderr.
 //!
-//! To the journal of systemd, with their fields, where standard error leads there anyway; else
-//! as readable lines to standard error. How much is said is set by `MISTRY_LOG` (`error`,
-//! `warn`, `info`, `debug`), read once; what is not said costs nothing.
+//! Records go to the systemd journal, with their fields, if standard error leads there; else as readable
+//! lines to standard error. The level is set by `MISTRY_LOG` (`error`, `warn`, `info`, `debug`), read once;
+//! records below it cost nothing.
 //!
-//! A journal that stalls does not stall the daemon: see [`relay`].
+//! A stalled journal does not stall the daemon: see [`relay`].
 
 mod journald;
 mod record;
@@ -23,25 +23,25 @@ use tracing_subscriber::{EnvFilter, Registry};
 use self::record::{Collect, Line};
 use self::relay::{Flush, Relay};
 
-/// The variable that says how much is told.
+/// The variable that sets the log level.
 const LEVEL: &str = "MISTRY_LOG";
 
-/// What it may be.
+/// Its valid values.
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 
-/// The variable that says which file the journal's stream is: `DEVICE:INODE`.
+/// The variable that identifies the journal's stream: `DEVICE:INODE`.
 const STREAM: &str = "JOURNAL_STREAM";
 
-/// Records are kept. Dropping it waits, but not long, for what was told last; so it is kept
-/// until the end of the program.
+/// The log is active. Dropping this waits briefly for the last records; so it is held until the end of the
+/// program.
 #[must_use = "what was told last is lost when it is dropped too early"]
 #[derive(Debug)]
 pub struct Journal {
-    /// There are none on their way where they are written at once.
+    /// `None` when records are written directly.
     _flush: Option<Flush>,
 }
 
-/// Begins to keep records. To be called once, before anything is told.
+/// Starts logging. Must be called once, before the first record.
 pub fn begin() -> Journal {
     let (layer, flush, unreachable) = match native() {
         Some(Ok((layer, flush))) => (layer, Some(flush), None),
@@ -51,7 +51,7 @@ pub fn begin() -> Journal {
     let wanted = std::env::var(LEVEL).unwrap_or_default();
     let is_known = LEVELS.contains(&wanted.as_str());
     let filter = EnvFilter::new(if is_known { &wanted } else { "info" });
-    // A second subscriber is a mistake of ours, and the first one tells it.
+    // A second subscriber is a bug, and the first one logs it.
     if let Err(error) = heard(layer, filter).try_init() {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -75,12 +75,12 @@ pub fn begin() -> Journal {
 
 type Kept = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// The filter decides first, so what it leaves out reaches no layer and is put into no words.
+/// The filter runs first, so records that it drops reach no layer and are not formatted.
 fn heard(layer: Kept, filter: EnvFilter) -> impl Subscriber + Send + Sync {
     Registry::default().with(layer).with(filter)
 }
 
-/// Records with their fields for journald; `None` where standard error does not lead there.
+/// Records with their fields for journald; `None` if standard error does not lead there.
 fn native() -> Option<io::Result<(Kept, Flush)>> {
     let stream = std::env::var(STREAM).ok()?;
     let file = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?);
@@ -108,8 +108,8 @@ fn lines() -> Kept {
     )
 }
 
-/// True where `DEVICE:INODE` names the file: another one means that our standard error was
-/// redirected by a program that inherited the variable.
+/// True if `DEVICE:INODE` names the file: another one means that a program that inherited the variable
+/// redirected standard error.
 fn names(stream: &str, device: u64, inode: u64) -> bool {
     let parts = stream
         .split_once(':')

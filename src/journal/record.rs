@@ -1,8 +1,8 @@
-//! A record as a value: what was told, where, and the fields of the spans around it.
+//! A log record as a value: its message, its source location, and the fields of the spans around it.
 //!
-//! [`Collect`] makes one of each event and gives it away; [`Line`] is the same fields as text
-//! for people. In both an error is told with the whole chain of its sources, and a field
-//! without a value is absent.
+//! [`Collect`] creates a record from each event and passes it on; [`Line`] formats the same fields as text
+//! for people. In both, an error includes the whole chain of its sources, and a field without a value is
+//! absent.
 
 use std::error::Error;
 use std::fmt::{self, Debug, Write};
@@ -16,22 +16,22 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Most bytes of one text: a chain of errors that quotes the end of an output still
-/// fits, and a full queue of such records stays below what a host notices.
+/// Most bytes of one text: an error chain that quotes the end of an output still fits, and a full queue of
+/// such records uses little of the host's memory.
 const MAX_TEXT: usize = 8 << 10;
 
-/// For programs only: it says which paragraph of the catalog explains a record.
+/// For programs only: it names the catalog entry that explains a record.
 pub(super) const MESSAGE_ID: &str = "message_id";
 
 /// One record, owned.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) place: Place,
-    /// What it says.
+    /// Message, fields.
     pub(super) told: Told,
 }
 
-/// Which place in the program tells a record, and at which level.
+/// The source location of a record, and its level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) level: Level,
@@ -51,7 +51,7 @@ impl From<&'static Metadata<'static>> for Place {
     }
 }
 
-/// A message and its fields, each name once.
+/// A message and its fields; each field name occurs once.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) message: String,
@@ -70,7 +70,7 @@ impl Told {
             self.message = value;
             return;
         }
-        // What an inner span or the event itself says is nearer to the truth.
+        // A value from an inner span or from the event itself is more specific.
         self.fields.retain(|(known, _)| *known != name);
         if !value.is_empty() {
             self.fields.push((name, value));
@@ -88,7 +88,7 @@ impl Visit for Told {
         let mut cause = value.source();
         while let Some(error) = cause {
             let text = bounded(format_args!("{error}"));
-            // Some errors quote their source in their own sentence.
+            // Some errors already quote their source in their own message.
             if !chain.ends_with(&text) && chain.len() < MAX_TEXT {
                 chain = bounded(format_args!("{chain}: {text}"));
             }
@@ -119,7 +119,7 @@ fn bounded(text: fmt::Arguments<'_>) -> String {
             }
             self.0.push_str(&text[..fits]);
             self.0.push(mark);
-            // Whatever comes behind it is not even put into words.
+            // Text behind the limit is not even formatted.
             Err(fmt::Error)
         }
     }
@@ -131,7 +131,7 @@ fn bounded(text: fmt::Arguments<'_>) -> String {
 /// The fields of a span, kept beside it.
 struct OfSpan(Told);
 
-/// Gives each record away. It must not block: it runs in the thread that tells the record.
+/// Passes each record on. It must not block: it runs in the thread that logs the record.
 pub(super) struct Collect<F>(pub(super) F);
 
 impl<S, F> Layer<S> for Collect<F>
@@ -176,7 +176,7 @@ where
     }
 }
 
-/// Message and fields on one line of text.
+/// Formats message and fields as one line of text.
 #[derive(Debug)]
 pub(super) struct Line;
 
@@ -196,7 +196,7 @@ impl<'writer> FormatFields<'writer> for Line {
     }
 }
 
-/// `name=value`, quoted where it would not be seen where the value ends.
+/// `name=value`, quoted when the end of the value would be ambiguous.
 pub(super) fn pair(name: &str, value: &str) -> String {
     if value.contains(|letter: char| letter.is_whitespace() || letter == '"') {
         format!("{name}={value:?}")
@@ -205,11 +205,11 @@ pub(super) fn pair(name: &str, value: &str) -> String {
     }
 }
 
-/// A text that cannot begin a line of its own, nor steer a terminal.
+/// Text that can neither start a new line nor control a terminal.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for letter in text.chars() {
-        // Also what turns the direction of writing around, and lines of Unicode's own.
+        // Includes characters that reverse the text direction, and Unicode line separators.
         if letter.is_control()
             || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
         {

@@ -1,8 +1,8 @@
-//! Records on their way to a reader that may stall.
+//! Passes records to a reader that may stall.
 //!
-//! The thread that tells a record puts it into a bounded queue and goes on, whatever the other end
-//! does. One thread takes them out and hands them to the sink, which may block. What does not
-//! fit is counted, and told as one record when there is room again.
+//! The thread that logs a record puts it into a bounded queue and continues, whatever the reader does. One
+//! thread takes records out and passes them to the sink, which may block. Records that do not fit are
+//! counted, and the count is logged as one record when there is space again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,11 +14,11 @@ use tracing::Level;
 
 use super::record::{Place, Record, Told};
 
-/// Records that wait: some seconds of the busiest hour, in about two megabytes.
+/// Queued records: some seconds of the busiest hour, in about two megabytes.
 const QUEUE: usize = 4096;
 
-/// How long the end of a life waits for its last records. A journal that works takes a full
-/// queue in a fraction of it; one that does not must not keep the daemon.
+/// How long the exit of the process waits for its last records. A working journal takes a full queue in a
+/// fraction of it; a stalled journal must not delay the daemon.
 const FLUSH: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ struct Shared {
     ending: AtomicBool,
 }
 
-/// Where records are put. Cheap to clone.
+/// The sending side. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Relay {
     /// `None` only wakes the thread.
@@ -35,11 +35,11 @@ pub(super) struct Relay {
     shared: Arc<Shared>,
 }
 
-/// The thread behind a [`Relay`]. Dropping it waits, but not long, for what is in the queue.
+/// The thread behind a [`Relay`]. Dropping it waits briefly for the queued records.
 #[derive(Debug)]
 pub(super) struct Flush {
     relay: Relay,
-    /// Nothing is ever sent: that the other end is gone says that the thread is done.
+    /// Nothing is ever sent: a disconnected sender means that the thread is done.
     done: Receiver<()>,
     thread: Option<JoinHandle<()>>,
     patience: Duration,
@@ -49,7 +49,7 @@ impl Relay {
     /// Starts the thread that hands records to `sink`.
     ///
     /// # Errors
-    /// No thread can be had.
+    /// No thread can be started.
     pub(super) fn start(
         sink: impl FnMut(&Record) + Send + 'static,
     ) -> std::io::Result<(Relay, Flush)> {
@@ -79,7 +79,7 @@ impl Relay {
         Ok((relay, flush))
     }
 
-    /// Puts a record into the queue, or counts it as lost. Never blocks.
+    /// Enqueues a record, or counts it as lost. Never blocks.
     pub(super) fn put(&self, record: Record) {
         if self.queue.try_send(Some(record)).is_err() {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
@@ -87,16 +87,16 @@ impl Relay {
     }
 }
 
-/// Hands on what comes, until the end is wanted and nothing is left.
+/// Passes records on until the end is requested and none is left.
 fn carry(waiting: &Receiver<Option<Record>>, shared: &Shared, mut sink: impl FnMut(&Record)) {
     loop {
-        // Looked at before the queue: what was put there before the end was wanted is seen.
+        // Loaded before the queue is read: records that were queued before the end was requested are seen.
         let ending = shared.ending.load(Ordering::Acquire);
         let next = match waiting.try_recv() {
             Ok(next) => next,
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => {
-                // What was lost came after all that was in the queue.
+                // The lost records came after all queued ones.
                 let lost = shared.lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
                     sink(&loss(lost));
@@ -117,7 +117,7 @@ fn carry(waiting: &Receiver<Option<Record>>, shared: &Shared, mut sink: impl FnM
     }
 }
 
-/// Told here, past the collector, which would put it into the queue again.
+/// Created here, bypassing the collector, which would enqueue it again.
 fn loss(lost: u64) -> Record {
     Record {
         place: Place {
@@ -139,7 +139,7 @@ fn loss(lost: u64) -> Record {
 impl Drop for Flush {
     fn drop(&mut self) {
         self.relay.shared.ending.store(true, Ordering::Release);
-        // Where the queue is full the thread looks by itself when it has emptied it.
+        // When the queue is full, the thread checks by itself after emptying it.
         let _ = self.relay.queue.try_send(None);
         if self.done.recv_timeout(self.patience) == Err(RecvTimeoutError::Disconnected)
             && let Some(thread) = self.thread.take()
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// Longer than anything here takes where nothing is wrong.
+    /// Longer than anything here takes in a working system.
     const LONG: Duration = Duration::from_secs(20);
 
     fn record(message: &str) -> Record {
@@ -166,13 +166,13 @@ mod tests {
         record
     }
 
-    /// A sink that says what it is given, and stalls until it is let go on.
+    /// A sink that reports each record, and blocks until it is released.
     fn stalled() -> (impl FnMut(&Record) + Send, Receiver<String>, Sender<()>) {
         let (said, heard) = channel();
         let (go, gate) = channel();
         let sink = move |record: &Record| {
             let _ = said.send(record.told.message.clone());
-            // Whose other end is gone is open.
+            // A gate without a sender is open.
             let _ = gate.recv();
         };
         (sink, heard, go)
@@ -183,7 +183,7 @@ mod tests {
         let (sink, heard, go) = stalled();
         let (relay, flush) = Relay::with(4, LONG, sink).unwrap();
         relay.put(record("first"));
-        // It is in the hands of the sink, so the queue is empty again.
+        // The sink has taken it, so the queue is empty again.
         assert_eq!(heard.recv_timeout(LONG).unwrap(), "first");
         let begun = Instant::now();
         let tellers: Vec<_> = (0..4)
@@ -240,7 +240,7 @@ mod tests {
         gate.wait();
         ending.join().unwrap();
         assert_eq!(heard.iter().count(), QUEUE / 2);
-        // The reader is gone, which stalls nothing.
+        // The reader is gone, which blocks nothing.
         relay.put(record("late"));
     }
 

@@ -1,9 +1,9 @@
-//! A context as the tar that Docker is given: what Docker's own client would send.
+//! A context as the tar that Docker gets: the same that Docker's own client would send.
 //!
-//! Names, kinds, modes, link targets, hard links and file capabilities are those of the walk, the
-//! owner is root, and times are those of the files in whole seconds, within what tools take. Each
-//! file is hashed again while it is sent: what has changed since the walk fails the build
-//! instead of passing for something else.
+//! Names, kinds, modes, link targets, hard links and file capabilities are those of the walk, the owner is
+//! root, and times are those of the files in whole seconds, within the range that tools accept. Each file is
+//! hashed again while it is sent: a file that has changed since the walk fails the build instead of being
+//! sent silently.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -16,16 +16,15 @@ use super::entry::{Content, Entry, open};
 use super::error::Error;
 use crate::located::at;
 
-/// 1980-01-01T00:00:00Z in seconds of Unix time: the earliest time that a ZIP archive can hold.
-/// Tools that pack a file which is older fail.
+/// 1980-01-01T00:00:00Z in seconds of Unix time: the earliest time that a ZIP archive can hold. Tools that
+/// pack an older file fail.
 const EARLIEST_SECOND: u64 = 315_532_800;
-/// The last second that Docker sets as the time of a file; it takes a later one for the
-/// beginning of Unix time.
+/// The last second that Docker sets as the time of a file; it treats a later one as the start of Unix time.
 const LATEST_SECOND: u64 = i64::MAX as u64 / 1_000_000_000;
-/// Bytes of a name or a link target that a header has room for.
+/// Bytes of a name or a link target that fit in a header.
 const HEADER_NAME_BYTES: usize = 100;
 
-/// When a file was changed, as it is sent: whole seconds, from 1980 on.
+/// The modification time of a file, as sent: whole seconds, from 1980 on.
 fn sent_time(modified: SystemTime) -> u64 {
     let seconds = modified
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -38,16 +37,16 @@ fn sent_time(modified: SystemTime) -> u64 {
 }
 
 impl Context {
-    /// Writes the context as a tar. Files are read as they are sent, never held whole.
+    /// Writes the context as a tar. Files are streamed, never held whole.
     ///
     /// # Errors
-    /// [`Error::Changed`] when a file is no longer what the digest says; what was written until
-    /// then is a torn tar, which Docker refuses.
+    /// [`Error::Changed`] when a file no longer matches its digest; what was written so far is a truncated
+    /// tar, which Docker rejects.
     pub fn write_tar(&self, to: impl Write) -> Result<(), Error> {
         let name = &self.project().name;
         let failed = |error| Error::Read(name.clone(), error);
         let mut tar = tar::Builder::new(to);
-        // The first name of each file that has several.
+        // The first name of each file that has several names.
         let mut first_names: HashMap<(u64, u64), &Entry> = HashMap::new();
         for entry in self.sent() {
             if let Some(inode) = entry.inode {
@@ -99,8 +98,7 @@ impl Context {
     }
 }
 
-/// Adds one entry. What a header has no room for stands in front of it, as Docker's client
-/// writes it.
+/// Adds one entry. Names that do not fit in a header are written in front of it, as by Docker's client.
 fn append(
     tar: &mut tar::Builder<impl Write>,
     entry: &Entry,

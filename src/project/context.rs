@@ -1,15 +1,14 @@
-//! The context: the files of a project that Docker is given, and their digest.
+//! The context: the files of a project that are sent to Docker, and their digest.
 //!
-//! The digest covers relative path, kind, permissions, file capabilities, content and link target
-//! of everything that `.dockerignore` does not exclude, the text of `.dockerignore`, and that of
-//! `mistry.json` even where it is excluded. Times, owners and the host do not enter it, so it is
-//! the same in every checkout; of permissions, what the umasks 002 and 022 make different does
-//! not. Nor does it tell two names of one file from two files, since few ways to copy a checkout
-//! keep that apart.
+//! The digest covers relative path, kind, permissions, file capabilities, content and link target of
+//! everything that `.dockerignore` does not exclude, the text of `.dockerignore`, and that of `mistry.json`
+//! even where it is excluded. Times, owners and the host do not enter it, so it is the same in every
+//! checkout; permission bits that differ between the umasks 002 and 022 are ignored. Nor does it distinguish
+//! two names of one file from two files, since few ways to copy a checkout preserve that.
 //!
-//! A file's digest is remembered by device, inode, size, mtime and ctime, but not when the
-//! file was changed less than two seconds before it was read: a second change within the
-//! clock's grain would leave no trace in the stamp.
+//! A file's digest is cached by device, inode, size, mtime and ctime, but not when the file was changed less
+//! than two seconds before it was read: a second change within the clock's resolution would leave the stamp
+//! unchanged.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -27,10 +26,10 @@ use super::recipe::DOCKERFILE;
 use super::settings::Settings;
 use super::walk::{Found, Memory, walk};
 
-/// A project's files as one walk found them.
+/// The files of a project that one walk found.
 #[derive(Clone)]
 pub struct Context {
-    /// Shared, like the rest: one walk serves many askers.
+    /// Shared, like the rest: one walk serves many requests.
     project: Arc<Project>,
     /// Sorted by path bytes, parents before children.
     entries: Arc<[Entry]>,
@@ -50,7 +49,7 @@ impl fmt::Debug for Context {
 }
 
 impl Context {
-    /// Walks the project. The second value is what to remember, when it differs from `known`.
+    /// Walks the project. The second value is the digest cache, when it differs from `known`.
     pub(super) fn read(
         project: &Project,
         known: Option<&Memory>,
@@ -65,13 +64,13 @@ impl Context {
         Ok((context, found.memory))
     }
 
-    /// The digest of everything in it.
+    /// The digest of the whole context.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// The settings that its `mistry.json` holds, from the bytes that entered the digest; those of
-    /// a project without one are the default.
+    /// The settings in its `mistry.json`, parsed from the bytes that entered the digest; defaults for a
+    /// project without one.
     ///
     /// # Errors
     /// [`Error::Settings`] names the key and what was expected.
@@ -83,7 +82,7 @@ impl Context {
             .map_err(|source| Error::Settings(self.project.name.clone(), source))
     }
 
-    /// True when there is a recipe, and it is a regular file.
+    /// True when there is a Dockerfile, and it is a regular file.
     pub(super) fn has_dockerfile(&self) -> bool {
         let path = Path::new(DOCKERFILE);
         let at = self
@@ -97,7 +96,7 @@ impl Context {
         &self.project
     }
 
-    /// Relative path and digest of each file, for the record: it lets a later job say what differs.
+    /// Relative path and digest of each file, for the record: a later job can list the differences.
     pub fn files(&self) -> impl Iterator<Item = (&Path, Digest)> {
         self.entries.iter().filter_map(|entry| match entry.content {
             Content::File { digest, .. } => Some((entry.path.as_path(), digest)),
@@ -116,16 +115,15 @@ impl Context {
         })
     }
 
-    /// Relative path and modification time of each regular file and symbolic link that is sent,
-    /// as the file system has it: not cut to whole seconds, and possibly before 1980 or in the
-    /// future.
+    /// Relative path and modification time of each regular file and symbolic link that is sent, as the file
+    /// system reports it: not cut to whole seconds, and possibly before 1980 or in the future.
     pub fn modified(&self) -> impl Iterator<Item = (&Path, SystemTime)> {
         self.sent()
             .filter(|entry| matches!(entry.content, Content::File { .. } | Content::Link(_)))
             .map(|entry| (entry.path.as_path(), entry.modified))
     }
 
-    /// What Docker is given, parents before children.
+    /// The entries sent to Docker, parents before children.
     pub(super) fn sent(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.is_sent)
     }
@@ -231,7 +229,7 @@ mod tests {
             self.context().digest()
         }
 
-        /// What is said when the project cannot be built.
+        /// The message when the project cannot be built.
         fn refused(&self) -> String {
             let error = self.read().unwrap_err();
             assert!(matches!(error, Error::Unbuildable(..)), "{error:?}");
@@ -329,7 +327,7 @@ mod tests {
             names,
             [".dockerignore", "Dockerfile", "kept", "mistry.json"].map(PathBuf::from)
         );
-        // Docker takes the first two out of the context by itself.
+        // Docker removes the first two from the context by itself.
         assert_eq!(place.names(), [".dockerignore", "Dockerfile", "kept"]);
     }
 
@@ -350,7 +348,7 @@ mod tests {
                 "config/ignored"
             ]
         );
-        // What it leads to counts, also where that is excluded itself.
+        // The link's target counts, even where it is excluded itself.
         place.write("config/ignored", "b\nconfig\n");
         let before = place.digest();
         place.write("config/ignored", "b\nconfig\n#\n");
@@ -486,7 +484,7 @@ mod tests {
             let entry = entry.unwrap();
             let header = entry.header();
             assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
-            // What was made just now has a time that no test knows.
+            // Newly created, so its time is unknown to the test.
             let mtime = header.mtime().unwrap();
             let mtime = if mtime < 1_750_000_000 { mtime } else { 0 };
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -558,7 +556,7 @@ mod tests {
         let projects = Projects::new(place.dir.path());
         let name = "p".parse().unwrap();
         let first = projects.context(&name).unwrap().digest();
-        // Same size, and likely within the clock's grain of the first.
+        // Same size, and likely within the clock's resolution of the first change.
         place.write("a", "2");
         assert_ne!(projects.context(&name).unwrap().digest(), first);
     }

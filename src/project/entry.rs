@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::digest::Digest;
 
-/// What an entry is, beside its name and its metadata.
+/// The type of an entry, and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     File {
@@ -25,25 +25,25 @@ pub(super) enum Content {
     },
 }
 
-/// One file, directory or whatever else has a name in the project.
+/// One file, directory or other entry of the project.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) path: PathBuf,
-    /// Permissions as they are sent.
+    /// Permissions as sent.
     pub(super) mode: u32,
-    /// When its content was changed, as the disk says.
+    /// The modification time on disk.
     pub(super) modified: SystemTime,
-    /// Device and inode of what has more names than this one.
+    /// Device and inode of a file with several names.
     pub(super) inode: Option<(u64, u64)>,
     /// The extended attribute `security.capability`, as it is sent.
     pub(super) capability: Option<Box<[u8]>>,
     pub(super) content: Content,
-    /// It counts, and is part of what Docker is given; else it only counts.
+    /// It is in the digest and sent to Docker; else it is only in the digest.
     pub(super) is_sent: bool,
 }
 
 impl Entry {
-    /// True when one file with two names would be found as these two.
+    /// True when these two could be names of one file.
     pub(super) fn is_same_file(&self, other: &Entry) -> bool {
         self.inode == other.inode
             && self.mode == other.mode

@@ -17,7 +17,7 @@ pub enum Error {
     /// The directory is there, but cannot be built as it is.
     #[error("project '{0}' cannot be built: {1}")]
     Unbuildable(ProjectName, String),
-    /// Its `mistry.json` says something that cannot be.
+    /// Its `mistry.json` holds an invalid value.
     #[error("project '{0}' cannot be built: its mistry.json is wrong: {1}")]
     Settings(ProjectName, SettingsError),
     /// A file changed between the moment it was read for the digest and the moment it was sent.

@@ -1,9 +1,9 @@
-//! `.dockerignore`: which paths of a project stay out of its context.
+//! `.dockerignore`: which paths of a project are excluded from its context.
 //!
-//! The file is read as Docker reads it (`frontend/dockerfile/dockerignore` of BuildKit and
-//! `New` of `github.com/moby/patternmatcher`), byte for byte and in any encoding, and a path is
-//! decided upon as Docker's CLI does when it packs a context (`MatchesUsingParentResults`): the
-//! last line that matches decides, and a line that matches a directory covers all below it.
+//! The file is parsed as Docker does it (`frontend/dockerfile/dockerignore` of BuildKit and `New` of
+//! `github.com/moby/patternmatcher`), byte for byte and in any encoding, and a path is matched as Docker's
+//! CLI does when it packs a context (`MatchesUsingParentResults`): the last line that matches decides, and a
+//! line that matches a directory covers everything below it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use super::path_text::PathText;
 use super::pattern::{Pattern, is_well_formed};
 use super::regex::{MAX_MEMORY_BYTES, Memory, TooMuch};
 
-/// Bytes of the longest line: Go's `bufio.Scanner`, by which Docker reads, takes no longer one.
+/// Bytes of the longest line: Go's `bufio.Scanner`, which Docker uses, accepts no longer one.
 const MAX_LINE_BYTES: usize = 65_535;
-/// Letters of a pattern that an error shows.
+/// Characters of a pattern that an error shows.
 const MAX_SHOWN_LETTERS: usize = 80;
 
-/// A line that Docker refuses, or that takes too much memory.
+/// A line that Docker rejects, or that takes too much memory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WrongLine {
     /// Counted from 1.
@@ -41,11 +41,11 @@ pub(super) struct Ignore {
 struct Line {
     number: usize,
     pattern: Pattern,
-    /// It begins with `!`: what it matches is not excluded.
+    /// It starts with `!`: matching paths are not excluded.
     is_exception: bool,
 }
 
-/// Which lines match a directory, and thereby all below it.
+/// The lines that match a directory, and thereby everything below it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Matched(Arc<[usize]>);
 
@@ -53,8 +53,7 @@ impl Ignore {
     /// Reads the file.
     ///
     /// # Errors
-    /// The first line that is too long or no pattern, or with which all take more than
-    /// [`MAX_MEMORY_BYTES`].
+    /// The first line that is too long or invalid, or that makes all take more than [`MAX_MEMORY_BYTES`].
     pub(super) fn parse(text: &[u8]) -> Result<Ignore, WrongLine> {
         Ignore::parse_within(text, Memory::new(MAX_MEMORY_BYTES))
     }
@@ -93,11 +92,11 @@ impl Ignore {
         Ok(Ignore { lines })
     }
 
-    /// True when the path, relative to the project, stays out; and which lines match it.
-    /// `above` is what this said of the directory that holds the path.
+    /// True when the path, relative to the project, is excluded; and which lines match it. `above` is this
+    /// function's result for the parent directory.
     ///
     /// # Errors
-    /// A line that Docker finds to be wrong only when it matches a path with it.
+    /// A line that Docker rejects only when it matches a path with it.
     pub(super) fn excludes(
         &self,
         path: &[u8],
@@ -111,7 +110,7 @@ impl Ignore {
             let is_match = if above.next_if_eq(&at).is_some() {
                 true
             } else if line.is_exception == is_excluded {
-                // Only a line that would change the verdict is asked.
+                // Only a line that would change the result is checked.
                 line.pattern.matches(&name).map_err(|_| WrongLine {
                     number: line.number,
                     what: not_a_pattern(line.pattern.text()),
@@ -127,8 +126,8 @@ impl Ignore {
         Ok((is_excluded, Matched(matched.into())))
     }
 
-    /// True when an exception names the directory or something below it without a wildcard
-    /// before: Docker looks into no other directory that is excluded.
+    /// True when an exception names the directory or something below it without a wildcard before: Docker
+    /// enters no other directory that is excluded.
     pub(super) fn may_except_below(&self, directory: &[u8]) -> bool {
         self.lines.iter().any(|line| {
             line.is_exception
@@ -141,7 +140,7 @@ impl Ignore {
     }
 }
 
-/// The pattern of a line, and whether it is an exception; `None` when the line holds none.
+/// The pattern of a line, and whether it is an exception; `None` when the line has none.
 ///
 /// A line is trimmed and cleaned twice, as Docker does in its reader and in its matcher.
 fn cleaned(line: &[u8]) -> Option<(Vec<u8>, bool)> {
@@ -192,9 +191,9 @@ fn not_a_pattern(pattern: &[u8]) -> String {
     format!("'{shown}' is not a pattern that Docker takes")
 }
 
-/// Removes white space at both ends, as Unicode defines it; what is not UTF-8 is none.
+/// Removes white space at both ends, as Unicode defines it; invalid UTF-8 is not white space.
 fn trim(mut text: &[u8]) -> &[u8] {
-    /// Bytes of the longest letter that is white space.
+    /// Bytes of the longest white space character.
     const LONGEST: usize = 3;
     let is_space = |bytes: &[u8]| {
         std::str::from_utf8(bytes).is_ok_and(|text| text.chars().all(char::is_whitespace))
@@ -209,7 +208,7 @@ fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// The shortest path that means the same, as `filepath.Clean` of Go defines it.
+/// The shortest equivalent path, as `filepath.Clean` of Go defines it.
 fn clean(path: &[u8]) -> Vec<u8> {
     let is_rooted = path.starts_with(b"/");
     let mut parts: Vec<&[u8]> = Vec::new();
@@ -238,7 +237,7 @@ fn clean(path: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Whether a path is excluded, as a walk would ask.
+    /// Whether a path is excluded, as checked by a walk.
     fn excludes(ignore: &Ignore, path: &str) -> bool {
         let mut above = Matched::default();
         let mut is_excluded = false;
@@ -249,7 +248,7 @@ mod tests {
         is_excluded
     }
 
-    /// Each row is what Docker 28 does.
+    /// Each row shows the behaviour of Docker 28.
     #[test]
     fn patterns_mean_what_docker_means() {
         for (text, out, kept) in [
@@ -291,7 +290,7 @@ mod tests {
             ("[ab]c", &["ac", "bc"], &["cc"]),
             ("  ", &[], &["a"]),
             ("!/a\n/!a", &[], &["a", "!a"]),
-            // What the translation into a regular expression happens to mean.
+            // Side effects of the translation into a regular expression.
             ("a{2}", &["a{2}"], &["aa"]),
             ("a{2}*", &["aa", "aab"], &["a{2}", "a"]),
             ("x|b", &["x|b"], &["x"]),
@@ -339,7 +338,7 @@ mod tests {
         }
     }
 
-    /// Each of the lines is one that Docker takes.
+    /// Docker accepts each of the lines.
     #[test]
     fn patterns_that_would_take_too_much_memory_are_refused_at_the_line_that_does() {
         let parsed = |text: &str| Ignore::parse_within(text.as_bytes(), Memory::new(1 << 20));

@@ -1,9 +1,8 @@
 //! Projects: directories under `projects_path` that hold a `Dockerfile`.
 //!
-//! A [`ProjectName`] is parsed once, where it comes in; then it can be joined to a path. [`Projects`]
-//! opens projects, and remembers the digests of files whose stamp has not changed, so that reading a
-//! large project again costs a walk over its files and no reading of them. Everything here blocks;
-//! callers choose the thread.
+//! A [`ProjectName`] is parsed once, at input; then it can be joined to a path. [`Projects`] opens projects,
+//! and caches the digests of files whose stamp has not changed, so that reading a large project again costs a
+//! walk over its files and no reading of them. Everything here blocks; callers choose the thread.
 //!
 //! A user who may write to `projects_path` is as good as root on the host (a project may ask for
 //! mounts and a user), so the files of a project are trusted; its *name* is not.

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Longest name, in bytes: a directory name has to fit with room for suffixes.
+/// Longest name, in bytes: a directory name must leave space for suffixes.
 const MAX_NAME: usize = 128;
 
-/// A name that broke its rule: what it was the name of, the name, the rule.
+/// An invalid name: what it names, the name, the rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {shown} is not allowed: expected {rule}")]
 pub struct NameError {
@@ -77,12 +77,12 @@ impl fmt::Display for ProjectName {
     }
 }
 
-/// A project that exists.
+/// An existing project.
 #[derive(Clone, Debug)]
 pub struct Project {
-    /// Its name, which is its directory's.
+    /// Its name, which is that of its directory.
     pub name: ProjectName,
-    /// Where it is.
+    /// Its directory.
     pub path: PathBuf,
 }
 

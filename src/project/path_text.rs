@@ -1,8 +1,8 @@
-//! A path as patterns see it: its bytes, and its letters as Go reads them.
+//! A path as patterns match it: its bytes, and its characters as Go decodes them.
 
 use std::cell::OnceCell;
 
-/// A path relative to the project, as patterns see it.
+/// A path relative to the project, for matching.
 #[derive(Debug)]
 pub(super) struct PathText<'a> {
     bytes: &'a [u8],
@@ -26,7 +26,7 @@ impl<'a> PathText<'a> {
     }
 }
 
-/// Reads UTF-8 as Go does: each byte that belongs to no letter is one U+FFFD.
+/// Decodes UTF-8 as Go does: each byte that belongs to no character is one U+FFFD.
 pub(super) fn decode(bytes: &[u8]) -> Vec<char> {
     let mut letters = Vec::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

@@ -1,28 +1,28 @@
 //! One pattern of a `.dockerignore`, matched as Docker matches it.
 //!
-//! Docker does not define what its patterns mean otherwise than by what it does with them: it
-//! checks a pattern as Go's `filepath.Match` reads it, translates it into a regular expression,
-//! and lets Go's `regexp` decide (`github.com/moby/patternmatcher`). Patterns such as `[?]`,
-//! `a^b` or `\d` therefore mean what the translation happens to mean. This module makes the same
-//! translation and has [`super::regex`] run it. Patterns without a wildcard are compared as bytes.
+//! Docker's patterns are defined only by its implementation: it checks a pattern as Go's `filepath.Match`
+//! reads it, translates it into a regular expression, and matches that with Go's `regexp`
+//! (`github.com/moby/patternmatcher`). The meaning of patterns such as `[?]`, `a^b` or `\d` is therefore a
+//! side effect of the translation. This module makes the same translation and has [`super::regex`] run it.
+//! Patterns without a wildcard are compared as bytes.
 
 use super::path_text::{PathText, decode};
 use super::regex::{Memory, Program, TooMuch};
 use super::regex_parser::{Wrong, parse};
 
-/// A pattern that Docker finds to be wrong when it matches a path with it.
+/// A pattern that Docker rejects when it matches a path with it.
 #[derive(Debug)]
 pub(super) struct Unmatchable;
 
 /// True when `filepath.Match` of Go compares the pattern with `.` without an error.
 ///
-/// This is Docker's test of a pattern. It looks at no more of the pattern than is needed to see
-/// that `.` does not match.
+/// This is Docker's test of a pattern. It reads only as much of the pattern as is needed to see that `.` does
+/// not match.
 pub(super) fn is_well_formed(pattern: &[u8]) -> bool {
     compare(pattern).is_some()
 }
 
-/// Compares as much of a pattern with `.` as Go does; `None` when it is wrong.
+/// Compares as much of a pattern with `.` as Go does; `None` when it is invalid.
 fn compare(pattern: &[u8]) -> Option<()> {
     let mut name: &[u8] = b".";
     let mut rest = pattern;
@@ -48,7 +48,7 @@ fn compare(pattern: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// Length of what stands before the next `*` outside of brackets.
+/// Length of the text before the next `*` outside of brackets.
 fn chunk_length(pattern: &[u8]) -> usize {
     let mut is_in_brackets = false;
     let mut at = 0;
@@ -65,8 +65,8 @@ fn chunk_length(pattern: &[u8]) -> usize {
     at.min(pattern.len())
 }
 
-/// What is left of the name behind what a chunk without `*` matches, `Some(None)` when it does
-/// not match; `None` when the chunk is wrong. The name is ASCII.
+/// The rest of the name after the match of a chunk without `*`, `Some(None)` when it does not match; `None`
+/// when the chunk is invalid. The name is ASCII.
 fn compare_chunk<'a>(mut chunk: &[u8], name: &'a [u8]) -> Option<Option<&'a [u8]>> {
     let mut left = Some(name);
     while let Some((first, rest)) = chunk.split_first() {
@@ -86,7 +86,7 @@ fn compare_chunk<'a>(mut chunk: &[u8], name: &'a [u8]) -> Option<Option<&'a [u8]
     Some(left)
 }
 
-/// Reads what follows a `[`: whether it matches the letter, and what follows its `]`.
+/// Parses the text after a `[`: whether it matches the character, and the text after its `]`.
 fn brackets(chunk: &[u8], letter: Option<char>) -> Option<(bool, &[u8])> {
     let (is_negated, mut rest) = match chunk.strip_prefix(b"^") {
         Some(rest) => (true, rest),
@@ -107,7 +107,7 @@ fn brackets(chunk: &[u8], letter: Option<char>) -> Option<(bool, &[u8])> {
     }
 }
 
-/// One bound of a range, and what follows it, which must be something.
+/// One bound of a range, and the non-empty text after it.
 fn bound(chunk: &[u8]) -> Option<(char, &[u8])> {
     let chunk = match chunk {
         [] | [b'-' | b']', ..] => return None,
@@ -130,9 +130,9 @@ pub(super) struct Pattern {
 #[derive(Debug)]
 enum Matcher {
     Exact,
-    /// The pattern ends with `**` and has no other wildcard.
+    /// The pattern ends with its only wildcard, `**`.
     Prefix,
-    /// The pattern begins with `**` and has no other wildcard.
+    /// The pattern starts with its only wildcard, `**`.
     Suffix,
     /// The alternatives of a regular expression.
     Programs(Vec<Program>),
@@ -140,7 +140,7 @@ enum Matcher {
 }
 
 impl Pattern {
-    /// Reads a pattern, which takes of `memory` what it needs.
+    /// Parses a pattern, using as much of `memory` as it needs.
     pub(super) fn new(text: Vec<u8>, memory: &mut Memory) -> Result<Pattern, TooMuch> {
         memory.take(size_of::<Pattern>() + text.len())?;
         let (matcher, regex) = translate(&text);
@@ -186,7 +186,7 @@ impl Pattern {
 /// The matcher, or `None` and the regular expression that decides.
 fn translate(pattern: &[u8]) -> (Option<Matcher>, Vec<char>) {
     let mut letters = decode(pattern).into_iter().peekable();
-    // Go's scanner, which reads the pattern, passes over a byte order mark.
+    // Go's scanner, which reads the pattern, skips a byte order mark.
     letters.next_if_eq(&'\u{feff}');
     let mut regex = vec!['^'];
     let mut matcher = Some(Matcher::Exact);
@@ -216,7 +216,7 @@ fn translate(pattern: &[u8]) -> (Option<Matcher>, Vec<char>) {
                 regex.extend("[^/]".chars());
                 matcher = None;
             }
-            // Docker means to escape `|`, `{` and `}` as well, and does not.
+            // Docker intends to escape `|`, `{` and `}` as well, but does not.
             '.' | '+' | '(' | ')' | '$' => regex.extend(['\\', letter]),
             '\\' => {
                 regex.push('\\');

@@ -18,7 +18,7 @@ use crate::located::at;
 #[derive(Clone, Debug)]
 pub struct Projects {
     root: PathBuf,
-    /// Guards only the map; walks happen outside of it. Std, because it is held for a lookup.
+    /// Guards only the map; walks happen without it. Std, because it is held for a lookup.
     remembered: Arc<Mutex<HashMap<ProjectName, Arc<Memory>>>>,
 }
 
@@ -31,7 +31,7 @@ impl Projects {
         }
     }
 
-    /// Where they are.
+    /// `projects_path`.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -71,7 +71,7 @@ impl Projects {
         }
     }
 
-    /// Names of all projects, sorted. What is no project is passed over.
+    /// Names of all projects, sorted. Other entries are skipped.
     ///
     /// # Errors
     /// When `projects_path` cannot be listed.
@@ -94,8 +94,8 @@ impl Projects {
     /// Walks the project's context and digests it; files whose stamp is known are not read again.
     ///
     /// # Errors
-    /// As [`Projects::open`]; [`Error::Unbuildable`] when Docker would refuse its `.dockerignore`,
-    /// or `mistry.json` is not a regular file; [`Error::Read`] when a file cannot be read.
+    /// See [`Projects::open`]; [`Error::Unbuildable`] when Docker would reject its `.dockerignore`, or
+    /// `mistry.json` is not a regular file; [`Error::Read`] when a file cannot be read.
     pub fn context(&self, name: &ProjectName) -> Result<Context, Error> {
         let project = Project {
             name: name.clone(),
@@ -107,7 +107,7 @@ impl Projects {
             Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotADirectory => {
                 return Err(Error::Unknown(name.clone()));
             }
-            // It was there a moment ago: its removal counts.
+            // It existed a moment ago: its removal counts.
             Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {
                 self.open(name)?;
                 return Err(Error::Changed(name.clone()));
@@ -115,7 +115,7 @@ impl Projects {
             Err(error) => return Err(error),
         };
         if !context.has_dockerfile() {
-            // What stands in its place, if anything, has a sentence of its own.
+            // Anything in its place has its own error.
             self.open(name)?;
             return Err(Error::Changed(name.clone()));
         }

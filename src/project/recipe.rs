@@ -4,5 +4,5 @@
 pub(crate) const DOCKERFILE: &str = "Dockerfile";
 /// The project's own settings, beside the Dockerfile.
 pub(crate) const SETTINGS: &str = "mistry.json";
-/// What Docker is not given.
+/// The exclusion list.
 pub(crate) const IGNORE_FILE: &str = ".dockerignore";

@@ -1,19 +1,18 @@
 //! The regular expressions that patterns of `.dockerignore` are translated into, as programs.
 //!
-//! A program runs in time that is linear in the length of the path. A repetition is written out, so a
-//! short expression may take much memory; the programs of one file together take at most
-//! [`MAX_MEMORY_BYTES`].
+//! A program runs in time that is linear in the length of the path. Repetitions are expanded, so a short
+//! expression may take much memory; the programs of one file together take at most [`MAX_MEMORY_BYTES`].
 
 use std::sync::Arc;
 
 use super::path_text::PathText;
 
-/// A set of letters.
+/// A set of characters.
 #[derive(Clone, Debug)]
 pub(super) enum Set {
     One(u32),
     NotNewline,
-    /// Repetitions share them.
+    /// Shared between repetitions.
     Ranges {
         ranges: Arc<[(u32, u32)]>,
         is_negated: bool,
@@ -36,7 +35,7 @@ impl Set {
     }
 }
 
-/// A condition on the place between two letters.
+/// A condition on the position between two characters.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Assertion {
     Begin,
@@ -66,17 +65,17 @@ impl Assertion {
 /// A step of a program.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// One letter of the set.
+    /// One character of the set.
     One(Set),
-    /// Any number of letters of the set.
+    /// Any number of characters of the set.
     Many(Set),
-    /// As many of the steps that follow may be passed over.
+    /// This many of the following steps may be skipped.
     Skip(usize),
     Assert(Assertion),
 }
 
 impl Step {
-    /// How many ranges of letters it has.
+    /// The number of its character ranges.
     pub(super) fn count_ranges(&self) -> usize {
         match self {
             Step::One(Set::Ranges { ranges, .. }) | Step::Many(Set::Ranges { ranges, .. }) => {
@@ -87,14 +86,14 @@ impl Step {
     }
 }
 
-/// Bytes that all patterns of one file take at most. The longest expression that Go takes fits in.
+/// Most bytes for all patterns of one file. The longest expression that Go accepts fits.
 pub(super) const MAX_MEMORY_BYTES: usize = 128 << 20;
 
-/// Bytes that patterns may still take.
+/// Bytes still available to patterns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Memory(usize);
 
-/// Patterns take more memory than there is for them.
+/// The patterns need more memory than is available.
 #[derive(Debug)]
 pub(super) struct TooMuch;
 
@@ -113,9 +112,9 @@ impl Memory {
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) steps: Box<[Step]>,
-    /// It matches from the beginning of a path only.
+    /// It matches only from the start of a path.
     is_anchored: bool,
-    /// What each path that matches ends with; most paths are told apart by it.
+    /// The suffix of every path that matches; most other paths are rejected by it.
     ending: String,
 }
 
@@ -152,7 +151,7 @@ impl Program {
         let letters = name.letters();
         let mut now = Vec::new();
         let mut next = Vec::new();
-        // At which letter a step was last reached; each is followed once.
+        // The character at which a step was last reached; each is followed once.
         let mut reached = vec![usize::MAX; self.steps.len()];
         for at in 0..=letters.len() {
             if (at == 0 || !self.is_anchored) && self.reach(0, letters, at, &mut now, &mut reached)
@@ -180,7 +179,7 @@ impl Program {
         false
     }
 
-    /// Adds the steps that may be taken at a letter from `step` on; true when the end is reached.
+    /// Adds the steps reachable from `step` at a character; true when the end is reached.
     fn reach(
         &self,
         step: usize,

@@ -1,13 +1,13 @@
-//! Classes of letters in regular expressions: brackets, and escapes that stand for letters.
+//! Character classes in regular expressions: brackets, and escapes that stand for characters.
 
 use regex_syntax::hir::{Class, HirKind};
 
 use super::regex::Set;
 
-/// Letters, as ranges of their numbers.
+/// Characters, as ranges of code points.
 pub(super) type Ranges = Vec<(u32, u32)>;
 
-/// Reads what follows a `[`, up to and with its `]`.
+/// Parses the text after a `[`, up to and with its `]`.
 pub(super) fn class(rest: &[char]) -> Option<(Set, &[char])> {
     let (is_negated, mut rest) = match rest.strip_prefix(&['^']) {
         Some(rest) => (true, rest),
@@ -54,10 +54,10 @@ pub(super) fn class(rest: &[char]) -> Option<(Set, &[char])> {
     }
 }
 
-/// How many ranges a class may have before those that overlap are made one.
+/// The number of ranges of a class above which overlapping ones are merged.
 const MERGE_THRESHOLD: usize = 4_096;
 
-/// Sorts ranges, and makes one of those that overlap or touch.
+/// Sorts ranges, and merges those that overlap or touch.
 fn merge(ranges: &mut Ranges) {
     ranges.sort_unstable();
     ranges.dedup_by(|next, last| {
@@ -76,10 +76,10 @@ fn class_letter(rest: &[char]) -> Option<(u32, &[char])> {
     }
 }
 
-/// Some ranges of letters, and what follows them in the expression.
+/// Some character ranges, and the remaining text of the expression.
 pub(super) type Named<'a> = (Ranges, &'a [char]);
 
-/// Reads `[:alpha:]` and the like where one stands; `None` when it has no known name.
+/// Parses `[:alpha:]` and the like if one is next; `None` when it has no known name.
 fn posix_class(rest: &[char]) -> Option<Option<Named<'_>>> {
     let Some(body) = rest.strip_prefix(&['[', ':']) else {
         return Some(None);
@@ -112,8 +112,7 @@ fn posix_class(rest: &[char]) -> Option<Option<Named<'_>>> {
     Some(Some((numbers(ranges, is_negated), &body[end + 2..])))
 }
 
-/// Reads `d`, `W`, `pL` and the like where one stands behind a backslash; `None` when it has no
-/// known name.
+/// Parses `d`, `W`, `pL` and the like if one follows a backslash; `None` when it has no known name.
 pub(super) fn named_escape(rest: &[char]) -> Option<Option<Named<'_>>> {
     let Some((letter, after)) = rest.split_first() else {
         return Some(None);
@@ -142,7 +141,7 @@ pub(super) fn named_escape(rest: &[char]) -> Option<Option<Named<'_>>> {
     Some(Some((numbers(ranges, letter.is_ascii_uppercase()), after)))
 }
 
-/// The ranges as numbers, or those of all other letters. Ranges must be sorted and apart.
+/// The ranges as code points, or all others. Ranges must be sorted and disjoint.
 fn numbers(ranges: &[(char, char)], is_negated: bool) -> Ranges {
     let ranges = ranges
         .iter()
@@ -162,13 +161,12 @@ fn numbers(ranges: &[(char, char)], is_negated: bool) -> Ranges {
     others
 }
 
-/// The letters of a general category or script of Unicode, or all others; `None` for an unknown
-/// name.
+/// The characters of a Unicode general category or script, or all others; `None` for an unknown name.
 fn unicode_group(name: &str, is_negated: bool) -> Option<Ranges> {
     let starts_upper = name.starts_with(|letter: char| letter.is_ascii_uppercase());
     let is_name = starts_upper && name.chars().all(|c| c.is_ascii_alphabetic() || c == '_');
     let inside = match name {
-        // In Go what is not assigned belongs to no category.
+        // In Go, unassigned characters belong to no category.
         "C" => r"\p{Cc}\p{Cf}\p{Co}".to_owned(),
         "Any" => r"\p{Any}".to_owned(),
         name if is_name && name.len() <= 2 => format!(r"\p{{gc={name}}}"),
@@ -187,13 +185,13 @@ fn unicode_group(name: &str, is_negated: bool) -> Option<Ranges> {
     Some(ranges.collect())
 }
 
-/// Reads what follows a backslash that stands for one letter, of which it gives the number.
+/// Parses the text after a backslash that stands for one character, and returns its code point.
 pub(super) fn letter_escape(rest: &[char]) -> Option<(u32, &[char])> {
     let (letter, rest) = rest.split_first()?;
     let octal = |letter: Option<&char>| letter.and_then(|letter| letter.to_digit(8));
     let letter = match letter {
         '0'..='7' => {
-            // A single digit other than 0 would lead back to a group.
+            // A single digit other than 0 would be a back-reference.
             if *letter != '0' && octal(rest.first()).is_none() {
                 return None;
             }
@@ -221,7 +219,7 @@ pub(super) fn letter_escape(rest: &[char]) -> Option<(u32, &[char])> {
     Some((u32::from(letter), rest))
 }
 
-/// Reads what follows `\x`: two digits, or any number of them in braces.
+/// Parses the text after `\x`: two digits, or any number of them in braces.
 fn hexadecimal(rest: &[char]) -> Option<(u32, &[char])> {
     let (digits, rest) = match rest.strip_prefix(&['{']) {
         Some(rest) => {

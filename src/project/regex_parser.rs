@@ -1,22 +1,22 @@
 //! A parser of the regular expressions that patterns of `.dockerignore` are translated into.
 //!
-//! They are those of Go (`regexp/syntax`), as far as the translation can write them: there are no
-//! groups but its own. The syntax is Go's and no other's: what a pattern with a stray `\w` or
-//! `{2}` matches, and whether Docker refuses it, depends on it.
+//! They have Go's syntax (`regexp/syntax`), as far as the translation can generate it: there are no groups
+//! but its own. The syntax is Go's and no other's: it determines what a pattern with a stray `\w` or `{2}`
+//! matches, and whether Docker rejects it.
 
 use super::regex::{Assertion, MAX_MEMORY_BYTES, Memory, Program, Set, Step, TooMuch};
 use super::regex_class::{class, letter_escape, named_escape};
 
-/// How often Go repeats a piece at most.
+/// Go's maximum number of repetitions.
 const MAX_REPETITIONS: u32 = 1_000;
-/// How long an expression Go takes at most: 128 MiB of instructions, of 40 bytes each.
+/// Go's maximum size of an expression: 128 MiB of instructions, of 40 bytes each.
 const MAX_STEPS: usize = (128 << 20) / 40;
 const _: () = assert!(MAX_STEPS * size_of::<Step>() < MAX_MEMORY_BYTES);
 
-/// Why there is no program.
+/// Why parsing failed.
 #[derive(Debug)]
 pub(super) enum Wrong {
-    /// Go refuses the expression.
+    /// Go rejects the expression.
     Refused,
     /// It takes too much memory.
     TooMuch,
@@ -28,7 +28,7 @@ impl From<TooMuch> for Wrong {
     }
 }
 
-/// What the last piece of an alternative is, to a repetition that follows.
+/// The type of an alternative's last piece, for a repetition that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {
     /// There is none.
@@ -39,10 +39,10 @@ enum Last {
     Repetition,
 }
 
-/// Reads a regular expression that the translation wrote.
+/// Parses a regular expression that the translation generated.
 ///
 /// # Errors
-/// When Go refuses it, or when it needs more than is left of `memory`.
+/// When Go rejects it, or when it needs more than is left of `memory`.
 pub(super) fn parse(regex: &[char], memory: &mut Memory) -> Result<Vec<Program>, Wrong> {
     let mut programs = Vec::new();
     let mut steps = Vec::new();
@@ -64,7 +64,7 @@ pub(super) fn parse(regex: &[char], memory: &mut Memory) -> Result<Vec<Program>,
             return Err(Wrong::Refused);
         }
         let ranges: usize = match letter {
-            // They are those of the piece, which are counted.
+            // They belong to the piece and are counted there.
             '{' => 0,
             _ => added.iter().map(Step::count_ranges).sum(),
         };
@@ -75,8 +75,8 @@ pub(super) fn parse(regex: &[char], memory: &mut Memory) -> Result<Vec<Program>,
     Ok(programs)
 }
 
-/// Reads the piece that begins with `letter`, and adds its steps. Gives what it is to a repetition that
-/// follows, and what comes after it.
+/// Parses the piece that starts with `letter`, and adds its steps. Returns its type for a repetition that
+/// follows, and the remaining text.
 fn parse_piece<'a>(
     letter: char,
     after: &'a [char],
@@ -103,7 +103,7 @@ fn parse_piece<'a>(
             steps.push(Step::Assert(Assertion::End));
             (Last::Piece, after)
         }
-        // Outside of brackets these two are the translation's own.
+        // Outside of brackets the translation generates these two.
         '.' => {
             let after = after.strip_prefix(&['*']).ok_or(Wrong::Refused)?;
             steps.push(Step::Many(Set::NotNewline));
@@ -143,8 +143,7 @@ fn parse_piece<'a>(
     })
 }
 
-/// Reads what follows a `{` where it is a repetition: how often at least and at most, and what
-/// follows it.
+/// Parses the text after a `{` if it is a repetition: its minimum and maximum, and the remaining text.
 fn bounds(rest: &[char]) -> Option<(u32, Option<u32>, &[char])> {
     let number = |rest: &mut &[char]| {
         let text: String = rest.iter().take_while(|c| c.is_ascii_digit()).collect();
@@ -165,10 +164,10 @@ fn bounds(rest: &[char]) -> Option<(u32, Option<u32>, &[char])> {
     Some((least, most, rest.strip_prefix(&['}'])?))
 }
 
-/// Adds a piece as often as it may or must stand.
+/// Adds a piece as often as it may or must occur.
 fn repeat(steps: &mut Vec<Step>, piece: Step, least: u32, most: Option<u32>) {
     if let Step::Assert(_) = piece {
-        // It says no more when it is asked twice.
+        // Repeating an assertion has no effect.
         steps.extend((least > 0).then_some(piece));
         return;
     }
@@ -184,7 +183,7 @@ fn repeat(steps: &mut Vec<Step>, piece: Step, least: u32, most: Option<u32>) {
     }
 }
 
-/// Reads what follows a backslash outside of brackets.
+/// Parses the text after a backslash outside of brackets.
 fn escaped<'a>(rest: &'a [char], steps: &mut Vec<Step>) -> Option<&'a [char]> {
     let assertion = match rest.first()? {
         'A' => Some(Assertion::Begin),
@@ -220,7 +219,7 @@ fn escaped<'a>(rest: &'a [char], steps: &mut Vec<Step>) -> Option<&'a [char]> {
 mod tests {
     use super::*;
 
-    /// Address and length of the ranges of each step that has some.
+    /// Address and length of the ranges of each step that has any.
     fn ranges_of(regex: &str) -> Vec<(*const (u32, u32), usize)> {
         let regex: Vec<char> = regex.chars().collect();
         let programs = parse(&regex, &mut Memory::new(MAX_MEMORY_BYTES)).unwrap();

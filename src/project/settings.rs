@@ -1,6 +1,6 @@
-//! `mistry.json`: what one project wants otherwise than the rest of the host.
+//! `mistry.json`: the settings of one project that differ from the host's.
 //!
-//! Also the spelling of durations and sizes, which the daemon's configuration shares.
+//! Also parses durations and sizes for the daemon's configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -9,28 +9,28 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
-/// A log larger than this fills disks; smaller than the lower bound no build can say anything.
+/// A larger log fills disks; below the lower limit a build cannot print anything useful.
 pub(crate) const LOG_LIMITS: RangeInclusive<u64> = (4 << 10)..=(64 << 30);
-/// The same as it is written.
+/// The same as text.
 pub(crate) const LOG_LIMITS_WRITTEN: &str = "4K to 64G";
 
-/// What is wrong with a settings file: the key and what was expected of it.
+/// An error in a settings file: the key and the expected value.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SettingsError(String);
 
-/// What root in an unprivileged container may do and builds do without, unless their project asks for
-/// it and the configuration allows that.
+/// What root in an unprivileged container may do and builds may not, unless their project requests it and the
+/// configuration allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Capability {
-    /// To write records of the kernel's audit log.
+    /// Write records of the kernel's audit log.
     AuditWrite,
-    /// To make device nodes.
+    /// Create device nodes.
     Mknod,
-    /// To use raw and packet sockets.
+    /// Use raw and packet sockets.
     NetRaw,
-    /// To give capabilities to files.
+    /// Set capabilities of files.
     Setfcap,
 }
 
@@ -43,7 +43,7 @@ impl Capability {
         Capability::Setfcap,
     ];
 
-    /// As it is written, and as Docker knows it.
+    /// Its name in settings, and in Docker.
     pub fn as_str(self) -> &'static str {
         match self {
             Capability::AuditWrite => "AUDIT_WRITE",
@@ -54,10 +54,10 @@ impl Capability {
     }
 }
 
-/// The most that the kernel counts: `PID_MAX_LIMIT`.
+/// The kernel's maximum: `PID_MAX_LIMIT`.
 const MAX_PIDS: u64 = 4 << 20;
 
-/// Bounds on what one container may use; `None` is no bound.
+/// Limits on the resources of one container; `None` is unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -73,7 +73,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Says which bound is impossible, if one is.
+    /// Returns the first invalid limit as an error.
     pub fn check(&self) -> Result<(), String> {
         if self.cpus.is_some_and(|c| !(c.is_finite() && c > 0.0)) {
             return Err("limits.cpus: expected a number above 0".to_owned());
@@ -84,7 +84,7 @@ impl Limits {
         {
             return Err(format!("limits.pids: expected 1 to {MAX_PIDS}"));
         }
-        // Docker's own lower bound.
+        // Docker's own minimum.
         if self.memory.is_some_and(|m| m < 6 << 20) {
             return Err("limits.memory: expected at least 6M".to_owned());
         }
@@ -96,34 +96,34 @@ impl Limits {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// How long a build may run.
+    /// The maximum duration of a build.
     #[serde(default, deserialize_with = "duration")]
     pub job_timeout: Option<Duration>,
-    /// How long a build may print nothing.
+    /// The maximum time without output.
     #[serde(default, deserialize_with = "duration")]
     pub silence_timeout: Option<Duration>,
-    /// Bytes that a build may print.
+    /// Maximum bytes of output.
     #[serde(default, deserialize_with = "size")]
     pub log_limit: Option<u64>,
     /// Docker network mode.
     #[serde(default)]
     pub network: Option<String>,
-    /// Bounds of the container.
+    /// Limits of the container.
     #[serde(default)]
     pub limits: Option<Limits>,
-    /// Host path to container path, beside the daemon's mounts.
+    /// Host path to container path, in addition to the daemon's mounts.
     #[serde(default)]
     pub mounts: BTreeMap<PathBuf, String>,
     /// `uid` or `uid:gid`, in numbers.
     #[serde(default)]
     pub user: Option<String>,
-    /// What a build of root may do beside what each of them may.
+    /// Additional capabilities of builds that run as root.
     #[serde(default)]
     pub cap_add: BTreeSet<Capability>,
 }
 
 impl Settings {
-    /// Reads the text of a `mistry.json` of the project at `home`; relative mounts start there.
+    /// Parses a `mistry.json` of the project at `home`; mounts are relative to that.
     ///
     /// # Errors
     /// One line that names the key and what was expected.
@@ -135,7 +135,7 @@ impl Settings {
             limits.check().map_err(SettingsError)?;
         }
         if settings.user.as_deref().is_some_and(|user| !is_user(user)) {
-            // A name means something in the image only, and `/data` must be made writable here.
+            // A name has a meaning in the image only, and `/data` must be made writable here.
             let expected = "user: expected uid or uid:gid in numbers, such as 1000:1000";
             return Err(SettingsError(expected.to_owned()));
         }
@@ -155,7 +155,7 @@ impl Settings {
     /// Checks `cap_add` against what the configuration allows, for a build of user `uid`.
     ///
     /// # Errors
-    /// One line that names the key, what was asked for and what is allowed.
+    /// One line that names the key, the requested value and the allowed ones.
     pub fn check_capabilities(
         &self,
         allowed: &BTreeSet<Capability>,
@@ -188,14 +188,14 @@ impl Settings {
 fn is_user(user: &str) -> bool {
     let (uid, gid) = user.split_once(':').unwrap_or((user, "0"));
     [uid, gid].iter().all(|id| {
-        // A number may have a sign for Rust, and none for Docker.
+        // Rust accepts a sign in a number, Docker does not.
         id.bytes().all(|digit| digit.is_ascii_digit()) && id.parse::<u32>().is_ok()
     })
 }
 
-/// Reads JSON; an error names the key, what was expected, and the line.
+/// Parses JSON; an error names the key, what was expected, and the line.
 pub(crate) fn read_json<T: de::DeserializeOwned>(text: &str) -> Result<T, String> {
-    // A list would be taken for the keys' values in the order of our source.
+    // A JSON list would be read as the keys' values in source order.
     if !text.trim_start().starts_with('{') {
         return Err("expected an object: { \"key\": value, … }".to_owned());
     }
@@ -230,7 +230,7 @@ pub(crate) fn resolve_mounts(
         .collect()
 }
 
-/// Reads `500ms`, `90s`, `15m`, `2h30m`, `7d`; `None` when it is not one of these.
+/// Parses `500ms`, `90s`, `15m`, `2h30m`, `7d`; `None` when it is not one of these.
 ///
 /// Units go from large to small and each at most once, so `30m2h` is refused.
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -264,7 +264,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     (next_unit > 0).then(|| Duration::from_millis(total))
 }
 
-/// Reads `1048576`, `512K`, `512M`, `20G`, `1T` (powers of 1024); `None` when it is no size.
+/// Parses `1048576`, `512K`, `512M`, `20G`, `1T` (powers of 1024); `None` when it is invalid.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor = match &text[digits.len()..] {
@@ -280,7 +280,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// For serde: an optional duration in our spelling, above zero.
+/// For serde: an optional duration as text, above zero.
 pub(crate) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
     let Some(text) = Option::<String>::deserialize(input)? else {
         return Ok(None);
@@ -294,7 +294,7 @@ pub(crate) fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Dur
     }
 }
 
-/// For serde: an optional size, as a number of bytes or in our spelling.
+/// For serde: an optional size, as a number of bytes or as text.
 pub(crate) fn size<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
     #[derive(Deserialize)]
     #[serde(

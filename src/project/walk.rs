@@ -1,4 +1,4 @@
-//! One walk over a project: which of its files are the context, and what they are.
+//! A walk over a project: it finds the files of the context and reads them.
 
 use std::collections::HashMap;
 use std::fs::{FileType, Metadata};
@@ -21,22 +21,22 @@ use super::name::Project;
 use super::recipe::{DOCKERFILE, IGNORE_FILE, SETTINGS};
 use crate::located::at;
 
-/// How old a change must be before a stamp is trusted: the coarsest mtime still met is 2 s (FAT).
+/// The minimum age of a change for a stamp to be trusted: the coarsest mtime in use is 2 s (FAT).
 const STAMP_MIN_AGE: Duration = Duration::from_secs(2);
 /// Read size while hashing.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Bytes of the largest `mistry.json`: it is held for as long as its job.
+/// Bytes of the largest `mistry.json`: it stays in memory as long as its job.
 const MAX_SETTINGS_BYTES: usize = 1 << 20;
 /// Bytes of the largest `.dockerignore`: its patterns are held in memory.
 const MAX_IGNORE_FILE_BYTES: usize = 16 << 20;
-/// Permissions that the umasks 002 and 022 make different; ids must not depend on them.
+/// Permissions that differ between the umasks 002 and 022; ids must not depend on them.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// What a directory hands down in a tree whose group is shared.
+/// The bit that directories inherit in a tree with a shared group.
 const SET_GID: u32 = 0o2000;
 /// The name of the extended attribute that Docker sends.
 const CAPABILITY_ATTRIBUTE: &str = "security.capability";
 
-/// What tells that a file is the one that was read.
+/// Identifies the version of a file that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -57,7 +57,7 @@ impl Stamp {
         }
     }
 
-    /// True when nothing touched the file shortly before `now`.
+    /// True when the file was not changed shortly before `now`.
     fn is_reliable(&self, now: SystemTime) -> bool {
         let before = |(seconds, nanos): (i64, i64)| {
             let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else {
@@ -71,22 +71,22 @@ impl Stamp {
     }
 }
 
-/// What an earlier walk learnt; valid for files whose stamp is the same.
+/// The digests from an earlier walk; valid for files whose stamp is the same.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     files: HashMap<PathBuf, (Stamp, Digest)>,
     ignore: Option<(Digest, Arc<Ignore>)>,
 }
 
-/// What a walk found.
+/// The result of a walk.
 pub(super) struct Found {
     /// Sorted by path bytes, parents before children.
     pub(super) entries: Vec<Entry>,
     /// The content of `mistry.json`.
     pub(super) settings: Option<Vec<u8>>,
-    /// The digest of the text that said what is excluded.
+    /// The digest of the text of `.dockerignore`.
     pub(super) ignore: Option<Digest>,
-    /// What to remember, when it differs from what was known.
+    /// The digests to remember, when they differ from the known ones.
     pub(super) memory: Option<Memory>,
 }
 
@@ -104,7 +104,7 @@ pub(super) fn walk(project: &Project, known: Option<&Memory>) -> Result<Found, E
         is_news: false,
     };
     let ignore = walk.read_ignore()?;
-    // A stack of our own: a deep tree must not overflow the thread's.
+    // An explicit stack: a deep tree must not overflow the thread's stack.
     let mut pending = vec![(PathBuf::new(), Matched::default())];
     while let Some((directory, above)) = pending.pop() {
         let names = std::fs::read_dir(project.path.join(&directory));
@@ -136,7 +136,7 @@ struct Walk<'a> {
     settings: Option<Vec<u8>>,
     /// Files whose digest was known.
     hits: usize,
-    /// Files to be remembered that were not.
+    /// Files to remember whose digest was not known.
     learnt: Vec<(PathBuf, (Stamp, Digest))>,
     is_news: bool,
 }
@@ -156,10 +156,10 @@ impl Walk<'_> {
         self.unbuildable(format!("its {IGNORE_FILE} is wrong: {line}"))
     }
 
-    /// Reads `.dockerignore`, also where it is a symbolic link to a file of the project.
+    /// Reads `.dockerignore`, even if it is a symbolic link to a file of the project.
     ///
-    /// Docker follows a link to anywhere; what an image holds would then depend on files that
-    /// are no part of the project.
+    /// Docker follows a link to anywhere; the contents of an image would then depend on files outside the
+    /// project.
     fn read_ignore(&mut self) -> Result<Option<Digest>, Error> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
@@ -170,11 +170,11 @@ impl Walk<'_> {
         let is = |what: &str| self.unbuildable(format!("its {IGNORE_FILE} is {what}"));
         let file = match opened {
             Ok(file) => std::fs::File::from(file),
-            // As for Docker, a link to nothing is no file.
+            // As in Docker, a dangling link counts as no file.
             Err(Errno::NOENT) => return Ok(None),
             Err(Errno::XDEV) => return Err(is("a symbolic link that leads out of the project")),
             Err(Errno::LOOP) => return Err(is("a symbolic link that leads to itself")),
-            // The answer to who opens a socket.
+            // The error of opening a socket.
             Err(Errno::NXIO) => return Err(is(&not_a_file("a socket"))),
             Err(error) => return Err(self.unread(IGNORE_FILE.as_ref(), error.into())),
         };
@@ -198,7 +198,7 @@ impl Walk<'_> {
         Ok(Some(digest))
     }
 
-    /// Reads a file of the project that has a bound.
+    /// Reads a project file of bounded size.
     fn read(&self, file: impl Read, name: &str, largest: usize) -> Result<Vec<u8>, Error> {
         let mut text = Vec::new();
         file.take(largest as u64 + 1)
@@ -229,7 +229,7 @@ impl Walk<'_> {
             .excludes(bytes, above)
             .map_err(|line| self.wrong_line(&line))?;
         let is_settings = bytes == SETTINGS.as_bytes();
-        // Docker needs these two. It takes them out of the context itself where they are excluded.
+        // Docker needs these two. It removes them from the context itself where they are excluded.
         let is_sent =
             !is_excluded || bytes == DOCKERFILE.as_bytes() || bytes == IGNORE_FILE.as_bytes();
         if is_settings && !kind.is_file() {
@@ -239,7 +239,7 @@ impl Walk<'_> {
         if kind.is_dir() && (is_sent || self.ignore.may_except_below(bytes)) {
             pending.push((path.clone(), matched));
         }
-        // A socket is nothing that a tar can hold.
+        // A tar cannot hold a socket.
         if kind.is_socket() || !(is_sent || is_settings) {
             return Ok(());
         }
@@ -253,7 +253,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reads `mistry.json`, which counts whether it is excluded or not.
+    /// Reads `mistry.json`, which counts even if it is excluded.
     fn settings(&mut self, path: PathBuf, is_sent: bool) -> Result<Entry, Error> {
         let unread = |error| self.unread(SETTINGS.as_ref(), error);
         let file = open(&self.project.path.join(&path)).map_err(unread)?;
@@ -307,7 +307,7 @@ impl Walk<'_> {
             None => {
                 self.is_news = true;
                 let file = open(&self.project.path.join(&path))?;
-                // The stamp of what is read: the name may lead to another file by now.
+                // The stamp of the opened file: the name may refer to another file by now.
                 found = file.metadata()?;
                 stamp = Stamp::of(&found);
                 let mut all = Hashing::new(file.take(stamp.size));
@@ -343,7 +343,7 @@ impl Walk<'_> {
         })
     }
 
-    /// What was known of files that are still there, and what was learnt.
+    /// The known digests of files that still exist, and the new ones.
     fn remember(&mut self, ignore: Option<Digest>) -> Memory {
         let known = self.known.map(|known| &known.files);
         let mut files: HashMap<PathBuf, (Stamp, Digest)> = self
@@ -362,13 +362,13 @@ impl Walk<'_> {
     }
 }
 
-/// The file capabilities of a file, as Docker's client sends them: without the user namespace
-/// that they may be bound to. As for Docker, what cannot be read is none.
+/// The file capabilities of a file, as Docker's client sends them: without the user namespace that they may
+/// be bound to. As in Docker, unreadable capabilities count as none.
 fn capability(path: &Path) -> Option<Box<[u8]>> {
-    /// Bytes of `struct vfs_cap_data`, revision 2, and of revision 3 with its owner.
+    /// The size of `struct vfs_cap_data`, revision 2, and of revision 3 with its owner.
     const REVISION_2: usize = 20;
     const REVISION_3: usize = 24;
-    /// Where the revision is, in little endian order.
+    /// The offset of the revision, in little endian order.
     const REVISION: usize = 3;
     let mut bytes = [0; REVISION_3];
     let length = rustix::fs::lgetxattr(path, CAPABILITY_ATTRIBUTE, &mut bytes).ok()?;
@@ -383,7 +383,7 @@ fn capability(path: &Path) -> Option<Box<[u8]>> {
     }
 }
 
-/// What stands where a file was expected.
+/// The kind found where a file was expected.
 pub(super) fn not_a_file(kind: &str) -> String {
     format!("{kind}, a regular file was expected")
 }

@@ -20,12 +20,12 @@ use crate::build::{BuildAnswer, BuildInfo, Cancelled, LogProgress, Outcome};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// How it ended for its waiters.
+/// The result that its waiters receive.
 #[derive(Clone, Debug)]
 enum Ended {
     /// There is a build, whatever its outcome.
     Built(BuildAnswer),
-    /// The job was not accepted, or its end could not be written down.
+    /// The job was not accepted, or its end could not be written to disk.
     Rejected(Arc<Error>),
 }
 
@@ -35,9 +35,9 @@ struct View {
     info: Option<Arc<BuildInfo>>,
     log: Option<LogProgress>,
     ended: Option<Ended>,
-    /// The container that is its own now.
+    /// The container that currently runs for the job.
     container: Option<String>,
-    /// Until when that must have ended.
+    /// When the container must have ended.
     deadline: Option<Timestamp>,
 }
 
@@ -50,28 +50,28 @@ impl View {
     }
 }
 
-/// Decides whether a job is cancelled when its last waiter disconnects, and who may ask for its end.
+/// Decides whether a job is cancelled when its last waiter disconnects, and whether it can be cancelled.
 #[derive(Debug, Default)]
 struct Waiters {
     /// At least one request did not set `cancel_on_disconnect`.
     keep_when_disconnected: bool,
-    /// Handles whose clients wait.
+    /// Handles whose clients are waiting.
     count: usize,
-    /// All handles: also a client that has stopped waiting may ask for the end.
+    /// All handles: a client that has stopped waiting may also cancel the job.
     handles: usize,
 }
 
 const CANCELLED_BY: &str = "mistryd";
 const ALL_WAITERS_DISCONNECTED: &str = "all clients that wanted it have disconnected";
 
-/// Who is at the beginning of a job, and what they wanted.
+/// The first request for a job, and its options.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Origin {
-    /// The request that asked first; `None` when that was in an earlier process.
+    /// The id of the first request; `None` when an earlier process received it.
     pub(super) request: Option<String>,
-    /// Who asked first, as the interface knows them.
+    /// The first request's user, as the interface names them.
     pub(super) asker: Option<String>,
-    /// A new image was asked for: what is cached stays in force meanwhile.
+    /// A new image was requested; the cached build stays valid meanwhile.
     pub(super) rebuild: bool,
 }
 
@@ -80,20 +80,19 @@ pub(super) struct Origin {
 pub(super) struct ActiveJob {
     pub(super) project: ProjectName,
     pub(super) id: JobId,
-    /// The group's name, if any.
     pub(super) group: Option<String>,
     pub(super) origin: Origin,
-    /// Told once, when it gets its slot.
+    /// Notified once, when the job gets its slot.
     pub(super) slot: Notify,
-    /// Set when its end is asked for.
+    /// Set when the job is cancelled.
     cancel: SetOnce<Cancelled>,
-    /// Askers who came after the first.
+    /// Requests that joined the job after the first.
     joined: AtomicU32,
-    /// Held for a count, and for the decision that follows from it.
+    /// Locked for a count, and for the decision that follows from it.
     waiters: Mutex<Waiters>,
     view: watch::Sender<View>,
-    /// What its large params are counted by until it is over. A observer may stay for as long as a
-    /// reader is slow, and must not take the budget of those who build.
+    /// Holds the budget of the job's large params until the job is over. An observer may live as long as a
+    /// slow reader, and must not use up the budget of clients that build.
     params: Mutex<Option<Arc<Held>>>,
 }
 
@@ -119,18 +118,18 @@ impl ActiveJob {
         })
     }
 
-    /// Asks for its end; the first who asks is named.
+    /// Cancels the job; the first request to do so is recorded.
     pub(super) fn cancel(&self, cancelled: Cancelled) {
-        // A second wish changes nothing.
+        // A second cancellation changes nothing.
         let _ = self.cancel.set(cancelled);
     }
 
-    /// Waits until its end is asked for.
+    /// Waits until the job is cancelled.
     pub(super) async fn cancelled(&self) -> Cancelled {
         self.cancel.wait().await.clone()
     }
 
-    /// A client that has a handle wants the build. False when it is being cancelled already.
+    /// Adds a client with a handle as a waiter. Returns false when the job is already being cancelled.
     pub(super) fn want(&self, cancel_on_disconnect: bool) -> bool {
         let mut waiters = self.waiters();
         waiters.keep_when_disconnected |= !cancel_on_disconnect;
@@ -141,7 +140,7 @@ impl ActiveJob {
         self.waiters.lock()
     }
 
-    /// Shows what the build is doing now. The first time means: it is accepted.
+    /// Publishes the build's current state. The first call means that the job is accepted.
     pub(super) fn show(&self, info: &BuildInfo) {
         let mut info = info.clone();
         self.view.send_modify(|view| {
@@ -150,7 +149,7 @@ impl ActiveJob {
         });
     }
 
-    /// One more has asked for it.
+    /// Counts one more request for the job.
     pub(super) fn join(&self) {
         self.view.send_modify(|view| {
             let joined = self.joined.fetch_add(1, Ordering::Relaxed) + 1;
@@ -160,7 +159,7 @@ impl ActiveJob {
         });
     }
 
-    /// How many have asked for it after the first.
+    /// The number of requests for the job after the first.
     pub(super) fn joined(&self) -> u32 {
         self.joined.load(Ordering::Relaxed)
     }
@@ -169,8 +168,8 @@ impl ActiveJob {
         self.view.send_modify(|view| view.log = Some(log));
     }
 
-    /// Shows which container is its own, and until when it may run; any other that runs for this job
-    /// has no owner.
+    /// Sets the container that belongs to the job, and until when it may run; any other container that runs
+    /// for this job has no owner.
     pub(super) fn own(&self, container: Option<String>, deadline: Option<Timestamp>) {
         self.view.send_modify(|view| {
             view.container = container;
@@ -178,7 +177,7 @@ impl ActiveJob {
         });
     }
 
-    /// The container that is its own now.
+    /// The container that currently belongs to the job.
     pub(super) fn container(&self) -> Option<String> {
         self.view.borrow().container.clone()
     }
@@ -191,7 +190,7 @@ impl ActiveJob {
         self.end(Ended::Rejected(Arc::new(error)));
     }
 
-    /// What the build is doing now; `None` before it is accepted.
+    /// The build's current state; `None` before the job is accepted.
     pub(super) fn now(&self) -> Option<Arc<BuildInfo>> {
         self.view.borrow().now()
     }
@@ -203,8 +202,8 @@ impl ActiveJob {
         *params = None;
     }
 
-    /// Keeps only what lists show of a job that is over, unless a client with a handle may ask for its end.
-    /// A observer may stay for as long as a reader is slow, and what it keeps is counted no more.
+    /// Keeps only what lists show of a job that is over, unless a client with a handle may still cancel it.
+    /// An observer may live as long as a slow reader, and the memory it holds is no longer counted.
     fn abridge(&self) {
         let waiters = self.waiters();
         if waiters.handles > 0 {
@@ -225,7 +224,7 @@ impl ActiveJob {
                     }
                 }
             }
-            // It is no news.
+            // No state changed.
             false
         });
     }
@@ -263,7 +262,7 @@ pub struct JobObserver {
 }
 
 impl JobObserver {
-    /// The project asked for.
+    /// The project it builds.
     pub fn project(&self) -> &ProjectName {
         &self.active.project
     }
@@ -273,33 +272,34 @@ impl JobObserver {
         self.active.id
     }
 
-    /// True when both follow the same build of a job. The same id may be asked for again when it is
-    /// over, and that is another.
+    /// True when both observe the same build of a job. The same id may be requested again after the build is
+    /// over; that is another build.
     pub fn is_same(&self, other: &JobObserver) -> bool {
         Arc::ptr_eq(&self.active, &other.active)
     }
 
-    /// Who asked for it first, as the interface knows them; `None` where that is not known.
+    /// The user who requested the job first, as the interface identifies them; `None` where that is not
+    /// known.
     pub fn asker(&self) -> Option<&str> {
         self.active.origin.asker.as_deref()
     }
 
-    /// A new image was asked for, whatever was cached.
+    /// A new image was requested, whatever was cached.
     pub fn is_rebuild(&self) -> bool {
         self.active.origin.rebuild
     }
 
-    /// The container that is its own now.
+    /// The container that currently belongs to the job.
     pub fn container(&self) -> Option<String> {
         self.active.container()
     }
 
-    /// Until when its container must have ended, where it has one and that matters.
+    /// The time by which its container must have ended, where it has a container and a deadline.
     pub fn deadline(&self) -> Option<Timestamp> {
         self.view.borrow().deadline
     }
 
-    /// How it ended: `None` while it has not. What could not be brought to its end is errored.
+    /// The outcome; `None` while the job is not over. A job whose end could not be recorded is errored.
     pub fn outcome(&self) -> Option<Outcome> {
         match &self.view.borrow().ended {
             Some(Ended::Built(answer)) => Some(answer.info().outcome.unwrap_or(Outcome::Errored)),
@@ -311,7 +311,7 @@ impl JobObserver {
     /// Waits until the job is on stable storage.
     ///
     /// # Errors
-    /// Why it was not accepted, or [`Error::Stopping`].
+    /// The reason why it was not accepted, or [`Error::Stopping`].
     pub async fn accepted(&mut self) -> Result<Arc<BuildInfo>, Error> {
         loop {
             let view = self.view.borrow_and_update().clone();
@@ -324,7 +324,7 @@ impl JobObserver {
         }
     }
 
-    /// Waits for news of the job, which [`JobObserver::now`] then shows.
+    /// Waits for a change of the job, which [`JobObserver::now`] then returns.
     ///
     /// # Errors
     /// [`Error::Stopping`] when the daemon ends first, [`Error::Ending`] when the job was not even
@@ -336,43 +336,43 @@ impl JobObserver {
             false => Error::Ending,
         };
         tokio::select! {
-            // The sender lives in our own `ActiveJob`.
+            // This observer's `ActiveJob` has the sender.
             changed = self.view.changed() => changed.map_err(|_| stopping()),
             () = self.stop.cancelled() => Err(stopping()),
         }
     }
 
-    /// What the build is doing now; `None` before it is accepted. When it is over, and no handle is held,
-    /// as much as lists show.
+    /// The build's current state; `None` before the job is accepted. When the job is over and no handle
+    /// exists, it has only what lists show.
     pub fn now(&self) -> Option<Arc<BuildInfo>> {
         self.view.borrow().now()
     }
 
-    /// Whether it is over, and what the build is doing or how it ended; what changes from now on
-    /// [`JobObserver::changed`] tells.
+    /// Whether the job is over, and the state or result of the build; [`JobObserver::changed`] reports every
+    /// later change.
     pub fn snapshot(&mut self) -> (bool, Option<Arc<BuildInfo>>) {
         let view = self.view.borrow_and_update();
         (view.ended.is_some(), view.now())
     }
 
-    /// True when there is no more to wait for.
+    /// True when the job is over and will not change any more.
     pub fn is_over(&self) -> bool {
         self.view.borrow().ended.is_some()
     }
 
-    /// Where followers of its log get on; `None` before it is accepted.
+    /// The progress of its log, for followers; `None` before the job is accepted.
     pub fn log(&self) -> Option<LogProgress> {
         self.view.borrow().log.clone()
     }
 }
 
-/// What a client that waits for a job holds. When the last one is dropped and every request set
+/// The handle of a client that waits for a job. When the last one is dropped and every request set
 /// `cancel_on_disconnect`, the job is cancelled.
 #[derive(Debug)]
 pub struct JobHandle {
     observer: JobObserver,
     coalesced: bool,
-    /// It counts as a waiter.
+    /// This handle counts as a waiter.
     is_waiting: bool,
 }
 
@@ -399,14 +399,14 @@ impl Drop for JobHandle {
 }
 
 impl JobHandle {
-    /// Stops wanting the build, as dropping the handle does, and still follows it.
+    /// Stops counting as a waiter, as dropping the handle does, but still observes the job.
     pub fn stop_waiting(&mut self) {
         if !std::mem::take(&mut self.is_waiting) {
             return;
         }
         let mut waiters = self.active.waiters();
         waiters.count -= 1;
-        // A daemon that ends sends all clients away, and no build with them.
+        // A daemon that stops disconnects all clients; that must not cancel their builds.
         let is_left = waiters.count == 0 && !waiters.keep_when_disconnected;
         if is_left && !self.stop.is_cancelled() && !self.is_over() {
             self.active.cancel(Cancelled {
@@ -416,22 +416,22 @@ impl JobHandle {
         }
     }
 
-    /// To see how the job goes without wanting it.
+    /// An observer of the job, which does not count as a waiter.
     pub fn observer(&self) -> JobObserver {
         self.observer.clone()
     }
 
-    /// Another client had asked for it already.
+    /// An earlier request had started the job already.
     pub fn coalesced(&self) -> bool {
         self.coalesced
     }
 
-    /// Asks for the build's end, unless `only_own` names another than who asked for it first.
-    /// Returns how it stands when that is on stable storage.
+    /// Cancels the build, unless `only_own` names a user other than the one who requested it first. Returns
+    /// the build's state when the cancellation is on stable storage.
     ///
     /// # Errors
-    /// [`Error::NotYours`]; [`Error::Over`] when it ended otherwise meanwhile; why it was not accepted;
-    /// [`Error::Stopping`].
+    /// [`Error::NotYours`]; [`Error::Over`] when it ended otherwise meanwhile; the reason why it was not
+    /// accepted; [`Error::Stopping`].
     pub(super) async fn cancel(
         &mut self,
         cancelled: Cancelled,
@@ -445,7 +445,7 @@ impl JobHandle {
         self.active.cancel(cancelled);
         loop {
             let view = self.view.borrow_and_update().clone();
-            // Of what is over this is its end, on a disk that took no word of it before.
+            // A job that is over was ended by this cancellation, if the disk could not record it earlier.
             if let Some(info) = view.now().filter(|info| info.cancelled.is_some()) {
                 return Ok(info);
             }
@@ -457,11 +457,11 @@ impl JobHandle {
         }
     }
 
-    /// Waits until the job is over; the answer holds the end of the log. Whether this asker was coalesced
-    /// [`JobHandle::coalesced`] says.
+    /// Waits until the job is over; the answer holds the end of the log. [`JobHandle::coalesced`] says
+    /// whether this request was coalesced.
     ///
     /// # Errors
-    /// Why there is no result, or [`Error::Stopping`] when the daemon ends first.
+    /// The reason why there is no result, or [`Error::Stopping`] when the daemon stops first.
     pub async fn end(&mut self) -> Result<BuildAnswer, Error> {
         loop {
             let ended = self.view.borrow_and_update().ended.clone();
@@ -516,7 +516,7 @@ mod tests {
             end(&active, &info, is_built);
             drop((info, active));
             if let Some(mut handle) = handle {
-                // A client that has stopped waiting may still ask for the end.
+                // A client that has stopped waiting may still cancel the job.
                 handle.stop_waiting();
                 assert!(kept.upgrade().is_some());
             }

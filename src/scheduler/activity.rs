@@ -1,6 +1,6 @@
-//! What is going on, for those who watch: systemd's status text, the end for want of work.
+//! The current load, for its observers: systemd's status text, the stop for want of work.
 //!
-//! A plain value in a `watch`: a late look sees the latest, and no reader is waited for.
+//! A plain value in a `watch`: a late reader sees the latest value, and delays no writer.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::build::{BuildInfo, Outcome};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// What is going on.
+/// The current load.
 #[derive(Clone, Debug, Default)]
 pub struct Activity {
     /// Builds that hold a slot.
@@ -21,21 +21,21 @@ pub struct Activity {
     pub slots: usize,
     /// Jobs that may wait for one.
     pub backlog: usize,
-    /// Nothing new begins.
+    /// No job gets a slot.
     pub paused: bool,
-    /// Work in hand, from admission until nothing about it is left to be done: jobs, image
-    /// builds, what is read and tidied in the background.
+    /// Tasks under way, from admission until all their work is done: jobs, image builds, background reads and
+    /// removals.
     pub tasks: usize,
-    /// The build that ended last in this process.
+    /// The last build that ended in this process.
     pub last: Option<Last>,
-    /// The Engine did not answer when it was asked last.
+    /// The Engine did not answer the last request.
     pub engine_away: bool,
 }
 
 /// A build that has ended.
 #[derive(Clone, Debug)]
 pub struct Last {
-    /// Of which project.
+    /// Its project.
     pub project: ProjectName,
     /// Its job.
     pub id: JobId,
@@ -45,11 +45,11 @@ pub struct Last {
     pub took: Duration,
 }
 
-/// Where it is kept up to date.
+/// The place where the load is updated.
 #[derive(Debug)]
 pub(super) struct Status(watch::Sender<Activity>);
 
-/// Work in hand, while it is held.
+/// Counts as a task until it is dropped.
 #[derive(Debug)]
 pub(super) struct WorkGuard(watch::Sender<Activity>);
 
@@ -62,13 +62,13 @@ impl Status {
         self.0.subscribe()
     }
 
-    /// One more piece of work, until the value is dropped.
+    /// Counts one more task, until the value is dropped.
     pub(super) fn begin_work(&self) -> WorkGuard {
         self.0.send_modify(|activity| activity.tasks += 1);
         WorkGuard(self.0.clone())
     }
 
-    /// How many may be building, and how many wait.
+    /// Sets the numbers of slots and of places in the queue.
     pub(super) fn set_capacity(&self, slots: usize, backlog: usize) {
         self.0
             .send_modify(|activity| (activity.slots, activity.backlog) = (slots, backlog));
@@ -100,7 +100,7 @@ impl Status {
         });
     }
 
-    /// Notes whether the Engine answers; true when that is news.
+    /// Records whether the Engine answers; true if that is a change.
     pub(super) fn set_engine_away(&self, away: bool) -> bool {
         self.0
             .send_if_modified(|activity| std::mem::replace(&mut activity.engine_away, away) != away)

@@ -1,9 +1,8 @@
-//! What an earlier process left behind.
+//! Takes over the jobs of an earlier process.
 //!
-//! A job that was accepted is built. One whose container was made in this boot is adopted: the
-//! container is followed from where the log ends, wherever it has got to meanwhile. One that had
-//! none yet is made from the beginning. What the first mistry left in `pending` holds no job that
-//! could be made again; it ends as errored.
+//! An accepted job is built. One whose container was made in this boot is adopted: the container is followed
+//! from where the log ends, running or not. One without a container is built from the beginning. Entries in
+//! `pending` of the first mistry have no job that could be repeated; they end as errored.
 
 use std::sync::Arc;
 
@@ -22,10 +21,10 @@ use crate::faults;
 use crate::job::{Job, JobId};
 use crate::project::ProjectName;
 
-/// What interrupted a build that had no container yet.
+/// Why a build without a container was interrupted.
 const ENDED: &str = "mistryd ended";
 
-/// Queues what was left, and begins what may take long.
+/// Queues the jobs that were left, and begins their slow steps.
 pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     let store = shared.store.clone();
     let (orphans, first_error) = blocking(move || store.orphaned_builds()).await?;
@@ -39,8 +38,8 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     if shared.queue().is_paused() {
         publish_still_paused();
     }
-    // All have their places before the first one is gone on with: the search for containers
-    // without an owner must know every owner.
+    // All are queued before the first one continues: the search for containers without an owner must know
+    // every owner.
     let orphans = orphans.into_iter();
     let queued: Vec<_> = orphans
         .filter_map(|orphan| Some((queue_orphan(shared, &orphan)?, orphan)))
@@ -56,8 +55,8 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives an orphaned build its place in the queue. `None` for the same id under a second project: only one
-/// of them can be a job of ours.
+/// Queues an orphaned build. `None` for the same id under a second project: only one of them can be a valid
+/// job.
 fn queue_orphan(shared: &Shared, orphan: &OrphanedBuild) -> Option<Arc<ActiveJob>> {
     let (project, id) = (orphan.project.clone(), orphan.id);
     let record = orphan.record.as_ref();
@@ -81,7 +80,7 @@ fn queue_orphan(shared: &Shared, orphan: &OrphanedBuild) -> Option<Arc<ActiveJob
         Admission::Queued(active) => active,
         Admission::Coalesced(_) | Admission::Refused => return None,
     };
-    // Clients that wanted it only while they wait come back, or not: that cannot be known.
+    // It is unknown whether clients that wait for it will reconnect.
     active.want(false);
     if let Some(record) = adopted {
         let internal = &record.internal;
@@ -90,8 +89,8 @@ fn queue_orphan(shared: &Shared, orphan: &OrphanedBuild) -> Option<Arc<ActiveJob
     Some(active)
 }
 
-/// Looks for containers without an owner as soon as the Engine is there. Without one, the first build that
-/// needs it looks.
+/// Sweeps containers without an owner as soon as the Engine is there. Otherwise the first build that needs it
+/// sweeps.
 fn sweep_in_background(shared: &Arc<Shared>) {
     let sweeping = shared.clone();
     shared.spawn(async move {
@@ -105,7 +104,7 @@ fn sweep_in_background(shared: &Arc<Shared>) {
     });
 }
 
-/// Reads the index, and removes what is in the trash.
+/// Reads the index, and empties the trash.
 fn scan_in_background(shared: &Shared) {
     let scanning = shared.store.clone();
     let work = shared.status.begin_work();
@@ -122,7 +121,7 @@ fn scan_in_background(shared: &Shared) {
     });
 }
 
-/// Goes on with an orphaned build, or ends it with a word about why that cannot be.
+/// Continues an orphaned build, or ends it with the reason why that is impossible.
 async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: OrphanedBuild) {
     let OrphanedBuild {
         project,
@@ -131,7 +130,7 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
     } = orphan;
     let asked = record.clone();
     let (looking, name) = (shared.clone(), project.clone());
-    // Of the tasks, so that it is waited for when the daemon ends, also where the build does not wait.
+    // A tracked task, so that a stopping daemon waits for it, even if the build does not.
     let recipe = shared
         .tasks
         .spawn_blocking(move || asked.and_then(|record| recipe(&looking, &name, id, &record)));
@@ -147,15 +146,15 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
         runs_on: container.is_some(),
     };
     publish(&shared, active.subject(), &event);
-    // First: a client that sees it accepted may follow its log.
+    // This comes first: a client that sees the job accepted may follow its log.
     active.show_log(pending.log().progress());
     active.show(pending.info());
     let observer = active.observer(shared.stop.clone());
     shared.broadcast.job_begun(observer);
     let start = match (container, pending.internal().stopped.clone()) {
-        // The recipe is needed only where the attempt is lost.
+        // The recipe is needed only if the attempt is lost.
         (Some(container), _) => Ok(StartPoint::Container(container, recipe)),
-        // It ends as was decided, whatever has become of its project.
+        // It ends as was decided, whatever happened to its project.
         (None, Some(stopped)) => Err(Interruption::Stopped(stopped)),
         (None, None) => tokio::select! {
             recipe = recipe => match recipe.ok().flatten() {
@@ -175,13 +174,13 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
     if let StartPoint::Beginning(_) = start
         && pending.log().bytes() > 0
     {
-        // A disk that takes no line takes no build either, and that is told.
+        // A disk that cannot take the line cannot take a build either, which is reported.
         let _ = pending.log().note(pipeline::retry_note(ENDED)).await;
     }
     pipeline::run_build(shared, active, pending, start).await;
 }
 
-/// The pending build of a record. `None` where it cannot be had: its clients and the journal are told why.
+/// The pending build of a record. `None` if it cannot be opened: its clients and the journal get the error.
 async fn reopen(
     shared: &Arc<Shared>,
     active: &Arc<ActiveJob>,
@@ -212,7 +211,7 @@ async fn reopen(
     None
 }
 
-/// The job of a record, if the project still is what it was asked for.
+/// The job of a record, if the project has not changed since.
 fn recipe(
     shared: &Shared,
     project: &ProjectName,

@@ -1,4 +1,4 @@
-//! A build's artifacts, for those who list, fetch or are handed them.
+//! Reads a build's artifacts, for clients that list, fetch or open them.
 
 use std::os::fd::OwnedFd;
 
@@ -10,11 +10,11 @@ use crate::project::ProjectName;
 use crate::turns::Turns;
 
 impl Reader {
-    /// Does `work` with the artifacts of a ready build, on a thread that may block.
+    /// Runs `work` on the artifacts of a ready build, on a thread that may block.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`], [`Error::NoRecord`]; [`Error::NoArtifacts`] where a build that ran to its
-    /// end has none any more; [`Error::Store`].
+    /// [`Error::UnknownJob`], [`Error::NoRecord`]; [`Error::NoArtifacts`] if a finished build has none any
+    /// more; [`Error::Store`].
     pub async fn in_artifacts<T: Send + 'static>(
         &self,
         project: &ProjectName,
@@ -24,11 +24,11 @@ impl Reader {
         self.in_artifacts_by(self.reads(), project, id, work).await
     }
 
-    /// The same for what lists a directory: in a turn of the few that there are for this. The artifacts
-    /// are opened when it has come, so that those who wait hold no lease.
+    /// The same for listing a directory: in one of the few turns for this. The artifacts are opened when the
+    /// turn has come, so that waiting clients hold no lease.
     ///
     /// # Errors
-    /// As [`Reader::in_artifacts`].
+    /// The same as [`Reader::in_artifacts`].
     pub async fn in_directories<T: Send + 'static>(
         &self,
         project: &ProjectName,
@@ -57,12 +57,12 @@ impl Reader {
         working.await?
     }
 
-    /// The artifacts of a ready build as a descriptor for another process, open for reading: it leads to
-    /// them and nowhere else, and keeps nothing from being removed.
+    /// The artifacts of a ready build as a descriptor for another process, open for reading: it gives access
+    /// to nothing else, and does not protect the build from removal.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`]; [`Error::NoArtifacts`] where there is a build and nothing to hand out;
-    /// [`Error::Store`], also where the host does not let us.
+    /// [`Error::UnknownJob`]; [`Error::NoArtifacts`] if the build has no artifacts; [`Error::Store`], also if
+    /// the host does not permit it.
     pub async fn hand_out_artifacts(
         &self,
         project: &ProjectName,

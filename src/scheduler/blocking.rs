@@ -1,8 +1,8 @@
-//! What blocks is done on threads that may.
+//! Runs blocking work on threads that may block.
 
 use super::error::Error;
 
-/// Runs what blocks on a thread that may.
+/// Runs blocking work on a thread that may block.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {

@@ -1,7 +1,7 @@
-//! Which jobs begin, told as they do to interfaces that show each of them.
+//! Broadcasts jobs that begin and builds that are removed, to interfaces that show them.
 //!
-//! A follower that keeps up sees every job that begins; one that does not is told so, and
-//! looks at the active jobs again. What becomes of a job its [`JobObserver`] tells.
+//! A receiver that keeps up sees every job that begins; one that lags is notified of the gap, and lists the
+//! active jobs again. The job's [`JobObserver`] reports its later states.
 
 use tokio::sync::broadcast;
 
@@ -9,11 +9,11 @@ use super::active_job::JobObserver;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Jobs that may begin before a follower has seen the first of them: some seconds of the shortest
-/// builds there are, each kept as a handle.
+/// Jobs that may begin before a receiver has seen the first of them: some seconds of the shortest builds
+/// possible, each stored as a handle.
 const BROADCAST_CAPACITY: usize = 1_024;
 
-/// Where it is told.
+/// The senders.
 #[derive(Debug)]
 pub(super) struct Broadcast {
     begun: broadcast::Sender<JobObserver>,
@@ -28,9 +28,9 @@ impl Broadcast {
         }
     }
 
-    /// A job is accepted, or was taken over from an earlier process.
+    /// Broadcasts that a job is accepted, or was taken over from an earlier process.
     pub(super) fn job_begun(&self, job: JobObserver) {
-        // There need not be a follower.
+        // There may be no receiver.
         let _ = self.begun.send(job);
     }
 
@@ -39,7 +39,7 @@ impl Broadcast {
         NewJobs(self.begun.subscribe())
     }
 
-    /// A build is removed.
+    /// Broadcasts a removal.
     pub(super) fn build_removed(&self, project: &ProjectName, id: JobId) {
         // As above.
         let _ = self.removed.send((project.clone(), id));
@@ -61,7 +61,7 @@ impl NewJobs {
         match self.0.recv().await {
             Ok(job) => Some(job),
             Err(broadcast::error::RecvError::Lagged(_)) => None,
-            // The sender lives in the scheduler, of which each follower holds a handle.
+            // The sender is in the scheduler, to which each receiver has a handle.
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }

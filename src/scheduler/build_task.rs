@@ -1,8 +1,8 @@
-//! A build in the making: what its steps share, what they may wait for, and how it is stopped.
+//! The task of one build: the state its steps share, what they may wait for, and how it is interrupted.
 //!
-//! The story is told in [`super::pipeline`] and [`super::supervision`]. Here is what holds for each of
-//! their steps: the daemon may end, a client may cancel the build, and what blocks is done on
-//! threads that may.
+//! The steps are described in [`super::pipeline`] and [`super::supervision`]. This module has what applies to
+//! each of them: the daemon may stop, a client may cancel the build, and blocking work is done on threads
+//! that may block.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,34 +22,35 @@ use crate::build::{BuildLimits, PendingBuild, Phase, Stopped};
 use crate::docker;
 use crate::faults;
 
-/// How long a container that is being made is waited for when its build is to end: then it is known and
-/// can be removed with the build. One that comes later is found by its labels.
+/// How long the creation of a container is waited for when its build is cancelled: its id is known then, and
+/// it can be removed with the build. A container created later is found by its labels.
 const LATE_CONTAINER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One build between its slot and its end.
+/// One build from its slot to its end.
 pub(super) struct BuildTask {
     pub(super) shared: Arc<Shared>,
     pub(super) active: Arc<ActiveJob>,
-    /// Away only while a blocking thread has it.
+    /// `None` only while a blocking thread has it.
     pub(super) pending: Option<PendingBuild>,
-    /// What was decided about its end before it came, in this process or an earlier one; as in the record.
+    /// The reason for an early end, decided in this process or an earlier one; as in the record.
     stopped: Option<Stopped>,
-    /// What it may take; as in the record.
+    /// The limits of the build; as in the record.
     limits: BuildLimits,
-    /// The thread that has it. Dropping a future that waits for the thread leaves it here.
+    /// The thread that has the pending build. If a future that waits for the thread is dropped, the handle
+    /// stays here.
     pub(super) worker: Option<JoinHandle<PendingBuild>>,
     /// The end of the container's standard error.
     pub(super) stderr: Vec<u8>,
-    /// Its container has a limit of memory, or an earlier process made it: it is asked at its end whether
-    /// the kernel killed something for want of memory.
+    /// Its container has a memory limit, or an earlier process made it: at its end the Engine is asked
+    /// whether the kernel killed a process for want of memory.
     pub(super) may_run_out_of_memory: bool,
-    /// Its container's limit of processes, watched since before it was started by this process.
+    /// The watch over the container's limit of processes; begun before this process started the container.
     pub(super) processes: Option<docker::ProcessWatch>,
-    /// When a container ended that had done so while no daemon ran.
+    /// When a container ended, if it ended while no daemon ran.
     pub(super) found_ended: Option<Timestamp>,
-    /// When the present stage on the way to a container that runs must be over.
+    /// When the current stage on the way to a running container must be over.
     pub(super) stage_deadline: Option<StageDeadline>,
-    /// Set when it is decided how it ends, so that its last steps have an end, too.
+    /// Set when its end is decided, so that its last steps are bounded, too.
     pub(super) stop_decided: Arc<SetOnce<()>>,
 }
 
@@ -60,14 +61,14 @@ pub(super) struct StageDeadline {
     pub(super) limit: Duration,
 }
 
-/// What the Engine says to a container that is to be made: its id.
+/// The Engine's response to the creation of a container: its id.
 pub(super) type Created = Result<String, docker::Error>;
 
-/// Why something is not waited for any longer.
+/// The reason why a wait is interrupted.
 enum StopCause {
-    /// The daemon ends; the next process goes on.
+    /// The daemon stops; the next process continues the build.
     Daemon,
-    /// The build is to end.
+    /// The build is to end early.
     Build(Stopped),
 }
 
@@ -96,8 +97,8 @@ impl BuildTask {
         }
     }
 
-    /// Begins a stage on the way to a container that runs. It may take as long as the container may run:
-    /// an Engine or a disk that hangs must not hold a slot for ever.
+    /// Begins a stage on the way to a running container. Its limit is the container's time limit: an Engine
+    /// or a disk that hangs must not hold a slot for ever.
     pub(super) fn begin_stage(&mut self) {
         let limit = self.limits().job_timeout.map(Duration::from_millis);
         self.stage_deadline = limit.and_then(|limit| {
@@ -106,11 +107,11 @@ impl BuildTask {
         });
     }
 
-    /// Waits until the daemon ends, the build's end is wanted or its stage has taken too long.
+    /// Waits until the daemon stops, the build is cancelled or its stage has taken too long.
     fn stop_cause(&self) -> impl Future<Output = StopCause> + use<> {
         let (shared, active) = (self.shared.clone(), self.active.clone());
         let stage_deadline = self.stage_deadline;
-        // Nothing more is decided about what is stopped already.
+        // A build whose end is decided is not stopped a second time.
         let may_stop = !self.is_stopped();
         async move {
             tokio::select! {
@@ -126,7 +127,7 @@ impl BuildTask {
         }
     }
 
-    /// Ends what was waited for.
+    /// Handles an interrupted wait.
     async fn interrupted_by(&mut self, cause: StopCause) -> Interruption {
         match cause {
             StopCause::Daemon => Interruption::Stopping,
@@ -134,8 +135,8 @@ impl BuildTask {
         }
     }
 
-    /// Waits for the Engine or whatever else may take its time, until the daemon ends, the build's end is
-    /// wanted, or its stage has taken too long. What the Engine made nevertheless is found by its labels.
+    /// Waits for the Engine or another slow operation, until the daemon stops, the build is cancelled, or its
+    /// stage has taken too long. A container that the Engine made nevertheless is found by its labels.
     pub(super) async fn cancellable<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -149,8 +150,8 @@ impl BuildTask {
         Err(self.interrupted_by(cause).await)
     }
 
-    /// The same, for a container that is made: where the build's end is wanted, that is decided at
-    /// once, but what is being made is waited for a while, so that it is known and can be removed.
+    /// The same for the creation of a container: a cancellation is recorded at once, but the creation is
+    /// waited for a while, so that the container is known and can be removed.
     pub(super) async fn cancellable_create(
         &mut self,
         creating: impl Future<Output = Created>,
@@ -174,7 +175,7 @@ impl BuildTask {
         Err(interruption)
     }
 
-    /// What the build may take; a record of an earlier version does not say it.
+    /// The limits of the build; a record of an earlier version does not have them.
     pub(super) fn limits(&self) -> BuildLimits {
         let mut limits = self.limits;
         if limits.log_limit == 0 {
@@ -189,20 +190,20 @@ impl BuildTask {
         Ok(())
     }
 
-    /// What was decided about its end before it came, in this process or an earlier one.
+    /// The reason for an early end, decided in this process or an earlier one.
     pub(super) fn stopped(&self) -> Option<Stopped> {
         self.stopped.clone()
     }
 
-    /// True when its end was decided.
+    /// True when an early end was decided.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.is_some()
     }
 
-    /// Decides about its end, and lets all who wait see it; what was decided before stays.
+    /// Decides on an early end and publishes it to all waiters; an earlier decision stays.
     ///
     /// # Errors
-    /// [`Interruption::Stopped`] on a disk that takes no word of it: then it ends so at once.
+    /// [`Interruption::Stopped`] when the disk cannot record the decision: the build then ends at once.
     pub(super) async fn decide_stop(&mut self, stopped: Stopped) -> Result<(), Interruption> {
         let decided = stopped.clone();
         let written = self
@@ -213,7 +214,7 @@ impl BuildTask {
             return Err(Interruption::Stopped(decided));
         }
         written?;
-        // Set once: what was decided first stays.
+        // It is set once: the first decision stays.
         let _ = self.stop_decided.set(());
         faults::point("stop-decided");
         let active = self.active.clone();
@@ -221,7 +222,7 @@ impl BuildTask {
         Ok(())
     }
 
-    /// The same, where nothing of it has to be waited for.
+    /// The same, where the caller need not wait for the result.
     pub(super) async fn stop(&mut self, stopped: Stopped) -> Interruption {
         match self.decide_stop(stopped.clone()).await {
             Ok(()) => Interruption::Stopped(stopped),
@@ -241,8 +242,8 @@ impl BuildTask {
         Ok(())
     }
 
-    /// Lets a blocking thread work on the pending build. Dropping the future leaves the thread at work:
-    /// what comes next waits for it.
+    /// Runs work on the pending build on a blocking thread. Dropping the future does not stop the thread: the
+    /// next step waits for it.
     pub(super) async fn on_disk<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut PendingBuild) -> Result<T, Interruption> + Send + 'static,
@@ -253,8 +254,8 @@ impl BuildTask {
         result.await.map_err(|_| Interruption::Lost(Error::Lost))?
     }
 
-    /// The same for work that may take long: where the daemon ends, the build's end is wanted, or its
-    /// stage has taken too long, the work is interrupted.
+    /// The same for work that may take long: when the daemon stops, the build is cancelled, or its stage has
+    /// taken too long, the work is interrupted.
     pub(super) async fn on_disk_interruptible<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut PendingBuild) -> Result<T, Interruption> + Send + 'static,
@@ -282,7 +283,7 @@ impl BuildTask {
         let mut pending = self.pending.take().ok_or(Interruption::Lost(Error::Lost))?;
         let (done, result) = oneshot::channel();
         self.worker = Some(tokio::task::spawn_blocking(move || {
-            // Where the result is not waited for any longer, the build's record tells.
+            // If the result is not waited for any longer, the build's record has it.
             let _ = done.send(work(&mut pending));
             pending
         }));
@@ -303,7 +304,7 @@ impl BuildTask {
     }
 }
 
-/// Waits for the end of a stage, which may take so long; for ever without one.
+/// Waits for the end of a stage, and returns its limit; waits for ever without a stage.
 async fn stage_over(stage_deadline: Option<StageDeadline>) -> Duration {
     match stage_deadline {
         Some(stage_deadline) => {

@@ -1,9 +1,9 @@
-//! Garbage collection: on demand, by timer, and where space is short before a build; pins, and the
-//! removal of single builds.
+//! Garbage collection: on demand, by timer, and before a build where space is short; pinning, and the removal
+//! of single builds.
 //!
-//! What goes is decided by `build::gc`, from a survey of the disk; here it is asked for, done,
-//! counted and told. One collection goes on at a time. What is active in the queue is left alone, as are
-//! builds that are being read.
+//! `build::gc` decides what is removed, from a survey of the disk; this module requests, executes, counts and
+//! reports it. One collection runs at a time. Active jobs in the queue are not touched, nor are builds that
+//! are being read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,33 +19,33 @@ use crate::docker;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// After a collection that could not free enough space, no build begins another for so long: what it might
-/// find has not been there before, and a survey reads the whole tree.
+/// After a collection that could not free enough space, no build starts another one for this time: it would
+/// find little that is new, and a survey reads the whole tree.
 const COLLECT_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A disk with less free space than this is as good as full: a few builds take that much, and what is removed
-/// must free space at once, not when the filesystem finds the time.
+/// A disk with less free space than this counts as full: a few builds take that much, and the space of
+/// removed builds must be free at once, not when the filesystem finds the time.
 const LOW_SPACE_THRESHOLD: u64 = 1 << 30;
 
-/// What a collection did, or would do.
+/// The result of a collection, real or dry.
 #[derive(Debug)]
 pub struct Collection {
-    /// What was decided; what could not be removed is left out of a real one.
+    /// The decision; a real collection leaves out what could not be removed.
     pub plan: Plan,
-    /// Builds that were to go and are in use after all, or could not be removed.
+    /// Builds that were to be removed, but were in use after all or could not be removed.
     pub passed: usize,
-    /// Bytes that are free afterwards.
+    /// Bytes that are free after the collection.
     pub free: u64,
-    /// Images and layers of ours that nothing names any more and that were removed.
+    /// Images and layers made by mistry that were removed because no name refers to them.
     pub images: docker::Pruned,
 }
 
 impl Scheduler {
-    /// Collects garbage by the configured rules, in which those that `given` holds take the place of
-    /// the configured ones. With `dry_run` nothing is touched.
+    /// Collects garbage by the configured rules; rules in `given` replace the configured ones. With `dry_run`
+    /// nothing is changed.
     ///
     /// # Errors
-    /// [`Error::NoPolicy`] when there is no rule by which anything goes; [`Error::Store`].
+    /// [`Error::NoPolicy`] when no rule selects anything for removal; [`Error::Store`].
     pub async fn collect(&self, given: Policy, dry_run: bool) -> Result<Collection, Error> {
         let configured = self.0.config.load().gc.unwrap_or_default();
         let policy = configured.overridden_by(given);
@@ -53,7 +53,7 @@ impl Scheduler {
             return Err(Error::NoPolicy);
         }
         let shared = self.0.clone();
-        // A task of its own: the client may leave.
+        // A separate task, because the client may disconnect.
         let task = self.0.spawn(async move {
             let _one_at_a_time = tokio::select! {
                 turn = shared.collecting.lock() => turn,
@@ -63,7 +63,7 @@ impl Scheduler {
             if !dry_run {
                 collection.images = tokio::select! {
                     pruned = shared.prune_images() => pruned,
-                    // The next collection finds them.
+                    // The next collection finds the rest.
                     () = shared.stop.cancelled() => docker::Pruned::default(),
                 };
             }
@@ -72,7 +72,7 @@ impl Scheduler {
         task.await.map_err(|_| Error::Lost)?
     }
 
-    /// Keeps a build from garbage collection.
+    /// Protects a build from garbage collection.
     ///
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::Store`].
@@ -84,10 +84,10 @@ impl Scheduler {
         }
     }
 
-    /// Lets it go; one that is not pinned stays as it is.
+    /// Unpins a build; a build that is not pinned stays as it is.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`] when it is neither there nor pinned, [`Error::Store`].
+    /// [`Error::UnknownJob`] when there is no such build and no such pin, [`Error::Store`].
     pub async fn unpin(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
         let (shared, name) = (self.0.clone(), project.clone());
         blocking(move || {
@@ -112,7 +112,7 @@ impl Scheduler {
             return held(Held::UnderWay);
         }
         let (shared, name) = (self.0.clone(), project.clone());
-        // The client may leave; a removal goes on.
+        // The client may disconnect; the removal continues.
         let task = self.0.spawn(async move {
             let store = shared.store.clone();
             let removed = blocking(move || store.remove(&name, id)).await??;
@@ -138,10 +138,10 @@ impl Scheduler {
 }
 
 impl Shared {
-    /// Before a build: where less is free than `min_free`, collects by the configured rules. What then
-    /// is still missing the build may do without, or the disk says no itself.
+    /// Before a build: if less than `min_free` is free, collects by the configured rules. If that frees too
+    /// little, the build starts anyway; it may need less, or fails on a full disk.
     ///
-    /// The collection is a task of its own: it goes on where the build does not wait for its end.
+    /// The collection is a separate task: it continues if the build does not wait for its end.
     pub(super) async fn make_room(self: &Arc<Self>) {
         let Some(policy) = self.config.load().gc else {
             return;
@@ -154,14 +154,14 @@ impl Shared {
         }
         let shared = self.clone();
         let making = self.spawn(async move { shared.collect_for(policy, least).await });
-        // What went wrong was told.
+        // Errors are logged already.
         let _ = making.await;
     }
 
-    /// Collects until `least` bytes are free, as far as the rules let it.
+    /// Collects until `least` bytes are free, as far as the rules allow it.
     async fn collect_for(self: &Arc<Self>, policy: Policy, least: u64) {
         let mut collecting = self.collecting.lock().await;
-        // Another build may have freed space meanwhile, or found that there is nothing to free.
+        // Another build may have freed space meanwhile, or found that nothing can be freed.
         let is_vain = collecting.is_some_and(|last| last.elapsed() < COLLECT_RETRY_INTERVAL);
         if is_vain || self.stop.is_cancelled() || self.has_room(least).await {
             return;
@@ -184,12 +184,12 @@ impl Shared {
 
     async fn has_room(self: &Arc<Self>, least: u64) -> bool {
         let store = self.store.clone();
-        // What cannot be told is no reason to remove builds.
+        // If the free space is unknown, no builds are removed.
         let room = blocking(move || store.disk_space()).await;
         !matches!(room, Ok(Ok((free, _))) if free < least)
     }
 
-    /// Decides, and does it unless `dry_run`. The caller holds `collecting`.
+    /// Makes the plan, and executes it unless `dry_run`. The caller holds `collecting`.
     async fn collect(self: &Arc<Self>, policy: Policy, dry_run: bool) -> Result<Collection, Error> {
         let shared = self.clone();
         let collected = blocking(move || shared.collect_blocking(&policy, dry_run)).await??;
@@ -223,7 +223,7 @@ impl Shared {
             collection.plan = plan;
             return Ok((collection, first_error));
         }
-        // Where space is needed now, it is worth the time that it takes to free it at once.
+        // Where space is needed now, freeing it at once is worth the time.
         let at_once = plan.free < policy.min_free.unwrap_or(0).max(LOW_SPACE_THRESHOLD);
         let goes_on = |build: &build::Candidate| {
             !self.stop.is_cancelled() && !is_active(&build.project, build.id)
@@ -236,7 +236,7 @@ impl Shared {
         Ok((collection, first_error.or(done.first_error)))
     }
 
-    /// Removes images and layers of ours that nothing names. Where the Engine is not there, the next
+    /// Removes images and layers made by mistry that no name refers to. If the Engine is not there, the next
     /// collection removes them.
     async fn prune_images(&self) -> docker::Pruned {
         match self.images.remove_unused(&Unused::All).await {

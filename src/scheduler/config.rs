@@ -1,4 +1,4 @@
-//! What the scheduler is told by the configuration.
+//! The scheduler's part of the configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::build::Policy;
 use crate::project::{Capability, Limits};
 
-/// What the scheduler is told by the configuration.
+/// The scheduler's part of the configuration.
 #[derive(Clone, Debug)]
 pub struct SchedulerConfig {
     /// Builds that may run in parallel.
@@ -20,7 +20,7 @@ pub struct SchedulerConfig {
     pub network: String,
     /// Bounds of each container.
     pub limits: Limits,
-    /// What projects may ask for in their `cap_add`.
+    /// Capabilities that projects may request in their `cap_add`.
     pub cap_add: BTreeSet<Capability>,
     /// Bytes that a build may print.
     pub log_limit: u64,
@@ -30,6 +30,6 @@ pub struct SchedulerConfig {
     pub silence_timeout: Option<Duration>,
     /// How long an accepted job waits for an Engine that went away.
     pub engine_wait: Duration,
-    /// What garbage collection may keep; without it nothing is collected by itself.
+    /// The rules of garbage collection; without them it never runs automatically.
     pub gc: Option<Policy>,
 }

@@ -1,5 +1,5 @@
-//! A build's container, made of an image with what the image expects of it: its declared directories,
-//! a home directory, places for caches.
+//! A build's container, with what its image expects: its declared directories, a home directory, directories
+//! for caches.
 
 use rustix::thread::CapabilitySet;
 
@@ -15,8 +15,8 @@ use crate::docker::{self, ContainerSpec};
 use crate::project::{self, Capability, Settings};
 
 impl BuildTask {
-    /// A container of an image, made and not started, with what the image expects of it. The inner
-    /// result is the Engine's answer.
+    /// Creates a container of an image, with what the image expects, without starting it. The inner result is
+    /// the Engine's answer.
     pub(super) async fn make_container(
         &mut self,
         recipe: &Recipe,
@@ -45,7 +45,7 @@ impl BuildTask {
                 Ok(container) if is_at_home.is_none() => container,
                 created => return Ok(created),
             };
-            // Only a container can be asked for the users of its image: this one, which mostly can stay.
+            // Only a container can be asked for its image's users: this one, which can mostly be kept.
             match self
                 .cancellable(shared.docker.home_of(&container, user.user))
                 .await?
@@ -65,15 +65,15 @@ impl BuildTask {
         }
     }
 
-    /// A container of this spec, also where an earlier one has its name.
+    /// Creates a container of this spec, even if an earlier one has its name.
     async fn create_named(&mut self, spec: &ContainerSpec) -> Result<Created, Interruption> {
         let docker = self.shared.docker.clone();
         let created = self.cancellable_create(docker.create(spec)).await?;
         let Err(docker::Error::NameTaken(_)) = created else {
             return Ok(created);
         };
-        // An answer does not wait for the removal of its container, and its receiver may have asked for
-        // the same again by now. Or the Engine went away before it could say that it had made one.
+        // A result is sent before its container is removed, and its receiver may have requested the same
+        // again by now. Or the Engine went away before it could report that it had made one.
         let labels = [INSTANCE, JOB].map(|key| (key.to_owned(), spec.labels[key].clone()));
         let again = async {
             let found = docker.containers(&labels.into()).await?;
@@ -85,7 +85,7 @@ impl BuildTask {
         self.cancellable_create(again).await
     }
 
-    /// Makes on disk what the image expects to find, and mounts it.
+    /// Creates the directories that the image expects, and mounts them.
     async fn furnish(
         &mut self,
         spec: &mut ContainerSpec,
@@ -116,7 +116,7 @@ impl BuildTask {
     }
 }
 
-/// A project's settings, where the configuration allows what they ask for.
+/// A project's settings, if the configuration allows them.
 pub(super) fn settings_of<'a>(
     recipe: &'a Recipe,
     config: &SchedulerConfig,
@@ -132,7 +132,7 @@ pub(super) fn settings_of<'a>(
     }
 }
 
-/// What root in the container of a build does without.
+/// Capabilities that are dropped for root in the container of a build.
 pub(super) fn cap_drop(settings: &Settings) -> Vec<String> {
     let needless = Capability::ALL.iter();
     needless
@@ -141,8 +141,8 @@ pub(super) fn cap_drop(settings: &Settings) -> Vec<String> {
         .collect()
 }
 
-/// Who a build is, and so who must be able to write its data: we, unless its project says otherwise.
-/// It takes a capability to give it away, which root has and the packaged daemon.
+/// The user that a build runs as, who must be able to write its data: the daemon's user, unless the project
+/// sets another. Changing the owner takes a capability, which root has and the packaged daemon.
 pub(super) fn user(settings: &Settings) -> User {
     let asked = settings.user.as_deref().and_then(|user| {
         let (user, group) = user.split_once(':').unwrap_or((user, "0"));

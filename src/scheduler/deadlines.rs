@@ -1,4 +1,4 @@
-//! How long a container may run and be silent.
+//! Limits of a container's run time and silence.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::docker::{self, ContainerStatus, Docker};
 /// How long the Engine may take to say whether a container had ended at its deadline. Without an answer the
 /// container counts as running.
 const CONTAINER_STATUS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a container may go on, and be silent. Both are counted by a clock that is never set.
+/// The limits of a container's run time and silence. Both use a clock that is never set.
 #[derive(Clone)]
 pub(super) struct Deadlines {
-    /// Since when it runs.
+    /// When it started.
     running: Since,
     /// How long it may run.
     deadline: Option<Duration>,
     /// How long it may print nothing.
     silence: Option<Duration>,
-    /// When a piece of its output came last, as far as we were there.
+    /// When the last piece of its output came, as far as this process saw it.
     last_output: Arc<Mutex<Option<Since>>>,
 }
 
@@ -39,7 +39,7 @@ impl Deadlines {
         })
     }
 
-    /// Notes that output has come.
+    /// Records that output has come.
     pub(super) fn note_output(&self) {
         let mut last_output = self.last_output.lock();
         *last_output = Some(Since::now());
@@ -49,8 +49,8 @@ impl Deadlines {
         *self.last_output.lock()
     }
 
-    /// Waits until a limit is passed: what is to be done about it. Each is waited for by itself, so that an
-    /// Engine that does not say when something was printed does not hold the deadline back.
+    /// Waits until a limit is passed, and returns the stop. Each limit is awaited separately, so that an
+    /// Engine that does not report the time of the last output does not delay the deadline.
     pub(super) async fn exceeded(
         self,
         docker: &Docker,
@@ -70,7 +70,7 @@ impl Deadlines {
         wait_until_elapsed(self.running, self.deadline).await;
         match self.check_deadline(docker, container).await? {
             Some(stopped) => Ok(stopped),
-            // It had ended before.
+            // It ended in time.
             None => std::future::pending().await,
         }
     }
@@ -80,18 +80,18 @@ impl Deadlines {
         docker: &Docker,
         container: &str,
     ) -> Result<Stopped, docker::Error> {
-        // Since when it is silent, as far as was looked, and the last line that was seen then.
+        // The start of the silence, as far as it was checked, and the last line seen then.
         let (mut silent, mut seen) = (self.running, None);
         loop {
             wait_until_elapsed(silent, self.silence).await;
-            // The log's own times count: it may be read long after it was printed. So it is
-            // asked once in so long a time, and not with each line.
+            // The times in the log count: it may be read long after it was printed. So the Engine is asked
+            // once per silence limit, and not for each line.
             let last = docker.last_line(container).await?;
             if let Some(last) = last.filter(|last| Some(*last) != seen) {
                 seen = Some(last);
                 silent = match self.running.until(last) {
                     Some(ran) => self.running.later(ran),
-                    // The clock by which that was told was set meanwhile.
+                    // The clock of that time was set meanwhile.
                     None => self.last_output().unwrap_or_else(Since::now),
                 };
             }
@@ -101,16 +101,16 @@ impl Deadlines {
         }
     }
 
-    /// What there is to say about a container that has ended.
+    /// Whether a container that has ended had passed a limit.
     pub(super) async fn was_exceeded(&self, docker: &Docker, container: &str) -> Option<Stopped> {
         if self.running.elapsed() < self.deadline? {
             return None;
         }
-        // An Engine that does not say when it ended leaves it at that: it was watched.
+        // An Engine that does not report the end is ignored: the container was watched.
         self.check_deadline(docker, container).await.ok().flatten()
     }
 
-    /// The deadline is there. A container that ended before stands, and one that may have.
+    /// The deadline has come. A container that ended earlier, or may have, is not stopped.
     async fn check_deadline(
         &self,
         docker: &Docker,
@@ -137,7 +137,7 @@ impl Deadlines {
     }
 }
 
-/// Waits until something has gone on for so long; for ever without a limit.
+/// Waits until a time limit since a moment has passed; for ever without a limit.
 async fn wait_until_elapsed(since: Since, limit: Option<Duration>) {
     let Some(limit) = limit else {
         return std::future::pending().await;

@@ -1,5 +1,5 @@
-//! How a build ends: run to its end or not, its result put in place, its waiters notified, its container
-//! removed. After a panic, too.
+//! The end of a build, complete or interrupted: its result is put in place, its waiters are notified, its
+//! container is removed. After a panic, too.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::build::{self, BuildAnswer, End, Outcome, PendingBuild, Phase, text_of
 use crate::docker::{self, ContainerStatus, PING_TIMEOUT};
 use crate::faults;
 
-/// How long the removal of a container is waited for, whose processes are killed by it: a host whose disk
-/// is saturated takes some seconds for that.
+/// How long to wait for the removal of a container, which kills its processes: a host whose disk is saturated
+/// takes some seconds for that.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Does a build's work. Should it panic, its container is removed, the build ends as errored, and its slot
-/// is given back.
+/// Runs a build's work. If it panics, its container is removed, the build ends as errored, and its slot is
+/// released.
 pub(super) async fn run_guarded(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
     work: impl Future<Output = ()>,
 ) {
-    /// For a panic in the clearing up: the waiters and the slot are seen to all the same.
+    /// For a panic during the cleanup: the waiters are notified and the slot is released nevertheless.
     struct Guard(Arc<Shared>, Arc<ActiveJob>, bool);
     impl Drop for Guard {
         fn drop(&mut self) {
@@ -41,7 +41,7 @@ pub(super) async fn run_guarded(
         }
     }
     let mut guard = Guard(shared.clone(), active.clone(), true);
-    // What the panic left half-done is not used again: the build is read from disk.
+    // State that the panic left inconsistent is not used: the build is read from disk.
     if AssertUnwindSafe(work).catch_unwind().await.is_err() {
         end_after_panic(shared, active).await;
     }
@@ -56,7 +56,7 @@ pub(super) async fn end_after_panic(shared: Arc<Shared>, active: Arc<ActiveJob>)
         remove_container(&shared, &active, &container).await;
     }
     if !is_ours {
-        // It was over; its place may be another build's by now.
+        // It was over; another build may have its place by now.
         return;
     }
     let (store, project, id) = (shared.store.clone(), active.project.clone(), active.id);
@@ -79,11 +79,11 @@ pub(super) async fn end_after_panic(shared: Arc<Shared>, active: Arc<ActiveJob>)
     }
     shared.leave_queue(&active);
     active.end_rejected(Error::Lost);
-    // It may have made a container that it had not written down.
+    // It may have made a container that was not recorded yet.
     sweep_soon(&shared);
 }
 
-/// Ends a build that was not run to its end.
+/// Ends a build that was interrupted.
 pub(super) async fn end_interrupted(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
@@ -91,16 +91,16 @@ pub(super) async fn end_interrupted(
     why: Interruption,
     stderr: &[u8],
 ) {
-    // Nothing may write to the build's data while it is put in place.
+    // No process may write to the build's data while it is put in place.
     let container = pending.record_mut().internal.container.take();
     if let Some(container) = &container {
-        // It is no build's any more: where it cannot be removed now, it is found as such.
+        // The build does not own it any more: if it cannot be removed now, a sweep finds it.
         active.own(None, None);
         match remove_container(&shared, &active, container).await {
             ContainerRemoval::Done => {}
-            // The record on disk names it: the next process goes on here.
+            // The record on disk names it: the next process continues.
             ContainerRemoval::ShuttingDown => return,
-            // It runs on where the Engine cannot end it: what it writes must be in no build.
+            // It still runs if the Engine cannot end it: its writes must not be in any build.
             ContainerRemoval::Pending => {
                 match blocking(move || (pending.put_data_aside(), pending)).await {
                     Ok((Ok(()), build)) => pending = build,
@@ -113,7 +113,7 @@ pub(super) async fn end_interrupted(
             }
         }
     }
-    // The Engine may have made one all the same, whatever it said or did not say.
+    // The Engine may have made one nevertheless, whatever it answered.
     let is_clear = container.is_some()
         || !matches!(
             why,
@@ -122,7 +122,7 @@ pub(super) async fn end_interrupted(
                 | Interruption::Stopped(_)
                 | Interruption::Lost(_)
         );
-    // For readers of the log alone; where it cannot be written, the record has it.
+    // The note is only for readers of the log; if it cannot be written, the record has it.
     let _ = pending.log().note(&why).await;
     let end = interrupted_end(&active, why, stderr);
     end_build(shared.clone(), active, pending, end).await;
@@ -131,18 +131,18 @@ pub(super) async fn end_interrupted(
     }
 }
 
-/// How a build ends that was not run to its end.
+/// The end of an interrupted build.
 fn interrupted_end(active: &ActiveJob, interruption: Interruption, stderr: &[u8]) -> End {
     match interruption {
         Interruption::Stopped(stopped) => End {
             outcome: stopped.outcome,
-            // Not that of its container, which may have taken the signal well and ended with 0.
+            // The container's own code does not count: it may have handled the signal and ended with 0.
             exit_code: build::NO_EXIT_CODE,
             error: Some(stopped.sentence),
             stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
             cancelled: stopped.cancelled,
         },
-        // The project's own fault, and no other than a command that a shell does not find.
+        // The fault is the project's own, like a command that a shell does not find.
         interruption @ Interruption::Container {
             source: docker::Error::NotStarted { code, .. },
         } => End {
@@ -167,7 +167,7 @@ fn interrupted_end(active: &ActiveJob, interruption: Interruption, stderr: &[u8]
     }
 }
 
-/// How a build ends whose container has ended.
+/// The end of a build whose container has ended.
 pub(super) fn container_end(exit: &docker::Exit, stderr: &[u8]) -> End {
     if exit.code == 0 {
         return End {
@@ -189,8 +189,8 @@ pub(super) fn container_end(exit: &docker::Exit, stderr: &[u8]) -> End {
     }
 }
 
-/// Puts the result in place, notifies all who wait, gives the slot back; what no client waits for comes
-/// after.
+/// Puts the result in place, notifies all waiters and releases the slot; work that no client waits for comes
+/// after that.
 pub(super) async fn end_build(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
@@ -209,7 +209,8 @@ pub(super) async fn end_build(
                 if !unfinished.is_for_data {
                     return Err(unfinished);
                 }
-                // The result does not fit, or its data is in the way; its record fits once that is gone.
+                // The result does not fit, or its data is in the way; the record alone fits once that is
+                // removed.
                 let (build, error) = (unfinished.build, unfinished.error);
                 tracing::warn!(mistry_job = %id, error = &error as &dyn std::error::Error, "a build's data is discarded, because its end could not be written down with it");
                 build.finish_without_data(&error)
@@ -219,7 +220,8 @@ pub(super) async fn end_build(
     });
     let finished = finished.await;
     faults::point("finished");
-    // First, so that a client that waited for the end and asks again finds the place free.
+    // This comes first, so that a client that waited for the end and requests the job again finds the place
+    // free.
     shared.leave_queue(&active);
     let unsynced = match finished {
         Ok(Ok((info, finished))) => {
@@ -252,23 +254,23 @@ pub(super) async fn end_build(
     }
 }
 
-/// Logs that the end of a build could not be written to the disk: the build stays pending.
+/// Logs that the end of a build could not be recorded: the build stays pending.
 fn end_unwritten(active: &ActiveJob, error: build::Error) {
     tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
     active.end_rejected(error.into());
 }
 
-/// What became of a container that is to be removed.
+/// The state of a container that is to be removed.
 pub(super) enum ContainerRemoval {
-    /// It does not run any more.
+    /// It has stopped running.
     Done,
-    /// It may run on; it is removed as soon as that can be done.
+    /// It may still run; it is removed as soon as possible.
     Pending,
-    /// The daemon ends before it is gone.
+    /// The daemon stops before it is removed.
     ShuttingDown,
 }
 
-/// Removes a build's container, whether it runs or not.
+/// Removes a build's container, running or not.
 pub(super) async fn remove_container(
     shared: &Arc<Shared>,
     active: &ActiveJob,

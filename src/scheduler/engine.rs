@@ -1,4 +1,4 @@
-//! Whether the Docker Engine is there, as the journal and the status are told.
+//! Checks whether the Docker Engine answers, for the journal and the status.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use super::error::Error;
 use super::event::publish_engine;
 use super::shared::Shared;
 
-/// When an Engine that is away is asked again whether it is there.
+/// How often an Engine that is away is asked again.
 pub(super) const ENGINE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Shared {
-    /// Asks whether the Engine is there, and tells when that has changed.
+    /// Checks whether the Engine answers, and publishes a change.
     pub(super) async fn engine_there(&self) -> Result<(), Error> {
         let answer = self.docker.ping().await;
         if self.status.set_engine_away(answer.is_err()) {

@@ -1,8 +1,7 @@
-//! What happens to jobs and to their queue, told once: the one funnel to metrics, journal and those who watch.
+//! Events of jobs and of the queue, published once: to the metrics, the journal and the observers.
 //!
-//! Each event is one record with the same fields, so that all records of a job are its story.
-//! Its `MESSAGE_ID` is explained in `packaging/systemd/mistryd.catalog`; a test holds the two
-//! together.
+//! Each event is one record with the same fields, so that all records of a job can be selected together. Its
+//! `MESSAGE_ID` is explained in `packaging/systemd/mistryd.catalog`; a test checks that the two agree.
 
 use std::time::Duration;
 
@@ -34,54 +33,55 @@ const NO_ROOM: &str = "a8c3f1d5072e4c6db15e96804f3b7d29";
 const PAUSED: &str = "b70361e860b343828dad5909a490102e";
 const RESUMED: &str = "20f4be90972d48519363f07e8bd3921d";
 
-/// Whom an event is about.
+/// The job that an event is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subject<'a> {
     pub(super) project: &'a ProjectName,
     pub(super) id: JobId,
     pub(super) group: Option<&'a str>,
-    /// The request that it came from, where one did.
+    /// The id of the request that caused it, if there is one.
     pub(super) request: Option<&'a str>,
 }
 
-/// Something that happened to a job.
+/// An event in the life of a job.
 #[derive(Debug)]
 pub(super) enum Event<'a> {
     /// Answered from the cache.
     Cached {
-        /// How long that took.
+        /// How long the answer took.
         took: Duration,
     },
-    /// Joined a build under way.
+    /// It joined an active build.
     Coalesced,
-    /// Turned away: no slot is to be had, and all places are taken.
+    /// Refused: no slot is free, and all places in the queue are taken.
     Refused,
-    /// Written down.
+    /// It is recorded.
     Accepted,
-    /// An earlier process left it; what it had of a container runs on, or it is made from the beginning.
+    /// Taken over from an earlier process; its container, if any, is followed, else it is built from the
+    /// beginning.
     TakenOver {
-        /// Which execution this is.
+        /// The number of this attempt.
         attempt: u32,
         /// It has a container.
         runs_on: bool,
     },
-    /// Its attempt was lost.
+    /// A lost attempt is repeated.
     MadeAgain {
-        /// Which execution the next one is.
+        /// The number of the next attempt.
         attempt: u32,
-        /// What became of the last one.
+        /// Why the last attempt was lost.
         why: &'static str,
     },
-    /// It has a slot.
+    /// It got a slot.
     Started,
     /// Its container runs.
     Running {
         /// The container's id.
         container: &'a str,
-        /// The image's.
+        /// The image's id.
         image: &'a str,
     },
-    /// Over, whatever its outcome.
+    /// The build is over, with any outcome.
     Finished(&'a BuildInfo),
 }
 
@@ -100,7 +100,7 @@ macro_rules! log_event {
     };
 }
 
-/// Tells the metrics, the status and the journal.
+/// Publishes an event to the metrics, the status and the journal.
 pub(super) fn publish(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) {
     record(shared, subject, event);
     log(subject, event);
@@ -181,7 +181,7 @@ fn log(subject: Subject<'_>, event: &Event<'_>) {
     }
 }
 
-/// Tells when the Engine went away, or is back.
+/// Publishes that the Engine went away, or is back.
 pub(super) fn publish_engine(trouble: Option<&docker::Error>) {
     match trouble {
         Some(error) => tracing::error!(
@@ -198,7 +198,7 @@ pub(super) fn publish_engine(trouble: Option<&docker::Error>) {
     }
 }
 
-/// Tells that nothing new begins, and who wanted that.
+/// Publishes that the queue is paused, and by which user.
 pub(super) fn publish_paused(by: &str) {
     tracing::info!(
         message_id = PAUSED,
@@ -208,7 +208,7 @@ pub(super) fn publish_paused(by: &str) {
     );
 }
 
-/// Tells at a start that an earlier process was paused, and that this one is.
+/// Publishes at a start that an earlier process was paused, and that this one is.
 pub(super) fn publish_still_paused() {
     tracing::warn!(
         message_id = PAUSED,
@@ -217,7 +217,7 @@ pub(super) fn publish_still_paused() {
     );
 }
 
-/// Tells that jobs begin again, and who wanted that.
+/// Publishes that the queue is resumed, and by which user.
 pub(super) fn publish_resumed(by: &str) {
     tracing::info!(
         message_id = RESUMED,
@@ -234,13 +234,13 @@ pub(super) struct Removal<'a> {
     pub(super) id: JobId,
     /// The rule, or `asked`.
     pub(super) why: &'a str,
-    /// Bytes that this freed.
+    /// Bytes that the removal freed.
     pub(super) bytes: u64,
-    /// Lists showed it; else it was a failed rebuild beside the build that they show.
+    /// It was in lists; else it was a failed rebuild kept beside the listed build.
     pub(super) is_listed: bool,
 }
 
-/// Tells that a build is gone: the end of its story.
+/// Publishes the removal of a build, the last event about it.
 pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
     shared.metrics.record_removed(removal.bytes);
     if removal.is_listed {
@@ -258,7 +258,7 @@ pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
     );
 }
 
-/// Tells what a collection has done: of each build, and in all.
+/// Publishes the result of a collection: for each build, and in total.
 pub(super) fn publish_collection(shared: &Shared, plan: &Plan, free: u64) {
     if let Some(until) = plan.doubted_until {
         tracing::warn!(
@@ -287,7 +287,7 @@ pub(super) fn publish_collection(shared: &Shared, plan: &Plan, free: u64) {
     );
 }
 
-/// Tells that collecting did not free the space that there must be.
+/// Publishes that a collection could not free the required space.
 pub(super) fn publish_short(free: u64, least: u64) {
     tracing::warn!(
         message_id = NO_ROOM,
@@ -297,7 +297,7 @@ pub(super) fn publish_short(free: u64, least: u64) {
 }
 
 impl ActiveJob {
-    /// As records name it.
+    /// Its subject in records.
     pub(super) fn subject(&self) -> Subject<'_> {
         Subject {
             project: &self.project,

@@ -1,9 +1,8 @@
-//! What happens, for clients that follow: the present first, then the news.
+//! Events for clients that follow: first the current state, then the changes.
 //!
-//! A follower of its own is held of each job that is not over, so nothing is queued up for a slow
-//! reader: they see the latest of each job when they come to it. What is told is a state and no step,
-//! so a state may be told twice, and one that was over before it could be read not at all, but
-//! for the last: every end is told.
+//! The stream holds an observer of each job that is not over, so nothing is queued for a slow reader: it
+//! reads the latest state of each job. An event is a state, not a step, so a state may be sent twice, and a
+//! state that passed before it was read may be omitted, except the last: every end is sent.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -25,35 +24,35 @@ use crate::build::{BuildInfo, Phase};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Ends that a reader who comes back is told one by one; past it they are told to list anew.
+/// Ends that are sent one by one to a client that reconnects; beyond it the client must list again.
 const MAX_REPLAYED_ENDS: usize = 1_000;
-/// About what a feed takes for each job that it follows, and for each thing that it is about to tell.
+/// Approximate bytes that a stream takes for each job that it follows, and for each event that is queued.
 const BYTES_PER_FOLLOWED_JOB: usize = 1 << 10;
 const BYTES_PER_PENDING_EVENT: usize = 128;
-/// A build's end is written down some time before it is told.
+/// A build's end is recorded some time before it is published.
 const SLACK_SECONDS: i64 = 60;
 
-/// Something that happened.
+/// An event of the stream.
 #[derive(Clone, Debug)]
 pub enum StreamEvent {
-    /// What the host is doing has changed.
+    /// The activity of the host has changed.
     Host(Activity),
-    /// How a job goes: accepted, another phase, one more who waits for it, over.
+    /// The state of a job: accepted, in another phase, joined by another request, or over.
     Job(Arc<BuildInfo>),
-    /// A build is there no more; or a job is not, because its end could not be written down.
+    /// A build was removed; or a job is gone, because its end could not be recorded.
     Removed(ProjectName, JobId),
-    /// Not all can be told: a client that keeps a list asks for it anew.
+    /// Some events are missing: a client that keeps a list must request it again.
     Missed,
-    /// The present was told; what comes now is new.
+    /// The current state is complete; changes follow.
     Present,
 }
 
-/// What decides whether a change of a job is news.
+/// A change of a job is an event when this key changes.
 type ChangeKey = (Option<Phase>, u32, bool, bool);
 
 type Following = Pin<Box<dyn Future<Output = (JobObserver, ChangeKey, Result<(), Error>)> + Send>>;
 
-/// The news as they come.
+/// A stream of events.
 pub struct EventStream {
     reader: Reader,
     new_jobs: NewJobs,
@@ -61,28 +60,28 @@ pub struct EventStream {
     activity: watch::Receiver<Activity>,
     stop: CancellationToken,
     followed: HashMap<JobId, JobObserver>,
-    /// Whose end was told before their turn, because the same job was asked for again.
+    /// Jobs whose end was sent out of turn, because the same job was requested again.
     replaced: Vec<JobObserver>,
     following: FuturesUnordered<Following>,
     ready: VecDeque<Queued>,
-    /// Whatever ended before then was told.
+    /// Every end before this time was sent.
     resume_from: Timestamp,
 }
 
-/// What is to be told next.
+/// An entry to be sent next.
 enum Queued {
     Event(StreamEvent),
-    /// How a job goes when it is told, and no copy of that: its params may be large. Where it is over by
-    /// then, its end is told in its turn.
+    /// The state that the job has when it is sent, not a copy: its params may be large. If it is over by
+    /// then, its end is sent in its turn.
     State(JobObserver),
-    /// How a job ended.
+    /// The end of a job.
     End(JobObserver),
-    /// How a build stands on disk: it ended a while ago; or a rebuild of it did not succeed, so lists show
-    /// the one before.
+    /// The state of a build on disk: it ended a while ago; or a rebuild of it failed, so lists show the
+    /// earlier build.
     OnDisk(ProjectName, JobId),
 }
 
-/// What wakes a feed.
+/// The reasons to wake up.
 enum Wake {
     Changed(JobObserver, ChangeKey, Result<(), Error>),
     NewJob(Option<JobObserver>),
@@ -99,15 +98,15 @@ impl std::fmt::Debug for EventStream {
 }
 
 impl Reader {
-    /// The present and then the news; with `since`, builds that ended from then on are part of the
-    /// present, whichever process of the daemon they ended in.
+    /// The current state and then the changes; with `since`, builds that ended from then on are part of the
+    /// current state, whichever process of the daemon they ended in.
     ///
     /// # Errors
     /// [`Error::Lost`].
     pub async fn events(&self, since: Option<Timestamp>) -> Result<EventStream, Error> {
         let mut stream = EventStream {
             reader: self.clone(),
-            // Before the look at what is there, so that nothing falls in between.
+            // Subscribed before the current state is read, so that no job is missed in between.
             new_jobs: self.scheduler.new_jobs(),
             removed: self.scheduler.0.broadcast.removals(),
             activity: self.scheduler.activity(),
@@ -128,18 +127,18 @@ impl Reader {
 }
 
 impl EventStream {
-    /// A client that comes back with this is told every end that it was not told.
+    /// A client that reconnects with this time gets every end that it has not received.
     pub fn resume_from(&self) -> Timestamp {
         self.resume_from
     }
 
-    /// About how many bytes it takes now.
+    /// Approximate bytes of memory it uses now.
     pub fn bytes(&self) -> u64 {
         let followed = self.followed.len() + self.replaced.len();
         (followed * BYTES_PER_FOLLOWED_JOB + self.ready.len() * BYTES_PER_PENDING_EVENT) as u64
     }
 
-    /// The next news; `None` when the daemon ends.
+    /// The next event; `None` when the daemon stops.
     pub async fn next(&mut self) -> Option<StreamEvent> {
         loop {
             match self.ready.pop_front() {
@@ -158,8 +157,8 @@ impl EventStream {
                 Some(Queued::Event(stream)) => return Some(stream),
                 None => {}
             }
-            // Only when nothing is waiting to be told, all is told; a task that has had its share for now
-            // would look as if nothing were.
+            // The state is complete only if no event is waiting; without `unconstrained`, a task that has
+            // used up its budget would look as if none were.
             let wake = match unconstrained(self.wake()).now_or_never() {
                 Some(wake) => wake,
                 None => {
@@ -173,7 +172,7 @@ impl EventStream {
             };
             match wake? {
                 Wake::Changed(job, resume_from, Ok(())) => self.push_change(job, Some(resume_from)),
-                // The daemon ends.
+                // The daemon stops.
                 Wake::Changed(_, _, Err(_)) | Wake::Host(false) => return None,
                 Wake::NewJob(Some(job)) => self.follow_job(job),
                 Wake::NewJob(None) => self.push_present(true).await.ok()?,
@@ -189,8 +188,8 @@ impl EventStream {
         }
     }
 
-    /// Waits until something happens; loses nothing when it is given up. What is told of a job comes
-    /// before its next process, and before that it is gone.
+    /// Waits for a change; cancel-safe. Changes of a job come before the next build of it, and before its
+    /// removal.
     async fn wake(&mut self) -> Option<Wake> {
         tokio::select! {
             biased;
@@ -207,9 +206,9 @@ impl EventStream {
         self.ready.push_back(Queued::Event(stream));
     }
 
-    /// Tells what there is now, and with `ends` what ended since everything was told.
+    /// Queues the current state, and with `ends` the ends since all of them were sent.
     async fn push_present(&mut self, ends: bool) -> Result<(), Error> {
-        // Before the look at what ended: what is active now and over a moment later is followed.
+        // Read before the ended builds: a job that is active now and over a moment later is followed.
         let active = self.reader.scheduler.active_jobs().await;
         if ends {
             let since = self.resume_from.checked_sub(SLACK_SECONDS.seconds());
@@ -218,7 +217,7 @@ impl EventStream {
             if is_cut {
                 self.push(StreamEvent::Missed);
             }
-            // What is known of each is read when it is told.
+            // The state of each build is read when it is sent.
             let ended = ended.into_iter();
             self.ready
                 .extend(ended.map(|(project, id)| Queued::OnDisk(project, id)));
@@ -227,7 +226,7 @@ impl EventStream {
             let known = self.followed.get(&job.id());
             let is_told = known.is_some_and(|known| known.is_same(&job) && known.now().is_some());
             match is_told {
-                // An end of before may have been told just now.
+                // The end of an earlier build may have been sent just now.
                 true => self.ready.push_back(Queued::State(job)),
                 false => self.follow_job(job),
             }
@@ -240,7 +239,7 @@ impl EventStream {
             if known.is_same(&job) {
                 return;
             }
-            // The end of the build before comes before this one's beginning.
+            // The end of the earlier build comes before the start of this one.
             let mut known = known.clone();
             if let (true, info) = known.snapshot() {
                 self.push_end(&known, info);
@@ -251,14 +250,14 @@ impl EventStream {
         self.push_change(job, None);
     }
 
-    /// Tells that a job is over.
+    /// Queues the end of a job.
     fn push_end(&mut self, job: &JobObserver, info: Option<Arc<BuildInfo>>) {
         let (project, id) = (job.project().clone(), job.id());
         match info.filter(|info| info.outcome.is_some()) {
             Some(info) => {
                 let is_beside = job.is_rebuild() && !info.succeeded();
                 self.ready.push_back(Queued::End(job.clone()));
-                // The build of before it, if there is one, is what lists show.
+                // Lists show the earlier build, if there is one.
                 if is_beside {
                     self.ready.push_back(Queued::OnDisk(project, id));
                 }
@@ -267,7 +266,7 @@ impl EventStream {
         }
     }
 
-    /// Tells how a job goes where that is news, and waits for the next change unless it is over.
+    /// Queues the state of a job if it has changed, and waits for the next change unless it is over.
     fn push_change(&mut self, mut job: JobObserver, resume_from: Option<ChangeKey>) {
         let (is_over, info) = job.snapshot();
         let state = info.as_ref().map(|info| {

@@ -1,5 +1,5 @@
-//! How builds went and jobs were answered: what to expect of the next, what a page about a project
-//! or the host shows.
+//! Statistics of builds and answers: estimates for the next build, figures for the pages of a project or the
+//! host.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,42 +13,42 @@ use crate::build::{AnswerStats, Secret, Trend};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// A week shows work days and the others.
+/// A week has working days and the others.
 const GROWTH_DAYS: i32 = 7;
 
-/// What builds take of the disk, and where that leads.
+/// The disk usage of builds, and its growth.
 #[derive(Clone, Copy, Debug)]
 pub struct Growth {
-    /// Bytes that the builds of the last days took for themselves, per day.
+    /// Bytes per day that the builds of the last days take exclusively.
     pub per_day: u64,
-    /// Over how many days.
+    /// The number of days.
     pub days: i32,
 }
 
 impl Scheduler {
-    /// How long a build of a project may take, from those before it. `None` without any.
+    /// The expected duration of a build, from earlier ones. `None` without any.
     pub fn expected(&self, project: &ProjectName, incremental: bool) -> Option<Duration> {
         self.0.store.expected(project, incremental)
     }
 
-    /// What only the daemons of this build path know: for what is signed and must hold over a restart.
+    /// A secret of the daemons of this build path, for signatures that must stay valid over a restart.
     pub fn secret(&self) -> &Secret {
         self.0.store.secret()
     }
 
-    /// How jobs of a project were answered.
+    /// How requests for a project's jobs were answered.
     pub fn answer_stats(&self, project: &ProjectName) -> AnswerStats {
         self.0.store.answer_stats(project)
     }
 
-    /// True when garbage is collected by itself.
+    /// True when garbage is collected automatically.
     pub fn collects(&self) -> bool {
         self.0.config.load().gc.is_some()
     }
 }
 
 impl Reader {
-    /// How the builds of a project went, with the latest `most` of them.
+    /// The history of a project's builds, with the latest `most` of them.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -58,7 +58,7 @@ impl Reader {
         self.walk(move || shared.store.trend(&project, most)).await
     }
 
-    /// How many bytes of the disk the builds of each project have to themselves.
+    /// The bytes on disk that the builds of each project use exclusively.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -68,7 +68,7 @@ impl Reader {
         self.walk(move || shared.store.sizes()).await
     }
 
-    /// How fast builds take up the disk.
+    /// How fast the disk usage of builds grows.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -83,8 +83,8 @@ impl Reader {
         })
     }
 
-    /// Builds that ended at `since` or later, in the order in which they did; at most `limit`, the
-    /// latest of them. True when there are more.
+    /// Builds that ended at `since` or later, in the order of their ends; at most `limit`, the latest of
+    /// them. True when there are more.
     ///
     /// # Errors
     /// [`Error::Lost`].

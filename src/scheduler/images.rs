@@ -1,9 +1,8 @@
-//! Which image belongs to a context: looked up once, built once, for all jobs that need it.
+//! The images of contexts: each is looked up once and built once, for all jobs that need it.
 //!
-//! An image is a function of its context's digest, so one that is known needs no question to
-//! the Engine. An image that was removed meanwhile is noticed when a container cannot be created, and
-//! then the image is looked for again. Only an image that we remember to have built is taken: commits
-//! and children of it carry its labels, too.
+//! An image is a function of its context's digest, so a known one needs no request to the Engine. If it was
+//! removed meanwhile, the creation of a container fails, and then the image is looked up again. Only an image
+//! that is recorded as built here is used: commits and children of it carry its labels, too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
@@ -21,29 +20,29 @@ use crate::docker::{self, Docker, ImageSpec, Layer, Progress};
 use crate::pipe;
 use crate::project::{Context, Digest, ProjectName};
 
-/// Contexts remembered; past it all are forgotten, which costs one question each.
+/// Contexts remembered; beyond that all are dropped, which costs one request each.
 const MAX_KNOWN: usize = 4_096;
-/// Pieces of an image build's output on their way into the log.
+/// Pieces of an image build's output that are queued for the log.
 const OUTPUT_PIECES: usize = 64;
-/// Bytes of a Dockerfile that are read for the images that it names.
+/// Bytes of a Dockerfile that are parsed for the images that it names.
 const MAX_DOCKERFILE: u64 = 1 << 20;
 
-/// The label that every image and container of ours carries.
+/// The label of every image and container made by mistry.
 pub(super) const INSTANCE: &str = "mistry.instance";
 pub(super) const CONTEXT: &str = "mistry.context";
 const UID: &str = "mistry.uid";
 
-/// What every image of this daemon has in common.
+/// The state of all images of this daemon.
 #[derive(Debug)]
 pub(super) struct Images {
     pub(super) docker: Docker,
     pub(super) store: Arc<BuildStore>,
     known: Mutex<HashMap<Digest, Arc<OnceCell<Arc<ImageRecord>>>>>,
-    /// Held shared by image builds, and alone while layers and containers of such builds are removed.
+    /// Locked shared by image builds, and exclusively while their layers and containers are removed.
     building: RwLock<()>,
 }
 
-/// How one image is wanted.
+/// The parameters of one image.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     pub(super) context: Context,
@@ -58,14 +57,15 @@ impl Wanted {
     }
 }
 
-/// What is to be removed where nothing needs it.
+/// The scope of a removal of unused images.
 #[derive(Debug)]
 pub(super) enum Unused {
-    /// Layers of the project that neither its latest image build used nor the latest that succeeded.
+    /// Layers of the project that were used neither by its latest image build nor by the latest successful
+    /// one.
     Layers(ProjectName),
-    /// The same of all projects, and all images without a name.
+    /// The same for all projects, and all images without a name.
     Images,
-    /// All images and layers without a name: also those that make the next image build quicker.
+    /// All images and layers without a name: also those that speed up the next image build.
     All,
 }
 
@@ -79,7 +79,7 @@ impl Images {
         }
     }
 
-    /// The image of a context: known, found, or built with its output going to `output`.
+    /// The image of a context: known, found, or built with its output sent to `output`.
     ///
     /// Two builds of one context wait for one image.
     pub(super) async fn ensure(
@@ -97,7 +97,7 @@ impl Images {
         image.await.cloned()
     }
 
-    /// A new image of a context, with the images that it names pulled and nothing cached.
+    /// A new image of a context, without any cache, and with the images that it names pulled.
     pub(super) async fn renew(
         &self,
         wanted: &Wanted,
@@ -109,7 +109,7 @@ impl Images {
         Ok(image)
     }
 
-    /// The Engine says that an image is not there: the next build looks again.
+    /// Forgets an image that the Engine does not have: the next build looks it up.
     pub(super) fn forget(&self, context: Digest) {
         self.lock().remove(&context);
     }
@@ -119,12 +119,12 @@ impl Images {
         mpsc::channel(OUTPUT_PIECES)
     }
 
-    /// While it is held, no image is built; `None` while one is.
+    /// While the guard is held, no image is built; `None` while one is.
     pub(super) fn idle(&self) -> Option<RwLockWriteGuard<'_, ()>> {
         self.building.try_write().ok()
     }
 
-    /// The latest image of ours that was built for a context and is still there.
+    /// The latest image that mistry built for a context and that still exists.
     async fn find(&self, wanted: &Wanted) -> Result<Option<ImageRecord>, docker::Error> {
         let there = self.docker.labelled_images(&self.labels(wanted)).await?;
         let records = self.records(wanted.project().clone()).await;
@@ -177,8 +177,8 @@ impl Images {
         built.map(|_| Arc::new(record))
     }
 
-    /// Hands the text of an image build on, and writes down what it makes as soon as it is told: a
-    /// daemon that dies meanwhile leaves it to the next one. Returns the layers of its last attempt.
+    /// Forwards the text of an image build, and records what it makes as soon as it is reported: if the
+    /// daemon dies, the next one finds it. Returns the layers of its last attempt.
     async fn note(
         &self,
         project: &ProjectName,
@@ -189,7 +189,7 @@ impl Images {
         let mut layers = Vec::new();
         while let Some(told) = progress.recv().await {
             match told {
-                // A build goes on when nothing receives its output.
+                // A build continues without a receiver of its output.
                 Progress::Text(text) => drop(output.send(text).await),
                 Progress::Restarted => layers.clear(),
                 Progress::Container(id) => {
@@ -209,7 +209,7 @@ impl Images {
         layers
     }
 
-    /// Writes down that an image build is over, and what it has made if it succeeded.
+    /// Records the end of an image build, and its result if it succeeded.
     async fn end_build(
         &self,
         wanted: &Wanted,
@@ -241,20 +241,20 @@ impl Images {
             }
             record
         };
-        // Where it cannot be written, the image is one of which nothing is known.
+        // If it cannot be written, the image counts as unknown.
         self.change(wanted.project(), ended)
             .await
             .unwrap_or(unknown)
     }
 
-    /// What is remembered of a project's images.
+    /// The record of a project's images.
     pub(super) async fn records(&self, project: ProjectName) -> ImageRecords {
         let store = self.store.clone();
         let read = blocking(move || store.image_records(&project)).await;
         read.unwrap_or_default()
     }
 
-    /// Changes what is remembered of a project's images; `None` where that cannot be written.
+    /// Changes the record of a project's images; `None` if that cannot be written.
     pub(super) async fn change<T: Send + 'static>(
         &self,
         project: &ProjectName,
@@ -298,7 +298,7 @@ impl Images {
     }
 }
 
-/// The images that the Dockerfile names. One that cannot be read fails the build itself.
+/// The images that the Dockerfile names. If it cannot be read, the build itself fails.
 async fn named(wanted: &Wanted) -> Vec<String> {
     let path = wanted.context.project().path.join("Dockerfile");
     let read = blocking(move || {

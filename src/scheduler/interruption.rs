@@ -1,7 +1,7 @@
-//! Why a build is not run to its end, and what its record and its log then say of that.
+//! The reasons to interrupt a build, and the sentences about them in its record and its log.
 //!
-//! Clients read these sentences: they hold the Engine's words about the project, never a path of
-//! the host.
+//! Clients read these sentences: they contain the Engine's messages about the project, never a path of the
+//! host.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use super::error::Error;
 use crate::build::{self, Stopped};
 use crate::{docker, project};
 
-/// Attempts whose container may be lost: an Engine that loses three is no accident of one build.
+/// Attempts whose container may be lost: three lost containers are no accident of one build.
 pub(super) const MAX_LOST_ATTEMPTS: u32 = 3;
 
 /// Why a build could not be run to its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Interruption {
-    /// The daemon ends; the next process goes on.
+    /// The daemon stops; the next process continues.
     #[error("the daemon ends")]
     Stopping,
     #[error(transparent)]
@@ -48,7 +48,7 @@ pub(super) enum Interruption {
     TooManyAttempts(&'static str),
     #[error("the build was interrupted ({0}), and its project has changed since; ask again")]
     ProjectChanged(&'static str),
-    /// It ends as was decided, and written down.
+    /// It ends as was decided and recorded.
     #[error("{}", .0.sentence)]
     Stopped(Stopped),
     #[error("{0}")]
@@ -57,8 +57,8 @@ pub(super) enum Interruption {
     Lost(Error),
 }
 
-/// What a client may know of an image that could not be built: the Engine's words about the
-/// Dockerfile, never a path of the host.
+/// The message for clients about an image that could not be built: the Engine's message about the Dockerfile,
+/// never a path of the host.
 fn image_sentence(error: &docker::Error) -> String {
     match error {
         docker::Error::Build(message) => message.clone(),
@@ -75,21 +75,20 @@ fn container_sentence(error: &docker::Error) -> String {
     match error {
         docker::Error::Unreachable { .. } => ": the Docker Engine went away".to_owned(),
         docker::Error::NoSuchContainer(_) => ": it was removed by another program".to_owned(),
-        // Its words would hold a path of the host.
+        // The message would contain a path of the host.
         docker::Error::Refused { said, .. } if said.contains("bind source path") => {
             ": what one of its mounts names is not on this host".to_owned()
         }
         docker::Error::NotStarted { said, .. } => format!(": {said}"),
-        // What the project asked for cannot be had: its author needs the Engine's words.
+        // A setting of the project cannot be applied: its author needs the Engine's message.
         docker::Error::Refused { said, .. } => format!(": {said}"),
         _ => ": the Docker Engine failed".to_owned(),
     }
 }
 
-/// The exit status that `docker run` has where it cannot run a container; `None` where that is no
-/// matter of what was asked for.
+/// The exit status of `docker run` if it cannot run a container; `None` if the request was not the cause.
 pub(super) fn run_status(interruption: &Interruption) -> Option<i64> {
-    /// What `docker run` ends with when the Engine refuses what it asks for.
+    /// The exit status of `docker run` when the Engine refuses the request.
     const REFUSED: i64 = 125;
     match interruption {
         Interruption::Container { source } => match source {

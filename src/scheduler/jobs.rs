@@ -17,7 +17,7 @@ impl Scheduler {
         self.0.broadcast.beginnings()
     }
 
-    /// Jobs that are not over, in no order; what an earlier process left is among them.
+    /// Jobs that are not over, unordered; including those of an earlier process.
     pub async fn active_jobs(&self) -> Vec<JobObserver> {
         self.0.adopted.wait().await;
         let queue = self.0.queue();
@@ -27,7 +27,7 @@ impl Scheduler {
             .collect()
     }
 
-    /// The active job of an id, whatever its project.
+    /// The active job with an id, whatever its project.
     pub async fn active_job(&self, id: JobId) -> Option<JobObserver> {
         self.0.adopted.wait().await;
         let active = self.0.queue().get(id).cloned()?;
@@ -38,18 +38,18 @@ impl Scheduler {
     /// A handle for a job that is active.
     pub async fn handle(&self, project: &ProjectName, id: JobId) -> Option<JobHandle> {
         self.0.adopted.wait().await;
-        // In one step: a job that has left the queue may keep its end for those with a handle only.
+        // Under one lock: a job that has left the queue may keep its result only for existing handles.
         let queue = self.0.queue();
         let active = queue.get(id).filter(|active| active.project == *project)?;
         Some(active.handle(false, self.0.stop.clone()))
     }
 
-    /// Stops a build. Returns when that is on stable storage; its container may need some seconds to
-    /// end, and those who wait are told then. With `only_own`, it must have been `by` who asked first. Says
-    /// how the build stands.
+    /// Cancels a build. Returns when that is on stable storage; its container may need some seconds to end,
+    /// and the waiters are notified then. With `only_own`, `by` must be the user of the first request.
+    /// Returns the build's state.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`]; [`Error::Over`] when there is nothing to stop; [`Error::NotYours`].
+    /// [`Error::UnknownJob`]; [`Error::Over`] when the build has ended; [`Error::NotYours`].
     pub async fn cancel(
         &self,
         project: &ProjectName,
@@ -68,7 +68,7 @@ impl Scheduler {
             .await
     }
 
-    /// The project of a job that is active, or of a build that is over.
+    /// The project of an active job, or of a build that is over.
     ///
     /// # Errors
     /// [`Error::NoBuild`].

@@ -1,7 +1,7 @@
-//! Logs looked through from end to end: where their lines begin, which of them hold a text.
+//! Scans of whole logs: where their lines begin, which of them contain a text.
 //!
-//! What is told holds for the log as it is now. A scan is stopped when no client waits for it any
-//! more, only a few go on at a time, and only so many wait for their turn.
+//! A result is valid for the log at the time of the request. A scan is stopped when its client has
+//! disconnected, and the numbers of running and waiting scans are limited.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +25,7 @@ impl Drop for Waiting {
 }
 
 impl Reader {
-    /// Where the lines of a log begin, as it was when it was opened.
+    /// The offsets of lines in a log, as it was when it was opened.
     ///
     /// # Errors
     /// [`Error::ScansFull`], [`Error::Log`].
@@ -34,7 +34,7 @@ impl Reader {
         self.scan(turns, log, lines::index).await
     }
 
-    /// Which lines of a log hold a text, as it was when it was opened.
+    /// The lines of a log that contain a text, as it was when it was opened.
     ///
     /// # Errors
     /// [`Error::ScansFull`], [`Error::Log`].

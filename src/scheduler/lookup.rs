@@ -1,7 +1,7 @@
-//! Looking a request up: the project's digest, and a ready build if there is one.
+//! Looks requests up: the project's digest, and a ready build if there is one.
 //!
-//! One walk over a project serves all requests that came before the walk began, so many
-//! who ask at once cost little more than one. Projects do not wait for each other.
+//! One walk over a project serves all requests that came before the walk began, so many concurrent requests
+//! cost little more than one. Projects do not wait for each other.
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::build::BuildAnswer;
 use crate::job::{Job, JobId};
 use crate::project::{self, Context, ProjectName};
 
-/// Looks a request up, on the next walk over its project.
+/// Looks a request up in the next walk over its project.
 pub(super) async fn look_up(
     shared: &Arc<Shared>,
     request: Arc<SubmitRequest>,
@@ -49,9 +49,9 @@ pub(super) async fn look_up(
     answered.await.map_err(|_| Error::Lost)?
 }
 
-/// Walks as long as a request waits. Blocks.
+/// Walks until no request waits. Blocks.
 fn walk(shared: &Shared, project: &ProjectName) {
-    /// Should a walk panic, those who wait are told, and the next one gets a new thread.
+    /// If a walk panics, the waiting requests fail, and the next request gets a new thread.
     struct Leaving<'a>(&'a Lookups, &'a ProjectName);
     impl Drop for Leaving<'_> {
         fn drop(&mut self) {
@@ -63,7 +63,7 @@ fn walk(shared: &Shared, project: &ProjectName) {
         let waiters = match shared.lookups.lock().entry(project.clone()) {
             Entry::Occupied(waiting) if waiting.get().is_empty() => {
                 waiting.remove();
-                // No request may come between the look and the removal, or it waits for ever.
+                // No request may come between the check and the removal, or it would wait for ever.
                 std::mem::forget(leaving);
                 return;
             }
@@ -72,7 +72,7 @@ fn walk(shared: &Shared, project: &ProjectName) {
         };
         match shared.projects.context(project) {
             Ok(context) => {
-                // Many who ask at once often ask the same.
+                // Concurrent requests are often for the same job.
                 let mut last = None;
                 for waiter in waiters {
                     let Waiter {
@@ -81,9 +81,9 @@ fn walk(shared: &Shared, project: &ProjectName) {
                         answer,
                     } = waiter;
                     let found = find(shared, &request, context.clone(), &mut last);
-                    // The client that waits counts them, and it may ask for more at once.
+                    // The waiting client counts them in its budget, and may send another request at once.
                     drop((request, held));
-                    // A request that was given up needs no answer.
+                    // A request that was dropped needs no answer.
                     let _ = answer.send(found);
                 }
             }
@@ -113,8 +113,8 @@ fn find(
         context: context.digest(),
     };
     let id = job.id();
-    // While a build of the id is put in place its links are not; then it is better to join it.
-    // A rebuild under way leaves what is cached in force.
+    // While a build of the id is put in place, its links are not there yet; then joining it is better. A
+    // rebuild under way leaves the cached build valid.
     let may_be_cached = !request.rebuild
         && shared
             .queue()

@@ -1,4 +1,4 @@
-//! The requests that wait to be looked up, by project.
+//! The requests that wait for a lookup, by project.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use crate::build::BuildAnswer;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// What a look at the disk said about a request.
+/// The result of a lookup on disk.
 #[derive(Debug)]
 pub(super) enum Looked {
     /// A ready build.
     Cached(JobId, BuildAnswer),
-    /// None: to be built from this context.
+    /// There is none: it needs this context.
     ToBuild(Arc<Recipe>),
 }
 
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) request: Arc<SubmitRequest>,
-    /// What its params are counted by: they are here also where the client has left.
+    /// The budget used by its params: it is kept here also if the client has disconnected.
     pub(super) held: Option<Arc<Held>>,
     pub(super) answer: oneshot::Sender<Result<Looked, Error>>,
 }
 
-/// Who waits for a walk, by project. A project that is in it has a thread that walks.
+/// The requests that wait for a walk, by project. A project with an entry has a thread that walks.
 #[derive(Debug, Default)]
 pub(super) struct Lookups(Mutex<HashMap<ProjectName, Vec<Waiter>>>);
 
 impl Lookups {
-    /// Held for a push or a take.
+    /// Locked for a push or a take.
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ProjectName, Vec<Waiter>>> {
         self.0.lock()
     }

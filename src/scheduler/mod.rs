@@ -1,11 +1,10 @@
-//! The heart: who builds what, when, and who waits for it.
+//! The scheduler: which jobs are built, when, and who waits for them.
 //!
-//! [`Scheduler`] is a cheap handle with few verbs. A submitted job is answered from a ready
-//! build, joins one under way, or is written down and made by a task of its own
-//! ([`pipeline`]); the client holds a [`JobHandle`] and may leave at any time. What is
-//! decided under a lock is decided by [`queue`], a plain value.
+//! [`Scheduler`] is a cheap handle with few methods. A submitted job is answered from a ready build, joins
+//! one under way, or is recorded and built by a task of its own ([`pipeline`]); the client gets a
+//! [`JobHandle`] and may disconnect at any time. Decisions under a lock are made by [`queue`], a plain value.
 //!
-//! It knows nothing of HTTP: interfaces call it and turn its [`Error`]s into their own.
+//! It is independent of HTTP: interfaces call it and convert its [`Error`]s.
 
 mod active_job;
 mod activity;

@@ -1,8 +1,8 @@
 //! Pausing: no new build starts, running builds continue.
 //!
-//! That the queue is paused is on stable storage before it holds, and gone from there before the
-//! first job begins again, so a restart finds what the last request was answered. Mark and queue
-//! are changed by one at a time, in a task that goes on when its client leaves.
+//! A pause is on stable storage before it takes effect, and removed from there before the first job begins
+//! again, so a restart agrees with the last answered request. Mark and queue are changed under a lock, in a
+//! task that continues when its client disconnects.
 
 use super::blocking::blocking;
 use super::error::Error;
@@ -11,36 +11,36 @@ use super::service::Scheduler;
 use super::shared::Shared;
 
 impl Scheduler {
-    /// From now on no job gets a slot: what is new waits, as far as the backlog goes. What runs goes
-    /// on, cached answers are given. True when it was not so before; `by` is told to the journal then.
+    /// Pauses the queue: no job gets a slot, new jobs wait within the backlog. Running builds continue,
+    /// cached answers are returned. True if this is a change; the journal then records `by`.
     ///
     /// # Errors
-    /// [`Error::Store`]: it could not be written down, and nothing is changed.
+    /// [`Error::Store`]: it could not be recorded, and nothing is changed.
     pub async fn pause(&self, by: &str) -> Result<bool, Error> {
         self.set_paused(true, by).await
     }
 
-    /// Jobs get slots again, first those who wait. True when it was not so before; `by` is told to the
-    /// journal then.
+    /// Resumes the queue: jobs get slots again, waiting ones first. True if this is a change; the journal
+    /// then records `by`.
     ///
     /// # Errors
-    /// [`Error::Store`]: it could not be written down, and nothing begins.
+    /// [`Error::Store`]: it could not be recorded, and no job begins.
     pub async fn resume(&self, by: &str) -> Result<bool, Error> {
         self.set_paused(false, by).await
     }
 
-    /// True when nothing new begins.
+    /// True when no job gets a slot.
     pub fn is_paused(&self) -> bool {
         self.0.queue().is_paused()
     }
 
     async fn set_paused(&self, paused: bool, by: &str) -> Result<bool, Error> {
         let (shared, by) = (self.0.clone(), by.to_owned());
-        // A task of its own: were it given up with its asker, mark and queue could disagree.
+        // A separate task: if it were dropped with its request, mark and queue could disagree.
         let task = self.0.spawn(async move {
             let _one_at_a_time = shared.pausing.lock().await;
             let store = shared.store.clone();
-            // Also where nothing changes: a mark that was removed by hand is made anew.
+            // Also without a change: a mark that was removed by hand is made again.
             blocking(move || match paused {
                 true => store.mark_paused(),
                 false => store.unmark_paused(),
@@ -53,7 +53,7 @@ impl Scheduler {
 }
 
 impl Shared {
-    /// What is on disk holds from here on. True when that is news. The caller holds `pausing`.
+    /// Applies the state on disk to the queue. True if this is a change. The caller holds `pausing`.
     fn take_effect(&self, paused: bool, by: &str) -> bool {
         let given = {
             let mut queue = self.queue();
@@ -67,7 +67,7 @@ impl Shared {
                 queue.resume()
             }
         };
-        // Told before what begins by it tells of itself.
+        // Published before the jobs that begin by it.
         match paused {
             true => publish_paused(by),
             false => publish_resumed(by),

@@ -1,8 +1,8 @@
-//! How a build is made: written down, prepared, its image found, its container run, its result
-//! put in place. Linear, told in order.
+//! How a build is made: it is recorded and prepared, its image is found, its container runs, its result is
+//! put in place. The steps are in the order in which they run.
 //!
-//! One task per build, from acceptance to the end. When the daemon ends, the task leaves
-//! everything as it is for the next process: the record in `pending`, the container running.
+//! Each build has one task, from acceptance to the end. When the daemon stops, the task leaves the record in
+//! `pending` and the container running, for the next process.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,30 +31,30 @@ use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
 use crate::faults;
 use crate::project::{self, Settings};
 
-/// Where systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
+/// The slice in which systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
 const SLICE: &str = "mistry-builds.slice";
 
-/// What a log begins with when the build could not begin where the last one of its group ended.
+/// The first line of a log when the last build of the group could not be used as the base.
 const BASE_CLOSED: &[u8] =
     b"mistry: the latest build of the group holds files that mistryd may not read; starting empty\n";
-/// The same, where that build was another user's.
+/// The same, if that build was another user's.
 const BASE_FOREIGN: &[u8] =
     b"mistry: the latest build of the group belongs to another user, and mistryd may not give its files away; starting empty\n";
 
-/// What a log says when the kernel killed a process of the build for want of memory.
+/// The line in a log when the kernel killed a process of the build for want of memory.
 const OUT_OF_MEMORY: &str = "the kernel killed a process of the build, which had no memory left";
 
-/// What a log says when the build had as many processes as it may.
+/// The line in a log when the build reached its limit of processes.
 const OUT_OF_PROCESSES: &str = "a process of the build could not be started, because the build had as many processes and threads as it may (limits.pids)";
 
-/// What a log says when the build could not begin where the last one of its group ended, because of the
-/// times of files.
+/// The line in a log when the last build of the group could not be used as the base because of the
+/// modification times of files.
 const BASE_NEWER: &[u8] = b"mistry: a file of the project has changed and is not newer than the \
     latest build of the group; starting empty\n";
 const EARLIER_BASE: &[u8] = b"mistry: a file of the project has changed and is not newer than the \
     latest build of the group; starting from an earlier build of the same files\n";
 
-/// Writes an admitted job down and makes it; the handle's holders learn of either.
+/// Records an admitted job and builds it; the owners of handles are notified of both.
 pub(super) async fn accept_and_run(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
@@ -65,7 +65,7 @@ pub(super) async fn accept_and_run(
             let start = StartPoint::Beginning(recipe);
             run_build(shared, active, pending, start).await;
         }
-        // Another request's build became ready between our look and our admission.
+        // Another request's build became ready between the lookup and the admission.
         Ok(None) => shared.leave_queue(&active),
         Err(error) => {
             if let Error::Store(_)
@@ -85,7 +85,7 @@ async fn accept(
     active: &Arc<ActiveJob>,
     recipe: &Arc<Recipe>,
 ) -> Result<Option<PendingBuild>, Error> {
-    // Without an Engine nothing is recorded: the asker is told at once.
+    // Without an Engine nothing is recorded: the client gets the error at once.
     tokio::select! {
         there = shared.engine_there() => there?,
         () = shared.stop.cancelled() => return Err(Error::Ending),
@@ -103,7 +103,7 @@ async fn accept(
         if shared.stop.is_cancelled() {
             return Err(Error::Ending);
         }
-        // Wrong settings of a project are refused before anything is recorded.
+        // Invalid settings of a project are refused before anything is recorded.
         settings_of(&recipe, &shared.config.load())?;
         let origin = &active.origin;
         let asker = origin.asker.clone();
@@ -117,7 +117,7 @@ async fn accept(
     let mut pending = pending?;
     if let Some(pending) = &mut pending {
         publish(shared, active.subject(), &Event::Accepted);
-        // First: a client that sees it accepted may follow its log.
+        // This comes first: a client that sees the job accepted may follow its log.
         active.show_log(pending.log().progress());
         active.show(pending.info());
         shared
@@ -127,23 +127,23 @@ async fn accept(
     Ok(pending)
 }
 
-/// Where a build is begun.
+/// The point where a build starts.
 pub(super) enum StartPoint {
-    /// At the beginning.
+    /// From the beginning.
     Beginning(Arc<Recipe>),
-    /// With a container that an earlier process made. The recipe is still being looked up; it is `None` where
-    /// the project is no longer what it was.
+    /// With a container that an earlier process made. The recipe is still being looked up; it is `None` if
+    /// the project has changed since.
     Container(String, JoinHandle<Option<Arc<Recipe>>>),
 }
 
 /// A container that was started.
 struct Started {
     container: String,
-    /// This process saw it start.
+    /// This process saw the start.
     is_watched: bool,
 }
 
-/// Waits for the slot, makes the build and ends it.
+/// Waits for the slot, runs the build and ends it.
 pub(super) async fn run_build(
     shared: Arc<Shared>,
     active: Arc<ActiveJob>,
@@ -153,11 +153,11 @@ pub(super) async fn run_build(
     active.show(pending.info());
     let mut task = BuildTask::new(shared.clone(), active.clone(), pending);
     let made = match task.wait_for_slot(&start).await {
-        // What a build needs while it runs is had when it has its slot: most active jobs wait.
+        // The state of a running build is allocated when it has its slot: most active jobs wait.
         Ok(()) => Box::pin(task.run_attempts(start)).await,
         Err(interruption) => Err(interruption),
     };
-    // A thread that is still at work on it was not waited for.
+    // A thread that still works on the pending build must end first.
     let worker = task.wait_for_worker().await;
     let stderr = std::mem::take(&mut task.stderr);
     let (Ok(()), Some(pending)) = (worker, task.pending) else {
@@ -170,16 +170,16 @@ pub(super) async fn run_build(
     }
 }
 
-/// What a log says between two attempts.
+/// The line that is logged between two attempts.
 pub(super) fn retry_note(why: &str) -> String {
     format!("the build was interrupted ({why}) and is made again")
 }
 
 impl BuildTask {
-    /// Waits for its turn.
+    /// Waits for its slot.
     async fn wait_for_slot(&mut self, start: &StartPoint) -> Result<(), Interruption> {
         let (active, accepted) = (self.active.clone(), Instant::now());
-        // It stays in `pending`, as accepted as before, when the daemon ends.
+        // When the daemon stops, the job stays in `pending`, accepted as before.
         self.cancellable(active.slot.notified()).await?;
         faults::point("slot");
         if let StartPoint::Beginning(_) = start {
@@ -189,7 +189,7 @@ impl BuildTask {
         Ok(())
     }
 
-    /// Makes the build, and again when an attempt is lost.
+    /// Runs the build, and repeats it when an attempt is lost.
     async fn run_attempts(&mut self, mut start: StartPoint) -> Result<docker::Exit, Interruption> {
         loop {
             let (made, recipe) = match start {
@@ -222,14 +222,15 @@ impl BuildTask {
         }
     }
 
-    /// After an attempt that was lost: back to the beginning, with a word in the log.
+    /// Starts again from the beginning after a lost attempt, with a note in the log.
     async fn begin_next_attempt(&mut self, why: &'static str) -> Result<(), Interruption> {
         let internal = &mut self.pending()?.record_mut().internal;
         internal.lost += 1;
         let (lost, container) = (internal.lost, internal.container.clone());
         self.active.own(None, None);
         if lost >= MAX_LOST_ATTEMPTS {
-            // Its container is in the record still: it is ended, or the data put aside, with the build.
+            // Its container is still in the record: it is removed, or the data set aside, when the build
+            // ends.
             return Err(Interruption::TooManyAttempts(why));
         }
         let (shared, active) = (self.shared.clone(), self.active.clone());
@@ -248,12 +249,12 @@ impl BuildTask {
         self.on_disk(move |pending| {
             let begun = match is_clear {
                 true => Ok(()),
-                // It may run on: what it writes must not be in the next attempt's data.
+                // It may still run: what it writes must not be in the next attempt's data.
                 false => pending.put_data_aside(),
             };
             let begun = begun.and_then(|()| pending.begin_again(true));
             if begun.is_err() {
-                // The end of the build has to see to it again.
+                // The end of the build has to remove it again.
                 pending.record_mut().internal.container = container;
             }
             Ok(begun?)
@@ -267,7 +268,7 @@ impl BuildTask {
         Ok(())
     }
 
-    /// Everything up to a container that runs. Where the Engine goes away, it is waited for.
+    /// All steps until the container runs. If the Engine goes away, this waits for it.
     async fn start_container(&mut self, recipe: &Recipe) -> Result<Started, Interruption> {
         let began = Instant::now();
         self.enter(Phase::Preparing)?;
@@ -310,7 +311,7 @@ impl BuildTask {
         }
     }
 
-    /// A container of the image, written down and started.
+    /// Creates a container of the image, records it and starts it.
     async fn create(
         &mut self,
         recipe: &Recipe,
@@ -325,7 +326,7 @@ impl BuildTask {
             .map_err(failed)?;
         let container = match self.make_container(recipe, settings, &image).await? {
             Err(docker::Error::NoSuchImage(_)) => {
-                // Another program removed it: look again, or build it again.
+                // Another program removed the image: it must be looked up or built again.
                 self.shared.images.forget(recipe.context.digest());
                 image = self.image(recipe, settings, false).await?.id.clone();
                 let created = self.make_container(recipe, settings, &image).await?;
@@ -337,7 +338,7 @@ impl BuildTask {
         self.start(container, image).await
     }
 
-    /// Runs a started container to its end.
+    /// Follows a started container to its end.
     async fn run(
         &mut self,
         container: &str,
@@ -357,7 +358,7 @@ impl BuildTask {
                 && processes.was_refused().await
             {
                 self.pending()?.record_mut().info.pids_limit_reached = true;
-                // Where it cannot be written, the record has it.
+                // If the note cannot be written, the record still has it.
                 let _ = self.pending()?.log().note(OUT_OF_PROCESSES).await;
             }
         }
@@ -365,7 +366,7 @@ impl BuildTask {
             && exit.oom_killed
         {
             self.pending()?.record_mut().info.oom_killed = true;
-            // Where it cannot be written, the record has it.
+            // If the note cannot be written, the record still has it.
             let _ = self.pending()?.log().note(OUT_OF_MEMORY).await;
         }
         supervised
@@ -386,7 +387,7 @@ impl BuildTask {
         self.log_base(begun).await
     }
 
-    /// Begins anew where the image shows that the base is none.
+    /// Starts again if the image shows that the base cannot be used.
     async fn reconsider(
         &mut self,
         recipe: &Recipe,
@@ -407,7 +408,7 @@ impl BuildTask {
         }
     }
 
-    /// Says in the log where the build began, if that is not where it was asked to.
+    /// Notes in the log where the build began, if that is not what was requested.
     async fn log_base(&mut self, begun: Begun) -> Result<(), Interruption> {
         let text = match begun {
             Begun::Empty | Begun::Incremental => &[][..],
@@ -425,7 +426,7 @@ impl BuildTask {
         Ok(())
     }
 
-    /// The image of the context; what its build prints goes into the log.
+    /// Finds or builds the image of the context; the output of an image build goes into the log.
     async fn image(
         &mut self,
         recipe: &Recipe,
@@ -459,10 +460,11 @@ impl BuildTask {
             }
             Ok(())
         };
-        // A log that cannot go on ends the image build, but one that failed has its last words.
+        // A log that fails stops the image build, but an image build that failed still has its last lines
+        // logged.
         let ensuring = async { Ok(ensuring.await) };
         let both = async { tokio::try_join!(ensuring, logging) };
-        // A step that hangs would hold its slot for ever. The container's time is counted by itself.
+        // A step that hangs must not hold its slot for ever. The container's time is counted separately.
         let ended = async {
             match stage_deadline {
                 Some(StageDeadline { at, limit }) => tokio::time::timeout_at(at, both)
@@ -471,7 +473,7 @@ impl BuildTask {
                 None => both.await,
             }
         };
-        // Not by `ask`, since the log is lent to what is asked here.
+        // `cancellable` cannot be used, since the log is borrowed here.
         let (image, ()) = tokio::select! {
             ended = ended => ended?,
             () = shared.stop.cancelled() => return Err(Interruption::Stopping),
@@ -538,7 +540,7 @@ impl BuildTask {
         })
     }
 
-    /// Starts a created container, which is written down before.
+    /// Starts a created container, after recording it.
     async fn start(&mut self, container: String, image: String) -> Result<Started, Interruption> {
         let shared = self.shared.clone();
         let (name, ran) = (container.clone(), image.clone());
@@ -548,11 +550,11 @@ impl BuildTask {
         self.active.own(Some(container.clone()), deadline);
         faults::point("container-known");
         let failed = |source| Interruption::Container { source };
-        // Before it is started: it may end within milliseconds.
+        // It begins before the start: the end may follow within ms.
         self.processes = Some(ProcessWatch::begin(&container, SLICE));
         let started = self.cancellable(shared.docker.start(&container)).await?;
         match started {
-            // It may run all the same: that is looked at when it is attended.
+            // The container may run nevertheless: its supervision finds out.
             Err(error) if error.is_unreachable() => {
                 return Ok(Started {
                     container,
@@ -574,7 +576,7 @@ impl BuildTask {
     }
 }
 
-/// What a build may take: as its project says, else as the configuration does.
+/// The limits of a build: from the project's settings, else from the configuration.
 fn build_limits(settings: &Settings, config: &SchedulerConfig) -> BuildLimits {
     let milliseconds = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     let job_timeout = settings.job_timeout.or(config.job_timeout);

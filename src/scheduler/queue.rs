@@ -7,36 +7,36 @@
 //!      └─────────────────────────────────────────────────┘
 //! ```
 //!
-//! At most one build of an id is active: a further request joins it. A slot that becomes free
-//! goes to the job that waits longest. `slots` bounds the running, `backlog` the waiting. While it is
-//! paused no job gets a slot: what runs goes on, what is new waits.
+//! At most one build of an id is active: a further request joins it. A free slot goes to the job that has
+//! waited longest. `slots` bounds the running jobs, `backlog` the waiting ones. A paused queue gives no
+//! slots: running builds continue, new jobs wait.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::job::JobId;
 
-/// What became of a request for a job.
+/// The result of a request for a job.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission<T> {
     /// It has a slot at once.
     Started(T),
     /// It waits for one.
     Queued(T),
-    /// It was asked for before; this is what that request got.
+    /// An earlier request made the job; this is the value that it got.
     Coalesced(T),
-    /// No slot and no place to wait.
+    /// No slot and no place are free.
     Refused,
 }
 
-/// The jobs that are active, each with what its waiters hold on to.
+/// The active jobs, each with a value for its waiters.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
     slots: usize,
     backlog: usize,
-    /// Slots that are free, or become free, are kept back.
+    /// No slot is given while this is set.
     is_paused: bool,
     active: HashMap<JobId, T>,
-    /// Those of `active` that have no slot, longest first.
+    /// Active jobs that have no slot, longest waiting first.
     waiting: VecDeque<JobId>,
 }
 
@@ -51,7 +51,7 @@ impl<T: Clone> Queue<T> {
         }
     }
 
-    /// Asks for a slot, a place in the queue, or to join the active job of the same id.
+    /// Requests a slot, a place in the queue, or to join the active job of the same id.
     pub(super) fn admit(&mut self, id: JobId, make: impl FnOnce() -> T) -> Admission<T> {
         if let Some(active) = self.active.get(&id) {
             Admission::Coalesced(active.clone())
@@ -65,8 +65,8 @@ impl<T: Clone> Queue<T> {
         }
     }
 
-    /// Admits what was accepted in an earlier process: it has its place, whatever the backlog, and a
-    /// slot, whatever their number and also while paused, if it `is_running` already.
+    /// Admits a job that an earlier process accepted: it gets a place, whatever the backlog, and a slot,
+    /// whatever their number and also while paused, if it `is_running` already.
     pub(super) fn admit_again(
         &mut self,
         id: JobId,
@@ -88,19 +88,19 @@ impl<T: Clone> Queue<T> {
         made
     }
 
-    /// An active job is over, or never began. Returns the job that gets the slot that this set free; none
+    /// Removes a job that is over or never began. Returns the job that gets the slot that this freed; none
     /// while paused.
     pub(super) fn end(&mut self, id: JobId) -> Option<T> {
         self.active.remove(&id)?;
         if let Some(at) = self.waiting.iter().position(|waiting| *waiting == id) {
-            // It had a place, not a slot.
+            // It was waiting, without a slot.
             self.waiting.remove(at);
             return None;
         }
         self.next()
     }
 
-    /// Gives the slot that is free, if one is, to the job that waits longest.
+    /// Gives a free slot, if there is one, to the job that has waited longest.
     fn next(&mut self) -> Option<T> {
         if !self.has_slot() {
             return None;
@@ -109,18 +109,18 @@ impl<T: Clone> Queue<T> {
         self.active.get(&next).cloned()
     }
 
-    /// Other bounds from now on; what is active stays. Returns who gets a slot by that.
+    /// Sets new bounds; active jobs stay. Returns the jobs that get a slot by that.
     pub(super) fn resize(&mut self, slots: usize, backlog: usize) -> Vec<T> {
         (self.slots, self.backlog) = (slots, backlog);
         self.hand_out()
     }
 
-    /// From now on no job gets a slot. What has one keeps it.
+    /// Pauses: no job gets a slot. Running jobs keep theirs.
     pub(super) fn pause(&mut self) {
         self.is_paused = true;
     }
 
-    /// Slots are given again. Returns who gets one by that, longest waiting first.
+    /// Resumes. Returns the jobs that get a slot by that, longest waiting first.
     pub(super) fn resume(&mut self) -> Vec<T> {
         self.is_paused = false;
         self.hand_out()
@@ -130,7 +130,7 @@ impl<T: Clone> Queue<T> {
         self.is_paused
     }
 
-    /// Gives every slot that is free.
+    /// Gives all free slots to waiting jobs.
     fn hand_out(&mut self) -> Vec<T> {
         std::iter::from_fn(|| self.next()).collect()
     }
@@ -139,7 +139,7 @@ impl<T: Clone> Queue<T> {
         !self.is_paused && self.running() < self.slots
     }
 
-    /// What the waiters of an active job hold on to.
+    /// The value of an active job.
     pub(super) fn get(&self, id: JobId) -> Option<&T> {
         self.active.get(&id)
     }
@@ -149,12 +149,12 @@ impl<T: Clone> Queue<T> {
         self.active.values()
     }
 
-    /// How many hold a slot.
+    /// Counts jobs with a slot.
     pub(super) fn running(&self) -> usize {
         self.active.len() - self.waiting.len()
     }
 
-    /// How many wait for one.
+    /// The number of waiting jobs.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -202,7 +202,7 @@ mod tests {
         queue.pause();
         queue.pause();
         assert!(queue.is_paused());
-        // A slot is free; it is not given.
+        // A slot is free, but is not given.
         assert_eq!(queue.admit(id(2), || 2), Admission::Queued(2));
         assert_eq!(queue.admit(id(3), || 3), Admission::Queued(3));
         assert_eq!(queue.admit(id(4), || 4), Admission::Refused);
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(queue.admit_again(id(3), true, || 3), Admission::Started(3));
         assert!(queue.is_paused());
         assert_eq!(queue.end(id(2)), None);
-        // As many run as there are slots: the end of pausing begins nothing yet.
+        // All slots are used: resuming starts nothing yet.
         assert!(queue.resume().is_empty());
         assert_eq!(queue.end(id(3)), Some(1));
     }
@@ -235,7 +235,7 @@ mod tests {
         for n in 1..=4 {
             assert_eq!(queue.admit(id(n), || n), Admission::Queued(n));
         }
-        // One that leaves while it waits is not missed.
+        // A job that leaves while it waits is skipped.
         assert_eq!(queue.end(id(1)), None);
         assert_eq!(queue.resume(), [2, 3]);
         assert!(!queue.is_paused() && queue.resume().is_empty());
@@ -259,7 +259,7 @@ mod tests {
         for n in 1..=4 {
             queue.admit(id(n), || n);
         }
-        // One that waits leaves: no job starts for that.
+        // A waiting job leaves: no job starts for that.
         assert_eq!(queue.end(id(3)), None);
         assert_eq!(queue.end(id(1)), Some(2));
         assert_eq!(queue.end(id(2)), Some(4));

@@ -1,4 +1,4 @@
-//! The turns of those who read for clients, of each kind.
+//! The turns of reads for clients, by kind.
 
 use crate::turns::{self, Turns};
 
@@ -10,10 +10,10 @@ pub(super) struct Readers {
     pub(super) walks: Turns,
     pub(super) records: Turns,
     pub(super) directories: Turns,
-    /// Of those who ask where the lines of a log begin, when a page of it is opened. It does not wait for
-    /// searches, which come with each key that is typed.
+    /// Turns for finding where the lines of a log begin, when a page of it is opened. It does not wait for
+    /// searches, which are sent at each key that is typed.
     pub(super) indexing: Turns,
-    /// Of those who look for a text in a log.
+    /// Turns for searching a text in a log.
     pub(super) finding: Turns,
     pub(super) handing_out: Turns,
 }

@@ -1,5 +1,5 @@
-//! Reads for HTTP and D-Bus clients: builds, lists, logs, projects. Only a few run at a time, and no build
-//! waits for them: each takes one of the [turns](crate::turns) of its kind.
+//! Reads for HTTP and D-Bus clients: builds, lists, logs, projects. The number of concurrent reads is
+//! bounded, and builds do not wait for them: each read takes one of the [turns](crate::turns) of its kind.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +13,18 @@ use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::turns::{ClientTurns, Turn, Turns};
 
-/// What something is read for.
+/// The purpose of a read.
 #[derive(Clone, Copy, Debug)]
 enum Purpose {
     /// A request, which is refused where too many wait.
     Request,
-    /// An answer that is under way.
+    /// A response that is already being sent.
     Answer,
     /// A client that waits for a build.
     Build,
 }
 
-/// What is read for one client.
+/// Reads on behalf of one client.
 #[derive(Clone, Debug)]
 pub struct Reader {
     pub(super) scheduler: Scheduler,
@@ -33,7 +33,7 @@ pub struct Reader {
 }
 
 impl Scheduler {
-    /// Reads for a request of `client`. All of them may end with [`Error::ReadersFull`].
+    /// A reader for requests of `client`. All its reads may fail with [`Error::ReadersFull`].
     pub fn reader(&self, client: Client) -> Reader {
         Reader {
             scheduler: self.clone(),
@@ -42,8 +42,8 @@ impl Scheduler {
         }
     }
 
-    /// Reads for a client that waits for a build, in turns that readers do not have. None is refused:
-    /// what the client waits with is counted by [`Scheduler::bodies`].
+    /// A reader for a client that waits for a build, with turns separate from those of other readers. It is
+    /// never refused: the memory that the client uses is counted by [`Scheduler::bodies`].
     pub fn builder(&self, client: Client) -> Reader {
         Reader {
             purpose: Purpose::Build,
@@ -53,7 +53,7 @@ impl Scheduler {
 }
 
 impl Reader {
-    /// Reads for an answer that is under way, which cannot be refused any more.
+    /// A reader for a response that is already being sent, which cannot be refused any more.
     #[must_use]
     pub fn under_way(&self) -> Reader {
         Reader {
@@ -65,7 +65,7 @@ impl Reader {
         }
     }
 
-    /// The turns in which an answer that is under way is read from the disk.
+    /// The turns in which a response that is being sent is read from the disk.
     pub fn turns(&self) -> ClientTurns {
         self.reads().of(self.client)
     }
@@ -77,7 +77,7 @@ impl Reader {
         }
     }
 
-    /// Does `work` in one of `turns`, on a thread that may block. The turn ends when the work drops it.
+    /// Runs `work` in one of `turns`, on a thread that may block. The turn ends when the work drops it.
     pub(super) async fn in_turn<T: Send + 'static>(
         &self,
         turns: &Turns,
@@ -91,7 +91,7 @@ impl Reader {
         done.map_err(|_| Error::Lost)
     }
 
-    /// Walks through the index.
+    /// Reads a range of the index.
     pub(super) async fn walk<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -109,7 +109,7 @@ impl Reader {
     }
 }
 
-/// What is going on, and what there is room for.
+/// The current load and capacity of the daemon.
 #[derive(Clone, Debug)]
 pub struct HostReport {
     /// Builds that may run in parallel.
@@ -120,31 +120,31 @@ pub struct HostReport {
     pub backlog: usize,
     /// Jobs that wait.
     pub queued: usize,
-    /// Nothing new begins.
+    /// No new build starts.
     pub paused: bool,
-    /// Bytes left where builds are kept.
+    /// Free bytes of the filesystem of the builds.
     pub disk_free: u64,
-    /// Bytes there in all.
+    /// That filesystem's size.
     pub disk_size: u64,
     /// The kind of filesystem.
     pub filesystem: &'static str,
-    /// The Docker Engine's version; `None` when none answers.
+    /// The Docker Engine's version; `None` when no Engine answers.
     pub engine: Option<String>,
 }
 
 /// A project's newest build: when it began, its phase and its outcome.
 pub type Newest = (Timestamp, Option<Phase>, Option<Outcome>);
 
-/// Where a page of a list ends.
+/// The end of a page of a list.
 #[derive(Clone, Debug)]
 pub struct ListEnd {
-    /// The last build of the page; `None` where all that are left are on it.
+    /// The last build of the page; `None` where no builds follow.
     pub last: Option<Place>,
 }
 
 impl Reader {
-    /// What is known of a build: of the active one, else of the one on disk. Long params are cut, as lists
-    /// show them.
+    /// The known state of a build: of the active one, else of the one on disk. Long params are cut, as in
+    /// lists.
     ///
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::NoRecord`], [`Error::Store`].
@@ -156,11 +156,11 @@ impl Reader {
         self.find_and(project, id, false, short).await
     }
 
-    /// All of it; with `log`, also the end of its log. The next record is read for another asker when the
-    /// turn is dropped: by then what is made of the info should be counted.
+    /// The complete state of a build; with `log`, also the end of its log. The next record is read for
+    /// another request when the turn is dropped: by then the memory made from the info should be counted.
     ///
     /// # Errors
-    /// As [`Reader::find`].
+    /// As for [`Reader::find`].
     pub async fn find_in_turn(
         &self,
         project: &ProjectName,
@@ -171,7 +171,7 @@ impl Reader {
             .await
     }
 
-    /// What `tell` makes of the info on the thread that has read it.
+    /// Calls `tell` with the info, on the thread that has read it.
     async fn find_and<T: Send + 'static>(
         &self,
         project: &ProjectName,
@@ -197,8 +197,8 @@ impl Reader {
         reading.await?
     }
 
-    /// The last rebuild of a job that did not succeed and lies beside the build that did; without its
-    /// params, which are those of the build.
+    /// The last unsuccessful rebuild of a job whose successful build is kept beside it; without its params,
+    /// which are those of the build.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -218,7 +218,7 @@ impl Reader {
         reading.await
     }
 
-    /// At most `limit` builds, newest first, and where the next page begins.
+    /// At most `limit` builds, newest first, and the place where the next page begins.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -237,7 +237,7 @@ impl Reader {
         walking.await
     }
 
-    /// Where a list of at most `limit` builds ends, without the builds.
+    /// The place where a list of at most `limit` builds ends, without the builds.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -280,7 +280,7 @@ impl Reader {
         };
         let (shared, name, turns) = (self.scheduler.0.clone(), project.clone(), self.turns());
         let opening = self.read(move || {
-            // Between finding and opening, a build may move from pending to ready: look twice.
+            // Between finding and opening, a build may move from pending to ready, so this tries twice.
             for _ in 0..2 {
                 let Some(path) = shared.store.log_path(&name, id) else {
                     break;
@@ -360,7 +360,7 @@ impl Reader {
         reading.await?
     }
 
-    /// What is going on, and what there is room for.
+    /// The current load and capacity of the daemon.
     ///
     /// # Errors
     /// [`Error::Lost`].
@@ -387,19 +387,19 @@ impl Reader {
         })
     }
 
-    /// Brings up to date what the metrics can only know when asked.
+    /// Updates the metrics that are only measured on request.
     pub async fn refresh_metrics(&self) {
         let shared = self.scheduler.0.clone();
         let refreshed = self.read(move || {
             for (project, (builds, _)) in shared.store.counts() {
                 shared.metrics.record_hosted(project.as_str(), builds);
             }
-            // Without an answer the last known one stands.
+            // Without an answer the last known value remains.
             if let Ok((free, _)) = shared.store.disk_space() {
                 shared.metrics.record_free(free);
             }
         });
-        // Only a panic could end it early, and then the last known figures stand.
+        // Only a panic could end it early; the last known values remain then.
         let _ = refreshed.await;
     }
 }

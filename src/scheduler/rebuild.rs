@@ -1,4 +1,4 @@
-//! A project's image built anew, whatever is cached, and what that leaves over cleared away.
+//! Rebuilds a project's image, whatever is cached, and removes unused items afterwards.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::build::{LOG_TAIL, text_of};
 use crate::docker;
 use crate::project::ProjectName;
 
-/// What a rebuilt image is.
+/// The result of an image rebuild.
 #[derive(Debug)]
 pub struct ImageReport {
     /// Its id.
@@ -23,23 +23,23 @@ pub struct ImageReport {
     pub took: Duration,
     /// The end of what the image build printed.
     pub log: String,
-    /// Images and layers of ours without a name that were removed afterwards, and their bytes.
+    /// Images and layers made by mistry, without a name, that were removed afterwards, and their bytes.
     pub images: docker::Pruned,
-    /// Containers of ours that no build owned.
+    /// Removed containers without an owning build.
     pub containers: usize,
 }
 
 impl Scheduler {
-    /// Builds a project's image anew, with its base pulled and nothing cached; then removes
-    /// what that leaves over of ours.
+    /// Rebuilds a project's image, with its base pulled and nothing cached; then removes mistry's items that
+    /// became unused.
     ///
     /// # Errors
-    /// [`Error::Project`], [`Error::EngineAway`], [`Error::Engine`]; [`Error::Ending`] when the daemon ends
+    /// [`Error::Project`], [`Error::EngineAway`], [`Error::Engine`]; [`Error::Ending`] when the daemon stops
     /// first.
     pub async fn rebuild_image(&self, project: &ProjectName) -> Result<ImageReport, Error> {
         let (shared, project) = (self.0.clone(), project.clone());
         let stop = self.0.stop.clone();
-        // A task of its own: its client may leave, and an image that is half built is of no use.
+        // A separate task: its client may disconnect, and a half-built image is useless.
         let task = self.0.spawn(async move {
             tokio::select! {
                 rebuilt = shared.rebuild_image(project) => rebuilt,

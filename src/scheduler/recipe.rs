@@ -1,17 +1,17 @@
-//! What a build is made of: made once for each job, and shared by all that need it.
+//! The inputs of a build: made once for each job, and shared by all users of them.
 
 use std::sync::OnceLock;
 
 use crate::job::{Job, JobId};
 use crate::project::{self, Context, Settings};
 
-/// What a build is made of, when it is made from the beginning.
+/// The inputs of a build that starts from the beginning.
 #[derive(Debug)]
 pub(super) struct Recipe {
     pub(super) job: Job,
     pub(super) id: JobId,
     pub(super) context: Context,
-    /// Read when they are needed first.
+    /// Read when they are first needed.
     settings: OnceLock<Settings>,
 }
 

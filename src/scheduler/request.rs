@@ -1,35 +1,35 @@
-//! A job as an interface asks for it, and how large it is.
+//! A job as an interface requests it, and the size of its params.
 
 use crate::budget::Held;
 use crate::job::{GroupName, Params};
 use crate::project::ProjectName;
 
-/// A job as an interface asks for it.
+/// A job as an interface requests it.
 #[derive(Debug)]
 pub struct SubmitRequest {
-    /// The recipe.
+    /// The project.
     pub project: ProjectName,
     /// The group, if any.
     pub group: Option<GroupName>,
     /// The params.
     pub params: Params,
-    /// A new image and a new build, whatever is cached.
+    /// Make a new image and a new build, whatever is cached.
     pub rebuild: bool,
-    /// The build is wanted only while a client holds a handle.
+    /// The build is cancelled when no client has a handle.
     pub cancel_on_disconnect: bool,
-    /// Who asks, as the interface knows them.
+    /// The user, as the interface identifies them.
     pub asker: Option<String>,
-    /// The request that it came with, as the interface calls it: it is in the records of the job.
+    /// The interface's id of the request, which is in the records of the job.
     pub request: Option<String>,
-    /// What its params are counted by, where they are large: [`Scheduler::hold_params`].
+    /// The budget that its params use, if they are large: [`Scheduler::hold_params`].
     pub held: Option<Held>,
 }
 
-/// Params up to this size are not counted: with them a job takes about as much as the connection that it
-/// came by.
+/// Params up to this size are not counted: with them a job takes about as much memory as the connection that
+/// it came by.
 const SMALL_PARAMS: usize = 4 << 10;
 
-/// The bytes of params, where they are large.
+/// The bytes of params, if they are large, else 0.
 pub fn large(params: &Params) -> u64 {
     let bytes = params
         .iter()

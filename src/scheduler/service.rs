@@ -1,4 +1,4 @@
-//! The scheduler as the daemon and the interfaces have it: made, configured, watched, ended.
+//! The scheduler's interface to the daemon: created, configured, observed, stopped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +31,10 @@ use crate::metrics::Metrics;
 use crate::project::Projects;
 
 /// Bytes that are held for clients that build: requests, streams and waits for builds, and large params of
-/// jobs that wait or run. Three quarters of it, which one client may have, are enough for two of the
-/// largest requests.
+/// jobs that wait or run. Three quarters of it, the most for one client, are enough for two of the largest
+/// requests.
 const MAX_BODIES: u64 = 48 << 20;
-/// As much more is there for clients of this host alone: one of the largest requests.
+/// Additional bytes for clients of this host alone: one of the largest requests.
 const MAX_LOCAL_BODIES: u64 = 16 << 20;
 
 /// The handle. Clones share everything.
@@ -42,8 +42,8 @@ const MAX_LOCAL_BODIES: u64 = 16 << 20;
 pub struct Scheduler(pub(super) Arc<Shared>);
 
 impl Scheduler {
-    /// A scheduler over one build path and one Engine. Nothing new is built before
-    /// [`Scheduler::adopt`]. What an earlier process was told about pausing holds from the beginning.
+    /// A scheduler over one build path and one Engine. No build starts before [`Scheduler::adopt`]. A pause
+    /// by an earlier process is in effect from the beginning.
     pub fn new(
         config: SchedulerConfig,
         projects: Projects,
@@ -87,29 +87,28 @@ impl Scheduler {
         scheduler
     }
 
-    /// Takes over what an earlier process left, and begins to read the index. To be called once;
-    /// what must not begin before it waits for it, and what takes long is done in the background.
+    /// Takes over the jobs of an earlier process, and begins to read the index. To be called once; the steps
+    /// that others depend on are awaited, the slow ones run in the background.
     ///
     /// # Errors
-    /// [`Error::Lost`]; what cannot be read of the build path is told to the journal.
+    /// [`Error::Lost`]; unreadable parts of the build path are logged to the journal.
     pub async fn adopt(&self) -> Result<(), Error> {
         adoption::begin(&self.0).await?;
         self.0
             .tasks
             .spawn(statistics::save_stats_regularly(self.0.clone()));
-        // It is called once, so it is set once.
+        // This is called once, so it is not set yet.
         let _ = self.0.adopted.set(());
         Ok(())
     }
 
-    /// Counts what is held for clients that build: requests, their streams and waits, and large params of
-    /// jobs. The interface refuses what does not fit.
+    /// The budget held for clients that build: requests, their streams and waits, and large params of jobs.
+    /// The interface refuses requests that exceed it.
     pub fn bodies(&self) -> &Budget {
         &self.0.bodies
     }
 
-    /// Counts the params of a job for a client, as long as the job waits or runs; `None` where they are
-    /// small.
+    /// Counts the params of a job for a client, while the job waits or runs; `None` if they are small.
     ///
     /// # Errors
     /// [`Error::BodiesFull`].
@@ -123,8 +122,8 @@ impl Scheduler {
         }
     }
 
-    /// Another configuration from now on. What is being built keeps the one that it began with, but a free
-    /// slot is taken at once.
+    /// Sets another configuration. Builds under way keep the one that they began with, but new free slots are
+    /// used at once.
     pub fn set_config(&self, config: SchedulerConfig) {
         let begin = self.0.queue().resize(config.slots, config.backlog);
         self.0.metrics.record_slots(config.slots);
@@ -133,19 +132,19 @@ impl Scheduler {
         self.0.begin(&begin);
     }
 
-    /// What is going on, now and from now on.
+    /// The current load, updated with each change.
     pub fn activity(&self) -> watch::Receiver<Activity> {
         self.0.status.watch()
     }
 
-    /// Returns when the scheduler has shown that it can still do what every job needs of it: take
-    /// its lock, and give it back. Blocks where it cannot.
+    /// Returns when the scheduler has shown that it can still do what every job needs: take its lock, and
+    /// release it. Blocks if it cannot.
     pub fn check_health(&self) {
         self.0.count_queue();
     }
 
-    /// Ends: nothing new begins, waiters are told, containers run on for the next process. Returns
-    /// false when the tasks did not end within `grace`.
+    /// Stops: no job begins, waiters are notified, containers continue for the next process. Returns false
+    /// when the tasks did not end within `grace`.
     pub async fn drain(&self, grace: Duration) -> bool {
         self.0.stop.cancel();
         self.0.tasks.close();

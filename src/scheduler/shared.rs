@@ -1,4 +1,4 @@
-//! What all parts of the scheduler share, and what each of them may do with the queue.
+//! The state that all parts of the scheduler share, and the operations on the queue.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +30,7 @@ use crate::project::{self, Context, ProjectName, Projects};
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// A reload swaps it; what is under way keeps what it has read of it.
+    /// A reload replaces it; operations under way keep the values that they have read.
     pub(super) config: ArcSwap<SchedulerConfig>,
     pub(super) projects: Projects,
     pub(super) store: Arc<BuildStore>,
@@ -39,31 +39,31 @@ pub(super) struct Shared {
     pub(super) surroundings: Surroundings,
     pub(super) metrics: Metrics,
     pub(super) lookups: Lookups,
-    /// Guards who is active; std, because it is held for a lookup and never over an await.
+    /// Guards the active jobs; a std mutex, because it is held for a lookup and never over an await.
     pub(super) queue: Mutex<Queue<Arc<ActiveJob>>>,
-    /// Every task that makes or clears something.
+    /// Every task that builds or removes something.
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) status: Status,
-    /// Told when there are answers to be written into the statistics.
+    /// Notified when there are answers to be written into the statistics.
     pub(super) counted: Notify,
     pub(super) broadcast: Broadcast,
-    /// Set when what an earlier process left is in the queue.
+    /// Set when the jobs that an earlier process left are in the queue.
     pub(super) adopted: SetOnce<()>,
-    /// Whether there are containers that no build owns: of an earlier process, or some that could not be
-    /// removed.
+    /// Whether there are containers without a build that owns them: of an earlier process, or some that could
+    /// not be removed.
     pub(super) sweeper: Sweeper,
-    /// Told when it may be worth a try to remove what could not be removed.
+    /// Notified when a failed removal may be worth another try.
     pub(super) retry_removal: Notify,
-    /// One image is rebuilt at a time: it is heavy, and is not in a hurry.
+    /// One image is rebuilt at a time: a rebuild is expensive and not urgent.
     pub(super) rebuilding: tokio::sync::Mutex<()>,
-    /// One collection goes on at a time. Holds when one last could not free enough space.
+    /// One collection runs at a time. Has the time when one last could not free enough space.
     pub(super) collecting: tokio::sync::Mutex<Option<Instant>>,
-    /// Held while the queue is paused or resumed, so that its mark on disk and the queue agree.
+    /// Held while the queue is paused or resumed, so that the mark on disk and the queue agree.
     pub(super) pausing: tokio::sync::Mutex<()>,
-    /// The turns of those who read what is on disk or in the index for clients.
+    /// The turns of reads from the disk or the index for clients.
     pub(super) readers: Readers,
-    /// What is held for clients that build.
+    /// The budget of memory held for clients that build.
     pub(super) bodies: Budget,
 }
 
@@ -79,7 +79,7 @@ impl Shared {
         self.status.set_counts(running, waiting, paused);
     }
 
-    /// Tells those who got a slot by a change of the queue, and all that watch of the change.
+    /// Notifies the jobs that got a slot by a change of the queue, and all observers of the change.
     pub(super) fn begin(&self, given: &[Arc<ActiveJob>]) {
         for active in given {
             active.slot.notify_one();
@@ -87,13 +87,13 @@ impl Shared {
         self.count_queue();
     }
 
-    /// Work that is in hand until it is done.
+    /// Spawns a task that a stopping daemon waits for.
     pub(super) fn spawn<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
         let busy = self.status.begin_work();
-        // Boxed, or each layer around it would hold it twice: as it was given, and as it runs.
+        // Boxed, because each layer around it would store it twice: as an argument, and as it runs.
         let work = Box::pin(work);
         self.tasks.spawn(async move {
             let _busy = busy;
@@ -106,7 +106,7 @@ impl Shared {
         active.filter(|active| active.project == *project)
     }
 
-    /// True while an active job has its place in the queue.
+    /// True while an active job is in the queue.
     pub(super) fn owns(&self, active: &Arc<ActiveJob>) -> bool {
         let queue = self.queue();
         queue
@@ -114,7 +114,7 @@ impl Shared {
             .is_some_and(|own| Arc::ptr_eq(own, active))
     }
 
-    /// Gives back an active job's slot or place, and the slot to the job that is next.
+    /// Removes an active job from the queue, and gives a freed slot to the next job.
     pub(super) fn leave_queue(&self, active: &Arc<ActiveJob>) {
         let next = {
             let mut queue = self.queue();
@@ -144,7 +144,7 @@ impl Shared {
     }
 }
 
-/// Appends to `tail`, of which only the last [`LOG_TAIL`] bytes are kept.
+/// Appends to `tail`, and keeps only its last [`LOG_TAIL`] bytes.
 pub(super) fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
     tail.extend_from_slice(bytes);
     let excess = tail.len().saturating_sub(LOG_TAIL);

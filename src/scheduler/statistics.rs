@@ -1,4 +1,4 @@
-//! How jobs were answered: counted at once, written down some time later.
+//! Statistics of answers: counted at once, written to disk some time later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::shared::Shared;
 use crate::build::Answered;
 use crate::project::ProjectName;
 
-/// How long answers are counted before the statistics are written again.
+/// The delay between a counted answer and writing the statistics.
 const TALLY_SAVE_DELAY: Duration = Duration::from_secs(5);
 impl Shared {
     /// Counts an answer.
@@ -18,8 +18,8 @@ impl Shared {
     }
 }
 
-/// Writes the statistics some time after something was counted, and at the end. Nothing waits for it,
-/// so it is no work in hand: the daemon may end at any time.
+/// Writes the statistics some time after an answer was counted, and at the end. It is not counted as
+/// activity, because nothing waits for it: the daemon may stop at any time.
 pub(super) async fn save_stats_regularly(shared: Arc<Shared>) {
     let mut is_told = false;
     loop {
@@ -27,7 +27,7 @@ pub(super) async fn save_stats_regularly(shared: Arc<Shared>) {
             () = shared.counted.notified() => {}
             () = shared.stop.cancelled() => {}
         }
-        // Many answers, one write; a build that ends does not wait for it.
+        // One write covers many answers; a build that ends does not wait for it.
         let _ = tokio::time::timeout(TALLY_SAVE_DELAY, shared.stop.cancelled()).await;
         let saving = shared.clone();
         let saved = blocking(move || saving.store.save_stats()).await;

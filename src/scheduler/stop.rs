@@ -1,13 +1,13 @@
-//! Why a build is stopped before its end: a client wants that, or it took too long or printed too much.
+//! Reasons to stop a build early: a client cancels it, or it took too long or printed too much.
 //!
-//! What is decided is a value that is written into the record before anything is stopped, so that no
-//! later process of the daemon decides otherwise.
+//! The decision is a value that is written into the record before the build is stopped, so that no later
+//! process of the daemon decides otherwise.
 
 use std::time::Duration;
 
 use crate::build::{Cancelled, Outcome, Stopped};
 
-/// A client wants its end.
+/// A client has cancelled it.
 pub(super) fn cancelled(cancelled: Cancelled) -> Stopped {
     let Cancelled { by, reason } = &cancelled;
     Stopped {
@@ -46,7 +46,7 @@ pub(super) fn image_timed_out(limit: Duration) -> Stopped {
     by_itself(Outcome::TimedOut, sentence)
 }
 
-/// It had no container that runs after `limit` in one of the stages before that.
+/// It had no running container after `limit` in one of the earlier stages.
 pub(super) fn not_begun(limit: Duration) -> Stopped {
     let sentence = format!(
         "the build's container did not run within {} (job_timeout)",
@@ -78,7 +78,7 @@ pub(super) fn too_many_lines(limit: u64) -> Stopped {
     by_itself(Outcome::Errored, sentence)
 }
 
-/// As configurations have it: `1h30m`, `90s` as `1m30s`, `500ms`.
+/// Formats a duration as in configurations: `1h30m`, `90s` as `1m30s`, `500ms`.
 fn written(duration: Duration) -> String {
     let mut left = duration.as_millis();
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! A request for a job: answered from a ready build, joined to the build that is under way, or queued.
+//! Submits a job: answered from a ready build, joined to the build under way, or queued.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,40 +20,40 @@ use crate::faults;
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// What became of it.
+/// The result of a request.
 #[derive(Debug)]
 pub enum Submission {
-    /// There was a ready build: here is its info, with the end of its log.
+    /// A ready build: its info, with the end of its log.
     Cached(BuildAnswer),
-    /// It will be built; here is the right to wait.
+    /// It will be built; the handle waits for it.
     Pending(JobHandle),
 }
 
-/// A request that was let into the queue.
+/// A request that was admitted.
 struct Admitted {
     active: Arc<ActiveJob>,
     handle: JobHandle,
     place: Place,
 }
 
-/// Where in the queue a request is.
+/// A request's place in the queue.
 enum Place {
     /// First, with a slot.
     Slot,
     /// First, waiting for a slot.
     Backlog,
-    /// It joined the build that is under way.
+    /// It joined the build under way.
     Joined,
-    /// The build that is under way has the old image or is being stopped.
+    /// The build under way uses the old image or is being stopped.
     Behind,
 }
 
 impl Scheduler {
-    /// Asks for a job. The build, if one is needed, belongs to the scheduler: dropping this
-    /// future or the handle cancels nothing, unless the request says `cancel_on_disconnect`.
+    /// Requests a job. The build, if one is needed, belongs to the scheduler: dropping this future or the
+    /// handle cancels nothing, unless the request says `cancel_on_disconnect`.
     ///
     /// # Errors
-    /// [`Error::Project`], [`Error::BacklogFull`]; what is found out later, the handle says.
+    /// [`Error::Project`], [`Error::BacklogFull`]; the handle returns later errors.
     pub async fn submit(&self, mut request: SubmitRequest) -> Result<Submission, Error> {
         let asked_at = Instant::now();
         let origin = Origin {
@@ -104,9 +104,9 @@ impl Scheduler {
                     publish(&self.0, subject, &Event::Coalesced);
                     return Ok(Submission::Pending(handle));
                 }
-                // The project may have changed when that build has ended: look again.
+                // The project may have changed when that build has ended, so the lookup is repeated.
                 Place::Behind => {
-                    // Its params and its context would be held as long as that build takes.
+                    // Its params and context would be held for as long as that build takes.
                     drop(recipe);
                     if let Err(error @ (Error::Stopping(..) | Error::Ending)) = handle.end().await {
                         return Err(error);
@@ -118,7 +118,7 @@ impl Scheduler {
 }
 
 impl Shared {
-    /// Begins the task of a job that was admitted.
+    /// Spawns the task of an admitted job.
     fn run_build(self: &Arc<Self>, active: Arc<ActiveJob>, recipe: Arc<Recipe>) {
         let task = pipeline::accept_and_run(self.clone(), active.clone(), recipe);
         self.spawn(ending::run_guarded(self.clone(), active, task));
@@ -134,8 +134,8 @@ impl Shared {
         publish(self, subject, &Event::Cached { took });
     }
 
-    /// Lets a request into the queue; `None` where it is full. The client is counted as one that wants the
-    /// build before another client can leave it.
+    /// Admits a request into the queue; `None` if it is full. The client is counted as a waiter before
+    /// another client can leave the build.
     fn admit(
         &self,
         recipe: &Recipe,

@@ -1,12 +1,11 @@
-//! A started container, followed to its end, whatever happens to the Engine or to the process of the
-//! daemon that started it.
+//! Follows a started container to its end, across failures of the Engine and restarts of the daemon.
 //!
-//! The log says how much of the output is known; each time that following begins, the Engine is
-//! asked for all of it and as much is passed over. An end that was watched is the build's own,
-//! whatever its exit code, unless the Engine says by then that it is going down: an Engine kills its
-//! containers on its way. The attempt is lost then, and made again. So is one that ended unwatched
-//! with an exit code that an Engine which goes down leaves, or while the Engine was away, unless the
-//! Engine that is there remembers that it started it.
+//! The build's log says how much of the output is known; each time following begins, the Engine sends all of
+//! it and the known part is skipped. An end that was watched is the build's own, whatever its exit code,
+//! unless the Engine was going down by then: an Engine that stops kills its containers. Then the attempt is
+//! lost and made again. An attempt is also lost if its container ended unwatched with an exit code that a
+//! stopping Engine leaves, or while the Engine was away, unless the Engine that answers now remembers that it
+//! started the container.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -25,37 +24,38 @@ use super::stop;
 use crate::docker::{self, ContainerEvent, ContainerStatus, Docker, Exit, Output, Stream, Watch};
 use crate::faults;
 
-/// Pieces of a container's output that are written to the log at once, when they are there.
+/// Pieces of a container's output that are written to the log in one batch, if they are available.
 const PIECES_AT_ONCE: usize = 64;
 
-/// How long a container that is told to end is followed: it has 10 s before it is killed, and a host whose
-/// disk is saturated takes some more. After that it is removed by force.
+/// How long a container that is being stopped is followed: it has 10 s before it is killed, and a host with a
+/// saturated disk takes some more. After that it is removed by force.
 const STOPPING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Bytes that the Engine may store of a build's output for each byte of its `log_limit`. Lines of a few
-/// bytes, which need most, are stopped by it before they are as many as the limit.
+/// Bytes of a build's output that the Engine may store for each byte of its `log_limit`. This stops output of
+/// lines of a few bytes, which need most storage, before it reaches the limit.
 const STORED_PER_BYTE: u64 = 8;
 
-/// What the Engine may store beside that: logs of a megabyte are whole whatever their lines are.
+/// Bytes that the Engine may store in addition: a log of a megabyte is complete whatever its lines are.
 const STORED_ANYWAY: u64 = 32 << 20;
 
-/// Exit codes of containers that an Engine has taken down with it: by SIGKILL, by SIGTERM, and that
-/// of one whose end it did not see. A build may end with them as well, so the Engine is asked.
+/// Exit codes of containers that a stopping Engine has killed: by SIGKILL, by SIGTERM, and the code of one
+/// whose end it did not see. A build may end with them as well, so the Engine is asked.
 const ENGINE_KILL_CODES: [i64; 3] = [137, 143, 255];
 
-/// An Engine that goes down gives containers 10 s, then kills them, and ends itself within 15 s.
+/// An Engine that stops gives containers 10 s, then kills them, and exits itself within 15 s.
 const ENGINE_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(16);
 
-/// What became of the supervision of a container.
+/// The result of the supervision of a container.
 enum Supervision {
     Over(Result<Exit, Interruption>),
-    /// The Engine did not answer in time; the limit that the build has passed meanwhile, if it is not stopped.
+    /// The Engine did not answer in time; the limit that the build has passed meanwhile, if it is not
+    /// stopped.
     TimedOut(Option<Duration>),
 }
 
 impl BuildTask {
-    /// Follows a container to its end; its output goes into the log. `is_watched` says that it was
-    /// started by this process just now.
+    /// Follows a container to its end; its output goes into the log. `is_watched` says that this process has
+    /// just started it.
     pub(super) async fn supervise(
         &mut self,
         container: &str,
@@ -64,7 +64,7 @@ impl BuildTask {
         let result = match self.supervise_in_time(container, is_watched).await {
             Supervision::Over(result) => result,
             Supervision::TimedOut(limit) => {
-                // A step that did not end may have had the record.
+                // A step that did not end may still have the record.
                 self.wait_for_worker().await?;
                 if let Some(limit) = limit {
                     self.decide_stop(stop::timed_out(limit)).await?;
@@ -77,12 +77,12 @@ impl BuildTask {
         match self.stopped() {
             None => result,
             Some(_) if self.shared.stop.is_cancelled() => Err(Interruption::Stopping),
-            // It ends as was decided, whatever became of its container or the Engine.
+            // The build ends as was decided, whatever happened to its container or the Engine.
             Some(stopped) => Err(Interruption::Stopped(stopped)),
         }
     }
 
-    /// The same, with a time limit: for an Engine that answers pings, but no request about the container.
+    /// The same with a time limit, for an Engine that answers pings, but no request about the container.
     async fn supervise_in_time(&mut self, container: &str, is_watched: bool) -> Supervision {
         let decided = self.stop_decided.clone();
         let stopping = async {
@@ -91,9 +91,9 @@ impl BuildTask {
         };
         let limit = self.limits().job_timeout;
         let limit = limit.map(Duration::from_millis);
-        // An Engine that went away has its own time to come back.
+        // An Engine that went away has a separate time limit to come back.
         let slack = self.shared.config.load().engine_wait + STOPPING_TIMEOUT;
-        // From its beginning, which may have been in an earlier process.
+        // It counts from the container's start, maybe in an earlier process.
         let since = self.pending().ok().and_then(|pending| pending.running());
         let ran = since.map_or(Duration::ZERO, |since| since.elapsed());
         let running = async {
@@ -141,8 +141,8 @@ impl BuildTask {
         }
     }
 
-    /// What became of a container while it was not watched. Where it `was_away`, the Engine that we saw go
-    /// may have ended it, whatever its exit code: a build may take SIGTERM for a good reason to end.
+    /// Finds out what happened to a container while it was not watched. If the Engine `was_away`, it may
+    /// have ended the container while stopping, whatever the exit code: a build may end normally on SIGTERM.
     async fn reconcile(&mut self, container: &str, was_away: bool) -> Result<(), Interruption> {
         let docker = self.shared.docker.clone();
         let status = self.cancellable(docker.container_status(container)).await?;
@@ -172,8 +172,8 @@ impl BuildTask {
         }
     }
 
-    /// Whether a container that ended unwatched did so by itself: the Engine that started it is there,
-    /// and stays.
+    /// Whether a container that ended unwatched did so by itself: the Engine that started it still runs, and
+    /// is not stopping.
     async fn is_own_end(&mut self, container: &str) -> Result<bool, Interruption> {
         let docker = self.shared.docker.clone();
         let asking = async {
@@ -184,13 +184,13 @@ impl BuildTask {
         };
         match self.cancellable(asking).await? {
             Err(source) if source.is_unreachable() => Err(Interruption::Container { source }),
-            // An Engine that does not say so may have taken it down.
+            // An Engine that does not confirm it may have killed the container.
             answer => Ok(answer.unwrap_or(false)),
         }
     }
 
-    /// Whether the Engine is going down, which ended the container on its way. Decided at once where it
-    /// takes new connections. Else this takes as long as it takes to go.
+    /// Whether the Engine is stopping, and so ended the container. Decided at once if it accepts new
+    /// connections; otherwise this waits until it has stopped.
     async fn engine_goes_down(
         &mut self,
         watch: &mut Watch,
@@ -208,8 +208,8 @@ impl BuildTask {
             let until = Instant::now() + ENGINE_SHUTDOWN_TIMEOUT;
             loop {
                 let refused = tokio::select! {
-                    // First: where systemd keeps the socket, the next Engine may answer, but not
-                    // before this one has gone.
+                    // Polled first: where systemd keeps the socket, the next Engine may answer, but not
+                    // before this one has exited.
                     biased;
                     source = &mut gone => return Some(source),
                     answer = docker.accepts() => match answer {
@@ -229,7 +229,7 @@ impl BuildTask {
         self.cancellable(asking).await
     }
 
-    /// Waits until the Engine answers again, as long as the configuration says.
+    /// Waits until the Engine answers again, for at most the configured time.
     pub(super) async fn wait_for_engine(
         &mut self,
         source: docker::Error,
@@ -271,8 +271,8 @@ impl BuildTask {
         followed.note_last_events();
         exit.oom_killed |=
             followed.is_out_of_memory || self.was_oom_killed(container, &exit).await?;
-        // It was told to end, which an Engine does on its way; then its exit code means nothing, since
-        // a build may take SIGTERM for a good reason to end.
+        // It received a signal, which a stopping Engine sends; then its exit code means nothing, since a
+        // build may end normally on SIGTERM.
         let may_be_killed = followed.is_signalled || ENGINE_KILL_CODES.contains(&exit.code);
         if may_be_killed && !self.is_stopped() {
             let gone = match followed.engine_gone {
@@ -283,7 +283,7 @@ impl BuildTask {
                 return Err(container_failed(source));
             }
         }
-        // It may have been over before the time was looked at.
+        // It may have ended before the deadline was checked.
         let deadlines = &followed.deadlines;
         if !self.is_stopped()
             && let Some(stopped) = self
@@ -295,20 +295,20 @@ impl BuildTask {
         Ok(exit)
     }
 
-    /// Follows the output of a container to its end, and stops the container where that is decided.
+    /// Follows the output of a container to its end, and stops the container when that is decided.
     async fn stream_output(&mut self, followed: &mut Followed<'_>) -> Result<(), Interruption> {
         let (shared, active) = (self.shared.clone(), self.active.clone());
         let (docker, container) = (followed.docker, followed.container);
         let deadlines = followed.deadlines.clone();
         let mut exceeded = pin!(deadlines.clone().exceeded(docker, container));
         let mut known = self.pending()?.known();
-        // Of all its output, which is read from the beginning.
+        // Counts all of its output, which is read from the beginning.
         let mut stored = 0;
         let over = CancellationToken::new();
         let pieces = docker.logs(container, over.clone());
         let mut pieces = pin!(pieces.ready_chunks(PIECES_AT_ONCE));
         loop {
-            // Nothing more is decided about what has ended or is being stopped.
+            // A build that has ended or is being stopped is not stopped again.
             let may_stop = !self.is_stopped() && followed.exit.is_none();
             let stop = tokio::select! {
                 pieces = pieces.next() => {
@@ -320,8 +320,8 @@ impl BuildTask {
                     self.write_output(pieces, &mut known, &mut stored, container).await?;
                     continue;
                 }
-                // Asked for at once, so that the answer is there when the output ends; one that
-                // is not to come must be asked for again while the container runs.
+                // The wait begins at once, so that the result is there when the output ends; if it fails, it
+                // must be repeated while the container runs.
                 exit = &mut followed.ended, if followed.exit.is_none() => {
                     followed.exit = Some(exit.map_err(container_failed)?);
                     over.cancel();
@@ -331,7 +331,7 @@ impl BuildTask {
                     followed.note(event);
                     continue;
                 }
-                // After that, whatever broke was not the Engine.
+                // The Engine does not stop: only the connection broke.
                 () = engine_shutdown(&followed.engine_gone) => {
                     followed.engine_gone = None;
                     continue;
@@ -350,20 +350,20 @@ impl BuildTask {
         }
     }
 
-    /// Whether a container that succeeded lost a process for want of memory, where no event said so:
-    /// asked only where that is likely to be missed. A failure was asked for it by now.
+    /// Whether a container that succeeded lost a process for want of memory without an event: asked only
+    /// where the event was likely missed. A failed container was asked already.
     async fn was_oom_killed(&mut self, container: &str, exit: &Exit) -> Result<bool, Interruption> {
         if exit.code != 0 || exit.oom_killed || !self.may_run_out_of_memory {
             return Ok(false);
         }
         let docker = self.shared.docker.clone();
         let status = self.cancellable(docker.container_status(container)).await?;
-        // An Engine that does not say leaves it at that: the build succeeded.
+        // If the Engine does not answer, the build counts as succeeded.
         Ok(matches!(status, Ok(ContainerStatus::Ended(exit, _)) if exit.oom_killed))
     }
 
-    /// Writes output into the log but for what it has already, and stops a build that prints too
-    /// much, or has the Engine store too much of it.
+    /// Writes output into the log, without the part that the log has already, and stops a build that prints
+    /// too much or makes the Engine store too much.
     async fn write_output(
         &mut self,
         pieces: Vec<Result<Output, docker::Error>>,
@@ -383,7 +383,7 @@ impl BuildTask {
                     }
                     let length = piece.bytes.len() as u64;
                     *stored = stored.saturating_add(piece.stored());
-                    // No more than the length of the piece, which is in memory.
+                    // It is at most the length of the piece, which is in memory.
                     let exceeded = (*known).min(length);
                     *known -= exceeded;
                     bytes.extend_from_slice(&piece.bytes[exceeded as usize..]);
@@ -405,7 +405,7 @@ impl BuildTask {
         };
         if let Some(stopped) = stopped.filter(|_| !is_stopped) {
             self.decide_stop(stopped.clone()).await?;
-            // At once: what it prints from now on is not kept.
+            // Killed at once: later output is not stored.
             let docker = self.shared.docker.clone();
             let killed = self.cancellable(docker.kill(container)).await?;
             killed.map_err(container_failed)?;
@@ -418,19 +418,19 @@ impl BuildTask {
     }
 }
 
-/// A container whose output is followed, and what is known of it by now.
+/// A container whose output is followed, and its state as far as it is known.
 struct Followed<'a> {
     docker: &'a Docker,
     container: &'a str,
     deadlines: Deadlines,
-    /// Brings its end about; that it has ended is known from `ended` and from the end of the output.
+    /// Stops the container; `ended` and the end of the output show that it has ended.
     stopping: OptionFuture<BoxFuture<'a, Result<(), docker::Error>>>,
     ended: BoxFuture<'a, Result<Exit, docker::Error>>,
     watch: Watch,
     exit: Option<Exit>,
-    /// It was sent a signal.
+    /// It received a signal.
     is_signalled: bool,
-    /// It had no memory left.
+    /// It ran out of memory.
     is_out_of_memory: bool,
     /// Why the Engine was gone, and since when.
     engine_gone: Option<(docker::Error, Instant)>,
@@ -444,7 +444,7 @@ impl<'a> Followed<'a> {
             deadlines,
             stopping: None.into(),
             ended: docker.wait(container).boxed(),
-            // From the beginning: who is asked at the end may be the next Engine already.
+            // The watch begins first: at the end, the next Engine may answer already.
             watch: docker.watch(container),
             exit: None,
             is_signalled: false,
@@ -465,7 +465,7 @@ impl<'a> Followed<'a> {
         }
     }
 
-    /// What happened last may have come with the end of the output.
+    /// The last event may have come with the end of the output.
     fn note_last_events(&mut self) {
         while self.engine_gone.is_none()
             && let Some(Ok(event)) = self.watch.next().now_or_never()
@@ -475,7 +475,7 @@ impl<'a> Followed<'a> {
     }
 }
 
-/// Waits as long as an Engine that has gone goes on ending containers; for ever where none has.
+/// Waits as long as a stopping Engine may still end containers; for ever if no Engine stops.
 async fn engine_shutdown(gone: &Option<(docker::Error, Instant)>) {
     match gone {
         Some((_, at)) => tokio::time::sleep_until(*at + ENGINE_SHUTDOWN_TIMEOUT).await,
@@ -487,7 +487,7 @@ fn container_failed(source: docker::Error) -> Interruption {
     Interruption::Container { source }
 }
 
-/// Whether the Engine stores more of a build's output than the limit of its log allows.
+/// Whether the Engine stores more of a build's output than its log limit allows.
 fn stores_too_much(stored: u64, limit: u64) -> bool {
     let most = limit.saturating_mul(STORED_PER_BYTE);
     stored > most.saturating_add(STORED_ANYWAY)
@@ -501,7 +501,7 @@ fn is_engine_kill(exit: &Exit) -> bool {
 mod tests {
     use super::*;
 
-    /// What is stored for a log that is as long as its limit, of lines of so many bytes.
+    /// The bytes stored for a log as long as its limit, of lines of this many bytes.
     fn stored(limit: u64, line: u64) -> u64 {
         let output = Output {
             stream: Stream::Stdout,

@@ -1,7 +1,7 @@
-//! What a container finds beside its params: the directories that its image declares, its home
-//! directory, and where package managers keep their caches.
+//! A container's surroundings besides its params: the directories that its image declares, its home
+//! directory, and the cache directories of package managers.
 //!
-//! An image is asked once what it declares, and whether it knows the user that runs in it.
+//! An image is inspected once for what it declares, and whether it has the user that runs in it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
@@ -12,19 +12,19 @@ use parking_lot::Mutex;
 use crate::build::MountPoint;
 use crate::docker::{self, Docker, ImageConfig};
 
-/// Images remembered; past it all are forgotten, which costs some questions each.
+/// Images remembered; beyond that all are dropped, which costs some requests each.
 const MAX_KNOWN: usize = 4_096;
 
-/// Where the data of a build is in its container.
+/// The path of a build's data in its container.
 const DATA: &str = "/data";
 
-/// The home directory of a user that the image does not know. No image has a directory there, and
-/// what is mounted at `/home` or `/root` is not in its way.
+/// The home directory of a user that the image does not have. No image has a directory there, and mounts at
+/// `/home` or `/root` do not conflict with it.
 pub(super) const HOME: &str = "/mistry/home";
 
-/// Variables that tell package managers where their caches are; all but the first for those that do
-/// not keep to it. npm reads its own in any case of letters. Yarn 1 has the folder, Yarn 2 and later
-/// keep it in the global folder unless told otherwise.
+/// Variables with the cache directories of package managers; all but the first for those that ignore it. npm
+/// reads its own in upper or lower case. Yarn 1 uses the folder, Yarn 2 and later the global folder unless
+/// configured otherwise.
 const CACHES: [(&str, &str); 5] = [
     ("XDG_CACHE_HOME", "/data/cache"),
     ("npm_config_cache", "/data/cache/npm"),
@@ -33,13 +33,13 @@ const CACHES: [(&str, &str); 5] = [
     ("BUNDLE_USER_CACHE", "/data/cache/bundler"),
 ];
 
-/// What is known of images.
+/// Properties of images.
 #[derive(Debug, Default)]
 pub(super) struct Surroundings {
     known: Mutex<HashMap<String, Arc<Known>>>,
 }
 
-/// What is known of one image.
+/// Properties of one image.
 #[derive(Debug, Default)]
 struct Known {
     config: ImageConfig,
@@ -47,15 +47,15 @@ struct Known {
     users: Mutex<HashMap<Inhabitant, bool>>,
 }
 
-/// A user, and what is mounted: it may bring a list of users of its own.
+/// A user, and the mounts: they may contain another list of users.
 type Inhabitant = (u32, BTreeMap<PathBuf, String>);
 
-/// What the containers of an image need on disk, and what they are told.
+/// The directories and variables for the containers of an image.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Declared {
     /// Directories below the build's `data`, relative to it.
     pub(super) directories: Vec<PathBuf>,
-    /// Those of them that must be mounted by name, or the Engine mounts a volume of its own there.
+    /// Those that must be mounted by name, or the Engine mounts an anonymous volume there.
     pub(super) volumes: Vec<PathBuf>,
     /// The image sets `HOME`.
     pub(super) has_home: bool,
@@ -64,7 +64,7 @@ pub(super) struct Declared {
 }
 
 impl Surroundings {
-    /// What an image says of its containers.
+    /// The declarations of an image.
     pub(super) async fn declared(
         &self,
         docker: &Docker,
@@ -101,7 +101,7 @@ impl Surroundings {
         users.get(&(user, mounts.clone())).copied()
     }
 
-    /// Remembers whether a user has a home directory in an image.
+    /// Records whether a user has a home directory in an image.
     pub(super) fn found(
         &self,
         image: &str,
@@ -145,7 +145,7 @@ impl Declared {
         Declared {
             directories,
             volumes,
-            // The runtime takes an empty one for none.
+            // The runtime treats an empty value as unset.
             has_home: config.environment.iter().any(|set| {
                 set.strip_prefix("HOME=")
                     .is_some_and(|home| !home.is_empty())
@@ -157,8 +157,8 @@ impl Declared {
     }
 }
 
-/// What a container's home directory needs, given what its author mounts: the places in it that are
-/// mounted over; `None` where the author's mounts have its place.
+/// The mount points in a container's home directory, given the author's mounts; `None` if the author's mounts
+/// replace it.
 pub(super) fn mounted_in_home(mounts: &BTreeMap<PathBuf, String>) -> Option<Vec<MountPoint>> {
     let home = Path::new(HOME);
     let mut inside = Vec::new();
@@ -177,14 +177,14 @@ pub(super) fn mounted_in_home(mounts: &BTreeMap<PathBuf, String>) -> Option<Vec<
     Some(inside)
 }
 
-/// The path of a container's directory relative to `/data`; `None` for one that is not below it.
+/// The path of a container's directory relative to `/data`; `None` if it is elsewhere.
 fn below_data(path: &str) -> Option<PathBuf> {
     let path = clean(path);
     let below = path.strip_prefix(DATA).ok()?;
     (below != Path::new("")).then(|| below.to_owned())
 }
 
-/// An absolute path without `.`, `..` and doubled slashes, as the Engine understands paths of images.
+/// An absolute path without `.`, `..` and doubled slashes, as the Engine resolves paths of images.
 fn clean(path: &str) -> PathBuf {
     let mut clean = PathBuf::from("/");
     for part in Path::new(path).components() {

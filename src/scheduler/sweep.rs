@@ -1,8 +1,8 @@
-//! Containers of ours that no build owns: found by their labels and names, and removed. Containers that
-//! inherited our labels, because their image is ours, have names that we did not give.
+//! Containers made by mistry that no build owns: found by their labels and names, and removed. Containers
+//! that inherited mistry's labels from their image have other names.
 //!
-//! An earlier process has left them, or an Engine that went away when they were to be removed, or one
-//! that made them and did not say so. None is left when a process makes its first container.
+//! An earlier process has left them, or an Engine that went away during their removal, or one that made them
+//! without reporting it. None is left when a process makes its first container.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,46 +20,47 @@ use crate::job::JobId;
 pub(super) const JOB: &str = "mistry.job";
 /// The label with its project's name.
 pub(super) const PROJECT: &str = "mistry.project";
-/// The label that tells executions of one job apart.
+/// The label that distinguishes executions of one job.
 pub(super) const ATTEMPT: &str = "mistry.attempt";
 
 /// The longest pause between two tries: a host may have a container for weeks that Docker cannot
 /// remove.
 const MAX_SWEEP_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long a daemon that ends waits for the removal of a container. An Engine on a busy host needs some
-/// seconds; the daemon gives all that goes on ten, and then ends. The next start removes what is left.
+/// How long a stopping daemon waits for the removal of a container. An Engine on a busy host needs some
+/// seconds; the daemon waits ten for all its tasks, and then exits. The next start removes the rest.
 const LAST_REMOVAL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a sweep came to.
+/// The result of a sweep.
 #[derive(Debug, Default)]
 pub(super) struct SweepResult {
     /// Containers that were removed.
     pub(super) removed: usize,
-    /// Why the first of those that were not could not be.
+    /// The error of the first failed removal.
     pub(super) first_error: Option<docker::Error>,
-    /// One of those runs.
+    /// A remaining one runs.
     is_running: bool,
-    /// A build may be about to use it; if not, it is to be looked at again.
+    /// A build may be about to use it; it must be checked again.
     may_be_in_use: bool,
 }
 
 impl SweepResult {
-    /// There is nothing left to be done.
+    /// No container is left.
     fn is_clean(&self) -> bool {
         self.first_error.is_none() && !self.may_be_in_use
     }
 }
 
-/// Makes sure that no container runs that no build owns. One that is dead and cannot be removed harms
-/// no build: it is tried again in the background.
+/// Ensures that no container runs without a build that owns it. A stopped one that cannot be removed does not
+/// harm builds: its removal is tried again in the background.
 pub(super) async fn ensure_swept(shared: &Arc<Shared>) -> Result<(), docker::Error> {
     let _one_at_a_time = shared.sweeper.sweeping.lock().await;
     let requests = {
         let state = shared.sweeper.state();
         if state.clean {
             if state.retrying {
-                // Not waited for; but with a build under way the Engine may have changed its mind.
+                // This does not wait for it; but with a build under way the Engine may now be able to remove
+                // it.
                 shared.retry_removal.notify_one();
             }
             return Ok(());
@@ -79,8 +80,8 @@ pub(super) async fn ensure_swept(shared: &Arc<Shared>) -> Result<(), docker::Err
     }
 }
 
-/// There may be a container that no build owns: it is removed in the background, when the Engine can and
-/// will. The next build looks, too, before it makes one of its own.
+/// Marks that there may be a container without an owner: it is removed in the background, when the Engine
+/// can. The next build also checks, before it creates a container.
 pub(super) fn sweep_soon(shared: &Arc<Shared>) {
     let mut state = shared.sweeper.state();
     state.clean = false;
@@ -88,13 +89,13 @@ pub(super) fn sweep_soon(shared: &Arc<Shared>) {
     keep_trying(shared, &mut state);
 }
 
-/// A task tries in the background until there are none.
+/// Starts a background task that tries until there are none.
 fn keep_trying(shared: &Arc<Shared>, state: &mut SweepState) {
     if std::mem::replace(&mut state.retrying, true) {
         return;
     }
     let soon = shared.clone();
-    // No work in hand: a daemon may end for want of it, and the next start sweeps.
+    // Not counted as activity: an idle daemon may stop, and the next start sweeps.
     shared.tasks.spawn(async move {
         tokio::select! {
             () = sweep_until_clean(&soon) => {}
@@ -103,7 +104,7 @@ fn keep_trying(shared: &Arc<Shared>, state: &mut SweepState) {
     });
 }
 
-/// Waits until the daemon ends and has waited long enough for the removal of containers.
+/// Waits until the daemon stops and has waited long enough for the removal of containers.
 pub(super) async fn removal_grace_over(shared: &Shared) {
     shared.stop.cancelled().await;
     tokio::time::sleep(LAST_REMOVAL_TIMEOUT).await;
@@ -140,7 +141,7 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
             }
         }
         tokio::select! {
-            // No event tells when an Engine comes back, or has got rid of what held a container.
+            // No event reports that an Engine is back, or has released a container.
             () = tokio::time::sleep(pause) => {}
             () = shared.retry_removal.notified() => {}
             () = shared.stop.cancelled() => return,
@@ -149,7 +150,7 @@ async fn sweep_until_clean(shared: &Arc<Shared>) {
     }
 }
 
-/// Removes every container of ours that no active build owns, as far as the Engine does it.
+/// Removes every container of mistry that no active build owns, as far as the Engine can.
 pub(super) async fn sweep(shared: &Shared) -> Result<SweepResult, docker::Error> {
     let ours = BTreeMap::from([(INSTANCE.to_owned(), shared.store.instance().to_owned())]);
     let mut sweep = SweepResult::default();
@@ -163,7 +164,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<SweepResult, docker::Error>
         for removed in removed {
             match removed {
                 Ok(count) => sweep.removed += count,
-                // It is no build's, and does not run for long: no build waits for its end.
+                // It is no build's, and does not run for long: builds do not wait for its end.
                 Err(error) => drop(sweep.first_error.get_or_insert(error)),
             }
         }
@@ -177,7 +178,7 @@ pub(super) async fn sweep(shared: &Shared) -> Result<SweepResult, docker::Error>
             if own.as_ref() == Some(&container.id) {
                 continue;
             }
-            // It may have been made this moment: what runs is known to its build before it does.
+            // It may be new: a running container is known to its build before it starts.
             if own.is_none() && !container.running {
                 sweep.may_be_in_use = true;
                 continue;
@@ -199,13 +200,13 @@ pub(super) async fn sweep(shared: &Shared) -> Result<SweepResult, docker::Error>
     Ok(sweep)
 }
 
-/// The name of the container of a build; with its labels it tells that a container is ours.
+/// The name of a build's container; with its labels it shows that a container is mistry's.
 pub(super) fn container_name(instance: &str, job: &str, attempt: &str) -> String {
     let short = |text: &str, digits| text.get(..digits).unwrap_or(text).to_owned();
     format!("mistry-{}-{}-{attempt}", short(instance, 8), short(job, 16))
 }
 
-/// True when we made this container for a build.
+/// True when mistry made this container for a build.
 fn is_ours(found: &docker::Found, instance: &str) -> bool {
     let label = |key| found.labels.get(key).map(String::as_str);
     let (Some(job), Some(attempt)) = (label(JOB), label(ATTEMPT)) else {
@@ -214,15 +215,15 @@ fn is_ours(found: &docker::Found, instance: &str) -> bool {
     label(INSTANCE) == Some(instance) && found.name == container_name(instance, job, attempt)
 }
 
-/// True when the builder made this container to set the labels of an image of ours, and was cut off. It
-/// never runs. To be asked while no image is built.
+/// True when the builder made this container to set the labels of a mistry image, and was interrupted. It
+/// never runs. Call this only while no image is built.
 fn is_label_step(found: &docker::Found) -> bool {
     let is_nop = found.command.contains("#(nop)") && found.command.contains("LABEL");
     is_nop && found.command.contains("mistry.") && !found.running && !found.labels.contains_key(JOB)
 }
 
-/// Whether the record of a build that no daemon is at now names this container: the next daemon
-/// follows it.
+/// Whether the record of a build without a task in this daemon names this container: the next daemon follows
+/// it.
 async fn is_awaited(shared: &Shared, id: JobId, container: &docker::Found) -> bool {
     let Some(project) = container.labels.get(PROJECT).and_then(|p| p.parse().ok()) else {
         return false;

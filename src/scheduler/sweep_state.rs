@@ -1,13 +1,13 @@
-//! Whether there may be containers that no build owns.
+//! Whether there may be containers without a build that owns them.
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// How it stands with them.
+/// The state of such containers.
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
-    /// Held for a look or a change: that there may be one is said without waiting for the Engine.
+    /// Locked briefly: marking that there may be one must not wait for the Engine.
     state: Mutex<SweepState>,
-    /// Held while a build looks for them: the others wait for what it finds.
+    /// Held while a build sweeps: the other builds wait for its result.
     pub(super) sweeping: tokio::sync::Mutex<()>,
 }
 
@@ -15,9 +15,9 @@ pub(super) struct Sweeper {
 pub(super) struct SweepState {
     /// None of them runs.
     pub(super) clean: bool,
-    /// How often it was said that there may be one.
+    /// How often it was marked that there may be one.
     pub(super) requests: u64,
-    /// A task tries until there are none.
+    /// A background task tries until there are none.
     pub(super) retrying: bool,
 }
 

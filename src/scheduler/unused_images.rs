@@ -1,9 +1,9 @@
-//! Images, layers and containers that image builds of ours have left, removed when nothing needs them.
+//! Removes images, layers and containers that mistry's image builds have left, when they are unused.
 //!
-//! The classic builder leaves stages, the layers of builds that failed and now and then a container,
-//! and none of them carries a label. So what image builds make is written down while they make it, and
-//! what is removed is looked for there. Nothing is removed that has a name, a child or a container, or
-//! that was there before the image build that is said to have made it.
+//! The classic builder leaves stages, the layers of failed builds and now and then a container, without a
+//! label. So what an image build makes is recorded while it runs, and only recorded items are removed.
+//! Nothing is removed that has a name, a child or a container, or that existed before the image build that is
+//! recorded as its origin.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,8 +17,8 @@ use crate::docker::{self, FoundImage, Pruned};
 use crate::project::ProjectName;
 
 impl Images {
-    /// Removes what is not used. Nothing is while an image is built: the builder may be about to use
-    /// it, and what it leaves is looked at when it has ended.
+    /// Removes unused items. None are removed while an image is built: the builder may be about to use them,
+    /// and they are checked when it has ended.
     pub(super) async fn remove_unused(&self, which: &Unused) -> Result<Pruned, docker::Error> {
         let Some(idle) = self.idle() else {
             return Ok(Pruned::default());
@@ -78,8 +78,8 @@ impl Images {
         Ok(pruned)
     }
 
-    /// Removes containers that image builds have left: those of a builder that was cut off. Returns how
-    /// many. To be called while no image is built.
+    /// Removes containers that interrupted image builds have left. Returns how many. Call this only while no
+    /// image is built.
     pub(super) async fn remove_step_containers(
         &self,
         records: &BTreeMap<ProjectName, ImageRecords>,
@@ -110,7 +110,7 @@ impl Images {
         Ok(removed)
     }
 
-    /// What is remembered of the images of all projects.
+    /// The records of the images of all projects.
     pub(super) async fn all_records(&self) -> BTreeMap<ProjectName, ImageRecords> {
         let store = self.store.clone();
         let read = blocking(move || store.all_image_records());
@@ -127,9 +127,9 @@ impl Images {
         }
     }
 
-    /// Removes images without a name that are ours and not remembered: those of earlier versions, or
-    /// where the record was lost. That our label is the last thing that was done to them tells them from
-    /// commits and children, which inherit it.
+    /// Removes images without a name that mistry made but has no record of: those of earlier versions, or
+    /// with a lost record. Setting mistry's label was the last step in making them, unlike commits and
+    /// children, which inherit it.
     async fn remove_unknown(
         &self,
         there: &mut Forest,
@@ -150,7 +150,7 @@ impl Images {
         for id in labelled {
             let made_by = self.docker.newest_instruction(&id).await?;
             let is_ours = made_by.contains("#(nop)") && made_by.contains("LABEL mistry.");
-            // Its layers are not remembered either.
+            // Its layers are not recorded either.
             if is_ours && self.docker.remove_image(&id, true).await? {
                 there.remove(&id, pruned);
             }
@@ -158,7 +158,7 @@ impl Images {
         Ok(())
     }
 
-    /// Removes those that nothing is built on, and then those that this leaves without children.
+    /// Removes images without children, and then those that this leaves without children.
     async fn remove_leaves(
         &self,
         there: &mut Forest,
@@ -190,7 +190,7 @@ impl Images {
     }
 }
 
-/// The images on the host, and how many others are built on each.
+/// The images on the host, and the number of children of each.
 struct Forest {
     images: HashMap<String, FoundImage>,
     children: HashMap<String, usize>,
@@ -209,8 +209,8 @@ impl Forest {
         }
     }
 
-    /// The full id of an image without a name that begins so and was made at that second or later;
-    /// `None` where more than one does.
+    /// The full id of an image without a name that has this prefix and was made at that second or later;
+    /// `None` if several match.
     fn unnamed(&self, id: &str, made: i64) -> Option<String> {
         let mut found = self
             .images
@@ -229,7 +229,7 @@ impl Forest {
                 .is_none_or(|children| *children == 0)
     }
 
-    /// Notes that an image is gone.
+    /// Records that an image was removed.
     fn remove(&mut self, id: &str, pruned: &mut Pruned) {
         let Some(image) = self.images.remove(id) else {
             return;

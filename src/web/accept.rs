@@ -1,4 +1,4 @@
-//! What errors of accept(2) mean.
+//! The handling of errors of accept(2).
 
 use std::io;
 
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 /// What an accept loop does after an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterError {
-    /// Accepts the next connection: this client is gone, or the network has dropped it.
+    /// Accepts the next connection: this client has disconnected, or the network has dropped it.
     AcceptNext,
     /// Waits until descriptors or memory were freed, and tries again.
     WaitForResources,
@@ -15,11 +15,12 @@ pub(super) enum AfterError {
     Stop,
 }
 
-/// What to do after `error` of accept(2). Only an error of this process ends a loop: all others are temporary,
-/// as the manual says of the errors of networks and of firewalls, and as later kernels may add them.
+/// What to do after `error` of accept(2). Only an error of this process ends a loop: all others are
+/// temporary, as the manual says of the errors of networks and of firewalls, and as later kernels may add
+/// them.
 pub(super) fn after_error(error: &io::Error) -> AfterError {
     let Some(errno) = Errno::from_io_error(error) else {
-        // The runtime ends.
+        // The runtime stops.
         return AfterError::Stop;
     };
     match errno {

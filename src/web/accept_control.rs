@@ -60,7 +60,7 @@ impl AcceptControl {
         self.send(AcceptCommand::HealthCheck).await;
     }
 
-    /// After its return no connection is accepted, until [`AcceptControl::resume`].
+    /// No connection is accepted after this returns, until [`AcceptControl::resume`].
     pub async fn pause(&self) {
         self.send(AcceptCommand::Pause).await;
     }

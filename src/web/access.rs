@@ -2,11 +2,11 @@
 //!
 //! - Over TCP the host that a request names must be one of this server's, so that no other name can be bound
 //!   to it (DNS rebinding).
-//! - What changes something must be JSON and must not come from a page of another site.
-//! - With a tokens file, what changes something over TCP needs a token, and reading, too, where
-//!   it is not public. The unix socket is guarded by its mode and group.
+//! - A request that changes something must be JSON and must not come from a page of another site.
+//! - With a tokens file, changing something over TCP needs a token, and reading, too, unless it is public.
+//!   The unix socket is protected by its mode and group.
 //! - Over TCP, a trusted proxy names its client ([`Proxies`]).
-//! - To read, a browser's cookie is enough.
+//! - A browser's cookie is enough for reading.
 
 use std::sync::Arc;
 
@@ -23,23 +23,23 @@ use super::response;
 use super::tokens::{self, Scope, Token, TokensFile};
 use crate::build::Secret;
 
-/// What needs no token over TCP, where there is a tokens file.
+/// The requests that need no token over TCP, if there is a tokens file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Public {
-    /// To read.
+    /// Reading.
     Read,
-    /// Nothing but `/healthz`.
+    /// Only `/healthz`.
     Nothing,
 }
 
 /// The rules.
 #[derive(Debug)]
 pub struct Access {
-    /// Names under which clients may address us; lower case.
+    /// Names by which clients may address the server; lower case.
     pub hosts: Vec<String>,
     /// Without one, everything is allowed.
     pub tokens: Option<Arc<TokensFile>>,
-    /// What needs no token.
+    /// Requests without a token.
     pub public: Public,
     /// The token of this process, for programs that may read its lock file.
     pub local: Option<Token>,
@@ -152,7 +152,7 @@ impl Access {
     }
 }
 
-/// The token that a request shows.
+/// The token in a request.
 fn bearer(headers: &HeaderMap) -> Option<String> {
     headers
         .get(AUTHORIZATION)
@@ -162,10 +162,10 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
         .map(|(_, secret)| secret.trim().to_owned())
 }
 
-/// The tokens that are in the file now.
+/// The current tokens of the file.
 async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, ApiError> {
-    // None is refused, so that clients that read do not keep out clients that build. The number of connections
-    // is a bound.
+    // No read is refused, so that clients that read do not keep out clients that build. The number of
+    // connections is the limit.
     let (turns, file) = (file.turns.of(peer.client()), file.clone());
     match turns.wait(move |_turn| file.current()).await {
         Ok(Ok(current)) => Ok(current),
@@ -185,7 +185,7 @@ pub(super) fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// A browser names the origin of the page that sends a request. Other clients name none, and pass.
+/// A browser sends the origin of the page that makes a request. Other clients send none, and are accepted.
 fn check_origin(request: &Parts) -> Result<(), ApiError> {
     let headers = &request.headers;
     let site = headers.get("sec-fetch-site");

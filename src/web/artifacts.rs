@@ -1,4 +1,4 @@
-//! Artifacts: all as a tar, or one file or directory, also as pages for people.
+//! Artifacts: all as a tar, or one file or directory, also as pages for browsers.
 
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -31,7 +31,7 @@ use crate::job::JobId;
 use crate::pipe::{self, More, Source};
 use crate::project::ProjectName;
 
-/// Pages of other origins must not embed what a container wrote.
+/// Pages of other origins must not embed files that a container wrote.
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 /// Bytes that are held while the page of a directory is made: its names, its rows and the page.
 const DIRECTORY_PAGE_BYTES: u64 = 6 << 20;
@@ -40,8 +40,8 @@ const FILE_PAGE_BYTES: u64 = 2 << 20;
 /// Bytes that the response with a small file needs besides its content.
 const RESPONSE_BYTES: u64 = 1 << 10;
 
-/// `GET /artifacts/P/ID`: a tar of all, with `?sparse` without the holes of files; or with `?manifest`
-/// what is in it.
+/// `GET /artifacts/P/ID`: a tar of all artifacts, with `?sparse` without the holes of files; with `?manifest`
+/// a list of them.
 pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     if request.flag("manifest")? {
@@ -54,7 +54,7 @@ pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiErro
     );
     let chunks = request.budget.hold(paced::BYTES)?;
     let compress = match response::takes_coding(request.headers(), "zstd") {
-        // A client that takes zstd takes the plain bytes as well.
+        // A client that accepts zstd accepts plain bytes as well.
         true => request.budget.hold(Compressed::<Tar>::BYTES).ok(),
         false => None,
     };
@@ -95,8 +95,7 @@ pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiErro
     Ok(response)
 }
 
-/// A source that keeps what is counted for it: after its client has disconnected, a call may still wait for
-/// the disk.
+/// A source that holds its budget: after its client has disconnected, a call may still wait for the disk.
 struct Counted<S>(
     S,
     #[expect(dead_code, reason = "held until the source is dropped")] Held,
@@ -108,7 +107,7 @@ impl<S: Source> Source for Counted<S> {
     }
 }
 
-/// The artifacts of a build. Where the request counts as a use, that is noted.
+/// Opens the artifacts of a build. If the request counts as a use, that is recorded.
 async fn open_artifacts(
     request: &Request,
     project: &ProjectName,
@@ -124,7 +123,7 @@ async fn open_artifacts(
     Ok(artifacts.await?)
 }
 
-/// Logs why `bytes` could not be sent to their end. The client only sees that the response is incomplete.
+/// Logs why `bytes` were not sent completely. The client only sees that the response is incomplete.
 fn log_errors<S: Stream<Item = std::io::Result<Bytes>>>(
     bytes: S,
     project: &ProjectName,
@@ -159,11 +158,11 @@ async fn manifest(
     Ok(response)
 }
 
-/// `GET /artifacts/P/ID/<path>`: one file, or what is in a directory.
+/// `GET /artifacts/P/ID/<path>`: one file, or the list of a directory.
 pub(super) async fn entry(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     let path = request.artifact().ok_or_else(no_such_artifact)?;
-    // Of a link this is the name of the link.
+    // For a link this is the name of the link.
     let name = path.file_name().unwrap_or_default().to_owned();
     let media = media::of(name.as_bytes());
     let lookup = Lookup {
@@ -188,7 +187,7 @@ pub(super) async fn entry(web: &Web, request: Request) -> Result<Response, ApiEr
     }
 }
 
-/// What a request needs to know of one artifact. It is looked up on a thread that may block.
+/// The parameters of a lookup of one artifact, which runs on a thread that may block.
 struct Lookup {
     /// The file is shown on a page, as this kind of file.
     page_as: Option<Media>,
@@ -201,7 +200,7 @@ struct Lookup {
     is_use: bool,
 }
 
-/// What is at a path.
+/// The entry at a path.
 enum Looked {
     Page(Response),
     Directory,
@@ -238,7 +237,7 @@ impl Lookup {
         metadata: &Metadata,
         media: Media,
     ) -> Result<Looked, ApiError> {
-        // While the page is made.
+        // Held while the page is made.
         let _held = self.budget.hold(FILE_PAGE_BYTES)?;
         self.note_use(artifacts);
         let head = head(file, media).map_err(unreadable)?;
@@ -309,7 +308,7 @@ fn unreadable(error: std::io::Error) -> ApiError {
     }
 }
 
-/// As much of a file as a page shows of one of its kind.
+/// As much of a file as a page shows of its kind.
 fn head(file: File, media: Media) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     if matches!(media, Media::Text | Media::Markup) {
@@ -374,9 +373,9 @@ impl Source for FilePart {
     }
 }
 
-/// Sets the headers that tell a browser how to treat a file. It must never be a page: the browser saves it, or
-/// shows it as the type `inline`, which runs no scripts. A rebuild puts another file at the same address, so a
-/// cached file is revalidated each time.
+/// Sets the headers that tell a browser how to treat a file. It must never be a page: the browser saves it,
+/// or shows it as the type `inline`, which runs no scripts. A rebuild puts another file at the same address,
+/// so a cached file is revalidated each time.
 fn describe(response: &mut Response, name: &[u8], inline: Option<&'static str>) {
     let headers = response.headers_mut();
     let (kind, policy) = match inline {

@@ -8,13 +8,13 @@ use hyper::http::request::Parts;
 /// A host and perhaps a port, in every form that RFC 3986 §3.2 has without a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Authority<'a> {
-    /// As it stands, an IPv6 address with its brackets.
+    /// Unchanged, an IPv6 address with its brackets.
     host: &'a str,
     port: Option<u16>,
 }
 
 impl<'a> Authority<'a> {
-    /// `None` where it breaks the grammar, or names no host.
+    /// `None` if it breaks the grammar, or names no host.
     pub(super) fn parse(text: &'a str) -> Option<Authority<'a>> {
         let (host, after) = if text.starts_with('[') {
             let (host, after) = text.split_at(text.find(']')? + 1);
@@ -29,7 +29,7 @@ impl<'a> Authority<'a> {
         let port = match after.strip_prefix(':') {
             None if after.is_empty() => None,
             None => return None,
-            // A port that is empty is none (RFC 3986 §3.2.3).
+            // An empty port counts as none (RFC 3986 §3.2.3).
             Some("") => None,
             Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Some(port.parse().ok()?)
@@ -45,13 +45,13 @@ impl<'a> Authority<'a> {
         name.to_ascii_lowercase()
     }
 
-    /// True for an address. A name can be bound to this server by anyone who has a domain; an address cannot.
+    /// True for an address. Any owner of a domain can bind a name to this server, but not an address.
     pub(super) fn is_address(&self) -> bool {
         address_in(self.host).is_some() || self.name().parse::<IpAddr>().is_ok()
     }
 
-    /// True when `origin`, a browser's `Origin`, names a page of this host and port. Where the port is
-    /// left out it is the one of the origin's scheme: whether a proxy spoke TLS is not known here.
+    /// True when `origin`, a browser's `Origin`, names a page of this host and port. Without a port, the
+    /// default of the origin's scheme counts: whether a proxy used TLS is not known here.
     pub(super) fn is_origin(&self, origin: &str) -> bool {
         let Some((scheme, authority)) = origin.split_once("://") else {
             return false;
@@ -68,12 +68,12 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// What may stand in a registered name: unreserved letters, escapes and sub-delimiters.
+/// The characters of a registered name: unreserved letters, escapes and sub-delimiters.
 fn is_in_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte)
 }
 
-/// The IPv6 address in brackets; a zone after it is the client's own affair.
+/// The IPv6 address in brackets; a zone after it matters to the client only.
 fn address_in(host: &str) -> Option<Ipv6Addr> {
     let inside = host.strip_prefix('[')?.strip_suffix(']')?;
     let (address, zone) = inside.split_once('%').unwrap_or((inside, ""));

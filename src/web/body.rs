@@ -10,14 +10,14 @@ use super::pace::Pace;
 use crate::budget::{Budget, Client, Held};
 use crate::scheduler;
 
-/// Bytes of a usual body. Handlers that need only a few keys accept no more.
+/// Bytes of an ordinary body. Handlers that need only a few keys accept no more.
 pub(super) const SMALL: usize = 64 << 10;
 
 /// A body that was read whole.
 #[derive(Debug)]
 pub(super) struct ReceivedBody {
     pub(super) bytes: Vec<u8>,
-    /// What is counted for it.
+    /// The budget that it uses.
     pub(super) held: Held,
 }
 

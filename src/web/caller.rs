@@ -1,31 +1,31 @@
-//! Who sends a request: the peer of its connection, and the caller as which it is let in.
+//! The sender of a request: the peer of its connection, and the caller that it is identified as.
 
 use std::net::IpAddr;
 
 use super::tokens::Token;
 use crate::budget::Client;
 
-/// Where a request comes from.
+/// The origin of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// Over TCP, from an address of its own or one that a trusted proxy has named.
+    /// Over TCP, from its own address or one that a trusted proxy has named.
     Tcp(IpAddr),
     /// Over TCP from a trusted proxy that has named no client.
     Proxy(IpAddr),
-    /// Over the unix socket, from this user, where the kernel knows it.
+    /// Over the unix socket, from this user, if the kernel knows it.
     Unix(Option<u32>),
 }
 
-/// The client of a request, once it was let in.
+/// The client of a request that was admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller {
     /// `token NAME`, `uid N`, or an address. It is recorded with the jobs that the caller submits.
     pub(super) name: String,
     /// It may also change the jobs of other callers.
     pub(super) is_admin: bool,
-    /// It has shown no token where there are tokens: it may read at most.
+    /// It has sent no token although there are tokens: it may only read.
     pub(super) is_anonymous: bool,
-    /// The token that was shown, if one was.
+    /// The token that was sent, if any.
     pub(super) token: Option<Token>,
 }
 
@@ -39,7 +39,7 @@ impl Peer {
         }
     }
 
-    /// A client that shows no token.
+    /// A client that has sent no token.
     pub(super) fn caller(self) -> Caller {
         Caller {
             name: match self {

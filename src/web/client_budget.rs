@@ -24,7 +24,7 @@ impl ClientBudget {
     /// Holds `bytes` for the client, until the value is dropped.
     ///
     /// # Errors
-    /// 503 where the server holds as much as it may.
+    /// 503 if the server holds as much as it may.
     pub(super) fn hold(&self, bytes: u64) -> Result<Held, ApiError> {
         let held = self.budget.hold(self.client, bytes);
         held.ok_or_else(ApiError::over_budget)
@@ -34,14 +34,14 @@ impl ClientBudget {
     /// [`WAIT_TIMEOUT`] at most.
     ///
     /// # Errors
-    /// 503 where that takes longer, or where `bytes` is more than the client can ever hold.
+    /// 503 if that takes longer, or if `bytes` is more than the client can ever hold.
     pub(super) async fn wait(&self, bytes: u64) -> Result<Held, ApiError> {
         let waiting = self.budget.wait(self.client, bytes);
         let held = tokio::time::timeout(WAIT_TIMEOUT, waiting).await;
         held.ok().flatten().ok_or_else(ApiError::over_budget)
     }
 
-    /// Holds `bytes` that are useful but not needed, where half of the budget is free.
+    /// Holds `bytes` that are useful but not necessary, if half of the budget is free.
     pub(super) fn hold_where_plenty(&self, bytes: u64) -> Option<Held> {
         let is_plenty = self.budget.held() < self.budget.most() / 2;
         is_plenty.then(|| self.budget.hold(self.client, bytes))?

@@ -20,7 +20,7 @@ pub(super) async fn collect(web: &Web, request: Request) -> Result<Response, Api
     let gc = GcRequest::read(&body.bytes)
         .map_err(|error| ApiError::bad_request(format!("the request cannot be read: {error}")))?;
     drop(body);
-    // Before anything is removed: the response that lists it must not be refused afterwards.
+    // Held before anything is removed: the response that lists it must not be refused afterwards.
     let mut held = list::hold(&budget)?;
     let collection = web.scheduler.collect(gc.policy, gc.dry_run).await?;
     let frame = frame(&collection, gc.dry_run);
@@ -58,7 +58,7 @@ pub(super) async fn remove(web: &Web, request: Request) -> Result<Response, ApiE
     Ok(response::no_content())
 }
 
-/// What a collection did, as clients read it.
+/// The result of a collection, for clients.
 pub fn gc_view(collection: &Collection, dry_run: bool) -> GcView {
     let removals = collection.plan.removals.iter();
     GcView {
@@ -79,7 +79,7 @@ fn removed_view(removal: &Removal) -> RemovedView {
     }
 }
 
-/// What a collection did, without the builds that were removed.
+/// The result of a collection, without the list of removed builds.
 fn frame(collection: &Collection, dry_run: bool) -> GcView {
     let plan = &collection.plan;
     GcView {

@@ -7,16 +7,16 @@ use zstd::zstd_safe::{CCtx, CParameter, InBuffer, OutBuffer, get_error_name};
 use crate::budget::Held;
 use crate::pipe::{CHUNK, More, Source};
 
-/// The fastest level: artifacts are sent once, and the line is rarely slower than that.
+/// The fastest level: artifacts are sent once, and the network is rarely faster than that.
 const LEVEL: i32 = 1;
-/// Steps of one call, which may write nothing of what compresses well: half a megabyte is read.
+/// Steps of one call, which may produce no output for data that compresses well: half a megabyte is read.
 const MAX_STEPS: usize = 16;
 
 /// A source whose bytes are compressed.
 pub(super) struct Compressed<S> {
     source: S,
     encoder: CCtx<'static>,
-    /// What was read and how much of it the encoder has taken.
+    /// The bytes that were read, and how many of them the encoder has taken.
     plain: Vec<u8>,
     taken: usize,
     is_read: bool,
@@ -24,7 +24,7 @@ pub(super) struct Compressed<S> {
 }
 
 impl<S> Compressed<S> {
-    /// What is held for a client besides the source, in bytes: the encoder at this level, and a chunk.
+    /// Bytes that are held for a client besides the source: the encoder at this level, and a chunk.
     pub(super) const BYTES: u64 = (1536 + 64) << 10;
 
     /// `held` counts [`Compressed::BYTES`].
@@ -54,7 +54,7 @@ impl<S: Source> Source for Compressed<S> {
     fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More> {
         to.reserve(CHUNK);
         for _ in 0..MAX_STEPS {
-            // The encoder writes into the capacity behind the bytes that are there.
+            // The encoder writes into the capacity after the existing bytes.
             let before = to.len();
             if before == to.capacity() {
                 break;
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_is_compressed_is_what_was_read_in_chunks_and_no_more_memory_than_is_counted() {
-        // Half of it compresses well, half of it does not.
+        // Half of the data compresses well, half of it does not.
         let mut state = 1_u32;
         let mut random = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

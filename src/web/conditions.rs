@@ -1,8 +1,9 @@
-//! Conditional requests (RFC 9110 §13): whether the client has the current content already, or expects another.
+//! Conditional requests (RFC 9110 §13): whether the client has the current content already, or expects
+//! another.
 //!
-//! Nothing here has a date of modification, because what builds leave may carry any date. So
-//! `If-Modified-Since` and `If-Unmodified-Since` are ignored (§13.1.3, §13.1.4), and a date in
-//! `If-Range` matches nothing.
+//! No content here has a date of modification, because files of builds may have any date. So
+//! `If-Modified-Since` and `If-Unmodified-Since` are ignored (§13.1.3, §13.1.4), and a date in `If-Range`
+//! matches nothing.
 
 use hyper::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE};
 
@@ -39,7 +40,7 @@ pub(super) fn allow_range(headers: &HeaderMap, etag: &str) -> bool {
     }
 }
 
-/// An entity tag as a client names it, with its quotes.
+/// An entity tag as the client sent it, with its quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tag<'a> {
     is_weak: bool,
@@ -65,7 +66,7 @@ fn names(headers: &HeaderMap, header: HeaderName, wanted: impl Fn(Tag<'_>) -> bo
     })
 }
 
-/// The entity tags of a list, up to its first mistake. Commas may stand inside the quotes.
+/// The entity tags of a list, up to its first error. Commas may be inside the quotes.
 pub(super) fn tags(text: &str) -> impl Iterator<Item = Tag<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -135,7 +136,7 @@ mod tests {
             (&[("if-match", "\"x\"")], Failed),
             (&[("if-match", "a,b")], Failed),
             (&[("if-match", "")], Failed),
-            // What was to be the same decides first.
+            // `If-Match` decides first.
             (
                 &[("if-match", "\"x\""), ("if-none-match", "\"a,b\"")],
                 Failed,
@@ -144,7 +145,7 @@ mod tests {
                 &[("if-match", "\"a,b\""), ("if-none-match", "\"a,b\"")],
                 NotModified,
             ),
-            // There are no dates.
+            // Dates are ignored.
             (&[("if-modified-since", future)], Proceed),
             (&[("if-unmodified-since", past)], Proceed),
             (

@@ -1,11 +1,10 @@
 //! A client's connection, read and written by hyper, and watched for its end meanwhile.
 //!
-//! A client may close its sending side and still wait for the answer (RFC 9112 §9.6 leaves that to TCP).
-//! TCP tells this from a client that is gone only when something is sent: on the wire both are a FIN. So
-//! a client that sends no more is answered; what it wants only while it is connected
-//! (`cancel_on_disconnect`) it wants no more. One that is gone altogether is noticed by its RST, which
-//! the next write brings, or a keepalive probe once its kernel has forgotten the connection; over a unix
-//! socket at once.
+//! A client may close its sending side and still wait for the response (RFC 9112 §9.6 leaves that to TCP).
+//! TCP tells this from a client that is gone only when something is sent: on the wire both are a FIN. So a
+//! half-closed client gets its response, but no longer counts as a waiter of a build
+//! (`cancel_on_disconnect`). A client that is gone is noticed by its RST, after the next write, or after a
+//! keepalive probe once its kernel has forgotten the connection; over a unix socket at once.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -20,25 +19,25 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-/// How long nothing arrives before the kernel probes whether the client is there: longer than Linux keeps a
-/// connection whose program has closed it, 60 s (`tcp_fin_timeout`), because until then it answers.
+/// Silence before the kernel sends probes: longer than Linux keeps a connection whose program has closed it,
+/// 60 s (`tcp_fin_timeout`), because until then it answers.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
-/// Between two probes.
+/// Time between two probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(8);
 /// Probes without an answer before the connection is given up, where the next bound does not do so first.
 const KEEPALIVE_PROBES: u32 = 4;
-/// A client has vanished when its kernel has not acknowledged data or a probe for so long. With
-/// the 15 s after which an event stream sends something, it is less than two minutes. It is longer than a
-/// client may read nothing, so that a slow client does not count as vanished.
+/// A client has vanished when its kernel has not acknowledged data or a probe for this long. With the 15 s
+/// after which an event stream sends something, it is less than two minutes. It is longer than a client may
+/// read nothing, so that a slow client does not count as vanished.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(90);
-/// Bytes that the kernel takes from the server before it can send them. It bounds what it holds for a client that
-/// does not read, and shows in small steps how fast a client reads: without it the kernel takes megabytes
-/// at once, and then nothing for minutes.
+/// Bytes that the kernel accepts from the server before it can send them. This bounds its memory for a client
+/// that does not read, and shows in small steps how fast a client reads: without it the kernel accepts
+/// megabytes at once, and then nothing for minutes.
 const MAX_UNSENT: u32 = 128 << 10;
 /// Bytes that are discarded at once.
 const DISCARD_STEP: usize = 16 << 10;
 
-/// Set when the client of a request sends no more; part of the request (its extensions).
+/// Set when the client of a request has closed its sending side; part of the request (its extensions).
 #[derive(Clone, Debug, Default)]
 pub(super) struct HalfClosed(pub(super) CancellationToken);
 
@@ -48,12 +47,12 @@ enum Socket {
     Unix(UnixStream),
 }
 
-/// How much of what a client still sends is read and discarded after its last response.
+/// How long bytes of a client are still read and discarded after its last response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DiscardLimits {
     /// While nothing arrives.
     pub(super) idle: Duration,
-    /// In all.
+    /// In total.
     pub(super) total: Duration,
     pub(super) bytes: usize,
 }
@@ -63,12 +62,12 @@ pub(super) struct DiscardLimits {
 pub(super) struct Connection(Arc<Socket>);
 
 impl Connection {
-    /// Over TCP, with what every such connection is set to.
+    /// Over TCP, with the options of all such connections.
     ///
     /// # Errors
     /// When the kernel refuses, as it does for a connection that is gone already.
     pub(super) fn tcp(stream: TcpStream) -> io::Result<Connection> {
-        // Answers are small and waited for.
+        // Responses are small and awaited.
         stream.set_nodelay(true)?;
         sockopt::set_socket_keepalive(&stream, true)?;
         sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
@@ -85,12 +84,12 @@ impl Connection {
         Connection(Arc::new(Socket::Unix(stream)))
     }
 
-    /// Returns when the client is gone. Cancels `half_closed` when it sends no more.
+    /// Returns when the client is gone. Cancels `half_closed` when it closes its sending side.
     pub(super) async fn gone(&self, half_closed: &CancellationToken) {
-        // Both interests are about conditions that stay: this waits for no bytes, and takes none.
+        // Both interests are permanent conditions: this waits for no bytes, and reads none.
         match self.ready(Interest::PRIORITY | Interest::ERROR).await {
             Ok(ready) if ready.is_read_closed() || ready.is_error() => half_closed.cancel(),
-            // Urgent data, which no HTTP client sends, or a runtime that ends: nothing more is reported.
+            // Urgent data, which no HTTP client sends, or a stopping runtime: nothing more is reported.
             _ => return std::future::pending().await,
         }
         let is_gone = |ready: Ready| ready.is_write_closed() || ready.is_error();
@@ -100,14 +99,14 @@ impl Connection {
         }
     }
 
-    /// Returns when something has arrived, or the client sends no more.
+    /// Returns when something has arrived, or the client has closed its sending side.
     ///
     /// # Errors
-    /// When the runtime ends.
+    /// When the runtime is stopping.
     pub(super) async fn readable(&self) -> io::Result<()> {
         loop {
             self.ready(Interest::READABLE).await?;
-            // A new connection counts as readable until a look has found nothing.
+            // A new connection counts as readable until a peek has found nothing.
             let looked = match &*self.0 {
                 Socket::Tcp(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
                 Socket::Unix(stream) => stream.try_io(Interest::READABLE, || peek(stream)),
@@ -127,7 +126,7 @@ impl Connection {
         }
     }
 
-    /// Appends what has arrived to `read`, which gets `most` bytes at most.
+    /// Appends received bytes to `read`, which gets `most` bytes at most.
     ///
     /// # Errors
     /// `WouldBlock` where nothing has arrived.
@@ -139,8 +138,8 @@ impl Connection {
         result
     }
 
-    /// Sends what the socket takes at once. This also works for a new connection
-    /// that the runtime does not know to be writable.
+    /// Sends as much as the socket accepts at once. This also works for a new connection that the runtime
+    /// does not know to be writable.
     pub(super) fn send_at_once(&self, bytes: &[u8]) {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         // The client may be gone.
@@ -150,7 +149,7 @@ impl Connection {
         };
     }
 
-    /// Discards what has arrived, without waiting.
+    /// Discards received bytes, without waiting.
     pub(super) fn discard_at_once(&self) {
         let mut bytes = [0; DISCARD_STEP];
         let _ = match &*self.0 {
@@ -159,11 +158,11 @@ impl Connection {
         };
     }
 
-    /// Sends no more, and discards what the client still sends, until it has ended, or for as long as
-    /// `limits` allow. Closed with bytes that were not read, the kernel would send a reset, and the
-    /// client might lose an answer that it has not read yet (RFC 9112 §9.6).
+    /// Closes the sending side, and discards the bytes that the client still sends, until its end, or for as
+    /// long as `limits` allow. Closing with unread bytes would make the kernel send a reset, and the client
+    /// might lose a response that it has not read yet (RFC 9112 §9.6).
     pub(super) async fn discard(&self, limits: DiscardLimits) {
-        // It may be gone already.
+        // It may be closed already.
         let _ = self.shut();
         let discarded = async {
             let mut left = limits.bytes;
@@ -190,7 +189,7 @@ impl Connection {
     /// When the connection is closed, the kernel discards what the client has not received.
     pub(super) fn reset_when_closed(&self) {
         if let Socket::Tcp(stream) = &*self.0 {
-            // Without it the kernel only keeps it for a while.
+            // Without it the kernel only keeps the data for a while.
             let _ = stream.set_zero_linger();
         }
     }
@@ -345,13 +344,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_is_gone_is_noticed() {
-        // With bytes that it has not read, the kernel of the client says so at once.
+        // If it has unread bytes, the kernel of the client sends a reset at once.
         let (mut server, client) = tcp().await;
         server.write_all(b"never read").await.unwrap();
         client.readable().await.unwrap();
         drop(client);
         server.gone(&CancellationToken::new()).await;
-        // Without, the next write shows it.
+        // If not, the next write shows it.
         let (mut server, client) = tcp().await;
         drop(client);
         let half_closed = CancellationToken::new();
@@ -363,7 +362,7 @@ mod tests {
         }
         server.write_all(b"told").await.unwrap();
         gone.await;
-        // Over a unix socket both ends are one kernel's.
+        // Over a unix socket both ends are in one kernel.
         let (server, client) = unix();
         drop(client);
         server.gone(&CancellationToken::new()).await;

@@ -1,4 +1,4 @@
-//! The cookie by which a browser may read: a browser cannot send a token when it opens a page.
+//! The cookie with which a browser may read: a browser cannot send a token when it opens a page.
 //!
 //! The cookie is not the token. It allows to read only, and only requests that come from our own pages. It
 //! expires, and becomes invalid with its token: it is signed with the hash that the tokens file holds and a
@@ -23,14 +23,14 @@ use crate::build::Secret;
 const NAME: &str = "mistry-read";
 /// The version of the value's format.
 const VERSION: &str = "v1";
-/// The beginning of what is signed. Nothing else that is signed with a token's hash begins with it.
+/// The first line of the signed text. No other text signed with a token's hash begins with it.
 const PURPOSE: &str = "mistry: a browser may read, until ";
 /// How long a cookie is valid.
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Cookies of our name that are checked; another server on the same host may have set some.
 const MAX_VALUES: usize = 4;
 
-/// The value for a client that has shown `token`.
+/// The value for a client that has sent `token`.
 pub(super) fn value(secret: &Secret, token: &Token, now: SystemTime) -> String {
     let expiry = seconds(now).saturating_add(LIFETIME.as_secs());
     let name = utf8_percent_encode(&token.name, NON_ALPHANUMERIC);
@@ -40,7 +40,7 @@ pub(super) fn value(secret: &Secret, token: &Token, now: SystemTime) -> String {
     )
 }
 
-/// What is signed can be read in one way only: the number is the end of the first line, the name is the rest.
+/// The signed text is unambiguous: the number is the end of the first line, the name is the rest.
 fn signature(secret: &Secret, token: &Token, expiry: u64) -> String {
     // The first part always has the same length, so two different pairs never make the same key. HMAC takes
     // keys of any length.
@@ -96,7 +96,7 @@ pub(super) fn values(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .take(MAX_VALUES)
 }
 
-/// True for a request that reads and has a cookie of ours, valid or not.
+/// True for a request that reads and has our cookie, valid or not.
 pub(super) fn is_present(request: &Parts) -> bool {
     matches!(request.method, Method::GET | Method::HEAD)
         && values(&request.headers).next().is_some()
@@ -113,7 +113,7 @@ pub(super) fn find<'a>(
         .find_map(|value| token_of(secret, tokens.iter().copied().flatten(), value, now))
 }
 
-/// Refuses a page of another origin that would read with our cookie or embed what we send. A link on such a
+/// Refuses a page of another origin that would read with our cookie or embed our content. A link on such a
 /// page may be followed.
 pub(super) fn check_site(request: &Parts) -> Result<(), ApiError> {
     let said = |name: &str| {
@@ -135,7 +135,7 @@ pub(super) fn check_site(request: &Parts) -> Result<(), ApiError> {
     ))
 }
 
-/// `Set-Cookie` for a client that has shown `token`.
+/// `Set-Cookie` for a client that has sent `token`.
 pub(super) fn given(secret: &Secret, token: &Token, headers: &HeaderMap) -> String {
     set_cookie(&value(secret, token, SystemTime::now()), LIFETIME, headers)
 }
@@ -151,8 +151,8 @@ fn set_cookie(value: &str, lifetime: Duration, headers: &HeaderMap) -> String {
     format!("{NAME}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Lax{secure}")
 }
 
-/// True where the browser or a proxy says that the browser uses TLS. A client gains nothing by claiming it
-/// falsely: its browser would send the cookie less often.
+/// True if the browser or a proxy reports that the browser uses TLS. A client gains nothing by a false
+/// report: its browser would send the cookie less often.
 pub(super) fn is_secure(headers: &HeaderMap) -> bool {
     let said = |name| headers.get(name).and_then(|value| value.to_str().ok());
     said("x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"))

@@ -1,4 +1,4 @@
-//! From an HTTP request to its response: checked, routed, handled, and errors shown as the client reads them.
+//! From an HTTP request to its response: checked, routed, handled, and errors formatted for the client.
 
 use hyper::body::Incoming;
 use hyper::header::{
@@ -99,7 +99,7 @@ fn admit(web: &Web, headers: &HeaderMap, peer: Peer) -> Result<(Peer, Option<Hel
     Ok((named, place))
 }
 
-/// Lets a request in, and has its route handle it.
+/// Admits a request, and calls the handler of its route.
 async fn handle(
     web: &Web,
     http: hyper::Request<Incoming>,
@@ -138,7 +138,7 @@ async fn handle(
         access::check_content_type(&parts.headers)?;
     }
     let Some((route, path)) = found.route else {
-        // A target without a path is the whole server: it takes the method, and has nothing there.
+        // A target without a path is the whole server: it accepts the method, and has no content.
         return Err(ApiError::not_found("there is nothing at this address"));
     };
     let request = Request {
@@ -154,8 +154,8 @@ async fn handle(
     (route.handler)(web, request).await
 }
 
-/// Refuses what no address takes, before any body is read: a target or headers that are too long,
-/// expectations that are not known (RFC 9110 §10.1.1), codings that are not understood (RFC 9112 §6.1).
+/// Refuses requests that are invalid at any address, before a body is read: a target or headers that are too
+/// long, unknown expectations (RFC 9110 §10.1.1), unknown codings (RFC 9112 §6.1).
 fn check_framing(request: &hyper::Request<Incoming>) -> Result<(), ApiError> {
     let target = request.uri().path_and_query();
     if target.is_some_and(|target| target.as_str().len() > MAX_TARGET) {

@@ -84,8 +84,8 @@ fn file(name: &'static str, media: &'static str, text: &str) -> File {
     }
 }
 
-/// `GET /static/<name>`. Browsers revalidate the files each time, so that after an upgrade they never mix old and
-/// new ones; mostly they get a 304.
+/// `GET /static/<name>`. Browsers revalidate the files each time, so that after an upgrade they never mix old
+/// and new ones; mostly they get a 304.
 pub(super) async fn get(_: &Web, request: Request) -> Result<Response, ApiError> {
     let name = request.raw_segment("name");
     let file = FILES
@@ -119,14 +119,14 @@ impl File {
         }
     }
 
-    /// The tag under which the client has the file already, compressed or not.
+    /// The tag with which the client has the file already, compressed or not.
     fn known(&self, headers: &HeaderMap) -> Option<&str> {
         let tags = headers.get(IF_NONE_MATCH)?.to_str().ok()?;
         if tags.trim() == "*" {
             return Some(self.sent(headers));
         }
         let ours = [&*self.gzipped_etag, &*self.etag];
-        // A proxy that compresses or unpacks makes a strong tag weak.
+        // A proxy that compresses or unpacks turns a strong tag into a weak one.
         conditions::tags(tags).find_map(|tag| ours.into_iter().find(|own| tag.is_weakly(own)))
     }
 }

@@ -1,7 +1,7 @@
-//! Which status and message an error has: the one place.
+//! Maps each error to its status and message. No other module does that.
 //!
-//! Outside gets the sentence and the request's id, inside gets the story: paths and causes go
-//! to the journal under the same id.
+//! Clients get the message and the request's id; paths and causes are written to the journal under the same
+//! id.
 
 use hyper::StatusCode;
 
@@ -59,7 +59,7 @@ impl ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
-    /// An internal error with a cause for the journal.
+    /// An internal error with its cause for the journal.
     pub(super) fn with_cause(
         message: impl Into<String>,
         cause: impl std::error::Error + Send + Sync + 'static,
@@ -86,7 +86,7 @@ impl ApiError {
         }
     }
 
-    /// A build that could not be run to its end: its sentence, and where it is found.
+    /// A build that could not be run to its end: its message, and its address.
     pub(super) fn build_errored(info: &BuildInfo) -> ApiError {
         let message = info.err.as_deref().unwrap_or("the build could not be run");
         ApiError {
@@ -95,7 +95,7 @@ impl ApiError {
         }
     }
 
-    /// A temporary error: the client may try again in some seconds.
+    /// A temporary error: the client may try again after some seconds.
     pub(super) fn busy(message: impl Into<String>) -> ApiError {
         ApiError {
             retry_after: Some(BUSY_RETRY_AFTER),
@@ -103,12 +103,12 @@ impl ApiError {
         }
     }
 
-    /// The memory that may be held for clients is in use.
+    /// The memory for clients is used up.
     pub(super) fn over_budget() -> ApiError {
         ApiError::busy("the server holds too much for its clients; try again later")
     }
 
-    /// What the client reads: at most [`MAX_MESSAGE`] bytes and a sign that there was more.
+    /// The message for the client: at most [`MAX_MESSAGE`] bytes and a sign that there was more.
     pub(super) fn message(&self) -> String {
         let mut message = self.message.clone();
         if message.len() > MAX_MESSAGE {
@@ -155,8 +155,8 @@ impl From<Error> for ApiError {
             job,
             retry_after,
             allow: None,
-            // To be busy or to end is no fault, and logged elsewhere. The scheduler has logged why a job was
-            // rejected, once for all clients that wait for it.
+            // A busy or stopping server is no fault, and is logged elsewhere. The scheduler has logged why a
+            // job was rejected, once for all clients that wait for it.
             cause: match &error {
                 Error::Rejected(_)
                 | Error::Stopping(..)
@@ -178,7 +178,7 @@ fn unwrapped(error: &Error) -> &Error {
     }
 }
 
-/// It has no `_` arm, so that a new variant is given a status on purpose.
+/// There is no `_` arm, so that each new variant gets a status on purpose.
 fn status(error: &Error) -> StatusCode {
     match error {
         Error::Project(project) => match project {

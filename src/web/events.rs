@@ -1,9 +1,9 @@
 //! Server-Sent Events.
 //!
-//! A future sends the events of a stream. The body polls it, so it is dropped when the client disconnects. The
-//! future can send the next event when the one before was dropped, which is when the kernel has taken it: a
-//! client that reads nothing blocks the future, and costs one event. The memory of a stream is counted from its
-//! beginning; an event that is larger waits until other clients release theirs.
+//! A future sends the events of a stream. The body polls it, so it is dropped when the client disconnects.
+//! The future can send the next event when the one before was dropped, which is when the kernel has taken it:
+//! a client that reads nothing blocks the future, and costs one event. The memory of a stream is counted from
+//! its beginning; an event that is larger waits until other clients release theirs.
 
 use std::io;
 use std::pin::Pin;
@@ -26,9 +26,9 @@ use crate::build::LogFollower;
 /// Proxies close connections that are silent for 30 to 60 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Bytes that are held for a stream from its beginning to its end: an incomplete piece of a log, what was read
-/// after it, and one event or some small ones. Five thousand streams that wait for builds fit into the 48 MiB
-/// for clients that build.
+/// Bytes that are held for a stream from its beginning to its end: an incomplete piece of a log, what was
+/// read after it, and one event or some small ones. Five thousand streams that wait for builds fit into the
+/// 48 MiB for clients that build.
 pub(super) const STREAM_BYTES: u64 = 9 << 10;
 /// Bytes of events that are sent at once.
 const EVENTS_CHUNK: usize = 1 << 10;
@@ -38,11 +38,11 @@ const READ_CHUNK: usize = 1 << 10;
 /// As long as much of the budget is free, logs are read and sent in larger parts, which is much faster.
 const WIDE_EVENTS_CHUNK: usize = 32 << 10;
 const WIDE_READ_CHUNK: usize = 16 << 10;
-/// Bytes that this needs: what is read, and its events, of which each line adds some bytes to any text. A stream
-/// that holds them waits for no more.
+/// Bytes that this needs: what is read, and its events, of which each line adds some bytes to any text. A
+/// stream that holds them waits for no more.
 const WIDE_BYTES: u64 = (64 << 10) + WORST_BYTES;
-/// Bytes of the events of a log that is not plain text, at most: 9 for each byte that is read at once or left of
-/// the piece before. They are the text, where a carriage return becomes a line of its own, and the same as
+/// Bytes of the events of a log that is not plain text, at most: 9 for each byte that is read at once or left
+/// of the piece before. They are the text, where a carriage return becomes a line of its own, and the same as
 /// base64.
 const WORST_BYTES: u64 = (MAX_PIECE + READ_CHUNK) as u64 * 9;
 
@@ -59,18 +59,18 @@ pub(super) struct Events {
 #[derive(Debug)]
 pub(super) struct Gone;
 
-/// Bytes of one event.
+/// The bytes of one event.
 struct Sent {
     bytes: Bytes,
     /// The event continues: nothing else may be sent before its rest.
     is_unfinished: bool,
 }
 
-/// Bytes that were sent, and what is released when they are dropped.
+/// Bytes that were sent, and the permit and budget released when they are dropped.
 struct Out {
     bytes: Bytes,
     _turn: OwnedSemaphorePermit,
-    /// What is counted for them in addition to what the stream holds.
+    /// Their budget in addition to that of the stream.
     _held: Option<Arc<Held>>,
 }
 
@@ -114,7 +114,7 @@ impl Events {
         self.send(turn, tail, None).await
     }
 
-    /// Sends an event that may be larger than what the stream holds.
+    /// Sends an event that may be larger than the stream's budget.
     async fn counted(&self, turn: OwnedSemaphorePermit, event: String) -> Result<(), Gone> {
         let held = match (event.len() as u64).saturating_sub(STREAM_BYTES) {
             0 => None,
@@ -123,7 +123,7 @@ impl Events {
         self.send(turn, event.into(), held).await
     }
 
-    /// Waits until what was sent before is dropped.
+    /// Waits until the previous event is dropped.
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Gone> {
         self.turn.clone().acquire_owned().await.map_err(|_| Gone)
     }
@@ -160,10 +160,10 @@ impl Events {
     }
 }
 
-/// A stream of events on its way to the client.
+/// A stream of events that is being sent.
 struct Streaming {
     events: mpsc::Receiver<Sent>,
-    /// The event before continues.
+    /// The previous event continues.
     is_within: bool,
     /// `None` when it has ended; its last events may still be in the channel.
     work: Option<Pin<Box<Work>>>,
@@ -196,7 +196,7 @@ impl Streaming {
     }
 }
 
-/// What sends the events.
+/// The future sending events.
 type Work = dyn Future<Output = Result<(), Gone>> + Send;
 
 /// The response with the events that `work` sends until it ends. `held` counts [`STREAM_BYTES`].
@@ -246,7 +246,7 @@ impl Lines {
         Lines(LogPieces::new(offset))
     }
 
-    /// Reads what `log` has grown by, and sends the events of all complete pieces. Returns false where there is
+    /// Reads the new part of `log`, and sends the events of all complete pieces. Returns false if there is
     /// nothing to read after all, or an error of the disk.
     pub(super) async fn send(
         &mut self,
@@ -340,8 +340,8 @@ fn is_plain(bytes: &[u8]) -> bool {
 fn write_event(piece: LogPiece<'_>, events: &mut Vec<u8>) {
     events.extend_from_slice(b"event: log\nid: ");
     events.extend_from_slice(piece.end.to_string().as_bytes());
-    // A line feed in the text would end the field, so each line of it is a data line, and the client joins them
-    // again.
+    // A line feed in the text would end the field, so each line of it is a data line, and the client joins
+    // them again.
     for part in piece.text().split('\n') {
         events.extend_from_slice(b"\ndata: ");
         events.extend_from_slice(part.as_bytes());
@@ -378,7 +378,7 @@ mod tests {
         let answer = stream(&share, held, |events| async move {
             let parts = [&b"[1,"[..], b"2]"].map(Bytes::from_static);
             events.parts("result", parts.to_vec()).await?;
-            // Then the stream is silent.
+            // The stream sends nothing more.
             std::future::pending().await
         });
         let mut body = answer.into_body();
@@ -423,7 +423,7 @@ mod tests {
         });
         let mut body = answer.into_body();
         let mut told = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        // Others take all that is left while the client reads.
+        // Other clients hold all that is left while the client reads.
         let _others = share.hold(budget.most() - budget.held()).unwrap();
         let mut last = Bytes::new();
         while !told.is_empty() {

@@ -1,4 +1,4 @@
-//! Which builds a list or a stream is about: the same query in every address.
+//! The filter of a list or a stream of builds: the same query in every address.
 
 use super::error::ApiError;
 use super::query::Query;
@@ -6,7 +6,7 @@ use crate::build::{Filter, Outcome, Place, State};
 
 /// Bytes of a search: a few words.
 const MAX_TEXT: usize = 200;
-/// The names that may be in an address, in the order in which they are written.
+/// The filter's query names, in the order in which they are written.
 const NAMES: [&str; 5] = ["project", "group", "state", "outcome", "text"];
 
 /// Reads `project`, `group`, `state`, `outcome`, `text` and `before`.
@@ -45,7 +45,7 @@ fn outcome(text: &str) -> Result<Outcome, ApiError> {
     })
 }
 
-/// The filter as a query without `before`; "" where it takes all builds.
+/// The filter as a query without `before`; "" if it matches all builds.
 pub(super) fn query(query: &Query) -> form_urlencoded::Serializer<'static, String> {
     let mut written = form_urlencoded::Serializer::new(String::new());
     for name in NAMES {

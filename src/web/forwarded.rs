@@ -1,7 +1,8 @@
 //! The client that a trusted proxy names: `Forwarded` (RFC 7239), `X-Forwarded-For`, the PROXY protocol.
 //!
 //! Each proxy appends the address of its client. Everything before that may have been written by a client. So
-//! lists are read from their end, and the first address that is not one of a trusted proxy is the client's. What other clients than trusted proxies send is not read at all.
+//! lists are read from their end, and the first address that is not one of a trusted proxy is the client's.
+//! What other clients than trusted proxies send is not read at all.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,7 +30,7 @@ impl Proxies {
         Proxies(networks)
     }
 
-    /// True for the address of one of them.
+    /// True if it is the address of a trusted proxy.
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }
@@ -69,7 +70,7 @@ impl Proxies {
             match address {
                 Some(address) if self.has(address) => nearest = address,
                 Some(address) => return Peer::Tcp(address),
-                // It may stand for any client.
+                // It may be any client.
                 None => return Peer::Proxy(nearest),
             }
         }
@@ -81,7 +82,7 @@ impl Proxies {
     }
 }
 
-/// What a header is a list of.
+/// The content of a header's list.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     /// `X-Forwarded-For`.
@@ -90,10 +91,10 @@ enum Form {
     Pairs,
 }
 
-/// The addresses of one line, from its end; `None` for what is no address. Empty elements of a list mean
-/// nothing (RFC 9110 §5.6.1.2).
+/// The addresses of one line, from its end; `None` for an element that is no address. Empty elements are
+/// ignored (RFC 9110 §5.6.1.2).
 fn addresses(line: &HeaderValue, form: Form) -> impl Iterator<Item = Option<IpAddr>> {
-    // What is no text names no client.
+    // A header that is not text names no client.
     let mut rest = Some(line.to_str().unwrap_or("?"));
     std::iter::from_fn(move || {
         loop {
@@ -113,7 +114,7 @@ fn addresses(line: &HeaderValue, form: Form) -> impl Iterator<Item = Option<IpAd
     })
 }
 
-/// What stands before and after the separator at `at`.
+/// The text before and after the separator at `at`.
 fn parted(line: &str, at: Option<usize>) -> (Option<&str>, &str) {
     match at {
         Some(at) => (Some(&line[..at]), &line[at + 1..]),
@@ -162,7 +163,7 @@ fn forwarded_for(element: &str) -> Option<&str> {
     }
     let value = found?;
     match value.strip_prefix('"') {
-        // No address holds anything that needs an escape.
+        // No address contains a character that needs an escape.
         Some(quoted) => quoted.strip_suffix('"'),
         None => Some(value),
     }
@@ -178,14 +179,14 @@ fn address(text: &str) -> Option<IpAddr> {
         .map(|ip: IpAddr| ip.to_canonical())
 }
 
-/// What the first bytes of a connection are, if it comes from a trusted proxy.
+/// The kind of the first bytes of a connection from a trusted proxy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
     /// More bytes are needed to know.
     Unfinished,
     /// No header of the PROXY protocol, or one that breaks its rules: a request, and perhaps a bad one.
     Request,
-    /// A header of so many bytes, and the client that it names; `None` where the proxy is the client.
+    /// A header of this many bytes, and the client that it names; `None` if the proxy is the client.
     Header(usize, Option<IpAddr>),
 }
 
@@ -406,7 +407,7 @@ mod tests {
         assert_eq!(beginning(&local), Beginning::Header(local.len(), None));
         let unix = v2_header(0x21, 0x31, &[0; 216]);
         assert_eq!(beginning(&unix), Beginning::Header(unix.len(), None));
-        // What breaks the rules, or is longer than any proxy has reason for.
+        // A header that is invalid, or longer than a proxy would send.
         assert_eq!(
             beginning(&v2_header(0x31, 0x11, &addresses)),
             Beginning::Request

@@ -1,4 +1,4 @@
-//! The private parsers of HTTP requests, for the fuzz targets in `fuzz/`; in no program.
+//! The private parsers of HTTP requests, for the fuzz targets in `fuzz/`; not in any program.
 
 use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
@@ -18,11 +18,11 @@ use super::tokens::{Scope, Token};
 use super::{authority, cookie, filter, format, media, response};
 use crate::build::{Filter, Secret};
 
-/// The builds that a query is about, and the same choice as the server writes it into the next address;
-/// else the sentence that refuses it.
+/// The builds that a query selects, and the same query as the server writes it into the next address; else
+/// the error message.
 ///
 /// # Errors
-/// The sentence.
+/// The error message.
 pub fn query(text: &str) -> Result<(Filter, String), String> {
     let message = |error: super::error::ApiError| error.message();
     let query = Query::parse(text).map_err(message)?;
@@ -33,7 +33,7 @@ pub fn query(text: &str) -> Result<(Filter, String), String> {
     Ok((found, filter::query(&query).finish()))
 }
 
-/// A header map of those values that a header can have; an empty one is none.
+/// A header map of the given values that are valid; empty ones are omitted.
 fn headers(given: &[(HeaderName, &[u8])]) -> HeaderMap {
     let valid = given
         .iter()
@@ -42,8 +42,8 @@ fn headers(given: &[(HeaderName, &[u8])]) -> HeaderMap {
     HeaderMap::from_iter(valid)
 }
 
-/// The part of `length` bytes that a range requests: the first and the last byte, `Some(None)` where it begins
-/// after the end, `None` where all is sent.
+/// The part of `length` bytes that a range requests: the first and the last byte, `Some(None)` where it
+/// begins after the end, `None` where all is sent.
 pub fn range(range: &[u8], if_range: &[u8], etag: &str, length: u64) -> Option<Option<(u64, u64)>> {
     let headers = headers(&[(RANGE, range), (IF_RANGE, if_range)]);
     match ranges::part(&Method::GET, &headers, etag, length) {

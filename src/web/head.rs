@@ -1,8 +1,8 @@
 //! Large heads of requests, counted.
 //!
-//! What is read of a head stays in memory until it is whole, and the room that was made for it for as long
-//! as its connection lasts. The first part of it belongs to what each connection costs; the rest is held in
-//! a budget, so that thousands of clients with large headers cannot take what they like.
+//! A head is stored in memory until it is complete, and its buffer for as long as its connection lasts. The
+//! first part of it is included in the cost of each connection; the rest is held in a budget, so that
+//! thousands of clients with large headers cannot use unbounded memory.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use hyper::body::Body;
 
 use crate::budget::{Budget, Client, Held};
 
-/// Bytes of a head that every connection may have; most heads are much smaller.
+/// Bytes of a head that every connection may use; most heads are much smaller.
 const UNCOUNTED: u64 = 8 << 10;
 /// The length of a body for which none is known.
 const UNKNOWN_LENGTH: u64 = u64::MAX;
@@ -21,7 +21,7 @@ const UNKNOWN_LENGTH: u64 = u64::MAX;
 /// The state of the exchange on a connection. The parts that serve it share it, in one task.
 #[derive(Debug, Default)]
 pub(super) struct HttpState {
-    /// Bytes of a request's body that are still to be read: they are no part of a head.
+    /// Bytes of a request's body that are still to be read; they are not part of a head.
     body_left: AtomicU64,
     has_body: AtomicBool,
     /// The head of a request was complete, and nothing was read since.
@@ -34,8 +34,8 @@ pub(super) struct HttpState {
 }
 
 impl HttpState {
-    /// The head of `request` is complete. Returns false where the length of its body is not known: then nothing
-    /// may be read after it.
+    /// Records that the head of `request` is complete. Returns false if the length of its body is unknown:
+    /// then nothing may be read after it.
     pub(super) fn request_received<B: Body>(&self, request: &Request<B>) -> bool {
         let length = request.body().size_hint().exact();
         self.body_left
@@ -57,12 +57,12 @@ impl HttpState {
         self.has_body.load(Relaxed)
     }
 
-    /// True where the budget was not enough for a head.
+    /// True if the budget was not enough for a head.
     pub(super) fn is_head_refused(&self) -> bool {
         self.is_head_refused.load(Relaxed)
     }
 
-    /// True where a part of a response may have been written, and not all of it: nothing else may follow.
+    /// True if a response may have been written in part: nothing else may follow.
     pub(super) fn is_response_incomplete(&self) -> bool {
         self.is_response_incomplete.load(Relaxed)
     }
@@ -78,7 +78,7 @@ impl Drop for ResponseGuard {
     }
 }
 
-/// Counts what is read of heads.
+/// Counts the bytes of heads.
 #[derive(Debug)]
 pub(super) struct HeadCounter {
     state: Arc<HttpState>,
@@ -100,17 +100,18 @@ impl HeadCounter {
         }
     }
 
-    /// hyper has written all that it had to write.
+    /// Records that hyper has flushed its output.
     pub(super) fn flushed(&self) {
         if self.state.is_body_taken.load(Relaxed) {
             self.state.is_response_incomplete.store(false, Relaxed);
         }
     }
 
-    /// `bytes` were read.
+    /// Counts `bytes` read.
     ///
     /// # Errors
-    /// Where they belong to a head for which the budget is not enough; [`HttpState::is_head_refused`] says so, too.
+    /// If they belong to a head for which the budget is not enough; [`HttpState::is_head_refused`] reports
+    /// that, too.
     pub(super) fn read(&mut self, bytes: usize) -> io::Result<()> {
         if self.state.is_new.swap(false, Relaxed) {
             self.read = 0;

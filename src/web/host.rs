@@ -1,4 +1,4 @@
-//! The server itself: its status, its metrics, its health, and the contract of this interface.
+//! The server itself: its status, its metrics, its health, and its OpenAPI document.
 
 use hyper::StatusCode;
 
@@ -9,7 +9,7 @@ use super::response::{self, Response};
 use super::state::Web;
 use crate::api::HostView;
 
-/// The contract, machine-readable; a test compares it with the routes.
+/// The OpenAPI document; a test compares it with the routes.
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// `GET /status`.

@@ -24,7 +24,7 @@ use crate::build::{
 };
 use crate::scheduler::{self, JobHandle, Submission};
 
-/// Bytes that are counted for a client that waits for a build: its handle, and its place among the waiters.
+/// Bytes that are counted for a client that waits for a build: its handle, and its entry among the waiters.
 const WAITER_BYTES: u64 = 1 << 10;
 /// Builds in a list without `limit`, and the largest `limit`.
 const MAX_LIST: usize = 1_000;
@@ -33,7 +33,7 @@ const MAX_LIST: usize = 1_000;
 struct Budgets {
     /// For requests and the params of jobs, so that clients that only read do not exhaust it.
     builds: ClientBudget,
-    /// For all that is read.
+    /// For everything that is read.
     reading: ClientBudget,
 }
 
@@ -45,8 +45,8 @@ impl Budgets {
         }
     }
 
-    /// For a result with so many bytes of JSON. Most are small, and do not compete with what others read;
-    /// the large ones are counted like all that is large.
+    /// The budget for a result with this many bytes of JSON. Most are small, and do not compete with other
+    /// reads; large ones are counted like all large reads.
     fn of_result(&self, bytes: u64) -> &ClientBudget {
         match bytes <= BuildAnswer::SMALL {
             true => &self.builds,
@@ -55,7 +55,7 @@ impl Budgets {
     }
 }
 
-/// What a client that submits a job gets.
+/// The response for a client that submits a job.
 #[derive(Clone, Copy)]
 enum ResponseForm {
     /// The state of the job, at once.
@@ -85,7 +85,7 @@ struct Submitter {
     client: Client,
     form: ResponseForm,
     budgets: Budgets,
-    /// What is counted for it while it waits.
+    /// The budget that it uses while it waits.
     held: Held,
     half_closed: CancellationToken,
 }
@@ -97,7 +97,7 @@ pub(super) async fn create(web: &Web, request: Request) -> Result<Response, ApiE
     let submitter = Submitter {
         client: request.client,
         form,
-        // Before there is a job: a request that is refused must not start a build.
+        // Held before there is a job: a refused request must not start a build.
         held: budgets.builds.hold(match form {
             ResponseForm::Events => events::STREAM_BYTES,
             ResponseForm::State | ResponseForm::Result { .. } => WAITER_BYTES,
@@ -125,7 +125,7 @@ pub(super) async fn create(web: &Web, request: Request) -> Result<Response, ApiE
     }
 }
 
-/// Reads a request for a job. Nothing of the body is kept.
+/// Parses a request for a job. The body is dropped afterwards.
 fn read_job(
     body: ReceivedBody,
     caller: String,
@@ -204,8 +204,8 @@ fn created(json: Vec<Bytes>) -> Response {
     response::of_json(StatusCode::CREATED, response::parts(json))
 }
 
-/// Waits for the end of a build. A client that sends no more gets a response, but its interest no longer
-/// keeps the build from being cancelled.
+/// Waits for the end of a build. A half-closed client still gets a response, but no longer prevents the
+/// cancellation of the build.
 async fn wait_for_end(
     mut handle: JobHandle,
     half_closed: CancellationToken,
@@ -218,7 +218,8 @@ async fn wait_for_end(
     handle.end().await
 }
 
-/// The state of a job. It is small and not counted: what it reports has happened, so it must be sent.
+/// The state of a job. It is small and not counted: it reports something that has happened, so it must be
+/// sent.
 fn state_response(status: StatusCode, state: &JobState) -> Result<Response, ApiError> {
     let response = response::small_json(status, state);
     response.ok_or_else(|| ApiError::internal("the server could not write its answer"))
@@ -245,8 +246,8 @@ async fn stream_pending(
     }))
 }
 
-/// Sends states, log and result as they come. The stream just ends when the daemon stops before the build
-/// does: the client knows the id and connects again.
+/// Sends states, log and result as they come. If the daemon stops before the build ends, the stream just
+/// ends: the client knows the id and reconnects.
 async fn send_build(
     events: Events,
     mut handle: JobHandle,
@@ -335,7 +336,7 @@ pub(super) async fn cancel(web: &Web, request: Request) -> Result<Response, ApiE
 pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     let headers = request.headers();
-    // The client of the first mistry says in the wrong header that it wants JSON.
+    // The client of the first mistry requests JSON in the wrong header.
     let wants_json = request.flag("json")?
         || response::prefers(headers, "application/json", "text/html")
         || response::is_json(headers.get(CONTENT_TYPE));
@@ -375,7 +376,7 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
     job_response(&answer, &json, pinned, wants_log)
 }
 
-/// All about a build, its JSON in parts.
+/// The complete state of a build, its JSON in parts.
 fn job_response(
     answer: &BuildAnswer,
     json: &AnswerJson,
@@ -388,7 +389,7 @@ fn job_response(
         project: info.project.clone(),
         state: info.state,
         pinned,
-        // The last of the keys. The JSON of the build replaces its value.
+        // The last key. The JSON of the build replaces its value.
         build_info: (),
     })?;
     let head = head.strip_suffix("null}").unwrap_or(&head).to_owned();

@@ -1,5 +1,5 @@
-//! Lists that are sent item by item: the next items are made when those before were sent, so a list of megabytes
-//! costs some kilobytes of memory.
+//! Lists that are sent item by item: the next items are made when those before were sent, so a list of
+//! megabytes costs some kilobytes of memory.
 
 use std::io;
 
@@ -18,11 +18,11 @@ use crate::scheduler::Reader;
 
 /// Bytes of items that are sent at once.
 const CHUNK: usize = 8 << 10;
-/// Bytes that are held for a list: items that are sent, others that were made ahead, and builds that are read.
+/// Bytes that are held for a list: items being sent, others prepared ahead, and builds that are read.
 const LIST_BYTES: u64 = 96 << 10;
 /// Builds that are read at once, where they are small.
 const READ_BATCH: usize = 16;
-/// Bytes of builds that are read and not sent yet: some have 16 KiB of params. One is read in any case.
+/// Bytes of builds that are read and not sent yet: some have 16 KiB of params. At least one is read.
 const READ_AHEAD: usize = 32 << 10;
 
 /// Holds the memory of a list.
@@ -62,7 +62,7 @@ pub(super) fn of_values<T: Serialize + Send + 'static>(
     one_at_a_time(stream::iter(chunks), held)
 }
 
-/// The items of an index: at most `limit` builds that `filter` takes, up to the place `last`.
+/// The items of an index: at most `limit` builds that match `filter`, up to the place `last`.
 pub(super) fn of_builds(
     held: Held,
     reader: Reader,
@@ -73,14 +73,14 @@ pub(super) fn of_builds(
     one_at_a_time(index(reader, filter, limit, last), held)
 }
 
-/// An index on its way.
+/// An index while it is sent.
 struct Index {
     reader: Reader,
     /// Where it continues; `None` after the last build.
     filter: Option<Filter>,
     left: usize,
     last: Option<Place>,
-    /// Builds that were read and are sent next.
+    /// Builds that were read and will be sent next.
     read: std::vec::IntoIter<Listing>,
     is_begun: bool,
     is_ended: bool,
@@ -130,7 +130,7 @@ impl Index {
     async fn next(&mut self) -> io::Result<Option<Listing>> {
         loop {
             if let Some(listing) = self.read.next() {
-                // Where builds were removed meanwhile, those behind them are of the next page.
+                // If builds were removed meanwhile, those after them belong to the next page.
                 let is_behind = |last: &Place| {
                     let place = listing.place();
                     place.is_some_and(|place| place.is_behind(last))

@@ -23,17 +23,17 @@ use crate::scheduler::Reader;
 
 /// Bytes of a log that are sent at once.
 const CHUNK: usize = 16 << 10;
-/// Bytes that are sent at once of a log that is followed: there may be many followers, and most of them wait.
+/// Bytes that are sent at once of a followed log: there may be many followers, and most of them wait.
 const FOLLOWED_CHUNK: usize = 4 << 10;
-/// Bytes that a follower needs besides.
+/// Additional bytes for a follower.
 const FOLLOWER_BYTES: u64 = 1 << 10;
 
-/// The log that a response is about, and the one that a request means. An `ETag` names the content of a response,
-/// so it changes while a log grows; this does not.
+/// The identity of the log of a response or a request. An `ETag` identifies the content of a response, so it
+/// changes while a log grows; this does not.
 const LOG: HeaderName = HeaderName::from_static("mistry-log");
 
-/// `GET /log/P/ID`: events, or text where `Accept: text/plain` or `?text` asks for it; with
-/// `?lines` and `?find=TEXT`, what is to be known of its lines.
+/// `GET /log/P/ID`: events, or text if `Accept: text/plain` or `?text` requests it; with `?lines` and
+/// `?find=TEXT`, information about its lines.
 pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     if request.flag("lines")? {
@@ -78,8 +78,8 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
     }))
 }
 
-/// The log and its name, where it is the one that the request means. A job that is submitted again has another
-/// log at the same address: without this check, a client would mix both.
+/// The log and its identity, if it is the one that the request means. A job that is submitted again has
+/// another log at the same address: without this check, a client would mix both.
 async fn named(
     request: &Request,
     project: &ProjectName,
@@ -109,7 +109,7 @@ async fn send_log(
     loop {
         let grown = tokio::select! {
             grown = log.grown() => grown,
-            // The client comes back with the id of its last event.
+            // The client reconnects with the id of its last event.
             () = web.stop.cancelled() => return Ok(()),
         };
         if grown == 0 {
@@ -146,7 +146,7 @@ async fn send_log(
     events.json("end", &end).await
 }
 
-/// The log byte for byte: as it is now, a part of it, or on while it grows.
+/// The log byte for byte: its current content, a part of it, or followed while it grows.
 async fn plain(
     web: &Web,
     request: &Request,
@@ -183,8 +183,8 @@ async fn plain(
     Ok(response)
 }
 
-/// The bytes that there are now, or a part of them. A log only grows, so its name and its length name
-/// its content.
+/// The current content of a log, or a part of it. A log only grows, so its identity and length identify its
+/// content.
 fn now(web: &Web, request: &Request, log: LogFollower, held: Held) -> Result<Response, ApiError> {
     let length = log.length();
     let etag = format!("\"{}-{length:x}\"", log.tag());
@@ -215,7 +215,7 @@ fn text(
     response::typed(status, "text/plain; charset=utf-8", body)
 }
 
-/// At most `count` bytes, until the log ends or the daemon does.
+/// At most `count` bytes, until the log ends or the daemon stops.
 fn bytes_of(
     log: LogFollower,
     count: u64,

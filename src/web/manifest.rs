@@ -1,4 +1,4 @@
-//! What the tar of a build's artifacts would hold, as a list for programs.
+//! The list of a build's artifacts, as in their tar, for programs.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +12,7 @@ use super::pages::directory::IN_PATH;
 use crate::build::{Contents, Entry, EntryKind};
 use crate::pipe::{self, More, Source};
 
-/// One thing among a build's artifacts.
+/// An entry of a build's artifacts.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Item {
@@ -27,7 +27,7 @@ struct Item {
     mode: String,
     /// Bytes, of files.
     size: u64,
-    /// Null for a time that no calendar has.
+    /// Null for a time outside of the calendar.
     modified: Option<Timestamp>,
     /// The target of a link; bytes that are no UTF-8 are replaced.
     target: Option<String>,

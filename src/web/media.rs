@@ -1,17 +1,17 @@
-//! How a browser treats an artifact. Only its name decides: what a container wrote is not inspected.
+//! How a browser treats an artifact. Only its name decides: the file of a container is not inspected.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::format;
 
-/// What a name promises.
+/// A kind of file, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Media {
     /// Plain text.
     Text,
-    /// Text that a browser would take for a page: shown as text, never sent as what it is.
+    /// Text that a browser would treat as a page: shown as text, never sent with its own type.
     Markup,
-    /// A picture, and its type. SVG is none of these: it is a page, too.
+    /// A picture, and its type. SVG is not included: it is a page, too.
     Image(&'static str),
     /// Anything else.
     Unknown,
@@ -65,7 +65,7 @@ fn is_among(words: &str, word: &str) -> bool {
 }
 
 impl Media {
-    /// The type under which it may be shown in place; `None`: not at all.
+    /// The type with which it may be shown inline; `None` if it may not.
     pub(super) fn inline(self) -> Option<&'static str> {
         match self {
             Media::Text => Some("text/plain; charset=utf-8"),
@@ -75,15 +75,15 @@ impl Media {
     }
 }
 
-/// What RFC 8187 lets stand in `filename*`.
+/// The characters that RFC 8187 allows in `filename*`.
 const IN_PARAMETER: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'-')
     .remove(b'_')
     .remove(b'~');
 
-/// A `Content-Disposition` (RFC 6266) that suggests `name`. What would hide the true end of a name is
-/// written out; old clients get it in ASCII.
+/// A `Content-Disposition` (RFC 6266) that suggests `name`. Characters that would hide the true end of a name
+/// are escaped; old clients get it in ASCII.
 pub(super) fn disposition(kind: &str, name: &[u8]) -> String {
     let name = format::visible(&String::from_utf8_lossy(name));
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-+~ ".contains(letter);

@@ -1,8 +1,8 @@
 //! The HTTP interface: JSON API, log streams, artifacts, metrics and the web view.
 //!
 //! [`routes`] is the table of all addresses. A handler parses the request, calls the scheduler and writes the
-//! response. [`access`] decides before it whether the client may send the request at all, and [`error`] which
-//! status an error has. Nothing here knows Docker or the disk.
+//! response. Before that, [`access`] decides whether the client may send the request at all; [`error`] maps
+//! errors to statuses. Nothing here depends on Docker or the disk.
 
 mod accept;
 mod accept_control;

@@ -1,4 +1,4 @@
-//! `GET /events`: what happens to jobs and the host, as one stream.
+//! `GET /events`: the events of jobs and the host, as one stream.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ struct Row {
     row: String,
 }
 
-/// The present and then the news, of what the filter takes; after `Last-Event-ID` also the ends that
-/// were missed. With `?rows` jobs come as rows of the web view's tables.
+/// The current state and then the events that match the filter; after `Last-Event-ID` also the ends that were
+/// missed. With `?rows` jobs are sent as rows of the web view's tables.
 pub(super) async fn follow(web: &Web, request: Request) -> Result<Response, ApiError> {
     let filter = filter(&request.query)?;
     let since: Option<Timestamp> = match request.headers().get("last-event-id") {
@@ -59,7 +59,7 @@ pub(super) async fn follow(web: &Web, request: Request) -> Result<Response, ApiE
     }))
 }
 
-/// Sends the news of one stream.
+/// Sends the events of one stream.
 struct Sender {
     web: Web,
     filter: Filter,
@@ -79,10 +79,10 @@ impl Sender {
             let bytes = feed.bytes();
             held.shrink_to(bytes);
             if !held.grow(bytes - held.amount()) {
-                // The client comes back with the id of its last event when there is memory again.
+                // The client reconnects with the id of its last event when there is memory again.
                 return Ok(());
             }
-            // A client that comes back with this id gets every end that it has missed.
+            // A client that reconnects with this id gets every end that it has missed.
             let id = feed.resume_from().to_string();
             match news {
                 StreamEvent::Host(activity) => {
@@ -122,8 +122,8 @@ impl Sender {
             }
             return Ok(());
         }
-        // What the job was is dropped before its event is sent: a client that reads slowly must not keep
-        // its params in memory.
+        // The job's state is dropped before its event is sent: a client that reads slowly must not keep its
+        // params in memory.
         if self.as_rows {
             let row = Row {
                 project: info.project.clone(),

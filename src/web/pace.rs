@@ -1,8 +1,8 @@
-//! How slowly a client may read its answer and send its request.
+//! The minimum speed at which a client must read its response and send its request.
 //!
-//! Time counts only while the server waits for the client: while it has bytes to send and the socket
-//! takes none, or while it wants the rest of a body. A stream that has nothing to send, and a request
-//! that waits for a build, are never slow.
+//! Time counts only while the server waits for the client: while it has bytes to send and the socket accepts
+//! none, or while it needs the rest of a body. A stream without data to send, and a request that waits for a
+//! build, are never slow.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -20,27 +20,27 @@ use super::head::HeadCounter;
 const MIN_BYTES: usize = 64 << 10;
 /// See [`MIN_BYTES`].
 const PERIOD: Duration = Duration::from_secs(60);
-/// Bytes that are read at once: less than the first size of hyper's buffer, so that the buffer does not
-/// grow with what one client sends quickly, and stay as large for as long as that client is connected.
+/// Bytes that are read at once: less than the first size of hyper's buffer, so that a client that sends
+/// quickly does not make the buffer grow for as long as it is connected.
 const READ_STEP: usize = (8 << 10) - 1;
 
-/// What has moved, and for how long the server has waited for it.
+/// The bytes that have moved, and how long the server has waited for them.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     moved: usize,
     waited: Duration,
-    /// Since when the server waits.
+    /// When the server began to wait.
     since: Option<Instant>,
 }
 
 impl Pace {
-    /// The server waits from `now` on, if it does not yet. Returns when that has been too long.
+    /// The server waits from `now` on, if it does not yet. Returns when that will be too long.
     pub(super) fn wait(&mut self, now: Instant) -> Instant {
         let since = *self.since.get_or_insert(now);
         since + PERIOD.saturating_sub(self.waited)
     }
 
-    /// So many bytes have moved, and the server waits no more.
+    /// Records that `bytes` have moved, so the server stops waiting.
     pub(super) fn moved(&mut self, now: Instant, bytes: usize) {
         if let Some(since) = self.since.take() {
             self.waited += now.saturating_duration_since(since);
@@ -52,20 +52,20 @@ impl Pace {
     }
 }
 
-/// A connection as hyper reads and writes it, which ends when its client is too slow in taking bytes.
+/// A connection as hyper reads and writes it; it ends if its client accepts bytes too slowly.
 #[derive(Debug)]
 pub(super) struct Paced {
     connection: Connection,
-    /// What was read before hyper was there.
+    /// Bytes that were read before hyper started.
     before: Bytes,
     heads: HeadCounter,
     pace: Pace,
-    /// Wakes the task when the client has been too slow; there from when it first was waited for.
+    /// Wakes the task when the client has been too slow; created at the first wait.
     late: Option<Pin<Box<Sleep>>>,
 }
 
 impl Paced {
-    /// Over `connection`, of which `before` was read already. `heads` counts what is read.
+    /// Wraps `connection`, of which `before` was read already. `heads` counts the bytes read.
     pub(super) fn new(connection: Connection, before: Bytes, heads: HeadCounter) -> Paced {
         Paced {
             connection,
@@ -76,7 +76,7 @@ impl Paced {
         }
     }
 
-    /// What writing came to, unless the client has been too slow.
+    /// The result of a write, unless the client has been too slow.
     fn written(
         &mut self,
         context: &mut Context<'_>,
@@ -95,7 +95,7 @@ impl Paced {
             late.as_mut().reset(deadline);
         }
         ready!(late.as_mut().poll(context));
-        // What is not taken yet is of no use to it, and the kernel need not keep it.
+        // The client has not read the rest in time, and the kernel need not keep it.
         self.connection.reset_when_closed();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -121,7 +121,7 @@ impl AsyncRead for Paced {
                 buffer.put_slice(&self.before[..read]);
                 self.before.advance(read);
                 if self.before.is_empty() {
-                    // What is empty still keeps the memory that it was cut from.
+                    // An empty slice still keeps the memory that it was cut from.
                     self.before = Bytes::new();
                 }
                 read
@@ -201,11 +201,11 @@ mod tests {
         let begun = Instant::now();
         let mut pace = Pace::default();
         assert_eq!(pace.wait(begun), begun + PERIOD);
-        // Asked again it is no later.
+        // A second call does not extend it.
         assert_eq!(pace.wait(begun + seconds(5)), begun + PERIOD);
         // A few bytes now and then do not extend the period.
         pace.moved(begun + seconds(50), 1);
-        // Nor does it count that there was nothing to wait for.
+        // Nor does time count in which there was nothing to wait for.
         let later = begun + seconds(5_000);
         assert_eq!(pace.wait(later), later + seconds(10));
         pace.moved(later + seconds(9), MIN_BYTES - 2);
@@ -231,7 +231,7 @@ mod tests {
         taken
     }
 
-    /// How long a server that has any number of bytes to send goes on with it.
+    /// How long a server with unlimited bytes to send continues.
     async fn is_sent(mut server: Paced) -> Duration {
         let (begun, piece) = (Instant::now(), [b'x'; 32 << 10]);
         while server.write_all(&piece).await.is_ok() {}
@@ -254,7 +254,7 @@ mod tests {
                 "{rate}: {lasted:?}"
             );
         }
-        // So it is whatever the kernel's buffers are.
+        // This holds whatever the kernel's buffers are.
         let steady = 8 << 10;
         let (server, client) = tcp().await;
         socket2::SockRef::from(&client)

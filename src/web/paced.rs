@@ -1,9 +1,9 @@
 //! A body that sends one chunk at a time.
 //!
 //! hyper takes chunks of a body until its write buffer is full, whether or not the client reads. This body
-//! gives hyper the next chunk only when the one before was dropped, which is when the kernel has taken it. One
-//! more chunk is read ahead, so that disk and network work at the same time. A client that reads nothing costs
-//! two chunks and what the stream itself holds.
+//! gives hyper the next chunk only when the one before was dropped, which is when the kernel has taken it.
+//! One more chunk is read ahead, so that disk and network work at the same time. A client that reads nothing
+//! costs two chunks and what the stream itself holds.
 
 use std::io;
 use std::pin::Pin;
@@ -23,8 +23,8 @@ use crate::pipe;
 /// Bytes of both chunks where they are of the size of those of [`pipe`].
 pub(super) const BYTES: u64 = 2 * pipe::CHUNK as u64;
 
-/// A body of the chunks of `bytes`, of which it keeps one, and the write buffer another. `held` is
-/// what is counted for both: it is dropped with the body and its last chunk.
+/// A body of the chunks of `bytes`: it holds one, and the write buffer another. `held` is the budget of both:
+/// it is dropped with the body and its last chunk.
 pub(super) fn one_at_a_time(
     bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     held: Held,
@@ -42,12 +42,12 @@ pub(super) fn one_at_a_time(
 
 struct Paced<S: Stream> {
     bytes: Fuse<S>,
-    /// What was read ahead.
+    /// The chunk read ahead.
     ahead: Option<S::Item>,
     turn: Arc<Turn>,
 }
 
-/// What a body and its chunk share.
+/// The state shared by a body and its chunk.
 struct Turn {
     /// True while hyper has a chunk.
     is_out: AtomicBool,

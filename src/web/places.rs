@@ -4,19 +4,19 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::budget::Budget;
 
-/// Remote connections at once, where descriptors allow it. Each waiting client holds one. hyper has two
-/// buffers of 8 KiB for each, so that all of them use 32 MiB.
+/// The maximum of remote connections, where descriptors allow it. Each waiting client holds one. hyper has
+/// two buffers of 8 KiB for each, so that all of them use 32 MiB.
 const MAX_REMOTE: u64 = 2_048;
-/// File descriptors that connections leave to the builds.
+/// File descriptors that are reserved for builds.
 const RESERVED_FILES: u64 = 512;
 /// Descriptors that one connection may take: its own, a lease, a file or two that are read for it.
 const FILES_EACH: u64 = 4;
-/// One of so many connections is reserved for clients of this host, and at most [`MAX_LOCAL`].
+/// One in this many connections is reserved for clients of this host, and at most [`MAX_LOCAL`].
 const LOCAL_SHARE: u64 = 16;
 const MAX_LOCAL: u64 = 128;
-/// Connections that are refused at one time, and get a response to their request: one for so many places.
+/// Connections that are refused at one time with a response: one for this many places.
 const REFUSED_SHARE: u64 = 4;
-/// Bytes of large heads of requests: enough for hundreds of clients that send many times what browsers do.
+/// Bytes of large heads of requests: enough for hundreds of clients that send many times as much as browsers.
 const MAX_HEAD_BYTES: u64 = 16 << 20;
 /// Bytes on top for clients of this host alone.
 const LOCAL_HEAD_BYTES: u64 = 4 << 20;
@@ -46,8 +46,8 @@ impl Places {
         Places::of(files.unwrap_or(u64::MAX))
     }
 
-    /// The places for which `files` descriptors are enough. Builds need [`RESERVED_FILES`] of them, or half where
-    /// there are few.
+    /// The places for which `files` descriptors are enough. Builds need [`RESERVED_FILES`] of them, or half
+    /// where there are few.
     fn of(files: u64) -> Places {
         let files = files.saturating_sub(RESERVED_FILES).max(files / 2);
         let all = (files / FILES_EACH).clamp(2, MAX_REMOTE + MAX_LOCAL);

@@ -15,8 +15,8 @@ use crate::scheduler::ImageReport;
 
 /// Builds that are listed with a project.
 const MAX_BUILDS: usize = 50;
-/// Bytes of the report of a rebuild at most: the end of its log, of which JSON may write each byte as six, and
-/// little else.
+/// Bytes of the report of a rebuild at most: the end of its log, of which JSON may write each byte as six,
+/// and little else.
 const REPORT_BYTES: u64 = 6 * LOG_TAIL as u64 + (4 << 10);
 
 /// `GET /projects`.

@@ -30,7 +30,7 @@ impl Query {
         }
     }
 
-    /// The value of `name`; `Some("")` when it stands there alone.
+    /// The value of `name`; `Some("")` when it has none.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.0
             .iter()

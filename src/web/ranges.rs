@@ -6,7 +6,7 @@ use hyper::{HeaderMap, Method, StatusCode};
 use super::conditions;
 use super::response::{self, Response};
 
-/// The part of `length` bytes that a request wants.
+/// The part of `length` bytes that a request selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// All of it.
@@ -17,10 +17,10 @@ pub(super) enum Part {
     Beyond,
 }
 
-/// The part that is requested of `length` bytes that the strong tag `etag` names.
+/// The requested part of `length` bytes that the strong tag `etag` identifies.
 ///
-/// Ranges are for GET alone (§14.2). What breaks the grammar, other units, and several ranges that
-/// do not come to one are ignored, as §14.2 allows.
+/// Ranges are for GET alone (§14.2). Invalid ranges, other units, and several ranges that do not combine to
+/// one are ignored, as §14.2 allows.
 pub(super) fn part(method: &Method, headers: &HeaderMap, etag: &str, length: u64) -> Part {
     let mut given = headers.get_all(RANGE).iter();
     let (Some(range), None) = (given.next(), given.next()) else {
@@ -36,7 +36,7 @@ pub(super) fn part(method: &Method, headers: &HeaderMap, etag: &str, length: u64
         .unwrap_or(Part::Whole)
 }
 
-/// `None` where the text is no set of byte ranges.
+/// `None` if the text is no set of byte ranges.
 fn of_text(text: &str, length: u64) -> Option<Part> {
     let (unit, set) = text.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
@@ -64,7 +64,7 @@ fn of_text(text: &str, length: u64) -> Option<Part> {
     (!is_empty).then_some(found)
 }
 
-/// One range: `None` where it breaks the grammar, `Some(None)` where it begins after the end.
+/// One range: `None` if it breaks the grammar, `Some(None)` if it begins after the end.
 fn one(spec: &str, length: u64) -> Option<Option<(u64, u64)>> {
     let (first, last) = spec.split_once('-')?;
     if first.is_empty() {
@@ -88,7 +88,7 @@ fn one(spec: &str, length: u64) -> Option<Option<(u64, u64)>> {
     Some(end.map(|end| (first, last.min(end))))
 }
 
-/// A number of digits; one that is too large counts as the largest.
+/// A number of digits; an overflow counts as the largest.
 fn number(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))
@@ -222,7 +222,7 @@ mod tests {
             ask(Method::GET, &[range, ("if-range", "W/\"t\"")], 100),
             Part::Whole
         );
-        // Nor is it refused then.
+        // The condition is ignored then.
         let beyond = ("range", "bytes=100-");
         assert_eq!(
             ask(Method::GET, &[beyond, ("if-range", "\"x\"")], 100),

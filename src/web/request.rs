@@ -25,7 +25,7 @@ use crate::scheduler::Reader;
 /// Names and values of the variable segments of a path; the values are still percent-encoded.
 pub(super) type PathParams = Vec<(&'static str, String)>;
 
-/// A request that was let in.
+/// A request that was admitted.
 #[derive(Debug)]
 pub(super) struct Request {
     /// Its id, in the response and in the journal.
@@ -36,7 +36,7 @@ pub(super) struct Request {
     pub(super) caller: Caller,
     /// The client whose budgets it uses.
     pub(super) client: Client,
-    /// The budget for what clients read.
+    /// The budget for reads by clients.
     pub(super) budget: ClientBudget,
     /// Reads builds, lists and logs for the client.
     pub(super) reader: Reader,
@@ -64,8 +64,8 @@ impl Request {
         Ok((self.project()?, self.segment("id").parse()?))
     }
 
-    /// The path below the artifacts; names are bytes. `None` where a segment cannot be the name of a file.
-    /// The kernel refuses all other attempts to leave the artifacts.
+    /// The path below the artifacts; names are bytes. `None` if a segment cannot be a file name. The kernel
+    /// prevents all other attempts to leave the artifacts.
     pub(super) fn artifact(&self) -> Option<PathBuf> {
         self.raw_segment("path")
             .split('/')
@@ -92,12 +92,12 @@ impl Request {
         self.http.headers()
     }
 
-    /// As the client sent it: `HEAD` is not `GET` here.
+    /// The method that the client sent: `HEAD` is not `GET` here.
     pub(super) fn method(&self) -> &Method {
         self.http.method()
     }
 
-    /// Cancelled when the client sends no more.
+    /// Cancelled when the client has closed its sending side.
     pub(super) fn half_closed(&self) -> CancellationToken {
         let closed = self.http.extensions().get::<HalfClosed>();
         closed.cloned().unwrap_or_default().0

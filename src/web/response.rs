@@ -38,14 +38,14 @@ const _: () = assert!(MAX_MESSAGE <= SMALL / 2);
 /// What is sent to a client.
 pub(super) type Response = hyper::Response<Body>;
 
-/// The body of every response; an error in it ends the connection, so that it never looks whole. It is
-/// made only here, so that what is held for the client is counted: [`full`], [`parts`], or a stream that counts
-/// its own memory.
+/// The body of every response; an error in it ends the connection, so that it never looks complete. It is
+/// made only here, so that the memory held for the client is counted: [`full`], [`parts`], or a stream that
+/// counts its own memory.
 #[derive(Debug)]
 pub(super) struct Body(UnsyncBoxBody<Bytes, io::Error>);
 
 impl Body {
-    /// Drops `held` when the body was sent, or is dropped before.
+    /// Drops `held` when the body was sent, or is dropped earlier.
     pub(super) fn holding(self, held: impl Send + 'static) -> Body {
         let owner = move |error| {
             let _ = &held;
@@ -149,7 +149,7 @@ pub(super) fn typed(status: StatusCode, media: &'static str, body: Body) -> Resp
     response
 }
 
-/// JSON, at an address that may answer a browser by a page.
+/// JSON, at an address that may send a page to a browser.
 pub(super) fn json(
     budget: &ClientBudget,
     status: StatusCode,
@@ -172,8 +172,8 @@ pub(super) fn of_json(status: StatusCode, body: Body) -> Response {
     response
 }
 
-/// For a response that is valid for this request and now: a cache must not give it to a browser that wants a
-/// page, or to a client that may not read.
+/// Marks a response as valid only for this request and now: a cache must not give it to a browser that wants
+/// a page, or to a client that may not read.
 pub(super) fn of_now(response: &mut Response) {
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept"));
@@ -219,8 +219,7 @@ pub(super) fn of_error(error: ApiError, id: &str, as_json: bool) -> Response {
     response
 }
 
-/// Text as it is sent to a client, compressed where the client takes that: `gzipped` makes it, `plain` is
-/// the same.
+/// Text for a client, compressed if the client accepts that: `gzipped` makes it, `plain` is the same.
 pub(super) fn compressible(
     asked: &HeaderMap,
     media: &'static str,
@@ -242,7 +241,7 @@ pub(super) fn compressible(
 /// The fastest level: half a millisecond for a page, a fifth of its size.
 pub(super) fn gzip(text: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 4), Compression::fast());
-    // Memory takes everything.
+    // Writing to memory cannot fail.
     let written = encoder.write_all(text).and_then(|()| encoder.finish());
     written.unwrap_or_default().into()
 }
@@ -254,7 +253,7 @@ pub(super) fn no_content() -> Response {
     response
 }
 
-/// 304: the client has what `etag` names.
+/// 304: the client has the content of `etag`.
 pub(super) fn not_modified(etag: &str) -> Response {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -262,7 +261,7 @@ pub(super) fn not_modified(etag: &str) -> Response {
     response
 }
 
-/// Sets a header whose value is made here and holds nothing that a header may not.
+/// Sets a header whose value is made by the server and contains only valid characters.
 pub(super) fn set(response: &mut Response, name: HeaderName, value: &str) {
     if let Ok(value) = value.parse() {
         response.headers_mut().insert(name, value);
@@ -321,8 +320,8 @@ pub(super) fn takes_json(headers: &HeaderMap) -> bool {
             .is_some_and(|weight| weight > 0)
 }
 
-/// True when `Accept-Encoding` names `coding`, and does not refuse it by `q=0`. That anything is taken
-/// (`*`) is no wish for it.
+/// True when `Accept-Encoding` names `coding`, and does not refuse it by `q=0`. A wildcard (`*`) does not
+/// request it.
 pub(super) fn takes_coding(headers: &HeaderMap, coding: &str) -> bool {
     weight_of(headers, ACCEPT_ENCODING, coding).is_some_and(|weight| weight > 0)
 }

@@ -25,7 +25,7 @@ pub(super) struct Route {
     method: Method,
     /// `{name}` stands for one segment, `{*name}` for all that follow.
     path: &'static str,
-    /// What a token must allow; `None` where no token is needed.
+    /// The scope that a token needs; `None` if no token is needed.
     pub(super) scope: Option<Scope>,
     pub(super) handler: Handler,
 }
@@ -46,8 +46,8 @@ macro_rules! routes {
     };
 }
 
-/// All of them. `GET` is also `HEAD`, and every address takes `OPTIONS`. What is `PUBLIC` is the same for all
-/// clients, and what the page that asks for a token is made of.
+/// All routes. `GET` is also `HEAD`, and every address accepts `OPTIONS`. `PUBLIC` routes are the same for
+/// all clients, and include the files of the page that asks for a token.
 static ROUTES: &[Route] = routes! {
     GET    "/"                                READ   => pages::overview,
     GET    "/static/{name}"                   PUBLIC => embedded::get,
@@ -78,7 +78,7 @@ static ROUTES: &[Route] = routes! {
 };
 
 impl Route {
-    /// The variable segments of `path`; `None` where `path` is another address.
+    /// The variable segments of `path`; `None` if `path` does not match.
     fn params(&self, path: &str) -> Option<PathParams> {
         let mut params = PathParams::new();
         let mut rest = Some(path);
@@ -105,12 +105,12 @@ impl Route {
     }
 }
 
-/// What the table has for a request.
+/// The entries of the table for a request.
 #[derive(Debug, Default)]
 pub(super) struct Match {
-    /// The route, where the address takes the method.
+    /// The route, if the address accepts the method.
     pub(super) route: Option<(&'static Route, PathParams)>,
-    /// The methods that the address takes, as `Allow` lists them; `None` for an unknown address.
+    /// The methods that the address accepts, as `Allow` lists them; `None` for an unknown address.
     pub(super) allow: Option<String>,
 }
 

@@ -25,9 +25,9 @@ use super::state::Web;
 use crate::faults;
 
 /// Without descriptors or memory, accept is tried again when a connection has ended, and after this time:
-/// something else may have been freed.
+/// other resources may have been freed.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// How long responses may take that have begun when the daemon stops.
+/// How long responses that have begun may take when the daemon stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A socket that clients connect to.
@@ -35,13 +35,13 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Listener {
     /// Over TCP.
     Tcp(TcpListener),
-    /// Over a unix socket, guarded by its mode.
+    /// Over a unix socket, protected by its mode.
     Unix(UnixListener),
 }
 
 impl Listener {
-    /// The next connection and its peer. Where resources are exhausted, it first waits until some may have
-    /// been freed.
+    /// The next connection and its peer. If resources are exhausted, it first waits until some may have been
+    /// freed.
     async fn next(
         &self,
         exhausted: Option<&mut watch::Receiver<usize>>,
@@ -125,7 +125,7 @@ pub fn serve(listeners: Vec<Listener>, web: Web) -> impl Future<Output = io::Res
     )
 }
 
-/// For so long, refuses all requests with the message `why`: this server cannot serve.
+/// For a limited time, refuses all requests with the message `why`: this server cannot serve.
 ///
 /// # Errors
 /// When a listener fails for good.
@@ -342,7 +342,7 @@ mod tests {
             TcpStream::connect(self.tcp).await.unwrap()
         }
 
-        /// Connects so many, and waits until they are accepted.
+        /// Opens this many connections, and waits until they are accepted.
         async fn fill(&self, count: usize) -> Vec<TcpStream> {
             let mut all = Vec::new();
             for _ in 0..count {
@@ -363,7 +363,7 @@ mod tests {
         }
     }
 
-    /// Writes all of a request before it reads, and reads to the end, which must be a clean one.
+    /// Writes a whole request before it reads, and reads to the end, which must be a clean one.
     async fn ask(mut at: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -> String {
         at.write_all(request).await.unwrap();
         let mut answer = String::new();
@@ -373,7 +373,7 @@ mod tests {
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-    /// A request with a body of so many bytes.
+    /// A request with a body of this many bytes.
     fn post(bytes: usize) -> Vec<u8> {
         let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {bytes}\r\n\r\n");
         [head.as_bytes(), &vec![b'x'; bytes]].concat()

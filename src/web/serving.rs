@@ -28,21 +28,21 @@ use crate::budget::{Client, Held};
 
 /// How long a client may take to send the head of a request, also of the next one on its connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a client for which there is no place may take to send the head of its request.
+/// How long a client without a place may take to send the head of its request.
 const REFUSED_HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of a head that are read. A target or headers that are only a little too long are refused with a
-/// message that says which of them it was; for longer heads hyper sends 431. It also bounds what is read ahead
-/// and what waits to be written.
+/// message that says which of them it was; for longer heads hyper sends 431. It also bounds what is read
+/// ahead and what waits to be written.
 const MAX_BUFFER: usize = 128 << 10;
-/// For a client that gets its response before all of its request was read: enough for the largest request over
-/// a slow line.
+/// For a client that gets its response before its whole request was read: enough for the largest request over
+/// a slow connection.
 const DISCARD: DiscardLimits = DiscardLimits {
     idle: Duration::from_secs(2),
     total: Duration::from_secs(30),
     bytes: 32 << 20,
 };
-/// For a client that was refused, whose place others wait for. Its idle time is also all that remains when the
-/// daemon stops.
+/// For a client that was refused, whose place other clients wait for. When the daemon stops, only its idle
+/// time applies.
 const REFUSED_DISCARD: DiscardLimits = DiscardLimits {
     idle: Duration::from_secs(1),
     total: Duration::from_secs(3),
@@ -66,11 +66,11 @@ pub(super) trait Service: Clone + Send + Sync + 'static {
         peer: Peer,
     ) -> impl Future<Output = Response> + Send;
 
-    /// The response to a request for which there is no place.
+    /// The response to a request without a place.
     fn refuse(&self, request: &Request<Incoming>) -> Response;
 }
 
-/// A connection that is served.
+/// A connection that is being served.
 pub(super) struct Serving {
     pub(super) connection: Connection,
     pub(super) peer: Peer,
@@ -87,26 +87,26 @@ impl Serving {
         let begun = tokio::select! {
             biased;
             begun = tokio::time::timeout(self.header_timeout(), self.begin(&service)) => begun,
-            // A client that was accepted gets a response: its first request may be on its way.
+            // An accepted client gets a response: its first request may be on its way.
             () = async {
                 self.stop.cancelled().await;
                 tokio::time::sleep(FIRST_REQUEST_TIMEOUT).await;
             } => return,
         };
-        // Otherwise the client has sent nothing in time, or is gone.
+        // Otherwise the client has sent nothing in time, or has disconnected.
         if let Ok(Ok((before, named))) = begun {
             if let Some(address) = named
                 && !self.assign_to(address, &service)
             {
                 return refuse_at_once(&self.connection);
             }
-            // On the heap, so that a connection on which nothing has come yet costs little.
+            // On the heap, so that a connection without data costs little.
             Box::pin(self.talk(before, service)).await;
         }
     }
 
-    /// Waits until something arrives. Of a trusted proxy it reads the client that the proxy names. Returns what
-    /// was read besides, and that client.
+    /// Waits until something arrives. Of a trusted proxy it reads the client that the proxy names. Returns
+    /// what was read besides, and that client.
     async fn begin(&self, service: &impl Service) -> io::Result<(Bytes, Option<IpAddr>)> {
         let is_proxy = matches!(self.peer, Peer::Tcp(address) if service.is_trusted(address));
         let mut read = Vec::new();
@@ -131,8 +131,8 @@ impl Serving {
         }
     }
 
-    /// From now on the place of this connection belongs to the client at `address`. False where the client can
-    /// get no place, not even among the connections that are refused.
+    /// Transfers the place of this connection to the client at `address`. False if the client can get no
+    /// place, not even among the connections that are refused.
     fn assign_to(&mut self, address: IpAddr, service: &impl Service) -> bool {
         self.peer = Peer::Tcp(address);
         if service.is_trusted(address) {
@@ -176,7 +176,7 @@ impl Serving {
         }
     }
 
-    /// Reads requests and answers them. Returns how that ended; `None` where the client was gone before.
+    /// Reads requests and answers them. Returns the result; `None` if the client disconnected before.
     async fn exchange(
         &self,
         before: Bytes,
@@ -194,7 +194,7 @@ impl Serving {
             let is_length_known = state.request_received(&request);
             request.extensions_mut().insert(closed.clone());
             let (service, guard) = (service.clone(), state.clone().response_guard());
-            // On the heap only while there is something to answer.
+            // On the heap only while there is a request to answer.
             Box::pin(async move {
                 let mut response = match is_refused {
                     true => service.refuse(&request),
@@ -216,7 +216,7 @@ impl Serving {
             .serve_connection(TokioIo::new(paced), answering);
         let gone = async {
             self.connection.gone(&half_closed.0).await;
-            // The request that the client sent before it left is read all the same.
+            // The request that the client sent before it disconnected is read nevertheless.
             received.cancelled().await;
         };
         self.until_end(pin!(served), pin!(gone), &received).await
@@ -230,7 +230,7 @@ impl Serving {
         }
     }
 
-    /// Returns how serving ended; `None` where the client was gone before.
+    /// Returns the result of serving; `None` if the client disconnected before.
     async fn until_end<S, B>(
         &self,
         mut served: Pin<&mut http1::Connection<TokioIo<Paced>, S>>,
@@ -242,7 +242,7 @@ impl Serving {
         B: hyper::body::Body<Error = io::Error> + 'static,
     {
         tokio::select! {
-            // It comes first, so that a handler learns that its client is gone before clients that came later
+            // It comes first, so that a handler learns that its client has disconnected before later clients
             // get responses.
             biased;
             () = gone.as_mut() => return None,
@@ -268,14 +268,14 @@ impl Serving {
     }
 }
 
-/// Sends a client the 503 without waiting until it has sent a request or read the response. What it sends
-/// meanwhile may make its kernel discard the response.
+/// Sends a client the 503 without waiting until it has sent a request or read the response. Bytes that it
+/// sends meanwhile may make its kernel discard the response.
 pub(super) fn refuse_at_once(connection: &Connection) {
     connection.discard_at_once();
     connection.send_at_once(busy(NO_PLACE).as_bytes());
 }
 
-/// A complete response, where hyper sends none.
+/// A complete response, for cases in which hyper sends none.
 fn busy(sentence: &str) -> String {
     let length = sentence.len() + 1;
     format!(

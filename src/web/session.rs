@@ -1,4 +1,4 @@
-//! A browser's session: it exchanges its token for a cookie, and gives the cookie back.
+//! A browser's session: it exchanges its token for a cookie, and later removes the cookie.
 
 use hyper::header::SET_COOKIE;
 
@@ -9,7 +9,7 @@ use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
 
-/// `POST /session`: a client that shows a token gets a cookie that reads, where reading needs one.
+/// `POST /session`: a client with a valid token gets a cookie for reading, if reading needs one.
 pub(super) async fn begin(web: &Web, request: Request) -> Result<Response, ApiError> {
     let mut response = response::no_content();
     if web.access.load().public == Public::Nothing

@@ -15,30 +15,30 @@ use crate::build::Contents;
 use crate::metrics::Metrics;
 use crate::scheduler::Scheduler;
 
-/// What every handler uses. Cheap to clone.
+/// The state that every handler uses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Web {
     pub(super) scheduler: Scheduler,
     pub(super) metrics: Metrics,
-    /// A reload swaps it.
+    /// A reload replaces it.
     pub(super) access: Arc<ArcSwap<Access>>,
     pub(super) accept_control: AcceptControl,
     pub(super) places: Places,
     /// Cancelled when the daemon stops: streams end then.
     pub(super) stop: CancellationToken,
-    /// Request ids: a random beginning, then counted.
+    /// Request ids: a random prefix and a counter.
     requests: Arc<AtomicU64>,
-    /// Bytes that are held for clients that read: answers, streams of logs and events, lists, trees. What
-    /// is held for clients that build is counted by the scheduler.
+    /// Bytes that are held for clients that read: responses, streams of logs and events, lists, trees. Memory
+    /// for clients that build is counted by the scheduler.
     pub(super) held: Budget,
-    /// Clients that are sent a tree: each of them holds descriptors of it.
+    /// Clients that receive a tree: each of them holds descriptors of it.
     trees: Budget,
 }
 
-/// Bytes that are held at once for clients that read: answers that they have not read, streams of logs and
-/// events, lists, trees. Together with what thousands of connections use, it is little of a host's memory.
+/// Bytes that are held at once for clients that read: unread responses, streams of logs and events, lists,
+/// trees. Together with the memory of thousands of connections, it is little of a host's memory.
 const HELD_FOR_CLIENTS: u64 = 24 << 20;
-/// Bytes on top for clients of this host alone: enough for one of the largest responses.
+/// Additional bytes for clients of this host alone: enough for one of the largest responses.
 const HELD_FOR_LOCAL: u64 = 16 << 20;
 
 /// Tars and manifests that are sent at once, where descriptors allow it: twice as many as may read at a
@@ -46,7 +46,7 @@ const HELD_FOR_LOCAL: u64 = 16 << 20;
 const MAX_TREES: u64 = 256;
 /// Tars and manifests that are sent at once in any case.
 const MIN_TREES: u64 = 16;
-/// Tars and manifests on top for clients of this host alone.
+/// Additional tars and manifests for clients of this host alone.
 const TREES_FOR_LOCAL: u64 = 8;
 
 /// The number of trees for which a quarter of the descriptors is enough.
@@ -57,7 +57,7 @@ fn max_trees() -> u64 {
 }
 
 impl Web {
-    /// Serves `scheduler` to the clients that `access` lets in, until `stop`.
+    /// Serves `scheduler` to the clients that `access` admits, until `stop`.
     pub fn new(
         scheduler: Scheduler,
         metrics: Metrics,
@@ -87,7 +87,7 @@ impl Web {
         self.accept_control.clone()
     }
 
-    /// Replaces the rules about who may send requests, from the next request on.
+    /// Replaces the rules of access, from the next request on.
     pub fn change(&self, access: Access) {
         self.access.store(Arc::new(access));
     }
@@ -96,10 +96,10 @@ impl Web {
         format!("{:016x}", self.requests.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Counts a client that is sent a tree, until the value is dropped.
+    /// Counts a client that receives a tree, until the value is dropped.
     ///
     /// # Errors
-    /// 503 where as many trees are sent as may be.
+    /// 503 if as many trees are being sent as allowed.
     pub(super) fn hold_tree(&self, client: Client) -> Result<Held, ApiError> {
         self.trees.hold(client, 1).ok_or_else(|| {
             ApiError::busy(

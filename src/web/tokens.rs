@@ -1,7 +1,7 @@
 //! The tokens file: what each token allows over TCP.
 //!
-//! One line each: `NAME SCOPE[,SCOPE] sha256:HEX`. The file holds hashes, so reading it gives
-//! no right. It is read again when it has changed, so a new token works at once.
+//! One line each: `NAME SCOPE[,SCOPE] sha256:HEX`. The file holds hashes, so reading it grants no access. It
+//! is read again when it has changed, so a new token is valid at once.
 
 use std::fmt;
 use std::io;
@@ -17,14 +17,14 @@ use parking_lot::Mutex;
 
 use crate::turns::{self, Turns};
 
-/// What a token allows.
+/// The scope of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// To see everything.
+    /// May read everything.
     Read,
-    /// To submit jobs.
+    /// May submit jobs.
     Build,
-    /// Everything.
+    /// Unlimited.
     Admin,
 }
 
@@ -56,13 +56,13 @@ impl fmt::Display for Scope {
 pub struct Token {
     /// The name of its owner.
     pub name: String,
-    /// What it allows.
+    /// Its scopes.
     pub scopes: Vec<Scope>,
     hash: [u8; 32],
 }
 
 impl Token {
-    /// The line for a token that is `secret`.
+    /// The line for a token with this `secret`.
     pub fn of(name: &str, scopes: Vec<Scope>, secret: &str) -> Token {
         Token {
             name: name.to_owned(),
@@ -71,7 +71,7 @@ impl Token {
         }
     }
 
-    /// What the file holds of the secret.
+    /// The stored hash of the secret.
     pub(super) fn hash(&self) -> &[u8; 32] {
         &self.hash
     }
@@ -79,7 +79,7 @@ impl Token {
     fn allows(&self, wanted: Scope) -> bool {
         self.scopes.iter().any(|scope| match scope {
             Scope::Admin => true,
-            // A client that may build may see what is built.
+            // A client that may build may also read.
             Scope::Build => wanted != Scope::Admin,
             Scope::Read => wanted == Scope::Read,
         })
@@ -127,32 +127,32 @@ pub enum TokensError {
     /// It cannot be read.
     #[error("could not read the tokens file '{}'", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// A line is wrong.
+    /// A line is invalid.
     #[error("the tokens file '{}' is wrong in line {line}: {expected}", path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// Which, from 1.
+        /// Its number, from 1.
         line: usize,
-        /// What was expected.
+        /// The expected syntax.
         expected: &'static str,
     },
 }
 
 type Stamp = (u64, u64, i64, i64);
 
-/// The file, and its content when it was read last.
+/// The file, and its content when it was last read.
 #[derive(Debug)]
 pub struct TokensFile {
     path: PathBuf,
-    /// Held for a comparison of stamps.
+    /// Locked for a comparison of stamps.
     read: Mutex<(Stamp, Arc<[Token]>)>,
-    /// Threads that check it for requests.
+    /// The turns of checking it for requests.
     pub(super) turns: Turns,
 }
 
 impl TokensError {
-    /// The file is there and closed to us.
+    /// The file exists, but we may not read it.
     pub fn is_closed(&self) -> bool {
         matches!(self, TokensError::Read(_, error) if error.kind() == io::ErrorKind::PermissionDenied)
     }
@@ -171,10 +171,10 @@ impl TokensFile {
         })
     }
 
-    /// The tokens that are in the file now. Blocks.
+    /// The current tokens of the file. Blocks.
     ///
     /// # Errors
-    /// Names the file and the line. A file that was broken meanwhile lets no client in.
+    /// Names the file and the line. An invalid file admits no client.
     pub fn current(&self) -> Result<Arc<[Token]>, TokensError> {
         let stamp = stamp(&self.path)?;
         let mut read = self.read.lock();

@@ -1,16 +1,15 @@
-//! A log read in pieces, until it is to stop.
+//! Reads a log in chunks, until it is told to stop.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Bytes that are read at once: few calls, and a stop takes effect within some microseconds.
+/// Read size: few calls, and a stop takes effect within some microseconds.
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
 /// The byte that begins an escape sequence.
 pub(super) const ESCAPE: u8 = 0x1b;
 
-/// Hands the first `length` bytes of `log` to `take`, until `stop` is set. Returns how many there
-/// were.
+/// Passes the first `length` bytes of `log` to `take`, until `stop` is set. Returns their number.
 pub(super) fn each_chunk(
     log: impl Read,
     length: u64,

@@ -1,22 +1,22 @@
-//! Colours and the like that are in force at a place of a log (SGR, `ESC [ … m`).
+//! The colours and other attributes that are active at a position of a log (SGR, `ESC [ … m`).
 //!
-//! They are written as the shortest parameters that bring them about after a reset, so that a
-//! reader can begin there and needs nothing of what is before.
+//! They are written as the shortest parameters that produce them after a reset, so that a reader can start
+//! there without the text before.
 
 use std::fmt;
 
-/// Numbers in one sequence that are heeded; the rest of a longer one is not.
+/// Numbers of one sequence that are evaluated; the rest of a longer one is ignored.
 const MAX_NUMBERS: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Colour {
-    /// One of the sixteen, by the number that sets it: 30–37, 40–47, 90–97, 100–107.
+    /// One of the sixteen, by the parameter that sets it: 30–37, 40–47, 90–97, 100–107.
     Named(u8),
     Palette(u8),
     Direct(u8, u8, u8),
 }
 
-/// What is in force.
+/// The active attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Style {
     /// Bit N is the parameter N: 1 bold, 2 faint, 3 italic, 4 underlined, 5 and 6 blinking,
@@ -27,7 +27,7 @@ pub(super) struct Style {
 }
 
 impl Style {
-    /// After a sequence with these parameters: digits, `;` and `:`.
+    /// Applies a sequence with these parameters: digits, `;` and `:`.
     pub(super) fn apply(&mut self, params: &[u8]) {
         let mut groups = params.split(|byte| *byte == b';').take(MAX_NUMBERS);
         while let Some(group) = groups.next() {
@@ -38,7 +38,7 @@ impl Style {
                     let parts: Vec<_> = parts.collect();
                     match parts.as_slice() {
                         [Some(5), index, ..] => palette(*index),
-                        // With the space of colours, or without.
+                        // With or without a colour space.
                         [Some(2), _, red, green, blue, ..] | [Some(2), red, green, blue] => {
                             direct(*red, *green, *blue)
                         }
@@ -69,7 +69,7 @@ impl Style {
             0 => *self = Style::default(),
             4 if kind == Some(0) => self.flags &= !(1 << 4),
             1..=9 => self.flags |= 1 << number,
-            // Underlined twice.
+            // Doubly underlined.
             21 => self.flags |= 1 << 4,
             22 => self.flags &= !(1 << 1 | 1 << 2),
             23 | 24 | 27 | 28 | 29 => self.flags &= !(1 << (number - 20)),
@@ -105,7 +105,7 @@ impl fmt::Display for Style {
     }
 }
 
-/// A number of at most three digits; none in an empty place.
+/// A number of at most three digits; `None` if it is empty.
 fn number(digits: &[u8]) -> Option<u16> {
     if digits.is_empty() || digits.len() > 3 {
         return None;
@@ -120,7 +120,7 @@ fn palette(index: Option<u16>) -> Option<Colour> {
     Some(Colour::Palette(u8::try_from(index?).ok()?))
 }
 
-/// A part that is not given is 0.
+/// A missing part is 0.
 fn direct(red: Option<u16>, green: Option<u16>, blue: Option<u16>) -> Option<Colour> {
     let part = |value: Option<u16>| u8::try_from(value.unwrap_or(0)).ok();
     Some(Colour::Direct(part(red)?, part(green)?, part(blue)?))

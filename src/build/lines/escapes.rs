@@ -1,23 +1,23 @@
-//! Escape sequences, told from text byte by byte.
+//! Distinguishes escape sequences from text, byte by byte.
 //!
-//! CSI (`ESC [ … letter`), the strings OSC, DCS, SOS, PM and APC (to BEL, `ESC \` or the next
-//! control character), and `ESC` with one character or a few. What is torn is over where it can
-//! go on no longer, at the end of its line at the latest: no sequence swallows a log. The
-//! controls of ISO 6429 above 0x7f are no escapes here: in UTF-8 they are halves of letters.
+//! CSI (`ESC [ … letter`), the strings OSC, DCS, SOS, PM and APC (to BEL, `ESC \` or the next control
+//! character), and `ESC` with one character or a few. An incomplete sequence ends where it can no longer
+//! continue, at the end of its line at the latest: no sequence swallows a log. The controls of ISO 6429 above
+//! 0x7f are no escapes here: in UTF-8 they are parts of characters.
 
 use super::chunks::ESCAPE;
 
-/// Most bytes of parameters that are looked at: those of every colour together take fewer.
+/// Most bytes of parameters that are parsed: those of every colour together take fewer.
 const MAX_PARAMS: usize = 128;
 
-/// Where a reader is.
+/// The state of the parser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum At {
     #[default]
     Text,
     /// After `ESC`.
     Escape,
-    /// After `ESC` and something between it and its last character.
+    /// After `ESC` and an intermediate byte, before its last character.
     Between,
     /// In a CSI.
     Sequence,
@@ -25,7 +25,7 @@ enum At {
     Words,
 }
 
-/// What a byte was.
+/// The type of a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// Text, or a control character.
@@ -36,7 +36,7 @@ pub(super) enum Seen {
     Colours,
 }
 
-/// Tells escape sequences from text.
+/// Distinguishes escape sequences from text.
 #[derive(Debug, Default)]
 pub(super) struct Escapes {
     at: At,
@@ -49,12 +49,12 @@ impl Escapes {
         self.at == At::Text
     }
 
-    /// The line is over, and with it what was not ended.
+    /// Ends the line, and an unfinished sequence with it.
     pub(super) fn end_line(&mut self) {
         self.at = At::Text;
     }
 
-    /// Goes on by one byte; of a character past ASCII, by any of its bytes.
+    /// Advances by one byte; of a character past ASCII, by any of its bytes.
     pub(super) fn step(&mut self, byte: u8) -> Seen {
         let (at, seen) = match (self.at, byte) {
             (_, ESCAPE) => (At::Escape, Seen::Escape),
@@ -82,9 +82,8 @@ impl Escapes {
         seen
     }
 
-    /// The parameters of a sequence of colours with which `bytes` begin, and what comes after it:
-    /// what [`Escapes::step`] says of the most frequent sequence, at once. `None` also where it is
-    /// not there whole.
+    /// The parameters of a colour sequence at the start of `bytes`, and what follows it: the result of
+    /// [`Escapes::step`] for the most frequent sequence, in one step. `None` also if it is incomplete.
     pub(super) fn colours_at(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         let inside = bytes.strip_prefix(b"\x1b[")?;
         let is_number = |byte: &u8| matches!(byte, b'0'..=b'9' | b';' | b':');
@@ -96,7 +95,7 @@ impl Escapes {
         Some((params, after.strip_prefix(b"m")?))
     }
 
-    /// The parameters of the sequence that was seen last.
+    /// The parameters of the last sequence.
     pub(super) fn params(&self) -> &[u8] {
         &self.params
     }

@@ -1,8 +1,7 @@
-//! Which lines of a log hold a text, as a reader sees them.
+//! Searches a log for a text, as displayed to a reader.
 //!
-//! Most lines are plain, and many at once are searched where they lie. Where there is an escape
-//! or a carriage return, a line is looked at by itself, without its escapes, and in pieces if it
-//! is longer than what is read at once.
+//! Most lines are plain, and many at once are searched in place. A line with an escape or a carriage return
+//! is searched by itself, without its escapes, and in pieces if it is longer than one read.
 
 use std::io::{self, Read};
 use std::sync::atomic::AtomicBool;
@@ -13,31 +12,30 @@ use memchr::{memchr, memchr_iter, memchr2, memrchr};
 use super::chunks::{ESCAPE, each_chunk};
 use super::escapes::{Escapes, Seen};
 
-/// Bytes of a text that is looked for: more than a person types.
+/// Most bytes of a search text: more than a person types.
 const MAX_NEEDLE: usize = 200;
 
-/// Lines that are told; a reader does not go through more of them.
+/// Most matches returned; a reader does not go through more of them.
 const MAX_MATCHES: usize = 1_000;
 
-/// A text that can be looked for: 1 to 200 bytes of one line, upper and lower case of ASCII
-/// alike.
+/// A valid search text: 1 to 200 bytes of one line, ASCII case ignored.
 #[derive(Clone, Debug)]
 pub struct Needle {
     automaton: AhoCorasick,
     length: usize,
 }
 
-/// A text that cannot be looked for.
+/// An invalid search text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a text of 1 to {MAX_NEEDLE} bytes without control characters")]
 pub struct NeedleError;
 
-/// The lines that hold it.
+/// The matching lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Bytes that were searched.
     pub length: u64,
-    /// How many lines hold it.
+    /// The number of matching lines.
     pub count: u64,
     /// The first of them, at most 1,000.
     pub matches: Vec<Match>,
@@ -71,7 +69,7 @@ impl std::str::FromStr for Needle {
     }
 }
 
-/// The lines that hold `needle` within the first `length` bytes of `log`.
+/// The lines that contain `needle` within the first `length` bytes of `log`.
 ///
 /// # Errors
 /// When the log cannot be read, or `stop` was set.
@@ -85,9 +83,9 @@ pub fn find(log: impl Read, length: u64, needle: &Needle, stop: &AtomicBool) -> 
 struct Search<'a> {
     needle: &'a Needle,
     found: Found,
-    /// Where the next byte is.
+    /// The position of the next byte.
     at: Match,
-    /// A line that began in an earlier chunk, or is looked at by itself.
+    /// A line that started in an earlier chunk, or is searched by itself.
     line: Line,
     is_in_line: bool,
 }
@@ -124,7 +122,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whole lines without anything to be left out.
+    /// Searches whole lines without escapes or carriage returns.
     fn take_plain(&mut self, lines: &[u8]) {
         let mut rest = lines;
         while let Some(found) = self.needle.automaton.find(rest) {
@@ -139,7 +137,7 @@ impl<'a> Search<'a> {
         self.pass(rest);
     }
 
-    /// The rest of one line, as far as it is there. Returns what comes after it.
+    /// Searches the available rest of one line. Returns the bytes after it.
     fn take_line<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         match memchr(b'\n', bytes) {
             None => {
@@ -189,23 +187,23 @@ impl<'a> Search<'a> {
     }
 }
 
-/// One line, piece by piece. Between carriage returns it has segments, of which the last that is
-/// not empty is what is seen.
+/// One line, piece by piece. Carriage returns divide it into segments, of which the last non-empty one is
+/// displayed.
 #[derive(Debug, Default)]
 struct Line {
     escapes: Escapes,
-    /// Text of the segment that was not searched yet, and before it what a match could begin in.
+    /// Unsearched text of the segment, after the bytes in which a match could start.
     text: Vec<u8>,
     has_text: bool,
     holds: bool,
-    /// What was found in the last segment that was not empty.
+    /// Whether the last non-empty segment matches.
     held: bool,
     /// Its bytes so far.
     length: u64,
 }
 
 impl Line {
-    /// Another line, in the same memory.
+    /// Starts another line, in the same memory.
     fn begin(&mut self) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
@@ -270,7 +268,7 @@ impl Line {
         self.holds = false;
     }
 
-    /// Whether it holds the text.
+    /// Whether the line contains the text.
     fn end(&mut self) -> bool {
         self.close_segment();
         self.held
@@ -306,7 +304,7 @@ mod tests {
         assert_eq!(lines(log, "31m"), [0; 0]);
         assert_eq!(lines(b"\xc3\xa4\xff\n", "\u{e4}"), [0]);
         assert_eq!(lines(b"", "x"), [0; 0]);
-        // It is literal.
+        // It is a literal.
         assert_eq!(lines(b"a.c\nabc\n", "a.c"), [0]);
     }
 
@@ -358,7 +356,7 @@ mod tests {
         }
     }
 
-    /// The line as it is seen, the slow way.
+    /// The displayed line, computed the slow way.
     fn seen(line: &[u8]) -> Vec<u8> {
         let mut escapes = Escapes::default();
         let mut text = line.to_vec();

@@ -1,7 +1,7 @@
-//! Where the lines of a log begin, block by block.
+//! The line index of a log, block by block.
 //!
-//! A log is cut into blocks, each of which begins at the start of a line. A client that has the blocks
-//! can read any line by reading one of them.
+//! A log is split into blocks, each of which starts at a line. A client that has the index can read any line
+//! by reading one block.
 
 use std::io::{self, Read};
 use std::sync::atomic::AtomicBool;
@@ -12,33 +12,33 @@ use super::chunks::{ESCAPE, each_chunk};
 use super::colours::Style;
 use super::escapes::{Escapes, Seen};
 
-/// Lines of a block: one screen needs one or two blocks, and empty lines do not make many.
+/// Lines of a block: a screen needs one or two blocks, and empty lines do not create many.
 const BLOCK_LINES: u64 = 2_000;
 
-/// Bytes of a block, but for its last line: one answer, and soon shown.
+/// Bytes of a block, without its last line: one answer, and quickly displayed.
 const BLOCK_BYTES: u64 = 64 << 10;
 
-/// Blocks of a log: 4 GiB in blocks of 64 KiB, and 6 MiB as JSON with the longest colours. Past
-/// it every second is left out, so the blocks of larger logs are larger.
+/// Blocks of a log: 4 GiB in blocks of 64 KiB, and 6 MiB as JSON with the longest colours. Beyond it every
+/// second block is merged, so the blocks of larger logs are larger.
 const MAX_BLOCKS: usize = 64 << 10;
 
-/// Where lines begin. The three lists have an entry for each block.
+/// The line index. The three lists have an entry for each block.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {
-    /// Bytes that were looked at.
+    /// Bytes that were indexed.
     pub length: u64,
-    /// Lines that begin in them; the last may go on.
+    /// Lines that start in them; the last may be incomplete.
     pub lines: u64,
-    /// The byte at which a block begins, which is that at which a line does.
+    /// The offset at which each block and its first line start.
     pub offsets: Vec<u64>,
     /// The number of that line, counted from 0.
     pub firsts: Vec<u64>,
-    /// The colours in force there, as parameters of one SGR sequence; "" for none.
+    /// The active colours there, as parameters of one SGR sequence; "" for none.
     pub colours: Vec<String>,
 }
 
-/// The index of the first `length` bytes of `log`. A block has at least 2,000 lines or 64 KiB,
-/// but for the last; a line past that is a block by itself.
+/// The index of the first `length` bytes of `log`. A block has at least 2,000 lines or 64 KiB, except the
+/// last; a longer line is a block by itself.
 ///
 /// # Errors
 /// When the log cannot be read, or `stop` was set.
@@ -48,7 +48,7 @@ pub fn index(log: impl Read, length: u64, stop: &AtomicBool) -> io::Result<Index
     Ok(blocks.finish())
 }
 
-/// A place where a line begins.
+/// The start of a line.
 #[derive(Clone, Copy, Debug, Default)]
 struct Start {
     offset: u64,
@@ -59,9 +59,9 @@ struct Start {
 #[derive(Debug)]
 struct Blocks {
     starts: Vec<Start>,
-    /// Of the block that is not over.
+    /// The start of the current block.
     block: Start,
-    /// Of the line that is not over.
+    /// The start of the current line.
     line: Start,
     /// Bytes seen.
     at: u64,
@@ -137,7 +137,7 @@ impl Blocks {
         is_long
     }
 
-    /// A block begins where the line does.
+    /// Starts a block at the current line.
     fn begin_block(&mut self) {
         if self.starts.len() >= self.max_blocks {
             let mut number = 0_usize;
@@ -154,7 +154,7 @@ impl Blocks {
 
     fn finish(mut self) -> Index {
         self.split_long();
-        // A block that nothing has come after is none.
+        // A block without bytes is dropped.
         if self
             .starts
             .last()
@@ -219,7 +219,7 @@ mod tests {
         let red = format!("\u{1b}[1;31mred{}", "\n".repeat(2_000));
         let log = format!("{red}\u{1b}[0mplain{}end", "\n".repeat(2_000));
         assert_eq!(of(log.as_bytes()).colours, ["", "1;31", ""]);
-        // A title is none, and one that is never ended hides no line.
+        // A title sets no colour, and an unterminated one hides no line.
         let log = format!("\u{1b}]0;[31m{}\u{1b}[32m\n", "\n".repeat(2_000));
         assert_eq!(of(log.as_bytes()).colours, ["", ""]);
     }

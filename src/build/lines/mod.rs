@@ -1,10 +1,11 @@
-//! A log as lines: where they begin, which of them hold a text, and how they read.
+//! A log as lines: the line index, search, and plain text.
 //!
-//! [`index`] and [`find`] read a log once, from its first byte on, in pieces, and hold nothing of it. What a line says is what a reader sees of it: escape sequences are no
-//! text ([`escapes`]), and of what a progress bar has written over itself the last counts.
+//! [`index`] and [`find`] read a log once, from its first byte on, in pieces, and hold nothing of it. Lines
+//! are treated as displayed: escape sequences are no text ([`escapes`]), and only the last state of a
+//! progress bar counts.
 //!
-//! What is told holds for the bytes that were asked about; a log that grows is gone on with by
-//! the client. Everything here blocks.
+//! Results are valid for the bytes that were requested; if a log grows, the client continues from there.
+//! Everything here blocks.
 
 mod chunks;
 mod colours;

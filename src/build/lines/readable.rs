@@ -1,16 +1,15 @@
-//! A log as plain text, for clients that have no program to show it better.
+//! A log as plain text, for clients without a program to display it.
 
 use super::escapes::{Escapes, Seen};
 
-/// The text as a reader sees it: without escape sequences, of a progress bar its last state, and
-/// what could mislead made visible. Control characters but tabs and line breaks are U+FFFD;
-/// what [`misleads`] is told by its number, such as `<U+202E>`. It is no markup and no escaping of
-/// such.
+/// The text as displayed: without escape sequences, only the last state of a progress bar, and misleading
+/// characters made visible. Control characters except tabs and line breaks become U+FFFD; those of
+/// [`misleads`] become their code point, such as `<U+202E>`. Markup is neither added nor escaped.
 pub fn readable(log: &str) -> String {
     let mut shown = String::with_capacity(log.len());
     let mut escapes = Escapes::default();
     let mut line = 0;
-    // A carriage return has been seen: what comes is written over what is there.
+    // After a carriage return: the following text overwrites the line.
     let mut is_back = false;
     for letter in log.chars() {
         if letter == '\n' {
@@ -20,7 +19,7 @@ pub fn readable(log: &str) -> String {
             is_back = false;
             continue;
         }
-        // All that is not ASCII is alike for escapes.
+        // The escape parser treats all non-ASCII characters alike.
         let byte = u8::try_from(letter).ok().filter(u8::is_ascii);
         if escapes.step(byte.unwrap_or(0x80)) != Seen::Text {
             continue;
@@ -42,8 +41,8 @@ pub fn readable(log: &str) -> String {
     shown
 }
 
-/// Whether it is no control and yet misleads: it is invisible, or changes the direction of what is
-/// around it. The one list; `ODD` in `web/static/logrow.js` is the same with the controls.
+/// Whether a non-control character misleads: it is invisible, or changes the direction of the text around it.
+/// The one list; `ODD` in `web/static/logrow.js` is the same with the controls.
 pub fn misleads(letter: char) -> bool {
     matches!(
         letter,
@@ -104,7 +103,7 @@ mod tests {
                 shown.matches('\n').count(),
                 log.matches('\n').count()
             );
-            // What is plain stays as it is.
+            // Plain text is unchanged.
             prop_assert_eq!(&readable(&shown), &shown);
         }
     }

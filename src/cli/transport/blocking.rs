@@ -1,4 +1,4 @@
-//! Blocking work on a thread of its own.
+//! Blocking work on a separate thread.
 
 use super::Error;
 

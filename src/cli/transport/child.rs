@@ -1,6 +1,6 @@
 //! Runs a program that fetches artifacts.
 //!
-//! When the fetch is given up, the program gets SIGTERM and runs on until it has removed its incomplete
+//! When the fetch is cancelled, the program gets SIGTERM and continues until it has removed its incomplete
 //! files; the stage that it works in is held until then.
 
 use std::ffi::OsString;

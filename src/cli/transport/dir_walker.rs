@@ -1,7 +1,7 @@
-//! A position in a directory tree of any depth, with a bounded number of open directories: the present
-//! one and its nearest ancestors. Those further up are opened again by `..`.
+//! A position in a directory tree of any depth, with a bounded number of open directories: the current one
+//! and its nearest ancestors. Those further up are opened again by `..`.
 //!
-//! A directory that was moved meanwhile does not lead elsewhere: leaving it fails.
+//! If a directory was moved meanwhile, leaving it fails.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,7 +13,7 @@ use crate::filesystem::InodeId;
 /// Real trees are hardly deeper, and two walks stay far below the usual limit of 1,024 descriptors.
 const MAX_OPEN_ANCESTORS: usize = 64;
 
-/// A walk through a tree, at its present directory.
+/// A walk through a tree, at its current directory.
 #[derive(Debug)]
 pub(super) struct DirWalker {
     here: OwnedFd,
@@ -32,12 +32,12 @@ impl DirWalker {
         })
     }
 
-    /// The present directory.
+    /// The current directory.
     pub(super) fn here(&self) -> BorrowedFd<'_> {
         self.here.as_fd()
     }
 
-    /// Enters a directory of the present one.
+    /// Enters a directory of the current one.
     pub(super) fn enter(&mut self, directory: OwnedFd, stat: &Stat) {
         let parent = std::mem::replace(&mut self.here, directory);
         let id = std::mem::replace(&mut self.id, InodeId::of(stat));
@@ -47,7 +47,7 @@ impl DirWalker {
         }
     }
 
-    /// Returns to the parent and gives the directory that was left, still open; `None` at the root.
+    /// Returns to the parent and returns the directory that was left, still open; `None` at the root.
     ///
     /// # Errors
     /// `STALE` when the directory has another parent now.

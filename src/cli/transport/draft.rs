@@ -65,7 +65,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Continues at `position`; what was not written before it becomes a hole.
+    /// Continues at `position`; the part that was not written becomes a hole.
     pub(super) fn skip_to(&mut self, position: u64) {
         self.position = position;
     }
@@ -79,9 +79,9 @@ impl Draft {
         while self.position < size {
             let start = match rustix::fs::seek(from, SeekFrom::Data(self.position)) {
                 Ok(start) => start.min(size),
-                // A hole from here to the end.
+                // The rest is a hole.
                 Err(Errno::NXIO) => size,
-                // A filesystem without holes.
+                // The filesystem does not report holes.
                 Err(Errno::INVAL) => self.position,
                 Err(error) => return Err(error.into()),
             };

@@ -1,10 +1,10 @@
-//! What can go wrong while artifacts are fetched.
+//! Errors of fetching artifacts.
 
 use std::io;
 
 use crate::client;
 
-/// What can go wrong while artifacts are fetched.
+/// An error of fetching artifacts.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server did not send them.
@@ -13,7 +13,7 @@ pub enum Error {
     /// The stream ended before its end mark.
     #[error("the artifacts broke off; files that came whole are in the target")]
     Torn(#[source] io::Error),
-    /// The stream holds an entry that is not allowed.
+    /// The stream contains an entry that is not allowed.
     #[error("the artifacts hold an entry that is not allowed, '{0}': {1}")]
     Hostile(String, &'static str),
     /// A file could not be written in the target.
@@ -28,7 +28,7 @@ pub enum Error {
     /// `--clear-target` failed.
     #[error("could not empty the target '{0}'")]
     Clear(String, #[source] io::Error),
-    /// What the server reports of the build cannot be used with this transport.
+    /// The server's report of the build cannot be used with this transport.
     #[error("{0}")]
     Unusable(String),
     /// The program of the transport could not be started.

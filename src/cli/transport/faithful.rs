@@ -246,7 +246,7 @@ fn times_are_exact_and_may_be_before_1970() {
             "{text}"
         );
     }
-    // In the header itself: GNU tar's binary numbers.
+    // The times are in the header itself: GNU tar's binary numbers.
     let (_home, _, to) = two();
     let mut file = header(EntryType::Regular, 0o644, 0, 0);
     let field = &mut file.as_old_mut().mtime;
@@ -261,7 +261,7 @@ fn times_are_exact_and_may_be_before_1970() {
 #[test]
 fn no_tree_is_too_deep_and_no_name_too_odd() {
     let (_home, from, to) = two();
-    // One step at a time, since no path of it all is taken by the kernel.
+    // One step at a time, since the kernel does not accept a path of this length.
     let mut here: OwnedFd = File::open(&from).unwrap().into();
     let name = "d".repeat(200);
     for _ in 0..300 {

@@ -1,4 +1,4 @@
-//! The reader of a server's tar, for the fuzz targets in `fuzz/`; in no program.
+//! The parser of a server's tar, for the fuzz targets in `fuzz/`; not in any program.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use super::target::Target;
 use super::unpack;
 use crate::cli::progress::Progress;
 
-/// Unpacks `tar` into the directory at `target`, and counts the files and links that were put there.
+/// Unpacks `tar` into the directory at `target`, and counts the files and links that were written.
 ///
 /// # Errors
-/// The sentence.
+/// The error message.
 pub fn unpack(tar: &[u8], target: &Path) -> Result<u64, String> {
     let cancelled = CancellationToken::new();
     let opened = Target::open(target, Progress::hidden(), cancelled);

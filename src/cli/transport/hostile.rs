@@ -60,7 +60,7 @@ impl Fixture {
     }
 }
 
-/// An entry whose name and link are written as they are, which the builder would refuse.
+/// An entry with an unchanged name and link, which the builder would refuse.
 fn add(tar: &mut Builder<Vec<u8>>, kind: EntryType, name: &str, link: &str, data: &[u8]) {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -186,7 +186,7 @@ fn links_in_the_target_are_replaced_and_not_followed() {
         (FILE, "dir/secret", "", b"new"),
         (LINK, "link", "file", b""),
         (FILE, "empty", "", b"new"),
-        // An entry that comes twice: the later one counts.
+        // If an entry occurs twice, the later one counts.
         (FILE, "file", "", b"newer"),
     ]);
     fixture.unpack(&bytes).unwrap();
@@ -207,7 +207,7 @@ fn no_file_that_was_in_the_target_gets_a_second_name() {
         let mine = fixture.target().join("mine").metadata().unwrap();
         assert_eq!(mine.nlink(), 1, "{name}");
     }
-    // One that came takes the place of the one that was there, and is another file.
+    // A new file replaces the existing one, and is another file.
     let fixture = Fixture::new();
     std::fs::hard_link(
         fixture.dir.path().join("outside/secret"),
@@ -286,7 +286,7 @@ fn a_link_made_twice_leaves_nothing_behind() {
 #[test]
 fn a_torn_stream_is_noticed_wherever_it_ends() {
     let whole = tar(&[(FILE, "a", "", &[b'x'; 700]), (FILE, "b", "", b"y")]);
-    // Up to the end mark; what follows it is filling.
+    // The stream is read up to the end mark; padding follows.
     for end in [
         0, 1, 512, 600, 1_200, 1_300, 1_536, 2_048, 2_049, 2_560, 2_700,
     ] {

@@ -1,4 +1,4 @@
-//! Transport http: one tar stream from the server itself, compressed with zstd where the server does that.
+//! Transport http: one tar stream from the server itself, compressed with zstd if the server does that.
 //!
 //! A thread that may block writes to the disk; a few chunks are held in memory, however large the
 //! artifacts are.
@@ -18,9 +18,9 @@ use crate::client::{self, Client};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// Longest silence of the server: it never has to do more than read a large file.
+/// Longest silence of the server, which never has more to do than read a large file.
 const STALL_TIMEOUT: Duration = Duration::from_secs(120);
-/// Largest zstd window, 8 MiB: what levels up to 19 need and what every decoder takes.
+/// Largest zstd window, 8 MiB: levels up to 19 need it and every decoder accepts it.
 const MAX_WINDOW_LOG: u32 = 23;
 
 pub(super) async fn fetch(

@@ -31,18 +31,18 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// What is walked, and what happens to its files.
+/// The purpose of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// Artifacts on this host: files are copied.
     Artifacts,
-    /// A stage: files are moved, and directories without permissions are opened nonetheless. scp fetched
-    /// them from a path of so many bytes.
+    /// A stage: files are moved, and directories without permissions are opened nonetheless. scp fetched them
+    /// from a path of this many bytes.
     Stage { scp_path_len: Option<usize> },
 }
 
-/// Longest path of a directory that scp copies completely: the kernel accepts paths of 4,095 bytes, and a
-/// server of scp silently skips each entry whose path would be longer.
+/// Longest path of a directory that scp copies completely: the kernel accepts paths of 4,095 bytes, and an
+/// scp server silently skips each entry whose path would be longer.
 const MAX_SCP_PATH: usize = 4_095 - 256;
 
 pub(super) async fn fetch(
@@ -114,7 +114,7 @@ pub(super) fn walk(
 /// A walk over artifacts.
 struct Walk<'a> {
     walker: DirWalker,
-    /// The present directory, relative to the root.
+    /// The current directory, relative to the root.
     path: PathBuf,
     shown: &'a Path,
     /// The first path of each file that has hard links.
@@ -124,7 +124,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Copies or moves the files and links of the present directory; returns the names of directories.
+    /// Copies or moves the files and links of the current directory; returns the names of directories.
     fn transfer_files(&mut self) -> Result<Vec<OsString>, Error> {
         let names = names(self.walker.here()).map_err(|error| self.read_error("", error))?;
         let mut directories = Vec::new();
@@ -155,7 +155,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Moves a file or link; each of its hard links is moved on its own.
+    /// Moves a file or link; each of its hard links is moved separately.
     fn move_entry(&mut self, name: &OsStr, stat: &Stat, path: &Path) -> Result<(), Error> {
         let here = self.walker.here();
         let mode = Mode::from_raw_mode(stat.st_mode);
@@ -202,7 +202,7 @@ impl Walk<'_> {
             .finish_file(path, draft, stat.st_mode, Modified::of(&stat))
     }
 
-    /// Enters a directory of the present one.
+    /// Enters a directory of the current one.
     fn enter(&mut self, name: &OsStr) -> Result<(), Error> {
         let opened = self.open(name);
         let (directory, stat) = opened.map_err(|error| self.read_error(name, error))?;

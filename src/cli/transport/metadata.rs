@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{Mode, Stat, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-/// Permission bits that artifacts keep; set-id and sticky bits mean nothing to another owner.
+/// Permission bits that artifacts keep; set-id and sticky bits have no use for another owner.
 pub(super) const KEPT_MODE: u32 = 0o777;
 
 /// A modification time, as exact as its source; a filesystem rounds it to what it can store.
@@ -13,7 +13,7 @@ pub(super) const KEPT_MODE: u32 = 0o777;
 pub(super) struct Modified {
     /// Since 1970; negative before.
     pub seconds: i64,
-    /// Forward from there, less than a second.
+    /// Added to the seconds; less than a second.
     pub nanos: u32,
 }
 
@@ -43,7 +43,7 @@ impl Modified {
     }
 }
 
-/// Sets exactly this mode, whatever the umask and inherited ACLs made of it.
+/// Sets exactly this mode, independent of the umask and inherited ACLs.
 pub(super) fn set_mode(of: BorrowedFd<'_>, mode: u32) -> Result<(), Errno> {
     let stat = rustix::fs::fstat(of)?;
     if stat.st_mode & 0o7777 == mode {

@@ -1,10 +1,10 @@
 //! Fetches the artifacts of a build into a directory.
 //!
-//! Every transport promises the same: nothing is written outside the target, existing links in it are
-//! replaced and never followed, no file that was there before gets a second name, and the target is
-//! made (or, with `--clear-target`, emptied) only when the artifacts begin to arrive. The target itself,
-//! and the path to it, may be links. Names, paths and bytes from a server or a build are not trusted.
-//! What each transport keeps is listed in [`KEPT`].
+//! Every transport guarantees the same: nothing is written outside the target, existing links in it are
+//! replaced and never followed, no existing file gets a second name, and the target is made (or, with
+//! `--clear-target`, emptied) only when the artifacts begin to arrive. The target itself, and the path to it,
+//! may be links. Names, paths and bytes from a server or a build are not trusted. What each transport keeps
+//! is listed in [`KEPT`].
 
 mod blocking;
 mod child;

@@ -16,9 +16,9 @@ pub(super) const READ_DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::CLOEXEC);
 
-/// Opens the directory `name` of `parent` so that entries can be put into it, and returns its metadata
-/// from before: where its mode denies access to the caller, its owner, the mode is changed. With
-/// `mode`, the directory is made where there is none, or replaces a file or link.
+/// Opens the directory `name` of `parent` so that entries can be created in it, and returns its earlier
+/// metadata: if its mode denies access to the caller, its owner, the mode is changed. With `mode`, the
+/// directory is made if it is missing, or replaces a file or link.
 pub(super) fn open_for_entries(
     parent: BorrowedFd<'_>,
     name: &OsStr,
@@ -61,7 +61,7 @@ pub(super) fn path_for_other_process(opened: BorrowedFd<'_>) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), opened.as_raw_fd())
 }
 
-/// A path that leads to an open file, whatever its name is now.
+/// A path that leads to an open file, whatever its current name.
 pub(super) fn path_of_descriptor(opened: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", opened.as_raw_fd())
 }

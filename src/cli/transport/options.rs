@@ -55,7 +55,7 @@ pub(in crate::cli) struct Fetched {
 }
 
 impl TransportOptions {
-    /// Checks what can be checked before anything is built.
+    /// Checks everything that can be checked before a build.
     ///
     /// # Errors
     /// A sentence about the command line.

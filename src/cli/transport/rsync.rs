@@ -1,11 +1,10 @@
 //! Transport rsync: from an rsync daemon on the server's host, module `mistry`, which is rooted
 //! at the server's build path.
 //!
-//! rsync writes by path, changes the modes of files that have hard links elsewhere, and makes hard links
-//! to files that were in the target before. So it works in a [`Stage`] in the target, and what it has
-//! fetched is moved from there. Files that are in the target already are the basis of the transfer, unless
-//! a link below the target leads to a directory: rsync would follow it, and send checksums of the files
-//! behind it to the server.
+//! rsync writes by path, changes the modes of files that have hard links elsewhere, and makes hard links to
+//! existing files of the target. So it works in a [`Stage`] in the target, and the fetched files are moved
+//! from there. Existing files of the target are the basis of the transfer, unless a link below the target
+//! leads to a directory: rsync would follow it, and send checksums of the files behind it to the server.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -24,7 +23,7 @@ use super::{Error, Fetched, TransportOptions};
 use crate::job::JobId;
 use crate::project::ProjectName;
 
-/// What is fetched from where.
+/// The source of a transfer.
 #[derive(Debug)]
 pub(super) struct Source<'a> {
     pub host: &'a str,
@@ -58,16 +57,16 @@ pub(super) async fn fetch(
     stage.move_to_target(options, moved, cancelled).await
 }
 
-/// The arguments of rsync. The directory itself is synchronised, so dot files come along, and no
-/// files are no error.
+/// The arguments of rsync. The directory itself is synchronised, so that dot files are included, and an empty
+/// directory is no error.
 fn arguments(source: &Source<'_>, to: &Path, basis: Option<&Path>) -> Vec<OsString> {
     // Recursive, with times, links, modes, hard links and holes. Times are the same only when they are
     // to the nanosecond; without the window, a time of the same second would be left as it is.
     let mut arguments: Vec<OsString> = vec!["-rtlpHS".into(), "--modify-window=-1".into()];
     if let Some(basis) = basis {
-        // Builds may fix all times, and files in the target may have been changed: a file of the same
-        // size and time is not the same. So each is compared in pieces, of which the server sends those
-        // that differ, and written anew with its holes, which a copy made by rsync would not have.
+        // Builds may fix all times, and files in the target may have been changed: equal size and time do not
+        // mean equal content. So each file is compared in pieces, of which the server sends those that
+        // differ, and written again with its holes, which a copy made by rsync would not have.
         arguments.push("--ignore-times".into());
         let mut option = OsString::from("--copy-dest=");
         option.push(basis);
@@ -92,7 +91,7 @@ fn arguments(source: &Source<'_>, to: &Path, basis: Option<&Path>) -> Vec<OsStri
     arguments
 }
 
-/// Whether a link below `root` leads to a directory. What cannot be read counts as such a link.
+/// Whether a link below `root` leads to a directory. An unreadable entry counts as such a link.
 fn has_links_to_directories(root: &Path) -> bool {
     find_link_to_directory(root).unwrap_or(true)
 }

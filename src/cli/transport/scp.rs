@@ -1,8 +1,8 @@
 //! Transport scp: from an ssh server on the server's host, by the path that the server names.
 //!
-//! scp follows links: those of the build become what they point to (on the server's host, with the
-//! rights of the account there), and those of the target would be written through. So it copies into
-//! a [`Stage`] in the target, and what it has fetched is moved from there.
+//! scp follows links: those of the build become what they point to (on the server's host, with the rights of
+//! the account there), and those of the target would be written through. So it copies into a [`Stage`] in the
+//! target, and the fetched files are moved from there.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -31,7 +31,7 @@ pub(super) async fn fetch(
     stage.move_to_target(options, source, cancelled).await
 }
 
-/// The arguments of scp. `/.` at the end of the source means what is in it, dot files too.
+/// The arguments of scp. `/.` at the end of the source means its content, including dot files.
 fn arguments(options: &[String], remote: &str, to: &Path) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = ["-r", "-p", "-q"].map(OsString::from).into();
     for option in options {
@@ -44,7 +44,7 @@ fn arguments(options: &[String], remote: &str, to: &Path) -> Vec<OsString> {
     arguments
 }
 
-/// `[USER@]HOST:PATH/.`, with what scp would expand escaped.
+/// `[USER@]HOST:PATH/.`, with characters that scp would expand escaped.
 fn remote(host: &str, user: Option<&str>, path: &str) -> Result<String, Error> {
     let shown: String = path
         .chars()
@@ -57,8 +57,8 @@ fn remote(host: &str, user: Option<&str>, path: &str) -> Result<String, Error> {
             "the server names no absolute path of the artifacts but '{shown}'"
         )));
     }
-    // scp has talked SFTP since OpenSSH 9.0 and expands only globs; an older one hands the
-    // path to the user's shell there, for which a backslash means the same.
+    // scp has used SFTP since OpenSSH 9.0 and expands only globs; an older one passes the path to the user's
+    // shell there, for which a backslash means the same.
     let mut escaped = String::with_capacity(path.len());
     for letter in path.trim_end_matches('/').chars() {
         if letter.is_ascii() && !letter.is_ascii_alphanumeric() && !"/._-+,:@=".contains(letter) {

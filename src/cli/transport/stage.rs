@@ -28,13 +28,13 @@ const DIRECTORY_HANDLE: OFlags = OFlags::PATH
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Where the program works, in the directory that denies access to others.
+/// The directory of the program, inside the one that denies access to others.
 const INSIDE: &str = "artifacts";
 
 /// A directory for incomplete artifacts, removed when dropped.
 #[derive(Debug)]
 pub(super) struct Stage {
-    /// The target, which the stage is in.
+    /// The target, which contains the stage.
     target: OwnedFd,
     name: OsString,
     inside: OwnedFd,
@@ -93,7 +93,7 @@ impl Stage {
         &self.name
     }
 
-    /// Moves what the program has fetched into the target.
+    /// Moves the fetched files into the target.
     pub(super) async fn move_to_target(
         self,
         options: &TransportOptions,
@@ -115,7 +115,7 @@ impl Stage {
         .await
     }
 
-    /// Opens it, also where the program has copied the mode of a directory without permissions.
+    /// Opens it, even if the program has copied the mode of a directory without permissions.
     fn open(&self) -> io::Result<OwnedFd> {
         allow_owner(self.inside.as_fd(), &fstat(&self.inside)?)?;
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(outside.metadata().unwrap().mode() & 0o7777, 0o700);
     }
 
-    /// As another user can who may write into the target.
+    /// Acts as another user with write access to the target.
     #[test]
     fn a_link_in_the_place_of_a_stage_leads_no_program_elsewhere() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,14 +1,14 @@
-//! The directory that artifacts are put into.
+//! The directory into which artifacts are written.
 //!
-//! Every name is resolved one directory at a time from the opened target and links are never
-//! followed. So nothing is written outside, whatever names and links there are, and no path is too
-//! long. An existing file or link is replaced by anything, a directory only when it is empty. A file
-//! is written under a temporary name beside its own and renamed when it is complete.
+//! Every name is resolved one directory at a time from the opened target and links are never followed. So
+//! nothing is written outside, whatever names and links there are, and no path is too long. An existing file
+//! or link is replaced by any entry, a directory only when it is empty. A file is written under a temporary
+//! name in its directory and renamed when it is complete.
 //!
-//! Modes are those of the artifacts whatever the umask is, without set-id and sticky bits. A
-//! directory gets its mode and times when the walk leaves it, since a read-only one could not be
-//! filled. A directory that is entered again later gets back what it had. So memory depends on the
-//! depth of the tree only, but for the set of files that a later entry may link to.
+//! Modes are those of the artifacts whatever the umask is, without set-id and sticky bits. A directory gets
+//! its mode and times when the walk leaves it, since a read-only one could not be filled. A directory that is
+//! entered again later gets its earlier ones back. So memory depends on the depth of the tree only, except
+//! for the set of files that a later entry may link to.
 //!
 //! Everything here blocks.
 
@@ -50,7 +50,7 @@ pub(super) fn clear(path: &Path, except: Option<&OsStr>) -> Result<(), Error> {
     emptied().map_err(|error| Error::Clear(path.display().to_string(), error))
 }
 
-/// A directory on the way from the target to the present one.
+/// A directory on the path from the target to the current one.
 #[derive(Debug)]
 struct Level {
     name: OsString,
@@ -66,14 +66,14 @@ struct Level {
 #[derive(Debug)]
 pub(super) struct Target {
     walker: DirWalker,
-    /// The directories from the target to the present one.
+    /// The directories from the target to the current one.
     levels: Vec<Level>,
-    /// The files and links that were put here: only these may get hard links.
+    /// The files and links that were written here: only these may get hard links.
     written: HashSet<InodeId>,
     serial: u64,
     files: u64,
     progress: Progress,
-    /// Set when the fetch is given up.
+    /// Set when the fetch is cancelled.
     cancelled: CancellationToken,
 }
 
@@ -100,12 +100,12 @@ impl Target {
         })
     }
 
-    /// The number of files and links that were put here.
+    /// The number of files and links that were written here.
     pub(super) fn files(&self) -> u64 {
         self.files
     }
 
-    /// Makes a directory where there is none, and gives it this mode and time.
+    /// Makes a directory if it is missing, and gives it this mode and time.
     pub(super) fn make_directory(
         &mut self,
         path: &Path,
@@ -162,7 +162,7 @@ impl Target {
         renamed.map_err(|error| write_error(path, error))
     }
 
-    /// Makes a symbolic link; it may lead anywhere, since nothing here follows it.
+    /// Makes a symbolic link; it may lead anywhere, since it is never followed here.
     pub(super) fn make_symlink(
         &mut self,
         path: &Path,
@@ -181,11 +181,11 @@ impl Target {
         made.map_err(|error| write_error(path, error))
     }
 
-    /// Makes a hard link to a file or link that was put here.
+    /// Makes a hard link to a file or link that was written here.
     ///
     /// # Errors
-    /// [`Error::Hostile`] where the file was in the target before: a program that writes to the new
-    /// name would change the user's file.
+    /// [`Error::Hostile`] if the file was in the target before: a program that writes to the new name would
+    /// change the user's file.
     pub(super) fn make_hard_link(&mut self, path: &Path, to: &Path) -> Result<(), Error> {
         let handle = self.find_written(path, to)?;
         let name = self.enter_parent(path)?;
@@ -200,7 +200,7 @@ impl Target {
         made.map_err(|error| write_error(path, error))
     }
 
-    /// A handle of `to`, to which `path` is to be a hard link and which must have been put here.
+    /// A handle of `to`, to which `path` will be a hard link and which must have been written here.
     fn find_written(&mut self, path: &Path, to: &Path) -> Result<OwnedFd, Error> {
         let directory = to.parent().unwrap_or(Path::new(""));
         self.leave_for(directory)?;
@@ -257,8 +257,8 @@ impl Target {
         rename_over(parent, name, || {
             rustix::fs::renameat(parent, &temporary.name, parent, name)
         })?;
-        // rename(2) does nothing where both names are hard links to one file. Then the temporary name
-        // still exists and is removed.
+        // rename(2) does nothing if both names are hard links to one file. Then the temporary name still
+        // exists and is removed.
         temporary.renamed = stat.st_nlink < 2
             || rustix::fs::statat(parent, &temporary.name, AtFlags::SYMLINK_NOFOLLOW).is_err();
         self.written.insert(InodeId::of(stat));
@@ -266,7 +266,7 @@ impl Target {
         Ok(())
     }
 
-    /// Makes a file or link under an unused name in the present directory.
+    /// Makes a file or link under an unused name in the current directory.
     fn make_temporary<T>(
         &mut self,
         make: impl Fn(BorrowedFd<'_>, &OsStr) -> Result<T, Errno>,
@@ -290,7 +290,7 @@ impl Target {
         }
     }
 
-    /// Enters the directory that `path` is in, which is made where it is missing; returns the last name.
+    /// Enters the directory of `path`, which is made if it is missing; returns the last name.
     fn enter_parent<'a>(&mut self, path: &'a Path) -> Result<&'a OsStr, Error> {
         let directory = path.parent().unwrap_or(Path::new(""));
         self.leave_for(directory)?;
@@ -303,8 +303,8 @@ impl Target {
         enter().map_err(|error| write_error(path, error))
     }
 
-    /// Enters the directory `name` of the present one. With `make_mode`, it is made with that mode where
-    /// there is none, or replaces a file or link.
+    /// Enters the directory `name` of the current one. With `make_mode`, it is made with that mode if it is
+    /// missing, or replaces a file or link.
     fn enter(&mut self, name: &OsStr, make_mode: Option<u32>) -> Result<(), Errno> {
         let (directory, stat) = open_for_entries(self.walker.here(), name, make_mode)?;
         self.walker.enter(directory, &stat);
@@ -317,7 +317,7 @@ impl Target {
         Ok(())
     }
 
-    /// Leaves directories until the present one is `next` or one above it.
+    /// Leaves directories until the current one is `next` or one above it.
     fn leave_for(&mut self, next: &Path) -> Result<(), Error> {
         let names = self.levels.iter().map(|level| level.name.as_os_str());
         let shared = names.zip(next).take_while(|(is, goes)| is == goes).count();
@@ -327,7 +327,7 @@ impl Target {
         Ok(())
     }
 
-    /// Leaves the present directory, which gets its mode and time.
+    /// Leaves the current directory, which gets its mode and time.
     fn leave(&mut self) -> Result<(), Error> {
         let Some(level) = self.levels.pop() else {
             return Ok(());

@@ -16,8 +16,8 @@ use super::metadata::Modified;
 use super::target::Target;
 
 const BLOCK: usize = 512;
-/// Longest name, link target or extended header. The kernel takes paths of 4,096 bytes at once, but
-/// trees are deeper where each directory is entered by itself: this is 2,000 names of 255 bytes.
+/// Longest name, link target or extended header. The kernel accepts paths of 4,096 bytes at once, but trees
+/// may be deeper if each directory is entered separately: this is 2,000 names of 255 bytes.
 const MAX_EXTRA: u64 = 512 << 10;
 /// Most pieces of one sparse file: 16 MiB of memory.
 const MAX_PIECES: usize = 1 << 20;
@@ -26,21 +26,21 @@ const MAX_TRAILER: u64 = 1 << 20;
 /// Bytes copied at once.
 const COPY_BUFFER_SIZE: usize = 128 << 10;
 
-/// What the extension headers before an entry say about it.
+/// The values of the extension headers before an entry.
 #[derive(Default)]
 struct Extra {
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     modified: Option<Modified>,
-    /// A size that the entry's own header must repeat, since that is what is read.
+    /// A size that the entry's own header must repeat, since only that is used.
     size: Option<u64>,
 }
 
 /// Unpacks until the end mark.
 ///
 /// # Errors
-/// [`Error::Torn`] when the stream ends before its end mark, [`Error::Hostile`], or what the
-/// target says. Entries before the error stay; the file that was being written does not.
+/// [`Error::Torn`] when the stream ends before its end mark, [`Error::Hostile`], or an error of the target.
+/// Entries before the error stay; the file that was being written does not.
 pub(super) fn unpack(mut from: impl Read, target: &mut Target) -> Result<(), Error> {
     let mut extra = Extra::default();
     let mut buffer = vec![0; COPY_BUFFER_SIZE];
@@ -56,7 +56,7 @@ pub(super) fn unpack(mut from: impl Read, target: &mut Target) -> Result<(), Err
             EntryType::GNULongName => extra.name = Some(text(&mut from, size)?),
             EntryType::GNULongLink => extra.link = Some(text(&mut from, size)?),
             EntryType::XHeader => extended(&extra_bytes(&mut from, size)?, &mut extra)?,
-            // Nothing in it that counts for us; its size is bounded all the same.
+            // Its content does not matter; its size is bounded nevertheless.
             EntryType::XGlobalHeader => drop(extra_bytes(&mut from, size)?),
             _ => {
                 let extra = std::mem::take(&mut extra);
@@ -151,8 +151,7 @@ fn entry(
     }
 }
 
-/// Writes a file of `length` bytes, of which `pieces` (where, how many) are in the stream; the rest
-/// is holes.
+/// Writes a file of `length` bytes, of which `pieces` (offset, length) are in the stream; the rest is holes.
 fn file(
     from: &mut impl Read,
     pieces: &[(u64, u64)],
@@ -189,8 +188,8 @@ fn file(
     target.finish_file(&path, draft, mode, at)
 }
 
-/// Where the data of a sparse file belongs, and how long the file is: GNU's own format, whose map
-/// begins in the header and goes on in blocks before the data.
+/// The pieces of a sparse file, and its length: GNU's own format, whose map begins in the header and
+/// continues in blocks before the data.
 fn sparse(
     from: &mut impl Read,
     header: &Header,
@@ -227,7 +226,7 @@ fn sparse(
     Ok((pieces, length))
 }
 
-/// The entries of a map that are in use; `None` where one is no pair of numbers.
+/// The used entries of a map; `None` if one is no pair of numbers.
 fn add_pieces(map: &[GnuSparseHeader], pieces: &mut Vec<(u64, u64)>) -> Option<()> {
     for entry in map.iter().filter(|entry| !entry.is_empty()) {
         pieces.push((entry.offset().ok()?, entry.length().ok()?));
@@ -235,7 +234,7 @@ fn add_pieces(map: &[GnuSparseHeader], pieces: &mut Vec<(u64, u64)>) -> Option<(
     Some(())
 }
 
-/// The content of an entry that says something about the next one.
+/// The content of an extension header for the next entry.
 fn extra_bytes(from: &mut impl Read, size: u64) -> Result<Vec<u8>, Error> {
     if size > MAX_EXTRA {
         return Err(Error::Hostile(String::new(), "its name is too long"));
@@ -246,7 +245,7 @@ fn extra_bytes(from: &mut impl Read, size: u64) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The same as text that a NUL ends.
+/// The same as text that ends at a NUL.
 fn text(from: &mut impl Read, size: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = extra_bytes(from, size)?;
     if let Some(end) = bytes.iter().position(|b| *b == 0) {

@@ -20,30 +20,30 @@ use crate::web::response::Response;
 
 /// Characters of a name or of a link's target that are shown: more than meaningful names have.
 const MAX_NAME: usize = 300;
-/// Bytes of addresses and names in a page. Names that a container makes up are written out many times
-/// longer than they are; what does not fit is counted.
+/// Bytes of addresses and names in a page. Names made up by a container become many times longer when
+/// escaped; the number of omitted entries is shown.
 const MAX_BYTES: usize = 1 << 20;
 /// Parent directories that are linked: more than people nest by hand. The address of each contains all those
 /// above it.
 const MAX_STEPS: usize = 24;
-/// What a file name keeps in an address.
+/// File name characters kept in an address.
 pub(in crate::web) const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'-')
     .remove(b'_')
     .remove(b'~');
 
-/// Where a file or directory is among a build's artifacts, as links.
+/// The path of an artifact, as links.
 #[derive(Debug)]
 pub(super) struct Trail {
     pub(super) project: String,
     pub(super) id: String,
     pub(super) short: String,
-    /// From the artifacts themselves down; the last one is the place itself.
+    /// From the artifacts themselves down; the last one is the artifact itself.
     pub(super) steps: Vec<Step>,
 }
 
-/// A name on the way.
+/// A name in the path.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) href: String,
@@ -62,7 +62,7 @@ impl Trail {
         for (at, name) in names.iter().enumerate() {
             href.push('/');
             href.extend(percent_encode(name, IN_PATH));
-            // What is left out is one step, to the last of it.
+            // Omitted names become one step, to the last of them.
             let name = match (at + 1).cmp(&left_out) {
                 Ordering::Less => continue,
                 Ordering::Equal => "…".to_owned(),
@@ -81,31 +81,31 @@ impl Trail {
         }
     }
 
-    /// The address of the place itself, without a slash at its end.
+    /// The address of the artifact itself, without a slash at its end.
     pub(super) fn here(&self) -> &str {
         let last = self.steps.last().map_or("", |step| &*step.href);
         last.trim_end_matches('/')
     }
 
-    /// The name of the place itself.
+    /// The name of the artifact itself.
     pub(super) fn name(&self) -> &str {
         self.steps.last().map_or("", |step| &*step.name)
     }
 
-    /// The way to the place, without itself.
+    /// The steps before the artifact itself.
     pub(super) fn above(&self) -> &[Step] {
         self.steps.split_last().map_or(&[], |(_, above)| above)
     }
 }
 
-/// The names that a path is made of.
+/// The names in a path.
 fn names(path: &Path) -> impl Iterator<Item = &[u8]> {
     let names = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
     names.filter(|name| !matches!(*name, b"" | b"."))
 }
 
-/// What leads from the page's own address to what is in the directory: with a slash at its end,
-/// nothing; without one, the directory's own name, which a browser takes for a file's.
+/// The prefix of links from the page's own address to entries of the directory: empty if the address ends
+/// with a slash; else the directory's own name, which a browser takes for a file's.
 fn base(path: &Path) -> String {
     let address = path.as_os_str().as_bytes();
     match names(path).last() {
@@ -114,7 +114,7 @@ fn base(path: &Path) -> String {
     }
 }
 
-/// A time for a page; `None` where a container made up one that no calendar has.
+/// A time for a page; `None` if a container set one outside of the calendar.
 #[derive(Debug)]
 pub(super) struct Moment {
     pub(super) stamp: String,
@@ -129,7 +129,7 @@ pub(super) fn moment(seconds: i64) -> Option<Moment> {
     })
 }
 
-/// A name of a container on one line.
+/// A name from a container, on one line.
 pub(super) fn visible(name: &[u8]) -> Cow<'static, str> {
     format::visible(&String::from_utf8_lossy(name)).into()
 }
@@ -159,7 +159,7 @@ enum Kind {
     Special,
 }
 
-/// What is in the directory at `path` of a build's artifacts.
+/// The list of the directory at `path` of a build's artifacts.
 pub(in crate::web) fn render(
     budget: &ClientBudget,
     headers: &HeaderMap,
@@ -221,7 +221,7 @@ fn row(base: &str, entry: &Entry) -> Row {
 }
 
 impl Row {
-    /// How much of the page its address and its name take: both are there twice for a file.
+    /// The bytes of its address and its name in the page: both occur twice for a file.
     fn bytes(&self) -> usize {
         let own = self.href.len() + escaped(&self.name);
         match &self.kind {
@@ -298,7 +298,7 @@ mod tests {
             assert!(page.contains("5007 entries"));
             let more = format!("{} more are not listed", 5_007 - rows);
             assert!(page.contains(&more), "{more}");
-            // The sum is of what is shown.
+            // The sum is that of the shown files.
             let sum = format!("title=\"{} bytes\"", rows.div_ceil(2) * 2);
             assert!(page.contains(&sum), "{sum}");
         }
@@ -319,7 +319,7 @@ mod tests {
             assert!(page.contains(&format!("href=\"{href}?view\"")), "{page}");
             assert!(page.contains(&format!("href=\"{href}\" download")));
         }
-        // What is left out of a long way can be reached.
+        // Omitted steps of a long path can be reached.
         let trail = Trail::new(
             &"p".parse().unwrap(),
             "ab".repeat(32).parse().unwrap(),

@@ -16,7 +16,7 @@ use crate::web::format;
 use crate::web::media::Media;
 use crate::web::response::Response;
 
-/// Bytes of a text that a page shows: some thousand lines, and a page that no browser minds.
+/// Bytes of a text that a page shows: some thousand lines, and a page that any browser can handle.
 pub(in crate::web) const SHOWN: u64 = 256 << 10;
 /// Lines of them: each is an element of the page.
 const MAX_LINES: usize = 10_000;
@@ -30,9 +30,9 @@ struct Page<'a> {
     size_exact: u64,
     mode: String,
     modified: Option<Moment>,
-    /// The browser shows the whole of it by itself.
+    /// The browser itself can show all of it.
     is_plain: bool,
-    /// Only the beginning is shown; in words, how much of it.
+    /// Only the beginning is shown; its size in words.
     cut: Option<String>,
     why_not: &'a str,
 }
@@ -46,13 +46,13 @@ enum Shown {
 /// A file that is shown.
 pub(in crate::web) struct File<'a> {
     pub(in crate::web) metadata: &'a Metadata,
-    /// What it is by its name.
+    /// Its kind, by its name.
     pub(in crate::web) media: Media,
-    /// Its beginning, where that is a text.
+    /// Its beginning, if it is a text.
     pub(in crate::web) head: &'a [u8],
 }
 
-/// The file at `path` of a build's artifacts.
+/// The page of the file at `path` of a build's artifacts.
 pub(in crate::web) fn render(
     budget: &ClientBudget,
     headers: &HeaderMap,
@@ -100,13 +100,13 @@ pub(in crate::web) fn render(
     )
 }
 
-/// The lines of a text that begins with `head` and is `length` bytes long, and what of it they are
-/// if they are not all; `None` where it is no text.
+/// The lines of a text that begins with `head` and is `length` bytes long, and a note if lines are omitted;
+/// `None` if it is no text.
 fn text(head: &[u8], length: u64) -> Option<(Vec<String>, Option<String>)> {
     let is_whole = head.len() as u64 >= length;
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // A letter that is cut in two is none that is wrong.
+        // A character that is cut in two is not invalid.
         Err(error) if !is_whole && error.error_len().is_none() => {
             std::str::from_utf8(&head[..error.valid_up_to()]).ok()?
         }
@@ -126,7 +126,7 @@ fn text(head: &[u8], length: u64) -> Option<(Vec<String>, Option<String>)> {
     Some((shown, cut))
 }
 
-/// One line, in which tabs are what they are.
+/// One line, with its tabs unchanged.
 fn line(line: &str) -> String {
     let parts: Vec<String> = line.split('\t').map(format::visible).collect();
     parts.join("\t")
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(all("").unwrap().0.len(), 0);
         assert!(all("a\0b").is_none());
         assert!(super::text(b"a\xff", 2).is_none());
-        // A letter that is cut is wrong at the end of a file only.
+        // A cut character is invalid only at the end of a file.
         assert!(super::text(b"a\xc3", 2).is_none());
         let (lines, cut) = super::text(b"ab\xc3", 9).unwrap();
         assert_eq!(

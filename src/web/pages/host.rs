@@ -1,4 +1,4 @@
-//! `GET /status` as a page: what the server is doing, and how much of the disk is free.
+//! `GET /status` as a page: the load of the server, and how much of the disk is free.
 
 use askama::Template;
 
@@ -54,7 +54,7 @@ pub(in crate::web) async fn host(web: &Web, request: &Request) -> Result<Respons
     )
 }
 
-/// When the disk will be full if it goes on like this.
+/// When the disk will be full at the current rate.
 fn forecast(free: u64, per_day: u64) -> String {
     match free.checked_div(per_day) {
         None => "does not grow".to_owned(),

@@ -17,15 +17,15 @@ use crate::project::ProjectName;
 use crate::scheduler::Error;
 use crate::turns::Turn;
 
-/// Bytes of a param's value that the page shows: a lock file is a page of its own.
+/// Bytes of a param's value that the page shows: a lock file would be a page of its own.
 const MAX_VALUE: usize = 4 << 10;
-/// Values past this are folded away.
+/// Longer values are collapsed.
 const MAX_OPEN: usize = 120;
 /// Bytes of all values that the page shows.
 const MAX_VALUES: usize = 64 << 10;
 
-/// Bytes that are held while the page is made: the ends of two logs of the build and of a failed rebuild, and the
-/// values that are shown.
+/// Bytes that are held while the page is made: the ends of two logs of the build and of a failed rebuild, and
+/// the shown values.
 pub(in crate::web) const JOB_BYTES: u64 = 320 << 10;
 
 #[derive(Template)]
@@ -48,7 +48,7 @@ struct Job<'a> {
     live: Option<Progress>,
     params: Vec<Param>,
     is_pinned: bool,
-    /// One that did not succeed and lies beside it.
+    /// A failed rebuild, kept beside the build.
     rebuild: Option<Rebuild>,
     log: String,
     is_cut: bool,
@@ -89,7 +89,7 @@ struct Param {
 enum Value {
     Secret,
     Short(String),
-    /// Bytes in all, and what is shown of them.
+    /// The total size, and the shown part.
     Long(String, String, bool),
 }
 
@@ -101,8 +101,8 @@ pub(in crate::web) async fn job(
     _held: Held,
     turn: Option<Turn>,
 ) -> Result<Response, ApiError> {
-    // Nothing large is kept while the next reads wait for their turn, and not the turn either: the rebuild is
-    // read in another.
+    // Nothing large is kept while the next reads wait for their turn, nor is the turn: the rebuild is read in
+    // another one.
     let params = params(&info);
     info.params.clear();
     drop(turn);
@@ -167,7 +167,7 @@ fn icon(info: &BuildInfo) -> &'static str {
     }
 }
 
-/// What happened when: a label, and the time for `datetime` and for people.
+/// The times of a build: a label, and the time for `datetime` and for users.
 fn times(info: &BuildInfo) -> Vec<(&'static str, String, String)> {
     let times = [
         ("Asked for", info.queued_at),
@@ -207,7 +207,7 @@ fn params(info: &BuildInfo) -> Vec<Param> {
 }
 
 impl Job<'_> {
-    /// The exit code, where there is one to speak of.
+    /// The exit code, if it is significant.
     fn exit_code(&self) -> Option<i64> {
         let code = self.info.exit_code;
         (code != NO_EXIT_CODE && self.info.phase.is_none()).then_some(code)

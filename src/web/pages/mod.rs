@@ -1,7 +1,7 @@
-//! The web view: builds as they happen, each of them, their artifacts, projects, the host.
+//! The web view: the current builds, each build, its artifacts, projects, the host.
 //!
-//! Works without JavaScript, is better with it, and loads nothing from elsewhere. Everything that a client or a
-//! container wrote goes through the templates' escaping.
+//! The pages work without JavaScript, are better with it, and load nothing from other sites. All text from
+//! clients or containers is escaped by the templates.
 
 pub(super) mod directory;
 pub(super) mod file;

@@ -15,7 +15,7 @@ use crate::scheduler::Activity;
 
 /// Builds that have ended on one page, which keeps the page small.
 const SHOWN: usize = 50;
-/// Builds under way that are shown; a backlog can be longer.
+/// Active builds that are shown; a backlog can be longer.
 const MAX_LIVE: usize = 100;
 
 #[derive(Template)]
@@ -34,7 +34,7 @@ struct Overview<'a> {
     is_filtered: bool,
     events: String,
     since: String,
-    /// No `before` stands in the address: the page shows the present.
+    /// The address has no `before`: the page shows the newest builds.
     is_first: bool,
     first: String,
     older: Option<String>,
@@ -45,11 +45,11 @@ struct Overview<'a> {
 
 /// The page of the builds that the query selects.
 pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Response, ApiError> {
-    // A form sends its empty fields, too; here they mean nothing.
+    // A form sends its empty fields, too; they are ignored here.
     let choice = request.query.clone().without_empty();
     let filter = filter::filter(&choice)?;
     let is_first = filter.before.is_none();
-    // Before the builds are read: the stream of events reports those that end from now on.
+    // Taken before the builds are read: the stream of events reports those that end from now on.
     let since = format::stamp(Timestamp::now());
     let live = live(web, &filter).await;
     let ready = Filter {
@@ -119,7 +119,7 @@ fn load(activity: &Activity) -> String {
     )
 }
 
-/// `path` with the parts of a query that are not empty.
+/// `path` with the non-empty parts of a query.
 fn address(path: &str, query: [&str; 2]) -> String {
     let parts: Vec<&str> = query.into_iter().filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
@@ -138,7 +138,7 @@ fn icon(is_running: bool, newest: Option<&Listing>) -> &'static str {
     }
 }
 
-/// Builds under way, those that run before those that wait, each in the order in which they came.
+/// Active builds, running ones before waiting ones, each in the order of their requests.
 async fn live(web: &Web, filter: &Filter) -> Vec<std::sync::Arc<BuildInfo>> {
     let jobs = web.scheduler.active_jobs().await;
     let now = jobs.into_iter().filter_map(|job| job.now());

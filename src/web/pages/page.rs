@@ -10,10 +10,10 @@ use crate::web::client_budget::ClientBudget;
 use crate::web::error::ApiError;
 use crate::web::response::{self, Body, Response};
 
-/// A page may load our own files only, and may not be shown in a frame.
+/// A page may load the server's own files only, and may not be shown in a frame.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// A page, compressed where the client takes that. A browser revalidates it each time.
+/// A page, compressed if the client accepts that. A browser revalidates it each time.
 pub(super) fn page(
     budget: &ClientBudget,
     headers: &HeaderMap,
@@ -24,7 +24,7 @@ pub(super) fn page(
     })
 }
 
-/// A page in the place of an error: small, and not counted.
+/// A page for an error: small, and not counted.
 pub(super) fn small_page(
     headers: &HeaderMap,
     template: &impl Template,

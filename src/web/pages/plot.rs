@@ -1,7 +1,7 @@
-//! How long the builds of a project took over time, as a drawing that needs no script.
+//! The durations of a project's builds over time, as a drawing that needs no script.
 //!
-//! The duration is on a logarithmic scale: a cached answer takes a millisecond, a cold build minutes,
-//! and both are to be seen. Marks differ by shape as well as by colour.
+//! The duration is on a logarithmic scale: a cached answer takes a millisecond, a cold build minutes, and
+//! both must be visible. Marks differ by shape as well as by colour.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const LEFT: f64 = 64.0;
 const BELOW: f64 = 22.0;
 const ABOVE: f64 = 8.0;
 
-/// Durations that may be labelled: about a power of ten apart, and written as people write them.
+/// Durations that may be labelled: about a power of ten apart, and as users write them.
 const LABELS: [(f64, &str); 11] = [
     (1e-4, "0.1 ms"),
     (1e-3, "1 ms"),
@@ -40,7 +40,7 @@ pub(super) struct Plot {
     pub(super) marks: Vec<Mark>,
     /// Lines of the scale: height, and the duration there.
     pub(super) lines: Vec<(String, &'static str)>,
-    /// Dates of the first and the last mark, for `datetime` and for people.
+    /// Dates of the first and the last mark, for `datetime` and for users.
     pub(super) from: String,
     pub(super) to: String,
     pub(super) width: u32,
@@ -56,7 +56,7 @@ pub(super) struct Mark {
     pub(super) x: String,
     pub(super) y: String,
     pub(super) title: String,
-    /// Where it leads; "" for an answer.
+    /// The address of its link; "" for an answer.
     pub(super) href: String,
 }
 
@@ -117,7 +117,7 @@ fn mark(project: &ProjectName, point: &Point, scale: &Scale) -> Mark {
     }
 }
 
-/// Where times and durations are in the drawing.
+/// The scales of times and durations in the drawing.
 struct Scale {
     first: Timestamp,
     last: Timestamp,
@@ -170,7 +170,7 @@ impl Scale {
     }
 }
 
-/// The power of ten of a duration in seconds; what took no time took a hundred microseconds.
+/// The power of ten of a duration in seconds; zero counts as a hundred microseconds.
 fn decade(took: Duration) -> f64 {
     took.as_secs_f64().max(1e-4).log10()
 }

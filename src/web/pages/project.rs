@@ -1,4 +1,4 @@
-//! `GET /projects` and `GET /project/P` for people.
+//! The pages of `GET /projects` and `GET /project/P`.
 
 use askama::Template;
 
@@ -19,9 +19,9 @@ use crate::project::ProjectName;
 const PLOTTED: usize = 200;
 /// Builds in the table.
 const SHOWN: usize = 20;
-/// Days over which the rate of cached answers is reckoned.
+/// Days over which the rate of cached answers is computed.
 const RATE_DAYS: i32 = 30;
-/// Groups in the table: a branch each, and there may be thousands.
+/// Groups in the table: one per branch, and there may be thousands.
 const MAX_GROUPS: usize = 200;
 
 #[derive(Template)]
@@ -33,7 +33,7 @@ struct Projects {
 struct Line {
     name: String,
     builds: u64,
-    /// Word, `datetime`, for people.
+    /// State, `datetime`, time for users.
     last: Option<(&'static str, String, String)>,
     expected: String,
     own: String,
@@ -128,7 +128,7 @@ pub(in crate::web) async fn project(
         let expected = web.scheduler.expected(name, incremental);
         expected.map(format::span).unwrap_or_default()
     };
-    // The params of the latest build are the best guess at those of the next one.
+    // The params of the latest build are the best guess for the next one.
     let params: Vec<&String> = builds
         .first()
         .map(|newest| newest.info().params.keys().collect())
@@ -187,7 +187,7 @@ fn commands(
         false => "http",
     };
     let address = format!("{scheme}://{}", host(request));
-    // Placeholders for what only the reader has.
+    // Placeholders for values that only the user has.
     let (token_flag, token_header) = match web.access.load().tokens.is_some() {
         true => (" --token-file FILE", " -H 'Authorization: Bearer …'"),
         false => ("", ""),
@@ -216,8 +216,8 @@ fn of(project: &ProjectName) -> Filter {
     }
 }
 
-/// The host that the request names. It was checked before, but for requests over the unix socket, which may
-/// name anything: only what can be a host is shown.
+/// The host that the request names. It was checked before, except for requests over the unix socket, which
+/// may have any value: only a valid host is shown.
 fn host(request: &Request) -> String {
     let given = request.headers().get(hyper::header::HOST);
     let given = given

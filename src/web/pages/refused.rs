@@ -1,4 +1,4 @@
-//! The page for a browser that is refused: the sentence that programs get, and ways on.
+//! The page of an error for a browser: the message that programs get, and links.
 
 use askama::Template;
 use hyper::HeaderMap;
@@ -14,11 +14,11 @@ struct Page<'a> {
     status: &'a str,
     sentence: String,
     request: &'a str,
-    /// The fault is the server's.
+    /// The error is the server's fault.
     is_ours: bool,
 }
 
-/// The error as a page; as text where no page can be written.
+/// The error as a page; as text if no page can be written.
 pub(in crate::web) fn render(error: ApiError, request: &str, headers: &HeaderMap) -> Response {
     let told = Page {
         status: error.status.canonical_reason().unwrap_or("Refused"),

@@ -10,10 +10,10 @@ use super::super::format;
 use super::super::state::Web;
 use crate::build::{BuildInfo, Outcome, Phase};
 
-/// Letters of a build's params that a line shows.
+/// Characters of a build's params in a row.
 const MAX_SUMMARY: usize = 90;
 
-/// The line.
+/// The row.
 #[derive(Debug, Template)]
 #[template(path = "row.html")]
 struct Row {
@@ -30,24 +30,24 @@ struct Row {
     /// For `datetime`, and for browsers that run no scripts.
     started: (String, String),
     took: String,
-    /// While it is under way.
+    /// Present while it is active.
     live: Option<Progress>,
 }
 
-/// How far a build is.
+/// The progress of a build.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// Since when: for `data-since`.
+    /// The start time, for `data-since`.
     pub(super) since: String,
-    /// So far, in milliseconds.
+    /// The time so far, in milliseconds.
     pub(super) elapsed: u64,
-    /// Similar builds took so many milliseconds.
+    /// The time of similar builds, in milliseconds.
     pub(super) expected: Option<u64>,
     pub(super) said: String,
 }
 
 impl Row {
-    /// The line of a build that may take `expected`.
+    /// The row of a build that may take `expected`.
     fn of(info: &BuildInfo, expected: Option<Duration>) -> Row {
         let group_href = form_urlencoded::Serializer::new(String::new())
             .append_pair("project", &info.project)
@@ -91,19 +91,19 @@ impl Progress {
     }
 }
 
-/// The line of a build as it is now, as HTML.
+/// The row of a build in its current state, as HTML.
 pub(in crate::web) fn row_of(web: &Web, info: &BuildInfo) -> Result<String, ApiError> {
     Row::of(info, expected(web, info))
         .render()
         .map_err(|error| ApiError::with_cause("the server could not write the page", error))
 }
 
-/// How long a build that is under way may take; `None` where it is not known, or it is over.
+/// How long an active build may take; `None` if it is unknown, or the build is over.
 pub(super) fn expected(web: &Web, info: &BuildInfo) -> Option<Duration> {
-    // The time that it waits says nothing about the time that it will take.
+    // The time in the queue says nothing about the time of the build.
     info.phase.filter(|phase| *phase != Phase::Queued)?;
     let project = info.project.parse().ok()?;
-    // Whether it has a base is not known before its directory is made.
+    // It is unknown whether it has a base before its directory is made.
     let is_incremental =
         info.incremental || (info.phases.snapshot.is_none() && !info.group.is_empty());
     let scheduler = &web.scheduler;
@@ -116,7 +116,7 @@ pub(super) fn word(info: &BuildInfo) -> &'static str {
     word_of(info.phase, info.outcome)
 }
 
-/// Phase or outcome, where no more of the build is known.
+/// Phase or outcome, if no more of the build is known.
 pub(super) fn word_of(phase: Option<Phase>, outcome: Option<Outcome>) -> &'static str {
     match phase {
         Some(phase) => phase.as_str(),

@@ -12,7 +12,7 @@ use crate::web::response::Response;
 #[template(path = "signin.html")]
 struct Page;
 
-/// Asks for a token, in the place of any page.
+/// Asks for a token, instead of any page.
 pub(in crate::web) fn render(headers: &HeaderMap) -> Result<Response, ApiError> {
     let mut response = super::page::small_page(headers, &Page)?;
     *response.status_mut() = StatusCode::UNAUTHORIZED;
