@@ -131,7 +131,7 @@ async fn handle(
         response::set(&mut response, ALLOW, &allow);
         return Ok(response);
     }
-    if found.route.is_none() && !allow.split(", ").any(|name| name == method.as_str()) {
+    if !found.takes_method {
         return Err(ApiError::method_not_allowed(allow));
     }
     if !access::is_safe(&method) {

@@ -112,6 +112,8 @@ pub(super) struct Match {
     pub(super) route: Option<(&'static Route, PathParams)>,
     /// The methods that the address accepts, as `Allow` lists them; `None` for an unknown address.
     pub(super) allow: Option<String>,
+    /// The address, or the whole server, takes the method.
+    pub(super) takes_method: bool,
 }
 
 /// Looks `path` up; `method` is `GET` for `HEAD`. A target without a path (`OPTIONS *`) is the whole server.
@@ -128,6 +130,7 @@ pub(super) fn find(method: &Method, path: &str) -> Match {
             found.route = Some((route, params));
         }
     }
+    found.takes_method = methods.contains(&method);
     let order = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
     let taken = order.iter().filter(|method| methods.contains(method));
     let names = taken.map(|method| match *method {
