@@ -1,10 +1,11 @@
 //! Directories under the build path: created, listed, opened.
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, ReadDir};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::str::FromStr;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -42,20 +43,25 @@ pub(super) fn list_ids(directory: &Path) -> io::Result<Vec<JobId>> {
         }
         Err(error) => return Err(error),
     };
-    let mut ids = Vec::new();
+    named_directories(entries)
+}
+
+/// The names of the directories among `entries` that parse as `T`; other entries are skipped.
+pub(super) fn named_directories<T: FromStr>(entries: ReadDir) -> io::Result<Vec<T>> {
+    let mut names = Vec::new();
     for entry in entries {
         let entry = entry?;
         // A link is no directory: its target is not for the daemon to read, clear or write into.
-        if let Some(id) = entry
+        if let Some(name) = entry
             .file_name()
             .to_str()
             .and_then(|name| name.parse().ok())
             && entry.file_type().is_ok_and(|kind| kind.is_dir())
         {
-            ids.push(id);
+            names.push(name);
         }
     }
-    Ok(ids)
+    Ok(names)
 }
 
 /// Creates a directory if there is none, and replaces any other entry of that name. True when it was created.

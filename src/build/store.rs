@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::artifacts::Artifacts;
 use super::cache::Cache;
 use super::claim::{Claim, Holder, Secret};
-use super::disk::{list_ids, make_directories, open_directory};
+use super::disk::{list_ids, make_directories, named_directories, open_directory};
 use super::error::{Error, disk_error};
 use super::filter::{Filter, Place};
 use super::index::Index;
@@ -566,18 +566,6 @@ impl BuildStore {
 
     /// Every directory under the build path that may belong to a project.
     pub(super) fn projects(&self) -> io::Result<Vec<ProjectName>> {
-        let mut projects = Vec::new();
-        for entry in std::fs::read_dir(self.layout.root())? {
-            let entry = entry?;
-            if let Some(name) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-                && entry.file_type().is_ok_and(|kind| kind.is_dir())
-            {
-                projects.push(name);
-            }
-        }
-        Ok(projects)
+        named_directories(std::fs::read_dir(self.layout.root())?)
     }
 }
