@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::filter::{Filter, Place};
 use super::index_entry::{Group, IndexEntry};
@@ -279,7 +279,7 @@ impl Index {
         newest.collect()
     }
 
-    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<ProjectName, Builds>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ProjectName, Builds>> {
         self.projects.lock()
     }
 }

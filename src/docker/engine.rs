@@ -8,7 +8,7 @@ use std::time::Duration;
 use bollard::errors::Error as Bollard;
 use bollard::models::SystemInfoCgroupDriverEnum;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::counter::Counter;
 use super::error::{Cause, Error};
@@ -195,11 +195,11 @@ impl Docker {
         self.slot().as_ref().map(|agreed| agreed.client.clone())
     }
 
-    fn slot(&self) -> parking_lot::MutexGuard<'_, Option<Agreed>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Agreed>> {
         self.shared.negotiated.lock()
     }
 
-    pub(super) fn counters(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Counter>> {
+    pub(super) fn counters(&self) -> MutexGuard<'_, HashMap<String, Counter>> {
         self.shared.counters.lock()
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::context::Context;
 use super::error::Error;
@@ -125,7 +125,7 @@ impl Projects {
         Ok(context)
     }
 
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<ProjectName, Arc<Memory>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ProjectName, Arc<Memory>>> {
         self.remembered.lock()
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{OnceCell, RwLock, RwLockWriteGuard, mpsc};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::blocking::blocking;
 use crate::build::{BuildStore, ImageRecord, ImageRecords, Step, is_prefix};
@@ -291,9 +291,7 @@ impl Images {
         known.entry(context).or_default().clone()
     }
 
-    fn lock(
-        &self,
-    ) -> parking_lot::MutexGuard<'_, HashMap<Digest, Arc<OnceCell<Arc<ImageRecord>>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<OnceCell<Arc<ImageRecord>>>>> {
         self.known.lock()
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::build::MountPoint;
 use crate::docker::{self, Docker, ImageConfig};
@@ -119,7 +119,7 @@ impl Surroundings {
         users.insert((user, mounts.clone()), is_at_home);
     }
 
-    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<String, Arc<Known>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Known>>> {
         self.known.lock()
     }
 }

@@ -4,7 +4,7 @@
 //! decides whether to exit because it is idle: a client that connects meanwhile waits in the kernel's queue,
 //! either for this process, if it resumes, or for the next.
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ impl AcceptControl {
         ConnectionGuard(self.0.clone())
     }
 
-    fn loops(&self) -> parking_lot::MutexGuard<'_, Vec<mpsc::Sender<AcceptRequest>>> {
+    fn loops(&self) -> MutexGuard<'_, Vec<mpsc::Sender<AcceptRequest>>> {
         self.0.loops.lock()
     }
 
