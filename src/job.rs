@@ -4,6 +4,10 @@
 //! id by concatenation and none depends on the host. Params whose names begin with `_` are *opaque*: the
 //! build gets them but they do not enter the id, and their values are shown nowhere.
 
+mod status;
+
+pub use status::{Cancelled, Outcome, Phase, Phases, State};
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,7 @@
 //! The records and answers of the first mistry: those without a state, an id or an outcome.
 #![no_main]
 
-use mistry::build::State;
+use mistry::job::State;
 use mistry::build::fuzzing::record;
 use mistry::client::Finished;
 

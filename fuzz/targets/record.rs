@@ -2,7 +2,8 @@
 #![no_main]
 
 use mistry::build::fuzzing::record;
-use mistry::build::{Record, State};
+use mistry::build::{Record};
+use mistry::job::{State};
 
 libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     let Ok(read) = serde_json::from_slice::<Record>(text) else {

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::{BuildInfo, State, lines};
+use crate::build::{BuildInfo, lines};
+use crate::job::State;
 
 /// The last event of `GET /log/P/ID`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -11,7 +12,7 @@ pub struct LogEnd {
     /// Ready, or pending if the server stops first.
     pub state: State,
     /// The build's outcome.
-    pub outcome: Option<crate::build::Outcome>,
+    pub outcome: Option<crate::job::Outcome>,
     /// The container's exit code; -999 when there is none.
     pub exit_code: i64,
 }

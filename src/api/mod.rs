@@ -23,8 +23,8 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::build::{BuildInfo, Phase, State};
-use crate::job::{GroupName, MAX_PARAMS, Params};
+use crate::build::BuildInfo;
+use crate::job::{GroupName, MAX_PARAMS, Params, Phase, State};
 use crate::project::{NameError, ProjectName};
 
 /// `POST /jobs`: the request body, names not yet parsed.

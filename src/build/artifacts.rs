@@ -20,9 +20,10 @@ use rustix::fs::FileType;
 use super::directory::{Directory, Entry};
 use super::layout;
 use super::lease::Lease;
-use super::{BuildInfo, Outcome, last_used};
+use super::{BuildInfo, last_used};
 use crate::budget::Held;
 use crate::filesystem::{self, Links, Opened, Walk};
+use crate::job::Outcome;
 
 /// A build's artifacts, held open.
 #[derive(Debug)]

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use super::error::Error;
 use super::inputs::Inputs;
 use super::store::BuildStore;
-use super::{Change, Filter, Outcome, Record, State, record};
-use crate::job::{GroupName, JobId};
+use super::{Change, Filter, Record, record};
+use crate::job::{GroupName, JobId, Outcome, State};
 use crate::project::{Context, DOCKERFILE, IGNORE_FILE, ProjectName, SETTINGS};
 
 /// Builds of the group that are checked for the same files: each requires reading a record.

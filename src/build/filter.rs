@@ -5,9 +5,9 @@ use std::fmt;
 
 use jiff::Timestamp;
 
+use super::BuildInfo;
 use super::index_entry::IndexEntry;
-use super::{BuildInfo, Outcome, State};
-use crate::job::JobId;
+use crate::job::{JobId, Outcome, State};
 use crate::project::ProjectName;
 
 /// Selects the builds of a list.

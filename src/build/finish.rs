@@ -13,10 +13,10 @@ use super::log::tail;
 use super::pending::PendingBuild;
 use super::publish::Published;
 use super::store::BuildStore;
-use super::{BuildInfo, Cancelled, NO_EXIT_CODE, Outcome, Record, State, layout, record};
+use super::{BuildInfo, NO_EXIT_CODE, Record, layout, record};
 use crate::faults;
 use crate::filesystem::open_writable;
-use crate::job::JobId;
+use crate::job::{Cancelled, JobId, Outcome, State};
 
 /// The end of a build, as its record will state it.
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::Record;
 use super::layout::{self, Layout};
-use super::{Record, State};
-use crate::job::JobId;
+use crate::job::{JobId, State};
 use crate::project::ProjectName;
 
 /// A parsed record, completed from its path; `None` where it is invalid.

@@ -17,8 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::filter::{Filter, Place};
 use super::index_entry::{Group, IndexEntry};
 use super::interned::Interned;
-use super::{Outcome, State};
-use crate::job::JobId;
+use crate::job::{JobId, Outcome, State};
 use crate::project::ProjectName;
 
 /// Builds that are visited before the lock is briefly released: less than a millisecond.

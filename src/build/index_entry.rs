@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{BuildInfo, Outcome, State};
+use super::BuildInfo;
+use crate::job::{Outcome, State};
 
 /// Bytes of a build's params that can be searched: names and the first bytes of values.
 const MAX_SEARCHED_BYTES: usize = 256;

@@ -2,8 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::build::State;
-use crate::job::{GroupName, JobId};
+use crate::job::{GroupName, JobId, State};
 use crate::project::ProjectName;
 
 /// The daemon's own directory; no project name begins with a dot.

@@ -11,9 +11,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::store::BuildStore;
-use super::{Record, State, layout, lease, record};
+use super::{Record, layout, lease, record};
 use crate::faults;
 use crate::filesystem::Usage;
+use crate::job::State;
 
 /// Directories that are held open for one sync of the filesystem.
 const DIRECTORIES_PER_SYNC: usize = 64;

@@ -14,9 +14,9 @@ use super::layout;
 use super::log::open_log;
 use super::pending::PendingBuild;
 use super::store::BuildStore;
-use super::{NO_EXIT_CODE, Phase, Phases, Record, Since, State, record};
+use super::{NO_EXIT_CODE, Record, Since, record};
 use crate::faults;
-use crate::job::JobId;
+use crate::job::{JobId, Phase, Phases, State};
 use crate::project::ProjectName;
 
 /// A build that a previous process of the daemon, or the first mistry, left in `pending`.

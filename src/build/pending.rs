@@ -18,11 +18,9 @@ use jiff::Timestamp;
 
 use super::error::{Error, disk_error};
 use super::store::BuildStore;
-use super::{
-    Bookkeeping, BuildInfo, BuildLog, Change, Phase, Record, Since, Stopped, layout, record,
-};
+use super::{Bookkeeping, BuildInfo, BuildLog, Change, Record, Since, Stopped, layout, record};
 use crate::filesystem::Interrupt;
-use crate::job::JobId;
+use crate::job::{JobId, Phase};
 use crate::project::ProjectName;
 
 /// The user of a build inside its container.

@@ -7,11 +7,10 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 
-use super::State;
 use super::disk::make_directories;
 use super::error::{Error, disk_error};
 use super::store::BuildStore;
-use crate::job::JobId;
+use crate::job::{JobId, State};
 use crate::project::ProjectName;
 
 impl BuildStore {

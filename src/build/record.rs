@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::Record;
 use super::layout::RECORD;
 use super::replace::{self, Durability};
+use crate::job::State;
 
 /// A larger record was not written by mistry: params are bounded by the size of a request (16 MiB), which
 /// JSON escapes at most sixfold.
@@ -78,8 +79,8 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
 pub(super) fn write(directory: &Path, record: &Record, sync: bool) -> io::Result<()> {
     // A pending record holds opaque values.
     let mode = match record.info.state {
-        super::State::Pending => 0o600,
-        super::State::Ready => 0o640,
+        State::Pending => 0o600,
+        State::Ready => 0o640,
     };
     let text = serde_json::to_vec_pretty(record)?;
     let durability = match sync {

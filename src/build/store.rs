@@ -26,9 +26,9 @@ use super::lease::Lease;
 use super::listing::{MAX_ANSWERS, MAX_LISTINGS};
 use super::log::tail;
 use super::stats::{AllStats, AnswerStats, Answered};
-use super::{BuildAnswer, BuildInfo, IndexEntry, Listing, Record, State, last_used, record};
+use super::{BuildAnswer, BuildInfo, IndexEntry, Listing, Record, last_used, record};
 use crate::filesystem::{self, Filesystem};
-use crate::job::{GroupName, JobId};
+use crate::job::{GroupName, JobId, State};
 use crate::project::ProjectName;
 
 /// Lists read larger records one at a time; in bytes.

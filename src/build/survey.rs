@@ -20,8 +20,8 @@ use super::interned::Interned;
 use super::layout::Layout;
 use super::policy::Policy;
 use super::store::BuildStore;
-use super::{State, last_used, record};
-use crate::job::JobId;
+use super::{last_used, record};
+use crate::job::{JobId, State};
 use crate::project::ProjectName;
 
 /// The part of a record that garbage collection needs: reading all of ten thousand records would take

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{BuildInfo, BuildStore, Filter, IndexEntry, Newest, Outcome, Place};
-use crate::job::JobId;
+use super::{BuildInfo, BuildStore, Filter, IndexEntry, Newest, Place};
+use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
 
 /// Similar builds used to estimate the next duration: recent enough to follow a change, enough that one slow

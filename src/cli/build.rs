@@ -17,9 +17,9 @@ use super::transport::{self, TransportOptions};
 use super::wait::{BuildWaiter, WaitOptions};
 use super::{Error, params};
 use crate::api::JobRequest;
-use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome};
+use crate::build::{BuildInfo, NO_EXIT_CODE};
 use crate::client::{self, Client, Finished};
-use crate::job::{GroupName, JobId};
+use crate::job::{GroupName, JobId, Outcome};
 use crate::project::{ProjectName, parse_duration};
 use crate::screen::LogView;
 
@@ -296,7 +296,7 @@ mod tests {
         let mut errored = info(Outcome::Errored, NO_EXIT_CODE);
         errored.err = Some("could not build docker image".to_owned());
         let mut cancelled = info(Outcome::Cancelled, NO_EXIT_CODE);
-        cancelled.cancelled = Some(crate::build::Cancelled {
+        cancelled.cancelled = Some(crate::job::Cancelled {
             by: "joe".to_owned(),
             reason: "wrong branch".to_owned(),
         });

@@ -7,8 +7,8 @@ use super::build_ref::BuildRef;
 use super::format::short_id;
 use super::output::{print_line, print_message};
 use super::server::ServerFlags;
-use crate::build::Phase;
 use crate::client::Client;
+use crate::job::Phase;
 
 /// Stop a build; clients that wait for it are shown who stopped it and why
 #[derive(Debug, Args)]

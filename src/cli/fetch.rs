@@ -13,8 +13,9 @@ use super::output::{print_line, print_message};
 use super::retry::RetryPolicy;
 use super::server::ServerFlags;
 use super::transport::{self, Fetched, TransportOptions};
-use crate::build::{BuildInfo, State};
+use crate::build::BuildInfo;
 use crate::client::{Client, Finished};
+use crate::job::State;
 use crate::screen;
 
 /// Fetch the artifacts of a build

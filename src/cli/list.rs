@@ -5,8 +5,9 @@ use clap::{Args, ValueEnum};
 use super::Error;
 use super::format::{format_duration, format_time, short_id};
 use super::output::print_table;
-use crate::build::{BuildInfo, State};
+use crate::build::BuildInfo;
 use crate::client::{Client, Filter};
+use crate::job::State;
 
 /// List builds, newest first
 #[derive(Debug, Args)]

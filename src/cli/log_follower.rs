@@ -1,9 +1,8 @@
 //! The log of a job, followed over several connections.
 
 use super::Error;
-use crate::build::State;
 use crate::client::Client;
-use crate::job::JobId;
+use crate::job::{JobId, State};
 use crate::project::ProjectName;
 
 /// Why [`LogFollower::follow`] returned.

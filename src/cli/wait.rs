@@ -17,9 +17,8 @@ use super::progress::Progress;
 use super::retry::{CONNECT_RETRY_TIMEOUT, RetryPolicy};
 use super::server::ServerFlags;
 use crate::api::{ErrorView, JobRequest, JobState};
-use crate::build::Phase;
 use crate::client::{self, Backoff, Client, ErrorResponse, Events, Finished, Submitted};
-use crate::job::JobId;
+use crate::job::{JobId, Phase};
 use crate::project::ProjectName;
 use crate::screen::LogView;
 

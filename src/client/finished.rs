@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 use super::Error;
 use super::job_url::parse_job_url;
-use crate::build::{BuildInfo, NO_EXIT_CODE, Outcome, State};
+use crate::build::{BuildInfo, NO_EXIT_CODE};
+use crate::job::{Outcome, State};
 
 /// A finished build: its info, parsed and as the server sent it.
 #[derive(Clone, Debug)]

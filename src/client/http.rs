@@ -11,8 +11,7 @@ use crate::api::{
     CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView,
     ProjectItem,
 };
-use crate::build::State;
-use crate::job::JobId;
+use crate::job::{JobId, State};
 use crate::project::ProjectName;
 
 /// Identifies a log: each attempt at a job may have its own.
@@ -359,8 +358,8 @@ fn next_link(header: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::Outcome;
     use crate::client::scripted::Scripted;
+    use crate::job::Outcome;
 
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 

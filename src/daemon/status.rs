@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::notify::notify;
-use crate::build::Outcome;
+use crate::job::Outcome;
 use crate::scheduler::{Activity, Last};
 use crate::systemd;
 

@@ -11,8 +11,8 @@ use super::authority::user_of;
 use super::bus::PATH;
 use super::error::Error;
 use super::shared::Dbus;
-use crate::build::{BuildInfo, Phase};
-use crate::job::JobId;
+use crate::build::BuildInfo;
+use crate::job::{JobId, Phase};
 use crate::scheduler::JobObserver;
 
 /// The jobs' segment.

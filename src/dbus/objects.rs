@@ -21,8 +21,7 @@ use super::error::{Error, Kind};
 use super::job::{self, Job, JobState};
 use super::shared::Dbus;
 use super::signals::{emit_job_new, emit_job_removed};
-use crate::build::Outcome;
-use crate::job::JobId;
+use crate::job::{JobId, Outcome};
 use crate::scheduler::JobObserver;
 
 /// The jobs that are published on a connection.

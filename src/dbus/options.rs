@@ -6,7 +6,8 @@ use std::time::Duration;
 use zbus::OwnedVariant;
 
 use super::error::{Error, Kind};
-use crate::build::{Filter, Place, Policy, State};
+use crate::build::{Filter, Place, Policy};
+use crate::job::State;
 
 /// Names and values as received.
 pub(super) type Options = HashMap<String, OwnedVariant>;

@@ -8,8 +8,7 @@ use super::error::{Error, Kind};
 use super::shared::Dbus;
 use crate::api::{CancelRequest, MAX_REASON};
 use crate::budget::Client;
-use crate::build::Cancelled;
-use crate::job::JobId;
+use crate::job::{Cancelled, JobId};
 use crate::project::ProjectName;
 use crate::scheduler;
 

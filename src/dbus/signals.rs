@@ -4,8 +4,7 @@ use zbus::object_server::SignalEmitter;
 use zbus::{Connection, ObjectPath};
 
 use super::bus::PATH;
-use crate::build::Outcome;
-use crate::job::JobId;
+use crate::job::{JobId, Outcome};
 
 /// The interface of the signals; `manager.rs` declares them.
 const MANAGER: &str = "org.mistry.Mistry1.Manager";

@@ -16,8 +16,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::error::Error;
 use crate::budget::Held;
-use crate::build::{BuildAnswer, BuildInfo, Cancelled, LogProgress, Outcome};
-use crate::job::JobId;
+use crate::build::{BuildAnswer, BuildInfo, LogProgress};
+use crate::job::{Cancelled, JobId, Outcome};
 use crate::project::ProjectName;
 
 /// The result that its waiters receive.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::build::{BuildInfo, Outcome};
-use crate::job::JobId;
+use crate::build::BuildInfo;
+use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
 
 /// The current load.

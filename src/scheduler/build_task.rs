@@ -18,9 +18,10 @@ use super::error::Error;
 use super::interruption::Interruption;
 use super::shared::Shared;
 use super::stop;
-use crate::build::{BuildLimits, PendingBuild, Phase, Stopped};
+use crate::build::{BuildLimits, PendingBuild, Stopped};
 use crate::docker;
 use crate::faults;
+use crate::job::Phase;
 
 /// How long the creation of a container is waited for when its build is cancelled: its id is known then, and
 /// it can be removed with the build. A container created later is found by its labels.

@@ -15,9 +15,10 @@ use super::event::{Event, publish};
 use super::interruption::{Interruption, run_status};
 use super::shared::Shared;
 use super::sweep::{removal_grace_over, sweep_soon};
-use crate::build::{self, BuildAnswer, End, Outcome, PendingBuild, Phase, text_of};
+use crate::build::{self, BuildAnswer, End, PendingBuild, text_of};
 use crate::docker::{self, ContainerStatus, PING_TIMEOUT};
 use crate::faults;
+use crate::job::{Outcome, Phase};
 
 /// How long to wait for the removal of a container, which kills its processes: a host whose disk is saturated
 /// takes some seconds for that.

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::active_job::ActiveJob;
 use super::shared::Shared;
-use crate::build::{Answered, BuildInfo, Outcome, Plan, Shelf};
+use crate::build::{Answered, BuildInfo, Plan, Shelf};
 use crate::docker;
-use crate::job::JobId;
+use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
 
 /// Message ids: made once, at random, and never changed.

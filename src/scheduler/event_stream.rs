@@ -20,8 +20,8 @@ use super::activity::Activity;
 use super::broadcast::NewJobs;
 use super::error::Error;
 use super::reading::Reader;
-use crate::build::{BuildInfo, Phase};
-use crate::job::JobId;
+use crate::build::BuildInfo;
+use crate::job::{JobId, Phase};
 use crate::project::ProjectName;
 
 /// Ends that are sent one by one to a client that reconnects; beyond it the client must list again.

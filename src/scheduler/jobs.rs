@@ -7,8 +7,8 @@ use super::broadcast::NewJobs;
 use super::error::Error;
 use super::service::Scheduler;
 use crate::budget::Client;
-use crate::build::{BuildInfo, Cancelled};
-use crate::job::JobId;
+use crate::build::BuildInfo;
+use crate::job::{Cancelled, JobId};
 use crate::project::ProjectName;
 
 impl Scheduler {

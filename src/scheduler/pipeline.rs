@@ -26,9 +26,10 @@ use super::recipe::Recipe;
 use super::shared::Shared;
 use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, ensure_swept};
 use super::{ending, stop};
-use crate::build::{Begun, BuildLimits, ImageRecord, PendingBuild, Phase};
+use crate::build::{Begun, BuildLimits, ImageRecord, PendingBuild};
 use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
 use crate::faults;
+use crate::job::Phase;
 use crate::project::{self, Settings};
 
 /// The slice in which systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.

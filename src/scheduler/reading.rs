@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::error::Error;
 use super::service::Scheduler;
 use crate::budget::Client;
-use crate::build::{BuildInfo, Filter, Listing, LogFollower, Outcome, Phase, Place};
-use crate::job::JobId;
+use crate::build::{BuildInfo, Filter, Listing, LogFollower, Place};
+use crate::job::{JobId, Outcome, Phase};
 use crate::project::ProjectName;
 use crate::turns::{ClientTurns, Turn, Turns};
 

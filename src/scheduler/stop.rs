@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use crate::build::{Cancelled, Outcome, Stopped};
+use crate::build::Stopped;
+use crate::job::{Cancelled, Outcome};
 
 /// A client has cancelled it.
 pub(super) fn cancelled(cancelled: Cancelled) -> Stopped {

@@ -2,7 +2,8 @@
 
 use super::error::ApiError;
 use super::query::Query;
-use crate::build::{Filter, Outcome, Place, State};
+use crate::build::{Filter, Place};
+use crate::job::{Outcome, State};
 
 /// Bytes of a search: a few words.
 const MAX_TEXT: usize = 200;

@@ -19,9 +19,8 @@ use crate::api::{
     CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON, MAX_REQUEST,
 };
 use crate::budget::{Client, Held};
-use crate::build::{
-    AnswerJson, BuildAnswer, BuildInfo, Cancelled, Listing, LogFollower, Outcome, State,
-};
+use crate::build::{AnswerJson, BuildAnswer, BuildInfo, Listing, LogFollower};
+use crate::job::{Cancelled, Outcome, State};
 use crate::scheduler::{self, JobHandle, Submission};
 
 /// Bytes that are counted for a client that waits for a build: its handle, and its entry among the waiters.

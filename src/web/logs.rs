@@ -15,9 +15,9 @@ use super::response::{self, Response};
 use super::state::Web;
 use crate::api::{LogEnd, LogLines, LogMatches};
 use crate::budget::Held;
+use crate::build::LogFollower;
 use crate::build::lines::NeedleError;
-use crate::build::{LogFollower, State};
-use crate::job::JobId;
+use crate::job::{JobId, State};
 use crate::project::ProjectName;
 use crate::scheduler::Reader;
 

@@ -24,7 +24,7 @@ struct Row {
     project: String,
     #[serde(rename = "ID")]
     id: String,
-    state: crate::build::State,
+    state: crate::job::State,
     row: String,
 }
 

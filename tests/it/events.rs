@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mistry::budget::Client;
-use mistry::build::Outcome;
+use mistry::job::Outcome;
 use mistry::scheduler::StreamEvent;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use mistry::{
-    build::{BuildStore, State},
+    build::BuildStore,
     filesystem::{Filesystem, Kind},
+    job::State,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};

@@ -10,7 +10,8 @@ use super::super::state::Web;
 use super::super::{filter, format};
 use super::page::page;
 use super::row::row_of;
-use crate::build::{BuildInfo, Filter, Listing, Outcome, Phase, State};
+use crate::build::{BuildInfo, Filter, Listing};
+use crate::job::{Outcome, Phase, State};
 use crate::scheduler::Activity;
 
 /// Builds that have ended on one page, which keeps the page small.

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use super::super::format;
 use super::row::short;
-use crate::build::{AnswerStats, Outcome, Point, Trend};
+use crate::build::{AnswerStats, Point, Trend};
+use crate::job::Outcome;
 use crate::project::ProjectName;
 
 const WIDTH: f64 = 960.0;

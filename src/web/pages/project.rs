@@ -11,8 +11,8 @@ use super::page::page;
 use super::plot::{Plot, plot};
 use super::row::row_of;
 use super::row::word_of;
-use crate::build::{Filter, Outcome};
-use crate::job::JobId;
+use crate::build::Filter;
+use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
 
 /// Builds and answers in the plot.

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use super::super::error::ApiError;
 use super::super::format;
 use super::super::state::Web;
-use crate::build::{BuildInfo, Outcome, Phase};
+use crate::build::BuildInfo;
+use crate::job::{Outcome, Phase};
 
 /// Characters of a build's params in a row.
 const MAX_SUMMARY: usize = 90;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::super::format;
-use crate::build::{BuildInfo, Phase};
+use crate::build::BuildInfo;
+use crate::job::Phase;
 
 /// The width of the drawing in its own units.
 const WIDTH: f64 = 1_000.0;
@@ -95,7 +96,7 @@ fn place(segments: Vec<(Segment, u64)>) -> Vec<Segment> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::{Phases, State};
+    use crate::job::{Phases, State};
 
     #[test]
     fn phases_are_drawn_to_scale_and_the_shortest_is_seen() {

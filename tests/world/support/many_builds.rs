@@ -6,7 +6,8 @@ use std::io::Write;
 use std::path::Path;
 
 use jiff::{Timestamp, ToSpan};
-use mistry::build::{BuildInfo, Outcome, State};
+use mistry::build::BuildInfo;
+use mistry::job::{Outcome, State};
 use sha2::{Digest, Sha256};
 
 /// Projects that they are spread over.

@@ -1,0 +1,116 @@
+//! What a build is doing, and how it ended.
+
+use serde::{Deserialize, Serialize};
+
+/// Where a build's directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Accepted and not finished.
+    Pending,
+    /// Finished, whatever its outcome.
+    Ready,
+}
+
+impl State {
+    /// Name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Ready => "ready",
+        }
+    }
+}
+
+/// What a pending build is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It waits for a slot.
+    Queued,
+    /// Its directory is created or cloned.
+    Preparing,
+    /// Its image is looked up or built.
+    Imaging,
+    /// Its container runs.
+    Running,
+    /// Its result is put in place.
+    Finishing,
+}
+
+impl Phase {
+    /// Name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Queued => "queued",
+            Phase::Preparing => "preparing",
+            Phase::Imaging => "imaging",
+            Phase::Running => "running",
+            Phase::Finishing => "finishing",
+        }
+    }
+}
+
+/// How a build ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Its container exited with 0.
+    Succeeded,
+    /// Its container exited with another code.
+    Failed,
+    /// It could not be run to its end; `err` gives the cause.
+    Errored,
+    /// It was stopped on request.
+    Cancelled,
+    /// A deadline stopped it.
+    TimedOut,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Outcome; 5] = [
+        Outcome::Succeeded,
+        Outcome::Failed,
+        Outcome::Errored,
+        Outcome::Cancelled,
+        Outcome::TimedOut,
+    ];
+
+    /// Name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Succeeded => "succeeded",
+            Outcome::Failed => "failed",
+            Outcome::Errored => "errored",
+            Outcome::Cancelled => "cancelled",
+            Outcome::TimedOut => "timed-out",
+        }
+    }
+}
+
+/// The origin and reason of a cancellation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Cancelled {
+    /// Requesting client.
+    pub by: String,
+    /// The reason given.
+    pub reason: String,
+}
+
+/// The duration of each phase in milliseconds; null for a phase that did not happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Phases {
+    /// From acceptance to a slot.
+    pub waiting: Option<u64>,
+    /// Creating or cloning the directory.
+    pub snapshot: Option<u64>,
+    /// Finding or building the image.
+    pub image: Option<u64>,
+    /// The container, from creation to exit.
+    pub run: Option<u64>,
+    /// Putting the result in place.
+    pub finish: Option<u64>,
+}
