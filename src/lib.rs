@@ -8,8 +8,8 @@
 //!
 //! # The modules, in reading order
 //!
-//! - Data types: [`project`] (the recipe and its context), [`job`] (the request, and its id), [`config`],
-//!   [`api`] (the JSON of the HTTP interface).
+//! - Data types: [`project`] (the recipe and its context), [`job`] (the request, its id, and how a
+//!   build ends), [`policy`] (which builds may go), [`config`], [`api`] (the JSON of the HTTP interface).
 //! - Modules for one external system each: [`filesystem`] (trees), [`build`] (the disk under the build path),
 //!   [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`], [`pipe`], [`budget`] and [`turns`],
 //!   which depend on no modules but each other.
@@ -39,6 +39,9 @@ pub mod project;
 
 // The build request, and its id.
 pub mod job;
+
+// The rules of garbage collection.
+pub mod policy;
 
 // The configuration file, and the validated configuration.
 pub mod config;

@@ -1,21 +1,21 @@
 //! The records and answers of the first mistry: those without a state, an id or an outcome.
 #![no_main]
 
-use mistry::job::State;
 use mistry::build::fuzzing::record;
 use mistry::client::Finished;
+use mistry::job::State;
 
 libfuzzer_sys::fuzz_target!(|text: &[u8]| {
     let id = mistry::job::JobId::FIRST;
     let project = "p".parse().expect("a name");
     if let Some(record) = record(text, &project, id, State::Ready) {
         assert!(
-            record.info.outcome.is_some(),
+            record.info.outcome().is_some(),
             "a build that is over has an outcome"
         );
         assert_eq!(
-            (record.info.id.as_str(), record.info.project.as_str()),
-            (&*id.to_string(), "p")
+            (record.info.id, record.info.project.as_str()),
+            (id, "p")
         );
         let opaque = record
             .info

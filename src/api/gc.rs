@@ -8,7 +8,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::next_key;
-use crate::build::Policy;
+use crate::policy::Policy;
 use crate::project;
 
 /// `POST /gc`: rules that replace the configured ones.

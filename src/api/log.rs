@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::{BuildInfo, lines};
-use crate::job::State;
+use crate::job::{Outcome, State};
 
 /// The last event of `GET /log/P/ID`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -12,20 +11,9 @@ pub struct LogEnd {
     /// Ready, or pending if the server stops first.
     pub state: State,
     /// The build's outcome.
-    pub outcome: Option<crate::job::Outcome>,
+    pub outcome: Option<Outcome>,
     /// The container's exit code; -999 when there is none.
     pub exit_code: i64,
-}
-
-impl LogEnd {
-    /// The end of a build's log.
-    pub fn of(info: &BuildInfo) -> LogEnd {
-        LogEnd {
-            state: info.state,
-            outcome: info.outcome,
-            exit_code: info.exit_code,
-        }
-    }
 }
 
 /// `GET /log/P/ID?lines`: the line index. The three lists have an entry for each block.
@@ -42,18 +30,6 @@ pub struct LogLines {
     pub firsts: Vec<u64>,
     /// The active colours there, as parameters of one SGR sequence; "" for none.
     pub colours: Vec<String>,
-}
-
-impl From<lines::Index> for LogLines {
-    fn from(index: lines::Index) -> LogLines {
-        LogLines {
-            length: index.length,
-            lines: index.lines,
-            offsets: index.offsets,
-            firsts: index.firsts,
-            colours: index.colours,
-        }
-    }
 }
 
 /// `GET /log/P/ID?find=TEXT`: the lines that contain a text.
@@ -76,18 +52,4 @@ pub struct LogMatch {
     pub line: u64,
     /// The offset at which it starts.
     pub offset: u64,
-}
-
-impl From<lines::Found> for LogMatches {
-    fn from(found: lines::Found) -> LogMatches {
-        let told = |found: lines::Match| LogMatch {
-            line: found.line,
-            offset: found.offset,
-        };
-        LogMatches {
-            length: found.length,
-            count: found.count,
-            matches: found.matches.into_iter().map(told).collect(),
-        }
-    }
 }

@@ -5,12 +5,14 @@
 //! the wrong thing. Reading has two steps with two kinds of error: what cannot be read at
 //! all ([`JobRequest::read`]) and names that break their rule ([`JobRequest::names`]).
 
+mod build;
 mod gc;
 mod host;
 mod log;
 mod log_pieces;
 mod project;
 
+pub use build::{BuildView, InputDigests, NO_DURATION, NO_EXIT_CODE};
 pub use gc::{GcRequest, GcView, RemovedView};
 pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
@@ -23,7 +25,6 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use crate::build::BuildInfo;
 use crate::job::{GroupName, MAX_PARAMS, Params, Phase, State};
 use crate::project::{NameError, ProjectName};
 
@@ -283,23 +284,10 @@ pub struct JobState {
     pub url: String,
 }
 
-impl JobState {
-    /// The state of a build.
-    pub fn of(info: &BuildInfo) -> JobState {
-        JobState {
-            id: info.id.clone(),
-            project: info.project.clone(),
-            state: info.state,
-            phase: info.phase,
-            url: info.url.clone(),
-        }
-    }
-}
-
 /// `GET /job/P/ID` as JSON. The server has the info as JSON already; clients read it whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct JobView<I = BuildInfo> {
+pub struct JobView<I = BuildView> {
     /// The job's id.
     #[serde(rename = "ID")]
     pub id: String,
@@ -317,7 +305,7 @@ pub struct JobView<I = BuildInfo> {
 /// One line of `GET /index/`. The server has the info as JSON already; clients read it whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct IndexItem<I = BuildInfo> {
+pub struct IndexItem<I = BuildView> {
     /// The job's id.
     pub id: String,
     /// The project's name.
@@ -330,18 +318,18 @@ pub struct IndexItem<I = BuildInfo> {
     pub state: State,
 }
 
-impl IndexItem<&BuildInfo> {
+impl IndexItem<BuildView> {
     /// The item of a build, for a list.
     ///
     /// # Errors
     /// When it cannot be written as JSON.
-    pub fn written(info: &BuildInfo) -> Result<Box<RawValue>, serde_json::Error> {
+    pub fn written(view: BuildView) -> Result<Box<RawValue>, serde_json::Error> {
         serde_json::value::to_raw_value(&IndexItem {
-            id: info.id.clone(),
-            project: info.project.clone(),
-            started_at: info.started_at,
-            build_info: info,
-            state: info.state,
+            id: view.id.clone(),
+            project: view.project.clone(),
+            started_at: view.started_at,
+            state: view.state,
+            build_info: view,
         })
     }
 }

@@ -12,7 +12,7 @@ use super::inputs::Inputs;
 use super::log::open_log;
 use super::pending::PendingBuild;
 use super::store::BuildStore;
-use super::{BuildInfo, Error, Record, record};
+use super::{Bookkeeping, BuildInfo, Error, Record, record};
 use crate::faults;
 use crate::job::Job;
 use crate::project::Context;
@@ -33,7 +33,7 @@ impl BuildStore {
         let now = jiff::Timestamp::now();
         let mut record = Record {
             info: BuildInfo::accepted(job, id, self.layout.served(&job.project, id), now),
-            ..Record::default()
+            internal: Bookkeeping::default(),
         };
         record.internal.rebuild = rebuild;
         record.info.asked_by = asker;
@@ -44,7 +44,7 @@ impl BuildStore {
             .filter(|(name, _)| name.is_opaque())
             .map(|(name, value)| (name.to_string(), value.clone()))
             .collect();
-        let listed = Inputs::of(context).into_record(&mut record);
+        let listed = Inputs::of(context).into_record(&mut record.internal);
         let directory = self.layout.pending(&job.project, id);
         let accepted = self.write_down(&directory, &record, listed.as_ref());
         if accepted.is_err() {
@@ -53,7 +53,7 @@ impl BuildStore {
         }
         let write = disk_error("write the job down", &directory);
         let log = accepted.map_err(&write)?;
-        PendingBuild::new(self.clone(), job.project.clone(), id, record, log).map_err(write)
+        PendingBuild::new(self.clone(), record, log).map_err(write)
     }
 
     fn write_down(
@@ -79,7 +79,7 @@ impl BuildStore {
         if let Some(inputs) = listed {
             inputs.write(directory)?;
         }
-        record::write(directory, record, true)?;
+        record::write(directory, &record.to_file(), true)?;
         faults::point("accept-record");
         File::open(parent)?.sync_all()?;
         if is_new {

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::BuildInfo;
 use super::last_used::Noted;
+use crate::api::BuildView;
 use crate::budget::Held;
 
 /// The answer of a finished build. Clones share everything.
@@ -25,6 +26,9 @@ pub struct BuildAnswer(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     info: Arc<BuildInfo>,
+    /// The end of its log; `None` where the client does not want it.
+    log: Option<String>,
+    is_cached: bool,
     kept: OnceLock<Text>,
     /// JSON that is too large to be cached, while a client holds it. Locked while it is serialized, so that
     /// this happens once.
@@ -78,11 +82,21 @@ impl BuildAnswer {
     /// again for the next.
     pub const SMALL: u64 = 16 << 10;
 
-    /// The answer for `info`; `coalesced` is added for each client when its JSON is sent.
-    pub fn new(mut info: BuildInfo) -> BuildAnswer {
-        info.coalesced = false;
+    /// The answer from a build that was made for its clients, with the end of its log.
+    pub fn new(info: BuildInfo, log: Option<String>) -> BuildAnswer {
+        BuildAnswer::of(info, log, false)
+    }
+
+    /// The answer from a build that was ready before, with the end of its log.
+    pub fn cached(info: BuildInfo, log: String) -> BuildAnswer {
+        BuildAnswer::of(info, Some(log), true)
+    }
+
+    fn of(info: BuildInfo, log: Option<String>, is_cached: bool) -> BuildAnswer {
         BuildAnswer(Arc::new(Inner {
             info: Arc::new(info),
+            log,
+            is_cached,
             kept: OnceLock::new(),
             shared: Mutex::default(),
             written: Notify::new(),
@@ -98,6 +112,33 @@ impl BuildAnswer {
     /// The public info.
     pub fn info(&self) -> &Arc<BuildInfo> {
         &self.0.info
+    }
+
+    /// The end of the build's log, where the client wants it.
+    pub fn log(&self) -> Option<&str> {
+        self.0.log.as_deref()
+    }
+
+    /// True when the build was ready before it was requested.
+    pub fn is_cached(&self) -> bool {
+        self.0.is_cached
+    }
+
+    /// The same without its log, and with the params that lists show.
+    #[must_use]
+    pub fn abridged(&self) -> BuildAnswer {
+        let mut info = BuildInfo::clone(&self.0.info);
+        info.abridge();
+        BuildAnswer::of(info, None, self.0.is_cached)
+    }
+
+    /// Its document, with `Coalesced` false, which is set for each client when its JSON is sent.
+    fn view(&self) -> BuildView {
+        BuildView {
+            cached: self.0.is_cached,
+            container_stdouterr: self.0.log.clone(),
+            ..self.0.info.view()
+        }
     }
 
     /// The same as JSON. `hold` counts that many bytes for the client; it is not called when another client
@@ -119,7 +160,7 @@ impl BuildAnswer {
         // Counted before it is serialized. Each client waits for capacity of its own, since some have a
         // reserve, until one of them has serialized it for all.
         let mut length = Length(0);
-        serde_json::to_writer(&mut length, &*self.0.info)?;
+        serde_json::to_writer(&mut length, &self.view())?;
         let mut holding = pin!(hold(length.0 as u64));
         let held = loop {
             let mut written = pin!(self.0.written.notified());
@@ -138,7 +179,7 @@ impl BuildAnswer {
             return Ok(AnswerJson::of(&whole));
         }
         let mut json = Vec::with_capacity(length.0);
-        serde_json::to_writer(&mut json, &*self.0.info)?;
+        serde_json::to_writer(&mut json, &self.view())?;
         let text = Text::of(json.into())?;
         if length.0 as u64 <= BuildAnswer::SMALL {
             return Ok(self.0.kept.get_or_init(|| text).held(held));
@@ -244,15 +285,15 @@ mod tests {
     use super::*;
     use crate::budget::{Budget, Client};
 
-    fn info(value: &str) -> BuildInfo {
-        let mut info = BuildInfo::default();
+    fn answer(value: &str) -> BuildAnswer {
+        let mut info = BuildInfo::example();
         let names = ["Coalesced", ",\"Coalesced\":false,\"Incremental\":", "x"];
         for name in names {
             info.params.insert(name.to_owned(), Some(value.into()));
         }
-        info.container_stdouterr = Some("printed,\"TransportMethod\":\"\n".to_owned());
-        info.container_stderr = Some("printed".to_owned());
-        info
+        info.stderr = Some("printed".to_owned());
+        let log = "printed,\"TransportMethod\":\"\n";
+        BuildAnswer::new(info, Some(log.to_owned()))
     }
 
     async fn json(answer: &BuildAnswer, budget: &Budget) -> AnswerJson {
@@ -263,7 +304,7 @@ mod tests {
         answer.json(held).await.unwrap()
     }
 
-    fn read(parts: &[Bytes]) -> BuildInfo {
+    fn read(parts: &[Bytes]) -> BuildView {
         serde_json::from_slice(&parts.concat()).unwrap()
     }
 
@@ -274,16 +315,15 @@ mod tests {
             "false",
             &",\"Coalesced\":false,\"Incremental\":".repeat(1_000),
         ] {
-            let info = info(value);
-            let answer = BuildAnswer::new(info.clone());
+            let answer = answer(value);
             let json = json(&answer, &budget).await;
-            assert_eq!(read(&json.parts(false, true)), info);
+            assert_eq!(read(&json.parts(false, true)), answer.view());
             let told = read(&json.parts(true, false));
-            let expected = BuildInfo {
+            let expected = BuildView {
                 coalesced: true,
                 container_stdouterr: None,
                 container_stderr: None,
-                ..info
+                ..answer.view()
             };
             assert_eq!(told, expected);
         }
@@ -292,7 +332,7 @@ mod tests {
     #[tokio::test]
     async fn large_json_is_there_once_for_all_askers_and_let_go_with_the_last() {
         let budget = Budget::new(1 << 30, 0);
-        let answer = BuildAnswer::new(info(&"x".repeat(1 << 20)));
+        let answer = answer(&"x".repeat(1 << 20));
         let mut parts = Vec::new();
         for _ in 0..100 {
             parts.push(json(&answer, &budget).await.parts(true, true));

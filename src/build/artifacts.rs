@@ -18,9 +18,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FileType;
 
 use super::directory::{Directory, Entry};
+use super::last_used;
 use super::layout;
 use super::lease::Lease;
-use super::{BuildInfo, last_used};
+use crate::api::BuildView;
 use crate::budget::Held;
 use crate::filesystem::{self, Links, Opened, Walk};
 use crate::job::Outcome;
@@ -45,8 +46,8 @@ pub enum Found {
 }
 
 impl Artifacts {
-    /// Opens the artifacts of the build in `lease`, whose record is `info`.
-    pub(super) fn open(lease: Lease, info: &BuildInfo) -> io::Result<Artifacts> {
+    /// Opens the artifacts of the build in `lease`, whose record is `view`.
+    pub(super) fn open(lease: Lease, view: &BuildView) -> io::Result<Artifacts> {
         let path = Path::new(layout::DATA).join(layout::ARTIFACTS);
         let root = filesystem::locate(lease.directory(), &path, Links::Refused)?;
         let root = root.filter(|root| {
@@ -56,8 +57,8 @@ impl Artifacts {
         Ok(Artifacts {
             root,
             lease,
-            execution: execution(info),
-            is_expected: matches!(info.outcome, Some(Outcome::Succeeded | Outcome::Failed)),
+            execution: execution(view),
+            is_expected: matches!(view.outcome, Some(Outcome::Succeeded | Outcome::Failed)),
         })
     }
 
@@ -192,7 +193,7 @@ impl Contents {
 }
 
 /// Distinguishes executions of the same job: the time of the end, to the nanosecond.
-fn execution(info: &BuildInfo) -> String {
-    let ended = info.finished_at.unwrap_or(info.started_at);
-    format!("{:x}.{}", ended.as_nanosecond(), info.attempt)
+fn execution(view: &BuildView) -> String {
+    let ended = view.finished_at.unwrap_or(view.started_at);
+    format!("{:x}.{}", ended.as_nanosecond(), view.attempt)
 }

@@ -13,8 +13,9 @@ use jiff::Timestamp;
 
 use super::error::Error;
 use super::inputs::Inputs;
+use super::record::{self, RecordFile};
 use super::store::BuildStore;
-use super::{Change, Filter, Record, record};
+use super::{Change, Filter};
 use crate::job::{GroupName, JobId, Outcome, State};
 use crate::project::{Context, DOCKERFILE, IGNORE_FILE, ProjectName, SETTINGS};
 
@@ -51,18 +52,18 @@ enum Difference {
 }
 
 /// How a context differs from that of the build in `directory`, whose record is `base`.
-fn difference(base: &Record, directory: &Path, context: &Context) -> Difference {
-    if base.info.inputs.context == context.digest().to_string() {
+fn difference(base: &RecordFile, directory: &Path, context: &Context) -> Difference {
+    if base.view.inputs.context == context.digest().to_string() {
         return Difference::Nothing;
     }
-    let known = Inputs::read(directory, base);
+    let known = Inputs::read(directory, &base.internal);
     let now = Inputs::of(context);
     // A link's target may have any age.
     if known.links.is_some() && known.links != now.links {
         return Difference::Other;
     }
-    let since = base.internal.built_until.or(base.info.finished_at);
-    let since = since.unwrap_or(base.info.started_at);
+    let since = base.internal.built_until.or(base.view.finished_at);
+    let since = since.unwrap_or(base.view.started_at);
     let Some((change, differs)) = changed_files(&known, &now, context, since) else {
         return Difference::Other;
     };
@@ -190,7 +191,7 @@ impl BuildStore {
             let directory = self.layout.ready(project, place.id);
             let record = record::read(&directory).ok().flatten();
             record.is_some_and(|record| {
-                Inputs::read(&directory, &record).is_whole
+                Inputs::read(&directory, &record.internal).is_whole
                     && difference(&record, &directory, context) == Difference::Nothing
             })
         });
@@ -213,7 +214,7 @@ mod tests {
     /// A project, and the build of its first files.
     struct Scene {
         home: tempfile::TempDir,
-        base: Record,
+        base: RecordFile,
     }
 
     impl Scene {
@@ -222,16 +223,16 @@ mod tests {
             std::fs::create_dir_all(home.path().join("p/override")).unwrap();
             let mut scene = Scene {
                 home,
-                base: Record::default(),
+                base: RecordFile::default(),
             };
             for name in ["Dockerfile", "a.c", "b.c", "override/a.c", "old.c"] {
                 scene.write(name, name, 100);
             }
             symlink("a.c", scene.path("link")).unwrap();
             let context = scene.context();
-            scene.base.info.inputs.context = context.digest().to_string();
-            scene.base.info.finished_at = Some(Timestamp::from_second(1_000_000_200).unwrap());
-            let rest = Inputs::of(&context).into_record(&mut scene.base);
+            scene.base.view.inputs.context = context.digest().to_string();
+            scene.base.view.finished_at = Some(Timestamp::from_second(1_000_000_200).unwrap());
+            let rest = Inputs::of(&context).into_record(&mut scene.base.internal);
             assert!(rest.is_none());
             scene
         }
@@ -303,7 +304,7 @@ mod tests {
     fn a_link_of_which_an_earlier_record_says_nothing_counts_as_unchanged() {
         let mut scene = Scene::new();
         scene.base.internal.links = None;
-        scene.base.info.inputs.context = "a digest of an earlier version".to_owned();
+        scene.base.view.inputs.context = "a digest of an earlier version".to_owned();
         assert_eq!(scene.difference(), Difference::Nothing);
     }
 

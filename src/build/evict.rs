@@ -145,7 +145,7 @@ impl BuildStore {
             // It is marked as durable some time after its end: then it is checked again.
             let mut held = Some(Held::InUse);
             for _ in 0..EVICT_ATTEMPTS {
-                let Some(build) = self.look_at(project, id, shelf, &info.group)? else {
+                let Some(build) = self.look_at(project, id, shelf, info.group_name())? else {
                     held = None;
                     break;
                 };

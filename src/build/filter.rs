@@ -35,10 +35,10 @@ impl Filter {
             .group
             .as_ref()
             .is_none_or(|wanted| **wanted == *entry.group.name);
-        let is_state = self.state.is_none_or(|wanted| wanted == entry.state);
+        let is_state = self.state.is_none_or(|wanted| wanted == entry.state());
         let is_outcome = self
             .outcome
-            .is_none_or(|wanted| Some(wanted) == entry.outcome);
+            .is_none_or(|wanted| Some(wanted) == entry.outcome());
         is_project
             && is_group
             && is_state
@@ -58,10 +58,7 @@ impl Filter {
 
     /// The same for a build with its full info.
     pub fn takes_build(&self, info: &BuildInfo) -> bool {
-        match (info.project.parse(), info.id.parse()) {
-            (Ok(project), Ok(id)) => self.takes(&project, id, &IndexEntry::of(info, None)),
-            _ => false,
-        }
+        self.takes(&info.project, info.id, &IndexEntry::of(info, None))
     }
 }
 
@@ -83,6 +80,15 @@ impl fmt::Display for Place {
 }
 
 impl Place {
+    /// The place of a build.
+    pub fn of(info: &BuildInfo) -> Place {
+        Place {
+            started: info.started_at,
+            project: info.project.clone(),
+            id: info.id,
+        }
+    }
+
     /// True for a place that comes after `other` in the order of lists.
     pub fn is_behind(&self, other: &Place) -> bool {
         let key = |place: &Place| (Reverse(place.started), place.project.clone(), place.id);

@@ -13,18 +13,18 @@ use super::log::tail;
 use super::pending::PendingBuild;
 use super::publish::Published;
 use super::store::BuildStore;
-use super::{BuildInfo, NO_EXIT_CODE, Record, layout, record};
+use super::{BuildAnswer, BuildInfo, Record, layout, record};
 use crate::faults;
 use crate::filesystem::open_writable;
-use crate::job::{Cancelled, JobId, Outcome, State};
+use crate::job::{Cancelled, Outcome, Status};
 
 /// The end of a build, as its record will state it.
 #[derive(Clone, Debug)]
 pub struct End {
     /// The outcome.
     pub outcome: Outcome,
-    /// The container's exit code, or -999.
-    pub exit_code: i64,
+    /// The container's exit code, if it has one.
+    pub exit_code: Option<i64>,
     /// An error sentence if the build could not be run to its end.
     pub error: Option<String>,
     /// The end of standard error, for a failed build.
@@ -38,7 +38,7 @@ impl End {
     pub fn errored(sentence: String) -> End {
         End {
             outcome: Outcome::Errored,
-            exit_code: NO_EXIT_CODE,
+            exit_code: None,
             error: Some(sentence),
             stderr: None,
             cancelled: None,
@@ -125,16 +125,14 @@ impl PendingBuild {
     }
 
     fn write_end(&mut self, end: End, began: std::time::Instant) -> Result<Published, Error> {
-        let (project, group) = (&self.project, &self.record.info.group);
+        let (project, group) = (&self.project, self.record.info.group.as_ref());
         self.record.internal.number = self.store.next_number(project, self.id, group)?;
         let duration = self.duration();
         let info = &mut self.record.info;
         let now = Timestamp::now();
-        info.state = State::Ready;
-        info.phase = None;
-        info.outcome = Some(end.outcome);
+        info.status = Status::Ready(end.outcome);
         info.exit_code = end.exit_code;
-        info.duration = i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+        info.duration = Some(duration);
         info.finished_at = Some(now);
         let built_until = [
             info.started_at.checked_add(duration).ok(),
@@ -144,9 +142,9 @@ impl PendingBuild {
         self.record.internal.built_until = Some(built_until);
         let info = &mut self.record.info;
         if let Some(sentence) = end.error {
-            info.set_error(sentence);
+            info.error = Some(sentence);
         }
-        info.container_stderr = end.stderr;
+        info.stderr = end.stderr;
         if let Some(by) = end.cancelled {
             info.cancelled = Some(by);
         }
@@ -156,7 +154,7 @@ impl PendingBuild {
         self.record.internal.boot.clone_from(&self.store.boot);
         self.record.internal.durable = false;
         let directory = self.directory();
-        record::write(&directory, &self.record, true)
+        record::write(&directory, &self.record.to_file(), true)
             .map_err(disk_error("write the record of the build", &directory))?;
         faults::point("finish-record");
         self.store.publish(&self.project, self.id, &self.record)
@@ -164,7 +162,7 @@ impl PendingBuild {
 
     /// The latest time of any file cloned from the base.
     fn base_built_until(&self) -> Option<Timestamp> {
-        let base: JobId = self.record.info.base.as_deref()?.parse().ok()?;
+        let base = self.record.info.base?;
         let directory = self.store.layout.ready(&self.project, base);
         record::read(&directory).ok()??.internal.built_until
     }
@@ -214,16 +212,14 @@ impl FinishedBuild {
         &self.record.info
     }
 
-    /// The public info, with the end of its log.
+    /// The answer for its clients, with the end of its log.
     ///
     /// # Errors
     /// When the log cannot be read.
-    pub fn answer(&self) -> Result<BuildInfo, Error> {
-        let mut info = self.record.info.clone();
-        let tail = tail(&self.directory)
+    pub fn answer(&self) -> Result<BuildAnswer, Error> {
+        let log = tail(&self.directory)
             .map_err(disk_error("read the log of the build", &self.directory))?;
-        info.container_stdouterr = Some(tail);
-        Ok(info)
+        Ok(BuildAnswer::new(self.record.info.clone(), Some(log)))
     }
 
     /// The error of linking or clearing after the build was put in place; for the journal.

@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use super::Record;
 use super::layout::{self, Layout};
+use super::{Record, RecordFile};
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
 
 /// A parsed record, completed from its path; `None` where it is invalid.
 pub fn record(text: &[u8], project: &ProjectName, id: JobId, state: State) -> Option<Record> {
-    let mut record: Record = serde_json::from_slice(text).ok()?;
-    record.info.complete(project, id, state, String::new());
-    Some(record)
+    let record: RecordFile = serde_json::from_slice(text).ok()?;
+    Some(record.complete(project, id, state, String::new()))
 }
 
 /// The build that the name of a pin, or of a new link, refers to.

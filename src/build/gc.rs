@@ -18,8 +18,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::candidate::{Candidate, Shelf};
-use super::policy::Policy;
 use super::space::{Base, CloneForest, Node};
+use crate::policy::Policy;
 use crate::project::ProjectName;
 
 /// A client that was just answered must still be able to fetch the artifacts. The time of a use is written at

@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::filter::{Filter, Place};
 use super::index_entry::{Group, IndexEntry};
 use super::interned::Interned;
-use crate::job::{JobId, Outcome, State};
+use crate::job::{JobId, Outcome, State, Status};
 use crate::project::ProjectName;
 
 /// Builds that are visited before the lock is briefly released: less than a millisecond.
@@ -26,8 +26,8 @@ const BUILDS_PER_LOCK: usize = 2_048;
 /// Newest first within a project; ties are broken by id, so that a page has one order.
 type Key = (Reverse<Timestamp>, JobId);
 
-/// A project's newest build: its id, its start time, and its outcome.
-pub type Newest = (JobId, Timestamp, Option<Outcome>);
+/// A project's newest build: its id, its start time and its status.
+pub type Newest = (JobId, Timestamp, Status);
 
 /// The builds of one project.
 #[derive(Debug, Default)]
@@ -145,7 +145,7 @@ impl Index {
         let from = filter.before.clone();
         self.walk(from, filter.project.as_ref(), |place, entry| {
             if filter.takes(&place.project, place.id, entry) {
-                page.push((place.clone(), entry.state));
+                page.push((place.clone(), entry.state()));
             }
             match page.len() == limit {
                 true => ControlFlow::Break(()),
@@ -252,7 +252,7 @@ impl Index {
         };
         let latest = builds.order.values().take(among);
         let alike = latest.filter(|entry| {
-            entry.outcome == Some(Outcome::Succeeded) && entry.incremental == incremental
+            entry.outcome() == Some(Outcome::Succeeded) && entry.incremental == incremental
         });
         alike.filter_map(|entry| entry.took).take(most).collect()
     }
@@ -268,12 +268,12 @@ impl Index {
         counts.collect()
     }
 
-    /// The newest build of each project that has one, and its outcome, if it has ended.
+    /// The newest build of each project that has one.
     pub(super) fn newest(&self) -> BTreeMap<ProjectName, Newest> {
         let projects = self.lock();
         let newest = projects.iter().filter_map(|(project, builds)| {
             let ((Reverse(started), id), entry) = builds.order.first_key_value()?;
-            Some((project.clone(), (*id, *started, entry.outcome)))
+            Some((project.clone(), (*id, *started, entry.status)))
         });
         newest.collect()
     }
@@ -345,6 +345,7 @@ mod tests {
 
     use super::*;
     use crate::build::BuildInfo;
+    use crate::job::Phase;
 
     fn place(second: i64, project: &str, digit: &str) -> Place {
         Place {
@@ -355,9 +356,13 @@ mod tests {
     }
 
     fn entry(state: State) -> IndexEntry {
+        let status = match state {
+            State::Pending => Status::Pending(Phase::Running),
+            State::Ready => Status::Ready(Outcome::Succeeded),
+        };
         let info = BuildInfo {
-            state,
-            ..BuildInfo::default()
+            status,
+            ..BuildInfo::example()
         };
         IndexEntry::of(&info, None)
     }
@@ -432,8 +437,8 @@ mod tests {
         let index = Index::new();
         for (second, group, digit) in [(1, "a", "1"), (2, "a", "2"), (3, "b", "3"), (4, "b", "3")] {
             let info = BuildInfo {
-                group: group.to_owned(),
-                ..BuildInfo::default()
+                group: Some(group.parse().unwrap()),
+                ..BuildInfo::example()
             };
             index.put(place(second, "p", digit), IndexEntry::of(&info, None), true);
         }
@@ -457,10 +462,10 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_build_of_each_project_is_known_with_its_outcome() {
+    fn the_newest_build_of_each_project_is_known_with_its_status() {
         let index = Index::new();
         let mut ended = entry(State::Ready);
-        ended.outcome = Some(Outcome::Failed);
+        ended.status = Status::Ready(Outcome::Failed);
         index.put(place(5, "p", "b"), ended, true);
         index.put(place(1, "p", "a"), entry(State::Ready), true);
         index.put(place(2, "q", "c"), entry(State::Pending), true);
@@ -470,8 +475,8 @@ mod tests {
         assert_eq!(
             newest,
             [
-                (of("b"), at(5), Some(Outcome::Failed)),
-                (of("c"), at(2), None)
+                (of("b"), at(5), Status::Ready(Outcome::Failed)),
+                (of("c"), at(2), Status::Pending(Phase::Running))
             ]
         );
     }
@@ -485,8 +490,8 @@ mod tests {
             let info = BuildInfo {
                 started_at: at(began),
                 finished_at: Some(at(ended)),
-                duration: (ended - began) * 1_000_000_000,
-                ..BuildInfo::default()
+                duration: Some(Duration::from_secs(ended as u64 - began as u64)),
+                ..BuildInfo::example()
             };
             index.put(place(began, "p", digit), IndexEntry::of(&info, None), true);
         }

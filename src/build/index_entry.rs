@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::BuildInfo;
-use crate::job::{Outcome, State};
+use crate::job::{Outcome, State, Status};
 
 /// Bytes of a build's params that can be searched: names and the first bytes of values.
 const MAX_SEARCHED_BYTES: usize = 256;
@@ -14,12 +14,10 @@ const MAX_SEARCHED_BYTES: usize = 256;
 /// A build as the index knows it, without its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexEntry {
-    /// Pending or ready.
-    pub state: State,
     /// Its project and group. Builds of one group share it.
     pub(super) group: Arc<Group>,
-    /// Its outcome, once it has one.
-    pub outcome: Option<Outcome>,
+    /// What it is doing, or how it ended.
+    pub status: Status,
     /// It started as a clone of its group's latest.
     pub incremental: bool,
     /// From start to end.
@@ -45,20 +43,29 @@ impl IndexEntry {
     /// The entry of a build that takes `own` bytes.
     pub(super) fn of(info: &BuildInfo, own: Option<u64>) -> IndexEntry {
         IndexEntry {
-            state: info.state,
             group: Arc::new(Group {
-                name: info.group.as_str().into(),
-                text: format!("{} {}", info.project, info.group)
+                name: info.group_name().into(),
+                text: format!("{} {}", info.project, info.group_name())
                     .to_lowercase()
                     .into(),
             }),
-            outcome: info.outcome,
+            status: info.status,
             incremental: info.incremental,
-            took: u64::try_from(info.duration).ok().map(Duration::from_nanos),
+            took: info.duration,
             finished: info.finished_at,
             own: own.unwrap_or(0),
             text: text(info),
         }
+    }
+
+    /// Pending or ready.
+    pub fn state(&self) -> State {
+        self.status.state()
+    }
+
+    /// Its outcome, once it has one.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.status.outcome()
     }
 
     /// True when each of `words`, which are in lower case, occurs in the build's names or params.
@@ -97,9 +104,9 @@ mod tests {
     #[test]
     fn a_search_finds_names_params_and_the_beginning_of_ids() {
         let mut info = BuildInfo {
-            project: "Yarn".to_owned(),
-            group: "Feature/Ünï".to_owned(),
-            ..BuildInfo::default()
+            project: "Yarn".parse().unwrap(),
+            group: Some("Feature/Ünï".parse().unwrap()),
+            ..BuildInfo::example()
         };
         for (name, value) in [("branch", Some("Main Line")), ("_token", None)] {
             let value = value.map(Into::into);
@@ -128,7 +135,7 @@ mod tests {
 
     #[test]
     fn long_params_take_little_memory() {
-        let mut info = BuildInfo::default();
+        let mut info = BuildInfo::example();
         for name in ["a", "b"] {
             info.params
                 .insert(name.to_owned(), Some("é".repeat(100_000).into()));

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_INPUT_FILES, Record, layout, record};
+use super::layout;
+use super::record::{self, Bookkeeping, MAX_INPUT_FILES};
 use crate::project::Context;
 
 /// Most entries of a separate list: some 100 MB. Of a larger context only the part in the record is known.
@@ -48,16 +49,16 @@ impl Inputs {
     }
 
     /// Writes them into the record; returns those that do not fit, for [`Inputs::write`].
-    pub(super) fn into_record(self, record: &mut Record) -> Option<Inputs> {
+    pub(super) fn into_record(self, record: &mut Bookkeeping) -> Option<Inputs> {
         if self.len() < MAX_INPUT_FILES {
-            record.internal.files = self.files;
-            record.internal.links = self.links;
+            record.files = self.files;
+            record.links = self.links;
             return None;
         }
         let first = self.files.iter().take(MAX_INPUT_FILES);
-        record.internal.files = first.map(|(k, v)| (k.clone(), v.clone())).collect();
-        record.internal.has_inputs = self.len() <= MAX_LISTED_INPUTS;
-        record.internal.has_inputs.then_some(self)
+        record.files = first.map(|(k, v)| (k.clone(), v.clone())).collect();
+        record.has_inputs = self.len() <= MAX_LISTED_INPUTS;
+        record.has_inputs.then_some(self)
     }
 
     /// Writes them beside the record in `directory`. A power cut may lose the list: it is synced with the
@@ -70,16 +71,16 @@ impl Inputs {
     }
 
     /// The inputs of the build in `directory`, whose record is `record`.
-    pub(super) fn read(directory: &Path, record: &Record) -> Inputs {
-        let listed = match record.internal.has_inputs {
+    pub(super) fn read(directory: &Path, record: &Bookkeeping) -> Inputs {
+        let listed = match record.has_inputs {
             true => read(directory),
             false => None,
         };
         listed.unwrap_or_else(|| Inputs {
-            files: record.internal.files.clone(),
-            links: record.internal.links.clone(),
+            files: record.files.clone(),
+            links: record.links.clone(),
             // The first mistry wrote none.
-            is_whole: (1..MAX_INPUT_FILES).contains(&record.internal.files.len()),
+            is_whole: (1..MAX_INPUT_FILES).contains(&record.files.len()),
         })
     }
 }
@@ -120,11 +121,11 @@ mod tests {
             9_000,
         ] {
             let home = tempfile::tempdir().unwrap();
-            let mut record = Record::default();
+            let mut record = Bookkeeping::default();
             if let Some(rest) = inputs(files).into_record(&mut record) {
                 rest.write(home.path()).unwrap();
             }
-            assert!(record.internal.files.len() <= MAX_INPUT_FILES);
+            assert!(record.files.len() <= MAX_INPUT_FILES);
             assert_eq!(Inputs::read(home.path(), &record), inputs(files), "{files}");
         }
     }
@@ -132,13 +133,13 @@ mod tests {
     #[test]
     fn a_list_that_is_lost_or_torn_leaves_what_the_record_says() {
         let home = tempfile::tempdir().unwrap();
-        let mut record = Record::default();
+        let mut record = Bookkeeping::default();
         let rest = inputs(9_000).into_record(&mut record).unwrap();
         let part = Inputs::read(home.path(), &record);
         assert!(!part.is_whole && part.files.len() == MAX_INPUT_FILES);
         rest.write(home.path()).unwrap();
         std::fs::write(home.path().join(layout::INPUTS), "{\"Files\":").unwrap();
         assert!(!Inputs::read(home.path(), &record).is_whole);
-        assert!(!Inputs::read(home.path(), &Record::default()).is_whole);
+        assert!(!Inputs::read(home.path(), &Bookkeeping::default()).is_whole);
     }
 }

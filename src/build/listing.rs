@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::info::in_json;
 use super::{BuildInfo, Place};
+use crate::api::BuildView;
 
 /// Bytes of cached answers to jobs: dozens with full logs, or a thousand small ones.
 pub(super) const MAX_ANSWERS: usize = 4 << 20;
@@ -36,14 +37,9 @@ impl Listing {
         }))
     }
 
-    /// Its place in the list order; `None` for a record with invalid names.
-    pub fn place(&self) -> Option<Place> {
-        let info = self.info();
-        Some(Place {
-            started: info.started_at,
-            project: info.project.parse().ok()?,
-            id: info.id.parse().ok()?,
-        })
+    /// Its place in the list order.
+    pub fn place(&self) -> Place {
+        Place::of(self.info())
     }
 
     /// The approximate memory that it uses with its JSON.
@@ -71,12 +67,12 @@ impl Listing {
     /// As `write`.
     pub fn json<E>(
         &self,
-        write: impl FnOnce(&BuildInfo) -> Result<Box<RawValue>, E>,
+        write: impl FnOnce(BuildView) -> Result<Box<RawValue>, E>,
     ) -> Result<&RawValue, E> {
         if let Some(json) = self.0.json.get() {
             return Ok(json);
         }
-        let json = write(&self.0.info)?;
+        let json = write(self.0.info.view())?;
         Ok(self.0.json.get_or_init(|| json))
     }
 }

@@ -157,8 +157,8 @@ fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String>
         return Ok(format!("{inode:x}-{:x}", birth.as_nanos()));
     }
     let record = record::read(path.parent().unwrap_or(path))?;
-    let info = record.ok_or(io::ErrorKind::NotFound)?.info;
-    let birth = info.queued_at.unwrap_or(info.started_at).as_nanosecond();
+    let view = record.ok_or(io::ErrorKind::NotFound)?.view;
+    let birth = view.queued_at.unwrap_or(view.started_at).as_nanosecond();
     Ok(format!("{inode:x}-{birth:x}"))
 }
 
@@ -337,7 +337,7 @@ pub(super) fn open_log(directory: &Path) -> io::Result<File> {
 mod tests {
     use jiff::Timestamp;
 
-    use super::super::{Record, layout};
+    use super::super::layout;
     use super::*;
     use crate::budget::Client;
     use crate::turns::{READS, Turns};
@@ -432,18 +432,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.log");
         let tag_of = || tag(7, None, &path);
-        let mut record = Record::default();
-        record.info.queued_at =
+        let mut record = record::RecordFile::default();
+        record.view.queued_at =
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
         record::write(dir.path(), &record, false).unwrap();
         let first = tag_of().unwrap();
         // A new attempt continues the same log.
-        record.info.attempt = 2;
-        record.info.started_at = Timestamp::now();
+        record.view.attempt = 2;
+        record.view.started_at = Timestamp::now();
         record::write(dir.path(), &record, false).unwrap();
         assert_eq!(tag_of().unwrap(), first);
         // The job was requested again, and its log reuses the inode of the previous one.
-        record.info.queued_at =
+        record.view.queued_at =
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_002).unwrap());
         record::write(dir.path(), &record, false).unwrap();
         assert_ne!(tag_of().unwrap(), first);

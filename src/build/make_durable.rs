@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::store::BuildStore;
-use super::{Record, layout, lease, record};
+use super::{Bookkeeping, RecordFile, layout, lease, record};
 use crate::faults;
 use crate::filesystem::Usage;
 use crate::job::State;
@@ -21,8 +21,8 @@ const DIRECTORIES_PER_SYNC: usize = 64;
 
 impl BuildStore {
     /// True when the build of this record survived the last power cut, if there was one.
-    pub(super) fn survived(&self, record: &Record) -> bool {
-        self.lasts(&record.internal.boot, record.internal.durable)
+    pub(super) fn survived(&self, record: &Bookkeeping) -> bool {
+        self.lasts(&record.boot, record.durable)
     }
 
     /// The same for these fields of a record.
@@ -32,9 +32,9 @@ impl BuildStore {
     }
 
     /// True when a ready build is not marked yet.
-    pub(super) fn is_unmarked(&self, record: &Record) -> bool {
+    pub(super) fn is_unmarked(&self, record: &RecordFile) -> bool {
         let internal = &record.internal;
-        record.info.state == State::Ready && internal.boot == self.boot && !internal.durable
+        record.view.state == State::Ready && internal.boot == self.boot && !internal.durable
     }
 
     /// Syncs the builds in these directories to stable storage, measures their disk usage, and marks them. A
@@ -79,7 +79,7 @@ impl BuildStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
             Ok(()) => {
-                let names = (record.info.project.parse(), record.info.id.parse());
+                let names = (record.view.project.parse(), record.view.id.parse());
                 if let (Ok(project), Ok(id), Some(own)) = (names.0, names.1, record.internal.own) {
                     self.index.weigh(&project, id, own);
                 }
@@ -89,9 +89,9 @@ impl BuildStore {
     }
 
     /// The disk usage of a build, with its log; `None` if it cannot be measured, which is no failure.
-    fn measure(&self, directory: &File, record: &Record) -> Option<Usage> {
-        let cloned = record.info.base.as_ref();
-        let cloned = cloned.map(|_| record.info.started_at.as_second());
+    fn measure(&self, directory: &File, record: &RecordFile) -> Option<Usage> {
+        let cloned = record.view.base.as_ref();
+        let cloned = cloned.map(|_| record.view.started_at.as_second());
         let path = through(directory);
         let mut usage = match self.filesystem.usage(&path.join(layout::DATA), cloned) {
             Ok(usage) => usage,

@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use super::disk::list_ids;
 use super::error::{Error, disk_error};
-use super::info::NO_DURATION;
 use super::layout;
 use super::log::open_log;
 use super::pending::PendingBuild;
 use super::store::BuildStore;
-use super::{NO_EXIT_CODE, Record, Since, record};
+use super::{Bookkeeping, Record, RecordFile, Since, record};
 use crate::faults;
-use crate::job::{JobId, Phase, Phases, State};
+use crate::job::{JobId, Phase, Phases, State, Status};
 use crate::project::ProjectName;
 
 /// A build that a previous process of the daemon, or the first mistry, left in `pending`.
@@ -78,10 +77,12 @@ impl BuildStore {
         let list = disk_error(LIST, &directory);
         let record = record::read(&directory).map_err(&list)?;
         if let Some(record) = &record
-            && record.info.state == State::Ready
+            && record.view.state == State::Ready
         {
-            if self.survived(record) {
-                self.complete_finished(project, id, record)?;
+            if self.survived(&record.internal) {
+                let path = self.layout.served(project, id);
+                let record = record.clone().complete(project, id, State::Ready, path);
+                self.complete_finished(project, id, &record)?;
                 return Ok(None);
             }
             // The job already has its result, and no rebuild was requested.
@@ -97,8 +98,10 @@ impl BuildStore {
         }
         // Lists show it from now on, taken over or not. An end that a power cut undid does not count: the job
         // is built again.
+        let path = self.layout.served(project, id);
+        let record = record.map(|record| record.complete(project, id, State::Pending, path));
         if let Some(record) = &record {
-            self.enter(project, id, &record.info, None, true);
+            self.enter(&record.info, None, true);
         }
         Ok(Some(OrphanedBuild {
             project: project.clone(),
@@ -121,10 +124,8 @@ impl BuildStore {
     }
 
     /// True when a build with this record may still be running: its container was created in this boot.
-    pub fn has_container(&self, record: &Record) -> bool {
-        record.info.state == State::Pending
-            && record.internal.container.is_some()
-            && record.internal.boot == self.boot
+    pub fn has_container(&self, record: &Bookkeeping) -> bool {
+        record.container.is_some() && record.boot == self.boot
     }
 
     /// True when the record of a pending build names this container as its own. An unreadable record counts
@@ -132,30 +133,31 @@ impl BuildStore {
     pub fn awaits(&self, project: &ProjectName, id: JobId, container: &str) -> bool {
         match record::read(&self.layout.pending(project, id)) {
             Ok(record) => record.is_some_and(|record| {
-                self.has_container(&record)
+                record.view.state == State::Pending
+                    && self.has_container(&record.internal)
                     && record.internal.container.as_deref() == Some(container)
             }),
             Err(_) => true,
         }
     }
 
+    /// The record of a pending build whose own cannot be read.
+    pub fn empty_record(&self, project: &ProjectName, id: JobId) -> Record {
+        let path = self.layout.served(project, id);
+        RecordFile::default().complete(project, id, State::Pending, path)
+    }
+
     /// Adopts a build as a previous process left it: its log is continued.
     ///
     /// # Errors
     /// When a system call fails; the orphaned build stays for the next process.
-    pub fn adopt(
-        self: &Arc<Self>,
-        project: &ProjectName,
-        id: JobId,
-        mut record: Record,
-    ) -> Result<PendingBuild, Error> {
-        let served = self.layout.served(project, id);
-        record.info.complete(project, id, State::Pending, served);
+    pub fn adopt(self: &Arc<Self>, mut record: Record) -> Result<PendingBuild, Error> {
+        let (project, id) = (record.info.project.clone(), record.info.id);
         record.internal.boot.clone_from(&self.boot);
-        let directory = self.layout.pending(project, id);
+        let directory = self.layout.pending(&project, id);
         let take_over = disk_error("take over an interrupted build", &directory);
         let log = open_log(&directory).map_err(&take_over)?;
-        PendingBuild::new(self.clone(), project.clone(), id, record, log).map_err(take_over)
+        PendingBuild::new(self.clone(), record, log).map_err(take_over)
     }
 
     /// Recovers a build whose task in this process was lost, from its record; `None` when it is not pending.
@@ -170,8 +172,12 @@ impl BuildStore {
         let directory = self.layout.pending(project, id);
         let record = record::read(&directory)
             .map_err(disk_error("read the record of a build", &directory))?;
-        match record.filter(|record| record.info.state == State::Pending) {
-            Some(record) => self.adopt(project, id, record).map(Some),
+        match record.filter(|record| record.view.state == State::Pending) {
+            Some(record) => {
+                let path = self.layout.served(project, id);
+                let record = record.complete(project, id, State::Pending, path);
+                self.adopt(record).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -182,15 +188,10 @@ impl BuildStore {
     /// # Errors
     /// When a system call fails; the orphaned build stays for the next process. When partial results can be
     /// neither removed nor set aside; then the build has ended as errored.
-    pub fn resume(
-        self: &Arc<Self>,
-        project: &ProjectName,
-        id: JobId,
-        record: Record,
-    ) -> Result<PendingBuild, Error> {
+    pub fn resume(self: &Arc<Self>, record: Record) -> Result<PendingBuild, Error> {
         // A build that was only queued has not been attempted yet.
-        let was_begun = record.info.phase != Some(Phase::Queued);
-        let mut pending = self.adopt(project, id, record)?;
+        let was_begun = record.info.status != Status::Pending(Phase::Queued);
+        let mut pending = self.adopt(record)?;
         match pending.begin_again(was_begun) {
             Ok(()) => Ok(pending),
             // Data that cannot be removed now cannot be removed at the next start either.
@@ -215,18 +216,16 @@ impl PendingBuild {
         let (directory, store) = (self.directory(), self.store.clone());
         let info = &mut self.record.info;
         info.attempt += u32::from(is_attempt);
-        info.phase = Some(Phase::Queued);
+        info.status = Status::Pending(Phase::Queued);
         info.incremental = false;
         // Fields set by an end that did not become durable.
-        info.outcome = None;
-        info.exit_code = NO_EXIT_CODE;
+        info.exit_code = None;
         info.oom_killed = false;
         info.pids_limit_reached = false;
-        info.duration = NO_DURATION;
+        info.duration = None;
         info.finished_at = None;
-        info.err = None;
-        info.err_build = String::new();
-        info.container_stderr = None;
+        info.error = None;
+        info.stderr = None;
         info.phases = Phases::default();
         info.base = None;
         info.container = None;
@@ -247,7 +246,7 @@ impl PendingBuild {
         store.discard(&directory)?;
         self.clear_home()?;
         faults::point("data-cleared");
-        record::write(&directory, &self.record, true)
+        record::write(&directory, &self.record.to_file(), true)
             .map_err(disk_error("take over an interrupted build", &directory))
     }
 }

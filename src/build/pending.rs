@@ -20,7 +20,7 @@ use super::error::{Error, disk_error};
 use super::store::BuildStore;
 use super::{Bookkeeping, BuildInfo, BuildLog, Change, Record, Since, Stopped, layout, record};
 use crate::filesystem::Interrupt;
-use crate::job::{JobId, Phase};
+use crate::job::{JobId, Phase, Status};
 use crate::project::ProjectName;
 
 /// The user of a build inside its container.
@@ -79,17 +79,15 @@ impl PendingBuild {
     /// The log is continued at the end of `log`.
     pub(super) fn new(
         store: Arc<BuildStore>,
-        project: ProjectName,
-        id: JobId,
         record: Record,
         log: File,
     ) -> io::Result<PendingBuild> {
         let written = log.metadata()?.len();
-        store.enter(&project, id, &record.info, None, true);
+        store.enter(&record.info, None, true);
         Ok(PendingBuild {
             store,
-            project,
-            id,
+            project: record.info.project.clone(),
+            id: record.info.id,
             record,
             log: BuildLog::new(log, written),
             ended: None,
@@ -141,13 +139,13 @@ impl PendingBuild {
     /// When it cannot be written.
     pub fn save(&self) -> Result<(), Error> {
         let directory = self.directory();
-        record::write(&directory, &self.record, false)
+        record::write(&directory, &self.record.to_file(), false)
             .map_err(disk_error("write the record of the build", &directory))
     }
 
     /// Sets the phase of the build.
     pub fn enter(&mut self, phase: Phase) {
-        self.record.info.phase = Some(phase);
+        self.record.info.status = Status::Pending(phase);
     }
 
     /// Records which container of which image is about to be started: from then on the build can be adopted,
@@ -195,7 +193,7 @@ impl PendingBuild {
         record.info.cancelled.clone_from(&stopped.cancelled);
         record.internal.stopped = Some(stopped);
         let directory = self.directory();
-        record::write(&directory, &record, true)
+        record::write(&directory, &record.to_file(), true)
             .map_err(disk_error("write the record of the build", &directory))?;
         self.record = record;
         Ok(())

@@ -18,7 +18,7 @@ use super::error::{Error, disk_error};
 use super::pending::{PendingBuild, User};
 use super::{ImageRecord, Since, layout, record};
 use crate::filesystem::open_writable;
-use crate::job::{GroupName, JobId, Params};
+use crate::job::{JobId, Params};
 use crate::project::{Context, ProjectName};
 use crate::{faults, filesystem};
 
@@ -63,11 +63,11 @@ impl PendingBuild {
         self.record.info.started_at = now.wall();
         self.record.internal.started_uptime = now.uptime();
         let info = &self.record.info;
-        self.store.enter(&self.project, self.id, info, None, true);
+        self.store.enter(info, None, true);
         // Only a group has a base; the latest build without a group is never a base.
-        let start = match info.group.parse::<GroupName>() {
-            Ok(group) => self.store.start(&self.project, &group, context)?,
-            Err(_) => Start::default(),
+        let start = match &info.group {
+            Some(group) => self.store.start(&self.project, group, context)?,
+            None => Start::default(),
         };
         self.begin_from(start, params, user)
     }
@@ -89,8 +89,9 @@ impl PendingBuild {
             return Ok(None);
         };
         let base = self.image_of_base(&self.project);
-        let group = self.record.info.group.parse::<GroupName>();
-        let Ok(group) = group else { return Ok(None) };
+        let Some(group) = self.record.info.group.clone() else {
+            return Ok(None);
+        };
         if image.is_newer(base.as_ref(), &change) {
             return Ok(None);
         }
@@ -143,7 +144,7 @@ impl PendingBuild {
         faults::point("data-made");
         let base = start.base.filter(|_| is_cloned);
         self.change = start.change.filter(|_| is_cloned);
-        self.record.info.base = base.map(|base| base.to_string());
+        self.record.info.base = base;
         self.record.info.incremental = is_cloned;
         self.record.internal.user = Some(user.to_string());
         (self.opaque_files, self.record.internal.opaque_inodes) = write_layout(&data, params, user)
@@ -186,9 +187,9 @@ impl PendingBuild {
 
     /// The image of this build's base.
     pub(super) fn image_of_base(&self, project: &ProjectName) -> Option<ImageRecord> {
-        let base: JobId = self.info().base.as_deref()?.parse().ok()?;
+        let base = self.info().base?;
         let record = record::read(&self.store.layout.ready(project, base)).ok()??;
-        let image = record.info.image?;
+        let image = record.view.image?;
         let records = self.store.image_records(project);
         records.images.into_iter().find(|known| known.id == image)
     }

@@ -14,9 +14,9 @@ use super::disk::make_directories;
 use super::error::{Error, disk_error};
 use super::layout::Layout;
 use super::random::random_hex;
+use super::record::{self, Bookkeeping, Record};
 use super::store::BuildStore;
-use super::{Record, record};
-use crate::job::{GroupName, JobId};
+use crate::job::{GroupName, JobId, State};
 use crate::project::ProjectName;
 use crate::{faults, filesystem};
 
@@ -76,9 +76,8 @@ impl BuildStore {
         // next one finds it and completes it.
         let point = disk_error("point the link at the build", &to);
         let group = linked_group(record);
-        if let Some(group) = &group {
-            self.make_link(project, group.as_ref(), id)
-                .map_err(&point)?;
+        if let Some(group) = group {
+            self.make_link(project, group, id).map_err(&point)?;
             faults::point("link-made");
         }
         let replaced = match rename(&from, &to, RenameFlags::NOREPLACE) {
@@ -90,11 +89,8 @@ impl BuildStore {
         };
         faults::point("in-place");
         let mut warning = None;
-        if let Some(group) = &group {
-            warning = self
-                .point(project, group.as_ref(), id)
-                .map_err(&point)
-                .err();
+        if let Some(group) = group {
+            warning = self.point(project, group, id).map_err(&point).err();
             faults::point("linked");
         }
         if replaced {
@@ -104,9 +100,9 @@ impl BuildStore {
             faults::point("replaced");
         }
         if !in_force || record.info.succeeded() {
-            self.enter(project, id, &record.info, None, true);
+            self.enter(&record.info, None, true);
         } else if let Ok(Some(ready)) = self.find_ready(project, id) {
-            self.enter(project, id, &ready, None, true);
+            self.enter(&ready, None, true);
         }
         drop((publish, point));
         Ok(Published {
@@ -164,17 +160,19 @@ impl BuildStore {
         let ready = self.layout.ready(project, id);
         let complete = disk_error("complete the links of an earlier process", &ready);
         let record = record::read(&ready).map_err(&complete)?;
-        let record = record.filter(|record| self.survived(record));
+        let record = record.filter(|record| self.survived(&record.internal));
+        let path = self.layout.served(project, id);
+        let record = record.map(|record| record.complete(project, id, State::Ready, path));
         let group = record.as_ref().and_then(linked_group);
-        let (Some(record), Some(group)) = (record, group) else {
+        let (Some(record), Some(group)) = (&record, group) else {
             return std::fs::remove_file(self.layout.new_link(project, id)).map_err(complete);
         };
-        let linked = match self.base(project, group.as_ref())? {
+        let linked = match self.base(project, group)? {
             Some(linked) => self.ready_order(project, linked)?,
             None => None,
         };
-        match linked <= Some(Order::of(&record)) {
-            true => self.point(project, group.as_ref(), id),
+        match linked <= Some(Order::of(record)) {
+            true => self.point(project, group, id),
             false => std::fs::remove_file(self.layout.new_link(project, id)),
         }
         .map_err(complete)
@@ -186,10 +184,9 @@ impl BuildStore {
         &self,
         project: &ProjectName,
         id: JobId,
-        group: &str,
+        group: Option<&GroupName>,
     ) -> Result<u64, Error> {
-        let group: Option<GroupName> = group.parse().ok();
-        let linked = match self.base(project, group.as_ref())? {
+        let linked = match self.base(project, group)? {
             Some(linked) => self.ready_order(project, linked)?,
             None => None,
         };
@@ -214,8 +211,8 @@ impl BuildStore {
     fn order(&self, directory: &Path) -> Result<Option<Order>, Error> {
         let record =
             record::read(directory).map_err(disk_error("read the record of a build", directory))?;
-        let record = record.filter(|record| self.survived(record));
-        Ok(record.as_ref().map(Order::of))
+        let record = record.filter(|record| self.survived(&record.internal));
+        Ok(record.map(|record| Order::new(&record.internal, record.view.finished_at)))
     }
 
     /// Moves a directory to the trash, whatever a build did to its mode; [`BuildStore::empty_trash`] removes
@@ -245,21 +242,21 @@ struct Order {
 
 impl Order {
     fn of(record: &Record) -> Order {
+        Order::new(&record.internal, record.info.finished_at)
+    }
+
+    fn new(internal: &Bookkeeping, finished_at: Option<Timestamp>) -> Order {
         Order {
-            number: record.internal.number,
-            finished_at: record.info.finished_at,
+            number: internal.number,
+            finished_at,
         }
     }
 }
 
-/// The group whose link leads to a build, or no group; `None` for a build that no link leads to. A record of
-/// mistry always parses; a foreign one then simply is no base.
-fn linked_group(record: &Record) -> Option<Option<GroupName>> {
-    match record.info.group.as_str() {
-        _ if !record.info.succeeded() => None,
-        "" => Some(None),
-        name => name.parse().ok().map(Some),
-    }
+/// The group whose link leads to a build, or no group; `None` for a build that no link leads to.
+fn linked_group(record: &Record) -> Option<Option<&GroupName>> {
+    let info = &record.info;
+    info.succeeded().then_some(info.group.as_ref())
 }
 
 fn rename(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {

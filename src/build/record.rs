@@ -1,17 +1,163 @@
-//! Reads and writes `build_info.json`: atomically.
+//! `build_info.json`: what it holds, and how it is read and written, atomically.
+//!
+//! Records that the first mistry wrote are read, too: [`RecordFile::complete`] derives what they lack.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use rustix::fs::AtFlags;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::info::BuildInfo;
 use super::layout::RECORD;
 use super::replace::{self, Durability};
-use crate::job::State;
+use crate::api::BuildView;
+use crate::job::{Cancelled, JobId, Outcome, Params, State};
+use crate::project::ProjectName;
+
+/// The time and log limits of a build, as they were when its container was created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct BuildLimits {
+    /// Most milliseconds that it may run.
+    pub job_timeout: Option<u64>,
+    /// Most milliseconds without output.
+    pub silence_timeout: Option<u64>,
+    /// Most bytes of its log; 0 in records without the field.
+    pub log_limit: u64,
+}
+
+/// The decision to stop a build, recorded before its container is stopped: no later process decides
+/// otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Stopped {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The reason, in one sentence.
+    pub sentence: String,
+    /// The cancellation, where it was requested.
+    pub cancelled: Option<Cancelled>,
+}
+
+/// The daemon's internal part of the record.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Bookkeeping {
+    /// All files of the build are on stable storage.
+    pub durable: bool,
+    /// The boot in which it was written: a build that is not durable and of another boot is absent.
+    pub boot: String,
+    /// The latest end of its container.
+    pub deadline: Option<Timestamp>,
+    /// Limits of the build.
+    #[serde(rename = "Bounds")]
+    pub limits: BuildLimits,
+    /// Set when the build is stopped before its end.
+    pub stopped: Option<Stopped>,
+    /// When its container was started.
+    pub running_since: Option<Timestamp>,
+    /// The host's uptime at that time, in milliseconds; see [`super::Since`].
+    pub running_uptime: Option<i64>,
+    /// The host's uptime when the build was started, in milliseconds.
+    pub started_uptime: Option<i64>,
+    /// The bytes of `out.log` that precede the container's own output.
+    pub log_offset: u64,
+    /// The container of this attempt.
+    pub container: Option<String>,
+    /// The order of builds that can replace each other: a later one has a larger number; 0 in records without
+    /// the field.
+    pub number: u64,
+    /// The `uid:gid` that owns its files; `None` in records without the field.
+    pub user: Option<String>,
+    /// Attempts that lost their container.
+    pub lost: u32,
+    /// A new image was requested.
+    pub rebuild: bool,
+    /// Values of opaque params; empty once the build is finished.
+    pub opaque: BTreeMap<String, Arc<str>>,
+    /// The inode of the file of each opaque param; empty once the build is finished.
+    pub opaque_inodes: BTreeMap<String, u64>,
+    /// Bytes of all blocks of `data` and the log, once they are on stable storage; `None` where they
+    /// could not be counted.
+    pub bytes: Option<u64>,
+    /// Blocks among them that no other build shared at that time.
+    pub own: Option<u64>,
+    /// Digest of each file of the context, at most [`MAX_INPUT_FILES`].
+    pub files: BTreeMap<String, String>,
+    /// Digest of the target of each symbolic link of the context; `None` in records without the field.
+    pub links: Option<BTreeMap<String, String>>,
+    /// Both lists are stored in `inputs.json`, since they are too long.
+    pub has_inputs: bool,
+    /// No file that the build or its bases left is newer, as far as clocks tell, including files written
+    /// while the clock was ahead. `None` in records without the field.
+    pub built_until: Option<Timestamp>,
+}
+
+/// Most input files that a record lists, so that it stays small enough to open.
+pub const MAX_INPUT_FILES: usize = 2_000;
+
+/// The record of a build.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The public part.
+    pub info: BuildInfo,
+    /// The rest.
+    pub internal: Bookkeeping,
+}
+
+impl Record {
+    /// The requested params, including opaque ones; `None` when the record of a previous process lacks them.
+    pub fn params(&self) -> Option<Params> {
+        let params = self.info.params.iter();
+        let params = params.map(|(name, value)| {
+            let value = value.as_ref().or_else(|| self.internal.opaque.get(name))?;
+            Some((name.parse().ok()?, value.clone()))
+        });
+        params.collect()
+    }
+
+    /// As it is written to disk.
+    pub(super) fn to_file(&self) -> RecordFile {
+        RecordFile {
+            view: self.info.view(),
+            internal: self.internal.clone(),
+        }
+    }
+}
+
+/// The content of `build_info.json`: what clients may see, and what the daemon keeps beside it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecordFile {
+    /// The public part.
+    #[serde(flatten)]
+    pub view: BuildView,
+    /// The rest.
+    #[serde(rename = "Bookkeeping", default)]
+    pub internal: Bookkeeping,
+}
+
+impl RecordFile {
+    /// The record of the build at a place, which says its project, id, state and the `path` of its artifacts.
+    pub(super) fn complete(
+        self,
+        project: &ProjectName,
+        id: JobId,
+        state: State,
+        path: String,
+    ) -> Record {
+        Record {
+            info: BuildInfo::of_view(self.view, project, id, state, path),
+            internal: self.internal,
+        }
+    }
+}
 
 /// A larger record was not written by mistry: params are bounded by the size of a request (16 MiB), which
 /// JSON escapes at most sixfold.
@@ -45,7 +191,7 @@ pub(super) fn stamp(at: BorrowedFd<'_>, path: &Path) -> io::Result<Option<Stamp>
 }
 
 /// Reads the record in `directory`; `None` when there is none that can be parsed.
-pub(super) fn read(directory: &Path) -> io::Result<Option<Record>> {
+pub(super) fn read(directory: &Path) -> io::Result<Option<RecordFile>> {
     read_as(directory)
 }
 
@@ -76,9 +222,9 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
 
 /// Replaces the record in `directory`. After a power cut either the old record or the new one exists,
 /// complete. With `sync` it is the new one: it is on stable storage on return.
-pub(super) fn write(directory: &Path, record: &Record, sync: bool) -> io::Result<()> {
+pub(super) fn write(directory: &Path, record: &RecordFile, sync: bool) -> io::Result<()> {
     // A pending record holds opaque values.
-    let mode = match record.info.state {
+    let mode = match record.view.state {
         State::Pending => 0o600,
         State::Ready => 0o640,
     };
@@ -115,7 +261,7 @@ mod tests {
     fn a_pending_record_is_for_the_daemon_alone() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("build_info.json.new"), "left over").unwrap();
-        let record = Record::default();
+        let record = RecordFile::default();
         write(dir.path(), &record, true).unwrap();
         assert_eq!(read(dir.path()).unwrap().unwrap(), record);
         let mode = dir

@@ -26,7 +26,7 @@ use super::lease::Lease;
 use super::listing::{MAX_ANSWERS, MAX_LISTINGS};
 use super::log::tail;
 use super::stats::{AllStats, AnswerStats, Answered};
-use super::{BuildAnswer, BuildInfo, IndexEntry, Listing, Record, last_used, record};
+use super::{BuildAnswer, BuildInfo, IndexEntry, Listing, RecordFile, last_used, record};
 use crate::filesystem::{self, Filesystem};
 use crate::job::{GroupName, JobId, State};
 use crate::project::ProjectName;
@@ -142,22 +142,20 @@ impl BuildStore {
         if let Some(answer) = self.answers.get(id, found) {
             return Ok(self.use_for(project, id, answer));
         }
-        let Some(mut info) = self.find_ready(project, id)? else {
+        let Some(info) = self.find_ready(project, id)? else {
             return Ok(None);
         };
-        info.cached = true;
         // The log of this build only: a rebuild of the same id may have its own log in `pending`.
         let log = match tail(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             log => log.map_err(disk_error("read the log of a build", &directory)),
         };
-        info.container_stdouterr = Some(log?);
+        let log = log?;
         // The record holds all but the log, and its size is known. Counts both values and JSON.
-        let log = info.container_stdouterr.as_ref();
-        let log = log.map_or(0, |log| log.len() + in_json(log));
         let size = usize::try_from(found.size).unwrap_or(usize::MAX);
-        let bytes = size.saturating_mul(2).saturating_add(log);
-        let answer = BuildAnswer::new(info);
+        let bytes = size.saturating_mul(2);
+        let bytes = bytes.saturating_add(log.len() + in_json(&log));
+        let answer = BuildAnswer::cached(info, log);
         self.answers.put(id, found, bytes, &answer);
         Ok(self.use_for(project, id, answer))
     }
@@ -214,11 +212,10 @@ impl BuildStore {
     /// The info of a ready build that survived the last power cut, whatever its outcome.
     fn read_ready(&self, project: &ProjectName, id: JobId) -> io::Result<Option<BuildInfo>> {
         let record = record::read(&self.layout.ready(project, id))?;
-        let survived = record.filter(|record| self.survived(record));
-        Ok(survived.map(|mut record| {
+        let survived = record.filter(|record| self.survived(&record.internal));
+        Ok(survived.map(|record| {
             let path = self.layout.served(project, id);
-            record.info.complete(project, id, State::Ready, path);
-            record.info
+            record.complete(project, id, State::Ready, path).info
         }))
     }
 
@@ -230,13 +227,12 @@ impl BuildStore {
         let directory = self.layout.pending(project, id);
         let pending = record::read(&directory)
             .map_err(disk_error("read the record of a build", &directory))?;
-        let as_pending = |mut record: Record| {
+        let as_pending = |record: RecordFile| {
             let path = self.layout.served(project, id);
-            record.info.complete(project, id, State::Pending, path);
-            record.info
+            record.complete(project, id, State::Pending, path).info
         };
         match pending {
-            Some(record) if record.info.state == State::Pending => Ok(Some(as_pending(record))),
+            Some(record) if record.view.state == State::Pending => Ok(Some(as_pending(record))),
             // A directory left by an exchange for a moment is no pending build. Without a ready build it is a
             // build whose record is complete, just before it is put in place.
             Some(record) => Ok(self
@@ -296,7 +292,7 @@ impl BuildStore {
                     };
                     // The name on disk is encoded; the record has the original.
                     if let Some(info) = self.find_ready(project, id)? {
-                        groups.insert(info.group, id);
+                        groups.insert(info.group_name().to_owned(), id);
                     }
                 }
             }
@@ -353,8 +349,8 @@ impl BuildStore {
         // Read from the leased directory: its place may hold another build by now.
         let record = record::read(&lease.path())
             .map_err(disk_error("read the record of a build", &directory))?;
-        match record.filter(|record| self.survived(record)) {
-            Some(record) => Artifacts::open(lease, &record.info)
+        match record.filter(|record| self.survived(&record.internal)) {
+            Some(record) => Artifacts::open(lease, &record.view)
                 .map(Some)
                 .map_err(&open),
             None => Ok(None),
@@ -517,7 +513,7 @@ impl BuildStore {
                 // An incomplete or missing one counts as absent, and is rebuilt when it is requested.
                 let torn = || io::Error::from(io::ErrorKind::InvalidData);
                 let read = record::read(&directory).and_then(|record| record.ok_or_else(torn));
-                let mut record = match read {
+                let record = match read {
                     Ok(record) => record,
                     Err(error) => {
                         let read = disk_error("read the record of a build", &directory);
@@ -525,16 +521,15 @@ impl BuildStore {
                         continue;
                     }
                 };
-                if !self.survived(&record) {
+                if !self.survived(&record.internal) {
                     continue;
                 }
                 if self.is_unmarked(&record) {
                     unmarked.push(directory);
                 }
                 let path = self.layout.served(project, id);
-                record.info.complete(project, id, State::Ready, path);
-                let own = record.internal.own;
-                self.enter(project, id, &record.info, own, false);
+                let record = record.complete(project, id, State::Ready, path);
+                self.enter(&record.info, record.internal.own, false);
             }
         }
         // A list of what was found is better than waiting forever.
@@ -548,20 +543,9 @@ impl BuildStore {
     }
 
     /// Enters a build with `own` unshared bytes, if that is known.
-    pub(super) fn enter(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        info: &BuildInfo,
-        own: Option<u64>,
-        news: bool,
-    ) {
-        let place = Place {
-            started: info.started_at,
-            project: project.clone(),
-            id,
-        };
-        self.index.put(place, IndexEntry::of(info, own), news);
+    pub(super) fn enter(&self, info: &BuildInfo, own: Option<u64>, news: bool) {
+        self.index
+            .put(Place::of(info), IndexEntry::of(info, own), news);
     }
 
     /// Every directory under the build path that may belong to a project.

@@ -18,10 +18,10 @@ use super::error::{Error, disk_error};
 use super::gc::{self, Plan};
 use super::interned::Interned;
 use super::layout::Layout;
-use super::policy::Policy;
 use super::store::BuildStore;
 use super::{last_used, record};
 use crate::job::{JobId, State};
+use crate::policy::Policy;
 use crate::project::ProjectName;
 
 /// The part of a record that garbage collection needs: reading all of ten thousand records would take

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{BuildInfo, BuildStore, Filter, IndexEntry, Newest, Place};
-use crate::job::{JobId, Outcome};
+use crate::job::{JobId, Outcome, State};
 use crate::project::ProjectName;
 
 /// Similar builds used to estimate the next duration: recent enough to follow a change, enough that one slow
@@ -55,7 +55,7 @@ impl BuildStore {
         self.index.walk(None, Some(project), |place, entry| {
             trend.builds += 1;
             trend.own += entry.own;
-            if let (Some(outcome), Some(took)) = (entry.outcome, entry.took) {
+            if let (Some(outcome), Some(took)) = (entry.outcome(), entry.took) {
                 trend.ended += 1;
                 trend.succeeded += u64::from(outcome == Outcome::Succeeded);
                 if trend.points.len() < most {
@@ -121,7 +121,9 @@ impl BuildStore {
     /// it cannot be read.
     pub fn failed_rebuild(&self, project: &ProjectName, id: JobId) -> Option<BuildInfo> {
         let record = super::record::read(&self.layout.failed(project, id)).ok()??;
-        self.survived(&record).then_some(record.info)
+        let path = self.layout.served(project, id);
+        let survived = self.survived(&record.internal);
+        survived.then(|| record.complete(project, id, State::Ready, path).info)
     }
 
     /// Builds that ended at `since` or later, ordered by their end; at most `limit`, the latest of them. True

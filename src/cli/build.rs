@@ -17,7 +17,7 @@ use super::transport::{self, TransportOptions};
 use super::wait::{BuildWaiter, WaitOptions};
 use super::{Error, params};
 use crate::api::JobRequest;
-use crate::build::{BuildInfo, NO_EXIT_CODE};
+use crate::api::{BuildView, NO_EXIT_CODE};
 use crate::client::{self, Client, Finished};
 use crate::job::{GroupName, JobId, Outcome};
 use crate::project::{ProjectName, parse_duration};
@@ -201,7 +201,7 @@ impl Build {
 }
 
 /// An error unless the build succeeded; prints the end of what a failed build printed.
-fn check_outcome(info: &BuildInfo) -> Result<(), Error> {
+fn check_outcome(info: &BuildView) -> Result<(), Error> {
     match info.outcome {
         Some(Outcome::Succeeded) => Ok(()),
         Some(Outcome::Failed) => {
@@ -252,7 +252,7 @@ fn without_error_line<'a>(log: &'a str, why: &str) -> &'a str {
 }
 
 /// The last output of a failed build, with a header: its standard error, or else the end of its log.
-fn end_of_output(info: &BuildInfo) -> (&'static str, &str) {
+fn end_of_output(info: &BuildView) -> (&'static str, &str) {
     let has_text = |field: &Option<String>| field.as_deref().is_some_and(|t| !t.is_empty());
     if has_text(&info.container_stderr) {
         let error = info.container_stderr.as_deref().unwrap_or_default();
@@ -283,11 +283,11 @@ fn print_build_output(text: &str) {
 mod tests {
     use super::*;
 
-    fn info(outcome: Outcome, exit_code: i64) -> BuildInfo {
-        BuildInfo {
+    fn info(outcome: Outcome, exit_code: i64) -> BuildView {
+        BuildView {
             outcome: Some(outcome),
             exit_code,
-            ..BuildInfo::default()
+            ..BuildView::default()
         }
     }
 

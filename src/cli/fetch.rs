@@ -13,7 +13,7 @@ use super::output::{print_line, print_message};
 use super::retry::RetryPolicy;
 use super::server::ServerFlags;
 use super::transport::{self, Fetched, TransportOptions};
-use crate::build::BuildInfo;
+use crate::api::BuildView;
 use crate::client::{Client, Finished};
 use crate::job::State;
 use crate::screen;
@@ -66,7 +66,7 @@ impl Fetch {
 pub(super) async fn fetch_artifacts(
     client: &Client,
     flags: &ServerFlags,
-    info: &BuildInfo,
+    info: &BuildView,
     transport: &TransportOptions,
 ) -> Result<Fetched, Error> {
     let interrupted = interrupt_signal();

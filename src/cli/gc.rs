@@ -8,8 +8,8 @@ use super::Error;
 use super::format::{format_size, format_time, short_id};
 use super::output::{print_line, print_message, print_table};
 use crate::api::{GcRequest, GcView};
-use crate::build::Policy;
 use crate::client::Client;
+use crate::policy::Policy;
 use crate::project::{parse_duration, parse_size};
 
 /// Remove builds that are not needed any more

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use super::Error;
 use super::format::{format_duration, format_time, short_id};
 use super::output::print_table;
-use crate::build::BuildInfo;
+use crate::api::BuildView;
 use crate::client::{Client, Filter};
 use crate::job::State;
 
@@ -73,7 +73,7 @@ impl List {
 }
 
 /// The params of a build in one line, shortened.
-fn params_text(info: &BuildInfo) -> String {
+fn params_text(info: &BuildView) -> String {
     const MAX_VALUE_CHARS: usize = 24;
     const MAX_CHARS: usize = 72;
     let cut = |text: &str, at: usize| match text.char_indices().nth(at) {
@@ -96,7 +96,7 @@ fn params_text(info: &BuildInfo) -> String {
 }
 
 /// The state of a build: its outcome, else its phase, else `pending` or `ready`.
-pub(super) fn state_text(state: State, info: &BuildInfo) -> String {
+pub(super) fn state_text(state: State, info: &BuildView) -> String {
     match (state, info.outcome, info.phase) {
         (State::Ready, Some(outcome), _) => outcome.as_str().to_owned(),
         (State::Pending, _, Some(phase)) => phase.as_str().to_owned(),
@@ -111,12 +111,12 @@ mod tests {
     #[test]
     fn params_are_short() {
         let of = |params: &[(&str, Option<&str>)]| {
-            params_text(&BuildInfo {
+            params_text(&BuildView {
                 params: params
                     .iter()
                     .map(|(name, value)| ((*name).to_owned(), value.map(Into::into)))
                     .collect(),
-                ..BuildInfo::default()
+                ..BuildView::default()
             })
         };
         assert_eq!(of(&[]), "");

@@ -7,7 +7,7 @@ use super::build_ref::BuildRef;
 use super::format::{format_duration, format_size, format_time};
 use super::output::print_line;
 use super::{Error, list};
-use crate::build::NO_EXIT_CODE;
+use crate::api::NO_EXIT_CODE;
 use crate::client::Client;
 use crate::screen;
 

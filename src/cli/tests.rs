@@ -269,7 +269,7 @@ async fn truncated_artifacts_are_fetched_again() {
     let Verb::Fetch(fetch) = verb else {
         unreachable!("{verb:?}")
     };
-    let info = crate::build::BuildInfo {
+    let info = crate::api::BuildView {
         project: "p".to_owned(),
         id: "a".repeat(64),
         ..Default::default()

@@ -4,14 +4,14 @@ use serde::Deserialize;
 
 use super::Error;
 use super::job_url::parse_job_url;
-use crate::build::{BuildInfo, NO_EXIT_CODE};
-use crate::job::{Outcome, State};
+use crate::api::BuildView;
+use crate::job::State;
 
 /// A finished build: its info, parsed and as the server sent it.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// The fields that this client knows.
-    pub info: BuildInfo,
+    pub info: BuildView,
     /// The JSON of the server, with fields that this client may not know.
     pub raw: serde_json::Value,
 }
@@ -22,7 +22,7 @@ impl Finished {
     /// # Errors
     /// [`Error::InvalidResponse`].
     pub fn read(raw: serde_json::Value) -> Result<Finished, Error> {
-        let mut info = BuildInfo::deserialize(&raw)?;
+        let mut info = BuildView::deserialize(&raw)?;
         if let Some((project, id)) = parse_job_url(&info.url) {
             if info.id.is_empty() {
                 info.id = id.to_string();
@@ -35,12 +35,8 @@ impl Finished {
         if raw.get("State").is_none() {
             info.state = State::Ready;
         }
-        if info.state == State::Ready && info.outcome.is_none() {
-            info.outcome = Some(match (info.exit_code, info.err_build.as_str()) {
-                (0, "") => Outcome::Succeeded,
-                (NO_EXIT_CODE | 0, _) => Outcome::Errored,
-                _ => Outcome::Failed,
-            });
+        if info.state == State::Ready {
+            info.complete_outcome();
         }
         Ok(Finished { info, raw })
     }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::Error;
-use crate::build::{BuildStore, Policy};
+use crate::build::BuildStore;
 use crate::config::{self, Collection, Config};
 use crate::docker::{self, Docker};
 use crate::metrics::Metrics;
+use crate::policy::Policy;
 use crate::project::Projects;
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use crate::systemd;

@@ -12,9 +12,9 @@ use super::error::{Error, with_causes};
 use super::holder::Worker;
 use super::output::{print_error, print_line};
 use crate::api::{GcRequest, GcView};
-use crate::build::Policy;
 use crate::config::Config;
 use crate::filesystem::Filesystem;
+use crate::policy::Policy;
 use crate::web::gc_view;
 
 /// Collects, and prints the removed builds.

@@ -55,7 +55,7 @@ pub(super) struct JobState {
 impl JobState {
     pub(super) fn of(job: &JobObserver) -> JobState {
         let info = job.now();
-        let phase = info.as_deref().and_then(|info| info.phase);
+        let phase = info.as_deref().and_then(|info| info.phase());
         let is_begun = phase.is_some_and(|phase| phase != Phase::Queued);
         JobState {
             state: phase.unwrap_or(Phase::Finishing).as_str(),
@@ -96,9 +96,12 @@ fn microseconds(at: Timestamp) -> u64 {
 }
 
 impl Job {
-    fn info(&self) -> BuildInfo {
-        let info = self.follower.now();
-        info.map_or_else(BuildInfo::default, |info| BuildInfo::clone(&info))
+    /// A value of the job's current state; the default before the job is accepted.
+    fn of_info<T: Default>(&self, value: impl FnOnce(&BuildInfo) -> T) -> T {
+        self.follower
+            .now()
+            .map(|info| value(&info))
+            .unwrap_or_default()
     }
 
     /// The value of a property about a job's user or content. Every user of the host can read properties, so
@@ -145,16 +148,23 @@ impl Job {
     /// The group that it starts from and becomes the latest of; empty for none.
     #[zbus(property(emits_changed_signal = "const"))]
     fn group(&self) -> String {
-        self.unless_closed(|| self.info().group, String::new())
+        self.unless_closed(
+            || self.of_info(|info| info.group_name().to_owned()),
+            String::new(),
+        )
     }
 
     /// The params, as many as fit into 1 KiB, long values cut. Values of opaque params are not told.
     #[zbus(property(emits_changed_signal = "const"))]
     fn params(&self) -> BTreeMap<String, String> {
-        let mut info = self.unless_closed(|| self.info(), BuildInfo::default());
-        info.abridge();
+        let abridged = |info: &BuildInfo| {
+            let mut info = info.clone();
+            info.abridge();
+            info.params
+        };
+        let params = self.unless_closed(|| self.of_info(abridged), BTreeMap::new());
         let mut room = MAX_PARAMS_BYTES;
-        let params = info.params.into_iter();
+        let params = params.into_iter();
         let shown =
             params.map(|(name, value)| (name, value.as_deref().unwrap_or_default().to_owned()));
         shown
@@ -175,7 +185,7 @@ impl Job {
     /// When it was accepted, in microseconds since the epoch.
     #[zbus(property(emits_changed_signal = "const"))]
     fn queued_at(&self) -> u64 {
-        self.info().queued_at.map_or(0, microseconds)
+        self.of_info(|info| info.queued_at.map_or(0, microseconds))
     }
 
     /// When it got its slot, in microseconds since the epoch; 0 before that.

@@ -96,13 +96,13 @@ impl Manager {
             held,
         };
         let mut handle = match dbus.0.scheduler.submit(request).await? {
-            Submission::Cached(info) => return Ok(cached(info.info().id.clone())),
+            Submission::Cached(answer) => return Ok(cached(answer.info().id.to_string())),
             Submission::Pending(handle) => handle,
         };
         let id = handle.id();
         let hold = self.objects.hold(&handle.observer());
-        let info = handle.accepted().await?;
-        if info.cached {
+        handle.accepted().await?;
+        if handle.is_cached() {
             return Ok(cached(id.to_string()));
         }
         let disposition = match handle.coalesced() {
@@ -137,13 +137,12 @@ impl Manager {
         for job in self.dbus.0.scheduler.active_jobs().await {
             let found = self.objects.find(job.id()).await;
             if let (Some(info), Some((path, _))) = (job.now(), found) {
-                let phase = info.phase.map_or("", |phase| phase.as_str()).to_owned();
-                let (id, project, group) = (&info.id, &info.project, &info.group);
+                let phase = info.phase().map_or("", |phase| phase.as_str());
                 jobs.push((
-                    id.clone(),
-                    project.clone(),
-                    group.clone(),
-                    phase,
+                    info.id.to_string(),
+                    info.project.to_string(),
+                    info.group_name().to_owned(),
+                    phase.to_owned(),
                     object_path(path)?,
                 ));
             }
@@ -205,11 +204,11 @@ impl Manager {
         dbus.allow_reading_of(connection, &header, asker).await?;
         let (project, id, info) = found?;
         let view = JobView {
-            id: info.id.clone(),
-            project: info.project.clone(),
-            state: info.state,
+            id: id.to_string(),
+            project: project.to_string(),
+            state: info.state(),
             pinned: dbus.0.reader.is_pinned(&project, id).await?,
-            build_info: info,
+            build_info: info.view(),
         };
         serde_json::to_string(&view).map_err(unwritable)
     }
@@ -235,7 +234,7 @@ impl Manager {
         for (at, build) in builds.iter().enumerate() {
             let item = build.json(IndexItem::written).map_err(unwritable)?.get();
             if item.len() > room && at > 0 {
-                next = builds.get(at - 1).and_then(Listing::place);
+                next = builds.get(at - 1).map(Listing::place);
                 break;
             }
             room = room.saturating_sub(item.len());

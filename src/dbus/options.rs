@@ -6,8 +6,9 @@ use std::time::Duration;
 use zbus::OwnedVariant;
 
 use super::error::{Error, Kind};
-use crate::build::{Filter, Place, Policy};
+use crate::build::{Filter, Place};
 use crate::job::State;
+use crate::policy::Policy;
 
 /// Names and values as received.
 pub(super) type Options = HashMap<String, OwnedVariant>;

@@ -10,4 +10,4 @@ mod status;
 
 pub use identity::{Job, JobId};
 pub use names::{GroupName, MAX_PARAMS, ParamName, Params};
-pub use status::{Cancelled, Outcome, Phase, Phases, State};
+pub use status::{Cancelled, Outcome, Phase, Phases, State, Status};

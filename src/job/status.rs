@@ -114,3 +114,46 @@ pub struct Phases {
     /// Putting the result in place.
     pub finish: Option<u64>,
 }
+
+/// What a build is doing, or how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It is not over.
+    Pending(Phase),
+    /// It is over.
+    Ready(Outcome),
+}
+
+impl Status {
+    /// Pending or ready.
+    pub fn state(self) -> State {
+        match self {
+            Status::Pending(_) => State::Pending,
+            Status::Ready(_) => State::Ready,
+        }
+    }
+
+    /// What it is doing; `None` once it is over.
+    pub fn phase(self) -> Option<Phase> {
+        match self {
+            Status::Pending(phase) => Some(phase),
+            Status::Ready(_) => None,
+        }
+    }
+
+    /// How it ended; `None` before.
+    pub fn outcome(self) -> Option<Outcome> {
+        match self {
+            Status::Pending(_) => None,
+            Status::Ready(outcome) => Some(outcome),
+        }
+    }
+
+    /// Phase or outcome, by its name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Pending(phase) => phase.as_str(),
+            Status::Ready(outcome) => outcome.as_str(),
+        }
+    }
+}

@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::error::Error;
 use crate::budget::Held;
 use crate::build::{BuildAnswer, BuildInfo, LogProgress};
-use crate::job::{Cancelled, JobId, Outcome};
+use crate::job::{Cancelled, GroupName, JobId, Outcome};
 use crate::project::ProjectName;
 
 /// The result that its waiters receive.
@@ -80,7 +80,7 @@ pub(super) struct Origin {
 pub(super) struct ActiveJob {
     pub(super) project: ProjectName,
     pub(super) id: JobId,
-    pub(super) group: Option<String>,
+    pub(super) group: Option<GroupName>,
     pub(super) origin: Origin,
     /// Notified once, when the job gets its slot.
     pub(super) slot: Notify,
@@ -100,7 +100,7 @@ impl ActiveJob {
     pub(super) fn new(
         project: ProjectName,
         id: JobId,
-        group: Option<String>,
+        group: Option<GroupName>,
         origin: Origin,
         params: Option<Arc<Held>>,
     ) -> Arc<ActiveJob> {
@@ -213,9 +213,7 @@ impl ActiveJob {
             match &mut view.ended {
                 None => {}
                 Some(Ended::Built(answer)) => {
-                    let mut info = BuildInfo::clone(answer.info());
-                    info.abridge();
-                    *answer = BuildAnswer::new(info);
+                    *answer = answer.abridged();
                     view.info = Some(answer.info().clone());
                 }
                 Some(Ended::Rejected(_)) => {
@@ -302,7 +300,7 @@ impl JobObserver {
     /// The outcome; `None` while the job is not over. A job whose end could not be recorded is errored.
     pub fn outcome(&self) -> Option<Outcome> {
         match &self.view.borrow().ended {
-            Some(Ended::Built(answer)) => Some(answer.info().outcome.unwrap_or(Outcome::Errored)),
+            Some(Ended::Built(answer)) => Some(answer.info().outcome().unwrap_or(Outcome::Errored)),
             Some(Ended::Rejected(_)) => Some(Outcome::Errored),
             None => None,
         }
@@ -353,6 +351,11 @@ impl JobObserver {
     pub fn snapshot(&mut self) -> (bool, Option<Arc<BuildInfo>>) {
         let view = self.view.borrow_and_update();
         (view.ended.is_some(), view.now())
+    }
+
+    /// True when the job was answered from a build that had become ready meanwhile.
+    pub fn is_cached(&self) -> bool {
+        matches!(&self.view.borrow().ended, Some(Ended::Built(answer)) if answer.is_cached())
     }
 
     /// True when the job is over and will not change any more.
@@ -478,6 +481,7 @@ impl JobHandle {
 mod tests {
     use super::*;
     use crate::budget::{Budget, Client};
+    use crate::job::Status;
 
     #[test]
     fn an_observer_of_a_job_that_is_over_holds_nothing_of_the_budget() {
@@ -497,13 +501,13 @@ mod tests {
     #[test]
     fn an_observer_of_a_job_that_is_over_keeps_its_large_params_only_while_there_is_a_handle() {
         let end = |active: &ActiveJob, info: &BuildInfo, is_built| match is_built {
-            true => active.end_built(BuildAnswer::new(info.clone())),
+            true => active.end_built(BuildAnswer::new(info.clone(), None)),
             false => active.end_rejected(Error::Lost),
         };
         for (is_built, has_ticket) in [(true, true), (true, false), (false, true), (false, false)] {
             let mut info = BuildInfo {
-                outcome: Some(Outcome::Failed),
-                ..BuildInfo::default()
+                status: Status::Ready(Outcome::Failed),
+                ..BuildInfo::example()
             };
             let value: Arc<str> = "x".repeat(1 << 20).into();
             let kept = Arc::downgrade(&value);
@@ -524,7 +528,7 @@ mod tests {
             let (is_over, info) = observer.snapshot();
             let info = info.unwrap();
             assert!(is_over && info.params.contains_key("large"));
-            assert_eq!(info.outcome, Some(Outcome::Failed));
+            assert_eq!(info.outcome(), Some(Outcome::Failed));
         }
     }
 }

@@ -89,7 +89,9 @@ impl Status {
         info: &BuildInfo,
         took: Duration,
     ) {
-        let Some(outcome) = info.outcome else { return };
+        let Some(outcome) = info.outcome() else {
+            return;
+        };
         self.0.send_modify(|activity| {
             activity.last = Some(Last {
                 project: project.clone(),

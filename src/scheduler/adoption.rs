@@ -65,9 +65,8 @@ fn queue_orphan(shared: &Shared, orphan: &OrphanedBuild) -> Option<Arc<ActiveJob
         asker: record.and_then(|record| record.info.asked_by.clone()),
         rebuild: record.is_some_and(|record| record.internal.rebuild),
     };
-    let group = record.map(|record| record.info.group.clone());
-    let group = group.filter(|group| !group.is_empty());
-    let adopted = record.filter(|record| shared.store.has_container(record));
+    let group = record.and_then(|record| record.info.group.clone());
+    let adopted = record.filter(|record| shared.store.has_container(&record.internal));
     let admission = shared.queue().admit_again(id, adopted.is_some(), || {
         // Its params were counted in an earlier process; no client holds them now.
         ActiveJob::new(project, id, group, origin, None)
@@ -189,10 +188,10 @@ async fn reopen(
 ) -> Option<PendingBuild> {
     let (store, id) = (shared.store.clone(), active.id);
     let reopened = blocking(move || {
-        let record = record.unwrap_or_default();
-        match store.has_container(&record) {
-            true => store.adopt(&project, id, record),
-            false => store.resume(&project, id, record),
+        let record = record.unwrap_or_else(|| store.empty_record(&project, id));
+        match store.has_container(&record.internal) {
+            true => store.adopt(record),
+            false => store.resume(record),
         }
     });
     let error = match reopened.await {
@@ -219,13 +218,9 @@ fn recipe(
     record: &Record,
 ) -> Option<Arc<Recipe>> {
     let context = shared.projects.context(project).ok()?;
-    let group = match record.info.group.as_str() {
-        "" => None,
-        name => Some(name.parse().ok()?),
-    };
     let job = Job {
         project: project.clone(),
-        group,
+        group: record.info.group.clone(),
         params: record.params()?,
         context: context.digest(),
     };

@@ -14,9 +14,10 @@ use super::event::{self, Removal};
 use super::images::Unused;
 use super::service::Scheduler;
 use super::shared::Shared;
-use crate::build::{self, Held, Plan, Policy, Removed};
+use crate::build::{self, Held, Plan, Removed};
 use crate::docker;
 use crate::job::JobId;
+use crate::policy::Policy;
 use crate::project::ProjectName;
 
 /// After a collection that could not free enough space, no build starts another one for this time: it would

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::build::Policy;
+use crate::policy::Policy;
 use crate::project::{Capability, Limits};
 
 /// The scheduler's part of the configuration.

@@ -15,7 +15,7 @@ use super::event::{Event, publish};
 use super::interruption::{Interruption, run_status};
 use super::shared::Shared;
 use super::sweep::{removal_grace_over, sweep_soon};
-use crate::build::{self, BuildAnswer, End, PendingBuild, text_of};
+use crate::build::{self, End, PendingBuild, text_of};
 use crate::docker::{self, ContainerStatus, PING_TIMEOUT};
 use crate::faults;
 use crate::job::{Outcome, Phase};
@@ -138,7 +138,7 @@ fn interrupted_end(active: &ActiveJob, interruption: Interruption, stderr: &[u8]
         Interruption::Stopped(stopped) => End {
             outcome: stopped.outcome,
             // The container's own code does not count: it may have handled the signal and ended with 0.
-            exit_code: build::NO_EXIT_CODE,
+            exit_code: None,
             error: Some(stopped.sentence),
             stderr: Some(text_of(stderr, stderr.len() == build::LOG_TAIL)),
             cancelled: stopped.cancelled,
@@ -148,7 +148,7 @@ fn interrupted_end(active: &ActiveJob, interruption: Interruption, stderr: &[u8]
             source: docker::Error::NotStarted { code, .. },
         } => End {
             outcome: Outcome::Failed,
-            exit_code: code,
+            exit_code: Some(code),
             error: Some(interruption.to_string()),
             stderr: Some(String::new()),
             cancelled: None,
@@ -161,7 +161,7 @@ fn interrupted_end(active: &ActiveJob, interruption: Interruption, stderr: &[u8]
                 "the build could not be run to its end"
             );
             End {
-                exit_code: run_status(&interruption).unwrap_or(build::NO_EXIT_CODE),
+                exit_code: run_status(&interruption),
                 ..End::errored(interruption.to_string())
             }
         }
@@ -173,7 +173,7 @@ pub(super) fn container_end(exit: &docker::Exit, stderr: &[u8]) -> End {
     if exit.code == 0 {
         return End {
             outcome: Outcome::Succeeded,
-            exit_code: 0,
+            exit_code: Some(0),
             error: None,
             stderr: None,
             cancelled: None,
@@ -181,7 +181,7 @@ pub(super) fn container_end(exit: &docker::Exit, stderr: &[u8]) -> End {
     }
     End {
         outcome: Outcome::Failed,
-        exit_code: exit.code,
+        exit_code: Some(exit.code),
         error: exit
             .oom_killed
             .then(|| "the build ran out of memory".to_owned()),
@@ -225,9 +225,9 @@ pub(super) async fn end_build(
     // free.
     shared.leave_queue(&active);
     let unsynced = match finished {
-        Ok(Ok((info, finished))) => {
-            publish(&shared, active.subject(), &Event::Finished(&info));
-            active.end_built(BuildAnswer::new(info));
+        Ok(Ok((answer, finished))) => {
+            publish(&shared, active.subject(), &Event::Finished(answer.info()));
+            active.end_built(answer);
             if let Some(error) = finished.warning() {
                 tracing::error!(mistry_job = %active.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
             }

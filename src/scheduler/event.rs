@@ -9,7 +9,7 @@ use super::active_job::ActiveJob;
 use super::shared::Shared;
 use crate::build::{Answered, BuildInfo, Plan, Shelf};
 use crate::docker;
-use crate::job::{JobId, Outcome};
+use crate::job::{GroupName, JobId, Outcome};
 use crate::project::ProjectName;
 
 /// Message ids: made once, at random, and never changed.
@@ -302,7 +302,7 @@ impl ActiveJob {
         Subject {
             project: &self.project,
             id: self.id,
-            group: self.group.as_deref(),
+            group: self.group.as_ref().map(GroupName::as_str),
             request: self.origin.request.as_deref(),
         }
     }
@@ -311,7 +311,7 @@ impl ActiveJob {
 fn record_finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
     let took = duration(info);
     let ran = matches!(
-        info.outcome,
+        info.outcome(),
         Some(Outcome::Succeeded | Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled)
     );
     shared.metrics.record_finished(
@@ -342,9 +342,9 @@ fn record_finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
 
 fn log_finished(subject: Subject<'_>, info: &BuildInfo) {
     let exit_code = info.exit_code;
-    let error = info.err.as_deref();
+    let error = info.error.as_deref();
     let took = duration(info).as_millis();
-    match info.outcome {
+    match info.outcome() {
         Some(Outcome::Succeeded) | None => log_event!(
             info,
             SUCCEEDED,
@@ -393,5 +393,5 @@ fn log_finished(subject: Subject<'_>, info: &BuildInfo) {
 }
 
 fn duration(info: &BuildInfo) -> Duration {
-    Duration::from_nanos(u64::try_from(info.duration).unwrap_or(0))
+    info.duration.unwrap_or_default()
 }

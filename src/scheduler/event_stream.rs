@@ -253,7 +253,7 @@ impl EventStream {
     /// Queues the end of a job.
     fn push_end(&mut self, job: &JobObserver, info: Option<Arc<BuildInfo>>) {
         let (project, id) = (job.project().clone(), job.id());
-        match info.filter(|info| info.outcome.is_some()) {
+        match info.filter(|info| info.outcome().is_some()) {
             Some(info) => {
                 let is_beside = job.is_rebuild() && !info.succeeded();
                 self.ready.push_back(Queued::End(job.clone()));
@@ -271,7 +271,12 @@ impl EventStream {
         let (is_over, info) = job.snapshot();
         let state = info.as_ref().map(|info| {
             let is_known = info.image.is_some();
-            (info.phase, info.joined, info.cancelled.is_some(), is_known)
+            (
+                info.phase(),
+                info.joined,
+                info.cancelled.is_some(),
+                is_known,
+            )
         });
         if is_over {
             if let Some(at) = self.replaced.iter().position(|known| known.is_same(&job)) {

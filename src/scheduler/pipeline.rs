@@ -515,7 +515,7 @@ impl BuildTask {
                 (PROJECT.to_owned(), recipe.job.project.to_string()),
                 (
                     "mistry.group".to_owned(),
-                    recipe.group().unwrap_or_default(),
+                    pending.info().group_name().to_owned(),
                 ),
                 (ATTEMPT.to_owned(), attempt.to_string()),
             ]),

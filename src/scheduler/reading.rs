@@ -9,7 +9,7 @@ use super::error::Error;
 use super::service::Scheduler;
 use crate::budget::Client;
 use crate::build::{BuildInfo, Filter, Listing, LogFollower, Place};
-use crate::job::{JobId, Outcome, Phase};
+use crate::job::{JobId, Status};
 use crate::project::ProjectName;
 use crate::turns::{ClientTurns, Turn, Turns};
 
@@ -132,8 +132,8 @@ pub struct HostReport {
     pub engine: Option<String>,
 }
 
-/// A project's newest build: when it began, its phase and its outcome.
-pub type Newest = (Timestamp, Option<Phase>, Option<Outcome>);
+/// A project's newest build: when it began, and its status.
+pub type Newest = (Timestamp, Status);
 
 /// The end of a page of a list.
 #[derive(Clone, Debug)]
@@ -149,14 +149,14 @@ impl Reader {
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::NoRecord`], [`Error::Store`].
     pub async fn find(&self, project: &ProjectName, id: JobId) -> Result<BuildInfo, Error> {
-        let short = |mut info: BuildInfo, _turn| {
+        let short = |mut info: BuildInfo, _log, _turn| {
             info.abridge();
             info
         };
         self.find_and(project, id, false, short).await
     }
 
-    /// The complete state of a build; with `log`, also the end of its log. The next record is read for
+    /// The complete state of a build, and with `log` the end of its log. The next record is read for
     /// another request when the turn is dropped: by then the memory made from the info should be counted.
     ///
     /// # Errors
@@ -166,18 +166,18 @@ impl Reader {
         project: &ProjectName,
         id: JobId,
         log: bool,
-    ) -> Result<(BuildInfo, Turn), Error> {
-        self.find_and(project, id, log, |info, turn| (info, turn))
+    ) -> Result<(BuildInfo, Option<String>, Turn), Error> {
+        self.find_and(project, id, log, |info, log, turn| (info, log, turn))
             .await
     }
 
-    /// Calls `tell` with the info, on the thread that has read it.
+    /// Calls `then` with the info and the log, on the thread that has read it.
     async fn find_and<T: Send + 'static>(
         &self,
         project: &ProjectName,
         id: JobId,
         log: bool,
-        tell: impl FnOnce(BuildInfo, Turn) -> T + Send + 'static,
+        then: impl FnOnce(BuildInfo, Option<String>, Turn) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let active = self.scheduler.handle(project, id).await;
         let active = active.and_then(|handle| handle.now());
@@ -187,12 +187,12 @@ impl Reader {
                 Some(info) => Some(BuildInfo::clone(&info)),
                 None => shared.store.find(&project, id)?,
             };
-            let mut info = found.ok_or_else(|| Error::absent(&shared.store, &project, id))?;
-            info.container_stdouterr = match log {
+            let info = found.ok_or_else(|| Error::absent(&shared.store, &project, id))?;
+            let log = match log {
                 true => Some(shared.store.log_tail(&project, id)?),
                 false => None,
             };
-            Ok(tell(info, turn))
+            Ok(then(info, log, turn))
         });
         reading.await?
     }
@@ -331,11 +331,11 @@ impl Reader {
         let shared = self.scheduler.0.clone();
         let walking = self.walk(move || {
             let newest = shared.store.newest().into_iter();
-            let newest = newest.map(|(project, (id, started, outcome))| {
+            let newest = newest.map(|(project, (id, started, status))| {
                 let active = shared.active_job(&project, id);
                 let newest = match active.and_then(|active| active.now()) {
-                    Some(now) => (now.started_at, now.phase, now.outcome),
-                    None => (started, None, outcome),
+                    Some(now) => (now.started_at, now.status),
+                    None => (started, status),
                 };
                 (project, newest)
             });

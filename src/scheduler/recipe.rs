@@ -26,11 +26,6 @@ impl Recipe {
         }
     }
 
-    /// The group's name, if any.
-    pub(super) fn group(&self) -> Option<String> {
-        self.job.group.as_ref().map(ToString::to_string)
-    }
-
     /// The settings of the project.
     pub(super) fn settings(&self) -> Result<&Settings, project::Error> {
         if let Some(settings) = self.settings.get() {

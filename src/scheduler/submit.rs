@@ -17,7 +17,7 @@ use super::{ending, pipeline};
 use crate::budget::Held;
 use crate::build::BuildAnswer;
 use crate::faults;
-use crate::job::JobId;
+use crate::job::{GroupName, JobId};
 use crate::project::ProjectName;
 
 /// The result of a request.
@@ -73,11 +73,10 @@ impl Scheduler {
                 Looked::ToBuild(recipe) => recipe,
             };
             self.0.adopted.wait().await;
-            let group = recipe.group();
             let subject = Subject {
                 project: &recipe.job.project,
                 id: recipe.id,
-                group: group.as_deref(),
+                group: recipe.job.group.as_ref().map(GroupName::as_str),
                 request: origin.request.as_deref(),
             };
             let admitted = self.0.admit(&recipe, &request, &origin, held.as_ref());
@@ -146,7 +145,7 @@ impl Shared {
         let mut queue = self.queue();
         faults::point("scheduler");
         let admission = queue.admit(recipe.id, || {
-            let (project, group) = (recipe.job.project.clone(), recipe.group());
+            let (project, group) = (recipe.job.project.clone(), recipe.job.group.clone());
             ActiveJob::new(project, recipe.id, group, origin.clone(), held.cloned())
         });
         let (active, place) = match admission {

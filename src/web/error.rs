@@ -88,9 +88,12 @@ impl ApiError {
 
     /// A build that could not be run to its end: its message, and its address.
     pub(super) fn build_errored(info: &BuildInfo) -> ApiError {
-        let message = info.err.as_deref().unwrap_or("the build could not be run");
+        let message = info
+            .error
+            .as_deref()
+            .unwrap_or("the build could not be run");
         ApiError {
-            job: Some((info.project.clone(), info.id.clone())),
+            job: Some((info.project.to_string(), info.id.to_string())),
             ..ApiError::internal(message)
         }
     }

@@ -17,14 +17,6 @@ pub(super) fn span(time: Duration) -> String {
     }
 }
 
-/// A duration in nanoseconds, as build infos have it; "" while it is unknown.
-pub(super) fn span_of(nanoseconds: i64) -> String {
-    match u64::try_from(nanoseconds) {
-        Ok(nanos) => span(Duration::from_nanos(nanos)),
-        Err(_) => String::new(),
-    }
-}
-
 /// Bytes: "0 B", "812 B", "4.1 KiB", "2.3 GiB".
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

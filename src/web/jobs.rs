@@ -156,7 +156,7 @@ fn read_job(
 
 /// The response to a job whose build was ready.
 async fn respond_cached(answer: BuildAnswer, submitter: Submitter) -> Result<Response, ApiError> {
-    let state = JobState::of(answer.info());
+    let state = answer.info().job_state();
     if let ResponseForm::State = submitter.form {
         return accepted(&state);
     }
@@ -181,7 +181,7 @@ async fn respond_pending(
     mut handle: JobHandle,
     submitter: Submitter,
 ) -> Result<Response, ApiError> {
-    let state = JobState::of(&*handle.accepted().await?);
+    let state = handle.accepted().await?.job_state();
     let with_log = match submitter.form {
         ResponseForm::State => return accepted(&state),
         ResponseForm::Events => return stream_pending(web, handle, submitter).await,
@@ -189,7 +189,7 @@ async fn respond_pending(
     };
     let coalesced = handle.coalesced();
     let answer = wait_for_end(handle, submitter.half_closed).await?;
-    if answer.info().outcome == Some(Outcome::Errored) {
+    if answer.info().outcome() == Some(Outcome::Errored) {
         return Err(ApiError::build_errored(answer.info()));
     }
     let json = answer
@@ -260,11 +260,11 @@ async fn send_build(
     let mut following = true;
     loop {
         if let Some(info) = handle.now()
-            && last_sent != Some((info.state, info.phase))
-            && (info.state == State::Pending || !following)
+            && last_sent != Some(info.status)
+            && (info.state() == State::Pending || !following)
         {
-            last_sent = Some((info.state, info.phase));
-            events.json("state", &JobState::of(&info)).await?;
+            last_sent = Some(info.status);
+            events.json("state", &info.job_state()).await?;
         }
         if !following {
             break;
@@ -328,7 +328,7 @@ pub(super) async fn cancel(web: &Web, request: Request) -> Result<Response, ApiE
         .scheduler
         .cancel(&project, id, cancelled, !is_admin, request.client);
     let info = cancelling.await?;
-    state_response(StatusCode::ACCEPTED, &JobState::of(&info))
+    state_response(StatusCode::ACCEPTED, &info.job_state())
 }
 
 /// `GET /job/P/ID`.
@@ -348,12 +348,13 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
         let answer = wait_for_end(handle, request.half_closed()).await?;
         // Each client that waited gets the build as it ended, also a rebuild that failed, after which the
         // previous build stays in place. A build that was found in the cache after all is shown from there.
-        if !answer.info().cached {
+        if !answer.is_cached() {
             if !wants_json {
                 let held = budget.wait(pages::JOB_BYTES).await?;
                 let info = BuildInfo::clone(answer.info());
+                let log = answer.log().unwrap_or_default().to_owned();
                 drop(answer);
-                return pages::job(web, &request, info, held, None).await;
+                return pages::job(web, &request, (info, log), held, None).await;
             }
             let reader = web.scheduler.builder(request.client);
             let pinned = reader.is_pinned(&project, id).await?;
@@ -364,13 +365,14 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
     if !wants_json {
         let held = budget.hold(pages::JOB_BYTES)?;
         let finding = request.reader.find_in_turn(&project, id, wants_log);
-        let (info, turn) = finding.await?;
-        return pages::job(web, &request, info, held, Some(turn)).await;
+        let (info, log, turn) = finding.await?;
+        let build = (info, log.unwrap_or_default());
+        return pages::job(web, &request, build, held, Some(turn)).await;
     }
     let pinned = request.reader.is_pinned(&project, id).await?;
     let finding = request.reader.find_in_turn(&project, id, wants_log);
-    let (info, _turn) = finding.await?;
-    let answer = BuildAnswer::new(info);
+    let (info, log, _turn) = finding.await?;
+    let answer = BuildAnswer::new(info, log);
     let json = answer.json(async |bytes| budget.hold(bytes)).await?;
     job_response(&answer, &json, pinned, wants_log)
 }
@@ -384,9 +386,9 @@ fn job_response(
 ) -> Result<Response, ApiError> {
     let info = answer.info();
     let head = serde_json::to_string(&JobView {
-        id: info.id.clone(),
-        project: info.project.clone(),
-        state: info.state,
+        id: info.id.to_string(),
+        project: info.project.to_string(),
+        state: info.state(),
         pinned,
         // The last key. The JSON of the build replaces its value.
         build_info: (),

@@ -131,10 +131,7 @@ impl Index {
         loop {
             if let Some(listing) = self.read.next() {
                 // If builds were removed meanwhile, those after them belong to the next page.
-                let is_behind = |last: &Place| {
-                    let place = listing.place();
-                    place.is_some_and(|place| place.is_behind(last))
-                };
+                let is_behind = |last: &Place| listing.place().is_behind(last);
                 if self.last.as_ref().is_some_and(is_behind) {
                     continue;
                 }

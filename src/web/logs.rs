@@ -13,10 +13,10 @@ use super::ranges::{self, Part, part};
 use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
-use crate::api::{LogEnd, LogLines, LogMatches};
+use crate::api::{LogEnd, LogLines, LogMatch, LogMatches, NO_EXIT_CODE};
 use crate::budget::Held;
 use crate::build::LogFollower;
-use crate::build::lines::NeedleError;
+use crate::build::lines::{self, NeedleError};
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
 use crate::scheduler::Reader;
@@ -130,17 +130,17 @@ async fn send_log(
             return Ok(());
         };
         // After a rebuild, the build that is in place is looked up.
-        end = (!handle.is_rebuild()).then(|| LogEnd::of(answer.info()));
+        end = (!handle.is_rebuild()).then(|| answer.info().log_end());
     }
     if let Some(end) = end {
         return events.json("end", &end).await;
     }
     let end = match reader.find(project, id).await {
-        Ok(info) => LogEnd::of(&info),
+        Ok(info) => info.log_end(),
         Err(_) => LogEnd {
             state: State::Pending,
             outcome: None,
-            exit_code: crate::build::NO_EXIT_CODE,
+            exit_code: NO_EXIT_CODE,
         },
     };
     events.json("end", &end).await
@@ -239,4 +239,30 @@ fn bytes_of(
             }))
         },
     )
+}
+
+impl From<lines::Index> for LogLines {
+    fn from(index: lines::Index) -> LogLines {
+        LogLines {
+            length: index.length,
+            lines: index.lines,
+            offsets: index.offsets,
+            firsts: index.firsts,
+            colours: index.colours,
+        }
+    }
+}
+
+impl From<lines::Found> for LogMatches {
+    fn from(found: lines::Found) -> LogMatches {
+        let told = |found: lines::Match| LogMatch {
+            line: found.line,
+            offset: found.offset,
+        };
+        LogMatches {
+            length: found.length,
+            count: found.count,
+            matches: found.matches.into_iter().map(told).collect(),
+        }
+    }
 }

@@ -115,8 +115,8 @@ impl Sender {
 
     async fn send_job(&self, events: &Events, id: &str, info: Arc<BuildInfo>) -> Result<(), Gone> {
         if !self.filter.takes_build(&info) {
-            if info.phase.is_none() && self.filter.may_have_taken(&info) {
-                let removed = removed(&info.project, &info.id);
+            if info.phase().is_none() && self.filter.may_have_taken(&info) {
+                let removed = removed(info.project.as_str(), &info.id.to_string());
                 drop(info);
                 events.json_with_id("gone", id, &removed).await?;
             }
@@ -126,9 +126,9 @@ impl Sender {
         // params in memory.
         if self.as_rows {
             let row = Row {
-                project: info.project.clone(),
-                id: info.id.clone(),
-                state: info.state,
+                project: info.project.to_string(),
+                id: info.id.to_string(),
+                state: info.state(),
                 row: pages::row_of(&self.web, &info).map_err(|_| Gone)?,
             };
             drop(info);
@@ -136,7 +136,7 @@ impl Sender {
         }
         let mut listed = BuildInfo::clone(&info);
         listed.abridge();
-        let item = IndexItem::written(&listed).map_err(|_| Gone)?;
+        let item = IndexItem::written(listed.view()).map_err(|_| Gone)?;
         drop((info, listed));
         events.json_with_id("job", id, &item).await
     }

@@ -99,7 +99,7 @@ async fn a_slow_reader_keeps_no_params_of_a_job_that_is_over() {
         if let StreamEvent::Job(info) = news.next().await.unwrap() {
             let value = info.params["large"].as_deref().unwrap();
             assert!(value.len() < 1_000, "{} bytes", value.len());
-            is_told = info.outcome == Some(Outcome::Succeeded);
+            is_told = info.outcome() == Some(Outcome::Succeeded);
         }
     }
 }
@@ -129,7 +129,7 @@ async fn a_client_that_does_not_read_keeps_no_params_of_jobs_that_are_over() {
     while params.len() < jobs {
         if let StreamEvent::Job(info) = news.next().await.unwrap() {
             let value = info.params["large"].as_ref().unwrap();
-            params.insert(info.id.clone(), Arc::downgrade(value));
+            params.insert(info.id, Arc::downgrade(value));
         }
     }
     drop(news);

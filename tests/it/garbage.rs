@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use mistry::build::Policy;
+use mistry::policy::Policy;
 use mistry::web::{Scope, Token};
 use serde_json::{Value, json};
 

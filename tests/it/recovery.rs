@@ -715,5 +715,5 @@ fn a_build_that_is_just_put_in_place_is_found_all_along() {
     std::fs::write(place.join("build_info.json"), record).unwrap();
     let found = store.find(&"p".parse().unwrap(), id.parse().unwrap());
     let info = found.unwrap().expect("it is not found");
-    assert_eq!(info.state, State::Pending);
+    assert_eq!(info.state(), State::Pending);
 }

@@ -408,7 +408,7 @@ async fn artifacts_come_over_the_wire_compressed_or_not_and_torn_ones_fail() {
         let server = Scripted::start(vec![script]).await;
         let client = Client::new(server.address(), None);
         let dir = tempfile::tempdir().unwrap();
-        let info = crate::build::BuildInfo {
+        let info = crate::api::BuildView {
             project: "p".to_owned(),
             id: "a".repeat(64),
             ..Default::default()

@@ -33,7 +33,7 @@ pub(super) use options::{Fetched, TransportOptions};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::build::BuildInfo;
+use crate::api::BuildView;
 use crate::cli::output::print_message;
 use crate::client::Client;
 use crate::job::JobId;
@@ -65,7 +65,7 @@ ends at what the caller may not read: what cannot be fetched is an error.";
 /// Fetches the artifacts of a build.
 pub(super) async fn fetch(
     client: &Client,
-    info: &BuildInfo,
+    info: &BuildView,
     options: &TransportOptions,
 ) -> Result<Fetched, Error> {
     let unknown = || Error::Unusable("the server does not say which build this is".to_owned());

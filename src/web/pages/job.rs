@@ -9,12 +9,11 @@ use super::super::request::Request;
 use super::super::response::Response;
 use super::super::state::Web;
 use super::page::page;
-use super::row::{Progress, expected, short, word};
+use super::row::{Progress, expected};
 use super::timeline::{Segment, timeline};
 use crate::budget::Held;
-use crate::build::{BuildInfo, NO_EXIT_CODE, lines};
-use crate::job::Outcome;
-use crate::project::ProjectName;
+use crate::build::{BuildInfo, lines};
+use crate::job::{Outcome, Status};
 use crate::scheduler::Error;
 use crate::turns::Turn;
 
@@ -69,15 +68,15 @@ impl Rebuild {
     fn of(info: &BuildInfo) -> Rebuild {
         let at = info.finished_at.unwrap_or(info.started_at);
         Rebuild {
-            ended: match (info.outcome, info.exit_code) {
-                (Some(Outcome::Failed), code) => format!("failed with exit code {code}"),
+            ended: match (info.outcome(), info.exit_code) {
+                (Some(Outcome::Failed), Some(code)) => format!("failed with exit code {code}"),
                 (Some(Outcome::Cancelled), _) => "was cancelled".to_owned(),
                 (Some(Outcome::TimedOut), _) => "timed out".to_owned(),
                 _ => "could not be run to its end".to_owned(),
             },
             at: (format::stamp(at), format::utc(at)),
-            error: info.err.as_deref().map(format::visible),
-            stderr: lines::readable(info.container_stderr.as_deref().unwrap_or_default()),
+            error: info.error.as_deref().map(format::visible),
+            stderr: lines::readable(info.stderr.as_deref().unwrap_or_default()),
         }
     }
 }
@@ -94,11 +93,11 @@ enum Value {
     Long(String, String, bool),
 }
 
-/// The page of `info`, for which [`JOB_BYTES`] are held. `turn` is that of its record.
+/// The page of a build and the end of its log, for which [`JOB_BYTES`] are held. `turn` is that of its record.
 pub(in crate::web) async fn job(
     web: &Web,
     request: &Request,
-    mut info: BuildInfo,
+    (mut info, log): (BuildInfo, String),
     _held: Held,
     turn: Option<Turn>,
 ) -> Result<Response, ApiError> {
@@ -107,25 +106,22 @@ pub(in crate::web) async fn job(
     let params = params(&info);
     info.params.clear();
     drop(turn);
-    let log = info.container_stdouterr.take().unwrap_or_default();
-    let (mut is_pinned, mut rebuild, mut is_log_gone) = (false, None, false);
-    if let (Ok(project), Ok(id)) = (info.project.parse::<ProjectName>(), info.id.parse()) {
-        is_pinned = request.reader.is_pinned(&project, id).await?;
-        rebuild = request.reader.failed_rebuild(&project, id).await?;
-        if log.is_empty() && info.phase.is_none() {
-            let found = request.reader.follow(&project, id, 0).await;
-            is_log_gone = matches!(found, Err(Error::NoLog(..)));
-        }
-    }
+    let (project, id, reader) = (&info.project, info.id, &request.reader);
+    let is_pinned = reader.is_pinned(project, id).await?;
+    let rebuild = reader.failed_rebuild(project, id).await?;
+    let is_over = info.phase().is_none();
+    let is_log_gone = log.is_empty()
+        && is_over
+        && matches!(reader.follow(project, id, 0).await, Err(Error::NoLog(..)));
     page(
         &request.budget,
         request.headers(),
         &Job {
-            word: word(&info),
+            word: info.status.as_str(),
             icon: icon(&info),
-            short: short(&info.id),
-            group: format::visible(&info.group),
-            error: info.err.as_deref().map(format::visible),
+            short: info.id.short(),
+            group: format::visible(info.group_name()),
+            error: info.error.as_deref().map(format::visible),
             cancelled: info.cancelled.as_ref().map(|cancelled| {
                 (
                     format::visible(&cancelled.by),
@@ -134,23 +130,20 @@ pub(in crate::web) async fn job(
             }),
             asked_by: info.asked_by.as_deref().map(format::visible),
             times: times(&info),
-            took: format::span_of(info.duration),
+            took: info.duration.map(format::span).unwrap_or_default(),
             kind: match (info.incremental, info.phases.snapshot) {
                 (true, _) => "incremental",
                 (false, Some(_)) => "cold",
                 (false, None) => "",
             },
-            base: info.base.as_ref().map(|base| (base.clone(), short(base))),
+            base: info.base.map(|base| (base.to_string(), base.short())),
             timeline: timeline(&info, Timestamp::now()),
             live: info
-                .phase
+                .phase()
                 .map(|_| Progress::of(&info, expected(web, &info))),
             params,
             is_pinned,
-            rebuild: rebuild
-                .filter(|_| info.phase.is_none())
-                .as_ref()
-                .map(Rebuild::of),
+            rebuild: rebuild.filter(|_| is_over).as_ref().map(Rebuild::of),
             is_cut: log.len() + 4 >= crate::build::LOG_TAIL,
             log: lines::readable(&log),
             is_log_gone,
@@ -160,11 +153,11 @@ pub(in crate::web) async fn job(
 }
 
 fn icon(info: &BuildInfo) -> &'static str {
-    match (info.phase, info.outcome) {
-        (Some(_), _) => "running",
-        (None, Some(Outcome::Succeeded)) => "good",
-        (None, Some(Outcome::Cancelled)) => "idle",
-        _ => "bad",
+    match info.status {
+        Status::Pending(_) => "running",
+        Status::Ready(Outcome::Succeeded) => "good",
+        Status::Ready(Outcome::Cancelled) => "idle",
+        Status::Ready(_) => "bad",
     }
 }
 
@@ -210,7 +203,7 @@ fn params(info: &BuildInfo) -> Vec<Param> {
 impl Job<'_> {
     /// The exit code, if it is significant.
     fn exit_code(&self) -> Option<i64> {
-        let code = self.info.exit_code;
-        (code != NO_EXIT_CODE && self.info.phase.is_none()).then_some(code)
+        self.info.outcome()?;
+        self.info.exit_code
     }
 }

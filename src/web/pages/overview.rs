@@ -131,7 +131,7 @@ fn address(path: &str, query: [&str; 2]) -> String {
 
 /// The name of the page's icon: the state of the builds.
 fn icon(is_running: bool, newest: Option<&Listing>) -> &'static str {
-    match newest.map(|newest| newest.info().outcome) {
+    match newest.map(|newest| newest.info().outcome()) {
         _ if is_running => "running",
         None => "idle",
         Some(Some(Outcome::Succeeded | Outcome::Cancelled)) => "good",
@@ -144,9 +144,9 @@ async fn live(web: &Web, filter: &Filter) -> Vec<std::sync::Arc<BuildInfo>> {
     let jobs = web.scheduler.active_jobs().await;
     let now = jobs.into_iter().filter_map(|job| job.now());
     let mut live: Vec<_> = now
-        .filter(|info| info.phase.is_some() && filter.takes_build(info))
+        .filter(|info| info.phase().is_some() && filter.takes_build(info))
         .collect();
-    live.sort_by_key(|info| (info.phase == Some(Phase::Queued), info.queued_at));
+    live.sort_by_key(|info| (info.phase() == Some(Phase::Queued), info.queued_at));
     live.truncate(MAX_LIVE);
     live
 }

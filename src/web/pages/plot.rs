@@ -8,7 +8,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::super::format;
-use super::row::short;
 use crate::build::{AnswerStats, Point, Trend};
 use crate::job::Outcome;
 use crate::project::ProjectName;
@@ -110,7 +109,7 @@ fn mark(project: &ProjectName, point: &Point, scale: &Scale) -> Mark {
         y: scale.y(point.took),
         title: format!(
             "{} {}, {how}, {}",
-            short(&id),
+            point.id.short(),
             point.outcome.as_str(),
             format::span(point.took)
         ),

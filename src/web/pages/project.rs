@@ -10,7 +10,6 @@ use super::super::{cookie, format};
 use super::page::page;
 use super::plot::{Plot, plot};
 use super::row::row_of;
-use super::row::word_of;
 use crate::build::Filter;
 use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
@@ -47,9 +46,9 @@ pub(in crate::web) async fn projects(web: &Web, request: &Request) -> Result<Res
     for (name, builds, _) in request.reader.projects().await? {
         projects.push(Line {
             builds,
-            last: newest.remove(&name).map(|(started, phase, outcome)| {
+            last: newest.remove(&name).map(|(started, status)| {
                 let (stamp, utc) = (format::stamp(started), format::utc(started));
-                (word_of(phase, outcome), stamp, utc)
+                (status.as_str(), stamp, utc)
             }),
             expected: web
                 .scheduler

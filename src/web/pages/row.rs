@@ -9,7 +9,8 @@ use super::super::error::ApiError;
 use super::super::format;
 use super::super::state::Web;
 use crate::build::BuildInfo;
-use crate::job::{Outcome, Phase};
+use crate::job::{JobId, Phase};
+use crate::project::ProjectName;
 
 /// Characters of a build's params in a row.
 const MAX_SUMMARY: usize = 90;
@@ -18,8 +19,8 @@ const MAX_SUMMARY: usize = 90;
 #[derive(Debug, Template)]
 #[template(path = "row.html")]
 struct Row {
-    project: String,
-    id: String,
+    project: ProjectName,
+    id: JobId,
     short: String,
     /// Phase or outcome, in a word that is also its class.
     word: &'static str,
@@ -51,20 +52,20 @@ impl Row {
     /// The row of a build that may take `expected`.
     fn of(info: &BuildInfo, expected: Option<Duration>) -> Row {
         let group_href = form_urlencoded::Serializer::new(String::new())
-            .append_pair("project", &info.project)
-            .append_pair("group", &info.group)
+            .append_pair("project", info.project.as_str())
+            .append_pair("group", info.group_name())
             .finish();
         Row {
             project: info.project.clone(),
-            id: info.id.clone(),
-            short: short(&info.id),
-            word: word(info),
-            group: format::visible(&info.group),
+            id: info.id,
+            short: info.id.short(),
+            word: info.status.as_str(),
+            group: format::visible(info.group_name()),
             group_href: format!("/?{group_href}"),
             summary: summary(info),
             started: (format::stamp(info.started_at), format::utc(info.started_at)),
-            took: format::span_of(info.duration),
-            live: info.phase.map(|_| Progress::of(info, expected)),
+            took: info.duration.map(format::span).unwrap_or_default(),
+            live: info.phase().map(|_| Progress::of(info, expected)),
         }
     }
 }
@@ -102,32 +103,13 @@ pub(in crate::web) fn row_of(web: &Web, info: &BuildInfo) -> Result<String, ApiE
 /// How long an active build may take; `None` if it is unknown, or the build is over.
 pub(super) fn expected(web: &Web, info: &BuildInfo) -> Option<Duration> {
     // The time in the queue says nothing about the time of the build.
-    info.phase.filter(|phase| *phase != Phase::Queued)?;
-    let project = info.project.parse().ok()?;
+    info.phase().filter(|phase| *phase != Phase::Queued)?;
     // It is unknown whether it has a base before its directory is made.
     let is_incremental =
-        info.incremental || (info.phases.snapshot.is_none() && !info.group.is_empty());
+        info.incremental || (info.phases.snapshot.is_none() && info.group.is_some());
     let scheduler = &web.scheduler;
-    let like_it = scheduler.expected(&project, is_incremental);
-    like_it.or_else(|| scheduler.expected(&project, !is_incremental))
-}
-
-/// Phase or outcome.
-pub(super) fn word(info: &BuildInfo) -> &'static str {
-    word_of(info.phase, info.outcome)
-}
-
-/// Phase or outcome, if no more of the build is known.
-pub(super) fn word_of(phase: Option<Phase>, outcome: Option<Outcome>) -> &'static str {
-    match phase {
-        Some(phase) => phase.as_str(),
-        None => outcome.map_or("pending", Outcome::as_str),
-    }
-}
-
-/// The first digits of an id.
-pub(super) fn short(id: &str) -> String {
-    id.chars().take(7).collect()
+    let like_it = scheduler.expected(&info.project, is_incremental);
+    like_it.or_else(|| scheduler.expected(&info.project, !is_incremental))
 }
 
 fn summary(info: &BuildInfo) -> String {

@@ -52,7 +52,7 @@ pub(super) fn timeline(info: &BuildInfo, now: Timestamp) -> Vec<Segment> {
     let so_far = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     let mut segments: Vec<(Segment, u64)> = Vec::new();
     for ((phase, name, what), duration) in PHASES.into_iter().zip(durations) {
-        let is_open = info.phase == Some(phase) && duration.is_none();
+        let is_open = info.phase() == Some(phase) && duration.is_none();
         let open = is_open.then(|| so_far.saturating_sub(done));
         if let Some(millis) = duration.or(open) {
             let segment = Segment {
@@ -96,19 +96,19 @@ fn place(segments: Vec<(Segment, u64)>) -> Vec<Segment> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Phases, State};
+    use crate::job::{Outcome, Phases, Status};
 
     #[test]
     fn phases_are_drawn_to_scale_and_the_shortest_is_seen() {
         let info = BuildInfo {
-            state: State::Ready,
+            status: Status::Ready(Outcome::Succeeded),
             phases: Phases {
                 waiting: Some(0),
                 snapshot: Some(10_000),
                 run: Some(30_000),
                 ..Phases::default()
             },
-            ..BuildInfo::default()
+            ..BuildInfo::example()
         };
         let drawn = timeline(&info, Timestamp::now());
         let width = |at: usize| drawn[at].width.parse::<f64>().unwrap();
@@ -123,13 +123,13 @@ mod tests {
     fn the_phase_that_goes_on_takes_what_is_left_until_now() {
         let began: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let info = BuildInfo {
-            phase: Some(Phase::Running),
+            status: Status::Pending(Phase::Running),
             queued_at: Some(began),
             phases: Phases {
                 waiting: Some(1_000),
                 ..Phases::default()
             },
-            ..BuildInfo::default()
+            ..BuildInfo::example()
         };
         let drawn = timeline(&info, began + Duration::from_secs(4));
         let run = drawn.last().unwrap();
@@ -137,6 +137,10 @@ mod tests {
             (run.name, run.is_open, run.took.as_str()),
             ("run", true, "3.0 s")
         );
-        assert!(timeline(&BuildInfo::default(), began).is_empty());
+        let without = BuildInfo {
+            status: Status::Ready(Outcome::Errored),
+            ..BuildInfo::example()
+        };
+        assert!(timeline(&without, began).is_empty());
     }
 }

@@ -12,10 +12,11 @@ use std::{
 };
 
 use mistry::{
-    build::{BuildStore, Policy},
+    build::BuildStore,
     docker::Docker,
     filesystem::{Filesystem, Kind},
     metrics::Metrics,
+    policy::Policy,
     project::{Limits, Projects},
     scheduler::{Scheduler, SchedulerConfig},
     web::{Access, Listener, Proxies, Public, TokensFile, Web},

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use jiff::{Timestamp, ToSpan};
-use mistry::build::BuildInfo;
+use mistry::api::BuildView;
 use mistry::job::{Outcome, State};
 use sha2::{Digest, Sha256};
 
@@ -61,7 +61,7 @@ fn began(number: usize) -> Timestamp {
 fn one(builds: &Path, number: usize, is_large: bool) {
     let (project, id) = (project(number), id(number));
     let group = format!("feature/topic-{}-of-a-team", number % GROUPS);
-    let mut info = BuildInfo {
+    let mut info = BuildView {
         path: format!("/srv/builds/{project}/ready/{id}/data/artifacts"),
         incremental: number.is_multiple_of(3),
         exit_code: 0,
@@ -72,7 +72,7 @@ fn one(builds: &Path, number: usize, is_large: bool) {
         outcome: Some(Outcome::Succeeded),
         image: Some(format!("sha256:{id}")),
         asked_by: Some("token ci".to_owned()),
-        ..BuildInfo::default()
+        ..BuildView::default()
     };
     info.finished_at = Some(info.started_at + 41.seconds());
     info.queued_at = Some(info.started_at);
@@ -109,13 +109,13 @@ pub fn write_one(builds: &Path, project: &str, id: &str, log: usize, directories
     let directory = builds.join(project).join("ready").join(id);
     let wide = directory.join("data/artifacts/wide");
     fs::create_dir_all(&wide).unwrap();
-    let info = BuildInfo {
+    let info = BuildView {
         exit_code: 0,
         started_at: Timestamp::now(),
         duration: 1_000_000_000,
         state: State::Ready,
         outcome: Some(Outcome::Succeeded),
-        ..BuildInfo::default()
+        ..BuildView::default()
     };
     let mut record = serde_json::to_value(&info).unwrap();
     record["Bookkeeping"] = serde_json::json!({"Durable": true});

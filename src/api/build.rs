@@ -1,0 +1,169 @@
+//! The document of a build, as clients read it and as `build_info.json` holds it.
+//!
+//! Field names are those of the first mistry, so that its client and its users' scripts can still read them;
+//! newer fields are added beside them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::job::{Cancelled, Outcome, Phase, Phases, State};
+
+/// The exit code of a build that has none or has none yet.
+pub const NO_EXIT_CODE: i64 = -999;
+/// The duration of an unfinished build: minus one second, as the first mistry wrote it.
+pub const NO_DURATION: i64 = -1_000_000_000;
+
+/// The digests that entered the job id, so that the differences to a later job can be listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct InputDigests {
+    /// The digest of the context.
+    pub context: String,
+}
+
+/// A build as clients see it: `BuildInfo` of `GET /job/P/ID`, the answer of `POST /jobs`, and the public part of
+/// `build_info.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct BuildView {
+    /// Param values by name; null for opaque params.
+    #[serde(deserialize_with = "shown_params")]
+    pub params: BTreeMap<String, Option<Arc<str>>>,
+    /// The group, or "".
+    pub group: String,
+    /// The absolute path of the artifacts once the build is ready.
+    pub path: String,
+    /// The answer came from a ready build.
+    pub cached: bool,
+    /// The answer came from a build that another client had already requested.
+    pub coalesced: bool,
+    /// The build started as a clone of its group's latest build.
+    pub incremental: bool,
+    /// The container's exit code, or -999.
+    pub exit_code: i64,
+    /// The kernel killed a process of the build because memory ran out, whatever the exit code is.
+    #[serde(rename = "OOMKilled")]
+    pub oom_killed: bool,
+    /// A process of the build could not be started, because the limit `limits.pids` was reached.
+    pub pids_limit_reached: bool,
+    /// Why the build could not be run to its end, in one sentence.
+    pub err: Option<String>,
+    /// Same as `err`, "" for none.
+    pub err_build: String,
+    /// The end of the log; only in answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_stdouterr: Option<String>,
+    /// The end of standard error; only for failed builds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_stderr: Option<String>,
+    /// Always "rsync", for compatibility.
+    pub transport_method: String,
+    /// When the build started; while it is queued, when it was accepted.
+    pub started_at: Timestamp,
+    /// Nanoseconds from start to end, or -1000000000.
+    pub duration: i64,
+    /// `job/P/ID`.
+    #[serde(rename = "URL")]
+    pub url: String,
+    /// The job's id.
+    #[serde(rename = "ID")]
+    pub id: String,
+    /// The project's name.
+    pub project: String,
+    /// Pending or ready.
+    pub state: State,
+    /// The current phase while pending.
+    pub phase: Option<Phase>,
+    /// The outcome, once ready.
+    pub outcome: Option<Outcome>,
+    /// Which execution of the job this is, from 1.
+    pub attempt: u32,
+    /// When the job was accepted.
+    pub queued_at: Option<Timestamp>,
+    /// Time of the end.
+    pub finished_at: Option<Timestamp>,
+    /// The duration of each phase.
+    pub phases: Phases,
+    /// The image's id.
+    pub image: Option<String>,
+    /// The id of the last attempt's container, which is removed when the build is finished.
+    pub container: Option<String>,
+    /// The build that it was cloned from: an id of the same project.
+    pub base: Option<String>,
+    /// The client that requested it first: `token NAME`, `uid N`, or an address.
+    pub asked_by: Option<String>,
+    /// How many further requests joined it while it was pending.
+    pub joined: u32,
+    /// Its cancellation.
+    pub cancelled: Option<Cancelled>,
+    /// Digests of the job's inputs.
+    pub inputs: InputDigests,
+}
+
+impl Default for BuildView {
+    fn default() -> BuildView {
+        BuildView {
+            params: BTreeMap::new(),
+            group: String::new(),
+            path: String::new(),
+            cached: false,
+            coalesced: false,
+            incremental: false,
+            exit_code: NO_EXIT_CODE,
+            oom_killed: false,
+            pids_limit_reached: false,
+            err: None,
+            err_build: String::new(),
+            container_stdouterr: None,
+            container_stderr: None,
+            transport_method: "rsync".to_owned(),
+            started_at: Timestamp::UNIX_EPOCH,
+            duration: NO_DURATION,
+            url: String::new(),
+            id: String::new(),
+            project: String::new(),
+            state: State::Pending,
+            phase: None,
+            outcome: None,
+            attempt: 1,
+            queued_at: None,
+            finished_at: None,
+            phases: Phases::default(),
+            image: None,
+            container: None,
+            base: None,
+            asked_by: None,
+            joined: 0,
+            cancelled: None,
+            inputs: InputDigests::default(),
+        }
+    }
+}
+
+impl BuildView {
+    /// True when it has ended and its artifacts may be used.
+    pub fn succeeded(&self) -> bool {
+        self.outcome == Some(Outcome::Succeeded)
+    }
+
+    /// Sets the outcome of a ready build where it is missing: the first mistry stored an exit code and an error
+    /// only.
+    pub fn complete_outcome(&mut self) {
+        self.outcome
+            .get_or_insert(match (self.exit_code, self.err_build.as_str()) {
+                (0, "") => Outcome::Succeeded,
+                (NO_EXIT_CODE | 0, _) => Outcome::Errored,
+                _ => Outcome::Failed,
+            });
+    }
+}
+
+/// The first mistry wrote null for no params.
+fn shown_params<'de, D: Deserializer<'de>>(
+    input: D,
+) -> Result<BTreeMap<String, Option<Arc<str>>>, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
+}
