@@ -20,34 +20,55 @@ use crate::build::{BuildAnswer, BuildInfo, LogProgress};
 use crate::job::{Cancelled, GroupName, JobId, Outcome};
 use crate::project::ProjectName;
 
-/// The result that its waiters receive.
-#[derive(Clone, Debug)]
-enum Ended {
-    /// There is a build, whatever its outcome.
+/// How far a job is.
+#[derive(Clone, Debug, Default)]
+enum Stage {
+    /// It is not on stable storage yet.
+    #[default]
+    Submitted,
+    /// It is queued or running.
+    Accepted(Arc<BuildInfo>),
+    /// It is over, and there is a build, whatever its outcome.
     Built(BuildAnswer),
-    /// The job was not accepted, or its end could not be written to disk.
-    Rejected(Arc<Error>),
+    /// It is over without a build: it was not accepted, or its end could not be written to disk. With the last
+    /// state of the build, if it had one.
+    Rejected(Arc<Error>, Option<Arc<BuildInfo>>),
 }
 
+impl Stage {
+    fn is_over(&self) -> bool {
+        matches!(self, Stage::Built(_) | Stage::Rejected(..))
+    }
+
+    /// The last known state of the build.
+    fn info(&self) -> Option<&Arc<BuildInfo>> {
+        match self {
+            Stage::Submitted => None,
+            Stage::Accepted(info) => Some(info),
+            Stage::Built(answer) => Some(answer.info()),
+            Stage::Rejected(_, info) => info.as_ref(),
+        }
+    }
+
+    /// The state of a build that is not over, to be changed.
+    fn accepted_mut(&mut self) -> Option<&mut BuildInfo> {
+        match self {
+            Stage::Accepted(info) => Some(Arc::make_mut(info)),
+            _ => None,
+        }
+    }
+}
+
+/// The state that observers of a job see.
 #[derive(Clone, Debug, Default)]
-struct View {
-    /// `None` before the job is on stable storage.
-    info: Option<Arc<BuildInfo>>,
+struct Progress {
+    stage: Stage,
+    /// `None` before there is a log.
     log: Option<LogProgress>,
-    ended: Option<Ended>,
     /// The container that currently runs for the job.
     container: Option<String>,
     /// When the container must have ended.
     deadline: Option<Timestamp>,
-}
-
-impl View {
-    fn now(&self) -> Option<Arc<BuildInfo>> {
-        match &self.ended {
-            Some(Ended::Built(answer)) => Some(answer.info().clone()),
-            _ => self.info.clone(),
-        }
-    }
 }
 
 /// Decides whether a job is cancelled when its last waiter disconnects, and whether it can be cancelled.
@@ -90,7 +111,7 @@ pub(super) struct ActiveJob {
     joined: AtomicU32,
     /// Locked for a count, and for the decision that follows from it.
     waiters: Mutex<Waiters>,
-    view: watch::Sender<View>,
+    progress: watch::Sender<Progress>,
     /// Holds the budget of the job's large params until the job is over. An observer may live as long as a
     /// slow reader, and must not use up the budget of clients that build.
     params: Mutex<Option<Arc<Held>>>,
@@ -113,7 +134,7 @@ impl ActiveJob {
             cancel: SetOnce::new(),
             joined: AtomicU32::new(0),
             waiters: Mutex::default(),
-            view: watch::channel(View::default()).0,
+            progress: watch::Sender::default(),
             params: Mutex::new(params),
         })
     }
@@ -143,18 +164,20 @@ impl ActiveJob {
     /// Publishes the build's current state. The first call means that the job is accepted.
     pub(super) fn show(&self, info: &BuildInfo) {
         let mut info = info.clone();
-        self.view.send_modify(|view| {
+        self.progress.send_modify(|progress| {
             info.joined = self.joined();
-            view.info = Some(Arc::new(info));
+            if !progress.stage.is_over() {
+                progress.stage = Stage::Accepted(Arc::new(info));
+            }
         });
     }
 
     /// Counts one more request for the job.
     pub(super) fn join(&self) {
-        self.view.send_modify(|view| {
+        self.progress.send_modify(|progress| {
             let joined = self.joined.fetch_add(1, Ordering::Relaxed) + 1;
-            if let Some(info) = &mut view.info {
-                Arc::make_mut(info).joined = joined;
+            if let Some(info) = progress.stage.accepted_mut() {
+                info.joined = joined;
             }
         });
     }
@@ -165,38 +188,40 @@ impl ActiveJob {
     }
 
     pub(super) fn show_log(&self, log: LogProgress) {
-        self.view.send_modify(|view| view.log = Some(log));
+        self.progress
+            .send_modify(|progress| progress.log = Some(log));
     }
 
     /// Sets the container that belongs to the job, and until when it may run; any other container that runs
     /// for this job has no owner.
     pub(super) fn own(&self, container: Option<String>, deadline: Option<Timestamp>) {
-        self.view.send_modify(|view| {
-            view.container = container;
-            view.deadline = deadline;
+        self.progress.send_modify(|progress| {
+            progress.container = container;
+            progress.deadline = deadline;
         });
     }
 
     /// The container that currently belongs to the job.
     pub(super) fn container(&self) -> Option<String> {
-        self.view.borrow().container.clone()
+        self.progress.borrow().container.clone()
     }
 
     pub(super) fn end_built(&self, answer: BuildAnswer) {
-        self.end(Ended::Built(answer));
+        self.end(|_| Stage::Built(answer));
     }
 
     pub(super) fn end_rejected(&self, error: Error) {
-        self.end(Ended::Rejected(Arc::new(error)));
+        self.end(|last| Stage::Rejected(Arc::new(error), last.info().cloned()));
     }
 
     /// The build's current state; `None` before the job is accepted.
     pub(super) fn now(&self) -> Option<Arc<BuildInfo>> {
-        self.view.borrow().now()
+        self.progress.borrow().stage.info().cloned()
     }
 
-    fn end(&self, ended: Ended) {
-        self.view.send_modify(|view| view.ended = Some(ended));
+    fn end(&self, stage: impl FnOnce(&Stage) -> Stage) {
+        self.progress
+            .send_modify(|progress| progress.stage = stage(&progress.stage));
         self.abridge();
         let mut params = self.params.lock();
         *params = None;
@@ -209,18 +234,11 @@ impl ActiveJob {
         if waiters.handles > 0 {
             return;
         }
-        self.view.send_if_modified(|view| {
-            match &mut view.ended {
-                None => {}
-                Some(Ended::Built(answer)) => {
-                    *answer = answer.abridged();
-                    view.info = Some(answer.info().clone());
-                }
-                Some(Ended::Rejected(_)) => {
-                    if let Some(info) = &mut view.info {
-                        Arc::make_mut(info).abridge();
-                    }
-                }
+        self.progress.send_if_modified(|progress| {
+            match &mut progress.stage {
+                Stage::Built(answer) => *answer = answer.abridged(),
+                Stage::Rejected(_, Some(info)) => Arc::make_mut(info).abridge(),
+                Stage::Submitted | Stage::Accepted(_) | Stage::Rejected(_, None) => {}
             }
             // No state changed.
             false
@@ -244,7 +262,7 @@ impl ActiveJob {
 
     pub(super) fn observer(self: &Arc<ActiveJob>, stop: CancellationToken) -> JobObserver {
         JobObserver {
-            view: self.view.subscribe(),
+            progress: self.progress.subscribe(),
             active: self.clone(),
             stop,
         }
@@ -255,7 +273,7 @@ impl ActiveJob {
 #[derive(Clone, Debug)]
 pub struct JobObserver {
     active: Arc<ActiveJob>,
-    view: watch::Receiver<View>,
+    progress: watch::Receiver<Progress>,
     stop: CancellationToken,
 }
 
@@ -294,15 +312,15 @@ impl JobObserver {
 
     /// The time by which its container must have ended, where it has a container and a deadline.
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.view.borrow().deadline
+        self.progress.borrow().deadline
     }
 
     /// The outcome; `None` while the job is not over. A job whose end could not be recorded is errored.
     pub fn outcome(&self) -> Option<Outcome> {
-        match &self.view.borrow().ended {
-            Some(Ended::Built(answer)) => Some(answer.info().outcome().unwrap_or(Outcome::Errored)),
-            Some(Ended::Rejected(_)) => Some(Outcome::Errored),
-            None => None,
+        match &self.progress.borrow().stage {
+            Stage::Submitted | Stage::Accepted(_) => None,
+            Stage::Built(answer) => Some(answer.info().outcome().unwrap_or(Outcome::Errored)),
+            Stage::Rejected(..) => Some(Outcome::Errored),
         }
     }
 
@@ -312,12 +330,12 @@ impl JobObserver {
     /// The reason why it was not accepted, or [`Error::Stopping`].
     pub async fn accepted(&mut self) -> Result<Arc<BuildInfo>, Error> {
         loop {
-            let view = self.view.borrow_and_update().clone();
-            match (view.ended, view.info) {
-                (Some(Ended::Built(answer)), _) => return Ok(answer.info().clone()),
-                (Some(Ended::Rejected(error)), _) => return Err(Error::Rejected(error)),
-                (None, Some(info)) => return Ok(info),
-                (None, None) => self.changed().await?,
+            let stage = self.progress.borrow_and_update().stage.clone();
+            match stage {
+                Stage::Submitted => self.changed().await?,
+                Stage::Accepted(info) => return Ok(info),
+                Stage::Built(answer) => return Ok(answer.info().clone()),
+                Stage::Rejected(error, _) => return Err(Error::Rejected(error)),
             }
         }
     }
@@ -328,14 +346,14 @@ impl JobObserver {
     /// [`Error::Stopping`] when the daemon ends first, [`Error::Ending`] when the job was not even
     /// accepted by then.
     pub async fn changed(&mut self) -> Result<(), Error> {
-        let is_accepted = self.view.borrow().info.is_some();
+        let is_accepted = self.progress.borrow().stage.info().is_some();
         let stopping = || match is_accepted {
             true => Error::Stopping(self.active.project.clone(), self.active.id),
             false => Error::Ending,
         };
         tokio::select! {
             // This observer's `ActiveJob` has the sender.
-            changed = self.view.changed() => changed.map_err(|_| stopping()),
+            changed = self.progress.changed() => changed.map_err(|_| stopping()),
             () = self.stop.cancelled() => Err(stopping()),
         }
     }
@@ -343,29 +361,29 @@ impl JobObserver {
     /// The build's current state; `None` before the job is accepted. When the job is over and no handle
     /// exists, it has only what lists show.
     pub fn now(&self) -> Option<Arc<BuildInfo>> {
-        self.view.borrow().now()
+        self.progress.borrow().stage.info().cloned()
     }
 
     /// Whether the job is over, and the state or result of the build; [`JobObserver::changed`] reports every
     /// later change.
     pub fn snapshot(&mut self) -> (bool, Option<Arc<BuildInfo>>) {
-        let view = self.view.borrow_and_update();
-        (view.ended.is_some(), view.now())
+        let progress = self.progress.borrow_and_update();
+        (progress.stage.is_over(), progress.stage.info().cloned())
     }
 
     /// True when the job was answered from a build that had become ready meanwhile.
     pub fn is_cached(&self) -> bool {
-        matches!(&self.view.borrow().ended, Some(Ended::Built(answer)) if answer.is_cached())
+        matches!(&self.progress.borrow().stage, Stage::Built(answer) if answer.is_cached())
     }
 
     /// True when the job is over and will not change any more.
     pub fn is_over(&self) -> bool {
-        self.view.borrow().ended.is_some()
+        self.progress.borrow().stage.is_over()
     }
 
     /// The progress of its log, for followers; `None` before the job is accepted.
     pub fn log(&self) -> Option<LogProgress> {
-        self.view.borrow().log.clone()
+        self.progress.borrow().log.clone()
     }
 }
 
@@ -447,15 +465,15 @@ impl JobHandle {
         }
         self.active.cancel(cancelled);
         loop {
-            let view = self.view.borrow_and_update().clone();
+            let stage = self.progress.borrow_and_update().stage.clone();
             // A job that is over was ended by this cancellation, if the disk could not record it earlier.
-            if let Some(info) = view.now().filter(|info| info.cancelled.is_some()) {
-                return Ok(info);
+            if let Some(info) = stage.info().filter(|info| info.cancelled.is_some()) {
+                return Ok(info.clone());
             }
-            match view.ended {
-                Some(Ended::Built(_)) => return Err(Error::Over(project, id)),
-                Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
-                None => self.changed().await?,
+            match stage {
+                Stage::Built(_) => return Err(Error::Over(project, id)),
+                Stage::Rejected(error, _) => return Err(Error::Rejected(error)),
+                Stage::Submitted | Stage::Accepted(_) => self.changed().await?,
             }
         }
     }
@@ -467,11 +485,11 @@ impl JobHandle {
     /// The reason why there is no result, or [`Error::Stopping`] when the daemon stops first.
     pub async fn end(&mut self) -> Result<BuildAnswer, Error> {
         loop {
-            let ended = self.view.borrow_and_update().ended.clone();
-            match ended {
-                Some(Ended::Built(answer)) => return Ok(answer),
-                Some(Ended::Rejected(error)) => return Err(Error::Rejected(error)),
-                None => self.changed().await?,
+            let stage = self.progress.borrow_and_update().stage.clone();
+            match stage {
+                Stage::Built(answer) => return Ok(answer),
+                Stage::Rejected(error, _) => return Err(Error::Rejected(error)),
+                Stage::Submitted | Stage::Accepted(_) => self.changed().await?,
             }
         }
     }
