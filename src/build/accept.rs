@@ -14,22 +14,22 @@ use super::pending::PendingBuild;
 use super::store::BuildStore;
 use super::{Bookkeeping, BuildInfo, Error, Record, record};
 use crate::faults;
-use crate::job::Job;
+use crate::job::{Job, JobId};
 use crate::project::Context;
 
 impl BuildStore {
-    /// Writes the job that `asker` requested to stable storage: from here on it is accepted.
+    /// Writes the job that `asker` requested, whose id is `id`, to stable storage: from here on it is accepted.
     ///
     /// # Errors
     /// When it cannot be written; nothing is left behind then.
     pub fn accept(
         self: &Arc<Self>,
         job: &Job,
+        id: JobId,
         context: &Context,
         rebuild: bool,
         asker: Option<String>,
     ) -> Result<PendingBuild, Error> {
-        let id = job.id();
         let now = jiff::Timestamp::now();
         let mut record = Record {
             info: BuildInfo::accepted(job, id, self.layout.served(&job.project, id), now),

@@ -286,7 +286,7 @@ mod tests {
             context: context.digest(),
         };
         let store = Arc::new(BuildStore::open(&builds, Filesystem::Plain).unwrap());
-        let mut pending = store.accept(&job, &context, false, None).unwrap();
+        let mut pending = store.accept(&job, job.id(), &context, false, None).unwrap();
         let user = User {
             user: 0,
             group: 0,

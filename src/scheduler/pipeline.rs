@@ -108,9 +108,12 @@ async fn accept(
         settings_of(&recipe, &shared.config.load())?;
         let origin = &active.origin;
         let asker = origin.asker.clone();
+        let Recipe {
+            job, id, context, ..
+        } = &*recipe;
         let pending = shared
             .store
-            .accept(&recipe.job, &recipe.context, origin.rebuild, asker)?;
+            .accept(job, *id, context, origin.rebuild, asker)?;
         faults::point("accepted");
         Ok(Some(pending))
     });
