@@ -177,7 +177,7 @@ async fn what_is_pinned_stays_and_may_be_let_go() {
     let shown = daemon.get(format!("/job/succeed/{id}")).await.json();
     assert_eq!(shown["Pinned"], false);
     let done = gc(&daemon, json!({"max_age": "1d"})).await;
-    assert_eq!(gone(&done), [(id.as_str(), "max_age")]);
+    assert_eq!(gone(&done), [(id.as_str(), "max_age")], "{done}");
     // What is not there is not pinned, and neither is what is gone.
     daemon.ask(put(pin.clone())).await.expect(404);
     daemon.ask(delete(pin)).await.expect(404);
