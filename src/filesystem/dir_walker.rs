@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2};
 use rustix::io::Errno;
 
-use super::closed;
 use super::error::Fault;
 use super::inode::InodeId;
+use super::temporary_access;
 
 /// How many directories above the current one are held open. A directory farther above is opened again when
 /// the walk returns to it, which is rare, and hundreds of concurrent walks stay far below the limits of
@@ -27,25 +27,25 @@ const OPEN_ANCESTORS: usize = 8;
 /// Most descriptors that a walk uses: those, the current directory, a step up, and a file.
 pub(super) const DESCRIPTORS: u64 = OPEN_ANCESTORS as u64 + 3;
 
-/// An open directory. If it was inaccessible, it is accessible as long as this exists: see `closed`.
+/// An open directory. If it was inaccessible, it is accessible as long as this exists: see `temporary_access`.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
     id: InodeId,
-    is_held: bool,
+    is_granted: bool,
 }
 
 impl Directory {
     /// Opens the target of `handle` for reading; a bare handle (`O_PATH`) is enough.
     pub(super) fn reopen(handle: BorrowedFd<'_>) -> Result<(Directory, Stat), Errno> {
-        let (stat, is_held) = closed::hold(handle)?;
+        let (stat, is_granted) = temporary_access::grant(handle)?;
         let id = InodeId::of(&stat);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match open(closed::path(handle), flags, Mode::empty()) {
-            Ok(fd) => Ok((Directory { fd, id, is_held }, stat)),
+        match open(temporary_access::path(handle), flags, Mode::empty()) {
+            Ok(fd) => Ok((Directory { fd, id, is_granted }, stat)),
             Err(errno) => {
-                if is_held {
-                    closed::release(handle, id);
+                if is_granted {
+                    temporary_access::revoke(handle, id);
                 }
                 Err(errno)
             }
@@ -54,9 +54,9 @@ impl Directory {
 
     /// A directory that was opened for reading.
     pub(super) fn new(fd: OwnedFd) -> Result<(Directory, Stat), Errno> {
-        let (stat, is_held) = closed::hold(fd.as_fd())?;
+        let (stat, is_granted) = temporary_access::grant(fd.as_fd())?;
         let id = InodeId::of(&stat);
-        Ok((Directory { fd, id, is_held }, stat))
+        Ok((Directory { fd, id, is_granted }, stat))
     }
 }
 
@@ -68,8 +68,8 @@ impl AsFd for Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        if self.is_held {
-            closed::release(self.fd.as_fd(), self.id);
+        if self.is_granted {
+            temporary_access::revoke(self.fd.as_fd(), self.id);
         }
     }
 }
@@ -83,7 +83,7 @@ pub(super) struct DirWalker {
     /// Directories above them, from the root down, whose descriptors were closed.
     far: Vec<Far>,
     /// How many of these are held accessible.
-    far_held: usize,
+    far_granted: usize,
     /// The path from the root to `here`.
     path: Vec<u8>,
 }
@@ -92,7 +92,7 @@ pub(super) struct DirWalker {
 #[derive(Debug)]
 struct Far {
     id: InodeId,
-    is_held: bool,
+    is_granted: bool,
 }
 
 impl DirWalker {
@@ -101,7 +101,7 @@ impl DirWalker {
             here: root,
             near: VecDeque::new(),
             far: Vec::new(),
-            far_held: 0,
+            far_granted: 0,
             path: Vec::new(),
         }
     }
@@ -132,11 +132,11 @@ impl DirWalker {
         if self.near.len() > OPEN_ANCESTORS
             && let Some(mut directory) = self.near.pop_front()
         {
-            let (id, is_held) = (directory.id, directory.is_held);
-            self.far.push(Far { id, is_held });
+            let (id, is_granted) = (directory.id, directory.is_granted);
+            self.far.push(Far { id, is_granted });
             // It stays accessible without its descriptor.
-            self.far_held += usize::from(is_held);
-            directory.is_held = false;
+            self.far_granted += usize::from(is_granted);
+            directory.is_granted = false;
         }
     }
 
@@ -145,17 +145,17 @@ impl DirWalker {
         let parent = match self.near.pop_back() {
             Some(directory) => directory,
             None => {
-                let Some(Far { id, is_held }) = self.far.pop() else {
+                let Some(Far { id, is_granted }) = self.far.pop() else {
                     return Ok(None);
                 };
-                self.far_held -= usize::from(is_held);
+                self.far_granted -= usize::from(is_granted);
                 let found = self.find_parent(id).inspect_err(|_| {
-                    if is_held {
-                        closed::forget(id);
+                    if is_granted {
+                        temporary_access::revoke_unreachable(id);
                     }
                 });
                 let fd = found?;
-                Directory { fd, id, is_held }
+                Directory { fd, id, is_granted }
             }
         };
         let slash = self.path.iter().rposition(|byte| *byte == b'/');
@@ -208,10 +208,10 @@ impl DirWalker {
 impl Drop for DirWalker {
     /// An abandoned walk is far below directories that it holds open: their modes are restored on the way up.
     fn drop(&mut self) {
-        while self.far_held > 0 && self.leave().is_ok() {}
+        while self.far_granted > 0 && self.leave().is_ok() {}
         for far in std::mem::take(&mut self.far) {
-            if far.is_held {
-                closed::forget(far.id);
+            if far.is_granted {
+                temporary_access::revoke_unreachable(far.id);
             }
         }
     }

@@ -9,7 +9,6 @@
 //! while it is cloned.
 
 mod btrfs;
-mod closed;
 mod confined;
 mod copy_file;
 mod dir_walker;
@@ -23,6 +22,7 @@ mod names;
 mod ownership;
 mod plain;
 mod remove;
+mod temporary_access;
 mod tree;
 mod usage;
 mod walk;

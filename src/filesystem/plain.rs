@@ -20,7 +20,7 @@ use super::error::Fault;
 use super::interrupt::Interrupt;
 use super::links::{self, Links, Seen};
 use super::names::{Names, Page};
-use super::{closed, metadata};
+use super::{metadata, temporary_access};
 
 /// Copies everything in `source`, except its entries `without`, into the empty directory `target`.
 ///
@@ -176,8 +176,10 @@ impl Copying<'_> {
     }
 
     fn file(&mut self, name: &CStr) -> Result<(), Fault> {
-        let (from, stat) = closed::open_file(self.source.here(), name)
-            .and_then(|from| closed::original(|| fstat(&from)).map(|stat| (from, stat)))
+        let (from, stat) = temporary_access::open_file(self.source.here(), name)
+            .and_then(|from| {
+                temporary_access::with_original_mode(|| fstat(&from)).map(|stat| (from, stat))
+            })
             .map_err(|errno| self.source.fault("open", name, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(self

@@ -17,10 +17,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::closed;
 use super::dir_walker::{self, DirWalker, Directory, open_directory};
 use super::error::{Fault, into_io};
 use super::names::{self, Names, Page};
+use super::temporary_access;
 
 /// The longest path that the kernel accepts, with its terminating zero.
 const PATH_MAX: usize = 4096;
@@ -56,7 +56,7 @@ impl Found<'_> {
     /// When it cannot be opened, and when it is no longer a regular file.
     pub fn open(&self) -> io::Result<File> {
         let fault = |errno| into_io(self.walker.fault("open", self.name, errno));
-        let file = closed::open_file(self.walker.here(), self.name).map_err(fault)?;
+        let file = temporary_access::open_file(self.walker.here(), self.name).map_err(fault)?;
         let stat = fstat(&file).map_err(fault)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(File::from(file)),
@@ -142,7 +142,9 @@ impl Walk {
                 continue;
             };
             let here = self.walker.here();
-            match closed::original(|| statat(here, &name, AtFlags::SYMLINK_NOFOLLOW)) {
+            match temporary_access::with_original_mode(|| {
+                statat(here, &name, AtFlags::SYMLINK_NOFOLLOW)
+            }) {
                 Ok(stat) => {
                     self.last = name;
                     break stat;
@@ -301,7 +303,7 @@ impl AsFd for OpenDirectory {
 pub fn open(handle: impl AsFd) -> io::Result<Opened> {
     let handle = handle.as_fd();
     Ok(match FileType::from_raw_mode(fstat(handle)?.st_mode) {
-        FileType::RegularFile => Opened::File(File::from(closed::reopen(handle)?)),
+        FileType::RegularFile => Opened::File(File::from(temporary_access::reopen(handle)?)),
         FileType::Directory => Opened::Directory(OpenDirectory(Directory::reopen(handle)?.0)),
         _ => Opened::Other,
     })
@@ -312,7 +314,9 @@ pub fn open(handle: impl AsFd) -> io::Result<Opened> {
 /// # Errors
 /// When the host's disk fails or a permission is missing.
 pub fn look(directory: impl AsFd, name: &OsStr) -> io::Result<Option<Stat>> {
-    match closed::original(|| statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)) {
+    match temporary_access::with_original_mode(|| {
+        statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)
+    }) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),

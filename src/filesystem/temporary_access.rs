@@ -3,7 +3,7 @@
 //! A build may remove its own user's permission to read a file or to search a directory. A daemon without
 //! capabilities that runs as this user then cannot read them either, but it can change their modes. It adds
 //! the owner's missing bits while a walk is there, and restores the original mode when the last walk has
-//! left. Meanwhile [`original`] returns the mode that the build chose. After a crash the added bits stay.
+//! left. Meanwhile [`with_original_mode`] returns the mode that the build chose. After a crash the added bits stay.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,20 +19,20 @@ use super::inode::InodeId;
 
 /// Entries with added bits, with the number of walks that hold them. Locked for a few system calls on one
 /// inode, never for a walk.
-static OPENED: Mutex<BTreeMap<InodeId, Held>> = Mutex::new(BTreeMap::new());
-/// The number of entries in `OPENED`, so that nearly every read of a mode takes no lock. It grows before a
+static GRANTS: Mutex<BTreeMap<InodeId, Grant>> = Mutex::new(BTreeMap::new());
+/// The number of entries in `GRANTS`, so that nearly every read of a mode takes no lock. It grows before a
 /// mode is changed.
-static OPENED_COUNT: AtomicUsize = AtomicUsize::new(0);
-/// Incremented after each restored mode, before `OPENED_COUNT` shrinks.
-static RESTORED_COUNT: AtomicU64 = AtomicU64::new(0);
+static GRANT_COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Incremented after each restored mode, before `GRANT_COUNT` shrinks.
+static REVOKED_COUNT: AtomicU64 = AtomicU64::new(0);
 
-struct Held {
+struct Grant {
     walks: usize,
-    mode: Mode,
+    original_mode: Mode,
 }
 
 /// The bits that an owner needs to read and search a directory, or to read a file.
-fn needed(stat: &Stat) -> Mode {
+fn needed_bits(stat: &Stat) -> Mode {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Mode::RUSR | Mode::XUSR,
         _ => Mode::RUSR,
@@ -40,8 +40,8 @@ fn needed(stat: &Stat) -> Mode {
 }
 
 /// Whether this thread is the owner, lacks the bits, and has no capability that replaces them.
-fn is_closed(stat: &Stat) -> bool {
-    if Mode::from_raw_mode(stat.st_mode).contains(needed(stat))
+fn is_inaccessible(stat: &Stat) -> bool {
+    if Mode::from_raw_mode(stat.st_mode).contains(needed_bits(stat))
         || stat.st_uid != rustix::process::geteuid().as_raw()
     {
         return false;
@@ -52,77 +52,82 @@ fn is_closed(stat: &Stat) -> bool {
 }
 
 /// Reads the metadata of a handle's target (a bare `O_PATH` handle is enough), and adds bits for its owner if
-/// it is inaccessible. If the second value is true, [`release`] must follow.
-pub(super) fn hold(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
-    let mut held = OPENED.lock();
+/// it is inaccessible. If the second value is true, [`revoke`] must follow.
+pub(super) fn grant(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
+    let mut grants = GRANTS.lock();
     let mut stat = fstat(handle)?;
     let id = InodeId::of(&stat);
-    if let Some(entry) = held.get_mut(&id) {
-        entry.walks += 1;
-        set_mode(&mut stat, entry.mode);
+    if let Some(grant) = grants.get_mut(&id) {
+        grant.walks += 1;
+        set_mode(&mut stat, grant.original_mode);
         return Ok((stat, true));
     }
-    if !is_closed(&stat) {
+    if !is_inaccessible(&stat) {
         return Ok((stat, false));
     }
-    let mode = Mode::from_raw_mode(stat.st_mode);
-    held.insert(id, Held { walks: 1, mode });
-    OPENED_COUNT.store(held.len(), Ordering::SeqCst);
+    let original_mode = Mode::from_raw_mode(stat.st_mode);
+    grants.insert(
+        id,
+        Grant {
+            walks: 1,
+            original_mode,
+        },
+    );
+    GRANT_COUNT.store(grants.len(), Ordering::SeqCst);
     // A read-only filesystem or subvolume refuses this; then opening returns the error.
-    let is_changed = change_mode(handle, mode | needed(&stat)).is_ok();
+    let is_changed = change_mode(handle, original_mode | needed_bits(&stat)).is_ok();
     if !is_changed {
-        drop_entry(&mut held, id);
+        remove_grant(&mut grants, id);
     }
     Ok((stat, is_changed))
 }
 
-/// Ends a [`hold`]: the last one restores the original mode. On a filesystem that no longer allows it (it has
+/// Ends a [`grant`]: the last one restores the original mode. On a filesystem that no longer allows it (it has
 /// become read-only) the added bits stay.
-pub(super) fn release(handle: BorrowedFd<'_>, id: InodeId) {
-    let mut held = OPENED.lock();
-    if let Some(entry) = held.get_mut(&id) {
-        entry.walks -= 1;
-        if entry.walks == 0 {
-            let _ = change_mode(handle, entry.mode);
-            drop_entry(&mut held, id);
+pub(super) fn revoke(handle: BorrowedFd<'_>, id: InodeId) {
+    let mut grants = GRANTS.lock();
+    if let Some(grant) = grants.get_mut(&id) {
+        grant.walks -= 1;
+        if grant.walks == 0 {
+            let _ = change_mode(handle, grant.original_mode);
+            remove_grant(&mut grants, id);
         }
     }
 }
 
-/// Ends a [`hold`] of an entry that can no longer be reached.
-pub(super) fn forget(id: InodeId) {
-    let mut held = OPENED.lock();
-    if let Some(entry) = held.get_mut(&id) {
-        entry.walks -= 1;
-        if entry.walks == 0 {
-            drop_entry(&mut held, id);
+/// Ends a [`grant`] of an entry that can no longer be reached.
+pub(super) fn revoke_unreachable(id: InodeId) {
+    let mut grants = GRANTS.lock();
+    if let Some(grant) = grants.get_mut(&id) {
+        grant.walks -= 1;
+        if grant.walks == 0 {
+            remove_grant(&mut grants, id);
         }
     }
 }
 
-fn drop_entry(held: &mut BTreeMap<InodeId, Held>, id: InodeId) {
-    held.remove(&id);
-    RESTORED_COUNT.fetch_add(1, Ordering::SeqCst);
-    OPENED_COUNT.store(held.len(), Ordering::SeqCst);
+fn remove_grant(grants: &mut BTreeMap<InodeId, Grant>, id: InodeId) {
+    grants.remove(&id);
+    REVOKED_COUNT.fetch_add(1, Ordering::SeqCst);
+    GRANT_COUNT.store(grants.len(), Ordering::SeqCst);
 }
 
-/// Reads an entry's metadata by `look`, with the mode that it has when no walk holds it.
-pub(super) fn original(look: impl Fn() -> Result<Stat, Errno>) -> Result<Stat, Errno> {
-    let before = RESTORED_COUNT.load(Ordering::SeqCst);
-    if OPENED_COUNT.load(Ordering::SeqCst) == 0 {
-        let stat = look()?;
-        // No entry was held at any time during the read.
-        if OPENED_COUNT.load(Ordering::SeqCst) == 0
-            && RESTORED_COUNT.load(Ordering::SeqCst) == before
+/// Reads an entry's metadata by `read`, with the mode that it has when no walk has been granted access.
+pub(super) fn with_original_mode(read: impl Fn() -> Result<Stat, Errno>) -> Result<Stat, Errno> {
+    let before = REVOKED_COUNT.load(Ordering::SeqCst);
+    if GRANT_COUNT.load(Ordering::SeqCst) == 0 {
+        let stat = read()?;
+        // No entry was granted access at any time during the read.
+        if GRANT_COUNT.load(Ordering::SeqCst) == 0 && REVOKED_COUNT.load(Ordering::SeqCst) == before
         {
             return Ok(stat);
         }
     }
     // No mode changes while this is locked.
-    let held = OPENED.lock();
-    let mut stat = look()?;
-    if let Some(entry) = held.get(&InodeId::of(&stat)) {
-        set_mode(&mut stat, entry.mode);
+    let grants = GRANTS.lock();
+    let mut stat = read()?;
+    if let Some(grant) = grants.get(&InodeId::of(&stat)) {
+        set_mode(&mut stat, grant.original_mode);
     }
     Ok(stat)
 }
@@ -147,14 +152,14 @@ pub(super) fn reopen(handle: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Errno::ACCESS);
     }
-    let (stat, is_held) = hold(handle)?;
+    let (stat, is_granted) = grant(handle)?;
     let opened = open(
         path(handle),
         OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
         Mode::empty(),
     );
-    if is_held {
-        release(handle, InodeId::of(&stat));
+    if is_granted {
+        revoke(handle, InodeId::of(&stat));
     }
     opened
 }
