@@ -55,7 +55,7 @@ pub struct Budget(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     /// Limit for all clients.
-    most: u64,
+    limit: u64,
     /// An additional limit for local clients.
     reserve: u64,
     /// Locked for an addition only.
@@ -74,10 +74,10 @@ struct Counts {
 }
 
 impl Budget {
-    /// A budget of `most` for all clients, and of `reserve` more for local clients.
-    pub fn new(most: u64, reserve: u64) -> Budget {
+    /// A budget of `limit` for all clients, and of `reserve` more for local clients.
+    pub fn new(limit: u64, reserve: u64) -> Budget {
         Budget(Arc::new(Shared {
-            most,
+            limit,
             reserve,
             counts: Mutex::default(),
             freed: Notify::new(),
@@ -87,7 +87,7 @@ impl Budget {
     /// Holds `amount` for `client`; `None` if that is too much now.
     #[must_use]
     pub fn hold(&self, client: Client, amount: u64) -> Option<Held> {
-        self.0.take(client, amount).then(|| Held {
+        self.0.try_take(client, amount).then(|| Held {
             budget: self.0.clone(),
             client,
             amount,
@@ -97,7 +97,7 @@ impl Budget {
     /// The same, as soon as others have released enough. `None` when `amount` is more than the client can
     /// ever hold.
     pub async fn wait(&self, client: Client, amount: u64) -> Option<Held> {
-        if amount > self.0.most_for(client) {
+        if amount > self.0.limit_for(client) {
             return None;
         }
         loop {
@@ -112,8 +112,8 @@ impl Budget {
     }
 
     /// The limit for all clients, without the reserve.
-    pub fn most(&self) -> u64 {
-        self.0.most
+    pub fn limit(&self) -> u64 {
+        self.0.limit
     }
 
     /// What is held now for all clients.
@@ -129,19 +129,19 @@ impl Shared {
     }
 
     /// The limit for a client when no other client holds anything.
-    fn most_for(&self, client: Client) -> u64 {
+    fn limit_for(&self, client: Client) -> u64 {
         match client {
-            Client::Local => self.most.saturating_add(self.reserve),
-            Client::Proxy => self.most,
-            Client::Address(_) => self.most - self.most / SCARCE_DIVISOR,
+            Client::Local => self.limit.saturating_add(self.reserve),
+            Client::Proxy => self.limit,
+            Client::Address(_) => self.limit - self.limit / SCARCE_DIVISOR,
         }
     }
 
-    fn take(&self, client: Client, amount: u64) -> bool {
+    fn try_take(&self, client: Client, amount: u64) -> bool {
         let mut counts = self.counts();
-        let in_all = counts.remote.saturating_add(counts.local);
-        let in_all = in_all.saturating_add(amount);
-        if in_all > self.most.saturating_add(self.reserve) {
+        let total = counts.remote.saturating_add(counts.local);
+        let total = total.saturating_add(amount);
+        if total > self.limit.saturating_add(self.reserve) {
             return false;
         }
         if client == Client::Local {
@@ -149,14 +149,14 @@ impl Shared {
             return true;
         }
         let remote = counts.remote.saturating_add(amount);
-        if remote > self.most {
+        if remote > self.limit {
             return false;
         }
         if let Client::Address(address) = client {
             let own = counts.clients.get(&address).copied().unwrap_or(0);
             let own = own.saturating_add(amount);
-            let is_scarce = self.most - remote < self.most / SCARCE_DIVISOR;
-            if is_scarce && own > self.most / CLIENT_SHARE_DIVISOR {
+            let is_scarce = self.limit - remote < self.limit / SCARCE_DIVISOR;
+            if is_scarce && own > self.limit / CLIENT_SHARE_DIVISOR {
                 return false;
             }
             counts.clients.insert(address, own);
@@ -165,21 +165,21 @@ impl Shared {
         true
     }
 
-    fn pass(&self, from: Client, to: Client, amount: u64) -> bool {
+    fn transfer(&self, from: Client, to: Client, amount: u64) -> bool {
         let (Client::Proxy, Client::Address(to)) = (from, to) else {
             return from == to;
         };
         let mut counts = self.counts();
         let own = counts.clients.get(&to).copied().unwrap_or(0) + amount;
-        let is_scarce = self.most - counts.remote < self.most / SCARCE_DIVISOR;
-        let fits = !is_scarce || own <= self.most / CLIENT_SHARE_DIVISOR;
+        let is_scarce = self.limit - counts.remote < self.limit / SCARCE_DIVISOR;
+        let fits = !is_scarce || own <= self.limit / CLIENT_SHARE_DIVISOR;
         if fits {
             counts.clients.insert(to, own);
         }
         fits
     }
 
-    fn let_go(&self, client: Client, amount: u64) {
+    fn release(&self, client: Client, amount: u64) {
         self.subtract(client, amount);
         self.freed.notify_waiters();
     }
@@ -224,7 +224,7 @@ impl Held {
     /// Holds `more` in addition. Returns false, and changes nothing, when that is too much now.
     #[must_use]
     pub fn grow(&mut self, more: u64) -> bool {
-        let is_taken = self.budget.take(self.client, more);
+        let is_taken = self.budget.try_take(self.client, more);
         if is_taken {
             self.amount += more;
         }
@@ -234,30 +234,30 @@ impl Held {
     /// Reduces the held amount to `amount`.
     pub fn shrink_to(&mut self, amount: u64) {
         let less = self.amount.saturating_sub(amount);
-        self.budget.let_go(self.client, less);
+        self.budget.release(self.client, less);
         self.amount -= less;
     }
 
     /// Transfers it to the client at an address, in one step: no capacity for both is needed when it was held
     /// for a proxy. Returns false, and changes nothing, when that is too much for the client now.
     #[must_use]
-    pub fn pass_to(&mut self, client: Client) -> bool {
-        let is_passed = self.budget.pass(self.client, client, self.amount);
-        if is_passed {
+    pub fn transfer_to(&mut self, client: Client) -> bool {
+        let is_transferred = self.budget.transfer(self.client, client, self.amount);
+        if is_transferred {
             self.client = client;
         }
-        is_passed
+        is_transferred
     }
 
     /// Wraps `bytes` so that they are counted until the last clone or slice of them is dropped.
-    pub fn keep(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+    pub fn count_bytes(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
         Bytes::from_owner(Counted { bytes, _held: self })
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.let_go(self.client, self.amount);
+        self.budget.release(self.client, self.amount);
     }
 }
 
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_alone_may_use_what_is_free_and_leaves_room_for_others() {
+    fn one_client_alone_leaves_shares_for_others() {
         let budget = Budget::new(160, 0);
         let first: Vec<Held> = std::iter::from_fn(|| budget.hold(client(1), 1)).collect();
         assert_eq!(first.len(), 120);
@@ -299,14 +299,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_proxy_passes_to_its_client_needs_no_room_for_both() {
+    fn what_a_proxy_transfers_to_its_client_needs_no_capacity_for_both() {
         let budget = Budget::new(16, 0);
         let mut last = budget.hold(Client::Proxy, 1).unwrap();
         let mut rest = budget.hold(Client::Proxy, 15).unwrap();
-        assert!(last.pass_to(client(1)));
+        assert!(last.transfer_to(client(1)));
         assert_eq!((last.client(), budget.held()), (client(1), 16));
         // That client has reached its share; what was refused stays unchanged.
-        assert!(!rest.pass_to(client(1)));
+        assert!(!rest.transfer_to(client(1)));
         assert_eq!((rest.client(), budget.held()), (Client::Proxy, 16));
         drop((last, rest));
         assert_eq!(budget.held(), 0);
@@ -330,14 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_counted_until_their_last_part_is_let_go() {
+    fn bytes_are_counted_until_their_last_slice_is_dropped() {
         let budget = Budget::new(100, 0);
         let mut held = budget.hold(client(1), 10).unwrap();
         assert!(held.grow(20));
         assert!(!held.grow(80));
         held.shrink_to(25);
         assert_eq!((held.amount(), budget.held()), (25, 25));
-        let mut bytes = held.keep(vec![b'x'; 25]);
+        let mut bytes = held.count_bytes(vec![b'x'; 25]);
         let part = bytes.split_to(5);
         drop(bytes);
         assert_eq!(budget.held(), 25);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_under_way_waits_until_others_let_go() {
+    async fn a_started_answer_waits_until_others_release_enough() {
         let budget = Budget::new(100, 0);
         let first = budget.hold(Client::Proxy, 90).unwrap();
         let mut waiting = Box::pin(budget.wait(Client::Proxy, 20));

@@ -227,7 +227,7 @@ impl Text {
     fn held(&self, held: Held) -> AnswerJson {
         AnswerJson {
             text: Text {
-                json: held.keep(self.json.clone()),
+                json: held.count_bytes(self.json.clone()),
                 ..self.clone()
             },
         }

@@ -43,7 +43,7 @@ impl ClientBudget {
 
     /// Holds `bytes` that are useful but not necessary, if half of the budget is free.
     pub(super) fn hold_where_plenty(&self, bytes: u64) -> Option<Held> {
-        let is_plenty = self.budget.held() < self.budget.most() / 2;
+        let is_plenty = self.budget.held() < self.budget.limit() / 2;
         is_plenty.then(|| self.budget.hold(self.client, bytes))?
     }
 }

@@ -424,7 +424,7 @@ mod tests {
         let mut body = answer.into_body();
         let mut told = body.frame().await.unwrap().unwrap().into_data().unwrap();
         // Other clients hold all that is left while the client reads.
-        let _others = share.hold(budget.most() - budget.held()).unwrap();
+        let _others = share.hold(budget.limit() - budget.held()).unwrap();
         let mut last = Bytes::new();
         while !told.is_empty() {
             last = Bytes::copy_from_slice(&told);

@@ -72,7 +72,7 @@ pub(super) async fn rebuild(web: &Web, request: Request) -> Result<Response, Api
     let report = web.scheduler.rebuild_image(&project).await?;
     let json = serde_json::to_vec(&image_view(&project, report))?;
     held.shrink_to(json.len() as u64);
-    let body = response::parts([held.keep(json.into_boxed_slice())]);
+    let body = response::parts([held.count_bytes(json.into_boxed_slice())]);
     Ok(response::of_json(StatusCode::OK, body))
 }
 

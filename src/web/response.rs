@@ -79,7 +79,7 @@ impl hyper::body::Body for Body {
 pub(super) fn full(budget: &ClientBudget, bytes: Vec<u8>) -> Result<Body, ApiError> {
     let held = budget.hold(bytes.len() as u64)?;
     // No more than what is counted.
-    Ok(whole(held.keep(bytes.into_boxed_slice())))
+    Ok(whole(held.count_bytes(bytes.into_boxed_slice())))
 }
 
 /// A body of at most [`SMALL`] bytes, which are not counted.

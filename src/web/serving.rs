@@ -140,9 +140,9 @@ impl Serving {
         }
         let client = Client::of(address);
         // In one step, so that it never needs two places.
-        let is_passed = self.place.pass_to(client);
-        if is_passed || self.is_refused {
-            return is_passed;
+        let is_transferred = self.place.transfer_to(client);
+        if is_transferred || self.is_refused {
+            return is_transferred;
         }
         self.is_refused = true;
         let refusal = self.places.refusals.hold(client, 1);
