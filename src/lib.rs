@@ -11,7 +11,7 @@
 //! - Data types: [`project`] (the recipe and its context), [`job`] (the request, its id, and how a
 //!   build ends), [`policy`] (which builds may go), [`config`], [`api`] (the JSON of the HTTP interface).
 //! - Modules for one external system each: [`filesystem`] (trees), [`build`] (the disk under the build path),
-//!   [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`], [`pipe`], [`budget`] and [`turns`],
+//!   [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`], [`pipe`], [`budget`] and [`read_limiter`],
 //!   which depend on no modules but each other.
 //! - The core: [`scheduler`]. It decides which job is built when, and notifies its waiters. Its `pipeline`
 //!   runs one build from start to end.
@@ -80,7 +80,7 @@ pub mod pipe;
 pub mod budget;
 
 // Bounds the threads that read for clients.
-pub mod turns;
+pub mod read_limiter;
 
 // Prints untrusted text on a terminal.
 mod screen;

@@ -14,7 +14,7 @@ use futures_util::stream::{self, Stream, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use crate::turns::ClientTurns;
+use crate::read_limiter::ClientReadLimiter;
 
 /// Bytes that are collected before they are passed on.
 pub const CHUNK: usize = 64 << 10;
@@ -115,15 +115,15 @@ pub fn read_at(file: &File, offset: u64, most: usize, to: &mut Vec<u8>) -> io::R
     read
 }
 
-/// The bytes of `source` as a stream: each call is a short blocking task in one of `turns`, which starts when
+/// The bytes of `source` as a stream: each call is a short blocking task with a permit of `limiter`, which starts when
 /// the previous chunk was taken.
 pub fn pulled(
     source: impl Source,
-    turns: ClientTurns,
+    limiter: ClientReadLimiter,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
     let idle = Idle {
         source: Some(source),
-        turns,
+        limiter,
     };
     Box::pin(stream::try_unfold(Some(idle), pull))
 }
@@ -133,9 +133,9 @@ async fn pull<S: Source>(
     mut idle: Option<Idle<S>>,
 ) -> io::Result<Option<(Bytes, Option<Idle<S>>)>> {
     while let Some(source) = idle {
-        let turns = source.turns.clone();
+        let limiter = source.limiter.clone();
         // If the stream is dropped meanwhile, this ends by itself. A source that panicked is finished.
-        let filling = turns.wait(|_turn| source.fill());
+        let filling = limiter.run(|_permit| source.fill());
         let (bytes, rest) = filling.await.map_err(io::Error::other)??;
         if !bytes.is_empty() {
             return Ok(Some((bytes.into(), rest)));
@@ -145,11 +145,11 @@ async fn pull<S: Source>(
     Ok(None)
 }
 
-/// A source between two calls. It is dropped in a turn: closing files can be slow, and leaving a tree
+/// A source between two calls. It is dropped with a permit: closing files can be slow, and leaving a tree
 /// accesses the disk.
 struct Idle<S: Send + 'static> {
     source: Option<S>,
-    turns: ClientTurns,
+    limiter: ClientReadLimiter,
 }
 
 impl<S: Source> Idle<S> {
@@ -174,9 +174,9 @@ impl<S: Send + 'static> Drop for Idle<S> {
         if let Some(source) = self.source.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            let turns = self.turns.clone();
+            let limiter = self.limiter.clone();
             // There is no result to wait for.
-            runtime.spawn(async move { turns.wait(|_turn| drop(source)).await });
+            runtime.spawn(async move { limiter.run(|_permit| drop(source)).await });
         }
     }
 }
@@ -185,10 +185,10 @@ impl<S: Send + 'static> Drop for Idle<S> {
 mod tests {
     use super::*;
     use crate::budget::Client;
-    use crate::turns::{SCANS, Turns};
+    use crate::read_limiter::{ReadLimiter, SCANS};
 
-    fn turns() -> ClientTurns {
-        Turns::new(SCANS).of(Client::Proxy)
+    fn limiter() -> ClientReadLimiter {
+        ReadLimiter::new(SCANS).for_client(Client::Proxy)
     }
 
     #[tokio::test]
@@ -234,7 +234,7 @@ mod tests {
     #[tokio::test]
     async fn a_source_is_asked_until_it_has_no_more() {
         let (dropped, _) = std::sync::mpsc::channel();
-        let chunks: Vec<_> = pulled(Countdown(6, dropped), turns()).collect().await;
+        let chunks: Vec<_> = pulled(Countdown(6, dropped), limiter()).collect().await;
         let chunks: Vec<u8> = chunks.into_iter().map(|chunk| chunk.unwrap()[0]).collect();
         assert_eq!(chunks, [6, 5, 3, 2]);
     }
@@ -242,7 +242,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_of_a_source_is_a_failure_of_the_stream_and_its_end() {
         let (dropped, _) = std::sync::mpsc::channel();
-        let mut stream = pulled(Countdown(0, dropped), turns());
+        let mut stream = pulled(Countdown(0, dropped), limiter());
         let error = stream.next().await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), "torn");
         assert!(stream.next().await.is_none());
@@ -252,9 +252,9 @@ mod tests {
     async fn a_source_holds_no_thread_while_it_is_not_read_and_is_dropped_by_a_blocking_one() {
         let (dropped, told) = std::sync::mpsc::channel();
         // More than there are blocking threads.
-        let turns = turns();
+        let limiter = limiter();
         let mut streams: Vec<_> = (0..1_000)
-            .map(|_| pulled(Countdown(9, dropped.clone()), turns.clone()))
+            .map(|_| pulled(Countdown(9, dropped.clone()), limiter.clone()))
             .collect();
         for stream in &mut streams {
             assert_eq!(stream.next().await.unwrap().unwrap()[0], 9);

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::{LOG_TAIL, layout, record};
 use crate::located::at;
-use crate::turns::ClientTurns;
+use crate::read_limiter::ClientReadLimiter;
 
 /// The progress of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,8 +140,8 @@ pub struct LogFollower {
     length: u64,
     tag: String,
     progress: Option<LogProgress>,
-    /// The turns of its reads.
-    turns: ClientTurns,
+    /// Limits its reads.
+    limiter: ClientReadLimiter,
 }
 
 /// A tag of the log at `path` that is valid from its first byte to its removal, whatever is appended to it
@@ -163,7 +163,7 @@ fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String>
 }
 
 impl LogFollower {
-    /// Opens the log at `path` for reading from byte `from` on, in `turns`. Without `progress`, the log ends
+    /// Opens the log at `path` for reading from byte `from` on, with permits of `limiter`. Without `progress`, the log ends
     /// at its current length. Blocks.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl LogFollower {
         path: &Path,
         from: u64,
         progress: Option<LogProgress>,
-        turns: ClientTurns,
+        limiter: ClientReadLimiter,
     ) -> io::Result<LogFollower> {
         let mut file = File::open(path).map_err(at(path))?;
         // For callers that take the file itself.
@@ -185,7 +185,7 @@ impl LogFollower {
             at: from,
             length: metadata.len(),
             progress,
-            turns,
+            limiter,
         })
     }
 
@@ -278,7 +278,7 @@ impl LogFollower {
         };
         let left = usize::try_from(written.saturating_sub(self.at)).unwrap_or(usize::MAX);
         let (file, at) = (self.file.clone(), self.at);
-        let reading = self.turns.wait(move |_turn| {
+        let reading = self.limiter.run(move |_permit| {
             let mut chunk = vec![0; left.min(most)];
             let count = loop {
                 match file.read_at(&mut chunk, at) {
@@ -340,11 +340,11 @@ mod tests {
     use super::super::layout;
     use super::*;
     use crate::budget::Client;
-    use crate::turns::{READS, Turns};
+    use crate::read_limiter::{READS, ReadLimiter};
 
     fn open(path: &Path, from: u64, progress: Option<LogProgress>) -> LogFollower {
-        let turns = Turns::new(READS).of(Client::Local);
-        LogFollower::open(path, from, progress, turns).unwrap()
+        let limiter = ReadLimiter::new(READS).for_client(Client::Local);
+        LogFollower::open(path, from, progress, limiter).unwrap()
     }
 
     async fn all(follower: &mut LogFollower) -> Vec<u8> {

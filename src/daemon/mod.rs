@@ -34,8 +34,8 @@ use self::serve::ServeOptions;
 use crate::config::Config;
 use crate::dbus::Bus;
 use crate::filesystem::Filesystem;
+use crate::read_limiter;
 use crate::systemd::{self, Socket};
-use crate::turns;
 use crate::web;
 
 /// A thread may still hang in the kernel at the end; it must not keep the process alive.
@@ -152,7 +152,7 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
 fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .max_blocking_threads(turns::THREADS)
+        .max_blocking_threads(read_limiter::THREADS)
         .build()
         .map_err(|error| Error::System("start the runtime", error))
 }

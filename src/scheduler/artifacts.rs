@@ -7,7 +7,7 @@ use super::reading::Reader;
 use crate::build::Artifacts;
 use crate::job::JobId;
 use crate::project::ProjectName;
-use crate::turns::Turns;
+use crate::read_limiter::ReadLimiter;
 
 impl Reader {
     /// Runs `work` on the artifacts of a ready build, on a thread that may block.
@@ -24,8 +24,8 @@ impl Reader {
         self.in_artifacts_by(self.reads(), project, id, work).await
     }
 
-    /// The same for listing a directory: in one of the few turns for this. The artifacts are opened when the
-    /// turn has come, so that waiting clients hold no lease.
+    /// The same for listing a directory: with one of the few permits for this. The artifacts are opened
+    /// after it is granted, so that waiting clients hold no lease.
     ///
     /// # Errors
     /// The same as [`Reader::in_artifacts`].
@@ -35,19 +35,19 @@ impl Reader {
         id: JobId,
         work: impl FnOnce(Artifacts) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let turns = &self.scheduler.0.readers.directories;
-        self.in_artifacts_by(turns, project, id, work).await
+        let limiter = &self.scheduler.0.readers.directories;
+        self.in_artifacts_by(limiter, project, id, work).await
     }
 
     async fn in_artifacts_by<T: Send + 'static>(
         &self,
-        turns: &Turns,
+        limiter: &ReadLimiter,
         project: &ProjectName,
         id: JobId,
         work: impl FnOnce(Artifacts) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let (shared, project) = (self.scheduler.0.clone(), project.clone());
-        let working = self.in_turn(turns, move |_turn| {
+        let working = self.run_limited(limiter, move |_permit| {
             match shared.store.artifacts(&project, id)? {
                 Some(artifacts) if artifacts.is_gone() => Err(Error::NoArtifacts(project, id)),
                 Some(artifacts) => Ok(work(artifacts)),
@@ -69,8 +69,8 @@ impl Reader {
         id: JobId,
     ) -> Result<OwnedFd, Error> {
         let (shared, name) = (self.scheduler.0.clone(), project.clone());
-        let turns = &self.scheduler.0.readers.handing_out;
-        let handing = self.in_turn(turns, move |_turn| shared.store.hand_out(&name, id));
+        let limiter = &self.scheduler.0.readers.artifact_transfers;
+        let handing = self.run_limited(limiter, move |_permit| shared.store.hand_out(&name, id));
         match handing.await?? {
             Some(descriptor) => Ok(descriptor),
             None => {

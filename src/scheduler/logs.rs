@@ -12,7 +12,7 @@ use super::error::Error;
 use super::reading::Reader;
 use crate::build::LogFollower;
 use crate::build::lines::{self, Found, Index, Needle};
-use crate::turns::Turns;
+use crate::read_limiter::ReadLimiter;
 
 /// A client that waits for a scan; when it is dropped, the scan stops.
 #[derive(Debug, Default)]
@@ -30,8 +30,8 @@ impl Reader {
     /// # Errors
     /// [`Error::ScansFull`], [`Error::Log`].
     pub async fn log_index(&self, log: LogFollower) -> Result<Index, Error> {
-        let turns = &self.scheduler.0.readers.indexing;
-        self.scan(turns, log, lines::index).await
+        let limiter = &self.scheduler.0.readers.indexing;
+        self.scan(limiter, log, lines::index).await
     }
 
     /// The lines of a log that contain a text, as it was when it was opened.
@@ -39,20 +39,20 @@ impl Reader {
     /// # Errors
     /// [`Error::ScansFull`], [`Error::Log`].
     pub async fn log_find(&self, log: LogFollower, needle: Needle) -> Result<Found, Error> {
-        let turns = &self.scheduler.0.readers.finding;
+        let limiter = &self.scheduler.0.readers.finding;
         let find = move |log, length, stop: &_| lines::find(log, length, &needle, stop);
-        self.scan(turns, log, find).await
+        self.scan(limiter, log, find).await
     }
 
     async fn scan<T: Send + 'static>(
         &self,
-        turns: &Turns,
+        limiter: &ReadLimiter,
         log: LogFollower,
         scan: impl FnOnce(File, u64, &AtomicBool) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let waiting = Waiting::default();
         let stop = waiting.0.clone();
-        let scanning = self.in_turn(turns, move |_turn| {
+        let scanning = self.run_limited(limiter, move |_permit| {
             let (log, length) = log.into_now()?;
             scan(log, length, &stop)
         });

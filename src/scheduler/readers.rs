@@ -1,34 +1,34 @@
-//! The turns of reads for clients, by kind.
+//! The limiters of reads for clients, by kind.
 
-use crate::turns::{self, Turns};
+use crate::read_limiter::{self, ReadLimiter};
 
-/// The turns of each kind.
+/// The limiter of each kind.
 #[derive(Debug)]
 pub(super) struct Readers {
-    pub(super) reads: Turns,
-    pub(super) builders: Turns,
-    pub(super) walks: Turns,
-    pub(super) records: Turns,
-    pub(super) directories: Turns,
-    /// Turns for finding where the lines of a log begin, when a page of it is opened. It does not wait for
+    pub(super) reads: ReadLimiter,
+    pub(super) builders: ReadLimiter,
+    pub(super) index_walks: ReadLimiter,
+    pub(super) records: ReadLimiter,
+    pub(super) directories: ReadLimiter,
+    /// For finding where the lines of a log begin, when a page of it is opened. It does not wait for
     /// searches, which are sent at each key that is typed.
-    pub(super) indexing: Turns,
-    /// Turns for searching a text in a log.
-    pub(super) finding: Turns,
-    pub(super) handing_out: Turns,
+    pub(super) indexing: ReadLimiter,
+    /// For searching a text in a log.
+    pub(super) finding: ReadLimiter,
+    pub(super) artifact_transfers: ReadLimiter,
 }
 
 impl Default for Readers {
     fn default() -> Readers {
         Readers {
-            reads: Turns::new(turns::READS),
-            builders: Turns::new(turns::BUILDERS),
-            walks: Turns::new(turns::WALKS),
-            records: Turns::new(turns::RECORDS),
-            directories: Turns::new(turns::DIRECTORIES),
-            indexing: Turns::new(turns::SCANS),
-            finding: Turns::new(turns::SCANS),
-            handing_out: Turns::new(turns::HANDING_OUT),
+            reads: ReadLimiter::new(read_limiter::READS),
+            builders: ReadLimiter::new(read_limiter::BUILDERS),
+            index_walks: ReadLimiter::new(read_limiter::INDEX_WALKS),
+            records: ReadLimiter::new(read_limiter::RECORDS),
+            directories: ReadLimiter::new(read_limiter::DIRECTORIES),
+            indexing: ReadLimiter::new(read_limiter::SCANS),
+            finding: ReadLimiter::new(read_limiter::SCANS),
+            artifact_transfers: ReadLimiter::new(read_limiter::ARTIFACT_TRANSFERS),
         }
     }
 }

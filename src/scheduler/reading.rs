@@ -1,5 +1,6 @@
 //! Reads for HTTP and D-Bus clients: builds, lists, logs, projects. The number of concurrent reads is
-//! bounded, and builds do not wait for them: each read takes one of the [turns](crate::turns) of its kind.
+//! bounded, and builds do not wait for them: each read takes a permit of its kind from
+//! [`read_limiter`](crate::read_limiter).
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::budget::Client;
 use crate::build::{BuildInfo, Filter, Listing, LogFollower, Place};
 use crate::job::{JobId, Status};
 use crate::project::ProjectName;
-use crate::turns::{ClientTurns, Turn, Turns};
+use crate::read_limiter::{ClientReadLimiter, ReadLimiter, ReadPermit};
 
 /// The purpose of a read.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ impl Scheduler {
         }
     }
 
-    /// A reader for a client that waits for a build, with turns separate from those of other readers. It is
+    /// A reader for a client that waits for a build, with permits separate from those of other readers. It is
     /// never refused: the memory that the client uses is counted by [`Scheduler::bodies`].
     pub fn builder(&self, client: Client) -> Reader {
         Reader {
@@ -65,28 +66,29 @@ impl Reader {
         }
     }
 
-    /// The turns in which a response that is being sent is read from the disk.
-    pub fn turns(&self) -> ClientTurns {
-        self.reads().of(self.client)
+    /// Limits how a response that is being sent is read from the disk.
+    pub fn limiter(&self) -> ClientReadLimiter {
+        self.reads().for_client(self.client)
     }
 
-    pub(super) fn reads(&self) -> &Turns {
+    pub(super) fn reads(&self) -> &ReadLimiter {
         match self.purpose {
             Purpose::Request | Purpose::Answer => &self.scheduler.0.readers.reads,
             Purpose::Build => &self.scheduler.0.readers.builders,
         }
     }
 
-    /// Runs `work` in one of `turns`, on a thread that may block. The turn ends when the work drops it.
-    pub(super) async fn in_turn<T: Send + 'static>(
+    /// Runs `work` with a permit of `limiter`, on a thread that may block. The permit is released when the work
+    /// drops it.
+    pub(super) async fn run_limited<T: Send + 'static>(
         &self,
-        turns: &Turns,
-        work: impl FnOnce(Turn) -> T + Send + 'static,
+        limiter: &ReadLimiter,
+        work: impl FnOnce(ReadPermit) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let turns = turns.of(self.client);
+        let limiter = limiter.for_client(self.client);
         let done = match self.purpose {
-            Purpose::Request => turns.ask(work).await.ok_or(Error::ReadersFull)?,
-            Purpose::Answer | Purpose::Build => turns.wait(work).await,
+            Purpose::Request => limiter.try_run(work).await.ok_or(Error::ReadersFull)?,
+            Purpose::Answer | Purpose::Build => limiter.run(work).await,
         };
         done.map_err(|_| Error::Lost)
     }
@@ -96,8 +98,8 @@ impl Reader {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let walks = &self.scheduler.0.readers.walks;
-        self.in_turn(walks, |_turn| work()).await
+        let walks = &self.scheduler.0.readers.index_walks;
+        self.run_limited(walks, |_permit| work()).await
     }
 
     /// Reads something small from the disk.
@@ -105,7 +107,7 @@ impl Reader {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        self.in_turn(self.reads(), |_turn| work()).await
+        self.run_limited(self.reads(), |_permit| work()).await
     }
 }
 
@@ -149,7 +151,7 @@ impl Reader {
     /// # Errors
     /// [`Error::UnknownJob`], [`Error::NoRecord`], [`Error::Store`].
     pub async fn find(&self, project: &ProjectName, id: JobId) -> Result<BuildInfo, Error> {
-        let short = |mut info: BuildInfo, _log, _turn| {
+        let short = |mut info: BuildInfo, _log, _permit| {
             info.abridge();
             info
         };
@@ -157,7 +159,7 @@ impl Reader {
     }
 
     /// The complete state of a build, and with `log` the end of its log. The next record is read for
-    /// another request when the turn is dropped: by then the memory made from the info should be counted.
+    /// another request when the permit is dropped: by then the memory made from the info should be counted.
     ///
     /// # Errors
     /// As for [`Reader::find`].
@@ -166,8 +168,8 @@ impl Reader {
         project: &ProjectName,
         id: JobId,
         log: bool,
-    ) -> Result<(BuildInfo, Option<String>, Turn), Error> {
-        self.find_and(project, id, log, |info, log, turn| (info, log, turn))
+    ) -> Result<(BuildInfo, Option<String>, ReadPermit), Error> {
+        self.find_and(project, id, log, |info, log, permit| (info, log, permit))
             .await
     }
 
@@ -177,12 +179,12 @@ impl Reader {
         project: &ProjectName,
         id: JobId,
         log: bool,
-        then: impl FnOnce(BuildInfo, Option<String>, Turn) -> T + Send + 'static,
+        then: impl FnOnce(BuildInfo, Option<String>, ReadPermit) -> T + Send + 'static,
     ) -> Result<T, Error> {
         let active = self.scheduler.handle(project, id).await;
         let active = active.and_then(|handle| handle.now());
         let (shared, project) = (self.scheduler.0.clone(), project.clone());
-        let reading = self.in_turn(&self.scheduler.0.readers.records, move |turn| {
+        let reading = self.run_limited(&self.scheduler.0.readers.records, move |permit| {
             let found = match active {
                 Some(info) => Some(BuildInfo::clone(&info)),
                 None => shared.store.find(&project, id)?,
@@ -192,7 +194,7 @@ impl Reader {
                 true => Some(shared.store.log_tail(&project, id)?),
                 false => None,
             };
-            Ok(then(info, log, turn))
+            Ok(then(info, log, permit))
         });
         reading.await?
     }
@@ -208,7 +210,7 @@ impl Reader {
         id: JobId,
     ) -> Result<Option<BuildInfo>, Error> {
         let (shared, project) = (self.scheduler.0.clone(), project.clone());
-        let reading = self.in_turn(&self.scheduler.0.readers.records, move |_turn| {
+        let reading = self.run_limited(&self.scheduler.0.readers.records, move |_permit| {
             let mut found = shared.store.failed_rebuild(&project, id);
             if let Some(info) = &mut found {
                 info.params.clear();
@@ -278,14 +280,14 @@ impl Reader {
             }
             None => None,
         };
-        let (shared, name, turns) = (self.scheduler.0.clone(), project.clone(), self.turns());
+        let (shared, name, limiter) = (self.scheduler.0.clone(), project.clone(), self.limiter());
         let opening = self.read(move || {
             // Between finding and opening, a build may move from pending to ready, so this tries twice.
             for _ in 0..2 {
                 let Some(path) = shared.store.log_path(&name, id) else {
                     break;
                 };
-                match LogFollower::open(&path, from, progress.clone(), turns.clone()) {
+                match LogFollower::open(&path, from, progress.clone(), limiter.clone()) {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                     other => return other.map(Some).map_err(Error::Log),
                 }

@@ -61,7 +61,7 @@ pub(super) struct Shared {
     pub(super) collecting: tokio::sync::Mutex<Option<Instant>>,
     /// Held while the queue is paused or resumed, so that the mark on disk and the queue agree.
     pub(super) pausing: tokio::sync::Mutex<()>,
-    /// The turns of reads from the disk or the index for clients.
+    /// The limiters of reads from the disk or the index for clients.
     pub(super) readers: Readers,
     /// The budget of memory held for clients that build.
     pub(super) bodies: Budget,

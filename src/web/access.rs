@@ -166,8 +166,8 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, ApiError> {
     // No read is refused, so that clients that read do not keep out clients that build. The number of
     // connections is the limit.
-    let (turns, file) = (file.turns.of(peer.client()), file.clone());
-    match turns.wait(move |_turn| file.current()).await {
+    let (limiter, file) = (file.limiter.for_client(peer.client()), file.clone());
+    match limiter.run(move |_permit| file.current()).await {
         Ok(Ok(current)) => Ok(current),
         Ok(Err(error)) => {
             tracing::error!(

@@ -63,13 +63,13 @@ pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiErro
     let artifacts = open_artifacts(&request, &project, id).await?;
     let tar = artifacts.tar(sparse, walk, state);
     let failed = |error| ApiError::with_cause("could not begin to compress the artifacts", error);
-    let turns = request.reader.turns();
+    let limiter = request.reader.limiter();
     let bytes = match compress {
         Some(held) => {
             let tar = Compressed::new(tar, held).map_err(failed)?;
-            pipe::pulled(Counted(tar, counted), turns).boxed()
+            pipe::pulled(Counted(tar, counted), limiter).boxed()
         }
-        None => pipe::pulled(Counted(tar, counted), turns).boxed(),
+        None => pipe::pulled(Counted(tar, counted), limiter).boxed(),
     };
     let metrics = web.metrics.clone();
     let counted = log_errors(bytes, &project, id)
@@ -147,7 +147,11 @@ async fn manifest(
     let chunks = request.budget.hold(paced::BYTES)?;
     let artifacts = open_artifacts(request, project, id).await?;
     let manifest = Counted(Manifest::new(artifacts.contents(held)), counted);
-    let bytes = log_errors(pipe::pulled(manifest, request.reader.turns()), project, id);
+    let bytes = log_errors(
+        pipe::pulled(manifest, request.reader.limiter()),
+        project,
+        id,
+    );
     let mut response = response::typed(
         StatusCode::OK,
         "application/json",
@@ -342,7 +346,7 @@ async fn send(
         .budget
         .hold(paced::BYTES.min(count.saturating_add(RESPONSE_BYTES)))?;
     let metrics = web.metrics.clone();
-    let bytes = pipe::pulled(FilePart { file, first, count }, request.reader.turns())
+    let bytes = pipe::pulled(FilePart { file, first, count }, request.reader.limiter())
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let media = inline.unwrap_or("application/octet-stream");
     let body = paced::one_at_a_time(bytes, held);

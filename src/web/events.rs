@@ -401,7 +401,7 @@ mod tests {
         use http_body_util::BodyExt;
 
         use crate::budget::{Budget, Client};
-        use crate::turns::{self, Turns};
+        use crate::read_limiter::{self, ReadLimiter};
 
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("log");
@@ -411,8 +411,8 @@ mod tests {
         ]
         .concat();
         std::fs::write(&path, &printed).unwrap();
-        let turns = Turns::new(turns::READS).of(Client::Proxy);
-        let mut log = LogFollower::open(&path, 0, None, turns).unwrap();
+        let limiter = ReadLimiter::new(read_limiter::READS).for_client(Client::Proxy);
+        let mut log = LogFollower::open(&path, 0, None, limiter).unwrap();
         let budget = Budget::new(256 << 10, 0);
         let share = ClientBudget::new(budget.clone(), Client::Proxy);
         let held = share.hold(STREAM_BYTES).unwrap();

@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 
 use parking_lot::Mutex;
 
-use crate::turns::{self, Turns};
+use crate::read_limiter::{self, ReadLimiter};
 
 /// The scope of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +147,8 @@ pub struct TokensFile {
     path: PathBuf,
     /// Locked for a comparison of stamps.
     read: Mutex<(Stamp, Arc<[Token]>)>,
-    /// The turns of checking it for requests.
-    pub(super) turns: Turns,
+    /// Limits the checks of it for requests.
+    pub(super) limiter: ReadLimiter,
 }
 
 impl TokensError {
@@ -167,7 +167,7 @@ impl TokensFile {
         Ok(TokensFile {
             path: path.to_owned(),
             read: Mutex::new(load(path)?),
-            turns: Turns::new(turns::TOKENS),
+            limiter: ReadLimiter::new(read_limiter::TOKENS),
         })
     }
 

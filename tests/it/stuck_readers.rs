@@ -22,7 +22,7 @@ use crate::support::{
     http::{Answer, Ask, At, within},
 };
 
-/// As in `turns`.
+/// As in `read_limiter`.
 const READS: usize = 128;
 const WAITING: usize = 256;
 
@@ -57,7 +57,7 @@ impl Gate {
     }
 }
 
-/// Takes `count` turns; how many have begun to hang.
+/// Takes `count` permits; how many have begun to hang.
 async fn hang<F>(count: usize, read: impl Fn(tokio::sync::mpsc::Sender<()>) -> F)
 where
     F: Future<Output = Result<(), Error>> + Send + 'static,
@@ -73,7 +73,7 @@ where
     }
 }
 
-/// A daemon all of whose turns for small reads are taken by readers that hang, and a build that is over.
+/// A daemon all of whose permits for small reads are taken by readers that hang, and a build that is over.
 async fn stuck() -> (TestDaemon, Value, Gate) {
     let script = "echo made > $D/artifacts/made\necho printed";
     let daemon = TestDaemon::builder().await.script("p", script);

@@ -14,8 +14,8 @@ use super::timeline::{Segment, timeline};
 use crate::budget::Held;
 use crate::build::{BuildInfo, lines};
 use crate::job::{Outcome, Status};
+use crate::read_limiter::ReadPermit;
 use crate::scheduler::Error;
-use crate::turns::Turn;
 
 /// Bytes of a param's value that the page shows: a lock file would be a page of its own.
 const MAX_VALUE: usize = 4 << 10;
@@ -93,19 +93,19 @@ enum Value {
     Long(String, String, bool),
 }
 
-/// The page of a build and the end of its log, for which [`JOB_BYTES`] are held. `turn` is that of its record.
+/// The page of a build and the end of its log, for which [`JOB_BYTES`] are held. `permit` is that of its record.
 pub(in crate::web) async fn job(
     web: &Web,
     request: &Request,
     (mut info, log): (BuildInfo, String),
     _held: Held,
-    turn: Option<Turn>,
+    permit: Option<ReadPermit>,
 ) -> Result<Response, ApiError> {
-    // Nothing large is kept while the next reads wait for their turn, nor is the turn: the rebuild is read in
+    // Nothing large is kept while the next reads wait for their permits, nor is this permit: the rebuild is read in
     // another one.
     let params = params(&info);
     info.params.clear();
-    drop(turn);
+    drop(permit);
     let (project, id, reader) = (&info.project, info.id, &request.reader);
     let is_pinned = reader.is_pinned(project, id).await?;
     let rebuild = reader.failed_rebuild(project, id).await?;
