@@ -121,38 +121,38 @@ fn colour(text: &str) -> Option<usize> {
 #[derive(Debug)]
 pub(crate) struct LogView<W> {
     to: W,
-    terminal: bool,
+    is_terminal: bool,
     line: Vec<u8>,
 }
 
 impl LogView<io::Stdout> {
     pub(crate) fn on_stdout() -> LogView<io::Stdout> {
         let to = io::stdout();
-        let terminal = to.is_terminal();
-        LogView::new(to, terminal)
+        let is_terminal = to.is_terminal();
+        LogView::new(to, is_terminal)
     }
 }
 
 impl LogView<io::Stderr> {
     pub(crate) fn on_stderr() -> LogView<io::Stderr> {
         let to = io::stderr();
-        let terminal = to.is_terminal();
-        LogView::new(to, terminal)
+        let is_terminal = to.is_terminal();
+        LogView::new(to, is_terminal)
     }
 }
 
 impl<W: Write> LogView<W> {
-    fn new(to: W, terminal: bool) -> LogView<W> {
+    fn new(to: W, is_terminal: bool) -> LogView<W> {
         LogView {
             to,
-            terminal,
+            is_terminal,
             line: Vec::new(),
         }
     }
 
     /// Prints bytes of a log as they arrive; on a terminal, line by line.
     pub(crate) fn push(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        if !self.terminal {
+        if !self.is_terminal {
             return self.to.write_all(bytes);
         }
         while !bytes.is_empty() {
@@ -163,7 +163,7 @@ impl<W: Write> LogView<W> {
             let ended = end == Some(take);
             bytes = &bytes[take + usize::from(ended)..];
             if ended || self.line.len() == MAX_LINE {
-                self.show(ended)?;
+                self.print_line(if ended { "\n" } else { "" })?;
             }
         }
         Ok(())
@@ -172,16 +172,13 @@ impl<W: Write> LogView<W> {
     /// Prints an unterminated last line.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         if !self.line.is_empty() {
-            self.show(true)?;
+            self.print_line("\n")?;
         }
         self.to.flush()
     }
 
-    fn show(&mut self, ended: bool) -> io::Result<()> {
-        let mut shown = log_line(&String::from_utf8_lossy(&self.line));
-        if ended {
-            shown.push('\n');
-        }
+    fn print_line(&mut self, end: &str) -> io::Result<()> {
+        let shown = log_line(&String::from_utf8_lossy(&self.line)) + end;
         self.line.clear();
         self.to.write_all(shown.as_bytes())
     }

@@ -69,6 +69,15 @@ enum Evicted {
     Held(Held),
 }
 
+/// When the space of removed files is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freeing {
+    /// Before the removal returns: the files are removed one by one.
+    Now,
+    /// When the filesystem finds the time.
+    Later,
+}
+
 /// The result of a collection.
 #[derive(Debug, Default)]
 pub struct Collected {
@@ -79,13 +88,13 @@ pub struct Collected {
 }
 
 impl BuildStore {
-    /// Executes a plan. `goes_on` is called before each build: false skips it. With `at_once`, the space is
-    /// free before this returns, which takes longer.
+    /// Executes a plan. `may_remove` is called before each build: false skips it. With
+    /// [`Freeing::Now`], the space is free before this returns, which takes longer.
     pub fn collect(
         &self,
         plan: &Plan,
-        at_once: bool,
-        goes_on: impl Fn(&Candidate) -> bool,
+        freeing: Freeing,
+        may_remove: impl Fn(&Candidate) -> bool,
     ) -> Collected {
         let mut collected = Collected::default();
         let mut note = |error| {
@@ -93,7 +102,7 @@ impl BuildStore {
         };
         let mut evicted = Vec::new();
         for (at, removal) in plan.removals.iter().enumerate() {
-            if !goes_on(&removal.build) {
+            if !may_remove(&removal.build) {
                 continue;
             }
             match self.evict(&removal.build) {
@@ -102,7 +111,7 @@ impl BuildStore {
                 Err(error) => note(error),
             }
         }
-        let cleared = self.clear_trash(at_once);
+        let cleared = self.clear_trash(freeing);
         for (at, trashed) in &evicted {
             match is_gone(trashed) {
                 Ok(true) => collected.gone.push(*at),
@@ -167,7 +176,7 @@ impl BuildStore {
                 _ => {}
             }
         }
-        let cleared = self.clear_trash(false);
+        let cleared = self.clear_trash(Freeing::Later);
         for trashed in &evicted {
             if !is_gone(trashed).map_err(disk_error("look at what was removed", trashed))? {
                 // Errors about other entries of the trash are not errors of this removal.
@@ -329,10 +338,10 @@ impl BuildStore {
     /// # Errors
     /// The first error of an entry; that entry stays in the trash, and the others are removed.
     pub fn empty_trash(&self) -> Result<(), Error> {
-        self.clear_trash(false)
+        self.clear_trash(Freeing::Later)
     }
 
-    pub(super) fn clear_trash(&self, at_once: bool) -> Result<(), Error> {
+    pub(super) fn clear_trash(&self, freeing: Freeing) -> Result<(), Error> {
         let trash = self.layout.trash();
         let empty = disk_error("empty the trash", &trash);
         let mut first_error = None;
@@ -347,21 +356,21 @@ impl BuildStore {
                     continue;
                 }
             };
-            if let Err(error) = self.remove_build(&path, at_once) {
+            if let Err(error) = self.remove_build(&path, freeing) {
                 first_error.get_or_insert(error);
             }
         }
         first_error.map_or(Ok(()), Err)
     }
 
-    fn remove_build(&self, path: &Path, at_once: bool) -> Result<(), Error> {
+    fn remove_build(&self, path: &Path, freeing: Freeing) -> Result<(), Error> {
         // The tree is a subvolume where the filesystem supports them.
         let remove = || {
             self.remove_tree(&path.join(layout::DATA))?;
             faults::point("emptied");
             self.remove_tree(path)
         };
-        if at_once {
+        if freeing == Freeing::Now {
             self.clear_out(path)?;
         }
         match remove() {

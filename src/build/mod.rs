@@ -71,7 +71,7 @@ pub use clock::Since;
 pub use declared::MountPoint;
 pub use directory::{Directory, Entries, Entry, EntryKind};
 pub use error::Error;
-pub use evict::{Collected, Held, Removed};
+pub use evict::{Collected, Freeing, Held, Removed};
 pub use filter::{Filter, Place};
 pub use finish::{End, FinishedBuild, Unfinished};
 pub use gc::{JUST_USED, Plan, Removal, Why};

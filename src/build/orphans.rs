@@ -101,7 +101,7 @@ impl BuildStore {
         let path = self.layout.served(project, id);
         let record = record.map(|record| record.complete(project, id, State::Pending, path));
         if let Some(record) = &record {
-            self.enter(&record.info, None, true);
+            self.enter(&record.info);
         }
         Ok(Some(OrphanedBuild {
             project: project.clone(),
@@ -192,7 +192,11 @@ impl BuildStore {
         // A build that was only queued has not been attempted yet.
         let was_begun = record.info.status != Status::Pending(Phase::Queued);
         let mut pending = self.adopt(record)?;
-        match pending.begin_again(was_begun) {
+        let begun = match was_begun {
+            true => pending.begin_next_attempt(),
+            false => pending.begin_again(),
+        };
+        match begun {
             Ok(()) => Ok(pending),
             // Data that cannot be removed now cannot be removed at the next start either.
             Err(error) if matches!(error, Error::Tree(..)) && !error.is_full() => {
@@ -207,15 +211,18 @@ impl BuildStore {
 }
 
 impl PendingBuild {
-    /// Resets the build: partial results are removed, the log is kept. With `is_attempt`, what was there
-    /// counts as an attempt.
+    /// Counts an attempt, and resets the build: partial results are removed, the log is kept.
     ///
     /// # Errors
     /// When a system call fails.
-    pub fn begin_again(&mut self, is_attempt: bool) -> Result<(), Error> {
+    pub fn begin_next_attempt(&mut self) -> Result<(), Error> {
+        self.record.info.attempt += 1;
+        self.begin_again()
+    }
+
+    fn begin_again(&mut self) -> Result<(), Error> {
         let (directory, store) = (self.directory(), self.store.clone());
         let info = &mut self.record.info;
-        info.attempt += u32::from(is_attempt);
         info.status = Status::Pending(Phase::Queued);
         info.incremental = false;
         // Fields set by an end that did not become durable.
@@ -330,7 +337,7 @@ mod tests {
                 pending.put_data_aside().unwrap();
                 assert!(!pending.data().exists());
                 assert!(!pending.directory().join(layout::HOME).exists());
-                pending.begin_again(true).unwrap();
+                pending.begin_next_attempt().unwrap();
                 pending.store.empty_trash().unwrap();
                 let trash = pending.store.layout.trash();
                 assert_eq!(fs::read_dir(trash).unwrap().count(), 0);
@@ -362,7 +369,7 @@ mod tests {
     #[test]
     fn opaque_params_are_emptied_wherever_they_are_when_the_data_leaves_the_build() {
         let leave: [fn(PendingBuild); 3] = [
-            |mut pending| pending.begin_again(true).unwrap(),
+            |mut pending| pending.begin_next_attempt().unwrap(),
             |mut pending| pending.put_data_aside().unwrap(),
             |pending| {
                 let error = disk_error("do it", Path::new("/x"))(io::ErrorKind::Other.into());

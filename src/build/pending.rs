@@ -83,7 +83,7 @@ impl PendingBuild {
         log: File,
     ) -> io::Result<PendingBuild> {
         let written = log.metadata()?.len();
-        store.enter(&record.info, None, true);
+        store.enter(&record.info);
         Ok(PendingBuild {
             store,
             project: record.info.project.clone(),

@@ -63,7 +63,7 @@ impl PendingBuild {
         self.record.info.started_at = now.wall();
         self.record.internal.started_uptime = now.uptime();
         let info = &self.record.info;
-        self.store.enter(info, None, true);
+        self.store.enter(info);
         // Only a group has a base; the latest build without a group is never a base.
         let start = match &info.group {
             Some(group) => self.store.start(&self.project, group, context)?,

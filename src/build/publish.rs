@@ -100,9 +100,9 @@ impl BuildStore {
             faults::point("replaced");
         }
         if !in_force || record.info.succeeded() {
-            self.enter(&record.info, None, true);
+            self.enter(&record.info);
         } else if let Ok(Some(ready)) = self.find_ready(project, id) {
-            self.enter(&ready, None, true);
+            self.enter(&ready);
         }
         drop((publish, point));
         Ok(Published {

@@ -529,7 +529,9 @@ impl BuildStore {
                 }
                 let path = self.layout.served(project, id);
                 let record = record.complete(project, id, State::Ready, path);
-                self.enter(&record.info, record.internal.own, false);
+                let info = &record.info;
+                let entry = IndexEntry::of(info, record.internal.own);
+                self.index.put(Place::of(info), entry, false);
             }
         }
         // A list of what was found is better than waiting forever.
@@ -542,10 +544,10 @@ impl BuildStore {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// Enters a build with `own` unshared bytes, if that is known.
-    pub(super) fn enter(&self, info: &BuildInfo, own: Option<u64>, news: bool) {
+    /// Enters a new or changed build into the index.
+    pub(super) fn enter(&self, info: &BuildInfo) {
         self.index
-            .put(Place::of(info), IndexEntry::of(info, own), news);
+            .put(Place::of(info), IndexEntry::of(info, None), true);
     }
 
     /// Every directory under the build path that may belong to a project.

@@ -186,13 +186,13 @@ impl Authority {
         let asked = match self.owner {
             // polkit is on the system's bus, and does not know the clients of this bus.
             Some(_) => None,
-            None => self.ask(connection, header, action, false).await,
+            None => self.ask(connection, header, action, Prompt::Never).await,
         };
         // A user whom the rules allow gets no prompt.
         let asked = match asked {
             Some(Answer::AfterAsking) if may_ask => {
                 let _asking = self.begin_asking(caller.uid)?;
-                self.ask(connection, header, action, true).await
+                self.ask(connection, header, action, Prompt::Allowed).await
             }
             asked => asked,
         };
@@ -219,14 +219,14 @@ impl Authority {
         connection: &Connection,
         header: &Header<'_>,
         action: Action,
-        may_ask: bool,
+        prompt: Prompt,
     ) -> Option<Answer> {
-        let (flags, limit) = match may_ask {
-            true => (
+        let (flags, limit) = match prompt {
+            Prompt::Allowed => (
                 CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
                 PERSON_TIMEOUT,
             ),
-            false => (CheckAuthorizationFlags::empty(), RULES_TIMEOUT),
+            Prompt::Never => (CheckAuthorizationFlags::empty(), RULES_TIMEOUT),
         };
         let question = self.questions.fetch_add(1, Ordering::Relaxed).to_string();
         let asking = async {
@@ -270,6 +270,12 @@ fn denied(action: Action) -> Error {
         Kind::AccessDenied,
         format!("you may not {deed}: that is for root and group '{GROUP}' (adduser NAME {GROUP})"),
     )
+}
+
+/// Whether polkit may show a password prompt.
+enum Prompt {
+    Allowed,
+    Never,
 }
 
 enum Answer {

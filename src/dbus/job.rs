@@ -25,15 +25,14 @@ const MAX_PARAMS_BYTES: usize = 1 << 10;
 /// The uid of an unknown user.
 const UNKNOWN_USER: u32 = u32::MAX;
 
-/// The path of a job's object; the long form is used where another job has the short one.
-pub(super) fn path(id: JobId, is_short: bool) -> String {
-    let id = id.to_string();
-    let digits = if is_short {
-        &id[..SHORT_DIGITS]
-    } else {
-        &id[..]
-    };
-    format!("{PATH}/{JOBS}/_{digits}")
+/// The path of a job's object.
+pub(super) fn short_path(id: JobId) -> String {
+    format!("{PATH}/{JOBS}/_{}", &id.to_string()[..SHORT_DIGITS])
+}
+
+/// The path where another job has the short one.
+pub(super) fn full_path(id: JobId) -> String {
+    format!("{PATH}/{JOBS}/_{id}")
 }
 
 /// A job's object.

@@ -125,7 +125,7 @@ impl Objects {
             let published = self.published.lock().await;
             if self.end.is_cancelled() {
                 // The job continues, and the next process publishes it there.
-                return Ok(job::path(id, true));
+                return Ok(job::short_path(id));
             }
             match published.get(&id) {
                 Some(entry) if entry.job.is_same(&job) => return Ok(entry.path.clone()),
@@ -170,7 +170,7 @@ impl Objects {
         job: &JobObserver,
     ) -> zbus::Result<String> {
         let server = connection.object_server();
-        let path = job::path(job.id(), true);
+        let path = job::short_path(job.id());
         let object = Job {
             dbus: dbus.clone(),
             follower: job.clone(),
@@ -179,7 +179,7 @@ impl Objects {
             None => Ok(path),
             // Two ids with the same prefix are no accident, but they must not be mixed up either.
             Some(object) => {
-                let path = job::path(job.id(), false);
+                let path = job::full_path(job.id());
                 server.at(path.clone(), object).await?;
                 Ok(path)
             }

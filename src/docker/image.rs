@@ -26,9 +26,9 @@ use super::engine::{Docker, Labels, label_filter, refusal};
 use super::error::Error;
 use super::steps::{Fetching, Progress, Steps};
 
-/// How often a build is tried whose cached layers are removed meanwhile: each time another program must
+/// Most attempts of a build whose cached layers are removed meanwhile: each time another program must
 /// remove images at just that moment.
-const TRIES: usize = 3;
+const MAX_BUILD_ATTEMPTS: usize = 3;
 
 /// Images that are pulled one by one; no real Dockerfile names more.
 const MAX_PULLED: usize = 100;
@@ -98,7 +98,12 @@ impl Docker {
         &self,
         labels: &BTreeMap<String, String>,
     ) -> Result<Vec<String>, Error> {
-        let found = self.list_images(label_filter(labels), false).await?;
+        let found = self
+            .list_images(ListImagesOptions {
+                filters: Some(HashMap::from([("label".to_owned(), label_filter(labels))])),
+                ..ListImagesOptions::default()
+            })
+            .await?;
         Ok(found.into_iter().map(|image| image.id).collect())
     }
 
@@ -107,22 +112,17 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn images(&self) -> Result<Vec<FoundImage>, Error> {
-        let found = self.list_images(Vec::new(), true).await?;
+        let found = self
+            .list_images(ListImagesOptions {
+                all: true,
+                ..ListImagesOptions::default()
+            })
+            .await?;
         Ok(found.into_iter().map(found_image).collect())
     }
 
-    async fn list_images(
-        &self,
-        labels: Vec<String>,
-        all: bool,
-    ) -> Result<Vec<ImageSummary>, Error> {
+    async fn list_images(&self, options: ListImagesOptions) -> Result<Vec<ImageSummary>, Error> {
         let doing = "looking for images";
-        let filters = (!labels.is_empty()).then(|| HashMap::from([("label".to_owned(), labels)]));
-        let options = ListImagesOptions {
-            all,
-            filters,
-            ..ListImagesOptions::default()
-        };
         let found = self.call(doing, async |docker| {
             docker.list_images(Some(options)).await
         });
@@ -143,17 +143,33 @@ impl Docker {
     }
 
     /// Removes an image without a name that is not in use. Returns false if a container, another image or a
-    /// second name needs it. With `parents`, layers that only it needed are removed as well.
+    /// second name needs it.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
-    pub async fn remove_image(&self, image: &str, parents: bool) -> Result<bool, Error> {
-        let doing = "removing an image";
+    pub async fn remove_image(&self, image: &str) -> Result<bool, Error> {
         let options = RemoveImageOptions {
-            force: false,
-            noprune: !parents,
+            noprune: true,
             ..RemoveImageOptions::default()
         };
+        self.remove_image_with(image, options).await
+    }
+
+    /// The same; layers that only this image needed are removed as well.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn remove_image_and_layers(&self, image: &str) -> Result<bool, Error> {
+        self.remove_image_with(image, RemoveImageOptions::default())
+            .await
+    }
+
+    async fn remove_image_with(
+        &self,
+        image: &str,
+        options: RemoveImageOptions,
+    ) -> Result<bool, Error> {
+        let doing = "removing an image";
         let removed = self.call(doing, async |docker| {
             docker.remove_image(image, Some(options), None).await
         });
@@ -212,7 +228,7 @@ impl Docker {
             ..spec.clone()
         };
         let mut pull = spec.fresh;
-        let mut tries = 1;
+        let mut attempts = 1;
         loop {
             let note = match self.build_once(spec, pull, context(), &output).await {
                 Ok(image) => return Ok(image),
@@ -226,14 +242,14 @@ impl Docker {
                 Err(Failure {
                     error: Error::Build(message),
                     ..
-                }) if tries < TRIES && is_lost_layer(&message) => {
-                    tries += 1;
+                }) if attempts < MAX_BUILD_ATTEMPTS && is_lost_layer(&message) => {
+                    attempts += 1;
                     format!("\nA layer was removed meanwhile ({message}); building again.\n")
                 }
                 Err(failure) => return Err(failure.error),
             };
             let _ = output.send(Progress::Restarted).await;
-            say(&output, note).await;
+            send_note(&output, note).await;
         }
     }
 
@@ -248,7 +264,7 @@ impl Docker {
     /// the log lines about those that cannot be pulled.
     async fn pull_each(&self, spec: &ImageSpec, fetching: Fetching, message: &str) -> String {
         let mut note = String::from("\n");
-        let mut say = |what: &str, why: &str| {
+        let mut add_line = |what: &str, why: &str| {
             note.push_str(&format!(
                 "{what} could not be pulled ({}); building with the one on this host.\n",
                 why.trim_end()
@@ -256,7 +272,7 @@ impl Docker {
         };
         for image in spec.images.iter().take(MAX_PULLED) {
             if let Err(why) = self.pull(image).await {
-                say(&format!("The image '{image}'"), &why);
+                add_line(&format!("The image '{image}'"), &why);
             }
         }
         if spec.images.is_empty() {
@@ -264,7 +280,7 @@ impl Docker {
                 Fetching::Base => "The base image",
                 _ => "An image that is copied from",
             };
-            say(what, message);
+            add_line(what, message);
         }
         note
     }
@@ -272,8 +288,8 @@ impl Docker {
     /// Pulls one image; the error is a message, from the Engine or from us.
     async fn pull(&self, image: &str) -> Result<(), String> {
         let doing = "pulling an image";
-        let away = |_| "the Docker Engine went away".to_owned();
-        let client = self.client(doing).await.map_err(away)?;
+        let lost = |_| "the Docker Engine went away".to_owned();
+        let client = self.client(doing).await.map_err(lost)?;
         // Without a tag the Engine would pull all tags.
         let name = image.rsplit('/').next().unwrap_or(image);
         let tag = (!name.contains([':', '@'])).then(|| "latest".to_owned());
@@ -286,9 +302,9 @@ impl Docker {
         while let Some(item) = progress.next().await {
             if let Err(error) = item {
                 return Err(match (&error, refusal(&error)) {
-                    (_, Some((_, said))) => said.to_owned(),
+                    (_, Some((_, message))) => message.to_owned(),
                     (Bollard::DockerStreamError { error }, _) => error.clone(),
-                    _ => away(self.failed(doing, error)),
+                    _ => lost(self.failed(doing, error)),
                 });
             }
         }
@@ -315,8 +331,8 @@ impl Docker {
                 error: self.build_failed(error, &broken),
                 fetching: steps.fetching(),
             })?;
-            for told in steps.take(item) {
-                let _ = output.send(told).await;
+            for progress in steps.take(item) {
+                let _ = output.send(progress).await;
             }
         }
         // An Engine whose context stream broke off may still end its answer normally.
@@ -387,7 +403,7 @@ fn options(spec: &ImageSpec, pull: bool) -> BuildImageOptions {
 }
 
 /// Sends a note of mistry to the log. A build continues without a receiver of its output.
-async fn say(output: &mpsc::Sender<Progress>, text: String) {
+async fn send_note(output: &mpsc::Sender<Progress>, text: String) {
     let _ = output.send(Progress::Text(Bytes::from(text))).await;
 }
 

@@ -14,7 +14,7 @@ use super::event::{self, Removal};
 use super::images::Unused;
 use super::service::Scheduler;
 use super::shared::Shared;
-use crate::build::{self, Held, Plan, Removed};
+use crate::build::{self, Freeing, Held, Plan, Removed};
 use crate::docker;
 use crate::job::JobId;
 use crate::policy::Policy;
@@ -57,17 +57,18 @@ impl Scheduler {
         // A separate task, because the client may disconnect.
         let task = self.0.spawn(async move {
             let _one_at_a_time = tokio::select! {
-                turn = shared.collecting.lock() => turn,
+                collecting = shared.collecting.lock() => collecting,
                 () = shared.stop.cancelled() => return Err(Error::Ending),
             };
-            let mut collection = shared.collect(policy, dry_run).await?;
-            if !dry_run {
-                collection.images = tokio::select! {
-                    pruned = shared.prune_images() => pruned,
-                    // The next collection finds the rest.
-                    () = shared.stop.cancelled() => docker::Pruned::default(),
-                };
+            if dry_run {
+                return shared.plan_collection(policy).await;
             }
+            let mut collection = shared.collect(policy).await?;
+            collection.images = tokio::select! {
+                pruned = shared.prune_images() => pruned,
+                // The next collection finds the rest.
+                () = shared.stop.cancelled() => docker::Pruned::default(),
+            };
             Ok(collection)
         });
         task.await.map_err(|_| Error::Lost)?
@@ -163,11 +164,12 @@ impl Shared {
     async fn collect_for(self: &Arc<Self>, policy: Policy, least: u64) {
         let mut collecting = self.collecting.lock().await;
         // Another build may have freed space meanwhile, or found that nothing can be freed.
-        let is_vain = collecting.is_some_and(|last| last.elapsed() < COLLECT_RETRY_INTERVAL);
-        if is_vain || self.stop.is_cancelled() || self.has_room(least).await {
+        let would_find_nothing =
+            collecting.is_some_and(|last| last.elapsed() < COLLECT_RETRY_INTERVAL);
+        if would_find_nothing || self.stop.is_cancelled() || self.has_room(least).await {
             return;
         }
-        match self.collect(policy, false).await {
+        match self.collect(policy).await {
             Ok(collection) if collection.free >= least => *collecting = None,
             Ok(collection) => {
                 *collecting = Some(Instant::now());
@@ -190,50 +192,58 @@ impl Shared {
         !matches!(room, Ok(Ok((free, _))) if free < least)
     }
 
-    /// Makes the plan, and executes it unless `dry_run`. The caller holds `collecting`.
-    async fn collect(self: &Arc<Self>, policy: Policy, dry_run: bool) -> Result<Collection, Error> {
+    /// What a collection would remove now.
+    async fn plan_collection(self: &Arc<Self>, policy: Policy) -> Result<Collection, Error> {
         let shared = self.clone();
-        let collected = blocking(move || shared.collect_blocking(&policy, dry_run)).await??;
+        let (plan, first_error) = blocking(move || shared.plan(&policy)).await??;
+        log_collection_error(first_error);
+        Ok(Collection {
+            free: plan.free,
+            plan,
+            passed: 0,
+            images: docker::Pruned::default(),
+        })
+    }
+
+    /// Makes the plan and executes it. The caller holds `collecting`.
+    async fn collect(self: &Arc<Self>, policy: Policy) -> Result<Collection, Error> {
+        let shared = self.clone();
+        let collected = blocking(move || shared.collect_blocking(&policy)).await??;
         let (collection, first_error) = collected;
-        if let Some(error) = first_error {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "not all garbage could be collected"
-            );
-        }
-        if !dry_run {
-            event::publish_collection(self, &collection.plan, collection.free);
-        }
+        log_collection_error(first_error);
+        event::publish_collection(self, &collection.plan, collection.free);
         Ok(collection)
+    }
+
+    fn plan(&self, policy: &Policy) -> Result<(Plan, Option<build::Error>), build::Error> {
+        let is_active = |project: &ProjectName, id| self.active_job(project, id).is_some();
+        self.store.plan(policy, is_active)
     }
 
     fn collect_blocking(
         &self,
         policy: &Policy,
-        dry_run: bool,
-    ) -> Result<(Collection, Option<build::Error>), Error> {
-        let is_active = |project: &ProjectName, id| self.active_job(project, id).is_some();
-        let (mut plan, first_error) = self.store.plan(policy, is_active)?;
-        let mut collection = Collection {
-            free: plan.free,
-            plan: Plan::default(),
-            passed: 0,
+    ) -> Result<(Collection, Option<build::Error>), build::Error> {
+        let (mut plan, first_error) = self.plan(policy)?;
+        // Where space is needed now, freeing it at once is worth the time.
+        let is_low = plan.free < policy.min_free.unwrap_or(0).max(LOW_SPACE_THRESHOLD);
+        let freeing = match is_low {
+            true => Freeing::Now,
+            false => Freeing::Later,
+        };
+        let may_remove = |build: &build::Candidate| {
+            !self.stop.is_cancelled() && self.active_job(&build.project, build.id).is_none()
+        };
+        let done = self.store.collect(&plan, freeing, may_remove);
+        let passed = plan.removals.len() - done.gone.len();
+        plan.leave_only(&done.gone);
+        let (free, _) = self.store.disk_space()?;
+        let collection = Collection {
+            plan,
+            passed,
+            free,
             images: docker::Pruned::default(),
         };
-        if dry_run {
-            collection.plan = plan;
-            return Ok((collection, first_error));
-        }
-        // Where space is needed now, freeing it at once is worth the time.
-        let at_once = plan.free < policy.min_free.unwrap_or(0).max(LOW_SPACE_THRESHOLD);
-        let goes_on = |build: &build::Candidate| {
-            !self.stop.is_cancelled() && !is_active(&build.project, build.id)
-        };
-        let done = self.store.collect(&plan, at_once, goes_on);
-        collection.passed = plan.removals.len() - done.gone.len();
-        plan.leave_only(&done.gone);
-        collection.plan = plan;
-        (collection.free, _) = self.store.disk_space()?;
         Ok((collection, first_error.or(done.first_error)))
     }
 
@@ -250,5 +260,14 @@ impl Shared {
                 docker::Pruned::default()
             }
         }
+    }
+}
+
+fn log_collection_error(first_error: Option<build::Error>) {
+    if let Some(error) = first_error {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "not all garbage could be collected"
+        );
     }
 }

@@ -57,6 +57,15 @@ impl Wanted {
     }
 }
 
+/// Whether an image may come from an earlier build, whole or in layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ImageCache {
+    /// An image that exists is used, and layers that exist are.
+    Use,
+    /// Each step runs again, and the images that the Dockerfile names are pulled.
+    Ignore,
+}
+
 /// The scope of a removal of unused images.
 #[derive(Debug)]
 pub(super) enum Unused {
@@ -91,7 +100,7 @@ impl Images {
         let image = cell.get_or_try_init(|| async {
             match self.find(wanted).await? {
                 Some(found) => Ok(Arc::new(found)),
-                None => self.build(wanted, false, output).await,
+                None => self.build(wanted, ImageCache::Use, output).await,
             }
         });
         image.await.cloned()
@@ -103,7 +112,7 @@ impl Images {
         wanted: &Wanted,
         output: mpsc::Sender<Bytes>,
     ) -> Result<Arc<ImageRecord>, docker::Error> {
-        let image = self.build(wanted, true, output).await?;
+        let image = self.build(wanted, ImageCache::Ignore, output).await?;
         let cell = Arc::new(OnceCell::new_with(Some(image.clone())));
         self.lock().insert(wanted.context.digest(), cell);
         Ok(image)
@@ -138,9 +147,10 @@ impl Images {
     async fn build(
         &self,
         wanted: &Wanted,
-        fresh: bool,
+        cache: ImageCache,
         output: mpsc::Sender<Bytes>,
     ) -> Result<Arc<ImageRecord>, docker::Error> {
+        let fresh = cache == ImageCache::Ignore;
         let spec = ImageSpec {
             tag: docker::tag_for(wanted.project().as_str()),
             labels: self.labels(wanted),

@@ -20,7 +20,7 @@ use super::ending::{
 };
 use super::error::Error;
 use super::event::{Event, publish};
-use super::images::{INSTANCE, Images};
+use super::images::{INSTANCE, ImageCache, Images};
 use super::interruption::{Interruption, MAX_LOST_ATTEMPTS};
 use super::recipe::Recipe;
 use super::shared::Shared;
@@ -199,7 +199,12 @@ impl BuildTask {
             let (made, recipe) = match start {
                 StartPoint::Container(container, recipe) => {
                     self.enter(Phase::Running)?;
-                    let made = self.run(&container, false).await;
+                    let made = self
+                        .run(&Started {
+                            container,
+                            is_watched: false,
+                        })
+                        .await;
                     let recipe = match &made {
                         Err(Interruption::AttemptLost(_)) => {
                             self.cancellable(recipe).await?.ok().flatten()
@@ -210,7 +215,7 @@ impl BuildTask {
                 }
                 StartPoint::Beginning(recipe) => {
                     let made = match self.start_container(&recipe).await {
-                        Ok(started) => self.run(&started.container, started.is_watched).await,
+                        Ok(started) => self.run(&started).await,
                         Err(interruption) => Err(interruption),
                     };
                     (made, Some(recipe))
@@ -256,7 +261,7 @@ impl BuildTask {
                 // It may still run: what it writes must not be in the next attempt's data.
                 false => pending.put_data_aside(),
             };
-            let begun = begun.and_then(|()| pending.begin_again(true));
+            let begun = begun.and_then(|()| pending.begin_next_attempt());
             if begun.is_err() {
                 // The end of the build has to remove it again.
                 pending.record_mut().internal.container = container;
@@ -287,8 +292,12 @@ impl BuildTask {
         self.enter(Phase::Imaging)?;
         self.begin_stage();
         let rebuild = self.active.origin.rebuild || self.pending()?.internal().rebuild;
+        let cache = match rebuild {
+            true => ImageCache::Ignore,
+            false => ImageCache::Use,
+        };
         let image = loop {
-            match self.image(recipe, settings, rebuild).await {
+            match self.image(recipe, settings, cache).await {
                 Err(Interruption::Image { source, .. }) if source.is_unreachable() => {
                     self.wait_for_engine(source).await?;
                 }
@@ -332,7 +341,11 @@ impl BuildTask {
             Err(docker::Error::NoSuchImage(_)) => {
                 // Another program removed the image: it must be looked up or built again.
                 self.shared.images.forget(recipe.context.digest());
-                image = self.image(recipe, settings, false).await?.id.clone();
+                image = self
+                    .image(recipe, settings, ImageCache::Use)
+                    .await?
+                    .id
+                    .clone();
                 let created = self.make_container(recipe, settings, &image).await?;
                 created.map_err(failed)?
             }
@@ -343,16 +356,16 @@ impl BuildTask {
     }
 
     /// Follows a started container to its end.
-    async fn run(
-        &mut self,
-        container: &str,
-        is_watched: bool,
-    ) -> Result<docker::Exit, Interruption> {
+    async fn run(&mut self, started: &Started) -> Result<docker::Exit, Interruption> {
+        let Started {
+            container,
+            is_watched,
+        } = started;
         self.stage_deadline = None;
         if self.processes.is_none() {
             self.processes = Some(ProcessWatch::begin(container, SLICE));
         }
-        let supervised = self.supervise(container, is_watched).await;
+        let supervised = self.supervise(container, *is_watched).await;
         let processes = self.processes.take();
         faults::point("container-ended");
         if !matches!(supervised, Err(Interruption::Stopping)) {
@@ -435,7 +448,7 @@ impl BuildTask {
         &mut self,
         recipe: &Recipe,
         settings: &Settings,
-        rebuild: bool,
+        cache: ImageCache,
     ) -> Result<Arc<ImageRecord>, Interruption> {
         let shared = self.shared.clone();
         let wanted = shared.wanted(recipe.context.clone(), settings);
@@ -445,10 +458,9 @@ impl BuildTask {
         let (limit, stage_deadline) = (limits.log_limit, self.stage_deadline);
         let log = self.pending()?.log();
         let ensuring = async {
-            if rebuild {
-                shared.images.renew(&wanted, output).await
-            } else {
-                shared.images.ensure(&wanted, output).await
+            match cache {
+                ImageCache::Ignore => shared.images.renew(&wanted, output).await,
+                ImageCache::Use => shared.images.ensure(&wanted, output).await,
             }
         };
         let logging = async {

@@ -151,7 +151,7 @@ impl Images {
             let made_by = self.docker.newest_instruction(&id).await?;
             let is_ours = made_by.contains("#(nop)") && made_by.contains("LABEL mistry.");
             // Its layers are not recorded either.
-            if is_ours && self.docker.remove_image(&id, true).await? {
+            if is_ours && self.docker.remove_image_and_layers(&id).await? {
                 there.remove(&id, pruned);
             }
         }
@@ -182,7 +182,7 @@ impl Images {
             for id in leaves {
                 candidates.remove(&id);
                 // A container may use it.
-                if self.docker.remove_image(&id, false).await? {
+                if self.docker.remove_image(&id).await? {
                     there.remove(&id, pruned);
                 }
             }

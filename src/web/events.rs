@@ -51,7 +51,7 @@ const WORST_BYTES: u64 = (MAX_PIECE + READ_CHUNK) as u64 * 9;
 pub(super) struct Events {
     to: mpsc::Sender<Sent>,
     /// One permit: it is sent with the bytes, and released when they are dropped.
-    turn: Arc<Semaphore>,
+    permit: Arc<Semaphore>,
     budget: ClientBudget,
 }
 
@@ -62,14 +62,22 @@ pub(super) struct Gone;
 /// The bytes of one event.
 struct Sent {
     bytes: Bytes,
-    /// The event continues: nothing else may be sent before its rest.
-    is_unfinished: bool,
+    end: EventEnd,
+}
+
+/// Where an event ends that may be sent in parts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum EventEnd {
+    /// With this part.
+    Here,
+    /// With a later part: nothing else may be sent before that.
+    Later,
 }
 
 /// Bytes that were sent, and the permit and budget released when they are dropped.
 struct Out {
     bytes: Bytes,
-    _turn: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
     /// Their budget in addition to that of the stream.
     _held: Option<Arc<Held>>,
 }
@@ -83,10 +91,10 @@ impl AsRef<[u8]> for Out {
 impl Events {
     /// Sends one event whose data is JSON.
     pub(super) async fn json(&self, name: &str, data: &impl Serialize) -> Result<(), Gone> {
-        let turn = self.turn().await?;
+        let permit = self.permit().await?;
         let data = serde_json::to_string(data).map_err(|_| Gone)?;
         let event = format!("event: {name}\ndata: {data}\n\n");
-        self.counted(turn, event).await
+        self.counted(permit, event).await
     }
 
     /// The same with an id, which a client that connects again sends as `Last-Event-ID`.
@@ -96,10 +104,10 @@ impl Events {
         id: &str,
         data: &impl Serialize,
     ) -> Result<(), Gone> {
-        let turn = self.turn().await?;
+        let permit = self.permit().await?;
         let data = serde_json::to_string(data).map_err(|_| Gone)?;
         let event = format!("event: {name}\nid: {id}\ndata: {data}\n\n");
-        self.counted(turn, event).await
+        self.counted(permit, event).await
     }
 
     /// Sends one event whose data is the JSON in `parts`, which are counted where they come from.
@@ -107,54 +115,54 @@ impl Events {
         let head = Bytes::from(format!("event: {name}\ndata: "));
         let tail = Bytes::from_static(b"\n\n");
         for part in [head].into_iter().chain(parts) {
-            let turn = self.turn().await?;
-            self.send_part(turn, part, None, true).await?;
+            let permit = self.permit().await?;
+            self.send_part(permit, part, None, EventEnd::Later).await?;
         }
-        let turn = self.turn().await?;
-        self.send(turn, tail, None).await
+        let permit = self.permit().await?;
+        self.send(permit, tail, None).await
     }
 
     /// Sends an event that may be larger than the stream's budget.
-    async fn counted(&self, turn: OwnedSemaphorePermit, event: String) -> Result<(), Gone> {
+    async fn counted(&self, permit: OwnedSemaphorePermit, event: String) -> Result<(), Gone> {
         let held = match (event.len() as u64).saturating_sub(STREAM_BYTES) {
             0 => None,
             more => Some(Arc::new(self.budget.wait(more).await.map_err(|_| Gone)?)),
         };
-        self.send(turn, event.into(), held).await
+        self.send(permit, event.into(), held).await
     }
 
     /// Waits until the previous event is dropped.
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, Gone> {
-        self.turn.clone().acquire_owned().await.map_err(|_| Gone)
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Gone> {
+        self.permit.clone().acquire_owned().await.map_err(|_| Gone)
     }
 
     async fn send(
         &self,
-        turn: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         bytes: Bytes,
         held: Option<Arc<Held>>,
     ) -> Result<(), Gone> {
-        self.send_part(turn, bytes, held, false).await
+        self.send_part(permit, bytes, held, EventEnd::Here).await
     }
 
     async fn send_part(
         &self,
-        turn: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
         bytes: Bytes,
         held: Option<Arc<Held>>,
-        is_unfinished: bool,
+        end: EventEnd,
     ) -> Result<(), Gone> {
         if bytes.is_empty() {
             return Ok(());
         }
         let out = Out {
             bytes,
-            _turn: turn,
+            _permit: permit,
             _held: held,
         };
         let sent = Sent {
             bytes: Bytes::from_owner(out),
-            is_unfinished,
+            end,
         };
         self.to.send(sent).await.map_err(|_| Gone)
     }
@@ -184,7 +192,7 @@ impl Streaming {
                 biased;
                 event = self.events.recv() => {
                     let event = event?;
-                    self.is_within = event.is_unfinished;
+                    self.is_within = event.end == EventEnd::Later;
                     return Some(event.bytes);
                 }
                 () = working => self.work = None,
@@ -212,7 +220,7 @@ where
     let (to, events) = mpsc::channel(1);
     let sending = Events {
         to,
-        turn: Arc::new(Semaphore::new(1)),
+        permit: Arc::new(Semaphore::new(1)),
         budget: budget.clone(),
     };
     let streaming = Streaming {
@@ -293,10 +301,10 @@ impl Lines {
 
     /// Sends the event of a last line that has no end.
     pub(super) async fn finish(mut self, events: &Events) -> Result<(), Gone> {
-        let turn = events.turn().await?;
+        let permit = events.permit().await?;
         let mut made = Vec::new();
         self.0.finish(|piece| write_event(piece, &mut made));
-        events.send(turn, made.into(), None).await
+        events.send(permit, made.into(), None).await
     }
 }
 
@@ -305,21 +313,21 @@ impl Lines {
 struct Batch {
     made: Vec<u8>,
     /// Acquired before the first of them is made.
-    turn: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Batch {
     async fn begin(&mut self, events: &Events) -> Result<(), Gone> {
-        if self.turn.is_none() {
-            self.turn = Some(events.turn().await?);
+        if self.permit.is_none() {
+            self.permit = Some(events.permit().await?);
         }
         Ok(())
     }
 
     async fn flush(&mut self, events: &Events, held: Option<Arc<Held>>) -> Result<(), Gone> {
         let made = std::mem::take(&mut self.made);
-        match self.turn.take() {
-            Some(turn) => events.send(turn, made.into(), held).await,
+        match self.permit.take() {
+            Some(permit) => events.send(permit, made.into(), held).await,
             None => Ok(()),
         }
     }

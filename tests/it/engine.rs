@@ -242,7 +242,7 @@ async fn a_fresh_build_pulls_and_falls_back_to_the_base_on_this_host() {
     else {
         panic!("{images:?}")
     };
-    assert!(bench.docker.remove_image(&without.id, false).await.unwrap());
+    assert!(bench.docker.remove_image(&without.id).await.unwrap());
     assert_eq!(bench.engine.images().len(), 1);
 }
 

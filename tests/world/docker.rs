@@ -265,7 +265,13 @@ async fn a_fresh_build_falls_back_to_the_base_on_this_host() {
             !image.is_tagged && image.labels.get(&key) == Some(&value) && image.id == first
         });
         for image in dangling {
-            assert!(world.docker.remove_image(&image.id, true).await.unwrap());
+            assert!(
+                world
+                    .docker
+                    .remove_image_and_layers(&image.id)
+                    .await
+                    .unwrap()
+            );
         }
         let left = world.docker.images().await.unwrap();
         assert!(left.iter().all(|image| image.id != first));
