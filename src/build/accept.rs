@@ -11,6 +11,7 @@ use super::error::disk_error;
 use super::inputs::Inputs;
 use super::log::open_log;
 use super::pending::PendingBuild;
+use super::replace::Durability;
 use super::store::BuildStore;
 use super::{Bookkeeping, BuildInfo, Error, Record, record};
 use crate::faults;
@@ -79,7 +80,7 @@ impl BuildStore {
         if let Some(inputs) = listed {
             inputs.write(directory)?;
         }
-        record::write(directory, &record.to_file(), true)?;
+        record::write(directory, &record.to_file(), Durability::OnReturn)?;
         faults::point("accept-record");
         File::open(parent)?.sync_all()?;
         if is_new {

@@ -12,6 +12,7 @@ use super::error::{Error, disk_error};
 use super::log::tail;
 use super::pending::PendingBuild;
 use super::publish::Published;
+use super::replace::Durability;
 use super::store::BuildStore;
 use super::{BuildAnswer, BuildInfo, Record, layout, record};
 use crate::faults;
@@ -154,7 +155,7 @@ impl PendingBuild {
         self.record.internal.boot.clone_from(&self.store.boot);
         self.record.internal.durable = false;
         let directory = self.directory();
-        record::write(&directory, &self.record.to_file(), true)
+        record::write(&directory, &self.record.to_file(), Durability::OnReturn)
             .map_err(disk_error("write the record of the build", &directory))?;
         faults::point("finish-record");
         self.store.publish(&self.project, self.id, &self.record)

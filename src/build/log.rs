@@ -338,6 +338,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::super::layout;
+    use super::super::replace::Durability;
     use super::*;
     use crate::budget::Client;
     use crate::read_limiter::{READS, ReadLimiter};
@@ -435,17 +436,17 @@ mod tests {
         let mut record = record::RecordFile::default();
         record.view.queued_at =
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
-        record::write(dir.path(), &record, false).unwrap();
+        record::write(dir.path(), &record, Durability::Whole).unwrap();
         let first = tag_of().unwrap();
         // A new attempt continues the same log.
         record.view.attempt = 2;
         record.view.started_at = Timestamp::now();
-        record::write(dir.path(), &record, false).unwrap();
+        record::write(dir.path(), &record, Durability::Whole).unwrap();
         assert_eq!(tag_of().unwrap(), first);
         // The job was requested again, and its log reuses the inode of the previous one.
         record.view.queued_at =
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_002).unwrap());
-        record::write(dir.path(), &record, false).unwrap();
+        record::write(dir.path(), &record, Durability::Whole).unwrap();
         assert_ne!(tag_of().unwrap(), first);
         // The build was moved meanwhile: the caller must look up its log again.
         std::fs::remove_file(dir.path().join(layout::RECORD)).unwrap();

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use super::replace::Durability;
 use super::store::BuildStore;
 use super::{Bookkeeping, RecordFile, layout, lease, record};
 use crate::faults;
@@ -74,7 +75,7 @@ impl BuildStore {
         record.internal.durable = true;
         record.internal.bytes = usage.map(|usage| usage.bytes);
         record.internal.own = usage.map(|usage| usage.own);
-        match record::write(&path, &record, true) {
+        match record::write(&path, &record, Durability::OnReturn) {
             // Removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),

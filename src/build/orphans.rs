@@ -12,6 +12,7 @@ use super::error::{Error, disk_error};
 use super::layout;
 use super::log::open_log;
 use super::pending::PendingBuild;
+use super::replace::Durability;
 use super::store::BuildStore;
 use super::{Bookkeeping, Record, RecordFile, Since, record};
 use crate::faults;
@@ -253,7 +254,7 @@ impl PendingBuild {
         store.discard(&directory)?;
         self.clear_home()?;
         faults::point("data-cleared");
-        record::write(&directory, &self.record.to_file(), true)
+        record::write(&directory, &self.record.to_file(), Durability::OnReturn)
             .map_err(disk_error("take over an interrupted build", &directory))
     }
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::error::{Error, disk_error};
+use super::replace::Durability;
 use super::store::BuildStore;
 use super::{Bookkeeping, BuildInfo, BuildLog, Change, Record, Since, Stopped, layout, record};
 use crate::filesystem::Interrupt;
@@ -139,7 +140,7 @@ impl PendingBuild {
     /// When it cannot be written.
     pub fn save(&self) -> Result<(), Error> {
         let directory = self.directory();
-        record::write(&directory, &self.record.to_file(), false)
+        record::write(&directory, &self.record.to_file(), Durability::Whole)
             .map_err(disk_error("write the record of the build", &directory))
     }
 
@@ -193,7 +194,7 @@ impl PendingBuild {
         record.info.cancelled.clone_from(&stopped.cancelled);
         record.internal.stopped = Some(stopped);
         let directory = self.directory();
-        record::write(&directory, &record.to_file(), true)
+        record::write(&directory, &record.to_file(), Durability::OnReturn)
             .map_err(disk_error("write the record of the build", &directory))?;
         self.record = record;
         Ok(())

@@ -221,18 +221,18 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Replaces the record in `directory`. After a power cut either the old record or the new one exists,
-/// complete. With `sync` it is the new one: it is on stable storage on return.
-pub(super) fn write(directory: &Path, record: &RecordFile, sync: bool) -> io::Result<()> {
+/// complete; with [`Durability::OnReturn`] it is the new one.
+pub(super) fn write(
+    directory: &Path,
+    record: &RecordFile,
+    durability: Durability,
+) -> io::Result<()> {
     // A pending record holds opaque values.
     let mode = match record.view.state {
         State::Pending => 0o600,
         State::Ready => 0o640,
     };
     let text = serde_json::to_vec_pretty(record)?;
-    let durability = match sync {
-        true => Durability::OnReturn,
-        false => Durability::Whole,
-    };
     replace::replace(&directory.join(RECORD), &text, mode, durability)
 }
 
@@ -262,7 +262,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("build_info.json.new"), "left over").unwrap();
         let record = RecordFile::default();
-        write(dir.path(), &record, true).unwrap();
+        write(dir.path(), &record, Durability::OnReturn).unwrap();
         assert_eq!(read(dir.path()).unwrap().unwrap(), record);
         let mode = dir
             .path()
