@@ -11,6 +11,26 @@ export function buttons(page) {
     }
 }
 
+/**
+ * Requests a change. Where it needs a token, or one with more rights, the reader is asked for the token and the
+ * request is sent again.
+ */
+async function change(path, method, body) {
+    for (;;) {
+        try {
+            return await ask(path, { method, body });
+        } catch (refused) {
+            if (refused.status !== 401 && refused.status !== 403) {
+                throw refused;
+            }
+            const { askForToken } = await import("./token.js");
+            if (!(await askForToken(refused.message))) {
+                throw refused;
+            }
+        }
+    }
+}
+
 async function run(page, button) {
     button.disabled = true;
     try {
@@ -26,30 +46,30 @@ const ACTIONS = {
     async cancel(page) {
         const reason = await question("Cancel this build?", [{ name: "reason", label: "Why, for those who wait (may be empty)", type: "text" }], "Cancel the build");
         if (reason) {
-            await ask(`/job/${page.dataset.build}/cancel`, { method: "POST", body: { reason: reason.reason } });
+            await change(`/job/${page.dataset.build}/cancel`, "POST", { reason: reason.reason });
         }
     },
     again: (page) => build(page, false),
     rebuild: (page) => build(page, true),
     async pin(page, button) {
-        await ask(`/job/${page.dataset.build}/pin`, { method: "PUT" });
+        await change(`/job/${page.dataset.build}/pin`, "PUT");
         Object.assign(button, { textContent: "Unpin" }).dataset.do = "unpin";
     },
     async unpin(page, button) {
-        await ask(`/job/${page.dataset.build}/pin`, { method: "DELETE" });
+        await change(`/job/${page.dataset.build}/pin`, "DELETE");
         Object.assign(button, { textContent: "Pin" }).dataset.do = "pin";
     },
     async image(page, button) {
         tell(button, "building …");
-        const report = await (await ask(`/project/${page.dataset.project}/rebuild`, { method: "POST" })).json();
+        const report = await (await change(`/project/${page.dataset.project}/rebuild`, "POST")).json();
         tell(button, `the image is ${report.Image.replace("sha256:", "").slice(0, 12)}`);
     },
     async pause() {
-        await ask("/queue/pause", { method: "POST" });
+        await change("/queue/pause", "POST");
         location.reload();
     },
     async resume() {
-        await ask("/queue/resume", { method: "POST" });
+        await change("/queue/resume", "POST");
         location.reload();
     },
 };
@@ -67,7 +87,7 @@ async function build(page, rebuild) {
         }
     }
     const job = { project: info.Project, group: info.Group, params: { ...info.Params, ...given }, rebuild };
-    const { URL } = await (await ask("/jobs?async", { method: "POST", body: job })).json();
+    const { URL } = await (await change("/jobs?async", "POST", job)).json();
     location.assign(`/${URL}`);
     if (location.pathname === `/${URL}`) {
         location.reload();

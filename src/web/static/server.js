@@ -54,8 +54,8 @@ export class Refused extends Error {
 }
 
 /**
- * Asks and returns the response; throws `Refused` when the server refuses. Where what changes something
- * needs a token, or a better one, the reader is asked for it and the request is made again.
+ * Sends a request and returns the response; throws `Refused` when the server refuses. A token that the server
+ * does not know any more is forgotten, and what was to be read is requested once more without it.
  */
 export async function ask(path, options = {}) {
     for (;;) {
@@ -65,18 +65,11 @@ export async function ask(path, options = {}) {
         }
         const refused = await refusal(response);
         const isReading = READS.includes(options.method ?? "GET");
-        if (refused.status === 401 && isReading && token()) {
-            // It is not known any more; what is public, or the cookie lets us read, needs none.
-            keep(null);
-            continue;
-        }
-        if (isReading || (refused.status !== 401 && refused.status !== 403)) {
+        if (refused.status !== 401 || !isReading || !token()) {
             throw refused;
         }
-        const { askForToken } = await import("./token.js");
-        if (!(await askForToken(refused.message))) {
-            throw refused;
-        }
+        // What is public, or what the cookie allows to read, needs no token.
+        keep(null);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::imports::{Imports, circles};
-use super::{assert_none, one, read, tree};
+use super::{Tree, assert_none, one, read, tree};
 
 #[derive(Debug)]
 struct Layer {
@@ -170,6 +170,21 @@ fn unplanned(document: &str, files: &[&str]) -> Vec<String> {
     missing.chain(gone).collect()
 }
 
+/// Which scripts of browsers each script imports, at its start or later, by path.
+fn between_scripts(files: &Tree) -> BTreeMap<&str, BTreeSet<&str>> {
+    let scripts = files.iter().filter(|(path, _)| path.ends_with(".js"));
+    let edges = scripts.map(|(path, text)| {
+        let names = text.split("\"./").skip(1);
+        let names = names.filter_map(|rest| rest.split('"').next());
+        let others = names.filter_map(|name| {
+            let is_named = |other: &&String| other.ends_with(&format!("/{name}"));
+            files.keys().find(is_named).map(String::as_str)
+        });
+        (path.as_str(), others.collect())
+    });
+    edges.collect()
+}
+
 #[test]
 fn the_ground_plan_names_every_file() {
     let files = tree("src");
@@ -203,8 +218,9 @@ fn modules_import_only_what_their_layer_may() {
 
 #[test]
 fn no_file_imports_another_in_a_circle() {
-    let imports = Imports::of(&tree("src"));
-    assert_none(&circles(&imports.between_files()));
+    let files = tree("src");
+    assert_none(&circles(&Imports::of(&files).between_files()));
+    assert_none(&circles(&between_scripts(&files)));
 }
 
 #[test]
@@ -242,6 +258,10 @@ fn these_checks_can_fail() {
         let wrong = forbidden(document, &with(path, text));
         assert!(!wrong.is_empty(), "{path}: {text}");
     }
+    let mut scripts = one("s/a.js", "import { b } from \"./b.js\";");
+    scripts.extend(one("s/b.js", "await import(\"./a.js\");"));
+    assert_eq!(circles(&between_scripts(&scripts)).len(), 1);
+
     let tower = document.replace("| 0 | `b` | — |", "| 1 | `b` | — |");
     assert_eq!(forbidden(&tower, &Imports::of(&files)).len(), 1);
 
