@@ -1,18 +1,23 @@
 //! A build's container, with what its image expects: its declared directories, a home directory, directories
 //! for caches.
 
+use std::collections::BTreeMap;
+
 use rustix::thread::CapabilitySet;
 
 use super::build_task::{BuildTask, Created};
 use super::config::SchedulerConfig;
+use super::image_properties::{Declared, HOME, mounted_in_home};
 use super::images::INSTANCE;
 use super::interruption::Interruption;
 use super::recipe::Recipe;
-use super::surroundings::{Declared, HOME, mounted_in_home};
-use super::sweep::JOB;
+use super::sweep::{ATTEMPT, JOB, PROJECT, container_name};
 use crate::build::User;
-use crate::docker::{self, ContainerSpec};
+use crate::docker::{self, ContainerSpec, Limits};
 use crate::project::{self, Capability, Settings};
+
+/// The slice in which systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
+pub(super) const SLICE: &str = "mistry-builds.slice";
 
 impl BuildTask {
     /// Creates a container of an image, with what the image expects, without starting it. The inner result is
@@ -24,7 +29,7 @@ impl BuildTask {
         image: &str,
     ) -> Result<Created, Interruption> {
         let shared = self.shared.clone();
-        let (known, user) = (&shared.surroundings, user(settings));
+        let (known, user) = (&shared.image_properties, user(settings));
         let declared = match self
             .cancellable(known.declared(&shared.docker, image))
             .await?
@@ -33,16 +38,17 @@ impl BuildTask {
             Err(error) => return Ok(Err(error)),
         };
         let mounts = self.spec(recipe, settings, image)?.mounts;
-        let mut is_at_home = match declared.has_home {
+        let mut has_home = match declared.has_home {
             true => Some(true),
-            false => known.is_at_home(image, user.user, &mounts),
+            false => known.has_home_directory(image, user.user, &mounts),
         };
         loop {
             let mut spec = self.spec(recipe, settings, image)?;
-            let needs_home = is_at_home != Some(true);
-            self.furnish(&mut spec, &declared, needs_home, user).await?;
+            let needs_home = has_home != Some(true);
+            self.mount_declared(&mut spec, &declared, needs_home, user)
+                .await?;
             let container = match self.create_named(&spec).await? {
-                Ok(container) if is_at_home.is_none() => container,
+                Ok(container) if has_home.is_none() => container,
                 created => return Ok(created),
             };
             // Only a container can be asked for its image's users: this one, which can mostly be kept.
@@ -51,18 +57,72 @@ impl BuildTask {
                 .await?
             {
                 Ok(home) => {
-                    known.found(image, user.user, &mounts, home.is_some());
+                    known.note_home_directory(image, user.user, &mounts, home.is_some());
                     if home.is_none() {
                         return Ok(Ok(container));
                     }
                 }
                 Err(error) => return Ok(Err(error)),
             }
-            is_at_home = Some(true);
+            has_home = Some(true);
             if let Err(error) = self.cancellable(shared.docker.remove(&container)).await? {
                 return Ok(Err(error));
             }
         }
+    }
+
+    /// The container of a build, as it is before what its image declares is added.
+    fn spec(
+        &mut self,
+        recipe: &Recipe,
+        settings: &Settings,
+        image: &str,
+    ) -> Result<ContainerSpec, Interruption> {
+        let shared = self.shared.clone();
+        let config = shared.config.load();
+        let pending = self.pending()?;
+        let attempt = pending.info().attempt;
+        let id = recipe.id.to_string();
+        let instance = shared.store.instance();
+        let log_bytes = pending.internal().limits.log_limit;
+        let mut mounts = config.mounts.clone();
+        mounts.extend(settings.mounts.clone());
+        let limits = settings.limits.as_ref().unwrap_or(&config.limits);
+        self.may_run_out_of_memory = limits.memory.is_some();
+        let pending = self.pending()?;
+        Ok(ContainerSpec {
+            name: container_name(instance, &id, &attempt.to_string()),
+            image: image.to_owned(),
+            labels: BTreeMap::from([
+                (INSTANCE.to_owned(), instance.to_owned()),
+                (JOB.to_owned(), id),
+                (PROJECT.to_owned(), recipe.job.project.to_string()),
+                (
+                    "mistry.group".to_owned(),
+                    pending.info().group_name().to_owned(),
+                ),
+                (ATTEMPT.to_owned(), attempt.to_string()),
+            ]),
+            user: settings
+                .user
+                .clone()
+                .unwrap_or_else(|| user(settings).to_string()),
+            cap_drop: cap_drop(settings),
+            data: pending.data(),
+            mounts,
+            network: settings
+                .network
+                .clone()
+                .unwrap_or_else(|| config.network.clone()),
+            limits: Limits {
+                memory: limits.memory,
+                cpus: limits.cpus,
+                pids: limits.pids.or(config.limits.pids),
+            },
+            environment: Vec::new(),
+            log_bytes,
+            slice: Some(SLICE.to_owned()),
+        })
     }
 
     /// Creates a container of this spec, even if an earlier one has its name.
@@ -86,7 +146,7 @@ impl BuildTask {
     }
 
     /// Creates the directories that the image expects, and mounts them.
-    async fn furnish(
+    async fn mount_declared(
         &mut self,
         spec: &mut ContainerSpec,
         declared: &Declared,
@@ -133,7 +193,7 @@ pub(super) fn settings_of<'a>(
 }
 
 /// Capabilities that are dropped for root in the container of a build.
-pub(super) fn cap_drop(settings: &Settings) -> Vec<String> {
+fn cap_drop(settings: &Settings) -> Vec<String> {
     let needless = Capability::ALL.iter();
     needless
         .filter(|capability| !settings.cap_add.contains(capability))

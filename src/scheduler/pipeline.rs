@@ -4,7 +4,6 @@
 //! Each build has one task, from acceptance to the end. When the daemon stops, the task leaves the record in
 //! `pending` and the container running, for the next process.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,26 +13,23 @@ use super::active_job::ActiveJob;
 use super::blocking::blocking;
 use super::build_task::{BuildTask, StageDeadline};
 use super::config::SchedulerConfig;
-use super::container::{cap_drop, settings_of, user};
+use super::container::{SLICE, settings_of, user};
 use super::ending::{
     ContainerRemoval, container_end, end_after_panic, end_interrupted, remove_container,
 };
 use super::error::Error;
 use super::event::{Event, publish};
-use super::images::{INSTANCE, ImageCache, Images};
+use super::images::{ImageCache, Images};
 use super::interruption::{Interruption, MAX_LOST_ATTEMPTS};
 use super::recipe::Recipe;
 use super::shared::Shared;
-use super::sweep::{ATTEMPT, JOB, PROJECT, container_name, ensure_swept};
+use super::sweep::ensure_swept;
 use super::{ending, stop};
 use crate::build::{Begun, BuildLimits, ImageRecord, PendingBuild};
-use crate::docker::{self, ContainerSpec, Limits, ProcessWatch};
+use crate::docker::{self, ProcessWatch};
 use crate::faults;
 use crate::job::Phase;
 use crate::project::{self, Settings};
-
-/// The slice in which systemd keeps the containers of builds: `packaging/systemd/mistry-builds.slice`.
-const SLICE: &str = "mistry-builds.slice";
 
 /// The first line of a log when the last build of the group could not be used as the base.
 const BASE_CLOSED: &[u8] =
@@ -501,59 +497,6 @@ impl BuildTask {
         })?;
         self.pending()?.record_mut().info.image = Some(image.id.clone());
         Ok(image)
-    }
-
-    pub(super) fn spec(
-        &mut self,
-        recipe: &Recipe,
-        settings: &Settings,
-        image: &str,
-    ) -> Result<ContainerSpec, Interruption> {
-        let shared = self.shared.clone();
-        let config = shared.config.load();
-        let pending = self.pending()?;
-        let attempt = pending.info().attempt;
-        let id = recipe.id.to_string();
-        let instance = shared.store.instance();
-        let log_bytes = pending.internal().limits.log_limit;
-        let mut mounts = config.mounts.clone();
-        mounts.extend(settings.mounts.clone());
-        let limits = settings.limits.as_ref().unwrap_or(&config.limits);
-        self.may_run_out_of_memory = limits.memory.is_some();
-        let pending = self.pending()?;
-        Ok(ContainerSpec {
-            name: container_name(instance, &id, &attempt.to_string()),
-            image: image.to_owned(),
-            labels: BTreeMap::from([
-                (INSTANCE.to_owned(), instance.to_owned()),
-                (JOB.to_owned(), id),
-                (PROJECT.to_owned(), recipe.job.project.to_string()),
-                (
-                    "mistry.group".to_owned(),
-                    pending.info().group_name().to_owned(),
-                ),
-                (ATTEMPT.to_owned(), attempt.to_string()),
-            ]),
-            user: settings
-                .user
-                .clone()
-                .unwrap_or_else(|| user(settings).to_string()),
-            cap_drop: cap_drop(settings),
-            data: pending.data(),
-            mounts,
-            network: settings
-                .network
-                .clone()
-                .unwrap_or_else(|| config.network.clone()),
-            limits: Limits {
-                memory: limits.memory,
-                cpus: limits.cpus,
-                pids: limits.pids.or(config.limits.pids),
-            },
-            environment: Vec::new(),
-            log_bytes,
-            slice: Some(SLICE.to_owned()),
-        })
     }
 
     /// Starts a created container, after recording it.

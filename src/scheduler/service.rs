@@ -14,13 +14,13 @@ use super::activity::{Activity, Status};
 use super::broadcast::Broadcast;
 use super::config::SchedulerConfig;
 use super::error::Error;
+use super::image_properties::ImageProperties;
 use super::images::Images;
 use super::lookups::Lookups;
 use super::queue::Queue;
 use super::readers::Readers;
 use super::request::large;
 use super::shared::Shared;
-use super::surroundings::Surroundings;
 use super::sweep_state::Sweeper;
 use super::{adoption, statistics};
 use crate::budget::{Budget, Client, Held};
@@ -62,7 +62,7 @@ impl Scheduler {
         let scheduler = Scheduler(Arc::new(Shared {
             queue: Mutex::new(queue),
             images: Images::new(docker.clone(), store.clone()),
-            surroundings: Surroundings::default(),
+            image_properties: ImageProperties::default(),
             store,
             lookups: Lookups::default(),
             config: ArcSwap::from_pointee(config),

@@ -15,11 +15,11 @@ use super::active_job::ActiveJob;
 use super::activity::Status;
 use super::broadcast::Broadcast;
 use super::config::SchedulerConfig;
+use super::image_properties::ImageProperties;
 use super::images::{Images, Wanted};
 use super::lookups::Lookups;
 use super::queue::Queue;
 use super::readers::Readers;
-use super::surroundings::Surroundings;
 use super::sweep_state::Sweeper;
 use crate::budget::Budget;
 use crate::build::{BuildStore, LOG_TAIL};
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<BuildStore>,
     pub(super) docker: Docker,
     pub(super) images: Images,
-    pub(super) surroundings: Surroundings,
+    pub(super) image_properties: ImageProperties,
     pub(super) metrics: Metrics,
     pub(super) lookups: Lookups,
     /// Guards the active jobs; a std mutex, because it is held for a lookup and never over an await.

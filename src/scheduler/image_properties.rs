@@ -1,4 +1,4 @@
-//! A container's surroundings besides its params: the directories that its image declares, its home
+//! What a container needs besides its params: the directories that its image declares, its home
 //! directory, and the cache directories of package managers.
 //!
 //! An image is inspected once for what it declares, and whether it has the user that runs in it.
@@ -12,8 +12,8 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::build::MountPoint;
 use crate::docker::{self, Docker, ImageConfig};
 
-/// Images remembered; beyond that all are dropped, which costs some requests each.
-const MAX_KNOWN: usize = 4_096;
+/// Images remembered, and users of each; beyond that all are dropped, which costs some requests each.
+const MAX_KNOWN_IMAGES: usize = 4_096;
 
 /// The path of a build's data in its container.
 const DATA: &str = "/data";
@@ -25,7 +25,7 @@ pub(super) const HOME: &str = "/mistry/home";
 /// Variables with the cache directories of package managers; all but the first for those that ignore it. npm
 /// reads its own in upper or lower case. Yarn 1 uses the folder, Yarn 2 and later the global folder unless
 /// configured otherwise.
-const CACHES: [(&str, &str); 5] = [
+const CACHE_VARIABLES: [(&str, &str); 5] = [
     ("XDG_CACHE_HOME", "/data/cache"),
     ("npm_config_cache", "/data/cache/npm"),
     ("YARN_CACHE_FOLDER", "/data/cache/yarn"),
@@ -33,22 +33,22 @@ const CACHES: [(&str, &str); 5] = [
     ("BUNDLE_USER_CACHE", "/data/cache/bundler"),
 ];
 
-/// Properties of images.
+/// Properties of images, each read once.
 #[derive(Debug, Default)]
-pub(super) struct Surroundings {
-    known: Mutex<HashMap<String, Arc<Known>>>,
+pub(super) struct ImageProperties {
+    known: Mutex<HashMap<String, Arc<KnownImage>>>,
 }
 
 /// Properties of one image.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownImage {
     config: ImageConfig,
     /// Whether users have a home directory.
-    users: Mutex<HashMap<Inhabitant, bool>>,
+    users: Mutex<HashMap<UserAndMounts, bool>>,
 }
 
 /// A user, and the mounts: they may contain another list of users.
-type Inhabitant = (u32, BTreeMap<PathBuf, String>);
+type UserAndMounts = (u32, BTreeMap<PathBuf, String>);
 
 /// The directories and variables for the containers of an image.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub(super) struct Declared {
     pub(super) environment: Vec<String>,
 }
 
-impl Surroundings {
+impl ImageProperties {
     /// The declarations of an image.
     pub(super) async fn declared(
         &self,
@@ -75,12 +75,12 @@ impl Surroundings {
             Some(known) => known,
             None => {
                 let config = docker.image_config(image).await?;
-                let known = Arc::new(Known {
+                let known = Arc::new(KnownImage {
                     config,
                     users: Mutex::default(),
                 });
                 let mut all = self.lock();
-                if all.len() >= MAX_KNOWN {
+                if all.len() >= MAX_KNOWN_IMAGES {
                     all.clear();
                 }
                 all.entry(image.to_owned()).or_insert(known).clone()
@@ -90,7 +90,7 @@ impl Surroundings {
     }
 
     /// Whether a user has a home directory in an image with these mounts; `None` until it was found.
-    pub(super) fn is_at_home(
+    pub(super) fn has_home_directory(
         &self,
         image: &str,
         user: u32,
@@ -102,24 +102,24 @@ impl Surroundings {
     }
 
     /// Records whether a user has a home directory in an image.
-    pub(super) fn found(
+    pub(super) fn note_home_directory(
         &self,
         image: &str,
         user: u32,
         mounts: &BTreeMap<PathBuf, String>,
-        is_at_home: bool,
+        has_home_directory: bool,
     ) {
         let Some(known) = self.lock().get(image).cloned() else {
             return;
         };
         let mut users = known.users.lock();
-        if users.len() >= MAX_KNOWN {
+        if users.len() >= MAX_KNOWN_IMAGES {
             users.clear();
         }
-        users.insert((user, mounts.clone()), is_at_home);
+        users.insert((user, mounts.clone()), has_home_directory);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Known>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<KnownImage>>> {
         self.known.lock()
     }
 }
@@ -141,7 +141,7 @@ impl Declared {
                 set == name || is_npm && set.eq_ignore_ascii_case(name)
             })
         };
-        let caches = CACHES.iter().filter(|(name, _)| !is_set(name));
+        let caches = CACHE_VARIABLES.iter().filter(|(name, _)| !is_set(name));
         Declared {
             directories,
             volumes,
@@ -230,10 +230,10 @@ mod tests {
                 ..ImageConfig::default()
             })
         };
-        assert_eq!(of(&["PATH=/bin"]).environment.len(), CACHES.len());
+        assert_eq!(of(&["PATH=/bin"]).environment.len(), CACHE_VARIABLES.len());
         let set = of(&["NPM_CONFIG_CACHE=/x", "HOME=/h", "yarn_cache_folder=/y"]);
         assert!(set.has_home);
-        assert_eq!(set.environment.len(), CACHES.len() - 1);
+        assert_eq!(set.environment.len(), CACHE_VARIABLES.len() - 1);
         assert!(!of(&["HOME="]).has_home);
     }
 
