@@ -31,13 +31,13 @@ const RECIPE_FILES: [&str; 3] = [DOCKERFILE, IGNORE_FILE, SETTINGS];
 
 /// The start of a build.
 #[derive(Debug, Default)]
-pub(super) struct Start {
+pub(super) struct BaseChoice {
     /// The build whose data is cloned.
     pub(super) base: Option<JobId>,
     /// How the context differs from that of the base: its image is still to be checked.
     pub(super) change: Option<Change>,
     /// The latest build of the group could not be used.
-    pub(super) is_passed: bool,
+    pub(super) is_latest_unusable: bool,
 }
 
 /// How a context differs from that of an earlier build.
@@ -143,14 +143,14 @@ fn whole_second(time: SystemTime) -> SystemTime {
 
 impl BuildStore {
     /// The start of a build of this context in its group.
-    pub(super) fn start(
+    pub(super) fn choose_base(
         &self,
         project: &ProjectName,
         group: &GroupName,
         context: &Context,
-    ) -> Result<Start, Error> {
+    ) -> Result<BaseChoice, Error> {
         let Some(base) = self.base(project, Some(group))? else {
-            return Ok(Start::default());
+            return Ok(BaseChoice::default());
         };
         let directory = self.layout.ready(project, base);
         let difference = match record::read(&directory) {
@@ -158,27 +158,27 @@ impl BuildStore {
             _ => Difference::Other,
         };
         Ok(match difference {
-            Difference::Nothing => Start {
+            Difference::Nothing => BaseChoice {
                 base: Some(base),
-                ..Start::default()
+                ..BaseChoice::default()
             },
-            Difference::Later(change) => Start {
+            Difference::Later(change) => BaseChoice {
                 base: Some(base),
                 change: Some(change),
-                is_passed: false,
+                is_latest_unusable: false,
             },
-            Difference::Other => self.start_elsewhere(project, group, context),
+            Difference::Other => self.choose_other_base(project, group, context),
         })
     }
 
     /// The same if the latest build of the group cannot be used: an earlier one that was made of the same
     /// files, or none.
-    pub(super) fn start_elsewhere(
+    pub(super) fn choose_other_base(
         &self,
         project: &ProjectName,
         group: &GroupName,
         context: &Context,
-    ) -> Start {
+    ) -> BaseChoice {
         let filter = Filter {
             project: Some(project.clone()),
             group: Some(group.to_string()),
@@ -195,10 +195,10 @@ impl BuildStore {
                     && difference(&record, &directory, context) == Difference::Nothing
             })
         });
-        Start {
+        BaseChoice {
             base: same.map(|(place, _)| place.id),
             change: None,
-            is_passed: true,
+            is_latest_unusable: true,
         }
     }
 }

@@ -9,19 +9,19 @@ use crate::project::ProjectName;
 
 /// The directory of a project that holds a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shelf {
+pub enum Category {
     /// Builds that can be served.
     Ready,
     /// The last rebuild that did not succeed, beside its succeeded build.
     Failed,
 }
 
-impl Shelf {
+impl Category {
     /// The name in JSON, and of the directory.
     pub fn as_str(self) -> &'static str {
         match self {
-            Shelf::Ready => "ready",
-            Shelf::Failed => "failed",
+            Category::Ready => "ready",
+            Category::Failed => "failed",
         }
     }
 }
@@ -34,7 +34,7 @@ pub struct Candidate {
     /// Its id.
     pub id: JobId,
     /// Its directory.
-    pub shelf: Shelf,
+    pub category: Category,
     /// Its group, or "". Builds of one group share it.
     pub group: Arc<str>,
     /// When it was last put in place, answered from or read.

@@ -79,9 +79,12 @@ impl Claim {
             }
             Err(error) => return Err(disk_error("lock the build path", &path)(error.into())),
         }
-        let instance =
-            instance(layout).map_err(disk_error("read the instance id", &layout.own()))?;
-        let secret = secret(layout).map_err(disk_error("make a secret", &layout.own()))?;
+        let instance = instance(layout).map_err(disk_error(
+            "read the instance id",
+            &layout.daemon_directory(),
+        ))?;
+        let secret =
+            secret(layout).map_err(disk_error("make a secret", &layout.daemon_directory()))?;
         // The previous holder has released it. On a full disk its name stays in the file, which is wrong only
         // until the new name is written.
         let _ = lock.set_len(0);
@@ -213,7 +216,7 @@ mod tests {
     fn a_secret_is_made_once_for_nobody_else_and_never_printed() {
         let home = tempfile::tempdir().unwrap();
         let layout = Layout::new(home.path());
-        std::fs::create_dir(layout.own()).unwrap();
+        std::fs::create_dir(layout.daemon_directory()).unwrap();
         let made = secret(&layout).unwrap();
         assert_eq!(made.as_bytes().len(), SECRET_DIGITS);
         assert_eq!(secret(&layout).unwrap().as_bytes(), made.as_bytes());

@@ -74,7 +74,7 @@ impl PendingBuild {
                     _ => drop(make_path(open()?, &mount.path, user)?),
                 }
             }
-            user.own(home.as_fd())
+            user.chown(home.as_fd())
         };
         make().map_err(disk_error("make the build's home directory", &path))?;
         Ok(path)
@@ -123,7 +123,7 @@ fn make_path(root: OwnedFd, path: &Path, user: &User) -> io::Result<OwnedFd> {
         let next = open_writable(here.as_fd(), Path::new(name))?;
         here = next.ok_or(io::ErrorKind::NotADirectory)?;
         if is_made {
-            user.own(here.as_fd())?;
+            user.chown(here.as_fd())?;
         }
     }
     Ok(here)
@@ -132,7 +132,7 @@ fn make_path(root: OwnedFd, path: &Path, user: &User) -> io::Result<OwnedFd> {
 fn make_file(at: BorrowedFd<'_>, name: &OsStr, user: &User) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(at, name, flags, Mode::from_raw_mode(0o640)) {
-        Ok(made) => user.own(made.as_fd()),
+        Ok(made) => user.chown(made.as_fd()),
         // Named twice, or a directory on the way to another one.
         Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::candidate::{Candidate, Shelf};
+use super::candidate::{Candidate, Category};
 use super::error::{Error, disk_error};
 use super::gc::Plan;
 use super::lease::{self, Lease};
@@ -26,9 +26,9 @@ use crate::{faults, filesystem};
 /// Attempts to remove a build that changes in the meantime.
 const EVICT_ATTEMPTS: usize = 3;
 
-/// Why a build is not removed.
+/// RemovalReason a build is not removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum KeptReason {
     /// A link names it.
     Linked,
     /// It is pinned.
@@ -39,13 +39,13 @@ pub enum Held {
     InUse,
 }
 
-impl fmt::Display for Held {
+impl fmt::Display for KeptReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Held::Linked => "a link names it as the latest of its group or project",
-            Held::Pinned => "it is pinned; unpin it first",
-            Held::UnderWay => "a build of it is not over",
-            Held::InUse => "it is in use at this moment; try again later",
+            KeptReason::Linked => "a link names it as the latest of its group or project",
+            KeptReason::Pinned => "it is pinned; unpin it first",
+            KeptReason::UnderWay => "a build of it is not over",
+            KeptReason::InUse => "it is in use at this moment; try again later",
         })
     }
 }
@@ -56,7 +56,7 @@ pub enum Removed {
     /// It was removed, which freed this many bytes of its own, as far as measured.
     Gone(u64),
     /// It stays.
-    Held(Held),
+    Kept(KeptReason),
     /// No such build.
     Unknown,
 }
@@ -66,7 +66,7 @@ enum Evicted {
     /// The build was moved to this path in the trash, or removed at once.
     To(PathBuf),
     /// It stays.
-    Held(Held),
+    Kept(KeptReason),
 }
 
 /// When the space of removed files is free.
@@ -107,7 +107,7 @@ impl BuildStore {
             }
             match self.evict(&removal.build) {
                 Ok(Evicted::To(trashed)) => evicted.push((at, trashed)),
-                Ok(Evicted::Held(_)) => {}
+                Ok(Evicted::Kept(_)) => {}
                 Err(error) => note(error),
             }
         }
@@ -145,33 +145,33 @@ impl BuildStore {
             return Ok(Removed::Unknown);
         };
         if self.linked(project)?.contains(&id) {
-            return Ok(Removed::Held(Held::Linked));
+            return Ok(Removed::Kept(KeptReason::Linked));
         }
         let mut own = 0;
         let mut evicted = Vec::new();
-        let shelves = [Shelf::Ready, Shelf::Failed];
-        for shelf in shelves {
+        let categories = [Category::Ready, Category::Failed];
+        for category in categories {
             // It is marked as durable some time after its end: then it is checked again.
-            let mut held = Some(Held::InUse);
+            let mut held = Some(KeptReason::InUse);
             for _ in 0..EVICT_ATTEMPTS {
-                let Some(build) = self.look_at(project, id, shelf, info.group_name())? else {
+                let Some(build) = self.look_at(project, id, category, info.group_name())? else {
                     held = None;
                     break;
                 };
                 held = match self.evict(&build)? {
-                    Evicted::Held(held) => Some(held),
+                    Evicted::Kept(held) => Some(held),
                     Evicted::To(trashed) => {
                         own += build.own.unwrap_or(0);
                         evicted.push(trashed);
                         None
                     }
                 };
-                if held != Some(Held::InUse) {
+                if held != Some(KeptReason::InUse) {
                     break;
                 }
             }
             match held {
-                Some(held) if shelf == Shelf::Ready => return Ok(Removed::Held(held)),
+                Some(held) if category == Category::Ready => return Ok(Removed::Kept(held)),
                 // Remains of a failed rebuild are collected later.
                 _ => {}
             }
@@ -193,10 +193,10 @@ impl BuildStore {
         &self,
         project: &ProjectName,
         id: JobId,
-        shelf: Shelf,
+        category: Category,
         group: &str,
     ) -> Result<Option<Candidate>, Error> {
-        let place = self.place(project, id, shelf);
+        let place = self.place(project, id, category);
         let look = disk_error("look at the build", &place);
         let Some(directory) = lease::open(&place).map_err(&look)? else {
             return Ok(None);
@@ -207,7 +207,7 @@ impl BuildStore {
         Ok(Some(Candidate {
             project: project.clone(),
             id,
-            shelf,
+            category,
             group: group.into(),
             last_used: last_used::time(&found),
             ran: None,
@@ -224,30 +224,30 @@ impl BuildStore {
     /// Moves a build to the trash, unless it has changed since it was checked or must stay.
     fn evict(&self, build: &Candidate) -> Result<Evicted, Error> {
         let (project, id) = (&build.project, build.id);
-        let place = self.place(project, id, build.shelf);
+        let place = self.place(project, id, build.category);
         let evict = disk_error("take the build away", &place);
         let changing = self.changing.lock();
         if self.is_pinned(project, id) {
-            return Ok(Evicted::Held(Held::Pinned));
+            return Ok(Evicted::Kept(KeptReason::Pinned));
         }
         // Only this link can have been pointed at it since the links were read.
         let group = build.group.parse::<GroupName>().ok();
         let link = named_by(&self.layout.link(project, group.as_ref())).map_err(&evict)?;
-        if build.shelf == Shelf::Ready && link == Some(id) {
-            return Ok(Evicted::Held(Held::Linked));
+        if build.category == Category::Ready && link == Some(id) {
+            return Ok(Evicted::Kept(KeptReason::Linked));
         }
         if self.layout.pending(project, id).symlink_metadata().is_ok() {
-            return Ok(Evicted::Held(Held::UnderWay));
+            return Ok(Evicted::Kept(KeptReason::UnderWay));
         }
         let is_same = |path: &Path| -> io::Result<bool> {
             let found = rustix::fs::lstat(path)?;
             Ok(last_used::time(&found) == build.last_used)
         };
         let Some(last) = Lease::take_last(&place).map_err(&evict)? else {
-            return Ok(Evicted::Held(Held::InUse));
+            return Ok(Evicted::Kept(KeptReason::InUse));
         };
         if !is_same(&place).map_err(&evict)? {
-            return Ok(Evicted::Held(Held::InUse));
+            return Ok(Evicted::Kept(KeptReason::InUse));
         }
         let trashed = self.layout.trash().join(random_hex().map_err(&evict)?);
         match std::fs::rename(&place, &trashed) {
@@ -256,7 +256,7 @@ impl BuildStore {
                 // A client that was answered from it at this moment has noted its use.
                 if !is_same(&trashed).map_err(&evict)? {
                     std::fs::rename(&trashed, &place).map_err(&evict)?;
-                    return Ok(Evicted::Held(Held::InUse));
+                    return Ok(Evicted::Kept(KeptReason::InUse));
                 }
                 self.forget(build);
             }
@@ -278,15 +278,15 @@ impl BuildStore {
         Ok(Evicted::To(trashed))
     }
 
-    fn place(&self, project: &ProjectName, id: JobId, shelf: Shelf) -> std::path::PathBuf {
-        match shelf {
-            Shelf::Ready => self.layout.ready(project, id),
-            Shelf::Failed => self.layout.failed(project, id),
+    fn place(&self, project: &ProjectName, id: JobId, category: Category) -> std::path::PathBuf {
+        match category {
+            Category::Ready => self.layout.ready(project, id),
+            Category::Failed => self.layout.failed(project, id),
         }
     }
 
     fn forget(&self, build: &Candidate) {
-        if build.shelf == Shelf::Ready {
+        if build.category == Category::Ready {
             self.index.remove(&build.project, build.id);
         }
     }

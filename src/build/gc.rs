@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::candidate::{Candidate, Shelf};
+use super::candidate::{Candidate, Category};
 use super::space::{Base, CloneForest, Node};
 use crate::policy::Policy;
 use crate::project::ProjectName;
@@ -31,7 +31,7 @@ const TORN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Reason of a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum RemovalReason {
     /// It has no valid record.
     Torn,
     /// It was not used for too long.
@@ -42,14 +42,14 @@ pub enum Why {
     MinFree,
 }
 
-impl Why {
+impl RemovalReason {
     /// The key of the rule in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
-            Why::Torn => "torn",
-            Why::MaxAge => "max_age",
-            Why::MaxBytes => "max_bytes",
-            Why::MinFree => "min_free",
+            RemovalReason::Torn => "torn",
+            RemovalReason::MaxAge => "max_age",
+            RemovalReason::MaxBytes => "max_bytes",
+            RemovalReason::MinFree => "min_free",
         }
     }
 }
@@ -60,7 +60,7 @@ pub struct Removal {
     /// The build.
     pub build: Candidate,
     /// The rule.
-    pub why: Why,
+    pub why: RemovalReason,
     /// Bytes that this frees, once the builds before it in the plan are removed.
     pub bytes: u64,
 }
@@ -115,11 +115,11 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
     oldest_first.retain(|at| may_go(&candidates[*at], now));
     let mut left = oldest_first;
     let mut selection = Selection::new(&candidates);
-    selection.take_all(&mut left, Why::Torn, |at| candidates[at].is_torn);
+    selection.take_all(&mut left, RemovalReason::Torn, |at| candidates[at].is_torn);
     left.retain(|at| !stays[*at]);
     if let Some(max_age) = policy.max_age {
         let limit = before(now, max_age);
-        selection.take_all(&mut left, Why::MaxAge, |at| {
+        selection.take_all(&mut left, RemovalReason::MaxAge, |at| {
             candidates[at].last_used < limit
         });
     }
@@ -129,7 +129,7 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
         while selection.forest.total() > max
             && let Some(at) = left.next()
         {
-            selection.take(at, Why::MaxBytes);
+            selection.take(at, RemovalReason::MaxBytes);
         }
         short = selection.forest.total().saturating_sub(max);
     }
@@ -137,7 +137,7 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
         while free.saturating_add(selection.freed) < min
             && let Some(at) = left.next()
         {
-            selection.take(at, Why::MinFree);
+            selection.take(at, RemovalReason::MinFree);
         }
         short = short.max(min.saturating_sub(free.saturating_add(selection.freed)));
     }
@@ -152,7 +152,7 @@ pub fn decide(candidates: Vec<Candidate>, policy: &Policy, now: Timestamp, free:
 struct Selection {
     forest: CloneForest,
     /// Places among the candidates, each with the rule and the bytes that it frees.
-    taken: Vec<(usize, Why, u64)>,
+    taken: Vec<(usize, RemovalReason, u64)>,
     /// Bytes that all of them free.
     freed: u64,
 }
@@ -166,14 +166,19 @@ impl Selection {
         }
     }
 
-    fn take(&mut self, at: usize, why: Why) {
+    fn take(&mut self, at: usize, why: RemovalReason) {
         let bytes = self.forest.remove(at);
         self.freed += bytes;
         self.taken.push((at, why, bytes));
     }
 
     /// Moves builds for which `goes` is true from `left` to this one.
-    fn take_all(&mut self, left: &mut Vec<usize>, why: Why, goes: impl Fn(usize) -> bool) {
+    fn take_all(
+        &mut self,
+        left: &mut Vec<usize>,
+        why: RemovalReason,
+        goes: impl Fn(usize) -> bool,
+    ) {
         left.retain(|at| {
             let goes = goes(*at);
             if goes {
@@ -228,7 +233,7 @@ fn among_the_last(
     let mut seen: HashMap<&ProjectName, u64> = HashMap::new();
     for &at in oldest_first.iter().rev() {
         let build = &candidates[at];
-        if build.shelf == Shelf::Ready && !build.is_torn {
+        if build.category == Category::Ready && !build.is_torn {
             let count = seen.entry(&build.project).or_default();
             stays[at] = *count < keep_last.unwrap_or(0);
             *count += 1;
@@ -241,7 +246,7 @@ fn among_the_last(
 fn nodes(candidates: &[Candidate]) -> Vec<Node> {
     let mut ready = HashMap::new();
     for (at, build) in candidates.iter().enumerate() {
-        if build.shelf == Shelf::Ready {
+        if build.category == Category::Ready {
             ready.insert((&build.project, &build.id), at);
         }
     }
@@ -295,7 +300,7 @@ mod tests {
         Candidate {
             project: "p".parse().unwrap(),
             id: id(n),
-            shelf: Shelf::Ready,
+            category: Category::Ready,
             group: "".into(),
             last_used: at((100 - days) * DAY),
             ran: None,
@@ -317,7 +322,7 @@ mod tests {
         decide(builds.to_vec(), &policy, at(100 * DAY), free)
     }
 
-    fn gone(plan: &Plan) -> Vec<(usize, Why, u64)> {
+    fn gone(plan: &Plan) -> Vec<(usize, RemovalReason, u64)> {
         let number = |id: JobId| usize::from_str_radix(&id.to_string(), 16).unwrap();
         let one = |r: &Removal| (number(r.build.id), r.why, r.bytes);
         plan.removals.iter().map(one).collect()
@@ -342,7 +347,7 @@ mod tests {
         };
         assert!(!policy.has_rule());
         let plan = plan(&builds, policy, 0);
-        assert_eq!(gone(&plan), [(2, Why::Torn, 0)]);
+        assert_eq!(gone(&plan), [(2, RemovalReason::Torn, 0)]);
         assert_eq!((plan.kept, plan.kept_bytes, plan.unmeasured), (2, 10, 2));
     }
 
@@ -363,7 +368,10 @@ mod tests {
             ..Policy::default()
         };
         // The least recently used build is removed first; one that was used just now stays.
-        let expected = [(2, Why::MinFree, 10), (1, Why::MinFree, 10)];
+        let expected = [
+            (2, RemovalReason::MinFree, 10),
+            (1, RemovalReason::MinFree, 10),
+        ];
         assert_eq!(gone(&plan(&builds, by_room, 0)), expected);
     }
 
@@ -375,7 +383,10 @@ mod tests {
             ..Policy::default()
         };
         let plan = plan(&builds, policy, 0);
-        let expected = [(2, Why::MaxAge, 10), (3, Why::MaxAge, 10)];
+        let expected = [
+            (2, RemovalReason::MaxAge, 10),
+            (3, RemovalReason::MaxAge, 10),
+        ];
         assert_eq!(gone(&plan), expected);
         assert_eq!((plan.bytes, plan.kept), (20, 2));
     }
@@ -389,7 +400,10 @@ mod tests {
             ..Policy::default()
         };
         let all = plan(&builds, policy, 20);
-        let expected = [(4, Why::MaxBytes, 10), (3, Why::MinFree, 10)];
+        let expected = [
+            (4, RemovalReason::MaxBytes, 10),
+            (3, RemovalReason::MinFree, 10),
+        ];
         assert_eq!(gone(&all), expected);
         assert_eq!((all.bytes, all.kept_bytes, all.short), (20, 20, 0));
         // Space that cannot be freed is reported.
@@ -399,7 +413,7 @@ mod tests {
             ..Policy::default()
         };
         let all = plan(&builds, policy, 20);
-        assert_eq!(gone(&all), [(4, Why::MinFree, 10)]);
+        assert_eq!(gone(&all), [(4, RemovalReason::MinFree, 10)]);
         assert_eq!(all.short, 70);
     }
 
@@ -422,7 +436,7 @@ mod tests {
             keep_last: None,
         };
         let plan = plan(&builds, policy, 0);
-        assert_eq!(gone(&plan), [(5, Why::MaxAge, 10)]);
+        assert_eq!(gone(&plan), [(5, RemovalReason::MaxAge, 10)]);
         assert_eq!(plan.short, u64::MAX - 10);
     }
 
@@ -431,7 +445,7 @@ mod tests {
         let mut builds = vec![build(1, 9), build(2, 8), build(3, 7), build(4, 30)];
         builds[3].project = "q".parse().unwrap();
         let failed = Candidate {
-            shelf: Shelf::Failed,
+            category: Category::Failed,
             ..build(1, 6)
         };
         builds.push(failed);
@@ -441,10 +455,13 @@ mod tests {
             ..Policy::default()
         };
         let plan = plan(&builds, policy, 0);
-        let expected = [(1, Why::MaxAge, 10), (1, Why::MaxAge, 10)];
+        let expected = [
+            (1, RemovalReason::MaxAge, 10),
+            (1, RemovalReason::MaxAge, 10),
+        ];
         assert_eq!(gone(&plan), expected);
-        let shelves: Vec<_> = plan.removals.iter().map(|r| r.build.shelf).collect();
-        assert_eq!(shelves, [Shelf::Ready, Shelf::Failed]);
+        let categories: Vec<_> = plan.removals.iter().map(|r| r.build.category).collect();
+        assert_eq!(categories, [Category::Ready, Category::Failed]);
     }
 
     #[test]
@@ -463,7 +480,10 @@ mod tests {
         };
         // All three take 12; without the first it is 12 still, without the second 11.
         let all = plan(&builds, policy, 0);
-        let expected = [(1, Why::MaxBytes, 0), (2, Why::MaxBytes, 1)];
+        let expected = [
+            (1, RemovalReason::MaxBytes, 0),
+            (2, RemovalReason::MaxBytes, 1),
+        ];
         assert_eq!(gone(&all), expected);
         assert_eq!(all.kept_bytes, 11);
         // A build that was made later under the base's id is not the one it was cloned from.

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 /// How far the stored time may be behind the last use.
 pub(super) const WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
-const NOW: Timestamps = Timestamps {
+const MODIFIED_NOW: Timestamps = Timestamps {
     last_access: Timespec {
         tv_sec: 0,
         tv_nsec: UTIME_OMIT,
@@ -44,13 +44,13 @@ pub(super) fn note(directory: BorrowedFd<'_>) {
         !(0..WRITE_INTERVAL.as_secs() as i64).contains(&ago.as_secs())
     });
     if is_due {
-        let _ = rustix::fs::futimens(directory, &NOW);
+        let _ = rustix::fs::futimens(directory, &MODIFIED_NOW);
     }
 }
 
 /// The same for the build at `path`. False if it no longer exists.
 pub(super) fn note_at(path: &Path) -> bool {
-    rustix::fs::utimensat(CWD, path, &NOW, AtFlags::SYMLINK_NOFOLLOW) != Err(Errno::NOENT)
+    rustix::fs::utimensat(CWD, path, &MODIFIED_NOW, AtFlags::SYMLINK_NOFOLLOW) != Err(Errno::NOENT)
 }
 
 /// When a use of a build was last written, as far as this process knows.

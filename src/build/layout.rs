@@ -6,21 +6,21 @@ use crate::job::{GroupName, JobId, State};
 use crate::project::ProjectName;
 
 /// The daemon's own directory; no project name begins with a dot.
-const OWN: &str = ".mistry";
+const DAEMON_DIRECTORY: &str = ".mistry";
 const PENDING: &str = "pending";
 const READY: &str = "ready";
 const FAILED: &str = "failed";
 const LATEST: &str = "latest";
 const GROUPS: &str = "groups";
 /// The prefix of a new link's name.
-const NEW_LINK: &str = "link-";
+const NEW_LINK_PREFIX: &str = "link-";
 const PINS: &str = "pins";
 const PAUSED: &str = "paused";
 const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
 const IMAGES: &str = "images";
 /// The suffix of files of statistics and of image records.
-const JSON: &str = ".json";
+const JSON_SUFFIX: &str = ".json";
 /// Mounted at `/data` in the container.
 pub(super) const DATA: &str = "data";
 /// The artifacts, under `data`.
@@ -58,40 +58,41 @@ impl Layout {
 
     /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, answer statistics,
     /// image records.
-    pub(super) fn own(&self) -> PathBuf {
-        self.root.join(OWN)
+    pub(super) fn daemon_directory(&self) -> PathBuf {
+        self.root.join(DAEMON_DIRECTORY)
     }
 
     pub(super) fn lock(&self) -> PathBuf {
-        self.own().join("lock")
+        self.daemon_directory().join("lock")
     }
 
     pub(super) fn instance(&self) -> PathBuf {
-        self.own().join("instance")
+        self.daemon_directory().join("instance")
     }
 
     pub(super) fn secret(&self) -> PathBuf {
-        self.own().join("secret")
+        self.daemon_directory().join("secret")
     }
 
     /// Directories to be removed stay here until their last reader is done.
     pub(super) fn trash(&self) -> PathBuf {
-        self.own().join("trash")
+        self.daemon_directory().join("trash")
     }
 
     /// A new link to a build, before its rename; no group can have one here.
     pub(super) fn new_link(&self, project: &ProjectName, id: JobId) -> PathBuf {
-        self.own().join(format!("{NEW_LINK}{project}-{id}"))
+        self.daemon_directory()
+            .join(format!("{NEW_LINK_PREFIX}{project}-{id}"))
     }
 
     /// The build that such a link in `.mistry` is for.
     pub(super) fn linked_by(name: &str) -> Option<(ProjectName, JobId)> {
-        named(name.strip_prefix(NEW_LINK)?)
+        named(name.strip_prefix(NEW_LINK_PREFIX)?)
     }
 
     /// One empty file for each pinned build.
     pub(super) fn pins(&self) -> PathBuf {
-        self.own().join(PINS)
+        self.daemon_directory().join(PINS)
     }
 
     pub(super) fn pin(&self, project: &ProjectName, id: JobId) -> PathBuf {
@@ -100,35 +101,36 @@ impl Layout {
 
     /// Exists while the queue is paused.
     pub(super) fn paused(&self) -> PathBuf {
-        self.own().join(PAUSED)
+        self.daemon_directory().join(PAUSED)
     }
 
     /// The last readings of the host's clocks.
     pub(super) fn clock(&self) -> PathBuf {
-        self.own().join(CLOCK)
+        self.daemon_directory().join(CLOCK)
     }
 
     /// A file per project: the statistics of its answers.
     pub(super) fn all_stats(&self) -> PathBuf {
-        self.own().join(ANSWERS)
+        self.daemon_directory().join(ANSWERS)
     }
 
     pub(super) fn stats(&self, project: &ProjectName) -> PathBuf {
-        self.all_stats().join(format!("{project}{JSON}"))
+        self.all_stats().join(format!("{project}{JSON_SUFFIX}"))
     }
 
     /// A file per project: its image records.
     pub(super) fn all_image_records(&self) -> PathBuf {
-        self.own().join(IMAGES)
+        self.daemon_directory().join(IMAGES)
     }
 
     pub(super) fn image_records(&self, project: &ProjectName) -> PathBuf {
-        self.all_image_records().join(format!("{project}{JSON}"))
+        self.all_image_records()
+            .join(format!("{project}{JSON_SUFFIX}"))
     }
 
     /// The project of such a file in `answers` or `images`.
     pub(super) fn counted_by(name: &str) -> Option<ProjectName> {
-        name.strip_suffix(JSON)?.parse().ok()
+        name.strip_suffix(JSON_SUFFIX)?.parse().ok()
     }
 
     pub(super) fn project(&self, project: &ProjectName) -> PathBuf {

@@ -65,16 +65,16 @@ mod trend;
 pub use answer::{AnswerJson, BuildAnswer};
 pub use archive::Tar;
 pub use artifacts::{Artifacts, Contents, Found};
-pub use candidate::{Candidate, Shelf};
+pub use candidate::{Candidate, Category};
 pub use claim::{Holder, Secret, holder};
 pub use clock::Since;
 pub use declared::MountPoint;
 pub use directory::{Directory, Entries, Entry, EntryKind};
 pub use error::Error;
-pub use evict::{Collected, Freeing, Held, Removed};
+pub use evict::{Collected, Freeing, KeptReason, Removed};
 pub use filter::{Filter, Place};
 pub use finish::{End, FinishedBuild, Unfinished};
-pub use gc::{JUST_USED, Plan, Removal, Why};
+pub use gc::{JUST_USED, Plan, Removal, RemovalReason};
 pub use image_records::{
     Change, ImageRecord, ImageRecords, MadeContainer, MadeLayer, Step, is_prefix,
 };
@@ -85,7 +85,7 @@ pub use listing::Listing;
 pub use log::{BuildLog, LogFollower, LogProgress, text_of};
 pub use orphans::OrphanedBuild;
 pub use pending::{PendingBuild, User};
-pub use prepare::Begun;
+pub use prepare::BaseUse;
 pub use random::random_hex;
 pub use record::{Bookkeeping, BuildLimits, Record, RecordFile, Stopped};
 pub use stats::{AnswerStats, Answered, Day};

@@ -298,7 +298,7 @@ mod tests {
         let user = User {
             user: 0,
             group: 0,
-            is_given: false,
+            owns_created_files: false,
         };
         pending.prepare(&job.params, &user, &context).unwrap();
         pending.make_home(&[], &user).unwrap();

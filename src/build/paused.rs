@@ -54,7 +54,7 @@ impl BuildStore {
     }
 
     fn sync_own(&self) -> io::Result<()> {
-        File::open(self.layout.own())?.sync_all()
+        File::open(self.layout.daemon_directory())?.sync_all()
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
     fn what_cannot_be_marked_says_so_and_leaves_nothing() {
         let home = tempfile::tempdir().unwrap();
         let store = BuildStore::open(home.path(), Filesystem::Plain).unwrap();
-        let (own, away) = (store.layout.own(), home.path().join("away"));
+        let (own, away) = (store.layout.daemon_directory(), home.path().join("away"));
         std::fs::rename(&own, &away).unwrap();
         let error = store.mark_paused().unwrap_err();
         assert_eq!(

@@ -32,13 +32,13 @@ pub struct User {
     /// Its gid.
     pub group: u32,
     /// Files that the daemon creates are given to it. False if that is not allowed, or not needed.
-    pub is_given: bool,
+    pub owns_created_files: bool,
 }
 
 impl User {
     /// Gives it a created file.
-    pub(super) fn own(&self, made: BorrowedFd<'_>) -> io::Result<()> {
-        if self.is_given {
+    pub(super) fn chown(&self, made: BorrowedFd<'_>) -> io::Result<()> {
+        if self.owns_created_files {
             rustix::fs::fchown(
                 made,
                 Some(rustix::process::Uid::from_raw(self.user)),

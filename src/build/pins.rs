@@ -108,6 +108,6 @@ impl BuildStore {
     fn sync_pins(&self) -> io::Result<()> {
         File::open(self.layout.pins())?.sync_all()?;
         // The directory itself may have been created just now.
-        File::open(self.layout.own())?.sync_all()
+        File::open(self.layout.daemon_directory())?.sync_all()
     }
 }

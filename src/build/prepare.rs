@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::base::Start;
+use super::base::BaseChoice;
 use super::disk::make_directory;
 use super::error::{Error, disk_error};
 use super::pending::{PendingBuild, User};
@@ -26,20 +26,20 @@ use crate::{faults, filesystem};
 /// build moved them: more than builds have, and few of the usual 1,024 descriptors.
 const MAX_OPEN_OPAQUE_FILES: usize = 16;
 
-/// The initial state of a build's `data`.
+/// From which build a build's `data` starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begun {
+pub enum BaseUse {
     /// Empty: there is no group, or it has no build yet.
-    Empty,
+    NoBase,
     /// A clone of the group's latest build.
-    Incremental,
+    Latest,
     /// Empty, because the group's latest build holds unreadable files.
-    BaseUnreadable,
+    Unreadable,
     /// Empty, because the group's latest build belongs to another user, and the daemon may not chown its
     /// files.
-    BaseForeign,
+    Foreign,
     /// Empty, because a changed file is not newer than the group's latest build.
-    BaseNewer,
+    Newer,
     /// A clone of an earlier build of the group that was made of the same files, for the same reason.
     Earlier,
 }
@@ -58,18 +58,18 @@ impl PendingBuild {
         params: &Params,
         user: &User,
         context: &Context,
-    ) -> Result<Begun, Error> {
+    ) -> Result<BaseUse, Error> {
         let now = Since::now();
         self.record.info.started_at = now.wall();
         self.record.internal.started_uptime = now.uptime();
         let info = &self.record.info;
         self.store.enter(info);
         // Only a group has a base; the latest build without a group is never a base.
-        let start = match &info.group {
-            Some(group) => self.store.start(&self.project, group, context)?,
-            None => Start::default(),
+        let choice = match &info.group {
+            Some(group) => self.store.choose_base(&self.project, group, context)?,
+            None => BaseChoice::default(),
         };
-        self.begin_from(start, params, user)
+        self.start_from(choice, params, user)
     }
 
     /// Checks the base again, now that the image is known. If a file that differs from those of the base is
@@ -84,7 +84,7 @@ impl PendingBuild {
         params: &Params,
         user: &User,
         context: &Context,
-    ) -> Result<Option<Begun>, Error> {
+    ) -> Result<Option<BaseUse>, Error> {
         let Some(change) = self.change.take() else {
             return Ok(None);
         };
@@ -96,19 +96,24 @@ impl PendingBuild {
             return Ok(None);
         }
         self.clear_data()?;
-        let start = self.store.start_elsewhere(&self.project, &group, context);
-        self.begin_from(start, params, user).map(Some)
+        let choice = self.store.choose_other_base(&self.project, &group, context);
+        self.start_from(choice, params, user).map(Some)
     }
 
-    fn begin_from(&mut self, start: Start, params: &Params, user: &User) -> Result<Begun, Error> {
+    fn start_from(
+        &mut self,
+        choice: BaseChoice,
+        params: &Params,
+        user: &User,
+    ) -> Result<BaseUse, Error> {
         let data = self.data();
         let filesystem = self.store.filesystem;
-        let mut begun = match start.is_passed {
-            true => Begun::BaseNewer,
-            false => Begun::Empty,
+        let mut base_use = match choice.is_latest_unusable {
+            true => BaseUse::Newer,
+            false => BaseUse::NoBase,
         };
         let mut is_cloned = false;
-        if let Some(base) = start.base
+        if let Some(base) = choice.base
             && let Some(_held) = self.store.lease(&self.project, base)?
         {
             let from = self
@@ -118,20 +123,20 @@ impl PendingBuild {
                 .join(layout::DATA);
             let clone = |cause| Error::Tree("clone the latest build of the group", cause);
             let without = [layout::PARAMS.as_ref()];
-            begun = match filesystem.clone_until(&from, &data, &without, &self.interrupt) {
-                Ok(()) => match self.give_clone(base, &data, user)? {
-                    Begun::Incremental => {
+            base_use = match filesystem.clone_until(&from, &data, &without, &self.interrupt) {
+                Ok(()) => match self.chown_clone(base, &data, user)? {
+                    BaseUse::Latest => {
                         is_cloned = true;
-                        match start.is_passed {
-                            true => Begun::Earlier,
-                            false => Begun::Incremental,
+                        match choice.is_latest_unusable {
+                            true => BaseUse::Earlier,
+                            false => BaseUse::Latest,
                         }
                     }
                     foreign => foreign,
                 },
                 Err(cause) if is_permission_denied(&cause) => {
                     self.clear_data()?;
-                    Begun::BaseUnreadable
+                    BaseUse::Unreadable
                 }
                 Err(cause) => return Err(self.abandon_data(clone(cause))),
             };
@@ -142,18 +147,18 @@ impl PendingBuild {
                 .map_err(|cause| Error::Tree("make the build's directory", cause))?;
         }
         faults::point("data-made");
-        let base = start.base.filter(|_| is_cloned);
-        self.change = start.change.filter(|_| is_cloned);
+        let base = choice.base.filter(|_| is_cloned);
+        self.change = choice.change.filter(|_| is_cloned);
         self.record.info.base = base;
         self.record.info.incremental = is_cloned;
         self.record.internal.user = Some(user.to_string());
         (self.opaque_files, self.record.internal.opaque_inodes) = write_layout(&data, params, user)
             .map_err(disk_error("write the build's params", &data))?;
-        Ok(begun)
+        Ok(base_use)
     }
 
     /// Changes the owner of a base's clone to `user`, if another one made the base.
-    fn give_clone(&self, base: JobId, data: &Path, user: &User) -> Result<Begun, Error> {
+    fn chown_clone(&self, base: JobId, data: &Path, user: &User) -> Result<BaseUse, Error> {
         let directory = self.store.layout.ready(&self.project, base);
         let read = disk_error(
             "read the record of the latest build of the group",
@@ -171,15 +176,15 @@ impl PendingBuild {
             }
         };
         if made_by == user.to_string() {
-            return Ok(Begun::Incremental);
+            return Ok(BaseUse::Latest);
         }
         let filesystem = self.store.filesystem;
         let give = |cause| Error::Tree("give the latest build of the group to its user", cause);
         match filesystem.give_until(data, user.user, user.group, &self.interrupt) {
-            Ok(()) => Ok(Begun::Incremental),
+            Ok(()) => Ok(BaseUse::Latest),
             Err(cause) if is_permission_denied(&cause) => {
                 self.clear_data()?;
-                Ok(Begun::BaseForeign)
+                Ok(BaseUse::Foreign)
             }
             Err(cause) => Err(self.abandon_data(give(cause))),
         }
@@ -230,14 +235,14 @@ fn write_layout(
     let Some(data) = open_writable(rustix::fs::CWD, data)? else {
         return Err(io::ErrorKind::NotFound.into());
     };
-    user.own(data.as_fd())?;
+    user.chown(data.as_fd())?;
     for name in [layout::ARTIFACTS, layout::CACHE, layout::PARAMS] {
         // A clone may hold a file or a link that an earlier container left in this place.
         let is_made = make_directory(data.as_fd(), name)?;
         // Opened in any case: a directory that an earlier build made inaccessible is accessible to the next
         // build.
         match open_writable(data.as_fd(), Path::new(name)) {
-            Ok(Some(directory)) if is_made => user.own(directory.as_fd())?,
+            Ok(Some(directory)) if is_made => user.chown(directory.as_fd())?,
             // It belongs to another user, as whom the next build may run.
             Err(error) if is_made || error.kind() != io::ErrorKind::PermissionDenied => {
                 return Err(error);
@@ -257,7 +262,7 @@ fn write_layout(
             Mode::from_raw_mode(if name.is_opaque() { 0o600 } else { 0o640 }),
         )?);
         file.write_all(value.as_bytes())?;
-        user.own(file.as_fd())?;
+        user.chown(file.as_fd())?;
         if name.is_opaque() {
             let inode = rustix::fs::fstat(&file)?.st_ino;
             opaque_inodes.insert(name.to_string(), inode);

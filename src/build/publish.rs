@@ -139,7 +139,7 @@ impl BuildStore {
     /// Completes new links that a previous process left unfinished if they lead to a build that is in place,
     /// unless a later one has been linked since; removes the others.
     pub(super) fn complete_links(&self) -> Result<(), Error> {
-        let own = self.layout.own();
+        let own = self.layout.daemon_directory();
         let complete = disk_error("complete the links of an earlier process", &own);
         let mut first_error = Ok(());
         for entry in std::fs::read_dir(&own).map_err(&complete)? {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use rustix::fs::{AtFlags, Stat};
 use serde::Deserialize;
 
-use super::candidate::{Candidate, Shelf};
+use super::candidate::{Candidate, Category};
 use super::disk::{list_ids, open_directory};
 use super::error::{Error, disk_error};
 use super::gc::{self, Plan};
@@ -28,17 +28,17 @@ use crate::project::ProjectName;
 /// seconds.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Brief {
+struct RecordSummary {
     group: String,
     started_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     base: Option<String>,
-    bookkeeping: BriefInternal,
+    bookkeeping: InternalSummary,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct BriefInternal {
+struct InternalSummary {
     durable: bool,
     boot: String,
     bytes: Option<u64>,
@@ -111,9 +111,9 @@ impl BuildStore {
         let pending: HashSet<JobId> = pending.into_iter().collect();
         let mut found = Vec::new();
         let mut groups = Interned::default();
-        for (shelf, place) in [
-            (Shelf::Ready, self.layout.builds(project, State::Ready)),
-            (Shelf::Failed, self.layout.all_failed(project)),
+        for (category, place) in [
+            (Category::Ready, self.layout.builds(project, State::Ready)),
+            (Category::Failed, self.layout.all_failed(project)),
         ] {
             let list = disk_error("list the builds", &place);
             let ids = list_ids(&place).map_err(&list)?;
@@ -122,7 +122,7 @@ impl BuildStore {
             }
             let open = open_directory(&place).map_err(|errno| list(errno.into()))?;
             for id in ids {
-                let (stat, brief) = match look(open.as_fd(), &place, id) {
+                let (stat, brief) = match inspect(open.as_fd(), &place, id) {
                     Ok(Some(read)) => read,
                     Ok(None) => continue,
                     Err(error) => {
@@ -139,14 +139,14 @@ impl BuildStore {
                 found.push(Candidate {
                     project: project.clone(),
                     id,
-                    shelf,
+                    category,
                     group: groups.intern(brief.group.into()),
                     last_used: last_used::time(&stat),
                     ran: brief.started_at.zip(brief.finished_at),
                     bytes: brief.bookkeeping.bytes,
                     own: brief.bookkeeping.own,
                     base: brief.base.and_then(|base| base.parse().ok()),
-                    is_linked: shelf == Shelf::Ready && linked.contains(&id),
+                    is_linked: category == Category::Ready && linked.contains(&id),
                     is_pinned: pins.contains(&(project.clone(), id)),
                     is_busy: pending.contains(&id),
                     is_torn,
@@ -190,17 +190,17 @@ impl BuildStore {
 }
 
 /// The directory of a build at `place`, and its record's content; `None` if it is gone.
-fn look(
+fn inspect(
     open: BorrowedFd<'_>,
     place: &Path,
     id: JobId,
-) -> Result<Option<(Stat, Option<Brief>)>, Error> {
+) -> Result<Option<(Stat, Option<RecordSummary>)>, Error> {
     let name = id.to_string();
     let path = place.join(&name);
     let looked = rustix::fs::statat(open, &name, AtFlags::SYMLINK_NOFOLLOW);
     let read = looked
         .map_err(io::Error::from)
-        .and_then(|stat| Ok((stat, record::read_as::<Brief>(&path)?)));
+        .and_then(|stat| Ok((stat, record::read_as::<RecordSummary>(&path)?)));
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

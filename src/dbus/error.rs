@@ -7,7 +7,7 @@ use zbus::names::ErrorName;
 
 use crate::build;
 use crate::project::{self, NameError};
-use crate::scheduler::Error as Heart;
+use crate::scheduler::Error as SchedulerError;
 
 /// Prefix of mistry's own errors.
 const OURS: &str = "org.mistry.Mistry1.Error.";
@@ -140,11 +140,11 @@ impl From<NameError> for Error {
     }
 }
 
-impl From<Heart> for Error {
-    fn from(error: Heart) -> Error {
+impl From<SchedulerError> for Error {
+    fn from(error: SchedulerError) -> Error {
         let kind = kind(&error);
         // The scheduler has logged why a job was rejected, once for all waiters.
-        if kind == Kind::Failed && !matches!(error, Heart::Rejected(_)) {
+        if kind == Kind::Failed && !matches!(error, SchedulerError::Rejected(_)) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "a call on the bus failed"
@@ -155,29 +155,36 @@ impl From<Heart> for Error {
 }
 
 /// There is no `_` arm: each new variant must be given a name.
-fn kind(error: &Heart) -> Kind {
+fn kind(error: &SchedulerError) -> Kind {
     match error {
-        Heart::Project(project) => match project {
+        SchedulerError::Project(project) => match project {
             project::Error::Unknown(_) | project::Error::NoDockerfile(_) => Kind::NoSuchProject,
             project::Error::Unbuildable(..)
             | project::Error::Settings(..)
             | project::Error::Changed(_) => Kind::BadProject,
             project::Error::Read(..) | project::Error::List(_) => Kind::Failed,
         },
-        Heart::UnknownJob(..) | Heart::NoBuild(_) | Heart::NoRecord(..) => Kind::NoSuchJob,
-        Heart::NoLog(..) => Kind::NoLog,
-        Heart::NoArtifacts(..) => Kind::NoArtifacts,
-        Heart::Store(build::Error::Confine(..)) => Kind::NotSupported,
-        Heart::Over(..) => Kind::JobOver,
-        Heart::NotYours(..) => Kind::AccessDenied,
-        Heart::Held(..) => Kind::JobBusy,
-        Heart::BacklogFull => Kind::BacklogFull,
-        Heart::ReadersFull | Heart::ScansFull | Heart::BodiesFull => Kind::LimitsExceeded,
-        Heart::EngineAway(_) => Kind::EngineUnavailable,
-        Heart::Image(..) => Kind::ImageFailed,
-        Heart::Ending | Heart::Stopping(..) => Kind::Stopping,
-        Heart::NoPolicy => Kind::NoPolicy,
-        Heart::Engine(..) | Heart::Store(_) | Heart::Log(_) | Heart::Lost => Kind::Failed,
-        Heart::Rejected(inner) => self::kind(inner),
+        SchedulerError::UnknownJob(..)
+        | SchedulerError::NoBuild(_)
+        | SchedulerError::NoRecord(..) => Kind::NoSuchJob,
+        SchedulerError::NoLog(..) => Kind::NoLog,
+        SchedulerError::NoArtifacts(..) => Kind::NoArtifacts,
+        SchedulerError::Store(build::Error::Confine(..)) => Kind::NotSupported,
+        SchedulerError::Over(..) => Kind::JobOver,
+        SchedulerError::NotYours(..) => Kind::AccessDenied,
+        SchedulerError::Kept(..) => Kind::JobBusy,
+        SchedulerError::BacklogFull => Kind::BacklogFull,
+        SchedulerError::ReadersFull | SchedulerError::ScansFull | SchedulerError::BodiesFull => {
+            Kind::LimitsExceeded
+        }
+        SchedulerError::EngineAway(_) => Kind::EngineUnavailable,
+        SchedulerError::Image(..) => Kind::ImageFailed,
+        SchedulerError::Ending | SchedulerError::Stopping(..) => Kind::Stopping,
+        SchedulerError::NoPolicy => Kind::NoPolicy,
+        SchedulerError::Engine(..)
+        | SchedulerError::Store(_)
+        | SchedulerError::Log(_)
+        | SchedulerError::Lost => Kind::Failed,
+        SchedulerError::Rejected(inner) => self::kind(inner),
     }
 }

@@ -14,7 +14,7 @@ use super::event::{self, Removal};
 use super::images::Unused;
 use super::service::Scheduler;
 use super::shared::Shared;
-use crate::build::{self, Freeing, Held, Plan, Removed};
+use crate::build::{self, Freeing, KeptReason, Plan, Removed};
 use crate::docker;
 use crate::job::JobId;
 use crate::policy::Policy;
@@ -108,10 +108,10 @@ impl Scheduler {
     /// [`Error::UnknownJob`]; [`Error::Held`] when a link names it, it is pinned, in use or not over;
     /// [`Error::Store`].
     pub async fn remove(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
-        let held = |held| Err(Error::Held(project.clone(), id, held));
+        let kept = |reason| Err(Error::Kept(project.clone(), id, reason));
         self.0.adopted.wait().await;
         if self.0.active_job(project, id).is_some() {
-            return held(Held::UnderWay);
+            return kept(KeptReason::UnderWay);
         }
         let (shared, name) = (self.0.clone(), project.clone());
         // The client may disconnect; the removal continues.
@@ -133,7 +133,7 @@ impl Scheduler {
                 event::publish_removal(&shared, &removal);
                 Ok(())
             }
-            Removed::Held(why) => held(why),
+            Removed::Kept(reason) => kept(reason),
             Removed::Unknown => Err(Error::UnknownJob(project.clone(), id)),
         }
     }

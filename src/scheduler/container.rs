@@ -217,6 +217,6 @@ pub(super) fn user(settings: &Settings) -> User {
     User {
         user,
         group,
-        is_given: may_give && asked.is_some(),
+        owns_created_files: may_give && asked.is_some(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::build::{BuildStore, Held};
+use crate::build::{BuildStore, KeptReason};
 use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::{build, docker, project};
@@ -58,7 +58,7 @@ pub enum Error {
     Store(#[from] build::Error),
     /// A build that could not be removed as requested.
     #[error("job '{1}' of project '{0}' is not removed: {2}")]
-    Held(ProjectName, JobId, Held),
+    Kept(ProjectName, JobId, KeptReason),
     /// Garbage collection was requested, and no rule is configured.
     #[error(
         "no rule selects the builds to remove: give max_age, max_bytes or min_free, or set one of them in 'gc' of the configuration"

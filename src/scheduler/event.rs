@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::active_job::ActiveJob;
 use super::shared::Shared;
-use crate::build::{Answered, BuildInfo, Plan, Shelf};
+use crate::build::{Answered, BuildInfo, Category, Plan};
 use crate::docker;
 use crate::job::{GroupName, JobId, Outcome};
 use crate::project::ProjectName;
@@ -271,7 +271,7 @@ pub(super) fn publish_collection(shared: &Shared, plan: &Plan, free: u64) {
             id: removal.build.id,
             why: removal.why.as_str(),
             bytes: removal.bytes,
-            is_listed: removal.build.shelf == Shelf::Ready,
+            is_listed: removal.build.category == Category::Ready,
         };
         publish_removal(shared, &removal);
     }

@@ -25,30 +25,33 @@ use super::recipe::Recipe;
 use super::shared::Shared;
 use super::sweep::ensure_swept;
 use super::{ending, stop};
-use crate::build::{Begun, BuildLimits, ImageRecord, PendingBuild};
+use crate::build::{BaseUse, BuildLimits, ImageRecord, PendingBuild};
 use crate::docker::{self, ProcessWatch};
 use crate::faults;
 use crate::job::Phase;
 use crate::project::{self, Settings};
 
 /// The first line of a log when the last build of the group could not be used as the base.
-const BASE_CLOSED: &[u8] =
+const BASE_UNREADABLE_NOTE: &[u8] =
     b"mistry: the latest build of the group holds files that mistryd may not read; starting empty\n";
 /// The same, if that build was another user's.
-const BASE_FOREIGN: &[u8] =
+const BASE_FOREIGN_NOTE: &[u8] =
     b"mistry: the latest build of the group belongs to another user, and mistryd may not give its files away; starting empty\n";
 
 /// The line in a log when the kernel killed a process of the build for want of memory.
-const OUT_OF_MEMORY: &str = "the kernel killed a process of the build, which had no memory left";
+const OUT_OF_MEMORY_NOTE: &str =
+    "the kernel killed a process of the build, which had no memory left";
 
 /// The line in a log when the build reached its limit of processes.
-const OUT_OF_PROCESSES: &str = "a process of the build could not be started, because the build had as many processes and threads as it may (limits.pids)";
+const OUT_OF_PROCESSES_NOTE: &str = "a process of the build could not be started, because the build had as many processes and threads as it may (limits.pids)";
 
 /// The line in a log when the last build of the group could not be used as the base because of the
 /// modification times of files.
-const BASE_NEWER: &[u8] = b"mistry: a file of the project has changed and is not newer than the \
+const BASE_NEWER_NOTE: &[u8] =
+    b"mistry: a file of the project has changed and is not newer than the \
     latest build of the group; starting empty\n";
-const EARLIER_BASE: &[u8] = b"mistry: a file of the project has changed and is not newer than the \
+const EARLIER_BASE_NOTE: &[u8] =
+    b"mistry: a file of the project has changed and is not newer than the \
     latest build of the group; starting from an earlier build of the same files\n";
 
 /// Records an admitted job and builds it; the owners of handles are notified of both.
@@ -184,7 +187,7 @@ impl BuildTask {
         faults::point("slot");
         if let StartPoint::Beginning(_) = start {
             publish(&self.shared, active.subject(), &Event::Started);
-            self.pending()?.record_mut().info.phases.waiting = Some(milliseconds(accepted));
+            self.pending()?.record_mut().info.phases.waiting = Some(elapsed_milliseconds(accepted));
         }
         Ok(())
     }
@@ -282,7 +285,7 @@ impl BuildTask {
         self.set_limits(build_limits(settings, &config))?;
         self.begin_stage();
         self.prepare(recipe, settings).await?;
-        self.pending()?.record_mut().info.phases.snapshot = Some(milliseconds(began));
+        self.pending()?.record_mut().info.phases.snapshot = Some(elapsed_milliseconds(began));
 
         let began = Instant::now();
         self.enter(Phase::Imaging)?;
@@ -301,12 +304,12 @@ impl BuildTask {
             }
         };
         faults::point("image");
-        self.pending()?.record_mut().info.phases.image = Some(milliseconds(began));
+        self.pending()?.record_mut().info.phases.image = Some(elapsed_milliseconds(began));
         let began = Instant::now();
         self.begin_stage();
         self.reconsider(recipe, settings, &image).await?;
         let snapshot = &mut self.pending()?.record_mut().info.phases.snapshot;
-        *snapshot = snapshot.map(|before| before + milliseconds(began));
+        *snapshot = snapshot.map(|before| before + elapsed_milliseconds(began));
 
         self.enter(Phase::Running)?;
         self.begin_stage();
@@ -372,7 +375,7 @@ impl BuildTask {
             {
                 self.pending()?.record_mut().info.pids_limit_reached = true;
                 // If the note cannot be written, the record still has it.
-                let _ = self.pending()?.log().note(OUT_OF_PROCESSES).await;
+                let _ = self.pending()?.log().note(OUT_OF_PROCESSES_NOTE).await;
             }
         }
         if let Ok(exit) = &supervised
@@ -380,7 +383,7 @@ impl BuildTask {
         {
             self.pending()?.record_mut().info.oom_killed = true;
             // If the note cannot be written, the record still has it.
-            let _ = self.pending()?.log().note(OUT_OF_MEMORY).await;
+            let _ = self.pending()?.log().note(OUT_OF_MEMORY_NOTE).await;
         }
         supervised
     }
@@ -390,14 +393,14 @@ impl BuildTask {
         let user = user(settings);
         let shared = self.shared.clone();
         self.cancellable(shared.make_room()).await?;
-        let begun = self
+        let base_use = self
             .on_disk_interruptible(move |pending| {
-                let begun = pending.prepare(&params, &user, &context)?;
+                let base_use = pending.prepare(&params, &user, &context)?;
                 faults::point("prepared");
-                Ok(begun)
+                Ok(base_use)
             })
             .await?;
-        self.log_base(begun).await
+        self.log_base(base_use).await
     }
 
     /// Starts again if the image shows that the base cannot be used.
@@ -410,25 +413,25 @@ impl BuildTask {
         let (params, context) = (recipe.job.params.clone(), recipe.context.clone());
         let image = image.clone();
         let user = user(settings);
-        let begun = self
+        let base_use = self
             .on_disk_interruptible(move |pending| {
                 Ok(pending.reconsider(&image, &params, &user, &context)?)
             })
             .await?;
-        match begun {
-            Some(begun) => self.log_base(begun).await,
+        match base_use {
+            Some(base_use) => self.log_base(base_use).await,
             None => Ok(()),
         }
     }
 
     /// Notes in the log where the build began, if that is not what was requested.
-    async fn log_base(&mut self, begun: Begun) -> Result<(), Interruption> {
-        let text = match begun {
-            Begun::Empty | Begun::Incremental => &[][..],
-            Begun::BaseUnreadable => BASE_CLOSED,
-            Begun::BaseForeign => BASE_FOREIGN,
-            Begun::BaseNewer => BASE_NEWER,
-            Begun::Earlier => EARLIER_BASE,
+    async fn log_base(&mut self, base_use: BaseUse) -> Result<(), Interruption> {
+        let text = match base_use {
+            BaseUse::NoBase | BaseUse::Latest => &[][..],
+            BaseUse::Unreadable => BASE_UNREADABLE_NOTE,
+            BaseUse::Foreign => BASE_FOREIGN_NOTE,
+            BaseUse::Newer => BASE_NEWER_NOTE,
+            BaseUse::Earlier => EARLIER_BASE_NOTE,
         };
         if !text.is_empty() {
             let log = self.pending()?.log();
@@ -537,16 +540,17 @@ impl BuildTask {
 
 /// The limits of a build: from the project's settings, else from the configuration.
 fn build_limits(settings: &Settings, config: &SchedulerConfig) -> BuildLimits {
-    let milliseconds = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let elapsed_milliseconds =
+        |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     let job_timeout = settings.job_timeout.or(config.job_timeout);
     let silence_timeout = settings.silence_timeout.or(config.silence_timeout);
     BuildLimits {
-        job_timeout: job_timeout.map(milliseconds),
-        silence_timeout: silence_timeout.map(milliseconds),
+        job_timeout: job_timeout.map(elapsed_milliseconds),
+        silence_timeout: silence_timeout.map(elapsed_milliseconds),
         log_limit: settings.log_limit.unwrap_or(config.log_limit),
     }
 }
 
-fn milliseconds(since: Instant) -> u64 {
+fn elapsed_milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -72,7 +72,7 @@ fn removed_view(removal: &Removal) -> RemovedView {
         id: removal.build.id.to_string(),
         project: removal.build.project.to_string(),
         group: removal.build.group.to_string(),
-        place: removal.build.shelf.as_str().to_owned(),
+        place: removal.build.category.as_str().to_owned(),
         why: removal.why.as_str().to_owned(),
         used: removal.build.last_used,
         bytes: removal.bytes,

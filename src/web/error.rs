@@ -199,7 +199,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::NoRecord(..) => StatusCode::NOT_FOUND,
         Error::Over(..) => StatusCode::CONFLICT,
         Error::NotYours(..) => StatusCode::FORBIDDEN,
-        Error::Held(..) => StatusCode::CONFLICT,
+        Error::Kept(..) => StatusCode::CONFLICT,
         Error::NoPolicy => StatusCode::UNPROCESSABLE_ENTITY,
         Error::BacklogFull
         | Error::ReadersFull
