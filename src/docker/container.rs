@@ -70,13 +70,13 @@ impl Docker {
     /// [`Error::NoSuchImage`]; [`Error::NameTaken`]; [`Error::Path`] for a host path that is not
     /// UTF-8; [`Error::Unreachable`]; [`Error::Api`], also for a host path that does not exist.
     pub async fn create(&self, spec: &ContainerSpec) -> Result<String, Error> {
-        let doing = "creating a container";
+        let operation = "creating a container";
         let body = spec.body(self.traits().await?)?;
         let options = CreateContainerOptions {
             name: Some(spec.name.clone()),
             ..CreateContainerOptions::default()
         };
-        let created = self.call(doing, async |docker| {
+        let created = self.call(operation, async |docker| {
             docker.create_container(Some(options), body).await
         });
         match created.await? {
@@ -86,7 +86,7 @@ impl Docker {
                     Error::NoSuchImage(spec.image.clone())
                 }
                 Some((409, _)) => Error::NameTaken(spec.name.clone()),
-                _ => self.failed(doing, error),
+                _ => self.failed(operation, error),
             }),
         }
     }
@@ -97,9 +97,9 @@ impl Docker {
     /// [`Error::NotStarted`] when the image's program cannot be executed;
     /// [`Error::NoSuchContainer`]; [`Error::Unreachable`]; [`Error::Api`].
     pub async fn start(&self, container: &str) -> Result<(), Error> {
-        let doing = "starting a container";
+        let operation = "starting a container";
         self.count_output(container).await;
-        let started = self.call(doing, async |docker| {
+        let started = self.call(operation, async |docker| {
             docker
                 .start_container(container, None::<StartContainerOptions>)
                 .await
@@ -111,7 +111,7 @@ impl Docker {
                     code,
                     said: said.to_owned(),
                 },
-                None => self.failed_on(doing, container, error),
+                None => self.failed_on(operation, container, error),
             }
         })
     }
@@ -122,8 +122,8 @@ impl Docker {
     /// [`Error::NoSuchContainer`]; [`Error::Unreachable`] when the Engine goes away while the container runs,
     /// after which this may be called again; [`Error::Api`].
     pub async fn wait(&self, container: &str) -> Result<Exit, Error> {
-        let doing = "waiting for a container";
-        let client = self.client(doing).await?;
+        let operation = "waiting for a container";
+        let client = self.client(operation).await?;
         let options = WaitContainerOptions {
             condition: "not-running".to_owned(),
         };
@@ -136,17 +136,17 @@ impl Docker {
             Some(Ok(ended)) => match ended.error.and_then(|error| error.message) {
                 Some(message) if !message.is_empty() => {
                     return Err(Error::Api {
-                        doing: doing.to_owned(),
+                        operation: operation.to_owned(),
                         source: message.into(),
                     });
                 }
                 _ => ended.status_code,
             },
-            Some(Err(error)) => return Err(self.failed_on(doing, container, error)),
+            Some(Err(error)) => return Err(self.failed_on(operation, container, error)),
             // An Engine that is stopped does the same, and then the container did not end by itself.
             None => {
                 let source = "it ended the answer without a word".into();
-                return Err(self.unreachable(doing, source));
+                return Err(self.unreachable(operation, source));
             }
         };
         // Success needs no second request: the caller learns of such a kill from the events.
@@ -156,7 +156,7 @@ impl Docker {
                 oom_killed: false,
             });
         }
-        match self.state(doing, container).await {
+        match self.state(operation, container).await {
             Ok(state) => Ok(Exit {
                 code,
                 ..exit(&state)
@@ -189,15 +189,15 @@ impl Docker {
         })
     }
 
-    async fn state(&self, doing: &str, container: &str) -> Result<ContainerState, Error> {
-        let inspected = self.call(doing, async |docker| {
+    async fn state(&self, operation: &str, container: &str) -> Result<ContainerState, Error> {
+        let inspected = self.call(operation, async |docker| {
             docker
                 .inspect_container(container, None::<InspectContainerOptions>)
                 .await
         });
         let inspected = inspected
             .await?
-            .map_err(|e| self.failed_on(doing, container, e))?;
+            .map_err(|e| self.failed_on(operation, container, e))?;
         Ok(inspected.state.unwrap_or_default())
     }
 
@@ -207,17 +207,17 @@ impl Docker {
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
     pub async fn stop(&self, container: &str) -> Result<(), Error> {
-        let doing = "stopping a container";
+        let operation = "stopping a container";
         let options = StopContainerOptions {
             t: Some(STOP_GRACE),
             ..StopContainerOptions::default()
         };
-        let stopped = self.call(doing, async |docker| {
+        let stopped = self.call(operation, async |docker| {
             docker.stop_container(container, Some(options)).await
         });
         match stopped.await? {
             Err(error) if !matches!(refusal(&error), Some((304, _))) => {
-                Err(self.failed_on(doing, container, error))
+                Err(self.failed_on(operation, container, error))
             }
             _ => Ok(()),
         }
@@ -228,16 +228,16 @@ impl Docker {
     /// # Errors
     /// [`Error::NoSuchContainer`], [`Error::Unreachable`], [`Error::Api`].
     pub async fn kill(&self, container: &str) -> Result<(), Error> {
-        let doing = "killing a container";
+        let operation = "killing a container";
         let options = KillContainerOptions {
             signal: "KILL".to_owned(),
         };
-        let killed = self.call(doing, async |docker| {
+        let killed = self.call(operation, async |docker| {
             docker.kill_container(container, Some(options)).await
         });
         match killed.await? {
             Err(error) if !matches!(refusal(&error), Some((409, _))) => {
-                Err(self.failed_on(doing, container, error))
+                Err(self.failed_on(operation, container, error))
             }
             _ => Ok(()),
         }
@@ -249,34 +249,34 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn remove(&self, container: &str) -> Result<(), Error> {
-        let doing = "removing a container";
+        let operation = "removing a container";
         self.forget_output(container);
         let options = RemoveContainerOptions {
             force: true,
             v: true,
             ..RemoveContainerOptions::default()
         };
-        let removed = self.call(doing, async |docker| {
+        let removed = self.call(operation, async |docker| {
             docker.remove_container(container, Some(options)).await
         });
         match removed.await? {
             Ok(()) => Ok(()),
             Err(error) => match refusal(&error) {
                 Some((409, said)) if said.contains("already in progress") => {
-                    self.gone(doing, container).await
+                    self.gone(operation, container).await
                 }
                 Some((404 | 409, _)) => Ok(()),
-                _ => Err(self.failed(doing, error)),
+                _ => Err(self.failed(operation, error)),
             },
         }
     }
 
     /// Waits until another program has removed a container: its name is free only then.
-    async fn gone(&self, doing: &str, container: &str) -> Result<(), Error> {
+    async fn gone(&self, operation: &str, container: &str) -> Result<(), Error> {
         let options = WaitContainerOptions {
             condition: "removed".to_owned(),
         };
-        let gone = self.call(doing, async |docker| {
+        let gone = self.call(operation, async |docker| {
             let mut answer = pin!(docker.wait_container(container, Some(options)));
             answer.next().await.transpose()
         });
@@ -284,7 +284,7 @@ impl Docker {
             Ok(_) | Err(Bollard::DockerContainerWaitError { .. }) => Ok(()),
             Err(error) => match refusal(&error) {
                 Some((404, _)) => Ok(()),
-                _ => Err(self.failed(doing, error)),
+                _ => Err(self.failed(operation, error)),
             },
         }
     }
@@ -310,25 +310,25 @@ impl Docker {
         filter: &str,
         values: Vec<String>,
     ) -> Result<Vec<Found>, Error> {
-        let doing = "looking for containers";
+        let operation = "looking for containers";
         let options = ListContainersOptions {
             all: true,
             filters: Some(HashMap::from([(filter.to_owned(), values)])),
             ..ListContainersOptions::default()
         };
-        let found = self.call(doing, async |docker| {
+        let found = self.call(operation, async |docker| {
             docker.list_containers(Some(options)).await
         });
-        let found = found.await?.map_err(|e| self.failed(doing, e))?;
+        let found = found.await?.map_err(|e| self.failed(operation, e))?;
         Ok(found.into_iter().filter_map(found_one).collect())
     }
 
-    pub(super) fn failed_on(&self, doing: &str, container: &str, error: Bollard) -> Error {
+    pub(super) fn failed_on(&self, operation: &str, container: &str, error: Bollard) -> Error {
         match refusal(&error) {
             Some((404, said)) if said.to_ascii_lowercase().contains("no such container") => {
                 Error::NoSuchContainer(container.to_owned())
             }
-            _ => self.failed(doing, error),
+            _ => self.failed(operation, error),
         }
     }
 }

@@ -14,8 +14,8 @@ use super::output::Stream;
 /// How long the Engine may take to attach; without a count the container is started nevertheless.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the count may lag behind the log: both come from the same write within the Engine.
-const COUNT_DELAY: Duration = Duration::from_secs(2);
+/// How long to wait for a count that lags behind the log: both come from the same write within the Engine.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How many bytes a container has written to standard output and standard error.
 #[derive(Clone, Debug)]
@@ -64,11 +64,11 @@ impl Counter {
     }
 
     /// True when a stream had more than `bytes`, or fewer because the count broke off.
-    pub(super) async fn has_not_just(&mut self, stream: Stream, bytes: u64) -> bool {
+    pub(super) async fn has_other_count_than(&mut self, stream: Stream, bytes: u64) -> bool {
         let is_known =
             |counted: &Counted| counted.bytes[stream as usize] > bytes || counted.is_over;
         let waiting = self.counted.wait_for(is_known);
-        let _ = tokio::time::timeout(COUNT_DELAY, waiting).await;
+        let _ = tokio::time::timeout(COUNT_TIMEOUT, waiting).await;
         self.counted.borrow().bytes[stream as usize] != bytes
     }
 

@@ -83,13 +83,13 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not.
     pub async fn ping(&self) -> Result<(), Error> {
-        let doing = "asking whether it is there";
+        let operation = "asking whether it is there";
         // The version negotiation is an answer too, so that the first ping is one round trip.
         match self.negotiated() {
-            None => self.negotiate(doing).await.map(drop),
+            None => self.negotiate(operation).await.map(drop),
             Some(client) => {
-                let pong = self.within(PING_TIMEOUT, doing, client.ping()).await?;
-                pong.map(drop).map_err(|e| self.failed(doing, e))
+                let pong = self.within(PING_TIMEOUT, operation, client.ping()).await?;
+                pong.map(drop).map_err(|e| self.failed(operation, e))
             }
         }
     }
@@ -99,11 +99,11 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn version(&self) -> Result<String, Error> {
-        let doing = "asking for its version";
-        let answer = self.call(doing, async |docker| docker.version().await);
-        let answer = answer.await?.map_err(|e| self.failed(doing, e))?;
+        let operation = "asking for its version";
+        let answer = self.call(operation, async |docker| docker.version().await);
+        let answer = answer.await?.map_err(|e| self.failed(operation, e))?;
         answer.version.ok_or_else(|| Error::Api {
-            doing: doing.to_owned(),
+            operation: operation.to_owned(),
             source: "the answer holds no version".into(),
         })
     }
@@ -112,35 +112,35 @@ impl Docker {
     /// distinguish refusals; [`Docker::failed`] converts all other errors.
     pub(super) async fn call<T>(
         &self,
-        doing: &str,
+        operation: &str,
         ask: impl AsyncFnOnce(&bollard::Docker) -> Result<T, Bollard>,
     ) -> Result<Result<T, Bollard>, Error> {
-        let client = self.client(doing).await?;
-        self.within(CALL_TIMEOUT, doing, ask(&client)).await
+        let client = self.client(operation).await?;
+        self.within(CALL_TIMEOUT, operation, ask(&client)).await
     }
 
     pub(super) async fn within<T>(
         &self,
         timeout: Duration,
-        doing: &str,
+        operation: &str,
         answer: impl Future<Output = T>,
     ) -> Result<T, Error> {
         let answer = tokio::time::timeout(timeout, answer).await;
-        answer.map_err(|late| self.unreachable(doing, late.into()))
+        answer.map_err(|late| self.unreachable(operation, late.into()))
     }
 
     /// A client with an API version that the Engine supports.
-    pub(super) async fn client(&self, doing: &str) -> Result<bollard::Docker, Error> {
+    pub(super) async fn client(&self, operation: &str) -> Result<bollard::Docker, Error> {
         match self.negotiated() {
             Some(client) => Ok(client),
-            None => self.negotiate(doing).await,
+            None => self.negotiate(operation).await,
         }
     }
 
     /// Agrees on an API version: old Engines refuse newer versions than theirs, new Engines very old ones,
     /// and only this request needs no version.
-    async fn negotiate(&self, doing: &str) -> Result<bollard::Docker, Error> {
-        let agreed = self.connect(doing).await?;
+    async fn negotiate(&self, operation: &str) -> Result<bollard::Docker, Error> {
+        let agreed = self.connect(operation).await?;
         *self.slot() = Some(Agreed {
             client: agreed.clone(),
             traits: None,
@@ -149,14 +149,14 @@ impl Docker {
     }
 
     /// A client with a new connection, which has agreed on a version.
-    async fn connect(&self, doing: &str) -> Result<bollard::Docker, Error> {
+    async fn connect(&self, operation: &str) -> Result<bollard::Docker, Error> {
         let newest = bollard::API_DEFAULT_VERSION;
         let client =
             bollard::Docker::connect_with_unix(&self.shared.socket, STREAM_TIMEOUT_SECONDS, newest)
-                .map_err(|e| self.failed(doing, e))?;
-        self.within(PING_TIMEOUT, doing, client.negotiate_version())
+                .map_err(|e| self.failed(operation, e))?;
+        self.within(PING_TIMEOUT, operation, client.negotiate_version())
             .await?
-            .map_err(|e| self.failed(doing, e))
+            .map_err(|e| self.failed(operation, e))
     }
 
     /// Whether the Engine accepts new connections.
@@ -174,12 +174,12 @@ impl Docker {
 
     /// The Engine's properties. Requested once per Engine.
     pub(super) async fn traits(&self) -> Result<Traits, Error> {
-        let doing = "asking for its cgroup driver";
+        let operation = "asking for its cgroup driver";
         if let Some(known) = self.slot().as_ref().and_then(|agreed| agreed.traits) {
             return Ok(known);
         }
-        let answer = self.call(doing, async |docker| docker.info().await);
-        let info = answer.await?.map_err(|e| self.failed(doing, e))?;
+        let answer = self.call(operation, async |docker| docker.info().await);
+        let info = answer.await?.map_err(|e| self.failed(operation, e))?;
         let options = info.security_options.unwrap_or_default();
         let traits = Traits {
             has_slices: info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD),
@@ -203,23 +203,23 @@ impl Docker {
         self.shared.counters.lock()
     }
 
-    pub(super) fn unreachable(&self, doing: &str, source: Cause) -> Error {
+    pub(super) fn unreachable(&self, operation: &str, source: Cause) -> Error {
         *self.slot() = None;
         Error::Unreachable {
             socket: PathBuf::from(&self.shared.socket),
-            doing: doing.to_owned(),
+            operation: operation.to_owned(),
             source,
         }
     }
 
     /// Converts the error of a failed call for which the caller has no better meaning.
-    pub(super) fn failed(&self, doing: &str, error: Bollard) -> Error {
+    pub(super) fn failed(&self, operation: &str, error: Bollard) -> Error {
         match error {
             Bollard::SocketNotFoundError(_)
             | Bollard::RequestTimeoutError
             | Bollard::HyperLegacyError { .. }
             | Bollard::HyperResponseError { .. }
-            | Bollard::IOError { .. } => self.unreachable(doing, error.into()),
+            | Bollard::IOError { .. } => self.unreachable(operation, error.into()),
             other => {
                 // "client version 1.41 is too old": the Engine was upgraded between two calls.
                 if refusal(&other).is_some_and(|(_, said)| said.contains("client version")) {
@@ -231,14 +231,14 @@ impl Docker {
                         if status == 400 || (status == 404 && said.starts_with("network ")) =>
                     {
                         return Error::Refused {
-                            doing: doing.to_owned(),
+                            operation: operation.to_owned(),
                             said: said.to_owned(),
                         };
                     }
                     _ => {}
                 }
                 Error::Api {
-                    doing: doing.to_owned(),
+                    operation: operation.to_owned(),
                     source: other.into(),
                 }
             }

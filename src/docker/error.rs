@@ -6,12 +6,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No Engine answers: no socket, connection refused, no answer in time, or broken off in an answer.
-    #[error("no docker engine answers at '{}' while {doing}", socket.display())]
+    #[error("no docker engine answers at '{}' while {operation}", socket.display())]
     Unreachable {
         /// The Engine's socket.
         socket: PathBuf,
         /// The operation that failed.
-        doing: String,
+        operation: String,
         /// The error of the connection.
         source: Cause,
     },
@@ -34,10 +34,10 @@ pub enum Error {
     #[error("could not tell docker the path '{}', which is not UTF-8", .0.display())]
     Path(PathBuf),
     /// The Engine refuses the request, with its message: the error is in the request.
-    #[error("docker refused while {doing}: {said}")]
+    #[error("docker refused while {operation}: {said}")]
     Refused {
         /// The operation that failed.
-        doing: String,
+        operation: String,
         /// The Engine's message.
         said: String,
     },
@@ -50,10 +50,10 @@ pub enum Error {
         said: String,
     },
     /// The Engine answers with a failure, or with an answer that cannot be parsed.
-    #[error("docker failed while {doing}")]
+    #[error("docker failed while {operation}")]
     Api {
         /// The operation that failed.
-        doing: String,
+        operation: String,
         /// The Engine's message.
         source: Cause,
     },

@@ -13,9 +13,9 @@ use super::engine::Docker;
 use super::error::Error;
 
 /// The Engine's name for a kill for want of memory.
-const OOM: &str = "oom";
+const OOM_ACTION: &str = "oom";
 
-const DOING: &str = "watching whether it goes away";
+const WATCHING: &str = "watching whether it goes away";
 
 /// Watches one container, through the Engine that answered first: later requests may be answered by another
 /// Engine process, where systemd keeps the socket.
@@ -48,14 +48,14 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn has_started(&self, container: &str) -> Result<bool, Error> {
-        let doing = "asking whether it started a container";
+        let operation = "asking whether it started a container";
         let options = EventsOptions {
             // With an end in the past, the Engine sends only stored events.
             since: Some("0".to_owned()),
             until: Some(jiff::Timestamp::now().as_second().to_string()),
             filters: Some(filters(container, &["start"])),
         };
-        let first = self.call(doing, async |docker| {
+        let first = self.call(operation, async |docker| {
             docker
                 .events(Some(options))
                 .boxed()
@@ -63,7 +63,9 @@ impl Docker {
                 .await
                 .transpose()
         });
-        let first = first.await?.map_err(|error| self.failed(doing, error))?;
+        let first = first
+            .await?
+            .map_err(|error| self.failed(operation, error))?;
         Ok(first.is_some())
     }
 
@@ -86,9 +88,9 @@ impl Watch {
         let events = match &mut self.events {
             Some(events) => events,
             none => {
-                let client = self.docker.client(DOING).await?;
+                let client = self.docker.client(WATCHING).await?;
                 let options = EventsOptions {
-                    filters: Some(filters(&self.container, &["kill", OOM])),
+                    filters: Some(filters(&self.container, &["kill", OOM_ACTION])),
                     ..EventsOptions::default()
                 };
                 none.insert(client.events(Some(options)).boxed())
@@ -96,7 +98,7 @@ impl Watch {
         };
         match events.next().await {
             Some(Ok(event)) => Ok(match event.action.as_deref() {
-                Some(OOM) => ContainerEvent::OutOfMemory,
+                Some(OOM_ACTION) => ContainerEvent::OutOfMemory,
                 _ => ContainerEvent::Signal,
             }),
             ended => {
@@ -106,7 +108,7 @@ impl Watch {
                     Some(Err(error)) => error.into(),
                     _ => "it ended a stream that has no end".into(),
                 };
-                Err(self.docker.unreachable(DOING, source))
+                Err(self.docker.unreachable(WATCHING, source))
             }
         }
     }

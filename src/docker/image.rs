@@ -122,11 +122,11 @@ impl Docker {
     }
 
     async fn list_images(&self, options: ListImagesOptions) -> Result<Vec<ImageSummary>, Error> {
-        let doing = "looking for images";
-        let found = self.call(doing, async |docker| {
+        let operation = "looking for images";
+        let found = self.call(operation, async |docker| {
             docker.list_images(Some(options)).await
         });
-        found.await?.map_err(|e| self.failed(doing, e))
+        found.await?.map_err(|e| self.failed(operation, e))
     }
 
     /// The instruction that made the newest layer of an image, as the Engine reports it; empty if it is
@@ -135,9 +135,9 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Api`].
     pub async fn newest_instruction(&self, image: &str) -> Result<String, Error> {
-        let doing = "reading the history of an image";
-        let history = self.call(doing, async |docker| docker.image_history(image).await);
-        let history = history.await?.map_err(|e| self.failed(doing, e))?;
+        let operation = "reading the history of an image";
+        let history = self.call(operation, async |docker| docker.image_history(image).await);
+        let history = history.await?.map_err(|e| self.failed(operation, e))?;
         let newest = history.into_iter().next();
         Ok(newest.map(|layer| layer.created_by).unwrap_or_default())
     }
@@ -169,8 +169,8 @@ impl Docker {
         image: &str,
         options: RemoveImageOptions,
     ) -> Result<bool, Error> {
-        let doing = "removing an image";
-        let removed = self.call(doing, async |docker| {
+        let operation = "removing an image";
+        let removed = self.call(operation, async |docker| {
             docker.remove_image(image, Some(options), None).await
         });
         match removed.await? {
@@ -178,7 +178,7 @@ impl Docker {
             Err(error) => match refusal(&error) {
                 Some((404, _)) => Ok(true),
                 Some((409, _)) => Ok(false),
-                _ => Err(self.failed(doing, error)),
+                _ => Err(self.failed(operation, error)),
             },
         }
     }
@@ -188,11 +188,11 @@ impl Docker {
     /// # Errors
     /// [`Error::NoSuchImage`], [`Error::Unreachable`], [`Error::Api`].
     pub async fn image_config(&self, image: &str) -> Result<ImageConfig, Error> {
-        let doing = "looking at an image";
-        let found = self.call(doing, async |docker| docker.inspect_image(image).await);
+        let operation = "looking at an image";
+        let found = self.call(operation, async |docker| docker.inspect_image(image).await);
         let found = found.await?.map_err(|error| match refusal(&error) {
             Some((404, _)) => Error::NoSuchImage(image.to_owned()),
-            _ => self.failed(doing, error),
+            _ => self.failed(operation, error),
         })?;
         let config = found.config.unwrap_or_default();
         Ok(ImageConfig {
@@ -287,9 +287,9 @@ impl Docker {
 
     /// Pulls one image; the error is a message, from the Engine or from us.
     async fn pull(&self, image: &str) -> Result<(), String> {
-        let doing = "pulling an image";
+        let operation = "pulling an image";
         let lost = |_| "the Docker Engine went away".to_owned();
-        let client = self.client(doing).await.map_err(lost)?;
+        let client = self.client(operation).await.map_err(lost)?;
         // Without a tag the Engine would pull all tags.
         let name = image.rsplit('/').next().unwrap_or(image);
         let tag = (!name.contains([':', '@'])).then(|| "latest".to_owned());
@@ -304,7 +304,7 @@ impl Docker {
                 return Err(match (&error, refusal(&error)) {
                     (_, Some((_, message))) => message.to_owned(),
                     (Bollard::DockerStreamError { error }, _) => error.clone(),
-                    _ => lost(self.failed(doing, error)),
+                    _ => lost(self.failed(operation, error)),
                 });
             }
         }
@@ -321,7 +321,7 @@ impl Docker {
     where
         S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
     {
-        let client = self.client(DOING_BUILD).await?;
+        let client = self.client(BUILDING_IMAGE).await?;
         let broken = Broken::default();
         let body = bollard::body_try_stream(broken.clone().watch(context));
         let mut progress = pin!(client.build_image(options(spec, pull), None, Some(body)));
@@ -342,8 +342,8 @@ impl Docker {
         match (steps.image, steps.short_id) {
             (Some(id), _) => Ok(id),
             (None, Some(short)) => {
-                let image = self.call(DOING_BUILD, async |d| d.inspect_image(&short).await);
-                let image = image.await?.map_err(|e| self.failed(DOING_BUILD, e))?;
+                let image = self.call(BUILDING_IMAGE, async |d| d.inspect_image(&short).await);
+                let image = image.await?.map_err(|e| self.failed(BUILDING_IMAGE, e))?;
                 image.id.ok_or_else(|| no_image().into())
             }
             (None, None) => Err(no_image().into()),
@@ -362,13 +362,13 @@ impl Docker {
                 Some((_, message)) if !message.contains("client version") => {
                     Error::Build(message.to_owned())
                 }
-                _ => self.failed(DOING_BUILD, error),
+                _ => self.failed(BUILDING_IMAGE, error),
             },
         }
     }
 }
 
-const DOING_BUILD: &str = "building an image";
+const BUILDING_IMAGE: &str = "building an image";
 
 /// True for the classic builder's message that a layer, just made or found in its cache, is missing. A base
 /// has a name; only layers are named by digest.

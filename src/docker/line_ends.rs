@@ -22,7 +22,7 @@ use super::engine::Docker;
 use super::output::{Output, Stream, stamp};
 
 /// Bytes of the largest entry of a log: the buffer of the Engine's log copier.
-const FULL: usize = 16 << 10;
+const MAX_ENTRY_BYTES: usize = 16 << 10;
 
 /// The API version (minor version of 1) of the first Engine that returns all line ends.
 const FIRST_WHOLE: usize = 42;
@@ -37,12 +37,12 @@ pub(super) fn are_left_out(client: &bollard::Docker) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct LineEnds {
     counter: Option<Counter>,
-    streams: [Passing; 2],
+    streams: [StreamPosition; 2],
 }
 
 /// The state of a stream.
 #[derive(Clone, Copy, Debug, Default)]
-struct Passing {
+struct StreamPosition {
     /// Bytes that were passed on.
     bytes: u64,
     at: At,
@@ -73,12 +73,12 @@ impl LineEnds {
     pub(super) async fn pass(&mut self, entry: Output) -> Vec<Output> {
         let mut output = self.close(Some(entry.stream)).await;
         let bytes = without_time(entry.bytes);
-        let passing = &mut self.streams[entry.stream as usize];
-        let was_inside = passing.at == At::Inside;
-        passing.bytes += bytes.len() as u64;
-        passing.at = match bytes.len() {
+        let position = &mut self.streams[entry.stream as usize];
+        let was_inside = position.at == At::Inside;
+        position.bytes += bytes.len() as u64;
+        position.at = match bytes.len() {
             _ if bytes.ends_with(b"\n") => At::Begin,
-            FULL => At::Inside,
+            MAX_ENTRY_BYTES => At::Inside,
             _ if was_inside => At::End,
             _ => At::Begin,
         };
@@ -88,7 +88,7 @@ impl LineEnds {
                 stream: entry.stream,
                 bytes,
             });
-        } else if passing.at == At::End {
+        } else if position.at == At::End {
             // Only a line end makes an empty entry.
             output.push(self.end_line(entry.stream));
         }
@@ -104,13 +104,13 @@ impl LineEnds {
     async fn close(&mut self, next: Option<Stream>) -> Vec<Output> {
         let mut ends = Vec::new();
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let Passing { bytes, at } = self.streams[stream as usize];
+            let StreamPosition { bytes, at } = self.streams[stream as usize];
             if at != At::End {
                 continue;
             }
             let is_line = match &mut self.counter {
                 _ if next == Some(stream) => true,
-                Some(counter) => counter.has_not_just(stream, bytes).await,
+                Some(counter) => counter.has_other_count_than(stream, bytes).await,
                 None => true,
             };
             if is_line {
@@ -123,9 +123,9 @@ impl LineEnds {
     }
 
     fn end_line(&mut self, stream: Stream) -> Output {
-        let passing = &mut self.streams[stream as usize];
-        passing.bytes += 1;
-        passing.at = At::Begin;
+        let position = &mut self.streams[stream as usize];
+        position.bytes += 1;
+        position.at = At::Begin;
         Output {
             stream,
             bytes: Bytes::from_static(b"\n"),
@@ -173,7 +173,7 @@ mod tests {
         let mut entries = Vec::new();
         let mut is_inside = false;
         while !bytes.is_empty() {
-            let room = &bytes[..bytes.len().min(FULL)];
+            let room = &bytes[..bytes.len().min(MAX_ENTRY_BYTES)];
             let line = room.iter().position(|byte| *byte == b'\n');
             let (entry, taken) = match line {
                 Some(at) if is_inside => (&bytes[..at], at + 1),
@@ -236,7 +236,7 @@ mod tests {
         let open = &whole[..20_000];
         assert!(mended(entries(Stream::Stdout, open), None).await == whole);
         // A short or an exactly full entry itself shows that it has no line end.
-        for open in [&whole[..100], &whole[..FULL]] {
+        for open in [&whole[..100], &whole[..MAX_ENTRY_BYTES]] {
             assert!(mended(entries(Stream::Stdout, open), None).await == open);
         }
     }

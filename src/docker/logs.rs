@@ -41,7 +41,7 @@ impl Docker {
             delivered: [0; 2],
             skip: [0; 2],
             follow: true,
-            tries: 0,
+            shorter_readings: 0,
             frames: None,
             line_ends: None,
             ready: VecDeque::new(),
@@ -64,7 +64,7 @@ impl Docker {
             tail: "1".to_owned(),
             ..LogsOptions::default()
         };
-        let last = self.call(DOING_LOGS, async |docker| {
+        let last = self.call(READING_LOGS, async |docker| {
             let mut pieces = pin!(docker.logs(container, Some(options)));
             let mut last = None;
             while let Some(piece) = pieces.next().await {
@@ -74,11 +74,11 @@ impl Docker {
             Ok(last)
         });
         last.await?
-            .map_err(|e| self.failed_on(DOING_LOGS, container, e))
+            .map_err(|e| self.failed_on(READING_LOGS, container, e))
     }
 }
 
-const DOING_LOGS: &str = "reading a container's output";
+const READING_LOGS: &str = "reading a container's output";
 
 /// How long to wait for the end of a container after the Engine has ended its output, normally some hundred
 /// milliseconds; if it still runs, its output is followed again.
@@ -108,7 +108,7 @@ struct LogReader {
     skip: [u64; 2],
     follow: bool,
     /// Complete readings that were shorter than the first.
-    tries: u32,
+    shorter_readings: u32,
     frames: Option<BoxStream<'static, Result<LogOutput, Bollard>>>,
     /// Set if the Engine leaves line ends out.
     line_ends: Option<LineEnds>,
@@ -143,7 +143,7 @@ impl LogReader {
         let frames = match &mut self.frames {
             Some(frames) => frames,
             closed => {
-                let client = self.docker.client(DOING_LOGS).await?;
+                let client = self.docker.client(READING_LOGS).await?;
                 let are_left_out = line_ends::are_left_out(&client);
                 let counter = || self.docker.counter(&self.container);
                 self.line_ends = are_left_out.then(|| LineEnds::new(counter()));
@@ -173,12 +173,12 @@ impl LogReader {
                 false => return Err(incomplete("it does not go on")),
             },
         };
-        let failed = |error| self.docker.failed_on(DOING_LOGS, &self.container, error);
+        let failed = |error| self.docker.failed_on(READING_LOGS, &self.container, error);
         frame.transpose().map_err(failed)
     }
 
     async fn take(&mut self, frame: LogOutput) -> Result<(), Error> {
-        let piece = output(DOING_LOGS, frame)?;
+        let piece = output(READING_LOGS, frame)?;
         match &mut self.line_ends {
             Some(line_ends) => self.ready.extend(line_ends.pass(piece).await),
             None => self.ready.push_back(piece),
@@ -200,8 +200,8 @@ impl LogReader {
             return Ok(false);
         } else if self.skip != [0; 2] {
             // The output cannot be shorter than it was before.
-            self.tries += 1;
-            if self.tries == MAX_READINGS {
+            self.shorter_readings += 1;
+            if self.shorter_readings == MAX_READINGS {
                 return Err(incomplete("it leaves out the end of it"));
             }
         } else {
@@ -227,12 +227,12 @@ impl LogReader {
 
 fn incomplete(why: &str) -> Error {
     Error::Api {
-        doing: DOING_LOGS.to_owned(),
+        operation: READING_LOGS.to_owned(),
         source: why.into(),
     }
 }
 
-fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
+fn output(operation: &str, frame: LogOutput) -> Result<Output, Error> {
     let (stream, bytes) = match frame {
         LogOutput::StdOut { message } => (Stream::Stdout, message),
         LogOutput::StdErr { message } => (Stream::Stderr, message),
@@ -240,7 +240,7 @@ fn output(doing: &str, frame: LogOutput) -> Result<Output, Error> {
         // messages.
         LogOutput::StdIn { message } | LogOutput::Console { message } => {
             return Err(Error::Api {
-                doing: doing.to_owned(),
+                operation: operation.to_owned(),
                 source: String::from_utf8_lossy(&message).trim().to_owned().into(),
             });
         }

@@ -48,8 +48,8 @@ impl Docker {
     }
 
     async fn read(&self, container: &str, path: &str) -> Result<Found, Error> {
-        let doing = "reading the users of a container";
-        let client = self.client(doing).await?;
+        let operation = "reading the users of a container";
+        let client = self.client(operation).await?;
         let options = DownloadFromContainerOptions {
             path: path.to_owned(),
         };
@@ -65,9 +65,9 @@ impl Docker {
             }
             Ok(archive)
         };
-        match self.within(CALL_TIMEOUT, doing, reading).await? {
+        match self.within(CALL_TIMEOUT, operation, reading).await? {
             Ok(archive) => Ok(first_of(&archive)),
-            Err(error) => match (self.failed_on(doing, container, error), path) {
+            Err(error) => match (self.failed_on(operation, container, error), path) {
                 (error @ Error::NoSuchContainer(_), _) => Err(error),
                 (Error::Api { source, .. }, _) if is_missing(&source) => Ok(Found::Nothing),
                 (error, _) => Err(error),

@@ -18,27 +18,27 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinSet;
 
 /// The root of the cgroups: all controllers of version 2, or a directory for each of version 1.
-const CGROUPS: &str = "/sys/fs/cgroup";
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// The Engine's default parent where it makes the cgroups itself.
 const ENGINE_PARENT: &str = "docker";
 /// The Engine's default parent where systemd makes them.
 const SYSTEMD_PARENT: &str = "system.slice";
 /// The kernel's count of refusals.
-const EVENTS: &str = "pids.events";
+const EVENTS_FILE: &str = "pids.events";
 /// The processes of a cgroup.
-const PROCESSES: &str = "cgroup.procs";
+const PROCESSES_FILE: &str = "cgroup.procs";
 /// Bytes of events that are read at once; the name in an event takes 272 at most.
-const EVENT_BUFFER: usize = 4 << 10;
+const EVENT_BUFFER_BYTES: usize = 4 << 10;
 /// How long to wait for the count of a container that has ended: it was read before the Engine knew of the
 /// end, unless the host is very busy.
-const COUNT_DELAY: Duration = Duration::from_secs(1);
+const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A watch over one container's limit of processes; it ends when dropped.
 #[derive(Debug)]
 pub struct ProcessWatch {
     task: JoinSet<bool>,
     /// The container's cgroup, once it is found.
-    place: Arc<OnceLock<PathBuf>>,
+    cgroup: Arc<OnceLock<PathBuf>>,
     was_refused: bool,
 }
 
@@ -46,58 +46,61 @@ impl ProcessWatch {
     /// Watches a container that is about to be started or runs already. `slice` is the slice that systemd was
     /// asked to put it into. Must be called within a runtime.
     pub fn begin(container: &str, slice: &str) -> ProcessWatch {
-        let root = Path::new(CGROUPS);
+        let root = Path::new(CGROUP_ROOT);
         // Only version 1 has a directory for each controller.
         let of_controller = root.join("pids");
         let root = match of_controller.is_dir() {
             true => of_controller,
             false => root.to_owned(),
         };
-        ProcessWatch::at(places(&root, container, slice))
+        ProcessWatch::over(cgroups(&root, container, slice))
     }
 
-    fn at(places: Vec<PathBuf>) -> ProcessWatch {
-        let (mut task, place) = (JoinSet::new(), Arc::new(OnceLock::new()));
+    fn over(cgroups: Vec<PathBuf>) -> ProcessWatch {
+        let (mut task, cgroup) = (JoinSet::new(), Arc::new(OnceLock::new()));
         // The watch begins before the start; without an inotify instance from the host nothing is known.
-        if let Some(changes) = Changes::begin(places.iter().filter_map(|place| place.parent())) {
-            task.spawn(watch(changes, places, place.clone()));
+        if let Some(changes) = Changes::begin(cgroups.iter().filter_map(|cgroup| cgroup.parent())) {
+            task.spawn(watch(changes, cgroups, cgroup.clone()));
         }
         ProcessWatch {
             task,
-            place,
+            cgroup,
             was_refused: false,
         }
     }
 
     /// Reads the count while the container runs. On a busy host there may be no time for that at its end, and
     /// a process that was refused another mostly prints something then.
-    pub fn look(&mut self) {
-        if let Some(place) = self.place.get().filter(|_| !self.was_refused) {
-            self.was_refused = has_refusals(place);
+    pub fn read_count(&mut self) {
+        if let Some(cgroup) = self.cgroup.get().filter(|_| !self.was_refused) {
+            self.was_refused = has_refusals(cgroup);
         }
     }
 
     /// Whether the container, which has ended, was refused a process.
     pub async fn was_refused(mut self) -> bool {
-        if self.was_refused || self.place.get().is_none() {
+        if self.was_refused || self.cgroup.get().is_none() {
             return self.was_refused;
         }
-        let counted = tokio::time::timeout(COUNT_DELAY, self.task.join_next()).await;
+        let counted = tokio::time::timeout(COUNT_TIMEOUT, self.task.join_next()).await;
         matches!(counted, Ok(Some(Ok(true))))
     }
 }
 
-/// Follows a container's cgroup, which will be at one of `places`, to its end: true as soon as a process was
+/// Follows a container's cgroup, which will be at one of `cgroups`, to its end: true as soon as a process was
 /// refused. The files are in the kernel's memory, so reading them blocks no more than any system call.
-async fn watch(mut changes: Changes, places: Vec<PathBuf>, found: Arc<OnceLock<PathBuf>>) -> bool {
-    let place = loop {
-        match places.iter().find(|place| place.join(PROCESSES).exists()) {
-            Some(place) => break place,
+async fn watch(mut changes: Changes, cgroups: Vec<PathBuf>, found: Arc<OnceLock<PathBuf>>) -> bool {
+    let cgroup = loop {
+        match cgroups
+            .iter()
+            .find(|cgroup| cgroup.join(PROCESSES_FILE).exists())
+        {
+            Some(cgroup) => break cgroup,
             None => changes.next().await,
         }
     };
-    let place = found.get_or_init(|| place.clone());
-    let processes = place.join(PROCESSES);
+    let cgroup = found.get_or_init(|| cgroup.clone());
+    let processes = cgroup.join(PROCESSES_FILE);
     changes.add(&processes, WatchFlags::MODIFY);
     let mut has_begun = false;
     loop {
@@ -109,27 +112,27 @@ async fn watch(mut changes: Changes, places: Vec<PathBuf>, found: Arc<OnceLock<P
             Some(process) => {
                 has_begun = true;
                 if let Ok(process) = pidfd_open(process, PidfdFlags::empty()) {
-                    ended(process).await;
+                    wait_for_exit(process).await;
                 }
             }
-            None if has_begun => return has_refusals(place),
+            None if has_begun => return has_refusals(cgroup),
             // The first process is added by a write to the file.
             None => changes.next().await,
         }
-        if has_refusals(place) {
+        if has_refusals(cgroup) {
             return true;
         }
     }
 }
 
 /// Whether the kernel has counted refusals in a cgroup. A removed cgroup counts as none.
-fn has_refusals(place: &Path) -> bool {
-    let count = std::fs::read_to_string(place.join(EVENTS));
+fn has_refusals(cgroup: &Path) -> bool {
+    let count = std::fs::read_to_string(cgroup.join(EVENTS_FILE));
     refusals(&count.unwrap_or_default()) > 0
 }
 
 /// Waits until a process has ended.
-async fn ended(process: OwnedFd) {
+async fn wait_for_exit(process: OwnedFd) {
     // A pidfd is no pipe, but becomes readable like one: tokio's own type for this needs unsafe code.
     if let Ok(process) = pipe::Receiver::from_owned_fd_unchecked(process) {
         // The end makes it readable.
@@ -162,7 +165,7 @@ impl Changes {
 
     /// Waits until something has changed; the caller finds out what.
     async fn next(&mut self) {
-        let mut events = [0; EVENT_BUFFER];
+        let mut events = [0; EVENT_BUFFER_BYTES];
         while self.inotify.readable().await.is_ok() {
             match self.inotify.try_read(&mut events) {
                 Ok(_) => return,
@@ -175,7 +178,7 @@ impl Changes {
 }
 
 /// The possible paths of a container's cgroup below `root`, by cgroup driver and slice.
-fn places(root: &Path, container: &str, slice: &str) -> Vec<PathBuf> {
+fn cgroups(root: &Path, container: &str, slice: &str) -> Vec<PathBuf> {
     let scope = format!("docker-{container}.scope");
     vec![
         root.join(ENGINE_PARENT).join(container),
@@ -220,19 +223,19 @@ mod tests {
     async fn a_refusal_is_known_wherever_the_cgroup_is_and_whenever_it_is_made() {
         for (at, is_late) in [(0, false), (1, false), (2, false), (1, true)] {
             let root = tempfile::tempdir().unwrap();
-            let places = places(root.path(), "c0ffee", "a-b.slice");
-            let place = places[at].clone();
-            std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-            let write = |name: &str, text: String| std::fs::write(place.join(name), text).unwrap();
+            let cgroups = cgroups(root.path(), "c0ffee", "a-b.slice");
+            let cgroup = cgroups[at].clone();
+            std::fs::create_dir_all(cgroup.parent().unwrap()).unwrap();
+            let write = |name: &str, text: String| std::fs::write(cgroup.join(name), text).unwrap();
             let make = || {
-                std::fs::create_dir(&place).unwrap();
-                write(PROCESSES, String::new());
-                write(EVENTS, "max 0\n".to_owned());
+                std::fs::create_dir(&cgroup).unwrap();
+                write(PROCESSES_FILE, String::new());
+                write(EVENTS_FILE, "max 0\n".to_owned());
             };
             if is_late {
                 make();
             }
-            let watch = ProcessWatch::at(places.clone());
+            let watch = ProcessWatch::over(cgroups.clone());
             tokio::task::yield_now().await;
             if !is_late {
                 make();
@@ -241,21 +244,21 @@ mod tests {
                 .stdin(std::process::Stdio::piped())
                 .spawn()
                 .unwrap();
-            write(PROCESSES, format!("{}\n", process.id()));
-            while watch.place.get().is_none() {
+            write(PROCESSES_FILE, format!("{}\n", process.id()));
+            while watch.cgroup.get().is_none() {
                 tokio::task::yield_now().await;
             }
-            write(EVENTS, "max 3\n".to_owned());
+            write(EVENTS_FILE, "max 3\n".to_owned());
             drop(process.stdin.take());
             process.wait().unwrap();
-            assert!(watch.was_refused().await, "{place:?}");
+            assert!(watch.was_refused().await, "{cgroup:?}");
         }
     }
 
     #[tokio::test]
     async fn where_no_cgroup_is_seen_nothing_is_known() {
         let root = tempfile::tempdir().unwrap();
-        let watch = ProcessWatch::at(places(root.path(), "c0ffee", "a.slice"));
+        let watch = ProcessWatch::over(cgroups(root.path(), "c0ffee", "a.slice"));
         tokio::task::yield_now().await;
         assert!(!watch.was_refused().await);
     }

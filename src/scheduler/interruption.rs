@@ -118,7 +118,7 @@ mod tests {
         );
         let away = docker::Error::Unreachable {
             socket: "/secret/place.sock".into(),
-            doing: "building".to_owned(),
+            operation: "building".to_owned(),
             source: "refused at /secret".into(),
         };
         assert!(!interruption(away).to_string().contains("secret"));

@@ -315,7 +315,7 @@ impl BuildTask {
                     let Some(pieces) = pieces else { return Ok(()) };
                     deadlines.note_output();
                     if let Some(processes) = &mut self.processes {
-                        processes.look();
+                        processes.read_count();
                     }
                     self.write_output(pieces, &mut known, &mut stored, container).await?;
                     continue;
