@@ -55,7 +55,7 @@ impl Action {
     }
 
     /// Its name in error texts.
-    fn deed(self) -> &'static str {
+    fn description(self) -> &'static str {
         match self {
             Action::Submit => "start a build",
             Action::Cancel => "cancel a build of another user",
@@ -85,9 +85,9 @@ pub(super) struct Authority {
 }
 
 /// An open password prompt of a user; closed when dropped.
-struct Asking<'a>(&'a Authority, u32);
+struct PromptCount<'a>(&'a Authority, u32);
 
-impl Drop for Asking<'_> {
+impl Drop for PromptCount<'_> {
     fn drop(&mut self) {
         let mut asked = self.0.asked();
         if let Some(count) = asked.get_mut(&self.1) {
@@ -154,7 +154,7 @@ impl Authority {
     }
 
     /// Counts a password prompt, or fails if the user has too many.
-    fn begin_asking(&self, uid: u32) -> Result<Asking<'_>, Error> {
+    fn count_prompt(&self, uid: u32) -> Result<PromptCount<'_>, Error> {
         let mut asked = self.asked();
         let count = asked.entry(uid).or_default();
         if *count >= MAX_PROMPTS_PER_USER {
@@ -164,7 +164,7 @@ impl Authority {
             ));
         }
         *count += 1;
-        Ok(Asking(self, uid))
+        Ok(PromptCount(self, uid))
     }
 
     /// Checks that a caller may do an action. If the call allows a password prompt, this may take as long as
@@ -191,7 +191,7 @@ impl Authority {
         // A user whom the rules allow gets no prompt.
         let asked = match asked {
             Some(Answer::AfterAsking) if may_ask => {
-                let _asking = self.begin_asking(caller.uid)?;
+                let _prompt = self.count_prompt(caller.uid)?;
                 self.ask(connection, header, action, Prompt::Allowed).await
             }
             asked => asked,
@@ -202,7 +202,7 @@ impl Authority {
                 Kind::InteractiveAuthorizationRequired,
                 format!(
                     "you may not {} without a password; allow the call to ask for it (busctl --allow-interactive-authorization=yes), or be in group '{GROUP}'",
-                    action.deed()
+                    action.description()
                 ),
             )),
             Some(_) => Err(denied(action)),
@@ -247,12 +247,15 @@ impl Authority {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "polkit cannot say who may {}: no user but root may",
-                    action.deed()
+                    action.description()
                 );
                 Some(Answer::No)
             }
             Err(_) => {
-                tracing::warn!("polkit did not say in time who may {}", action.deed());
+                tracing::warn!(
+                    "polkit did not say in time who may {}",
+                    action.description()
+                );
                 // The answer is not waited for any more, so the prompt should be closed.
                 if let Ok(authority) = AuthorityProxy::new(connection).await {
                     let taken_back = authority.cancel_check_authorization(&question);
@@ -265,10 +268,12 @@ impl Authority {
 }
 
 fn denied(action: Action) -> Error {
-    let deed = action.deed();
+    let description = action.description();
     Error::new(
         Kind::AccessDenied,
-        format!("you may not {deed}: that is for root and group '{GROUP}' (adduser NAME {GROUP})"),
+        format!(
+            "you may not {description}: that is for root and group '{GROUP}' (adduser NAME {GROUP})"
+        ),
     )
 }
 

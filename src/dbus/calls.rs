@@ -15,11 +15,11 @@ use super::error::{Error, Kind};
 use crate::api::MAX_REQUEST;
 
 /// Unanswered calls of one client: an applet has one, a script that submits in parallel some tens.
-pub(super) const PER_CLIENT: usize = 64;
-/// From this many calls in total, each client may have only [`PER_CLIENT_WHEN_CROWDED`]: a user with many
+pub(super) const MAX_CALLS_PER_CLIENT: usize = 64;
+/// From this many calls in total, each client may have only [`MAX_CALLS_PER_CLIENT_WHEN_CROWDED`]: a user with many
 /// connections (256 are allowed on the system bus) cannot take all places.
 const CROWDED_CALLS: usize = 1_024;
-const PER_CLIENT_WHEN_CROWDED: usize = 4;
+const MAX_CALLS_PER_CLIENT_WHEN_CROWDED: usize = 4;
 /// Calls of all clients: more than one user can have under the two limits above.
 const MAX_CALLS: usize = 4_096;
 /// Bytes of one call: the limit of an HTTP request, and some more for its frame.
@@ -42,14 +42,14 @@ struct Counts {
 pub(super) struct Calls {
     /// Locked for a count.
     counts: Arc<Mutex<Counts>>,
-    in_hand: watch::Sender<usize>,
+    unanswered: watch::Sender<usize>,
 }
 
 impl Default for Calls {
     fn default() -> Calls {
         Calls {
             counts: Arc::default(),
-            in_hand: watch::channel(0).0,
+            unanswered: watch::channel(0).0,
         }
     }
 }
@@ -65,7 +65,7 @@ pub(super) struct Call {
 
 impl Calls {
     /// Admits a call, or fails if the limit is reached.
-    pub(super) fn enter(&self, header: &Header<'_>) -> Result<Call, Error> {
+    pub(super) fn admit(&self, header: &Header<'_>) -> Result<Call, Error> {
         let too_much = |sentence: &str| Err(Error::new(Kind::LimitsExceeded, sentence));
         let client = header
             .sender()
@@ -84,8 +84,8 @@ impl Calls {
         }
         let own = counts.clients.get(&client).copied().unwrap_or(0);
         let most = match counts.calls {
-            0..CROWDED_CALLS => PER_CLIENT,
-            _ => PER_CLIENT_WHEN_CROWDED,
+            0..CROWDED_CALLS => MAX_CALLS_PER_CLIENT,
+            _ => MAX_CALLS_PER_CLIENT_WHEN_CROWDED,
         };
         if own >= most {
             return too_much(&format!(
@@ -95,7 +95,7 @@ impl Calls {
         counts.clients.insert(client.clone(), own + 1);
         counts.calls += 1;
         counts.large += bytes;
-        self.in_hand.send_replace(counts.calls);
+        self.unanswered.send_replace(counts.calls);
         drop(counts);
         Ok(Call {
             calls: self.clone(),
@@ -105,8 +105,8 @@ impl Calls {
     }
 
     /// The number of unanswered calls, as it changes.
-    pub(super) fn in_hand(&self) -> watch::Receiver<usize> {
-        self.in_hand.subscribe()
+    pub(super) fn unanswered(&self) -> watch::Receiver<usize> {
+        self.unanswered.subscribe()
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -125,7 +125,7 @@ impl Drop for Call {
                 counts.clients.remove(&self.client);
             }
         }
-        self.calls.in_hand.send_replace(counts.calls);
+        self.calls.unanswered.send_replace(counts.calls);
     }
 }
 
@@ -138,13 +138,13 @@ mod tests {
             .sender(client)
             .build(&())
             .unwrap();
-        calls.enter(&message.header())
+        calls.admit(&message.header())
     }
 
     #[test]
     fn who_floods_is_told_so_and_nobody_else_is() {
         let calls = Calls::default();
-        let mut held: Vec<Call> = (0..PER_CLIENT)
+        let mut held: Vec<Call> = (0..MAX_CALLS_PER_CLIENT)
             .map(|_| call(&calls, ":1.1").unwrap())
             .collect();
         assert!(call(&calls, ":1.1").is_err());
@@ -152,19 +152,19 @@ mod tests {
         held.pop();
         drop(call(&calls, ":1.1").unwrap());
         drop(held);
-        assert_eq!(*calls.in_hand().borrow(), 0);
+        assert_eq!(*calls.unanswered().borrow(), 0);
         assert!(calls.counts().clients.is_empty());
     }
 
     #[test]
     fn where_it_is_crowded_there_is_room_for_those_who_ask_for_little() {
         let calls = Calls::default();
-        let clients = CROWDED_CALLS / PER_CLIENT;
+        let clients = CROWDED_CALLS / MAX_CALLS_PER_CLIENT;
         let crowd: Vec<Call> = (0..CROWDED_CALLS)
             .map(|n| call(&calls, &format!(":1.{}", n % clients)).unwrap())
             .collect();
         assert!(call(&calls, ":1.0").is_err());
-        let few: Vec<Call> = (0..PER_CLIENT_WHEN_CROWDED)
+        let few: Vec<Call> = (0..MAX_CALLS_PER_CLIENT_WHEN_CROWDED)
             .map(|_| call(&calls, ":1.999").unwrap())
             .collect();
         assert!(call(&calls, ":1.999").is_err());
@@ -175,7 +175,13 @@ mod tests {
     fn many_clients_together_are_bounded_too() {
         let calls = Calls::default();
         let held: Vec<Call> = (0..MAX_CALLS)
-            .map(|n| call(&calls, &format!(":1.{}", n / PER_CLIENT_WHEN_CROWDED)).unwrap())
+            .map(|n| {
+                call(
+                    &calls,
+                    &format!(":1.{}", n / MAX_CALLS_PER_CLIENT_WHEN_CROWDED),
+                )
+                .unwrap()
+            })
             .collect();
         assert!(call(&calls, ":1.9999").is_err());
         drop(held);

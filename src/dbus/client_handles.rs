@@ -9,12 +9,12 @@ use crate::scheduler::JobHandle;
 /// Handles by the unique name of the client that owns them: one for each such request for an active job,
 /// which is no more than the number of calls while it was active.
 #[derive(Debug, Default)]
-pub(super) struct Departures {
+pub(super) struct ClientHandles {
     /// Locked for a push or a take. Handles are dropped after it is unlocked.
     held: Mutex<HashMap<String, Vec<JobHandle>>>,
 }
 
-impl Departures {
+impl ClientHandles {
     /// Stores a handle until its job is over or its client has disconnected.
     pub(super) fn hold(&self, client: &str, handle: JobHandle) {
         let mut held = self.held();
@@ -22,7 +22,7 @@ impl Departures {
     }
 
     /// A job is over: its handles are dropped.
-    pub(super) fn over(&self) {
+    pub(super) fn drop_ended(&self) {
         let mut over = Vec::new();
         self.held().retain(|_, handles| {
             let (ended, live) = std::mem::take(handles)
@@ -37,13 +37,13 @@ impl Departures {
     }
 
     /// A client disconnected.
-    pub(super) fn left(&self, client: &str) {
+    pub(super) fn client_left(&self, client: &str) {
         let gone = self.held().remove(client);
         drop(gone);
     }
 
     /// The bus is gone, and so all its clients have disconnected.
-    pub(super) fn all_left(&self) {
+    pub(super) fn bus_lost(&self) {
         let gone = std::mem::take(&mut *self.held());
         drop(gone);
     }

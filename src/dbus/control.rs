@@ -8,7 +8,7 @@ pub struct BusControl {
     pub(super) is_closed: watch::Sender<bool>,
     pub(super) is_joined: watch::Sender<bool>,
     /// Whether it is known by now if the daemon can be on a bus.
-    pub(super) is_settled: watch::Sender<bool>,
+    pub(super) is_connection_known: watch::Sender<bool>,
     pub(super) jobs: watch::Sender<usize>,
     pub(super) busy: watch::Sender<usize>,
 }
@@ -18,7 +18,7 @@ impl BusControl {
         BusControl {
             is_closed: watch::channel(false).0,
             is_joined: watch::channel(false).0,
-            is_settled: watch::channel(false).0,
+            is_connection_known: watch::channel(false).0,
             jobs: watch::channel(0).0,
             // Busy until that is known: a call may be the reason why we were started.
             busy: watch::channel(1).0,
@@ -33,9 +33,9 @@ impl BusControl {
 
     /// Records that it is known whether there is a bus. Only the first call is a change: repeated attempts to
     /// connect must not look like work to code that waits for an idle daemon.
-    pub(super) fn settle(&self) {
-        self.is_settled
-            .send_if_modified(|is_settled| !std::mem::replace(is_settled, true));
+    pub(super) fn mark_connection_known(&self) {
+        self.is_connection_known
+            .send_if_modified(|is_connection_known| !std::mem::replace(is_connection_known, true));
     }
 
     /// Leaves the bus for good; returns when the calls that came before are answered. A later call starts the

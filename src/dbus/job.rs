@@ -127,7 +127,7 @@ impl Job {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let _call = self.dbus.0.calls.enter(&header)?;
+        let _call = self.dbus.0.calls.admit(&header)?;
         let id = self.follower.id();
         self.dbus.cancel(connection, &header, id, reason).await
     }

@@ -80,7 +80,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(String, OwnedObjectPath, Disposition), Error> {
         let dbus = &self.dbus;
-        let call = dbus.0.calls.enter(&header)?;
+        let call = dbus.0.calls.admit(&header)?;
         let named = requested(project, group, params)?;
         let options = Submit::read(&options)?;
         let caller = dbus.allow(connection, &header, Action::Submit).await?;
@@ -112,10 +112,10 @@ impl Manager {
         let published = self.objects.publish(dbus, connection, handle.observer());
         let path = published.await?;
         if options.cancel_on_disconnect {
-            dbus.0.departures.hold(&call.client, handle);
+            dbus.0.client_handles.hold(&call.client, handle);
             // It may have disconnected before it was recorded.
             if !is_there(connection, &call.client).await {
-                dbus.0.departures.left(&call.client);
+                dbus.0.client_handles.client_left(&call.client);
             }
         }
         let path = object_path(path)?;
@@ -131,7 +131,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<(String, String, String, String, OwnedObjectPath)>, Error> {
-        let _call = self.dbus.0.calls.enter(&header)?;
+        let _call = self.dbus.0.calls.admit(&header)?;
         self.dbus.allow_reading(connection, &header).await?;
         let mut jobs = Vec::new();
         for job in self.dbus.0.scheduler.active_jobs().await {
@@ -159,7 +159,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<ResponseDispatchNotifier<OwnedObjectPath>, Error> {
         let dbus = &self.dbus;
-        let call = dbus.0.calls.enter(&header)?;
+        let call = dbus.0.calls.admit(&header)?;
         let id = parse_id(&id)?;
         let job = dbus.0.scheduler.active_job(id).await;
         let asker = job.as_ref().and_then(|job| job.asker());
@@ -192,7 +192,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<String, Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         let found = async {
             let (project, id) = dbus.locate(&id).await?;
             let info = dbus.0.reader.find(&project, id).await?;
@@ -225,7 +225,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(Vec<String>, String), Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         dbus.allow_reading(connection, &header).await?;
         let (filter, limit) = options::filter(&filter)?;
         let (builds, mut next) = dbus.0.reader.list(filter, limit).await?;
@@ -257,7 +257,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         let id = parse_id(&id)?;
         dbus.cancel(connection, &header, id, reason).await
     }
@@ -269,7 +269,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<String>, Error> {
-        let _call = self.dbus.0.calls.enter(&header)?;
+        let _call = self.dbus.0.calls.admit(&header)?;
         self.dbus.allow_reading(connection, &header).await?;
         let projects = self.dbus.0.reader.projects().await?;
         let names = projects.into_iter().map(|(name, ..)| name.to_string());
@@ -285,7 +285,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         let project = project.parse::<ProjectName>()?;
         dbus.allow(connection, &header, Action::Rebuild).await?;
         dbus.0.scheduler.rebuild_image(&project).await?;
@@ -300,7 +300,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         let caller = dbus.allow(connection, &header, Action::Pause).await?;
         dbus.0.scheduler.pause(&caller.asker()).await?;
         Ok(())
@@ -313,7 +313,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         let caller = dbus.allow(connection, &header, Action::Pause).await?;
         dbus.0.scheduler.resume(&caller.asker()).await?;
         Ok(())
@@ -330,7 +330,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(u64, u64), Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         let (policy, dry_run) = options::policy(&policy)?;
         dbus.allow(connection, &header, Action::Gc).await?;
         let collection = dbus.0.scheduler.collect(policy, dry_run).await?;
@@ -346,7 +346,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         dbus.allow(connection, &header, Action::Reload).await?;
         let (reply, done) = oneshot::channel();
         dbus.0.reloads.send(reply).await.map_err(|_| stopping())?;
@@ -364,7 +364,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedFd, Error> {
         let dbus = &self.dbus;
-        let call = dbus.0.calls.enter(&header)?;
+        let call = dbus.0.calls.admit(&header)?;
         let located = dbus
             .locate_output(&id, connection, &header, Action::ReadOutput)
             .await;
@@ -383,7 +383,7 @@ impl Manager {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedFd, Error> {
         let dbus = &self.dbus;
-        let _call = dbus.0.calls.enter(&header)?;
+        let _call = dbus.0.calls.admit(&header)?;
         let located = dbus
             .locate_output(&id, connection, &header, Action::ReadOutput)
             .await;

@@ -14,8 +14,8 @@
 mod authority;
 mod bus;
 mod calls;
+mod client_handles;
 mod control;
-mod departures;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;

@@ -213,7 +213,7 @@ impl Objects {
             }
         }
         let emitted = changes.and(self.remove(connection, &job, &path).await);
-        dbus.0.departures.over();
+        dbus.0.client_handles.drop_ended();
         if let Err(error) = emitted {
             tracing::debug!(
                 mistry_job = %job.id(),

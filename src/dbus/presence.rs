@@ -28,13 +28,13 @@ use crate::scheduler::Activity;
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long connecting to a bus may take, which is normally milliseconds. A bus that accepts connections and
 /// then says nothing counts as absent; without this bound it would count as about to answer.
-const JOINING_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long calls under way may take when we leave the bus; a caller that waits longer gets an error from the
 /// bus that we have disconnected.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-const NAMED: &str = "5c1d0ea2a9c846c1a7d63b9c8f0e2d71";
-const LOST: &str = "b7e94d3f60c14f7d9b2a8c5e1f03a6d4";
+const NAME_ACQUIRED: &str = "5c1d0ea2a9c846c1a7d63b9c8f0e2d71";
+const BUS_LOST: &str = "b7e94d3f60c14f7d9b2a8c5e1f03a6d4";
 
 /// Why the connection to the bus ended.
 enum LeaveReason {
@@ -55,10 +55,10 @@ pub async fn serve(dbus: Dbus, stop: CancellationToken) {
             stop.cancelled().await;
             ending.cancel();
         };
-        tokio::join!(keep_joined(&dbus, &stop), ends);
+        tokio::join!(stay_connected(&dbus, &stop), ends);
     };
     tokio::select! {
-        never = count(&dbus) => match never {},
+        never = update_busy(&dbus) => match never {},
         () = staying => {}
     }
     dbus.0.tasks.close();
@@ -67,10 +67,10 @@ pub async fn serve(dbus: Dbus, stop: CancellationToken) {
 }
 
 /// Connects to the bus as often as necessary.
-async fn keep_joined(dbus: &Dbus, stop: &CancellationToken) {
+async fn stay_connected(dbus: &Dbus, stop: &CancellationToken) {
     let control = &dbus.0.control;
     let mut is_closed = control.is_closed.subscribe();
-    let mut is_reported = false;
+    let mut is_loss_reported = false;
     let left = async {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -81,15 +81,15 @@ async fn keep_joined(dbus: &Dbus, stop: &CancellationToken) {
     let mut left = pin!(left.shared());
     loop {
         control.is_joined.send_replace(true);
-        let why = join(dbus, left.clone(), &mut is_reported).await;
-        control.settle();
+        let why = connect_and_serve(dbus, left.clone(), &mut is_loss_reported).await;
+        control.mark_connection_known();
         control.is_joined.send_replace(false);
         match why {
             LeaveReason::Ending => return,
             LeaveReason::Lost(error) => {
-                if !std::mem::replace(&mut is_reported, true) {
+                if !std::mem::replace(&mut is_loss_reported, true) {
                     tracing::warn!(
-                        message_id = LOST,
+                        message_id = BUS_LOST,
                         mistry_event = "bus-lost",
                         error = &error as &dyn std::error::Error,
                         "not on the bus: HTTP is served, and the bus again when it is there"
@@ -102,7 +102,7 @@ async fn keep_joined(dbus: &Dbus, stop: &CancellationToken) {
             }
             LeaveReason::Refused(error) => {
                 tracing::warn!(
-                    message_id = LOST,
+                    message_id = BUS_LOST,
                     mistry_event = "bus-lost",
                     error = &error as &dyn std::error::Error,
                     "not on the bus: it does not let us be '{NAME}', which its policy allows root and the user 'mistry'. HTTP is served"
@@ -114,12 +114,12 @@ async fn keep_joined(dbus: &Dbus, stop: &CancellationToken) {
 }
 
 /// Updates the count of pending work.
-async fn count(dbus: &Dbus) -> Infallible {
+async fn update_busy(dbus: &Dbus) -> Infallible {
     let control = &dbus.0.control;
-    let (mut calls, mut jobs) = (dbus.0.calls.in_hand(), control.jobs.subscribe());
-    let mut is_settled = control.is_settled.subscribe();
+    let (mut calls, mut jobs) = (dbus.0.calls.unanswered(), control.jobs.subscribe());
+    let mut is_connection_known = control.is_connection_known.subscribe();
     loop {
-        let unsettled = usize::from(!*is_settled.borrow_and_update());
+        let unsettled = usize::from(!*is_connection_known.borrow_and_update());
         let busy = unsettled + *calls.borrow_and_update() + *jobs.borrow_and_update();
         control
             .busy
@@ -128,20 +128,24 @@ async fn count(dbus: &Dbus) -> Infallible {
         tokio::select! {
             _ = calls.changed() => {}
             _ = jobs.changed() => {}
-            _ = is_settled.changed() => {}
+            _ = is_connection_known.changed() => {}
         }
     }
 }
 
 /// One connection, from start to end; `left` ends it.
-async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_reported: &mut bool) -> LeaveReason {
+async fn connect_and_serve(
+    dbus: &Dbus,
+    left: impl Future<Output = ()>,
+    is_loss_reported: &mut bool,
+) -> LeaveReason {
     let mut left = pin!(left);
     let connecting = match dbus.0.bus {
         Bus::System => zbus::connection::Builder::system(),
         Bus::User => zbus::connection::Builder::session(),
     };
     let connection = tokio::select! {
-        connected = in_time(connecting.build()) => match connected {
+        connected = with_connect_timeout(connecting.build()) => match connected {
             Ok(connection) => connection,
             Err(error) => return LeaveReason::Lost(error),
         },
@@ -149,7 +153,7 @@ async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_reported: &mut boo
     };
     let objects = Objects::new(dbus.0.control.jobs.clone());
     let why = tokio::select! {
-        why = serve_on(dbus, &connection, &objects, is_reported) => why,
+        why = serve_on(dbus, &connection, &objects, is_loss_reported) => why,
         () = connection.closed() => {
             LeaveReason::Lost(zbus::Error::Failure("the connection to the bus ended".to_owned()))
         }
@@ -158,9 +162,9 @@ async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_reported: &mut boo
     match why {
         LeaveReason::Ending => {
             // Each step has its own time limit: a bus that hangs must not delay our end.
-            let given_back =
-                tokio::time::timeout(2 * ANSWER_TIMEOUT, give_name_back(dbus, &connection)).await;
-            if let Ok(Err(error)) = given_back {
+            let released =
+                tokio::time::timeout(2 * ANSWER_TIMEOUT, release_name(dbus, &connection)).await;
+            if let Ok(Err(error)) = released {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "left the bus without knowing whether all calls were answered"
@@ -176,25 +180,25 @@ async fn join(dbus: &Dbus, left: impl Future<Output = ()>, is_reported: &mut boo
         LeaveReason::Lost(_) | LeaveReason::Refused(_) => {
             objects.leave().await;
             // All its clients have disconnected.
-            dbus.0.departures.all_left();
+            dbus.0.client_handles.bus_lost();
         }
     }
     why
 }
 
-/// Runs a step of connecting, which fails if it takes longer than [`JOINING_TIMEOUT`].
-async fn in_time<T>(step: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
+/// Runs a step of connecting, which fails if it takes longer than [`CONNECT_TIMEOUT`].
+async fn with_connect_timeout<T>(step: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
     let silent = || Err(zbus::Error::Failure("the bus does not answer".to_owned()));
-    let done = tokio::time::timeout(JOINING_TIMEOUT, step).await;
+    let done = tokio::time::timeout(CONNECT_TIMEOUT, step).await;
     done.unwrap_or_else(|_| silent())
 }
 
 /// Releases the name and answers the calls that came before.
-async fn give_name_back(dbus: &Dbus, connection: &Connection) -> zbus::Result<()> {
+async fn release_name(dbus: &Dbus, connection: &Connection) -> zbus::Result<()> {
     // A later call starts the next process.
     connection.release_name(NAME).await?;
-    let returned = ping_ourselves(connection).await;
-    let mut calls = dbus.0.calls.in_hand();
+    let returned = wait_for_earlier_calls(connection).await;
+    let mut calls = dbus.0.calls.unanswered();
     let answered = calls.wait_for(|calls| *calls == 0);
     // A call that waits for a person or an image gets an error from the bus.
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
@@ -203,7 +207,7 @@ async fn give_name_back(dbus: &Dbus, connection: &Connection) -> zbus::Result<()
 
 /// Returns when all calls that came under the name were received: a message that we send to ourselves over
 /// the bus comes after them. The policy in `packaging/dbus` allows it.
-async fn ping_ourselves(connection: &Connection) -> zbus::Result<()> {
+async fn wait_for_earlier_calls(connection: &Connection) -> zbus::Result<()> {
     let Some(own) = connection.unique_name() else {
         return Ok(());
     };
@@ -220,7 +224,7 @@ async fn serve_on(
     dbus: &Dbus,
     connection: &Connection,
     objects: &Arc<Objects>,
-    is_reported: &mut bool,
+    is_loss_reported: &mut bool,
 ) -> LeaveReason {
     // Signals after the name is acquired are changes against this state.
     let mut activity = dbus.0.scheduler.activity();
@@ -240,21 +244,21 @@ async fn serve_on(
         let reply = connection.request_name_with_flags(NAME, flags).await?;
         Ok::<_, zbus::Error>((leavers, reply))
     };
-    let (leavers, reply) = match in_time(prepared).await {
+    let (leavers, reply) = match with_connect_timeout(prepared).await {
         Ok(prepared) => prepared,
         Err(error) if is_refusal(&error) => return LeaveReason::Refused(error),
         Err(error) => return LeaveReason::Lost(error),
     };
-    *is_reported = false;
-    dbus.0.control.settle();
+    *is_loss_reported = false;
+    dbus.0.control.mark_connection_known();
     match reply {
         RequestNameReply::InQueue | RequestNameReply::Exists => tracing::warn!(
-            message_id = LOST,
+            message_id = BUS_LOST,
             mistry_event = "bus-lost",
             "another program on the bus is '{NAME}': when it leaves, we are"
         ),
         RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => tracing::info!(
-            message_id = NAMED,
+            message_id = NAME_ACQUIRED,
             mistry_event = "bus-named",
             "on the bus as '{NAME}'"
         ),
@@ -263,21 +267,21 @@ async fn serve_on(
     let (never, _, _) = tokio::join!(
         publish_jobs(dbus, connection, objects),
         emit_changes(connection, activity, before),
-        release_departed(dbus, leavers)
+        drop_handles_of_leavers(dbus, leavers)
     );
     match never {}
 }
 
 /// Publishes the existing jobs and those that begin.
 async fn publish_jobs(dbus: &Dbus, connection: &Connection, objects: &Arc<Objects>) -> Infallible {
-    let mut feed = dbus.0.scheduler.new_jobs();
+    let mut new_jobs = dbus.0.scheduler.new_jobs();
     let mut begun = dbus.0.scheduler.active_jobs().await;
     loop {
         for job in begun {
             // `publish` has logged an error.
             let _ = objects.publish(dbus, connection, job).await;
         }
-        begun = match feed.next().await {
+        begun = match new_jobs.next().await {
             Some(job) => vec![job],
             None => dbus.0.scheduler.active_jobs().await,
         };
@@ -331,10 +335,10 @@ async fn emit_changes(
 }
 
 /// Drops the handles of clients that disconnect: their builds were wanted only while they were connected.
-async fn release_departed(dbus: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible {
+async fn drop_handles_of_leavers(dbus: &Dbus, mut leavers: NameOwnerChangedStream) -> Infallible {
     while let Some(leaver) = leavers.next().await {
         if let Ok(leaver) = leaver.args() {
-            dbus.0.departures.left(leaver.name());
+            dbus.0.client_handles.client_left(leaver.name());
         }
     }
     // This stream ends with the connection, whose end is handled elsewhere and releases all handles.

@@ -11,8 +11,8 @@ use tokio_util::task::TaskTracker;
 use super::authority::Authority;
 use super::bus::Bus;
 use super::calls::Calls;
+use super::client_handles::ClientHandles;
 use super::control::BusControl;
-use super::departures::Departures;
 use crate::budget::Client;
 use crate::scheduler::{Reader, Scheduler};
 
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     /// Set when only users whom polkit allows may see builds.
     pub(super) is_closed: AtomicBool,
     pub(super) calls: Calls,
-    pub(super) departures: Departures,
+    pub(super) client_handles: ClientHandles,
     pub(super) control: BusControl,
     pub(super) reloads: mpsc::Sender<Reload>,
     /// Tasks that outlive a call: they send logs and late answers.
@@ -69,7 +69,7 @@ impl Dbus {
             authority: Authority::of(bus),
             is_closed: AtomicBool::new(false),
             calls: Calls::default(),
-            departures: Departures::default(),
+            client_handles: ClientHandles::default(),
             control: BusControl::new(),
             reloads,
             tasks: TaskTracker::new(),
