@@ -54,16 +54,16 @@ pub(super) fn open() -> io::Result<impl FnMut(&Record) + Send + 'static> {
     let mut sink = None;
     Ok(move |record: &Record| {
         if sink.is_none() {
-            sink = told().ok();
+            sink = journald_sink().ok();
         }
-        if let Some(tell) = &mut sink {
-            tell(record);
+        if let Some(sink) = &mut sink {
+            sink(record);
         }
     })
 }
 
 /// Creates a sink for journald. Blocks while journald is stalled.
-fn told() -> io::Result<impl FnMut(&Record) + Send + 'static> {
+fn journald_sink() -> io::Result<impl FnMut(&Record) + Send + 'static> {
     let layer = tracing_journald::layer()?
         .with_field_prefix(None)
         .with_syslog_identifier(IDENTIFIER.to_owned())
@@ -100,7 +100,7 @@ fn replay(to: Dispatch) -> impl FnMut(&Record) + Send + 'static {
         };
         let texts: [Option<&str>; FIELDS.len()] = std::array::from_fn(|at| match FIELDS[at] {
             "message" => Some(message.as_str()),
-            name => record.told.get(name),
+            name => record.content.get(name),
         });
         let values: [(&Field, Option<&dyn Value>); FIELDS.len()] = std::array::from_fn(|at| {
             let text = texts[at].as_ref();
@@ -112,14 +112,14 @@ fn replay(to: Dispatch) -> impl FnMut(&Record) + Send + 'static {
 
 /// The message, followed by the fields that the journal has no field for.
 fn message(record: &Record) -> String {
-    let mut message = record.told.message.clone();
-    for (name, value) in &record.told.fields {
+    let mut message = record.content.message.clone();
+    for (name, value) in &record.content.fields {
         if !FIELDS.contains(name) {
             message.push_str(if message.is_empty() { "" } else { " " });
             message.push_str(&pair(name, value));
         }
     }
-    match record.told.get(ERROR) {
+    match record.content.get(ERROR) {
         Some(error) if message.is_empty() => error.to_owned(),
         Some(error) => format!("{message}: {error}"),
         None => message,
@@ -170,23 +170,23 @@ mod tests {
     use tracing_subscriber::layer::{Context, Layer};
 
     use super::*;
-    use crate::journal::record::Told;
+    use crate::journal::record::Content;
 
-    type Seen = Arc<Mutex<Vec<(Place, Told)>>>;
+    type Seen = Arc<Mutex<Vec<(Place, Content)>>>;
 
     /// The fields that the layer received.
     struct Journal(Seen);
 
     impl<S: Subscriber> Layer<S> for Journal {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut told = Told::default();
+            let mut told = Content::default();
             event.record(&mut told);
             let place = event.metadata().into();
             self.0.lock().unwrap().push((place, told));
         }
     }
 
-    fn told(records: &[Record]) -> Vec<(Place, Told)> {
+    fn told(records: &[Record]) -> Vec<(Place, Content)> {
         let seen = Seen::default();
         let journal = tracing_subscriber::registry().with(Journal(seen.clone()));
         let mut sink = replay(Dispatch::new(journal));
@@ -202,7 +202,7 @@ mod tests {
                 file: Some("src/somewhere.rs"),
                 line: Some(7),
             },
-            told: Told {
+            content: Content {
                 message: message.to_owned(),
                 fields: fields
                     .iter()
@@ -236,7 +236,7 @@ mod tests {
                 "many\nlines"
             ]
         );
-        assert_eq!(told[0].1.fields, records[0].told.fields);
+        assert_eq!(told[0].1.fields, records[0].content.fields);
         assert_eq!(told[1].1.fields, [("mistry_job", "3fa9".to_owned())]);
         assert_eq!(told[2].1.fields, [("error", "no room".to_owned())]);
         assert!(told[3].1.fields.is_empty());

@@ -24,17 +24,17 @@ use self::record::{Collect, Line};
 use self::relay::{Flush, Relay};
 
 /// The variable that sets the log level.
-const LEVEL: &str = "MISTRY_LOG";
+const LEVEL_VARIABLE: &str = "MISTRY_LOG";
 
 /// Its valid values.
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 
 /// The variable that identifies the journal's stream: `DEVICE:INODE`.
-const STREAM: &str = "JOURNAL_STREAM";
+const STREAM_VARIABLE: &str = "JOURNAL_STREAM";
 
 /// The log is active. Dropping this waits briefly for the last records; so it is held until the end of the
 /// program.
-#[must_use = "what was told last is lost when it is dropped too early"]
+#[must_use = "the last records are lost when it is dropped too early"]
 #[derive(Debug)]
 pub struct Journal {
     /// `None` when records are written directly.
@@ -43,16 +43,16 @@ pub struct Journal {
 
 /// Starts logging. Must be called once, before the first record.
 pub fn begin() -> Journal {
-    let (layer, flush, unreachable) = match native() {
+    let (layer, flush, unreachable) = match journald_layer() {
         Some(Ok((layer, flush))) => (layer, Some(flush), None),
-        Some(Err(error)) => (lines(), None, Some(error)),
-        None => (lines(), None, None),
+        Some(Err(error)) => (stderr_layer(), None, Some(error)),
+        None => (stderr_layer(), None, None),
     };
-    let wanted = std::env::var(LEVEL).unwrap_or_default();
+    let wanted = std::env::var(LEVEL_VARIABLE).unwrap_or_default();
     let is_known = LEVELS.contains(&wanted.as_str());
     let filter = EnvFilter::new(if is_known { &wanted } else { "info" });
     // A second subscriber is a bug, and the first one logs it.
-    if let Err(error) = heard(layer, filter).try_init() {
+    if let Err(error) = subscriber(layer, filter).try_init() {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
             "records are kept already"
@@ -61,7 +61,7 @@ pub fn begin() -> Journal {
     if !is_known && !wanted.is_empty() {
         let shown: String = wanted.chars().take(40).collect();
         tracing::warn!(
-            "{LEVEL}: expected error, warn, info or debug, found '{shown}': info is taken"
+            "{LEVEL_VARIABLE}: expected error, warn, info or debug, found '{shown}': info is taken"
         );
     }
     if let Some(error) = unreachable {
@@ -73,32 +73,32 @@ pub fn begin() -> Journal {
     Journal { _flush: flush }
 }
 
-type Kept = Box<dyn Layer<Registry> + Send + Sync>;
+type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
 /// The filter runs first, so records that it drops reach no layer and are not formatted.
-fn heard(layer: Kept, filter: EnvFilter) -> impl Subscriber + Send + Sync {
+fn subscriber(layer: BoxedLayer, filter: EnvFilter) -> impl Subscriber + Send + Sync {
     Registry::default().with(layer).with(filter)
 }
 
 /// Records with their fields for journald; `None` if standard error does not lead there.
-fn native() -> Option<io::Result<(Kept, Flush)>> {
-    let stream = std::env::var(STREAM).ok()?;
+fn journald_layer() -> Option<io::Result<(BoxedLayer, Flush)>> {
+    let stream = std::env::var(STREAM_VARIABLE).ok()?;
     let file = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?);
     let file = file.metadata().ok()?;
-    if !names(&stream, file.dev(), file.ino()) {
+    if !is_named_by(&stream, file.dev(), file.ino()) {
         return None;
     }
     let begun = journald::open()
         .and_then(Relay::start)
         .map(|(relay, flush)| {
-            let layer = Collect(move |record| relay.put(record));
-            (Box::new(layer) as Kept, flush)
+            let layer = Collect(move |record| relay.enqueue(record));
+            (Box::new(layer) as BoxedLayer, flush)
         });
     Some(begun)
 }
 
 /// Readable lines on standard error.
-fn lines() -> Kept {
+fn stderr_layer() -> BoxedLayer {
     Box::new(
         tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
@@ -110,7 +110,7 @@ fn lines() -> Kept {
 
 /// True if `DEVICE:INODE` names the file: another one means that a program that inherited the variable
 /// redirected standard error.
-fn names(stream: &str, device: u64, inode: u64) -> bool {
+fn is_named_by(stream: &str, device: u64, inode: u64) -> bool {
     let parts = stream
         .split_once(':')
         .map(|(device, inode)| (device.parse(), inode.parse()));
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_to_be_told_is_put_into_no_words() {
+    fn what_is_not_logged_is_not_formatted() {
         static PUT: AtomicU32 = AtomicU32::new(0);
         struct Word;
         impl std::fmt::Debug for Word {
@@ -136,9 +136,9 @@ mod tests {
             }
         }
         let (relay, flush) = Relay::start(|_| {}).unwrap();
-        let collect = Collect(move |record| relay.put(record));
-        for (layer, put) in [(Box::new(collect) as Kept, 1), (lines(), 2)] {
-            let all = heard(layer, EnvFilter::new("warn"));
+        let collect = Collect(move |record| relay.enqueue(record));
+        for (layer, put) in [(Box::new(collect) as BoxedLayer, 1), (stderr_layer(), 2)] {
+            let all = subscriber(layer, EnvFilter::new("warn"));
             assert_eq!(all.max_level_hint(), Some(LevelFilter::WARN));
             tracing::subscriber::with_default(all, || {
                 assert!(!tracing::enabled!(tracing::Level::INFO));
@@ -152,11 +152,11 @@ mod tests {
 
     #[test]
     fn only_the_file_that_is_named_is_the_journal() {
-        assert!(names("8:1234", 8, 1234));
+        assert!(is_named_by("8:1234", 8, 1234));
         for other in [
             "8:1235", "9:1234", "", ":", "8", "8:", ":1234", "8:x", "8:1234:1",
         ] {
-            assert!(!names(other, 8, 1234), "{other}");
+            assert!(!is_named_by(other, 8, 1234), "{other}");
         }
     }
 }

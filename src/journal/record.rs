@@ -28,7 +28,7 @@ pub(super) const MESSAGE_ID: &str = "message_id";
 pub(super) struct Record {
     pub(super) place: Place,
     /// Message, fields.
-    pub(super) told: Told,
+    pub(super) content: Content,
 }
 
 /// The source location of a record, and its level.
@@ -53,12 +53,12 @@ impl From<&'static Metadata<'static>> for Place {
 
 /// A message and its fields; each field name occurs once.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Content {
     pub(super) message: String,
     pub(super) fields: Vec<(&'static str, String)>,
 }
 
-impl Told {
+impl Content {
     /// The value of a field.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let found = self.fields.iter().find(|(known, _)| *known == name);
@@ -78,7 +78,7 @@ impl Told {
     }
 }
 
-impl Visit for Told {
+impl Visit for Content {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.set(field.name(), bounded(format_args!("{value}")));
     }
@@ -129,7 +129,7 @@ fn bounded(text: fmt::Arguments<'_>) -> String {
 }
 
 /// The fields of a span, kept beside it.
-struct OfSpan(Told);
+struct OfSpan(Content);
 
 /// Passes each record on. It must not block: it runs in the thread that logs the record.
 pub(super) struct Collect<F>(pub(super) F);
@@ -140,23 +140,23 @@ where
     F: Fn(Record) + 'static,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut told = Told::default();
-        attributes.record(&mut told);
+        let mut content = Content::default();
+        attributes.record(&mut content);
         if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(OfSpan(told));
+            span.extensions_mut().insert(OfSpan(content));
         }
     }
 
     fn on_record(&self, id: &Id, values: &Values<'_>, context: Context<'_, S>) {
         if let Some(span) = context.span(id)
-            && let Some(OfSpan(told)) = span.extensions_mut().get_mut()
+            && let Some(OfSpan(content)) = span.extensions_mut().get_mut()
         {
-            values.record(told);
+            values.record(content);
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut told = Told::default();
+        let mut content = Content::default();
         for span in context
             .event_scope(event)
             .into_iter()
@@ -164,14 +164,14 @@ where
         {
             if let Some(OfSpan(outer)) = span.extensions().get() {
                 for (name, value) in &outer.fields {
-                    told.set(name, value.clone());
+                    content.set(name, value.clone());
                 }
             }
         }
-        event.record(&mut told);
+        event.record(&mut content);
         (self.0)(Record {
             place: event.metadata().into(),
-            told,
+            content,
         });
     }
 }
@@ -182,11 +182,11 @@ pub(super) struct Line;
 
 impl<'writer> FormatFields<'writer> for Line {
     fn format_fields<R: RecordFields>(&self, mut to: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut told = Told::default();
-        fields.record(&mut told);
-        write!(to, "{}", one_line(&told.message))?;
-        let mut gap = if told.message.is_empty() { "" } else { " " };
-        for (name, value) in &told.fields {
+        let mut content = Content::default();
+        fields.record(&mut content);
+        write!(to, "{}", one_line(&content.message))?;
+        let mut gap = if content.message.is_empty() { "" } else { " " };
+        for (name, value) in &content.fields {
             if *name != MESSAGE_ID {
                 write!(to, "{gap}{}", pair(name, value))?;
                 gap = " ";
@@ -302,8 +302,8 @@ mod tests {
         let record = &records[0];
         assert_eq!(record.place.level, Level::WARN);
         assert_eq!(record.place.file, Some(file!()));
-        assert_eq!(record.told.message, "it is over");
-        let mut fields = record.told.fields.clone();
+        assert_eq!(record.content.message, "it is over");
+        let mut fields = record.content.fields.clone();
         fields.sort();
         let chain = "could not flip the link of 'yarn': the disk said no: no\nroom";
         let expected = [
@@ -338,7 +338,7 @@ mod tests {
     fn a_text_has_an_end() {
         let long = "é".repeat(MAX_TEXT);
         let records = records(|| tracing::info!(long, "{long}"));
-        for text in [&records[0].told.message, &records[0].told.fields[0].1] {
+        for text in [&records[0].content.message, &records[0].content.fields[0].1] {
             assert!(text.len() <= MAX_TEXT && text.ends_with("é…"));
         }
     }

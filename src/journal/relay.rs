@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use tracing::Level;
 
-use super::record::{Place, Record, Told};
+use super::record::{Content, Place, Record};
 
 /// Queued records: some seconds of the busiest hour, in about two megabytes.
-const QUEUE: usize = 4096;
+const QUEUE_CAPACITY: usize = 4096;
 
 /// How long the exit of the process waits for its last records. A working journal takes a full queue in a
 /// fraction of it; a stalled journal must not delay the daemon.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -42,7 +42,7 @@ pub(super) struct Flush {
     /// Nothing is ever sent: a disconnected sender means that the thread is done.
     done: Receiver<()>,
     thread: Option<JoinHandle<()>>,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl Relay {
@@ -53,12 +53,12 @@ impl Relay {
     pub(super) fn start(
         sink: impl FnMut(&Record) + Send + 'static,
     ) -> std::io::Result<(Relay, Flush)> {
-        Relay::with(QUEUE, FLUSH, sink)
+        Relay::with(QUEUE_CAPACITY, FLUSH_TIMEOUT, sink)
     }
 
     fn with(
         bound: usize,
-        patience: Duration,
+        timeout: Duration,
         sink: impl FnMut(&Record) + Send + 'static,
     ) -> std::io::Result<(Relay, Flush)> {
         let (queue, waiting) = sync_channel(bound);
@@ -66,7 +66,7 @@ impl Relay {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
         let thread = Builder::new().name("journal".to_owned()).spawn(move || {
-            carry(&waiting, &theirs, sink);
+            forward(&waiting, &theirs, sink);
             drop(alive);
         })?;
         let relay = Relay { queue, shared };
@@ -74,13 +74,13 @@ impl Relay {
             relay: relay.clone(),
             done,
             thread: Some(thread),
-            patience,
+            timeout,
         };
         Ok((relay, flush))
     }
 
     /// Enqueues a record, or counts it as lost. Never blocks.
-    pub(super) fn put(&self, record: Record) {
+    pub(super) fn enqueue(&self, record: Record) {
         if self.queue.try_send(Some(record)).is_err() {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -88,7 +88,7 @@ impl Relay {
 }
 
 /// Passes records on until the end is requested and none is left.
-fn carry(waiting: &Receiver<Option<Record>>, shared: &Shared, mut sink: impl FnMut(&Record)) {
+fn forward(waiting: &Receiver<Option<Record>>, shared: &Shared, mut sink: impl FnMut(&Record)) {
     loop {
         // Loaded before the queue is read: records that were queued before the end was requested are seen.
         let ending = shared.ending.load(Ordering::Acquire);
@@ -99,7 +99,7 @@ fn carry(waiting: &Receiver<Option<Record>>, shared: &Shared, mut sink: impl FnM
                 // The lost records came after all queued ones.
                 let lost = shared.lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    sink(&loss(lost));
+                    sink(&loss_record(lost));
                     continue;
                 }
                 if ending {
@@ -118,7 +118,7 @@ fn carry(waiting: &Receiver<Option<Record>>, shared: &Shared, mut sink: impl FnM
 }
 
 /// Created here, bypassing the collector, which would enqueue it again.
-fn loss(lost: u64) -> Record {
+fn loss_record(lost: u64) -> Record {
     Record {
         place: Place {
             level: Level::WARN,
@@ -126,7 +126,7 @@ fn loss(lost: u64) -> Record {
             file: Some(file!()),
             line: Some(line!()),
         },
-        told: Told {
+        content: Content {
             message: match lost {
                 1 => "1 record was lost while the journal was stalled".to_owned(),
                 lost => format!("{lost} records were lost while the journal was stalled"),
@@ -141,7 +141,7 @@ impl Drop for Flush {
         self.relay.shared.ending.store(true, Ordering::Release);
         // When the queue is full, the thread checks by itself after emptying it.
         let _ = self.relay.queue.try_send(None);
-        if self.done.recv_timeout(self.patience) == Err(RecvTimeoutError::Disconnected)
+        if self.done.recv_timeout(self.timeout) == Err(RecvTimeoutError::Disconnected)
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
@@ -161,8 +161,8 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     fn record(message: &str) -> Record {
-        let mut record = loss(0);
-        record.told.message = message.to_owned();
+        let mut record = loss_record(0);
+        record.content.message = message.to_owned();
         record
     }
 
@@ -171,7 +171,7 @@ mod tests {
         let (said, heard) = channel();
         let (go, gate) = channel();
         let sink = move |record: &Record| {
-            let _ = said.send(record.told.message.clone());
+            let _ = said.send(record.content.message.clone());
             // A gate without a sender is open.
             let _ = gate.recv();
         };
@@ -182,14 +182,14 @@ mod tests {
     fn a_stalled_journal_stalls_nobody_and_what_is_lost_is_told() {
         let (sink, heard, go) = stalled();
         let (relay, flush) = Relay::with(4, LONG, sink).unwrap();
-        relay.put(record("first"));
+        relay.enqueue(record("first"));
         // The sink has taken it, so the queue is empty again.
         assert_eq!(heard.recv_timeout(LONG).unwrap(), "first");
         let begun = Instant::now();
         let tellers: Vec<_> = (0..4)
             .map(|_| {
                 let relay = relay.clone();
-                std::thread::spawn(move || (0..250).for_each(|_| relay.put(record("flood"))))
+                std::thread::spawn(move || (0..250).for_each(|_| relay.enqueue(record("flood"))))
             })
             .collect();
         for teller in tellers {
@@ -210,15 +210,15 @@ mod tests {
     fn a_single_loss_is_told_and_only_once() {
         let (sink, heard, go) = stalled();
         let (relay, flush) = Relay::with(1, LONG, sink).unwrap();
-        relay.put(record("a"));
+        relay.enqueue(record("a"));
         assert_eq!(heard.recv_timeout(LONG).unwrap(), "a");
-        relay.put(record("b"));
-        relay.put(record("c"));
+        relay.enqueue(record("b"));
+        relay.enqueue(record("c"));
         drop(go);
         let loss = "1 record was lost while the journal was stalled";
         assert_eq!(heard.recv_timeout(LONG).unwrap(), "b");
         assert_eq!(heard.recv_timeout(LONG).unwrap(), loss);
-        relay.put(record("d"));
+        relay.enqueue(record("d"));
         drop(flush);
         assert_eq!(heard.iter().collect::<Vec<_>>(), ["d"]);
     }
@@ -232,34 +232,34 @@ mod tests {
             if std::mem::take(&mut first) {
                 ours.wait();
             }
-            said.send(record.told.message.clone()).unwrap();
+            said.send(record.content.message.clone()).unwrap();
         };
-        let (relay, flush) = Relay::with(QUEUE, LONG, sink).unwrap();
-        (0..QUEUE / 2).for_each(|n| relay.put(record(&n.to_string())));
+        let (relay, flush) = Relay::with(QUEUE_CAPACITY, LONG, sink).unwrap();
+        (0..QUEUE_CAPACITY / 2).for_each(|n| relay.enqueue(record(&n.to_string())));
         let ending = std::thread::spawn(move || drop(flush));
         gate.wait();
         ending.join().unwrap();
-        assert_eq!(heard.iter().count(), QUEUE / 2);
+        assert_eq!(heard.iter().count(), QUEUE_CAPACITY / 2);
         // The reader is gone, which blocks nothing.
-        relay.put(record("late"));
+        relay.enqueue(record("late"));
     }
 
     #[test]
     fn the_end_waits_for_a_stalled_journal_no_longer_than_it_said() {
         for waiting in [0, 1, 2] {
             let (sink, heard, go) = stalled();
-            let patience = Duration::from_millis(50);
-            let (relay, flush) = Relay::with(2, patience, sink).unwrap();
-            relay.put(record("first"));
+            let timeout = Duration::from_millis(50);
+            let (relay, flush) = Relay::with(2, timeout, sink).unwrap();
+            relay.enqueue(record("first"));
             assert_eq!(heard.recv_timeout(LONG).unwrap(), "first");
-            (0..waiting).for_each(|_| relay.put(record("more")));
+            (0..waiting).for_each(|_| relay.enqueue(record("more")));
             let begun = Instant::now();
             drop(flush);
-            assert!(begun.elapsed() >= patience);
+            assert!(begun.elapsed() >= timeout);
             assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
             drop(go);
         }
-        assert!(FLUSH <= Duration::from_secs(1));
+        assert!(FLUSH_TIMEOUT <= Duration::from_secs(1));
     }
 
     #[test]
