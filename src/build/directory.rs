@@ -13,7 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rustix::fs::{FileType, Stat};
 
-use crate::filesystem::{OpenDirectory, look};
+use crate::filesystem::{OpenDirectory, stat_entry};
 
 /// Most names in a listing: more than a reader of a page looks through.
 const MAX_ENTRIES: usize = 5_000;
@@ -106,7 +106,7 @@ fn list_at_most(directory: BorrowedFd<'_>, most: usize, most_bytes: usize) -> io
         }
         let kind = match entry.file_type() {
             // Not every filesystem reports the type here.
-            FileType::Unknown => match look(directory, OsStr::from_bytes(name))? {
+            FileType::Unknown => match stat_entry(directory, OsStr::from_bytes(name))? {
                 Some(found) => FileType::from_raw_mode(found.st_mode),
                 None => continue,
             },
@@ -144,7 +144,7 @@ fn list_at_most(directory: BorrowedFd<'_>, most: usize, most_bytes: usize) -> io
 
 /// Examines one name; `None` if it was removed meanwhile.
 fn item(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Entry>> {
-    let Some(stat) = look(directory, &name)? else {
+    let Some(stat) = stat_entry(directory, &name)? else {
         return Ok(None);
     };
     let target = || -> io::Result<OsString> {

@@ -180,7 +180,7 @@ impl PendingBuild {
         }
         let filesystem = self.store.filesystem;
         let give = |cause| Error::Tree("give the latest build of the group to its user", cause);
-        match filesystem.give_until(data, user.user, user.group, &self.interrupt) {
+        match filesystem.chown_until(data, user.user, user.group, &self.interrupt) {
             Ok(()) => Ok(BaseUse::Latest),
             Err(cause) if is_permission_denied(&cause) => {
                 self.clear_data()?;

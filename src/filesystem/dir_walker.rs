@@ -20,12 +20,12 @@ use super::inode::InodeId;
 use super::temporary_access;
 
 /// How many directories above the current one are held open. A directory farther above is opened again when
-/// the walk returns to it, which is rare, and hundreds of concurrent walks stay far below the limits of
+/// the walk returns to it, which is rare, and hundreds of concurrent walks stay closed_ancestors below the limits of
 /// descriptors.
-const OPEN_ANCESTORS: usize = 8;
+const MAX_OPEN_ANCESTORS: usize = 8;
 
 /// Most descriptors that a walk uses: those, the current directory, a step up, and a file.
-pub(super) const DESCRIPTORS: u64 = OPEN_ANCESTORS as u64 + 3;
+pub(super) const MAX_DESCRIPTORS: u64 = MAX_OPEN_ANCESTORS as u64 + 3;
 
 /// An open directory. If it was inaccessible, it is accessible as long as this exists: see `temporary_access`.
 #[derive(Debug)]
@@ -79,18 +79,18 @@ impl Drop for Directory {
 pub(super) struct DirWalker {
     here: Directory,
     /// The nearest directories above, the parent of `here` last.
-    near: VecDeque<Directory>,
+    open_ancestors: VecDeque<Directory>,
     /// Directories above them, from the root down, whose descriptors were closed.
-    far: Vec<Far>,
+    closed_ancestors: Vec<ClosedAncestor>,
     /// How many of these are held accessible.
-    far_granted: usize,
+    granted_closed_ancestors: usize,
     /// The path from the root to `here`.
     path: Vec<u8>,
 }
 
 /// As small as possible: a tree may be a million directories deep.
 #[derive(Debug)]
-struct Far {
+struct ClosedAncestor {
     id: InodeId,
     is_granted: bool,
 }
@@ -99,9 +99,9 @@ impl DirWalker {
     pub(super) fn new(root: Directory) -> DirWalker {
         DirWalker {
             here: root,
-            near: VecDeque::new(),
-            far: Vec::new(),
-            far_granted: 0,
+            open_ancestors: VecDeque::new(),
+            closed_ancestors: Vec::new(),
+            granted_closed_ancestors: 0,
             path: Vec::new(),
         }
     }
@@ -113,7 +113,7 @@ impl DirWalker {
 
     /// Bytes of memory of the path to it.
     pub(super) fn bytes(&self) -> usize {
-        self.far.capacity() * size_of::<Far>() + self.path.capacity()
+        self.closed_ancestors.capacity() * size_of::<ClosedAncestor>() + self.path.capacity()
     }
 
     /// Bytes of the path from the root to it.
@@ -128,27 +128,28 @@ impl DirWalker {
         }
         self.path.extend_from_slice(name.to_bytes());
         let parent = std::mem::replace(&mut self.here, directory);
-        self.near.push_back(parent);
-        if self.near.len() > OPEN_ANCESTORS
-            && let Some(mut directory) = self.near.pop_front()
+        self.open_ancestors.push_back(parent);
+        if self.open_ancestors.len() > MAX_OPEN_ANCESTORS
+            && let Some(mut directory) = self.open_ancestors.pop_front()
         {
             let (id, is_granted) = (directory.id, directory.is_granted);
-            self.far.push(Far { id, is_granted });
+            self.closed_ancestors
+                .push(ClosedAncestor { id, is_granted });
             // It stays accessible without its descriptor.
-            self.far_granted += usize::from(is_granted);
+            self.granted_closed_ancestors += usize::from(is_granted);
             directory.is_granted = false;
         }
     }
 
     /// Returns to the parent; returns the directory it left, still open, and its name. `None` at the root.
     pub(super) fn leave(&mut self) -> Result<Option<(Directory, CString)>, Errno> {
-        let parent = match self.near.pop_back() {
+        let parent = match self.open_ancestors.pop_back() {
             Some(directory) => directory,
             None => {
-                let Some(Far { id, is_granted }) = self.far.pop() else {
+                let Some(ClosedAncestor { id, is_granted }) = self.closed_ancestors.pop() else {
                     return Ok(None);
                 };
-                self.far_granted -= usize::from(is_granted);
+                self.granted_closed_ancestors -= usize::from(is_granted);
                 let found = self.find_parent(id).inspect_err(|_| {
                     if is_granted {
                         temporary_access::revoke_unreachable(id);
@@ -169,7 +170,7 @@ impl DirWalker {
 
     /// Whether the walk is at its start.
     pub(super) fn is_at_root(&self) -> bool {
-        self.near.is_empty() && self.far.is_empty()
+        self.open_ancestors.is_empty() && self.closed_ancestors.is_empty()
     }
 
     /// Opens the parent of the current directory, if it is unchanged.
@@ -206,12 +207,12 @@ impl DirWalker {
 }
 
 impl Drop for DirWalker {
-    /// An abandoned walk is far below directories that it holds open: their modes are restored on the way up.
+    /// An abandoned walk is closed_ancestors below directories that it holds open: their modes are restored on the way up.
     fn drop(&mut self) {
-        while self.far_granted > 0 && self.leave().is_ok() {}
-        for far in std::mem::take(&mut self.far) {
-            if far.is_granted {
-                temporary_access::revoke_unreachable(far.id);
+        while self.granted_closed_ancestors > 0 && self.leave().is_ok() {}
+        for closed_ancestors in std::mem::take(&mut self.closed_ancestors) {
+            if closed_ancestors.is_granted {
+                temporary_access::revoke_unreachable(closed_ancestors.id);
             }
         }
     }
@@ -270,7 +271,7 @@ mod tests {
         for _ in 0..200 {
             descend(&mut walker, c"d");
         }
-        assert_eq!(walker.near.len(), OPEN_ANCESTORS);
+        assert_eq!(walker.open_ancestors.len(), MAX_OPEN_ANCESTORS);
         assert_eq!(walker.path_to(c"x").components().count(), 201);
         let mut steps = 0;
         while walker.leave().unwrap().is_some() {
@@ -289,12 +290,12 @@ mod tests {
         std::fs::create_dir(home.path().join("elsewhere")).unwrap();
         let mut walker = root(home.path());
         descend(&mut walker, c"top");
-        for _ in 0..OPEN_ANCESTORS + 1 {
+        for _ in 0..MAX_OPEN_ANCESTORS + 1 {
             descend(&mut walker, c"d");
         }
         let moved = home.path().join("top/d");
         renameat(CWD, &moved, CWD, home.path().join("elsewhere/d")).unwrap();
-        for _ in 0..OPEN_ANCESTORS {
+        for _ in 0..MAX_OPEN_ANCESTORS {
             assert!(walker.leave().unwrap().is_some());
         }
         assert_eq!(walker.leave().unwrap_err(), Errno::STALE);

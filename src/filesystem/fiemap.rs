@@ -49,11 +49,11 @@ pub(super) struct Unshared {
 }
 
 /// Sends repeated queries with the same memory.
-pub(super) struct Asker(Box<Request>);
+pub(super) struct ExtentReader(Box<Request>);
 
-impl Asker {
-    pub(super) fn new() -> Asker {
-        Asker(Box::new(Request {
+impl ExtentReader {
+    pub(super) fn new() -> ExtentReader {
+        ExtentReader(Box::new(Request {
             start: 0,
             length: 0,
             flags: 0,
@@ -70,7 +70,7 @@ impl Asker {
         let mut found = Unshared::default();
         let mut start = 0;
         loop {
-            match self.ask(file, start) {
+            match self.read_extents(file, start) {
                 Ok(()) => {}
                 Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => return Ok(None),
                 Err(errno) => return Err(errno),
@@ -96,7 +96,7 @@ impl Asker {
     }
 
     #[allow(unsafe_code)]
-    fn ask(&mut self, file: BorrowedFd<'_>, start: u64) -> Result<(), Errno> {
+    fn read_extents(&mut self, file: BorrowedFd<'_>, start: u64) -> Result<(), Errno> {
         self.0.start = start;
         self.0.length = u64::MAX - start;
         self.0.flags = 0;
@@ -131,6 +131,6 @@ mod tests {
     fn where_nothing_can_be_said_that_is_told() {
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
         std::io::Write::write_all(&mut &file, b"x").unwrap();
-        assert_eq!(Asker::new().unshared(file.as_fd()).unwrap(), None);
+        assert_eq!(ExtentReader::new().unshared(file.as_fd()).unwrap(), None);
     }
 }

@@ -99,7 +99,7 @@ impl Links {
     /// Stores the file about to be copied to `name` in `directory`, or returns the place of its copy.
     // The field differs in width between architectures.
     #[allow(clippy::unnecessary_cast)]
-    pub(super) fn meet(&mut self, stat: &Stat, directory: &Place, name: &CStr) -> Seen {
+    pub(super) fn visit(&mut self, stat: &Stat, directory: &Place, name: &CStr) -> Seen {
         if stat.st_nlink <= 1 {
             return Seen::Never;
         }
@@ -192,12 +192,12 @@ mod tests {
         let file = openat(&here, c"file", flags, Mode::RWXU).unwrap();
         let mut stat = fstat(&file).unwrap();
         stat.st_nlink = 3;
-        let seen = links.meet(&stat, &place, c"file");
+        let seen = links.visit(&stat, &place, c"file");
         assert!(matches!(seen, Seen::Never));
 
         let top = Place::default();
         for (at, place, name) in [(&root, &top, c"top"), (&here, &place, c"beside")] {
-            match links.meet(&stat, place, name) {
+            match links.visit(&stat, place, name) {
                 Seen::Before(first) => first.link(&links, place, at.as_fd(), name).unwrap(),
                 Seen::Never => unreachable!("{name:?} was not recognised"),
             }
@@ -217,7 +217,7 @@ mod tests {
         links.most = 2 * (ENTRY_OVERHEAD_BYTES + 1);
         let mut meet = |inode, name: &CStr| {
             (stat.st_ino, stat.st_nlink) = (inode, 2);
-            matches!(links.meet(&stat, &Place::default(), name), Seen::Before(_))
+            matches!(links.visit(&stat, &Place::default(), name), Seen::Before(_))
         };
         assert!(!meet(1, c"a") && !meet(2, c"b") && !meet(3, c"c"));
         assert!(meet(1, c"d") && !meet(3, c"e"));

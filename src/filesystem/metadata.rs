@@ -18,30 +18,30 @@ use rustix::io::Errno;
 const ATTRIBUTE_BYTES: usize = 64 * 1024;
 
 /// Gives the copy `target` the owner, mode and times of its original.
-pub(super) fn keep(target: BorrowedFd<'_>, original: &Stat) -> Result<(), Errno> {
-    keep_all(None, target, original)
+pub(super) fn copy(target: BorrowedFd<'_>, original: &Stat) -> Result<(), Errno> {
+    copy_all(None, target, original)
 }
 
 /// The same, with the attributes that `from` has.
-pub(super) fn keep_with_attributes(
+pub(super) fn copy_with_attributes(
     from: BorrowedFd<'_>,
     target: BorrowedFd<'_>,
     original: &Stat,
 ) -> Result<(), Errno> {
-    keep_all(Some(from), target, original)
+    copy_all(Some(from), target, original)
 }
 
 /// The order matters: a new owner clears capabilities and set-id bits, and a mode may forbid setting
 /// attributes.
-fn keep_all(
+fn copy_all(
     from: Option<BorrowedFd<'_>>,
     target: BorrowedFd<'_>,
     original: &Stat,
 ) -> Result<(), Errno> {
     let give = |user, group| fchown(target, user, group);
-    let kept = keep_owner(&fstat(target)?, original, give)?;
+    let kept = copy_owner(&fstat(target)?, original, give)?;
     if let Some(from) = from {
-        keep_attributes(from, target, kept)?;
+        copy_attributes(from, target, kept)?;
     }
     fchmod(target, mode(original, kept))?;
     futimens(target, &times(original))
@@ -60,24 +60,24 @@ pub(super) fn make_special(
         Err(Errno::PERM) if kind.is_char_device() || kind.is_block_device() => return Ok(false),
         made => made?,
     }
-    let kept = keep_owner_of_entry(at, name, original)?;
+    let kept = copy_owner_of_entry(at, name, original)?;
     chmodat(at, name, mode(original, kept), AtFlags::empty())?;
     utimensat(at, name, &times(original), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(true)
 }
 
 /// Sets the owner of an entry that cannot be opened; returns whether that worked.
-pub(super) fn keep_owner_of_entry(
+pub(super) fn copy_owner_of_entry(
     at: BorrowedFd<'_>,
     name: &CStr,
     original: &Stat,
 ) -> Result<bool, Errno> {
     let made = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let give = |user, group| chownat(at, name, user, group, AtFlags::SYMLINK_NOFOLLOW);
-    keep_owner(&made, original, give)
+    copy_owner(&made, original, give)
 }
 
-fn keep_owner(
+fn copy_owner(
     made: &Stat,
     original: &Stat,
     give: impl Fn(Option<Uid>, Option<Gid>) -> Result<(), Errno>,
@@ -104,9 +104,9 @@ fn keep_owner(
     }
 }
 
-fn mode(original: &Stat, owner_kept: bool) -> Mode {
+fn mode(original: &Stat, is_owner_copied: bool) -> Mode {
     let mode = Mode::from_raw_mode(original.st_mode);
-    if owner_kept {
+    if is_owner_copied {
         mode
     } else {
         mode - (Mode::SUID | Mode::SGID)
@@ -132,10 +132,10 @@ pub(super) fn times(original: &Stat) -> Timestamps {
 /// Copies the attributes that `cp -a` copies and a build can have: user attributes, access control lists, and
 /// if the owner is preserved the capabilities of programs; as far as the filesystem of the copy and this
 /// user's rights allow. Labels of security modules belong to the host.
-fn keep_attributes(
+fn copy_attributes(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
-    owner_kept: bool,
+    is_owner_copied: bool,
 ) -> Result<(), Errno> {
     // Hardly any file has attributes, and this query needs no buffer.
     match flistxattr_query(from) {
@@ -151,7 +151,7 @@ fn keep_attributes(
             continue;
         };
         let is_copied = match name.to_bytes() {
-            b"security.capability" => owner_kept,
+            b"security.capability" => is_owner_copied,
             b"system.posix_acl_access" | b"system.posix_acl_default" => true,
             other => other.starts_with(b"user."),
         };
@@ -199,13 +199,13 @@ mod tests {
         original.st_uid += 1;
         original.st_gid += 1;
         let calls = std::cell::RefCell::new(Vec::new());
-        let kept = keep_owner(&made, &original, |user, group| {
+        let kept = copy_owner(&made, &original, |user, group| {
             calls.borrow_mut().push((user.is_some(), group.is_some()));
             Err(Errno::PERM)
         });
         assert!(!kept.unwrap());
         assert_eq!(*calls.borrow(), [(true, true), (false, true)]);
-        let full = keep_owner(&made, &original, |_, _| Err(Errno::NOSPC));
+        let full = copy_owner(&made, &original, |_, _| Err(Errno::NOSPC));
         assert_eq!(full.unwrap_err(), Errno::NOSPC);
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let mut original = fstat(&file).unwrap();
         (original.st_mtime, original.st_mtime_nsec) = (-5, 123_456_789);
         (original.st_atime, original.st_atime_nsec) = (1_000_000_000, 987_654_321);
-        keep(file.as_fd(), &original).unwrap();
+        copy(file.as_fd(), &original).unwrap();
         let kept = fstat(&file).unwrap();
         assert_eq!((kept.st_mtime, kept.st_mtime_nsec), (-5, 123_456_789));
         assert_eq!(
@@ -228,6 +228,6 @@ mod tests {
     fn what_has_no_attributes_is_no_error() {
         let from = File::open("/proc/self/status").unwrap();
         let to = tempfile::tempfile().unwrap();
-        keep_attributes(from.as_fd(), to.as_fd(), true).unwrap();
+        copy_attributes(from.as_fd(), to.as_fd(), true).unwrap();
     }
 }

@@ -33,4 +33,4 @@ pub use inode::InodeId;
 pub use interrupt::Interrupt;
 pub use tree::{Filesystem, Kind, open_writable, remove_in};
 pub use usage::Usage;
-pub use walk::{Found, Links, OpenDirectory, Opened, Walk, locate, look, open};
+pub use walk::{Found, Links, OpenDirectory, Opened, Walk, locate, open, stat_entry};

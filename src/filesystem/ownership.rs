@@ -21,23 +21,23 @@ const EMPTY_SUBVOLUME_INODE: u64 = 2;
 
 /// Changes the owner of the tree at `root`, itself included, to `user` and `group`. When interrupted, it
 /// fails with `CANCELED` at the next entry.
-pub(super) fn give(
+pub(super) fn change(
     root: Directory,
     user: u32,
     group: u32,
     interrupt: &Interrupt,
 ) -> Result<(), Fault> {
-    let giving = Giving {
+    let change = OwnershipChange {
         user,
         group,
         interrupt,
         names: Names::default(),
         walker: DirWalker::new(root),
     };
-    giving.run()
+    change.run()
 }
 
-struct Giving<'a> {
+struct OwnershipChange<'a> {
     user: u32,
     group: u32,
     interrupt: &'a Interrupt,
@@ -45,7 +45,7 @@ struct Giving<'a> {
     walker: DirWalker,
 }
 
-impl Giving<'_> {
+impl OwnershipChange<'_> {
     fn run(mut self) -> Result<(), Fault> {
         let mut levels = vec![self.read(0)?];
         while let Some(level) = levels.last_mut() {
@@ -71,7 +71,7 @@ impl Giving<'_> {
     /// Changes the owner of the current directory, after its contents: until then its mode applies to the old
     /// owner. Returns to the parent.
     fn leave(&mut self) -> Result<(), Fault> {
-        let fault = |giving: &Self, errno| giving.walker.fault("give away", c".", errno);
+        let fault = |change: &Self, errno| change.walker.fault("give away", c".", errno);
         let here = self.walker.here();
         let stat = fstat(here).map_err(|errno| fault(self, errno))?;
         if let Some((user, group)) = self.wanted(&stat) {
@@ -89,19 +89,19 @@ impl Giving<'_> {
     /// directories are found; returns those.
     fn read(&mut self, from: u64) -> Result<Page, Fault> {
         let mut names = std::mem::take(&mut self.names);
-        let fault = |giving: &&Self, errno| giving.walker.fault("read", c".", errno);
-        let (here, mut giving) = (self.walker.here(), &*self);
-        let page = names.read(here, from, &mut giving, fault, |giving, entry| {
+        let fault = |change: &&Self, errno| change.walker.fault("read", c".", errno);
+        let (here, mut change) = (self.walker.here(), &*self);
+        let page = names.read(here, from, &mut change, fault, |change, entry| {
             let name = entry.file_name();
-            let given = giving.give_entry(name);
-            given.map_err(|errno| giving.walker.fault("give away", name, errno))
+            let given = change.change_entry(name);
+            given.map_err(|errno| change.walker.fault("give away", name, errno))
         });
         self.names = names;
         page
     }
 
     /// Changes the owner of an entry of the current directory; true for a directory, which comes later.
-    fn give_entry(&self, name: &CStr) -> Result<bool, Errno> {
+    fn change_entry(&self, name: &CStr) -> Result<bool, Errno> {
         self.interrupt.check()?;
         let stat = statat(self.walker.here(), name, AtFlags::SYMLINK_NOFOLLOW)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
@@ -144,7 +144,7 @@ mod tests {
 
     fn give_to(root: &Path, user: u32, group: u32) -> Result<(), Fault> {
         let (directory, _) = Directory::new(fs::File::open(root).unwrap().into()).unwrap();
-        give(directory, user, group, &Interrupt::default())
+        change(directory, user, group, &Interrupt::default())
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Copying<'_> {
             Some((left, _)) => left.as_fd(),
             None => self.target.here(),
         };
-        metadata::keep_with_attributes(self.source.here(), target, stat)
+        metadata::copy_with_attributes(self.source.here(), target, stat)
             .map_err(|errno| self.source.fault("set the metadata of", c".", errno))?;
         self.source.leave().map_err(|errno| up(self, errno))?;
         Ok(())
@@ -196,7 +196,7 @@ impl Copying<'_> {
         self.file_copier
             .copy(&from, &to, &stat)
             .map_err(|errno| self.source.fault("copy", name, errno))?;
-        metadata::keep_with_attributes(from.as_fd(), to.as_fd(), &stat)
+        metadata::copy_with_attributes(from.as_fd(), to.as_fd(), &stat)
             .map_err(|errno| self.source.fault("set the metadata of", name, errno))
     }
 
@@ -208,7 +208,7 @@ impl Copying<'_> {
         let target = self.target.here();
         readlinkat(self.source.here(), name, Vec::new())
             .and_then(|text| symlinkat(&text, target, name))
-            .and_then(|()| metadata::keep_owner_of_entry(target, name, &stat).map(drop))
+            .and_then(|()| metadata::copy_owner_of_entry(target, name, &stat).map(drop))
             .and_then(|()| {
                 let times = metadata::times(&stat);
                 utimensat(target, name, &times, AtFlags::SYMLINK_NOFOLLOW)
@@ -219,7 +219,7 @@ impl Copying<'_> {
     /// Creates another name for a file copied before, if `name` is another name of it.
     fn is_linked(&mut self, stat: &Stat, name: &CStr) -> Result<bool, Fault> {
         let place = self.place();
-        let Seen::Before(first) = self.links.meet(stat, &place, name) else {
+        let Seen::Before(first) = self.links.visit(stat, &place, name) else {
             return Ok(false);
         };
         match first.link(&self.links, &place, self.target.here(), name) {

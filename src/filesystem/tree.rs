@@ -148,7 +148,7 @@ impl Filesystem {
     /// # Errors
     /// [`Error::Give`]; its kind is `PermissionDenied` if this process may not; an error when it was
     /// interrupted. A part of the tree may be changed then.
-    pub fn give_until(
+    pub fn chown_until(
         self,
         path: &Path,
         user: u32,
@@ -157,7 +157,7 @@ impl Filesystem {
     ) -> Result<(), Error> {
         let give = || {
             let (root, _) = Place::of(path)?.open(path)?;
-            ownership::give(root, user, group, interrupt)
+            ownership::change(root, user, group, interrupt)
         };
         give().map_err(|source| Error::Give {
             path: path.to_owned(),
@@ -360,7 +360,7 @@ fn remove_from(root: Directory, stat: Stat, names: &[CString]) -> Result<(), Fau
     let opened = root.as_fd().try_clone_to_owned();
     let opened = opened.map_err(|error| Fault::new("open", Path::new("."), error))?;
     drop(root);
-    metadata::keep(opened.as_fd(), &stat).map_err(fault)
+    metadata::copy(opened.as_fd(), &stat).map_err(fault)
 }
 
 /// The names of `without` as C strings. A path among them would lead out of the tree.
@@ -434,7 +434,7 @@ mod tests {
         assert!(to.exists() && !to.join("file").exists());
         // A tree that changes its owner is a tree of many entries as well.
         let (user, group) = (u32::MAX - 2, u32::MAX - 2);
-        let given = Filesystem::Plain.give_until(&from, user, group, &interrupt);
+        let given = Filesystem::Plain.chown_until(&from, user, group, &interrupt);
         let error = given.unwrap_err().io().unwrap().raw_os_error();
         assert_eq!(error, Some(Errno::CANCELED.raw_os_error()));
     }

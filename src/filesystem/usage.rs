@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::dir_walker::{DirWalker, Directory, open_directory};
 use super::error::Fault;
-use super::fiemap::Asker;
+use super::fiemap::ExtentReader;
 use super::names::{Names, Page};
 
 /// The unit of stat's block count, whatever the filesystem's block size is.
@@ -48,7 +48,7 @@ pub(super) fn of(root: Directory, cloned: Option<i64>) -> Result<Usage, Fault> {
         walker: DirWalker::new(root),
         found: Usage::default(),
         cloned,
-        asker: cloned.map(|_| Asker::new()),
+        asker: cloned.map(|_| ExtentReader::new()),
         names: Names::default(),
     };
     measuring.count_whole(&stat);
@@ -61,7 +61,7 @@ struct Measuring {
     found: Usage,
     cloned: Option<i64>,
     /// Removed once a filesystem cannot answer.
-    asker: Option<Asker>,
+    asker: Option<ExtentReader>,
     names: Names,
 }
 
@@ -132,7 +132,7 @@ impl Measuring {
         let own = match bytes {
             0 => Some(0),
             _ => self
-                .own(name, stat)
+                .unshared_bytes(name, stat)
                 .map_err(|errno| self.walker.fault("ask for the blocks of", name, errno))?,
         };
         self.found.add(bytes, own.unwrap_or(bytes));
@@ -140,7 +140,7 @@ impl Measuring {
     }
 
     /// One name's share of a file's unshared blocks; `None` if that is unknown.
-    fn own(&mut self, name: &CStr, stat: &Stat) -> Result<Option<u64>, Errno> {
+    fn unshared_bytes(&mut self, name: &CStr, stat: &Stat) -> Result<Option<u64>, Errno> {
         let (Some(asker), Some(cloned)) = (&mut self.asker, self.cloned) else {
             return Ok(None);
         };

@@ -92,7 +92,7 @@ pub struct Walk {
 
 impl Walk {
     /// Most descriptors that a walk uses, including one open file of the tree.
-    pub const DESCRIPTORS: u64 = dir_walker::DESCRIPTORS;
+    pub const DESCRIPTORS: u64 = dir_walker::MAX_DESCRIPTORS;
 
     /// Starts at the directory that `root` refers to; a bare handle (`O_PATH`) is enough.
     ///
@@ -313,7 +313,7 @@ pub fn open(handle: impl AsFd) -> io::Result<Opened> {
 ///
 /// # Errors
 /// When the host's disk fails or a permission is missing.
-pub fn look(directory: impl AsFd, name: &OsStr) -> io::Result<Option<Stat>> {
+pub fn stat_entry(directory: impl AsFd, name: &OsStr) -> io::Result<Option<Stat>> {
     match temporary_access::with_original_mode(|| {
         statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)
     }) {
