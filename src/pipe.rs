@@ -1,8 +1,8 @@
 //! Connects blocking code to an asynchronous stream of bytes.
 //!
 //! Tars are written by blocking code and sent by async code. Contexts for Docker are written by a thread of
-//! their build, which waits while Docker does not read ([`stream_of`]). Data for clients comes from a
-//! [`Source`] that is called for each chunk ([`pulled`]): it uses no thread while its reader does not read.
+//! their build, which waits while Docker does not read ([`writer_stream`]). Data for clients comes from a
+//! [`Source`] that is called for each chunk ([`source_stream`]): it uses no thread while its reader does not read.
 //! An error of either is an error of the stream, so a truncated tar is never taken for a complete one.
 
 use std::fs::File;
@@ -55,7 +55,7 @@ impl Write for PipeWriter {
 }
 
 /// Runs `write` on a blocking thread and streams what it writes. Dropping the stream ends it.
-pub fn stream_of<F>(write: F) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static
+pub fn writer_stream<F>(write: F) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static
 where
     F: FnOnce(&mut PipeWriter) -> io::Result<()> + Send + 'static,
 {
@@ -117,7 +117,7 @@ pub fn read_at(file: &File, offset: u64, most: usize, to: &mut Vec<u8>) -> io::R
 
 /// The bytes of `source` as a stream: each call is a short blocking task with a permit of `limiter`, which starts when
 /// the previous chunk was taken.
-pub fn pulled(
+pub fn source_stream(
     source: impl Source,
     limiter: ClientReadLimiter,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + Unpin + 'static {
@@ -125,11 +125,11 @@ pub fn pulled(
         source: Some(source),
         limiter,
     };
-    Box::pin(stream::try_unfold(Some(idle), pull))
+    Box::pin(stream::try_unfold(Some(idle), next_chunk))
 }
 
 /// The next bytes, and the source if it has more.
-async fn pull<S: Source>(
+async fn next_chunk<S: Source>(
     mut idle: Option<Idle<S>>,
 ) -> io::Result<Option<(Bytes, Option<Idle<S>>)>> {
     while let Some(source) = idle {
@@ -195,7 +195,7 @@ mod tests {
     async fn everything_written_comes_out_in_order() {
         let bytes: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
         let sent = bytes.clone();
-        let mut stream = Box::pin(stream_of(move |to| to.write_all(&sent)));
+        let mut stream = Box::pin(writer_stream(move |to| to.write_all(&sent)));
         let mut got = Vec::new();
         while let Some(chunk) = stream.next().await {
             got.extend_from_slice(&chunk.unwrap());
@@ -234,7 +234,9 @@ mod tests {
     #[tokio::test]
     async fn a_source_is_asked_until_it_has_no_more() {
         let (dropped, _) = std::sync::mpsc::channel();
-        let chunks: Vec<_> = pulled(Countdown(6, dropped), limiter()).collect().await;
+        let chunks: Vec<_> = source_stream(Countdown(6, dropped), limiter())
+            .collect()
+            .await;
         let chunks: Vec<u8> = chunks.into_iter().map(|chunk| chunk.unwrap()[0]).collect();
         assert_eq!(chunks, [6, 5, 3, 2]);
     }
@@ -242,7 +244,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_of_a_source_is_a_failure_of_the_stream_and_its_end() {
         let (dropped, _) = std::sync::mpsc::channel();
-        let mut stream = pulled(Countdown(0, dropped), limiter());
+        let mut stream = source_stream(Countdown(0, dropped), limiter());
         let error = stream.next().await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), "torn");
         assert!(stream.next().await.is_none());
@@ -254,7 +256,7 @@ mod tests {
         // More than there are blocking threads.
         let limiter = limiter();
         let mut streams: Vec<_> = (0..1_000)
-            .map(|_| pulled(Countdown(9, dropped.clone()), limiter.clone()))
+            .map(|_| source_stream(Countdown(9, dropped.clone()), limiter.clone()))
             .collect();
         for stream in &mut streams {
             assert_eq!(stream.next().await.unwrap().unwrap()[0], 9);
@@ -269,7 +271,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failure_of_the_writer_is_a_failure_of_the_stream() {
-        let mut stream = Box::pin(stream_of(|to| {
+        let mut stream = Box::pin(writer_stream(|to| {
             to.write_all(b"half")?;
             Err(io::Error::other("torn"))
         }));

@@ -165,7 +165,7 @@ impl Images {
         };
         let tar = || {
             let context = wanted.context.clone();
-            pipe::stream_of(move |to| context.write_tar(to).map_err(std::io::Error::other))
+            pipe::writer_stream(move |to| context.write_tar(to).map_err(std::io::Error::other))
         };
         let building = self.building.read().await;
         let began = Timestamp::now();

@@ -67,9 +67,9 @@ pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiErro
     let bytes = match compress {
         Some(held) => {
             let tar = Compressed::new(tar, held).map_err(failed)?;
-            pipe::pulled(Counted(tar, counted), limiter).boxed()
+            pipe::source_stream(Counted(tar, counted), limiter).boxed()
         }
-        None => pipe::pulled(Counted(tar, counted), limiter).boxed(),
+        None => pipe::source_stream(Counted(tar, counted), limiter).boxed(),
     };
     let metrics = web.metrics.clone();
     let counted = log_errors(bytes, &project, id)
@@ -148,7 +148,7 @@ async fn manifest(
     let artifacts = open_artifacts(request, project, id).await?;
     let manifest = Counted(Manifest::new(artifacts.contents(held)), counted);
     let bytes = log_errors(
-        pipe::pulled(manifest, request.reader.limiter()),
+        pipe::source_stream(manifest, request.reader.limiter()),
         project,
         id,
     );
@@ -346,7 +346,7 @@ async fn send(
         .budget
         .hold(paced::BYTES.min(count.saturating_add(RESPONSE_BYTES)))?;
     let metrics = web.metrics.clone();
-    let bytes = pipe::pulled(FilePart { file, first, count }, request.reader.limiter())
+    let bytes = pipe::source_stream(FilePart { file, first, count }, request.reader.limiter())
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let media = inline.unwrap_or("application/octet-stream");
     let body = paced::one_at_a_time(bytes, held);
