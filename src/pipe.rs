@@ -2,8 +2,8 @@
 //!
 //! Tars are written by blocking code and sent by async code. Contexts for Docker are written by a thread of
 //! their build, which waits while Docker does not read ([`writer_stream`]). Data for clients comes from a
-//! [`Source`] that is called for each chunk ([`source_stream`]): it uses no thread while its reader does not read.
-//! An error of either is an error of the stream, so a truncated tar is never taken for a complete one.
+//! [`Source`] that is called for each chunk ([`source_stream`]): it uses no thread while its reader does not
+//! read. An error of either is an error of the stream, so a truncated tar is never taken for a complete one.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -115,8 +115,8 @@ pub fn read_at(file: &File, offset: u64, most: usize, to: &mut Vec<u8>) -> io::R
     read
 }
 
-/// The bytes of `source` as a stream: each call is a short blocking task with a permit of `limiter`, which starts when
-/// the previous chunk was taken.
+/// The bytes of `source` as a stream: each call is a short blocking task with a permit of `limiter`, which
+/// starts when the previous chunk was taken.
 pub fn source_stream(
     source: impl Source,
     limiter: ClientReadLimiter,

@@ -1,8 +1,8 @@
 //! Bounds the threads that read for clients, and the clients that wait for such a thread.
 //!
 //! Each short disk read blocks a thread. On a disk that hangs the thread stays blocked, and builds need
-//! threads as well. So each read for a client first takes a permit of its kind; builds take none. Further reads
-//! wait in order of arrival, each in a place; when no place is free, a read is refused at once. Only an
+//! threads as well. So each read for a client first takes a permit of its kind; builds take none. Further
+//! reads wait in order of arrival, each in a place; when no place is free, a read is refused at once. Only an
 //! answer whose transfer has begun waits without a place, because it can no longer be refused: it holds bytes
 //! of a [budget](crate::budget) instead. Some permits and places are reserved for clients of this host.
 //!
@@ -157,8 +157,8 @@ pub struct ClientReadLimiter {
 }
 
 impl ClientReadLimiter {
-    /// Runs `work` with a permit, on a blocking thread; returns `None` at once when no waiting place is free. The
-    /// permit is released when `work` drops it.
+    /// Runs `work` with a permit, on a blocking thread; returns `None` at once when no waiting place is free.
+    /// The permit is released when `work` drops it.
     pub async fn try_run<T: Send + 'static>(
         &self,
         work: impl FnOnce(ReadPermit) -> T + Send + 'static,

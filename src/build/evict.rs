@@ -26,7 +26,7 @@ use crate::{faults, filesystem};
 /// Attempts to remove a build that changes in the meantime.
 const EVICT_ATTEMPTS: usize = 3;
 
-/// RemovalReason a build is not removed.
+/// Why a build is not removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptReason {
     /// A link names it.

@@ -282,6 +282,7 @@ fn nodes(candidates: &[Candidate]) -> Vec<Node> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::RemovalReason::{MaxAge, MaxBytes, MinFree, Torn};
     use super::*;
     use crate::job::JobId;
 
@@ -347,7 +348,7 @@ mod tests {
         };
         assert!(!policy.has_rule());
         let plan = plan(&builds, policy, 0);
-        assert_eq!(gone(&plan), [(2, RemovalReason::Torn, 0)]);
+        assert_eq!(gone(&plan), [(2, Torn, 0)]);
         assert_eq!((plan.kept, plan.kept_bytes, plan.unmeasured), (2, 10, 2));
     }
 
@@ -368,10 +369,7 @@ mod tests {
             ..Policy::default()
         };
         // The least recently used build is removed first; one that was used just now stays.
-        let expected = [
-            (2, RemovalReason::MinFree, 10),
-            (1, RemovalReason::MinFree, 10),
-        ];
+        let expected = [(2, MinFree, 10), (1, MinFree, 10)];
         assert_eq!(gone(&plan(&builds, by_room, 0)), expected);
     }
 
@@ -383,10 +381,7 @@ mod tests {
             ..Policy::default()
         };
         let plan = plan(&builds, policy, 0);
-        let expected = [
-            (2, RemovalReason::MaxAge, 10),
-            (3, RemovalReason::MaxAge, 10),
-        ];
+        let expected = [(2, MaxAge, 10), (3, MaxAge, 10)];
         assert_eq!(gone(&plan), expected);
         assert_eq!((plan.bytes, plan.kept), (20, 2));
     }
@@ -400,10 +395,7 @@ mod tests {
             ..Policy::default()
         };
         let all = plan(&builds, policy, 20);
-        let expected = [
-            (4, RemovalReason::MaxBytes, 10),
-            (3, RemovalReason::MinFree, 10),
-        ];
+        let expected = [(4, MaxBytes, 10), (3, MinFree, 10)];
         assert_eq!(gone(&all), expected);
         assert_eq!((all.bytes, all.kept_bytes, all.short), (20, 20, 0));
         // Space that cannot be freed is reported.
@@ -413,7 +405,7 @@ mod tests {
             ..Policy::default()
         };
         let all = plan(&builds, policy, 20);
-        assert_eq!(gone(&all), [(4, RemovalReason::MinFree, 10)]);
+        assert_eq!(gone(&all), [(4, MinFree, 10)]);
         assert_eq!(all.short, 70);
     }
 
@@ -436,7 +428,7 @@ mod tests {
             keep_last: None,
         };
         let plan = plan(&builds, policy, 0);
-        assert_eq!(gone(&plan), [(5, RemovalReason::MaxAge, 10)]);
+        assert_eq!(gone(&plan), [(5, MaxAge, 10)]);
         assert_eq!(plan.short, u64::MAX - 10);
     }
 
@@ -455,10 +447,7 @@ mod tests {
             ..Policy::default()
         };
         let plan = plan(&builds, policy, 0);
-        let expected = [
-            (1, RemovalReason::MaxAge, 10),
-            (1, RemovalReason::MaxAge, 10),
-        ];
+        let expected = [(1, MaxAge, 10), (1, MaxAge, 10)];
         assert_eq!(gone(&plan), expected);
         let categories: Vec<_> = plan.removals.iter().map(|r| r.build.category).collect();
         assert_eq!(categories, [Category::Ready, Category::Failed]);
@@ -480,10 +469,7 @@ mod tests {
         };
         // All three take 12; without the first it is 12 still, without the second 11.
         let all = plan(&builds, policy, 0);
-        let expected = [
-            (1, RemovalReason::MaxBytes, 0),
-            (2, RemovalReason::MaxBytes, 1),
-        ];
+        let expected = [(1, MaxBytes, 0), (2, MaxBytes, 1)];
         assert_eq!(gone(&all), expected);
         assert_eq!(all.kept_bytes, 11);
         // A build that was made later under the base's id is not the one it was cloned from.

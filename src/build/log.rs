@@ -163,8 +163,8 @@ fn tag(inode: u64, birth: Option<SystemTime>, path: &Path) -> io::Result<String>
 }
 
 impl LogFollower {
-    /// Opens the log at `path` for reading from byte `from` on, with permits of `limiter`. Without `progress`, the log ends
-    /// at its current length. Blocks.
+    /// Opens the log at `path` for reading from byte `from` on, with permits of `limiter`. Without
+    /// `progress`, the log ends at its current length. Blocks.
     ///
     /// # Errors
     /// When the file cannot be opened; where the filesystem stores no birth times, also when the build's

@@ -16,8 +16,8 @@ use crate::api::MAX_REQUEST;
 
 /// Unanswered calls of one client: an applet has one, a script that submits in parallel some tens.
 pub(super) const MAX_CALLS_PER_CLIENT: usize = 64;
-/// From this many calls in total, each client may have only [`MAX_CALLS_PER_CLIENT_WHEN_CROWDED`]: a user with many
-/// connections (256 are allowed on the system bus) cannot take all places.
+/// From this many calls in total, each client may have only [`MAX_CALLS_PER_CLIENT_WHEN_CROWDED`]: a user
+/// with many connections (256 are allowed on the system bus) cannot take all places.
 const CROWDED_CALLS: usize = 1_024;
 const MAX_CALLS_PER_CLIENT_WHEN_CROWDED: usize = 4;
 /// Calls of all clients: more than one user can have under the two limits above.

@@ -20,14 +20,15 @@ use super::inode::InodeId;
 use super::temporary_access;
 
 /// How many directories above the current one are held open. A directory farther above is opened again when
-/// the walk returns to it, which is rare, and hundreds of concurrent walks stay closed_ancestors below the limits of
+/// the walk returns to it, which is rare, and hundreds of concurrent walks stay far below the limits of
 /// descriptors.
 const MAX_OPEN_ANCESTORS: usize = 8;
 
 /// Most descriptors that a walk uses: those, the current directory, a step up, and a file.
 pub(super) const MAX_DESCRIPTORS: u64 = MAX_OPEN_ANCESTORS as u64 + 3;
 
-/// An open directory. If it was inaccessible, it is accessible as long as this exists: see `temporary_access`.
+/// An open directory. If it was inaccessible, it is accessible as long as this exists: see
+/// `temporary_access`.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
@@ -207,7 +208,7 @@ impl DirWalker {
 }
 
 impl Drop for DirWalker {
-    /// An abandoned walk is closed_ancestors below directories that it holds open: their modes are restored on the way up.
+    /// An abandoned walk is far below directories that it holds open: their modes are restored on the way up.
     fn drop(&mut self) {
         while self.granted_closed_ancestors > 0 && self.leave().is_ok() {}
         for closed_ancestors in std::mem::take(&mut self.closed_ancestors) {

@@ -3,7 +3,8 @@
 //! A build may remove its own user's permission to read a file or to search a directory. A daemon without
 //! capabilities that runs as this user then cannot read them either, but it can change their modes. It adds
 //! the owner's missing bits while a walk is there, and restores the original mode when the last walk has
-//! left. Meanwhile [`with_original_mode`] returns the mode that the build chose. After a crash the added bits stay.
+//! left. Meanwhile [`with_original_mode`] returns the mode that the build chose. After a crash the added bits
+//! stay.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -82,8 +83,8 @@ pub(super) fn grant(handle: BorrowedFd<'_>) -> Result<(Stat, bool), Errno> {
     Ok((stat, is_changed))
 }
 
-/// Ends a [`grant`]: the last one restores the original mode. On a filesystem that no longer allows it (it has
-/// become read-only) the added bits stay.
+/// Ends a [`grant`]: the last one restores the original mode. On a filesystem that no longer allows it (it
+/// has become read-only) the added bits stay.
 pub(super) fn revoke(handle: BorrowedFd<'_>, id: InodeId) {
     let mut grants = GRANTS.lock();
     if let Some(grant) = grants.get_mut(&id) {
