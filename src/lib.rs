@@ -11,8 +11,8 @@
 //! - Data types: [`project`] (the recipe and its context), [`job`] (the request, its id, and how a
 //!   build ends), [`policy`] (which builds may go), [`config`], [`api`] (the JSON of the HTTP interface).
 //! - Modules for one external system each: [`filesystem`] (trees), [`build`] (the disk under the build path),
-//!   [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`], [`pipe`], [`budget`] and [`read_limiter`],
-//!   which depend on no modules but each other.
+//!   [`docker`] (the Engine); and [`systemd`], [`journal`], [`metrics`], [`pipe`], [`budget`] and
+//!   [`read_limiter`], which depend on no modules but each other.
 //! - The core: [`scheduler`]. It decides which job is built when, and notifies its waiters. Its `pipeline`
 //!   runs one build from start to end.
 //! - The interfaces: [`web`] and [`dbus`]. Their client side: [`client`].

@@ -78,8 +78,8 @@ impl Reader {
         }
     }
 
-    /// Runs `work` with a permit of `limiter`, on a thread that may block. The permit is released when the work
-    /// drops it.
+    /// Runs `work` with a permit of `limiter`, on a thread that may block. The permit is released when the
+    /// work drops it.
     pub(super) async fn run_limited<T: Send + 'static>(
         &self,
         limiter: &ReadLimiter,

@@ -77,7 +77,7 @@ pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiErro
     let mut response = response::typed(
         StatusCode::OK,
         "application/x-tar",
-        paced::one_at_a_time(counted, chunks),
+        paced::body(counted, chunks),
     );
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
@@ -155,7 +155,7 @@ async fn manifest(
     let mut response = response::typed(
         StatusCode::OK,
         "application/json",
-        paced::one_at_a_time(bytes, chunks),
+        paced::body(bytes, chunks),
     );
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, response::PRIVATE);
@@ -349,7 +349,7 @@ async fn send(
     let bytes = pipe::source_stream(FilePart { file, first, count }, request.reader.limiter())
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let media = inline.unwrap_or("application/octet-stream");
-    let body = paced::one_at_a_time(bytes, held);
+    let body = paced::body(bytes, held);
     let mut response = response::typed(status, media, body);
     ranges::describe(&mut response, first, count, length);
     response::set(&mut response, ETAG, etag);

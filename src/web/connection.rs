@@ -163,7 +163,7 @@ impl Connection {
     /// might lose a response that it has not read yet (RFC 9112 §9.6).
     pub(super) async fn discard(&self, limits: DiscardLimits) {
         // It may be closed already.
-        let _ = self.shut();
+        let _ = self.shutdown_writes();
         let discarded = async {
             let mut left = limits.bytes;
             loop {
@@ -194,12 +194,12 @@ impl Connection {
         }
     }
 
-    fn shut(&self) -> io::Result<()> {
-        let shut = match &*self.0 {
+    fn shutdown_writes(&self) -> io::Result<()> {
+        let result = match &*self.0 {
             Socket::Tcp(stream) => shutdown(stream, Shutdown::Write),
             Socket::Unix(stream) => shutdown(stream, Shutdown::Write),
         };
-        shut.map_err(io::Error::from)
+        result.map_err(io::Error::from)
     }
 
     async fn ready(&self, interest: Interest) -> io::Result<Ready> {
@@ -295,7 +295,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.shut())
+        Poll::Ready(self.shutdown_writes())
     }
 }
 

@@ -9,9 +9,9 @@ use hyper::{Method, StatusCode, Version};
 use super::access;
 use super::caller::Peer;
 use super::client_budget::ClientBudget;
+use super::connection_limits::TOO_MANY_CONNECTIONS;
 use super::error::ApiError;
 use super::pages;
-use super::places::NO_PLACE;
 use super::query::Query;
 use super::request::Request;
 use super::response::{self, Response};
@@ -91,8 +91,8 @@ fn admit(web: &Web, headers: &HeaderMap, peer: Peer) -> Result<(Peer, Option<Hel
     let named = web.access.load().proxies.client_of(headers, peer)?;
     let place = match named {
         Peer::Tcp(_) if named != peer => {
-            let place = web.places.requests.hold(named.client(), 1);
-            Some(place.ok_or_else(|| ApiError::busy(NO_PLACE))?)
+            let place = web.limits.requests.hold(named.client(), 1);
+            Some(place.ok_or_else(|| ApiError::busy(TOO_MANY_CONNECTIONS))?)
         }
         _ => None,
     };

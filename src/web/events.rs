@@ -57,7 +57,7 @@ pub(super) struct Events {
 
 /// The client has disconnected.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(super) struct ClientGone;
 
 /// The bytes of one event.
 struct Sent {
@@ -90,9 +90,9 @@ impl AsRef<[u8]> for Out {
 
 impl Events {
     /// Sends one event whose data is JSON.
-    pub(super) async fn json(&self, name: &str, data: &impl Serialize) -> Result<(), Gone> {
+    pub(super) async fn json(&self, name: &str, data: &impl Serialize) -> Result<(), ClientGone> {
         let permit = self.permit().await?;
-        let data = serde_json::to_string(data).map_err(|_| Gone)?;
+        let data = serde_json::to_string(data).map_err(|_| ClientGone)?;
         let event = format!("event: {name}\ndata: {data}\n\n");
         self.counted(permit, event).await
     }
@@ -103,15 +103,15 @@ impl Events {
         name: &str,
         id: &str,
         data: &impl Serialize,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), ClientGone> {
         let permit = self.permit().await?;
-        let data = serde_json::to_string(data).map_err(|_| Gone)?;
+        let data = serde_json::to_string(data).map_err(|_| ClientGone)?;
         let event = format!("event: {name}\nid: {id}\ndata: {data}\n\n");
         self.counted(permit, event).await
     }
 
     /// Sends one event whose data is the JSON in `parts`, which are counted where they come from.
-    pub(super) async fn parts(&self, name: &str, parts: Vec<Bytes>) -> Result<(), Gone> {
+    pub(super) async fn parts(&self, name: &str, parts: Vec<Bytes>) -> Result<(), ClientGone> {
         let head = Bytes::from(format!("event: {name}\ndata: "));
         let tail = Bytes::from_static(b"\n\n");
         for part in [head].into_iter().chain(parts) {
@@ -123,17 +123,23 @@ impl Events {
     }
 
     /// Sends an event that may be larger than the stream's budget.
-    async fn counted(&self, permit: OwnedSemaphorePermit, event: String) -> Result<(), Gone> {
+    async fn counted(&self, permit: OwnedSemaphorePermit, event: String) -> Result<(), ClientGone> {
         let held = match (event.len() as u64).saturating_sub(STREAM_BYTES) {
             0 => None,
-            more => Some(Arc::new(self.budget.wait(more).await.map_err(|_| Gone)?)),
+            more => Some(Arc::new(
+                self.budget.wait(more).await.map_err(|_| ClientGone)?,
+            )),
         };
         self.send(permit, event.into(), held).await
     }
 
     /// Waits until the previous event is dropped.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, Gone> {
-        self.permit.clone().acquire_owned().await.map_err(|_| Gone)
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, ClientGone> {
+        self.permit
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| ClientGone)
     }
 
     async fn send(
@@ -141,7 +147,7 @@ impl Events {
         permit: OwnedSemaphorePermit,
         bytes: Bytes,
         held: Option<Arc<Held>>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), ClientGone> {
         self.send_part(permit, bytes, held, EventEnd::Here).await
     }
 
@@ -151,7 +157,7 @@ impl Events {
         bytes: Bytes,
         held: Option<Arc<Held>>,
         end: EventEnd,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), ClientGone> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -164,7 +170,7 @@ impl Events {
             bytes: Bytes::from_owner(out),
             end,
         };
-        self.to.send(sent).await.map_err(|_| Gone)
+        self.to.send(sent).await.map_err(|_| ClientGone)
     }
 }
 
@@ -205,7 +211,7 @@ impl Streaming {
 }
 
 /// The future sending events.
-type Work = dyn Future<Output = Result<(), Gone>> + Send;
+type Work = dyn Future<Output = Result<(), ClientGone>> + Send;
 
 /// The response with the events that `work` sends until it ends. `held` counts [`STREAM_BYTES`].
 pub(super) fn stream<F>(
@@ -214,7 +220,7 @@ pub(super) fn stream<F>(
     work: impl FnOnce(Events) -> F,
 ) -> Response
 where
-    F: Future<Output = Result<(), Gone>> + Send + 'static,
+    F: Future<Output = Result<(), ClientGone>> + Send + 'static,
 {
     // There is only one permit, so there is never more than one event.
     let (to, events) = mpsc::channel(1);
@@ -260,7 +266,7 @@ impl Lines {
         &mut self,
         log: &mut LogFollower,
         events: &Events,
-    ) -> Result<io::Result<bool>, Gone> {
+    ) -> Result<io::Result<bool>, ClientGone> {
         let wide = events.budget.hold_where_plenty(WIDE_BYTES).map(Arc::new);
         let (read, at_once) = match wide {
             Some(_) => (WIDE_READ_CHUNK, WIDE_EVENTS_CHUNK),
@@ -278,7 +284,11 @@ impl Lines {
                 true => None,
                 false => {
                     batch.flush(events, None).await?;
-                    let held = events.budget.wait(WORST_BYTES).await.map_err(|_| Gone)?;
+                    let held = events
+                        .budget
+                        .wait(WORST_BYTES)
+                        .await
+                        .map_err(|_| ClientGone)?;
                     Some(Arc::new(held))
                 }
             };
@@ -300,7 +310,7 @@ impl Lines {
     }
 
     /// Sends the event of a last line that has no end.
-    pub(super) async fn finish(mut self, events: &Events) -> Result<(), Gone> {
+    pub(super) async fn finish(mut self, events: &Events) -> Result<(), ClientGone> {
         let permit = events.permit().await?;
         let mut made = Vec::new();
         self.0.finish(|piece| write_event(piece, &mut made));
@@ -317,14 +327,14 @@ struct Batch {
 }
 
 impl Batch {
-    async fn begin(&mut self, events: &Events) -> Result<(), Gone> {
+    async fn begin(&mut self, events: &Events) -> Result<(), ClientGone> {
         if self.permit.is_none() {
             self.permit = Some(events.permit().await?);
         }
         Ok(())
     }
 
-    async fn flush(&mut self, events: &Events, held: Option<Arc<Held>>) -> Result<(), Gone> {
+    async fn flush(&mut self, events: &Events, held: Option<Arc<Held>>) -> Result<(), ClientGone> {
         let made = std::mem::take(&mut self.made);
         match self.permit.take() {
             Some(permit) => events.send(permit, made.into(), held).await,

@@ -16,9 +16,9 @@ use super::error::ApiError;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Bytes of a header of the PROXY protocol, with all that a proxy may add about TLS.
 pub(super) const MAX_PROXY_HEADER: usize = 4 << 10;
-/// The beginning of its first version, whose longest header has [`MAX_V1`] bytes.
-const V1: &[u8] = b"PROXY ";
-const MAX_V1: usize = 107;
+/// The beginning of its first version, whose longest header has [`MAX_PROXY_V1_BYTES`] bytes.
+const PROXY_V1_PREFIX: &[u8] = b"PROXY ";
+const MAX_PROXY_V1_BYTES: usize = 107;
 
 /// Proxies that are trusted to name their clients.
 #[derive(Clone, Debug, Default)]
@@ -103,7 +103,7 @@ fn addresses(line: &HeaderValue, form: Form) -> impl Iterator<Item = Option<IpAd
                 Form::Addresses => line.rfind(','),
                 Form::Pairs => last_outside_quotes(line, b','),
             };
-            let (before, element) = parted(line, comma);
+            let (before, element) = split_at_separator(line, comma);
             rest = before;
             return Some(match (element.trim(), form) {
                 ("", _) => continue,
@@ -115,7 +115,7 @@ fn addresses(line: &HeaderValue, form: Form) -> impl Iterator<Item = Option<IpAd
 }
 
 /// The text before and after the separator at `at`.
-fn parted(line: &str, at: Option<usize>) -> (Option<&str>, &str) {
+fn split_at_separator(line: &str, at: Option<usize>) -> (Option<&str>, &str) {
     match at {
         Some(at) => (Some(&line[..at]), &line[at + 1..]),
         None => (None, line),
@@ -149,7 +149,7 @@ fn forwarded_for(element: &str) -> Option<&str> {
     let mut rest = Some(element);
     let mut found = None;
     while let Some(pairs) = rest {
-        let (before, pair) = parted(pairs, last_outside_quotes(pairs, b';'));
+        let (before, pair) = split_at_separator(pairs, last_outside_quotes(pairs, b';'));
         rest = before;
         if let Some((name, value)) = pair.split_once('=')
             && name.trim().eq_ignore_ascii_case("for")
@@ -181,7 +181,7 @@ fn address(text: &str) -> Option<IpAddr> {
 
 /// The kind of the first bytes of a connection from a trusted proxy.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Beginning {
+pub(super) enum ProxyHeader {
     /// More bytes are needed to know.
     Unfinished,
     /// No header of the PROXY protocol, or one that breaks its rules: a request, and perhaps a bad one.
@@ -191,25 +191,25 @@ pub(super) enum Beginning {
 }
 
 /// Reads the first bytes of a connection.
-pub(super) fn beginning(bytes: &[u8]) -> Beginning {
+pub(super) fn proxy_header(bytes: &[u8]) -> ProxyHeader {
     let begins = |magic: &[u8]| {
         let known = magic.len().min(bytes.len());
         magic[..known] == bytes[..known]
     };
-    if !begins(V1) && !begins(v2::PROTOCOL_PREFIX) {
-        return Beginning::Request;
+    if !begins(PROXY_V1_PREFIX) && !begins(v2::PROTOCOL_PREFIX) {
+        return ProxyHeader::Request;
     }
-    let is_v1 = begins(V1);
+    let is_v1 = begins(PROXY_V1_PREFIX);
     let is_unfinished = match is_v1 {
-        true => !bytes.contains(&b'\n') && bytes.len() < MAX_V1,
+        true => !bytes.contains(&b'\n') && bytes.len() < MAX_PROXY_V1_BYTES,
         false => bytes.len() < MAX_PROXY_HEADER,
     };
     if is_v1 && is_unfinished {
-        return Beginning::Unfinished;
+        return ProxyHeader::Unfinished;
     }
     let header = HeaderResult::parse(bytes);
     if header.is_incomplete() && is_unfinished {
-        return Beginning::Unfinished;
+        return ProxyHeader::Unfinished;
     }
     match header {
         HeaderResult::V1(Ok(header)) => {
@@ -218,7 +218,7 @@ pub(super) fn beginning(bytes: &[u8]) -> Beginning {
                 v1::Addresses::Tcp6(of) => Some(IpAddr::V6(of.source_address)),
                 v1::Addresses::Unknown => None,
             };
-            Beginning::Header(header.header.len(), named.map(|ip| ip.to_canonical()))
+            ProxyHeader::Header(header.header.len(), named.map(|ip| ip.to_canonical()))
         }
         HeaderResult::V2(Ok(header)) => {
             let named = match (header.command, header.addresses) {
@@ -230,9 +230,9 @@ pub(super) fn beginning(bytes: &[u8]) -> Beginning {
                 }
                 _ => None,
             };
-            Beginning::Header(header.len(), named.map(|ip| ip.to_canonical()))
+            ProxyHeader::Header(header.len(), named.map(|ip| ip.to_canonical()))
         }
-        _ => Beginning::Request,
+        _ => ProxyHeader::Request,
     }
 }
 
@@ -360,18 +360,25 @@ mod tests {
     fn headers_of_the_proxy_protocol_name_the_client() {
         let v1 = b"PROXY TCP4 192.0.2.1 198.51.100.2 51000 8462\r\nGET";
         assert_eq!(
-            beginning(v1),
-            Beginning::Header(v1.len() - 3, Some(ip("192.0.2.1")))
+            proxy_header(v1),
+            ProxyHeader::Header(v1.len() - 3, Some(ip("192.0.2.1")))
         );
         let v6 = b"PROXY TCP6 2001:db8::7 ::1 51000 8462\r\n";
         assert_eq!(
-            beginning(v6),
-            Beginning::Header(v6.len(), Some(ip("2001:db8::7")))
+            proxy_header(v6),
+            ProxyHeader::Header(v6.len(), Some(ip("2001:db8::7")))
         );
         let unknown = b"PROXY UNKNOWN\r\n";
-        assert_eq!(beginning(unknown), Beginning::Header(unknown.len(), None));
+        assert_eq!(
+            proxy_header(unknown),
+            ProxyHeader::Header(unknown.len(), None)
+        );
         for known in 0..v6.len() {
-            assert_eq!(beginning(&v6[..known]), Beginning::Unfinished, "{known}");
+            assert_eq!(
+                proxy_header(&v6[..known]),
+                ProxyHeader::Unfinished,
+                "{known}"
+            );
         }
         for request in [
             &b"GET / HTTP/1.1\r\n"[..],
@@ -380,9 +387,9 @@ mod tests {
             b"PROXY TCP4 192.0.2.999 198.51.100.2 1 1\r\n",
             b"PROPFIND",
             b"\r\nGET / HTTP/1.1\r\n",
-            &[b"PROXY ", &[b'x'; MAX_V1][..]].concat(),
+            &[b"PROXY ", &[b'x'; MAX_PROXY_V1_BYTES][..]].concat(),
         ] {
-            assert_eq!(beginning(request), Beginning::Request);
+            assert_eq!(proxy_header(request), ProxyHeader::Request);
         }
     }
 
@@ -397,31 +404,38 @@ mod tests {
         let addresses = [192, 0, 2, 1, 198, 51, 100, 2, 0, 80, 1, 187, 4, 0, 1, 42];
         let named = v2_header(0x21, 0x11, &addresses);
         let with_rest = [&named[..], b"GET"].concat();
-        let expected = Beginning::Header(named.len(), Some(ip("192.0.2.1")));
-        assert_eq!(beginning(&with_rest), expected);
+        let expected = ProxyHeader::Header(named.len(), Some(ip("192.0.2.1")));
+        assert_eq!(proxy_header(&with_rest), expected);
         for known in 0..named.len() {
-            assert_eq!(beginning(&named[..known]), Beginning::Unfinished, "{known}");
+            assert_eq!(
+                proxy_header(&named[..known]),
+                ProxyHeader::Unfinished,
+                "{known}"
+            );
         }
         // The proxy is the client; another family.
         let local = v2_header(0x20, 0x11, &addresses);
-        assert_eq!(beginning(&local), Beginning::Header(local.len(), None));
+        assert_eq!(proxy_header(&local), ProxyHeader::Header(local.len(), None));
         let unix = v2_header(0x21, 0x31, &[0; 216]);
-        assert_eq!(beginning(&unix), Beginning::Header(unix.len(), None));
+        assert_eq!(proxy_header(&unix), ProxyHeader::Header(unix.len(), None));
         // A header that is invalid, or longer than a proxy would send.
         assert_eq!(
-            beginning(&v2_header(0x31, 0x11, &addresses)),
-            Beginning::Request
+            proxy_header(&v2_header(0x31, 0x11, &addresses)),
+            ProxyHeader::Request
         );
         assert_eq!(
-            beginning(&v2_header(0x21, 0x11, &[1, 2])),
-            Beginning::Request
+            proxy_header(&v2_header(0x21, 0x11, &[1, 2])),
+            ProxyHeader::Request
         );
         let long = v2_header(0x21, 0x11, &[0; MAX_PROXY_HEADER]);
         assert_eq!(
-            beginning(&long[..MAX_PROXY_HEADER - 1]),
-            Beginning::Unfinished
+            proxy_header(&long[..MAX_PROXY_HEADER - 1]),
+            ProxyHeader::Unfinished
         );
-        assert_eq!(beginning(&long[..MAX_PROXY_HEADER]), Beginning::Request);
+        assert_eq!(
+            proxy_header(&long[..MAX_PROXY_HEADER]),
+            ProxyHeader::Request
+        );
     }
 
     fn written(address: IpAddr, form: u8) -> String {
@@ -456,9 +470,9 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..300),
             magic in 0_u8..3,
         ) {
-            let magic = [&b""[..], V1, v2::PROTOCOL_PREFIX][usize::from(magic)];
+            let magic = [&b""[..], PROXY_V1_PREFIX, v2::PROTOCOL_PREFIX][usize::from(magic)];
             let bytes = [magic, &bytes].concat();
-            if let Beginning::Header(length, _) = beginning(&bytes) {
+            if let ProxyHeader::Header(length, _) = proxy_header(&bytes) {
                 prop_assert!(length <= bytes.len());
             }
             if let Ok(value) = HeaderValue::from_bytes(&bytes) {

@@ -11,7 +11,7 @@ use hyper::{Method, Request};
 
 use super::caller::Peer;
 use super::conditions::{self, Verdict};
-use super::forwarded::{self, Beginning, Proxies};
+use super::forwarded::{self, Proxies, ProxyHeader};
 use super::query::Query;
 use super::ranges::{self, Part};
 use super::tokens::{Scope, Token};
@@ -142,8 +142,8 @@ pub fn client_of(forwarded: &[u8], x_forwarded_for: &[u8]) -> Option<IpAddr> {
 /// The length of the header of the PROXY protocol with which a connection begins, and the client that it
 /// names; `None` where there is none, or not all of it.
 pub fn proxy_header(bytes: &[u8]) -> Option<(usize, Option<IpAddr>)> {
-    match forwarded::beginning(bytes) {
-        Beginning::Header(length, client) => Some((length, client)),
-        Beginning::Unfinished | Beginning::Request => None,
+    match forwarded::proxy_header(bytes) {
+        ProxyHeader::Header(length, client) => Some((length, client)),
+        ProxyHeader::Unfinished | ProxyHeader::Request => None,
     }
 }

@@ -10,7 +10,7 @@ use super::body::{self, ReceivedBody};
 use super::caller::Caller;
 use super::client_budget::ClientBudget;
 use super::error::ApiError;
-use super::events::{self, Events, Gone, Lines};
+use super::events::{self, ClientGone, Events, Lines};
 use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
@@ -253,7 +253,7 @@ async fn send_build(
     mut log: LogFollower,
     half_closed: CancellationToken,
     budgets: Budgets,
-) -> Result<(), Gone> {
+) -> Result<(), ClientGone> {
     let mut is_held = true;
     let mut lines = Lines::new(0);
     let mut last_sent = None;
@@ -299,7 +299,7 @@ async fn send_build(
     let coalesced = handle.coalesced();
     drop(handle);
     let json = answer.json(async |bytes| budgets.of_result(bytes).wait(bytes).await);
-    let json = json.await.map_err(|_| Gone)?;
+    let json = json.await.map_err(|_| ClientGone)?;
     events.parts("result", json.parts(coalesced, true)).await
 }
 

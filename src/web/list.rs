@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::client_budget::ClientBudget;
 use super::error::ApiError;
-use super::paced::one_at_a_time;
+use super::paced;
 use super::response::Body;
 use crate::api::IndexItem;
 use crate::budget::Held;
@@ -59,7 +59,7 @@ pub(super) fn of_values<T: Serialize + Send + 'static>(
         }
         Some(Ok(Bytes::from(chunk)))
     });
-    one_at_a_time(stream::iter(chunks), held)
+    paced::body(stream::iter(chunks), held)
 }
 
 /// The items of an index: at most `limit` builds that match `filter`, up to the place `last`.
@@ -70,7 +70,7 @@ pub(super) fn of_builds(
     limit: usize,
     last: Option<Place>,
 ) -> Body {
-    one_at_a_time(index(reader, filter, limit, last), held)
+    paced::body(index(reader, filter, limit, last), held)
 }
 
 /// An index while it is sent.

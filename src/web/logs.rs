@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::conditions::{self, Verdict};
 use super::error::ApiError;
-use super::events::{self, Events, Gone, Lines};
-use super::paced::one_at_a_time;
+use super::events::{self, ClientGone, Events, Lines};
+use super::paced;
 use super::ranges::{self, Part, part};
 use super::request::Request;
 use super::response::{self, Response};
@@ -104,7 +104,7 @@ async fn send_log(
     mut log: LogFollower,
     from: u64,
     (project, id): (&ProjectName, JobId),
-) -> Result<(), Gone> {
+) -> Result<(), ClientGone> {
     let mut lines = Lines::new(from);
     loop {
         let grown = tokio::select! {
@@ -211,7 +211,7 @@ fn text(
     bytes: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
     held: Held,
 ) -> Response {
-    let body = one_at_a_time(bytes, held);
+    let body = paced::body(bytes, held);
     response::typed(status, "text/plain; charset=utf-8", body)
 }
 

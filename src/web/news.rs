@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::error::ApiError;
-use super::events::{self, Events, Gone};
+use super::events::{self, ClientGone, Events};
 use super::filter::filter;
 use super::pages;
 use super::request::Request;
@@ -73,7 +73,7 @@ impl Sender {
         events: &Events,
         mut feed: EventStream,
         mut held: Held,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), ClientGone> {
         let mut last_host = None;
         while let Some(news) = feed.next().await {
             let bytes = feed.bytes();
@@ -113,7 +113,12 @@ impl Sender {
         Ok(())
     }
 
-    async fn send_job(&self, events: &Events, id: &str, info: Arc<BuildInfo>) -> Result<(), Gone> {
+    async fn send_job(
+        &self,
+        events: &Events,
+        id: &str,
+        info: Arc<BuildInfo>,
+    ) -> Result<(), ClientGone> {
         if !self.filter.takes_build(&info) {
             if info.phase().is_none() && self.filter.may_have_taken(&info) {
                 let removed = removed(info.project.as_str(), &info.id.to_string());
@@ -129,14 +134,14 @@ impl Sender {
                 project: info.project.to_string(),
                 id: info.id.to_string(),
                 state: info.state(),
-                row: pages::row_of(&self.web, &info).map_err(|_| Gone)?,
+                row: pages::row_of(&self.web, &info).map_err(|_| ClientGone)?,
             };
             drop(info);
             return events.json_with_id("row", id, &row).await;
         }
         let mut listed = BuildInfo::clone(&info);
         listed.abridge();
-        let item = IndexItem::written(listed.view()).map_err(|_| Gone)?;
+        let item = IndexItem::written(listed.view()).map_err(|_| ClientGone)?;
         drop((info, listed));
         events.json_with_id("job", id, &item).await
     }

@@ -25,15 +25,15 @@ pub(super) const BYTES: u64 = 2 * pipe::CHUNK as u64;
 
 /// A body of the chunks of `bytes`: it holds one, and the write buffer another. `held` is the budget of both:
 /// it is dropped with the body and its last chunk.
-pub(super) fn one_at_a_time(
+pub(super) fn body(
     bytes: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     held: Held,
 ) -> Body {
     response::streamed(Paced {
         bytes: bytes.boxed().fuse(),
         ahead: None,
-        turn: Arc::new(Turn {
-            is_out: AtomicBool::new(false),
+        state: Arc::new(ChunkState {
+            is_in_use: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             _held: held,
         }),
@@ -44,13 +44,13 @@ struct Paced<S: Stream> {
     bytes: Fuse<S>,
     /// The chunk read ahead.
     ahead: Option<S::Item>,
-    turn: Arc<Turn>,
+    state: Arc<ChunkState>,
 }
 
 /// The state shared by a body and its chunk.
-struct Turn {
+struct ChunkState {
     /// True while hyper has a chunk.
-    is_out: AtomicBool,
+    is_in_use: AtomicBool,
     /// The task that waits for that.
     reader: AtomicWaker,
     _held: Held,
@@ -69,17 +69,17 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Paced<S> {
             }
         }
         // Registered before the check, so that a chunk that is dropped in between wakes the task.
-        self.turn.reader.register(cx.waker());
-        if self.turn.is_out.load(Ordering::Acquire) {
+        self.state.reader.register(cx.waker());
+        if self.state.is_in_use.load(Ordering::Acquire) {
             return Poll::Pending;
         }
         match self.ahead.take() {
             None => Poll::Pending,
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
             Some(Ok(bytes)) => {
-                self.turn.is_out.store(true, Ordering::Release);
-                let turn = self.turn.clone();
-                let out = Out { bytes, turn };
+                self.state.is_in_use.store(true, Ordering::Release);
+                let state = self.state.clone();
+                let out = SentChunk { bytes, state };
                 Poll::Ready(Some(Ok(Bytes::from_owner(out))))
             }
         }
@@ -87,21 +87,21 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Paced<S> {
 }
 
 /// A chunk that hyper has.
-struct Out {
+struct SentChunk {
     bytes: Bytes,
-    turn: Arc<Turn>,
+    state: Arc<ChunkState>,
 }
 
-impl AsRef<[u8]> for Out {
+impl AsRef<[u8]> for SentChunk {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Out {
+impl Drop for SentChunk {
     fn drop(&mut self) {
-        self.turn.is_out.store(false, Ordering::Release);
-        self.turn.reader.wake();
+        self.state.is_in_use.store(false, Ordering::Release);
+        self.state.reader.wake();
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok(Bytes::from(vec![n]))
         });
-        let mut body = one_at_a_time(chunks, held);
+        let mut body = body(chunks, held);
         let first = next(&mut body).await.unwrap().unwrap();
         let part = first.slice(..1);
         drop(first);
@@ -154,7 +154,7 @@ mod tests {
     async fn what_is_held_stays_held_until_the_last_chunk_was_let_go() {
         let budget = Budget::new(1_000, 0);
         let held = budget.hold(Client::Proxy, 100).unwrap();
-        let mut body = one_at_a_time(stream::iter([Ok(Bytes::from_static(b"last"))]), held);
+        let mut body = body(stream::iter([Ok(Bytes::from_static(b"last"))]), held);
         let last = next(&mut body).await.unwrap().unwrap();
         assert!(next(&mut body).await.is_none());
         drop(body);
@@ -171,7 +171,7 @@ mod tests {
             Ok(Bytes::from_static(b"half")),
             Err(io::Error::other("torn")),
         ];
-        let mut body = one_at_a_time(stream::iter(torn), held);
+        let mut body = body(stream::iter(torn), held);
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "half");
         let error = next(&mut body).await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), "torn");

@@ -16,9 +16,9 @@ use super::accept::{self, AfterError};
 use super::accept_control::{AcceptCommand, AcceptControl, AcceptRequest};
 use super::caller::Peer;
 use super::connection::Connection;
+use super::connection_limits::{ConnectionLimits, TOO_MANY_CONNECTIONS};
 use super::dispatch;
 use super::error::ApiError;
-use super::places::{NO_PLACE, Places};
 use super::response::{self, Response};
 use super::serving::{self, Service, Serving};
 use super::state::Web;
@@ -82,7 +82,7 @@ impl Service for Answering {
     }
 
     fn refuse(&self, request: &Request<Incoming>) -> Response {
-        dispatch::refuse(&self.0, request, ApiError::busy(NO_PLACE))
+        dispatch::refuse(&self.0, request, ApiError::busy(TOO_MANY_CONNECTIONS))
     }
 }
 
@@ -111,16 +111,16 @@ impl Service for Refusing {
 /// # Errors
 /// When a listener fails for good.
 pub fn serve(listeners: Vec<Listener>, web: Web) -> impl Future<Output = io::Result<()>> {
-    let (stop, accept_control, places) = (
+    let (stop, accept_control, limits) = (
         web.stop.clone(),
         web.accept_control.clone(),
-        web.places.clone(),
+        web.limits.clone(),
     );
     serve_by(
         listeners,
         stop,
         accept_control,
-        places,
+        limits,
         Answering(Arc::new(web)),
     )
 }
@@ -135,12 +135,12 @@ pub async fn refuse_all(
     duration: Duration,
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
-    let places = Places::of_process();
+    let limits = ConnectionLimits::for_process();
     let serving = serve_by(
         listeners,
         stop.clone(),
         AcceptControl::new(),
-        places,
+        limits,
         Refusing(why),
     );
     let (served, ()) = tokio::join!(serving, async {
@@ -155,7 +155,7 @@ fn serve_by(
     listeners: Vec<Listener>,
     stop: CancellationToken,
     accept_control: AcceptControl,
-    places: Places,
+    limits: ConnectionLimits,
     service: impl Service,
 ) -> impl Future<Output = io::Result<()>> {
     let tasks = TaskTracker::new();
@@ -167,7 +167,7 @@ fn serve_by(
             accept_control: accept_control.clone(),
             stop: stop.clone(),
             tasks: tasks.clone(),
-            places: places.clone(),
+            limits: limits.clone(),
             service: service.clone(),
         };
         accepting.spawn(accept_loop.run());
@@ -194,7 +194,7 @@ struct AcceptLoop<S> {
     accept_control: AcceptControl,
     stop: CancellationToken,
     tasks: TaskTracker,
-    places: Places,
+    limits: ConnectionLimits,
     service: S,
 }
 
@@ -245,9 +245,9 @@ impl<S: Service> AcceptLoop<S> {
     /// Serves a connection in a task of its own, or refuses it.
     fn begin(&self, connection: Connection, peer: Peer) {
         let client = serving::client(&self.service, peer);
-        let place = self.places.connections.hold(client, 1);
+        let place = self.limits.connections.hold(client, 1);
         let is_refused = place.is_none();
-        let Some(place) = place.or_else(|| self.places.refusals.hold(client, 1)) else {
+        let Some(place) = place.or_else(|| self.limits.refusals.hold(client, 1)) else {
             // Nothing waits for this client.
             serving::refuse_at_once(&connection);
             return;
@@ -257,7 +257,7 @@ impl<S: Service> AcceptLoop<S> {
             place,
             connection,
             peer,
-            places: self.places.clone(),
+            limits: self.limits.clone(),
             stop: self.stop.clone(),
         };
         let counted = self.accept_control.count_connection();
@@ -297,11 +297,11 @@ mod tests {
         }
 
         fn refuse(&self, _: &Request<Incoming>) -> Response {
-            response::of_error(ApiError::busy(NO_PLACE), "-", true)
+            response::of_error(ApiError::busy(TOO_MANY_CONNECTIONS), "-", true)
         }
     }
 
-    /// A server with few places.
+    /// A server with low limits.
     struct Server {
         tcp: SocketAddr,
         unix: PathBuf,
@@ -312,7 +312,7 @@ mod tests {
     }
 
     impl Server {
-        async fn with(places: Places, trusted: &'static [&'static str]) -> Server {
+        async fn with(limits: ConnectionLimits, trusted: &'static [&'static str]) -> Server {
             let home = tempfile::tempdir().unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let (tcp, unix) = (listener.local_addr().unwrap(), home.path().join("socket"));
@@ -325,7 +325,7 @@ mod tests {
                 listeners,
                 stop.clone(),
                 accept_control.clone(),
-                places,
+                limits,
                 Naming(trusted),
             );
             Server {
@@ -381,7 +381,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_no_place_is_told_so_and_gets_the_whole_answer() {
-        let server = Server::with(Places::few(2), &[]).await;
+        let server = Server::with(ConnectionLimits::of_connections(2), &[]).await;
         let mut filling = server.fill(2).await;
         for request in [GET.to_vec(), post(10), post(8 << 20), GET.repeat(3)] {
             let answer = ask(server.connect().await, &request).await;
@@ -404,7 +404,7 @@ mod tests {
 
     #[tokio::test]
     async fn with_every_place_taken_over_tcp_the_unix_socket_is_served() {
-        let server = Server::with(Places::few(2), &[]).await;
+        let server = Server::with(ConnectionLimits::of_connections(2), &[]).await;
         // Two that have a place, all that can be refused with patience, and one more.
         let filling = server.fill(2 + 12).await;
         let answer = ask(server.connect().await, b"").await;
@@ -419,7 +419,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_address_that_is_refused_and_says_nothing_keeps_no_other_waiting() {
-        let server = Server::with(Places::few(1), &[]).await;
+        let server = Server::with(ConnectionLimits::of_connections(1), &[]).await;
         // One has the place; twelve of sixteen may be refused with patience.
         let silent = server.fill(1 + 12).await;
         let mut more = Vec::new();
@@ -441,7 +441,7 @@ mod tests {
             assert!(head.starts_with("HTTP/1.1 503 "), "{answer}");
             assert!(head.contains("\r\nRetry-After: 5\r\n"), "{answer}");
             assert!(head.ends_with(&format!("\r\nContent-Length: {}", text.len())));
-            assert_eq!(text, format!("{NO_PLACE}\n"));
+            assert_eq!(text, format!("{TOO_MANY_CONNECTIONS}\n"));
         }
         drop(silent);
         server.until_connected(0).await;
@@ -452,7 +452,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_trusted_proxy_names_the_client_before_its_first_request() {
-        let server = Server::with(Places::few(9), &["127.0.0.1", "192.0.2.9"]).await;
+        let server = Server::with(
+            ConnectionLimits::of_connections(9),
+            &["127.0.0.1", "192.0.2.9"],
+        )
+        .await;
         let v1 = |source: &str| format!("PROXY TCP4 {source} 127.0.0.1 51000 80\r\n").into_bytes();
         let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\x7f\0\0\x01\xc7\x38\0\x50";
         let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
@@ -481,7 +485,7 @@ mod tests {
         }
         server.end().await;
         // From others it is a bad request.
-        let server = Server::with(Places::few(9), &[]).await;
+        let server = Server::with(ConnectionLimits::of_connections(9), &[]).await;
         let answer = ask(server.connect().await, &[&v1("192.0.2.1"), GET].concat()).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
         server.end().await;
@@ -489,7 +493,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_behind_a_proxy_has_its_share_of_the_places_and_no_more() {
-        let server = Server::with(Places::few(16), &["127.0.0.1"]).await;
+        let server = Server::with(ConnectionLimits::of_connections(16), &["127.0.0.1"]).await;
         let mut held = Vec::new();
         // A remote client may have what is free, except for the last quarter, of which it may have one of
         // sixteen. It takes over the place of the proxy.
@@ -517,11 +521,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_for_which_there_is_no_room_is_told_so() {
-        let places = Places {
+        let limits = ConnectionLimits {
             heads: crate::budget::Budget::new(64 << 10, 0),
-            ..Places::few(9)
+            ..ConnectionLimits::of_connections(9)
         };
-        let server = Server::with(places, &[]).await;
+        let server = Server::with(limits, &[]).await;
         let large = |bytes| {
             let header = "x".repeat(bytes);
             format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX: {header}\r\n\r\n")

@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::caller::Peer;
 use super::connection::{Connection, DiscardLimits, HalfClosed};
+use super::connection_limits::{ConnectionLimits, TOO_MANY_CONNECTIONS};
 use super::error::BUSY_RETRY_AFTER;
-use super::forwarded::{self, Beginning, MAX_PROXY_HEADER};
+use super::forwarded::{self, MAX_PROXY_HEADER, ProxyHeader};
 use super::head::{HeadCounter, HttpState};
 use super::pace::Paced;
-use super::places::{NO_PLACE, Places};
 use super::response::Response;
 use crate::budget::{Client, Held};
 
@@ -77,7 +77,7 @@ pub(super) struct Serving {
     /// Its place among the connections, or among those that are refused.
     pub(super) place: Held,
     pub(super) is_refused: bool,
-    pub(super) places: Places,
+    pub(super) limits: ConnectionLimits,
     pub(super) stop: CancellationToken,
 }
 
@@ -101,7 +101,7 @@ impl Serving {
                 return refuse_at_once(&self.connection);
             }
             // On the heap, so that a connection without data costs little.
-            Box::pin(self.talk(before, service)).await;
+            Box::pin(self.serve_requests(before, service)).await;
         }
     }
 
@@ -121,10 +121,10 @@ impl Serving {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             }
-            match forwarded::beginning(&read) {
-                Beginning::Unfinished => {}
-                Beginning::Request => return Ok((read.into(), None)),
-                Beginning::Header(length, named) => {
+            match forwarded::proxy_header(&read) {
+                ProxyHeader::Unfinished => {}
+                ProxyHeader::Request => return Ok((read.into(), None)),
+                ProxyHeader::Header(length, named) => {
                     return Ok((Bytes::from(read).split_off(length), named));
                 }
             }
@@ -145,12 +145,12 @@ impl Serving {
             return is_transferred;
         }
         self.is_refused = true;
-        let refusal = self.places.refusals.hold(client, 1);
+        let refusal = self.limits.refusals.hold(client, 1);
         refusal.map(|refusal| self.place = refusal).is_some()
     }
 
     /// Reads requests and answers them, and ends the connection in order.
-    async fn talk(self, before: Bytes, service: impl Service) {
+    async fn serve_requests(self, before: Bytes, service: impl Service) {
         let state = Arc::new(HttpState::default());
         let Some(served) = self.exchange(before, service, &state).await else {
             return;
@@ -185,7 +185,7 @@ impl Serving {
     ) -> Option<hyper::Result<()>> {
         let (peer, is_refused) = (self.peer, self.is_refused);
         let (received, half_closed) = (CancellationToken::new(), HalfClosed::default());
-        let heads = self.places.heads.clone();
+        let heads = self.limits.heads.clone();
         let heads = HeadCounter::new(state.clone(), heads, client(&service, peer));
         let paced = Paced::new(self.connection.clone(), before, heads);
         let (first, closed, state) = (received.clone(), half_closed.clone(), state.clone());
@@ -272,7 +272,7 @@ impl Serving {
 /// sends meanwhile may make its kernel discard the response.
 pub(super) fn refuse_at_once(connection: &Connection) {
     connection.discard_at_once();
-    connection.send_at_once(busy(NO_PLACE).as_bytes());
+    connection.send_at_once(busy(TOO_MANY_CONNECTIONS).as_bytes());
 }
 
 /// A complete response, for cases in which hyper sends none.
@@ -303,15 +303,15 @@ mod tests {
     use crate::web::response;
 
     /// The server's end of a connection, and the client's.
-    fn pair(places: Places) -> (Serving, UnixStream) {
+    fn pair(limits: ConnectionLimits) -> (Serving, UnixStream) {
         let (stream, client) = UnixStream::pair().unwrap();
-        let place = places.connections.hold(crate::budget::Client::Local, 1);
+        let place = limits.connections.hold(crate::budget::Client::Local, 1);
         let serving = Serving {
             connection: Connection::unix(stream),
             peer: Peer::Unix(None),
             place: place.unwrap(),
             is_refused: false,
-            places,
+            limits,
             stop: CancellationToken::new(),
         };
         (serving, client)
@@ -340,11 +340,11 @@ mod tests {
 
     #[tokio::test]
     async fn no_refusal_of_a_head_comes_into_an_answer_that_is_under_way() {
-        let places = Places {
+        let limits = ConnectionLimits {
             heads: crate::budget::Budget::new(16 << 10, 0),
-            ..Places::few(1)
+            ..ConnectionLimits::of_connections(1)
         };
-        let (serving, mut client) = pair(places);
+        let (serving, mut client) = pair(limits);
         let large = Large::default();
         let serving = tokio::spawn(serving.serve(large.clone()));
         let first = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n";
@@ -370,7 +370,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_on_which_nothing_has_come_is_small() {
-        let (serving, _client) = pair(Places::few(1));
+        let (serving, _client) = pair(ConnectionLimits::of_connections(1));
         let bytes = size_of_val(&serving.serve(Large::default()));
         assert!(bytes < 2 << 10, "{bytes} bytes");
     }

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept_control::AcceptControl;
 use super::access::Access;
+use super::connection_limits::ConnectionLimits;
 use super::error::ApiError;
-use super::places::Places;
 use crate::budget::{Budget, Client, Held};
 use crate::build::Contents;
 use crate::metrics::Metrics;
@@ -23,7 +23,7 @@ pub struct Web {
     /// A reload replaces it.
     pub(super) access: Arc<ArcSwap<Access>>,
     pub(super) accept_control: AcceptControl,
-    pub(super) places: Places,
+    pub(super) limits: ConnectionLimits,
     /// Cancelled when the daemon stops: streams end then.
     pub(super) stop: CancellationToken,
     /// Request ids: a random prefix and a counter.
@@ -74,7 +74,7 @@ impl Web {
             metrics,
             access: Arc::new(ArcSwap::from_pointee(access)),
             accept_control: AcceptControl::new(),
-            places: Places::of_process(),
+            limits: ConnectionLimits::for_process(),
             stop,
             requests: Arc::new(AtomicU64::new(first)),
             held: Budget::new(HELD_FOR_CLIENTS, HELD_FOR_LOCAL),

@@ -101,8 +101,8 @@ pub(in crate::web) async fn job(
     _held: Held,
     permit: Option<ReadPermit>,
 ) -> Result<Response, ApiError> {
-    // Nothing large is kept while the next reads wait for their permits, nor is this permit: the rebuild is read in
-    // another one.
+    // Nothing large is kept while the next reads wait for their permits, nor is this permit: the rebuild is
+    // read in another one.
     let params = params(&info);
     info.params.clear();
     drop(permit);
