@@ -122,7 +122,7 @@ impl BuildTask {
                     StopCause::Build(stop::cancelled(cancelled))
                 }
                 limit = stage_over(stage_deadline), if may_stop => {
-                    StopCause::Build(stop::not_begun(limit))
+                    StopCause::Build(stop::start_timed_out(limit))
                 }
             }
         }

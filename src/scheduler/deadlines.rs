@@ -96,7 +96,7 @@ impl Deadlines {
                 };
             }
             if let Some(limit) = self.silence.filter(|limit| silent.elapsed() >= *limit) {
-                return Ok(stop::silent(limit));
+                return Ok(stop::silence_timed_out(limit));
             }
         }
     }

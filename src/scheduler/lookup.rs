@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::error::Error;
-use super::lookups::{Looked, Lookups, Waiter};
+use super::lookups::{LookupResult, Lookups, Waiter};
 use super::recipe::Recipe;
 use super::request::SubmitRequest;
 use super::shared::Shared;
@@ -23,7 +23,7 @@ pub(super) async fn look_up(
     shared: &Arc<Shared>,
     request: Arc<SubmitRequest>,
     held: Option<Arc<Held>>,
-) -> Result<Looked, Error> {
+) -> Result<LookupResult, Error> {
     let (answer, answered) = oneshot::channel();
     let project = request.project.clone();
     let waiter = Waiter {
@@ -105,7 +105,7 @@ fn find(
     request: &SubmitRequest,
     context: Context,
     last: &mut Option<(JobId, BuildAnswer)>,
-) -> Result<Looked, Error> {
+) -> Result<LookupResult, Error> {
     let job = Job {
         project: request.project.clone(),
         group: request.group.clone(),
@@ -128,8 +128,10 @@ fn find(
         };
         if let Some(cached) = cached {
             *last = Some((id, cached.clone()));
-            return Ok(Looked::Cached(id, cached));
+            return Ok(LookupResult::Cached(id, cached));
         }
     }
-    Ok(Looked::ToBuild(Arc::new(Recipe::new(job, id, context))))
+    Ok(LookupResult::ToBuild(Arc::new(Recipe::new(
+        job, id, context,
+    ))))
 }

@@ -17,7 +17,7 @@ use crate::project::ProjectName;
 
 /// The result of a lookup on disk.
 #[derive(Debug)]
-pub(super) enum Looked {
+pub(super) enum LookupResult {
     /// A ready build.
     Cached(JobId, BuildAnswer),
     /// There is none: it needs this context.
@@ -29,7 +29,7 @@ pub(super) struct Waiter {
     pub(super) request: Arc<SubmitRequest>,
     /// The budget used by its params: it is kept here also if the client has disconnected.
     pub(super) held: Option<Arc<Held>>,
-    pub(super) answer: oneshot::Sender<Result<Looked, Error>>,
+    pub(super) answer: oneshot::Sender<Result<LookupResult, Error>>,
 }
 
 /// The requests that wait for a walk, by project. A project with an entry has a thread that walks.

@@ -470,7 +470,7 @@ impl BuildTask {
                     .await
                     .map_err(Interruption::Log)?;
                 if fits < piece.len() {
-                    return Err(Interruption::Stopped(stop::too_loud(limit)));
+                    return Err(Interruption::Stopped(stop::log_limit_exceeded(limit)));
                 }
             }
             Ok(())

@@ -21,7 +21,7 @@ pub(super) fn cancelled(cancelled: Cancelled) -> Stopped {
     }
 }
 
-fn by_itself(outcome: Outcome, sentence: String) -> Stopped {
+fn by_daemon(outcome: Outcome, sentence: String) -> Stopped {
     Stopped {
         outcome,
         sentence,
@@ -33,54 +33,54 @@ fn by_itself(outcome: Outcome, sentence: String) -> Stopped {
 pub(super) fn timed_out(limit: Duration) -> Stopped {
     let sentence = format!(
         "the build ran longer than {} (job_timeout) and was stopped",
-        written(limit)
+        in_largest_unit(limit)
     );
-    by_itself(Outcome::TimedOut, sentence)
+    by_daemon(Outcome::TimedOut, sentence)
 }
 
 /// Its image was being built for longer than `limit`.
 pub(super) fn image_timed_out(limit: Duration) -> Stopped {
     let sentence = format!(
         "the image was not built within {} (job_timeout)",
-        written(limit)
+        in_largest_unit(limit)
     );
-    by_itself(Outcome::TimedOut, sentence)
+    by_daemon(Outcome::TimedOut, sentence)
 }
 
 /// It had no running container after `limit` in one of the earlier stages.
-pub(super) fn not_begun(limit: Duration) -> Stopped {
+pub(super) fn start_timed_out(limit: Duration) -> Stopped {
     let sentence = format!(
         "the build's container did not run within {} (job_timeout)",
-        written(limit)
+        in_largest_unit(limit)
     );
-    by_itself(Outcome::TimedOut, sentence)
+    by_daemon(Outcome::TimedOut, sentence)
 }
 
 /// It has printed no line for `limit`.
-pub(super) fn silent(limit: Duration) -> Stopped {
+pub(super) fn silence_timed_out(limit: Duration) -> Stopped {
     let sentence = format!(
         "the build printed nothing for {} (silence_timeout) and was stopped",
-        written(limit)
+        in_largest_unit(limit)
     );
-    by_itself(Outcome::TimedOut, sentence)
+    by_daemon(Outcome::TimedOut, sentence)
 }
 
 /// It has printed more than `limit` bytes.
-pub(super) fn too_loud(limit: u64) -> Stopped {
+pub(super) fn log_limit_exceeded(limit: u64) -> Stopped {
     let sentence = format!("the build printed more than {limit} bytes (log_limit) and was stopped");
-    by_itself(Outcome::Errored, sentence)
+    by_daemon(Outcome::Errored, sentence)
 }
 
 /// It has printed so many short lines that the Engine stores too much for them.
-pub(super) fn too_many_lines(limit: u64) -> Stopped {
+pub(super) fn line_limit_exceeded(limit: u64) -> Stopped {
     let sentence = format!(
         "the build printed so many short lines that Docker stores far more for them than their bytes, more than its log of {limit} bytes (log_limit) may take, and was stopped"
     );
-    by_itself(Outcome::Errored, sentence)
+    by_daemon(Outcome::Errored, sentence)
 }
 
 /// Formats a duration as in configurations: `1h30m`, `90s` as `1m30s`, `500ms`.
-fn written(duration: Duration) -> String {
+fn in_largest_unit(duration: Duration) -> String {
     let mut left = duration.as_millis();
     let mut text = String::new();
     for (name, unit) in [
@@ -111,7 +111,7 @@ mod tests {
             (604_800_000, "7d"),
         ] {
             let limit = Duration::from_millis(milliseconds);
-            assert_eq!(written(limit), text);
+            assert_eq!(in_largest_unit(limit), text);
             assert_eq!(crate::project::parse_duration(text), Some(limit));
         }
     }

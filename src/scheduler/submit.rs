@@ -7,7 +7,7 @@ use super::active_job::{ActiveJob, JobHandle, Origin};
 use super::error::Error;
 use super::event::{Event, Subject, publish};
 use super::lookup::look_up;
-use super::lookups::Looked;
+use super::lookups::LookupResult;
 use super::queue::Admission;
 use super::recipe::Recipe;
 use super::request::SubmitRequest;
@@ -65,12 +65,12 @@ impl Scheduler {
         let request = Arc::new(request);
         loop {
             let recipe = match look_up(&self.0, request.clone(), held.clone()).await? {
-                Looked::Cached(id, answer) => {
+                LookupResult::Cached(id, answer) => {
                     let took = asked_at.elapsed();
                     self.0.publish_cached(&request.project, id, &origin, took);
                     return Ok(Submission::Cached(answer));
                 }
-                Looked::ToBuild(recipe) => recipe,
+                LookupResult::ToBuild(recipe) => recipe,
             };
             self.0.adopted.wait().await;
             let subject = Subject {

@@ -25,7 +25,7 @@ use crate::docker::{self, ContainerEvent, ContainerStatus, Docker, Exit, Output,
 use crate::faults;
 
 /// Pieces of a container's output that are written to the log in one batch, if they are available.
-const PIECES_AT_ONCE: usize = 64;
+const MAX_PIECES_AT_ONCE: usize = 64;
 
 /// How long a container that is being stopped is followed: it has 10 s before it is killed, and a host with a
 /// saturated disk takes some more. After that it is removed by force.
@@ -33,10 +33,10 @@ const STOPPING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Bytes of a build's output that the Engine may store for each byte of its `log_limit`. This stops output of
 /// lines of a few bytes, which need most storage, before it reaches the limit.
-const STORED_PER_BYTE: u64 = 8;
+const MAX_STORED_PER_LOG_BYTE: u64 = 8;
 
 /// Bytes that the Engine may store in addition: a log of a megabyte is complete whatever its lines are.
-const STORED_ANYWAY: u64 = 32 << 20;
+const STORED_ALLOWANCE_BYTES: u64 = 32 << 20;
 
 /// Exit codes of containers that a stopping Engine has killed: by SIGKILL, by SIGTERM, and the code of one
 /// whose end it did not see. A build may end with them as well, so the Engine is asked.
@@ -256,7 +256,7 @@ impl BuildTask {
     async fn stream_until_exit(&mut self, container: &str) -> Result<Exit, Interruption> {
         let docker = self.shared.docker.clone();
         self.stderr.clear();
-        let mut followed = Followed::new(&docker, container, Deadlines::of(self)?);
+        let mut followed = FollowedContainer::new(&docker, container, Deadlines::of(self)?);
         if self.is_stopped() {
             followed.stop();
         }
@@ -296,7 +296,10 @@ impl BuildTask {
     }
 
     /// Follows the output of a container to its end, and stops the container when that is decided.
-    async fn stream_output(&mut self, followed: &mut Followed<'_>) -> Result<(), Interruption> {
+    async fn stream_output(
+        &mut self,
+        followed: &mut FollowedContainer<'_>,
+    ) -> Result<(), Interruption> {
         let (shared, active) = (self.shared.clone(), self.active.clone());
         let (docker, container) = (followed.docker, followed.container);
         let deadlines = followed.deadlines.clone();
@@ -306,7 +309,7 @@ impl BuildTask {
         let mut stored = 0;
         let over = CancellationToken::new();
         let pieces = docker.logs(container, over.clone());
-        let mut pieces = pin!(pieces.ready_chunks(PIECES_AT_ONCE));
+        let mut pieces = pin!(pieces.ready_chunks(MAX_PIECES_AT_ONCE));
         loop {
             // A build that has ended or is being stopped is not stopped again.
             let may_stop = !self.is_stopped() && followed.exit.is_none();
@@ -399,8 +402,8 @@ impl BuildTask {
             .map_err(Interruption::Log)?;
         faults::point("log");
         let stopped = match fits < bytes.len() {
-            true => Some(stop::too_loud(limit)),
-            false if stores_too_much(*stored, limit) => Some(stop::too_many_lines(limit)),
+            true => Some(stop::log_limit_exceeded(limit)),
+            false if stores_too_much(*stored, limit) => Some(stop::line_limit_exceeded(limit)),
             false => None,
         };
         if let Some(stopped) = stopped.filter(|_| !is_stopped) {
@@ -419,7 +422,7 @@ impl BuildTask {
 }
 
 /// A container whose output is followed, and its state as far as it is known.
-struct Followed<'a> {
+struct FollowedContainer<'a> {
     docker: &'a Docker,
     container: &'a str,
     deadlines: Deadlines,
@@ -436,9 +439,9 @@ struct Followed<'a> {
     engine_gone: Option<(docker::Error, Instant)>,
 }
 
-impl<'a> Followed<'a> {
-    fn new(docker: &'a Docker, container: &'a str, deadlines: Deadlines) -> Followed<'a> {
-        Followed {
+impl<'a> FollowedContainer<'a> {
+    fn new(docker: &'a Docker, container: &'a str, deadlines: Deadlines) -> FollowedContainer<'a> {
+        FollowedContainer {
             docker,
             container,
             deadlines,
@@ -489,8 +492,8 @@ fn container_failed(source: docker::Error) -> Interruption {
 
 /// Whether the Engine stores more of a build's output than its log limit allows.
 fn stores_too_much(stored: u64, limit: u64) -> bool {
-    let most = limit.saturating_mul(STORED_PER_BYTE);
-    stored > most.saturating_add(STORED_ANYWAY)
+    let most = limit.saturating_mul(MAX_STORED_PER_LOG_BYTE);
+    stored > most.saturating_add(STORED_ALLOWANCE_BYTES)
 }
 
 fn is_engine_kill(exit: &Exit) -> bool {
