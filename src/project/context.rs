@@ -24,7 +24,7 @@ use super::error::Error;
 use super::name::Project;
 use super::recipe::DOCKERFILE;
 use super::settings::Settings;
-use super::walk::{Found, Memory, walk};
+use super::walk::{DigestCache, Found, walk};
 
 /// The files of a project that one walk found.
 #[derive(Clone)]
@@ -52,8 +52,8 @@ impl Context {
     /// Walks the project. The second value is the digest cache, when it differs from `known`.
     pub(super) fn read(
         project: &Project,
-        known: Option<&Memory>,
-    ) -> Result<(Context, Option<Memory>), Error> {
+        known: Option<&DigestCache>,
+    ) -> Result<(Context, Option<DigestCache>), Error> {
         let found = walk(project, known)?;
         let context = Context {
             project: Arc::new(project.clone()),

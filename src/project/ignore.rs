@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::path_text::PathText;
 use super::pattern::{Pattern, is_well_formed};
-use super::regex::{MAX_MEMORY_BYTES, Memory, TooMuch};
+use super::regex::{MAX_MEMORY_BYTES, Memory, MemoryExceeded};
 
 /// Bytes of the longest line: Go's `bufio.Scanner`, which Docker uses, accepts no longer one.
 const MAX_LINE_BYTES: usize = 65_535;
@@ -19,13 +19,13 @@ const MAX_SHOWN_LETTERS: usize = 80;
 
 /// A line that Docker rejects, or that takes too much memory.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct WrongLine {
+pub(super) struct InvalidLine {
     /// Counted from 1.
     number: usize,
     what: String,
 }
 
-impl fmt::Display for WrongLine {
+impl fmt::Display for InvalidLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.number, self.what)
     }
@@ -54,16 +54,16 @@ impl Ignore {
     ///
     /// # Errors
     /// The first line that is too long or invalid, or that makes all take more than [`MAX_MEMORY_BYTES`].
-    pub(super) fn parse(text: &[u8]) -> Result<Ignore, WrongLine> {
+    pub(super) fn parse(text: &[u8]) -> Result<Ignore, InvalidLine> {
         Ignore::parse_within(text, Memory::new(MAX_MEMORY_BYTES))
     }
 
-    fn parse_within(text: &[u8], mut memory: Memory) -> Result<Ignore, WrongLine> {
+    fn parse_within(text: &[u8], mut memory: Memory) -> Result<Ignore, InvalidLine> {
         let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
         let mut lines = Vec::new();
         for (at, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let number = at + 1;
-            let wrong = |what| WrongLine { number, what };
+            let wrong = |what| InvalidLine { number, what };
             if line.len() > MAX_LINE_BYTES {
                 let what = format!("expected at most {MAX_LINE_BYTES} bytes");
                 return Err(wrong(what));
@@ -77,7 +77,7 @@ impl Ignore {
             if !is_well_formed(&pattern) {
                 return Err(wrong(not_a_pattern(&pattern)));
             }
-            let pattern = Pattern::new(pattern, &mut memory).map_err(|TooMuch| {
+            let pattern = Pattern::new(pattern, &mut memory).map_err(|MemoryExceeded| {
                 let most = MAX_MEMORY_BYTES >> 20;
                 wrong(format!(
                     "the patterns up to here take more than {most} MiB of memory"
@@ -101,7 +101,7 @@ impl Ignore {
         &self,
         path: &[u8],
         above: &Matched,
-    ) -> Result<(bool, Matched), WrongLine> {
+    ) -> Result<(bool, Matched), InvalidLine> {
         let name = PathText::new(path);
         let mut is_excluded = false;
         let mut matched = Vec::new();
@@ -111,7 +111,7 @@ impl Ignore {
                 true
             } else if line.is_exception == is_excluded {
                 // Only a line that would change the result is checked.
-                line.pattern.matches(&name).map_err(|_| WrongLine {
+                line.pattern.matches(&name).map_err(|_| InvalidLine {
                     number: line.number,
                     what: not_a_pattern(line.pattern.text()),
                 })?

@@ -7,8 +7,8 @@
 //! Patterns without a wildcard are compared as bytes.
 
 use super::path_text::{PathText, decode};
-use super::regex::{Memory, Program, TooMuch};
-use super::regex_parser::{Wrong, parse};
+use super::regex::{Memory, MemoryExceeded, Program};
+use super::regex_parser::{ParseError, parse};
 
 /// A pattern that Docker rejects when it matches a path with it.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ enum Matcher {
 
 impl Pattern {
     /// Parses a pattern, using as much of `memory` as it needs.
-    pub(super) fn new(text: Vec<u8>, memory: &mut Memory) -> Result<Pattern, TooMuch> {
+    pub(super) fn new(text: Vec<u8>, memory: &mut Memory) -> Result<Pattern, MemoryExceeded> {
         memory.take(size_of::<Pattern>() + text.len())?;
         let (matcher, regex) = translate(&text);
         let matcher = match matcher {
@@ -153,8 +153,8 @@ impl Pattern {
                         Matcher::Programs(programs)
                     }
                     // Nothing of it is kept.
-                    Err(Wrong::Refused) => Matcher::Unmatchable,
-                    Err(Wrong::TooMuch) => return Err(TooMuch),
+                    Err(ParseError::Refused) => Matcher::Unmatchable,
+                    Err(ParseError::MemoryExceeded) => return Err(MemoryExceeded),
                 }
             }
             Some(matcher) => matcher,

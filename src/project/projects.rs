@@ -11,7 +11,7 @@ use super::context::Context;
 use super::error::Error;
 use super::name::{Project, ProjectName};
 use super::recipe::DOCKERFILE;
-use super::walk::{self, Memory};
+use super::walk::{self, DigestCache};
 use crate::located::at;
 
 /// All projects under one `projects_path`.
@@ -19,7 +19,7 @@ use crate::located::at;
 pub struct Projects {
     root: PathBuf,
     /// Guards only the map; walks happen without it. Std, because it is held for a lookup.
-    remembered: Arc<Mutex<HashMap<ProjectName, Arc<Memory>>>>,
+    remembered: Arc<Mutex<HashMap<ProjectName, Arc<DigestCache>>>>,
 }
 
 impl Projects {
@@ -125,7 +125,7 @@ impl Projects {
         Ok(context)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ProjectName, Arc<Memory>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ProjectName, Arc<DigestCache>>> {
         self.remembered.lock()
     }
 }

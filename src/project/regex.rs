@@ -95,15 +95,15 @@ pub(super) struct Memory(usize);
 
 /// The patterns need more memory than is available.
 #[derive(Debug)]
-pub(super) struct TooMuch;
+pub(super) struct MemoryExceeded;
 
 impl Memory {
     pub(super) fn new(bytes: usize) -> Memory {
         Memory(bytes)
     }
 
-    pub(super) fn take(&mut self, bytes: usize) -> Result<(), TooMuch> {
-        self.0 = self.0.checked_sub(bytes).ok_or(TooMuch)?;
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), MemoryExceeded> {
+        self.0 = self.0.checked_sub(bytes).ok_or(MemoryExceeded)?;
         Ok(())
     }
 }

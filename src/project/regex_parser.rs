@@ -4,7 +4,7 @@
 //! but its own. The syntax is Go's and no other's: it determines what a pattern with a stray `\w` or `{2}`
 //! matches, and whether Docker rejects it.
 
-use super::regex::{Assertion, MAX_MEMORY_BYTES, Memory, Program, Set, Step, TooMuch};
+use super::regex::{Assertion, MAX_MEMORY_BYTES, Memory, MemoryExceeded, Program, Set, Step};
 use super::regex_class::{class, letter_escape, named_escape};
 
 /// Go's maximum number of repetitions.
@@ -15,16 +15,16 @@ const _: () = assert!(MAX_STEPS * size_of::<Step>() < MAX_MEMORY_BYTES);
 
 /// Why parsing failed.
 #[derive(Debug)]
-pub(super) enum Wrong {
+pub(super) enum ParseError {
     /// Go rejects the expression.
     Refused,
     /// It takes too much memory.
-    TooMuch,
+    MemoryExceeded,
 }
 
-impl From<TooMuch> for Wrong {
-    fn from(_: TooMuch) -> Wrong {
-        Wrong::TooMuch
+impl From<MemoryExceeded> for ParseError {
+    fn from(_: MemoryExceeded) -> ParseError {
+        ParseError::MemoryExceeded
     }
 }
 
@@ -43,7 +43,7 @@ enum Last {
 ///
 /// # Errors
 /// When Go rejects it, or when it needs more than is left of `memory`.
-pub(super) fn parse(regex: &[char], memory: &mut Memory) -> Result<Vec<Program>, Wrong> {
+pub(super) fn parse(regex: &[char], memory: &mut Memory) -> Result<Vec<Program>, ParseError> {
     let mut programs = Vec::new();
     let mut steps = Vec::new();
     let mut last = Last::None;
@@ -61,7 +61,7 @@ pub(super) fn parse(regex: &[char], memory: &mut Memory) -> Result<Vec<Program>,
         let added = steps.get(length..).unwrap_or_default();
         count += added.len();
         if count > MAX_STEPS {
-            return Err(Wrong::Refused);
+            return Err(ParseError::Refused);
         }
         let ranges: usize = match letter {
             // They belong to the piece and are counted there.
@@ -82,16 +82,16 @@ fn parse_piece<'a>(
     after: &'a [char],
     last: Last,
     steps: &mut Vec<Step>,
-) -> Result<(Last, &'a [char]), Wrong> {
+) -> Result<(Last, &'a [char]), ParseError> {
     Ok(match letter {
         '{' if let Some((least, most, after)) = bounds(after) => {
             if last != Last::Piece
                 || least > MAX_REPETITIONS
                 || most.is_some_and(|most| most > MAX_REPETITIONS || most < least)
             {
-                return Err(Wrong::Refused);
+                return Err(ParseError::Refused);
             }
-            let piece = steps.pop().ok_or(Wrong::Refused)?;
+            let piece = steps.pop().ok_or(ParseError::Refused)?;
             repeat(steps, piece, least, most);
             (Last::Repetition, after)
         }
@@ -105,7 +105,7 @@ fn parse_piece<'a>(
         }
         // Outside of brackets the translation generates these two.
         '.' => {
-            let after = after.strip_prefix(&['*']).ok_or(Wrong::Refused)?;
+            let after = after.strip_prefix(&['*']).ok_or(ParseError::Refused)?;
             steps.push(Step::Many(Set::NotNewline));
             (Last::Repetition, after)
         }
@@ -114,10 +114,10 @@ fn parse_piece<'a>(
             steps.push(Step::Skip(2));
             steps.push(Step::Many(Set::NotNewline));
             steps.push(Step::One(Set::One(u32::from('/'))));
-            (Last::Repetition, group.ok_or(Wrong::Refused)?)
+            (Last::Repetition, group.ok_or(ParseError::Refused)?)
         }
         '[' => {
-            let (set, after) = class(after).ok_or(Wrong::Refused)?;
+            let (set, after) = class(after).ok_or(ParseError::Refused)?;
             match after.strip_prefix(&['*']) {
                 Some(after) => {
                     steps.push(Step::Many(set));
@@ -131,7 +131,7 @@ fn parse_piece<'a>(
         }
         '\\' => {
             let length = steps.len();
-            let after = escaped(after, steps).ok_or(Wrong::Refused)?;
+            let after = escaped(after, steps).ok_or(ParseError::Refused)?;
             // An empty quotation is no piece.
             let is_empty = steps.len() == length;
             (if is_empty { last } else { Last::Piece }, after)
@@ -262,8 +262,11 @@ mod tests {
             assert!(parsed(fits).is_ok(), "{fits}");
         }
         for large in [r"\pL\pL", r"\pL{1000}", r"[\pL][\pL]"] {
-            assert!(matches!(parsed(large), Err(Wrong::TooMuch)), "{large}");
+            assert!(
+                matches!(parsed(large), Err(ParseError::MemoryExceeded)),
+                "{large}"
+            );
         }
-        assert!(matches!(parsed(r"\y"), Err(Wrong::Refused)));
+        assert!(matches!(parsed(r"\y"), Err(ParseError::Refused)));
     }
 }

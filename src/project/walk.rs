@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::digest::{Digest, Hashing};
 use super::entry::{Content, Entry, open};
 use super::error::Error;
-use super::ignore::{Ignore, Matched, WrongLine};
+use super::ignore::{Ignore, InvalidLine, Matched};
 use super::name::Project;
 use super::recipe::{DOCKERFILE, IGNORE_FILE, SETTINGS};
 use crate::located::at;
@@ -73,7 +73,7 @@ impl Stamp {
 
 /// The digests from an earlier walk; valid for files whose stamp is the same.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
+pub(super) struct DigestCache {
     files: HashMap<PathBuf, (Stamp, Digest)>,
     ignore: Option<(Digest, Arc<Ignore>)>,
 }
@@ -87,11 +87,11 @@ pub(super) struct Found {
     /// The digest of the text of `.dockerignore`.
     pub(super) ignore: Option<Digest>,
     /// The digests to remember, when they differ from the known ones.
-    pub(super) memory: Option<Memory>,
+    pub(super) memory: Option<DigestCache>,
 }
 
 /// Walks the project.
-pub(super) fn walk(project: &Project, known: Option<&Memory>) -> Result<Found, Error> {
+pub(super) fn walk(project: &Project, known: Option<&DigestCache>) -> Result<Found, Error> {
     let mut walk = Walk {
         project,
         known,
@@ -100,8 +100,8 @@ pub(super) fn walk(project: &Project, known: Option<&Memory>) -> Result<Found, E
         entries: Vec::new(),
         settings: None,
         hits: 0,
-        learnt: Vec::new(),
-        is_news: false,
+        new_digests: Vec::new(),
+        is_changed: false,
     };
     let ignore = walk.read_ignore()?;
     // An explicit stack: a deep tree must not overflow the thread's stack.
@@ -117,7 +117,7 @@ pub(super) fn walk(project: &Project, known: Option<&Memory>) -> Result<Found, E
     walk.entries
         .sort_unstable_by(|a, b| a.path.as_os_str().cmp(b.path.as_os_str()));
     let has_forgotten = known.is_some_and(|known| known.files.len() != walk.hits);
-    let memory = (walk.is_news || has_forgotten).then(|| walk.remember(ignore));
+    let memory = (walk.is_changed || has_forgotten).then(|| walk.remember(ignore));
     Ok(Found {
         entries: walk.entries,
         settings: walk.settings,
@@ -129,7 +129,7 @@ pub(super) fn walk(project: &Project, known: Option<&Memory>) -> Result<Found, E
 /// One walk over a project.
 struct Walk<'a> {
     project: &'a Project,
-    known: Option<&'a Memory>,
+    known: Option<&'a DigestCache>,
     ignore: Arc<Ignore>,
     now: SystemTime,
     entries: Vec<Entry>,
@@ -137,8 +137,8 @@ struct Walk<'a> {
     /// Files whose digest was known.
     hits: usize,
     /// Files to remember whose digest was not known.
-    learnt: Vec<(PathBuf, (Stamp, Digest))>,
-    is_news: bool,
+    new_digests: Vec<(PathBuf, (Stamp, Digest))>,
+    is_changed: bool,
 }
 
 impl Walk<'_> {
@@ -152,7 +152,7 @@ impl Walk<'_> {
         Error::Unbuildable(self.project.name.clone(), why)
     }
 
-    fn wrong_line(&self, line: &WrongLine) -> Error {
+    fn invalid_line(&self, line: &InvalidLine) -> Error {
         self.unbuildable(format!("its {IGNORE_FILE} is wrong: {line}"))
     }
 
@@ -190,8 +190,8 @@ impl Walk<'_> {
         self.ignore = match known.filter(|(of, _)| *of == digest) {
             Some((_, ignore)) => ignore.clone(),
             None => {
-                self.is_news = true;
-                let ignore = Ignore::parse(&text).map_err(|line| self.wrong_line(&line))?;
+                self.is_changed = true;
+                let ignore = Ignore::parse(&text).map_err(|line| self.invalid_line(&line))?;
                 Arc::new(ignore)
             }
         };
@@ -227,7 +227,7 @@ impl Walk<'_> {
         let (is_excluded, matched) = self
             .ignore
             .excludes(bytes, above)
-            .map_err(|line| self.wrong_line(&line))?;
+            .map_err(|line| self.invalid_line(&line))?;
         let is_settings = bytes == SETTINGS.as_bytes();
         // Docker needs these two. It removes them from the context itself where they are excluded.
         let is_sent =
@@ -305,7 +305,7 @@ impl Walk<'_> {
                 *digest
             }
             None => {
-                self.is_news = true;
+                self.is_changed = true;
                 let file = open(&self.project.path.join(&path))?;
                 // The stamp of the opened file: the name may refer to another file by now.
                 found = file.metadata()?;
@@ -315,7 +315,7 @@ impl Walk<'_> {
                 while all.read(&mut chunk)? > 0 {}
                 let (_, digest) = all.finish();
                 if stamp.is_reliable(self.now) {
-                    self.learnt.push((path.clone(), (stamp, digest)));
+                    self.new_digests.push((path.clone(), (stamp, digest)));
                 }
                 digest
             }
@@ -344,7 +344,7 @@ impl Walk<'_> {
     }
 
     /// The known digests of files that still exist, and the new ones.
-    fn remember(&mut self, ignore: Option<Digest>) -> Memory {
+    fn remember(&mut self, ignore: Option<Digest>) -> DigestCache {
         let known = self.known.map(|known| &known.files);
         let mut files: HashMap<PathBuf, (Stamp, Digest)> = self
             .entries
@@ -354,8 +354,8 @@ impl Walk<'_> {
                 Some((path.clone(), *known))
             })
             .collect();
-        files.extend(self.learnt.drain(..));
-        Memory {
+        files.extend(self.new_digests.drain(..));
+        DigestCache {
             files,
             ignore: ignore.map(|digest| (digest, self.ignore.clone())),
         }
