@@ -24,7 +24,7 @@ use crate::project::{ProjectName, parse_duration};
 use crate::screen::LogView;
 
 /// The end of the text of `-h`; `--help` also lists what each transport keeps.
-const PARAMS_AND_STATUS: &str = "\
+const HELP_END: &str = "\
 Params stand after `--`: --NAME=VALUE or --NAME VALUE. A value @FILE is the content of that
 file, @@x is the text @x. Params whose names begin with _ are secret: they reach the build,
 are shown nowhere, and do not decide whether a build is cached. Give them as --_token=@FILE
@@ -36,8 +36,8 @@ fetched, 5 --timeout ran out, 6 build cancelled or out of time, 7 no server, 130
 /// Build a project and fetch its artifacts
 #[derive(Debug, Args)]
 #[command(
-    after_help = PARAMS_AND_STATUS,
-    after_long_help = format!("{PARAMS_AND_STATUS}\n\n{}", transport::KEPT),
+    after_help = HELP_END,
+    after_long_help = format!("{HELP_END}\n\n{}", transport::KEPT),
 )]
 pub(super) struct Build {
     /// The project to build
@@ -115,13 +115,13 @@ impl Build {
             Some(Err(_)) => {
                 let mut text = format!("The build did not finish after {}", self.timeout.text);
                 if let Some(id) = waiter.accepted_id() {
-                    text.push_str(&format!("; {}", self.what_becomes_of(id, flags)));
+                    text.push_str(&format!("; {}", self.consequence_of_exit(id, flags)));
                 }
                 return Err(Error::TimedOut(text));
             }
             None => {
                 let consequence = match waiter.accepted_id() {
-                    Some(id) => self.what_becomes_of(id, flags),
+                    Some(id) => self.consequence_of_exit(id, flags),
                     None => "whether the job was accepted is not known".to_owned(),
                 };
                 return Err(Error::Interrupted(format!("Interrupted; {consequence}")));
@@ -131,7 +131,7 @@ impl Build {
     }
 
     /// What the server does with the build when this program exits, and the commands to control it.
-    fn what_becomes_of(&self, id: JobId, flags: &ServerFlags) -> String {
+    fn consequence_of_exit(&self, id: JobId, flags: &ServerFlags) -> String {
         let id = id.to_string();
         if self.cancel_on_disconnect {
             let status = flags.suggest_command("status", &id);

@@ -97,14 +97,22 @@ impl Config {
 
 impl ConfigFile {
     /// Checks each key; `path` is where the file is, absolute.
-    fn check(self, path: PathBuf) -> Result<Config, Wrong> {
+    fn check(self, path: PathBuf) -> Result<Config, InvalidKey> {
         // Relative paths are relative to the file, and absolute from here on: Docker wants that.
         let home = path.parent().unwrap_or(Path::new("/"));
-        let projects_path = directory("projects_path", home.join(&self.projects_path), Use::Read)?;
-        let build_path = directory("build_path", home.join(&self.build_path), Use::Write)?;
+        let projects_path = directory(
+            "projects_path",
+            home.join(&self.projects_path),
+            DirectoryUse::Read,
+        )?;
+        let build_path = directory(
+            "build_path",
+            home.join(&self.build_path),
+            DirectoryUse::Write,
+        )?;
         if build_path == projects_path {
             // Every build would change its project.
-            return wrong(
+            return invalid(
                 "build_path",
                 "expected another directory than projects_path",
             );
@@ -114,20 +122,20 @@ impl ConfigFile {
         let job_backlog = jobs("job_backlog", self.job_backlog, || 2 * job_concurrency)?;
         let log_limit = self.log_limit.unwrap_or(DEFAULT_LOG_LIMIT);
         if !LOG_LIMITS.contains(&log_limit) {
-            return wrong("log_limit", format!("expected {LOG_LIMITS_WRITTEN}"));
+            return invalid("log_limit", format!("expected {LOG_LIMITS_WRITTEN}"));
         }
         if self.network.as_deref() == Some("") {
-            return wrong("network", "expected a text that is not empty");
+            return invalid("network", "expected a text that is not empty");
         }
         let filesystem = match self.filesystem.as_deref() {
             None => Kind::Auto,
             Some(name) => name
                 .parse()
-                .or_else(|error| wrong("filesystem", format!("{error}")))?,
+                .or_else(|error| invalid("filesystem", format!("{error}")))?,
         };
         if let Some(host) = self.hosts.iter().find(|host| !is_host(host)) {
             let expected = format!("expected host names without port, found '{host}'");
-            return wrong("hosts", expected);
+            return invalid("hosts", expected);
         }
         let proxies = self.trusted_proxies.iter().map(|proxy| network(proxy));
         let proxies: Result<_, String> = proxies.collect();
@@ -150,48 +158,52 @@ impl ConfigFile {
             auth_tokens_file: tokens_file(self.auth_tokens_file, home)?,
             public: self.public.unwrap_or_default(),
             hosts: self.hosts,
-            trusted_proxies: proxies.or_else(|expected| wrong("trusted_proxies", expected))?,
+            trusted_proxies: proxies.or_else(|expected| invalid("trusted_proxies", expected))?,
             path,
         })
     }
 }
 
 /// A key that is wrong, and what was expected of it.
-struct Wrong {
+struct InvalidKey {
     key: &'static str,
     expected: String,
 }
 
-fn wrong<T>(key: &'static str, expected: impl Into<String>) -> Result<T, Wrong> {
+fn invalid<T>(key: &'static str, expected: impl Into<String>) -> Result<T, InvalidKey> {
     let expected = expected.into();
-    Err(Wrong { key, expected })
+    Err(InvalidKey { key, expected })
 }
 
 /// What the daemon does with a directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
+enum DirectoryUse {
     Read,
     Write,
 }
 
 /// A directory that is there and can be used, by its real path.
-fn directory(key: &'static str, place: PathBuf, usage: Use) -> Result<PathBuf, Wrong> {
+fn directory(
+    key: &'static str,
+    place: PathBuf,
+    usage: DirectoryUse,
+) -> Result<PathBuf, InvalidKey> {
     let shown = place.display();
     let found = match std::fs::canonicalize(&place) {
         Ok(found) => found,
         Err(error) => {
-            return wrong(key, format!("expected a directory at '{shown}': {error}"));
+            return invalid(key, format!("expected a directory at '{shown}': {error}"));
         }
     };
     if !found.is_dir() {
-        return wrong(
+        return invalid(
             key,
             format!("expected a directory, but '{shown}' is not one"),
         );
     }
     let (access, what) = match usage {
-        Use::Write => (Access::WRITE_OK, "written to"),
-        Use::Read => (Access::READ_OK, "read"),
+        DirectoryUse::Write => (Access::WRITE_OK, "written to"),
+        DirectoryUse::Read => (Access::READ_OK, "read"),
     };
     let access = access | Access::EXEC_OK;
     match rustix::fs::accessat(rustix::fs::CWD, &found, access, AtFlags::EACCESS) {
@@ -204,39 +216,39 @@ fn directory(key: &'static str, place: PathBuf, usage: Use) -> Result<PathBuf, W
                 Errno::ACCESS => "; run it as root (sudo), or as the daemon's user",
                 _ => "",
             };
-            wrong(key, format!("'{shown}' cannot be {what}: {error}{hint}"))
+            invalid(key, format!("'{shown}' cannot be {what}: {error}{hint}"))
         }
     }
 }
 
 /// A number of jobs; 0 stands for the default.
-fn jobs(key: &'static str, number: u32, default: impl Fn() -> usize) -> Result<usize, Wrong> {
+fn jobs(key: &'static str, number: u32, default: impl Fn() -> usize) -> Result<usize, InvalidKey> {
     match number {
         0 => Ok(default()),
         number if number > MAX_JOBS => {
-            wrong(key, format!("expected at most {MAX_JOBS}, found {number}"))
+            invalid(key, format!("expected at most {MAX_JOBS}, found {number}"))
         }
         number => Ok(number as usize),
     }
 }
 
-fn limits(given: Option<Limits>) -> Result<Limits, Wrong> {
+fn limits(given: Option<Limits>) -> Result<Limits, InvalidKey> {
     let mut limits = given.unwrap_or_default();
     limits
         .check()
-        .or_else(|expected| wrong("limits", without("limits.", &expected)))?;
+        .or_else(|expected| invalid("limits", without("limits.", &expected)))?;
     limits.pids.get_or_insert(DEFAULT_PIDS);
     Ok(limits)
 }
 
-fn mounts(given: Mounts, home: &Path) -> Result<Mounts, Wrong> {
+fn mounts(given: Mounts, home: &Path) -> Result<Mounts, InvalidKey> {
     let mounts = project::resolve_mounts(given, home)
-        .or_else(|expected| wrong("mounts", without("mounts: ", &expected)))?;
+        .or_else(|expected| invalid("mounts", without("mounts: ", &expected)))?;
     match mounts.keys().find(|host| !host.exists()) {
         None => Ok(mounts),
         Some(host) => {
             let shown = host.display();
-            wrong(
+            invalid(
                 "mounts",
                 format!("expected an existing path on this host, but '{shown}' does not exist"),
             )
@@ -244,13 +256,13 @@ fn mounts(given: Mounts, home: &Path) -> Result<Mounts, Wrong> {
     }
 }
 
-fn tokens_file(given: Option<PathBuf>, home: &Path) -> Result<Option<PathBuf>, Wrong> {
+fn tokens_file(given: Option<PathBuf>, home: &Path) -> Result<Option<PathBuf>, InvalidKey> {
     let file = given.map(|file| home.join(file));
     if let Some(file) = &file
         && let Err(error) = std::fs::metadata(file)
     {
         let shown = file.display();
-        return wrong(
+        return invalid(
             "auth_tokens_file",
             format!("expected a file at '{shown}': {error}"),
         );

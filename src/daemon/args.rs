@@ -57,12 +57,12 @@ pub fn is_confinement(arguments: impl IntoIterator<Item = OsString>) -> bool {
 pub(super) const DEFAULT_ADDRESS: &str = "127.0.0.1:8462";
 
 /// The default paths of the configuration: that of a working directory, then that of the packages.
-const CONFIGS: [&str; 2] = ["config.json", "/etc/mistry/config.json"];
+const DEFAULT_CONFIGS: [&str; 2] = ["config.json", "/etc/mistry/config.json"];
 
 /// There is no configuration.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "there is no configuration: neither '{}' here nor '{}'; name one with --config", CONFIGS[0], CONFIGS[1]
+    "there is no configuration: neither '{}' here nor '{}'; name one with --config", DEFAULT_CONFIGS[0], DEFAULT_CONFIGS[1]
 )]
 pub struct NoConfig;
 
@@ -74,14 +74,14 @@ impl Command {
     pub fn config(&self) -> Result<PathBuf, NoConfig> {
         match &self.config {
             Some(named) => Ok(named.clone()),
-            None => first(&CONFIGS.map(Path::new)).ok_or(NoConfig),
+            None => first_existing(&DEFAULT_CONFIGS.map(Path::new)).ok_or(NoConfig),
         }
     }
 }
 
 /// The first path that exists or may exist: a path that cannot be looked up is not skipped, because reading
 /// it reports the error.
-fn first(paths: &[&Path]) -> Option<PathBuf> {
+fn first_existing(paths: &[&Path]) -> Option<PathBuf> {
     let is_absent = |path: &Path| {
         std::fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     };
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(named.config().unwrap(), Path::new("x"));
         let home = tempfile::tempdir().unwrap();
         let (here, installed) = (home.path().join("a"), home.path().join("b"));
-        let found = || first(&[&here, &installed]);
+        let found = || first_existing(&[&here, &installed]);
         assert_eq!(found(), None);
         std::fs::write(&installed, "").unwrap();
         assert_eq!(found().as_ref(), Some(&installed));
@@ -187,7 +187,7 @@ mod tests {
         std::os::unix::fs::symlink("a", &here).unwrap();
         assert_eq!(found().as_ref(), Some(&here));
         let sentence = NoConfig.to_string();
-        for path in CONFIGS {
+        for path in DEFAULT_CONFIGS {
             assert!(sentence.contains(&format!("'{path}'")), "{sentence}");
         }
     }

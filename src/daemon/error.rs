@@ -8,12 +8,12 @@ use super::args::{self, DEFAULT_ADDRESS};
 use crate::{build, config, docker, filesystem, metrics, scheduler, systemd, web};
 
 /// The exit status of a wrong configuration: `EX_CONFIG` of sysexits(3).
-pub(super) const WRONG_CONFIG: u8 = 78;
+pub(super) const EXIT_WRONG_CONFIG: u8 = 78;
 /// The exit status of a daemon that stopped as idle and got work too late: `EX_TEMPFAIL` of sysexits(3).
 /// mistryd.service starts it again.
-pub(super) const START_AGAIN: u8 = 75;
+pub(super) const EXIT_START_AGAIN: u8 = 75;
 /// The exit status of a wrong command line, as clap has it.
-pub(super) const WRONG_USAGE: u8 = 2;
+pub(super) const EXIT_WRONG_USAGE: u8 = 2;
 
 /// An error that stops the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +69,8 @@ impl Error {
 
     pub(super) fn exit(&self) -> ExitCode {
         match self {
-            error if error.is_configuration() => ExitCode::from(WRONG_CONFIG),
-            Error::Address(_) => ExitCode::from(WRONG_USAGE),
+            error if error.is_configuration() => ExitCode::from(EXIT_WRONG_CONFIG),
+            Error::Address(_) => ExitCode::from(EXIT_WRONG_USAGE),
             _ => ExitCode::FAILURE,
         }
     }

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::scheduler::Scheduler;
 
 /// At the end, only tasks left by a panic can still run.
-const GRACE: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The worker.
 pub(super) enum Worker {
@@ -54,7 +54,7 @@ impl Worker {
     /// Must be called at the end.
     pub(super) async fn end(self) {
         if let Worker::Own(scheduler) = self {
-            scheduler.drain(GRACE).await;
+            scheduler.drain(DRAIN_TIMEOUT).await;
         }
     }
 }

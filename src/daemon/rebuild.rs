@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::Rebuild;
-use super::error::{Error, WRONG_USAGE, with_causes};
+use super::error::{EXIT_WRONG_USAGE, Error, with_causes};
 use super::holder::Worker;
 use super::output::{print_error, print_line};
 use crate::api::{ImageView, PruneView};
@@ -85,7 +85,7 @@ fn projects(config: &Config, options: &Rebuild) -> Result<Vec<ProjectName>, (Str
     }
     let named = options.projects.iter().map(|name| name.parse());
     let named: Result<_, NameError> = named.collect();
-    named.map_err(|error| (error.to_string(), ExitCode::from(WRONG_USAGE)))
+    named.map_err(|error| (error.to_string(), ExitCode::from(EXIT_WRONG_USAGE)))
 }
 
 impl Worker {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{access, assemble, policy};
-use super::error::{Error, START_AGAIN};
+use super::error::{EXIT_START_AGAIN, Error};
 use super::idle::{self, Closed, Interfaces};
 use super::listen::Listening;
 use super::notify::notify;
@@ -180,7 +180,7 @@ impl Server {
         let is_inherited = self.is_inherited;
         let idle = until_idle(&scheduler, &interfaces, idle_exit, is_inherited);
         let ending = tokio::select! {
-            () = until_told(terminate, interrupt) => Ending::Signal,
+            () = until_signal(terminate, interrupt) => Ending::Signal,
             closed = idle => Ending::Idle(closed?),
             // Both end when `stop` is cancelled, which happens later: until then an end is an error.
             served = &mut serving => {
@@ -210,7 +210,7 @@ impl Server {
     }
 }
 
-async fn until_told(mut terminate: Signal, mut interrupt: Signal) {
+async fn until_signal(mut terminate: Signal, mut interrupt: Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -260,7 +260,7 @@ impl Ending {
                     mistry_event = "stopping",
                     "ending for want of work, and a client came in the last moment: to be started again"
                 );
-                ExitCode::from(START_AGAIN)
+                ExitCode::from(EXIT_START_AGAIN)
             }
         }
     }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use rustix::fs::FlockOperation;
 
-use super::error::{Error, WRONG_CONFIG, WRONG_USAGE};
+use super::error::{EXIT_WRONG_CONFIG, EXIT_WRONG_USAGE, Error};
 use super::output::print_error;
 use crate::build::random_hex;
 use crate::config::Config;
@@ -20,13 +20,13 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
             "the configuration '{}' names no auth_tokens_file to keep the token in",
             config.path.display()
         ));
-        return Ok(ExitCode::from(WRONG_CONFIG));
+        return Ok(ExitCode::from(EXIT_WRONG_CONFIG));
     };
     if !is_token_name(name) {
         print_error(&format!(
             "'{name}': expected a name without spaces and control characters that does not begin with #"
         ));
-        return Ok(ExitCode::from(WRONG_USAGE));
+        return Ok(ExitCode::from(EXIT_WRONG_USAGE));
     }
     let opened = |error| Error::System("open the tokens file", error);
     let mut file = File::options()

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 
 use tokio::sync::oneshot;
 
-use super::notify::log_unheard;
+use super::notify::log_failed_notification;
 use crate::scheduler::Scheduler;
 use crate::systemd;
 use crate::web::AcceptControl;
@@ -39,7 +39,7 @@ pub(super) async fn keep_alive(
         match thread {
             Ok(_) => {
                 if let Ok(Err(error)) = beating.await {
-                    log_unheard(&error);
+                    log_failed_notification(&error);
                 }
             }
             Err(error) => tracing::error!(
