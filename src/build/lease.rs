@@ -69,6 +69,15 @@ impl Lease {
     }
 }
 
+impl Drop for Lease {
+    /// A child process that is being started holds copies of all descriptors until it runs its program, and
+    /// closing ours alone would leave the lock to it for that time.
+    fn drop(&mut self) {
+        // Nothing can be done about an error; the kernel releases the lock with the last descriptor.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 fn is_at(directory: &File, path: &Path) -> io::Result<bool> {
     let ours = rustix::fs::fstat(directory)?;
     match rustix::fs::lstat(path) {
@@ -85,5 +94,24 @@ pub(super) fn open(path: &Path) -> io::Result<Option<File>> {
         Ok(directory) => Ok(Some(File::from(directory))),
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_ends_when_it_is_dropped_even_if_a_child_process_has_its_descriptor() {
+        let home = tempfile::tempdir().unwrap();
+        let lease = Lease::take(home.path()).unwrap().unwrap();
+        assert!(Lease::take_last(home.path()).unwrap().is_none());
+        // A child has the same open file until it runs its program, as a copy of the descriptor has.
+        let _of_child = lease.0.try_clone().unwrap();
+        drop(lease);
+        let last = Lease::take_last(home.path()).unwrap().unwrap();
+        let _of_child = last.0.try_clone().unwrap();
+        drop(last);
+        assert!(Lease::take_last(home.path()).unwrap().is_some());
     }
 }
