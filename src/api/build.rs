@@ -18,6 +18,7 @@ pub const NO_DURATION: i64 = -1_000_000_000;
 
 /// The digests that entered the job id, so that the differences to a later job can be listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase", default)]
 pub struct InputDigests {
     /// The digest of the context.
@@ -27,6 +28,7 @@ pub struct InputDigests {
 /// A build as clients see it: `BuildInfo` of `GET /job/P/ID`, the answer of `POST /jobs`, and the public part of
 /// `build_info.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "BuildInfo"))]
 #[serde(rename_all = "PascalCase", default)]
 pub struct BuildView {
     /// Param values by name; null for opaque params.
@@ -55,11 +57,14 @@ pub struct BuildView {
     pub err_build: String,
     /// The end of the log; only in answers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub container_stdouterr: Option<String>,
     /// The end of standard error; only for failed builds.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub container_stderr: Option<String>,
     /// Always "rsync", for compatibility.
+    #[cfg_attr(test, schemars(extend("enum" = ["rsync"])))]
     pub transport_method: String,
     /// When the build started; while it is queued, when it was accepted.
     pub started_at: Timestamp,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where a build's directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Accepted and not finished.
@@ -24,6 +25,7 @@ impl State {
 
 /// What a pending build is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// It waits for a slot.
@@ -53,6 +55,7 @@ impl Phase {
 
 /// How a build ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Its container exited with 0.
@@ -91,6 +94,7 @@ impl Outcome {
 
 /// The origin and reason of a cancellation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct Cancelled {
     /// Requesting client.
@@ -101,6 +105,7 @@ pub struct Cancelled {
 
 /// The duration of each phase in milliseconds; null for a phase that did not happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Phases {
     /// From acceptance to a slot.
