@@ -10,6 +10,7 @@ mod gc;
 mod host;
 mod log;
 mod log_pieces;
+mod manifest;
 mod project;
 
 pub use build::{BuildView, InputDigests, NO_DURATION, NO_EXIT_CODE};
@@ -17,6 +18,7 @@ pub use gc::{GcRequest, GcView, RemovedView};
 pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
 pub use log_pieces::{LogPiece, LogPieces, MAX_PIECE, decode};
+pub use manifest::ManifestItem;
 pub use project::{ImageView, ProjectItem, ProjectView, PruneView};
 
 use std::{fmt, io};

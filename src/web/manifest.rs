@@ -6,32 +6,11 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use percent_encoding::percent_encode;
-use serde::Serialize;
 
 use super::pages::directory::IN_PATH;
+use crate::api::ManifestItem;
 use crate::build::{Contents, Entry, EntryKind};
 use crate::pipe::{self, More, Source};
-
-/// An entry of a build's artifacts.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Item {
-    /// Its path below the artifacts; bytes that are no UTF-8 are replaced.
-    path: String,
-    /// The exact path as it is part of an address.
-    #[serde(rename = "URL")]
-    url: String,
-    #[serde(rename = "Type")]
-    kind: &'static str,
-    /// Permissions, in octal as `chmod` takes them.
-    mode: String,
-    /// Bytes, of files.
-    size: u64,
-    /// Null for a time outside of the calendar.
-    modified: Option<Timestamp>,
-    /// The target of a link; bytes that are no UTF-8 are replaced.
-    target: Option<String>,
-}
 
 /// A manifest that is being sent.
 pub(super) struct Manifest {
@@ -66,7 +45,7 @@ impl Source for Manifest {
     }
 }
 
-fn item(path: &Path, entry: &Entry) -> Item {
+fn item(path: &Path, entry: &Entry) -> ManifestItem {
     let names: Vec<String> = path
         .iter()
         .map(|name| percent_encode(name.as_bytes(), IN_PATH).to_string())
@@ -77,7 +56,7 @@ fn item(path: &Path, entry: &Entry) -> Item {
         EntryKind::Link(target) => ("link", 0, Some(target.to_string_lossy().into_owned())),
         EntryKind::Special => ("special", 0, None),
     };
-    Item {
+    ManifestItem {
         path: path.to_string_lossy().into_owned(),
         url: names.join("/"),
         kind,
