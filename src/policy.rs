@@ -4,12 +4,16 @@ use std::time::Duration;
 
 /// Limits for stored builds; an absent rule has no effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Policy {
-    /// Builds unused for that long are removed.
+    /// Builds unused for that long are removed: `90m`, `12h`, `7d`.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub max_age: Option<Duration>,
-    /// Bytes that all builds together may take.
+    /// Bytes that all builds together may take: a number, or a text like `512M` or `20G`.
+    #[cfg_attr(test, schemars(extend("type" = ["integer", "string", "null"])))]
     pub max_bytes: Option<u64>,
-    /// Bytes that must be free where builds are kept.
+    /// Bytes that must be free where builds are kept: a number, or a text like `512M` or `20G`.
+    #[cfg_attr(test, schemars(extend("type" = ["integer", "string", "null"])))]
     pub min_free: Option<u64>,
     /// This many builds of each project stay, whatever the other rules say.
     pub keep_last: Option<u64>,

@@ -11,12 +11,15 @@ use super::next_key;
 use crate::policy::Policy;
 use crate::project;
 
-/// `POST /gc`: rules that replace the configured ones.
+/// `POST /gc`: rules that replace the configured ones. Keys are read in any letter case.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub struct GcRequest {
     /// Report the removals without doing them.
+    #[cfg_attr(test, schemars(with = "Option<bool>"))]
     pub dry_run: bool,
     /// The given rules.
+    #[cfg_attr(test, schemars(flatten))]
     pub policy: Policy,
 }
 
@@ -106,6 +109,7 @@ struct Size(#[serde(deserialize_with = "project::size")] Option<u64>);
 
 /// The answer of `POST /gc`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct GcView {
     /// Nothing was removed: this is what would be done.
@@ -126,6 +130,7 @@ pub struct GcView {
     pub short: u64,
     /// Until then no build is removed by age, since the server's clock was set forward; absent if it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "jiff::Timestamp"))]
     pub doubted_until: Option<jiff::Timestamp>,
     /// Bytes that are free now.
     pub free: u64,
@@ -135,6 +140,7 @@ pub struct GcView {
 
 /// One removed build.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Removed"))]
 #[serde(rename_all = "PascalCase")]
 pub struct RemovedView {
     /// The job's id.
@@ -145,8 +151,10 @@ pub struct RemovedView {
     /// The group, or "".
     pub group: String,
     /// `ready`, or `failed` for a rebuild beside its succeeded build.
+    #[cfg_attr(test, schemars(extend("enum" = ["ready", "failed"])))]
     pub place: String,
     /// The rule: `max_age`, `max_bytes`, `min_free`; or `torn`.
+    #[cfg_attr(test, schemars(extend("enum" = ["torn", "max_age", "max_bytes", "min_free"])))]
     pub why: String,
     /// The time of its last use.
     pub used: jiff::Timestamp,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// `GET /status`: the host and its activity.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct HostView {
     /// The server's version.
@@ -23,6 +24,7 @@ pub struct HostView {
     /// Total bytes there.
     pub disk_size: u64,
     /// `btrfs` or `plain`.
+    #[cfg_attr(test, schemars(extend("enum" = ["btrfs", "plain"])))]
     pub filesystem: String,
     /// The Docker Engine's version; null when it does not answer.
     pub engine: Option<String>,

@@ -6,6 +6,7 @@ use crate::job::{Outcome, State};
 
 /// The last event of `GET /log/P/ID`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct LogEnd {
     /// Ready, or pending if the server stops first.
@@ -18,6 +19,7 @@ pub struct LogEnd {
 
 /// `GET /log/P/ID?lines`: the line index. The three lists have an entry for each block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct LogLines {
     /// Bytes of the log that were indexed: its length then.
@@ -34,6 +36,7 @@ pub struct LogLines {
 
 /// `GET /log/P/ID?find=TEXT`: the lines that contain a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct LogMatches {
     /// Bytes of the log that were searched: its length then.
@@ -41,11 +44,13 @@ pub struct LogMatches {
     /// The number of such lines.
     pub count: u64,
     /// The first 1,000 of them.
+    #[cfg_attr(test, schemars(length(max = 1_000)))]
     pub matches: Vec<LogMatch>,
 }
 
 /// One match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct LogMatch {
     /// The line's number, counted from 0.

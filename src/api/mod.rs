@@ -21,6 +21,8 @@ pub use log_pieces::{LogPiece, LogPieces, MAX_PIECE, decode};
 pub use manifest::ManifestItem;
 pub use project::{ImageView, ProjectItem, ProjectView, PruneView};
 
+#[cfg(test)]
+use std::collections::BTreeMap;
 use std::{fmt, io};
 
 use serde::de::{self, MapAccess, Visitor};
@@ -30,20 +32,32 @@ use serde_json::value::RawValue;
 use crate::job::{GroupName, MAX_PARAMS, Params, Phase, State};
 use crate::project::{NameError, ProjectName};
 
-/// `POST /jobs`: the request body, names not yet parsed.
+/// `POST /jobs`: what is asked for. Keys are read in any letter case; an unknown one is an error that names
+/// it.
+// The names are not parsed yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub struct JobRequest {
     /// The project's name.
+    #[cfg_attr(test, schemars(regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")))]
     pub project: String,
-    /// Names and values, in the order given.
+    /// Names and values, in the order given. A param whose name begins with `_` is opaque: its value reaches
+    /// the build, is shown nowhere and does not enter the job id.
     #[serde(serialize_with = "as_object")]
+    #[cfg_attr(test, schemars(with = "Option<BTreeMap<String, String>>", extend(
+        "maxProperties" = MAX_PARAMS,
+        "propertyNames" = { "pattern": "^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$" },
+    )))]
     pub params: Vec<(String, String)>,
     /// The group; `""` is none.
+    #[cfg_attr(test, schemars(with = "Option<String>", length(max = 200)))]
     pub group: String,
     /// A new image and a new build, whatever is cached.
+    #[cfg_attr(test, schemars(with = "Option<bool>"))]
     pub rebuild: bool,
-    /// Cancel the build when the client disconnects, unless another one wants it.
+    /// Cancel the build when the client disconnects, unless another one wants it; not with `?async`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(test, schemars(with = "Option<bool>"))]
     pub cancel_on_disconnect: bool,
 }
 
@@ -236,10 +250,12 @@ fn as_object<S: serde::Serializer>(pairs: &[(String, String)], to: S) -> Result<
 
 /// `POST /job/P/ID/cancel`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CancelRequest {
-    /// The reason, for waiting clients: a line of at most [`MAX_REASON`] bytes.
+    /// The reason, for waiting clients: one line, without control characters.
     #[serde(default)]
+    #[cfg_attr(test, schemars(length(max = MAX_REASON)))]
     pub reason: String,
 }
 
@@ -270,6 +286,7 @@ impl CancelRequest {
 
 /// The state of a job: the answer of `POST /jobs?async`, and the `state` event of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct JobState {
     /// The job's id.
@@ -286,8 +303,10 @@ pub struct JobState {
     pub url: String,
 }
 
-/// `GET /job/P/ID` as JSON. The server has the info as JSON already; clients read it whole.
+/// `GET /job/P/ID` as JSON.
+// The server has the info as JSON already; clients read it whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "JobView"))]
 #[serde(rename_all = "PascalCase")]
 pub struct JobView<I = BuildView> {
     /// The job's id.
@@ -304,8 +323,10 @@ pub struct JobView<I = BuildView> {
     pub build_info: I,
 }
 
-/// One line of `GET /index/`. The server has the info as JSON already; clients read it whole.
+/// One line of `GET /index/`.
+// The server has the info as JSON already; clients read it whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "IndexItem"))]
 #[serde(rename_all = "camelCase")]
 pub struct IndexItem<I = BuildView> {
     /// The job's id.
@@ -338,6 +359,7 @@ impl IndexItem<BuildView> {
 
 /// The body of every error answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Error"))]
 pub struct ErrorView {
     /// One sentence.
     pub error: String,
@@ -346,6 +368,7 @@ pub struct ErrorView {
     pub request: String,
     /// The job that the error is about, when one was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub job: Option<String>,
 }
 

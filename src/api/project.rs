@@ -6,6 +6,7 @@ use super::IndexItem;
 
 /// One line of `GET /projects`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct ProjectItem {
     /// Its name.
@@ -18,6 +19,7 @@ pub struct ProjectItem {
 
 /// `GET /project/P` as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "ProjectView"))]
 #[serde(rename_all = "PascalCase")]
 pub struct ProjectView<I = IndexItem> {
     /// Its name.
@@ -25,13 +27,16 @@ pub struct ProjectView<I = IndexItem> {
     /// Id of the last succeeded build without a group.
     pub latest: Option<String>,
     /// Group names to the id of the last succeeded build of each.
+    #[cfg_attr(test, schemars(extend("additionalProperties" = { "type": "string", "pattern": "^[0-9a-f]{64}$" })))]
     pub groups: std::collections::BTreeMap<String, String>,
     /// The newest builds, newest first, at most 50.
+    #[cfg_attr(test, schemars(length(max = 50)))]
     pub builds: Vec<I>,
 }
 
 /// The answer of `POST /project/P/rebuild`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct ImageView {
     /// The project's name.
@@ -48,6 +53,7 @@ pub struct ImageView {
 
 /// The leftovers that an image rebuild cleans up: only this server's own.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase")]
 pub struct PruneView {
     /// Images of this server that are no longer referenced.

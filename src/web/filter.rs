@@ -6,7 +6,7 @@ use crate::build::{Filter, Place};
 use crate::job::{Outcome, State};
 
 /// Bytes of a search: a few words.
-const MAX_TEXT: usize = 200;
+pub(super) const MAX_TEXT: usize = 200;
 /// The filter's query names, in the order in which they are written.
 const NAMES: [&str; 5] = ["project", "group", "state", "outcome", "text"];
 

@@ -9,7 +9,7 @@ use super::response::{self, Response};
 use super::state::Web;
 use crate::api::HostView;
 
-/// The OpenAPI document; a test compares it with the routes.
+/// The OpenAPI document; a test derives it (`super::openapi`) and compares.
 const OPENAPI: &str = include_str!("../../docs/openapi.json");
 
 /// `GET /status`.

@@ -26,7 +26,7 @@ use crate::scheduler::{self, JobHandle, Submission};
 /// Bytes that are counted for a client that waits for a build: its handle, and its entry among the waiters.
 const WAITER_BYTES: u64 = 1 << 10;
 /// Builds in a list without `limit`, and the largest `limit`.
-const MAX_LIST: usize = 1_000;
+pub(super) const MAX_LIST: usize = 1_000;
 
 /// The budgets of a client that submits a job, or waits for a build.
 struct Budgets {

@@ -35,6 +35,8 @@ mod logs;
 mod manifest;
 mod media;
 mod news;
+#[cfg(test)]
+mod openapi;
 mod pace;
 mod paced;
 mod pages;

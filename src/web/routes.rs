@@ -22,9 +22,9 @@ type Handler = for<'a> fn(
 /// One method of one address.
 #[derive(Debug)]
 pub(super) struct Route {
-    method: Method,
+    pub(super) method: Method,
     /// `{name}` stands for one segment, `{*name}` for all that follow.
-    path: &'static str,
+    pub(super) path: &'static str,
     /// The scope that a token needs; `None` if no token is needed.
     pub(super) scope: Option<Scope>,
     pub(super) handler: Handler,
@@ -48,7 +48,7 @@ macro_rules! routes {
 
 /// All routes. `GET` is also `HEAD`, and every address accepts `OPTIONS`. `PUBLIC` routes are the same for
 /// all clients, and include the files of the page that asks for a token.
-static ROUTES: &[Route] = routes! {
+pub(super) static ROUTES: &[Route] = routes! {
     GET    "/"                                READ   => pages::overview,
     GET    "/static/{name}"                   PUBLIC => embedded::get,
     POST   "/jobs"                            BUILD  => jobs::create,

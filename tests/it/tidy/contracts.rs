@@ -1,4 +1,4 @@
-//! What documents promise and sources do: every route is in both papers of the HTTP contract,
+//! What documents promise and sources do: every route is in the paper of the HTTP contract,
 //! every key of the configuration in the sample and in the papers for operators.
 
 use std::collections::BTreeSet;
@@ -28,22 +28,6 @@ fn told(document: &str) -> BTreeSet<String> {
         .flat_map(|line| line.split('`').skip(1).step_by(2))
         .map(unnamed)
         .collect()
-}
-
-/// The routes of the OpenAPI document.
-fn declared(openapi: &str) -> BTreeSet<String> {
-    let document: Value = serde_json::from_str(openapi).unwrap();
-    let mut found = BTreeSet::new();
-    for (path, item) in document["paths"].as_object().unwrap() {
-        let item = match item["$ref"].as_str() {
-            Some(place) => document.pointer(place.trim_start_matches('#')).unwrap(),
-            None => item,
-        };
-        for method in item.as_object().unwrap().keys() {
-            found.insert(unnamed(&format!("{} {path}", method.to_uppercase())));
-        }
-    }
-    found
 }
 
 /// `/job/{}` of `/job/{id}`.
@@ -157,18 +141,13 @@ fn links_in_documents_lead_somewhere() {
 }
 
 #[test]
-fn every_route_is_in_both_papers_and_none_besides() {
+fn every_route_is_in_the_paper_and_none_besides() {
     let routes = routed(&read("src/web/routes.rs"));
     assert!(routes.len() > 10, "the routes are not found: {routes:?}");
     let names = ["web/routes.rs", "docs/http-api.md"];
     assert_none(&differences(
         names,
         [&routes, &told(&read("docs/http-api.md"))],
-    ));
-    let names = ["web/routes.rs", "docs/openapi.json"];
-    assert_none(&differences(
-        names,
-        [&routes, &declared(&read("docs/openapi.json"))],
     ));
 }
 
@@ -247,9 +226,6 @@ fn these_checks_can_fail() {
         ["GET /a/{}", "GET /index", "GET /index/"]
     );
     assert_eq!(differences(["", ""], [&routed(routes), &told]).len(), 3);
-    let openapi =
-        r##"{"paths": {"/index": {"$ref": "#/paths/~1index~1"}, "/index/": {"get": {}}}}"##;
-    assert_eq!(declared(openapi).len(), 2);
 
     let code = "pub struct A {\n    pub one: B,\n    #[serde(x)]\n    two_three: C<D>,\n}\nstruct E {\n f: G,\n}";
     assert_eq!(
