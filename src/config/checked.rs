@@ -100,16 +100,8 @@ impl ConfigFile {
     fn check(self, path: PathBuf) -> Result<Config, InvalidKey> {
         // Relative paths are relative to the file, and absolute from here on: Docker wants that.
         let home = path.parent().unwrap_or(Path::new("/"));
-        let projects_path = directory(
-            "projects_path",
-            home.join(&self.projects_path),
-            DirectoryUse::Read,
-        )?;
-        let build_path = directory(
-            "build_path",
-            home.join(&self.build_path),
-            DirectoryUse::Write,
-        )?;
+        let projects_path = directory("projects_path", home.join(&self.projects_path), Use::Read)?;
+        let build_path = directory("build_path", home.join(&self.build_path), Use::Write)?;
         if build_path == projects_path {
             // Every build would change its project.
             return invalid(
@@ -177,17 +169,13 @@ fn invalid<T>(key: &'static str, expected: impl Into<String>) -> Result<T, Inval
 
 /// What the daemon does with a directory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum DirectoryUse {
+enum Use {
     Read,
     Write,
 }
 
 /// A directory that is there and can be used, by its real path.
-fn directory(
-    key: &'static str,
-    place: PathBuf,
-    usage: DirectoryUse,
-) -> Result<PathBuf, InvalidKey> {
+fn directory(key: &'static str, place: PathBuf, usage: Use) -> Result<PathBuf, InvalidKey> {
     let shown = place.display();
     let found = match std::fs::canonicalize(&place) {
         Ok(found) => found,
@@ -202,8 +190,8 @@ fn directory(
         );
     }
     let (access, what) = match usage {
-        DirectoryUse::Write => (Access::WRITE_OK, "written to"),
-        DirectoryUse::Read => (Access::READ_OK, "read"),
+        Use::Write => (Access::WRITE_OK, "written to"),
+        Use::Read => (Access::READ_OK, "read"),
     };
     let access = access | Access::EXEC_OK;
     match rustix::fs::accessat(rustix::fs::CWD, &found, access, AtFlags::EACCESS) {
