@@ -31,15 +31,11 @@ const LATE_CONTAINER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct BuildTask {
     pub(super) shared: Arc<Shared>,
     pub(super) active: Arc<ActiveJob>,
-    /// `None` only while a blocking thread has it.
-    pub(super) pending: Option<PendingBuild>,
+    pending: Location,
     /// The reason for an early end, decided in this process or an earlier one; as in the record.
     stopped: Option<Stopped>,
     /// The limits of the build; as in the record.
     limits: BuildLimits,
-    /// The thread that has the pending build. If a future that waits for the thread is dropped, the handle
-    /// stays here.
-    pub(super) worker: Option<JoinHandle<PendingBuild>>,
     /// The end of the container's standard error.
     pub(super) stderr: Vec<u8>,
     /// Its container has a memory limit, or an earlier process made it: at its end the Engine is asked
@@ -53,6 +49,16 @@ pub(super) struct BuildTask {
     pub(super) stage_deadline: Option<StageDeadline>,
     /// Set when its end is decided, so that its last steps are bounded, too.
     pub(super) stop_decided: Arc<SetOnce<()>>,
+}
+
+/// Where the pending build of a task is.
+enum Location {
+    /// With the task.
+    Task(PendingBuild),
+    /// With a thread that works on it. If a future that waits for the thread is dropped, the handle stays here.
+    Thread(JoinHandle<PendingBuild>),
+    /// Nowhere: the thread has panicked. The build is read from the disk to end it.
+    Lost,
 }
 
 /// The end of a stage, and how long the stage may take.
@@ -85,10 +91,9 @@ impl BuildTask {
         BuildTask {
             shared,
             active,
-            pending: Some(pending),
+            pending: Location::Task(pending),
             stopped,
             limits,
-            worker: None,
             stderr: Vec::new(),
             may_run_out_of_memory: true,
             processes: None,
@@ -232,7 +237,19 @@ impl BuildTask {
     }
 
     pub(super) fn pending(&mut self) -> Result<&mut PendingBuild, Interruption> {
-        self.pending.as_mut().ok_or(Interruption::Lost(Error::Lost))
+        match &mut self.pending {
+            Location::Task(pending) => Ok(pending),
+            Location::Thread(_) | Location::Lost => Err(Interruption::Lost(Error::Lost)),
+        }
+    }
+
+    /// The pending build, after a thread that still works on it; `None` if that has panicked.
+    pub(super) async fn into_pending(mut self) -> Option<PendingBuild> {
+        self.wait_for_worker().await.ok()?;
+        match self.pending {
+            Location::Task(pending) => Some(pending),
+            Location::Thread(_) | Location::Lost => None,
+        }
     }
 
     pub(super) fn enter(&mut self, phase: Phase) -> Result<(), Interruption> {
@@ -281,9 +298,12 @@ impl BuildTask {
         &mut self,
         work: impl FnOnce(&mut PendingBuild) -> Result<T, Interruption> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, Interruption>>, Interruption> {
-        let mut pending = self.pending.take().ok_or(Interruption::Lost(Error::Lost))?;
+        let Location::Task(mut pending) = std::mem::replace(&mut self.pending, Location::Lost)
+        else {
+            return Err(Interruption::Lost(Error::Lost));
+        };
         let (done, result) = oneshot::channel();
-        self.worker = Some(tokio::task::spawn_blocking(move || {
+        self.pending = Location::Thread(tokio::task::spawn_blocking(move || {
             // If the result is not waited for any longer, the build's record has it.
             let _ = done.send(work(&mut pending));
             pending
@@ -293,14 +313,15 @@ impl BuildTask {
 
     /// Waits for the thread that has the pending build.
     pub(super) async fn wait_for_worker(&mut self) -> Result<(), Interruption> {
-        let Some(worker) = &mut self.worker else {
+        let Location::Thread(worker) = &mut self.pending else {
             return Ok(());
         };
-        let pending = worker.await;
-        self.worker = None;
-        let pending = pending.map_err(|_| Interruption::Lost(Error::Lost))?;
+        let Ok(pending) = worker.await else {
+            self.pending = Location::Lost;
+            return Err(Interruption::Lost(Error::Lost));
+        };
         self.stopped.clone_from(&pending.internal().stopped);
-        self.pending = Some(pending);
+        self.pending = Location::Task(pending);
         Ok(())
     }
 }

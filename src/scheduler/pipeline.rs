@@ -160,10 +160,8 @@ pub(super) async fn run_build(
         Ok(()) => Box::pin(task.run_attempts(start)).await,
         Err(interruption) => Err(interruption),
     };
-    // A thread that still works on the pending build must end first.
-    let worker = task.wait_for_worker().await;
     let stderr = std::mem::take(&mut task.stderr);
-    let (Ok(()), Some(pending)) = (worker, task.pending) else {
+    let Some(pending) = task.into_pending().await else {
         return end_after_panic(shared, active).await;
     };
     match made {
