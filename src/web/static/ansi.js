@@ -1,16 +1,16 @@
 // A line of a log as a terminal shows it: text in colours, without escape sequences. Nothing here knows a page.
 //
-// The rules are those of `build/lines/escapes.rs`: what is torn is over where it can go on no longer, and a
-// progress bar that writes over itself with carriage returns is what it wrote last.
+// The rules are those of `build/lines/escapes.rs`: an incomplete escape sequence ends at the first character that
+// cannot belong to it, and of a progress bar that overwrites itself with carriage returns the last text counts.
 
-/** Nothing is in force. */
+/** The style without any attribute or colour. */
 export const PLAIN = Object.freeze({ flags: 0, front: null, back: null });
 
 const ESCAPE = /\x1b(?:\[([\x20-\x3f]*)([\x40-\x7e])?|[\]PX^_][^\x00-\x1f]*(?:\x07|\x1b\\)?|[\x20-\x2f]*[\x30-\x7e]?)/g;
 
 const COLOURS = /\x1b\[([\d;:]{0,127})m/g;
 
-/** Parameters past this set no colours, and numbers past the other are not heeded. */
+/** A sequence with more parameters sets no colours, and numbers after this many are ignored. */
 const MAX_PARAMS = 128;
 const MAX_NUMBERS = 64;
 
@@ -52,7 +52,7 @@ function colourOf(groups) {
     return kind === 2 ? direct([next(), next(), next()]) : null;
 }
 
-/** One of the sixteen is a number, every other colour its CSS. */
+/** One of the sixteen colours is a number, every other colour is its CSS. */
 function palette(index) {
     if (index === null || index > 255) {
         return null;
@@ -112,7 +112,7 @@ export function after(line, before) {
     return style;
 }
 
-/** What is seen of a line: `[{ text, style }]`. */
+/** The visible text of a line, in runs of one style: `[{ text, style }]`. */
 export function runs(line, before) {
     if (!line.includes("\x1b") && !line.includes("\r")) {
         return line === "" ? [] : [{ text: line, style: before }];
@@ -120,7 +120,7 @@ export function runs(line, before) {
     return parts(line, before);
 }
 
-/** What is seen of a line, as text alone. */
+/** The visible text of a line. */
 export function visible(line) {
     return runs(line, PLAIN).map((run) => run.text).join("");
 }
@@ -133,7 +133,7 @@ function parts(line, before) {
         text.split("\r").forEach((segment, number) => {
             isBack ||= number > 0;
             if (segment !== "") {
-                // What is written after a carriage return takes the place of what is there.
+                // Text after a carriage return replaces the text before it.
                 found = isBack ? [] : found;
                 isBack = false;
                 found.push({ text: segment, style });

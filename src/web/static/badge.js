@@ -1,4 +1,4 @@
-// What a background tab tells: its icon, its title, and whether the page is live.
+// What a background tab shows: its icon, its title, and whether the page is live.
 
 const icon = () => document.querySelector('link[rel="icon"]');
 
@@ -10,7 +10,7 @@ export function badge(name) {
     }
 }
 
-/** Says at the top of the page whether it hears from the server. */
+/** Shows at the top of the page whether it is connected to the server. */
 export function connection(isConnected) {
     const told = isConnected ? "● live" : "○ not connected, trying again";
     document.body.dataset.connected = isConnected;

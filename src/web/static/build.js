@@ -1,4 +1,4 @@
-// The page of a build, live while it is under way: what the server says of it, as it says it.
+// The page of a build, updated from the server's events until the build is over.
 
 import { buttons } from "./buttons.js";
 import { badge, connection } from "./badge.js";
@@ -19,7 +19,7 @@ export function mount(page) {
     let isStale = false;
     let isRefreshing = false;
 
-    /** One after the other: what the server said first must not stand in the end. */
+    /** Updates run one after the other, so that an older response never replaces a newer one. */
     async function change() {
         isStale = true;
         if (isRefreshing) {
@@ -51,7 +51,7 @@ export function mount(page) {
         onstate: connection,
         onevent(name, data) {
             const told = JSON.parse(data);
-            // What became of it before we heard is known when the present was told.
+            // Changes from before the connection are known once the `present` event has come.
             if (name === "job" || name === "present" || (name === "gone" && told.ID === id)) {
                 change();
             }

@@ -1,8 +1,8 @@
-// What a reader may do: cancel, build again, rebuild, pin; rebuild an image; pause the queue.
+// The actions of a page: cancel, build again, rebuild, pin; rebuild an image; pause the queue.
 
 import { ask } from "./server.js";
 
-/** Shows the buttons below `page` and has them do what they say. */
+/** Shows the buttons below `page` and binds their actions. */
 export function buttons(page) {
     const bar = page.querySelector("#actions");
     bar.hidden = false;
@@ -74,7 +74,7 @@ const ACTIONS = {
     },
 };
 
-/** Asks for the same job; secrets are kept nowhere, so the reader is asked for them. */
+/** Submits the same job again. Secrets are not stored, so the reader enters them again. */
 async function build(page, rebuild) {
     const { BuildInfo: info } = await (await ask(`/job/${page.dataset.build}?log=none`)).json();
     const secrets = Object.keys(info.Params).filter((name) => info.Params[name] === null);
@@ -94,7 +94,7 @@ async function build(page, rebuild) {
     }
 }
 
-/** What became of a button's wish, beside it. */
+/** Shows the result of an action beside its button. */
 function tell(button, sentence) {
     const bar = button.parentElement;
     const told = bar.querySelector("[role=status]") ?? bar.appendChild(document.createElement("span"));
@@ -102,7 +102,7 @@ function tell(button, sentence) {
     told.textContent = sentence;
 }
 
-/** Asks the reader; resolves to the values by name, or null. */
+/** Shows a dialog with fields; resolves to their values by name, or to null if the reader cancels. */
 function question(sentence, fields, yes) {
     const dialog = document.createElement("dialog");
     const form = document.createElement("form");

@@ -13,7 +13,7 @@ export function mount() {
     }
 }
 
-/** The clipboard is only there for pages over TLS and of this host; else the text is selected for the reader. */
+/** Browsers offer the clipboard only to pages over TLS or of this host; elsewhere the text is selected for the reader. */
 async function copy(element) {
     try {
         await navigator.clipboard.writeText(element.textContent);

@@ -9,7 +9,7 @@ export function mount(page) {
     let last = null;
     let isAsking = false;
 
-    /** Paused, or without an Engine: the page says it in the server's words. */
+    /** When the queue is paused or the Engine is away, the notices are read from the server's page. */
     async function show() {
         draw(page, last);
         if (isAsking || page.dataset.told === said(last)) {
@@ -20,11 +20,11 @@ export function mount(page) {
             const asked = said(last);
             await again(page);
             if (said(last) !== asked) {
-                // It has changed while the page was on its way.
+                // The state changed while the page was being loaded.
                 await again(page);
             }
         } catch {
-            // Without a server, the stream that comes back tells it again.
+            // If the server is not reachable, the next connection sends the state again.
             return;
         } finally {
             isAsking = false;

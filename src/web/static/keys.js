@@ -1,8 +1,8 @@
-// Keys as commands. Each is one letter with a sentence; `?` lists those of the page.
+// Keys as commands. Each is one letter with a description; `?` lists the keys of the page.
 
 const commands = new Map();
 
-/** Has `key` mean `action`, which the list of keys calls `what`. */
+/** Binds `key` to `action`; `what` is its description in the list of keys. */
 export function bind(key, what, action) {
     commands.set(key, { what, action });
 }

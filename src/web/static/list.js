@@ -1,4 +1,4 @@
-// The overview, live: rows come, change and go as the server tells.
+// The overview, live: rows are added, changed and removed by the server's events.
 
 import { badge, connection } from "./badge.js";
 import { bind } from "./keys.js";
@@ -7,10 +7,10 @@ import { find, parse, place, walkable } from "./rows.js";
 import { PATIENCE, follow, isFinal, page, pause } from "./server.js";
 import { local } from "./times.js";
 
-/** Builds under way that are shown, as the server bounds them. */
+/** Most active builds that are shown; the server has the same limit. */
 const MOST_LIVE = 100;
 
-/** Events that a page which was asked for before may not know. */
+/** Events that may be newer than a page that was requested before them. */
 const LATER = ["row", "gone", "host"];
 
 const now = document.querySelector("#now");
@@ -25,7 +25,7 @@ export function mount(list) {
         onstate(isConnected) {
             connection(isConnected);
             named.clear();
-            // What was removed while no event came must go, too.
+            // Builds that were removed while the page was not connected are removed from the tables, too.
             isStale ||= !isConnected;
         },
         onevent(name, data) {
@@ -39,11 +39,11 @@ export function mount(list) {
     });
 }
 
-/** The tables may show what is gone: they are asked for anew when the present was told. */
+/** The tables may show removed builds: they are requested again once the `present` event has come. */
 let isStale = false;
-/** Builds under way that were told since the connection: others in the table are over, whatever was heard. */
+/** Active builds that were received since the connection: all others in the table are over. */
 const named = new Set();
-/** What was told while the tables are asked for: they may be older. Null when they are not. */
+/** Events that came while the tables were requested: the tables may be older. Null while no request runs. */
 let missed = null;
 
 function take(list, name, told) {
@@ -77,7 +77,7 @@ function show(list, { Project, ID, State, Row }) {
     there?.remove();
     if ("first" in list.dataset) {
         place(recent.tBodies[0], row);
-        // Those that go would be on no page, unless the way to the older ones begins anew, too.
+        // The removed rows would be on no page, unless the link to the older builds is updated, too.
         if (recent.tBodies[0].rows.length >= 2 * Number(list.dataset.most)) {
             again(list);
         }
@@ -91,7 +91,7 @@ function host(list, { Slots, Running, Queued, Paused, EngineAway }) {
     }
 }
 
-/** The notices and tables as the server has them now; one request at a time. */
+/** Requests the current notices and tables from the server, one request at a time. */
 async function again(list) {
     isStale = true;
     if (missed) {
@@ -110,7 +110,7 @@ async function again(list) {
                 local(rows);
                 table.tBodies[0].replaceWith(document.adoptNode(rows));
             }
-            // The answer may be older than what was told meanwhile.
+            // The response may be older than events that came meanwhile.
             missed.filter(([name]) => LATER.includes(name)).forEach(([name, told]) => take(list, name, told));
         } catch (error) {
             if (isFinal(error)) {
@@ -124,7 +124,7 @@ async function again(list) {
     tidy();
 }
 
-/** Empty tables are hidden, the tab says what is going on. */
+/** Hides empty tables, and updates the title and the icon of the tab. */
 function tidy() {
     const live = now.tBodies[0].rows.length;
     now.hidden = live === 0;

@@ -1,5 +1,5 @@
-// The log of a build: any part of it at once, however long it is; on while it grows; with a text found in it, a
-// line or a range linked to.
+// The view of a build's log: it shows any part of a long log at once, follows a log that grows, finds text, and
+// links to lines and ranges.
 
 import { bind } from "./keys.js";
 import { Blocks } from "./logblocks.js";
@@ -11,10 +11,10 @@ import { AGAIN, isFinal, pause } from "./server.js";
 
 const WRAP = "mistry-log-wrap";
 
-/** After the last letter typed, before the server is asked, in milliseconds. */
+/** Delay between the last typed letter and the search request, in milliseconds. */
 const TYPED = 250;
 
-/** No letter of the log is narrower, in pixels. */
+/** The least width of a letter of the log, in pixels. */
 const NARROWEST = 4;
 
 const STATES = {
@@ -24,7 +24,7 @@ const STATES = {
     over: "",
 };
 
-/** Makes `section` a view of the log that it names. */
+/** Makes `section` the view of its log. */
 export function mount(section) {
     new View(section).open();
 }
@@ -33,10 +33,10 @@ class View {
     #range = null;
     #marked = 0;
     #drawing = 0;
-    /** While the build runs: what is printed is shown. */
+    /** True while new output is scrolled into view. */
     #isFollowing;
     #state = "open";
-    /** Stands before what is said of the stream. */
+    /** A prefix of the message about the stream. */
     #note = "";
     #renewing = false;
     #over = new AbortController();
@@ -51,7 +51,7 @@ class View {
         this.#take(this.#blocks());
     }
 
-    /** Blocks of the log that there is now. */
+    /** The blocks of the current log. */
     #blocks() {
         const blocks = new Blocks(this.path, (...ended) => this.blocks === blocks && this.find.see(...ended));
         return blocks;
@@ -75,7 +75,7 @@ class View {
         this.#stream();
     }
 
-    /** Opens blocks, again and again where that may be better later. */
+    /** Opens the blocks of a log; retries after errors that may pass. */
     async #opened(blocks, isPending) {
         for (let wait = AGAIN[0]; ; wait = Math.min(wait * 2, AGAIN[1])) {
             try {
@@ -90,7 +90,7 @@ class View {
         }
     }
 
-    /** Shows the log when it was opened. */
+    /** Shows the log after it was opened. */
     #show() {
         this.section.querySelector("pre")?.remove();
         this.box.hidden = false;
@@ -122,7 +122,7 @@ class View {
         }
     }
 
-    /** Says what went wrong with some blocks; where the log is another one by now, opens that. */
+    /** Shows the error of reading blocks; if the log was replaced meanwhile, opens the new one. */
     #failed(error, blocks) {
         if (error.status === 412) {
             this.#renew(blocks);
@@ -131,7 +131,7 @@ class View {
         }
     }
 
-    /** The job was asked for again: its log begins anew, and grows, or has. */
+    /** The job was requested again: it has a new log, which may still grow. */
     async #renew(old) {
         if (this.#renewing || old !== this.blocks) {
             return;
@@ -208,13 +208,13 @@ class View {
                     this.#next(event.shiftKey ? -1 : 1);
                 }
             } else if (event.key === "Escape") {
-                // The field keeps what stands in it: n and N go on with it.
+                // The field keeps its text: the keys n and N continue the search.
                 event.preventDefault();
                 this.box.focus();
             }
         });
         this.box.addEventListener("click", (event) => this.#clicked(event));
-        // The browser knows only the rows that are in the page.
+        // The browser's own search sees only the rows that are in the page.
         this.box.addEventListener("keydown", (event) => {
             if ((event.key === "Home" || event.key === "End") && !event.shiftKey) {
                 event.preventDefault();
@@ -248,7 +248,7 @@ class View {
         };
     }
 
-    /** How many lines of text a row takes at least: what escapes and carriage returns take away is not counted. */
+    /** The least number of text lines that a row takes; escape sequences and carriage returns are not subtracted. */
     #tall(number) {
         const text = this.isWrapped ? this.blocks.line(number)?.text : undefined;
         if (text === undefined || text.length < NARROWEST || /[\x1b\r]/.test(text)) {
@@ -257,7 +257,7 @@ class View {
         return Math.max(1, Math.floor((text.length * NARROWEST) / this.box.clientWidth));
     }
 
-    /** Asks for the block of a row that is not here, and shows it when it is. */
+    /** Requests the block of a row that is not loaded, and shows it when it is. */
     async #fetch(number) {
         const { blocks } = this;
         try {
@@ -354,7 +354,7 @@ class View {
         }
     }
 
-    /** Goes elsewhere: what is printed now no longer pulls us away. */
+    /** Goes to another place of the log; new output is no longer scrolled into view. */
     #leave(go) {
         if (this.window) {
             this.isAtEnd = false;
@@ -383,7 +383,7 @@ class View {
         }
     }
 
-    /** Looks for what stands in the field; true when there is something. */
+    /** Searches for the text in the field; true if there is one. */
     async #search() {
         const text = this.input.value;
         if (text !== this.find.text) {
@@ -482,7 +482,7 @@ function size(bytes) {
     return `${number.toFixed(1)} ${units[unit]}`;
 }
 
-/** A browser may keep nothing for us. */
+/** A stored setting, or null; a browser may refuse storage. */
 function stored(key) {
     try {
         return localStorage.getItem(key);
@@ -495,6 +495,6 @@ function store(key, value) {
     try {
         localStorage.setItem(key, value);
     } catch {
-        // It is forgotten with the page, then.
+        // Without storage the setting is lost with the page.
     }
 }

@@ -1,7 +1,7 @@
-// A log in blocks: which lines are in which, those that were read lately, and what comes at the end.
+// A log in blocks: which lines are in which block, a cache of recently read blocks, and new output at the end.
 //
-// The server tells where blocks begin; a block is asked for when one of its lines is to be shown, and a few are
-// kept. What a running build prints is cut into blocks here, by the rules of `build/lines/index.rs`.
+// The server sends where blocks begin; a block is requested when one of its lines is to be shown, and a few are
+// cached. The output of a running build is cut into blocks here, by the rules of `build/lines/index.rs`.
 
 import { PLAIN, apply } from "./ansi.js";
 import { Cutter, SHOWN, line } from "./loglines.js";
@@ -10,10 +10,10 @@ import { ask } from "./server.js";
 const BLOCK_LINES = 2000;
 const BLOCK_BYTES = 64 << 10;
 
-/** Letters of the blocks that are kept: more than any window shows of the longest lines, and little memory. */
+/** Most letters of cached blocks: more than a window shows of the longest lines, and little memory. */
 const KEPT = 8 << 20;
 
-/** Letters as which a line counts besides its own. */
+/** The overhead of a line, counted as letters. */
 const PER_LINE = 64;
 
 export class Blocks {
@@ -24,10 +24,10 @@ export class Blocks {
     #letters = 0;
     #coming = new Map();
     #lines = 0;
-    /** Cuts what comes at the end; null where nothing does. */
+    /** Cuts new output into lines; null for a log that does not grow. */
     #end = null;
 
-    /** `onend(number, line, start, end)` is told of each line that ends while the log grows. */
+    /** `onend(number, line, start, end)` is called for each line that ends while the log grows. */
     constructor(path, onend = () => {}) {
         this.path = path;
         this.onend = onend;
@@ -35,17 +35,17 @@ export class Blocks {
         this.tag = null;
     }
 
-    /** Headers for more of the same log: another one, of the job asked for again, is refused with 412. */
+    /** Headers of requests for the same log: if the job was requested again and has another log, the answer is 412. */
     get same() {
         return this.tag === null ? {} : { "Mistry-Log": this.tag };
     }
 
-    /** Lines that there are. */
+    /** The number of lines. */
     get count() {
         return this.#end ? this.#firsts.at(-1) + this.#end.lines.length + (this.#end.open ? 1 : 0) : this.#lines;
     }
 
-    /** Asks where lines begin; `grows` where more will come: then it can be pushed. */
+    /** Requests where lines begin; `grows` says that the log grows, so that output can be pushed. */
     async open(grows) {
         const response = await ask(`${this.path}?lines`);
         const told = await response.json();
@@ -60,7 +60,7 @@ export class Blocks {
         }
     }
 
-    /** The line, or undefined where it was not read: `need` reads it. */
+    /** The line, or undefined if it is not loaded: `need` loads it. */
     line(number) {
         const block = this.#blockOf(number);
         const at = number - this.#firsts[block];
@@ -69,14 +69,14 @@ export class Blocks {
         }
         const lines = this.#kept.get(block);
         if (lines) {
-            // What was used last is forgotten last.
+            // The most recently used block is dropped last.
             this.#kept.delete(block);
             this.#kept.set(block, lines);
         }
         return lines?.[at];
     }
 
-    /** Reads what is missing of lines `from` up to `to`; true when there was something. */
+    /** Loads the missing ones of lines `from` to `to`; true if any was missing. */
     async need(from, to) {
         const missing = [];
         for (let block = this.#blockOf(from); block < this.#offsets.length && this.#firsts[block] < to; block++) {
@@ -89,13 +89,13 @@ export class Blocks {
         return missing.length > 0;
     }
 
-    /** What comes next of a log that grows. */
+    /** Adds new output of a log that grows. */
     push(bytes) {
         this.#end.push(bytes);
         this.length += bytes.length;
     }
 
-    /** It grows no more. */
+    /** The log no longer grows. */
     finish() {
         this.#end?.finish();
     }
@@ -151,7 +151,7 @@ export class Blocks {
         return cutter.lines;
     }
 
-    /** A line that is a block by itself is not read whole. */
+    /** Of a line that is a block by itself only parts are read. */
     #isLong(block) {
         const [from, to] = this.#bounds(block);
         const lines = (this.#firsts[block + 1] ?? this.#lines) - this.#firsts[block];

@@ -1,4 +1,4 @@
-// A text in a log: the server says which lines of what is there hold it; what comes later is looked at here.
+// Finds a text in a log: the server searches the existing lines, later lines are searched here.
 
 import { visible } from "./ansi.js";
 import { ask } from "./server.js";
@@ -9,23 +9,23 @@ export function pattern(text) {
     return new RegExp(literal.replace(/[A-Za-z]/g, (letter) => `[${letter.toLowerCase()}${letter.toUpperCase()}]`), "g");
 }
 
-/** Lines that are gone to; what is found past them is counted. As many as the server tells. */
+/** Most matches that can be gone to; further ones are only counted. The server has the same limit. */
 const MAX_LINES = 1000;
 
 export class Find {
     #asking = null;
-    /** The last line that the server told. */
+    /** The last line that the server has searched. */
     #last = null;
     #late = [];
     #length = null;
 
-    /** In the log of these blocks. */
+    /** Searches the log of these blocks. */
     constructor(blocks) {
         this.blocks = blocks;
         this.clear();
     }
 
-    /** Nothing is looked for. */
+    /** Ends the search. */
     clear() {
         this.#asking?.abort();
         this.text = "";
@@ -38,7 +38,7 @@ export class Find {
         this.#length = null;
     }
 
-    /** Looks for a text; false when something else was asked for meanwhile. */
+    /** Searches for a text; false if another search was begun meanwhile. */
     async begin(text) {
         this.clear();
         const asking = new AbortController();
@@ -64,7 +64,7 @@ export class Find {
         }
     }
 
-    /** A line that ended just now; true when it holds the text. */
+    /** Checks a line that has just ended; true if it contains the text. */
     see(number, line, start, end) {
         if (!this.needle || visible(line.text).search(this.needle) < 0) {
             return false;
@@ -77,7 +77,7 @@ export class Find {
         return this.#add(found);
     }
 
-    /** Goes to the match after the one where we are, or the first from line `first` on; `step` is 1 or -1. */
+    /** Goes to the match after the current one, or to the first one from line `first` on; `step` is 1 or -1. */
     next(step, first) {
         const { lines } = this;
         if (lines.length === 0) {
@@ -104,7 +104,7 @@ export class Find {
     }
 
     #add({ number, start, end }) {
-        // The server has seen the line, whole or, the last, as far as it went then.
+        // The server has searched the line; the last line only as far as it went then.
         const isTold = end < this.#length || (start < this.#length && number === this.#last);
         if (isTold) {
             return false;

@@ -1,9 +1,9 @@
-// Bytes of a log, cut into lines as they come. A line is `{ text, before, more }`: its text as printed, the
-// colours that it begins with, and how many bytes of it are left out.
+// Cuts the bytes of a log into lines as they arrive. A line is `{ text, before, more }`: its text as printed, the
+// style at its beginning, and how many of its bytes are left out.
 
 import { after } from "./ansi.js";
 
-/** Bytes of a line that are shown. */
+/** Most bytes of a line that are shown. */
 export const SHOWN = 16 << 10;
 
 const decoder = new TextDecoder();
@@ -18,12 +18,12 @@ function joined(a, b) {
     return both;
 }
 
-/** A line of which so many bytes begin with `head` and end with `tail`; of a short one, `head` is all. */
+/** A line that begins with `head` and ends with `tail`; of a short line, `head` is all of it. */
 export function line(head, tail, size, before) {
     if (size <= SHOWN) {
         return { text: decoder.decode(head), before, more: 0 };
     }
-    // Of a progress bar the end counts.
+    // Of a progress bar only the end is visible.
     const end = decoder.decode(tail);
     const back = end.indexOf("\r");
     if (back >= 0 && back < lastSeen(end)) {
@@ -32,7 +32,7 @@ export function line(head, tail, size, before) {
     return { text: decoder.decode(head.subarray(0, SHOWN)).replace(/\ufffd$/, ""), before, more: size - SHOWN };
 }
 
-/** Where the last letter stands that is no carriage return; -1 where there is none. */
+/** The position of the last letter that is no carriage return; -1 if there is none. */
 function lastSeen(text) {
     let at = text.length - 1;
     while (at >= 0 && text[at] === "\r") {
@@ -49,19 +49,19 @@ export class Cutter {
     #size = 0;
     #open = null;
 
-    /** `onend(start, end)` is told of each line that is over: the last of `lines`. */
+    /** `onend(start, end)` is called for each completed line: the last of `lines`. */
     constructor(start, style, onend = () => {}) {
         this.at = start;
         this.style = style;
         this.onend = onend;
     }
 
-    /** Where the line begins that is not over. */
+    /** Where the incomplete line begins. */
     get start() {
         return this.at - this.#size;
     }
 
-    /** The line that is not over, or null. */
+    /** The incomplete line, or null. */
     get open() {
         if (this.#size === 0) {
             return null;
@@ -84,13 +84,13 @@ export class Cutter {
         this.#take(bytes.subarray(from));
     }
 
-    /** Passes over `count` bytes of the line that is not over. */
+    /** Skips `count` bytes of the incomplete line. */
     skip(count) {
         this.#size += count;
         this.at += count;
     }
 
-    /** Nothing comes any more. */
+    /** Ends the log. */
     finish() {
         if (this.#size > 0) {
             this.#end(0);

@@ -1,23 +1,23 @@
 // A line of a log as a row of the page. Text stays text: nothing that a container prints becomes markup, and
-// what would hide or turn what is around it is shown by its number.
+// characters that would hide or reverse the text around them are shown by their numbers.
 
 import { PLAIN, has, runs } from "./ansi.js";
 
-/** Control characters but the tab, and what `misleads` in `build/lines/readable.rs`: the same list. */
+/** Control characters except the tab, and the characters of `misleads` in `build/lines/readable.rs`: the same list. */
 const ODD = /[\x00-\x08\x0a-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/gu;
 
-/** An address ends before what is no part of one; what closes a sentence is none either. */
+/** An address ends before characters that no address has, and before punctuation that ends a sentence. */
 const LINK = /https?:\/\/[^\s<>"'`\\^{|}\x00-\x1f\x7f-\xa0\xad\u034f\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+/g;
 const AFTER_LINK = ".,;:!?)]";
 
-/** Addresses, and marks of a text that is looked for, in one row. */
+/** Most addresses, and most marked matches, in one row. */
 const MAX_MARKS = 500;
 
-/** Runs of one row that have colours, and letters of it that have an element of their own: what comes after
- * them is there, but plain. */
+/** Most coloured runs of one row, and most letters with an element of their own: the rest of the row is shown
+ * as plain text. */
 const MAX_RUNS = 500;
 
-/** The row of line `number`, counted from 0; without a line it is not here yet. `needle` is what is marked. */
+/** The row of line `number`, counted from 0; an undefined line is not loaded yet. `needle` is the text to mark. */
 export function row(number, line, needle) {
     const element = document.createElement("div");
     element.className = "row";
@@ -38,7 +38,7 @@ export function row(number, line, needle) {
         }
     }
     if (!text.firstChild) {
-        // An empty line is a line, also where it is copied.
+        // An empty line stays a line when it is copied.
         text.append(document.createElement("br"));
     }
     element.append(link, text);
@@ -52,7 +52,7 @@ function note(sentence) {
     return element;
 }
 
-/** The runs of a row, at most so many that a page of rows can be drawn. */
+/** The runs of a row; their number is limited, so that a page of rows can be drawn. */
 function bounded(seen) {
     if (seen.length <= MAX_RUNS) {
         return seen;
@@ -119,7 +119,7 @@ function linksOf(text) {
     return found;
 }
 
-/** From the back, letter by letter: an expression would begin anew at each letter of a hostile line. */
+/** Backwards, letter by letter: a regular expression would start again at each letter of a hostile line. */
 function withoutEnd(address) {
     let end = address.length;
     while (end > 0 && AFTER_LINK.includes(address[end - 1])) {
@@ -139,7 +139,7 @@ function placesOf(text, needle) {
     return found;
 }
 
-/** Text in one style; where a row is crowded with odd letters, they have no elements. */
+/** Text in one style; in a row with very many special letters, they get no elements. */
 function piece(text, style, isCrowded) {
     if (isCrowded) {
         text = text.replace(ODD, told);
@@ -189,7 +189,7 @@ function paint(element, style) {
     if (typeof front === "number") {
         element.classList.add(`sgr-${front < 8 ? 30 + front : 82 + front}`);
     } else if (front !== null) {
-        // Chosen for a ground that is not ours: drawn towards what can be read on it.
+        // The colour was chosen for another background: it is adjusted to be readable on ours.
         element.style.color = back === null ? `color-mix(in oklab, ${front} 50%, var(--text))` : front;
     }
     if (typeof back === "number") {

@@ -1,19 +1,19 @@
-// What a running build prints, from the byte on where we are, until it is over.
+// Streams the output of a running build, from the byte reached so far until the build is over.
 //
-// A stream that ends may have been cut: by the network, or because the daemon was restarted. The build is asked
-// whether it is over; if not, the stream goes on at the byte where it broke. It breaks off by itself while the page
-// is not seen, so that tabs in the background leave connections to others, and when the page's events had to be
-// asked for again: the connections of a network that is gone are dead without a word.
+// A stream may end early: because of the network, or because the daemon was restarted. Then the state of the build
+// is requested, and unless the build is over, the stream continues at the byte where it ended. It is closed while
+// the page is hidden, so that background tabs leave connections to others, and when the page's events had to be
+// requested again: connections of a lost network get no error.
 
 import { AGAIN, RECONNECTED, ask, isFinal, pause } from "./server.js";
 
-/** A page that is not seen looks whether it is, in milliseconds; it is told at once, too. */
+/** How often a hidden page checks whether it is visible, in milliseconds, in addition to the browser's event. */
 const HIDDEN = 60_000;
 
-/** How long bytes that are there are taken without letting the page draw, in milliseconds. */
+/** How long available bytes are processed before the page may draw, in milliseconds. */
 const AT_ONCE = 12;
 
-/** Follows `blocks` until the build `job` is over. `onstate(word)` is told `live`, `cut` and `over`. */
+/** Follows `blocks` until the build `job` is over. `onstate(word)` is called with `live`, `cut` and `over`. */
 export async function follow(blocks, job, { onbytes, onstate, signal }) {
     let wait = AGAIN[0];
     for (let isOver = false; ; ) {
@@ -27,8 +27,8 @@ export async function follow(blocks, job, { onbytes, onstate, signal }) {
             });
         } catch (error) {
             if (isOver && error.status === 412) {
-                // A rebuild that failed makes room for the build that stays, and its log with it; what it
-                // printed is here.
+                // After a failed rebuild, the server has the log of the earlier build again; the output of
+                // the rebuild is shown here already.
                 isWhole = true;
             } else {
                 giveUp(error, signal);
@@ -57,14 +57,14 @@ export async function follow(blocks, job, { onbytes, onstate, signal }) {
     }
 }
 
-/** Waits until the page is seen. */
+/** Waits until the page is visible. */
 async function seen(signal) {
     while (document.hidden && !signal.aborted) {
         await pause(HIDDEN, signal);
     }
 }
 
-/** Aborts its signal where the stream is better asked for again, and when `outer` aborts. */
+/** Aborts its signal when the stream should be requested again, and when `outer` aborts. */
 class Breaking {
     #controller = new AbortController();
     isMeant = false;
@@ -92,7 +92,7 @@ class Breaking {
     }
 }
 
-/** Only what may be better later is tried again. */
+/** Only errors that may pass are retried. */
 function giveUp(error, signal) {
     if (signal.aborted || isFinal(error)) {
         throw error;
@@ -118,7 +118,7 @@ async function stream(blocks, signal, onopen, onbytes) {
     }
 }
 
-/** Whether the build is over. Its log ends a moment before it does: then it is waited for. */
+/** Whether the build is over. Its log ends shortly before the build does: then the end is waited for. */
 async function over(job, signal) {
     const told = async (query) => (await ask(`${job}?${query}`, { signal })).json();
     const view = await told("log=none");

@@ -1,26 +1,26 @@
-// A window on very many rows: only those around what is seen are in the page, about three screens.
+// A window on very many rows: only the rows around the visible part are in the page, about three screens.
 //
-// Spaces above and below stand for the rest. Rows may be of any height; what is kept in place is the first row
-// that is seen. Browsers know no element of many millions of pixels, so in a long log a pixel of the spaces
-// stands for more than one.
+// Spacers above and below represent the rest. Rows may have any height; the first visible row is kept in place.
+// Browsers support no element of many millions of pixels, so in a long log a pixel of the spacers represents more
+// than one.
 
-/** Height of all rows together, in pixels, past which the spaces are scaled. */
+/** Height of all rows together, in pixels, above which the spacers are scaled. */
 const MAX_HEIGHT = 10_000_000;
 
-/** Screens by which the space above may be wrong while a reader scrolls: it is put right when he jumps. */
+/** Screens by which the spacer above may be wrong while a reader scrolls: a jump corrects it. */
 const SLACK = 20;
 
 export class Window {
     #first = 0;
     #last = 0;
     #top = 0;
-    /** What was seen first when we looked last. */
+    /** The first visible row of the last update. */
     #seen = { number: 0, offset: 0 };
 
     /**
-     * `source` has `count`; `row(number)`, which makes an element; `isSame(element, number)`, when it stays; and
-     * `tall(number)`, the lines of text that it takes at least; `onview(isAtEnd, isUp)` is told of what readers do,
-     * and `onresize()` when the box has another size.
+     * `source` has `count`; `row(number)`, which makes an element; `isSame(element, number)`, whether an element is
+     * current; and `tall(number)`, the least number of text lines of a row. `onview(isAtEnd, isUp)` is called when a
+     * reader scrolls, and `onresize()` when the box has another size.
      */
     constructor(box, source) {
         this.box = box;
@@ -33,12 +33,12 @@ export class Window {
         new ResizeObserver(() => source.onresize()).observe(box);
     }
 
-    /** The number of the first row that is seen. */
+    /** The number of the first visible row. */
     get first() {
         return this.#anchor().number;
     }
 
-    /** Rows that fit, at least one. */
+    /** The number of rows that fit, at least one. */
     get screen() {
         return Math.max(1, Math.ceil(this.box.clientHeight / this.#height()));
     }
@@ -59,19 +59,19 @@ export class Window {
         this.#scrollTo(this.box.scrollHeight);
     }
 
-    /** Rows have changed, or there are more; what is seen stays in place. */
+    /** Updates after rows were changed or added; the visible rows stay in place. */
     refresh() {
         const { number, offset } = this.#anchor();
         this.#draw(number, offset, false);
     }
 
-    /** Rows have other heights; what was seen before stays in place. */
+    /** Updates after the heights of rows have changed; the rows that were visible stay in place. */
     reflow() {
         const { number, offset } = this.#seen;
         this.#draw(number, offset, true);
     }
 
-    /** Whether row `number` is seen whole. */
+    /** Whether row `number` is entirely visible. */
     isSeen(number) {
         const row = this.#element(number);
         const top = this.box.scrollTop;
@@ -90,7 +90,7 @@ export class Window {
         return number >= this.#first && number < this.#last ? this.rows.children[number - this.#first] : undefined;
     }
 
-    /** The first row that is seen, and how far below the top of the box it begins. */
+    /** The first visible row, and how far below the top of the box it begins. */
     #anchor() {
         const rows = this.rows.children;
         const top = this.box.scrollTop;
@@ -102,7 +102,7 @@ export class Window {
         return { number: this.#first + low, offset: rows.length > 0 ? rows[low].offsetTop - top : 0 };
     }
 
-    /** Puts row `number` so far below the top, with a screen of rows above it and two below. */
+    /** Places row `number` at a distance below the top, with a screen of rows above it and two below. */
     #draw(number, offset, isJump) {
         const { source, box } = this;
         const screen = this.screen;
@@ -125,7 +125,7 @@ export class Window {
             this.above.style.height = "0";
             return;
         }
-        // From the top of the rows to that of the box.
+        // The distance from the top of the rows to the top of the box.
         const inside = row.offsetTop - this.rows.offsetTop - offset;
         const kept = box.scrollTop - inside;
         const isFine = !isJump && first > 0 && kept >= 0 && Math.abs(kept - ideal) < SLACK * box.clientHeight;
@@ -138,7 +138,7 @@ export class Window {
         this.#seen = this.#anchor();
     }
 
-    /** Where so many lines, and some more, are filled by the rows from `anchor` on, up or down. */
+    /** The row up to which the rows from `anchor` on, up or down, fill at least so many lines. */
     #reach(anchor, step, lines) {
         const end = step < 0 ? 0 : this.source.count;
         let number = anchor;
@@ -148,7 +148,7 @@ export class Window {
         return number;
     }
 
-    /** Rows that stay are not touched, so that what is selected in them stays selected. */
+    /** Rows that stay are not changed, so that a selection in them stays. */
     #place(rows) {
         const wanted = new Set(rows);
         for (const row of [...this.rows.children]) {
@@ -196,7 +196,7 @@ export class Window {
         }
     }
 
-    /** To the part of the log that the place in the spaces stands for. */
+    /** Goes to the part of the log that a position in the spacers represents. */
     #jump() {
         const { box, source } = this;
         const room = Math.max(1, box.scrollHeight - box.clientHeight);

@@ -1,10 +1,10 @@
-// What every page does: times in the reader's zone, keys, and what else the page holds.
+// The script of every page: times in the reader's zone, keys, and the modules for the parts of the page.
 
 import { bind } from "./keys.js";
 import { token } from "./server.js";
 import { local } from "./times.js";
 
-/** Which module makes which part of a page live. */
+/** Modules by the part of a page that they update. */
 const PARTS = {
     "[data-list]": "./list.js",
     "[data-build]": "./build.js",

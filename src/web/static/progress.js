@@ -1,4 +1,4 @@
-// Elapsed times of builds under way, counted on from where the server began to count.
+// Elapsed times of active builds, counted by the server's clock.
 
 import { serverNow, span } from "./times.js";
 
@@ -18,7 +18,7 @@ function draw() {
     }
 }
 
-/** Counts as long as the page is looked at. */
+/** Counts while the page is visible. */
 export function count() {
     draw();
     const seconds = setInterval(() => document.hidden || draw(), 1000);

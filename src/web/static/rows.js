@@ -1,9 +1,9 @@
-// Rows of the tables of builds: made from what the server wrote, put in order, chosen by keys.
+// Rows of the tables of builds: parsed from the server's HTML, sorted, selected by keys.
 
 import { bind } from "./keys.js";
 import { local } from "./times.js";
 
-/** The row that the server wrote; its texts are escaped by its templates. */
+/** The row in the server's HTML; the server's templates escape its texts. */
 export function parse(html) {
     const template = document.createElement("template");
     template.innerHTML = html;
@@ -14,7 +14,7 @@ export function parse(html) {
 
 export const find = (root, job) => root.querySelector(`tr[data-job="${CSS.escape(job)}"]`);
 
-/** Puts a row where it belongs, newest first, in the place of an older one of the same build. */
+/** Inserts a row in order, newest first, and replaces an older row of the same build. */
 export function place(body, row) {
     const old = find(body, row.dataset.job);
     if (old?.dataset.started === row.dataset.started) {

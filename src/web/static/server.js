@@ -1,4 +1,4 @@
-// Our own server, asked: with the token where there is one, with its own sentence where it refuses.
+// Requests to our own server: with the token if there is one; an error has the server's message.
 
 import { learn } from "./times.js";
 
@@ -7,10 +7,10 @@ const TOKEN = "mistry-token";
 /** Methods that change nothing. */
 const READS = ["GET", "HEAD"];
 
-/** The token of this page alone, where the browser keeps nothing. */
+/** The token of this page alone, if the browser refuses storage. */
 let unkept = null;
 
-/** The token that this browser keeps for this server, or null. */
+/** The token that this browser stores for this server, or null. */
 export function token() {
     try {
         return localStorage.getItem(TOKEN);
@@ -19,7 +19,7 @@ export function token() {
     }
 }
 
-/** Keeps a token; null forgets it. */
+/** Stores a token; null removes it. */
 export function keep(value) {
     unkept = value;
     try {
@@ -29,13 +29,13 @@ export function keep(value) {
             localStorage.setItem(TOKEN, value);
         }
     } catch {
-        // A browser that keeps nothing asks on each page.
+        // Without storage, the reader is asked on each page.
     }
 }
 
 /**
- * Aborted when the page is left. A browser keeps the page for who goes back, and its streams with it;
- * it has six connections to a server, so the seventh page would wait until one is given up.
+ * Aborted when the page is left. A browser keeps a page for the way back, together with its streams; it has six
+ * connections to a server, so the seventh page would wait until one is closed.
  */
 let leaving = new AbortController();
 addEventListener("pagehide", () => leaving.abort());
@@ -45,7 +45,7 @@ addEventListener("pageshow", () => {
     }
 });
 
-/** What the server said instead of answering. */
+/** A refusal, with the server's message. */
 export class Refused extends Error {
     constructor(status, sentence) {
         super(sentence);
@@ -73,16 +73,16 @@ export async function ask(path, options = {}) {
     }
 }
 
-/** A page that does not come within this many milliseconds does not come. */
+/** The timeout of a request for a page, in milliseconds. */
 export const PATIENCE = 30_000;
 
-/** A page as the server writes it now, to take parts of. */
+/** The current version of a page, to copy parts from. */
 export async function page(path) {
     const response = await ask(path, { accept: "text/html", signal: AbortSignal.timeout(PATIENCE) });
     return new DOMParser().parseFromString(await response.text(), "text/html");
 }
 
-/** Shows the server a token and keeps it; a cookie lets this browser open pages from then on. */
+/** Signs in with a token and stores it; from then on a cookie allows this browser to open pages. */
 export async function signIn(secret) {
     const response = await send("/session", secret, { method: "POST" });
     if (!response.ok) {
@@ -91,13 +91,13 @@ export async function signIn(secret) {
     keep(secret);
 }
 
-/** Whether a page can be opened: no token is sent with it. */
+/** Whether a page can be opened by the cookie alone, without a token. */
 export async function isLetIn(path) {
     const response = await send(path, null, { method: "HEAD" });
     return response.status !== 401;
 }
 
-/** Forgets the token, and has the server take its cookie back. */
+/** Removes the token, and has the server remove its cookie. */
 export async function signOut() {
     keep(null);
     await send("/session", null, { method: "DELETE" });
@@ -108,7 +108,7 @@ async function refusal(response) {
     return new Refused(response.status, sentence || `the server answered ${response.status}`);
 }
 
-/** Who asks for a page is refused with a page. */
+/** The message of a refusal; a request for a page is refused with a page. */
 async function sentenceOf(response) {
     if (response.headers.get("Content-Type")?.startsWith("text/html")) {
         const page = new DOMParser().parseFromString(await response.text(), "text/html");
@@ -125,7 +125,7 @@ async function send(path, secret, { method = "GET", headers = {}, body, signal, 
     if (!READS.includes(method)) {
         sent["Content-Type"] = "application/json";
     }
-    // What changes something is not taken back by leaving.
+    // A request for a change is not aborted when the page is left.
     const ends = READS.includes(method) ? [signal, leaving.signal] : [signal];
     const end = AbortSignal.any(ends.filter(Boolean));
     const response = await fetch(path, { method, headers: sent, body: body && JSON.stringify(body), signal: end, cache: "no-store" });
@@ -133,28 +133,28 @@ async function send(path, secret, { method = "GET", headers = {}, body, signal, 
     return response;
 }
 
-/** First and longest wait before what broke is asked for again, in milliseconds. */
+/** First and longest wait before a retry, in milliseconds. */
 export const AGAIN = [250, 8000];
 
-/** Streams of events that are silent for longer are dead: the server says something each 15 s. In milliseconds. */
+/** Event streams that are silent for longer count as dead, in milliseconds: the server sends something each 15 s. */
 const SILENT = 45_000;
 
-/** Told to the window when a stream of events that was lost is there again. */
+/** The event that is sent to the window when a lost stream of events is connected again. */
 export const RECONNECTED = "mistry:reconnected";
 
-/** What is no failure for good: asked too late, or too often. */
+/** Client errors that may pass: a timeout, and too many requests. */
 const PASSING = [408, 429];
 
-/** Whether asking again cannot help. */
+/** Whether a retry cannot help. */
 export function isFinal(error) {
     return error instanceof Refused && error.status < 500 && !PASSING.includes(error.status);
 }
 
 /**
  * Follows a stream of events until `signal` aborts: reconnects with `Last-Event-ID` when it breaks.
- * `since` is a time of the server: what ended from then on is told first. `onevent(name, data)` gets each event,
- * `onstate(connected)` each change of the connection. A connection that died without a word breaks when it was
- * silent for too long.
+ * `since` is a time of the server: builds that ended from then on are sent first. `onevent(name, data)` is called
+ * for each event, `onstate(connected)` for each change of the connection. A connection that is silent for too long
+ * is closed.
  */
 export async function follow(path, { onevent, onstate = () => {}, since = null, signal }) {
     let last = since;
@@ -171,13 +171,13 @@ export async function follow(path, { onevent, onstate = () => {}, since = null, 
             }
             wasConnected = true;
             for await (const event of events(response.body, () => silence.heard())) {
-                // A server that answers and breaks off at once is not asked faster for it.
+                // A server that answers and disconnects at once does not shorten the wait.
                 wait = event.name === "present" ? AGAIN[0] : wait;
                 last = event.id ?? last;
                 onevent(event.name, event.data);
             }
         } catch (error) {
-            // Who has aborted it wants to hear nothing more.
+            // After an abort, no more states are reported.
             if (signal?.aborted) {
                 throw error;
             }
@@ -197,7 +197,7 @@ export async function follow(path, { onevent, onstate = () => {}, since = null, 
     }
 }
 
-/** Aborts its signal when nothing was heard for too long, and when `outer` aborts. */
+/** Aborts its signal when nothing was received for too long, and when `outer` aborts. */
 class Silence {
     #controller = new AbortController();
     #timer;
@@ -216,14 +216,14 @@ class Silence {
         this.#timer = setTimeout(() => this.end(), SILENT);
     }
 
-    /** Ends the connection, whatever state it is in. */
+    /** Ends the connection in any state. */
     end() {
         clearTimeout(this.#timer);
         this.#controller.abort();
     }
 }
 
-/** Waits before the next try; a page that comes to the front, and a network that is back, try at once. */
+/** Waits before a retry; ends early when the page becomes visible or the network is back. */
 export function pause(milliseconds, signal) {
     return new Promise((resolve) => {
         const over = new AbortController();
@@ -240,7 +240,7 @@ export function pause(milliseconds, signal) {
     });
 }
 
-/** Server-Sent Events out of a body, as the standard says; `onheard` is told of all that comes. */
+/** Parses Server-Sent Events in a body, as the standard says; `onheard` is called for each chunk. */
 async function* events(body, onheard) {
     let name = "message";
     let data = [];

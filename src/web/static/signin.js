@@ -1,5 +1,4 @@
-// The page that asks for a token before anything can be read. A token that this browser keeps is tried
-// first, without a question.
+// The page that asks for a token before anything can be read. A stored token is tried first, without a question.
 
 import { isLetIn, keep, signIn, token } from "./server.js";
 
@@ -29,7 +28,7 @@ export function mount(form) {
             field.focus();
             return;
         }
-        // Else the page would come back here for ever.
+        // Otherwise the reload would return to this page for ever.
         if (await isLetIn(location.href)) {
             location.reload();
         } else {

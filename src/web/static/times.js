@@ -1,4 +1,4 @@
-// Times and durations as people read them. The server writes UTC; the reader's zone is known only here.
+// Times and durations for readers. The server writes UTC; the reader's zone is known only in the browser.
 
 const pad = (number) => String(number).padStart(2, "0");
 
@@ -12,7 +12,7 @@ export function clock(date, now = new Date()) {
     return date.getFullYear() === now.getFullYear() ? `${month} ${time}` : `${month} ${date.getFullYear()} ${time}`;
 }
 
-/** The whole truth: the reader's time with its zone, and UTC. */
+/** The exact time: the reader's time with its zone, and UTC. */
 export function exact(date) {
     const here = date.toLocaleString("en-GB", { dateStyle: "full", timeStyle: "long" });
     return `${here} (${date.toISOString()})`;
@@ -30,10 +30,10 @@ export function span(milliseconds) {
     return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
-/** What the reader's clock is behind the server's, in milliseconds. */
+/** How far the reader's clock is behind the server's, in milliseconds. */
 let behind = 0;
 
-/** Learns the server's time from a `Date` header, which is exact to a second: small differences are none. */
+/** Reads the server's time from a `Date` header, which is exact to a second: small differences are ignored. */
 export function learn(response) {
     const date = Date.parse(response.headers.get("Date") ?? "");
     if (!Number.isNaN(date)) {

@@ -1,12 +1,12 @@
-// A token, asked for in the middle of a page when a button needs one, and forgotten on demand.
+// The dialog that asks for a token when an action needs one, and the button that removes the stored token.
 
 import { signIn, signOut } from "./server.js";
 
 let asking = null;
 
 /**
- * Asks the reader for a token; `why` is what the server said. True when a good one was given and is
- * kept, false when the reader gave up. However many ask at once, the reader is asked once.
+ * Asks the reader for a token; `why` is the server's message. True when a valid one was entered and stored, false
+ * when the reader cancelled. Concurrent calls share one dialog.
  */
 export function askForToken(why) {
     asking ??= show(why).finally(() => (asking = null));
@@ -58,7 +58,7 @@ function show(why) {
     });
 }
 
-/** Puts a button into `place` that forgets the token that this browser keeps. */
+/** Adds a button to `place` that removes the token stored by this browser. */
 export function offerSignOut(place) {
     const button = element("button", { className: "sign-out", textContent: "Sign out" });
     button.title = "Forget the token that this browser keeps for this server";
