@@ -10,7 +10,7 @@ for param in package lockfile; do
     fi
 done
 
-# Kept for the next build of the group. The user of a build may have no home of its own.
+# Kept for the next build of the group. The user of a build may have no home directory.
 cache="$data/cache/npm"
 export npm_config_cache="$cache"
 export HOME="$data/cache"
@@ -23,9 +23,9 @@ fi
 cd "$data/artifacts"
 cp "$data/params/package" package.json
 cp "$data/params/lockfile" package-lock.json
-# `npm ci` installs exactly what the lock file says, and fails when it does not fit package.json.
-# --prefer-offline: what the cache holds is not asked for again; integrity is checked all the same.
+# `npm ci` installs exactly what the lock file says, and fails if that does not match package.json.
+# --prefer-offline: cached packages are not requested again; their integrity is checked nevertheless.
 npm ci --prefer-offline --no-audit --no-fund --no-update-notifier
-# The asker has these two; only what was made is a result.
+# The client has these two files; they are not part of the result.
 rm package.json package-lock.json
 echo "installed $(find node_modules -name package.json -path '*node_modules/*' | wc -l) package files"
