@@ -118,8 +118,8 @@ impl Job {
 /// 4294967295: DescribeBuild tells them to those who may see builds.
 #[interface(name = "org.mistry.Mistry1.Job")]
 impl Job {
-    /// Asks for the build's end. Answered when that is on stable storage; JobRemoved follows when
-    /// its container has ended. Who asked for the job first may; others need
+    /// Cancels the build. Answered when the cancellation is on stable storage; JobRemoved follows when
+    /// the container has ended. The user who requested the job first may do this; others need
     /// org.mistry.mistry1.cancel.
     async fn cancel(
         &self,
@@ -144,7 +144,7 @@ impl Job {
         self.unless_closed(|| self.follower.project().to_string(), String::new())
     }
 
-    /// The group that it starts from and becomes the latest of; empty for none.
+    /// The group: the build starts from its latest build, and becomes the latest; empty for none.
     #[zbus(property(emits_changed_signal = "const"))]
     fn group(&self) -> String {
         self.unless_closed(
@@ -153,7 +153,7 @@ impl Job {
         )
     }
 
-    /// The params, as many as fit into 1 KiB, long values cut. Values of opaque params are not told.
+    /// The params that fit into 1 KiB, with long values cut and without the values of opaque params.
     #[zbus(property(emits_changed_signal = "const"))]
     fn params(&self) -> BTreeMap<String, String> {
         let abridged = |info: &BuildInfo| {
@@ -175,7 +175,7 @@ impl Job {
             .collect()
     }
 
-    /// What it is doing: queued, preparing, imaging, running or finishing.
+    /// Its phase: queued, preparing, imaging, running or finishing.
     #[zbus(property)]
     fn state(&self) -> &'static str {
         JobState::of(&self.follower).state
@@ -193,22 +193,21 @@ impl Job {
         JobState::of(&self.follower).started
     }
 
-    /// When its container is stopped at the latest, in microseconds since the epoch; 0 for never, or
-    /// as long as there is no container.
+    /// When its container will be stopped, in microseconds since the epoch; 0 for never, or while
+    /// there is no container.
     #[zbus(property)]
     fn deadline(&self) -> u64 {
         JobState::of(&self.follower).deadline
     }
 
-    /// The user who asked for it first, as the bus or the kernel said; 4294967295 where that is not
-    /// known.
+    /// The user who requested it first, as reported by the bus or the kernel; 4294967295 if unknown.
     #[zbus(property(emits_changed_signal = "const"), name = "StartedByUID")]
     fn started_by_uid(&self) -> u32 {
         let user = self.unless_closed(|| user_of(self.follower.asker()), None);
         user.unwrap_or(UNKNOWN_USER)
     }
 
-    /// The Docker container that runs for it; empty while there is none.
+    /// Its Docker container; empty while there is none.
     #[zbus(property)]
     fn container_id(&self) -> String {
         self.unless_closed(|| JobState::of(&self.follower).container, String::new())

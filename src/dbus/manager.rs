@@ -63,11 +63,12 @@ fn unwritable(error: serde_json::Error) -> Error {
 /// the user who asked for a job first.
 #[interface(name = "org.mistry.Mistry1.Manager")]
 impl Manager {
-    /// Asks for a build of a project with params. An empty group is none. Options: rebuild (b) makes
-    /// image and build anew; cancel_on_disconnect (b) has the build cancelled when the caller leaves
-    /// the bus and no other client wants it. The disposition is queued, coalesced (another had asked
-    /// for the same already) or cached (the result is there, and the job is "/"). Of one job,
-    /// JobNew is sent before the answer and JobRemoved after it. Needs org.mistry.mistry1.submit.
+    /// Requests a build of a project with params. An empty group means none. Options: rebuild (b)
+    /// repeats the image build and the build; cancel_on_disconnect (b) cancels the build when the
+    /// caller leaves the bus and no other client wants it. The disposition is queued, coalesced (an
+    /// earlier request had started the same job) or cached (the result exists, and the job is "/").
+    /// For one job, JobNew is sent before the answer and JobRemoved after it. Needs
+    /// org.mistry.mistry1.submit.
     #[zbus(out_args("id", "job", "disposition"))]
     #[allow(clippy::too_many_arguments)]
     async fn submit_job(
@@ -182,8 +183,8 @@ impl Manager {
         Ok(path)
     }
 
-    /// All about a build, whether it is over or not, as JSON: the answer of GET /job/P/ID over HTTP
-    /// without what the build has printed, long params cut as in lists.
+    /// The description of a build, pending or over, as JSON: the answer of GET /job/P/ID over HTTP
+    /// without the log, with long params cut as in lists.
     #[zbus(out_args("build"))]
     async fn describe_build(
         &self,
@@ -214,9 +215,9 @@ impl Manager {
     }
 
     /// Builds, newest first, each as JSON: an item of GET /index/ over HTTP. Filter: project (s),
-    /// group (s), state (s, pending or ready), limit (t, 100 unless said, at most 1000), before (s).
-    /// A page may hold fewer, where they are large; there is a next one where next is not empty: give
-    /// it as before.
+    /// group (s), state (s, pending or ready), limit (t, default 100, at most 1000), before (s). A
+    /// page of large items may hold fewer than the limit. If next is not empty, there is another page:
+    /// pass it as before.
     #[zbus(out_args("builds", "next"))]
     async fn list_builds(
         &self,
@@ -246,9 +247,9 @@ impl Manager {
         ))
     }
 
-    /// Asks for the end of a job's build. Answered when that is on stable storage; JobRemoved follows
-    /// when its container has ended. The reason is one line, for the clients that wait. Who asked for
-    /// the job first may; others need org.mistry.mistry1.cancel.
+    /// Cancels a job's build. Answered when the cancellation is on stable storage; JobRemoved follows
+    /// when the container has ended. The reason is one line, for the clients that wait. The user who
+    /// requested the job first may do this; others need org.mistry.mistry1.cancel.
     async fn cancel_job(
         &self,
         id: String,
@@ -276,8 +277,8 @@ impl Manager {
         Ok(names.collect())
     }
 
-    /// Builds a project's image anew, its base pulled and nothing cached, and waits for that.
-    /// Needs org.mistry.mistry1.rebuild.
+    /// Builds a project's image without a cache and with its base pulled, and waits for that. Needs
+    /// org.mistry.mistry1.rebuild.
     async fn rebuild_image(
         &self,
         project: String,
@@ -319,9 +320,9 @@ impl Manager {
         Ok(())
     }
 
-    /// Removes old builds, and tells how many and how many bytes. Policy: max_age (t, seconds),
-    /// max_bytes (t), min_free (t), keep_last (t) take the place of the configured rules; dry_run
-    /// (b) touches nothing. Needs org.mistry.mistry1.gc.
+    /// Removes old builds, and returns their number and the freed bytes. Policy: max_age (t, seconds),
+    /// max_bytes (t), min_free (t), keep_last (t) replace the configured rules; dry_run (b) removes
+    /// nothing. Needs org.mistry.mistry1.gc.
     #[zbus(out_args("builds", "bytes"))]
     async fn collect_garbage(
         &self,
@@ -354,8 +355,8 @@ impl Manager {
         done.map_err(|sentence| Error::new(Kind::BadConfiguration, sentence))
     }
 
-    /// A build's log as a file descriptor to read from the first byte. Of a build that is not over it
-    /// follows the log until its end. Needs org.mistry.mistry1.read-output.
+    /// A build's log as a file descriptor to read from the first byte. For a pending build it follows
+    /// the log to its end. Needs org.mistry.mistry1.read-output.
     #[zbus(out_args("log"))]
     async fn open_log(
         &self,
@@ -374,7 +375,7 @@ impl Manager {
     }
 
     /// A build's artifacts as the file descriptor of a directory from which nothing else can be
-    /// reached: not its parent, not what links in it name. Needs org.mistry.mistry1.read-output.
+    /// reached: neither its parent nor the targets of links. Needs org.mistry.mistry1.read-output.
     #[zbus(out_args("artifacts"))]
     async fn open_artifacts(
         &self,
@@ -410,7 +411,7 @@ impl Manager {
         self.dbus.0.facts.build_path.display().to_string()
     }
 
-    /// What they are on: btrfs, or plain.
+    /// The kind of filesystem that builds are on: btrfs or plain.
     #[zbus(property(emits_changed_signal = "const"))]
     fn file_system(&self) -> &'static str {
         self.dbus.0.facts.filesystem
@@ -434,13 +435,13 @@ impl Manager {
         saturated(self.dbus.0.scheduler.activity().borrow().building)
     }
 
-    /// Jobs that wait for one.
+    /// Jobs that wait for a slot.
     #[zbus(property, name = "NQueued")]
     fn n_queued(&self) -> u32 {
         saturated(self.dbus.0.scheduler.activity().borrow().queued)
     }
 
-    /// Nothing new begins until ResumeQueue.
+    /// No build starts until ResumeQueue.
     #[zbus(property)]
     fn paused(&self) -> bool {
         self.dbus.0.scheduler.activity().borrow().paused
