@@ -35,10 +35,10 @@ pub struct Command {
     /// Use the D-Bus bus of the user who starts it instead of the system bus (for tests)
     #[arg(long)]
     pub user_bus: bool,
-    /// Check the configuration, say what is wrong with it, and end
+    /// Check the configuration, print its errors, and exit
     #[arg(long)]
     pub check_config: bool,
-    /// Print the version and end
+    /// Print the version and exit
     #[arg(short = 'v', long, action = clap::ArgAction::Version)]
     version: Option<bool>,
     /// What to do instead of serving
@@ -115,10 +115,10 @@ pub struct Rebuild {
     pub verbose: bool,
 }
 
-/// Which builds go; each rule that is given takes the place of the configured one.
+/// Which builds are removed; each given rule replaces the configured one.
 #[derive(Debug, Args)]
 pub struct Gc {
-    /// Only show what would go
+    /// Only list what would be removed
     #[arg(long)]
     pub dry_run: bool,
     /// Remove builds that were not used for this long, such as 90m, 12h or 7d
