@@ -21,7 +21,7 @@ use super::reload::Reloading;
 use super::{status, watchdog};
 use crate::build::{BuildStore, Holder, random_hex};
 use crate::config::{self, Config};
-use crate::dbus::{self, Bus, Dbus, Facts, Reload};
+use crate::dbus::{self, Bus, Dbus, Reload, StaticInfo};
 use crate::filesystem::Filesystem;
 use crate::metrics::Metrics;
 use crate::scheduler::Scheduler;
@@ -91,12 +91,12 @@ pub(super) async fn serve(
     let stop = CancellationToken::new();
     let access = access(&config, tokens, &secret);
     let web = Web::new(scheduler.clone(), metrics, access, stop.clone());
-    let facts = Facts {
+    let static_info = StaticInfo {
         projects_path: config.projects_path.clone(),
         build_path: config.build_path.clone(),
         filesystem: filesystem.name(),
     };
-    let (bus, reload_requests) = Dbus::new(scheduler.clone(), facts, options.bus);
+    let (bus, reload_requests) = Dbus::new(scheduler.clone(), static_info, options.bus);
     bus.open_to_all(config.public == config::Public::Read);
     let signals = Signals::handled()?;
     log_start(&config, filesystem, &listening);

@@ -38,8 +38,8 @@ pub(super) fn new(config: &Config, name: &str, scopes: &[Scope]) -> Result<ExitC
         .map_err(opened)?;
     // Two processes that add the same name run one after the other.
     rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(|e| opened(e.into()))?;
-    let there = TokensFile::open(path)?.current()?;
-    if there.iter().any(|token| token.name == name) {
+    let existing = TokensFile::open(path)?.current()?;
+    if existing.iter().any(|token| token.name == name) {
         print_error(&format!(
             "there is a token '{name}' already: choose another name, or delete its line in '{}' first, after which the old one no longer works",
             path.display()

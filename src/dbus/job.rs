@@ -113,9 +113,9 @@ impl Job {
     }
 }
 
-/// A job that is not over. The object is gone as soon as JobRemoved has said how it ended. Where the
-/// configuration says public: none, Project, Group, Params and ContainerId are empty and StartedByUID is
-/// 4294967295: DescribeBuild tells them to those who may see builds.
+/// A job that is not over. The object is removed when JobRemoved is sent. If the configuration has
+/// public: none, Project, Group, Params and ContainerId are empty and StartedByUID is 4294967295:
+/// DescribeBuild returns them to callers who may see builds.
 #[interface(name = "org.mistry.Mistry1.Job")]
 impl Job {
     /// Cancels the build. Answered when the cancellation is on stable storage; JobRemoved follows when

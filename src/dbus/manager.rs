@@ -57,10 +57,10 @@ fn unwritable(error: serde_json::Error) -> Error {
     Error::ours("could not write the answer", &error)
 }
 
-/// Builds projects with parameters and keeps what they leave. What changes something, and what
-/// reads the output of builds, is asked of polkit; everything else any user of the host may ask, unless
-/// the configuration says public: none. Then seeing builds needs org.mistry.mistry1.read, but for
-/// the user who asked for a job first.
+/// Builds projects with parameters and stores the results. Calls that change something, and calls that
+/// read the output of builds, are authorized by polkit. Any user of the host may make the others, unless
+/// the configuration has public: none. Then seeing builds needs org.mistry.mistry1.read, except for the
+/// user who requested a job first.
 #[interface(name = "org.mistry.Mistry1.Manager")]
 impl Manager {
     /// Requests a build of a project with params. An empty group means none. Options: rebuild (b)
@@ -402,19 +402,19 @@ impl Manager {
     /// Where projects are.
     #[zbus(property(emits_changed_signal = "const"))]
     fn projects_path(&self) -> String {
-        self.dbus.0.facts.projects_path.display().to_string()
+        self.dbus.0.static_info.projects_path.display().to_string()
     }
 
     /// Where builds are.
     #[zbus(property(emits_changed_signal = "const"))]
     fn build_path(&self) -> String {
-        self.dbus.0.facts.build_path.display().to_string()
+        self.dbus.0.static_info.build_path.display().to_string()
     }
 
     /// The kind of filesystem that builds are on: btrfs or plain.
     #[zbus(property(emits_changed_signal = "const"))]
     fn file_system(&self) -> &'static str {
-        self.dbus.0.facts.filesystem
+        self.dbus.0.static_info.filesystem
     }
 
     /// Builds that may run in parallel.

@@ -32,4 +32,4 @@ mod signals;
 pub use bus::Bus;
 pub use control::BusControl;
 pub use presence::serve;
-pub use shared::{Dbus, Facts, Reload};
+pub use shared::{Dbus, Reload, StaticInfo};

@@ -16,9 +16,9 @@ use super::control::BusControl;
 use crate::budget::Client;
 use crate::scheduler::{Reader, Scheduler};
 
-/// Facts that do not change while the daemon runs.
+/// StaticInfo that do not change while the daemon runs.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct StaticInfo {
     /// The path of the projects.
     pub projects_path: PathBuf,
     /// The path of the builds.
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub(super) scheduler: Scheduler,
     /// Reads for calls; all clients are on this host.
     pub(super) reader: Reader,
-    pub(super) facts: Facts,
+    pub(super) static_info: StaticInfo,
     pub(super) bus: Bus,
     pub(super) authority: Authority,
     /// Set when only users whom polkit allows may see builds.
@@ -59,12 +59,16 @@ pub(super) struct Shared {
 
 impl Dbus {
     /// Creates an interface to a scheduler; the receiver gets its requests to the daemon.
-    pub fn new(scheduler: Scheduler, facts: Facts, bus: Bus) -> (Dbus, mpsc::Receiver<Reload>) {
+    pub fn new(
+        scheduler: Scheduler,
+        static_info: StaticInfo,
+        bus: Bus,
+    ) -> (Dbus, mpsc::Receiver<Reload>) {
         let (reloads, wanted) = mpsc::channel(MAX_RELOADS);
         let dbus = Dbus(Arc::new(Shared {
             reader: scheduler.reader(Client::Local),
             scheduler,
-            facts,
+            static_info,
             bus,
             authority: Authority::of(bus),
             is_closed: AtomicBool::new(false),
