@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use mistry::cli;
 
-/// When the runtime cannot be made, nothing can be asked.
-const NO_RUNTIME: u8 = 7;
+/// The exit status if the runtime cannot be created: no server can be reached without it.
+const EXIT_NO_RUNTIME: u8 = 7;
 
 fn main() -> ExitCode {
     let arguments = match cli::parse(std::env::args_os()) {
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Ok(runtime) => ExitCode::from(runtime.block_on(cli::run(arguments))),
         Err(error) => {
             eprintln!("could not start: {error}");
-            ExitCode::from(NO_RUNTIME)
+            ExitCode::from(EXIT_NO_RUNTIME)
         }
     }
 }

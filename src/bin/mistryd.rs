@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    // Until the end: what was told last is on its way until then.
+    // Held until the end of the program, so that the last records are sent.
     let _journal = mistry::journal::begin();
     mistry::daemon::run(command, inherited)
 }

@@ -90,12 +90,12 @@ impl Since {
     }
 
     fn until_at(&self, moment: Timestamp, now: Clocks) -> Option<Duration> {
-        let told = between(self.wall, moment)?;
+        let by_wall_clock = between(self.wall, moment)?;
         let passed = between(self.wall, now.wall)?;
         let elapsed = self.elapsed_at(now);
         let tolerance = TOLERANCE + elapsed / 1_000;
         let is_steady = passed.abs_diff(elapsed) <= tolerance;
-        (is_steady && told <= passed + tolerance).then(|| told.min(elapsed))
+        (is_steady && by_wall_clock <= passed + tolerance).then(|| by_wall_clock.min(elapsed))
     }
 
     /// The time that is `by` later.

@@ -205,11 +205,11 @@ impl PendingBuild {
         let Some(running) = self.running() else {
             return;
         };
-        let told = at.and_then(|at| running.until(at));
-        let ran = told.unwrap_or_else(|| running.elapsed());
+        let reported = at.and_then(|at| running.until(at));
+        let ran = reported.unwrap_or_else(|| running.elapsed());
         self.record.info.phases.run = Some(u64::try_from(ran.as_millis()).unwrap_or(u64::MAX));
         // If it ended unobserved, its recorded end time counts.
-        self.ended = at.and(told).map(|ran| running.later(ran));
+        self.ended = at.and(reported).map(|ran| running.later(ran));
     }
 
     /// The duration of the build, to the end of its container if that was not just now.

@@ -37,11 +37,11 @@ impl BuildStore {
         id: JobId,
         record: &Record,
     ) -> Result<(), Error> {
-        let there = [
+        let published = [
             self.ready_order(project, id)?,
             self.failed_order(project, id)?,
         ];
-        if there.into_iter().max().flatten() < Some(Order::of(record)) {
+        if published.into_iter().max().flatten() < Some(Order::of(record)) {
             self.publish(project, id, record)?;
         } else {
             let pending = self.layout.pending(project, id);

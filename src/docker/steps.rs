@@ -100,34 +100,34 @@ impl Steps {
         if let Some(id) = item.aux.and_then(|aux| aux.id) {
             self.image = Some(id);
         }
-        let mut told = Vec::new();
+        let mut progress = Vec::new();
         if let Some(text) = item.stream {
             let mut shown = String::new();
             for line in text.split_inclusive('\n') {
-                if let Some(line) = self.read(line, &mut told) {
+                if let Some(line) = self.read(line, &mut progress) {
                     shown.push_str(&line);
                 }
             }
             if !shown.is_empty() {
-                told.push(Progress::Text(Bytes::from(shown)));
+                progress.push(Progress::Text(Bytes::from(shown)));
             }
-            return told;
+            return progress;
         }
         // Progress bars of a pull come many times a second and are for terminals.
         let is_bar = item
             .progress_detail
             .is_some_and(|bar| bar.current.is_some());
         if let (Some(status), false) = (item.status, is_bar) {
-            told.push(Progress::Text(Bytes::from(match item.id {
+            progress.push(Progress::Text(Bytes::from(match item.id {
                 Some(id) => format!("{id}: {status}\n"),
                 None => format!("{status}\n"),
             })));
         }
-        told
+        progress
     }
 
     /// Parses one line, or a piece of one, and returns the part that is shown.
-    fn read(&mut self, text: &str, told: &mut Vec<Progress>) -> Option<String> {
+    fn read(&mut self, text: &str, progress: &mut Vec<Progress>) -> Option<String> {
         let line = text.trim_end_matches(['\n', '\r']);
         let step = step(line);
         if let Some(container) = &self.running {
@@ -152,7 +152,7 @@ impl Steps {
             self.is_hidden = false;
         } else if let Some(words) = line.strip_prefix(" ---> ") {
             let was_hidden = self.is_hidden;
-            self.arrow(words, told);
+            self.arrow(words, progress);
             return (!was_hidden).then(|| text.to_owned());
         } else if self.is_about_our_args(line) {
             return None;
@@ -192,17 +192,17 @@ impl Steps {
     }
 
     /// Parses text after ` ---> `.
-    fn arrow(&mut self, words: &str, told: &mut Vec<Progress>) {
+    fn arrow(&mut self, words: &str, progress: &mut Vec<Progress>) {
         if words == "Using cache" {
             self.is_cached = true;
         } else if let Some(container) = words.strip_prefix("Running in ") {
             if is_short_id(container) {
                 self.running = Some(container.to_owned());
-                told.push(Progress::Container(container.to_owned()));
+                progress.push(Progress::Container(container.to_owned()));
             }
         } else if words.is_empty() || is_short_id(words) {
             if self.fetching != Fetching::Base && !words.is_empty() {
-                told.push(Progress::Layer(Layer {
+                progress.push(Progress::Layer(Layer {
                     id: words.to_owned(),
                     instruction: std::mem::take(&mut self.instruction),
                     is_cached: self.is_cached,
@@ -248,14 +248,14 @@ mod tests {
         Steps::new(&labels.into(), &build_args)
     }
 
-    fn told(steps: &mut Steps, pieces: &[&str]) -> (String, Vec<Progress>) {
+    fn taken(steps: &mut Steps, pieces: &[&str]) -> (String, Vec<Progress>) {
         let (mut shown, mut rest) = (String::new(), Vec::new());
         for piece in pieces {
             let item = serde_json::json!({ "stream": piece });
-            for told in steps.take(serde_json::from_value(item).unwrap()) {
-                match told {
+            for progress in steps.take(serde_json::from_value(item).unwrap()) {
+                match progress {
                     Progress::Text(text) => shown.push_str(std::str::from_utf8(&text).unwrap()),
-                    told => rest.push(told),
+                    progress => rest.push(progress),
                 }
             }
         }
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn layers_and_containers_are_told_and_the_step_of_our_labels_is_not_shown() {
-        let (shown, rest) = told(
+        let (shown, rest) = taken(
             &mut steps(),
             &[
                 "Step 1/5 : FROM scratch",
@@ -338,7 +338,7 @@ mod tests {
             "Step 1/2 : FROM other\n",
             "[Warning] One or more build-args [uid] were not consumed\n",
         ];
-        let (shown, rest) = told(&mut steps, &pieces);
+        let (shown, rest) = taken(&mut steps, &pieces);
         assert_eq!(rest, [Progress::Container(A.to_owned())]);
         assert!(shown.ends_with(&pieces[3..].concat()), "{shown}");
         assert_eq!(steps.fetching(), Fetching::Nothing);
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn a_warning_about_other_args_is_shown() {
         let text = "[Warning] One or more build-args [uid other] were not consumed\n";
-        assert_eq!(told(&mut steps(), &[text]).0, text);
+        assert_eq!(taken(&mut steps(), &[text]).0, text);
     }
 
     #[test]
@@ -371,7 +371,7 @@ mod tests {
             (&["Step 2/2 : COPY /a /b", "\n"], Fetching::Nothing),
         ] {
             let mut steps = steps();
-            told(&mut steps, pieces);
+            taken(&mut steps, pieces);
             assert_eq!(steps.fetching(), expected, "{pieces:?}");
         }
     }

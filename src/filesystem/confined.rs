@@ -113,8 +113,8 @@ pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Resul
         .spawn()
         .map(Reaped)
         .map_err(fault("start the program that confines"))?;
-    let told = receive(&ours).map_err(fault("be told of"))?;
-    let mount = match told {
+    let reply = receive(&ours).map_err(fault("be told of"))?;
+    let mount = match reply {
         Reply::Mount(mount) => mount,
         Reply::Refused(step, errno) => return Err(refused(path, step, errno)),
     };
@@ -133,8 +133,8 @@ pub fn hand_out(program: &Path, directory: BorrowedFd<'_>, path: &Path) -> Resul
     }
     drop(mount);
     // An older kernel ignores unknown flags.
-    let told = fstatvfs(&opened).map_err(|errno| fault("look at")(errno.into()))?;
-    if !told.f_flag.contains(REPORTED_FLAGS) {
+    let filesystem = fstatvfs(&opened).map_err(|errno| fault("look at")(errno.into()))?;
+    if !filesystem.f_flag.contains(REPORTED_FLAGS) {
         return Err(refused(path, "give all its flags to", Errno::OPNOTSUPP));
     }
     Ok(opened)

@@ -55,7 +55,8 @@ pub(super) struct BuildTask {
 enum Location {
     /// With the task.
     Task(PendingBuild),
-    /// With a thread that works on it. If a future that waits for the thread is dropped, the handle stays here.
+    /// With a thread that works on it. If a future that waits for the thread is dropped, the handle stays
+    /// here.
     Thread(JoinHandle<PendingBuild>),
     /// Nowhere: the thread has panicked. The build is read from the disk to end it.
     Lost,

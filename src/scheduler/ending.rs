@@ -32,21 +32,29 @@ pub(super) async fn run_guarded(
     work: impl Future<Output = ()>,
 ) {
     /// For a panic during the cleanup: the waiters are notified and the slot is released nevertheless.
-    struct Guard(Arc<Shared>, Arc<ActiveJob>, bool);
+    struct Guard {
+        shared: Arc<Shared>,
+        active: Arc<ActiveJob>,
+        is_armed: bool,
+    }
     impl Drop for Guard {
         fn drop(&mut self) {
-            if self.2 {
-                self.0.leave_queue(&self.1);
-                self.1.end_rejected(Error::Lost);
+            if self.is_armed {
+                self.shared.leave_queue(&self.active);
+                self.active.end_rejected(Error::Lost);
             }
         }
     }
-    let mut guard = Guard(shared.clone(), active.clone(), true);
+    let mut guard = Guard {
+        shared: shared.clone(),
+        active: active.clone(),
+        is_armed: true,
+    };
     // State that the panic left inconsistent is not used: the build is read from disk.
     if AssertUnwindSafe(work).catch_unwind().await.is_err() {
         end_after_panic(shared, active).await;
     }
-    guard.2 = false;
+    guard.is_armed = false;
 }
 
 /// Ends a build whose task or thread has panicked.

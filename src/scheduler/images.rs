@@ -135,12 +135,12 @@ impl Images {
 
     /// The latest image that mistry built for a context and that still exists.
     async fn find(&self, wanted: &Wanted) -> Result<Option<ImageRecord>, docker::Error> {
-        let there = self.docker.labelled_images(&self.labels(wanted)).await?;
+        let existing = self.docker.labelled_images(&self.labels(wanted)).await?;
         let records = self.records(wanted.project().clone()).await;
         let context = wanted.context.digest().to_string();
         let mut images = records.images.into_iter().rev();
         Ok(images.find(|image| {
-            image.context == context && image.uid == wanted.uid && there.contains(&image.id)
+            image.context == context && image.uid == wanted.uid && existing.contains(&image.id)
         }))
     }
 
@@ -197,8 +197,8 @@ impl Images {
         output: mpsc::Sender<Bytes>,
     ) -> Vec<Layer> {
         let mut layers = Vec::new();
-        while let Some(told) = progress.recv().await {
-            match told {
+        while let Some(reported) = progress.recv().await {
+            match reported {
                 // A build continues without a receiver of its output.
                 Progress::Text(text) => drop(output.send(text).await),
                 Progress::Restarted => layers.clear(),

@@ -56,11 +56,11 @@ impl Reader {
             let (log, length) = log.into_now()?;
             scan(log, length, &stop)
         });
-        let told = scanning.await.map_err(|error| match error {
+        let scanned = scanning.await.map_err(|error| match error {
             Error::ReadersFull => Error::ScansFull,
             other => other,
         });
-        told?.map_err(Error::Log)
+        scanned?.map_err(Error::Log)
     }
 }
 

@@ -40,28 +40,28 @@ impl Images {
         if !has_layers && matches!(which, Unused::Layers(_)) {
             return Ok(Pruned::default());
         }
-        let mut there = Forest::new(self.docker.images().await?);
+        let mut forest = Forest::new(self.docker.images().await?);
         let mut pruned = Pruned::default();
         let mut candidates = HashSet::new();
         for known in records.values() {
             for layer in known.layers.iter().filter(goes) {
                 if !known.is_image(&layer.id) {
-                    candidates.extend(there.unnamed(&layer.id, layer.made.as_second()));
+                    candidates.extend(forest.unnamed(&layer.id, layer.made.as_second()));
                 }
             }
             if !matches!(which, Unused::Layers(_)) {
                 let images = known.images.iter();
-                candidates.extend(images.filter_map(|image| there.unnamed(&image.id, i64::MIN)));
+                candidates.extend(images.filter_map(|image| forest.unnamed(&image.id, i64::MIN)));
             }
         }
         if !matches!(which, Unused::Layers(_)) {
-            self.remove_unknown(&mut there, &candidates, &mut pruned)
+            self.remove_unknown(&mut forest, &candidates, &mut pruned)
                 .await?;
         }
-        self.remove_leaves(&mut there, candidates, &mut pruned)
+        self.remove_leaves(&mut forest, candidates, &mut pruned)
             .await?;
         for (project, known) in records {
-            let is_there = |id: &str| there.images.keys().any(|image| is_prefix(id, image));
+            let is_there = |id: &str| forest.images.keys().any(|image| is_prefix(id, image));
             let gone: HashSet<String> = known
                 .layers
                 .into_iter()
@@ -132,18 +132,18 @@ impl Images {
     /// children, which inherit it.
     async fn remove_unknown(
         &self,
-        there: &mut Forest,
+        forest: &mut Forest,
         known: &HashSet<String>,
         pruned: &mut Pruned,
     ) -> Result<(), docker::Error> {
         let instance = self.store.instance();
-        let labelled: Vec<String> = there
+        let labelled: Vec<String> = forest
             .images
             .values()
             .filter(|image| {
                 let is_labelled = image.labels.get(INSTANCE).is_some_and(|i| i == instance)
                     && image.labels.contains_key(CONTEXT);
-                is_labelled && there.is_free(image) && !known.contains(&image.id)
+                is_labelled && forest.is_free(image) && !known.contains(&image.id)
             })
             .map(|image| image.id.clone())
             .collect();
@@ -152,7 +152,7 @@ impl Images {
             let is_ours = made_by.contains("#(nop)") && made_by.contains("LABEL mistry.");
             // Its layers are not recorded either.
             if is_ours && self.docker.remove_image_and_layers(&id).await? {
-                there.remove(&id, pruned);
+                forest.remove(&id, pruned);
             }
         }
         Ok(())
@@ -161,7 +161,7 @@ impl Images {
     /// Removes images without children, and then those that this leaves without children.
     async fn remove_leaves(
         &self,
-        there: &mut Forest,
+        forest: &mut Forest,
         mut candidates: HashSet<String>,
         pruned: &mut Pruned,
     ) -> Result<(), docker::Error> {
@@ -169,10 +169,10 @@ impl Images {
             let leaves: Vec<String> = candidates
                 .iter()
                 .filter(|id| {
-                    there
+                    forest
                         .images
                         .get(*id)
-                        .is_some_and(|image| there.is_free(image))
+                        .is_some_and(|image| forest.is_free(image))
                 })
                 .cloned()
                 .collect();
@@ -183,7 +183,7 @@ impl Images {
                 candidates.remove(&id);
                 // A container may use it.
                 if self.docker.remove_image(&id).await? {
-                    there.remove(&id, pruned);
+                    forest.remove(&id, pruned);
                 }
             }
         }

@@ -116,16 +116,19 @@ pub(super) fn find<'a>(
 /// Refuses a page of another origin that would read with our cookie or embed our content. A link on such a
 /// page may be followed.
 pub(super) fn check_site(request: &Parts) -> Result<(), ApiError> {
-    let said = |name: &str| {
+    let header = |name: &str| {
         request
             .headers
             .get(name)
             .and_then(|value| value.to_str().ok())
     };
-    let is_ours = matches!(said("sec-fetch-site"), None | Some("same-origin" | "none"));
+    let is_ours = matches!(
+        header("sec-fetch-site"),
+        None | Some("same-origin" | "none")
+    );
     let is_followed = request.method == Method::GET
-        && said("sec-fetch-mode") == Some("navigate")
-        && matches!(said("sec-fetch-dest"), None | Some("document"));
+        && header("sec-fetch-mode") == Some("navigate")
+        && matches!(header("sec-fetch-dest"), None | Some("document"));
     if is_ours || is_followed {
         return Ok(());
     }
@@ -154,9 +157,9 @@ fn set_cookie(value: &str, lifetime: Duration, headers: &HeaderMap) -> String {
 /// True if the browser or a proxy reports that the browser uses TLS. A client gains nothing by a false
 /// report: its browser would send the cookie less often.
 pub(super) fn is_secure(headers: &HeaderMap) -> bool {
-    let said = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    said("x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"))
-        || said(ORIGIN.as_str()).is_some_and(|origin| origin.starts_with("https://"))
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    header("x-forwarded-proto").is_some_and(|proto| proto.eq_ignore_ascii_case("https"))
+        || header(ORIGIN.as_str()).is_some_and(|origin| origin.starts_with("https://"))
 }
 
 fn seconds(time: SystemTime) -> u64 {

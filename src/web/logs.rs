@@ -255,14 +255,14 @@ impl From<lines::Index> for LogLines {
 
 impl From<lines::Found> for LogMatches {
     fn from(found: lines::Found) -> LogMatches {
-        let told = |found: lines::Match| LogMatch {
+        let to_match = |found: lines::Match| LogMatch {
             line: found.line,
             offset: found.offset,
         };
         LogMatches {
             length: found.length,
             count: found.count,
-            matches: found.matches.into_iter().map(told).collect(),
+            matches: found.matches.into_iter().map(to_match).collect(),
         }
     }
 }
