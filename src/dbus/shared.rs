@@ -16,7 +16,7 @@ use super::control::BusControl;
 use crate::budget::Client;
 use crate::scheduler::{Reader, Scheduler};
 
-/// StaticInfo that do not change while the daemon runs.
+/// What does not change while the daemon runs.
 #[derive(Clone, Debug)]
 pub struct StaticInfo {
     /// The path of the projects.
