@@ -54,10 +54,10 @@ pub(super) struct BuildTask {
 /// Where the pending build of a task is.
 enum Location {
     /// With the task.
-    Task(PendingBuild),
+    Task(Box<PendingBuild>),
     /// With a thread that works on it. If a future that waits for the thread is dropped, the handle stays
     /// here.
-    Thread(JoinHandle<PendingBuild>),
+    Thread(JoinHandle<Box<PendingBuild>>),
     /// Nowhere: the thread has panicked. The build is read from the disk to end it.
     Lost,
 }
@@ -92,7 +92,7 @@ impl BuildTask {
         BuildTask {
             shared,
             active,
-            pending: Location::Task(pending),
+            pending: Location::Task(Box::new(pending)),
             stopped,
             limits,
             stderr: Vec::new(),
@@ -248,7 +248,7 @@ impl BuildTask {
     pub(super) async fn into_pending(mut self) -> Option<PendingBuild> {
         self.wait_for_worker().await.ok()?;
         match self.pending {
-            Location::Task(pending) => Some(pending),
+            Location::Task(pending) => Some(*pending),
             Location::Thread(_) | Location::Lost => None,
         }
     }
