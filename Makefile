@@ -2,17 +2,17 @@
 # CARGO_TARGET_DIR is honoured, by cargo itself and by what is started from its output.
 
 CARGO ?= cargo
-# Where `make worlds` puts them; `make test` and `make bench` use them when they are up.
-WORLDS := $(or $(MISTRY_WORLDS),$(or $(TMPDIR),/tmp)/mistry-worlds-$(shell id -u))
+# The directory of `make environment`; `make test` and `make bench` use what is up there.
+environment := $(or $(MISTRY_TEST_ENVIRONMENT),$(or $(TMPDIR),/tmp)/mistry-environment-$(shell id -u))
 
-# The scripts find what is up already by this.
-with := $(if $(wildcard $(WORLDS)/environment),MISTRY_WORLDS="$(WORLDS)") tests/worlds/with
+# The scripts find by this variable what is up already.
+with := $(if $(wildcard $(environment)/environment),MISTRY_TEST_ENVIRONMENT="$(environment)") tests/environment/with
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test soak bench screenshots worlds clean-worlds deb
+.PHONY: help demo check test soak bench screenshots environment clean-environment deb
 
 help: ## print this
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: ## build an example project on this host, twice and once more, and see what happens
 	@CARGO="$(CARGO)" examples/demo
@@ -22,7 +22,7 @@ check: ## format, lints and the fast tests: no root, no Docker
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) test --locked --lib --bins --test it
 
-test: ## everything, the real worlds included (Docker, Btrfs, sshd, rsync): needs root or sudo
+test: ## everything, the system tests included (Docker, Btrfs, sshd, rsync): needs root or sudo
 	$(with) $(CARGO) test --locked
 	@echo 'checking that the fuzz targets compile' >&2
 	RUSTFLAGS='--cfg fuzzing' $(CARGO) check --quiet --locked --manifest-path fuzz/Cargo.toml \
@@ -37,14 +37,14 @@ bench: ## measure, each figure against its yardstick
 	$(with) $(CARGO) bench --locked
 
 screenshots: ## take the pictures in docs/screenshots/ anew: needs a Docker Engine and a browser
-	MISTRY_SCREENSHOTS="$(CURDIR)/docs/screenshots" $(with) --few $(CARGO) test --locked --test world browser::screenshots
+	MISTRY_SCREENSHOTS="$(CURDIR)/docs/screenshots" $(with) --few $(CARGO) test --locked --test system browser::screenshots
 
 deb: ## build the Debian packages mistryd and mistry into target/deb/
 	@CARGO="$(CARGO)" packaging/build
 
-worlds: ## bring up the real worlds, leave them up, print the environment that tests need
-	@[ -e "$(WORLDS)/environment" ] || tests/worlds/up "$(WORLDS)"
-	@cat "$(WORLDS)/environment"
+environment: ## bring up what the system tests need, leave it up, print its variables
+	@[ -e "$(environment)/environment" ] || tests/environment/up "$(environment)"
+	@cat "$(environment)/environment"
 
-clean-worlds: ## take them down again, and remove the Node base image of the tests
-	@tests/worlds/clean "$(WORLDS)"
+clean-environment: ## take it down again, and remove the Node base image of the tests
+	@tests/environment/clean "$(environment)"

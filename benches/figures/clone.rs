@@ -12,8 +12,8 @@ const FILES: usize = 100_000;
 const PAIRS: usize = 15;
 
 pub fn measure() -> Vec<Figure> {
-    let world = std::env::var("MISTRY_TEST_BTRFS").expect("a Btrfs: `make bench` brings one");
-    let home = tempfile::tempdir_in(world).unwrap();
+    let mount = std::env::var("MISTRY_TEST_BTRFS").expect("a Btrfs: `make bench` brings one");
+    let home = tempfile::tempdir_in(mount).unwrap();
     let many = home.path().join("many");
     Filesystem::Btrfs.create(&many).unwrap();
     for n in 0..FILES {

@@ -1,6 +1,6 @@
 //! The figures that mistry promises, each as a ratio against a peer or a limit in the same run.
 //!
-//! `make bench` brings up the real worlds and runs this. It prints a table and writes
+//! `make bench` brings up the environment of the system tests and runs this. It prints a table and writes
 //! `target/bench/figures.json`, a list of `{name, value, unit, against, against_value, ratio}`.
 //! Nothing here passes or fails: machines differ, and so do their moods.
 

@@ -1,11 +1,11 @@
-//! What the benchmarks share with the tests of the real worlds: the browser, and how it is asked.
+//! What the benchmarks share with the system tests: the browser and the HTTP client.
 
 // The tests use all of it.
 #[allow(dead_code)]
-#[path = "../../tests/world/browser/support/mod.rs"]
+#[path = "../../tests/system/browser/support/mod.rs"]
 pub mod browser;
 #[allow(dead_code)]
-#[path = "../../tests/world/support/http.rs"]
+#[path = "../../tests/system/support/http.rs"]
 pub mod http;
 #[allow(dead_code)]
 #[path = "../../tests/it/support/proxy.rs"]

@@ -25,19 +25,19 @@ const MOST_OUTPUT: usize = 4 << 20;
 /// Requests that one call may come to: each is answered alike, and what is asked again is bounded.
 const MOST_REQUESTS: usize = 200;
 
-struct World {
+struct Harness {
     runtime: Runtime,
     home: TempDir,
 }
 
 thread_local! {
-    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+    static HARNESS: RefCell<Option<Harness>> = const { RefCell::new(None) };
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let (call, answer) = data.split_first().unwrap_or((&0, &[]));
-    WORLD.with_borrow_mut(|world| {
-        let world = world.get_or_insert_with(|| World {
+    HARNESS.with_borrow_mut(|harness| {
+        let harness = harness.get_or_insert_with(|| Harness {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .start_paused(true)
@@ -45,10 +45,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 .expect("a runtime"),
             home: mistry_fuzz::directory(),
         });
-        let socket = world.home.path().join("docker.sock");
+        let socket = harness.home.path().join("docker.sock");
         let _ = std::fs::remove_file(&socket);
         let local = LocalSet::new();
-        let done = local.block_on(&world.runtime, async {
+        let done = local.block_on(&harness.runtime, async {
             let listener = UnixListener::bind(&socket).expect("a socket");
             let answer: Rc<[u8]> = answer.into();
             let serving = tokio::task::spawn_local(serve(listener, answer, call & 0x80 != 0));

@@ -32,14 +32,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are looked at.
 const MOST: u64 = 256 << 10;
 
-struct World {
+struct Harness {
     runtime: Runtime,
     home: TempDir,
     port: u16,
 }
 
 thread_local! {
-    static WORLD: RefCell<Option<World>> = const { RefCell::new(None) };
+    static HARNESS: RefCell<Option<Harness>> = const { RefCell::new(None) };
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
@@ -54,10 +54,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     {
         return;
     }
-    WORLD.with_borrow_mut(|world| {
-        let world = world.get_or_insert_with(begin);
-        let (port, socket) = (world.port, world.home.path().join("socket"));
-        let answer = world.runtime.block_on(async {
+    HARNESS.with_borrow_mut(|harness| {
+        let harness = harness.get_or_insert_with(begin);
+        let (port, socket) = (harness.port, harness.home.path().join("socket"));
+        let answer = harness.runtime.block_on(async {
             if is_over_tcp {
                 let stream = TcpStream::connect(("127.0.0.1", port)).await;
                 let stream = stream.expect("the server listens");
@@ -149,7 +149,7 @@ fn check(answer: &[u8], request: &[u8]) {
     }
 }
 
-fn begin() -> World {
+fn begin() -> Harness {
     let home = mistry_fuzz::directory();
     let at = |path: &str| home.path().join(path);
     for path in ["projects/p", "projects/empty", "builds"] {
@@ -190,7 +190,7 @@ fn begin() -> World {
         tokio::spawn(serve(vec![Listener::Unix(unix), Listener::Tcp(tcp)], web));
         port
     });
-    World {
+    Harness {
         runtime,
         home,
         port,

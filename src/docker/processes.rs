@@ -218,7 +218,7 @@ mod tests {
         }
     }
 
-    /// The files are ordinary ones here; those of a kernel are in `tests/world/confinement.rs`.
+    /// The files are ordinary ones here; those of a kernel are in `tests/system/confinement.rs`.
     #[tokio::test]
     async fn a_refusal_is_known_wherever_the_cgroup_is_and_whenever_it_is_made() {
         for (at, is_late) in [(0, false), (1, false), (2, false), (1, true)] {

@@ -25,12 +25,12 @@ const NOBODY: u32 = 65_534;
 const DENIED: &str = "Access denied";
 
 /// A daemon that takes the bus for the host's.
-async fn world() -> (TestBus, Home, Process) {
-    world_with(&json!({})).await
+async fn start_daemon() -> (TestBus, Home, Process) {
+    start_daemon_with(&json!({})).await
 }
 
 /// The same with keys of the configuration.
-async fn world_with(config: &Value) -> (TestBus, Home, Process) {
+async fn start_daemon_with(config: &Value) -> (TestBus, Home, Process) {
     let (bus, home) = (TestBus::start(), Home::new().await);
     home.configure(config);
     home.fixture("succeed");
@@ -134,7 +134,7 @@ impl Polkit {
 
 #[tokio::test]
 async fn without_polkit_a_stranger_reads_and_changes_nothing() {
-    let (bus, home, daemon) = world().await;
+    let (bus, home, daemon) = start_daemon().await;
     let ran = call(&bus, true, "ListProjects", &[]).await;
     assert_eq!(
         (ran.status, ran.stdout.as_str()),
@@ -168,7 +168,7 @@ async fn without_polkit_a_stranger_reads_and_changes_nothing() {
 
 #[tokio::test]
 async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name() {
-    let (bus, home, daemon) = world().await;
+    let (bus, home, daemon) = start_daemon().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     let every = [
         "org.mistry.mistry1.submit",
@@ -222,7 +222,7 @@ async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name
 /// allow one to be asked.
 #[tokio::test]
 async fn there_is_no_bound_on_questions_that_need_no_person() {
-    let (bus, _home, daemon) = world().await;
+    let (bus, _home, daemon) = start_daemon().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
     // As many as there is room for in the queue.
@@ -236,7 +236,7 @@ async fn there_is_no_bound_on_questions_that_need_no_person() {
 
 #[tokio::test]
 async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
-    let (bus, _home, daemon) = world().await;
+    let (bus, _home, daemon) = start_daemon().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit
         .after_asking
@@ -262,7 +262,7 @@ async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
 
 #[tokio::test]
 async fn only_the_user_who_asked_for_a_job_may_cancel_it() {
-    let (bus, home, daemon) = world().await;
+    let (bus, home, daemon) = start_daemon().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
     home.engine.hold("start");
@@ -300,7 +300,7 @@ async fn only_the_user_who_asked_for_a_job_may_cancel_it() {
 
 #[tokio::test]
 async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
-    let (bus, home, daemon) = world().await;
+    let (bus, home, daemon) = start_daemon().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
     home.engine.hold("wait");
@@ -343,7 +343,7 @@ async fn signals(here: &Connection) -> zbus::MessageStream {
 
 #[tokio::test]
 async fn where_nothing_is_public_a_user_without_rights_sees_no_build_and_hears_no_name() {
-    let (bus, home, daemon) = world_with(&json!({"public": "none"})).await;
+    let (bus, home, daemon) = start_daemon_with(&json!({"public": "none"})).await;
     let (polkit, _there) = Polkit::start(&bus).await;
     let here = bus.connect().await;
     let mut heard = signals(&here).await;
@@ -427,7 +427,7 @@ async fn where_nothing_is_public_a_user_without_rights_sees_no_build_and_hears_n
 /// Whom polkit lets ask for builds is not thereby let read what they print and leave.
 #[tokio::test]
 async fn what_a_build_leaves_is_for_whom_polkit_lets_and_each_file_for_whom_the_kernel_lets() {
-    let (bus, home, daemon) = world().await;
+    let (bus, home, daemon) = start_daemon().await;
     let leave = "cd \"$DATA/artifacts\"; chmod 755 .; echo hush; echo for all > open; \
         chmod 644 open; echo for nobody > closed; chmod 0 closed; exit 3";
     home.script("fail", leave);

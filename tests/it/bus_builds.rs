@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use zbus::Variant;
 
-use crate::bus_control::{World, end_of};
+use crate::bus_control::{Harness, end_of};
 use crate::support::{
     bus::{TestBus, job_at, manager, name_of},
     daemon::{Home, names, text},
@@ -30,8 +30,8 @@ fn file(fd: zbus::OwnedFd) -> File {
 
 #[tokio::test]
 async fn what_a_job_is_given_reaches_its_build() {
-    let world = World::new().await;
-    let manager = manager(&world.here).await;
+    let harness = Harness::new().await;
+    let manager = manager(&harness.here).await;
     let mut ends = manager.receive_job_removed().await.unwrap();
     let given = HashMap::from([("a", "b=c"), ("_token", "hush")]);
     let options = Options::new();
@@ -50,14 +50,14 @@ async fn what_a_job_is_given_reaches_its_build() {
 
 #[tokio::test]
 async fn a_rebuild_is_a_build_of_its_own_and_one_that_fails_leaves_the_build_before_it() {
-    let world = World::new().await;
+    let harness = Harness::new().await;
     // The script stays as it is, and so does the id; what it finds outside does not.
-    let mark = world.home.path("mark");
+    let mark = harness.home.path("mark");
     let script = format!("[ ! -e {} ] || exit 4", mark.display());
-    world.home.script("turns", &script);
-    let (id, outcome) = world.build("turns", &[]).await;
+    harness.home.script("turns", &script);
+    let (id, outcome) = harness.build("turns", &[]).await;
     assert_eq!(outcome, "succeeded");
-    let manager = manager(&world.here).await;
+    let manager = manager(&harness.here).await;
     let mut ends = manager.receive_job_removed().await.unwrap();
     let none = HashMap::new();
     let options = Options::from([("rebuild", true.into())]);
@@ -66,11 +66,11 @@ async fn a_rebuild_is_a_build_of_its_own_and_one_that_fails_leaves_the_build_bef
         let (again, _, disposition) = submitting.await.unwrap();
         assert_eq!((&again, disposition.as_str()), (&id, "queued"));
         assert_eq!(end_of(&mut ends, &id).await, expected);
-        let build = world.describe(&id).await;
+        let build = harness.describe(&id).await;
         assert_eq!(text(&build["BuildInfo"], "Outcome"), "succeeded");
         std::fs::write(&mark, "").unwrap();
     }
-    let (_, _, disposition) = world.submit("turns", &[]).await;
+    let (_, _, disposition) = harness.submit("turns", &[]).await;
     assert_eq!(disposition, "cached");
 }
 
@@ -95,19 +95,19 @@ async fn listed(manager: &ManagerProxy<'_>, filter: &[(&str, &str)], limit: u64)
 
 #[tokio::test]
 async fn builds_are_listed_newest_first_as_the_filter_says_page_by_page() {
-    let world = World::new().await;
+    let harness = Harness::new().await;
     let mut all = Vec::new();
     for (project, params) in [
         ("succeed", &[("n", "1")][..]),
         ("loud", &[]),
         ("succeed", &[("n", "2")]),
     ] {
-        all.insert(0, world.build(project, params).await.0);
+        all.insert(0, harness.build(project, params).await.0);
     }
-    world.home.engine.hold("wait");
-    let (live, ..) = world.submit("succeed", &[("n", "3")]).await;
+    harness.home.engine.hold("wait");
+    let (live, ..) = harness.submit("succeed", &[("n", "3")]).await;
     all.insert(0, live.clone());
-    let manager = manager(&world.here).await;
+    let manager = manager(&harness.here).await;
     assert_eq!(listed(&manager, &[], 1_000).await, all);
     assert_eq!(listed(&manager, &[], 1).await, all);
     let loud = listed(&manager, &[("project", "loud")], 10).await;
@@ -117,13 +117,13 @@ async fn builds_are_listed_newest_first_as_the_filter_says_page_by_page() {
     assert_eq!(listed(&manager, &[("state", "pending")], 10).await, [live]);
     let group = listed(&manager, &[("group", "none-such")], 10).await;
     assert!(group.is_empty());
-    world.home.engine.release("wait");
+    harness.home.engine.release("wait");
 }
 
 #[tokio::test]
 async fn a_paused_queue_holds_jobs_and_garbage_is_counted() {
-    let world = World::new().await;
-    let manager = manager(&world.here).await;
+    let harness = Harness::new().await;
+    let manager = manager(&harness.here).await;
     let mut changes = manager.receive_paused_changed().await;
     let mut ends = manager.receive_job_removed().await.unwrap();
     manager.pause_queue().await.unwrap();
@@ -131,8 +131,8 @@ async fn a_paused_queue_holds_jobs_and_garbage_is_counted() {
         while !changes.next().await.unwrap().get().await.unwrap() {}
     })
     .await;
-    let (id, path, _) = world.submit("succeed", &[]).await;
-    let job = job_at(&world.here, &path).await;
+    let (id, path, _) = harness.submit("succeed", &[]).await;
+    let job = job_at(&harness.here, &path).await;
     assert_eq!(job.state().await.unwrap(), "queued");
     manager.resume_queue().await.unwrap();
     assert_eq!(end_of(&mut ends, &id).await, "succeeded");
@@ -154,16 +154,16 @@ async fn a_paused_queue_holds_jobs_and_garbage_is_counted() {
 
 #[tokio::test]
 async fn what_cannot_be_built_is_told_by_its_name() {
-    let world = World::new().await;
-    world.home.fixture("image-build-failure");
-    let manager = manager(&world.here).await;
+    let harness = Harness::new().await;
+    harness.home.fixture("image-build-failure");
+    let manager = manager(&harness.here).await;
     let failed = manager.rebuild_image("image-build-failure").await;
     assert_eq!(name_of(failed), ours("ImageFailed"));
     let unknown = manager.rebuild_image("none-such").await;
     assert_eq!(name_of(unknown), ours("NoSuchProject"));
-    let (_, outcome) = world.build("image-build-failure", &[]).await;
+    let (_, outcome) = harness.build("image-build-failure", &[]).await;
     assert_eq!(outcome, "errored");
-    world.home.engine.stop().await;
+    harness.home.engine.stop().await;
     let (none, options) = (HashMap::new(), Options::new());
     let away = manager.submit_job("succeed", "", &none, &options).await;
     assert_eq!(name_of(away), ours("EngineUnavailable"));
@@ -172,12 +172,12 @@ async fn what_cannot_be_built_is_told_by_its_name() {
 /// What the contract says a client does that must have every byte and the end.
 #[tokio::test]
 async fn a_job_outlives_a_daemon_that_is_killed_and_its_log_goes_on_where_it_ended() {
-    let World {
+    let Harness {
         bus,
         home,
         daemon,
         here,
-    } = World::new().await;
+    } = Harness::new().await;
     let script = "mkfifo \"$DATA/gate\"; echo first; read -r x < \"$DATA/gate\"; echo last";
     home.script("slow", script);
     let manager = manager(&here).await;

@@ -20,26 +20,26 @@ use crate::support::{
 };
 
 /// A daemon on a bus, with a project that succeeds and one that prints.
-pub struct World {
+pub struct Harness {
     pub bus: TestBus,
     pub home: Home,
     pub daemon: Process,
     pub here: Connection,
 }
 
-impl World {
-    pub async fn new() -> World {
-        World::with(&json!({})).await
+impl Harness {
+    pub async fn new() -> Harness {
+        Harness::with(&json!({})).await
     }
 
-    pub async fn with(config: &Value) -> World {
+    pub async fn with(config: &Value) -> Harness {
         let (bus, home) = (TestBus::start(), Home::new().await);
         home.configure(config);
         home.fixture("succeed");
         home.script("loud", "echo one; echo two; echo three >&2");
         let daemon = bus.spawn(&home).await;
         let here = bus.connect().await;
-        World {
+        Harness {
             bus,
             home,
             daemon,
@@ -88,26 +88,26 @@ pub async fn end_of(ends: &mut JobRemovedStream, id: &str) -> String {
 
 #[tokio::test]
 async fn a_job_over_the_bus_is_the_same_job_as_one_over_http() {
-    let world = World::new().await;
+    let harness = Harness::new().await;
     let job = json!({"project": "succeed", "params": {"a": "b"}});
-    world.home.engine.hold("wait");
-    let (id, path, disposition) = world.submit("succeed", &[("a", "b")]).await;
+    harness.home.engine.hold("wait");
+    let (id, path, disposition) = harness.submit("succeed", &[("a", "b")]).await;
     assert_eq!(disposition, "queued");
     assert_eq!(path, format!("/org/mistry/Mistry1/job/_{}", &id[..16]));
     // Over HTTP it is joined.
     let posting = Ask::post("/jobs", &job);
-    let at = world.daemon.at.clone();
+    let at = harness.daemon.at.clone();
     let posted = tokio::spawn(async move { at.ask(posting).await });
     let shown = Ask::get(format!("/job/succeed/{id}")).json();
-    let shown = world.daemon.at.ask(shown).await.expect(200).json();
+    let shown = harness.daemon.at.ask(shown).await.expect(200).json();
     assert_eq!(shown["State"], "pending");
     // Over the bus, too, and it is the same object.
-    let (again, same, disposition) = world.submit("succeed", &[("a", "b")]).await;
+    let (again, same, disposition) = harness.submit("succeed", &[("a", "b")]).await;
     assert_eq!(
         (again, same, disposition),
         (id.clone(), path, "coalesced".to_owned())
     );
-    world.home.engine.release("wait");
+    harness.home.engine.release("wait");
     let posted = within("the answer", posted)
         .await
         .unwrap()
@@ -115,41 +115,42 @@ async fn a_job_over_the_bus_is_the_same_job_as_one_over_http() {
         .json();
     assert_eq!(text(&posted, "ID"), id);
     // What is there needs no waiting.
-    let (cached, nowhere, disposition) = world.submit("succeed", &[("a", "b")]).await;
+    let (cached, nowhere, disposition) = harness.submit("succeed", &[("a", "b")]).await;
     assert_eq!(
         (cached, nowhere, disposition),
         (id.clone(), "/".to_owned(), "cached".to_owned())
     );
     // It is described in the words of HTTP, without what it printed.
-    let view = world.describe(&id).await;
+    let view = harness.describe(&id).await;
     assert_eq!(view["State"], "ready");
     assert_eq!(view["BuildInfo"]["Outcome"], "succeeded");
     assert_eq!(view["BuildInfo"]["Params"], json!({"a": "b"}));
     assert!(view["BuildInfo"]["ContainerStdouterr"].is_null());
-    let (builds, next) = manager(&world.here)
+    let (builds, next) = manager(&harness.here)
         .await
         .list_builds(&HashMap::new())
         .await
         .unwrap();
     assert_eq!((builds.len(), next.as_str()), (1, ""));
-    let projects = manager(&world.here).await.list_projects().await.unwrap();
+    let projects = manager(&harness.here).await.list_projects().await.unwrap();
     assert_eq!(projects, ["loud", "succeed"]);
 }
 
 #[tokio::test]
 async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
-    let world = World::with(&json!({"job_timeout": "1h"})).await;
-    world.home.engine.hold("wait");
-    let manager = manager(&world.here).await;
+    let harness = Harness::with(&json!({"job_timeout": "1h"})).await;
+    harness.home.engine.hold("wait");
+    let manager = manager(&harness.here).await;
     let mut begun = manager.receive_job_new().await.unwrap();
-    let objects = ObjectManagerProxy::new(&world.here, "org.mistry.Mistry1", "/org/mistry/Mistry1");
+    let objects =
+        ObjectManagerProxy::new(&harness.here, "org.mistry.Mistry1", "/org/mistry/Mistry1");
     let objects = objects.await.unwrap();
     let mut added = objects.receive_interfaces_added().await.unwrap();
     let mut removed = objects.receive_interfaces_removed().await.unwrap();
-    let (id, path, _) = world
+    let (id, path, _) = harness
         .submit("succeed", &[("a", "b"), ("_secret", "s3cr3t")])
         .await;
-    let job = job_at(&world.here, &path).await;
+    let job = job_at(&harness.here, &path).await;
     assert_eq!(job.id().await.unwrap(), id);
     assert_eq!(job.project().await.unwrap(), "succeed");
     assert_eq!(job.group().await.unwrap(), "");
@@ -158,7 +159,7 @@ async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
     assert_eq!(params["_secret"], "", "an opaque value was told");
     let own = rustix::process::getuid().as_raw();
     assert_eq!(job.started_by_uid().await.unwrap(), own);
-    world.home.engine.wait_for("wait", 1).await;
+    harness.home.engine.wait_for("wait", 1).await;
     assert_eq!(job.state().await.unwrap(), "running");
     let (queued, started) = (
         job.queued_at().await.unwrap(),
@@ -184,14 +185,14 @@ async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
     assert_eq!(told.args().unwrap().object_path.as_str(), path);
     let all = objects.get_managed_objects().await.unwrap();
     assert!(all.keys().any(|there| there.as_str() == path), "{all:?}");
-    let changes = PropertiesProxy::builder(&world.here)
+    let changes = PropertiesProxy::builder(&harness.here)
         .destination("org.mistry.Mistry1")
         .path(path.clone())
         .build()
         .await
         .unwrap();
     let mut changes = changes.receive_properties_changed().await.unwrap();
-    world.home.engine.release("wait");
+    harness.home.engine.release("wait");
     let told = within("a change", changes.next()).await.unwrap();
     assert!(
         told.args()
@@ -211,13 +212,13 @@ async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
 
 #[tokio::test]
 async fn the_manager_tells_how_much_is_going_on() {
-    let world = World::with(&json!({"job_concurrency": 1})).await;
-    world.home.engine.hold("wait");
-    let manager = manager(&world.here).await;
+    let harness = Harness::with(&json!({"job_concurrency": 1})).await;
+    harness.home.engine.hold("wait");
+    let manager = manager(&harness.here).await;
     let mut running = manager.receive_n_running_changed().await;
     let mut queued = manager.receive_n_queued_changed().await;
-    world.submit("succeed", &[("n", "1")]).await;
-    world.submit("succeed", &[("n", "2")]).await;
+    harness.submit("succeed", &[("n", "1")]).await;
+    harness.submit("succeed", &[("n", "2")]).await;
     within("NRunning", async {
         while running.next().await.unwrap().get().await.unwrap() != 1 {}
     })
@@ -230,8 +231,8 @@ async fn the_manager_tells_how_much_is_going_on() {
     assert_eq!(manager.version().await.unwrap(), env!("CARGO_PKG_VERSION"));
     assert_eq!(manager.file_system().await.unwrap(), "plain");
     let builds = manager.build_path().await.unwrap();
-    assert_eq!(builds, world.home.builds().display().to_string());
-    world.home.engine.release("wait");
+    assert_eq!(builds, harness.home.builds().display().to_string());
+    harness.home.engine.release("wait");
     within("the end of both", async {
         while running.next().await.unwrap().get().await.unwrap() != 0 {}
     })
@@ -245,10 +246,10 @@ async fn the_end_of_each_of_a_thousand_builds_of_no_time_is_told() {
     /// Clients at once, each with a connection and a subscription of its own.
     const CLIENTS: usize = 20;
     const EACH: usize = 50;
-    let world = World::with(&json!({"job_concurrency": 4, "job_backlog": 1000})).await;
+    let harness = Harness::with(&json!({"job_concurrency": 4, "job_backlog": 1000})).await;
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
-        let here = world.bus.connect().await;
+        let here = harness.bus.connect().await;
         clients.spawn(async move {
             let manager = manager(&here).await;
             let mut signals = zbus::MessageStream::for_match_rule(
@@ -303,7 +304,7 @@ async fn the_end_of_each_of_a_thousand_builds_of_no_time_is_told() {
         client.unwrap();
     }
     assert!(
-        manager(&world.here)
+        manager(&harness.here)
             .await
             .list_jobs()
             .await
@@ -315,9 +316,9 @@ async fn the_end_of_each_of_a_thousand_builds_of_no_time_is_told() {
 /// The end is told after the answer that names the job.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_job_is_told_after_its_answer() {
-    let world = World::new().await;
+    let harness = Harness::new().await;
     for n in 0..20 {
-        let mut all = zbus::MessageStream::from(&world.here);
+        let mut all = zbus::MessageStream::from(&harness.here);
         let value = n.to_string();
         let params = HashMap::from([("n", value.as_str())]);
         let rule = zbus::MatchRule::builder()
@@ -325,12 +326,12 @@ async fn the_end_of_a_job_is_told_after_its_answer() {
             .interface("org.mistry.Mistry1.Manager")
             .build()
             .unwrap();
-        let _told = zbus::MessageStream::for_match_rule(rule, &world.here, None)
+        let _told = zbus::MessageStream::for_match_rule(rule, &harness.here, None)
             .await
             .unwrap();
         let none: HashMap<&str, zbus::Variant<'_>> = HashMap::new();
         let arguments = ("succeed", "", params, none);
-        let asking = world.here.call_method(
+        let asking = harness.here.call_method(
             Some("org.mistry.Mistry1"),
             "/org/mistry/Mistry1",
             Some("org.mistry.Mistry1.Manager"),
@@ -368,20 +369,20 @@ async fn builds_of_one_job_one_after_the_other_are_told_one_after_the_other() {
     /// Clients that ask for the same all the time.
     const CLIENTS: usize = 8;
     const EACH: usize = 12;
-    let world = World::new().await;
-    world.home.script("fail", "exit 3");
+    let harness = Harness::new().await;
+    harness.home.script("fail", "exit 3");
     let rule = zbus::MatchRule::builder()
         .msg_type(zbus::message::Type::Signal)
         .interface("org.mistry.Mistry1.Manager")
         .build()
         .unwrap();
     let room = std::num::NonZeroUsize::new(10_000);
-    let mut signals = zbus::MessageStream::for_match_rule(rule, &world.here, room)
+    let mut signals = zbus::MessageStream::for_match_rule(rule, &harness.here, room)
         .await
         .unwrap();
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
-        let here = world.bus.connect().await;
+        let here = harness.bus.connect().await;
         clients.spawn(async move {
             let manager = manager(&here).await;
             let mut ends = manager.receive_job_removed().await.unwrap();
@@ -402,7 +403,7 @@ async fn builds_of_one_job_one_after_the_other_are_told_one_after_the_other() {
         client.unwrap();
     }
     within("the end of all", async {
-        while !manager(&world.here)
+        while !manager(&harness.here)
             .await
             .list_jobs()
             .await
@@ -413,7 +414,11 @@ async fn builds_of_one_job_one_after_the_other_are_told_one_after_the_other() {
         }
     })
     .await;
-    let accepted = world.daemon.told().matches("mistry_event=accepted").count();
+    let accepted = harness
+        .daemon
+        .told()
+        .matches("mistry_event=accepted")
+        .count();
     let mut told = Vec::new();
     while told.len() < 2 * accepted {
         let signal = within("a signal", signals.next()).await.unwrap().unwrap();
@@ -427,40 +432,43 @@ async fn builds_of_one_job_one_after_the_other_are_told_one_after_the_other() {
 
 #[tokio::test]
 async fn each_outcome_is_told_by_its_name() {
-    let world = World::new().await;
-    world.home.script("fail", "exit 3");
-    world.home.script("hang", "sleep 1000");
-    let settings = world.home.projects().join("hang/mistry.json");
+    let harness = Harness::new().await;
+    harness.home.script("fail", "exit 3");
+    harness.home.script("hang", "sleep 1000");
+    let settings = harness.home.projects().join("hang/mistry.json");
     std::fs::write(settings, r#"{"job_timeout": "50ms"}"#).unwrap();
     for (project, expected) in [("fail", "failed"), ("hang", "timed-out")] {
-        let (id, outcome) = world.build(project, &[]).await;
+        let (id, outcome) = harness.build(project, &[]).await;
         assert_eq!(outcome, expected);
-        assert_eq!(world.describe(&id).await["BuildInfo"]["Outcome"], expected);
+        assert_eq!(
+            harness.describe(&id).await["BuildInfo"]["Outcome"],
+            expected
+        );
     }
 }
 
 #[tokio::test]
 async fn a_job_is_cancelled_across_interfaces() {
-    let world = World::new().await;
-    world.home.engine.hold("start");
-    let manager = manager(&world.here).await;
+    let harness = Harness::new().await;
+    harness.home.engine.hold("start");
+    let manager = manager(&harness.here).await;
     for over_bus in [true, false] {
         let mut ends = manager.receive_job_removed().await.unwrap();
         let value = over_bus.to_string();
-        let (id, path, _) = world.submit("succeed", &[("n", &value)]).await;
+        let (id, path, _) = harness.submit("succeed", &[("n", &value)]).await;
         if over_bus {
             manager.cancel_job(&id, "wrong branch").await.unwrap();
             // A second request while it ends changes nothing.
-            let _ = job_at(&world.here, &path).await.cancel("again").await;
+            let _ = job_at(&harness.here, &path).await.cancel("again").await;
         } else {
             let path = format!("/job/succeed/{id}/cancel");
             let cancel = Ask::post(path, &json!({"reason": "wrong branch"})).json();
-            world.daemon.at.ask(cancel).await.expect(202);
+            harness.daemon.at.ask(cancel).await.expect(202);
         }
-        world.home.engine.release("start");
+        harness.home.engine.release("start");
         let end = within("the end", ends.next()).await.unwrap();
         assert_eq!(end.args().unwrap().outcome, "cancelled");
-        let info = world.describe(&id).await["BuildInfo"].clone();
+        let info = harness.describe(&id).await["BuildInfo"].clone();
         assert_eq!(info["Cancelled"]["Reason"], "wrong branch");
         if over_bus {
             let uid = rustix::process::getuid().as_raw();
@@ -468,17 +476,17 @@ async fn a_job_is_cancelled_across_interfaces() {
         }
         let again = manager.cancel_job(&id, "").await;
         assert_eq!(name_of(again), "org.mistry.Mistry1.Error.JobOver");
-        world.home.engine.hold("start");
+        harness.home.engine.hold("start");
     }
 }
 
 #[tokio::test]
 async fn who_leaves_the_bus_cancels_what_was_wanted_only_while_they_were_there() {
-    let world = World::new().await;
-    world.home.engine.hold("wait");
-    let here = manager(&world.here).await;
+    let harness = Harness::new().await;
+    harness.home.engine.hold("wait");
+    let here = manager(&harness.here).await;
     let mut ends = here.receive_job_removed().await.unwrap();
-    let leaver = world.bus.connect().await;
+    let leaver = harness.bus.connect().await;
     let options = HashMap::from([("cancel_on_disconnect", zbus::Variant::from(true))]);
     let there = manager(&leaver).await;
     let none = HashMap::new();
@@ -489,21 +497,21 @@ async fn who_leaves_the_bus_cancels_what_was_wanted_only_while_they_were_there()
     let end = within("the end", ends.next()).await.unwrap();
     let end = end.args().unwrap();
     assert_eq!((&end.id, end.outcome.as_str()), (&id, "cancelled"));
-    world.home.engine.release("wait");
+    harness.home.engine.release("wait");
 }
 
 #[tokio::test]
 async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
-    let world = World::new().await;
-    world.home.script(
+    let harness = Harness::new().await;
+    harness.home.script(
         "slow",
         "mkfifo \"$DATA/gate\"; echo first; read -r x < \"$DATA/gate\"; printf '1%%\\r\\n\\377\\000no end'",
     );
-    let manager = manager(&world.here).await;
-    let (id, ..) = world.submit("slow", &[]).await;
+    let manager = manager(&harness.here).await;
+    let (id, ..) = harness.submit("slow", &[]).await;
     let log = manager.open_log(&id).await.unwrap();
     let mut log = std::fs::File::from(std::os::fd::OwnedFd::from(log));
-    let gate = world.home.build("slow", "pending", &id).join("data/gate");
+    let gate = harness.home.build("slow", "pending", &id).join("data/gate");
     let reading = tokio::task::spawn_blocking(move || {
         let mut seen = Vec::new();
         let mut piece = [0; 1024];
@@ -518,11 +526,11 @@ async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
     });
     let seen = within("the log", reading).await.unwrap();
     let on_disk = |id: &str| {
-        let ready = world.home.build("slow", "ready", id).join("out.log");
+        let ready = harness.home.build("slow", "ready", id).join("out.log");
         std::fs::read(ready).unwrap()
     };
     within("the end", async {
-        while world.describe(&id).await["State"] != "ready" {
+        while harness.describe(&id).await["State"] != "ready" {
             tokio::task::yield_now().await;
         }
     })
@@ -542,14 +550,14 @@ async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
 /// holds for such a directory is in `handed_out.rs`.
 #[tokio::test]
 async fn artifacts_are_handed_out_as_a_directory_that_leads_nowhere_else() {
-    let world = World::new().await;
-    world.home.script(
+    let harness = Harness::new().await;
+    harness.home.script(
         "leaver",
         "echo hello > $DATA/artifacts/file; ln -s ../../build_info.json $DATA/artifacts/link",
     );
-    let (id, outcome) = world.build("leaver", &[]).await;
+    let (id, outcome) = harness.build("leaver", &[]).await;
     assert_eq!(outcome, "succeeded");
-    let manager = manager(&world.here).await;
+    let manager = manager(&harness.here).await;
     let directory = manager.open_artifacts(&id).await.unwrap();
     let directory = std::os::fd::OwnedFd::from(directory);
     let at = format!("/proc/self/fd/{}", directory.as_raw_fd());
@@ -565,46 +573,51 @@ async fn artifacts_are_handed_out_as_a_directory_that_leads_nowhere_else() {
     );
     assert!(std::fs::write(format!("{at}/new"), "x").is_err());
     // Of a build that is not over there is nothing to be had.
-    world.home.engine.hold("wait");
-    let (pending, ..) = world.submit("succeed", &[]).await;
+    harness.home.engine.hold("wait");
+    let (pending, ..) = harness.submit("succeed", &[]).await;
     let answer = manager.open_artifacts(&pending).await;
     assert_eq!(name_of(answer), "org.mistry.Mistry1.Error.NoArtifacts");
-    world.home.engine.release("wait");
+    harness.home.engine.release("wait");
 }
 
 #[tokio::test]
 async fn the_bus_may_go_and_come_back_and_http_goes_on() {
-    let mut world = World::new().await;
-    world.home.engine.hold("wait");
-    let (id, path, _) = world.submit("succeed", &[]).await;
-    world.bus.kill();
-    world.daemon.at.ask(Ask::get("/healthz")).await.expect(200);
-    world.bus.start_again();
-    world.here = world.bus.connect().await;
-    world.bus.named(&world.here).await;
+    let mut harness = Harness::new().await;
+    harness.home.engine.hold("wait");
+    let (id, path, _) = harness.submit("succeed", &[]).await;
+    harness.bus.kill();
+    harness
+        .daemon
+        .at
+        .ask(Ask::get("/healthz"))
+        .await
+        .expect(200);
+    harness.bus.start_again();
+    harness.here = harness.bus.connect().await;
+    harness.bus.named(&harness.here).await;
     // The job is an object again, and its end is told.
-    let manager = manager(&world.here).await;
+    let manager = manager(&harness.here).await;
     let mut ends = manager.receive_job_removed().await.unwrap();
     assert_eq!(manager.get_job(&id).await.unwrap().as_str(), path);
-    world.home.engine.release("wait");
+    harness.home.engine.release("wait");
     let end = within("the end", ends.next()).await.unwrap();
     assert_eq!(end.args().unwrap().outcome, "succeeded");
-    assert!(world.daemon.told().contains("not on the bus"));
+    assert!(harness.daemon.told().contains("not on the bus"));
 }
 
 #[tokio::test]
 async fn a_reload_is_answered_when_it_is_in_force_or_with_what_is_wrong() {
-    let world = World::with(&json!({"job_concurrency": 1})).await;
-    let manager = manager(&world.here).await;
+    let harness = Harness::with(&json!({"job_concurrency": 1})).await;
+    let manager = manager(&harness.here).await;
     assert_eq!(manager.job_concurrency().await.unwrap(), 1);
     let mut changes = manager.receive_job_concurrency_changed().await;
-    world.home.configure(&json!({"job_concurrency": 3}));
+    harness.home.configure(&json!({"job_concurrency": 3}));
     manager.reload().await.unwrap();
     within("the change", async {
         while changes.next().await.unwrap().get().await.unwrap() != 3 {}
     })
     .await;
-    world.home.configure(&json!({"job_concurency": 3}));
+    harness.home.configure(&json!({"job_concurency": 3}));
     let wrong = manager.reload().await;
     let told = wrong.as_ref().unwrap_err().to_string();
     assert!(told.contains("job_concurency"), "{told}");

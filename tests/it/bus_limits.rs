@@ -23,7 +23,7 @@ const LIMITS: &str = "org.freedesktop.DBus.Error.LimitsExceeded";
 const INVALID: &str = "org.mistry.Mistry1.Error.InvalidName";
 const ARGUMENTS: &str = "org.freedesktop.DBus.Error.InvalidArgs";
 
-async fn world() -> (TestBus, Home, Process) {
+async fn start_daemon() -> (TestBus, Home, Process) {
     let (bus, home) = (TestBus::start(), Home::new().await);
     home.configure(&json!({"job_backlog": 500}));
     home.fixture("succeed");
@@ -37,7 +37,7 @@ fn none<'a>() -> HashMap<&'a str, Variant<'a>> {
 
 #[tokio::test]
 async fn names_and_options_that_cannot_be_are_named() {
-    let (bus, home, _daemon) = world().await;
+    let (bus, home, _daemon) = start_daemon().await;
     let here = bus.connect().await;
     let manager = manager(&here).await;
     let plain = HashMap::new();
@@ -84,7 +84,7 @@ async fn names_and_options_that_cannot_be_are_named() {
 
 #[tokio::test]
 async fn params_of_sixteen_mebibytes_and_thousands_of_them_are_too_much() {
-    let (bus, home, daemon) = world().await;
+    let (bus, home, daemon) = start_daemon().await;
     let here = bus.connect().await;
     let manager = manager(&here).await;
     let large = "x".repeat((16 << 20) + (64 << 10));
@@ -174,7 +174,7 @@ impl Flood {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_floods_is_refused_and_the_others_notice_nothing() {
     const CALLS: usize = 10_000;
-    let (bus, home, daemon) = world().await;
+    let (bus, home, daemon) = start_daemon().await;
     // Images are built one after the other, and the first waits.
     home.engine.hold("build");
     let flooder = bus.connect().await;
@@ -206,7 +206,7 @@ async fn who_floods_is_refused_and_the_others_notice_nothing() {
 /// out; the daemon and the others go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_no_signals_is_no_trouble_to_others() {
-    let (bus, _home, daemon) = world().await;
+    let (bus, _home, daemon) = start_daemon().await;
     // Its own queue is as small as can be, and nothing is taken from it: it reads its socket no more.
     let deaf = bus.connect().await;
     let rule = MatchRule::builder().msg_type(Type::Signal).build().unwrap();
@@ -229,7 +229,7 @@ async fn a_client_that_reads_no_signals_is_no_trouble_to_others() {
 
 #[tokio::test]
 async fn logs_that_are_not_read_are_bounded_for_each_client() {
-    let (bus, home, _daemon) = world().await;
+    let (bus, home, _daemon) = start_daemon().await;
     home.engine.hold("wait");
     let here = bus.connect().await;
     let manager = manager(&here).await;

@@ -42,7 +42,11 @@ fn without_docker_the_daemon_is_ready_says_so_and_serves_what_it_has() {
 fn containers_of_builds_are_under_a_slice_of_their_own() {
     let machine = Machine::installed();
     let driver = machine.run("docker info --format '{{.CgroupDriver}}'");
-    assert_eq!(driver.trim(), "systemd", "tests/worlds/machine asks for it");
+    assert_eq!(
+        driver.trim(),
+        "systemd",
+        "tests/environment/machine asks for it"
+    );
     let held = machine.held("held");
     let id = held.submit(json!({}));
     held.is_there();

@@ -1,8 +1,8 @@
-//! What is promised about a machine: a whole Debian, booted with systemd as PID 1, on which the
-//! packages are installed and their units run unchanged.
+//! Tests on a whole machine: a Debian, booted with systemd as PID 1, on which the packages are installed
+//! and their units run unchanged.
 //!
-//! Each file is named for the promise that it keeps. A machine that is missing fails its tests with a
-//! sentence that says how to provide it, and is never passed over; `make worlds` boots it. The tests
+//! Each file is named for the promise that it tests. Where the machine is missing, the tests fail with a
+//! sentence that says how to provide it, and are never skipped; `make environment` boots it. The tests
 //! may run in any order, one at a time: each begins by putting the machine in order.
 
 // The lints that keep panics out of the programs know only single test functions.

@@ -1,4 +1,4 @@
-//! What the tests of the whole machine stand on: the machine that `make worlds` has booted, entered
+//! What the tests of the whole machine stand on: the machine that `make environment` has booted, entered
 //! as root or as a user, and its journal, its units and its sockets seen from here.
 //!
 //! Promises that every test finds the machine in the same state, whatever the one before it did or
@@ -91,14 +91,14 @@ impl Machine {
             rustix::process::geteuid().is_root(),
             "these tests enter a booted machine, so they run as root, as `make test` does"
         );
-        let leader = world("MISTRY_TEST_MACHINE");
+        let leader = environment("MISTRY_TEST_MACHINE");
         let leader = leader.to_str().and_then(|text| text.parse().ok());
         let leader = leader.expect("MISTRY_TEST_MACHINE is the number of a process");
         let comm = fs::read_to_string(format!("/proc/{leader}/comm")).unwrap_or_default();
         assert_eq!(
             comm.trim(),
             "systemd",
-            "the machine of MISTRY_TEST_MACHINE is gone: `make clean-worlds worlds` boots another"
+            "the machine of MISTRY_TEST_MACHINE is gone: `make clean-environment environment` boots another"
         );
         let mut machine = Machine {
             _alone: alone,
@@ -264,7 +264,7 @@ impl Packages {
     /// The two files.
     #[track_caller]
     pub fn files(self) -> Vec<PathBuf> {
-        let place = world(match self {
+        let place = environment(match self {
             Packages::First => "MISTRY_TEST_DEBS",
             Packages::Next => "MISTRY_TEST_DEBS_NEXT",
         });
@@ -278,7 +278,7 @@ impl Packages {
         assert_eq!(
             files.len(),
             2,
-            "the packages are not in '{}': `make worlds` builds them",
+            "the packages are not in '{}': `make environment` builds them",
             place.display()
         );
         files
@@ -306,12 +306,14 @@ impl Packages {
     }
 }
 
-/// What `make worlds` says in this variable.
+/// The path that `make environment` exports in this variable.
 #[track_caller]
-pub fn world(variable: &str) -> PathBuf {
+pub fn environment(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
         Some(place) => PathBuf::from(place),
-        None => panic!("{variable} is not set: `make worlds` brings up what it names, and says so"),
+        None => panic!(
+            "{variable} is not set: `make environment` brings up what it names and prints it"
+        ),
     }
 }
 

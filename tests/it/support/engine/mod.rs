@@ -5,7 +5,7 @@
 //! kinds: `ping version info events images build create start logs wait inspect kill stop remove list history
 //! inspect-image remove-image archive`. A dropped engine takes its processes with it.
 //!
-//! It proves nothing about Docker; what matters about the real one is tested in `tests/world`.
+//! It proves nothing about Docker; what matters about the real one is tested in `tests/system`.
 
 mod container;
 mod gate;

@@ -1,0 +1,114 @@
+//! Another user of the same Engine, who uses our words: an image with labels like ours, but of
+//! another instance; containers of it that run and that have ended; and one without a label that
+//! we know. Nothing of it is ours to touch, and all of it is gone when it is dropped.
+
+use std::collections::BTreeMap;
+
+use mistry::docker::{ContainerSpec, Docker, ImageSpec, Limits, tag_for};
+
+use super::engine::{Engine, socket};
+use super::http::within_patience;
+use super::{environment, word};
+
+/// A label that means nothing to mistry.
+const OWN: &str = "mistry-test.stranger";
+
+/// What that user has.
+pub struct Stranger {
+    engine: Engine,
+    labels: [String; 2],
+    image: String,
+    /// What each is, and whether it runs.
+    containers: Vec<(String, bool)>,
+}
+
+impl Stranger {
+    /// With an image that looks like that of a project.
+    pub fn of(project: &str) -> Stranger {
+        let label = word();
+        let own = BTreeMap::from([(OWN.to_owned(), label.clone())]);
+        let ours = BTreeMap::from([
+            ("mistry.instance".to_owned(), format!("stranger-{label}")),
+            ("mistry.job".to_owned(), "0".repeat(64)),
+            ("mistry.project".to_owned(), project.to_owned()),
+        ]);
+        let busybox = std::fs::read(environment("MISTRY_TEST_BUSYBOX")).unwrap();
+        let dockerfile = "FROM scratch\nCOPY busybox /bin/busybox\n\
+            ENTRYPOINT [\"/bin/busybox\", \"tail\", \"-f\", \"/dev/null\"]\n";
+        let context =
+            crate::docker::context::Context::of(dockerfile).file("busybox", 0o755, busybox);
+        let (image, containers) = within_patience(async {
+            let docker = Docker::new(&socket()).unwrap();
+            let spec = ImageSpec {
+                tag: tag_for(&format!("stranger-{label}")),
+                labels: ours.clone(),
+                build_args: BTreeMap::new(),
+                network: "none".to_owned(),
+                fresh: false,
+                images: Vec::new(),
+            };
+            let (output, _) = tokio::sync::mpsc::channel(1);
+            let image = docker
+                .build_image(&spec, || context.stream(), output)
+                .await
+                .unwrap();
+            let mut containers = Vec::new();
+            for (number, (labels, runs)) in [(&ours, true), (&ours, false), (&own, true)]
+                .into_iter()
+                .enumerate()
+            {
+                let spec = ContainerSpec {
+                    name: format!("mistry-stranger-{label}-{number}"),
+                    image: image.clone(),
+                    labels: labels.clone(),
+                    user: "0:0".to_owned(),
+                    cap_drop: Vec::new(),
+                    data: std::env::temp_dir(),
+                    mounts: BTreeMap::new(),
+                    network: "none".to_owned(),
+                    limits: Limits::default(),
+                    environment: Vec::new(),
+                    log_bytes: 1 << 20,
+                    slice: None,
+                };
+                let container = docker.create(&spec).await.unwrap();
+                docker.start(&container).await.unwrap();
+                if !runs {
+                    docker.kill(&container).await.unwrap();
+                    docker.wait(&container).await.unwrap();
+                }
+                containers.push((container, runs));
+            }
+            (image, containers)
+        });
+        Stranger {
+            engine: Engine::new(),
+            labels: [
+                format!("mistry.instance=stranger-{label}"),
+                format!("{OWN}={label}"),
+            ],
+            image,
+            containers,
+        }
+    }
+
+    #[track_caller]
+    pub fn is_as_it_was(&self) {
+        for (container, runs) in &self.containers {
+            let state = self.engine.container(container).state.unwrap();
+            assert_eq!(state.running, Some(*runs));
+        }
+        assert_eq!(
+            self.engine.image(&self.image).id.as_ref(),
+            Some(&self.image)
+        );
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        for label in &self.labels {
+            self.engine.sweep(label);
+        }
+    }
+}
