@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Of the runtime's time, which goes on when nothing else does. Longer than any call is waited for, so
 /// that a call which waits for ever is found.
-const PATIENCE: Duration = Duration::from_secs(3_600);
+const CALL_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Bytes of output that one trial can bring about: a line end may be added to each of its entries.
 const MOST_OUTPUT: usize = 4 << 20;
 /// Requests that one call may come to: each is answered alike, and what is asked again is bounded.
@@ -53,7 +53,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             let answer: Rc<[u8]> = answer.into();
             let serving = tokio::task::spawn_local(serve(listener, answer, call & 0x80 != 0));
             let docker = Docker::new(&socket).expect("a path");
-            let done = tokio::time::timeout(PATIENCE, ask(&docker, call & 0x0f)).await;
+            let done = tokio::time::timeout(CALL_TIMEOUT, ask(&docker, call & 0x0f)).await;
             serving.abort();
             done
         });
@@ -72,7 +72,7 @@ async fn ask(docker: &Docker, call: u8) {
             }
         }
         1 => {
-            let (told, mut progress) = tokio::sync::mpsc::channel(1_000);
+            let (sender, mut progress) = tokio::sync::mpsc::channel(1_000);
             let spec = ImageSpec {
                 tag: "mistry-p".to_owned(),
                 labels: Default::default(),
@@ -82,7 +82,7 @@ async fn ask(docker: &Docker, call: u8) {
                 images: vec!["debian".to_owned()],
             };
             let context = || stream::iter([Ok(Bytes::from_static(b"context"))]);
-            let building = docker.build_image(&spec, context, told);
+            let building = docker.build_image(&spec, context, sender);
             let reading = async { while progress.recv().await.is_some() {} };
             let _ = futures_util::future::join(building, reading).await;
         }

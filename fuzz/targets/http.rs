@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// Of the runtime's time, which goes on when nothing else does: an answer that has not come by then
 /// waits for something that does not come, such as an event.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of an answer that are looked at.
 const MOST: u64 = 256 << 10;
 
@@ -88,7 +88,7 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8])
         let _ = stream.shutdown().await;
         let _ = stream.take(MOST).read_to_end(&mut answer).await;
     };
-    let _ = tokio::time::timeout(PATIENCE, asking).await;
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
     answer
 }
 

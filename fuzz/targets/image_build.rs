@@ -4,8 +4,8 @@
 use mistry::docker::Progress;
 
 libfuzzer_sys::fuzz_target!(|stream: &[u8]| {
-    for told in mistry::docker::fuzzing::steps(stream) {
-        match told {
+    for step in mistry::docker::fuzzing::steps(stream) {
+        match step {
             Progress::Container(id) => assert!(is_short_id(&id), "{id}"),
             Progress::Layer(layer) => assert!(is_short_id(&layer.id), "{}", layer.id),
             Progress::Text(text) => assert!(!text.is_empty()),

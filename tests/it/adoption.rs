@@ -82,7 +82,7 @@ async fn a_container_that_runs_on_is_followed_and_no_byte_is_missing_or_doubled(
 }
 
 #[tokio::test]
-async fn one_that_ended_meanwhile_has_its_own_exit_code_and_all_of_its_output() {
+async fn a_build_that_ended_meanwhile_has_its_exit_code_and_all_of_its_output() {
     let (mut daemon, id) = daemon().await;
     daemon.stop().await;
     open_gate(&daemon, &id, "3").await;
@@ -100,7 +100,7 @@ async fn one_that_ended_meanwhile_has_its_own_exit_code_and_all_of_its_output() 
 }
 
 #[tokio::test]
-async fn one_whose_project_has_changed_meanwhile_is_what_was_asked_for() {
+async fn a_running_build_goes_on_though_its_project_has_changed() {
     let (mut daemon, id) = daemon().await;
     daemon.stop().await;
     std::fs::write(daemon.home.projects().join("gated/new"), "x").unwrap();
@@ -130,7 +130,7 @@ async fn an_engine_that_goes_away_and_comes_back_costs_a_build_nothing() {
 
 /// Whether a daemon was there or not.
 #[tokio::test]
-async fn one_that_the_engine_took_down_or_lost_is_made_again() {
+async fn a_build_that_the_engine_ended_or_lost_is_run_again() {
     for (is_away, is_removed) in [(false, false), (true, false), (true, true)] {
         let (mut daemon, id) = daemon().await;
         if is_away {
@@ -155,7 +155,7 @@ async fn one_that_the_engine_took_down_or_lost_is_made_again() {
 
 /// A build may have taken SIGTERM for a good reason to end: with 0 and half its result.
 #[tokio::test]
-async fn one_that_ended_while_the_engine_was_away_is_made_again_whatever_its_exit_code() {
+async fn a_build_that_ended_while_the_engine_was_unreachable_is_run_again_whatever_its_exit_code() {
     let (daemon, id) = daemon().await;
     daemon.home.engine.stop().await;
     open_gate(&daemon, &id, "0").await;
@@ -165,7 +165,7 @@ async fn one_that_ended_while_the_engine_was_away_is_made_again_whatever_its_exi
 }
 
 #[tokio::test]
-async fn one_that_is_lost_again_and_again_ends_and_says_so() {
+async fn a_build_that_is_interrupted_again_and_again_ends_with_an_error_that_says_so() {
     let (daemon, id) = daemon().await;
     for attempt in 1..=3 {
         let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
@@ -192,7 +192,7 @@ async fn one_that_is_lost_again_and_again_ends_and_says_so() {
 
 /// As Docker does it: its socket is the first thing that ends, its connections are the last.
 #[tokio::test]
-async fn one_that_the_engine_took_down_before_it_went_itself_is_made_again() {
+async fn a_build_that_a_stopping_engine_ended_is_run_again() {
     let (daemon, id) = daemon().await;
     let engine = &daemon.home.engine;
     engine.close();
@@ -205,7 +205,7 @@ async fn one_that_the_engine_took_down_before_it_went_itself_is_made_again() {
 
 /// Whatever the exit code: an Engine that takes connections has not ended the container.
 #[tokio::test]
-async fn the_exit_codes_of_an_engine_that_goes_down_are_told_at_once_while_it_is_there() {
+async fn the_exit_codes_of_a_stopping_engine_end_a_build_at_once_while_it_answers() {
     for code in [137, 143, 255] {
         let builder = TestDaemon::builder().await;
         let daemon = builder
@@ -228,7 +228,7 @@ async fn the_exit_codes_of_an_engine_that_goes_down_are_told_at_once_while_it_is
 
 /// The Engine that started it is still there, so it has not gone down meanwhile.
 #[tokio::test]
-async fn one_that_ended_while_no_daemon_was_there_has_its_own_exit_code_whatever_it_is() {
+async fn a_build_that_ended_while_no_daemon_ran_has_its_exit_code_whatever_it_is() {
     for code in ["137", "143", "255"] {
         let (mut daemon, id) = daemon().await;
         daemon.stop().await;
@@ -314,7 +314,7 @@ async fn the_data_of_a_lost_container_that_runs_on_is_in_no_build() {
 
 /// While it is watched, the same exit code is the build's own.
 #[tokio::test]
-async fn a_build_that_is_killed_by_its_own_is_not_made_again() {
+async fn a_build_that_kills_itself_is_not_run_again() {
     let script = "echo dying; kill -9 $$";
     let daemon = TestDaemon::builder()
         .await
@@ -377,7 +377,7 @@ async fn a_job_that_was_being_written_down_when_the_daemon_was_killed_is_not_the
 
 /// An Engine that was away may have gone on with it.
 #[tokio::test]
-async fn a_container_that_no_build_waits_for_any_more_is_removed_when_the_engine_is_back() {
+async fn a_container_without_a_build_is_removed_when_the_engine_is_back() {
     let wait = std::time::Duration::from_millis(200);
     let builder = TestDaemon::builder().await.script("gated", SCRIPT);
     let daemon = builder.engine_wait(wait).start().await;
@@ -394,7 +394,7 @@ async fn a_container_that_no_build_waits_for_any_more_is_removed_when_the_engine
 
 /// Docker cannot always: "device or resource busy".
 #[tokio::test]
-async fn a_dead_container_that_cannot_be_removed_is_in_no_builds_way() {
+async fn a_dead_container_that_cannot_be_removed_blocks_no_build() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let engine = &daemon.home.engine;
     for _ in 0..100 {

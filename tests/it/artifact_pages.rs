@@ -54,7 +54,7 @@ async fn left() -> (TestDaemon, Value) {
 }
 
 #[tokio::test]
-async fn a_directory_is_told_as_it_is() {
+async fn a_directory_page_shows_names_sizes_and_times() {
     let (daemon, info) = left().await;
     let below = path(&info);
     let shown = page(&daemon, &format!("{below}/")).await;
@@ -93,7 +93,7 @@ async fn a_directory_is_told_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_text_is_shown_in_lines_that_can_be_pointed_at() {
+async fn a_text_is_shown_in_lines_that_can_be_linked_to() {
     let (daemon, info) = left().await;
     let view = async |name: &str| page(&daemon, &format!("{}/{name}?view", path(&info))).await;
     let notes = view("notes.txt").await;
@@ -146,7 +146,7 @@ async fn a_text_is_shown_in_lines_that_can_be_pointed_at() {
 }
 
 #[tokio::test]
-async fn only_what_runs_nothing_is_sent_to_be_shown() {
+async fn only_types_without_active_content_are_sent_inline() {
     let (daemon, info) = left().await;
     let ask = async |name: &str| -> Answer {
         let address = format!("{}/{name}?inline", path(&info));
@@ -208,7 +208,7 @@ async fn what_leads_out_or_is_no_file_is_not_shown_either() {
 }
 
 #[tokio::test]
-async fn a_manifest_tells_what_the_tar_holds() {
+async fn a_manifest_lists_what_the_tar_holds() {
     let (daemon, info) = left().await;
     let address = format!("{}?manifest", path(&info));
     let all = daemon.ask(Ask::get(address)).await.expect(200).json();

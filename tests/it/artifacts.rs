@@ -347,7 +347,7 @@ async fn the_tar_of_hostile_artifacts_holds_links_as_links_and_nothing_special()
 }
 
 #[tokio::test]
-async fn artifacts_that_even_we_may_not_read_break_no_more_than_themselves() {
+async fn artifacts_that_the_daemon_may_not_read_break_no_others() {
     let daemon = TestDaemon::with(&["unreadable", "succeed"]).await;
     let asked = |n: &str| json!({ "project": "unreadable", "group": "g", "params": { "n": n } });
     let info = daemon.build(asked("1")).await;
@@ -380,7 +380,7 @@ async fn artifacts_that_even_we_may_not_read_break_no_more_than_themselves() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_or_failed_has_what_it_has() {
+async fn a_failed_build_has_the_artifacts_that_it_made() {
     let daemon = TestDaemon::with(&["exit-code", "bad-dockerfile", "succeed"]).await;
     let failed = daemon.build(job("exit-code")).await;
     assert_eq!(
@@ -422,7 +422,7 @@ async fn what_is_not_built_or_failed_has_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_reader_keeps_what_he_reads_while_a_rebuild_replaces_it() {
+async fn a_reader_can_finish_reading_a_build_that_a_rebuild_replaces() {
     let lines =
         "head -c 8000000 /dev/zero | tr '\\0' \"$(cat $D/../../../../mark)\" > $D/artifacts/big";
     let daemon = TestDaemon::builder().await.script("p", lines).start().await;

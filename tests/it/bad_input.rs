@@ -404,7 +404,7 @@ async fn without_docker_a_job_is_refused_at_once_and_taken_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn an_engine_that_does_not_come_back_in_time_ends_the_build_and_no_other() {
+async fn an_engine_that_does_not_come_back_in_time_ends_the_waiting_build_and_no_other() {
     let daemon = TestDaemon::builder()
         .await
         .engine_wait(Duration::from_millis(100));
@@ -460,7 +460,7 @@ async fn a_build_that_prints_too_much_is_stopped_and_says_so() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_are_told_at_the_door() {
+async fn impossible_settings_are_refused_before_the_build() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let settings = daemon.home.projects().join("succeed/mistry.json");
     for (text, word) in [
@@ -516,7 +516,7 @@ async fn an_image_build_that_prints_too_much_is_stopped_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_user_that_is_no_number_is_refused_at_the_door() {
+async fn a_user_that_is_no_number_is_refused_before_the_build() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let settings = daemon.home.projects().join("succeed/mistry.json");
     for user in ["node", "1000:node", "node:1000", "-1", "1000:", ":1000"] {

@@ -44,7 +44,7 @@ async fn start_daemon_with(config: &Value) -> (TestBus, Home, Process) {
 }
 
 /// The user whom [`call`] calls as.
-fn stranger() -> u32 {
+fn unprivileged_user() -> u32 {
     match rustix::process::getuid() {
         root if root.is_root() => NOBODY,
         own => own.as_raw(),
@@ -52,7 +52,7 @@ fn stranger() -> u32 {
 }
 
 /// A program of a user who is not root.
-fn as_stranger(program: &str) -> Command {
+fn as_unprivileged(program: &str) -> Command {
     match rustix::process::getuid().is_root() {
         true => {
             let mut command = Command::new("setpriv");
@@ -65,7 +65,7 @@ fn as_stranger(program: &str) -> Command {
 
 /// Calls a method as a user who is not root.
 async fn call(bus: &TestBus, may_ask: bool, method: &str, arguments: &[&str]) -> Ended {
-    let mut command = as_stranger("busctl");
+    let mut command = as_unprivileged("busctl");
     command
         .arg(format!("--address={}", bus.address()))
         .arg(format!("--allow-interactive-authorization={may_ask}"))
@@ -133,7 +133,7 @@ impl Polkit {
 }
 
 #[tokio::test]
-async fn without_polkit_a_stranger_reads_and_changes_nothing() {
+async fn without_polkit_an_unprivileged_user_reads_and_changes_nothing() {
     let (bus, home, daemon) = start_daemon().await;
     let ran = call(&bus, true, "ListProjects", &[]).await;
     assert_eq!(
@@ -167,7 +167,7 @@ async fn without_polkit_a_stranger_reads_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name() {
+async fn a_user_may_do_what_polkit_allows_and_each_action_is_asked_by_its_name() {
     let (bus, home, daemon) = start_daemon().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     let every = [
@@ -212,7 +212,7 @@ async fn what_polkit_lets_a_stranger_may_and_is_asked_for_each_thing_by_its_name
     let info = home.build("succeed", "ready", &id).join("build_info.json");
     let record = std::fs::read_to_string(info).unwrap();
     assert!(
-        record.contains(&format!("\"AskedBy\": \"uid {}\"", stranger())),
+        record.contains(&format!("\"AskedBy\": \"uid {}\"", unprivileged_user())),
         "{record}"
     );
     drop(daemon);
@@ -299,7 +299,7 @@ async fn only_the_user_who_asked_for_a_job_may_cancel_it() {
 }
 
 #[tokio::test]
-async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
+async fn the_starter_of_a_job_is_named_by_the_bus_and_not_by_the_caller() {
     let (bus, home, daemon) = start_daemon().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
@@ -312,7 +312,7 @@ async fn who_started_a_job_is_the_word_of_the_bus_and_not_the_callers() {
     let path = ran.stdout.split('"').nth(3).unwrap().to_owned();
     let here = bus.connect().await;
     let job = job_at(&here, &path).await;
-    assert_eq!(job.started_by_uid().await.unwrap(), stranger());
+    assert_eq!(job.started_by_uid().await.unwrap(), unprivileged_user());
     // Over TCP it is not known.
     let value = json!({"project": "succeed", "params": {"n": "tcp"}});
     let asking = Ask::post("/jobs?async", &value);
@@ -342,7 +342,7 @@ async fn signals(here: &Connection) -> zbus::MessageStream {
 }
 
 #[tokio::test]
-async fn where_nothing_is_public_a_user_without_rights_sees_no_build_and_hears_no_name() {
+async fn without_public_access_a_user_without_rights_sees_no_build_and_gets_no_name() {
     let (bus, home, daemon) = start_daemon_with(&json!({"public": "none"})).await;
     let (polkit, _there) = Polkit::start(&bus).await;
     let here = bus.connect().await;
@@ -399,14 +399,14 @@ async fn where_nothing_is_public_a_user_without_rights_sees_no_build_and_hears_n
         let signal = within("the ends of both", heard.next()).await;
         let signal = signal.unwrap().unwrap();
         let body = signal.body();
-        let told = String::from_utf8_lossy(body.data().bytes());
-        assert!(!tells(&told), "{signal:?}: {told}");
+        let text = String::from_utf8_lossy(body.data().bytes());
+        assert!(!tells(&text), "{signal:?}: {text}");
         if signal
             .header()
             .member()
             .is_some_and(|name| name == "JobRemoved")
         {
-            ended.extend(over.iter().filter(|id| told.contains(*id)).cloned());
+            ended.extend(over.iter().filter(|id| text.contains(*id)).cloned());
         }
     }
     // Whom polkit lets sees all, and where reading is public again every user does.
@@ -426,7 +426,7 @@ async fn where_nothing_is_public_a_user_without_rights_sees_no_build_and_hears_n
 
 /// Whom polkit lets ask for builds is not thereby let read what they print and leave.
 #[tokio::test]
-async fn what_a_build_leaves_is_for_whom_polkit_lets_and_each_file_for_whom_the_kernel_lets() {
+async fn polkit_decides_who_opens_artifacts_and_the_kernel_who_reads_each_file() {
     let (bus, home, daemon) = start_daemon().await;
     let leave = "cd \"$DATA/artifacts\"; chmod 755 .; echo hush; echo for all > open; \
         chmod 644 open; echo for nobody > closed; chmod 0 closed; exit 3";
@@ -456,7 +456,7 @@ async fn what_a_build_leaves_is_for_whom_polkit_lets_and_each_file_for_whom_the_
     let handed = manager(&here).await.open_artifacts(&id).await.unwrap();
     let handed = std::os::fd::OwnedFd::from(handed);
     let read = async |name: &str| {
-        let mut command = as_stranger("cat");
+        let mut command = as_unprivileged("cat");
         command
             .arg(format!("/proc/self/fd/0/{name}"))
             .stdin(handed.try_clone().unwrap());

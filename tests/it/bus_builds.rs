@@ -153,7 +153,7 @@ async fn a_paused_queue_holds_jobs_and_garbage_is_counted() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_built_is_told_by_its_name() {
+async fn projects_that_cannot_be_built_have_named_errors() {
     let harness = Harness::new().await;
     harness.home.fixture("image-build-failure");
     let manager = manager(&harness.here).await;
@@ -219,7 +219,7 @@ async fn a_job_outlives_a_daemon_that_is_killed_and_its_log_goes_on_where_it_end
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_away_is_started_by_the_bus() {
+async fn a_stopped_daemon_is_started_by_the_bus() {
     let (bus, home) = (TestBus::start(), Home::new().await);
     let config = home.configure(&json!({}));
     home.fixture("succeed");

@@ -68,7 +68,7 @@ fn members(interface: &[String]) -> Vec<String> {
 }
 
 /// What stands between backticks in the first column of the contract's tables.
-fn told(document: &str) -> BTreeSet<String> {
+fn documented(document: &str) -> BTreeSet<String> {
     let rows = document.lines().filter(|line| line.starts_with("| `"));
     rows.filter_map(|row| row.split('`').nth(1))
         .map(str::to_owned)
@@ -124,9 +124,9 @@ fn each_member_and_error_is_in_the_contract_and_nothing_else() {
     expected.extend(ours);
     let actions = actions();
     expected.extend(actions.iter().cloned());
-    let told = told(&document);
-    let missing: Vec<_> = expected.difference(&told).collect();
-    let unknown: Vec<_> = told.difference(&expected).collect();
+    let documented = documented(&document);
+    let missing: Vec<_> = expected.difference(&documented).collect();
+    let unknown: Vec<_> = documented.difference(&expected).collect();
     assert!(
         missing.is_empty(),
         "docs/dbus-api.md does not tell {missing:?}"
@@ -146,7 +146,7 @@ fn columns(document: &str) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn the_contract_says_truly_which_changes_are_told_and_who_may() {
+fn the_contract_declares_which_changes_are_signalled_and_who_may_act() {
     let rows = columns(&read("docs/dbus-api.md"));
     for name in ["Manager", "Job"] {
         let installed = read(&format!("packaging/dbus/org.mistry.Mistry1.{name}.xml"));
@@ -246,7 +246,7 @@ fn polkit_knows_each_action_and_describes_it() {
 }
 
 #[test]
-fn the_bus_lets_all_ask_and_only_root_and_mistry_answer() {
+fn the_bus_lets_all_call_and_only_root_and_mistry_own_the_name() {
     let policy = read("packaging/dbus/org.mistry.Mistry1.conf");
     let lines: Vec<&str> = policy.lines().map(str::trim).collect();
     let sent: BTreeSet<&str> = lines

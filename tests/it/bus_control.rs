@@ -137,7 +137,7 @@ async fn a_job_over_the_bus_is_the_same_job_as_one_over_http() {
 }
 
 #[tokio::test]
-async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
+async fn an_active_job_has_properties_and_their_changes_are_signalled() {
     let harness = Harness::with(&json!({"job_timeout": "1h"})).await;
     harness.home.engine.hold("wait");
     let manager = manager(&harness.here).await;
@@ -179,10 +179,10 @@ async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
     );
     assert_eq!(manager.get_job(&id).await.unwrap().as_str(), path);
     assert_eq!(manager.n_running().await.unwrap(), 1);
-    let told = within("JobNew", begun.next()).await.unwrap();
-    assert_eq!(told.args().unwrap().id, id);
-    let told = within("InterfacesAdded", added.next()).await.unwrap();
-    assert_eq!(told.args().unwrap().object_path.as_str(), path);
+    let signal = within("JobNew", begun.next()).await.unwrap();
+    assert_eq!(signal.args().unwrap().id, id);
+    let signal = within("InterfacesAdded", added.next()).await.unwrap();
+    assert_eq!(signal.args().unwrap().object_path.as_str(), path);
     let all = objects.get_managed_objects().await.unwrap();
     assert!(all.keys().any(|there| there.as_str() == path), "{all:?}");
     let changes = PropertiesProxy::builder(&harness.here)
@@ -193,15 +193,16 @@ async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
         .unwrap();
     let mut changes = changes.receive_properties_changed().await.unwrap();
     harness.home.engine.release("wait");
-    let told = within("a change", changes.next()).await.unwrap();
+    let signal = within("a change", changes.next()).await.unwrap();
     assert!(
-        told.args()
+        signal
+            .args()
             .unwrap()
             .changed_properties
             .contains_key("State")
     );
-    let told = within("InterfacesRemoved", removed.next()).await.unwrap();
-    assert_eq!(told.args().unwrap().object_path.as_str(), path);
+    let signal = within("InterfacesRemoved", removed.next()).await.unwrap();
+    assert_eq!(signal.args().unwrap().object_path.as_str(), path);
     assert!(
         job.state().await.is_err(),
         "the object is there after its end"
@@ -211,7 +212,7 @@ async fn what_a_live_job_is_can_be_asked_and_is_told_when_it_changes() {
 }
 
 #[tokio::test]
-async fn the_manager_tells_how_much_is_going_on() {
+async fn the_manager_has_the_counts_of_jobs() {
     let harness = Harness::with(&json!({"job_concurrency": 1})).await;
     harness.home.engine.hold("wait");
     let manager = manager(&harness.here).await;
@@ -242,7 +243,7 @@ async fn the_manager_tells_how_much_is_going_on() {
 /// Who subscribes, submits and waits sees JobNew, the answer and JobRemoved, in this order, however
 /// short the build.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_each_of_a_thousand_builds_of_no_time_is_told() {
+async fn the_end_of_each_of_a_thousand_instant_builds_is_signalled() {
     /// Clients at once, each with a connection and a subscription of its own.
     const CLIENTS: usize = 20;
     const EACH: usize = 50;
@@ -315,7 +316,7 @@ async fn the_end_of_each_of_a_thousand_builds_of_no_time_is_told() {
 
 /// The end is told after the answer that names the job.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_job_is_told_after_its_answer() {
+async fn the_end_of_a_job_is_signalled_after_its_answer() {
     let harness = Harness::new().await;
     for n in 0..20 {
         let mut all = zbus::MessageStream::from(&harness.here);
@@ -326,7 +327,7 @@ async fn the_end_of_a_job_is_told_after_its_answer() {
             .interface("org.mistry.Mistry1.Manager")
             .build()
             .unwrap();
-        let _told = zbus::MessageStream::for_match_rule(rule, &harness.here, None)
+        let _unread = zbus::MessageStream::for_match_rule(rule, &harness.here, None)
             .await
             .unwrap();
         let none: HashMap<&str, zbus::Variant<'_>> = HashMap::new();
@@ -365,7 +366,7 @@ async fn the_end_of_a_job_is_told_after_its_answer() {
 /// A build that failed is made again when it is asked for again: each has its own beginning and end, in
 /// order, however fast they follow each other and however many ask at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn builds_of_one_job_one_after_the_other_are_told_one_after_the_other() {
+async fn consecutive_builds_of_one_job_are_signalled_one_after_the_other() {
     /// Clients that ask for the same all the time.
     const CLIENTS: usize = 8;
     const EACH: usize = 12;
@@ -416,22 +417,22 @@ async fn builds_of_one_job_one_after_the_other_are_told_one_after_the_other() {
     .await;
     let accepted = harness
         .daemon
-        .told()
+        .log()
         .matches("mistry_event=accepted")
         .count();
-    let mut told = Vec::new();
-    while told.len() < 2 * accepted {
+    let mut members = Vec::new();
+    while members.len() < 2 * accepted {
         let signal = within("a signal", signals.next()).await.unwrap().unwrap();
-        told.push(signal.header().member().unwrap().to_string());
+        members.push(signal.header().member().unwrap().to_string());
     }
-    for pair in told.chunks(2) {
-        assert_eq!(pair, ["JobNew", "JobRemoved"], "{told:?}");
+    for pair in members.chunks(2) {
+        assert_eq!(pair, ["JobNew", "JobRemoved"], "{members:?}");
     }
     assert!(accepted >= EACH, "only {accepted} builds");
 }
 
 #[tokio::test]
-async fn each_outcome_is_told_by_its_name() {
+async fn each_outcome_is_signalled_by_its_name() {
     let harness = Harness::new().await;
     harness.home.script("fail", "exit 3");
     harness.home.script("hang", "sleep 1000");
@@ -481,7 +482,7 @@ async fn a_job_is_cancelled_across_interfaces() {
 }
 
 #[tokio::test]
-async fn who_leaves_the_bus_cancels_what_was_wanted_only_while_they_were_there() {
+async fn a_client_that_leaves_the_bus_cancels_its_jobs_with_cancel_on_disconnect() {
     let harness = Harness::new().await;
     harness.home.engine.hold("wait");
     let here = manager(&harness.here).await;
@@ -549,7 +550,7 @@ async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
 /// From the directory that is handed out one gets to the build's artifacts and to nothing else; all that
 /// holds for such a directory is in `handed_out.rs`.
 #[tokio::test]
-async fn artifacts_are_handed_out_as_a_directory_that_leads_nowhere_else() {
+async fn a_handle_to_artifacts_leads_nowhere_else() {
     let harness = Harness::new().await;
     harness.home.script(
         "leaver",
@@ -581,7 +582,7 @@ async fn artifacts_are_handed_out_as_a_directory_that_leads_nowhere_else() {
 }
 
 #[tokio::test]
-async fn the_bus_may_go_and_come_back_and_http_goes_on() {
+async fn the_bus_may_go_and_come_back_and_http_is_served_meanwhile() {
     let mut harness = Harness::new().await;
     harness.home.engine.hold("wait");
     let (id, path, _) = harness.submit("succeed", &[]).await;
@@ -602,11 +603,11 @@ async fn the_bus_may_go_and_come_back_and_http_goes_on() {
     harness.home.engine.release("wait");
     let end = within("the end", ends.next()).await.unwrap();
     assert_eq!(end.args().unwrap().outcome, "succeeded");
-    assert!(harness.daemon.told().contains("not on the bus"));
+    assert!(harness.daemon.log().contains("not on the bus"));
 }
 
 #[tokio::test]
-async fn a_reload_is_answered_when_it_is_in_force_or_with_what_is_wrong() {
+async fn a_reload_returns_when_it_is_applied_or_with_the_error() {
     let harness = Harness::with(&json!({"job_concurrency": 1})).await;
     let manager = manager(&harness.here).await;
     assert_eq!(manager.job_concurrency().await.unwrap(), 1);
@@ -619,7 +620,7 @@ async fn a_reload_is_answered_when_it_is_in_force_or_with_what_is_wrong() {
     .await;
     harness.home.configure(&json!({"job_concurency": 3}));
     let wrong = manager.reload().await;
-    let told = wrong.as_ref().unwrap_err().to_string();
-    assert!(told.contains("job_concurency"), "{told}");
+    let error = wrong.as_ref().unwrap_err().to_string();
+    assert!(error.contains("job_concurency"), "{error}");
     assert_eq!(name_of(wrong), "org.mistry.Mistry1.Error.BadConfiguration");
 }

@@ -120,8 +120,8 @@ async fn params_of_sixteen_mebibytes_and_thousands_of_them_are_too_much() {
     let end = within("the end", ends.next()).await.unwrap();
     let id = end.args().unwrap().id.clone();
     // And never comes back at its full length: bulk is no matter for the bus.
-    let told = manager.describe_build(&id).await.unwrap();
-    assert!(told.len() < 64 << 10, "{} bytes", told.len());
+    let description = manager.describe_build(&id).await.unwrap();
+    assert!(description.len() < 64 << 10, "{} bytes", description.len());
     let (listed, _) = manager.list_builds(&none()).await.unwrap();
     assert!(listed[0].len() < 64 << 10);
     drop(daemon);
@@ -172,7 +172,7 @@ impl Flood {
 /// have, the others are answered with `LimitsExceeded`; another client is served meanwhile, and what was
 /// let in is done.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_floods_is_refused_and_the_others_notice_nothing() {
+async fn a_client_that_floods_the_bus_is_refused_and_others_notice_nothing() {
     const CALLS: usize = 10_000;
     let (bus, home, daemon) = start_daemon().await;
     // Images are built one after the other, and the first waits.
@@ -205,7 +205,7 @@ async fn who_floods_is_refused_and_the_others_notice_nothing() {
 /// A client that has asked for every signal and reads none: the bus keeps them for it, or throws it
 /// out; the daemon and the others go on.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_reads_no_signals_is_no_trouble_to_others() {
+async fn a_client_that_reads_no_signals_does_not_delay_others() {
     let (bus, _home, daemon) = start_daemon().await;
     // Its own queue is as small as can be, and nothing is taken from it: it reads its socket no more.
     let deaf = bus.connect().await;

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_cached_answer_needs_no_docker_no_slot_and_no_place() {
+async fn a_cached_answer_needs_no_docker_no_slot_and_no_place_in_the_queue() {
     let daemon = TestDaemon::builder().await.slots(1).backlog(1);
     let daemon = daemon.fixture("succeed").fixture("slow").fixture("output");
     let daemon = daemon.start().await;
@@ -103,7 +103,7 @@ async fn a_new_checkout_is_the_same_project_and_a_changed_file_another() {
 }
 
 #[tokio::test]
-async fn jobs_that_differ_in_anything_are_different_jobs() {
+async fn jobs_that_differ_in_any_field_are_different_jobs() {
     let daemon = TestDaemon::with(&["succeed", "output"]).await;
     let jobs = [
         json!({ "project": "succeed" }),
@@ -313,7 +313,7 @@ async fn a_rebuild_is_a_new_image_and_a_new_build_and_the_old_one_serves_meanwhi
 }
 
 #[tokio::test]
-async fn a_rebuild_that_fails_leaves_the_good_build_in_force() {
+async fn a_rebuild_that_fails_leaves_the_good_build_current() {
     let daemon = TestDaemon::builder().await;
     let flag = daemon.home.path("fail");
     let lines = format!(

@@ -52,7 +52,7 @@ fn is_cancelled(info: &Value, by: &str, reason: &str) {
 }
 
 #[tokio::test]
-async fn all_who_wait_for_a_running_build_are_told_by_whom_and_why_it_was_cancelled() {
+async fn all_waiters_of_a_cancelled_build_learn_who_cancelled_it_and_why() {
     let daemon = gated().await;
     let first = daemon.asking(Ask::post("/jobs", &job("gated")));
     daemon.home.engine.wait_for("start", 1).await;
@@ -118,7 +118,7 @@ async fn a_queued_job_leaves_the_queue_and_the_slot_goes_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_build_is_cancelled_whatever_it_is_doing() {
+async fn a_build_can_be_cancelled_in_every_phase() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let engine = &daemon.home.engine;
     for (n, held) in ["images", "build", "create", "start"]
@@ -176,7 +176,7 @@ async fn a_cancelled_build_does_not_time_out() {
 
 /// What was decided needs no project any more.
 #[tokio::test]
-async fn a_cancelled_job_is_cancelled_whatever_has_become_of_its_project() {
+async fn a_cancelled_job_stays_cancelled_when_its_project_is_gone_or_changed() {
     let builder = TestDaemon::builder().await.slots(1);
     let builder = builder.script("gated", GATED).fixture("succeed");
     let mut daemon = builder.start().await;
@@ -316,7 +316,7 @@ async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_cancels_nothing_unless_no_other_wants_it() {
+async fn a_client_that_disconnects_cancels_a_build_only_if_no_other_client_wants_it() {
     let daemon = gated().await;
     let with = |n: &str, cancels: bool| json!({"project": "gated", "params": {"n": n}, "cancel_on_disconnect": cancels});
     let reason = "all clients that wanted it have disconnected";
@@ -355,7 +355,7 @@ async fn a_client_that_hangs_up_cancels_nothing_unless_no_other_wants_it() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_ends_sends_all_clients_away_and_no_build_with_them() {
+async fn a_daemon_that_ends_disconnects_all_clients_and_cancels_no_build() {
     let mut daemon = gated().await;
     let asked = json!({"project": "gated", "cancel_on_disconnect": true});
     let (stream, id) = joined(&daemon, &asked).await;
@@ -370,7 +370,7 @@ async fn a_daemon_that_ends_sends_all_clients_away_and_no_build_with_them() {
 
 /// The answer 202 is a promise, as acceptance is.
 #[tokio::test]
-async fn a_cancelled_build_is_cancelled_whatever_dies_before_its_container_has_ended() {
+async fn a_cancelled_build_stays_cancelled_when_daemon_and_engine_die_before_its_container_ends() {
     let mut daemon = gated().await;
     let id = daemon.submit(job("gated")).await;
     until_waiting(&daemon, &id).await;
@@ -393,7 +393,7 @@ async fn a_cancelled_build_is_cancelled_whatever_dies_before_its_container_has_e
 
 /// What is being stopped is not what they asked for.
 #[tokio::test]
-async fn who_asks_while_a_build_is_being_stopped_gets_a_new_one() {
+async fn a_request_while_a_build_is_being_stopped_gets_a_new_build() {
     let daemon = gated().await;
     let id = daemon.submit(job("gated")).await;
     until_waiting(&daemon, &id).await;

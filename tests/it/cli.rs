@@ -216,7 +216,7 @@ async fn each_kind_of_failure_has_its_exit_status_and_message() {
 }
 
 #[tokio::test]
-async fn an_overloaded_server_is_3_and_a_timeout_is_5() {
+async fn an_overloaded_server_has_exit_status_3_and_a_timeout_5() {
     let daemon = TestDaemon::builder()
         .await
         .slots(1)
@@ -257,7 +257,7 @@ async fn an_overloaded_server_is_3_and_a_timeout_is_5() {
 }
 
 #[tokio::test]
-async fn no_server_and_an_invalid_response_are_7() {
+async fn no_server_and_an_invalid_response_have_exit_status_7() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let server = tokio::spawn(async move {
@@ -303,13 +303,13 @@ async fn json_is_one_document_and_no_wait_prints_nothing() {
             (0, "", "")
         );
     }
-    let told = bench.build("succeed", &["--no-wait", "--verbose"]).await;
-    assert_eq!(told.stdout.trim().len(), 64, "{told:?}");
+    let ended = bench.build("succeed", &["--no-wait", "--verbose"]).await;
+    assert_eq!(ended.stdout.trim().len(), 64, "{ended:?}");
     let both = bench
         .build("succeed", &["--no-wait", "--json-result"])
         .await;
     let state: Value = serde_json::from_str(&both.stdout).unwrap();
-    assert_eq!(state["ID"], told.stdout.trim());
+    assert_eq!(state["ID"], ended.stdout.trim());
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn the_same_job_twice_at_once_is_one_container_and_both_have_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_failed_build_tells_all_who_joined_it_the_same() {
+async fn all_clients_that_joined_a_failed_build_get_the_same_answer() {
     let daemon = TestDaemon::with(&["exit-code", "image-build-failure"]).await;
     let engine = &daemon.home.engine;
     engine.hold("start");
@@ -92,7 +92,7 @@ async fn a_failed_build_tells_all_who_joined_it_the_same() {
 }
 
 #[tokio::test]
-async fn who_joins_needs_no_slot() {
+async fn a_client_that_joins_a_build_needs_no_slot() {
     let daemon = TestDaemon::builder().await;
     let daemon = daemon
         .slots(1)
@@ -148,7 +148,7 @@ async fn a_client_that_leaves_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn when_the_job_cannot_be_written_down_all_are_told_and_nothing_is_left() {
+async fn a_job_that_cannot_be_written_is_an_error_for_all_its_clients_and_leaves_nothing() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let engine = &daemon.home.engine;
     // A file where the project's directory belongs, also in the way of root.
@@ -177,7 +177,7 @@ async fn when_the_job_cannot_be_written_down_all_are_told_and_nothing_is_left() 
 }
 
 #[tokio::test]
-async fn without_an_engine_all_are_told_and_nothing_is_left() {
+async fn without_an_engine_all_clients_get_an_error_and_nothing_is_left() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     daemon.home.engine.stop().await;
     let asked: Vec<_> = (0..3)

@@ -17,7 +17,7 @@ async fn check(home: &Home) -> Ended {
 }
 
 #[tokio::test]
-async fn a_good_configuration_is_said_to_be_in_order_and_nothing_is_begun() {
+async fn a_valid_configuration_is_reported_as_valid_and_nothing_is_started() {
     let home = Home::new().await;
     home.configure(&json!({}));
     let ended = check(&home).await;
@@ -225,8 +225,8 @@ async fn the_sample_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_builds_can_command_says_so_and_how_to_end_that() {
-    for (keys, is_told) in [
+async fn a_daemon_that_builds_can_command_warns_and_says_how_to_prevent_it() {
+    for (keys, warns) in [
         (json!({}), true),
         (json!({"network": "host"}), true),
         (json!({"network": "bridge"}), false),
@@ -236,11 +236,11 @@ async fn a_daemon_that_builds_can_command_says_so_and_how_to_end_that() {
         std::fs::write(home.path("tokens"), "").unwrap();
         home.configure(&keys);
         let daemon = home.spawn().await;
-        let told = daemon.told();
-        let lines = told
+        let log = daemon.log();
+        let lines = log
             .lines()
             .filter(|line| line.contains("they can read and command this server"))
             .filter(|line| line.contains("auth_tokens_file") && line.contains("bridge"));
-        assert_eq!(lines.count(), usize::from(is_told), "{keys}: {told}");
+        assert_eq!(lines.count(), usize::from(warns), "{keys}: {log}");
     }
 }

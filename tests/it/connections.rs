@@ -84,25 +84,25 @@ async fn an_answer_that_is_given_before_the_whole_request_was_read_is_not_lost()
         let tcp = TcpStream::connect(("127.0.0.1", daemon.port()))
             .await
             .unwrap();
-        let told = answer(tcp, &request).await;
+        let text = answer(tcp, &request).await;
         assert!(
-            told.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{target}: {told:.300}"
+            text.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{target}: {text:.300}"
         );
         // Over the unix socket no client needs a token, and the rest is the same.
         if status != "401" {
             let unix = UnixStream::connect(daemon.socket()).await.unwrap();
-            let told = answer(unix, &request).await;
+            let text = answer(unix, &request).await;
             assert!(
-                told.starts_with(&format!("HTTP/1.1 {status} ")),
-                "{target}: {told:.300}"
+                text.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{target}: {text:.300}"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn only_a_trusted_proxy_says_for_whom_it_asks() {
+async fn only_a_trusted_proxy_may_name_its_client() {
     let trusting = TestDaemon::builder()
         .await
         .proxies(&["127.0.0.0/8"])
@@ -156,10 +156,10 @@ async fn only_a_trusted_proxy_says_for_whom_it_asks() {
          Content-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let told = trusting.at().raw(request.as_bytes()).await;
-    assert!(told.contains("\"AskedBy\":\"192.0.2.9\""), "{told}");
-    let told = wary.at().raw(request.as_bytes()).await;
-    assert!(told.starts_with("HTTP/1.1 400 "), "{told}");
+    let text = trusting.at().raw(request.as_bytes()).await;
+    assert!(text.contains("\"AskedBy\":\"192.0.2.9\""), "{text}");
+    let text = wary.at().raw(request.as_bytes()).await;
+    assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
 }
 
 /// A request that is under way until its body has come, on a connection of a trusted proxy.
@@ -280,7 +280,7 @@ async fn follow(at: SocketAddr, from: u8) -> Option<TcpStream> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_every_place_taken_over_tcp_this_host_builds_cancels_and_collects() {
+async fn with_every_tcp_connection_taken_this_host_builds_cancels_and_collects() {
     let (bus, home) = (TestBus::start(), Home::new().await);
     home.configure(&json!({}));
     home.fixture("succeed");
@@ -290,7 +290,7 @@ async fn with_every_place_taken_over_tcp_this_host_builds_cancels_and_collects()
     mistryd
         .arg("--user-bus")
         .env("DBUS_SESSION_BUS_ADDRESS", bus.address());
-    // Few descriptors are few places: 120 for strangers, 8 for this host.
+    // With few descriptors, few connections are accepted: 120 over TCP, 8 for this host.
     let mut command = manager.command_under(&["prlimit", "--nofile=1024"], mistryd);
     let life = crate::support::manager::Life(command.spawn().unwrap());
     manager.hears("READY=1").await;

@@ -103,7 +103,7 @@ async fn an_image_that_takes_too_long_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_passed_while_no_daemon_was_there_is_kept() {
+async fn a_deadline_that_passed_while_no_daemon_ran_is_enforced() {
     let mut daemon = gated().await.job_timeout(HOUR).start().await;
     let id = daemon.submit(job("gated")).await;
     until_waiting(&daemon, &id).await;
@@ -150,7 +150,7 @@ async fn a_build_took_as_long_as_its_container_ran() {
 }
 
 #[tokio::test]
-async fn what_ended_before_its_deadline_stands_whenever_that_is_found_out() {
+async fn a_build_that_ended_before_its_deadline_is_not_timed_out_whenever_its_end_is_noticed() {
     let mut daemon = gated().await.job_timeout(HOUR).start().await;
     let mut ids = Vec::new();
     for n in ["early", "late"] {
@@ -181,7 +181,7 @@ async fn what_ended_before_its_deadline_stands_whenever_that_is_found_out() {
 
 /// By the times of the log, not by when it is read.
 #[tokio::test]
-async fn a_silence_goes_on_while_no_daemon_is_there_and_a_line_ends_it() {
+async fn a_silence_is_counted_while_no_daemon_runs_and_a_line_ends_it() {
     let mut daemon = gated().await.silence_timeout(HOUR).start().await;
     let id = daemon.submit(job("gated")).await;
     until_waiting(&daemon, &id).await;
@@ -225,7 +225,7 @@ async fn a_project_has_a_bound_of_its_own_for_its_log() {
 
 /// A decision about a build is made once.
 #[tokio::test]
-async fn a_build_that_is_stopped_ends_so_whatever_dies_before_its_container_has_ended() {
+async fn a_stopped_build_stays_stopped_when_daemon_and_engine_die_before_its_container_ends() {
     let mut daemon = gated().await.silence_timeout(MOMENT).start().await;
     daemon.home.engine.hold("stop");
     let id = daemon.submit(job("gated")).await;

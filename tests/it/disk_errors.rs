@@ -30,9 +30,9 @@ fn replace_by_a_file(path: &Path) {
 }
 
 /// The records of faults, whatever they are about. Warnings, such as of what is configured, are none.
-fn faults(told: &str) -> Vec<String> {
+fn faults(log: &str) -> Vec<String> {
     let is_fault = |line: &&str| line.contains(" ERROR ");
-    told.lines().filter(is_fault).map(str::to_owned).collect()
+    log.lines().filter(is_fault).map(str::to_owned).collect()
 }
 
 /// The chain of causes in a record repeats none of them.
@@ -95,9 +95,9 @@ async fn an_error_of_the_disk_is_one_record_that_says_where() {
         replace_by_a_file(&home.builds().join(case.in_the_way));
         let answer = daemon.at.ask((case.ask)(&id)).await;
         is_a_sentence(&home, &answer);
-        let told = daemon.told_to_the_end().await;
-        let faults = faults(&told);
-        assert_eq!(faults.len(), 1, "{}: {told}", case.in_the_way);
+        let log = daemon.log_to_the_end().await;
+        let faults = faults(&log);
+        assert_eq!(faults.len(), 1, "{}: {log}", case.in_the_way);
         let path = home.builds().join(case.names);
         assert!(faults[0].contains(path.to_str().unwrap()), "{}", faults[0]);
         says_each_cause_once(&faults[0]);
@@ -119,9 +119,9 @@ async fn a_project_that_cannot_be_read_is_one_record_that_says_where() {
     replace_by_a_file(&projects);
     let answer = daemon.at.ask(Ask::get("/projects").json()).await;
     is_a_sentence(&home, &answer);
-    let told = daemon.told_to_the_end().await;
-    let faults = faults(&told);
-    assert_eq!(faults.len(), 2, "{told}");
+    let log = daemon.log_to_the_end().await;
+    let faults = faults(&log);
+    assert_eq!(faults.len(), 2, "{log}");
     for (fault, path) in faults.iter().zip([&project, &projects]) {
         assert!(fault.contains(path.to_str().unwrap()), "{fault}");
         says_each_cause_once(fault);
@@ -129,7 +129,7 @@ async fn a_project_that_cannot_be_read_is_one_record_that_says_where() {
 }
 
 #[tokio::test]
-async fn an_end_that_the_disk_refuses_is_told_once_for_all_who_wait_for_it() {
+async fn an_end_that_cannot_be_written_is_logged_once_for_all_waiters() {
     let (home, _) = built().await;
     let daemon = home.spawn().await;
     home.engine.hold("start");
@@ -150,20 +150,17 @@ async fn an_end_that_the_disk_refuses_is_told_once_for_all_who_wait_for_it() {
             assert!(!event.data.contains("/ready"), "{}", event.data);
         }
     }
-    let told = daemon.told_to_the_end().await;
+    let log = daemon.log_to_the_end().await;
     let ready = home.build("succeed", "ready", &id).display().to_string();
-    let faults = faults(&told);
+    let faults = faults(&log);
     let about = faults.iter().filter(|line| line.contains("could not put"));
     let about: Vec<_> = about.collect();
-    assert_eq!(about.len(), 1, "{told}");
-    assert!(
-        about[0].contains(&ready) && about[0].contains(&id),
-        "{told}"
-    );
+    assert_eq!(about.len(), 1, "{log}");
+    assert!(about[0].contains(&ready) && about[0].contains(&id), "{log}");
 }
 
 #[tokio::test]
-async fn a_build_whose_record_is_torn_or_gone_is_told_once_with_its_path() {
+async fn a_torn_or_missing_record_is_logged_once_with_its_path() {
     for is_gone in [true, false] {
         let (home, id) = built().await;
         let record = home.build("succeed", "ready", &id).join("build_info.json");
@@ -177,9 +174,9 @@ async fn a_build_whose_record_is_torn_or_gone_is_told_once_with_its_path() {
         assert!(!answer.text().contains("build_info"), "{}", answer.text());
         // Lists wait until the tree has been read.
         daemon.at.ask(Ask::get("/index/").json()).await.expect(200);
-        let told = daemon.told_to_the_end().await;
-        let faults = faults(&told);
-        assert_eq!(faults.len(), 1, "{told}");
+        let log = daemon.log_to_the_end().await;
+        let faults = faults(&log);
+        assert_eq!(faults.len(), 1, "{log}");
         let directory = record.parent().unwrap().display().to_string();
         assert!(faults[0].contains(&directory), "{}", faults[0]);
     }

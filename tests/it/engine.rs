@@ -67,8 +67,8 @@ impl Bench {
         let (output, mut progress) = mpsc::channel(1);
         let read = async {
             let mut all = Vec::new();
-            while let Some(told) = progress.recv().await {
-                if let Progress::Text(text) = told {
+            while let Some(step) = progress.recv().await {
+                if let Progress::Text(text) = step {
                     all.extend_from_slice(&text);
                 }
             }
@@ -184,7 +184,7 @@ async fn a_failing_build_says_why_and_makes_no_image() {
 }
 
 #[tokio::test]
-async fn a_context_that_breaks_off_is_told_from_a_failing_build() {
+async fn a_truncated_context_is_distinguished_from_a_failing_build() {
     let bench = Bench::new().await;
     let (output, _text) = mpsc::channel(1);
     let context = || {
@@ -247,7 +247,7 @@ async fn a_fresh_build_pulls_and_falls_back_to_the_base_on_this_host() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_apart() {
+async fn each_refusal_has_its_own_error() {
     let bench = Bench::new().await;
     let spec = bench.container("sha256:nowhere");
     let error = bench.docker.create(&spec).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Whatever goes wrong inside, an answer to a stranger is a sentence: no path of the host, no
+//! Whatever goes wrong inside, the answer to a client is a sentence: no path of the host, no
 //! cause, no place in our source. Faults are made one by one, and every address is asked.
 
 use std::path::Path;
@@ -99,7 +99,7 @@ async fn ask_all(daemon: &TestDaemon, what: &str, project: &str, id: &str) -> Ve
 }
 
 #[tokio::test]
-async fn what_lies_wrong_on_the_disk_is_told_without_a_path() {
+async fn errors_about_the_disk_hold_no_path() {
     type Fault = fn(&Path);
     let faults: [(&str, Fault); 9] = [
         ("project is a file", |p| {
@@ -189,10 +189,10 @@ async fn what_the_engine_says_is_kept_inside() {
             check(call, &daemon.home.path(""), &answer);
             if let Some(id) = answer.json()["job"].as_str() {
                 let info = daemon.info("succeed", id).await;
-                let told = format!("{} {}", info["Err"], info["ErrBuild"]);
+                let errors = format!("{} {}", info["Err"], info["ErrBuild"]);
                 assert!(
-                    !told.contains("the test wants") && !told.contains("/tmp"),
-                    "{call}: {told}"
+                    !errors.contains("the test wants") && !errors.contains("/tmp"),
+                    "{call}: {errors}"
                 );
             }
             let answer = daemon.post("/project/succeed/rebuild", &json!({})).await;
@@ -202,7 +202,7 @@ async fn what_the_engine_says_is_kept_inside() {
 }
 
 #[tokio::test]
-async fn what_lies_wrong_among_the_projects_is_told_without_a_path() {
+async fn errors_about_the_projects_hold_no_path() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let id = text(&daemon.build(job("succeed")).await, "ID").to_owned();
     let settings = daemon.home.projects().join("succeed/mistry.json");
@@ -228,7 +228,7 @@ async fn what_lies_wrong_among_the_projects_is_told_without_a_path() {
 }
 
 #[tokio::test]
-async fn a_tokens_file_that_broke_lets_no_client_in_and_says_nothing_of_itself() {
+async fn a_broken_tokens_file_lets_no_client_in_and_leaks_nothing() {
     let daemon = TestDaemon::builder()
         .await
         .tokens("# none yet\n")
@@ -246,7 +246,7 @@ async fn a_tokens_file_that_broke_lets_no_client_in_and_says_nothing_of_itself()
 }
 
 #[tokio::test]
-async fn the_words_of_a_dockerfile_are_told_because_they_are_the_askers_own() {
+async fn errors_may_quote_the_dockerfile_because_it_is_the_clients_own() {
     let daemon = TestDaemon::builder().await;
     daemon
         .home

@@ -56,11 +56,11 @@ async fn the_present_comes_first_then_each_step_and_the_end() {
     let early = daemon.submit(numbered(1)).await;
     daemon.home.engine.wait_for("start", 1).await;
     let mut stream = look_on(&daemon, "").await;
-    let told = present(&mut stream).await;
-    assert_eq!(names(&told), ["host", "job", "present"]);
-    assert_eq!(told[0].json()["Running"], 1);
-    assert_eq!(told[1].json()["id"], early);
-    assert_eq!(told[1].json()["buildInfo"]["Phase"], "running");
+    let events = present(&mut stream).await;
+    assert_eq!(names(&events), ["host", "job", "present"]);
+    assert_eq!(events[0].json()["Running"], 1);
+    assert_eq!(events[1].json()["id"], early);
+    assert_eq!(events[1].json()["buildInfo"]["Phase"], "running");
     daemon.home.engine.release("start");
     assert_eq!(
         end_of(&mut stream, &early).await["buildInfo"]["Outcome"],
@@ -94,12 +94,12 @@ async fn a_slow_reader_keeps_no_params_of_a_job_that_is_over() {
     let mut news = reader.events(None).await.unwrap();
     daemon.home.engine.release("start");
     daemon.wait("succeed", &id).await;
-    let mut is_told = false;
-    while !is_told {
+    let mut is_sent = false;
+    while !is_sent {
         if let StreamEvent::Job(info) = news.next().await.unwrap() {
             let value = info.params["large"].as_deref().unwrap();
             assert!(value.len() < 1_000, "{} bytes", value.len());
-            is_told = info.outcome() == Some(Outcome::Succeeded);
+            is_sent = info.outcome() == Some(Outcome::Succeeded);
         }
     }
 }
@@ -147,12 +147,12 @@ async fn a_client_that_does_not_read_keeps_no_params_of_jobs_that_are_over() {
         }
     })
     .await;
-    let mut told = vec![0; 64 << 10];
-    silent.read_exact(&mut told).await.unwrap();
+    let mut bytes = vec![0; 64 << 10];
+    silent.read_exact(&mut bytes).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_client_that_comes_back_is_told_every_end_that_it_missed_over_a_restart() {
+async fn a_client_that_reconnects_gets_every_end_that_it_missed_over_a_restart() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let mut stream = look_on(&daemon, "").await;
     let seen = text(&daemon.build(numbered(0)).await, "ID").to_owned();
@@ -168,14 +168,14 @@ async fn a_client_that_comes_back_is_told_every_end_that_it_missed_over_a_restar
     daemon.stop().await;
     daemon.start_again().await;
     let mut stream = come_back(&daemon, &last).await;
-    let told = present(&mut stream).await;
-    let jobs: Vec<Value> = told
+    let events = present(&mut stream).await;
+    let jobs: Vec<Value> = events
         .iter()
         .filter(|event| event.name == "job")
         .map(Event::json)
         .collect();
     let ids: Vec<&str> = jobs.iter().map(|job| text(job, "id")).collect();
-    let at = |id: &String| ids.iter().position(|told| told == id);
+    let at = |id: &String| ids.iter().position(|other| other == id);
     let places: Vec<_> = missed.iter().map(at).collect();
     assert!(
         places.iter().all(Option::is_some) && places.is_sorted(),
@@ -186,7 +186,7 @@ async fn a_client_that_comes_back_is_told_every_end_that_it_missed_over_a_restar
 }
 
 #[tokio::test]
-async fn a_reader_who_is_slow_misses_no_end() {
+async fn a_slow_reader_misses_no_end_of_a_job() {
     let builder = TestDaemon::builder().await.slots(8).backlog(1_000);
     let daemon = builder.fixture("succeed").start().await;
     let mut stream = look_on(&daemon, "").await;
@@ -222,8 +222,8 @@ async fn a_filter_holds_for_the_stream_as_for_a_list() {
     let good = text(&daemon.build(numbered(7)).await, "ID").to_owned();
     let bad = text(&daemon.build(job("exit-code")).await, "ID").to_owned();
     assert_eq!(end_of(&mut text_of, &good).await["project"], "succeed");
-    let told = of_project.until(|event| event.name == "job").await;
-    assert_eq!(told.last().unwrap().json()["id"], bad);
+    let events = of_project.until(|event| event.name == "job").await;
+    assert_eq!(events.last().unwrap().json()["id"], bad);
     // What a list of failed ones would not show any more is gone; what it shows is told.
     let gone = failed.until(|event| event.name == "gone").await;
     assert!(
@@ -239,7 +239,7 @@ async fn a_filter_holds_for_the_stream_as_for_a_list() {
 }
 
 #[tokio::test]
-async fn removals_pauses_and_those_who_join_are_told() {
+async fn removals_pauses_and_joins_are_events() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let old = text(&daemon.build(numbered(1)).await, "ID").to_owned();
     daemon.build(numbered(2)).await;
@@ -272,7 +272,7 @@ async fn removals_pauses_and_those_who_join_are_told() {
 }
 
 #[tokio::test]
-async fn a_rebuild_that_fails_is_told_and_then_the_build_that_stays() {
+async fn a_failed_rebuild_is_an_event_before_that_of_the_build_that_stays() {
     let builder = TestDaemon::builder().await;
     let mark = builder.home.path("fail");
     let script = format!("[ ! -e {} ] || {{ echo no >&2; exit 7; }}", mark.display());
@@ -286,7 +286,7 @@ async fn a_rebuild_that_fails_is_told_and_then_the_build_that_stays() {
     present(&mut succeeded).await;
     let bad = json!({"project": "flip", "rebuild": true});
     assert_eq!(daemon.build(bad).await["ExitCode"], 7);
-    let outcome = |told: &Value| told["buildInfo"]["Outcome"].clone();
+    let outcome = |event: &Value| event["buildInfo"]["Outcome"].clone();
     assert_eq!(outcome(&end_of(&mut stream, &id).await), "failed");
     assert_eq!(outcome(&end_of(&mut stream, &id).await), "succeeded");
     // Where the failed one does not belong, the good one is there again after it is gone.
@@ -294,13 +294,13 @@ async fn a_rebuild_that_fails_is_told_and_then_the_build_that_stays() {
     assert_eq!(outcome(&end_of(&mut succeeded, &id).await), "succeeded");
     // Its page says both.
     let page = Ask::get(format!("/job/flip/{id}")).with("accept", "text/html");
-    let told = daemon.ask(page).await.expect(200).text();
-    assert!(told.contains("A rebuild failed with exit code 7"), "{told}");
-    assert!(told.contains("<pre>no"), "{told}");
+    let page = daemon.ask(page).await.expect(200).text();
+    assert!(page.contains("A rebuild failed with exit code 7"), "{page}");
+    assert!(page.contains("<pre>no"), "{page}");
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_before_all_was_told_can_be_come_back_to() {
+async fn a_stream_that_breaks_off_can_be_resumed() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let mut stream = look_on(&daemon, "").await;
     let first = stream.event().await.unwrap();
@@ -313,13 +313,13 @@ async fn a_stream_that_breaks_before_all_was_told_can_be_come_back_to() {
     let host = again.event().await.unwrap();
     assert_eq!(host.name, "host");
     assert!(host.mark <= first.mark, "{} {}", host.mark, first.mark);
-    let told = present(&mut come_back(&daemon, &host).await).await;
-    let ends = told.iter().filter(|event| event.name == "job").count();
+    let events = present(&mut come_back(&daemon, &host).await).await;
+    let ends = events.iter().filter(|event| event.name == "job").count();
     assert_eq!(ends, 3);
 }
 
 #[tokio::test]
-async fn rows_of_the_view_hold_no_markup_of_strangers() {
+async fn rows_of_the_view_escape_the_markup_of_clients() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let mut stream = look_on(&daemon, "?rows").await;
     let asked = json!({"project": "succeed", "group": "<img src=x>", "params": {"x": "</td><script>\u{202e}"}});

@@ -111,7 +111,7 @@ async fn a_dry_run_says_what_a_run_then_does() {
 }
 
 #[tokio::test]
-async fn sizes_are_measured_and_bytes_are_had_by_the_oldest() {
+async fn sizes_are_measured_and_the_oldest_builds_are_removed_to_free_bytes() {
     let daemon = TestDaemon::builder()
         .await
         .script("big", "head -c 1000000 /dev/zero > $D/artifacts/zeros")
@@ -246,7 +246,7 @@ fn known(ask: Ask) -> Ask {
 }
 
 #[tokio::test]
-async fn those_who_read_without_a_token_keep_no_build_where_room_is_short() {
+async fn readers_without_a_token_keep_no_build_when_space_is_low() {
     let token = Token::of("root", vec![Scope::Admin], "root-secret");
     let builder = TestDaemon::builder().await.tokens(format!("{token}\n"));
     let daemon = builder.fixture("succeed").start().await;
@@ -281,7 +281,7 @@ async fn those_who_read_without_a_token_keep_no_build_where_room_is_short() {
 }
 
 #[tokio::test]
-async fn what_is_not_sent_is_not_used() {
+async fn answers_without_a_body_do_not_count_as_use() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let id = build(&daemon, 1, 9).await;
     build(&daemon, 2, 0).await;
@@ -451,7 +451,7 @@ async fn what_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
-async fn it_takes_an_admin_to_remove_anything() {
+async fn only_an_admin_removes_anything() {
     let daemon = TestDaemon::builder()
         .await
         .tokens("")
@@ -469,7 +469,7 @@ async fn it_takes_an_admin_to_remove_anything() {
 }
 
 #[tokio::test]
-async fn before_a_build_room_is_made_by_the_configured_rules() {
+async fn before_a_build_space_is_freed_by_the_configured_rules() {
     let policy = Policy {
         // No disk has that much, so whatever may go goes.
         min_free: Some(u64::MAX),
@@ -496,7 +496,7 @@ async fn before_a_build_room_is_made_by_the_configured_rules() {
 }
 
 #[tokio::test]
-async fn a_build_that_finds_too_little_room_makes_it() {
+async fn a_build_that_finds_too_little_space_frees_it() {
     let builder = TestDaemon::builder().await.fixture("succeed");
     let mut daemon = builder.start().await;
     let first = build(&daemon, 1, 9).await;

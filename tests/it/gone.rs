@@ -26,7 +26,7 @@ async fn refused(daemon: &TestDaemon, path: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_log_that_was_removed_is_called_gone_by_every_way_and_the_build_is_not() {
+async fn a_removed_log_is_gone_over_every_interface_and_its_build_is_not() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let info = daemon.build(job("succeed")).await;
     let id = text(&info, "ID").to_owned();
@@ -47,9 +47,9 @@ async fn a_log_that_was_removed_is_called_gone_by_every_way_and_the_build_is_not
         let output = tokio::task::spawn_blocking(move || command.output().unwrap())
             .await
             .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success());
-        assert!(told.contains("the log of job"), "{told}");
+        assert!(stderr.contains("the log of job"), "{stderr}");
     }
     let page = Ask::get(format!("/job/succeed/{id}")).with("accept", "text/html");
     let page = daemon.ask(page).await.expect(200).text();
@@ -137,7 +137,7 @@ async fn a_file_that_is_cut_short_while_it_is_fetched_is_no_whole_answer() {
 }
 
 #[tokio::test]
-async fn a_build_without_a_record_is_told_so_and_made_again() {
+async fn a_build_without_a_record_is_reported_and_built_again() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let info = daemon.build(job("succeed")).await;
     let id = text(&info, "ID").to_owned();

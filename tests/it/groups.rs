@@ -87,7 +87,7 @@ async fn a_failed_build_is_no_base() {
 }
 
 #[tokio::test]
-async fn a_group_may_have_any_name_and_stays_in_its_place() {
+async fn a_group_may_have_any_name_and_stays_in_its_directory() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let long = "n".repeat(200);
     let wide = "/".repeat(200);
@@ -148,7 +148,7 @@ async fn what_a_container_plants_does_not_hurt_the_next_build() {
 }
 
 #[tokio::test]
-async fn whatever_stands_in_the_place_of_our_directories_is_cleared() {
+async fn anything_in_the_place_of_the_daemons_directories_is_cleared() {
     let daemon = TestDaemon::builder().await;
     let lines = "cat $D/params/n > $D/artifacts/n || exit 1\n[ -d $D/cache ] || exit 2\n\
         rm -rf $D/artifacts $D/cache $D/params\n\
@@ -235,7 +235,7 @@ async fn a_link_that_leads_nowhere_or_elsewhere_is_no_base() {
 }
 
 #[tokio::test]
-async fn a_directory_in_the_place_of_a_link_spoils_no_build() {
+async fn a_directory_in_the_place_of_a_link_breaks_no_build() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let place = daemon.home.builds().join("succeed");
     for (link, group) in [("latest", ""), ("groups/g", "g")] {
@@ -255,7 +255,7 @@ async fn a_directory_in_the_place_of_a_link_spoils_no_build() {
 
 /// Between the build's place and its link there is a moment.
 #[tokio::test]
-async fn a_link_that_was_on_its_way_when_the_daemon_ended_arrives_unless_a_later_one_has() {
+async fn a_link_that_was_unfinished_when_the_daemon_ended_is_put_in_place_unless_a_later_one_is() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let mut ids = Vec::new();
     for n in ["1", "2"] {

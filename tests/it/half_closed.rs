@@ -102,7 +102,7 @@ async fn a_half_closed_client_that_waits_is_answered_when_the_build_is_over() {
 }
 
 #[tokio::test]
-async fn who_sends_no_more_wants_a_build_no_more_that_was_wanted_while_connected() {
+async fn a_half_closed_connection_counts_as_disconnected_for_cancel_on_disconnect() {
     let daemon = TestDaemon::with(&["slow"]).await;
     let asked = json!({ "project": "slow", "cancel_on_disconnect": true });
     for mut connection in connected(&daemon).await {
@@ -122,7 +122,7 @@ async fn who_sends_no_more_wants_a_build_no_more_that_was_wanted_while_connected
 }
 
 #[tokio::test]
-async fn who_waits_for_a_build_half_closed_does_not_keep_it_from_being_cancelled() {
+async fn a_half_closed_waiter_does_not_prevent_a_cancellation() {
     let daemon = TestDaemon::with(&["slow"]).await;
     let asked = json!({ "project": "slow", "cancel_on_disconnect": true });
     let ask = Ask::post("/jobs", &asked).with("accept", "text/event-stream");
@@ -142,7 +142,7 @@ async fn who_waits_for_a_build_half_closed_does_not_keep_it_from_being_cancelled
 }
 
 #[tokio::test]
-async fn a_request_that_ends_in_its_middle_is_told_so_or_dropped() {
+async fn a_truncated_request_gets_an_error_or_is_dropped() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let whole = post(&job("succeed"));
     for mut connection in connected(&daemon).await {

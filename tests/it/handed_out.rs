@@ -1,4 +1,4 @@
-//! A build's artifacts in the hands of a stranger: a descriptor that leads to them and to nothing else.
+//! A descriptor of a build's artifacts for another process: it leads to them and to nothing else.
 //!
 //! These tests need a kernel that lets the user who runs them make namespaces. Where it does not, they fail
 //! and say so, as the daemon does.
@@ -83,7 +83,7 @@ impl Left {
     }
 
     fn hand_out(&self) -> OwnedFd {
-        told(self.try_hand_out(MISTRYD))
+        unwrap_with_causes(self.try_hand_out(MISTRYD))
     }
 
     /// A program in the place of `mistryd`.
@@ -103,8 +103,8 @@ impl Left {
     }
 }
 
-/// What came of it, or all that went wrong.
-fn told<T, E: std::error::Error>(result: Result<T, E>) -> T {
+/// The value; panics with all causes of an error.
+fn unwrap_with_causes<T, E: std::error::Error>(result: Result<T, E>) -> T {
     match result {
         Ok(found) => found,
         Err(error) => panic!("{}", causes(&error)),
@@ -112,13 +112,13 @@ fn told<T, E: std::error::Error>(result: Result<T, E>) -> T {
 }
 
 fn causes(error: &dyn std::error::Error) -> String {
-    let mut told = error.to_string();
+    let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        told = format!("{told}: {error}");
+        text = format!("{text}: {error}");
         cause = error.source();
     }
-    told
+    text
 }
 
 fn open(at: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
@@ -164,7 +164,7 @@ fn what_was_built_is_listed_and_read() {
 }
 
 #[test]
-fn no_way_leads_up_from_it() {
+fn no_path_leads_above_it() {
     let left = Left::new();
     let handed = left.hand_out();
     let root = identity(&fstat(&handed).unwrap());
@@ -257,7 +257,7 @@ fn nothing_can_be_changed_through_it() {
 }
 
 #[test]
-fn programs_devices_and_set_uid_bits_in_there_are_worth_nothing() {
+fn programs_devices_and_set_uid_bits_have_no_effect_in_it() {
     let left = Left::new();
     let program = left.artifacts().join("program");
     let script = left.program("exit 0");
@@ -303,7 +303,7 @@ fn the_build_may_be_removed_while_its_directory_is_held() {
 }
 
 #[test]
-fn neither_a_mount_nor_a_child_stays_behind() {
+fn no_mount_and_no_child_stays_behind() {
     let left = Left::new();
     let handed = left.hand_out();
     // What is open stands in no tree of ours.
@@ -355,7 +355,7 @@ fn a_child_that_fails_or_is_not_there_is_an_error_and_nothing_is_handed_out() {
 }
 
 #[test]
-fn a_host_that_refuses_is_told_by_its_own_error() {
+fn a_kernel_that_refuses_namespaces_has_an_error_of_its_own() {
     let left = Left::new();
     // In a namespace that may have no further ones, and has no superuser.
     let script = format!(
@@ -378,7 +378,7 @@ fn a_host_that_refuses_is_told_by_its_own_error() {
 }
 
 #[test]
-fn by_hand_it_does_nothing_and_says_whose_it_is() {
+fn confine_started_by_hand_does_nothing_and_says_what_it_is_for() {
     let mut command = Command::new(MISTRYD);
     let output = command
         .arg("confine")
@@ -386,8 +386,8 @@ fn by_hand_it_does_nothing_and_says_whose_it_is() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(told, "mistryd: confine is what mistryd does for itself\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "mistryd: confine is what mistryd does for itself\n");
     assert!(output.stdout.is_empty());
 }
 
@@ -407,7 +407,7 @@ async fn the_scheduler_hands_out_what_a_build_left() {
     let reader = daemon.scheduler().reader(Client::Local);
     let info = daemon.build(job("p")).await;
     let (project, id) = names_of(&info);
-    let handed = told(reader.hand_out_artifacts(&project, id).await);
+    let handed = unwrap_with_causes(reader.hand_out_artifacts(&project, id).await);
     assert_eq!(listed(&handed), ["info", "made"]);
     assert_eq!(read(&handed, "made"), "made\n");
     assert_eq!(open(&handed, "info").unwrap_err(), Errno::LOOP);
@@ -420,12 +420,12 @@ async fn the_scheduler_hands_out_what_a_build_left() {
         }
     })
     .await;
-    let handed = told(reader.hand_out_artifacts(&project, id).await);
+    let handed = unwrap_with_causes(reader.hand_out_artifacts(&project, id).await);
     assert_eq!(read(&handed, "made"), "made\n");
 }
 
 #[tokio::test]
-async fn where_there_is_nothing_to_hand_out_it_is_said() {
+async fn artifacts_that_are_not_there_are_an_error() {
     let script = "echo made > $D/artifacts/made";
     let daemon = TestDaemon::builder().await.script("p", script);
     let daemon = daemon.start().await;
@@ -450,7 +450,7 @@ async fn where_there_is_nothing_to_hand_out_it_is_said() {
     daemon.home.engine.release("start");
     let built = daemon.wait("p", &id.to_string()).await;
     let (project, id) = names_of(&built);
-    told(reader.hand_out_artifacts(&project, id).await);
+    unwrap_with_causes(reader.hand_out_artifacts(&project, id).await);
 
     // Whatever may have come into their place.
     let data = daemon

@@ -102,7 +102,7 @@ fn large(value: &str) -> Value {
 }
 
 #[tokio::test]
-async fn those_who_join_a_build_hold_nothing_of_their_params_and_share_its_answer() {
+async fn clients_that_join_a_build_keep_no_params_and_share_its_answer() {
     const ASKERS: usize = 20;
     let home = Home::new().await;
     home.fixture("succeed");
@@ -152,7 +152,7 @@ async fn those_who_join_a_build_hold_nothing_of_their_params_and_share_its_answe
 }
 
 #[tokio::test]
-async fn past_the_bound_new_ones_come_again_and_streams_under_way_end_whole() {
+async fn over_the_limit_new_streams_are_refused_and_running_ones_complete() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let value = "x".repeat(8 << 20);
     let built = daemon.ask(Ask::post("/jobs", &large(&value)).json()).await;
@@ -226,7 +226,7 @@ async fn params_of_jobs_are_counted_until_the_jobs_are_over() {
 }
 
 #[tokio::test]
-async fn streams_that_wait_for_one_build_are_cheap_and_all_end_whole() {
+async fn many_streams_of_one_build_are_cheap_and_all_complete() {
     const STREAMS: usize = 300;
     let home = Home::new().await;
     home.fixture("succeed");

@@ -120,7 +120,7 @@ async fn an_async_job_is_answered_at_once_with_where_it_is() {
 }
 
 #[tokio::test]
-async fn a_stream_tells_states_lines_and_the_result_in_this_order() {
+async fn a_stream_sends_states_lines_and_the_result_in_this_order() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let ask = Ask::post("/jobs", &job("succeed")).with("accept", "text/event-stream");
     let stream = daemon.open(ask).await;
@@ -153,8 +153,8 @@ async fn a_stream_tells_states_lines_and_the_result_in_this_order() {
         .build("succeed", "ready", text(&result, "ID"))
         .join("out.log");
     let log = std::fs::read_to_string(log).unwrap();
-    let told: String = lines.iter().map(|e| format!("{}\n", e.data)).collect();
-    assert_eq!(told, log);
+    let joined: String = lines.iter().map(|e| format!("{}\n", e.data)).collect();
+    assert_eq!(joined, log);
     assert_eq!(lines.last().unwrap().id, Some(log.len() as u64));
 }
 
@@ -272,7 +272,7 @@ async fn a_job_is_a_page_for_people_and_json_for_programs() {
     assert!(page.header("content-type").starts_with("text/html"));
     assert!(!page.header("content-security-policy").is_empty());
     let text = page.text();
-    // Nothing but our own module, and no page of strangers.
+    // Only our own module, and framed by no other site.
     assert_eq!(text.matches("<script").count(), 1, "{text}");
     assert!(text.contains("<script type=\"module\" src=\"/static/page.js\"></script>"));
     assert!(!text.contains("<b>"));
@@ -415,7 +415,7 @@ async fn what_is_not_there_is_404_and_what_is_no_name_422() {
 }
 
 #[tokio::test]
-async fn another_method_is_told_which_one_to_take() {
+async fn a_wrong_method_gets_the_allowed_ones() {
     let daemon = TestDaemon::with(&[]).await;
     let id = format!("succeed/{ZEROS}");
     for (method, path, allow) in [
@@ -510,7 +510,7 @@ async fn what_changes_something_must_be_json_and_of_this_site() {
 }
 
 #[tokio::test]
-async fn a_host_of_a_stranger_is_not_served() {
+async fn a_host_that_is_not_configured_is_refused() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     for host in [
         "evil.example",

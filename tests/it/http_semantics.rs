@@ -255,9 +255,9 @@ async fn an_address_says_what_it_takes() {
         ("/job/p/x/pin", "PUT, DELETE, OPTIONS"),
         ("/artifacts/p/x/y/z", "GET, HEAD, OPTIONS"),
     ] {
-        let told = daemon.ask(Ask::new("OPTIONS", path)).await.expect(204);
-        assert_eq!(told.header("allow"), allow, "{path}");
-        assert_eq!(told.header("access-control-allow-origin"), "");
+        let answer = daemon.ask(Ask::new("OPTIONS", path)).await.expect(204);
+        assert_eq!(answer.header("allow"), allow, "{path}");
+        assert_eq!(answer.header("access-control-allow-origin"), "");
         // Before the media type is looked at: it would not help.
         for method in ["TRACE", "PATCH", "BREW"] {
             let refused = daemon.ask(Ask::new(method, path)).await.expect(405);
@@ -288,12 +288,12 @@ async fn a_body_is_asked_for_only_when_it_is_wanted() {
         let read = crate::support::http::within("an answer", stream.read(&mut first));
         let count = read.await.unwrap();
         first.truncate(count);
-        let mut told = String::from_utf8(first).unwrap();
-        if told.starts_with("HTTP/1.1 100 Continue\r\n\r\n") {
+        let mut answer = String::from_utf8(first).unwrap();
+        if answer.starts_with("HTTP/1.1 100 Continue\r\n\r\n") {
             stream.write_all(body.as_bytes()).await.unwrap();
-            stream.read_to_string(&mut told).await.unwrap();
+            stream.read_to_string(&mut answer).await.unwrap();
         }
-        told
+        answer
     };
     let length = format!("Content-Length: {}\r\n", body.len());
     let wanted = ask("/jobs", &format!("{length}Expect: 100-Continue\r\n")).await;
@@ -334,8 +334,8 @@ async fn a_body_is_asked_for_only_when_it_is_wanted() {
             "417",
         ),
     ] {
-        let told = ask(target, &headers).await;
-        assert_eq!(status(&told), expected, "{target} {headers}: {told}");
+        let answer = ask(target, &headers).await;
+        assert_eq!(status(&answer), expected, "{target} {headers}: {answer}");
     }
 }
 
@@ -350,8 +350,8 @@ async fn bodies_are_framed_as_the_standard_says() {
     };
     let close = "Connection: close\r\n";
     let chunked = "a;x=\"y\"\r\n{\"project\"\r\nb\r\n:\"succeed\"}\r\n0\r\nX-Trailer: x\r\n\r\n";
-    let told = ask(&format!("Transfer-Encoding: Chunked\r\n{close}"), chunked).await;
-    assert_eq!(status(&told), "201", "{told}");
+    let answer = ask(&format!("Transfer-Encoding: Chunked\r\n{close}"), chunked).await;
+    assert_eq!(status(&answer), "201", "{answer}");
     for (headers, body, expected) in [
         ("Transfer-Encoding: gzip\r\n", chunked, "400"),
         ("Transfer-Encoding: chunked, gzip\r\n", chunked, "400"),
@@ -365,8 +365,8 @@ async fn bodies_are_framed_as_the_standard_says() {
         ("Content-Length: -1\r\n", "", "400"),
         ("Content-Length: +1\r\n", "x", "400"),
     ] {
-        let told = ask(&format!("{headers}{close}"), body).await;
-        assert_eq!(status(&told), expected, "{headers} {told}");
+        let answer = ask(&format!("{headers}{close}"), body).await;
+        assert_eq!(status(&answer), expected, "{headers} {answer}");
     }
     // With both, the coding counts and the connection ends (RFC 9112 §6.3): what follows is not taken
     // for a request.
@@ -375,13 +375,13 @@ async fn bodies_are_framed_as_the_standard_says() {
         "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
     ] {
         let smuggled = format!("{chunked}GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        let told = ask(both, &smuggled).await;
-        assert_eq!(told.matches("HTTP/1.1 ").count(), 1, "{told}");
+        let answer = ask(both, &smuggled).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     }
 }
 
 #[tokio::test]
-async fn what_is_too_long_is_told_which() {
+async fn an_error_names_what_is_too_long() {
     let daemon = TestDaemon::with(&[]).await;
     let get = async |target: &str, headers: &str| {
         let request = format!(
@@ -436,10 +436,13 @@ async fn an_address_is_decoded_once_and_leads_nowhere_else() {
     ] {
         let request =
             format!("GET {at}{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let told = daemon.at().raw(request.as_bytes()).await;
+        let answer = daemon.at().raw(request.as_bytes()).await;
         match expected {
-            Ok(body) => assert!(told.ends_with(&format!("\r\n\r\n{body}")), "{path}: {told}"),
-            Err(expected) => assert_eq!(status(&told), expected.to_string(), "{path}"),
+            Ok(body) => assert!(
+                answer.ends_with(&format!("\r\n\r\n{body}")),
+                "{path}: {answer}"
+            ),
+            Err(expected) => assert_eq!(status(&answer), expected.to_string(), "{path}"),
         }
     }
 }
@@ -475,13 +478,13 @@ async fn a_log_that_grows_has_another_tag_and_the_same_name() {
     let mut follower = daemon.open(Ask::get(format!("{path}&follow"))).await;
     assert_eq!(header(&follower.headers, "etag"), "");
     let name = header(&follower.headers, "mistry-log").to_owned();
-    let mut told = Vec::new();
-    while !told.ends_with(b"waiting\n") {
-        told.extend_from_slice(&follower.piece().await.unwrap());
+    let mut received = Vec::new();
+    while !received.ends_with(b"waiting\n") {
+        received.extend_from_slice(&follower.piece().await.unwrap());
     }
     let early = daemon.ask(Ask::get(&path)).await.expect(200);
     let tag = early.header("etag").to_owned();
-    assert_eq!(early.body, told);
+    assert_eq!(early.body, received);
     let same = daemon
         .ask(Ask::get(&path).with("if-none-match", &tag))
         .await;
@@ -507,7 +510,7 @@ async fn a_log_that_grows_has_another_tag_and_the_same_name() {
         .with("if-range", &tag);
     assert_eq!(daemon.ask(range).await.expect(200).body, late.body);
     // The name says that it is the same log, from any byte on.
-    let from = told.len();
+    let from = received.len();
     let rest = Ask::get(format!("{path}&follow&from={from}")).with("mistry-log", &name);
     let rest = daemon
         .ask(rest.with("range", "bytes=0-1"))
@@ -529,7 +532,7 @@ async fn a_log_that_grows_has_another_tag_and_the_same_name() {
 }
 
 #[tokio::test]
-async fn who_only_looks_uses_nothing() {
+async fn reading_a_build_does_not_count_as_use() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let info = daemon
         .build(json!({ "project": "succeed", "params": { "a": "b" } }))

@@ -43,7 +43,7 @@ async fn with_nothing_to_do_it_ends_with_status_0_and_says_so() {
 
 /// A build whose asker has gone, one who waits, a stream, a request that is not yet whole.
 #[tokio::test]
-async fn it_does_not_end_with_anything_in_hand() {
+async fn it_does_not_end_while_it_has_work() {
     let (home, manager) = home("30ms").await;
     home.engine.hold("wait");
     let life = manager.start(&home);
@@ -106,7 +106,7 @@ async fn it_does_not_end_while_a_client_on_the_bus_waits() {
 /// A host without a bus, one whose bus does not let us have the name, one whose bus accepts and says
 /// nothing, and one whose bus is killed: each time that the bus is tried again is no work.
 #[tokio::test(flavor = "multi_thread")]
-async fn it_ends_whatever_the_bus_is_like() {
+async fn it_ends_in_every_state_of_the_bus() {
     let (refusing, mut lost) = (TestBus::refusing(), TestBus::start());
     let silent = tempfile::tempdir().unwrap();
     let _silent = std::os::unix::net::UnixListener::bind(silent.path().join("bus")).unwrap();
@@ -134,8 +134,8 @@ async fn it_ends_whatever_the_bus_is_like() {
 
 /// Ten times as long as it would take to end.
 async fn stays(manager: &Manager) {
-    let patience = Duration::from_millis(300);
-    let ending = tokio::time::timeout(patience, manager.hears("STOPPING=1"));
+    let timeout = Duration::from_millis(300);
+    let ending = tokio::time::timeout(timeout, manager.hears("STOPPING=1"));
     assert!(ending.await.is_err(), "it ended with work in hand");
 }
 
@@ -145,7 +145,7 @@ async fn without_sockets_of_systemd_it_stays_because_nothing_would_start_it() {
     let process = home.spawn().await;
     assert!(
         process
-            .told()
+            .log()
             .contains("'idle_exit' is set, but has no effect")
     );
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -156,7 +156,7 @@ async fn without_sockets_of_systemd_it_stays_because_nothing_would_start_it() {
 /// Clients come at every moment of the end, half of them as soon as it is told. Each is answered, by
 /// this process or the next.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_comes_at_the_moment_of_the_end_is_answered() {
+async fn a_client_that_connects_while_the_daemon_ends_is_answered() {
     let trials = match std::env::var_os("MISTRY_SOAK") {
         Some(_) => 1_000,
         None => 50,

@@ -273,7 +273,7 @@ async fn a_line_of_megabytes_arrives_whole_and_in_bounded_pieces() {
 }
 
 #[tokio::test]
-async fn a_follower_that_does_not_read_holds_nothing_up() {
+async fn a_follower_that_does_not_read_blocks_nothing() {
     let daemon = TestDaemon::with(&["big-line", "succeed"]).await;
     daemon.home.engine.hold("start");
     let asked = json!({ "project": "big-line", "params": { "size": "20000000" } });
@@ -337,7 +337,7 @@ async fn the_end_of_a_failed_and_of_a_broken_build_says_so() {
 }
 
 #[tokio::test]
-async fn a_build_that_has_no_log_any_more_is_404_and_nothing_breaks() {
+async fn a_log_that_was_removed_is_404_and_the_build_is_still_served() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let info = daemon.build(job("succeed")).await;
     let id = text(&info, "ID");
@@ -353,25 +353,25 @@ async fn a_build_that_has_no_log_any_more_is_404_and_nothing_breaks() {
 }
 
 #[tokio::test]
-async fn where_lines_begin_is_told_of_a_finished_log_and_of_what_there_is_of_a_growing_one() {
+async fn the_offsets_of_lines_are_known_for_finished_and_growing_logs() {
     let daemon = TestDaemon::with(&["slow", "big-line"]).await;
     let asked = json!({ "project": "big-line", "params": { "size": "300000" } });
     let id = text(&daemon.build(asked).await, "ID").to_owned();
     let file = daemon.home.build("big-line", "ready", &id).join("out.log");
     let bytes = std::fs::read(file).unwrap();
-    let told = daemon
+    let answer = daemon
         .get(format!("/log/big-line/{id}?lines"))
         .await
         .expect(200)
         .json();
-    assert_eq!(told["Length"], bytes.len());
+    assert_eq!(answer["Length"], bytes.len());
     let breaks = bytes.iter().filter(|byte| **byte == b'\n').count();
-    assert_eq!(told["Lines"], breaks);
+    assert_eq!(answer["Lines"], breaks);
     // The long line is a block of its own.
     let long = bytes.windows(3).position(|three| three == b"xxx").unwrap();
-    assert_eq!(told["Offsets"], json!([0, long, long + 300_001]));
-    assert_eq!(told["Firsts"], json!([0, breaks - 2, breaks - 1]));
-    assert_eq!(told["Colours"], json!(["", "", ""]));
+    assert_eq!(answer["Offsets"], json!([0, long, long + 300_001]));
+    assert_eq!(answer["Firsts"], json!([0, breaks - 2, breaks - 1]));
+    assert_eq!(answer["Colours"], json!(["", "", ""]));
     // One that grows: all that its followers have.
     let (id, follower, _) = at_the_gate(&daemon).await;
     let path = format!("/log/slow/{id}?lines");
@@ -379,7 +379,7 @@ async fn where_lines_begin_is_told_of_a_finished_log_and_of_what_there_is_of_a_g
     open_gate(&daemon, "slow", &id).await;
     follower.events().await;
     let after = daemon.get(&path).await.expect(200).json();
-    let count = |told: &Value, name: &str| told[name].as_u64().unwrap();
+    let count = |answer: &Value, name: &str| answer[name].as_u64().unwrap();
     assert_eq!(count(&after, "Length"), count(&before, "Length") + 9);
     assert_eq!(count(&after, "Lines"), count(&before, "Lines") + 1);
     let nobody = format!("/log/slow/{}?lines", "0".repeat(64));

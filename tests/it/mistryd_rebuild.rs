@@ -125,7 +125,7 @@ async fn what_fails_is_named_and_the_others_are_built() {
 }
 
 #[tokio::test]
-async fn only_what_is_ours_is_pruned() {
+async fn only_objects_of_this_instance_are_pruned() {
     let home = home().await;
     // An image and a stopped container of another program on this Engine.
     let docker = mistry::docker::Docker::new(&home.engine.socket()).unwrap();
@@ -199,7 +199,7 @@ async fn only_what_is_ours_is_pruned() {
 }
 
 #[tokio::test]
-async fn without_an_engine_it_says_so() {
+async fn without_an_engine_a_rebuild_fails_with_an_error() {
     let home = home().await;
     home.engine.stop().await;
     let ended = rebuild(&home, &["-p", "succeed"]).await;

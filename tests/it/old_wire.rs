@@ -35,7 +35,7 @@ fn request(project: &str, more: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_build_is_asked_for_as_it_asks_and_answered_as_it_reads() {
+async fn an_old_client_builds_with_its_request_and_reads_the_answer() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let (status, _, info) = send(&daemon, "POST /jobs", JSON, &request("succeed", "")).await;
     // Its one criterion of success.
@@ -77,7 +77,7 @@ async fn a_build_is_asked_for_as_it_asks_and_answered_as_it_reads() {
 }
 
 #[tokio::test]
-async fn nothing_given_is_null_and_that_is_none() {
+async fn null_is_the_same_as_nothing() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let body = r#"{"Project":"succeed","Params":null,"Group":"","Rebuild":false}"#;
     let (status, _, info) = send(&daemon, "POST /jobs", JSON, body).await;
@@ -110,7 +110,7 @@ async fn the_async_flag_and_the_json_of_a_job_are_as_they_were() {
 }
 
 #[tokio::test]
-async fn failures_have_the_statuses_that_it_tells_apart() {
+async fn failures_have_the_statuses_that_an_old_client_distinguishes() {
     let daemon = TestDaemon::builder().await.slots(1).backlog(1);
     let daemon = daemon
         .fixture("exit-code")
@@ -141,7 +141,7 @@ async fn failures_have_the_statuses_that_it_tells_apart() {
 }
 
 #[tokio::test]
-async fn its_old_clients_that_name_no_content_type_are_told_what_is_missing() {
+async fn old_clients_that_send_no_content_type_get_an_error_that_names_it() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let (status, text, _) = send(&daemon, "POST /jobs", "", &request("succeed", "")).await;
     assert_eq!(status, 415);

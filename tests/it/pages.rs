@@ -1,4 +1,4 @@
-//! The web view's pages tell what is so, hold no markup of strangers, and load nothing but our own.
+//! The web view's pages show the current state, escape what clients wrote, and load only our own files.
 
 use serde_json::{Value, json};
 
@@ -94,11 +94,11 @@ async fn a_browser_that_is_refused_gets_a_page_with_the_same_sentence() {
             .replace('\'', "&#39;")
             .replace('<', "&#60;")
             .replace('>', "&#62;");
-        let told = refused.text();
-        assert!(told.contains(&sentence), "{told}");
+        let html = refused.text();
+        assert!(html.contains(&sentence), "{html}");
         assert!(
-            told.contains(refused.header("x-request-id")) && !told.contains("<b>"),
-            "{told}"
+            html.contains(refused.header("x-request-id")) && !html.contains("<b>"),
+            "{html}"
         );
     }
 }
@@ -113,18 +113,18 @@ async fn how_jobs_were_answered_is_known_over_a_restart() {
     daemon.start_again().await;
     daemon.build(numbered(1)).await;
     // The list waits for the scan, which reads what the process before has counted.
-    let told = page(&daemon, "/project/succeed").await;
-    assert!(told.contains("3 cached, 0 joined of 4"), "{told}");
+    let html = page(&daemon, "/project/succeed").await;
+    assert!(html.contains("3 cached, 0 joined of 4"), "{html}");
     assert!(
-        told.contains("75 %") && told.contains("1 of 1 that are kept"),
-        "{told}"
+        html.contains("75 %") && html.contains("1 of 1 that are kept"),
+        "{html}"
     );
     assert_eq!(
-        told.matches("class=\"mark cached\"").count(),
+        html.matches("class=\"mark cached\"").count(),
         3 + 1,
-        "{told}"
+        "{html}"
     );
-    assert_eq!(told.matches("class=\"mark cold\"").count(), 1 + 1, "{told}");
+    assert_eq!(html.matches("class=\"mark cold\"").count(), 1 + 1, "{html}");
 }
 
 #[tokio::test]
@@ -159,11 +159,11 @@ async fn builds_are_found_by_outcome_and_text_wherever_they_are() {
     assert!(next.contains("outcome=succeeded&text=succeed"), "{link}");
     assert_eq!(daemon.get(next).await.json().as_array().unwrap().len(), 1);
     // The page says it, too, and keeps it in its addresses.
-    let told = page(&daemon, "/?outcome=failed&project=&group=&text=").await;
-    assert!(told.contains(&bad) && !told.contains(&good[0]));
+    let html = page(&daemon, "/?outcome=failed&project=&group=&text=").await;
+    assert!(html.contains(&bad) && !html.contains(&good[0]));
     assert!(
-        told.contains("data-events=\"/events?rows&#38;outcome=failed\""),
-        "{told}"
+        html.contains("data-events=\"/events?rows&#38;outcome=failed\""),
+        "{html}"
     );
     for wrong in ["outcome=fine", &format!("text={}", "x".repeat(201))] {
         daemon.get(format!("/index/?{wrong}")).await.expect(400);
@@ -171,7 +171,7 @@ async fn builds_are_found_by_outcome_and_text_wherever_they_are() {
 }
 
 #[tokio::test]
-async fn what_strangers_wrote_is_text_on_every_page() {
+async fn what_clients_wrote_is_text_on_every_page() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let hostile = "\"><script>alert(1)</script>\u{202e}'";
     let params = json!({"short": hostile, "long": hostile.repeat(2_000), "lines": format!("{hostile}\n").repeat(9), "_secret": "hunter2"});
@@ -185,13 +185,13 @@ async fn what_strangers_wrote_is_text_on_every_page() {
         &job,
         "/?text=%22%3E%3Cscript%3E&group=%22%3E%3Cscript%3E&project=succeed",
     ] {
-        let told = page(&daemon, path).await;
-        assert_eq!(told.matches("<script").count(), 1, "{path}: {told}");
+        let html = page(&daemon, path).await;
+        assert_eq!(html.matches("<script").count(), 1, "{path}: {html}");
         assert!(
-            !told.contains('\u{202e}') && !told.contains("hunter2"),
-            "{path}: {told}"
+            !html.contains('\u{202e}') && !html.contains("hunter2"),
+            "{path}: {html}"
         );
-        assert!(told.len() < 100_000, "{path}: {}", told.len());
+        assert!(html.len() < 100_000, "{path}: {}", html.len());
     }
     assert!(page(&daemon, &job).await.contains("class=\"secret\""));
 }
@@ -207,9 +207,9 @@ async fn asset(daemon: &TestDaemon, name: &str, headers: &[(&str, &str)]) -> Ans
 #[tokio::test]
 async fn what_pages_are_made_of_is_kept_by_browsers_and_sent_small() {
     let daemon = TestDaemon::with(&[]).await;
-    let told = page(&daemon, "/").await;
+    let html = page(&daemon, "/").await;
     let mut all = 0;
-    let mut names: Vec<String> = told
+    let mut names: Vec<String> = html
         .split("/static/")
         .skip(1)
         .map(|rest| rest.split('"').next().unwrap().to_owned())
@@ -227,13 +227,13 @@ async fn what_pages_are_made_of_is_kept_by_browsers_and_sent_small() {
         let small_tag = small.header("etag").to_owned();
         // Other bytes have another tag.
         assert_ne!(small_tag, tag);
-        for (told, expected) in [
+        for (tag, expected) in [
             (tag.clone(), &tag),
             (small_tag.clone(), &small_tag),
             (format!("\"x\", W/{small_tag}"), &small_tag),
         ] {
             for coding in ["gzip", "identity"] {
-                let headers = [("if-none-match", &*told), ("accept-encoding", coding)];
+                let headers = [("if-none-match", &*tag), ("accept-encoding", coding)];
                 let known = asset(&daemon, &name, &headers).await.expect(304);
                 assert!(known.body.is_empty());
                 assert_eq!(known.header("etag"), expected);

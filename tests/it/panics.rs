@@ -55,8 +55,8 @@ async fn a_panic_leaves_no_container_and_the_next_build_is_made() {
             .filter(|info| info["Outcome"] == "errored")
             .map(|info| text(info, "Err"))
             .collect();
-        let told = vec!["the server failed while it worked on the request"];
-        let expected = if has_end { told } else { vec![] };
-        assert_eq!(outcomes, expected, "{point}: {list}\n{}", daemon.told());
+        let answers = vec!["the server failed while it worked on the request"];
+        let expected = if has_end { answers } else { vec![] };
+        assert_eq!(outcomes, expected, "{point}: {list}\n{}", daemon.log());
     }
 }

@@ -83,7 +83,7 @@ async fn what_runs_goes_on_and_what_is_new_waits_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn who_waits_longest_begins_first_and_no_more_than_the_slots() {
+async fn the_longest_waiting_job_starts_first_and_no_more_run_than_the_slots() {
     let daemon = builder().await.slots(1).start().await;
     say(&daemon, "pause").await;
     let mut ids = Vec::new();
@@ -159,7 +159,7 @@ async fn post(daemon: &Process, path: &str, body: &Value) -> Answer {
 /// Until a record says so: it is written beside what is answered, and may come later.
 async fn tells(daemon: &Process, words: &str) {
     within(words, async {
-        while !daemon.told().contains(words) {
+        while !daemon.log().contains(words) {
             tokio::task::yield_now().await;
         }
     })
@@ -228,7 +228,7 @@ async fn status_metrics_and_the_web_view_say_so() {
 }
 
 #[tokio::test]
-async fn systemd_is_told_and_a_paused_daemon_without_work_may_end() {
+async fn systemd_is_notified_and_a_paused_daemon_without_work_may_end() {
     let home = Home::new().await;
     home.configure(&json!({"idle_exit": "50ms"}));
     let manager = Manager::new(&home);
@@ -251,7 +251,7 @@ async fn systemd_is_told_and_a_paused_daemon_without_work_may_end() {
 }
 
 #[tokio::test]
-async fn it_takes_an_admin() {
+async fn only_an_admin_pauses_and_resumes() {
     use mistry::web::{Scope, Token};
     let line = |scope| Token::of("some", vec![scope], "some-secret").to_string();
     for (scope, status) in [(Scope::Read, 403), (Scope::Build, 403), (Scope::Admin, 204)] {
@@ -280,7 +280,7 @@ async fn it_takes_an_admin() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_down_changes_nothing() {
+async fn a_pause_that_cannot_be_written_changes_nothing() {
     let daemon = builder().await.start().await;
     let (own, away) = (
         daemon.home.builds().join(".mistry"),
@@ -308,7 +308,7 @@ async fn what_cannot_be_written_down_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_many_pause_and_resume_at_once_mark_and_queue_agree() {
+async fn after_concurrent_pauses_and_resumes_mark_and_queue_agree() {
     let daemon = builder().await.backlog(20).start().await;
     for round in 0..20 {
         let verbs = ["pause", "resume", "resume", "pause", "resume", "pause"];

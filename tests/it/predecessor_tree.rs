@@ -149,7 +149,7 @@ async fn its_builds_are_listed_and_shown_as_they_ended() {
 }
 
 #[tokio::test]
-async fn what_it_left_half_made_is_over_and_in_ready() {
+async fn an_unfinished_build_of_the_predecessor_is_over_and_in_ready() {
     let daemon = old_tree().await.start().await;
     for id in [PENDING, BARE] {
         let info = daemon.wait("succeed", id).await;
@@ -203,7 +203,7 @@ async fn its_group_is_the_base_of_the_next_build() {
 }
 
 #[tokio::test]
-async fn a_tree_that_was_moved_is_a_base_all_the_same() {
+async fn a_tree_that_was_moved_is_still_a_base() {
     let builder = old_tree().await;
     let link = builder.home.builds().join("succeed/groups/g");
     std::fs::remove_file(&link).unwrap();

@@ -270,7 +270,7 @@ async fn what_was_thrown_away_is_removed_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn an_interrupted_job_whose_project_has_changed_ends_with_a_word_about_it() {
+async fn an_interrupted_job_whose_project_has_changed_ends_with_an_error_that_says_so() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     daemon.home.engine.hold("create");
     let id = daemon.submit(job("succeed")).await;
@@ -375,7 +375,7 @@ async fn what_was_queued_when_the_daemon_was_killed_is_built_too() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_told_to_end_tells_all_who_wait_and_goes_on_at_the_next_start() {
+async fn a_stopping_daemon_notifies_all_waiters_and_their_builds_continue_at_the_next_start() {
     let (home, daemon) = process(&["succeed"]).await;
     home.engine.hold("start");
     let at = daemon.at.clone();
@@ -388,8 +388,11 @@ async fn a_daemon_that_is_told_to_end_tells_all_who_wait_and_goes_on_at_the_next
     let id = text(&answer.json(), "job").to_owned();
     assert_eq!(answer.header("location"), format!("/job/succeed/{id}"));
     assert!(answer.header("retry-after").parse::<u32>().is_ok());
-    let told = stream.events().await;
-    assert!(told.iter().all(|event| event.name != "result"), "{told:?}");
+    let events = stream.events().await;
+    assert!(
+        events.iter().all(|event| event.name != "result"),
+        "{events:?}"
+    );
 
     home.engine.release("start");
     let daemon = home.spawn().await;
@@ -402,7 +405,7 @@ async fn a_daemon_that_is_told_to_end_tells_all_who_wait_and_goes_on_at_the_next
 }
 
 #[tokio::test]
-async fn other_peoples_containers_and_images_are_left_alone() {
+async fn containers_and_images_of_others_are_left_alone() {
     let (home, daemon) = process(&["slow", "succeed"]).await;
     let accepted = daemon
         .at
@@ -573,7 +576,7 @@ impl Drop for Fifo {
 }
 
 #[tokio::test]
-async fn a_foreign_thing_among_the_projects_stops_no_start_and_no_list() {
+async fn a_foreign_file_among_the_projects_prevents_no_start_and_no_list() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let good = daemon.build(job("succeed")).await;
     daemon.stop().await;
@@ -614,7 +617,7 @@ async fn a_foreign_thing_among_the_projects_stops_no_start_and_no_list() {
 }
 
 #[tokio::test]
-async fn a_fifo_in_the_place_of_a_log_keeps_no_client_waiting() {
+async fn a_fifo_in_the_place_of_a_log_blocks_no_client() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let good = daemon.build(job("succeed")).await;
     let id = text(&good, "ID");
@@ -638,7 +641,7 @@ async fn a_fifo_in_the_place_of_a_log_keeps_no_client_waiting() {
 }
 
 #[tokio::test]
-async fn who_waits_while_the_engine_says_nothing_is_told_that_nothing_was_accepted() {
+async fn a_client_that_waits_while_the_engine_does_not_answer_learns_that_nothing_was_accepted() {
     let (home, daemon) = process(&["succeed", "output"]).await;
     // The two know each other: from here on a ping is a ping.
     let at = daemon.at.clone();

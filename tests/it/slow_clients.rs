@@ -24,7 +24,7 @@ async fn end_of(mut connection: TcpStream, began: Instant) -> (String, Duration)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_drips_a_header_is_cut_off() {
+async fn a_client_that_sends_a_header_too_slowly_is_disconnected() {
     let daemon = TestDaemon::with(&[]).await;
     let mut connection = TcpStream::connect(("127.0.0.1", daemon.port()))
         .await
@@ -58,7 +58,7 @@ async fn a_client_that_drips_a_header_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_never_ends_a_request_is_told_so_and_cut_off() {
+async fn a_client_that_never_ends_a_request_gets_an_error_and_is_disconnected() {
     let daemon = TestDaemon::with(&[]).await;
     let mut connection = TcpStream::connect(("127.0.0.1", daemon.port()))
         .await
@@ -108,7 +108,7 @@ async fn trickling(daemon: &TestDaemon, bytes: usize, rate: usize) -> (String, D
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_trickles_is_refused_and_one_over_a_slow_line_is_taken() {
+async fn a_request_that_arrives_too_slowly_is_refused_and_one_over_a_slow_line_is_accepted() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let (answer, took) = trickling(&daemon, 200_000, 100).await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer:?}");

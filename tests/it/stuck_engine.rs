@@ -64,7 +64,7 @@ async fn until_waiting(daemon: &TestDaemon, id: &str) {
 }
 
 #[tokio::test]
-async fn a_build_that_waits_for_any_call_of_the_engine_hears_that_it_is_cancelled() {
+async fn a_build_that_waits_for_any_engine_call_can_be_cancelled() {
     for call in BEFORE_IT_RUNS {
         let (daemon, id) = stuck_in(call, gated().await).await;
         cancel(&daemon, &id).await;
@@ -75,7 +75,7 @@ async fn a_build_that_waits_for_any_call_of_the_engine_hears_that_it_is_cancelle
 }
 
 #[tokio::test]
-async fn a_build_that_waits_for_any_call_of_the_engine_ends_at_its_deadline() {
+async fn a_build_that_waits_for_any_engine_call_ends_at_its_deadline() {
     for call in BEFORE_IT_RUNS {
         let (daemon, id) = stuck_in(call, gated().await.job_timeout(MOMENT)).await;
         let info = daemon.wait("gated", &id).await;
@@ -86,7 +86,7 @@ async fn a_build_that_waits_for_any_call_of_the_engine_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_daemon_ends_while_a_build_waits_for_any_call_of_the_engine() {
+async fn a_daemon_ends_while_a_build_waits_for_any_engine_call() {
     for call in BEFORE_IT_RUNS {
         let (mut daemon, id) = stuck_in(call, gated().await).await;
         daemon.stop().await;
@@ -114,7 +114,7 @@ async fn a_container_whose_making_was_not_waited_for_is_removed() {
 }
 
 #[tokio::test]
-async fn a_deadline_holds_where_the_engine_says_nothing_about_the_container() {
+async fn a_deadline_holds_when_the_engine_does_not_answer_about_the_container() {
     let limit = 3 * MOMENT;
     let daemon = gated().await.job_timeout(limit).start().await;
     let id = daemon.submit(job("gated")).await;

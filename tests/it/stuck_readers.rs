@@ -125,7 +125,7 @@ async fn while_readers_hang_builds_run_and_clients_of_this_host_read() {
 }
 
 #[tokio::test]
-async fn readers_beyond_those_who_may_wait_are_told_to_come_again() {
+async fn readers_over_the_limit_are_asked_to_retry() {
     let (daemon, info, gate) = stuck().await;
     let (project, id) = names_of(&info);
     let reader = daemon.scheduler().reader(Client::Proxy);

@@ -23,7 +23,7 @@ async fn home() -> (Home, Manager) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_connects_before_there_is_a_daemon_is_answered_over_tcp_and_unix_socket() {
+async fn a_client_that_connects_before_the_daemon_runs_is_answered_over_tcp_and_unix_socket() {
     let (home, manager) = home().await;
     let (tcp, unix) = (manager.over_tcp(), manager.over_unix());
     let mut asked = tokio::task::JoinSet::new();
@@ -59,7 +59,7 @@ async fn it_is_ready_before_the_engine_answers_and_ends_as_it_says() {
 
 /// Over connections on which nothing was said when it was told to end.
 #[tokio::test]
-async fn who_was_accepted_before_the_end_is_answered() {
+async fn a_connection_accepted_before_the_end_is_answered() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (home, manager) = home().await;
     let life = manager.start(&home);
@@ -103,21 +103,24 @@ async fn the_status_changes_with_what_happens() {
         "STATUS=idle; last: succeed {} succeeded in ",
         &id.as_str().unwrap()[..7]
     );
-    let told = manager.hears(&wanted).await;
-    assert!(told.ends_with(" s"), "{told}");
+    let status = manager.hears(&wanted).await;
+    assert!(status.ends_with(" s"), "{status}");
     home.engine.stop().await;
     let job = Ask::post(
         "/jobs",
         &json!({"project": "succeed", "params": {"a": "b"}}),
     );
     at.ask(job).await.expect(503);
-    let told = manager.hears("STATUS=idle; last:").await;
-    assert!(told.contains("Docker Engine cannot be reached"), "{told}");
+    let status = manager.hears("STATUS=idle; last:").await;
+    assert!(
+        status.contains("Docker Engine cannot be reached"),
+        "{status}"
+    );
     drop(life);
 }
 
 #[tokio::test]
-async fn the_watchdog_hears_that_it_lives() {
+async fn the_watchdog_is_notified() {
     let (home, manager) = home().await;
     let mut command = manager.command(&home);
     command.env("WATCHDOG_USEC", "100000");
@@ -130,7 +133,7 @@ async fn the_watchdog_hears_that_it_lives() {
 
 /// Fault points are there in debug builds, which this one is.
 #[tokio::test]
-async fn a_daemon_that_hangs_does_not_say_that_it_lives() {
+async fn a_daemon_that_hangs_sends_no_watchdog_notifications() {
     for fault in ["accept=wedge", "scheduler=wedge"] {
         let (home, manager) = home().await;
         let mut command = manager.command(&home);
@@ -183,10 +186,10 @@ async fn a_reload_puts_a_good_file_in_force_and_keeps_the_old_one_when_it_is_bro
         home.configure(&wrong);
         manager.unheard();
         life.signal(Signal::HUP);
-        let told = manager
+        let status = manager
             .hears("STATUS=idle; configuration not reloaded: ")
             .await;
-        assert!(told.contains(said), "{told}");
+        assert!(status.contains(said), "{status}");
         assert_eq!(slots().await, 5);
     }
     home.configure(&json!({}));
@@ -217,7 +220,7 @@ async fn a_reload_with_more_slots_begins_what_waits() {
 }
 
 #[tokio::test]
-async fn with_a_wrong_configuration_who_waits_is_told_and_the_next_process_serves() {
+async fn with_a_wrong_configuration_waiting_clients_get_an_error_and_the_next_process_serves() {
     let (home, manager) = home().await;
     home.configure(&json!({"colour": 1}));
     let at = manager.over_tcp();
@@ -234,10 +237,10 @@ async fn with_a_wrong_configuration_who_waits_is_told_and_the_next_process_serve
     let other = manager.over_unix().ask(Ask::get("/index/")).await;
     assert_eq!(other.status, 503);
     assert_eq!(life.ended().await, 78);
-    let told = manager.unheard();
-    assert!(told.contains("STATUS=the configuration"), "{told}");
-    assert!(told.contains("colour"), "{told}");
-    assert!(!told.contains("READY=1"), "{told}");
+    let messages = manager.unheard();
+    assert!(messages.contains("STATUS=the configuration"), "{messages}");
+    assert!(messages.contains("colour"), "{messages}");
+    assert!(!messages.contains("READY=1"), "{messages}");
 
     home.configure(&json!({}));
     let life = manager.start(&home);
@@ -261,8 +264,11 @@ async fn with_a_wrong_configuration_and_no_client_it_ends_at_once() {
         }
         let (status, _) = manager.run(manager.command(&home)).await;
         assert_eq!(status, 78);
-        let told = manager.unheard();
-        assert!(told.contains(said) && !told.contains("READY"), "{told}");
+        let messages = manager.unheard();
+        assert!(
+            messages.contains(said) && !messages.contains("READY"),
+            "{messages}"
+        );
     }
 }
 
@@ -295,21 +301,21 @@ async fn what_was_inherited_must_be_sockets_that_listen() {
     for (status, said) in ended.await {
         assert_eq!(status, 78, "{said}");
     }
-    let told = manager.unheard();
-    assert!(!told.contains("READY"), "{told}");
+    let messages = manager.unheard();
+    assert!(!messages.contains("READY"), "{messages}");
     for wanted in [
         "inherited descriptor 3: expected a TCP or unix stream socket",
         "inherited descriptor 4: expected a TCP or unix stream socket",
         "inherited descriptor 5: expected a TCP or unix stream socket",
         "LISTEN_FDS: expected the number of inherited sockets, 64 at most, found 'two'",
     ] {
-        assert!(told.contains(wanted), "{wanted}: {told}");
+        assert!(messages.contains(wanted), "{wanted}: {messages}");
     }
 }
 
 /// Who waits at the good ones is told, and so there is one start in a while and no storm.
 #[tokio::test]
-async fn who_waits_beside_a_wrong_socket_or_for_a_wrong_engine_is_told() {
+async fn clients_that_wait_beside_a_wrong_socket_or_engine_get_an_error() {
     for wrong in ["socket", "engine"] {
         let (home, manager) = home().await;
         let mut command = match wrong {
@@ -343,9 +349,9 @@ async fn sockets_that_were_meant_for_another_process_are_left_alone() {
         .args(["--addr", "127.0.0.1:0"])
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let told = std::io::BufReader::new(child.stderr.take().unwrap());
+    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
     // Before it says where it serves there may be warnings, about the configuration.
-    let mut lines = std::io::BufRead::lines(told).map(Result::unwrap);
+    let mut lines = std::io::BufRead::lines(stderr).map(Result::unwrap);
     let line = lines
         .find(|line| !line.contains(" WARN "))
         .unwrap_or_default();
@@ -356,7 +362,7 @@ async fn sockets_that_were_meant_for_another_process_are_left_alone() {
 
 /// Without systemd there is no manager to tell, and with one that does not hear nothing is different.
 #[tokio::test]
-async fn a_systemd_that_does_not_hear_stops_nothing() {
+async fn a_systemd_that_does_not_read_notifications_blocks_nothing() {
     let (home, manager) = home().await;
     let mut command = manager.command(&home);
     command.env("NOTIFY_SOCKET", home.path("nobody"));

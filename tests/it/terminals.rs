@@ -58,11 +58,11 @@ async fn on_terminal(command: &Command) -> Ended {
 
 #[track_caller]
 fn is_harmless(ended: &Ended, shown: &str) {
-    let told = &ended.stdout;
+    let stdout = &ended.stdout;
     for order in ORDERS {
-        assert!(!told.contains(order), "{order:?}: {ended:?}");
+        assert!(!stdout.contains(order), "{order:?}: {ended:?}");
     }
-    assert!(told.contains(shown), "{shown:?}: {ended:?}");
+    assert!(stdout.contains(shown), "{shown:?}: {ended:?}");
 }
 
 /// A project whose image build and build print hostile bytes, and a plain one.

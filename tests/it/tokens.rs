@@ -56,17 +56,17 @@ fn status(scope: &str, name: &str, public: Public) -> Vec<u16> {
     match (name, scope) {
         (_, "nothing") => good,
         ("", _) if is_public => good,
-        ("" | "stranger", _) => vec![401],
+        ("" | "unknown", _) => vec![401],
         ("root", _) | ("ci", "build" | "read") | ("eye", "read") => good,
         _ => vec![403],
     }
 }
 
 #[tokio::test]
-async fn each_may_do_what_his_token_says() {
+async fn each_client_may_do_what_its_token_allows() {
     for public in [Public::Read, Public::Nothing] {
         let daemon = guarded().await.public(public).start().await;
-        for name in ["", "stranger", "eye", "ci", "root"] {
+        for name in ["", "unknown", "eye", "ci", "root"] {
             for (ask, scope) in asks() {
                 let answer = daemon.ask(with(ask.clone(), name)).await;
                 let expected = status(scope, name, public);
@@ -88,9 +88,9 @@ async fn each_may_do_what_his_token_says() {
 }
 
 #[tokio::test]
-async fn who_is_turned_away_leaves_nothing() {
+async fn a_refused_request_leaves_nothing() {
     let daemon = guarded().await.start().await;
-    for name in ["", "stranger", "eye"] {
+    for name in ["", "unknown", "eye"] {
         daemon
             .ask(with(Ask::post("/jobs", &job("succeed")), name))
             .await;
@@ -217,7 +217,7 @@ async fn a_token_is_made_and_used_with_the_programs() {
     }
     assert_eq!(std::fs::read_to_string(&tokens).unwrap().lines().count(), 2);
     // The program in the daemon's journal knows neither.
-    assert!(!daemon.told().contains(secret));
+    assert!(!daemon.log().contains(secret));
     let file = home.path("token");
     std::fs::write(&file, format!("{secret}\n")).unwrap();
     let port = daemon.port().to_string();
@@ -283,11 +283,11 @@ async fn a_browser_reads_by_its_cookie_and_changes_nothing() {
         let bearer = Ask::get("/").with("authorization", format!("Bearer {value}"));
         daemon.ask(bearer).await.expect(401);
         // A token that is shown counts alone.
-        let both = with(Ask::get("/"), "stranger").with("cookie", &cookie);
+        let both = with(Ask::get("/"), "unknown").with("cookie", &cookie);
         daemon.ask(both).await.expect(401);
     }
     assert_eq!(daemon.home.engine.containers().len(), 0);
-    for name in ["", "stranger"] {
+    for name in ["", "unknown"] {
         let refused = daemon.ask(with(session("POST"), name)).await.expect(401);
         assert_eq!(refused.header("set-cookie"), "");
     }
@@ -301,7 +301,7 @@ async fn where_all_may_read_no_cookie_is_made() {
         assert_eq!(answer.header("set-cookie"), "", "{name}");
     }
     daemon
-        .ask(with(session("POST"), "stranger"))
+        .ask(with(session("POST"), "unknown"))
         .await
         .expect(401);
 }
@@ -423,25 +423,25 @@ async fn a_page_says_how_to_ask_with_a_token_and_over_tls() {
         daemon.ask(ask).await.expect(200).text()
     };
     for proto in ["http", "https"] {
-        let told = page(&guarded, proto).await;
+        let html = page(&guarded, proto).await;
         for part in [
             "curl -H &#39;Authorization: Bearer …&#39; -H".to_owned(),
             format!(" {proto}://"),
         ] {
-            assert!(told.contains(&part), "{part}: {told}");
+            assert!(html.contains(&part), "{part}: {html}");
         }
         // The program speaks no TLS.
         let is_plain = proto == "http";
         let flag = " --token-file FILE build --project succeed";
-        assert_eq!(told.contains(flag), is_plain);
-        assert_eq!(told.contains("mistry --url http://"), is_plain);
-        let told = page(&open, proto).await;
-        assert!(!told.contains("--token-file") && !told.contains("Bearer"));
+        assert_eq!(html.contains(flag), is_plain);
+        assert_eq!(html.contains("mistry --url http://"), is_plain);
+        let html = page(&open, proto).await;
+        assert!(!html.contains("--token-file") && !html.contains("Bearer"));
     }
 }
 
 #[tokio::test]
-async fn a_name_that_breaks_headers_breaks_none() {
+async fn the_name_of_a_token_cannot_break_a_header() {
     let name = "d\u{e9}p\u{f4}t;x=\"1\",\u{7}.=%41";
     let line = Token::of(name, vec![Scope::Read], "odd-secret");
     let builder = TestDaemon::builder().await.tokens(format!("{line}\n"));
@@ -453,7 +453,7 @@ async fn a_name_that_breaks_headers_breaks_none() {
 }
 
 #[tokio::test]
-async fn a_browser_without_a_token_is_asked_for_one_and_told_nothing() {
+async fn a_browser_without_a_token_is_asked_for_one_and_shown_nothing_else() {
     let daemon = guarded().await.public(Public::Nothing).start().await;
     daemon
         .ask(with(Ask::post("/jobs", &job("succeed")), "ci"))
@@ -495,12 +495,12 @@ async fn a_browser_without_a_token_is_asked_for_one_and_told_nothing() {
     );
     // Programs are told in their own way.
     for accept in ["application/json", "*/*"] {
-        let told = daemon.ask(Ask::get("/").with("accept", accept)).await;
+        let answer = daemon.ask(Ask::get("/").with("accept", accept)).await;
         assert_eq!(
-            (told.status, told.header("www-authenticate")),
+            (answer.status, answer.header("www-authenticate")),
             (401, "Bearer")
         );
-        assert!(text(&told.json(), "error").contains("a token is needed"));
+        assert!(text(&answer.json(), "error").contains("a token is needed"));
     }
     let plain = daemon
         .ask(Ask::get("/").with("accept", "text/plain"))

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn the_second_says_who_holds_the_build_path_and_touches_nothing() {
+async fn a_second_daemon_names_the_holder_of_the_build_path_and_changes_nothing() {
     let home = Home::new().await;
     home.fixture("succeed");
     home.configure(&json!({}));
@@ -64,7 +64,7 @@ async fn the_lock_is_for_its_owner_alone() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_told_and_nothing_is_lost() {
+async fn an_address_in_use_is_reported_and_nothing_is_lost() {
     let home = Home::new().await;
     let other = Home::new().await;
     home.configure(&json!({}));

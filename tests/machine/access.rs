@@ -25,8 +25,8 @@ fn a_token_lets_one_build_over_tcp() {
     let machine = Machine::installed();
     machine.example();
     assert_eq!(machine.get("/healthz").status, 200);
-    let told = machine.run("umask 077; mistryd token new visitor");
-    let token = told.split_whitespace().last().unwrap();
+    let output = machine.run("umask 077; mistryd token new visitor");
+    let token = output.split_whitespace().last().unwrap();
     assert!(!machine.read("/etc/mistry/tokens").contains(token));
     assert_eq!(
         machine.run("stat -c '%a %U:%G' /etc/mistry/tokens").trim(),
@@ -50,10 +50,10 @@ fn a_token_lets_one_build_over_tcp() {
         "[Service]\nAmbientCapabilities=\nCapabilityBoundingSet=\n",
     );
     machine.run("systemctl restart mistryd.service");
-    let told = machine.journal_text("mistryd.service");
+    let journal = machine.journal_text("mistryd.service");
     assert!(
-        told.contains("the tokens file is closed to mistryd"),
-        "{told}"
+        journal.contains("the tokens file is closed to mistryd"),
+        "{journal}"
     );
     let ran = machine.as_user("outsider", &format!("mistry --token-file token {BUILD}"));
     assert_eq!(ran.status, 0, "{ran}");
@@ -81,7 +81,7 @@ fn without_a_token_tcp_is_for_reading() {
 }
 
 #[test]
-fn the_socket_is_closed_to_who_is_not_in_the_group() {
+fn the_socket_is_closed_to_users_outside_the_group() {
     let machine = Machine::installed();
     machine.example();
     let ran = machine.as_user(

@@ -227,11 +227,14 @@ fn an_idle_daemon_waits_for_the_end_of_a_job_of_the_bus_and_then_leaves() {
         first
     );
     release(&machine, &id);
-    let told = heard
+    let signal = heard
         .map(Result::unwrap)
         .find(|line| line.contains("JobRemoved"));
-    let told = told.unwrap_or_default();
-    assert!(told.contains(&id) && told.contains("'succeeded'"), "{told}");
+    let signal = signal.unwrap_or_default();
+    assert!(
+        signal.contains(&id) && signal.contains("'succeeded'"),
+        "{signal}"
+    );
     machine.wait_for("mistryd.service", "ActiveState", |state| {
         state == "inactive"
     });
@@ -261,7 +264,7 @@ fn no_call_is_lost_that_comes_at_the_moment_of_its_end() {
                 sleep 0.$((n % 2 * 3))$((n % 6))",
             ),
         };
-        // One command for each, since none may run for longer than the patience of all tests.
+        // One command for each, since none may run for longer than the timeout of all tests.
         let calls = (1..=trials).map(|n| {
             let ready = "/var/lib/mistry/builds/quick/ready";
             let line = format!("n={n} ready={ready}; {ask} > /dev/null || echo lost; {pause}");
@@ -275,9 +278,9 @@ fn no_call_is_lost_that_comes_at_the_moment_of_its_end() {
     let ends = machine.journal(&["_SYSTEMD_UNIT=mistryd.service", "MISTRY_EVENT=idle"]);
     assert!(!ends.is_empty(), "it never ended");
     // The bus lets it find out that all calls have been taken up.
-    let told = machine.journal_text("dbus.service");
+    let journal = machine.journal_text("dbus.service");
     let is_refused = |line: &&str| line.contains("Rejected") && line.contains("mistryd");
-    assert_eq!(told.lines().find(is_refused), None);
+    assert_eq!(journal.lines().find(is_refused), None);
     // Each job that was answered is built, whether it is asked for or not.
     machine.run(&format!(
         "cd /var/lib/mistry/builds/quick
@@ -290,7 +293,7 @@ fn no_call_is_lost_that_comes_at_the_moment_of_its_end() {
 }
 
 #[test]
-fn a_bus_that_is_restarted_is_joined_again_and_http_goes_on() {
+fn a_restarted_bus_is_joined_again_and_http_is_served_meanwhile() {
     let machine = Machine::installed();
     gated(&machine);
     let id = id_of(&submit(&machine, "member", "gated", 1));
@@ -310,7 +313,7 @@ fn a_bus_that_is_restarted_is_joined_again_and_http_goes_on() {
 }
 
 #[test]
-fn what_a_build_leaves_is_handed_out_to_the_group_and_no_mount_stays_behind() {
+fn the_group_may_open_artifacts_and_no_mount_stays_behind() {
     let machine = Machine::installed();
     machine.example();
     let id = id_of(&submit(&machine, "member", "hello", 1));

@@ -10,13 +10,13 @@ use crate::support::{Machine, try_ask};
 /// Microseconds. Five seconds are promised between two starts; the machine may be busy.
 const PACE: u64 = 4_500_000;
 
-/// What strangers are told; the causes are for the journal.
+/// The error that clients get; the causes are for the journal.
 const FOR_CLIENTS: &str = "journalctl -u mistryd";
 
 /// Has clients come all the time while the configuration is as `spoil` leaves it, until the daemon was
 /// started twice; then `machine.configure` mends it.
 #[track_caller]
-fn does_no_storm(spoil: &str, sentence: &str, mend: &str) {
+fn makes_no_restart_storm(spoil: &str, sentence: &str, mend: &str) {
     let machine = Machine::installed();
     let socket = machine.property("mistryd.socket", "InvocationID");
     machine.run(spoil);
@@ -57,9 +57,9 @@ fn does_no_storm(spoil: &str, sentence: &str, mend: &str) {
             assert!(second - first > PACE, "{first} {second} {third}");
             assert!(third - second > PACE, "{first} {second} {third}");
             // What it ended with.
-            let told = machine.journal_text("mistryd.service");
-            assert!(told.contains("status=78"), "{told}");
-            assert!(told.contains(sentence), "{told}");
+            let journal = machine.journal_text("mistryd.service");
+            assert!(journal.contains("status=78"), "{journal}");
+            assert!(journal.contains(sentence), "{journal}");
         }));
         machine.run(&format!("rm -rf /etc/mistry/config.json; {mend}"));
         machine.configure(json!({}));
@@ -74,8 +74,8 @@ fn does_no_storm(spoil: &str, sentence: &str, mend: &str) {
 }
 
 #[test]
-fn a_wrong_one_is_told_to_all_who_wait_and_makes_no_storm() {
-    does_no_storm(
+fn a_wrong_configuration_is_reported_to_all_waiting_clients_without_a_restart_storm() {
+    makes_no_restart_storm(
         "echo '{ \"builds_path\": 1 }' > /etc/mistry/config.json",
         "builds_path",
         "",
@@ -83,13 +83,13 @@ fn a_wrong_one_is_told_to_all_who_wait_and_makes_no_storm() {
 }
 
 #[test]
-fn a_missing_one_is_told_to_all_who_wait_and_makes_no_storm() {
-    does_no_storm("rm /etc/mistry/config.json", "/etc/mistry/config.json", "");
+fn a_missing_configuration_is_reported_to_all_waiting_clients_without_a_restart_storm() {
+    makes_no_restart_storm("rm /etc/mistry/config.json", "/etc/mistry/config.json", "");
 }
 
 #[test]
-fn an_unreadable_one_is_told_to_all_who_wait_and_makes_no_storm() {
-    does_no_storm(
+fn an_unreadable_configuration_is_reported_to_all_waiting_clients_without_a_restart_storm() {
+    makes_no_restart_storm(
         "rm /etc/mistry/config.json; mkdir /etc/mistry/config.json",
         "/etc/mistry/config.json",
         "",
@@ -97,8 +97,8 @@ fn an_unreadable_one_is_told_to_all_who_wait_and_makes_no_storm() {
 }
 
 #[test]
-fn a_wrong_engine_is_told_to_all_who_wait_and_makes_no_storm() {
-    does_no_storm(
+fn a_wrong_docker_host_is_reported_to_all_waiting_clients_without_a_restart_storm() {
+    makes_no_restart_storm(
         "mkdir -p /run/systemd/system/mistryd.service.d
         printf '[Service]\\nEnvironment=DOCKER_HOST=tcp://elsewhere\\n' \
             > /run/systemd/system/mistryd.service.d/test.conf
@@ -109,18 +109,18 @@ fn a_wrong_engine_is_told_to_all_who_wait_and_makes_no_storm() {
 }
 
 #[test]
-fn a_started_service_says_at_once_that_its_configuration_is_wrong() {
+fn a_started_service_reports_at_once_that_its_configuration_is_wrong() {
     let machine = Machine::installed();
     machine.run("echo '{' > /etc/mistry/config.json");
     let ran = machine.attempt("systemctl start mistryd.service");
     assert_ne!(ran.status, 0, "{ran}");
     assert_eq!(machine.property("mistryd.service", "ExecMainStatus"), "78");
-    let told = machine.journal(&[
+    let records = machine.journal(&[
         "_SYSTEMD_UNIT=mistryd.service",
         "MISTRY_EVENT=misconfigured",
     ]);
-    assert_eq!(told.len(), 1, "{told:#?}");
-    assert_eq!(told[0].field("PRIORITY"), "3");
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0].field("PRIORITY"), "3");
     machine.configure(json!({}));
     machine.run("systemctl start mistryd.service");
     assert_eq!(machine.get("/healthz").status, 200);
@@ -135,11 +135,11 @@ fn a_build_path_that_is_missing_is_a_wrong_configuration() {
     assert!(answer.body.contains(FOR_CLIENTS), "{}", answer.body);
     let mut watch = machine.watch("mistryd.service");
     watch.until("ExecMainStatus", |status| status == "78");
-    let told = machine.journal(&[
+    let records = machine.journal(&[
         "_SYSTEMD_UNIT=mistryd.service",
         "MISTRY_EVENT=misconfigured",
     ]);
-    assert!(told[0].message().contains("build_path"), "{told:#?}");
+    assert!(records[0].message().contains("build_path"), "{records:#?}");
     machine.run("install -d -o mistry -g mistry /var/lib/mistry/elsewhere");
     assert_eq!(machine.get("/index/").status, 200);
     machine.run("systemctl stop mistryd.service; rm -r /var/lib/mistry/elsewhere");

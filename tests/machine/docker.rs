@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::Machine;
 
 #[test]
-fn without_docker_the_daemon_is_ready_says_so_and_serves_what_it_has() {
+fn without_docker_the_daemon_is_ready_reports_it_and_serves_what_it_has() {
     let machine = Machine::installed();
     let project = machine.script("any", "cp params/n artifacts/n", json!(null));
     let id = project.succeed(json!({ "n": "cached" }));
@@ -27,8 +27,8 @@ fn without_docker_the_daemon_is_ready_says_so_and_serves_what_it_has() {
     );
     assert_eq!(answer.status, 503, "{}", answer.body);
     assert!(answer.body.contains("Docker"), "{}", answer.body);
-    let told = machine.journal(&["_SYSTEMD_UNIT=mistryd.service", "MISTRY_EVENT=engine-away"]);
-    assert_eq!(told.len(), 1, "{told:#?}");
+    let records = machine.journal(&["_SYSTEMD_UNIT=mistryd.service", "MISTRY_EVENT=engine-away"]);
+    assert_eq!(records.len(), 1, "{records:#?}");
 
     machine.run("systemctl start docker.socket docker.service");
     project.succeed(json!({ "n": "new" }));

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::{Machine, PATIENCE, Project, say};
+use crate::support::{Machine, Project, TEST_TIMEOUT, say};
 
 /// Says so again and again, until it may end. Each execution has a word of its own, which is in every
 /// line and in the result.
@@ -132,7 +132,7 @@ fn until(machine: &Machine, id: &str, needle: &str) {
         let length = connection.read(&mut piece).unwrap();
         let text = String::from_utf8_lossy(&read);
         // One that does not begin is kept alive for ever.
-        let is_late = length == 0 || began.elapsed() > PATIENCE;
+        let is_late = length == 0 || began.elapsed() > TEST_TIMEOUT;
         assert!(!is_late, "'{needle}' did not come: {text}");
         read.extend_from_slice(&piece[..length]);
     }
@@ -183,7 +183,7 @@ fn builds_are_made_again_when_docker_was_killed() {
 }
 
 #[test]
-fn docker_that_stays_away_too_long_ends_what_waits_for_it_with_a_word() {
+fn builds_that_wait_too_long_for_docker_end_with_an_error() {
     for _ in 0..rounds() {
         let machine = Machine::installed();
         let builds = UnderWay::begin(&machine, json!({ "engine_wait": "2s" }));

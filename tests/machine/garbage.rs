@@ -23,13 +23,14 @@ fn the_service_of_the_timer_has_garbage_collected_by_the_daemon() {
     assert_eq!(machine.property("mistryd-gc.service", "Result"), "success");
     // What is the latest stays, whatever its age.
     assert_eq!(machine.run(&format!("ls {ready}")).trim(), new);
-    let told = machine.journal(&[&format!("MISTRY_JOB={old}"), "MISTRY_EVENT=removed"]);
-    assert_eq!(told.len(), 1, "{told:#?}");
-    let told = machine.journal(&["_SYSTEMD_UNIT=mistryd-gc.service"]);
+    let records = machine.journal(&[&format!("MISTRY_JOB={old}"), "MISTRY_EVENT=removed"]);
+    assert_eq!(records.len(), 1, "{records:#?}");
+    let records = machine.journal(&["_SYSTEMD_UNIT=mistryd-gc.service"]);
     assert!(
-        told.iter()
+        records
+            .iter()
             .any(|record| record.field("MESSAGE").contains("Removed: 1")),
-        "{told:#?}"
+        "{records:#?}"
     );
     assert_eq!(machine.active("mistryd.service"), "active");
 }

@@ -34,7 +34,7 @@ fn an_idle_daemon_ends_and_the_next_client_starts_it_again() {
 }
 
 #[test]
-fn it_does_not_end_with_a_build_in_hand() {
+fn it_does_not_end_while_a_build_runs() {
     let machine = Machine::installed();
     machine.configure(json!({ "idle_exit": "100ms" }));
     // No client is connected while it goes on, for ten times as long.

@@ -87,14 +87,14 @@ fn every_record_is_explained() {
     machine
         .follow(&[&format!("MISTRY_JOB={id}")])
         .event("failed");
-    let told = machine.run(&format!("journalctl -q -x --no-pager MISTRY_JOB={id}"));
-    assert!(told.matches("Subject:").count() >= 4, "{told}");
+    let explained = machine.run(&format!("journalctl -q -x --no-pager MISTRY_JOB={id}"));
+    assert!(explained.matches("Subject:").count() >= 4, "{explained}");
     // The explanation names what it is about.
-    let (_, failed) = told.rsplit_once("Subject:").unwrap();
-    assert!(failed.contains("failing"), "{told}");
+    let (_, failed) = explained.rsplit_once("Subject:").unwrap();
+    assert!(failed.contains("failing"), "{explained}");
     assert!(
-        !told.contains('@'),
-        "a field of the explanation has no value: {told}"
+        !explained.contains('@'),
+        "a field of the explanation has no value: {explained}"
     );
 }
 

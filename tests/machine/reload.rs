@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::Machine;
 
 #[test]
-fn a_good_configuration_is_taken_without_a_restart() {
+fn a_valid_configuration_is_applied_without_a_restart() {
     let machine = Machine::installed();
     // Only the newest client keeps it: with the setting it would be gone.
     assert_eq!(machine.get("/healthz").status, 200);
@@ -24,7 +24,7 @@ fn a_good_configuration_is_taken_without_a_restart() {
 }
 
 #[test]
-fn a_broken_configuration_keeps_the_old_one_and_is_told() {
+fn a_broken_configuration_is_reported_and_the_old_one_stays() {
     let machine = Machine::installed();
     assert_eq!(machine.get("/healthz").status, 200);
     let before = machine.daemon();
@@ -36,11 +36,14 @@ fn a_broken_configuration_keeps_the_old_one_and_is_told() {
         text.contains("configuration not reloaded")
     });
     assert!(text.contains("idle_exit"), "{text}");
-    let told = machine
+    let record = machine
         .follow(&["_SYSTEMD_UNIT=mistryd.service"])
         .event("not-reloaded");
-    assert_eq!(told.field("PRIORITY"), "3");
-    assert_eq!(told.field("MESSAGE_ID"), "93a1cf23a5dc4e46942f529f3b027c30");
+    assert_eq!(record.field("PRIORITY"), "3");
+    assert_eq!(
+        record.field("MESSAGE_ID"),
+        "93a1cf23a5dc4e46942f529f3b027c30"
+    );
     // It goes on as it was.
     assert_eq!(
         (machine.daemon(), machine.active("mistryd.service").as_str()),

@@ -62,7 +62,7 @@ fn what_is_removed_keeps_its_data_and_goes_on_when_it_is_installed_again() {
 }
 
 #[test]
-fn what_is_purged_leaves_nothing_but_what_people_put_there() {
+fn a_purge_leaves_only_what_the_administrator_put_there() {
     let machine = Machine::bare();
     let before = machine.run(LEFT);
     // As most have it: the builds are on the disk of all else.

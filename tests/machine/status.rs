@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::Machine;
 
 #[test]
-fn the_status_tells_what_is_built_what_waits_and_how_the_last_one_ended() {
+fn the_status_has_the_running_and_waiting_builds_and_the_last_outcome() {
     let machine = Machine::installed();
     machine.configure(json!({ "job_concurrency": 1 }));
     assert_eq!(machine.get("/healthz").status, 200);
@@ -33,7 +33,7 @@ fn the_status_tells_what_is_built_what_waits_and_how_the_last_one_ended() {
 }
 
 #[test]
-fn a_stop_is_clean_and_what_was_accepted_is_built_by_the_next_process() {
+fn a_stop_is_clean_and_accepted_jobs_are_built_by_the_next_process() {
     let machine = Machine::installed();
     let held = machine.held("held");
     let id = held.submit(json!({}));

@@ -19,8 +19,8 @@ fn is_replaced_when_wedged(fault: &str, method: &str, path: &str, body: &str) {
     let mut wedges = machine.connect_unix().unwrap();
     crate::support::say(&mut *wedges, method, path, body).unwrap();
     watch.until("NRestarts", |count| count != "0");
-    let told = machine.journal_text("mistryd.service");
-    assert!(told.contains("Watchdog timeout"), "{told}");
+    let journal = machine.journal_text("mistryd.service");
+    assert!(journal.contains("Watchdog timeout"), "{journal}");
     // What follows is the packaged daemon.
     machine.run(
         "rm -r /run/systemd/system/mistryd.service.d
@@ -32,7 +32,7 @@ fn is_replaced_when_wedged(fault: &str, method: &str, path: &str, body: &str) {
 }
 
 #[test]
-fn a_daemon_whose_scheduler_stands_is_replaced() {
+fn a_daemon_whose_scheduler_hangs_is_replaced() {
     is_replaced_when_wedged(
         "scheduler=wedge",
         "POST",
@@ -47,7 +47,7 @@ fn a_daemon_that_accepts_no_client_is_replaced() {
 }
 
 #[test]
-fn a_daemon_that_stands_as_a_whole_is_replaced_and_its_clients_answered() {
+fn a_daemon_that_hangs_as_a_whole_is_replaced_and_its_clients_are_answered() {
     let machine = Machine::installed();
     machine.drop_in("mistryd.service", &format!("[Service]\n{QUICKLY}"));
     assert_eq!(machine.get("/healthz").status, 200);
@@ -66,7 +66,7 @@ fn a_daemon_that_stands_as_a_whole_is_replaced_and_its_clients_answered() {
 }
 
 #[test]
-fn a_daemon_with_nothing_to_do_is_left_alone() {
+fn an_idle_daemon_is_not_replaced() {
     let machine = Machine::installed();
     machine.drop_in("mistryd.service", "[Service]\nWatchdogSec=500ms\n");
     assert_eq!(machine.get("/healthz").status, 200);

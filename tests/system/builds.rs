@@ -163,7 +163,7 @@ fn a_failed_build_is_kept_to_be_seen_and_built_anew(place: Place) {
     assert_eq!(again["Incremental"], false, "a failed build is no base");
 }
 
-fn an_image_that_cannot_be_built_is_told_and_recorded_with_its_log(place: Place) {
+fn an_image_that_cannot_be_built_is_an_error_and_recorded_with_its_log(place: Place) {
     let setup = Setup::on(place).fixture("image-build-failure");
     let daemon = setup.fixture("bad-dockerfile").start();
     for (project, sentence, log) in [
@@ -176,11 +176,11 @@ fn an_image_that_cannot_be_built_is_told_and_recorded_with_its_log(place: Place)
     ] {
         let answer = daemon.post("/jobs", &json!({"project": project}));
         assert_eq!(answer.status, 500);
-        let told = answer.json();
-        let error = told["error"].as_str().unwrap();
+        let body = answer.json();
+        let error = body["error"].as_str().unwrap();
         assert!(error.starts_with("could not build docker image"), "{error}");
         assert!(error.contains(sentence), "{error}");
-        let id = told["job"].as_str().unwrap();
+        let id = body["job"].as_str().unwrap();
         assert_eq!(
             answer.header("location").unwrap(),
             format!("/job/{project}/{id}")
@@ -214,7 +214,7 @@ fn a_rebuild_that_succeeds_replaces_the_build(place: Place) {
     assert!(names(&daemon.builds().join(".mistry/trash")).is_empty());
 }
 
-fn a_rebuild_that_fails_leaves_the_build_in_force(place: Place) {
+fn a_rebuild_that_fails_leaves_the_build_current(place: Place) {
     let script = "
         if [ -e params/_fail ]; then echo broken >&2; exit 4; fi
         echo good > artifacts/result";
@@ -249,7 +249,7 @@ fn a_secret_reaches_the_build_and_is_found_nowhere_else(place: Place) {
     // A client with another secret asks for the same.
     assert_eq!(daemon.succeed(job("other"))["Cached"], true);
     assert!(!daemon.get("/index/").text().contains(&secret));
-    assert!(!daemon.told().contains(&secret));
+    assert!(!daemon.log().contains(&secret));
     daemon.end();
     let found = Command::new("grep")
         .arg("-rl")
@@ -411,7 +411,7 @@ fn a_build_whose_container_is_gone_is_made_once_more(place: Place) {
     assert!(engine.containers(&daemon.label()).is_empty());
 }
 
-fn what_no_user_may_read_is_no_trouble_to_a_daemon_of_root(place: Place) {
+fn a_daemon_of_root_serves_what_no_user_may_read(place: Place) {
     let daemon = Setup::on(place).fixture("unreadable").start();
     for round in ["1", "2"] {
         let job = json!({"project": "unreadable", "group": "g", "params": {"n": round}});
@@ -483,15 +483,15 @@ promises! {
     a_cold_build_leaves_its_result_and_the_same_again_is_cached
     a_build_of_a_group_begins_as_the_last_one_ended
     a_failed_build_is_kept_to_be_seen_and_built_anew
-    an_image_that_cannot_be_built_is_told_and_recorded_with_its_log
+    an_image_that_cannot_be_built_is_an_error_and_recorded_with_its_log
     a_rebuild_that_succeeds_replaces_the_build
-    a_rebuild_that_fails_leaves_the_build_in_force
+    a_rebuild_that_fails_leaves_the_build_current
     a_secret_reaches_the_build_and_is_found_nowhere_else
     a_link_planted_in_the_place_of_the_params_leads_nowhere
     hostile_artifacts_are_served_without_a_leak
     a_build_runs_on_while_its_daemon_is_killed_and_comes_back
     a_build_whose_container_is_gone_is_made_once_more
-    what_no_user_may_read_is_no_trouble_to_a_daemon_of_root
+    a_daemon_of_root_serves_what_no_user_may_read
     what_an_earlier_process_left_half_made_breaks_nothing
 }
 

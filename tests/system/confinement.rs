@@ -77,14 +77,14 @@ fn root_in_a_build_has_a_needless_capability_only_where_project_and_configuratio
     ] {
         settings(&daemon, "powers", &asked);
         let answer = daemon.post("/jobs", &json!({"project": "powers"}));
-        let told = answer.text();
-        assert_eq!(answer.status, 422, "{told}");
-        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        let text = answer.text();
+        assert_eq!(answer.status, 422, "{text}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     }
 }
 
 #[test]
-fn a_build_that_has_as_many_processes_as_it_may_is_told_so() {
+fn a_build_at_its_limit_of_processes_gets_an_error() {
     const LINE: &str = "mistry: a process of the build could not be started";
     // It is over as soon as it has let go of what it has begun, some moments after it was refused.
     let bomb = "
@@ -106,7 +106,7 @@ fn a_build_that_has_as_many_processes_as_it_may_is_told_so() {
 }
 
 #[test]
-fn a_bound_of_processes_is_there_where_no_limits_say_it() {
+fn processes_are_limited_by_default() {
     let own = json!({"limits": {"memory": "64M"}});
     for (config, own, expected) in [
         (json!({}), json!({}), 4096),

@@ -11,7 +11,7 @@ use crate::support::{Home, Place, names};
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo");
 
 #[test]
-fn the_demo_tells_its_story_and_leaves_one_directory() {
+fn the_demo_prints_its_steps_and_leaves_one_directory() {
     crate::support::environment("DOCKER_HOST");
     let home = Home::on(Place::Host);
     // Stands for cargo, which may not be there for root and would only find all built.
@@ -36,14 +36,14 @@ fn the_demo_tells_its_story_and_leaves_one_directory() {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let told = String::from_utf8(ran.stdout).unwrap();
+    let stdout = String::from_utf8(ran.stdout).unwrap();
     assert!(
         ran.status.success(),
-        "{told}{}",
+        "{stdout}{}",
         String::from_utf8_lossy(&ran.stderr)
     );
-    let lines: Vec<_> = told.lines().filter(|line| !line.is_empty()).collect();
-    assert!((8..=12).contains(&lines.len()), "{told}");
+    let lines: Vec<_> = stdout.lines().filter(|line| !line.is_empty()).collect();
+    assert!((8..=12).contains(&lines.len()), "{stdout}");
     for said in [
         "web view     http://127.0.0.1:",
         "built        in ",
@@ -54,7 +54,7 @@ fn the_demo_tells_its_story_and_leaves_one_directory() {
         "stopped      mistryd, with status 0",
         &format!("left         {}, and nothing else", dir.display()),
     ] {
-        assert!(told.contains(said), "{said}: {told}");
+        assert!(stdout.contains(said), "{said}: {stdout}");
     }
 
     let instance = fs::read_to_string(dir.join("builds/.mistry/instance")).unwrap();

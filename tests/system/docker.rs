@@ -116,8 +116,8 @@ impl TestEngine {
         let (output, mut progress) = mpsc::channel(8);
         let read = async {
             let mut all = Vec::new();
-            while let Some(told) = progress.recv().await {
-                if let Progress::Text(text) = told {
+            while let Some(step) = progress.recv().await {
+                if let Progress::Text(text) = step {
                     all.extend_from_slice(&text);
                 }
             }
@@ -189,9 +189,9 @@ async fn a_context_becomes_an_image_and_the_image_runs() {
             .await
             .unwrap();
         assert_eq!(found, std::slice::from_ref(&image));
-        let stranger = BTreeMap::from([(LABEL.to_owned(), "nobody".to_owned())]);
+        let others = BTreeMap::from([(LABEL.to_owned(), "another".to_owned())]);
         assert_eq!(
-            engine.docker.labelled_images(&stranger).await.unwrap(),
+            engine.docker.labelled_images(&others).await.unwrap(),
             [""; 0]
         );
 

@@ -333,7 +333,7 @@ fn while_the_engine_is_away_the_accepted_wait_and_the_new_are_refused() {
 }
 
 #[test]
-fn an_engine_that_stays_away_too_long_ends_what_waits_for_it_with_a_word() {
+fn builds_that_wait_too_long_for_the_engine_end_with_an_error() {
     let harness = Harness::with(json!({"engine_wait": "1s"}));
     let id = harness.held();
     harness.proxy.away();

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::dice;
 use crate::support::engine::{Engine, socket};
+use crate::support::foreign::ForeignObjects;
 use crate::support::http::Answer;
 use crate::support::proxy::Proxy;
-use crate::support::stranger::Stranger;
 use crate::support::{Place, names};
 
 /// Who ask at the same time; more than there are slots.
@@ -164,23 +164,23 @@ fn build(daemon: &Daemon, job: &Job, refused: &AtomicUsize) -> Result<Verdict, S
     }
     let mut id = String::new();
     for answer in &answers {
-        let told = answer.json();
+        let body = answer.json();
         let found = if answer.status == 201 {
-            &told["ID"]
+            &body["ID"]
         } else {
-            &told["job"]
+            &body["job"]
         };
         let found = found
             .as_str()
-            .ok_or_else(|| format!("{}: {told}", answer.status))?;
+            .ok_or_else(|| format!("{}: {body}", answer.status))?;
         id = found.to_owned();
     }
     let info = daemon.wait(&job.project, &id);
     for answer in answers.iter().filter(|answer| answer.status == 201) {
-        let told = answer.json();
+        let body = answer.json();
         // What one was told to be a success is what is there.
-        if told["Outcome"] == "succeeded" && told["StartedAt"] != info["StartedAt"] {
-            return Err(format!("two successes: {told:#} and {info:#}"));
+        if body["Outcome"] == "succeeded" && body["StartedAt"] != info["StartedAt"] {
+            return Err(format!("two successes: {body:#} and {info:#}"));
         }
     }
     look(daemon, job, &id, &info)
@@ -190,27 +190,27 @@ fn look(daemon: &Daemon, job: &Job, id: &str, info: &Value) -> Result<Verdict, S
     let ready = daemon.ready(&job.project, id);
     let log = fs::read(ready.join("out.log")).map_err(|error| error.to_string())?;
     let log = String::from_utf8_lossy(&log);
-    let told = |what: &str| format!("{what}: {job:?}\n{info:#}\n{}", short(&log));
+    let failure = |what: &str| format!("{what}: {job:?}\n{info:#}\n{}", short(&log));
     if info["Outcome"] == "errored" {
         let said = info["Err"].as_str().unwrap_or_default();
         if !log.ends_with(&format!("mistry: {said}\n")) {
-            return Err(told("the log does not say why"));
+            return Err(failure("the log does not say why"));
         }
         let is_clear = ["Engine", "docker", "container"]
             .iter()
             .any(|word| said.contains(word));
         return match is_clear {
             true => Ok(Verdict::Said(said.to_owned())),
-            false => Err(told("nobody understands why")),
+            false => Err(failure("nobody understands why")),
         };
     }
     let outcome = if job.code == 0 { "succeeded" } else { "failed" };
     if info["Outcome"] != outcome || info["ExitCode"] != job.code {
-        return Err(told("a wrong outcome"));
+        return Err(failure("a wrong outcome"));
     }
     let artifacts = ready.join("data/artifacts");
     if names(&artifacts) != ["chain", "made"] {
-        return Err(told("other artifacts"));
+        return Err(failure("other artifacts"));
     }
     let made = fs::read_to_string(artifacts.join("made")).unwrap_or_default();
     let word = match made
@@ -218,13 +218,13 @@ fn look(daemon: &Daemon, job: &Job, id: &str, info: &Value) -> Result<Verdict, S
         .and_then(|made| made.split_once(' '))
     {
         Some((number, word)) if number == job.number.to_string() => word.to_owned(),
-        _ => return Err(told("artifacts of another")),
+        _ => return Err(failure("artifacts of another")),
     };
     let chain = fs::read_to_string(artifacts.join("chain")).unwrap_or_default();
     if !chain.ends_with(&made) || (job.kind != Kind::Incremental && chain != made) {
-        return Err(told("artifacts of two executions"));
+        return Err(failure("artifacts of two executions"));
     }
-    is_whole(&log, job, &word).map_err(|what| told(&what))?;
+    is_whole(&log, job, &word).map_err(|what| failure(&what))?;
     let words = chain.lines().filter_map(|line| line.split_once(' '));
     Ok(Verdict::Right(
         words.map(|(_, word)| word.to_owned()).collect(),
@@ -294,7 +294,7 @@ fn builds_under_a_faulty_engine_end_right_or_with_a_clear_error_and_never_with_a
     };
     let began = Instant::now();
     let seed = dice::seed();
-    let stranger = Stranger::of("shared");
+    let foreign = ForeignObjects::with_image_like("shared");
     let engine = Engine::new();
     let proxy = Proxy::before(&socket());
     // The last ones are for fair weather.
@@ -392,5 +392,5 @@ fn builds_under_a_faulty_engine_end_right_or_with_a_clear_error_and_never_with_a
         assert!(names(&pending).is_empty(), "seed {seed}: {project}");
     }
     assert!(names(&daemon.builds().join(".mistry/trash")).is_empty());
-    stranger.is_as_it_was();
+    foreign.assert_unchanged();
 }

@@ -48,7 +48,7 @@ fn never_used(home: &Path) -> PathBuf {
     path
 }
 
-fn a_full_build_path_is_said_and_forgotten_when_there_is_room(place: Place) {
+fn a_full_build_path_is_reported_until_there_is_space_again(place: Place) {
     let mut daemon = Setup::on(place).fixture("succeed").start();
     let kept = daemon.succeed(json!({"project": "succeed"}));
     let unclaimed = never_used(daemon.home());
@@ -69,11 +69,11 @@ fn a_full_build_path_is_said_and_forgotten_when_there_is_room(place: Place) {
         assert_eq!(daemon.get("/healthz").status, 200);
     }
     // The journal says of each what it was about, where the kernel's word is told.
-    let told = daemon.told();
+    let log = daemon.log();
     let builds = daemon.builds().display().to_string();
-    let full = told.lines().filter(|line| line.contains("No space left"));
+    let full = log.lines().filter(|line| line.contains("No space left"));
     let full: Vec<&str> = full.collect();
-    assert!(!full.is_empty(), "{told}");
+    assert!(!full.is_empty(), "{log}");
     for line in full {
         assert!(line.contains(&builds), "{line}");
     }
@@ -115,26 +115,26 @@ fn a_build_that_fills_the_disk_fails_and_the_daemon_does_not(place: Place) {
     let mut daemon = Setup::on(place).script("filling", script).start();
     let job = json!({"project": "filling", "params": {"a": "b"}});
     let answer = daemon.post("/jobs", &job);
-    let told = answer.json();
+    let body = answer.json();
     let id = match answer.status {
         // The build's own failure, if what it left leaves room for the record.
         201 => {
-            assert_eq!(told["ExitCode"], 5, "{told:#}");
+            assert_eq!(body["ExitCode"], 5, "{body:#}");
             assert!(
-                told["ContainerStderr"]
+                body["ContainerStderr"]
                     .as_str()
                     .unwrap()
                     .contains("no room")
             );
-            told["ID"].as_str().unwrap().to_owned()
+            body["ID"].as_str().unwrap().to_owned()
         }
         _ => {
-            assert_eq!(answer.status, 500, "{told:#}");
+            assert_eq!(answer.status, 500, "{body:#}");
             assert!(
-                told["error"].as_str().unwrap().contains("the disk is full"),
-                "{told:#}"
+                body["error"].as_str().unwrap().contains("the disk is full"),
+                "{body:#}"
             );
-            told["job"].as_str().unwrap().to_owned()
+            body["job"].as_str().unwrap().to_owned()
         }
     };
     assert_eq!(daemon.get("/healthz").status, 200);
@@ -159,12 +159,12 @@ fn a_build_that_fills_the_disk_fails_and_the_daemon_does_not(place: Place) {
 
 #[test]
 fn on_ext4() {
-    a_full_build_path_is_said_and_forgotten_when_there_is_room(Place::FullExt4);
+    a_full_build_path_is_reported_until_there_is_space_again(Place::FullExt4);
     a_build_that_fills_the_disk_fails_and_the_daemon_does_not(Place::FullExt4);
 }
 
 #[test]
 fn on_btrfs() {
-    a_full_build_path_is_said_and_forgotten_when_there_is_room(Place::FullBtrfs);
+    a_full_build_path_is_reported_until_there_is_space_again(Place::FullBtrfs);
     a_build_that_fills_the_disk_fails_and_the_daemon_does_not(Place::FullBtrfs);
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::full_disk::Filler;
 use crate::support::daemon::{Daemon, Setup};
-use crate::support::http::PATIENCE;
+use crate::support::http::TEST_TIMEOUT;
 use crate::support::{Place, names};
 
 const MIB: u64 = 1 << 20;
@@ -24,7 +24,7 @@ fn settled(daemon: &Daemon, project: &str, id: &str) -> Value {
         if keep["Durable"] == true {
             return keep.clone();
         }
-        assert!(began.elapsed() < PATIENCE, "it is never settled");
+        assert!(began.elapsed() < TEST_TIMEOUT, "it is never settled");
         std::thread::yield_now();
     }
 }
@@ -42,7 +42,7 @@ fn about(value: &Value, mebibytes: u64) -> bool {
 
 fn gc(daemon: &Daemon, rules: &Value) -> Value {
     let answer = daemon.post("/gc", rules);
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), daemon.told());
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), daemon.log());
     answer.json()
 }
 
@@ -118,9 +118,9 @@ fn fill(daemon: &Daemon, group: impl Fn(u64) -> String) -> Vec<String> {
     for n in 0..1_000_u64 {
         let job = json!({"project": "filling", "group": group(n), "params": {"n": n.to_string()}});
         let answer = daemon.post("/jobs", &job);
-        let told = answer.json();
-        if answer.status == 201 && told["Outcome"] == "succeeded" {
-            let id = told["ID"].as_str().unwrap().to_owned();
+        let result = answer.json();
+        if answer.status == 201 && result["Outcome"] == "succeeded" {
+            let id = result["ID"].as_str().unwrap().to_owned();
             // On a disk that is nearly full, not even that may be possible.
             let then = SystemTime::now() - Duration::from_secs(24 * 3600) + Duration::from_secs(n);
             let place = File::open(daemon.ready("filling", &id)).unwrap();
@@ -132,7 +132,7 @@ fn fill(daemon: &Daemon, group: impl Fn(u64) -> String) -> Vec<String> {
             continue;
         }
         assert!(
-            answer.text().contains("the disk is full") || told["ExitCode"] == 1,
+            answer.text().contains("the disk is full") || result["ExitCode"] == 1,
             "{}",
             answer.text()
         );
@@ -147,12 +147,12 @@ fn settle(daemon: &Daemon, id: &str) {
     let began = Instant::now();
     loop {
         let found: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
-        let told = daemon.told();
+        let log = daemon.log();
         let is_given_up = |line: &str| line.contains(id) && line.contains("not on stable storage");
-        if found["Bookkeeping"]["Durable"] == true || told.lines().any(is_given_up) {
+        if found["Bookkeeping"]["Durable"] == true || log.lines().any(is_given_up) {
             return;
         }
-        assert!(began.elapsed() < PATIENCE, "it is never settled");
+        assert!(began.elapsed() < TEST_TIMEOUT, "it is never settled");
         std::thread::yield_now();
     }
 }
@@ -162,7 +162,7 @@ const FILLING: &str = "rm -f artifacts/*; head -c 5000000 /dev/urandom > artifac
 /// Bytes of it.
 const PIECE: u64 = 5_000_000;
 
-fn a_full_disk_is_had_back(place: Place) {
+fn space_on_a_full_disk_is_reclaimed(place: Place) {
     let mut daemon = Setup::on(place).script("filling", FILLING).start();
     for is_restarted in [false, true] {
         // Where clones cost nothing, most builds are some.
@@ -190,7 +190,7 @@ fn a_full_disk_is_had_back(place: Place) {
             "{} of {}: {rest}\n{}",
             gone.len(),
             builds.len(),
-            daemon.told()
+            daemon.log()
         );
         let left = names(&daemon.builds().join("filling/ready"));
         for id in gone {
@@ -206,17 +206,17 @@ fn a_full_disk_is_had_back(place: Place) {
 }
 
 #[test]
-fn a_full_ext4_is_had_back() {
-    a_full_disk_is_had_back(Place::FullExt4);
+fn space_on_a_full_ext4_is_reclaimed() {
+    space_on_a_full_disk_is_reclaimed(Place::FullExt4);
 }
 
 #[test]
-fn a_full_btrfs_is_had_back() {
-    a_full_disk_is_had_back(Place::FullBtrfs);
+fn space_on_a_full_btrfs_is_reclaimed() {
+    space_on_a_full_disk_is_reclaimed(Place::FullBtrfs);
 }
 
 #[test]
-fn a_build_makes_itself_room() {
+fn a_build_frees_the_space_that_it_needs() {
     let daemon = Setup::on(Place::FullBtrfs)
         .script("filling", FILLING)
         .config(json!({"gc": {"min_free": "40M"}}))
@@ -237,9 +237,9 @@ fn a_build_makes_itself_room() {
     let kept = names(&daemon.builds().join("filling/ready")).len() as u64;
     assert!((1..most).contains(&kept), "{kept} of {most}");
     assert!(
-        daemon.told().contains("garbage collected"),
+        daemon.log().contains("garbage collected"),
         "{}",
-        daemon.told()
+        daemon.log()
     );
 }
 
@@ -260,12 +260,12 @@ fn a_collection_that_is_killed_is_completed_by_the_next_process() {
         }
         daemon.start_at("127.0.0.1:0", &format!("{point}=kill"));
         let arguments = ["gc", "--older-than", "1d"];
-        let told = daemon.mistry(&arguments);
-        assert_eq!(told.status.code(), Some(7), "{point}: it broke off");
+        let output = daemon.mistry(&arguments);
+        assert_eq!(output.status.code(), Some(7), "{point}: it broke off");
         daemon.kill();
         daemon.start();
-        let told = daemon.mistry(&arguments);
-        assert!(told.status.success(), "{point}: {told:?}");
+        let output = daemon.mistry(&arguments);
+        assert!(output.status.success(), "{point}: {output:?}");
         daemon.end();
         assert_eq!(
             names(&daemon.builds().join("growing/ready")),

@@ -23,10 +23,10 @@ fn a_build_that_prints_without_end_is_stopped_and_its_last_line_says_so() {
         .start();
     let answer = daemon.post("/jobs", &json!({"project": "endless"}));
     assert_eq!(answer.status, 500, "{}", answer.text());
-    let told = answer.json();
+    let body = answer.json();
     let sentence = "the build printed more than 65536 bytes (log_limit) and was stopped";
-    assert_eq!(told["error"], sentence);
-    let id = told["job"].as_str().unwrap();
+    assert_eq!(body["error"], sentence);
+    let id = body["job"].as_str().unwrap();
     let info = daemon.wait("endless", id);
     assert_eq!(
         (&info["Outcome"], &info["Err"]),
@@ -123,12 +123,12 @@ fn without_an_engine_nothing_is_accepted_and_with_one_it_goes_on_without_a_resta
                 .unwrap()
                 > 0
         );
-        let told = answer.json()["error"].as_str().unwrap().to_owned();
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
         assert!(
-            told.contains("the Docker Engine cannot be reached"),
-            "{told}"
+            error.contains("the Docker Engine cannot be reached"),
+            "{error}"
         );
-        assert!(!told.contains("engine.sock"), "{told}");
+        assert!(!error.contains("engine.sock"), "{error}");
     }
     let client = daemon.mistry(&["build", "--project", "succeed"]);
     assert_eq!(client.status.code(), Some(3), "{client:?}");

@@ -32,7 +32,7 @@ fn rewrite(daemon: &Daemon, project: &str, change: impl Fn(&str) -> String) {
 #[track_caller]
 fn rebuild(daemon: &Daemon, project: &str) -> String {
     let answer = daemon.post(&format!("/project/{project}/rebuild"), &json!({}));
-    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), daemon.told());
+    assert_eq!(answer.status, 200, "{}\n{}", answer.text(), daemon.log());
     answer.json()["Log"].as_str().unwrap().to_owned()
 }
 
@@ -196,7 +196,7 @@ fn what_was_made_of_an_image_of_ours_is_not_ours() {
             (&created, "created"),
         ] {
             let state = docker(&["inspect", "-f", "{{.State.Status}}", container]);
-            assert_eq!(state, status, "{}", daemon.told());
+            assert_eq!(state, status, "{}", daemon.log());
         }
     };
     daemon.end();

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::dice::{Dice, seed};
 use crate::support::engine::Engine;
-use crate::support::http::PATIENCE;
+use crate::support::http::TEST_TIMEOUT;
 use crate::support::{Place, names};
 
 /// Lines that a build prints, about a hundred a second.
@@ -169,7 +169,7 @@ impl Sweep {
     /// says. Returns how often it died.
     fn round(&mut self, faults: &[&str], mut kill: impl FnMut(usize) -> Option<Duration>) -> usize {
         let round = self.sum.rounds;
-        let told = format!("round {round}, {faults:?}");
+        let context = format!("round {round}, {faults:?}");
         // Another image for the cold one.
         let file = self.daemon.project("cold").join("round");
         fs::write(file, round.to_string()).unwrap();
@@ -201,11 +201,11 @@ impl Sweep {
         let mut left = clients.len();
         let mut ids = BTreeMap::new();
         while left > 0 {
-            let patience = kill(died).unwrap_or(PATIENCE);
-            match next(&news, patience) {
+            let timeout = kill(died).unwrap_or(TEST_TIMEOUT);
+            match next(&news, timeout) {
                 Some(News::Ended(kind, output)) => {
                     left -= 1;
-                    self.answered(&told, kind, &output, &mut ids);
+                    self.answered(&context, kind, &output, &mut ids);
                     if kind == Kind::Async {
                         // What is asked for without waiting is waited for now.
                         clients.push(ask(&self.daemon, Kind::Awaited));
@@ -218,14 +218,14 @@ impl Sweep {
                     self.daemon.kill();
                     watching.push(start(&mut self.daemon, &self.address, &tell));
                 }
-                None if patience < PATIENCE => self.daemon.signal_kill(),
-                None => panic!("{told}: nothing happens:\n{}", self.daemon.told()),
+                None if timeout < TEST_TIMEOUT => self.daemon.signal_kill(),
+                None => panic!("{context}: nothing happens:\n{}", self.daemon.log()),
             }
         }
         for client in clients {
             client.join().unwrap();
         }
-        assert_eq!(ids.get(&Kind::Async), ids.get(&Kind::Awaited), "{told}");
+        assert_eq!(ids.get(&Kind::Async), ids.get(&Kind::Awaited), "{context}");
         ids.remove(&Kind::Awaited);
         // The work after the answers is done by whichever life gets to it.
         while !self.daemon.end_somehow().success() {
@@ -239,37 +239,37 @@ impl Sweep {
                 break;
             }
             watching.push(start(&mut self.daemon, &self.address, &tell));
-            assert!(self.daemon.end_somehow().success(), "{told}");
+            assert!(self.daemon.end_somehow().success(), "{context}");
         }
         for watcher in watching {
             watcher.join().unwrap();
         }
         self.sum.kills += died;
         self.sum.rounds += 1;
-        self.compare(&told, round, &ids);
+        self.compare(&context, round, &ids);
         died
     }
 
     /// A client has its answer, and it is the right one.
     fn answered(
         &mut self,
-        told: &str,
+        context: &str,
         kind: Kind,
         output: &Output,
         ids: &mut BTreeMap<Kind, String>,
     ) {
         let said = String::from_utf8_lossy(&output.stderr);
-        let daemon = self.daemon.told();
+        let daemon = self.daemon.log();
         let status = i32::from(kind == Kind::Failing);
         assert_eq!(
             output.status.code(),
             Some(status),
-            "{told}, {kind:?}: {said}\n{daemon}"
+            "{context}, {kind:?}: {said}\n{daemon}"
         );
         let lost = said
             .matches("The connection to the server was lost")
             .count();
-        assert!(lost <= 1, "{told}, {kind:?}: {said}");
+        assert!(lost <= 1, "{context}, {kind:?}: {said}");
         self.sum.came_back += lost;
         self.sum.answers += 1;
         let answer = String::from_utf8_lossy(&output.stdout);
@@ -278,31 +278,31 @@ impl Sweep {
             _ => answer
                 .split_once("/job/")
                 .and_then(|(_, rest)| rest.split('/').nth(1)?.get(..64))
-                .unwrap_or_else(|| panic!("{told}, {kind:?}: {answer}")),
+                .unwrap_or_else(|| panic!("{context}, {kind:?}: {answer}")),
         };
         ids.insert(kind, id.to_owned());
     }
 
     /// What is there when all is over.
-    fn compare(&mut self, told: &str, round: usize, ids: &BTreeMap<Kind, String>) {
+    fn compare(&mut self, context: &str, round: usize, ids: &BTreeMap<Kind, String>) {
         let daemon = &self.daemon;
         let builds = daemon.builds();
         let mut runs = names(&daemon.home().join("runs"));
         runs.retain(|name| !name.starts_with("first-"));
         for (kind, id) in ids {
             let project = kind.project();
-            let told = format!("{told}, {kind:?}");
+            let context = format!("{context}, {kind:?}");
             let directory = daemon.ready(project, id);
             let record = record(&directory);
             let outcome = match kind {
                 Kind::Failing => "failed",
                 _ => "succeeded",
             };
-            assert_eq!(record["Outcome"], outcome, "{told}: {record:#}");
-            assert_eq!(record["ExitCode"], kind.code(), "{told}");
+            assert_eq!(record["Outcome"], outcome, "{context}: {record:#}");
+            assert_eq!(record["ExitCode"], kind.code(), "{context}");
             assert_eq!(record["Attempt"].as_u64().map(|n| n > 0), Some(true));
-            assert_eq!(record["Bookkeeping"]["Opaque"], json!({}), "{told}");
-            assert!(!directory.join("data/params/_secret").exists(), "{told}");
+            assert_eq!(record["Bookkeeping"]["Opaque"], json!({}), "{context}");
+            assert!(!directory.join("data/params/_secret").exists(), "{context}");
             let job = kind.job(round);
             let mine: Vec<_> = runs
                 .extract_if(.., |n| n.starts_with(&format!("{job}-")))
@@ -310,62 +310,69 @@ impl Sweep {
             // One execution; only what has failed is made anew for a client that could not know that
             // it was accepted, and asked again.
             let is_once = mine.len() == 1 || *kind == Kind::Failing && mine.len() > 1;
-            assert!(is_once, "{told}: executed as {mine:?}\n{}", daemon.told());
+            assert!(is_once, "{context}: executed as {mine:?}\n{}", daemon.log());
             let log = fs::read_to_string(directory.join("out.log")).unwrap();
             let last = log.trim_end().rsplit(' ').next().unwrap();
             let run = mine.iter().find(|run| run.ends_with(last));
             let word = run.map_or("", |run| &run[job.len() + 1..]);
-            assert!(log.ends_with(&printed(word)), "{told}, {word}: {log}");
+            assert!(log.ends_with(&printed(word)), "{context}, {word}: {log}");
             // What comes before is of the image.
-            assert_eq!(log.matches("line ").count(), LINES, "{told}: {log}");
+            assert_eq!(log.matches("line ").count(), LINES, "{context}: {log}");
             self.sum.bytes += printed(word).len();
             self.sum.jobs += 1;
             let made = directory.join("data/artifacts/word");
-            assert_eq!(fs::read_to_string(made).unwrap().trim(), word, "{told}");
+            assert_eq!(fs::read_to_string(made).unwrap().trim(), word, "{context}");
             if let Kind::Cold | Kind::Incremental | Kind::Coalesced = kind {
                 let fetched = daemon.home().join(format!("out-{job}/word"));
-                assert_eq!(fs::read_to_string(fetched).unwrap().trim(), word, "{told}");
+                assert_eq!(
+                    fs::read_to_string(fetched).unwrap().trim(),
+                    word,
+                    "{context}"
+                );
             }
         }
-        assert!(runs.is_empty(), "{told}: more executions: {runs:?}");
+        assert!(runs.is_empty(), "{context}: more executions: {runs:?}");
         for project in ["cold", "warm"] {
             assert!(
                 names(&builds.join(project).join("pending")).is_empty(),
-                "{told}"
+                "{context}"
             );
             let latest = fs::read_link(builds.join(project).join("latest")).unwrap();
             let latest = record(&builds.join(project).join(latest));
-            assert_eq!(latest["Outcome"], "succeeded", "{told}");
-            assert!(!builds.join(project).join("failed").exists(), "{told}");
+            assert_eq!(latest["Outcome"], "succeeded", "{context}");
+            assert!(!builds.join(project).join("failed").exists(), "{context}");
         }
         let group = fs::read_link(builds.join("warm/groups/g")).unwrap();
         assert_eq!(
             group.file_name().unwrap().to_str(),
             Some(ids[&Kind::Incremental].as_str()),
-            "{told}"
+            "{context}"
         );
         let base = record(&daemon.ready("warm", &ids[&Kind::Incremental]));
-        assert_eq!(base["Incremental"], true, "{told}: {base:#}");
-        assert!(names(&builds.join(".mistry/trash")).is_empty(), "{told}");
+        assert_eq!(base["Incremental"], true, "{context}: {base:#}");
+        assert!(names(&builds.join(".mistry/trash")).is_empty(), "{context}");
         let own = names(&builds.join(".mistry"));
         assert!(
             !own.iter().any(|name| name.starts_with("link-")),
-            "{told}: {own:?}"
+            "{context}: {own:?}"
         );
         let left = Engine::new().containers(&daemon.mark());
-        assert!(left.is_empty(), "{told}: {left:?}");
+        assert!(left.is_empty(), "{context}: {left:?}");
         fs::remove_dir_all(daemon.home().join("runs")).unwrap();
         fs::create_dir(daemon.home().join("runs")).unwrap();
-        self.index_is_disk(told);
+        self.index_is_disk(context);
         for (kind, id) in ids {
             // A life that is told to end leaves a disk that takes its time to the next one.
             let record = record(&self.daemon.ready(kind.project(), id));
-            assert_eq!(record["Bookkeeping"]["Durable"], true, "{told}: {record:#}");
+            assert_eq!(
+                record["Bookkeeping"]["Durable"], true,
+                "{context}: {record:#}"
+            );
         }
     }
 
     /// The next process lists what is there, and nothing else.
-    fn index_is_disk(&mut self, told: &str) {
+    fn index_is_disk(&mut self, context: &str) {
         self.daemon.start_at(&self.address, "");
         let listed = self.daemon.get("/index/").json();
         let listed = listed.as_array().unwrap().iter();
@@ -378,7 +385,7 @@ impl Sweep {
             .collect();
         listed.sort();
         there.sort();
-        assert_eq!(listed, there, "{told}");
+        assert_eq!(listed, there, "{context}");
         self.daemon.end();
     }
 }
@@ -408,8 +415,8 @@ fn free_address() -> String {
     }
 }
 
-fn next(news: &Receiver<News>, patience: Duration) -> Option<News> {
-    news.recv_timeout(patience).ok()
+fn next(news: &Receiver<News>, timeout: Duration) -> Option<News> {
+    news.recv_timeout(timeout).ok()
 }
 
 /// Tells when this process has ended.

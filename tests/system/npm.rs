@@ -85,7 +85,7 @@ fn build(daemon: &Daemon, params: &Path, target: &str) -> Value {
         built.status.success(),
         "{}: {said}\n{}",
         built.status,
-        daemon.told()
+        daemon.log()
     );
     serde_json::from_slice(&built.stdout).unwrap()
 }

@@ -33,24 +33,24 @@ fn nothing_is_left(mut daemon: Daemon, projects: &[&str]) {
 }
 
 fn cancel(daemon: &Daemon, id: &str) -> Value {
-    let told = daemon.mistry(&["cancel", &id[..12], "--reason", "wrong branch"]);
-    let said = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert!(told.status.success(), "{said}");
-    let info = daemon.wait(told_project(&told.stdout), id);
+    let output = daemon.mistry(&["cancel", &id[..12], "--reason", "wrong branch"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let info = daemon.wait(project_of(&output.stdout), id);
     assert_eq!(info["Outcome"], "cancelled", "{info:#}");
     assert_eq!(info["Cancelled"]["Reason"], "wrong branch");
     info
 }
 
 /// `Cancelled P/ID`.
-fn told_project(line: &[u8]) -> &str {
+fn project_of(line: &[u8]) -> &str {
     let line = std::str::from_utf8(line).unwrap();
     let named = line.strip_prefix("Cancelled ").unwrap();
     named.split_once('/').unwrap().0
 }
 
 #[test]
-fn a_cancelled_build_is_told_to_end_and_then_made_to() {
+fn a_cancelled_build_gets_sigterm_and_then_sigkill() {
     let setup = Setup::on(Place::Btrfs).script("polite", POLITE);
     let daemon = setup.script("stubborn", STUBBORN).start();
     let id = daemon.submit(json!({"project": "polite", "group": "g"}));
@@ -63,9 +63,9 @@ fn a_cancelled_build_is_told_to_end_and_then_made_to() {
         std::thread::yield_now();
     }
     cancel(&daemon, &id);
-    let told = waiting.join().unwrap();
-    let said = String::from_utf8_lossy(&told.stderr).into_owned();
-    assert_eq!(told.status.code(), Some(6), "{said}");
+    let output = waiting.join().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(6), "{said}");
     assert!(said.contains("The build was cancelled by"), "{said}");
     assert!(said.contains("wrong branch"), "{said}");
     let printed = log(&daemon, "polite", &id);
@@ -147,8 +147,8 @@ fn a_build_whose_daemon_dies_while_it_is_cancelled_is_cancelled_by_the_next() {
     daemon.start_at("127.0.0.1:0", "stop-decided=kill");
     let id = daemon.submit(json!({"project": "polite"}));
     daemon.until("polite", &id, "waiting");
-    let told = daemon.mistry(&["cancel", &id]);
-    assert_eq!(told.status.code(), Some(7), "it broke off");
+    let output = daemon.mistry(&["cancel", &id]);
+    assert_eq!(output.status.code(), Some(7), "it broke off");
     daemon.kill();
     daemon.start();
     let info = daemon.wait("polite", &id);

@@ -94,7 +94,7 @@ fn check(transport: &str, server: impl FnOnce(&Daemon) -> Vec<Server>) {
 
     let target = daemon.home().join("made/by the client");
     let (status, said) = build("tree", &target, &[]);
-    assert_eq!(status, 0, "{said}\n{}", daemon.told());
+    assert_eq!(status, 0, "{said}\n{}", daemon.log());
     assert_eq!(tree(&target), expected(transport, false));
     if transport != "scp" {
         let times = fs::metadata(target.join("plain"))
@@ -202,7 +202,7 @@ fn nothing_below_a_target_is_followed_written_through_or_linked_to() {
 }
 
 #[test]
-fn a_way_home_that_fails_says_so_with_status_4_and_the_build_stands() {
+fn a_transport_that_fails_ends_with_status_4_and_the_build_stays() {
     let daemon = Setup::on(Place::Ext4).script("tree", TREE).start();
     let built = daemon.succeed(json!({"project": "tree"}));
     // No server listens where one listened a moment ago.

@@ -1,4 +1,4 @@
-//! Several daemons share one Docker Engine, with each other and with strangers: each touches only
+//! Several daemons share one Docker Engine, with each other and with other users: each touches only
 //! what carries its own label.
 
 use serde_json::json;
@@ -6,11 +6,11 @@ use serde_json::json;
 use crate::support::Place;
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::engine::Engine;
-use crate::support::stranger::Stranger;
+use crate::support::foreign::ForeignObjects;
 
 #[test]
 fn two_daemons_build_the_same_job_at_once_and_touch_nothing_of_each_other() {
-    let stranger = Stranger::of("slow");
+    let foreign = ForeignObjects::with_image_like("slow");
     let one = Setup::on(Place::Ext4).fixture("slow").start();
     let mut other = Setup::beside(&one).fixture("slow").start();
     assert_ne!(one.label(), other.label());
@@ -59,12 +59,12 @@ fn two_daemons_build_the_same_job_at_once_and_touch_nothing_of_each_other() {
         images.contains(&first["Image"].as_str().unwrap().to_owned()),
         "{images:?}"
     );
-    stranger.is_as_it_was();
+    foreign.assert_unchanged();
 }
 
 #[test]
 fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
-    let stranger = Stranger::of("rebuilt");
+    let foreign = ForeignObjects::with_image_like("rebuilt");
     // A project of a name that no other test has: the tag goes to who built last.
     let setup = Setup::on(Place::Ext4).script("rebuilt", "echo made > artifacts/made");
     let mut daemon = setup.fixture("image-build-failure").start();
@@ -98,7 +98,7 @@ fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
     daemon.end();
     rebuild(&daemon);
     assert!(!ours(&engine, &daemon).contains(&built["Image"].as_str().unwrap().to_owned()));
-    stranger.is_as_it_was();
+    foreign.assert_unchanged();
     daemon.start();
     // The image that this process finds is the one that was made without it.
     let next = daemon.succeed(json!({"project": "rebuilt", "params": {"n": "2"}}));
@@ -107,11 +107,11 @@ fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
         ours(&engine, &daemon).first().map(String::as_str)
     );
     daemon.end();
-    stranger.is_as_it_was();
+    foreign.assert_unchanged();
 }
 
 #[test]
-fn a_second_daemon_on_one_build_path_is_refused_and_told_who_holds_it() {
+fn a_second_daemon_on_one_build_path_is_refused_with_the_name_of_its_holder() {
     let daemon = Setup::on(Place::Ext4).start();
     let mut second = daemon.mistryd();
     let second = second.args(["--addr", "127.0.0.1:0"]).output().unwrap();

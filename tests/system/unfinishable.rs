@@ -89,7 +89,7 @@ fn remove(daemon: &Daemon, project: &str, id: &str) {
     let address = format!("/job/{project}/{id}");
     let headers = [("content-type", "application/json")];
     let answer = ask(daemon.address(), "DELETE", &address, &headers, b"");
-    assert_eq!(answer.status, 204, "{}\n{}", answer.text(), daemon.told());
+    assert_eq!(answer.status, 204, "{}\n{}", answer.text(), daemon.log());
     assert!(!daemon.ready(project, id).exists());
 }
 
@@ -160,7 +160,7 @@ fn a_read_only_subvolume_is_finished(setup: Setup) {
         read_only(&data);
         daemon.release("waiting", &id);
         let info = daemon.wait("waiting", &id);
-        assert_eq!(info["Outcome"], "succeeded", "{info:#}\n{}", daemon.told());
+        assert_eq!(info["Outcome"], "succeeded", "{info:#}\n{}", daemon.log());
         assert_eq!(info["Incremental"], n > 1);
         assert_eq!(leaks(&daemon.builds()), Vec::<String>::new());
         let nested = daemon.ready("waiting", &id).join("data/cache/nested/file");
@@ -252,7 +252,7 @@ fn data_that_cannot_be_put_in_order_ends_its_build_as_errored_and_is_not_tried_a
 }
 
 #[test]
-fn what_is_in_the_way_of_a_removal_is_told_and_the_removal_is_tried_again() {
+fn an_obstacle_to_a_removal_is_reported_and_the_removal_is_retried() {
     let daemon = Setup::on(Place::Ext4).script("held", VANDAL).start();
     let first = daemon.succeed(job("held", "true", 1, "g"));
     daemon.succeed(job("held", "true", 2, "g"));

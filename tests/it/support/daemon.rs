@@ -182,8 +182,8 @@ impl Builder {
     }
 
     /// How long an accepted job waits for an Engine that went away.
-    pub fn engine_wait(mut self, patience: Duration) -> Builder {
-        self.rules.engine_wait = patience;
+    pub fn engine_wait(mut self, timeout: Duration) -> Builder {
+        self.rules.engine_wait = timeout;
         self
     }
 

@@ -109,8 +109,8 @@ impl Manager {
     pub async fn hears(&self, wanted: &str) -> String {
         within(wanted, async {
             loop {
-                let told = self.message().await;
-                if let Some(line) = told.lines().find(|line| line.starts_with(wanted)) {
+                let message = self.message().await;
+                if let Some(line) = message.lines().find(|line| line.starts_with(wanted)) {
                     return line.to_owned();
                 }
             }

@@ -21,7 +21,7 @@ use super::{
 pub struct Process {
     child: Child,
     pub at: At,
-    told: Arc<Mutex<String>>,
+    log: Arc<Mutex<String>>,
     reading: Option<JoinHandle<()>>,
 }
 
@@ -90,10 +90,10 @@ pub async fn served(mut command: Command) -> Process {
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
-    let told = Arc::new(Mutex::new(String::new()));
+    let log = Arc::new(Mutex::new(String::new()));
     let (to, serving) = tokio::sync::oneshot::channel();
     let mut to = Some(to);
-    let kept = told.clone();
+    let kept = log.clone();
     let reading = std::thread::spawn(move || {
         let mut line = String::new();
         while matches!(lines.read_line(&mut line), Ok(1..)) {
@@ -109,28 +109,28 @@ pub async fn served(mut command: Command) -> Process {
     });
     let at = within("the start of mistryd", serving).await;
     let Ok(at) = at else {
-        panic!("mistryd did not start: {}", told.lock().unwrap())
+        panic!("mistryd did not start: {}", log.lock().unwrap())
     };
     Process {
         child,
         at: At::Tcp(at),
-        told,
+        log,
         reading: Some(reading),
     }
 }
 
 impl Process {
     /// What it has said on standard error.
-    pub fn told(&self) -> String {
-        self.told.lock().unwrap().clone()
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// Ends it as systemd does; all that it has said.
-    pub async fn told_to_the_end(self) -> String {
-        let told = self.told.clone();
+    pub async fn log_to_the_end(self) -> String {
+        let log = self.log.clone();
         assert_eq!(self.end(Signal::TERM).await, 0);
-        let told = told.lock().unwrap();
-        told.clone()
+        let log = log.lock().unwrap();
+        log.clone()
     }
 
     pub fn pid(&self) -> u32 {

@@ -21,7 +21,7 @@ fn routed(routes: &str) -> BTreeSet<String> {
 }
 
 /// The routes in the headings of the HTTP contract.
-fn told(document: &str) -> BTreeSet<String> {
+fn documented(document: &str) -> BTreeSet<String> {
     document
         .lines()
         .filter(|line| line.starts_with("### `"))
@@ -141,18 +141,18 @@ fn links_in_documents_lead_somewhere() {
 }
 
 #[test]
-fn every_route_is_in_the_paper_and_none_besides() {
+fn every_route_and_no_other_is_in_the_document() {
     let routes = routed(&read("src/web/routes.rs"));
     assert!(routes.len() > 10, "the routes are not found: {routes:?}");
     let names = ["web/routes.rs", "docs/http-api.md"];
     assert_none(&differences(
         names,
-        [&routes, &told(&read("docs/http-api.md"))],
+        [&routes, &documented(&read("docs/http-api.md"))],
     ));
 }
 
 #[test]
-fn every_key_is_in_the_sample_and_in_the_papers() {
+fn every_key_is_in_the_sample_and_in_the_documents() {
     let config = read("src/config/file.rs");
     let settings = read("src/project/settings.rs");
     let paper = read("docs/operations.md");
@@ -172,12 +172,12 @@ fn every_key_is_in_the_sample_and_in_the_papers() {
     let names = ["docs/operations.md", "config/file.rs"];
     assert_none(&differences(names, [&table(&paper, "key"), &known]));
     let names = ["docs/operations.md", "project/settings.rs"];
-    let told = table(&paper, "key of `mistry.json`");
-    let told = &told
+    let keys = table(&paper, "key of `mistry.json`");
+    let keys = &keys
         .into_iter()
         .filter(|key| key != "mistry.json")
         .collect();
-    assert_none(&differences(names, [told, &fields(&settings, "Settings")]));
+    assert_none(&differences(names, [keys, &fields(&settings, "Settings")]));
     for key in fields(&config, "Collection") {
         assert!(
             paper.contains(&format!("`{key}`")),
@@ -187,7 +187,7 @@ fn every_key_is_in_the_sample_and_in_the_papers() {
 }
 
 #[test]
-fn every_metric_is_in_the_papers() {
+fn every_metric_is_documented() {
     let source = read("src/metrics.rs");
     let (source, _) = source.split_once("#[cfg(test)]").unwrap();
     let known = source.split('"').skip(1).step_by(2);
@@ -220,12 +220,15 @@ fn these_checks_can_fail() {
     ];
     assert_eq!(routed(routes).into_iter().collect::<Vec<_>>(), expected);
     let paper = "### `GET /index/`, `GET /index`\n## `GET /no`\n### `GET /a/{id}`\n";
-    let told = told(paper);
+    let documented = documented(paper);
     assert_eq!(
-        told.iter().collect::<Vec<_>>(),
+        documented.iter().collect::<Vec<_>>(),
         ["GET /a/{}", "GET /index", "GET /index/"]
     );
-    assert_eq!(differences(["", ""], [&routed(routes), &told]).len(), 3);
+    assert_eq!(
+        differences(["", ""], [&routed(routes), &documented]).len(),
+        3
+    );
 
     let code = "pub struct A {\n    pub one: B,\n    #[serde(x)]\n    two_three: C<D>,\n}\nstruct E {\n f: G,\n}";
     assert_eq!(

@@ -180,7 +180,7 @@ pub fn circles(edges: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
             found.insert(circle);
         }
     }
-    let told = found.into_iter().map(|circle| {
+    let messages = found.into_iter().map(|circle| {
         let inside = circle.iter().flat_map(|path| {
             let others = edges[path].iter().filter(|other| circle.contains(other));
             others.map(move |other| format!("  {path} imports {other}"))
@@ -188,7 +188,7 @@ pub fn circles(edges: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
         let inside: Vec<_> = inside.collect();
         format!("a circle of {} files:\n{}", circle.len(), inside.join("\n"))
     });
-    told.collect()
+    messages.collect()
 }
 
 fn module(path: &str) -> Module {
@@ -289,8 +289,8 @@ impl Reader {
 fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
         syn::Meta::List(list) if list.path.is_ident("cfg") => {
-            let told = list.tokens.to_string().replace(' ', "");
-            told == "test" || told == "any(test,fuzzing)"
+            let condition = list.tokens.to_string().replace(' ', "");
+            condition == "test" || condition == "any(test,fuzzing)"
         }
         _ => false,
     })

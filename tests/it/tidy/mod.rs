@@ -154,7 +154,7 @@ fn one(path: &str, text: &str) -> Tree {
 }
 
 #[test]
-fn files_have_heads_and_walls_and_names() {
+fn files_have_heads_limits_and_names() {
     for under in ["src", "tests", "packaging", "fuzz"] {
         assert_none(&shape(&tree(under)));
     }

@@ -24,7 +24,7 @@ const DEBIAN: &str = "packaging/debian";
 const MAX_EXPOSURE: &str = "--threshold=25";
 
 /// What a program of the host prints; nothing where there is none.
-fn told(command: &mut Command) -> Option<Output> {
+fn output_of(command: &mut Command) -> Option<Output> {
     match command.env("LC_ALL", "C.UTF-8").output() {
         Ok(output) => Some(output),
         Err(error) => {
@@ -112,7 +112,7 @@ fn units_are_in_order_and_closed() {
     let mut verify = Command::new("systemd-analyze");
     // The manual is not installed either, and the host's other units are not ours.
     verify.args(["verify", "--man=no", "--recursive-errors=no"]);
-    if let Some(output) = told(verify.args(&units)) {
+    if let Some(output) = output_of(verify.args(&units)) {
         let shown = shown(&output);
         let wrong: Vec<_> = shown.lines().filter(|l| l.contains("mistry")).collect();
         assert!(output.status.success() && wrong.is_empty(), "{shown}");
@@ -123,7 +123,7 @@ fn units_are_in_order_and_closed() {
     {
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--no-pager", "--offline=true", MAX_EXPOSURE]);
-        if let Some(output) = told(security.arg(service)) {
+        if let Some(output) = output_of(security.arg(service)) {
             assert!(output.status.success(), "{}", shown(&output));
         }
     }
@@ -290,7 +290,7 @@ fn the_manual_is_whole() {
         let mut man = Command::new("man");
         man.args(["--warnings", "--local-file"])
             .arg(home.path().join(name));
-        if let Some(output) = told(&mut man) {
+        if let Some(output) = output_of(&mut man) {
             let warnings = String::from_utf8_lossy(&output.stderr);
             assert!(
                 output.status.success() && warnings.is_empty(),

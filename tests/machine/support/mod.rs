@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// A test that hangs shall fail: nothing that is waited for here takes longer on the slowest host.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where the daemon listens for local users.
 pub const SOCKET: &str = "/run/mistry/mistryd.sock";
 /// … and for others.
@@ -287,11 +287,11 @@ impl Packages {
     /// Differs when they were built anew.
     #[track_caller]
     fn fingerprint(self) -> String {
-        let told = self.files().into_iter().map(|file| {
+        let lines = self.files().into_iter().map(|file| {
             let changed = fs::metadata(&file).and_then(|facts| facts.modified());
             format!("{} {:?}\n", file.display(), changed.unwrap())
         });
-        told.collect()
+        lines.collect()
     }
 
     /// Their version.

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::{Machine, PATIENCE};
+use super::{Machine, TEST_TIMEOUT};
 
 /// What is left of a command that has ended.
 #[derive(Debug)]
@@ -104,8 +104,8 @@ impl Machine {
             // By this the next test finds what is left of this one.
             &format!("MISTRY_TEST_RUN={}", self.since),
         ]);
-        // Nothing that a test has begun outlives its patience; a hanging test names its command.
-        command.args(["timeout", "-k", "5", &limit(PATIENCE)]);
+        // Nothing that a test has begun outlives its timeout; a hanging test names its command.
+        command.args(["timeout", "-k", "5", &limit(TEST_TIMEOUT)]);
         if user != "root" {
             let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
             command.args(["setpriv", &user, &group, "--init-groups"]);

@@ -195,14 +195,14 @@ fn hostile_artifacts_are_listed_by_names_that_are_text() {
     browser.wait_for_text("main", "plain");
     nothing_is_taken(&browser);
     let text = browser.text("main");
-    for told in [
+    for expected in [
         "<script>alert(1)<!--script>",
         "new⏎line",
         "esc-<U+001B>[31m",
         "%2e%2e%2fpercent",
         "quote\"and'back\\slash",
     ] {
-        assert!(text.contains(told), "{told} is not in {text}");
+        assert!(text.contains(expected), "{expected} is not in {text}");
     }
     browser.end();
 }

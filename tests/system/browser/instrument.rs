@@ -62,7 +62,7 @@ fn answer(stream: &TcpStream) {
 }
 
 #[test]
-fn it_types_clicks_and_waits_for_what_comes() {
+fn the_driver_types_clicks_and_waits_for_changes() {
     let address = site();
     let browser = Browser::at(&address);
     browser.open("/");
@@ -92,7 +92,7 @@ fn it_types_clicks_and_waits_for_what_comes() {
 }
 
 #[test]
-fn it_sees_the_page_as_its_reader_does() {
+fn the_driver_sees_a_page_as_its_reader_does() {
     let address = site();
     let browser = Browser::at(&address);
     browser.open("/");
@@ -125,7 +125,7 @@ fn it_sees_the_page_as_its_reader_does() {
 }
 
 #[test]
-fn it_weighs_what_a_page_asks_for_and_what_it_holds() {
+fn the_driver_measures_traffic_and_memory_of_a_page() {
     let address = site();
     let browser = Browser::at(&address);
     browser.open("/");

@@ -98,7 +98,7 @@ fn a_question_mark_lists_the_keys_of_each_page_and_escape_closes_it() {
         let listed = browser.texts("dialog dt");
         for key in keys {
             assert!(
-                listed.iter().any(|told| told == key),
+                listed.iter().any(|shown| shown == key),
                 "{path}: {key} is not in {listed:?}"
             );
         }

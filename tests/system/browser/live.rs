@@ -164,7 +164,7 @@ fn a_build_that_goes_wrong_is_seen_in_a_tab_in_the_background() {
 }
 
 #[test]
-fn how_long_a_build_may_take_is_told_where_others_like_it_were_before() {
+fn the_expected_duration_is_shown_when_similar_builds_are_known() {
     let daemon = start();
     let before = submit(&daemon, "before");
     let browser = Browser::at(daemon.address());
@@ -206,7 +206,7 @@ fn how_long_a_build_may_take_is_told_where_others_like_it_were_before() {
 
 /// A browser keeps pages for who goes back, and has six connections to a server.
 #[test]
-fn pages_that_were_left_hold_nothing_and_are_live_again_for_who_goes_back() {
+fn pages_that_were_left_hold_no_connection_and_are_live_again_on_return() {
     let daemon = start();
     let running = submit(&daemon, "runs");
     daemon.until("slow", &running, "waiting");

@@ -47,8 +47,8 @@ pub fn lines(browser: &Browser, first: usize, last: usize) -> Vec<String> {
 pub fn wait_for_lines(browser: &Browser, wanted: &str) {
     browser.wait_until(&format!(
         "(() => {{
-            const told = /([\\d,]+)\\slines?/.exec(document.querySelector('#log-size').textContent);
-            const count = Number(told[1].replaceAll(',', ''));
+            const found = /([\\d,]+)\\slines?/.exec(document.querySelector('#log-size').textContent);
+            const count = Number(found[1].replaceAll(',', ''));
             return {wanted};
         }})()"
     ));

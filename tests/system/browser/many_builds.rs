@@ -136,7 +136,7 @@ fn a_filter_is_in_the_address_and_stays_there() {
         browser
             .texts("#recent .outcome")
             .iter()
-            .all(|told| told == "failed")
+            .all(|outcome| outcome == "failed")
     );
     let address = browser.path();
 

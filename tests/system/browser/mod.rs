@@ -1,8 +1,9 @@
-//! The web view as people have it: a real Chromium, a real daemon, builds that really run.
+//! The web view in a real Chromium, served by a real daemon with real builds.
 //!
 //! Every test here ends its browser with `end`, which fails when a page has said anything in the
-//! console or has asked anybody but the daemon for anything.
+//! console or has sent a request to another server than the daemon.
 
+mod access;
 mod another_log;
 mod buttons;
 mod hostile;
@@ -20,5 +21,4 @@ mod restart;
 mod scene;
 mod screenshots;
 mod support;
-mod who_may;
 mod without_scripts;

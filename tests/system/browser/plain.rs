@@ -16,35 +16,38 @@ fn with_a_failed_build() -> (Daemon, String) {
     (daemon, id)
 }
 
-fn a_build_is_found_and_tells_how_it_ended(browser: &Browser, id: &str) {
+fn a_build_is_found_and_shows_how_it_ended(browser: &Browser, id: &str) {
     browser.open("/");
     assert!(browser.title().contains("mistry"), "{}", browser.title());
     let overview = browser.text("body");
-    for told in [&id[..7], "tests", "main", "failed"] {
-        assert!(overview.contains(told), "{told} is not in {overview}");
+    for expected in [&id[..7], "tests", "main", "failed"] {
+        assert!(
+            overview.contains(expected),
+            "{expected} is not in {overview}"
+        );
     }
     browser.click(&format!("a[href$='/job/tests/{id}']"));
     // The log is shown when it was read; without scripts it is there from the beginning.
-    for told in ["failed", "exit code 3", "<i>", "41 passed, <b>1 failed</b>"] {
-        browser.wait_for_text("body", told);
+    for expected in ["failed", "exit code 3", "<i>", "41 passed, <b>1 failed</b>"] {
+        browser.wait_for_text("body", expected);
     }
     assert_eq!(browser.path(), format!("/job/tests/{id}"));
     assert_eq!(browser.count("b, i"), 0);
 }
 
 #[test]
-fn a_build_is_found_from_the_overview_and_its_page_tells_how_it_ended() {
+fn a_build_is_found_from_the_overview_and_its_page_shows_how_it_ended() {
     let (daemon, id) = with_a_failed_build();
     let browser = Browser::at(daemon.address());
-    a_build_is_found_and_tells_how_it_ended(&browser, &id);
+    a_build_is_found_and_shows_how_it_ended(&browser, &id);
     browser.end();
 }
 
 #[test]
-fn the_same_is_told_where_scripts_are_switched_off() {
+fn pages_show_the_same_without_scripts() {
     let (daemon, id) = with_a_failed_build();
     let browser = Browser::at(daemon.address());
     browser.set_javascript(false);
-    a_build_is_found_and_tells_how_it_ended(&browser, &id);
+    a_build_is_found_and_shows_how_it_ended(&browser, &id);
     browser.end();
 }

@@ -79,7 +79,7 @@ fn open(browser: &Browser, path: &str) {
 }
 
 #[test]
-fn who_hears_a_page_is_told_what_everything_is() {
+fn everything_on_a_page_has_a_name_for_screen_readers() {
     let pages = Pages::set();
     let browser = Browser::at(pages.daemon.address());
     for path in pages.paths() {
@@ -139,7 +139,7 @@ fn text_is_seen_against_its_ground_in_light_and_in_dark() {
             open(&browser, &path);
             let found: Vec<String> = serde_json::from_value(browser.eval(&script)).unwrap();
             let dark = if is_dark { "dark" } else { "light" };
-            faint.extend(found.iter().map(|told| format!("{path} {dark} {told}")));
+            faint.extend(found.iter().map(|text| format!("{path} {dark} {text}")));
         }
     }
     assert!(faint.is_empty(), "{faint:#?}");
@@ -148,7 +148,7 @@ fn text_is_seen_against_its_ground_in_light_and_in_dark() {
 }
 
 #[test]
-fn an_outcome_is_told_by_a_word_and_a_mark_not_by_its_colour_alone() {
+fn an_outcome_is_shown_by_a_word_and_a_mark_not_by_its_colour_alone() {
     let pages = Pages::set();
     let browser = Browser::at(pages.daemon.address());
     browser.open("/");

@@ -16,10 +16,10 @@ fn start() -> (Pages, Browser) {
 }
 
 #[test]
-fn every_page_tells_what_it_must_and_shows_no_button_that_does_nothing() {
+fn every_page_shows_what_it_must_and_no_button_without_effect() {
     let (pages, browser) = start();
     let job = |id: &str| format!("/job/every/{id}");
-    let told: [(String, &[&str]); 7] = [
+    let expected: [(String, &[&str]); 7] = [
         (
             "/".to_owned(),
             &[
@@ -66,7 +66,7 @@ fn every_page_tells_what_it_must_and_shows_no_button_that_does_nothing() {
             &["1 of 1", "1 of", "answers", "free of", "metrics"],
         ),
     ];
-    for (path, words) in told {
+    for (path, words) in expected {
         browser.open(&path);
         let text = browser.text("body");
         for word in words {

@@ -1,4 +1,4 @@
-//! What a stranger holds of a tree, on real filesystems and between users.
+//! A handle to a tree that is given to another process, on real filesystems and between users.
 
 use std::fs::{self, File, Permissions};
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +31,7 @@ fn content(handed: &OwnedFd, name: &str) -> Result<String, Errno> {
 }
 
 #[test]
-fn a_subvolume_is_removed_while_a_stranger_holds_a_directory_in_it() {
+fn a_subvolume_is_removed_while_a_client_holds_a_directory_in_it() {
     let volume = Volume::btrfs();
     let tree = volume.tree("tree");
     fs::create_dir_all(tree.join("artifacts/deep")).unwrap();
@@ -91,6 +91,6 @@ fn what_a_container_closed_to_others_is_handed_out_by_a_daemon_that_may_open_it(
     }
     let handed = handed_out(&volume, &artifacts);
     assert_eq!(content(&handed, "file").as_deref(), Ok("made"));
-    // It is not opened to anybody by that.
+    // The directory itself stays closed to other users.
     volume.as_a_plain_user(|| assert_eq!(content(&handed, "file"), Err(Errno::ACCESS)));
 }

@@ -161,7 +161,7 @@ promises! {
     closed_directories_are_cloned_by_root_and_removed_by_their_owner
     what_is_mounted_in_a_tree_is_not_entered
     a_removal_takes_a_link_and_not_what_it_points_at
-    a_removal_of_nothing_says_so
+    a_removal_of_nothing_is_reported
     a_failed_clone_leaves_nothing_and_names_the_place
 }
 
@@ -590,7 +590,7 @@ fn a_removal_takes_a_link_and_not_what_it_points_at(volume: &Volume) {
     volume.remove(&tree.join("file"));
 }
 
-fn a_removal_of_nothing_says_so(volume: &Volume) {
+fn a_removal_of_nothing_is_reported(volume: &Volume) {
     assert!(!volume.filesystem.remove(&volume.path("nothing")).unwrap());
     assert!(!volume.filesystem.remove(&volume.path("no/parent")).unwrap());
 }

@@ -51,7 +51,7 @@ fn artifacts(daemon: &Daemon, info: &Value) -> std::path::PathBuf {
 }
 
 #[test]
-fn exit_codes_are_those_of_docker_run_and_told_at_once() {
+fn exit_codes_are_those_of_docker_run_and_reported_at_once() {
     let script = "exec sh -c \"$(busybox cat params/command)\"";
     let daemon = Setup::on(Place::Host)
         .config(json!({"job_backlog": 1000}))
@@ -147,12 +147,12 @@ fn a_program_that_cannot_run_has_the_exit_code_and_the_words_of_docker_run() {
             "{is}: {info:#}"
         );
         assert_eq!(info["Outcome"], outcome, "{is}: {info:#}");
-        let told = String::from_utf8(run.stderr).unwrap();
-        let told = told.split("Error response from daemon: ").nth(1).unwrap();
-        let told = told.lines().next().unwrap().trim_end_matches('.');
+        let error = String::from_utf8(run.stderr).unwrap();
+        let error = error.split("Error response from daemon: ").nth(1).unwrap();
+        let error = error.lines().next().unwrap().trim_end_matches('.');
         let said = info["Err"].as_str().unwrap();
         let said = said.strip_prefix("could not run the build's container: ");
-        assert_eq!(said, Some(told), "{is}");
+        assert_eq!(said, Some(error), "{is}");
     }
 }
 
@@ -178,7 +178,7 @@ fn a_container_that_is_stopped_by_hand_ends_at_once_with_its_own_exit_code() {
 }
 
 #[test]
-fn a_kill_for_want_of_memory_is_told_whatever_the_script_returns() {
+fn an_out_of_memory_kill_is_reported_whatever_the_script_returns() {
     const LINE: &str = "mistry: the kernel killed a process of the build";
     let script = "
         [ -e params/greedy ] && { /bin/busybox tail /dev/zero || echo \"ended by $?\"; }
@@ -637,10 +637,10 @@ impl Remapping {
             .spawn()
             .expect("dockerd runs: `make environment` installs it");
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut told = String::new();
-        while !told.contains("API listen on") {
+        let mut last = String::new();
+        while !last.contains("API listen on") {
             let line = lines.next().and_then(Result::ok);
-            told = line.unwrap_or_else(|| panic!("dockerd did not start: {told}"));
+            last = line.unwrap_or_else(|| panic!("dockerd did not start: {last}"));
         }
         // Ends with the Engine.
         std::thread::spawn(move || lines.for_each(drop));

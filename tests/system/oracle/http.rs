@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::dice::{Dice, seed};
-use crate::support::http::PATIENCE;
+use crate::support::http::TEST_TIMEOUT;
 use crate::support::{Home, Place};
 
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
@@ -33,8 +33,8 @@ impl Drop for Server {
         let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
         let _ = self.child.wait();
         if std::thread::panicking() {
-            let told = fs::read_to_string(self.home.join("error.log")).unwrap_or_default();
-            eprintln!("the other server said:\n{told}");
+            let log = fs::read_to_string(self.home.join("error.log")).unwrap_or_default();
+            eprintln!("the other server said:\n{log}");
         }
     }
 }
@@ -64,7 +64,7 @@ impl Server {
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = server.child.try_wait().unwrap();
             assert!(
-                ended.is_none() && began.elapsed() < PATIENCE,
+                ended.is_none() && began.elapsed() < TEST_TIMEOUT,
                 "it does not listen"
             );
             std::thread::yield_now();
@@ -117,7 +117,7 @@ impl Reply {
 
 fn ask(port: u16, method: &str, path: &str, headers: &str) -> Reply {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
     );
@@ -322,7 +322,7 @@ fn ranges_and_conditions_are_those_of_nginx_or_of_the_standard_where_they_differ
                 reply.head
             );
             let theirs = ask(nginx.port, "GET", &format!("/{name}"), &header);
-            let told = |reply: &Reply| {
+            let compared = |reply: &Reply| {
                 let range = reply.header("content-range").map(str::to_owned);
                 let is_error = reply.status >= 400;
                 (
@@ -335,7 +335,7 @@ fn ranges_and_conditions_are_those_of_nginx_or_of_the_standard_where_they_differ
                     },
                 )
             };
-            if told(&reply) != told(&theirs) {
+            if compared(&reply) != compared(&theirs) {
                 differences += 1;
                 let parts = satisfiable(range, content.len());
                 let is_several = parts.as_ref().is_some_and(|parts| parts.len() > 1);

@@ -229,7 +229,7 @@ fn docker_run(image: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_log_is_the_same_by_every_way_and_is_what_the_container_wrote() {
+fn a_log_is_the_same_over_every_interface_and_is_what_the_container_wrote() {
     let daemon = daemon();
     let mut all = cases();
     let long = [vec![b'x'; 10 << 20], "é".repeat(1 << 17).into_bytes()].concat();

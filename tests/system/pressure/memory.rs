@@ -123,8 +123,8 @@ pub fn resident(process: u32) -> Resident {
 
 /// Pages that the sockets of this host hold, in MiB: their memory is the kernel's.
 pub fn sockets() -> f64 {
-    let told = fs::read_to_string("/proc/net/sockstat").unwrap();
-    let tcp = told
+    let sockstat = fs::read_to_string("/proc/net/sockstat").unwrap();
+    let tcp = sockstat
         .lines()
         .find_map(|line| line.strip_prefix("TCP:"))
         .unwrap();

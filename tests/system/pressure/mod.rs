@@ -19,7 +19,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
 use crate::support::daemon::{Daemon, Setup};
-use crate::support::http::{self, PATIENCE};
+use crate::support::http::{self, TEST_TIMEOUT};
 use crate::support::{Place, environment, many_builds};
 use builders::Builder;
 use memory::{Limit, resident, sockets};
@@ -336,13 +336,13 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
 
     let mut waiting = runtime.block_on(waiters::wait(server, dose(60), false));
     report.measured(&daemon, "waiters", &waiting);
-    let told = runtime.block_on(waiters::wait(server, dose(40), true));
-    report.measured(&daemon, "waiters for events", &told);
+    let events = runtime.block_on(waiters::wait(server, dose(40), true));
+    report.measured(&daemon, "waiters for events", &events);
     let mut idle = Vec::new();
     let kinds = kinds(&large);
     for kind in std::iter::repeat_n(&kinds, ROUNDS).flatten() {
         let many = kind.many.div_ceil(ROUNDS);
-        let opened = open(server, kind.from, many, &kind.request, patience(kind));
+        let opened = open(server, kind.from, many, &kind.request, timeout(kind));
         let opened = runtime.block_on(opened);
         report.measured(&daemon, kind.name, &opened);
         idle.push(opened);
@@ -353,7 +353,7 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
         });
     }
     let asked = get("/healthz", "");
-    let surplus = open(server, From::Many, dose(SURPLUS), &asked, PATIENCE);
+    let surplus = open(server, From::Many, dose(SURPLUS), &asked, TEST_TIMEOUT);
     let surplus = runtime.block_on(surplus);
     report.measured(&daemon, "surplus", &surplus);
     let with_readers = resident(process).highest;
@@ -413,7 +413,7 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
         report.note([format!("of those who waited, {answered:?}")]);
     }
 
-    runtime.block_on(async { drop((idle, surplus, waiting, told, steady)) });
+    runtime.block_on(async { drop((idle, surplus, waiting, events, steady)) });
     if let Some(left) = held_at_last(&daemon) {
         report.note([format!("{left} bytes are held for clients that have left")]);
     }
@@ -445,10 +445,10 @@ fn builder_waits(daemon: &Daemon) -> String {
 }
 
 /// One that has no request waits for nothing.
-fn patience(kind: &Kind) -> std::time::Duration {
+fn timeout(kind: &Kind) -> std::time::Duration {
     match kind.request.is_empty() {
         true => std::time::Duration::from_secs(2),
-        false => PATIENCE,
+        false => TEST_TIMEOUT,
     }
 }
 
@@ -461,7 +461,7 @@ fn held_at_last(daemon: &Daemon) -> Option<u64> {
             None => return Some(u64::MAX),
             // What the answer itself takes, at most.
             Some(held) if held <= 256 << 10 => return None,
-            Some(held) if began.elapsed() > PATIENCE => return Some(held),
+            Some(held) if began.elapsed() > TEST_TIMEOUT => return Some(held),
             Some(_) => {}
         }
     }

@@ -10,7 +10,7 @@ use futures_util::stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::support::http::PATIENCE;
+use crate::support::http::TEST_TIMEOUT;
 
 /// Connections that are being made at once: fewer than the kernel's queue of a listener holds.
 const AT_ONCE: usize = 128;
@@ -75,10 +75,10 @@ pub async fn open(
     from: From,
     count: usize,
     request: &[u8],
-    patience: Duration,
+    timeout: Duration,
 ) -> Vec<Reader> {
     stream::iter(0..count)
-        .map(|number| Reader::open(server, from.address(number), request, patience))
+        .map(|number| Reader::open(server, from.address(number), request, timeout))
         .buffer_unordered(AT_ONCE)
         .collect()
         .await
@@ -99,13 +99,8 @@ pub fn count(readers: &[Reader]) -> BTreeMap<Heard, usize> {
 }
 
 impl Reader {
-    async fn open(
-        server: SocketAddr,
-        from: Ipv4Addr,
-        request: &[u8],
-        patience: Duration,
-    ) -> Reader {
-        let connected = tokio::time::timeout(PATIENCE, connect(server, from)).await;
+    async fn open(server: SocketAddr, from: Ipv4Addr, request: &[u8], timeout: Duration) -> Reader {
+        let connected = tokio::time::timeout(TEST_TIMEOUT, connect(server, from)).await;
         let Ok(mut stream) = connected.expect("the kernel accepts connections") else {
             return Reader {
                 stream: None,
@@ -114,7 +109,7 @@ impl Reader {
         };
         if request.is_empty() {
             // It is refused all the same where there is no place for it.
-            let heard = tokio::time::timeout(patience, head(&mut stream)).await;
+            let heard = tokio::time::timeout(timeout, head(&mut stream)).await;
             let heard = heard.unwrap_or(Heard::Nothing);
             return Reader {
                 stream: Some(stream),
@@ -122,8 +117,8 @@ impl Reader {
             };
         }
         // A server that refuses need not read all of it; its answer says so.
-        let _ = tokio::time::timeout(PATIENCE, stream.write_all(request)).await;
-        let heard = tokio::time::timeout(patience, head(&mut stream)).await;
+        let _ = tokio::time::timeout(TEST_TIMEOUT, stream.write_all(request)).await;
+        let heard = tokio::time::timeout(timeout, head(&mut stream)).await;
         Reader {
             stream: Some(stream),
             heard: heard.unwrap_or(Heard::Nothing),
@@ -135,7 +130,7 @@ impl Reader {
         if self.heard == Heard::Nothing
             && let Some(stream) = &mut self.stream
         {
-            let heard = tokio::time::timeout(PATIENCE, head(stream)).await;
+            let heard = tokio::time::timeout(TEST_TIMEOUT, head(stream)).await;
             self.heard = heard.unwrap_or(Heard::Nothing);
         }
     }
@@ -199,7 +194,7 @@ impl Steady {
         let wanted = self.read.saturating_add(bytes);
         let mut some = vec![0; 64 << 10];
         while self.read < wanted && !self.is_over {
-            let came = tokio::time::timeout(PATIENCE, self.stream.read(&mut some)).await;
+            let came = tokio::time::timeout(TEST_TIMEOUT, self.stream.read(&mut some)).await;
             let count = came.expect("an answer under way goes on").unwrap();
             assert!(count > 0, "an answer ended after {} bytes", self.read);
             self.read += count as u64;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::daemon::{Daemon, Setup};
-use crate::support::http::PATIENCE;
+use crate::support::http::TEST_TIMEOUT;
 use crate::support::{Place, word};
 
 /// The promise.
@@ -133,12 +133,12 @@ impl Drop for Client {
 /// Waits for what only asking shows.
 #[expect(
     clippy::disallowed_methods,
-    reason = "what becomes of a connection is told to no other program"
+    reason = "no program is notified of the end of a connection"
 )]
-fn until(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
+fn until(what: &str, timeout: Duration, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < patience, "{what} takes too long");
+        assert!(began.elapsed() < timeout, "{what} takes too long");
         std::thread::sleep(PAUSE);
     }
 }
@@ -172,15 +172,16 @@ fn a_client_that_vanished_is_noticed_within_two_minutes_and_its_build_is_cancell
         .to_string()
     };
     let json = ["--header", "Content-Type: application/json"];
-    // Nothing is sent to the first until its build is over; the second hears that it goes on; to the
-    // third there are always bytes on their way.
-    let (silent, told) = (wanted("silent"), wanted("told"));
+    // The first gets nothing until its build is over, the second gets events, and to the third there are
+    // always bytes in flight.
+    let (silent, streaming) = (wanted("silent"), wanted("streaming"));
     let events = ["--header", "Accept: text/event-stream"];
     let silent = elsewhere.curl(&[&json[..], &["--data", &silent, &jobs]].concat());
-    let told = elsewhere.curl(&[&json[..], &events, &["--data", &told, &jobs]].concat());
+    let streaming = elsewhere.curl(&[&json[..], &events, &["--data", &streaming, &jobs]].concat());
     let reading = elsewhere.curl(&["--limit-rate", "200k", &url(&large)]);
-    let (_silent, mut told, mut reading) = (Client(silent), Client(told), Client(reading));
-    let lines = BufReader::new(told.0.stdout.take().unwrap()).lines();
+    let (_silent, mut streaming, mut reading) =
+        (Client(silent), Client(streaming), Client(reading));
+    let lines = BufReader::new(streaming.0.stdout.take().unwrap()).lines();
     assert!(
         lines
             .map(Result::unwrap)
@@ -188,7 +189,7 @@ fn a_client_that_vanished_is_noticed_within_two_minutes_and_its_build_is_cancell
     );
     let mut bytes = BufReader::new(reading.0.stdout.take().unwrap());
     assert!(!bytes.fill_buf().unwrap().is_empty());
-    until("the builds", PATIENCE, || pending(&daemon) == 2);
+    until("the builds", TEST_TIMEOUT, || pending(&daemon) == 2);
     assert_eq!(elsewhere.connected(daemon.port()), 3);
 
     elsewhere.cut();
@@ -197,7 +198,9 @@ fn a_client_that_vanished_is_noticed_within_two_minutes_and_its_build_is_cancell
         elsewhere.connected(daemon.port()) == 0
     });
     println!("noticed after {:.0?}", cut.elapsed());
-    until("the end of the builds", PATIENCE, || pending(&daemon) == 0);
+    until("the end of the builds", TEST_TIMEOUT, || {
+        pending(&daemon) == 0
+    });
     let list = daemon.get("/index/?project=waits&outcome=cancelled").json();
     assert_eq!(list.as_array().unwrap().len(), 2, "{list}");
 }

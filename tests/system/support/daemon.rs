@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use super::engine::Engine;
-use super::http::{self, Answer, PATIENCE};
+use super::http::{self, Answer, TEST_TIMEOUT};
 use super::{Home, Place, environment, word};
 
 /// The label of all that is made from the projects of one test, layers and left-overs included.
@@ -195,7 +195,7 @@ impl Setup {
 struct Running {
     child: Child,
     address: String,
-    told: Arc<Mutex<String>>,
+    log: Arc<Mutex<String>>,
 }
 
 /// A daemon. When it is dropped it is killed, and nothing of it is left.
@@ -226,23 +226,23 @@ impl Daemon {
         }
         command.env("MISTRY_FAULTS", faults);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let told = Arc::new(Mutex::new(String::new()));
-        let ready = listen(&mut child, told.clone());
-        let serves = ready.recv_timeout(PATIENCE).is_ok();
+        let log = Arc::new(Mutex::new(String::new()));
+        let ready = listen(&mut child, log.clone());
+        let serves = ready.recv_timeout(TEST_TIMEOUT).is_ok();
         if !serves {
             child.kill().unwrap();
             child.wait().unwrap();
-            panic!("mistryd did not start: {}", told.lock().unwrap());
+            panic!("mistryd did not start: {}", log.lock().unwrap());
         }
         let address = {
-            let told = told.lock().unwrap();
-            let at = told.split("serving on http://").nth(1).unwrap();
+            let log = log.lock().unwrap();
+            let at = log.split("serving on http://").nth(1).unwrap();
             at.split([';', ' ']).next().unwrap().to_owned()
         };
         self.running = Some(Running {
             child,
             address,
-            told,
+            log,
         });
     }
 
@@ -339,9 +339,9 @@ impl Daemon {
     /// Asks it to end, and waits for that.
     #[track_caller]
     pub fn end(&mut self) -> ExitStatus {
-        let told = self.running().told.clone();
+        let log = self.running().log.clone();
         let status = self.end_somehow();
-        assert!(status.success(), "{status}: {}", told.lock().unwrap());
+        assert!(status.success(), "{status}: {}", log.lock().unwrap());
         status
     }
 
@@ -370,8 +370,8 @@ impl Daemon {
     }
 
     /// What it has said on standard error since it started.
-    pub fn told(&self) -> String {
-        self.running().told.lock().unwrap().clone()
+    pub fn log(&self) -> String {
+        self.running().log.lock().unwrap().clone()
     }
 
     pub fn home(&self) -> &Path {
@@ -436,7 +436,7 @@ impl Daemon {
             201,
             "{job}: {}\n{}",
             answer.text(),
-            self.told()
+            self.log()
         );
         answer.json()
     }
@@ -445,7 +445,7 @@ impl Daemon {
     #[track_caller]
     pub fn succeed(&self, job: Value) -> Value {
         let info = self.build(job);
-        assert_eq!(info["Outcome"], "succeeded", "{info:#}\n{}", self.told());
+        assert_eq!(info["Outcome"], "succeeded", "{info:#}\n{}", self.log());
         info
     }
 
@@ -501,14 +501,14 @@ impl Daemon {
 }
 
 /// Keeps what the daemon says, and sends word when it serves.
-fn listen(child: &mut Child, told: Arc<Mutex<String>>) -> Receiver<()> {
+fn listen(child: &mut Child, log: Arc<Mutex<String>>) -> Receiver<()> {
     let (serves, ready) = channel();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     // Ends with the daemon.
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             let ready = line.contains("serving on");
-            told.lock().unwrap().push_str(&format!("{line}\n"));
+            log.lock().unwrap().push_str(&format!("{line}\n"));
             if ready {
                 let _ = serves.send(());
             }
@@ -520,7 +520,7 @@ fn listen(child: &mut Child, told: Arc<Mutex<String>>) -> Receiver<()> {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() && self.running.is_some() {
-            eprintln!("mistryd said:\n{}", self.told());
+            eprintln!("mistryd said:\n{}", self.log());
         }
         self.kill();
         let engine = Engine::new();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A test that hangs shall fail: nothing that is waited for here takes longer on the slowest host.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An answer, whole.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub fn ask(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Answer {
-    within_patience(async { whole(send(address, method, path, headers, body).await).await })
+    within_timeout(async { whole(send(address, method, path, headers, body).await).await })
 }
 
 async fn whole(response: Response<Incoming>) -> Answer {
@@ -67,7 +67,7 @@ pub fn ask_socket(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Answer {
-    within_patience(async {
+    within_timeout(async {
         let stream = tokio::net::UnixStream::connect(socket)
             .await
             .expect("mistryd listens");
@@ -79,7 +79,7 @@ pub fn ask_socket(
 /// Reads an answer that goes on, until `needle` has come; then hangs up. Returns what was read.
 #[track_caller]
 pub fn follow(address: &str, path: &str, needle: &str) -> String {
-    within_patience(async {
+    within_timeout(async {
         let response = send(
             address,
             "GET",
@@ -152,11 +152,11 @@ async fn send_over(
 }
 
 #[track_caller]
-pub fn within_patience<T>(work: impl Future<Output = T>) -> T {
+pub fn within_timeout<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    let done = runtime.block_on(async { tokio::time::timeout(PATIENCE, work).await });
-    done.expect("an answer within the patience of a test")
+    let done = runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, work).await });
+    done.expect("an answer within the timeout of a test")
 }

@@ -7,11 +7,11 @@
 pub mod daemon;
 pub mod dice;
 pub mod engine;
+pub mod foreign;
 pub mod http;
 pub mod many_builds;
 pub mod proxy;
 pub mod servers;
-pub mod stranger;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::dice::Dice;
-use super::http::PATIENCE;
+use super::http::TEST_TIMEOUT;
 
 /// What is done to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Storm {
             1 => Fault::Away(Duration::from_millis(milliseconds(dice, 100, 1000))),
             2 => Fault::HoldRequest(Duration::from_millis(milliseconds(dice, 50, 500))),
             3 => Fault::HoldAnswer(Duration::from_millis(milliseconds(dice, 50, 500))),
-            // Past the patience of a question whether it is there.
+            // Longer than a health check of the Engine waits.
             4 => Fault::HoldAnswer(Duration::from_millis(2300)),
             5 => Fault::Fail,
             6 => Fault::FailAfter,
@@ -244,7 +244,7 @@ impl Proxy {
         let waited = self
             .shared
             .changed
-            .wait_timeout_while(state, PATIENCE, |state| !wanted(state));
+            .wait_timeout_while(state, TEST_TIMEOUT, |state| !wanted(state));
         let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         assert!(!waited.timed_out(), "it did not come to that: {state:?}");
     }

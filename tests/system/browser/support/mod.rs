@@ -3,7 +3,7 @@
 //! One [`Browser`] is one process of its own with a fresh profile, gone with all its children when it
 //! is dropped. Waiting is done in the page, which tells when something has changed; a wait has a
 //! bound, and fails with what was to be seen. [`Browser::end`] holds the page to what every page
-//! promises: nothing in the console, nothing asked of anybody but the daemon.
+//! promises: nothing in the console, no request to another server than the daemon.
 
 mod driver;
 mod session;

@@ -123,7 +123,7 @@ impl Scene {
     #[track_caller]
     fn fetch(&self, way: &str, target: &Path, more: &[&str], user: u32) {
         let (status, said) = self.try_fetch(way, target, more, user);
-        assert_eq!(status, 0, "{way}: {said}\n{}", self.daemon.told());
+        assert_eq!(status, 0, "{way}: {said}\n{}", self.daemon.log());
         assert_no_temporaries(target);
     }
 }
@@ -358,7 +358,7 @@ fn make_closed(root: &Path, readable: bool, n: u32) {
 }
 
 #[test]
-fn each_way_keeps_what_the_help_says() {
+fn each_transport_preserves_what_its_help_says() {
     let scene = Scene::on(Place::Ext4);
     let help = scene.daemon.mistry(&["fetch", "--help"]);
     let help = String::from_utf8(help.stdout).unwrap();
@@ -373,11 +373,11 @@ fn each_way_keeps_what_the_help_says() {
     for line in table.take_while(|line| !line.is_empty()) {
         let cells = line.split("  ").map(str::trim);
         let cells: Vec<&str> = cells.filter(|cell| !cell.is_empty()).collect();
-        for (way, told) in WAYS.iter().zip(&cells[1..]) {
+        for (way, claimed) in WAYS.iter().zip(&cells[1..]) {
             let found = probe(&scene, way, cells[0]);
-            if found != *told {
+            if found != *claimed {
                 wrong.push(format!(
-                    "{}: {way} is said to be '{told}' and is '{found}'",
+                    "{}: {way} is said to be '{claimed}' and is '{found}'",
                     cells[0]
                 ));
             }
@@ -403,9 +403,12 @@ fn rsync_differences(built: &Path, fetched: &Path) -> String {
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     // The target itself is not among the artifacts.
-    told.lines().filter(|line| !line.ends_with(" ./")).collect()
+    stdout
+        .lines()
+        .filter(|line| !line.ends_with(" ./"))
+        .collect()
 }
 
 #[test]
@@ -441,15 +444,19 @@ fn any_tree_arrives_as_it_was_built_on_any_filesystem_and_over_another_tree() {
                 set_mode(&target, 0o2775);
             }
             scene.fetch(way, &target, &["--clear-target"], 0);
-            let told = format!("{way}, round {round}, seed {seed}");
+            let context = format!("{way}, round {round}, seed {seed}");
             let (built, fetched) = (facts(&scene.artifacts()), facts(&target));
             for (path, fact) in &built {
-                assert_eq!(Some(fact), fetched.get(path), "{path:?}: {told}");
+                assert_eq!(Some(fact), fetched.get(path), "{path:?}: {context}");
             }
-            assert_eq!(built.len(), fetched.len(), "{told}");
+            assert_eq!(built.len(), fetched.len(), "{context}");
             let mode = fs::metadata(&target).unwrap().mode() & 0o7777;
-            assert_eq!(mode, 0o2775, "{told}");
-            assert_eq!(rsync_differences(&scene.artifacts(), &target), "", "{told}");
+            assert_eq!(mode, 0o2775, "{context}");
+            assert_eq!(
+                rsync_differences(&scene.artifacts(), &target),
+                "",
+                "{context}"
+            );
         }
     }
 }
@@ -538,7 +545,7 @@ fn what_is_in_the_target_is_replaced_and_never_followed() {
 }
 
 #[test]
-fn many_files_arrive_by_every_way() {
+fn many_files_arrive_by_every_transport() {
     let scene = Scene::on(Place::Ext4);
     let many = if std::env::var_os("MISTRY_SOAK").is_some() {
         100_000
@@ -629,7 +636,7 @@ fn the_documented_rsync_daemon_serves_all_artifacts_and_nothing_else() {
             daemon.wait(project, id)["Outcome"],
             "succeeded",
             "{}",
-            daemon.told()
+            daemon.log()
         );
         let target = daemon.home().join(project);
         let mut arguments = vec![

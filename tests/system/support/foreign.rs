@@ -1,34 +1,33 @@
-//! Another user of the same Engine, who uses our words: an image with labels like ours, but of
-//! another instance; containers of it that run and that have ended; and one without a label that
-//! we know. Nothing of it is ours to touch, and all of it is gone when it is dropped.
+//! Objects of another user of the same Engine that look like ours: an image with our labels, but of
+//! another instance; a running and an ended container of it; and a container with an unknown label.
+//! mistryd may touch none of them. All are removed when [`ForeignObjects`] is dropped.
 
 use std::collections::BTreeMap;
 
 use mistry::docker::{ContainerSpec, Docker, ImageSpec, Limits, tag_for};
 
 use super::engine::{Engine, socket};
-use super::http::within_patience;
+use super::http::within_timeout;
 use super::{environment, word};
 
 /// A label that means nothing to mistry.
-const OWN: &str = "mistry-test.stranger";
+const OWN: &str = "mistry-test.foreign";
 
-/// What that user has.
-pub struct Stranger {
+pub struct ForeignObjects {
     engine: Engine,
     labels: [String; 2],
     image: String,
-    /// What each is, and whether it runs.
+    /// Id of each, and whether it runs.
     containers: Vec<(String, bool)>,
 }
 
-impl Stranger {
-    /// With an image that looks like that of a project.
-    pub fn of(project: &str) -> Stranger {
+impl ForeignObjects {
+    /// With an image that carries the labels of a project.
+    pub fn with_image_like(project: &str) -> ForeignObjects {
         let label = word();
         let own = BTreeMap::from([(OWN.to_owned(), label.clone())]);
         let ours = BTreeMap::from([
-            ("mistry.instance".to_owned(), format!("stranger-{label}")),
+            ("mistry.instance".to_owned(), format!("foreign-{label}")),
             ("mistry.job".to_owned(), "0".repeat(64)),
             ("mistry.project".to_owned(), project.to_owned()),
         ]);
@@ -37,10 +36,10 @@ impl Stranger {
             ENTRYPOINT [\"/bin/busybox\", \"tail\", \"-f\", \"/dev/null\"]\n";
         let context =
             crate::docker::context::Context::of(dockerfile).file("busybox", 0o755, busybox);
-        let (image, containers) = within_patience(async {
+        let (image, containers) = within_timeout(async {
             let docker = Docker::new(&socket()).unwrap();
             let spec = ImageSpec {
-                tag: tag_for(&format!("stranger-{label}")),
+                tag: tag_for(&format!("foreign-{label}")),
                 labels: ours.clone(),
                 build_args: BTreeMap::new(),
                 network: "none".to_owned(),
@@ -58,7 +57,7 @@ impl Stranger {
                 .enumerate()
             {
                 let spec = ContainerSpec {
-                    name: format!("mistry-stranger-{label}-{number}"),
+                    name: format!("mistry-foreign-{label}-{number}"),
                     image: image.clone(),
                     labels: labels.clone(),
                     user: "0:0".to_owned(),
@@ -81,10 +80,10 @@ impl Stranger {
             }
             (image, containers)
         });
-        Stranger {
+        ForeignObjects {
             engine: Engine::new(),
             labels: [
-                format!("mistry.instance=stranger-{label}"),
+                format!("mistry.instance=foreign-{label}"),
                 format!("{OWN}={label}"),
             ],
             image,
@@ -93,7 +92,7 @@ impl Stranger {
     }
 
     #[track_caller]
-    pub fn is_as_it_was(&self) {
+    pub fn assert_unchanged(&self) {
         for (container, runs) in &self.containers {
             let state = self.engine.container(container).state.unwrap();
             assert_eq!(state.running, Some(*runs));
@@ -105,7 +104,7 @@ impl Stranger {
     }
 }
 
-impl Drop for Stranger {
+impl Drop for ForeignObjects {
     fn drop(&mut self) {
         for label in &self.labels {
             self.engine.sweep(label);

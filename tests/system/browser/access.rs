@@ -1,5 +1,5 @@
-//! Who may do what: a token is asked for once and kept, a wrong one is told, and pages of others can do
-//! nothing with it.
+//! Access from a browser: a token is asked for once and kept, a wrong one is reported, and pages of other
+//! sites can do nothing with it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -86,7 +86,7 @@ fn a_button_asks_for_a_token_once_and_keeps_it() {
     browser.wait_for_text("#log .row", "waiting");
     press_cancel(&browser);
 
-    // A wrong one is told, and it can be tried again.
+    // A wrong one is reported, and the user can try again.
     browser.wait_for(FIELD);
     browser.write("no-such-token");
     browser.press("Enter");
@@ -113,7 +113,7 @@ fn a_button_asks_for_a_token_once_and_keeps_it() {
 }
 
 #[test]
-fn a_token_that_does_not_suffice_is_told() {
+fn a_token_that_does_not_suffice_is_reported() {
     let (daemon, [id, _]) = guarded();
     let browser = Browser::at(daemon.address());
     browser.forgive("status of 401");
@@ -149,17 +149,17 @@ fn where_nothing_is_public_a_token_opens_every_page_with_its_log_and_its_stream(
         let text = browser.eval("document.documentElement.outerHTML");
         let text = text.as_str().unwrap();
         // Nothing of the server: no project, no group, no outcome; the address is the reader's own.
-        for told in [
+        for content in [
             "a-group",
             "succeeded",
             "slots in use",
             "begun",
             &pages.succeeded[..7],
         ] {
-            let is_own = path.contains(told);
+            let is_own = path.contains(content);
             assert!(
-                is_own || !text.contains(told),
-                "{path} tells {told}: {text}"
+                is_own || !text.contains(content),
+                "{path} tells {content}: {text}"
             );
         }
     }
@@ -192,7 +192,7 @@ fn where_nothing_is_public_a_token_opens_every_page_with_its_log_and_its_stream(
 }
 
 /// Pages of another origin that try what a page can against the daemon at `target`.
-fn stranger(target: String) -> String {
+fn other_site(target: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -247,18 +247,18 @@ fn answer(stream: &TcpStream, target: &str) {
 }
 
 #[test]
-fn a_page_of_others_cannot_cancel_a_build_nor_show_it_nor_read_it() {
+fn a_page_of_another_site_cannot_cancel_frame_or_read_a_build() {
     // Without tokens: a client that may connect may do everything, only not for others.
     let daemon = Setup::on(Place::Host).fixture("slow").start();
     let id = daemon.submit(json!({"project": "slow"}));
     daemon.until("slow", &id, "waiting");
     for host in ["127.0.0.1", "localhost"] {
         let target = format!("http://{host}:{}/job/slow/{id}/cancel", daemon.port());
-        let browser = Browser::at(&stranger(target.clone()));
+        let browser = Browser::at(&other_site(target.clone()));
         // It may ask, and the browser tells in its console that it was refused.
         let daemon_there = format!("{host}:{}", daemon.port());
-        for told in [&daemon_there, "blocked by CORS", "frame-ancestors"] {
-            browser.forgive(told);
+        for message in [&daemon_there, "blocked by CORS", "frame-ancestors"] {
+            browser.forgive(message);
         }
         browser.forgive_asking(&format!("http://{daemon_there}/"));
         // What a browser shows in the place of a page that it does not show.
@@ -291,10 +291,10 @@ fn a_page_of_others_cannot_cancel_a_build_nor_show_it_nor_read_it() {
 
         browser.open("/form");
         browser.wait_until("!location.pathname.endsWith('/form')");
-        let told = browser.text("body");
+        let text = browser.text("body");
         assert!(
-            told.contains("another site") || told.contains("application/json"),
-            "{told}"
+            text.contains("another site") || text.contains("application/json"),
+            "{text}"
         );
         browser.end();
     }
