@@ -16,7 +16,7 @@ use crate::{Figure, median};
 const CALLS: usize = 2_000;
 const JOBS: usize = 1_000;
 
-/// Says what it was told.
+/// Returns its argument.
 struct Echo;
 
 #[interface(name = "org.mistry.Bench.Echo")]

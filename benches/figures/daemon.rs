@@ -67,7 +67,7 @@ impl Daemon {
         daemon
     }
 
-    /// `kill -9`, and another life with this in its environment.
+    /// `kill -9`, and another process with this in its environment.
     pub fn restart(&mut self, environment: &[(&str, &OsStr)]) -> Said {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

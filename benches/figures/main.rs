@@ -2,11 +2,11 @@
 //!
 //! `make bench` brings up the environment of the system tests and runs this. It prints a table and writes
 //! `target/bench/figures.json`, a list of `{name, value, unit, against, against_value, ratio}`.
-//! Nothing here passes or fails: machines differ, and so do their moods.
+//! No figure passes or fails: machines differ too much.
 
 // In a benchmark, what must not happen ends it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// A test tells its story from the beginning to the end.
+// A benchmark is one sequence of steps.
 #![allow(clippy::too_many_lines)]
 
 mod adoption;

@@ -1,5 +1,5 @@
-//! The web view as its reader has it: what a first visit costs, how long it takes with few builds and
-//! with many, how soon a line of a log is to be seen, and what a long log takes in the browser.
+//! The web view: the cost of a first visit, its time with few and with many builds, the delay until a
+//! line of a log is visible, and the memory that a long log takes in the browser.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -155,7 +155,7 @@ const WATCH: &str = r"(() => {
     };
     const note = () => {
         drawn = [...log.textContent.matchAll(/line-\d{4}/g)].map(([marker]) => marker);
-        // What is posted before a frame comes is told after it.
+        // What is posted before a frame is received after it.
         requestAnimationFrame(() => draws.port2.postMessage(null));
     };
     new MutationObserver(note).observe(log, {subtree: true, childList: true, characterData: true});

@@ -1,5 +1,5 @@
-//! Whom a trusted proxy names: `Forwarded`, `X-Forwarded-For`, and after these two lines the first bytes of
-//! a connection, which may be a header of the PROXY protocol.
+//! The client that a trusted proxy names: `Forwarded`, `X-Forwarded-For`, and after these two lines the
+//! first bytes of a connection, which may be a header of the PROXY protocol.
 #![no_main]
 
 use mistry::web::fuzzing::{client_of, proxy_header};

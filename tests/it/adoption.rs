@@ -1,5 +1,5 @@
-//! Builds outlive the daemon and the Engine: a container that runs on is found again and followed
-//! from where the log ends; one that was taken down is made again, not for ever.
+//! Builds outlive the daemon and the Engine: a container that runs on is found again and followed from
+//! the end of its log; one that was stopped is run again, a limited number of times.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::{
     http::Ask,
 };
 
-/// Prints lines, waits at a gate, prints more, and ends as it is told there.
+/// Prints lines, waits at a gate, prints more, and ends with the status that it reads there.
 const SCRIPT: &str = "
     mkfifo \"$DATA/gate\"; printf 'one\\ntw'; printf 'o\\nwaiting\\n'
     read -r code < \"$DATA/gate\" || :
@@ -351,7 +351,7 @@ async fn a_container_that_was_made_and_not_yet_started_is_started_once() {
     assert_eq!(log(&daemon, &id), PRINTED);
 }
 
-/// No client was told that it was accepted; a request after that gets a build of its own.
+/// No client got an acceptance; a later request gets a build of its own.
 #[tokio::test]
 async fn a_job_that_was_being_written_down_when_the_daemon_was_killed_is_not_there() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;

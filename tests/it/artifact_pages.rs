@@ -1,4 +1,4 @@
-//! What a build left can be looked at in a browser, and nothing of it becomes a page, leads out of
+//! The artifacts of a build can be viewed in a browser, and none of them becomes a page, leads out of
 //! the build, or makes the server read more than a page shows.
 
 use serde_json::Value;
@@ -62,7 +62,7 @@ async fn a_directory_page_shows_names_sizes_and_times() {
         let found = shown.find(part);
         found.unwrap_or_else(|| panic!("{part} in {shown}"))
     };
-    // Directories first, then as people count.
+    // Directories first, then in natural order.
     let order = [">dir/<", ">v9/<", ">v10/<", ">bidi.log<", ">notes.txt<"];
     assert!(order.map(at).is_sorted(), "{shown}");
     for part in [

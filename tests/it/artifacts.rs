@@ -1,5 +1,5 @@
-//! What a build leaves is served as it is, and only that: no link, name or special file that a
-//! container leaves leads out of the build or makes the server choke.
+//! The artifacts of a build are served as they are, and nothing else: no link, name or special file
+//! that a container leaves leads out of the build or blocks the server.
 
 use std::{
     collections::BTreeMap,

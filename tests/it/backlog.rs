@@ -1,5 +1,5 @@
-//! Slots and backlog hold exactly. A job that finds neither is refused at once, in the words that
-//! the first mistry's client prints, and leaves nothing behind.
+//! The limits of slots and backlog are exact. A job that finds neither is refused at once, with the
+//! message that the first mistry's client prints, and leaves nothing behind.
 
 use serde_json::{Value, json};
 

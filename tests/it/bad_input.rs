@@ -1,6 +1,6 @@
-//! Bad input has a sentence, never a crash, and leaves nothing behind: requests that cannot be
-//! read, names that break their rule, projects that cannot be built, an Engine that is not there,
-//! clients and builds that want too much.
+//! Bad input gets an error message, never crashes the daemon, and leaves nothing behind: requests that
+//! cannot be read, invalid names, projects that cannot be built, an unreachable Engine, clients and builds
+//! that ask for too much.
 
 use std::{os::unix::fs::symlink, time::Instant};
 

@@ -1,5 +1,5 @@
-//! Who may do what on the bus: all may read, polkit lets others act, and without polkit no user but
-//! root and group `mistry` does. Asked as a user who is not root, of a bus that counts as the host's.
+//! Access on the bus: all users may read, polkit decides about the rest, and without polkit only root
+//! and group `mistry` may. The caller is a user who is not root, on a bus that counts as the host's.
 //!
 //! Real users and the real polkit are on the booted machine, `tests/machine/bus.rs`.
 
@@ -43,7 +43,7 @@ async fn start_daemon_with(config: &Value) -> (TestBus, Home, Process) {
     (bus, home, daemon)
 }
 
-/// The user whom [`call`] calls as.
+/// The user that [`call`] runs as.
 fn unprivileged_user() -> u32 {
     match rustix::process::getuid() {
         root if root.is_root() => NOBODY,
@@ -80,7 +80,7 @@ async fn submit(bus: &TestBus, may_ask: bool, value: &str) -> Ended {
     call(bus, may_ask, "SubmitJob", &arguments).await
 }
 
-/// A polkit that answers as it is told, and remembers what it was asked.
+/// A fake polkit with set answers, which records the questions.
 #[derive(Clone, Default)]
 struct Polkit {
     /// What is let; what is in neither is not.
@@ -100,7 +100,7 @@ impl Polkit {
         flags: CheckAuthorizationFlags,
         _cancellation: &str,
     ) -> AuthorizationResult {
-        // It is told who asks by the name that the bus has given them.
+        // The caller is identified by its unique name on the bus.
         assert!(format!("{subject:?}").contains(":1."), "{subject:?}");
         let may_ask = flags.contains(CheckAuthorizationFlags::ALLOW_USER_INTERACTION);
         self.asked
@@ -208,7 +208,7 @@ async fn a_user_may_do_what_polkit_allows_and_each_action_is_asked_by_its_name()
         every[0], every[1], every[1], every[2], every[3], every[4], every[5],
     ];
     assert_eq!(asked, expected);
-    // What the daemon knows of who asked is the bus's word.
+    // The daemon knows the caller from the bus.
     let info = home.build("succeed", "ready", &id).join("build_info.json");
     let record = std::fs::read_to_string(info).unwrap();
     assert!(
@@ -218,14 +218,14 @@ async fn a_user_may_do_what_polkit_allows_and_each_action_is_asked_by_its_name()
     drop(daemon);
 }
 
-/// Who is let without a person asked may call as often at once as anybody, also where the calls would
+/// A user who is allowed without interaction may call as often at once as others, also where the calls would
 /// allow one to be asked.
 #[tokio::test]
 async fn there_is_no_bound_on_questions_that_need_no_person() {
     let (bus, _home, daemon) = start_daemon().await;
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
-    // As many as there is room for in the queue.
+    // As many as there are places in the queue.
     let values: Vec<String> = (0..6).map(|n| n.to_string()).collect();
     let asking = values.iter().map(|value| submit(&bus, true, value));
     for ran in futures_util::future::join_all(asking).await {
@@ -409,7 +409,7 @@ async fn without_public_access_a_user_without_rights_sees_no_build_and_gets_no_n
             ended.extend(over.iter().filter(|id| text.contains(*id)).cloned());
         }
     }
-    // Whom polkit lets sees all, and where reading is public again every user does.
+    // A user whom polkit allows sees all, and where reading is public again every user does.
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.read");
     let ran = call(&bus, false, "DescribeBuild", &["s", &id]).await;
     assert!(ran.stdout.contains("confidential"), "{ran:?}");
@@ -424,7 +424,7 @@ async fn without_public_access_a_user_without_rights_sees_no_build_and_gets_no_n
     drop(daemon);
 }
 
-/// Whom polkit lets ask for builds is not thereby let read what they print and leave.
+/// The right to request builds does not include the right to read their logs and artifacts.
 #[tokio::test]
 async fn polkit_decides_who_opens_artifacts_and_the_kernel_who_reads_each_file() {
     let (bus, home, daemon) = start_daemon().await;

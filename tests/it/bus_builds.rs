@@ -1,5 +1,5 @@
-//! Builds over the bus: what is asked for is what is built, what is there is found, and neither a rebuild
-//! that fails nor a daemon that is killed or away misleads anybody.
+//! Builds over the bus: what was requested is built, what exists is found, and clients get the truth
+//! about failed rebuilds and about a daemon that was killed or stopped.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,5 +1,5 @@
-//! What the papers say of the bus is what is on it: the installed interfaces, the contract, the bus
-//! policy and the actions of polkit.
+//! The documents describe the bus as it is: the installed interfaces, the contract, the bus policy and
+//! the actions of polkit.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Jobs over the bus are the jobs of the daemon: the same ones, whichever interface they came through, and
-//! no client that waits for the end of one misses it.
+//! Jobs over the bus are the jobs of the daemon: the same over each interface, and no client that waits
+//! for the end of one misses it.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -170,7 +170,7 @@ async fn an_active_job_has_properties_and_their_changes_are_signalled() {
     let deadline = job.deadline().await.unwrap();
     assert!(deadline > queued + hour - 1_000_000 && deadline < queued + 2 * hour);
     assert!(!job.container_id().await.unwrap().is_empty());
-    // The manager lists it, finds it, and tells of it.
+    // The manager lists it, finds it, and signals it.
     let live = manager.list_jobs().await.unwrap();
     assert_eq!(live.len(), 1);
     assert_eq!(
@@ -314,7 +314,7 @@ async fn the_end_of_each_of_a_thousand_instant_builds_is_signalled() {
     );
 }
 
-/// The end is told after the answer that names the job.
+/// The signal of the end follows the answer that names the job.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_job_is_signalled_after_its_answer() {
     let harness = Harness::new().await;
@@ -391,7 +391,7 @@ async fn consecutive_builds_of_one_job_are_signalled_one_after_the_other() {
                 let (none, options) = (HashMap::new(), HashMap::new());
                 let asking = manager.submit_job("fail", "", &none, &options);
                 let (id, ..) = within("an answer", asking).await.unwrap();
-                // A client that was told of a job is told of its end.
+                // A client that got a JobNew gets the JobRemoved.
                 let end = within("the end", ends.next()).await.unwrap();
                 let end = end.args().unwrap();
                 assert_eq!((&end.id, end.outcome.as_str()), (&id, "failed"));
@@ -596,7 +596,7 @@ async fn the_bus_may_go_and_come_back_and_http_is_served_meanwhile() {
     harness.bus.start_again();
     harness.here = harness.bus.connect().await;
     harness.bus.named(&harness.here).await;
-    // The job is an object again, and its end is told.
+    // The job is an object again, and its end is signalled.
     let manager = manager(&harness.here).await;
     let mut ends = manager.receive_job_removed().await.unwrap();
     assert_eq!(manager.get_job(&id).await.unwrap().as_str(), path);

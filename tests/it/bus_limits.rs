@@ -1,5 +1,5 @@
-//! A client on the bus that asks too much, too fast or for what cannot be is told so; the others
-//! notice nothing.
+//! A client on the bus that asks too much, too fast or for something impossible gets an error; other
+//! clients notice nothing.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -246,7 +246,7 @@ async fn logs_that_are_not_read_are_bounded_for_each_client() {
         assert!(open.len() < 100, "there is no bound");
     };
     assert_eq!(refused, LIMITS);
-    // Who closes one may open another.
+    // After closing one, a client may open another.
     open.clear();
     within("room", async {
         while manager.open_log(&id).await.is_err() {

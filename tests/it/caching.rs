@@ -1,5 +1,5 @@
-//! A result that is there is the answer: without Docker, slot or queue. What is cached, for whom,
-//! and until when; and that the values of opaque params are seen by the build alone.
+//! An existing result is the answer: without Docker, slot or queue. Which results are cached, for which
+//! jobs, and until when; and that only the build sees the values of opaque params.
 
 use serde_json::{Value, json};
 
@@ -382,7 +382,7 @@ async fn a_cached_answer_has_the_log_of_its_own_build_whatever_a_rebuild_prints(
     let first = daemon.build(job("p")).await;
     let own = text(&first, "ContainerStdouterr").to_owned();
     assert!(own.ends_with("good\n"), "{first}");
-    // A new life remembers no answer.
+    // A new process remembers no answer.
     daemon.stop().await;
     daemon.start_again().await;
     std::fs::write(&flag, "").unwrap();

@@ -1,5 +1,5 @@
-//! A user who may stops a build: it ends as cancelled, all who wait are told by whom and why, and
-//! nothing else is touched by it. Who hangs up cancels nothing, unless they asked for that.
+//! A user with the right to may cancel a build: it ends as cancelled, all waiters learn who cancelled it
+//! and why, and nothing else is affected. A client that disconnects cancels nothing unless it asked for it.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::support::{
 
 const STREAM: &str = "text/event-stream";
 
-/// Says that it is there, and waits at a gate; told to end, it says that, too, and ends well.
+/// Prints a line and waits at a gate; on SIGTERM it prints another and ends with status 0.
 const GATED: &str = "
     trap 'echo told; exit 0' TERM
     mkfifo \"$DATA/gate\"; echo waiting
@@ -65,7 +65,7 @@ async fn all_waiters_of_a_cancelled_build_learn_who_cancelled_it_and_why() {
     assert_eq!(cancelled.json()["ID"], json!(id));
     let info = first.await.unwrap().expect(201).json();
     is_cancelled(&info, "127.0.0.1", "wrong branch");
-    // What it printed when it was told is in the log, and then why it ended.
+    // The log has what it printed on SIGTERM, and then why it ended.
     let log = text(&info, "ContainerStdouterr");
     let last = "waiting\ntold\n\nmistry: the build was cancelled by 127.0.0.1: wrong branch\n";
     assert!(log.ends_with(last), "{log}");
@@ -294,7 +294,7 @@ async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
     daemon.ask(ask()).await.expect(401);
     let said = daemon.ask(as_("ben", ask())).await.expect(403).text();
     assert!(said.contains("asked for by another user"), "{said}");
-    // Who it was is known to the next process of the daemon.
+    // The next process of the daemon knows the client.
     until_waiting(&daemon, &id).await;
     daemon.stop().await;
     daemon.start_again().await;
@@ -334,7 +334,7 @@ async fn a_client_that_disconnects_cancels_a_build_only_if_no_other_client_wants
     let third = joined(&daemon, &with("2", true)).await;
     drop(second);
     assert_eq!(daemon.info("gated", &id).await["State"], "pending");
-    // Who waits for it wants it, too; here until the end of the test.
+    // A waiting client wants it, too; here until the end of the test.
     drop(third);
     assert_eq!(daemon.info("gated", &id).await["State"], "pending");
     waiting.abort();

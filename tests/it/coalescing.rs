@@ -1,5 +1,5 @@
-//! The same job asked for while it is built is one build: a further request joins it, needs no slot,
-//! and is answered with its log and its facts the moment it ends, well or badly.
+//! A job that is requested again while it is built is one build: the second request joins it, needs no
+//! slot, and is answered with its log and its info as soon as it ends, well or badly.
 
 use serde_json::json;
 
@@ -102,7 +102,7 @@ async fn a_client_that_joins_a_build_needs_no_slot() {
     let daemon = daemon.start().await;
     let engine = &daemon.home.engine;
     engine.hold("start");
-    // One in the slot, one in the queue, and no room for a third job.
+    // One in the slot, one in the queue, and no place for a third job.
     let mut streams = vec![joined(&daemon, "succeed").await];
     engine.wait_for("start", 1).await;
     streams.push(joined(&daemon, "exit-code").await);

@@ -214,7 +214,7 @@ async fn the_sample_is_accepted() {
     let home = Home::new().await;
     std::fs::write(home.path("tokens"), "").unwrap();
     std::fs::create_dir(home.path("mounted")).unwrap();
-    // What is about this host is replaced; all else stays as it is shown to people.
+    // Values of this host are replaced; all else is used as it is.
     config["projects_path"] = json!(home.projects());
     config["build_path"] = json!(home.builds());
     config["auth_tokens_file"] = json!(home.path("tokens"));

@@ -1,5 +1,5 @@
-//! Connections: an answer is not lost, whatever its client still sends; those who come over TCP take no
-//! place of this host's; a trusted proxy says for whom it asks.
+//! Connections: an answer is not lost, whatever its client still sends; clients over TCP take no
+//! connection of this host's clients; a trusted proxy names its client.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
 //! Builds end: at their deadline, after too long a silence, at too long a log. The time counts from the
-//! start of the run, whatever becomes of the daemon meanwhile.
+//! start of the run, also while the daemon is stopped.
 
 use std::time::Duration;
 
@@ -186,7 +186,7 @@ async fn a_silence_is_counted_while_no_daemon_runs_and_a_line_ends_it() {
     let id = daemon.submit(job("gated")).await;
     until_waiting(&daemon, &id).await;
     daemon.stop().await;
-    // Begun long ago, and heard of just now.
+    // Started long ago, and noticed just now.
     age(&daemon, &id, 5 * HOUR);
     let looked = daemon.home.engine.count("logs");
     daemon.start_again().await;

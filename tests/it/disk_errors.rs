@@ -1,5 +1,5 @@
-//! An error of the disk is one record of the journal that says where it was, however many wait for what
-//! failed; none of them is told a path or what the kernel said.
+//! An error of the disk is one record of the journal with its path, however many clients wait for what
+//! failed; none of them gets a path or the message of the kernel.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The docker room, fast, against the engine of the tests: what it asks for, and what it makes of the
-//! answers and of their absence.
+//! The module `docker` against the fake Engine: its requests, and how it handles answers and their
+//! absence.
 
 use std::{collections::BTreeMap, path::Path, pin::pin};
 

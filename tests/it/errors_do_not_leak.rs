@@ -1,5 +1,5 @@
-//! Whatever goes wrong inside, the answer to a client is a sentence: no path of the host, no
-//! cause, no place in our source. Faults are made one by one, and every address is asked.
+//! Whatever goes wrong inside, the answer to a client is a sentence: no path of the host, no cause, no
+//! place in our source. Faults are made one by one, and each address is requested.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! `GET /events`: a follower is told the present, then the news; no end is missed, whether the
-//! reader was slow, away, or the daemon was another one.
+//! `GET /events`: a follower gets the present state, then each change; it misses no end of a job, also
+//! when it was slow, disconnected, or the daemon was restarted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn numbered(n: usize) -> Value {
     json!({"project": "succeed", "params": {"n": n.to_string()}})
 }
 
-/// The end of a job, once it is told.
+/// Waits for the end of a job.
 async fn end_of(stream: &mut Opened, id: &str) -> Value {
     last_of(stream, id).await.json()
 }
@@ -76,7 +76,7 @@ async fn the_present_comes_first_then_each_step_and_the_end() {
             steps.push(event.json()["buildInfo"]["Phase"].clone());
         }
     }
-    // A quick step may be over before it can be told; none is told after a later one.
+    // A short phase may be over before it is sent; none is sent after a later one.
     let order = ["queued", "preparing", "imaging", "running", "finishing"];
     let at = |step: &Value| order.iter().position(|name| step == name).unwrap_or(9);
     assert!(steps.iter().map(at).is_sorted(), "{steps:?}");
@@ -224,7 +224,7 @@ async fn a_filter_holds_for_the_stream_as_for_a_list() {
     assert_eq!(end_of(&mut text_of, &good).await["project"], "succeed");
     let events = of_project.until(|event| event.name == "job").await;
     assert_eq!(events.last().unwrap().json()["id"], bad);
-    // What a list of failed ones would not show any more is gone; what it shows is told.
+    // A build that leaves the list of failed ones is sent as gone; one that enters it is sent.
     let gone = failed.until(|event| event.name == "gone").await;
     assert!(
         names(&gone)
@@ -264,7 +264,7 @@ async fn removals_pauses_and_joins_are_events() {
     stream.until(joined).await;
     daemon.post("/queue/resume", &json!({})).await.expect(204);
     let end = end_of(&mut stream, &waits).await;
-    // It is on disk, too, and so is who asked.
+    // It is on disk, too, and so is the client.
     assert_eq!(end["buildInfo"]["Joined"], 1);
     assert_eq!(end["buildInfo"]["AskedBy"], "127.0.0.1");
     let kept = daemon.get(format!("/job/succeed/{waits}")).await.json();

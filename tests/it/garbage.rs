@@ -1,5 +1,5 @@
-//! Builds go by rules and on demand, and never one that is needed: linked, pinned, read, under way
-//! or used a moment ago. What a dry run says is what a run does.
+//! Garbage collection by rules and on request, never of a build that is needed: linked, pinned, being
+//! read, running or used a moment ago. A dry run reports what a run does.
 
 use std::fs::File;
 use std::path::Path;
@@ -136,7 +136,7 @@ async fn sizes_are_measured_and_the_oldest_builds_are_removed_to_free_bytes() {
     }
     let all = gc(&daemon, json!({"max_bytes": "2500000", "dry_run": true})).await;
     assert_eq!(gone(&all), [(ids[0].as_str(), "max_bytes")]);
-    // The last one is linked, and what cannot be had is told.
+    // The last one is linked, and the answer says how much is missing.
     let all = gc(
         &daemon,
         json!({"max_bytes": 0, "keep_last": 0, "dry_run": true}),
@@ -270,7 +270,7 @@ async fn readers_without_a_token_keep_no_build_when_space_is_low() {
             daemon.ask(ask).await.expect(200);
         }
     }
-    // Those whom the administrator knows do: by any of these.
+    // Known clients do, in each of these ways.
     let at = format!("/artifacts/succeed/{}/n", ids[1]);
     daemon.ask(known(Ask::get(at))).await.expect(200);
     // More than any disk has, so that all go that may.

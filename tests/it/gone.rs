@@ -1,4 +1,4 @@
-//! What was removed by hand is told to be gone, each thing by its name, and the rest is served.
+//! Files that were removed by hand are reported as gone, each by its name, and the rest is served.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! A group's build begins where the last good one of the group ended, whatever the group's name
-//! and whatever that build left in the way.
+//! A build of a group starts from the last good build of the group, whatever the group's name is and
+//! whatever that build left in the way.
 
 use std::{os::unix::fs::symlink, path::PathBuf};
 

@@ -1,5 +1,4 @@
-//! A client that closes its sending side is answered; what it wants only while it is connected, it
-//! wants no more.
+//! A client that closes its sending side is answered; its jobs with `cancel_on_disconnect` are cancelled.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -112,7 +111,7 @@ async fn a_half_closed_connection_counts_as_disconnected_for_cancel_on_disconnec
         assert_eq!(body(&answer)["Outcome"], "cancelled");
         assert_eq!(body(&answer)["Cancelled"]["By"], "mistryd");
     }
-    // Events are told to their end as well.
+    // Event streams are sent to their end as well.
     let stream = post(&asked).replace("\r\n\r\n", "\r\nAccept: text/event-stream\r\n\r\n");
     for mut connection in connected(&daemon).await {
         send(&mut *connection, &stream).await;

@@ -271,7 +271,7 @@ fn programs_devices_and_set_uid_bits_have_no_effect_in_it() {
     assert!(flags.contains(StatVfsMountFlags::NODEV | StatVfsMountFlags::NOSUID));
 }
 
-/// Also not by root: who could would take the flags away.
+/// Also not by root, which could remove the flags.
 #[test]
 fn it_cannot_be_mounted_anywhere_else() {
     let left = Left::new();

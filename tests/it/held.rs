@@ -1,5 +1,5 @@
-//! What is held for clients is bounded, whether they read or not: past the bound new ones are
-//! told to come again, and what is under way goes on to its end.
+//! The memory that is held for clients is bounded, whether they read or not: over the limit new requests
+//! are asked to retry, and running ones complete.
 
 use std::path::Path;
 
@@ -176,7 +176,7 @@ async fn over_the_limit_new_streams_are_refused_and_running_ones_complete() {
     assert_eq!(refused.status, 503);
     assert_eq!(refused.headers["retry-after"], "5");
     assert!(text(&refused.whole().await.json(), "error").contains("holds too much"));
-    // Clients of the host itself have room of their own.
+    // Clients of this host have a limit of their own.
     let local = At::Unix(daemon.socket());
     local.ask(Ask::get(&address).json()).await.expect(200);
     daemon.ask(Ask::get("/healthz")).await.expect(200);

@@ -1,4 +1,4 @@
-//! The end for want of work: never with work in hand, and no client that comes is lost.
+//! The daemon exits when it is idle: never while it has work, and no client that connects is lost.
 
 use std::{
     collections::HashMap,
@@ -41,7 +41,7 @@ async fn with_nothing_to_do_it_ends_with_status_0_and_says_so() {
     assert_eq!(life.ended().await, 0);
 }
 
-/// A build whose asker has gone, one who waits, a stream, a request that is not yet whole.
+/// A build whose client has gone, a waiting client, a stream, an incomplete request.
 #[tokio::test]
 async fn it_does_not_end_while_it_has_work() {
     let (home, manager) = home("30ms").await;
@@ -103,8 +103,8 @@ async fn it_does_not_end_while_a_client_on_the_bus_waits() {
     assert_eq!(life.ended().await, 0);
 }
 
-/// A host without a bus, one whose bus does not let us have the name, one whose bus accepts and says
-/// nothing, and one whose bus is killed: each time that the bus is tried again is no work.
+/// A host without a bus, one whose bus refuses us the name, one whose bus accepts connections and says
+/// nothing, and one whose bus is killed: attempts to connect to it are no work.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_ends_in_every_state_of_the_bus() {
     let (refusing, mut lost) = (TestBus::refusing(), TestBus::start());
@@ -153,7 +153,7 @@ async fn without_sockets_of_systemd_it_stays_because_nothing_would_start_it() {
     assert_eq!(process.end(Signal::TERM).await, 0);
 }
 
-/// Clients come at every moment of the end, half of them as soon as it is told. Each is answered, by
+/// Clients connect at every moment of the end, half of them as soon as it begins. Each is answered, by
 /// this process or the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_connects_while_the_daemon_ends_is_answered() {

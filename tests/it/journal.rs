@@ -1,5 +1,5 @@
-//! Records that do not go to the journal of systemd are lines on standard error: what was told,
-//! its fields, and the whole cause of an error; to the last one of a life.
+//! Without the journal of systemd, records are lines on standard error: the message, its fields, and all
+//! causes of an error, up to the last record of a process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -21,7 +21,7 @@ fn lines_until(pid: Pid, stderr: ChildStderr, words: &'static str) -> Vec<String
         said |= line.contains(words);
         // Which of both comes first is not promised.
         if let Some(at) = at.take_if(|_| said) {
-            // Who answers listens for signals, too.
+            // A daemon that answers handles signals, too.
             let mut asked = TcpStream::connect(at).unwrap();
             asked
                 .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")

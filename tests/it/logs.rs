@@ -1,5 +1,5 @@
-//! The log of a build reaches all who follow it: from the first byte, while it is written, after
-//! a break without gap or repeat, to its end; and no slow reader holds up a build.
+//! The log of a build reaches all followers: from the first byte, while it is written, after a
+//! disconnect without gap or repeat, to its end; and no slow reader delays a build.
 
 use std::path::PathBuf;
 
@@ -129,7 +129,7 @@ async fn a_log_keeps_its_name_to_its_end_and_another_is_not_taken_for_it() {
     let part = Ask::get(format!("{path}?text")).with("range", "bytes=0-3");
     let part = daemon.ask(part.with("mistry-log", &name)).await;
     assert_eq!(part.expect(206).header("mistry-log"), name);
-    // A client is not told that a part of a log is missing that it did not mean.
+    // A client gets no error about a part of a log that it did not ask for.
     let beyond = Ask::get(format!("{path}?text")).with("range", "bytes=99999-");
     daemon
         .ask(beyond.with("mistry-log", "another"))

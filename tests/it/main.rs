@@ -2,7 +2,7 @@
 
 // In a test, what must not happen ends the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// A test tells its story from the beginning to the end.
+// A test is one sequence of steps.
 #![allow(clippy::too_many_lines)]
 
 mod adoption;

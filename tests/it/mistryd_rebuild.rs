@@ -1,5 +1,5 @@
-//! `mistryd rebuild` prints the lines that scripts of the first mistry's users read, works with
-//! and without a daemon beside it, and prunes only what is ours.
+//! `mistryd rebuild` prints the lines that scripts of the first mistry's users read, works with and
+//! without a running daemon, and prunes only objects of this instance.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The client of the first mistry, and scripts that read what it read, go on working: requests
-//! byte for byte as it sends them, and the fields that it takes from the answers.
+//! The client of the first mistry, and scripts that read its output, keep working: requests byte for
+//! byte as it sends them, and the fields that it takes from the answers.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! A panic in the task or thread of a build costs that build alone: its container goes at once, its
-//! waiters are told, and the slot and the queue go on.
+//! A panic in the task or thread of a build affects that build alone: its container is removed at once,
+//! its waiters get an error, and the slot and the queue go on.
 
 use serde_json::json;
 

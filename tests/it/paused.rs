@@ -1,5 +1,5 @@
-//! While the queue is paused nothing new begins, whatever life of the daemon it is; what runs goes
-//! on, what is cached is answered, and what waits begins once it is resumed.
+//! While the queue is paused no build starts, also after a restart of the daemon; running builds go on,
+//! cached ones are answered, and waiting ones start when it is resumed.
 
 use std::path::PathBuf;
 
@@ -58,7 +58,7 @@ async fn what_runs_goes_on_and_what_is_new_waits_until_it_is_resumed() {
     engine.release("start");
     assert_eq!(daemon.wait("succeed", &runs).await["Outcome"], "succeeded");
     daemon.until_metric("mistry_builds_running", "", 0.0).await;
-    // Two slots are free, and neither who waits longest nor who comes now gets one.
+    // Two slots are free, and neither the longest waiting nor a new job gets one.
     let third = daemon.submit(numbered(3)).await;
     assert_eq!(standing(&daemon.at()).await, stands(0, 3, true));
     for id in [&first, &second, &third] {
@@ -123,7 +123,7 @@ async fn past_the_backlog_a_job_is_refused_though_slots_are_free() {
     let mut there = ids.to_vec();
     there.sort();
     assert_eq!(daemon.home.ids("succeed", "pending"), there);
-    // Who joins takes no place.
+    // A request that joins takes no place.
     let again = daemon.post("/jobs?async", &numbered(1)).await.expect(201);
     assert_eq!(text(&again.json(), "ID"), ids[1]);
     say(&daemon, "resume").await;
@@ -185,7 +185,7 @@ async fn it_stays_paused_over_a_kill_and_what_ran_is_followed_to_its_end() {
     assert_eq!(daemon.end(Signal::KILL).await, -9);
 
     let daemon = home.spawn().await;
-    // Who asks about a job is answered when all that was left is taken over.
+    // A request for a job is answered when all jobs on disk are taken over.
     let path = format!("/job/succeed/{waits}");
     let info = daemon.at.ask(Ask::get(path).json()).await.expect(200);
     assert_eq!(info.json()["BuildInfo"]["Phase"], "queued");
@@ -261,7 +261,7 @@ async fn only_an_admin_pauses_and_resumes() {
             daemon.ask(ask()).await.expect(401);
             let bearer = ask().with("authorization", "Bearer some-secret");
             daemon.ask(bearer.clone()).await.expect(status);
-            // Who may not is told so first.
+            // A missing right is reported first.
             let untyped = if status == 403 { 403 } else { 415 };
             daemon
                 .ask(bearer.clone().without("content-type"))
@@ -269,7 +269,7 @@ async fn only_an_admin_pauses_and_resumes() {
                 .expect(untyped);
             let foreign = bearer.with("sec-fetch-site", "cross-site");
             daemon.ask(foreign).await.expect(403);
-            // Who may use the socket needs no token.
+            // Clients of the socket need no token.
             At::Unix(daemon.socket()).ask(ask()).await.expect(204);
         }
         let refused = daemon.get("/queue/pause").await.expect(405);

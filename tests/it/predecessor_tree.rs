@@ -1,6 +1,5 @@
-//! A build directory as the first mistry leaves it is taken over as it is: its builds are listed
-//! and fetched from, its groups are bases, what it left half-made is over, and the opaque values
-//! that it kept are never shown.
+//! A build directory of the first mistry is taken over as it is: its builds are listed and fetched from,
+//! its groups are bases, its unfinished builds are over, and the opaque values in it are never shown.
 
 use std::{
     os::unix::fs::symlink,

@@ -1,6 +1,5 @@
-//! A start finds what there is, however torn or foreign: what was accepted is built, once; what
-//! was finished is served; what may have been lost in a power cut is not; and what is not
-//! understood does no harm.
+//! A start handles whatever it finds, however torn or foreign: accepted jobs are built, once; finished
+//! builds are served; what a power cut may have damaged is not; unknown files do no harm.
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
-//! A client that dawdles is let go: what it holds, others may have.
+//! Slow clients are disconnected, and what they held is free for others.
 //!
-//! The clock stands still and jumps to the next deadline when nothing else is to be done, so an
-//! hour of patience takes no time; how long the server was patient is read from that clock.
+//! The clock stands still and jumps to the next deadline when there is nothing else to do, so a timeout of
+//! an hour takes no time; the clock also says how long the server has waited.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ async fn a_client_that_never_ends_a_request_gets_an_error_and_is_disconnected() 
     daemon.ask(Ask::get("/healthz")).await.expect(200);
 }
 
-/// A request for a job whose body is to have so many bytes, and how long the server goes on reading it
+/// Sends a request for a job with a body of so many bytes, and returns how long the server reads it
 /// where so many of them come each second.
 async fn trickling(daemon: &TestDaemon, bytes: usize, rate: usize) -> (String, Duration) {
     let mut connection = TcpStream::connect(("127.0.0.1", daemon.port()))

@@ -1,5 +1,5 @@
-//! An Engine that answers that it is there and hangs in everything else holds no build: a
-//! cancel is heard, its deadline holds, and a daemon that ends does not wait for the Engine.
+//! An Engine that answers pings and hangs in all other calls blocks no build: it can be cancelled, its
+//! deadline holds, and a daemon that ends does not wait for the Engine.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{
     http::Ask,
 };
 
-/// Prints a line and waits to be told to end.
+/// Prints a line and waits for a signal.
 const GATED: &str = "
     trap 'exit 0' TERM
     mkfifo \"$DATA/gate\"; echo waiting
@@ -125,7 +125,7 @@ async fn a_deadline_holds_when_the_engine_does_not_answer_about_the_container() 
     daemon.home.engine.release("inspect");
 }
 
-/// Neither its end nor that it is told to end.
+/// Neither its end nor a signal to it.
 #[tokio::test]
 async fn a_cancelled_build_ends_where_the_engine_does_not_stop_its_container() {
     for call in ["stop", "wait"] {

@@ -1,5 +1,5 @@
-//! On a disk that hangs, readers keep a bounded number of threads: builds and clients of this host go on,
-//! and who cannot be read for is told so.
+//! On a disk that hangs, readers take a bounded number of threads: builds and clients of this host go
+//! on, and readers over the limit get an error.
 
 use std::{
     fmt::Debug,
@@ -73,7 +73,7 @@ where
     }
 }
 
-/// A daemon all of whose permits for small reads are taken by readers that hang, and a build that is over.
+/// A daemon whose permits for small reads are all taken by readers that hang, and a build that is over.
 async fn stuck() -> (TestDaemon, Value, Gate) {
     let script = "echo made > $D/artifacts/made\necho printed";
     let daemon = TestDaemon::builder().await.script("p", script);
@@ -144,7 +144,7 @@ async fn readers_over_the_limit_are_asked_to_retry() {
         refused.text()
     );
     read_all(&At::Unix(daemon.socket()), &info).await;
-    // Those who leave make room for others.
+    // Readers that leave free their places.
     waiting.pop();
     let late = daemon.asking(Ask::get(log_of(&info)));
     drop(gate);

@@ -1,4 +1,4 @@
-//! A citizen of systemd: its sockets, its questions, its signals.
+//! Integration with systemd: its sockets, its notifications, its signals.
 
 use std::{fs, os::fd::OwnedFd, process::Stdio};
 
@@ -57,7 +57,7 @@ async fn it_is_ready_before_the_engine_answers_and_ends_as_it_says() {
     home.engine.release("ping");
 }
 
-/// Over connections on which nothing was said when it was told to end.
+/// Also over connections without a request at the moment of SIGTERM.
 #[tokio::test]
 async fn a_connection_accepted_before_the_end_is_answered() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -198,7 +198,7 @@ async fn a_reload_puts_a_good_file_in_force_and_keeps_the_old_one_when_it_is_bro
     assert_eq!(slots().await, 2);
 }
 
-/// More slots are taken at once by those who wait.
+/// Waiting jobs take additional slots at once.
 #[tokio::test]
 async fn a_reload_with_more_slots_begins_what_waits() {
     let (home, manager) = home().await;
@@ -225,7 +225,7 @@ async fn with_a_wrong_configuration_waiting_clients_get_an_error_and_the_next_pr
     home.configure(&json!({"colour": 1}));
     let at = manager.over_tcp();
     let waiting = tokio::spawn(async move { at.ask(Ask::get("/index/")).await });
-    // Until it waits to be accepted, there is no client that could be told.
+    // Before a connection waits to be accepted, no client could get an error.
     manager.awaited().await;
     let life = manager.start(&home);
     let answer = within("the answer", waiting).await.unwrap();
@@ -233,7 +233,7 @@ async fn with_a_wrong_configuration_waiting_clients_get_an_error_and_the_next_pr
     assert!(answer.text().contains("journalctl -u mistryd"));
     assert!(!answer.text().contains("colour"));
     assert_eq!(answer.header("retry-after"), "5");
-    // Others who come meanwhile are told, too, by the same life.
+    // The same process also answers clients that connect meanwhile.
     let other = manager.over_unix().ask(Ask::get("/index/")).await;
     assert_eq!(other.status, 503);
     assert_eq!(life.ended().await, 78);
@@ -296,7 +296,7 @@ async fn what_was_inherited_must_be_sockets_that_listen() {
         command.env("LISTEN_FDS", lie);
         commands.push(command);
     }
-    // At once: each takes its time, lest who waits at such a socket starts it again and again.
+    // In parallel: each delays its exit, so that waiting clients do not restart it in a loop.
     let ended = futures_util::future::join_all(commands.into_iter().map(|c| manager.run(c)));
     for (status, said) in ended.await {
         assert_eq!(status, 78, "{said}");
@@ -313,7 +313,7 @@ async fn what_was_inherited_must_be_sockets_that_listen() {
     }
 }
 
-/// Who waits at the good ones is told, and so there is one start in a while and no storm.
+/// Clients that wait at the valid sockets get an error, so there is no restart storm.
 #[tokio::test]
 async fn clients_that_wait_beside_a_wrong_socket_or_engine_get_an_error() {
     for wrong in ["socket", "engine"] {
@@ -360,7 +360,7 @@ async fn sockets_that_were_meant_for_another_process_are_left_alone() {
     child.wait().unwrap();
 }
 
-/// Without systemd there is no manager to tell, and with one that does not hear nothing is different.
+/// Nothing depends on whether the notifications are read.
 #[tokio::test]
 async fn a_systemd_that_does_not_read_notifications_blocks_nothing() {
     let (home, manager) = home().await;

@@ -1,5 +1,5 @@
-//! What builds, Docker and clients write steers no terminal of ours, by whichever command it is shown:
-//! on a terminal (a real one, of script(1)) only colours of logs are left. In a file a log is exact.
+//! What builds, Docker and clients write cannot control a terminal, whichever command prints it: on a
+//! terminal (a real one, of script(1)) only colours of logs are left. In a file a log is exact.
 
 use std::process::Command;
 

@@ -1,6 +1,6 @@
-//! Who may ask: with a tokens file, what changes something over TCP needs a token of the right
-//! scope, and reading, too, where nothing is public; the unix socket needs none. A browser that has
-//! shown a token reads by a cookie, and does nothing else by it.
+//! Access by tokens: with a tokens file, changes over TCP need a token of the right scope, and so does
+//! reading where nothing is public; the unix socket needs none. A browser that has sent a token reads by a
+//! cookie, and can do nothing else with it.
 
 use mistry::web::{Public, Scope, Token};
 use serde_json::json;
@@ -493,7 +493,7 @@ async fn a_browser_without_a_token_is_asked_for_one_and_shown_nothing_else() {
         page("/project/succeed").await,
         page("/project/nobody").await
     );
-    // Programs are told in their own way.
+    // Programs get an error in their format.
     for accept in ["application/json", "*/*"] {
         let answer = daemon.ask(Ask::get("/").with("accept", accept)).await;
         assert_eq!(

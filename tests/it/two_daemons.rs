@@ -1,4 +1,4 @@
-//! One build path, one daemon: a second one says who is there, and has touched nothing.
+//! One build path, one daemon: a second one names the first and changes nothing.
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -45,7 +45,7 @@ async fn a_second_daemon_names_the_holder_of_the_build_path_and_changes_nothing(
     assert_eq!(tree(), before);
     home.engine.release("start");
     assert_eq!(building.await.unwrap().expect(201).json()["ExitCode"], 0);
-    // When the first is gone, however it went, there is room.
+    // When the first has ended, in any way, the path is free.
     first.end(Signal::KILL).await;
     let second = home.spawn().await;
     assert_eq!(second.end(Signal::TERM).await, 0);

@@ -1,5 +1,5 @@
-//! Who may build: members of group `mistry` over the socket, clients with a token over TCP, and no one
-//! else; who is refused is told what to do.
+//! Access to builds: members of group `mistry` over the socket, clients with a token over TCP, and no
+//! others; a refusal says what to do.
 
 use serde_json::json;
 

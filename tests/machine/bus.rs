@@ -1,5 +1,5 @@
-//! The bus of a whole host: a call starts the daemon, real users are let or refused by the real polkit,
-//! and neither an idle end nor a lost bus loses anybody.
+//! The bus of a whole host: a call starts the daemon, the real polkit decides about real users, and no
+//! call is lost when the daemon exits for idleness or the bus restarts.
 
 use std::io::{BufRead, BufReader};
 
@@ -35,7 +35,7 @@ fn id_of(ran: &Ran) -> String {
     id.to_owned()
 }
 
-/// A project whose builds wait until they are let go.
+/// A project whose builds wait until they are released.
 fn gated(machine: &Machine) {
     machine.script(
         "gated",
@@ -162,7 +162,7 @@ fn a_rule_of_the_administrator_lets_a_user_in_and_a_starter_cancels_only_their_o
             }
         });",
     );
-    // polkit reads its rules when it is told by the kernel; a restart is a moment that one can wait for.
+    // polkit reads its rules at some time after a change; a restart can be waited for.
     machine.run("systemctl restart polkit.service");
     let others = id_of(&submit(&machine, "member", "gated", 1));
     let own = id_of(&submit(&machine, "outsider", "gated", 2));
@@ -300,7 +300,7 @@ fn a_restarted_bus_is_joined_again_and_http_is_served_meanwhile() {
     let daemon = machine.daemon();
     machine.run("systemctl restart dbus.service");
     assert_eq!(machine.get("/healthz").status, 200);
-    // The name is back before anybody has to ask for it.
+    // The name is back before a client asks for it.
     machine.run(
         "for n in $(seq 200); do
             if busctl status org.mistry.Mistry1 > /dev/null 2>&1; then exit 0; fi; sleep 0.1
@@ -325,7 +325,7 @@ fn the_group_may_open_artifacts_and_no_mount_stays_behind() {
         let ran = machine.as_user("member", &format!("{CALL} {method} s {id}"));
         assert!(ran.status == 0 && ran.stdout.starts_with("h "), "{ran}");
     }
-    // What the kernel lets whom read of what is handed out.
+    // What the kernel lets each user read of it.
     let read = format!("cat {build}/data/artifacts/greeting.txt");
     let ran = machine.as_user("member", &read);
     assert!(ran.stdout.starts_with("Hello, "), "{ran}");

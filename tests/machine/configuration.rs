@@ -1,5 +1,5 @@
-//! A configuration that is wrong, missing or unreadable: clients are told, nothing storms, and when it
-//! is mended everything works again, and nothing is to be started by hand.
+//! A configuration that is wrong, missing or unreadable: clients get an error, there is no restart storm,
+//! and when it is corrected everything works again without a manual start.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

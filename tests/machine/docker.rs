@@ -1,5 +1,5 @@
-//! Docker on the machine: it may be stopped and come back, and what it runs for us is found under a
-//! slice of our own.
+//! Docker on the machine: it may be stopped and come back, and the containers of builds are in a slice of
+//! their own.
 
 use serde_json::json;
 

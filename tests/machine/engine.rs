@@ -1,5 +1,5 @@
 //! Docker that is stopped, restarted or killed in the middle of builds: each build ends with the right
-//! outcome, made again where its container was taken down, and its log and its result are those of one
+//! outcome, is run again where its container was stopped, and its log and its result are those of one
 //! execution. Nothing is left over.
 
 use std::io::Read;
@@ -15,7 +15,7 @@ const SCRIPT: &str = "
     word=$(cat /proc/sys/kernel/random/uuid)
     n=0
     if [ -e params/trap ]; then
-        # Ends well when it is told to end, with half of its result.
+        # Ends with status 0 on SIGTERM, with half of its result.
         trap 'echo \"$word $n\" > artifacts/word; exit 0' TERM
     fi
     while [ ! -e /gates/go ]; do

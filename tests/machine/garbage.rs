@@ -1,5 +1,5 @@
 //! The timer's service collects garbage as the configuration says, inside its sandbox: by the daemon,
-//! which it wakes where it sleeps.
+//! which it starts if necessary.
 
 use serde_json::json;
 

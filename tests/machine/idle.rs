@@ -1,5 +1,5 @@
-//! Idle exit: with nothing to do the daemon ends and costs nothing; the next client starts it
-//! again, and none is lost in between.
+//! Idle exit: without work the daemon ends; the next client starts it again, and no client is lost in
+//! between.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! The journal: one record for each event, with fields to find it by and an explanation; and a
-//! journal that does not listen holds nothing up.
+//! The journal: one record for each event, with fields to find it by and an explanation; and a journal
+//! that does not read delays nothing.
 
 use std::os::unix::net::UnixDatagram;
 

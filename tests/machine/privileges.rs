@@ -1,5 +1,5 @@
-//! What the daemon is allowed: little, and enough. It runs as `mistry`, makes subvolumes of a Btrfs,
-//! and does away with what containers that ran as root have left.
+//! The privileges of the daemon: few, and sufficient. It runs as `mistry`, makes subvolumes of a Btrfs,
+//! and removes files that containers have left as root.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! `systemctl reload`: a new configuration is taken without an end, a broken one changes nothing and
-//! is told.
+//! `systemctl reload`: a new configuration is applied without a restart, a broken one changes nothing and
+//! is reported.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! Removing: what people made or changed stays until it is purged, and then what they put there
-//! themselves; installed again, everything goes on.
+//! Removing: what administrators made or changed stays until a purge, and their own files stay after
+//! it; after another installation everything goes on.
 
 use serde_json::json;
 

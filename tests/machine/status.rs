@@ -1,4 +1,4 @@
-//! Readiness and the status text: `systemctl status mistryd` tells what the daemon is doing.
+//! Readiness and the status text: `systemctl status mistryd` shows what the daemon is doing.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! An upgrade with builds running and clients waiting: no client is refused, nothing is made twice.
+//! An upgrade with builds running and clients waiting: no client is refused, nothing is built twice.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,4 +1,4 @@
-//! The watchdog: a daemon that makes no progress is replaced by systemd, whichever part of it stands.
+//! The watchdog: a daemon that makes no progress is replaced by systemd, whichever part of it hangs.
 
 use crate::support::Machine;
 

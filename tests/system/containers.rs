@@ -1,4 +1,4 @@
-//! What the Docker Engine is really told: inspected while a build runs, as its owner would.
+//! What the Docker Engine is asked for: containers are inspected while a build runs.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

@@ -1,5 +1,5 @@
-//! `make demo` with the programs that are built already: it tells its story, and leaves nothing on
-//! the host but the directory that it names.
+//! `make demo` with the programs that are built already: it prints its steps, and leaves nothing on the
+//! host but the directory that it names.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

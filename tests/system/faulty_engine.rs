@@ -153,7 +153,7 @@ fn a_log_that_goes_on_no_more_after_its_container_has_ended_is_read_to_its_end()
     let harness = Harness::new();
     harness.proxy.next("logs", Fault::Stall(5_000));
     let id = harness.daemon.submit(json!({"project": "held"}));
-    // Its log does not tell that it waits.
+    // Its log does not show that it waits.
     let gate = harness.daemon.pending("held", &id).join("data/gate");
     while !gate.exists() {
         std::thread::yield_now();

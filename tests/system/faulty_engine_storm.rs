@@ -18,7 +18,7 @@ use crate::support::http::Answer;
 use crate::support::proxy::Proxy;
 use crate::support::{Place, names};
 
-/// Who ask at the same time; more than there are slots.
+/// Concurrent clients; more than there are slots.
 const ASKERS: usize = 6;
 /// One request to the Engine of so many is not answered as it should.
 const ONE_IN: u64 = 6;
@@ -178,7 +178,7 @@ fn build(daemon: &Daemon, job: &Job, refused: &AtomicUsize) -> Result<Verdict, S
     let info = daemon.wait(&job.project, &id);
     for answer in answers.iter().filter(|answer| answer.status == 201) {
         let body = answer.json();
-        // What one was told to be a success is what is there.
+        // A success in an answer is the success on disk.
         if body["Outcome"] == "succeeded" && body["StartedAt"] != info["StartedAt"] {
             return Err(format!("two successes: {body:#} and {info:#}"));
         }
@@ -240,7 +240,7 @@ fn is_whole(log: &str, job: &Job, word: &str) -> Result<(), String> {
     ];
     let at = begins.iter().filter_map(|begin| log.find(begin)).min();
     let (before, printed) = log.split_at(at.ok_or("it does not begin")?);
-    // What a lost attempt has printed is told from this one by a line of mistry's own.
+    // A line of mistry separates the output of a lost attempt from that of this one.
     let since = before.rsplit("mistry: the build was interrupted").next();
     if since.is_some_and(|since| since.contains("begin ") || since.contains(DOTS)) {
         return Err("it holds another execution".to_owned());

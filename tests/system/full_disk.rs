@@ -1,5 +1,5 @@
-//! A build path that is full: said clearly, nothing half-made is left, and when there is room again
-//! building goes on.
+//! A full build path is reported clearly, no unfinished file is left, and builds go on when there is
+//! space again.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::daemon::Setup;
 use crate::support::{Place, names};
 
-/// A file that takes all the room there is.
+/// A file that takes all free space.
 pub struct Filler(PathBuf);
 
 impl Filler {
@@ -68,7 +68,7 @@ fn a_full_build_path_is_reported_until_there_is_space_again(place: Place) {
         }
         assert_eq!(daemon.get("/healthz").status, 200);
     }
-    // The journal says of each what it was about, where the kernel's word is told.
+    // Each record of the journal with the kernel's message says what failed.
     let log = daemon.log();
     let builds = daemon.builds().display().to_string();
     let full = log.lines().filter(|line| line.contains("No space left"));
@@ -117,7 +117,7 @@ fn a_build_that_fills_the_disk_fails_and_the_daemon_does_not(place: Place) {
     let answer = daemon.post("/jobs", &job);
     let body = answer.json();
     let id = match answer.status {
-        // The build's own failure, if what it left leaves room for the record.
+        // The build's own failure, if there is space left for the record.
         201 => {
             assert_eq!(body["ExitCode"], 5, "{body:#}");
             assert!(
@@ -143,7 +143,7 @@ fn a_build_that_fills_the_disk_fails_and_the_daemon_does_not(place: Place) {
         ["failed", "errored"].contains(&info["Outcome"].as_str().unwrap()),
         "{info:#}"
     );
-    // Its owner makes room; the daemon may be there or not.
+    // The administrator frees space, with or without a running daemon.
     daemon.end();
     let zeros = daemon.ready("filling", &id).join("data/artifacts/zeros");
     if zeros.exists() {

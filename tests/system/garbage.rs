@@ -1,5 +1,5 @@
-//! Garbage on real filesystems: what builds take is measured as it is where they share blocks, and a
-//! disk that is really full is had back, so that building goes on.
+//! Garbage on real filesystems: the size of builds is measured correctly where they share blocks, and
+//! space on a disk that is really full is reclaimed, so that builds go on.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -141,7 +141,7 @@ fn fill(daemon: &Daemon, group: impl Fn(u64) -> String) -> Vec<String> {
     panic!("it never is full");
 }
 
-/// Waits until a build is settled or cannot be for want of room.
+/// Waits until a build is durable or cannot become so for lack of space.
 fn settle(daemon: &Daemon, id: &str) {
     let record = daemon.ready("filling", id).join("build_info.json");
     let began = Instant::now();
@@ -198,7 +198,7 @@ fn space_on_a_full_disk_is_reclaimed(place: Place) {
         }
         assert!(done["Free"].as_u64().unwrap() > 2 * PIECE, "{done:#}");
         assert_eq!(daemon.get("/healthz").status, 200);
-        // With all of the rest of the disk taken, there is room for the next ones.
+        // With all of the rest of the disk taken, there is space for the next ones.
         let job = json!({"project": "filling", "params": {"n": format!("after-{is_restarted}")}});
         daemon.succeed(job);
         filler.free();
@@ -221,7 +221,7 @@ fn a_build_frees_the_space_that_it_needs() {
         .script("filling", FILLING)
         .config(json!({"gc": {"min_free": "40M"}}))
         .start();
-    // Many more than fit: each that finds too little room has the oldest ones removed.
+    // Many more than fit: each that finds too little space has the oldest ones removed.
     let size = rustix::fs::statvfs(daemon.home()).unwrap();
     let most = size.f_blocks * size.f_frsize / PIECE + 20;
     for n in 0..most {

@@ -12,7 +12,7 @@ use crate::support::Place;
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::engine::Engine;
 
-/// The Engine's own client, as people use it.
+/// The command `docker`.
 #[track_caller]
 fn docker(arguments: &[&str]) -> String {
     let mut command = Command::new("docker");
@@ -345,7 +345,7 @@ fn purging_takes_the_images_and_containers_that_are_ours_and_no_others() {
         tags.all(|tag| !tag.starts_with("mistry-alone")),
         "{left:#?}"
     );
-    // When what people made of it is gone, the rest goes.
+    // When what users made of it is gone, the rest goes.
     docker(&["rm", &theirs]);
     docker(&["rmi", "--no-prune", &commit]);
     purge(&daemon, "remove_images");

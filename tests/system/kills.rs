@@ -1,10 +1,10 @@
-//! A daemon that is killed while it builds, at every named step and at any moment: each accepted job
-//! is built once, with the right outcome, its log is what its container printed, byte for byte, and
-//! all who wait have their answer.
+//! A daemon that is killed while it builds, at every named step and at any moment: each accepted job is
+//! built once, with the right outcome, its log is what its container printed, byte for byte, and all
+//! waiting clients get their answer.
 //!
-//! A round is five jobs at once (cold, incremental, coalesced, failing, async), asked for by the real
-//! client, and one or more kills. What is then on disk, in the Engine, in the index and in the hands
-//! of the clients is compared with what must be there.
+//! A round is five jobs at once (cold, incremental, coalesced, failing, async), requested by the real
+//! client, and one or more kills. What is then on disk, in the Engine, in the index and at the clients is
+//! compared with what must be there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -187,7 +187,7 @@ impl Sweep {
             let tell = tell.clone();
             std::thread::spawn(move || {
                 let ended = client.output().unwrap();
-                // Who does not listen any more has failed already.
+                // A test that does not receive any more has failed already.
                 let _ = tell.send(News::Ended(kind, ended));
             })
         };
@@ -227,12 +227,12 @@ impl Sweep {
         }
         assert_eq!(ids.get(&Kind::Async), ids.get(&Kind::Awaited), "{context}");
         ids.remove(&Kind::Awaited);
-        // The work after the answers is done by whichever life gets to it.
+        // The work after the answers is done by whichever process gets to it.
         while !self.daemon.end_somehow().success() {
             died += 1;
             watching.push(start(&mut self.daemon, &self.address, &tell));
         }
-        // On a slow disk a daemon that is told to end may leave its trash to the next one.
+        // On a slow disk a daemon that is stopped may leave its trash to the next one.
         let trash = self.daemon.builds().join(".mistry/trash");
         for _ in 0..5 {
             if names(&trash).is_empty() {
@@ -362,7 +362,7 @@ impl Sweep {
         fs::create_dir(daemon.home().join("runs")).unwrap();
         self.index_is_disk(context);
         for (kind, id) in ids {
-            // A life that is told to end leaves a disk that takes its time to the next one.
+            // On a slow disk a process that is stopped leaves this to the next one.
             let record = record(&self.daemon.ready(kind.project(), id));
             assert_eq!(
                 record["Bookkeeping"]["Durable"], true,

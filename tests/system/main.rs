@@ -6,7 +6,7 @@
 
 // The lints that keep panics out of the programs know only single test functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// A test tells its story from the beginning to the end.
+// A test is one sequence of steps.
 #![allow(clippy::too_many_lines)]
 
 mod browser;

@@ -1,7 +1,7 @@
 //! Real input: the example project `npm` installs the packages of a real lock file over the network,
-//! brings them home, and a program runs with them.
+//! the client fetches them, and a program runs with them.
 //!
-//! `MISTRY_TEST_NODE_IMAGE` names an image with Node that takes the place of the project's base.
+//! `MISTRY_TEST_NODE_IMAGE` names an image with Node that replaces the project's base.
 
 use std::path::Path;
 use std::process::Command;

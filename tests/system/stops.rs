@@ -1,5 +1,5 @@
 //! Builds that are stopped before their end: by a user, at their deadline, after too long a silence.
-//! What they printed until then is there, and nothing of theirs is left running.
+//! Their output until then is kept, and nothing of theirs is left running.
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::support::daemon::{Daemon, Setup};
 use crate::support::engine::Engine;
 use crate::support::{Place, names};
 
-/// Ends well when it is told to; the file says whether it was.
+/// Ends with status 0 on SIGTERM; the file says whether it came.
 const POLITE: &str = "
     trap 'echo told; echo told > artifacts/told; exit 0' TERM
     echo waiting; mkfifo gate; { read -r x < gate || :; } & wait $!; echo over";
@@ -55,7 +55,7 @@ fn a_cancelled_build_gets_sigterm_and_then_sigkill() {
     let daemon = setup.script("stubborn", STUBBORN).start();
     let id = daemon.submit(json!({"project": "polite", "group": "g"}));
     daemon.until("polite", &id, "waiting");
-    // A client that waits is told, and has the exit status for it.
+    // A waiting client prints it, and has the exit status for it.
     let mut waiting = daemon.client(&["build", "--project", "polite", "--group", "g"]);
     let waiting = std::thread::spawn(move || waiting.output().unwrap());
     let by_now = |daemon: &Daemon| daemon.get("/metrics").text();

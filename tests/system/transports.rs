@@ -1,4 +1,4 @@
-//! Four ways home bring the same tree: http, rsync, scp and local.
+//! Four transports fetch the same tree: http, rsync, scp and local.
 //!
 //! What exactly arrives is compared in `oracle::ways`.
 

@@ -16,7 +16,7 @@ use super::{
     proxy::{JobProxy, ManagerProxy},
 };
 
-/// Who may do what on it: all, as far as the bus is concerned.
+/// The policy of the bus: everything is allowed.
 const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>

@@ -1,8 +1,8 @@
 //! A server for one test, with an Engine, projects and a build path of its own, all temporary.
 //!
-//! Most promises are about the rooms together and not about a process: [`Builder::start`] puts
-//! the real scheduler and the real web on a free port and on a unix socket, in the test's own
-//! process. What is about the process is tested with [`super::process`], over the same [`Home`].
+//! Most tests are about the modules together and not about a process: [`Builder::start`] runs the real
+//! scheduler and the real web server on a free port and on a unix socket, in the test's own process.
+//! What concerns the process is tested with [`super::process`], over the same [`Home`].
 
 use std::{
     collections::BTreeMap,
@@ -111,7 +111,7 @@ pub fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// How the server is wanted.
+/// The settings of a server.
 pub struct Builder {
     pub home: Home,
     rules: SchedulerConfig,
@@ -263,7 +263,7 @@ impl Builder {
 }
 
 impl TestDaemon {
-    /// Begins a life of the server over what is on disk.
+    /// Starts the server again over what is on disk.
     pub async fn start_again(&mut self) {
         assert!(self.life.is_none(), "it runs");
         let filesystem = Filesystem::detect(Kind::Plain, &self.home.builds()).unwrap();
@@ -404,7 +404,7 @@ impl TestDaemon {
         found.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// Returns when a metric has this value: the server tells of what happens nowhere else.
+    /// Returns when a metric has this value: nothing else shows the state inside.
     pub async fn until_metric(&self, name: &str, project: &str, value: f64) {
         within(name, async {
             while self.metric(name, project).await != value {
@@ -414,7 +414,7 @@ impl TestDaemon {
         .await;
     }
 
-    /// An artifact, or what is said instead of it.
+    /// An artifact, or the error.
     pub async fn artifact(&self, info: &Value, path: &str) -> Answer {
         let (project, id) = (info["Project"].as_str(), info["ID"].as_str());
         let (project, id) = (project.unwrap(), id.unwrap());

@@ -1,4 +1,4 @@
-//! An HTTP client that says what it is told to say, wrong things too. One connection per request.
+//! An HTTP client that sends what a test asks for, also invalid requests. One connection per request.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 

@@ -1,6 +1,6 @@
-//! systemd for one test: holds the sockets, starts `mistryd` with them, hears what it tells.
+//! systemd for one test: holds the sockets, starts `mistryd` with them, receives its notifications.
 //!
-//! A shell puts the sockets where sd_listen_fds(3) wants them, because only a process itself knows
+//! A shell puts the sockets where sd_listen_fds(3) expects them, because only a process itself knows
 //! its number.
 
 use std::{
@@ -27,7 +27,7 @@ pub struct Manager {
     home: std::path::PathBuf,
 }
 
-/// One life of the daemon; killed when it is dropped.
+/// One process of the daemon; killed when it is dropped.
 pub struct Life(pub Child);
 
 impl Manager {
@@ -105,7 +105,7 @@ impl Manager {
         within("a client", waiting).await.unwrap();
     }
 
-    /// The next line that it tells us and that begins with `wanted`.
+    /// The next line of its notifications that begins with `wanted`.
     pub async fn hears(&self, wanted: &str) -> String {
         within(wanted, async {
             loop {
@@ -125,7 +125,7 @@ impl Manager {
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
-    /// What has been told and not yet heard.
+    /// All notifications that have not been read yet.
     pub fn unheard(&self) -> String {
         let (mut all, mut message) = (String::new(), vec![0; 4096]);
         while let Ok(length) = self.notify.try_recv(&mut message) {

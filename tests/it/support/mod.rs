@@ -1,4 +1,4 @@
-//! What the tests stand on.
+//! Support for the integration tests.
 
 // Each test file uses a part of it.
 #![allow(dead_code)]

@@ -25,7 +25,7 @@ pub struct Process {
     reading: Option<JoinHandle<()>>,
 }
 
-/// What a program that ended has said.
+/// The status and output of a program that has ended.
 #[derive(Debug)]
 pub struct Ended {
     /// Its exit status; minus the signal when it was killed.
@@ -120,12 +120,12 @@ pub async fn served(mut command: Command) -> Process {
 }
 
 impl Process {
-    /// What it has said on standard error.
+    /// What it has written to standard error.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Ends it as systemd does; all that it has said.
+    /// Ends it as systemd does; returns its whole log.
     pub async fn log_to_the_end(self) -> String {
         let log = self.log.clone();
         assert_eq!(self.end(Signal::TERM).await, 0);

@@ -1,5 +1,5 @@
-//! What documents promise and sources do: every route is in the paper of the HTTP contract,
-//! every key of the configuration in the sample and in the papers for operators.
+//! Documents and sources agree: every route is in the document of the HTTP contract, every key of the
+//! configuration in the sample and in the documents for operators.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,9 +1,9 @@
-//! What the packages promise and a program can check without building them: the units are in order
-//! and closed, the shipped configuration works, the manual and the journal's catalog are whole, and
-//! nothing is written down twice.
+//! What can be checked of the packages without building them: the units are valid and sandboxed, the
+//! shipped configuration works, the manual and the journal's catalog are complete, and nothing is written
+//! twice.
 //!
-//! What needs a tool of the host (`systemd-analyze`, `man`) is checked where it is there; `make test`
-//! brings both.
+//! Checks that need a tool of the host (`systemd-analyze`, `man`) run where it is installed; `make test`
+//! installs both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

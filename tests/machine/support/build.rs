@@ -1,4 +1,4 @@
-//! Projects of the machine, and builds that a test holds as long as it likes.
+//! Projects of the machine, and builds that a test holds as long as it needs.
 
 use serde_json::{Value, json};
 
@@ -44,14 +44,14 @@ impl Machine {
         self.project_named(name)
     }
 
-    /// A project whose build says when it is there, and ends when it is let go.
+    /// A project whose build signals its start, and ends when it is released.
     pub fn held(&self, name: &str) -> Project<'_> {
         self.run(&format!(
             "rm -rf {GATES} && mkdir {GATES} && mkfifo -m 0666 {GATES}/here {GATES}/go"
         ));
         self.script(
             name,
-            // The client that made it before has heard of it; made again, it need not be heard.
+            // The client that requested it first has noticed it; when it is run again, nothing waits for that.
             "(echo here > /gates/here) & word=$(cat /gates/go); echo $word > artifacts/word",
             json!({ "mounts": { GATES: "/gates" } }),
         )

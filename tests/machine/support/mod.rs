@@ -1,8 +1,8 @@
-//! What the tests of the whole machine stand on: the machine that `make environment` has booted, entered
-//! as root or as a user, and its journal, its units and its sockets seen from here.
+//! Support for the tests on the machine: the machine that `make environment` has booted, entered as root
+//! or as a user, with its journal, its units and its sockets.
 //!
-//! Promises that every test finds the machine in the same state, whatever the one before it did or
-//! left undone, that one test has it at a time, and that what is waited for is an event.
+//! Promises that each test finds the machine in the same state, whatever the one before it did or left
+//! undone, that one test has it at a time, and that tests wait for events only.
 
 mod build;
 mod http;
@@ -149,7 +149,7 @@ impl Machine {
         );
     }
 
-    /// Nothing of mistry is left, not even what people put there.
+    /// Removes all of mistry, also files of administrators.
     #[track_caller]
     fn purge(&self) {
         self.run(
@@ -219,7 +219,7 @@ impl Machine {
         self.run("systemctl daemon-reload");
     }
 
-    /// The service runs the daemon of this build, with its fault points, told `faults`; `more` are
+    /// The service runs the daemon of this build, with the fault points `faults`; `more` are
     /// other lines of its section.
     pub fn wedge(&self, faults: &str, more: &str) {
         let daemon = self.path(DEBUG_DAEMON);

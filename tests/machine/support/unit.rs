@@ -1,4 +1,4 @@
-//! Units of the machine: what systemd says of them, and waiting until it says something else.
+//! Units of the machine: their properties, and waiting until one changes.
 
 use std::io::{BufRead, BufReader};
 
@@ -28,7 +28,7 @@ impl Machine {
         self.watch(unit).until(name, wanted)
     }
 
-    /// Listens from now on to what is told of a unit.
+    /// Listens from now on to changes of a unit.
     #[track_caller]
     pub fn watch(&self, unit: &str) -> Watch<'_> {
         let path: String = unit

@@ -255,7 +255,7 @@ fn a_page_of_another_site_cannot_cancel_frame_or_read_a_build() {
     for host in ["127.0.0.1", "localhost"] {
         let target = format!("http://{host}:{}/job/slow/{id}/cancel", daemon.port());
         let browser = Browser::at(&other_site(target.clone()));
-        // It may ask, and the browser tells in its console that it was refused.
+        // It may send the request, and the browser reports the refusal in its console.
         let daemon_there = format!("{host}:{}", daemon.port());
         for message in [&daemon_there, "blocked by CORS", "frame-ancestors"] {
             browser.forgive(message);

@@ -1,4 +1,4 @@
-//! A log that is another one by now, and one that is not seen.
+//! A page whose log has been replaced meanwhile, and a page that is not visible.
 
 use serde_json::json;
 

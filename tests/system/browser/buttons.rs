@@ -1,4 +1,4 @@
-//! The buttons do what they say, tell what became of it, and ask before what cannot be taken back.
+//! The buttons do what their labels say, report the result, and ask before what cannot be undone.
 
 use std::path::Path;
 use std::process::Command;
@@ -111,7 +111,7 @@ fn a_build_is_pinned_and_let_go() {
     browser.wait_for_text(&button("pin"), "Pin");
     assert_eq!(info(&daemon, "succeed", &built)["Pinned"], false);
 
-    // What the server refuses is told beside the button.
+    // An error of the server is shown beside the button.
     std::fs::remove_dir_all(daemon.ready("succeed", &built)).unwrap();
     browser.click(&button("pin"));
     browser.wait_for("#actions [role=status]:not(:empty)");

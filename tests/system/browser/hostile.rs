@@ -1,5 +1,5 @@
 //! Whatever a container prints, a client sends or a project is called: it is text in the page, never
-//! markup, never a command, and the page answers all the same.
+//! markup, never a command, and the page stays responsive.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::support::Browser;
 use crate::support::Place;
 use crate::support::daemon::Setup;
 
-/// Markup that would be seen if it became any: elements of its own, and scripts that tell.
+/// Markup that would be noticed if it were parsed: elements of its own, and scripts that print.
 const MARKUP: &str = "</script></pre></textarea><script>window.isTaken = 1</script>\
     <img src=x onerror='isTaken = 2'><x-hostile><svg/onload=isTaken=3><a href=\"javascript:isTaken=4\">x</a>\
     <style>body{display:none}</style><iframe srcdoc='<script>parent.isTaken=5</script>'></iframe>";

@@ -1,5 +1,5 @@
-//! The browser of the tests is an instrument: it sees what it is there to see, and its hands work.
-//! What it looks at here are pages of a small server of the tests' own.
+//! The browser driver itself: it detects what it must detect, and its input arrives. The pages here are
+//! those of a small server of the tests' own.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! A keyboard is enough: for going through builds, for searching, for the log, for finding out which
-//! keys there are.
+//! The keyboard is enough: to go through builds, to search, to read the log, to find out which keys
+//! there are.
 
 use serde_json::json;
 
@@ -117,7 +117,7 @@ fn the_keyboard_reaches_everything_and_shows_where_it_is() {
     for path in pages.paths() {
         browser.open(&path);
         browser.press("Tab");
-        // Past the navigation, for those who hear every word of it.
+        // Skips the navigation, for users of screen readers.
         assert_eq!(
             browser.eval("document.activeElement.className"),
             "skip",

@@ -1,4 +1,4 @@
-//! What happens is seen where it is looked at, while it happens: no page is loaded again for it.
+//! Open pages show changes as they happen, without being loaded again.
 
 use std::time::{Duration, Instant};
 
@@ -132,7 +132,7 @@ fn the_page_of_a_build_follows_it_and_its_log_to_the_end() {
     browser.wait_for_text("#summary .outcome", "succeeded");
     browser.wait_for_text("#log", "released");
     browser.wait_until("document.title.startsWith('succeeded: slow ')");
-    // There is nothing more to hear.
+    // There are no more events.
     browser.wait_until("document.querySelector('#link').textContent === ''");
     wait_for_icon(&browser, "good");
     browser.wait_for("#actions button[data-do=rebuild]");
@@ -204,7 +204,7 @@ fn the_expected_duration_is_shown_when_similar_builds_are_known() {
     end_on_the_same_page(browser);
 }
 
-/// A browser keeps pages for who goes back, and has six connections to a server.
+/// A browser keeps pages for the back button, and has six connections to a server.
 #[test]
 fn pages_that_were_left_hold_no_connection_and_are_live_again_on_return() {
     let daemon = start();

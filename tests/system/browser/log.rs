@@ -1,5 +1,5 @@
-//! The log in the page of a build, as a reader goes through it: only the rows around what is seen are
-//! in the page.
+//! The log in the page of a build, as a reader scrolls through it: only the rows around the visible ones
+//! are in the page.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub fn lines(browser: &Browser, first: usize, last: usize) -> Vec<String> {
     found.into_values().collect()
 }
 
-/// Until what is told of the log's length, `count`, is as wanted.
+/// Waits until the shown length of the log, `count`, is as wanted.
 #[track_caller]
 pub fn wait_for_lines(browser: &Browser, wanted: &str) {
     browser.wait_until(&format!(

@@ -1,5 +1,5 @@
-//! Ten thousand builds: any of them is found, by its place or by what is known of it, and an address
-//! says what a page shows.
+//! Ten thousand builds: each can be found, by its place or by its properties, and the address of a page
+//! says what it shows.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Every page that there is, with something on it: for what is promised of all of them.
+//! All pages with content, for the tests of what holds for each of them.
 
 use serde_json::json;
 

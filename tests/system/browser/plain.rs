@@ -1,4 +1,4 @@
-//! The pages as the server writes them: what they tell is there with scripts and without.
+//! The pages as the server writes them: their content is there with and without scripts.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! What every page promises to its reader's browser and line: a strict policy, few bytes, nothing of
-//! anybody else.
+//! What holds for every page in a reader's browser: a strict policy, few bytes, nothing from other
+//! servers.
 
 use serde_json::json;
 
@@ -72,7 +72,7 @@ fn what_comes_into_a_page_somehow_does_not_run() {
             "{path}"
         );
     }
-    // The browser tells of each.
+    // The browser reports each.
     browser.forgive("Content Security Policy");
     browser.forgive("status of 404");
     let console = browser.console();

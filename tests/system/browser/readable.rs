@@ -1,5 +1,5 @@
-//! Every page can be read by all: by those who hear it, by those who see little, in the dark, on
-//! a narrow screen.
+//! Every page is accessible: to screen readers, to people with low vision, in the dark, on a narrow
+//! screen.
 
 use serde_json::json;
 
@@ -14,7 +14,7 @@ const AS_LONG_AS_IT_GETS: &str =
     "document.querySelectorAll('.progress > span').forEach((one) => { one.textContent = 'SAID'; })";
 /// What WCAG 2.1 asks for of text, level AA.
 const CONTRAST: f64 = 4.5;
-/// What must have a name for who hears the page.
+/// What must have a name for screen readers.
 const NAMED: [&str; 13] = [
     "button",
     "link",

@@ -1,8 +1,8 @@
-//! A build server as one finds it on a working day, for pictures: projects that look like projects,
-//! builds that really ran, one that runs and one that waits.
+//! A build server as on a working day, for pictures: realistic projects, builds that really ran, one
+//! that runs and one that waits.
 //!
-//! The builds are small, so that they are made in seconds. Afterwards their records are told to be
-//! larger and older, as if they had been made over the last days; nothing else is invented.
+//! The builds are small, so that they take seconds. Afterwards sizes and times in their records are
+//! increased, as if they had been made over the last days; nothing else is invented.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Without scripts every page tells what it must, leads on by links, and offers nothing that would do
+//! Without scripts every page has its content, links to the others, and shows no control that would do
 //! nothing.
 
 use super::pages::Pages;

@@ -67,7 +67,7 @@ fn a_plain_user_hands_out_as_root_does() {
     let handed = volume.as_a_plain_user(|| {
         let handed = handed_out(&volume, &tree.join("artifacts"));
         assert_eq!(content(&handed, "file").as_deref(), Ok("made"));
-        // Who holds it has the rights that he has.
+        // Its holder has the rights of its own user.
         assert_eq!(content(&handed, "closed"), Err(Errno::ACCESS));
         assert_eq!(content(&handed, "link"), Err(Errno::LOOP));
         handed

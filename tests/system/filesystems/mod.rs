@@ -108,7 +108,7 @@ impl Volume {
         assert!(fs::symlink_metadata(path).is_err());
     }
 
-    /// Does something as a user without privileges, whose the home is from then on.
+    /// Does something as an unprivileged user, who owns the home from then on.
     fn as_a_plain_user<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
         const NOBODY: u32 = 65534;
         chown(&self.home, Some(NOBODY), Some(NOBODY)).unwrap();

@@ -172,7 +172,7 @@ fn furnish(project: &Path, made: &[Made], ignore: Option<&[u8]>) {
         let is_settings = path.starts_with("mistry.json");
         let path = project.join(path);
         let parent = path.parent().unwrap();
-        // A project whose settings are not a file is refused, which is told in the docs.
+        // A project whose settings are not a file is refused, as documented.
         if is_settings && (parent != project || !matches!(kind, Kind::File(..))) {
             continue;
         }

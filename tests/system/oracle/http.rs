@@ -552,7 +552,7 @@ fn is_a_good_proxy(daemon: &Daemon, port: u16, scheme: &str, who: &[&str]) {
     assert!(following.wait().unwrap().success());
 }
 
-/// A trusted proxy names who asks it, whatever that client says of itself, and on whichever connection.
+/// A trusted proxy names its client, whatever that client claims, and on whichever connection.
 fn names_its_clients(port: u16) {
     let asked = json!({ "project": "asked", "rebuild": true }).to_string();
     for (from, said) in [

@@ -1,5 +1,5 @@
-//! Logs: what a container writes is what every way of reading them gives, byte for byte. The file that
-//! the container prints says what is right, and `docker run` says that the container prints it.
+//! Logs: what a container writes is what each interface returns, byte for byte. The file that the
+//! container prints says what is right, and `docker run` proves that the container prints it.
 
 use std::fs;
 use std::io::Write;

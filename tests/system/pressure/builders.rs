@@ -1,4 +1,4 @@
-//! What goes on meanwhile, over the unix socket: builds, a cancel, a collection, each by `mistry`.
+//! What happens meanwhile over the unix socket: builds, a cancel, a collection, each by `mistry`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,4 +1,4 @@
-//! The memory of a process: a bound that would kill it, and what it has taken.
+//! The memory of a process: a limit that would kill it, and its usage.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
-//! No reader stops a builder or costs the server more than it may: a release build of `mistryd` in a
-//! cgroup that would kill it, thousands of clients that ask for the largest answers and read nothing,
+//! No reader stops a builder or costs the server more memory than it may: a release build of `mistryd`
+//! in a cgroup that would kill it, thousands of clients that request the largest answers and read nothing,
 //! and meanwhile builds, a cancel and a collection over the unix socket.
 //!
-//! What each kind of reader costs is printed, so that one that costs too much is known by its name.
+//! The cost of each kind of reader is printed, so that one that costs too much is identified.
 
 mod builders;
 mod memory;
@@ -197,7 +197,7 @@ impl Report {
         }
         self.before = memory.now;
         for (what, how_many) in answered {
-            // Who asks nothing is closed in the end without an answer.
+            // A connection without a request is closed in the end without an answer.
             let is_wrong = match what {
                 Heard::Closed => !name.starts_with("without"),
                 Heard::Reset | Heard::BareRefusal => true,

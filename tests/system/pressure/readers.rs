@@ -89,7 +89,7 @@ pub fn get(path: &str, headers: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").into_bytes()
 }
 
-/// How many heard what.
+/// Counts of the answers.
 pub fn count(readers: &[Reader]) -> BTreeMap<Heard, usize> {
     let mut counts = BTreeMap::new();
     for reader in readers {

@@ -1,6 +1,5 @@
-//! Clients that vanish without a word: no FIN and no RST comes, because the wire is cut. Each is noticed
-//! within two minutes, whatever the server was doing for it, and what was wanted only while it was
-//! connected is wanted no more.
+//! Clients that vanish: no FIN and no RST comes, because the network is cut. Each is noticed within two
+//! minutes, whatever the server was doing for it, and its jobs with `cancel_on_disconnect` are cancelled.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -1,4 +1,4 @@
-//! A `mistryd` of a test's own, with its projects, its build path and its corner of the Engine.
+//! A `mistryd` of a test's own, with its projects, its build path and its objects in the Engine.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -246,7 +246,7 @@ impl Daemon {
         });
     }
 
-    /// What tells when it has ended, if it was not asked to: a descriptor of its process that becomes
+    /// Notices its end, if it was not asked for: a descriptor of its process that becomes
     /// readable then.
     pub fn watch(&self) -> OwnedFd {
         let process = rustix::process::Pid::from_child(&self.running().child);

@@ -1,5 +1,5 @@
-//! Numbers that differ from run to run. The seed is told when a test fails: the same seed
-//! gives the same numbers, though not the same moments.
+//! Random numbers that differ from run to run. The seed is printed when a test fails: the same seed
+//! gives the same numbers, though not the same timing.
 
 use std::time::SystemTime;
 

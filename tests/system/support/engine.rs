@@ -1,4 +1,4 @@
-//! The Docker Engine as its owner sees it: what is there, what carries which label, and away with it.
+//! The Docker Engine as its owner uses it: list objects by label, inspect and remove them.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -40,7 +40,7 @@ pub fn most_resident(process: u32) -> u64 {
     size.parse().unwrap()
 }
 
-/// A real filesystem, and how mistryd is told to use it.
+/// A real filesystem, and the kind that mistryd is configured to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Subvolumes and snapshots.
@@ -134,7 +134,7 @@ impl Drop for Home {
             eprintln!("'{}' is left: {error}", self.path.display());
             assert!(std::thread::panicking());
         }
-        // The room of subvolumes is there some time after they are gone; the next one fills it all.
+        // The space of subvolumes is free some time after they are gone; the next test fills it all.
         if let Some(mount) = self.path.parent().filter(|_| self._alone.is_some()) {
             let mut sync = Command::new("btrfs");
             // On another filesystem it says so and does nothing.
@@ -151,7 +151,7 @@ pub fn word() -> String {
 }
 
 /// Everything below `root`: a relative path and what is there, as `-rwx`-like text with the content
-/// of files and the targets of links. What does not matter to the client that fetches it is not told.
+/// of files and the targets of links. Properties that are not fetched are left out.
 pub fn tree(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut pending = vec![root.to_owned()];

@@ -1,10 +1,10 @@
-//! A faulty Docker Engine: a unix socket that hands every request on to the real one, and does to it
-//! what it is told to, or what the dice say.
+//! A faulty Docker Engine: a unix socket that forwards every request to the real one, and applies the
+//! faults that a test sets or random numbers choose.
 //!
-//! It knows as much of HTTP/1.1 as it takes to tell requests and answers on one connection apart.
-//! Each client has a connection of its own to the Engine for each request, so that what is done
-//! to one is not felt by another. It promises to count what it really did, and nothing of it is left
-//! when it is dropped.
+//! It knows as much of HTTP/1.1 as it needs to separate requests and answers on one connection. Each
+//! client has a connection of its own to the Engine for each request, so that a fault of one does not
+//! affect another. It promises to count the faults that it really applied, and to leave nothing when it
+//! is dropped.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,15 +25,15 @@ use super::http::TEST_TIMEOUT;
 /// What is done to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The connection is closed; the Engine hears nothing.
+    /// The connection is closed; the Engine gets nothing.
     Refuse,
     /// The socket is away, and all connections are cut, for so long.
     Away(Duration),
-    /// The Engine hears it later.
+    /// The Engine gets the request later.
     HoldRequest(Duration),
     /// The answer comes later.
     HoldAnswer(Duration),
-    /// The answer is 500; the Engine hears nothing.
+    /// The answer is 500; the Engine gets nothing.
     Fail,
     /// The answer is 500, though the Engine has done it.
     FailAfter,
@@ -47,9 +47,9 @@ pub enum Fault {
     MidFrame,
     /// The answer ends in good order, with the first part of its body that is so long.
     End(usize),
-    /// The Engine hears it twice; the second answer counts.
+    /// The Engine gets the request twice; the second answer counts.
     Twice,
-    /// The answer is in good order and makes no sense; the Engine hears nothing.
+    /// The answer is valid HTTP without a sensible content; the Engine gets nothing.
     Nonsense,
 }
 
@@ -142,7 +142,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Before the Engine at `engine`; hands on everything until it is told otherwise.
+    /// In front of the Engine at `engine`; forwards everything until faults are set.
     pub fn before(engine: &Path) -> Proxy {
         let home = tempfile::tempdir().unwrap();
         let shared = Arc::new(Shared {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// A server, and how `mistry` is told to use it.
+/// A server, and the options with which `mistry` uses it.
 pub struct Server {
     inetd: Inetd,
     pub arguments: Vec<String>,

@@ -241,7 +241,7 @@ impl Container {
     /// To its first process alone, as Docker does it.
     pub fn signal(&self, signal: Signal) {
         if let Some(first) = *self.group.lock().unwrap() {
-            // One that has just ended is as good as told.
+            // One that has just ended needs no signal.
             let _ = kill_process(first, signal);
         }
     }

@@ -1,4 +1,4 @@
-//! Gates: a test sees a call arrive, holds it, lets it go, makes it fail.
+//! Gates: a test waits for a call, holds it, releases it, makes it fail.
 
 use std::{
     collections::{BTreeMap, VecDeque},

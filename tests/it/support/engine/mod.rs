@@ -105,7 +105,7 @@ impl Engine {
         self.shared.lossy.store(lossy, Ordering::Relaxed);
     }
 
-    /// Who makes the cgroups of containers; `cgroupfs` at first.
+    /// What makes the cgroups of containers; `cgroupfs` at first.
     pub fn cgroup_driver(&self, driver: &str) {
         *self.shared.driver.lock().unwrap() = driver.to_owned();
     }
@@ -122,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// The engine is told to end: no new connection is taken, those that it has are answered. The real
+    /// The engine gets SIGTERM: no new connection is accepted, those that it has are answered. The real
     /// one then ends its containers, and goes.
     pub fn close(&self) {
         if let Some((_, closed)) = &*self.server.lock().unwrap() {

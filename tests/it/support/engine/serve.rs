@@ -110,7 +110,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
             let driver = shared.driver.lock().unwrap().clone();
             Ok(respond(200, &json!({ "CgroupDriver": driver })))
         }
-        // What it remembers of its present life.
+        // What it remembers since its start.
         "events" if query.contains_key("until") => {
             let started = shared.started.lock().unwrap();
             let container = filter(&query, "container").concat();

@@ -1,4 +1,4 @@
-# Goes on until somebody opens its gate, with a progress bar on one line; for a devkit it is short.
+# Runs until its gate is opened, with a progress bar on one line; for a devkit it is short.
 green='\033[32m'; faint='\033[2m'; end='\033[0m'
 for file in boot clock uart spi flash radio; do printf "  ${green}CC${end}      drivers/$file.o\n"; done
 printf "  ${green}LD${end}      firmware.elf\n"

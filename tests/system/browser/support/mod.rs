@@ -1,9 +1,9 @@
-//! A real browser that looks at a daemon's pages: Chromium through its driver.
+//! A real browser that shows a daemon's pages: Chromium through its driver.
 //!
 //! One [`Browser`] is one process of its own with a fresh profile, gone with all its children when it
-//! is dropped. Waiting is done in the page, which tells when something has changed; a wait has a
-//! bound, and fails with what was to be seen. [`Browser::end`] holds the page to what every page
-//! promises: nothing in the console, no request to another server than the daemon.
+//! is dropped. Waiting is done in the page, which reports each change; a wait has a limit, and fails
+//! with what was expected. [`Browser::end`] checks what holds for every page: nothing in the console, no
+//! request to another server than the daemon.
 
 mod driver;
 mod session;
@@ -21,7 +21,7 @@ use traffic::Traffic;
 /// How long something in a page is waited for: more than the slowest host needs.
 const BOUND: Duration = Duration::from_secs(60);
 /// How long it is waited for in one question, which is less than what a script may take. When another
-/// page comes, Chromium sometimes does not tell that what waited in the first one is gone.
+/// page comes, Chromium sometimes does not report that the wait in the first one has ended.
 const ROUND: Duration = Duration::from_secs(2);
 /// As wide as pictures in documents are.
 const SIZE: (u32, u32) = (1280, 800);
@@ -36,7 +36,7 @@ pub struct Browser {
     traffic: RefCell<Traffic>,
     /// What may be in the console.
     forgiven: RefCell<Vec<String>>,
-    /// Who else may be asked.
+    /// Other servers that may get requests.
     others: RefCell<Vec<String>>,
 }
 
@@ -136,7 +136,7 @@ impl Browser {
         count.as_u64().unwrap().try_into().unwrap()
     }
 
-    /// Role and name of whatever a screen reader tells, in its order.
+    /// Role and name of all that a screen reader reads, in its order.
     #[track_caller]
     pub fn heard(&self) -> Vec<(String, String)> {
         let tree = self

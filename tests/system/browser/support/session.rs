@@ -1,6 +1,6 @@
-//! A session of a browser: questions in the JSON of the W3C's WebDriver, and what chromedriver adds.
+//! A session of a browser: requests in the JSON of the W3C's WebDriver, and what chromedriver adds.
 //!
-//! Knows how questions are put, nothing about pages. An error is an answer, told as it came.
+//! Knows the form of requests, nothing about pages. An error is returned as it came.
 
 use serde_json::{Value, json};
 

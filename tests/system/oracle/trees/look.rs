@@ -1,4 +1,4 @@
-//! What is compared of a tree.
+//! The properties of a tree that are compared.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! What arrives equals what was built, by every way: compared name by name, with what rsync itself
+//! What arrives equals what was built, by every transport: compared name by name, with what rsync itself
 //! finds different, and with the table that `mistry fetch --help` prints.
 //!
 //! One small build is made for each test; the test then fills its artifacts with trees that no script
@@ -27,7 +27,7 @@ const WAYS: [&str; 4] = ["http", "rsync", "scp", "local"];
 /// The user `nobody`, on every Debian.
 const USER: u32 = 65534;
 
-/// A build whose artifacts the tests make, and the ways to it.
+/// A build whose artifacts the tests make, and the transports.
 struct Scene {
     daemon: Daemon,
     id: String,
@@ -281,7 +281,7 @@ fn probe(scene: &Scene, way: &str, property: &str) -> String {
             yes(status == 0)
         }
         "read-only directories" | "directories closed to their owner" => {
-            // Who is not root needs the rights.
+            // A user other than root needs the rights.
             chown(&target, Some(USER), None).unwrap();
             let mut opened = 0;
             for n in 0..2 {
@@ -314,7 +314,7 @@ fn probe(scene: &Scene, way: &str, property: &str) -> String {
                     }
                 });
                 if n == 1 {
-                    // By hand, which the time does not tell.
+                    // By content, since the time does not show it.
                     fs::write(target.join("changed"), "xyz").unwrap();
                     set_time(&target.join("changed"), 1_000_000_000, 0);
                 }

@@ -1,4 +1,4 @@
-//! Trees that are fetched, and what counts of them.
+//! Trees that are fetched, and which of their properties are compared.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, OsStr};
