@@ -1,10 +1,8 @@
 //! Bad input gets an error message, never crashes the daemon, and leaves nothing behind: requests that
-//! cannot be read, invalid names, projects that cannot be built, an unreachable Engine, clients and builds
-//! that ask for too much.
+//! cannot be read, invalid names, too much input, an unreachable Engine, clients and builds that ask for
+//! too much.
 
-use std::{os::unix::fs::symlink, time::Instant};
-
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -14,7 +12,12 @@ use crate::support::{
 };
 
 /// Asks, expects this status and a sentence that holds these words.
-async fn refused(daemon: &TestDaemon, body: impl Into<bytes::Bytes>, status: u16, words: &[&str]) {
+pub async fn refused(
+    daemon: &TestDaemon,
+    body: impl Into<bytes::Bytes>,
+    status: u16,
+    words: &[&str],
+) {
     let ask = Ask::new("POST", "/jobs").with("content-type", "application/json");
     let body = body.into();
     let shown = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
@@ -35,7 +38,7 @@ async fn refused(daemon: &TestDaemon, body: impl Into<bytes::Bytes>, status: u16
 }
 
 /// Nothing was written down, nothing was asked of the Engine, and the server works.
-async fn unharmed(daemon: &TestDaemon) {
+pub async fn unharmed(daemon: &TestDaemon) {
     assert_eq!(names(&daemon.home.builds()), [".mistry"]);
     assert_eq!(daemon.home.engine.containers().len(), 0);
     let status = daemon.get("/status").await.expect(200).json();
@@ -246,138 +249,6 @@ async fn requests_that_are_no_http_are_turned_away() {
 }
 
 #[tokio::test]
-async fn a_project_that_cannot_be_built_says_why() {
-    let daemon = TestDaemon::with(&["succeed"]).await;
-    let projects = daemon.home.projects();
-    let make = |name: &str| {
-        let path = projects.join(name);
-        std::fs::create_dir(&path).unwrap();
-        path
-    };
-    make("empty");
-    symlink("/etc/passwd", make("linked").join("Dockerfile")).unwrap();
-    symlink("nowhere", make("dangling").join("Dockerfile")).unwrap();
-    std::fs::create_dir(make("directory").join("Dockerfile")).unwrap();
-    std::fs::write(projects.join("file"), "no directory").unwrap();
-    std::fs::write(make("settings").join("Dockerfile"), "FROM scratch\n").unwrap();
-    std::fs::write(projects.join("settings/mistry.json"), r#"{"colour":"red"}"#).unwrap();
-    std::fs::write(make("other").join("Dockerfile"), "FROM scratch\n").unwrap();
-    std::fs::write(projects.join("other/settings"), "{}").unwrap();
-    symlink("settings", projects.join("other/mistry.json")).unwrap();
-    std::fs::write(make("pattern").join("Dockerfile"), "FROM scratch\n").unwrap();
-    std::fs::write(projects.join("pattern/.dockerignore"), "a\n[\n").unwrap();
-    for (name, status, words) in [
-        ("none-such", 404, &["unknown project 'none-such'"][..]),
-        ("empty", 404, &["project 'empty' has no Dockerfile"]),
-        ("file", 404, &["unknown project 'file'"]),
-        ("linked", 422, &["'linked'", "symbolic link"]),
-        ("dangling", 422, &["'dangling'", "symbolic link"]),
-        (
-            "directory",
-            422,
-            &["'directory'", "Dockerfile is a directory"],
-        ),
-        ("settings", 422, &["'settings'", "mistry.json", "colour"]),
-        ("other", 422, &["'other'", "mistry.json is a symbolic link"]),
-        (
-            "pattern",
-            422,
-            &["project 'pattern' cannot be built: its .dockerignore is wrong: line 2: "],
-        ),
-    ] {
-        refused(&daemon, job(name).to_string(), status, words).await;
-    }
-    unharmed(&daemon).await;
-}
-
-#[tokio::test]
-async fn an_image_that_cannot_be_built_is_recorded_with_its_log() {
-    let daemon = TestDaemon::with(&["bad-dockerfile", "image-build-failure"]).await;
-    daemon
-        .home
-        .project("nothing", &crate::support::context::Context::of(""));
-    for (name, said, logged) in [
-        ("bad-dockerfile", "unknown instruction: COPIE", ""),
-        (
-            "image-build-failure",
-            "returned a non-zero code: 1",
-            "this image is about to fail\n",
-        ),
-        ("nothing", "cannot be empty", ""),
-    ] {
-        let answer = daemon.post("/jobs", &job(name)).await.expect(500);
-        let view = answer.json();
-        let begins = format!("could not build docker image '{name}'");
-        let sentence = text(&view, "error");
-        assert!(
-            sentence.starts_with(&begins) && sentence.contains(said),
-            "{sentence}"
-        );
-        let id = text(&view, "job");
-        assert_eq!(answer.header("location"), format!("/job/{name}/{id}"));
-        assert_eq!(daemon.home.ids(name, "ready"), [id]);
-        assert!(daemon.home.ids(name, "pending").is_empty());
-        let info = daemon.info(name, id).await;
-        for (field, value) in [
-            ("ExitCode", json!(-999)),
-            ("Outcome", json!("errored")),
-            ("State", json!("ready")),
-            ("Err", json!(sentence)),
-            ("ErrBuild", json!(sentence)),
-        ] {
-            assert_eq!(info[field], value, "{field}");
-        }
-        assert!(text(&info, "ContainerStdouterr").contains(logged), "{info}");
-        let log = daemon
-            .ask(Ask::get(format!("/log/{name}/{id}?text")))
-            .await
-            .expect(200)
-            .text();
-        assert!(log.contains(logged) && log.contains(said), "{log:?}");
-        let page = daemon
-            .ask(Ask::get(format!("/job/{name}/{id}")).with("accept", "text/html"))
-            .await;
-        assert!(page.expect(200).text().contains("errored"));
-        assert_eq!(
-            std::fs::read_link(daemon.home.builds().join(name).join("latest")).ok(),
-            None
-        );
-        // Mended, it is built.
-        let dockerfile = daemon.home.projects().join(name).join("Dockerfile");
-        std::fs::write(dockerfile, "FROM scratch\n").unwrap();
-        std::fs::write(daemon.home.projects().join(name).join("run.sh"), "true\n").unwrap();
-        assert_eq!(daemon.build(job(name)).await["ExitCode"], 0);
-    }
-}
-
-#[tokio::test]
-async fn a_project_that_vanishes_or_changes_meanwhile_does_no_harm() {
-    let daemon = TestDaemon::builder().await.slots(1).backlog(4);
-    let daemon = daemon
-        .fixture("succeed")
-        .fixture("output")
-        .fixture("slow")
-        .start()
-        .await;
-    let engine = &daemon.home.engine;
-    engine.hold("images");
-    let first = daemon.asking(Ask::post("/jobs", &job("slow")));
-    engine.wait_for("images", 1).await;
-    let vanishes = daemon.asking(Ask::post("/jobs", &job("output")));
-    daemon.until_metric("mistry_queue_length", "", 1.0).await;
-    std::fs::remove_dir_all(daemon.home.projects().join("output")).unwrap();
-    std::fs::write(daemon.home.projects().join("slow/run.sh"), "changed").unwrap();
-    engine.release("images");
-    for (asked, words) in [(first, "changed"), (vanishes, "could not")] {
-        let answer = asked.await.unwrap().expect(500).json();
-        assert!(text(&answer, "error").contains(words), "{answer}");
-        assert!(answer["job"].is_string());
-    }
-    assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
-    daemon.post("/jobs", &job("output")).await.expect(404);
-}
-
-#[tokio::test]
 async fn without_docker_a_job_is_refused_at_once_and_taken_when_it_is_back() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     daemon.home.engine.stop().await;
@@ -460,32 +331,6 @@ async fn a_build_that_prints_too_much_is_stopped_and_says_so() {
 }
 
 #[tokio::test]
-async fn impossible_settings_are_refused_before_the_build() {
-    let daemon = TestDaemon::with(&["succeed"]).await;
-    let settings = daemon.home.projects().join("succeed/mistry.json");
-    for (text, word) in [
-        ("", "mistry.json"),
-        ("[]", "mistry.json"),
-        (r#"{"job_timeout":"soon"}"#, "job_timeout"),
-        (r#"{"limits":{"memory":"x"}}"#, "memory"),
-        (r#"{"mounts":{"/x":7}}"#, "mounts"),
-        (r#"{"user":7}"#, "user"),
-        (r#"{"network":""}"#, "network"),
-    ] {
-        std::fs::write(&settings, text).unwrap();
-        refused(
-            &daemon,
-            job("succeed").to_string(),
-            422,
-            &["'succeed'", word],
-        )
-        .await;
-    }
-    std::fs::remove_file(settings).unwrap();
-    unharmed(&daemon).await;
-}
-
-#[tokio::test]
 async fn an_image_build_that_prints_too_much_is_stopped_and_says_so() {
     let builder = TestDaemon::builder().await.log_limit(100_000);
     let line = format!("RUN echo {}\n", "x".repeat(90));
@@ -513,23 +358,6 @@ async fn an_image_build_that_prints_too_much_is_stopped_and_says_so() {
     assert!((99_000..110_000).contains(&log.len()), "{}", log.len());
     assert_eq!(daemon.home.engine.containers().len(), 0);
     assert_eq!(daemon.build(job("succeed")).await["ExitCode"], 0);
-}
-
-#[tokio::test]
-async fn a_user_that_is_no_number_is_refused_before_the_build() {
-    let daemon = TestDaemon::with(&["succeed"]).await;
-    let settings = daemon.home.projects().join("succeed/mistry.json");
-    for user in ["node", "1000:node", "node:1000", "-1", "1000:", ":1000"] {
-        std::fs::write(&settings, json!({ "user": user }).to_string()).unwrap();
-        let words = ["'succeed'", "user", "uid:gid"];
-        refused(&daemon, job("succeed").to_string(), 422, &words).await;
-    }
-    assert_eq!(names(&daemon.home.builds()), [".mistry"]);
-    for user in ["1000", "1000:1000"] {
-        std::fs::write(&settings, json!({ "user": user }).to_string()).unwrap();
-        // Whether it can be made depends on who we are; it is taken.
-        daemon.submit(job("succeed")).await;
-    }
 }
 
 #[tokio::test]

@@ -11,9 +11,9 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use zbus::Variant;
 
-use crate::bus_control::{Harness, end_of};
 use crate::support::{
     bus::{TestBus, job_at, manager, name_of},
+    bus_harness::{Harness, end_of},
     daemon::{Home, names, text},
     http::within,
     proxy::{ManagerProxy, Options},

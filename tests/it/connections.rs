@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use zbus::Variant;
 
-use crate::bus_control::end_of;
+use crate::support::bus_harness::end_of;
 use crate::support::{
     bus::{self, TestBus},
     daemon::{Home, TestDaemon, job, text},

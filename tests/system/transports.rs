@@ -1,6 +1,6 @@
 //! Four transports fetch the same tree: http, rsync, scp and local.
 //!
-//! What exactly arrives is compared in `oracle::ways`.
+//! What exactly arrives is compared in `oracle::transports`.
 
 use std::fs;
 use std::net::TcpListener;
@@ -25,7 +25,7 @@ const TREE: &str = "
     echo strange > \"a 'strange' name\"
     touch -d '2001-02-03 04:05:06' plain";
 
-/// What each way home brings, `.stale` being what was in the target before.
+/// What each transport fetches, `.stale` being what was in the target before.
 const KEPT: [&str; 13] = [
     ".hidden - \"hidden\\n\"",
     ".hidden-directory/",
@@ -77,13 +77,14 @@ fn check(transport: &str, server: impl FnOnce(&Daemon) -> Vec<Server>) {
     }
     let setup = Setup::on(Place::Ext4).script("tree", &script);
     let daemon = setup.script("nothing", "exit 0").start();
-    let ways = server(&daemon);
+    let transports = server(&daemon);
     let build = |project: &str, target: &Path, more: &[&str]| {
         let mut arguments = vec!["build", "--project", project, "--transport", transport];
         arguments.extend(["--target", target.to_str().unwrap()]);
         arguments.extend(
-            ways.iter()
-                .flat_map(|way| &way.arguments)
+            transports
+                .iter()
+                .flat_map(|transport| &transport.arguments)
                 .map(String::as_str),
         );
         arguments.extend(more);
@@ -143,7 +144,7 @@ fn nothing_below_a_target_is_followed_written_through_or_linked_to() {
         "use chroot = no\nuid = 0\ngid = 0\n[mistry]\npath = {}\nread only = yes\n",
         daemon.builds().display()
     );
-    let ways = [
+    let transports = [
         servers::rsync(daemon.home(), &text),
         servers::ssh(daemon.home()),
     ];
@@ -165,7 +166,7 @@ fn nothing_below_a_target_is_followed_written_through_or_linked_to() {
         let current = place.join("current");
         let mut arguments = vec!["build", "--project", "tree", "--transport", transport];
         arguments.extend(["--target", current.to_str().unwrap()]);
-        let more = ways.iter().flat_map(|way| &way.arguments);
+        let more = transports.iter().flat_map(|transport| &transport.arguments);
         arguments.extend(more.map(String::as_str));
         let built = daemon.mistry(&arguments);
         let said = String::from_utf8_lossy(&built.stderr).into_owned();

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod bus;
+pub mod bus_harness;
 pub mod cli;
 pub mod context;
 pub mod daemon;

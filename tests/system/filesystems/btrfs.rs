@@ -7,7 +7,7 @@ use std::path::Path;
 
 use mistry::filesystem::{Error, Filesystem, Kind};
 
-use super::{Volume, is_subvolume};
+use super::volume::{Volume, is_subvolume};
 
 #[test]
 fn a_clone_on_btrfs_is_a_snapshot() {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use mistry::filesystem::{Filesystem, Walk};
 
-use super::Volume;
+use super::volume::Volume;
 
 /// Directories and files of each mode that keeps their owner out, one in another.
 fn close(tree: &Path) {

@@ -10,7 +10,7 @@ use mistry::filesystem::hand_out;
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
-use super::Volume;
+use super::volume::Volume;
 
 /// A directory in there, handed out by a program that its user may run.
 fn handed_out(volume: &Volume, directory: &Path) -> OwnedFd {

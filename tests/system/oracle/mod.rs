@@ -3,9 +3,11 @@
 
 mod containers;
 mod context;
+mod home_directory;
 mod http;
 mod image_times;
 mod logs;
+mod proxies;
 mod sent;
+mod transports;
 mod trees;
-mod ways;

@@ -226,7 +226,7 @@ fn descend(root: &Path, make: bool) -> Result<std::os::fd::OwnedFd, rustix::io::
     Ok(at)
 }
 
-/// A tree of the dice. Times have no fraction, since not every way keeps it.
+/// A tree of the dice. Times have no fraction, since not every transport keeps it.
 pub fn make_any(root: &Path, dice: &mut Dice) {
     let mut directories = vec![root.to_owned()];
     let mut files: Vec<PathBuf> = Vec::new();

@@ -6,12 +6,14 @@
 //! affect another. It promises to count the faults that it really applied, and to leave nothing when it
 //! is dropped.
 
+mod fault;
+mod message;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,99 +21,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub use self::fault::Fault;
+use self::fault::Storm;
+use self::message::{Framing, Message};
 use super::dice::Dice;
 use super::http::TEST_TIMEOUT;
-
-/// What is done to one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The connection is closed; the Engine gets nothing.
-    Refuse,
-    /// The socket is away, and all connections are cut, for so long.
-    Away(Duration),
-    /// The Engine gets the request later.
-    HoldRequest(Duration),
-    /// The answer comes later.
-    HoldAnswer(Duration),
-    /// The answer is 500; the Engine gets nothing.
-    Fail,
-    /// The answer is 500, though the Engine has done it.
-    FailAfter,
-    /// The Engine has done it, and there is no answer.
-    Lose,
-    /// The answer ends after so many bytes, wherever that is.
-    Cut(usize),
-    /// The answer goes on no more after so many bytes, and the connection stays.
-    Stall(usize),
-    /// The answer ends in the middle of the first piece of its body.
-    MidFrame,
-    /// The answer ends in good order, with the first part of its body that is so long.
-    End(usize),
-    /// The Engine gets the request twice; the second answer counts.
-    Twice,
-    /// The answer is valid HTTP without a sensible content; the Engine gets nothing.
-    Nonsense,
-}
-
-impl Fault {
-    fn name(self) -> &'static str {
-        match self {
-            Fault::Refuse => "refused",
-            Fault::Away(_) => "socket away",
-            Fault::HoldRequest(_) => "request held",
-            Fault::HoldAnswer(_) => "answer held",
-            Fault::Fail => "500",
-            Fault::FailAfter => "500 after it was done",
-            Fault::Lose => "answer lost",
-            Fault::Cut(_) => "cut",
-            Fault::Stall(_) => "stalled",
-            Fault::MidFrame => "cut in a frame",
-            Fault::End(_) => "ended early",
-            Fault::Twice => "twice",
-            Fault::Nonsense => "nonsense",
-        }
-    }
-}
-
-/// How often something is done, and how it is chosen.
-#[derive(Debug)]
-struct Storm {
-    dice: Dice,
-    one_in: u64,
-}
-
-impl Storm {
-    fn roll(&mut self, endpoint: &str) -> Option<Fault> {
-        if self.dice.up_to(self.one_in) != 0 {
-            return None;
-        }
-        let dice = &mut self.dice;
-        let milliseconds = |dice: &mut Dice, from, more| from + dice.up_to(more);
-        Some(match dice.up_to(15) {
-            0 => Fault::Refuse,
-            1 => Fault::Away(Duration::from_millis(milliseconds(dice, 100, 1000))),
-            2 => Fault::HoldRequest(Duration::from_millis(milliseconds(dice, 50, 500))),
-            3 => Fault::HoldAnswer(Duration::from_millis(milliseconds(dice, 50, 500))),
-            // Longer than a health check of the Engine waits.
-            4 => Fault::HoldAnswer(Duration::from_millis(2300)),
-            5 => Fault::Fail,
-            6 => Fault::FailAfter,
-            7 => Fault::Lose,
-            // In the head of the answer or soon after.
-            8 => Fault::Cut(dice.up_to(300) as usize),
-            9 => Fault::Cut(dice.up_to(5_000) as usize),
-            10 => Fault::Cut(dice.up_to(400_000) as usize),
-            11 => Fault::MidFrame,
-            // What is no stream ends in good order at its end only.
-            12 | 13 if endpoint == "kept logs" => Fault::MidFrame,
-            12 => Fault::End(dice.up_to(2_000) as usize),
-            13 => Fault::End(dice.up_to(300_000) as usize),
-            // A container that has ended already would begin again, which was not asked for twice.
-            _ if endpoint == "start" => Fault::Lose,
-            _ => Fault::Twice,
-        })
-    }
-}
 
 #[derive(Debug, Default)]
 struct State {
@@ -551,141 +465,5 @@ fn endpoint(first: &str) -> &'static str {
         ("POST", ["containers", _, "stop"]) => "stop",
         ("DELETE", ["containers", _]) => "delete",
         _ => "other",
-    }
-}
-
-/// A request or an answer: its head, and how its body ends.
-struct Message {
-    first: String,
-    head: Vec<u8>,
-    framing: Framing,
-}
-
-impl Message {
-    /// Reads a head; what has come of the body stays in `read`. Of an answer, `is_head` says whether
-    /// only its head was asked for. `None` where the other side has ended.
-    async fn read(
-        from: &mut UnixStream,
-        read: &mut Vec<u8>,
-        is_head: Option<bool>,
-    ) -> io::Result<Option<Message>> {
-        const END: &[u8] = b"\r\n\r\n";
-        let end = loop {
-            if let Some(at) = read.windows(END.len()).position(|at| at == END) {
-                break at + END.len();
-            }
-            if from.read_buf(read).await? == 0 {
-                return Ok(None);
-            }
-        };
-        let head: Vec<u8> = read.drain(..end).collect();
-        let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
-        let field = |name: &str| {
-            let lines = text.lines().skip(1).filter_map(|line| line.split_once(':'));
-            let mut found = lines.filter(|(key, _)| *key == name);
-            found.next().map(|(_, value)| value.trim().to_owned())
-        };
-        let status = text.split(' ').nth(1).unwrap_or_default();
-        let has_no_body = match is_head {
-            Some(is_head) => is_head || status.starts_with('1') || matches!(status, "204" | "304"),
-            None => false,
-        };
-        let framing = if has_no_body {
-            Framing::Bytes(0)
-        } else if field("transfer-encoding").is_some_and(|how| how.contains("chunked")) {
-            Framing::chunks()
-        } else if let Some(length) = field("content-length") {
-            Framing::Bytes(length.parse().map_err(io::Error::other)?)
-        } else if is_head.is_some() {
-            Framing::Close
-        } else {
-            Framing::Bytes(0)
-        };
-        let first = String::from_utf8_lossy(&head);
-        Ok(Some(Message {
-            first: first.lines().next().unwrap_or_default().to_owned(),
-            framing,
-            head,
-        }))
-    }
-}
-
-/// How the end of a body is known.
-#[derive(Debug)]
-enum Framing {
-    /// By its length; so many bytes are to come.
-    Bytes(usize),
-    /// By a chunk of no length.
-    Chunks {
-        /// Of the chunk under way, with its line end.
-        left: usize,
-        is_last: bool,
-        /// In what was taken last: where its last whole chunk ends.
-        end: usize,
-    },
-    /// By the end of the connection.
-    Close,
-}
-
-impl Framing {
-    fn chunks() -> Framing {
-        Framing::Chunks {
-            left: 0,
-            is_last: false,
-            end: 0,
-        }
-    }
-
-    /// How much of `bytes` belongs to the body, and whether it is over then. Chunk sizes that have not
-    /// come whole are left.
-    fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
-        match self {
-            Framing::Close => (bytes.len(), false),
-            Framing::Bytes(left) => {
-                let taken = bytes.len().min(*left);
-                *left -= taken;
-                (taken, *left == 0)
-            }
-            Framing::Chunks { left, is_last, end } => {
-                let mut at = 0;
-                *end = 0;
-                loop {
-                    let taken = (bytes.len() - at).min(*left);
-                    at += taken;
-                    *left -= taken;
-                    if *left > 0 {
-                        return (at, false);
-                    }
-                    if *is_last {
-                        return (at, true);
-                    }
-                    *end = at;
-                    let rest = &bytes[at..];
-                    let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else {
-                        return (at, false);
-                    };
-                    let digits = String::from_utf8_lossy(&rest[..line]);
-                    let size = usize::from_str_radix(digits.trim(), 16).expect("a chunk's size");
-                    *is_last = size == 0;
-                    // The size's line, the chunk and the end of its line; of the last, an empty one.
-                    *left = line + 2 + size + 2;
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn the_end_of_a_body_is_known_wherever_it_is_cut() {
-    let text = b"3\r\nabc\r\nb\r\nhello\r\n you\r\n0\r\n\r\nNEXT";
-    for cut in 0..text.len() {
-        let mut framing = Framing::chunks();
-        let (first, is_over) = framing.take(&text[..cut]);
-        let (second, is_over) = match is_over {
-            true => (0, true),
-            false => framing.take(&text[first..]),
-        };
-        assert!(is_over, "{cut}");
-        assert_eq!(&text[first + second..], b"NEXT", "{cut}");
     }
 }
