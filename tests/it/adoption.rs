@@ -24,7 +24,7 @@ async fn daemon() -> (TestDaemon, String) {
     (daemon, id)
 }
 
-/// Until the log has a line.
+/// Waits until the log has a line.
 async fn until(daemon: &TestDaemon, id: &str, line: &str) {
     let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
     log.until(|event| event.data.ends_with(line)).await;
@@ -37,7 +37,7 @@ async fn open_gate(daemon: &TestDaemon, id: &str, code: &'static str) {
         .unwrap();
 }
 
-/// It is made again, says so, and its second attempt ends well.
+/// The build is run again, its log says so, and the second attempt succeeds.
 async fn succeeds_the_second_time(daemon: &TestDaemon, id: &str) {
     until(daemon, id, "is made again").await;
     let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
@@ -52,7 +52,7 @@ async fn succeeds_the_second_time(daemon: &TestDaemon, id: &str) {
     );
 }
 
-/// What the log holds of containers: all that follows the building of the image.
+/// The part of the log that follows the image build.
 fn log(daemon: &TestDaemon, id: &str) -> Vec<u8> {
     const BUILT: &[u8] = b"Successfully tagged mistry-gated\n";
     let path = daemon.home.build("gated", "ready", id).join("out.log");
@@ -86,7 +86,7 @@ async fn a_build_that_ended_meanwhile_has_its_exit_code_and_all_of_its_output() 
     let (mut daemon, id) = daemon().await;
     daemon.stop().await;
     open_gate(&daemon, &id, "3").await;
-    // What is not followed is kept by the Engine.
+    // The Engine keeps output that is not followed.
     daemon.home.engine.ended(0).await;
     daemon.start_again().await;
     let info = daemon.wait("gated", &id).await;
@@ -128,7 +128,7 @@ async fn an_engine_that_goes_away_and_comes_back_costs_a_build_nothing() {
     assert_eq!(log(&daemon, &id), PRINTED);
 }
 
-/// Whether a daemon was there or not.
+/// With or without a running daemon.
 #[tokio::test]
 async fn a_build_that_the_engine_ended_or_lost_is_run_again() {
     for (is_away, is_removed) in [(false, false), (true, false), (true, true)] {
@@ -271,7 +271,7 @@ async fn what_a_container_writes_that_cannot_be_ended_is_in_no_build() {
     cancelled.await.expect(202);
     let info = daemon.wait("gated", &id).await;
     assert_eq!(info["Outcome"], "cancelled", "{info}");
-    // It goes on in the directory that it had opened.
+    // The container continues in the directory that it had opened.
     let written = tokio::task::spawn_blocking(move || {
         std::io::Write::write_all(&mut &gate, b"0\n").unwrap();
         std::io::Read::read(&mut &done, &mut [0; 8]).unwrap()

@@ -109,7 +109,7 @@ async fn one_file_comes_whole_in_part_or_not_again() {
     assert_eq!(whole.text(), "0123456789");
     assert_eq!(whole.header("content-length"), "10");
     assert_eq!(whole.header("accept-ranges"), "bytes");
-    // A browser shall keep it, never run it.
+    // A browser must save it, never run it.
     assert_eq!(whole.header("content-type"), "application/octet-stream");
     assert_eq!(
         whole.header("content-disposition"),
@@ -137,7 +137,7 @@ async fn one_file_comes_whole_in_part_or_not_again() {
             part.header("content-range").to_owned(),
         );
         let same = seen == (status, body.to_owned(), shown.to_owned());
-        // Too large a number is as good beyond the end as nonsense.
+        // Too large a number is beyond the end or invalid.
         assert!(
             same || (range.len() > 25 && part.status == 416),
             "{range}: {seen:?}"
@@ -363,7 +363,7 @@ async fn artifacts_that_the_daemon_may_not_read_break_no_others() {
         "{}",
         secret.status
     );
-    // All of them, or a tar that does not look whole.
+    // All of them, or a tar that is visibly incomplete.
     let ask = format!(
         "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         path(&info)
@@ -507,7 +507,7 @@ async fn tars_that_are_not_read_are_bounded_and_stop_neither_builds_nor_other_an
     At::Unix(daemon.socket()).ask(local).await.expect(200);
     assert_eq!(daemon.build(job("other")).await["Outcome"], "succeeded");
     drop(unread);
-    // The server sees that they are gone when it likes.
+    // The server notices at some time that they are gone.
     within("a place", async {
         while daemon.ask(Ask::get(path(&info))).await.status != 200 {
             tokio::task::yield_now().await;

@@ -55,7 +55,7 @@ async fn past_slots_and_backlog_a_job_is_refused_and_leaves_nothing() {
     for id in &ids {
         assert_eq!(daemon.wait("succeed", id).await["Outcome"], "succeeded");
     }
-    // Room again for the one that was refused.
+    // There is a place again for the one that was refused.
     assert_eq!(daemon.build(job(5)).await["ExitCode"], 0);
     let status = daemon.get("/status").await.json();
     assert_eq!(
@@ -80,7 +80,7 @@ async fn never_more_than_the_slots_run_and_the_job_that_waits_longest_is_next() 
     let mut last_end = String::new();
     for id in &ids {
         let info = daemon.wait("succeed", id).await;
-        // One after the other: none began before the one before it was over.
+        // One after the other: none started before the previous one was over.
         assert!(text(&info, "StartedAt") >= last_end.as_str(), "{info}");
         last_end = text(&info, "FinishedAt").to_owned();
         begun.push(text(&info, "StartedAt").to_owned());
@@ -114,7 +114,7 @@ async fn a_build_that_fails_or_errors_gives_its_slot_back() {
     }
     assert_eq!(daemon.get("/status").await.json()["Running"], 0);
     let left: Vec<_> = daemon.home.engine.containers();
-    // A container that could not be cleared yet is no build's any more.
+    // A container that could not be removed yet belongs to no build any more.
     let running: Vec<_> = left.iter().filter(|one| one.running).collect();
     assert!(running.is_empty(), "{running:?}");
 }

@@ -37,7 +37,7 @@ pub async fn refused(
     }
 }
 
-/// Nothing was written down, nothing was asked of the Engine, and the server works.
+/// Nothing was written to disk, the Engine got no request, and the server works.
 pub async fn unharmed(daemon: &TestDaemon) {
     assert_eq!(names(&daemon.home.builds()), [".mistry"]);
     assert_eq!(daemon.home.engine.containers().len(), 0);
@@ -380,7 +380,7 @@ async fn many_large_requests_at_once_take_no_more_memory_than_is_set_aside() {
             let stream = tokio::net::TcpStream::connect(("127.0.0.1", port));
             let (mut from, mut to) = stream.await.unwrap().into_split();
             let sending = tokio::spawn(async move {
-                // The server may have had enough before all is sent.
+                // The server may refuse before all is sent.
                 let _ = to.write_all(head.as_bytes()).await;
                 let _ = to.write_all(&body).await;
                 // Never finished, never closed.

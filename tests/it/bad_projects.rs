@@ -108,7 +108,7 @@ async fn an_image_that_cannot_be_built_is_recorded_with_its_log() {
             std::fs::read_link(daemon.home.builds().join(name).join("latest")).ok(),
             None
         );
-        // Mended, it is built.
+        // After a correction it is built.
         let dockerfile = daemon.home.projects().join(name).join("Dockerfile");
         std::fs::write(dockerfile, "FROM scratch\n").unwrap();
         std::fs::write(daemon.home.projects().join(name).join("run.sh"), "true\n").unwrap();

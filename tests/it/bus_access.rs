@@ -83,9 +83,9 @@ async fn submit(bus: &TestBus, may_ask: bool, value: &str) -> Ended {
 /// A fake polkit with set answers, which records the questions.
 #[derive(Clone, Default)]
 struct Polkit {
-    /// What is let; what is in neither is not.
+    /// Allowed actions; those in neither set are refused.
     yes: Arc<Mutex<Vec<&'static str>>>,
-    /// What is let after a password.
+    /// Actions that are allowed after a password.
     after_asking: Arc<Mutex<Vec<&'static str>>>,
     asked: Arc<Mutex<Vec<(String, bool)>>>,
 }
@@ -249,10 +249,10 @@ async fn a_password_is_asked_for_only_where_the_caller_allows_that() {
         polkit.asked(),
         [("org.mistry.mistry1.submit".to_owned(), false)]
     );
-    // A person was asked, and gave none.
+    // The user was asked for a password, and gave none.
     let ran = submit(&bus, true, "1").await;
     assert!(ran.stderr.contains(DENIED), "{ran:?}");
-    // A person is asked only where the rules alone do not let.
+    // A password is asked for only where the rules alone do not allow it.
     assert_eq!(
         polkit.asked(),
         [false, true].map(|may_ask| ("org.mistry.mistry1.submit".to_owned(), may_ask))
@@ -304,7 +304,7 @@ async fn the_starter_of_a_job_is_named_by_the_bus_and_not_by_the_caller() {
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");
     home.engine.hold("wait");
-    // There is nothing that a caller could say it with.
+    // A caller cannot set it.
     let arguments = ["ssa{ss}a{sv}", "succeed", "", "0", "1", "uid", "u", "0"];
     let ran = call(&bus, false, "SubmitJob", &arguments).await;
     assert!(ran.stderr.contains("option 'uid' is not known"), "{ran:?}");
@@ -429,7 +429,7 @@ async fn without_public_access_a_user_without_rights_sees_no_build_and_gets_no_n
 async fn polkit_decides_who_opens_artifacts_and_the_kernel_who_reads_each_file() {
     let (bus, home, daemon) = start_daemon().await;
     let leave = "cd \"$DATA/artifacts\"; chmod 755 .; echo hush; echo for all > open; \
-        chmod 644 open; echo for nobody > closed; chmod 0 closed; exit 3";
+        chmod 644 open; echo secret > closed; chmod 0 closed; exit 3";
     home.script("fail", leave);
     let (polkit, _there) = Polkit::start(&bus).await;
     polkit.yes.lock().unwrap().push("org.mistry.mistry1.submit");

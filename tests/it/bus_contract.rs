@@ -129,7 +129,7 @@ fn each_member_and_error_is_in_the_contract_and_nothing_else() {
     let unknown: Vec<_> = documented.difference(&expected).collect();
     assert!(
         missing.is_empty(),
-        "docs/dbus-api.md does not tell {missing:?}"
+        "docs/dbus-api.md does not name {missing:?}"
     );
     assert!(unknown.is_empty(), "docs/dbus-api.md tells of {unknown:?}");
 }

@@ -45,13 +45,13 @@ async fn a_job_over_the_bus_is_the_same_job_as_one_over_http() {
         .expect(201)
         .json();
     assert_eq!(text(&posted, "ID"), id);
-    // What is there needs no waiting.
+    // A finished build is returned at once.
     let (cached, nowhere, disposition) = harness.submit("succeed", &[("a", "b")]).await;
     assert_eq!(
         (cached, nowhere, disposition),
         (id.clone(), "/".to_owned(), "cached".to_owned())
     );
-    // It is described in the words of HTTP, without what it printed.
+    // It is described in the JSON of HTTP, without its log.
     let view = harness.describe(&id).await;
     assert_eq!(view["State"], "ready");
     assert_eq!(view["BuildInfo"]["Outcome"], "succeeded");
@@ -171,7 +171,7 @@ async fn the_manager_has_the_counts_of_jobs() {
     .await;
 }
 
-/// Who subscribes, submits and waits sees JobNew, the answer and JobRemoved, in this order, however
+/// A client that subscribes, submits and waits gets JobNew, the answer and JobRemoved, in this order, however
 /// short the build.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_each_of_a_thousand_instant_builds_is_signalled() {
@@ -191,7 +191,7 @@ async fn the_end_of_each_of_a_thousand_instant_builds_is_signalled() {
                     .build()
                     .unwrap(),
                 &here,
-                // All that may come before it is read: nothing may be dropped here.
+                // Every signal before it is read: none may be dropped here.
                 Some(std::num::NonZeroUsize::new(4 * CLIENTS * EACH).unwrap()),
             )
             .await
@@ -326,7 +326,7 @@ async fn consecutive_builds_of_one_job_are_signalled_one_after_the_other() {
                 let end = within("the end", ends.next()).await.unwrap();
                 let end = end.args().unwrap();
                 assert_eq!((&end.id, end.outcome.as_str()), (&id, "failed"));
-                // Ends of builds that others asked for meanwhile are not for the next round.
+                // Ends of builds of other clients do not belong to the next round.
                 while let Some(Some(_)) = futures_util::FutureExt::now_or_never(ends.next()) {}
             }
         });
@@ -469,7 +469,7 @@ async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
     .await;
     assert!(seen.ends_with(b"first\n1%\r\n\xff\0no end"));
     assert_eq!(seen, on_disk(&id));
-    // Of a build that is over it is the file itself, and only to be read.
+    // For a finished build it is the file itself, read-only.
     let log = manager.open_log(&id).await.unwrap();
     let log = std::fs::File::from(std::os::fd::OwnedFd::from(log));
     assert!(std::io::Write::write(&mut &log, b"x").is_err());
@@ -478,7 +478,7 @@ async fn a_log_is_handed_out_from_the_first_byte_and_follows_to_the_end() {
     assert_eq!(whole, on_disk(&id));
 }
 
-/// From the directory that is handed out one gets to the build's artifacts and to nothing else; all that
+/// The handed-out directory leads to the build's artifacts and to nothing else; all that
 /// holds for such a directory is in `handed_out.rs`.
 #[tokio::test]
 async fn a_handle_to_artifacts_leads_nowhere_else() {
@@ -504,7 +504,7 @@ async fn a_handle_to_artifacts_leads_nowhere_else() {
         Some(rustix::io::Errno::LOOP.raw_os_error())
     );
     assert!(std::fs::write(format!("{at}/new"), "x").is_err());
-    // Of a build that is not over there is nothing to be had.
+    // An unfinished build has no artifacts yet.
     harness.home.engine.hold("wait");
     let (pending, ..) = harness.submit("succeed", &[]).await;
     let answer = manager.open_artifacts(&pending).await;

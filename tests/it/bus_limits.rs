@@ -109,7 +109,7 @@ async fn params_of_sixteen_mebibytes_and_thousands_of_them_are_too_much() {
     assert!(sentence.contains("at most 16777216 bytes"), "{sentence}");
     assert_eq!(name_of(refused), LIMITS);
     assert!(home.ids("succeed", "pending").is_empty());
-    // What a lock file is passes.
+    // A lock file is small enough.
     let lock = "y".repeat(4 << 20);
     let mut ends = manager.receive_job_removed().await.unwrap();
     let given = HashMap::from([("a", lock.as_str())]);
@@ -119,7 +119,7 @@ async fn params_of_sixteen_mebibytes_and_thousands_of_them_are_too_much() {
         .unwrap();
     let end = within("the end", ends.next()).await.unwrap();
     let id = end.args().unwrap().id.clone();
-    // And never comes back at its full length: bulk is no matter for the bus.
+    // And never comes back at its full length: large values are not sent over the bus.
     let description = manager.describe_build(&id).await.unwrap();
     assert!(description.len() < 64 << 10, "{} bytes", description.len());
     let (listed, _) = manager.list_builds(&none()).await.unwrap();

@@ -29,7 +29,7 @@ async fn a_cached_answer_needs_no_docker_no_slot_and_no_place_in_the_queue() {
     );
     let cached = daemon.build(asked.clone()).await;
     assert_eq!(cached["Cached"], true);
-    // All else is of the build as it was made.
+    // All other fields are those of the build.
     for field in built
         .as_object()
         .unwrap()
@@ -93,7 +93,7 @@ async fn a_new_checkout_is_the_same_project_and_a_changed_file_another() {
     assert_ne!(changed["ID"], first["ID"]);
     std::fs::remove_file(project.join("new")).unwrap();
     assert_eq!(daemon.build(job("succeed")).await["ID"], first["ID"]);
-    // What the builder leaves out does not count.
+    // Ignored files do not count.
     std::fs::write(project.join(".dockerignore"), "*.tmp\n").unwrap();
     assert_eq!(daemon.build(job("succeed")).await["Cached"], false);
     std::fs::write(project.join("x.tmp"), "x").unwrap();
@@ -167,14 +167,14 @@ async fn opaque_values_reach_the_build_and_are_shown_nowhere() {
     let info = daemon.wait("secret", &id).await;
     assert_eq!(info["Outcome"], "succeeded", "{info}");
     assert_eq!(info["Params"], json!({ "_token": null, "a": "shown" }));
-    // The build has had it.
+    // The build got the value.
     let length = daemon
         .artifact(&info, "token.length")
         .await
         .expect(200)
         .text();
     assert_eq!(length.trim(), SECRET.len().to_string());
-    // Another value is the same job, and the answer shows the params of the one that was built.
+    // Another value is the same job, and the answer has the params of the first.
     let cached = daemon.build(ask("another")).await;
     assert_eq!(
         (&cached["Cached"], &cached["Params"]),
@@ -183,7 +183,7 @@ async fn opaque_values_reach_the_build_and_are_shown_nowhere() {
     nowhere(vec![info.to_string(), cached.to_string()]).await;
     let tar = daemon.get(format!("/artifacts/secret/{id}")).await.text();
     assert!(!tar.contains(SECRET));
-    // Nor does the disk keep it.
+    // The value is not on disk either.
     let ready = daemon.home.build("secret", "ready", &id);
     assert_eq!(names(&ready.join("data/params")), ["a"]);
     for name in ["build_info.json", "out.log"] {
@@ -211,7 +211,7 @@ async fn a_failed_build_is_seen_and_built_anew() {
     );
     assert!(text(&second, "StartedAt") > text(&first, "StartedAt"));
     assert_eq!(daemon.home.engine.containers().len(), 2);
-    // The same id once: the new one took the old one's place.
+    // The id is listed once: the new build has replaced the old one.
     assert_eq!(
         daemon.get("/index/").await.json().as_array().unwrap().len(),
         1
@@ -271,7 +271,7 @@ async fn a_rebuild_is_a_new_image_and_a_new_build_and_the_old_one_serves_meanwhi
     engine.hold("start");
     let again = daemon.asking(Ask::post("/jobs", &rebuild("succeed")));
     engine.wait_for("start", 2).await;
-    // While it runs, the old one is in force.
+    // While it runs, the old one is served.
     let cached = daemon.build(job("succeed")).await;
     assert_eq!(
         (&cached["Cached"], &cached["StartedAt"]),

@@ -33,7 +33,7 @@ async fn until_waiting(daemon: &TestDaemon, id: &str) {
     log.until(|event| event.data == "waiting").await;
 }
 
-/// Opens a stream for a job and reads its first event: the job is accepted, the asker has joined.
+/// Opens a stream for a job and reads its first event: the job is accepted, the client has joined.
 async fn joined(daemon: &TestDaemon, job: &Value) -> (Opened, String) {
     let ask = Ask::post("/jobs", job).with("accept", STREAM);
     let mut stream = daemon.open(ask).await;
@@ -74,7 +74,7 @@ async fn all_waiters_of_a_cancelled_build_learn_who_cancelled_it_and_why() {
     assert_eq!(daemon.home.engine.count("stop"), 1);
     let containers = daemon.home.engine.containers();
     assert!(containers.len() == 1 && !containers[0].running);
-    // It is no result: a request after that has it built.
+    // It is no result: a later request builds it.
     let again = daemon.submit(job("gated")).await;
     assert_eq!(again, id);
     until_waiting(&daemon, &id).await;
@@ -109,7 +109,7 @@ async fn a_queued_job_leaves_the_queue_and_the_slot_goes_to_the_next() {
     assert_eq!(daemon.home.engine.count("create"), 1);
     daemon.ask(cancel("gated", &running, "")).await.expect(202);
     assert_eq!(daemon.wait("succeed", &next).await["Outcome"], "succeeded");
-    // Its place is free, its artifacts are none.
+    // Its slot is free, and it has no artifacts.
     let artifacts = daemon
         .ask(Ask::get(format!("/artifacts/succeed/{first}")))
         .await;
@@ -134,7 +134,7 @@ async fn a_build_can_be_cancelled_in_every_phase() {
         engine.wait_for(held, asked + 1).await;
         let cancelling = daemon.asking(cancel("succeed", &id, held));
         if held == "create" {
-            // What is being made is made first, so that it can be removed.
+            // A container that is being created is created first, so that it can be removed.
             engine.release(held);
         }
         cancelling.await.unwrap().expect(202);
@@ -174,7 +174,7 @@ async fn a_cancelled_build_does_not_time_out() {
     is_cancelled(&daemon.wait("gated", &id).await, "127.0.0.1", "in time");
 }
 
-/// What was decided needs no project any more.
+/// A decided cancellation does not need the project.
 #[tokio::test]
 async fn a_cancelled_job_stays_cancelled_when_its_project_is_gone_or_changed() {
     let builder = TestDaemon::builder().await.slots(1);
@@ -184,7 +184,7 @@ async fn a_cancelled_job_stays_cancelled_when_its_project_is_gone_or_changed() {
     until_waiting(&daemon, &running).await;
     let queued = daemon.submit(job("succeed")).await;
     daemon.stop().await;
-    // As a daemon leaves it that dies between its promise and the end.
+    // The state of a daemon that dies between the 202 and the end of the build.
     let record = daemon.home.build("succeed", "pending", &queued);
     let record = record.join("build_info.json");
     let mut value: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
@@ -265,7 +265,7 @@ async fn what_is_over_or_unknown_or_wrongly_asked_is_refused_with_a_sentence() {
     assert_eq!(daemon.info("succeed", id).await["Outcome"], "succeeded");
 }
 
-/// Tokens of the scope `build` are of equals.
+/// Tokens of the scope `build` have equal rights.
 #[tokio::test]
 async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
     let line = |name: &str, scope: &str| {
@@ -307,7 +307,7 @@ async fn a_token_cancels_its_own_jobs_and_an_administrator_all() {
         .await
         .expect(202);
     is_cancelled(&daemon.wait("gated", &id).await, "token root", "all");
-    // The unix socket is guarded by its mode.
+    // The unix socket is protected by its mode.
     let id = submit(&daemon, "3").await;
     let socket = At::Unix(daemon.socket());
     socket.ask(cancel("gated", &id, "here")).await.expect(202);
@@ -391,7 +391,7 @@ async fn a_cancelled_build_stays_cancelled_when_daemon_and_engine_die_before_its
     assert_eq!(info["Attempt"], 1);
 }
 
-/// What is being stopped is not what they asked for.
+/// The build that is being stopped would not answer the new request.
 #[tokio::test]
 async fn a_request_while_a_build_is_being_stopped_gets_a_new_build() {
     let daemon = gated().await;

@@ -10,7 +10,7 @@ use crate::support::{
 
 const STREAM: &str = "text/event-stream";
 
-/// Opens a stream for a job and reads its first event: the job is accepted, the asker has joined.
+/// Opens a stream for a job and reads its first event: the job is accepted, the client has joined.
 async fn joined(daemon: &TestDaemon, project: &str) -> crate::support::http::Opened {
     let ask = Ask::post("/jobs", &job(project)).with("accept", STREAM);
     let mut stream = daemon.open(ask).await;

@@ -207,8 +207,8 @@ async fn a_client_behind_a_proxy_has_its_share_of_the_requests_whatever_connecti
     home.configure(&json!({ "trusted_proxies": ["127.0.0.1"] }));
     let manager = Manager::new(&home);
     let mut command = manager.command_under(&["prlimit", "--nofile=1024"], home.mistryd());
-    let life = crate::support::manager::Life(command.spawn().unwrap());
-    manager.hears("READY=1").await;
+    let service = crate::support::manager::Service(command.spawn().unwrap());
+    manager.notified("READY=1").await;
     let At::Tcp(tcp) = manager.over_tcp() else {
         panic!("it is over TCP")
     };
@@ -253,9 +253,9 @@ async fn a_client_behind_a_proxy_has_its_share_of_the_requests_whatever_connecti
         }
     }
     assert!(refused > 20, "{refused}");
-    life.signal(Signal::TERM);
+    service.signal(Signal::TERM);
     drop((free, underway));
-    assert_eq!(life.ended().await, 0);
+    assert_eq!(service.ended().await, 0);
 }
 
 /// Asks for events from an address of its own; the connection, where there was a place for it.
@@ -292,8 +292,8 @@ async fn with_every_tcp_connection_taken_this_host_builds_cancels_and_collects()
         .env("DBUS_SESSION_BUS_ADDRESS", bus.address());
     // With few descriptors, few connections are accepted: 120 over TCP, 8 for this host.
     let mut command = manager.command_under(&["prlimit", "--nofile=1024"], mistryd);
-    let life = crate::support::manager::Life(command.spawn().unwrap());
-    manager.hears("READY=1").await;
+    let service = crate::support::manager::Service(command.spawn().unwrap());
+    manager.notified("READY=1").await;
     let here = bus.connect().await;
     bus.named(&here).await;
     let (At::Tcp(tcp), unix) = (manager.over_tcp(), manager.over_unix()) else {
@@ -346,6 +346,6 @@ async fn with_every_tcp_connection_taken_this_host_builds_cancels_and_collects()
         }
     })
     .await;
-    life.signal(Signal::TERM);
-    assert_eq!(life.ended().await, 0);
+    service.signal(Signal::TERM);
+    assert_eq!(service.ended().await, 0);
 }

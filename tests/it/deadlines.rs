@@ -35,7 +35,7 @@ async fn open_gate(daemon: &TestDaemon, id: &str) {
         .unwrap();
 }
 
-/// As if the build had been begun that much earlier, for the daemon.
+/// Makes the build look started that much earlier.
 fn age(daemon: &TestDaemon, id: &str, by: Duration) {
     let record = daemon
         .home
@@ -92,7 +92,7 @@ async fn a_build_that_prints_nothing_for_too_long_is_stopped_and_says_so() {
     );
 }
 
-/// Not for ever: it holds a slot.
+/// Otherwise it would hold a slot for ever.
 #[tokio::test]
 async fn an_image_that_takes_too_long_is_given_up() {
     let daemon = gated().await.job_timeout(MOMENT).start().await;
@@ -122,7 +122,7 @@ async fn a_deadline_that_passed_while_no_daemon_ran_is_enforced() {
     assert_eq!(info["Attempt"], 1);
 }
 
-/// Not the time for which no daemon was there to see it.
+/// Time without a running daemon does not count.
 #[tokio::test]
 async fn a_build_took_as_long_as_its_container_ran() {
     let mut daemon = gated().await.start().await;
@@ -131,7 +131,7 @@ async fn a_build_took_as_long_as_its_container_ran() {
     daemon.stop().await;
     open_gate(&daemon, &id).await;
     daemon.home.engine.ended(0).await;
-    // All of that was an hour ago.
+    // Sets all times back by an hour.
     daemon.home.engine.age(HOUR);
     age(&daemon, &id, HOUR);
     let record = daemon.home.build("gated", "pending", &id);
@@ -164,7 +164,7 @@ async fn a_build_that_ended_before_its_deadline_is_not_timed_out_whenever_its_en
     daemon.stop().await;
     open_gate(&daemon, &early).await;
     daemon.home.engine.ended(0).await;
-    // All that was two hours ago, and the second one ends now.
+    // Sets all times back by two hours; the second one ends now.
     daemon.home.engine.age(2 * HOUR);
     age(&daemon, &early, 2 * HOUR);
     age(&daemon, &late, 2 * HOUR);

@@ -66,7 +66,7 @@ fn another() -> Value {
 }
 
 const CASES: [Case; 3] = [
-    // A job cannot be written down.
+    // The record of a job cannot be written.
     Case {
         in_the_way: "succeed/pending",
         ask: |_| Ask::post("/jobs", &another()),

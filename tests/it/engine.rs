@@ -144,7 +144,7 @@ async fn a_container_runs_in_its_data_and_both_streams_come_back() {
 #[tokio::test]
 async fn what_a_follower_loses_at_the_end_is_read_again_and_nothing_twice() {
     let bench = Bench::new().await;
-    bench.engine.lose_the_end(true);
+    bench.engine.lose_log_ends(true);
     let image = bench.script("echo one; echo two >&2; printf three").await;
     let id = bench.docker.create(&bench.container(&image)).await.unwrap();
     bench.docker.start(&id).await.unwrap();
@@ -225,7 +225,7 @@ async fn a_fresh_build_pulls_and_falls_back_to_the_base_on_this_host() {
         .map(|b| (b.pull, b.nocache))
         .collect();
     assert_eq!(asked, [(true, true), (true, true), (false, true)]);
-    // A step that fails after the base was there is no reason to try again.
+    // A step that fails after the base was pulled is not retried.
     bench.engine.registry(true);
     let (built, _) = bench
         .build(&spec, &Context::of("FROM bbox\nRUN false\n"))
@@ -264,10 +264,10 @@ async fn each_refusal_has_its_own_error() {
     let error = bench.docker.create(&nowhere).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
     for error in [
-        bench.docker.start("nobody").await.unwrap_err(),
-        bench.docker.wait("nobody").await.unwrap_err(),
-        bench.docker.kill("nobody").await.unwrap_err(),
-        pin!(bench.docker.logs("nobody", Default::default()))
+        bench.docker.start("unknown").await.unwrap_err(),
+        bench.docker.wait("unknown").await.unwrap_err(),
+        bench.docker.kill("unknown").await.unwrap_err(),
+        pin!(bench.docker.logs("unknown", Default::default()))
             .next()
             .await
             .unwrap()
@@ -293,7 +293,7 @@ async fn an_engine_that_stops_is_unreachable_and_works_again_when_it_is_back() {
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-    // It comes back as one that refuses what the old one spoke.
+    // It comes back with a newer API that refuses the old version.
     bench.engine.speak(53, 44);
     bench.engine.start_again();
     bench.docker.ping().await.unwrap();

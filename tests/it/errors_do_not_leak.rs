@@ -11,7 +11,7 @@ use crate::support::{
     http::{Answer, Ask},
 };
 
-/// Marks of what only the journal may know.
+/// Marks of text that belongs in the journal only.
 const SECRETS: [&str; 12] = [
     "/tmp",
     "/var",
@@ -52,7 +52,7 @@ fn check(what: &str, home: &Path, answer: &Answer) {
     );
 }
 
-/// Asks everything there is to ask about a job and its project; returns the statuses from 500 on.
+/// Requests all addresses of a job and its project; returns the statuses from 500 on.
 async fn ask_all(daemon: &TestDaemon, what: &str, project: &str, id: &str) -> Vec<(String, u16)> {
     let mut faults = Vec::new();
     let home = daemon.home.path("");
@@ -139,7 +139,7 @@ async fn errors_about_the_disk_hold_no_path() {
         let id = text(&daemon.build(job("succeed")).await, "ID").to_owned();
         make(&daemon.home.builds().join("succeed"));
         ask_all(&daemon, what, "succeed", &id).await;
-        // Another project is none the worse for it.
+        // Another project is not affected.
         assert_eq!(daemon.build(job("output")).await["ExitCode"], 0, "{what}");
         let list = daemon
             .get("/index/?project=output")
@@ -169,7 +169,7 @@ fn replace(project: &Path, name: &str) {
 
 #[tokio::test]
 async fn what_the_engine_says_is_kept_inside() {
-    // What the builder says is about the asker's own Dockerfile; see below.
+    // Errors of the builder are about the client's own Dockerfile; see below.
     let calls = [
         "images",
         "create",

@@ -14,13 +14,13 @@ use tokio::net::UnixStream;
 use crate::support::daemon::{TestDaemon, job, text};
 use crate::support::http::{Ask, Event, Opened, within};
 
-async fn look_on(daemon: &TestDaemon, query: &str) -> Opened {
+async fn follow(daemon: &TestDaemon, query: &str) -> Opened {
     let stream = daemon.open(Ask::get(format!("/events{query}"))).await;
     assert_eq!(stream.status, 200);
     stream
 }
 
-async fn come_back(daemon: &TestDaemon, last: &Event) -> Opened {
+async fn reconnect(daemon: &TestDaemon, last: &Event) -> Opened {
     let ask = Ask::get("/events").with("last-event-id", last.mark.clone());
     daemon.open(ask).await
 }
@@ -55,7 +55,7 @@ async fn the_present_comes_first_then_each_step_and_the_end() {
     daemon.home.engine.hold("start");
     let early = daemon.submit(numbered(1)).await;
     daemon.home.engine.wait_for("start", 1).await;
-    let mut stream = look_on(&daemon, "").await;
+    let mut stream = follow(&daemon, "").await;
     let events = present(&mut stream).await;
     assert_eq!(names(&events), ["host", "job", "present"]);
     assert_eq!(events[0].json()["Running"], 1);
@@ -91,12 +91,12 @@ async fn a_slow_reader_keeps_no_params_of_a_job_that_is_over() {
     daemon.home.engine.wait_for("start", 1).await;
     // It has begun, and is not read before the job is over.
     let reader = daemon.scheduler().reader(Client::Local);
-    let mut news = reader.events(None).await.unwrap();
+    let mut updates = reader.events(None).await.unwrap();
     daemon.home.engine.release("start");
     daemon.wait("succeed", &id).await;
     let mut is_sent = false;
     while !is_sent {
-        if let StreamEvent::Job(info) = news.next().await.unwrap() {
+        if let StreamEvent::Job(info) = updates.next().await.unwrap() {
             let value = info.params["large"].as_deref().unwrap();
             assert!(value.len() < 1_000, "{} bytes", value.len());
             is_sent = info.outcome() == Some(Outcome::Succeeded);
@@ -124,15 +124,15 @@ async fn a_client_that_does_not_read_keeps_no_params_of_jobs_that_are_over() {
         ids.push(daemon.submit(job).await);
     }
     let reader = daemon.scheduler().reader(Client::Local);
-    let mut news = reader.events(None).await.unwrap();
+    let mut updates = reader.events(None).await.unwrap();
     let mut params = BTreeMap::new();
     while params.len() < jobs {
-        if let StreamEvent::Job(info) = news.next().await.unwrap() {
+        if let StreamEvent::Job(info) = updates.next().await.unwrap() {
             let value = info.params["large"].as_ref().unwrap();
             params.insert(info.id, Arc::downgrade(value));
         }
     }
-    drop(news);
+    drop(updates);
     let mut silent = UnixStream::connect(daemon.socket()).await.unwrap();
     let request = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n";
     silent.write_all(request).await.unwrap();
@@ -154,7 +154,7 @@ async fn a_client_that_does_not_read_keeps_no_params_of_jobs_that_are_over() {
 #[tokio::test]
 async fn a_client_that_reconnects_gets_every_end_that_it_missed_over_a_restart() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
-    let mut stream = look_on(&daemon, "").await;
+    let mut stream = follow(&daemon, "").await;
     let seen = text(&daemon.build(numbered(0)).await, "ID").to_owned();
     let last = last_of(&mut stream, &seen).await;
     drop(stream);
@@ -167,7 +167,7 @@ async fn a_client_that_reconnects_gets_every_end_that_it_missed_over_a_restart()
     daemon.home.engine.wait_for("start", 5).await;
     daemon.stop().await;
     daemon.start_again().await;
-    let mut stream = come_back(&daemon, &last).await;
+    let mut stream = reconnect(&daemon, &last).await;
     let events = present(&mut stream).await;
     let jobs: Vec<Value> = events
         .iter()
@@ -189,7 +189,7 @@ async fn a_client_that_reconnects_gets_every_end_that_it_missed_over_a_restart()
 async fn a_slow_reader_misses_no_end_of_a_job() {
     let builder = TestDaemon::builder().await.slots(8).backlog(1_000);
     let daemon = builder.fixture("succeed").start().await;
-    let mut stream = look_on(&daemon, "").await;
+    let mut stream = follow(&daemon, "").await;
     present(&mut stream).await;
     let mut asked = BTreeSet::new();
     let mut ended = BTreeMap::new();
@@ -206,16 +206,16 @@ async fn a_slow_reader_misses_no_end_of_a_job() {
         }
     }
     assert!(ended.keys().eq(asked.iter()));
-    // Told twice only where a client came back.
+    // Sent twice only where a client has reconnected.
     assert!(ended.values().all(|times| *times == 1), "{ended:?}");
 }
 
 #[tokio::test]
 async fn a_filter_holds_for_the_stream_as_for_a_list() {
     let daemon = TestDaemon::with(&["succeed", "exit-code"]).await;
-    let mut of_project = look_on(&daemon, "?project=exit-code").await;
-    let mut failed = look_on(&daemon, "?outcome=failed").await;
-    let mut text_of = look_on(&daemon, "?text=N%3D7").await;
+    let mut of_project = follow(&daemon, "?project=exit-code").await;
+    let mut failed = follow(&daemon, "?outcome=failed").await;
+    let mut text_of = follow(&daemon, "?text=N%3D7").await;
     for stream in [&mut of_project, &mut failed, &mut text_of] {
         present(stream).await;
     }
@@ -243,7 +243,7 @@ async fn removals_pauses_and_joins_are_events() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let old = text(&daemon.build(numbered(1)).await, "ID").to_owned();
     daemon.build(numbered(2)).await;
-    let mut stream = look_on(&daemon, "").await;
+    let mut stream = follow(&daemon, "").await;
     present(&mut stream).await;
     let remove =
         Ask::new("DELETE", format!("/job/succeed/{old}")).with("content-type", "application/json");
@@ -280,8 +280,8 @@ async fn a_failed_rebuild_is_an_event_before_that_of_the_build_that_stays() {
     let good = daemon.build(job("flip")).await;
     let id = text(&good, "ID").to_owned();
     std::fs::write(&mark, "").unwrap();
-    let mut stream = look_on(&daemon, "").await;
-    let mut succeeded = look_on(&daemon, "?outcome=succeeded").await;
+    let mut stream = follow(&daemon, "").await;
+    let mut succeeded = follow(&daemon, "?outcome=succeeded").await;
     present(&mut stream).await;
     present(&mut succeeded).await;
     let bad = json!({"project": "flip", "rebuild": true});
@@ -289,7 +289,7 @@ async fn a_failed_rebuild_is_an_event_before_that_of_the_build_that_stays() {
     let outcome = |event: &Value| event["buildInfo"]["Outcome"].clone();
     assert_eq!(outcome(&end_of(&mut stream, &id).await), "failed");
     assert_eq!(outcome(&end_of(&mut stream, &id).await), "succeeded");
-    // Where the failed one does not belong, the good one is there again after it is gone.
+    // In a list without failed builds the good one returns after the failed one is gone.
     succeeded.until(|event| event.name == "gone").await;
     assert_eq!(outcome(&end_of(&mut succeeded, &id).await), "succeeded");
     // Its page says both.
@@ -302,18 +302,18 @@ async fn a_failed_rebuild_is_an_event_before_that_of_the_build_that_stays() {
 #[tokio::test]
 async fn a_stream_that_breaks_off_can_be_resumed() {
     let daemon = TestDaemon::with(&["succeed"]).await;
-    let mut stream = look_on(&daemon, "").await;
+    let mut stream = follow(&daemon, "").await;
     let first = stream.event().await.unwrap();
     for n in 0..3 {
         daemon.build(numbered(n)).await;
     }
     drop(stream);
-    let mut again = come_back(&daemon, &first).await;
+    let mut again = reconnect(&daemon, &first).await;
     // The stream breaks with the first event, before the ends.
     let host = again.event().await.unwrap();
     assert_eq!(host.name, "host");
     assert!(host.mark <= first.mark, "{} {}", host.mark, first.mark);
-    let events = present(&mut come_back(&daemon, &host).await).await;
+    let events = present(&mut reconnect(&daemon, &host).await).await;
     let ends = events.iter().filter(|event| event.name == "job").count();
     assert_eq!(ends, 3);
 }
@@ -321,7 +321,7 @@ async fn a_stream_that_breaks_off_can_be_resumed() {
 #[tokio::test]
 async fn rows_of_the_view_escape_the_markup_of_clients() {
     let daemon = TestDaemon::with(&["succeed"]).await;
-    let mut stream = look_on(&daemon, "?rows").await;
+    let mut stream = follow(&daemon, "?rows").await;
     let asked = json!({"project": "succeed", "group": "<img src=x>", "params": {"x": "</td><script>\u{202e}"}});
     let id = text(&daemon.build(asked).await, "ID").to_owned();
     let is_over = |event: &Event| event.name == "row" && event.json()["State"] == "ready";

@@ -33,7 +33,7 @@ pub async fn build(daemon: &TestDaemon, n: u64, days: u64) -> String {
     id
 }
 
-/// The daemon's own notes on a build, once it is measured: after the answer.
+/// The daemon's bookkeeping of a build, once its size is measured: after the answer.
 pub async fn settled(home: &Home, project: &str, id: &str) -> Value {
     let record = home.build(project, "ready", id).join("build_info.json");
     within("the measure of a build", async {
@@ -57,7 +57,7 @@ fn put(path: String) -> Ask {
     Ask::new("PUT", path).with("content-type", "application/json")
 }
 
-/// The ids of what went, and why.
+/// The ids of removed builds, and why.
 pub fn gone(answer: &Value) -> Vec<(&str, &str)> {
     let removed = answer["Removed"].as_array().unwrap();
     removed
@@ -103,7 +103,7 @@ async fn a_dry_run_says_what_a_run_then_does() {
         .build(json!({"project": "succeed", "params": {"n": "1"}}))
         .await;
     assert_eq!(again["Cached"], false);
-    // And now it is the latest: what was that before may go.
+    // Now it is the latest, and the latest before may be removed.
     let done = gc(&daemon, rules(false)).await;
     assert_eq!(gone(&done), [(linked.as_str(), "max_age")]);
 }
@@ -165,7 +165,7 @@ async fn what_is_pinned_stays_and_may_be_let_go() {
         .ask(delete(format!("/job/succeed/{id}")).json())
         .await
         .expect(409);
-    // It outlives the daemon.
+    // The pin outlives the daemon.
     daemon.stop().await;
     daemon.start_again().await;
     assert_eq!(gone(&gc(&daemon, json!({"max_age": "1d"})).await), []);
@@ -176,7 +176,7 @@ async fn what_is_pinned_stays_and_may_be_let_go() {
     assert_eq!(shown["Pinned"], false);
     let done = gc(&daemon, json!({"max_age": "1d"})).await;
     assert_eq!(gone(&done), [(id.as_str(), "max_age")], "{done}");
-    // What is not there is not pinned, and neither is what is gone.
+    // Unknown and removed builds cannot be pinned.
     daemon.ask(put(pin.clone())).await.expect(404);
     daemon.ask(delete(pin)).await.expect(404);
     let pins = daemon.home.builds().join(".mistry/pins");
@@ -210,7 +210,7 @@ async fn what_is_read_or_was_just_used_stays() {
         .ask(delete(format!("/job/big/{id}")))
         .await
         .expect(409);
-    // It is read to its end: nothing of it was touched.
+    // It is read to its end: no byte of it was removed.
     let tar = reading.whole().await;
     assert!(tar.body.len() > 30_000_000);
     within("the end of the lease", async {
@@ -234,11 +234,11 @@ async fn what_is_read_or_was_just_used_stays() {
         .await
         .expect(200);
     assert_eq!(gone(&gc(&daemon, json!({"max_age": "1d"})).await), []);
-    // And no rule is so strict that it takes what was used a moment ago.
+    // No rule removes a build that was used a moment ago.
     assert_eq!(gone(&gc(&daemon, json!({"max_age": "1ms"})).await), []);
 }
 
-/// As a client with a token that may all.
+/// The request with an admin token.
 fn known(ask: Ask) -> Ask {
     ask.with("authorization", "Bearer root-secret")
 }
@@ -271,7 +271,7 @@ async fn readers_without_a_token_keep_no_build_when_space_is_low() {
     // Known clients do, in each of these ways.
     let at = format!("/artifacts/succeed/{}/n", ids[1]);
     daemon.ask(known(Ask::get(at))).await.expect(200);
-    // More than any disk has, so that all go that may.
+    // More than any disk has, so that every removable build is removed.
     let rules = Ask::post("/gc", &json!({"min_free": "1024T"}));
     let done = daemon.ask(known(rules)).await.expect(200).json();
     let expected = [&ids[0], &ids[2]].map(|id| (id.as_str(), "min_free"));
@@ -403,7 +403,7 @@ async fn torn_builds_and_failed_rebuilds_go_and_foreign_things_stay() {
     )
     .unwrap();
     age(&failed, 9);
-    // A directory at a place of ours that leads elsewhere is not followed.
+    // A link in the place of one of our directories is not followed.
     let data = ready.join(&torn).join("data");
     std::fs::remove_dir(&data).unwrap();
     let precious = daemon.home.path("precious");
@@ -469,7 +469,7 @@ async fn only_an_admin_removes_anything() {
 #[tokio::test]
 async fn before_a_build_space_is_freed_by_the_configured_rules() {
     let policy = Policy {
-        // No disk has that much, so whatever may go goes.
+        // More than any disk has, so that every removable build is removed.
         min_free: Some(u64::MAX),
         keep_last: Some(1),
         ..Policy::default()
@@ -484,7 +484,7 @@ async fn before_a_build_space_is_freed_by_the_configured_rules() {
     let second = build(&daemon, 2, 8).await;
     let third = build(&daemon, 3, 7).await;
     let there = daemon.home.ids("succeed", "ready");
-    // What a first look in vain has shown is not looked for again at once.
+    // After a collection that frees nothing, the next is not tried at once.
     assert_eq!(there.len(), 3, "{there:?}");
     // The configured rules are those of a request that gives none.
     let done = gc(&daemon, json!({})).await;
@@ -508,7 +508,7 @@ async fn a_build_that_finds_too_little_space_frees_it() {
     let third = build(&daemon, 3, 0).await;
     let mut left = vec![second, third];
     left.sort();
-    // All that may go, goes; what is built was built all the same.
+    // Every removable build is removed, and the new one is built.
     assert_eq!(daemon.home.ids("succeed", "ready"), left);
     assert!(!daemon.home.build("succeed", "ready", &first).exists());
 }

@@ -11,7 +11,7 @@ use crate::support::{
     http::Ask,
 };
 
-/// What is said of an address that is 404, in words and on a page.
+/// The error of an address that is 404, as text and as a page.
 async fn refused(daemon: &TestDaemon, path: &str) -> String {
     let answer = daemon.get(path).await.expect(404).json();
     let sentence = text(&answer, "error").to_owned();

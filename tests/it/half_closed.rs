@@ -72,7 +72,7 @@ async fn a_half_closed_client_gets_json_a_file_and_a_whole_tar() {
     for mut connection in connected(&daemon).await {
         send(&mut *connection, &get(&at)).await;
         let tar = rest(&mut *connection).await;
-        // The last chunk: it is whole.
+        // The last chunk: the answer is complete.
         assert!(tar.starts_with("HTTP/1.1 200") && tar.ends_with("\r\n0\r\n\r\n"));
     }
     // Requests that were sent at once are answered one after the other.

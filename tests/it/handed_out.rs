@@ -89,7 +89,7 @@ impl Left {
     /// A program in the place of `mistryd`.
     fn program(&self, script: &str) -> String {
         let path = self.path("program");
-        // Not by this process: what has it open for writing meanwhile would keep it from being run.
+        // Not by this process: a file that is open for writing cannot be executed.
         let written = Command::new("/bin/sh")
             .args([
                 "-c",
@@ -158,7 +158,7 @@ fn what_was_built_is_listed_and_read() {
     assert_eq!(read(&handed, "deep/er/file"), "deeper");
     let deep = open(&handed, "deep").unwrap();
     assert_eq!(listed(&deep), ["er"]);
-    // A receiver may as well go there.
+    // A receiver may change into it.
     let there = format!("/proc/self/fd/{}", handed.as_raw_fd());
     assert_eq!(fs::read(format!("{there}/file")).unwrap(), b"made");
 }
@@ -206,7 +206,7 @@ fn links_that_a_build_planted_are_not_followed() {
         let there = format!("/proc/self/fd/{}/{path}", handed.as_raw_fd());
         assert!(fs::read(there).is_err(), "{path}");
     }
-    // What they say is what was built.
+    // Their content is what was built.
     let target = rustix::fs::readlinkat(&handed, "host", Vec::new()).unwrap();
     assert_eq!(target.as_c_str(), c"/etc/passwd");
 }
@@ -306,7 +306,7 @@ fn the_build_may_be_removed_while_its_directory_is_held() {
 fn no_mount_and_no_child_stays_behind() {
     let left = Left::new();
     let handed = left.hand_out();
-    // What is open stands in no tree of ours.
+    // No open file lies in the build path.
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let home = left.home.path().to_str().unwrap();
     assert!(!mounts.contains(home), "{mounts}");
@@ -411,7 +411,7 @@ async fn the_scheduler_hands_out_what_a_build_left() {
     assert_eq!(listed(&handed), ["info", "made"]);
     assert_eq!(read(&handed, "made"), "made\n");
     assert_eq!(open(&handed, "info").unwrap_err(), Errno::LOOP);
-    // It is no lease: a build that is replaced goes from the disk as if it were not held.
+    // It is no lease: a build that is replaced is removed although the directory is open.
     let again = daemon.build(json!({"project": "p", "rebuild": true})).await;
     assert_eq!(names_of(&again).1, id);
     within("the end of the old build", async {
@@ -452,7 +452,7 @@ async fn artifacts_that_are_not_there_are_an_error() {
     let (project, id) = names_of(&built);
     unwrap_with_causes(reader.hand_out_artifacts(&project, id).await);
 
-    // Whatever may have come into their place.
+    // Also when a link or a file is in their place.
     let data = daemon
         .home
         .build("p", "ready", &id.to_string())

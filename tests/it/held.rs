@@ -47,7 +47,7 @@ async fn readers_that_do_not_read_a_large_list_cost_little() {
     many_builds(&home.builds(), 1_000);
     home.configure(&json!({}));
     let daemon = home.spawn().await;
-    // Once read whole: what the server remembers of the builds is there.
+    // Read once, so that the server's index of the builds is in memory.
     let list = daemon.at.ask(Ask::get("/index/").json()).await.expect(200);
     assert!(list.body.len() > 10 << 20, "{} bytes", list.body.len());
     let ids: Vec<String> = list
@@ -70,7 +70,7 @@ async fn readers_that_do_not_read_a_large_list_cost_little() {
     daemon.at.ask(Ask::get("/status")).await.expect(200);
     let grown = resident(&daemon).saturating_sub(before);
     assert!(grown < 10 << 20, "{grown} bytes");
-    // A reader that goes on gets all of it.
+    // A reader that continues gets all of it.
     let late = readers.pop().unwrap().whole().await;
     assert_eq!(late.body, list.body);
 }
@@ -141,7 +141,7 @@ async fn clients_that_join_a_build_keep_no_params_and_share_its_answer() {
     }
     assert!(answers.iter().all(|answer| answer.status == 201));
     let grown = resident(&daemon).saturating_sub(before);
-    // The request and the answer once, and what they take while they are read and written.
+    // The request and the answer once, and their buffers.
     assert!(grown < 20 << 20, "{grown} bytes");
     for (at, answer) in answers.into_iter().enumerate() {
         let info = answer.whole().await.json();
@@ -186,7 +186,7 @@ async fn over_the_limit_new_streams_are_refused_and_running_ones_complete() {
     assert_eq!(last.name, "result");
     assert_eq!(last.json()["Outcome"], "succeeded");
     assert!(events.iter().any(|event| event.name == "log"));
-    // What a reader that goes on gets is whole.
+    // A reader that continues gets a complete answer.
     let whole = readers.pop().unwrap().whole().await.json();
     assert_eq!(text(&whole["BuildInfo"]["Params"], "lock"), value);
     drop(readers);
@@ -246,7 +246,7 @@ async fn many_streams_of_one_build_are_cheap_and_all_complete() {
         .lines()
         .find_map(|line| line.strip_prefix(BODIES)?.strip_prefix(' '));
     let held: u64 = line.unwrap().parse().unwrap();
-    // What each holds, whatever it says; five thousand of them fit into 48 MiB.
+    // The memory of each, whatever its request; five thousand of them fit into 48 MiB.
     assert!(held >= STREAMS as u64 * (9 << 10), "{held} bytes");
     assert!(held <= STREAMS as u64 * (48 << 20) / 5_000, "{held} bytes");
     home.engine.release("start");

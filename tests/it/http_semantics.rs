@@ -69,7 +69,7 @@ async fn a_flag_is_true_false_or_a_mistake_at_every_address() {
         assert!(text(&refused, "error").starts_with(expected), "{refused}");
     }
     daemon.get("/index/?x=1&x=2").await.expect(200);
-    // And they mean what they say.
+    // And they have their usual meaning.
     let media = async |path: String| {
         let answer = daemon.ask(Ask::get(path).with("accept", "text/html")).await;
         answer.expect(200).header("content-type").to_owned()
@@ -137,14 +137,14 @@ async fn a_host_is_read_in_every_legal_form_and_said_once() {
             "GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost",
             "421",
         ),
-        // The whole server is no address of anything that can be read.
+        // `*` is the whole server, which has no content to read.
         ("GET * HTTP/1.1\r\nHost: localhost", "404"),
         ("GET /healthz HTTP/1.1\r\nHost: evil.example.", "421"),
         ("GET /healthz HTTP/1.0\r\nHost: evil.example", "421"),
     ] {
         assert_eq!(ask(head).await, expected, "{head}");
     }
-    // Over the unix socket any name will do, but one there must be.
+    // Over the unix socket any host is accepted, but one is needed.
     let unix = crate::support::http::At::Unix(daemon.socket());
     for (hosts, expected) in [
         ("Host: /run/x.sock\r\n", "200"),
@@ -228,10 +228,10 @@ async fn head_has_the_headers_of_get_at_every_address() {
             assert_eq!((head.status, head.body.len()), (get.status, 0), "{path}");
             for (name, value) in &get.headers {
                 let varies = ["date", "x-request-id", "transfer-encoding"];
-                // What is measured anew each time has another length, perhaps.
+                // Live values may have another length each time.
                 let is_figure =
                     name == "content-length" && ["/metrics", "/status", "/"].contains(&&*path);
-                // It is in the sentence of errors, as long as any other.
+                // The id is in the error message, and ids have one length.
                 if !varies.contains(&name.as_str()) && !is_figure {
                     assert_eq!(
                         head.headers.get(name),
@@ -258,7 +258,7 @@ async fn an_address_says_what_it_takes() {
         let answer = daemon.ask(Ask::new("OPTIONS", path)).await.expect(204);
         assert_eq!(answer.header("allow"), allow, "{path}");
         assert_eq!(answer.header("access-control-allow-origin"), "");
-        // Before the media type is looked at: it would not help.
+        // Before the media type is checked, which would make no difference.
         for method in ["TRACE", "PATCH", "BREW"] {
             let refused = daemon.ask(Ask::new(method, path)).await.expect(405);
             assert_eq!(refused.header("allow"), allow, "{method} {path}");
@@ -500,7 +500,7 @@ async fn a_log_that_grows_has_another_tag_and_the_same_name() {
         .expect(200);
     assert_ne!(late.header("etag"), tag);
     assert_eq!(late.header("mistry-log"), name);
-    // The tag of before is that of other content.
+    // The earlier tag belongs to other content.
     daemon
         .ask(Ask::get(&path).with("if-match", &tag))
         .await
@@ -509,7 +509,7 @@ async fn a_log_that_grows_has_another_tag_and_the_same_name() {
         .with("range", "bytes=0-3")
         .with("if-range", &tag);
     assert_eq!(daemon.ask(range).await.expect(200).body, late.body);
-    // The name says that it is the same log, from any byte on.
+    // The name identifies the log, from any byte on.
     let from = received.len();
     let rest = Ask::get(format!("{path}&follow&from={from}")).with("mistry-log", &name);
     let rest = daemon

@@ -21,7 +21,7 @@ use crate::support::{
     bus::TestBus,
     daemon::Home,
     http::{Ask, within},
-    manager::{Life, Manager},
+    manager::{Manager, Service},
 };
 
 async fn home(idle_exit: &str) -> (Home, Manager) {
@@ -35,10 +35,10 @@ async fn home(idle_exit: &str) -> (Home, Manager) {
 #[tokio::test]
 async fn with_nothing_to_do_it_ends_with_status_0_and_says_so() {
     let (home, manager) = home("50ms").await;
-    let life = manager.start(&home);
-    manager.hears("READY=1").await;
-    manager.hears("STOPPING=1").await;
-    assert_eq!(life.ended().await, 0);
+    let service = manager.start(&home);
+    manager.notified("READY=1").await;
+    manager.notified("STOPPING=1").await;
+    assert_eq!(service.ended().await, 0);
 }
 
 /// A build whose client has gone, a waiting client, a stream, an incomplete request.
@@ -46,7 +46,7 @@ async fn with_nothing_to_do_it_ends_with_status_0_and_says_so() {
 async fn it_does_not_end_while_it_has_work() {
     let (home, manager) = home("30ms").await;
     home.engine.hold("wait");
-    let life = manager.start(&home);
+    let service = manager.start(&home);
     let at = manager.over_unix();
     let job = Ask::post("/jobs?async", &json!({"project": "succeed"}));
     let asked = at.ask(job).await.expect(201).json();
@@ -66,8 +66,8 @@ async fn it_does_not_end_while_it_has_work() {
     std::io::Write::write_all(&mut upload, head.as_bytes()).unwrap();
     stays(&manager).await;
     drop(upload);
-    manager.hears("STOPPING=1").await;
-    assert_eq!(life.ended().await, 0);
+    manager.notified("STOPPING=1").await;
+    assert_eq!(service.ended().await, 0);
 }
 
 /// A job that was asked for over the bus, and a call that is not answered yet; then it leaves the bus,
@@ -81,7 +81,7 @@ async fn it_does_not_end_while_a_client_on_the_bus_waits() {
     command
         .arg("--user-bus")
         .env("DBUS_SESSION_BUS_ADDRESS", bus.address());
-    let life = Life(command.spawn().unwrap());
+    let service = Service(command.spawn().unwrap());
     // Until the job is there, a client is connected.
     let early = UnixStream::connect(home.path("mistryd.sock")).unwrap();
     let here = bus.connect().await;
@@ -99,8 +99,8 @@ async fn it_does_not_end_while_a_client_on_the_bus_waits() {
     let end = within("the end", ends.next()).await.unwrap();
     assert_eq!(end.args().unwrap().id, id);
     bus.owned(&here, false).await;
-    manager.hears("STOPPING=1").await;
-    assert_eq!(life.ended().await, 0);
+    manager.notified("STOPPING=1").await;
+    assert_eq!(service.ended().await, 0);
 }
 
 /// A host without a bus, one whose bus refuses us the name, one whose bus accepts connections and says
@@ -112,13 +112,13 @@ async fn it_ends_in_every_state_of_the_bus() {
     let _silent = std::os::unix::net::UnixListener::bind(silent.path().join("bus")).unwrap();
     let at = |path: &std::path::Path| format!("unix:path={}", path.display());
     let begin = async |address: String| {
-        // Longer than the time between two tries of the bus.
+        // Longer than the time between two attempts to connect to the bus.
         let (home, manager) = home("1500ms").await;
         let mut command = manager.command(&home);
         command.env("DBUS_SYSTEM_BUS_ADDRESS", address);
-        let life = Life(command.spawn().unwrap());
-        manager.hears("READY=1").await;
-        (home, manager, life)
+        let service = Service(command.spawn().unwrap());
+        manager.notified("READY=1").await;
+        (home, manager, service)
     };
     let none = begin(at("/nonexistent/mistry-test-bus".as_ref())).await;
     let unanswered = begin(at(&silent.path().join("bus"))).await;
@@ -126,16 +126,16 @@ async fn it_ends_in_every_state_of_the_bus() {
     let killed = begin(lost.address()).await;
     lost.owned(&lost.connect().await, true).await;
     lost.kill();
-    for (_home, manager, life) in [none, refused, killed, unanswered] {
-        manager.hears("STOPPING=1").await;
-        assert_eq!(life.ended().await, 0);
+    for (_home, manager, service) in [none, refused, killed, unanswered] {
+        manager.notified("STOPPING=1").await;
+        assert_eq!(service.ended().await, 0);
     }
 }
 
 /// Ten times as long as it would take to end.
 async fn stays(manager: &Manager) {
     let timeout = Duration::from_millis(300);
-    let ending = tokio::time::timeout(timeout, manager.hears("STOPPING=1"));
+    let ending = tokio::time::timeout(timeout, manager.notified("STOPPING=1"));
     assert!(ending.await.is_err(), "it ended with work in hand");
 }
 
@@ -191,7 +191,7 @@ async fn a_client_that_connects_while_the_daemon_ends_is_answered() {
     let mut answered = 0;
     for trial in 0..trials {
         if trial % 2 == 0 && trial > 0 {
-            manager.hears("STOPPING=1").await;
+            manager.notified("STOPPING=1").await;
         } else {
             // Around the end, a little later each time.
             tokio::time::sleep(Duration::from_micros(200 * (trial as u64 % 40))).await;
@@ -200,7 +200,7 @@ async fn a_client_that_connects_while_the_daemon_ends_is_answered() {
             0 | 1 => manager.over_tcp(),
             _ => manager.over_unix(),
         };
-        manager.unheard();
+        manager.notifications();
         let answer = within(
             "an answer",
             at.ask(Ask::get("/healthz").with("connection", "close")),

@@ -80,7 +80,7 @@ async fn an_async_job_is_answered_at_once_with_where_it_is() {
     assert_eq!(state["Project"], "succeed");
     assert_eq!(state["State"], "pending");
     assert_eq!(state["URL"], format!("job/succeed/{id}"));
-    // Accepted is written down.
+    // An accepted job is on disk.
     let record = daemon
         .home
         .build("succeed", "pending", id)

@@ -8,9 +8,9 @@ use std::process::{ChildStderr, Stdio};
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 
-use crate::support::{daemon::Home, http::within, manager::Life};
+use crate::support::{daemon::Home, http::within, manager::Service};
 
-/// Asks a daemon to end once it has said something that contains `words`; all it said.
+/// Ends a daemon once its output contains `words`; returns all of its output.
 fn lines_until(pid: Pid, stderr: ChildStderr, words: &'static str) -> Vec<String> {
     let (mut lines, mut at, mut said) = (Vec::new(), None, false);
     for line in BufReader::new(stderr).lines() {
@@ -41,7 +41,7 @@ async fn where_no_journal_is_named_or_another_file_records_are_lines() {
         home.configure(&json!({}));
         let mut command = home.mistryd();
         command.args(["--addr", "127.0.0.1:0"]);
-        // An Engine that is not there is a record with a cause.
+        // An unreachable Engine is a record with a cause.
         let engine = home.path("no-engine.sock");
         command.env("DOCKER_HOST", format!("unix://{}", engine.display()));
         if let Some(stream) = stream {
@@ -49,13 +49,13 @@ async fn where_no_journal_is_named_or_another_file_records_are_lines() {
         }
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         // Killed when the test fails, so that its lines have an end.
-        let mut life = Life(command.spawn().unwrap());
-        let pid = Pid::from_raw(life.0.id() as i32).unwrap();
-        let stderr = life.0.stderr.take().unwrap();
+        let mut service = Service(command.spawn().unwrap());
+        let pid = Pid::from_raw(service.0.id() as i32).unwrap();
+        let stderr = service.0.stderr.take().unwrap();
         let words = "the Docker Engine cannot be reached";
         let said = tokio::task::spawn_blocking(move || lines_until(pid, stderr, words));
         let lines = within("the lines of mistryd", said).await.unwrap();
-        assert_eq!(life.ended().await, 0, "{lines:?}");
+        assert_eq!(service.ended().await, 0, "{lines:?}");
         assert!(
             lines
                 .iter()

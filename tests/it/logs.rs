@@ -372,7 +372,7 @@ async fn the_offsets_of_lines_are_known_for_finished_and_growing_logs() {
     assert_eq!(answer["Offsets"], json!([0, long, long + 300_001]));
     assert_eq!(answer["Firsts"], json!([0, breaks - 2, breaks - 1]));
     assert_eq!(answer["Colours"], json!(["", "", ""]));
-    // One that grows: all that its followers have.
+    // A growing log: all that its followers have.
     let (id, follower, _) = at_the_gate(&daemon).await;
     let path = format!("/log/slow/{id}?lines");
     let before = daemon.get(&path).await.expect(200).json();
@@ -382,8 +382,8 @@ async fn the_offsets_of_lines_are_known_for_finished_and_growing_logs() {
     let count = |answer: &Value, name: &str| answer[name].as_u64().unwrap();
     assert_eq!(count(&after, "Length"), count(&before, "Length") + 9);
     assert_eq!(count(&after, "Lines"), count(&before, "Lines") + 1);
-    let nobody = format!("/log/slow/{}?lines", "0".repeat(64));
-    daemon.get(nobody).await.expect(404);
+    let unknown = format!("/log/slow/{}?lines", "0".repeat(64));
+    daemon.get(unknown).await.expect(404);
 }
 
 #[tokio::test]
@@ -411,7 +411,7 @@ async fn a_text_is_found_in_the_lines_that_a_reader_sees() {
         let line = String::from_utf8_lossy(line.unwrap()).to_lowercase();
         assert!(line.contains("red"), "{line:?}");
     }
-    // Neither what colours it nor what was written over.
+    // Without colours and overwritten text.
     for unseen in ["31mred", "progress%2010%25"] {
         assert_eq!(find(unseen).await["Count"], 0, "{unseen}");
     }

@@ -1,6 +1,6 @@
 //! The fast tests: no root, no Docker, no network.
 
-// In a test, what must not happen ends the test.
+// A panic is how a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // A test is one sequence of steps.
 #![allow(clippy::too_many_lines)]

@@ -54,7 +54,7 @@ async fn without_a_daemon_it_takes_its_place() {
     let builds = home.engine.builds();
     assert_eq!(builds.len(), 2);
     assert!(builds.iter().all(|build| build.nocache && build.pull));
-    // Once more, one of them: its old image is of no use any more.
+    // One of them again: its old image is not needed any more.
     let ended = rebuild(&home, &["-p", "succeed", "--verbose"]).await;
     assert!(ended.stdout.contains("Step 1/"), "{ended:?}");
     let last = ended.stdout.lines().last().unwrap();

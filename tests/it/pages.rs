@@ -20,7 +20,7 @@ async fn page(daemon: &TestDaemon, path: &str) -> String {
         "{policy}"
     );
     let text = answer.text();
-    // Nothing that the policy would have to stop.
+    // Nothing that the content security policy would block.
     let is_inline = |word: &&str| {
         word.starts_with("style=") || (word.starts_with("on") && word.contains("=\""))
     };
@@ -69,12 +69,12 @@ async fn a_browser_gets_a_page_where_a_program_gets_json() {
 #[tokio::test]
 async fn a_browser_that_is_refused_gets_a_page_with_the_same_sentence() {
     let daemon = TestDaemon::with(&[]).await;
-    let nobody = format!("/job/p%3Cb%3E/{}", "0".repeat(64));
+    let unknown = format!("/job/p%3Cb%3E/{}", "0".repeat(64));
     for (path, status) in [
         ("/nowhere", 404),
-        ("/project/nobody", 404),
+        ("/project/unknown", 404),
         ("/?outcome=%3Cb%3E", 400),
-        (nobody.as_str(), 422),
+        (unknown.as_str(), 422),
     ] {
         let refused = daemon
             .ask(Ask::get(path).with("accept", BROWSER))

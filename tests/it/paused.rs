@@ -26,20 +26,20 @@ async fn builder() -> Builder {
     TestDaemon::builder().await.fixture("succeed")
 }
 
-/// `pause` or `resume`, over and done.
-async fn say(daemon: &TestDaemon, verb: &str) {
+/// `pause` or `resume`, to its answer.
+async fn request(daemon: &TestDaemon, verb: &str) {
     let answer = daemon.post(format!("/queue/{verb}"), &json!({})).await;
     assert_eq!(answer.expect(204).body.len(), 0);
 }
 
 /// How many run and wait, and whether it is paused.
-async fn standing(at: &At) -> (Value, Value, Value) {
+async fn queue_state(at: &At) -> (Value, Value, Value) {
     let status = at.ask(Ask::get("/status").json()).await.expect(200).json();
     let fact = |name: &str| status[name].clone();
     (fact("Running"), fact("Queued"), fact("Paused"))
 }
 
-fn stands(running: usize, queued: usize, paused: bool) -> (Value, Value, Value) {
+fn state(running: usize, queued: usize, paused: bool) -> (Value, Value, Value) {
     (json!(running), json!(queued), json!(paused))
 }
 
@@ -50,8 +50,8 @@ async fn what_runs_goes_on_and_what_is_new_waits_until_it_is_resumed() {
     engine.hold("start");
     let runs = daemon.submit(numbered(0)).await;
     engine.wait_for("start", 1).await;
-    say(&daemon, "pause").await;
-    say(&daemon, "pause").await;
+    request(&daemon, "pause").await;
+    request(&daemon, "pause").await;
     let first = daemon.submit(numbered(1)).await;
     let second = daemon.submit(numbered(2)).await;
     let waiting = daemon.asking(Ask::post("/jobs", &numbered(1)));
@@ -60,18 +60,18 @@ async fn what_runs_goes_on_and_what_is_new_waits_until_it_is_resumed() {
     daemon.until_metric("mistry_builds_running", "", 0.0).await;
     // Two slots are free, and neither the longest waiting nor a new job gets one.
     let third = daemon.submit(numbered(3)).await;
-    assert_eq!(standing(&daemon.at()).await, stands(0, 3, true));
+    assert_eq!(queue_state(&daemon.at()).await, state(0, 3, true));
     for id in [&first, &second, &third] {
         assert_eq!(daemon.info("succeed", id).await["Phase"], "queued");
     }
     assert_eq!(engine.builds().len(), 1);
-    // One that is not wanted any more leaves as ever.
+    // A cancelled job leaves the queue as usual.
     let path = format!("/job/succeed/{second}/cancel");
     daemon.post(path, &json!({})).await.expect(202);
     let cancelled = daemon.wait("succeed", &second).await;
     assert_eq!(cancelled["Outcome"], "cancelled");
-    say(&daemon, "resume").await;
-    say(&daemon, "resume").await;
+    request(&daemon, "resume").await;
+    request(&daemon, "resume").await;
     for id in [&first, &third] {
         assert_eq!(daemon.wait("succeed", id).await["Outcome"], "succeeded");
     }
@@ -79,18 +79,18 @@ async fn what_runs_goes_on_and_what_is_new_waits_until_it_is_resumed() {
     assert_eq!(joined.expect(201).json()["Coalesced"], true);
     assert_eq!(daemon.build(numbered(4)).await["ExitCode"], 0);
     daemon.until_metric("mistry_builds_running", "", 0.0).await;
-    assert_eq!(standing(&daemon.at()).await, stands(0, 0, false));
+    assert_eq!(queue_state(&daemon.at()).await, state(0, 0, false));
 }
 
 #[tokio::test]
 async fn the_longest_waiting_job_starts_first_and_no_more_run_than_the_slots() {
     let daemon = builder().await.slots(1).start().await;
-    say(&daemon, "pause").await;
+    request(&daemon, "pause").await;
     let mut ids = Vec::new();
     for n in 0..4 {
         ids.push(daemon.submit(numbered(n)).await);
     }
-    say(&daemon, "resume").await;
+    request(&daemon, "resume").await;
     let mut last_end = String::new();
     for id in &ids {
         let info = daemon.wait("succeed", id).await;
@@ -103,7 +103,7 @@ async fn the_longest_waiting_job_starts_first_and_no_more_run_than_the_slots() {
 async fn cached_answers_do_not_wait() {
     let daemon = builder().await.start().await;
     daemon.build(numbered(0)).await;
-    say(&daemon, "pause").await;
+    request(&daemon, "pause").await;
     assert_eq!(daemon.build(numbered(0)).await["Cached"], true);
     // An image is no job.
     let rebuilt = daemon.post("/project/succeed/rebuild", &json!({})).await;
@@ -113,7 +113,7 @@ async fn cached_answers_do_not_wait() {
 #[tokio::test]
 async fn past_the_backlog_a_job_is_refused_though_slots_are_free() {
     let daemon = builder().await.slots(2).backlog(2).start().await;
-    say(&daemon, "pause").await;
+    request(&daemon, "pause").await;
     let ids = [
         daemon.submit(numbered(0)).await,
         daemon.submit(numbered(1)).await,
@@ -126,7 +126,7 @@ async fn past_the_backlog_a_job_is_refused_though_slots_are_free() {
     // A request that joins takes no place.
     let again = daemon.post("/jobs?async", &numbered(1)).await.expect(201);
     assert_eq!(text(&again.json(), "ID"), ids[1]);
-    say(&daemon, "resume").await;
+    request(&daemon, "resume").await;
     for id in &ids {
         assert_eq!(daemon.wait("succeed", id).await["Outcome"], "succeeded");
     }
@@ -135,20 +135,20 @@ async fn past_the_backlog_a_job_is_refused_though_slots_are_free() {
 #[tokio::test]
 async fn it_stays_paused_over_a_restart_and_resumed_over_the_next() {
     let mut daemon = builder().await.start().await;
-    say(&daemon, "pause").await;
+    request(&daemon, "pause").await;
     let id = daemon.submit(numbered(0)).await;
     assert!(mark(&daemon.home).is_file());
     daemon.stop().await;
     daemon.start_again().await;
-    assert_eq!(standing(&daemon.at()).await, stands(0, 1, true));
+    assert_eq!(queue_state(&daemon.at()).await, state(0, 1, true));
     assert_eq!(daemon.info("succeed", &id).await["Phase"], "queued");
     assert!(daemon.home.engine.containers().is_empty());
-    say(&daemon, "resume").await;
+    request(&daemon, "resume").await;
     assert_eq!(daemon.wait("succeed", &id).await["Outcome"], "succeeded");
     assert!(!mark(&daemon.home).exists());
     daemon.stop().await;
     daemon.start_again().await;
-    assert_eq!(standing(&daemon.at()).await, stands(0, 0, false));
+    assert_eq!(queue_state(&daemon.at()).await, state(0, 0, false));
     assert_eq!(daemon.build(numbered(1)).await["ExitCode"], 0);
 }
 
@@ -156,8 +156,8 @@ async fn post(daemon: &Process, path: &str, body: &Value) -> Answer {
     daemon.at.ask(Ask::post(path, body)).await
 }
 
-/// Until a record says so: it is written beside what is answered, and may come later.
-async fn tells(daemon: &Process, words: &str) {
+/// Waits for a record: it is written in parallel with the answer, and may come later.
+async fn wait_for_record(daemon: &Process, words: &str) {
     within(words, async {
         while !daemon.log().contains(words) {
             tokio::task::yield_now().await;
@@ -181,7 +181,7 @@ async fn it_stays_paused_over_a_kill_and_what_ran_is_followed_to_its_end() {
     post(&daemon, "/queue/pause", &json!({})).await.expect(204);
     let accepted = post(&daemon, "/jobs?async", &job("succeed")).await;
     let waits = text(&accepted.expect(201).json(), "ID").to_owned();
-    tells(&daemon, "the queue is paused by 127.0.0.1").await;
+    wait_for_record(&daemon, "the queue is paused by 127.0.0.1").await;
     assert_eq!(daemon.end(Signal::KILL).await, -9);
 
     let daemon = home.spawn().await;
@@ -189,8 +189,8 @@ async fn it_stays_paused_over_a_kill_and_what_ran_is_followed_to_its_end() {
     let path = format!("/job/succeed/{waits}");
     let info = daemon.at.ask(Ask::get(path).json()).await.expect(200);
     assert_eq!(info.json()["BuildInfo"]["Phase"], "queued");
-    assert_eq!(standing(&daemon.at).await, stands(1, 1, true));
-    tells(&daemon, "the queue is still paused").await;
+    assert_eq!(queue_state(&daemon.at).await, state(1, 1, true));
+    wait_for_record(&daemon, "the queue is still paused").await;
     let gate = home.build("slow", "pending", &runs).join("data/gate");
     tokio::task::spawn_blocking(move || std::fs::write(gate, "").unwrap())
         .await
@@ -199,15 +199,15 @@ async fn it_stays_paused_over_a_kill_and_what_ran_is_followed_to_its_end() {
     let info = daemon.at.ask(wait("slow", &runs)).await.expect(200).json();
     let (outcome, attempt) = (&info["BuildInfo"]["Outcome"], &info["BuildInfo"]["Attempt"]);
     assert_eq!((outcome, attempt), (&json!("succeeded"), &json!(1)));
-    assert_eq!(standing(&daemon.at).await.2, json!(true));
+    assert_eq!(queue_state(&daemon.at).await.2, json!(true));
     post(&daemon, "/queue/resume", &json!({})).await.expect(204);
     let info = daemon.at.ask(wait("succeed", &waits)).await.expect(200);
     assert_eq!(info.json()["BuildInfo"]["Outcome"], "succeeded");
-    tells(&daemon, "the queue is resumed by 127.0.0.1").await;
+    wait_for_record(&daemon, "the queue is resumed by 127.0.0.1").await;
     assert_eq!(daemon.end(Signal::KILL).await, -9);
 
     let daemon = home.spawn().await;
-    assert_eq!(standing(&daemon.at).await, stands(0, 0, false));
+    assert_eq!(queue_state(&daemon.at).await, state(0, 0, false));
 }
 
 #[tokio::test]
@@ -216,13 +216,13 @@ async fn status_metrics_and_the_web_view_say_so() {
     let page = || async { daemon.ask(Ask::get("/")).await.expect(200).text() };
     assert_eq!(daemon.metric("mistry_queue_paused", "").await, 0.0);
     assert!(!page().await.contains("paused"));
-    say(&daemon, "pause").await;
+    request(&daemon, "pause").await;
     daemon.submit(numbered(0)).await;
     assert_eq!(daemon.metric("mistry_queue_paused", "").await, 1.0);
     assert_eq!(daemon.metric("mistry_queue_length", "").await, 1.0);
     assert!(page().await.contains("The queue is paused."));
-    assert_eq!(standing(&daemon.at()).await, stands(0, 1, true));
-    say(&daemon, "resume").await;
+    assert_eq!(queue_state(&daemon.at()).await, state(0, 1, true));
+    request(&daemon, "resume").await;
     assert_eq!(daemon.metric("mistry_queue_paused", "").await, 0.0);
     assert!(!page().await.contains("paused"));
 }
@@ -233,21 +233,21 @@ async fn systemd_is_notified_and_a_paused_daemon_without_work_may_end() {
     home.configure(&json!({"idle_exit": "50ms"}));
     let manager = Manager::new(&home);
     let at = manager.over_unix();
-    let life = manager.start(&home);
+    let service = manager.start(&home);
     let pause = Ask::post("/queue/pause", &json!({}));
     at.ask(pause).await.expect(204);
     manager
-        .hears("STATUS=idle, paused: nothing new begins")
+        .notified("STATUS=idle, paused: nothing new begins")
         .await;
-    manager.hears("STOPPING=1").await;
-    assert_eq!(life.ended().await, 0);
-    let life = manager.start(&home);
-    assert_eq!(standing(&at).await, stands(0, 0, true));
+    manager.notified("STOPPING=1").await;
+    assert_eq!(service.ended().await, 0);
+    let service = manager.start(&home);
+    assert_eq!(queue_state(&at).await, state(0, 0, true));
     manager
-        .hears("STATUS=idle, paused: nothing new begins")
+        .notified("STATUS=idle, paused: nothing new begins")
         .await;
-    life.signal(Signal::TERM);
-    assert_eq!(life.ended().await, 0);
+    service.signal(Signal::TERM);
+    assert_eq!(service.ended().await, 0);
 }
 
 #[tokio::test]
@@ -275,7 +275,7 @@ async fn only_an_admin_pauses_and_resumes() {
         let refused = daemon.get("/queue/pause").await.expect(405);
         assert_eq!(refused.header("allow"), "POST, OPTIONS");
         daemon.post("/queue", &json!({})).await.expect(401);
-        assert_eq!(standing(&daemon.at()).await, stands(0, 0, false));
+        assert_eq!(queue_state(&daemon.at()).await, state(0, 0, false));
     }
 }
 
@@ -294,16 +294,16 @@ async fn a_pause_that_cannot_be_written_changes_nothing() {
     };
     let said = refused("pause").await;
     assert_eq!(said, "could not write down that the queue is paused");
-    assert_eq!(standing(&daemon.at()).await.2, json!(false));
+    assert_eq!(queue_state(&daemon.at()).await.2, json!(false));
     assert_eq!(daemon.build(numbered(0)).await["ExitCode"], 0);
-    say(&daemon, "pause").await;
+    request(&daemon, "pause").await;
     let said = refused("resume").await;
     assert!(said.contains("not paused any more"), "{said}");
-    assert_eq!(standing(&daemon.at()).await.2, json!(true));
+    assert_eq!(queue_state(&daemon.at()).await.2, json!(true));
     assert!(mark(&daemon.home).exists());
     // A mark that was removed by hand is made again by the next request.
     std::fs::remove_file(mark(&daemon.home)).unwrap();
-    say(&daemon, "pause").await;
+    request(&daemon, "pause").await;
     assert!(mark(&daemon.home).exists());
 }
 
@@ -320,9 +320,9 @@ async fn after_concurrent_pauses_and_resumes_mark_and_queue_agree() {
         for answer in asked {
             within("an answer", answer).await.unwrap().expect(204);
         }
-        let (.., paused) = standing(&daemon.at()).await;
+        let (.., paused) = queue_state(&daemon.at()).await;
         assert_eq!(paused, json!(mark(&daemon.home).exists()), "{round}");
-        say(&daemon, "resume").await;
+        request(&daemon, "resume").await;
     }
     daemon.until_metric("mistry_queue_length", "", 0.0).await;
     daemon.until_metric("mistry_builds_running", "", 0.0).await;
@@ -348,7 +348,7 @@ async fn the_command_line_pauses_and_resumes() {
     let ended = mistry("resume").await;
     assert_eq!(ended.status, 0, "{ended:?}");
     assert!(ended.stdout.starts_with("Resumed: "), "{ended:?}");
-    assert_eq!(standing(&daemon.at()).await.2, json!(false));
+    assert_eq!(queue_state(&daemon.at()).await.2, json!(false));
 
     let guarded = builder().await.tokens("").start().await;
     let port = guarded.port().to_string();
@@ -376,11 +376,11 @@ async fn a_job_that_waited_runs_with_the_settings_that_its_id_was_made_of() {
             .collect()
     };
     set("none");
-    // Where no image is known, the project would have to be sent as it is no more.
-    say(&daemon, "pause").await;
+    // Without a known image, the project would have to be sent as it was, and it has changed.
+    request(&daemon, "pause").await;
     let unsent = daemon.submit(numbered(1)).await;
     set("bridge");
-    say(&daemon, "resume").await;
+    request(&daemon, "resume").await;
     let ended = daemon.wait("succeed", &unsent).await;
     assert_eq!(ended["Outcome"], "errored");
     assert!(text(&ended, "Err").contains("changed"), "{ended}");
@@ -392,11 +392,11 @@ async fn a_job_that_waited_runs_with_the_settings_that_its_id_was_made_of() {
         (&unsent[..], &json!(false))
     );
     assert_eq!(networks(&unsent), ["none"]);
-    // Where it is, nothing is sent, and the settings are still those of the id.
-    say(&daemon, "pause").await;
+    // With one, nothing is sent, and the settings are still those of the id.
+    request(&daemon, "pause").await;
     let waits = daemon.submit(numbered(2)).await;
     set("bridge");
-    say(&daemon, "resume").await;
+    request(&daemon, "resume").await;
     assert_eq!(daemon.wait("succeed", &waits).await["Outcome"], "succeeded");
     set("none");
     let cached = daemon.build(numbered(2)).await;

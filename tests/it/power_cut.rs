@@ -76,17 +76,17 @@ async fn what_a_power_cut_may_have_spoilt_is_not_served() {
         "it is marked once it is on stable storage"
     );
     assert!(text(keep, "Boot").len() > 10);
-    // Unmarked, of this boot: nothing was cut.
+    // Not durable, of this boot: there was no power cut.
     change(&directory, json!({ "Durable": false }));
     daemon.start_again().await;
     assert_eq!(daemon.build(asked(1)).await["Cached"], true);
     daemon.stop().await;
-    // Marked, of another boot: it survived.
+    // Durable, of another boot: it survived.
     change(&directory, json!({ "Durable": true, "Boot": "another" }));
     daemon.start_again().await;
     assert_eq!(daemon.build(asked(1)).await["Cached"], true);
     daemon.stop().await;
-    // Unmarked, of another boot: as if it were not there, also as a base.
+    // Not durable, of another boot: ignored, also as a base.
     change(&directory, json!({ "Durable": false, "Boot": "another" }));
     daemon.start_again().await;
     daemon
@@ -131,7 +131,7 @@ fn mark(directory: &Path, changes: Value) {
 }
 
 /// As a build that a power cut caught between its end and stable storage.
-fn spoil(directory: &Path) {
+fn leave_not_durable(directory: &Path) {
     let later =
         json!({ "StartedAt": "2020-01-01T00:00:00Z", "FinishedAt": "2099-01-01T00:00:00Z" });
     mark(directory, later);
@@ -155,7 +155,7 @@ async fn what_a_power_cut_may_have_spoilt_replaces_no_good_build() {
         read(&ready.join("build_info.json"))["Bookkeeping"]["Durable"],
         true
     );
-    spoil(&pending);
+    leave_not_durable(&pending);
     daemon.start_again().await;
     let cached = daemon.build(job("succeed")).await;
     assert_eq!(
@@ -177,10 +177,10 @@ async fn what_a_power_cut_may_have_spoilt_is_not_put_in_place() {
     std::fs::rename(&ready, &pending).unwrap();
     let link = daemon.home.builds().join("succeed/groups/g");
     std::fs::remove_file(&link).unwrap();
-    spoil(&pending);
+    leave_not_durable(&pending);
     std::fs::write(pending.join("data/artifacts/spoilt"), "x").unwrap();
     daemon.start_again().await;
-    // Made again, or gone; either way nothing of it is shown.
+    // Built again, or gone; either way it is not shown.
     let answer = daemon.get(format!("/job/succeed/{id}?wait")).await;
     assert!(matches!(answer.status, 200 | 404), "{}", answer.text());
     assert!(!answer.text().contains("2099-"), "{}", answer.text());

@@ -81,7 +81,7 @@ async fn old_tree() -> Builder {
         5,
         json!({ "ExitCode": -999, "Duration": -1_000_000_000 }),
     );
-    // What it left when it failed between two steps.
+    // Left-overs of a failure between two steps.
     std::fs::create_dir_all(root.join("succeed/pending").join(BARE).join("data/params")).unwrap();
     let project = root.join("succeed");
     symlink(project.join("ready").join(GOOD), project.join("latest")).unwrap();

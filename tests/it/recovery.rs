@@ -152,7 +152,7 @@ async fn torn_and_foreign_things_do_no_harm() {
             assert!(!answer.text().contains("outside:"), "{path} {n}");
         }
     }
-    // A job that was half-made and cannot be made again is over, not pending for ever.
+    // An unfinished job that cannot be built again is over, not pending for ever.
     let pending = daemon.get("/index/?state=pending").await.json();
     assert_eq!(pending, json!([]), "{pending}");
     assert_eq!(tree(), before);
@@ -346,7 +346,7 @@ async fn containers_and_images_of_others_are_left_alone() {
     daemon.at.ask(unknown).await.expect(404);
 }
 
-/// A FIFO; a process that has opened it for reading and hangs is let go in the end, so that a test that
+/// A FIFO; a process that hangs in opening it is released in the end, so that a test that
 /// fails ends.
 struct Fifo(PathBuf);
 
@@ -438,7 +438,7 @@ async fn a_fifo_in_the_place_of_a_log_blocks_no_client() {
 #[tokio::test]
 async fn a_client_that_waits_while_the_engine_does_not_answer_learns_that_nothing_was_accepted() {
     let (home, daemon) = process(&["succeed", "output"]).await;
-    // The two know each other: from here on a ping is a ping.
+    // The version is negotiated: later pings do nothing else.
     let at = daemon.at.clone();
     at.ask(Ask::post("/jobs", &job("output"))).await.expect(201);
     let pings = home.engine.count("ping");

@@ -35,8 +35,8 @@ async fn a_client_that_sends_a_header_too_slowly_is_disconnected() {
         .await
         .unwrap();
     let (mut from, mut to) = connection.into_split();
-    // A byte every now and then buys no time. Not more of them than it takes to see that: while the
-    // end is on its way to us, the clock would go on with each.
+    // A byte now and then does not extend the timeout. No more of them than needed: while the
+    // end is on its way to us, the clock would advance with each.
     let dripping = async {
         for byte in b"X-Slo" {
             tokio::time::sleep(Duration::from_secs(7)).await;

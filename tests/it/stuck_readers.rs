@@ -31,7 +31,7 @@ fn names_of(info: &Value) -> (ProjectName, JobId) {
     (project.parse().unwrap(), id.parse().unwrap())
 }
 
-/// What hangs until this is dropped.
+/// Work that hangs until this is dropped.
 struct Gate {
     _open: mpsc::Sender<()>,
     shut: Arc<Mutex<mpsc::Receiver<()>>>,
@@ -46,7 +46,7 @@ impl Gate {
         }
     }
 
-    /// Work that says when it has begun, and hangs.
+    /// Work that signals its start, and hangs.
     fn work<T>(&self, begun: tokio::sync::mpsc::Sender<()>) -> impl FnOnce(T) + Send + use<T> {
         let shut = self.shut.clone();
         move |_| {

@@ -8,10 +8,10 @@ use serde_json::json;
 use crate::support::{
     daemon::{Home, TestDaemon},
     http::{Ask, within},
-    manager::{Life, Manager},
+    manager::{Manager, Service},
 };
 
-/// Of the whole of them at once: each has its connection.
+/// All clients at once, each with a connection of its own.
 const CLIENTS: usize = 200;
 
 async fn home() -> (Home, Manager) {
@@ -35,25 +35,25 @@ async fn a_client_that_connects_before_the_daemon_runs_is_answered_over_tcp_and_
         };
         asked.spawn(async move { at.ask(Ask::get("/healthz")).await.status });
     }
-    let life = manager.start(&home);
+    let service = manager.start(&home);
     while let Some(status) = within("an answer", asked.join_next()).await {
         assert_eq!(status.unwrap(), 200);
     }
-    life.signal(Signal::TERM);
-    assert_eq!(life.ended().await, 0);
+    service.signal(Signal::TERM);
+    assert_eq!(service.ended().await, 0);
 }
 
 #[tokio::test]
 async fn it_is_ready_before_the_engine_answers_and_ends_as_it_says() {
     let (home, manager) = home().await;
     home.engine.hold("ping");
-    let life = manager.start(&home);
-    manager.hears("READY=1").await;
+    let service = manager.start(&home);
+    manager.notified("READY=1").await;
     let answer = manager.over_unix().ask(Ask::get("/index/")).await;
     assert_eq!(answer.status, 200);
-    life.signal(Signal::TERM);
-    manager.hears("STOPPING=1").await;
-    assert_eq!(life.ended().await, 0);
+    service.signal(Signal::TERM);
+    manager.notified("STOPPING=1").await;
+    assert_eq!(service.ended().await, 0);
     home.engine.release("ping");
 }
 
@@ -62,21 +62,21 @@ async fn it_is_ready_before_the_engine_answers_and_ends_as_it_says() {
 async fn a_connection_accepted_before_the_end_is_answered() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let (home, manager) = home().await;
-    let life = manager.start(&home);
-    manager.hears("READY=1").await;
+    let service = manager.start(&home);
+    manager.notified("READY=1").await;
     let mut connections = Vec::new();
     for _ in 0..20 {
         let address = manager.tcp.local_addr().unwrap();
         connections.push(tokio::net::TcpStream::connect(address).await.unwrap());
     }
-    // Later than all of them.
+    // Starts after all clients have connected.
     manager
         .over_tcp()
         .ask(Ask::get("/healthz"))
         .await
         .expect(200);
-    life.signal(Signal::TERM);
-    manager.hears("STOPPING=1").await;
+    service.signal(Signal::TERM);
+    manager.notified("STOPPING=1").await;
     for connection in &mut connections {
         let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         connection.write_all(request).await.unwrap();
@@ -85,25 +85,25 @@ async fn a_connection_accepted_before_the_end_is_answered() {
         within("an answer", answered).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "'{answer}'");
     }
-    assert_eq!(life.ended().await, 0);
+    assert_eq!(service.ended().await, 0);
 }
 
 #[tokio::test]
 async fn the_status_changes_with_what_happens() {
     let (home, manager) = home().await;
     home.engine.hold("wait");
-    let life = manager.start(&home);
-    manager.hears("STATUS=idle").await;
+    let service = manager.start(&home);
+    manager.notified("STATUS=idle").await;
     let at = manager.over_unix();
     let job = Ask::post("/jobs?async", &json!({"project": "succeed"}));
     let id = at.ask(job).await.expect(201).json()["ID"].clone();
-    manager.hears("STATUS=1 building").await;
+    manager.notified("STATUS=1 building").await;
     home.engine.release("wait");
     let wanted = format!(
         "STATUS=idle; last: succeed {} succeeded in ",
         &id.as_str().unwrap()[..7]
     );
-    let status = manager.hears(&wanted).await;
+    let status = manager.notified(&wanted).await;
     assert!(status.ends_with(" s"), "{status}");
     home.engine.stop().await;
     let job = Ask::post(
@@ -111,12 +111,12 @@ async fn the_status_changes_with_what_happens() {
         &json!({"project": "succeed", "params": {"a": "b"}}),
     );
     at.ask(job).await.expect(503);
-    let status = manager.hears("STATUS=idle; last:").await;
+    let status = manager.notified("STATUS=idle; last:").await;
     assert!(
         status.contains("Docker Engine cannot be reached"),
         "{status}"
     );
-    drop(life);
+    drop(service);
 }
 
 #[tokio::test]
@@ -124,11 +124,11 @@ async fn the_watchdog_is_notified() {
     let (home, manager) = home().await;
     let mut command = manager.command(&home);
     command.env("WATCHDOG_USEC", "100000");
-    let life = Life(command.spawn().unwrap());
+    let service = Service(command.spawn().unwrap());
     for _ in 0..3 {
-        manager.hears("WATCHDOG=1").await;
+        manager.notified("WATCHDOG=1").await;
     }
-    drop(life);
+    drop(service);
 }
 
 /// Fault points are there in debug builds, which this one is.
@@ -140,12 +140,12 @@ async fn a_daemon_that_hangs_sends_no_watchdog_notifications() {
         command
             .env("WATCHDOG_USEC", "100000")
             .env("MISTRY_FAULTS", fault);
-        let life = Life(command.spawn().unwrap());
-        manager.hears("WATCHDOG=1").await;
+        let service = Service(command.spawn().unwrap());
+        manager.notified("WATCHDOG=1").await;
         let at = manager.over_tcp();
         let job = Ask::post("/jobs?async", &json!({"project": "succeed"}));
         let asking = tokio::spawn(async move { at.ask(job).await.status });
-        // It falls silent: nothing comes for ten times as long as it has.
+        // It hangs: no notification comes for ten times the interval.
         let silence = std::time::Duration::from_secs(1);
         within("silence", async {
             while tokio::time::timeout(silence, manager.message())
@@ -155,15 +155,15 @@ async fn a_daemon_that_hangs_sends_no_watchdog_notifications() {
         })
         .await;
         asking.abort();
-        drop(life);
+        drop(service);
     }
 }
 
 #[tokio::test]
 async fn a_reload_puts_a_good_file_in_force_and_keeps_the_old_one_when_it_is_broken() {
     let (home, manager) = home().await;
-    let life = manager.start(&home);
-    manager.hears("READY=1").await;
+    let service = manager.start(&home);
+    manager.notified("READY=1").await;
     let at = manager.over_tcp();
     let slots = async || {
         let status = at.ask(Ask::get("/status")).await.expect(200).json();
@@ -171,9 +171,9 @@ async fn a_reload_puts_a_good_file_in_force_and_keeps_the_old_one_when_it_is_bro
     };
     assert_eq!(slots().await, 2);
     home.configure(&json!({"job_concurrency": 5}));
-    life.signal(Signal::HUP);
-    manager.hears("RELOADING=1").await;
-    manager.hears("READY=1").await;
+    service.signal(Signal::HUP);
+    manager.notified("RELOADING=1").await;
+    manager.notified("READY=1").await;
     assert_eq!(slots().await, 5);
 
     for (wrong, said) in [
@@ -184,17 +184,17 @@ async fn a_reload_puts_a_good_file_in_force_and_keeps_the_old_one_when_it_is_bro
         ),
     ] {
         home.configure(&wrong);
-        manager.unheard();
-        life.signal(Signal::HUP);
+        manager.notifications();
+        service.signal(Signal::HUP);
         let status = manager
-            .hears("STATUS=idle; configuration not reloaded: ")
+            .notified("STATUS=idle; configuration not reloaded: ")
             .await;
         assert!(status.contains(said), "{status}");
         assert_eq!(slots().await, 5);
     }
     home.configure(&json!({}));
-    life.signal(Signal::HUP);
-    while manager.hears("STATUS=").await != "STATUS=idle" {}
+    service.signal(Signal::HUP);
+    while manager.notified("STATUS=").await != "STATUS=idle" {}
     assert_eq!(slots().await, 2);
 }
 
@@ -204,19 +204,19 @@ async fn a_reload_with_more_slots_begins_what_waits() {
     let (home, manager) = home().await;
     home.configure(&json!({"job_concurrency": 1}));
     home.engine.hold("wait");
-    let life = manager.start(&home);
-    manager.hears("READY=1").await;
+    let service = manager.start(&home);
+    manager.notified("READY=1").await;
     for n in ["1", "2"] {
         let job = json!({"project": "succeed", "params": {"n": n}});
         let asked = manager.over_tcp().ask(Ask::post("/jobs?async", &job)).await;
         asked.expect(201);
     }
-    manager.hears("STATUS=1 building, 1 queued").await;
+    manager.notified("STATUS=1 building, 1 queued").await;
     home.configure(&json!({"job_concurrency": 2}));
-    life.signal(Signal::HUP);
-    manager.hears("STATUS=2 building").await;
+    service.signal(Signal::HUP);
+    manager.notified("STATUS=2 building").await;
     home.engine.release("wait");
-    manager.hears("STATUS=idle; last: succeed").await;
+    manager.notified("STATUS=idle; last: succeed").await;
 }
 
 #[tokio::test]
@@ -226,8 +226,8 @@ async fn with_a_wrong_configuration_waiting_clients_get_an_error_and_the_next_pr
     let at = manager.over_tcp();
     let waiting = tokio::spawn(async move { at.ask(Ask::get("/index/")).await });
     // Before a connection waits to be accepted, no client could get an error.
-    manager.awaited().await;
-    let life = manager.start(&home);
+    manager.wait_for_client().await;
+    let service = manager.start(&home);
     let answer = within("the answer", waiting).await.unwrap();
     assert_eq!(answer.status, 503);
     assert!(answer.text().contains("journalctl -u mistryd"));
@@ -236,17 +236,17 @@ async fn with_a_wrong_configuration_waiting_clients_get_an_error_and_the_next_pr
     // The same process also answers clients that connect meanwhile.
     let other = manager.over_unix().ask(Ask::get("/index/")).await;
     assert_eq!(other.status, 503);
-    assert_eq!(life.ended().await, 78);
-    let messages = manager.unheard();
+    assert_eq!(service.ended().await, 78);
+    let messages = manager.notifications();
     assert!(messages.contains("STATUS=the configuration"), "{messages}");
     assert!(messages.contains("colour"), "{messages}");
     assert!(!messages.contains("READY=1"), "{messages}");
 
     home.configure(&json!({}));
-    let life = manager.start(&home);
+    let service = manager.start(&home);
     let answer = manager.over_tcp().ask(Ask::get("/index/")).await;
     assert_eq!(answer.status, 200);
-    drop(life);
+    drop(service);
 }
 
 #[tokio::test]
@@ -264,7 +264,7 @@ async fn with_a_wrong_configuration_and_no_client_it_ends_at_once() {
         }
         let (status, _) = manager.run(manager.command(&home)).await;
         assert_eq!(status, 78);
-        let messages = manager.unheard();
+        let messages = manager.notifications();
         assert!(
             messages.contains(said) && !messages.contains("READY"),
             "{messages}"
@@ -301,7 +301,7 @@ async fn what_was_inherited_must_be_sockets_that_listen() {
     for (status, said) in ended.await {
         assert_eq!(status, 78, "{said}");
     }
-    let messages = manager.unheard();
+    let messages = manager.notifications();
     assert!(!messages.contains("READY"), "{messages}");
     for wanted in [
         "inherited descriptor 3: expected a TCP or unix stream socket",
@@ -331,11 +331,11 @@ async fn clients_that_wait_beside_a_wrong_socket_or_engine_get_an_error() {
         }
         let at = manager.over_tcp();
         let waiting = tokio::spawn(async move { at.ask(Ask::get("/index/")).await });
-        manager.awaited().await;
-        let life = Life(command.spawn().unwrap());
+        manager.wait_for_client().await;
+        let service = Service(command.spawn().unwrap());
         let answer = within("the answer", waiting).await.unwrap();
         assert_eq!(answer.status, 503, "{wrong}");
-        assert_eq!(life.ended().await, 78, "{wrong}");
+        assert_eq!(service.ended().await, 78, "{wrong}");
     }
 }
 
@@ -350,7 +350,7 @@ async fn sockets_that_were_meant_for_another_process_are_left_alone() {
         .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
-    // Before it says where it serves there may be warnings, about the configuration.
+    // Warnings about the configuration may come before the address.
     let mut lines = std::io::BufRead::lines(stderr).map(Result::unwrap);
     let line = lines
         .find(|line| !line.contains(" WARN "))
@@ -365,12 +365,12 @@ async fn sockets_that_were_meant_for_another_process_are_left_alone() {
 async fn a_systemd_that_does_not_read_notifications_blocks_nothing() {
     let (home, manager) = home().await;
     let mut command = manager.command(&home);
-    command.env("NOTIFY_SOCKET", home.path("nobody"));
-    let life = Life(command.spawn().unwrap());
+    command.env("NOTIFY_SOCKET", home.path("no-socket"));
+    let service = Service(command.spawn().unwrap());
     let job = Ask::post("/jobs", &json!({"project": "succeed"}));
     manager.over_unix().ask(job).await.expect(201);
-    life.signal(Signal::TERM);
-    assert_eq!(life.ended().await, 0);
+    service.signal(Signal::TERM);
+    assert_eq!(service.ended().await, 0);
 }
 
 /// Other cgroup drivers know no slices and would refuse one.

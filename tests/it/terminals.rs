@@ -16,7 +16,7 @@ use crate::support::{
 /// The clipboard, the title, a question that the terminal answers as if it were typed, the cursor, a
 /// reset, the same by C1 controls, what is written over, and the direction of writing.
 const HOSTILE: &str = "\u{1b}]52;c;cm0gLXJmIC8=\u{7}\u{1b}]0;owned\u{7}\u{1b}[6n\u{1b}[2J\u{1b}[31;1H\u{1b}c\u{9b}2J\u{9d}0;owned\u{9c}\u{8}\u{202e}";
-/// What of it would reach a terminal.
+/// The parts of it that would reach a terminal.
 /// (Not a backspace: script(1) itself shows the end of its input with two.)
 const ORDERS: [&str; 8] = [
     "\u{1b}]",
@@ -122,7 +122,7 @@ async fn no_command_of_the_client_passes_on_what_steers_a_terminal() {
         assert_eq!(shown.status, 0, "{shown:?}");
         is_harmless(&shown, "^[]0;owned^G");
         assert!(shown.stdout.contains("\u{1b}[31mred"), "{shown:?}");
-        // What is no terminal gets what the build has printed.
+        // Output to a file is exactly what the build has printed.
         let kept = run(mistry(verb)).await;
         let log = std::fs::read(home.build("hostile", "ready", id).join("out.log")).unwrap();
         assert_eq!(kept.stdout, String::from_utf8(log).unwrap(), "{verb:?}");
@@ -156,7 +156,7 @@ async fn no_command_of_the_server_passes_on_what_steers_a_terminal() {
     assert_eq!(rebuilt.status, 0, "{rebuilt:?}");
     is_harmless(&rebuilt, "^[]52;c;cm0gLXJmIC8=^G");
     assert!(rebuilt.stdout.contains("\u{1b}[32mgreen"), "{rebuilt:?}");
-    // Scripts read it as it came.
+    // Scripts get it unchanged.
     let kept = run(mistryd(&["rebuild", "-p", "hostile", "--verbose"])).await;
     assert!(kept.stdout.contains(HOSTILE), "{kept:?}");
     let refused = format!("FROM scratch\n{HOSTILE} x\n");
@@ -175,7 +175,7 @@ async fn no_command_of_the_server_passes_on_what_steers_a_terminal() {
         assert_ne!(ended.status, 0, "{ended:?}");
         is_harmless(&ended, shown);
     }
-    // Of what a daemon says that is started by hand.
+    // Also on the standard error of a daemon that is started by hand.
     let wrong = home.path("config.json");
     std::fs::write(wrong, format!("{{\"{}\": 1}}", "\\u001b]52;c;x\\u0007")).unwrap();
     let ended = on_terminal(&mistryd(&[])).await;

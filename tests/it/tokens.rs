@@ -491,7 +491,7 @@ async fn a_browser_without_a_token_is_asked_for_one_and_shown_nothing_else() {
     };
     assert_eq!(
         page("/project/succeed").await,
-        page("/project/nobody").await
+        page("/project/unknown").await
     );
     // Programs get an error in their format.
     for accept in ["application/json", "*/*"] {

@@ -15,7 +15,7 @@ fn a_member_of_the_group_builds_over_the_socket() {
     let ran = machine.as_user("member", &format!("mistry {BUILD} && cat out/greeting.txt"));
     assert_eq!(ran.status, 0, "{ran}");
     assert!(ran.stdout.ends_with(GREETING), "{ran}");
-    // Told an address, it goes there instead.
+    // With an address, it connects there instead.
     let ran = machine.as_user("member", &format!("mistry --host 127.0.0.1 {BUILD}"));
     assert_eq!(ran.status, 3, "{ran}");
 }

@@ -55,6 +55,6 @@ fn containers_of_builds_are_under_a_slice_of_their_own() {
     assert_eq!(machine.property(&scope, "Slice"), "mistry-builds.slice");
     assert_eq!(machine.active("mistry-builds.slice"), "active");
     assert_ne!(machine.property("mistry-builds.slice", "FragmentPath"), "");
-    held.let_go();
+    held.release();
     assert_eq!(held.wait(&id)["Outcome"], "succeeded");
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::{Machine, Project, TEST_TIMEOUT, say};
+use crate::support::{Machine, Project, TEST_TIMEOUT, send};
 
 /// Says so again and again, until it may end. Each execution has a word of its own, which is in every
 /// line and in the result.
@@ -124,7 +124,7 @@ impl<'a> UnderWay<'a> {
 #[track_caller]
 fn until(machine: &Machine, id: &str, needle: &str) {
     let mut connection = machine.connect_unix().unwrap();
-    say(&mut *connection, "GET", &format!("/log/talks/{id}"), "").unwrap();
+    send(&mut *connection, "GET", &format!("/log/talks/{id}"), "").unwrap();
     let mut read = Vec::new();
     let mut piece = [0; 4096];
     let began = Instant::now();

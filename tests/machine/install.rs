@@ -5,7 +5,7 @@ use crate::support::{Machine, Packages};
 
 #[test]
 fn one_command_installs_a_server_that_is_ready_to_be_asked() {
-    let machine = Machine::bare();
+    let machine = Machine::uninstalled();
     let before = machine.run("systemctl list-units --state=failed --no-legend --plain");
     machine.install(Packages::First);
 
@@ -48,7 +48,7 @@ fn one_command_installs_a_server_that_is_ready_to_be_asked() {
     );
     machine.run("mistryd --config /etc/mistry/config.json --check-config");
 
-    // As it comes it answers, over both.
+    // The shipped configuration serves both.
     assert_eq!(machine.get("/healthz").status, 200);
     let ran = machine.as_user("outsider", "mistry --host 127.0.0.1 projects");
     assert_eq!(ran.status, 0, "{ran}");
@@ -104,7 +104,7 @@ fn the_units_say_nothing_that_systemd_does_not_understand() {
 
 #[test]
 fn docker_may_come_later() {
-    let machine = Machine::bare();
+    let machine = Machine::uninstalled();
     // As where it was never installed: no program, no socket, no group.
     machine.run(
         "systemctl stop docker.socket docker.service

@@ -66,6 +66,6 @@ fn a_build_goes_on_through_a_reload() {
     held.is_there();
     machine.configure(json!({ "job_timeout": "1h" }));
     machine.run("systemctl reload mistryd.service");
-    held.let_go();
+    held.release();
     assert_eq!(held.wait(&id)["Outcome"], "succeeded");
 }

@@ -57,13 +57,13 @@ fn what_is_removed_keeps_its_data_and_goes_on_when_it_is_installed_again() {
         "{info:#}"
     );
     held.is_there();
-    held.let_go();
+    held.release();
     assert_eq!(held.wait(&under_way)["Outcome"], "succeeded");
 }
 
 #[test]
 fn a_purge_leaves_only_what_the_administrator_put_there() {
-    let machine = Machine::bare();
+    let machine = Machine::uninstalled();
     let before = machine.run(LEFT);
     // As most have it: the builds are on the disk of all else.
     machine.run(
@@ -130,7 +130,7 @@ fn a_purge_leaves_only_what_the_administrator_put_there() {
 
 #[test]
 fn builds_on_a_disk_of_their_own_are_purged_and_the_disk_stays() {
-    let machine = Machine::bare();
+    let machine = Machine::uninstalled();
     machine.install(Packages::First);
     let hello = machine.example();
     hello.succeed(json!({}));

@@ -21,7 +21,7 @@ fn the_status_has_the_running_and_waiting_builds_and_the_last_outcome() {
     });
     let second = other.submit(json!({}));
     watch.until("StatusText", |text| text == "1 building, 1 queued");
-    held.let_go();
+    held.release();
     let begins = format!("idle; last: other {} failed", &second[..7]);
     watch.until("StatusText", |text| text.starts_with(&begins));
     assert_eq!(held.wait(&first)["Outcome"], "succeeded");
@@ -44,7 +44,7 @@ fn a_stop_is_clean_and_accepted_jobs_are_built_by_the_next_process() {
     let job = format!("MISTRY_JOB={id}");
     machine.run("systemctl start mistryd.service");
     machine.follow(&[&job]).event("taken-over");
-    held.let_go();
+    held.release();
     let info = held.wait(&id);
     // Its container ran on meanwhile.
     assert_eq!(info["Outcome"], "succeeded", "{info:#}");

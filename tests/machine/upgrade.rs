@@ -66,7 +66,7 @@ fn an_upgrade_refuses_no_client_and_loses_no_build() {
 
     let mut story = machine.follow(&["MISTRY_PROJECT=held"]);
     story.event("taken-over");
-    held.let_go();
+    held.release();
     let ran = waiting.end();
     assert_eq!(ran.status, 0, "{ran}");
     assert!(ran.stderr.ends_with("gone\n"), "{ran}");
@@ -82,7 +82,7 @@ fn an_upgrade_refuses_no_client_and_loses_no_build() {
 /// conffile that was not changed.
 #[test]
 fn an_upgrade_leaves_the_network_of_builds_as_it_was() {
-    let machine = Machine::bare();
+    let machine = Machine::uninstalled();
     let earlier = "{\n  \"projects_path\": \"/var/lib/mistry/projects\",\n  \
         \"build_path\": \"/var/lib/mistry/builds\",\n  \
         \"auth_tokens_file\": \"/etc/mistry/tokens\",\n  \"idle_exit\": \"10m\"\n}\n";

@@ -6,18 +6,18 @@ use crate::support::Machine;
 const QUICKLY: &str = "WatchdogSec=2s\nTimeoutAbortSec=1s\n";
 
 #[track_caller]
-fn is_replaced_when_wedged(fault: &str, method: &str, path: &str, body: &str) {
+fn is_replaced_when_it_hangs(fault: &str, method: &str, path: &str, body: &str) {
     let machine = Machine::installed();
     let healthy = machine.property("mistryd.service", "ExecStart");
     machine.example();
-    machine.wedge(fault, QUICKLY);
+    machine.run_debug_daemon(fault, QUICKLY);
     assert_ne!(machine.property("mistryd.service", "ExecStart"), healthy);
     let mut watch = machine.watch("mistryd.service");
     machine.run("systemctl start mistryd.service");
     let first = machine.daemon();
-    // Nothing ends what wedges it: the answer does not come.
-    let mut wedges = machine.connect_unix().unwrap();
-    crate::support::say(&mut *wedges, method, path, body).unwrap();
+    // Without waiting for an answer, which does not come.
+    let mut hanging = machine.connect_unix().unwrap();
+    crate::support::send(&mut *hanging, method, path, body).unwrap();
     watch.until("NRestarts", |count| count != "0");
     let journal = machine.journal_text("mistryd.service");
     assert!(journal.contains("Watchdog timeout"), "{journal}");
@@ -33,7 +33,7 @@ fn is_replaced_when_wedged(fault: &str, method: &str, path: &str, body: &str) {
 
 #[test]
 fn a_daemon_whose_scheduler_hangs_is_replaced() {
-    is_replaced_when_wedged(
+    is_replaced_when_it_hangs(
         "scheduler=wedge",
         "POST",
         "/jobs",
@@ -43,7 +43,7 @@ fn a_daemon_whose_scheduler_hangs_is_replaced() {
 
 #[test]
 fn a_daemon_that_accepts_no_client_is_replaced() {
-    is_replaced_when_wedged("accept=wedge", "GET", "/healthz", "");
+    is_replaced_when_it_hangs("accept=wedge", "GET", "/healthz", "");
 }
 
 #[test]

@@ -129,7 +129,7 @@ enum Verdict {
     Said(String),
 }
 
-/// Asks, and again where the Engine was away just then.
+/// Sends the request, and again where the Engine was unreachable.
 #[expect(
     clippy::disallowed_methods,
     reason = "a client that is refused for now comes back later"
@@ -145,7 +145,7 @@ fn ask(daemon: &Daemon, path: &str, job: &Job, refused: &AtomicUsize) -> Answer 
     }
 }
 
-/// Has a job built and looks at what came of it.
+/// Builds a job and checks the result.
 fn build(daemon: &Daemon, job: &Job, refused: &AtomicUsize) -> Result<Verdict, String> {
     let path = if job.kind == Kind::Async {
         "/jobs?async"
@@ -183,10 +183,10 @@ fn build(daemon: &Daemon, job: &Job, refused: &AtomicUsize) -> Result<Verdict, S
             return Err(format!("two successes: {body:#} and {info:#}"));
         }
     }
-    look(daemon, job, &id, &info)
+    check(daemon, job, &id, &info)
 }
 
-fn look(daemon: &Daemon, job: &Job, id: &str, info: &Value) -> Result<Verdict, String> {
+fn check(daemon: &Daemon, job: &Job, id: &str, info: &Value) -> Result<Verdict, String> {
     let ready = daemon.ready(&job.project, id);
     let log = fs::read(ready.join("out.log")).map_err(|error| error.to_string())?;
     let log = String::from_utf8_lossy(&log);
@@ -201,7 +201,7 @@ fn look(daemon: &Daemon, job: &Job, id: &str, info: &Value) -> Result<Verdict, S
             .any(|word| said.contains(word));
         return match is_clear {
             true => Ok(Verdict::Said(said.to_owned())),
-            false => Err(failure("nobody understands why")),
+            false => Err(failure("an error that is not expected")),
         };
     }
     let outcome = if job.code == 0 { "succeeded" } else { "failed" };
@@ -297,7 +297,7 @@ fn builds_under_a_faulty_engine_end_right_or_with_a_clear_error_and_never_with_a
     let foreign = ForeignObjects::with_image_like("shared");
     let engine = Engine::new();
     let proxy = Proxy::before(&socket());
-    // The last ones are for fair weather.
+    // The last ones run without faults.
     let job = |number: usize| Job::of(Kind::ALL[number % Kind::ALL.len()], number);
     let all = builds + Kind::ALL.len();
     let mut setup = Setup::on(Place::Host)

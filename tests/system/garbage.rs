@@ -14,7 +14,7 @@ use crate::support::{Place, names};
 
 const MIB: u64 = 1 << 20;
 
-/// The daemon's notes on a build that is settled, which is after its answer.
+/// The daemon's bookkeeping of a durable build, which is written after its answer.
 fn settled(daemon: &Daemon, project: &str, id: &str) -> Value {
     let record = daemon.ready(project, id).join("build_info.json");
     let began = Instant::now();
@@ -243,7 +243,7 @@ fn a_build_frees_the_space_that_it_needs() {
     );
 }
 
-/// What is out of sight does not come back, and what was not reached is there.
+/// Builds that were removed from the index do not come back, and the others are still there.
 #[test]
 fn a_collection_that_is_killed_is_completed_by_the_next_process() {
     for point in ["retired", "emptied"] {

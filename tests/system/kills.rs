@@ -120,15 +120,15 @@ impl Kind {
     }
 }
 
-/// What happened.
-enum News {
+/// An event of a round.
+enum Event {
     /// The daemon was killed.
     Died,
     /// A client has ended.
     Ended(Kind, Output),
 }
 
-/// What all rounds together came to.
+/// Totals of all rounds.
 #[derive(Debug, Default)]
 struct Sum {
     rounds: usize,
@@ -173,22 +173,22 @@ impl Sweep {
         // Another image for the cold one.
         let file = self.daemon.project("cold").join("round");
         fs::write(file, round.to_string()).unwrap();
-        let (tell, news) = channel();
+        let (sender, events) = channel();
         let mut faults = faults.iter();
-        let mut start = |daemon: &mut Daemon, address: &str, tell: &Sender<News>| {
+        let mut start = |daemon: &mut Daemon, address: &str, sender: &Sender<Event>| {
             daemon.start_at(address, faults.next().unwrap_or(&""));
-            watch(daemon, tell.clone())
+            watch(daemon, sender.clone())
         };
-        let mut watching = vec![start(&mut self.daemon, &self.address, &tell)];
+        let mut watching = vec![start(&mut self.daemon, &self.address, &sender)];
         let ask = |daemon: &Daemon, kind: Kind| {
             let words = kind.arguments(round);
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let mut client = daemon.client(&words);
-            let tell = tell.clone();
+            let sender = sender.clone();
             std::thread::spawn(move || {
                 let ended = client.output().unwrap();
                 // A test that does not receive any more has failed already.
-                let _ = tell.send(News::Ended(kind, ended));
+                let _ = sender.send(Event::Ended(kind, ended));
             })
         };
         let mut clients = Vec::new();
@@ -202,8 +202,8 @@ impl Sweep {
         let mut ids = BTreeMap::new();
         while left > 0 {
             let timeout = kill(died).unwrap_or(TEST_TIMEOUT);
-            match next(&news, timeout) {
-                Some(News::Ended(kind, output)) => {
+            match next(&events, timeout) {
+                Some(Event::Ended(kind, output)) => {
                     left -= 1;
                     self.answered(&context, kind, &output, &mut ids);
                     if kind == Kind::Async {
@@ -212,11 +212,11 @@ impl Sweep {
                         left += 1;
                     }
                 }
-                Some(News::Died) => {
+                Some(Event::Died) => {
                     died += 1;
                     // It has ended by itself; this takes it from the list of processes.
                     self.daemon.kill();
-                    watching.push(start(&mut self.daemon, &self.address, &tell));
+                    watching.push(start(&mut self.daemon, &self.address, &sender));
                 }
                 None if timeout < TEST_TIMEOUT => self.daemon.signal_kill(),
                 None => panic!("{context}: nothing happens:\n{}", self.daemon.log()),
@@ -230,7 +230,7 @@ impl Sweep {
         // The work after the answers is done by whichever process gets to it.
         while !self.daemon.end_somehow().success() {
             died += 1;
-            watching.push(start(&mut self.daemon, &self.address, &tell));
+            watching.push(start(&mut self.daemon, &self.address, &sender));
         }
         // On a slow disk a daemon that is stopped may leave its trash to the next one.
         let trash = self.daemon.builds().join(".mistry/trash");
@@ -238,7 +238,7 @@ impl Sweep {
             if names(&trash).is_empty() {
                 break;
             }
-            watching.push(start(&mut self.daemon, &self.address, &tell));
+            watching.push(start(&mut self.daemon, &self.address, &sender));
             assert!(self.daemon.end_somehow().success(), "{context}");
         }
         for watcher in watching {
@@ -415,12 +415,12 @@ fn free_address() -> String {
     }
 }
 
-fn next(news: &Receiver<News>, timeout: Duration) -> Option<News> {
-    news.recv_timeout(timeout).ok()
+fn next(events: &Receiver<Event>, timeout: Duration) -> Option<Event> {
+    events.recv_timeout(timeout).ok()
 }
 
-/// Tells when this process has ended.
-fn watch(daemon: &Daemon, tell: Sender<News>) -> JoinHandle<()> {
+/// Sends an event when this process has ended.
+fn watch(daemon: &Daemon, sender: Sender<Event>) -> JoinHandle<()> {
     let process = daemon.watch();
     std::thread::spawn(move || {
         let mut ends = [rustix::event::PollFd::new(
@@ -429,7 +429,7 @@ fn watch(daemon: &Daemon, tell: Sender<News>) -> JoinHandle<()> {
         )];
         rustix::event::poll(&mut ends, None).unwrap();
         let _ = process.as_fd();
-        let _ = tell.send(News::Died);
+        let _ = sender.send(Event::Died);
     })
 }
 

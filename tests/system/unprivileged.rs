@@ -13,7 +13,7 @@ use crate::support::{Place, names};
 /// The user `nobody`, on every Debian.
 const USER: u32 = 65534;
 
-/// Projects that leave things that even their owner may not read.
+/// Projects that leave files that even their owner may not read.
 fn start() -> Daemon {
     let group = fs::metadata(socket()).unwrap().gid();
     let setup = Setup::on(Place::Host).user(USER, group);
@@ -125,7 +125,7 @@ fn artifacts_that_their_build_closed_to_the_daemon_are_served_with_their_modes()
     assert_eq!(fs::metadata(closed).unwrap().mode() & 0o777, 0);
 }
 
-/// What belongs to others is not the daemon's to open.
+/// Files of other users stay closed to the daemon.
 #[test]
 fn artifacts_of_another_user_that_the_daemon_may_not_read_are_an_error_and_no_leak() {
     let group = fs::metadata(socket()).unwrap().gid();

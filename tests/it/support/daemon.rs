@@ -127,11 +127,11 @@ pub struct TestDaemon {
     tokens: bool,
     public: Public,
     proxies: Proxies,
-    life: Option<Life>,
+    running: Option<Running>,
     at: At,
 }
 
-struct Life {
+struct Running {
     pub scheduler: Scheduler,
     stop: CancellationToken,
     serving: JoinHandle<std::io::Result<()>>,
@@ -253,7 +253,7 @@ impl Builder {
             tokens: self.tokens.is_some(),
             public: self.public,
             proxies: self.proxies,
-            life: None,
+            running: None,
             at: At::Unix(self.home.path("mistryd.sock")),
             home: self.home,
         };
@@ -265,7 +265,7 @@ impl Builder {
 impl TestDaemon {
     /// Starts the server again over what is on disk.
     pub async fn start_again(&mut self) {
-        assert!(self.life.is_none(), "it runs");
+        assert!(self.running.is_none(), "it runs");
         let filesystem = Filesystem::detect(Kind::Plain, &self.home.builds()).unwrap();
         // What is handed out is made by a program that this test is not.
         let mistryd = Path::new(env!("CARGO_BIN_EXE_mistryd"));
@@ -301,7 +301,7 @@ impl TestDaemon {
         let stop = CancellationToken::new();
         let web = Web::new(scheduler.clone(), metrics, access, stop.clone());
         let listeners = vec![Listener::Tcp(tcp), Listener::Unix(unix)];
-        self.life = Some(Life {
+        self.running = Some(Running {
             scheduler,
             stop,
             serving: tokio::spawn(mistry::web::serve(listeners, web)),
@@ -315,11 +315,11 @@ impl TestDaemon {
 
     /// Ends as the daemon does on SIGTERM.
     pub async fn stop(&mut self) {
-        let life = self.life.take().expect("it does not run");
-        life.stop.cancel();
+        let running = self.running.take().expect("it does not run");
+        running.stop.cancel();
         let grace = std::time::Duration::from_secs(5);
         let (drained, served) = within("the end", async {
-            tokio::join!(life.scheduler.drain(grace), life.serving)
+            tokio::join!(running.scheduler.drain(grace), running.serving)
         })
         .await;
         assert!(drained, "builds did not let go");
@@ -328,7 +328,7 @@ impl TestDaemon {
 
     /// What its interfaces ask.
     pub fn scheduler(&self) -> &Scheduler {
-        &self.life.as_ref().expect("it does not run").scheduler
+        &self.running.as_ref().expect("it does not run").scheduler
     }
 
     /// Where it listens over TCP.

@@ -28,7 +28,7 @@ pub struct Manager {
 }
 
 /// One process of the daemon; killed when it is dropped.
-pub struct Life(pub Child);
+pub struct Service(pub Child);
 
 impl Manager {
     pub fn new(home: &Home) -> Manager {
@@ -92,12 +92,12 @@ impl Manager {
     }
 
     /// Starts it.
-    pub fn start(&self, home: &Home) -> Life {
-        Life(self.command(home).spawn().unwrap())
+    pub fn start(&self, home: &Home) -> Service {
+        Service(self.command(home).spawn().unwrap())
     }
 
     /// Returns when a client waits to be accepted over TCP.
-    pub async fn awaited(&self) {
+    pub async fn wait_for_client(&self) {
         let door = self.tcp.try_clone().unwrap();
         let waiting = tokio::task::spawn_blocking(move || {
             poll(&mut [PollFd::new(&door, PollFlags::IN)], None).unwrap();
@@ -106,7 +106,7 @@ impl Manager {
     }
 
     /// The next line of its notifications that begins with `wanted`.
-    pub async fn hears(&self, wanted: &str) -> String {
+    pub async fn notified(&self, wanted: &str) -> String {
         within(wanted, async {
             loop {
                 let message = self.message().await;
@@ -126,7 +126,7 @@ impl Manager {
     }
 
     /// All notifications that have not been read yet.
-    pub fn unheard(&self) -> String {
+    pub fn notifications(&self) -> String {
         let (mut all, mut message) = (String::new(), vec![0; 4096]);
         while let Ok(length) = self.notify.try_recv(&mut message) {
             all.push_str(&String::from_utf8_lossy(&message[..length]));
@@ -144,7 +144,7 @@ impl Manager {
     }
 }
 
-impl Life {
+impl Service {
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.0.id() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
@@ -158,7 +158,7 @@ impl Life {
     }
 }
 
-impl Drop for Life {
+impl Drop for Service {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

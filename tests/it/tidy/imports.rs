@@ -225,17 +225,17 @@ struct Reader {
 }
 
 impl Reader {
-    fn bring(&mut self, tree: &syn::UseTree, before: &Name, is_export: bool) {
+    fn import(&mut self, tree: &syn::UseTree, before: &Name, is_export: bool) {
         let with = |name: &syn::Ident| child(before, &name.to_string());
         let (known, whole) = match tree {
             syn::UseTree::Path(path) => {
-                return self.bring(&path.tree, &with(&path.ident), is_export);
+                return self.import(&path.tree, &with(&path.ident), is_export);
             }
             syn::UseTree::Group(group) => {
                 return group
                     .items
                     .iter()
-                    .for_each(|item| self.bring(item, before, is_export));
+                    .for_each(|item| self.import(item, before, is_export));
             }
             syn::UseTree::Glob(_) => ("*".to_owned(), before.clone()),
             syn::UseTree::Name(name) if name.ident == "self" => {
@@ -335,7 +335,7 @@ impl<'ast> Visit<'ast> for Reader {
             }
             syn::Item::Use(item) => {
                 let is_export = !matches!(item.vis, syn::Visibility::Inherited);
-                self.bring(&item.tree, &Name::new(), is_export);
+                self.import(&item.tree, &Name::new(), is_export);
                 None
             }
             _ => None,

@@ -261,7 +261,7 @@ fn the_manual_is_whole() {
         "/etc/mistry/tokens",
         "\n78\n",
     ] {
-        assert!(daemon.contains(word), "mistryd(8) does not tell of {word}");
+        assert!(daemon.contains(word), "mistryd(8) does not mention {word}");
     }
     let client = page("mistry.1");
     for word in [
@@ -271,7 +271,7 @@ fn the_manual_is_whole() {
         "\n130\n",
         "mistry rebuild",
     ] {
-        assert!(client.contains(word), "mistry(1) does not tell of {word}");
+        assert!(client.contains(word), "mistry(1) does not mention {word}");
     }
     let settings = page("mistry.json.5");
     for word in [
@@ -283,7 +283,7 @@ fn the_manual_is_whole() {
     ] {
         assert!(
             settings.contains(word),
-            "mistry.json(5) does not tell of {word}"
+            "mistry.json(5) does not mention {word}"
         );
     }
     for name in ["mistryd.8", "mistry.1", "mistry.json.5"] {

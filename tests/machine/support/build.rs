@@ -111,7 +111,7 @@ impl Project<'_> {
 
     /// Lets it go.
     #[track_caller]
-    pub fn let_go(&self) {
+    pub fn release(&self) {
         self.machine.run(&format!("echo gone > {GATES}/go"));
     }
 

@@ -85,7 +85,7 @@ pub fn try_ask(
     path: &str,
     body: &str,
 ) -> io::Result<Answer> {
-    say(&mut *connection, method, path, body)?;
+    send(&mut *connection, method, path, body)?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer);
@@ -109,7 +109,7 @@ pub fn try_ask(
 }
 
 /// Asks, and reads nothing.
-pub fn say(
+pub fn send(
     connection: &mut dyn Connection,
     method: &str,
     path: &str,

@@ -11,7 +11,7 @@ mod shell;
 mod unit;
 
 pub use build::Project;
-pub use http::{ask, say, try_ask};
+pub use http::{ask, send, try_ask};
 pub use journal::Record;
 pub use shell::{Ran, Running};
 
@@ -75,7 +75,7 @@ impl Machine {
 
     /// Without anything of mistry. The caller may leave it as it likes.
     #[track_caller]
-    pub fn bare() -> Machine {
+    pub fn uninstalled() -> Machine {
         let machine = Machine::enter();
         machine.run("mkdir -p /run/mistry-test");
         machine.changing();
@@ -221,7 +221,7 @@ impl Machine {
 
     /// The service runs the daemon of this build, with the fault points `faults`; `more` are
     /// other lines of its section.
-    pub fn wedge(&self, faults: &str, more: &str) {
+    pub fn run_debug_daemon(&self, faults: &str, more: &str) {
         let daemon = self.path(DEBUG_DAEMON);
         fs::copy(env!("CARGO_BIN_EXE_mistryd"), daemon).unwrap();
         let start = self.property("mistryd.service", "ExecStart");

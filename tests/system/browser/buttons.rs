@@ -43,16 +43,16 @@ fn a_build_is_cancelled_with_a_reason_once_its_reader_is_sure() {
 
     browser.click(&button("cancel"));
     browser.wait_for("dialog[open] input[name=reason]");
-    browser.write("nobody needs it");
+    browser.write("not needed any more");
     browser.click("dialog button[value=yes]");
     browser.wait_for_text("#summary .outcome", "cancelled");
     browser.wait_for_text(
         "#summary .notice",
-        "Cancelled by 127.0.0.1: nobody needs it",
+        "Cancelled by 127.0.0.1: not needed any more",
     );
     assert_eq!(
         info(&daemon, "slow", &running)["BuildInfo"]["Cancelled"]["Reason"],
-        "nobody needs it"
+        "not needed any more"
     );
 
     // And asked for again.

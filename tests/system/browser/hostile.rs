@@ -20,7 +20,7 @@ const LONG: usize = 1_000_000;
 /// reader calls it frozen. On a slow host everything takes longer.
 const FROZEN: u64 = 2_000;
 
-/// What became markup, and what ran.
+/// The elements that were parsed, and the scripts that ran.
 const TAKEN: &str = "[...document.querySelectorAll('x-hostile, img, iframe, script, style, [onload], [onerror], a[href^=javascript]')]
     .filter(one => one.getAttribute('src') !== '/static/page.js').map(one => one.outerHTML).concat(window.isTaken ?? [])";
 
@@ -31,7 +31,7 @@ fn nothing_is_taken(browser: &Browser) {
     assert_eq!(shown, "block", "{}", browser.path());
 }
 
-/// Whether the page answered its reader all the time so far.
+/// Whether the page was responsive all the time so far.
 #[track_caller]
 fn is_not_frozen(browser: &Browser) {
     let longest = "new Promise(done => {

@@ -32,7 +32,7 @@ fn builds_are_gone_through_searched_and_opened_by_keys() {
         browser.press(key);
         assert_eq!(browser.eval(CURRENT), current, "after {key}");
     }
-    // What has the focus is seen to have it.
+    // The focus is visible.
     assert_eq!(
         browser.eval("document.activeElement.closest('tr').ariaCurrent"),
         "true"

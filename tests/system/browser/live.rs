@@ -44,7 +44,7 @@ fn outcome(table: &str, id: &str) -> String {
     format!("#{table} tr[data-job='slow/{id}'] .outcome")
 }
 
-/// From now on it is known whether the page is still the same one.
+/// Marks the page, so that a later check notices whether it is still the same one.
 fn mark(browser: &Browser) {
     browser.eval("window.isStillThis = true");
 }
@@ -173,7 +173,7 @@ fn the_expected_duration_is_shown_when_similar_builds_are_known() {
     browser.wait_for_text(&outcome("now", &before), "running");
     let took = "#now td.number .progress";
     browser.wait_for(took);
-    // That cannot be known.
+    // Without similar builds nothing is expected.
     assert_eq!(browser.count("#now progress"), 0);
     assert!(
         !browser.text(took).contains("of about"),

@@ -63,7 +63,7 @@ fn start() -> (Daemon, String) {
     (setup.start(), format!("/job/succeed/{id}"))
 }
 
-/// From now on the page's longest task is known.
+/// Measures the page's longest task from now on.
 fn watch(browser: &Browser) {
     browser.eval(
         "void new PerformanceObserver((list) => {
@@ -163,7 +163,7 @@ fn a_line_of_a_long_log_is_linked_to_and_found() {
     browser.wait_for_text("#log-count", "1");
     is_light(&browser);
 
-    // What stands everywhere is found without all of it being kept.
+    // A text with very many hits is found without keeping all of them.
     browser.eval("void document.querySelector('#log-find').select()");
     browser.write("just a line");
     browser.press("Enter");

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::Place;
 use crate::support::daemon::{Daemon, Setup};
 
-/// How much longer than it took a build is said to have taken.
+/// The factor by which durations are multiplied.
 const STRETCH: i64 = 40;
 /// Builds of the project whose history is shown.
 const HISTORY: u32 = 8;
@@ -27,7 +27,7 @@ const SCRIPTS: [(&str, &str); 4] = [
     ("firmware", include_str!("scene/firmware.sh")),
 ];
 
-/// What there is to look at.
+/// The builds of the scene.
 pub struct Scene {
     pub daemon: Daemon,
     /// A succeeded build of `assets` that grew from an older one.
@@ -99,7 +99,7 @@ fn revision(n: u32) -> String {
     format!("{:010x}", mixed >> 24)
 }
 
-/// Tells all builds to have been larger, and to have been made over the last days.
+/// Makes all builds larger, and spreads them over the last days.
 fn age(builds: &Path) {
     let mut records: Vec<_> = fs::read_dir(builds)
         .unwrap()

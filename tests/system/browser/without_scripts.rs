@@ -4,7 +4,7 @@
 use super::pages::Pages;
 use super::support::Browser;
 
-/// Whatever a reader would press or wait for in vain.
+/// Controls and hints that need scripts.
 const IN_VAIN: &str = "[...document.querySelectorAll('button, progress:not([value])')]
     .filter(one => one.checkVisibility() && !one.closest('form[method=get]')).length";
 

@@ -16,7 +16,7 @@ use super::volume::Volume;
 fn handed_out(volume: &Volume, directory: &Path) -> OwnedFd {
     let program = volume.path("mistryd");
     if !program.exists() {
-        // Not by this process: what has it open for writing meanwhile would keep it from being run.
+        // Not by this process: a file that is open for writing cannot be executed.
         let mistryd = env!("CARGO_BIN_EXE_mistryd");
         let copied = Command::new("cp").arg(mistryd).arg(&program).status();
         assert!(copied.unwrap().success());

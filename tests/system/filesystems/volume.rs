@@ -118,7 +118,7 @@ impl Drop for Volume {
     }
 }
 
-// === What the promises look with ===
+// === What is compared ===
 
 /// What is kept about an entry itself.
 pub fn facts(path: &Path) -> impl PartialEq + std::fmt::Debug + use<> {

@@ -162,7 +162,7 @@ fn make_fifo(path: &Path) {
 }
 
 /// Makes a project of what was thrown; what a name before is in the way of is left out.
-fn furnish(project: &Path, made: &[Made], ignore: Option<&[u8]>) {
+fn write_project(project: &Path, made: &[Made], ignore: Option<&[u8]>) {
     fs::create_dir(project).unwrap();
     fs::write(project.join("Dockerfile"), "FROM scratch\nCOPY . /ctx\n").unwrap();
     let mut last_file: Option<PathBuf> = None;
@@ -270,7 +270,7 @@ fn what_is_sent_of_a_project_is_what_dockers_client_sends() {
     let cases = (made(), ignore(has_todays_patterns()));
     let result = runner(200, 5_000).run(&cases, |(made, ignore)| {
         let project = home.join("p");
-        furnish(&project, &made, ignore.as_deref());
+        write_project(&project, &made, ignore.as_deref());
         let compared = std::panic::catch_unwind(|| compare(&project, recorder.record(&project)));
         fs::remove_dir_all(&project).unwrap();
         compared.map_err(|why| {
@@ -530,7 +530,7 @@ fn what_an_image_holds_of_a_project_is_what_docker_build_puts_there() {
         "d\n!d/b\n",
     ] {
         let project = home.join("p");
-        furnish(&project, &[], Some(text.as_bytes()));
+        write_project(&project, &[], Some(text.as_bytes()));
         fs::create_dir(project.join("d")).unwrap();
         for name in ["kept", "a", "d/a", "d/b", "mistry.json"] {
             fs::write(project.join(name), name).unwrap();
@@ -542,7 +542,7 @@ fn what_an_image_holds_of_a_project_is_what_docker_build_puts_there() {
     let cases = (made(), ignore(false));
     let result = runner(5, 200).run(&cases, |(made, ignore)| {
         let project = home.join("p");
-        furnish(&project, &made, ignore.as_deref());
+        write_project(&project, &made, ignore.as_deref());
         let checked = std::panic::catch_unwind(|| check(&project));
         fs::remove_dir_all(&project).unwrap();
         checked.map_err(|why| {

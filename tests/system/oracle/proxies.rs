@@ -199,14 +199,14 @@ fn the_documented_proxies_work_on_any_port() {
         );
         format!("server {{ listen 127.0.0.1:{port};\n{location}\n}}")
     });
-    let nobody = curl(
+    let anonymous = curl(
         nginx.port,
         "http",
         "/healthz",
         &["--write-out", "%{http_code}"],
     );
-    let nobody = { nobody }.output().unwrap();
-    assert!(nobody.stdout.ends_with(b"401"), "{nobody:?}");
+    let anonymous = { anonymous }.output().unwrap();
+    assert!(anonymous.stdout.ends_with(b"401"), "{anonymous:?}");
     is_a_good_proxy(&daemon, nginx.port, "http", &["--user", "alice:secret"]);
     // HAProxy as it stands there, and by both versions of its own protocol.
     let block = documented("haproxy", "frontend builds");

@@ -23,9 +23,9 @@ use crate::support::http::{self, TEST_TIMEOUT};
 use crate::support::{Place, environment, many_builds};
 use builders::Builder;
 use memory::{Limit, resident, sockets};
-use readers::{From, Heard, Reader, Steady, count, get, open};
+use readers::{From, Outcome, Reader, Steady, count, get, open};
 
-/// The bound that would kill it.
+/// The memory limit of the cgroup.
 const LIMIT: u64 = 256 << 20;
 /// What it takes at most with all readers, in MiB: 150 MB. A collection takes more while it lasts, by the
 /// number of builds and not of readers.
@@ -39,12 +39,12 @@ const DIRECTORIES: usize = 200_000;
 const LARGE: &str = "large";
 /// Connections that a server has places for, the test's own included.
 const CONNECTIONS: usize = 8_000;
-/// Beyond them.
+/// Connections over the limit.
 const SURPLUS: usize = 600;
-/// What a reader that is not slow takes between two kinds of those that are.
+/// The bytes that a fast reader takes between two kinds of slow ones.
 const STEADY: u64 = 4 << 20;
 
-/// They come in so many rounds of all kinds, so that no kind takes all that there is.
+/// All kinds connect in so many rounds, so that no kind takes all connections.
 const ROUNDS: usize = 8;
 
 /// In `make test` one of so many of all these; in `make soak` all.
@@ -156,7 +156,7 @@ fn kinds(large: &str) -> Vec<Kind> {
     ]
 }
 
-/// The table of what was seen, and what was wrong.
+/// The table of measurements, and the failures.
 #[derive(Default)]
 struct Report {
     table: String,
@@ -168,13 +168,13 @@ impl Report {
     fn measured(&mut self, daemon: &Daemon, name: &str, readers: &[Reader]) {
         let memory = resident(daemon.process());
         let answered = count(readers);
-        let mut heard = String::new();
+        let mut outcome = String::new();
         for (what, how_many) in &answered {
-            write!(heard, " {what}: {how_many},").unwrap();
+            write!(outcome, " {what}: {how_many},").unwrap();
         }
         let with_answer = readers
             .iter()
-            .filter(|reader| reader.heard != Heard::Status(503));
+            .filter(|reader| reader.outcome != Outcome::Status(503));
         let with_answer = with_answer.count();
         let each = match with_answer {
             0 => 0.0,
@@ -182,7 +182,7 @@ impl Report {
         };
         let line = format!(
             "{name:<22} {:>5} clients; {:>6.1} MiB (anonymous {:>6.1}, highest {:>6.1}), {each:>8.1} KiB \
-             for each that was not refused; sockets {:>6.1} MiB; held {:>10};{heard}",
+             for each that was not refused; sockets {:>6.1} MiB; held {:>10};{outcome}",
             readers.len(),
             memory.now,
             memory.anonymous,
@@ -190,7 +190,7 @@ impl Report {
             sockets(),
             held(daemon).map_or_else(|| "?".to_owned(), |held| held.to_string()),
         );
-        // Once all places are taken there is nothing more to be seen.
+        // Once all connections are taken there is nothing more to measure.
         if with_answer > 0 || readers.is_empty() {
             eprintln!("{line}");
             self.table.push_str(&format!("{line}\n"));
@@ -199,15 +199,14 @@ impl Report {
         for (what, how_many) in answered {
             // A connection without a request is closed in the end without an answer.
             let is_wrong = match what {
-                Heard::Closed => !name.starts_with("without"),
-                Heard::Reset | Heard::BareRefusal => true,
+                Outcome::Closed => !name.starts_with("without"),
+                Outcome::Reset | Outcome::BareRefusal => true,
                 _ => false,
             };
             if is_wrong
-                || matches!(what, Heard::Status(status) if status != 200 && status != 201 && status != 503)
+                || matches!(what, Outcome::Status(status) if status != 200 && status != 201 && status != 503)
             {
-                self.wrong
-                    .push(format!("{how_many} of '{name}' heard: {what}"));
+                self.wrong.push(format!("{how_many} of '{name}': {what}"));
             }
         }
     }
@@ -357,7 +356,7 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
     let surplus = runtime.block_on(surplus);
     report.measured(&daemon, "surplus", &surplus);
     let with_readers = resident(process).highest;
-    let refused = count(&surplus).get(&Heard::Status(503)).copied();
+    let refused = count(&surplus).get(&Outcome::Status(503)).copied();
     // All places are taken by the whole of them only.
     let is_whole = dose(SURPLUS) == SURPLUS;
     if is_whole && refused.is_none_or(|refused| refused < 100) {
@@ -404,12 +403,12 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
     daemon.release("slow", &slow);
     runtime.block_on(async {
         for waiter in &mut waiting {
-            waiter.hear().await;
+            waiter.wait_for_head().await;
         }
     });
     report.measured(&daemon, "waiters, answered", &waiting);
     let answered = count(&waiting);
-    if answered.contains_key(&Heard::Nothing) || !answered.contains_key(&Heard::Status(201)) {
+    if answered.contains_key(&Outcome::Nothing) || !answered.contains_key(&Outcome::Status(201)) {
         report.note([format!("of those who waited, {answered:?}")]);
     }
 

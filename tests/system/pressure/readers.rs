@@ -14,14 +14,14 @@ use crate::support::http::TEST_TIMEOUT;
 
 /// Connections that are being made at once: fewer than the kernel's queue of a listener holds.
 const AT_ONCE: usize = 128;
-/// As little as the kernel lets a reader take.
+/// The smallest receive buffer that the kernel allows.
 const RECEIVE_BUFFER: u32 = 4 << 10;
 /// Addresses of this host that clients come from.
 const ADDRESSES: usize = 16;
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Heard {
+pub enum Outcome {
     Status(u16),
     /// A 503 that does not say when to come again.
     BareRefusal,
@@ -32,14 +32,14 @@ pub enum Heard {
     Nothing,
 }
 
-impl fmt::Display for Heard {
+impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Heard::Status(status) => write!(f, "{status}"),
-            Heard::BareRefusal => f.write_str("503 without Retry-After"),
-            Heard::Closed => f.write_str("closed"),
-            Heard::Reset => f.write_str("reset"),
-            Heard::Nothing => f.write_str("no answer"),
+            Outcome::Status(status) => write!(f, "{status}"),
+            Outcome::BareRefusal => f.write_str("503 without Retry-After"),
+            Outcome::Closed => f.write_str("closed"),
+            Outcome::Reset => f.write_str("reset"),
+            Outcome::Nothing => f.write_str("no answer"),
         }
     }
 }
@@ -48,7 +48,7 @@ impl fmt::Display for Heard {
 #[derive(Debug)]
 pub struct Reader {
     stream: Option<TcpStream>,
-    pub heard: Heard,
+    pub outcome: Outcome,
 }
 
 /// Where clients come from.
@@ -90,10 +90,10 @@ pub fn get(path: &str, headers: &str) -> Vec<u8> {
 }
 
 /// Counts of the answers.
-pub fn count(readers: &[Reader]) -> BTreeMap<Heard, usize> {
+pub fn count(readers: &[Reader]) -> BTreeMap<Outcome, usize> {
     let mut counts = BTreeMap::new();
     for reader in readers {
-        *counts.entry(reader.heard).or_default() += 1;
+        *counts.entry(reader.outcome).or_default() += 1;
     }
     counts
 }
@@ -104,34 +104,34 @@ impl Reader {
         let Ok(mut stream) = connected.expect("the kernel accepts connections") else {
             return Reader {
                 stream: None,
-                heard: Heard::Reset,
+                outcome: Outcome::Reset,
             };
         };
         if request.is_empty() {
             // It is refused all the same where there is no place for it.
-            let heard = tokio::time::timeout(timeout, head(&mut stream)).await;
-            let heard = heard.unwrap_or(Heard::Nothing);
+            let outcome = tokio::time::timeout(timeout, head(&mut stream)).await;
+            let outcome = outcome.unwrap_or(Outcome::Nothing);
             return Reader {
                 stream: Some(stream),
-                heard,
+                outcome,
             };
         }
         // A server that refuses need not read all of it; its answer says so.
         let _ = tokio::time::timeout(TEST_TIMEOUT, stream.write_all(request)).await;
-        let heard = tokio::time::timeout(timeout, head(&mut stream)).await;
+        let outcome = tokio::time::timeout(timeout, head(&mut stream)).await;
         Reader {
             stream: Some(stream),
-            heard: heard.unwrap_or(Heard::Nothing),
+            outcome: outcome.unwrap_or(Outcome::Nothing),
         }
     }
 
     /// Waits for the head of an answer that has not come yet.
-    pub async fn hear(&mut self) {
-        if self.heard == Heard::Nothing
+    pub async fn wait_for_head(&mut self) {
+        if self.outcome == Outcome::Nothing
             && let Some(stream) = &mut self.stream
         {
-            let heard = tokio::time::timeout(TEST_TIMEOUT, head(stream)).await;
-            self.heard = heard.unwrap_or(Heard::Nothing);
+            let outcome = tokio::time::timeout(TEST_TIMEOUT, head(stream)).await;
+            self.outcome = outcome.unwrap_or(Outcome::Nothing);
         }
     }
 }
@@ -143,14 +143,14 @@ async fn connect(server: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStrea
     socket.connect(server).await
 }
 
-async fn head(stream: &mut TcpStream) -> Heard {
+async fn head(stream: &mut TcpStream) -> Outcome {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         let mut some = [0; 512];
         match stream.read(&mut some).await {
-            Ok(0) => return Heard::Closed,
+            Ok(0) => return Outcome::Closed,
             Ok(count) => head.extend_from_slice(&some[..count]),
-            Err(_) => return Heard::Reset,
+            Err(_) => return Outcome::Reset,
         }
     }
     let head = String::from_utf8_lossy(&head).to_lowercase();
@@ -159,9 +159,9 @@ async fn head(stream: &mut TcpStream) -> Heard {
         .nth(1)
         .and_then(|status| status.parse().ok());
     match status {
-        Some(503) if !head.contains("\r\nretry-after: ") => Heard::BareRefusal,
-        Some(status) => Heard::Status(status),
-        None => Heard::Closed,
+        Some(503) if !head.contains("\r\nretry-after: ") => Outcome::BareRefusal,
+        Some(status) => Outcome::Status(status),
+        None => Outcome::Closed,
     }
 }
 
@@ -180,7 +180,7 @@ impl Steady {
         let mut stream = TcpStream::connect(server).await.unwrap();
         let request = get(path, "");
         stream.write_all(&request).await.unwrap();
-        assert_eq!(head(&mut stream).await, Heard::Status(200), "{path}");
+        assert_eq!(head(&mut stream).await, Outcome::Status(200), "{path}");
         Steady {
             stream,
             read: 0,

@@ -11,9 +11,9 @@ use crate::support::daemon::{Daemon, Setup};
 use crate::support::http::TEST_TIMEOUT;
 use crate::support::{Place, word};
 
-/// The promise.
+/// The promised time.
 const NOTICED: Duration = Duration::from_secs(120);
-/// Between two looks at what sends no event when it changes.
+/// The interval of polling.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Another host: a network namespace, and a wire to it.
@@ -129,7 +129,7 @@ impl Drop for Client {
     }
 }
 
-/// Waits for what only asking shows.
+/// Polls until a condition holds.
 #[expect(
     clippy::disallowed_methods,
     reason = "no program is notified of the end of a connection"

@@ -119,7 +119,7 @@ impl Setup {
             let entry = entry.unwrap();
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
-        self.furnish(&to);
+        self.add_busybox_and_label(&to);
         self
     }
 
@@ -132,7 +132,7 @@ impl Setup {
         fs::write(to.join("Dockerfile"), dockerfile).unwrap();
         let script = format!("set -eu\ncd /data\n{script}");
         fs::write(to.join("run.sh"), script).unwrap();
-        self.furnish(&to);
+        self.add_busybox_and_label(&to);
         self
     }
 
@@ -155,7 +155,7 @@ impl Setup {
     /// Gives a project its busybox, and its image the label that all of one test carries: so even
     /// layers that a failed image build has left are found, and no layer is shared with another
     /// test, which would remove it at a bad moment.
-    fn furnish(&self, project: &Path) {
+    fn add_busybox_and_label(&self, project: &Path) {
         fs::copy(environment("MISTRY_TEST_BUSYBOX"), project.join("busybox")).unwrap();
         let file = project.join("Dockerfile");
         let dockerfile = fs::read_to_string(&file).unwrap();

@@ -101,7 +101,7 @@ impl Engine {
 
     /// Whether followers lose the last piece of a container's output, as those of Engines before 23 do
     /// now and then.
-    pub fn lose_the_end(&self, lossy: bool) {
+    pub fn lose_log_ends(&self, lossy: bool) {
         self.shared.lossy.store(lossy, Ordering::Relaxed);
     }
 

@@ -54,7 +54,7 @@ impl Browser {
             others: RefCell::default(),
         };
         browser.resize(SIZE.0, SIZE.1);
-        // With what a browser begins is none of ours, nor is what it asks for then.
+        // The first page of a browser and its requests do not count.
         browser.go("about:blank");
         for kind in ["browser", "performance"] {
             browser.session.records(kind);
@@ -203,7 +203,7 @@ impl Browser {
         )
     }
 
-    // === Hands ===
+    // === Input ===
 
     /// A key, by its letter or by its name, such as `Enter`; whatever has the focus gets it.
     #[track_caller]
@@ -241,7 +241,7 @@ impl Browser {
         }
     }
 
-    // === Eyes ===
+    // === Display ===
 
     /// The size of the window's inside, in pixels.
     #[track_caller]
@@ -326,7 +326,7 @@ impl Browser {
         sizes.max().expect("a process shows the page")
     }
 
-    /// Closes it, and holds it to what every page promises.
+    /// Closes it, and checks what holds for every page.
     #[track_caller]
     pub fn end(self) {
         let forgiven = self.forgiven.borrow();

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::driver::{Driver, program};
 use crate::support::http;
 
-/// As root in a container, without a screen, with pages as wide as their windows; and quiet, because what the browser asks of others is
-/// counted.
+/// As root in a container, without a screen, with pages as wide as their windows; and without background
+/// requests, because requests to other servers are counted.
 const FLAGS: [&str; 10] = [
     "--headless",
     "--no-sandbox",

@@ -208,13 +208,13 @@ fn node(path: &Path, kind: FileType) {
 /// `u::rw-,u:1000:r--,g::r--,m::r--,o::---` as the kernel keeps it.
 fn access_list() -> Vec<u8> {
     let mut list = 2_u32.to_le_bytes().to_vec();
-    let nobody = u32::MAX;
+    let unset = u32::MAX;
     for (tag, permissions, id) in [
-        (1_u16, 6_u16, nobody),
+        (1_u16, 6_u16, unset),
         (2, 4, 1000),
-        (4, 4, nobody),
-        (16, 4, nobody),
-        (32, 0, nobody),
+        (4, 4, unset),
+        (16, 4, unset),
+        (32, 0, unset),
     ] {
         list.extend(tag.to_le_bytes());
         list.extend(permissions.to_le_bytes());

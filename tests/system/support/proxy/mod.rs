@@ -309,12 +309,12 @@ impl Asked<'_> {
                 tokio::time::sleep(long).await;
                 self.relay(client, answer, None).await
             }
-            Fault::Fail => say(client, "500 Internal Server Error", FAILED).await,
+            Fault::Fail => respond(client, "500 Internal Server Error", FAILED).await,
             Fault::FailAfter => {
                 self.done().await?;
-                say(client, "500 Internal Server Error", FAILED).await
+                respond(client, "500 Internal Server Error", FAILED).await
             }
-            Fault::Nonsense => say(client, "200 OK", "<html>no Docker here</html>").await,
+            Fault::Nonsense => respond(client, "200 OK", "<html>no Docker here</html>").await,
             Fault::Lose => self.done().await.map(|()| false),
             Fault::Twice => {
                 self.done().await?;
@@ -430,7 +430,7 @@ impl Asked<'_> {
 
 const FAILED: &str = r#"{"message":"an injected failure of the Engine"}"#;
 
-async fn say(client: &mut UnixStream, status: &str, body: &str) -> io::Result<bool> {
+async fn respond(client: &mut UnixStream, status: &str, body: &str) -> io::Result<bool> {
     let kind = "Content-Type: application/json";
     let length = body.len();
     let text = format!("HTTP/1.1 {status}\r\n{kind}\r\nContent-Length: {length}\r\n\r\n{body}");
