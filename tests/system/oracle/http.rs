@@ -5,13 +5,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::json;
 
-use crate::support::daemon::Setup;
+use crate::support::daemon::{Daemon, Setup};
 use crate::support::dice::{Dice, seed};
 use crate::support::http::TEST_TIMEOUT;
 use crate::support::{Home, Place};
@@ -232,68 +232,136 @@ fn generated(dice: &mut Dice, length: u64) -> String {
     format!("{unit}={}", specs.join(comma))
 }
 
+const RANGES: [&str; 33] = [
+    "bytes=0-0",
+    "bytes=0-5",
+    "bytes=5-",
+    "bytes=-5",
+    "bytes=-1000",
+    "bytes=0-1000",
+    "bytes=0-",
+    "bytes=19-",
+    "bytes=20-",
+    "bytes=20-30",
+    "bytes=-0",
+    "bytes=0-5,3-8",
+    "bytes=3-8,0-5",
+    "bytes=0-1,4-5",
+    "bytes=4-5,0-1",
+    "bytes=0-5,100-200",
+    "bytes=100-200,300-",
+    "bytes=9-0",
+    "bytes=",
+    "bytes=,",
+    "bytes=-",
+    "bytes=a-b",
+    "bytes=0-5x",
+    "bytes= 0-5",
+    "bytes=0-5 , 6-9",
+    "bytes=0-0,-1",
+    "bytes=00-05",
+    "lines=0-5",
+    "items",
+    "bytes=0-99999999999999999999",
+    "bytes=99999999999999999999-",
+    "bytes=-99999999999999999999",
+    "bytes=0-0,0-0,0-0,0-0",
+];
+
+/// `TAG`, `PAST` and `FUTURE` stand for the entity tag of a file and for two dates.
+const CONDITIONS: [&str; 26] = [
+    "If-None-Match: TAG\r\n",
+    "If-None-Match: W/TAG\r\n",
+    "If-None-Match: *\r\n",
+    "If-None-Match: \"x\", TAG\r\n",
+    "If-None-Match: \"x\"\r\n",
+    "If-None-Match: x\r\n",
+    "If-Match: TAG\r\n",
+    "If-Match: \"x\" , TAG\r\n",
+    "If-Match: *\r\n",
+    "If-Match: W/TAG\r\n",
+    "If-Match: \"x\"\r\n",
+    "If-Match: \"x\"\r\nIf-None-Match: TAG\r\n",
+    "If-Match: TAG\r\nIf-None-Match: TAG\r\n",
+    "If-Match: TAG\r\nRange: bytes=0-4\r\n",
+    "If-None-Match: TAG\r\nRange: bytes=0-4\r\n",
+    "If-None-Match: \"x\"\r\nRange: bytes=0-4\r\n",
+    "If-Range: TAG\r\nRange: bytes=0-4\r\n",
+    "If-Range: \"x\"\r\nRange: bytes=0-4\r\n",
+    "If-Range: W/TAG\r\nRange: bytes=0-4\r\n",
+    "If-Range: \"x\"\r\nRange: bytes=100-\r\n",
+    "If-Range: TAG\r\nRange: bytes=100-\r\n",
+    "If-None-Match: \"x\"\r\nIf-Modified-Since: FUTURE\r\n",
+    "If-Match: TAG\r\nIf-Unmodified-Since: PAST\r\n",
+    "If-Modified-Since: PAST\r\n",
+    "If-Unmodified-Since: FUTURE\r\n",
+    "If-Range: PAST\r\nRange: bytes=0-4\r\n",
+];
+
+const PAST: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+const FUTURE: &str = "Fri, 06 Nov 2099 08:49:37 GMT";
+
+/// The same files, served by a daemon as artifacts of a build, and by nginx.
+struct Files {
+    daemon: Daemon,
+    nginx: Server,
+    id: String,
+    directory: PathBuf,
+}
+
+impl Files {
+    fn new() -> Files {
+        let daemon = Setup::on(Place::Host)
+            .script(
+                "ranges",
+                "cd artifacts; printf 0123456789abcdefghij > twenty.txt; : > empty.txt; printf x > one.txt\n\
+                 head -c 100000 /dev/zero | tr '\\0' z > large.txt; printf 'said\\nthat\\n'",
+            )
+            .start();
+        let info = daemon.succeed(json!({ "project": "ranges" }));
+        let id = info["ID"].as_str().unwrap().to_owned();
+        let directory = daemon.ready("ranges", &id).join("data/artifacts");
+        let log = daemon.ready("ranges", &id).join("out.log");
+        fs::copy(log, directory.join("log.txt")).unwrap();
+        let nginx = Server::nginx(|port, _| {
+            format!(
+                "server {{ listen 127.0.0.1:{port}; root {}; }}",
+                directory.display()
+            )
+        });
+        Files {
+            daemon,
+            nginx,
+            id,
+            directory,
+        }
+    }
+
+    fn port(&self) -> u16 {
+        self.daemon.port().parse().unwrap()
+    }
+
+    /// The path of an artifact on the daemon.
+    fn path(&self, name: &str) -> String {
+        format!("/artifacts/ranges/{}/{name}", self.id)
+    }
+}
+
+/// What is compared of an answer: the status, the range, and the body if it is no error.
+fn compared(reply: &Reply) -> (u16, Option<&str>, &[u8]) {
+    let body = if reply.status >= 400 {
+        &[]
+    } else {
+        &*reply.body
+    };
+    (reply.status, reply.header("content-range"), body)
+}
+
 #[test]
-fn ranges_and_conditions_are_those_of_nginx_or_of_the_standard_where_they_differ() {
-    let daemon = Setup::on(Place::Host)
-        .script(
-            "ranges",
-            "cd artifacts; printf 0123456789abcdefghij > twenty.txt; : > empty.txt; printf x > one.txt\n\
-             head -c 100000 /dev/zero | tr '\\0' z > large.txt; printf 'said\\nthat\\n'",
-        )
-        .start();
-    let info = daemon.succeed(json!({ "project": "ranges" }));
-    let id = info["ID"].as_str().unwrap();
-    let artifacts = daemon.ready("ranges", id).join("data/artifacts");
-    fs::copy(
-        daemon.ready("ranges", id).join("out.log"),
-        artifacts.join("log.txt"),
-    )
-    .unwrap();
-    let nginx = Server::nginx(|port, _| {
-        format!(
-            "server {{ listen 127.0.0.1:{port}; root {}; }}",
-            artifacts.display()
-        )
-    });
-    let ours: u16 = daemon.port().parse().unwrap();
-    let at = format!("/artifacts/ranges/{id}");
-    let mut ranges: Vec<String> = [
-        "bytes=0-0",
-        "bytes=0-5",
-        "bytes=5-",
-        "bytes=-5",
-        "bytes=-1000",
-        "bytes=0-1000",
-        "bytes=0-",
-        "bytes=19-",
-        "bytes=20-",
-        "bytes=20-30",
-        "bytes=-0",
-        "bytes=0-5,3-8",
-        "bytes=3-8,0-5",
-        "bytes=0-1,4-5",
-        "bytes=4-5,0-1",
-        "bytes=0-5,100-200",
-        "bytes=100-200,300-",
-        "bytes=9-0",
-        "bytes=",
-        "bytes=,",
-        "bytes=-",
-        "bytes=a-b",
-        "bytes=0-5x",
-        "bytes= 0-5",
-        "bytes=0-5 , 6-9",
-        "bytes=0-0,-1",
-        "bytes=00-05",
-        "lines=0-5",
-        "items",
-        "bytes=0-99999999999999999999",
-        "bytes=99999999999999999999-",
-        "bytes=-99999999999999999999",
-        "bytes=0-0,0-0,0-0,0-0",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+fn ranges_are_those_of_nginx_or_of_the_standard_where_they_differ() {
+    let files = Files::new();
+    let ours = files.port();
+    let mut ranges = RANGES.map(str::to_owned).to_vec();
     let seed = seed();
     let mut dice = Dice::of(seed);
     let many = match std::env::var_os("MISTRY_SOAK") {
@@ -303,13 +371,13 @@ fn ranges_and_conditions_are_those_of_nginx_or_of_the_standard_where_they_differ
     ranges.extend((0..many).map(|_| generated(&mut dice, 20)));
     let mut differences = 0;
     for (name, path) in [
-        ("empty.txt", format!("{at}/empty.txt")),
-        ("one.txt", format!("{at}/one.txt?inline")),
-        ("twenty.txt", format!("{at}/twenty.txt")),
-        ("large.txt", format!("{at}/large.txt?inline")),
-        ("log.txt", format!("/log/ranges/{id}?text")),
+        ("empty.txt", files.path("empty.txt")),
+        ("one.txt", files.path("one.txt?inline")),
+        ("twenty.txt", files.path("twenty.txt")),
+        ("large.txt", files.path("large.txt?inline")),
+        ("log.txt", format!("/log/ranges/{}?text", files.id)),
     ] {
-        let content = fs::read(artifacts.join(name)).unwrap();
+        let content = fs::read(files.directory.join(name)).unwrap();
         for range in &ranges {
             let header = format!("Range: {range}\r\n");
             let reply = ask(ours, "GET", &path, &header);
@@ -318,20 +386,7 @@ fn ranges_and_conditions_are_those_of_nginx_or_of_the_standard_where_they_differ
                 "{range} of {name} (seed {seed}): {}",
                 reply.head
             );
-            let theirs = ask(nginx.port, "GET", &format!("/{name}"), &header);
-            let compared = |reply: &Reply| {
-                let range = reply.header("content-range").map(str::to_owned);
-                let is_error = reply.status >= 400;
-                (
-                    reply.status,
-                    range,
-                    if is_error {
-                        Vec::new()
-                    } else {
-                        reply.body.clone()
-                    },
-                )
-            };
+            let theirs = ask(files.nginx.port, "GET", &format!("/{name}"), &header);
             if compared(&reply) != compared(&theirs) {
                 differences += 1;
                 let parts = satisfiable(range, content.len());
@@ -360,54 +415,30 @@ fn ranges_and_conditions_are_those_of_nginx_or_of_the_standard_where_they_differ
     // nginx has been asked, and mostly agrees on what it does not refuse.
     let asked = ranges.len() * 5;
     assert!(differences < asked * 3 / 4, "{differences} of {asked}");
+}
 
-    let past = "Sun, 06 Nov 1994 08:49:37 GMT";
-    let future = "Fri, 06 Nov 2099 08:49:37 GMT";
-    let path = format!("{at}/twenty.txt");
+#[test]
+fn conditions_are_those_of_nginx_or_of_the_standard_where_they_differ() {
+    let files = Files::new();
+    let ours = files.port();
+    let path = files.path("twenty.txt");
     let tag = |port, path| {
         ask(port, "GET", path, "")
             .header("etag")
             .unwrap()
             .to_owned()
     };
-    let (our_tag, their_tag) = (tag(ours, &path), tag(nginx.port, "/twenty.txt"));
+    let (our_tag, their_tag) = (tag(ours, &path), tag(files.nginx.port, "/twenty.txt"));
     assert!(our_tag.starts_with('"'), "{our_tag}");
-    for headers in [
-        "If-None-Match: TAG\r\n",
-        "If-None-Match: W/TAG\r\n",
-        "If-None-Match: *\r\n",
-        "If-None-Match: \"x\", TAG\r\n",
-        "If-None-Match: \"x\"\r\n",
-        "If-None-Match: x\r\n",
-        "If-Match: TAG\r\n",
-        "If-Match: \"x\" , TAG\r\n",
-        "If-Match: *\r\n",
-        "If-Match: W/TAG\r\n",
-        "If-Match: \"x\"\r\n",
-        "If-Match: \"x\"\r\nIf-None-Match: TAG\r\n",
-        "If-Match: TAG\r\nIf-None-Match: TAG\r\n",
-        "If-Match: TAG\r\nRange: bytes=0-4\r\n",
-        "If-None-Match: TAG\r\nRange: bytes=0-4\r\n",
-        "If-None-Match: \"x\"\r\nRange: bytes=0-4\r\n",
-        "If-Range: TAG\r\nRange: bytes=0-4\r\n",
-        "If-Range: \"x\"\r\nRange: bytes=0-4\r\n",
-        "If-Range: W/TAG\r\nRange: bytes=0-4\r\n",
-        "If-Range: \"x\"\r\nRange: bytes=100-\r\n",
-        "If-Range: TAG\r\nRange: bytes=100-\r\n",
-        "If-None-Match: \"x\"\r\nIf-Modified-Since: FUTURE\r\n",
-        "If-Match: TAG\r\nIf-Unmodified-Since: PAST\r\n",
-        "If-Modified-Since: PAST\r\n",
-        "If-Unmodified-Since: FUTURE\r\n",
-        "If-Range: PAST\r\nRange: bytes=0-4\r\n",
-    ] {
+    for headers in CONDITIONS {
         for method in ["GET", "HEAD"] {
             if method == "HEAD" && headers.contains("Range:") {
                 continue;
             }
-            let headers = headers.replace("PAST", past).replace("FUTURE", future);
+            let headers = headers.replace("PAST", PAST).replace("FUTURE", FUTURE);
             let reply = ask(ours, method, &path, &headers.replace("TAG", &our_tag));
             let with_tag = headers.replace("TAG", &their_tag);
-            let theirs = ask(nginx.port, method, "/twenty.txt", &with_tag);
+            let theirs = ask(files.nginx.port, method, "/twenty.txt", &with_tag);
             let expected = match &*headers {
                 // §13.2.2: If-Match decides alone. nginx looks at the date as well.
                 both if both.contains("If-Match") && both.contains("Unmodified") => 200,
@@ -424,7 +455,7 @@ fn ranges_and_conditions_are_those_of_nginx_or_of_the_standard_where_they_differ
         "If-Modified-Since: FUTURE\r\n",
         "If-Unmodified-Since: PAST\r\n",
     ] {
-        let headers = headers.replace("PAST", past).replace("FUTURE", future);
+        let headers = headers.replace("PAST", PAST).replace("FUTURE", FUTURE);
         let reply = ask(ours, "GET", &path, &headers);
         assert_eq!(
             (reply.status, reply.header("last-modified")),
