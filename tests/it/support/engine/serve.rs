@@ -63,23 +63,17 @@ async fn answer(
     Ok(answer.unwrap_or_else(|(status, message)| respond(status, &json!({ "message": message }))))
 }
 
-async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
-    let path = unversioned(&shared, request.uri().path())?;
-    let query = request.uri().query().unwrap_or("").as_bytes();
-    let query: Query = form_urlencoded::parse(query).into_owned().collect();
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    let (get, post) = (
-        request.method() == Method::GET,
-        request.method() == Method::POST,
-    );
-    let call = match parts[..] {
+/// The name of a call in the tests, by its method and path.
+fn call_name<'a>(method: &Method, parts: &[&'a str]) -> Option<&'a str> {
+    let (get, post) = (method == Method::GET, method == Method::POST);
+    Some(match *parts {
         ["_ping"] => "ping",
         ["version"] if get => "version",
         ["info"] if get => "info",
         ["events"] if get => "events",
         ["images", "json"] if get => "images",
         ["images", .., "history"] if get => "history",
-        ["images", ..] if request.method() == Method::DELETE => "remove-image",
+        ["images", ..] if method == Method::DELETE => "remove-image",
         ["images", .., "json"] if get => "inspect-image",
         ["build"] if post => "build",
         ["containers", "json"] if get => "list",
@@ -88,9 +82,18 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
         ["containers", _, "logs"] if get => "logs",
         ["containers", _, "archive"] if get => "archive",
         ["containers", _, call @ ("start" | "wait" | "kill" | "stop")] if post => call,
-        ["containers", _] if request.method() == Method::DELETE => "remove",
-        _ => return Err((404, "page not found".to_owned())),
-    };
+        ["containers", _] if method == Method::DELETE => "remove",
+        _ => return None,
+    })
+}
+
+async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
+    let path = unversioned(&shared, request.uri().path())?;
+    let query = request.uri().query().unwrap_or("").as_bytes();
+    let query: Query = form_urlencoded::parse(query).into_owned().collect();
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let call = call_name(request.method(), &parts);
+    let call = call.ok_or_else(|| (404, "page not found".to_owned()))?;
     if let Some(status) = shared.gates.pass(call).await {
         let said = match status {
             404 => "No such container",
@@ -110,45 +113,20 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
             let driver = shared.driver.lock().unwrap().clone();
             Ok(respond(200, &json!({ "CgroupDriver": driver })))
         }
-        // What it remembers since its start.
-        "events" if query.contains_key("until") => {
-            let started = shared.started.lock().unwrap();
-            let container = filter(&query, "container").concat();
-            let event = json!({ "Type": "container", "Action": "start" });
-            let events = if started.contains(&container) {
-                format!("{event}\n")
-            } else {
-                String::new()
-            };
-            Ok(streaming(
-                "application/json",
-                Full::new(Bytes::from(events)),
-            ))
-        }
+        "events" if query.contains_key("until") => Ok(past_events(&shared, &query)),
         // Nothing happens, until it goes away.
         "events" => Ok(streaming(
             "application/json",
             StreamBody::new(stream::pending()),
         )),
         "images" => Ok(respond(200, &images(&shared, &query))),
-        "history" => {
-            let name = parts[1..parts.len() - 1].join("/");
-            let images = shared.images.lock().unwrap();
-            let found = images.iter().find(|image| image.is(&name));
-            let found = found.ok_or_else(|| no_such_image(&name))?;
-            Ok(respond(200, &found.history()))
-        }
+        "history" => describe_image(&shared, &parts, Image::history),
         "remove-image" => remove_image(&shared, &parts[1..].join("/")),
-        "inspect-image" => {
-            let name = parts[1..parts.len() - 1].join("/");
-            let images = shared.images.lock().unwrap();
-            let found = images.iter().find(|image| image.is(&name));
-            let found = found.ok_or_else(|| no_such_image(&name))?;
-            Ok(respond(
-                200,
-                &json!({ "Id": found.id, "Config": { "Labels": found.labels } }),
-            ))
-        }
+        "inspect-image" => describe_image(
+            &shared,
+            &parts,
+            |image| json!({ "Id": image.id, "Config": { "Labels": image.labels } }),
+        ),
         "build" => build(shared, query, request.into_body()).await,
         "list" => Ok(respond(200, &list(&shared, &query))),
         "create" => create(&shared, &query, request.into_body()).await,
@@ -178,22 +156,7 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
             running(&container()?)?.kill_all();
             Ok(empty())
         }
-        "stop" => {
-            let container = container()?;
-            if container.state() == State::Running {
-                let grace = query.get("t").and_then(|t| t.parse().ok()).unwrap_or(10);
-                container.signal(Signal::TERM);
-                let ended = container.ended();
-                if tokio::time::timeout(Duration::from_secs(grace), ended)
-                    .await
-                    .is_err()
-                {
-                    container.kill_all();
-                }
-                container.ended().await;
-            }
-            Ok(empty())
-        }
+        "stop" => stop(container()?.as_ref(), &query).await,
         _ => remove(&shared, &container()?, &query).await,
     }
 }
@@ -525,4 +488,39 @@ fn status(status: u16) -> Response<Body> {
 
 fn empty() -> Response<Body> {
     status(204)
+}
+
+/// The events since its start.
+fn past_events(shared: &Shared, query: &Query) -> Response<Body> {
+    let started = shared.started.lock().unwrap();
+    let container = filter(query, "container").concat();
+    let event = json!({ "Type": "container", "Action": "start" });
+    let events = if started.contains(&container) {
+        format!("{event}\n")
+    } else {
+        String::new()
+    };
+    streaming("application/json", Full::new(Bytes::from(events)))
+}
+
+/// What is known of the image that `parts` name, between `images` and the last part.
+fn describe_image(shared: &Shared, parts: &[&str], describe: impl Fn(&Image) -> Value) -> Answer {
+    let name = parts[1..parts.len() - 1].join("/");
+    let images = shared.images.lock().unwrap();
+    let found = images.iter().find(|image| image.is(&name));
+    let found = found.ok_or_else(|| no_such_image(&name))?;
+    Ok(respond(200, &describe(found)))
+}
+
+async fn stop(container: &Container, query: &Query) -> Answer {
+    if container.state() == State::Running {
+        let grace = query.get("t").and_then(|t| t.parse().ok()).unwrap_or(10);
+        container.signal(Signal::TERM);
+        let ended = tokio::time::timeout(Duration::from_secs(grace), container.ended());
+        if ended.await.is_err() {
+            container.kill_all();
+        }
+        container.ended().await;
+    }
+    Ok(empty())
 }

@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::scene::{Scene, TRANSPORTS, USER, assert_no_temporaries, documented};
 use super::trees::{self, Fact, Kind, facts, set_mode};
-use crate::support::daemon::Setup;
+use crate::support::daemon::{Daemon, Setup};
 use crate::support::dice::{Dice, seed};
-use crate::support::servers;
+use crate::support::servers::{self, Server};
 use crate::support::{Home, Place, names};
 
 /// As rsync itself sees it: what it would still transfer from the build to the target.
@@ -236,6 +236,64 @@ fn a_fetch_that_is_ended_leaves_no_half_files() {
     }
 }
 
+/// Fetches a path of the documented module with rsync itself; whether it ended well, and the files.
+fn rsync_files(daemon: &Daemon, server: &Server, path: &str) -> (bool, Vec<PathBuf>) {
+    let into = daemon.home().join("by-hand");
+    let _ = fs::remove_dir_all(&into);
+    let mut command = Command::new("rsync");
+    command.arg("-rl").arg(format!("--port={}", server.port()));
+    command.arg(format!("127.0.0.1::mistry/{path}")).arg(&into);
+    let output = command.output().unwrap();
+    let found = if into.is_dir() {
+        facts(&into)
+    } else {
+        BTreeMap::new()
+    };
+    let files = found
+        .into_iter()
+        .filter(|(_, fact)| fact.kind != Kind::Directory);
+    (
+        output.status.success(),
+        files.map(|(path, _)| path).collect(),
+    )
+}
+
+/// Paths of the module that are no artifacts of a finished build.
+fn closed_paths(id: &str) -> Vec<String> {
+    let mut paths = [".mistry/", ".mistry/secret", ".mistry/instance"]
+        .map(str::to_owned)
+        .to_vec();
+    for project in ["pending", "data"] {
+        for build in [
+            format!("ready/{id}"),
+            "latest".into(),
+            format!("groups/{project}"),
+        ] {
+            for inside in [
+                "data/params/",
+                "data/cache/",
+                "data/params/p",
+                "out.log",
+                "build_info.json",
+            ] {
+                paths.push(format!("{project}/{build}/{inside}"));
+            }
+        }
+    }
+    for state in ["pending", "failed"] {
+        for inside in [
+            "",
+            "data/",
+            "data/params/",
+            "data/params/s3cret",
+            "data/artifacts/",
+        ] {
+            paths.push(format!("pending/{state}/{id}/{inside}"));
+        }
+    }
+    paths
+}
+
 #[test]
 fn the_documented_rsync_daemon_serves_all_artifacts_and_nothing_else() {
     const ARTIFACTS: [&str; 6] = [
@@ -310,61 +368,12 @@ fn the_documented_rsync_daemon_serves_all_artifacts_and_nothing_else() {
             fs::write(path.join("s3cret"), "s3cret").unwrap();
         }
     }
-    let rsync = |path: &str| {
-        let into = daemon.home().join("by-hand");
-        let _ = fs::remove_dir_all(&into);
-        let mut command = Command::new("rsync");
-        command.arg("-rl").arg(format!("--port={}", server.port()));
-        command.arg(format!("127.0.0.1::mistry/{path}")).arg(&into);
-        let output = command.output().unwrap();
-        let found = if into.is_dir() {
-            facts(&into)
-        } else {
-            BTreeMap::new()
-        };
-        let files = found
-            .into_iter()
-            .filter(|(_, fact)| fact.kind != Kind::Directory);
-        (
-            output.status.success(),
-            files.map(|(path, _)| path).collect::<Vec<_>>(),
-        )
-    };
+    let rsync = |path: &str| rsync_files(&daemon, &server, path);
     // Its group's latest build, by the link that leads to it.
     let (is_served, latest) = rsync("data/groups/data/data/artifacts/");
     assert_eq!((is_served, latest.len()), (true, ARTIFACTS.len()));
-    for project in ["pending", "data"] {
-        for build in [
-            format!("ready/{id}"),
-            "latest".into(),
-            format!("groups/{project}"),
-        ] {
-            for inside in [
-                "data/params/",
-                "data/cache/",
-                "data/params/p",
-                "out.log",
-                "build_info.json",
-            ] {
-                let path = format!("{project}/{build}/{inside}");
-                assert_eq!(rsync(&path), (false, Vec::new()), "{path}");
-            }
-        }
-    }
-    for state in ["pending", "failed"] {
-        for inside in [
-            "",
-            "data/",
-            "data/params/",
-            "data/params/s3cret",
-            "data/artifacts/",
-        ] {
-            let path = format!("pending/{state}/{id}/{inside}");
-            assert_eq!(rsync(&path), (false, Vec::new()), "{path}");
-        }
-    }
-    for path in [".mistry/", ".mistry/secret", ".mistry/instance"] {
-        assert_eq!(rsync(path), (false, Vec::new()), "{path}");
+    for path in closed_paths(id) {
+        assert_eq!(rsync(&path), (false, Vec::new()), "{path}");
     }
     // The whole module is the artifacts of what is ready.
     let (_, all) = rsync("");
