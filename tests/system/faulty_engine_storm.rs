@@ -286,6 +286,47 @@ fn short(log: &str) -> String {
     )
 }
 
+/// Prints how the builds ended, and fails where one is wrong or stands on a lost execution.
+fn check_verdicts(ended: &[(Job, Result<Verdict, String>)], seed: u64) {
+    let (mut right, mut wrong) = (0, Vec::new());
+    let mut said: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut own = BTreeSet::new();
+    for (job, verdict) in ended {
+        match verdict {
+            Ok(Verdict::Right(words)) => {
+                right += 1;
+                own.extend(words.last().filter(|_| job.kind == Kind::Incremental));
+            }
+            Ok(Verdict::Said(sentence)) => {
+                *said.entry(sentence).or_default() += 1;
+            }
+            Err(error) => wrong.push(error),
+        }
+    }
+    println!(
+        "{} builds: {right} right outcomes, {} clear errors, {} wrong",
+        ended.len(),
+        said.values().sum::<usize>(),
+        wrong.len(),
+    );
+    for (sentence, count) in &said {
+        println!("  {count:4} {sentence}");
+    }
+    assert!(wrong.is_empty(), "seed {seed}: {}", wrong[0]);
+    // An execution that was lost has left nothing that another stands on.
+    for (job, verdict) in ended {
+        if let Ok(Verdict::Right(words)) = verdict {
+            let strange = words
+                .iter()
+                .find(|word| job.kind == Kind::Incremental && !own.contains(word));
+            assert_eq!(
+                strange, None,
+                "seed {seed}: {job:?} stands on what was lost"
+            );
+        }
+    }
+}
+
 #[test]
 fn builds_under_a_faulty_engine_end_right_or_with_a_clear_error_and_never_with_a_wrong_success() {
     let builds = match std::env::var_os("MISTRY_SOAK") {
@@ -339,48 +380,14 @@ fn builds_under_a_faulty_engine_end_right_or_with_a_clear_error_and_never_with_a
     }
 
     let ended = ended.into_inner().unwrap();
-    let (mut right, mut wrong) = (0, Vec::new());
-    let mut said: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut own = BTreeSet::new();
-    for (job, verdict) in &ended {
-        match verdict {
-            Ok(Verdict::Right(words)) => {
-                right += 1;
-                own.extend(words.last().filter(|_| job.kind == Kind::Incremental));
-            }
-            Ok(Verdict::Said(sentence)) => {
-                *said.entry(sentence).or_default() += 1;
-            }
-            Err(error) => wrong.push(error),
-        }
-    }
     println!(
-        "{} builds in {} s, seed {seed}; {} faults; {right} right outcomes, {} clear errors, {} wrong; \
-         {} times refused with 503",
-        ended.len(),
+        "{} s, seed {seed}; {} faults; {} times refused with 503",
         began.elapsed().as_secs(),
         proxy.faults(),
-        said.values().sum::<usize>(),
-        wrong.len(),
         refused.into_inner(),
     );
     println!("{}", proxy.summary());
-    for (sentence, count) in &said {
-        println!("  {count:4} {sentence}");
-    }
-    assert!(wrong.is_empty(), "seed {seed}: {}", wrong[0]);
-    // An execution that was lost has left nothing that another stands on.
-    for (job, verdict) in &ended {
-        if let Ok(Verdict::Right(words)) = verdict {
-            let strange = words
-                .iter()
-                .find(|word| job.kind == Kind::Incremental && !own.contains(word));
-            assert_eq!(
-                strange, None,
-                "seed {seed}: {job:?} stands on what was lost"
-            );
-        }
-    }
+    check_verdicts(&ended, seed);
 
     daemon.end();
     assert!(engine.containers(&daemon.label()).is_empty(), "seed {seed}");

@@ -292,11 +292,8 @@ fn raise_descriptors() {
     setrlimit(Resource::Nofile, limit(given, given)).unwrap();
 }
 
-#[test]
-fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
-    raise_descriptors();
-    let limit = Limit::of(LIMIT);
-    let large = "a".repeat(64);
+/// The packaged daemon under the limit, with many builds on disk and the build `large`.
+fn start(limit: &Limit, large: &str) -> Daemon {
     let mut setup = Setup::on(Place::Host)
         .fixture("slow")
         .script("quick", "cat params/n > artifacts/n");
@@ -307,8 +304,16 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
     let program = package.program();
     let builds = setup.home().join("builds");
     many_builds::write(&builds, dose(BUILDS), dose(LARGE_BUILDS));
-    many_builds::write_one(&builds, LARGE, &large, LOG, dose(DIRECTORIES));
-    let mut daemon = setup.program(program).in_group(limit.processes()).start();
+    many_builds::write_one(&builds, LARGE, large, LOG, dose(DIRECTORIES));
+    setup.program(program).in_group(limit.processes()).start()
+}
+
+#[test]
+fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
+    raise_descriptors();
+    let limit = Limit::of(LIMIT);
+    let large = "a".repeat(64);
+    let mut daemon = start(&limit, &large);
     let process = daemon.process();
     assert!(limit.holds(process), "the daemon is under the limit");
 
@@ -366,31 +371,8 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
         )]);
     }
 
-    // Builds, a cancel, a collection, with every place taken.
-    let succeeds = |output: &std::process::Output| output.status.success();
-    for number in 0..3 {
-        let (target, param) = (format!("fetched-{number}"), format!("--n={number}"));
-        let job = [
-            "build",
-            "--project",
-            "quick",
-            "--target",
-            &target,
-            "--",
-            &param,
-        ];
-        report.note(builder.run(&job, succeeds));
-    }
-    let other = daemon.ask_socket_json(
-        "POST",
-        "/jobs?async",
-        &json!({"project": "slow", "params": {"n": "1"}}),
-    );
-    let other = other["ID"].as_str().unwrap_or_default().to_owned();
-    report.note(builder.run(&["cancel", &other], succeeds));
-    let collect = ["gc", "--older-than", "1h", "--keep-last", "4900"];
-    report.note(builder.run(&collect, succeeds));
-    report.measured(&daemon, "builders", &[]);
+    // With every connection taken.
+    run_builders(&daemon, &builder, &mut report);
 
     runtime.block_on(async {
         for reader in &mut steady {
@@ -430,6 +412,34 @@ fn readers_that_do_not_read_take_little_memory_and_stop_no_builder() {
         report.table
     );
     daemon.end();
+}
+
+/// Builds, a cancel and a collection, over the unix socket.
+fn run_builders(daemon: &Daemon, builder: &Builder, report: &mut Report) {
+    let succeeds = |output: &std::process::Output| output.status.success();
+    for number in 0..3 {
+        let (target, param) = (format!("fetched-{number}"), format!("--n={number}"));
+        let job = [
+            "build",
+            "--project",
+            "quick",
+            "--target",
+            &target,
+            "--",
+            &param,
+        ];
+        report.note(builder.run(&job, succeeds));
+    }
+    let other = daemon.ask_socket_json(
+        "POST",
+        "/jobs?async",
+        &json!({"project": "slow", "params": {"n": "1"}}),
+    );
+    let other = other["ID"].as_str().unwrap_or_default().to_owned();
+    report.note(builder.run(&["cancel", &other], succeeds));
+    let collect = ["gc", "--older-than", "1h", "--keep-last", "4900"];
+    report.note(builder.run(&collect, succeeds));
+    report.measured(daemon, "builders", &[]);
 }
 
 /// A build that waits at its gate, and for which many will wait; its id.
