@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, pin::pin};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use mistry::docker::{ContainerSpec, Docker, Error, ImageSpec, Limits, Progress, Stream};
+use mistry::docker::{ContainerSpec, Docker, Error, ImageSpec, Limits, Stream};
 use tokio::sync::mpsc;
 
 use crate::support::{context::Context, engine::Engine};
@@ -64,20 +64,7 @@ impl Bench {
     }
 
     async fn build(&self, spec: &ImageSpec, context: &Context) -> (Result<String, Error>, String) {
-        let (output, mut progress) = mpsc::channel(1);
-        let read = async {
-            let mut all = Vec::new();
-            while let Some(step) = progress.recv().await {
-                if let Progress::Text(text) = step {
-                    all.extend_from_slice(&text);
-                }
-            }
-            String::from_utf8(all).unwrap()
-        };
-        tokio::join!(
-            self.docker.build_image(spec, || context.stream(), output),
-            read
-        )
+        context.build(&self.docker, spec).await
     }
 
     async fn script(&self, script: &str) -> String {

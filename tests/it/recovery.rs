@@ -179,13 +179,7 @@ async fn an_interrupted_job_whose_project_has_changed_ends_with_an_error_that_sa
 async fn a_killed_daemon_loses_nothing_and_splices_nothing() {
     let (home, daemon) = process(&["slow"]).await;
     let asked = json!({ "project": "slow", "params": { "a": "b", "_s": "opaque" } });
-    let accepted = daemon
-        .at
-        .ask(Ask::post("/jobs?async", &asked))
-        .await
-        .expect(201)
-        .json();
-    let id = text(&accepted, "ID").to_owned();
+    let id = daemon.at.submit(&asked).await;
     // The first execution runs and has printed when the daemon is killed.
     let mut log = daemon.at.open(Ask::get(format!("/log/slow/{id}"))).await;
     log.until(|event| event.data == "waiting").await;
@@ -242,13 +236,7 @@ async fn what_was_queued_when_the_daemon_was_killed_is_built_too() {
     let mut ids = Vec::new();
     for n in 0..4 {
         let asked = json!({ "project": "succeed", "params": { "n": n.to_string() } });
-        let accepted = daemon
-            .at
-            .ask(Ask::post("/jobs?async", &asked))
-            .await
-            .expect(201)
-            .json();
-        ids.push(text(&accepted, "ID").to_owned());
+        ids.push(daemon.at.submit(&asked).await);
     }
     home.engine.wait_for("start", 1).await;
     daemon.end(Signal::KILL).await;
@@ -297,13 +285,7 @@ async fn a_stopping_daemon_notifies_all_waiters_and_their_builds_continue_at_the
 #[tokio::test]
 async fn containers_and_images_of_others_are_left_alone() {
     let (home, daemon) = process(&["slow", "succeed"]).await;
-    let accepted = daemon
-        .at
-        .ask(Ask::post("/jobs?async", &job("slow")))
-        .await
-        .expect(201)
-        .json();
-    let id = text(&accepted, "ID").to_owned();
+    let id = daemon.at.submit(&job("slow")).await;
     let mut log = daemon.at.open(Ask::get(format!("/log/slow/{id}"))).await;
     log.until(|event| event.data == "waiting").await;
     // Another build path on the same Engine: it begins, builds the same job, rebuilds, ends.
@@ -318,13 +300,7 @@ async fn containers_and_images_of_others_are_left_alone() {
         .ask(Ask::post("/jobs", &job("succeed")))
         .await
         .expect(201);
-    let same = second
-        .at
-        .ask(Ask::post("/jobs?async", &job("slow")))
-        .await
-        .expect(201)
-        .json();
-    assert_eq!(same["ID"], json!(id));
+    assert_eq!(second.at.submit(&job("slow")).await, id);
     let mut log = second.at.open(Ask::get(format!("/log/slow/{id}"))).await;
     log.until(|event| event.data == "waiting").await;
     let rebuild = Ask::post("/project/slow/rebuild", &json!({}));

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::engine::Engine;
-use crate::support::http::ask;
 use crate::support::{Place, names, word};
 
 fn a_cold_build_leaves_its_result_and_the_same_again_is_cached(place: Place) {
@@ -456,13 +455,7 @@ fn what_an_earlier_process_left_half_made_breaks_nothing(place: Place) {
         .map(|item| &item["id"])
         .collect();
     assert!(ids.contains(&&built["ID"]), "{listed:#}");
-    let answer = ask(
-        daemon.address(),
-        "GET",
-        "/",
-        &[("accept", "text/html")],
-        b"",
-    );
+    let answer = daemon.page("/");
     assert_eq!(answer.status, 200);
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
-use mistry::docker::{ContainerSpec, Docker, Error, Exit, ImageSpec, Limits, Progress, Stream};
+use mistry::docker::{ContainerSpec, Docker, Error, Exit, ImageSpec, Limits, Stream};
 use tokio::sync::mpsc;
 
 // The fast tests use more of it.
@@ -113,20 +113,7 @@ impl TestEngine {
     }
 
     async fn build(&self, spec: &ImageSpec, context: &Context) -> (Result<String, Error>, String) {
-        let (output, mut progress) = mpsc::channel(8);
-        let read = async {
-            let mut all = Vec::new();
-            while let Some(step) = progress.recv().await {
-                if let Progress::Text(text) = step {
-                    all.extend_from_slice(&text);
-                }
-            }
-            String::from_utf8(all).unwrap()
-        };
-        tokio::join!(
-            self.docker.build_image(spec, || context.stream(), output),
-            read
-        )
+        context.build(&self.docker, spec).await
     }
 
     /// An image that runs this script.
@@ -136,6 +123,17 @@ impl TestEngine {
         let context = busybox(Context::of(dockerfile)).script("run.sh", script);
         let (image, output) = self.build(&self.image(), &context).await;
         image.unwrap_or_else(|e| panic!("{e}: {output}"))
+    }
+
+    /// What a container has written, to its end.
+    async fn output(&self, id: &str) -> Vec<u8> {
+        let pieces: Vec<_> = self
+            .docker
+            .logs(id, Default::default())
+            .try_collect()
+            .await
+            .unwrap();
+        pieces.iter().flat_map(|p| p.bytes.to_vec()).collect()
     }
 
     /// Runs an image to its end: exit, standard output, standard error.
@@ -374,14 +372,7 @@ async fn a_user_that_is_not_root_has_no_capabilities_and_limits_hold() {
         };
         let id = engine.docker.create(&spec).await.unwrap();
         engine.docker.start(&id).await.unwrap();
-        let pieces: Vec<_> = engine
-            .docker
-            .logs(&id, Default::default())
-            .try_collect()
-            .await
-            .unwrap();
-        let text: Vec<u8> = pieces.iter().flat_map(|p| p.bytes.to_vec()).collect();
-        let text = String::from_utf8(text).unwrap();
+        let text = String::from_utf8(engine.output(&id).await).unwrap();
         assert!(text.starts_with("1234\n"), "{text}");
         assert!(text.contains("CapBnd:\t0000000000000000"), "{text}");
         assert!(text.contains("NoNewPrivs:\t1"), "{text}");
@@ -434,14 +425,7 @@ async fn no_byte_of_many_short_lines_is_rotated_away() {
         engine.docker.start(&id).await.unwrap();
         engine.docker.wait(&id).await.unwrap();
         // Read after the end, as after a restart: the Engine still has it from the first byte.
-        let pieces: Vec<_> = engine
-            .docker
-            .logs(&id, Default::default())
-            .try_collect()
-            .await
-            .unwrap();
-        let total: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
-        assert_eq!(total, LINES + 4);
+        assert_eq!(engine.output(&id).await.len() as u64, LINES + 4);
     })
     .await;
 }

@@ -4,6 +4,8 @@ use std::io;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use mistry::docker::{Docker, Error, ImageSpec, Progress};
+use tokio::sync::mpsc;
 
 /// Bytes of one piece of the stream: small, so that every context comes in several.
 const PIECE: usize = 16 * 1024;
@@ -98,5 +100,24 @@ impl Context {
             .map(|at| Ok(tar.slice(at..tar.len().min(at + PIECE))))
             .collect();
         stream::iter(pieces)
+    }
+
+    /// Has an Engine build an image of it; also what the build printed.
+    pub async fn build(
+        &self,
+        docker: &Docker,
+        spec: &ImageSpec,
+    ) -> (Result<String, Error>, String) {
+        let (output, mut progress) = mpsc::channel(8);
+        let read = async {
+            let mut all = Vec::new();
+            while let Some(step) = progress.recv().await {
+                if let Progress::Text(text) = step {
+                    all.extend_from_slice(&text);
+                }
+            }
+            String::from_utf8(all).unwrap()
+        };
+        tokio::join!(docker.build_image(spec, || self.stream(), output), read)
     }
 }

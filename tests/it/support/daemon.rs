@@ -377,8 +377,7 @@ impl TestDaemon {
 
     /// Submits a job and returns its id.
     pub async fn submit(&self, job: Value) -> String {
-        let answer = self.post("/jobs?async", &job).await.expect(201).json();
-        answer["ID"].as_str().unwrap().to_owned()
+        self.at().submit(&job).await
     }
 
     /// Waits for a job that was submitted, and returns its build info.

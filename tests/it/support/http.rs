@@ -69,6 +69,13 @@ impl At {
         self.open(ask).await.whole().await
     }
 
+    /// Submits a job and returns its id.
+    pub async fn submit(&self, job: &Value) -> String {
+        let accepted = self.ask(Ask::post("/jobs?async", job)).await;
+        let state = accepted.expect(201).json();
+        state["ID"].as_str().unwrap().to_owned()
+    }
+
     /// Sends bytes, and reads until the server ends the connection.
     pub async fn raw(&self, bytes: &[u8]) -> String {
         within("a raw request", async {

@@ -412,6 +412,16 @@ impl Daemon {
         http::ask(self.address(), "GET", path, &headers, b"")
     }
 
+    /// A page of the web view.
+    pub fn page(&self, path: &str) -> Answer {
+        http::ask(self.address(), "GET", path, &[("accept", "text/html")], b"")
+    }
+
+    /// `GET` without headers: of artifacts, their tar.
+    pub fn get_plain(&self, path: &str) -> Answer {
+        http::ask(self.address(), "GET", path, &[], b"")
+    }
+
     #[track_caller]
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         let headers = [

@@ -17,7 +17,6 @@ use serde_json::json;
 
 use super::look::{Depth, look, run, same, unpack};
 use crate::support::daemon::{Daemon, Setup};
-use crate::support::http::ask;
 use crate::support::{Home, Place};
 
 /// Paths of the programs that we compare with end there.
@@ -318,13 +317,7 @@ fn a_tar_of_artifacts_unpacks_to_what_that_of_gnu_tar_does_and_their_list_is_wha
         fs::create_dir(&artifacts).unwrap();
         make(&artifacts, &plan);
         let query = if is_sparse { "?sparse" } else { "" };
-        let got = ask(
-            daemon.address(),
-            "GET",
-            &format!("{address}{query}"),
-            &[],
-            b"",
-        );
+        let got = daemon.get_plain(&format!("{address}{query}"));
         assert_eq!(got.status, 200, "{}", got.text());
         unpack(&got.body, &ours);
         let mut tar = Command::new("tar");

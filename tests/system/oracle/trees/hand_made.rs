@@ -60,7 +60,7 @@ fn an_artifact_at_the_end_of_a_path_of_5_000_bytes_is_sent_listed_and_shown() {
     let address = format!("/artifacts/deep/{id}");
     let directory = vec!["d".repeat(200); 24].join("/");
 
-    let got = ask(daemon.address(), "GET", &address, &[], b"");
+    let got = daemon.get_plain(&address);
     // GNU tar lists paths of any length, and unpacks those that the kernel takes.
     let tar = daemon.home().join("deep.tar");
     fs::write(&tar, &got.body).unwrap();
@@ -86,13 +86,7 @@ fn an_artifact_at_the_end_of_a_path_of_5_000_bytes_is_sent_listed_and_shown() {
         daemon.get(&format!("{address}/{directory}/file")).text(),
         "deep\n"
     );
-    let page = ask(
-        daemon.address(),
-        "GET",
-        &format!("{address}/{directory}/"),
-        &[("accept", "text/html")],
-        b"",
-    );
+    let page = daemon.page(&format!("{address}/{directory}/"));
     assert_eq!(page.status, 200);
     assert!(page.text().contains("file"));
     assert_eq!(
@@ -115,7 +109,7 @@ fn a_directory_of_100_000_names_and_100_000_directories_are_sent_listed_cloned_a
         }
     }
     let before = most_resident(daemon.process());
-    let got = ask(daemon.address(), "GET", &address, &[], b"");
+    let got = daemon.get_plain(&address);
     let grown = most_resident(daemon.process()) - before;
     assert!(grown < GROWTH, "{grown} kB");
     let tar = daemon.home().join("artifacts.tar");
@@ -130,13 +124,7 @@ fn a_directory_of_100_000_names_and_100_000_directories_are_sent_listed_cloned_a
     let list = daemon.get(&format!("{address}?manifest"));
     let lines = list.body.iter().filter(|byte| **byte == b'\n').count();
     assert_eq!(lines, names.len());
-    let page = ask(
-        daemon.address(),
-        "GET",
-        &format!("{address}/"),
-        &[("accept", "text/html")],
-        b"",
-    );
+    let page = daemon.page(&format!("{address}/"));
     assert_eq!(page.status, 200);
 
     let clone = daemon.home().join("clone");
@@ -175,15 +163,7 @@ fn memory_does_not_grow_with_many_directories_at_the_end_of_a_long_path() {
         )
     };
     let (data, address) = place(&built[0]);
-    let shown = |path: &str| {
-        ask(
-            daemon.address(),
-            "GET",
-            path,
-            &[("accept", "text/html")],
-            b"",
-        )
-    };
+    let shown = |path: &str| daemon.page(path);
     for query in ["", "?manifest", "/", "/made?view"] {
         assert_eq!(shown(&format!("{address}{query}")).status, 200, "{query}");
     }
@@ -214,13 +194,7 @@ fn memory_does_not_grow_with_many_directories_at_the_end_of_a_long_path() {
         assert!(grown < GROWTH, "{what}: {grown} kB");
     };
     for query in ["", "?manifest"] {
-        let got = ask(
-            daemon.address(),
-            "GET",
-            &format!("{address}{query}"),
-            &[],
-            b"",
-        );
+        let got = daemon.get_plain(&format!("{address}{query}"));
         assert!(got.body.len() > MANY * 3000, "{}", got.body.len());
         check(query);
     }
@@ -280,13 +254,7 @@ fn holes_are_not_sent_to_those_who_ask_for_sparse_files() {
         .unwrap()
         .set_len(SIZE)
         .unwrap();
-    let got = ask(
-        daemon.address(),
-        "GET",
-        &format!("{address}?sparse"),
-        &[],
-        b"",
-    );
+    let got = daemon.get_plain(&format!("{address}?sparse"));
     assert!(got.body.len() < 2 << 20, "{} bytes", got.body.len());
     let target = daemon.home().join("unpacked");
     unpack(&got.body, &target);
@@ -329,7 +297,7 @@ fn names_that_are_no_text_and_links_as_they_are_written_arrive() {
     for (n, text) in texts.iter().enumerate() {
         std::os::unix::fs::symlink(text, artifacts.join(format!("link{n}"))).unwrap();
     }
-    let got = ask(daemon.address(), "GET", &address, &[], b"");
+    let got = daemon.get_plain(&address);
     let target = daemon.home().join("unpacked");
     unpack(&got.body, &target);
     for name in names {
