@@ -87,7 +87,7 @@ async fn an_active_job_has_properties_and_their_changes_are_signalled() {
     assert_eq!(job.group().await.unwrap(), "");
     let params = job.params().await.unwrap();
     assert_eq!(params["a"], "b");
-    assert_eq!(params["_secret"], "", "an opaque value was told");
+    assert_eq!(params["_secret"], "", "an opaque value was sent");
     let own = rustix::process::getuid().as_raw();
     assert_eq!(job.started_by_uid().await.unwrap(), own);
     harness.home.engine.wait_for("wait", 1).await;

@@ -240,7 +240,7 @@ async fn a_directory_in_the_place_of_a_link_breaks_no_build() {
     let place = daemon.home.builds().join("succeed");
     for (link, group) in [("latest", ""), ("groups/g", "g")] {
         let foreign = place.join(link);
-        std::fs::create_dir_all(foreign.join("of-somebody")).unwrap();
+        std::fs::create_dir_all(foreign.join("of-another")).unwrap();
         let info = daemon.build(job("succeed", group, 1)).await;
         assert_eq!(
             (&info["Outcome"], &info["Cached"]),

@@ -15,7 +15,7 @@ use proptest::test_runner::{Config, TestRunner};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags, mknodat};
 use serde_json::json;
 
-use super::look::{Depth, look, run, same, unpack};
+use super::entries::{Depth, entries, run, same, unpack};
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::{Home, Place};
 
@@ -253,13 +253,13 @@ fn clones_are_what_cp_makes(place: Place) {
         clear();
         filesystem.create(&from).unwrap();
         make(&from, &plan);
-        let before = look(&from, Depth::All);
+        let before = entries(&from, Depth::All);
         run(Command::new("cp").arg("-aT").args([&from, &copy]));
         filesystem.clone_tree(&from, &clone, &[]).unwrap();
-        let (clone, copy) = (look(&clone, Depth::All), look(&copy, Depth::All));
+        let (clone, copy) = (entries(&clone, Depth::All), entries(&copy, Depth::All));
         same(&clone, &copy, "a clone and cp -a");
         same(
-            &look(&from, Depth::All),
+            &entries(&from, Depth::All),
             &before,
             "the source, afterwards and before",
         );
@@ -329,8 +329,8 @@ fn a_tar_of_artifacts_unpacks_to_what_that_of_gnu_tar_does_and_their_list_is_wha
             tar.arg("--sparse");
         }
         unpack(&run(tar.arg(".")), &theirs);
-        let mut found = look(&ours, Depth::Fetched);
-        let mut expected = look(&theirs, Depth::Fetched);
+        let mut found = entries(&ours, Depth::Fetched);
+        let mut expected = entries(&theirs, Depth::Fetched);
         if is_sparse {
             // Where data ends within a block, both send as much as they choose of it.
             forget_pieces(&mut found);
@@ -351,7 +351,7 @@ fn a_tar_of_artifacts_unpacks_to_what_that_of_gnu_tar_does_and_their_list_is_wha
     done.unwrap();
 }
 
-fn forget_pieces(tree: &mut BTreeMap<Vec<u8>, super::look::Entry>) {
+fn forget_pieces(tree: &mut BTreeMap<Vec<u8>, super::entries::Entry>) {
     for entry in tree.values_mut() {
         entry.forget_pieces();
     }

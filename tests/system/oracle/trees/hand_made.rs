@@ -12,8 +12,8 @@ use mistry::filesystem::Filesystem;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use serde_json::json;
 
+use super::entries::{run, unpack};
 use super::generated::{daemon, manifest};
-use super::look::{run, unpack};
 use crate::support::daemon::Setup;
 use crate::support::http::ask;
 use crate::support::{Place, most_resident};

@@ -3,6 +3,6 @@
 //!
 //! Trees are generated; `MISTRY_SOAK` tries many more.
 
+mod entries;
 mod generated;
 mod hand_made;
-mod look;

@@ -44,7 +44,7 @@ impl Entry {
 }
 
 /// Everything below `root` by its path, and the root itself as "" where all is compared.
-pub fn look(root: &Path, depth: Depth) -> BTreeMap<Vec<u8>, Entry> {
+pub fn entries(root: &Path, depth: Depth) -> BTreeMap<Vec<u8>, Entry> {
     let mut found = BTreeMap::new();
     let mut pending = vec![root.to_owned()];
     let mut inodes: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
