@@ -110,7 +110,7 @@ async fn a_running_build_goes_on_though_its_project_has_changed() {
 }
 
 #[tokio::test]
-async fn an_engine_that_goes_away_and_comes_back_costs_a_build_nothing() {
+async fn an_engine_that_goes_away_and_comes_back_does_not_affect_a_build() {
     let (daemon, id) = daemon().await;
     let engine = &daemon.home.engine;
     for looked in 1..=2 {

@@ -100,7 +100,7 @@ async fn all_of_them_come_as_a_tar_plain_or_compressed() {
 }
 
 #[tokio::test]
-async fn one_file_comes_whole_in_part_or_not_again() {
+async fn one_file_is_sent_whole_in_part_or_not_modified() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let asked = json!({ "project": "succeed", "params": { "a": "0123456789" } });
     let info = daemon.build(asked).await;

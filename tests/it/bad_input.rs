@@ -301,7 +301,7 @@ async fn an_engine_that_does_not_come_back_in_time_ends_the_waiting_build_and_no
 }
 
 #[tokio::test]
-async fn a_build_that_prints_too_much_is_stopped_and_says_so() {
+async fn a_build_that_prints_too_much_is_stopped_with_an_error_that_says_so() {
     let daemon = TestDaemon::builder().await.log_limit(100_000);
     let daemon = daemon.fixture("succeed");
     // It would print for ever.
@@ -331,7 +331,7 @@ async fn a_build_that_prints_too_much_is_stopped_and_says_so() {
 }
 
 #[tokio::test]
-async fn an_image_build_that_prints_too_much_is_stopped_and_says_so() {
+async fn an_image_build_that_prints_too_much_is_stopped_with_an_error_that_says_so() {
     let builder = TestDaemon::builder().await.log_limit(100_000);
     let line = format!("RUN echo {}\n", "x".repeat(90));
     let dockerfile = format!("FROM scratch\n{}", line.repeat(3_000));

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_project_that_cannot_be_built_says_why() {
+async fn a_project_that_cannot_be_built_is_an_error_with_the_reason() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let projects = daemon.home.projects();
     let make = |name: &str| {
@@ -117,7 +117,7 @@ async fn an_image_that_cannot_be_built_is_recorded_with_its_log() {
 }
 
 #[tokio::test]
-async fn a_project_that_vanishes_or_changes_meanwhile_does_no_harm() {
+async fn a_project_may_vanish_or_change_during_a_build() {
     let daemon = TestDaemon::builder().await.slots(1).backlog(4);
     let daemon = daemon
         .fixture("succeed")

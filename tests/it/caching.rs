@@ -193,7 +193,7 @@ async fn opaque_values_reach_the_build_and_are_shown_nowhere() {
 }
 
 #[tokio::test]
-async fn a_failed_build_is_seen_and_built_anew() {
+async fn a_failed_build_can_be_read_and_is_built_again() {
     let daemon = TestDaemon::with(&["exit-code", "image-build-failure"]).await;
     let first = daemon.build(job("exit-code")).await;
     assert_eq!(

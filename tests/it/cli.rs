@@ -507,7 +507,7 @@ async fn printed(home: &Home, at: &At, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn ctrl_c_leaves_the_build_running_and_a_message_says_so() {
+async fn ctrl_c_leaves_the_build_running_and_prints_that() {
     let bench = Bench::new(&["succeed"]).await;
     let engine = &bench.daemon.home.engine;
     engine.hold("start");

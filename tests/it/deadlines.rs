@@ -65,7 +65,7 @@ fn is_timed_out(info: &Value, sentence: &str) {
 }
 
 #[tokio::test]
-async fn a_build_that_runs_longer_than_it_may_is_stopped_and_says_so() {
+async fn a_build_over_its_deadline_is_stopped_with_an_error_that_says_so() {
     let daemon = gated().await.job_timeout(MOMENT).start().await;
     let info = daemon.build(job("gated")).await;
     is_timed_out(
@@ -83,7 +83,7 @@ async fn a_build_that_runs_longer_than_it_may_is_stopped_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_build_that_prints_nothing_for_too_long_is_stopped_and_says_so() {
+async fn a_build_that_prints_nothing_for_too_long_is_stopped_with_an_error_that_says_so() {
     let daemon = gated().await.silence_timeout(MOMENT).start().await;
     let info = daemon.build(job("gated")).await;
     is_timed_out(

@@ -88,7 +88,7 @@ const CASES: [Case; 3] = [
 ];
 
 #[tokio::test]
-async fn an_error_of_the_disk_is_one_record_that_says_where() {
+async fn an_error_of_the_disk_is_one_record_with_its_path() {
     for case in CASES {
         let (home, id) = built().await;
         let daemon = home.spawn().await;
@@ -105,7 +105,7 @@ async fn an_error_of_the_disk_is_one_record_that_says_where() {
 }
 
 #[tokio::test]
-async fn a_project_that_cannot_be_read_is_one_record_that_says_where() {
+async fn a_project_that_cannot_be_read_is_one_record_with_its_path() {
     let (home, _) = built().await;
     let daemon = home.spawn().await;
     let project = home.projects().join("succeed");

@@ -150,7 +150,7 @@ async fn what_a_follower_loses_at_the_end_is_read_again_and_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_failing_build_says_why_and_makes_no_image() {
+async fn a_failing_image_build_reports_the_reason_and_leaves_no_image() {
     let bench = Bench::new().await;
     for (dockerfile, reason) in [
         ("FROM scratch\nRUN false\n", "non-zero code: 1"),

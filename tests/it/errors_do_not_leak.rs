@@ -168,7 +168,7 @@ fn replace(project: &Path, name: &str) {
 }
 
 #[tokio::test]
-async fn what_the_engine_says_is_kept_inside() {
+async fn messages_of_the_engine_are_not_sent_to_clients() {
     // Errors of the builder are about the client's own Dockerfile; see below.
     let calls = [
         "images",

@@ -50,7 +50,7 @@ async fn present(stream: &mut Opened) -> Vec<Event> {
 }
 
 #[tokio::test]
-async fn the_present_comes_first_then_each_step_and_the_end() {
+async fn the_present_state_is_sent_first_then_each_phase_and_the_end() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     daemon.home.engine.hold("start");
     let early = daemon.submit(numbered(1)).await;

@@ -71,7 +71,7 @@ async fn gc(daemon: &TestDaemon, rules: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_dry_run_says_what_a_run_then_does() {
+async fn a_dry_run_reports_what_a_run_then_does() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let old = build(&daemon, 1, 9).await;
     let older = build(&daemon, 2, 10).await;

@@ -48,7 +48,7 @@ async fn the_next_build_of_a_group_begins_where_the_last_one_ended() {
 }
 
 #[tokio::test]
-async fn a_record_log_and_params_of_the_base_do_not_come_along() {
+async fn record_log_and_params_of_the_base_are_not_copied() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let old = json!({ "project": "succeed", "group": "g", "params": { "old": "1" } });
     daemon.build(old).await;
@@ -135,7 +135,7 @@ async fn a_group_may_have_any_name_and_stays_in_its_directory() {
 }
 
 #[tokio::test]
-async fn what_a_container_plants_does_not_hurt_the_next_build() {
+async fn what_a_container_plants_does_not_affect_the_next_build() {
     let daemon = TestDaemon::with(&["plant-params"]).await;
     let before = names(std::path::Path::new("/etc"));
     for n in 1..4 {

@@ -56,7 +56,7 @@ fn body(answer: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_half_closed_client_gets_json_a_file_and_a_whole_tar() {
+async fn a_half_closed_client_gets_json_a_file_and_a_complete_tar() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let asked = json!({ "project": "succeed", "params": { "a": "x".repeat(200_000) } });
     let info = daemon.build(asked).await;

@@ -245,7 +245,7 @@ async fn head_has_the_headers_of_get_at_every_address() {
 }
 
 #[tokio::test]
-async fn an_address_says_what_it_takes() {
+async fn an_address_lists_its_methods() {
     let daemon = TestDaemon::with(&[]).await;
     for (path, allow) in [
         ("/", "GET, HEAD, OPTIONS"),
@@ -340,7 +340,7 @@ async fn a_body_is_asked_for_only_when_it_is_wanted() {
 }
 
 #[tokio::test]
-async fn bodies_are_framed_as_the_standard_says() {
+async fn bodies_are_framed_as_in_the_standard() {
     let daemon = TestDaemon::with(&["succeed"]).await;
     let ask = async |headers: &str, body: &str| {
         let request = format!(

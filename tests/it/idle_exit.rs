@@ -33,7 +33,7 @@ async fn home(idle_exit: &str) -> (Home, Manager) {
 }
 
 #[tokio::test]
-async fn with_nothing_to_do_it_ends_with_status_0_and_says_so() {
+async fn without_work_it_ends_with_status_0_and_a_message() {
     let (home, manager) = home("50ms").await;
     let service = manager.start(&home);
     manager.notified("READY=1").await;

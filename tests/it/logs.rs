@@ -76,7 +76,7 @@ async fn it_can_be_followed_while_it_is_queued() {
 }
 
 #[tokio::test]
-async fn a_follower_that_comes_back_goes_on_where_it_was_without_gap_or_repeat() {
+async fn a_follower_that_reconnects_continues_without_gap_or_repeat() {
     let daemon = TestDaemon::with(&["slow", "output"]).await;
     let (id, follower, seen) = at_the_gate(&daemon).await;
     drop(follower);
@@ -247,7 +247,7 @@ async fn what_is_no_text_is_replaced_in_events_and_nothing_can_forge_one() {
 }
 
 #[tokio::test]
-async fn a_line_of_megabytes_arrives_whole_and_in_bounded_pieces() {
+async fn a_line_of_megabytes_is_sent_complete_and_in_bounded_pieces() {
     let daemon = TestDaemon::with(&["big-line"]).await;
     let size = 5_000_000;
     let asked = json!({ "project": "big-line", "params": { "size": size.to_string() } });
@@ -315,7 +315,7 @@ async fn many_followers_of_one_build_each_get_all_of_it() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_failed_and_of_a_broken_build_says_so() {
+async fn the_log_of_a_failed_and_of_a_broken_build_ends_with_the_reason() {
     let daemon = TestDaemon::with(&["exit-code", "bad-dockerfile"]).await;
     let failed = text(&daemon.build(job("exit-code")).await, "ID").to_owned();
     let answer = daemon

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn what_was_finished_but_not_in_place_is_put_there() {
+async fn a_finished_build_that_is_not_in_place_is_put_there() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let grouped = json!({ "project": "succeed", "group": "g" });
     let info = daemon.build(grouped.clone()).await;
@@ -36,7 +36,7 @@ async fn what_was_finished_but_not_in_place_is_put_there() {
 }
 
 #[tokio::test]
-async fn what_an_exchange_left_in_pending_is_cleared() {
+async fn leftovers_of_an_exchange_in_pending_are_removed() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let old = daemon.build(job("succeed")).await;
     let id = text(&old, "ID").to_owned();
@@ -62,7 +62,7 @@ async fn what_an_exchange_left_in_pending_is_cleared() {
 }
 
 #[tokio::test]
-async fn what_a_power_cut_may_have_spoilt_is_not_served() {
+async fn a_build_that_a_power_cut_may_have_damaged_is_not_served() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let asked =
         |n: usize| json!({ "project": "succeed", "group": "g", "params": { "n": n.to_string() } });
@@ -104,7 +104,7 @@ async fn what_a_power_cut_may_have_spoilt_is_not_served() {
 }
 
 #[tokio::test]
-async fn what_was_thrown_away_is_removed_at_the_next_start() {
+async fn trash_is_removed_at_the_next_start() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     daemon.stop().await;
     let (outside, tree) = outside(&daemon.home);
@@ -139,7 +139,7 @@ fn leave_not_durable(directory: &Path) {
 }
 
 #[tokio::test]
-async fn what_a_power_cut_may_have_spoilt_replaces_no_good_build() {
+async fn a_build_that_a_power_cut_may_have_damaged_replaces_no_good_build() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let good = daemon.build(job("succeed")).await;
     let id = text(&good, "ID").to_owned();
@@ -166,7 +166,7 @@ async fn what_a_power_cut_may_have_spoilt_replaces_no_good_build() {
 }
 
 #[tokio::test]
-async fn what_a_power_cut_may_have_spoilt_is_not_put_in_place() {
+async fn a_build_that_a_power_cut_may_have_damaged_is_not_put_in_place() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let asked = |n: &str| json!({ "project": "succeed", "group": "g", "params": { "n": n } });
     let spoilt = daemon.build(asked("1")).await;
@@ -197,7 +197,7 @@ async fn what_a_power_cut_may_have_spoilt_is_not_put_in_place() {
 }
 
 #[tokio::test]
-async fn what_was_answered_but_not_settled_is_settled_at_the_next_start() {
+async fn a_build_that_was_answered_but_is_not_durable_is_made_durable_at_the_next_start() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     let info = daemon.build(job("succeed")).await;
     daemon.stop().await;

@@ -80,7 +80,7 @@ pub async fn wait(at: &At, project: &str, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn torn_and_foreign_things_do_no_harm() {
+async fn torn_and_foreign_files_do_no_harm() {
     let mut daemon = TestDaemon::with(&["succeed", "output"]).await;
     let good = daemon.build(job("succeed")).await;
     daemon.stop().await;
@@ -176,7 +176,7 @@ async fn an_interrupted_job_whose_project_has_changed_ends_with_an_error_that_sa
 }
 
 #[tokio::test]
-async fn a_killed_daemon_loses_nothing_and_splices_nothing() {
+async fn a_killed_daemon_loses_no_build_and_mixes_no_logs() {
     let (home, daemon) = process(&["slow"]).await;
     let asked = json!({ "project": "slow", "params": { "a": "b", "_s": "opaque" } });
     let id = daemon.at.submit(&asked).await;
@@ -227,7 +227,7 @@ async fn a_killed_daemon_loses_nothing_and_splices_nothing() {
 }
 
 #[tokio::test]
-async fn what_was_queued_when_the_daemon_was_killed_is_built_too() {
+async fn jobs_that_were_queued_when_the_daemon_was_killed_are_built_too() {
     let home = Home::new().await;
     home.fixture("succeed");
     home.configure(&json!({ "job_concurrency": 1, "job_backlog": 4 }));
@@ -431,7 +431,7 @@ async fn a_client_that_waits_while_the_engine_does_not_answer_learns_that_nothin
 }
 
 #[tokio::test]
-async fn what_was_left_is_made_in_the_order_in_which_it_was_accepted() {
+async fn jobs_on_disk_are_built_in_the_order_in_which_they_were_accepted() {
     let builder = TestDaemon::builder().await.slots(1).backlog(16);
     let mut daemon = builder.fixture("succeed").fixture("output").start().await;
     daemon.home.engine.hold("start");
@@ -459,7 +459,7 @@ async fn what_was_left_is_made_in_the_order_in_which_it_was_accepted() {
 }
 
 #[tokio::test]
-async fn a_leftover_without_a_record_did_not_begin_decades_ago() {
+async fn a_leftover_without_a_record_has_no_start_decades_ago() {
     let mut daemon = TestDaemon::with(&["succeed"]).await;
     daemon.stop().await;
     let place = daemon.home.build("succeed", "pending", NEVER);
@@ -478,7 +478,7 @@ async fn a_leftover_without_a_record_did_not_begin_decades_ago() {
 /// In the moment before a build is put in place its record says already that it is ready: it was not
 /// found then, and fell out of the list.
 #[test]
-fn a_build_that_is_just_put_in_place_is_found_all_along() {
+fn a_build_is_found_at_every_moment_of_being_put_in_place() {
     let dir = tempfile::tempdir().unwrap();
     let filesystem = Filesystem::detect(Kind::Plain, dir.path()).unwrap();
     let store = BuildStore::open(dir.path(), filesystem).unwrap();

@@ -97,7 +97,7 @@ async fn artifacts_that_were_removed_are_no_empty_result() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_cut_short_while_it_is_fetched_is_no_whole_answer() {
+async fn a_file_that_is_truncated_while_it_is_fetched_is_an_incomplete_answer() {
     let daemon = TestDaemon::builder()
         .await
         .script("big", "head -c 40000000 /dev/zero > $D/artifacts/a")

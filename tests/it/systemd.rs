@@ -44,7 +44,7 @@ async fn a_client_that_connects_before_the_daemon_runs_is_answered_over_tcp_and_
 }
 
 #[tokio::test]
-async fn it_is_ready_before_the_engine_answers_and_ends_as_it_says() {
+async fn it_is_ready_before_the_engine_answers_and_announces_its_end() {
     let (home, manager) = home().await;
     home.engine.hold("ping");
     let service = manager.start(&home);
@@ -160,7 +160,7 @@ async fn a_daemon_that_hangs_sends_no_watchdog_notifications() {
 }
 
 #[tokio::test]
-async fn a_reload_puts_a_good_file_in_force_and_keeps_the_old_one_when_it_is_broken() {
+async fn a_reload_applies_a_valid_file_and_keeps_the_old_one_when_it_is_broken() {
     let (home, manager) = home().await;
     let service = manager.start(&home);
     manager.notified("READY=1").await;

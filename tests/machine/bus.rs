@@ -244,7 +244,7 @@ fn an_idle_daemon_waits_for_the_end_of_a_job_of_the_bus_and_then_leaves() {
 
 /// Half of the callers ask, the others have something built and do not come back for it.
 #[test]
-fn no_call_is_lost_that_comes_at_the_moment_of_its_end() {
+fn no_call_that_arrives_while_the_daemon_ends_is_lost() {
     let machine = Machine::installed();
     machine.script("quick", "true", json!(null));
     machine.configure(json!({ "idle_exit": "20ms", "job_backlog": 1000 }));

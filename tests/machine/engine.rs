@@ -148,7 +148,7 @@ fn is_refused(machine: &Machine) {
 }
 
 #[test]
-fn builds_are_made_again_when_docker_was_stopped_and_started() {
+fn builds_are_run_again_when_docker_was_stopped_and_started() {
     for _ in 0..rounds() {
         let machine = Machine::installed();
         let builds = UnderWay::begin(&machine, json!({}));
@@ -161,7 +161,7 @@ fn builds_are_made_again_when_docker_was_stopped_and_started() {
 }
 
 #[test]
-fn builds_are_made_again_when_docker_was_restarted() {
+fn builds_are_run_again_when_docker_was_restarted() {
     for _ in 0..rounds() {
         let machine = Machine::installed();
         let builds = UnderWay::begin(&machine, json!({}));
@@ -172,7 +172,7 @@ fn builds_are_made_again_when_docker_was_restarted() {
 }
 
 #[test]
-fn builds_are_made_again_when_docker_was_killed() {
+fn builds_are_run_again_when_docker_was_killed() {
     for _ in 0..rounds() {
         let machine = Machine::installed();
         let builds = UnderWay::begin(&machine, json!({}));

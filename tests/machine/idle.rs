@@ -51,7 +51,7 @@ fn it_does_not_end_while_a_build_runs() {
 }
 
 #[test]
-fn no_client_is_lost_that_comes_at_the_moment_of_its_end() {
+fn no_client_that_connects_while_the_daemon_ends_is_lost() {
     let machine = Machine::installed();
     machine.configure(json!({ "idle_exit": "30ms" }));
     let trials = if std::env::var_os("MISTRY_SOAK").is_some() {

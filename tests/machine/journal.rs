@@ -14,7 +14,7 @@ const SUCCEEDED: &str = "8422031a6eb14a51a89d70754a1e266c";
 const FAILED: &str = "bcb709d46fe3499db04ea6809552042c";
 
 #[test]
-fn the_records_of_a_job_are_its_whole_story() {
+fn the_records_of_a_job_cover_it_from_start_to_end() {
     let machine = Machine::installed();
     machine.example();
     let ran = machine.as_user(
@@ -79,7 +79,7 @@ fn a_build_that_fails_is_a_warning_with_its_exit_code() {
 }
 
 #[test]
-fn every_record_is_explained() {
+fn every_record_has_an_explanation_in_the_catalog() {
     let machine = Machine::installed();
     let project = machine.script("failing", "exit 42", json!(null));
     let info = project.build(json!({}));

@@ -14,7 +14,7 @@ use crate::support::daemon::{Daemon, Setup};
 use crate::support::engine::Engine;
 use crate::support::{Place, names, word};
 
-fn a_cold_build_leaves_its_result_and_the_same_again_is_cached(place: Place) {
+fn a_cold_build_has_artifacts_and_the_same_job_again_is_cached(place: Place) {
     let daemon = Setup::on(place).fixture("succeed").start();
     let job = json!({"project": "succeed", "params": {"name": "wörld\n", "empty": ""}});
     let built = daemon.succeed(job.clone());
@@ -141,7 +141,7 @@ fn facts(root: &Path) -> BTreeMap<PathBuf, Fact> {
     facts
 }
 
-fn a_failed_build_is_kept_to_be_seen_and_built_anew(place: Place) {
+fn a_failed_build_can_be_read_and_is_built_again(place: Place) {
     let daemon = Setup::on(place).fixture("exit-code").start();
     let job = json!({"project": "exit-code", "group": "g", "params": {"code": "7"}});
     let failed = daemon.build(job.clone());
@@ -350,7 +350,7 @@ fn hostile_artifacts_are_served_without_a_leak(place: Place) {
     );
 }
 
-fn a_build_runs_on_while_its_daemon_is_killed_and_comes_back(place: Place) {
+fn a_build_continues_while_its_daemon_is_killed_and_restarted(place: Place) {
     let mut daemon = Setup::on(place).fixture("slow").start();
     let id = daemon.submit(json!({"project": "slow", "group": "g"}));
     daemon.until("slow", &id, "waiting");
@@ -473,16 +473,16 @@ macro_rules! promises {
 }
 
 promises! {
-    a_cold_build_leaves_its_result_and_the_same_again_is_cached
+    a_cold_build_has_artifacts_and_the_same_job_again_is_cached
     a_build_of_a_group_begins_as_the_last_one_ended
-    a_failed_build_is_kept_to_be_seen_and_built_anew
+    a_failed_build_can_be_read_and_is_built_again
     an_image_that_cannot_be_built_is_an_error_and_recorded_with_its_log
     a_rebuild_that_succeeds_replaces_the_build
     a_rebuild_that_fails_leaves_the_build_current
     a_secret_reaches_the_build_and_is_found_nowhere_else
     a_link_planted_in_the_place_of_the_params_leads_nowhere
     hostile_artifacts_are_served_without_a_leak
-    a_build_runs_on_while_its_daemon_is_killed_and_comes_back
+    a_build_continues_while_its_daemon_is_killed_and_restarted
     a_build_whose_container_is_gone_is_made_once_more
     a_daemon_of_root_serves_what_no_user_may_read
     what_an_earlier_process_left_half_made_breaks_nothing

@@ -203,7 +203,7 @@ async fn a_context_becomes_an_image_and_the_image_runs() {
 }
 
 #[tokio::test]
-async fn an_image_that_cannot_be_built_says_why() {
+async fn an_image_that_cannot_be_built_reports_the_reason() {
     with_engine(async |engine| {
         let spec = engine.image();
         for (dockerfile, reason) in [
@@ -381,7 +381,7 @@ async fn a_user_that_is_not_root_has_no_capabilities_and_limits_hold() {
 }
 
 #[tokio::test]
-async fn a_hundred_megabytes_in_one_line_come_through_in_bounded_memory() {
+async fn a_hundred_megabytes_in_one_line_are_read_in_bounded_memory() {
     const BYTES: u64 = 100 << 20;
     with_engine(async |engine| {
         let image = engine

@@ -165,7 +165,7 @@ fn a_log_that_goes_on_no_more_after_its_container_has_ended_is_read_to_its_end()
 
 /// Less of it than has been seen before cannot be all of it.
 #[test]
-fn a_log_of_which_less_comes_than_before_is_read_again() {
+fn a_log_that_is_shorter_than_before_is_read_again() {
     let harness = Harness::new();
     harness.proxy.next("kept logs", Fault::End(5_000));
     let id = harness.held();
@@ -233,7 +233,7 @@ fn an_image_build_whose_answer_was_cut_or_lost_is_built_again() {
 }
 
 #[test]
-fn an_image_build_that_ends_in_good_order_without_an_image_says_so() {
+fn an_image_build_that_ends_without_an_image_is_an_error() {
     let harness = Harness::new();
     harness.proxy.next("build", Fault::End(50));
     let id = harness.daemon.submit(json!({"project": "held"}));

@@ -44,7 +44,7 @@ fn a_build_that_prints_without_end_is_stopped_and_its_last_line_says_so() {
 }
 
 #[test]
-fn a_hundred_megabytes_in_one_line_are_kept_whole_in_bounded_memory() {
+fn a_hundred_megabytes_in_one_line_are_stored_in_bounded_memory() {
     const SIZE: u64 = 100_000_000;
     let daemon = Setup::on(Place::Ext4).fixture("big-line").start();
     let job = json!({"project": "big-line", "params": {"size": SIZE.to_string()}});

@@ -148,7 +148,7 @@ fn a_killed_daemon_leaves_no_container_of_an_image_build() {
 }
 
 #[test]
-fn what_was_made_of_an_image_of_ours_is_not_ours() {
+fn an_image_that_is_derived_from_ours_is_not_ours() {
     let mut daemon = Setup::on(Place::Ext4).script("theirs", "true").start();
     let info = daemon.succeed(json!({"project": "theirs"}));
     let (image, id) = (
@@ -305,7 +305,7 @@ fn purge(daemon: &Daemon, functions: &str) {
 }
 
 #[test]
-fn purging_takes_the_images_and_containers_that_are_ours_and_no_others() {
+fn a_purge_removes_the_images_and_containers_of_this_instance_and_no_others() {
     let mut daemon = Setup::on(Place::Ext4)
         .script("alone", "true")
         .script("shared", "true")

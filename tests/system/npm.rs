@@ -14,7 +14,7 @@ use crate::support::daemon::{Daemon, Setup};
 const HOUSE: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
-fn a_lock_file_becomes_node_modules_once_and_again_with_the_cache_of_the_last_time() {
+fn a_lock_file_is_installed_and_again_with_the_cache_of_the_first_time() {
     let image = std::env::var("MISTRY_TEST_NODE_IMAGE").expect(
         "MISTRY_TEST_NODE_IMAGE is not set: `make environment` makes that image and names it",
     );

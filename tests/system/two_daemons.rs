@@ -63,7 +63,7 @@ fn two_daemons_build_the_same_job_at_once_and_touch_nothing_of_each_other() {
 }
 
 #[test]
-fn rebuilding_images_removes_what_is_left_over_of_ours_and_nothing_else() {
+fn rebuilding_images_removes_the_leftovers_of_this_instance_and_nothing_else() {
     let foreign = ForeignObjects::with_image_like("rebuilt");
     // A project of a name that no other test has: the tag belongs to the last build.
     let setup = Setup::on(Place::Ext4).script("rebuilt", "echo made > artifacts/made");

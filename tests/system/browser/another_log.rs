@@ -15,7 +15,7 @@ fn submit(daemon: &Daemon, name: &str) -> String {
 }
 
 #[test]
-fn the_log_of_a_job_that_was_asked_for_again_is_opened_anew() {
+fn the_log_of_a_job_that_was_requested_again_is_opened_again() {
     let daemon = Setup::on(Place::Host).fixture("slow").start();
     // The last build of a project cannot be removed.
     let [id, _] = ["first", "last"].map(|name| {
@@ -47,7 +47,7 @@ fn the_log_of_a_job_that_was_asked_for_again_is_opened_anew() {
 }
 
 #[test]
-fn what_a_rebuild_printed_before_it_failed_stays_and_the_page_says_which_build_does() {
+fn the_log_of_a_failed_rebuild_stays_and_the_page_names_the_build_that_is_served() {
     let daemon = Setup::on(Place::Host).fixture("slow").start();
     let id = submit(&daemon, "good");
     daemon.release("slow", &id);
@@ -68,7 +68,7 @@ fn what_a_rebuild_printed_before_it_failed_stays_and_the_page_says_which_build_d
 }
 
 #[test]
-fn a_log_goes_on_where_it_was_when_its_page_is_seen_again() {
+fn a_log_continues_where_it_was_when_its_page_is_visible_again() {
     let daemon = Setup::on(Place::Host).fixture("slow").start();
     let id = submit(&daemon, "seen");
     let browser = Browser::at(daemon.address());

@@ -121,7 +121,7 @@ fn a_build_is_pinned_and_let_go() {
 }
 
 #[test]
-fn the_queue_is_paused_and_goes_on_and_every_page_says_so() {
+fn the_queue_is_paused_and_resumed_and_every_page_shows_it() {
     let daemon = Setup::on(Place::Host).fixture("succeed").start();
     let browser = Browser::at(daemon.address());
     let overview = Browser::at(daemon.address());
@@ -148,7 +148,7 @@ fn the_queue_is_paused_and_goes_on_and_every_page_says_so() {
 }
 
 #[test]
-fn a_projects_image_is_built_anew_and_its_commands_are_copied() {
+fn a_projects_image_is_rebuilt_and_its_commands_are_copied() {
     let daemon = Setup::on(Place::Host).fixture("succeed").start();
     daemon.succeed(json!({"project": "succeed"}));
     let browser = Browser::at(daemon.address());

@@ -141,7 +141,7 @@ fn the_page_of_a_build_follows_it_and_its_log_to_the_end() {
 }
 
 #[test]
-fn a_build_that_goes_wrong_is_seen_in_a_tab_in_the_background() {
+fn a_failed_build_is_visible_in_a_background_tab() {
     let daemon = start();
     let id = submit(&daemon, "wrong");
     let [overview, page] = ["/".to_owned(), format!("/job/slow/{id}")].map(|path| {

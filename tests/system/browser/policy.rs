@@ -48,7 +48,7 @@ fn every_page_has_a_strict_policy() {
 }
 
 #[test]
-fn what_comes_into_a_page_somehow_does_not_run() {
+fn injected_scripts_do_not_run() {
     let pages = Pages::set();
     let browser = Browser::at(pages.daemon.address());
     for path in pages.paths() {

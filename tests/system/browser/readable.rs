@@ -128,7 +128,7 @@ fn everything_on_a_page_has_a_name_for_screen_readers() {
 }
 
 #[test]
-fn text_is_seen_against_its_ground_in_light_and_in_dark() {
+fn text_has_enough_contrast_in_light_and_in_dark() {
     let pages = Pages::set();
     let browser = Browser::at(pages.daemon.address());
     let script = FAINT.replace("LEAST", &CONTRAST.to_string());

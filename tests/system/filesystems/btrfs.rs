@@ -40,7 +40,7 @@ fn a_plain_directory_on_btrfs_is_cloned_to_a_subvolume_that_shares_its_blocks() 
 }
 
 #[test]
-fn a_tree_with_subvolumes_inside_is_cloned_whole() {
+fn a_tree_with_subvolumes_inside_is_cloned_completely() {
     let volume = Volume::btrfs();
     let from = volume.tree("from");
     fs::create_dir(from.join("cache")).unwrap();

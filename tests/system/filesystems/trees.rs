@@ -34,7 +34,7 @@ promises! {
     what_is_left_out_leaves_no_trace_on_the_root
     a_clone_is_independent_of_its_source
     odd_names_are_kept
-    fifos_are_kept_and_sockets_do_not_hurt
+    fifos_are_kept_and_sockets_are_no_error
     holes_are_kept
     a_big_file_is_kept
     deep_trees_are_cloned_and_removed
@@ -292,7 +292,7 @@ fn odd_names_are_kept(volume: &Volume) {
     volume.remove(&from);
 }
 
-fn fifos_are_kept_and_sockets_do_not_hurt(volume: &Volume) {
+fn fifos_are_kept_and_sockets_are_no_error(volume: &Volume) {
     let from = volume.tree("from");
     rustix::fs::mkfifoat(CWD, from.join("fifo"), Mode::RWXU).unwrap();
     fs::set_permissions(from.join("fifo"), Permissions::from_mode(0o622)).unwrap();

@@ -121,7 +121,7 @@ fn exit_codes_are_those_of_docker_run_and_reported_at_once() {
 }
 
 #[test]
-fn a_program_that_cannot_run_has_the_exit_code_and_the_words_of_docker_run() {
+fn a_program_that_cannot_run_has_the_exit_code_and_the_message_of_docker_run() {
     let setup = Setup::on(Place::Host).script("broken", "");
     let daemon = setup.start();
     let was = "ENTRYPOINT [\"/bin/busybox\", \"sh\", \"/run.sh\"]";
@@ -367,7 +367,7 @@ fn a_clone_belongs_to_the_user_of_the_new_build_and_not_of_the_base() {
 }
 
 #[test]
-fn a_clone_that_may_not_be_given_away_begins_empty_and_says_so() {
+fn a_base_whose_owner_cannot_be_changed_is_not_used_and_the_log_says_so() {
     let group = fs::metadata(crate::support::engine::socket())
         .unwrap()
         .gid();

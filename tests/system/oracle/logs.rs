@@ -267,7 +267,7 @@ fn a_log_is_the_same_over_every_interface_and_is_what_the_container_wrote() {
 
 /// Which of the two comes first the kernel and the Engine decide; what each of them holds, they do not.
 #[test]
-fn both_outputs_are_whole_where_they_are_mixed() {
+fn both_outputs_are_complete_where_they_are_mixed() {
     let daemon = daemon();
     let lines = |tag: &str, count: usize| {
         let line = |n: usize| format!("{tag} {n} {}\n", tag.repeat(n * 37 % 40_000));
