@@ -2,7 +2,6 @@
 //! the actions of polkit.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use serde_json::json;
 use zbus::fdo::IntrospectableProxy;
@@ -11,11 +10,7 @@ use crate::support::{
     bus::{TestBus, manager},
     daemon::Home,
 };
-
-fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
+use crate::tidy::read;
 
 /// Our interface in an introspection, its lines without the blanks around them.
 fn interface(xml: &str, name: &str) -> Vec<String> {

@@ -1,11 +1,10 @@
-//! The module `docker` against a real Docker Engine, at `$DOCKER_SOCK` or the usual place.
+//! The module `docker` against a real Docker Engine, at `$DOCKER_HOST` or the usual place.
 //!
 //! Images are made `FROM scratch` with the host's static busybox, so that no registry is needed. All
 //! that a test makes carries a random label of its own and is removed, also when it fails.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
     io,
     panic::{AssertUnwindSafe, resume_unwind},
     path::{Path, PathBuf},
@@ -16,6 +15,8 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use mistry::docker::{ContainerSpec, Docker, Error, Exit, ImageSpec, Limits, Stream};
 use tokio::sync::mpsc;
+
+use crate::support::{environment, word};
 
 // The fast tests use more of it.
 #[allow(dead_code)]
@@ -35,18 +36,11 @@ struct TestEngine {
 
 /// Runs a test and removes whatever it has made.
 async fn with_engine(test: impl AsyncFnOnce(&TestEngine)) {
-    let mut random = [0; 8];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).unwrap();
-    let mut instance = String::from("test-");
-    random
-        .iter()
-        .for_each(|byte| write!(instance, "{byte:02x}").unwrap());
-    let socket = std::env::var_os("DOCKER_SOCK");
-    let socket = PathBuf::from(socket.unwrap_or(mistry::docker::DEFAULT_SOCKET.into()));
+    let socket = crate::support::engine::socket();
     let engine = TestEngine {
         docker: Docker::new(&socket).unwrap(),
         socket,
-        instance,
+        instance: format!("test-{}", word()),
         data: tempfile::tempdir().unwrap(),
     };
     engine.docker.ping().await.expect("a Docker Engine runs");
@@ -159,10 +153,7 @@ impl TestEngine {
 }
 
 fn busybox(context: Context) -> Context {
-    let binary = std::fs::read(
-        std::env::var("MISTRY_TEST_BUSYBOX").unwrap_or_else(|_| "/bin/busybox".to_owned()),
-    )
-    .expect("Debian's busybox-static is installed");
+    let binary = std::fs::read(environment("MISTRY_TEST_BUSYBOX")).unwrap();
     context
         .file("bin/busybox", 0o755, binary)
         .link("bin/sh", "busybox")
