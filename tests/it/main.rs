@@ -42,6 +42,7 @@ mod logs;
 mod mistryd_rebuild;
 mod old_client;
 mod openapi;
+mod openapi_schema;
 mod pages;
 mod panics;
 mod paused;
