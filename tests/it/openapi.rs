@@ -1,7 +1,7 @@
-//! `docs/openapi.json` and the running server say the same: for each request below, the status
-//! and media type are declared, and a JSON body fits its schema, with no key that is not there.
+//! `docs/openapi.json` and the running server agree: for each request below, the status and media type
+//! are declared, and a JSON body fits its schema, with no undeclared key.
 //!
-//! Every path of the document is asked for; which is missing is said.
+//! Every path of the document is requested; a missing one is an error.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,7 +27,7 @@ use crate::support::engine::Engine;
 
 const DOCUMENT: &str = include_str!("../../docs/openapi.json");
 
-/// A whole server over the fake Engine, gone when dropped.
+/// A server over the fake Engine, gone when dropped.
 struct Server {
     address: String,
     _home: tempfile::TempDir,
@@ -206,7 +206,7 @@ fn document() -> Value {
 }
 
 impl Asked<'_> {
-    /// What the document says otherwise.
+    /// Where the answer differs from the document.
     fn differences(&self, answer: &Answer) -> Vec<String> {
         let document = document();
         let item = resolved(&document, &document["paths"][self.about]);
@@ -285,7 +285,7 @@ async fn every_get_answers_as_declared() {
         format!("/{}", failed["URL"].as_str().unwrap()),
         "/index/?limit=1",
     );
-    let nobody = format!("/job/good/{}", "0".repeat(64));
+    let unknown = format!("/job/good/{}", "0".repeat(64));
     let none: &[(&str, &str)] = &[];
     let text: &[(&str, &str)] = &[("accept", "text/plain")];
     let (part, beyond) = ([("range", "bytes=1-2")], [("range", "bytes=900-")]);
@@ -295,7 +295,7 @@ async fn every_get_answers_as_declared() {
     let nonsense = [("last-event-id", "x")];
     let another = [("mistry-log", "x")];
     let changed = [("accept", "application/json"), ("if-match", "\"x\"")];
-    let stranger = [("host", "evil.example")];
+    let other_host = [("host", "evil.example")];
     let all: &[Case<'_>] = &[
         ("/", "/", none, 200),
         ("/", "/?project=good", none, 200),
@@ -311,7 +311,7 @@ async fn every_get_answers_as_declared() {
         ("/job/{project}/{id}", &short, JSON, 200),
         ("/job/{project}/{id}", &failed, JSON, 200),
         ("/job/{project}/{id}", &job, none, 200),
-        ("/job/{project}/{id}", &nobody, JSON, 404),
+        ("/job/{project}/{id}", &unknown, JSON, 404),
         ("/job/{project}/{id}", "/job/good/1", JSON, 422),
         ("/log/{project}/{id}", &log, none, 200),
         ("/log/{project}/{id}", &log, EVENTS, 200),
@@ -343,15 +343,15 @@ async fn every_get_answers_as_declared() {
         ("/artifacts/{project}/{id}/{path}", &lost, none, 404),
         ("/projects", "/projects", none, 200),
         ("/project/{project}", "/project/good", none, 200),
-        ("/project/{project}", "/project/nobody", none, 404),
+        ("/project/{project}", "/project/unknown", none, 404),
         ("/project/{project}", "/project/_", none, 422),
         ("/status", "/status", none, 200),
-        // It never ends; what it tells is for tests/it/events.rs.
+        // It never ends; tests/it/events.rs reads its events.
         ("/events", "/events", &nonsense, 400),
         ("/events", "/events?outcome=fine", none, 400),
         ("/metrics", "/metrics", none, 200),
         ("/healthz", "/healthz", none, 200),
-        ("/healthz", "/healthz", &stranger, 421),
+        ("/healthz", "/healthz", &other_host, 421),
         ("/openapi.json", "/openapi.json", none, 200),
     ];
     for (about, path, headers, status) in all {
@@ -433,7 +433,7 @@ async fn every_post_answers_as_declared() {
     for (body, status) in [
         ("{", 400),
         (r#"{"project": "good", "colour": 1}"#, 400),
-        (r#"{"project": "nobody"}"#, 404),
+        (r#"{"project": "unknown"}"#, 404),
         (r#"{"project": "../x"}"#, 422),
     ] {
         server.fits(jobs(body), status).await;
@@ -481,8 +481,8 @@ async fn every_post_answers_as_declared() {
     let job = format!("/{}", built["URL"].as_str().unwrap());
     let pin = format!("{job}/pin");
     let (of_job, of_pin) = ("/job/{project}/{id}", "/job/{project}/{id}/pin");
-    let nobody = format!("/job/good/{}", "0".repeat(64));
-    let lost = format!("{nobody}/pin");
+    let unknown = format!("/job/good/{}", "0".repeat(64));
+    let lost = format!("{unknown}/pin");
     for (about, method, path, status) in [
         (of_pin, "PUT", pin.as_str(), 204),
         (of_pin, "PUT", lost.as_str(), 404),
@@ -490,7 +490,7 @@ async fn every_post_answers_as_declared() {
         (of_pin, "DELETE", pin.as_str(), 204),
         (of_pin, "DELETE", lost.as_str(), 404),
         (of_pin, "DELETE", "/job/good/1/pin", 422),
-        (of_job, "DELETE", nobody.as_str(), 404),
+        (of_job, "DELETE", unknown.as_str(), 404),
         (of_job, "DELETE", "/job/good/1", 422),
     ] {
         let asked = Asked {
@@ -522,7 +522,7 @@ async fn every_post_answers_as_declared() {
     }
     let rebuild = |path| post("/project/{project}/rebuild", path, "{}");
     server.fits(rebuild("/project/good/rebuild"), 200).await;
-    server.fits(rebuild("/project/nobody/rebuild"), 404).await;
+    server.fits(rebuild("/project/unknown/rebuild"), 404).await;
     server.fits(rebuild("/project/_/rebuild"), 422).await;
     server.fits(rebuild("/project/broken/rebuild"), 500).await;
     server.engine.stop().await;
@@ -543,11 +543,11 @@ fn errored_job(body: &[u8]) -> String {
 }
 
 #[test]
-fn the_request_in_the_paper_fits_its_schema() {
+fn the_request_in_the_document_fits_its_schema() {
     let document = document();
     let schema = &document["components"]["schemas"]["JobRequest"];
-    let paper = include_str!("../../docs/http-api.md");
-    let (_, example) = paper.split_once("```json\n").unwrap();
+    let text = include_str!("../../docs/http-api.md");
+    let (_, example) = text.split_once("```json\n").unwrap();
     let example = serde_json::from_str(example.split_once("\n```").unwrap().0).unwrap();
     let mut wrong = Vec::new();
     check(&document, schema, &example, "", &mut wrong);
