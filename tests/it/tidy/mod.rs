@@ -11,9 +11,8 @@ mod packaging;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A longer file of the product is to be divided; a file of tests is a list, and may be longer.
+/// A longer file is to be divided.
 const MAX_LINES: usize = 600;
-const MAX_TEST_LINES: usize = 750;
 /// Names that say nothing of what is inside.
 const DRAWERS: [&str; 6] = ["utils", "util", "helpers", "common", "misc", "types"];
 /// Hosts of package registries; `*` stands for a dot, so that this file names none.
@@ -77,12 +76,8 @@ fn shape(tree: &Tree) -> Vec<String> {
             wrong.push(format!("{path} does not begin with `//!` and what it is"));
         }
         let lines = text.lines().count();
-        let most = match path.starts_with("src/") {
-            true => MAX_LINES,
-            false => MAX_TEST_LINES,
-        };
-        if lines > most {
-            wrong.push(format!("{path} has {lines} lines, more than {most}"));
+        if lines > MAX_LINES {
+            wrong.push(format!("{path} has {lines} lines, more than {MAX_LINES}"));
         }
         let mut names = Path::new(path).iter().map(|name| name.to_str().unwrap());
         if let Some(drawer) = names.find(|name| DRAWERS.contains(&name.trim_end_matches(".rs"))) {
