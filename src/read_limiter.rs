@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_of_this_host_reads_while_all_turns_are_taken_by_readers_that_hang() {
+    async fn a_client_of_this_host_reads_while_all_permits_are_taken_by_readers_that_hang() {
         let limiter = ReadLimiter::new(SMALL_LIMIT);
         let _first = hang(&limiter, client(1)).await;
         let _second = hang(&limiter, Client::Proxy).await;
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_asker_who_leaves_gives_the_turn_and_the_place_back_when_the_thread_is_done() {
+    async fn an_asker_who_leaves_gives_the_permit_and_the_place_back_when_the_thread_is_done() {
         let limiter = ReadLimiter::new(SMALL_LIMIT);
         let (asking, go_on) = hang(&limiter, client(1)).await;
         drop(asking);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_who_takes_nothing_does_not_keep_the_turn_for_which_it_waited() {
+    async fn a_client_who_takes_nothing_does_not_keep_the_permit_for_which_it_waited() {
         let limiter = ReadLimiter::new(SMALL_LIMIT);
         let held = [
             permit(&limiter, client(1)).await,

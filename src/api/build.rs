@@ -58,11 +58,11 @@ pub struct BuildView {
     /// The end of the log; only in answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "String"))]
-    pub container_stdouterr: Option<String>,
+    pub container_stdouterr: Option<Arc<str>>,
     /// The end of standard error; only for failed builds.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "String"))]
-    pub container_stderr: Option<String>,
+    pub container_stderr: Option<Arc<str>>,
     /// Always "rsync", for compatibility.
     #[cfg_attr(test, schemars(extend("enum" = ["rsync"])))]
     pub transport_method: String,

@@ -26,8 +26,8 @@ pub struct BuildAnswer(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     info: Arc<BuildInfo>,
-    /// The end of its log; `None` where the client does not want it.
-    log: Option<String>,
+    /// The end of its log; `None` where it was not read.
+    log: Option<Arc<str>>,
     is_cached: bool,
     kept: OnceLock<Text>,
     /// JSON that is too large to be cached, while a client holds it. Locked while it is serialized, so that
@@ -84,15 +84,15 @@ impl BuildAnswer {
 
     /// The answer from a build that was made for its clients, with the end of its log.
     pub fn new(info: BuildInfo, log: Option<String>) -> BuildAnswer {
-        BuildAnswer::of(info, log, false)
+        BuildAnswer::of(info, log.map(Arc::from), false)
     }
 
     /// The answer from a build that was ready before, with the end of its log.
     pub fn cached(info: BuildInfo, log: String) -> BuildAnswer {
-        BuildAnswer::of(info, Some(log), true)
+        BuildAnswer::of(info, Some(log.into()), true)
     }
 
-    fn of(info: BuildInfo, log: Option<String>, is_cached: bool) -> BuildAnswer {
+    fn of(info: BuildInfo, log: Option<Arc<str>>, is_cached: bool) -> BuildAnswer {
         BuildAnswer(Arc::new(Inner {
             info: Arc::new(info),
             log,
@@ -114,7 +114,7 @@ impl BuildAnswer {
         &self.0.info
     }
 
-    /// The end of the build's log, where the client wants it.
+    /// The end of the build's log, if it was read.
     pub fn log(&self) -> Option<&str> {
         self.0.log.as_deref()
     }
@@ -291,7 +291,7 @@ mod tests {
         for name in names {
             info.params.insert(name.to_owned(), Some(value.into()));
         }
-        info.stderr = Some("printed".to_owned());
+        info.stderr = Some("printed".into());
         let log = "printed,\"TransportMethod\":\"\n";
         BuildAnswer::new(info, Some(log.to_owned()))
     }

@@ -25,8 +25,8 @@ const TAR_BLOCK_BYTES: usize = 512;
 /// The longest name that fits in the header.
 const HEADER_NAME_BYTES: usize = 100;
 
-/// Most entries examined in one turn, which may produce no output.
-const ENTRIES_PER_TURN: usize = 1_024;
+/// Most entries examined in one step, which may produce no output.
+const ENTRIES_PER_STEP: usize = 1_024;
 
 /// Bytes of the paths that are kept until the other names of their files are found: some ten thousand of
 /// usual length. In larger trees, further names are sent as separate files.
@@ -93,7 +93,7 @@ struct Writing {
 
 impl Source for Tar {
     fn fill(&mut self, to: &mut Vec<u8>) -> io::Result<More> {
-        let mut turns = ENTRIES_PER_TURN;
+        let mut entries_left = ENTRIES_PER_STEP;
         while to.len() < CHUNK {
             if self.writing.take(to, CHUNK) {
                 continue;
@@ -108,10 +108,10 @@ impl Source for Tar {
             if self.is_over {
                 return Ok(More::No);
             }
-            if turns == 0 {
+            if entries_left == 0 {
                 break;
             }
-            turns -= 1;
+            entries_left -= 1;
             self.next()?;
         }
         Ok(More::Yes)

@@ -152,26 +152,26 @@ impl BuildStore {
         let categories = [Category::Ready, Category::Failed];
         for category in categories {
             // It is marked as durable some time after its end: then it is checked again.
-            let mut held = Some(KeptReason::InUse);
+            let mut kept = Some(KeptReason::InUse);
             for _ in 0..EVICT_ATTEMPTS {
                 let Some(build) = self.look_at(project, id, category, info.group_name())? else {
-                    held = None;
+                    kept = None;
                     break;
                 };
-                held = match self.evict(&build)? {
-                    Evicted::Kept(held) => Some(held),
+                kept = match self.evict(&build)? {
+                    Evicted::Kept(reason) => Some(reason),
                     Evicted::To(trashed) => {
                         own += build.own.unwrap_or(0);
                         evicted.push(trashed);
                         None
                     }
                 };
-                if held != Some(KeptReason::InUse) {
+                if kept != Some(KeptReason::InUse) {
                     break;
                 }
             }
-            match held {
-                Some(held) if category == Category::Ready => return Ok(Removed::Kept(held)),
+            match kept {
+                Some(reason) if category == Category::Ready => return Ok(Removed::Kept(reason)),
                 // Remains of a failed rebuild are collected later.
                 _ => {}
             }

@@ -126,8 +126,10 @@ impl PendingBuild {
     }
 
     fn write_end(&mut self, end: End, began: std::time::Instant) -> Result<Published, Error> {
-        let (project, group) = (&self.project, self.record.info.group.as_ref());
-        self.record.internal.number = self.store.next_number(project, self.id, group)?;
+        let (project, group) = (&self.record.info.project, self.record.info.group.name());
+        self.record.internal.number =
+            self.store
+                .next_number(project, self.record.info.id, group)?;
         let duration = self.duration();
         let info = &mut self.record.info;
         let now = Timestamp::now();
@@ -145,7 +147,7 @@ impl PendingBuild {
         if let Some(sentence) = end.error {
             info.error = Some(sentence);
         }
-        info.stderr = end.stderr;
+        info.stderr = end.stderr.map(Arc::from);
         if let Some(by) = end.cancelled {
             info.cancelled = Some(by);
         }
@@ -158,13 +160,13 @@ impl PendingBuild {
         record::write(&directory, &self.record.to_file(), Durability::OnReturn)
             .map_err(disk_error("write the record of the build", &directory))?;
         faults::point("finish-record");
-        self.store.publish(&self.project, self.id, &self.record)
+        self.store.publish(&self.record)
     }
 
     /// The latest time of any file cloned from the base.
     fn base_built_until(&self) -> Option<Timestamp> {
         let base = self.record.info.base?;
-        let directory = self.store.layout.ready(&self.project, base);
+        let directory = self.store.layout.ready(&self.record.info.project, base);
         record::read(&directory).ok()??.internal.built_until
     }
 

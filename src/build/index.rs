@@ -344,7 +344,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::build::BuildInfo;
+    use crate::build::{BuildGroup, BuildInfo};
     use crate::job::Phase;
 
     fn place(second: i64, project: &str, digit: &str) -> Place {
@@ -437,7 +437,7 @@ mod tests {
         let index = Index::new();
         for (second, group, digit) in [(1, "a", "1"), (2, "a", "2"), (3, "b", "3"), (4, "b", "3")] {
             let info = BuildInfo {
-                group: Some(group.parse().unwrap()),
+                group: BuildGroup::Named(group.parse().unwrap()),
                 ..BuildInfo::example()
             };
             index.put(place(second, "p", digit), IndexEntry::of(&info, None), true);

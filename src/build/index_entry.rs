@@ -105,7 +105,7 @@ mod tests {
     fn a_search_finds_names_params_and_the_beginning_of_ids() {
         let mut info = BuildInfo {
             project: "Yarn".parse().unwrap(),
-            group: Some("Feature/Ünï".parse().unwrap()),
+            group: crate::build::BuildGroup::Named("Feature/Ünï".parse().unwrap()),
             ..BuildInfo::example()
         };
         for (name, value) in [("branch", Some("Main Line")), ("_token", None)] {

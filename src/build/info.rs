@@ -21,6 +21,41 @@ const MAX_LISTED_VALUE: usize = 256;
 /// Most bytes of all values of one build in a list.
 const MAX_LISTED_PARAMS: usize = 16 << 10;
 
+/// The group of a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildGroup {
+    /// It has none.
+    None,
+    /// Its group.
+    Named(GroupName),
+    /// A name that breaks the rule, in a record of the first mistry: it is shown, and no build begins from it.
+    Foreign(String),
+}
+
+impl BuildGroup {
+    fn read(name: String) -> BuildGroup {
+        match name.parse() {
+            _ if name.is_empty() => BuildGroup::None,
+            Ok(name) => BuildGroup::Named(name),
+            Err(_) => BuildGroup::Foreign(name),
+        }
+    }
+
+    /// The group, if it has one that builds may begin from.
+    pub fn name(&self) -> Option<&GroupName> {
+        match self {
+            BuildGroup::Named(name) => Some(name),
+            BuildGroup::None | BuildGroup::Foreign(_) => None,
+        }
+    }
+}
+
+impl From<Option<GroupName>> for BuildGroup {
+    fn from(name: Option<GroupName>) -> BuildGroup {
+        name.map_or(BuildGroup::None, BuildGroup::Named)
+    }
+}
+
 /// All information about a build that clients may see, without its log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BuildInfo {
@@ -28,8 +63,8 @@ pub struct BuildInfo {
     pub project: ProjectName,
     /// The id of its job.
     pub id: JobId,
-    /// Its group, if it has one.
-    pub group: Option<GroupName>,
+    /// Its group.
+    pub group: BuildGroup,
     /// Param values by name; `None` for opaque params.
     pub params: BTreeMap<String, Option<Arc<str>>>,
     /// The digest of the project's files.
@@ -51,7 +86,7 @@ pub struct BuildInfo {
     /// Why the build could not be run to its end, in one sentence.
     pub error: Option<String>,
     /// The end of standard error; only for failed builds.
-    pub stderr: Option<String>,
+    pub stderr: Option<Arc<str>>,
     /// When the job was accepted.
     pub queued_at: Option<Timestamp>,
     /// When the build started; while it is queued, when it was accepted.
@@ -87,7 +122,7 @@ impl BuildInfo {
         BuildInfo {
             project: job.project.clone(),
             id,
-            group: job.group.clone(),
+            group: job.group.clone().into(),
             params: shown.collect(),
             context: job.context.to_string(),
             path,
@@ -141,7 +176,7 @@ impl BuildInfo {
         BuildInfo {
             project: project.clone(),
             id,
-            group: view.group.parse().ok(),
+            group: BuildGroup::read(view.group),
             params: view.params,
             context: view.inputs.context,
             path,
@@ -235,7 +270,11 @@ impl BuildInfo {
 
     /// Its group, or "".
     pub fn group_name(&self) -> &str {
-        self.group.as_ref().map_or("", GroupName::as_str)
+        match &self.group {
+            BuildGroup::None => "",
+            BuildGroup::Named(name) => name.as_str(),
+            BuildGroup::Foreign(name) => name,
+        }
     }
 
     /// Pending or ready.
@@ -333,7 +372,7 @@ mod tests {
         let now = "2026-01-02T03:04:05.678Z".parse().unwrap();
         let path = "/b/yarn/ready/x/data/artifacts";
         let mut view = BuildInfo::accepted(&job, id(), path.to_owned(), now).view();
-        view.container_stdouterr = Some("hello\n".to_owned());
+        view.container_stdouterr = Some("hello\n".into());
         let text = serde_json::to_string_pretty(&view).unwrap();
         assert_eq!(text, include_str!("info.golden.json").trim_end());
         assert_eq!(serde_json::from_str::<BuildView>(&text).unwrap(), view);
@@ -343,14 +382,14 @@ mod tests {
     #[test]
     fn a_document_that_is_read_and_written_again_is_the_same() {
         let mut info = BuildInfo::example();
-        info.group = Some("g/x".parse().unwrap());
+        info.group = BuildGroup::Named("g/x".parse().unwrap());
         info.status = Status::Ready(Outcome::Failed);
         info.exit_code = Some(3);
         info.duration = Some(Duration::from_nanos(41_000_000_001));
         info.finished_at = Some(Timestamp::from_second(41).unwrap());
         info.base = Some(id());
         info.error = Some("it is full".to_owned());
-        info.stderr = Some("end".to_owned());
+        info.stderr = Some("end".into());
         for status in [info.status, Status::Pending(Phase::Imaging)] {
             info.status = status;
             let (project, path) = (info.project.clone(), info.path.clone());
@@ -398,6 +437,14 @@ mod tests {
             let info = read(text, State::Ready);
             assert_eq!(info.outcome(), Some(outcome), "{text}");
         }
+    }
+
+    #[test]
+    fn a_group_of_the_first_mistry_that_breaks_the_rule_keeps_its_name() {
+        let info = read(r#"{"Group":"a\nb"}"#, State::Ready);
+        assert_eq!(info.group, BuildGroup::Foreign("a\nb".to_owned()));
+        assert_eq!(info.group_name(), "a\nb");
+        assert_eq!(info.view().group, "a\nb");
     }
 
     #[test]

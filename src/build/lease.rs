@@ -26,10 +26,10 @@ impl Lease {
             let Some(directory) = open(path)? else {
                 return Ok(None);
             };
-            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockShared) {
+            match Lease::lock(directory, FlockOperation::NonBlockingLockShared) {
                 // It may have been replaced and removed before it was locked.
-                Ok(()) if is_at(&directory, path)? => return Ok(Some(Lease(directory))),
-                Ok(()) => {}
+                Ok(lease) if is_at(&lease.0, path)? => return Ok(Some(lease)),
+                Ok(_) => {}
                 // It is being removed: its name refers to another directory by now, or to none.
                 Err(rustix::io::Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(error.into()),
@@ -54,18 +54,23 @@ impl Lease {
         let Some(directory) = open(path)? else {
             return Ok(None);
         };
-        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Lease(directory))),
+        match Lease::lock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(lease) => Ok(Some(lease)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
     /// Waits until no removal of the directory at `path` is running; it must be in the trash already.
     pub(super) fn wait_for_removal(path: &Path) -> io::Result<()> {
-        match open(path)? {
-            Some(directory) => Ok(rustix::fs::flock(&directory, FlockOperation::LockShared)?),
-            None => Ok(()),
+        if let Some(directory) = open(path)? {
+            drop(Lease::lock(directory, FlockOperation::LockShared)?);
         }
+        Ok(())
+    }
+
+    fn lock(directory: File, how: FlockOperation) -> rustix::io::Result<Lease> {
+        rustix::fs::flock(&directory, how)?;
+        Ok(Lease(directory))
     }
 }
 

@@ -433,7 +433,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.log");
         let tag_of = || tag(7, None, &path);
-        let mut record = record::RecordFile::default();
+        let mut record: record::RecordFile = record::RecordFile::default();
         record.view.queued_at =
             Some(Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap());
         record::write(dir.path(), &record, Durability::Whole).unwrap();

@@ -80,7 +80,7 @@ pub use image_records::{
 };
 pub use index::Newest;
 pub use index_entry::IndexEntry;
-pub use info::{BuildInfo, LOG_TAIL};
+pub use info::{BuildGroup, BuildInfo, LOG_TAIL};
 pub use listing::Listing;
 pub use log::{BuildLog, LogFollower, LogProgress, text_of};
 pub use orphans::OrphanedBuild;

@@ -76,21 +76,22 @@ impl BuildStore {
     ) -> Result<Option<OrphanedBuild>, Error> {
         let directory = self.layout.pending(project, id);
         let list = disk_error(LIST, &directory);
-        let record = record::read(&directory).map_err(&list)?;
-        if let Some(record) = &record
-            && record.view.state == State::Ready
+        let mut record = record::read(&directory).map_err(&list)?;
+        let is_ready = |record: &RecordFile| record.view.state == State::Ready;
+        let finished = record.take_if(|record| is_ready(record) && self.survived(&record.internal));
+        if let Some(finished) = finished {
+            let path = self.layout.served(project, id);
+            self.complete_finished(&finished.complete(project, id, State::Ready, path))?;
+            return Ok(None);
+        }
+        // The job already has its result, and no rebuild was requested.
+        if record
+            .as_ref()
+            .is_some_and(|record| is_ready(record) && !record.internal.rebuild)
+            && matches!(self.find_ready(project, id), Ok(Some(_)))
         {
-            if self.survived(&record.internal) {
-                let path = self.layout.served(project, id);
-                let record = record.clone().complete(project, id, State::Ready, path);
-                self.complete_finished(project, id, &record)?;
-                return Ok(None);
-            }
-            // The job already has its result, and no rebuild was requested.
-            if !record.internal.rebuild && matches!(self.find_ready(project, id), Ok(Some(_))) {
-                self.throw_away(&directory).map_err(list)?;
-                return Ok(None);
-            }
+            self.throw_away(&directory).map_err(list)?;
+            return Ok(None);
         }
         // A process that ended while it wrote the job has not told any client that it was accepted.
         if record.is_none() && self.is_begun_only(project, id) {

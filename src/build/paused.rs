@@ -30,7 +30,7 @@ impl BuildStore {
             Err(error) => return Err(mark(error)),
         };
         let synced = made.as_ref().map_or(Ok(()), File::sync_all);
-        let synced = synced.and_then(|()| self.sync_own());
+        let synced = synced.and_then(|()| self.sync_daemon_directory());
         if synced.is_err() && made.is_some() {
             // A later process must not find a mark that was not confirmed. If the disk refuses even this, the
             // next request reports it.
@@ -49,11 +49,11 @@ impl BuildStore {
         let unmark = disk_error("write down that the queue is not paused any more", &path);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unmark(error)),
-            _ => self.sync_own().map_err(unmark),
+            _ => self.sync_daemon_directory().map_err(unmark),
         }
     }
 
-    fn sync_own(&self) -> io::Result<()> {
+    fn sync_daemon_directory(&self) -> io::Result<()> {
         File::open(self.layout.daemon_directory())?.sync_all()
     }
 }

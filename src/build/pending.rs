@@ -21,8 +21,7 @@ use super::replace::Durability;
 use super::store::BuildStore;
 use super::{Bookkeeping, BuildInfo, BuildLog, Change, Record, Since, Stopped, layout, record};
 use crate::filesystem::Interrupt;
-use crate::job::{JobId, Phase, Status};
-use crate::project::ProjectName;
+use crate::job::{Phase, Status};
 
 /// The user of a build inside its container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +59,6 @@ impl std::fmt::Display for User {
 #[derive(Debug)]
 pub struct PendingBuild {
     pub(super) store: Arc<BuildStore>,
-    pub(super) project: ProjectName,
-    pub(super) id: JobId,
     pub(super) record: Record,
     log: BuildLog,
     /// When its container ended, if that was not just now.
@@ -87,8 +84,6 @@ impl PendingBuild {
         store.enter(&record.info);
         Ok(PendingBuild {
             store,
-            project: record.info.project.clone(),
-            id: record.info.id,
             record,
             log: BuildLog::new(log, written),
             ended: None,
@@ -130,7 +125,8 @@ impl PendingBuild {
     }
 
     pub(super) fn directory(&self) -> PathBuf {
-        self.store.layout.pending(&self.project, self.id)
+        let info = &self.record.info;
+        self.store.layout.pending(&info.project, info.id)
     }
 
     /// Writes the current record. It survives the daemon; after a power cut either it or the previous one

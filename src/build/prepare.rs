@@ -65,8 +65,10 @@ impl PendingBuild {
         let info = &self.record.info;
         self.store.enter(info);
         // Only a group has a base; the latest build without a group is never a base.
-        let choice = match &info.group {
-            Some(group) => self.store.choose_base(&self.project, group, context)?,
+        let choice = match info.group.name() {
+            Some(group) => self
+                .store
+                .choose_base(&self.record.info.project, group, context)?,
             None => BaseChoice::default(),
         };
         self.start_from(choice, params, user)
@@ -88,15 +90,17 @@ impl PendingBuild {
         let Some(change) = self.change.take() else {
             return Ok(None);
         };
-        let base = self.image_of_base(&self.project);
-        let Some(group) = self.record.info.group.clone() else {
+        let base = self.image_of_base(&self.record.info.project);
+        let Some(group) = self.record.info.group.name().cloned() else {
             return Ok(None);
         };
         if image.is_newer(base.as_ref(), &change) {
             return Ok(None);
         }
         self.clear_data()?;
-        let choice = self.store.choose_other_base(&self.project, &group, context);
+        let choice = self
+            .store
+            .choose_other_base(&self.record.info.project, &group, context);
         self.start_from(choice, params, user).map(Some)
     }
 
@@ -114,12 +118,12 @@ impl PendingBuild {
         };
         let mut is_cloned = false;
         if let Some(base) = choice.base
-            && let Some(_held) = self.store.lease(&self.project, base)?
+            && let Some(_held) = self.store.lease(&self.record.info.project, base)?
         {
             let from = self
                 .store
                 .layout
-                .ready(&self.project, base)
+                .ready(&self.record.info.project, base)
                 .join(layout::DATA);
             let clone = |cause| Error::Tree("clone the latest build of the group", cause);
             let without = [layout::PARAMS.as_ref()];
@@ -159,7 +163,7 @@ impl PendingBuild {
 
     /// Changes the owner of a base's clone to `user`, if another one made the base.
     fn chown_clone(&self, base: JobId, data: &Path, user: &User) -> Result<BaseUse, Error> {
-        let directory = self.store.layout.ready(&self.project, base);
+        let directory = self.store.layout.ready(&self.record.info.project, base);
         let read = disk_error(
             "read the record of the latest build of the group",
             &directory,

@@ -12,6 +12,7 @@ use rustix::fs::RenameFlags;
 
 use super::disk::make_directories;
 use super::error::{Error, disk_error};
+use super::info::BuildGroup;
 use super::layout::Layout;
 use super::random::random_hex;
 use super::record::{self, Bookkeeping, Record};
@@ -31,18 +32,14 @@ pub(super) struct Published {
 impl BuildStore {
     /// A finished record in `pending`: either its rename was not done yet, or an exchange put it there. The
     /// later one is the result.
-    pub(super) fn complete_finished(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        record: &Record,
-    ) -> Result<(), Error> {
+    pub(super) fn complete_finished(&self, record: &Record) -> Result<(), Error> {
+        let (project, id) = (&record.info.project, record.info.id);
         let published = [
             self.ready_order(project, id)?,
             self.failed_order(project, id)?,
         ];
         if published.into_iter().max().flatten() < Some(Order::of(record)) {
-            self.publish(project, id, record)?;
+            self.publish(record)?;
         } else {
             let pending = self.layout.pending(project, id);
             self.throw_away(&pending)
@@ -55,12 +52,8 @@ impl BuildStore {
     ///
     /// A rebuild that did not succeed never replaces a succeeded build: it is moved to `failed`. Once the
     /// build is in place, a failure to link or clear is a warning and no error.
-    pub(super) fn publish(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-        record: &Record,
-    ) -> Result<Published, Error> {
+    pub(super) fn publish(&self, record: &Record) -> Result<Published, Error> {
+        let (project, id) = (&record.info.project, record.info.id);
         // A build that is in place and not linked yet must not be removed.
         let _one_at_a_time = self.changing.lock();
         let from = self.layout.pending(project, id);
@@ -139,10 +132,10 @@ impl BuildStore {
     /// Completes new links that a previous process left unfinished if they lead to a build that is in place,
     /// unless a later one has been linked since; removes the others.
     pub(super) fn complete_links(&self) -> Result<(), Error> {
-        let own = self.layout.daemon_directory();
-        let complete = disk_error("complete the links of an earlier process", &own);
+        let directory = self.layout.daemon_directory();
+        let complete = disk_error("complete the links of an earlier process", &directory);
         let mut first_error = Ok(());
-        for entry in std::fs::read_dir(&own).map_err(&complete)? {
+        for entry in std::fs::read_dir(&directory).map_err(&complete)? {
             let entry = entry.map_err(&complete)?;
             let name = entry.file_name();
             let Some((project, id)) = name.to_str().and_then(Layout::linked_by) else {
@@ -255,8 +248,12 @@ impl Order {
 
 /// The group whose link leads to a build, or no group; `None` for a build that no link leads to.
 fn linked_group(record: &Record) -> Option<Option<&GroupName>> {
-    let info = &record.info;
-    info.succeeded().then_some(info.group.as_ref())
+    match &record.info.group {
+        _ if !record.info.succeeded() => None,
+        BuildGroup::None => Some(None),
+        BuildGroup::Named(name) => Some(Some(name)),
+        BuildGroup::Foreign(_) => None,
+    }
 }
 
 fn rename(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {

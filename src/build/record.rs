@@ -124,23 +124,23 @@ impl Record {
     }
 
     /// As it is written to disk.
-    pub(super) fn to_file(&self) -> RecordFile {
+    pub(super) fn to_file(&self) -> RecordFile<&Bookkeeping> {
         RecordFile {
             view: self.info.view(),
-            internal: self.internal.clone(),
+            internal: &self.internal,
         }
     }
 }
 
 /// The content of `build_info.json`: what clients may see, and what the daemon keeps beside it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RecordFile {
+pub struct RecordFile<I = Bookkeeping> {
     /// The public part.
     #[serde(flatten)]
     pub view: BuildView,
     /// The rest.
     #[serde(rename = "Bookkeeping", default)]
-    pub internal: Bookkeeping,
+    pub internal: I,
 }
 
 impl RecordFile {
@@ -224,7 +224,7 @@ pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
 /// complete; with [`Durability::OnReturn`] it is the new one.
 pub(super) fn write(
     directory: &Path,
-    record: &RecordFile,
+    record: &RecordFile<impl Serialize>,
     durability: Durability,
 ) -> io::Result<()> {
     // A pending record holds opaque values.

@@ -253,7 +253,8 @@ fn without_error_line<'a>(log: &'a str, why: &str) -> &'a str {
 
 /// The last output of a failed build, with a header: its standard error, or else the end of its log.
 fn end_of_output(info: &BuildView) -> (&'static str, &str) {
-    let has_text = |field: &Option<String>| field.as_deref().is_some_and(|t| !t.is_empty());
+    let has_text =
+        |field: &Option<std::sync::Arc<str>>| field.as_deref().is_some_and(|t| !t.is_empty());
     if has_text(&info.container_stderr) {
         let error = info.container_stderr.as_deref().unwrap_or_default();
         ("Container error logs:", error)
@@ -349,11 +350,11 @@ mod tests {
             end_of_output(&info),
             ("There are no container error logs.", "")
         );
-        info.container_stdouterr = Some("out".to_owned());
+        info.container_stdouterr = Some("out".into());
         assert_eq!(end_of_output(&info), ("The end of the log:", "out"));
-        info.container_stderr = Some(String::new());
+        info.container_stderr = Some("".into());
         assert_eq!(end_of_output(&info).1, "out");
-        info.container_stderr = Some("err".to_owned());
+        info.container_stderr = Some("err".into());
         assert_eq!(end_of_output(&info), ("Container error logs:", "err"));
     }
 

@@ -119,8 +119,8 @@ async fn update_busy(dbus: &Dbus) -> Infallible {
     let (mut calls, mut jobs) = (dbus.0.calls.unanswered(), control.jobs.subscribe());
     let mut is_connection_known = control.is_connection_known.subscribe();
     loop {
-        let unsettled = usize::from(!*is_connection_known.borrow_and_update());
-        let busy = unsettled + *calls.borrow_and_update() + *jobs.borrow_and_update();
+        let connecting = usize::from(!*is_connection_known.borrow_and_update());
+        let busy = connecting + *calls.borrow_and_update() + *jobs.borrow_and_update();
         control
             .busy
             .send_if_modified(|known| std::mem::replace(known, busy) != busy);

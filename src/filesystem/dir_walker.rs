@@ -211,9 +211,9 @@ impl Drop for DirWalker {
     /// An abandoned walk is far below directories that it holds open: their modes are restored on the way up.
     fn drop(&mut self) {
         while self.granted_closed_ancestors > 0 && self.leave().is_ok() {}
-        for closed_ancestors in std::mem::take(&mut self.closed_ancestors) {
-            if closed_ancestors.is_granted {
-                temporary_access::revoke_unreachable(closed_ancestors.id);
+        for closed_ancestor in std::mem::take(&mut self.closed_ancestors) {
+            if closed_ancestor.is_granted {
+                temporary_access::revoke_unreachable(closed_ancestor.id);
             }
         }
     }

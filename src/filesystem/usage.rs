@@ -48,7 +48,7 @@ pub(super) fn of(root: Directory, cloned: Option<i64>) -> Result<Usage, Fault> {
         walker: DirWalker::new(root),
         found: Usage::default(),
         cloned,
-        asker: cloned.map(|_| ExtentReader::new()),
+        extents: cloned.map(|_| ExtentReader::new()),
         names: Names::default(),
     };
     measuring.count_whole(&stat);
@@ -61,7 +61,7 @@ struct Measuring {
     found: Usage,
     cloned: Option<i64>,
     /// Removed once a filesystem cannot answer.
-    asker: Option<ExtentReader>,
+    extents: Option<ExtentReader>,
     names: Names,
 }
 
@@ -141,7 +141,7 @@ impl Measuring {
 
     /// One name's share of a file's unshared blocks; `None` if that is unknown.
     fn unshared_bytes(&mut self, name: &CStr, stat: &Stat) -> Result<Option<u64>, Errno> {
-        let (Some(asker), Some(cloned)) = (&mut self.asker, self.cloned) else {
+        let (Some(extents), Some(cloned)) = (&mut self.extents, self.cloned) else {
             return Ok(None);
         };
         // Non-blocking, in case it is a FIFO by now.
@@ -156,8 +156,8 @@ impl Measuring {
         if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
             return Ok(None);
         }
-        let Some(unshared) = asker.unshared(file.as_fd())? else {
-            self.asker = None;
+        let Some(unshared) = extents.unshared(file.as_fd())? else {
+            self.extents = None;
             return Ok(None);
         };
         // A small file is stored in its directory's own blocks; unchanged since the clone, it is shared.

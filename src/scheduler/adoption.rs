@@ -16,7 +16,7 @@ use super::queue::Admission;
 use super::recipe::Recipe;
 use super::shared::Shared;
 use super::{ending, pipeline, stop, sweep};
-use crate::build::{OrphanedBuild, PendingBuild, Record};
+use crate::build::{BuildGroup, OrphanedBuild, PendingBuild, Record};
 use crate::faults;
 use crate::job::{Job, JobId};
 use crate::project::ProjectName;
@@ -65,7 +65,7 @@ fn queue_orphan(shared: &Shared, orphan: &OrphanedBuild) -> Option<Arc<ActiveJob
         asker: record.and_then(|record| record.info.asked_by.clone()),
         rebuild: record.is_some_and(|record| record.internal.rebuild),
     };
-    let group = record.and_then(|record| record.info.group.clone());
+    let group = record.and_then(|record| record.info.group.name().cloned());
     let adopted = record.filter(|record| shared.store.has_container(&record.internal));
     let admission = shared.queue().admit_again(id, adopted.is_some(), || {
         // Its params were counted in an earlier process; no client holds them now.
@@ -220,7 +220,11 @@ fn recipe(
     let context = shared.projects.context(project).ok()?;
     let job = Job {
         project: project.clone(),
-        group: record.info.group.clone(),
+        group: match &record.info.group {
+            BuildGroup::None => None,
+            BuildGroup::Named(name) => Some(name.clone()),
+            BuildGroup::Foreign(_) => return None,
+        },
         params: record.params()?,
         context: context.digest(),
     };

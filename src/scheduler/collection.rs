@@ -105,7 +105,7 @@ impl Scheduler {
     /// Removes a build that is over.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`]; [`Error::Held`] when a link names it, it is pinned, in use or not over;
+    /// [`Error::UnknownJob`]; [`Error::Kept`] when a link names it, it is pinned, in use or not over;
     /// [`Error::Store`].
     pub async fn remove(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
         let kept = |reason| Err(Error::Kept(project.clone(), id, reason));

@@ -12,8 +12,10 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::build::MountPoint;
 use crate::docker::{self, Docker, ImageConfig};
 
-/// Images remembered, and users of each; beyond that all are dropped, which costs some requests each.
+/// Images remembered; beyond that all are dropped, which costs some requests each.
 const MAX_KNOWN_IMAGES: usize = 4_096;
+/// Users remembered of each image; the same.
+const MAX_KNOWN_USERS: usize = 4_096;
 
 /// The path of a build's data in its container.
 const DATA: &str = "/data";
@@ -113,7 +115,7 @@ impl ImageProperties {
             return;
         };
         let mut users = known.users.lock();
-        if users.len() >= MAX_KNOWN_IMAGES {
+        if users.len() >= MAX_KNOWN_USERS {
             users.clear();
         }
         users.insert((user, mounts.clone()), has_home_directory);

@@ -538,13 +538,12 @@ impl BuildTask {
 
 /// The limits of a build: from the project's settings, else from the configuration.
 fn build_limits(settings: &Settings, config: &SchedulerConfig) -> BuildLimits {
-    let elapsed_milliseconds =
-        |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    let in_milliseconds = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     let job_timeout = settings.job_timeout.or(config.job_timeout);
     let silence_timeout = settings.silence_timeout.or(config.silence_timeout);
     BuildLimits {
-        job_timeout: job_timeout.map(elapsed_milliseconds),
-        silence_timeout: silence_timeout.map(elapsed_milliseconds),
+        job_timeout: job_timeout.map(in_milliseconds),
+        silence_timeout: silence_timeout.map(in_milliseconds),
         log_limit: settings.log_limit.unwrap_or(config.log_limit),
     }
 }

@@ -163,7 +163,7 @@ impl Reader {
     ///
     /// # Errors
     /// As for [`Reader::find`].
-    pub async fn find_in_turn(
+    pub async fn find_with_permit(
         &self,
         project: &ProjectName,
         id: JobId,
@@ -322,8 +322,7 @@ impl Reader {
         reading.await?
     }
 
-    /// The newest build of each project that has one: when it began, its phase while it is active, and how
-    /// it ended.
+    /// The newest build of each project that has one: when it began, and its last known status.
     ///
     /// # Errors
     /// [`Error::Lost`].

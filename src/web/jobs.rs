@@ -364,13 +364,13 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
     }
     if !wants_json {
         let held = budget.hold(pages::JOB_BYTES)?;
-        let finding = request.reader.find_in_turn(&project, id, wants_log);
+        let finding = request.reader.find_with_permit(&project, id, wants_log);
         let (info, log, permit) = finding.await?;
         let build = (info, log.unwrap_or_default());
         return pages::job(web, &request, build, held, Some(permit)).await;
     }
     let pinned = request.reader.is_pinned(&project, id).await?;
-    let finding = request.reader.find_in_turn(&project, id, wants_log);
+    let finding = request.reader.find_with_permit(&project, id, wants_log);
     let (info, log, _permit) = finding.await?;
     let answer = BuildAnswer::new(info, log);
     let json = answer.json(async |bytes| budget.hold(bytes)).await?;

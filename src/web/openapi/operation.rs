@@ -12,7 +12,7 @@ use crate::web::routes::Route;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const PAGE: &str = "text/html; charset=utf-8";
-pub(super) const NO_TURN: &str =
+pub(super) const READERS_FULL: &str =
     "too many requests wait until something is read from the disk for them";
 
 pub(super) fn text(media: &'static str) -> Content {
@@ -38,7 +38,7 @@ pub(super) fn with_header(mut response: Value, name: &str, about: &str) -> Value
 /// The errors that many operations share.
 pub(super) fn errors() -> BTreeMap<u16, Value> {
     let unknown = error("A token is needed, or this one is not known.");
-    let busy = format!("The server holds as much as it may for its clients, or {NO_TURN}.");
+    let busy = format!("The server holds as much as it may for its clients, or {READERS_FULL}.");
     BTreeMap::from([
         (400, error("What cannot be read, naming what.")),
         (401, with_header(unknown, "WWW-Authenticate", "Bearer")),

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::operation::{NO_TURN, Operation, PAGE, TEXT, events, operation, text};
+use super::operation::{Operation, PAGE, READERS_FULL, TEXT, events, operation, text};
 use super::schemas::{JSON, Types, of};
 use crate::api::{
     BuildView, CancelRequest, GcRequest, GcView, HostView, ImageView, IndexItem, JobRequest,
@@ -73,7 +73,7 @@ fn jobs(types: &mut Types) -> Operations {
         .without_log()
         .header("Accept", "application/json, else a page. (Content-Type: application/json is understood in its place.)")
         .answers(200, "The build.", [types.json::<JobView>(), text(PAGE)])
-        .fails(503, &format!("With ?wait: the server is stopping. Without: {NO_TURN}."))
+        .fails(503, &format!("With ?wait: the server is stopping. Without: {READERS_FULL}."))
         .carries(503, "Location", "/job/P/ID");
     let cancel = operation("Stop a build.")
         .reads(types.request::<CancelRequest>(false))
@@ -163,13 +163,13 @@ fn logs(types: &mut Types) -> Operations {
         .fails(412, "Another log than Mistry-Log names: the job was asked for again. Or, for text, other content than If-Match names.")
         .answers(416, "Text: no such range.", [text(TEXT)])
         .carries(416, "Content-Range", "bytes */LENGTH")
-        .fails(503, &format!("JSON: {NO_TURN}, or until a log is looked through; ask again after Retry-After seconds."));
+        .fails(503, &format!("JSON: {READERS_FULL}, or until a log is looked through; ask again after Retry-After seconds."));
     vec![("GET /log/{project}/{id}", get)]
 }
 
 fn artifacts(types: &mut Types) -> Operations {
     let busy = format!(
-        "As many tars and manifests are sent as may be at once, there is no room for another answer, or {NO_TURN}: ask again after Retry-After seconds."
+        "As many tars and manifests are sent as may be at once, there is no room for another answer, or {READERS_FULL}: ask again after Retry-After seconds."
     );
     let [avif, gif, jpeg, png, webp] = IMAGES.map(text);
     let part = [

@@ -106,7 +106,7 @@ pub(super) fn expected(web: &Web, info: &BuildInfo) -> Option<Duration> {
     info.phase().filter(|phase| *phase != Phase::Queued)?;
     // It is unknown whether it has a base before its directory is made.
     let is_incremental =
-        info.incremental || (info.phases.snapshot.is_none() && info.group.is_some());
+        info.incremental || (info.phases.snapshot.is_none() && !info.group_name().is_empty());
     let scheduler = &web.scheduler;
     let like_it = scheduler.expected(&info.project, is_incremental);
     like_it.or_else(|| scheduler.expected(&info.project, !is_incremental))
