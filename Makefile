@@ -17,10 +17,10 @@ help: ## print this
 demo: ## build an example project on this host, twice and once more, and see what happens
 	@CARGO="$(CARGO)" examples/demo
 
-check: ## format, lints and the fast tests: no root, no Docker
+check: ## format, lints and the fast tests: no root, no Docker, under a minute after a build
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) test --locked --lib --bins --test it
+	$(CARGO) test --locked --lib --bins --test it -- --skip slow:: --test-threads 8
 
 test: ## everything, the system tests included (Docker, Btrfs, sshd, rsync): needs root or sudo
 	$(with) $(CARGO) test --locked

@@ -234,13 +234,21 @@ async fn a_client_behind_a_proxy_has_its_share_of_the_requests_whatever_connecti
             let own = underway.iter().filter(|(by, _)| *by == of).count() + 1;
             let is_scarce = most - (underway.len() + 1) < most / 4;
             let fits = !is_scarce || own <= most / 16;
-            match within("an answer", Underway::begin(at, of as u8)).await {
+            let begin = async {
+                let mut begun = Underway::begin(at, of as u8).await;
+                // The place of a request that was answered is given back a moment after the answer.
+                while fits && begun.is_err() {
+                    let at = TcpStream::connect(tcp).await.unwrap();
+                    begun = Underway::begin(at, of as u8).await;
+                }
+                begun
+            };
+            match within("an answer", begin).await {
                 Ok(begun) => {
                     assert!(fits, "step {step}: {own} of {}", underway.len());
                     underway.push((of, begun));
                 }
                 Err(head) => {
-                    assert!(!fits, "step {step}: {own} of {}: {head}", underway.len());
                     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
                     assert!(head.contains("\r\nretry-after: "), "{head}");
                     refused += 1;
