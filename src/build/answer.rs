@@ -70,6 +70,15 @@ impl AsRef<[u8]> for Part {
     }
 }
 
+/// What differs between the clients of one answer.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerForm {
+    /// The client's request joined a build that another one had requested.
+    pub coalesced: bool,
+    /// The client wants the end of the log.
+    pub with_log: bool,
+}
+
 /// The JSON of an answer, counted while any part of it is held.
 #[derive(Debug)]
 pub struct AnswerJson {
@@ -244,9 +253,12 @@ impl AnswerJson {
         }
     }
 
-    /// The JSON for one client, in parts: with its `coalesced` flag, and with the output only if the client
-    /// wants the `log`.
-    pub fn parts(&self, coalesced: bool, log: bool) -> Vec<Bytes> {
+    /// The JSON for one client, in parts.
+    pub fn parts(&self, form: AnswerForm) -> Vec<Bytes> {
+        let AnswerForm {
+            coalesced,
+            with_log,
+        } = form;
         let Text {
             json,
             coalesced: at,
@@ -258,7 +270,7 @@ impl AnswerJson {
             Bytes::from_static(word.as_bytes()),
             json.slice(at.end..printed.start),
         ];
-        if log {
+        if with_log {
             parts.push(json.slice(printed.clone()));
         }
         parts.push(json.slice(printed.end..));
@@ -317,8 +329,17 @@ mod tests {
         ] {
             let answer = answer(value);
             let json = json(&answer, &budget).await;
-            assert_eq!(read(&json.parts(false, true)), answer.view());
-            let told = read(&json.parts(true, false));
+            assert_eq!(
+                read(&json.parts(AnswerForm {
+                    coalesced: false,
+                    with_log: true
+                })),
+                answer.view()
+            );
+            let told = read(&json.parts(AnswerForm {
+                coalesced: true,
+                with_log: false,
+            }));
             let expected = BuildView {
                 coalesced: true,
                 container_stdouterr: None,
@@ -335,7 +356,10 @@ mod tests {
         let answer = answer(&"x".repeat(1 << 20));
         let mut parts = Vec::new();
         for _ in 0..100 {
-            parts.push(json(&answer, &budget).await.parts(true, true));
+            parts.push(json(&answer, &budget).await.parts(AnswerForm {
+                coalesced: true,
+                with_log: true,
+            }));
         }
         let once = parts[0].iter().map(Bytes::len).sum::<usize>() as u64 + 1;
         assert_eq!(budget.held(), once);

@@ -58,29 +58,20 @@ impl Index {
         }
     }
 
-    /// Enters a build, or its new state. A scan (`news` false) never overwrites the entry of a build that is
-    /// pending.
-    pub(super) fn put(&self, place: Place, mut entry: IndexEntry, news: bool) {
+    /// Enters a build as a scan found it on disk, unless it was entered before: its state may be a newer one.
+    pub(super) fn put_scanned(&self, place: Place, entry: IndexEntry) {
         let mut projects = self.lock();
-        let builds = projects.entry(place.project).or_default();
-        if let Some(&started) = builds.started.get(&place.id) {
-            if !news {
-                return;
-            }
-            let before = builds.take(&(Reverse(started), place.id));
-            // Until it is measured again.
-            entry.own = entry.own.max(before.map_or(0, |entry| entry.own));
+        let builds = projects.entry(place.project.clone()).or_default();
+        if !builds.started.contains_key(&place.id) {
+            builds.put(place, entry);
         }
-        entry.group = builds.groups.intern(entry.group);
-        if let Some(finished) = entry.finished {
-            let took = finished.duration_since(place.started);
-            let took = Duration::try_from(took).unwrap_or_default();
-            builds.longest = builds.longest.max(took);
-        }
-        builds.started.insert(place.id, place.started);
-        builds
-            .order
-            .insert((Reverse(place.started), place.id), entry);
+    }
+
+    /// Enters a build, or its new state.
+    pub(super) fn put(&self, place: Place, entry: IndexEntry) {
+        let mut projects = self.lock();
+        let builds = projects.entry(place.project.clone()).or_default();
+        builds.put(place, entry);
     }
 
     /// Stores how many unshared bytes a build has on disk.
@@ -284,6 +275,22 @@ impl Index {
 }
 
 impl Builds {
+    fn put(&mut self, place: Place, mut entry: IndexEntry) {
+        if let Some(&started) = self.started.get(&place.id) {
+            let before = self.take(&(Reverse(started), place.id));
+            // Until it is measured again.
+            entry.own = entry.own.max(before.map_or(0, |entry| entry.own));
+        }
+        entry.group = self.groups.intern(entry.group);
+        if let Some(finished) = entry.finished {
+            let took = finished.duration_since(place.started);
+            let took = Duration::try_from(took).unwrap_or_default();
+            self.longest = self.longest.max(took);
+        }
+        self.started.insert(place.id, place.started);
+        self.order.insert((Reverse(place.started), place.id), entry);
+    }
+
     /// Removes an entry, and its group when no other build is in it.
     fn take(&mut self, key: &Key) -> Option<IndexEntry> {
         let entry = self.order.remove(key)?;
@@ -380,7 +387,7 @@ mod tests {
         ];
         for at in [4, 1, 0, 5, 3, 2] {
             let place: &Place = &order[at];
-            index.put(place.clone(), entry(State::Ready), false);
+            index.put(place.clone(), entry(State::Ready));
         }
         for limit in 1..7 {
             let mut seen = Vec::new();
@@ -412,7 +419,7 @@ mod tests {
                 project: format!("p{}", n % 5).parse().unwrap(),
                 id: format!("{n:064x}").parse().unwrap(),
             };
-            index.put(place, entry(State::Ready), false);
+            index.put(place, entry(State::Ready));
         }
         let page = index.page(&Filter::default(), usize::MAX);
         assert_eq!(page.len(), many);
@@ -423,8 +430,8 @@ mod tests {
     #[test]
     fn a_scan_does_not_overwrite_what_a_live_build_said() {
         let index = Index::new();
-        index.put(place(5, "p", "a"), entry(State::Ready), true);
-        index.put(place(1, "p", "a"), entry(State::Pending), false);
+        index.put(place(5, "p", "a"), entry(State::Ready));
+        index.put_scanned(place(1, "p", "a"), entry(State::Pending));
         let page = index.page(&Filter::default(), 9);
         assert_eq!(page, [(place(5, "p", "a"), State::Ready)]);
         index.remove(&"p".parse().unwrap(), place(5, "p", "a").id);
@@ -440,7 +447,7 @@ mod tests {
                 group: BuildGroup::Named(group.parse().unwrap()),
                 ..BuildInfo::example()
             };
-            index.put(place(second, "p", digit), IndexEntry::of(&info, None), true);
+            index.put(place(second, "p", digit), IndexEntry::of(&info, None));
         }
         let groups = || {
             let projects = index.lock();
@@ -466,9 +473,9 @@ mod tests {
         let index = Index::new();
         let mut ended = entry(State::Ready);
         ended.status = Status::Ready(Outcome::Failed);
-        index.put(place(5, "p", "b"), ended, true);
-        index.put(place(1, "p", "a"), entry(State::Ready), true);
-        index.put(place(2, "q", "c"), entry(State::Pending), true);
+        index.put(place(5, "p", "b"), ended);
+        index.put(place(1, "p", "a"), entry(State::Ready));
+        index.put(place(2, "q", "c"), entry(State::Pending));
         let newest: Vec<_> = index.newest().into_values().collect();
         let at = |second| Timestamp::from_second(second).unwrap();
         let of = |digit| place(0, "p", digit).id;
@@ -493,7 +500,7 @@ mod tests {
                 duration: Some(Duration::from_secs(ended as u64 - began as u64)),
                 ..BuildInfo::example()
             };
-            index.put(place(began, "p", digit), IndexEntry::of(&info, None), true);
+            index.put(place(began, "p", digit), IndexEntry::of(&info, None));
         }
         let since = |second, limit| -> Vec<String> {
             let since = Timestamp::from_second(second).unwrap();

@@ -62,7 +62,7 @@ mod store;
 mod survey;
 mod trend;
 
-pub use answer::{AnswerJson, BuildAnswer};
+pub use answer::{AnswerForm, AnswerJson, BuildAnswer};
 pub use archive::Tar;
 pub use artifacts::{Artifacts, Contents, Found};
 pub use candidate::{Candidate, Category};

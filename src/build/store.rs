@@ -531,7 +531,7 @@ impl BuildStore {
                 let record = record.complete(project, id, State::Ready, path);
                 let info = &record.info;
                 let entry = IndexEntry::of(info, record.internal.own);
-                self.index.put(Place::of(info), entry, false);
+                self.index.put_scanned(Place::of(info), entry);
             }
         }
         // A list of what was found is better than waiting forever.
@@ -546,8 +546,7 @@ impl BuildStore {
 
     /// Enters a new or changed build into the index.
     pub(super) fn enter(&self, info: &BuildInfo) {
-        self.index
-            .put(Place::of(info), IndexEntry::of(info, None), true);
+        self.index.put(Place::of(info), IndexEntry::of(info, None));
     }
 
     /// Every directory under the build path that may belong to a project.

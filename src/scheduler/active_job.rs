@@ -150,11 +150,17 @@ impl ActiveJob {
         self.cancel.wait().await.clone()
     }
 
-    /// Adds a client with a handle as a waiter. Returns false when the job is already being cancelled.
-    pub(super) fn want(&self, cancel_on_disconnect: bool) -> bool {
-        let mut waiters = self.waiters();
-        waiters.keep_when_disconnected |= !cancel_on_disconnect;
+    /// Adds a request of a client that has a handle. Returns false when the job is already being cancelled.
+    pub(super) fn add_request(&self, cancel_on_disconnect: bool) -> bool {
+        if !cancel_on_disconnect {
+            self.keep_when_disconnected();
+        }
         !self.cancel.initialized()
+    }
+
+    /// The job is built even if all clients disconnect.
+    pub(super) fn keep_when_disconnected(&self) {
+        self.waiters().keep_when_disconnected = true;
     }
 
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
@@ -162,7 +168,7 @@ impl ActiveJob {
     }
 
     /// Publishes the build's current state. The first call means that the job is accepted.
-    pub(super) fn show(&self, info: &BuildInfo) {
+    pub(super) fn publish_state(&self, info: &BuildInfo) {
         let mut info = info.clone();
         self.progress.send_modify(|progress| {
             info.joined = self.joined();
@@ -187,17 +193,25 @@ impl ActiveJob {
         self.joined.load(Ordering::Relaxed)
     }
 
-    pub(super) fn show_log(&self, log: LogProgress) {
+    pub(super) fn publish_log(&self, log: LogProgress) {
         self.progress
             .send_modify(|progress| progress.log = Some(log));
     }
 
     /// Sets the container that belongs to the job, and until when it may run; any other container that runs
     /// for this job has no owner.
-    pub(super) fn own(&self, container: Option<String>, deadline: Option<Timestamp>) {
+    pub(super) fn set_container(&self, container: String, deadline: Option<Timestamp>) {
         self.progress.send_modify(|progress| {
-            progress.container = container;
+            progress.container = Some(container);
             progress.deadline = deadline;
+        });
+    }
+
+    /// No container belongs to the job any more.
+    pub(super) fn clear_container(&self) {
+        self.progress.send_modify(|progress| {
+            progress.container = None;
+            progress.deadline = None;
         });
     }
 
@@ -534,7 +548,7 @@ mod tests {
             let active = ActiveJob::new(project, id, None, Origin::default(), None);
             let mut observer = active.observer(CancellationToken::new());
             let handle = has_ticket.then(|| active.handle(false, CancellationToken::new()));
-            active.show(&info);
+            active.publish_state(&info);
             end(&active, &info, is_built);
             drop((info, active));
             if let Some(mut handle) = handle {

@@ -80,10 +80,12 @@ fn queue_orphan(shared: &Shared, orphan: &OrphanedBuild) -> Option<Arc<ActiveJob
         Admission::Coalesced(_) | Admission::Refused => return None,
     };
     // It is unknown whether clients that wait for it will reconnect.
-    active.want(false);
+    active.keep_when_disconnected();
     if let Some(record) = adopted {
         let internal = &record.internal;
-        active.own(internal.container.clone(), internal.deadline);
+        if let Some(container) = internal.container.clone() {
+            active.set_container(container, internal.deadline);
+        }
     }
     Some(active)
 }
@@ -146,8 +148,8 @@ async fn take_over(shared: Arc<Shared>, active: Arc<ActiveJob>, orphan: Orphaned
     };
     publish(&shared, active.subject(), &event);
     // This comes first: a client that sees the job accepted may follow its log.
-    active.show_log(pending.log().progress());
-    active.show(pending.info());
+    active.publish_log(pending.log().progress());
+    active.publish_state(pending.info());
     let observer = active.observer(shared.stop.clone());
     shared.broadcast.job_begun(observer);
     let start = match (container, pending.internal().stopped.clone()) {

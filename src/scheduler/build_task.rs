@@ -225,7 +225,7 @@ impl BuildTask {
         let _ = self.stop_decided.set(());
         faults::point("stop-decided");
         let active = self.active.clone();
-        active.show(self.pending()?.info());
+        active.publish_state(self.pending()?.info());
         Ok(())
     }
 
@@ -257,7 +257,7 @@ impl BuildTask {
         let active = self.active.clone();
         let pending = self.pending()?;
         pending.enter(phase);
-        active.show(pending.info());
+        active.publish_state(pending.info());
         Ok(())
     }
 

@@ -71,7 +71,7 @@ pub(super) async fn end_after_panic(shared: Arc<Shared>, active: Arc<ActiveJob>)
     let (store, project, id) = (shared.store.clone(), active.project.clone(), active.id);
     match blocking(move || store.take_back(&project, id)).await {
         Ok(Ok(Some(mut pending))) => {
-            active.show_log(pending.log().progress());
+            active.publish_log(pending.log().progress());
             return end_interrupted(
                 shared,
                 active,
@@ -104,7 +104,7 @@ pub(super) async fn end_interrupted(
     let container = pending.record_mut().internal.container.take();
     if let Some(container) = &container {
         // The build does not own it any more: if it cannot be removed now, a sweep finds it.
-        active.own(None, None);
+        active.clear_container();
         match remove_container(&shared, &active, container).await {
             ContainerRemoval::Done => {}
             // The record on disk names it: the next process continues.
@@ -207,7 +207,7 @@ pub(super) async fn end_build(
     end: End,
 ) {
     pending.enter(Phase::Finishing);
-    active.show(pending.info());
+    active.publish_state(pending.info());
     let container = pending.internal().container.clone();
     pending.record_mut().info.joined = active.joined();
     let id = active.id;

@@ -121,8 +121,8 @@ async fn accept(
     if let Some(pending) = &mut pending {
         publish(shared, active.subject(), &Event::Accepted);
         // This comes first: a client that sees the job accepted may follow its log.
-        active.show_log(pending.log().progress());
-        active.show(pending.info());
+        active.publish_log(pending.log().progress());
+        active.publish_state(pending.info());
         shared
             .broadcast
             .job_begun(active.observer(shared.stop.clone()));
@@ -153,7 +153,7 @@ pub(super) async fn run_build(
     pending: PendingBuild,
     start: StartPoint,
 ) {
-    active.show(pending.info());
+    active.publish_state(pending.info());
     let mut task = BuildTask::new(shared.clone(), active.clone(), pending);
     let made = match task.wait_for_slot(&start).await {
         // The state of a running build is allocated when it has its slot: most active jobs wait.
@@ -233,7 +233,7 @@ impl BuildTask {
         let internal = &mut self.pending()?.record_mut().internal;
         internal.lost += 1;
         let (lost, container) = (internal.lost, internal.container.clone());
-        self.active.own(None, None);
+        self.active.clear_container();
         if lost >= MAX_LOST_ATTEMPTS {
             // Its container is still in the record: it is removed, or the data set aside, when the build
             // ends.
@@ -436,7 +436,7 @@ impl BuildTask {
             log.append(text).await.map_err(Interruption::Log)?;
         }
         let active = self.active.clone();
-        active.show(self.pending()?.info());
+        active.publish_state(self.pending()?.info());
         Ok(())
     }
 
@@ -507,7 +507,7 @@ impl BuildTask {
         self.on_disk(move |pending| Ok(pending.start(name, ran)?))
             .await?;
         let deadline = self.pending()?.internal().deadline;
-        self.active.own(Some(container.clone()), deadline);
+        self.active.set_container(container.clone(), deadline);
         faults::point("container-known");
         let failed = |source| Interruption::Container { source };
         // It begins before the start: the end may follow within ms.

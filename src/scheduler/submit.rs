@@ -157,7 +157,7 @@ impl Shared {
         let is_coalesced = matches!(place, Place::Joined);
         let handle = active.handle(is_coalesced, self.stop.clone());
         let has_old_image = request.rebuild && !active.origin.rebuild;
-        let is_wanted = !has_old_image && active.want(request.cancel_on_disconnect);
+        let is_wanted = !has_old_image && active.add_request(request.cancel_on_disconnect);
         let place = match place {
             Place::Joined if !is_wanted => Place::Behind,
             place => place,

@@ -165,7 +165,7 @@ impl BuildTask {
                 })
                 .await?;
                 let deadline = self.pending()?.internal().deadline;
-                self.active.own(Some(container.to_owned()), deadline);
+                self.active.set_container(container.to_owned(), deadline);
                 let started = self.cancellable(docker.start(container)).await?;
                 started.map_err(container_failed)
             }

@@ -19,7 +19,7 @@ use crate::api::{
     CancelRequest, IndexItem, JobRequest, JobState, JobView, MAX_REASON, MAX_REQUEST,
 };
 use crate::budget::{Client, Held};
-use crate::build::{AnswerJson, BuildAnswer, BuildInfo, Listing, LogFollower};
+use crate::build::{AnswerForm, AnswerJson, BuildAnswer, BuildInfo, Listing, LogFollower};
 use crate::job::{Cancelled, Outcome, State};
 use crate::scheduler::{self, JobHandle, Submission};
 
@@ -165,13 +165,24 @@ async fn respond_cached(answer: BuildAnswer, submitter: Submitter) -> Result<Res
         .json(async |bytes| budgets.of_result(bytes).hold(bytes))
         .await?;
     if let ResponseForm::Result { with_log } = submitter.form {
-        return Ok(created(json.parts(false, with_log)));
+        return Ok(created(json.parts(AnswerForm {
+            coalesced: false,
+            with_log,
+        })));
     }
     // The stream keeps the JSON, not the answer, whose params may be large.
     let held = submitter.held;
     Ok(events::stream(&budgets.builds, held, |events| async move {
         events.json("state", &state).await?;
-        events.parts("result", json.parts(false, true)).await
+        events
+            .parts(
+                "result",
+                json.parts(AnswerForm {
+                    coalesced: false,
+                    with_log: true,
+                }),
+            )
+            .await
     }))
 }
 
@@ -195,7 +206,10 @@ async fn respond_pending(
     let json = answer
         .json(async |bytes| submitter.budgets.of_result(bytes).wait(bytes).await)
         .await?;
-    Ok(created(json.parts(coalesced, with_log)))
+    Ok(created(json.parts(AnswerForm {
+        coalesced,
+        with_log,
+    })))
 }
 
 /// The result of a build that has ended.
@@ -300,7 +314,15 @@ async fn send_build(
     drop(handle);
     let json = answer.json(async |bytes| budgets.of_result(bytes).wait(bytes).await);
     let json = json.await.map_err(|_| ClientGone)?;
-    events.parts("result", json.parts(coalesced, true)).await
+    events
+        .parts(
+            "result",
+            json.parts(AnswerForm {
+                coalesced,
+                with_log: true,
+            }),
+        )
+        .await
 }
 
 /// `POST /job/P/ID/cancel`.
@@ -396,7 +418,10 @@ fn job_response(
     let head = head.strip_suffix("null}").unwrap_or(&head).to_owned();
     let parts = [Bytes::from(head)]
         .into_iter()
-        .chain(json.parts(false, wants_log))
+        .chain(json.parts(AnswerForm {
+            coalesced: false,
+            with_log: wants_log,
+        }))
         .chain([Bytes::from_static(b"}")]);
     let body = response::parts(parts);
     Ok(response::of_json(StatusCode::OK, body))
