@@ -16,7 +16,7 @@ use hyper::{Method, StatusCode};
 use super::client_budget::ClientBudget;
 use super::compressed::Compressed;
 use super::conditions::{self, Verdict};
-use super::error::ApiError;
+use super::error::{self, ApiError};
 use super::manifest::Manifest;
 use super::media::{self, Media};
 use super::paced;
@@ -47,7 +47,7 @@ pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiErro
     if request.flag("manifest")? {
         return manifest(web, &request, &project, id).await;
     }
-    let counted = web.hold_tree(request.client)?;
+    let place = web.hold_tree(request.client)?;
     let (walk, state) = (
         request.budget.hold(Contents::BYTES)?,
         request.budget.hold(Tar::BYTES)?,
@@ -67,17 +67,17 @@ pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiErro
     let bytes = match compress {
         Some(held) => {
             let tar = Compressed::new(tar, held).map_err(failed)?;
-            pipe::source_stream(Counted(tar, counted), limiter).boxed()
+            pipe::source_stream(Counted(tar, place), limiter).boxed()
         }
-        None => pipe::source_stream(Counted(tar, counted), limiter).boxed(),
+        None => pipe::source_stream(Counted(tar, place), limiter).boxed(),
     };
     let metrics = web.metrics.clone();
-    let counted = log_errors(bytes, &project, id)
+    let bytes = log_errors(bytes, &project, id)
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let mut response = response::typed(
         StatusCode::OK,
         "application/x-tar",
-        paced::body(counted, chunks),
+        paced::body(bytes, chunks),
     );
     let headers = response.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
@@ -129,10 +129,8 @@ fn log_errors<S: Stream<Item = std::io::Result<Bytes>>>(
     project: &ProjectName,
     id: JobId,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + use<S> {
-    let (name, shown) = (project.clone(), id.short());
-    bytes.inspect_err(move |error| {
-        tracing::error!(mistry_project = %name, mistry_job = shown, error = error as &dyn std::error::Error, "artifacts could not be sent to their end");
-    })
+    let project = project.clone();
+    bytes.inspect_err(move |error| error::log_unsent("artifacts", &project, id, error))
 }
 
 /// `GET /artifacts/P/ID?manifest`: a JSON array that is written while the artifacts are walked.
@@ -142,11 +140,11 @@ async fn manifest(
     project: &ProjectName,
     id: JobId,
 ) -> Result<Response, ApiError> {
-    let counted = web.hold_tree(request.client)?;
+    let place = web.hold_tree(request.client)?;
     let held = request.budget.hold(Contents::BYTES)?;
     let chunks = request.budget.hold(paced::BYTES)?;
     let artifacts = open_artifacts(request, project, id).await?;
-    let manifest = Counted(Manifest::new(artifacts.contents(held)), counted);
+    let manifest = Counted(Manifest::new(artifacts.contents(held)), place);
     let bytes = log_errors(
         pipe::source_stream(manifest, request.reader.limiter()),
         project,

@@ -1,4 +1,5 @@
-//! Maps each error to its status and message. No other module does that.
+//! Maps each error of the scheduler to its status and message. No other module does that; a handler gives a
+//! status only to what it finds wrong in a request itself.
 //!
 //! Clients get the message and the request's id; paths and causes are written to the journal under the same
 //! id.
@@ -6,7 +7,8 @@
 use hyper::StatusCode;
 
 use crate::build::BuildInfo;
-use crate::project::{self, NameError};
+use crate::job::JobId;
+use crate::project::{self, NameError, ProjectName};
 use crate::scheduler::Error;
 
 /// `Retry-After` of a server that is busy, in seconds: about the time of a short build.
@@ -138,19 +140,14 @@ impl From<NameError> for ApiError {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> ApiError {
-        let status = status(&error);
-        let (job, retry_after) = match unwrapped(&error) {
-            Error::Stopping(project, id) => (
-                Some((project.to_string(), id.to_string())),
-                Some(RESTART_RETRY_AFTER),
-            ),
-            Error::BacklogFull
-            | Error::ReadersFull
-            | Error::ScansFull
-            | Error::BodiesFull
-            | Error::EngineAway(_) => (None, Some(BUSY_RETRY_AFTER)),
-            Error::Ending => (None, Some(RESTART_RETRY_AFTER)),
-            _ => (None, None),
+        let Class {
+            status,
+            retry_after,
+            is_logged,
+        } = class(&error);
+        let job = match unwrapped(&error) {
+            Error::Stopping(project, id) => Some((project.to_string(), id.to_string())),
+            _ => None,
         };
         ApiError {
             status,
@@ -158,18 +155,7 @@ impl From<Error> for ApiError {
             job,
             retry_after,
             allow: None,
-            // A busy or stopping server is no fault, and is logged elsewhere. The scheduler has logged why a
-            // job was rejected, once for all clients that wait for it.
-            cause: match &error {
-                Error::Rejected(_)
-                | Error::Stopping(..)
-                | Error::Ending
-                | Error::BacklogFull
-                | Error::ReadersFull
-                | Error::ScansFull
-                | Error::BodiesFull => None,
-                _ => status.is_server_error().then(|| error.into()),
-            },
+            cause: is_logged.then(|| error.into()),
         }
     }
 }
@@ -181,36 +167,83 @@ fn unwrapped(error: &Error) -> &Error {
     }
 }
 
-/// There is no `_` arm, so that each new variant gets a status on purpose.
-fn status(error: &Error) -> StatusCode {
+/// How an error of the scheduler is answered.
+#[derive(Clone, Copy)]
+struct Class {
+    status: StatusCode,
+    /// After how many seconds the client may try again.
+    retry_after: Option<u32>,
+    /// It is a fault of ours, and its cause is not in the journal yet.
+    is_logged: bool,
+}
+
+impl Class {
+    /// An error of the client.
+    fn of_client(status: StatusCode) -> Class {
+        Class {
+            status,
+            retry_after: None,
+            is_logged: false,
+        }
+    }
+
+    /// The server has no capacity for the request now. It is no fault.
+    fn unavailable(retry_after: u32) -> Class {
+        Class {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: Some(retry_after),
+            is_logged: false,
+        }
+    }
+
+    const FAULT: Class = Class {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        retry_after: None,
+        is_logged: true,
+    };
+}
+
+/// There is no `_` arm, so that each new variant is classified on purpose.
+fn class(error: &Error) -> Class {
     match error {
         Error::Project(project) => match project {
-            project::Error::Unknown(_) | project::Error::NoDockerfile(_) => StatusCode::NOT_FOUND,
-            project::Error::Unbuildable(..) | project::Error::Settings(..) => {
-                StatusCode::UNPROCESSABLE_ENTITY
+            project::Error::Unknown(_) | project::Error::NoDockerfile(_) => {
+                Class::of_client(StatusCode::NOT_FOUND)
             }
-            project::Error::Changed(_) => StatusCode::CONFLICT,
-            project::Error::Read(..) | project::Error::List(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            project::Error::Unbuildable(..) | project::Error::Settings(..) => {
+                Class::of_client(StatusCode::UNPROCESSABLE_ENTITY)
+            }
+            project::Error::Changed(_) => Class::of_client(StatusCode::CONFLICT),
+            project::Error::Read(..) | project::Error::List(_) => Class::FAULT,
         },
         Error::UnknownJob(..)
         | Error::NoBuild(_)
         | Error::NoArtifacts(..)
         | Error::NoLog(..)
-        | Error::NoRecord(..) => StatusCode::NOT_FOUND,
-        Error::Over(..) => StatusCode::CONFLICT,
-        Error::NotYours(..) => StatusCode::FORBIDDEN,
-        Error::Kept(..) => StatusCode::CONFLICT,
-        Error::NoPolicy => StatusCode::UNPROCESSABLE_ENTITY,
-        Error::BacklogFull
-        | Error::ReadersFull
-        | Error::ScansFull
-        | Error::BodiesFull
-        | Error::EngineAway(_)
-        | Error::Stopping(..)
-        | Error::Ending => StatusCode::SERVICE_UNAVAILABLE,
-        Error::Image(..) | Error::Engine(..) | Error::Store(_) | Error::Log(_) | Error::Lost => {
-            StatusCode::INTERNAL_SERVER_ERROR
+        | Error::NoRecord(..) => Class::of_client(StatusCode::NOT_FOUND),
+        Error::Over(..) | Error::Kept(..) => Class::of_client(StatusCode::CONFLICT),
+        Error::NotYours(..) => Class::of_client(StatusCode::FORBIDDEN),
+        Error::NoPolicy => Class::of_client(StatusCode::UNPROCESSABLE_ENTITY),
+        Error::BacklogFull | Error::ReadersFull | Error::ScansFull | Error::BodiesFull => {
+            Class::unavailable(BUSY_RETRY_AFTER)
         }
-        Error::Rejected(inner) => status(inner),
+        Error::EngineAway(_) => Class {
+            is_logged: true,
+            ..Class::unavailable(BUSY_RETRY_AFTER)
+        },
+        Error::Stopping(..) | Error::Ending => Class::unavailable(RESTART_RETRY_AFTER),
+        Error::Image(..) | Error::Engine(..) | Error::Store(_) | Error::Log(_) | Error::Lost => {
+            Class::FAULT
+        }
+        // The scheduler has logged it, once for all clients that wait for the job.
+        Error::Rejected(inner) => Class {
+            is_logged: false,
+            ..class(inner)
+        },
     }
+}
+
+/// Logs why a response that had begun was not sent completely; the client only sees that it is incomplete.
+pub(super) fn log_unsent(what: &str, project: &ProjectName, id: JobId, error: &std::io::Error) {
+    tracing::error!(mistry_project = %project, mistry_job = %id, error = error as &dyn std::error::Error, "{what} could not be sent to the end");
 }

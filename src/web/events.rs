@@ -18,10 +18,13 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::client_budget::ClientBudget;
+use super::error;
 use super::response::{self, Response};
 use crate::api::{LogPiece, LogPieces, MAX_PIECE};
 use crate::budget::Held;
 use crate::build::LogFollower;
+use crate::job::JobId;
+use crate::project::ProjectName;
 
 /// Proxies close connections that are silent for 30 to 60 s.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -252,21 +255,39 @@ where
 
 /// Cuts a log into pieces, one event each; the id is the byte offset of what comes next.
 #[derive(Debug)]
-pub(super) struct Lines(LogPieces);
+pub(super) struct Lines {
+    pieces: LogPieces,
+    project: ProjectName,
+    id: JobId,
+}
+
+/// What became of the new part of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinesSent {
+    /// Its complete pieces are sent.
+    Part,
+    /// There is nothing to read after all: the log was truncated.
+    Nothing,
+    /// The disk failed, which is in the journal.
+    Unreadable,
+}
 
 impl Lines {
-    /// Begins at byte `offset` of the log.
-    pub(super) fn new(offset: u64) -> Lines {
-        Lines(LogPieces::new(offset))
+    /// Begins at byte `offset` of the log of a build.
+    pub(super) fn new(project: &ProjectName, id: JobId, offset: u64) -> Lines {
+        Lines {
+            pieces: LogPieces::new(offset),
+            project: project.clone(),
+            id,
+        }
     }
 
-    /// Reads the new part of `log`, and sends the events of all complete pieces. Returns false if there is
-    /// nothing to read after all, or an error of the disk.
+    /// Reads the new part of `log`, and sends the events of all complete pieces.
     pub(super) async fn send(
         &mut self,
         log: &mut LogFollower,
         events: &Events,
-    ) -> Result<io::Result<bool>, ClientGone> {
+    ) -> Result<LinesSent, ClientGone> {
         let wide = events.budget.hold_where_plenty(WIDE_BYTES).map(Arc::new);
         let (read, at_once) = match wide {
             Some(_) => (WIDE_READ_CHUNK, WIDE_EVENTS_CHUNK),
@@ -274,8 +295,11 @@ impl Lines {
         };
         let chunk = match log.read(read).await {
             Ok(Some(chunk)) => chunk,
-            Ok(None) => return Ok(Ok(false)),
-            Err(error) => return Ok(Err(error)),
+            Ok(None) => return Ok(LinesSent::Nothing),
+            Err(error) => {
+                error::log_unsent("a log", &self.project, self.id, &error);
+                return Ok(LinesSent::Unreadable);
+            }
         };
         let mut batch = Batch::default();
         // In small parts, so that their events are small where they are not plain text.
@@ -295,7 +319,7 @@ impl Lines {
             let held = worst.as_ref().or(wide.as_ref());
             for line in part.split_inclusive(|byte| *byte == b'\n') {
                 batch.begin(events).await?;
-                self.0
+                self.pieces
                     .push(line, |piece| write_event(piece, &mut batch.made));
                 if batch.made.len() >= at_once {
                     batch.flush(events, held.cloned()).await?;
@@ -306,14 +330,14 @@ impl Lines {
             }
         }
         batch.flush(events, wide).await?;
-        Ok(Ok(true))
+        Ok(LinesSent::Part)
     }
 
     /// Sends the event of a last line that has no end.
     pub(super) async fn finish(mut self, events: &Events) -> Result<(), ClientGone> {
         let permit = events.permit().await?;
         let mut made = Vec::new();
-        self.0.finish(|piece| write_event(piece, &mut made));
+        self.pieces.finish(|piece| write_event(piece, &mut made));
         events.send(permit, made.into(), None).await
     }
 }
@@ -435,8 +459,8 @@ mod tests {
         let share = ClientBudget::new(budget.clone(), Client::Proxy);
         let held = share.hold(STREAM_BYTES).unwrap();
         let answer = stream(&share, held, |events| async move {
-            let mut lines = Lines::new(0);
-            while let Ok(true) = lines.send(&mut log, &events).await? {}
+            let mut lines = Lines::new(&"p".parse().unwrap(), JobId::FIRST, 0);
+            while lines.send(&mut log, &events).await? == LinesSent::Part {}
             lines.finish(&events).await
         });
         let mut body = answer.into_body();
@@ -483,5 +507,28 @@ mod tests {
         let events = framed(&[&long]);
         assert_eq!(events.matches("event: log").count(), 4);
         assert!(events.contains(&format!("id: {}\n", long.len())));
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_read_is_neither_at_its_end_nor_empty() {
+        use http_body_util::BodyExt;
+
+        use crate::budget::{Budget, Client};
+        use crate::read_limiter::{self, ReadLimiter};
+
+        // Reading a directory fails, as reading a file does on a disk that fails.
+        let directory = tempfile::tempdir().unwrap();
+        let limiter = ReadLimiter::new(read_limiter::READS).for_client(Client::Proxy);
+        let mut log = LogFollower::open(directory.path(), 0, None, limiter).unwrap();
+        let share = ClientBudget::new(Budget::new(256 << 10, 0), Client::Proxy);
+        let held = share.hold(STREAM_BYTES).unwrap();
+        let (sent, is_sent) = tokio::sync::oneshot::channel();
+        let answer = stream(&share, held, |events| async move {
+            let mut lines = Lines::new(&"p".parse().unwrap(), JobId::FIRST, 0);
+            let _ = sent.send(lines.send(&mut log, &events).await?);
+            Ok(())
+        });
+        drop(answer.into_body().frame().await);
+        assert_eq!(is_sent.await.unwrap(), LinesSent::Unreadable);
     }
 }

@@ -10,7 +10,7 @@ use super::body::{self, ReceivedBody};
 use super::caller::Caller;
 use super::client_budget::ClientBudget;
 use super::error::ApiError;
-use super::events::{self, ClientGone, Events, Lines};
+use super::events::{self, ClientGone, Events, Lines, LinesSent};
 use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
@@ -269,7 +269,7 @@ async fn send_build(
     budgets: Budgets,
 ) -> Result<(), ClientGone> {
     let mut is_held = true;
-    let mut lines = Lines::new(0);
+    let mut lines = Lines::new(handle.project(), handle.id(), 0);
     let mut last_sent = None;
     let mut following = true;
     loop {
@@ -298,7 +298,7 @@ async fn send_build(
             }
         };
         // After an error of the disk the client still waits for the result.
-        if grown == 0 || !matches!(lines.send(&mut log, &events).await?, Ok(true)) {
+        if grown == 0 || lines.send(&mut log, &events).await? != LinesSent::Part {
             following = false;
             if handle.end().await.is_err() {
                 return Ok(());

@@ -1,13 +1,13 @@
 //! Logs: as events, line by line; as text, byte by byte; an index of their lines; a search in them.
 
-use futures_util::stream;
+use futures_util::{Stream, TryStreamExt, stream};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
 use super::conditions::{self, Verdict};
-use super::error::ApiError;
-use super::events::{self, ClientGone, Events, Lines};
+use super::error::{self, ApiError};
+use super::events::{self, ClientGone, Events, Lines, LinesSent};
 use super::paced;
 use super::ranges::{self, Part, part};
 use super::request::Request;
@@ -37,28 +37,52 @@ const LOG: HeaderName = HeaderName::from_static("mistry-log");
 pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
     if request.flag("lines")? {
-        let (log, tag) = named(&request, &project, id).await?;
-        let lines = LogLines::from(request.reader.log_index(log).await?);
-        let mut response = response::json(&request.budget, StatusCode::OK, &lines)?;
-        response::set(&mut response, LOG, &tag);
-        return Ok(response);
+        return index(&request, &project, id).await;
     }
     if let Some(text) = request.query.get("find") {
-        let needle = text
-            .parse()
-            .map_err(|error: NeedleError| ApiError::bad_request(format!("find: {error}")))?;
-        let (log, tag) = named(&request, &project, id).await?;
-        let found = request.reader.log_find(log, needle).await?;
-        let mut response =
-            response::json(&request.budget, StatusCode::OK, &LogMatches::from(found))?;
-        response::set(&mut response, LOG, &tag);
-        return Ok(response);
+        return find(&request, &project, id, text).await;
     }
     if request.flag("text")?
         || response::prefers(request.headers(), "text/plain", "text/event-stream")
     {
         return plain(web, &request, project, id).await;
     }
+    stream(web, &request, project, id).await
+}
+
+/// The index of the log's lines.
+async fn index(request: &Request, project: &ProjectName, id: JobId) -> Result<Response, ApiError> {
+    let (log, tag) = expected_log(request, project, id).await?;
+    let lines = LogLines::from(request.reader.log_index(log).await?);
+    let mut response = response::json(&request.budget, StatusCode::OK, &lines)?;
+    response::set(&mut response, LOG, &tag);
+    Ok(response)
+}
+
+/// The lines that contain a text.
+async fn find(
+    request: &Request,
+    project: &ProjectName,
+    id: JobId,
+    text: &str,
+) -> Result<Response, ApiError> {
+    let needle = text
+        .parse()
+        .map_err(|error: NeedleError| ApiError::bad_request(format!("find: {error}")))?;
+    let (log, tag) = expected_log(request, project, id).await?;
+    let found = request.reader.log_find(log, needle).await?;
+    let mut response = response::json(&request.budget, StatusCode::OK, &LogMatches::from(found))?;
+    response::set(&mut response, LOG, &tag);
+    Ok(response)
+}
+
+/// The log as events, followed to the end of the build.
+async fn stream(
+    web: &Web,
+    request: &Request,
+    project: ProjectName,
+    id: JobId,
+) -> Result<Response, ApiError> {
     let from = match request.headers().get("last-event-id") {
         None => 0,
         Some(value) => value
@@ -78,9 +102,9 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
     }))
 }
 
-/// The log and its identity, if it is the one that the request means. A job that is submitted again has
+/// The log and its identity, if it is the one that the request's `Mistry-Log` names, or none is named. A job that is submitted again has
 /// another log at the same address: without this check, a client would mix both.
-async fn named(
+async fn expected_log(
     request: &Request,
     project: &ProjectName,
     id: JobId,
@@ -105,7 +129,7 @@ async fn send_log(
     from: u64,
     (project, id): (&ProjectName, JobId),
 ) -> Result<(), ClientGone> {
-    let mut lines = Lines::new(from);
+    let mut lines = Lines::new(project, id, from);
     loop {
         let grown = tokio::select! {
             grown = log.grown() => grown,
@@ -116,10 +140,9 @@ async fn send_log(
             break;
         }
         match lines.send(&mut log, &events).await? {
-            Ok(true) => {}
-            // It was truncated.
-            Ok(false) => break,
-            Err(_) => return Ok(()),
+            LinesSent::Part => {}
+            LinesSent::Nothing => break,
+            LinesSent::Unreadable => return Ok(()),
         }
     }
     lines.finish(&events).await?;
@@ -163,14 +186,15 @@ async fn plain(
     };
     let chunk = if is_followed { FOLLOWED_CHUNK } else { CHUNK };
     let held = request.budget.hold(2 * chunk as u64 + FOLLOWER_BYTES)?;
-    let (log, tag) = named(request, &project, id).await?;
+    let (log, tag) = expected_log(request, &project, id).await?;
     let mut response = if is_followed {
         // Its length is not known, so no range of it can be named.
         let log = log.skip_to(from);
         let bytes = bytes_of(log, u64::MAX, chunk, web.stop.clone());
+        let bytes = log_errors(bytes, &project, id);
         text(StatusCode::OK, bytes, held)
     } else {
-        now(web, request, log, held)?
+        now(web, request, (&project, id), log, held)?
     };
     response::set(&mut response, LOG, &tag);
     let headers = response.headers_mut();
@@ -185,7 +209,13 @@ async fn plain(
 
 /// The current content of a log, or a part of it. A log only grows, so its identity and length identify its
 /// content.
-fn now(web: &Web, request: &Request, log: LogFollower, held: Held) -> Result<Response, ApiError> {
+fn now(
+    web: &Web,
+    request: &Request,
+    (project, id): (&ProjectName, JobId),
+    log: LogFollower,
+    held: Held,
+) -> Result<Response, ApiError> {
     let length = log.length();
     let etag = format!("\"{}-{length:x}\"", log.tag());
     let headers = request.headers();
@@ -200,15 +230,26 @@ fn now(web: &Web, request: &Request, log: LogFollower, held: Held) -> Result<Res
         Part::Beyond => return Ok(ranges::beyond(length)),
     };
     let bytes = bytes_of(log.skip_to(first), count, CHUNK, web.stop.clone());
+    let bytes = log_errors(bytes, project, id);
     let mut response = text(status, bytes, held);
     ranges::describe(&mut response, first, count, length);
     response::set(&mut response, ETAG, &etag);
     Ok(response)
 }
 
+/// Logs why `bytes` were not sent to their end.
+fn log_errors<S: Stream<Item = std::io::Result<bytes::Bytes>>>(
+    bytes: S,
+    project: &ProjectName,
+    id: JobId,
+) -> impl Stream<Item = std::io::Result<bytes::Bytes>> + use<S> {
+    let project = project.clone();
+    bytes.inspect_err(move |error| error::log_unsent("a log", &project, id, error))
+}
+
 fn text(
     status: StatusCode,
-    bytes: impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+    bytes: impl Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
     held: Held,
 ) -> Response {
     let body = paced::body(bytes, held);
@@ -221,7 +262,7 @@ fn bytes_of(
     count: u64,
     chunk: usize,
     stop: CancellationToken,
-) -> impl futures_util::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
+) -> impl Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static {
     stream::try_unfold(
         (log, count, stop),
         move |(mut log, left, stop)| async move {

@@ -93,10 +93,30 @@ async fn the_installed_interfaces_are_those_on_the_bus() {
             .build();
         let there = object.await.unwrap().introspect().await.unwrap();
         let installed = read(&format!("packaging/dbus/org.mistry.Mistry1.{name}.xml"));
-        assert_eq!(
-            interface(&there, name),
-            interface(&installed, name),
-            "packaging/dbus/org.mistry.Mistry1.{name}.xml is not what is on the bus"
+        let (on_the_bus, written) = (interface(&there, name), interface(&installed, name));
+        let same = |(a, b): &(&String, &String)| a == b;
+        let begin = on_the_bus.iter().zip(&written).take_while(same).count();
+        let (a, b) = (
+            on_the_bus[begin..].iter().rev(),
+            written[begin..].iter().rev(),
+        );
+        let end = a.zip(b).take_while(same).count();
+        let part = |lines: &[String]| lines[begin..lines.len() - end].join("\n");
+        let mut before = written[..begin].iter().rev();
+        let is_member = |line: &&String| {
+            ["<method", "<signal", "<property"]
+                .iter()
+                .any(|head| line.starts_with(head))
+        };
+        let before = before
+            .find(is_member)
+            .and_then(|line| attribute(line, "name"));
+        assert!(
+            on_the_bus == written,
+            "packaging/dbus/org.mistry.Mistry1.{name}.xml is not what is on the bus (where properties are in the order of their names). After '{}' write\n{}\nin the place of\n{}\n",
+            before.unwrap_or_default(),
+            part(&on_the_bus),
+            part(&written)
         );
     }
     home.engine.release("wait");
@@ -158,7 +178,8 @@ fn the_contract_declares_which_changes_are_signalled_and_who_may_act() {
                 attribute(line, "type").unwrap(),
                 attribute(line, "name").unwrap()
             );
-            let row = rows.iter().find(|row| row[0] == property).unwrap();
+            let row = rows.iter().find(|row| row[0] == property);
+            let row = row.unwrap_or_else(|| panic!("docs/dbus-api.md has no row '{property}'"));
             assert_eq!(row[1], if is_const { "const" } else { "yes" }, "{property}");
         }
     }

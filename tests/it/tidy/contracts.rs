@@ -202,6 +202,61 @@ fn every_metric_is_documented() {
 }
 
 #[test]
+fn every_fact_about_a_build_is_in_the_paper() {
+    let known: Value = serde_json::from_str(&read("docs/openapi.json")).unwrap();
+    let known = keys(&known["components"]["schemas"]["BuildInfo"]["properties"]);
+    let paper = read("docs/http-api.md");
+    let (_, paper) = paper.split_once("\n## Build info\n").unwrap();
+    let names = ["BuildView", "the table 'Build info' of docs/http-api.md"];
+    assert_none(&differences(names, [&known, &table(paper, "field")]));
+}
+
+#[test]
+fn every_key_is_tried_with_a_wrong_value() {
+    let checked = read("src/config/checked.rs");
+    let (_, tried) = checked
+        .split_once("fn each_key_wrong_in_turn_is_named")
+        .unwrap();
+    let tried = tried.split("            (\"").skip(1);
+    let tried = tried.filter_map(|row| row.split('"').next());
+    let tried = tried.map(str::to_owned).collect();
+    let known = fields(&read("src/config/file.rs"), "ConfigFile");
+    let names = [
+        "config/file.rs",
+        "the test of wrong values in config/checked.rs",
+    ];
+    assert_none(&differences(names, [&known, &tried]));
+}
+
+#[test]
+fn every_verb_is_in_the_readme() {
+    let verbs = read("src/cli/mod.rs");
+    let (_, verbs) = verbs.split_once("enum Verb {").unwrap();
+    let verbs = verbs.lines().skip(1).take_while(|line| *line != "}");
+    let verbs = verbs.filter_map(|line| line.trim().split_once('(').map(|(name, _)| name));
+    let kebab = |name: &str| {
+        let letters = name.chars().enumerate();
+        let spelt = letters.map(|(at, l)| match l.is_uppercase() && at > 0 {
+            true => format!("-{}", l.to_lowercase()),
+            false => l.to_lowercase().to_string(),
+        });
+        spelt.collect::<String>()
+    };
+    let readme = read("README.md");
+    let (_, usage) = readme
+        .split_once("## The command line\n\n```text\n")
+        .unwrap();
+    let (usage, _) = usage.split_once("```").unwrap();
+    let told: BTreeSet<&str> = usage.split_whitespace().collect();
+    let untold = verbs
+        .map(kebab)
+        .filter(|verb| !told.contains(verb.as_str()));
+    let untold =
+        untold.map(|verb| format!("{verb} is a verb, and not in README.md, 'The command line'"));
+    assert_none(&untold.collect::<Vec<_>>());
+}
+
+#[test]
 fn these_checks_can_fail() {
     let routes = "routes! {\n    GET \"/no\" => z,\n}\nstatic A: B = routes! {\n\
         GET    \"/\"  READ => a,\n\

@@ -164,7 +164,8 @@ fn unplanned(document: &str, files: &[&str]) -> Vec<String> {
         .filter(|name| *name != "mod.rs")
         .collect();
     let missing = there.difference(&named);
-    let missing = missing.map(|name| format!("{name} is not in the ground plan"));
+    let missing =
+        missing.map(|name| format!("{name} is not in the ground plan, docs/ARCHITECTURE.md §2"));
     let gone = named.difference(&there);
     let gone = gone.map(|name| format!("{name} is in the ground plan only"));
     missing.chain(gone).collect()

@@ -250,7 +250,7 @@ fn the_manual_is_whole() {
         let is_entry = |line: &str| line == key || line.starts_with(&format!("{key}  ("));
         assert!(
             daemon.lines().any(is_entry),
-            "mistryd(8) has no entry '{key}'"
+            "mistryd(8), which is made from the table in docs/operations.md, has no entry '{key}'"
         );
     }
     for word in [
