@@ -6,47 +6,62 @@
 //!
 //! It is independent of HTTP: interfaces call it and convert its [`Error`]s.
 
-mod active_job;
-mod activity;
-mod adoption;
-mod artifacts;
+// The scheduler and what its parts share.
 mod blocking;
-mod broadcast;
-mod build_task;
-mod collection;
 mod config;
-mod container;
-mod deadlines;
-mod ending;
-mod engine;
 mod error;
-mod event;
-mod event_stream;
-mod history;
-mod image_properties;
-mod images;
-mod interruption;
-mod jobs;
-mod logs;
+mod service;
+mod shared;
+
+// A request: looked up, admitted, queued.
+mod active_job;
 mod lookup;
 mod lookups;
 mod pause;
-mod pipeline;
 mod queue;
-mod readers;
-mod reading;
-mod rebuild;
 mod recipe;
 mod request;
-mod service;
-mod shared;
-mod statistics;
-mod stop;
 mod submit;
+
+// One build, from its slot to its end.
+mod build_task;
+mod container;
+mod deadlines;
+mod ending;
+mod interruption;
+mod pipeline;
+mod stop;
 mod supervision;
+
+// What an earlier process left.
+mod adoption;
+
+// The Engine, its images, and containers without an owner.
+mod engine;
+mod image_properties;
+mod images;
+mod rebuild;
 mod sweep;
 mod sweep_state;
 mod unused_images;
+
+// What clients read.
+mod artifacts;
+mod jobs;
+mod logs;
+mod readers;
+mod reading;
+
+// What happened and what is going on, for the journal, the metrics, pages and followers.
+mod activity;
+mod broadcast;
+mod event;
+mod event_stream;
+mod history;
+mod statistics;
+
+// Garbage.
+mod collection;
 
 pub use active_job::{JobHandle, JobObserver};
 pub use activity::{Activity, Last};

@@ -31,29 +31,6 @@ use crate::faults;
 use crate::job::Phase;
 use crate::project::{self, Settings};
 
-/// The first line of a log when the last build of the group could not be used as the base.
-const BASE_UNREADABLE_NOTE: &[u8] =
-    b"mistry: the latest build of the group holds files that mistryd may not read; starting empty\n";
-/// The same, if that build was another user's.
-const BASE_FOREIGN_NOTE: &[u8] =
-    b"mistry: the latest build of the group belongs to another user, and mistryd may not give its files away; starting empty\n";
-
-/// The line in a log when the kernel killed a process of the build for want of memory.
-const OUT_OF_MEMORY_NOTE: &str =
-    "the kernel killed a process of the build, which had no memory left";
-
-/// The line in a log when the build reached its limit of processes.
-const OUT_OF_PROCESSES_NOTE: &str = "a process of the build could not be started, because the build had as many processes and threads as it may (limits.pids)";
-
-/// The line in a log when the last build of the group could not be used as the base because of the
-/// modification times of files.
-const BASE_NEWER_NOTE: &[u8] =
-    b"mistry: a file of the project has changed and is not newer than the \
-    latest build of the group; starting empty\n";
-const EARLIER_BASE_NOTE: &[u8] =
-    b"mistry: a file of the project has changed and is not newer than the \
-    latest build of the group; starting from an earlier build of the same files\n";
-
 /// Records an admitted job and builds it; the owners of handles are notified of both.
 pub(super) async fn accept_and_run(
     shared: Arc<Shared>,
@@ -321,71 +298,6 @@ impl BuildTask {
         }
     }
 
-    /// Creates a container of the image, records it and starts it.
-    async fn create(
-        &mut self,
-        recipe: &Recipe,
-        settings: &Settings,
-        image: &str,
-    ) -> Result<Started, Interruption> {
-        let mut image = image.to_owned();
-        let failed = |source| Interruption::Container { source };
-        let shared = self.shared.clone();
-        self.cancellable(ensure_swept(&shared))
-            .await?
-            .map_err(failed)?;
-        let container = match self.make_container(recipe, settings, &image).await? {
-            Err(docker::Error::NoSuchImage(_)) => {
-                // Another program removed the image: it must be looked up or built again.
-                self.shared.images.forget(recipe.context.digest());
-                image = self
-                    .image(recipe, settings, ImageCache::Use)
-                    .await?
-                    .id
-                    .clone();
-                let created = self.make_container(recipe, settings, &image).await?;
-                created.map_err(failed)?
-            }
-            created => created.map_err(failed)?,
-        };
-        faults::point("container-made");
-        self.start(container, image).await
-    }
-
-    /// Follows a started container to its end.
-    async fn run(&mut self, started: &Started) -> Result<docker::Exit, Interruption> {
-        let Started {
-            container,
-            is_watched,
-        } = started;
-        self.stage_deadline = None;
-        if self.processes.is_none() {
-            self.processes = Some(ProcessWatch::begin(container, SLICE));
-        }
-        let supervised = self.supervise(container, *is_watched).await;
-        let processes = self.processes.take();
-        faults::point("container-ended");
-        if !matches!(supervised, Err(Interruption::Stopping)) {
-            let at = self.found_ended.take();
-            self.pending()?.container_ended(at);
-            if let Some(processes) = processes
-                && processes.was_refused().await
-            {
-                self.pending()?.record_mut().info.pids_limit_reached = true;
-                // If the note cannot be written, the record still has it.
-                let _ = self.pending()?.log().note(OUT_OF_PROCESSES_NOTE).await;
-            }
-        }
-        if let Ok(exit) = &supervised
-            && exit.oom_killed
-        {
-            self.pending()?.record_mut().info.oom_killed = true;
-            // If the note cannot be written, the record still has it.
-            let _ = self.pending()?.log().note(OUT_OF_MEMORY_NOTE).await;
-        }
-        supervised
-    }
-
     async fn prepare(&mut self, recipe: &Recipe, settings: &Settings) -> Result<(), Interruption> {
         let (params, context) = (recipe.job.params.clone(), recipe.context.clone());
         let user = user(settings);
@@ -399,27 +311,6 @@ impl BuildTask {
             })
             .await?;
         self.log_base(base_use).await
-    }
-
-    /// Starts again if the image shows that the base cannot be used.
-    async fn reconsider(
-        &mut self,
-        recipe: &Recipe,
-        settings: &Settings,
-        image: &Arc<ImageRecord>,
-    ) -> Result<(), Interruption> {
-        let (params, context) = (recipe.job.params.clone(), recipe.context.clone());
-        let image = image.clone();
-        let user = user(settings);
-        let base_use = self
-            .on_disk_interruptible(move |pending| {
-                Ok(pending.reconsider(&image, &params, &user, &context)?)
-            })
-            .await?;
-        match base_use {
-            Some(base_use) => self.log_base(base_use).await,
-            None => Ok(()),
-        }
     }
 
     /// Notes in the log where the build began, if that is not what was requested.
@@ -500,6 +391,58 @@ impl BuildTask {
         Ok(image)
     }
 
+    /// Starts again if the image shows that the base cannot be used.
+    async fn reconsider(
+        &mut self,
+        recipe: &Recipe,
+        settings: &Settings,
+        image: &Arc<ImageRecord>,
+    ) -> Result<(), Interruption> {
+        let (params, context) = (recipe.job.params.clone(), recipe.context.clone());
+        let image = image.clone();
+        let user = user(settings);
+        let base_use = self
+            .on_disk_interruptible(move |pending| {
+                Ok(pending.reconsider(&image, &params, &user, &context)?)
+            })
+            .await?;
+        match base_use {
+            Some(base_use) => self.log_base(base_use).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Creates a container of the image, records it and starts it.
+    async fn create(
+        &mut self,
+        recipe: &Recipe,
+        settings: &Settings,
+        image: &str,
+    ) -> Result<Started, Interruption> {
+        let mut image = image.to_owned();
+        let failed = |source| Interruption::Container { source };
+        let shared = self.shared.clone();
+        self.cancellable(ensure_swept(&shared))
+            .await?
+            .map_err(failed)?;
+        let container = match self.make_container(recipe, settings, &image).await? {
+            Err(docker::Error::NoSuchImage(_)) => {
+                // Another program removed the image: it must be looked up or built again.
+                self.shared.images.forget(recipe.context.digest());
+                image = self
+                    .image(recipe, settings, ImageCache::Use)
+                    .await?
+                    .id
+                    .clone();
+                let created = self.make_container(recipe, settings, &image).await?;
+                created.map_err(failed)?
+            }
+            created => created.map_err(failed)?,
+        };
+        faults::point("container-made");
+        self.start(container, image).await
+    }
+
     /// Starts a created container, after recording it.
     async fn start(&mut self, container: String, image: String) -> Result<Started, Interruption> {
         let shared = self.shared.clone();
@@ -534,6 +477,40 @@ impl BuildTask {
             is_watched: true,
         })
     }
+
+    /// Follows a started container to its end.
+    async fn run(&mut self, started: &Started) -> Result<docker::Exit, Interruption> {
+        let Started {
+            container,
+            is_watched,
+        } = started;
+        self.stage_deadline = None;
+        if self.processes.is_none() {
+            self.processes = Some(ProcessWatch::begin(container, SLICE));
+        }
+        let supervised = self.supervise(container, *is_watched).await;
+        let processes = self.processes.take();
+        faults::point("container-ended");
+        if !matches!(supervised, Err(Interruption::Stopping)) {
+            let at = self.found_ended.take();
+            self.pending()?.container_ended(at);
+            if let Some(processes) = processes
+                && processes.was_refused().await
+            {
+                self.pending()?.record_mut().info.pids_limit_reached = true;
+                // If the note cannot be written, the record still has it.
+                let _ = self.pending()?.log().note(OUT_OF_PROCESSES_NOTE).await;
+            }
+        }
+        if let Ok(exit) = &supervised
+            && exit.oom_killed
+        {
+            self.pending()?.record_mut().info.oom_killed = true;
+            // If the note cannot be written, the record still has it.
+            let _ = self.pending()?.log().note(OUT_OF_MEMORY_NOTE).await;
+        }
+        supervised
+    }
 }
 
 /// The limits of a build: from the project's settings, else from the configuration.
@@ -551,3 +528,26 @@ fn build_limits(settings: &Settings, config: &SchedulerConfig) -> BuildLimits {
 fn elapsed_milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
+
+/// The first line of a log when the last build of the group could not be used as the base.
+const BASE_UNREADABLE_NOTE: &[u8] =
+    b"mistry: the latest build of the group holds files that mistryd may not read; starting empty\n";
+/// The same, if that build was another user's.
+const BASE_FOREIGN_NOTE: &[u8] =
+    b"mistry: the latest build of the group belongs to another user, and mistryd may not give its files away; starting empty\n";
+
+/// The line in a log when the kernel killed a process of the build for want of memory.
+const OUT_OF_MEMORY_NOTE: &str =
+    "the kernel killed a process of the build, which had no memory left";
+
+/// The line in a log when the build reached its limit of processes.
+const OUT_OF_PROCESSES_NOTE: &str = "a process of the build could not be started, because the build had as many processes and threads as it may (limits.pids)";
+
+/// The line in a log when the last build of the group could not be used as the base because of the
+/// modification times of files.
+const BASE_NEWER_NOTE: &[u8] =
+    b"mistry: a file of the project has changed and is not newer than the \
+    latest build of the group; starting empty\n";
+const EARLIER_BASE_NOTE: &[u8] =
+    b"mistry: a file of the project has changed and is not newer than the \
+    latest build of the group; starting from an earlier build of the same files\n";

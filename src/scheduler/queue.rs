@@ -73,14 +73,14 @@ impl<T: Clone> Queue<T> {
         is_running: bool,
         make: impl FnOnce() -> T,
     ) -> Admission<T> {
-        let (slots, backlog, is_paused) = (self.slots, self.backlog, self.is_paused);
-        if is_running {
-            (self.slots, self.is_paused) = (usize::MAX, false);
+        if let Some(active) = self.active.get(&id) {
+            Admission::Coalesced(active.clone())
+        } else if is_running || self.has_slot() {
+            Admission::Started(self.enter(id, make()))
+        } else {
+            self.waiting.push_back(id);
+            Admission::Queued(self.enter(id, make()))
         }
-        self.backlog = usize::MAX;
-        let admission = self.admit(id, make);
-        (self.slots, self.backlog, self.is_paused) = (slots, backlog, is_paused);
-        admission
     }
 
     fn enter(&mut self, id: JobId, made: T) -> T {

@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pub(super) image_properties: ImageProperties,
     pub(super) metrics: Metrics,
     pub(super) lookups: Lookups,
-    /// Guards the active jobs; a std mutex, because it is held for a lookup and never over an await.
+    /// Guards the active jobs. A mutex that blocks, because it is held for a lookup and never over an await.
     pub(super) queue: Mutex<Queue<Arc<ActiveJob>>>,
     /// Every task that builds or removes something.
     pub(super) tasks: TaskTracker,
