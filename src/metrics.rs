@@ -1,7 +1,8 @@
 //! Metrics: typed `record_*` methods in, Prometheus text out.
 //!
 //! Names and label are exactly those of the first mistry, so that dashboards still work; newer metrics are
-//! added beside them. Labels are names of existing projects, so their number is bounded.
+//! added beside them. Labels are names of existing projects, phases and the paths of counters, so their number
+//! is bounded.
 
 use std::time::Duration;
 
@@ -36,6 +37,19 @@ pub struct Metrics {
     free: GaugeVec,
     held: IntGauge,
     bodies: IntGauge,
+}
+
+/// A finished build, as it is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished {
+    /// Its container ran to its end.
+    pub ran: bool,
+    /// It succeeded.
+    pub succeeded: bool,
+    /// It began as a clone of its group's latest.
+    pub incremental: bool,
+    /// From start to end.
+    pub took: Duration,
 }
 
 impl Metrics {
@@ -161,15 +175,14 @@ impl Metrics {
         self.coalesced.with_label_values(&[project]).inc();
     }
 
-    /// A build finished. `ran` is true when its container ran to its end.
-    pub fn record_finished(
-        &self,
-        project: &str,
-        ran: bool,
-        succeeded: bool,
-        incremental: bool,
-        took: Duration,
-    ) {
+    /// A build finished.
+    pub fn record_finished(&self, project: &str, finished: &Finished) {
+        let Finished {
+            ran,
+            succeeded,
+            incremental,
+            took,
+        } = *finished;
         if ran {
             self.finished.with_label_values(&[project]).inc();
         }
@@ -268,7 +281,13 @@ mod tests {
         metrics.record_coalesced("p");
         metrics.record_hosted("p", 3);
         for succeeded in [true, false] {
-            metrics.record_finished("p", true, succeeded, true, Duration::from_secs(130));
+            let finished = Finished {
+                ran: true,
+                succeeded,
+                incremental: true,
+                took: Duration::from_secs(130),
+            };
+            metrics.record_finished("p", &finished);
         }
         let text = metrics.text().unwrap();
         for line in [

@@ -120,8 +120,8 @@ pub fn ready() -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Ready])
 }
 
-/// Whether systemd started the daemon and expects watchdog messages.
-pub fn is_watching() -> bool {
+/// Whether a service manager started the daemon and is to be notified.
+pub fn is_started_by_systemd() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 

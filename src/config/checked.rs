@@ -10,10 +10,12 @@ use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
 use super::error::Error;
-use super::file::{Collection, ConfigFile, Public};
+use super::file::{ConfigFile, GcRules, Public};
 use crate::filesystem::Kind;
 use crate::project::{self, Capability, LOG_LIMITS, LOG_LIMITS_WRITTEN, Limits};
 
+/// The network of builds where the configuration names none: the host's own, as the first mistry had it.
+const DEFAULT_NETWORK: &str = "host";
 /// Most builds in parallel, and most jobs waiting: beyond this it is a typing error.
 const MAX_JOBS: u32 = 10_000;
 /// Without `log_limit`, bytes.
@@ -58,7 +60,7 @@ pub struct Config {
     /// What projects may ask for in their `cap_add`.
     pub cap_add: BTreeSet<Capability>,
     /// What garbage collection may keep.
-    pub gc: Option<Collection>,
+    pub gc: Option<GcRules>,
     /// How long the daemon may have nothing to do before it ends.
     pub idle_exit: Option<Duration>,
     /// The file of bearer tokens.
@@ -142,7 +144,7 @@ impl ConfigFile {
             silence_timeout: self.silence_timeout,
             log_limit,
             engine_wait: self.engine_wait.unwrap_or(DEFAULT_ENGINE_WAIT),
-            network: self.network.unwrap_or_else(|| "host".to_owned()),
+            network: self.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
             limits: limits(self.limits)?,
             cap_add: self.cap_add,
             gc: self.gc,

@@ -37,7 +37,7 @@ pub(super) struct ConfigFile {
     #[serde(default)]
     pub(super) cap_add: BTreeSet<Capability>,
     #[serde(default)]
-    pub(super) gc: Option<Collection>,
+    pub(super) gc: Option<GcRules>,
     #[serde(default, deserialize_with = "project::duration")]
     pub(super) idle_exit: Option<Duration>,
     #[serde(default)]
@@ -53,7 +53,7 @@ pub(super) struct ConfigFile {
 /// What garbage collection may keep; nothing is collected without it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Collection {
+pub struct GcRules {
     /// Builds that were not used for that long go.
     #[serde(default, deserialize_with = "project::duration")]
     pub max_age: Option<Duration>,

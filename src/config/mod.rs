@@ -9,4 +9,4 @@ mod file;
 
 pub use checked::Config;
 pub use error::Error;
-pub use file::{Collection, Public};
+pub use file::{GcRules, Public};

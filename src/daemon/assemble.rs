@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::Error;
 use crate::build::BuildStore;
-use crate::config::{self, Collection, Config};
+use crate::config::{self, Config, GcRules};
 use crate::docker::{self, Docker};
 use crate::metrics::Metrics;
 use crate::policy::Policy;
@@ -117,7 +117,7 @@ fn hosts(config: &Config) -> Vec<String> {
 }
 
 /// Converts the rules of the configuration for the scheduler.
-pub(super) fn policy(configured: &Collection) -> Policy {
+pub(super) fn policy(configured: &GcRules) -> Policy {
     Policy {
         max_age: configured.max_age,
         max_bytes: configured.max_bytes,

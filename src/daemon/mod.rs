@@ -66,7 +66,7 @@ pub fn run(command: Command, inherited: Inherited) -> ExitCode {
         Err(error) => error,
     };
     let reason = with_causes(&error);
-    if systemd::is_watching() {
+    if systemd::is_started_by_systemd() {
         match error.is_configuration() {
             true => tracing::error!(
                 message_id = MISCONFIGURED,
@@ -81,7 +81,7 @@ pub fn run(command: Command, inherited: Inherited) -> ExitCode {
         print_error(&reason);
     }
     // At a socket that cannot be served an unseen client may wait, and start the daemon again.
-    let is_blind = matches!(error, Error::Inherited(_)) && systemd::is_watching();
+    let is_blind = matches!(error, Error::Inherited(_)) && systemd::is_started_by_systemd();
     if is_blind || systemd::is_awaited(&sockets) {
         refuse_clients(sockets);
     }
@@ -104,6 +104,13 @@ fn refuse_clients(sockets: Vec<Socket>) {
     }
 }
 
+/// What is done with a runtime.
+enum Work {
+    Serve,
+    Rebuild(args::Rebuild),
+    Gc(args::Gc),
+}
+
 fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Error> {
     let config = Config::read(&command.config()?)?;
     let kind = command.filesystem.unwrap_or(config.filesystem);
@@ -115,9 +122,14 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
         print_line(&format!("the configuration '{path}' is in order"));
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(Verb::Token(args::TokenVerb::New { name, scope })) = &command.verb {
-        return token::new(&config, name, scope);
-    }
+    let work = match command.verb {
+        Some(Verb::Token(args::TokenVerb::New { name, scope })) => {
+            return token::new(&config, &name, &scope);
+        }
+        Some(Verb::Rebuild(options)) => Work::Rebuild(options),
+        Some(Verb::Gc(options)) => Work::Gc(options),
+        None => Work::Serve,
+    };
     // Each connection and each build uses descriptors; the usual soft limit exists for select(2).
     let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     if files.current != files.maximum {
@@ -128,12 +140,10 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let runtime = runtime()?;
     let result = runtime.block_on(async {
-        match command.verb {
-            Some(Verb::Rebuild(options)) => {
-                rebuild::run(&config, filesystem, &docker, &options).await
-            }
-            Some(Verb::Gc(options)) => gc::run(&config, filesystem, &docker, &options).await,
-            _ => {
+        match work {
+            Work::Rebuild(options) => rebuild::run(&config, filesystem, &docker, &options).await,
+            Work::Gc(options) => gc::run(&config, filesystem, &docker, &options).await,
+            Work::Serve => {
                 let options = ServeOptions {
                     address: command.addr.as_deref(),
                     bus: match command.user_bus {

@@ -10,6 +10,7 @@ use super::shared::Shared;
 use crate::build::{Answered, BuildInfo, Category, Plan};
 use crate::docker;
 use crate::job::{GroupName, JobId, Outcome};
+use crate::metrics::Finished;
 use crate::project::ProjectName;
 
 /// Message ids: made once, at random, and never changed.
@@ -314,13 +315,14 @@ fn record_finished(shared: &Shared, subject: Subject<'_>, info: &BuildInfo) {
         info.outcome(),
         Some(Outcome::Succeeded | Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled)
     );
-    shared.metrics.record_finished(
-        subject.project.as_str(),
+    let finished = Finished {
         ran,
-        info.succeeded(),
-        info.incremental,
+        succeeded: info.succeeded(),
+        incremental: info.incremental,
         took,
-    );
+    };
+    let metrics = &shared.metrics;
+    metrics.record_finished(subject.project.as_str(), &finished);
     let phases = [
         ("waiting", info.phases.waiting),
         ("snapshot", info.phases.snapshot),

@@ -161,7 +161,7 @@ fn every_key_is_in_the_sample_and_in_the_documents() {
     assert!(known.len() > 10, "the keys are not found: {known:?}");
     for (keys, known) in [
         (keys(&sample), &known),
-        (keys(&sample["gc"]), &fields(&config, "Collection")),
+        (keys(&sample["gc"]), &fields(&config, "GcRules")),
         (keys(&sample["limits"]), &fields(&settings, "Limits")),
     ] {
         assert_none(&differences(
@@ -178,7 +178,7 @@ fn every_key_is_in_the_sample_and_in_the_documents() {
         .filter(|key| key != "mistry.json")
         .collect();
     assert_none(&differences(names, [keys, &fields(&settings, "Settings")]));
-    for key in fields(&config, "Collection") {
+    for key in fields(&config, "GcRules") {
         assert!(
             paper.contains(&format!("`{key}`")),
             "gc.{key} is not in the paper"
