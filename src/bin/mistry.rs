@@ -4,9 +4,6 @@ use std::process::ExitCode;
 
 use mistry::cli;
 
-/// The exit status if the runtime cannot be created: no server can be reached without it.
-const EXIT_NO_RUNTIME: u8 = 7;
-
 fn main() -> ExitCode {
     let arguments = match cli::parse(std::env::args_os()) {
         Ok(arguments) => arguments,
@@ -23,7 +20,8 @@ fn main() -> ExitCode {
         Ok(runtime) => ExitCode::from(runtime.block_on(cli::run(arguments))),
         Err(error) => {
             eprintln!("could not start: {error}");
-            ExitCode::from(EXIT_NO_RUNTIME)
+            // No server can be reached without a runtime.
+            ExitCode::from(cli::EXIT_NO_SERVER)
         }
     }
 }

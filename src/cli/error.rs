@@ -5,6 +5,13 @@ use std::io;
 use super::transport;
 use crate::client;
 
+/// The request was refused.
+const EXIT_REFUSED: u8 = 3;
+/// The artifacts could not be fetched, or standard output could not be written to.
+const EXIT_NOT_DELIVERED: u8 = 4;
+/// No server could be reached, or it gave no valid answer.
+pub const EXIT_NO_SERVER: u8 = 7;
+
 /// An error that ends the program. The variant decides the exit status.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -43,23 +50,27 @@ impl Error {
         match self {
             Error::BuildFailed(_) => 1,
             Error::Usage(_) => 2,
-            Error::Refused(_) => 3,
-            Error::Fetch(_) => 4,
+            Error::Refused(_) => EXIT_REFUSED,
+            // Neither has the artifacts or the output come to where they were wanted.
+            Error::Fetch(_) => EXIT_NOT_DELIVERED,
             Error::TimedOut(_) => 5,
             Error::Stopped(_) => 6,
             Error::Server(error) => match error {
-                client::Error::Response(response) if (400..500).contains(&response.status) => 3,
-                client::Error::Response(response) if response.status == 503 => 3,
-                client::Error::Forbidden { .. } => 3,
+                client::Error::Response(response)
+                    if (400..500).contains(&response.status) || response.status == 503 =>
+                {
+                    EXIT_REFUSED
+                }
+                client::Error::Forbidden { .. } => EXIT_REFUSED,
                 client::Error::Response(_)
                 | client::Error::Connect { .. }
                 | client::Error::Broken(_)
-                | client::Error::InvalidResponse(_) => 7,
+                | client::Error::InvalidResponse(_) => EXIT_NO_SERVER,
             },
             Error::Interrupted(_) => 130,
             // `mistry list | head` is not an error.
             Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Error::Output(_) => 4,
+            Error::Output(_) => EXIT_NOT_DELIVERED,
         }
     }
 

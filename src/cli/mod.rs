@@ -10,7 +10,7 @@
 //! | 1 | the build failed, or its image could not be built |
 //! | 2 | the command line is wrong |
 //! | 3 | refused: overloaded, unknown project or id, not allowed |
-//! | 4 | the artifacts could not be fetched |
+//! | 4 | the artifacts could not be fetched, or the output not be written |
 //! | 5 | `--timeout` ran out |
 //! | 6 | the build was cancelled, or stopped by its deadline |
 //! | 7 | the server could not be reached, or sent an invalid response |
@@ -43,7 +43,7 @@ mod wait;
 #[cfg(any(test, fuzzing))]
 pub use transport::fuzzing;
 
-pub use error::Error;
+pub use error::{EXIT_NO_SERVER, Error};
 
 use std::ffi::OsString;
 
@@ -59,7 +59,7 @@ Exit status:
     1  the build failed, or its image could not be built
     2  the command line is wrong
     3  refused: overloaded, unknown project or id, not allowed
-    4  the artifacts could not be fetched
+    4  the artifacts could not be fetched, or the output not be written
     5  --timeout ran out (the build goes on)
     6  the build was cancelled, or stopped by its deadline
     7  the server could not be reached, or sent an invalid response
