@@ -247,6 +247,44 @@ impl BuildInfo {
         }
     }
 
+    /// Resets what an attempt sets: the job is queued again since `now`.
+    pub(super) fn forget_attempt(&mut self, now: Timestamp) {
+        // Without `..`, so that each new field is considered here.
+        let BuildInfo {
+            project: _,
+            id: _,
+            group: _,
+            params: _,
+            context: _,
+            path: _,
+            queued_at: _,
+            attempt: _,
+            image: _,
+            asked_by: _,
+            joined: _,
+            cancelled: _,
+            status,
+            incremental,
+            base,
+            exit_code,
+            oom_killed,
+            pids_limit_reached,
+            error,
+            stderr,
+            started_at,
+            finished_at,
+            duration,
+            phases,
+            container,
+        } = self;
+        *status = Status::Pending(Phase::Queued);
+        (*incremental, *base) = (false, None);
+        (*exit_code, *oom_killed, *pids_limit_reached) = (None, false, false);
+        (*error, *stderr) = (None, None);
+        (*started_at, *finished_at, *duration) = (now, None, None);
+        (*phases, *container) = (Phases::default(), None);
+    }
+
     /// The state of its job.
     pub fn job_state(&self) -> JobState {
         JobState {

@@ -16,7 +16,7 @@ use super::replace::Durability;
 use super::store::BuildStore;
 use super::{Bookkeeping, Record, RecordFile, Since, record};
 use crate::faults;
-use crate::job::{JobId, Phase, Phases, State, Status};
+use crate::job::{JobId, Phase, State, Status};
 use crate::project::ProjectName;
 
 /// A build that a previous process of the daemon, or the first mistry, left in `pending`.
@@ -224,22 +224,8 @@ impl PendingBuild {
 
     fn begin_again(&mut self) -> Result<(), Error> {
         let (directory, store) = (self.directory(), self.store.clone());
-        let info = &mut self.record.info;
-        info.status = Status::Pending(Phase::Queued);
-        info.incremental = false;
-        // Fields set by an end that did not become durable.
-        info.exit_code = None;
-        info.oom_killed = false;
-        info.pids_limit_reached = false;
-        info.duration = None;
-        info.finished_at = None;
-        info.error = None;
-        info.stderr = None;
-        info.phases = Phases::default();
-        info.base = None;
-        info.container = None;
         let now = Since::now();
-        info.started_at = now.wall();
+        self.record.info.forget_attempt(now.wall());
         let internal = &mut self.record.internal;
         internal.started_uptime = now.uptime();
         internal.running_uptime = None;
