@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_alone_leaves_shares_for_others() {
+    fn one_client_cannot_take_the_shares_of_others() {
         let budget = Budget::new(160, 0);
         let first: Vec<Held> = std::iter::from_fn(|| budget.hold(client(1), 1)).collect();
         assert_eq!(first.len(), 120);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_proxy_transfers_to_its_client_needs_no_capacity_for_both() {
+    fn bytes_transferred_from_a_proxy_to_its_client_are_counted_once() {
         let budget = Budget::new(16, 0);
         let mut last = budget.hold(Client::Proxy, 1).unwrap();
         let mut rest = budget.hold(Client::Proxy, 15).unwrap();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reserve_is_for_local_clients_alone() {
+    fn the_reserve_is_for_local_clients_only() {
         let budget = Budget::new(100, 20);
         let proxy = budget.hold(Client::Proxy, 100).unwrap();
         assert!(budget.hold(client(1), 1).is_none());
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_one_client_whatever_address_of_its_network_it_uses() {
+    fn all_addresses_of_one_network_count_as_one_client() {
         let of = |address: &str| Client::of(address.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::2:3:4:5"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));

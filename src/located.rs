@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_keeps_its_kind_and_says_where_it_was_in_one_line() {
+    fn an_error_keeps_its_kind_and_names_its_path_in_one_line() {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         let located = at(Path::new("/a\nb/c"))(denied);
         assert_eq!(located.kind(), io::ErrorKind::PermissionDenied);

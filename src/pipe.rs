@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn everything_written_comes_out_in_order() {
+    async fn all_bytes_are_received_in_order() {
         let bytes: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
         let sent = bytes.clone();
         let mut stream = Box::pin(writer_stream(move |to| to.write_all(&sent)));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_is_asked_until_it_has_no_more() {
+    async fn a_source_is_read_until_it_ends() {
         let (dropped, _) = std::sync::mpsc::channel();
         let chunks: Vec<_> = source_stream(Countdown(6, dropped), limiter())
             .collect()
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_of_a_source_is_a_failure_of_the_stream_and_its_end() {
+    async fn an_error_of_the_source_is_an_error_of_the_stream_and_ends_it() {
         let (dropped, _) = std::sync::mpsc::channel();
         let mut stream = source_stream(Countdown(0, dropped), limiter());
         let error = stream.next().await.unwrap().unwrap_err();
@@ -252,7 +252,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_source_holds_no_thread_while_it_is_not_read_and_is_dropped_by_a_blocking_one() {
-        let (dropped, told) = std::sync::mpsc::channel();
+        let (dropped, threads) = std::sync::mpsc::channel();
         // More than there are blocking threads.
         let limiter = limiter();
         let mut streams: Vec<_> = (0..1_000)
@@ -265,12 +265,13 @@ mod tests {
         assert_eq!(free.await.unwrap(), "free");
         drop(streams);
         let here = std::thread::current().id();
-        let told = tokio::task::spawn_blocking(move || told.iter().take(1_000).collect::<Vec<_>>());
-        assert!(told.await.unwrap().iter().all(|thread| *thread != here));
+        let threads =
+            tokio::task::spawn_blocking(move || threads.iter().take(1_000).collect::<Vec<_>>());
+        assert!(threads.await.unwrap().iter().all(|thread| *thread != here));
     }
 
     #[tokio::test]
-    async fn a_failure_of_the_writer_is_a_failure_of_the_stream() {
+    async fn an_error_of_the_writer_is_an_error_of_the_stream() {
         let mut stream = Box::pin(writer_stream(|to| {
             to.write_all(b"half")?;
             Err(io::Error::other("torn"))

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_of_this_host_reads_while_all_permits_are_taken_by_readers_that_hang() {
+    async fn a_local_client_can_read_while_blocked_readers_hold_all_permits() {
         let limiter = ReadLimiter::new(SMALL_LIMIT);
         let _first = hang(&limiter, client(1)).await;
         let _second = hang(&limiter, Client::Proxy).await;
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_asker_who_leaves_gives_the_permit_and_the_place_back_when_the_thread_is_done() {
+    async fn a_disconnected_client_releases_permit_and_place_when_its_thread_ends() {
         let limiter = ReadLimiter::new(SMALL_LIMIT);
         let (asking, go_on) = hang(&limiter, client(1)).await;
         drop(asking);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_many_wait_and_further_ones_are_refused_at_once_but_for_answers_under_way() {
+    async fn waiting_reads_are_bounded_except_for_answers_that_have_begun() {
         let limiter = ReadLimiter::new(SMALL_LIMIT);
         let mut held = vec![
             permit(&limiter, Client::Proxy).await,
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_who_takes_nothing_does_not_keep_the_permit_for_which_it_waited() {
+    async fn a_client_that_does_not_use_its_permit_does_not_keep_it() {
         let limiter = ReadLimiter::new(SMALL_LIMIT);
         let held = [
             permit(&limiter, client(1)).await,

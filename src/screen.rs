@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_can_colour_a_terminal_and_nothing_else() {
+    fn a_log_can_only_colour_a_terminal() {
         for (text, shown) in [
             ("plain\tünï", "plain\tünï"),
             ("\u{1b}[1;31mred", "\u{1b}[1;31mred\u{1b}[0m"),
@@ -238,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn sentences_are_plain() {
+    fn control_characters_in_sentences_are_replaced() {
         assert_eq!(line("a\u{1b}[31mb\r\nc"), "a^[[31mb^M\nc");
         assert_eq!(cell("a\u{9b}1m\nc"), "a<U+009B>1m^Jc");
     }
 
     #[test]
-    fn colours_steer_nothing_and_all_else_does() {
+    fn colours_are_harmless_and_other_sequences_are_not() {
         assert!(!is_steering("a\u{1b}[1;31mb\u{1b}[0m\tc\n"));
         for text in [
             "\u{1b}[2J",
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_stays_the_same_document() {
+    fn a_json_document_keeps_its_value() {
         let value = serde_json::json!({"a": "\u{9b}31m\u{202e}\u{1b}ü"});
         let text = json(&value);
         assert!(

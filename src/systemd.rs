@@ -182,13 +182,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_one_line_whatever_is_in_it() {
+    fn a_status_is_one_line_whatever_its_text() {
         assert_eq!(line("a\nREADY=1\u{1b}[0m"), "a READY=1 [0m");
         assert_eq!(line(&"ä".repeat(9_000)).chars().count(), MAX_STATUS);
     }
 
     #[test]
-    fn somebody_at_the_door_is_seen() {
+    fn a_waiting_connection_is_detected() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let sockets = [Socket::Tcp(listener)];

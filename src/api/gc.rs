@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rules_written_are_rules_read() {
+    fn rules_survive_a_round_trip_through_json() {
         let request = GcRequest {
             dry_run: true,
             policy: Policy {

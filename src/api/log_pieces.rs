@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_text_is_sent_as_text_only_and_all_else_as_bytes_as_well() {
+    fn a_line_of_text_is_sent_as_text_and_other_bytes_as_text_and_bytes() {
         let sent = |bytes| {
             let piece = LogPiece { bytes, end: 0 };
             (piece.text().into_owned(), piece.encoded())
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_between_letters() {
+    fn a_long_line_is_cut_between_characters() {
         for letter in ["é", "€", "😀"] {
             let long = format!("x{}\n", letter.repeat(40_000));
             let pieces = cut(&[long.as_bytes()]);
@@ -218,7 +218,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_pieces_are_the_log(
+        fn the_pieces_together_are_the_log(
             parts in prop::collection::vec(
                 prop_oneof![
                     prop::collection::vec(any::<u8>(), 0..40),

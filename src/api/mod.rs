@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_so_as_json() {
+    fn the_size_limit_applies_to_the_json() {
         for letter in ["x", "\u{1}", "ü"] {
             let of = |letters: usize| JobRequest {
                 params: vec![("a".to_owned(), letter.repeat(letters))],
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn an_invalid_key_or_value_is_named_in_the_error() {
         assert!(error(r#"{"project":"p","colour":1}"#).contains("colour"));
         assert!(error(r#"{"params":{}}"#).contains("project"));
         assert!(error(r#"{"project":"p","Project":"q"}"#).contains("duplicate"));
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_written_is_a_request_read() {
+    fn a_request_survives_a_round_trip_through_json() {
         let request = JobRequest {
             project: "p".to_owned(),
             params: vec![("a".to_owned(), "<&\u{2028}\0".to_owned())],

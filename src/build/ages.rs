@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_on_is_believed() {
+    fn a_clock_that_advances_normally_is_trusted() {
         let before = mark("a", 0, 100);
         for passed in [1, DAY, 400 * DAY] {
             let now = mark("a", passed + 30, 100 + passed);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_forward_is_doubted_for_a_day() {
+    fn a_clock_that_was_set_forward_is_not_trusted_for_a_day() {
         let before = mark("a", 0, 100);
         let step = mark("a", 10 * HOUR, 160);
         let first = step.clone().after(&before, None);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_and_comes_back_was_right_before() {
+    fn a_clock_that_is_set_back_and_corrected_is_trusted() {
         let before = mark("a", 0, 100);
         let back = mark("b", -20_000 * DAY, 10).after(&before, None);
         assert_eq!(back, before);

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_asker_is_told_their_own_whatever_the_params_hold() {
+    async fn each_client_gets_its_own_fields_whatever_the_params_contain() {
         let budget = Budget::new(1 << 30, 0);
         for value in [
             "false",
@@ -336,7 +336,7 @@ mod tests {
                 })),
                 answer.view()
             );
-            let told = read(&json.parts(AnswerForm {
+            let sent = read(&json.parts(AnswerForm {
                 coalesced: true,
                 with_log: false,
             }));
@@ -346,12 +346,12 @@ mod tests {
                 container_stderr: None,
                 ..answer.view()
             };
-            assert_eq!(told, expected);
+            assert_eq!(sent, expected);
         }
     }
 
     #[tokio::test]
-    async fn large_json_is_there_once_for_all_askers_and_let_go_with_the_last() {
+    async fn large_json_is_shared_by_all_clients_and_freed_with_the_last() {
         let budget = Budget::new(1 << 30, 0);
         let answer = answer(&"x".repeat(1 << 20));
         let mut parts = Vec::new();

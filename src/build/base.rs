@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recipe_that_differs_asks_the_image_whatever_its_time() {
+    fn a_changed_dockerfile_requires_a_check_of_the_image_whatever_its_time() {
         let scene = Scene::new();
         scene.write("mistry.json", "{}", 100);
         assert_eq!(scene.difference(), Difference::Nothing);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_elsewhere_is_as_old_as_any_file() {
+    fn a_link_with_a_new_target_may_lead_to_a_file_of_any_age() {
         let scene = Scene::new();
         std::fs::remove_file(scene.path("link")).unwrap();
         symlink("b.c", scene.path("link")).unwrap();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_which_an_earlier_record_says_nothing_counts_as_unchanged() {
+    fn a_link_that_an_earlier_record_does_not_list_counts_as_unchanged() {
         let mut scene = Scene::new();
         scene.base.internal.links = None;
         scene.base.view.inputs.context = "a digest of an earlier version".to_owned();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_asks_the_image_unless_it_may_have_lain_over_another() {
+    fn a_removed_file_requires_a_check_of_the_image_unless_it_may_have_hidden_another() {
         let scene = Scene::new();
         std::fs::remove_file(scene.path("old.c")).unwrap();
         assert!(scene.is_later());

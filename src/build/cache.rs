@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_again_stays_and_all_together_take_no_more_than_they_may() {
+    fn entries_that_are_used_again_stay_and_the_cache_keeps_its_size_limit() {
         let (cache, stamp) = (Cache::new(100 * (ENTRY_OVERHEAD + 40)), a_stamp());
         for n in 0..10_000 {
             cache.put(id(n), stamp, 40, &n);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_anew_is_counted_once_and_what_is_too_large_not_at_all() {
+    fn a_replaced_entry_is_counted_once_and_an_entry_that_is_too_large_is_not_stored() {
         let (cache, stamp) = (Cache::new(8 * (ENTRY_OVERHEAD + 40)), a_stamp());
         for _ in 0..100 {
             cache.put(id(1), stamp, 40, &1);

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_made_once_for_nobody_else_and_never_printed() {
+    fn a_secret_is_created_once_is_private_and_is_never_printed() {
         let home = tempfile::tempdir().unwrap();
         let layout = Layout::new(home.path());
         std::fs::create_dir(layout.daemon_directory()).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_cannot_be_kept_is_one_of_this_process() {
+    fn a_secret_that_cannot_be_stored_is_valid_for_this_process_only() {
         let home = tempfile::tempdir().unwrap();
         let layout = Layout::new(home.path());
         std::fs::create_dir_all(layout.secret()).unwrap();

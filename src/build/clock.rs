@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_is_counted_whatever_the_wall_clock_is_set_to() {
+    fn elapsed_time_does_not_depend_on_the_wall_clock() {
         for set in [0, 10 * HOUR, -10 * HOUR, 400 * 24 * HOUR] {
             assert_eq!(begun(true).elapsed_at(after(60, set)), seconds(60), "{set}");
         }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_believed_where_both_clocks_agree() {
+    fn a_moment_is_trusted_if_both_clocks_agree() {
         let at = |uptime, set| after(uptime, set).wall;
         for (moment, now, expected) in [
             (at(30, 0), after(60, 0), Some(seconds(30))),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_moment_is_counted_from() {
+    fn time_is_counted_from_the_later_of_two_moments() {
         let later = begun(true).later(seconds(20));
         assert_eq!(later.elapsed_at(after(60, HOUR)), seconds(40));
         assert!(Since::now().elapsed() < seconds(60));

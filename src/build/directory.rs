@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_keeps_the_first_and_counts_the_rest() {
+    fn a_listing_holds_the_first_names_and_counts_the_rest() {
         let home = tempfile::tempdir().unwrap();
         for at in 0..40 {
             std::fs::write(home.path().join(format!("f{at}")), "abc").unwrap();

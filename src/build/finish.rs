@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_error_that_comes_from_the_data_lets_it_be_discarded() {
+    fn data_is_discarded_only_for_an_error_of_the_data_itself() {
         let is_of_data =
             |errno: Errno| is_of_data(&disk_error("do it", Path::new("/x"))(errno.into()));
         for errno in [

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rule_only_what_is_torn_goes() {
+    fn without_a_rule_only_torn_builds_are_removed() {
         let torn = |n, days| Candidate {
             is_torn: true,
             bytes: None,
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_clock_was_set_back_room_is_made_and_nothing_is_old() {
+    fn after_the_clock_was_set_back_space_is_freed_and_no_build_is_too_old() {
         let later = |n, days: i64| Candidate {
             last_used: at((100 + days) * DAY),
             ..build(n, 0)
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_too_long_goes_oldest_first() {
+    fn builds_unused_for_longer_than_max_age_are_removed_oldest_first() {
         let builds = [build(1, 3), build(2, 9), build(3, 8), build(4, 7)];
         let policy = Policy {
             max_age: days(7),
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_and_room_are_had_by_the_oldest() {
+    fn max_bytes_and_min_free_remove_the_oldest_builds() {
         let builds = [build(1, 1), build(2, 2), build(3, 3), build(4, 4)];
         let policy = Policy {
             max_bytes: Some(30),
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_stays_whatever_the_rules_say() {
+    fn a_held_build_is_kept_whatever_the_rules_are() {
         let now = at(100 * DAY);
         let mut builds = vec![build(0, 50); 6];
         for (n, build) in builds.iter_mut().enumerate() {
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_of_each_project_stay_and_failed_rebuilds_do_not_count() {
+    fn keep_last_keeps_that_many_builds_of_each_project_without_failed_rebuilds() {
         let mut builds = vec![build(1, 9), build(2, 8), build(3, 7), build(4, 30)];
         builds[3].project = "q".parse().unwrap();
         let failed = Candidate {
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn clones_count_what_they_do_not_share() {
+    fn clones_count_only_blocks_that_they_do_not_share() {
         let ran = |began, ended| Some((at(began), at(ended)));
         let clone = |n, days, base| Candidate {
             base: Some(id(base)),
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn given_rules_come_before_configured_ones() {
+    fn requested_rules_override_configured_ones() {
         let configured = Policy {
             max_age: days(7),
             keep_last: Some(3),
@@ -549,7 +549,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_plan_keeps_what_is_held_and_reaches_its_aim_or_has_nothing_left(
+        fn a_plan_keeps_held_builds_and_reaches_its_goal_or_removes_all_others(
             builds in candidates(), policy in policies(), free in 0_u64..100,
         ) {
             let now = at(100 * DAY);

@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_the_base_has_not_must_be_younger_than_the_base_and_the_files() {
+    fn a_layer_missing_from_the_base_must_be_newer_than_the_base_and_the_files() {
         let base = image(&[("tools", Some(10), "RUN x"), ("v1", Some(10), "COPY s /s")]);
         let newer =
             |steps, since, latest| image(steps).is_newer(Some(&base), &change(since, latest));
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_dockerfile_may_bring_old_files_in_each_new_layer() {
+    fn each_new_layer_of_a_changed_dockerfile_may_contain_old_files() {
         let base = image(&[("a", Some(10), "COPY v1.c /a.c"), ("b", Some(10), "RUN x")]);
         let change = Change {
             is_dockerfile: true,
@@ -365,13 +365,13 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_which_nothing_is_known_is_not_newer() {
+    fn an_unknown_image_does_not_count_as_newer() {
         let base = image(&[("a", Some(10), "COPY v1.c /a.c")]);
         assert!(!image(&[]).is_newer(Some(&base), &change(20, 25)));
     }
 
     #[test]
-    fn an_archive_brings_the_times_of_its_files() {
+    fn an_added_archive_may_contain_files_of_any_age() {
         let base = image(&[("a", Some(10), "ADD src.tar /s")]);
         let next = image(&[("b", Some(30), "ADD src.tar /s")]);
         let archive = Change {
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_what_is_not_ours_is_nothing() {
+    fn records_of_images_are_bounded_and_foreign_files_are_ignored() {
         let home = tempfile::tempdir().unwrap();
         let filesystem = Filesystem::detect(Kind::Plain, home.path()).unwrap();
         let store = BuildStore::open(home.path(), filesystem).unwrap();

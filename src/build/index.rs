@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_walk_gives_the_lock_back_and_misses_nothing() {
+    fn a_long_walk_releases_the_lock_between_steps_and_misses_no_build() {
         let index = Index::new();
         let many = 3 * BUILDS_PER_LOCK + 7;
         for n in 0..many {
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_does_not_overwrite_what_a_live_build_said() {
+    fn a_scan_does_not_overwrite_entries_of_active_builds() {
         let index = Index::new();
         index.put(place(5, "p", "a"), entry(State::Ready));
         index.put_scanned(place(1, "p", "a"), entry(State::Pending));
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_there_once_and_as_long_as_it_has_builds() {
+    fn a_group_is_listed_once_and_as_long_as_it_has_builds() {
         let index = Index::new();
         for (second, group, digit) in [(1, "a", "1"), (2, "a", "2"), (3, "b", "3"), (4, "b", "3")] {
             let info = BuildInfo {
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_since_is_told_in_the_order_of_the_ends() {
+    fn builds_that_ended_since_an_event_are_listed_in_the_order_of_their_ends() {
         let index = Index::new();
         // The long build started before the horizon that the short ones alone would give.
         for (began, ended, digit) in [(10, 1_000, "a"), (900, 950, "b"), (980, 990, "c")] {

@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_is_golden() {
+    fn the_document_matches_the_golden_file() {
         let job = Job {
             project: "yarn".parse().unwrap(),
             group: Some("main".parse().unwrap()),
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_is_read_and_written_again_is_the_same() {
+    fn a_document_survives_a_round_trip_through_json() {
         let mut info = BuildInfo::example();
         info.group = BuildGroup::Named("g/x".parse().unwrap());
         info.status = Status::Ready(Outcome::Failed);
@@ -497,14 +497,14 @@ mod tests {
     }
 
     #[test]
-    fn a_finished_build_outside_its_place_is_finishing() {
+    fn a_finished_build_that_is_not_in_place_is_in_phase_finishing() {
         let text = r#"{"State":"ready","Outcome":"succeeded","ExitCode":0}"#;
         let info = read(text, State::Pending);
         assert_eq!(info.status, Status::Pending(Phase::Finishing));
     }
 
     #[test]
-    fn the_length_of_a_text_in_json_is_known_beforehand() {
+    fn the_json_length_of_a_text_is_computed_exactly() {
         let control: String = ('\0'..='\u{80}').collect();
         for text in ["", "é\"\\/", &control] {
             assert_eq!(in_json(text), serde_json::to_string(text).unwrap().len());

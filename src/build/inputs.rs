@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_known_of_small_contexts_and_of_large_ones() {
+    fn all_inputs_of_small_and_of_large_contexts_are_stored() {
         for files in [
             1,
             MAX_INPUT_FILES - 2,
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_lost_or_torn_leaves_what_the_record_says() {
+    fn without_a_valid_list_of_inputs_the_record_is_used() {
         let home = tempfile::tempdir().unwrap();
         let mut record = Bookkeeping::default();
         let rest = inputs(9_000).into_record(&mut record).unwrap();

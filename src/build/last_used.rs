@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_use_is_written_down_once_in_a_while() {
+    fn uses_are_recorded_at_a_limited_rate() {
         let home = tempfile::tempdir().unwrap();
         let directory = File::open(home.path()).unwrap();
         let set = |ago: u64| {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_many_is_to_write_it_down() {
+    fn one_of_many_concurrent_users_records_the_use() {
         let noted = Noted::default();
         assert!(noted.is_due());
         assert!(!noted.is_due());

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_follower_gets_every_byte_from_its_offset_whenever_it_came() {
+    async fn each_follower_gets_every_byte_from_its_offset_at_any_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let mut log = BuildLog::new(std::fs::File::create(&path).unwrap(), 0);
@@ -377,7 +377,7 @@ mod tests {
     /// When a build is cancelled or the daemon ends, a step of the build is dropped together with the write
     /// that it waits for.
     #[tokio::test]
-    async fn what_was_given_is_followed_to_its_end_though_its_writer_gives_up_waiting() {
+    async fn written_bytes_are_followed_to_their_end_though_the_writer_stops_waiting() {
         use futures_util::FutureExt;
 
         let dir = tempfile::tempdir().unwrap();
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_a_write_that_fails_what_is_there_counts() {
+    async fn the_bytes_that_a_failed_write_has_written_count() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         std::fs::write(&path, "").unwrap();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_keeps_its_tag_and_another_at_its_place_has_another() {
+    async fn a_log_keeps_its_tag_and_its_replacement_has_another() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("log"), dir.path().join("moved"));
         let tag = |path| open(path, 0, None).tag;
@@ -429,7 +429,7 @@ mod tests {
 
     /// Some filesystems, such as ramfs and older XFS, store no birth time.
     #[tokio::test]
-    async fn without_a_time_of_birth_a_log_is_named_by_the_execution_that_its_record_is_of() {
+    async fn without_a_birth_time_the_tag_of_a_log_names_the_execution() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.log");
         let tag_of = || tag(7, None, &path);

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn data_and_home_that_a_build_closed_to_its_owner_are_put_aside() {
+    fn data_and_home_without_permissions_are_moved_to_the_trash() {
         without_capabilities(|home| {
             for (of_data, of_home) in [(0o555, 0o700), (0o700, 0o555), (0o000, 0o000)] {
                 let place = home.join(format!("{of_data}-{of_home}"));

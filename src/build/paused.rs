@@ -64,7 +64,7 @@ mod tests {
     use crate::filesystem::Filesystem;
 
     #[test]
-    fn the_mark_is_there_until_it_is_taken_away_whatever_lives_come_between() {
+    fn the_mark_stays_over_restarts_until_it_is_removed() {
         let home = tempfile::tempdir().unwrap();
         let open = || BuildStore::open(home.path(), Filesystem::Plain).unwrap();
         let store = open();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_marked_says_so_and_leaves_nothing() {
+    fn a_mark_that_cannot_be_written_is_an_error_and_leaves_no_file() {
         let home = tempfile::tempdir().unwrap();
         let store = BuildStore::open(home.path(), Filesystem::Plain).unwrap();
         let (own, away) = (store.layout.daemon_directory(), home.path().join("away"));

@@ -242,7 +242,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_torn_or_foreign_record_is_as_good_as_absent() {
+    fn a_torn_or_foreign_record_counts_as_absent() {
         let dir = tempfile::tempdir().unwrap();
         assert!(read(dir.path()).unwrap().is_none());
         for text in ["", "{", "[]", "{\"ExitCode\":\"x\"}", "\0\0"] {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pending_record_is_for_the_daemon_alone() {
+    fn a_pending_record_is_readable_by_the_daemon_only() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("build_info.json.new"), "left over").unwrap();
         let record = RecordFile::default();

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_whole_with_its_mode_whatever_was_left_beside_it() {
+    fn a_leftover_temporary_file_does_not_affect_a_replacement() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         let elsewhere = dir.path().join("elsewhere");

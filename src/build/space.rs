@@ -217,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn builds_that_share_nothing_take_the_sum_of_their_blocks() {
+    fn the_size_of_builds_without_shared_blocks_is_the_sum() {
         let nodes = [node(10, 10, Base::None), node(5, 5, Base::None)];
         assert_eq!(freed(&nodes, &[1, 0]), (15, vec![5, 10]));
     }
 
     #[test]
-    fn a_base_whose_clone_is_left_frees_only_what_the_clone_has_not() {
+    fn removing_a_base_frees_only_blocks_that_its_clone_does_not_share() {
         // A build of 10, and a clone of it that has 1 more.
         let nodes = [node(10, 10, Base::None), node(11, 1, Base::At(0))];
         assert_eq!(freed(&nodes, &[0, 1]), (11, vec![0, 11]));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn clones_of_one_base_that_is_gone_count_it_once() {
+    fn clones_of_a_removed_base_count_its_blocks_once() {
         let nodes = [
             node(11, 1, Base::Gone(0)),
             node(12, 2, Base::Gone(0)),
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_in_a_chain_does_not_make_it_take_more() {
+    fn a_missing_build_in_a_chain_does_not_increase_its_size() {
         // Each a clone of the one before, with 1 more.
         let nodes = [
             node(10, 10, Base::None),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_round_in_a_circle_ends() {
+    fn a_circle_of_bases_does_not_loop() {
         let nodes = [
             node(3, 1, Base::At(1)),
             node(4, 1, Base::At(0)),
@@ -303,7 +303,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_removal_never_makes_the_rest_take_more((nodes, order) in forests()) {
+        fn a_removal_never_increases_the_size_of_the_others((nodes, order) in forests()) {
             let mut forest = CloneForest::new(&nodes);
             let all: u64 = nodes.iter().map(|node| node.bytes).sum();
             prop_assert!(forest.total() <= all);
@@ -317,7 +317,7 @@ mod tests {
         }
 
         #[test]
-        fn removing_one_by_one_is_removing_at_once((nodes, order) in forests(), left in 0_usize..24) {
+        fn removing_one_by_one_frees_as_much_as_removing_at_once((nodes, order) in forests(), left in 0_usize..24) {
             // What remains counts as if the removed builds had never had blocks of their own.
             let mut forest = CloneForest::new(&nodes);
             let (gone, kept) = order.split_at(order.len().saturating_sub(left));

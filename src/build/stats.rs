@@ -237,7 +237,7 @@ mod tests {
     use crate::filesystem::{Filesystem, Kind};
 
     #[test]
-    fn what_two_lives_counted_adds_up() {
+    fn counts_of_two_processes_are_added() {
         let mut stats = AnswerStats::default();
         let now = Timestamp::now();
         stats.count(Answered::Cached, now, Duration::from_micros(900));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_stays_small_and_forgets_old_days() {
+    fn statistics_are_bounded_and_old_days_are_dropped() {
         let mut stats = AnswerStats::default();
         let begin: Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         for day in 0..1_000_i64 {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_of_a_project_without_builds_is_not_begun_anew() {
+    fn counts_of_a_project_without_builds_are_kept() {
         let home = tempfile::tempdir().unwrap();
         let open = || {
             let filesystem = Filesystem::detect(Kind::Plain, home.path()).unwrap();

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_a_time() {
+    fn a_timeout_is_parsed_as_a_duration() {
         assert_eq!("1h30m".parse::<Timeout>().unwrap().time.as_secs(), 5_400);
         for wrong in ["", "0s", "1", "x", "-1s"] {
             assert!(wrong.parse::<Timeout>().is_err(), "{wrong}");

@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn params_are_short() {
+    fn long_params_are_cut() {
         let of = |params: &[(&str, Option<&str>)]| {
             params_text(&BuildView {
                 params: params

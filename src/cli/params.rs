@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn params_are_read_as_written() {
+    fn params_are_parsed_as_written() {
         for (arguments, params) in [
             (&[][..], ""),
             (&["--a=b"], "a:b"),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_params_are_named() {
+    fn a_wrong_param_is_named() {
         for (arguments, part) in [
             (&["--a"][..], "param 'a' has no value"),
             (&["--a=b", "c"], "param 'c' has no value"),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_a_value_as_it_is() {
+    fn a_file_is_a_value_without_changes() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let argument = format!("--a=@{}", file.path().display());
         std::fs::write(file.path(), "x\n@y\n").unwrap();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_params() {
+    fn params_are_bounded() {
         let many: Vec<String> = (0..=MAX_PARAMS).map(|n| format!("--p{n}=x")).collect();
         assert!(parse(&many[1..]).is_ok());
         assert!(matches!(parse(&many), Err(Error::TooMany)));

@@ -23,7 +23,7 @@ fn error_response(status: u16) -> Error {
 }
 
 #[test]
-fn the_command_line_is_well_formed() {
+fn the_definition_of_the_command_line_is_valid() {
     Arguments::command().debug_assert();
 }
 
@@ -111,7 +111,7 @@ fn the_error_decides_the_exit_status() {
 }
 
 #[test]
-fn the_address_is_what_was_named_else_this_host() {
+fn the_address_is_the_given_one_or_that_of_this_host() {
     let tcp = |host: &str, port| Address::Tcp(host.to_owned(), port);
     let unix = |path: &str| Address::Unix(path.into());
     let here = || unix("/here");
@@ -159,7 +159,7 @@ fn suggested_commands_name_the_same_server() {
 }
 
 #[test]
-fn bytes_are_readable() {
+fn sizes_are_printed_for_people() {
     for (bytes, text) in [
         (0, "0 B"),
         (1_023, "1023 B"),
@@ -235,7 +235,7 @@ async fn an_ambiguous_id_names_its_candidates_and_an_unknown_one_is_refused() {
 }
 
 #[test]
-fn times_are_short() {
+fn times_are_printed_short() {
     for (nanos, text) in [
         (180_000_000, "180 ms"),
         (4_250_000_000, "4.2 s"),

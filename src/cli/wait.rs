@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_always_breaks_before_acceptance_is_given_up() {
+    async fn the_client_gives_up_if_the_connection_always_breaks_before_acceptance() {
         let server = Scripted::start(vec![String::new(); 4]).await;
         let (done, ..) = wait(&server, false).await;
         assert_eq!(done.unwrap_err().exit_status(), 7);
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_comes_up_late_is_waited_for() {
+    async fn the_client_waits_for_a_server_that_starts_late() {
         let free = tokio::net::TcpListener::bind(("127.0.0.1", 0))
             .await
             .unwrap();
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_is_not_there_is_given_up_in_time() {
+    async fn the_client_gives_up_on_an_unreachable_server_after_its_timeout() {
         let client = Client::new(client::Address::Unix("/does/not/exist".into()), None);
         let flags = &ServerFlags::default();
         let mut waiter =

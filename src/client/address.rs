@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_server_of_this_host_is_reached_by_its_socket_where_that_is_one() {
+    fn the_server_of_this_host_is_reached_over_its_socket_if_there_is_one() {
         let home = tempfile::tempdir().unwrap();
         let at = |name: &str| home.path().join(name);
         let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_as_written() {
+    fn addresses_are_parsed_as_written() {
         for (text, shown) in [
             ("http://h:1", "http://h:1"),
             ("http://h/", "http://h:8462"),

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forbidden_socket_comes_with_advice() {
+    fn an_error_for_a_forbidden_socket_contains_advice() {
         let message = |path: &str, metadata: Option<&Metadata>| {
             let error = Error::forbidden(Path::new(path), metadata);
             assert!(!error.is_transient());

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_however_they_are_cut() {
+    fn events_are_parsed_whatever_the_chunks() {
         let text = "\u{feff}: hello\nevent: log\nid: 6\ndata: one\n\ndata:two\r\ndata:  x\r\n\r\nid: 9\nevent: log\rdata\r\revent: lost\ndata: cut";
         let expected = [
             event("log", "one", Some("6")),
@@ -225,12 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_data_is_none() {
+    fn an_event_without_data_is_ignored() {
         assert_eq!(parse(&[b"event: ping\n\n: x\n\ndata: y\n\n"]).len(), 1);
     }
 
     #[test]
-    fn a_line_without_end_costs_bounded_memory() {
+    fn a_line_without_end_takes_bounded_memory() {
         let mut parser = Parser::default();
         let piece = vec![b'x'; 1 << 20];
         parser.push(b"data: ");

@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_response_of_mistry_1_is_understood() {
+    async fn a_response_of_mistry_1_is_parsed() {
         let body = format!(r#"{{"Params":{{}},"ExitCode":3,"ErrBuild":"","URL":"job/p/{ID}"}}"#);
         let server = Scripted::start(vec![Scripted::answer(
             "201 Created",

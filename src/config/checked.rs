@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_wrong_in_turn_is_named() {
+    fn each_key_with_a_wrong_value_is_named() {
         for (key, value) in [
             ("projects_path", r#""nowhere""#),
             ("projects_path", "7"),

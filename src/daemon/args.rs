@@ -174,7 +174,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_configuration_is_what_was_named_or_is_here_or_is_installed() {
+    fn the_configuration_is_the_given_file_the_one_here_or_the_installed_one() {
         let named = Command::try_parse_from(["mistryd", "-c", "x"]).unwrap();
         assert_eq!(named.config().unwrap(), Path::new("x"));
         let home = tempfile::tempdir().unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_in_order() {
+    fn the_definition_of_the_command_line_is_valid() {
         Command::command().debug_assert();
         let command =
             Command::try_parse_from(["mistryd", "rebuild", "-p", "a", "-p", "b"]).unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_daemon_asks_of_itself_is_no_verb_for_people() {
+    fn the_internal_verb_is_hidden_from_the_help() {
         let verb = || OsString::from(filesystem::VERB);
         assert!(is_confinement([verb()]));
         assert!(!is_confinement([]));

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_tells_the_story_in_one_line() {
+    fn the_status_is_one_line() {
         let mut activity = Activity::default();
         assert_eq!(text(&activity, &None), "idle");
         activity.last = Some(Last {
@@ -98,20 +98,20 @@ mod tests {
             took: Duration::from_millis(41_300),
         });
         (activity.building, activity.queued) = (2, 1);
-        let told = "2 building, 1 queued; last: yarn 3fa9c1d succeeded in 41 s";
-        assert_eq!(text(&activity, &None), told);
+        let expected = "2 building, 1 queued; last: yarn 3fa9c1d succeeded in 41 s";
+        assert_eq!(text(&activity, &None), expected);
         activity.engine_away = true;
         let trouble = Some("no such key".to_owned());
         let text = text(&activity, &trouble);
         assert!(
-            text.starts_with(told) && text.contains("Docker Engine"),
+            text.starts_with(expected) && text.contains("Docker Engine"),
             "{text}"
         );
         assert!(text.ends_with("not reloaded: no such key"), "{text}");
     }
 
     #[test]
-    fn that_nothing_new_begins_is_said_beside_what_waits() {
+    fn the_status_of_a_paused_queue_names_waiting_jobs_too() {
         let mut activity = Activity {
             paused: true,
             ..Activity::default()
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_said_as_people_say_them() {
+    fn durations_are_written_for_people() {
         for (seconds, said) in [
             (0.04, "0.0 s"),
             (9.94, "9.9 s"),

@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_user_of_this_host_has_a_number() {
+    fn only_a_user_of_this_host_has_a_uid() {
         assert_eq!(user_of(Some("uid 1000")), Some(1000));
         for other in [
             None,

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn who_floods_is_told_so_and_nobody_else_is() {
+    fn only_the_client_with_too_many_calls_gets_an_error() {
         let calls = Calls::default();
         let mut held: Vec<Call> = (0..MAX_CALLS_PER_CLIENT)
             .map(|_| call(&calls, ":1.1").unwrap())
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn where_it_is_crowded_there_is_room_for_those_who_ask_for_little() {
+    fn under_load_a_client_with_few_calls_is_still_served() {
         let calls = Calls::default();
         let clients = CROWDED_CALLS / MAX_CALLS_PER_CLIENT;
         let crowd: Vec<Call> = (0..CROWDED_CALLS)
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn many_clients_together_are_bounded_too() {
+    fn the_calls_of_all_clients_together_are_bounded() {
         let calls = Calls::default();
         let held: Vec<Call> = (0..MAX_CALLS)
             .map(|n| {

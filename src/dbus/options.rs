@@ -162,23 +162,23 @@ mod tests {
 
     #[test]
     fn an_unknown_or_wrong_option_is_named() {
-        let told = sentence(Submit::read(&options(vec![("rebild", true.into())])));
+        let message = sentence(Submit::read(&options(vec![("rebild", true.into())])));
         assert!(
-            told.contains("'rebild'") && told.contains("rebuild"),
-            "{told}"
+            message.contains("'rebild'") && message.contains("rebuild"),
+            "{message}"
         );
-        let told = sentence(Submit::read(&options(vec![("rebuild", "yes".into())])));
-        assert_eq!(told, "option 'rebuild': expected a boolean (b)");
-        let told = sentence(policy(&options(vec![("max_age", (-1_i32).into())])));
-        assert!(told.starts_with("option 'max_age'"), "{told}");
-        let told = sentence(filter(&options(vec![("limit", 0_u32.into())])));
-        assert_eq!(told, "option 'limit': expected 1 to 1000");
+        let message = sentence(Submit::read(&options(vec![("rebuild", "yes".into())])));
+        assert_eq!(message, "option 'rebuild': expected a boolean (b)");
+        let message = sentence(policy(&options(vec![("max_age", (-1_i32).into())])));
+        assert!(message.starts_with("option 'max_age'"), "{message}");
+        let message = sentence(filter(&options(vec![("limit", 0_u32.into())])));
+        assert_eq!(message, "option 'limit': expected 1 to 1000");
         assert!(filter(&options(vec![("project", "../x".into())])).is_err());
         assert!(filter(&options(vec![("before", "x".into())])).is_err());
     }
 
     #[test]
-    fn integers_of_every_width_are_numbers() {
+    fn integers_of_every_width_are_accepted() {
         for value in [
             Variant::from(7_u64),
             7_u32.into(),

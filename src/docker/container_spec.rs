@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_told_in_the_engines_units() {
+    fn limits_are_sent_in_the_units_of_the_engine() {
         let host = host(&ContainerSpec {
             limits: Limits {
                 memory: Some(1 << 30),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_and_namespaces_are_told_to_those_engines_that_have_them() {
+    fn slices_and_namespaces_are_sent_only_to_engines_that_have_them() {
         let spec = ContainerSpec {
             slice: Some("s.slice".into()),
             ..spec()
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_utf8_is_refused_and_not_mangled() {
+    fn a_path_that_is_not_utf8_is_refused() {
         use std::os::unix::ffi::OsStringExt;
         let data = PathBuf::from(std::ffi::OsString::from_vec(b"/\xff".to_vec()));
         let error = ContainerSpec { data, ..spec() }

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_image_is_named_once_and_stages_are_none() {
+    fn every_image_is_listed_once_without_stages() {
         let dockerfile = "# escape=\\\n\
             ARG VERSION=12\nARG BASE=\"debian:${VERSION}\"\n\
             FROM --platform=linux/amd64 $BASE AS Build\n\
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dockerfile_names_nothing() {
+    fn a_text_that_is_no_dockerfile_names_no_image() {
         for text in [
             "",
             "FROM",

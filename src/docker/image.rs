@@ -478,7 +478,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_that_was_taken_away_is_told_from_a_base_that_never_was() {
+    fn a_removed_layer_is_distinguished_from_a_missing_base() {
         assert!(is_lost_layer("unable to find image \"sha256:4464a8\""));
         assert!(is_lost_layer("No such image: sha256:4464a8"));
         assert!(!is_lost_layer("No such image: debian:12"));
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_that_failed_is_told_from_other_failures() {
+    fn a_failed_pull_is_distinguished_from_other_failures() {
         for (fetching, message) in [
             (
                 Fetching::Base,

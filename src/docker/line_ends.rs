@@ -195,7 +195,7 @@ mod tests {
         Some(Counter::ended(stdout as u64, stderr as u64))
     }
 
-    async fn mended(entries: Vec<Output>, counter: Option<Counter>) -> Vec<u8> {
+    async fn restored(entries: Vec<Output>, counter: Option<Counter>) -> Vec<u8> {
         let mut ends = LineEnds::new(counter);
         let mut all = Vec::new();
         for entry in entries {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_line_gets_its_end_back() {
+    async fn every_line_gets_its_line_end_back() {
         let of_all_lengths = [
             0, 1, 20_000, 1, 16_383, 0, 16_384, 2, 16_385, 3, 32_768, 4, 0, 0, 40_000,
         ];
@@ -220,7 +220,7 @@ mod tests {
             for length in [whole.len(), whole.len() - 1] {
                 let bytes = &whole[..length];
                 let entries = entries(Stream::Stdout, bytes);
-                let found = mended(entries, counter(length, 0)).await;
+                let found = restored(entries, counter(length, 0)).await;
                 assert!(
                     found == bytes,
                     "{count} lines, {length} bytes: {}",
@@ -231,13 +231,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nothing_was_counted_the_last_line_has_an_end() {
+    async fn without_a_count_the_last_line_gets_a_line_end() {
         let whole = lines(&[20_000]);
         let open = &whole[..20_000];
-        assert!(mended(entries(Stream::Stdout, open), None).await == whole);
+        assert!(restored(entries(Stream::Stdout, open), None).await == whole);
         // A short or an exactly full entry itself shows that it has no line end.
         for open in [&whole[..100], &whole[..MAX_ENTRY_BYTES]] {
-            assert!(mended(entries(Stream::Stdout, open), None).await == open);
+            assert!(restored(entries(Stream::Stdout, open), None).await == open);
         }
     }
 
@@ -249,9 +249,9 @@ mod tests {
             both.extend(entries(Stream::Stderr, b"error\n"));
             both
         };
-        let ended = mended(both(&long), counter(20_001, 6)).await;
+        let ended = restored(both(&long), counter(20_001, 6)).await;
         assert!(ended == [&long, b"error\n".as_slice()].concat());
-        let open = mended(both(&long[..20_000]), counter(20_000, 6)).await;
+        let open = restored(both(&long[..20_000]), counter(20_000, 6)).await;
         assert!(open == [&long[..20_000], b"error\n"].concat());
     }
 }

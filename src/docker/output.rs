@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_as_old_as_its_stamp_says() {
+    fn the_age_of_a_line_is_that_of_its_timestamp() {
         let at = "2026-11-24T05:06:07.123456789Z";
         let found = stamp(format!("{at} hello there\n").as_bytes());
         assert_eq!(found, Some(at.parse().unwrap()));

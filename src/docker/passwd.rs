@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_archive_that_is_cut_off_what_is_there_counts() {
+    fn the_readable_part_of_a_truncated_archive_is_used() {
         for hostile in [&b""[..], &[0xff; 2000], &[0; 700]] {
             assert_eq!(first_of(hostile), Found::Nothing);
         }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_from_where_it_stands() {
+    fn a_relative_link_starts_at_its_own_directory() {
         assert_eq!(target_of("/etc/passwd", "../x"), "/etc/../x");
         assert_eq!(target_of("/etc/passwd", "/x"), "/x");
     }

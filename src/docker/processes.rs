@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slice_is_in_the_slices_that_its_name_begins_with() {
+    fn a_slice_is_inside_the_slices_of_its_prefixes() {
         for (slice, path) in [
             ("mistry-builds.slice", "mistry.slice/mistry-builds.slice"),
             ("a.slice", "a.slice"),
@@ -220,7 +220,7 @@ mod tests {
 
     /// The files are ordinary ones here; those of a kernel are in `tests/system/confinement.rs`.
     #[tokio::test]
-    async fn a_refusal_is_known_wherever_the_cgroup_is_and_whenever_it_is_made() {
+    async fn a_refused_process_is_detected_wherever_and_whenever_the_cgroup_is_created() {
         for (at, is_late) in [(0, false), (1, false), (2, false), (1, true)] {
             let root = tempfile::tempdir().unwrap();
             let cgroups = cgroups(root.path(), "c0ffee", "a-b.slice");
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_no_cgroup_is_seen_nothing_is_known() {
+    async fn without_a_visible_cgroup_refused_processes_are_unknown() {
         let root = tempfile::tempdir().unwrap();
         let watch = ProcessWatch::over(cgroups(root.path(), "c0ffee", "a.slice"));
         tokio::task::yield_now().await;

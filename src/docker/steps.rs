@@ -275,7 +275,7 @@ mod tests {
     const C: &str = "cccccccccccc";
 
     #[test]
-    fn layers_and_containers_are_told_and_the_step_of_our_labels_is_not_shown() {
+    fn layers_and_containers_are_reported_and_the_step_of_our_labels_is_hidden() {
         let (shown, rest) = taken(
             &mut steps(),
             &[
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_step_prints_is_not_taken_for_the_builders_words() {
+    fn output_of_a_step_is_not_parsed_as_output_of_the_builder() {
         let mut steps = steps();
         let pieces = [
             "Step 1/2 : RUN cat log",
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_step_that_waits_for_an_image_fetches_one() {
+    fn only_a_step_that_waits_for_an_image_counts_as_a_pull() {
         for (pieces, expected) in [
             (&[][..], Fetching::Nothing),
             (&["Step 1/2 : FROM bbox", "\n"], Fetching::Base),
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bars_of_a_pull_are_not_shown_but_its_words_are() {
+    fn progress_bars_of_a_pull_are_hidden_and_its_messages_are_shown() {
         let bar = r#"{"status":"Downloading","progressDetail":{"current":1,"total":9},"id":"a"}"#;
         let done = r#"{"status":"Pull complete","progressDetail":{},"id":"a"}"#;
         let shown = |json: &str| steps().take(serde_json::from_str(json).unwrap());
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_is_what_the_builder_said_last() {
+    fn the_id_is_the_last_one_that_the_builder_printed() {
         let mut steps = steps();
         for id in ["sha256:one", "sha256:two"] {
             let item = format!(r#"{{"aux":{{"ID":"{id}"}}}}"#);

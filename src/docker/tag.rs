@@ -47,14 +47,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn a_plain_name_stays_as_it_is() {
+    fn a_plain_name_is_not_changed() {
         for name in ["yarn", "a.b", "a_b", "a__b", "a--b", "0"] {
             assert_eq!(tag_for(name), format!("mistry-{name}"));
         }
     }
 
     #[test]
-    fn what_docker_would_refuse_is_cleaned_and_told_apart() {
+    fn names_that_docker_would_refuse_become_valid_and_stay_distinct() {
         let names = [
             "Yarn", "yARN", "yarn-", "yarn..x", "yarn.-x", "yarn___x", "yarn", "yarn-x", "YARN-x",
         ];

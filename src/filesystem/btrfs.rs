@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_btrfs_refuses_the_requests() {
+    fn other_filesystems_refuse_the_btrfs_requests() {
         let home = tempfile::tempdir_in("/dev/shm").unwrap();
         let directory = OwnedFd::from(std::fs::File::open(home.path()).unwrap());
         assert_eq!(create(directory.as_fd(), c"x").unwrap_err(), Errno::NOTTY);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_must_fit_with_its_zero() {
+    fn a_name_must_fit_with_its_terminating_zero() {
         assert_eq!(name_field::<4>(c"abc").unwrap()[3], 0);
         assert_eq!(name_field::<4>(c"abcd").unwrap_err(), Errno::NAMETOOLONG);
     }

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_gives_the_same_bytes() {
+    fn every_method_copies_the_same_bytes() {
         let bytes: Vec<u8> = (0..700_001_u32).map(|n| (n % 251) as u8).collect();
         for mut way in every_way() {
             let mut from = tempfile::tempfile().unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_stay_holes_in_every_way() {
+    fn every_method_keeps_holes() {
         const SIZE: u64 = 64 * 1024 * 1024;
         for mut way in every_way() {
             let from = tempfile::tempfile().unwrap();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_became_shorter_is_copied_as_far_as_it_goes() {
+    fn a_file_that_becomes_shorter_is_copied_up_to_its_end() {
         for mut way in every_way() {
             let mut from = tempfile::tempfile().unwrap();
             from.write_all(&[1; 100_000]).unwrap();

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_comes_back_up_the_way_it_went_with_few_descriptors() {
+    fn a_walk_returns_to_parent_directories_with_few_descriptors() {
         let home = tempfile::tempdir().unwrap();
         let mut walker = root(home.path());
         for _ in 0..200 {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_was_moved_away_does_not_lead_out_of_the_tree() {
+    fn a_moved_directory_does_not_lead_out_of_the_tree() {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("elsewhere")).unwrap();
         let mut walker = root(home.path());

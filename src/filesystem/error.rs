@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_shows_no_control_characters_and_the_end_of_a_long_path() {
+    fn an_error_shows_no_control_characters_and_the_end_of_a_long_path() {
         let long = format!("{}/a\nb\u{1b}[31m", "x".repeat(5000));
         let fault = Fault::new("open", Path::new(&long), Errno::ACCESS);
         let text = fault.to_string();

@@ -121,14 +121,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_structures_are_laid_out_as_the_kernel_has_them() {
+    fn the_structures_have_the_layout_of_the_kernel() {
         assert_eq!(size_of::<Extent>(), 56);
         assert_eq!(std::mem::offset_of!(Extent, flags), 40);
         assert_eq!(std::mem::offset_of!(Request, extents), 32);
     }
 
     #[test]
-    fn where_nothing_can_be_said_that_is_told() {
+    fn without_fiemap_the_unshared_size_is_unknown() {
         let file = tempfile::tempfile_in("/dev/shm").unwrap();
         std::io::Write::write_all(&mut &file, b"x").unwrap();
         assert_eq!(ExtentReader::new().unshared(file.as_fd()).unwrap(), None);

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_found_again_far_below_what_a_path_can_name() {
+    fn a_copy_is_found_again_below_the_longest_path() {
         let home = tempfile::tempdir().unwrap();
         let root = OwnedFd::from(File::open(home.path()).unwrap());
         let mut links = Links::new(root.try_clone().unwrap());
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn links_beyond_the_bound_are_files_of_their_own_until_others_are_forgotten() {
+    fn links_beyond_the_bound_are_files_of_their_own_until_others_are_dropped() {
         let home = tempfile::tempdir().unwrap();
         let root = File::open(home.path()).unwrap();
         let mut stat = fstat(&root).unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_forgotten_with_its_last_file_however_deep_it_is() {
+    fn a_directory_is_dropped_with_its_last_file_at_any_depth() {
         let mut deepest = Place::default();
         for _ in 0..1_000_000 {
             deepest = deepest.entry(c"d");

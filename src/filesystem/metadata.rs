@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_that_could_not_be_given_away_is_not_set_user_id() {
+    fn a_copy_whose_owner_could_not_be_set_is_not_set_user_id() {
         let file = tempfile::tempfile().unwrap();
         fchmod(&file, Mode::from_raw_mode(0o6755)).unwrap();
         let original = fstat(&file).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_may_not_be_given_is_not_kept_and_its_group_is_tried() {
+    fn an_owner_that_cannot_be_set_is_skipped_and_the_group_is_tried() {
         let made = fstat(tempfile::tempfile().unwrap()).unwrap();
         let mut original = made;
         original.st_uid += 1;
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_attributes_is_no_error() {
+    fn a_file_without_attributes_is_no_error() {
         let from = File::open("/proc/self/status").unwrap();
         let to = tempfile::tempfile().unwrap();
         copy_attributes(from.as_fd(), to.as_fd(), true).unwrap();

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_is_in_one_page_and_pages_are_bounded() {
+    fn every_name_is_in_exactly_one_page_and_pages_are_bounded() {
         let home = tempfile::tempdir().unwrap();
         let expected: BTreeSet<String> = (0..2_000).map(|n| format!("{n:0>120}")).collect();
         for name in &expected {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_become_small_where_many_are_held() {
+    fn pages_are_smaller_when_many_are_held() {
         let home = tempfile::tempdir().unwrap();
         for n in 0..1_000 {
             File::create(home.path().join(format!("{n:0>200}"))).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_read_on_until_a_name_of_it_is_kept() {
+    fn pages_are_read_until_a_name_is_kept() {
         let home = tempfile::tempdir().unwrap();
         for n in 0..2_000 {
             File::create(home.path().join(format!("file{n}"))).unwrap();
@@ -200,10 +200,10 @@ mod tests {
         std::fs::create_dir(home.path().join("directory")).unwrap();
         let directory = File::open(home.path()).unwrap();
         let mut names = Names::default();
-        let (mut from, mut told, mut kept) = (Some(0), 0, Vec::new());
+        let (mut from, mut seen, mut kept) = (Some(0), 0, Vec::new());
         while let Some(at) = from {
             let keep = |(): &mut (), entry: &RawDirEntry<'_>| {
-                told += 1;
+                seen += 1;
                 Ok(entry.file_name() == c"directory")
             };
             let mut page = names
@@ -213,6 +213,6 @@ mod tests {
             assert_eq!(names.take(&mut page), None);
             from = page.rest();
         }
-        assert_eq!((told, kept), (2_001, vec![c"directory".to_owned()]));
+        assert_eq!((seen, kept), (2_001, vec![c"directory".to_owned()]));
     }
 }

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_of_ones_own_takes_no_right_to_give_it_away() {
+    fn a_tree_that_has_the_right_owner_needs_no_privilege() {
         let home = tempfile::tempdir().unwrap();
         let tree = home.path().join("tree");
         fs::create_dir_all(tree.join("a/b")).unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn more_subdirectories_than_a_page_has_are_given_away_and_links_are_not_followed() {
+    fn more_subdirectories_than_fit_in_a_page_change_their_owner_and_links_are_not_followed() {
         let home = tempfile::tempdir().unwrap();
         let tree = home.path().join("tree");
         let outside = home.path().join("outside");

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_goes_and_its_neighbours_stay() {
+    fn a_tree_is_removed_and_its_siblings_stay() {
         let home = tempfile::tempdir().unwrap();
         for path in ["tree/a/b/c", "tree/d", "neighbour"] {
             fs::create_dir_all(home.path().join(path)).unwrap();
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_goes_and_what_it_points_at_stays() {
+    fn a_link_is_removed_and_its_target_stays() {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir(home.path().join("kept")).unwrap();
         fs::write(home.path().join("kept/file"), "x").unwrap();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn more_subdirectories_than_a_page_has_go_too() {
+    fn more_subdirectories_than_fit_in_a_page_are_removed() {
         let home = tempfile::tempdir().unwrap();
         for n in 0..5_000 {
             fs::create_dir_all(home.path().join(format!("tree/{n}"))).unwrap();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_without_permissions_go_if_they_are_ours() {
+    fn own_directories_without_permissions_are_removed() {
         let home = tempfile::tempdir().unwrap();
         for (name, mode) in [("closed", 0o000), ("read-only", 0o555), ("blind", 0o300)] {
             let path = home.path().join("tree").join(name);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_emptied_by_others_meanwhile_is_no_error() {
+    fn a_directory_that_others_empty_meanwhile_is_no_error() {
         let home = tempfile::tempdir().unwrap();
         let tree = home.path().join("tree");
         for n in 0..2000 {

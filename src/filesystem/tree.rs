@@ -388,7 +388,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_read_back_as_they_are_written() {
+    fn kinds_survive_a_round_trip_through_text() {
         for kind in [Kind::Auto, Kind::Btrfs, Kind::Plain] {
             assert_eq!(kind.to_string().parse::<Kind>().unwrap(), kind);
         }
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn btrfs_that_is_not_there_is_an_error_that_says_what_is() {
+    fn a_missing_btrfs_is_an_error_that_names_the_actual_filesystem() {
         let error = Filesystem::detect(Kind::Btrfs, Path::new("/proc")).unwrap_err();
         assert_eq!(error.to_string(), "'/proc' is not on btrfs but on proc");
         let auto = Filesystem::detect(Kind::Auto, Path::new("/proc")).unwrap();
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_to_be_left_out_is_a_single_name() {
+    fn an_excluded_entry_is_a_single_name() {
         let home = tempfile::tempdir().unwrap();
         let (from, to) = (home.path().join("from"), home.path().join("to"));
         Filesystem::Plain.create(&from).unwrap();
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_interrupted_ends_with_an_error_and_a_clone_is_left_as_it_is() {
+    fn an_interrupted_operation_is_an_error_and_leaves_the_clone() {
         let home = tempfile::tempdir().unwrap();
         let (from, to) = (home.path().join("from"), home.path().join("to"));
         Filesystem::Plain.create(&from).unwrap();
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_where_the_parent_is_missing_removed_nothing() {
+    fn a_removal_without_a_parent_directory_removes_nothing() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("no/such");
         assert!(!Filesystem::Plain.remove(&path).unwrap());

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_many_names_counts_once() {
+    fn a_file_with_many_hard_links_counts_once() {
         let home = tempfile::tempdir().unwrap();
         let tree = home.path().join("tree");
         fs::create_dir(&tree).unwrap();
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_not_followed_and_what_is_not_there_is_an_error() {
+    fn links_are_not_followed_and_a_missing_path_is_an_error() {
         let home = tempfile::tempdir().unwrap();
         let tree = home.path().join("tree");
         fs::create_dir(&tree).unwrap();
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn where_blocks_cannot_be_asked_for_all_are_its_own() {
+    fn without_fiemap_all_blocks_count_as_unshared() {
         let home = tempfile::tempdir_in("/dev/shm").unwrap();
         fs::write(home.path().join("file"), vec![1; 64 << 10]).unwrap();
         let found = Filesystem::Plain.usage(home.path(), Some(0)).unwrap();

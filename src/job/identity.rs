@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_golden() {
+    fn ids_match_the_golden_values() {
         // A change here makes every cached build of every host unreachable.
         for (job, id) in [
             (

@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_a_safe_file_name() {
+    fn a_group_becomes_a_safe_file_name() {
         for (name, file) in [
             ("main", "main"),
             ("feature/x", "feature%2Fx"),

@@ -179,14 +179,14 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for Journal {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut told = Content::default();
-            event.record(&mut told);
+            let mut content = Content::default();
+            event.record(&mut content);
             let place = event.metadata().into();
-            self.0.lock().unwrap().push((place, told));
+            self.0.lock().unwrap().push((place, content));
         }
     }
 
-    fn told(records: &[Record]) -> Vec<(Place, Content)> {
+    fn sent(records: &[Record]) -> Vec<(Place, Content)> {
         let seen = Seen::default();
         let journal = tracing_subscriber::registry().with(Journal(seen.clone()));
         let mut sink = replay(Dispatch::new(journal));
@@ -222,11 +222,14 @@ mod tests {
             record(Level::DEBUG, "", &[("error", "no room")]),
             record(Level::INFO, "many\nlines", &[]),
         ];
-        let told = told(&records);
-        for (record, (place, _)) in records.iter().zip(&told) {
+        let sent = sent(&records);
+        for (record, (place, _)) in records.iter().zip(&sent) {
             assert_eq!(*place, record.place);
         }
-        let said: Vec<&str> = told.iter().map(|(_, told)| told.message.as_str()).collect();
+        let said: Vec<&str> = sent
+            .iter()
+            .map(|(_, content)| content.message.as_str())
+            .collect();
         assert_eq!(
             said,
             [
@@ -236,9 +239,9 @@ mod tests {
                 "many\nlines"
             ]
         );
-        assert_eq!(told[0].1.fields, records[0].content.fields);
-        assert_eq!(told[1].1.fields, [("mistry_job", "3fa9".to_owned())]);
-        assert_eq!(told[2].1.fields, [("error", "no room".to_owned())]);
-        assert!(told[3].1.fields.is_empty());
+        assert_eq!(sent[0].1.fields, records[0].content.fields);
+        assert_eq!(sent[1].1.fields, [("mistry_job", "3fa9".to_owned())]);
+        assert_eq!(sent[2].1.fields, [("error", "no room".to_owned())]);
+        assert!(sent[3].1.fields.is_empty());
     }
 }

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_logged_is_not_formatted() {
+    fn records_below_the_level_are_not_formatted() {
         static PUT: AtomicU32 = AtomicU32::new(0);
         struct Word;
         impl std::fmt::Debug for Word {
@@ -142,8 +142,8 @@ mod tests {
             assert_eq!(all.max_level_hint(), Some(LevelFilter::WARN));
             tracing::subscriber::with_default(all, || {
                 assert!(!tracing::enabled!(tracing::Level::INFO));
-                tracing::info!(word = ?Word, "not told");
-                tracing::warn!(word = ?Word, "told");
+                tracing::info!(word = ?Word, "not logged");
+                tracing::warn!(word = ?Word, "logged");
             });
             assert_eq!(PUT.load(Ordering::Relaxed), put);
         }

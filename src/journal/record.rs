@@ -241,15 +241,15 @@ mod tests {
         Outer(Middle(std::io::Error::other("no\nroom")))
     }
 
-    fn records(tell: impl FnOnce()) -> Vec<Record> {
+    fn records(log: impl FnOnce()) -> Vec<Record> {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let to = kept.clone();
         let collect = Collect(move |record| to.lock().unwrap().push(record));
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(collect), tell);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(collect), log);
         std::mem::take(&mut kept.lock().unwrap())
     }
 
-    fn text(tell: impl FnOnce()) -> String {
+    fn text(log: impl FnOnce()) -> String {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let to = kept.clone();
         let layer = tracing_subscriber::fmt::layer()
@@ -258,7 +258,7 @@ mod tests {
             .with_target(false)
             .without_time()
             .fmt_fields(Line);
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), tell);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
         let kept = std::mem::take(&mut *kept.lock().unwrap());
         String::from_utf8(kept).unwrap()
     }
@@ -276,7 +276,7 @@ mod tests {
         }
     }
 
-    fn tell() {
+    fn log_example() {
         let error = error();
         let (none, empty, group) = (None::<i64>, "", "a group");
         let span = tracing::info_span!("request", mistry_request = "r1", mistry_job = "outer");
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_record_has_the_fields_of_its_event_and_of_the_spans_around_it() {
-        let records = records(tell);
+        let records = records(log_example);
         assert_eq!(records.len(), 1);
         let record = &records[0];
         assert_eq!(record.place.level, Level::WARN);
@@ -318,8 +318,8 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_one_line_without_what_is_for_programs() {
-        let line = text(tell);
+    fn a_record_is_one_line_without_fields_for_programs() {
+        let line = text(log_example);
         assert!(
             line.ends_with(
                 "it is over mistry_job=inner mistry_group=\"a group\" attempt=2 \
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_has_an_end() {
+    fn the_length_of_a_text_is_bounded() {
         let long = "é".repeat(MAX_TEXT);
         let records = records(|| tracing::info!(long, "{long}"));
         for text in [&records[0].content.message, &records[0].content.fields[0].1] {

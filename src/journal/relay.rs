@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_journal_stalls_nobody_and_what_is_lost_is_told() {
+    fn a_stalled_journal_blocks_no_caller_and_lost_records_are_counted() {
         let (sink, heard, go) = stalled();
         let (relay, flush) = Relay::with(4, LONG, sink).unwrap();
         relay.enqueue(record("first"));
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_loss_is_told_and_only_once() {
+    fn a_single_lost_record_is_reported_once() {
         let (sink, heard, go) = stalled();
         let (relay, flush) = Relay::with(1, LONG, sink).unwrap();
         relay.enqueue(record("a"));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_waits_for_a_stalled_journal_no_longer_than_it_said() {
+    fn the_end_waits_for_a_stalled_journal_up_to_its_timeout() {
         for waiting in [0, 1, 2] {
             let (sink, heard, go) = stalled();
             let timeout = Duration::from_millis(50);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_records_is_at_once() {
+    fn an_end_without_records_does_not_wait() {
         let (_relay, flush) = Relay::with(1, LONG, |_| {}).unwrap();
         let begun = Instant::now();
         drop(flush);

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ignored_does_not_count_but_the_three_files_always_do() {
+    fn ignored_files_do_not_count_but_the_three_files_of_the_recipe_always_do() {
         let place = Place::new();
         place.write(".dockerignore", "*\n!kept\n");
         place.write("kept", "1");
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused_where_a_file_is_read() {
+    fn special_files_are_refused_in_place_of_a_regular_file() {
         use std::os::unix::net::UnixListener;
         for name in [".dockerignore", "mistry.json", "Dockerfile"] {
             for (kind, said) in [("d", "a directory"), ("f", "a FIFO"), ("s", "a socket")] {
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_as_the_disk_has_them() {
+    fn times_of_files_are_those_on_disk() {
         let place = Place::new();
         symlink("a", place.path("l")).unwrap();
         place.write("a", "1");
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_change_is_never_trusted_to_its_stamp() {
+    fn the_digest_of_a_file_with_a_fresh_timestamp_is_not_cached() {
         let place = Place::new();
         place.write("a", "1");
         let projects = Projects::new(place.dir.path());

@@ -250,7 +250,7 @@ mod tests {
 
     /// Each row shows the behaviour of Docker 28.
     #[test]
-    fn patterns_mean_what_docker_means() {
+    fn patterns_match_as_in_docker() {
         for (text, out, kept) in [
             (
                 "# all\n\nnode_modules",
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_wrong_for_a_path_only_is_refused_when_it_is_asked() {
+    fn a_line_that_is_wrong_only_for_some_paths_is_refused_when_it_is_matched() {
         let wrong = |text: &str| {
             let ignore = Ignore::parse(text.as_bytes()).unwrap();
             ignore.excludes(b"a", &Matched::default()).is_err()
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_excluded_is_looked_into_for_exceptions_that_name_it() {
+    fn an_excluded_directory_is_entered_for_exceptions_inside_it() {
         let ignore = Ignore::parse(b"*\n!a/b/c\n!**/d\n!e*\n").unwrap();
         for (directory, is_looked_into) in [
             ("a", true),
@@ -340,7 +340,7 @@ mod tests {
 
     /// Docker accepts each of the lines.
     #[test]
-    fn patterns_that_would_take_too_much_memory_are_refused_at_the_line_that_does() {
+    fn patterns_that_take_too_much_memory_are_refused_with_their_line() {
         let parsed = |text: &str| Ignore::parse_within(text.as_bytes(), Memory::new(1 << 20));
         let long = format!("?{}", "a{1000}".repeat(20));
         assert!(parsed(&format!("x\n{long}\nb?")).is_ok());
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_refuses_for_its_length_takes_nothing_from_other_patterns() {
+    fn patterns_refused_for_their_length_do_not_count_against_other_patterns() {
         let endless = format!("?{}", "a{1000}".repeat(3_400));
         let long = format!("?{}", "a{1000}".repeat(3_000));
         let ignore = Ignore::parse(format!("{endless}\n{endless}\n{long}").as_bytes()).unwrap();

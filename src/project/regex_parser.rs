@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_of_a_piece_that_is_repeated_are_kept_once() {
+    fn characters_of_a_repeated_part_are_stored_once() {
         for (regex, times) in [(r"\pL{1000}", 1_000), ("[a-z]{2,5}", 5), (r"\d{3,}", 4)] {
             let ranges = ranges_of(regex);
             assert_eq!(ranges.len(), times, "{regex}");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_that_a_class_names_often_are_kept_once() {
+    fn characters_that_a_class_repeats_are_stored_once() {
         let length = |regex: &str| ranges_of(regex)[0].1;
         assert_eq!(
             length(&format!("[{}]", r"\pL".repeat(1_000))),
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_counted_as_memory_once_for_each_time_that_they_are_written() {
+    fn each_occurrence_of_a_character_counts_as_memory_once() {
         let parsed = |regex: &str| {
             let regex: Vec<char> = regex.chars().collect();
             parse(&regex, &mut Memory::new(10_000))

@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_read_as_written() {
+    fn durations_are_parsed_as_written() {
         for (text, ms) in [
             ("500ms", 500),
             ("90s", 90_000),
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_as_written() {
+    fn sizes_are_parsed_as_written() {
         assert_eq!(parse_size("512M"), Some(512 << 20));
         assert_eq!(parse_size("20G"), Some(20 << 30));
         assert_eq!(parse_size("7"), Some(7));
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capability_is_had_by_root_where_the_configuration_allows_it() {
+    fn root_gets_a_capability_that_the_configuration_allows() {
         let parse = |text: &str| Settings::parse(text.as_bytes(), Path::new("/p"));
         let settings = parse(r#"{"cap_add":["MKNOD","NET_RAW","MKNOD"]}"#).unwrap();
         let allowed = BTreeSet::from([Capability::Mknod, Capability::NetRaw]);

@@ -516,7 +516,7 @@ mod tests {
     use crate::job::Status;
 
     #[test]
-    fn an_observer_of_a_job_that_is_over_holds_nothing_of_the_budget() {
+    fn an_observer_of_a_finished_job_uses_no_budget() {
         let budget = Budget::new(100, 0);
         let project: ProjectName = "hello".parse().unwrap();
         let id = "0".repeat(64).parse().unwrap();
@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn an_observer_of_a_job_that_is_over_keeps_its_large_params_only_while_there_is_a_handle() {
+    fn an_observer_of_a_finished_job_has_its_large_params_only_while_a_handle_exists() {
         let end = |active: &ActiveJob, info: &BuildInfo, is_built| match is_built {
             true => active.end_built(BuildAnswer::new(info.clone(), None)),
             false => active.end_rejected(Error::Lost),

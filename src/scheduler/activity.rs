@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_in_hand_exactly_as_long_as_it_is_held() {
+    fn work_is_counted_until_its_guard_is_dropped() {
         let status = Status::new();
         let watch = status.watch();
         let (one, two) = (status.begin_work(), status.begin_work());
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn that_the_queue_is_paused_is_news_once() {
+    fn a_pause_of_the_queue_is_reported_once() {
         let status = Status::new();
         let mut watch = status.watch();
         status.set_counts(1, 2, true);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_of_the_engine_is_news() {
+    fn only_a_change_of_the_engine_state_is_reported() {
         let status = Status::new();
         assert!(!status.set_engine_away(false));
         assert!(status.set_engine_away(true));

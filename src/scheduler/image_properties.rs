@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_below_data_is_the_builds_own() {
+    fn only_directories_below_data_belong_to_the_build() {
         for (path, below) in [
             ("/data/artifacts", Some("artifacts")),
             ("/data//cache/x/", Some("cache/x")),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_image_sets_is_left_to_it() {
+    fn variables_that_an_image_sets_are_kept() {
         let of = |environment: &[&str]| {
             Declared::of(&ImageConfig {
                 environment: environment.iter().map(|&set| set.to_owned()).collect(),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_author_mounts_over_the_home_directory_wins() {
+    fn a_configured_mount_replaces_the_home_directory() {
         let mounts = |target: &str| BTreeMap::from([(PathBuf::from("/"), target.to_owned())]);
         assert_eq!(mounted_in_home(&mounts("/mistry/home/")), None);
         assert_eq!(mounted_in_home(&mounts("/mistry")), None);

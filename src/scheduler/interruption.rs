@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_image_says_why_but_never_where() {
+    fn the_error_of_a_failed_image_has_the_reason_without_paths() {
         let interruption = |source| Interruption::Image {
             project: "p".to_owned(),
             source,

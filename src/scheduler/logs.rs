@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scan_is_told_when_no_client_waits_any_more() {
+    fn a_scan_is_cancelled_when_no_client_waits_for_it() {
         let waiting = Waiting::default();
         let stop = waiting.0.clone();
         assert!(!stop.load(Ordering::Relaxed));

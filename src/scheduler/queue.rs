@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_and_backlog_hold_exactly() {
+    fn slots_and_backlog_are_exact_limits() {
         let mut queue = Queue::new(2, 1);
         assert_eq!(queue.admit(id(1), || 1), Admission::Started(1));
         assert_eq!(queue.admit(id(2), || 2), Admission::Started(2));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn with_more_slots_those_who_wait_begin_and_with_fewer_none_is_stopped() {
+    fn with_more_slots_waiting_jobs_begin_and_with_fewer_no_job_is_stopped() {
         let mut queue = Queue::new(1, 4);
         for n in 1..=5 {
             queue.admit(id(n), || n);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn while_paused_no_job_gets_a_slot_and_one_that_has_it_keeps_it() {
+    fn while_paused_no_job_gets_a_slot_and_running_jobs_keep_theirs() {
         let mut queue = Queue::new(2, 2);
         queue.admit(id(1), || 1);
         queue.pause();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_in_an_earlier_process_runs_though_it_is_paused_and_what_waited_waits() {
+    fn adopted_running_jobs_continue_while_paused_and_adopted_waiting_jobs_wait() {
         let mut queue = Queue::new(1, 0);
         queue.pause();
         assert_eq!(queue.admit_again(id(1), false, || 1), Admission::Queued(1));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_pause_the_free_slots_go_to_those_who_wait_longest() {
+    fn after_a_pause_free_slots_go_to_the_oldest_waiting_jobs() {
         let mut queue = Queue::new(2, 4);
         queue.pause();
         for n in 1..=4 {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_request_joins_even_when_all_is_full() {
+    fn a_second_request_joins_even_when_the_queue_is_full() {
         let mut queue = Queue::new(1, 1);
         queue.admit(id(1), || 1);
         queue.admit(id(2), || 2);

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_told_as_it_may_be_configured() {
+    fn a_limit_is_printed_as_in_the_configuration() {
         for (milliseconds, text) in [
             (500, "500ms"),
             (90_000, "1m30s"),

@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_long_log_of_very_short_lines_is_too_much_for_the_engine() {
+    fn only_a_long_log_of_very_short_lines_exceeds_the_limit_of_the_engine() {
         for (limit, line, is_too_much) in [
             (1 << 20, 1, false),
             (256 << 20, 1, true),

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_has_no_name_and_no_child_and_is_young_enough_is_taken() {
+    fn only_recent_images_without_name_and_child_are_removed() {
         let all = vec![
             image("a", None, false),
             image("b", Some("a"), false),

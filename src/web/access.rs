@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_is_not_ours_is_refused() {
+    async fn another_host_is_refused() {
         for host in [
             "127.0.0.1:8462",
             "[::1]:8462",
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_of_another_site_changes_nothing() {
+    async fn a_page_of_another_site_cannot_change_anything() {
         let ours = [
             ("host", "localhost:1"),
             ("content-type", "application/json; charset=utf-8"),

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_legal_form_of_a_host_is_read() {
+    fn every_valid_form_of_a_host_is_parsed() {
         for (text, name, port) in [
             ("localhost", "localhost", None),
             ("localhost:8462", "localhost", Some(8462)),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_ours_by_name_and_port() {
+    fn the_origin_of_our_own_page_has_our_name_and_port() {
         for (host, origin, is) in [
             ("builds:8443", "https://builds:8443", true),
             ("BUILDS.:8443", "https://builds:8443", true),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_says_it_before_the_header() {
+    fn the_host_of_the_target_overrides_the_header() {
         let read = |uri: &str, hosts: &[&str], version| {
             let mut request = hyper::Request::builder().uri(uri).version(version);
             for host in hosts {

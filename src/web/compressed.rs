@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_is_what_was_read_in_chunks_and_no_more_memory_than_is_counted() {
+    fn compressed_bytes_decompress_to_the_input_and_take_only_counted_memory() {
         // Half of the data compresses well, half of it does not.
         let mut state = 1_u32;
         let mut random = || {

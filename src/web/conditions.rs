@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_those_of_the_standard_and_in_its_order() {
+    fn conditions_are_evaluated_in_the_order_of_the_standard() {
         use Verdict::{Failed, NotModified, Proceed};
         let (past, future) = (
             "Sun, 06 Nov 1994 08:49:37 GMT",
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_of_this_tag_and_no_other() {
+    fn a_range_applies_only_to_its_etag() {
         assert!(allow_range(&HeaderMap::new(), TAG));
         assert!(allow_range(&headers(&[("if-range", TAG)]), TAG));
         for other in [

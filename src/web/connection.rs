@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_sends_no_more_is_still_answered() {
+    async fn a_half_closed_client_is_answered() {
         let (mut server, mut client) = tcp().await;
         client.write_all(b"asked").await.unwrap();
         client.shutdown().await.unwrap();
@@ -335,15 +335,15 @@ mod tests {
         }
         let mut asked = String::new();
         server.read_to_string(&mut asked).await.unwrap();
-        server.write_all(b"told").await.unwrap();
+        server.write_all(b"response").await.unwrap();
         server.shutdown().await.unwrap();
-        let mut told = String::new();
-        client.read_to_string(&mut told).await.unwrap();
-        assert_eq!((asked.as_str(), told.as_str()), ("asked", "told"));
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.unwrap();
+        assert_eq!((asked.as_str(), response.as_str()), ("asked", "response"));
     }
 
     #[tokio::test]
-    async fn a_client_that_is_gone_is_noticed() {
+    async fn a_disconnected_client_is_detected() {
         // If it has unread bytes, the kernel of the client sends a reset at once.
         let (mut server, client) = tcp().await;
         server.write_all(b"never read").await.unwrap();
@@ -360,7 +360,7 @@ mod tests {
             () = &mut gone => panic!("it may be there"),
             () = half_closed.cancelled() => {}
         }
-        server.write_all(b"told").await.unwrap();
+        server.write_all(b"response").await.unwrap();
         gone.await;
         // Over a unix socket both ends are in one kernel.
         let (server, client) = unix();
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_neither_an_end_nor_taken() {
+    async fn waiting_for_the_end_does_not_consume_bytes() {
         let (mut server, mut client) = unix();
         let half_closed = CancellationToken::new();
         client.write_all(b"asked").await.unwrap();

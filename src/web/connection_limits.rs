@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn remote_clients_leave_places_to_this_host_and_descriptors_to_builds() {
+    fn remote_clients_cannot_take_places_of_this_host_or_descriptors_of_builds() {
         for (files, remote, local) in [
             (u64::MAX, 2_048, 128),
             (65_536, 2_048, 128),

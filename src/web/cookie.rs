@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_reads_until_it_ends_or_its_token_does() {
+    fn a_cookie_is_valid_until_it_expires_or_its_token_is_removed() {
         let now = SystemTime::now();
         let all = [token("other", "x"), token("ci", "secret")];
         let given = value(&secret(), &all[1], now);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_site_reads_nothing_but_a_link_may_be_followed() {
+    fn a_page_of_another_site_cannot_read_but_its_links_can_be_followed() {
         let allowed = |method: &str, site: &str, mode: &str, target: &str| {
             let request = hyper::Request::builder()
                 .method(method)

@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_comes_into_an_event_that_a_client_takes_slowly() {
+    async fn an_event_that_is_read_slowly_is_not_interrupted() {
         use http_body_util::BodyExt;
 
         use crate::budget::{Budget, Client};
@@ -424,22 +424,22 @@ mod tests {
             std::future::pending().await
         });
         let mut body = answer.into_body();
-        let mut told = Vec::new();
-        while !told.ends_with(b"\n\n:\n\n") {
+        let mut received = Vec::new();
+        while !received.ends_with(b"\n\n:\n\n") {
             let part = body.frame().await.unwrap().unwrap().into_data().unwrap();
             // The client has not taken it yet; the server looks for what comes next.
             let next = tokio::time::timeout(2 * KEEP_ALIVE_INTERVAL, body.frame()).await;
-            assert!(next.is_err() || told.ends_with(b"]"), "{next:?}");
-            told.extend_from_slice(&part);
+            assert!(next.is_err() || received.ends_with(b"]"), "{next:?}");
+            received.extend_from_slice(&part);
             if let Ok(Some(Ok(next))) = next {
-                told.extend_from_slice(&next.into_data().unwrap());
+                received.extend_from_slice(&next.into_data().unwrap());
             }
         }
-        assert_eq!(told, b"event: result\ndata: [1,2]\n\n:\n\n");
+        assert_eq!(received, b"event: result\ndata: [1,2]\n\n:\n\n");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_does_not_wait_for_room_that_it_holds_itself() {
+    async fn a_stream_does_not_wait_for_budget_that_it_holds_itself() {
         use http_body_util::BodyExt;
 
         use crate::budget::{Budget, Client};
@@ -464,15 +464,15 @@ mod tests {
             lines.finish(&events).await
         });
         let mut body = answer.into_body();
-        let mut told = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let mut received = body.frame().await.unwrap().unwrap().into_data().unwrap();
         // Other clients hold all that is left while the client reads.
         let _others = share.hold(budget.limit() - budget.held()).unwrap();
         let mut last = Bytes::new();
-        while !told.is_empty() {
-            last = Bytes::copy_from_slice(&told);
-            drop(std::mem::take(&mut told));
+        while !received.is_empty() {
+            last = Bytes::copy_from_slice(&received);
+            drop(std::mem::take(&mut received));
             if let Some(part) = body.frame().await {
-                told = part.unwrap().into_data().unwrap();
+                received = part.unwrap().into_data().unwrap();
             }
         }
         let last = String::from_utf8_lossy(&last).into_owned();
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_of_text_is_replaced_in_it_and_carries_its_bytes() {
+    fn a_line_that_is_not_text_is_replaced_and_has_a_bytes_field() {
         assert_eq!(
             framed(&[b"\xff\n"]),
             "event: log\nid: 2\ndata: \u{fffd}\nbytes: /wo=\n\n"

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes_are_said_as_people_say_them() {
+    fn durations_and_sizes_are_written_for_people() {
         for (millis, said) in [
             (0, "0 ms"),
             (999, "999 ms"),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_cannot_turn_the_reading_direction_or_hide() {
+    fn a_text_cannot_change_the_reading_direction_or_hide_characters() {
         let hostile = "a\u{202e}b\u{200b}\u{7}\u{1b}[2J\nc";
         let shown = "a<U+202E>b<U+200B><U+0007><U+001B>[2J⏎c";
         assert_eq!(visible(hostile), shown);

@@ -263,7 +263,7 @@ mod tests {
         headers
     }
 
-    fn asker(lines: &[(&'static str, &str)]) -> Peer {
+    fn client_named_by(lines: &[(&'static str, &str)]) -> Peer {
         proxies()
             .client_of(&headers(lines), Peer::Tcp(PROXY))
             .unwrap()
@@ -294,7 +294,11 @@ mod tests {
             (",,", unknown),
             ("192.0.2.256", unknown),
         ] {
-            assert_eq!(asker(&[("x-forwarded-for", line)]), expected, "{line}");
+            assert_eq!(
+                client_named_by(&[("x-forwarded-for", line)]),
+                expected,
+                "{line}"
+            );
         }
         for (line, expected) in [
             ("for=192.0.2.1", client("192.0.2.1")),
@@ -317,32 +321,32 @@ mod tests {
             ("for=\"198.51.100.9, for=192.0.2.1", client("192.0.2.1")),
             ("for=\"\\, for=192.0.2.1", client("192.0.2.1")),
         ] {
-            assert_eq!(asker(&[("forwarded", line)]), expected, "{line}");
+            assert_eq!(client_named_by(&[("forwarded", line)]), expected, "{line}");
         }
         // Lines are one list, in their order.
         let lines = [
             ("x-forwarded-for", "198.51.100.9"),
             ("x-forwarded-for", "192.0.2.1"),
         ];
-        assert_eq!(asker(&lines), client("192.0.2.1"));
+        assert_eq!(client_named_by(&lines), client("192.0.2.1"));
     }
 
     #[test]
-    fn what_is_said_by_others_than_trusted_proxies_is_not_read() {
+    fn headers_of_untrusted_peers_are_ignored() {
         let peer = client("192.0.2.77");
         for lines in [
             [("x-forwarded-for", "198.51.100.9")],
             [("forwarded", "for=198.51.100.9")],
         ] {
-            let asker = proxies().client_of(&headers(&lines), peer).unwrap();
-            assert_eq!(asker, client("192.0.2.77"));
+            let found = proxies().client_of(&headers(&lines), peer).unwrap();
+            assert_eq!(found, client("192.0.2.77"));
         }
-        let asker = Proxies::default().client_of(&headers(&[("forwarded", "for=10.0.0.1")]), peer);
-        assert_eq!(asker.unwrap(), client("192.0.2.77"));
+        let found = Proxies::default().client_of(&headers(&[("forwarded", "for=10.0.0.1")]), peer);
+        assert_eq!(found.unwrap(), client("192.0.2.77"));
     }
 
     #[test]
-    fn a_header_that_a_proxy_lets_pass_cannot_name_another_client() {
+    fn a_header_that_a_proxy_passes_on_cannot_name_another_client() {
         let both = |forwarded| {
             let lines = [("forwarded", forwarded), ("x-forwarded-for", "192.0.2.1")];
             proxies().client_of(&headers(&lines), Peer::Proxy(PROXY))
@@ -449,7 +453,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_a_client_writes_before_it_the_address_that_a_proxy_adds_counts(
+        fn the_address_that_a_proxy_appends_counts_whatever_the_client_sends(
             before in "[ -~]{0,60}",
             client in any::<IpAddr>(),
             form in 0_u8..3,
@@ -460,13 +464,13 @@ mod tests {
             let written = written(client, form);
             let hops = ", 10.7.7.7".repeat(hops);
             let list = format!("{before}, {written}{hops}");
-            prop_assert_eq!(asker(&[("x-forwarded-for", &list)]), Peer::Tcp(client));
+            prop_assert_eq!(client_named_by(&[("x-forwarded-for", &list)]), Peer::Tcp(client));
             let pairs = format!("{before}, for=\"{written}\"{}", hops.replace("10.", "for=10."));
-            prop_assert_eq!(asker(&[("forwarded", &pairs)]), Peer::Tcp(client));
+            prop_assert_eq!(client_named_by(&[("forwarded", &pairs)]), Peer::Tcp(client));
         }
 
         #[test]
-        fn no_bytes_are_too_much_for_a_reader(
+        fn any_bytes_can_be_parsed_without_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..300),
             magic in 0_u8..3,
         ) {

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_head_is_counted_until_its_connection_ends_and_a_body_is_not() {
+    fn a_large_request_head_is_counted_until_its_connection_ends_and_a_body_is_not() {
         let (state, budget) = (Arc::new(HttpState::default()), Budget::new(256 << 10, 0));
         let mut heads = HeadCounter::new(state.clone(), budget.clone(), client());
         heads.read(8 << 10).unwrap();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_without_room_ends_its_connection_and_no_other() {
+    fn a_request_head_over_the_budget_ends_only_its_own_connection() {
         let budget = Budget::new(64 << 10, 0);
         let heads = || {
             let state = Arc::new(HttpState::default());

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn builds_are_read_ahead_up_to_so_many_bytes_and_one_in_any_case() {
+    fn builds_are_read_ahead_within_a_bound_and_at_least_one() {
         let within = |sizes: &[usize]| within(sizes.iter().copied(), 32);
         assert_eq!(within(&[3; 16]), 10);
         assert_eq!(within(&[3; 8]), 8);

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_plainly_safe_is_shown_in_place() {
+    fn only_safe_media_types_are_shown_inline() {
         for (name, media) in [
             ("a.txt", Media::Text),
             ("A.LOG", Media::Text),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_breaks_no_header_and_hides_no_end() {
+    fn a_name_cannot_break_the_header_or_hide_its_extension() {
         for (name, value) in [
             (&b"a b.txt"[..], "attachment; filename=\"a b.txt\""),
             (

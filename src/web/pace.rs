@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_slow_is_less_than_so_much_in_each_minute_of_waiting() {
+    fn too_slow_is_less_than_the_minimum_in_a_minute_of_waiting() {
         let begun = Instant::now();
         let mut pace = Pace::default();
         assert_eq!(pace.wait(begun), begun + PERIOD);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_or_next_to_nothing_is_cut_off_and_a_steady_one_is_not() {
+    async fn a_client_that_reads_too_slowly_is_disconnected_and_a_steady_one_is_not() {
         for rate in [0, 1, 100] {
             let (server, client) = tcp().await;
             let (lasted, _) = tokio::join!(is_sent(server), takes(client, rate, 1_000));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_has_nothing_to_send_is_not_slow() {
+    async fn a_stream_without_data_to_send_does_not_count_as_slow() {
         let (mut server, mut client) = tcp().await;
         for _ in 0..20 {
             tokio::time::sleep(seconds(3_600)).await;
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_before_comes_first() {
+    async fn buffered_bytes_are_read_first() {
         let (server, mut client) = UnixStream::pair().unwrap();
         let connection = Connection::unix(server);
         let heads = HeadCounter::new(Arc::default(), Budget::new(1 << 20, 0), Client::Proxy);

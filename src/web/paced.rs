@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_chunk_is_given_out_when_the_one_before_was_let_go_and_one_is_read_ahead() {
+    async fn a_chunk_is_sent_when_the_previous_one_was_dropped_and_one_is_read_ahead() {
         let budget = Budget::new(1_000, 0);
         let held = budget.hold(Client::Proxy, 100).unwrap();
         let made = Arc::new(AtomicUsize::new(0));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_held_stays_held_until_the_last_chunk_was_let_go() {
+    async fn a_reservation_is_held_until_the_last_chunk_is_dropped() {
         let budget = Budget::new(1_000, 0);
         let held = budget.hold(Client::Proxy, 100).unwrap();
         let mut body = body(stream::iter([Ok(Bytes::from_static(b"last"))]), held);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_comes_after_what_was_read_before_it() {
+    async fn an_error_is_sent_after_the_chunks_before_it() {
         let budget = Budget::new(1_000, 0);
         let held = budget.hold(Client::Proxy, 100).unwrap();
         let torn = [

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_name_is_given_once_and_an_unknown_one_as_often_as_it_likes() {
+    fn a_repeated_known_name_is_an_error_and_an_unknown_one_is_ignored() {
         for text in ["wait=1&wait=0", "wait&wait", "limit=1&x=2&limit=1"] {
             assert!(Query::parse(text).is_err(), "{text}");
         }

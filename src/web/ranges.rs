@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::too_many_lines, reason = "a table")]
-    fn a_range_is_read_as_the_standard_says() {
+    fn a_range_is_parsed_as_in_the_standard() {
         let huge = "9".repeat(40);
         for (value, length, expected) in [
             ("bytes=0-9", 100, Part::Of(0, 9)),
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_for_get_alone_given_once_and_of_the_same_content() {
+    fn a_range_applies_to_a_get_with_one_header_and_matching_content() {
         let range = ("range", "bytes=0-9");
         assert_eq!(ask(Method::GET, &[], 100), Part::Whole);
         assert_eq!(ask(Method::HEAD, &[range], 100), Part::Whole);

@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_by_its_weight_is_not_accepted() {
+    fn a_type_of_weight_zero_is_not_accepted() {
         for (value, page, json) in [
             ("text/html", true, false),
             ("text/html,*/*;q=0.8", true, true),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coding_is_used_when_it_is_named_and_not_refused() {
+    fn a_coding_is_used_if_it_is_accepted_with_a_positive_weight() {
         let takes = |value| takes_coding(&headers(ACCEPT_ENCODING, value), "gzip");
         for value in [
             "gzip",

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_takes_the_methods_of_its_routes() {
+    fn an_address_allows_the_methods_of_its_routes() {
         for (path, methods) in [
             ("/", "GET, HEAD, OPTIONS"),
             ("/index/", "GET, HEAD, OPTIONS"),

@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_finds_no_place_is_told_so_and_gets_the_whole_answer() {
+    async fn a_refused_client_gets_the_complete_error() {
         let server = Server::with(ConnectionLimits::of_connections(2), &[]).await;
         let mut filling = server.fill(2).await;
         for request in [GET.to_vec(), post(10), post(8 << 20), GET.repeat(3)] {
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_address_that_is_refused_and_says_nothing_keeps_no_other_waiting() {
+    async fn a_silent_refused_client_does_not_delay_others() {
         let server = Server::with(ConnectionLimits::of_connections(1), &[]).await;
         // One has the place; twelve of sixteen may be refused with patience.
         let silent = server.fill(1 + 12).await;
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_behind_a_proxy_has_its_share_of_the_places_and_no_more() {
+    async fn a_client_behind_a_proxy_is_limited_to_its_share_of_places() {
         let server = Server::with(ConnectionLimits::of_connections(16), &["127.0.0.1"]).await;
         let mut held = Vec::new();
         // A remote client may have what is free, except for the last quarter, of which it may have one of
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_for_which_there_is_no_room_is_told_so() {
+    async fn a_request_head_over_the_budget_is_answered_with_an_error() {
         let limits = ConnectionLimits {
             heads: crate::budget::Budget::new(64 << 10, 0),
             ..ConnectionLimits::of_connections(9)

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_refusal_of_a_head_comes_into_an_answer_that_is_under_way() {
+    async fn a_refused_request_head_does_not_interrupt_an_answer() {
         let limits = ConnectionLimits {
             heads: crate::budget::Budget::new(16 << 10, 0),
             ..ConnectionLimits::of_connections(1)
@@ -349,27 +349,27 @@ mod tests {
         let serving = tokio::spawn(serving.serve(large.clone()));
         let first = b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n";
         client.write_all(first).await.unwrap();
-        let mut told = Vec::with_capacity(2 * LARGE.len());
-        client.read_buf(&mut told).await.unwrap();
+        let mut received = Vec::with_capacity(2 * LARGE.len());
+        client.read_buf(&mut received).await.unwrap();
         // Before the server runs again, its socket can be written, and the end of the body and the next head
         // have arrived.
-        while client.try_read_buf(&mut told).is_ok() {}
+        while client.try_read_buf(&mut received).is_ok() {}
         let second = format!("xGET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(30_000));
         client.try_write(second.as_bytes()).unwrap();
         // The server may close it before it has read all.
-        let _ = client.read_to_end(&mut told).await;
+        let _ = client.read_to_end(&mut received).await;
         drop(client);
         serving.await.unwrap();
-        let end = told.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-        let body = &told[end.unwrap() + 4..];
+        let end = received.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let body = &received[end.unwrap() + 4..];
         let (of_first, refusal) = body.split_at(body.len().min(LARGE.len()));
-        assert!(told.starts_with(b"HTTP/1.1 200 "));
+        assert!(received.starts_with(b"HTTP/1.1 200 "));
         assert!(of_first.iter().all(|byte| *byte == b'x'), "it was torn");
         assert!(refusal.is_empty() || refusal.starts_with(b"HTTP/1.1 503 "));
     }
 
     #[tokio::test]
-    async fn a_connection_on_which_nothing_has_come_is_small() {
+    async fn an_idle_connection_takes_little_memory() {
         let (serving, _client) = pair(ConnectionLimits::of_connections(1));
         let bytes = size_of_val(&serving.serve(Large::default()));
         assert!(bytes < 2 << 10, "{bytes} bytes");

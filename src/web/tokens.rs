@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_known_by_its_hash_and_allows_what_its_scopes_say() {
+    fn a_token_is_found_by_its_hash_and_allows_its_scopes() {
         let tokens: Vec<Token> = [("ci", "build"), ("eye", "read"), ("root", "admin,read")]
             .map(|(name, scopes)| {
                 let scopes = scopes.split(',').map(|s| s.parse().unwrap()).collect();
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_is_named_and_a_new_one_works_at_once() {
+    fn a_wrong_line_is_named_and_a_new_token_works_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         std::fs::write(&path, "# comment\n\n").unwrap();

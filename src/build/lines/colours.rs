@@ -140,8 +140,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_force_is_told_as_one_short_sequence() {
-        let told: &[(&[&str], &str)] = &[
+    fn the_current_colours_are_written_as_one_short_sequence() {
+        let cases: &[(&[&str], &str)] = &[
             (&[], ""),
             (&["1;31"], "1;31"),
             (&["31", "32", "33"], "33"),
@@ -159,20 +159,20 @@ mod tests {
             (&["91;104", "39;49"], ""),
             (&["38;5;999", "38;7;1", "73", "1234"], ""),
         ];
-        for (sequences, shown) in told {
+        for (sequences, shown) in cases {
             assert_eq!(after(sequences).to_string(), *shown, "{sequences:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_the_parameters_what_is_told_brings_the_same_about(params in "[0-9;:]{0,80}") {
+        fn the_written_sequence_sets_the_same_colours_whatever_the_parameters(params in "[0-9;:]{0,80}") {
             let style = after(&["1;38;2;255;254;253", &params]);
-            let told = style.to_string();
-            prop_assert!(told.len() <= 64, "{}", told);
+            let written = style.to_string();
+            prop_assert!(written.len() <= 64, "{}", written);
             let mut again = Style::default();
-            if !told.is_empty() {
-                again.apply(told.as_bytes());
+            if !written.is_empty() {
+                again.apply(written.as_bytes());
             }
             prop_assert_eq!(again, style);
         }

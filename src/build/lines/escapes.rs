@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_escape_is_no_text_and_none_goes_further_than_it_must() {
+    fn every_kind_of_escape_is_removed_and_no_text_after_it() {
         for (all, shown) in [
             ("a\u{1b}[31mb\u{1b}[0mc\u{1b}[md", "abcd"),
             ("a\u{1b}[2K\u{1b}[1;2H\u{1b}[?25lb", "ab"),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_that_is_there_whole_is_taken_at_once_as_byte_by_byte() {
+    fn a_sequence_is_parsed_alike_at_once_and_byte_by_byte() {
         let taken = |bytes: &'static [u8]| Escapes::colours_at(bytes);
         assert_eq!(taken(b"\x1b[1;31mred"), Some((&b"1;31"[..], &b"red"[..])));
         assert_eq!(taken(b"\x1b[m"), Some((&b""[..], &b""[..])));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn only_sequences_of_colours_are_told_as_such() {
+    fn only_sgr_sequences_are_recognized_as_colours() {
         for (sequence, is_for_colours) in [
             ("\u{1b}[m", true),
             ("\u{1b}[38:2::1:2:3m", true),

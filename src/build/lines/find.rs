@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_found_once_by_what_a_reader_sees_of_it() {
+    fn a_line_is_found_once_by_its_visible_text() {
         let log = b"an Error, an ERROR\nno\n\x1b[31mer\x1b[0mror\x1b[m\n\
             error 10%\rerror 20%\rdone\nfine\rerror: last\r\r\n\
             \x1b]8;;http://error/\x1b\\link\x1b]8;;\x1b\\\nno\nerror\r\nerr\nor\nat the end: error";
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_across_two_pieces_of_a_long_line_is_found() {
+    fn a_match_across_two_pieces_of_a_long_line_is_found() {
         for at in super::super::chunks::CHUNK_BYTES - 8..super::super::chunks::CHUNK_BYTES + 2 {
             let mut log = vec![b'x'; at];
             log.extend_from_slice(b"ne\x1b[1medle");
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_counted_and_the_first_thousand_told() {
+    fn all_matches_are_counted_and_the_first_thousand_are_listed() {
         let log = "yes\nno\n".repeat(5_000);
         let stop = AtomicBool::new(false);
         let needle = "yes".parse().unwrap();
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_line_can_hold_is_not_looked_for() {
+    fn a_text_that_no_line_can_contain_is_not_searched_for() {
         for wrong in ["", "a\nb", "\r", "\u{1b}[m", "\0", &"x".repeat(201)] {
             assert_eq!(
                 wrong.parse::<Needle>().unwrap_err(),
@@ -370,7 +370,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_a_log_is_cut_into_chunks_the_same_is_found(
+        fn the_matches_do_not_depend_on_the_chunks_of_the_log(
             log in proptest::collection::vec(proptest::sample::select(&b"abAB\n\n\x1b[m]\x07\r"[..]), 0..400),
             text in "[abm]{1,3}",
             cut in 1_usize..50,
@@ -379,8 +379,8 @@ mod tests {
             let mut search = Search::new(&needle);
             log.chunks(cut).for_each(|chunk| search.take(chunk));
             let found = search.finish(log.len() as u64);
-            let told: Vec<u64> = found.matches.iter().map(|found| found.line).collect();
-            prop_assert_eq!(&told, &lines(&log, &text));
+            let listed: Vec<u64> = found.matches.iter().map(|found| found.line).collect();
+            prop_assert_eq!(&listed, &lines(&log, &text));
             let expected: Vec<u64> = log
                 .split(|byte| *byte == b'\n')
                 .zip(0..)
@@ -390,7 +390,7 @@ mod tests {
                 })
                 .map(|(_, number)| number)
                 .collect();
-            prop_assert_eq!(told, expected);
+            prop_assert_eq!(listed, expected);
         }
     }
 }

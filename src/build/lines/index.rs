@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_begin_at_lines_after_so_many_lines_or_bytes() {
+    fn blocks_begin_at_lines_and_are_bounded_in_lines_and_bytes() {
         assert_eq!(of(b""), Index::default());
         let short = of(b"one\ntwo\nthree");
         assert_eq!((short.length, short.lines), (13, 3));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_a_block_by_itself_whether_it_ends_or_not() {
+    fn a_long_line_is_a_block_of_its_own_with_or_without_a_line_end() {
         let long = "x".repeat(1 << 20);
         let log = format!("before\n{long}\nafter\n{long}");
         let index = of(log.as_bytes());
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_knows_the_colours_that_it_begins_with() {
+    fn a_block_has_the_colours_at_its_beginning() {
         let red = format!("\u{1b}[1;31mred{}", "\n".repeat(2_000));
         let log = format!("{red}\u{1b}[0mplain{}end", "\n".repeat(2_000));
         assert_eq!(of(log.as_bytes()).colours, ["", "1;31", ""]);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vast_log_has_few_blocks_all_the_same() {
+    fn a_very_large_log_has_a_bounded_number_of_blocks() {
         let mut blocks = Blocks::new(8);
         blocks.take("\n".repeat(100_000).as_bytes());
         let index = blocks.finish();
@@ -235,13 +235,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_waits_for_any_more_stops() {
+    fn a_scan_without_waiting_clients_stops() {
         let stop = AtomicBool::new(true);
         assert!(index(&b"text"[..], 4, &stop).is_err());
     }
 
     #[test]
-    fn a_log_is_not_read_past_the_length_that_was_asked_about() {
+    fn a_log_is_not_read_past_the_given_length() {
         let stop = AtomicBool::new(false);
         let index = index(&b"one\ntwo\nthree"[..], 6, &stop).unwrap();
         assert_eq!((index.length, index.lines), (6, 2));
@@ -249,7 +249,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_a_log_is_cut_into_chunks_the_index_is_the_same(
+        fn the_index_does_not_depend_on_the_chunks_of_the_log(
             log in proptest::collection::vec(proptest::sample::select(&b"a\n\x1b[3;1m]\x07\r\xff"[..]), 0..4_000),
             cut in 1_usize..100,
         ) {

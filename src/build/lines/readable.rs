@@ -71,7 +71,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_log_reads_as_in_a_terminal_and_hides_nothing() {
+    fn a_log_reads_as_in_a_terminal_without_hidden_text() {
         for (log, shown) in [
             ("", ""),
             ("one\ntwo", "one\ntwo"),
@@ -93,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_printed_nothing_that_misleads_is_left(
+        fn characters_that_mislead_a_reader_are_replaced_in_any_output(
             log in "(\\PC|[a\n\r\t\u{1b}\\[\\]m;\u{7}\u{9b}\u{202e}\u{200b}\u{2066}\u{e0041}\u{0}]){0,200}",
         ) {
             let shown = readable(&log);

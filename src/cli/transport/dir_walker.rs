@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_was_moved_away_does_not_lead_out_of_the_tree() {
+    fn a_moved_directory_does_not_lead_out_of_the_tree() {
         let home = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir_in(home.path()).unwrap();
         let mut walker = DirWalker::new(open(home.path(), CWD)).unwrap();

@@ -81,7 +81,7 @@ fn directories_keep_modes_and_times_in_whatever_order_their_entries_come() {
 }
 
 #[test]
-fn a_directory_that_is_there_gets_the_mode_of_the_artifacts() {
+fn an_existing_directory_gets_the_mode_of_the_artifacts() {
     let (_home, from, to) = two();
     for (parent, bits) in [(&from, 0o555), (&to, 0o2777)] {
         fs::create_dir(parent.join("d")).unwrap();
@@ -102,7 +102,7 @@ fn a_directory_that_is_there_gets_the_mode_of_the_artifacts() {
 }
 
 #[test]
-fn a_file_that_was_in_the_target_gets_no_second_name() {
+fn a_file_that_was_in_the_target_gets_no_hard_link() {
     let (_home, _, to) = two();
     for name in ["mine", "d/mine"] {
         fs::create_dir_all(to.join("d")).unwrap();
@@ -122,7 +122,7 @@ fn a_file_that_was_in_the_target_gets_no_second_name() {
 }
 
 #[test]
-fn second_names_are_given_also_in_closed_directories_and_to_links() {
+fn hard_links_are_made_in_closed_directories_and_to_symbolic_links() {
     let (_home, from, to) = two();
     for name in ["a", "b"] {
         fs::create_dir(from.join(name)).unwrap();
@@ -145,7 +145,7 @@ fn second_names_are_given_also_in_closed_directories_and_to_links() {
 }
 
 #[test]
-fn holes_stay_holes_and_zeros_become_holes() {
+fn holes_are_kept_and_zeros_become_holes() {
     let (_home, from, to) = two();
     let file = File::create(from.join("sparse")).unwrap();
     file.write_all_at(b"middle", SPARSE / 2).unwrap();
@@ -171,7 +171,7 @@ fn holes_stay_holes_and_zeros_become_holes() {
 }
 
 #[test]
-fn many_pieces_of_a_sparse_file_come_to_their_places() {
+fn many_segments_of_a_sparse_file_are_written_at_their_offsets() {
     let (_home, from, to) = two();
     let file = File::create(from.join("sparse")).unwrap();
     for n in 0..200_u64 {
@@ -189,7 +189,7 @@ fn many_pieces_of_a_sparse_file_come_to_their_places() {
 }
 
 #[test]
-fn a_map_of_holes_that_lies_is_refused() {
+fn an_inconsistent_map_of_holes_is_refused() {
     let map = |pieces: &[(u64, u64)], size: u64, length: u64| {
         let mut header = header(EntryType::GNUSparse, 0o644, 0, size);
         let gnu = header.as_gnu_mut().unwrap();
@@ -259,7 +259,7 @@ fn times_are_exact_and_may_be_before_1970() {
 }
 
 #[test]
-fn no_tree_is_too_deep_and_no_name_too_odd() {
+fn trees_of_any_depth_and_names_of_any_bytes_are_unpacked() {
     let (_home, from, to) = two();
     // One step at a time, since the kernel does not accept a path of this length.
     let mut here: OwnedFd = File::open(&from).unwrap().into();

@@ -88,7 +88,7 @@ const LINK: EntryType = EntryType::Symlink;
 const HARD: EntryType = EntryType::Link;
 
 #[test]
-fn what_was_packed_is_unpacked() {
+fn packed_files_are_unpacked_unchanged() {
     let fixture = Fixture::new();
     let long = format!("{}/{}", "d".repeat(120), "f".repeat(200));
     let mut tar = Builder::new(Vec::new());
@@ -197,7 +197,7 @@ fn links_in_the_target_are_replaced_and_not_followed() {
 }
 
 #[test]
-fn no_file_that_was_in_the_target_gets_a_second_name() {
+fn no_file_that_was_in_the_target_gets_a_hard_link() {
     for (name, link) in [("twin", "mine"), ("mine", "twin"), ("a/b", "mine")] {
         let fixture = Fixture::new();
         std::fs::write(fixture.target().join("mine"), "mine").unwrap();
@@ -223,7 +223,7 @@ fn no_file_that_was_in_the_target_gets_a_second_name() {
 }
 
 #[test]
-fn a_directory_that_becomes_a_link_while_its_files_come_leads_nowhere() {
+fn a_directory_replaced_by_a_link_during_a_transfer_is_not_followed() {
     let fixture = Fixture::new();
     let target = fixture.target();
     let mut opened = Target::open(&target, Progress::hidden(), CancellationToken::new()).unwrap();
@@ -259,7 +259,7 @@ fn a_directory_that_becomes_a_link_while_its_files_come_leads_nowhere() {
 }
 
 #[test]
-fn a_directory_with_files_is_not_removed_for_a_file() {
+fn a_directory_with_files_is_not_replaced_by_a_file() {
     let fixture = Fixture::new();
     std::fs::create_dir(fixture.target().join("x")).unwrap();
     std::fs::write(fixture.target().join("x/mine"), "mine").unwrap();
@@ -284,7 +284,7 @@ fn a_link_made_twice_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_torn_stream_is_noticed_wherever_it_ends() {
+fn a_truncated_stream_is_an_error_wherever_it_ends() {
     let whole = tar(&[(FILE, "a", "", &[b'x'; 700]), (FILE, "b", "", b"y")]);
     // The stream is read up to the end mark; padding follows.
     for end in [
@@ -377,7 +377,7 @@ fn local_files_are_copied_and_links_and_pipes_are_not_followed() {
 }
 
 #[tokio::test]
-async fn artifacts_come_over_the_wire_compressed_or_not_and_torn_ones_fail() {
+async fn artifacts_are_received_compressed_or_not_and_truncated_ones_are_an_error() {
     let bytes = tar(&[(DIR, "d", "", b""), (FILE, "d/a", "", &[b'x'; 9_000])]);
     let zstd = zstd::encode_all(&bytes[..], 1).unwrap();
     let answer = |encoding: &str, length: usize, body: &[u8]| {

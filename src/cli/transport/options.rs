@@ -145,7 +145,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_user_is_a_word() {
+    fn a_user_is_one_word() {
         for (user, good) in [
             ("joe", true),
             ("-oX", false),

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_with_a_link_to_a_directory_is_seen_however_deep_it_is() {
+    fn a_link_to_a_directory_in_the_target_is_found_at_any_depth() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("a/b");
         std::fs::create_dir_all(&deep).unwrap();

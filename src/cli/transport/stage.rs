@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stage_leaves_nothing_behind_whatever_modes_came_into_it() {
+    fn a_stage_is_removed_completely_whatever_modes_its_files_have() {
         let dir = tempfile::tempdir().unwrap();
         let stage = Stage::make(dir.path(), "x").unwrap();
         let path = stage.path();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn others_do_not_get_into_a_stage_whatever_mode_the_program_gives_its_directory() {
+    fn other_users_cannot_enter_a_stage_whatever_mode_the_program_sets() {
         let dir = tempfile::tempdir().unwrap();
         let stage = Stage::make(dir.path(), "x").unwrap();
         std::fs::set_permissions(stage.path(), Permissions::from_mode(0o777)).unwrap();
@@ -162,7 +162,7 @@ mod tests {
 
     /// Acts as another user with write access to the target.
     #[test]
-    fn a_link_in_the_place_of_a_stage_leads_no_program_elsewhere() {
+    fn a_link_in_place_of_a_stage_is_not_followed_by_the_program() {
         let dir = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         std::fs::create_dir(elsewhere.path().join(INSIDE)).unwrap();

@@ -35,15 +35,15 @@ fn document() -> Value {
     let routes: BTreeMap<String, &Route> = routes
         .map(|route| (format!("{} {}", route.method, route.path), route))
         .collect();
-    let told: BTreeSet<&str> = operations.iter().map(|(name, _)| *name).collect();
+    let described: BTreeSet<&str> = operations.iter().map(|(name, _)| *name).collect();
     let known: BTreeSet<&str> = routes.keys().map(String::as_str).collect();
-    let (untold, gone): (Vec<_>, Vec<_>) = (
-        known.difference(&told).collect(),
-        told.difference(&known).collect(),
+    let (missing, gone): (Vec<_>, Vec<_>) = (
+        known.difference(&described).collect(),
+        described.difference(&known).collect(),
     );
     assert!(
-        untold.is_empty() && gone.is_empty(),
-        "src/web/openapi/operations.rs lacks {untold:?} of the table of routes, and has {gone:?}, which is not in it"
+        missing.is_empty() && gone.is_empty(),
+        "src/web/openapi/operations.rs lacks {missing:?} of the table of routes, and has {gone:?}, which is not in it"
     );
     let mut paths = json!({ "/index": { "$ref": "#/paths/~1index~1" } });
     for (name, operation) in operations {

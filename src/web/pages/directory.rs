@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_page_stays_small_whatever_names_are_in_it_and_however_deep_it_is() {
+    async fn a_page_of_a_directory_is_bounded_for_any_names_and_depth() {
         for (step, depth) in [(vec![0xff_u8; 255], 15), (vec![b'<'], 2_000)] {
             let path: PathBuf = std::iter::repeat_n(OsString::from_vec(step), depth).collect();
             let items = (0..5_000_u32).map(|n| {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn addresses_lead_on_with_and_without_a_slash_at_the_end() {
+    async fn links_work_with_and_without_a_trailing_slash() {
         let entries = Entries {
             items: vec![entry(b"javascript:x".to_vec(), EntryKind::File(1))],
             more: 0,

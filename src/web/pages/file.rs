@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_shown_in_lines_and_what_is_none_is_not() {
+    fn only_text_is_shown_in_lines() {
         let all = |text: &str| super::text(text.as_bytes(), text.len() as u64);
         let (lines, cut) = all("\u{feff}a\r\n\tb\u{202e}\x1b[1m\n\nc").unwrap();
         assert_eq!(lines, ["a", "\tb<U+202E><U+001B>[1m", "", "c"]);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn permissions_are_written_as_ls_writes_them() {
+    fn permissions_are_written_as_by_ls() {
         assert_eq!(permissions(0o100_755), "rwxr-xr-x");
         assert_eq!(permissions(0o104_640), "rw-r-----");
         assert_eq!(permissions(0), "---------");

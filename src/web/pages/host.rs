@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_forecast_is_a_sentence_whatever_the_pace() {
+    fn the_forecast_is_a_sentence_at_any_rate() {
         for (free, per_day, said) in [
             (100, 0, "does not grow"),
             (0, 5, "full within a day"),

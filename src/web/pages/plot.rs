@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn builds_and_answers_stand_within_the_drawing_however_they_differ() {
+    fn bars_are_inside_the_plot_for_any_values() {
         let project: ProjectName = "p".parse().unwrap();
         let began: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let point = |hour: u64, took: u64, incremental, outcome| Point {

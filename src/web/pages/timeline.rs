@@ -99,7 +99,7 @@ mod tests {
     use crate::job::{Outcome, Phases, Status};
 
     #[test]
-    fn phases_are_drawn_to_scale_and_the_shortest_is_seen() {
+    fn phases_are_drawn_to_scale_and_the_shortest_is_visible() {
         let info = BuildInfo {
             status: Status::Ready(Outcome::Succeeded),
             phases: Phases {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_phase_that_goes_on_takes_what_is_left_until_now() {
+    fn the_current_phase_is_drawn_up_to_now() {
         let began: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let info = BuildInfo {
             status: Status::Pending(Phase::Running),
