@@ -25,10 +25,11 @@ use crate::screen::LogView;
 
 /// The end of the text of `-h`; `--help` also lists what each transport keeps.
 const HELP_END: &str = "\
-Params stand after `--`: --NAME=VALUE or --NAME VALUE. A value @FILE is the content of that
-file, @@x is the text @x. Params whose names begin with _ are secret: they reach the build,
-are shown nowhere, and do not decide whether a build is cached. Give them as --_token=@FILE
-(@/dev/stdin for standard input): a value on the command line stands in the process list.
+Params follow after `--`: --NAME=VALUE or --NAME VALUE. A value @FILE is the content of that
+file, @@x is the text @x. Params whose names begin with _ are secret: the build can read them,
+they are never shown, and they do not decide whether a result is cached. Give them as
+--_token=@FILE (@/dev/stdin for standard input): values on the command line are visible to
+other users in the process list.
 
 Exit status: 0 built, 1 build failed, 2 wrong command line, 3 refused, 4 artifacts not
 fetched, 5 --timeout ran out, 6 build cancelled or out of time, 7 no server, 130 Ctrl-C.";
@@ -49,7 +50,7 @@ pub(super) struct Build {
     /// Rebuild the image and the project, even when the result is cached
     #[arg(long)]
     rebuild: bool,
-    /// How long to wait for the build, such as 90s, 15m or 2h30m; it goes on after that
+    /// How long to wait for the build, such as 90s, 15m or 2h30m; the build continues after that
     #[arg(long, value_name = "TIME", default_value = "60m")]
     timeout: Timeout,
     /// Return as soon as the job is accepted; fetch nothing

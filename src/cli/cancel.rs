@@ -10,7 +10,7 @@ use super::server::ServerFlags;
 use crate::client::Client;
 use crate::job::Phase;
 
-/// Stop a build; clients that wait for it are shown who stopped it and why
+/// Stop a build; clients that wait for it see who stopped it and why
 #[derive(Debug, Args)]
 pub(super) struct Cancel {
     /// The build's id or the first digits of it, also as PROJECT/ID

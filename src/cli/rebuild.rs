@@ -17,7 +17,7 @@ pub(super) struct Rebuild {
     /// The project
     #[arg(value_name = "PROJECT")]
     project: ProjectName,
-    /// Show what the image build printed, on standard error
+    /// Show the output of the image build, on standard error
     #[arg(long, short)]
     verbose: bool,
 }

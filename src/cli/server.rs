@@ -22,7 +22,7 @@ pub(super) struct ServerOptions {
     /// Server's unix socket, instead of host and port
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Server's address where none is named above: http://HOST:PORT or unix:///PATH
+    /// Server's address if no option above names one: http://HOST:PORT or unix:///PATH
     #[arg(
         long,
         global = true,

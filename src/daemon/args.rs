@@ -23,7 +23,7 @@ use crate::web::Scope;
     after_help = "Exit status: 0 ended as asked; 1 failed; 2 wrong command line; 75 must be started again; 78 wrong configuration.\nMISTRY_LOG (error, warn, info, debug) sets the log level of standard error."
 )]
 pub struct Command {
-    /// The configuration file [default: ./config.json where it is, else /etc/mistry/config.json]
+    /// The configuration file [default: ./config.json if it exists, else /etc/mistry/config.json]
     #[arg(short, long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Where to listen over TCP [default: 127.0.0.1:8462]
@@ -92,9 +92,9 @@ fn first_existing(paths: &[&Path]) -> Option<PathBuf> {
 /// What mistryd does besides serving.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Build images anew, with their bases pulled and nothing cached
+    /// Build images again, with their base images pulled and without the cache
     Rebuild(Rebuild),
-    /// Remove builds that are not needed any more, as 'gc' of the configuration says
+    /// Remove builds that are not needed any more, by the rules in 'gc' of the configuration
     Gc(Gc),
     /// Make a token for the tokens file
     #[command(subcommand)]
@@ -110,7 +110,7 @@ pub struct Rebuild {
     /// Stop at the first image that cannot be built
     #[arg(long)]
     pub fail_fast: bool,
-    /// Show what the image builds print
+    /// Show the output of the image builds
     #[arg(short, long)]
     pub verbose: bool,
 }

@@ -58,9 +58,10 @@ What each transport keeps, beside names, contents and empty directories:
   new content of the same size and time  yes     yes     yes       yes
   pipes, sockets, devices                no      no      no        no
 
-scp follows links with the rights of the account on the server's host. A link to
-a directory or to nothing ends its transfer, as too long a path does, and local
-ends at what the caller may not read: what cannot be fetched is an error.";
+scp follows links with the rights of the account on the server's host. If a file
+cannot be fetched, the transfer ends with an error: for scp, a link to a directory,
+a link without a target or too long a path; for local, a file that the caller may
+not read.";
 
 /// Fetches the artifacts of a build.
 pub(super) async fn fetch(
