@@ -80,7 +80,7 @@ pub(super) fn open_tokens(config: &Config) -> Result<Option<Arc<TokensFile>>, Er
     ) {
         (Err(error), Some(credential)) if error.is_closed() => {
             tracing::warn!(
-                "the tokens file is closed to mistryd: in force is what systemd read of /etc/mistry/tokens before it started us; a change takes a restart"
+                "mistryd may not read the tokens file: the copy that systemd read from /etc/mistry/tokens at the start is in force; changes need a restart"
             );
             TokensFile::open(&credential)
         }

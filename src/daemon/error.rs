@@ -30,7 +30,7 @@ pub(super) enum Error {
     Fixed { key: &'static str, path: PathBuf },
     #[error("a thread ended without a result")]
     Lost,
-    #[error("the interface {0} ended, which nothing had asked for")]
+    #[error("the interface {0} ended unexpectedly")]
     Ended(&'static str),
     #[error(transparent)]
     Filesystem(#[from] filesystem::Error),
@@ -42,7 +42,7 @@ pub(super) enum Error {
     DockerHost(String),
     #[error("could not make the metrics")]
     Metrics(#[source] metrics::Error),
-    #[error("could not take over what an earlier process left")]
+    #[error("could not take over the builds of an earlier process")]
     Adoption(#[source] scheduler::Error),
     #[error("--addr: expected HOST:PORT such as {DEFAULT_ADDRESS}, found '{0}'")]
     Address(String),

@@ -16,7 +16,7 @@ pub(super) fn log_failed_notification(error: &io::Error) {
     if !IS_LOGGED.swap(true, Ordering::Relaxed) {
         tracing::warn!(
             error = error as &dyn std::error::Error,
-            "systemd does not hear us"
+            "could not notify systemd"
         );
     }
 }

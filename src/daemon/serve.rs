@@ -203,7 +203,7 @@ impl Server {
         // The scheduler answers waiting clients, and the interfaces stay open until the answers are sent.
         let (drained, served, ()) = tokio::join!(scheduler.drain(DRAIN_TIMEOUT), serving, on_bus);
         if !drained {
-            tracing::warn!("some builds did not let go in time; the next start takes them over");
+            tracing::warn!("some builds did not stop in time; the next start takes them over");
         }
         served.map_err(|error| Error::System("accept connections", error))?;
         Ok(code)
@@ -241,7 +241,7 @@ impl Ending {
                 tracing::info!(
                     message_id = STOPPING,
                     mistry_event = "stopping",
-                    "stopping; builds under way run on, the next start follows them"
+                    "stopping; running builds continue, and the next start follows them"
                 );
                 notify(|| systemd::stopping("stopping; builds under way run on")).await;
                 ExitCode::SUCCESS
@@ -258,7 +258,7 @@ impl Ending {
                 tracing::info!(
                     message_id = STOPPING,
                     mistry_event = "stopping",
-                    "ending for want of work, and a client came in the last moment: to be started again"
+                    "ending because there is nothing to do, but a client came at the last moment: must be started again"
                 );
                 ExitCode::from(EXIT_START_AGAIN)
             }
@@ -270,7 +270,7 @@ fn log_start(config: &Config, filesystem: Filesystem, listening: &Listening) {
     for address in &listening.tcp {
         if !address.ip().is_loopback() && config.auth_tokens_file.is_none() {
             tracing::warn!(
-                "every client that can reach {address} may build here, which is as good as running programs on this host: set auth_tokens_file, or listen on 127.0.0.1"
+                "every client that can reach {address} may start builds, and so run programs on this host: set auth_tokens_file, or listen on 127.0.0.1"
             );
         }
     }
@@ -295,7 +295,7 @@ fn log_start(config: &Config, filesystem: Filesystem, listening: &Listening) {
         && !policy(gc).has_rule()
     {
         tracing::warn!(
-            "'gc' holds no rule (max_age, max_bytes, min_free), so nothing is collected by itself"
+            "'gc' has no rule (max_age, max_bytes, min_free), so nothing is removed automatically"
         );
     }
     tracing::info!(

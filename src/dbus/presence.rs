@@ -92,7 +92,7 @@ async fn stay_connected(dbus: &Dbus, stop: &CancellationToken) {
                         message_id = BUS_LOST,
                         mistry_event = "bus-lost",
                         error = &error as &dyn std::error::Error,
-                        "not on the bus: HTTP is served, and the bus again when it is there"
+                        "not on the bus: HTTP is served, and mistryd tries to reconnect to the bus"
                     );
                 }
                 tokio::select! {
@@ -105,7 +105,7 @@ async fn stay_connected(dbus: &Dbus, stop: &CancellationToken) {
                     message_id = BUS_LOST,
                     mistry_event = "bus-lost",
                     error = &error as &dyn std::error::Error,
-                    "not on the bus: it does not let us be '{NAME}', which its policy allows root and the user 'mistry'. HTTP is served"
+                    "not on the bus: it refuses the name '{NAME}', which its policy allows only to root and the user 'mistry'. HTTP is served"
                 );
                 return;
             }
@@ -255,7 +255,7 @@ async fn serve_on(
         RequestNameReply::InQueue | RequestNameReply::Exists => tracing::warn!(
             message_id = BUS_LOST,
             mistry_event = "bus-lost",
-            "another program on the bus is '{NAME}': when it leaves, we are"
+            "another program has the name '{NAME}' on the bus: mistryd waits until the name is free"
         ),
         RequestNameReply::PrimaryOwner | RequestNameReply::AlreadyOwner => tracing::info!(
             message_id = NAME_ACQUIRED,

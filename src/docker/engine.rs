@@ -83,7 +83,7 @@ impl Docker {
     /// # Errors
     /// [`Error::Unreachable`] within [`PING_TIMEOUT`] when it does not.
     pub async fn ping(&self) -> Result<(), Error> {
-        let operation = "asking whether it is there";
+        let operation = "checking whether it answers";
         // The version negotiation is an answer too, so that the first ping is one round trip.
         match self.negotiated() {
             None => self.negotiate(operation).await.map(drop),

@@ -185,16 +185,18 @@ fn receive(socket: &OwnedFd) -> io::Result<Reply> {
         _ => None,
     });
     match (received.bytes, message, mount) {
-        (0, _, _) => Err(io::Error::other("the child ended without a word")),
+        (0, _, _) => Err(io::Error::other(
+            "the child process ended without an answer",
+        )),
         (_, [MESSAGE_DONE, ..], Some(mount)) => Ok(Reply::Mount(mount)),
         (FAILURE_MESSAGE_BYTES, [step, errno @ ..], None) => {
             let step = STEPS.get(usize::from(step));
-            let unknown = || io::Error::other("the child said what we do not understand");
+            let unknown = || io::Error::other("the child process sent an unknown answer");
             let step = *step.ok_or_else(unknown)?;
             let errno = Errno::from_raw_os_error(i32::from_ne_bytes(errno));
             Ok(Reply::Refused(step, errno))
         }
-        _ => Err(io::Error::other("the child said what we do not understand")),
+        _ => Err(io::Error::other("the child process sent an unknown answer")),
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn begin(shared: &Arc<Shared>) -> Result<(), Error> {
     if let Some(error) = first_error {
         tracing::error!(
             error = &error as &dyn std::error::Error,
-            "some of the build path is not in order and is passed over"
+            "some entries of the build path are damaged and are ignored"
         );
     }
     faults::point("left-over");
@@ -203,7 +203,7 @@ async fn reopen(
             error.into()
         }
         Err(error) => {
-            tracing::error!(mistry_project = %active.project, mistry_job = %id, "mistryd failed while it took over a build (a panic, told above)");
+            tracing::error!(mistry_project = %active.project, mistry_job = %id, "mistryd failed while it took over a build (a panic, logged above)");
             error
         }
     };

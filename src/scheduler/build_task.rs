@@ -217,7 +217,7 @@ impl BuildTask {
             .on_disk(move |pending| Ok(pending.stop(stopped)?))
             .await;
         if let Err(Interruption::Store(error)) = written {
-            tracing::error!(mistry_job = %self.active.id, error = &error as &dyn std::error::Error, "could not write down that a build is stopped; it ends so all the same");
+            tracing::error!(mistry_job = %self.active.id, error = &error as &dyn std::error::Error, "could not record that a build is stopped; it is stopped nevertheless");
             return Err(Interruption::Stopped(decided));
         }
         written?;

@@ -59,7 +59,7 @@ pub(super) async fn run_guarded(
 
 /// Ends a build whose task or thread has panicked.
 pub(super) async fn end_after_panic(shared: Arc<Shared>, active: Arc<ActiveJob>) {
-    tracing::error!(mistry_project = %active.project, mistry_job = %active.id, "mistryd failed while it made a build (a panic, told above); the build ends as errored");
+    tracing::error!(mistry_project = %active.project, mistry_job = %active.id, "mistryd failed while it made a build (a panic, logged above); the build ends as errored");
     let is_ours = shared.owns(&active);
     if let Some(container) = active.container() {
         remove_container(&shared, &active, &container).await;
@@ -83,7 +83,7 @@ pub(super) async fn end_after_panic(shared: Arc<Shared>, active: Arc<ActiveJob>)
         }
         Ok(Ok(None)) | Err(_) => {}
         Ok(Err(error)) => {
-            tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "could not end a build after that; the next start makes it again");
+            tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "could not end a build after that; the next start builds it again");
         }
     }
     shared.leave_queue(&active);
@@ -221,7 +221,7 @@ pub(super) async fn end_build(
                 // The result does not fit, or its data is in the way; the record alone fits once that is
                 // removed.
                 let (build, error) = (unfinished.build, unfinished.error);
-                tracing::warn!(mistry_job = %id, error = &error as &dyn std::error::Error, "a build's data is discarded, because its end could not be written down with it");
+                tracing::warn!(mistry_job = %id, error = &error as &dyn std::error::Error, "the data of a build is deleted, because its end could not be recorded otherwise");
                 build.finish_without_data(&error)
             })
             .map_err(|unfinished| unfinished.error)
@@ -237,7 +237,7 @@ pub(super) async fn end_build(
             publish(&shared, active.subject(), &Event::Finished(answer.info()));
             active.end_built(answer);
             if let Some(error) = finished.warning() {
-                tracing::error!(mistry_job = %active.id, error = error as &dyn std::error::Error, "a build is in place, but not all around it");
+                tracing::error!(mistry_job = %active.id, error = error as &dyn std::error::Error, "a build is in place, but a step of its end failed");
             }
             Some(finished)
         }
@@ -246,7 +246,7 @@ pub(super) async fn end_build(
             None
         }
         Err(error) => {
-            tracing::error!(mistry_project = %active.project, mistry_job = %active.id, "mistryd failed while it ended a build (a panic, told above); the next start takes it over");
+            tracing::error!(mistry_project = %active.project, mistry_job = %active.id, "mistryd failed while it ended a build (a panic, logged above); the next start takes it over");
             active.end_rejected(error);
             None
         }
@@ -265,7 +265,7 @@ pub(super) async fn end_build(
 
 /// Logs that the end of a build could not be recorded: the build stays pending.
 fn end_unwritten(active: &ActiveJob, error: build::Error) {
-    tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "a build's end could not be written down; the next start makes it again");
+    tracing::error!(mistry_job = %active.id, error = &error as &dyn std::error::Error, "the end of a build could not be recorded; the next start builds it again");
     active.end_rejected(error.into());
 }
 

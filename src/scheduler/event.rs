@@ -160,8 +160,8 @@ fn log(subject: Subject<'_>, event: &Event<'_>) {
         }
         Event::TakenOver { attempt, runs_on } => {
             let how = match runs_on {
-                true => "goes on where it is: its container was left to it by an earlier process",
-                false => "made from the beginning: an earlier process had accepted it",
+                true => "continues: an earlier process started its container",
+                false => "starts from the beginning: an earlier process accepted it",
             };
             log_event!(info, TAKEN_OVER, "taken-over", subject, attempt, "{how}");
         }
@@ -214,7 +214,7 @@ pub(super) fn publish_still_paused() {
     tracing::warn!(
         message_id = PAUSED,
         mistry_event = "paused",
-        "the queue is still paused, as an earlier process of mistryd was told: nothing new begins before 'mistry resume'"
+        "the queue is still paused since an earlier process of mistryd: no new build starts until 'mistry resume'"
     );
 }
 
@@ -293,7 +293,7 @@ pub(super) fn publish_short(free: u64, least: u64) {
     tracing::warn!(
         message_id = NO_ROOM,
         mistry_event = "no-room",
-        "{free} bytes are free and {least} must be (gc.min_free), but no more builds may be removed; building goes on"
+        "{free} bytes are free and {least} must be (gc.min_free), but no more builds may be removed; new builds still start"
     );
 }
 

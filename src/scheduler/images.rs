@@ -278,7 +278,7 @@ impl Images {
                 tracing::warn!(
                     mistry_project = %project,
                     error = &error as &dyn std::error::Error,
-                    "could not write down which images were built"
+                    "could not record which images were built"
                 );
                 None
             }

@@ -35,7 +35,7 @@ pub(super) async fn save_stats_regularly(shared: Arc<Shared>) {
             if !is_told {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
-                    "could not write down how jobs were answered; the rates of projects may come out wrong"
+                    "could not save how jobs were answered; the rates of projects may be wrong"
                 );
             }
             is_told = true;

@@ -181,7 +181,7 @@ fn serve_by(
             .await
             .is_err()
         {
-            tracing::warn!("some clients did not take their answer in time");
+            tracing::warn!("some clients did not read their answers in time");
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ fn a_token_lets_one_build_over_tcp() {
     machine.run("systemctl restart mistryd.service");
     let journal = machine.journal_text("mistryd.service");
     assert!(
-        journal.contains("the tokens file is closed to mistryd"),
+        journal.contains("mistryd may not read the tokens file"),
         "{journal}"
     );
     let ran = machine.as_user("outsider", &format!("mistry --token-file token {BUILD}"));

@@ -11,7 +11,7 @@ pub enum Error {
     #[error(transparent)]
     Server(#[from] client::Error),
     /// The stream ended before its end mark.
-    #[error("the artifacts broke off; files that came whole are in the target")]
+    #[error("the transfer of the artifacts broke off; complete files are in the target")]
     Torn(#[source] io::Error),
     /// The stream contains an entry that is not allowed.
     #[error("the artifacts hold an entry that is not allowed, '{0}': {1}")]
