@@ -1,4 +1,4 @@
-# A bare `make` prints what there is; every target has its line of help after `##`.
+# `make` without a target lists all targets, with the text after `##`.
 # CARGO_TARGET_DIR is honoured, by cargo itself and by what is started from its output.
 
 CARGO ?= cargo
@@ -14,7 +14,7 @@ with := $(if $(wildcard $(environment)/environment),MISTRY_TEST_ENVIRONMENT="$(e
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-demo: ## build an example project on this host, twice and once more, and see what happens
+demo: ## build an example project on this host: new, cached, incremental
 	@CARGO="$(CARGO)" examples/demo
 
 check: ## format, lints and the fast tests: no root, no Docker, under a minute after a build
@@ -22,29 +22,29 @@ check: ## format, lints and the fast tests: no root, no Docker, under a minute a
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) test --locked --lib --bins --test it -- --skip slow:: --test-threads 8
 
-test: ## everything, the system tests included (Docker, Btrfs, sshd, rsync): needs root or sudo
+test: ## all tests, including the system tests (Docker, Btrfs, sshd, rsync): needs root or sudo
 	$(with) $(CARGO) test --locked
 	@echo 'checking that the fuzz targets compile' >&2
 	RUSTFLAGS='--cfg fuzzing' $(CARGO) check --quiet --locked --manifest-path fuzz/Cargo.toml \
 		--no-default-features --target-dir "$${CARGO_TARGET_DIR:-target}/fuzz/check"
 
-soak: ## the same, with what is repeated repeated many more times; then the fuzz targets and the HTTP contract
+soak: ## all tests, with many more repetitions; then the fuzz targets and the HTTP contract
 	MISTRY_SOAK=1 $(with) $(CARGO) test --locked -- --include-ignored
 	CARGO="$(CARGO)" fuzz/run
 	CARGO="$(CARGO)" $(with) fuzz/contract
 
-bench: ## measure, each figure against its yardstick
+bench: ## measure, and compare each figure with a reference
 	$(with) $(CARGO) bench --locked
 
-screenshots: ## take the pictures in docs/screenshots/ anew: needs a Docker Engine and a browser
+screenshots: ## take the pictures in docs/screenshots/ again: needs a Docker Engine and a browser
 	MISTRY_SCREENSHOTS="$(CURDIR)/docs/screenshots" $(with) --few $(CARGO) test --locked --test system browser::screenshots
 
 deb: ## build the Debian packages mistryd and mistry into target/deb/
 	@CARGO="$(CARGO)" packaging/build
 
-environment: ## bring up what the system tests need, leave it up, print its variables
+environment: ## start the environment of the system tests, leave it running, print its variables
 	@[ -e "$(environment)/environment" ] || tests/environment/up "$(environment)"
 	@cat "$(environment)/environment"
 
-clean-environment: ## take it down again, and remove the Node base image of the tests
+clean-environment: ## stop that environment, and remove the Node base image of the tests
 	@tests/environment/clean "$(environment)"

@@ -57,14 +57,15 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     command::synopsis(&mut page, command);
     page.section("Description");
     page.words(
-        "`mistryd` runs projects, which are directories with a Dockerfile, in containers of the \
-         Docker Engine, keeps what they leave, and answers the same question from the result from \
-         then on. Users ask with mistry(1), scripts over HTTP.",
+        "`mistryd` builds projects, which are directories with a Dockerfile, in containers of the \
+         Docker Engine and stores the results. Later requests with the same inputs get the stored \
+         result. Users request builds with mistry(1), scripts over HTTP.",
     );
     page.words(
-        "Installed from its package it runs as user `mistry`, reads `/etc/mistry/config.json`, and \
-         is started by `mistryd.socket` when a client connects; it ends when it has had nothing to \
-         do for as long as `idle_exit` says. By hand, it listens where `--addr` says.",
+        "If it is installed from its package, it runs as user `mistry`, reads \
+         `/etc/mistry/config.json`, and is started by `mistryd.socket` when a client connects; it \
+         ends when it had nothing to do for the time `idle_exit`. If you start it by hand, it \
+         listens on the address of `--addr`.",
     );
     page.section("Options");
     command::options(&mut page, command);
@@ -73,7 +74,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
 
     page.section("Configuration");
     page.blocks(operations.before("Configuration", "key of `mistry.json`")?);
-    page.words("What one project wants otherwise stands in its mistry.json(5).");
+    page.words("A project can override some keys in its mistry.json(5).");
     for (title, section) in [
         ("Installed from the packages", "Installed from the packages"),
         ("systemd", "systemd"),
@@ -105,7 +106,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
         ),
         (
             "/var/lib/mistry/builds",
-            "The builds: a cache. It can be lost, and what it held is built again. Best a Btrfs.",
+            "The builds: a cache. If it is lost, its builds are built again on request. A Btrfs is best.",
         ),
         (
             "/run/mistry/mistryd.sock",
@@ -113,23 +114,23 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
         ),
         (
             "/usr/share/doc/mistryd",
-            "The HTTP contract, the build directory, operations; `examples/` has projects to begin with.",
+            "The HTTP contract, the build directory, operations; `examples/` has example projects.",
         ),
     ]);
     page.section("Examples");
-    page.words("A project to begin with, and its first build:");
+    page.words("An example project, and its first build:");
     page.code(
         "cp -r /usr/share/doc/mistryd/examples/hello /var/lib/mistry/projects/\n\
          cp /bin/busybox /var/lib/mistry/projects/hello/    # package busybox-static\n\
          mistry build --project hello --target out -- --name=world",
     );
-    page.words("Whether the daemon is well, what it does, and what became of one build:");
+    page.words("The state of the daemon, its builds, and all records of one build:");
     page.code(
         "systemctl status mistryd.service\n\
          mistry list\n\
          journalctl -x MISTRY_JOB=ID",
     );
-    page.words("A changed configuration, tried and taken:");
+    page.words("Check a changed configuration, then apply it:");
     page.code(
         "mistryd --config /etc/mistry/config.json --check-config\n\
          systemctl reload mistryd.service",
@@ -139,19 +140,23 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
 }
 
 fn mistry(command: &Command, readme: &Paper) -> Result<String> {
-    let mut page = Page::new("mistry", 1, "have things built by a mistryd and fetch them");
+    let mut page = Page::new(
+        "mistry",
+        1,
+        "request builds from a mistryd and fetch their results",
+    );
     page.section("Synopsis");
     command::synopsis(&mut page, command);
     page.section("Description");
     page.words(
-        "`mistry` asks a build server, mistryd(8), for a build of a project, waits for it, and brings \
-         what the build has left home. What was built before is answered from the server's cache; \
-         a build that another client is waiting for already is waited for together.",
+        "`mistry` requests a build of a project from a build server, mistryd(8), waits for it, and \
+         fetches its artifacts. If the same build has succeeded before, the server returns the cached \
+         result; if it is running for another client, both clients wait for the same build.",
     );
     page.words(
-        "What a script reads goes to standard output; what a person reads, to standard error. When \
-         the connection breaks while it waits, it reconnects. An `ID` may be cut to its \
-         first digits.",
+        "Output for scripts is written to standard output, messages for people to standard error. If \
+         the connection breaks while `mistry` waits, it reconnects. The first digits of an `ID` are \
+         enough.",
     );
     page.section("Commands");
     command::subcommands(&mut page, command);
@@ -161,7 +166,7 @@ fn mistry(command: &Command, readme: &Paper) -> Result<String> {
     page.words(
         "The first of these that is given: `--socket`; `--host` and `--port`; `--url` or \
          `MISTRY_URL`. Otherwise the socket of this host's mistryd, `/run/mistry/mistryd.sock`, \
-         where it is there and may be written to (members of group `mistry` may); otherwise \
+         if it exists and the user may write to it (members of group `mistry` may); otherwise \
          127.0.0.1, port 8462.",
     );
     page.section("Exit status");
@@ -175,19 +180,19 @@ fn mistry(command: &Command, readme: &Paper) -> Result<String> {
     page.section("Files");
     page.entries(&[(
         "/run/mistry/mistryd.sock",
-        "The socket of this host's mistryd. Who is in group `mistry` needs no token there.",
+        "The socket of this host's mistryd. Members of group `mistry` need no token there.",
     )]);
     page.section("Examples");
     page.words(
-        "Packages of a lock file into `./node_modules`, at once where they were built before:",
+        "Put the packages of a lock file into `./node_modules`, from the cache if possible:",
     );
     page.code(
         "mistry build --project npm --group my-app --target . -- \\\n\
          \x20   --package=@package.json --lockfile=@package-lock.json",
     );
-    page.words("What was built lately, and why the last one failed:");
+    page.words("List recent builds, and show why one failed:");
     page.code("mistry list\nmistry logs 3fa9c1d");
-    page.words("A server elsewhere, with a token, from a script:");
+    page.words("Use a remote server with a token, in a script:");
     page.code(
         "export MISTRY_URL=http://builds.example.org:8462 MISTRY_TOKEN_FILE=~/.mistry-token\n\
          mistry build --project docs --target public --json-result > build.json",
@@ -197,11 +202,7 @@ fn mistry(command: &Command, readme: &Paper) -> Result<String> {
 }
 
 fn settings(operations: &Paper) -> Result<String> {
-    let mut page = Page::new(
-        "mistry.json",
-        5,
-        "what one project wants of mistryd otherwise",
-    );
+    let mut page = Page::new("mistry.json", 5, "settings of one project for mistryd");
     page.section("Synopsis");
     page.words("`mistry.json` in the directory of a project, beside its Dockerfile");
     page.section("Description");
@@ -211,8 +212,8 @@ fn settings(operations: &Paper) -> Result<String> {
         page.row(own, row, &row[row.len() - 1]);
     }
     page.words(
-        "It is one JSON object. An unknown key, a wrong type or an impossible value ends the build \
-         with a sentence that names the key and what was expected. Durations are written `500ms`, \
+        "It is one JSON object. If a key is unknown, has a wrong type or an invalid value, the build is \
+         refused with a sentence that names the key and what was expected. Durations are written as `500ms`, \
          `90s`, `15m`, `2h30m`, `7d`; sizes `512M`, `20G` (powers of 1024).",
     );
     page.section("Examples");
