@@ -81,7 +81,7 @@ fn keys(value: &Value) -> BTreeSet<String> {
     value.as_object().unwrap().keys().cloned().collect()
 }
 
-/// `who-is-as-good-as-root` of `## Who is as good as root`: what a heading is linked by.
+/// `who-has-the-power-of-root` of `## Who has the power of root`: what a heading is linked by.
 fn anchors(document: &str) -> BTreeSet<String> {
     let heads = document.lines().filter(|line| line.starts_with('#'));
     heads
