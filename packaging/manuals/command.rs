@@ -1,6 +1,6 @@
 //! A command line as clap knows it, in a page: synopsis, options, subcommands, environment.
 //!
-//! Options that work everywhere are told once, with the program, and not with each subcommand.
+//! Options of all subcommands are described once, with the program.
 
 use clap::{Arg, ArgAction, Command};
 use clap_mangen::roff::{Inline, bold, italic, roman};

@@ -59,7 +59,7 @@ impl Action {
         match self {
             Action::Submit => "start a build",
             Action::Cancel => "cancel a build of another user",
-            Action::Rebuild => "build an image anew",
+            Action::Rebuild => "rebuild an image",
             Action::Gc => "remove old builds",
             Action::Pause => "pause or resume the queue",
             Action::Reload => "reload the configuration",
