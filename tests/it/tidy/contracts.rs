@@ -155,7 +155,7 @@ fn every_route_and_no_other_is_in_the_document() {
 fn every_key_is_in_the_sample_and_in_the_documents() {
     let config = read("src/config/file.rs");
     let settings = read("src/project/settings.rs");
-    let paper = read("docs/operations.md");
+    let document = read("docs/operations.md");
     let sample: Value = serde_json::from_str(&read("config.sample.json")).unwrap();
     let known = fields(&config, "ConfigFile");
     assert!(known.len() > 10, "the keys are not found: {known:?}");
@@ -170,9 +170,9 @@ fn every_key_is_in_the_sample_and_in_the_documents() {
         ));
     }
     let names = ["docs/operations.md", "config/file.rs"];
-    assert_none(&differences(names, [&table(&paper, "key"), &known]));
+    assert_none(&differences(names, [&table(&document, "key"), &known]));
     let names = ["docs/operations.md", "project/settings.rs"];
-    let keys = table(&paper, "key of `mistry.json`");
+    let keys = table(&document, "key of `mistry.json`");
     let keys = &keys
         .into_iter()
         .filter(|key| key != "mistry.json")
@@ -180,8 +180,8 @@ fn every_key_is_in_the_sample_and_in_the_documents() {
     assert_none(&differences(names, [keys, &fields(&settings, "Settings")]));
     for key in fields(&config, "GcRules") {
         assert!(
-            paper.contains(&format!("`{key}`")),
-            "gc.{key} is not in the paper"
+            document.contains(&format!("`{key}`")),
+            "gc.{key} is not in the document"
         );
     }
 }
@@ -195,27 +195,27 @@ fn every_metric_is_documented() {
         .filter(|text| text.starts_with("mistry_"))
         .map(str::to_owned)
         .collect();
-    let paper = read("docs/operations.md");
-    let (_, paper) = paper.split_once("## Metrics").unwrap();
+    let document = read("docs/operations.md");
+    let (_, document) = document.split_once("## Metrics").unwrap();
     let names = ["metrics.rs", "docs/operations.md"];
-    assert_none(&differences(names, [&known, &table(paper, "name")]));
+    assert_none(&differences(names, [&known, &table(document, "name")]));
 }
 
 #[test]
-fn every_fact_about_a_build_is_in_the_paper() {
+fn every_fact_about_a_build_is_documented() {
     let known: Value = serde_json::from_str(&read("docs/openapi.json")).unwrap();
     let known = keys(&known["components"]["schemas"]["BuildInfo"]["properties"]);
-    let paper = read("docs/http-api.md");
-    let (_, paper) = paper.split_once("\n## Build info\n").unwrap();
+    let document = read("docs/http-api.md");
+    let (_, document) = document.split_once("\n## Build info\n").unwrap();
     let names = ["BuildView", "the table 'Build info' of docs/http-api.md"];
-    assert_none(&differences(names, [&known, &table(paper, "field")]));
+    assert_none(&differences(names, [&known, &table(document, "field")]));
 }
 
 #[test]
 fn every_key_is_tried_with_a_wrong_value() {
     let checked = read("src/config/checked.rs");
     let (_, tried) = checked
-        .split_once("fn each_key_wrong_in_turn_is_named")
+        .split_once("fn each_key_with_a_wrong_value_is_named")
         .unwrap();
     let tried = tried.split("            (\"").skip(1);
     let tried = tried.filter_map(|row| row.split('"').next());
@@ -274,8 +274,8 @@ fn these_checks_can_fail() {
         "POST /p/{}/x",
     ];
     assert_eq!(routed(routes).into_iter().collect::<Vec<_>>(), expected);
-    let paper = "### `GET /index/`, `GET /index`\n## `GET /no`\n### `GET /a/{id}`\n";
-    let documented = documented(paper);
+    let document = "### `GET /index/`, `GET /index`\n## `GET /no`\n### `GET /a/{id}`\n";
+    let documented = documented(document);
     assert_eq!(
         documented.iter().collect::<Vec<_>>(),
         ["GET /a/{}", "GET /index", "GET /index/"]
