@@ -64,7 +64,7 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     page.words(
         "If it is installed from its package, it runs as user `mistry`, reads \
          `/etc/mistry/config.json`, and is started by `mistryd.socket` when a client connects; it \
-         ends when it had nothing to do for the time `idle_exit`. If you start it by hand, it \
+         ends when it has had nothing to do for the time of `idle_exit`. If you start it by hand, it \
          listens on the address of `--addr`.",
     );
     page.section("Options");

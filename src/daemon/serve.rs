@@ -243,7 +243,7 @@ impl Ending {
                     mistry_event = "stopping",
                     "stopping; running builds continue, and the next start follows them"
                 );
-                notify(|| systemd::stopping("stopping; builds under way run on")).await;
+                notify(|| systemd::stopping("stopping; running builds continue")).await;
                 ExitCode::SUCCESS
             }
             Ending::Idle(Closed::Idle) => {

@@ -85,7 +85,7 @@ async fn a_directory_page_shows_names_sizes_and_times() {
     // From a directory up to the build, and back down.
     let sub = page(&daemon, &format!("{below}/dir/sub")).await;
     assert!(sub.contains(&format!("href=\"{below}/dir/\"")), "{sub}");
-    assert!(sub.contains("Nothing here"));
+    assert!(sub.contains("This directory is empty"));
     // A directory is one, whatever is asked of it.
     for query in ["view", "inline"] {
         page(&daemon, &format!("{below}/dir?{query}")).await;
@@ -116,7 +116,7 @@ async fn a_text_is_shown_in_lines_that_can_be_linked_to() {
             .await
             .contains("x&#60;U+202E&#62;y&#60;U+001B&#62;[31mz")
     );
-    assert!(view("empty.txt").await.contains("It is empty"));
+    assert!(view("empty.txt").await.contains("This file is empty"));
     let long = view("long.txt").await;
     assert!(
         long.contains("first 256.0 KiB of 293.0 KiB"),
