@@ -20,7 +20,7 @@ demo: ## build an example project on this host: new, cached, incremental
 check: ## format, lints and the fast tests: no root, no Docker, under a minute after a build
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) test --locked --lib --bins --test it -- --skip slow:: --test-threads 8
+	$(CARGO) test --locked --lib --bins --test it -- --skip slow:: --test-threads 4
 
 test: ## all tests, including the system tests (Docker, Btrfs, sshd, rsync): needs root or sudo
 	$(with) $(CARGO) test --locked

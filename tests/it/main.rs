@@ -6,7 +6,6 @@
 #![allow(clippy::too_many_lines)]
 
 mod adoption;
-mod artifact_pages;
 mod artifacts;
 mod backlog;
 mod bad_input;
@@ -25,7 +24,6 @@ mod deadlines;
 mod disk_errors;
 mod engine;
 mod errors_do_not_leak;
-mod events;
 mod garbage;
 mod garbage_commands;
 mod groups;

@@ -366,7 +366,7 @@ async fn every_get_answers_as_declared() {
         ("/project/{project}", "/project/unknown", none, 404),
         ("/project/{project}", "/project/_", none, 422),
         ("/status", "/status", none, 200),
-        // It never ends; tests/it/events.rs reads its events.
+        // It never ends; tests/it/slow/events.rs reads its events.
         ("/events", "/events", &nonsense, 400),
         ("/events", "/events?outcome=fine", none, 400),
         ("/metrics", "/metrics", none, 200),
