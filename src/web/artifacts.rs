@@ -5,8 +5,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt};
 use hyper::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ETAG, HeaderMap,
     HeaderName, HeaderValue, VARY,
@@ -72,7 +71,7 @@ pub(super) async fn tar(web: &Web, request: Request) -> Result<Response, ApiErro
         None => pipe::source_stream(Counted(tar, place), limiter).boxed(),
     };
     let metrics = web.metrics.clone();
-    let bytes = log_errors(bytes, &project, id)
+    let bytes = error::log_unsent_bytes(bytes, "artifacts", &project, id)
         .inspect_ok(move |chunk| metrics.record_served(chunk.len() as u64));
     let mut response = response::typed(
         StatusCode::OK,
@@ -123,16 +122,6 @@ async fn open_artifacts(
     Ok(artifacts.await?)
 }
 
-/// Logs why `bytes` were not sent completely. The client only sees that the response is incomplete.
-fn log_errors<S: Stream<Item = std::io::Result<Bytes>>>(
-    bytes: S,
-    project: &ProjectName,
-    id: JobId,
-) -> impl Stream<Item = std::io::Result<Bytes>> + use<S> {
-    let project = project.clone();
-    bytes.inspect_err(move |error| error::log_unsent("artifacts", &project, id, error))
-}
-
 /// `GET /artifacts/P/ID?manifest`: a JSON array that is written while the artifacts are walked.
 async fn manifest(
     web: &Web,
@@ -145,8 +134,9 @@ async fn manifest(
     let chunks = request.budget.hold(paced::BYTES)?;
     let artifacts = open_artifacts(request, project, id).await?;
     let manifest = Counted(Manifest::new(artifacts.contents(held)), place);
-    let bytes = log_errors(
+    let bytes = error::log_unsent_bytes(
         pipe::source_stream(manifest, request.reader.limiter()),
+        "artifacts",
         project,
         id,
     );

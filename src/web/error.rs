@@ -4,6 +4,8 @@
 //! Clients get the message and the request's id; paths and causes are written to the journal under the same
 //! id.
 
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
 use hyper::StatusCode;
 
 use crate::build::BuildInfo;
@@ -246,4 +248,15 @@ fn class(error: &Error) -> Class {
 /// Logs why a response that had begun was not sent completely; the client only sees that it is incomplete.
 pub(super) fn log_unsent(what: &str, project: &ProjectName, id: JobId, error: &std::io::Error) {
     tracing::error!(mistry_project = %project, mistry_job = %id, error = error as &dyn std::error::Error, "{what} could not be sent to the end");
+}
+
+/// The same for `bytes` that fail while they are sent.
+pub(super) fn log_unsent_bytes<S: Stream<Item = std::io::Result<Bytes>>>(
+    bytes: S,
+    what: &'static str,
+    project: &ProjectName,
+    id: JobId,
+) -> impl Stream<Item = std::io::Result<Bytes>> + use<S> {
+    let project = project.clone();
+    bytes.inspect_err(move |error| log_unsent(what, &project, id, error))
 }

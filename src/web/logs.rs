@@ -1,6 +1,6 @@
 //! Logs: as events, line by line; as text, byte by byte; an index of their lines; a search in them.
 
-use futures_util::{Stream, TryStreamExt, stream};
+use futures_util::{Stream, stream};
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, ETAG, HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
@@ -191,7 +191,7 @@ async fn plain(
         // Its length is not known, so no range of it can be named.
         let log = log.skip_to(from);
         let bytes = bytes_of(log, u64::MAX, chunk, web.stop.clone());
-        let bytes = log_errors(bytes, &project, id);
+        let bytes = error::log_unsent_bytes(bytes, "a log", &project, id);
         text(StatusCode::OK, bytes, held)
     } else {
         now(web, request, (&project, id), log, held)?
@@ -230,21 +230,11 @@ fn now(
         Part::Beyond => return Ok(ranges::beyond(length)),
     };
     let bytes = bytes_of(log.skip_to(first), count, CHUNK, web.stop.clone());
-    let bytes = log_errors(bytes, project, id);
+    let bytes = error::log_unsent_bytes(bytes, "a log", project, id);
     let mut response = text(status, bytes, held);
     ranges::describe(&mut response, first, count, length);
     response::set(&mut response, ETAG, &etag);
     Ok(response)
-}
-
-/// Logs why `bytes` were not sent to their end.
-fn log_errors<S: Stream<Item = std::io::Result<bytes::Bytes>>>(
-    bytes: S,
-    project: &ProjectName,
-    id: JobId,
-) -> impl Stream<Item = std::io::Result<bytes::Bytes>> + use<S> {
-    let project = project.clone();
-    bytes.inspect_err(move |error| error::log_unsent("a log", &project, id, error))
 }
 
 fn text(
