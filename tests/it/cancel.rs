@@ -28,6 +28,8 @@ fn cancel(project: &str, id: &str, reason: &str) -> Ask {
     Ask::post(path, &json!({ "reason": reason })).json()
 }
 
+const HELD_FOR_WAITERS: &str = "mistry_bodies_held_bytes";
+
 async fn until_waiting(daemon: &TestDaemon, id: &str) {
     let mut log = daemon.open(Ask::get(format!("/log/gated/{id}"))).await;
     log.until(|event| event.data == "waiting").await;
@@ -325,11 +327,16 @@ async fn a_client_that_disconnects_cancels_a_build_only_if_no_other_client_wants
     until_waiting(&daemon, &id).await;
     drop(alone);
     is_cancelled(&daemon.wait("gated", &id).await, "mistryd", reason);
+    daemon.until_metric(HELD_FOR_WAITERS, "", 0.0).await;
     // The last of two.
     let (first, id) = joined(&daemon, &with("2", true)).await;
     let (second, _) = joined(&daemon, &with("2", true)).await;
     until_waiting(&daemon, &id).await;
+    let of_streams = daemon.metric(HELD_FOR_WAITERS, "").await;
     let waiting = daemon.asking(Ask::get(format!("/job/gated/{id}?wait")).json());
+    // Memory is counted for a client once it counts as a waiter.
+    let of_all = of_streams + 1024.0;
+    daemon.until_metric(HELD_FOR_WAITERS, "", of_all).await;
     drop(first);
     let third = joined(&daemon, &with("2", true)).await;
     drop(second);
