@@ -8,11 +8,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Error;
 use super::build_ref::BuildRef;
+use super::build_waiter::{WaitOptions, wait_for};
 use super::format::{format_duration, short_id};
 use super::output::{print_line, print_message};
 use super::retry::RetryPolicy;
 use super::server::ServerFlags;
+use super::timeout::Timeout;
 use super::transport::{self, Fetched, TransportOptions};
+
 use crate::api::BuildView;
 use crate::client::{Client, Finished};
 use crate::job::State;
@@ -25,6 +28,12 @@ pub(super) struct Fetch {
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
     id: BuildRef,
+    /// Wait for the build first, where it is not over
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait, such as 90s, 15m or 2h30m; the build continues after that
+    #[arg(long, value_name = "TIME", default_value = "60m", requires = "wait")]
+    timeout: Timeout,
     #[command(flatten)]
     pub(super) transport: TransportOptions,
 }
@@ -33,6 +42,10 @@ impl Fetch {
     pub(super) async fn run(&self, client: &Client, flags: &ServerFlags) -> Result<(), Error> {
         self.transport.check().map_err(Error::Usage)?;
         let (project, id) = self.id.resolve(client).await?;
+        if self.wait {
+            let (build, options) = ((project.clone(), id), WaitOptions::default());
+            wait_for(client, flags, build, options, &self.timeout).await?;
+        }
         let mut info = client.job(&project, id).await?.build_info;
         // A record of mistry 1 may lack both; the request named them.
         info.project = project.to_string();
@@ -40,8 +53,9 @@ impl Fetch {
         let short = short_id(&info.id).to_owned();
         if info.state == State::Pending {
             let advice = format!(
-                "follow it with: {}",
-                flags.suggest_command("logs -f", &short)
+                "follow it with: {}; wait for it with: {} --wait",
+                flags.suggest_command("logs -f", &short),
+                flags.suggest_command("fetch", &short)
             );
             return Err(Error::Refused(format!(
                 "build {short} is not over; {advice}"

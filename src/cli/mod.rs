@@ -18,6 +18,7 @@
 
 mod build;
 mod build_ref;
+mod build_waiter;
 mod cancel;
 mod completions;
 mod error;
@@ -27,6 +28,7 @@ mod gc;
 mod list;
 mod log_follower;
 mod logs;
+mod outcome;
 mod output;
 mod params;
 mod pin;
@@ -37,6 +39,7 @@ mod rebuild;
 mod retry;
 mod server;
 mod status;
+mod timeout;
 mod transport;
 mod wait;
 
@@ -82,6 +85,7 @@ enum Verb {
     Status(status::Status),
     Logs(logs::Logs),
     Cancel(cancel::Cancel),
+    Wait(wait::Wait),
     Fetch(fetch::Fetch),
     Projects(projects::Projects),
     Rebuild(rebuild::Rebuild),
@@ -141,6 +145,7 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         Verb::Status(verb) => verb.run(&client).await,
         Verb::Logs(verb) => verb.run(&client).await,
         Verb::Cancel(verb) => verb.run(&client, flags).await,
+        Verb::Wait(verb) => verb.run(&client, flags).await,
         Verb::Fetch(verb) => verb.run(&client, flags).await,
         Verb::Projects(verb) => verb.run(&client).await,
         Verb::Rebuild(verb) => verb.run(&client).await,

@@ -76,6 +76,13 @@ impl ServerFlags {
     pub(super) fn suggest_command(&self, verb: &str, id: &str) -> String {
         format!("mistry {verb} {}{}", short_id(id), self.0)
     }
+
+    /// Says that a build continues without this program, with the commands to control it.
+    pub(super) fn suggest_control(&self, id: &str) -> String {
+        let logs = self.suggest_command("logs -f", id);
+        let cancel = self.suggest_command("cancel", id);
+        format!("the build goes on; follow it with: {logs}; cancel it with: {cancel}")
+    }
 }
 
 /// Quotes a word for a shell.

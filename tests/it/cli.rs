@@ -281,7 +281,7 @@ async fn no_server_and_an_invalid_response_have_exit_status_7() {
 }
 
 #[tokio::test]
-async fn json_is_one_document_and_no_wait_prints_nothing() {
+async fn json_is_one_document_and_no_wait_prints_the_id() {
     let bench = Bench::new(&["succeed", "exit-code"]).await;
     let built = bench.build("succeed", &["--json-result"]).await;
     let info: Value =
@@ -292,19 +292,16 @@ async fn json_is_one_document_and_no_wait_prints_nothing() {
     let info: Value =
         serde_json::from_str(&failed.stdout).unwrap_or_else(|e| panic!("{e}: {failed:?}"));
     assert_eq!((failed.status, &info["ExitCode"]), (1, &json!(3)));
-    for flag in ["--no-wait", "--async"] {
-        let silent = bench.build("succeed", &[flag]).await;
-        assert_eq!(
-            (
-                silent.status,
-                silent.stdout.as_str(),
-                silent.stderr.as_str()
-            ),
-            (0, "", "")
-        );
-    }
-    let ended = bench.build("succeed", &["--no-wait", "--verbose"]).await;
-    assert_eq!(ended.stdout.trim().len(), 64, "{ended:?}");
+    let ended = bench.build("succeed", &["--no-wait"]).await;
+    let id = ended.stdout.trim();
+    assert_eq!((ended.status, id.len()), (0, 64), "{ended:?}");
+    let advice = format!(
+        "Build {} is ready. Get the result: mistry fetch ",
+        &id[..12]
+    );
+    assert!(ended.stderr.starts_with(&advice), "{ended:?}");
+    let same = bench.build("succeed", &["--async", "--verbose"]).await;
+    assert_eq!(same.stdout, ended.stdout);
     let both = bench
         .build("succeed", &["--no-wait", "--json-result"])
         .await;
@@ -586,4 +583,47 @@ async fn a_local_transport_fetches_nothing_behind_a_link() {
     let built = bench.build("p", &["--transport", "local"]).await;
     assert_eq!(built.status, 0, "{built:?}");
     assert!(names(&bench.target()).is_empty(), "{built:?}");
+}
+
+#[tokio::test]
+async fn a_job_that_was_not_waited_for_is_waited_for_later() {
+    let bench = Bench::new(&["succeed", "exit-code"]).await;
+    bench.daemon.home.engine.hold("start");
+    let submitted = bench.build("succeed", &["--no-wait"]).await;
+    let id = submitted.stdout.trim().to_owned();
+    let (short, target) = (&id[..12], bench.target());
+    for part in [
+        format!("Build {short} accepted. Follow it: mistry logs -f {short} "),
+        format!("Get the result: mistry wait {short} "),
+    ] {
+        assert!(submitted.stderr.contains(&part), "{part}: {submitted:?}");
+    }
+    let early = bench.mistry("wait", &[short, "--timeout", "100ms"]).await;
+    assert_eq!(early.status, 5, "{early:?}");
+    assert!(early.stderr.contains("the build goes on"), "{early:?}");
+    let target = target.to_str().unwrap();
+    let arguments = [short, "--target", target];
+    let fetch_arguments = ["--wait", short, "--target", target];
+    let (waited, fetched, ()) = tokio::join!(
+        bench.mistry("wait", &arguments),
+        bench.mistry("fetch", &fetch_arguments),
+        async { bench.daemon.home.engine.release("start") },
+    );
+    assert_eq!(
+        (waited.status, fetched.status),
+        (0, 0),
+        "{waited:?} {fetched:?}"
+    );
+    assert!(
+        waited.stdout.starts_with(&format!("{short} built in ")),
+        "{waited:?}"
+    );
+    assert!(waited.stdout.contains(" in "), "{waited:?}");
+    // Without a target it only waits, and a failed build is one.
+    let failed = bench.build("exit-code", &["--no-wait"]).await;
+    let failed = bench.mistry("wait", &[failed.stdout.trim()]).await;
+    assert_eq!(failed.status, 1, "{failed:?}");
+    let ended = bench.mistry("wait", &[short, "--json-result"]).await;
+    let info: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((ended.status, &info["ID"]), (0, &json!(id)));
 }

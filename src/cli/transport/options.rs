@@ -55,6 +55,18 @@ pub(in crate::cli) struct Fetched {
 }
 
 impl TransportOptions {
+    /// Fetches from the server itself into `target`, and keeps what is there.
+    pub(in crate::cli) fn over_http(target: PathBuf) -> TransportOptions {
+        TransportOptions {
+            target,
+            clear_target: false,
+            transport: Kind::Http,
+            transport_user: None,
+            rsync_port: None,
+            ssh_option: Vec::new(),
+        }
+    }
+
     /// Checks everything that can be checked before a build.
     ///
     /// # Errors
@@ -113,14 +125,7 @@ pub(super) mod tests {
     use super::*;
 
     pub(in crate::cli::transport) fn options(target: &Path) -> TransportOptions {
-        TransportOptions {
-            target: target.to_owned(),
-            clear_target: false,
-            transport: Kind::Http,
-            transport_user: None,
-            rsync_port: None,
-            ssh_option: Vec::new(),
-        }
+        TransportOptions::over_http(target.to_owned())
     }
 
     #[test]

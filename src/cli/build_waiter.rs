@@ -1,0 +1,524 @@
+//! Waits for a build over broken connections and restarts of the server.
+//!
+//! Until the server has accepted the job, connecting is tried for five seconds. From then on the id
+//! is known, and the client reconnects until the build is finished. `--timeout` and Ctrl-C belong to
+//! the caller, which drops the future.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Error;
+use super::format::short_id;
+use super::log_follower::{FollowEnd, LogFollower};
+use super::output::{print_line, print_message};
+use super::progress::Progress;
+use super::retry::{CONNECT_RETRY_TIMEOUT, RetryPolicy};
+use super::server::ServerFlags;
+use super::timeout::Timeout;
+use crate::api::{ErrorView, JobRequest, JobState};
+use crate::client::{self, Backoff, Client, ErrorResponse, Events, Finished, Submitted};
+use crate::job::{JobId, Phase};
+use crate::project::ProjectName;
+use crate::screen::LogView;
+
+/// After a connection that lasted this long, pauses begin short again.
+const STABLE_CONNECTION_TIME: Duration = Duration::from_secs(5);
+
+/// What is printed while the build is awaited.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WaitOptions {
+    /// Print the log to standard error.
+    pub print_log: bool,
+    /// Print to standard output where the log can be found.
+    pub print_log_location: bool,
+    /// The request asked for cancellation on disconnect; messages say so.
+    pub cancel_on_disconnect: bool,
+}
+
+/// Why waiting ended before the build did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The time of the caller ran out.
+    TimedOut,
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// Waits for `work`, but no longer than `time`, and not after Ctrl-C.
+pub(super) async fn wait_at_most<T>(
+    time: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, Cut> {
+    tokio::select! {
+        done = tokio::time::timeout(time, work) => done.map_err(|_| Cut::TimedOut),
+        _ = tokio::signal::ctrl_c() => Err(Cut::Interrupted),
+    }
+}
+
+/// Submits one job and waits for its build.
+#[derive(Debug)]
+pub(super) struct BuildWaiter<'a> {
+    client: &'a Client,
+    flags: &'a ServerFlags,
+    project: ProjectName,
+    options: WaitOptions,
+    view: LogView<io::Stderr>,
+    progress: Progress,
+    /// Set when the server has accepted the job.
+    job: Option<LogFollower>,
+    /// The lost connection was reported to the user.
+    reported_lost: bool,
+    connect_timeout: Duration,
+}
+
+/// Waits for the end of a build that was accepted before.
+pub(super) async fn wait_for(
+    client: &Client,
+    flags: &ServerFlags,
+    (project, id): (ProjectName, JobId),
+    options: WaitOptions,
+    timeout: &Timeout,
+) -> Result<Finished, Error> {
+    let mut waiter = BuildWaiter::new(client, flags, project, options);
+    let awaited = wait_at_most(timeout.time, waiter.run_accepted(id)).await;
+    waiter.finish_output();
+    let goes_on = || flags.suggest_control(&id.to_string());
+    match awaited {
+        Ok(finished) => finished,
+        Err(Cut::TimedOut) => Err(Error::TimedOut(format!(
+            "The build did not finish after {}; {}",
+            timeout.text,
+            goes_on()
+        ))),
+        Err(Cut::Interrupted) => Err(Error::Interrupted(format!("Interrupted; {}", goes_on()))),
+    }
+}
+
+/// What submitting a job led to.
+enum SubmitOutcome {
+    Finished(Box<Finished>),
+    /// The job is accepted, but its stream ended: wait for it by its id, after `pause`.
+    Reconnect {
+        pause: Duration,
+    },
+}
+
+impl<'a> BuildWaiter<'a> {
+    pub(super) fn new(
+        client: &'a Client,
+        flags: &'a ServerFlags,
+        project: ProjectName,
+        options: WaitOptions,
+    ) -> BuildWaiter<'a> {
+        BuildWaiter {
+            client,
+            flags,
+            project,
+            options,
+            view: LogView::on_stderr(),
+            progress: if options.print_log {
+                Progress::hidden()
+            } else {
+                Progress::waiting()
+            },
+            job: None,
+            reported_lost: false,
+            connect_timeout: CONNECT_RETRY_TIMEOUT,
+        }
+    }
+
+    /// The id of the job, once it is accepted.
+    pub(super) fn accepted_id(&self) -> Option<JobId> {
+        self.job.as_ref().map(|job| job.id)
+    }
+
+    /// Submits the job and waits until its build is finished.
+    pub(super) async fn run(&mut self, request: &JobRequest) -> Result<Finished, Error> {
+        let finished = match self.submit(request).await? {
+            SubmitOutcome::Finished(finished) => *finished,
+            SubmitOutcome::Reconnect { pause } => self.wait_by_id(pause).await?,
+        };
+        if let Ok(id) = finished.info.id.parse() {
+            self.accept(id)?;
+        }
+        Ok(finished)
+    }
+
+    /// Waits for a job that was accepted before.
+    pub(super) async fn run_accepted(&mut self, id: JobId) -> Result<Finished, Error> {
+        self.accept(id)?;
+        self.wait_by_id(Duration::ZERO).await
+    }
+
+    /// Removes the progress line from the terminal and ends the output of the log.
+    pub(super) fn finish_output(&mut self) {
+        self.progress.finish();
+        let _ = self.view.finish();
+    }
+
+    async fn submit(&mut self, request: &JobRequest) -> Result<SubmitOutcome, Error> {
+        let mut retry = RetryPolicy::with_timeout(self.connect_timeout);
+        self.progress.set_phase("connecting");
+        loop {
+            let error = match self.client.submit(request).await {
+                Ok(Submitted::Finished(finished)) => {
+                    return Ok(SubmitOutcome::Finished(finished));
+                }
+                Ok(Submitted::Stream(events)) => match self.read_stream(*events).await {
+                    Ok(Some(finished)) => {
+                        return Ok(SubmitOutcome::Finished(Box::new(finished)));
+                    }
+                    Ok(None) => client::Error::Broken("the stream ended early".into()),
+                    Err(Error::Server(error)) => error,
+                    Err(error) => return Err(error),
+                },
+                Err(error) => error,
+            };
+            if let client::Error::Response(ErrorResponse { job: Some(id), .. }) = &error {
+                self.accept(*id)?;
+            }
+            if self.job.is_some() {
+                if error.is_transient() {
+                    self.report_lost_connection();
+                }
+                let pause = error.retry_after().unwrap_or_default();
+                return Ok(SubmitOutcome::Reconnect { pause });
+            }
+            if !retry.should_retry(&error).await {
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// Reads the event stream of a job; `None` when it ends before the build does.
+    async fn read_stream(&mut self, mut events: Events) -> Result<Option<Finished>, Error> {
+        while let Some(event) = events.next().await? {
+            match event.name.as_str() {
+                "state" => self.update_state(&event.state()?)?,
+                "log" => {
+                    if let Some(job) = &mut self.job {
+                        job.set_position(event.id.as_deref());
+                    }
+                    if self.options.print_log {
+                        // A closed standard error is no reason to give up the build.
+                        let _ = self.view.push(&event.log_bytes());
+                    }
+                }
+                "result" => return Ok(Some(event.result()?)),
+                // The state of an accepted job is requested by its id.
+                "error" if self.job.is_some() => return Ok(None),
+                "error" => {
+                    let view: ErrorView =
+                        serde_json::from_str(&event.data).map_err(client::Error::from)?;
+                    let response = ErrorResponse::new(500, view);
+                    return Err(Error::Server(client::Error::Response(response)));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn update_state(&mut self, state: &JobState) -> Result<(), Error> {
+        let id = state.id.parse();
+        let id =
+            id.map_err(|_| client::Error::InvalidResponse("a job without an id".to_owned()))?;
+        self.accept(id)?;
+        self.progress.set_phase(match state.phase {
+            Some(Phase::Queued) => "waiting for a slot",
+            Some(Phase::Preparing) => "preparing",
+            Some(Phase::Imaging) => "building the image",
+            Some(Phase::Running) => "building",
+            Some(Phase::Finishing) | None => "finishing",
+        });
+        Ok(())
+    }
+
+    /// Waits for an accepted job, with as many connections as necessary.
+    async fn wait_by_id(&mut self, mut pause: Duration) -> Result<Finished, Error> {
+        let mut backoff = Backoff::default();
+        let mut log_is_complete = !self.options.print_log;
+        loop {
+            sleep(pause).await;
+            let start = Instant::now();
+            let error = match self.wait_once(&mut log_is_complete).await {
+                Ok(Some(finished)) => return Ok(finished),
+                Ok(None) => None,
+                Err(Error::Server(error)) if error.is_transient() => Some(error),
+                Err(error) => return Err(error),
+            };
+            self.report_lost_connection();
+            if start.elapsed() > STABLE_CONNECTION_TIME {
+                backoff = Backoff::default();
+            }
+            pause = backoff.next_pause();
+            if let Some(retry_after) = error.and_then(|error| error.retry_after()) {
+                pause = pause.max(retry_after);
+            }
+        }
+    }
+
+    /// Waits for an accepted job with one request for the log and one for the result; `None` when
+    /// either ends before the build does.
+    async fn wait_once(&mut self, log_is_complete: &mut bool) -> Result<Option<Finished>, Error> {
+        let (client, view) = (self.client, &mut self.view);
+        let Some(job) = &mut self.job else {
+            return Ok(None);
+        };
+        if !*log_is_complete {
+            let mut print = |bytes: &[u8]| {
+                let _ = view.push(bytes);
+                Ok(())
+            };
+            match job.follow(client, &mut print).await {
+                Ok(FollowEnd::BuildFinished) => *log_is_complete = true,
+                Ok(FollowEnd::Interrupted) => return Ok(None),
+                Err(Error::Server(error)) if error.is_transient() => return Err(error.into()),
+                // The build is awaited even if its log cannot be read.
+                Err(_) => *log_is_complete = true,
+            }
+        }
+        Ok(client.wait(&job.project, job.id).await?)
+    }
+
+    /// Stores the id of the accepted job; prints the location of its log if this is new.
+    fn accept(&mut self, id: JobId) -> Result<(), Error> {
+        if self.job.is_some() {
+            return Ok(());
+        }
+        self.job = Some(LogFollower::new(self.project.clone(), id));
+        if !self.options.print_log_location {
+            return Ok(());
+        }
+        let page = format!("job/{}/{id}", self.project);
+        let line = match self.client.address().page(&page) {
+            Some(url) => format!("Logs can be found at {url}"),
+            None => {
+                let command = self.flags.suggest_command("logs", &id.to_string());
+                format!("Logs can be found with: {command}")
+            }
+        };
+        self.progress.suspend(|| print_line(&line))
+    }
+
+    /// Prints once that the connection was lost.
+    fn report_lost_connection(&mut self) {
+        if std::mem::replace(&mut self.reported_lost, true) {
+            return;
+        }
+        let id = self
+            .accepted_id()
+            .map_or_else(String::new, |id| id.to_string());
+        let id = short_id(&id);
+        let consequence = match self.options.cancel_on_disconnect {
+            true => {
+                "the build is cancelled unless another client wants it or the server was restarted"
+            }
+            false => "the build goes on",
+        };
+        self.progress.set_phase("connecting");
+        self.progress.suspend(|| {
+            print_message(&format!(
+                "The connection to the server was lost; {consequence}; reconnecting to {id}"
+            ));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::scripted::Scripted;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn info() -> String {
+        format!(
+            r#"{{"ID":"{ID}","Project":"p","State":"ready","Outcome":"succeeded","ExitCode":0}}"#
+        )
+    }
+
+    fn state() -> String {
+        format!(
+            "event: state\ndata: {{\"ID\":\"{ID}\",\"Project\":\"p\",\"State\":\"pending\",\"Phase\":\"queued\",\"URL\":\"job/p/{ID}\"}}\n\n"
+        )
+    }
+
+    fn view() -> String {
+        let body = format!(
+            r#"{{"ID":"{ID}","Project":"p","State":"ready","BuildInfo":{}}}"#,
+            info()
+        );
+        Scripted::answer("200 OK", "Content-Type: application/json\r\n", &body)
+    }
+
+    async fn wait(server: &Scripted, log: bool) -> (Result<Finished, Error>, bool, bool) {
+        let client = Client::new(server.address(), None);
+        let options = WaitOptions {
+            print_log: log,
+            ..WaitOptions::default()
+        };
+        let flags = &ServerFlags::default();
+        let mut waiter = BuildWaiter::new(&client, flags, "p".parse().unwrap(), options);
+        let done = waiter.run(&JobRequest::default()).await;
+        (done, waiter.job.is_some(), waiter.reported_lost)
+    }
+
+    fn asked(server: &Scripted) -> Vec<String> {
+        let lines = server.asked();
+        lines
+            .iter()
+            .map(|r| r.lines().next().unwrap().to_owned())
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_complete_stream_needs_one_request() {
+        let events = format!(
+            "{}event: log\nid: 3\ndata: hi\n\nevent: result\ndata: {}\n\n",
+            state(),
+            info()
+        );
+        let server = Scripted::start(vec![Scripted::events(&events)]).await;
+        let (done, accepted, lost) = wait(&server, false).await;
+        assert!(done.unwrap().info.succeeded());
+        assert!(accepted && !lost);
+        assert_eq!(asked(&server), ["POST /jobs HTTP/1.1"]);
+        assert!(server.asked()[0].contains("accept: text/event-stream"));
+    }
+
+    #[tokio::test]
+    async fn after_a_broken_connection_an_accepted_job_is_awaited_by_id() {
+        for torn in [Scripted::torn_events(&state()), Scripted::events(&state())] {
+            let server = Scripted::start(vec![
+                torn,
+                // It breaks once more, then the server is still stopping, then it answers.
+                String::new(),
+                Scripted::answer("503 Service Unavailable", "Retry-After: 0\r\n", ""),
+                view(),
+            ])
+            .await;
+            let (done, _, lost) = wait(&server, false).await;
+            assert!(done.unwrap().info.succeeded());
+            assert!(lost);
+            let again = format!("GET /job/p/{ID}?wait HTTP/1.1");
+            assert_eq!(
+                asked(&server),
+                ["POST /jobs HTTP/1.1", &again, &again, &again]
+            );
+            assert!(server.asked()[3].contains("accept: application/json"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_is_resumed_where_it_ended() {
+        let log = "event: log\nid: 7\ndata: hi\n\n";
+        let end =
+            "event: end\ndata: {\"State\":\"ready\",\"Outcome\":\"succeeded\",\"ExitCode\":0}\n\n";
+        let server = Scripted::start(vec![
+            Scripted::torn_events(&format!("{}{log}", state())),
+            Scripted::torn_events("event: log\nid: 20\ndata: more\n\n"),
+            Scripted::events(end),
+            view(),
+        ])
+        .await;
+        let (done, ..) = wait(&server, true).await;
+        assert!(done.unwrap().info.succeeded());
+        let asked = server.asked();
+        assert!(
+            asked[1].contains(&format!("GET /log/p/{ID} "))
+                && asked[1].contains("last-event-id: 7")
+        );
+        assert!(asked[2].contains("last-event-id: 20"));
+        assert!(asked[3].contains("?wait"));
+    }
+
+    #[tokio::test]
+    async fn a_stopping_server_that_names_the_job_has_accepted_it() {
+        let gone = format!("Retry-After: 0\r\nLocation: /job/p/{ID}\r\n");
+        let server = Scripted::start(vec![
+            Scripted::answer("503 Service Unavailable", &gone, "{}"),
+            view(),
+        ])
+        .await;
+        let (done, accepted, lost) = wait(&server, false).await;
+        assert!(done.unwrap().info.succeeded() && accepted && lost);
+    }
+
+    #[tokio::test]
+    async fn an_image_that_cannot_be_built_is_reported_by_its_job() {
+        let body =
+            format!(r#"{{"error":"could not build docker image","request":"r","job":"{ID}"}}"#);
+        let server = Scripted::start(vec![
+            Scripted::answer("500 Internal Server Error", "", &body),
+            view(),
+        ])
+        .await;
+        let (done, _, lost) = wait(&server, false).await;
+        assert!(done.is_ok() && !lost);
+    }
+
+    #[tokio::test]
+    async fn an_error_response_before_acceptance_is_final() {
+        let server = Scripted::start(vec![Scripted::answer(
+            "503 Service Unavailable",
+            "Retry-After: 1\r\n",
+            "overloaded",
+        )])
+        .await;
+        let (done, accepted, _) = wait(&server, false).await;
+        let error = done.unwrap_err();
+        assert_eq!(error.exit_status(), 3);
+        assert_eq!(error.line(), "Server is overloaded; try again later");
+        assert!(!accepted);
+    }
+
+    #[tokio::test]
+    async fn the_client_gives_up_if_the_connection_always_breaks_before_acceptance() {
+        let server = Scripted::start(vec![String::new(); 4]).await;
+        let (done, ..) = wait(&server, false).await;
+        assert_eq!(done.unwrap_err().exit_status(), 7);
+        assert_eq!(asked(&server).len(), 4);
+    }
+
+    #[tokio::test]
+    async fn the_client_waits_for_a_server_that_starts_late() {
+        let free = tokio::net::TcpListener::bind(("127.0.0.1", 0))
+            .await
+            .unwrap();
+        let at = free.local_addr().unwrap();
+        drop(free);
+        let client = Client::new(
+            client::Address::Tcp("127.0.0.1".to_owned(), at.port()),
+            None,
+        );
+        let flags = &ServerFlags::default();
+        let mut waiter =
+            BuildWaiter::new(&client, flags, "p".parse().unwrap(), WaitOptions::default());
+        let request = JobRequest::default();
+        let late = async {
+            sleep(Duration::from_millis(150)).await;
+            let listener = tokio::net::TcpListener::bind(at).await.unwrap();
+            let events = format!("{}event: result\ndata: {}\n\n", state(), info());
+            Scripted::serve(listener, vec![Scripted::events(&events)])
+        };
+        let (done, _server) = tokio::join!(waiter.run(&request), late);
+        assert!(done.unwrap().info.succeeded());
+    }
+
+    #[tokio::test]
+    async fn the_client_gives_up_on_an_unreachable_server_after_its_timeout() {
+        let client = Client::new(client::Address::Unix("/does/not/exist".into()), None);
+        let flags = &ServerFlags::default();
+        let mut waiter =
+            BuildWaiter::new(&client, flags, "p".parse().unwrap(), WaitOptions::default());
+        assert_eq!(waiter.connect_timeout, Duration::from_secs(5));
+        waiter.connect_timeout = Duration::from_millis(500);
+        let start = Instant::now();
+        let error = waiter.run(&JobRequest::default()).await.unwrap_err();
+        assert_eq!(error.exit_status(), 7);
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,40 @@
+//! How long to wait, as the command line says it.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::project::parse_duration;
+
+/// A duration and how it was written, for messages.
+#[derive(Clone, Debug)]
+pub(super) struct Timeout {
+    pub(super) text: String,
+    pub(super) time: Duration,
+}
+
+impl FromStr for Timeout {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Timeout, &'static str> {
+        match parse_duration(text) {
+            Some(time) if !time.is_zero() => Ok(Timeout {
+                text: text.to_owned(),
+                time,
+            }),
+            _ => Err("expected a time such as 500ms, 90s, 15m, 2h30m or 7d"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_parsed_as_a_duration() {
+        assert_eq!("1h30m".parse::<Timeout>().unwrap().time.as_secs(), 5_400);
+        for wrong in ["", "0s", "1", "x", "-1s"] {
+            assert!(wrong.parse::<Timeout>().is_err(), "{wrong}");
+        }
+    }
+}
