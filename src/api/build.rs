@@ -25,6 +25,17 @@ pub struct InputDigests {
     pub context: String,
 }
 
+/// What a build left in `/data/artifacts`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ArtifactTotals {
+    /// Entries that clients fetch and that are no directories: files and links.
+    pub files: u64,
+    /// The sum of the sizes of the files.
+    pub bytes: u64,
+}
+
 /// A build as clients see it: `BuildInfo` of `GET /job/P/ID`, the answer of `POST /jobs`, and the public part of
 /// `build_info.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +109,12 @@ pub struct BuildView {
     pub container: Option<String>,
     /// The build that it was cloned from: an id of the same project.
     pub base: Option<String>,
+    /// A cold build was requested: it started empty, whatever the group's base was.
+    pub cold: bool,
+    /// Remarks about a build that is over, one sentence each.
+    pub warnings: Vec<String>,
+    /// What it left; null until it was measured, some time after its end.
+    pub artifacts: Option<ArtifactTotals>,
     /// The client that requested it first: `token NAME`, `uid N`, or an address.
     pub asked_by: Option<String>,
     /// How many further requests joined it while it was pending.
@@ -140,6 +157,9 @@ impl Default for BuildView {
             image: None,
             container: None,
             base: None,
+            cold: false,
+            warnings: Vec::new(),
+            artifacts: None,
             asked_by: None,
             joined: 0,
             cancelled: None,

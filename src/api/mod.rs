@@ -13,7 +13,7 @@ mod log_pieces;
 mod manifest;
 mod project;
 
-pub use build::{BuildView, InputDigests, NO_DURATION, NO_EXIT_CODE};
+pub use build::{ArtifactTotals, BuildView, InputDigests, NO_DURATION, NO_EXIT_CODE};
 pub use gc::{GcRequest, GcView, RemovedView};
 pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
@@ -55,6 +55,11 @@ pub struct JobRequest {
     /// A new image and a new build, whatever is cached.
     #[cfg_attr(test, schemars(with = "Option<bool>"))]
     pub rebuild: bool,
+    /// A cold build: it is made whatever is cached, starts empty whatever the group's base is, and becomes the
+    /// base when it succeeds. Its image is made anew only with `rebuild`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(test, schemars(with = "Option<bool>"))]
+    pub cold: bool,
     /// Cancel the build when the client disconnects, unless another one wants it; not with `?async`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     #[cfg_attr(test, schemars(with = "Option<bool>"))]
@@ -140,11 +145,12 @@ impl<'de> Deserialize<'de> for JobRequest {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<JobRequest, A::Error> {
-                const KNOWN: [&str; 5] = [
+                const KNOWN: [&str; 6] = [
                     "project",
                     "params",
                     "group",
                     "rebuild",
+                    "cold",
                     "cancel_on_disconnect",
                 ];
                 let mut request = JobRequest::default();
@@ -161,6 +167,9 @@ impl<'de> Deserialize<'de> for JobRequest {
                         }
                         "rebuild" => {
                             request.rebuild = map.next_value::<Option<bool>>()?.unwrap_or_default();
+                        }
+                        "cold" => {
+                            request.cold = map.next_value::<Option<bool>>()?.unwrap_or_default();
                         }
                         _ => {
                             request.cancel_on_disconnect =
@@ -431,6 +440,7 @@ mod tests {
             params: vec![("a".to_owned(), "<&\u{2028}\0".to_owned())],
             group: "g/x".to_owned(),
             rebuild: true,
+            cold: true,
             cancel_on_disconnect: true,
         };
         let text = serde_json::to_vec(&request).unwrap();

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{BuildView, InputDigests, JobState, LogEnd, NO_DURATION, NO_EXIT_CODE};
+use crate::api::{
+    ArtifactTotals, BuildView, InputDigests, JobState, LogEnd, NO_DURATION, NO_EXIT_CODE,
+};
 use crate::job::{Cancelled, GroupName, Job, JobId, Outcome, Phase, Phases, State, Status};
 use crate::project::ProjectName;
 
@@ -77,6 +79,12 @@ pub struct BuildInfo {
     pub incremental: bool,
     /// The build that it was cloned from.
     pub base: Option<JobId>,
+    /// A cold build was requested.
+    pub cold: bool,
+    /// Remarks about a build that is over.
+    pub warnings: Vec<String>,
+    /// What it left; `None` until it was measured.
+    pub artifacts: Option<ArtifactTotals>,
     /// The container's exit code.
     pub exit_code: Option<i64>,
     /// The kernel killed a process of the build because memory ran out, whatever the exit code is.
@@ -129,6 +137,9 @@ impl BuildInfo {
             status: Status::Pending(Phase::Queued),
             incremental: false,
             base: None,
+            cold: false,
+            warnings: Vec::new(),
+            artifacts: None,
             exit_code: None,
             oom_killed: false,
             pids_limit_reached: false,
@@ -183,6 +194,9 @@ impl BuildInfo {
             status,
             incremental: view.incremental,
             base: view.base.and_then(|base| base.parse().ok()),
+            cold: view.cold,
+            warnings: view.warnings,
+            artifacts: view.artifacts,
             exit_code: (view.exit_code != NO_EXIT_CODE).then_some(view.exit_code),
             oom_killed: view.oom_killed,
             pids_limit_reached: view.pids_limit_reached,
@@ -233,6 +247,9 @@ impl BuildInfo {
             image: self.image.clone(),
             container: self.container.clone(),
             base: self.base.map(|base| base.to_string()),
+            cold: self.cold,
+            warnings: self.warnings.clone(),
+            artifacts: self.artifacts,
             asked_by: self.asked_by.clone(),
             joined: self.joined,
             cancelled: self.cancelled.clone(),
@@ -258,6 +275,7 @@ impl BuildInfo {
             context: _,
             path: _,
             queued_at: _,
+            cold: _,
             attempt: _,
             image: _,
             asked_by: _,
@@ -266,6 +284,8 @@ impl BuildInfo {
             status,
             incremental,
             base,
+            warnings,
+            artifacts,
             exit_code,
             oom_killed,
             pids_limit_reached,
@@ -279,6 +299,8 @@ impl BuildInfo {
         } = self;
         *status = Status::Pending(Phase::Queued);
         (*incremental, *base) = (false, None);
+        warnings.clear();
+        *artifacts = None;
         (*exit_code, *oom_killed, *pids_limit_reached) = (None, false, false);
         (*error, *stderr) = (None, None);
         (*started_at, *finished_at, *duration) = (now, None, None);
@@ -439,6 +461,9 @@ mod tests {
         info.base = Some(id());
         info.error = Some("it is full".to_owned());
         info.stderr = Some("end".into());
+        info.cold = true;
+        info.warnings = vec!["it left nothing".to_owned()];
+        info.artifacts = Some(ArtifactTotals { files: 2, bytes: 3 });
         for status in [info.status, Status::Pending(Phase::Imaging)] {
             info.status = status;
             let (project, path) = (info.project.clone(), info.path.clone());

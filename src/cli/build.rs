@@ -127,6 +127,7 @@ impl Build {
             params: params.map_err(|error| Error::Usage(error.to_string()))?,
             group,
             rebuild: self.rebuild,
+            cold: false,
             cancel_on_disconnect: self.cancel_on_disconnect,
         })
     }
