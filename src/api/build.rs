@@ -95,8 +95,14 @@ pub struct BuildView {
     pub phase: Option<Phase>,
     /// The outcome, once ready.
     pub outcome: Option<Outcome>,
-    /// Which execution of the job this is, from 1.
+    /// How often this execution was begun, from 1: it is begun again if its container is lost.
     pub attempt: u32,
+    /// Which execution of its job this is, from 1: "attempt n of m".
+    pub number: u32,
+    /// The highest number of its job so far.
+    pub numbers: u32,
+    /// Executions of this job that are kept have both succeeded and failed.
+    pub flaky: bool,
     /// When the job was accepted.
     pub queued_at: Option<Timestamp>,
     /// Time of the end.
@@ -151,6 +157,9 @@ impl Default for BuildView {
             phase: None,
             outcome: None,
             attempt: 1,
+            number: 1,
+            numbers: 1,
+            flaky: false,
             queued_at: None,
             finished_at: None,
             phases: Phases::default(),

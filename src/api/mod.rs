@@ -5,6 +5,7 @@
 //! the wrong thing. Reading has two steps with two kinds of error: what cannot be read at
 //! all ([`JobRequest::read`]) and names that break their rule ([`JobRequest::names`]).
 
+mod attempt;
 mod build;
 mod gc;
 mod host;
@@ -13,6 +14,7 @@ mod log_pieces;
 mod manifest;
 mod project;
 
+pub use attempt::AttemptView;
 pub use build::{ArtifactTotals, BuildView, InputDigests, NO_DURATION, NO_EXIT_CODE};
 pub use gc::{GcRequest, GcView, RemovedView};
 pub use host::{HostView, NewsHost, NewsRemoved};

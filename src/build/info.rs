@@ -105,8 +105,14 @@ pub struct BuildInfo {
     pub duration: Option<Duration>,
     /// The duration of each phase.
     pub phases: Phases,
-    /// Which execution of the job this is, from 1.
+    /// How often this execution was begun, from 1: it is begun again if its container is lost.
     pub attempt: u32,
+    /// Which execution of its job this is, from 1.
+    pub number: u32,
+    /// The highest number of its job so far.
+    pub numbers: u32,
+    /// Executions of its job that are kept have both succeeded and failed.
+    pub flaky: bool,
     /// The image's id.
     pub image: Option<String>,
     /// The id of the last attempt's container, which is removed when the build is finished.
@@ -151,6 +157,9 @@ impl BuildInfo {
             duration: None,
             phases: Phases::default(),
             attempt: 1,
+            number: 1,
+            numbers: 1,
+            flaky: false,
             image: None,
             container: None,
             asked_by: None,
@@ -208,6 +217,10 @@ impl BuildInfo {
             duration: u64::try_from(view.duration).ok().map(Duration::from_nanos),
             phases: view.phases,
             attempt: view.attempt,
+            number: view.number,
+            // A record of an earlier version has neither.
+            numbers: view.numbers.max(view.number),
+            flaky: view.flaky,
             image: view.image,
             container: view.container,
             asked_by: view.asked_by,
@@ -241,6 +254,9 @@ impl BuildInfo {
             phase: self.phase(),
             outcome: self.outcome(),
             attempt: self.attempt,
+            number: self.number,
+            numbers: self.numbers,
+            flaky: self.flaky,
             queued_at: self.queued_at,
             finished_at: self.finished_at,
             phases: self.phases,
@@ -277,6 +293,9 @@ impl BuildInfo {
             queued_at: _,
             cold: _,
             attempt: _,
+            number: _,
+            numbers: _,
+            flaky: _,
             image: _,
             asked_by: _,
             joined: _,
