@@ -4,7 +4,7 @@
 //! page to show. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::filter::{Filter, Place};
 use super::index_entry::{Group, IndexEntry};
 use super::interned::Interned;
-use crate::job::{JobId, Outcome, State, Status};
+use crate::job::{JobId, JobIdPrefix, Outcome, State, Status};
 use crate::project::ProjectName;
 
 /// Builds that are visited before the lock is briefly released: less than a millisecond.
@@ -34,7 +34,7 @@ pub type Newest = (JobId, Timestamp, Status);
 struct Builds {
     order: BTreeMap<Key, IndexEntry>,
     /// The start time of each: it maps an id to its key.
-    started: HashMap<JobId, Timestamp>,
+    started: BTreeMap<JobId, Timestamp>,
     /// Their groups, each once.
     groups: Interned<Group>,
     /// The longest time from a start to the recorded end, which is later than the container's end if the
@@ -98,13 +98,22 @@ impl Index {
         }
     }
 
-    /// The project of a build; the first, if a copied tree has several.
-    pub(super) fn project_of(&self, id: JobId) -> Option<ProjectName> {
+    /// The builds, of one project or of all, whose ids begin with `prefix`; at most `limit`.
+    pub(super) fn with_prefix(
+        &self,
+        project: Option<&ProjectName>,
+        prefix: &JobIdPrefix,
+        limit: usize,
+    ) -> Vec<(ProjectName, JobId)> {
         let projects = self.lock();
-        let mut found = projects
+        let searched = projects
             .iter()
-            .filter(|(_, builds)| builds.started.contains_key(&id));
-        found.next().map(|(project, _)| project.clone())
+            .filter(|(name, _)| project.is_none_or(|wanted| wanted == *name));
+        let found = searched.flat_map(|(name, builds)| {
+            let ids = builds.started.range(prefix.range());
+            ids.map(|(id, _)| (name.clone(), *id))
+        });
+        found.take(limit).collect()
     }
 
     /// Marks the first scan as finished.
@@ -112,7 +121,7 @@ impl Index {
         for builds in self.lock().values_mut() {
             // Filled one by one in no order, it has half as much capacity again, which is rarely used.
             builds.order = std::mem::take(&mut builds.order).into_iter().collect();
-            builds.started.shrink_to_fit();
+            builds.started = std::mem::take(&mut builds.started).into_iter().collect();
         }
         self.complete.send_replace(true);
     }
@@ -505,7 +514,9 @@ mod tests {
         let since = |second, limit| -> Vec<String> {
             let since = Timestamp::from_second(second).unwrap();
             let ended = index.ended(since, limit).into_iter();
-            ended.map(|place| place.id.short()).collect()
+            ended
+                .map(|place| place.id.to_string()[..7].to_owned())
+                .collect()
         };
         let ids = |digits: &[&str]| -> Vec<String> {
             digits.iter().map(|digit| digit.repeat(7)).collect()

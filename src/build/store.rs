@@ -28,7 +28,7 @@ use super::log::tail;
 use super::stats::{AllStats, AnswerStats, Answered};
 use super::{BuildAnswer, BuildInfo, IndexEntry, Listing, RecordFile, last_used, record};
 use crate::filesystem::{self, Filesystem};
-use crate::job::{GroupName, JobId, State};
+use crate::job::{GroupName, JobId, JobIdPrefix, State};
 use crate::project::ProjectName;
 
 /// Lists read larger records one at a time; in bytes.
@@ -487,9 +487,15 @@ impl BuildStore {
         builds
     }
 
-    /// The project of a build on disk, as far as the scan has progressed.
-    pub fn project_of(&self, id: JobId) -> Option<ProjectName> {
-        self.index.project_of(id)
+    /// The builds on disk, of one project or of all, whose ids begin with `prefix`, as far as the scan has
+    /// progressed; at most `limit`.
+    pub fn with_prefix(
+        &self,
+        project: Option<&ProjectName>,
+        prefix: &JobIdPrefix,
+        limit: usize,
+    ) -> Vec<(ProjectName, JobId)> {
+        self.index.with_prefix(project, prefix, limit)
     }
 
     /// Reads the tree into the index, and marks builds that a previous process of this boot finished but did

@@ -166,6 +166,7 @@ fn kind(error: &SchedulerError) -> Kind {
         },
         SchedulerError::UnknownJob(..)
         | SchedulerError::NoBuild(_)
+        | SchedulerError::AmbiguousId(..)
         | SchedulerError::NoRecord(..) => Kind::NoSuchJob,
         SchedulerError::NoLog(..) => Kind::NoLog,
         SchedulerError::NoArtifacts(..) => Kind::NoArtifacts,

@@ -29,7 +29,7 @@ impl Dbus {
         let Some(live) = scheduler.active_job(id).await else {
             // A user who may see builds may know whether it is over, and gets no password prompt.
             self.allow_reading(connection, header).await?;
-            let project = scheduler.locate(id).await?;
+            let (project, id) = scheduler.locate(None, &id.into()).await?;
             return Err(scheduler::Error::Over(project, id).into());
         };
         let project = live.project();
@@ -126,7 +126,7 @@ impl Dbus {
     /// Finds the build that an id names.
     pub(super) async fn locate(&self, id: &str) -> Result<(ProjectName, JobId), Error> {
         let id = parse_id(id)?;
-        Ok((self.0.scheduler.locate(id).await?, id))
+        Ok(self.0.scheduler.locate(None, &id.into()).await?)
     }
 }
 

@@ -1,12 +1,18 @@
 //! A job and its id.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
 use super::names::{GroupName, Params};
 use crate::project::{Digest, NameError, ProjectName};
+
+/// The digits of an id.
+const DIGITS: usize = 64;
+/// The digits that are shown where a whole id would be too long, as Docker does.
+const SHORT_DIGITS: usize = 12;
 
 /// 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,7 +26,7 @@ impl JobId {
 
     /// The first digits, enough for people to tell builds apart.
     pub fn short(&self) -> String {
-        self.to_string()[..7].to_owned()
+        self.to_string()[..SHORT_DIGITS].to_owned()
     }
 }
 
@@ -48,6 +54,66 @@ impl fmt::Display for JobId {
 impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The first digits of a job's id, at least one, which stand for it where no other id begins with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobIdPrefix {
+    digits: String,
+    first: JobId,
+    last: JobId,
+}
+
+impl JobIdPrefix {
+    /// The ids that begin with these digits.
+    pub fn range(&self) -> RangeInclusive<JobId> {
+        self.first..=self.last
+    }
+
+    /// The id, if all of its digits are given.
+    pub fn complete(&self) -> Option<JobId> {
+        (self.first == self.last).then_some(self.first)
+    }
+}
+
+impl From<JobId> for JobIdPrefix {
+    fn from(id: JobId) -> JobIdPrefix {
+        JobIdPrefix {
+            digits: id.to_string(),
+            first: id,
+            last: id,
+        }
+    }
+}
+
+impl FromStr for JobIdPrefix {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<JobIdPrefix, NameError> {
+        let padded = |digit: &str| {
+            let missing = DIGITS.checked_sub(text.len())?;
+            let id = format!("{text}{}", digit.repeat(missing)).parse();
+            id.ok().filter(|_| !text.is_empty())
+        };
+        match (padded("0"), padded("f")) {
+            (Some(first), Some(last)) => Ok(JobIdPrefix {
+                digits: text.to_owned(),
+                first,
+                last,
+            }),
+            _ => Err(NameError::new(
+                "job id",
+                text,
+                "1 to 64 lower-case hex digits",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for JobIdPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.digits)
     }
 }
 

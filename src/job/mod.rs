@@ -8,6 +8,6 @@ mod identity;
 mod names;
 mod status;
 
-pub use identity::{Job, JobId};
+pub use identity::{Job, JobId, JobIdPrefix};
 pub use names::{GroupName, MAX_PARAMS, ParamName, Params};
 pub use status::{Cancelled, Outcome, Phase, Phases, State, Status};

@@ -3,9 +3,30 @@
 use std::sync::Arc;
 
 use crate::build::{BuildStore, KeptReason};
-use crate::job::JobId;
+use crate::job::{JobId, JobIdPrefix};
 use crate::project::ProjectName;
 use crate::{build, docker, project};
+
+/// Builds that are named where an id is ambiguous.
+pub(super) const MAX_CANDIDATES: usize = 10;
+
+fn described(prefix: &JobIdPrefix) -> String {
+    match prefix.complete() {
+        Some(id) => format!("the id '{id}'"),
+        None => format!("an id that begins with '{prefix}'"),
+    }
+}
+
+fn candidates(builds: &[(ProjectName, JobId)]) -> String {
+    let named = builds.iter().take(MAX_CANDIDATES);
+    let mut list: Vec<String> = named
+        .map(|(project, id)| format!("{project}/{id}"))
+        .collect();
+    if builds.len() > MAX_CANDIDATES {
+        list.push("and others".to_owned());
+    }
+    list.join(", ")
+}
 
 /// An error of an interface's request.
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +37,12 @@ pub enum Error {
     /// There is no build with that id.
     #[error("unknown job '{1}' of project '{0}'")]
     UnknownJob(ProjectName, JobId),
-    /// No project has a build with that id.
-    #[error("no build has the id '{0}'")]
-    NoBuild(JobId),
+    /// No build has an id that begins so.
+    #[error("no build has {id}", id = described(.0))]
+    NoBuild(JobIdPrefix),
+    /// Several builds have ids that begin so; some of them.
+    #[error("several builds have ids that begin with '{0}': {list}; give more digits", list = candidates(.1))]
+    AmbiguousId(JobIdPrefix, Vec<(ProjectName, JobId)>),
     /// The build has no artifacts.
     #[error(
         "there are no artifacts of job '{1}' of project '{0}': it is not over, was not built to its end, left none, or they were removed"

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::active_job::{JobHandle, JobObserver};
 use super::broadcast::NewJobs;
-use super::error::Error;
+use super::error::{Error, MAX_CANDIDATES};
 use super::service::Scheduler;
 use crate::budget::Client;
 use crate::build::BuildInfo;
-use crate::job::{Cancelled, JobId};
+use crate::job::{Cancelled, JobId, JobIdPrefix};
 use crate::project::ProjectName;
 
 impl Scheduler {
@@ -68,19 +68,36 @@ impl Scheduler {
             .await
     }
 
-    /// The project of an active job, or of a build that is over.
+    /// The one build, active or over, whose id begins with `prefix`, of `project` or of all projects. Before
+    /// an incomplete id is taken for unambiguous, all builds have been read once since the start.
     ///
     /// # Errors
-    /// [`Error::NoBuild`].
-    pub async fn locate(&self, id: JobId) -> Result<ProjectName, Error> {
-        if let Some(active) = self.active_job(id).await {
-            return Ok(active.project().clone());
-        }
+    /// [`Error::NoBuild`], [`Error::AmbiguousId`].
+    pub async fn locate(
+        &self,
+        project: Option<&ProjectName>,
+        prefix: &JobIdPrefix,
+    ) -> Result<(ProjectName, JobId), Error> {
         let store = &self.0.store;
-        if let Some(project) = store.project_of(id) {
-            return Ok(project);
+        let find = || store.with_prefix(project, prefix, MAX_CANDIDATES + 1);
+        if let Some(id) = prefix.complete() {
+            if let Some(active) = self.active_job(id).await
+                && project.is_none_or(|wanted| wanted == active.project())
+            {
+                return Ok((active.project().clone(), id));
+            }
+            // A copied tree may have the build under several projects.
+            if let Some(first) = find().into_iter().next() {
+                return Ok(first);
+            }
         }
         store.indexed().await;
-        store.project_of(id).ok_or(Error::NoBuild(id))
+        let mut found = find();
+        match found.len() {
+            0 => Err(Error::NoBuild(prefix.clone())),
+            1 => Ok(found.remove(0)),
+            _ if prefix.complete().is_some() => Ok(found.remove(0)),
+            _ => Err(Error::AmbiguousId(prefix.clone(), found)),
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::query::Query;
 use super::request::Request;
 use super::response::{self, Response};
 use super::routes;
+use super::short_id;
 use super::state::Web;
 use super::tokens::Scope;
 use crate::budget::Held;
@@ -141,7 +142,7 @@ async fn handle(
         // A target without a path is the whole server: it accepts the method, and has no content.
         return Err(ApiError::not_found("there is nothing at this address"));
     };
-    let request = Request {
+    let mut request = Request {
         id: id.to_owned(),
         http: hyper::Request::from_parts(parts, body),
         path,
@@ -151,6 +152,9 @@ async fn handle(
         budget: ClientBudget::new(web.held.clone(), peer.client()),
         reader: web.scheduler.reader(peer.client()),
     };
+    if let Some(redirect) = short_id::complete(web, route, &mut request).await? {
+        return Ok(redirect);
+    }
     (route.handler)(web, request).await
 }
 

@@ -223,7 +223,9 @@ fn class(error: &Error) -> Class {
         | Error::NoArtifacts(..)
         | Error::NoLog(..)
         | Error::NoRecord(..) => Class::of_client(StatusCode::NOT_FOUND),
-        Error::Over(..) | Error::Kept(..) => Class::of_client(StatusCode::CONFLICT),
+        Error::Over(..) | Error::Kept(..) | Error::AmbiguousId(..) => {
+            Class::of_client(StatusCode::CONFLICT)
+        }
         Error::NotYours(..) => Class::of_client(StatusCode::FORBIDDEN),
         Error::NoPolicy => Class::of_client(StatusCode::UNPROCESSABLE_ENTITY),
         Error::BacklogFull | Error::ReadersFull | Error::ScansFull | Error::BodiesFull => {

@@ -50,6 +50,7 @@ mod routes;
 mod serve;
 mod serving;
 mod session;
+mod short_id;
 mod state;
 mod tokens;
 

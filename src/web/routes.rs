@@ -103,6 +103,20 @@ impl Route {
         }
         rest.is_none().then_some(params)
     }
+
+    /// The path that has these variable segments: the inverse of [`Route::params`].
+    pub(super) fn address(&self, params: &PathParams) -> String {
+        let value = |segment: &str| {
+            let name = segment.trim_start_matches(['{', '*']).trim_end_matches('}');
+            let found = params.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.clone())
+        };
+        let segments = self.path.split('/').map(|segment| {
+            let variable = segment.starts_with('{').then(|| value(segment));
+            variable.flatten().unwrap_or_else(|| segment.to_owned())
+        });
+        segments.collect::<Vec<_>>().join("/")
+    }
 }
 
 /// The entries of the table for a request.

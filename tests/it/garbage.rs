@@ -443,7 +443,7 @@ async fn what_cannot_be_read_is_named() {
     for path in [format!("/job/p/{id}"), format!("/job/p/{id}/pin")] {
         daemon.ask(delete(path)).await.expect(404);
     }
-    daemon.ask(put("/job/p/1/pin".to_owned())).await.expect(422);
+    daemon.ask(put("/job/p/X/pin".to_owned())).await.expect(422);
     let refused = daemon.get("/gc").await.expect(405);
     assert_eq!(refused.header("allow"), "POST, OPTIONS");
 }

@@ -46,6 +46,7 @@ mod power_cut;
 mod predecessor_tree;
 mod recovery;
 mod removed_files;
+mod short_ids;
 mod slow;
 mod slow_clients;
 mod stuck_readers;

@@ -332,7 +332,7 @@ async fn every_get_answers_as_declared() {
         ("/job/{project}/{id}", &failed, JSON, 200),
         ("/job/{project}/{id}", &job, none, 200),
         ("/job/{project}/{id}", &unknown, JSON, 404),
-        ("/job/{project}/{id}", "/job/good/1", JSON, 422),
+        ("/job/{project}/{id}", "/job/good/X", JSON, 422),
         ("/log/{project}/{id}", &log, none, 200),
         ("/log/{project}/{id}", &log, EVENTS, 200),
         ("/log/{project}/{id}", &log, &at_the_end, 204),
@@ -501,9 +501,9 @@ async fn every_post_answers_as_declared() {
         (of_job, "DELETE", job.as_str(), 409),
         (of_pin, "DELETE", pin.as_str(), 204),
         (of_pin, "DELETE", lost.as_str(), 404),
-        (of_pin, "DELETE", "/job/good/1/pin", 422),
+        (of_pin, "DELETE", "/job/good/X/pin", 422),
         (of_job, "DELETE", unknown.as_str(), 404),
-        (of_job, "DELETE", "/job/good/1", 422),
+        (of_job, "DELETE", "/job/good/X", 422),
     ] {
         let asked = Asked {
             method,

@@ -48,6 +48,18 @@ pub(super) fn errors() -> BTreeMap<u16, Value> {
         ),
         (404, error("No such project, job or file.")),
         (
+            307,
+            with_header(
+                json!({ "description": "A browser that asked with a short id." }),
+                "Location",
+                "The address with the whole id.",
+            ),
+        ),
+        (
+            409,
+            error("Several builds have ids that begin with the given digits."),
+        ),
+        (
             408,
             error(
                 "Less than 64 KiB of the body came within a minute, and the body was not complete.",
@@ -177,13 +189,16 @@ impl Operation {
         let changes = route.method != Method::GET;
         let mut parameters = path_parameters(route.path);
         parameters.append(&mut self.parameters);
-        let names_project = parameters.iter().any(|it| it["name"] == "project");
+        let names = |name: &str| parameters.iter().any(|it| it["name"] == name);
+        let (names_project, names_job) = (names("project"), names("id"));
         for (status, is_possible) in [
             (400, true),
             (401, route.scope.is_some()),
             (403, route.scope.is_some() || changes),
             (404, route.path.contains('{')),
+            (307, names_job && !changes),
             (408, self.body.is_some()),
+            (409, names_job),
             (413, self.body.is_some()),
             (415, changes),
             (421, true),
@@ -222,7 +237,7 @@ fn path_parameters(path: &str) -> Vec<Value> {
     let parameters = segments.map(|segment| {
         let name = segment.trim_matches(['*', '}']);
         let (about, more) = match name {
-            "id" => ("The job's id.", json!({ "pattern": "^[0-9a-f]{64}$" })),
+            "id" => ("The job's id, or the first digits of it.", json!({ "pattern": "^[0-9a-f]{1,64}$" })),
             "name" => ("A file.", json!({ "enum": ["style.css"] })),
             "path" => ("May hold slashes; bytes that are not allowed in addresses are percent-encoded.", json!({})),
             _ => ("1 to 128 of A-Z a-z 0-9 . _ - that begin with a letter or digit.", json!({})),
