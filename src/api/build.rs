@@ -127,6 +127,8 @@ pub struct BuildView {
     pub joined: u32,
     /// Its cancellation.
     pub cancelled: Option<Cancelled>,
+    /// It is pending and is being stopped: a client has cancelled it, or it took too long.
+    pub stopping: bool,
     /// Digests of the job's inputs.
     pub inputs: InputDigests,
 }
@@ -172,6 +174,7 @@ impl Default for BuildView {
             asked_by: None,
             joined: 0,
             cancelled: None,
+            stopping: false,
             inputs: InputDigests::default(),
         }
     }

@@ -309,6 +309,9 @@ pub struct JobState {
     pub state: State,
     /// The current phase; null once it is finished.
     pub phase: Option<Phase>,
+    /// It is being stopped: a client has cancelled it, or it took too long. Earlier versions do not tell.
+    #[serde(default)]
+    pub stopping: bool,
     /// `job/P/ID`, relative to the server.
     #[serde(rename = "URL")]
     pub url: String,

@@ -123,6 +123,8 @@ pub struct BuildInfo {
     pub joined: u32,
     /// Its cancellation.
     pub cancelled: Option<Cancelled>,
+    /// It is pending, and its early end was decided: a client has cancelled it, or it took too long.
+    pub stopping: bool,
 }
 
 impl BuildInfo {
@@ -165,6 +167,7 @@ impl BuildInfo {
             asked_by: None,
             joined: 0,
             cancelled: None,
+            stopping: false,
         }
     }
 
@@ -226,6 +229,7 @@ impl BuildInfo {
             asked_by: view.asked_by,
             joined: view.joined,
             cancelled: view.cancelled,
+            stopping: view.stopping && state == State::Pending,
         }
     }
 
@@ -269,6 +273,7 @@ impl BuildInfo {
             asked_by: self.asked_by.clone(),
             joined: self.joined,
             cancelled: self.cancelled.clone(),
+            stopping: self.is_stopping(),
             inputs: InputDigests {
                 context: self.context.clone(),
             },
@@ -300,6 +305,7 @@ impl BuildInfo {
             asked_by: _,
             joined: _,
             cancelled: _,
+            stopping: _,
             status,
             incremental,
             base,
@@ -333,8 +339,14 @@ impl BuildInfo {
             project: self.project.to_string(),
             state: self.state(),
             phase: self.phase(),
+            stopping: self.is_stopping(),
             url: self.url(),
         }
+    }
+
+    /// It is pending, and its early end was decided.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping && self.state() == State::Pending
     }
 
     /// The end of its log.

@@ -188,6 +188,7 @@ impl PendingBuild {
         }
         let mut record = self.record.clone();
         record.info.cancelled.clone_from(&stopped.cancelled);
+        record.info.stopping = true;
         record.internal.stopped = Some(stopped);
         let directory = self.directory();
         record::write(&directory, &record.to_file(), Durability::OnReturn)

@@ -274,10 +274,10 @@ async fn send_build(
     let mut following = true;
     loop {
         if let Some(info) = handle.now()
-            && last_sent != Some(info.status)
+            && last_sent != Some((info.status, info.stopping))
             && (info.state() == State::Pending || !following)
         {
-            last_sent = Some(info.status);
+            last_sent = Some((info.status, info.stopping));
             events.json("state", &info.job_state()).await?;
         }
         if !following {

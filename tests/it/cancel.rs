@@ -88,6 +88,32 @@ async fn all_waiters_of_a_cancelled_build_learn_who_cancelled_it_and_why() {
 }
 
 #[tokio::test]
+async fn every_reader_learns_at_once_that_a_build_is_being_stopped() {
+    let mut daemon = gated().await;
+    let (mut stream, id) = joined(&daemon, &job("gated")).await;
+    until_waiting(&daemon, &id).await;
+    assert_eq!(daemon.info("gated", &id).await["Stopping"], false);
+    // The container takes its time.
+    daemon.home.engine.hold("stop");
+    let answer = daemon.ask(cancel("gated", &id, "hangs")).await.expect(202);
+    assert_eq!(answer.json()["Stopping"], true);
+    let told = stream.until(|event| event.name == "state" && event.json()["Stopping"] == true);
+    assert_eq!(told.await.last().unwrap().json()["Phase"], "running");
+    for _ in 0..2 {
+        assert_eq!(daemon.info("gated", &id).await["Stopping"], true);
+        let list = daemon.get("/index/").await.json();
+        assert_eq!(list[0]["buildInfo"]["Stopping"], true);
+        // Also over a restart.
+        daemon.stop().await;
+        daemon.start_again().await;
+    }
+    daemon.home.engine.release("stop");
+    let info = daemon.wait("gated", &id).await;
+    is_cancelled(&info, "127.0.0.1", "hangs");
+    assert_eq!(info["Stopping"], false);
+}
+
+#[tokio::test]
 async fn a_queued_job_leaves_the_queue_and_the_slot_goes_to_the_next() {
     let builder = TestDaemon::builder().await.slots(1);
     let daemon = builder
