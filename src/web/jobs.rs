@@ -25,6 +25,9 @@ use crate::scheduler::{self, JobHandle, Submission};
 
 /// Bytes that are counted for a client that waits for a build: its handle, and its entry among the waiters.
 const WAITER_BYTES: u64 = 1 << 10;
+/// The status of a build that has not succeeded, with `?fail`: what was asked for was understood and could not
+/// be done, and will not be by the same request again.
+const FAILED: StatusCode = StatusCode::UNPROCESSABLE_ENTITY;
 /// Builds in a list without `limit`, and the largest `limit`.
 pub(super) const MAX_LIST: usize = 1_000;
 
@@ -62,19 +65,29 @@ enum ResponseForm {
     /// Events, until the build has ended.
     Events,
     /// The result, when the build has ended.
-    Result { with_log: bool },
+    Result {
+        with_log: bool,
+        /// `?fail`: a build that has not succeeded is answered with [`FAILED`].
+        fail: bool,
+    },
 }
 
 impl ResponseForm {
     fn of(request: &Request) -> Result<ResponseForm, ApiError> {
         let is_async = request.flag("async")?;
         let with_log = wants_log(request)?;
+        let fail = request.flag("fail")?;
+        if fail && (is_async || response::accepts(request.headers(), "text/event-stream")) {
+            return Err(ApiError::bad_request(
+                "fail: expected of a request that waits for one answer, not with ?async or for events",
+            ));
+        }
         Ok(match is_async {
             true => ResponseForm::State,
             false if response::accepts(request.headers(), "text/event-stream") => {
                 ResponseForm::Events
             }
-            false => ResponseForm::Result { with_log },
+            false => ResponseForm::Result { with_log, fail },
         })
     }
 }
@@ -164,11 +177,14 @@ async fn respond_cached(answer: BuildAnswer, submitter: Submitter) -> Result<Res
     let json = answer
         .json(async |bytes| budgets.of_result(bytes).hold(bytes))
         .await?;
-    if let ResponseForm::Result { with_log } = submitter.form {
-        return Ok(created(json.parts(AnswerForm {
-            coalesced: false,
-            with_log,
-        })));
+    if let ResponseForm::Result { with_log, .. } = submitter.form {
+        return Ok(result(
+            StatusCode::CREATED,
+            json.parts(AnswerForm {
+                coalesced: false,
+                with_log,
+            }),
+        ));
     }
     // The stream keeps the JSON, not the answer, whose params may be large.
     let held = submitter.held;
@@ -193,10 +209,10 @@ async fn respond_pending(
     submitter: Submitter,
 ) -> Result<Response, ApiError> {
     let state = handle.accepted().await?.job_state();
-    let with_log = match submitter.form {
+    let (with_log, fail) = match submitter.form {
         ResponseForm::State => return accepted(&state),
         ResponseForm::Events => return stream_pending(web, handle, submitter).await,
-        ResponseForm::Result { with_log } => with_log,
+        ResponseForm::Result { with_log, fail } => (with_log, fail),
     };
     let coalesced = handle.coalesced();
     let answer = wait_for_end(handle, submitter.half_closed).await?;
@@ -206,15 +222,27 @@ async fn respond_pending(
     let json = answer
         .json(async |bytes| submitter.budgets.of_result(bytes).wait(bytes).await)
         .await?;
-    Ok(created(json.parts(AnswerForm {
-        coalesced,
-        with_log,
-    })))
+    let status = match fail && has_failed(answer.info()) {
+        true => FAILED,
+        false => StatusCode::CREATED,
+    };
+    Ok(result(
+        status,
+        json.parts(AnswerForm {
+            coalesced,
+            with_log,
+        }),
+    ))
 }
 
 /// The result of a build that has ended.
-fn created(json: Vec<Bytes>) -> Response {
-    response::of_json(StatusCode::CREATED, response::parts(json))
+fn result(status: StatusCode, json: Vec<Bytes>) -> Response {
+    response::of_json(status, response::parts(json))
+}
+
+fn has_failed(info: &BuildInfo) -> bool {
+    info.outcome()
+        .is_some_and(|outcome| outcome != Outcome::Succeeded)
 }
 
 /// Waits for the end of a build. A half-closed client still gets a response, but no longer prevents the
@@ -362,6 +390,7 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
         || response::prefers(headers, "application/json", "text/html")
         || response::is_json(headers.get(CONTENT_TYPE));
     let wants_log = wants_log(&request)?;
+    let fail = request.flag("fail")?;
     let budget = &request.budget;
     if request.flag("wait")?
         && let Some(handle) = web.scheduler.handle(&project, id).await
@@ -381,7 +410,7 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
             let reader = web.scheduler.builder(request.client);
             let pinned = reader.is_pinned(&project, id).await?;
             let json = answer.json(async |bytes| budget.wait(bytes).await).await?;
-            return job_response(&answer, &json, pinned, wants_log);
+            return job_response(&answer, &json, pinned, wants_log, fail);
         }
     }
     if !wants_json {
@@ -396,7 +425,7 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
     let (info, log, _permit) = finding.await?;
     let answer = BuildAnswer::new(info, log);
     let json = answer.json(async |bytes| budget.hold(bytes)).await?;
-    job_response(&answer, &json, pinned, wants_log)
+    job_response(&answer, &json, pinned, wants_log, fail)
 }
 
 /// The complete state of a build, its JSON in parts.
@@ -405,8 +434,13 @@ fn job_response(
     json: &AnswerJson,
     pinned: bool,
     wants_log: bool,
+    fail: bool,
 ) -> Result<Response, ApiError> {
     let info = answer.info();
+    let status = match fail && has_failed(info) {
+        true => FAILED,
+        false => StatusCode::OK,
+    };
     let head = serde_json::to_string(&JobView {
         id: info.id.to_string(),
         project: info.project.to_string(),
@@ -424,7 +458,7 @@ fn job_response(
         }))
         .chain([Bytes::from_static(b"}")]);
     let body = response::parts(parts);
-    Ok(response::of_json(StatusCode::OK, body))
+    Ok(response::of_json(status, body))
 }
 
 /// `?log=none` leaves the log out.

@@ -171,3 +171,33 @@ async fn the_stream_of_a_failed_or_broken_build_ends_with_its_result_too() {
         assert_eq!(result.json()["ExitCode"], code);
     }
 }
+
+/// What `curl -f` takes for an error.
+#[tokio::test]
+async fn a_request_with_fail_gets_a_build_that_failed_as_an_error_with_the_same_info() {
+    let builder = TestDaemon::builder().await.fixture("succeed");
+    let daemon = builder.script("fail", "exit 7").start().await;
+    let failed = daemon.post("/jobs?fail", &job("fail")).await.expect(422);
+    let info = failed.json();
+    assert_eq!(
+        (&info["Outcome"], &info["ExitCode"]),
+        (&json!("failed"), &json!(7))
+    );
+    daemon.post("/jobs?fail=0", &job("fail")).await.expect(201);
+    let address = format!("/{}", text(&info, "URL"));
+    let read = daemon.get(format!("{address}?fail")).await.expect(422);
+    assert_eq!(read.json()["BuildInfo"]["Outcome"], "failed");
+    daemon.get(format!("{address}?wait&fail")).await.expect(422);
+    daemon.get(address).await.expect(200);
+    for _ in 0..2 {
+        // Built, then cached.
+        let succeeded = daemon.post("/jobs?fail", &job("succeed")).await.expect(201);
+        assert_eq!(succeeded.json()["Outcome"], "succeeded");
+    }
+    daemon
+        .post("/jobs?fail&async", &job("fail"))
+        .await
+        .expect(400);
+    let events = Ask::post("/jobs?fail", &job("fail")).with("accept", "text/event-stream");
+    daemon.ask(events).await.expect(400);
+}

@@ -36,6 +36,7 @@ fn jobs(types: &mut Types) -> Operations {
     let page_size = json!({ "type": "integer", "minimum": 1, "maximum": MAX_LIST });
     let create = operation("Asks for a job and waits for its build.")
         .flag("async", "Answer as soon as the job is on stable storage.")
+        .flag("fail", "A build that has not succeeded is answered with 422.")
         .without_log()
         .header("Accept", "text/event-stream: state, log and result as events.")
         .reads(types.request::<JobRequest>(true))
@@ -45,7 +46,7 @@ fn jobs(types: &mut Types) -> Operations {
         .fails(404, "Unknown project.")
         .fails(409, "The project changed while it was being read.")
         .fails(413, "More than 16 MiB.")
-        .fails(422, "A name that breaks its rule, or a project that cannot be built as it is.")
+        .answers(422, "With ?fail: a build that has not succeeded. Else an error: a name that breaks its rule, or a project that cannot be built as it is.", [types.or_error::<BuildView>(), text(TEXT), text(PAGE)])
         .fails(500, "Ours; or the build could not be run to its end: then `job` and Location say where it is found.")
         .carries(500, "Location", "/job/P/ID")
         .fails(503, "Overloaded, no Docker Engine, or the server is stopping.")
@@ -70,9 +71,11 @@ fn jobs(types: &mut Types) -> Operations {
         );
     let get = operation("One build.")
         .flag("wait", "Answer when the build is over.")
+        .flag("fail", "A build that is over and has not succeeded is answered with 422.")
         .without_log()
         .header("Accept", "application/json, else a page. (Content-Type: application/json is understood in its place.)")
         .answers(200, "The build.", [types.json::<JobView>(), text(PAGE)])
+        .answers(422, "With ?fail: a build that has not succeeded. Else an error: a name that breaks its rule.", [types.or_error::<JobView>(), text(TEXT), text(PAGE)])
         .fails(503, &format!("With ?wait: the server is stopping. Without: {READERS_FULL}."))
         .carries(503, "Location", "/job/P/ID");
     let cancel = operation("Stop a build.")

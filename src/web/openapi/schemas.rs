@@ -51,6 +51,13 @@ impl Types {
         (JSON, of(json!({ "anyOf": either })))
     }
 
+    /// A body of a type, or an error.
+    pub(super) fn or_error<T: JsonSchema>(&mut self) -> Content {
+        let error = json!({ "$ref": "#/components/schemas/Error" });
+        let either = [self.answer::<T>(), error];
+        (JSON, of(json!({ "anyOf": either })))
+    }
+
     pub(super) fn request<T: JsonSchema>(&mut self, is_required: bool) -> Value {
         let schema = self.requests.subschema_for::<T>().to_value();
         json!({ "required": is_required, "content": { JSON: of(schema) } })
