@@ -4,6 +4,7 @@
 
 mod args;
 mod assemble;
+mod check;
 mod error;
 mod gc;
 mod holder;
@@ -29,10 +30,11 @@ use std::time::Duration;
 use self::args::Verb;
 use self::assemble::{docker_socket, open_tokens};
 use self::error::{Error, with_causes};
-use self::output::{print_error, print_line};
+use self::output::print_error;
 use self::serve::ServeOptions;
 use crate::config::Config;
 use crate::dbus::Bus;
+use crate::docker::Docker;
 use crate::filesystem::Filesystem;
 use crate::read_limiter;
 use crate::systemd::{self, Socket};
@@ -118,9 +120,7 @@ fn perform(command: Command, sockets: &mut Vec<Socket>) -> Result<ExitCode, Erro
     let tokens = open_tokens(&config)?;
     let docker = docker_socket()?;
     if command.check_config {
-        let path = config.path.display();
-        print_line(&format!("the configuration '{path}' is in order"));
-        return Ok(ExitCode::SUCCESS);
+        return runtime()?.block_on(async { check::run(&config, &Docker::new(&docker)?).await });
     }
     let work = match command.verb {
         Some(Verb::Token(args::TokenVerb::New { name, scope })) => {

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{access, assemble, policy};
+use super::check;
 use super::error::{EXIT_START_AGAIN, Error};
 use super::idle::{self, Closed, Interfaces};
 use super::listen::Listening;
@@ -294,9 +295,7 @@ fn log_start(config: &Config, filesystem: Filesystem, listening: &Listening) {
     if let Some(gc) = &config.gc
         && !policy(gc).has_rule()
     {
-        tracing::warn!(
-            "'gc' has no rule (max_age, max_bytes, min_free), so nothing is removed automatically"
-        );
+        tracing::warn!("{}", check::NO_RULE);
     }
     tracing::info!(
         message_id = SERVING,

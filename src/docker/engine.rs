@@ -108,6 +108,20 @@ impl Docker {
         })
     }
 
+    /// The names of its networks.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Api`].
+    pub async fn networks(&self) -> Result<Vec<String>, Error> {
+        let operation = "asking for its networks";
+        let answer = self.call(operation, async |docker| docker.list_networks(None).await);
+        let networks = answer.await?.map_err(|e| self.failed(operation, e))?;
+        Ok(networks
+            .into_iter()
+            .filter_map(|network| network.name)
+            .collect())
+    }
+
     /// One ordinary call, bounded in time. The inner result is the Engine's answer, for callers that
     /// distinguish refusals; [`Docker::failed`] converts all other errors.
     pub(super) async fn call<T>(

@@ -30,6 +30,38 @@ async fn a_valid_configuration_is_reported_as_valid_and_nothing_is_started() {
 }
 
 #[tokio::test]
+async fn what_a_valid_configuration_lacks_on_this_host_is_a_warning() {
+    let home = Home::new().await;
+    let warnings = async |settings: Value| {
+        home.configure(&settings);
+        let ended = check(&home).await;
+        assert_eq!(ended.status, 0, "{ended:?}");
+        ended.stderr.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for network in ["host", "none", "bridge", "container:db"] {
+        assert!(
+            warnings(json!({ "network": network })).await.is_empty(),
+            "{network}"
+        );
+    }
+    let missing = warnings(json!({ "network": "nope" })).await;
+    let expected = "mistryd: warning: network: the Docker Engine has no network 'nope', so every build will fail; it has: bridge, host, none";
+    assert_eq!(missing, [expected]);
+    let no_rule = warnings(json!({ "gc": { "keep_last": 3 } })).await;
+    assert!(
+        no_rule.len() == 1 && no_rule[0].contains("nothing is removed"),
+        "{no_rule:?}"
+    );
+    // A reload does not fail because the Engine is away.
+    home.engine.stop().await;
+    let away = warnings(json!({})).await;
+    assert!(
+        away.len() == 1 && away[0].contains("see that Docker is installed and runs"),
+        "{away:?}"
+    );
+}
+
+#[tokio::test]
 async fn each_key_wrong_in_turn_is_one_line_and_status_78() {
     let home = Home::new().await;
     for (key, value) in [

@@ -70,6 +70,7 @@ fn call_name<'a>(method: &Method, parts: &[&'a str]) -> Option<&'a str> {
         ["_ping"] => "ping",
         ["version"] if get => "version",
         ["info"] if get => "info",
+        ["networks"] if get => "networks",
         ["events"] if get => "events",
         ["images", "json"] if get => "images",
         ["images", .., "history"] if get => "history",
@@ -109,6 +110,10 @@ async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
     match call {
         "ping" => Ok(text("OK")),
         "version" => Ok(respond(200, &version(&shared))),
+        "networks" => Ok(respond(
+            200,
+            &json!([{"Name": "bridge"}, {"Name": "host"}, {"Name": "none"}]),
+        )),
         "info" => {
             let driver = shared.driver.lock().unwrap().clone();
             Ok(respond(200, &json!({ "CgroupDriver": driver })))
