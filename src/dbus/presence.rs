@@ -46,6 +46,35 @@ enum LeaveReason {
     Ending,
 }
 
+/// The last record about the connection.
+#[derive(Clone, Copy)]
+enum Reported {
+    Nothing,
+    Joined,
+    Lost,
+}
+
+impl Reported {
+    /// Logs the loss of the connection, once. A host that has no bus loses nothing.
+    fn log_loss(self, error: &zbus::Error) {
+        match self {
+            Reported::Nothing => tracing::info!(
+                message_id = BUS_LOST,
+                mistry_event = "bus-lost",
+                error = error as &dyn std::error::Error,
+                "not on the bus, which is optional: HTTP is served, and mistryd tries again"
+            ),
+            Reported::Joined => tracing::warn!(
+                message_id = BUS_LOST,
+                mistry_event = "bus-lost",
+                error = error as &dyn std::error::Error,
+                "not on the bus any more: HTTP is served, and mistryd tries to reconnect to the bus"
+            ),
+            Reported::Lost => {}
+        }
+    }
+}
+
 /// Keeps the interface on the bus until it is closed or `stop` is cancelled; returns when it is cancelled.
 pub async fn serve(dbus: Dbus, stop: CancellationToken) {
     let ending = dbus.0.ending.clone();
@@ -70,7 +99,7 @@ pub async fn serve(dbus: Dbus, stop: CancellationToken) {
 async fn stay_connected(dbus: &Dbus, stop: &CancellationToken) {
     let control = &dbus.0.control;
     let mut is_closed = control.is_closed.subscribe();
-    let mut is_loss_reported = false;
+    let mut reported = Reported::Nothing;
     let left = async {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -81,20 +110,13 @@ async fn stay_connected(dbus: &Dbus, stop: &CancellationToken) {
     let mut left = pin!(left.shared());
     loop {
         control.is_joined.send_replace(true);
-        let why = connect_and_serve(dbus, left.clone(), &mut is_loss_reported).await;
+        let why = connect_and_serve(dbus, left.clone(), &mut reported).await;
         control.mark_connection_known();
         control.is_joined.send_replace(false);
         match why {
             LeaveReason::Ending => return,
             LeaveReason::Lost(error) => {
-                if !std::mem::replace(&mut is_loss_reported, true) {
-                    tracing::warn!(
-                        message_id = BUS_LOST,
-                        mistry_event = "bus-lost",
-                        error = &error as &dyn std::error::Error,
-                        "not on the bus: HTTP is served, and mistryd tries to reconnect to the bus"
-                    );
-                }
+                std::mem::replace(&mut reported, Reported::Lost).log_loss(&error);
                 tokio::select! {
                     () = tokio::time::sleep(RETRY_INTERVAL) => {}
                     () = &mut left => return,
@@ -137,7 +159,7 @@ async fn update_busy(dbus: &Dbus) -> Infallible {
 async fn connect_and_serve(
     dbus: &Dbus,
     left: impl Future<Output = ()>,
-    is_loss_reported: &mut bool,
+    reported: &mut Reported,
 ) -> LeaveReason {
     let mut left = pin!(left);
     let connecting = match dbus.0.bus {
@@ -153,7 +175,7 @@ async fn connect_and_serve(
     };
     let objects = Objects::new(dbus.0.control.jobs.clone());
     let why = tokio::select! {
-        why = serve_on(dbus, &connection, &objects, is_loss_reported) => why,
+        why = serve_on(dbus, &connection, &objects, reported) => why,
         () = connection.closed() => {
             LeaveReason::Lost(zbus::Error::Failure("the connection to the bus ended".to_owned()))
         }
@@ -224,7 +246,7 @@ async fn serve_on(
     dbus: &Dbus,
     connection: &Connection,
     objects: &Arc<Objects>,
-    is_loss_reported: &mut bool,
+    reported: &mut Reported,
 ) -> LeaveReason {
     // Signals after the name is acquired are changes against this state.
     let mut activity = dbus.0.scheduler.activity();
@@ -249,7 +271,7 @@ async fn serve_on(
         Err(error) if is_refusal(&error) => return LeaveReason::Refused(error),
         Err(error) => return LeaveReason::Lost(error),
     };
-    *is_loss_reported = false;
+    *reported = Reported::Joined;
     dbus.0.control.mark_connection_known();
     match reply {
         RequestNameReply::InQueue | RequestNameReply::Exists => tracing::warn!(

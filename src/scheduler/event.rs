@@ -34,6 +34,9 @@ const NO_ROOM: &str = "a8c3f1d5072e4c6db15e96804f3b7d29";
 const PAUSED: &str = "b70361e860b343828dad5909a490102e";
 const RESUMED: &str = "20f4be90972d48519363f07e8bd3921d";
 
+/// The digits of a container's id that Docker shows.
+const SHORT_CONTAINER_ID: usize = 12;
+
 /// The job that an event is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subject<'a> {
@@ -86,9 +89,9 @@ pub(super) enum Event<'a> {
     Finished(&'a BuildInfo),
 }
 
-/// One record about a job.
+/// One record about a job, with more fields in brackets. Its message begins with the project and the short id.
 macro_rules! log_event {
-    ($level:ident, $message_id:expr, $event:expr, $subject:expr, $($rest:tt)+) => {
+    ($level:ident, $message_id:expr, $event:expr, $subject:expr, [$($field:tt)*], $($message:tt)+) => {
         tracing::$level!(
             message_id = $message_id,
             mistry_event = $event,
@@ -96,7 +99,11 @@ macro_rules! log_event {
             mistry_job = %$subject.id,
             mistry_group = $subject.group,
             mistry_request = $subject.request,
-            $($rest)+
+            $($field)*
+            "{}/{}: {}",
+            $subject.project,
+            $subject.id.short(),
+            format_args!($($message)+)
         )
     };
 }
@@ -137,25 +144,53 @@ fn record(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) {
 fn log(subject: Subject<'_>, event: &Event<'_>) {
     match event {
         Event::Cached { .. } => {
-            log_event!(debug, CACHED, "cached", subject, "answered from the cache");
+            log_event!(
+                debug,
+                CACHED,
+                "cached",
+                subject,
+                [],
+                "the request was answered from the cache"
+            );
         }
         Event::Coalesced => {
-            let message = "joined a build under way";
-            log_event!(info, COALESCED, "coalesced", subject, "{message}");
+            log_event!(
+                info,
+                COALESCED,
+                "coalesced",
+                subject,
+                [],
+                "a request joined the build"
+            );
         }
         Event::Refused => {
-            let message = "refused: no slot is to be had, and every place in the queue is taken";
-            log_event!(warn, REFUSED, "refused", subject, "{message}");
+            log_event!(
+                warn,
+                REFUSED,
+                "refused",
+                subject,
+                [],
+                "the request was refused: no slot is free, and the queue is full (job_backlog)"
+            );
         }
-        Event::Accepted => log_event!(info, ACCEPTED, "accepted", subject, "accepted"),
+        Event::Accepted => {
+            log_event!(
+                info,
+                ACCEPTED,
+                "accepted",
+                subject,
+                [],
+                "the job was accepted"
+            );
+        }
         Event::MadeAgain { attempt, why } => {
             log_event!(
                 warn,
                 TAKEN_OVER,
                 "taken-over",
                 subject,
-                attempt,
-                "made again: {why}"
+                [attempt,],
+                "the build is run again: {why}"
             );
         }
         Event::TakenOver { attempt, runs_on } => {
@@ -163,19 +198,34 @@ fn log(subject: Subject<'_>, event: &Event<'_>) {
                 true => "continues: an earlier process started its container",
                 false => "starts from the beginning: an earlier process accepted it",
             };
-            log_event!(info, TAKEN_OVER, "taken-over", subject, attempt, "{how}");
+            log_event!(
+                info,
+                TAKEN_OVER,
+                "taken-over",
+                subject,
+                [attempt,],
+                "the build {how}"
+            );
         }
-        Event::Started => log_event!(info, STARTED, "started", subject, "it has its slot"),
+        Event::Started => {
+            log_event!(
+                info,
+                STARTED,
+                "started",
+                subject,
+                [],
+                "the build has started"
+            );
+        }
         Event::Running { container, image } => {
-            let message = "its container runs";
+            let short = container.get(..SHORT_CONTAINER_ID).unwrap_or(container);
             log_event!(
                 info,
                 RUNNING,
                 "running",
                 subject,
-                container,
-                image,
-                "{message}"
+                [container, image,],
+                "its container {short} runs"
             );
         }
         Event::Finished(info) => log_finished(subject, info),
@@ -254,7 +304,9 @@ pub(super) fn publish_removal(shared: &Shared, removal: &Removal<'_>) {
         mistry_job = %removal.id,
         why = removal.why,
         bytes = removal.bytes,
-        "removed ({})",
+        "{}/{}: the build was removed ({})",
+        removal.project,
+        removal.id.short(),
         removal.why
     );
 }
@@ -346,51 +398,60 @@ fn log_finished(subject: Subject<'_>, info: &BuildInfo) {
     let exit_code = info.exit_code;
     let error = info.error.as_deref();
     let took = duration(info).as_millis();
+    let reason = error.map(|error| format!(": {error}"));
+    let reason = reason.unwrap_or_default();
     match info.outcome() {
-        Some(Outcome::Succeeded) | None => log_event!(
-            info,
-            SUCCEEDED,
-            "succeeded",
-            subject,
-            exit_code,
-            "succeeded after {took} ms"
-        ),
-        Some(Outcome::Failed) => log_event!(
-            warn,
-            FAILED,
-            "failed",
-            subject,
-            exit_code,
-            error,
-            "failed after {took} ms"
-        ),
-        Some(Outcome::Errored) => log_event!(
-            error,
-            ERRORED,
-            "errored",
-            subject,
-            exit_code,
-            error,
-            "errored after {took} ms"
-        ),
-        Some(Outcome::Cancelled) => log_event!(
-            info,
-            CANCELLED,
-            "cancelled",
-            subject,
-            exit_code,
-            error,
-            "cancelled after {took} ms"
-        ),
-        Some(Outcome::TimedOut) => log_event!(
-            warn,
-            TIMED_OUT,
-            "timed-out",
-            subject,
-            exit_code,
-            error,
-            "timed out after {took} ms"
-        ),
+        Some(Outcome::Succeeded) | None => {
+            log_event!(
+                info,
+                SUCCEEDED,
+                "succeeded",
+                subject,
+                [exit_code,],
+                "the build succeeded after {took} ms"
+            );
+        }
+        Some(Outcome::Failed) => {
+            let code = exit_code.unwrap_or_default();
+            log_event!(
+                warn,
+                FAILED,
+                "failed",
+                subject,
+                [exit_code, error,],
+                "the build failed with exit code {code} after {took} ms{reason}"
+            );
+        }
+        Some(Outcome::Errored) => {
+            log_event!(
+                error,
+                ERRORED,
+                "errored",
+                subject,
+                [exit_code, error,],
+                "the build could not be run to its end; it ended after {took} ms{reason}"
+            );
+        }
+        Some(Outcome::Cancelled) => {
+            log_event!(
+                info,
+                CANCELLED,
+                "cancelled",
+                subject,
+                [exit_code, error,],
+                "the build ended after {took} ms{reason}"
+            );
+        }
+        Some(Outcome::TimedOut) => {
+            log_event!(
+                warn,
+                TIMED_OUT,
+                "timed-out",
+                subject,
+                [exit_code, error,],
+                "the build ended after {took} ms{reason}"
+            );
+        }
     }
 }
 
