@@ -17,6 +17,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::filter::{Filter, Place};
 use super::index_entry::{Group, IndexEntry};
 use super::interned::Interned;
+use super::neighbours::{self, Neighbours};
 use crate::job::{JobId, JobIdPrefix, Outcome, State, Status};
 use crate::project::ProjectName;
 
@@ -278,6 +279,13 @@ impl Index {
         newest.collect()
     }
 
+    /// The builds around one: of its group, or of its project if it has no group.
+    pub(super) fn neighbours(&self, project: &ProjectName, id: JobId) -> Neighbours {
+        let projects = self.lock();
+        let found = projects.get(project).and_then(|builds| builds.around(id));
+        found.unwrap_or_default()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ProjectName, Builds>> {
         self.projects.lock()
     }
@@ -306,6 +314,19 @@ impl Builds {
         // The other reference is the table's.
         self.groups.forget_last(&entry.group);
         Some(entry)
+    }
+
+    /// The builds around one, among the [`BUILDS_PER_LOCK`] before and after it.
+    fn around(&self, id: JobId) -> Option<Neighbours> {
+        fn of<'a>((key, entry): (&Key, &'a IndexEntry)) -> (JobId, &'a IndexEntry) {
+            (key.1, entry)
+        }
+        let key = (Reverse(*self.started.get(&id)?), id);
+        let group = &self.order.get(&key)?.group.name;
+        let older = self.order.range((Excluded(key), Unbounded)).map(of);
+        let newer = self.order.range((Unbounded, Excluded(key))).rev().map(of);
+        let (older, newer) = (older.take(BUILDS_PER_LOCK), newer.take(BUILDS_PER_LOCK));
+        Some(neighbours::nearest(group, older, newer))
     }
 
     /// The builds after a place in the overall order, where `name` is this project.
@@ -495,6 +516,43 @@ mod tests {
                 (of("c"), at(2), Status::Pending(Phase::Running))
             ]
         );
+    }
+
+    #[test]
+    fn the_builds_around_one_are_those_of_its_group() {
+        let index = Index::new();
+        for (second, group, digit, outcome) in [
+            (1, "a", "1", Outcome::Succeeded),
+            (2, "b", "2", Outcome::Succeeded),
+            (3, "a", "3", Outcome::Failed),
+            (4, "a", "4", Outcome::Failed),
+            (5, "", "5", Outcome::Errored),
+        ] {
+            let group: Option<crate::job::GroupName> = group.parse().ok();
+            let info = BuildInfo {
+                group: group.into(),
+                status: Status::Ready(outcome),
+                ..BuildInfo::example()
+            };
+            index.put(place(second, "p", digit), IndexEntry::of(&info, None));
+        }
+        let around = |digit| {
+            let place = place(0, "p", digit);
+            let found = index.neighbours(&place.project, place.id);
+            let id = |id: JobId| id.to_string()[..1].to_owned();
+            (
+                found.older.map(|build| id(build.id)),
+                found.newer.map(|build| id(build.id)),
+                found.last_succeeded.map(id),
+            )
+        };
+        let some = |digit: &str| Some(digit.to_owned());
+        assert_eq!(around("4"), (some("3"), None, some("1")));
+        assert_eq!(around("3"), (some("1"), some("4"), some("1")));
+        assert_eq!(around("1"), (None, some("3"), None));
+        // Without a group: the builds of the project.
+        assert_eq!(around("5"), (some("4"), None, some("2")));
+        assert_eq!(around("9"), (None, None, None));
     }
 
     #[test]

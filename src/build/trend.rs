@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{BuildInfo, BuildStore, Filter, IndexEntry, Newest, Place};
+use super::{BuildInfo, BuildStore, Filter, IndexEntry, Neighbours, Newest, Place};
 use crate::job::{JobId, Outcome, State};
 use crate::project::ProjectName;
 
@@ -82,6 +82,12 @@ impl BuildStore {
     /// The newest build of each project that has one, as far as the scan has progressed.
     pub fn newest(&self) -> BTreeMap<ProjectName, Newest> {
         self.index.newest()
+    }
+
+    /// The builds around one, as far as the scan has progressed. Of very many builds of other groups between
+    /// them, the nearest are searched.
+    pub fn neighbours(&self, project: &ProjectName, id: JobId) -> Neighbours {
+        self.index.neighbours(project, id)
     }
 
     /// The end of a list of at most `limit` builds; `None` if there are no more.

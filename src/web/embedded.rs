@@ -53,6 +53,12 @@ static FILES: LazyLock<Vec<File>> = LazyLock::new(|| {
         file("logblocks.js", MODULE, include_str!("static/logblocks.js")),
         file("loglines.js", MODULE, include_str!("static/loglines.js")),
         file("logrow.js", MODULE, include_str!("static/logrow.js")),
+        file("logfold.js", MODULE, include_str!("static/logfold.js")),
+        file(
+            "logsilence.js",
+            MODULE,
+            include_str!("static/logsilence.js"),
+        ),
         file("logfind.js", MODULE, include_str!("static/logfind.js")),
         file("logstream.js", MODULE, include_str!("static/logstream.js")),
         file("ansi.js", MODULE, include_str!("static/ansi.js")),

@@ -10,6 +10,7 @@ mod artifacts;
 mod backlog;
 mod bad_input;
 mod bad_projects;
+mod build_page;
 mod bus_access;
 mod bus_builds;
 mod bus_contract;

@@ -8,11 +8,15 @@ use super::super::format;
 use super::super::request::Request;
 use super::super::response::Response;
 use super::super::state::Web;
+use super::changes::{Changes, changes};
+use super::commands::{self, Command, Server};
+use super::excerpt;
 use super::page::page;
-use super::row::{Progress, expected};
+use super::row::{Progress, expected, group_address, word};
 use super::timeline::{Segment, timeline};
+use crate::api::ArtifactTotals;
 use crate::budget::Held;
-use crate::build::{BuildInfo, lines};
+use crate::build::{BuildInfo, Neighbour, Neighbours, lines};
 use crate::job::{Outcome, Status};
 use crate::read_limiter::ReadPermit;
 use crate::scheduler::Error;
@@ -36,7 +40,13 @@ struct Job<'a> {
     icon: &'static str,
     short: String,
     group: String,
+    /// The list of the same project and group.
+    group_href: String,
+    older: Option<Other>,
+    newer: Option<Other>,
     error: Option<String>,
+    /// The end of the log, if the build did not succeed.
+    excerpt: Option<excerpt::Shown>,
     cancelled: Option<(String, String)>,
     asked_by: Option<String>,
     times: Vec<(&'static str, String, String)>,
@@ -47,13 +57,42 @@ struct Job<'a> {
     timeline: Vec<Segment>,
     live: Option<Progress>,
     params: Vec<Param>,
+    /// Remarks about a build that is over.
+    warnings: Vec<String>,
+    /// What it left; "" while that is unknown.
+    artifacts: String,
+    /// The differences from the last build that succeeded.
+    changes: Option<Changes>,
+    /// `None` over TLS.
+    command: Option<Command>,
     is_pinned: bool,
     /// A failed rebuild, kept beside the build.
     rebuild: Option<Rebuild>,
     log: String,
     is_cut: bool,
+    /// A reader of the log wants its end first.
+    opens_at_end: bool,
+    /// The byte of the log at which the container's output begins.
+    runs_from: Option<u64>,
     /// The build is over, and its log was removed.
     is_log_gone: bool,
+}
+
+/// A build of the same group, before or after this one.
+struct Other {
+    id: String,
+    short: String,
+    word: &'static str,
+}
+
+impl From<Neighbour> for Other {
+    fn from(build: Neighbour) -> Other {
+        Other {
+            id: build.id.to_string(),
+            short: build.id.short(),
+            word: build.status.as_str(),
+        }
+    }
 }
 
 struct Rebuild {
@@ -103,53 +142,116 @@ pub(in crate::web) async fn job(
 ) -> Result<Response, ApiError> {
     // Nothing large is kept while the next reads wait for their permits, nor is this permit: the rebuild is
     // read in another one.
-    let params = params(&info);
+    let (params, command) = (params(&info), command(web, request, &info));
     info.params.clear();
     drop(permit);
-    let (project, id, reader) = (&info.project, info.id, &request.reader);
-    let is_pinned = reader.is_pinned(project, id).await?;
-    let rebuild = reader.failed_rebuild(project, id).await?;
-    let is_over = info.phase().is_none();
-    let is_log_gone = log.is_empty()
-        && is_over
-        && matches!(reader.follow(project, id, 0).await, Err(Error::NoLog(..)));
-    page(
-        &request.budget,
-        request.headers(),
-        &Job {
-            word: info.status.as_str(),
-            icon: icon(&info),
+    let around = Around::read(request, &info, log.is_empty()).await?;
+    let told = Job::of(web, &info, log, around, (params, command));
+    page(&request.budget, request.headers(), &told)
+}
+
+/// What is read for the page besides the record and the log.
+struct Around {
+    is_pinned: bool,
+    rebuild: Option<BuildInfo>,
+    neighbours: Neighbours,
+    changes: Option<Changes>,
+    is_log_gone: bool,
+}
+
+impl Around {
+    async fn read(
+        request: &Request,
+        info: &BuildInfo,
+        is_log_empty: bool,
+    ) -> Result<Around, ApiError> {
+        let (project, id, reader) = (&info.project, info.id, &request.reader);
+        let is_over = info.phase().is_none();
+        let (neighbours, found) = reader.surroundings(project, id, is_red(info)).await?;
+        let green = neighbours.last_succeeded;
+        Ok(Around {
+            is_pinned: reader.is_pinned(project, id).await?,
+            rebuild: reader
+                .failed_rebuild(project, id)
+                .await?
+                .filter(|_| is_over),
+            neighbours,
+            changes: green
+                .zip(found)
+                .map(|(green, found)| changes(green, &found)),
+            is_log_gone: is_log_empty
+                && is_over
+                && matches!(reader.follow(project, id, 0).await, Err(Error::NoLog(..))),
+        })
+    }
+}
+
+impl<'a> Job<'a> {
+    fn of(
+        web: &Web,
+        info: &'a BuildInfo,
+        log: String,
+        around: Around,
+        (params, command): (Vec<Param>, Option<Command>),
+    ) -> Job<'a> {
+        let live = info
+            .phase()
+            .map(|_| Progress::of(info, expected(web, info)));
+        let cancelled = info.cancelled.as_ref().map(|cancelled| {
+            let [by, reason] = [&cancelled.by, &cancelled.reason].map(|text| format::visible(text));
+            (by, reason)
+        });
+        // The sentence of a cancelled build says the same again.
+        let error = info.error.as_deref().filter(|_| cancelled.is_none());
+        let visible = |text: &String| format::visible(text);
+        Job {
+            word: word(info),
+            icon: icon(info),
             short: info.id.short(),
             group: format::visible(info.group_name()),
-            error: info.error.as_deref().map(format::visible),
-            cancelled: info.cancelled.as_ref().map(|cancelled| {
-                (
-                    format::visible(&cancelled.by),
-                    format::visible(&cancelled.reason),
-                )
-            }),
-            asked_by: info.asked_by.as_deref().map(format::visible),
-            times: times(&info),
+            group_href: group_address(info),
+            older: around.neighbours.older.map(Other::from),
+            newer: around.neighbours.newer.map(Other::from),
+            error: error.map(format::visible),
+            excerpt: excerpt::shown(info, &log),
+            cancelled,
+            asked_by: info.asked_by.as_ref().map(visible),
+            times: times(info),
             took: info.duration.map(format::span).unwrap_or_default(),
-            kind: match (info.incremental, info.phases.snapshot) {
-                (true, _) => "incremental",
-                (false, Some(_)) => "cold",
-                (false, None) => "",
-            },
+            kind: kind(info),
             base: info.base.map(|base| (base.to_string(), base.short())),
-            timeline: timeline(&info, Timestamp::now()),
-            live: info
-                .phase()
-                .map(|_| Progress::of(&info, expected(web, &info))),
+            timeline: timeline(info, Timestamp::now()),
+            live,
             params,
-            is_pinned,
-            rebuild: rebuild.filter(|_| is_over).as_ref().map(Rebuild::of),
+            warnings: info.warnings.iter().map(visible).collect(),
+            artifacts: info.artifacts.map(artifacts).unwrap_or_default(),
+            changes: around.changes,
+            command,
+            is_pinned: around.is_pinned,
+            rebuild: around.rebuild.as_ref().map(Rebuild::of),
             is_cut: log.len() + 4 >= crate::build::LOG_TAIL,
             log: lines::readable(&log),
-            is_log_gone,
-            info: &info,
-        },
-    )
+            is_log_gone: around.is_log_gone,
+            opens_at_end: is_red(info),
+            runs_from: None,
+            info,
+        }
+    }
+}
+
+/// It is over, and something went wrong.
+fn is_red(info: &BuildInfo) -> bool {
+    let outcome = info.outcome();
+    outcome.is_some_and(|outcome| !matches!(outcome, Outcome::Succeeded | Outcome::Cancelled))
+}
+
+/// How it began; "" while that is unknown.
+fn kind(info: &BuildInfo) -> &'static str {
+    match (info.incremental, info.phases.snapshot) {
+        (true, _) => "incremental",
+        (false, Some(_)) => "cold",
+        (false, None) => "",
+    }
 }
 
 fn icon(info: &BuildInfo) -> &'static str {
@@ -164,7 +266,7 @@ fn icon(info: &BuildInfo) -> &'static str {
 /// The times of a build: a label, and the time for `datetime` and for users.
 fn times(info: &BuildInfo) -> Vec<(&'static str, String, String)> {
     let times = [
-        ("Asked for", info.queued_at),
+        ("Queued", info.queued_at),
         ("Started", Some(info.started_at)),
         ("Ended", info.finished_at),
     ];
@@ -172,6 +274,28 @@ fn times(info: &BuildInfo) -> Vec<(&'static str, String, String)> {
         .into_iter()
         .filter_map(|(label, time)| Some((label, format::stamp(time?), format::utc(time?))))
         .collect()
+}
+
+/// "no files", "1 file, 12 B".
+fn artifacts(totals: ArtifactTotals) -> String {
+    let size = format::bytes(totals.bytes);
+    match totals.files {
+        0 => "no files".to_owned(),
+        1 => format!("1 file, {size}"),
+        files => format!("{files} files, {size}"),
+    }
+}
+
+/// The command that builds the same job.
+fn command(web: &Web, request: &Request, info: &BuildInfo) -> Option<Command> {
+    let params = info.params.iter();
+    Server::of(web, request).mistry(&commands::Job {
+        project: &info.project,
+        group: info.group_name(),
+        params: params
+            .map(|(name, value)| (&**name, value.as_deref()))
+            .collect(),
+    })
 }
 
 fn params(info: &BuildInfo) -> Vec<Param> {

@@ -3,7 +3,10 @@
 //! The pages work without JavaScript, are better with it, and load nothing from other sites. All text from
 //! clients or containers is escaped by the templates.
 
+mod changes;
+mod commands;
 pub(super) mod directory;
+mod excerpt;
 pub(super) mod file;
 mod host;
 mod job;

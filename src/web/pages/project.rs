@@ -3,14 +3,15 @@
 use askama::Template;
 
 use super::super::error::ApiError;
+use super::super::format;
 use super::super::request::Request;
 use super::super::response::Response;
 use super::super::state::Web;
-use super::super::{cookie, format};
+use super::commands::{self, Command, Server};
 use super::page::page;
 use super::plot::{Plot, plot};
 use super::row::row_of;
-use crate::build::Filter;
+use crate::build::{BuildInfo, Filter, Listing};
 use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
 
@@ -84,8 +85,8 @@ struct Project {
     groups: Vec<Group>,
     more_groups: usize,
     /// `None` over TLS, which mistry does not speak.
-    build_command: Option<String>,
-    curl_command: String,
+    build_command: Option<Command>,
+    curl_command: Command,
     rows: Vec<String>,
 }
 
@@ -128,11 +129,9 @@ pub(in crate::web) async fn project(
         expected.map(format::span).unwrap_or_default()
     };
     // The params of the latest build are the best guess for the next one.
-    let params: Vec<&String> = builds
-        .first()
-        .map(|newest| newest.info().params.keys().collect())
-        .unwrap_or_default();
-    let (build_command, curl_command) = commands(web, request, name, &params);
+    let newest = builds.first().map(Listing::info);
+    let job = next_job(name, newest);
+    let server = Server::of(web, request);
     page(
         &request.budget,
         request.headers(),
@@ -162,8 +161,8 @@ pub(in crate::web) async fn project(
                 .take(MAX_GROUPS)
                 .map(|(group, id)| Group::of(name, &group, id))
                 .collect(),
-            build_command,
-            curl_command,
+            build_command: server.mistry(&job),
+            curl_command: server.curl(&job),
             rows: builds
                 .iter()
                 .map(|listing| row_of(web, listing.info()))
@@ -173,58 +172,22 @@ pub(in crate::web) async fn project(
     )
 }
 
-/// Commands that build `project`: with `mistry`, which cannot speak TLS, and with `curl`.
-fn commands(
-    web: &Web,
-    request: &Request,
-    project: &ProjectName,
-    params: &[&String],
-) -> (Option<String>, String) {
-    let is_secure = cookie::is_secure(request.headers());
-    let scheme = match is_secure {
-        true => "https",
-        false => "http",
-    };
-    let address = format!("{scheme}://{}", host(request));
-    // Placeholders for values that only the user has.
-    let (token_flag, token_header) = match web.access.load().tokens.is_some() {
-        true => (" --token-file FILE", " -H 'Authorization: Bearer …'"),
-        false => ("", ""),
-    };
-    let flags: String = params.iter().map(|name| format!(" --{name}=…")).collect();
-    let flags = match flags.as_str() {
-        "" => String::new(),
-        flags => format!(" --{flags}"),
-    };
-    let params: Vec<String> = params
-        .iter()
-        .map(|name| format!("\"{name}\":\"…\""))
-        .collect();
-    let params = params.join(",");
-    let build = format!("mistry --url {address}{token_flag} build --project {project}{flags}");
-    let curl = format!(
-        "curl{token_header} -H 'Content-Type: application/json' -d '{{\"project\":\"{project}\",\"params\":{{{params}}}}}' {address}/jobs"
-    );
-    ((!is_secure).then_some(build), curl)
+/// The job that the commands build: like the newest.
+fn next_job<'a>(project: &'a ProjectName, newest: Option<&'a BuildInfo>) -> commands::Job<'a> {
+    commands::Job {
+        project,
+        group: newest.map_or("", BuildInfo::group_name),
+        params: newest
+            .into_iter()
+            .flat_map(|newest| &newest.params)
+            .map(|(name, value)| (&**name, value.as_deref()))
+            .collect(),
+    }
 }
 
 fn of(project: &ProjectName) -> Filter {
     Filter {
         project: Some(project.clone()),
         ..Filter::default()
-    }
-}
-
-/// The host that the request names. It was checked before, except for requests over the unix socket, which
-/// may have any value: only a valid host is shown.
-fn host(request: &Request) -> String {
-    let given = request.headers().get(hyper::header::HOST);
-    let given = given
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-    match given.is_empty() || !given.bytes().all(is_plain) {
-        true => "127.0.0.1:8462".to_owned(),
-        false => given.to_owned(),
     }
 }

@@ -48,20 +48,33 @@ pub(super) struct Progress {
     pub(super) said: String,
 }
 
+/// The state of a build in a word that is also a class.
+pub(super) fn word(info: &BuildInfo) -> &'static str {
+    match info.is_stopping() {
+        true => "stopping",
+        false => info.status.as_str(),
+    }
+}
+
+/// The address of the list of builds of the same project and group.
+pub(super) fn group_address(info: &BuildInfo) -> String {
+    let query = form_urlencoded::Serializer::new(String::new())
+        .append_pair("project", info.project.as_str())
+        .append_pair("group", info.group_name())
+        .finish();
+    format!("/?{query}")
+}
+
 impl Row {
     /// The row of a build that may take `expected`.
     fn of(info: &BuildInfo, expected: Option<Duration>) -> Row {
-        let group_href = form_urlencoded::Serializer::new(String::new())
-            .append_pair("project", info.project.as_str())
-            .append_pair("group", info.group_name())
-            .finish();
         Row {
             project: info.project.clone(),
             id: info.id,
             short: info.id.short(),
-            word: info.status.as_str(),
+            word: word(info),
             group: format::visible(info.group_name()),
-            group_href: format!("/?{group_href}"),
+            group_href: group_address(info),
             summary: summary(info),
             started: (format::stamp(info.started_at), format::utc(info.started_at)),
             took: info.duration.map(format::span).unwrap_or_default(),

@@ -23,8 +23,8 @@ pub(super) struct Segment {
     pub(super) x: String,
     pub(super) width: String,
     pub(super) took: String,
-    /// It has not ended.
-    pub(super) is_open: bool,
+    /// When it began, for `data-since`, if it has not ended.
+    pub(super) since: Option<String>,
 }
 
 /// A phase, its name, and what happens in it.
@@ -54,14 +54,18 @@ pub(super) fn timeline(info: &BuildInfo, now: Timestamp) -> Vec<Segment> {
     for ((phase, name, what), duration) in PHASES.into_iter().zip(durations) {
         let is_open = info.phase() == Some(phase) && duration.is_none();
         let open = is_open.then(|| so_far.saturating_sub(done));
-        if let Some(millis) = duration.or(open) {
+        // What took no time is nothing to see.
+        if let Some(millis) = duration.filter(|millis| *millis > 0).or(open) {
             let segment = Segment {
                 name,
                 what,
                 x: String::new(),
                 width: String::new(),
                 took: format::span(Duration::from_millis(millis)),
-                is_open,
+                since: is_open.then(|| {
+                    let began = now.checked_sub(Duration::from_millis(millis));
+                    format::stamp(began.unwrap_or(now))
+                }),
             };
             segments.push((segment, millis));
         }
@@ -99,12 +103,13 @@ mod tests {
     use crate::job::{Outcome, Phases, Status};
 
     #[test]
-    fn phases_are_drawn_to_scale_and_the_shortest_is_visible() {
+    fn phases_are_drawn_to_scale_the_shortest_is_visible_and_one_without_time_is_not() {
         let info = BuildInfo {
             status: Status::Ready(Outcome::Succeeded),
             phases: Phases {
-                waiting: Some(0),
+                waiting: Some(1),
                 snapshot: Some(10_000),
+                image: Some(0),
                 run: Some(30_000),
                 ..Phases::default()
             },
@@ -134,8 +139,8 @@ mod tests {
         let drawn = timeline(&info, began + Duration::from_secs(4));
         let run = drawn.last().unwrap();
         assert_eq!(
-            (run.name, run.is_open, run.took.as_str()),
-            ("run", true, "3.0 s")
+            (run.name, run.since.as_deref(), run.took.as_str()),
+            ("run", Some("2026-01-01T00:00:01.000Z"), "3.0 s")
         );
         let without = BuildInfo {
             status: Status::Ready(Outcome::Errored),

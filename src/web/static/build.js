@@ -2,13 +2,18 @@
 
 import { buttons } from "./buttons.js";
 import { badge, connection } from "./badge.js";
+import { copyable } from "./copy.js";
 import { count } from "./progress.js";
 import { PATIENCE, follow, isFinal, page as written, pause } from "./server.js";
 import { local } from "./times.js";
 
+/** Windows that are too narrow for the details beside the log, as `style.css` has it. */
+const NARROW = "(max-width: 60rem)";
+
 export function mount(page) {
     const [project, id] = page.dataset.build.split("/");
     buttons(page);
+    fold(page);
     if (!("live" in page.dataset)) {
         return;
     }
@@ -63,17 +68,43 @@ export function mount(page) {
     });
 }
 
+/** Beside the log the details are open; below it they are closed until the reader opens them. */
+function fold(page) {
+    const narrow = matchMedia(NARROW);
+    const set = () => (page.querySelector("#facts > details").open = !narrow.matches);
+    narrow.addEventListener("change", set);
+    set();
+    page.querySelector(".to-facts")?.addEventListener("click", () => (page.querySelector("#facts > details").open = true));
+}
+
 /** Takes over the summary as the server writes it now; false when the build is over. */
 async function refresh(page) {
     const fresh = await written(`${location.pathname}?log=none`);
     const summary = fresh.querySelector("#summary");
-    local(summary);
-    const wasOpen = page.querySelector("#summary details").open;
-    summary.querySelector("details").open = wasOpen;
-    page.querySelector("#summary").replaceWith(document.adoptNode(summary));
+    const facts = fresh.querySelector("#facts");
+    [summary, facts].forEach(local);
+    // What the reader has opened stays open.
+    const open = [...page.querySelectorAll("#facts details")].map((details) => details.open);
+    facts.querySelectorAll("details").forEach((details, at) => (details.open = open[at] ?? details.open));
+    take(page.querySelector("#summary"), summary);
+    take(page.querySelector("#facts"), facts);
+    copyable(page.querySelector("#facts"));
+    const runsFrom = fresh.querySelector("#log")?.dataset.runsFrom;
+    if (runsFrom !== undefined) {
+        page.querySelector("#log").dataset.runsFrom = runsFrom;
+    }
     buttons(page);
     document.title = fresh.title;
     badge(summary.dataset.icon);
     page.toggleAttribute("data-live", "live" in summary.dataset);
     return "live" in summary.dataset;
+}
+
+/** Takes over contents and attributes; the element stays, since others observe it. */
+function take(element, fresh) {
+    for (const name of Object.keys(element.dataset)) {
+        delete element.dataset[name];
+    }
+    Object.assign(element.dataset, fresh.dataset);
+    element.replaceChildren(...document.adoptNode(fresh).childNodes);
 }

@@ -34,20 +34,26 @@ async function change(path, method, body) {
 async function run(page, button) {
     button.disabled = true;
     try {
-        await ACTIONS[button.dataset.do](page, button);
+        // What an action has begun may leave its button disabled.
+        button.disabled = (await ACTIONS[button.dataset.do](page, button)) === STAYS;
     } catch (refused) {
         tell(button, refused.message);
-    } finally {
         button.disabled = false;
     }
 }
 
+/** The result of an action that is done once. */
+const STAYS = "stays";
+
 const ACTIONS = {
     async cancel(page) {
-        const reason = await question("Cancel this build?", [{ name: "reason", label: "Why, for those who wait (may be empty)", type: "text" }], "Cancel the build");
-        if (reason) {
-            await change(`/job/${page.dataset.build}/cancel`, "POST", { reason: reason.reason });
+        const reason = await question("Cancel this build?", [{ name: "reason", label: "Reason (optional)", type: "text" }], "Cancel the build");
+        if (!reason) {
+            return null;
         }
+        await change(`/job/${page.dataset.build}/cancel`, "POST", { reason: reason.reason });
+        stopping(page);
+        return STAYS;
     },
     again: (page) => build(page, false),
     rebuild: (page) => build(page, true),
@@ -74,6 +80,15 @@ const ACTIONS = {
     },
 };
 
+/** Shows that a build is being stopped, until the server's page does. */
+function stopping(page) {
+    const outcome = page.querySelector("h1 .outcome");
+    if ("live" in page.querySelector("#summary").dataset && outcome.textContent !== "stopping") {
+        outcome.className = "outcome stopping";
+        outcome.textContent = "stopping";
+    }
+}
+
 /** Submits the same job again. Secrets are not stored, so the reader enters them again. */
 async function build(page, rebuild) {
     const { BuildInfo: info } = await (await ask(`/job/${page.dataset.build}?log=none`)).json();
@@ -81,7 +96,7 @@ async function build(page, rebuild) {
     let given = {};
     if (secrets.length > 0) {
         const fields = secrets.map((name) => ({ name, label: name, type: "password" }));
-        given = await question("This build was given secrets, which are kept nowhere.", fields, "Build");
+        given = await question("This build was given secrets, which are not stored. Enter them again.", fields, "Build");
         if (!given) {
             return;
         }

@@ -1,7 +1,12 @@
 // A button beside each command that copies it.
 
 export function mount() {
-    for (const element of document.querySelectorAll("[data-copy]")) {
+    copyable(document);
+}
+
+/** Adds the buttons below `root`. */
+export function copyable(root) {
+    for (const element of root.querySelectorAll("[data-copy]")) {
         const button = document.createElement("button");
         button.textContent = "Copy";
         button.addEventListener("click", async () => {

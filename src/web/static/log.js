@@ -1,10 +1,12 @@
-// The view of a build's log: it shows any part of a long log at once, follows a log that grows, finds text, and
-// links to lines and ranges.
+// The view of a build's log, in the scrolling of its page: it shows any part of a long log at once, follows a log that
+// grows, folds the part that built the image, finds text, and links to lines and ranges.
 
 import { bind } from "./keys.js";
 import { Blocks } from "./logblocks.js";
+import { Fold } from "./logfold.js";
 import { Find } from "./logfind.js";
 import { row } from "./logrow.js";
+import { Silence } from "./logsilence.js";
 import { follow } from "./logstream.js";
 import { Window } from "./logwindow.js";
 import { AGAIN, isFinal, pause } from "./server.js";
@@ -48,6 +50,8 @@ class View {
         this.isAtEnd = false;
         this.path = section.dataset.log;
         this.job = this.path.replace(/^\/log\//, "/job/");
+        this.fold = new Fold(section, () => this.#folded());
+        this.silence = new Silence(() => this.#sayState());
         this.#take(this.#blocks());
     }
 
@@ -67,6 +71,7 @@ class View {
         this.#listen();
         try {
             await this.#opened(this.blocks, this.isPending);
+            await this.fold.measure(this.blocks);
         } catch (error) {
             this.#failed(error, this.blocks);
             return;
@@ -95,10 +100,40 @@ class View {
         this.section.querySelector("pre")?.remove();
         this.box.hidden = false;
         this.section.style.setProperty("--digits", String(this.blocks.count).length);
-        this.window ??= new Window(this.box, this.#source());
-        if (!this.#fromAddress()) {
+        if (!this.window) {
+            // The browser knows positions in the page, which are others once rows are in it.
+            history.scrollRestoration = "manual";
+            this.window = new Window(this.box, this.bar, this.#source());
+            // The summary above the log changes its height as the build goes on.
+            new ResizeObserver(() => this.#reflow()).observe(this.section.parentElement.querySelector("#summary"));
+        }
+        if (this.#fromAddress()) {
+            return;
+        }
+        if (this.isPending || this.section.dataset.open === "end") {
             this.isAtEnd = true;
             this.window.end();
+        } else {
+            this.window.open();
+        }
+    }
+
+    /** The part that built the image is folded or not, or its length is known now. */
+    #folded() {
+        if (!this.window) {
+            return;
+        }
+        if (!this.fold.isFolded) {
+            this.#leave(() => this.window.begin());
+        } else {
+            this.#redraw();
+        }
+    }
+
+    /** Shows a line that may be in the folded part. */
+    #unfoldFor(number) {
+        if (number < this.fold.begin) {
+            this.fold.open();
         }
     }
 
@@ -112,7 +147,10 @@ class View {
         try {
             await follow(blocks, this.job, {
                 signal,
-                onbytes: () => this.#changed(),
+                onbytes: () => {
+                    this.silence.heard();
+                    this.#changed();
+                },
                 onstate: (state) => this.#become(state),
             });
         } catch (error) {
@@ -143,6 +181,8 @@ class View {
             const blocks = this.#blocks();
             await this.#opened(blocks, true);
             this.#take(blocks);
+            // What the attributes say is about the log before.
+            this.fold.reset(blocks);
         } catch (error) {
             this.#say(error.message);
             return;
@@ -160,16 +200,21 @@ class View {
     }
 
     #build() {
-        const bar = make("div", { className: "log-bar", role: "toolbar", ariaLabel: "Log" });
+        this.bar = make("div", { className: "log-bar", role: "toolbar", ariaLabel: "Log" });
         const top = button("log-top", "Top", "the first line (g)", () => this.#leave(() => this.window.begin()));
+        // An opened end of a log is far below the outcome of its build.
+        const outcome = document.querySelector("#summary .outcome");
+        const why = button("log-why", `↑ ${outcome.textContent}`, "the top of the page", () => scrollTo(0, 0));
+        why.className = outcome.className;
+        why.hidden = this.section.dataset.open !== "end";
         const end = button("log-end", "End", "the last line (G)", () => this.#toEnd());
         this.followButton = button("log-follow", "Follow", "stay at the end while the log grows (f)", () => this.#follow(!this.#isFollowing));
         this.followButton.hidden = !this.isPending;
         this.wrapButton = button("log-wrap", "Wrap", "break long lines (w)", () => this.#wrap(!this.isWrapped));
-        const label = make("label", { className: "log-search", textContent: "Find " });
+        const label = make("label", { className: "log-search", textContent: "Find" });
         this.input = make("input", { id: "log-find", type: "search", maxLength: 200, autocomplete: "off", spellcheck: false, title: "a text in the log (/)" });
         label.append(this.input);
-        const previous = button("log-previous", "↑", "the match before (N)", () => this.#next(-1));
+        const previous = button("log-previous", "↑", "the previous match (N)", () => this.#next(-1));
         previous.ariaLabel = "Previous match";
         const next = button("log-next", "↓", "the next match (n)", () => this.#next(1));
         next.ariaLabel = "Next match";
@@ -178,19 +223,19 @@ class View {
         this.status = make("span", { id: "log-status", role: "status", textContent: STATES.open });
         const steps = make("span", { className: "log-steps" });
         steps.append(previous, next, this.count);
-        bar.append(top, end, this.followButton, this.wrapButton, label, steps, this.status, this.size);
+        this.bar.append(why, top, end, this.followButton, this.wrapButton, label, steps, this.status, this.size);
         this.box = make("div", { className: "log-box", role: "log", ariaLive: "off", ariaLabel: "Log of the build", tabIndex: 0, hidden: true });
-        this.section.append(bar, this.box);
+        this.section.append(this.bar, this.fold.button, this.box);
         this.#showFollowing();
         this.#wrap(stored(WRAP) !== "off");
     }
 
     #listen() {
-        bind("f", "follow the log, or stop that", () => this.#follow(!this.#isFollowing));
-        bind("w", "wrap long lines of the log, or not", () => this.#wrap(!this.isWrapped));
+        bind("f", "follow the log, or stop following it", () => this.#follow(!this.#isFollowing));
+        bind("w", "wrap the long lines of the log, or do not", () => this.#wrap(!this.isWrapped));
         bind("/", "find in the log", () => this.input.select());
         bind("n", "the next match", () => this.#next(1));
-        bind("N", "the match before", () => this.#next(-1));
+        bind("N", "the previous match", () => this.#next(-1));
         bind("g", "the first line of the log", () => this.#leave(() => this.window.begin()));
         bind("G", "the last line of the log", () => this.#toEnd());
         let typed;
@@ -210,7 +255,7 @@ class View {
             } else if (event.key === "Escape") {
                 // The field keeps its text: the keys n and N continue the search.
                 event.preventDefault();
-                this.box.focus();
+                this.box.focus({ preventScroll: true });
             }
         });
         this.box.addEventListener("click", (event) => this.#clicked(event));
@@ -227,6 +272,9 @@ class View {
     #source() {
         const view = this;
         return {
+            get begin() {
+                return view.fold.begin;
+            },
             get count() {
                 return view.blocks.count;
             },
@@ -244,7 +292,7 @@ class View {
             isSame: (element, number) => element.marks === view.#marked && element.line !== undefined && element.line === view.blocks.line(number),
             tall: (number) => view.#tall(number),
             onresize: () => view.#reflow(),
-            onview: (isAtEnd, isUp) => view.#scrolled(isAtEnd, isUp),
+            onview: (isAtEnd, isAway) => view.#scrolled(isAtEnd, isAway),
         };
     }
 
@@ -289,21 +337,27 @@ class View {
 
     #become(state) {
         this.#state = state;
+        this.silence.watch(state === "live");
         if (state === "over") {
             this.isAtEnd = this.#isFollowing || this.isAtEnd;
             this.#isFollowing = false;
             this.followButton.hidden = true;
             this.#redraw();
         }
-        const word = this.isPending && state === "over" ? "Over" : STATES[state];
-        this.#say([this.#note, word].filter(Boolean).join(": "));
+        this.#sayState();
         this.#measure();
         this.section.dataset.stream = state;
     }
 
+    #sayState() {
+        const word = [STATES[this.#state], this.#state === "live" && this.silence.told].filter(Boolean).join(", ");
+        this.#say([this.#note, word].filter(Boolean).join(": "));
+    }
+
     #measure() {
         const lines = this.blocks.count;
-        this.size.textContent = `${lines.toLocaleString("en-GB")} ${lines === 1 ? "line" : "lines"}, ${size(this.blocks.length)}`;
+        const whole = { over: ", complete", open: "" }[this.#state] ?? " so far";
+        this.size.textContent = `${lines.toLocaleString("en-GB")} ${lines === 1 ? "line" : "lines"}, ${size(this.blocks.length)}${whole}`;
     }
 
     #say(sentence) {
@@ -312,14 +366,14 @@ class View {
         }
     }
 
-    #scrolled(isAtEnd, isUp) {
+    #scrolled(isAtEnd, isAway) {
         this.isAtEnd = isAtEnd;
         if (this.#state === "over") {
             return;
         }
         if (isAtEnd) {
             this.#setFollowing(true);
-        } else if (isUp) {
+        } else if (isAway) {
             this.#setFollowing(false);
         }
     }
@@ -341,7 +395,6 @@ class View {
         this.#setFollowing(isFollowing);
         if (isFollowing) {
             this.window.end();
-            this.box.scrollIntoView({ block: "nearest" });
         }
     }
 
@@ -350,7 +403,6 @@ class View {
             this.#follow(true);
             this.isAtEnd = true;
             this.window.end();
-            this.box.scrollIntoView({ block: "nearest" });
         }
     }
 
@@ -360,7 +412,6 @@ class View {
             this.isAtEnd = false;
             this.#setFollowing(false);
             go();
-            this.box.scrollIntoView({ block: "nearest" });
         }
     }
 
@@ -421,6 +472,7 @@ class View {
         }
         this.#marked += 1;
         this.count.textContent = this.find.told;
+        this.#unfoldFor(number);
         this.#leave(() => (this.window.isSeen(number) ? this.window.refresh() : this.window.show(number)));
     }
 
@@ -454,6 +506,7 @@ class View {
         const numbers = [named[1], named[2] ?? named[1]].map((number) => Math.max(0, Number(number) - 1));
         this.#range = { from: Math.min(...numbers), to: Math.max(...numbers) };
         this.#marked += 1;
+        this.#unfoldFor(this.#range.from);
         this.#leave(() => this.window.show(this.#range.from));
         return true;
     }

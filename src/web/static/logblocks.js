@@ -89,6 +89,18 @@ export class Blocks {
         return missing.length > 0;
     }
 
+    /** The number of the line in which byte `offset` is. */
+    async lineAt(offset) {
+        let block = 0;
+        while (block + 1 < this.#offsets.length && this.#offsets[block + 1] <= offset) {
+            block += 1;
+        }
+        const from = this.#offsets[block] ?? 0;
+        const to = Math.min(offset, from + BLOCK_BYTES, this.length);
+        const bytes = await this.#bytes(from, Math.max(from, to));
+        return (this.#firsts[block] ?? 0) + bytes.reduce((lines, byte) => lines + (byte === 10), 0);
+    }
+
     /** Adds new output of a log that grows. */
     push(bytes) {
         this.#end.push(bytes);

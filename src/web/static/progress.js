@@ -10,7 +10,8 @@ function draw() {
         if (bar) {
             bar.value = Math.min(elapsed, bar.max);
         }
-        const said = expected ? `${span(elapsed)} of about ${span(expected)}` : span(elapsed);
+        const { prefix = "" } = element.dataset;
+        const said = prefix + (expected ? `${span(elapsed)} of about ${span(expected)}` : span(elapsed));
         const text = element.querySelector("span");
         if (text.textContent !== said) {
             text.textContent = said;

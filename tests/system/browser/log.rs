@@ -60,8 +60,9 @@ pub fn go_to(browser: &Browser, line: usize) {
     browser.eval(&format!("void (location.hash = '#L{line}')"));
     let is_seen = "(() => {
         const row = document.querySelector('#log .row[data-line=\"LINE\"]');
-        const [place, window] = [row, document.querySelector('.log-box')].map((one) => one.getBoundingClientRect());
-        return row.querySelector('.text').textContent !== '' && place.top < window.bottom && place.bottom > window.top;
+        const place = row.getBoundingClientRect();
+        const bar = document.querySelector('.log-bar').getBoundingClientRect();
+        return row.querySelector('.text').textContent !== '' && place.top < innerHeight && place.bottom > bar.bottom;
     })()";
     browser.wait_until(&is_seen.replace("LINE", &line.to_string()));
 }

@@ -51,7 +51,7 @@ fn start() -> (Daemon, String) {
     let at = setup.home().join("builds/succeed/ready").join(&id);
     fs::create_dir_all(at.join("data/artifacts")).unwrap();
     let record = json!({
-        "Params": {}, "Group": "", "ExitCode": 0, "ErrBuild": "", "Outcome": "succeeded",
+        "Params": {}, "Group": "", "ExitCode": 1, "ErrBuild": "", "Outcome": "failed",
         "StartedAt": "2026-01-01T00:00:00Z", "Duration": 1_000_000_000_i64,
     });
     fs::write(at.join("build_info.json"), record.to_string()).unwrap();
@@ -110,7 +110,7 @@ fn a_log_of_100_megabytes_opens_at_its_end_and_any_part_is_a_moment_away() {
     }
     for part in [0.1, 0.9, 0.25, 0.75] {
         browser.eval(&format!(
-            "void (() => {{ const box = document.querySelector('.log-box'); box.scrollTop = box.scrollHeight * {part}; }})()"
+            "void (() => {{ const box = document.querySelector('.log-box'); scrollTo(0, box.offsetTop + box.offsetHeight * {part}); }})()"
         ));
         let expected = (LINES as f64 * part) as usize;
         let near = format!(

@@ -1,0 +1,63 @@
+// The part of a log that built the image: folded once the container runs, behind a button that says how long it is.
+
+export class Fold {
+    #blocks = null;
+    /** The number of the container's first line; 0 while it is unknown or nothing is before it. */
+    #line = 0;
+    #isFolded = true;
+
+    /** `data-runs-from` of the section is the byte at which the container's output begins. */
+    constructor(section, onchange) {
+        this.section = section;
+        this.onchange = onchange;
+        this.button = document.createElement("button");
+        Object.assign(this.button, { id: "log-image", type: "button", className: "log-fold", hidden: true });
+        this.button.addEventListener("click", () => this.#set(!this.#isFolded));
+        new MutationObserver(() => this.#blocks && this.measure(this.#blocks).then(onchange, () => {})).observe(section, {
+            attributeFilter: ["data-runs-from"],
+        });
+    }
+
+    /** The first line that is shown. */
+    get begin() {
+        return this.#isFolded ? this.#line : 0;
+    }
+
+    get isFolded() {
+        return this.#isFolded;
+    }
+
+    /** Finds the line in these blocks. */
+    async measure(blocks) {
+        this.#blocks = blocks;
+        const from = Number(this.section.dataset.runsFrom ?? 0);
+        this.#line = from > 0 ? await blocks.lineAt(from) : 0;
+        this.#draw();
+    }
+
+    /** Another log, of which nothing is known yet. */
+    reset(blocks) {
+        delete this.section.dataset.runsFrom;
+        [this.#blocks, this.#line] = [blocks, 0];
+        this.#draw();
+    }
+
+    /** Shows the part. */
+    open() {
+        this.#isFolded = false;
+        this.#draw();
+    }
+
+    #set(isFolded) {
+        this.#isFolded = isFolded;
+        this.#draw();
+        this.onchange();
+    }
+
+    #draw() {
+        const lines = `${this.#line.toLocaleString("en-GB")} ${this.#line === 1 ? "line" : "lines"}`;
+        this.button.hidden = this.#line === 0;
+        this.button.textContent = `${this.#isFolded ? "▸" : "▾"} Image build: ${lines}`;
+        this.button.setAttribute("aria-expanded", String(!this.#isFolded));
+    }
+}

@@ -1,0 +1,120 @@
+//! The page of a build: why it failed, what has changed, how to build it again.
+
+use serde_json::json;
+
+use crate::support::daemon::{TestDaemon, text};
+use crate::support::http::Ask;
+
+/// Prints on both outputs, and ends with a code of its own.
+const SCRIPT: &str = r#"
+n=0
+while [ $n -lt 30 ]; do n=$((n+1)); echo "line <$n>"; done
+echo 'src/app.ts(3,5): error TS2322'
+echo 'npm WARN deprecated' >&2
+echo done > $D/artifacts/out.txt
+exit $(cat $D/params/code)
+"#;
+
+async fn page(daemon: &TestDaemon, id: &str) -> String {
+    let path = format!("/job/tests/{id}");
+    let ask = Ask::get(path).with("accept", "text/html,*/*;q=0.8");
+    daemon.ask(ask).await.expect(200).text()
+}
+
+async fn build(daemon: &TestDaemon, code: u32, group: &str) -> String {
+    let params = json!({"code": code.to_string(), "text": "it's <b>", "_token": "hunter2"});
+    let job = json!({"project": "tests", "group": group, "params": params});
+    text(&daemon.build(job).await, "ID").to_owned()
+}
+
+#[tokio::test]
+async fn a_failed_build_has_the_end_of_its_output_on_top_and_opens_at_the_end_of_its_log() {
+    let daemon = TestDaemon::builder().await.script("tests", SCRIPT);
+    let daemon = daemon.start().await;
+    let green = build(&daemon, 0, "g").await;
+    let red = build(&daemon, 3, "g").await;
+    let html = page(&daemon, &red).await;
+    let (top, rest) = html.split_once("<section id=\"log\"").unwrap();
+    let excerpt = top.split_once("class=\"excerpt\"").unwrap().1;
+    for line in ["error TS2322", "npm WARN deprecated", "line &#60;30&#62;"] {
+        assert!(excerpt.contains(line), "{line}: {excerpt}");
+    }
+    assert!(!excerpt.contains("line &#60;3&#62;"), "{excerpt}");
+    assert!(rest.contains("data-open=\"end\""), "{html}");
+    assert!(rest.contains("download=\"tests-"), "{html}");
+    // The log comes before the facts.
+    assert!(!top.contains("<aside") && rest.contains("<aside id=\"facts\""));
+    let html = page(&daemon, &green).await;
+    assert!(
+        !html.contains("class=\"excerpt\"") && !html.contains("data-open"),
+        "{html}"
+    );
+}
+
+#[tokio::test]
+async fn a_build_links_to_its_neighbours_and_says_what_changed_since_the_last_success() {
+    let daemon = TestDaemon::builder().await.script("tests", SCRIPT);
+    let daemon = daemon.start().await;
+    let green = build(&daemon, 0, "g").await;
+    // Of another group.
+    let other = build(&daemon, 5, "h").await;
+    let extra = daemon.home.projects().join("tests/<new>.txt");
+    std::fs::write(extra, "x").unwrap();
+    let red = build(&daemon, 3, "g").await;
+    let last = build(&daemon, 4, "g").await;
+    let html = page(&daemon, &red).await;
+    for (id, rel) in [(&green, "prev"), (&last, "next")] {
+        let link = format!("href=\"/job/tests/{id}\" rel=\"{rel}\"");
+        assert!(html.contains(&link), "{link}: {html}");
+    }
+    assert!(!html.contains(&other), "{html}");
+    let changes = html.split_once("class=\"changes\"").unwrap().1;
+    let changes = changes.split_once("</ul>").unwrap().0;
+    for what in [
+        "1 param differs",
+        "code: 0 → 3",
+        "1 file changed",
+        "&#60;new&#62;.txt (new)",
+    ] {
+        assert!(changes.contains(what), "{what}: {changes}");
+    }
+    // A build that succeeded, and one without an earlier success, have nothing to compare.
+    for id in [&green, &other] {
+        assert!(!page(&daemon, id).await.contains("class=\"changes\""));
+    }
+}
+
+#[tokio::test]
+async fn the_command_that_builds_the_same_job_again_has_its_values_and_no_secret() {
+    let daemon = TestDaemon::builder().await.script("tests", SCRIPT);
+    let daemon = daemon.start().await;
+    let red = build(&daemon, 3, "my group").await;
+    let html = page(&daemon, &red).await;
+    let command = html.split_once("data-copy>").unwrap().1;
+    let command = command.split_once("</code>").unwrap().0;
+    let command = command.replace("<span>", "").replace("</span>", "");
+    let expected = "build --project tests --group &#39;my group&#39; --target out -- --_token=@FILE --code=3 &#39;--text=it&#39;\\&#39;&#39;s &#60;b&#62;&#39;";
+    assert!(command.contains(expected), "{command}");
+    assert!(!html.contains("hunter2") && !html.contains('…'), "{html}");
+}
+
+#[tokio::test]
+async fn the_reason_of_a_cancelled_build_is_shown_once() {
+    let daemon = TestDaemon::with(&["slow"]).await;
+    let id = daemon.submit(json!({"project": "slow"})).await;
+    let reason = json!({"reason": "not needed any more"});
+    let path = format!("/job/slow/{id}");
+    daemon
+        .post(format!("{path}/cancel"), &reason)
+        .await
+        .expect(202);
+    daemon.wait("slow", &id).await;
+    let ask = Ask::get(path).with("accept", "text/html,*/*;q=0.8");
+    let html = daemon.ask(ask).await.expect(200).text();
+    let summary = html.split_once("<section").unwrap().0;
+    assert_eq!(
+        summary.matches("not needed any more").count(),
+        1,
+        "{summary}"
+    );
+}
