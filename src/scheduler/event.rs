@@ -89,9 +89,9 @@ pub(super) enum Event<'a> {
     Finished(&'a BuildInfo),
 }
 
-/// One record about a job, with more fields in brackets. Its message begins with the project and the short id.
+/// One record about a job. Its message begins with the project and the short id.
 macro_rules! log_event {
-    ($level:ident, $message_id:expr, $event:expr, $subject:expr, [$($field:tt)*], $($message:tt)+) => {
+    ($level:ident, $message_id:expr, $event:expr, $subject:expr, $sentence:expr $(, $field:ident)*) => {
         tracing::$level!(
             message_id = $message_id,
             mistry_event = $event,
@@ -99,11 +99,11 @@ macro_rules! log_event {
             mistry_job = %$subject.id,
             mistry_group = $subject.group,
             mistry_request = $subject.request,
-            $($field)*
+            $($field,)*
             "{}/{}: {}",
             $subject.project,
             $subject.id.short(),
-            format_args!($($message)+)
+            $sentence
         )
     };
 }
@@ -142,90 +142,44 @@ fn record(shared: &Shared, subject: Subject<'_>, event: &Event<'_>) {
 }
 
 fn log(subject: Subject<'_>, event: &Event<'_>) {
-    match event {
+    match *event {
         Event::Cached { .. } => {
-            log_event!(
-                debug,
-                CACHED,
-                "cached",
-                subject,
-                [],
-                "the request was answered from the cache"
-            );
+            let sentence = "the request was answered from the cache";
+            log_event!(debug, CACHED, "cached", subject, sentence);
         }
         Event::Coalesced => {
-            log_event!(
-                info,
-                COALESCED,
-                "coalesced",
-                subject,
-                [],
-                "a request joined the build"
-            );
+            let sentence = "a request joined the build";
+            log_event!(info, COALESCED, "coalesced", subject, sentence);
         }
         Event::Refused => {
-            log_event!(
-                warn,
-                REFUSED,
-                "refused",
-                subject,
-                [],
-                "the request was refused: no slot is free, and the queue is full (job_backlog)"
-            );
+            let sentence =
+                "the request was refused: no slot is free, and the queue is full (job_backlog)";
+            log_event!(warn, REFUSED, "refused", subject, sentence);
         }
         Event::Accepted => {
-            log_event!(
-                info,
-                ACCEPTED,
-                "accepted",
-                subject,
-                [],
-                "the job was accepted"
-            );
+            let sentence = "the job was accepted";
+            log_event!(info, ACCEPTED, "accepted", subject, sentence);
         }
         Event::MadeAgain { attempt, why } => {
-            log_event!(
-                warn,
-                TAKEN_OVER,
-                "taken-over",
-                subject,
-                [attempt,],
-                "the build is run again: {why}"
-            );
+            let sentence = format!("the build is run again: {why}");
+            log_event!(warn, TAKEN_OVER, "taken-over", subject, sentence, attempt);
         }
         Event::TakenOver { attempt, runs_on } => {
-            let how = match runs_on {
-                true => "continues: an earlier process started its container",
-                false => "starts from the beginning: an earlier process accepted it",
+            let sentence = match runs_on {
+                true => "the build continues: an earlier process started its container",
+                false => "the build starts from the beginning: an earlier process accepted it",
             };
-            log_event!(
-                info,
-                TAKEN_OVER,
-                "taken-over",
-                subject,
-                [attempt,],
-                "the build {how}"
-            );
+            log_event!(info, TAKEN_OVER, "taken-over", subject, sentence, attempt);
         }
         Event::Started => {
-            log_event!(
-                info,
-                STARTED,
-                "started",
-                subject,
-                [],
-                "the build has started"
-            );
+            let sentence = "the build has started";
+            log_event!(info, STARTED, "started", subject, sentence);
         }
         Event::Running { container, image } => {
             let short = container.get(..SHORT_CONTAINER_ID).unwrap_or(container);
+            let sentence = format!("its container {short} runs");
             log_event!(
-                info,
-                RUNNING,
-                "running",
-                subject,
-                [container, image,],
-                "its container {short} runs"
+                info, RUNNING, "running", subject, sentence, container, image
             );
         }
         Event::Finished(info) => log_finished(subject, info),
@@ -398,39 +352,21 @@ fn log_finished(subject: Subject<'_>, info: &BuildInfo) {
     let exit_code = info.exit_code;
     let error = info.error.as_deref();
     let took = duration(info).as_millis();
-    let reason = error.map(|error| format!(": {error}"));
-    let reason = reason.unwrap_or_default();
+    let reason = error.map_or(String::new(), |error| format!(": {error}"));
+    let ended = format!("the build ended after {took} ms{reason}");
     match info.outcome() {
         Some(Outcome::Succeeded) | None => {
-            log_event!(
-                info,
-                SUCCEEDED,
-                "succeeded",
-                subject,
-                [exit_code,],
-                "the build succeeded after {took} ms"
-            );
+            let sentence = format!("the build succeeded after {took} ms");
+            log_event!(info, SUCCEEDED, "succeeded", subject, sentence, exit_code);
         }
         Some(Outcome::Failed) => {
             let code = exit_code.unwrap_or_default();
-            log_event!(
-                warn,
-                FAILED,
-                "failed",
-                subject,
-                [exit_code, error,],
-                "the build failed with exit code {code} after {took} ms{reason}"
-            );
+            let sentence =
+                format!("the build failed with exit code {code} after {took} ms{reason}");
+            log_event!(warn, FAILED, "failed", subject, sentence, exit_code, error);
         }
         Some(Outcome::Errored) => {
-            log_event!(
-                error,
-                ERRORED,
-                "errored",
-                subject,
-                [exit_code, error,],
-                "the build could not be run to its end; it ended after {took} ms{reason}"
-            );
+            log_event!(error, ERRORED, "errored", subject, ended, exit_code, error);
         }
         Some(Outcome::Cancelled) => {
             log_event!(
@@ -438,8 +374,9 @@ fn log_finished(subject: Subject<'_>, info: &BuildInfo) {
                 CANCELLED,
                 "cancelled",
                 subject,
-                [exit_code, error,],
-                "the build ended after {took} ms{reason}"
+                ended,
+                exit_code,
+                error
             );
         }
         Some(Outcome::TimedOut) => {
@@ -448,8 +385,9 @@ fn log_finished(subject: Subject<'_>, info: &BuildInfo) {
                 TIMED_OUT,
                 "timed-out",
                 subject,
-                [exit_code, error,],
-                "the build ended after {took} ms{reason}"
+                ended,
+                exit_code,
+                error
             );
         }
     }
