@@ -45,7 +45,7 @@ fn text(activity: &Activity, reload_failure: &Option<String>) -> String {
         (building, queued) => format!("{building} building, {queued} queued"),
     };
     if activity.paused {
-        text.push_str(", paused: nothing new begins");
+        text.push_str(", paused: no new build starts");
     }
     if let Some(last) = &activity.last {
         text.push_str(&format!("; last: {}", short(last)));
@@ -116,10 +116,10 @@ mod tests {
             paused: true,
             ..Activity::default()
         };
-        let said = "idle, paused: nothing new begins";
+        let said = "idle, paused: no new build starts";
         assert_eq!(text(&activity, &None), said);
         (activity.building, activity.queued) = (2, 3);
-        let said = "2 building, 3 queued, paused: nothing new begins";
+        let said = "2 building, 3 queued, paused: no new build starts";
         assert_eq!(text(&activity, &None), said);
     }
 

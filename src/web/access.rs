@@ -147,10 +147,13 @@ impl Access {
             }
         }
         Err(ApiError::unauthorized(
-            "a token is needed over TCP: 'mistryd token new NAME' on the server makes one, sent as 'Authorization: Bearer …' (mistry --token-file); the server's unix socket needs none, for members of its group ('mistry') on its own host",
+            "a token is needed over TCP. 'mistryd token new NAME' on the server makes one: pass it with --token-file, or as 'Authorization: Bearer …'. On the server's own host, its unix socket needs none",
         ))
     }
 }
+
+/// The file of tokens is wrong, or cannot be read: an operator must correct it.
+const CANNOT_CHECK: &str = "the server cannot read its file of tokens, and refuses every token until it is corrected; the server's log says what is wrong";
 
 /// The token in a request.
 fn bearer(headers: &HeaderMap) -> Option<String> {
@@ -172,11 +175,11 @@ async fn current(file: &Arc<TokensFile>, peer: Peer) -> Result<Arc<[Token]>, Api
         Ok(Err(error)) => {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "no client is let in"
+                "the file of tokens cannot be used: every token is refused"
             );
-            Err(ApiError::internal("the server could not check the token"))
+            Err(ApiError::internal(CANNOT_CHECK))
         }
-        Err(_) => Err(ApiError::internal("the server could not check the token")),
+        Err(_) => Err(ApiError::internal(CANNOT_CHECK)),
     }
 }
 

@@ -237,14 +237,14 @@ async fn systemd_is_notified_and_a_paused_daemon_without_work_may_end() {
     let pause = Ask::post("/queue/pause", &json!({}));
     at.ask(pause).await.expect(204);
     manager
-        .notified("STATUS=idle, paused: nothing new begins")
+        .notified("STATUS=idle, paused: no new build starts")
         .await;
     manager.notified("STOPPING=1").await;
     assert_eq!(service.ended().await, 0);
     let service = manager.start(&home);
     assert_eq!(queue_state(&at).await, state(0, 0, true));
     manager
-        .notified("STATUS=idle, paused: nothing new begins")
+        .notified("STATUS=idle, paused: no new build starts")
         .await;
     service.signal(Signal::TERM);
     assert_eq!(service.ended().await, 0);

@@ -47,7 +47,7 @@ fn jobs(types: &mut Types) -> Operations {
         .fails(409, "The project changed while it was being read.")
         .fails(413, "More than 16 MiB.")
         .answers(422, "With ?fail: a build that has not succeeded. Else an error: a name that breaks its rule, or a project that cannot be built as it is.", [types.or_error::<BuildView>(), text(TEXT), text(PAGE)])
-        .fails(500, "Ours; or the build could not be run to its end: then `job` and Location say where it is found.")
+        .fails(500, "An error of the server; or the build could not be run to its end: then `job` and Location say where it is found.")
         .carries(500, "Location", "/job/P/ID")
         .fails(503, "Overloaded, no Docker Engine, or the server is stopping.")
         .carries(503, "Location", "/job/P/ID, when the job was accepted.");
@@ -83,7 +83,7 @@ fn jobs(types: &mut Types) -> Operations {
         .answers(202, "It is written down that the build is stopped.", [types.json::<JobState>()])
         .fails(403, "This token, or a page of another site, may not do that; or another user asked for the build.")
         .fails(409, "The build is over.")
-        .fails(422, "A name that breaks its rule, or a reason that is no line of at most 1,000 bytes.")
+        .fails(422, "A name that breaks its rule, or a reason that is not one line of at most 1,000 bytes.")
         .fails(503, "The server is stopping.")
         .carries(503, "Location", "/job/P/ID");
     vec![
@@ -228,7 +228,7 @@ fn projects(types: &mut Types) -> Operations {
         "The project.",
         [types.json::<ProjectView>(), text(PAGE)],
     );
-    let rebuild = operation("Builds the project's image anew, its base pulled, nothing cached; then removes what that leaves over of this server's own.")
+    let rebuild = operation("Builds the project's image again, with its bases pulled and nothing cached; then removes this server's images and containers that are not used any more.")
         .answers(200, "The new image.", [types.json::<ImageView>()])
         .fails(409, "The project changed while it was being read.")
         .fails(503, "No Docker Engine.");
