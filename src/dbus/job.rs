@@ -46,6 +46,7 @@ pub(super) struct Job {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JobState {
     state: &'static str,
+    stopping: bool,
     started: u64,
     deadline: u64,
     container: String,
@@ -58,6 +59,7 @@ impl JobState {
         let is_begun = phase.is_some_and(|phase| phase != Phase::Queued);
         JobState {
             state: phase.unwrap_or(Phase::Finishing).as_str(),
+            stopping: info.as_deref().is_some_and(BuildInfo::is_stopping),
             started: info
                 .filter(|_| is_begun)
                 .map_or(0, |info| microseconds(info.started_at)),
@@ -75,6 +77,9 @@ impl JobState {
     ) -> zbus::Result<()> {
         if self.state != before.state {
             job.state_changed(emitter).await?;
+        }
+        if self.stopping != before.stopping {
+            job.stopping_changed(emitter).await?;
         }
         if self.started != before.started {
             job.started_at_changed(emitter).await?;
@@ -179,6 +184,12 @@ impl Job {
     #[zbus(property)]
     fn state(&self) -> &'static str {
         JobState::of(&self.follower).state
+    }
+
+    /// It is being stopped: a user has cancelled it, or it took too long.
+    #[zbus(property)]
+    fn stopping(&self) -> bool {
+        JobState::of(&self.follower).stopping
     }
 
     /// When it was accepted, in microseconds since the epoch.

@@ -314,10 +314,13 @@ async fn a_job_is_cancelled_across_interfaces() {
         let mut ends = manager.receive_job_removed().await.unwrap();
         let value = over_bus.to_string();
         let (id, path, _) = harness.submit("succeed", &[("n", &value)]).await;
+        let job = job_at(&harness.here, &path).await;
+        assert!(!job.stopping().await.unwrap());
         if over_bus {
             manager.cancel_job(&id, "wrong branch").await.unwrap();
+            assert!(job.stopping().await.unwrap());
             // A second request while it ends changes nothing.
-            let _ = job_at(&harness.here, &path).await.cancel("again").await;
+            let _ = job.cancel("again").await;
         } else {
             let path = format!("/job/succeed/{id}/cancel");
             let cancel = Ask::post(path, &json!({"reason": "wrong branch"})).json();

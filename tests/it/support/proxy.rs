@@ -87,6 +87,8 @@ pub trait Job {
     fn params(&self) -> zbus::Result<HashMap<String, String>>;
     #[zbus(property)]
     fn state(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn stopping(&self) -> zbus::Result<bool>;
     #[zbus(property(emits_changed_signal = "const"))]
     fn queued_at(&self) -> zbus::Result<u64>;
     #[zbus(property)]
