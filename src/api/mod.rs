@@ -312,6 +312,9 @@ pub struct JobState {
     /// It is being stopped: a client has cancelled it, or it took too long. Earlier versions do not tell.
     #[serde(default)]
     pub stopping: bool,
+    /// How many jobs wait in front of it for a slot, when this was sent; null once it has one.
+    #[serde(default)]
+    pub ahead: Option<usize>,
     /// `job/P/ID`, relative to the server.
     #[serde(rename = "URL")]
     pub url: String,

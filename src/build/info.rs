@@ -332,14 +332,15 @@ impl BuildInfo {
         (*phases, *container) = (Phases::default(), None);
     }
 
-    /// The state of its job.
-    pub fn job_state(&self) -> JobState {
+    /// The state of its job, of which `ahead` wait in front of it.
+    pub fn job_state(&self, ahead: Option<usize>) -> JobState {
         JobState {
             id: self.id.to_string(),
             project: self.project.to_string(),
             state: self.state(),
             phase: self.phase(),
             stopping: self.is_stopping(),
+            ahead,
             url: self.url(),
         }
     }

@@ -68,6 +68,11 @@ impl Scheduler {
             .await
     }
 
+    /// How many jobs get a slot before this one; `None` if it does not wait for one.
+    pub fn ahead_of(&self, id: JobId) -> Option<usize> {
+        self.0.queue().ahead_of(id)
+    }
+
     /// The one build, active or over, whose id begins with `prefix`, of `project` or of all projects. Before
     /// an incomplete id is taken for unambiguous, all builds have been read once since the start.
     ///

@@ -154,6 +154,11 @@ impl<T: Clone> Queue<T> {
         self.active.len() - self.waiting.len()
     }
 
+    /// How many jobs get a slot before this one; `None` if it does not wait for one.
+    pub(super) fn ahead_of(&self, id: JobId) -> Option<usize> {
+        self.waiting.iter().position(|waiting| *waiting == id)
+    }
+
     /// The number of waiting jobs.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()

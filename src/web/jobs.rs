@@ -21,7 +21,7 @@ use crate::api::{
 use crate::budget::{Client, Held};
 use crate::build::{AnswerForm, AnswerJson, BuildAnswer, BuildInfo, Listing, LogFollower};
 use crate::job::{Cancelled, Outcome, State};
-use crate::scheduler::{self, JobHandle, Submission};
+use crate::scheduler::{self, JobHandle, Scheduler, Submission};
 
 /// Bytes that are counted for a client that waits for a build: its handle, and its entry among the waiters.
 const WAITER_BYTES: u64 = 1 << 10;
@@ -169,7 +169,7 @@ fn read_job(
 
 /// The response to a job whose build was ready.
 async fn respond_cached(answer: BuildAnswer, submitter: Submitter) -> Result<Response, ApiError> {
-    let state = answer.info().job_state();
+    let state = answer.info().job_state(None);
     if let ResponseForm::State = submitter.form {
         return accepted(&state);
     }
@@ -208,7 +208,8 @@ async fn respond_pending(
     mut handle: JobHandle,
     submitter: Submitter,
 ) -> Result<Response, ApiError> {
-    let state = handle.accepted().await?.job_state();
+    let ahead = web.scheduler.ahead_of(handle.id());
+    let state = handle.accepted().await?.job_state(ahead);
     let (with_log, fail) = match submitter.form {
         ResponseForm::State => return accepted(&state),
         ResponseForm::Events => return stream_pending(web, handle, submitter).await,
@@ -282,8 +283,9 @@ async fn stream_pending(
     let log = reader.follow(handle.project(), handle.id(), 0).await?;
     let (budgets, half_closed) = (submitter.budgets, submitter.half_closed);
     let builds = budgets.builds.clone();
+    let scheduler = web.scheduler.clone();
     Ok(events::stream(&builds, submitter.held, |events| {
-        send_build(events, handle, log, half_closed, budgets)
+        send_build(events, scheduler, handle, log, half_closed, budgets)
     }))
 }
 
@@ -291,6 +293,7 @@ async fn stream_pending(
 /// ends: the client knows the id and reconnects.
 async fn send_build(
     events: Events,
+    scheduler: Scheduler,
     mut handle: JobHandle,
     mut log: LogFollower,
     half_closed: CancellationToken,
@@ -306,7 +309,8 @@ async fn send_build(
             && (info.state() == State::Pending || !following)
         {
             last_sent = Some((info.status, info.stopping));
-            events.json("state", &info.job_state()).await?;
+            let ahead = scheduler.ahead_of(handle.id());
+            events.json("state", &info.job_state(ahead)).await?;
         }
         if !following {
             break;
@@ -378,7 +382,7 @@ pub(super) async fn cancel(web: &Web, request: Request) -> Result<Response, ApiE
         .scheduler
         .cancel(&project, id, cancelled, !is_admin, request.client);
     let info = cancelling.await?;
-    state_response(StatusCode::ACCEPTED, &info.job_state())
+    state_response(StatusCode::ACCEPTED, &info.job_state(None))
 }
 
 /// `GET /job/P/ID`.

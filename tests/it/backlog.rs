@@ -118,3 +118,25 @@ async fn a_build_that_fails_or_errors_gives_its_slot_back() {
     let running: Vec<_> = left.iter().filter(|one| one.running).collect();
     assert!(running.is_empty(), "{running:?}");
 }
+
+#[tokio::test]
+async fn a_job_that_waits_is_told_how_many_wait_in_front_of_it() {
+    let daemon = TestDaemon::builder().await.slots(1).backlog(8);
+    let daemon = daemon.fixture("succeed").start().await;
+    let engine = &daemon.home.engine;
+    engine.hold("start");
+    let mut told = Vec::new();
+    for n in 0..3 {
+        let answer = daemon.post("/jobs?async", &job(n)).await.expect(201);
+        told.push(answer.json()["Ahead"].clone());
+    }
+    assert_eq!(told, [Value::Null, json!(0), json!(1)]);
+    let ask = Ask::post("/jobs", &job(3)).with("accept", "text/event-stream");
+    let mut stream = daemon.open(ask).await;
+    assert_eq!(stream.event().await.unwrap().json()["Ahead"], 2);
+    engine.release("start");
+    let states = stream.events().await.into_iter();
+    let mut running =
+        states.filter(|event| event.name == "state" && event.json()["Phase"] == "running");
+    assert_eq!(running.next().unwrap().json()["Ahead"], Value::Null);
+}
