@@ -3,6 +3,7 @@
 
 mod containers;
 mod context;
+mod curl;
 mod home_directory;
 mod http;
 mod image_times;
