@@ -35,7 +35,9 @@ pub enum Error {
     #[error(transparent)]
     Project(#[from] project::Error),
     /// There is no build with that id.
-    #[error("unknown job '{1}' of project '{0}'")]
+    #[error(
+        "unknown job '{1}' of project '{0}': it was removed, or was not asked for here; /project/{0} shows what is kept"
+    )]
     UnknownJob(ProjectName, JobId),
     /// No build has an id that begins so.
     #[error("no build has {id}", id = described(.0))]
@@ -60,7 +62,9 @@ pub enum Error {
     #[error("the build of job '{1}' of project '{0}' is over")]
     Over(ProjectName, JobId),
     /// Another user requested it first.
-    #[error("job '{1}' of project '{0}' was asked for by another user")]
+    #[error(
+        "job '{1}' of project '{0}' was asked for by another user; only that user, or a token of scope 'admin', can cancel it"
+    )]
     NotYours(ProjectName, JobId),
     /// No slot is free, and every place in the queue is taken.
     #[error("Server is overloaded; try again later")]

@@ -124,7 +124,9 @@ impl Access {
                 })),
                 Some(_) => Err(ApiError::new(
                     StatusCode::FORBIDDEN,
-                    format!("this token does not allow that: scope '{scope}' is needed"),
+                    format!(
+                        "this token does not allow that: scope '{scope}' is needed ('mistryd token new NAME --scope {scope}' on the server)"
+                    ),
                 )),
                 None => Err(ApiError::unauthorized(
                     "this token is not known: 'mistryd token new NAME' on the server makes one",
@@ -216,7 +218,7 @@ pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     Err(ApiError::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "Content-Type: application/json was expected",
+        "expected a header Content-Type: application/json, also without a body (web pages of other sites cannot send it)",
     ))
 }
 

@@ -27,6 +27,8 @@ const MAX_TARGET: usize = 32 << 10;
 /// Bytes of all headers of one request.
 const MAX_HEADERS: usize = 64 << 10;
 
+const NO_ADDRESS: &str = "there is nothing at this address: builds are at /, and /openapi.json lists the addresses for programs";
+
 /// How a client reads errors.
 struct ErrorFormat {
     as_json: bool,
@@ -125,7 +127,7 @@ async fn handle(
     let secret = web.scheduler.secret();
     let caller = access.check(&parts, peer, scope, secret).await?;
     let Some(allow) = found.allow else {
-        return Err(ApiError::not_found("there is nothing at this address"));
+        return Err(ApiError::not_found(NO_ADDRESS));
     };
     if method == Method::OPTIONS {
         let mut response = response::no_content();
@@ -140,7 +142,7 @@ async fn handle(
     }
     let Some((route, path)) = found.route else {
         // A target without a path is the whole server: it accepts the method, and has no content.
-        return Err(ApiError::not_found("there is nothing at this address"));
+        return Err(ApiError::not_found(NO_ADDRESS));
     };
     let mut request = Request {
         id: id.to_owned(),

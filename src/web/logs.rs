@@ -114,7 +114,7 @@ async fn expected_log(
     match request.headers().get(LOG) {
         Some(meant) if *meant != *tag => Err(ApiError::new(
             StatusCode::PRECONDITION_FAILED,
-            "this is another log: the job was asked for again",
+            "this is another log, because the job was built again: read it from its beginning",
         )),
         _ => Ok((log, tag)),
     }
