@@ -36,6 +36,45 @@ pub struct ArtifactTotals {
     pub bytes: u64,
 }
 
+/// Most lines of an excerpt.
+pub const MAX_EXCERPT_LINES: usize = 40;
+
+/// The part of a build's log that an excerpt is the end of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum ExcerptPart {
+    /// The output of the image build, which did not succeed.
+    Image,
+    /// The output of the container.
+    Run,
+}
+
+/// The end of the log of a build that did not succeed, as it was written: at most 40 lines and 16 KiB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "PascalCase")]
+pub struct Excerpt {
+    /// Whose output it is the end of.
+    pub part: ExcerptPart,
+    /// The byte of the log at which it begins.
+    pub from: u64,
+    /// Its lines.
+    #[cfg_attr(test, schemars(length(max = MAX_EXCERPT_LINES)))]
+    pub lines: Vec<ExcerptLine>,
+}
+
+/// A line of an excerpt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "PascalCase")]
+pub struct ExcerptLine {
+    /// Its text, without its line end; a long one is cut, which `[… N bytes …]` shows.
+    pub text: String,
+    /// All of it was written to standard error.
+    pub stderr: bool,
+}
+
 /// A build as clients see it: `BuildInfo` of `GET /job/P/ID`, the answer of `POST /jobs`, and the public part of
 /// `build_info.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,6 +170,10 @@ pub struct BuildView {
     pub stopping: bool,
     /// Digests of the job's inputs.
     pub inputs: InputDigests,
+    /// The end of the log of a build that did not succeed, once it is over; not in lists.
+    pub excerpt: Option<Arc<Excerpt>>,
+    /// The byte of the log at which the output of the last attempt's container begins; null if it never ran.
+    pub log_runs_from: Option<u64>,
 }
 
 impl Default for BuildView {
@@ -176,6 +219,8 @@ impl Default for BuildView {
             cancelled: None,
             stopping: false,
             inputs: InputDigests::default(),
+            excerpt: None,
+            log_runs_from: None,
         }
     }
 }

@@ -15,7 +15,10 @@ mod manifest;
 mod project;
 
 pub use attempt::AttemptView;
-pub use build::{ArtifactTotals, BuildView, InputDigests, NO_DURATION, NO_EXIT_CODE};
+pub use build::{
+    ArtifactTotals, BuildView, Excerpt, ExcerptLine, ExcerptPart, InputDigests, MAX_EXCERPT_LINES, NO_DURATION,
+    NO_EXIT_CODE,
+};
 pub use gc::{GcRequest, GcView, RemovedView};
 pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches};

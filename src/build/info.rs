@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::api::{
-    ArtifactTotals, BuildView, InputDigests, JobState, LogEnd, NO_DURATION, NO_EXIT_CODE,
+    ArtifactTotals, BuildView, Excerpt, InputDigests, JobState, LogEnd, NO_DURATION, NO_EXIT_CODE,
 };
 use crate::job::{Cancelled, GroupName, Job, JobId, Outcome, Phase, Phases, State, Status};
 use crate::project::ProjectName;
@@ -125,6 +125,10 @@ pub struct BuildInfo {
     pub cancelled: Option<Cancelled>,
     /// It is pending, and its early end was decided: a client has cancelled it, or it took too long.
     pub stopping: bool,
+    /// The end of the log, for a build that did not succeed.
+    pub excerpt: Option<Arc<Excerpt>>,
+    /// The byte of the log at which the output of the last attempt's container begins.
+    pub log_runs_from: Option<u64>,
 }
 
 impl BuildInfo {
@@ -168,6 +172,8 @@ impl BuildInfo {
             joined: 0,
             cancelled: None,
             stopping: false,
+            excerpt: None,
+            log_runs_from: None,
         }
     }
 
@@ -230,6 +236,8 @@ impl BuildInfo {
             joined: view.joined,
             cancelled: view.cancelled,
             stopping: view.stopping && state == State::Pending,
+            excerpt: view.excerpt,
+            log_runs_from: view.log_runs_from,
         }
     }
 
@@ -277,6 +285,8 @@ impl BuildInfo {
             inputs: InputDigests {
                 context: self.context.clone(),
             },
+            excerpt: self.excerpt.clone(),
+            log_runs_from: self.log_runs_from,
             // Of an answer alone. All fields stand here, so that the compiler tells which was forgotten.
             cached: false,
             coalesced: false,
@@ -321,6 +331,8 @@ impl BuildInfo {
             duration,
             phases,
             container,
+            excerpt,
+            log_runs_from,
         } = self;
         *status = Status::Pending(Phase::Queued);
         (*incremental, *base) = (false, None);
@@ -330,6 +342,7 @@ impl BuildInfo {
         (*error, *stderr) = (None, None);
         (*started_at, *finished_at, *duration) = (now, None, None);
         (*phases, *container) = (Phases::default(), None);
+        (*excerpt, *log_runs_from) = (None, None);
     }
 
     /// The state of its job, of which `ahead` wait in front of it.
@@ -396,7 +409,7 @@ impl BuildInfo {
     /// Removes the output and cuts long params, for lists: a page of a thousand builds must stay small even
     /// when lock files are among their params.
     pub fn abridge(&mut self) {
-        self.stderr = None;
+        (self.stderr, self.excerpt) = (None, None);
         let mut left = MAX_LISTED_PARAMS;
         for value in self.params.values_mut().flatten() {
             // Counted as JSON, where a control character takes six bytes.
@@ -445,6 +458,7 @@ impl BuildInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{ExcerptLine, ExcerptPart};
 
     fn id() -> JobId {
         "0123456789abcdef".repeat(4).parse().unwrap()
@@ -496,6 +510,15 @@ mod tests {
         info.cold = true;
         info.warnings = vec!["it left nothing".to_owned()];
         info.artifacts = Some(ArtifactTotals { files: 2, bytes: 3 });
+        info.excerpt = Some(Arc::new(Excerpt {
+            part: ExcerptPart::Run,
+            from: 7,
+            lines: vec![ExcerptLine {
+                text: "end".to_owned(),
+                stderr: true,
+            }],
+        }));
+        info.log_runs_from = Some(3);
         for status in [info.status, Status::Pending(Phase::Imaging)] {
             info.status = status;
             let (project, path) = (info.project.clone(), info.path.clone());
