@@ -17,7 +17,7 @@ use super::store::BuildStore;
 use super::{BuildAnswer, BuildInfo, Record, layout, record};
 use crate::faults;
 use crate::filesystem::open_writable;
-use crate::job::{Cancelled, Outcome, Status};
+use crate::job::{Cancelled, Outcome, Phase, Status};
 
 /// The end of a build, as its record will state it.
 #[derive(Clone, Debug)]
@@ -100,7 +100,6 @@ impl PendingBuild {
     }
 
     fn put_in_place(&mut self, end: End) -> Result<Published, NotInPlace> {
-        let began = std::time::Instant::now();
         if !self.is_data_stuck {
             self.put_data_in_order().map_err(|error| NotInPlace {
                 is_for_data: is_of_data(&error),
@@ -108,7 +107,7 @@ impl PendingBuild {
             })?;
         }
         let home = self.clear_home();
-        let mut published = self.write_end(end, began).map_err(|error| NotInPlace {
+        let mut published = self.write_end(end).map_err(|error| NotInPlace {
             error,
             is_for_data: false,
         })?;
@@ -125,12 +124,14 @@ impl PendingBuild {
             .map_err(disk_error("look after the build's artifacts", &data))
     }
 
-    fn write_end(&mut self, end: End, began: std::time::Instant) -> Result<Published, Error> {
+    fn write_end(&mut self, end: End) -> Result<Published, Error> {
         let (project, group) = (&self.record.info.project, self.record.info.group.name());
         self.record.internal.number =
             self.store
                 .next_number(project, self.record.info.id, group)?;
+        self.enter(Phase::Finishing);
         let duration = self.duration();
+        self.count_time(duration);
         let info = &mut self.record.info;
         let now = Timestamp::now();
         info.status = Status::Ready(end.outcome);
@@ -151,7 +152,6 @@ impl PendingBuild {
         if let Some(by) = end.cancelled {
             info.cancelled = Some(by);
         }
-        info.phases.finish = Some(began.elapsed().as_millis() as u64);
         self.record.internal.opaque.clear();
         self.record.internal.opaque_inodes.clear();
         self.record.internal.boot.clone_from(&self.store.boot);

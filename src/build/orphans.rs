@@ -233,8 +233,9 @@ impl PendingBuild {
         internal.running_since = None;
         internal.deadline = None;
         internal.durable = false;
-        // Both belong to the previous attempt.
+        // They belong to the previous attempt.
         (self.change, self.ended) = (None, None);
+        self.timed = Phase::Queued;
         // Data that cannot be removed is moved to the trash as it is.
         self.empty_opaque()
             .map_err(disk_error("remove the build's opaque params", &directory))?;

@@ -61,6 +61,8 @@ pub struct PendingBuild {
     pub(super) store: Arc<BuildStore>,
     pub(super) record: Record,
     log: BuildLog,
+    /// The phase to which the time since the last change belongs.
+    pub(super) timed: Phase,
     /// When its container ended, if that was not just now.
     pub(super) ended: Option<Since>,
     /// Its data can be neither repaired nor removed, and is left as it is.
@@ -84,6 +86,7 @@ impl PendingBuild {
         store.enter(&record.info);
         Ok(PendingBuild {
             store,
+            timed: record.info.phase().unwrap_or(Phase::Finishing),
             record,
             log: BuildLog::new(log, written),
             ended: None,
@@ -142,7 +145,46 @@ impl PendingBuild {
 
     /// Sets the phase of the build.
     pub fn enter(&mut self, phase: Phase) {
+        self.time(phase);
         self.record.info.status = Status::Pending(phase);
+    }
+
+    /// Starts the build: it has its slot, and its duration is counted from now on.
+    pub fn begin(&mut self) {
+        let now = Since::now();
+        self.record.info.started_at = now.wall();
+        self.record.internal.started_uptime = now.uptime();
+        self.timed = Phase::Preparing;
+    }
+
+    /// From now on, time counts for this phase; the time before it counts for the phase before.
+    pub fn time(&mut self, phase: Phase) {
+        if self.timed != phase {
+            self.count_time(self.duration());
+            self.timed = phase;
+        }
+    }
+
+    /// Counts the part of the build's `duration` that belongs to no phase yet for the current one: so the
+    /// phases add up to it.
+    pub(super) fn count_time(&mut self, duration: Duration) {
+        let phases = &mut self.record.info.phases;
+        let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        // Time in the queue is no part of the duration, unless the build ended there.
+        let waited = phases.waiting.filter(|_| phases.snapshot.is_none());
+        let counted = match self.timed {
+            Phase::Finishing => [waited, phases.snapshot, phases.image, phases.run],
+            _ => [None, phases.snapshot, phases.image, phases.run],
+        };
+        let counted: u64 = counted.into_iter().flatten().sum();
+        let rest = milliseconds.saturating_sub(counted);
+        match self.timed {
+            Phase::Queued => *phases.waiting.get_or_insert_default() = milliseconds,
+            Phase::Preparing => *phases.snapshot.get_or_insert_default() += rest,
+            Phase::Imaging => *phases.image.get_or_insert_default() += rest,
+            Phase::Running => *phases.run.get_or_insert_default() += rest,
+            Phase::Finishing => phases.finish = Some(rest),
+        }
     }
 
     /// Records which container of which image is about to be started: from then on the build can be adopted,
@@ -160,7 +202,7 @@ impl PendingBuild {
         self.save()
     }
 
-    /// Starts the build's time: its container is about to be started.
+    /// Starts the container's time: it is about to be started.
     pub fn start_clock(&mut self) {
         let internal = &mut self.record.internal;
         let now = Since::now();
@@ -202,11 +244,10 @@ impl PendingBuild {
         let Some(running) = self.running() else {
             return;
         };
-        let reported = at.and_then(|at| running.until(at));
-        let ran = reported.unwrap_or_else(|| running.elapsed());
-        self.record.info.phases.run = Some(u64::try_from(ran.as_millis()).unwrap_or(u64::MAX));
         // If it ended unobserved, its recorded end time counts.
-        self.ended = at.and(reported).map(|ran| running.later(ran));
+        let reported = at.and_then(|at| running.until(at));
+        self.ended = reported.map(|ran| running.later(ran));
+        self.time(Phase::Finishing);
     }
 
     /// The duration of the build, to the end of its container if that was not just now.

@@ -16,7 +16,7 @@ use super::base::BaseChoice;
 use super::disk::make_directory;
 use super::error::{Error, disk_error};
 use super::pending::{PendingBuild, User};
-use super::{ImageRecord, Since, layout, record};
+use super::{ImageRecord, layout, record};
 use crate::filesystem::open_writable;
 use crate::job::{JobId, Params};
 use crate::project::{Context, ProjectName};
@@ -59,9 +59,6 @@ impl PendingBuild {
         user: &User,
         context: &Context,
     ) -> Result<BaseUse, Error> {
-        let now = Since::now();
-        self.record.info.started_at = now.wall();
-        self.record.internal.started_uptime = now.uptime();
         let info = &self.record.info;
         self.store.enter(info);
         // Only a group has a base; the latest build without a group is never a base.

@@ -108,15 +108,15 @@ pub struct Cancelled {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Phases {
-    /// From acceptance to a slot.
+    /// From acceptance to a slot, or to the end of a build that ended before it had one.
     pub waiting: Option<u64>,
     /// Creating or cloning the directory.
     pub snapshot: Option<u64>,
     /// Finding or building the image.
     pub image: Option<u64>,
-    /// The container, from creation to exit.
+    /// The container, from its creation to its end.
     pub run: Option<u64>,
-    /// Putting the result in place.
+    /// From then on: the container's end examined, the result put in place.
     pub finish: Option<u64>,
 }
 

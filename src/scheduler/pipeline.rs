@@ -253,16 +253,14 @@ impl BuildTask {
 
     /// All steps until the container runs. If the Engine goes away, this waits for it.
     async fn start_container(&mut self, recipe: &Recipe) -> Result<Started, Interruption> {
-        let began = Instant::now();
+        self.pending()?.begin();
         self.enter(Phase::Preparing)?;
         let config = self.shared.config.load_full();
         let settings = settings_of(recipe, &config)?;
         self.set_limits(build_limits(settings, &config))?;
         self.begin_stage();
         self.prepare(recipe, settings).await?;
-        self.pending()?.record_mut().info.phases.snapshot = Some(elapsed_milliseconds(began));
 
-        let began = Instant::now();
         self.enter(Phase::Imaging)?;
         self.begin_stage();
         let rebuild = self.active.origin.rebuild || self.pending()?.internal().rebuild;
@@ -279,12 +277,9 @@ impl BuildTask {
             }
         };
         faults::point("image");
-        self.pending()?.record_mut().info.phases.image = Some(elapsed_milliseconds(began));
-        let began = Instant::now();
+        self.pending()?.time(Phase::Preparing);
         self.begin_stage();
         self.reconsider(recipe, settings, &image).await?;
-        let snapshot = &mut self.pending()?.record_mut().info.phases.snapshot;
-        *snapshot = snapshot.map(|before| before + elapsed_milliseconds(began));
 
         self.enter(Phase::Running)?;
         self.begin_stage();

@@ -43,6 +43,7 @@ mod openapi_schema;
 mod pages;
 mod panics;
 mod paused;
+mod phases;
 mod power_cut;
 mod predecessor_tree;
 mod recovery;
