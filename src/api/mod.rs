@@ -16,8 +16,8 @@ mod project;
 
 pub use attempt::AttemptView;
 pub use build::{
-    ArtifactTotals, BuildView, Excerpt, ExcerptLine, ExcerptPart, InputDigests, MAX_EXCERPT_LINES, NO_DURATION,
-    NO_EXIT_CODE,
+    ArtifactTotals, BuildView, Excerpt, ExcerptLine, ExcerptPart, InputDigests, MAX_EXCERPT_LINES,
+    NO_DURATION, NO_EXIT_CODE,
 };
 pub use gc::{GcRequest, GcView, RemovedView};
 pub use host::{HostView, NewsHost, NewsRemoved};

@@ -9,12 +9,14 @@ use jiff::Timestamp;
 
 use super::disk::make_directory;
 use super::error::{Error, disk_error};
+use super::lines::{Section, excerpt};
 use super::log::tail;
 use super::pending::PendingBuild;
 use super::publish::Published;
 use super::replace::Durability;
 use super::store::BuildStore;
 use super::{BuildAnswer, BuildInfo, Record, layout, record};
+use crate::api::{Excerpt, ExcerptPart};
 use crate::faults;
 use crate::filesystem::open_writable;
 use crate::job::{Cancelled, Outcome, Phase, Status};
@@ -129,6 +131,7 @@ impl PendingBuild {
         self.record.internal.number =
             self.store
                 .next_number(project, self.record.info.id, group)?;
+        let excerpt = self.excerpt(&end);
         self.enter(Phase::Finishing);
         let duration = self.duration();
         self.count_time(duration);
@@ -149,6 +152,7 @@ impl PendingBuild {
             info.error = Some(sentence);
         }
         info.stderr = end.stderr.map(Arc::from);
+        info.excerpt = excerpt;
         if let Some(by) = end.cancelled {
             info.cancelled = Some(by);
         }
@@ -161,6 +165,27 @@ impl PendingBuild {
             .map_err(disk_error("write the record of the build", &directory))?;
         faults::point("finish-record");
         self.store.publish(&self.record)
+    }
+
+    /// The end of the log, for a build that did not succeed. If it cannot be read, the log itself tells.
+    fn excerpt(&mut self, end: &End) -> Option<Arc<Excerpt>> {
+        let info = &self.record.info;
+        let (part, from) = match (self.image_from, info.log_runs_from) {
+            (Some(from), _) => (ExcerptPart::Image, from),
+            (None, Some(from)) => (ExcerptPart::Run, from),
+            (None, None) => return None,
+        };
+        let section = Section {
+            part,
+            from,
+            // Who cancelled a build, and why its image could not be built, is in the record.
+            with_notes: part == ExcerptPart::Run && end.outcome != Outcome::Cancelled,
+        };
+        if end.outcome == Outcome::Succeeded {
+            return None;
+        }
+        let log = record::open_regular(&self.directory().join(layout::LOG)).ok()??;
+        excerpt(&log, section, self.log().origins()).ok()?
     }
 
     /// The latest time of any file cloned from the base.

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::origins::{Origin, Origins};
 use super::{LOG_TAIL, layout, record};
 use crate::located::at;
 use crate::read_limiter::ClientReadLimiter;
@@ -31,6 +33,8 @@ pub struct BuildLog {
     writer: Arc<Writer>,
     /// Bytes appended to it, including those that are being written.
     bytes: u64,
+    /// Who wrote its end.
+    origins: Origins,
     /// The current write. It continues when its caller stops waiting for it; the next write waits for it.
     writing: Option<JoinHandle<io::Result<()>>>,
 }
@@ -54,6 +58,7 @@ impl BuildLog {
         BuildLog {
             writer: Arc::new(Writer { file, written }),
             bytes,
+            origins: Origins::default(),
             writing: None,
         }
     }
@@ -89,7 +94,26 @@ impl BuildLog {
     pub async fn note(&mut self, line: impl std::fmt::Display) -> io::Result<()> {
         let gap = if self.bytes() > 0 { "\n" } else { "" };
         let text = format!("{gap}mistry: {line}\n");
-        self.append(text.as_bytes()).await
+        let from = self.bytes;
+        let appended = self.append(text.as_bytes()).await;
+        self.origins.add(from..self.bytes, Origin::Mistry);
+        appended
+    }
+
+    /// Says that these bytes of the log are standard error of the container. They lie behind those of earlier
+    /// calls.
+    pub fn mark_stderr(&mut self, bytes: Range<u64>) {
+        self.origins.add(bytes, Origin::Stderr);
+    }
+
+    /// Forgets who wrote what, before the output of a container is read from its beginning.
+    pub fn forget_origins(&mut self) {
+        self.origins.clear();
+    }
+
+    /// Who wrote the end of the log, as far as this process knows.
+    pub(super) fn origins(&self) -> &Origins {
+        &self.origins
     }
 
     /// Bytes written so far.

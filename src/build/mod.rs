@@ -49,6 +49,7 @@ mod log;
 mod make_durable;
 mod neighbours;
 mod opaque;
+mod origins;
 mod orphans;
 mod paused;
 mod pending;

@@ -234,7 +234,7 @@ impl PendingBuild {
         internal.deadline = None;
         internal.durable = false;
         // They belong to the previous attempt.
-        (self.change, self.ended) = (None, None);
+        (self.change, self.ended, self.image_from) = (None, None, None);
         self.timed = Phase::Queued;
         // Data that cannot be removed is moved to the trash as it is.
         self.empty_opaque()

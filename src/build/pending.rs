@@ -63,6 +63,8 @@ pub struct PendingBuild {
     log: BuildLog,
     /// The phase to which the time since the last change belongs.
     pub(super) timed: Phase,
+    /// The byte of the log at which the output of an image build begins that has not succeeded yet.
+    pub(super) image_from: Option<u64>,
     /// When its container ended, if that was not just now.
     pub(super) ended: Option<Since>,
     /// Its data can be neither repaired nor removed, and is left as it is.
@@ -87,6 +89,7 @@ impl PendingBuild {
         Ok(PendingBuild {
             store,
             timed: record.info.phase().unwrap_or(Phase::Finishing),
+            image_from: None,
             record,
             log: BuildLog::new(log, written),
             ended: None,
@@ -187,6 +190,17 @@ impl PendingBuild {
         }
     }
 
+    /// An image is about to be looked up, or built with its output in the log.
+    pub fn image_begins(&mut self) {
+        self.image_from = Some(self.log.bytes());
+    }
+
+    /// The image is there.
+    pub fn image_found(&mut self, id: String) {
+        self.image_from = None;
+        self.record.info.image = Some(id);
+    }
+
     /// Records which container of which image is about to be started: from then on the build can be adopted,
     /// and its time runs. The log so far precedes the container's own output.
     ///
@@ -196,10 +210,17 @@ impl PendingBuild {
         let internal = &mut self.record.internal;
         internal.container = Some(container.clone());
         internal.log_offset = self.log.bytes();
+        self.record.info.log_runs_from = Some(internal.log_offset);
         self.record.info.image = Some(image);
         self.record.info.container = Some(container);
         self.start_clock();
         self.save()
+    }
+
+    /// Records that its container could not be started.
+    pub fn not_started(&mut self) {
+        self.record.internal.running_since = None;
+        self.record.info.log_runs_from = None;
     }
 
     /// Starts the container's time: it is about to be started.

@@ -146,12 +146,17 @@ pub struct RecordFile<I = Bookkeeping> {
 impl RecordFile {
     /// The record of the build at a place, which says its project, id, state and the `path` of its artifacts.
     pub(super) fn complete(
-        self,
+        mut self,
         project: &ProjectName,
         id: JobId,
         state: State,
         path: String,
     ) -> Record {
+        // Earlier versions recorded it for themselves alone.
+        if self.view.container.is_some() && self.internal.running_since.is_some() {
+            let offset = self.internal.log_offset;
+            self.view.log_runs_from.get_or_insert(offset);
+        }
         Record {
             info: BuildInfo::of_view(self.view, project, id, state, path),
             internal: self.internal,

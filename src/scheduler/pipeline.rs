@@ -339,6 +339,7 @@ impl BuildTask {
         let active = self.active.clone();
         let limits = self.limits();
         let (limit, stage_deadline) = (limits.log_limit, self.stage_deadline);
+        self.pending()?.image_begins();
         let log = self.pending()?.log();
         let ensuring = async {
             match cache {
@@ -382,7 +383,7 @@ impl BuildTask {
             project: recipe.job.project.to_string(),
             source,
         })?;
-        self.pending()?.record_mut().info.image = Some(image.id.clone());
+        self.pending()?.image_found(image.id.clone());
         Ok(image)
     }
 
@@ -459,7 +460,12 @@ impl BuildTask {
                     is_watched: false,
                 });
             }
-            started => started.map_err(failed)?,
+            started => {
+                if started.is_err() {
+                    self.pending()?.not_started();
+                }
+                started.map_err(failed)?;
+            }
         }
         faults::point("container-started");
         let running = Event::Running {

@@ -256,6 +256,7 @@ impl BuildTask {
     async fn stream_until_exit(&mut self, container: &str) -> Result<Exit, Interruption> {
         let docker = self.shared.docker.clone();
         self.stderr.clear();
+        self.pending()?.log().forget_origins();
         let mut followed = FollowedContainer::new(&docker, container, Deadlines::of(self)?);
         if self.is_stopped() {
             followed.stop();
@@ -304,9 +305,13 @@ impl BuildTask {
         let (docker, container) = (followed.docker, followed.container);
         let deadlines = followed.deadlines.clone();
         let mut exceeded = pin!(deadlines.clone().exceeded(docker, container));
-        let mut known = self.pending()?.known();
-        // Counts all of its output, which is read from the beginning.
-        let mut stored = 0;
+        // All of its output is read, from the beginning.
+        let pending = self.pending()?;
+        let mut position = OutputPosition {
+            known: pending.known(),
+            stored: 0,
+            at: pending.internal().log_offset,
+        };
         let over = CancellationToken::new();
         let pieces = docker.logs(container, over.clone());
         let mut pieces = pin!(pieces.ready_chunks(MAX_PIECES_AT_ONCE));
@@ -320,7 +325,7 @@ impl BuildTask {
                     if let Some(processes) = &mut self.processes {
                         processes.read_count();
                     }
-                    self.write_output(pieces, &mut known, &mut stored, container).await?;
+                    self.write_output(pieces, &mut position, container).await?;
                     continue;
                 }
                 // The wait begins at once, so that the result is there when the output ends; if it fails, it
@@ -370,25 +375,26 @@ impl BuildTask {
     async fn write_output(
         &mut self,
         pieces: Vec<Result<Output, docker::Error>>,
-        known: &mut u64,
-        stored: &mut u64,
+        position: &mut OutputPosition,
         container: &str,
     ) -> Result<(), Interruption> {
         let limit = self.limits().log_limit;
         let is_stopped = self.is_stopped();
-        let mut bytes = Vec::new();
+        let (mut bytes, mut stderr) = (Vec::new(), Vec::new());
         let mut lost = None;
         for piece in pieces {
             match piece {
                 Ok(piece) => {
+                    let length = piece.bytes.len() as u64;
                     if piece.stream == Stream::Stderr {
                         keep_tail(&mut self.stderr, &piece.bytes);
+                        stderr.push(position.at..position.at + length);
                     }
-                    let length = piece.bytes.len() as u64;
-                    *stored = stored.saturating_add(piece.stored());
+                    position.at += length;
+                    position.stored = position.stored.saturating_add(piece.stored());
                     // It is at most the length of the piece, which is in memory.
-                    let exceeded = (*known).min(length);
-                    *known -= exceeded;
+                    let exceeded = position.known.min(length);
+                    position.known -= exceeded;
                     bytes.extend_from_slice(&piece.bytes[exceeded as usize..]);
                 }
                 Err(error) => lost = Some(error),
@@ -400,10 +406,17 @@ impl BuildTask {
         log.append(&bytes[..fits])
             .await
             .map_err(Interruption::Log)?;
+        // What does not fit is not in the log.
+        let end = log.bytes();
+        for bytes in stderr {
+            log.mark_stderr(bytes.start..bytes.end.min(end));
+        }
         faults::point("log");
         let stopped = match fits < bytes.len() {
             true => Some(stop::log_limit_exceeded(limit)),
-            false if stores_too_much(*stored, limit) => Some(stop::line_limit_exceeded(limit)),
+            false if stores_too_much(position.stored, limit) => {
+                Some(stop::line_limit_exceeded(limit))
+            }
             false => None,
         };
         if let Some(stopped) = stopped.filter(|_| !is_stopped) {
@@ -419,6 +432,16 @@ impl BuildTask {
             None => Ok(()),
         }
     }
+}
+
+/// How far the output of a container was read.
+struct OutputPosition {
+    /// Bytes to come that are in the log already.
+    known: u64,
+    /// Bytes that the Engine stores for what was read.
+    stored: u64,
+    /// The byte of the log at which the next one belongs.
+    at: u64,
 }
 
 /// A container whose output is followed, and its state as far as it is known.

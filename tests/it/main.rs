@@ -25,6 +25,7 @@ mod deadlines;
 mod disk_errors;
 mod engine;
 mod errors_do_not_leak;
+mod excerpts;
 mod garbage;
 mod garbage_commands;
 mod groups;

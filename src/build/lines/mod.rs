@@ -10,10 +10,12 @@
 mod chunks;
 mod colours;
 mod escapes;
+mod excerpt;
 mod find;
 mod index;
 mod readable;
 
+pub(super) use excerpt::{Section, excerpt};
 pub use find::{Found, Match, Needle, NeedleError, find};
 pub use index::{Index, index};
 pub use readable::{misleads, readable};
