@@ -61,7 +61,7 @@ pub(super) enum Interruption {
 /// never a path of the host.
 fn image_sentence(error: &docker::Error) -> String {
     match error {
-        docker::Error::Build(message) => message.clone(),
+        docker::Error::Build(message) => explained(message),
         docker::Error::Context(source) => match source.get_ref().and_then(|e| e.downcast_ref()) {
             Some(error @ project::Error::Changed(_)) => error.to_string(),
             _ => "its files could not be read".to_owned(),
@@ -69,6 +69,25 @@ fn image_sentence(error: &docker::Error) -> String {
         docker::Error::Unreachable { .. } => "the Docker Engine went away".to_owned(),
         _ => "the Docker Engine failed".to_owned(),
     }
+}
+
+/// Docker's message about an image that cannot be built. It tells its reader to enable BuildKit, which is not
+/// possible here.
+pub(super) fn explained(message: &str) -> String {
+    match needs_buildkit(message) {
+        true => format!("{NEEDS_BUILDKIT} (Docker: {message})"),
+        false => message.to_owned(),
+    }
+}
+
+const NEEDS_BUILDKIT: &str = "mistry uses Docker's classic builder, and this instruction needs BuildKit: it cannot be used here yet";
+
+/// Whether the classic builder refuses an instruction of the Dockerfile because only BuildKit knows it.
+fn needs_buildkit(message: &str) -> bool {
+    // The message about a failed step quotes its command, which may contain anything.
+    !message.starts_with("The command '")
+        && (message.contains("requires BuildKit")
+            || message.contains("classic builder") && message.contains("does not support"))
 }
 
 fn container_sentence(error: &docker::Error) -> String {
@@ -115,6 +134,25 @@ mod tests {
         assert_eq!(
             words,
             "could not build docker image 'p': unknown instruction: FRM"
+        );
+        for message in [
+            "the --mount option requires BuildKit. Refer to https://docs.docker.com/go/buildkit/ to learn how to build images with BuildKit enabled",
+            "dockerfile parse error line 2: classic builder RUN currently does not support any flags",
+        ] {
+            let sentence = interruption(docker::Error::Build(message.to_owned())).to_string();
+            let begin = "could not build docker image 'p': mistry uses Docker's classic builder, ";
+            assert!(sentence.starts_with(begin), "{sentence}");
+            assert!(
+                sentence.ends_with(&format!(" (Docker: {message})")),
+                "{sentence}"
+            );
+        }
+        let of_a_step =
+            "The command '/bin/sh -c echo requires BuildKit' returned a non-zero code: 1";
+        let sentence = interruption(docker::Error::Build(of_a_step.to_owned())).to_string();
+        assert_eq!(
+            sentence,
+            format!("could not build docker image 'p': {of_a_step}")
         );
         let away = docker::Error::Unreachable {
             socket: "/secret/place.sock".into(),

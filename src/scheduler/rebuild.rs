@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::blocking::blocking;
 use super::error::Error;
 use super::images::{Images, Unused, Wanted};
+use super::interruption::explained;
 use super::service::Scheduler;
 use super::shared::Shared;
 use super::shared::keep_tail;
@@ -71,7 +72,7 @@ impl Shared {
             }
         });
         let image = image.map_err(|error| match error {
-            docker::Error::Build(said) => Error::Image(name, said),
+            docker::Error::Build(said) => Error::Image(name, explained(&said)),
             error => Error::Engine("could not build docker image", error),
         })?;
         let pruned = |error| Error::Engine("could not remove what the old image left", error);
