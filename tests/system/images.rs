@@ -352,3 +352,69 @@ fn a_purge_removes_the_images_and_containers_of_this_instance_and_no_others() {
     let left = engine.images(&mark);
     assert!(left.is_empty(), "{left:#?}");
 }
+
+/// The lines of the classic builder from the first step to the last, without the ids of what it made.
+fn steps(log: &str) -> Vec<String> {
+    let is_id = |word: &str| word.len() == 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let nameless = |line: &str| {
+        let words = line
+            .split(' ')
+            .map(|word| if is_id(word) { "ID" } else { word });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let lines = log.lines().skip_while(|line| !line.starts_with("Step 1/"));
+    let lines = lines.take_while(|line| !line.starts_with("Successfully built "));
+    lines.map(nameless).collect()
+}
+
+#[test]
+fn the_log_of_an_image_build_has_the_steps_that_docker_build_prints_and_no_others() {
+    let daemon = Setup::on(Place::Ext4).script("plain", "true").start();
+    rewrite(&daemon, "plain", |text| {
+        format!("{text}RUN [\"/bin/busybox\", \"echo\", \"made\"]\nLABEL mine=yes\n")
+    });
+    let context = daemon.project("plain");
+    let tag = format!("mistry-test-{}", daemon.port());
+    // Neither uses a layer of the other.
+    let arguments = [
+        "build",
+        "--no-cache",
+        "--tag",
+        &tag,
+        context.to_str().unwrap(),
+    ];
+    let expected = steps(&docker(&arguments));
+    let shown = rebuild(&daemon, "plain");
+    docker(&["image", "rm", &tag]);
+    assert!(expected.iter().any(|line| line == "made"), "{expected:?}");
+    assert_eq!(steps(&shown), expected);
+    assert!(
+        !shown.contains("mistry.") && !shown.contains("build-args"),
+        "{shown}"
+    );
+    // The log of a build has the same, before the output of its container.
+    let info = daemon.succeed(json!({"project": "plain", "rebuild": true}));
+    let log = info["ContainerStdouterr"].as_str().unwrap();
+    let from = usize::try_from(info["LogRunsFrom"].as_u64().unwrap()).unwrap();
+    assert_eq!(steps(&log[..from]), expected);
+}
+
+#[test]
+fn a_dockerfile_that_needs_buildkit_fails_with_a_sentence_that_says_what_cannot_be_used_here() {
+    let daemon = Setup::on(Place::Ext4).script("mounts", "true").start();
+    rewrite(&daemon, "mounts", |text| {
+        format!("{text}RUN --mount=type=cache,target=/x [\"/bin/busybox\", \"true\"]\n")
+    });
+    let answer = daemon.post("/jobs", &json!({"project": "mounts"}));
+    let text = answer.text();
+    assert_eq!(answer.status, 500, "{text}");
+    assert!(
+        text.contains("could not build docker image 'mounts': "),
+        "{text}"
+    );
+    assert!(
+        text.contains("mistry uses Docker's classic builder"),
+        "{text}"
+    );
+    assert!(text.contains("BuildKit"), "{text}");
+}
