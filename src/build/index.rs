@@ -4,7 +4,7 @@
 //! page to show. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -156,36 +156,11 @@ impl Index {
         page
     }
 
-    /// Builds that ended at `since` or later, ordered by their end; at most `limit`, the latest of them.
-    pub(super) fn ended(&self, since: Timestamp, limit: usize) -> Vec<Place> {
-        let longest = {
-            let projects = self.lock();
-            let longest = projects.values().map(|builds| builds.longest);
-            longest.max().unwrap_or_default()
-        };
-        // A build that started before this had ended before `since`.
-        let horizon = since.checked_sub(longest).unwrap_or(Timestamp::MIN);
-        let mut ended = Vec::new();
-        self.walk(None, None, |place, entry| {
-            if let Some(finished) = entry.finished
-                && finished >= since
-            {
-                ended.push((finished, place.clone()));
-                // Hold at most a few times as many as requested.
-                if ended.len() > limit.saturating_mul(4) {
-                    ended.sort_by_key(|(finished, _)| *finished);
-                    ended.drain(..ended.len() - limit);
-                }
-            }
-            match place.started < horizon {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
-        ended.sort_by_key(|(finished, _)| *finished);
-        let surplus = ended.len().saturating_sub(limit);
-        let latest = ended.into_iter().skip(surplus);
-        latest.map(|(_, place)| place).collect()
+    /// The longest time from the start of a build to its recorded end.
+    pub(super) fn longest(&self) -> Duration {
+        let projects = self.lock();
+        let longest = projects.values().map(|builds| builds.longest);
+        longest.max().unwrap_or_default()
     }
 
     /// Visits the builds after a place, newest first, of one project or of all, until `each` breaks. Builds
@@ -256,6 +231,23 @@ impl Index {
             entry.outcome() == Some(Outcome::Succeeded) && entry.incremental == incremental
         });
         alike.filter_map(|entry| entry.took).take(most).collect()
+    }
+
+    /// The names of the groups of a project, or of all projects, sorted; at most `most`, and true if there are
+    /// more.
+    pub(super) fn groups(&self, project: Option<&ProjectName>, most: usize) -> (Vec<String>, bool) {
+        let projects = self.lock();
+        let of = projects
+            .iter()
+            .filter(|(name, _)| project.is_none_or(|wanted| wanted == *name));
+        let mut names = BTreeSet::new();
+        for group in of.flat_map(|(_, builds)| builds.groups.values()) {
+            if !group.name.is_empty() && names.insert(group.name.to_string()) && names.len() > most
+            {
+                return (names.into_iter().take(most).collect(), true);
+            }
+        }
+        (names.into_iter().collect(), false)
     }
 
     /// The number of builds of each project, and when the newest of them started.
@@ -553,35 +545,5 @@ mod tests {
         // Without a group: the builds of the project.
         assert_eq!(around("5"), (some("4"), None, some("2")));
         assert_eq!(around("9"), (None, None, None));
-    }
-
-    #[test]
-    fn builds_that_ended_since_an_event_are_listed_in_the_order_of_their_ends() {
-        let index = Index::new();
-        // The long build started before the horizon that the short ones alone would give.
-        for (began, ended, digit) in [(10, 1_000, "a"), (900, 950, "b"), (980, 990, "c")] {
-            let at = |second| Timestamp::from_second(second).unwrap();
-            let info = BuildInfo {
-                started_at: at(began),
-                finished_at: Some(at(ended)),
-                duration: Some(Duration::from_secs(ended as u64 - began as u64)),
-                ..BuildInfo::example()
-            };
-            index.put(place(began, "p", digit), IndexEntry::of(&info, None));
-        }
-        let since = |second, limit| -> Vec<String> {
-            let since = Timestamp::from_second(second).unwrap();
-            let ended = index.ended(since, limit).into_iter();
-            ended
-                .map(|place| place.id.to_string()[..7].to_owned())
-                .collect()
-        };
-        let ids = |digits: &[&str]| -> Vec<String> {
-            digits.iter().map(|digit| digit.repeat(7)).collect()
-        };
-        assert_eq!(since(950, 9), ids(&["b", "c", "a"]));
-        assert_eq!(since(951, 9), ids(&["c", "a"]));
-        assert_eq!(since(0, 1), ids(&["a"]));
-        assert_eq!(since(1_001, 9), ids(&[]));
     }
 }

@@ -33,7 +33,7 @@ impl<T: Eq + Hash + ?Sized> Interned<T> {
         }
     }
 
-    #[cfg(test)]
+    /// Every value, in no order.
     pub(super) fn values(&self) -> impl Iterator<Item = Arc<T>> {
         self.0.iter().cloned()
     }

@@ -14,7 +14,7 @@ use crate::project::ProjectName;
 
 /// Similar builds used to estimate the next duration: recent enough to follow a change, enough that one slow
 /// disk does not decide.
-const SIMILAR_BUILDS: usize = 15;
+pub const SIMILAR_BUILDS: usize = 15;
 /// Most builds of the project that are searched for them.
 const MAX_BUILDS_SEARCHED: usize = 500;
 
@@ -140,6 +140,16 @@ impl BuildStore {
         let latest = places.into_iter().skip(surplus);
         let ended = latest.map(|place| (place.project, place.id)).collect();
         (ended, surplus > 0)
+    }
+
+    /// How many builds ended at `since` or later, and how many of them went wrong.
+    pub fn count_ended(&self, since: Timestamp) -> (u64, u64) {
+        self.index.count_ended(since)
+    }
+
+    /// The names of the groups of a project, or of all projects; at most `most`, and true if there are more.
+    pub fn groups(&self, project: Option<&ProjectName>, most: usize) -> (Vec<String>, bool) {
+        self.index.groups(project, most)
     }
 
     /// The unshared bytes on disk of each project's builds, as far as they were measured.

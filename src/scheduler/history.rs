@@ -68,6 +68,33 @@ impl Reader {
         self.walk(move || shared.store.sizes()).await
     }
 
+    /// How many builds ended in the last 24 hours, and how many of them went wrong.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn last_day(&self) -> Result<(u64, u64), Error> {
+        self.scheduler.0.store.indexed().await;
+        let since = Timestamp::now() - 24.hours();
+        let shared = self.scheduler.0.clone();
+        self.walk(move || shared.store.count_ended(since)).await
+    }
+
+    /// The names of the groups of a project, or of all projects, sorted; at most `most`, and true if there are
+    /// more.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn groups(
+        &self,
+        project: Option<ProjectName>,
+        most: usize,
+    ) -> Result<(Vec<String>, bool), Error> {
+        self.scheduler.0.store.indexed().await;
+        let shared = self.scheduler.0.clone();
+        self.walk(move || shared.store.groups(project.as_ref(), most))
+            .await
+    }
+
     /// How fast the disk usage of builds grows.
     ///
     /// # Errors

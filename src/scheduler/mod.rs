@@ -49,6 +49,7 @@ mod unused_images;
 mod artifacts;
 mod jobs;
 mod logs;
+mod machine;
 mod readers;
 mod reading;
 
@@ -71,6 +72,7 @@ pub use config::SchedulerConfig;
 pub use error::Error;
 pub use event_stream::{EventStream, StreamEvent};
 pub use history::Growth;
+pub use machine::Machine;
 pub use reading::{HostReport, ListEnd, Newest, Reader};
 pub use rebuild::ImageReport;
 pub use request::{SubmitRequest, large};

@@ -263,6 +263,8 @@ async fn directory(
         request.headers().clone(),
         project.clone(),
     );
+    let found = request.reader.find(project, id).await.ok();
+    let totals = found.and_then(|info| info.artifacts);
     let showing = move |artifacts: Artifacts| {
         let held = budget.hold(DIRECTORY_PAGE_BYTES)?;
         let found = artifacts.find(&path).map_err(unreadable)?;
@@ -271,7 +273,8 @@ async fn directory(
         };
         let entries = directory.list().map_err(unreadable)?;
         drop((directory, artifacts));
-        let page = pages::directory::render(&budget, &headers, &name, id, &path, &entries)?;
+        let page =
+            pages::directory::render(&budget, &headers, (&name, id), &path, &entries, totals)?;
         drop(held);
         Ok(page)
     };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::api::ArtifactTotals;
 use crate::build::lines;
 
 /// A duration: "340 ms", "4.2 s", "3 min 20 s", "2 h 5 min". `static/times.js` writes them alike.
@@ -31,6 +32,16 @@ pub(super) fn bytes(count: u64) -> String {
         unit += 1;
     }
     format!("{left:.1} {}", UNITS[unit])
+}
+
+/// Artifacts: "no files", "1 file, 12 B".
+pub(super) fn artifacts(totals: ArtifactTotals) -> String {
+    let size = bytes(totals.bytes);
+    match totals.files {
+        0 => "no files".to_owned(),
+        1 => format!("1 file, {size}"),
+        files => format!("{files} files, {size}"),
+    }
 }
 
 /// A time for browsers that run no scripts.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::accept_control::AcceptControl;
@@ -28,6 +29,8 @@ pub struct Web {
     pub(super) stop: CancellationToken,
     /// Request ids: a random prefix and a counter.
     requests: Arc<AtomicU64>,
+    /// When this process began to serve.
+    pub(super) since: Timestamp,
     /// Bytes that are held for clients that read: responses, streams of logs and events, lists, trees. Memory
     /// for clients that build is counted by the scheduler.
     pub(super) held: Budget,
@@ -77,6 +80,7 @@ impl Web {
             limits: ConnectionLimits::for_process(),
             stop,
             requests: Arc::new(AtomicU64::new(first)),
+            since: Timestamp::now(),
             held: Budget::new(HELD_FOR_CLIENTS, HELD_FOR_LOCAL),
             trees: Budget::new(max_trees(), TREES_FOR_LOCAL),
         }

@@ -49,7 +49,7 @@ async fn all_of_them_come_as_a_tar_plain_or_compressed() {
     let plain = daemon.ask(Ask::get(path(&info))).await.expect(200);
     assert_eq!(plain.header("content-type"), "application/x-tar");
     assert_eq!(plain.header("content-encoding"), "");
-    let name = format!("p-{}.tar", &text(&info, "ID")[..7]);
+    let name = format!("p-{}.tar", &text(&info, "ID")[..12]);
     assert_eq!(
         plain.header("content-disposition"),
         format!("attachment; filename=\"{name}\"")

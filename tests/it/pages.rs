@@ -114,9 +114,9 @@ async fn how_jobs_were_answered_is_known_over_a_restart() {
     daemon.build(numbered(1)).await;
     // The list waits for the scan, which reads what the process before has counted.
     let html = page(&daemon, "/project/succeed").await;
-    assert!(html.contains("3 cached, 0 joined of 4"), "{html}");
+    assert!(html.contains("3 cached, 0 joined of 4 requests"), "{html}");
     assert!(
-        html.contains("75 %") && html.contains("1 of 1 that are kept"),
+        html.contains("75 %") && html.contains("1 of 1 kept"),
         "{html}"
     );
     assert_eq!(
@@ -256,4 +256,113 @@ async fn what_pages_are_made_of_is_kept_by_browsers_and_sent_small() {
     }
     assert!(names.len() > 5, "{names:?}");
     assert!(all < 60_000, "all modules of all pages: {all} bytes");
+}
+
+#[tokio::test]
+async fn the_overview_says_who_asked_how_builds_began_and_how_many_failed() {
+    let daemon = TestDaemon::with(&["succeed", "exit-code"]).await;
+    let group = |n: u32| json!({"project": "succeed", "group": "main", "params": {"n": n.to_string(), "_token": "x"}});
+    daemon.build(group(1)).await;
+    daemon.build(group(2)).await;
+    daemon.build(group(2)).await;
+    daemon.build(json!({"project": "exit-code"})).await;
+    let html = page(&daemon, "/").await;
+    for what in [
+        "1 of 3 builds failed in 24 h, 1 requests answered without a build today",
+        ">cold</td>",
+        ">incremental</td>",
+        "data-ago>",
+        "<option>exit-code</option>",
+        "<option value=\"main\">main</option>",
+        "Recent builds",
+        // What tells builds apart comes first.
+        "n=1 _token=(secret)",
+    ] {
+        assert!(html.contains(what), "{what} is not in {html}");
+    }
+    assert!(html.contains("class=\"faint who\"") && !html.contains("who\" title=\"\""));
+    let chosen = page(&daemon, "/?project=succeed&group=main&outcome=succeeded").await;
+    for what in [
+        "<option selected>succeed</option>",
+        "<option value=\"main\" selected>main</option>",
+        "<option selected>succeeded</option>",
+    ] {
+        assert!(chosen.contains(what), "{what} is not in {chosen}");
+    }
+    let none = page(&daemon, "/?outcome=cancelled").await;
+    assert!(none.contains("No builds match these filters."), "{none}");
+}
+
+#[tokio::test]
+async fn the_page_of_a_project_has_its_builds_before_the_plot_and_a_form_with_its_params() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let params = json!({"n": "<1>", "_token": "hunter2", "long": "x".repeat(5_000)});
+    let job = json!({"project": "succeed", "group": "main", "params": params});
+    daemon.build(job).await;
+    let html = page(&daemon, "/project/succeed").await;
+    let at = |what: &str| {
+        html.find(what)
+            .unwrap_or_else(|| panic!("{what} is not in {html}"))
+    };
+    assert!(at("<table id=\"recent\">") < at("<figure class=\"plot\">"));
+    assert!(at("Median cold build") < at("<h2>Builds</h2>"));
+    let form = &html[at("<form id=\"start\"")..at("</form>")];
+    for what in [
+        "value=\"main\"",
+        "data-param=\"n\"",
+        "&#60;1&#62;</textarea>",
+        "data-param=\"_token\"",
+        "type=\"password\"",
+        "too many or too long",
+    ] {
+        assert!(form.contains(what), "{what} is not in {form}");
+    }
+    assert!(!html.contains("hunter2") && !form.contains("data-param=\"long\""));
+    assert!(html.contains("--group</span> <span>main</span>"), "{html}");
+}
+
+#[tokio::test]
+async fn the_page_of_the_host_shows_what_runs_and_the_control_of_the_queue_last() {
+    let daemon = TestDaemon::with(&["slow"]).await;
+    let id = daemon.submit(json!({"project": "slow"})).await;
+    let html = page(&daemon, "/status").await;
+    let at = |what: &str| {
+        html.find(what)
+            .unwrap_or_else(|| panic!("{what} is not in {html}"))
+    };
+    assert!(at("% used") < at(&id) && at(&id) < at("id=\"actions\""));
+    for what in [
+        "reachable",
+        "in the last minute",
+        "not growing",
+        "started <time",
+    ] {
+        at(what);
+    }
+    let reason = json!({"reason": ""});
+    daemon
+        .post(format!("/job/slow/{id}/cancel"), &reason)
+        .await
+        .expect(202);
+    daemon.wait("slow", &id).await;
+}
+
+#[tokio::test]
+async fn an_error_has_a_title_in_words_and_a_directory_the_totals_of_its_build() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let refused = daemon
+        .ask(Ask::get("/nowhere").with("accept", BROWSER))
+        .await;
+    assert!(
+        refused
+            .expect(404)
+            .text()
+            .contains("<h1>There is no such page</h1>")
+    );
+    let info = daemon.build(numbered(1)).await;
+    let path = format!("/artifacts/succeed/{}/", text(&info, "ID"));
+    let html = page(&daemon, &path).await;
+    assert!(html.contains("2 entries here"), "{html}");
+    let projects = page(&daemon, "/projects").await;
+    assert!(projects.contains("data-label=\"Builds\""), "{projects}");
 }

@@ -10,6 +10,7 @@ use hyper::HeaderMap;
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
+use crate::api::ArtifactTotals;
 use crate::build::{Entries, Entry, EntryKind};
 use crate::job::JobId;
 use crate::project::ProjectName;
@@ -143,6 +144,8 @@ struct Page {
     more: usize,
     total: String,
     total_exact: u64,
+    /// Of all artifacts of the build; "" while that is unknown.
+    all: String,
 }
 
 struct Row {
@@ -163,10 +166,10 @@ enum Kind {
 pub(in crate::web) fn render(
     budget: &ClientBudget,
     headers: &HeaderMap,
-    project: &ProjectName,
-    id: JobId,
+    (project, id): (&ProjectName, JobId),
     path: &Path,
     entries: &Entries,
+    totals: Option<ArtifactTotals>,
 ) -> Result<Response, ApiError> {
     let base = base(path);
     let mut bytes_left = MAX_BYTES;
@@ -196,6 +199,7 @@ pub(in crate::web) fn render(
             rows,
             total: format::bytes(total),
             total_exact: total,
+            all: totals.map(format::artifacts).unwrap_or_default(),
         },
     )
 }
@@ -260,7 +264,15 @@ mod tests {
         let id: JobId = "ab".repeat(32).parse().unwrap();
         let project = "p".parse().unwrap();
         let budget = ClientBudget::new(Budget::new(16 << 20, 0), Client::Local);
-        let answer = render(&budget, &HeaderMap::new(), &project, id, path, entries).unwrap();
+        let answer = render(
+            &budget,
+            &HeaderMap::new(),
+            (&project, id),
+            path,
+            entries,
+            None,
+        )
+        .unwrap();
         let body = answer.into_body().collect().await.unwrap();
         String::from_utf8(body.to_bytes().to_vec()).unwrap()
     }

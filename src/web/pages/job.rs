@@ -12,9 +12,8 @@ use super::changes::{Changes, changes};
 use super::commands::{self, Command, Server};
 use super::excerpt;
 use super::page::page;
-use super::row::{Progress, expected, group_address, word};
+use super::row::{Progress, expected, group_address, kind, word};
 use super::timeline::{Segment, timeline};
-use crate::api::ArtifactTotals;
 use crate::budget::Held;
 use crate::build::{BuildInfo, Neighbour, Neighbours, lines};
 use crate::job::{Outcome, Status};
@@ -224,7 +223,7 @@ impl<'a> Job<'a> {
             live,
             params,
             warnings: info.warnings.iter().map(visible).collect(),
-            artifacts: info.artifacts.map(artifacts).unwrap_or_default(),
+            artifacts: info.artifacts.map(format::artifacts).unwrap_or_default(),
             changes: around.changes,
             command,
             is_pinned: around.is_pinned,
@@ -243,15 +242,6 @@ impl<'a> Job<'a> {
 fn is_red(info: &BuildInfo) -> bool {
     let outcome = info.outcome();
     outcome.is_some_and(|outcome| !matches!(outcome, Outcome::Succeeded | Outcome::Cancelled))
-}
-
-/// How it began; "" while that is unknown.
-fn kind(info: &BuildInfo) -> &'static str {
-    match (info.incremental, info.phases.snapshot) {
-        (true, _) => "incremental",
-        (false, Some(_)) => "cold",
-        (false, None) => "",
-    }
 }
 
 fn icon(info: &BuildInfo) -> &'static str {
@@ -274,16 +264,6 @@ fn times(info: &BuildInfo) -> Vec<(&'static str, String, String)> {
         .into_iter()
         .filter_map(|(label, time)| Some((label, format::stamp(time?), format::utc(time?))))
         .collect()
-}
-
-/// "no files", "1 file, 12 B".
-fn artifacts(totals: ArtifactTotals) -> String {
-    let size = format::bytes(totals.bytes);
-    match totals.files {
-        0 => "no files".to_owned(),
-        1 => format!("1 file, {size}"),
-        files => format!("{files} files, {size}"),
-    }
 }
 
 /// The command that builds the same job.

@@ -8,6 +8,7 @@ mod commands;
 pub(super) mod directory;
 mod excerpt;
 pub(super) mod file;
+mod filters;
 mod host;
 mod job;
 mod overview;
@@ -17,6 +18,7 @@ mod project;
 pub(super) mod refused;
 mod row;
 pub(super) mod signin;
+mod start;
 mod timeline;
 
 pub(super) use host::host;

@@ -8,10 +8,12 @@ use super::super::request::Request;
 use super::super::response::Response;
 use super::super::state::Web;
 use super::super::{filter, format};
+use super::filters::Form;
 use super::page::page;
 use super::row::row_of;
 use crate::build::{BuildInfo, Filter, Listing};
 use crate::job::{Outcome, Phase, State};
+use crate::project::ProjectName;
 use crate::scheduler::Activity;
 
 /// Builds that have ended on one page, which keeps the page small.
@@ -27,11 +29,9 @@ struct Overview<'a> {
     is_paused: bool,
     is_engine_away: bool,
     load: String,
-    project: &'a str,
-    group: &'a str,
-    text: &'a str,
-    outcomes: Vec<(&'static str, bool)>,
-    projects: Vec<String>,
+    form: Form<'a>,
+    /// The builds of the last day.
+    day: String,
     is_filtered: bool,
     events: String,
     since: String,
@@ -70,7 +70,15 @@ pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Resp
     });
     let activity = web.scheduler.activity().borrow().clone();
     let names = request.reader.projects().await?;
-    let value = |name| choice.get(name).unwrap_or_default();
+    let day = day(web, &request, names.iter().map(|(name, ..)| name)).await?;
+    let form = Form::of(
+        &request,
+        &choice,
+        filter.outcome,
+        filter.project.clone(),
+        &names,
+    )
+    .await?;
     let rows = |infos: &mut dyn Iterator<Item = &BuildInfo>| -> Result<Vec<String>, ApiError> {
         infos.map(|info| row_of(web, info)).collect()
     };
@@ -78,21 +86,13 @@ pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Resp
         &request.budget,
         request.headers(),
         &Overview {
-            heading: heading(value("project")),
+            heading: heading(choice.get("project").unwrap_or_default()),
             icon: icon(!live.is_empty(), recent.first()),
             is_paused: activity.paused,
             is_engine_away: activity.engine_away,
             load: load(&activity),
-            project: value("project"),
-            group: value("group"),
-            text: value("text"),
-            outcomes: Outcome::ALL
-                .map(|outcome| (outcome.as_str(), Some(outcome) == filter.outcome))
-                .to_vec(),
-            projects: names
-                .into_iter()
-                .map(|(name, ..)| name.to_string())
-                .collect(),
+            form,
+            day,
             is_filtered: !query.is_empty(),
             events: address("/events", ["rows", &query]),
             since,
@@ -104,6 +104,26 @@ pub(in crate::web) async fn overview(web: &Web, request: Request) -> Result<Resp
             recent: rows(&mut recent.iter().map(|listing| listing.info()))?,
         },
     )
+}
+
+/// The builds that ended in the last 24 hours, and the answers of today.
+async fn day(
+    web: &Web,
+    request: &Request,
+    projects: impl Iterator<Item = &ProjectName>,
+) -> Result<String, ApiError> {
+    let (ended, failed) = request.reader.last_day().await?;
+    let answers = projects.map(|name| web.scheduler.answer_stats(name).last(1));
+    let cached: u64 = answers.map(|day| day.cached + day.coalesced).sum();
+    let builds = match ended {
+        0 => "no builds in 24 h".to_owned(),
+        1 => format!("{failed} of 1 build failed in 24 h"),
+        _ => format!("{failed} of {ended} builds failed in 24 h"),
+    };
+    Ok(match cached {
+        0 => builds,
+        _ => format!("{builds}, {cached} requests answered without a build today"),
+    })
 }
 
 fn heading(project: &str) -> String {
@@ -140,7 +160,7 @@ fn icon(is_running: bool, newest: Option<&Listing>) -> &'static str {
 }
 
 /// Active builds, running ones before waiting ones, each in the order of their requests.
-async fn live(web: &Web, filter: &Filter) -> Vec<std::sync::Arc<BuildInfo>> {
+pub(super) async fn live(web: &Web, filter: &Filter) -> Vec<std::sync::Arc<BuildInfo>> {
     let jobs = web.scheduler.active_jobs().await;
     let now = jobs.into_iter().filter_map(|job| job.now());
     let mut live: Vec<_> = now

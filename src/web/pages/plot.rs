@@ -1,7 +1,8 @@
 //! The durations of a project's builds over time, as a drawing that needs no script.
 //!
-//! The duration is on a logarithmic scale: a cached answer takes a millisecond, a cold build minutes, and
-//! both must be visible. Marks differ by shape as well as by colour.
+//! Builds are on a logarithmic scale of durations; cached answers, which take a millisecond, are on a line of
+//! their own below it. Marks differ by shape as well as by colour. Only the times are scaled to the width of the
+//! page, so that marks and texts have one size at any width.
 
 use std::time::Duration;
 
@@ -12,12 +13,12 @@ use crate::build::{AnswerStats, Point, Trend};
 use crate::job::Outcome;
 use crate::project::ProjectName;
 
-const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 220.0;
-/// Space for the labels of the durations at the left, for the dates below, and above all marks.
-const LEFT: f64 = 64.0;
-const BELOW: f64 = 22.0;
-const ABOVE: f64 = 8.0;
+/// Space below the scale, for the line of cached answers, and above all marks.
+const BELOW: f64 = 28.0;
+const ABOVE: f64 = 10.0;
+/// Where cached answers are.
+const CACHED: f64 = HEIGHT - 10.0;
 
 /// Durations that may be labelled: about a power of ten apart, and as users write them.
 const LABELS: [(f64, &str); 11] = [
@@ -43,9 +44,7 @@ pub(super) struct Plot {
     /// Dates of the first and the last mark, for `datetime` and for users.
     pub(super) from: String,
     pub(super) to: String,
-    pub(super) width: u32,
     pub(super) height: u32,
-    pub(super) left: String,
 }
 
 /// One build or answer.
@@ -53,6 +52,7 @@ pub(super) struct Plot {
 pub(super) struct Mark {
     /// `cold`, `incremental`, `cached` or `red`: a class, and the name of a shape.
     pub(super) kind: &'static str,
+    /// In percent of the width.
     pub(super) x: String,
     pub(super) y: String,
     pub(super) title: String,
@@ -71,11 +71,11 @@ pub(super) fn plot(project: &ProjectName, trend: &Trend, stats: &AnswerStats) ->
         .map(|(at, micros)| (*at, Duration::from_micros(*micros)))
         .collect();
     let builds = trend.points.iter().map(|point| (point.started, point.took));
-    let scale = Scale::of(builds.chain(answers.iter().copied()))?;
+    let scale = Scale::of(builds, answers.iter().map(|(at, _)| *at))?;
     let answers = answers.iter().map(|(at, took)| Mark {
         kind: "cached",
         x: scale.x(*at),
-        y: scale.y(*took),
+        y: format!("{CACHED:.1}"),
         title: format!("cached, answered in {}", precise(*took)),
         href: String::new(),
     });
@@ -86,9 +86,7 @@ pub(super) fn plot(project: &ProjectName, trend: &Trend, stats: &AnswerStats) ->
         lines: scale.lines(),
         from: format::stamp(scale.first),
         to: format::stamp(scale.last),
-        width: WIDTH as u32,
         height: HEIGHT as u32,
-        left: format!("{LEFT:.0}"),
     })
 }
 
@@ -128,9 +126,13 @@ struct Scale {
 
 #[allow(clippy::cast_precision_loss)] // A drawing is coarser.
 impl Scale {
-    /// `None` where there are no marks.
-    fn of(marks: impl Iterator<Item = (Timestamp, Duration)>) -> Option<Scale> {
-        let (times, durations): (Vec<Timestamp>, Vec<Duration>) = marks.unzip();
+    /// The scale of builds, and of the times of answers; `None` where there are no builds.
+    fn of(
+        builds: impl Iterator<Item = (Timestamp, Duration)>,
+        answers: impl Iterator<Item = Timestamp>,
+    ) -> Option<Scale> {
+        let (mut times, durations): (Vec<Timestamp>, Vec<Duration>) = builds.unzip();
+        times.extend(answers);
         let low = decade(*durations.iter().min()?).floor();
         let high = decade(*durations.iter().max()?).ceil();
         Some(Scale {
@@ -147,7 +149,7 @@ impl Scale {
             true => 0.5,
             false => since(at) / since(self.last).max(1.0),
         };
-        format!("{:.1}", LEFT + 8.0 + part * (WIDTH - LEFT - 16.0))
+        format!("{:.2}", part * 100.0)
     }
 
     /// The height of a duration as a part of all: 0 to 1 for those between `low` and `high`.
@@ -219,8 +221,10 @@ mod tests {
         assert_eq!(kinds, ["cached", "cold", "incremental", "red"]);
         for mark in &drawn.marks {
             let (x, y): (f64, f64) = (mark.x.parse().unwrap(), mark.y.parse().unwrap());
-            assert!((LEFT..=WIDTH).contains(&x), "{mark:?}");
-            assert!((0.0..=HEIGHT - BELOW).contains(&y), "{mark:?}");
+            assert!((0.0..=100.0).contains(&x), "{mark:?}");
+            let is_cached = mark.kind == "cached";
+            assert!((0.0..=HEIGHT).contains(&y), "{mark:?}");
+            assert_eq!(y > HEIGHT - BELOW, is_cached, "{mark:?}");
         }
         assert!(plot(&project, &Trend::default(), &stats).is_none());
         let alone = Trend {

@@ -11,6 +11,7 @@ use super::commands::{self, Command, Server};
 use super::page::page;
 use super::plot::{Plot, plot};
 use super::row::row_of;
+use super::start::{self, Form};
 use crate::build::{BuildInfo, Filter, Listing};
 use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
@@ -80,6 +81,9 @@ struct Project {
     own: String,
     cold: String,
     incremental: String,
+    /// The builds of which these are the medians.
+    similar: usize,
+    form: Form,
     plot: Option<Plot>,
     latest: Option<(String, String)>,
     groups: Vec<Group>,
@@ -123,7 +127,6 @@ pub(in crate::web) async fn project(
     let answers = stats.last(RATE_DAYS);
     let (builds, _) = request.reader.list(of(name), SHOWN).await?;
     let all = answers.built + answers.cached + answers.coalesced;
-    let percent = |part: u64, of: u64| (part * 100).checked_div(of).unwrap_or(0);
     let expected = |incremental| {
         let expected = web.scheduler.expected(name, incremental);
         expected.map(format::span).unwrap_or_default()
@@ -153,6 +156,8 @@ pub(in crate::web) async fn project(
             own: format::bytes(trend.own),
             cold: expected(false),
             incremental: expected(true),
+            similar: crate::build::SIMILAR_BUILDS,
+            form: start::free(newest),
             plot: plot(name, &trend, &stats),
             latest: latest.map(|id| (id.to_string(), id.short())),
             more_groups: groups.len().saturating_sub(MAX_GROUPS),
@@ -183,6 +188,10 @@ fn next_job<'a>(project: &'a ProjectName, newest: Option<&'a BuildInfo>) -> comm
             .map(|(name, value)| (&**name, value.as_deref()))
             .collect(),
     }
+}
+
+fn percent(part: u64, of: u64) -> u64 {
+    (part * 100).checked_div(of).unwrap_or(0)
 }
 
 fn of(project: &ProjectName) -> Filter {

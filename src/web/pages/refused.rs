@@ -1,7 +1,7 @@
 //! The page of an error for a browser: the message that programs get, and links.
 
 use askama::Template;
-use hyper::HeaderMap;
+use hyper::{HeaderMap, StatusCode};
 
 use super::page::small_page;
 use crate::web::error::ApiError;
@@ -11,17 +11,31 @@ use crate::web::response::{self, Response};
 #[derive(Template)]
 #[template(path = "refused.html")]
 struct Page<'a> {
-    status: &'a str,
+    title: &'a str,
     sentence: String,
     request: &'a str,
     /// The error is the server's fault.
     is_ours: bool,
 }
 
+/// What a status means, for people.
+fn title(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 | 422 => "This address is not valid",
+        401 | 403 => "This is not allowed",
+        404 | 410 => "There is no such page",
+        405 | 406 | 415 => "This address cannot be opened so",
+        409 => "This is not possible now",
+        429 | 503 | 507 => "The server is busy",
+        500..=599 => "Something went wrong on the server",
+        _ => "The server refused this request",
+    }
+}
+
 /// The error as a page; as text if no page can be written.
 pub(in crate::web) fn render(error: ApiError, request: &str, headers: &HeaderMap) -> Response {
     let told = Page {
-        status: error.status.canonical_reason().unwrap_or("Refused"),
+        title: title(error.status),
         sentence: format::visible(&error.message()),
         request,
         is_ours: error.status.is_server_error(),

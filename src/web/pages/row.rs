@@ -29,6 +29,11 @@ struct Row {
     group_href: String,
     /// The params, as far as they fit.
     summary: String,
+    /// The client that asked for it first.
+    who: String,
+    /// How it began, and how many further requests joined it.
+    kind: String,
+    joined: u32,
     /// For `datetime`, and for browsers that run no scripts.
     started: (String, String),
     took: String,
@@ -45,6 +50,8 @@ pub(super) struct Progress {
     pub(super) elapsed: u64,
     /// The time of similar builds, in milliseconds.
     pub(super) expected: Option<u64>,
+    /// Said before the times: what the time is spent with.
+    pub(super) prefix: &'static str,
     pub(super) said: String,
 }
 
@@ -53,6 +60,15 @@ pub(super) fn word(info: &BuildInfo) -> &'static str {
     match info.is_stopping() {
         true => "stopping",
         false => info.status.as_str(),
+    }
+}
+
+/// How a build began; "" while that is unknown.
+pub(super) fn kind(info: &BuildInfo) -> &'static str {
+    match (info.incremental, info.phases.snapshot) {
+        (true, _) => "incremental",
+        (false, Some(_)) => "cold",
+        (false, None) => "",
     }
 }
 
@@ -66,6 +82,10 @@ pub(super) fn group_address(info: &BuildInfo) -> String {
 }
 
 impl Row {
+    fn has_joined(&self) -> bool {
+        self.joined > 0
+    }
+
     /// The row of a build that may take `expected`.
     fn of(info: &BuildInfo, expected: Option<Duration>) -> Row {
         Row {
@@ -76,6 +96,12 @@ impl Row {
             group: format::visible(info.group_name()),
             group_href: group_address(info),
             summary: summary(info),
+            joined: info.joined,
+            who: format::visible(info.asked_by.as_deref().unwrap_or_default()),
+            kind: match (kind(info), info.joined) {
+                (kind, 0) => kind.to_owned(),
+                (kind, joined) => format!("{kind} +{joined}"),
+            },
             started: (format::stamp(info.started_at), format::utc(info.started_at)),
             took: info.duration.map(format::span).unwrap_or_default(),
             live: info.phase().map(|_| Progress::of(info, expected)),
@@ -87,20 +113,23 @@ impl Progress {
     pub(super) fn of(info: &BuildInfo, expected: Option<Duration>) -> Progress {
         let elapsed = Timestamp::now().duration_since(info.started_at);
         let elapsed = Duration::try_from(elapsed).unwrap_or_default();
+        let prefix = match info.phase() {
+            Some(Phase::Queued) => "waiting ",
+            _ => "",
+        };
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Progress {
             since: format::stamp(info.started_at),
             elapsed: millis(elapsed),
             expected: expected.map(millis),
+            prefix,
             said: match expected {
-                Some(expected) => {
-                    format!(
-                        "{} of about {}",
-                        format::span(elapsed),
-                        format::span(expected)
-                    )
-                }
-                None => format::span(elapsed),
+                Some(expected) => format!(
+                    "{prefix}{} of about {}",
+                    format::span(elapsed),
+                    format::span(expected)
+                ),
+                None => format!("{prefix}{}", format::span(elapsed)),
             },
         }
     }
@@ -127,7 +156,10 @@ pub(super) fn expected(web: &Web, info: &BuildInfo) -> Option<Duration> {
 
 fn summary(info: &BuildInfo) -> String {
     let mut summary = String::new();
-    for (name, value) in &info.params {
+    // Secrets tell builds apart the least.
+    let is_shown = |(_, value): &(&String, &Option<_>)| value.is_some();
+    let secrets = info.params.iter().filter(|param| !is_shown(param));
+    for (name, value) in info.params.iter().filter(is_shown).chain(secrets) {
         if summary.len() > MAX_SUMMARY {
             break;
         }

@@ -2,12 +2,13 @@
 
 import { ask } from "./server.js";
 
-/** Shows the buttons below `page` and binds their actions. */
-export function buttons(page) {
+/** Shows the buttons below `page` and binds their actions; `own` are actions of the page alone. */
+export function buttons(page, own = {}) {
     const bar = page.querySelector("#actions");
     bar.hidden = false;
     for (const button of bar.querySelectorAll("button")) {
-        button.addEventListener("click", () => run(page, button));
+        const action = own[button.dataset.do] ?? ACTIONS[button.dataset.do];
+        button.addEventListener("click", () => run(page, button, action));
     }
 }
 
@@ -31,11 +32,11 @@ async function change(path, method, body) {
     }
 }
 
-async function run(page, button) {
+async function run(page, button, action) {
     button.disabled = true;
     try {
         // What an action has begun may leave its button disabled.
-        button.disabled = (await ACTIONS[button.dataset.do](page, button)) === STAYS;
+        button.disabled = (await action(page, button)) === STAYS;
     } catch (refused) {
         tell(button, refused.message);
         button.disabled = false;
@@ -101,7 +102,11 @@ async function build(page, rebuild) {
             return;
         }
     }
-    const job = { project: info.Project, group: info.Group, params: { ...info.Params, ...given }, rebuild };
+    await submit({ project: info.Project, group: info.Group, params: { ...info.Params, ...given }, rebuild });
+}
+
+/** Submits a job, and goes to its page. */
+export async function submit(job) {
     const { URL } = await (await change("/jobs?async", "POST", job)).json();
     location.assign(`/${URL}`);
     if (location.pathname === `/${URL}`) {

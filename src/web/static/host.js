@@ -2,14 +2,17 @@
 
 import { badge, connection } from "./badge.js";
 import { buttons } from "./buttons.js";
+import { count } from "./progress.js";
 import { follow, page as written } from "./server.js";
+import { local } from "./times.js";
 
 export function mount(page) {
     buttons(page);
+    count();
     let last = null;
     let isAsking = false;
 
-    /** When the queue is paused or the Engine is away, the notices are read from the server's page. */
+    /** When something else runs or waits, the queue is paused or the Engine is away, the page is read again. */
     async function show() {
         draw(page, last);
         if (isAsking || page.dataset.told === said(last)) {
@@ -45,7 +48,7 @@ export function mount(page) {
     });
 }
 
-const said = ({ Paused, EngineAway }) => `${Paused} ${EngineAway}`;
+const said = ({ Paused, EngineAway, Running, Queued }) => `${Paused} ${EngineAway} ${Running} ${Queued}`;
 
 function draw(page, { Slots, Running, Queued, Backlog, EngineAway }) {
     page.querySelector("#slots").textContent = `${Running} of ${Slots}`;
@@ -55,6 +58,7 @@ function draw(page, { Slots, Running, Queued, Backlog, EngineAway }) {
 
 async function again(page) {
     const fresh = (await written(location.pathname)).querySelector("[data-host]");
+    local(fresh);
     page.dataset.told = fresh.dataset.told;
     page.replaceChildren(...document.adoptNode(fresh).childNodes);
     buttons(page);

@@ -20,6 +20,8 @@ export function mount(list) {
     bind("/", "search", () => document.querySelector("#search").focus());
     walkable();
     count();
+    const form = document.querySelector("form[role=search]");
+    form.addEventListener("change", (event) => event.target.tagName === "SELECT" && form.requestSubmit());
     follow(list.dataset.events, {
         since: list.dataset.from,
         onstate(isConnected) {
@@ -102,7 +104,7 @@ async function again(list) {
             isStale = false;
             missed = [];
             const fresh = await page(location.pathname + location.search);
-            for (const id of ["#notices", "#turn"]) {
+            for (const id of ["#notices", "#turn", "#day"]) {
                 document.querySelector(id).replaceWith(document.adoptNode(fresh.querySelector(id)));
             }
             for (const table of [now, recent]) {

@@ -203,7 +203,7 @@ class View {
         this.bar = make("div", { className: "log-bar", role: "toolbar", ariaLabel: "Log" });
         const top = button("log-top", "Top", "the first line (g)", () => this.#leave(() => this.window.begin()));
         // An opened end of a log is far below the outcome of its build.
-        const outcome = document.querySelector("#summary .outcome");
+        const outcome = document.querySelector("h1 .outcome");
         const why = button("log-why", `↑ ${outcome.textContent}`, "the top of the page", () => scrollTo(0, 0));
         why.className = outcome.className;
         why.hidden = this.section.dataset.open !== "end";

@@ -2,7 +2,7 @@
 
 import { bind } from "./keys.js";
 import { token } from "./server.js";
-import { local } from "./times.js";
+import { keepAgo, local } from "./times.js";
 
 /** Modules by the part of a page that they update. */
 const PARTS = {
@@ -16,6 +16,7 @@ const PARTS = {
 };
 
 local(document);
+keepAgo();
 bind("b", "go to the builds", () => location.assign("/"));
 bind("p", "go to the projects", () => location.assign("/projects"));
 bind("h", "go to the host", () => location.assign("/status"));

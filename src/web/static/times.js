@@ -12,6 +12,22 @@ export function clock(date, now = new Date()) {
     return date.getFullYear() === now.getFullYear() ? `${month} ${time}` : `${month} ${date.getFullYear()} ${time}`;
 }
 
+/** "just now", "5 min ago", "3 h ago", "2 days ago"; the date of what is longer ago. */
+export function ago(date, now = new Date(serverNow())) {
+    const seconds = Math.floor((now - date) / 1000);
+    if (seconds < 60) {
+        return "just now";
+    }
+    if (seconds < 3600) {
+        return `${Math.floor(seconds / 60)} min ago`;
+    }
+    if (seconds < 86_400) {
+        return `${Math.floor(seconds / 3600)} h ago`;
+    }
+    const days = Math.floor(seconds / 86_400);
+    return days < 7 ? `${days} ${days === 1 ? "day" : "days"} ago` : clock(date, now);
+}
+
 /** The exact time: the reader's time with its zone, and UTC. */
 export function exact(date) {
     const here = date.toLocaleString("en-GB", { dateStyle: "full", timeStyle: "long" });
@@ -50,8 +66,20 @@ export function local(root) {
     for (const element of root.querySelectorAll("time[datetime]")) {
         const date = new Date(element.dateTime);
         if (!Number.isNaN(date.getTime())) {
-            element.textContent = clock(date);
+            element.textContent = "ago" in element.dataset ? ago(date) : clock(date);
             element.title = exact(date);
         }
     }
+}
+
+/** Keeps the times that are told as "5 min ago" true while the page is open. */
+export function keepAgo() {
+    const update = () => document.hidden || document.querySelectorAll("time[data-ago]").forEach((element) => {
+        const told = ago(new Date(element.dateTime));
+        if (element.textContent !== told) {
+            element.textContent = told;
+        }
+    });
+    setInterval(update, 30_000);
+    document.addEventListener("visibilitychange", update);
 }

@@ -102,12 +102,12 @@ fn a_button_asks_for_a_token_once_and_keeps_it() {
     ));
     browser.write(ADMIN);
     browser.press("Enter");
-    browser.wait_for_text("#summary .outcome", "cancelled");
+    browser.wait_for_text("h1 .outcome", "cancelled");
     browser.wait_for_text("#summary .notice", "Cancelled by token root");
 
     browser.open(&format!("/job/slow/{second}"));
     press_cancel(&browser);
-    browser.wait_for_text("#summary .outcome", "cancelled");
+    browser.wait_for_text("h1 .outcome", "cancelled");
     assert_eq!(browser.count("dialog"), 0);
     browser.end();
 }
@@ -187,7 +187,7 @@ fn where_nothing_is_public_a_token_opens_every_page_with_its_log_and_its_stream(
     browser.wait_for_text("#link", "● live");
     browser.wait_for_text("#log .row", "waiting");
     pages.release();
-    browser.wait_for_text("#summary .outcome", "succeeded");
+    browser.wait_for_text("h1 .outcome", "succeeded");
     browser.end();
 }
 

@@ -62,7 +62,7 @@ fn the_log_of_a_failed_rebuild_stays_and_the_page_names_the_build_that_is_served
     browser.wait_for_text("#log-status", "Live");
     std::fs::write(daemon.pending("slow", &id).join("data/gate"), "7\n").unwrap();
     browser.wait_for_text("#summary", "A rebuild failed with exit code 7");
-    browser.wait_for_text("#summary .outcome", "succeeded");
+    browser.wait_for_text("h1 .outcome", "succeeded");
     browser.wait_for_text("#log-size", "complete");
     browser.end();
 }
@@ -83,7 +83,7 @@ fn a_log_continues_where_it_was_when_its_page_is_visible_again() {
     };
     see(true);
     daemon.release("slow", &id);
-    browser.wait_for_text("#summary .outcome", "succeeded");
+    browser.wait_for_text("h1 .outcome", "succeeded");
     assert!(!browser.text("#log").contains("released"));
     see(false);
     browser.wait_for_text("#log", "released");

@@ -45,7 +45,7 @@ fn a_build_is_cancelled_with_a_reason_once_its_reader_is_sure() {
     browser.wait_for("dialog[open] input[name=reason]");
     browser.write("not needed any more");
     browser.click("dialog button[value=yes]");
-    browser.wait_for_text("#summary .outcome", "cancelled");
+    browser.wait_for_text("h1 .outcome", "cancelled");
     browser.wait_for_text(
         "#summary .notice",
         "Cancelled by 127.0.0.1: not needed any more",
@@ -57,10 +57,10 @@ fn a_build_is_cancelled_with_a_reason_once_its_reader_is_sure() {
 
     // And asked for again.
     browser.click(&button("again"));
-    browser.wait_for_text("#summary .outcome", "running");
+    browser.wait_for_text("h1 .outcome", "running");
     daemon.until("slow", &running, "waiting");
     daemon.release("slow", &running);
-    browser.wait_for_text("#summary .outcome", "succeeded");
+    browser.wait_for_text("h1 .outcome", "succeeded");
     browser.end();
 }
 
@@ -84,7 +84,7 @@ fn a_rebuild_asks_for_the_secrets_that_are_kept_nowhere() {
     browser.wait_until("!document.querySelector('dialog')");
     // The same job: it is where it was, and executed once more.
     daemon.wait("secret", &built);
-    browser.wait_for_text("#summary .outcome", "succeeded");
+    browser.wait_for_text("h1 .outcome", "succeeded");
     assert_eq!(browser.path(), format!("/job/secret/{built}"));
     let now = info(&daemon, "secret", &built);
     assert_eq!(

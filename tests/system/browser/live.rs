@@ -114,7 +114,7 @@ fn the_page_of_a_build_follows_it_and_its_log_to_the_end() {
     let browser = Browser::at(daemon.address());
     browser.open(&format!("/job/slow/{second}"));
     mark(&browser);
-    browser.wait_for_text("#summary .outcome", "queued");
+    browser.wait_for_text("h1 .outcome", "queued");
     wait_for_icon(&browser, "running");
     assert!(
         browser.title().starts_with("queued: slow "),
@@ -123,13 +123,13 @@ fn the_page_of_a_build_follows_it_and_its_log_to_the_end() {
     );
 
     release(&daemon, &first);
-    browser.wait_for_text("#summary .outcome", "running");
+    browser.wait_for_text("h1 .outcome", "running");
     browser.wait_until("document.title.startsWith('running: slow ')");
     browser.wait_for_text("#log", "waiting");
     assert!(!browser.text("#log").contains("released"));
 
     release(&daemon, &second);
-    browser.wait_for_text("#summary .outcome", "succeeded");
+    browser.wait_for_text("h1 .outcome", "succeeded");
     browser.wait_for_text("#log", "released");
     browser.wait_until("document.title.startsWith('succeeded: slow ')");
     // There are no more events.
@@ -154,7 +154,7 @@ fn a_failed_build_is_visible_in_a_background_tab() {
     daemon.until("slow", &id, "waiting");
     let gate = daemon.pending("slow", &id).join("data/gate");
     std::fs::write(gate, "3\n").unwrap();
-    page.wait_for_text("#summary .outcome", "failed with exit code 3");
+    page.wait_for_text("h1 .outcome", "failed with exit code 3");
     page.wait_until("document.title.startsWith('failed: slow ')");
     overview.wait_for_text(&outcome("recent", &id), "failed");
     for browser in [overview, page] {
@@ -198,6 +198,8 @@ fn the_expected_duration_is_shown_when_similar_builds_are_known() {
     page.open(&format!("/job/slow/{now}"));
     page.wait_for_text("#summary .progress", "of about");
     page.wait_for("#summary progress[aria-label]");
+    // One bar: the phases are words until the build is over.
+    assert_eq!(page.count(".timeline > svg"), 0);
     page.end();
     release(&daemon, &now);
     browser.wait_for_text(&outcome("recent", &now), "succeeded");

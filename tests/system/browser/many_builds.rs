@@ -118,9 +118,9 @@ fn a_filter_is_in_the_address_and_stays_there() {
     assert_eq!(daemon.get("/index/?limit=1").status, 200);
     let browser = Browser::at(daemon.address());
     browser.open("/");
-    browser.click("input[name=project]");
-    browser.write("odd");
-    browser.press("Enter");
+    browser.wait_for_text("#link", "● live");
+    // A choice is enough.
+    browser.eval("void (() => { const select = document.querySelector('select[name=project]'); select.value = 'odd'; select.dispatchEvent(new Event('change', {bubbles: true})); })()");
     browser.wait_until("location.search.includes('project=odd')");
     browser.wait_for_text("h1", "Builds of odd");
     assert_eq!(shown(&browser), newest(PAGE, |n| n % 2 == 1));
@@ -144,7 +144,7 @@ fn a_filter_is_in_the_address_and_stays_there() {
     assert_eq!(browser.path(), address);
     assert_eq!(shown(&browser), newest(PAGE, both));
     assert_eq!(
-        browser.eval("document.querySelector('input[name=project]').value"),
+        browser.eval("document.querySelector('select[name=project]').value"),
         "odd"
     );
     assert_eq!(
@@ -178,6 +178,6 @@ fn a_filter_is_in_the_address_and_stays_there() {
     browser.wait_for_text("#recent", "number-4321");
     assert_eq!(shown(&browser), [4321]);
     browser.open("/?text=nothing-is-like-that");
-    assert_eq!(browser.text("#none"), "No build matches this filter.");
+    assert_eq!(browser.text("#none"), "No builds match these filters.");
     browser.end();
 }

@@ -71,8 +71,8 @@ fn pages_outlive_the_daemon_and_miss_nothing() {
     }
     assert_eq!(overview.count("#recent tbody tr"), 2);
     assert_eq!(overview.count("#now tbody tr"), 0);
-    other.wait_for_text("#summary .outcome", "succeeded");
-    page.wait_for_text("#summary .outcome", "succeeded");
+    other.wait_for_text("h1 .outcome", "succeeded");
+    page.wait_for_text("h1 .outcome", "succeeded");
     let ready = log::find(&daemon, "prints", &goes_on, "ready");
     log::wait_for_lines(&page, &format!("count === {}", ready + 3 * PART));
     let expected: Vec<String> = (0..3 * PART).map(|n| format!("line {n}")).collect();

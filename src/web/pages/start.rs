@@ -1,0 +1,66 @@
+//! The form that starts a build of a project. It needs scripts, as all changes do.
+
+use super::super::format;
+use crate::build::BuildInfo;
+
+/// Fields of a form.
+const MAX_FIELDS: usize = 50;
+/// Bytes of a value that a form is filled with: lists have no more of it.
+const MAX_VALUE: usize = 200;
+
+/// The form.
+#[derive(Debug)]
+pub(super) struct Form {
+    pub(super) group: String,
+    pub(super) fields: Vec<Field>,
+    /// The project takes any params: rows can be added.
+    pub(super) is_free: bool,
+    /// Not all params of the latest build are there.
+    pub(super) has_more: bool,
+}
+
+/// A param.
+#[derive(Debug, Default)]
+pub(super) struct Field {
+    pub(super) name: String,
+    pub(super) description: String,
+    pub(super) value: String,
+    pub(super) default: Option<String>,
+    /// The values that it may have; none if any.
+    pub(super) values: Vec<String>,
+    pub(super) is_required: bool,
+    pub(super) is_secret: bool,
+}
+
+/// The form of a project without a schema, with the params of its newest build.
+pub(super) fn free(newest: Option<&BuildInfo>) -> Form {
+    let params = newest.map(|newest| &newest.params);
+    let all = params.into_iter().flatten();
+    let fits = |value: &str| value.len() <= MAX_VALUE && format::visible(value) == value;
+    let fields: Vec<Field> = all
+        .take(MAX_FIELDS)
+        .filter(|(_, value)| value.as_deref().is_none_or(fits))
+        .map(|(name, value)| Field {
+            name: name.clone(),
+            value: value.as_deref().unwrap_or_default().to_owned(),
+            is_secret: name.starts_with('_'),
+            ..Field::default()
+        })
+        .collect();
+    let count = newest.map_or(0, |newest| newest.params.len());
+    Form {
+        group: group(newest),
+        is_free: true,
+        has_more: fields.len() < count,
+        fields,
+    }
+}
+
+/// The group that the form proposes: that of the newest build, unless its name would mislead.
+fn group(newest: Option<&BuildInfo>) -> String {
+    let group = newest.map_or("", BuildInfo::group_name);
+    match format::visible(group) == group {
+        true => group.to_owned(),
+        false => String::new(),
+    }
+}
