@@ -263,6 +263,35 @@ mod tests {
     }
 
     #[test]
+    fn where_the_output_of_a_container_begins_is_known_of_earlier_versions_too() {
+        let begins = |text: &str| {
+            let record: RecordFile = serde_json::from_str(text).unwrap();
+            let id = JobId::FIRST;
+            let record = record.complete(&"p".parse().unwrap(), id, State::Ready, String::new());
+            record.info.log_runs_from
+        };
+        let ran = r#""LogOffset":7,"RunningSince":"2026-01-02T03:04:05Z""#;
+        for (record, expected) in [
+            (
+                format!(r#"{{"Container":"c","Bookkeeping":{{{ran}}}}}"#),
+                Some(7),
+            ),
+            (
+                r#"{"Container":"c","Bookkeeping":{"LogOffset":7}}"#.to_owned(),
+                None,
+            ),
+            (format!(r#"{{"Bookkeeping":{{{ran}}}}}"#), None),
+            (
+                format!(r#"{{"Container":"c","LogRunsFrom":3,"Bookkeeping":{{{ran}}}}}"#),
+                Some(3),
+            ),
+            ("{}".to_owned(), None),
+        ] {
+            assert_eq!(begins(&record), expected, "{record}");
+        }
+    }
+
+    #[test]
     fn a_pending_record_is_readable_by_the_daemon_only() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("build_info.json.new"), "left over").unwrap();

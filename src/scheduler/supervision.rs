@@ -167,6 +167,10 @@ impl BuildTask {
                 let deadline = self.pending()?.internal().deadline;
                 self.active.set_container(container.to_owned(), deadline);
                 let started = self.cancellable(docker.start(container)).await?;
+                // Of one that is unreachable, it is not known whether it has started it.
+                if started.as_ref().is_err_and(|error| !error.is_unreachable()) {
+                    self.pending()?.not_started();
+                }
                 started.map_err(container_failed)
             }
         }
