@@ -8,7 +8,7 @@
 
 /// Every point, in the order of a build's steps, and what has just happened there. A test compares the names
 /// with the sources.
-pub const POINTS: [(&str, &str); 31] = [
+pub const POINTS: [(&str, &str); 34] = [
     ("accept", "a connection was accepted, and is not yet served"),
     (
         "scheduler",
@@ -59,6 +59,18 @@ pub const POINTS: [(&str, &str); 31] = [
     ),
     ("in-place", "it is in `ready`, no link leads to it"),
     ("linked", "the link leads to it"),
+    (
+        "attempt-counted",
+        "the succeeded build beside a failed rebuild counts it, it is in `pending`",
+    ),
+    (
+        "attempt-made",
+        "the attempt that keeps a record is complete, not in its place",
+    ),
+    (
+        "attempt-kept",
+        "the attempt is in its place, the build that it was is in `pending`",
+    ),
     ("replaced", "what it replaced is out of sight"),
     ("finished", "it is over, no client has been told"),
     (

@@ -208,6 +208,7 @@ fn rules() -> SchedulerConfig {
         log_limit: 1 << 20,
         job_timeout: None,
         silence_timeout: None,
+        keep_attempts: 10,
         engine_wait: Duration::from_secs(1),
         gc: None,
     }

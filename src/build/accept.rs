@@ -32,10 +32,13 @@ impl BuildStore {
         asker: Option<String>,
     ) -> Result<PendingBuild, Error> {
         let now = jiff::Timestamp::now();
+        let (number, flaky) = self.next_attempt(&job.project, id)?;
         let mut record = Record {
             info: BuildInfo::accepted(job, id, self.layout.served(&job.project, id), now),
             internal: Bookkeeping::default(),
         };
+        (record.info.number, record.info.numbers) = (number, number);
+        record.info.flaky = flaky;
         record.internal.rebuild = rebuild;
         record.info.asked_by = asker;
         record.internal.boot.clone_from(&self.boot);

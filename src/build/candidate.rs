@@ -12,7 +12,8 @@ use crate::project::ProjectName;
 pub enum Category {
     /// Builds that can be served.
     Ready,
-    /// The last rebuild that did not succeed, beside its succeeded build.
+    /// A failed rebuild that an earlier version kept beside its succeeded build, and that could not be taken
+    /// over as an attempt.
     Failed,
 }
 
@@ -41,7 +42,7 @@ pub struct Candidate {
     pub last_used: Timestamp,
     /// When it started and ended; `None` if its record does not say.
     pub ran: Option<(Timestamp, Timestamp)>,
-    /// All its blocks, in bytes; `None` if it was not measured.
+    /// All its blocks and those of its attempts, in bytes; `None` if it was not measured.
     pub bytes: Option<u64>,
     /// Those of them that it shared with no other build.
     pub own: Option<u64>,

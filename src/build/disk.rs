@@ -31,6 +31,11 @@ pub(super) fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 /// The ids among the names in a directory; other names and non-directories are skipped.
 pub(super) fn list_ids(directory: &Path) -> io::Result<Vec<JobId>> {
+    list_named(directory)
+}
+
+/// The names of the directories in a directory that parse as `T`; none if there is no such directory.
+pub(super) fn list_named<T: FromStr>(directory: &Path) -> io::Result<Vec<T>> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error)

@@ -136,7 +136,7 @@ impl BuildStore {
         collected
     }
 
-    /// Removes one build, and the failed rebuild beside it.
+    /// Removes one build, its attempts, and a failed rebuild of an earlier version beside it.
     ///
     /// # Errors
     /// When a system call fails.
@@ -204,6 +204,10 @@ impl BuildStore {
         let found = rustix::fs::fstat(&directory).map_err(|error| look(error.into()))?;
         let record = super::record::read(&place).map_err(&look)?;
         let internal = record.map(|record| record.internal).unwrap_or_default();
+        let attempts = match category {
+            Category::Ready => self.job_attempt_bytes(project, id).map_err(look)?,
+            Category::Failed => 0,
+        };
         Ok(Some(Candidate {
             project: project.clone(),
             id,
@@ -212,7 +216,7 @@ impl BuildStore {
             last_used: last_used::time(&found),
             ran: None,
             bytes: internal.bytes,
-            own: internal.own,
+            own: internal.own.map(|own| own.saturating_add(attempts)),
             base: None,
             is_linked: false,
             is_pinned: false,
@@ -288,6 +292,8 @@ impl BuildStore {
     fn forget(&self, build: &Candidate) {
         if build.category == Category::Ready {
             self.index.remove(&build.project, build.id);
+            // What cannot be moved is removed at the next start, since it has no build any more.
+            let _ = self.remove_attempts(&build.project, build.id);
         }
     }
 

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use super::disk::make_directory;
 use super::error::{Error, disk_error};
 use super::lines::{Section, excerpt};
-use super::log::tail;
 use super::pending::PendingBuild;
 use super::publish::Published;
 use super::replace::Durability;
@@ -66,8 +65,11 @@ pub struct Unfinished {
 #[derive(Debug)]
 pub struct FinishedBuild {
     store: Arc<BuildStore>,
-    directory: PathBuf,
+    /// In `ready`; `None` for a failed rebuild, which is on stable storage already.
+    directory: Option<PathBuf>,
     record: Record,
+    /// The end of its log.
+    log: String,
     warning: Option<Error>,
 }
 
@@ -87,10 +89,15 @@ impl PendingBuild {
     /// process takes it over.
     pub fn finish(mut self, end: End) -> Result<FinishedBuild, Box<Unfinished>> {
         match self.put_in_place(end) {
-            Ok(Published { directory, warning }) => Ok(FinishedBuild {
+            Ok(Published {
+                directory,
+                log,
+                warning,
+            }) => Ok(FinishedBuild {
                 store: self.store,
                 directory,
                 record: self.record,
+                log,
                 warning,
             }),
             Err(NotInPlace { error, is_for_data }) => Err(Box::new(Unfinished {
@@ -147,6 +154,7 @@ impl PendingBuild {
         ];
         let built_until = built_until.into_iter().flatten().fold(now, Timestamp::max);
         self.record.internal.built_until = Some(built_until);
+        self.count_itself()?;
         let info = &mut self.record.info;
         if let Some(sentence) = end.error {
             info.error = Some(sentence);
@@ -186,6 +194,16 @@ impl PendingBuild {
         }
         let log = record::open_regular(&self.directory().join(layout::LOG)).ok()??;
         excerpt(&log, section, self.log().origins()).ok()?
+    }
+
+    /// Sets what depends on the other executions of the job, now that the outcome is known.
+    fn count_itself(&mut self) -> Result<(), Error> {
+        let info = &self.record.info;
+        let served = self.store.ready(&info.project, info.id)?;
+        let flaky = self.store.is_flaky(info, served.as_ref())?;
+        let info = &mut self.record.info;
+        (info.numbers, info.flaky) = (info.numbers.max(info.number), flaky);
+        Ok(())
     }
 
     /// The latest time of any file cloned from the base.
@@ -241,13 +259,8 @@ impl FinishedBuild {
     }
 
     /// The answer for its clients, with the end of its log.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn answer(&self) -> Result<BuildAnswer, Error> {
-        let log = tail(&self.directory)
-            .map_err(disk_error("read the log of the build", &self.directory))?;
-        Ok(BuildAnswer::new(self.record.info.clone(), Some(log)))
+    pub fn answer(&self) -> BuildAnswer {
+        BuildAnswer::new(self.record.info.clone(), Some(self.log.clone()))
     }
 
     /// The error of linking or clearing after the build was put in place; for the journal.
@@ -256,17 +269,21 @@ impl FinishedBuild {
     }
 
     /// Syncs everything of the build and marks it durable; until then it counts as absent after a power cut.
-    /// Then removes the build that it replaced.
+    /// Then removes the build that it replaced, and attempts past the bounds.
     ///
     /// # Errors
     /// When a system call fails; the build is valid all the same, until the next boot.
     pub fn make_durable(self) -> Result<(), Error> {
-        let directory = self.directory;
-        self.store
-            .make_durable(std::slice::from_ref(&directory))
-            .map_err(disk_error("bring the build to stable storage", &directory))?;
+        let (store, info) = (self.store, &self.record.info);
+        if let Some(directory) = self.directory {
+            store
+                .make_durable(std::slice::from_ref(&directory))
+                .map_err(disk_error("bring the build to stable storage", &directory))?;
+        }
         faults::point("settled");
-        self.store.empty_trash()
+        store.prune_attempts(&info.project, info.id)?;
+        store.bound_attempts()?;
+        store.empty_trash()
     }
 }
 

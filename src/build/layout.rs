@@ -19,6 +19,9 @@ const PAUSED: &str = "paused";
 const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
 const IMAGES: &str = "images";
+const ATTEMPTS: &str = "attempts";
+/// The suffix of an attempt that is not complete.
+const NEW_SUFFIX: &str = ".new";
 /// The suffix of files of statistics and of image records.
 const JSON_SUFFIX: &str = ".json";
 /// Mounted at `/data` in the container.
@@ -38,6 +41,8 @@ pub(super) const RECORD: &str = "build_info.json";
 pub(super) const INPUTS: &str = "inputs.json";
 /// The log.
 pub(super) const LOG: &str = "out.log";
+/// The files of a build that are kept of an attempt.
+pub(super) const ATTEMPT_FILES: [&str; 3] = [RECORD, LOG, INPUTS];
 
 /// The paths under one build path.
 #[derive(Clone, Debug)]
@@ -57,7 +62,7 @@ impl Layout {
     }
 
     /// `.mistry`: lock, instance id, secret, trash, pins, whether the queue is paused, answer statistics,
-    /// image records.
+    /// image records, attempts.
     pub(super) fn daemon_directory(&self) -> PathBuf {
         self.root.join(DAEMON_DIRECTORY)
     }
@@ -128,6 +133,32 @@ impl Layout {
             .join(format!("{project}{JSON_SUFFIX}"))
     }
 
+    /// The attempts of all jobs: a directory for each project.
+    pub(super) fn all_attempts(&self) -> PathBuf {
+        self.daemon_directory().join(ATTEMPTS)
+    }
+
+    /// A directory for each job that has attempts.
+    pub(super) fn project_attempts(&self, project: &ProjectName) -> PathBuf {
+        self.all_attempts().join(project.as_str())
+    }
+
+    /// A directory for each attempt of a job.
+    pub(super) fn attempts(&self, project: &ProjectName, id: JobId) -> PathBuf {
+        self.project_attempts(project).join(id.to_string())
+    }
+
+    /// An execution that is over and not served, without its data.
+    pub(super) fn attempt(&self, project: &ProjectName, id: JobId, number: u32) -> PathBuf {
+        self.attempts(project, id).join(number.to_string())
+    }
+
+    /// The same before its rename.
+    pub(super) fn new_attempt(&self, project: &ProjectName, id: JobId, number: u32) -> PathBuf {
+        self.attempts(project, id)
+            .join(format!("{number}{NEW_SUFFIX}"))
+    }
+
     /// The project of such a file in `answers` or `images`.
     pub(super) fn counted_by(name: &str) -> Option<ProjectName> {
         name.strip_suffix(JSON_SUFFIX)?.parse().ok()
@@ -153,7 +184,7 @@ impl Layout {
         self.builds(project, State::Ready).join(id.to_string())
     }
 
-    /// The last failed rebuild of an id whose succeeded build stays in `ready`.
+    /// Where earlier versions kept the last failed rebuild of an id whose succeeded build stays in `ready`.
     pub(super) fn failed(&self, project: &ProjectName, id: JobId) -> PathBuf {
         self.all_failed(project).join(id.to_string())
     }

@@ -5,8 +5,8 @@
 //! - From acceptance on it holds a record (`build_info.json`) and a log (`out.log`).
 //! - [`PendingBuild::finish`] is the only way into `ready/`: one rename, or an exchange where
 //!   a build of the same id is replaced. The record in it is complete before that.
-//! - A ready build never changes, but for the mark that it is durable and the measure of what it
-//!   takes; it is only removed whole.
+//! - A ready build never changes, but for the mark that it is durable, the measure of what it takes,
+//!   and the number of executions of its job; it is only removed whole.
 //! - Only a succeeded build is ever pointed at by `latest` or `groups/<group>`.
 //! - A ready build of an earlier boot that is not marked durable counts as absent.
 //!
@@ -15,9 +15,12 @@
 
 mod accept;
 mod ages;
+mod all_attempts;
 mod answer;
 mod archive;
 mod artifacts;
+mod attempt;
+mod attempts;
 mod base;
 mod cache;
 mod candidate;
@@ -30,6 +33,7 @@ mod disk;
 mod ended;
 mod error;
 mod evict;
+mod failed_rebuilds;
 mod filter;
 mod finish;
 #[cfg(any(test, fuzzing))]
@@ -69,6 +73,7 @@ mod trend;
 pub use answer::{AnswerForm, AnswerJson, BuildAnswer};
 pub use archive::Tar;
 pub use artifacts::{Artifacts, Contents, Found};
+pub use attempt::{Attempt, DEFAULT_KEPT_ATTEMPTS};
 pub use candidate::{Candidate, Category};
 pub use claim::{Holder, Secret, holder};
 pub use clock::Since;

@@ -49,6 +49,9 @@ impl BuildStore {
             Vec::new()
         });
         for project in projects {
+            if let Err(error) = self.take_over_failed(&project) {
+                note(error);
+            }
             let builds = self.layout.builds(&project, State::Pending);
             let ids = list_ids(&builds).unwrap_or_else(|error| {
                 note(disk_error(LIST, &builds)(error));
@@ -101,8 +104,9 @@ impl BuildStore {
         // Lists show it from now on, taken over or not. An end that a power cut undid does not count: the job
         // is built again.
         let path = self.layout.served(project, id);
-        let record = record.map(|record| record.complete(project, id, State::Pending, path));
-        if let Some(record) = &record {
+        let mut record = record.map(|record| record.complete(project, id, State::Pending, path));
+        if let Some(record) = &mut record {
+            self.number_anew(record)?;
             self.enter(&record.info);
         }
         Ok(Some(OrphanedBuild {
@@ -110,6 +114,16 @@ impl BuildStore {
             id,
             record,
         }))
+    }
+
+    /// Numbers a build whose record is of an earlier version, and has no number yet.
+    fn number_anew(&self, record: &mut Record) -> Result<(), Error> {
+        let info = &mut record.info;
+        let (next, flaky) = self.next_attempt(&info.project, info.id)?;
+        info.number = info.number.max(next);
+        info.numbers = info.numbers.max(info.number);
+        info.flaky |= flaky;
+        Ok(())
     }
 
     /// True when the build has only its directory and an empty log.
@@ -146,7 +160,10 @@ impl BuildStore {
     /// The record of a pending build whose own cannot be read.
     pub fn empty_record(&self, project: &ProjectName, id: JobId) -> Record {
         let path = self.layout.served(project, id);
-        RecordFile::default().complete(project, id, State::Pending, path)
+        let mut record = RecordFile::default().complete(project, id, State::Pending, path);
+        // Without it, it ends as the first execution.
+        let _ = self.number_anew(&mut record);
+        record
     }
 
     /// Adopts a build as a previous process left it: its log is continued.

@@ -1,8 +1,8 @@
 //! Finished builds: put in place, linked, replaced, moved to the trash.
 //!
 //! One rename moves a build from `pending` to its place, or an exchange where it replaces another; a link is
-//! replaced by a rename, too. A replaced build is moved to the trash at once and removed when it is no longer
-//! read.
+//! replaced by a rename, too. A replaced build is kept as an attempt, without its data; the build itself is
+//! moved to the trash at once and removed when it is no longer read.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,18 +14,23 @@ use super::disk::make_directories;
 use super::error::{Error, disk_error};
 use super::info::BuildGroup;
 use super::layout::Layout;
+use super::log::tail;
 use super::random::random_hex;
-use super::record::{self, Bookkeeping, Record};
+use super::record::{self, Bookkeeping, Record, RecordFile};
 use super::store::BuildStore;
 use crate::job::{GroupName, JobId, State};
 use crate::project::ProjectName;
 use crate::{faults, filesystem};
 
+const CLEAR: &str = "clear what the build replaced";
+
 /// A build that was put in place.
 pub(super) struct Published {
-    /// Its directory.
-    pub(super) directory: PathBuf,
-    /// The error of linking or clearing.
+    /// Its directory in `ready`; `None` for a failed rebuild.
+    pub(super) directory: Option<PathBuf>,
+    /// The end of its log.
+    pub(super) log: String,
+    /// The error of linking, keeping or clearing.
     pub(super) warning: Option<Error>,
 }
 
@@ -34,35 +39,71 @@ impl BuildStore {
     /// later one is the result.
     pub(super) fn complete_finished(&self, record: &Record) -> Result<(), Error> {
         let (project, id) = (&record.info.project, record.info.id);
-        let published = [
-            self.ready_order(project, id)?,
-            self.failed_order(project, id)?,
-        ];
-        if published.into_iter().max().flatten() < Some(Order::of(record)) {
+        if self.ready_order(project, id)? < Some(Order::of(record)) {
             self.publish(record)?;
         } else {
+            let _one_at_a_time = self.changing.lock();
             let pending = self.layout.pending(project, id);
+            self.keep_attempt(&pending, project, id, record.info.number)?;
             self.throw_away(&pending)
-                .map_err(disk_error("clear what a rebuild replaced", &pending))?;
+                .map_err(disk_error(CLEAR, &pending))?;
         }
         Ok(())
     }
 
-    /// Moves a finished build from `pending` to its place, and points the link at it.
+    /// Moves a finished build from `pending` to its place, and points the link at it. What it replaces is
+    /// kept as an attempt.
     ///
-    /// A rebuild that did not succeed never replaces a succeeded build: it is moved to `failed`. Once the
-    /// build is in place, a failure to link or clear is a warning and no error.
+    /// A rebuild that did not succeed never replaces a succeeded build: it is kept as an attempt. Once the
+    /// build is in place, a failure to link, keep or clear is a warning and no error.
     pub(super) fn publish(&self, record: &Record) -> Result<Published, Error> {
         let (project, id) = (&record.info.project, record.info.id);
         // A build that is in place and not linked yet must not be removed.
         let _one_at_a_time = self.changing.lock();
         let from = self.layout.pending(project, id);
-        let in_force = self.find_ready(project, id)?.is_some();
-        let to = if in_force && !record.info.succeeded() {
-            self.layout.failed(project, id)
-        } else {
-            self.layout.ready(project, id)
+        let log = tail(&from).map_err(disk_error("read the log of the build", &from));
+        let is_beside = !record.info.succeeded() && self.find_ready(project, id)?.is_some();
+        let (directory, warning) = match is_beside {
+            true => {
+                self.put_beside(record, &from)?;
+                (None, None)
+            }
+            false => {
+                let (directory, warning) = self.put_in_place(record, &from)?;
+                (Some(directory), warning)
+            }
         };
+        let (log, unread) = match log {
+            Ok(log) => (log, None),
+            Err(error) => (String::new(), Some(error)),
+        };
+        Ok(Published {
+            directory,
+            log,
+            warning: warning.or(unread),
+        })
+    }
+
+    /// Keeps a rebuild that did not succeed as an attempt, beside the succeeded build. That build counts it
+    /// first, so that no later execution gets its number.
+    fn put_beside(&self, record: &Record, from: &Path) -> Result<(), Error> {
+        let (project, id) = (&record.info.project, record.info.id);
+        self.count_attempt(&record.info)?;
+        self.keep_attempt(from, project, id, record.info.number)?;
+        self.throw_away(from).map_err(disk_error(CLEAR, from))?;
+        if let Ok(Some(ready)) = self.find_ready(project, id) {
+            self.enter(&ready);
+        }
+        Ok(())
+    }
+
+    fn put_in_place(
+        &self,
+        record: &Record,
+        from: &Path,
+    ) -> Result<(PathBuf, Option<Error>), Error> {
+        let (project, id) = (&record.info.project, record.info.id);
+        let to = self.layout.ready(project, id);
         let publish = disk_error("put the build in place", &to);
         make_directories(to.parent().unwrap_or(&to)).map_err(&publish)?;
         // The new link is created first, beside the old one: if a process ends between the two steps, the
@@ -73,9 +114,9 @@ impl BuildStore {
             self.make_link(project, group, id).map_err(&point)?;
             faults::point("link-made");
         }
-        let replaced = match rename(&from, &to, RenameFlags::NOREPLACE) {
+        let replaced = match rename(from, &to, RenameFlags::NOREPLACE) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                rename(&from, &to, RenameFlags::EXCHANGE).map_err(&publish)?;
+                rename(from, &to, RenameFlags::EXCHANGE).map_err(&publish)?;
                 true
             }
             other => other.map(|()| false).map_err(&publish)?,
@@ -87,21 +128,29 @@ impl BuildStore {
             faults::point("linked");
         }
         if replaced {
-            let cleared = self.throw_away(&from);
-            let cleared = cleared.map_err(disk_error("clear what the build replaced", &from));
-            warning = warning.or(cleared.err());
+            warning = warning.or(self.put_replaced_away(project, id, from).err());
             faults::point("replaced");
         }
-        if !in_force || record.info.succeeded() {
-            self.enter(&record.info);
-        } else if let Ok(Some(ready)) = self.find_ready(project, id) {
-            self.enter(&ready);
-        }
+        self.enter(&record.info);
         drop((publish, point));
-        Ok(Published {
-            directory: to,
-            warning,
-        })
+        Ok((to, warning))
+    }
+
+    /// Keeps the build that another one has replaced as an attempt, and moves it to the trash.
+    fn put_replaced_away(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        from: &Path,
+    ) -> Result<(), Error> {
+        let clear = disk_error(CLEAR, from);
+        let kept = match record::read(from).map_err(&clear)? {
+            Some(record) => self.keep_attempt(from, project, id, record.view.number),
+            // It was torn, and counted as absent.
+            None => Ok(()),
+        };
+        self.throw_away(from).map_err(clear)?;
+        kept
     }
 
     /// Creates the new link beside the old one, which is replaced by [`BuildStore::point`].
@@ -183,21 +232,13 @@ impl BuildStore {
             Some(linked) => self.ready_order(project, linked)?,
             None => None,
         };
-        let before = [
-            linked,
-            self.ready_order(project, id)?,
-            self.failed_order(project, id)?,
-        ];
+        let before = [linked, self.ready_order(project, id)?];
         let last = before.into_iter().flatten().map(|order| order.number).max();
         Ok(last.map_or(1, |last| last.saturating_add(1)))
     }
 
     fn ready_order(&self, project: &ProjectName, id: JobId) -> Result<Option<Order>, Error> {
         self.order(&self.layout.ready(project, id))
-    }
-
-    fn failed_order(&self, project: &ProjectName, id: JobId) -> Result<Option<Order>, Error> {
-        self.order(&self.layout.failed(project, id))
     }
 
     /// `None` if no build is there, or none that survived.
@@ -228,7 +269,7 @@ impl BuildStore {
 /// The order of builds by creation. Their numbers define it; records without one are compared by their end
 /// times, which is wrong if the clock was set back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Order {
+pub(super) struct Order {
     number: u64,
     finished_at: Option<Timestamp>,
 }
@@ -236,6 +277,10 @@ struct Order {
 impl Order {
     fn of(record: &Record) -> Order {
         Order::new(&record.internal, record.info.finished_at)
+    }
+
+    pub(super) fn of_file(record: &RecordFile) -> Order {
+        Order::new(&record.internal, record.view.finished_at)
     }
 
     fn new(internal: &Bookkeeping, finished_at: Option<Timestamp>) -> Order {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::artifacts::Artifacts;
+use super::attempt::KeptAttempts;
 use super::cache::Cache;
 use super::claim::{Claim, Holder, Secret};
 use super::disk::{list_ids, make_directories, named_directories, open_directory};
@@ -46,6 +47,8 @@ pub struct BuildStore {
     /// Held while a list reads a large record.
     large: Mutex<()>,
     pub(super) stats: AllStats,
+    /// The attempts of all jobs.
+    pub(super) attempts: KeptAttempts,
     /// Held while builds are marked as durable.
     pub(super) marking: Mutex<()>,
     /// Held while the image records are changed.
@@ -80,6 +83,7 @@ impl BuildStore {
             listings: Cache::new(MAX_LISTINGS),
             large: Mutex::new(()),
             stats: AllStats::default(),
+            attempts: KeptAttempts::default(),
             marking: Mutex::new(()),
             images: Mutex::new(()),
             changing: Mutex::new(()),
@@ -547,7 +551,8 @@ impl BuildStore {
             "bring builds of an earlier process to stable storage",
             self.root(),
         ))?;
-        first_error.map_or(Ok(()), Err)
+        let counted = self.count_attempts();
+        first_error.map_or(counted, Err)
     }
 
     /// Enters a new or changed build into the index.

@@ -111,6 +111,11 @@ impl BuildStore {
         let pending: HashSet<JobId> = pending.into_iter().collect();
         let mut found = Vec::new();
         let mut groups = Interned::default();
+        let attempts = self.layout.project_attempts(project);
+        let with_attempts: HashSet<JobId> = list_ids(&attempts)
+            .map_err(disk_error("list the builds", &attempts))?
+            .into_iter()
+            .collect();
         for (category, place) in [
             (Category::Ready, self.layout.builds(project, State::Ready)),
             (Category::Failed, self.layout.all_failed(project)),
@@ -136,6 +141,12 @@ impl BuildStore {
                 });
                 let is_torn = brief.is_none();
                 let brief = brief.unwrap_or_default();
+                // They are not measured with the build, and may be removed without it.
+                let attempts = match category == Category::Ready && with_attempts.contains(&id) {
+                    true => self.job_attempt_bytes(project, id).unwrap_or(0),
+                    false => 0,
+                };
+                let with_its_attempts = |bytes: u64| bytes.saturating_add(attempts);
                 found.push(Candidate {
                     project: project.clone(),
                     id,
@@ -143,8 +154,8 @@ impl BuildStore {
                     group: groups.intern(brief.group.into()),
                     last_used: last_used::time(&stat),
                     ran: brief.started_at.zip(brief.finished_at),
-                    bytes: brief.bookkeeping.bytes,
-                    own: brief.bookkeeping.own,
+                    bytes: brief.bookkeeping.bytes.map(with_its_attempts),
+                    own: brief.bookkeeping.own.map(with_its_attempts),
                     base: brief.base.and_then(|base| base.parse().ok()),
                     is_linked: category == Category::Ready && linked.contains(&id),
                     is_pinned: pins.contains(&(project.clone(), id)),

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{BuildInfo, BuildStore, Filter, IndexEntry, Neighbours, Newest, Place};
-use crate::job::{JobId, Outcome, State};
+use super::{BuildStore, Filter, IndexEntry, Neighbours, Newest, Place};
+use crate::job::{JobId, Outcome};
 use crate::project::ProjectName;
 
 /// Similar builds used to estimate the next duration: recent enough to follow a change, enough that one slow
@@ -121,15 +121,6 @@ impl BuildStore {
             ControlFlow::Continue(())
         });
         grown
-    }
-
-    /// The last rebuild of a job that did not succeed and is stored beside the build that did; `None` also if
-    /// it cannot be read.
-    pub fn failed_rebuild(&self, project: &ProjectName, id: JobId) -> Option<BuildInfo> {
-        let record = super::record::read(&self.layout.failed(project, id)).ok()??;
-        let path = self.layout.served(project, id);
-        let survived = self.survived(&record.internal);
-        survived.then(|| record.complete(project, id, State::Ready, path).info)
     }
 
     /// Builds that ended at `since` or later, ordered by their end; at most `limit`, the latest of them. True

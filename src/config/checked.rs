@@ -20,6 +20,10 @@ const DEFAULT_NETWORK: &str = "host";
 const MAX_JOBS: u32 = 10_000;
 /// Without `log_limit`, bytes.
 const DEFAULT_LOG_LIMIT: u64 = 256 << 20;
+/// Without `keep_attempts`.
+const DEFAULT_KEPT_ATTEMPTS: u32 = 10;
+/// Most attempts of a job: their records are read for a list of them.
+const MAX_KEPT_ATTEMPTS: u32 = 1_000;
 /// Without `limits.pids`: more than builds have that work, and fewer than a host runs out of.
 const DEFAULT_PIDS: u64 = 4096;
 /// Without `engine_wait`.
@@ -51,6 +55,8 @@ pub struct Config {
     pub silence_timeout: Option<Duration>,
     /// Bytes that a build may print.
     pub log_limit: u64,
+    /// Earlier executions of a job whose records and logs are kept.
+    pub keep_attempts: u32,
     /// How long an accepted job waits for a Docker Engine that went away.
     pub engine_wait: Duration,
     /// Docker network mode of builds.
@@ -143,6 +149,7 @@ impl ConfigFile {
             job_timeout: self.job_timeout,
             silence_timeout: self.silence_timeout,
             log_limit,
+            keep_attempts: kept_attempts(self.keep_attempts)?,
             engine_wait: self.engine_wait.unwrap_or(DEFAULT_ENGINE_WAIT),
             network: self.network.unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
             limits: limits(self.limits)?,
@@ -219,6 +226,16 @@ fn jobs(key: &'static str, number: u32, default: impl Fn() -> usize) -> Result<u
             invalid(key, format!("expected at most {MAX_JOBS}, found {number}"))
         }
         number => Ok(number as usize),
+    }
+}
+
+fn kept_attempts(given: Option<u32>) -> Result<u32, InvalidKey> {
+    match given.unwrap_or(DEFAULT_KEPT_ATTEMPTS) {
+        number if number > MAX_KEPT_ATTEMPTS => {
+            let expected = format!("expected at most {MAX_KEPT_ATTEMPTS}, found {number}");
+            invalid("keep_attempts", expected)
+        }
+        number => Ok(number),
     }
 }
 
@@ -349,6 +366,8 @@ mod tests {
             ("job_timeout", r#""0s""#),
             ("silence_timeout", "5"),
             ("log_limit", "1"),
+            ("keep_attempts", "1001"),
+            ("keep_attempts", r#""many""#),
             ("log_limit", r#""big""#),
             ("engine_wait", "true"),
             ("network", r#""""#),

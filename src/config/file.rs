@@ -28,6 +28,8 @@ pub(super) struct ConfigFile {
     pub(super) silence_timeout: Option<Duration>,
     #[serde(default, deserialize_with = "project::size")]
     pub(super) log_limit: Option<u64>,
+    #[serde(default)]
+    pub(super) keep_attempts: Option<u32>,
     #[serde(default, deserialize_with = "project::duration")]
     pub(super) engine_wait: Option<Duration>,
     #[serde(default)]

@@ -49,6 +49,7 @@ pub(super) fn scheduler_config(config: &Config) -> SchedulerConfig {
         log_limit: config.log_limit,
         job_timeout: config.job_timeout,
         silence_timeout: config.silence_timeout,
+        keep_attempts: config.keep_attempts,
         engine_wait: config.engine_wait,
         gc: config.gc.as_ref().map(policy),
     }

@@ -165,6 +165,7 @@ fn kind(error: &SchedulerError) -> Kind {
             project::Error::Read(..) | project::Error::List(_) => Kind::Failed,
         },
         SchedulerError::UnknownJob(..)
+        | SchedulerError::NoAttempt(..)
         | SchedulerError::NoBuild(_)
         | SchedulerError::AmbiguousId(..)
         | SchedulerError::NoRecord(..) => Kind::NoSuchJob,

@@ -225,7 +225,7 @@ pub(super) async fn end_build(
                 build.finish_without_data(&error)
             })
             .map_err(|unfinished| unfinished.error)
-            .and_then(|finished| Ok((finished.answer()?, finished)))
+            .map(|finished| (finished.answer(), finished))
     });
     let finished = finished.await;
     faults::point("finished");

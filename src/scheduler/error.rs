@@ -39,6 +39,9 @@ pub enum Error {
         "unknown job '{1}' of project '{0}': it was removed, or was not asked for here; /project/{0} shows what is kept"
     )]
     UnknownJob(ProjectName, JobId),
+    /// The job has no execution of that number, or no longer.
+    #[error("job '{1}' of project '{0}' has no attempt {2}{reason}", reason = why_no_attempt(*.2, *.3))]
+    NoAttempt(ProjectName, JobId, u32, u32),
     /// No build has an id that begins so.
     #[error("no build has {id}", id = described(.0))]
     NoBuild(JobIdPrefix),
@@ -115,7 +118,29 @@ pub enum Error {
     Lost,
 }
 
+/// Why a job whose last execution is `last` has no execution of this number.
+fn why_no_attempt(number: u32, last: u32) -> String {
+    match number > last {
+        true => format!(": the last one is {last}"),
+        false => " any more: the server keeps only the last ones (keep_attempts)".to_owned(),
+    }
+}
+
 impl Error {
+    /// The reason why a job has no execution of this number. Blocks.
+    pub(super) fn no_attempt(
+        store: &BuildStore,
+        project: &ProjectName,
+        id: JobId,
+        number: u32,
+    ) -> Error {
+        match store.find(project, id) {
+            Ok(Some(info)) => Error::NoAttempt(project.clone(), id, number, info.numbers),
+            Ok(None) => Error::absent(store, project, id),
+            Err(error) => error.into(),
+        }
+    }
+
     /// The reason why a build has no record. Blocks.
     pub(super) fn absent(store: &BuildStore, project: &ProjectName, id: JobId) -> Error {
         match store.has_directory(project, id) {

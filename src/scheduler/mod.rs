@@ -47,6 +47,7 @@ mod unused_images;
 
 // What clients read.
 mod artifacts;
+mod attempts;
 mod jobs;
 mod logs;
 mod machine;

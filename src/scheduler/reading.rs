@@ -199,27 +199,6 @@ impl Reader {
         reading.await?
     }
 
-    /// The last unsuccessful rebuild of a job whose successful build is kept beside it; without its params,
-    /// which are those of the build.
-    ///
-    /// # Errors
-    /// [`Error::Lost`].
-    pub async fn failed_rebuild(
-        &self,
-        project: &ProjectName,
-        id: JobId,
-    ) -> Result<Option<BuildInfo>, Error> {
-        let (shared, project) = (self.scheduler.0.clone(), project.clone());
-        let reading = self.run_limited(&self.scheduler.0.readers.records, move |_permit| {
-            let mut found = shared.store.failed_rebuild(&project, id);
-            if let Some(info) = &mut found {
-                info.params.clear();
-            }
-            found
-        });
-        reading.await
-    }
-
     /// At most `limit` builds, newest first, and the place where the next page begins.
     ///
     /// # Errors

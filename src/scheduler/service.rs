@@ -58,6 +58,7 @@ impl Scheduler {
         if store.is_marked_paused() {
             queue.pause();
         }
+        store.set_kept_attempts(config.keep_attempts);
         let store = Arc::new(store);
         let scheduler = Scheduler(Arc::new(Shared {
             queue: Mutex::new(queue),
@@ -128,6 +129,7 @@ impl Scheduler {
         let begin = self.0.queue().resize(config.slots, config.backlog);
         self.0.metrics.record_slots(config.slots);
         self.0.status.set_capacity(config.slots, config.backlog);
+        self.0.store.set_kept_attempts(config.keep_attempts);
         self.0.config.store(Arc::new(config));
         self.0.begin(&begin);
     }

@@ -219,6 +219,7 @@ fn class(error: &Error) -> Class {
             project::Error::Read(..) | project::Error::List(_) => Class::FAULT,
         },
         Error::UnknownJob(..)
+        | Error::NoAttempt(..)
         | Error::NoBuild(_)
         | Error::NoArtifacts(..)
         | Error::NoLog(..)

@@ -20,7 +20,9 @@ use crate::api::{
 };
 use crate::budget::{Client, Held};
 use crate::build::{AnswerForm, AnswerJson, BuildAnswer, BuildInfo, Listing, LogFollower};
-use crate::job::{Cancelled, Outcome, State};
+use crate::job::{Cancelled, JobId, Outcome, State};
+use crate::project::ProjectName;
+use crate::read_limiter::ReadPermit;
 use crate::scheduler::{self, JobHandle, Scheduler, Submission};
 
 /// Bytes that are counted for a client that waits for a build: its handle, and its entry among the waiters.
@@ -395,9 +397,11 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
         || response::is_json(headers.get(CONTENT_TYPE));
     let wants_log = wants_log(&request)?;
     let fail = request.flag("fail")?;
+    let number = request.attempt()?;
     let budget = &request.budget;
     if request.flag("wait")?
         && let Some(handle) = web.scheduler.handle(&project, id).await
+        && is_attempt(&handle, number)
     {
         let _waiting = Budgets::of(web, &request).builds.hold(WAITER_BYTES)?;
         let answer = wait_for_end(handle, request.half_closed()).await?;
@@ -419,17 +423,41 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
     }
     if !wants_json {
         let held = budget.hold(pages::JOB_BYTES)?;
-        let finding = request.reader.find_with_permit(&project, id, wants_log);
+        let finding = find(&request, &project, id, number, wants_log);
         let (info, log, permit) = finding.await?;
         let build = (info, log.unwrap_or_default());
         return pages::job(web, &request, build, held, Some(permit)).await;
     }
     let pinned = request.reader.is_pinned(&project, id).await?;
-    let finding = request.reader.find_with_permit(&project, id, wants_log);
+    let finding = find(&request, &project, id, number, wants_log);
     let (info, log, _permit) = finding.await?;
     let answer = BuildAnswer::new(info, log);
     let json = answer.json(async |bytes| budget.hold(bytes)).await?;
     job_response(&answer, &json, pinned, wants_log, fail)
+}
+
+/// True if the active build of a handle is the execution that a request names, or it names none.
+fn is_attempt(handle: &JobHandle, number: Option<u32>) -> bool {
+    let now = handle.now().map(|info| info.number);
+    number.is_none_or(|number| now.is_none_or(|now| now == number))
+}
+
+/// A build, or the execution of its job that `number` names, and the end of its log.
+async fn find(
+    request: &Request,
+    project: &ProjectName,
+    id: JobId,
+    number: Option<u32>,
+    wants_log: bool,
+) -> Result<(BuildInfo, Option<String>, ReadPermit), scheduler::Error> {
+    let reader = &request.reader;
+    match number {
+        None => reader.find_with_permit(project, id, wants_log).await,
+        Some(number) => {
+            let finding = reader.find_attempt_with_permit(project, id, number, wants_log);
+            finding.await
+        }
+    }
 }
 
 /// The complete state of a build, its JSON in parts.

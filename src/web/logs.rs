@@ -19,7 +19,7 @@ use crate::build::LogFollower;
 use crate::build::lines::{self, NeedleError};
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
-use crate::scheduler::Reader;
+use crate::scheduler::{JobHandle, Reader};
 
 /// Bytes of a log that are sent at once.
 const CHUNK: usize = 16 << 10;
@@ -92,14 +92,42 @@ async fn stream(
             .ok_or_else(|| ApiError::bad_request("Last-Event-ID: expected a byte offset"))?,
     };
     let held = request.budget.hold(events::STREAM_BYTES)?;
-    let log = request.reader.follow(&project, id, from).await?;
-    if from > 0 && from >= log.length() && web.scheduler.handle(&project, id).await.is_none() {
+    let number = request.attempt()?;
+    let log = open(request, &project, id, from).await?;
+    if from > 0 && from >= log.length() && active(web, &project, id, number).await.is_none() {
         return Ok(response::no_content());
     }
     let (web, reader) = (web.clone(), request.reader.under_way());
     Ok(events::stream(&request.budget, held, |events| async move {
-        send_log(&web, &reader, events, log, from, (&project, id)).await
+        send_log(&web, &reader, events, log, from, (&project, id, number)).await
     }))
+}
+
+/// The log of a build, or of the execution of its job that the request names, from byte `from` on.
+async fn open(
+    request: &Request,
+    project: &ProjectName,
+    id: JobId,
+    from: u64,
+) -> Result<LogFollower, ApiError> {
+    let reader = &request.reader;
+    Ok(match request.attempt()? {
+        None => reader.follow(project, id, from).await?,
+        Some(number) => reader.follow_attempt(project, id, number, from).await?,
+    })
+}
+
+/// The active build of a job, if it is the execution with this number, or none is named.
+async fn active(
+    web: &Web,
+    project: &ProjectName,
+    id: JobId,
+    number: Option<u32>,
+) -> Option<JobHandle> {
+    let handle = web.scheduler.handle(project, id).await?;
+    let now = handle.now().map(|info| info.number);
+    let is_it = number.is_none_or(|number| now.is_none_or(|now| now == number));
+    is_it.then_some(handle)
 }
 
 /// The log and its identity, if it is the one that the request's `Mistry-Log` names, or none is named. A job that is submitted again has
@@ -109,7 +137,7 @@ async fn expected_log(
     project: &ProjectName,
     id: JobId,
 ) -> Result<(LogFollower, String), ApiError> {
-    let log = request.reader.follow(project, id, 0).await?;
+    let log = open(request, project, id, 0).await?;
     let tag = log.tag().to_owned();
     match request.headers().get(LOG) {
         Some(meant) if *meant != *tag => Err(ApiError::new(
@@ -127,7 +155,7 @@ async fn send_log(
     events: Events,
     mut log: LogFollower,
     from: u64,
-    (project, id): (&ProjectName, JobId),
+    (project, id, number): (&ProjectName, JobId, Option<u32>),
 ) -> Result<(), ClientGone> {
     let mut lines = Lines::new(project, id, from);
     loop {
@@ -148,17 +176,22 @@ async fn send_log(
     lines.finish(&events).await?;
     // The log ends shortly before the build does.
     let mut end = None;
-    if let Some(mut handle) = web.scheduler.handle(project, id).await {
+    if let Some(mut handle) = active(web, project, id, number).await {
         let Ok(answer) = handle.end().await else {
             return Ok(());
         };
-        // After a rebuild, the build that is in place is looked up.
-        end = (!handle.is_rebuild()).then(|| answer.info().log_end());
+        // After a rebuild, the build that is in place is looked up, unless the rebuild itself is named.
+        let is_looked_up = handle.is_rebuild() && number.is_none();
+        end = (!is_looked_up).then(|| answer.info().log_end());
     }
     if let Some(end) = end {
         return events.json("end", &end).await;
     }
-    let end = match reader.find(project, id).await {
+    let found = match number {
+        None => reader.find(project, id).await,
+        Some(number) => reader.find_attempt(project, id, number).await,
+    };
+    let end = match found {
         Ok(info) => info.log_end(),
         Err(_) => LogEnd {
             state: State::Pending,

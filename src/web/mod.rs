@@ -8,6 +8,7 @@ mod accept;
 mod accept_control;
 mod access;
 mod artifacts;
+mod attempts;
 mod authority;
 mod body;
 mod caller;

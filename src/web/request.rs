@@ -82,6 +82,19 @@ impl Request {
         self.query.flag(name)
     }
 
+    /// The number of an execution that the query names.
+    pub(super) fn attempt(&self) -> Result<Option<u32>, ApiError> {
+        let Some(text) = self.query.get("attempt") else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(number) if number > 0 => Ok(Some(number)),
+            _ => Err(ApiError::bad_request(
+                "attempt: expected the number of an execution, from 1",
+            )),
+        }
+    }
+
     /// True for a browser that shows pages, unless it asks for JSON.
     pub(super) fn wants_page(&self) -> Result<bool, ApiError> {
         let is_json = self.flag("json")?;

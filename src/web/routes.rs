@@ -10,7 +10,8 @@ use super::response::Response;
 use super::state::Web;
 use super::tokens::Scope;
 use super::{
-    artifacts, collection, embedded, host, jobs, logs, news, pages, projects, queue, session,
+    artifacts, attempts, collection, embedded, host, jobs, logs, news, pages, projects, queue,
+    session,
 };
 
 /// Answers the requests of one route.
@@ -56,6 +57,7 @@ pub(super) static ROUTES: &[Route] = routes! {
     GET    "/index/"                          READ   => jobs::index,
     GET    "/job/{project}/{id}"              READ   => jobs::get,
     DELETE "/job/{project}/{id}"              ADMIN  => collection::remove,
+    GET    "/job/{project}/{id}/attempts"     READ   => attempts::list,
     POST   "/job/{project}/{id}/cancel"       BUILD  => jobs::cancel,
     PUT    "/job/{project}/{id}/pin"          ADMIN  => collection::pin,
     DELETE "/job/{project}/{id}/pin"          ADMIN  => collection::unpin,

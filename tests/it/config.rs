@@ -83,6 +83,8 @@ async fn each_key_wrong_in_turn_is_one_line_and_status_78() {
         ("silence_timeout", json!(5)),
         ("log_limit", json!("much")),
         ("engine_wait", json!("-1s")),
+        ("keep_attempts", json!(1_001)),
+        ("keep_attempts", json!(-1)),
         ("network", json!("")),
         ("limits", json!({ "memory": "1K" })),
         ("limits", json!({ "colour": 1 })),

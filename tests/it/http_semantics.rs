@@ -201,10 +201,10 @@ async fn head_has_the_headers_of_get_at_every_address() {
         "/jobs",
         "/metrics",
     ];
-    let paths = paths
-        .map(str::to_owned)
-        .into_iter()
-        .chain(["", "?json", "?log=none"].map(|query| format!("/job/{name}{query}")));
+    let paths = paths.map(str::to_owned).into_iter().chain(
+        ["", "?json", "?log=none", "?attempt=1", "/attempts"]
+            .map(|query| format!("/job/{name}{query}")),
+    );
     let paths =
         paths.chain(["?text", "?lines", "?find=x"].map(|query| format!("/log/{name}{query}")));
     let paths = paths.chain(

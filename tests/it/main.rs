@@ -7,6 +7,7 @@
 
 mod adoption;
 mod artifacts;
+mod attempts;
 mod backlog;
 mod bad_input;
 mod bad_projects;

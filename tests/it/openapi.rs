@@ -75,6 +75,7 @@ impl Server {
             log_limit: 1 << 20,
             job_timeout: None,
             silence_timeout: None,
+            keep_attempts: 10,
             engine_wait: std::time::Duration::from_secs(60),
             gc: None,
         };
@@ -301,11 +302,15 @@ async fn every_get_answers_as_declared() {
         format!("/artifacts/{name}/file.txt?inline"),
     );
     let (waited, short) = (format!("{job}?wait"), format!("{job}?log=none"));
+    let (first, no_first) = (format!("{job}?attempt=1"), format!("{job}?attempt=2"));
+    let (wrong_first, attempts) = (format!("{job}?attempt=0"), format!("{job}/attempts"));
+    let (first_log, no_first_log) = (format!("{log}?attempt=1"), format!("{log}?attempt=2"));
     let (failed, page) = (
         format!("/{}", failed["URL"].as_str().unwrap()),
         "/index/?limit=1",
     );
     let unknown = format!("/job/good/{}", "0".repeat(64));
+    let no_attempts = format!("{unknown}/attempts");
     let none: &[(&str, &str)] = &[];
     let text: &[(&str, &str)] = &[("accept", "text/plain")];
     let (part, beyond) = ([("range", "bytes=1-2")], [("range", "bytes=900-")]);
@@ -331,6 +336,19 @@ async fn every_get_answers_as_declared() {
         ("/job/{project}/{id}", &short, JSON, 200),
         ("/job/{project}/{id}", &failed, JSON, 200),
         ("/job/{project}/{id}", &job, none, 200),
+        ("/job/{project}/{id}", &first, JSON, 200),
+        ("/job/{project}/{id}", &no_first, JSON, 404),
+        ("/job/{project}/{id}", &wrong_first, JSON, 400),
+        ("/job/{project}/{id}/attempts", &attempts, none, 200),
+        ("/job/{project}/{id}/attempts", &no_attempts, JSON, 404),
+        (
+            "/job/{project}/{id}/attempts",
+            "/job/good/X/attempts",
+            JSON,
+            422,
+        ),
+        ("/log/{project}/{id}", &first_log, text, 200),
+        ("/log/{project}/{id}", &no_first_log, JSON, 404),
         ("/job/{project}/{id}", &unknown, JSON, 404),
         ("/job/{project}/{id}", "/job/good/X", JSON, 422),
         ("/log/{project}/{id}", &log, none, 200),

@@ -53,10 +53,7 @@ async fn a_removed_log_is_gone_over_every_interface_and_its_build_is_not() {
     }
     let page = Ask::get(format!("/job/succeed/{id}")).with("accept", "text/html");
     let page = daemon.ask(page).await.expect(200).text();
-    assert!(
-        page.contains("The log of this build is not there"),
-        "{page}"
-    );
+    assert!(page.contains("The log of this build was removed"), "{page}");
     // All else is as it was.
     assert_eq!(daemon.info("succeed", &id).await["Outcome"], "succeeded");
     assert_eq!(daemon.build(job("succeed")).await["Cached"], true);

@@ -232,7 +232,9 @@ fn a_rebuild_that_fails_leaves_the_build_current(place: Place) {
     let kept = daemon.get(&format!("/artifacts/moody/{id}/result"));
     assert_eq!((kept.status, kept.text().as_str()), (200, "good\n"));
     daemon.end();
-    assert_eq!(names(&daemon.builds().join("moody/failed")), [id.as_str()]);
+    let attempts = daemon.builds().join(".mistry/attempts/moody").join(&id);
+    assert_eq!(names(&attempts), ["2"]);
+    assert_eq!(names(&attempts.join("2")), ["build_info.json", "out.log"]);
     let link = fs::read_link(daemon.builds().join("moody/groups/g")).unwrap();
     assert_eq!(link, Path::new("../ready").join(&id));
 }

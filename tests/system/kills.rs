@@ -342,6 +342,7 @@ impl Sweep {
             assert_eq!(latest["Outcome"], "succeeded", "{context}");
             assert!(!builds.join(project).join("failed").exists(), "{context}");
         }
+        self.every_execution_is_kept(&ids[&Kind::Failing], context);
         let group = fs::read_link(builds.join("warm/groups/g")).unwrap();
         assert_eq!(
             group.file_name().unwrap().to_str(),
@@ -368,6 +369,19 @@ impl Sweep {
                 record["Bookkeeping"]["Durable"], true,
                 "{context}: {record:#}"
             );
+        }
+    }
+
+    /// The job that fails in each round has all its last executions, each with its record and log.
+    fn every_execution_is_kept(&self, id: &str, context: &str) {
+        let last = record(&self.daemon.ready("warm", id));
+        let last = last["Number"].as_u64().unwrap();
+        let kept = self.daemon.builds().join(".mistry/attempts/warm").join(id);
+        for number in last.saturating_sub(10).max(1)..last {
+            let attempt = kept.join(number.to_string());
+            let record = record(&attempt);
+            assert_eq!(record["Number"], number, "{context}: {record:#}");
+            assert!(attempt.join("out.log").is_file(), "{context}: {number}");
         }
     }
 

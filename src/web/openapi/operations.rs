@@ -1,13 +1,14 @@
 //! What each operation is about: its query, headers and body, and its answers, as far as neither the types nor
 //! the table of routes say it.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::operation::{Operation, PAGE, READERS_FULL, TEXT, events, operation, text};
 use super::schemas::{JSON, Types, of};
 use crate::api::{
-    BuildView, CancelRequest, GcRequest, GcView, HostView, ImageView, IndexItem, JobRequest,
-    JobState, JobView, LogEnd, LogLines, LogMatches, ManifestItem, ProjectItem, ProjectView,
+    AttemptView, BuildView, CancelRequest, GcRequest, GcView, HostView, ImageView, IndexItem,
+    JobRequest, JobState, JobView, LogEnd, LogLines, LogMatches, ManifestItem, ProjectItem,
+    ProjectView,
 };
 use crate::web::jobs::MAX_LIST;
 
@@ -23,12 +24,28 @@ const IMAGES: [&str; 5] = [
 const MISTRY_LOG: &str = "Text and JSON: which log it is, from its first byte to its end. A job that is asked \
     for again has another.";
 
+const ATTEMPT: &str = "The execution of the job with this number, as Number of a build's info; else the build that \
+    is not over, or the one that is served.";
+
+/// The schema of the number of an execution.
+fn attempt() -> Value {
+    json!({ "type": "integer", "minimum": 1 })
+}
+
 /// Operations by method and address, as the table of routes spells them.
 pub(super) type Operations = Vec<(&'static str, Operation)>;
 
 /// All of them.
 pub(super) fn all(types: &mut Types) -> Operations {
-    let parts = [jobs, administration, logs, artifacts, projects, host];
+    let parts = [
+        jobs,
+        builds,
+        administration,
+        logs,
+        artifacts,
+        projects,
+        host,
+    ];
     parts.iter().flat_map(|part| part(types)).collect()
 }
 
@@ -69,15 +86,30 @@ fn jobs(types: &mut Types) -> Operations {
             "Link",
             "rel=\"next\": the next page; absent on the last.",
         );
+    vec![("POST /jobs", create), ("GET /index/", list)]
+}
+
+fn builds(types: &mut Types) -> Operations {
     let get = operation("One build.")
         .flag("wait", "Answer when the build is over.")
         .flag("fail", "A build that is over and has not succeeded is answered with 422.")
+        .query("attempt", ATTEMPT, attempt())
         .without_log()
         .header("Accept", "application/json, else a page. (Content-Type: application/json is understood in its place.)")
         .answers(200, "The build.", [types.json::<JobView>(), text(PAGE)])
         .answers(422, "With ?fail: a build that has not succeeded. Else an error: a name that breaks its rule.", [types.or_error::<JobView>(), text(TEXT), text(PAGE)])
         .fails(503, &format!("With ?wait: the server is stopping. Without: {READERS_FULL}."))
         .carries(503, "Location", "/job/P/ID");
+    let attempts = operation("The executions of a job, newest first.")
+        .answers(
+            200,
+            "The executions that are kept.",
+            [types.json::<Vec<AttemptView>>()],
+        )
+        .fails(
+            503,
+            &format!("{READERS_FULL}: ask again after Retry-After seconds."),
+        );
     let cancel = operation("Stop a build.")
         .reads(types.request::<CancelRequest>(false))
         .answers(202, "It is written down that the build is stopped.", [types.json::<JobState>()])
@@ -87,9 +119,8 @@ fn jobs(types: &mut Types) -> Operations {
         .fails(503, "The server is stopping.")
         .carries(503, "Location", "/job/P/ID");
     vec![
-        ("POST /jobs", create),
-        ("GET /index/", list),
         ("GET /job/{project}/{id}", get),
+        ("GET /job/{project}/{id}/attempts", attempts),
         ("POST /job/{project}/{id}/cancel", cancel),
     ]
 }
@@ -145,6 +176,7 @@ fn logs(types: &mut Types) -> Operations {
         .flag("text", "As text, like Accept: text/plain.")
         .flag("follow", "As text: on until the build ends.")
         .query("from", "With follow: from this byte on.", json!({ "type": "integer", "minimum": 0 }))
+        .query("attempt", ATTEMPT, attempt())
         .flag("lines", "As JSON: where lines begin.")
         .query("find", "As JSON: the lines that hold this text, in what a reader sees of them.", found)
         .header("Accept", "text/plain: byte for byte; else events.")

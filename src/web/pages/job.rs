@@ -8,6 +8,7 @@ use super::super::format;
 use super::super::request::Request;
 use super::super::response::Response;
 use super::super::state::Web;
+use super::attempts::Attempts;
 use super::changes::{Changes, changes};
 use super::commands::{self, Command, Server};
 use super::excerpt;
@@ -27,8 +28,7 @@ const MAX_OPEN: usize = 120;
 /// Bytes of all values that the page shows.
 const MAX_VALUES: usize = 64 << 10;
 
-/// Bytes that are held while the page is made: the ends of two logs of the build and of a failed rebuild, and
-/// the shown values.
+/// Bytes that are held while the page is made: the end of the log, twice, and the shown values.
 pub(in crate::web) const JOB_BYTES: u64 = 320 << 10;
 
 #[derive(Template)]
@@ -65,8 +65,8 @@ struct Job<'a> {
     /// `None` over TLS.
     command: Option<Command>,
     is_pinned: bool,
-    /// A failed rebuild, kept beside the build.
-    rebuild: Option<Rebuild>,
+    /// The other executions of the job.
+    attempts: Attempts,
     log: String,
     is_cut: bool,
     /// A reader of the log wants its end first.
@@ -94,31 +94,6 @@ impl From<Neighbour> for Other {
     }
 }
 
-struct Rebuild {
-    ended: String,
-    /// For `datetime`, and for browsers that run no scripts.
-    at: (String, String),
-    error: Option<String>,
-    stderr: String,
-}
-
-impl Rebuild {
-    fn of(info: &BuildInfo) -> Rebuild {
-        let at = info.finished_at.unwrap_or(info.started_at);
-        Rebuild {
-            ended: match (info.outcome(), info.exit_code) {
-                (Some(Outcome::Failed), Some(code)) => format!("failed with exit code {code}"),
-                (Some(Outcome::Cancelled), _) => "was cancelled".to_owned(),
-                (Some(Outcome::TimedOut), _) => "timed out".to_owned(),
-                _ => "could not be run to its end".to_owned(),
-            },
-            at: (format::stamp(at), format::utc(at)),
-            error: info.error.as_deref().map(format::visible),
-            stderr: lines::readable(info.stderr.as_deref().unwrap_or_default()),
-        }
-    }
-}
-
 struct Param {
     name: String,
     value: Value,
@@ -139,7 +114,7 @@ pub(in crate::web) async fn job(
     _held: Held,
     permit: Option<ReadPermit>,
 ) -> Result<Response, ApiError> {
-    // Nothing large is kept while the next reads wait for their permits, nor is this permit: the rebuild is
+    // Nothing large is kept while the next reads wait for their permits, nor is this permit: the attempts are
     // read in another one.
     let (params, command) = (params(&info), command(web, request, &info));
     info.params.clear();
@@ -152,7 +127,7 @@ pub(in crate::web) async fn job(
 /// What is read for the page besides the record and the log.
 struct Around {
     is_pinned: bool,
-    rebuild: Option<BuildInfo>,
+    attempts: Attempts,
     neighbours: Neighbours,
     changes: Option<Changes>,
     is_log_gone: bool,
@@ -168,19 +143,23 @@ impl Around {
         let is_over = info.phase().is_none();
         let (neighbours, found) = reader.surroundings(project, id, is_red(info)).await?;
         let green = neighbours.last_succeeded;
+        let all = match info.numbers > 1 {
+            true => reader.attempts(project, id).await?,
+            false => Vec::new(),
+        };
         Ok(Around {
             is_pinned: reader.is_pinned(project, id).await?,
-            rebuild: reader
-                .failed_rebuild(project, id)
-                .await?
-                .filter(|_| is_over),
+            attempts: Attempts::of(info, &all),
             neighbours,
             changes: green
                 .zip(found)
                 .map(|(green, found)| changes(green, &found)),
             is_log_gone: is_log_empty
                 && is_over
-                && matches!(reader.follow(project, id, 0).await, Err(Error::NoLog(..))),
+                && matches!(
+                    reader.follow_attempt(project, id, info.number, 0).await,
+                    Err(Error::NoLog(..))
+                ),
         })
     }
 }
@@ -227,7 +206,7 @@ impl<'a> Job<'a> {
             changes: around.changes,
             command,
             is_pinned: around.is_pinned,
-            rebuild: around.rebuild.as_ref().map(Rebuild::of),
+            attempts: around.attempts,
             is_cut: log.len() + 4 >= crate::build::LOG_TAIL,
             log: lines::readable(&log),
             is_log_gone: around.is_log_gone,

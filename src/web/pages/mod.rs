@@ -3,6 +3,7 @@
 //! The pages work without JavaScript, are better with it, and load nothing from other sites. All text from
 //! clients or containers is escaped by the templates.
 
+mod attempts;
 mod changes;
 mod commands;
 pub(super) mod directory;

@@ -22,6 +22,9 @@ struct Row {
     project: ProjectName,
     id: JobId,
     short: String,
+    /// Its number among the executions of its job.
+    number: u32,
+    is_flaky: bool,
     /// Phase or outcome, in a word that is also its class.
     word: &'static str,
     group: String,
@@ -92,6 +95,8 @@ impl Row {
             project: info.project.clone(),
             id: info.id,
             short: info.id.short(),
+            number: info.number,
+            is_flaky: info.flaky,
             word: word(info),
             group: format::visible(info.group_name()),
             group_href: group_address(info),

@@ -79,7 +79,9 @@ function fold(page) {
 
 /** Takes over the summary as the server writes it now; false when the build is over. */
 async function refresh(page) {
-    const fresh = await written(`${location.pathname}?log=none`);
+    const query = new URLSearchParams(location.search);
+    query.set("log", "none");
+    const fresh = await written(`${location.pathname}?${query}`);
     const summary = fresh.querySelector("#summary");
     const facts = fresh.querySelector("#facts");
     [summary, facts].forEach(local);
@@ -97,7 +99,14 @@ async function refresh(page) {
     document.title = fresh.title;
     badge(summary.dataset.icon);
     page.toggleAttribute("data-live", "live" in summary.dataset);
-    return "live" in summary.dataset;
+    if ("live" in summary.dataset) {
+        return true;
+    }
+    // From now on the address names this execution, also when the job is built again.
+    query.delete("log");
+    query.set("attempt", summary.dataset.attempt);
+    history.replaceState(null, "", `?${query}${location.hash}`);
+    return false;
 }
 
 /** Takes over contents and attributes; the element stays, since others observe it. */

@@ -109,7 +109,7 @@ async function build(page, rebuild) {
 export async function submit(job) {
     const { URL } = await (await change("/jobs?async", "POST", job)).json();
     location.assign(`/${URL}`);
-    if (location.pathname === `/${URL}`) {
+    if (location.pathname + location.search === `/${URL}`) {
         location.reload();
     }
 }

@@ -29,7 +29,8 @@ export class Blocks {
 
     /** `onend(number, line, start, end)` is called for each line that ends while the log grows. */
     constructor(path, onend = () => {}) {
-        this.path = path;
+        /** The address of the log, to which a query is appended. */
+        this.address = path + (path.includes("?") ? "&" : "?");
         this.onend = onend;
         this.length = 0;
         this.tag = null;
@@ -47,7 +48,7 @@ export class Blocks {
 
     /** Requests where lines begin; `grows` says that the log grows, so that output can be pushed. */
     async open(grows) {
-        const response = await ask(`${this.path}?lines`);
+        const response = await ask(`${this.address}lines`);
         const told = await response.json();
         this.tag = response.headers.get("Mistry-Log");
         this.length = told.Length;
@@ -179,7 +180,7 @@ export class Blocks {
             return new Uint8Array();
         }
         const headers = { Range: `bytes=${from}-${to - 1}`, ...this.same };
-        const response = await ask(`${this.path}?text`, { headers, accept: "text/plain, application/json" });
+        const response = await ask(`${this.address}text`, { headers, accept: "text/plain, application/json" });
         return new Uint8Array(await response.arrayBuffer());
     }
 

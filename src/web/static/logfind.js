@@ -46,7 +46,7 @@ export class Find {
         this.text = text;
         this.needle = pattern(text);
         try {
-            const path = `${this.blocks.path}?find=${encodeURIComponent(text)}`;
+            const path = `${this.blocks.address}find=${encodeURIComponent(text)}`;
             const told = await (await ask(path, { headers: this.blocks.same, signal: asking.signal })).json();
             this.lines = told.Matches.map((found) => found.Line);
             this.count = told.Count;

@@ -101,7 +101,7 @@ function giveUp(error, signal) {
 
 async function stream(blocks, signal, onopen, onbytes) {
     const headers = blocks.same;
-    const response = await ask(`${blocks.path}?text&follow&from=${blocks.length}`, { headers, signal, accept: "text/plain, application/json" });
+    const response = await ask(`${blocks.address}text&follow&from=${blocks.length}`, { headers, signal, accept: "text/plain, application/json" });
     onopen();
     const reader = response.body.getReader();
     for (let begun = performance.now(); ; ) {

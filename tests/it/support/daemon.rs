@@ -151,6 +151,7 @@ impl TestDaemon {
                 log_limit: 64 << 20,
                 job_timeout: None,
                 silence_timeout: None,
+                keep_attempts: 10,
                 engine_wait: Duration::from_secs(60),
                 gc: None,
             },
@@ -195,6 +196,12 @@ impl Builder {
 
     pub fn log_limit(mut self, bytes: u64) -> Builder {
         self.rules.log_limit = bytes;
+        self
+    }
+
+    /// How many earlier executions of a job are kept.
+    pub fn keep_attempts(mut self, most: u32) -> Builder {
+        self.rules.keep_attempts = most;
         self
     }
 

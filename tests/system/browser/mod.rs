@@ -5,6 +5,7 @@
 
 mod access;
 mod another_log;
+mod attempts;
 mod buttons;
 mod hostile;
 mod instrument;

@@ -26,7 +26,7 @@ fn a_build_is_found_and_shows_how_it_ended(browser: &Browser, id: &str) {
             "{expected} is not in {overview}"
         );
     }
-    browser.click(&format!("a[href$='/job/tests/{id}']"));
+    browser.click(&format!("a[href*='/job/tests/{id}']"));
     // The log is shown when it was read; without scripts it is there from the beginning.
     for expected in ["failed", "exit code 3", "<i>", "41 passed, <b>1 failed</b>"] {
         browser.wait_for_text("body", expected);

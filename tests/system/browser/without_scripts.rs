@@ -92,7 +92,10 @@ fn links_lead_from_each_page_to_the_next_and_the_filter_works() {
     browser.open("/");
     browser.click("nav a[href='/projects']");
     browser.click("main a[href='/project/every']");
-    browser.click(&format!("#recent a[href='/job/every/{}']", pages.succeeded));
+    browser.click(&format!(
+        "#recent a[href^='/job/every/{}']",
+        pages.succeeded
+    ));
     browser.wait_for_text("h1 .outcome", "succeeded");
     browser.click(&format!(
         "main a[href='/artifacts/every/{}/']",
