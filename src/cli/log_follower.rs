@@ -19,6 +19,8 @@ pub(super) enum FollowEnd {
 pub(super) struct LogFollower {
     pub(super) project: ProjectName,
     pub(super) id: JobId,
+    /// The execution of the job; `None` for the current one.
+    attempt: Option<u32>,
     position: u64,
 }
 
@@ -27,8 +29,14 @@ impl LogFollower {
         LogFollower {
             project,
             id,
+            attempt: None,
             position: 0,
         }
+    }
+
+    /// The same for one execution of the job.
+    pub(super) fn of_attempt(self, attempt: Option<u32>) -> LogFollower {
+        LogFollower { attempt, ..self }
     }
 
     /// The offset of the next byte of the log.
@@ -42,7 +50,8 @@ impl LogFollower {
         client: &Client,
         print: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
     ) -> Result<FollowEnd, Error> {
-        let Some(mut events) = client.follow(&self.project, self.id, self.position).await? else {
+        let following = client.follow(&self.project, self.id, self.attempt, self.position);
+        let Some(mut events) = following.await? else {
             return Ok(FollowEnd::BuildFinished);
         };
         while let Some(event) = events.next().await? {

@@ -21,6 +21,9 @@ pub(super) struct Logs {
     /// Follow the log until the build is over
     #[arg(long, short)]
     follow: bool,
+    /// The log of this execution of the job; else of the current one
+    #[arg(long, value_name = "N")]
+    attempt: Option<u32>,
     /// The build's id or the first digits of it, also as PROJECT/ID
     #[arg(value_name = "ID")]
     id: BuildRef,
@@ -32,9 +35,10 @@ impl Logs {
         let mut view = LogView::on_stdout();
         let mut print = |bytes: &[u8]| view.push(bytes).map_err(Error::Output);
         if self.follow {
-            follow_to_end(client, LogFollower::new(project, id), &mut print).await?;
+            let follower = LogFollower::new(project, id).of_attempt(self.attempt);
+            follow_to_end(client, follower, &mut print).await?;
         } else {
-            print_so_far(client, &project, id, &mut print).await?;
+            print_so_far(client, &project, id, self.attempt, &mut print).await?;
         }
         view.finish().map_err(Error::Output)
     }
@@ -78,9 +82,10 @@ async fn print_so_far(
     client: &Client,
     project: &ProjectName,
     id: JobId,
+    attempt: Option<u32>,
     print: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
 ) -> Result<(), Error> {
-    let mut response = client.log(project, id).await?;
+    let mut response = client.log(project, id, attempt).await?;
     let (mut printed, mut retry) = (0, None);
     loop {
         let mut error = match response.chunk().await {
@@ -98,7 +103,10 @@ async fn print_so_far(
             if !retry.should_retry(&error).await {
                 return Err(error.into());
             }
-            match client.log_rest(project, id, &response, printed).await {
+            match client
+                .log_rest(project, id, attempt, &response, printed)
+                .await
+            {
                 Ok(rest) => break rest,
                 Err(next) => error = next,
             }
@@ -120,7 +128,7 @@ mod tests {
             Ok(())
         };
         let (project, id) = ("p".parse().unwrap(), "0".repeat(64).parse().unwrap());
-        let ended = print_so_far(&client, &project, id, &mut print).await;
+        let ended = print_so_far(&client, &project, id, None, &mut print).await;
         (ended, text, server.asked())
     }
 

@@ -7,8 +7,9 @@ use super::build_ref::BuildRef;
 use super::format::{format_duration, format_size, format_time};
 use super::output::print_line;
 use super::{Error, list};
-use crate::api::NO_EXIT_CODE;
+use crate::api::{AttemptView, BuildView, NO_EXIT_CODE};
 use crate::client::Client;
+use crate::job::{Outcome, State};
 use crate::screen;
 
 /// Show the state of the server or of one build
@@ -17,13 +18,16 @@ pub(super) struct Status {
     /// The build's id or the first digits of it, also as PROJECT/ID; without it, the server
     #[arg(value_name = "ID")]
     id: Option<BuildRef>,
+    /// This execution of the build's job; else the current one
+    #[arg(long, value_name = "N", requires = "id")]
+    attempt: Option<u32>,
 }
 
 impl Status {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         let fields = match &self.id {
             None => server_fields(&client.status().await?),
-            Some(build) => build_fields(client, build).await?,
+            Some(build) => build_fields(client, build, self.attempt).await?,
         };
         let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in fields {
@@ -33,16 +37,29 @@ impl Status {
     }
 }
 
-async fn build_fields(client: &Client, build: &BuildRef) -> Result<Vec<(String, String)>, Error> {
+async fn build_fields(
+    client: &Client,
+    build: &BuildRef,
+    attempt: Option<u32>,
+) -> Result<Vec<(String, String)>, Error> {
     let (project, id) = build.resolve(client).await?;
-    let view = client.job(&project, id).await?;
+    let view = match attempt {
+        None => client.job(&project, id).await?,
+        Some(number) => client.attempt(&project, id, number).await?,
+    };
+    // A server of an earlier version numbers no executions.
+    let attempts = match view.build_info.numbers > 1 {
+        true => client.attempts(&project, id).await?,
+        false => Vec::new(),
+    };
     let info = view.build_info;
-    let page = client.address().page(&info.url).unwrap_or_default();
+    let page = client.address().page(&page_path(&info)).unwrap_or_default();
     let mut fields = vec![
         ("id", id.to_string()),
         ("project", project.to_string()),
         ("group", info.group.clone()),
         ("state", list::state_text(info.state, &info)),
+        ("attempt", attempt_text(&info)),
         ("error", info.err.clone().unwrap_or_default()),
         (
             "exit code",
@@ -73,7 +90,50 @@ async fn build_fields(client: &Client, build: &BuildRef) -> Result<Vec<(String, 
         let shown = value.as_deref().map_or("(hidden)".to_owned(), first_line);
         (format!("param {name}"), shown)
     });
-    Ok(named.chain(params).filter(|(_, v)| !v.is_empty()).collect())
+    let attempts = attempts.iter().map(|attempt| {
+        let name = format!("attempt {}", attempt.number);
+        (name, summary_text(attempt))
+    });
+    Ok(named
+        .chain(params)
+        .chain(attempts)
+        .filter(|(_, v)| !v.is_empty())
+        .collect())
+}
+
+/// The page of a build. That of a build that is over shows the same execution when the job is built again.
+fn page_path(info: &BuildView) -> String {
+    match info.state {
+        State::Pending => info.url.clone(),
+        State::Ready => format!("{}?attempt={}", info.url, info.number),
+    }
+}
+
+/// Which execution of its job it is; "" for the only one.
+fn attempt_text(info: &BuildView) -> String {
+    let flaky = if info.flaky { ", flaky" } else { "" };
+    match info.numbers {
+        0 | 1 => String::new(),
+        numbers => format!("{} of {numbers}{flaky}", info.number),
+    }
+}
+
+/// One execution of a job in one line.
+fn summary_text(attempt: &AttemptView) -> String {
+    let outcome = attempt.outcome.map_or("pending", Outcome::as_str);
+    let code = match attempt.exit_code {
+        NO_EXIT_CODE | 0 => String::new(),
+        code => format!(" with exit code {code}"),
+    };
+    let took = match format_duration(attempt.duration) {
+        took if took.is_empty() => took,
+        took => format!(", took {took}"),
+    };
+    let served = if attempt.served { ", served" } else { "" };
+    format!(
+        "{outcome}{code}, started {}{took}{served}",
+        format_time(attempt.started_at)
+    )
 }
 
 /// The first line of a value, shortened: a param may be a whole lock file.

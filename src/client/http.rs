@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::connection::{self, EVENT_STREAM, Request, TEXT};
 use super::{Address, Error, Events, Finished, Response};
 use crate::api::{
-    CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView,
-    ProjectItem,
+    AttemptView, CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState,
+    JobView, ProjectItem,
 };
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
@@ -107,6 +107,28 @@ impl Client {
         self.send(request).await?.json(MAX_JSON).await
     }
 
+    /// Fetches one execution of a job by its number.
+    pub async fn attempt(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        number: u32,
+    ) -> Result<JobView, Error> {
+        let path = format!("/job/{project}/{id}?attempt={number}");
+        let request = Request::new(Method::GET, path);
+        self.send(request).await?.json(MAX_JSON).await
+    }
+
+    /// Lists the executions of a job that are kept, newest first.
+    pub async fn attempts(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+    ) -> Result<Vec<AttemptView>, Error> {
+        let request = Request::new(Method::GET, format!("/job/{project}/{id}/attempts"));
+        self.send(request).await?.json(MAX_JSON).await
+    }
+
     /// Waits until a job is finished; `None` from a server that answers before that.
     pub async fn wait(&self, project: &ProjectName, id: JobId) -> Result<Option<Finished>, Error> {
         #[derive(Deserialize)]
@@ -191,15 +213,16 @@ impl Client {
         }
     }
 
-    /// Follows a job's log after byte `after`; `None` at its end.
+    /// Follows the log of a job, or of one execution of it, after byte `after`; `None` at its end.
     pub async fn follow(
         &self,
         project: &ProjectName,
         id: JobId,
+        attempt: Option<u32>,
         after: u64,
     ) -> Result<Option<Events>, Error> {
-        let mut request =
-            Request::new(Method::GET, format!("/log/{project}/{id}")).accept(EVENT_STREAM_OR_JSON);
+        let path = log_path(project, id, attempt);
+        let mut request = Request::new(Method::GET, path).accept(EVENT_STREAM_OR_JSON);
         if after > 0 {
             request = request.header("last-event-id", &after.to_string());
         }
@@ -216,9 +239,15 @@ impl Client {
         }
     }
 
-    /// Fetches a job's log so far, byte for byte.
-    pub async fn log(&self, project: &ProjectName, id: JobId) -> Result<Response, Error> {
-        self.send(Request::new(Method::GET, format!("/log/{project}/{id}")).accept(TEXT))
+    /// Fetches the log of a job, or of one execution of it, so far, byte for byte.
+    pub async fn log(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        attempt: Option<u32>,
+    ) -> Result<Response, Error> {
+        let path = log_path(project, id, attempt);
+        self.send(Request::new(Method::GET, path).accept(TEXT))
             .await
     }
 
@@ -230,13 +259,14 @@ impl Client {
         &self,
         project: &ProjectName,
         id: JobId,
+        attempt: Option<u32>,
         response: &Response,
         from: u64,
     ) -> Result<Response, Error> {
         let not_resumable =
             || Error::InvalidResponse("an answer that cannot be taken up".to_owned());
         let log = response.header(LOG_HEADER).ok_or_else(not_resumable)?;
-        let request = Request::new(Method::GET, format!("/log/{project}/{id}"))
+        let request = Request::new(Method::GET, log_path(project, id, attempt))
             .accept(TEXT)
             .header(LOG_HEADER, log)
             .header("range", &format!("bytes={from}-"));
@@ -325,6 +355,12 @@ impl Client {
             Err(response.into_error().await)
         }
     }
+}
+
+/// The address of a log; without a number, that of the current execution of the job.
+fn log_path(project: &ProjectName, id: JobId, attempt: Option<u32>) -> String {
+    let query = attempt.map(|number| format!("?attempt={number}"));
+    format!("/log/{project}/{id}{}", query.unwrap_or_default())
 }
 
 impl Page {

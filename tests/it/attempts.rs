@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use crate::recovery::read;
 use crate::support::{
+    cli::mistry,
     daemon::{Builder, Home, TestDaemon, job, names, text},
     http::{Answer, Ask, At},
-    process::{Process, served},
+    process::{Process, run, served},
 };
 
 /// A project whose builds fail with 9 while a file is there, and print which of the two they are.
@@ -184,6 +185,25 @@ async fn a_link_to_a_red_build_shows_it_after_the_job_is_green() {
         names(&daemon.home.builds().join("p")),
         ["latest", "pending", "ready"]
     );
+    // The client.
+    let cli = async |verb: &str| {
+        let server = format!("http://127.0.0.1:{}", daemon.port());
+        let mut command = mistry(&[verb, &id[..9], "--attempt", "1"]);
+        command.env("MISTRY_URL", server);
+        run(command).await
+    };
+    let status = cli("status").await;
+    for (name, value) in [
+        ("attempt ", "1 of 2, flaky"),
+        ("exit code", " 9"),
+        ("attempt 2", ", served"),
+        ("page", "?attempt=1"),
+    ] {
+        let mut lines = status.stdout.lines();
+        let is_there = lines.any(|line| line.starts_with(name) && line.ends_with(value));
+        assert!(is_there, "{name}: {status:?}");
+    }
+    assert_eq!(cli("logs").await.stdout, "red\n");
 }
 
 #[tokio::test]
