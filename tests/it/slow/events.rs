@@ -343,6 +343,6 @@ async fn rows_of_the_view_escape_the_markup_of_clients() {
         !html.contains("<img") && !html.contains("<script"),
         "{html}"
     );
-    assert_eq!(html.matches("</td>").count(), 6);
+    assert_eq!(html.matches("</td>").count(), 7);
     assert!(html.contains("&#60;U+202E&#62;"), "{html}");
 }
