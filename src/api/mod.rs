@@ -24,7 +24,7 @@ pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
 pub use log_pieces::{LogPiece, LogPieces, MAX_PIECE, decode};
 pub use manifest::ManifestItem;
-pub use project::{ImageView, ProjectItem, ProjectView, PruneView};
+pub use project::{ImageView, ParamView, ProjectItem, ProjectView, PruneView};
 
 #[cfg(test)]
 use std::collections::BTreeMap;

@@ -17,6 +17,25 @@ pub struct ProjectItem {
     pub latest: Option<jiff::Timestamp>,
 }
 
+/// A param that a project takes, as its `mistry.json` says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "PascalCase")]
+pub struct ParamView {
+    /// Its name.
+    pub name: String,
+    /// A request without it is refused.
+    pub required: bool,
+    /// What it is for; null if the project does not say.
+    pub description: Option<String>,
+    /// The value that a build gets if the request has none; null without one.
+    pub default: Option<String>,
+    /// The values that are allowed; null if all are.
+    pub values: Option<Vec<String>>,
+    /// Its value is masked in logs.
+    pub secret: bool,
+}
+
 /// `GET /project/P` as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "ProjectView"))]
@@ -29,6 +48,9 @@ pub struct ProjectView<I = IndexItem> {
     /// Group names to the id of the last succeeded build of each.
     #[cfg_attr(test, schemars(extend("additionalProperties" = { "type": "string", "pattern": "^[0-9a-f]{64}$" })))]
     pub groups: std::collections::BTreeMap<String, String>,
+    /// The params that it takes, in the order of its `mistry.json`; null if it takes any.
+    #[serde(default)]
+    pub params: Option<Vec<ParamView>>,
     /// The newest builds, newest first, at most 50.
     #[cfg_attr(test, schemars(length(max = 50)))]
     pub builds: Vec<I>,

@@ -59,6 +59,13 @@ impl PendingBuild {
         user: &User,
         context: &Context,
     ) -> Result<BaseUse, Error> {
+        // A default of the project is removed at the end like a value that was sent.
+        for (name, value) in params.iter().filter(|(name, _)| name.is_opaque()) {
+            let opaque = &mut self.record.internal.opaque;
+            opaque
+                .entry(name.to_string())
+                .or_insert_with(|| value.clone());
+        }
         let info = &self.record.info;
         self.store.enter(info);
         // Only a group has a base; the latest build without a group is never a base.

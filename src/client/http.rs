@@ -8,8 +8,7 @@ use serde::Deserialize;
 use super::connection::{self, EVENT_STREAM, Request, TEXT};
 use super::{Address, Error, Events, Finished, Response};
 use crate::api::{
-    AttemptView, CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState,
-    JobView, ProjectItem,
+    AttemptView, CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView, ProjectItem, ProjectView,
 };
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
@@ -290,6 +289,12 @@ impl Client {
     /// Lists all projects.
     pub async fn projects(&self) -> Result<Vec<ProjectItem>, Error> {
         let request = Request::new(Method::GET, "/projects");
+        self.send(request).await?.json(MAX_JSON).await
+    }
+
+    /// Fetches the details of a project.
+    pub async fn project(&self, name: &ProjectName) -> Result<ProjectView, Error> {
+        let request = Request::new(Method::GET, format!("/project/{name}"));
         self.send(request).await?.json(MAX_JSON).await
     }
 

@@ -158,10 +158,11 @@ impl From<SchedulerError> for Error {
 fn kind(error: &SchedulerError) -> Kind {
     match error {
         SchedulerError::Project(project) => match project {
-            project::Error::Unknown(_) | project::Error::NoDockerfile(_) => Kind::NoSuchProject,
+            project::Error::Unknown(..) | project::Error::NoDockerfile(_) => Kind::NoSuchProject,
             project::Error::Unbuildable(..)
             | project::Error::Settings(..)
             | project::Error::Changed(_) => Kind::BadProject,
+            project::Error::Params(..) => Kind::InvalidArgs,
             project::Error::Read(..) | project::Error::List(_) => Kind::Failed,
         },
         SchedulerError::UnknownJob(..)

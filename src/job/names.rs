@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::project::{Digest, NameError};
+use crate::project::{Digest, NameError, PARAM_NAME_RULE, is_param_name};
 
 /// Most params of one job: a lock file and a few flags are usual, a thousand is generous.
 pub const MAX_PARAMS: usize = 1_000;
@@ -34,14 +34,10 @@ impl FromStr for ParamName {
     type Err = NameError;
 
     fn from_str(name: &str) -> Result<ParamName, NameError> {
-        if crate::project::is_word(name, b"_") {
+        if is_param_name(name) {
             Ok(ParamName(name.to_owned()))
         } else {
-            Err(NameError::new(
-                "param name",
-                name,
-                "1 to 128 of A-Z a-z 0-9 . _ - that begin with a letter, digit or _",
-            ))
+            Err(NameError::new("param name", name, PARAM_NAME_RULE))
         }
     }
 }

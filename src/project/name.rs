@@ -33,7 +33,7 @@ impl NameError {
 }
 
 /// True when `name` is a letter or digit followed by letters, digits, `.`, `_`, `-`.
-pub(crate) fn is_word(name: &str, also_first: &[u8]) -> bool {
+fn is_word(name: &str, also_first: &[u8]) -> bool {
     let bytes = name.as_bytes();
     bytes.len() <= MAX_NAME
         && bytes
@@ -42,6 +42,15 @@ pub(crate) fn is_word(name: &str, also_first: &[u8]) -> bool {
         && bytes
             .iter()
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
+}
+
+/// The rule for the names of params.
+pub(crate) const PARAM_NAME_RULE: &str =
+    "1 to 128 of A-Z a-z 0-9 . _ - that begin with a letter, digit or _";
+
+/// True when `name` may name a param: `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}`.
+pub(crate) fn is_param_name(name: &str) -> bool {
+    is_word(name, b"_")
 }
 
 /// `[A-Za-z0-9][A-Za-z0-9._-]{0,127}`: the name of a directory under `projects_path`. Clones share it.

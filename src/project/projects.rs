@@ -1,16 +1,20 @@
 //! All projects under one directory: opened, listed, read.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::context::Context;
+use super::entry::open;
 use super::error::Error;
 use super::name::{Project, ProjectName};
-use super::recipe::DOCKERFILE;
+use super::param_schema::ParamSchema;
+use super::recipe::{DOCKERFILE, SETTINGS};
+use super::settings::Settings;
+use super::similar::{MAX_COMPARED, most_similar};
 use super::walk::{self, DigestCache};
 use crate::located::at;
 
@@ -64,7 +68,7 @@ impl Projects {
                 if self.root.join(name.as_str()).is_dir() {
                     Err(Error::NoDockerfile(name.clone()))
                 } else {
-                    Err(Error::Unknown(name.clone()))
+                    Err(self.unknown(name))
                 }
             }
             Err(error) => Err(Error::Read(name.clone(), at(&path.join(DOCKERFILE))(error))),
@@ -91,6 +95,31 @@ impl Projects {
         Ok(names)
     }
 
+    /// The error about a name that is no project, with the project that was probably meant.
+    fn unknown(&self, name: &ProjectName) -> Error {
+        let entries = std::fs::read_dir(&self.root).into_iter().flatten();
+        let entries = entries.take(MAX_COMPARED).filter_map(Result::ok);
+        let names = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let names: Vec<ProjectName> = names.collect();
+        let meant = most_similar(name.as_str(), names.iter().map(ProjectName::as_str));
+        let meant = meant.filter(|meant| self.root.join(meant).join(DOCKERFILE).is_file());
+        Error::Unknown(name.clone(), meant.and_then(|meant| meant.parse().ok()))
+    }
+
+    /// The params that a project takes, without a look at its other files. `None` without a schema, and where
+    /// `mistry.json` is invalid or cannot be read: a build reports that.
+    pub fn params(&self, name: &ProjectName) -> Option<ParamSchema> {
+        let home = self.root.join(name.as_str());
+        let file = open(&home.join(SETTINGS)).ok()?;
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+        let mut text = Vec::new();
+        let most = walk::MAX_SETTINGS_BYTES as u64;
+        file.take(most).read_to_end(&mut text).ok()?;
+        Settings::parse(&text, &home).ok()?.params
+    }
+
     /// Walks the project's context and digests it; files whose stamp is known are not read again.
     ///
     /// # Errors
@@ -105,7 +134,7 @@ impl Projects {
         let (context, memory) = match Context::read(&project, known.as_deref()) {
             Ok(read) => read,
             Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotADirectory => {
-                return Err(Error::Unknown(name.clone()));
+                return Err(self.unknown(name));
             }
             // It existed a moment ago: its removal counts.
             Err(Error::Read(_, error)) if error.kind() == io::ErrorKind::NotFound => {

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::param_schema::ParamSchema;
+
 /// A larger log fills disks; below the lower limit a build cannot print anything useful.
 pub(crate) const LOG_LIMITS: RangeInclusive<u64> = (4 << 10)..=(64 << 30);
 /// The same as text.
@@ -120,6 +122,9 @@ pub struct Settings {
     /// Additional capabilities of builds that run as root.
     #[serde(default)]
     pub cap_add: BTreeSet<Capability>,
+    /// The params that it takes; without it, any.
+    #[serde(default)]
+    pub params: Option<ParamSchema>,
 }
 
 impl Settings {
@@ -138,6 +143,9 @@ impl Settings {
             // A name has a meaning in the image only, and `/data` must be made writable here.
             let expected = "user: expected uid or uid:gid in numbers, such as 1000:1000";
             return Err(SettingsError(expected.to_owned()));
+        }
+        if let Some(params) = &settings.params {
+            params.check_rules().map_err(SettingsError)?;
         }
         let log_limit = settings.log_limit.unwrap_or(*LOG_LIMITS.start());
         if !LOG_LIMITS.contains(&log_limit) {
@@ -376,6 +384,7 @@ mod tests {
             (r#"{"user":"+1"}"#, "user"),
             (r#"{"user":"1:+1"}"#, "user"),
             (r#"{"log_limit":"1K"}"#, "log_limit: "),
+            (r#"{"params":{"a":{"secret":true}}}"#, "params.a.secret: "),
         ] {
             let error = Settings::parse(text.as_bytes(), home)
                 .unwrap_err()

@@ -26,7 +26,7 @@ const STAMP_MIN_AGE: Duration = Duration::from_secs(2);
 /// Read size while hashing.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Bytes of the largest `mistry.json`: it stays in memory as long as its job.
-const MAX_SETTINGS_BYTES: usize = 1 << 20;
+pub(super) const MAX_SETTINGS_BYTES: usize = 1 << 20;
 /// Bytes of the largest `.dockerignore`: its patterns are held in memory.
 const MAX_IGNORE_FILE_BYTES: usize = 16 << 20;
 /// Permissions that differ between the umasks 002 and 022; ids must not depend on them.

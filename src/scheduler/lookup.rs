@@ -16,7 +16,7 @@ use super::shared::Shared;
 use crate::budget::Held;
 use crate::build::BuildAnswer;
 use crate::job::{Job, JobId};
-use crate::project::{self, Context, ProjectName};
+use crate::project::{self, Context, ProjectName, Settings};
 
 /// Looks a request up in the next walk over its project.
 pub(super) async fn look_up(
@@ -70,8 +70,12 @@ fn walk(shared: &Shared, project: &ProjectName) {
             Entry::Occupied(mut waiting) => std::mem::take(waiting.get_mut()),
             Entry::Vacant(_) => return,
         };
-        match shared.projects.context(project) {
-            Ok(context) => {
+        let read = shared.projects.context(project).and_then(|context| {
+            let settings = Arc::new(context.settings()?);
+            Ok((context, settings))
+        });
+        match read {
+            Ok((context, settings)) => {
                 // Concurrent requests are often for the same job.
                 let mut last = None;
                 for waiter in waiters {
@@ -80,7 +84,7 @@ fn walk(shared: &Shared, project: &ProjectName) {
                         held,
                         answer,
                     } = waiter;
-                    let found = find(shared, &request, context.clone(), &mut last);
+                    let found = find(shared, &request, context.clone(), &settings, &mut last);
                     // The waiting client counts them in its budget, and may send another request at once.
                     drop((request, held));
                     // A request that was dropped needs no answer.
@@ -104,8 +108,16 @@ fn find(
     shared: &Shared,
     request: &SubmitRequest,
     context: Context,
+    settings: &Arc<Settings>,
     last: &mut Option<(JobId, BuildAnswer)>,
 ) -> Result<LookupResult, Error> {
+    if let Some(schema) = &settings.params {
+        let params = request.params.iter();
+        let sent = params.map(|(name, value)| (name.as_str(), &**value));
+        // Before a ready build is looked for: what is wrong with opaque params is not part of the id.
+        let checked = schema.check(sent);
+        checked.map_err(|error| project::Error::Params(request.project.clone(), error))?;
+    }
     let job = Job {
         project: request.project.clone(),
         group: request.group.clone(),
@@ -131,7 +143,10 @@ fn find(
             return Ok(LookupResult::Cached(id, cached));
         }
     }
-    Ok(LookupResult::ToBuild(Arc::new(Recipe::new(
-        job, id, context,
+    Ok(LookupResult::ToBuild(Arc::new(Recipe::with_settings(
+        job,
+        id,
+        context,
+        settings.clone(),
     ))))
 }

@@ -294,7 +294,7 @@ impl BuildTask {
     }
 
     async fn prepare(&mut self, recipe: &Recipe, settings: &Settings) -> Result<(), Interruption> {
-        let (params, context) = (recipe.job.params.clone(), recipe.context.clone());
+        let (params, context) = (recipe.params(settings), recipe.context.clone());
         let user = user(settings);
         let shared = self.shared.clone();
         self.cancellable(shared.make_room()).await?;
@@ -394,7 +394,7 @@ impl BuildTask {
         settings: &Settings,
         image: &Arc<ImageRecord>,
     ) -> Result<(), Interruption> {
-        let (params, context) = (recipe.job.params.clone(), recipe.context.clone());
+        let (params, context) = (recipe.params(settings), recipe.context.clone());
         let image = image.clone();
         let user = user(settings);
         let base_use = self

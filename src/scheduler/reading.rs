@@ -11,7 +11,7 @@ use super::service::Scheduler;
 use crate::budget::Client;
 use crate::build::{BuildInfo, Filter, Listing, LogFollower, Place};
 use crate::job::{JobId, Status};
-use crate::project::ProjectName;
+use crate::project::{ParamSchema, ProjectName};
 use crate::read_limiter::{ClientReadLimiter, ReadLimiter, ReadPermit};
 
 /// The purpose of a read.
@@ -338,6 +338,15 @@ impl Reader {
             Ok(shared.store.bases(&project)?)
         });
         reading.await?
+    }
+
+    /// The params that a project takes; `None` without a schema, and where its `mistry.json` is invalid.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub async fn param_schema(&self, project: &ProjectName) -> Result<Option<ParamSchema>, Error> {
+        let (shared, project) = (self.scheduler.0.clone(), project.clone());
+        self.read(move || shared.projects.params(&project)).await
     }
 
     /// The current load and capacity of the daemon.

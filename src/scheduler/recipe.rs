@@ -1,9 +1,9 @@
 //! The inputs of a build: made once for each job, and shared by all users of them.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use crate::job::{Job, JobId};
-use crate::project::{self, Context, Settings};
+use crate::job::{Job, JobId, Params};
+use crate::project::{self, Context, ParamSchema, Settings};
 
 /// The inputs of a build that starts from the beginning.
 #[derive(Debug)]
@@ -12,7 +12,7 @@ pub(super) struct Recipe {
     pub(super) id: JobId,
     pub(super) context: Context,
     /// Read when they are first needed.
-    settings: OnceLock<Settings>,
+    settings: OnceLock<Arc<Settings>>,
 }
 
 impl Recipe {
@@ -26,12 +26,37 @@ impl Recipe {
         }
     }
 
+    /// The same, with the settings of the project.
+    pub(super) fn with_settings(
+        job: Job,
+        id: JobId,
+        context: Context,
+        settings: Arc<Settings>,
+    ) -> Recipe {
+        Recipe {
+            settings: settings.into(),
+            ..Recipe::new(job, id, context)
+        }
+    }
+
+    /// The params that the build gets: those of the request, and the project's defaults for the others.
+    pub(super) fn params(&self, settings: &Settings) -> Params {
+        let mut params = self.job.params.clone();
+        for (name, rule) in settings.params.iter().flat_map(ParamSchema::iter) {
+            if let (Ok(name), Some(default)) = (name.parse(), &rule.default) {
+                let value = || Arc::from(default.as_str());
+                params.entry(name).or_insert_with(value);
+            }
+        }
+        params
+    }
+
     /// The settings of the project.
     pub(super) fn settings(&self) -> Result<&Settings, project::Error> {
         if let Some(settings) = self.settings.get() {
             return Ok(settings);
         }
-        let settings = self.context.settings()?;
+        let settings = Arc::new(self.context.settings()?);
         Ok(self.settings.get_or_init(|| settings))
     }
 }

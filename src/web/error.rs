@@ -209,12 +209,12 @@ impl Class {
 fn class(error: &Error) -> Class {
     match error {
         Error::Project(project) => match project {
-            project::Error::Unknown(_) | project::Error::NoDockerfile(_) => {
+            project::Error::Unknown(..) | project::Error::NoDockerfile(_) => {
                 Class::of_client(StatusCode::NOT_FOUND)
             }
-            project::Error::Unbuildable(..) | project::Error::Settings(..) => {
-                Class::of_client(StatusCode::UNPROCESSABLE_ENTITY)
-            }
+            project::Error::Unbuildable(..)
+            | project::Error::Settings(..)
+            | project::Error::Params(..) => Class::of_client(StatusCode::UNPROCESSABLE_ENTITY),
             project::Error::Changed(_) => Class::of_client(StatusCode::CONFLICT),
             project::Error::Read(..) | project::Error::List(_) => Class::FAULT,
         },

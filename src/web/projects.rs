@@ -8,9 +8,9 @@ use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
 use super::{list, pages};
-use crate::api::{ImageView, ProjectItem, ProjectView, PruneView};
+use crate::api::{ImageView, ParamView, ProjectItem, ProjectView, PruneView};
 use crate::build::{Filter, LOG_TAIL};
-use crate::project::ProjectName;
+use crate::project::{ParamSchema, ProjectName};
 use crate::scheduler::ImageReport;
 
 /// Builds that are listed with a project.
@@ -44,6 +44,7 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
         return pages::project(web, &request, &project).await;
     }
     let (latest, groups) = request.reader.bases(&project).await?;
+    let schema = request.reader.param_schema(&project).await?;
     let filter = Filter {
         project: Some(project.clone()),
         ..Filter::default()
@@ -59,9 +60,25 @@ pub(super) async fn get(web: &Web, request: Request) -> Result<Response, ApiErro
                 .into_iter()
                 .map(|(group, id)| (group, id.to_string()))
                 .collect(),
+            params: schema.as_ref().map(param_views),
             builds: list_items(&builds)?,
         },
     )
+}
+
+/// The params of a schema as clients read them.
+fn param_views(schema: &ParamSchema) -> Vec<ParamView> {
+    let params = schema.iter();
+    params
+        .map(|(name, rule)| ParamView {
+            name: name.to_owned(),
+            required: rule.required,
+            description: rule.description.clone(),
+            default: rule.default.clone(),
+            values: rule.values.clone(),
+            secret: schema.is_secret(name),
+        })
+        .collect()
 }
 
 /// `POST /project/P/rebuild`.

@@ -44,6 +44,7 @@ mod openapi;
 mod openapi_schema;
 mod pages;
 mod panics;
+mod param_schema;
 mod paused;
 mod phases;
 mod power_cut;
