@@ -24,10 +24,14 @@ use crate::project::ProjectName;
 /// The end of the text of `-h`; `--help` also lists what each transport keeps.
 const HELP_END: &str = "\
 Params follow after `--`: --NAME=VALUE or --NAME VALUE. A value @FILE is the content of that
-file, @@x is the text @x. Params whose names begin with _ are secret: the build can read them,
-they are never shown, and they do not decide whether a result is cached. Give them as
---_token=@FILE (@/dev/stdin for standard input): values on the command line are visible to
-other users in the process list.
+file, @- that of standard input, @@x is the text @x. A variable MISTRY_PARAM_NAME of the
+environment gives a param, too; the command line has precedence. `mistry projects NAME` shows
+the params that a project takes.
+
+Params whose names begin with _ are secret: the build can read them, they do not decide whether
+a result is cached, no record shows them, and they are masked in the log. Give them as
+--_token=@FILE or MISTRY_PARAM__token: values on the command line are visible to other users in
+the process list.
 
 Exit status: 0 built, 1 build failed, 2 wrong command line, 3 refused, 4 artifacts not
 fetched, 5 --timeout ran out, 6 build cancelled or out of time, 7 no server, 130 Ctrl-C.";
@@ -121,7 +125,7 @@ impl Build {
             let checked = group.parse::<GroupName>();
             checked.map_err(|error| Error::Usage(error.to_string()))?;
         }
-        let params = params::parse(&self.params);
+        let params = params::parse(&self.params, std::env::vars_os(), std::io::stdin());
         Ok(JobRequest {
             project: self.project.to_string(),
             params: params.map_err(|error| Error::Usage(error.to_string()))?,

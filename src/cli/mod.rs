@@ -1,8 +1,8 @@
 //! The program `mistry`: one file per verb, each a caller of [`crate::client`].
 //!
 //! Results for scripts go to standard output, messages for users to standard error. Text from a server or a
-//! build is never passed to a terminal unchanged, see [`screen`]. Only clap reads the environment, for two
-//! options (`MISTRY_URL`, `MISTRY_TOKEN_FILE`).
+//! build is never passed to a terminal unchanged, see [`screen`]. Of the environment, clap reads two
+//! options (`MISTRY_URL`, `MISTRY_TOKEN_FILE`), and `build` the params (`MISTRY_PARAM_…`).
 //!
 //! | exit status | means |
 //! | --- | --- |

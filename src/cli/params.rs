@@ -1,9 +1,14 @@
-//! The params of a build, as written after `--`.
+//! The params of a build, as written after `--`, and from variables of the environment.
 //!
 //! `--name=value`, `name=value`, `--name value`, `name value`: dashes before a name are ignored, and a name
 //! ends at the first `=`, so `--a=b=c` gives `a` the value `b=c`. A value `@FILE` is the unchanged content of
-//! that file; `@@x` is the text `@x`.
+//! that file, `@-` that of standard input; `@@x` is the text `@x`.
+//!
+//! A variable `MISTRY_PARAM_name` gives the param `name` its value as it is. If the command line gives the
+//! param, too, the variable is ignored.
 
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -11,6 +16,9 @@ use crate::job::{MAX_PARAMS, ParamName};
 
 /// Largest file that may be a value: a server's limit for a whole request.
 const MAX_FILE: u64 = 16 << 20;
+
+/// The beginning of the names of variables that give params.
+const VARIABLE_PREFIX: &str = "MISTRY_PARAM_";
 
 /// An error in the params.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +43,27 @@ pub(super) enum Error {
     TooLarge { name: String, file: String },
     #[error("param '{name}': file '{file}' is not UTF-8 text")]
     NotText { name: String, file: String },
+    #[error(
+        "param '{1}': standard input was read for param '{0}' already; give one of them another way"
+    )]
+    InputTwice(String, String),
+    #[error("param '{0}': the variable {VARIABLE_PREFIX}{0} is not UTF-8 text")]
+    VariableNotText(String),
 }
 
-/// Reads all params, in the order given.
-pub(super) fn parse(arguments: &[String]) -> Result<Vec<(String, String)>, Error> {
+/// Reads all params: those of the command line in the order given, then those of variables. `input` is
+/// standard input.
+pub(super) fn parse(
+    arguments: &[String],
+    variables: impl Iterator<Item = (OsString, OsString)>,
+    input: impl Read,
+) -> Result<Vec<(String, String)>, Error> {
     let mut params: Vec<(String, String)> = Vec::new();
-    let mut names = std::collections::HashSet::new();
+    let mut names = HashSet::new();
+    let mut files = Files {
+        input,
+        read_for: None,
+    };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let text = argument.trim_start_matches('-');
@@ -53,10 +76,10 @@ pub(super) fn parse(arguments: &[String]) -> Result<Vec<(String, String)>, Error
         }
         name.parse::<ParamName>()?;
         let value = match value.or_else(|| rest.next().map(String::as_str)) {
-            Some(value) => resolve(name, value)?,
+            Some(value) => files.resolve(name, value)?,
             None => return Err(Error::NoValue(name.to_owned())),
         };
-        if !names.insert(name) {
+        if !names.insert(name.to_owned()) {
             return Err(Error::Twice(name.to_owned()));
         }
         if params.len() == MAX_PARAMS {
@@ -64,24 +87,71 @@ pub(super) fn parse(arguments: &[String]) -> Result<Vec<(String, String)>, Error
         }
         params.push((name.to_owned(), value));
     }
+    for (name, value) in from_variables(variables)? {
+        if names.contains(&name) {
+            continue;
+        }
+        if params.len() == MAX_PARAMS {
+            return Err(Error::TooMany);
+        }
+        params.push((name, value));
+    }
     Ok(params)
 }
 
-fn resolve(name: &str, value: &str) -> Result<String, Error> {
-    let Some(file) = value.strip_prefix('@') else {
-        return Ok(value.to_owned());
-    };
-    if file.starts_with('@') {
-        return Ok(file.to_owned());
+/// The params that variables give, by name.
+fn from_variables(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut params = BTreeMap::new();
+    for (variable, value) in variables {
+        let name = variable
+            .to_str()
+            .and_then(|name| name.strip_prefix(VARIABLE_PREFIX));
+        let Some(name) = name else {
+            continue;
+        };
+        name.parse::<ParamName>()?;
+        let value = value.into_string();
+        let value = value.map_err(|_| Error::VariableNotText(name.to_owned()))?;
+        params.insert(name.to_owned(), value);
     }
-    let (name, file) = (name.to_owned(), file.to_owned());
-    let mut bytes = Vec::new();
-    // The file is read up to the limit, not by its size: a pipe has none.
-    let read = File::open(&file).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes));
-    match read {
-        Err(source) => Err(Error::Read { name, file, source }),
-        Ok(_) if bytes.len() as u64 > MAX_FILE => Err(Error::TooLarge { name, file }),
-        Ok(_) => String::from_utf8(bytes).map_err(|_| Error::NotText { name, file }),
+    Ok(params)
+}
+
+/// Values that are read from files.
+struct Files<R> {
+    input: R,
+    /// The param that is the content of standard input.
+    read_for: Option<String>,
+}
+
+impl<R: Read> Files<R> {
+    fn resolve(&mut self, name: &str, value: &str) -> Result<String, Error> {
+        let Some(file) = value.strip_prefix('@') else {
+            return Ok(value.to_owned());
+        };
+        if file.starts_with('@') {
+            return Ok(file.to_owned());
+        }
+        // The file is read up to the limit, not by its size: a pipe has none.
+        let mut bytes = Vec::new();
+        let read = match file {
+            "-" => {
+                if let Some(first) = self.read_for.replace(name.to_owned()) {
+                    return Err(Error::InputTwice(first, name.to_owned()));
+                }
+                let input = &mut self.input;
+                input.take(MAX_FILE + 1).read_to_end(&mut bytes)
+            }
+            file => File::open(file).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes)),
+        };
+        let (name, file) = (name.to_owned(), file.to_owned());
+        match read {
+            Err(source) => Err(Error::Read { name, file, source }),
+            Ok(_) if bytes.len() as u64 > MAX_FILE => Err(Error::TooLarge { name, file }),
+            Ok(_) => String::from_utf8(bytes).map_err(|_| Error::NotText { name, file }),
+        }
     }
 }
 
@@ -91,7 +161,17 @@ mod tests {
 
     fn check(arguments: &[&str]) -> Result<String, String> {
         let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
-        let params = parse(&arguments).map_err(|e| e.to_string())?;
+        let variables = [
+            ("MISTRY_PARAM__env", "@-"),
+            ("MISTRY_PARAM_b", "from the environment"),
+            ("MISTRY_PARAMS", "x"),
+            ("MISTRY_URL", "x"),
+        ];
+        let variables = variables.map(|(name, value)| (name.into(), value.into()));
+        let variables = variables
+            .into_iter()
+            .filter(|_| arguments.contains(&"--v=".to_owned()));
+        let params = parse(&arguments, variables, &b"typed\n"[..]).map_err(|e| e.to_string())?;
         let shown: Vec<String> = params.iter().map(|(n, v)| format!("{n}:{v}")).collect();
         Ok(shown.join(","))
     }
@@ -114,6 +194,9 @@ mod tests {
             (&["--a", "@@@x"], "a:@@x"),
             (&["--_token=x"], "_token:x"),
             (&["--a=x@y"], "a:x@y"),
+            (&["--a=@-"], "a:typed\n"),
+            (&["--v="], "v:,_env:@-,b:from the environment"),
+            (&["--v=", "--b=x"], "v:,b:x,_env:@-"),
         ] {
             assert_eq!(check(arguments).as_deref(), Ok(params), "{arguments:?}");
         }
@@ -133,6 +216,10 @@ mod tests {
                 "could not read file '/does/not/exist'",
             ),
             (&["--a=@"], "could not read file ''"),
+            (
+                &["--a=@-", "--b=@-"],
+                "param 'b': standard input was read for param 'a' already",
+            ),
             (&["--a=@/"], "could not read file '/'"),
             (
                 &["--_token=@/no/secret"],
@@ -170,7 +257,21 @@ mod tests {
     #[test]
     fn params_are_bounded() {
         let many: Vec<String> = (0..=MAX_PARAMS).map(|n| format!("--p{n}=x")).collect();
-        assert!(parse(&many[1..]).is_ok());
-        assert!(matches!(parse(&many), Err(Error::TooMany)));
+        let parse = |arguments, name: &str| {
+            let variable = (name.into(), "x".into());
+            super::parse(arguments, std::iter::once(variable), io::empty())
+        };
+        assert!(parse(&many[1..], "OTHER").is_ok());
+        assert!(parse(&many[1..], "MISTRY_PARAM_p1").is_ok());
+        assert!(matches!(
+            parse(&many[1..], "MISTRY_PARAM_q"),
+            Err(Error::TooMany)
+        ));
+        assert!(matches!(parse(&many, "OTHER"), Err(Error::TooMany)));
+        assert!(matches!(parse(&[], "MISTRY_PARAM_"), Err(Error::Name(_))));
+        assert!(matches!(
+            parse(&[], "MISTRY_PARAM_a b"),
+            Err(Error::Name(_))
+        ));
     }
 }
