@@ -142,6 +142,8 @@ impl PendingBuild {
         self.enter(Phase::Finishing);
         let duration = self.duration();
         self.count_time(duration);
+        // Messages of the Engine may quote what the build was given or has printed.
+        let error = end.error.map(|sentence| self.masked(sentence));
         let info = &mut self.record.info;
         let now = Timestamp::now();
         info.status = Status::Ready(end.outcome);
@@ -156,7 +158,7 @@ impl PendingBuild {
         self.record.internal.built_until = Some(built_until);
         self.count_itself()?;
         let info = &mut self.record.info;
-        if let Some(sentence) = end.error {
+        if let Some(sentence) = error {
             info.error = Some(sentence);
         }
         info.stderr = end.stderr.map(Arc::from);

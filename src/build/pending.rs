@@ -7,6 +7,7 @@
 //! Anything that the container may have put in place of the daemon's files is never followed: the params are
 //! written and removed beneath a handle on `data`, which the container cannot replace.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::error::{Error, disk_error};
+use super::masks::{MaskedNames, Masks};
 use super::replace::Durability;
 use super::store::BuildStore;
 use super::{Bookkeeping, BuildInfo, BuildLog, Change, Record, Since, Stopped, layout, record};
@@ -75,6 +77,8 @@ pub struct PendingBuild {
     pub(super) opaque_files: Vec<File>,
     /// Interrupts the cloning of its data.
     pub(super) interrupt: Interrupt,
+    /// The secrets that are masked in its log.
+    masks: Option<Arc<Masks>>,
 }
 
 impl PendingBuild {
@@ -85,6 +89,7 @@ impl PendingBuild {
         log: File,
     ) -> io::Result<PendingBuild> {
         let written = log.metadata()?.len();
+        let (masks, _) = masks_of(&record.internal);
         store.enter(&record.info);
         Ok(PendingBuild {
             store,
@@ -97,6 +102,7 @@ impl PendingBuild {
             change: None,
             opaque_files: Vec::new(),
             interrupt: Interrupt::default(),
+            masks,
         })
     }
 
@@ -123,6 +129,31 @@ impl PendingBuild {
     /// The log.
     pub fn log(&mut self) -> &mut BuildLog {
         &mut self.log
+    }
+
+    /// Masks the values of opaque params of these names in the log, as far as they are neither too short nor
+    /// too long; the next [`PendingBuild::save`] makes that last. Compiling the masks may take some
+    /// milliseconds.
+    pub fn mask(&mut self, names: BTreeSet<String>) -> MaskedNames {
+        let internal = &mut self.record.internal;
+        internal.masked = names;
+        let (masks, names) = masks_of(internal);
+        self.masks = masks;
+        internal.masked = names.masked.iter().cloned().collect();
+        names
+    }
+
+    /// The secrets that are masked in the log.
+    pub fn masks(&self) -> Option<Arc<Masks>> {
+        self.masks.clone()
+    }
+
+    /// A text about the build without its secrets.
+    pub fn masked(&self, text: String) -> String {
+        match &self.masks {
+            Some(masks) => masks.mask(&text),
+            None => text,
+        }
     }
 
     /// The directory mounted at `/data`.
@@ -279,10 +310,21 @@ impl PendingBuild {
         started.elapsed().saturating_sub(over)
     }
 
-    /// Bytes of the container's output that are already in the log.
+    /// Bytes of the container's output, as it is masked, that are already in the log.
     pub fn known(&self) -> u64 {
         self.log
             .bytes()
             .saturating_sub(self.record.internal.log_offset)
     }
+}
+
+/// The masks of the secrets that a record names.
+fn masks_of(internal: &Bookkeeping) -> (Option<Arc<Masks>>, MaskedNames) {
+    let secrets = internal.masked.iter().filter_map(|name| {
+        let value = internal.opaque.get(name)?;
+        Some((name.as_str(), &**value))
+    });
+    let secrets: BTreeMap<&str, &str> = secrets.collect();
+    let (masks, names) = Masks::new(&secrets);
+    (masks.map(Arc::new), names)
 }

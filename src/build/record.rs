@@ -2,7 +2,7 @@
 //!
 //! Records that the first mistry wrote are read, too: [`RecordFile::complete`] derives what they lack.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
@@ -82,6 +82,8 @@ pub struct Bookkeeping {
     pub rebuild: bool,
     /// Values of opaque params; empty once the build is finished.
     pub opaque: BTreeMap<String, Arc<str>>,
+    /// The opaque params whose values are masked in the log.
+    pub masked: BTreeSet<String>,
     /// The inode of the file of each opaque param; empty once the build is finished.
     pub opaque_inodes: BTreeMap<String, u64>,
     /// Bytes of all blocks of `data` and the log, once they are on stable storage; `None` where they

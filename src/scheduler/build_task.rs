@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::active_job::ActiveJob;
 use super::error::Error;
 use super::interruption::Interruption;
+use super::output::MaskedOutput;
 use super::shared::Shared;
 use super::stop;
 use crate::build::{BuildLimits, PendingBuild, Stopped};
@@ -36,7 +37,9 @@ pub(super) struct BuildTask {
     stopped: Option<Stopped>,
     /// The limits of the build; as in the record.
     limits: BuildLimits,
-    /// The end of the container's standard error.
+    /// The output of the container, as far as it was read.
+    pub(super) output: MaskedOutput,
+    /// The end of the container's standard error, as it is in the log.
     pub(super) stderr: Vec<u8>,
     /// Its container has a memory limit, or an earlier process made it: at its end the Engine is asked
     /// whether the kernel killed a process for want of memory.
@@ -95,6 +98,7 @@ impl BuildTask {
             pending: Location::Task(Box::new(pending)),
             stopped,
             limits,
+            output: MaskedOutput::new(None, 0, 0),
             stderr: Vec::new(),
             may_run_out_of_memory: true,
             processes: None,

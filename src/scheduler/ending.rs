@@ -132,7 +132,8 @@ pub(super) async fn end_interrupted(
                 | Interruption::Lost(_)
         );
     // The note is only for readers of the log; if it cannot be written, the record has it.
-    let _ = pending.log().note(&why).await;
+    let note = pending.masked(why.to_string());
+    let _ = pending.log().note(note).await;
     let end = interrupted_end(&active, why, stderr);
     end_build(shared.clone(), active, pending, end).await;
     if !is_clear {

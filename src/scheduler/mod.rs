@@ -17,6 +17,7 @@ mod shared;
 mod active_job;
 mod lookup;
 mod lookups;
+mod output;
 mod pause;
 mod queue;
 mod recipe;

@@ -21,6 +21,7 @@ use super::error::Error;
 use super::event::{Event, publish};
 use super::images::{ImageCache, Images};
 use super::interruption::{Interruption, MAX_LOST_ATTEMPTS};
+use super::output::masked_note;
 use super::recipe::Recipe;
 use super::shared::Shared;
 use super::sweep::ensure_swept;
@@ -298,13 +299,21 @@ impl BuildTask {
         let user = user(settings);
         let shared = self.shared.clone();
         self.cancellable(shared.make_room()).await?;
-        let base_use = self
+        let secrets = recipe.secrets(settings);
+        let (masked, base_use) = self
             .on_disk_interruptible(move |pending| {
+                let masked = pending.mask(secrets);
                 let base_use = pending.prepare(&params, &user, &context)?;
                 faults::point("prepared");
-                Ok(base_use)
+                Ok((masked, base_use))
             })
             .await?;
+        let (note, log) = (masked_note(&masked), self.pending()?.log());
+        // An earlier attempt has written it otherwise.
+        if log.bytes() == 0 && !note.is_empty() {
+            let written = log.append(note.as_bytes()).await;
+            written.map_err(Interruption::Log)?;
+        }
         self.log_base(base_use).await
     }
 
@@ -489,7 +498,12 @@ impl BuildTask {
         if self.processes.is_none() {
             self.processes = Some(ProcessWatch::begin(container, SLICE));
         }
-        let supervised = self.supervise(container, *is_watched).await;
+        let mut supervised = self.supervise(container, *is_watched).await;
+        if !matches!(supervised, Err(Interruption::Stopping))
+            && let Err(interruption) = self.finish_output().await
+        {
+            supervised = supervised.and(Err(interruption));
+        }
         let processes = self.processes.take();
         faults::point("container-ended");
         if !matches!(supervised, Err(Interruption::Stopping)) {

@@ -1,5 +1,6 @@
 //! The inputs of a build: made once for each job, and shared by all users of them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
 use crate::job::{Job, JobId, Params};
@@ -49,6 +50,16 @@ impl Recipe {
             }
         }
         params
+    }
+
+    /// The names of the params whose values are masked in the log.
+    pub(super) fn secrets(&self, settings: &Settings) -> BTreeSet<String> {
+        let schema = settings.params.as_ref();
+        let names = self.job.params.keys().filter(|name| {
+            let is_secret = schema.is_none_or(|schema| schema.is_secret(name.as_str()));
+            name.is_opaque() && is_secret
+        });
+        names.map(ToString::to_string).collect()
     }
 
     /// The settings of the project.

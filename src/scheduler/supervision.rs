@@ -1,9 +1,9 @@
 //! Follows a started container to its end, across failures of the Engine and restarts of the daemon.
 //!
 //! The build's log says how much of the output is known; each time following begins, the Engine sends all of
-//! it and the known part is skipped. An end that was watched is the build's own, whatever its exit code,
-//! unless the Engine was going down by then: an Engine that stops kills its containers. Then the attempt is
-//! lost and made again. An attempt is also lost if its container ended unwatched with an exit code that a
+//! it, it is masked from the beginning, and the known part is skipped. An end that was watched is the build's
+//! own, whatever its exit code, unless the Engine was going down by then: an Engine that stops kills its
+//! containers. Then the attempt is lost and made again. An attempt is also lost if its container ended unwatched with an exit code that a
 //! stopping Engine leaves, or while the Engine was away, unless the Engine that answers now remembers that it
 //! started the container.
 
@@ -19,9 +19,9 @@ use super::build_task::BuildTask;
 use super::deadlines::Deadlines;
 use super::engine::ENGINE_RETRY_INTERVAL;
 use super::interruption::Interruption;
-use super::shared::keep_tail;
+use super::output::MaskedOutput;
 use super::stop;
-use crate::docker::{self, ContainerEvent, ContainerStatus, Docker, Exit, Output, Stream, Watch};
+use crate::docker::{self, ContainerEvent, ContainerStatus, Docker, Exit, Output, Watch};
 use crate::faults;
 
 /// Pieces of a container's output that are written to the log in one batch, if they are available.
@@ -310,12 +310,10 @@ impl BuildTask {
         let deadlines = followed.deadlines.clone();
         let mut exceeded = pin!(deadlines.clone().exceeded(docker, container));
         // All of its output is read, from the beginning.
+        let mut stored = 0;
         let pending = self.pending()?;
-        let mut position = OutputPosition {
-            known: pending.known(),
-            stored: 0,
-            at: pending.internal().log_offset,
-        };
+        let (known, at) = (pending.known(), pending.internal().log_offset);
+        self.output = MaskedOutput::new(pending.masks(), known, at);
         let over = CancellationToken::new();
         let pieces = docker.logs(container, over.clone());
         let mut pieces = pin!(pieces.ready_chunks(MAX_PIECES_AT_ONCE));
@@ -329,7 +327,7 @@ impl BuildTask {
                     if let Some(processes) = &mut self.processes {
                         processes.read_count();
                     }
-                    self.write_output(pieces, &mut position, container).await?;
+                    self.write_output(pieces, &mut stored, container).await?;
                     continue;
                 }
                 // The wait begins at once, so that the result is there when the output ends; if it fails, it
@@ -379,49 +377,27 @@ impl BuildTask {
     async fn write_output(
         &mut self,
         pieces: Vec<Result<Output, docker::Error>>,
-        position: &mut OutputPosition,
+        stored: &mut u64,
         container: &str,
     ) -> Result<(), Interruption> {
         let limit = self.limits().log_limit;
         let is_stopped = self.is_stopped();
-        let (mut bytes, mut stderr) = (Vec::new(), Vec::new());
-        let mut lost = None;
+        let (mut bytes, mut lost) = (Vec::new(), None);
         for piece in pieces {
             match piece {
                 Ok(piece) => {
-                    let length = piece.bytes.len() as u64;
-                    if piece.stream == Stream::Stderr {
-                        keep_tail(&mut self.stderr, &piece.bytes);
-                        stderr.push(position.at..position.at + length);
-                    }
-                    position.at += length;
-                    position.stored = position.stored.saturating_add(piece.stored());
-                    // It is at most the length of the piece, which is in memory.
-                    let exceeded = position.known.min(length);
-                    position.known -= exceeded;
-                    bytes.extend_from_slice(&piece.bytes[exceeded as usize..]);
+                    *stored = stored.saturating_add(piece.stored());
+                    self.output.pass(&piece, &mut bytes, &mut self.stderr);
                 }
                 Err(error) => lost = Some(error),
             }
         }
-        let log = self.pending()?.log();
-        let room = limit.saturating_sub(log.bytes());
-        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
-        log.append(&bytes[..fits])
-            .await
-            .map_err(Interruption::Log)?;
-        // What does not fit is not in the log.
-        let end = log.bytes();
-        for bytes in stderr {
-            log.mark_stderr(bytes.start..bytes.end.min(end));
-        }
+        let has_fitted = self.append_output(&bytes).await?;
         faults::point("log");
-        let stopped = match fits < bytes.len() {
-            true => Some(stop::log_limit_exceeded(limit)),
-            false if stores_too_much(position.stored, limit) => {
-                Some(stop::line_limit_exceeded(limit))
-            }
-            false => None,
+        let stopped = match has_fitted {
+            false => Some(stop::log_limit_exceeded(limit)),
+            true if stores_too_much(*stored, limit) => Some(stop::line_limit_exceeded(limit)),
+            true => None,
         };
         if let Some(stopped) = stopped.filter(|_| !is_stopped) {
             self.decide_stop(stopped.clone()).await?;
@@ -436,16 +412,31 @@ impl BuildTask {
             None => Ok(()),
         }
     }
-}
 
-/// How far the output of a container was read.
-struct OutputPosition {
-    /// Bytes to come that are in the log already.
-    known: u64,
-    /// Bytes that the Engine stores for what was read.
-    stored: u64,
-    /// The byte of the log at which the next one belongs.
-    at: u64,
+    /// Writes what was held back of the output, which is over.
+    pub(super) async fn finish_output(&mut self) -> Result<(), Interruption> {
+        let mut rest = Vec::new();
+        self.output.finish(&mut rest, &mut self.stderr);
+        self.append_output(&rest).await.map(|_| ())
+    }
+
+    /// Appends masked output to the log, as far as its limit allows. Returns whether that is all of it.
+    async fn append_output(&mut self, bytes: &[u8]) -> Result<bool, Interruption> {
+        let limit = self.limits().log_limit;
+        let stderr = self.output.take_stderr_ranges();
+        let log = self.pending()?.log();
+        let room = limit.saturating_sub(log.bytes());
+        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+        log.append(&bytes[..fits])
+            .await
+            .map_err(Interruption::Log)?;
+        // What does not fit is not in the log.
+        let end = log.bytes();
+        for range in stderr {
+            log.mark_stderr(range.start..range.end.min(end));
+        }
+        Ok(fits == bytes.len())
+    }
 }
 
 /// A container whose output is followed, and its state as far as it is known.
@@ -530,6 +521,7 @@ fn is_engine_kill(exit: &Exit) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::docker::Stream;
 
     /// The bytes stored for a log as long as its limit, of lines of this many bytes.
     fn stored(limit: u64, line: u64) -> u64 {

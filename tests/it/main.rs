@@ -38,6 +38,7 @@ mod idle_exit;
 mod job_answers;
 mod journal;
 mod logs;
+mod masking;
 mod mistryd_rebuild;
 mod old_client;
 mod openapi;

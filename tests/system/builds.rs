@@ -240,7 +240,9 @@ fn a_rebuild_that_fails_leaves_the_build_current(place: Place) {
 }
 
 fn a_secret_reaches_the_build_and_is_found_nowhere_else(place: Place) {
-    let mut daemon = Setup::on(place).fixture("secret").start();
+    let leaky = "t=$(cat params/_token); echo \"it is $t\"; echo \"$t\" | base64 >&2; exit 3";
+    let setup = Setup::on(place).fixture("secret").script("leaky", leaky);
+    let mut daemon = setup.start();
     let secret = word();
     let job = |token: &str| json!({"project": "secret", "params": {"_token": token, "x": "y"}});
     let built = daemon.succeed(job(&secret));
@@ -249,6 +251,19 @@ fn a_secret_reaches_the_build_and_is_found_nowhere_else(place: Place) {
     assert_eq!(built["Params"], json!({"_token": null, "x": "y"}));
     // A client with another secret asks for the same.
     assert_eq!(daemon.succeed(job("other"))["Cached"], true);
+    // A build that prints it has it masked.
+    let printed = daemon.post(
+        "/jobs",
+        &json!({"project": "leaky", "params": {"_token": secret}}),
+    );
+    let printed = printed.json();
+    let log = printed["ContainerStdouterr"].as_str().unwrap();
+    assert!(
+        log.starts_with("mistry: masked in this log: _token\n"),
+        "{log}"
+    );
+    assert!(log.contains("it is ***\n"), "{log}");
+    assert_eq!(printed["ContainerStderr"], "***\n");
     assert!(!daemon.get("/index/").text().contains(&secret));
     assert!(!daemon.log().contains(&secret));
     daemon.end();

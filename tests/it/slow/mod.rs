@@ -6,4 +6,5 @@ mod bus_limits;
 mod bus_signals;
 mod events;
 mod held_memory;
+mod long_lines;
 mod stuck_engine;
