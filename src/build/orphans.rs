@@ -277,7 +277,7 @@ mod tests {
     use crate::build::User;
     use crate::filesystem::Filesystem;
     use crate::job::Job;
-    use crate::project::Projects;
+    use crate::project::{ArtifactsStart, Projects};
 
     const SECRET: &str = "only-for-the-build";
     /// The user `nobody`.
@@ -305,7 +305,10 @@ mod tests {
             group: 0,
             owns_created_files: false,
         };
-        pending.prepare(&job.params, &user, &context).unwrap();
+        let kept = ArtifactsStart::Kept;
+        pending
+            .prepare(&job.params, &user, &context, kept)
+            .unwrap();
         pending.make_home(&[], &user).unwrap();
         pending
     }

@@ -19,7 +19,7 @@ use super::pending::{PendingBuild, User};
 use super::{ImageRecord, layout, record};
 use crate::filesystem::open_writable;
 use crate::job::{JobId, Params};
-use crate::project::{Context, ProjectName};
+use crate::project::{ArtifactsStart, Context, ProjectName};
 use crate::{faults, filesystem};
 
 /// Files of opaque params held open while a build runs, so that they can be emptied at its end wherever the
@@ -58,6 +58,7 @@ impl PendingBuild {
         params: &Params,
         user: &User,
         context: &Context,
+        artifacts: ArtifactsStart,
     ) -> Result<BaseUse, Error> {
         // A default of the project is removed at the end like a value that was sent.
         for (name, value) in params.iter().filter(|(name, _)| name.is_opaque()) {
@@ -75,7 +76,7 @@ impl PendingBuild {
                 .choose_base(&self.record.info.project, group, context)?,
             None => BaseChoice::default(),
         };
-        self.start_from(choice, params, user)
+        self.start_from(choice, params, user, artifacts)
     }
 
     /// Checks the base again, now that the image is known. If a file that differs from those of the base is
@@ -90,6 +91,7 @@ impl PendingBuild {
         params: &Params,
         user: &User,
         context: &Context,
+        artifacts: ArtifactsStart,
     ) -> Result<Option<BaseUse>, Error> {
         let Some(change) = self.change.take() else {
             return Ok(None);
@@ -105,7 +107,8 @@ impl PendingBuild {
         let choice = self
             .store
             .choose_other_base(&self.record.info.project, &group, context);
-        self.start_from(choice, params, user).map(Some)
+        self.start_from(choice, params, user, artifacts)
+            .map(Some)
     }
 
     fn start_from(
@@ -113,6 +116,7 @@ impl PendingBuild {
         choice: BaseChoice,
         params: &Params,
         user: &User,
+        artifacts: ArtifactsStart,
     ) -> Result<BaseUse, Error> {
         let data = self.data();
         let filesystem = self.store.filesystem;
@@ -130,8 +134,11 @@ impl PendingBuild {
                 .ready(&self.record.info.project, base)
                 .join(layout::DATA);
             let clone = |cause| Error::Tree("clone the latest build of the group", cause);
-            let without = [layout::PARAMS.as_ref()];
-            base_use = match filesystem.clone_until(&from, &data, &without, &self.interrupt) {
+            let without = match artifacts {
+                ArtifactsStart::Kept => &[layout::PARAMS.as_ref()][..],
+                ArtifactsStart::Fresh => &[layout::PARAMS.as_ref(), layout::ARTIFACTS.as_ref()],
+            };
+            base_use = match filesystem.clone_until(&from, &data, without, &self.interrupt) {
                 Ok(()) => match self.chown_clone(base, &data, user)? {
                     BaseUse::Latest => {
                         is_cloned = true;

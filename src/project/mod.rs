@@ -36,7 +36,9 @@ pub(crate) use name::{PARAM_NAME_RULE, is_param_name};
 pub use param_schema::{ParamRule, ParamSchema, ParamsError};
 pub use projects::Projects;
 pub(crate) use recipe::{DOCKERFILE, IGNORE_FILE, SETTINGS};
-pub use settings::{Capability, Limits, Settings, SettingsError, parse_duration, parse_size};
+pub use settings::{
+    ArtifactsStart, Capability, Limits, Settings, SettingsError, parse_duration, parse_size,
+};
 pub(crate) use settings::{
     LOG_LIMITS, LOG_LIMITS_WRITTEN, duration, read_json, resolve_mounts, size,
 };

@@ -94,6 +94,17 @@ impl Limits {
     }
 }
 
+/// What a build of a group has in `/data/artifacts` when it starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArtifactsStart {
+    /// What its base left there.
+    #[default]
+    Kept,
+    /// Nothing, so that the result does not depend on earlier builds.
+    Fresh,
+}
+
 /// A project's own settings; each overrides the daemon's.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -125,6 +136,9 @@ pub struct Settings {
     /// The params that it takes; without it, any.
     #[serde(default)]
     pub params: Option<ParamSchema>,
+    /// What is in `/data/artifacts` at the start of a build of a group.
+    #[serde(default)]
+    pub artifacts: ArtifactsStart,
 }
 
 impl Settings {

@@ -296,14 +296,14 @@ impl BuildTask {
 
     async fn prepare(&mut self, recipe: &Recipe, settings: &Settings) -> Result<(), Interruption> {
         let (params, context) = (recipe.params(settings), recipe.context.clone());
-        let user = user(settings);
+        let (user, artifacts) = (user(settings), settings.artifacts);
         let shared = self.shared.clone();
         self.cancellable(shared.make_room()).await?;
         let secrets = recipe.secrets(settings);
         let (masked, base_use) = self
             .on_disk_interruptible(move |pending| {
                 let masked = pending.mask(secrets);
-                let base_use = pending.prepare(&params, &user, &context)?;
+                let base_use = pending.prepare(&params, &user, &context, artifacts)?;
                 faults::point("prepared");
                 Ok((masked, base_use))
             })
@@ -405,10 +405,10 @@ impl BuildTask {
     ) -> Result<(), Interruption> {
         let (params, context) = (recipe.params(settings), recipe.context.clone());
         let image = image.clone();
-        let user = user(settings);
+        let (user, artifacts) = (user(settings), settings.artifacts);
         let base_use = self
             .on_disk_interruptible(move |pending| {
-                Ok(pending.reconsider(&image, &params, &user, &context)?)
+                Ok(pending.reconsider(&image, &params, &user, &context, artifacts)?)
             })
             .await?;
         match base_use {

@@ -113,6 +113,29 @@ fn a_build_of_a_group_begins_as_the_last_one_ended(place: Place) {
     assert_eq!(other["Incremental"], false);
 }
 
+fn fresh_artifacts_start_empty_and_the_cache_as_the_last_build_left_it(place: Place) {
+    let script = "
+        n=$(cat params/n)
+        mkdir artifacts/d$n cache/d$n
+        echo x > artifacts/d$n/x
+        ln artifacts/d$n/x cache/d$n/x
+        ls artifacts > cache/artifacts
+        ls cache > artifacts/cache";
+    let daemon = Setup::on(place).script("fresh", script).start();
+    let settings = daemon.home().join("projects/fresh/mistry.json");
+    fs::write(settings, "{\"artifacts\": \"fresh\"}").unwrap();
+    for n in ["1", "2", "3"] {
+        let info = daemon.succeed(json!({"project": "fresh", "group": "g", "params": {"n": n}}));
+        assert_eq!(info["Incremental"], n != "1");
+        let data = daemon.ready("fresh", &id(&info)).join("data");
+        let read = |name: &str| fs::read_to_string(data.join(name)).unwrap();
+        assert_eq!(read("cache/artifacts"), format!("d{n}\n"));
+        assert!(read("artifacts/cache").contains("d1"), "{n}");
+        // The cache keeps a file that was also an artifact.
+        assert_eq!(read("cache/d1/x"), "x\n");
+    }
+}
+
 /// Mode, modification time, size, links and target of one thing in a tree.
 #[derive(Debug, PartialEq)]
 struct Fact(u32, (i64, i64), u64, u64, Option<PathBuf>);
@@ -492,6 +515,7 @@ macro_rules! promises {
 promises! {
     a_cold_build_has_artifacts_and_the_same_job_again_is_cached
     a_build_of_a_group_begins_as_the_last_one_ended
+    fresh_artifacts_start_empty_and_the_cache_as_the_last_build_left_it
     a_failed_build_can_be_read_and_is_built_again
     an_image_that_cannot_be_built_is_an_error_and_recorded_with_its_log
     a_rebuild_that_succeeds_replaces_the_build

@@ -16,8 +16,9 @@ if [ -f "$data/params/name" ]; then
     name=$(cat "$data/params/name")
 fi
 
-# In a build of a group, the cache and the artifacts start as the group's last successful build left them.
-# Without a group both start empty.
+# In a build of a group, the cache starts as the group's last successful build left it; without a group it
+# starts empty. The artifacts start empty in both cases, because mistry.json says so: the result must not
+# depend on earlier builds.
 run=0
 if [ -f "$data/cache/runs" ]; then
     run=$(cat "$data/cache/runs")
