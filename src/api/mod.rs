@@ -8,6 +8,7 @@
 mod attempt;
 mod build;
 mod gc;
+mod group;
 mod host;
 mod log;
 mod log_pieces;
@@ -20,6 +21,7 @@ pub use build::{
     NO_DURATION, NO_EXIT_CODE,
 };
 pub use gc::{GcRequest, GcView, RemovedView};
+pub use group::{GroupItem, GroupRequest, RemovedBase};
 pub use host::{HostView, NewsHost, NewsRemoved};
 pub use log::{LogEnd, LogLines, LogMatch, LogMatches};
 pub use log_pieces::{LogPiece, LogPieces, MAX_PIECE, decode};

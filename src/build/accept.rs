@@ -18,8 +18,19 @@ use crate::faults;
 use crate::job::{Job, JobId};
 use crate::project::Context;
 
+/// How a job was requested.
+#[derive(Clone, Debug, Default)]
+pub struct Requested {
+    /// With a new image.
+    pub rebuild: bool,
+    /// As a cold build.
+    pub cold: bool,
+    /// The client, as the interface names it.
+    pub asker: Option<String>,
+}
+
 impl BuildStore {
-    /// Writes the job that `asker` requested, whose id is `id`, to stable storage: from here on it is accepted.
+    /// Writes a requested job, whose id is `id`, to stable storage: from here on it is accepted.
     ///
     /// # Errors
     /// When it cannot be written; nothing is left behind then.
@@ -28,8 +39,7 @@ impl BuildStore {
         job: &Job,
         id: JobId,
         context: &Context,
-        rebuild: bool,
-        asker: Option<String>,
+        requested: Requested,
     ) -> Result<PendingBuild, Error> {
         let now = jiff::Timestamp::now();
         let (number, flaky) = self.next_attempt(&job.project, id)?;
@@ -39,8 +49,9 @@ impl BuildStore {
         };
         (record.info.number, record.info.numbers) = (number, number);
         record.info.flaky = flaky;
-        record.internal.rebuild = rebuild;
-        record.info.asked_by = asker;
+        record.internal.rebuild = requested.rebuild;
+        record.info.cold = requested.cold;
+        record.info.asked_by = requested.asker;
         record.internal.boot.clone_from(&self.boot);
         record.internal.opaque = job
             .params

@@ -186,9 +186,11 @@ impl BuildStore {
             outcome: Some(Outcome::Succeeded),
             ..Filter::default()
         };
-        let builds = self.index.page(&filter, MAX_RECORDS_READ);
-        let same = builds.into_iter().find(|(place, _)| {
-            let directory = self.layout.ready(project, place.id);
+        let builds = self.index.page(&filter, MAX_RECORDS_READ).into_iter();
+        let builds = builds.map(|(place, _)| place.id).collect();
+        let builds = self.since_reset(project, group, builds);
+        let same = builds.into_iter().find(|id| {
+            let directory = self.layout.ready(project, *id);
             let record = record::read(&directory).ok().flatten();
             record.is_some_and(|record| {
                 Inputs::read(&directory, &record.internal).is_whole
@@ -196,7 +198,7 @@ impl BuildStore {
             })
         });
         BaseChoice {
-            base: same.map(|(place, _)| place.id),
+            base: same,
             change: None,
             is_latest_unusable: true,
         }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::candidate::{Candidate, Category};
 use super::error::{Error, disk_error};
 use super::gc::Plan;
+use super::groups::remove_links;
 use super::lease::{self, Lease};
 use super::random::random_hex;
 use super::store::BuildStore;
@@ -27,10 +28,10 @@ use crate::{faults, filesystem};
 const EVICT_ATTEMPTS: usize = 3;
 
 /// Why a build is not removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeptReason {
-    /// A link names it.
-    Linked,
+    /// A link names it: it is the base of this group, or with "" the latest build without a group.
+    Linked(String),
     /// It is pinned.
     Pinned,
     /// A build of the same id is pending.
@@ -42,7 +43,15 @@ pub enum KeptReason {
 impl fmt::Display for KeptReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            KeptReason::Linked => "a link names it as the latest of its group or project",
+            KeptReason::Linked(group) if group.is_empty() => {
+                "it is the latest build of the project without a group; 'mistry rm --base ID' removes it all the same"
+            }
+            KeptReason::Linked(group) => {
+                return write!(
+                    f,
+                    "it is the base of group '{group}', whose next build would start empty; 'mistry rm --base ID' removes it all the same"
+                );
+            }
             KeptReason::Pinned => "it is pinned; unpin it first",
             KeptReason::UnderWay => "a build of it is not over",
             KeptReason::InUse => "it is in use at this moment; try again later",
@@ -50,11 +59,25 @@ impl fmt::Display for KeptReason {
     }
 }
 
-/// The result of a removal.
+/// What is done with a build that a link names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfBase {
+    /// It stays.
+    Keep,
+    /// Its links are removed first, then the build.
+    Unlink,
+}
+
+/// The result of a removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Removed {
-    /// It was removed, which freed this many bytes of its own, as far as measured.
-    Gone(u64),
+    /// It was removed.
+    Gone {
+        /// The bytes of its own that this freed, as far as measured.
+        bytes: u64,
+        /// The group whose base it was; "" if it was the latest build without a group.
+        base_of: Option<String>,
+    },
     /// It stays.
     Kept(KeptReason),
     /// No such build.
@@ -105,7 +128,7 @@ impl BuildStore {
             if !may_remove(&removal.build) {
                 continue;
             }
-            match self.evict(&removal.build) {
+            match self.evict(&removal.build, IfBase::Keep) {
                 Ok(Evicted::To(trashed)) => evicted.push((at, trashed)),
                 Ok(Evicted::Kept(_)) => {}
                 Err(error) => note(error),
@@ -140,12 +163,19 @@ impl BuildStore {
     ///
     /// # Errors
     /// When a system call fails.
-    pub fn remove(&self, project: &ProjectName, id: JobId) -> Result<Removed, Error> {
+    pub fn remove(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        if_base: IfBase,
+    ) -> Result<Removed, Error> {
         let Some(info) = self.ready(project, id)? else {
             return Ok(Removed::Unknown);
         };
-        if self.linked(project)?.contains(&id) {
-            return Ok(Removed::Kept(KeptReason::Linked));
+        let is_linked = self.linked(project)?.contains(&id);
+        let base_of = is_linked.then(|| info.group_name().to_owned());
+        if let (Some(group), IfBase::Keep) = (&base_of, if_base) {
+            return Ok(Removed::Kept(KeptReason::Linked(group.clone())));
         }
         let mut own = 0;
         let mut evicted = Vec::new();
@@ -158,7 +188,7 @@ impl BuildStore {
                     kept = None;
                     break;
                 };
-                kept = match self.evict(&build)? {
+                kept = match self.evict(&build, if_base)? {
                     Evicted::Kept(reason) => Some(reason),
                     Evicted::To(trashed) => {
                         own += build.own.unwrap_or(0);
@@ -185,7 +215,10 @@ impl BuildStore {
             }
         }
         self.sync()?;
-        Ok(Removed::Gone(own))
+        Ok(Removed::Gone {
+            bytes: own,
+            base_of,
+        })
     }
 
     /// The current state of a build; `None` when it does not exist.
@@ -226,7 +259,7 @@ impl BuildStore {
     }
 
     /// Moves a build to the trash, unless it has changed since it was checked or must stay.
-    fn evict(&self, build: &Candidate) -> Result<Evicted, Error> {
+    fn evict(&self, build: &Candidate, if_base: IfBase) -> Result<Evicted, Error> {
         let (project, id) = (&build.project, build.id);
         let place = self.place(project, id, build.category);
         let evict = disk_error("take the build away", &place);
@@ -237,8 +270,9 @@ impl BuildStore {
         // Only this link can have been pointed at it since the links were read.
         let group = build.group.parse::<GroupName>().ok();
         let link = named_by(&self.layout.link(project, group.as_ref())).map_err(&evict)?;
-        if build.category == Category::Ready && link == Some(id) {
-            return Ok(Evicted::Kept(KeptReason::Linked));
+        let is_linked = build.category == Category::Ready && link == Some(id);
+        if is_linked && if_base == IfBase::Keep {
+            return Ok(Evicted::Kept(KeptReason::Linked(build.group.to_string())));
         }
         if self.layout.pending(project, id).symlink_metadata().is_ok() {
             return Ok(Evicted::Kept(KeptReason::UnderWay));
@@ -252,6 +286,10 @@ impl BuildStore {
         };
         if !is_same(&place).map_err(&evict)? {
             return Ok(Evicted::Kept(KeptReason::InUse));
+        }
+        if build.category == Category::Ready && if_base == IfBase::Unlink {
+            // Durably before the build: a link must not lead to a build that is half removed.
+            remove_links(&self.links_to(project, id)?).map_err(&evict)?;
         }
         let trashed = self.layout.trash().join(random_hex().map_err(&evict)?);
         match std::fs::rename(&place, &trashed) {

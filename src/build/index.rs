@@ -99,6 +99,14 @@ impl Index {
         }
     }
 
+    /// The entry of a build.
+    pub(super) fn find(&self, project: &ProjectName, id: JobId) -> Option<IndexEntry> {
+        let projects = self.lock();
+        let builds = projects.get(project)?;
+        let started = *builds.started.get(&id)?;
+        builds.order.get(&(Reverse(started), id)).cloned()
+    }
+
     /// The builds, of one project or of all, whose ids begin with `prefix`; at most `limit`.
     pub(super) fn with_prefix(
         &self,

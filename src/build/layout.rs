@@ -15,6 +15,7 @@ const GROUPS: &str = "groups";
 /// The prefix of a new link's name.
 const NEW_LINK_PREFIX: &str = "link-";
 const PINS: &str = "pins";
+const RESETS: &str = "resets";
 const PAUSED: &str = "paused";
 const CLOCK: &str = "clock";
 const ANSWERS: &str = "answers";
@@ -102,6 +103,14 @@ impl Layout {
 
     pub(super) fn pin(&self, project: &ProjectName, id: JobId) -> PathBuf {
         self.pins().join(format!("{project}-{id}"))
+    }
+
+    /// Holds the time of the last reset of a group.
+    pub(super) fn reset(&self, project: &ProjectName, group: &GroupName) -> PathBuf {
+        self.daemon_directory()
+            .join(RESETS)
+            .join(project.as_str())
+            .join(group.file_name())
     }
 
     /// Exists while the queue is paused.

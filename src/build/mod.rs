@@ -39,6 +39,7 @@ mod finish;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gc;
+mod groups;
 mod image_records;
 mod index;
 mod index_entry;
@@ -72,6 +73,7 @@ mod store;
 mod survey;
 mod trend;
 
+pub use accept::Requested;
 pub use answer::{AnswerForm, AnswerJson, BuildAnswer};
 pub use archive::Tar;
 pub use artifacts::{Artifacts, Contents, Found};
@@ -83,10 +85,11 @@ pub use comparison::{Comparison, Difference, ParamDifference};
 pub use declared::MountPoint;
 pub use directory::{Directory, Entries, Entry, EntryKind};
 pub use error::Error;
-pub use evict::{Collected, Freeing, KeptReason, Removed};
+pub use evict::{Collected, Freeing, IfBase, KeptReason, Removed};
 pub use filter::{Filter, Place};
 pub use finish::{End, FinishedBuild, Unfinished};
 pub use gc::{JUST_USED, Plan, Removal, RemovalReason};
+pub use groups::GroupBase;
 pub use image_records::{
     Change, ImageRecord, ImageRecords, MadeContainer, MadeLayer, Step, is_prefix,
 };

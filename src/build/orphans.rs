@@ -87,10 +87,10 @@ impl BuildStore {
             self.complete_finished(&finished.complete(project, id, State::Ready, path))?;
             return Ok(None);
         }
-        // The job already has its result, and no rebuild was requested.
+        // The job already has its result, and no new one was requested.
         if record
             .as_ref()
-            .is_some_and(|record| is_ready(record) && !record.internal.rebuild)
+            .is_some_and(|record| is_ready(record) && !record.internal.rebuild && !record.view.cold)
             && matches!(self.find_ready(project, id), Ok(Some(_)))
         {
             self.throw_away(&directory).map_err(list)?;
@@ -274,7 +274,7 @@ mod tests {
     use rustix::thread::set_thread_res_uid;
 
     use super::*;
-    use crate::build::User;
+    use crate::build::{Requested, User};
     use crate::filesystem::Filesystem;
     use crate::job::Job;
     use crate::project::{ArtifactsStart, Projects};
@@ -299,16 +299,16 @@ mod tests {
             context: context.digest(),
         };
         let store = Arc::new(BuildStore::open(&builds, Filesystem::Plain).unwrap());
-        let mut pending = store.accept(&job, job.id(), &context, false, None).unwrap();
+        let mut pending = store
+            .accept(&job, job.id(), &context, Requested::default())
+            .unwrap();
         let user = User {
             user: 0,
             group: 0,
             owns_created_files: false,
         };
         let kept = ArtifactsStart::Kept;
-        pending
-            .prepare(&job.params, &user, &context, kept)
-            .unwrap();
+        pending.prepare(&job.params, &user, &context, kept).unwrap();
         pending.make_home(&[], &user).unwrap();
         pending
     }

@@ -31,6 +31,8 @@ const MAX_OPEN_OPAQUE_FILES: usize = 16;
 pub enum BaseUse {
     /// Empty: there is no group, or it has no build yet.
     NoBase,
+    /// Empty, because a cold build was requested.
+    Cold,
     /// A clone of the group's latest build.
     Latest,
     /// Empty, because the group's latest build holds unreadable files.
@@ -71,12 +73,16 @@ impl PendingBuild {
         self.store.enter(info);
         // Only a group has a base; the latest build without a group is never a base.
         let choice = match info.group.name() {
-            Some(group) => self
-                .store
-                .choose_base(&self.record.info.project, group, context)?,
-            None => BaseChoice::default(),
+            Some(group) if !info.cold => {
+                self.store
+                    .choose_base(&self.record.info.project, group, context)?
+            }
+            _ => BaseChoice::default(),
         };
-        self.start_from(choice, params, user, artifacts)
+        match self.start_from(choice, params, user, artifacts)? {
+            BaseUse::NoBase if self.record.info.cold => Ok(BaseUse::Cold),
+            base_use => Ok(base_use),
+        }
     }
 
     /// Checks the base again, now that the image is known. If a file that differs from those of the base is
@@ -107,8 +113,7 @@ impl PendingBuild {
         let choice = self
             .store
             .choose_other_base(&self.record.info.project, &group, context);
-        self.start_from(choice, params, user, artifacts)
-            .map(Some)
+        self.start_from(choice, params, user, artifacts).map(Some)
     }
 
     fn start_from(

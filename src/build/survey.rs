@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, Stat};
@@ -169,17 +169,24 @@ impl BuildStore {
 
     /// The builds that a link of the project names, whether they exist or not.
     pub(super) fn linked(&self, project: &ProjectName) -> Result<HashSet<JobId>, Error> {
+        let links = self.links(project)?;
+        Ok(links.into_iter().map(|(_, named)| named).collect())
+    }
+
+    /// The links of a project, each with the build that it names.
+    pub(super) fn links(&self, project: &ProjectName) -> Result<Vec<(PathBuf, JobId)>, Error> {
         const READ: &str = "read the link of a group";
         let link = self.layout.link(project, None);
         let named = named_by(&link).map_err(disk_error(READ, &link))?;
-        let mut linked: HashSet<JobId> = named.into_iter().collect();
+        let mut linked: Vec<_> = named.map(|named| (link, named)).into_iter().collect();
         let links = self.layout.groups(project);
         let list = disk_error("list the groups of a project", &links);
         match std::fs::read_dir(&links) {
             Ok(links) => {
                 for link in links {
                     let link = link.map_err(&list)?.path();
-                    linked.extend(named_by(&link).map_err(disk_error(READ, &link))?);
+                    let named = named_by(&link).map_err(disk_error(READ, &link))?;
+                    linked.extend(named.map(|named| (link, named)));
                 }
             }
             Err(error) if is_none(&error) => {}

@@ -49,9 +49,13 @@ pub(super) struct Build {
     /// Start from the latest build of this group, and become its latest
     #[arg(long, short, value_name = "NAME")]
     group: Option<String>,
-    /// Rebuild the image and the project, even when the result is cached
+    /// Make a new image and a new build, even when the result is cached
     #[arg(long)]
     rebuild: bool,
+    /// Make a cold build, even when the result is cached: it starts empty, not from the latest build of the
+    /// group, and becomes the latest when it succeeds
+    #[arg(long)]
+    cold: bool,
     /// How long to wait for the build, such as 90s, 15m or 2h30m; the build continues after that
     #[arg(long, value_name = "TIME", default_value = "60m")]
     timeout: Timeout,
@@ -131,7 +135,7 @@ impl Build {
             params: params.map_err(|error| Error::Usage(error.to_string()))?,
             group,
             rebuild: self.rebuild,
-            cold: false,
+            cold: self.cold,
             cancel_on_disconnect: self.cancel_on_disconnect,
         })
     }

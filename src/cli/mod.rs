@@ -25,6 +25,7 @@ mod error;
 mod fetch;
 mod format;
 mod gc;
+mod group;
 mod list;
 mod log_follower;
 mod logs;
@@ -37,6 +38,7 @@ mod projects;
 mod queue;
 mod rebuild;
 mod retry;
+mod rm;
 mod server;
 mod status;
 mod timeout;
@@ -89,6 +91,8 @@ enum Verb {
     Fetch(fetch::Fetch),
     Projects(projects::Projects),
     Rebuild(rebuild::Rebuild),
+    Group(group::Group),
+    Rm(rm::Rm),
     Pin(pin::Pin),
     Unpin(pin::Unpin),
     Pause(queue::Pause),
@@ -149,6 +153,8 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         Verb::Fetch(verb) => verb.run(&client, flags).await,
         Verb::Projects(verb) => verb.run(&client).await,
         Verb::Rebuild(verb) => verb.run(&client).await,
+        Verb::Group(verb) => verb.run(&client).await,
+        Verb::Rm(verb) => verb.run(&client).await,
         Verb::Pin(verb) => verb.run(&client).await,
         Verb::Unpin(verb) => verb.run(&client).await,
         Verb::Pause(verb) => verb.run(&client).await,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::connection::{self, EVENT_STREAM, Request, TEXT};
 use super::{Address, Error, Events, Finished, Response};
 use crate::api::{
-    AttemptView, CancelRequest, GcRequest, GcView, ImageView, IndexItem, JobRequest, JobState, JobView, ProjectItem, ProjectView,
+    AttemptView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, ImageView, IndexItem, JobRequest, JobState, JobView, ProjectItem, ProjectView, RemovedBase,
 };
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
@@ -306,6 +306,38 @@ impl Client {
         let request = Request::new(Method::POST, format!("/project/{project}/rebuild"))
             .json(&serde_json::json!({}))?;
         self.send(request).await?.json(MAX_JSON).await
+    }
+
+    /// Lists the groups of a project with their bases.
+    pub async fn groups(&self, project: &ProjectName) -> Result<Vec<GroupItem>, Error> {
+        let request = Request::new(Method::GET, format!("/project/{project}/groups"));
+        self.send(request).await?.json(MAX_JSON).await
+    }
+
+    /// Resets a group: its next build starts empty.
+    pub async fn reset_group(&self, project: &ProjectName, group: &str) -> Result<(), Error> {
+        let request = Request::new(Method::POST, format!("/project/{project}/groups/reset"));
+        let group = group.to_owned();
+        self.send(request.json(&GroupRequest { group })?).await?;
+        Ok(())
+    }
+
+    /// Removes a build that no link names.
+    pub async fn remove(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+        let request = Request::new(Method::DELETE, format!("/job/{project}/{id}"));
+        self.send(request.json(&serde_json::json!({}))?).await?;
+        Ok(())
+    }
+
+    /// Removes a build, also one that is the base of its group.
+    pub async fn remove_base(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+    ) -> Result<RemovedBase, Error> {
+        let request = Request::new(Method::DELETE, format!("/job/{project}/{id}?base"));
+        let response = self.send(request.json(&serde_json::json!({}))?).await?;
+        response.json(MAX_JSON).await
     }
 
     /// Collects garbage, or computes what would be removed, and waits for the result.

@@ -169,6 +169,7 @@ fn kind(error: &SchedulerError) -> Kind {
         | SchedulerError::NoAttempt(..)
         | SchedulerError::NoBuild(_)
         | SchedulerError::AmbiguousId(..)
+        | SchedulerError::UnknownGroup(..)
         | SchedulerError::NoRecord(..) => Kind::NoSuchJob,
         SchedulerError::NoLog(..) => Kind::NoLog,
         SchedulerError::NoArtifacts(..) => Kind::NoArtifacts,

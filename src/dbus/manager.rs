@@ -64,11 +64,12 @@ fn unwritable(error: serde_json::Error) -> Error {
 #[interface(name = "org.mistry.Mistry1.Manager")]
 impl Manager {
     /// Requests a build of a project with params. An empty group means none. Options: rebuild (b)
-    /// repeats the image build and the build; cancel_on_disconnect (b) cancels the build when the
-    /// caller leaves the bus and no other client wants it. The disposition is queued, coalesced (an
-    /// earlier request had started the same job) or cached (the result exists, and the job is "/").
-    /// For one job, JobNew is sent before the answer and JobRemoved after it. Needs
-    /// org.mistry.mistry1.submit.
+    /// makes a new image and a new build, whatever is cached; cold (b) makes a build that starts
+    /// empty, whatever is cached and whatever the group's base is; cancel_on_disconnect (b) cancels
+    /// the build when the caller leaves the bus and no other client wants it. The disposition is
+    /// queued, coalesced (an earlier request had started the same job) or cached (the result exists,
+    /// and the job is "/"). For one job, JobNew is sent before the answer and JobRemoved after it.
+    /// Needs org.mistry.mistry1.submit.
     #[zbus(out_args("id", "job", "disposition"))]
     #[allow(clippy::too_many_arguments)]
     async fn submit_job(
@@ -91,6 +92,7 @@ impl Manager {
             group: named.group,
             params: named.params,
             rebuild: options.rebuild,
+            cold: options.cold,
             cancel_on_disconnect: options.cancel_on_disconnect,
             asker: Some(caller.asker()),
             request: None,

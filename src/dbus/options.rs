@@ -16,17 +16,20 @@ pub(super) type Options = HashMap<String, OwnedVariant>;
 /// The options of `SubmitJob`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Submit {
-    /// Build the image and the project again.
+    /// Make a new image and a new build.
     pub(super) rebuild: bool,
+    /// Make a build that starts empty.
+    pub(super) cold: bool,
     /// Cancel the build when the caller leaves the bus.
     pub(super) cancel_on_disconnect: bool,
 }
 
 impl Submit {
     pub(super) fn read(options: &Options) -> Result<Submit, Error> {
-        known(options, &["rebuild", "cancel_on_disconnect"])?;
+        known(options, &["rebuild", "cold", "cancel_on_disconnect"])?;
         Ok(Submit {
             rebuild: flag(options, "rebuild")?,
+            cold: flag(options, "cold")?,
             cancel_on_disconnect: flag(options, "cancel_on_disconnect")?,
         })
     }

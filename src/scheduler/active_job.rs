@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::error::Error;
+use super::request::SubmitRequest;
 use crate::budget::Held;
 use crate::build::{BuildAnswer, BuildInfo, LogProgress};
 use crate::job::{Cancelled, GroupName, JobId, Outcome};
@@ -92,8 +93,22 @@ pub(super) struct Origin {
     pub(super) request: Option<String>,
     /// The first request's user, as the interface names them.
     pub(super) asker: Option<String>,
-    /// A new image was requested; the cached build stays valid meanwhile.
+    /// A new image was requested.
     pub(super) rebuild: bool,
+    /// A cold build was requested.
+    pub(super) cold: bool,
+}
+
+impl Origin {
+    /// The build is made whatever is cached; a cached build stays valid meanwhile.
+    pub(super) fn ignores_cache(&self) -> bool {
+        self.rebuild || self.cold
+    }
+
+    /// True when a request may join the build: it is made anew in every way that the request wants.
+    pub(super) fn satisfies(&self, request: &SubmitRequest) -> bool {
+        (self.rebuild || !request.rebuild) && (self.cold || !request.cold)
+    }
 }
 
 /// A job between admission and end.
@@ -314,9 +329,9 @@ impl JobObserver {
         self.active.origin.asker.as_deref()
     }
 
-    /// A new image was requested, whatever was cached.
-    pub fn is_rebuild(&self) -> bool {
-        self.active.origin.rebuild
+    /// The build is made whatever is cached, and a succeeded build of the job may stay beside it.
+    pub fn ignores_cache(&self) -> bool {
+        self.active.origin.ignores_cache()
     }
 
     /// The container that currently belongs to the job.

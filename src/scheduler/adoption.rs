@@ -64,6 +64,7 @@ fn queue_orphan(shared: &Shared, orphan: &OrphanedBuild) -> Option<Arc<ActiveJob
         request: None,
         asker: record.and_then(|record| record.info.asked_by.clone()),
         rebuild: record.is_some_and(|record| record.internal.rebuild),
+        cold: record.is_some_and(|record| record.info.cold),
     };
     let group = record.and_then(|record| record.info.group.name().cloned());
     let adopted = record.filter(|record| shared.store.has_container(&record.internal));

@@ -14,7 +14,7 @@ use super::event::{self, Removal};
 use super::images::Unused;
 use super::service::Scheduler;
 use super::shared::Shared;
-use crate::build::{self, Freeing, KeptReason, Plan, Removed};
+use crate::build::{self, Freeing, IfBase, KeptReason, Plan, Removed};
 use crate::docker;
 use crate::job::JobId;
 use crate::policy::Policy;
@@ -102,12 +102,18 @@ impl Scheduler {
         .await?
     }
 
-    /// Removes a build that is over.
+    /// Removes a build that is over. Returns the group whose base it was: "" if it was the latest without a
+    /// group, `None` if no link named it.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`]; [`Error::Kept`] when a link names it, it is pinned, in use or not over;
-    /// [`Error::Store`].
-    pub async fn remove(&self, project: &ProjectName, id: JobId) -> Result<(), Error> {
+    /// [`Error::UnknownJob`]; [`Error::Kept`] when a link names it, unless `if_base` says otherwise, and when
+    /// it is pinned, in use or not over; [`Error::Store`].
+    pub async fn remove(
+        &self,
+        project: &ProjectName,
+        id: JobId,
+        if_base: IfBase,
+    ) -> Result<Option<String>, Error> {
         let kept = |reason| Err(Error::Kept(project.clone(), id, reason));
         self.0.adopted.wait().await;
         if self.0.active_job(project, id).is_some() {
@@ -117,12 +123,12 @@ impl Scheduler {
         // The client may disconnect; the removal continues.
         let task = self.0.spawn(async move {
             let store = shared.store.clone();
-            let removed = blocking(move || store.remove(&name, id)).await??;
+            let removed = blocking(move || store.remove(&name, id, if_base)).await??;
             Ok::<_, Error>((removed, shared))
         });
         let (removed, shared) = task.await.map_err(|_| Error::Lost)??;
         match removed {
-            Removed::Gone(bytes) => {
+            Removed::Gone { bytes, base_of } => {
                 let removal = Removal {
                     project,
                     id,
@@ -131,7 +137,7 @@ impl Scheduler {
                     is_listed: true,
                 };
                 event::publish_removal(&shared, &removal);
-                Ok(())
+                Ok(base_of)
             }
             Removed::Kept(reason) => kept(reason),
             Removed::Unknown => Err(Error::UnknownJob(project.clone(), id)),

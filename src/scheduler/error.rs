@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::build::{BuildStore, KeptReason};
-use crate::job::{JobId, JobIdPrefix};
+use crate::job::{GroupName, JobId, JobIdPrefix};
 use crate::project::ProjectName;
 use crate::{build, docker, project};
 
@@ -53,6 +53,9 @@ pub enum Error {
         "there are no artifacts of job '{1}' of project '{0}': it is not over, was not built to its end, left none, or they were removed"
     )]
     NoArtifacts(ProjectName, JobId),
+    /// The project has no such group.
+    #[error("project '{0}' has no group '{1}'{2}")]
+    UnknownGroup(ProjectName, GroupName, String),
     /// The build's log was removed.
     #[error("the log of job '{1}' of project '{0}' is not there: it was removed")]
     NoLog(ProjectName, JobId),

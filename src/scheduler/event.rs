@@ -32,6 +32,7 @@ const REMOVED: &str = "e07d1f6a9f3c4b51a4c2d7b8160395ce";
 const COLLECTED: &str = "4b9e52c78d1a4f0f8a36c0e5d97f2b14";
 const NO_ROOM: &str = "a8c3f1d5072e4c6db15e96804f3b7d29";
 const PAUSED: &str = "b70361e860b343828dad5909a490102e";
+const GROUP_RESET: &str = "9f1d6c0b7e5a4b38a2c4d1f07e93b65a";
 const RESUMED: &str = "20f4be90972d48519363f07e8bd3921d";
 
 /// The digits of a container's id that Docker shows.
@@ -229,6 +230,18 @@ pub(super) fn publish_resumed(by: &str) {
         mistry_event = "resumed",
         by,
         "the queue is resumed by {by}: waiting builds start"
+    );
+}
+
+/// Publishes that a group was reset, and by which user.
+pub(super) fn publish_group_reset(project: &ProjectName, group: &GroupName, by: &str) {
+    tracing::info!(
+        message_id = GROUP_RESET,
+        mistry_event = "group-reset",
+        mistry_project = project.as_str(),
+        mistry_group = group.as_str(),
+        by,
+        "group '{group}' of project '{project}' is reset by {by}: its next build starts empty"
     );
 }
 

@@ -255,7 +255,7 @@ impl EventStream {
         let (project, id) = (job.project().clone(), job.id());
         match info.filter(|info| info.outcome().is_some()) {
             Some(info) => {
-                let is_beside = job.is_rebuild() && !info.succeeded();
+                let is_beside = job.ignores_cache() && !info.succeeded();
                 self.ready.push_back(Queued::End(job.clone()));
                 // Lists show the earlier build, if there is one.
                 if is_beside {

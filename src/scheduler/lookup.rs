@@ -126,12 +126,12 @@ fn find(
     };
     let id = job.id();
     // While a build of the id is put in place, its links are not there yet; then joining it is better. A
-    // rebuild under way leaves the cached build valid.
-    let may_be_cached = !request.rebuild
+    // rebuild or cold build under way leaves the cached build valid.
+    let may_be_cached = !(request.rebuild || request.cold)
         && shared
             .queue()
             .get(id)
-            .is_none_or(|active| active.origin.rebuild);
+            .is_none_or(|active| active.origin.ignores_cache());
     if may_be_cached {
         let same = last.as_ref().filter(|(of, _)| *of == id);
         let cached = match same {

@@ -63,8 +63,9 @@ mod event_stream;
 mod history;
 mod statistics;
 
-// Garbage.
+// Garbage, and groups.
 mod collection;
+mod groups;
 
 pub use active_job::{JobHandle, JobObserver};
 pub use activity::{Activity, Last};

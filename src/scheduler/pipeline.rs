@@ -26,7 +26,7 @@ use super::recipe::Recipe;
 use super::shared::Shared;
 use super::sweep::ensure_swept;
 use super::{ending, stop};
-use crate::build::{BaseUse, BuildLimits, ImageRecord, PendingBuild};
+use crate::build::{BaseUse, BuildLimits, ImageRecord, PendingBuild, Requested};
 use crate::docker::{self, ProcessWatch};
 use crate::faults;
 use crate::job::Phase;
@@ -72,7 +72,7 @@ async fn accept(
     let recipe = recipe.clone();
     let accepted = blocking(move || {
         let (shared, active) = (shared_there, active_there);
-        if !active.origin.rebuild
+        if !active.origin.ignores_cache()
             && let Some(answer) = shared.store.cached(&recipe.job.project, active.id)?
         {
             active.end_built(answer);
@@ -84,13 +84,15 @@ async fn accept(
         // Invalid settings of a project are refused before anything is recorded.
         settings_of(&recipe, &shared.config.load())?;
         let origin = &active.origin;
-        let asker = origin.asker.clone();
+        let requested = Requested {
+            rebuild: origin.rebuild,
+            cold: origin.cold,
+            asker: origin.asker.clone(),
+        };
         let Recipe {
             job, id, context, ..
         } = &*recipe;
-        let pending = shared
-            .store
-            .accept(job, *id, context, origin.rebuild, asker)?;
+        let pending = shared.store.accept(job, *id, context, requested)?;
         faults::point("accepted");
         Ok(Some(pending))
     });
@@ -321,6 +323,7 @@ impl BuildTask {
     async fn log_base(&mut self, base_use: BaseUse) -> Result<(), Interruption> {
         let text = match base_use {
             BaseUse::NoBase | BaseUse::Latest => &[][..],
+            BaseUse::Cold => COLD_NOTE,
             BaseUse::Unreadable => BASE_UNREADABLE_NOTE,
             BaseUse::Foreign => BASE_FOREIGN_NOTE,
             BaseUse::Newer => BASE_NEWER_NOTE,
@@ -543,6 +546,9 @@ fn build_limits(settings: &Settings, config: &SchedulerConfig) -> BuildLimits {
 fn elapsed_milliseconds(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
+
+/// The first line of a log of a cold build.
+const COLD_NOTE: &[u8] = b"mistry: a cold build was requested; starting empty\n";
 
 /// The first line of a log when the last build of the group could not be used as the base.
 const BASE_UNREADABLE_NOTE: &[u8] =

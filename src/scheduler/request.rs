@@ -15,6 +15,8 @@ pub struct SubmitRequest {
     pub params: Params,
     /// Make a new image and a new build, whatever is cached.
     pub rebuild: bool,
+    /// Make a new build that starts empty, whatever is cached and whatever the group's base is.
+    pub cold: bool,
     /// The build is cancelled when no client has a handle.
     pub cancel_on_disconnect: bool,
     /// The user, as the interface identifies them.

@@ -44,7 +44,7 @@ enum Place {
     Backlog,
     /// It joined the build under way.
     Joined,
-    /// The build under way uses the old image or is being stopped.
+    /// The build under way uses the old image or a base, or is being stopped.
     Behind,
 }
 
@@ -60,6 +60,7 @@ impl Scheduler {
             request: request.request.take(),
             asker: request.asker.take(),
             rebuild: request.rebuild,
+            cold: request.cold,
         };
         let held = request.held.take().map(Arc::new);
         let request = Arc::new(request);
@@ -156,8 +157,8 @@ impl Shared {
         };
         let is_coalesced = matches!(place, Place::Joined);
         let handle = active.handle(is_coalesced, self.stop.clone());
-        let has_old_image = request.rebuild && !active.origin.rebuild;
-        let is_wanted = !has_old_image && active.add_request(request.cancel_on_disconnect);
+        let is_wanted =
+            active.origin.satisfies(request) && active.add_request(request.cancel_on_disconnect);
         let place = match place {
             Place::Joined if !is_wanted => Place::Behind,
             place => place,

@@ -8,8 +8,8 @@ use super::list;
 use super::request::Request;
 use super::response::{self, Response};
 use super::state::Web;
-use crate::api::{GcRequest, GcView, RemovedView};
-use crate::build::Removal;
+use crate::api::{GcRequest, GcView, RemovedBase, RemovedView};
+use crate::build::{IfBase, Removal};
 use crate::scheduler::Collection;
 
 /// `POST /gc`.
@@ -54,8 +54,13 @@ pub(super) async fn unpin(web: &Web, request: Request) -> Result<Response, ApiEr
 /// `DELETE /job/P/ID`.
 pub(super) async fn remove(web: &Web, request: Request) -> Result<Response, ApiError> {
     let (project, id) = request.job()?;
-    web.scheduler.remove(&project, id).await?;
-    Ok(response::no_content())
+    if !request.flag("base")? {
+        web.scheduler.remove(&project, id, IfBase::Keep).await?;
+        return Ok(response::no_content());
+    }
+    let base_of = web.scheduler.remove(&project, id, IfBase::Unlink).await?;
+    let answer = response::small_json(StatusCode::OK, &RemovedBase { base_of });
+    answer.ok_or_else(|| ApiError::internal("the server could not write its answer"))
 }
 
 /// The result of a collection, for clients.

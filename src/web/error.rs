@@ -221,6 +221,7 @@ fn class(error: &Error) -> Class {
         Error::UnknownJob(..)
         | Error::NoAttempt(..)
         | Error::NoBuild(_)
+        | Error::UnknownGroup(..)
         | Error::NoArtifacts(..)
         | Error::NoLog(..)
         | Error::NoRecord(..) => Class::of_client(StatusCode::NOT_FOUND),

@@ -153,7 +153,8 @@ fn read_job(
     let request = JobRequest::read(&bytes)
         .map_err(|error| ApiError::bad_request(format!("the request cannot be read: {error}")))?;
     drop(bytes);
-    let (rebuild, cancel_on_disconnect) = (request.rebuild, request.cancel_on_disconnect);
+    let (rebuild, cold) = (request.rebuild, request.cold);
+    let cancel_on_disconnect = request.cancel_on_disconnect;
     let named = request.names()?;
     let large = scheduler::large(&named.params);
     held.shrink_to(large);
@@ -162,6 +163,7 @@ fn read_job(
         group: named.group,
         params: named.params,
         rebuild,
+        cold,
         cancel_on_disconnect,
         asker: Some(caller),
         request: Some(request_id),

@@ -180,8 +180,8 @@ async fn send_log(
         let Ok(answer) = handle.end().await else {
             return Ok(());
         };
-        // After a rebuild, the build that is in place is looked up, unless the rebuild itself is named.
-        let is_looked_up = handle.is_rebuild() && number.is_none();
+        // The build that is in place is looked up where another one may be, unless this one is named.
+        let is_looked_up = handle.ignores_cache() && number.is_none();
         end = (!is_looked_up).then(|| answer.info().log_end());
     }
     if let Some(end) = end {

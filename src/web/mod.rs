@@ -28,6 +28,7 @@ mod format;
 mod forwarded;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod groups;
 mod head;
 mod host;
 mod jobs;

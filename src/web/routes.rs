@@ -10,7 +10,7 @@ use super::response::Response;
 use super::state::Web;
 use super::tokens::Scope;
 use super::{
-    artifacts, attempts, collection, embedded, host, jobs, logs, news, pages, projects, queue,
+    artifacts, attempts, collection, embedded, groups, host, jobs, logs, news, pages, projects, queue,
     session,
 };
 
@@ -70,6 +70,8 @@ pub(super) static ROUTES: &[Route] = routes! {
     GET    "/projects"                        READ   => projects::list,
     GET    "/project/{project}"               READ   => projects::get,
     POST   "/project/{project}/rebuild"       ADMIN  => projects::rebuild,
+    GET    "/project/{project}/groups"        READ   => groups::list,
+    POST   "/project/{project}/groups/reset"  BUILD  => groups::reset,
     GET    "/status"                          READ   => host::status,
     GET    "/events"                          READ   => news::follow,
     GET    "/metrics"                         READ   => host::metrics,

@@ -74,6 +74,29 @@ async fn a_rebuild_is_a_build_of_its_own_and_one_that_fails_leaves_the_build_bef
     assert_eq!(disposition, "cached");
 }
 
+#[tokio::test]
+async fn a_cold_build_starts_empty_although_its_group_has_a_base() {
+    let harness = Harness::new().await;
+    let manager = manager(&harness.here).await;
+    let mut ends = manager.receive_job_removed().await.unwrap();
+    let none = HashMap::new();
+    for (is_cold, disposition) in [(false, "queued"), (true, "queued"), (false, "cached")] {
+        let options = Options::from([("cold", is_cold.into())]);
+        let submitting = manager.submit_job("succeed", "g", &none, &options);
+        let (id, _, found) = submitting.await.unwrap();
+        assert_eq!(found, disposition);
+        if disposition == "queued" {
+            assert_eq!(end_of(&mut ends, &id).await, "succeeded");
+        }
+        let build = &harness.describe(&id).await["BuildInfo"];
+        let is_or_was_cold = is_cold || disposition == "cached";
+        assert_eq!(
+            (&build["Cold"], &build["Incremental"]),
+            (&json!(is_or_was_cold), &json!(false))
+        );
+    }
+}
+
 /// Ids of the builds that a filter finds, and where the next page begins.
 async fn listed(manager: &ManagerProxy<'_>, filter: &[(&str, &str)], limit: u64) -> Vec<String> {
     let mut options: Options<'_> = filter.iter().map(|(n, v)| (*n, (*v).into())).collect();

@@ -346,8 +346,8 @@ async fn bases_of_groups_and_what_is_under_way_stay() {
     assert_eq!(gone(&done), [(ids[0].as_str(), "max_age")]);
     for (project, id, word) in [
         ("exit-code", &failed, "not over"),
-        ("succeed", &ids[1], "a link names it"),
-        ("succeed", &other, "a link names it"),
+        ("succeed", &ids[1], "it is the base of group"),
+        ("succeed", &other, "without a group"),
     ] {
         let refused = daemon.ask(delete(format!("/job/{project}/{id}"))).await;
         let refused = refused.expect(409).text();

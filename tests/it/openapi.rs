@@ -512,11 +512,25 @@ async fn every_post_answers_as_declared() {
     let pin = format!("{job}/pin");
     let (of_job, of_pin) = ("/job/{project}/{id}", "/job/{project}/{id}/pin");
     let unknown = format!("/job/good/{}", "0".repeat(64));
+    let grouped = r#"{"project": "good", "group": "reset"}"#;
+    let grouped = server.fits(jobs(grouped), 201).await.json();
+    let loose = format!("/{}?base", grouped["URL"].as_str().unwrap());
+    let about = "/project/{project}/groups/reset";
+    for (path, body, status) in [
+        ("/project/good/groups/reset", r#"{"group": "reset"}"#, 204),
+        ("/project/good/groups/reset", r#"{"group": "reset"}"#, 404),
+        ("/project/unknown/groups/reset", r#"{"group": "g"}"#, 404),
+        ("/project/good/groups/reset", r#"{"group": ""}"#, 422),
+        ("/project/good/groups/reset", "{}", 400),
+    ] {
+        server.fits(post(about, path, body), status).await;
+    }
     let lost = format!("{unknown}/pin");
     for (about, method, path, status) in [
         (of_pin, "PUT", pin.as_str(), 204),
         (of_pin, "PUT", lost.as_str(), 404),
         (of_job, "DELETE", job.as_str(), 409),
+        (of_job, "DELETE", loose.as_str(), 200),
         (of_pin, "DELETE", pin.as_str(), 204),
         (of_pin, "DELETE", lost.as_str(), 404),
         (of_pin, "DELETE", "/job/good/X/pin", 422),

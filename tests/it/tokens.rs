@@ -37,7 +37,7 @@ fn with(ask: Ask, name: &str) -> Ask {
 }
 
 /// What can be asked, and the scope that it needs.
-fn asks() -> [(Ask, &'static str); 8] {
+fn asks() -> [(Ask, &'static str); 9] {
     [
         (Ask::get("/healthz"), "nothing"),
         (Ask::get("/index/"), "read"),
@@ -46,6 +46,7 @@ fn asks() -> [(Ask, &'static str); 8] {
         (Ask::get("/openapi.json"), "read"),
         (Ask::post("/jobs", &job("succeed")), "build"),
         (Ask::post("/jobs?async", &job("succeed")), "build"),
+        (Ask::get("/project/succeed/groups"), "read"),
         (Ask::post("/project/succeed/rebuild", &json!({})), "admin"),
     ]
 }

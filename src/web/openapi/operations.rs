@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 use super::operation::{Operation, PAGE, READERS_FULL, TEXT, events, operation, text};
 use super::schemas::{JSON, Types, of};
 use crate::api::{
-    AttemptView, BuildView, CancelRequest, GcRequest, GcView, HostView, ImageView, IndexItem,
-    JobRequest, JobState, JobView, LogEnd, LogLines, LogMatches, ManifestItem, ProjectItem,
-    ProjectView,
+    AttemptView, BuildView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, HostView, ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, LogLines, LogMatches, ManifestItem, ProjectItem, ProjectView, RemovedBase,
 };
 use crate::web::jobs::MAX_LIST;
 
@@ -127,10 +125,19 @@ fn builds(types: &mut Types) -> Operations {
 
 fn administration(types: &mut Types) -> Operations {
     let remove = operation("Removes a build that is over.")
-        .answers(204, "It is gone.", [])
+        .flag(
+            "base",
+            "Also where a link names it: the next build of its group starts empty then.",
+        )
+        .answers(
+            200,
+            "With ?base: it is gone.",
+            [types.json::<RemovedBase>()],
+        )
+        .answers(204, "Without ?base: it is gone.", [])
         .fails(
             409,
-            "It stays: a link names it, it is pinned, in use, or not over.",
+            "It stays: a link names it (without ?base), it is pinned, in use, or not over.",
         );
     let pin = operation("Keeps a build from garbage collection.").answers(204, "It is pinned.", []);
     let unpin = operation("Lets a build go.").answers(204, "It is not pinned.", []);
@@ -264,10 +271,21 @@ fn projects(types: &mut Types) -> Operations {
         .answers(200, "The new image.", [types.json::<ImageView>()])
         .fails(409, "The project changed while it was being read.")
         .fails(503, "No Docker Engine.");
+    let groups = operation("The groups of a project that have a base, by name.").answers(
+        200,
+        "The groups.",
+        [types.json::<Vec<GroupItem>>()],
+    );
+    let reset = operation("Resets a group: its next build starts empty. Its builds stay, and one that is under way becomes its base when it succeeds.")
+        .reads(types.request::<GroupRequest>(true))
+        .answers(204, "It is reset, durably.", [])
+        .fails(404, "Unknown project, or group; the sentence names the known groups.");
     vec![
         ("GET /projects", list),
         ("GET /project/{project}", get),
         ("POST /project/{project}/rebuild", rebuild),
+        ("GET /project/{project}/groups", groups),
+        ("POST /project/{project}/groups/reset", reset),
     ]
 }
 

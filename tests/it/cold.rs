@@ -1,0 +1,255 @@
+//! A cold build starts empty although its group has a base, is not answered from the cache, and becomes
+//! the base when it succeeds: the way out of a group whose cache is bad.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    daemon::{TestDaemon, job, text},
+    http::Ask,
+};
+
+/// With `v=1` it leaves a cache with which no later build succeeds.
+const POISON: &str = "[ ! -e $D/cache/bad ] || { echo corrupt cache >&2; exit 1; }
+    [ \"$(cat $D/params/v)\" != 1 ] || touch $D/cache/bad
+    cp $D/params/v $D/artifacts/v";
+const HEAD: &str = "mistry: a cold build was requested; starting empty\n";
+
+fn poisoned(v: usize) -> Value {
+    json!({ "project": "poison", "group": "main", "params": { "v": v.to_string() } })
+}
+
+fn counted(n: usize) -> Value {
+    json!({ "project": "succeed", "group": "g", "params": { "n": n.to_string() } })
+}
+
+/// The same job with more keys.
+fn with(mut job: Value, keys: &[&str]) -> Value {
+    for key in keys {
+        job[*key] = json!(true);
+    }
+    job
+}
+
+#[tokio::test]
+async fn a_cold_build_heals_a_group_whose_cache_is_bad() {
+    let daemon = TestDaemon::builder().await.script("poison", POISON);
+    let daemon = daemon.start().await;
+    assert_eq!(daemon.build(poisoned(1)).await["ExitCode"], 0);
+    for job in [poisoned(2), with(poisoned(1), &["rebuild"]), poisoned(3)] {
+        assert_eq!(daemon.build(job).await["ExitCode"], 1);
+    }
+    let builds = daemon.home.engine.builds().len();
+    let cold = daemon.build(with(poisoned(2), &["cold"])).await;
+    assert_eq!(cold["Outcome"], "succeeded", "{cold}");
+    assert_eq!(
+        (&cold["Cold"], &cold["Incremental"], &cold["Base"]),
+        (&json!(true), &json!(false), &Value::Null)
+    );
+    assert!(
+        text(&cold, "ContainerStdouterr").starts_with(HEAD),
+        "{cold}"
+    );
+    assert_eq!(
+        daemon.home.engine.builds().len(),
+        builds,
+        "the image is kept"
+    );
+    let next = daemon.build(poisoned(3)).await;
+    assert_eq!(
+        (&next["Outcome"], &next["Base"], &next["Cold"]),
+        (&json!("succeeded"), &cold["ID"], &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn a_cold_build_is_made_although_a_result_is_cached_and_replaces_it() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    for n in [1, 2] {
+        daemon.build(counted(n)).await;
+    }
+    let cold = daemon.build(with(counted(2), &["cold"])).await;
+    assert_eq!(cold["Cached"], false);
+    assert_eq!(daemon.artifact(&cold, ".count").await.text(), "1\n");
+    let cached = daemon.build(counted(2)).await;
+    assert_eq!(
+        (&cached["Cached"], &cached["StartedAt"], &cached["Cold"]),
+        (&json!(true), &cold["StartedAt"], &json!(true))
+    );
+    let next = daemon.build(counted(3)).await;
+    assert_eq!(next["Base"], cold["ID"]);
+    assert_eq!(daemon.artifact(&next, ".count").await.text(), "2\n");
+}
+
+#[tokio::test]
+async fn a_cold_build_that_fails_leaves_the_result_and_the_base() {
+    let builder = TestDaemon::builder().await;
+    let flag = builder.home.path("fail");
+    let lines = format!(
+        "[ ! -e '{}' ] || exit 9\necho x > $D/artifacts/x",
+        flag.display()
+    );
+    let daemon = builder.script("p", &lines).start().await;
+    let job = json!({ "project": "p", "group": "g" });
+    let good = daemon.build(job.clone()).await;
+    std::fs::write(&flag, "").unwrap();
+    let bad = daemon.build(with(job.clone(), &["cold"])).await;
+    assert_eq!((&bad["ExitCode"], &bad["Cold"]), (&json!(9), &json!(true)));
+    let cached = daemon.build(job).await;
+    assert_eq!(
+        (&cached["Cached"], &cached["StartedAt"], &cached["Cold"]),
+        (&json!(true), &good["StartedAt"], &json!(false))
+    );
+    let groups = daemon.get("/project/p").await.json()["Groups"].clone();
+    assert_eq!(groups, json!({ "g": good["ID"] }));
+}
+
+#[tokio::test]
+async fn cold_and_rebuild_together_are_both() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    daemon.build(counted(1)).await;
+    let both = daemon.build(with(counted(2), &["cold", "rebuild"])).await;
+    assert_eq!(
+        (&both["Cold"], &both["Incremental"]),
+        (&json!(true), &json!(false))
+    );
+    let builds = daemon.home.engine.builds();
+    assert!(builds.len() == 2 && builds[1].nocache && builds[1].pull);
+}
+
+#[tokio::test]
+async fn a_cold_request_joins_a_cold_build_only() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let engine = &daemon.home.engine;
+    daemon.build(counted(1)).await;
+    engine.hold("start");
+    let first = daemon.asking(Ask::post("/jobs", &counted(2)));
+    engine.wait_for("start", 2).await;
+    let cold = with(counted(2), &["cold"]);
+    let colds: Vec<_> = (0..2)
+        .map(|_| daemon.asking(Ask::post("/jobs", &cold)))
+        .collect();
+    // Requests are looked up in the order in which they come, so those two have been.
+    for _ in 0..3 {
+        daemon.submit(counted(2)).await;
+    }
+    assert_eq!(engine.containers().len(), 2, "they wait");
+    engine.release("start");
+    let first = first.await.unwrap().expect(201).json();
+    assert_eq!(
+        (&first["Cold"], &first["Incremental"]),
+        (&json!(false), &json!(true))
+    );
+    let mut started = Vec::new();
+    for asked in colds {
+        let info = asked.await.unwrap().expect(201).json();
+        assert_eq!(
+            (&info["ID"], &info["Cold"], &info["Cached"]),
+            (&first["ID"], &json!(true), &json!(false))
+        );
+        assert_eq!(daemon.artifact(&info, ".count").await.text(), "1\n");
+        started.push(info["StartedAt"].clone());
+    }
+    assert_ne!(started[0], first["StartedAt"]);
+}
+
+#[tokio::test]
+async fn an_ordinary_request_joins_a_cold_build_unless_a_result_is_cached() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let engine = &daemon.home.engine;
+    let old = daemon.build(counted(1)).await;
+    engine.hold("start");
+    let cold: Vec<_> = [1, 2]
+        .map(|n| daemon.asking(Ask::post("/jobs", &with(counted(n), &["cold"]))))
+        .into();
+    engine.wait_for("start", 3).await;
+    let cached = daemon.build(counted(1)).await;
+    assert_eq!(
+        (&cached["Cached"], &cached["StartedAt"]),
+        (&json!(true), &old["StartedAt"])
+    );
+    let joining = daemon.asking(Ask::post("/jobs", &counted(2)));
+    daemon
+        .until_metric("mistry_builds_coalesced", "succeed", 1.0)
+        .await;
+    engine.release("start");
+    let joined = joining.await.unwrap().expect(201).json();
+    assert_eq!(
+        (&joined["Coalesced"], &joined["Cold"]),
+        (&json!(true), &json!(true))
+    );
+    for asked in cold {
+        asked.await.unwrap().expect(201);
+    }
+}
+
+#[tokio::test]
+async fn a_cold_build_that_waits_over_a_restart_is_still_cold() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let first = daemon.build(counted(1)).await;
+    daemon.post("/queue/pause", &json!({})).await.expect(204);
+    let id = daemon.submit(with(counted(1), &["cold"])).await;
+    let new = daemon.submit(with(counted(2), &["cold"])).await;
+    daemon.stop().await;
+    daemon.start_again().await;
+    daemon.post("/queue/resume", &json!({})).await.expect(204);
+    for id in [id, new] {
+        let info = daemon.wait("succeed", &id).await;
+        assert_eq!(
+            (&info["Cold"], &info["Incremental"], &info["Outcome"]),
+            (&json!(true), &json!(false), &json!("succeeded"))
+        );
+        assert_ne!(info["StartedAt"], first["StartedAt"]);
+        assert_eq!(daemon.artifact(&info, ".count").await.text(), "1\n");
+    }
+}
+
+#[tokio::test]
+async fn a_cold_build_that_runs_over_a_restart_becomes_the_base() {
+    let script = "mkfifo $D/gate\n[ -e $D/cache/x ] && exit 5\necho waiting\nread -r code < $D/gate\n\
+        touch $D/artifacts/x $D/cache/x";
+    let daemon = TestDaemon::builder().await.script("gated", script);
+    let mut daemon = daemon.start().await;
+    let job = |n: &str| json!({ "project": "gated", "group": "g", "params": { "n": n } });
+    let mut last = String::new();
+    for (n, is_cold) in [("1", false), ("2", true)] {
+        let job = if is_cold {
+            with(job(n), &["cold"])
+        } else {
+            job(n)
+        };
+        last = daemon.submit(job).await;
+        let mut log = daemon.open(Ask::get(format!("/log/gated/{last}"))).await;
+        log.until(|event| event.data == "waiting").await;
+        if is_cold {
+            daemon.stop().await;
+            daemon.start_again().await;
+        }
+        let gate = daemon
+            .home
+            .build("gated", "pending", &last)
+            .join("data/gate");
+        let opening = tokio::task::spawn_blocking(move || std::fs::write(gate, "0\n").unwrap());
+        opening.await.unwrap();
+        let info = daemon.wait("gated", &last).await;
+        assert_eq!(
+            (&info["Outcome"], &info["Cold"]),
+            (&json!("succeeded"), &json!(is_cold))
+        );
+    }
+    let groups = daemon.get("/project/gated").await.json()["Groups"].clone();
+    assert_eq!(groups, json!({ "g": last }));
+}
+
+#[tokio::test]
+async fn a_cold_build_without_a_group_is_a_new_build() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let first = daemon.build(job("succeed")).await;
+    let cold = daemon.build(with(job("succeed"), &["cold"])).await;
+    assert_eq!(
+        (&cold["Cached"], &cold["ID"]),
+        (&json!(false), &first["ID"])
+    );
+    assert!(text(&cold, "ContainerStdouterr").starts_with(HEAD));
+    let latest = daemon.get("/project/succeed").await.json()["Latest"].clone();
+    assert_eq!(latest, cold["ID"]);
+}

@@ -1,0 +1,219 @@
+//! A group can be reset, and its base removed: the next build of the group starts empty.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::garbage::settled;
+use crate::support::{
+    daemon::{TestDaemon, job, names, text},
+    http::Ask,
+};
+
+fn counted(group: &str, n: usize) -> Value {
+    json!({ "project": "succeed", "group": group, "params": { "n": n.to_string() } })
+}
+
+async fn reset(daemon: &TestDaemon, project: &str, group: &str) -> crate::support::http::Answer {
+    let path = format!("/project/{project}/groups/reset");
+    daemon.post(path, &json!({ "group": group })).await
+}
+
+#[tokio::test]
+async fn the_next_build_of_a_group_that_was_reset_starts_empty_also_after_a_restart() {
+    let mut daemon = TestDaemon::with(&["succeed"]).await;
+    let first = daemon.build(counted("a/b", 1)).await;
+    let other = daemon.build(counted("h", 1)).await;
+    reset(&daemon, "succeed", "a/b").await.expect(204);
+    let project = daemon.get("/project/succeed").await.json();
+    assert_eq!(project["Groups"], json!({ "h": other["ID"] }));
+    daemon.stop().await;
+    daemon.start_again().await;
+    // Its builds stay.
+    assert_eq!(daemon.build(counted("a/b", 1)).await["Cached"], true);
+    let next = daemon.build(counted("a/b", 2)).await;
+    assert_eq!(
+        (&next["Incremental"], &next["Cold"], &next["Base"]),
+        (&json!(false), &json!(false), &Value::Null)
+    );
+    assert_eq!(daemon.artifact(&next, ".count").await.text(), "1\n");
+    assert_eq!(daemon.artifact(&first, ".count").await.status, 200);
+    assert_eq!(daemon.build(counted("h", 2)).await["Base"], other["ID"]);
+}
+
+#[tokio::test]
+async fn a_reset_heals_a_group_whose_cache_is_bad() {
+    let script = "[ ! -e $D/cache/bad ] || exit 1
+        [ $(cat $D/params/v) != 1 ] || touch $D/cache/bad
+        touch $D/artifacts/v";
+    let daemon = TestDaemon::builder().await.script("poison", script);
+    let daemon = daemon.start().await;
+    let job = |v: usize| json!({ "project": "poison", "group": "main", "params": { "v": v.to_string() } });
+    daemon.build(job(1)).await;
+    assert_eq!(daemon.build(job(2)).await["ExitCode"], 1);
+    reset(&daemon, "poison", "main").await.expect(204);
+    for v in [2, 3] {
+        assert_eq!(daemon.build(job(v)).await["ExitCode"], 0);
+    }
+}
+
+/// A build whose project has gone back to earlier files may start from an earlier build of the group.
+#[tokio::test]
+async fn no_build_from_before_a_reset_or_a_cold_build_is_a_base_again() {
+    let script = "echo x >> $D/cache/seen\ncp $D/cache/seen $D/artifacts/seen";
+    let daemon = TestDaemon::builder().await.script("p", script);
+    let daemon = daemon.start().await;
+    let write = |text: &str| {
+        let path = daemon.home.projects().join("p/input");
+        std::fs::write(&path, text).unwrap();
+        // Older than every build: no build that was made from another content may be the base.
+        let old = SystemTime::now() - Duration::from_secs(1_000_000);
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(old).unwrap();
+    };
+    let job = |n: usize| json!({ "project": "p", "group": "g", "params": { "n": n.to_string() } });
+    write("one");
+    let before = daemon.build(job(1)).await;
+    write("two");
+    daemon.build(job(2)).await;
+    write("one");
+    let again = daemon.build(job(3)).await;
+    assert_eq!(again["Base"], before["ID"], "without a reset it is");
+    reset(&daemon, "p", "g").await.expect(204);
+    write("two");
+    let fresh = daemon.build(job(4)).await;
+    write("one");
+    let next = daemon.build(job(5)).await;
+    assert_eq!(
+        (&fresh["Base"], &next["Base"]),
+        (&Value::Null, &Value::Null)
+    );
+    write("two");
+    let cold = json!({ "project": "p", "group": "g", "params": { "n": "6" }, "cold": true });
+    let cold = daemon.build(cold).await;
+    write("one");
+    assert_eq!(daemon.build(job(7)).await["Base"], Value::Null);
+    write("two");
+    assert_eq!(daemon.build(job(8)).await["Base"], cold["ID"]);
+}
+
+#[tokio::test]
+async fn a_reset_does_not_disturb_a_build_under_way_which_then_is_the_base() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let engine = &daemon.home.engine;
+    daemon.build(counted("g", 1)).await;
+    engine.hold("start");
+    let running = daemon.asking(Ask::post("/jobs", &counted("g", 2)));
+    engine.wait_for("start", 2).await;
+    reset(&daemon, "succeed", "g").await.expect(204);
+    engine.release("start");
+    let running = running.await.unwrap().expect(201).json();
+    assert_eq!(
+        (&running["Outcome"], &running["Incremental"]),
+        (&json!("succeeded"), &json!(true))
+    );
+    assert_eq!(daemon.build(counted("g", 3)).await["Base"], running["ID"]);
+}
+
+#[tokio::test]
+async fn a_group_that_is_not_there_is_refused_with_the_names_of_those_that_are() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let answer = reset(&daemon, "succeed", "main").await.expect(404).json();
+    assert!(
+        text(&answer, "error").contains("no group 'main'"),
+        "{answer}"
+    );
+    for group in ["main", "feature/x"] {
+        daemon.build(counted(group, 1)).await;
+    }
+    let answer = reset(&daemon, "succeed", "mian").await.expect(404).json();
+    let error = text(&answer, "error");
+    assert!(
+        error.contains("no group 'mian'") && error.contains("feature/x, main"),
+        "{error}"
+    );
+    reset(&daemon, "none-such", "main").await.expect(404);
+    reset(&daemon, "succeed", "").await.expect(422);
+    let path = "/project/succeed/groups/reset";
+    for body in [json!({}), json!({ "groop": "main" }), json!(["main"])] {
+        daemon.post(path, &body).await.expect(400);
+    }
+}
+
+#[tokio::test]
+async fn groups_are_listed_with_their_bases() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let path = "/project/succeed/groups";
+    assert_eq!(daemon.get(path).await.expect(200).json(), json!([]));
+    let a = daemon.build(counted("a", 1)).await;
+    let b = daemon.build(counted("b", 1)).await;
+    daemon.build(job("succeed")).await;
+    for info in [&a, &b] {
+        settled(&daemon.home, "succeed", text(info, "ID")).await;
+    }
+    let groups = daemon.get(path).await.expect(200).json();
+    let groups = groups.as_array().unwrap();
+    assert_eq!(groups.len(), 2);
+    for (group, info) in groups.iter().zip([a, b]) {
+        for (key, of_info) in [
+            ("Group", "Group"),
+            ("Base", "ID"),
+            ("FinishedAt", "FinishedAt"),
+        ] {
+            assert_eq!(group[key], info[of_info]);
+        }
+    }
+    daemon.get("/project/none-such/groups").await.expect(404);
+}
+
+async fn delete(daemon: &TestDaemon, info: &Value, query: &str) -> crate::support::http::Answer {
+    let path = format!("/job/{}/{}{query}", text(info, "Project"), text(info, "ID"));
+    daemon
+        .ask(Ask::new("DELETE", path).with("content-type", "application/json"))
+        .await
+}
+
+#[tokio::test]
+async fn a_base_is_removed_only_if_that_was_asked_for() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let base = daemon.build(counted("main", 1)).await;
+    let refused = delete(&daemon, &base, "").await.expect(409).json();
+    let error = text(&refused, "error");
+    for part in [
+        "the base of group 'main'",
+        "start empty",
+        "mistry rm --base",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let gone = delete(&daemon, &base, "?base").await.expect(200).json();
+    assert_eq!(gone, json!({ "BaseOf": "main" }));
+    let place = daemon.home.builds().join("succeed");
+    assert!(names(&place.join("groups")).is_empty());
+    assert!(daemon.home.ids("succeed", "ready").is_empty());
+    let next = daemon.build(counted("main", 2)).await;
+    assert_eq!(next["Incremental"], false);
+    // The latest without a group, and one that no link names.
+    let latest = daemon.build(job("succeed")).await;
+    let refused = delete(&daemon, &latest, "").await.expect(409).json();
+    assert!(
+        text(&refused, "error").contains("without a group"),
+        "{refused}"
+    );
+    let gone = delete(&daemon, &latest, "?base").await.expect(200).json();
+    assert_eq!(gone, json!({ "BaseOf": "" }));
+    daemon.build(counted("main", 3)).await;
+    let gone = delete(&daemon, &next, "?base").await.expect(200).json();
+    assert_eq!(gone, json!({ "BaseOf": null }));
+}
+
+#[tokio::test]
+async fn a_base_that_is_pinned_keeps_its_link() {
+    let daemon = TestDaemon::with(&["succeed"]).await;
+    let base = daemon.build(counted("g", 1)).await;
+    let pin = format!("/job/succeed/{}/pin", text(&base, "ID"));
+    let pin = Ask::new("PUT", pin).with("content-type", "application/json");
+    daemon.ask(pin).await.expect(204);
+    delete(&daemon, &base, "?base").await.expect(409);
+    assert_eq!(daemon.build(counted("g", 2)).await["Base"], base["ID"]);
+}
