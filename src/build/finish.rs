@@ -1,11 +1,13 @@
 //! The end of a build: its record is completed, its directory is put in place, its data is made durable.
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use rustix::fs::{Mode, OFlags};
 
 use super::disk::make_directory;
 use super::error::{Error, disk_error};
@@ -19,6 +21,9 @@ use crate::api::{Excerpt, ExcerptPart};
 use crate::faults;
 use crate::filesystem::open_writable;
 use crate::job::{Cancelled, Outcome, Phase, Status};
+
+/// The remark about a build that succeeded without artifacts.
+const NOTHING_LEFT: &str = "the build left nothing in /data/artifacts";
 
 /// The end of a build, as its record will state it.
 #[derive(Clone, Debug)]
@@ -109,11 +114,15 @@ impl PendingBuild {
     }
 
     fn put_in_place(&mut self, end: End) -> Result<Published, NotInPlace> {
+        self.record.info.warnings.clear();
         if !self.is_data_stuck {
-            self.put_data_in_order().map_err(|error| NotInPlace {
+            let is_empty = self.put_data_in_order().map_err(|error| NotInPlace {
                 is_for_data: is_of_data(&error),
                 error,
             })?;
+            if is_empty && end.outcome == Outcome::Succeeded {
+                self.record.info.warnings.push(NOTHING_LEFT.to_owned());
+            }
         }
         let home = self.clear_home();
         let mut published = self.write_end(end).map_err(|error| NotInPlace {
@@ -124,7 +133,8 @@ impl PendingBuild {
         Ok(published)
     }
 
-    fn put_data_in_order(&mut self) -> Result<(), Error> {
+    /// Returns whether the build left no artifacts.
+    fn put_data_in_order(&mut self) -> Result<bool, Error> {
         let data = self.data();
         self.forget_opaque()
             .map_err(disk_error("remove the build's opaque params", &data))?;
@@ -245,12 +255,13 @@ impl PendingBuild {
     }
 
     /// Ensures that artifacts are served from a real directory: a link that the container put in its place
-    /// would lead transports that work by path to anywhere on the host.
-    fn keep_artifacts_ours(&self) -> io::Result<()> {
-        match open_writable(rustix::fs::CWD, &self.data())? {
-            Some(data) => make_directory(data.as_fd(), layout::ARTIFACTS).map(drop),
-            None => Ok(()),
-        }
+    /// would lead transports that work by path to anywhere on the host. Returns whether it is empty.
+    fn keep_artifacts_ours(&self) -> io::Result<bool> {
+        let Some(data) = open_writable(rustix::fs::CWD, &self.data())? else {
+            return Ok(true);
+        };
+        let is_made = make_directory(data.as_fd(), layout::ARTIFACTS)?;
+        Ok(is_made || is_empty(data.as_fd(), layout::ARTIFACTS))
     }
 }
 
@@ -287,6 +298,18 @@ impl FinishedBuild {
         store.bound_attempts()?;
         store.empty_trash()
     }
+}
+
+/// Whether a directory is known to have no entries.
+fn is_empty(parent: BorrowedFd<'_>, name: &str) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(parent, name, flags, Mode::empty());
+    // A build may have made it unreadable, which is not worth more effort.
+    let Ok(mut entries) = opened.and_then(rustix::fs::Dir::new) else {
+        return false;
+    };
+    let is_entry = |name: &CStr| !matches!(name.to_bytes(), b"." | b"..");
+    !entries.any(|entry| entry.map_or(true, |entry| is_entry(entry.file_name())))
 }
 
 /// Whether the data caused the error, so that another attempt fails as well. Otherwise the host was short of

@@ -8,13 +8,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FileType;
 
 use super::replace::Durability;
 use super::store::BuildStore;
 use super::{Bookkeeping, RecordFile, layout, lease, record};
+use crate::api::ArtifactTotals;
 use crate::faults;
-use crate::filesystem::Usage;
+use crate::filesystem::{self, Links, Usage, Walk};
 use crate::job::State;
 
 /// Directories that are held open for one sync of the filesystem.
@@ -58,13 +61,18 @@ impl BuildStore {
             }
             for (directory, record) in held {
                 let usage = self.measure(&directory, &record);
-                self.mark(&directory, usage)?;
+                self.mark(&directory, usage, count_artifacts(&directory).ok())?;
             }
         }
         Ok(())
     }
 
-    fn mark(&self, directory: &File, usage: Option<Usage>) -> io::Result<()> {
+    fn mark(
+        &self,
+        directory: &File,
+        usage: Option<Usage>,
+        artifacts: Option<ArtifactTotals>,
+    ) -> io::Result<()> {
         // Two concurrent marks of one record would conflict.
         let _one_at_a_time = self.marking.lock();
         let path = through(directory);
@@ -75,6 +83,7 @@ impl BuildStore {
         record.internal.durable = true;
         record.internal.bytes = usage.map(|usage| usage.bytes);
         record.internal.own = usage.map(|usage| usage.own);
+        record.view.artifacts = artifacts;
         match record::write(&path, &record, Durability::OnReturn) {
             // Removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -106,6 +115,28 @@ impl BuildStore {
         }
         Some(usage)
     }
+}
+
+/// Counts what clients can fetch of the build in an open directory.
+fn count_artifacts(directory: &File) -> io::Result<ArtifactTotals> {
+    let path = Path::new(layout::DATA).join(layout::ARTIFACTS);
+    let mut totals = ArtifactTotals::default();
+    let Some(root) = filesystem::locate(directory, &path, Links::Refused)? else {
+        return Ok(totals);
+    };
+    let mut walk = Walk::new(root)?;
+    while let Some(found) = walk.next_entry()? {
+        match found.kind() {
+            FileType::RegularFile => {
+                totals.files += 1;
+                let bytes = u64::try_from(found.stat.st_size).unwrap_or(0);
+                totals.bytes = totals.bytes.saturating_add(bytes);
+            }
+            FileType::Symlink => totals.files += 1,
+            _ => {}
+        }
+    }
+    Ok(totals)
 }
 
 /// The path of an open directory, whatever its name is now.

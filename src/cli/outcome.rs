@@ -6,10 +6,15 @@ use crate::api::{BuildView, NO_EXIT_CODE};
 use crate::job::Outcome;
 use crate::screen::LogView;
 
-/// An error unless the build succeeded; prints the end of what a failed build printed.
+/// An error unless the build succeeded; prints the remarks about it, or the end of what a failed build printed.
 pub(super) fn check_outcome(info: &BuildView) -> Result<(), Error> {
     match info.outcome {
-        Some(Outcome::Succeeded) => Ok(()),
+        Some(Outcome::Succeeded) => {
+            for warning in &info.warnings {
+                print_message(&format!("warning: {warning}"));
+            }
+            Ok(())
+        }
         Some(Outcome::Failed) => {
             let (header, text) = end_of_output(info);
             print_message(header);

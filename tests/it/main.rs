@@ -55,6 +55,7 @@ mod power_cut;
 mod predecessor_tree;
 mod recovery;
 mod removed_files;
+mod results;
 mod short_ids;
 mod slow;
 mod slow_clients;
