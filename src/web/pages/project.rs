@@ -96,6 +96,8 @@ struct Project {
 
 struct Group {
     name: String,
+    /// The name for requests.
+    raw: String,
     href: String,
     id: String,
     short: String,
@@ -105,6 +107,7 @@ impl Group {
     fn of(project: &ProjectName, group: &str, latest: JobId) -> Group {
         Group {
             name: format::visible(group),
+            raw: group.to_owned(),
             href: form_urlencoded::Serializer::new("/?".to_owned())
                 .append_pair("project", project.as_str())
                 .append_pair("group", group)

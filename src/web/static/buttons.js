@@ -1,4 +1,4 @@
-// The actions of a page: cancel, build again, rebuild, pin; rebuild an image; pause the queue.
+// The actions of a page: cancel, build again, cold build, rebuild, pin; reset a group; rebuild an image; pause the queue.
 
 import { ask } from "./server.js";
 
@@ -6,9 +6,11 @@ import { ask } from "./server.js";
 export function buttons(page, own = {}) {
     const bar = page.querySelector("#actions");
     bar.hidden = false;
-    for (const button of bar.querySelectorAll("button")) {
-        const action = own[button.dataset.do] ?? ACTIONS[button.dataset.do];
-        button.addEventListener("click", () => run(page, button, action));
+    for (const button of page.querySelectorAll("#actions button, button[data-group]")) {
+        button.hidden = false;
+        // An action may make its button another one.
+        const action = () => own[button.dataset.do] ?? ACTIONS[button.dataset.do];
+        button.addEventListener("click", () => run(page, button, action()));
     }
 }
 
@@ -56,8 +58,16 @@ const ACTIONS = {
         stopping(page);
         return STAYS;
     },
-    again: (page) => build(page, false),
-    rebuild: (page) => build(page, true),
+    again: (page) => build(page, {}),
+    cold: (page) => build(page, { cold: true }),
+    rebuild: (page) => build(page, { rebuild: true }),
+    async reset(page, button) {
+        const { group } = button.dataset;
+        if (await question(`Reset group '${group}'? Its next build starts empty; its builds stay.`, [], "Reset the group")) {
+            await change(`/project/${page.dataset.project}/groups/reset`, "POST", { group });
+            location.reload();
+        }
+    },
     async pin(page, button) {
         await change(`/job/${page.dataset.build}/pin`, "PUT");
         Object.assign(button, { textContent: "Unpin" }).dataset.do = "unpin";
@@ -91,7 +101,7 @@ function stopping(page) {
 }
 
 /** Submits the same job again. Secrets are not stored, so the reader enters them again. */
-async function build(page, rebuild) {
+async function build(page, how) {
     const { BuildInfo: info } = await (await ask(`/job/${page.dataset.build}?log=none`)).json();
     const secrets = Object.keys(info.Params).filter((name) => info.Params[name] === null);
     let given = {};
@@ -102,7 +112,7 @@ async function build(page, rebuild) {
             return;
         }
     }
-    await submit({ project: info.Project, group: info.Group, params: { ...info.Params, ...given }, rebuild });
+    await submit({ project: info.Project, group: info.Group, params: { ...info.Params, ...given }, ...how });
 }
 
 /** Submits a job, and goes to its page. */
