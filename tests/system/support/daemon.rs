@@ -481,6 +481,12 @@ impl Daemon {
         http::follow(self.address(), &format!("/log/{project}/{id}"), printed);
     }
 
+    /// The same, from a byte of the log on.
+    pub fn until_from(&self, project: &str, id: &str, from: usize, printed: &str) {
+        let path = format!("/log/{project}/{id}?text&follow&from={from}");
+        http::follow(self.address(), &path, printed);
+    }
+
     /// Lets a build of the fixture `slow` go on, once it waits.
     pub fn release(&self, project: &str, id: &str) {
         let gate = self.pending(project, id).join("data/gate");
