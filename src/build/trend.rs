@@ -139,7 +139,7 @@ impl BuildStore {
     }
 
     /// The names of the groups of a project, or of all projects; at most `most`, and true if there are more.
-    pub fn groups(&self, project: Option<&ProjectName>, most: usize) -> (Vec<String>, bool) {
+    pub fn group_names(&self, project: Option<&ProjectName>, most: usize) -> (Vec<String>, bool) {
         self.index.groups(project, most)
     }
 

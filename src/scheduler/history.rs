@@ -84,14 +84,14 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Lost`].
-    pub async fn groups(
+    pub async fn group_names(
         &self,
         project: Option<ProjectName>,
         most: usize,
     ) -> Result<(Vec<String>, bool), Error> {
         self.scheduler.0.store.indexed().await;
         let shared = self.scheduler.0.clone();
-        self.walk(move || shared.store.groups(project.as_ref(), most))
+        self.walk(move || shared.store.group_names(project.as_ref(), most))
             .await
     }
 

@@ -46,7 +46,7 @@ impl<'a> Form<'a> {
         projects: &[(ProjectName, u64, Option<Timestamp>)],
     ) -> Result<Form<'a>, ApiError> {
         let value = |name| choice.get(name).unwrap_or_default();
-        let (mut groups, has_more_groups) = request.reader.groups(project, MAX_GROUPS).await?;
+        let (mut groups, has_more_groups) = request.reader.group_names(project, MAX_GROUPS).await?;
         // A name that would mislead is chosen by the link of a build; the filter stays as it is.
         groups.extend(choice.get("group").map(str::to_owned));
         groups.retain(|group| format::visible(group) == *group);
