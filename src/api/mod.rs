@@ -323,6 +323,9 @@ pub struct JobState {
     /// `job/P/ID`, relative to the server.
     #[serde(rename = "URL")]
     pub url: String,
+    /// Another request had asked for the build before this one.
+    #[serde(default)]
+    pub coalesced: bool,
 }
 
 /// `GET /job/P/ID` as JSON.

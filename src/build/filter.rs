@@ -21,6 +21,13 @@ pub struct Filter {
     pub state: Option<State>,
     /// Only those with this outcome.
     pub outcome: Option<Outcome>,
+    /// Only those that this client requested first.
+    pub asked_by: Option<String>,
+    /// Only those that started as a clone of a base, or only those that started empty.
+    pub incremental: Option<bool>,
+    /// Only those that are pinned, or only those that are not. It needs an entry of the index: a build's
+    /// info does not say it.
+    pub pinned: Option<bool>,
     /// Only those whose project, group, params or id prefix contain each of these words; in lower case.
     pub words: Vec<String>,
     /// Only builds that come later in the order: the end of the previous page.
@@ -39,10 +46,21 @@ impl Filter {
         let is_outcome = self
             .outcome
             .is_none_or(|wanted| Some(wanted) == entry.outcome());
+        let is_askers = self
+            .asked_by
+            .as_ref()
+            .is_none_or(|wanted| Some(wanted.as_str()) == entry.asked_by.as_deref());
+        let is_kind = self
+            .incremental
+            .is_none_or(|wanted| wanted == entry.incremental);
+        let is_pinned = self.pinned.is_none_or(|wanted| wanted == entry.is_pinned);
         is_project
             && is_group
             && is_state
             && is_outcome
+            && is_askers
+            && is_kind
+            && is_pinned
             && entry.holds(&self.words, || id.to_string())
     }
 
@@ -51,6 +69,8 @@ impl Filter {
         let anyhow = Filter {
             state: None,
             outcome: None,
+            // A build that begins again may begin otherwise.
+            incremental: None,
             ..self.clone()
         };
         anyhow.takes_build(info)

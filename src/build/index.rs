@@ -4,7 +4,7 @@
 //! page to show. A list waits for the first scan to end; nothing else does.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::filter::{Filter, Place};
-use super::index_entry::{Group, IndexEntry};
+use super::index_entry::{Group, IndexEntry, Shown};
 use super::interned::Interned;
 use super::neighbours::{self, Neighbours};
 use crate::job::{JobId, JobIdPrefix, Outcome, State, Status};
@@ -38,6 +38,10 @@ struct Builds {
     started: BTreeMap<JobId, Timestamp>,
     /// Their groups, each once.
     groups: Interned<Group>,
+    /// The clients that requested them, each once.
+    askers: Interned<str>,
+    /// The pinned ones, also those that are not entered yet.
+    pins: HashSet<JobId>,
     /// The longest time from a start to the recorded end, which is later than the container's end if the
     /// daemon was not running then: no build that started earlier than that can have ended later.
     longest: Duration,
@@ -77,24 +81,27 @@ impl Index {
 
     /// Stores how many unshared bytes a build has on disk.
     pub(super) fn weigh(&self, project: &ProjectName, id: JobId, own: u64) {
-        let mut projects = self.lock();
-        let Some(builds) = projects.get_mut(project) else {
-            return;
-        };
-        if let Some(&started) = builds.started.get(&id)
-            && let Some(entry) = builds.order.get_mut(&(Reverse(started), id))
-        {
-            entry.own = own;
+        if let Some(builds) = self.lock().get_mut(project) {
+            builds.change(id, |entry| entry.own = own);
         }
+    }
+
+    /// Stores whether a build is pinned.
+    pub(super) fn set_pinned(&self, project: &ProjectName, id: JobId, is_pinned: bool) {
+        let mut projects = self.lock();
+        let builds = projects.entry(project.clone()).or_default();
+        match is_pinned {
+            true => builds.pins.insert(id),
+            false => builds.pins.remove(&id),
+        };
+        builds.change(id, |entry| entry.is_pinned = is_pinned);
     }
 
     /// Removes a build.
     pub(super) fn remove(&self, project: &ProjectName, id: JobId) {
-        let mut projects = self.lock();
-        let Some(builds) = projects.get_mut(project) else {
-            return;
-        };
-        if let Some(started) = builds.started.remove(&id) {
+        if let Some(builds) = self.lock().get_mut(project)
+            && let Some(started) = builds.started.remove(&id)
+        {
             builds.take(&(Reverse(started), id));
         }
     }
@@ -292,6 +299,14 @@ impl Index {
 }
 
 impl Builds {
+    fn change(&mut self, id: JobId, change: impl FnOnce(&mut IndexEntry)) {
+        let started = self.started.get(&id);
+        let key = started.map(|started| (Reverse(*started), id));
+        if let Some(entry) = key.and_then(|key| self.order.get_mut(&key)) {
+            change(entry);
+        }
+    }
+
     fn put(&mut self, place: Place, mut entry: IndexEntry) {
         if let Some(&started) = self.started.get(&place.id) {
             let before = self.take(&(Reverse(started), place.id));
@@ -299,6 +314,8 @@ impl Builds {
             entry.own = entry.own.max(before.map_or(0, |entry| entry.own));
         }
         entry.group = self.groups.intern(entry.group);
+        entry.asked_by = entry.asked_by.map(|asker| self.askers.intern(asker));
+        entry.is_pinned = self.pins.contains(&place.id);
         if let Some(finished) = entry.finished {
             let took = finished.duration_since(place.started);
             let took = Duration::try_from(took).unwrap_or_default();
@@ -308,11 +325,14 @@ impl Builds {
         self.order.insert((Reverse(place.started), place.id), entry);
     }
 
-    /// Removes an entry, and its group when no other build is in it.
+    /// Removes an entry, and its group and its asker when no other build has them.
     fn take(&mut self, key: &Key) -> Option<IndexEntry> {
         let entry = self.order.remove(key)?;
         // The other reference is the table's.
         self.groups.forget_last(&entry.group);
+        if let Some(asker) = &entry.asked_by {
+            self.askers.forget_last(asker);
+        }
         Some(entry)
     }
 
@@ -350,29 +370,6 @@ impl Builds {
             .into_iter()
             .flatten()
             .chain(self.order.range((from, Unbounded)))
-    }
-}
-
-/// An entry with the key that orders it.
-struct Shown<'a>(&'a IndexEntry);
-
-impl PartialEq for Shown<'_> {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Shown<'_> {}
-
-impl PartialOrd for Shown<'_> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Shown<'_> {
-    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
-        std::cmp::Ordering::Equal
     }
 }
 

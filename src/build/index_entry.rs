@@ -20,6 +20,10 @@ pub struct IndexEntry {
     pub status: Status,
     /// It started as a clone of its group's latest.
     pub incremental: bool,
+    /// The client that requested it first.
+    pub(super) asked_by: Option<Arc<str>>,
+    /// No rule of garbage collection removes it. Only the index knows.
+    pub(super) is_pinned: bool,
     /// From start to end.
     pub took: Option<Duration>,
     /// When it finished.
@@ -51,6 +55,8 @@ impl IndexEntry {
             }),
             status: info.status,
             incremental: info.incremental,
+            asked_by: info.asked_by.as_deref().map(Into::into),
+            is_pinned: false,
             took: info.duration,
             finished: info.finished_at,
             own: own.unwrap_or(0),
@@ -77,6 +83,29 @@ impl IndexEntry {
                 .any(|text| text.contains(word.as_str()))
                 || (is_digits && id().starts_with(word.as_str()))
         })
+    }
+}
+
+/// An entry with the key that orders it.
+pub(super) struct Shown<'a>(pub(super) &'a IndexEntry);
+
+impl PartialEq for Shown<'_> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Shown<'_> {}
+
+impl PartialOrd for Shown<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Shown<'_> {
+    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
     }
 }
 

@@ -355,6 +355,7 @@ impl BuildInfo {
             stopping: self.is_stopping(),
             ahead,
             url: self.url(),
+            coalesced: false,
         }
     }
 

@@ -35,6 +35,7 @@ impl BuildStore {
             .open(&path)
             .map_err(&pin)?;
         self.sync_pins().map_err(&pin)?;
+        self.index.set_pinned(project, id, true);
         Ok(true)
     }
 
@@ -50,6 +51,7 @@ impl BuildStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(unpin(error)),
         }
+        self.index.set_pinned(project, id, false);
         self.sync_pins().map_err(&unpin)?;
         Ok(true)
     }

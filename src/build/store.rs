@@ -512,6 +512,12 @@ impl BuildStore {
         let mut unmarked = Vec::new();
         let projects = self.projects();
         self.stats.load(&self.layout);
+        match self.pins() {
+            Ok(pins) => pins
+                .iter()
+                .for_each(|(project, id)| self.index.set_pinned(project, *id, true)),
+            Err(error) => first_error = Some(error),
+        }
         for project in projects.as_deref().unwrap_or_default() {
             let builds = self.layout.builds(project, State::Ready);
             let ids = list_ids(&builds).unwrap_or_else(|error| {

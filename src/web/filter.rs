@@ -8,9 +8,11 @@ use crate::job::{Outcome, State};
 /// Bytes of a search: a few words.
 pub(super) const MAX_TEXT: usize = 200;
 /// The filter's query names, in the order in which they are written.
-const NAMES: [&str; 5] = ["project", "group", "state", "outcome", "text"];
+const NAMES: [&str; 8] = [
+    "project", "group", "state", "outcome", "text", "asked_by", "kind", "pinned",
+];
 
-/// Reads `project`, `group`, `state`, `outcome`, `text` and `before`.
+/// Reads the names of the filter and `before`.
 pub(super) fn filter(query: &Query) -> Result<Filter, ApiError> {
     let words = query.get("text").unwrap_or_default();
     if words.len() > MAX_TEXT {
@@ -28,6 +30,17 @@ pub(super) fn filter(query: &Query) -> Result<Filter, ApiError> {
             Some(_) => return Err(ApiError::bad_request("state: expected pending or ready")),
         },
         outcome: query.get("outcome").map(outcome).transpose()?,
+        asked_by: query.get("asked_by").map(str::to_owned),
+        incremental: match query.get("kind") {
+            None => None,
+            Some("cold") => Some(false),
+            Some("incremental") => Some(true),
+            Some(_) => return Err(ApiError::bad_request("kind: expected cold or incremental")),
+        },
+        pinned: match query.get("pinned") {
+            None => None,
+            Some(_) => Some(query.flag("pinned")?),
+        },
         words: words.split_whitespace().map(str::to_lowercase).collect(),
         before: match query.get("before") {
             None => None,

@@ -213,7 +213,10 @@ async fn respond_pending(
     submitter: Submitter,
 ) -> Result<Response, ApiError> {
     let ahead = web.scheduler.ahead_of(handle.id());
-    let state = handle.accepted().await?.job_state(ahead);
+    let state = JobState {
+        coalesced: handle.coalesced(),
+        ..handle.accepted().await?.job_state(ahead)
+    };
     let (with_log, fail) = match submitter.form {
         ResponseForm::State => return accepted(&state),
         ResponseForm::Events => return stream_pending(web, handle, submitter).await,
@@ -314,7 +317,11 @@ async fn send_build(
         {
             last_sent = Some((info.status, info.stopping));
             let ahead = scheduler.ahead_of(handle.id());
-            events.json("state", &info.job_state(ahead)).await?;
+            let state = JobState {
+                coalesced: handle.coalesced(),
+                ..info.job_state(ahead)
+            };
+            events.json("state", &state).await?;
         }
         if !following {
             break;

@@ -32,6 +32,11 @@ struct Row {
 /// missed. With `?rows` jobs are sent as rows of the web view's tables.
 pub(super) async fn follow(web: &Web, request: Request) -> Result<Response, ApiError> {
     let filter = filter(&request.query)?;
+    if filter.pinned.is_some() {
+        return Err(ApiError::bad_request(
+            "pinned: events do not say it; expected of lists only",
+        ));
+    }
     let since: Option<Timestamp> = match request.headers().get("last-event-id") {
         None => None,
         Some(id) => Some(

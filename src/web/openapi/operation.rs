@@ -138,6 +138,16 @@ impl Operation {
                 words,
                 json!({ "type": "string", "maxLength": MAX_TEXT }),
             )
+            .query(
+                "asked_by",
+                "Only those that this client requested first, as AskedBy names it.",
+                any(),
+            )
+            .query(
+                "kind",
+                "Only those that started empty, or as a clone of a base.",
+                json!({ "type": "string", "enum": ["cold", "incremental"] }),
+            )
     }
 
     pub(super) fn without_log(self) -> Operation {

@@ -47,8 +47,33 @@ pub(super) fn all(types: &mut Types) -> Operations {
     parts.iter().flat_map(|part| part(types)).collect()
 }
 
-fn jobs(types: &mut Types) -> Operations {
+fn index(types: &mut Types) -> Operation {
     let page_size = json!({ "type": "integer", "minimum": 1, "maximum": MAX_LIST });
+    operation("Builds, newest first.")
+        .filter(types)
+        .flag(
+            "pinned",
+            "Only pinned builds; with 0 or false, only those that are not.",
+        )
+        .query(
+            "limit",
+            &format!("At most this many; {MAX_LIST} without it."),
+            page_size,
+        )
+        .query(
+            "before",
+            "Where the page before ended: the value in its Link header.",
+            json!({ "type": "string" }),
+        )
+        .answers(200, "The builds.", [types.json::<Vec<IndexItem>>()])
+        .carries(
+            200,
+            "Link",
+            "rel=\"next\": the next page; absent on the last.",
+        )
+}
+
+fn jobs(types: &mut Types) -> Operations {
     let create = operation("Asks for a job and waits for its build.")
         .flag("async", "Answer as soon as the job is on stable storage.")
         .flag("fail", "A build that has not succeeded is answered with 422.")
@@ -66,25 +91,7 @@ fn jobs(types: &mut Types) -> Operations {
         .carries(500, "Location", "/job/P/ID")
         .fails(503, "Overloaded, no Docker Engine, or the server is stopping.")
         .carries(503, "Location", "/job/P/ID, when the job was accepted.");
-    let list = operation("Builds, newest first.")
-        .filter(types)
-        .query(
-            "limit",
-            &format!("At most this many; {MAX_LIST} without it."),
-            page_size,
-        )
-        .query(
-            "before",
-            "Where the page before ended: the value in its Link header.",
-            json!({ "type": "string" }),
-        )
-        .answers(200, "The builds.", [types.json::<Vec<IndexItem>>()])
-        .carries(
-            200,
-            "Link",
-            "rel=\"next\": the next page; absent on the last.",
-        );
-    vec![("POST /jobs", create), ("GET /index/", list)]
+    vec![("POST /jobs", create), ("GET /index/", index(types))]
 }
 
 fn builds(types: &mut Types) -> Operations {
