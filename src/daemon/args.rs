@@ -20,7 +20,7 @@ use crate::web::Scope;
     name = "mistryd",
     version,
     disable_version_flag = true,
-    after_help = "Exit status: 0 ended as asked; 1 failed; 2 wrong command line; 75 must be started again; 78 wrong configuration.\nMISTRY_LOG (error, warn, info, debug) sets the log level of standard error."
+    after_help = "Exit status: 0 ended as asked; 1 failed; 2 wrong command line; 3 gc --dry-run without a rule; 75 must be started again; 78 wrong configuration.\nMISTRY_LOG (error, warn, info, debug) sets the log level of standard error."
 )]
 pub struct Command {
     /// The configuration file [default: ./config.json if it exists, else /etc/mistry/config.json]

@@ -46,7 +46,7 @@ pub(super) enum Error {
     Adoption(#[source] scheduler::Error),
     #[error("--addr: expected HOST:PORT such as {DEFAULT_ADDRESS}, found '{0}'")]
     Address(String),
-    #[error("could not listen on '{0}'")]
+    #[error("could not listen on '{0}' (--addr takes another address)")]
     Listen(String, #[source] io::Error),
     #[error("could not {0}")]
     System(&'static str, #[source] io::Error),

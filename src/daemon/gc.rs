@@ -17,6 +17,9 @@ use crate::filesystem::Filesystem;
 use crate::policy::Policy;
 use crate::web::gc_view;
 
+/// The exit status of `mistry gc` where no rule says what is to go.
+const EXIT_NO_RULE: u8 = 3;
+
 /// Collects, and prints the removed builds.
 pub(super) async fn run(
     config: &Config,
@@ -36,7 +39,11 @@ pub(super) async fn run(
             "Nothing to do: no rule says what is to go. Set max_age, max_bytes or min_free in 'gc' of '{}', or give --older-than, --max-bytes or --min-free.",
             config.path.display()
         ));
-        return Ok(ExitCode::SUCCESS);
+        // The timer of the packages is in order without rules. Who asks what would go is refused, as by `mistry gc`.
+        return Ok(match options.dry_run {
+            true => ExitCode::from(EXIT_NO_RULE),
+            false => ExitCode::SUCCESS,
+        });
     }
     let request = GcRequest {
         dry_run: options.dry_run,
