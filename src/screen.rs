@@ -45,6 +45,23 @@ pub(crate) fn cell(text: &str) -> String {
     line(text).replace('\n', "^J")
 }
 
+/// A line of a log as plain text: without colours, and without what carriage returns overwrite.
+pub(crate) fn plain(line: &str) -> String {
+    let mut parts = line.rsplit('\r');
+    let mut rest = parts.find(|part| !part.trim().is_empty()).unwrap_or("");
+    let mut shown = String::new();
+    while let Some(letter) = rest.chars().next() {
+        match colour(rest) {
+            Some(length) => rest = &rest[length..],
+            None => {
+                harmless(letter, &mut shown);
+                rest = &rest[letter.len_utf8()..];
+            }
+        }
+    }
+    shown.replace('\t', " ")
+}
+
 /// A document whose texts contain no terminal controls; it stays the same document.
 pub(crate) fn json(value: &serde_json::Value) -> String {
     let mut shown = String::new();
@@ -235,6 +252,19 @@ mod tests {
         assert_eq!(view.line.len(), 7);
         view.push(b"\n").unwrap();
         assert_eq!(shown.len(), 3 * MAX_LINE + 8);
+    }
+
+    #[test]
+    fn a_plain_line_is_what_a_terminal_would_show_at_its_end() {
+        for (line, shown) in [
+            ("a\tb", "a b"),
+            ("\u{1b}[1;31mred\u{1b}[0m", "red"),
+            ("10 %\r20 %\r", "20 %"),
+            ("\u{1b}[2Kx\u{9b}2J", "^[[2Kx<U+009B>2J"),
+            ("\r\r", ""),
+        ] {
+            assert_eq!(plain(line), shown, "{line:?}");
+        }
     }
 
     #[test]

@@ -139,6 +139,15 @@ fn mistryd(command: &Command, operations: &Paper) -> Result<String> {
     Ok(page.finish())
 }
 
+/// Variables of `mistry` that no option everywhere names.
+const VARIABLES: [(&str, &str); 2] = [
+    ("MISTRY_TOKEN", "The token itself, if no file is named."),
+    (
+        "MISTRY_VERBOSE",
+        "With `1`, `build` and `wait` print the log, as with `--verbose`.",
+    ),
+];
+
 fn mistry(command: &Command, readme: &Paper) -> Result<String> {
     let mut page = Page::new(
         "mistry",
@@ -177,6 +186,7 @@ fn mistry(command: &Command, readme: &Paper) -> Result<String> {
     page.code(&kept.ok_or("`mistry fetch` has no long help")?.to_string());
     page.section("Environment");
     command::environment(&mut page, command);
+    page.entries(&VARIABLES);
     page.section("Files");
     page.entries(&[(
         "/run/mistry/mistryd.sock",

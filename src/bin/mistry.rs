@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use mistry::cli;
 
 fn main() -> ExitCode {
-    let arguments = match cli::parse(std::env::args_os()) {
+    let words: Vec<_> = std::env::args_os().collect();
+    let arguments = match cli::parse(words.clone()) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help has status 0, a mistake 2.
-            cli::print_usage(&error);
+            cli::print_usage(&error, &words);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

@@ -5,13 +5,16 @@
 //! Everything else goes to standard error.
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 
 use super::build_waiter::{BuildWaiter, Cut, WaitOptions, wait_at_most};
 use super::fetch::{describe_build, fetch_artifacts, summary};
 use super::format::short_id;
-use super::outcome::check_outcome;
-use super::output::{print_json, print_line, print_message};
-use super::retry::RetryPolicy;
+use super::json_result::Document;
+use super::outcome;
+use super::output::{print_line, print_message};
+use super::repeat::RepeatCommand;
+use super::retry::{BUSY_RETRY_TIMEOUT, RetryPolicy};
 use super::server::ServerFlags;
 use super::timeout::Timeout;
 use super::transport::{self, TransportOptions};
@@ -56,47 +59,76 @@ pub(super) struct Build {
     /// group, and becomes the latest when it succeeds
     #[arg(long)]
     cold: bool,
-    /// How long to wait for the build, such as 90s, 15m or 2h30m; the build continues after that
-    #[arg(long, value_name = "TIME", default_value = "60m")]
-    timeout: Timeout,
+    /// How long to wait for the build, such as 90s, 15m or 2h30m; the build continues after that [default:
+    /// 60m, and 10m for a busy server to take the job]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Timeout>,
+    /// End at once when the server is busy, and not only after --timeout
+    #[arg(long)]
+    no_retry: bool,
     /// Return as soon as the job is accepted, and print its id; fetch nothing
     #[arg(long, visible_alias = "async")]
     no_wait: bool,
     /// Cancel the build if this program ends first, unless another client also asked for it
     #[arg(long, conflicts_with = "no_wait")]
     cancel_on_disconnect: bool,
-    /// Print the build info as JSON on standard output, and nothing else
+    /// Print one JSON document on standard output, and nothing else: the build info, or why there is none
     #[arg(long)]
-    json_result: bool,
+    pub(super) json_result: bool,
     /// Show the log of the build while it runs, on standard error
-    #[arg(long, short)]
+    #[arg(long, short, env = "MISTRY_VERBOSE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     verbose: bool,
     #[command(flatten)]
     transport: TransportOptions,
     /// The params of the build
     #[arg(last = true, value_name = "--NAME=VALUE")]
     params: Vec<String>,
+    /// This command, for messages.
+    #[arg(skip)]
+    pub(super) repeat: Option<RepeatCommand>,
 }
 
 impl Build {
-    pub(super) async fn run(&self, client: &Client, flags: &ServerFlags) -> Result<(), Error> {
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        flags: &ServerFlags,
+        mut document: Document,
+    ) -> Result<(), Error> {
+        let result = self.perform(client, flags, &mut document).await;
+        document.finish(result)
+    }
+
+    async fn perform(
+        &self,
+        client: &Client,
+        flags: &ServerFlags,
+        document: &mut Document,
+    ) -> Result<(), Error> {
         let request = self.request()?;
         self.transport.check().map_err(Error::Usage)?;
         if self.no_wait {
-            return self.submit_only(client, flags, &request).await;
+            return self.submit_only(client, flags, &request, document).await;
         }
         let options = WaitOptions {
             print_log: self.verbose,
             print_log_location: !self.json_result,
             cancel_on_disconnect: self.cancel_on_disconnect,
+            busy_timeout: match (&self.timeout, self.no_retry) {
+                (_, true) => None,
+                (Some(timeout), _) => Some(timeout.time),
+                (None, _) => Some(BUSY_RETRY_TIMEOUT),
+            },
         };
+        let timeout = self.timeout.clone().unwrap_or_default();
         let mut waiter = BuildWaiter::new(client, flags, self.project.clone(), options);
-        let awaited = wait_at_most(self.timeout.time, waiter.run(&request)).await;
+        let awaited = wait_at_most(timeout.time, waiter.run(&request)).await;
         waiter.finish_output();
+        document.job = waiter.accepted_id();
         let finished = match awaited {
             Ok(finished) => finished?,
             Err(Cut::TimedOut) => {
-                let mut text = format!("The build did not finish after {}", self.timeout.text);
+                let mut text = format!("The build did not finish after {}", timeout.text);
                 if let Some(id) = waiter.accepted_id() {
                     text.push_str(&format!("; {}", self.consequence_of_exit(id, flags)));
                 }
@@ -110,7 +142,7 @@ impl Build {
                 return Err(Error::Interrupted(format!("Interrupted; {consequence}")));
             }
         };
-        self.finish(client, flags, &finished).await
+        self.finish(client, flags, &finished, document).await
     }
 
     /// What the server does with the build when this program exits, and the commands to control it.
@@ -145,6 +177,7 @@ impl Build {
         client: &Client,
         flags: &ServerFlags,
         request: &JobRequest,
+        document: &mut Document,
     ) -> Result<(), Error> {
         let mut retry = RetryPolicy::new();
         let job = loop {
@@ -156,7 +189,7 @@ impl Build {
         };
         match job {
             Some(job) if self.json_result => {
-                print_json(&serde_json::to_value(&job).map_err(client::Error::from)?)
+                document.print(&serde_json::to_value(&job).map_err(client::Error::from)?)
             }
             Some(job) => {
                 print_line(&job.id)?;
@@ -164,7 +197,7 @@ impl Build {
                 Ok(())
             }
             // A server of mistry 1 does not say the id.
-            None => Ok(()),
+            None => document.print(&serde_json::json!({})),
         }
     }
 
@@ -174,11 +207,15 @@ impl Build {
         client: &Client,
         flags: &ServerFlags,
         finished: &Finished,
+        document: &mut Document,
     ) -> Result<(), Error> {
-        if self.json_result {
-            print_json(&finished.raw)?;
-        }
-        check_outcome(&finished.info)?;
+        document.print(&finished.raw)?;
+        let context = outcome::Context {
+            flags,
+            repeat: self.repeat.clone(),
+            has_printed_log: self.verbose,
+        };
+        context.check_outcome(&finished.info)?;
         let fetched = fetch_artifacts(client, flags, &finished.info, &self.transport).await?;
         if self.json_result {
             return Ok(());

@@ -1,25 +1,28 @@
 //! Waits for a build over broken connections and restarts of the server.
 //!
-//! Until the server has accepted the job, connecting is tried for five seconds. From then on the id
-//! is known, and the client reconnects until the build is finished. `--timeout` and Ctrl-C belong to
-//! the caller, which drops the future.
+//! Until the server has accepted the job, connecting is tried for five seconds, and a busy server is asked
+//! again as long as the caller says. From then on the id is known, and the client reconnects until the build
+//! is finished. `--timeout` and Ctrl-C belong to the caller, which drops the future.
 
+use std::convert::Infallible;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::Error;
+use super::build_facts::{describe_joined, describe_refusal, refresh};
+use super::build_progress::BuildProgress;
 use super::format::short_id;
 use super::log_follower::{FollowEnd, LogFollower};
-use super::output::{print_line, print_message};
-use super::progress::Progress;
-use super::retry::{CONNECT_RETRY_TIMEOUT, RetryPolicy};
+use super::output::print_line;
+use super::retry::{BusyPolicy, CONNECT_RETRY_TIMEOUT, RetryPolicy};
 use super::server::ServerFlags;
 use super::timeout::Timeout;
 use crate::api::{ErrorView, JobRequest, JobState};
 use crate::client::{self, Backoff, Client, ErrorResponse, Events, Finished, Submitted};
-use crate::job::{JobId, Phase};
+use crate::job::JobId;
 use crate::project::ProjectName;
 use crate::screen::LogView;
 
@@ -35,6 +38,8 @@ pub(super) struct WaitOptions {
     pub print_log_location: bool,
     /// The request asked for cancellation on disconnect; messages say so.
     pub cancel_on_disconnect: bool,
+    /// How long a server that is busy is asked again before it has accepted the job.
+    pub busy_timeout: Option<Duration>,
 }
 
 /// Why waiting ended before the build did.
@@ -65,11 +70,13 @@ pub(super) struct BuildWaiter<'a> {
     project: ProjectName,
     options: WaitOptions,
     view: LogView<io::Stderr>,
-    progress: Progress,
+    progress: Rc<BuildProgress>,
     /// Set when the server has accepted the job.
     job: Option<LogFollower>,
     /// The lost connection was reported to the user.
     reported_lost: bool,
+    /// That another client had requested the build was reported.
+    reported_joined: bool,
     connect_timeout: Duration,
 }
 
@@ -118,13 +125,10 @@ impl<'a> BuildWaiter<'a> {
             project,
             options,
             view: LogView::on_stderr(),
-            progress: if options.print_log {
-                Progress::hidden()
-            } else {
-                Progress::waiting()
-            },
+            progress: Rc::new(BuildProgress::new(options.print_log)),
             job: None,
             reported_lost: false,
+            reported_joined: false,
             connect_timeout: CONNECT_RETRY_TIMEOUT,
         }
     }
@@ -136,6 +140,37 @@ impl<'a> BuildWaiter<'a> {
 
     /// Submits the job and waits until its build is finished.
     pub(super) async fn run(&mut self, request: &JobRequest) -> Result<Finished, Error> {
+        let report = self.report();
+        tokio::select! {
+            finished = self.submit_and_wait(request) => finished,
+            never = report => match never {},
+        }
+    }
+
+    /// Waits for a job that was accepted before.
+    pub(super) async fn run_accepted(&mut self, id: JobId) -> Result<Finished, Error> {
+        self.accept(id)?;
+        self.progress.set_phase("waiting");
+        let report = self.report();
+        tokio::select! {
+            finished = self.wait_by_id(Duration::ZERO) => finished,
+            never = report => match never {},
+        }
+    }
+
+    /// Reports the progress until it is dropped.
+    fn report(&self) -> impl Future<Output = Infallible> + use<'a> {
+        let (client, project) = (self.client, self.project.clone());
+        let progress = self.progress.clone();
+        async move {
+            let refresh = async || refresh(client, &project, &progress).await;
+            progress
+                .report(refresh, |text| progress.message(text))
+                .await
+        }
+    }
+
+    async fn submit_and_wait(&mut self, request: &JobRequest) -> Result<Finished, Error> {
         let finished = match self.submit(request).await? {
             SubmitOutcome::Finished(finished) => *finished,
             SubmitOutcome::Reconnect { pause } => self.wait_by_id(pause).await?,
@@ -146,12 +181,6 @@ impl<'a> BuildWaiter<'a> {
         Ok(finished)
     }
 
-    /// Waits for a job that was accepted before.
-    pub(super) async fn run_accepted(&mut self, id: JobId) -> Result<Finished, Error> {
-        self.accept(id)?;
-        self.wait_by_id(Duration::ZERO).await
-    }
-
     /// Removes the progress line from the terminal and ends the output of the log.
     pub(super) fn finish_output(&mut self) {
         self.progress.finish();
@@ -160,6 +189,7 @@ impl<'a> BuildWaiter<'a> {
 
     async fn submit(&mut self, request: &JobRequest) -> Result<SubmitOutcome, Error> {
         let mut retry = RetryPolicy::with_timeout(self.connect_timeout);
+        let mut busy = BusyPolicy::new(self.options.busy_timeout);
         self.progress.set_phase("connecting");
         loop {
             let error = match self.client.submit(request).await {
@@ -186,7 +216,18 @@ impl<'a> BuildWaiter<'a> {
                 let pause = error.retry_after().unwrap_or_default();
                 return Ok(SubmitOutcome::Reconnect { pause });
             }
-            if !retry.should_retry(&error).await {
+            if let Some(pause) = busy.next_pause(&error) {
+                if let Some(time) = busy.notice() {
+                    let timeout = self.options.busy_timeout.unwrap_or_default();
+                    let text = describe_refusal(self.client, &error, time, timeout).await;
+                    self.progress.message(&text);
+                }
+                self.progress
+                    .set_phase("waiting for the server to take the job");
+                sleep(pause).await;
+                // It answers; from now on it may be restarted again.
+                retry = RetryPolicy::with_timeout(self.connect_timeout);
+            } else if !retry.should_retry(&error).await {
                 return Err(error.into());
             }
         }
@@ -196,14 +237,17 @@ impl<'a> BuildWaiter<'a> {
     async fn read_stream(&mut self, mut events: Events) -> Result<Option<Finished>, Error> {
         while let Some(event) = events.next().await? {
             match event.name.as_str() {
-                "state" => self.update_state(&event.state()?)?,
+                "state" => self.update_state(&event.state()?).await?,
                 "log" => {
                     if let Some(job) = &mut self.job {
                         job.set_position(event.id.as_deref());
                     }
+                    let bytes = event.log_bytes();
+                    self.progress.set_log(&bytes);
                     if self.options.print_log {
                         // A closed standard error is no reason to give up the build.
-                        let _ = self.view.push(&event.log_bytes());
+                        let _ = self.view.push(&bytes);
+                        self.progress.record_printed();
                     }
                 }
                 "result" => return Ok(Some(event.result()?)),
@@ -221,18 +265,16 @@ impl<'a> BuildWaiter<'a> {
         Ok(None)
     }
 
-    fn update_state(&mut self, state: &JobState) -> Result<(), Error> {
+    async fn update_state(&mut self, state: &JobState) -> Result<(), Error> {
         let id = state.id.parse();
         let id =
             id.map_err(|_| client::Error::InvalidResponse("a job without an id".to_owned()))?;
         self.accept(id)?;
-        self.progress.set_phase(match state.phase {
-            Some(Phase::Queued) => "waiting for a slot",
-            Some(Phase::Preparing) => "preparing",
-            Some(Phase::Imaging) => "building the image",
-            Some(Phase::Running) => "building",
-            Some(Phase::Finishing) | None => "finishing",
-        });
+        self.progress.set_state(state);
+        if state.coalesced && !std::mem::replace(&mut self.reported_joined, true) {
+            let text = describe_joined(self.client, &self.project, id).await;
+            self.progress.message(&text);
+        }
         Ok(())
     }
 
@@ -240,6 +282,7 @@ impl<'a> BuildWaiter<'a> {
     async fn wait_by_id(&mut self, mut pause: Duration) -> Result<Finished, Error> {
         let mut backoff = Backoff::default();
         let mut log_is_complete = !self.options.print_log;
+        self.progress.requested.set(self.accepted_id());
         loop {
             sleep(pause).await;
             let start = Instant::now();
@@ -263,13 +306,14 @@ impl<'a> BuildWaiter<'a> {
     /// Waits for an accepted job with one request for the log and one for the result; `None` when
     /// either ends before the build does.
     async fn wait_once(&mut self, log_is_complete: &mut bool) -> Result<Option<Finished>, Error> {
-        let (client, view) = (self.client, &mut self.view);
+        let (client, view, progress) = (self.client, &mut self.view, &self.progress);
         let Some(job) = &mut self.job else {
             return Ok(None);
         };
         if !*log_is_complete {
             let mut print = |bytes: &[u8]| {
                 let _ = view.push(bytes);
+                progress.record_printed();
                 Ok(())
             };
             match job.follow(client, &mut print).await {
@@ -289,6 +333,7 @@ impl<'a> BuildWaiter<'a> {
             return Ok(());
         }
         self.job = Some(LogFollower::new(self.project.clone(), id));
+        self.progress.accepted.set(Some(id));
         if !self.options.print_log_location {
             return Ok(());
         }
@@ -319,11 +364,9 @@ impl<'a> BuildWaiter<'a> {
             false => "the build goes on",
         };
         self.progress.set_phase("connecting");
-        self.progress.suspend(|| {
-            print_message(&format!(
-                "The connection to the server was lost; {consequence}; reconnecting to {id}"
-            ));
-        });
+        self.progress.message(&format!(
+            "The connection to the server was lost; {consequence}; reconnecting to {id}"
+        ));
     }
 }
 
@@ -473,6 +516,33 @@ mod tests {
         assert_eq!(error.exit_status(), 3);
         assert_eq!(error.line(), "Server is overloaded; try again later");
         assert!(!accepted);
+    }
+
+    #[tokio::test]
+    async fn a_busy_server_is_asked_again() {
+        let busy = || Scripted::answer("503 Service Unavailable", "Retry-After: 0\r\n", "");
+        let events = format!("{}event: result\ndata: {}\n\n", state(), info());
+        let status = r#"{"Running":2,"Queued":4,"Backlog":4}"#;
+        let server = Scripted::start(vec![
+            busy(),
+            Scripted::answer("200 OK", "", status),
+            busy(),
+            Scripted::events(&events),
+        ])
+        .await;
+        let client = Client::new(server.address(), None);
+        let options = WaitOptions {
+            busy_timeout: Some(Duration::from_secs(60)),
+            ..WaitOptions::default()
+        };
+        let flags = &ServerFlags::default();
+        let mut waiter = BuildWaiter::new(&client, flags, "p".parse().unwrap(), options);
+        let done = waiter.run(&JobRequest::default()).await;
+        assert!(done.unwrap().info.succeeded());
+        // Whether the queue is full is asked for once, for the message.
+        let posted = "POST /jobs HTTP/1.1";
+        let status = "GET /status HTTP/1.1";
+        assert_eq!(asked(&server), [posted, status, posted, posted]);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use super::build_ref::BuildRef;
 use super::build_waiter::{WaitOptions, wait_for};
 use super::format::{format_duration, short_id};
 use super::output::{print_line, print_message};
-use super::retry::RetryPolicy;
+use super::retry::{BUSY_RETRY_TIMEOUT, BusyPolicy, RetryPolicy};
 use super::server::ServerFlags;
 use super::timeout::Timeout;
 use super::transport::{self, Fetched, TransportOptions};
@@ -87,13 +87,20 @@ pub(super) async fn fetch_artifacts(
     transport::warn_about_git(transport);
     let fetching = async {
         let mut retry = RetryPolicy::new();
+        let busy = BusyPolicy::new(Some(BUSY_RETRY_TIMEOUT));
         loop {
             let error = match transport::fetch(client, info, transport).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             };
             let should_retry = match &error {
-                transport::Error::Server(error) => retry.should_retry(error).await,
+                transport::Error::Server(error) => match busy.next_pause(error) {
+                    Some(pause) => {
+                        tokio::time::sleep(pause).await;
+                        true
+                    }
+                    None => retry.should_retry(error).await,
+                },
                 transport::Error::Torn(_) => retry.should_retry_broken().await,
                 _ => false,
             };
@@ -126,15 +133,22 @@ fn interrupt_signal() -> impl Future<Output = ()> {
     })
 }
 
-/// `12 files in ./x`.
+/// `12 files in /home/joe/x (3 replaced earlier ones)`.
 pub(super) fn summary(fetched: &Fetched, transport: &TransportOptions) -> String {
     let what = match fetched.files {
         0 => "no files".to_owned(),
         1 => "1 file".to_owned(),
         files => format!("{files} files"),
     };
-    let target = transport.target.display().to_string();
-    screen::line(&format!("{what} in {target}"))
+    // The directory is not always named on the command line.
+    let target = std::path::absolute(&transport.target);
+    let target = target.unwrap_or_else(|_| transport.target.clone());
+    let replaced = match fetched.replaced {
+        0 => String::new(),
+        1 => " (1 replaced an earlier one)".to_owned(),
+        replaced => format!(" ({replaced} replaced earlier ones)"),
+    };
+    screen::line(&format!("{what} in {}{replaced}", target.display()))
 }
 
 /// One line about a build that succeeded.
@@ -145,6 +159,10 @@ pub(super) fn describe_build(finished: &Finished) -> String {
         (true, _) => format!("cached (took {took} when it was built)"),
         (false, true) => format!("built in {took} (incremental)"),
         (false, false) => format!("built in {took}"),
+    };
+    let how = match info.coalesced {
+        true => format!("{how}, joined"),
+        false => how,
     };
     format!("{} {how}", short_id(&info.id))
 }

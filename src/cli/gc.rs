@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde::Deserialize;
 
 use super::Error;
 use super::format::{format_size, format_time, short_id};
-use super::output::{print_line, print_message, print_table};
+use super::output::{print_json, print_line, print_message, print_table};
 use crate::api::{GcRequest, GcView};
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::policy::Policy;
 use crate::project::{parse_duration, parse_size};
 
@@ -33,6 +34,9 @@ pub(super) struct Gc {
     /// Keep this many builds of each project, whatever the other rules say
     #[arg(long, value_name = "N")]
     keep_last: Option<u64>,
+    /// Print the result as JSON, as the server sends it
+    #[arg(long)]
+    json: bool,
 }
 
 fn age(text: &str) -> Result<Duration, String> {
@@ -55,7 +59,27 @@ impl Gc {
                 keep_last: self.keep_last,
             },
         };
-        print_result(&client.collect_garbage(&request).await?)
+        let result = client.collect_garbage_json(&request).await;
+        let result = result.map_err(|error| self.name_flags(error))?;
+        if self.json {
+            return print_json(&result);
+        }
+        print_result(&GcView::deserialize(&result).map_err(client::Error::from)?)
+    }
+
+    /// Adds to the server's sentence about missing rules, which names keys of its configuration, the options
+    /// of this program.
+    fn name_flags(&self, error: client::Error) -> Error {
+        let has_rule =
+            self.older_than.is_some() || self.max_bytes.is_some() || self.min_free.is_some();
+        match error {
+            client::Error::Response(response) if response.status == 422 && !has_rule => {
+                Error::Refused(format!(
+                    "{response}. The options are --older-than, --max-bytes and --min-free"
+                ))
+            }
+            other => other.into(),
+        }
     }
 }
 
@@ -110,7 +134,7 @@ fn print_result(view: &GcView) -> Result<(), Error> {
     }
     if view.short > 0 {
         print_message(&format!(
-            "The rules require to remove {} more; the remaining builds are linked, pinned, in use, or kept by keep_last",
+            "{} more would have to go to satisfy the rules; the remaining builds cannot be removed: they are linked, pinned, in use, or kept by keep_last",
             format_size(view.short)
         ));
     }

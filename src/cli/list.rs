@@ -1,13 +1,18 @@
 //! `mistry list`: builds, newest first.
 
+use std::collections::HashSet;
+
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 
 use super::Error;
 use super::format::{format_duration, format_time, short_id};
-use super::output::print_table;
-use crate::api::BuildView;
-use crate::client::{Client, Filter};
-use crate::job::State;
+use super::output::{print_json, print_table};
+use crate::api::{BuildView, IndexItem};
+use crate::client::{self, Client, Filter};
+use crate::job::{Outcome, State};
+use crate::project::ProjectName;
 
 /// List builds, newest first
 #[derive(Debug, Args)]
@@ -19,56 +24,145 @@ pub(super) struct List {
     #[arg(long, short, value_name = "NAME")]
     group: Option<String>,
     /// Only builds that are not over (pending), or that are (ready)
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    state: Option<State>,
+    /// Only builds that ended so
+    #[arg(long, value_name = "OUTCOME", value_parser = PossibleValuesParser::new(Outcome::ALL.map(Outcome::as_str)))]
+    outcome: Option<String>,
+    /// Only builds with each of these words in project, group or params, or at the beginning of the id
+    #[arg(long, value_name = "WORDS")]
+    text: Option<String>,
+    /// Only builds that this client requested first: 'token NAME', 'uid N' or an address, as in the column
+    #[arg(long, value_name = "CLIENT")]
+    asked_by: Option<String>,
+    /// Only builds that began empty (cold), or as a copy of another build (incremental)
     #[arg(long, value_enum)]
-    state: Option<Stage>,
+    kind: Option<Kind>,
+    /// Only pinned builds
+    #[arg(long)]
+    pinned: bool,
     /// How many builds at most
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
     limit: u16,
+    /// Print the builds as JSON, as the server sends them
+    #[arg(long)]
+    json: bool,
 }
 
-/// A state on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Stage {
-    Pending,
-    Ready,
+enum Kind {
+    Cold,
+    Incremental,
+}
+
+fn state(text: &str) -> Result<State, String> {
+    let known = [State::Pending, State::Ready];
+    match known.into_iter().find(|state| state.as_str() == text) {
+        Some(state) => Ok(state),
+        None if Outcome::ALL.iter().any(|outcome| outcome.as_str() == text) => {
+            Err(format!("that is an outcome: use --outcome {text}"))
+        }
+        None => Err("expected pending or ready".to_owned()),
+    }
 }
 
 impl List {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
-        let state = match self.state {
-            None => "",
-            Some(Stage::Pending) => State::Pending.as_str(),
-            Some(Stage::Ready) => State::Ready.as_str(),
-        };
-        let filter = Filter {
-            project: self.project.clone().unwrap_or_default(),
-            group: self.group.clone().unwrap_or_default(),
-            state: state.to_owned(),
-        };
+        let filter = self.filter();
         let limit = usize::from(self.limit);
-        let items = client.index(&filter, limit).await?;
-        let rows: Vec<[String; 7]> = items
+        let listed = client.index_json(&filter, limit).await?;
+        let items = Vec::<IndexItem>::deserialize(&listed).map_err(client::Error::from)?;
+        if items.is_empty() {
+            self.check_project(client).await?;
+        }
+        if self.json {
+            return print_json(&listed);
+        }
+        let pinned = match items.is_empty() || self.pinned {
+            true => HashSet::new(),
+            false => pinned(client, filter, limit).await?,
+        };
+        let is_pinned = |id: &str| self.pinned || pinned.contains(id);
+        let rows: Vec<[String; 10]> = items
             .into_iter()
             // A server that ignores `limit` sends all.
             .take(limit)
-            .map(|item| {
-                [
-                    short_id(&item.id).to_owned(),
-                    item.project,
-                    item.build_info.group.clone(),
-                    state_text(item.state, &item.build_info),
-                    format_time(item.started_at),
-                    format_duration(item.build_info.duration),
-                    params_text(&item.build_info),
-                ]
-            })
+            .map(|item| row(&item, is_pinned(&item.id)))
             .collect();
         print_table(
             [
-                "ID", "PROJECT", "GROUP", "STATE", "STARTED", "TOOK", "PARAMS",
+                "ID", "PROJECT", "GROUP", "STATE", "KIND", "PINNED", "STARTED", "TOOK", "ASKED BY",
+                "PARAMS",
             ],
             &rows,
         )
+    }
+
+    fn filter(&self) -> Filter {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        Filter {
+            project: text(&self.project),
+            group: text(&self.group),
+            state: self.state.map_or("", State::as_str).to_owned(),
+            outcome: text(&self.outcome),
+            text: text(&self.text),
+            asked_by: text(&self.asked_by),
+            kind: match self.kind {
+                None => "",
+                Some(Kind::Cold) => "cold",
+                Some(Kind::Incremental) => "incremental",
+            }
+            .to_owned(),
+            pinned: self.pinned,
+        }
+    }
+
+    /// An empty list may have no builds because there is no such project.
+    async fn check_project(&self, client: &Client) -> Result<(), Error> {
+        let Some(project) = &self.project else {
+            return Ok(());
+        };
+        let project: ProjectName = project
+            .parse()
+            .map_err(|error: crate::project::NameError| Error::Refused(error.to_string()))?;
+        match client.project_exists(&project).await? {
+            true => Ok(()),
+            false => Err(Error::Refused(format!("unknown project '{project}'"))),
+        }
+    }
+}
+
+/// The ids of the listed builds that are pinned: the server's list does not say it.
+async fn pinned(client: &Client, filter: Filter, limit: usize) -> Result<HashSet<String>, Error> {
+    let filter = Filter {
+        pinned: true,
+        ..filter
+    };
+    let items = client.index(&filter, limit).await?;
+    Ok(items.into_iter().map(|item| item.id).collect())
+}
+
+fn row(item: &IndexItem, is_pinned: bool) -> [String; 10] {
+    let info = &item.build_info;
+    [
+        short_id(&item.id).to_owned(),
+        item.project.clone(),
+        info.group.clone(),
+        state_text(item.state, info).to_owned(),
+        kind(info).to_owned(),
+        if is_pinned { "pinned" } else { "" }.to_owned(),
+        format_time(item.started_at),
+        format_duration(info.duration),
+        info.asked_by.clone().unwrap_or_default(),
+        params_text(info),
+    ]
+}
+
+/// How a build began.
+pub(super) fn kind(info: &BuildView) -> &'static str {
+    match info.incremental {
+        true => "incremental",
+        false => "cold",
     }
 }
 
@@ -95,13 +189,19 @@ fn params_text(info: &BuildView) -> String {
     cut(&params.collect::<Vec<_>>().join(" "), MAX_CHARS)
 }
 
-/// The state of a build: its outcome, else its phase, else `pending` or `ready`.
-pub(super) fn state_text(state: State, info: &BuildView) -> String {
+/// The state of a build: its outcome, else that it is being stopped, its phase, or `pending` or `ready`.
+pub(super) fn state_text(state: State, info: &BuildView) -> &'static str {
     match (state, info.outcome, info.phase) {
-        (State::Ready, Some(outcome), _) => outcome.as_str().to_owned(),
-        (State::Pending, _, Some(phase)) => phase.as_str().to_owned(),
-        (state, ..) => state.as_str().to_owned(),
+        (State::Ready, Some(outcome), _) => outcome.as_str(),
+        (State::Pending, ..) if is_stopping(info) => "stopping",
+        (State::Pending, _, Some(phase)) => phase.as_str(),
+        (state, ..) => state.as_str(),
     }
+}
+
+/// Whether a build was cancelled and is not over yet.
+pub(super) fn is_stopping(info: &BuildView) -> bool {
+    info.state == State::Pending && (info.stopping || info.cancelled.is_some())
 }
 
 #[cfg(test)]

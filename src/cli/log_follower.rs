@@ -48,7 +48,7 @@ impl LogFollower {
     pub(super) async fn follow(
         &mut self,
         client: &Client,
-        print: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
+        print: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<FollowEnd, Error> {
         let following = client.follow(&self.project, self.id, self.attempt, self.position);
         let Some(mut events) = following.await? else {

@@ -49,7 +49,7 @@ impl Logs {
 async fn follow_to_end(
     client: &Client,
     mut follower: LogFollower,
-    print: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
+    print: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut backoff = Backoff::default();
     let mut reported_lost = false;
@@ -83,7 +83,7 @@ async fn print_so_far(
     project: &ProjectName,
     id: JobId,
     attempt: Option<u32>,
-    print: &mut (dyn FnMut(&[u8]) -> Result<(), Error> + Send),
+    print: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut response = client.log(project, id, attempt).await?;
     let (mut printed, mut retry) = (0, None);

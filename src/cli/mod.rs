@@ -1,8 +1,9 @@
 //! The program `mistry`: one file per verb, each a caller of [`crate::client`].
 //!
 //! Results for scripts go to standard output, messages for users to standard error. Text from a server or a
-//! build is never passed to a terminal unchanged, see [`screen`]. Of the environment, clap reads two
-//! options (`MISTRY_URL`, `MISTRY_TOKEN_FILE`), and `build` the params (`MISTRY_PARAM_…`).
+//! build is never passed to a terminal unchanged, see [`screen`]. clap reads the environment for some options
+//! (`MISTRY_URL`, `MISTRY_TOKEN_FILE`, `MISTRY_VERBOSE`); `server` reads `MISTRY_TOKEN`, and `build` the
+//! params (`MISTRY_PARAM_…`).
 //!
 //! | exit status | means |
 //! | --- | --- |
@@ -16,16 +17,22 @@
 //! | 7 | the server could not be reached, or sent an invalid response |
 //! | 130 | interrupted by Ctrl-C; a build goes on |
 
+mod advice;
+mod attempts;
 mod build;
+mod build_facts;
+mod build_progress;
 mod build_ref;
 mod build_waiter;
 mod cancel;
 mod completions;
 mod error;
+mod excerpt;
 mod fetch;
 mod format;
 mod gc;
 mod group;
+mod json_result;
 mod list;
 mod log_follower;
 mod logs;
@@ -37,12 +44,15 @@ mod progress;
 mod projects;
 mod queue;
 mod rebuild;
+mod repeat;
 mod retry;
 mod rm;
 mod server;
+mod server_status;
 mod status;
 mod timeout;
 mod transport;
+mod usage;
 mod wait;
 
 #[cfg(any(test, fuzzing))]
@@ -55,7 +65,9 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::screen;
+use json_result::Document;
 use output::print_message;
+use repeat::RepeatCommand;
 use server::{ServerFlags, ServerOptions};
 
 const EXIT_STATUS: &str = "\
@@ -106,15 +118,29 @@ enum Verb {
 /// # Errors
 /// A usage error, or the help text, which clap reports as an error.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, clap::Error> {
-    let matches = Arguments::command().try_get_matches_from(arguments)?;
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let matches = Arguments::command()
+        .try_get_matches_from(&arguments)
+        .map_err(|error| usage::improve(error, Arguments::command(), &arguments))?;
     let mut parsed = Arguments::from_arg_matches(&matches)?;
     parsed.server.flags = ServerFlags::new(&parsed.server, &matches);
+    if let Verb::Build(verb) = &mut parsed.verb {
+        verb.repeat = RepeatCommand::of(&arguments);
+    }
     Ok(parsed)
 }
 
-/// Prints the help text or usage error that [`parse`] returned: help to standard output, errors to
-/// standard error. An error quotes the arguments, whose control characters a terminal must not get.
-pub fn print_usage(error: &clap::Error) {
+/// Prints the help text or usage error that [`parse`] returned for these arguments: help to standard output,
+/// errors to standard error, and with `--json-result` also as a document to standard output. An error quotes the arguments, whose control characters a terminal must not get.
+pub fn print_usage(error: &clap::Error, arguments: &[OsString]) {
+    let mut words = arguments.iter().take_while(|word| *word != "--");
+    if error.use_stderr() && words.any(|word| word == "--json-result") {
+        let text = error.render().to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
+        // A closed output has no reader.
+        let _ = json_result::print_error_document(&Error::Usage(first.to_owned()), None);
+    }
     let text = error.render();
     // A closed output has no reader.
     match error.use_stderr() && screen::is_steering(&text.ansi().to_string()) {
@@ -125,12 +151,16 @@ pub fn print_usage(error: &clap::Error) {
 
 /// Runs the verb, prints its error to standard error, and returns the exit status.
 pub async fn run(arguments: Arguments) -> u8 {
+    let flags = arguments.server.flags.clone();
     match perform(arguments).await {
         Ok(()) => 0,
         Err(error) => {
             let status = error.exit_status();
             if status != 0 {
                 print_message(&error.line());
+                if let Some(advice) = advice::advice(&error, &flags) {
+                    print_message(&advice);
+                }
             }
             status
         }
@@ -141,15 +171,19 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
     if let Verb::Completions(verb) = &arguments.verb {
         return verb.run(Arguments::command());
     }
-    let client = arguments.server.client()?;
+    let document = Document::new(arguments.verb.wants_document());
+    let client = match arguments.server.client() {
+        Ok(client) => client,
+        Err(error) => return document.finish(Err(error)),
+    };
     let flags = &arguments.server.flags;
     match arguments.verb {
-        Verb::Build(verb) => verb.run(&client, flags).await,
+        Verb::Build(verb) => verb.run(&client, flags, document).await,
         Verb::List(verb) => verb.run(&client).await,
         Verb::Status(verb) => verb.run(&client).await,
         Verb::Logs(verb) => verb.run(&client).await,
         Verb::Cancel(verb) => verb.run(&client, flags).await,
-        Verb::Wait(verb) => verb.run(&client, flags).await,
+        Verb::Wait(verb) => verb.run(&client, flags, document).await,
         Verb::Fetch(verb) => verb.run(&client, flags).await,
         Verb::Projects(verb) => verb.run(&client).await,
         Verb::Rebuild(verb) => verb.run(&client).await,
@@ -161,6 +195,17 @@ async fn perform(arguments: Arguments) -> Result<(), Error> {
         Verb::Resume(verb) => verb.run(&client).await,
         Verb::Gc(verb) => verb.run(&client).await,
         Verb::Completions(_) => Ok(()),
+    }
+}
+
+impl Verb {
+    /// Whether standard output must get one JSON document.
+    fn wants_document(&self) -> bool {
+        match self {
+            Verb::Build(verb) => verb.json_result,
+            Verb::Wait(verb) => verb.json_result,
+            _ => false,
+        }
     }
 }
 

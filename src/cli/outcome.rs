@@ -1,94 +1,141 @@
 //! How a build ended, for the person and for the exit status.
+//!
+//! About a build that did not succeed, standard error gets the end of its log, as it was written, and then
+//! what happened and which commands come next.
 
 use super::Error;
+use super::excerpt::Excerpt;
+use super::format::{format_duration, short_id};
 use super::output::print_message;
+use super::repeat::RepeatCommand;
+use super::server::ServerFlags;
 use crate::api::{BuildView, NO_EXIT_CODE};
 use crate::job::Outcome;
-use crate::screen::LogView;
 
-/// An error unless the build succeeded; prints the remarks about it, or the end of what a failed build printed.
-pub(super) fn check_outcome(info: &BuildView) -> Result<(), Error> {
-    match info.outcome {
-        Some(Outcome::Succeeded) => {
-            for warning in &info.warnings {
-                print_message(&format!("warning: {warning}"));
+/// The beginning of the server's sentence about an image that could not be built.
+const IMAGE_NOT_BUILT: &str = "could not build docker image";
+
+/// What the messages about the end of a build depend on, beside the build.
+#[derive(Debug)]
+pub(super) struct Context<'a> {
+    /// The options of suggested commands.
+    pub flags: &'a ServerFlags,
+    /// The command that requests the same build again.
+    pub repeat: Option<RepeatCommand>,
+    /// The whole log was printed while the build ran.
+    pub has_printed_log: bool,
+}
+
+impl Context<'_> {
+    /// An error unless the build succeeded; prints the server's remarks, and the end of the log of a build that
+    /// did not succeed.
+    pub(super) fn check_outcome(&self, info: &BuildView) -> Result<(), Error> {
+        for remark in &info.warnings {
+            print_message(&format!("warning: {remark}"));
+        }
+        if info.succeeded() {
+            return Ok(());
+        }
+        // Who cancels a build knows why; what a build did when its time ran out is in its log.
+        if info.outcome != Some(Outcome::Cancelled) && !self.has_printed_log {
+            print_excerpt(info);
+        }
+        let text = format!("{}{}", sentence(info), self.next_steps(info));
+        Err(match info.outcome {
+            Some(Outcome::Cancelled | Outcome::TimedOut) => Error::Stopped(text),
+            _ => Error::BuildFailed(text),
+        })
+    }
+
+    /// Which build it was and how long it took, and what can be done now: a line each.
+    fn next_steps(&self, info: &BuildView) -> String {
+        if info.id.is_empty() {
+            // A server of mistry 1 may not say which build it was.
+            return String::new();
+        }
+        let command = |verb: &str| self.flags.suggest_command(verb, &info.id);
+        let mut lines = vec![summary(info), format!("Whole log: {}", command("logs"))];
+        if has_artifacts(info) {
+            lines.push(format!("What it left: {}", command("fetch")));
+        }
+        if let Some(repeat) = &self.repeat {
+            lines.push(format!("Build it again: {}", repeat.command()));
+            if info.incremental {
+                lines.push(format!("Without the group's cache: {}", repeat.cold()));
             }
-            Ok(())
         }
-        Some(Outcome::Failed) => {
-            let (header, text) = end_of_output(info);
-            print_message(header);
-            print_build_output(text);
-            let code = info.exit_code;
-            Err(Error::BuildFailed(match &info.err {
-                Some(why) if code == NO_EXIT_CODE => format!("Build failed: {why}"),
-                _ => format!("Build failed with exit code {code}"),
-            }))
-        }
-        Some(Outcome::Errored) | None => {
-            let why = info.err.as_deref().unwrap_or(&info.err_build);
-            let log = info.container_stdouterr.as_deref().unwrap_or_default();
-            print_build_output(without_error_line(log, why));
-            let code = info.exit_code;
-            Err(Error::BuildFailed(match (why, code) {
-                ("", NO_EXIT_CODE) => "The build could not be run to its end".to_owned(),
-                ("", code) => format!("Build failed with exit code {code}"),
-                (why, _) => format!("The build could not be run to its end: {why}"),
-            }))
-        }
-        Some(Outcome::Cancelled) => Err(Error::Stopped(match &info.cancelled {
+        lines.iter().map(|line| format!("\n{line}")).collect()
+    }
+}
+
+/// What the first mistry's client said, where it said something.
+fn sentence(info: &BuildView) -> String {
+    let code = info.exit_code;
+    match info.outcome {
+        Some(Outcome::Failed) => match &info.err {
+            Some(why) if code == NO_EXIT_CODE => format!("Build failed: {why}"),
+            _ => format!("Build failed with exit code {code}"),
+        },
+        Some(Outcome::Cancelled) => match &info.cancelled {
             Some(c) if c.reason.is_empty() => format!("The build was cancelled by {}", c.by),
             Some(c) => format!("The build was cancelled by {}: {}", c.by, c.reason),
             None => "The build was cancelled".to_owned(),
-        })),
+        },
         Some(Outcome::TimedOut) => {
-            // This shows what the build was doing when it hung.
-            let (header, text) = end_of_output(info);
-            print_message(header);
-            print_build_output(text);
             let why = info.err.as_deref().unwrap_or("the build took too long");
-            let why = why.strip_prefix("the ").unwrap_or(why);
-            Err(Error::Stopped(format!("The {why}")))
+            format!("The {}", why.strip_prefix("the ").unwrap_or(why))
         }
+        Some(Outcome::Errored | Outcome::Succeeded) | None => match (why(info), code) {
+            ("", NO_EXIT_CODE) => "The build could not be run to its end".to_owned(),
+            ("", code) => format!("Build failed with exit code {code}"),
+            (why, _) if why.starts_with(IMAGE_NOT_BUILT) => format!("Image build failed: {why}"),
+            (why, _) => format!("The build could not be run to its end: {why}"),
+        },
     }
 }
 
-/// A log without its last line if that is the server's error line, which is printed elsewhere.
-fn without_error_line<'a>(log: &'a str, why: &str) -> &'a str {
-    log.trim_end()
-        .strip_suffix(why)
-        .and_then(|log| log.strip_suffix("mistry: "))
-        .filter(|log| !why.is_empty() && (log.is_empty() || log.ends_with('\n')))
-        .map_or(log, str::trim_end)
+/// The server's sentence about a build that could not be run to its end; "" for none.
+fn why(info: &BuildView) -> &str {
+    info.err.as_deref().unwrap_or(&info.err_build)
 }
 
-/// The last output of a failed build, with a header: its standard error, or else the end of its log.
-fn end_of_output(info: &BuildView) -> (&'static str, &str) {
-    let has_text =
-        |field: &Option<std::sync::Arc<str>>| field.as_deref().is_some_and(|t| !t.is_empty());
-    if has_text(&info.container_stderr) {
-        let error = info.container_stderr.as_deref().unwrap_or_default();
-        ("Container error logs:", error)
-    } else if has_text(&info.container_stdouterr) {
-        let log = info.container_stdouterr.as_deref().unwrap_or_default();
-        ("The end of the log:", log)
-    } else {
-        ("There are no container error logs.", "")
-    }
+/// `mixed/af12181c4fe8 failed with exit code 1 after 1.2 s`.
+fn summary(info: &BuildView) -> String {
+    let how = match info.outcome {
+        Some(Outcome::Failed) if info.exit_code != NO_EXIT_CODE => {
+            format!("failed with exit code {}", info.exit_code)
+        }
+        Some(Outcome::Failed) => "failed".to_owned(),
+        Some(Outcome::Cancelled) => "was cancelled".to_owned(),
+        Some(Outcome::TimedOut) => "ran out of time".to_owned(),
+        Some(Outcome::Errored | Outcome::Succeeded) | None => "could not be run".to_owned(),
+    };
+    let took = match format_duration(info.duration) {
+        took if took.is_empty() => took,
+        took => format!(" after {took}"),
+    };
+    format!("{}/{} {how}{took}", info.project, short_id(&info.id))
 }
 
-/// Prints text that a build wrote to standard error.
-fn print_build_output(text: &str) {
-    if text.is_empty() {
-        return;
+/// Whether the build left files, or the server does not say.
+fn has_artifacts(info: &BuildView) -> bool {
+    info.artifacts.is_none_or(|artifacts| artifacts.files > 0)
+}
+
+fn print_excerpt(info: &BuildView) {
+    let is_errored = info.outcome == Some(Outcome::Errored);
+    let mut excerpt = Excerpt::of(info);
+    if is_errored {
+        excerpt.remove_error_line(why(info));
     }
-    let mut view = LogView::on_stderr();
-    // A closed standard error is ignored.
-    let _ = view.push(text.as_bytes());
-    if !text.ends_with('\n') {
-        let _ = view.push(b"\n");
+    match excerpt.header() {
+        Some(header) => {
+            print_message(header);
+            excerpt.print();
+        }
+        None if is_errored => {}
+        None => print_message("The build printed nothing."),
     }
-    let _ = view.finish();
 }
 
 #[cfg(test)]
@@ -99,73 +146,100 @@ mod tests {
         BuildView {
             outcome: Some(outcome),
             exit_code,
+            project: "p".to_owned(),
+            id: "0123456789abcdef".to_owned(),
+            duration: 1_200_000_000,
             ..BuildView::default()
         }
     }
 
+    fn check(info: &BuildView) -> Result<(), Error> {
+        let flags = ServerFlags(" --port 1".to_owned());
+        let words = ["mistry", "build", "--project", "p", "--", "--a=b"];
+        let context = Context {
+            flags: &flags,
+            repeat: RepeatCommand::of(&words.map(std::ffi::OsString::from)),
+            has_printed_log: false,
+        };
+        context.check_outcome(info)
+    }
+
     #[test]
     fn each_outcome_has_its_message_and_exit_status() {
+        let mut image = info(Outcome::Errored, NO_EXIT_CODE);
+        image.err = Some("could not build docker image 'p'".to_owned());
         let mut errored = info(Outcome::Errored, NO_EXIT_CODE);
-        errored.err = Some("could not build docker image".to_owned());
+        errored.err = Some("the disk is full".to_owned());
         let mut cancelled = info(Outcome::Cancelled, NO_EXIT_CODE);
         cancelled.cancelled = Some(crate::job::Cancelled {
             by: "joe".to_owned(),
             reason: "wrong branch".to_owned(),
         });
-        for (info, status, sentence) in [
-            (info(Outcome::Failed, 3), 1, "Build failed with exit code 3"),
+        for (info, status, sentence, how) in [
+            (
+                info(Outcome::Failed, 3),
+                1,
+                "Build failed with exit code 3",
+                "failed with exit code 3",
+            ),
+            (
+                image,
+                1,
+                "Image build failed: could not build docker image 'p'",
+                "could not be run",
+            ),
             (
                 errored,
                 1,
-                "The build could not be run to its end: could not build docker image",
+                "The build could not be run to its end: the disk is full",
+                "could not be run",
             ),
-            (cancelled, 6, "The build was cancelled by joe: wrong branch"),
+            (
+                cancelled,
+                6,
+                "The build was cancelled by joe: wrong branch",
+                "was cancelled",
+            ),
             (
                 info(Outcome::TimedOut, NO_EXIT_CODE),
                 6,
                 "The build took too long",
+                "ran out of time",
             ),
         ] {
-            let error = check_outcome(&info).unwrap_err();
+            let error = check(&info).unwrap_err();
+            assert_eq!(error.exit_status(), status, "{error}");
+            let text = error.to_string();
+            let mut lines = text.lines();
+            assert_eq!(lines.next(), Some(sentence));
+            let summary = format!("p/0123456789ab {how} after 1.2 s");
+            assert_eq!(lines.next(), Some(summary.as_str()));
             assert_eq!(
-                (error.exit_status(), error.to_string().as_str()),
-                (status, sentence)
+                lines.collect::<Vec<_>>(),
+                [
+                    "Whole log: mistry logs 0123456789ab --port 1",
+                    "What it left: mistry fetch 0123456789ab --port 1",
+                    "Build it again: mistry build --project p -- --a=b",
+                ]
             );
         }
-        assert!(check_outcome(&info(Outcome::Succeeded, 0)).is_ok());
+        assert!(check(&info(Outcome::Succeeded, 0)).is_ok());
     }
 
     #[test]
-    fn the_error_of_a_build_is_printed_once() {
-        for (log, why, shown) in [
-            ("step 1\n\nmistry: disk full\n", "disk full", "step 1"),
-            ("mistry: disk full\n", "disk full", ""),
-            ("step 1\nmistry: a: b\nc\n", "a: b\nc", "step 1"),
-            ("step 1\n", "disk full", "step 1\n"),
-            ("echo disk full\n", "disk full", "echo disk full\n"),
-            (
-                "I say mistry: disk full\n",
-                "disk full",
-                "I say mistry: disk full\n",
-            ),
-            ("mistry: \n", "", "mistry: \n"),
-        ] {
-            assert_eq!(without_error_line(log, why), shown, "{log:?}");
-        }
-    }
-
-    #[test]
-    fn a_failed_build_is_shown_with_its_standard_error_or_the_end_of_its_log() {
-        let mut info = info(Outcome::Failed, 1);
-        assert_eq!(
-            end_of_output(&info),
-            ("There are no container error logs.", "")
-        );
-        info.container_stdouterr = Some("out".into());
-        assert_eq!(end_of_output(&info), ("The end of the log:", "out"));
-        info.container_stderr = Some("".into());
-        assert_eq!(end_of_output(&info).1, "out");
-        info.container_stderr = Some("err".into());
-        assert_eq!(end_of_output(&info), ("Container error logs:", "err"));
+    fn only_what_can_be_done_is_suggested() {
+        let mut empty = info(Outcome::Failed, 1);
+        empty.artifacts = Some(crate::api::ArtifactTotals { files: 0, bytes: 0 });
+        let text = check(&empty).unwrap_err();
+        assert!(!text.to_string().contains("What it left"), "{text}");
+        let mut incremental = info(Outcome::Failed, 1);
+        incremental.incremental = true;
+        let text = check(&incremental).unwrap_err();
+        let cold = "\nWithout the group's cache: mistry build --project p --cold -- --a=b";
+        assert!(text.to_string().ends_with(cold), "{text}");
+        let mut unknown = info(Outcome::Failed, 1);
+        unknown.id = String::new();
+        let text = check(&unknown).unwrap_err();
+        assert_eq!(text.to_string(), "Build failed with exit code 1");
     }
 }

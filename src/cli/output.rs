@@ -10,6 +10,12 @@ pub(super) fn print_message(line: &str) {
     let _ = writeln!(io::stderr(), "{}", screen::line(line));
 }
 
+/// Prints what a build wrote to standard error. A closed standard error is ignored.
+pub(super) fn print_log(text: &[u8]) {
+    let mut view = screen::LogView::on_stderr();
+    let _ = view.push(text).and_then(|()| view.finish());
+}
+
 /// Prints one line to standard output.
 pub(super) fn print_line(line: &str) -> Result<(), Error> {
     writeln!(io::stdout(), "{}", screen::line(line)).map_err(Error::Output)

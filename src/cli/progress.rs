@@ -19,7 +19,7 @@ impl Progress {
 
     /// The line while a build is awaited.
     pub(super) fn waiting() -> Progress {
-        Progress::with_template("{spinner} {msg} {elapsed}")
+        Progress::with_template("{spinner} {prefix} {elapsed}  {wide_msg}")
     }
 
     /// The line while artifacts are fetched.
@@ -31,7 +31,8 @@ impl Progress {
         // Draws to standard error, and only to a terminal.
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+            // ASCII, since the terminal may know nothing else.
+            bar.set_style(style.tick_chars("|/-\\ "));
         }
         if !bar.is_hidden() {
             bar.enable_steady_tick(REDRAW_INTERVAL);
@@ -39,9 +40,16 @@ impl Progress {
         Progress(bar)
     }
 
-    /// Sets the text of the line.
-    pub(super) fn set_phase(&self, text: &'static str) {
-        self.0.set_message(text);
+    /// Sets the beginning of the line.
+    pub(super) fn set_phase(&self, text: &str) {
+        self.0.set_prefix(text.to_owned());
+    }
+
+    /// Sets the end of the line, which is cut where the terminal ends. It must be harmless there.
+    pub(super) fn set_last_line(&self, text: &str) {
+        if !self.0.is_hidden() {
+            self.0.set_message(text.to_owned());
+        }
     }
 
     /// Counts bytes that were fetched.

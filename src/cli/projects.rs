@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::Error;
 use super::format::format_time;
-use super::output::{print_message, print_table};
+use super::output::{print_json, print_message, print_table};
 use crate::api::ParamView;
 use crate::client::Client;
 use crate::project::ProjectName;
@@ -15,12 +15,17 @@ pub(super) struct Projects {
     /// The project whose params are shown; without it, all projects are listed
     #[arg(value_name = "NAME")]
     name: Option<ProjectName>,
+    /// Print JSON, as the server sends it
+    #[arg(long)]
+    json: bool,
 }
 
 impl Projects {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
         match &self.name {
+            Some(name) if self.json => print_json(&client.project_json(name).await?),
             Some(name) => print_params(client, name).await,
+            None if self.json => print_json(&client.projects_json().await?),
             None => print_projects(client).await,
         }
     }

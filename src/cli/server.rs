@@ -1,5 +1,6 @@
 //! The options that name the server: its address, and the token that is sent to it.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
@@ -22,7 +23,7 @@ pub(super) struct ServerOptions {
     /// Server's unix socket, instead of host and port
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Server's address if no option above names one: http://HOST:PORT or unix:///PATH
+    /// Server's address if no option above names one: http://HOST:PORT, HOST:PORT or unix:///PATH
     #[arg(
         long,
         global = true,
@@ -31,7 +32,7 @@ pub(super) struct ServerOptions {
         hide_env_values = true
     )]
     url: Option<String>,
-    /// File with the token to send to the server
+    /// File with the token to send to the server; without it, the token is MISTRY_TOKEN
     #[arg(
         long,
         global = true,
@@ -81,12 +82,15 @@ impl ServerFlags {
     pub(super) fn suggest_control(&self, id: &str) -> String {
         let logs = self.suggest_command("logs -f", id);
         let cancel = self.suggest_command("cancel", id);
-        format!("the build goes on; follow it with: {logs}; cancel it with: {cancel}")
+        let wait = self.suggest_command("wait", id);
+        format!(
+            "the build goes on; follow it with: {logs}; get the result with: {wait} --target DIR; cancel it with: {cancel}"
+        )
     }
 }
 
 /// Quotes a word for a shell.
-fn quote_for_shell(word: &str) -> String {
+pub(super) fn quote_for_shell(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./:@%+,=".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -129,18 +133,37 @@ impl ServerOptions {
             .as_ref()
             .filter(|f| !f.as_os_str().is_empty())
         else {
-            return Ok(None);
+            return token_of_environment(std::env::var_os("MISTRY_TOKEN"));
         };
         let shown = file.display();
         let text = std::fs::read_to_string(file).map_err(|error| {
             Error::Usage(format!("could not read token file '{shown}': {error}"))
         })?;
-        let token = text.trim();
-        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Error::Usage(format!(
+        match one_word(&text) {
+            Some(token) => Ok(Some(token)),
+            None => Err(Error::Usage(format!(
                 "token file '{shown}' holds no token: expected one line without spaces"
-            )));
+            ))),
         }
-        Ok(Some(token.to_owned()))
     }
+}
+
+/// The token in `MISTRY_TOKEN`; an empty variable is not set. CI systems pass secrets as variables. clap does not
+/// read it, because an option would have its value in the list of processes.
+fn token_of_environment(value: Option<OsString>) -> Result<Option<String>, Error> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    match value.to_str().and_then(one_word) {
+        Some(token) => Ok(Some(token)),
+        None => Err(Error::Usage(
+            "MISTRY_TOKEN holds no token: expected one word".to_owned(),
+        )),
+    }
+}
+
+fn one_word(text: &str) -> Option<String> {
+    let token = text.trim();
+    let is_word = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+    is_word.then(|| token.to_owned())
 }

@@ -1,16 +1,23 @@
 //! `mistry status [ID]`: the status of the server, or of a build.
 
 use clap::Args;
+use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::attempts::{attempt_lines, attempt_text, page_path};
+use super::build_progress::phase_text;
 use super::build_ref::BuildRef;
-use super::format::{format_duration, format_size, format_time};
-use super::output::print_line;
-use super::{Error, list};
-use crate::api::{AttemptView, BuildView, NO_EXIT_CODE};
-use crate::client::Client;
+use super::format::{format_duration, format_time, short_id};
+use super::output::{print_json, print_line};
+use super::{Error, list, server_status};
+use crate::api::{BuildView, JobView, NO_EXIT_CODE};
+use crate::client::{self, Address, Client, Filter};
 use crate::job::{Outcome, State};
 use crate::screen;
+
+/// Builds whose durations say how long another one takes.
+const COMPARED_BUILDS: usize = 20;
 
 /// Show the state of the server or of one build
 #[derive(Debug, Args)]
@@ -21,119 +28,150 @@ pub(super) struct Status {
     /// This execution of the build's job; else the current one
     #[arg(long, value_name = "N", requires = "id")]
     attempt: Option<u32>,
+    /// Print the state as JSON, as the server sends it
+    #[arg(long)]
+    json: bool,
 }
 
 impl Status {
     pub(super) async fn run(&self, client: &Client) -> Result<(), Error> {
-        let fields = match &self.id {
-            None => server_fields(&client.status().await?),
-            Some(build) => build_fields(client, build, self.attempt).await?,
+        let document = match &self.id {
+            None => client.status().await?,
+            Some(build) => {
+                let (project, id) = build.resolve(client).await?;
+                client.job_json(&project, id, self.attempt).await?
+            }
         };
-        let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        for (name, value) in fields {
+        if self.json {
+            return print_json(&document);
+        }
+        let lines = match &self.id {
+            None => server_status::lines(&client.address().to_string(), &document),
+            Some(_) => build_lines(client, &document).await?,
+        };
+        let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        for (name, value) in lines {
             print_line(&screen::cell(&format!("{name:width$}  {value}")))?;
         }
         Ok(())
     }
 }
 
-async fn build_fields(
-    client: &Client,
-    build: &BuildRef,
-    attempt: Option<u32>,
-) -> Result<Vec<(String, String)>, Error> {
-    let (project, id) = build.resolve(client).await?;
-    let view = match attempt {
-        None => client.job(&project, id).await?,
-        Some(number) => client.attempt(&project, id, number).await?,
-    };
-    // A server of an earlier version numbers no executions.
-    let attempts = match view.build_info.numbers > 1 {
-        true => client.attempts(&project, id).await?,
-        false => Vec::new(),
-    };
-    let info = view.build_info;
-    let page = client.address().page(&page_path(&info)).unwrap_or_default();
-    let mut fields = vec![
-        ("id", id.to_string()),
-        ("project", project.to_string()),
+async fn build_lines(client: &Client, document: &Value) -> Result<Vec<(String, String)>, Error> {
+    let view = JobView::<BuildView>::deserialize(document).map_err(client::Error::from)?;
+    let info = &view.build_info;
+    let is_over = info.state == State::Ready;
+    let mut lines = vec![
+        ("id", view.id.clone()),
+        ("project", view.project.clone()),
         ("group", info.group.clone()),
-        ("state", list::state_text(info.state, &info)),
-        ("attempt", attempt_text(&info)),
+        ("state", state(info)),
+        ("attempt", attempt_text(info)),
         ("error", info.err.clone().unwrap_or_default()),
-        (
-            "exit code",
-            match info.exit_code {
-                NO_EXIT_CODE => String::new(),
-                code => code.to_string(),
-            },
-        ),
+        ("exit code", exit_code(info)),
+        ("asked by", asked_by(info)),
+        ("kind", kind(info)),
         ("started", format_time(info.started_at)),
-        ("took", format_duration(info.duration)),
-        (
-            "incremental",
-            if info.incremental { "yes" } else { "no" }.to_owned(),
-        ),
-        ("pinned", if view.pinned { "yes" } else { "" }.to_owned()),
-        ("artifacts", info.path.clone()),
-        ("page", page),
     ];
+    if is_over {
+        lines.push(("took", format_duration(info.duration)));
+    } else {
+        lines.push(("so far", format_duration(nanos_since(info.started_at))));
+        lines.push(("usually", usual_duration(client, info).await));
+    }
+    lines.push(("pinned", if view.pinned { "yes" } else { "" }.to_owned()));
+    if is_over {
+        lines.push(artifacts(client.address(), info));
+    }
+    let page = client.address().page(&page_path(info));
+    lines.push(("page", page.unwrap_or_default()));
     if let Some(by) = &info.cancelled {
         let reason = match by.reason.as_str() {
             "" => String::new(),
             reason => format!(": {reason}"),
         };
-        fields.push(("cancelled", format!("by {}{reason}", by.by)));
+        lines.push(("cancelled", format!("by {}{reason}", by.by)));
     }
-    let named = fields.into_iter().map(|(n, v)| (n.to_owned(), v));
+    let named = lines
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
     let params = info.params.iter().map(|(name, value)| {
         let shown = value.as_deref().map_or("(hidden)".to_owned(), first_line);
         (format!("param {name}"), shown)
     });
-    let attempts = attempts.iter().map(|attempt| {
-        let name = format!("attempt {}", attempt.number);
-        (name, summary_text(attempt))
-    });
-    Ok(named
+    let lines = named
         .chain(params)
-        .chain(attempts)
-        .filter(|(_, v)| !v.is_empty())
-        .collect())
+        .chain(attempt_lines(client, info).await?);
+    Ok(lines.filter(|(_, value)| !value.is_empty()).collect())
 }
 
-/// The page of a build. That of a build that is over shows the same execution when the job is built again.
-fn page_path(info: &BuildView) -> String {
-    match info.state {
-        State::Pending => info.url.clone(),
-        State::Ready => format!("{}?attempt={}", info.url, info.number),
+/// `running: building`, `stopping`, `succeeded (cached)`.
+fn state(info: &BuildView) -> String {
+    let text = list::state_text(info.state, info);
+    match (info.state, info.phase) {
+        (State::Pending, Some(_)) if !list::is_stopping(info) => {
+            format!("{text}: {}", phase_text(info.phase, false))
+        }
+        _ => text.to_owned(),
     }
 }
 
-/// Which execution of its job it is; "" for the only one.
-fn attempt_text(info: &BuildView) -> String {
-    let flaky = if info.flaky { ", flaky" } else { "" };
-    match info.numbers {
-        0 | 1 => String::new(),
-        numbers => format!("{} of {numbers}{flaky}", info.number),
+fn exit_code(info: &BuildView) -> String {
+    match info.exit_code {
+        NO_EXIT_CODE => String::new(),
+        code => code.to_string(),
     }
 }
 
-/// One execution of a job in one line.
-fn summary_text(attempt: &AttemptView) -> String {
-    let outcome = attempt.outcome.map_or("pending", Outcome::as_str);
-    let code = match attempt.exit_code {
-        NO_EXIT_CODE | 0 => String::new(),
-        code => format!(" with exit code {code}"),
+fn asked_by(info: &BuildView) -> String {
+    let by = info.asked_by.clone().unwrap_or_default();
+    match info.joined {
+        0 => by,
+        1 => format!("{by}; 1 further request joined it"),
+        joined => format!("{by}; {joined} further requests joined it"),
+    }
+}
+
+fn kind(info: &BuildView) -> String {
+    let base = info.base.as_deref().map(short_id);
+    match (info.incremental, base) {
+        (true, Some(base)) => format!("incremental: it began as a copy of {base}"),
+        (true, None) => "incremental: it began as a copy of another build".to_owned(),
+        (false, _) => "cold: it began empty".to_owned(),
+    }
+}
+
+/// Where the artifacts are: a path is of use on the server's host only.
+fn artifacts(address: &Address, info: &BuildView) -> (&'static str, String) {
+    match address.is_of_this_host() {
+        true => ("artifacts", info.path.clone()),
+        false => ("artifacts", format!("{} on the server's host", info.path)),
+    }
+}
+
+/// How long such builds have taken: the median of the last ones; "" if there are none.
+async fn usual_duration(client: &Client, info: &BuildView) -> String {
+    let filter = Filter {
+        project: info.project.clone(),
+        group: info.group.clone(),
+        outcome: Outcome::Succeeded.as_str().to_owned(),
+        kind: list::kind(info).to_owned(),
+        ..Filter::default()
     };
-    let took = match format_duration(attempt.duration) {
-        took if took.is_empty() => took,
-        took => format!(", took {took}"),
+    let Ok(items) = client.index(&filter, COMPARED_BUILDS).await else {
+        return String::new();
     };
-    let served = if attempt.served { ", served" } else { "" };
-    format!(
-        "{outcome}{code}, started {}{took}{served}",
-        format_time(attempt.started_at)
-    )
+    let durations = items.iter().map(|item| item.build_info.duration);
+    let mut durations: Vec<i64> = durations.filter(|nanos| *nanos >= 0).collect();
+    durations.sort_unstable();
+    match durations.get(durations.len() / 2) {
+        Some(median) => format!("about {}", format_duration(*median)),
+        None => String::new(),
+    }
+}
+
+fn nanos_since(at: Timestamp) -> i64 {
+    i64::try_from(Timestamp::now().duration_since(at).as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// The first line of a value, shortened: a param may be a whole lock file.
@@ -148,57 +186,36 @@ fn first_line(value: &str) -> String {
     }
 }
 
-/// All fields of the status of a server, nested names joined by dots, sizes in readable units.
-fn server_fields(value: &Value) -> Vec<(String, String)> {
-    fn collect(name: &str, value: &Value, into: &mut Vec<(String, String)>) {
-        match value {
-            Value::Object(fields) => {
-                for (key, value) in fields {
-                    let name = match name {
-                        "" => key.clone(),
-                        name => format!("{name}.{key}"),
-                    };
-                    collect(&name, value, into);
-                }
-            }
-            Value::String(text) => into.push((name.to_owned(), first_line(text))),
-            Value::Null => {}
-            Value::Number(n) if name.starts_with("Disk") => {
-                into.push((
-                    name.to_owned(),
-                    n.as_u64().map_or_else(|| n.to_string(), format_size),
-                ));
-            }
-            other => into.push((name.to_owned(), other.to_string())),
-        }
-    }
-    let mut fields = Vec::new();
-    collect("", value, &mut fields);
-    fields
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn all_fields_of_the_status_are_printed() {
-        let value = serde_json::json!({"Slots": {"Used": 1, "All": 2}, "Version": "x", "Idle": null, "DiskFree": 13_000_000_000_u64});
-        let mut fields = server_fields(&value);
-        fields.sort();
-        let fields: Vec<String> = fields
-            .into_iter()
-            .map(|(n, v)| format!("{n}={v}"))
-            .collect();
-        assert_eq!(
-            fields,
-            [
-                "DiskFree=12 GiB",
-                "Slots.All=2",
-                "Slots.Used=1",
-                "Version=x"
-            ]
-        );
+    fn a_build_is_described_in_words() {
+        let mut info = BuildView {
+            phase: Some(crate::job::Phase::Running),
+            asked_by: Some("uid 1".to_owned()),
+            path: "/b/p/ready/x".to_owned(),
+            ..BuildView::default()
+        };
+        assert_eq!(state(&info), "running: building");
+        assert_eq!(kind(&info), "cold: it began empty");
+        assert_eq!(asked_by(&info), "uid 1");
+        info.joined = 1;
+        assert_eq!(asked_by(&info), "uid 1; 1 further request joined it");
+        (info.incremental, info.base) = (true, Some("0123456789abcdef".to_owned()));
+        let words = "incremental: it began as a copy of 0123456789ab";
+        assert_eq!(kind(&info), words);
+        info.cancelled = Some(crate::job::Cancelled {
+            by: "x".to_owned(),
+            reason: String::new(),
+        });
+        assert_eq!(state(&info), "stopping");
+        let remote: Address = "http://h:1".parse().unwrap();
+        let shown = artifacts(&remote, &info).1;
+        assert_eq!(shown, "/b/p/ready/x on the server's host");
+        let local: Address = "http://127.0.0.1:1".parse().unwrap();
+        assert_eq!(artifacts(&local, &info).1, "/b/p/ready/x");
     }
 
     #[test]

@@ -12,6 +12,16 @@ pub(super) struct Timeout {
     pub(super) time: Duration,
 }
 
+impl Default for Timeout {
+    /// As long as a person, or a CI system, is likely to wait.
+    fn default() -> Timeout {
+        Timeout {
+            text: "60m".to_owned(),
+            time: Duration::from_secs(3_600),
+        }
+    }
+}
+
 impl FromStr for Timeout {
     type Err = &'static str;
 

@@ -5,13 +5,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::FalseyValueParser;
 
 use super::Error;
 use super::build_ref::BuildRef;
 use super::build_waiter::{WaitOptions, wait_for};
 use super::fetch::{describe_build, fetch_artifacts, summary};
-use super::outcome::check_outcome;
-use super::output::{print_json, print_line};
+use super::json_result::Document;
+use super::outcome;
+use super::output::print_line;
+use super::repeat::RepeatCommand;
 use super::server::ServerFlags;
 use super::timeout::Timeout;
 use super::transport::TransportOptions;
@@ -29,30 +32,49 @@ pub(super) struct Wait {
     /// How long to wait for the build, such as 90s, 15m or 2h30m; the build continues after that
     #[arg(long, value_name = "TIME", default_value = "60m")]
     timeout: Timeout,
-    /// Print the build info as JSON on standard output, and nothing else
-    #[arg(long)]
-    json_result: bool,
+    /// Print one JSON document on standard output, and nothing else: the build info, or why there is none
+    #[arg(long, visible_alias = "json")]
+    pub(super) json_result: bool,
     /// Show the log of the build while it runs, on standard error
-    #[arg(long, short)]
+    #[arg(long, short, env = "MISTRY_VERBOSE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     verbose: bool,
 }
 
 impl Wait {
-    pub(super) async fn run(&self, client: &Client, flags: &ServerFlags) -> Result<(), Error> {
+    pub(super) async fn run(
+        &self,
+        client: &Client,
+        flags: &ServerFlags,
+        mut document: Document,
+    ) -> Result<(), Error> {
+        let result = self.perform(client, flags, &mut document).await;
+        document.finish(result)
+    }
+
+    async fn perform(
+        &self,
+        client: &Client,
+        flags: &ServerFlags,
+        document: &mut Document,
+    ) -> Result<(), Error> {
         let transport = self.target.clone().map(TransportOptions::over_http);
         if let Some(transport) = &transport {
             transport.check().map_err(Error::Usage)?;
         }
         let (project, id) = self.id.resolve(client).await?;
+        document.job = Some(id);
         let options = WaitOptions {
             print_log: self.verbose,
             ..WaitOptions::default()
         };
         let finished = wait_for(client, flags, (project, id), options, &self.timeout).await?;
-        if self.json_result {
-            print_json(&finished.raw)?;
-        }
-        check_outcome(&finished.info)?;
+        document.print(&finished.raw)?;
+        let context = outcome::Context {
+            flags,
+            repeat: RepeatCommand::of_build(&finished.info, flags),
+            has_printed_log: self.verbose,
+        };
+        context.check_outcome(&finished.info)?;
         let mut line = describe_build(&finished);
         if let Some(transport) = &transport {
             let fetched = fetch_artifacts(client, flags, &finished.info, transport).await?;

@@ -88,6 +88,17 @@ impl Address {
         }
     }
 
+    /// Whether the server runs on this host, so that its paths are of use here.
+    pub fn is_of_this_host(&self) -> bool {
+        match self {
+            Address::Unix(_) => true,
+            Address::Tcp(host, _) => {
+                let address = host.parse::<std::net::IpAddr>();
+                host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+            }
+        }
+    }
+
     /// The URL of one of the server's web pages; `None` for a unix socket.
     pub fn page(&self, path: &str) -> Option<String> {
         match self {
@@ -112,7 +123,7 @@ impl FromStr for Address {
     fn from_str(url: &str) -> Result<Address, AddressError> {
         let invalid = || {
             AddressError(format!(
-                "'{}' is no server address: expected http://HOST:PORT or unix:///PATH",
+                "'{}' is no server address: expected http://HOST:PORT, HOST:PORT or unix:///PATH",
                 url.escape_debug()
             ))
         };
@@ -125,10 +136,16 @@ impl FromStr for Address {
         }
         if url.starts_with("https://") {
             return Err(AddressError(
-                "https is not spoken here: expected http://HOST:PORT or unix:///PATH".to_owned(),
+                "https is not supported: expected http://HOST:PORT, HOST:PORT or unix:///PATH"
+                    .to_owned(),
             ));
         }
-        let rest = url.strip_prefix("http://").ok_or_else(invalid)?;
+        let rest = match url.strip_prefix("http://") {
+            Some(rest) => rest,
+            // HOST:PORT: without a port it could be a misspelt URL.
+            None if !url.contains("//") && url.contains(':') => url,
+            None => return Err(invalid()),
+        };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (host, port) = match rest.rsplit_once(':') {
             Some((host, port)) if !port.contains(']') => {
@@ -171,12 +188,17 @@ mod tests {
             ("http://[::1]:9", "http://[::1]:9"),
             ("http://[::1]", "http://[::1]:8462"),
             ("unix:///run/m.sock", "unix:///run/m.sock"),
+            ("h:1", "http://h:1"),
+            ("127.0.0.1:18462", "http://127.0.0.1:18462"),
+            ("[::1]:9", "http://[::1]:9"),
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), shown);
         }
         for wrong in [
             "",
-            "h:1",
+            "h",
+            "h:x",
+            "unix:/run/m.sock",
             "https://h",
             "http://",
             "http://-oProxyCommand=x",

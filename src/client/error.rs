@@ -70,14 +70,22 @@ impl ErrorResponse {
     }
 }
 
+impl ErrorResponse {
+    /// The server's sentence, or one for its status.
+    pub fn sentence(&self) -> String {
+        match self.message.as_str() {
+            "" if self.status == 503 => "Server is overloaded; try again later".to_owned(),
+            "" => format!("the server answered with status {}", self.status),
+            message => message.to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for ErrorResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.message.as_str() {
-            "" if self.status == 503 => f.write_str("Server is overloaded; try again later")?,
-            "" => write!(f, "the server answered with status {}", self.status)?,
-            message => f.write_str(message)?,
-        }
-        if !self.request.is_empty() {
+        f.write_str(&self.sentence())?;
+        // The journal says more about an error of the server; a mistake of the user is all in the sentence.
+        if self.status >= 500 && !self.request.is_empty() {
             write!(f, " (request {})", self.request)?;
         }
         Ok(())

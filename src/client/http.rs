@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::connection::{self, EVENT_STREAM, Request, TEXT};
 use super::{Address, Error, Events, Finished, Response};
 use crate::api::{
-    AttemptView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, ImageView, IndexItem, JobRequest, JobState, JobView, ProjectItem, ProjectView, RemovedBase,
+    AttemptView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, ImageView, IndexItem,
+    JobRequest, JobState, JobView, ProjectItem, ProjectView, RemovedBase,
 };
 use crate::job::{JobId, State};
 use crate::project::ProjectName;
@@ -20,6 +21,8 @@ const LOG_HEADER: &str = "mistry-log";
 const PAGE_SIZE: usize = 1_000;
 /// Most bytes of a JSON response: a page of the index may hold many builds with long params.
 const MAX_JSON: usize = 64 << 20;
+/// Bytes of the end of a log: a line.
+const LAST_BYTES: usize = 1 << 10;
 /// An event stream, and errors as JSON.
 const EVENT_STREAM_OR_JSON: &str = "text/event-stream, application/json;q=0.5";
 
@@ -41,6 +44,40 @@ pub struct Filter {
     pub group: String,
     /// `pending` or `ready`.
     pub state: String,
+    /// That ended so.
+    pub outcome: String,
+    /// That contain each of these words.
+    pub text: String,
+    /// That this client requested first.
+    pub asked_by: String,
+    /// `cold` or `incremental`.
+    pub kind: String,
+    /// Only pinned ones.
+    pub pinned: bool,
+}
+
+impl Filter {
+    /// The filter as a query that ends with the number of builds.
+    fn query(&self, limit: usize) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        let pinned = if self.pinned { "true" } else { "" };
+        for (key, value) in [
+            ("project", self.project.as_str()),
+            ("group", &self.group),
+            ("state", &self.state),
+            ("outcome", &self.outcome),
+            ("text", &self.text),
+            ("asked_by", &self.asked_by),
+            ("kind", &self.kind),
+            ("pinned", pinned),
+        ] {
+            if !value.is_empty() {
+                query.append_pair(key, value);
+            }
+        }
+        query.append_pair("limit", &limit.to_string());
+        query.finish()
+    }
 }
 
 /// A page of the index.
@@ -106,14 +143,25 @@ impl Client {
         self.send(request).await?.json(MAX_JSON).await
     }
 
-    /// Fetches one execution of a job by its number.
-    pub async fn attempt(
+    /// Fetches the current state of a job, or one of its executions, without its log, as the server sends it.
+    pub async fn job_json(
         &self,
         project: &ProjectName,
         id: JobId,
-        number: u32,
+        attempt: Option<u32>,
+    ) -> Result<serde_json::Value, Error> {
+        let attempt = attempt.map_or(String::new(), |number| format!("&attempt={number}"));
+        self.json(format!("/job/{project}/{id}?log=none{attempt}"))
+            .await
+    }
+
+    /// Fetches the current state of a job without its log.
+    pub async fn job_without_log(
+        &self,
+        project: &ProjectName,
+        id: JobId,
     ) -> Result<JobView, Error> {
-        let path = format!("/job/{project}/{id}?attempt={number}");
+        let path = format!("/job/{project}/{id}?log=none");
         let request = Request::new(Method::GET, path);
         self.send(request).await?.json(MAX_JSON).await
     }
@@ -165,19 +213,17 @@ impl Client {
         Ok(self.first_page(filter, limit).await?.items)
     }
 
+    /// The same as the server sends it.
+    pub async fn index_json(
+        &self,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<serde_json::Value, Error> {
+        self.json(format!("/index/?{}", filter.query(limit))).await
+    }
+
     async fn first_page(&self, filter: &Filter, limit: usize) -> Result<Page, Error> {
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        for (key, value) in [
-            ("project", &filter.project),
-            ("group", &filter.group),
-            ("state", &filter.state),
-        ] {
-            if !value.is_empty() {
-                query.append_pair(key, value);
-            }
-        }
-        query.append_pair("limit", &limit.to_string());
-        self.page(format!("/index/?{}", query.finish())).await
+        self.page(format!("/index/?{}", filter.query(limit))).await
     }
 
     async fn page(&self, path: String) -> Result<Page, Error> {
@@ -250,6 +296,17 @@ impl Client {
             .await
     }
 
+    /// Fetches the last bytes of a job's log so far.
+    ///
+    /// # Errors
+    /// [`Error::InvalidResponse`] if the server sends the whole log.
+    pub async fn end_of_log(&self, project: &ProjectName, id: JobId) -> Result<Vec<u8>, Error> {
+        let request = Request::new(Method::GET, format!("/log/{project}/{id}"))
+            .accept(TEXT)
+            .header("range", &format!("bytes=-{LAST_BYTES}"));
+        self.send(request).await?.bytes(LAST_BYTES).await
+    }
+
     /// Fetches the part that `response`, of [`Client::log`], had not delivered, from byte `from` on.
     ///
     /// # Errors
@@ -286,16 +343,34 @@ impl Client {
         self.send(request).await
     }
 
+    /// Lists all projects, as the server sends them.
+    pub async fn projects_json(&self) -> Result<serde_json::Value, Error> {
+        self.json("/projects".to_owned()).await
+    }
+
     /// Lists all projects.
     pub async fn projects(&self) -> Result<Vec<ProjectItem>, Error> {
-        let request = Request::new(Method::GET, "/projects");
-        self.send(request).await?.json(MAX_JSON).await
+        Ok(serde_json::from_value(self.projects_json().await?)?)
+    }
+
+    /// Whether the server knows a project.
+    pub async fn project_exists(&self, project: &ProjectName) -> Result<bool, Error> {
+        let request = Request::new(Method::GET, format!("/project/{project}"));
+        match self.send(request).await {
+            Ok(_) => Ok(true),
+            Err(Error::Response(response)) if response.status == 404 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Fetches the details of a project, as the server sends them.
+    pub async fn project_json(&self, name: &ProjectName) -> Result<serde_json::Value, Error> {
+        self.json(format!("/project/{name}")).await
     }
 
     /// Fetches the details of a project.
     pub async fn project(&self, name: &ProjectName) -> Result<ProjectView, Error> {
-        let request = Request::new(Method::GET, format!("/project/{name}"));
-        self.send(request).await?.json(MAX_JSON).await
+        Ok(serde_json::from_value(self.project_json(name).await?)?)
     }
 
     /// Rebuilds a project's image and waits for it.
@@ -342,6 +417,16 @@ impl Client {
 
     /// Collects garbage, or computes what would be removed, and waits for the result.
     pub async fn collect_garbage(&self, request: &GcRequest) -> Result<GcView, Error> {
+        Ok(serde_json::from_value(
+            self.collect_garbage_json(request).await?,
+        )?)
+    }
+
+    /// The same with the result as the server sends it.
+    pub async fn collect_garbage_json(
+        &self,
+        request: &GcRequest,
+    ) -> Result<serde_json::Value, Error> {
         let request = Request::new(Method::POST, "/gc").json(request)?;
         self.send(request).await?.json(MAX_JSON).await
     }
@@ -376,10 +461,12 @@ impl Client {
 
     /// Fetches the status of the server and its host.
     pub async fn status(&self) -> Result<serde_json::Value, Error> {
-        self.send(Request::new(Method::GET, "/status"))
-            .await?
-            .json(MAX_JSON)
-            .await
+        self.json("/status".to_owned()).await
+    }
+
+    async fn json(&self, path: String) -> Result<serde_json::Value, Error> {
+        let request = Request::new(Method::GET, path);
+        self.send(request).await?.json(MAX_JSON).await
     }
 
     /// Sends a request; any status but 2xx is an error.
@@ -468,7 +555,7 @@ mod tests {
         )])
         .await;
         let error = client(&server).projects().await.unwrap_err();
-        assert_eq!(error.to_string(), "unknown project 'x' (request r1)");
+        assert_eq!(error.to_string(), "unknown project 'x'");
         let asked = server.asked();
         assert!(
             asked[0].contains("authorization: Bearer secret"),

@@ -10,8 +10,8 @@ use super::response::Response;
 use super::state::Web;
 use super::tokens::Scope;
 use super::{
-    artifacts, attempts, collection, embedded, groups, host, jobs, logs, news, pages, projects, queue,
-    session,
+    artifacts, attempts, collection, embedded, groups, host, jobs, logs, news, pages, projects,
+    queue, session,
 };
 
 /// Answers the requests of one route.

@@ -31,12 +31,19 @@ const ORDERS: [&str; 8] = [
 
 /// Runs a program on a terminal; all that it writes there is in `stdout`.
 async fn on_terminal(command: &Command) -> Ended {
+    on_terminal_after("", command).await
+}
+
+/// The same after a line of shell on that terminal.
+async fn on_terminal_after(before: &str, command: &Command) -> Ended {
     let quote = |word: &std::ffi::OsStr| {
         let word = word.to_str().unwrap().replace('\'', r"'\''");
         format!("'{word}'")
     };
-    let mut line: Vec<String> =
-        vec!["exec env -i PATH=/usr/local/bin:/usr/bin:/bin TERM=xterm".into()];
+    let mut line: Vec<String> = vec![
+        before.into(),
+        "exec env -i PATH=/usr/local/bin:/usr/bin:/bin TERM=xterm".into(),
+    ];
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
             line.push(format!("{}={}", name.to_str().unwrap(), quote(value)));
@@ -181,4 +188,26 @@ async fn no_command_of_the_server_passes_on_what_steers_a_terminal() {
     let ended = on_terminal(&mistryd(&[])).await;
     assert_eq!(ended.status, 78, "{ended:?}");
     is_harmless(&ended, "]52;c;x");
+}
+
+#[tokio::test]
+async fn a_narrow_terminal_and_a_locale_without_utf_8_break_nothing() {
+    let home = home().await;
+    home.configure(&json!({}));
+    let daemon = home.spawn().await;
+    let port = daemon.port().to_string();
+    let mut command = cli::mistry(&["build", "--port", &port, "--project", "hostile"]);
+    command.args(["--", "--code=3"]).env("LC_ALL", "C");
+    command.current_dir(home.path(""));
+    for columns in ["1", "20"] {
+        let failed = on_terminal_after(&format!("stty cols {columns} rows 5;"), &command).await;
+        assert_eq!(failed.status, 1, "{failed:?}");
+        is_harmless(&failed, "why ^[]52;c;");
+        assert!(
+            failed.stdout.contains("Build failed with exit code 3\r\n"),
+            "{failed:?}"
+        );
+        let next = format!("--port {port} --project hostile -- --code=3\r\n");
+        assert!(failed.stdout.ends_with(&next), "{failed:?}");
+    }
 }

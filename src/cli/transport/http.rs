@@ -73,6 +73,7 @@ pub(super) async fn fetch(
         unpacked?;
         Ok(Fetched {
             files: target.files(),
+            replaced: target.replaced(),
         })
     })
     .await

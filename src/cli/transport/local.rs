@@ -76,6 +76,7 @@ pub(super) async fn fetch(
         walked?;
         Ok(Fetched {
             files: target.files(),
+            replaced: target.replaced(),
         })
     })
     .await

@@ -52,6 +52,8 @@ pub(in crate::cli) struct TransportOptions {
 pub(in crate::cli) struct Fetched {
     /// Files and links, without directories.
     pub files: u64,
+    /// How many of them replaced a file or link that was in the target.
+    pub replaced: u64,
 }
 
 impl TransportOptions {

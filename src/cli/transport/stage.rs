@@ -110,6 +110,7 @@ impl Stage {
             local::walk(from, &self.path(), &mut target, source)?;
             Ok(Fetched {
                 files: target.files(),
+                replaced: target.replaced(),
             })
         })
         .await

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +72,8 @@ pub(super) struct Target {
     written: HashSet<InodeId>,
     serial: u64,
     files: u64,
+    /// Of these, the ones that replaced a file or link that was here before.
+    replaced: u64,
     progress: Progress,
     /// Set when the fetch is cancelled.
     cancelled: CancellationToken,
@@ -95,6 +97,7 @@ impl Target {
             written: HashSet::new(),
             serial: 0,
             files: 0,
+            replaced: 0,
             progress,
             cancelled,
         })
@@ -103,6 +106,11 @@ impl Target {
     /// The number of files and links that were written here.
     pub(super) fn files(&self) -> u64 {
         self.files
+    }
+
+    /// How many files and links that were here before they replaced.
+    pub(super) fn replaced(&self) -> u64 {
+        self.replaced
     }
 
     /// Makes a directory if it is missing, and gives it this mode and time.
@@ -233,11 +241,13 @@ impl Target {
     ) -> Result<(), Error> {
         let name = self.enter_parent(path)?;
         let here = self.walker.here();
+        let is_replaced = self.replaces(here, name);
         let moved = rename_over(here, name, || {
             rustix::fs::renameat(parent, from, here, name)
         });
         moved.map_err(|error| write_error(path, error))?;
         self.files += 1;
+        self.replaced += u64::from(is_replaced);
         Ok(())
     }
 
@@ -254,6 +264,7 @@ impl Target {
         stat: &Stat,
     ) -> Result<(), Errno> {
         let parent = temporary.parent.as_fd();
+        let is_replaced = self.replaces(parent, name);
         rename_over(parent, name, || {
             rustix::fs::renameat(parent, &temporary.name, parent, name)
         })?;
@@ -263,7 +274,17 @@ impl Target {
             || rustix::fs::statat(parent, &temporary.name, AtFlags::SYMLINK_NOFOLLOW).is_err();
         self.written.insert(InodeId::of(stat));
         self.files += 1;
+        self.replaced += u64::from(is_replaced);
         Ok(())
+    }
+
+    /// Whether an entry of this name replaces a file or link that was here before the artifacts.
+    fn replaces(&self, parent: BorrowedFd<'_>, name: &OsStr) -> bool {
+        let before = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+        before.is_ok_and(|before| {
+            FileType::from_raw_mode(before.st_mode) != FileType::Directory
+                && !self.written.contains(&InodeId::of(&before))
+        })
     }
 
     /// Makes a file or link under an unused name in the current directory.

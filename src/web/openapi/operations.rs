@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use super::operation::{Operation, PAGE, READERS_FULL, TEXT, events, operation, text};
 use super::schemas::{JSON, Types, of};
 use crate::api::{
-    AttemptView, BuildView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, HostView, ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, LogLines, LogMatches, ManifestItem, ProjectItem, ProjectView, RemovedBase,
+    AttemptView, BuildView, CancelRequest, GcRequest, GcView, GroupItem, GroupRequest, HostView,
+    ImageView, IndexItem, JobRequest, JobState, JobView, LogEnd, LogLines, LogMatches,
+    ManifestItem, ProjectItem, ProjectView, RemovedBase,
 };
 use crate::web::jobs::MAX_LIST;
 

@@ -4,6 +4,7 @@
 mod artifact_pages;
 mod bus_limits;
 mod bus_signals;
+mod busy_server;
 mod events;
 mod held_memory;
 mod long_lines;

@@ -1,0 +1,128 @@
+//! Output for scripts.
+
+use serde_json::{Value, json};
+
+use super::Bench;
+use crate::support::{
+    cli::mistry,
+    daemon::{job, names},
+    process::{Ended, run},
+};
+
+#[tokio::test]
+async fn json_is_one_document_and_no_wait_prints_the_id() {
+    let bench = Bench::new(&["succeed", "exit-code"]).await;
+    let built = bench.build("succeed", &["--json-result"]).await;
+    let info: Value =
+        serde_json::from_str(&built.stdout).unwrap_or_else(|e| panic!("{e}: {built:?}"));
+    assert_eq!((built.status, &info["ExitCode"]), (0, &json!(0)));
+    assert_eq!(names(&bench.target()), [".count"]);
+    let failed = bench.build("exit-code", &["--json-result"]).await;
+    let info: Value =
+        serde_json::from_str(&failed.stdout).unwrap_or_else(|e| panic!("{e}: {failed:?}"));
+    assert_eq!((failed.status, &info["ExitCode"]), (1, &json!(3)));
+    let ended = bench.build("succeed", &["--no-wait"]).await;
+    let id = ended.stdout.trim();
+    assert_eq!((ended.status, id.len()), (0, 64), "{ended:?}");
+    let advice = format!(
+        "Build {} is ready. Get the result: mistry fetch ",
+        &id[..12]
+    );
+    assert!(ended.stderr.starts_with(&advice), "{ended:?}");
+    let same = bench.build("succeed", &["--async", "--verbose"]).await;
+    assert_eq!(same.stdout, ended.stdout);
+    let both = bench
+        .build("succeed", &["--no-wait", "--json-result"])
+        .await;
+    let state: Value = serde_json::from_str(&both.stdout).unwrap();
+    assert_eq!(state["ID"], ended.stdout.trim());
+}
+
+#[tokio::test]
+async fn json_result_is_one_document_whatever_happens() {
+    let bench = Bench::new(&["succeed"]).await;
+    bench.daemon.home.engine.hold("start");
+    let id = bench.daemon.submit(job("succeed")).await;
+    let document = |ended: &Ended| -> Value {
+        serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {ended:?}"))
+    };
+    let build = async |arguments: &[&str]| {
+        bench
+            .mistry("build", &[&["--json-result"], arguments].concat())
+            .await
+    };
+    let unknown = build(&["--project", "nope"]).await;
+    let found = document(&unknown);
+    assert_eq!(unknown.status, 3);
+    assert_eq!(found["error"], "unknown project 'nope'");
+    assert_eq!(found["exit_status"], 3);
+    assert!(found["request"].is_string(), "{found}");
+    for wrong in [
+        &["--project", "succeed", "--", "--a"][..],
+        &["--colour"],
+        &["--url", "x"],
+    ] {
+        let ended = build(wrong).await;
+        assert_eq!(
+            (ended.status, &document(&ended)["exit_status"]),
+            (2, &json!(2))
+        );
+    }
+    let late = build(&["--project", "succeed", "--timeout", "100ms"]).await;
+    let found = document(&late);
+    assert_eq!(
+        (late.status, &found["exit_status"], &found["job"]),
+        (5, &json!(5), &json!(id))
+    );
+    let late = bench
+        .mistry("wait", &["--json", &id, "--timeout", "100ms"])
+        .await;
+    assert_eq!((late.status, &document(&late)["job"]), (5, &json!(id)));
+    let away = run(mistry(&["wait", "--json", "--socket", "/nowhere", "aa"])).await;
+    assert_eq!(
+        (away.status, &document(&away)["exit_status"]),
+        (7, &json!(7))
+    );
+    bench.daemon.home.engine.release("start");
+    bench.daemon.wait("succeed", &id).await;
+}
+
+#[tokio::test]
+async fn each_list_and_state_is_printed_as_the_server_sends_it() {
+    let bench = Bench::new(&["succeed"]).await;
+    let info = bench.daemon.build(job("succeed")).await;
+    let id = info["ID"].as_str().unwrap();
+    let page = format!("/job/succeed/{id}?json&log=none");
+    let gc: Value = {
+        let rules = json!({"dry_run": true, "max_age": "7d"});
+        bench.daemon.post("/gc", &rules).await.expect(200).json()
+    };
+    for (verb, arguments, expected) in [
+        (
+            "list",
+            &[][..],
+            bench.daemon.get("/index/?limit=50").await.json(),
+        ),
+        ("projects", &[], bench.daemon.get("/projects").await.json()),
+        ("status", &[id], bench.daemon.get(&page).await.json()),
+    ] {
+        let ended = bench.mistry(verb, &[arguments, &["--json"]].concat()).await;
+        let printed: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!((ended.status, printed), (0, expected), "{verb}");
+    }
+    let status = bench.mistry("status", &["--json"]).await;
+    let status: Value = serde_json::from_str(&status.stdout).unwrap();
+    assert_eq!(status["Running"], 0);
+    let arguments = ["--dry-run", "--older-than", "7d", "--json"];
+    let printed = bench.mistry("gc", &arguments).await;
+    let printed: Value = serde_json::from_str(&printed.stdout).unwrap();
+    let keys = |value: &Value| {
+        value
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&printed), keys(&gc));
+}
