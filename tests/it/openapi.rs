@@ -383,6 +383,19 @@ async fn every_get_answers_as_declared() {
         ("/project/{project}", "/project/good", none, 200),
         ("/project/{project}", "/project/unknown", none, 404),
         ("/project/{project}", "/project/_", none, 422),
+        (
+            "/project/{project}/groups",
+            "/project/good/groups",
+            none,
+            200,
+        ),
+        (
+            "/project/{project}/groups",
+            "/project/unknown/groups",
+            none,
+            404,
+        ),
+        ("/project/{project}/groups", "/project/_/groups", none, 422),
         ("/status", "/status", none, 200),
         // It never ends; tests/it/slow/events.rs reads its events.
         ("/events", "/events", &nonsense, 400),

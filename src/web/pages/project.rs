@@ -1,6 +1,7 @@
 //! The pages of `GET /projects` and `GET /project/P`.
 
 use askama::Template;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::error::ApiError;
 use super::super::format;
@@ -96,8 +97,8 @@ struct Project {
 
 struct Group {
     name: String,
-    /// The name for requests.
-    raw: String,
+    /// The name for requests, percent-encoded: a page contains no characters that steer the display.
+    encoded: String,
     href: String,
     id: String,
     short: String,
@@ -107,7 +108,7 @@ impl Group {
     fn of(project: &ProjectName, group: &str, latest: JobId) -> Group {
         Group {
             name: format::visible(group),
-            raw: group.to_owned(),
+            encoded: utf8_percent_encode(group, NON_ALPHANUMERIC).to_string(),
             href: form_urlencoded::Serializer::new("/?".to_owned())
                 .append_pair("project", project.as_str())
                 .append_pair("group", group)

@@ -62,8 +62,9 @@ const ACTIONS = {
     cold: (page) => build(page, { cold: true }),
     rebuild: (page) => build(page, { rebuild: true }),
     async reset(page, button) {
-        const { group } = button.dataset;
-        if (await question(`Reset group '${group}'? Its next build starts empty; its builds stay.`, [], "Reset the group")) {
+        const group = decodeURIComponent(button.dataset.group);
+        const shown = button.parentElement.querySelector("a").textContent;
+        if (await question(`Reset group '${shown}'? Its next build starts empty; its builds stay.`, [], "Reset the group")) {
             await change(`/project/${page.dataset.project}/groups/reset`, "POST", { group });
             location.reload();
         }
