@@ -11,7 +11,7 @@ use crate::client::{self, Client};
 use crate::project::ProjectName;
 use crate::screen::LogView;
 
-/// Rebuild the image of a project, pulling its base image
+/// Make a new image of a project (image rebuild), pulling its base image; nothing is built with it yet
 #[derive(Debug, Args)]
 pub(super) struct Rebuild {
     /// The project
