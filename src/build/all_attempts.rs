@@ -167,6 +167,20 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_attempts_of_a_job_go_when_they_take_too_much_and_the_newest_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let mut store = store(home.path());
+        let (project, id): (ProjectName, JobId) =
+            ("p".parse().unwrap(), "1".repeat(64).parse().unwrap());
+        let made: Vec<PathBuf> = (1..6).map(|n| attempt(&store, id, n, 1)).collect();
+        for (attempts, left) in [(3, [3, 4, 5].as_slice()), (0, &[5])] {
+            store.attempts.max_job_bytes = bytes_of(&made[4]) * attempts;
+            store.prune_attempts(&project, id).unwrap();
+            assert_eq!(store.attempt_numbers(&project, id).unwrap(), left);
+        }
+    }
+
+    #[test]
     fn attempts_without_a_build_go_at_the_start() {
         let home = tempfile::tempdir().unwrap();
         let store = store(home.path());

@@ -14,7 +14,7 @@ use crate::job::{Outcome, State};
 /// Attempts of a job that are kept where the configuration does not say how many.
 pub const DEFAULT_KEPT_ATTEMPTS: u32 = 10;
 /// Bytes of the attempts of one job: the whole log of one build under the default `log_limit`.
-pub(super) const MAX_JOB_BYTES: u64 = 256 << 20;
+const MAX_JOB_BYTES: u64 = 256 << 20;
 /// Bytes of all attempts: a sixteenth of a small disk, and the logs of a hundred thousand usual builds.
 const MAX_BYTES: u64 = 4 << 30;
 
@@ -23,6 +23,8 @@ const MAX_BYTES: u64 = 4 << 30;
 pub(super) struct KeptAttempts {
     /// How many are kept of one job.
     most: AtomicU32,
+    /// The bytes that those of one job may take.
+    pub(super) max_job_bytes: u64,
     /// The bytes that all of them may take.
     pub(super) max_bytes: u64,
     /// The bytes of all of them.
@@ -35,6 +37,7 @@ impl Default for KeptAttempts {
     fn default() -> KeptAttempts {
         KeptAttempts {
             most: AtomicU32::new(DEFAULT_KEPT_ATTEMPTS),
+            max_job_bytes: MAX_JOB_BYTES,
             max_bytes: MAX_BYTES,
             bytes: AtomicU64::new(0),
             shrinking: Mutex::new(()),

@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::attempt::{Attempt, MAX_JOB_BYTES, Numbered, Outcomes, Summary};
+use super::attempt::{Attempt, Numbered, Outcomes, Summary};
 use super::disk::{list_named, make_directories};
 use super::error::{Error, disk_error};
 use super::layout;
@@ -184,7 +184,7 @@ impl BuildStore {
         let kept = newest.take_while(|number| {
             let is_newest = bytes == 0;
             bytes += bytes_of(&self.layout.attempt(project, id, **number));
-            is_newest || bytes <= MAX_JOB_BYTES
+            is_newest || bytes <= self.attempts.max_job_bytes
         });
         let surplus = numbers.len() - kept.count();
         for number in numbers.iter().take(surplus.min(REMOVED_AT_ONCE)) {
