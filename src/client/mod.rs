@@ -10,6 +10,7 @@ mod backoff;
 mod connection;
 mod error;
 mod events;
+mod filter;
 mod finished;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -23,7 +24,8 @@ pub use address::{Address, AddressError, DEFAULT_HOST, DEFAULT_PORT, DEFAULT_SOC
 pub use backoff::Backoff;
 pub use error::{Error, ErrorResponse};
 pub use events::{Event, Events};
+pub use filter::Filter;
 pub use finished::Finished;
-pub use http::{Client, Filter, Submitted};
+pub use http::{Client, Submitted};
 pub use job_url::parse_job_url;
 pub use response::Response;
